@@ -1,0 +1,135 @@
+"""The site agent's parent process: connect, wait for requests, answer, reconnect, stop cleanly.
+
+It holds the ledger and the network; the warm child holds data, model and GPU. It dials out only,
+runs only what is installed here, and releases nothing before the coordinator has confirmed that
+this ledger is the newest it knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import threading
+from types import FrameType
+
+from flo.clients.coordinator_api import CoordinatorApi, client_context
+from flo.clients.enrol import connect
+from flo.clients.extract import make_extract
+from flo.clients.flower import FleetLink
+from flo.clients.handler import Handler
+from flo.clients.home import SiteHome
+from flo.clients.worker import Worker
+from flo.errors import FloError, MessageError, NetworkError, TrustError
+from flo.files import write_private
+from flo.messages import Head
+from flo.privacy.ledger import Ledger
+from flo.settings import parse
+from flo.study import Study
+
+log = logging.getLogger("flo.clients.agent")
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.2, 2.0
+
+
+class Agent:
+    """One long-lived agent for one site. ``run`` returns after ``stop``."""
+
+    def __init__(self, home: SiteHome, device: str) -> None:
+        self._home = home
+        self._worker = Worker(device)
+        self._stopping = threading.Event()
+
+    def stop(self, *_: int | FrameType | None) -> None:
+        """Finish the request at hand and end."""
+        if self._stopping.is_set():
+            raise KeyboardInterrupt
+        self._stopping.set()
+        raise _Stop
+
+    def run(self) -> None:
+        """Serve until stopped.
+
+        Raises:
+            RefusedError: a second agent on the same ledger. TrustError: the ledger was rolled
+            back, or the coordinator refuses our certificate.
+        """
+        with self._home.agent_lock():
+            ledger = self._home.ledger()
+            self._worker.start()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self.stop)
+            try:
+                self._serve(ledger)
+            except _Stop:
+                log.info("stopped")
+            finally:
+                self._worker.stop()
+                ledger.close()
+
+    def _serve(self, ledger: Ledger) -> None:
+        wait = _FIRST_WAIT
+        while not self._stopping.is_set():
+            try:
+                with connect(self._home) as api:
+                    confirm_head(api, ledger)
+                    handler = Handler(
+                        self._home, ledger, self._worker, lambda study: self._extract(study, ledger)
+                    )
+                    with self._link() as link:
+                        log.info("connected", extra={"fields": {"url": self._home.coordinator.url}})
+                        wait = _FIRST_WAIT
+                        self._answer_forever(link, handler)
+            except NetworkError as error:
+                log.info(f"{error}; trying again")
+                self._stopping.wait(wait * random.uniform(0.5, 1.5))  # noqa: S311
+                wait = min(wait * 2, _LONGEST_WAIT)
+
+    def _answer_forever(self, link: FleetLink, handler: Handler) -> None:
+        while not self._stopping.is_set():
+            try:
+                incoming = link.pull()
+            except MessageError as error:
+                log.warning(f"ignored: {error}")
+                continue
+            if incoming is None:
+                continue
+            reply = handler.answer(incoming.data)
+            if reply is not None:
+                link.reply(incoming, reply)
+
+    def _link(self) -> FleetLink:
+        context = client_context(
+            (self._home.directory / "ca.pem").read_text(),
+            self._home.directory / "certificate.pem",
+            self._home.directory / "identity.key",
+        )
+        return FleetLink(self._home.coordinator.url, context, self._home.identity())
+
+    def _extract(self, study: Study, ledger: Ledger) -> None:
+        """Sign the extract of a settled study, keep it, and hand it to the coordinator."""
+        document = make_extract(self._home, ledger, study.digest)
+        write_private(self._home.directory / "extracts" / f"{study.digest}.json", document)
+        try:
+            with connect(self._home) as api:
+                api.call("reports", {"study": study.digest, "extract": document.decode()})
+        except FloError as error:
+            log.warning(f"the extract is kept here and could not be sent: {error}")
+
+
+class _Stop(BaseException):
+    """Raised by the signal handler so that a long poll ends at once."""
+
+
+def confirm_head(api: CoordinatorApi, ledger: Ledger) -> None:
+    """Ask the coordinator for the highest head it has seen of us, before anything is released.
+
+    Raises:
+        TrustError: it saw rows that this ledger does not have.
+    """
+    reply = api.call("heads", ledger.head().model_dump(mode="json"))
+    try:
+        seen = parse(Head, reply["head"], "head")
+    except (KeyError, TypeError) as error:
+        raise TrustError("the coordinator's answer about our head makes no sense") from error
+    ledger.confirm(seen)

@@ -1,0 +1,226 @@
+"""Approval: check the study, the policy, the data and the budget, in that order, then sign.
+
+Nothing is spent, kept or sent before every check has passed. An approval is one reservation in the
+ledger: all runs of the study together cannot exceed it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from flo import canonical
+from flo.clients.checks import check
+from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.home import Policy, Population, SiteHome, refuse_large_epsilon
+from flo.clients.snapshot import Snapshot
+from flo.clients.source import read_table
+from flo.errors import DataError, PolicyError, RefusedError, TrustError, UsageError
+from flo.files import write_private
+from flo.identity import Identity, verify
+from flo.messages import Digest
+from flo.privacy.ledger import Ledger
+from flo.privacy.split import keyed_hash
+from flo.settings import Document, parse
+from flo.study import MAX_STUDY_BYTES, Identifier, Study, from_canonical
+
+_LIMIT = 2 * MAX_STUDY_BYTES
+
+
+class Approval(Document):
+    """What the agent needs to act on a study; kept at the site, never sent."""
+
+    schema_version: Literal[1] = 1
+    study: str
+    study_signature: str
+    population: Identifier
+    snapshot: Digest
+    reservation: int
+    decision: str
+    decision_signature: str
+
+    def read_study(self) -> Study:
+        return from_canonical(self.study.encode())
+
+
+@dataclass(frozen=True)
+class Offered:
+    """A study as the coordinator offers it, its signature checked."""
+
+    study: Study
+    signature: str
+
+
+def offered_studies(api: CoordinatorApi, coordinator: bytes) -> list[Offered]:
+    """Signed studies that name this hospital. Raises TrustError if a signature does not match."""
+    found = []
+    for item in api.call("studies", {}):
+        data = str(item["study"]).encode()
+        verify(coordinator, "study", data, str(item["signature"]))
+        found.append(Offered(from_canonical(data), str(item["signature"])))
+    return found
+
+
+def choose(offers: list[Offered], wanted: str | None) -> Offered:
+    """The study of that name or digest prefix, or the only one. Raises UsageError."""
+    matching = [
+        offer
+        for offer in offers
+        if wanted is None or offer.study.name == wanted or offer.study.digest.startswith(wanted)
+    ]
+    if len(matching) == 1:
+        return matching[0]
+    if not matching:
+        raise UsageError(
+            "no such study is waiting for this hospital" if wanted else "no study is waiting",
+            hint="the coordinator offers one with `flo study launch`",
+        )
+    names = ", ".join(f"{o.study.name} ({o.study.digest[:12]})" for o in matching)
+    raise UsageError(f"which study? {names}", hint="name it, or the start of its digest")
+
+
+def check_study(study: Study, hospital: str, own: str, policy: Policy, today: date) -> None:
+    """The site's own rules about a study.
+
+    Raises:
+        TrustError: it names another key for us. PolicyError: a rule of the policy. RefusedError:
+        it has expired.
+    """
+    if study.hospital(hospital).fingerprint != own:
+        raise TrustError(f"the study names another identity key for {hospital}")
+    if any(not partner.fingerprint for partner in study.hospitals):
+        raise TrustError("the study does not name every partner's fingerprint")
+    if study.expires < today:
+        raise RefusedError(f"the study expired on {study.expires}")
+    epsilon = max(study.mechanism.epsilon, study.evaluation.epsilon)
+    refuse_large_epsilon(epsilon, policy)
+    if policy.largest_study_epsilon is not None and epsilon > policy.largest_study_epsilon:
+        raise PolicyError(
+            f"ε = {epsilon:g} exceeds this site's largest_study_epsilon "
+            f"= {policy.largest_study_epsilon:g}"
+        )
+    if len(study.hospitals) < policy.minimum_hospitals:
+        raise PolicyError(
+            f"{len(study.hospitals)} hospitals are fewer than this site's minimum_hospitals "
+            f"= {policy.minimum_hospitals}"
+        )
+    if study.mechanism.noise != "local":
+        raise RefusedError("distributed noise needs secure sums, which this version cannot do")
+
+
+def approve(
+    home: SiteHome, api: CoordinatorApi, offered: Offered, population: Population
+) -> Approval:
+    """Check everything, freeze the data, reserve the budget, sign, and tell the coordinator."""
+    study, config, identity = offered.study, home.config, home.identity()
+    if approval_path(home, study.digest).exists():
+        return _announce(home, api, load(home, study.digest), identity)
+    check_study(
+        study, config.hospital, identity.fingerprint, config.policy, datetime.now(UTC).date()
+    )
+    table = read_table(population.file)
+    checked = check(table, study.data, population.id_column, frozenset(population.ignore))
+    snapshot = Snapshot.of(checked, home.split_key, population.hold_out)
+    ledger = home.ledger()
+    try:
+        _refuse_changed_birth(ledger, population)
+        hashes = {keyed_hash(home.patients_key, name) for name in checked.patient_ids}
+        _refuse_overlap(ledger, population, hashes)
+        reservation = ledger.reserve(study, population.name)
+        digest = snapshot.write(home.directory / "snapshots" / f"{study.digest}.npz")
+        decision = canonical.encode(
+            {
+                "schema_version": 1,
+                "decision": "approve",
+                "study": study.digest,
+                "hospital": config.hospital,
+                "role": "steward",
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                "head": ledger.head().model_dump(mode="json"),
+            }
+        )
+    finally:
+        ledger.close()
+    approval = Approval(
+        study=study.canonical_bytes.decode(),
+        study_signature=offered.signature,
+        population=population.name,
+        snapshot=digest,
+        reservation=reservation,
+        decision=decision.decode(),
+        decision_signature=identity.sign("approval", decision),
+    )
+    write_private(
+        approval_path(home, study.digest), canonical.encode(approval.model_dump(mode="json"))
+    )
+    return _announce(home, api, approval, identity)
+
+
+def load(home: SiteHome, digest: str) -> Approval:
+    """The approval of a study, verified anew.
+
+    Raises:
+        RefusedError: there is none, or the study has expired. TrustError: it was edited.
+    """
+    path = approval_path(home, digest)
+    if not path.exists():
+        raise RefusedError(f"study {digest[:12]} is not approved here")
+    document: Any = canonical.decode(path.read_bytes(), limit=_LIMIT, what="approval")
+    approval = parse(Approval, document, str(path))
+    data = approval.study.encode()
+    if canonical.digest(data) != digest:
+        raise TrustError(f"the approval of study {digest[:12]} holds another study")
+    verify(bytes.fromhex(home.coordinator.public), "study", data, approval.study_signature)
+    verify(
+        home.identity().public, "approval", approval.decision.encode(), approval.decision_signature
+    )
+    decision = canonical.decode(approval.decision.encode(), limit=65_536, what="decision")
+    if decision["study"] != digest or decision["decision"] != "approve":
+        raise TrustError(f"the decision kept for study {digest[:12]} is about another one")
+    if approval.read_study().expires < datetime.now(UTC).date():
+        raise RefusedError(f"study {digest[:12]} has expired")
+    return approval
+
+
+def approval_path(home: SiteHome, digest: str) -> Path:
+    return home.directory / "approved" / f"{digest}.json"
+
+
+def _announce(
+    home: SiteHome, api: CoordinatorApi, approval: Approval, identity: Identity
+) -> Approval:
+    api.call(
+        "approvals",
+        {"document": approval.decision, "signature": approval.decision_signature},
+    )
+    return approval
+
+
+def _refuse_overlap(ledger: Ledger, population: Population, hashes: set[str]) -> None:
+    overlap = ledger.remember_patients(population.name, hashes)
+    if overlap:
+        raise DataError(
+            f"{overlap} patients of population {population.name!r} are also in another population "
+            "of this site; a patient has one budget",
+            hint="put all files that may hold the same patients into one population",
+        )
+
+
+def _refuse_changed_birth(ledger: Ledger, population: Population) -> None:
+    """What was fixed at birth cannot be changed in site.toml afterwards."""
+    for row in ledger.rows():
+        public, private = row.public, row.private or {}
+        if public["kind"] == "birth" and public["population"] == population.name:
+            for name, born, now in (
+                ("epsilon", public["epsilon"], population.epsilon),
+                ("hold_out", public["hold_out"], population.hold_out),
+                ("declared_size", public["declared_size"], population.declared_size),
+                ("id_column", private.get("id_column"), population.id_column),
+            ):
+                if born != now:
+                    raise PolicyError(
+                        f"population {population.name!r}: {name} is {now!r} in site.toml but was "
+                        f"fixed as {born!r} when its ledger was born"
+                    )

@@ -1,0 +1,144 @@
+"""Data checks before approval: does this table fit the study, yes or no, and where not.
+
+Rules only. A finding names column, rule, row numbers (1 = first record) and count, never a value,
+and is shown on the site's own screen. After a table has passed and is frozen, nothing in it can
+stop, delay or change a round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from flo.errors import DataError
+from flo.features import encode_category, encode_number
+from flo.privacy.split import normalise
+from flo.study import CategoryColumn, Column, NumberColumn, Schema
+
+_ROWS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    column: str
+    rule: str
+    rows: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.rows:
+            return f"column {self.column!r}: {self.rule}"
+        shown = ", ".join(str(row) for row in self.rows[:_ROWS_SHOWN])
+        more = "" if len(self.rows) <= _ROWS_SHOWN else ", ..."
+        noun = "record" if len(self.rows) == 1 else "records"
+        return f"column {self.column!r}: {self.rule}, {len(self.rows)} {noun} (rows {shown}{more})"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A table that fits: model inputs (n, d), labels (n,), and each record's patient id."""
+
+    inputs: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.float64]
+    patient_ids: list[str]
+
+
+def check(
+    table: pd.DataFrame, schema: Schema, id_column: str, ignore: frozenset[str] = frozenset()
+) -> Checked:
+    """Encode ``table`` for the study.
+
+    Raises:
+        DataError: with every finding, not only the first.
+    """
+    findings = _columns(table, schema, id_column, ignore)
+    if findings:
+        raise _refusal(findings)
+    if len(table) == 0:
+        raise _refusal([Finding(id_column, "the file holds no records")])
+    ids = table[id_column]
+    findings += _rows(id_column, "every record needs a patient id", ids.isna())
+    names = [normalise(value) if isinstance(value, str) else "" for value in ids]
+    if schema.records_per_patient == "one":
+        repeated = pd.Series(names).duplicated(keep=False) & ids.notna().to_numpy()
+        findings += _rows(id_column, "the study says one record per patient", repeated)
+    label = table[schema.label].map({"0": 0.0, "1": 1.0})
+    findings += _rows(schema.label, "the label must be 0 or 1", label.isna())
+    parts = []
+    for column in schema.columns:
+        found, part = _encode(column, table[column.name])
+        findings += found
+        parts.append(part)
+    if findings:
+        raise _refusal(findings)
+    return Checked(
+        np.concatenate(parts, axis=1), label.to_numpy(dtype=np.float64), names
+    )
+
+
+def _columns(
+    table: pd.DataFrame, schema: Schema, id_column: str, ignore: frozenset[str]
+) -> list[Finding]:
+    wanted = {column.name for column in schema.columns} | {schema.label, id_column}
+    present = set(table.columns)
+    missing = [Finding(name, "is missing from the file") for name in sorted(wanted - present)]
+    unknown = [
+        Finding(name, "is not in the study; remove it, or list it under `ignore` in site.toml")
+        for name in sorted(present - wanted - ignore)
+    ]
+    return missing + unknown
+
+
+def _encode(column: Column, cells: pd.Series) -> tuple[list[Finding], npt.NDArray[np.float64]]:
+    absent = cells.isna().to_numpy(dtype=bool)
+    findings = []
+    if column.missing == "refuse":
+        findings += _rows(column.name, "has no missing-value rule but cells are missing", absent)
+    if isinstance(column, NumberColumn):
+        found, values = _numbers(column, cells, absent)
+        return findings + found, encode_number(column, values)
+    found, codes = _codes(column, cells, absent)
+    return findings + found, encode_category(column, codes)
+
+
+def _numbers(
+    column: NumberColumn, cells: pd.Series, absent: npt.NDArray[np.bool_]
+) -> tuple[list[Finding], npt.NDArray[np.float64]]:
+    values = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    text = np.isnan(values) & ~absent
+    infinite = np.isinf(values)
+    outside = ~(np.isnan(values) | infinite) & (
+        (values < column.minimum) | (values > column.maximum)
+    )
+    bounds = f"[{column.minimum:g}, {column.maximum:g}] {column.unit}"
+    return (
+        _rows(column.name, "must be a number", text)
+        + _rows(column.name, "must be finite", infinite)
+        + _rows(column.name, f"must lie within {bounds}", outside)
+    ), values
+
+
+def _codes(
+    column: CategoryColumn, cells: pd.Series, absent: npt.NDArray[np.bool_]
+) -> tuple[list[Finding], npt.NDArray[np.int64]]:
+    index = {code: i for i, code in enumerate(column.codes)}
+    codes = np.array([index.get(cell, -1) for cell in cells], dtype=np.int64)
+    unknown = (codes < 0) & ~absent
+    return _rows(column.name, "must be a code of the study's codebook", unknown), codes
+
+
+def _rows(
+    column: str, rule: str, broken: pd.Series | npt.NDArray[np.bool_]
+) -> list[Finding]:
+    rows = np.flatnonzero(np.asarray(broken, dtype=bool)) + 1
+    return [Finding(column, rule, tuple(int(row) for row in rows))] if len(rows) else []
+
+
+def _refusal(findings: list[Finding]) -> DataError:
+    lines = "\n".join(f"  {finding}" for finding in findings)
+    return DataError(
+        f"the data do not fit the study; nothing was approved, spent or sent:\n{lines}",
+        hint="mend the file (or the study), then approve again",
+    )

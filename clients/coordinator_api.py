@@ -1,0 +1,135 @@
+"""The site's calls to ``/v1/site/*``: mutual TLS, no redirects, replies of limited size."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from flo import canonical
+from flo.errors import EXIT_TRUST, MessageError, NetworkError, RefusedError, TrustError
+
+MAX_REPLY_BYTES = 64 << 20
+_TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+
+
+def client_context(ca: str, certificate: Path, key: Path) -> ssl.SSLContext:
+    """TLS 1.3 to a server of the coordinator's CA, showing our certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=ca)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+class CappedTransport(httpx.HTTPTransport):
+    """Refuses encoded replies and stops reading one that grows past its limit."""
+
+    def __init__(self, context: ssl.SSLContext, limit: int) -> None:
+        super().__init__(verify=context, retries=0)
+        self._limit = limit
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.headers["accept-encoding"] = "identity"
+        response = super().handle_request(request)
+        if response.headers.get("content-encoding", "identity") != "identity":
+            response.close()
+            raise httpx.DecodingError("a compressed reply is refused", request=request)
+        stream = response.stream
+        if not isinstance(stream, httpx.SyncByteStream):
+            raise httpx.ReadError("not a synchronous stream", request=request)
+        return httpx.Response(
+            response.status_code,
+            headers=response.headers,
+            stream=_Capped(stream, self._limit, request),
+            extensions=response.extensions,
+        )
+
+
+class _Capped(httpx.SyncByteStream):
+    def __init__(self, inner: httpx.SyncByteStream, limit: int, request: httpx.Request) -> None:
+        self._inner, self._limit, self._request = inner, limit, request
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = 0
+        for part in self._inner:
+            size += len(part)
+            if size > self._limit:
+                raise httpx.ReadError(
+                    f"a reply of more than {self._limit} bytes", request=self._request
+                )
+            yield part
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class CoordinatorApi:
+    """One connection to the coordinator's own calls."""
+
+    def __init__(self, url: str, context: ssl.SSLContext) -> None:
+        self._url = url
+        self._http = httpx.Client(
+            base_url=url,
+            transport=CappedTransport(context, MAX_REPLY_BYTES),
+            timeout=_TIMEOUT,
+            follow_redirects=False,
+        )
+
+    def __enter__(self) -> CoordinatorApi:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    def call(self, name: str, body: Any) -> Any:
+        """POST ``/v1/site/name`` and return the parsed reply.
+
+        Raises:
+            NetworkError: not reachable. TrustError: not who they should be, or they refuse us.
+            RefusedError: they understood and said no.
+        """
+        try:
+            response = self._http.post(f"/v1/site/{name}", content=canonical.encode(body))
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        if response.status_code != 200:
+            raise self._refused(name, response)
+        return canonical.decode(response.content, limit=MAX_REPLY_BYTES, what=f"reply to {name}")
+
+    def _unreachable(self, error: httpx.TransportError) -> NetworkError | TrustError:
+        text = str(error)
+        if "CERTIFICATE" in text.upper() or "certificate" in text:
+            return TrustError(
+                f"{self._url} shows a certificate of another authority, or refused ours",
+                hint="compare the coordinator's fingerprint; enrol again if its keys changed",
+            )
+        return NetworkError(
+            f"the coordinator at {self._url} cannot be reached ({type(error).__name__})",
+            hint="is `flo coordinator serve` running, and does the firewall allow it?",
+        )
+
+    @staticmethod
+    def _refused(name: str, response: httpx.Response) -> TrustError | RefusedError | MessageError:
+        try:
+            document = canonical.decode(response.content, limit=65_536, what="error")
+            why = str(document["error"])[:500]
+        except (MessageError, KeyError, TypeError):
+            why = f"status {response.status_code}"
+        if response.status_code in (401, 403):
+            return TrustError(
+                f"the coordinator refused {name}: {why}",
+                hint="an invitation works once; a revoked hospital needs a new one",
+            )
+        error = RefusedError(f"the coordinator refused {name}: {why}")
+        error.exit_code = EXIT_TRUST if response.status_code == 400 else error.exit_code
+        return error

@@ -1,0 +1,50 @@
+"""A signed extract of the site's ledger, for one study: everything an auditor may see.
+
+All rows from birth on, chained; rows of other studies show mechanism and counts but no names.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from flo import __version__, canonical
+from flo.clients import approval
+from flo.clients.home import SiteHome
+from flo.privacy.ledger import Ledger
+
+SCHEMA_VERSION = 1
+
+
+def make_extract(home: SiteHome, ledger: Ledger, study: str) -> bytes:
+    """Canonical bytes of the signed extract. Raises RefusedError if the study is not approved."""
+    approved = approval.load(home, study)
+    identity = home.identity()
+    body: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "hospital": home.config.hospital,
+        "study": approved.study,
+        "study_signature": approved.study_signature,
+        "coordinator": home.coordinator.public,
+        "decision": approved.decision,
+        "decision_signature": approved.decision_signature,
+        "reservation": approved.reservation,
+        "population": approved.population,
+        "rows": [
+            (row if _shows(row.private, row.public, study) else row.hidden()).as_document()
+            for row in ledger.rows()
+        ],
+        "witnessed": {
+            name: head.model_dump(mode="json") for name, head in ledger.witnessed().items()
+        },
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "software": {"flo": __version__},
+        "public": identity.public.hex(),
+    }
+    return canonical.encode(
+        {"body": body, "signature": identity.sign("extract", canonical.encode(body))}
+    )
+
+
+def _shows(private: dict[str, Any] | None, public: dict[str, Any], study: str) -> bool:
+    return public["kind"] != "birth" and private is not None and private.get("study") == study

@@ -1,0 +1,205 @@
+"""The site's only contact with Flower: the Fleet protocol, spoken without running foreign code.
+
+No app bundle is fetched and nothing is executed; a message is a record of bytes that
+``flo.clients.handler`` reads. Flower's types do not travel further than this module.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import httpx
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app.message import remove_content_from_message
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    PullObjectRequest,
+    PushObjectRequest,
+)
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from flo.clients.coordinator_api import CappedTransport
+from flo.errors import MessageError, NetworkError, TrustError
+from flo.identity import Identity
+from flo.messages import MAX_MESSAGE_BYTES
+
+_HEARTBEAT_SECONDS = 10.0
+_ALIVE_SECONDS = 30.0
+_RECORD, _BODY = "flo", "message"
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A request's bytes and, opaque, what is needed to answer it."""
+
+    data: bytes
+    message: Any
+
+
+class FleetLink:
+    """A connection to the coordinator's Fleet calls, with its heartbeat. Use as a context."""
+
+    def __init__(self, url: str, context: ssl.SSLContext, identity: Identity) -> None:
+        self._url, self._context, self._identity = url, context, identity
+        self._client = self._new_client()
+        self._node = Node()
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> FleetLink:
+        key = public_key_to_bytes(self._identity.key.public_key())
+        response = self._call(
+            self._client.ActivateNode,
+            ActivateNodeRequest(public_key=key, heartbeat_interval=_ALIVE_SECONDS),
+        )
+        self._node = Node(node_id=response.node_id)
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        try:
+            self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
+        except httpx.HTTPError:
+            pass  # the coordinator is gone; its own clock will mark us offline
+        self._client.close()
+
+    def pull(self) -> Incoming | None:
+        """Wait for the next request, up to the gateway's hold; None if none came.
+
+        Raises:
+            NetworkError, TrustError: see ``_call``. MessageError: not a record of bytes.
+        """
+        response = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
+        if not response.messages_list:
+            return None
+        metadata = response.messages_list[0].metadata
+        contents = {
+            tree.object_id: self._pull_object(metadata.run_id, tree.object_id)
+            for tree in iterate_object_tree(response.message_object_trees[0])
+        }
+        self._call(
+            self._client.ConfirmMessageReceived,
+            ConfirmMessageReceivedRequest(
+                node=self._node, run_id=metadata.run_id, message_object_id=metadata.message_id
+            ),
+        )
+        message = inflate_object_from_contents(metadata.message_id, contents)
+        if not isinstance(message, Message) or not message.has_content():
+            raise MessageError("a message without content")
+        message.metadata.__dict__["_message_id"] = metadata.message_id
+        record = message.content.config_records.get(_RECORD)
+        body = record.get(_BODY) if record is not None else None
+        if not isinstance(body, bytes):
+            raise MessageError("a message that is not a record of bytes")
+        return Incoming(body, message)
+
+    def reply(self, incoming: Incoming, data: bytes) -> None:
+        """Send the answer to ``incoming``."""
+        content = RecordDict({_RECORD: ConfigRecord({_BODY: data})})
+        message = Message(content, reply_to=incoming.message)
+        with no_object_id_recompute():
+            message.metadata.__dict__["_message_id"] = message.object_id
+            objects = get_all_nested_objects(message)
+            response = self._call(
+                self._client.PushMessages,
+                PushMessagesRequest(
+                    node=self._node,
+                    messages_list=[message_to_proto(remove_content_from_message(message))],
+                    message_object_trees=[get_object_tree(message)],
+                    clientapp_runtime_list=[0.0],
+                ),
+            )
+            for identifier in response.objects_to_push:
+                self._call(
+                    self._client.PushObject,
+                    PushObjectRequest(
+                        node=self._node,
+                        run_id=message.metadata.run_id,
+                        object_id=identifier,
+                        object_content=objects[identifier].deflate(),
+                        session_id=response.session_id,
+                    ),
+                )
+
+    def _pull_object(self, run: int, identifier: str) -> bytes:
+        response = self._call(
+            self._client.PullObject,
+            PullObjectRequest(node=self._node, run_id=run, object_id=identifier),
+        )
+        if not response.object_found or not response.object_available:
+            raise NetworkError("a part of a message is no longer there")
+        return bytes(response.object_content)
+
+    def _beat(self) -> None:
+        client = self._new_client()
+        while not self._stop.wait(_HEARTBEAT_SECONDS):
+            try:
+                client.SendNodeHeartbeat(
+                    SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=_ALIVE_SECONDS)
+                )
+            except httpx.HTTPError:
+                continue  # the main connection notices and reports; the next beat may arrive
+        client.close()
+
+    def _new_client(self) -> FleetHttpClient:
+        client = FleetHttpClient(
+            self._url,
+            verify=self._context,
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                NodeAuthHttpInterceptor(self._identity.key, self._identity.key.public_key()),
+            ],
+        )
+        # Flower's own client follows redirects and reads replies of any size.
+        client._client.close()
+        client._client = httpx.Client(
+            transport=CappedTransport(self._context, MAX_MESSAGE_BYTES),
+            timeout=30.0,
+            follow_redirects=False,
+        )
+        return client
+
+    def _call(self, method: Any, request: Any) -> Any:
+        try:
+            return method(request)
+        except httpx.HTTPStatusError as error:
+            status = error.response.status_code
+            if status in (401, 403):
+                raise TrustError(
+                    f"the coordinator refuses this hospital (status {status})",
+                    hint="the certificate may be revoked; ask the coordinator",
+                ) from error
+            raise NetworkError(f"the coordinator answered {status}") from error
+        except (httpx.TransportError, ValueError) as error:
+            raise NetworkError(
+                f"the connection to {self._url} was lost ({type(error).__name__})"
+            ) from error

@@ -1,0 +1,248 @@
+"""What a site does with one request: decide, compute, write ahead, answer.
+
+    1. the request parses and names this hospital in its cohort;
+    2. the study has a valid, unexpired approval of this site's steward;
+    3. the relayed heads agree with this ledger (it was not rolled back), partners' are witnessed;
+    4. the same request gets the same bits; the same round on the same model gets them at charge 0
+       (local noise); a differing request for a round that was answered is refused;
+    5. otherwise: compute, write and flush the encrypted reply, commit the ledger row, then answer.
+
+Every refusal is one public code; nothing is spent by it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from flo import canonical
+from flo.clients import approval
+from flo.clients.approval import Approval
+from flo.clients.home import SiteHome
+from flo.clients.replies import KeptReplies
+from flo.errors import BudgetError, FloError, MessageError, RefusedError, TrustError
+from flo.messages import (
+    Purpose,
+    RefusalCode,
+    Reply,
+    ReplyHeader,
+    Request,
+    RequestHeader,
+    decode_request,
+    encode_reply,
+)
+from flo.models import parameter_count
+from flo.privacy.ledger import Ledger, Released
+from flo.study import Study
+
+log = logging.getLogger("flo.clients.handler")
+
+_NOTHING = np.zeros(0, dtype=np.int64)
+
+
+class Releaser(Protocol):
+    """Whoever computes a noisy release: the warm child, or a test's twin of it."""
+
+    def release(
+        self,
+        study: Study,
+        snapshot: Any,
+        snapshot_digest: str,
+        purpose: Purpose,
+        weights: npt.NDArray[np.float64],
+        cohort_size: int,
+    ) -> npt.NDArray[np.int64]:
+        """A noisy release. Raises RefusedError for "not ready"."""
+
+
+class Refusal(Exception):  # noqa: N818
+    """The answer is a public code."""
+
+    def __init__(self, code: RefusalCode, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+class Handler:
+    """Answers requests for one site. One at a time; the ledger is its memory."""
+
+    def __init__(
+        self,
+        home: SiteHome,
+        ledger: Ledger,
+        releaser: Releaser,
+        on_settled: Callable[[Study], None],
+    ) -> None:
+        self._home, self._ledger, self._releaser = home, ledger, releaser
+        self._hospital = home.config.hospital
+        self._replies = KeptReplies(home.directory / "replies", home.replies_keystore())
+        self._on_settled = on_settled
+
+    def answer(self, data: bytes) -> bytes | None:
+        """The reply to send, or None where even the header cannot be read (nothing to answer)."""
+        try:
+            request = decode_request(data)
+        except MessageError as error:
+            log.warning("malformed request", extra={"fields": {"why": str(error)}})
+            return None
+        header = request.header
+        try:
+            approved, study = self._approved(header)
+            self._witness(header, study)
+            if header.kind == "finish":
+                self._settle(approved, study)
+                return self._reply(header, "settled", _NOTHING)
+            return self._reply(header, "release", self._release(request, approved, study))
+        except Refusal as refusal:
+            log.warning(
+                "refused",
+                extra={"fields": {"code": refusal.code, "why": str(refusal), "run": header.run}},
+            )
+            return self._reply(header, "refused", _NOTHING, refusal.code)
+
+    # 1, 2 ---------------------------------------------------------------------------------------
+
+    def _approved(self, header: RequestHeader) -> tuple[Approval, Study]:
+        if self._hospital not in header.cohort:
+            raise Refusal("malformed", "the cohort does not name this hospital")
+        try:
+            approved = approval.load(self._home, header.study)
+        except (RefusedError, TrustError, FloError) as error:
+            raise Refusal("not-approved", str(error)) from error
+        study = approved.read_study()
+        unknown = set(header.cohort) - {hospital.id for hospital in study.hospitals}
+        if unknown:
+            raise Refusal("malformed", "the cohort names hospitals that the study does not")
+        if header.kind == "release":
+            last = study.mechanism.steps if header.purpose == "training" else 1
+            if not 1 <= header.round <= last:
+                raise Refusal("malformed", f"round {header.round} is outside 1..{last}")
+        return approved, study
+
+    # 3 ------------------------------------------------------------------------------------------
+
+    def _witness(self, header: RequestHeader, study: Study) -> None:
+        partners = {hospital.id for hospital in study.hospitals}
+        for hospital, head in header.heads.items():
+            if hospital == self._hospital:
+                try:
+                    self._ledger.confirm(head)
+                except TrustError as error:
+                    raise Refusal("rolled-back", str(error)) from error
+            elif hospital in partners:
+                self._ledger.witness(hospital, head)
+
+    # 4, 5 ---------------------------------------------------------------------------------------
+
+    def _release(
+        self, request: Request, approved: Approval, study: Study
+    ) -> npt.NDArray[np.int64]:
+        header = request.header
+        key = request_key(header)
+        answered = self._ledger.find_release(key)
+        if answered is not None:
+            return self._same_bits(header, answered)
+        earlier = self._earlier_attempt(header, study)
+        if earlier is not None:
+            values = self._same_bits(header, earlier)
+            self._ledger.repeat(earlier, header.purpose, key, _facts(header, earlier.reply))
+            return values
+        if request.weights.shape != (parameter_count(study),):
+            raise Refusal("malformed", "the model has another shape than the study's")
+        self._refuse_spent(approved, header.purpose)
+        try:
+            values = self._releaser.release(
+                study,
+                self._home.directory / "snapshots" / f"{study.digest}.npz",
+                approved.snapshot,
+                header.purpose,
+                request.weights,
+                len(header.cohort),
+            )
+        except RefusedError as error:
+            raise Refusal("not-ready", str(error)) from error
+        digest = self._replies.keep(study.digest, values)
+        try:
+            self._ledger.charge(
+                approved.reservation, header.purpose, key, _facts(header, digest)
+            )
+        except BudgetError as error:
+            raise Refusal("over-budget", str(error)) from error
+        return values
+
+    def _refuse_spent(self, approved: Approval, purpose: Purpose) -> None:
+        """Refuse before computing; ``charge`` decides again inside its transaction."""
+        held = self._ledger.balance().reservations.get(approved.reservation)
+        if held is None or held.settled:
+            raise Refusal("settled", "the study is settled in this ledger")
+        if held.remaining(purpose) < 1:
+            raise Refusal("over-budget", "the study's reservation is used up")
+
+    def _same_bits(self, header: RequestHeader, answered: Released) -> npt.NDArray[np.int64]:
+        if answered.model != header.model:
+            raise Refusal("conflict", "this round was answered for another model")
+        values = self._replies.load(header.study, answered.reply)
+        if values is None:
+            raise Refusal("settled", "the reply of this round is no longer kept")
+        return values
+
+    def _earlier_attempt(self, header: RequestHeader, study: Study) -> Released | None:
+        """With local noise an earlier attempt of the round already holds the bits to send."""
+        if study.mechanism.noise != "local":
+            return None
+        for attempt in range(1, header.attempt):
+            found = self._ledger.find_release(
+                request_key(header.model_copy(update={"attempt": attempt}))
+            )
+            if found is not None:
+                return found
+        return None
+
+    def _settle(self, approved: Approval, study: Study) -> None:
+        self._ledger.settle(approved.reservation, "the coordinator ended the run")
+        self._replies.forget(study.digest)
+        self._on_settled(study)
+
+    def _reply(
+        self,
+        header: RequestHeader,
+        kind: str,
+        values: npt.NDArray[np.int64],
+        code: RefusalCode | None = None,
+    ) -> bytes:
+        facts = header.model_dump(
+            include={"study", "run", "purpose", "round", "attempt", "model"}
+        )
+        reply = ReplyHeader.model_validate(
+            {
+                "kind": kind,
+                "hospital": self._hospital,
+                "head": self._ledger.head(),
+                "code": code,
+                **facts,
+            }
+        )
+        return encode_reply(Reply(reply, values))
+
+
+def request_key(header: RequestHeader) -> str:
+    """What makes a request the same one: study, run, purpose, round and attempt."""
+    return "/".join(
+        (header.study, header.run, header.purpose, str(header.round), str(header.attempt))
+    )
+
+
+def _facts(header: RequestHeader, reply: str) -> dict[str, Any]:
+    return {
+        "study": header.study,
+        "run": header.run,
+        "round": header.round,
+        "attempt": header.attempt,
+        "model": header.model,
+        "cohort": canonical.digest(canonical.encode(list(header.cohort))),
+        "reply": reply,
+    }

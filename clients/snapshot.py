@@ -1,0 +1,92 @@
+"""The frozen copy of a hospital's data that one approved study runs on.
+
+Made once, at approval, from a checked table; numeric arrays only, readable by the owner only.
+Training and evaluation read this file and never the hospital's own.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from flo import canonical
+from flo.clients.checks import Checked
+from flo.errors import TrustError
+from flo.files import write_private
+from flo.privacy.patients import Patients
+from flo.privacy.split import is_held_out
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Patients to train on and patients to evaluate on; no patient is in both."""
+
+    training: Patients
+    held_out: Patients
+
+    @classmethod
+    def of(cls, checked: Checked, split_key: bytes, hold_out: float) -> Snapshot:
+        """Split checked records by the keyed hash of their patient id."""
+        return cls.divided(
+            checked,
+            {name for name in checked.patient_ids if is_held_out(split_key, name, hold_out)},
+        )
+
+    @classmethod
+    def divided(cls, checked: Checked, held_out: set[str]) -> Snapshot:
+        """Split checked records into those of ``held_out`` patients and all others."""
+        aside = np.array([name in held_out for name in checked.patient_ids], dtype=bool)
+        return cls(_patients(checked, ~aside), _patients(checked, aside))
+
+    def to_bytes(self) -> bytes:
+        buffer = io.BytesIO()
+        np.savez(buffer, **_arrays("training", self.training), **_arrays("held", self.held_out))
+        return buffer.getvalue()
+
+    def write(self, path: Path) -> str:
+        """Freeze to ``path`` (0600) and return the SHA-256 that the approval names."""
+        data = self.to_bytes()
+        write_private(path, data)
+        return canonical.digest(data)
+
+    @classmethod
+    def read(cls, path: Path, digest: str) -> Snapshot:
+        """Raises TrustError if the file is not the one that was approved."""
+        data = path.read_bytes()
+        if canonical.digest(data) != digest:
+            raise TrustError(f"snapshot {path.name} is not the one that was approved")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return cls(_from_arrays("training", arrays), _from_arrays("held", arrays))
+
+
+def _patients(checked: Checked, chosen: npt.NDArray[np.bool_]) -> Patients:
+    names = [name for name, keep in zip(checked.patient_ids, chosen, strict=True) if keep]
+    distinct = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return Patients(
+        checked.inputs[chosen],
+        checked.labels[chosen],
+        np.array([distinct[name] for name in names], dtype=np.int64),
+        len(distinct),
+    )
+
+
+def _arrays(prefix: str, patients: Patients) -> dict[str, npt.NDArray[np.generic]]:
+    return {
+        f"{prefix}_inputs": patients.inputs,
+        f"{prefix}_labels": patients.labels,
+        f"{prefix}_patient": patients.patient,
+        f"{prefix}_count": np.array(patients.count),
+    }
+
+
+def _from_arrays(prefix: str, arrays: np.lib.npyio.NpzFile) -> Patients:
+    return Patients(
+        arrays[f"{prefix}_inputs"],
+        arrays[f"{prefix}_labels"],
+        arrays[f"{prefix}_patient"],
+        int(arrays[f"{prefix}_count"]),
+    )

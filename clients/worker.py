@@ -1,0 +1,123 @@
+"""The warm child that holds data, model and GPU, and the pipe that joins it to the agent.
+
+The parent (network, ledger, approvals) never loads patients or torch. The child has no network
+business and no ledger: it gets a study, a snapshot and a model, and answers with a release that is
+already noisy. Frames on the pipe are 4 bytes of header length, a JSON header, 8 bytes of body
+length, and a body. If the child dies it is started again; the agent says "not ready" meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flo import canonical
+from flo.errors import RefusedError
+from flo.messages import Purpose
+from flo.study import Study
+
+_HEADER_LIMIT = 1 << 20
+_BODY_LIMIT = 1 << 32
+
+
+def write_frame(pipe: IO[bytes], header: dict[str, Any], body: bytes = b"") -> None:
+    head = canonical.encode(header)
+    pipe.write(len(head).to_bytes(4, "big") + head + len(body).to_bytes(8, "big") + body)
+    pipe.flush()
+
+
+def read_frame(pipe: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
+    """The next frame, or None when the other side has closed the pipe."""
+    prefix = pipe.read(4)
+    if len(prefix) < 4:
+        return None
+    size = int.from_bytes(prefix, "big")
+    header = canonical.decode(pipe.read(size), limit=_HEADER_LIMIT, what="frame")
+    length = int.from_bytes(pipe.read(8), "big")
+    if length > _BODY_LIMIT:
+        raise RefusedError(f"a frame of {length} bytes")
+    body = pipe.read(length)
+    return None if len(body) < length else (header, body)
+
+
+class Worker:
+    """The parent's handle on the child."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._child: subprocess.Popen[bytes] | None = None
+        self._loaded: set[str] = set()
+
+    def start(self) -> None:
+        """Start the child now, so that it is warm when the first request comes."""
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "flo.clients.child", self._device],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        )
+        self._loaded.clear()
+
+    def stop(self) -> None:
+        if self._child is not None:
+            if self._child.stdin is not None:
+                self._child.stdin.close()
+            self._child.send_signal(signal.SIGTERM)
+            self._child.wait(timeout=10)
+            self._child = None
+
+    def release(
+        self,
+        study: Study,
+        snapshot: Path,
+        snapshot_digest: str,
+        purpose: Purpose,
+        weights: npt.NDArray[np.float64],
+        cohort_size: int,
+    ) -> npt.NDArray[np.int64]:
+        """A noisy release from the child.
+
+        Raises:
+            RefusedError: the child could not answer. It says "not ready" and nothing else, so that
+            nothing about the data can be learnt from a failure.
+        """
+        if self._child is None or self._child.poll() is not None:
+            self.start()
+        try:
+            if study.digest not in self._loaded:
+                self._ask(
+                    {
+                        "do": "load",
+                        "study": study.canonical_bytes.decode(),
+                        "path": str(snapshot),
+                        "digest": snapshot_digest,
+                    }
+                )
+                self._loaded.add(study.digest)
+            wish = {
+                "do": "release",
+                "study": study.digest,
+                "purpose": purpose,
+                "cohort_size": cohort_size,
+            }
+            body = self._ask(wish, np.ascontiguousarray(weights, dtype="<f8").tobytes())
+        except OSError as error:
+            raise RefusedError("not ready") from error
+        return np.frombuffer(body, dtype="<i8").astype(np.int64)
+
+    def _ask(self, header: dict[str, Any], body: bytes = b"") -> bytes:
+        child = self._child
+        if child is None or child.stdin is None or child.stdout is None:
+            raise RefusedError("not ready")
+        write_frame(child.stdin, header, body)
+        answer = read_frame(child.stdout)
+        if answer is None or answer[0].get("status") != "ok":
+            raise RefusedError("not ready")
+        return answer[1]

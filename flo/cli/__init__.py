@@ -1,0 +1,34 @@
+"""The ``flo`` command. Imports stay inside commands, so that ``flo --help`` answers at once."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from flo.cli import audit, coordinator, lab, site, study
+
+app = typer.Typer(
+    name="flo",
+    help="Hospitals train one model together and prove what it cost in privacy.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(study.app, name="study", help="Write, explain, launch and watch studies.")
+app.add_typer(coordinator.app, name="coordinator", help="Run the coordinator.")
+app.add_typer(site.app, name="site", help="A hospital's site: enrol, approve, run, budget.")
+app.add_typer(audit.app, name="audit", help="Make and verify privacy reports.")
+app.command()(lab.simulate)
+app.command()(lab.demo)
+app.command()(lab.data)
+
+
+def main() -> None:
+    """Run the command line; every expected failure ends in its exit code and the way out."""
+    from flo.cli.screen import explain
+
+    try:
+        app()
+    except Exception as error:  # noqa: BLE001 - the last resort, so that no traceback is shown
+        sys.exit(explain(error))

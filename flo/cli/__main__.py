@@ -1,0 +1,5 @@
+"""``python -m flo.cli`` is ``flo``."""
+
+from flo.cli import main
+
+main()

@@ -1,0 +1,105 @@
+"""``flo simulate``, ``flo demo``, ``flo data``: everything on one machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def simulate(
+    study: Annotated[Path, typer.Argument(help="A study in TOML.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with HOSPITAL.csv or HOSPITAL.parquet files.")
+    ] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Use this ε instead.")] = None,
+    noise: Annotated[str | None, typer.Option(help="local or distributed, instead.")] = None,
+    folds: Annotated[int, typer.Option(min=2, max=50, help="Cross-validation folds.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Repetitions.")] = 1,
+    compare: Annotated[bool, typer.Option(help="Add pooled and alone, without privacy.")] = False,
+    id_column: Annotated[str, typer.Option(help="Column with the patient id.")] = "patient_id",
+    unsafe_not_private: Annotated[
+        bool, typer.Option("--unsafe-not-private", help="Allow data that a ledger protects.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Result as JSON.")] = None,
+) -> None:
+    """Run a study in one process on data you may see; prints exact numbers, so NOT private."""
+    from flo.cli.screen import console, working, write_json
+    from flo.simulation import load_hospitals
+    from flo.simulation import simulate as run
+    from flo.study import load
+
+    out = console()
+    loaded = load(study)
+    if data is not None and not unsafe_not_private:
+        _refuse_registered(data)
+    changes: dict[str, Any] = {}
+    if epsilon is not None:
+        changes["epsilon"] = epsilon
+    if noise is not None:
+        changes["noise"] = noise
+    chosen = loaded.with_mechanism(**changes) if changes else loaded
+    with working("loading patients") as status:
+        hospitals = load_hospitals(chosen, data, id_column)
+        result = run(
+            chosen,
+            hospitals,
+            fold_count=folds,
+            seeds=seeds,
+            compare=compare,
+            progress=status.update,
+        )
+    out.print("[bold yellow]NOT PRIVATE[/]: exact numbers on data this process can see")
+    out.print(f"AUC {result['auc']:.4f} ± {result['auc_std']:.4f} (sd over folds and seeds)")
+    out.print(f"ε = {result['epsilon']:.4f}, δ = {result['delta']:g}, {result['trust_model']}")
+    if compare:
+        out.print(f"pooled without privacy {result['auc_pooled']:.4f}")
+        out.print(f"each hospital alone    {result['auc_alone']:.4f}")
+    write_json(json_file, result)
+
+
+def demo(
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Everything is made anew in this folder.")
+    ] = Path(".demo"),
+    json_file: Annotated[Path | None, typer.Option("--json", help="Result as JSON.")] = None,
+) -> None:
+    """Four real hospitals train one private model on this machine, over mutual TLS."""
+    from flo.cli.screen import write_json
+    from flo.demo import run_demo
+
+    write_json(json_file, run_demo(directory))
+
+
+def data(
+    name: Annotated[str, typer.Argument(help="heart")],
+    directory: Annotated[Path, typer.Argument(help="Where to write HOSPITAL.csv files.")],
+) -> None:
+    """Write a data set of real patients out, one CSV per hospital."""
+    from flo.cli.screen import console
+    from flo.datasets import HEART_CREDIT, write
+
+    for path in write({"heart": "heart-disease"}.get(name, name), directory):
+        console().print(str(path))
+    console().print(HEART_CREDIT)
+
+
+def _refuse_registered(directory: Path) -> None:
+    """A file that a site's ledger protects may not be simulated on by accident."""
+    import tomllib
+
+    from flo.errors import RefusedError
+
+    for parent in (directory.resolve(), *directory.resolve().parents):
+        for config in (parent / "site.toml", *parent.glob("*/site.toml")):
+            if not config.is_file():
+                continue
+            with config.open("rb") as file:
+                populations = tomllib.load(file).get("populations", [])
+            files = {str(Path(str(p.get("file"))).resolve()) for p in populations}
+            if files & {str(path) for path in directory.resolve().glob("*")}:
+                raise RefusedError(
+                    f"{directory} holds data that the ledger of {config.parent} protects",
+                    hint="simulation prints exact numbers; --unsafe-not-private if you must",
+                )

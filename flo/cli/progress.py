@@ -1,0 +1,108 @@
+"""A study's progress on the screen: approvals, rounds, ε spent against the budget per hospital."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from flo.cli.screen import console
+from flo.privacy.accounting import epsilon_of
+from flo.privacy.plan import Plan
+from flo.study import Study
+
+_POLL_SECONDS = 0.2
+_BAR = 24
+
+
+class StudyProgress:
+    """A live view fed with the coordinator's events."""
+
+    def __init__(self, study: Study) -> None:
+        self._study, self._plan = study, Plan.of(study)
+        self._done = {hospital.id: 0 for hospital in study.hospitals}
+        self._state = {hospital.id: "asked to approve" for hospital in study.hospitals}
+        self._evaluated: set[str] = set()
+        self._seconds: list[float] = []
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        self._task = self._progress.add_task("approvals", total=len(study.hospitals))
+        self._live = Live(console=console(error=True), refresh_per_second=8)
+
+    def __enter__(self) -> StudyProgress:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._live.__exit__(kind, error, traceback)
+
+    @property
+    def seconds(self) -> list[float]:
+        """Seconds of each training round so far."""
+        return self._seconds
+
+    def follow(self, ask: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
+        """Poll ``ask(after)`` until the study has ended and every extract it can get has come."""
+        last = 0
+        while True:
+            summary = ask(last)
+            for event in summary["events"]:
+                last = event["number"]
+                self._take(event["kind"], event["facts"])
+            self._live.update(self._view(), refresh=True)
+            if summary["status"] in ("done", "stopped", "ended") and not summary["events"]:
+                return summary
+            time.sleep(_POLL_SECONDS)
+
+    def _take(self, kind: str, facts: dict[str, Any]) -> None:
+        if kind == "approved":
+            self._state[facts["hospital"]] = "approved"
+            self._progress.advance(self._task)
+        elif kind == "started":
+            steps = self._study.mechanism.steps
+            self._progress.update(
+                self._task, description="waiting for sites", total=steps, completed=0
+            )
+        elif kind == "online":
+            self._progress.update(self._task, description="rounds")
+            for hospital in facts["hospitals"]:
+                self._state[hospital] = "online"
+        elif kind == "round" and facts["phase"] == "training":
+            self._progress.update(self._task, completed=facts["round"])
+            self._seconds.append(facts["seconds"])
+            for hospital in facts["cohort"]:
+                self._done[hospital] += 1
+                self._state[hospital] = f"round {facts['round']}"
+        elif kind == "round":
+            self._evaluated.update(facts["cohort"])
+            self._state.update(dict.fromkeys(facts["cohort"], "evaluated"))
+        elif kind == "refused":
+            self._state[facts["hospital"]] = f"refused: {facts['code']}"
+        elif kind == "extract":
+            self._state[facts["hospital"]] = "ledger settled"
+
+    def _view(self) -> Group:
+        table = Table("hospital", "state", "ε spent in training", "of", "", box=None)
+        mechanism, delta = self._plan.training.mechanism, self._plan.training.delta
+        for hospital, done in self._done.items():
+            spent = epsilon_of(mechanism.noise_multiplier, done, delta)
+            budget = self._study.mechanism.epsilon
+            filled = min(_BAR, round(_BAR * spent / budget))
+            bar = "█" * filled + "░" * (_BAR - filled)
+            table.add_row(hospital, self._state[hospital], f"{spent:.3f}", f"{budget:g}", bar)
+        return Group(self._progress, table)

@@ -1,0 +1,92 @@
+"""What commands show: errors with a way out, sheets, progress. Standard error for all but results."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flo.errors import EXIT_BUG, FloError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flo.privacy.sheet import Section
+
+
+def console(*, error: bool = False) -> Console:
+    """A rich console; results go to standard output, everything else to standard error."""
+    from rich.console import Console
+
+    return Console(stderr=error, highlight=False, soft_wrap=error)
+
+
+def explain(error: Exception) -> int:
+    """Print an error as a person needs it and return the exit code."""
+    out = console(error=True)
+    if isinstance(error, FloError):
+        out.print(f"[bold red]error:[/] {_plain(str(error))}")
+        if error.hint:
+            out.print(f"[bold]what to do:[/] {_plain(error.hint)}")
+        return error.exit_code
+    out.print(
+        f"[bold red]this is a bug in FLO:[/] {type(error).__name__} "
+        f"({_place(error)}). Please report it with this line."
+    )
+    return EXIT_BUG
+
+
+def show_sheet(parts: list[Section], out: Console) -> None:
+    """A study's sheet: a table for each section."""
+    from rich.table import Table
+
+    for section in parts:
+        out.print(f"\n[bold]{section.heading}[/]")
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column()
+        for label, text in section.lines:
+            table.add_row(_plain(label), _plain(text))
+        out.print(table)
+
+
+def write_json(path: Path | None, document: dict[str, Any]) -> None:
+    """Write a result where the user asked for it, if anywhere."""
+    if path is not None:
+        path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def working(text: str) -> Iterator[Any]:
+    """A spinner for anything over a second; ``status.update`` changes its text."""
+    with console(error=True).status(text) as status:
+        yield status
+
+
+def confirmed(question: str, yes: bool) -> bool:
+    """Ask on the terminal; without one, only ``--yes`` is a yes."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        return False
+    import typer
+
+    return typer.confirm(question, default=False)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _place(error: Exception) -> str:
+    trace = error.__traceback__
+    place = "unknown place"
+    while trace is not None:
+        place = f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place

@@ -1,0 +1,221 @@
+"""``flo site ...``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from flo.clients.approval import Offered
+    from flo.clients.coordinator_api import CoordinatorApi
+    from flo.clients.home import SiteHome
+
+app = typer.Typer(no_args_is_help=True)
+Home = Annotated[Path, typer.Option(envvar="FLO_SITE_HOME", help="The site's folder.")]
+DEFAULT_HOME = Path("site")
+
+
+@app.command()
+def init(
+    hospital: Annotated[str, typer.Argument(help="Id of this hospital, as in its invitation.")],
+    data: Annotated[Path, typer.Option(help="CSV or Parquet file with the patients.")],
+    declared_size: Annotated[int, typer.Option(help="Public, rounded number of patients.")],
+    home: Home = DEFAULT_HOME,
+    id_column: Annotated[str, typer.Option(help="Column with the patient id.")] = "patient_id",
+    epsilon: Annotated[float, typer.Option(help="Life budget of these patients.")] = 0.9,
+    hold_out: Annotated[float, typer.Option(help="Share never trained on, for life.")] = 0.3,
+    consent: Annotated[
+        bool, typer.Option("--consent-to-epsilon-of-one-or-more", help="Policy: allow ε ≥ 1.")
+    ] = False,
+) -> None:
+    """Make this hospital's keys, its ledger, and the life budget of its patients."""
+    from flo.cli.screen import console
+    from flo.clients.home import SiteHome, make_config
+    from flo.identity import spoken
+    from flo.study import largest_delta
+
+    config = make_config(
+        hospital,
+        file=data,
+        id_column=id_column,
+        epsilon=epsilon,
+        declared_size=declared_size,
+        hold_out=hold_out,
+        consent=consent,
+    )
+    made = SiteHome.create(home, config)
+    size = config.populations[0].declared_size
+    out = console()
+    out.print(f"site of {hospital} made in {home}; declared size {size}")
+    out.print(f"life budget: ε = {epsilon:g} at δ = {largest_delta(size):g}, for good")
+    out.print(f"fingerprint, to read out: {spoken(made.identity().fingerprint)}")
+    out.print(f"next: flo site enrol INVITATION --home {home}")
+
+
+@app.command()
+def population(home: Home = DEFAULT_HOME) -> None:
+    """Register populations that were added to site.toml; their budgets are fixed from then on."""
+    from flo.cli.screen import console
+    from flo.clients.home import SiteHome
+
+    added = SiteHome.open(home).register_populations()
+    console().print(f"registered: {', '.join(added)}" if added else "nothing new in site.toml")
+
+
+@app.command()
+def enrol(
+    invitation: Annotated[Path, typer.Argument(help="The file the coordinator gave you.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Get a certificate for this site's key; the key stays here."""
+    from flo.cli.screen import console, working
+    from flo.clients.enrol import enrol as use_invitation
+    from flo.clients.home import SiteHome
+    from flo.identity import spoken
+
+    with working("enrolling"):
+        done = use_invitation(SiteHome.open(home), invitation)
+    out = console()
+    out.print(f"{done.hospital} is enrolled. Compare by telephone before you approve anything:")
+    out.print(f"  ours:        {spoken(done.own)}")
+    out.print(f"  coordinator: {spoken(done.coordinator)}")
+
+
+@app.command()
+def approve(
+    study: Annotated[str | None, typer.Argument(help="Name or digest; may be left out.")] = None,
+    home: Home = DEFAULT_HOME,
+    population: Annotated[str | None, typer.Option(help="Which population takes part.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Approve without asking again.")] = False,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a study to be offered.")] = 0,
+) -> None:
+    """Read a study, check the data on this screen, and approve: one approval, one reservation."""
+    from flo.cli.screen import confirmed, console, show_sheet, working
+    from flo.clients.approval import approve as sign
+    from flo.clients.approval import choose
+    from flo.clients.enrol import connect
+    from flo.clients.home import SiteHome
+    from flo.errors import RefusedError
+    from flo.privacy.sheet import sections
+
+    opened = SiteHome.open(home)
+    chosen = opened.config.population(population)
+    out = console()
+    with connect(opened) as api:
+        with working("asking the coordinator for studies"):
+            offered = choose(_wait_for_offers(opened, api, wait), study)
+        ledger = opened.ledger()
+        show_sheet(sections(offered.study, ledger.balance().lives[chosen.name]), out)
+        ledger.close()
+        if not confirmed("\nApprove this study and reserve its whole cost?", yes):
+            raise RefusedError("not approved; nothing was spent", hint="--yes approves at once")
+        with working("checking the data and reserving the budget"):
+            sign(opened, api, offered, chosen)
+    out.print(f"\napproved {offered.study.name} ({offered.study.digest[:12]}); budget reserved")
+
+
+def _wait_for_offers(opened: SiteHome, api: CoordinatorApi, seconds: float) -> list[Offered]:
+    import time
+
+    from flo.clients.approval import offered_studies
+
+    end = time.monotonic() + seconds
+    coordinator = bytes.fromhex(opened.coordinator.public)
+    while True:
+        offers = offered_studies(api, coordinator)
+        if offers or time.monotonic() > end:
+            return offers
+        time.sleep(0.2)
+
+
+@app.command()
+def run(
+    home: Home = DEFAULT_HOME,
+    device: Annotated[
+        str | None, typer.Option(envvar="FLO_DEVICE", help="auto, cpu or cuda.")
+    ] = None,
+    verbose: Annotated[int, typer.Option("-v", count=True, help="More on the screen.")] = 0,
+    quiet: Annotated[bool, typer.Option("-q", help="Errors only on the screen.")] = False,
+) -> None:
+    """Run the agent: dial out, train what is approved, keep the ledger; until stopped."""
+    from flo.clients.agent import Agent
+    from flo.clients.home import SiteHome
+    from flo.errors import UsageError
+    from flo.logs import start_logging
+    from flo.settings import choose
+
+    opened = SiteHome.open(home)
+    wanted = choose(device, opened.config.device, "auto")
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"device {wanted!r} is not one of auto, cpu, cuda")
+    start_logging(home / "log" / "agent.jsonl", verbosity=-1 if quiet else verbose)
+    Agent(opened, wanted).run()
+
+
+@app.command()
+def budget(
+    home: Home = DEFAULT_HOME,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Numbers as JSON.")] = None,
+) -> None:
+    """Show each population's life budget: spent, reserved, free, and what would still fit."""
+    from rich.table import Table
+
+    from flo.cli.screen import console, write_json
+    from flo.clients.home import SiteHome
+    from flo.privacy.rows import PURPOSES
+
+    ledger = SiteHome.open(home).ledger()
+    balance = ledger.balance()
+    table = Table("population", "life", "sub-ledger", "spent", "reserved", "free", "fits ε up to")
+    rows = []
+    for name, life in balance.lives.items():
+        for purpose in PURPOSES:
+            charged = life.share(balance.charged(name, purpose))
+            committed = life.share(balance.committed(name, purpose))
+            remaining = balance.remaining(name, purpose)
+            row = {
+                "population": name,
+                "epsilon": life.epsilon,
+                "delta": life.delta,
+                "sub_ledger": purpose,
+                "spent": charged,
+                "reserved": committed - charged,
+                "free": max(0.0, 1 - committed),
+                "largest_epsilon": life.largest_epsilon(remaining),
+            }
+            rows.append(row)
+            table.add_row(
+                name,
+                f"ε = {life.epsilon:g}, δ = {life.delta:g}",
+                purpose,
+                *(f"{row[key]:.1%}" for key in ("spent", "reserved", "free")),
+                f"{row['largest_epsilon']:.3f}",
+            )
+    ledger.close()
+    console().print(table)
+    write_json(json_file, {"schema_version": 1, "populations": rows})
+
+
+@app.command()
+def extract(
+    study: Annotated[str, typer.Argument(help="Digest of an approved study, or its start.")],
+    out: Annotated[Path, typer.Option(help="Where to write the signed extract.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Sign an extract of the ledger for one study, for the auditor."""
+    from flo.cli.screen import console
+    from flo.clients.extract import make_extract
+    from flo.clients.home import SiteHome
+    from flo.errors import UsageError
+    from flo.files import write_public
+
+    opened = SiteHome.open(home)
+    found = [p.stem for p in (home / "approved").glob("*.json") if p.stem.startswith(study)]
+    if len(found) != 1:
+        raise UsageError(f"{len(found)} approved studies begin with {study!r}")
+    ledger = opened.ledger()
+    write_public(out, make_extract(opened, ledger, found[0]))
+    ledger.close()
+    console().print(f"signed extract in {out}")

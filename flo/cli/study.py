@@ -1,0 +1,178 @@
+"""``flo study ...``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flo.cli.coordinator import DEFAULT_HOME, Home
+
+app = typer.Typer(no_args_is_help=True)
+StudyFile = Annotated[Path, typer.Argument(help="A study in TOML.")]
+StudyName = Annotated[str, typer.Argument(help="Name of a study, or the start of its digest.")]
+
+
+@app.command()
+def new(
+    csv: Annotated[Path, typer.Argument(help="A CSV file whose header names the columns.")],
+    name: Annotated[str, typer.Option(help="Name of the study.")],
+    label: Annotated[str, typer.Option(help="Column with the label, 0 or 1.")],
+    hospital: Annotated[
+        list[str], typer.Option(help="HOSPITAL:SIZE, once for each, size rounded.")
+    ],
+    number: Annotated[
+        list[str] | None, typer.Option(help="COLUMN:MINIMUM:MAXIMUM:UNIT, once for each.")
+    ] = None,
+    category: Annotated[
+        list[str] | None, typer.Option(help="COLUMN:CODE,CODE,... once for each.")
+    ] = None,
+    id_column: Annotated[str, typer.Option(help="The patient id; never part of a study.")] = (
+        "patient_id"
+    ),
+    out: Annotated[Path, typer.Option(help="Where to write the study.")] = Path("study.toml"),
+) -> None:
+    """Scaffold a study from a CSV header and declared bounds; no value of the file is read."""
+    from flo.cli.screen import console
+    from flo.scaffold import scaffold
+
+    text = scaffold(csv, name, label, hospital, number or [], category or [], id_column)
+    out.write_text(text, encoding="utf-8")
+    console().print(f"{out} written; complete purpose and legal basis, then: flo study check {out}")
+
+
+@app.command()
+def check(
+    study: StudyFile,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Numbers as JSON.")] = None,
+) -> None:
+    """Explain a study in plain language: what leaves, σ, ε, shares of a budget, what to expect."""
+    from flo.cli.screen import console, show_sheet, working, write_json
+    from flo.privacy.plan import Plan
+    from flo.privacy.sheet import sections
+    from flo.study import load
+
+    with working("calibrating noise"):
+        loaded = load(study)
+        parts = sections(loaded)
+        plan = Plan.of(loaded)
+    show_sheet(parts, console())
+    if plan.epsilon >= 1:
+        console().print("\n[bold yellow]ε is 1 or more:[/] every site's own policy must consent.")
+    write_json(
+        json_file,
+        {
+            "schema_version": 1,
+            "study": loaded.name,
+            "digest": loaded.digest,
+            "epsilon": plan.epsilon,
+            "epsilon_pld": max(plan.training.epsilon_pld, plan.evaluation.epsilon_pld),
+            "delta": loaded.mechanism.delta,
+            "sigma": plan.training.mechanism.noise_multiplier,
+            "steps": loaded.mechanism.steps,
+        },
+    )
+
+
+@app.command()
+def launch(
+    study: StudyFile,
+    home: Home = DEFAULT_HOME,
+    detach: Annotated[bool, typer.Option(help="Do not wait; `flo study watch` shows it.")] = False,
+) -> None:
+    """Sign a study, offer it to its hospitals, and follow it: approvals, rounds, result."""
+    from flo.cli.operator import Operator
+    from flo.cli.screen import console
+    from flo.study import load
+
+    summary = Operator(home).call("POST", "studies", body=load(study).canonical_bytes)
+    console().print(f"offered: {study} (digest {summary['digest'][:12]})")
+    if not detach:
+        follow(home, summary["digest"])
+
+
+@app.command()
+def watch(study: StudyName, home: Home = DEFAULT_HOME) -> None:
+    """Follow a study until it ends."""
+    follow(home, _find(home, study)["digest"])
+
+
+@app.command()
+def stop(study: StudyName, home: Home = DEFAULT_HOME) -> None:
+    """End a study after the round at hand; hospitals get back what was not used."""
+    from flo.cli.operator import Operator
+    from flo.cli.screen import console
+
+    Operator(home).call("POST", f"studies/{_find(home, study)['digest']}/stop")
+    console().print("stopping after the round at hand")
+
+
+@app.command("list")
+def list_(home: Home = DEFAULT_HOME) -> None:
+    """List studies with their status."""
+    import json
+
+    from rich.table import Table
+
+    from flo.cli.operator import Operator
+    from flo.cli.screen import console
+
+    table = Table("study", "version", "digest", "status", "approved")
+    for summary in Operator(home).call("GET", "studies"):
+        document = json.loads(summary["study"])
+        total = len(document["hospitals"])
+        table.add_row(
+            document["name"],
+            str(document["version"]),
+            summary["digest"][:12],
+            summary["status"],
+            f"{len(summary['approved'])}/{total}",
+        )
+    console().print(table)
+
+
+@app.command()
+def extracts(
+    study: StudyName,
+    out: Annotated[Path, typer.Option(help="Folder for the extracts.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Save the signed ledger extracts that hospitals sent for a study."""
+    from flo.cli.operator import Operator
+    from flo.cli.screen import console
+
+    found = Operator(home).call("GET", f"studies/{_find(home, study)['digest']}/extracts")
+    out.mkdir(parents=True, exist_ok=True)
+    for hospital, document in found.items():
+        (out / f"{hospital}.json").write_text(document, encoding="utf-8")
+    console().print(f"{len(found)} extracts in {out}")
+
+
+def follow(home: Path, digest: str) -> dict[str, Any]:
+    """Show a study's progress until it ends; returns its last summary."""
+    from flo.cli.operator import Operator
+    from flo.cli.progress import StudyProgress
+    from flo.study import from_canonical
+
+    operator = Operator(home)
+    summary = operator.call("GET", f"studies/{digest}")
+    with StudyProgress(from_canonical(summary["study"].encode())) as progress:
+        return progress.follow(lambda after: operator.call("GET", f"studies/{digest}?after={after}"))
+
+
+def _find(home: Path, wanted: str) -> dict[str, Any]:
+    import json
+
+    from flo.cli.operator import Operator
+    from flo.errors import UsageError
+
+    summaries = Operator(home).call("GET", "studies")
+    found: list[dict[str, Any]] = [
+        summary
+        for summary in summaries
+        if json.loads(summary["study"])["name"] == wanted or summary["digest"].startswith(wanted)
+    ]
+    if not found:
+        raise UsageError(f"no study {wanted!r} here", hint="`flo study list` shows them")
+    return found[-1]

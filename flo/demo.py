@@ -1,0 +1,275 @@
+"""``flo demo``: the whole system on this machine, with nothing simulated but the distance.
+
+One coordinator and four hospital agents, each a process of its own with its own folder, keys and
+ledger, talk over mutual TLS on loopback, through the same commands that people would type.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.panel import Panel
+from rich.table import Table
+
+from flo import datasets, study
+from flo.cli.operator import Operator
+from flo.cli.progress import StudyProgress
+from flo.cli.screen import console
+from flo.errors import FloError, NetworkError
+from flo.privacy.sheet import TRUST
+
+STUDY = Path(__file__).parent / "examples" / "heart" / "study.toml"
+_MARK = ".flo-demo"
+
+
+@dataclass
+class _Cast:
+    """Every process of the demo, so that none outlives it."""
+
+    directory: Path
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, *arguments: str, log: str) -> subprocess.Popen[bytes]:
+        """A long-lived ``flo`` process in a group of its own."""
+        output = (self.directory / log).open("ab")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flo.cli", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def do(self, *arguments: str) -> None:
+        """Run one ``flo`` command to its end. Raises FloError with what it said."""
+        done = subprocess.run(
+            [sys.executable, "-m", "flo.cli", *arguments], capture_output=True, text=True
+        )
+        if done.returncode:
+            raise FloError(f"`flo {' '.join(arguments)}` ended in {done.returncode}: {done.stderr}")
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        for process in self.processes:
+            try:
+                process.wait(timeout=8)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+
+def run_demo(directory: Path) -> dict[str, Any]:
+    """Run the demo in ``directory`` (emptied first). Returns the keys of ``flo demo --json``."""
+    out = console()
+    began = time.monotonic()
+    _make_room(directory)
+    chosen = study.load(STUDY)
+    data = directory / "data"
+    datasets.write(chosen.name, data)
+    out.print(Panel(f"[bold]{chosen.purpose}[/]\n{datasets.HEART_CREDIT}", title="FLO demo"))
+    with _stage(directory) as cast:
+        home = _coordinator(cast)
+        _sites(cast, home, chosen)
+        operator = Operator(home)
+        offered = operator.call("POST", "studies", body=chosen.canonical_bytes)
+        digest = str(offered["digest"])
+        signed = study.from_canonical(str(offered["study"]).encode())
+        out.print("[bold]approving[/]: each steward checks its own data and reserves the budget")
+        out.print("  fingerprints were confirmed through the invitation files, for the demo only")
+        with ThreadPoolExecutor() as pool, StudyProgress(signed) as progress:
+            approvals = [
+                pool.submit(
+                    cast.do, "site", "approve", digest, "--yes", "--home", str(_site(cast, h.id))
+                )
+                for h in chosen.hospitals
+            ]
+            for hospital in chosen.hospitals:
+                cast.start(
+                    *("site", "run", "--home", str(_site(cast, hospital.id))),
+                    log=f"{hospital.id}.log",
+                )
+            for approval in approvals:
+                approval.result()
+            summary = progress.follow(
+                lambda after: operator.call("GET", f"studies/{digest}?after={after}")
+            )
+            seconds = statistics.median(progress.seconds) if progress.seconds else float("nan")
+        report = _report(cast, operator, digest)
+    result = _result(signed, summary, seconds, time.monotonic() - began, report)
+    _last_screen(result, summary, report)
+    return result
+
+
+def _make_room(directory: Path) -> None:
+    """Start clean, but only in a folder that is empty, new, or an earlier demo's."""
+    if directory.exists() and any(directory.iterdir()):
+        if not (directory / _MARK).exists():
+            raise FloError(
+                f"{directory} is not an earlier demo and is not empty", hint="choose another --dir"
+            )
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / _MARK).touch()
+
+
+@contextlib.contextmanager
+def _stage(directory: Path) -> Iterator[_Cast]:
+    cast = _Cast(directory)
+    try:
+        yield cast
+    finally:
+        cast.stop()
+
+
+def _coordinator(cast: _Cast) -> Path:
+    home = cast.directory / "coordinator"
+    port, private_port = _free_ports(2)
+    cast.do(
+        *("coordinator", "init", "--home", str(home)),
+        *("--port", str(port), "--private-port", str(private_port)),
+    )
+    cast.start("coordinator", "serve", "--home", str(home), log="coordinator.log")
+    console().print(f"[bold]coordinator[/] on 127.0.0.1:{port} (hospitals), :{private_port} (private)")
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        with contextlib.suppress(NetworkError):
+            Operator(home).call("GET", "studies")
+            return home
+        time.sleep(0.1)
+    raise NetworkError(
+        "the coordinator did not start", hint=f"see {cast.directory / 'coordinator.log'}"
+    )
+
+
+def _sites(cast: _Cast, home: Path, chosen: study.Study) -> None:
+    def enrol(hospital: study.Hospital) -> str:
+        site = _site(cast, hospital.id)
+        invitation = cast.directory / f"{hospital.id}.invitation.json"
+        cast.do(
+            *("coordinator", "invite", hospital.id, "--out", str(invitation)),
+            *("--home", str(home)),
+        )
+        cast.do(
+            *("site", "init", hospital.id, "--home", str(site)),
+            *("--data", str(cast.directory / "data" / f"{hospital.id}.csv")),
+            *("--declared-size", str(hospital.declared_size)),
+        )
+        cast.do("site", "enrol", str(invitation), "--home", str(site))
+        return hospital.id
+
+    with ThreadPoolExecutor(2) as pool:
+        for name in pool.map(enrol, chosen.hospitals):
+            console().print(f"[bold]enrolled[/] {name}")
+
+
+def _site(cast: _Cast, hospital: str) -> Path:
+    return cast.directory / "sites" / hospital
+
+
+def _report(cast: _Cast, operator: Operator, digest: str) -> Path:
+    folder = cast.directory / "extracts"
+    folder.mkdir()
+    for hospital, document in operator.call("GET", f"studies/{digest}/extracts").items():
+        (folder / f"{hospital}.json").write_text(document, encoding="utf-8")
+    paths = [str(path) for path in sorted(folder.glob("*.json"))]
+    if not paths:
+        raise FloError("no hospital sent its extract", hint=f"see the logs in {cast.directory}")
+    cast.do("audit", "report", *paths, "--out", str(cast.directory))
+    return cast.directory / "report.json"
+
+
+def _result(
+    signed: study.Study, summary: dict[str, Any], seconds: float, total: float, report: Path
+) -> dict[str, Any]:
+    outcome = summary["result"] or {}
+    estimate = outcome.get("estimate")
+    facts = {site["hospital"]: site for site in json.loads(report.read_bytes())["facts"]["hospitals"]}
+    return {
+        "schema_version": 1,
+        "private": True,
+        "status": summary["status"],
+        "auc": estimate["auc"] if estimate else None,
+        "auc_interval": [estimate["low"], estimate["high"]] if estimate else None,
+        "epsilon": outcome.get("epsilon"),
+        "delta": outcome.get("delta"),
+        "trust_model": f"{signed.mechanism.noise} noise",
+        "rounds": outcome.get("rounds"),
+        "seconds_per_round": seconds,
+        "seconds_total": total,
+        "report": str(report.with_suffix(".html")),
+        "sites": {
+            hospital.id: {
+                "declared_size": hospital.declared_size,
+                "epsilon": facts[hospital.id]["epsilon_released"],
+                "delta": facts[hospital.id]["delta"],
+                "rounds": facts[hospital.id]["releases_training"],
+            }
+            for hospital in signed.hospitals
+            if hospital.id in facts
+        },
+    }
+
+
+def _last_screen(result: dict[str, Any], summary: dict[str, Any], report: Path) -> None:
+    out = console()
+    table = Table("hospital", "declared size", "ε released", "δ", "rounds")
+    for name, site in result["sites"].items():
+        table.add_row(
+            name,
+            str(site["declared_size"]),
+            f"{site['epsilon']:.4f}",
+            f"{site['delta']:g}",
+            str(site["rounds"]),
+        )
+    out.print(table)
+    if result["auc"] is None:
+        out.print(f"[bold red]the study {result['status']} before its evaluation[/]")
+    else:
+        low, high = result["auc_interval"]
+        out.print(
+            f"[bold]noisy AUC {result['auc']:.3f}[/], 90 % interval {low:.3f} to {high:.3f} "
+            "(covers noise and sampling)"
+        )
+    out.print(f"trust model: {TRUST[result['trust_model'].split()[0]]}")
+    out.print(
+        f"{result['rounds']} rounds, {result['seconds_per_round']:.2f} s each (median), "
+        f"{result['seconds_total']:.0f} s in all"
+    )
+    out.print(f"model:  {(summary['result'] or {}).get('model')}")
+    out.print(f"report: {result['report']}")
+    out.print(f"[bold]verify it yourself:[/] {_command()} audit verify {report}")
+
+
+def _command() -> str:
+    """How this ``flo`` is called from the folder the user stands in."""
+    script = Path(sys.executable).parent / "flo"
+    with contextlib.suppress(ValueError):
+        return str(script.relative_to(Path.cwd()))
+    return "flo" if shutil.which("flo") else str(script)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [bound.getsockname()[1] for bound in sockets]
+    for bound in sockets:
+        bound.close()
+    return ports

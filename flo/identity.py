@@ -1,0 +1,113 @@
+"""Identity keys: EC P-384, made where they are used, never leaving that machine.
+
+A party is known by its *fingerprint*, the SHA-256 of its public key (DER, SubjectPublicKeyInfo).
+Fingerprints stand in the study; trust comes from there, not from a certificate authority.
+The same key serves TLS, Flower's node authentication, and every signature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from flo.errors import TrustError, UsageError
+from flo.files import write_private
+
+_HASH = ec.ECDSA(hashes.SHA384())
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A private key and the signatures it makes. ``repr`` shows the fingerprint only."""
+
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
+
+    @classmethod
+    def new(cls) -> Identity:
+        return cls(ec.generate_private_key(ec.SECP384R1()))
+
+    @classmethod
+    def load(cls, path: Path) -> Identity:
+        """Read a PEM key. Raises UsageError if it is missing, TrustError if it is no P-384 key."""
+        try:
+            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        except FileNotFoundError as error:
+            raise UsageError(f"no identity key at {path}", hint="run the init command") from error
+        except ValueError as error:
+            raise TrustError(f"{path} is not a private key") from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp384r1":
+            raise TrustError(f"{path} is not an EC P-384 key")
+        return cls(key)
+
+    def save(self, path: Path) -> None:
+        """Write the key as PEM, mode 0600."""
+        write_private(path, self.pem())
+
+    def pem(self) -> bytes:
+        return self.key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+
+    @property
+    def public(self) -> bytes:
+        """The public key, DER SubjectPublicKeyInfo."""
+        return public_bytes(self.key.public_key())
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.public)
+
+    def sign(self, purpose: str, message: bytes) -> str:
+        """ECDSA-SHA384 over ``purpose`` and ``message``, hexadecimal. Purposes never mix."""
+        return self.key.sign(_framed(purpose, message), _HASH).hex()
+
+
+def verify(public: bytes, purpose: str, message: bytes, signature: str) -> None:
+    """Check a signature made by ``Identity.sign``.
+
+    Raises:
+        TrustError: if it does not match or is malformed.
+    """
+    try:
+        key = load_public(public)
+        raw = bytes.fromhex(signature)
+        if raw.hex() != signature:
+            raise ValueError("signature is not lowercase hexadecimal")
+        key.verify(raw, _framed(purpose, message), _HASH)
+    except (InvalidSignature, ValueError) as error:
+        raise TrustError(f"the signature of this {purpose} does not match") from error
+
+
+def load_public(public: bytes) -> ec.EllipticCurvePublicKey:
+    """Parse a DER public key; only P-384 is accepted. Raises ValueError otherwise."""
+    key = serialization.load_der_public_key(public)
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
+        raise ValueError("not an EC P-384 public key")
+    return key
+
+
+def public_bytes(key: ec.EllipticCurvePublicKey) -> bytes:
+    return key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def fingerprint(public: bytes) -> str:
+    """SHA-256 of a DER public key, 64 lowercase hexadecimal digits."""
+    return hashlib.sha256(public).hexdigest()
+
+
+def spoken(fingerprint_hex: str) -> str:
+    """A fingerprint in groups of four, as people compare it by telephone."""
+    return " ".join(fingerprint_hex[i : i + 4] for i in range(0, len(fingerprint_hex), 4))
+
+
+def _framed(purpose: str, message: bytes) -> bytes:
+    return b"flo/1/" + purpose.encode() + b"\x00" + message

@@ -1,0 +1,64 @@
+"""Settings: flag, then FLO_* variable, then the file, then the default.
+
+Typer gives flags and their ``FLO_*`` variables; this module adds the file below them, so every
+command resolves a setting through ``choose`` and the order cannot differ from place to place.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from flo.errors import UsageError
+
+T = TypeVar("T")
+ModelT = TypeVar("ModelT", bound="Document")
+
+
+class Document(BaseModel):
+    """A frozen document read from a file or a peer: unknown keys are errors, numbers are finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=False)
+
+
+def choose(flag_or_variable: T | None, from_file: T | None, default: T) -> T:
+    """The first that is given: flag or FLO_* variable, file, default."""
+    if flag_or_variable is not None:
+        return flag_or_variable
+    return default if from_file is None else from_file
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file. Raises UsageError naming the path and the line."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} does not exist") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from error
+
+
+def parse(model: type[ModelT], value: Any, what: str) -> ModelT:
+    """Build ``model`` from parsed data, with one line per problem that names the field.
+
+    Raises:
+        UsageError: ``what``, the fields and the rules they break.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise UsageError(f"{what}:\n{problems(error)}") from error
+
+
+def problems(error: ValidationError) -> str:
+    """Pydantic's findings as lines 'field.path: rule', without echoing values."""
+    lines = []
+    for item in error.errors(include_url=False, include_context=False, include_input=False):
+        place = ".".join(str(part) for part in item["loc"]) or "document"
+        message = item["msg"].removeprefix("Value error, ")
+        lines.append(f"  {place}: {message}")
+    return "\n".join(lines)

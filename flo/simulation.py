@@ -1,0 +1,255 @@
+"""``flo simulate``: the same study and the same handlers, many hospitals in one process.
+
+Everything but the distance is real: the trainer of ``flo.clients``, the round loop of
+``flo.server``, the noise of ``flo.privacy``, and messages encoded and decoded in between. It sees
+all patients at once and prints exact numbers, so its results are *not private* and say so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.stats import rankdata
+
+from flo.clients.checks import Checked, check
+from flo.clients.snapshot import Snapshot
+from flo.clients.source import as_text, read_table
+from flo.clients.trainer import Trainer
+from flo.datasets import DATASETS
+from flo.errors import UsageError
+from flo.messages import (
+    Head,
+    Reply,
+    ReplyHeader,
+    decode_request,
+    encode_reply,
+)
+from flo.models import scores
+from flo.privacy.plan import Plan
+from flo.privacy.split import position
+from flo.server.rounds import RunState
+from flo.server.run import run_study
+from flo.study import Study
+
+Floats = npt.NDArray[np.float64]
+Progress = Callable[[str], None]
+_NO_HEAD = Head(sequence=1, hash="0" * 64, signature="0")
+
+
+def load_hospitals(study: Study, directory: Path | None, id_column: str) -> dict[str, Checked]:
+    """Hospital id -> checked data, from ``directory/HOSPITAL.{csv,parquet}`` or the package.
+
+    Raises:
+        UsageError: a hospital of the study has no file. DataError: a file does not fit.
+    """
+    if directory is None:
+        if study.name not in DATASETS:
+            raise UsageError(
+                f"study {study.name!r} has no data set of its own", hint="give --data DIR"
+            )
+        tables = {name: as_text(table) for name, table in DATASETS[study.name]().items()}
+    else:
+        tables = {}
+        for hospital in study.hospitals:
+            files = sorted(p for p in directory.glob(f"{hospital.id}.*") if p.is_file())
+            if not files:
+                raise UsageError(f"no file {directory}/{hospital.id}.csv or .parquet")
+            tables[hospital.id] = read_table(files[0])
+    return {
+        hospital.id: check(tables[hospital.id], study.data, id_column)
+        for hospital in study.hospitals
+    }
+
+
+@dataclass
+class Fold:
+    """One train/test split: a snapshot per hospital."""
+
+    snapshots: dict[str, Snapshot]
+
+
+def folds(hospitals: dict[str, Checked], count: int, seed: int) -> Iterator[Fold]:
+    """``count`` splits by keyed hash of the patient id; the key depends on ``seed`` only.
+
+    Fold k holds out the patients whose position lies in [k/count, (k+1)/count).
+    """
+    key = hashlib.sha256(f"flo simulate {seed}".encode()).digest()
+    for k in range(count):
+        yield Fold(
+            {
+                hospital: _split(checked, key, k / count, (k + 1) / count)
+                for hospital, checked in hospitals.items()
+            }
+        )
+
+
+def run_once(study: Study, fold: Fold, device: str = "cpu") -> tuple[RunState, list[float]]:
+    """Run the whole study on one fold. Returns the final state and seconds per round."""
+    store = _Memory()
+    exchange = _InProcess(study, fold, device)
+    state = run_study(study, "simulation", RunState.start(study), exchange, store)
+    return state, store.seconds
+
+
+def simulate(
+    study: Study,
+    hospitals: dict[str, Checked],
+    *,
+    fold_count: int = 5,
+    seeds: int = 1,
+    compare: bool = False,
+    device: str = "cpu",
+    progress: Progress = lambda text: None,
+) -> dict[str, Any]:
+    """Cross-validate a study. The keys of the result are those of ``flo simulate --json``.
+
+    ``auc``: exact AUC on the pooled held-out patients of all hospitals, mean over folds and seeds;
+    ``auc_std``: its standard deviation over them.
+    """
+    began = time.monotonic()
+    aucs: list[float] = []
+    pooled: list[float] = []
+    alone: list[float] = []
+    seconds: list[float] = []
+    for seed in range(seeds):
+        for number, fold in enumerate(folds(hospitals, fold_count, seed)):
+            progress(f"seed {seed + 1}/{seeds}, fold {number + 1}/{fold_count}")
+            state, per_round = run_once(study, fold, device)
+            seconds += per_round
+            test = _test_patients(fold)
+            aucs.append(exact_auc(scores(state.model, test[0]), test[1]))
+            if compare:
+                pooled.append(_unprotected(list(fold.snapshots.values()), test))
+                alone += [_unprotected([one], test) for one in fold.snapshots.values()]
+    plan = Plan.of(study)
+    result: dict[str, Any] = {
+        "schema_version": 1,
+        "private": False,
+        "study": study.name,
+        "digest": study.digest,
+        "auc": statistics.fmean(aucs),
+        "auc_std": statistics.pstdev(aucs),
+        "epsilon": plan.epsilon,
+        "delta": study.mechanism.delta,
+        "trust_model": f"{study.mechanism.noise} noise",
+        "rounds": study.mechanism.steps,
+        "seconds_per_round": statistics.median(seconds),
+        "seconds_total": time.monotonic() - began,
+        "sites": {
+            hospital.id: {
+                "declared_size": hospital.declared_size,
+                "epsilon": plan.epsilon,
+                "delta": study.mechanism.delta,
+                "rounds": study.mechanism.steps,
+            }
+            for hospital in study.hospitals
+        },
+    }
+    if compare:
+        result["auc_pooled"] = statistics.fmean(pooled)
+        result["auc_alone"] = statistics.fmean(alone)
+    return result
+
+
+def exact_auc(score: Floats, label: Floats) -> float:
+    """Area under the ROC curve by ranks (Mann-Whitney), ties counted half. Not private."""
+    positive = label == 1
+    count, rest = int(positive.sum()), int((~positive).sum())
+    if not count or not rest:
+        raise UsageError("the held-out patients are all of one class; use fewer folds")
+    ranks = rankdata(score)
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * rest))
+
+
+class _InProcess:
+    """Every hospital's trainer behind the same messages as over the network."""
+
+    def __init__(self, study: Study, fold: Fold, device: str) -> None:
+        self._trainers = {
+            hospital: Trainer(study, snapshot, device=device)
+            for hospital, snapshot in fold.snapshots.items()
+        }
+
+    def ask(self, requests: dict[str, bytes], deadline_seconds: float) -> dict[str, bytes]:
+        return {hospital: self._answer(hospital, data) for hospital, data in requests.items()}
+
+    def _answer(self, hospital: str, data: bytes) -> bytes:
+        request = decode_request(data)
+        header = request.header
+        finish = header.kind == "finish"
+        values = (
+            np.zeros(0, dtype=np.int64)
+            if finish
+            else self._trainers[hospital].release(
+                header.purpose, request.weights, len(header.cohort)
+            )
+        )
+        reply = ReplyHeader(
+            kind="settled" if finish else "release",
+            hospital=hospital,
+            head=_NO_HEAD,
+            **header.model_dump(include={"study", "run", "purpose", "round", "attempt", "model"}),
+        )
+        return encode_reply(Reply(reply, values))
+
+
+@dataclass
+class _Memory:
+    """A run store that forgets; it keeps only how long rounds took."""
+
+    seconds: list[float] = field(default_factory=list)
+
+    def save(self, state: RunState) -> None:
+        """Nothing outlives a simulation."""
+
+    def heads(self) -> dict[str, Head]:
+        return {}
+
+    def keep_head(self, hospital: str, head: Head) -> None:
+        """Simulated hospitals keep no ledger."""
+
+    def event(self, kind: str, **facts: object) -> None:
+        if kind == "round":
+            self.seconds.append(float(str(facts["seconds"])))
+
+    def stop_requested(self) -> bool:
+        return False
+
+
+def _split(checked: Checked, key: bytes, low: float, high: float) -> Snapshot:
+    aside = {name for name in checked.patient_ids if low <= position(key, name) < high}
+    return Snapshot.divided(checked, aside)
+
+
+def _test_patients(fold: Fold) -> tuple[Floats, Floats]:
+    held = [snapshot.held_out for snapshot in fold.snapshots.values()]
+    return (
+        np.concatenate([patients.inputs for patients in held]),
+        np.concatenate([patients.labels for patients in held]),
+    )
+
+
+def _unprotected(snapshots: list[Snapshot], test: tuple[Floats, Floats]) -> float:
+    """AUC of an ordinary logistic regression (L2 penalty 1) on these hospitals' patients."""
+    inputs = np.concatenate([snapshot.training.inputs for snapshot in snapshots])
+    labels = np.concatenate([snapshot.training.labels for snapshot in snapshots])
+    inputs = np.hstack([inputs, np.ones((len(inputs), 1))])
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        log_odds = inputs @ weights
+        value = np.logaddexp(0, log_odds).sum() - labels @ log_odds + 0.5 * weights @ weights
+        slope = inputs.T @ (0.5 * (1 + np.tanh(log_odds / 2)) - labels) + weights
+        return float(value), slope
+
+    found = minimize(loss, np.zeros(inputs.shape[1]), jac=True, method="L-BFGS-B")
+    return exact_auc(scores(found.x, test[0]), test[1])
+

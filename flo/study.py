@@ -1,0 +1,283 @@
+"""The study: the one signed document that all else follows.
+
+A study is written by the coordinator as TOML, validated here, and known by the SHA-256 of its
+canonical bytes. Sites approve that digest; a changed byte is another study. Everything in it is
+public to its partners: declared sizes are rounded, bounds and codebooks never come from patients.
+
+    study = load(Path("study.toml"))
+    study.digest
+
+What σ this implies is not decided here but in ``flo.privacy.plan``.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from flo import canonical
+from flo.errors import StudyError
+from flo.settings import Document, problems, read_toml
+
+SCHEMA_VERSION = 1
+MAX_STUDY_BYTES = 256 * 1024
+LARGEST_DELTA = 1e-6
+
+Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+ColumnName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_ .()/%-]{0,99}$")]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
+Fingerprint = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+
+
+class Hospital(Document):
+    """One partner. ``declared_size`` is its own public, rounded number of patients."""
+
+    id: Identifier
+    declared_size: Annotated[int, Field(ge=10, le=10_000_000)]
+    fingerprint: Fingerprint = ""
+
+    @field_validator("declared_size")
+    @classmethod
+    def _rounded(cls, size: int) -> int:
+        if size != round_size(size):
+            raise ValueError(
+                f"declared size {size} is not rounded to two digits; write {round_size(size)}"
+            )
+        return size
+
+
+class NumberColumn(Document):
+    """A measured quantity, scaled with public bounds to [-1, 1]."""
+
+    kind: Literal["number"]
+    name: ColumnName
+    unit: Text
+    minimum: float
+    maximum: float
+    missing: Literal["refuse", "indicator"] = "refuse"
+    missing_value: float | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> NumberColumn:
+        if not self.minimum < self.maximum:
+            raise ValueError(f"column {self.name}: minimum must be below maximum")
+        if (self.missing == "indicator") != (self.missing_value is not None):
+            raise ValueError(
+                f"column {self.name}: give missing_value exactly when missing = 'indicator'"
+            )
+        if self.missing_value is not None and not (
+            self.minimum <= self.missing_value <= self.maximum
+        ):
+            raise ValueError(f"column {self.name}: missing_value lies outside the bounds")
+        return self
+
+
+class CategoryColumn(Document):
+    """A coded quantity, one input for each code of a public codebook."""
+
+    kind: Literal["category"]
+    name: ColumnName
+    codes: Annotated[
+        tuple[Annotated[str, StringConstraints(min_length=1, max_length=100)], ...],
+        Field(min_length=2, max_length=500),
+    ]
+    missing: Literal["refuse", "indicator"] = "refuse"
+
+    @field_validator("codes")
+    @classmethod
+    def _distinct(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(codes)) != len(codes):
+            raise ValueError("the same code stands twice in the codebook")
+        return codes
+
+
+Column = Annotated[NumberColumn | CategoryColumn, Field(discriminator="kind")]
+
+
+class Schema(Document):
+    """What a record is, which columns are used, and which one is the label (0 or 1)."""
+
+    record: Text
+    records_per_patient: Literal["one", "many"] = "one"
+    label: ColumnName
+    columns: Annotated[tuple[Column, ...], Field(min_length=1, max_length=5000)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Schema:
+        names = [column.name for column in self.columns]
+        if len(set(names)) != len(names):
+            raise ValueError("the same column stands twice")
+        if self.label in names:
+            raise ValueError(f"the label {self.label!r} is also an input column")
+        return self
+
+
+class Model(Document):
+    kind: Literal["logistic"]
+
+
+class Mechanism(Document):
+    """How patients become releases during training.
+
+    ``epsilon`` and ``delta`` are the study's own guarantee for one patient of one hospital;
+    the noise is calibrated to ``steps + retry_allowance`` releases.
+    """
+
+    noise: Literal["local", "distributed"]
+    epsilon: Annotated[float, Field(gt=0, le=10)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    clip: Annotated[float, Field(gt=0, le=1e6)]
+    steps: Annotated[int, Field(ge=1, le=10_000)]
+    learning_rate: Annotated[float, Field(gt=0, le=1e3)]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    retry_allowance: Annotated[int, Field(ge=0, le=1000)] = 2
+    colluders: Annotated[int, Field(ge=1)] | None = None
+    dropouts: Annotated[int, Field(ge=0)] | None = None
+
+
+class Evaluation(Document):
+    """One noisy score histogram on held-out patients, once, at the end."""
+
+    epsilon: Annotated[float, Field(gt=0, le=10)]
+    bins: Annotated[int, Field(ge=2, le=8)] = 4
+    retry_allowance: Annotated[int, Field(ge=0, le=100)] = 1
+
+
+class Limits(Document):
+    deadline_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
+    minimum_cohort: Annotated[int, Field(ge=1)]
+
+
+class Study(Document):
+    """A whole study. Equal studies have equal ``canonical_bytes`` and so equal ``digest``."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: Identifier
+    version: Annotated[int, Field(ge=1)]
+    purpose: Text
+    legal_basis: Text
+    expires: date
+    hospitals: Annotated[tuple[Hospital, ...], Field(min_length=1, max_length=1000)]
+    data: Schema
+    model: Model
+    mechanism: Mechanism
+    evaluation: Evaluation
+    limits: Limits
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Study:
+        ids = [hospital.id for hospital in self.hospitals]
+        if len(set(ids)) != len(ids):
+            raise ValueError("the same hospital id stands twice")
+        prints = [hospital.fingerprint for hospital in self.hospitals if hospital.fingerprint]
+        if len(set(prints)) != len(prints):
+            raise ValueError("two hospitals have the same fingerprint")
+        largest = largest_delta(max(hospital.declared_size for hospital in self.hospitals))
+        if self.mechanism.delta > largest:
+            raise ValueError(
+                f"delta {self.mechanism.delta:g} is larger than the rule min(1e-6, 1/(100 n)) "
+                f"allows for these hospitals: {largest:g}"
+            )
+        if self.limits.minimum_cohort > len(ids):
+            raise ValueError(
+                f"minimum_cohort {self.limits.minimum_cohort} exceeds the {len(ids)} hospitals"
+            )
+        if self.mechanism.noise == "distributed":
+            if len(ids) < 2:
+                raise ValueError("distributed noise needs at least two hospitals")
+            if not len(ids) - self.dropouts > self.colluders:
+                raise ValueError(
+                    f"distributed noise needs hospitals - dropouts > colluders, got "
+                    f"{len(ids)} - {self.dropouts} > {self.colluders}"
+                )
+        return self
+
+    @property
+    def colluders(self) -> int:
+        """b: how many hospitals may collude with the coordinator under distributed noise."""
+        chosen = self.mechanism.colluders
+        return max(1, (len(self.hospitals) - 1) // 3) if chosen is None else chosen
+
+    @property
+    def dropouts(self) -> int:
+        """d: how many hospitals may be missing from a cohort under distributed noise."""
+        chosen = self.mechanism.dropouts
+        return (1 if len(self.hospitals) >= 4 else 0) if chosen is None else chosen
+
+    @property
+    def canonical_bytes(self) -> bytes:
+        return canonical.encode(self.model_dump(mode="json"))
+
+    @property
+    def digest(self) -> str:
+        return canonical.digest(self.canonical_bytes)
+
+    def hospital(self, hospital_id: str) -> Hospital:
+        """The partner of that id. Raises StudyError if the study does not name it."""
+        for hospital in self.hospitals:
+            if hospital.id == hospital_id:
+                return hospital
+        names = ", ".join(hospital.id for hospital in self.hospitals)
+        raise StudyError(f"the study does not name hospital {hospital_id!r}; it names {names}")
+
+    def with_fingerprints(self, fingerprints: dict[str, str]) -> Study:
+        """A copy in which hospitals without a fingerprint take theirs from ``fingerprints``."""
+        document = self.model_dump(mode="json")
+        for hospital in document["hospitals"]:
+            hospital["fingerprint"] = hospital["fingerprint"] or fingerprints.get(
+                hospital["id"], ""
+            )
+        return from_document(document)
+
+    def with_mechanism(self, **changes: Any) -> Study:
+        """A copy with other mechanism settings, validated anew."""
+        document = self.model_dump(mode="json")
+        document["mechanism"].update(changes)
+        return from_document(document)
+
+
+def largest_delta(public_size: int) -> float:
+    """δ = min(1e-6, 1/(100 n)) for a public number of patients ``n`` (DESIGN 5)."""
+    return min(LARGEST_DELTA, 1 / (100 * public_size))
+
+
+def round_size(size: int) -> int:
+    """``size`` rounded down to two significant digits, so that it tells nobody's presence."""
+    unit = 10 ** max(0, len(str(size)) - 2)
+    return size // unit * unit
+
+
+def from_document(document: Any, *, what: str = "study") -> Study:
+    """Validate a parsed study.
+
+    Raises:
+        StudyError: one line per problem, with the field's path.
+    """
+    if isinstance(document, dict) and document.get("schema_version", 1) != SCHEMA_VERSION:
+        raise StudyError(
+            f"{what}: schema_version {document.get('schema_version')!r} is not known here; "
+            f"this version reads {SCHEMA_VERSION}",
+            hint="install a newer version of FLO",
+        )
+    try:
+        return Study.model_validate(document)
+    except ValidationError as error:
+        raise StudyError(f"{what} is not valid:\n{problems(error)}") from error
+
+
+def load(path: Path) -> Study:
+    """Read a study from TOML. Raises UsageError or StudyError."""
+    if path.is_file() and path.stat().st_size > MAX_STUDY_BYTES:
+        raise StudyError(f"{path} has {path.stat().st_size} bytes, limit {MAX_STUDY_BYTES}")
+    return from_document(read_toml(path), what=str(path))
+
+
+def from_canonical(data: bytes) -> Study:
+    """Read a study from its canonical bytes, as it travels. Raises MessageError or StudyError."""
+    study = from_document(canonical.decode(data, limit=MAX_STUDY_BYTES, what="study"))
+    if study.canonical_bytes != data:
+        raise StudyError("the study's bytes are not in canonical form")
+    return study

@@ -1,0 +1,360 @@
+"""A site's ledger: append-only, hash-chained, signed rows in SQLite, flushed before anything leaves.
+
+Write-ahead order (the caller keeps it): write and flush the encrypted reply; ``charge`` commits
+the row that names its digest; only then may a byte leave. A row without a reply is burnt. Every
+decision is taken inside one ``BEGIN IMMEDIATE`` transaction, so two studies in two processes cannot
+both take the last of a budget. Refusals raise before anything is written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flo import canonical
+from flo.errors import BudgetError, TrustError, UsageError
+from flo.identity import Identity, verify
+from flo.messages import Head
+from flo.privacy.life import LifeBudget
+from flo.privacy.plan import Plan
+from flo.privacy.rows import PURPOSES, ZERO_HASH, Balance, Row
+from flo.study import Study, largest_delta
+
+SCHEMA_VERSION = 1
+_TABLES = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS rows (
+  sequence INTEGER PRIMARY KEY, public TEXT NOT NULL, private TEXT NOT NULL, salt TEXT NOT NULL,
+  commitment TEXT NOT NULL, hash TEXT NOT NULL, signature TEXT NOT NULL,
+  request TEXT UNIQUE) STRICT;
+CREATE TABLE IF NOT EXISTS patients (
+  hash TEXT NOT NULL, population TEXT NOT NULL, PRIMARY KEY (hash, population)) STRICT;
+CREATE TABLE IF NOT EXISTS witnessed (
+  hospital TEXT PRIMARY KEY, sequence INTEGER NOT NULL, hash TEXT NOT NULL,
+  signature TEXT NOT NULL) STRICT;
+"""
+
+
+@dataclass(frozen=True)
+class Released:
+    """A release row found again: the request it answered and the reply it named."""
+
+    sequence: int
+    model: str
+    reply: str
+
+
+class Ledger:
+    """One site's ledger. Open it once per process; several processes may share the file."""
+
+    def __init__(self, path: Path, identity: Identity) -> None:
+        """Open (or create) the ledger at ``path`` and check its whole chain.
+
+        Raises:
+            TrustError: a row was edited, removed or reordered, or another key signed the last one.
+        """
+        self._identity = identity
+        self._path = path
+        created = not path.exists()
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+        if created:
+            path.chmod(0o600)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.executescript(_TABLES)
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
+        (schema,) = self._db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
+        if schema != str(SCHEMA_VERSION):
+            raise UsageError(f"{path} has ledger schema {schema}; this version reads 1")
+        self._balance = Balance()
+        self._last: Row | None = None
+        self._catch_up()
+        if self._last is not None:
+            verify(identity.public, "ledger-row", self._last.hash.encode(), self._last.signature)
+
+    def close(self) -> None:
+        self._db.close()
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def balance(self) -> Balance:
+        """All rows added up, as of now."""
+        self._catch_up()
+        return self._balance
+
+    def head(self) -> Head:
+        """The signed last row. Raises UsageError for an empty ledger."""
+        self._catch_up()
+        if self._last is None:
+            raise UsageError("the ledger is empty", hint="register a population first")
+        return Head(
+            sequence=self._last.sequence, hash=self._last.hash, signature=self._last.signature
+        )
+
+    def rows(self, after: int = 0) -> Iterator[Row]:
+        for record in self._db.execute(
+            "SELECT sequence, public, private, salt, commitment, hash, signature FROM rows"
+            " WHERE sequence > ? ORDER BY sequence",
+            (after,),
+        ):
+            yield Row(record[0], json.loads(record[1]), json.loads(record[2]), *record[3:])
+
+    def hash_at(self, sequence: int) -> str | None:
+        found = self._db.execute("SELECT hash FROM rows WHERE sequence = ?", (sequence,)).fetchone()
+        return found[0] if found else None
+
+    def reservation_of(self, study: Study) -> int | None:
+        """The open reservation of a study, or None."""
+        balance = self.balance()
+        for row in self.rows():
+            if (
+                row.public["kind"] == "reserve"
+                and row.private is not None
+                and row.private["study"] == study.digest
+                and not balance.reservations[row.sequence].settled
+            ):
+                return row.sequence
+        return None
+
+    def find_release(self, request: str) -> Released | None:
+        """The release or repeat that answered this request key, or None."""
+        found = self._db.execute(
+            "SELECT sequence, private FROM rows WHERE request = ?", (request,)
+        ).fetchone()
+        if not found:
+            return None
+        private = json.loads(found[1])
+        return Released(found[0], private["model"], private["reply"])
+
+    # -- deciding and writing --------------------------------------------------------------------
+
+    def register_population(
+        self, name: str, *, epsilon: float, declared_size: int, hold_out: float, id_column: str
+    ) -> LifeBudget:
+        """Birth of a population's budget: (ε, δ) by the rule for its public size, for good.
+
+        Raises:
+            UsageError: the population exists already (its budget cannot be born twice).
+        """
+        life = LifeBudget.born(epsilon, largest_delta(declared_size))
+        with self._transaction():
+            if name in self._balance.lives:
+                raise UsageError(f"population {name!r} is registered already")
+            self._append(
+                {
+                    "kind": "birth",
+                    "population": name,
+                    "epsilon": life.epsilon,
+                    "delta": life.delta,
+                    "order": life.order,
+                    "renyi": life.renyi,
+                    "declared_size": declared_size,
+                    "hold_out": hold_out,
+                },
+                {"id_column": id_column},
+            )
+        return life
+
+    def reserve(self, study: Study, population: str) -> int:
+        """Set aside the whole study (steps and allowances). Returns the reservation's row number.
+
+        Raises:
+            BudgetError: it does not fit; the message says what remains and the largest ε that would.
+        """
+        plan = Plan.of(study)
+        with self._transaction():
+            if population not in self._balance.lives:
+                raise UsageError(f"population {population!r} is not registered in this ledger")
+            self._refuse_what_does_not_fit(plan, study, population)
+            return self._append(
+                {
+                    "kind": "reserve",
+                    "population": population,
+                    "parts": {
+                        purpose: {
+                            "mechanism": plan.part(purpose).mechanism.as_document(),
+                            "releases": plan.part(purpose).releases,
+                        }
+                        for purpose in PURPOSES
+                    },
+                },
+                {"study": study.digest, "name": study.name, "version": study.version},
+            )
+
+    def charge(self, reservation: int, purpose: str, request: str, facts: dict[str, Any]) -> None:
+        """Commit one release before it is sent.
+
+        ``request`` is unique: the same one can never be charged twice. ``facts`` names study, run,
+        round, attempt, model, cohort and reply digest.
+
+        Raises:
+            BudgetError: the reservation is settled or used up.
+            TrustError: this request was answered before.
+        """
+        with self._transaction():
+            held = self._balance.reservations.get(reservation)
+            if held is None or held.settled:
+                raise BudgetError("the study has no open reservation in this ledger")
+            if held.remaining(purpose) < 1:
+                raise BudgetError(
+                    f"all {held.parts[purpose][1]} {purpose} releases of this study are used"
+                )
+            self._append(
+                {
+                    "kind": "release",
+                    "population": held.population,
+                    "reservation": reservation,
+                    "purpose": purpose,
+                    "mechanism": held.parts[purpose][0].as_document(),
+                },
+                facts,
+                request,
+            )
+
+    def repeat(self, of: Released, purpose: str, request: str, facts: dict[str, Any]) -> None:
+        """Record that kept bits go out again under another attempt, at charge 0."""
+        with self._transaction():
+            self._append({"kind": "repeat", "of": of.sequence, "purpose": purpose}, facts, request)
+
+    def settle(self, reservation: int, reason: str) -> None:
+        """End a reservation; what was not released is free again. Settling twice does nothing."""
+        with self._transaction():
+            held = self._balance.reservations.get(reservation)
+            if held is not None and not held.settled:
+                self._append(
+                    {"kind": "settle", "reservation": reservation, "population": held.population},
+                    {"reason": reason},
+                )
+
+    # -- patients and witnesses ------------------------------------------------------------------
+
+    def remember_patients(self, population: str, hashes: set[str]) -> int:
+        """Keep keyed hashes of a snapshot's patients. Returns how many another population knows.
+
+        If any is known elsewhere nothing is kept and the caller must refuse.
+        """
+        with self._transaction():
+            self._db.execute("CREATE TEMP TABLE IF NOT EXISTS incoming (hash TEXT PRIMARY KEY)")
+            self._db.execute("DELETE FROM incoming")
+            self._db.executemany("INSERT INTO incoming VALUES (?)", [(h,) for h in hashes])
+            (overlap,) = self._db.execute(
+                "SELECT COUNT(*) FROM incoming JOIN patients USING (hash) WHERE population != ?",
+                (population,),
+            ).fetchone()
+            if not overlap:
+                self._db.execute(
+                    "INSERT OR IGNORE INTO patients SELECT hash, ? FROM incoming", (population,)
+                )
+        return int(overlap)
+
+    def witness(self, hospital: str, head: Head) -> None:
+        """Keep the highest head seen of a partner."""
+        self._db.execute(
+            "INSERT INTO witnessed VALUES (?, ?, ?, ?) ON CONFLICT (hospital) DO UPDATE SET"
+            " sequence = excluded.sequence, hash = excluded.hash, signature = excluded.signature"
+            " WHERE excluded.sequence > witnessed.sequence",
+            (hospital, head.sequence, head.hash, head.signature),
+        )
+
+    def witnessed(self) -> dict[str, Head]:
+        return {
+            name: Head(sequence=sequence, hash=hash_, signature=signature)
+            for name, sequence, hash_, signature in self._db.execute(
+                "SELECT hospital, sequence, hash, signature FROM witnessed ORDER BY hospital"
+            )
+        }
+
+    def confirm(self, head: Head) -> None:
+        """Compare with a head of ours that someone else kept.
+
+        Raises:
+            TrustError: they saw rows that this ledger does not have: it was rolled back.
+        """
+        if self.hash_at(head.sequence) != head.hash:
+            raise TrustError(
+                f"this ledger was rolled back or forked: others saw its row {head.sequence} "
+                f"ending in {head.hash[:12]}, which is not in it",
+                hint="restore the newest copy of the ledger; nothing is released until then",
+            )
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _refuse_what_does_not_fit(self, plan: Plan, study: Study, population: str) -> None:
+        life = self._balance.lives[population]
+        if study.mechanism.delta > life.delta:
+            raise BudgetError(
+                f"the study's delta {study.mechanism.delta:g} is larger than this ledger's "
+                f"{life.delta:g}"
+            )
+        for purpose in PURPOSES:
+            cost = plan.part(purpose).cost(life.order)
+            remaining = self._balance.remaining(population, purpose)
+            if cost > remaining:
+                fits = life.largest_epsilon(remaining, study.mechanism.delta)
+                raise BudgetError(
+                    f"the study's {purpose} takes {life.share(cost):.1%} of the life budget of "
+                    f"population {population!r} (ε = {life.epsilon:g}, δ = {life.delta:g}), and "
+                    f"{max(0.0, life.share(remaining)):.1%} remains; the largest ε that would fit "
+                    f"is {fits:.3f}",
+                    hint="ask the coordinator for a study with that ε or less",
+                )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._catch_up()
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            self._forget()
+            raise
+        self._db.execute("COMMIT")
+
+    def _append(
+        self, public: dict[str, Any], private: dict[str, Any], request: str | None = None
+    ) -> int:
+        public = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **public}
+        previous, sequence = self._tip()
+        row = Row.chained(previous, sequence, public, private, os.urandom(16).hex())
+        row = replace(row, signature=self._identity.sign("ledger-row", row.hash.encode()))
+        try:
+            self._db.execute(
+                "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    sequence,
+                    canonical.encode(public).decode(),
+                    canonical.encode(private).decode(),
+                    row.salt,
+                    row.commitment,
+                    row.hash,
+                    row.signature,
+                    request,
+                ),
+            )
+        except sqlite3.IntegrityError as error:
+            raise TrustError("this request was answered before and is never recomputed") from error
+        self._balance.add(row)
+        self._last = row
+        return sequence
+
+    def _tip(self) -> tuple[str, int]:
+        return (self._last.hash, self._last.sequence + 1) if self._last else (ZERO_HASH, 1)
+
+    def _catch_up(self) -> None:
+        """Check and add the rows that another process appended since we looked."""
+        for row in self.rows(after=self._last.sequence if self._last else 0):
+            row.check(*self._tip())
+            self._balance.add(row)
+            self._last = row
+
+    def _forget(self) -> None:
+        self._balance, self._last = Balance(), None
+        self._catch_up()

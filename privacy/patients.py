@@ -1,0 +1,23 @@
+"""Records grouped by patient: the unit of every guarantee here. Arrays only, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Patients:
+    """Records of some patients. ``patient`` numbers them 0 .. count-1; a patient may have many.
+
+    Shapes: inputs (records, d), labels (records,) in {0, 1}, patient (records,).
+    """
+
+    inputs: Floats
+    labels: Floats
+    patient: npt.NDArray[np.int64]
+    count: int

@@ -1,0 +1,244 @@
+"""The budget report: signed ledger extracts in, facts that anyone can recompute out.
+
+``build`` joins the extracts of one study into one canonical document: the *evidence* (the signed
+extracts, as they came) and the *facts* (everything a reader sees). ``verify`` derives the facts from
+the evidence anew, checking every signature, chain and ε, and demands the very same bytes; so any
+changed byte is found. Offline: it needs neither a network nor the coordinator.
+
+What a report proves: what these keys signed, that each ledger is an unbroken chain from its birth,
+and that every ε follows from it. What it cannot show stands in ``NOT_SHOWN``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flo import canonical
+from flo.errors import MessageError, TrustError
+from flo.identity import fingerprint, verify as verify_signature
+from flo.privacy.accounting import epsilon_of, pld_epsilon, true_positive_rate
+from flo.privacy.plan import Plan
+from flo.privacy.rows import PURPOSES, ZERO_HASH, Balance, Reservation, Row
+from flo.privacy.sheet import ACCOUNTANT, ADJACENCY, NOT_COVERED, TRUST, UNIT
+from flo.study import Study, from_canonical
+
+SCHEMA_VERSION = 1
+MAX_REPORT_BYTES = 1 << 30
+NOT_SHOWN = (
+    *NOT_COVERED,
+    "The last round before a stop is witnessed by the coordinator alone; if it colluded with the "
+    "hospital, a release there could be missing and could not be detected.",
+)
+
+
+def build(extracts: list[bytes]) -> bytes:
+    """Canonical bytes of the report.
+
+    Raises:
+        TrustError: a signature, chain or number does not hold, or the extracts are not of one
+        study. MessageError: not an extract.
+    """
+    evidence = [
+        canonical.decode_canonical(extract, limit=MAX_REPORT_BYTES, what="extract")
+        for extract in extracts
+    ]
+    evidence.sort(key=_hospital)
+    return canonical.encode(
+        {"schema_version": SCHEMA_VERSION, "facts": _facts(evidence), "evidence": evidence}
+    )
+
+
+def verify(report: bytes) -> dict[str, Any]:
+    """The report's facts, after everything in it was recomputed. Raises as ``build``."""
+    document = canonical.decode_canonical(report, limit=MAX_REPORT_BYTES, what="report")
+    if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
+        raise MessageError("this is not a report of schema version 1")
+    try:
+        facts = _facts(document["evidence"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MessageError(f"the report's evidence has the wrong shape: {error}") from error
+    if (
+        canonical.encode(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "facts": facts,
+                "evidence": document["evidence"],
+            }
+        )
+        != report
+    ):
+        raise TrustError("the report says something else than its evidence")
+    return facts
+
+
+def _facts(evidence: list[Any]) -> dict[str, Any]:
+    if not evidence:
+        raise MessageError("a report needs at least one extract")
+    bodies = [_signed_body(document) for document in evidence]
+    study_bytes = str(bodies[0]["study"]).encode()
+    if any(str(body["study"]).encode() != study_bytes for body in bodies):
+        raise TrustError("the extracts are not of one study")
+    if any(body["coordinator"] != bodies[0]["coordinator"] for body in bodies):
+        raise TrustError("the extracts name different coordinators")
+    names = [body["hospital"] for body in bodies]
+    if len(set(names)) != len(names):
+        raise TrustError("two extracts are of the same hospital")
+    study = from_canonical(study_bytes)
+    coordinator = bytes.fromhex(bodies[0]["coordinator"])
+    for body in bodies:
+        verify_signature(coordinator, "study", study_bytes, body["study_signature"])
+    plan = Plan.of(study)
+    delta = study.mechanism.delta
+    return {
+        "study": {
+            "name": study.name,
+            "version": study.version,
+            "digest": study.digest,
+            "purpose": study.purpose,
+            "legal_basis": study.legal_basis,
+            "record": study.data.record,
+            "coordinator": fingerprint(coordinator),
+        },
+        "guarantee": {
+            "epsilon": plan.epsilon,
+            "epsilon_pld": max(plan.training.epsilon_pld, plan.evaluation.epsilon_pld),
+            "delta": delta,
+            "unit": UNIT,
+            "adjacency": ADJACENCY,
+            "accountant": ACCOUNTANT,
+            "trust_model": TRUST[study.mechanism.noise],
+            "epsilon_at_two_hospitals": 2 * plan.epsilon,
+            "attacker_true_positives_at_1_percent": true_positive_rate(plan.epsilon, delta),
+        },
+        "hospitals": [_hospital_facts(study, plan, body) for body in bodies],
+        "without_extract": sorted({h.id for h in study.hospitals} - set(names)),
+        "not_covered_or_shown": list(NOT_SHOWN),
+    }
+
+
+def _signed_body(document: Any) -> dict[str, Any]:
+    body: dict[str, Any] = document["body"]
+    if body["schema_version"] != 1:
+        raise MessageError(f"extract schema {body['schema_version']!r} is not known here")
+    public = bytes.fromhex(body["public"])
+    verify_signature(public, "extract", canonical.encode(body), document["signature"])
+    return body
+
+
+def _hospital_facts(study: Study, plan: Plan, body: dict[str, Any]) -> dict[str, Any]:
+    public = bytes.fromhex(body["public"])
+    partner = study.hospital(body["hospital"])
+    if partner.fingerprint != fingerprint(public):
+        raise TrustError(f"{partner.id}: the extract is signed by another key than the study names")
+    _check_decision(study, partner.id, public, body)
+    rows = [_row(document) for document in body["rows"]]
+    balance, birth = _replay(rows, public, body["population"])
+    reservation = _reservation(study, plan, rows, balance, body)
+    life = balance.lives[body["population"]]
+    releases = [
+        {
+            "time": row.public["time"],
+            "purpose": row.public["purpose"],
+            "round": row.private["round"],
+            "attempt": row.private["attempt"],
+        }
+        for row in rows
+        if row.public["kind"] == "release"
+        and row.public["reservation"] == body["reservation"]
+        and row.private is not None
+    ]
+    counts = reservation.released
+    if len(releases) != sum(counts.values()):
+        raise TrustError(f"{partner.id}: a release of this study is hidden")
+    delta = study.mechanism.delta
+    sigma = {p: reservation.parts[p][0].noise_multiplier for p in PURPOSES}
+    return {
+        "hospital": partner.id,
+        "declared_size": partner.declared_size,
+        "fingerprint": partner.fingerprint,
+        "made": body["made"],
+        "delta": delta,
+        "sigma": sigma,
+        "epsilon_designed": plan.epsilon,
+        "epsilon_released": max(epsilon_of(sigma[p], counts[p], delta) for p in PURPOSES),
+        "epsilon_released_pld": max(pld_epsilon(sigma[p], counts[p], delta) for p in PURPOSES),
+        "releases_training": counts["training"],
+        "releases_evaluation": counts["evaluation"],
+        "settled": reservation.settled,
+        "life": {"epsilon": life.epsilon, "delta": life.delta, "born": birth},
+        "shares": {
+            purpose: {
+                "this_study": life.share(
+                    reservation.counted(purpose) * reservation.parts[purpose][0].rdp(life.order)
+                ),
+                "all": life.share(balance.committed(body["population"], purpose)),
+                "left": max(0.0, life.share(balance.remaining(body["population"], purpose))),
+            }
+            for purpose in PURPOSES
+        },
+        "releases": releases,
+        "epsilon_by_release": [
+            epsilon_of(sigma["training"], n, delta) for n in range(1, counts["training"] + 1)
+        ],
+        "other_studies": sum(
+            1 for number in balance.reservations if number != body["reservation"]
+        ),
+        "ledger_rows": len(rows),
+        "ledger_head": rows[-1].hash,
+    }
+
+
+def _check_decision(study: Study, hospital: str, public: bytes, body: dict[str, Any]) -> None:
+    decision = str(body["decision"]).encode()
+    verify_signature(public, "approval", decision, body["decision_signature"])
+    content = canonical.decode(decision, limit=65_536, what="approval")
+    if (content["study"], content["hospital"], content["decision"]) != (
+        study.digest,
+        hospital,
+        "approve",
+    ):
+        raise TrustError(f"{hospital}: the approval is not for this study")
+
+
+def _replay(rows: list[Row], public: bytes, population: str) -> tuple[Balance, str]:
+    """Check chain and signatures from the first row on; returns the balance and the birth's time."""
+    balance, previous, born = Balance(), ZERO_HASH, ""
+    for sequence, row in enumerate(rows, start=1):
+        row.check(previous, sequence)
+        verify_signature(public, "ledger-row", row.hash.encode(), row.signature)
+        balance.add(row)
+        previous = row.hash
+        if row.public["kind"] == "birth" and row.public["population"] == population:
+            born = row.public["time"]
+    if population not in balance.lives:
+        raise TrustError(f"the ledger has no birth of population {population!r}")
+    return balance, born
+
+
+def _reservation(
+    study: Study, plan: Plan, rows: list[Row], balance: Balance, body: dict[str, Any]
+) -> Reservation:
+    number = body["reservation"]
+    reservation = balance.reservations.get(number)
+    shown = rows[number - 1].private if 0 < number <= len(rows) else None
+    if reservation is None or shown is None or shown.get("study") != study.digest:
+        raise TrustError(f"{body['hospital']}: the ledger holds no reservation of this study")
+    for purpose in PURPOSES:
+        part = plan.part(purpose)
+        if reservation.parts[purpose] != (part.mechanism, part.releases):
+            raise TrustError(f"{body['hospital']}: what was reserved is not what the study needs")
+    return reservation
+
+
+def _row(document: dict[str, Any]) -> Row:
+    fields = {"sequence", "public", "private", "salt", "commitment", "hash", "signature"}
+    if set(document) != fields:
+        raise MessageError("a ledger row has the wrong fields")
+    return Row(**document)
+
+
+def _hospital(document: Any) -> str:
+    try:
+        return str(document["body"]["hospital"])
+    except (KeyError, TypeError) as error:
+        raise MessageError("this is not an extract") from error

@@ -1,0 +1,166 @@
+"""A study in plain language: what a steward reads before saying yes, and ``flo study check`` shows.
+
+Words and numbers only; whoever shows them decides how they look.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flo.identity import spoken
+from flo.models import parameter_count
+from flo.privacy.accounting import true_positive_rate
+from flo.privacy.evaluation import expected_half_width
+from flo.privacy.life import LifeBudget
+from flo.privacy.plan import Plan, combined_variance
+from flo.study import NumberColumn, Study
+
+ASSUMED_HOLD_OUT, ASSUMED_PREVALENCE = 0.3, 0.5
+
+UNIT = "one patient within one hospital"
+ADJACENCY = "add or remove one patient"
+ACCOUNTANT = "Rényi DP, minimum over integer orders (dp-accounting 0.6.0)"
+TRUST = {
+    "local": (
+        "local noise: every hospital adds enough noise for its own guarantee; it holds against "
+        "everyone who sees the uploads, the coordinator included"
+    ),
+    "distributed": (
+        "distributed noise: only the secure sum is ever seen; it holds against the coordinator and "
+        "up to b colluding hospitals"
+    ),
+}
+NOT_COVERED = (
+    "A patient known to two hospitals costs about double; duplicates are not detected.",
+    "That a hospital takes part, and when it answers, is visible to the coordinator.",
+    "A steward's yes or no is not protected.",
+    "Releases outside FLO, a second ledger, and the honesty of the installed software.",
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and its lines, each a (label, text) pair."""
+
+    heading: str
+    lines: tuple[tuple[str, str], ...]
+
+
+def sections(study: Study, life: LifeBudget | None = None) -> list[Section]:
+    """The sheet of a study. ``life`` is the reader's own budget, if there is one."""
+    return [_agreement(study), _partners(study), _columns(study), _leaves(study), _cost(study, life)]
+
+
+def _agreement(study: Study) -> Section:
+    return Section(
+        "What is asked",
+        (
+            ("study", f"{study.name}, version {study.version}"),
+            ("digest", study.digest),
+            ("purpose", study.purpose),
+            ("legal basis", study.legal_basis),
+            ("valid until", f"{study.expires} (UTC)"),
+            ("a record is", study.data.record),
+        ),
+    )
+
+
+def _partners(study: Study) -> Section:
+    return Section(
+        "Who takes part (compare fingerprints by telephone)",
+        tuple(
+            (
+                hospital.id,
+                f"about {hospital.declared_size} patients, "
+                + (spoken(hospital.fingerprint) if hospital.fingerprint else "key named at launch"),
+            )
+            for hospital in study.hospitals
+        ),
+    )
+
+
+def _columns(study: Study) -> Section:
+    lines = [("label", f"{study.data.label} (0 or 1)")]
+    for column in study.data.columns:
+        rule = "refused" if column.missing == "refuse" else "allowed, with an indicator"
+        if isinstance(column, NumberColumn):
+            text = f"{column.minimum:g} to {column.maximum:g} {column.unit}; missing {rule}"
+        else:
+            text = f"{', '.join(column.codes)}; missing {rule}"
+        lines.append((column.name, text))
+    return Section("Columns used", tuple(lines))
+
+
+def _leaves(study: Study) -> Section:
+    part = Plan.of(study).training
+    bins = study.evaluation.bins
+    return Section(
+        "What leaves the hospital",
+        (
+            (
+                "training",
+                f"{study.mechanism.steps} noisy sums of {parameter_count(study)} numbers; each "
+                f"patient's part is clipped to {study.mechanism.clip:g}, then noise of "
+                f"σ = {part.mechanism.noise_multiplier:.4f} times that is added",
+            ),
+            (
+                "evaluation",
+                f"one noisy histogram of {bins} score bins for each class, on held-out patients "
+                "who are never trained on",
+            ),
+            ("never", "records, counts, losses, batch sizes, error details, timings of your data"),
+            ("trust model", TRUST[study.mechanism.noise]),
+            ("masking", "off: the coordinator sees each hospital's noisy sums one by one"),
+        ),
+    )
+
+
+def _cost(study: Study, life: LifeBudget | None) -> Section:
+    plan = Plan.of(study)
+    delta = study.mechanism.delta
+    lines = [
+        (
+            "the study's own ε",
+            f"{plan.epsilon:.4f} at δ = {delta:g} ({ACCOUNTANT})",
+        ),
+        (
+            "second opinion",
+            f"ε = {max(plan.training.epsilon_pld, plan.evaluation.epsilon_pld):.4f} "
+            "(PLD, Gaussian equivalent)",
+        ),
+        ("unit, adjacency", f"{UNIT}; {ADJACENCY}"),
+        (
+            "releases",
+            f"training {plan.training.planned} + {plan.training.allowance} retries, evaluation "
+            f"{plan.evaluation.planned} + {plan.evaluation.allowance}; training and evaluation "
+            "touch different patients",
+        ),
+        ("at two hospitals", f"a patient known to two of them has ε = {2 * plan.epsilon:.2f}"),
+        (
+            "an attacker's gain",
+            f"at 1 % false alarms, finds at most "
+            f"{true_positive_rate(plan.epsilon, delta):.1%} of those who took part",
+        ),
+    ]
+    lives = [life] if life else [LifeBudget.born(e, delta) for e in (0.9, 0.5)]
+    for budget in lives:
+        shares = plan.shares(budget)
+        lines.append(
+            (
+                f"share of life ε = {budget.epsilon:g}",
+                f"training {shares['training']:.1%}, evaluation {shares['evaluation']:.1%}",
+            )
+        )
+    lines.append(("expected result", _expected(study, plan)))
+    lines += [("not covered", text) for text in NOT_COVERED]
+    return Section("What it costs in privacy", tuple(lines))
+
+
+def _expected(study: Study, plan: Plan) -> str:
+    patients = ASSUMED_HOLD_OUT * sum(hospital.declared_size for hospital in study.hospitals)
+    variance = combined_variance(study, plan.evaluation, len(study.hospitals))
+    width = expected_half_width(patients, ASSUMED_PREVALENCE, study.evaluation.bins, variance)
+    return (
+        f"AUC ± {width:.2f} (90 % interval, noise and sampling, if about "
+        f"{patients:.0f} patients are held out)"
+    )

@@ -1,0 +1,111 @@
+"""The ServerApp that Flower's SuperExec starts: one run, from its checkpoint to its model.
+
+Loaded by name from the app descriptor (``flo.server.app:app``). It reads its run from the
+coordinator's folder and carries messages through Flower's grid; everything it decides is in
+``flo.server.rounds``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save as save_tensors
+
+from flo.errors import TrustError, UsageError
+from flo.files import write_public
+from flo.identity import verify
+from flo.messages import Head, model_digest
+from flo.models import parameter_names
+from flo.privacy.plan import Plan
+from flo.server import checkpoint
+from flo.server.flower import GridExchange, server_app
+from flo.server.home import HOME_VARIABLE, CoordinatorHome
+from flo.server.rounds import RunState
+from flo.server.run import run_study
+from flo.server.store import Store
+from flo.study import Study
+
+
+class StoredRun:
+    """A run's state in the coordinator's database."""
+
+    def __init__(self, store: Store, run: str, study: str) -> None:
+        self._store, self._run, self._study = store, run, study
+
+    def save(self, state: RunState) -> None:
+        self._store.save_state(self._run, checkpoint.to_bytes(state))
+
+    def heads(self) -> dict[str, Head]:
+        return self._store.heads()
+
+    def keep_head(self, hospital: str, head: Head) -> None:
+        member = self._store.member(hospital)
+        if member is None:
+            raise TrustError(f"{hospital} is not enrolled")
+        verify(member.public, "ledger-row", head.hash.encode(), head.signature)
+        self._store.keep_head(hospital, head)
+
+    def event(self, kind: str, **facts: object) -> None:
+        self._store.add_event(self._study, kind, **facts)
+
+    def stop_requested(self) -> bool:
+        return self._store.stop_requested(self._run)
+
+
+def _main(grid: Any, run: str) -> None:
+    home = CoordinatorHome.open(Path(os.environ[HOME_VARIABLE]))
+    store = home.store()
+    record = store.run(run)
+    offer = store.offer(record.study) if record else None
+    if record is None or offer is None:
+        raise UsageError(f"run {run} is not known here")
+    study = offer.study
+    exchange = GridExchange(grid, store.nodes, lambda: store.stop_requested(run))
+    stored = StoredRun(store, run, study.digest)
+    present = exchange.wait_for(
+        [hospital.id for hospital in study.hospitals],
+        study.limits.minimum_cohort,
+        study.limits.deadline_seconds,
+    )
+    stored.event("online", hospitals=sorted(present))
+    state = checkpoint.from_bytes(record.state) if record.state else RunState.start(study)
+    state = run_study(study, run, state, exchange, stored)
+    path = _publish(home, study, run, state)
+    status = "done" if state.phase == "done" else "stopped" if stored.stop_requested() else "ended"
+    result = _result(study, state, path)
+    store.end_run(run, status, result)
+    store.add_event(study.digest, status, **result)
+    store.close()
+
+
+def _publish(home: CoordinatorHome, study: Study, run: str, state: RunState) -> Path:
+    """Write the model as safetensors, with the study's digest and the input names in its header."""
+    path = home.directory / "models" / f"{study.name}-{run}.safetensors"
+    facts = {
+        "schema_version": "1",
+        "study": study.digest,
+        "run": run,
+        "model": study.model.kind,
+        "inputs": "\n".join(parameter_names(study)),
+    }
+    write_public(path, save_tensors({"parameters": state.model}, metadata=facts))
+    return path
+
+
+def _result(study: Study, state: RunState, path: Path) -> dict[str, Any]:
+    plan = Plan.of(study)
+    rounds = study.mechanism.steps if state.phase in ("evaluation", "done") else state.round - 1
+    return {
+        "rounds": rounds,
+        "epsilon": plan.epsilon,
+        "delta": study.mechanism.delta,
+        "estimate": asdict(state.estimate) if state.estimate else None,
+        "model": str(path),
+        "model_digest": model_digest(state.model),
+    }
+
+
+app = server_app(_main)

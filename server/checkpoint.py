@@ -1,0 +1,62 @@
+"""A run's state as bytes: what a restart continues from. JSON for facts, raw float64 for vectors."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flo import canonical
+from flo.errors import TrustError
+from flo.privacy.evaluation import Estimate
+from flo.server.rounds import RunState
+
+SCHEMA_VERSION = 1
+_LIMIT = 4 << 30
+
+
+def to_bytes(state: RunState) -> bytes:
+    return canonical.encode(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "phase": state.phase,
+            "round": state.round,
+            "attempt": state.attempt,
+            "tail_count": state.tail_count,
+            "retries": state.retries,
+            "weights": _text(state.weights),
+            "velocity": _text(state.velocity),
+            "tail_sum": _text(state.tail_sum),
+            "estimate": asdict(state.estimate) if state.estimate else None,
+        }
+    )
+
+
+def from_bytes(data: bytes) -> RunState:
+    """Raises TrustError if this is not a checkpoint of schema 1."""
+    document: dict[str, Any] = canonical.decode(data, limit=_LIMIT, what="checkpoint")
+    if document.get("schema_version") != SCHEMA_VERSION:
+        raise TrustError(f"checkpoint schema {document.get('schema_version')!r} is not known here")
+    estimate = document["estimate"]
+    return RunState(
+        phase=document["phase"],
+        round=document["round"],
+        attempt=document["attempt"],
+        weights=_vector(document["weights"]),
+        velocity=_vector(document["velocity"]),
+        tail_sum=_vector(document["tail_sum"]),
+        tail_count=document["tail_count"],
+        retries=document["retries"],
+        estimate=Estimate(**estimate) if estimate else None,
+    )
+
+
+def _text(vector: npt.NDArray[np.float64]) -> str:
+    return base64.b64encode(np.ascontiguousarray(vector, dtype="<f8").tobytes()).decode()
+
+
+def _vector(text: str) -> npt.NDArray[np.float64]:
+    return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8").astype(np.float64)

@@ -1,0 +1,200 @@
+"""The coordinator's process: SuperLink, two listeners, SuperExec, and the runs it keeps alive.
+
+A study goes from offered to running when every hospital it names has approved; a run that was
+under way when the process died is started again from its checkpoint. Flower's run and node ids are
+new after every start; FLO's run id stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+from dataclasses import dataclass
+
+from flo.errors import FloError, StudyError
+from flo.server.flower import SuperLink, start_superexec
+from flo.server.gateway import Bell, Gateway
+from flo.server.home import HOME_VARIABLE, CoordinatorHome
+from flo.server.listeners import bind, listener
+from flo.server.operator_api import PrivateListener, operator_app
+from flo.server.site_api import SiteApi
+from flo.server.store import Member, Offer, Store, new_run_id
+from flo.study import Study
+
+log = logging.getLogger("flo.server")
+
+_WATCH_SECONDS = 0.1
+_MAX_RELAUNCHES = 5
+
+
+def complete_and_sign(study: Study, home: CoordinatorHome, store: Store) -> Offer:
+    """Fill in fingerprints from enrolment, check them, sign the study and put it on offer.
+
+    Raises:
+        StudyError: a hospital is not enrolled, is revoked, or has another key.
+    """
+    members = {member.id: member for member in store.members() if not member.revoked}
+    complete = study.with_fingerprints({m.id: m.fingerprint for m in members.values()})
+    for hospital in complete.hospitals:
+        if hospital.id not in members:
+            raise StudyError(
+                f"hospital {hospital.id!r} is not enrolled",
+                hint=f"flo coordinator invite {hospital.id}",
+            )
+        if members[hospital.id].fingerprint != hospital.fingerprint:
+            raise StudyError(
+                f"the study names another identity key for {hospital.id!r} than the enrolled one"
+            )
+    if complete.mechanism.noise != "local":
+        raise StudyError(
+            "distributed noise needs secure sums, which this version does not deploy yet",
+            hint='set noise = "local"; `flo simulate --noise distributed` shows what it would give',
+        )
+    signature = home.identity().sign("study", complete.canonical_bytes)
+    store.add_study(complete, signature)
+    store.add_event(complete.digest, "offered", name=complete.name, version=complete.version)
+    return Offer(complete, signature, "offered")
+
+
+@dataclass
+class _Running:
+    run: str
+    flower_run: int
+    launches: int = 1
+
+
+class Coordinator:
+    """Owns everything that runs; ``serve`` returns after SIGTERM or SIGINT."""
+
+    def __init__(self, home: CoordinatorHome) -> None:
+        self._home, self._store = home, home.store()
+        self._bell = Bell()
+        self._ca = home.ca_path.read_bytes()
+        self._superlink = SuperLink(
+            token=home.token, superexec_secret=home.superexec_secret_path.read_bytes()
+        )
+        self._running: dict[str, _Running] = {}
+
+    async def serve(self) -> None:
+        config = self._home.config
+        outside_socket = bind(config.bind, config.port)
+        inside_socket = bind(config.private_host, config.private_port)
+        api = SiteApi(
+            self._store, self._home.authority(), self._home.identity(), self._register
+        )
+        tls = {"certificate": self._home.certificate_path, "key": self._home.key_path}
+        outside = listener(
+            Gateway(self._superlink, api, self._store, self._bell),
+            ca=self._home.ca_path,
+            lifespan=False,
+            **tls,
+        )
+        operator = operator_app(
+            self._store, lambda study: complete_and_sign(study, self._home, self._store)
+        )
+        inside = listener(
+            PrivateListener(self._superlink, operator, self._home.token, self._bell),
+            ca=None,
+            lifespan=True,
+            **tls,
+        )
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        servers = [
+            asyncio.create_task(inside._serve([inside_socket])),
+            asyncio.create_task(outside._serve([outside_socket])),
+        ]
+        while not (inside.started and outside.started):
+            await asyncio.sleep(0.02)
+        log.info("listening", extra={"fields": {"port": config.port, "private": config.private_port}})
+        superexec = start_superexec(
+            self._home.private_url,
+            self._home.ca_path,
+            self._home.superexec_secret_path,
+            home=self._home.directory,
+            environment={HOME_VARIABLE: str(self._home.directory)},
+        )
+        watcher = asyncio.create_task(self._watch())
+        stop_wait = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait({stop_wait, watcher, *servers}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            _end_group(superexec)
+            watcher.cancel()
+            inside.should_exit = outside.should_exit = True
+            await asyncio.gather(*servers, return_exceptions=True)
+            with contextlib.suppress(asyncio.CancelledError):
+                await watcher
+            self._store.close()
+
+    async def _watch(self) -> None:
+        """Start what may start, restart what died, notice what ended."""
+        await asyncio.to_thread(self._recover)
+        while True:
+            await asyncio.to_thread(self._start_approved)
+            await asyncio.to_thread(self._look_after_running)
+            await asyncio.sleep(_WATCH_SECONDS)
+
+    def _recover(self) -> None:
+        for member in self._store.members():
+            self._register(member)
+        for record in self._store.runs("running"):
+            self._store.add_event(record.study, "resumed", run=record.id)
+            self._launch(record.id, record.study)
+
+    def _register(self, member: Member) -> None:
+        node = self._superlink.register_node(self._home.private_url, self._ca, member.public)
+        self._store.set_node(member.id, node)
+
+    def _start_approved(self) -> None:
+        for offer in self._store.offers():
+            wanted = {hospital.id for hospital in offer.study.hospitals}
+            if offer.status == "offered" and wanted <= set(
+                self._store.approvals(offer.study.digest)
+            ):
+                run = new_run_id()
+                self._store.add_run(run, offer.study.digest)
+                self._store.set_status(offer.study.digest, "running")
+                self._store.add_event(offer.study.digest, "started", run=run)
+                self._launch(run, offer.study.digest)
+
+    def _launch(self, run: str, study: str) -> None:
+        before = self._running.get(study)
+        try:
+            flower_run = self._superlink.start_run(self._home.private_url, self._ca, run)
+        except FloError:
+            log.exception("run could not be started")
+            return
+        self._running[study] = _Running(run, flower_run, before.launches + 1 if before else 1)
+
+    def _look_after_running(self) -> None:
+        for study, running in list(self._running.items()):
+            record = self._store.run(running.run)
+            if record is None or record.status != "running":
+                if record is not None:
+                    self._store.set_status(study, record.status)
+                del self._running[study]
+            elif self._superlink.has_finished(running.flower_run):
+                if running.launches >= _MAX_RELAUNCHES:
+                    self._store.end_run(running.run, "ended", {"why": "the ServerApp kept failing"})
+                    self._store.add_event(study, "ended", why="the ServerApp kept failing")
+                    continue
+                self._store.add_event(study, "relaunched", run=running.run)
+                self._launch(running.run, study)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(timeout=3)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

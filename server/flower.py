@@ -1,0 +1,346 @@
+"""The coordinator's only contact with Flower: the embedded SuperLink, and the ServerApp's grid.
+
+Flower's types do not travel further than this module. Its internals that are touched here are held
+by contract tests (``tests/server/test_flower_contract.py``) and by ``flwr>=1.42,<1.43``.
+
+* ``SuperLink``: the FastAPI app (state in memory, ``isolation="process"``, no telemetry), a peek at
+  what waits for whom, node registration and run start.
+* ``start_superexec``: the process that launches ServerApps, in a process group of its own.
+* ``GridExchange`` and ``server_app``: the ServerApp's side.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import subprocess
+import sys
+import time
+from base64 import b64decode
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+from flwr.cli.build import build_fab_from_files
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.common.constant import ACCESS_TOKEN_KEY, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+from flwr.common.serde import user_config_to_proto
+from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
+from flwr.proto.fab_pb2 import Fab
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.auth.typing import (
+    AccountAuthCredentials,
+    AccountAuthLoginDetails,
+    AccountInfo,
+)
+from flwr.supercore.constant import (
+    FLEET_HTTP_PUBLIC_KEY_HEADER,
+    FLWR_IN_MEMORY_DB_NAME,
+    SUPEREXEC_AUTH_SIGNATURE_HEADER,
+    TASK_TOKEN_HEADER,
+)
+from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.superlink.auth_plugin import ControlAuthnPlugin
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.main import create_app
+
+from flo import __version__
+from flo.errors import NetworkError
+from flo.identity import load_public
+
+FLEET_PATHS = frozenset(
+    f"/v1/fleet/{call}"
+    for call in (
+        "activate-node",
+        "deactivate-node",
+        "send-node-heartbeat",
+        "pull-messages",
+        "push-messages",
+        "pull-object",
+        "push-object",
+        "confirm-message-received",
+    )
+)
+PULL_PATH = "/v1/fleet/pull-messages"
+PUBLIC_KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER
+RUNTIME_PREFIX = "/v1/runtime/"
+RUNTIME_PULL_PATH = "/v1/runtime/pull-messages"
+_ACQUIRE_PATH = "/v1/runtime/acquire-task"
+_RECORD, _BODY, _MESSAGE_TYPE = "flo", "message", "query"
+_POLL_SECONDS = 0.02
+
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+}
+
+
+class SuperLink:
+    """Flower's SuperLink inside this process; ``app`` is its ASGI application."""
+
+    def __init__(self, *, token: str, superexec_secret: bytes) -> None:
+        os.environ.update(QUIET)
+        self._token = token
+        config = SuperLinkLifespanConfig(
+            control_address="",
+            health_server_address=None,
+            host="127.0.0.1",
+            port=0,
+            insecure=False,
+            certificates=None,
+            superexec_auth_secret=superexec_secret,
+            authn_plugin=_OneToken(token),
+            event_log_plugin=None,
+            fleet_event_log_plugin=None,
+            enable_event_log=False,
+            artifact_provider=None,
+            enable_supernode_auth=True,
+            fleet_api_type="grpc-rere",
+            fleet_api_address=None,
+            simulation=False,
+            ssl_ca_certfile=None,
+            ssl_certfile=None,
+            ssl_keyfile=None,
+            database=FLWR_IN_MEMORY_DB_NAME,
+            isolation="process",
+            runtime_dependency_install=False,
+        )
+        self.app: Any = create_app(config, SuperLinkLifespan)
+        self._state: Any = self.app.state.linkstate_factory.state()
+
+    def has_message_for(self, public_key_header: bytes) -> bool:
+        """Whether an undelivered, completely uploaded message waits for the node of this key."""
+        node = self._state.get_node_id_by_public_key(b64decode(public_key_header))
+        return any(
+            message.metadata.dst_node_id == node
+            and message.metadata.delivered_at == ""
+            and self._complete(identifier)
+            for identifier, message in list(self._state.message_ins_store.items())
+        )
+
+    def all_answered(self, body: bytes) -> bool:
+        """Whether every message a ServerApp asks about has its reply, completely uploaded."""
+        answers = self._state.message_ins_id_to_message_res_id
+        return all(
+            identifier in answers and self._complete(answers[identifier])
+            for identifier in PullAppMessagesRequest.FromString(body).message_ids
+        )
+
+    def runtime_credential(self, path: str, headers: dict[bytes, bytes]) -> bool:
+        """Whether a Runtime call carries its credential; Flower then verifies it in full."""
+        if path == _ACQUIRE_PATH:
+            return bool(headers.get(SUPEREXEC_AUTH_SIGNATURE_HEADER.encode()))
+        token = headers.get(TASK_TOKEN_HEADER.encode(), b"").decode("latin-1")
+        return bool(token) and self._state.get_task_by_token(token) is not None
+
+    def register_node(self, url: str, ca: bytes, public: bytes) -> int:
+        """Make a hospital's key known to Flower; returns Flower's node id of this start."""
+        key = public_key_to_bytes(load_public(public))
+        known = self._state.get_node_id_by_public_key(key)
+        if known is not None:
+            return int(known)
+        with self._control(url, ca) as control:
+            return int(control.RegisterNode(RegisterNodeRequest(public_key=key)).node_id)
+
+    def start_run(self, url: str, ca: bytes, run: str) -> int:
+        """Start Flower's run for FLO's ``run``; returns Flower's run id of this start."""
+        request = StartRunRequest(
+            fab=Fab(hash_str="", content=_descriptor()),
+            override_config=user_config_to_proto({"run": run}),
+        )
+        with self._control(url, ca) as control:
+            return int(control.StartRun(request).run_id)
+
+    def has_finished(self, flower_run: int) -> bool:
+        """Whether Flower considers this run over, however it ended."""
+        status = self._state.get_run_status({flower_run}).get(flower_run)
+        return status is None or status.status == "finished"
+
+    def _complete(self, identifier: str) -> bool:
+        store = self._state.object_store
+        entry = store.store.get(identifier)
+        return (
+            entry is not None
+            and entry.is_available
+            and all(self._complete(child) for child in entry.child_object_ids)
+        )
+
+    def _control(self, url: str, ca: bytes) -> ControlHttpClient:
+        return ControlHttpClient.from_server_address(
+            url.removeprefix("https://"), False, ca, interceptors=[_Bearer(self._token)]
+        )
+
+
+def start_superexec(
+    url: str, ca: Path, secret: Path, *, home: Path, environment: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start ``flower-superexec`` against the private listener, as on SageMaker.
+
+    It and the ServerApps it launches form one process group; end it with ``os.killpg``.
+    """
+    scripts = Path(sys.executable).parent
+    log = (home / "superexec.log").open("ab")
+    return subprocess.Popen(
+        [
+            str(scripts / "flower-superexec"),
+            *("--runtime-api-address", url.removeprefix("https://")),
+            *("--root-certificates", str(ca)),
+            *("--superexec-auth-secret-file", str(secret)),
+            *("--parent-pid", str(os.getpid())),
+        ],
+        env={
+            **os.environ,
+            **QUIET,
+            **environment,
+            "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}",
+            "FLWR_HOME": str(home / "flower"),
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+
+
+class GridExchange:
+    """Carries a round's messages through Flower's grid, a record of bytes each."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        nodes: Callable[[], dict[str, int]],
+        is_stopped: Callable[[], bool],
+    ) -> None:
+        self._grid, self._nodes, self._is_stopped = grid, nodes, is_stopped
+
+    def wait_for(self, hospitals: Sequence[str], minimum: int, seconds: float) -> list[str]:
+        """Wait until all are online, or ``seconds`` have passed and at least ``minimum`` are."""
+        end = time.monotonic() + seconds
+        while True:
+            online = set(self._grid.get_node_ids())
+            present = [h for h in hospitals if self._nodes().get(h) in online]
+            enough = len(present) >= minimum and time.monotonic() > end
+            if len(present) == len(hospitals) or enough or self._is_stopped():
+                return present
+            time.sleep(0.1)
+
+    def ask(self, requests: dict[str, bytes], deadline_seconds: float) -> dict[str, bytes]:
+        """Replies by hospital. A hospital that is offline, late or in error is simply absent."""
+        nodes = self._nodes()
+        waiting: dict[str, str] = {}
+        asked = [hospital for hospital in requests if hospital in nodes]
+        messages = [_message(requests[h], nodes[h], deadline_seconds) for h in asked]
+        for hospital, identifier in zip(asked, self._grid.push_messages(messages), strict=True):
+            if identifier:
+                waiting[identifier] = hospital
+        replies: dict[str, bytes] = {}
+        end = time.monotonic() + deadline_seconds
+        while waiting and time.monotonic() < end:
+            for message in self._grid.pull_messages(list(waiting)):
+                hospital = waiting.pop(message.metadata.reply_to_message_id, None)
+                if hospital is not None and message.has_content():
+                    replies[hospital] = _body(message)
+            if waiting:
+                time.sleep(_POLL_SECONDS)
+        return replies
+
+
+def server_app(main: Callable[[Grid, str], None]) -> ServerApp:
+    """A Flower ServerApp that runs ``main(grid, run)`` with FLO's own run id."""
+    app = ServerApp()
+
+    @app.main()
+    def run(grid: Grid, context: Context) -> None:
+        main(grid, str(context.run_config["run"]))
+
+    return app
+
+
+class _OneToken(ControlAuthnPlugin):
+    """Flower's Control API accepts the operator's token and nothing else."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def get_login_details(self) -> AccountAuthLoginDetails | None:
+        return None
+
+    def validate_tokens_in_metadata(
+        self, metadata: Sequence[tuple[str, str | bytes]]
+    ) -> tuple[bool, AccountInfo | None]:
+        given = dict(metadata).get(ACCESS_TOKEN_KEY, "")
+        text = given.decode("latin-1") if isinstance(given, bytes) else given
+        if not hmac.compare_digest(text.encode(), self._token.encode()):
+            return False, None
+        return True, AccountInfo(flwr_aid=NOOP_FLWR_AID, account_name=NOOP_ACCOUNT_NAME)
+
+    def get_auth_tokens(self, device_code: str) -> AccountAuthCredentials | None:
+        return None
+
+    def refresh_tokens(
+        self, metadata: Sequence[tuple[str, str | bytes]]
+    ) -> tuple[Sequence[tuple[str, str | bytes]] | None, AccountInfo | None]:
+        return None, None
+
+
+class _Bearer:
+    """Adds the operator's token to Control calls."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def intercept(
+        self, context: ProtobufRequestContext, call_next: ProtobufCall
+    ) -> httpx.Response:
+        context.request.headers["authorization"] = f"Bearer {self._token}"
+        return call_next(context)
+
+
+def _message(data: bytes, node: int, deadline_seconds: float) -> Message:
+    content = RecordDict({_RECORD: ConfigRecord({_BODY: data})})
+    return Message(content, node, _MESSAGE_TYPE, ttl=deadline_seconds + 60)
+
+
+def _body(message: Message) -> bytes:
+    record = message.content.config_records.get(_RECORD)
+    body = record.get(_BODY) if record is not None else None
+    return body if isinstance(body, bytes) else b""
+
+
+def _descriptor() -> bytes:
+    """The app bundle that Flower requires: names, no code. Sites never fetch it."""
+    project = f"""
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "flo"
+version = "{__version__}"
+license = {{ file = "LICENSE" }}
+dependencies = ["flwr>=1.42,<1.43"]
+[tool.hatch.build.targets.wheel]
+packages = ["."]
+[tool.flwr.app]
+publisher = "flo"
+fab-format-version = 1
+flwr-version-target = "1.42.0"
+[tool.flwr.app.components]
+serverapp = "flo.server.app:app"
+clientapp = "flo.server.app:refused"
+[tool.flwr.app.config]
+run = ""
+"""
+    files: dict[str, bytes | Path] = {
+        "pyproject.toml": project.encode(),
+        "LICENSE": b"Apache-2.0",
+    }
+    bundle, _ = build_fab_from_files(files)
+    if len(bundle) > 16_384:
+        raise NetworkError(f"the app descriptor has {len(bundle)} bytes; it must hold no code")
+    return bundle

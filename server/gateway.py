@@ -1,0 +1,218 @@
+"""The hospital listener: an exact list of paths, for enrolled hospitals, and nothing else.
+
+For every request, in this order:
+    1. the path and method are on the list, or 404;
+    2. the client certificate is a hospital's, is the one that is enrolled, and is not revoked;
+       a bootstrap certificate opens ``enrol`` and nothing else;
+    3. a Fleet call names the certificate's own key (Flower's signature covers only a timestamp);
+    4. the body is within its limit.
+Then ``pull-messages`` becomes a long poll, held in async code and only while the client is there;
+Fleet calls go on to Flower, and ``/v1/site/*`` to ``flo.server.site_api``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+from collections.abc import MutableMapping
+from typing import Any
+
+from flo.errors import FloError, TrustError
+from flo.messages import MAX_MESSAGE_BYTES
+from flo.server.authority import Peer, read_peer
+from flo.server.flower import FLEET_PATHS, PUBLIC_KEY_HEADER, PULL_PATH, SuperLink
+from flo.server.listeners import PEER, App, Receive, Scope, Send
+from flo.server.site_api import SITE_CALLS, SiteApi
+from flo.server.store import Store
+
+log = logging.getLogger("flo.server.gateway")
+
+HOLD_SECONDS = 20.0  # the Fleet client gives up after 30
+MAX_SITE_BODY = 8 << 20
+_MAX_BODY = {"/v1/fleet/push-object": MAX_MESSAGE_BYTES}
+_MAX_FLEET_BODY = 1 << 20
+_RECHECK_SECONDS = 1.0
+_STATUS = {2: 400, 3: 409, 4: 403, 5: 503, 70: 500}
+
+
+class Bell:
+    """Wakes every long poll at once; rung whenever something may have arrived."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._event.wait(), seconds)
+
+
+class Refused(Exception):  # noqa: N818
+    """A request that goes no further."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Gateway:
+    """ASGI application of the hospital listener."""
+
+    def __init__(self, superlink: SuperLink, site_api: SiteApi, store: Store, bell: Bell) -> None:
+        self._superlink, self._site_api, self._store, self._bell = superlink, site_api, store, bell
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        path = scope["path"]
+        try:
+            if scope["method"] != "POST" or path not in FLEET_PATHS | set(SITE_CALLS):
+                raise Refused(404, "not on the list")
+            peer = await asyncio.to_thread(self._admit, scope, path)
+            limit = _MAX_BODY.get(path, MAX_SITE_BODY if path in SITE_CALLS else _MAX_FLEET_BODY)
+            body = await read_body(receive, limit)
+            if path in SITE_CALLS:
+                await self._site_call(path, peer, body, send)
+                return
+            key = headers_of(scope)[PUBLIC_KEY_HEADER.encode()]
+            if path == PULL_PATH and not await self._hold(key, receive):
+                return
+            await self._superlink.app(scope, replay(body, receive), send)
+            self._bell.ring()
+        except Refused as refusal:
+            log.warning("refused", extra={"fields": {"path": path[:80], "why": str(refusal)}})
+            self._store.add_event(None, "refused-request", path=path[:80], why=str(refusal))
+            await answer(send, refusal.status, {"error": "refused"})
+
+    def _admit(self, scope: Scope, path: str) -> Peer:
+        der = scope["extensions"].get(PEER)
+        if der is None:
+            raise Refused(401, "no client certificate")
+        try:
+            peer = read_peer(der)
+        except TrustError as error:
+            raise Refused(403, str(error)) from error
+        if peer.kind == "bootstrap":
+            if path != "/v1/site/enrol" or not self._store.invited(peer.serial, peer.hospital):
+                raise Refused(403, "this invitation opens enrolment only, once")
+            return peer
+        member = self._store.member(peer.hospital)
+        if member is None or member.serial != peer.serial or member.public != peer.public:
+            raise Refused(403, f"{peer.hospital}: not the enrolled certificate")
+        if member.revoked:
+            raise Refused(403, f"{peer.hospital}: the certificate is revoked")
+        if path in FLEET_PATHS and not self._own_key(scope, peer):
+            raise Refused(403, f"{peer.hospital}: the node key is not the certificate's key")
+        return peer
+
+    @staticmethod
+    def _own_key(scope: Scope, peer: Peer) -> bool:
+        claimed = [v for k, v in scope["headers"] if k == PUBLIC_KEY_HEADER.encode()]
+        if len(claimed) != 1:
+            return False
+        try:
+            raw = base64.b64decode(claimed[0], validate=True)
+        except ValueError:
+            return False
+        return _same_key(raw, peer.public)
+
+    async def _hold(self, key: bytes, receive: Receive) -> bool:
+        """Wait until a message is there or the hold is over. False if the client went away."""
+        gone = asyncio.ensure_future(_disconnected(receive))
+        end = asyncio.get_running_loop().time() + HOLD_SECONDS
+        try:
+            while not gone.done() and not self._superlink.has_message_for(key):
+                left = end - asyncio.get_running_loop().time()
+                if left <= 0:
+                    break
+                ring = asyncio.ensure_future(self._bell.wait(min(left, _RECHECK_SECONDS)))
+                await asyncio.wait({gone, ring}, return_when=asyncio.FIRST_COMPLETED)
+                ring.cancel()
+            return not gone.done()
+        finally:
+            gone.cancel()
+
+    async def _site_call(self, path: str, peer: Peer, body: bytes, send: Send) -> None:
+        try:
+            result = await asyncio.to_thread(self._site_api.call, path, peer, body)
+        except FloError as error:
+            log.warning(
+                "site call refused",
+                extra={"fields": {"path": path, "hospital": peer.hospital, "why": str(error)}},
+            )
+            self._store.add_event(None, "refused-call", path=path, hospital=peer.hospital)
+            await answer(send, _STATUS[error.exit_code], {"error": str(error)})
+            return
+        self._bell.ring()
+        await answer(send, 200, result)
+
+
+def _same_key(pem_or_der: bytes, public: bytes) -> bool:
+    from cryptography.hazmat.primitives import serialization
+
+    from flo.identity import load_public, public_bytes
+
+    try:
+        if pem_or_der.startswith(b"-----"):
+            key = serialization.load_pem_public_key(pem_or_der)
+            return public_bytes(key) == public  # type: ignore[arg-type]
+        return public_bytes(load_public(pem_or_der)) == public
+    except (ValueError, AttributeError):
+        return False
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def headers_of(scope: Scope) -> dict[bytes, bytes]:
+    return dict(scope["headers"])
+
+
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """The whole body. Raises Refused (413) as soon as it exceeds ``limit``."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refused(400, "the client went away")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise Refused(413, f"a body of more than {limit} bytes")
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """A receive that yields ``body`` once and then whatever the connection says."""
+    sent = False
+
+    async def again() -> MutableMapping[str, Any]:
+        nonlocal sent
+        if not sent:
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return again
+
+
+async def answer(send: Send, status: int, document: Any | None) -> None:
+    body = b"" if document is None else json.dumps(document).encode()
+    headers = [(b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store")]
+    if body:
+        headers.append((b"content-type", b"application/json"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+__all__ = ["App", "Bell", "Gateway", "Refused", "answer", "headers_of", "read_body", "replay"]

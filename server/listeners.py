@@ -1,0 +1,105 @@
+"""Two TLS listeners in one event loop: hospitals outside, operators inside.
+
+uvicorn does not put the client's certificate into the ASGI scope; ``PeerProtocol`` adds it as
+``scope["extensions"]["flo.peer"]`` (DER bytes, or None without a certificate).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from flo.errors import NetworkError
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PEER = "flo.peer"
+
+
+class PeerProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, with the peer's certificate in every request's scope."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+        inner: App = self.app
+
+        async def with_peer(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["extensions"] = {**scope.get("extensions", {}), PEER: certificate}
+            await inner(scope, receive, send)
+
+        self.app = with_peer
+
+
+class Listener(uvicorn.Server):
+    """One uvicorn server whose signals are handled by whoever runs several of them."""
+
+    def install_signal_handlers(self) -> None:
+        """The coordinator handles signals for both listeners."""
+
+
+def listener(
+    app: App, *, certificate: Path, key: Path, ca: Path | None, lifespan: bool
+) -> Listener:
+    """A TLS 1.3 listener; with ``ca`` every client must show a certificate of that authority."""
+    config = uvicorn.Config(
+        app,
+        http=PeerProtocol,
+        ws="none",
+        lifespan="on" if lifespan else "off",
+        ssl_certfile=str(certificate),
+        ssl_keyfile=str(key),
+        ssl_ca_certs=str(ca) if ca else None,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if ca else ssl.CERT_NONE,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=2,
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+    config.load()
+    assert_tls(config.ssl)
+    return Listener(config)
+
+
+def assert_tls(context: ssl.SSLContext | None) -> None:
+    """Only TLS 1.3 is spoken; there is no older partner to speak to."""
+    if context is None:
+        raise NetworkError("a listener without TLS was configured")
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket, before anything else starts.
+
+    Raises:
+        NetworkError: the port is in use or not allowed, and how to choose another.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error})"
+        raise NetworkError(
+            f"port {port} on {host} {reason}",
+            hint="stop what holds it, or choose another with --port / --private-port",
+        ) from error
+    return bound

@@ -1,0 +1,132 @@
+"""What the coordinator does with replies: rules without IO.
+
+A run is one frozen ``RunState`` that goes in and comes out, so saving it is the checkpoint. Each
+training round divides the cohort's noisy sum by its public declared size and takes a momentum
+step; the published model averages the last half of the rounds (all of it post-processing).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from flo.errors import MessageError
+from flo.messages import Purpose, Reply, RequestHeader, model_digest
+from flo.models import initial_weights
+from flo.privacy import evaluation
+from flo.privacy.plan import Plan, combined_variance
+from flo.study import Study
+
+Floats = npt.NDArray[np.float64]
+Phase = Literal["training", "evaluation", "done"]
+
+MAX_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything a restart needs. ``round`` and ``attempt`` are the ones to ask for next."""
+
+    phase: Phase
+    round: int
+    attempt: int
+    weights: Floats
+    velocity: Floats
+    tail_sum: Floats
+    tail_count: int
+    retries: int = 0
+    estimate: evaluation.Estimate | None = None
+
+    @classmethod
+    def start(cls, study: Study) -> RunState:
+        weights = initial_weights(study)
+        zero = np.zeros_like(weights)
+        return cls("training", 1, 1, weights, zero, zero, 0)
+
+    @property
+    def model(self) -> Floats:
+        """The model to publish as things stand: the tail average, or the last weights."""
+        return self.tail_sum / self.tail_count if self.tail_count else self.weights
+
+    @property
+    def asked(self) -> Floats:
+        """The model that the next request carries."""
+        return self.weights if self.phase == "training" else self.model
+
+
+def request_header(
+    study: Study, run: str, state: RunState, cohort: tuple[str, ...]
+) -> RequestHeader:
+    """The next request of a run, without relayed heads."""
+    purpose: Purpose = "evaluation" if state.phase == "evaluation" else "training"
+    return RequestHeader(
+        study=study.digest,
+        run=run,
+        purpose=purpose,
+        round=state.round,
+        attempt=state.attempt,
+        cohort=cohort,
+        model=model_digest(state.asked),
+    )
+
+
+def retried(study: Study, state: RunState) -> RunState | None:
+    """The state that asks for the same round once more, or None if that is not allowed.
+
+    Local noise: sites send the same bits again at no charge, so only patience ends it.
+    Distributed noise: every attempt draws noise anew and comes out of the study's allowance.
+    """
+    part = study.mechanism if state.phase == "training" else study.evaluation
+    free = study.mechanism.noise == "local"
+    if state.attempt >= MAX_ATTEMPTS or (not free and state.retries >= part.retry_allowance):
+        return None
+    return replace(state, attempt=state.attempt + 1, retries=state.retries + 1)
+
+
+def check_reply(study: Study, header: RequestHeader, hospital: str, reply: Reply) -> None:
+    """Refuse a reply that does not answer this request in this hospital's name.
+
+    Raises:
+        MessageError: naming what differs.
+    """
+    got = reply.header
+    for name in ("study", "run", "purpose", "round", "attempt", "model"):
+        if getattr(got, name) != getattr(header, name):
+            raise MessageError(f"{hospital}: the reply is for another {name}")
+    if got.hospital != hospital:
+        raise MessageError(f"{hospital}: the reply is in the name of {got.hospital}")
+    if got.kind == "release":
+        mechanism = Plan.of(study).part(header.purpose).mechanism
+        if reply.values.shape != (mechanism.length,):
+            raise MessageError(
+                f"{hospital}: {reply.values.size} values, {mechanism.length} expected"
+            )
+
+
+def advance(study: Study, state: RunState, values: dict[str, npt.NDArray[np.int64]]) -> RunState:
+    """Take a complete round into account: hospital id -> release on the grid."""
+    plan = Plan.of(study)
+    part = plan.part("training" if state.phase == "training" else "evaluation")
+    total = part.mechanism.to_real(np.sum(list(values.values()), axis=0))
+    if state.phase == "evaluation":
+        variance = combined_variance(study, part, len(values))
+        return replace(state, phase="done", estimate=evaluation.auc(total, variance))
+    declared = sum(study.hospital(hospital).declared_size for hospital in values)
+    velocity = study.mechanism.momentum * state.velocity + total / declared
+    weights = state.weights - study.mechanism.learning_rate * velocity
+    in_tail = state.round > study.mechanism.steps // 2
+    finished = state.round == study.mechanism.steps
+    return replace(
+        state,
+        phase="evaluation" if finished else "training",
+        round=1 if finished else state.round + 1,
+        attempt=1,
+        retries=0 if finished else state.retries,
+        weights=weights,
+        velocity=velocity,
+        tail_sum=state.tail_sum + weights if in_tail else state.tail_sum,
+        tail_count=state.tail_count + in_tail,
+    )

@@ -1,0 +1,153 @@
+"""What a hospital may ask of the coordinator besides messages: ``POST /v1/site/*``.
+
+    enrol      a certificate for a key made at the hospital      (bootstrap certificate only)
+    studies    the signed studies that name this hospital
+    approvals  the steward's signed decision on one study
+    heads      a ledger head to countersign; says whether we ever saw a higher one
+    reports    the signed extract of a finished study
+
+Every body has a schema; a name inside a body never overrides the certificate's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, StringConstraints, ValidationError
+
+from flo import canonical
+from flo.errors import MessageError, StudyError, TrustError
+from flo.identity import Identity, fingerprint, public_bytes, verify
+from flo.messages import Digest, Head, Signature
+from flo.server.authority import Authority, Peer, read_request
+from flo.server.store import Member, Store
+from flo.settings import Document, problems
+from flo.study import Identifier
+
+_MAX_BODY = 8 << 20
+ModelT = TypeVar("ModelT", bound=Document)
+
+
+class EnrolBody(Document):
+    request: Annotated[str, StringConstraints(max_length=8192)]
+
+
+class Decision(Document):
+    """A steward's approval, as it is signed."""
+
+    schema_version: Literal[1] = 1
+    decision: Literal["approve"]
+    study: Digest
+    hospital: Identifier
+    role: Literal["steward"] = "steward"
+    time: Annotated[str, StringConstraints(max_length=40)]
+    head: Head
+
+
+class ApprovalBody(Document):
+    document: Annotated[str, StringConstraints(max_length=65_536)]
+    signature: Signature
+
+
+class ReportBody(Document):
+    study: Digest
+    extract: Annotated[str, Field(max_length=_MAX_BODY)]
+
+
+class SiteApi:
+    def __init__(
+        self,
+        store: Store,
+        authority: Authority,
+        identity: Identity,
+        on_enrolled: Callable[[Member], None],
+    ) -> None:
+        self._store, self._authority, self._identity = store, authority, identity
+        self._on_enrolled = on_enrolled
+
+    def call(self, path: str, peer: Peer, body: bytes) -> Any:
+        """Answer one call. Raises a FloError whose text is safe to show to the hospital."""
+        return SITE_CALLS[path](self, peer, body)
+
+    def enrol(self, peer: Peer, body: bytes) -> Any:
+        wish = _parse(EnrolBody, body)
+        key = read_request(wish.request.encode(), peer.hospital)
+        pem, serial = self._authority.issue_client(peer.hospital, "site", key)
+        public = public_bytes(key)
+        member = Member(peer.hospital, public, fingerprint(public), serial, False, None)
+        if any(
+            other.id != member.id and other.fingerprint == member.fingerprint
+            for other in self._store.members()
+        ):
+            raise TrustError("this key is enrolled for another hospital")
+        if not self._store.enrol(peer.serial, member):
+            raise TrustError("this invitation was used before")
+        self._on_enrolled(member)
+        self._store.add_event(None, "enrolled", hospital=member.id, fingerprint=member.fingerprint)
+        return {"certificate": pem.decode(), "coordinator": self._identity.public.hex()}
+
+    def studies(self, peer: Peer, body: bytes) -> Any:
+        return [
+            {"study": offer.study.canonical_bytes.decode(), "signature": offer.signature}
+            for offer in self._store.offers()
+            if offer.status in ("offered", "running")
+            and any(hospital.id == peer.hospital for hospital in offer.study.hospitals)
+        ]
+
+    def approvals(self, peer: Peer, body: bytes) -> Any:
+        given = _parse(ApprovalBody, body)
+        document = given.document.encode()
+        decision = _parse(Decision, document)
+        verify(peer.public, "approval", document, given.signature)
+        if decision.hospital != peer.hospital:
+            raise TrustError(f"this approval is in the name of {decision.hospital}")
+        offer = self._store.offer(decision.study)
+        if offer is None or offer.status not in ("offered", "running"):
+            raise StudyError(f"study {decision.study[:12]} is not on offer")
+        if offer.study.hospital(peer.hospital).fingerprint != fingerprint(peer.public):
+            raise TrustError("the study names another key for this hospital")
+        self._see_head(peer, decision.head)
+        self._store.add_approval(decision.study, peer.hospital, document, given.signature)
+        self._store.add_event(decision.study, "approved", hospital=peer.hospital)
+        return {}
+
+    def heads(self, peer: Peer, body: bytes) -> Any:
+        """Countersign a head, and return the highest that we have seen of this hospital."""
+        head = _parse(Head, body)
+        self._see_head(peer, head)
+        kept = self._store.heads()[peer.hospital]
+        statement = canonical.encode({"hospital": peer.hospital, **kept.model_dump(mode="json")})
+        return {
+            "head": kept.model_dump(mode="json"),
+            "countersignature": self._identity.sign("head", statement),
+        }
+
+    def reports(self, peer: Peer, body: bytes) -> Any:
+        given = _parse(ReportBody, body)
+        if self._store.offer(given.study) is None:
+            raise StudyError(f"study {given.study[:12]} is not known")
+        self._store.add_extract(given.study, peer.hospital, given.extract.encode())
+        self._store.add_event(given.study, "extract", hospital=peer.hospital)
+        return {}
+
+    def _see_head(self, peer: Peer, head: Head) -> None:
+        verify(peer.public, "ledger-row", head.hash.encode(), head.signature)
+        self._store.keep_head(peer.hospital, head)
+
+
+SITE_CALLS: dict[str, Callable[[SiteApi, Peer, bytes], Any]] = {
+    "/v1/site/enrol": SiteApi.enrol,
+    "/v1/site/studies": SiteApi.studies,
+    "/v1/site/approvals": SiteApi.approvals,
+    "/v1/site/heads": SiteApi.heads,
+    "/v1/site/reports": SiteApi.reports,
+}
+
+
+def _parse(model: type[ModelT], body: bytes) -> ModelT:
+    value = canonical.decode(body, limit=_MAX_BODY, what="request")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise MessageError(f"request:\n{problems(error)}") from error

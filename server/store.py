@@ -1,0 +1,316 @@
+"""The coordinator's durable state in SQLite: hospitals, studies, approvals, runs, heads, extracts.
+
+Flower's own state lives in memory and is rebuilt from here after a restart. This module stores and
+finds; it decides nothing. Two processes use it: the coordinator and the ServerApp of a run.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flo import canonical
+from flo.errors import UsageError
+from flo.messages import Head
+from flo.study import Study, from_canonical
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+INSERT OR IGNORE INTO meta VALUES ('schema', '1');
+CREATE TABLE IF NOT EXISTS invitations (
+  serial TEXT PRIMARY KEY, hospital TEXT NOT NULL, used INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE TABLE IF NOT EXISTS hospitals (
+  id TEXT PRIMARY KEY, public BLOB NOT NULL, fingerprint TEXT NOT NULL, serial TEXT NOT NULL,
+  revoked INTEGER NOT NULL DEFAULT 0, node INTEGER, enrolled TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS studies (
+  digest TEXT PRIMARY KEY, document BLOB NOT NULL, signature TEXT NOT NULL,
+  status TEXT NOT NULL, created TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS approvals (
+  study TEXT NOT NULL, hospital TEXT NOT NULL, document TEXT NOT NULL, signature TEXT NOT NULL,
+  PRIMARY KEY (study, hospital)) STRICT;
+CREATE TABLE IF NOT EXISTS runs (
+  id TEXT PRIMARY KEY, study TEXT NOT NULL, status TEXT NOT NULL, state BLOB, started TEXT NOT NULL,
+  stop INTEGER NOT NULL DEFAULT 0, result TEXT) STRICT;
+CREATE TABLE IF NOT EXISTS events (
+  number INTEGER PRIMARY KEY, study TEXT, time TEXT NOT NULL, kind TEXT NOT NULL,
+  facts TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS heads (
+  hospital TEXT PRIMARY KEY, sequence INTEGER NOT NULL, hash TEXT NOT NULL,
+  signature TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS extracts (
+  study TEXT NOT NULL, hospital TEXT NOT NULL, document BLOB NOT NULL,
+  PRIMARY KEY (study, hospital)) STRICT;
+"""
+
+
+@dataclass(frozen=True)
+class Member:
+    """An enrolled hospital."""
+
+    id: str
+    public: bytes
+    fingerprint: str
+    serial: str
+    revoked: bool
+    node: int | None
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A signed study and how far it is: offered, running, done, stopped or ended."""
+
+    study: Study
+    signature: str
+    status: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    id: str
+    study: str
+    status: str
+    state: bytes | None
+    result: dict[str, Any] | None
+
+
+class Store:
+    """One SQLite file; thread-safe by one lock, process-safe by SQLite."""
+
+    def __init__(self, path: Path) -> None:
+        created = not path.exists()
+        self._lock = threading.RLock()
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+        if created:
+            path.chmod(0o600)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.executescript(_TABLES)
+        (schema,) = self._db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
+        if schema != "1":
+            raise UsageError(f"{path} has coordinator schema {schema}; this version reads 1")
+
+    def close(self) -> None:
+        self._db.close()
+
+    # -- hospitals -------------------------------------------------------------------------------
+
+    def add_invitation(self, serial: str, hospital: str) -> None:
+        self._write("INSERT INTO invitations (serial, hospital) VALUES (?, ?)", serial, hospital)
+
+    def invited(self, serial: str, hospital: str) -> bool:
+        """Whether this invitation is still good for this hospital."""
+        found = self._one(
+            "SELECT used FROM invitations WHERE serial = ? AND hospital = ?", serial, hospital
+        )
+        return found is not None and not found[0]
+
+    def enrol(self, invitation: str, member: Member) -> bool:
+        """Use up the invitation and keep the hospital, in one step. False if it was used."""
+        with self._transaction():
+            used = self._db.execute(
+                "UPDATE invitations SET used = 1 WHERE serial = ? AND hospital = ? AND used = 0",
+                (invitation, member.id),
+            )
+            if used.rowcount != 1:
+                return False
+            self._db.execute(
+                "INSERT OR REPLACE INTO hospitals VALUES (?, ?, ?, ?, 0, NULL, ?)",
+                (member.id, member.public, member.fingerprint, member.serial, _now()),
+            )
+        return True
+
+    def members(self) -> list[Member]:
+        rows = self._all(
+            "SELECT id, public, fingerprint, serial, revoked, node FROM hospitals ORDER BY id"
+        )
+        return [Member(r[0], r[1], r[2], r[3], bool(r[4]), r[5]) for r in rows]
+
+    def member(self, hospital: str) -> Member | None:
+        return next((member for member in self.members() if member.id == hospital), None)
+
+    def revoke(self, hospital: str) -> bool:
+        """Refuse this hospital from its next request on. False if it is not enrolled."""
+        with self._transaction():
+            changed = self._db.execute("UPDATE hospitals SET revoked = 1 WHERE id = ?", (hospital,))
+            return changed.rowcount == 1
+
+    def set_node(self, hospital: str, node: int) -> None:
+        # Flower's node ids are unsigned 64-bit numbers; SQLite's integers are signed.
+        self._write(
+            "UPDATE hospitals SET node = ? WHERE id = ?", node - (1 << 63), hospital
+        )
+
+    def nodes(self) -> dict[str, int]:
+        """Hospital id -> Flower's node id of this start, for hospitals that are not revoked."""
+        return {
+            member.id: member.node + (1 << 63)
+            for member in self.members()
+            if member.node is not None and not member.revoked
+        }
+
+    # -- studies and approvals -------------------------------------------------------------------
+
+    def add_study(self, study: Study, signature: str) -> None:
+        self._write(
+            "INSERT OR IGNORE INTO studies VALUES (?, ?, ?, 'offered', ?)",
+            study.digest,
+            study.canonical_bytes,
+            signature,
+            _now(),
+        )
+
+    def offers(self) -> list[Offer]:
+        rows = self._all("SELECT document, signature, status FROM studies ORDER BY created")
+        return [Offer(from_canonical(bytes(r[0])), r[1], r[2]) for r in rows]
+
+    def offer(self, digest: str) -> Offer | None:
+        return next((offer for offer in self.offers() if offer.study.digest == digest), None)
+
+    def set_status(self, digest: str, status: str) -> None:
+        self._write("UPDATE studies SET status = ? WHERE digest = ?", status, digest)
+
+    def add_approval(self, study: str, hospital: str, document: bytes, signature: str) -> None:
+        self._write(
+            "INSERT OR REPLACE INTO approvals VALUES (?, ?, ?, ?)",
+            study,
+            hospital,
+            document.decode(),
+            signature,
+        )
+
+    def approvals(self, study: str) -> list[str]:
+        """Hospitals that approved."""
+        rows = self._all(
+            "SELECT hospital FROM approvals WHERE study = ? ORDER BY hospital", study
+        )
+        return [row[0] for row in rows]
+
+    # -- runs ------------------------------------------------------------------------------------
+
+    def add_run(self, run: str, study: str) -> None:
+        self._write(
+            "INSERT INTO runs (id, study, status, started) VALUES (?, ?, 'running', ?)",
+            run,
+            study,
+            _now(),
+        )
+
+    def runs(self, status: str | None = None) -> list[RunRecord]:
+        rows = self._all("SELECT id, study, status, state, result FROM runs ORDER BY started")
+        records = [RunRecord(*row[:4], json.loads(row[4]) if row[4] else None) for row in rows]
+        return [record for record in records if status in (None, record.status)]
+
+    def run(self, run: str) -> RunRecord | None:
+        return next((record for record in self.runs() if record.id == run), None)
+
+    def save_state(self, run: str, state: bytes) -> None:
+        self._write("UPDATE runs SET state = ? WHERE id = ?", state, run)
+
+    def end_run(self, run: str, status: str, result: dict[str, Any]) -> None:
+        self._write(
+            "UPDATE runs SET status = ?, result = ? WHERE id = ?",
+            status,
+            canonical.encode(result).decode(),
+            run,
+        )
+
+    def request_stop(self, study: str) -> bool:
+        with self._transaction():
+            changed = self._db.execute(
+                "UPDATE runs SET stop = 1 WHERE study = ? AND status = 'running'", (study,)
+            )
+            return changed.rowcount > 0
+
+    def stop_requested(self, run: str) -> bool:
+        found = self._one("SELECT stop FROM runs WHERE id = ?", run)
+        return bool(found and found[0])
+
+    # -- events, heads, extracts -----------------------------------------------------------------
+
+    def add_event(self, study: str | None, kind: str, **facts: object) -> None:
+        self._write(
+            "INSERT INTO events (study, time, kind, facts) VALUES (?, ?, ?, ?)",
+            study,
+            _now(),
+            kind,
+            canonical.encode(facts).decode(),
+        )
+
+    def events(self, study: str, after: int = 0) -> list[dict[str, Any]]:
+        rows = self._all(
+            "SELECT number, time, kind, facts FROM events WHERE study = ? AND number > ?"
+            " ORDER BY number LIMIT 1000",
+            study,
+            after,
+        )
+        return [
+            {"number": row[0], "time": row[1], "kind": row[2], "facts": json.loads(row[3])}
+            for row in rows
+        ]
+
+    def keep_head(self, hospital: str, head: Head) -> None:
+        self._write(
+            "INSERT INTO heads VALUES (?, ?, ?, ?) ON CONFLICT (hospital) DO UPDATE SET"
+            " sequence = excluded.sequence, hash = excluded.hash, signature = excluded.signature"
+            " WHERE excluded.sequence > heads.sequence",
+            hospital,
+            head.sequence,
+            head.hash,
+            head.signature,
+        )
+
+    def heads(self) -> dict[str, Head]:
+        return {
+            row[0]: Head(sequence=row[1], hash=row[2], signature=row[3])
+            for row in self._all("SELECT hospital, sequence, hash, signature FROM heads")
+        }
+
+    def add_extract(self, study: str, hospital: str, document: bytes) -> None:
+        self._write("INSERT OR REPLACE INTO extracts VALUES (?, ?, ?)", study, hospital, document)
+
+    def extracts(self, study: str) -> dict[str, bytes]:
+        rows = self._all("SELECT hospital, document FROM extracts WHERE study = ?", study)
+        return {row[0]: bytes(row[1]) for row in rows}
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _write(self, statement: str, *values: object) -> None:
+        with self._lock:
+            self._db.execute(statement, values)
+
+    def _one(self, statement: str, *values: object) -> tuple[Any, ...] | None:
+        with self._lock:
+            found: tuple[Any, ...] | None = self._db.execute(statement, values).fetchone()
+            return found
+
+    def _all(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._db.execute(statement, values).fetchall()
+
+
+def new_run_id() -> str:
+    """FLO's own run id, durable over Flower relaunches: time in milliseconds."""
+    return f"run-{time.time_ns() // 1_000_000:x}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
