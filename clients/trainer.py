@@ -65,7 +65,7 @@ def choose_device(wanted: str) -> str:
     """
     import torch
 
-    X == "auto":
+    if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UsageError("device = cuda, but torch sees no CUDA device", hint="use device = auto")

@@ -8,6 +8,7 @@ short-lived, good for enrolling and nothing else).
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -129,6 +130,7 @@ def read_request(pem: bytes, hospital: str) -> ec.EllipticCurvePublicKey:
     return key
 
 
+@functools.lru_cache(maxsize=4096)
 def read_peer(der: bytes) -> Peer:
     """Who a verified client certificate names. Raises TrustError if it is not one of ours."""
     certificate = x509.load_der_x509_certificate(der)

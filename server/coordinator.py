@@ -15,6 +15,8 @@ import signal
 import subprocess
 from dataclasses import dataclass
 
+import uvicorn
+
 from flo.errors import FloError, StudyError
 from flo.server.flower import SuperLink, start_superexec
 from flo.server.gateway import Bell, Gateway
@@ -67,11 +69,18 @@ class _Running:
     launches: int = 1
 
 
+def serve(home: CoordinatorHome) -> None:
+    """Serve until SIGTERM or SIGINT, on uvloop where it is installed."""
+    factory = uvicorn.Config(app=None, loop="auto").get_loop_factory()
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(Coordinator(home).serve())
+
+
 class Coordinator:
     """Owns everything that runs; ``serve`` returns after SIGTERM or SIGINT."""
 
     def __init__(self, home: CoordinatorHome) -> None:
-        self._home, self._store = home, home.store()
+        self._home, self._store, self._admission = home, home.store(), home.store()
         self._bell = Bell()
         self._ca = home.ca_path.read_bytes()
         self._superlink = SuperLink(
@@ -88,7 +97,7 @@ class Coordinator:
         )
         tls = {"certificate": self._home.certificate_path, "key": self._home.key_path}
         outside = listener(
-            Gateway(self._superlink, api, self._store, self._bell),
+            Gateway(self._superlink, api, self._admission, self._bell),
             ca=self._home.ca_path,
             lifespan=False,
             **tls,
@@ -132,6 +141,7 @@ class Coordinator:
             with contextlib.suppress(asyncio.CancelledError):
                 await watcher
             self._store.close()
+            self._admission.close()
 
     async def _watch(self) -> None:
         """Start what may start, restart what died, notice what ended."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from fastapi import APIRouter, FastAPI
 from flwr.cli.build import build_fab_from_files
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.common.constant import ACCESS_TOKEN_KEY, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
@@ -43,11 +44,18 @@ from flwr.supercore.constant import (
 )
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.error import http_error_translator
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
+from flwr.supercore.routers.runtime import create_runtime_router
 from flwr.superlink.auth_plugin import ControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
+from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
+from flwr.superlink.routers.fleet.router import router as fleet_router
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
 
 from flo import __version__
 from flo.errors import NetworkError
@@ -82,7 +90,12 @@ QUIET = {
 
 
 class SuperLink:
-    """Flower's SuperLink inside this process; ``app`` is its ASGI application."""
+    """Flower's SuperLink inside this process, as three ASGI applications over one state.
+
+    ``fleet`` for hospitals and ``runtime`` for ServerApps hold those routes only, and only the
+    middleware that does something for them: each layer costs half a millisecond a request, and a
+    round has some sixty requests. ``control`` is the whole of it, for operators.
+    """
 
     def __init__(self, *, token: str, superexec_secret: bytes) -> None:
         os.environ.update(QUIET)
@@ -111,8 +124,10 @@ class SuperLink:
             isolation="process",
             runtime_dependency_install=False,
         )
-        self.app: Any = create_app(config, SuperLinkLifespan)
-        self._state: Any = self.app.state.linkstate_factory.state()
+        self.control: Any = create_app(config, SuperLinkLifespan)
+        self.fleet = _part(self.control, fleet_router, Middleware(NodeAuthMiddleware))
+        self.runtime = _part(self.control, create_runtime_router("SuperLink"))
+        self._state: Any = self.control.state.linkstate_factory.state()
 
     def has_message_for(self, public_key_header: bytes) -> bool:
         """Whether an undelivered, completely uploaded message waits for the node of this key."""
@@ -260,6 +275,23 @@ def server_app(main: Callable[[Grid, str], None]) -> ServerApp:
         main(grid, str(context.run_config["run"]))
 
     return app
+
+
+def _part(whole: Any, router: APIRouter, *inner: Middleware) -> FastAPI:
+    """An application with the routes of ``router`` alone, sharing the state of ``whole``."""
+    part = FastAPI(
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        middleware=[
+            Middleware(BaseHTTPMiddleware, dispatch=http_error_translator),
+            Middleware(ProtobufTranslationMiddleware),
+            *inner,
+        ],
+    )
+    part.include_router(router)
+    part.state = whole.state
+    return part
 
 
 class _OneToken(ControlAuthnPlugin):

@@ -15,12 +15,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import json
 import logging
 from collections.abc import MutableMapping
 from typing import Any
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from flo.errors import FloError, TrustError
+from flo.identity import public_bytes
 from flo.messages import MAX_MESSAGE_BYTES
 from flo.server.authority import Peer, read_peer
 from flo.server.flower import FLEET_PATHS, PUBLIC_KEY_HEADER, PULL_PATH, SuperLink
@@ -62,7 +67,11 @@ class Refused(Exception):  # noqa: N818
 
 
 class Gateway:
-    """ASGI application of the hospital listener."""
+    """ASGI application of the hospital listener.
+
+    ``store`` is read on the event loop for every request, so it must be a connection that no
+    writer holds; a revocation is seen at the next request.
+    """
 
     def __init__(self, superlink: SuperLink, site_api: SiteApi, store: Store, bell: Bell) -> None:
         self._superlink, self._site_api, self._store, self._bell = superlink, site_api, store, bell
@@ -74,7 +83,7 @@ class Gateway:
         try:
             if scope["method"] != "POST" or path not in FLEET_PATHS | set(SITE_CALLS):
                 raise Refused(404, "not on the list")
-            peer = await asyncio.to_thread(self._admit, scope, path)
+            peer = self._admit(scope, path)
             limit = _MAX_BODY.get(path, MAX_SITE_BODY if path in SITE_CALLS else _MAX_FLEET_BODY)
             body = await read_body(receive, limit)
             if path in SITE_CALLS:
@@ -83,7 +92,7 @@ class Gateway:
             key = headers_of(scope)[PUBLIC_KEY_HEADER.encode()]
             if path == PULL_PATH and not await self._hold(key, receive):
                 return
-            await self._superlink.app(scope, replay(body, receive), send)
+            await self._superlink.fleet(scope, replay(body, receive), send)
             self._bell.ring()
         except Refused as refusal:
             log.warning("refused", extra={"fields": {"path": path[:80], "why": str(refusal)}})
@@ -153,18 +162,13 @@ class Gateway:
         await answer(send, 200, result)
 
 
-def _same_key(pem_or_der: bytes, public: bytes) -> bool:
-    from cryptography.hazmat.primitives import serialization
-
-    from flo.identity import load_public, public_bytes
-
+@functools.lru_cache(maxsize=4096)
+def _same_key(pem: bytes, public: bytes) -> bool:
     try:
-        if pem_or_der.startswith(b"-----"):
-            key = serialization.load_pem_public_key(pem_or_der)
-            return public_bytes(key) == public  # type: ignore[arg-type]
-        return public_bytes(load_public(pem_or_der)) == public
-    except (ValueError, AttributeError):
+        key = serialization.load_pem_public_key(pem)
+    except ValueError:
         return False
+    return isinstance(key, ec.EllipticCurvePublicKey) and public_bytes(key) == public
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -38,7 +38,7 @@ class PrivateListener:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._superlink.app(scope, receive, send)
+            await self._superlink.control(scope, receive, send)
             return
         path = scope["path"]
         if path == "/health" and scope["method"] in ("GET", "HEAD"):
@@ -68,7 +68,9 @@ class PrivateListener:
             return
         if path == RUNTIME_PULL_PATH:
             await self._hold(body)
-        await self._superlink.app(scope, replay(body, receive), send)
+        runtime = path.startswith(RUNTIME_PREFIX)
+        flower = self._superlink.runtime if runtime else self._superlink.control
+        await flower(scope, replay(body, receive), send)
         self._bell.ring()
 
     async def _hold(self, body: bytes) -> None:

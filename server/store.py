@@ -51,6 +51,9 @@ CREATE TABLE IF NOT EXISTS extracts (
 """
 
 
+_MEMBER = "id, public, fingerprint, serial, revoked, node"
+
+
 @dataclass(frozen=True)
 class Member:
     """An enrolled hospital."""
@@ -128,13 +131,12 @@ class Store:
         return True
 
     def members(self) -> list[Member]:
-        rows = self._all(
-            "SELECT id, public, fingerprint, serial, revoked, node FROM hospitals ORDER BY id"
-        )
-        return [Member(r[0], r[1], r[2], r[3], bool(r[4]), r[5]) for r in rows]
+        rows = self._all(f"SELECT {_MEMBER} FROM hospitals ORDER BY id")
+        return [Member(*row[:4], bool(row[4]), row[5]) for row in rows]
 
     def member(self, hospital: str) -> Member | None:
-        return next((member for member in self.members() if member.id == hospital), None)
+        row = self._one(f"SELECT {_MEMBER} FROM hospitals WHERE id = ?", hospital)
+        return Member(*row[:4], bool(row[4]), row[5]) if row else None
 
     def revoke(self, hospital: str) -> bool:
         """Refuse this hospital from its next request on. False if it is not enrolled."""

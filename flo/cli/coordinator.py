@@ -51,15 +51,13 @@ def serve(
     quiet: Annotated[bool, typer.Option("-q", help="Errors only on the screen.")] = False,
 ) -> None:
     """Serve hospitals and operators until stopped; continues runs that were under way."""
-    import asyncio
-
     from flo.logs import start_logging
-    from flo.server.coordinator import Coordinator
+    from flo.server.coordinator import serve as serve_until_stopped
     from flo.server.home import CoordinatorHome
 
     opened = CoordinatorHome.open(home)
     start_logging(home / "log" / "coordinator.jsonl", verbosity=-1 if quiet else verbose)
-    asyncio.run(Coordinator(opened).serve())
+    serve_until_stopped(opened)
 
 
 @app.command()
