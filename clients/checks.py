@@ -73,9 +73,7 @@ def check(
         parts.append(part)
     if findings:
         raise _refusal(findings)
-    return Checked(
-        np.concatenate(parts, axis=1), label.to_numpy(dtype=np.float64), names
-    )
+    return Checked(np.concatenate(parts, axis=1), np.asarray(label, dtype=np.float64), names)
 
 
 def _columns(
@@ -129,9 +127,7 @@ def _codes(
     return _rows(column.name, "must be a code of the study's codebook", unknown), codes
 
 
-def _rows(
-    column: str, rule: str, broken: pd.Series | npt.NDArray[np.bool_]
-) -> list[Finding]:
+def _rows(column: str, rule: str, broken: pd.Series | npt.NDArray[np.bool_]) -> list[Finding]:
     rows = np.flatnonzero(np.asarray(broken, dtype=bool)) + 1
     return [Finding(column, rule, tuple(int(row) for row in rows))] if len(rows) else []
 

@@ -6,6 +6,7 @@ No app bundle is fetched and nothing is executed; a message is a record of bytes
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import threading
 from dataclasses import dataclass
@@ -86,10 +87,9 @@ class FleetLink:
         traceback: TracebackType | None,
     ) -> None:
         self._stop.set()
-        try:
+        # If the coordinator is gone its own clock will mark us offline.
+        with contextlib.suppress(httpx.HTTPError):
             self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
-        except httpx.HTTPError:
-            pass  # the coordinator is gone; its own clock will mark us offline
         self._client.close()
 
     def pull(self) -> Incoming | None:

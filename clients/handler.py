@@ -59,7 +59,7 @@ class Releaser(Protocol):
         """A noisy release. Raises RefusedError for "not ready"."""
 
 
-class Refusal(Exception):  # noqa: N818
+class Refusal(Exception):
     """The answer is a public code."""
 
     def __init__(self, code: RefusalCode, why: str) -> None:
@@ -138,9 +138,7 @@ class Handler:
 
     # 4, 5 ---------------------------------------------------------------------------------------
 
-    def _release(
-        self, request: Request, approved: Approval, study: Study
-    ) -> npt.NDArray[np.int64]:
+    def _release(self, request: Request, approved: Approval, study: Study) -> npt.NDArray[np.int64]:
         header = request.header
         key = request_key(header)
         answered = self._ledger.find_release(key)
@@ -167,9 +165,7 @@ class Handler:
             raise Refusal("not-ready", str(error)) from error
         digest = self._replies.keep(study.digest, values)
         try:
-            self._ledger.charge(
-                approved.reservation, header.purpose, key, _facts(header, digest)
-            )
+            self._ledger.charge(approved.reservation, header.purpose, key, _facts(header, digest))
         except BudgetError as error:
             raise Refusal("over-budget", str(error)) from error
         return values
@@ -214,9 +210,7 @@ class Handler:
         values: npt.NDArray[np.int64],
         code: RefusalCode | None = None,
     ) -> bytes:
-        facts = header.model_dump(
-            include={"study", "run", "purpose", "round", "attempt", "model"}
-        )
+        facts = header.model_dump(include={"study", "run", "purpose", "round", "attempt", "model"})
         reply = ReplyHeader.model_validate(
             {
                 "kind": kind,

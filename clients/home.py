@@ -1,13 +1,13 @@
 """A site's folder: its configuration, keys and everything it must not forget.
 
-    site.toml           who we are, which populations, our policy        (the site's own, wins)
-    identity.key        signs ledger rows and approvals; TLS and node key (0600)
-    split.key           who is held out                                   (0600, never changes)
-    patients.key        keyed hashes that find overlaps                   (0600)
-    replies.key         encrypts kept replies                             (0600)
-    certificate.pem  ca.pem  coordinator.json                             (after enrolment)
-    ledger.sqlite       every release, for life
-    approved/  snapshots/  replies/  extracts/
+site.toml           who we are, which populations, our policy        (the site's own, wins)
+identity.key        signs ledger rows and approvals; TLS and node key (0600)
+split.key           who is held out                                   (0600, never changes)
+patients.key        keyed hashes that find overlaps                   (0600)
+replies.key         encrypts kept replies                             (0600)
+certificate.pem  ca.pem  coordinator.json                             (after enrolment)
+ledger.sqlite       every release, for life
+approved/  snapshots/  replies/  extracts/
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from flo.files import make_private_directory, write_private
 from flo.identity import Identity
 from flo.keystore import LocalKeyStore
 from flo.privacy.ledger import Ledger
-from flo.privacy.split import NORMALISATION
 from flo.settings import Document, parse, read_toml
 from flo.study import Identifier, Text, round_size
 
@@ -43,7 +42,7 @@ class Population(Document):
     hold_out: Annotated[float, Field(ge=0.05, le=0.95)]
     epsilon: Annotated[float, Field(gt=0, le=10)]
     declared_size: Annotated[int, Field(ge=10)]
-    normalisation: Literal["strip-casefold"] = NORMALISATION
+    normalisation: Literal["strip-casefold"] = "strip-casefold"
     ignore: tuple[str, ...] = ()
 
 

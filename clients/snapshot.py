@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,8 @@ class Snapshot:
 
     def to_bytes(self) -> bytes:
         buffer = io.BytesIO()
-        np.savez(buffer, **_arrays("training", self.training), **_arrays("held", self.held_out))
+        arrays = _arrays("training", self.training) | _arrays("held", self.held_out)
+        np.savez(buffer, allow_pickle=False, **arrays)
         return buffer.getvalue()
 
     def write(self, path: Path) -> str:
@@ -74,7 +76,7 @@ def _patients(checked: Checked, chosen: npt.NDArray[np.bool_]) -> Patients:
     )
 
 
-def _arrays(prefix: str, patients: Patients) -> dict[str, npt.NDArray[np.generic]]:
+def _arrays(prefix: str, patients: Patients) -> dict[str, Any]:
     return {
         f"{prefix}_inputs": patients.inputs,
         f"{prefix}_labels": patients.labels,

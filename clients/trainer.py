@@ -15,7 +15,7 @@ from flo.errors import UsageError
 from flo.messages import Purpose
 from flo.privacy.clipping import clipped_gradient_sum
 from flo.privacy.discrete_gaussian import Noise, SystemNoise
-from flo.privacy.evaluation import histogram
+from flo.privacy.evaluation import histogram, public_edges
 from flo.privacy.plan import Plan, noise_shares
 from flo.study import Study
 
@@ -32,9 +32,7 @@ class Trainer:
         self._noise = noise or SystemNoise()
         self._plan = Plan.of(study)
 
-    def release(
-        self, purpose: Purpose, weights: Floats, cohort_size: int
-    ) -> npt.NDArray[np.int64]:
+    def release(self, purpose: Purpose, weights: Floats, cohort_size: int) -> npt.NDArray[np.int64]:
         """The noisy sum on its grid: (p,) for training, (2·bins,) for evaluation."""
         mechanism = self._plan.part(purpose).mechanism
         exact = self._gradient(weights) if purpose == "training" else self._histogram(weights)
@@ -53,7 +51,7 @@ class Trainer:
             held_out.labels,
             held_out.patient,
             held_out.count,
-            self._study.evaluation.bins,
+            public_edges(self._study, weights),
         )
 
 

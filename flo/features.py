@@ -3,7 +3,7 @@
 Numbers are scaled by the study's bounds to [-1, 1]; a category of two codes becomes 0 or 1, one
 of more codes an input per code; a missing number becomes the study's public constant, a missing
 code zeros, and an indicator says so. Nothing is fitted on patients, so the encoding of one patient
-never depends on another. Fewer inputs mean less noise: it grows with the square root of their count.
+never depends on another. Fewer inputs mean less noise, which grows with the root of their count.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def input_names(schema: Schema) -> list[str]:
 def encode_number(column: NumberColumn, values: Floats) -> Floats:
     """Shape (n,) with NaN for missing -> (n, 1) or, with an indicator, (n, 2)."""
     missing = np.isnan(values)
-    filled = np.where(missing, 0.0 if column.missing_value is None else column.missing_value, values)
+    filled = np.where(
+        missing, 0.0 if column.missing_value is None else column.missing_value, values
+    )
     scaled = 2 * (filled - column.minimum) / (column.maximum - column.minimum) - 1
     if column.missing == "indicator":
         return np.stack([scaled, missing.astype(np.float64)], axis=1)
@@ -50,4 +52,4 @@ def encode_category(column: CategoryColumn, codes: npt.NDArray[np.int64]) -> Flo
         inputs = (codes[:, None] == np.arange(len(column.codes))[None]).astype(np.float64)
     if column.missing == "indicator":
         return np.hstack([inputs, missing[:, None].astype(np.float64)])
-    return inputs
+    return np.asarray(inputs, dtype=np.float64)

@@ -39,4 +39,3 @@ def _write(path: Path, data: bytes, mode: int) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
-

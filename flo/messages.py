@@ -55,7 +55,7 @@ class RequestHeader(Document):
     attempt: Annotated[int, Field(ge=1, le=1_000_000)]
     cohort: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=1000)]
     model: Digest
-    heads: dict[Identifier, Head] = {}
+    heads: dict[Identifier, Head] = Field(default_factory=dict)
 
 
 RefusalCode = Literal[

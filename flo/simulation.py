@@ -252,4 +252,3 @@ def _unprotected(snapshots: list[Snapshot], test: tuple[Floats, Floats]) -> floa
 
     found = minimize(loss, np.zeros(inputs.shape[1]), jac=True, method="L-BFGS-B")
     return exact_auc(scores(found.x, test[0]), test[1])
-

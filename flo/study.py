@@ -154,7 +154,7 @@ class Limits(Document):
 class Study(Document):
     """A whole study. Equal studies have equal ``canonical_bytes`` and so equal ``digest``."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: Identifier
     version: Annotated[int, Field(ge=1)]
     purpose: Text
@@ -246,7 +246,7 @@ def largest_delta(public_size: int) -> float:
 
 def round_size(size: int) -> int:
     """``size`` rounded down to two significant digits, so that it tells nobody's presence."""
-    unit = 10 ** max(0, len(str(size)) - 2)
+    unit: int = 10 ** max(0, len(str(size)) - 2)
     return size // unit * unit
 
 

@@ -58,7 +58,7 @@ def calibrate(epsilon: float, delta: float, count: int) -> float:
     sigma = math.ceil(high * 10**_SIGMA_DIGITS) / 10**_SIGMA_DIGITS
     if epsilon_of(sigma, count, delta) > epsilon:
         raise ValueError(f"no noise multiplier was found for epsilon={epsilon}")
-    return sigma
+    return float(sigma)
 
 
 @lru_cache(maxsize=64)

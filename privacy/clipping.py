@@ -42,9 +42,8 @@ def clipped_gradient_sum(
         hooked.zero_grad(set_to_none=True)
         logits = hooked(_padded(inputs[start : start + size]))
         target = _padded(labels[start : start + size])
-        torch.nn.functional.binary_cross_entropy_with_logits(
-            logits, target, reduction="sum"
-        ).backward()
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+        torch.autograd.backward(loss)
         per_record = torch.cat([p.grad_sample.flatten(1) for p in parameters], dim=1)[:size]
         by_patient.index_add_(0, owner[start : start + size], per_record.detach())
     hooked.remove_hooks()

@@ -36,9 +36,7 @@ class SystemNoise:
         if not 1 <= variance < 1 << 100:
             raise ValueError(f"variance {variance} is outside [1, 2**100)")
         stream = SystemStream()
-        return np.array(
-            [discrete_gaussian(variance, stream) for _ in range(size)], dtype=np.int64
-        )
+        return np.array([discrete_gaussian(variance, stream) for _ in range(size)], dtype=np.int64)
 
 
 def discrete_gaussian(variance: int, source: UniformSource) -> int:

@@ -1,4 +1,4 @@
-"""A site's ledger: append-only, hash-chained, signed rows in SQLite, flushed before anything leaves.
+"""A site's ledger: append-only, hash-chained, signed rows in SQLite, flushed before a byte leaves.
 
 Write-ahead order (the caller keeps it): write and flush the encrypted reply; ``charge`` commits
 the row that names its digest; only then may a byte leave. A row without a reply is burnt. Every
@@ -76,8 +76,7 @@ class Ledger:
         self._balance = Balance()
         self._last: Row | None = None
         self._catch_up()
-        if self._last is not None:
-            verify(identity.public, "ledger-row", self._last.hash.encode(), self._last.signature)
+        self._check_last_signature()
 
     def close(self) -> None:
         self._db.close()
@@ -166,7 +165,7 @@ class Ledger:
         """Set aside the whole study (steps and allowances). Returns the reservation's row number.
 
         Raises:
-            BudgetError: it does not fit; the message says what remains and the largest ε that would.
+            BudgetError: it does not fit; says what remains and the largest ε that would.
         """
         plan = Plan.of(study)
         with self._transaction():
@@ -344,6 +343,11 @@ class Ledger:
         self._balance.add(row)
         self._last = row
         return sequence
+
+    def _check_last_signature(self) -> None:
+        if self._last is not None:
+            public = self._identity.public
+            verify(public, "ledger-row", self._last.hash.encode(), self._last.signature)
 
     def _tip(self) -> tuple[str, int]:
         return (self._last.hash, self._last.sequence + 1) if self._last else (ZERO_HASH, 1)

@@ -59,7 +59,5 @@ class LifeBudget:
 
 def _renyi(epsilon: float, delta: float, order: int) -> float:
     return (
-        epsilon
-        + math.log(order / (order - 1))
-        + (math.log(delta) + math.log(order)) / (order - 1)
+        epsilon + math.log(order / (order - 1)) + (math.log(delta) + math.log(order)) / (order - 1)
     )

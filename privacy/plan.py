@@ -32,15 +32,11 @@ class Part:
     @property
     def epsilon(self) -> float:
         """The study's own ε for this part, retries included (RDP)."""
-        return accounting.epsilon_of(
-            self.mechanism.noise_multiplier, self.releases, self.delta
-        )
+        return accounting.epsilon_of(self.mechanism.noise_multiplier, self.releases, self.delta)
 
     @property
     def epsilon_pld(self) -> float:
-        return accounting.pld_epsilon(
-            self.mechanism.noise_multiplier, self.releases, self.delta
-        )
+        return accounting.pld_epsilon(self.mechanism.noise_multiplier, self.releases, self.delta)
 
     def cost(self, order: int) -> float:
         """Rényi cost of all releases at ``order``: what a site reserves."""

@@ -1,7 +1,7 @@
 """The budget report: signed ledger extracts in, facts that anyone can recompute out.
 
 ``build`` joins the extracts of one study into one canonical document: the *evidence* (the signed
-extracts, as they came) and the *facts* (everything a reader sees). ``verify`` derives the facts from
+extracts, as they came) and the *facts* (all that a reader sees). ``verify`` derives the facts from
 the evidence anew, checking every signature, chain and ε, and demands the very same bytes; so any
 changed byte is found. Offline: it needs neither a network nor the coordinator.
 
@@ -15,7 +15,8 @@ from typing import Any
 
 from flo import canonical
 from flo.errors import MessageError, TrustError
-from flo.identity import fingerprint, verify as verify_signature
+from flo.identity import fingerprint
+from flo.identity import verify as verify_signature
 from flo.privacy.accounting import epsilon_of, pld_epsilon, true_positive_rate
 from flo.privacy.plan import Plan
 from flo.privacy.rows import PURPOSES, ZERO_HASH, Balance, Reservation, Row
@@ -180,9 +181,7 @@ def _hospital_facts(study: Study, plan: Plan, body: dict[str, Any]) -> dict[str,
         "epsilon_by_release": [
             epsilon_of(sigma["training"], n, delta) for n in range(1, counts["training"] + 1)
         ],
-        "other_studies": sum(
-            1 for number in balance.reservations if number != body["reservation"]
-        ),
+        "other_studies": sum(1 for number in balance.reservations if number != body["reservation"]),
         "ledger_rows": len(rows),
         "ledger_head": rows[-1].hash,
     }
@@ -201,7 +200,7 @@ def _check_decision(study: Study, hospital: str, public: bytes, body: dict[str, 
 
 
 def _replay(rows: list[Row], public: bytes, population: str) -> tuple[Balance, str]:
-    """Check chain and signatures from the first row on; returns the balance and the birth's time."""
+    """Check chain and signatures from the first row on; returns balance and time of birth."""
     balance, previous, born = Balance(), ZERO_HASH, ""
     for sequence, row in enumerate(rows, start=1):
         row.check(previous, sequence)

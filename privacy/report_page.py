@@ -34,7 +34,7 @@ def plot(facts: dict[str, Any]) -> dict[str, Any]:
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * release / most
 
     def y(epsilon: float) -> float:
-        return _HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * epsilon / top
+        return float(_HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * epsilon / top)
 
     lines = []
     seen: dict[tuple[float, ...], list[str]] = {}
@@ -46,7 +46,9 @@ def plot(facts: dict[str, Any]) -> dict[str, Any]:
             {
                 "points": " ".join(f"{x(n):.1f},{y(e):.1f}" for n, e in points),
                 "end": (x(points[-1][0]), y(points[-1][1])),
-                "label": ", ".join(hospitals) if len(hospitals) < 3 else f"{len(hospitals)} hospitals",
+                "label": ", ".join(hospitals)
+                if len(hospitals) < 3
+                else f"{len(hospitals)} hospitals",
             }
         )
     step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000) if most / s <= 8)

@@ -44,7 +44,12 @@ class Row:
 
     @classmethod
     def chained(
-        cls, previous: str, sequence: int, public: dict[str, Any], private: dict[str, Any], salt: str
+        cls,
+        previous: str,
+        sequence: int,
+        public: dict[str, Any],
+        private: dict[str, Any],
+        salt: str,
     ) -> Row:
         """A row that follows ``previous``; the caller signs it."""
         commitment = _commit(private, salt)

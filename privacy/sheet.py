@@ -48,7 +48,13 @@ class Section:
 
 def sections(study: Study, life: LifeBudget | None = None) -> list[Section]:
     """The sheet of a study. ``life`` is the reader's own budget, if there is one."""
-    return [_agreement(study), _partners(study), _columns(study), _leaves(study), _cost(study, life)]
+    return [
+        _agreement(study),
+        _partners(study),
+        _columns(study),
+        _leaves(study),
+        _cost(study, life),
+    ]
 
 
 def _agreement(study: Study) -> Section:

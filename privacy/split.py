@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 
-NORMALISATION = "strip-casefold"
-
 
 def normalise(patient_id: str) -> str:
     """The one spelling under which a patient is known: no outer spaces, case folded."""

@@ -70,7 +70,9 @@ class Authority:
     def issue_server(self, identity: Identity, hosts: list[str]) -> bytes:
         """A PEM certificate for the coordinator's listeners under these names or addresses."""
         names = [_general_name(host) for host in dict.fromkeys([*hosts, "localhost", "127.0.0.1"])]
-        builder = self._leaf(_name(hosts[0], "coordinator"), identity.key.public_key(), _SERVER_DAYS)
+        builder = self._leaf(
+            _name(hosts[0], "coordinator"), identity.key.public_key(), _SERVER_DAYS
+        )
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         builder = builder.add_extension(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
@@ -84,9 +86,7 @@ class Authority:
         days = _SITE_DAYS if kind == "site" else _BOOTSTRAP_DAYS
         certificate = (
             self._leaf(_name(hospital, kind), public, days)
-            .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
-            )
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
             .sign(self._identity.key, hashes.SHA384())
         )
         return _pem(certificate), f"{certificate.serial_number:x}"

@@ -1,4 +1,4 @@
-"""A run's state as bytes: what a restart continues from. JSON for facts, raw float64 for vectors."""
+"""A run's state as bytes: what a restart continues from. Vectors are base64 of raw float64."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class _Running:
 
 def serve(home: CoordinatorHome) -> None:
     """Serve until SIGTERM or SIGINT, on uvloop where it is installed."""
-    factory = uvicorn.Config(app=None, loop="auto").get_loop_factory()
+    factory = uvicorn.Config(app="unused", loop="auto").get_loop_factory()
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(Coordinator(home).serve())
 
@@ -92,9 +92,7 @@ class Coordinator:
         config = self._home.config
         outside_socket = bind(config.bind, config.port)
         inside_socket = bind(config.private_host, config.private_port)
-        api = SiteApi(
-            self._store, self._home.authority(), self._home.identity(), self._register
-        )
+        api = SiteApi(self._store, self._home.authority(), self._home.identity(), self._register)
         tls = {"certificate": self._home.certificate_path, "key": self._home.key_path}
         outside = listener(
             Gateway(self._superlink, api, self._admission, self._bell),
@@ -121,7 +119,9 @@ class Coordinator:
         ]
         while not (inside.started and outside.started):
             await asyncio.sleep(0.02)
-        log.info("listening", extra={"fields": {"port": config.port, "private": config.private_port}})
+        log.info(
+            "listening", extra={"fields": {"port": config.port, "private": config.private_port}}
+        )
         superexec = start_superexec(
             self._home.private_url,
             self._home.ca_path,

@@ -23,8 +23,8 @@ from typing import Any
 
 import httpx
 from fastapi import APIRouter, FastAPI
-from flwr.cli.build import build_fab_from_files
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.cli.build import build_fab_from_files
 from flwr.common.constant import ACCESS_TOKEN_KEY, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.common.serde import user_config_to_proto
 from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
@@ -43,8 +43,8 @@ from flwr.supercore.constant import (
     TASK_TOKEN_HEADER,
 )
 from flwr.supercore.control.control_http_client import ControlHttpClient
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.error import http_error_translator
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
 from flwr.supercore.routers.runtime import create_runtime_router
@@ -258,9 +258,11 @@ class GridExchange:
         end = time.monotonic() + deadline_seconds
         while waiting and time.monotonic() < end:
             for message in self._grid.pull_messages(list(waiting)):
-                hospital = waiting.pop(message.metadata.reply_to_message_id, None)
-                if hospital is not None and message.has_content():
-                    replies[hospital] = _body(message)
+                answered = str(message.metadata.reply_to_message_id)
+                if answered in waiting:
+                    hospital = waiting.pop(answered)
+                    if message.has_content():
+                        replies[hospital] = _body(message)
             if waiting:
                 time.sleep(_POLL_SECONDS)
         return replies
@@ -327,9 +329,7 @@ class _Bearer:
     def __init__(self, token: str) -> None:
         self._token = token
 
-    def intercept(
-        self, context: ProtobufRequestContext, call_next: ProtobufCall
-    ) -> httpx.Response:
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         context.request.headers["authorization"] = f"Bearer {self._token}"
         return call_next(context)
 

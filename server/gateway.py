@@ -58,7 +58,7 @@ class Bell:
             await asyncio.wait_for(self._event.wait(), seconds)
 
 
-class Refused(Exception):  # noqa: N818
+class Refused(Exception):
     """A request that goes no further."""
 
     def __init__(self, status: int, why: str) -> None:

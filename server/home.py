@@ -1,13 +1,13 @@
 """The coordinator's folder: keys, certificates, tokens, its database; made once by ``init``.
 
-    identity.key        signs studies, countersigns heads; its fingerprint is compared by telephone
-    ca.key  ca.pem      the certificate authority, for transport
-    server.pem          the listeners' certificate (for identity.key)
-    operator.token      bearer token of the private listener (0600)
-    superexec.secret    shared with Flower's SuperExec (0600)
-    coordinator.toml    host and ports
-    coordinator.sqlite  hospitals, studies, approvals, runs
-    models/             published models
+identity.key        signs studies, countersigns heads; its fingerprint is compared by telephone
+ca.key  ca.pem      the certificate authority, for transport
+server.pem          the listeners' certificate (for identity.key)
+operator.token      bearer token of the private listener (0600)
+superexec.secret    shared with Flower's SuperExec (0600)
+coordinator.toml    host and ports
+coordinator.sqlite  hospitals, studies, approvals, runs
+models/             published models
 """
 
 from __future__ import annotations

@@ -98,9 +98,7 @@ def _read(
     return values, refused
 
 
-def _finish(
-    study: Study, run: str, state: RunState, exchange: Exchange, store: RunStore
-) -> None:
+def _finish(study: Study, run: str, state: RunState, exchange: Exchange, store: RunStore) -> None:
     """Tell every hospital that the run is over, so that it settles and frees what is unused."""
     everyone = tuple(sorted(hospital.id for hospital in study.hospitals))
     header = request_header(study, run, state, everyone).model_copy(

@@ -51,7 +51,7 @@ CREATE TABLE IF NOT EXISTS extracts (
 """
 
 
-_MEMBER = "id, public, fingerprint, serial, revoked, node"
+_SELECT_MEMBER = "SELECT id, public, fingerprint, serial, revoked, node FROM hospitals"
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,12 @@ class Store:
         return True
 
     def members(self) -> list[Member]:
-        rows = self._all(f"SELECT {_MEMBER} FROM hospitals ORDER BY id")
-        return [Member(*row[:4], bool(row[4]), row[5]) for row in rows]
+        rows = self._all(_SELECT_MEMBER + " ORDER BY id")
+        return [_member(row) for row in rows]
 
     def member(self, hospital: str) -> Member | None:
-        row = self._one(f"SELECT {_MEMBER} FROM hospitals WHERE id = ?", hospital)
-        return Member(*row[:4], bool(row[4]), row[5]) if row else None
+        row = self._one(_SELECT_MEMBER + " WHERE id = ?", hospital)
+        return _member(row) if row else None
 
     def revoke(self, hospital: str) -> bool:
         """Refuse this hospital from its next request on. False if it is not enrolled."""
@@ -146,9 +146,7 @@ class Store:
 
     def set_node(self, hospital: str, node: int) -> None:
         # Flower's node ids are unsigned 64-bit numbers; SQLite's integers are signed.
-        self._write(
-            "UPDATE hospitals SET node = ? WHERE id = ?", node - (1 << 63), hospital
-        )
+        self._write("UPDATE hospitals SET node = ? WHERE id = ?", node - (1 << 63), hospital)
 
     def nodes(self) -> dict[str, int]:
         """Hospital id -> Flower's node id of this start, for hospitals that are not revoked."""
@@ -190,9 +188,7 @@ class Store:
 
     def approvals(self, study: str) -> list[str]:
         """Hospitals that approved."""
-        rows = self._all(
-            "SELECT hospital FROM approvals WHERE study = ? ORDER BY hospital", study
-        )
+        rows = self._all("SELECT hospital FROM approvals WHERE study = ? ORDER BY hospital", study)
         return [row[0] for row in rows]
 
     # -- runs ------------------------------------------------------------------------------------
@@ -207,7 +203,10 @@ class Store:
 
     def runs(self, status: str | None = None) -> list[RunRecord]:
         rows = self._all("SELECT id, study, status, state, result FROM runs ORDER BY started")
-        records = [RunRecord(*row[:4], json.loads(row[4]) if row[4] else None) for row in rows]
+        records = [
+            RunRecord(row[0], row[1], row[2], row[3], json.loads(row[4]) if row[4] else None)
+            for row in rows
+        ]
         return [record for record in records if status in (None, record.status)]
 
     def run(self, run: str) -> RunRecord | None:
@@ -307,6 +306,10 @@ class Store:
     def _all(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with self._lock:
             return self._db.execute(statement, values).fetchall()
+
+
+def _member(row: tuple[Any, ...]) -> Member:
+    return Member(row[0], row[1], row[2], row[3], bool(row[4]), row[5])
 
 
 def new_run_id() -> str:

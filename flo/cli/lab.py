@@ -67,7 +67,7 @@ def demo(
 ) -> None:
     """Four real hospitals train one private model on this machine, over mutual TLS."""
     from flo.cli.screen import write_json
-    from flo.demo import run_demo
+    from flo.cli.demo import run_demo
 
     write_json(json_file, run_demo(directory))
 

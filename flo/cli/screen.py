@@ -1,4 +1,4 @@
-"""What commands show: errors with a way out, sheets, progress. Standard error for all but results."""
+"""What commands show: errors with a way out, sheets, spinners; only results on standard output."""
 
 from __future__ import annotations
 

@@ -158,7 +158,9 @@ def follow(home: Path, digest: str) -> dict[str, Any]:
     operator = Operator(home)
     summary = operator.call("GET", f"studies/{digest}")
     with StudyProgress(from_canonical(summary["study"].encode())) as progress:
-        return progress.follow(lambda after: operator.call("GET", f"studies/{digest}?after={after}"))
+        return progress.follow(
+            lambda after: operator.call("GET", f"studies/{digest}?after={after}")
+        )
 
 
 def _find(home: Path, wanted: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from flo.cli.screen import console
 from flo.errors import FloError, NetworkError
 from flo.privacy.sheet import TRUST
 
-STUDY = Path(__file__).parent / "examples" / "heart" / "study.toml"
+STUDY = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
 _MARK = ".flo-demo"
 
 
@@ -148,7 +148,9 @@ def _coordinator(cast: _Cast) -> Path:
         *("--port", str(port), "--private-port", str(private_port)),
     )
     cast.start("coordinator", "serve", "--home", str(home), log="coordinator.log")
-    console().print(f"[bold]coordinator[/] on 127.0.0.1:{port} (hospitals), :{private_port} (private)")
+    console().print(
+        f"[bold]coordinator[/] on 127.0.0.1:{port} (hospitals), :{private_port} (private)"
+    )
     end = time.monotonic() + 30
     while time.monotonic() < end:
         with contextlib.suppress(NetworkError):
@@ -202,7 +204,9 @@ def _result(
 ) -> dict[str, Any]:
     outcome = summary["result"] or {}
     estimate = outcome.get("estimate")
-    facts = {site["hospital"]: site for site in json.loads(report.read_bytes())["facts"]["hospitals"]}
+    facts = {
+        site["hospital"]: site for site in json.loads(report.read_bytes())["facts"]["hospitals"]
+    }
     return {
         "schema_version": 1,
         "private": True,
