@@ -66,8 +66,8 @@ def demo(
     json_file: Annotated[Path | None, typer.Option("--json", help="Result as JSON.")] = None,
 ) -> None:
     """Four real hospitals train one private model on this machine, over mutual TLS."""
-    from flo.cli.screen import write_json
     from flo.cli.demo import run_demo
+    from flo.cli.screen import write_json
 
     write_json(json_file, run_demo(directory))
 

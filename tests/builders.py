@@ -1,0 +1,138 @@
+"""Small, valid things for tests: a study, hospitals' data, sites with keys and ledgers, quiet noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flo import canonical
+from flo.clients.approval import Offered
+from flo.clients.home import SiteHome, make_config
+from flo.errors import RefusedError
+from flo.files import write_public
+from flo.identity import Identity
+from flo.study import Study, from_document
+
+HOSPITALS = ("north", "south", "west")
+
+
+def study_document(**changes: Any) -> dict[str, Any]:
+    """A study of three hospitals and two columns, as parsed TOML. ``changes`` replace top keys."""
+    document: dict[str, Any] = {
+        "schema_version": 1,
+        "name": "tiny",
+        "version": 1,
+        "purpose": "Test the machinery.",
+        "legal_basis": "None needed: made-up patients.",
+        "expires": "2099-12-31",
+        "hospitals": [{"id": name, "declared_size": 40} for name in HOSPITALS],
+        "data": {
+            "record": "patient",
+            "records_per_patient": "one",
+            "label": "ill",
+            "columns": [
+                {"kind": "number", "name": "age", "unit": "years", "minimum": 0, "maximum": 100},
+                {
+                    "kind": "category",
+                    "name": "ward",
+                    "codes": ["a", "b", "c"],
+                    "missing": "indicator",
+                },
+            ],
+        },
+        "model": {"kind": "logistic"},
+        "mechanism": {
+            "noise": "local",
+            "epsilon": 0.9,
+            "delta": 1e-6,
+            "clip": 0.5,
+            "steps": 3,
+            "learning_rate": 0.5,
+            "momentum": 0.5,
+            "retry_allowance": 1,
+        },
+        "evaluation": {"epsilon": 0.9, "bins": 4, "retry_allowance": 0},
+        "limits": {"deadline_seconds": 10, "minimum_cohort": 2},
+    }
+    document.update(changes)
+    return document
+
+
+def small_study(**changes: Any) -> Study:
+    return from_document(study_document(**changes))
+
+
+def csv_text(patients: int = 40, prefix: str = "p") -> str:
+    """A file that fits ``small_study``: id, age, ward, ill."""
+    rows = ["patient_id,age,ward,ill"]
+    for i in range(patients):
+        rows.append(f"{prefix}{i:04d},{20 + i % 60},{'abc'[i % 3]},{int(i % 60 > 30)}")
+    return "\n".join(rows) + "\n"
+
+
+def make_site(folder: Path, hospital: str = "north", *, epsilon: float = 0.9) -> SiteHome:
+    """A site with keys, data and a ledger with one population ``main``; not enrolled."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = folder / "patients.csv"
+    data.write_text(csv_text(prefix=hospital))
+    config = make_config(
+        hospital,
+        file=data,
+        id_column="patient_id",
+        epsilon=epsilon,
+        declared_size=40,
+        hold_out=0.3,
+        consent=False,
+    )
+    return SiteHome.create(folder / "site", config)
+
+
+def pretend_enrolled(home: SiteHome, coordinator: Identity) -> None:
+    """Write what enrolment leaves at a site, for tests that need no network."""
+    info = {"schema_version": 1, "url": "https://127.0.0.1:1", "public": coordinator.public.hex()}
+    write_public(home.directory / "coordinator.json", canonical.encode(info))
+
+
+def offered(study: Study, homes: list[SiteHome], coordinator: Identity) -> Offered:
+    """The study with every hospital's fingerprint (made-up keys for those without a home), signed."""
+    prints = {home.config.hospital: home.identity().fingerprint for home in homes}
+    for hospital in study.hospitals:
+        prints.setdefault(hospital.id, Identity.new().fingerprint)
+    complete = study.with_fingerprints(prints)
+    return Offered(complete, coordinator.sign("study", complete.canonical_bytes))
+
+
+class SilentApi:
+    """The coordinator's calls for tests without a network: remembers, answers nothing."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+
+    def call(self, name: str, body: Any) -> Any:
+        self.calls.append((name, body))
+        return {}
+
+
+@dataclass
+class NoNoise:
+    """Noise of zero, for tests that look at exact sums."""
+
+    def sample(self, variance: int, size: int) -> npt.NDArray[np.int64]:
+        return np.zeros(size, dtype=np.int64)
+
+
+class CountingReleaser:
+    """Stands in for the warm child where a test is about the ledger: a new vector every time."""
+
+    def __init__(self, length: int, *, ready: bool = True) -> None:
+        self.length, self.ready, self.calls = length, ready, 0
+
+    def release(self, *_: Any) -> npt.NDArray[np.int64]:
+        if not self.ready:
+            raise RefusedError("not ready")
+        self.calls += 1
+        return np.full(self.length, self.calls, dtype=np.int64)
