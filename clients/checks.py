@@ -33,7 +33,10 @@ class Finding:
         shown = ", ".join(str(row) for row in self.rows[:_ROWS_SHOWN])
         more = "" if len(self.rows) <= _ROWS_SHOWN else ", ..."
         noun = "record" if len(self.rows) == 1 else "records"
-        return f"column {self.column!r}: {self.rule}, {len(self.rows)} {noun} (rows {shown}{more})"
+        where = "row" if len(self.rows) == 1 else "rows"
+        return (
+            f"column {self.column!r}: {self.rule}, {len(self.rows)} {noun} ({where} {shown}{more})"
+        )
 
 
 @dataclass(frozen=True)

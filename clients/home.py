@@ -204,7 +204,8 @@ def refuse_large_epsilon(epsilon: float, policy: Policy) -> None:
     if epsilon >= 1 and not policy.consent_to_epsilon_of_one_or_more:
         raise PolicyError(
             f"ε = {epsilon:g} is 1 or more and this site's policy does not consent to that",
-            hint="set consent_to_epsilon_of_one_or_more = true in site.toml, if the steward agrees",
+            hint="if the steward agrees: consent_to_epsilon_of_one_or_more = true in site.toml, or "
+            "--consent-to-epsilon-of-one-or-more at init",
         )
 
 

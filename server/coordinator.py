@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import uvicorn
 
@@ -56,10 +57,18 @@ def complete_and_sign(study: Study, home: CoordinatorHome, store: Store) -> Offe
             "distributed noise needs secure sums, which this version does not deploy yet",
             hint='set noise = "local"; `flo simulate --noise distributed` shows what it would give',
         )
+    if complete.expires < datetime.now(UTC).date():
+        raise StudyError(f"the study expired on {complete.expires}", hint="set a later `expires`")
+    known = store.offer(complete.digest)
+    if known is not None and known.status not in ("offered", "running"):
+        raise StudyError(
+            f"this very study is {known.status} already",
+            hint=f"another run is another agreement: set version = {complete.version + 1}",
+        )
     signature = home.identity().sign("study", complete.canonical_bytes)
     store.add_study(complete, signature)
     store.add_event(complete.digest, "offered", name=complete.name, version=complete.version)
-    return Offer(complete, signature, "offered")
+    return store.offer(complete.digest) or Offer(complete, signature, "offered")
 
 
 @dataclass

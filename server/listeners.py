@@ -100,6 +100,6 @@ def bind(host: str, port: int) -> socket.socket:
         reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error})"
         raise NetworkError(
             f"port {port} on {host} {reason}",
-            hint="stop what holds it, or choose another with --port / --private-port",
+            hint="stop what holds it, or set another port in coordinator.toml",
         ) from error
     return bound

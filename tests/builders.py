@@ -1,4 +1,4 @@
-"""Small, valid things for tests: a study, hospitals' data, sites with keys and ledgers, quiet noise."""
+"""Small, valid things for tests: a study, patients, sites with keys and ledgers, quiet noise."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def pretend_enrolled(home: SiteHome, coordinator: Identity) -> None:
 
 
 def offered(study: Study, homes: list[SiteHome], coordinator: Identity) -> Offered:
-    """The study with every hospital's fingerprint (made-up keys for those without a home), signed."""
+    """The signed study; hospitals without a home get made-up keys."""
     prints = {home.config.hospital: home.identity().fingerprint for home in homes}
     for hospital in study.hospitals:
         prints.setdefault(hospital.id, Identity.new().fingerprint)

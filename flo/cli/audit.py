@@ -16,7 +16,7 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")] = Path(),
 ) -> None:
     """Join signed ledger extracts into report.json and a report.html that people can read."""
-    from flo.cli.screen import console, working
+    from flo.cli.screen import say, working
     from flo.errors import UsageError
     from flo.files import write_public
     from flo.privacy.report import build
@@ -31,8 +31,8 @@ def report(
     out.mkdir(parents=True, exist_ok=True)
     write_public(out / "report.json", document)
     write_public(out / "report.html", page.encode())
-    console().print(f"{out / 'report.json'} and {out / 'report.html'} written")
-    console().print(f"anyone can check it offline: flo audit verify {out / 'report.json'}")
+    say(f"{out / 'report.json'} and {out / 'report.html'} written")
+    say(f"anyone can check it offline: flo audit verify {out / 'report.json'}")
 
 
 @app.command()
@@ -40,7 +40,7 @@ def verify(
     report_file: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.json.")],
 ) -> None:
     """Recompute every ε, signature and chain of a report, offline; fails on any changed byte."""
-    from flo.cli.screen import console, working
+    from flo.cli.screen import say, working
     from flo.errors import UsageError
     from flo.identity import spoken
     from flo.privacy.report import verify as check
@@ -49,14 +49,13 @@ def verify(
         raise UsageError(f"no report at {report_file}")
     with working("recomputing"):
         facts = check(report_file.read_bytes())
-    out = console()
-    out.print(f"[bold green]verified[/]: study {facts['study']['name']}, digest")
-    out.print(f"  {facts['study']['digest']}")
+    say(f"[bold green]verified[/]: study {facts['study']['name']}, digest")
+    say(f"  {facts['study']['digest']}")
     for site in facts["hospitals"]:
-        out.print(
+        say(
             f"  {site['hospital']}: ε = {site['epsilon_released']:.4f} released of "
             f"{site['epsilon_designed']:.4f}, δ = {site['delta']:g}, "
             f"{site['releases_training']} + {site['releases_evaluation']} releases, "
             f"key {spoken(site['fingerprint'])[:19]}..."
         )
-    out.print("Compare the keys by telephone: the report proves what these keys signed.")
+    say("Compare the keys by telephone: the report proves what these keys signed.")

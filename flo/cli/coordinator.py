@@ -27,7 +27,7 @@ def init(
     ] = 9444,
 ) -> None:
     """Make the coordinator's keys, certificate authority and configuration."""
-    from flo.cli.screen import console
+    from flo.cli.screen import say
     from flo.identity import spoken
     from flo.server.home import CoordinatorConfig, CoordinatorHome
     from flo.settings import parse
@@ -38,10 +38,9 @@ def init(
         "coordinator configuration",
     )
     made = CoordinatorHome.create(home, config)
-    out = console()
-    out.print(f"coordinator made in {home}")
-    out.print(f"fingerprint, to read out to hospitals: {spoken(made.identity().fingerprint)}")
-    out.print(f"next: flo coordinator serve --home {home}")
+    say(f"coordinator made in {home}")
+    say(f"fingerprint, to read out to hospitals: {spoken(made.identity().fingerprint)}")
+    say(f"next: flo coordinator serve --home {home}")
 
 
 @app.command()
@@ -69,7 +68,7 @@ def invite(
     """Write a one-time invitation for a hospital; pass it on like a password."""
     from pydantic import TypeAdapter, ValidationError
 
-    from flo.cli.screen import console
+    from flo.cli.screen import say
     from flo.errors import UsageError
     from flo.files import write_private
     from flo.server.home import CoordinatorHome
@@ -85,7 +84,7 @@ def invite(
         ) from error
     path = out or Path(f"{hospital}.invitation.json")
     write_private(path, make_invitation(CoordinatorHome.open(home), hospital))
-    console().print(f"{path} opens enrolment once, within 7 days")
+    say(f"{path} opens enrolment once, within 7 days")
 
 
 @app.command()
@@ -94,7 +93,7 @@ def revoke(
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Refuse a hospital from its next request on; its data and ledger are its own."""
-    from flo.cli.screen import console
+    from flo.cli.screen import say
     from flo.errors import UsageError
     from flo.server.home import CoordinatorHome
 
@@ -103,7 +102,7 @@ def revoke(
         raise UsageError(f"hospital {hospital!r} is not enrolled here")
     store.add_event(None, "revoked", hospital=hospital)
     store.close()
-    console().print(f"{hospital} is refused from its next request on")
+    say(f"{hospital} is refused from its next request on")
 
 
 @app.command()

@@ -25,12 +25,11 @@ def simulate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Result as JSON.")] = None,
 ) -> None:
     """Run a study in one process on data you may see; prints exact numbers, so NOT private."""
-    from flo.cli.screen import console, working, write_json
+    from flo.cli.screen import say, working, write_json
     from flo.simulation import load_hospitals
     from flo.simulation import simulate as run
     from flo.study import load
 
-    out = console()
     loaded = load(study)
     if data is not None and not unsafe_not_private:
         _refuse_registered(data)
@@ -50,12 +49,12 @@ def simulate(
             compare=compare,
             progress=status.update,
         )
-    out.print("[bold yellow]NOT PRIVATE[/]: exact numbers on data this process can see")
-    out.print(f"AUC {result['auc']:.4f} ± {result['auc_std']:.4f} (sd over folds and seeds)")
-    out.print(f"ε = {result['epsilon']:.4f}, δ = {result['delta']:g}, {result['trust_model']}")
+    say("[bold yellow]NOT PRIVATE[/]: exact numbers on data this process can see")
+    say(f"AUC {result['auc']:.4f} ± {result['auc_std']:.4f} (sd over folds and seeds)")
+    say(f"ε = {result['epsilon']:.4f}, δ = {result['delta']:g}, {result['trust_model']}")
     if compare:
-        out.print(f"pooled without privacy {result['auc_pooled']:.4f}")
-        out.print(f"each hospital alone    {result['auc_alone']:.4f}")
+        say(f"pooled without privacy {result['auc_pooled']:.4f}")
+        say(f"each hospital alone    {result['auc_alone']:.4f}")
     write_json(json_file, result)
 
 
@@ -77,12 +76,12 @@ def data(
     directory: Annotated[Path, typer.Argument(help="Where to write HOSPITAL.csv files.")],
 ) -> None:
     """Write a data set of real patients out, one CSV per hospital."""
-    from flo.cli.screen import console
+    from flo.cli.screen import say
     from flo.datasets import HEART_CREDIT, write
 
     for path in write({"heart": "heart-disease"}.get(name, name), directory):
-        console().print(str(path))
-    console().print(HEART_CREDIT)
+        say(str(path))
+    say(HEART_CREDIT)
 
 
 def _refuse_registered(directory: Path) -> None:

@@ -24,6 +24,11 @@ def console(*, error: bool = False) -> Console:
     return Console(stderr=error, highlight=False, soft_wrap=error)
 
 
+def say(text: str) -> None:
+    """One line of a result, never wrapped, so that paths and commands can be copied."""
+    console().print(text, soft_wrap=True)
+
+
 def explain(error: Exception) -> int:
     """Print an error as a person needs it and return the exit code."""
     out = console(error=True)

@@ -31,7 +31,7 @@ def init(
     ] = False,
 ) -> None:
     """Make this hospital's keys, its ledger, and the life budget of its patients."""
-    from flo.cli.screen import console
+    from flo.cli.screen import say
     from flo.clients.home import SiteHome, make_config
     from flo.identity import spoken
     from flo.study import largest_delta
@@ -47,21 +47,20 @@ def init(
     )
     made = SiteHome.create(home, config)
     size = config.populations[0].declared_size
-    out = console()
-    out.print(f"site of {hospital} made in {home}; declared size {size}")
-    out.print(f"life budget: ε = {epsilon:g} at δ = {largest_delta(size):g}, for good")
-    out.print(f"fingerprint, to read out: {spoken(made.identity().fingerprint)}")
-    out.print(f"next: flo site enrol INVITATION --home {home}")
+    say(f"site of {hospital} made in {home}; declared size {size}")
+    say(f"life budget: ε = {epsilon:g} at δ = {largest_delta(size):g}, for good")
+    say(f"fingerprint, to read out: {spoken(made.identity().fingerprint)}")
+    say(f"next: flo site enrol INVITATION --home {home}")
 
 
 @app.command()
 def population(home: Home = DEFAULT_HOME) -> None:
     """Register populations that were added to site.toml; their budgets are fixed from then on."""
-    from flo.cli.screen import console
+    from flo.cli.screen import say
     from flo.clients.home import SiteHome
 
     added = SiteHome.open(home).register_populations()
-    console().print(f"registered: {', '.join(added)}" if added else "nothing new in site.toml")
+    say(f"registered: {', '.join(added)}" if added else "nothing new in site.toml")
 
 
 @app.command()
@@ -70,17 +69,16 @@ def enrol(
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Get a certificate for this site's key; the key stays here."""
-    from flo.cli.screen import console, working
+    from flo.cli.screen import say, working
     from flo.clients.enrol import enrol as use_invitation
     from flo.clients.home import SiteHome
     from flo.identity import spoken
 
     with working("enrolling"):
         done = use_invitation(SiteHome.open(home), invitation)
-    out = console()
-    out.print(f"{done.hospital} is enrolled. Compare by telephone before you approve anything:")
-    out.print(f"  ours:        {spoken(done.own)}")
-    out.print(f"  coordinator: {spoken(done.coordinator)}")
+    say(f"{done.hospital} is enrolled. Compare by telephone before you approve anything:")
+    say(f"  ours:        {spoken(done.own)}")
+    say(f"  coordinator: {spoken(done.coordinator)}")
 
 
 @app.command()
@@ -92,7 +90,7 @@ def approve(
     wait: Annotated[float, typer.Option(help="Seconds to wait for a study to be offered.")] = 0,
 ) -> None:
     """Read a study, check the data on this screen, and approve: one approval, one reservation."""
-    from flo.cli.screen import confirmed, console, show_sheet, working
+    from flo.cli.screen import confirmed, console, say, show_sheet, working
     from flo.clients.approval import approve as sign
     from flo.clients.approval import choose
     from flo.clients.enrol import connect
@@ -113,7 +111,7 @@ def approve(
             raise RefusedError("not approved; nothing was spent", hint="--yes approves at once")
         with working("checking the data and reserving the budget"):
             sign(opened, api, offered, chosen)
-    out.print(f"\napproved {offered.study.name} ({offered.study.digest[:12]}); budget reserved")
+    say(f"\napproved {offered.study.name} ({offered.study.digest[:12]}); budget reserved")
 
 
 def _wait_for_offers(opened: SiteHome, api: CoordinatorApi, seconds: float) -> list[Offered]:
@@ -205,7 +203,7 @@ def extract(
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Sign an extract of the ledger for one study, for the auditor."""
-    from flo.cli.screen import console
+    from flo.cli.screen import say
     from flo.clients.extract import make_extract
     from flo.clients.home import SiteHome
     from flo.errors import UsageError
@@ -218,4 +216,4 @@ def extract(
     ledger = opened.ledger()
     write_public(out, make_extract(opened, ledger, found[0]))
     ledger.close()
-    console().print(f"signed extract in {out}")
+    say(f"signed extract in {out}")

@@ -34,12 +34,12 @@ def new(
     out: Annotated[Path, typer.Option(help="Where to write the study.")] = Path("study.toml"),
 ) -> None:
     """Scaffold a study from a CSV header and declared bounds; no value of the file is read."""
-    from flo.cli.screen import console
+    from flo.cli.screen import say
     from flo.scaffold import scaffold
 
     text = scaffold(csv, name, label, hospital, number or [], category or [], id_column)
     out.write_text(text, encoding="utf-8")
-    console().print(f"{out} written; complete purpose and legal basis, then: flo study check {out}")
+    say(f"{out} written; complete purpose and legal basis, then: flo study check {out}")
 
 
 @app.command()
@@ -48,7 +48,7 @@ def check(
     json_file: Annotated[Path | None, typer.Option("--json", help="Numbers as JSON.")] = None,
 ) -> None:
     """Explain a study in plain language: what leaves, σ, ε, shares of a budget, what to expect."""
-    from flo.cli.screen import console, show_sheet, working, write_json
+    from flo.cli.screen import console, say, show_sheet, working, write_json
     from flo.privacy.plan import Plan
     from flo.privacy.sheet import sections
     from flo.study import load
@@ -59,7 +59,7 @@ def check(
         plan = Plan.of(loaded)
     show_sheet(parts, console())
     if plan.epsilon >= 1:
-        console().print("\n[bold yellow]ε is 1 or more:[/] every site's own policy must consent.")
+        say("\n[bold yellow]ε is 1 or more:[/] every site's own policy must consent.")
     write_json(
         json_file,
         {
@@ -83,11 +83,11 @@ def launch(
 ) -> None:
     """Sign a study, offer it to its hospitals, and follow it: approvals, rounds, result."""
     from flo.cli.operator import Operator
-    from flo.cli.screen import console
+    from flo.cli.screen import say
     from flo.study import load
 
     summary = Operator(home).call("POST", "studies", body=load(study).canonical_bytes)
-    console().print(f"offered: {study} (digest {summary['digest'][:12]})")
+    say(f"offered: {study} (digest {summary['digest'][:12]})")
     if not detach:
         follow(home, summary["digest"])
 
@@ -102,10 +102,10 @@ def watch(study: StudyName, home: Home = DEFAULT_HOME) -> None:
 def stop(study: StudyName, home: Home = DEFAULT_HOME) -> None:
     """End a study after the round at hand; hospitals get back what was not used."""
     from flo.cli.operator import Operator
-    from flo.cli.screen import console
+    from flo.cli.screen import say
 
     Operator(home).call("POST", f"studies/{_find(home, study)['digest']}/stop")
-    console().print("stopping after the round at hand")
+    say("stopping after the round at hand")
 
 
 @app.command("list")
@@ -140,13 +140,13 @@ def extracts(
 ) -> None:
     """Save the signed ledger extracts that hospitals sent for a study."""
     from flo.cli.operator import Operator
-    from flo.cli.screen import console
+    from flo.cli.screen import say
 
     found = Operator(home).call("GET", f"studies/{_find(home, study)['digest']}/extracts")
     out.mkdir(parents=True, exist_ok=True)
     for hospital, document in found.items():
         (out / f"{hospital}.json").write_text(document, encoding="utf-8")
-    console().print(f"{len(found)} extracts in {out}")
+    say(f"{len(found)} extracts in {out}")
 
 
 def follow(home: Path, digest: str) -> dict[str, Any]:
@@ -158,9 +158,27 @@ def follow(home: Path, digest: str) -> dict[str, Any]:
     operator = Operator(home)
     summary = operator.call("GET", f"studies/{digest}")
     with StudyProgress(from_canonical(summary["study"].encode())) as progress:
-        return progress.follow(
+        summary = progress.follow(
             lambda after: operator.call("GET", f"studies/{digest}?after={after}")
         )
+    _show_result(summary)
+    return summary
+
+
+def _show_result(summary: dict[str, Any]) -> None:
+    from flo.cli.screen import say
+
+    result = summary["result"] or {}
+    say(f"{summary['status']} after {result.get('rounds', 0)} rounds")
+    if estimate := result.get("estimate"):
+        say(
+            f"noisy AUC {estimate['auc']:.3f}, {estimate['level']:.0%} interval "
+            f"{estimate['low']:.3f} to {estimate['high']:.3f} (noise and sampling)"
+        )
+    if result:
+        say(f"ε = {result['epsilon']:.4f} at δ = {result['delta']:g} for one patient")
+        say(f"model: {result['model']}")
+        say(f"next: flo study extracts {summary['digest'][:12]} --out extracts")
 
 
 def _find(home: Path, wanted: str) -> dict[str, Any]:
