@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Any
 
 from flo.errors import MessageError
@@ -28,26 +29,33 @@ def digest(data: bytes) -> str:
 def decode(data: bytes, *, limit: int, what: str) -> Any:
     """Parse JSON from another party.
 
-    Refuses more than ``limit`` bytes, duplicate keys, NaN and infinity. ``what`` names the
-    document in the error.
+    Refuses more than ``limit`` bytes, duplicate keys, NaN, infinity, and whatever could not be
+    written again (lone surrogates). ``what`` names the document in the error.
 
     Raises:
         MessageError: with the rule that was broken.
     """
-    if len(data) > limit:
-        raise MessageError(f"{what}: {len(data)} bytes, limit {limit}")
-    try:
-        return json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise MessageError(f"{what}: not valid JSON ({error})") from error
+    return _read(data, limit, what)[0]
 
 
 def decode_canonical(data: bytes, *, limit: int, what: str) -> Any:
     """Like ``decode``, and also demands that ``data`` is the canonical form of what it says."""
-    value = decode(data, limit=limit, what=what)
-    if encode(value) != data:
+    value, canonical = _read(data, limit, what)
+    if canonical != data:
         raise MessageError(f"{what}: not in canonical form")
     return value
+
+
+def _read(data: bytes, limit: int, what: str) -> tuple[Any, bytes]:
+    if len(data) > limit:
+        raise MessageError(f"{what}: {len(data)} bytes, limit {limit}")
+    try:
+        value = json.loads(
+            data, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+        )
+        return value, encode(value)
+    except (ValueError, RecursionError) as error:
+        raise MessageError(f"{what}: not valid JSON ({error})") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -55,6 +63,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         raise ValueError("duplicate key")
     return result
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number too large")
+    return number
 
 
 def _no_constant(name: str) -> Any:

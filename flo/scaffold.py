@@ -7,6 +7,7 @@ anything learnt from patients' values would be a release.
 from __future__ import annotations
 
 import csv as csv_module
+import io
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import tomli_w
 
 from flo.errors import UsageError
 from flo.study import from_document, largest_delta, round_size
+
+_LONGEST_HEADER = 1 << 20
 
 
 def scaffold(
@@ -41,6 +44,8 @@ def scaffold(
         )
     columns.sort(key=lambda column: header.index(str(column["name"])))
     partners = [_hospital(text) for text in hospitals]
+    if not partners:
+        raise UsageError("a study needs at least one hospital", hint="--hospital HOSPITAL:SIZE")
     size = max(int(partner["declared_size"]) for partner in partners)
     document: dict[str, Any] = {
         "schema_version": 1,
@@ -76,13 +81,23 @@ def scaffold(
 
 def _header(csv: Path) -> list[str]:
     try:
-        with csv.open(encoding="utf-8-sig", newline="") as file:
-            header = next(csv_module.reader(file), [])
+        with csv.open("rb", buffering=0) as file:
+            header = next(csv_module.reader([_first_line(file).decode("utf-8-sig")]), [])
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{csv} cannot be read: {type(error).__name__}") from error
     if not header:
         raise UsageError(f"{csv} has no header line")
     return header
+
+
+def _first_line(file: io.FileIO) -> bytes:
+    """Byte by byte, so that nothing behind the header is ever in memory."""
+    line = bytearray()
+    while (byte := file.read(1)) not in (b"", b"\n"):
+        line += byte
+        if len(line) > _LONGEST_HEADER:
+            raise UsageError(f"the header line is longer than {_LONGEST_HEADER} bytes")
+    return bytes(line)
 
 
 def _hospital(text: str) -> dict[str, Any]:

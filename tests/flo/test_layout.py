@@ -1,0 +1,41 @@
+"""The rooms are where they should be, and opening the door loads nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "flwr", "pandas", "pydantic", "dp_accounting", "httpx", "fastapi")
+
+
+@pytest.mark.parametrize("room", ["server", "clients", "privacy", "infra", "examples"])
+def test_each_room_is_a_relative_link_to_its_top_level_folder(room: str) -> None:
+    link = ROOT / "flo" / room
+    assert link.is_symlink()
+    assert str(link.readlink()) == f"../{room}"
+    assert link.resolve() == (ROOT / room).resolve()
+    assert link.is_dir()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param("import flo", id="import flo"),
+        pytest.param(
+            "sys.argv = ['flo', '--help']\n"
+            "from flo.cli import main\n"
+            "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code",
+            id="flo --help",
+        ),
+    ],
+)
+def test_opening_the_door_loads_nothing_heavy(code: str) -> None:
+    script = f"import sys\n{code}\nprint('LOADED', *sorted({set(HEAVY)!r} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1].strip() == "LOADED"

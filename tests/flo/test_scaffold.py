@@ -1,0 +1,98 @@
+"""``flo study new``: a valid first draft from a header and what a person declares."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flo.errors import UsageError
+from flo.scaffold import scaffold
+from flo.study import Study, from_document
+
+HEADER = "patient_id,age,ward,ill\n"
+
+
+def draft(folder: Path, *, data: bytes = HEADER.encode(), **changes: Any) -> Study:
+    csv = folder / "patients.csv"
+    csv.write_bytes(data)
+    arguments: dict[str, Any] = {
+        "csv": csv,
+        "name": "tiny",
+        "label": "ill",
+        "hospitals": ["north:303", "south:40"],
+        "numbers": ["age:0:110:years"],
+        "categories": ["ward:a,b,c"],
+        "id_column": "patient_id",
+    }
+    return from_document(tomllib.loads(scaffold(**{**arguments, **changes})))
+
+
+def test_a_draft_is_a_valid_study_with_rounded_sizes(tmp_path: Path) -> None:
+    study = draft(tmp_path)
+    assert [(h.id, h.declared_size) for h in study.hospitals] == [("north", 300), ("south", 40)]
+    assert [column.name for column in study.data.columns] == ["age", "ward"]
+    assert study.data.label == "ill"
+    assert study.mechanism.epsilon < 1
+
+
+def test_delta_follows_the_largest_hospital(tmp_path: Path) -> None:
+    assert draft(tmp_path, hospitals=["north:50000", "south:40"]).mechanism.delta == 2e-7
+
+
+def test_columns_stand_in_the_order_of_the_file(tmp_path: Path) -> None:
+    study = draft(tmp_path, data=b"ward,ill,age,patient_id\n")
+    assert [column.name for column in study.data.columns] == ["ward", "age"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    draft(tmp_path, data=b"\xef\xbb\xbf" + HEADER.encode())
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragment"),
+    [
+        pytest.param({"label": "sick"}, "no column 'sick'; it has patient_id", id="no label"),
+        pytest.param({"id_column": "mrn"}, "no column 'mrn'", id="no id column"),
+        pytest.param({"numbers": ["bmi:0:80:kg"]}, "no column 'bmi'", id="no such column"),
+        pytest.param({"numbers": []}, "columns without a declaration: age", id="undeclared"),
+        pytest.param({"numbers": ["age:0:110"]}, "not COLUMN:MINIMUM", id="no unit"),
+        pytest.param({"numbers": ["age:low:110:years"]}, "not COLUMN:MINIMUM", id="no number"),
+        pytest.param({"numbers": ["age:110:0:years"]}, "minimum must be below", id="reversed"),
+        pytest.param({"numbers": ["age:nan:110:years"]}, "minimum", id="NaN bound"),
+        pytest.param({"numbers": ["age:0:110:years"] * 2}, "stands twice", id="declared twice"),
+        pytest.param({"categories": ["ward"]}, "not COLUMN:CODE", id="no codes"),
+        pytest.param({"categories": ["ward:a"]}, "codes", id="one code"),
+        pytest.param({"hospitals": ["north"]}, "not HOSPITAL:SIZE", id="no size"),
+        pytest.param({"hospitals": ["north:many"]}, "not HOSPITAL:SIZE", id="size no number"),
+        pytest.param({"hospitals": ["north:-5"]}, "not HOSPITAL:SIZE", id="negative size"),
+        pytest.param({"hospitals": ["north:5"]}, "declared_size", id="tiny size"),
+        pytest.param({"hospitals": ["../north:40"]}, "hospitals.0.id", id="path traversal"),
+        pytest.param({"hospitals": ["a:40", "a:50"]}, "stands twice", id="same hospital"),
+        pytest.param({"name": "A study"}, "name", id="bad name"),
+        pytest.param({"data": b""}, "no header line", id="empty file"),
+        pytest.param({"data": b"\xff\xfe"}, "cannot be read", id="header not UTF-8"),
+    ],
+)
+def test_what_is_missing_or_malformed_is_named(
+    tmp_path: Path, changes: dict[str, Any], fragment: str
+) -> None:
+    with pytest.raises(UsageError) as refusal:
+        draft(tmp_path, **changes)
+    assert fragment in str(refusal.value)
+
+
+def test_no_hospital_at_all_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        draft(tmp_path, hospitals=[])
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.csv cannot be read"):
+        draft(tmp_path, csv=tmp_path / "none.csv")
+
+
+def test_a_line_with_a_patient_is_never_read(tmp_path: Path) -> None:
+    draft(tmp_path, data=HEADER.encode() + b"\xff\xfe\x00 no text at all \x80")
