@@ -115,13 +115,15 @@ def from_document(document: Any) -> NoisySum:
     try:
         if set(document) != {"kind", "clip", "length", "noise_multiplier"}:
             raise ValueError("fields differ")
-        if isinstance(document["length"], bool) or not isinstance(document["length"], int):
+        if type(document["length"]) is not int:
             raise ValueError("length is not an integer")
+        if any(type(document[name]) not in (int, float) for name in ("clip", "noise_multiplier")):
+            raise ValueError("clip and noise_multiplier must be numbers")
         return NoisySum(
             document["kind"],
             float(document["clip"]),
             document["length"],
             float(document["noise_multiplier"]),
         )
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise MessageError(f"this is not a mechanism that FLO knows: {error}") from error
