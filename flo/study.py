@@ -232,6 +232,12 @@ class Study(Document):
             )
         return from_document(document)
 
+    def with_epsilon(self, epsilon: float) -> Study:
+        """A copy with another ε for training and for evaluation, validated anew."""
+        document = self.model_dump(mode="json")
+        document["mechanism"]["epsilon"] = document["evaluation"]["epsilon"] = epsilon
+        return from_document(document)
+
     def with_mechanism(self, **changes: Any) -> Study:
         """A copy with other mechanism settings, validated anew."""
         document = self.model_dump(mode="json")

@@ -40,7 +40,8 @@ def clipped_gradient_sum(
     for start in range(0, len(inputs), BATCH):
         size = min(BATCH, len(inputs) - start)
         hooked.zero_grad(set_to_none=True)
-        logits = hooked(_padded(inputs[start : start + size]))
+        # Inputs that want a gradient keep Opacus' hooks on the first layer from firing early.
+        logits = hooked(_padded(inputs[start : start + size]).requires_grad_())
         target = _padded(labels[start : start + size])
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
         torch.autograd.backward(loss)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -33,12 +33,9 @@ def simulate(
     loaded = load(study)
     if data is not None and not unsafe_not_private:
         _refuse_registered(data)
-    changes: dict[str, Any] = {}
-    if epsilon is not None:
-        changes["epsilon"] = epsilon
+    chosen = loaded if epsilon is None else loaded.with_epsilon(epsilon)
     if noise is not None:
-        changes["noise"] = noise
-    chosen = loaded.with_mechanism(**changes) if changes else loaded
+        chosen = chosen.with_mechanism(noise=noise)
     with working("loading patients") as status:
         hospitals = load_hospitals(chosen, data, id_column)
         result = run(
