@@ -13,18 +13,19 @@ import signal
 import threading
 from types import FrameType
 
+from flo import canonical
+from flo.clients.approval import approval_path, confirm_head, known_studies, load
 from flo.clients.coordinator_api import CoordinatorApi, client_context
 from flo.clients.enrol import connect
 from flo.clients.extract import make_extract
 from flo.clients.flower import FleetLink
-from flo.clients.handler import Handler
+from flo.clients.handler import Handler, settle
 from flo.clients.home import SiteHome
+from flo.clients.replies import KeptReplies
 from flo.clients.worker import Worker
-from flo.errors import FloError, MessageError, NetworkError, TrustError
+from flo.errors import FloError, MessageError, NetworkError
 from flo.files import write_private
-from flo.messages import Head
 from flo.privacy.ledger import Ledger
-from flo.settings import parse
 from flo.study import Study
 
 log = logging.getLogger("flo.clients.agent")
@@ -41,7 +42,7 @@ class Agent:
         self._stopping = threading.Event()
 
     def stop(self, *_: int | FrameType | None) -> None:
-        """Finish the request at hand and end."""
+        """End now, at any point: the ledger's write order makes every point safe."""
         if self._stopping.is_set():
             raise KeyboardInterrupt
         self._stopping.set()
@@ -73,6 +74,7 @@ class Agent:
             try:
                 with connect(self._home) as api:
                     confirm_head(api, ledger)
+                    self._settle_ended(api, ledger)
                     handler = Handler(
                         self._home, ledger, self._worker, lambda study: self._extract(study, ledger)
                     )
@@ -98,6 +100,23 @@ class Agent:
             if reply is not None:
                 link.reply(incoming, reply)
 
+    def _settle_ended(self, api: CoordinatorApi, ledger: Ledger) -> None:
+        """Settle studies that ended while we were away, so that no reservation leaks."""
+        replies = KeptReplies(self._home.directory / "replies", self._home.replies_keystore())
+        for known in known_studies(api):
+            digest = canonical.digest(known.study.encode())
+            if (
+                known.status in ("offered", "running")
+                or not approval_path(self._home, digest).exists()
+            ):
+                continue
+            approved = load(self._home, digest)
+            held = ledger.balance().reservations.get(approved.reservation)
+            if held is not None and not held.settled:
+                study = approved.read_study()
+                settle(ledger, replies, self._home, approved, study)
+                self._extract(study, ledger)
+
     def _link(self) -> FleetLink:
         context = client_context(
             (self._home.directory / "ca.pem").read_text(),
@@ -119,17 +138,3 @@ class Agent:
 
 class _Stop(BaseException):
     """Raised by the signal handler so that a long poll ends at once."""
-
-
-def confirm_head(api: CoordinatorApi, ledger: Ledger) -> None:
-    """Ask the coordinator for the highest head it has seen of us, before anything is released.
-
-    Raises:
-        TrustError: it saw rows that this ledger does not have.
-    """
-    reply = api.call("heads", ledger.head().model_dump(mode="json"))
-    try:
-        seen = parse(Head, reply["head"], "head")
-    except (KeyError, TypeError) as error:
-        raise TrustError("the coordinator's answer about our head makes no sense") from error
-    ledger.confirm(seen)

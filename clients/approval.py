@@ -19,8 +19,8 @@ from flo.clients.snapshot import Snapshot
 from flo.clients.source import read_table
 from flo.errors import DataError, PolicyError, RefusedError, TrustError, UsageError
 from flo.files import write_private
-from flo.identity import Identity, verify
-from flo.messages import Digest
+from flo.identity import verify
+from flo.messages import Digest, Head
 from flo.privacy.ledger import Ledger
 from flo.privacy.split import keyed_hash
 from flo.settings import Document, parse
@@ -30,7 +30,10 @@ _LIMIT = 2 * MAX_STUDY_BYTES
 
 
 class Approval(Document):
-    """What the agent needs to act on a study; kept at the site, never sent."""
+    """What the agent needs to act on a study; kept at the site, never sent.
+
+    ``signature`` covers all other fields, so that nobody can point it at other patients.
+    """
 
     schema_version: Literal[1] = 1
     study: str
@@ -40,6 +43,11 @@ class Approval(Document):
     reservation: int
     decision: str
     decision_signature: str
+    signature: str = ""
+
+    def statement(self) -> bytes:
+        """What the site signs: everything but the signature."""
+        return canonical.encode(self.model_dump(mode="json", exclude={"signature"}))
 
     def read_study(self) -> Study:
         return from_canonical(self.study.encode())
@@ -55,12 +63,49 @@ class Offered:
 
 def offered_studies(api: CoordinatorApi, coordinator: bytes) -> list[Offered]:
     """Signed studies that name this hospital. Raises TrustError if a signature does not match."""
-    found = []
-    for item in api.call("studies", {}):
-        data = str(item["study"]).encode()
-        verify(coordinator, "study", data, str(item["signature"]))
-        found.append(Offered(from_canonical(data), str(item["signature"])))
-    return found
+    return [
+        Offered(from_canonical(item.study.encode()), item.signature)
+        for item in known_studies(api)
+        if item.status in ("offered", "running") and item.verified(coordinator)
+    ]
+
+
+class KnownStudy(Document):
+    """A study as the coordinator lists it."""
+
+    study: str
+    signature: str
+    status: str
+
+    def verified(self, coordinator: bytes) -> bool:
+        verify(coordinator, "study", self.study.encode(), self.signature)
+        return True
+
+
+class _Listing(Document):
+    studies: tuple[KnownStudy, ...]
+
+
+def known_studies(api: CoordinatorApi) -> tuple[KnownStudy, ...]:
+    """Every study that names this hospital, with its status. Raises MessageError or UsageError."""
+    listing = {"studies": api.call("studies", {})}
+    return parse(_Listing, listing, "the coordinator's list of studies").studies
+
+
+def confirm_head(api: CoordinatorApi, ledger: Ledger) -> None:
+    """Learn the highest head ever seen of us before adding to the ledger, then show ours.
+
+    Raises:
+        TrustError: others saw rows that this ledger does not have: it was rolled back.
+    """
+    seen = parse(_Seen, api.call("heads", {"head": None}), "the coordinator's view of our head")
+    if seen.head is not None:
+        ledger.confirm(seen.head)
+    api.call("heads", {"head": ledger.head().model_dump(mode="json")})
+
+
+class _Seen(Document):
+    head: Head | None
 
 
 def choose(offers: list[Offered], wanted: str | None) -> Offered:
@@ -115,8 +160,10 @@ def approve(
 ) -> Approval:
     """Check everything, freeze the data, reserve the budget, sign, and tell the coordinator."""
     study, config, identity = offered.study, home.config, home.identity()
+    coordinator = bytes.fromhex(home.coordinator.public)
+    verify(coordinator, "study", study.canonical_bytes, offered.signature)
     if approval_path(home, study.digest).exists():
-        return _announce(home, api, load(home, study.digest), identity)
+        return _announce(api, load(home, study.digest))
     check_study(
         study, config.hospital, identity.fingerprint, config.policy, datetime.now(UTC).date()
     )
@@ -125,11 +172,12 @@ def approve(
     snapshot = Snapshot.of(checked, home.split_key, population.hold_out)
     ledger = home.ledger()
     try:
-        _refuse_changed_birth(ledger, population)
+        confirm_head(api, ledger)
+        _refuse_changed_birth(home, ledger, population)
         hashes = {keyed_hash(home.patients_key, name) for name in checked.patient_ids}
         _refuse_overlap(ledger, population, hashes)
+        digest = snapshot.write(snapshot_path(home, study.digest))
         reservation = ledger.reserve(study, population.name)
-        digest = snapshot.write(home.directory / "snapshots" / f"{study.digest}.npz")
         decision = canonical.encode(
             {
                 "schema_version": 1,
@@ -143,7 +191,7 @@ def approve(
         )
     finally:
         ledger.close()
-    approval = Approval(
+    unsigned = Approval(
         study=study.canonical_bytes.decode(),
         study_signature=offered.signature,
         population=population.name,
@@ -152,17 +200,20 @@ def approve(
         decision=decision.decode(),
         decision_signature=identity.sign("approval", decision),
     )
+    approval = unsigned.model_copy(
+        update={"signature": identity.sign("kept-approval", unsigned.statement())}
+    )
     write_private(
         approval_path(home, study.digest), canonical.encode(approval.model_dump(mode="json"))
     )
-    return _announce(home, api, approval, identity)
+    return _announce(api, approval)
 
 
 def load(home: SiteHome, digest: str) -> Approval:
-    """The approval of a study, verified anew.
+    """The approval of a study, verified anew; it may have expired (``refuse_expired``).
 
     Raises:
-        RefusedError: there is none, or the study has expired. TrustError: it was edited.
+        RefusedError: there is none. TrustError: it was edited.
     """
     path = approval_path(home, digest)
     if not path.exists():
@@ -173,24 +224,31 @@ def load(home: SiteHome, digest: str) -> Approval:
     if canonical.digest(data) != digest:
         raise TrustError(f"the approval of study {digest[:12]} holds another study")
     verify(bytes.fromhex(home.coordinator.public), "study", data, approval.study_signature)
-    verify(
-        home.identity().public, "approval", approval.decision.encode(), approval.decision_signature
-    )
+    public = home.identity().public
+    verify(public, "kept-approval", approval.statement(), approval.signature)
+    verify(public, "approval", approval.decision.encode(), approval.decision_signature)
     decision = canonical.decode(approval.decision.encode(), limit=65_536, what="decision")
     if decision["study"] != digest or decision["decision"] != "approve":
         raise TrustError(f"the decision kept for study {digest[:12]} is about another one")
-    if approval.read_study().expires < datetime.now(UTC).date():
-        raise RefusedError(f"study {digest[:12]} has expired")
     return approval
+
+
+def refuse_expired(approval: Approval) -> None:
+    """Raises RefusedError after the study's last day: nothing more is released, only settled."""
+    study = approval.read_study()
+    if study.expires < datetime.now(UTC).date():
+        raise RefusedError(f"study {study.digest[:12]} expired on {study.expires}")
 
 
 def approval_path(home: SiteHome, digest: str) -> Path:
     return home.directory / "approved" / f"{digest}.json"
 
 
-def _announce(
-    home: SiteHome, api: CoordinatorApi, approval: Approval, identity: Identity
-) -> Approval:
+def snapshot_path(home: SiteHome, digest: str) -> Path:
+    return home.directory / "snapshots" / f"{digest}.npz"
+
+
+def _announce(api: CoordinatorApi, approval: Approval) -> Approval:
     api.call(
         "approvals",
         {"document": approval.decision, "signature": approval.decision_signature},
@@ -208,8 +266,9 @@ def _refuse_overlap(ledger: Ledger, population: Population, hashes: set[str]) ->
         )
 
 
-def _refuse_changed_birth(ledger: Ledger, population: Population) -> None:
-    """What was fixed at birth cannot be changed in site.toml afterwards."""
+def _refuse_changed_birth(home: SiteHome, ledger: Ledger, population: Population) -> None:
+    """What was fixed at birth cannot be changed afterwards: site.toml, split key, patients key."""
+    commitments = home.key_commitments()
     for row in ledger.rows():
         public, private = row.public, row.private or {}
         if public["kind"] == "birth" and public["population"] == population.name:
@@ -223,4 +282,11 @@ def _refuse_changed_birth(ledger: Ledger, population: Population) -> None:
                     raise PolicyError(
                         f"population {population.name!r}: {name} is {now!r} in site.toml but was "
                         f"fixed as {born!r} when its ledger was born"
+                    )
+            for name, commitment in commitments.items():
+                if private.get(name) != commitment:
+                    raise TrustError(
+                        f"{name} is not the key that population {population.name!r} was born with: "
+                        "patients would change sides between training and evaluation",
+                        hint="restore the key from the site's backup",
                     )

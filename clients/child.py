@@ -16,7 +16,7 @@ import numpy as np
 from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer, choose_device
 from flo.clients.worker import read_frame, write_frame
-from flo.errors import FloError
+from flo.logs import JsonFormatter
 from flo.study import from_canonical
 
 log = logging.getLogger("flo.clients.child")
@@ -29,6 +29,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     wishes, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # nothing that prints may reach the pipe
+    screen = logging.StreamHandler()
+    screen.setFormatter(JsonFormatter())  # type and place of an error, never its text
+    logging.getLogger().addHandler(screen)
     device = choose_device(sys.argv[1])
     trainers: dict[str, Trainer] = {}
     while (frame := read_frame(wishes)) is not None:
@@ -47,7 +50,7 @@ def main() -> None:
                 )
                 data = np.ascontiguousarray(values, dtype="<i8").tobytes()
                 write_frame(answers, {"status": "ok"}, data)
-        except (FloError, OSError, RuntimeError, ValueError, KeyError, TypeError):
+        except Exception:
             # Whatever went wrong, the outside learns one code; the site's own log has the place.
             log.exception("the child could not answer")
             write_frame(answers, {"status": "not-ready"})

@@ -100,15 +100,17 @@ class CoordinatorApi:
         """
         try:
             response = self._http.post(f"/v1/site/{name}", content=canonical.encode(body))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise self._unreachable(error) from error
+        if response.status_code >= 500:
+            raise NetworkError(f"the coordinator answered {name} with {response.status_code}")
         if response.status_code != 200:
             raise self._refused(name, response)
         return canonical.decode(response.content, limit=MAX_REPLY_BYTES, what=f"reply to {name}")
 
-    def _unreachable(self, error: httpx.TransportError) -> NetworkError | TrustError:
-        text = str(error)
-        if "CERTIFICATE" in text.upper() or "certificate" in text:
+    def _unreachable(self, error: httpx.RequestError) -> NetworkError | TrustError:
+        text = str(error).upper()
+        if any(word in text for word in ("CERTIFICATE", "UNKNOWN_CA", "UNKNOWN CA", "ALERT")):
             return TrustError(
                 f"{self._url} shows a certificate of another authority, or refused ours",
                 hint="compare the coordinator's fingerprint; enrol again if its keys changed",

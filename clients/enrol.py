@@ -37,6 +37,11 @@ class Invitation(Document):
     expires: datetime
 
 
+class _Issued(Document):
+    certificate: _Pem
+    coordinator: str
+
+
 @dataclass(frozen=True)
 class Enrolled:
     """Both fingerprints, to compare by telephone."""
@@ -81,9 +86,10 @@ def enrol(home: SiteHome, invitation_path: Path) -> Enrolled:
         context = client_context(invitation.ca, certificate, key)
         with CoordinatorApi(invitation.url, context) as api:
             reply = api.call("enrol", {"request": pem})
-    if reply.get("coordinator") != invitation.coordinator:
+    issued = parse(_Issued, reply, "the coordinator's answer")
+    if issued.coordinator != invitation.coordinator:
         raise TrustError("the coordinator's identity is not the one that the invitation names")
-    write_public(home.directory / "certificate.pem", str(reply["certificate"]).encode())
+    write_public(home.directory / "certificate.pem", issued.certificate.encode())
     write_public(home.directory / "ca.pem", invitation.ca.encode())
     info = CoordinatorInfo(url=invitation.url, public=invitation.coordinator)
     write_public(

@@ -50,6 +50,7 @@ from flo.messages import MAX_MESSAGE_BYTES
 _HEARTBEAT_SECONDS = 10.0
 _ALIVE_SECONDS = 30.0
 _RECORD, _BODY = "flo", "message"
+_MAX_OBJECTS = 3  # a message, its record dictionary, one record of bytes
 
 
 @dataclass(frozen=True)
@@ -102,17 +103,21 @@ class FleetLink:
         if not response.messages_list:
             return None
         metadata = response.messages_list[0].metadata
-        contents = {
-            tree.object_id: self._pull_object(metadata.run_id, tree.object_id)
-            for tree in iterate_object_tree(response.message_object_trees[0])
-        }
+        trees = list(response.message_object_trees)[:1]
+        objects = [tree.object_id for tree in iterate_object_tree(trees[0])] if trees else []
+        if not 1 <= len(objects) <= _MAX_OBJECTS:
+            raise MessageError(f"a message of {len(objects)} objects, limit {_MAX_OBJECTS}")
+        contents = {name: self._pull_object(metadata.run_id, name) for name in objects}
         self._call(
             self._client.ConfirmMessageReceived,
             ConfirmMessageReceivedRequest(
                 node=self._node, run_id=metadata.run_id, message_object_id=metadata.message_id
             ),
         )
-        message = inflate_object_from_contents(metadata.message_id, contents)
+        try:
+            message = inflate_object_from_contents(metadata.message_id, contents)
+        except (ValueError, KeyError, TypeError) as error:
+            raise MessageError("a message that cannot be read") from error
         if not isinstance(message, Message) or not message.has_content():
             raise MessageError("a message without content")
         message.metadata.__dict__["_message_id"] = metadata.message_id

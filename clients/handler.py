@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from flo import canonical
 from flo.clients import approval
-from flo.clients.approval import Approval
+from flo.clients.approval import Approval, snapshot_path
 from flo.clients.home import SiteHome
 from flo.clients.replies import KeptReplies
 from flo.errors import BudgetError, FloError, MessageError, RefusedError, TrustError
@@ -91,18 +91,26 @@ class Handler:
             return None
         header = request.header
         try:
-            approved, study = self._approved(header)
-            self._witness(header, study)
-            if header.kind == "finish":
-                self._settle(approved, study)
-                return self._reply(header, "settled", _NOTHING)
-            return self._reply(header, "release", self._release(request, approved, study))
+            return self._decide(request)
         except Refusal as refusal:
             log.warning(
                 "refused",
                 extra={"fields": {"code": refusal.code, "why": str(refusal), "run": header.run}},
             )
             return self._reply(header, "refused", _NOTHING, refusal.code)
+        except Exception:  # a full disk, a changed file, a bug: the site goes on, says one code
+            log.exception("could not answer")
+            return self._reply(header, "refused", _NOTHING, "not-ready")
+
+    def _decide(self, request: Request) -> bytes:
+        header = request.header
+        approved, study = self._approved(header)
+        self._witness(header, study)
+        if header.kind == "finish":
+            settle(self._ledger, self._replies, self._home, approved, study)
+            self._on_settled(study)
+            return self._reply(header, "settled", _NOTHING)
+        return self._reply(header, "release", self._release(request, approved, study))
 
     # 1, 2 ---------------------------------------------------------------------------------------
 
@@ -111,7 +119,9 @@ class Handler:
             raise Refusal("malformed", "the cohort does not name this hospital")
         try:
             approved = approval.load(self._home, header.study)
-        except (RefusedError, TrustError, FloError) as error:
+            if header.kind == "release":
+                approval.refuse_expired(approved)
+        except FloError as error:
             raise Refusal("not-approved", str(error)) from error
         study = approved.read_study()
         unknown = set(header.cohort) - {hospital.id for hospital in study.hospitals}
@@ -126,15 +136,21 @@ class Handler:
     # 3 ------------------------------------------------------------------------------------------
 
     def _witness(self, header: RequestHeader, study: Study) -> None:
-        partners = {hospital.id for hospital in study.hospitals}
+        fingerprints = {hospital.id: hospital.fingerprint for hospital in study.hospitals}
         for hospital, head in header.heads.items():
-            if hospital == self._hospital:
-                try:
-                    self._ledger.confirm(head)
-                except TrustError as error:
-                    raise Refusal("rolled-back", str(error)) from error
-            elif hospital in partners:
+            if hospital not in fingerprints:
+                raise Refusal("malformed", "a head of a hospital that the study does not name")
+            try:
+                head.check(fingerprints[hospital])
+            except TrustError as error:
+                raise Refusal("malformed", f"{hospital}: {error}") from error
+            if hospital != self._hospital:
                 self._ledger.witness(hospital, head)
+                continue
+            try:
+                self._ledger.confirm(head)
+            except TrustError as error:
+                raise Refusal("rolled-back", str(error)) from error
 
     # 4, 5 ---------------------------------------------------------------------------------------
 
@@ -143,11 +159,17 @@ class Handler:
         key = request_key(header)
         answered = self._ledger.find_release(key)
         if answered is not None:
+            if answered.cohort != _cohort_digest(header):
+                raise Refusal("conflict", "this attempt was answered for another cohort")
             return self._same_bits(header, answered)
         earlier = self._earlier_attempt(header, study)
         if earlier is not None:
             values = self._same_bits(header, earlier)
-            self._ledger.repeat(earlier, header.purpose, key, _facts(header, earlier.reply))
+            facts = _facts(header, earlier.reply)
+            try:
+                self._ledger.repeat(approved.reservation, earlier, header.purpose, key, facts)
+            except BudgetError as error:
+                raise Refusal("settled", str(error)) from error
             return values
         if request.weights.shape != (parameter_count(study),):
             raise Refusal("malformed", "the model has another shape than the study's")
@@ -155,7 +177,7 @@ class Handler:
         try:
             values = self._releaser.release(
                 study,
-                self._home.directory / "snapshots" / f"{study.digest}.npz",
+                snapshot_path(self._home, study.digest),
                 approved.snapshot,
                 header.purpose,
                 request.weights,
@@ -181,7 +203,10 @@ class Handler:
     def _same_bits(self, header: RequestHeader, answered: Released) -> npt.NDArray[np.int64]:
         if answered.model != header.model:
             raise Refusal("conflict", "this round was answered for another model")
-        values = self._replies.load(header.study, answered.reply)
+        try:
+            values = self._replies.load(header.study, answered.reply)
+        except TrustError as error:
+            raise Refusal("settled", str(error)) from error
         if values is None:
             raise Refusal("settled", "the reply of this round is no longer kept")
         return values
@@ -197,11 +222,6 @@ class Handler:
             if found is not None:
                 return found
         return None
-
-    def _settle(self, approved: Approval, study: Study) -> None:
-        self._ledger.settle(approved.reservation, "the coordinator ended the run")
-        self._replies.forget(study.digest)
-        self._on_settled(study)
 
     def _reply(
         self,
@@ -223,6 +243,15 @@ class Handler:
         return encode_reply(Reply(reply, values))
 
 
+def settle(
+    ledger: Ledger, replies: KeptReplies, home: SiteHome, approved: Approval, study: Study
+) -> None:
+    """End a study here: free what was not used, forget kept replies, delete the frozen patients."""
+    ledger.settle(approved.reservation, "the study ended")
+    replies.forget(study.digest)
+    snapshot_path(home, study.digest).unlink(missing_ok=True)
+
+
 def request_key(header: RequestHeader) -> str:
     """What makes a request the same one: study, run, purpose, round and attempt."""
     return "/".join(
@@ -237,6 +266,10 @@ def _facts(header: RequestHeader, reply: str) -> dict[str, Any]:
         "round": header.round,
         "attempt": header.attempt,
         "model": header.model,
-        "cohort": canonical.digest(canonical.encode(list(header.cohort))),
+        "cohort": _cohort_digest(header),
         "reply": reply,
     }
+
+
+def _cohort_digest(header: RequestHeader) -> str:
+    return canonical.digest(canonical.encode(list(header.cohort)))

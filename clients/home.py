@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tomli_w
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from flo import canonical
 from flo.errors import PolicyError, RefusedError, UsageError
@@ -29,8 +29,9 @@ from flo.files import make_private_directory, write_private
 from flo.identity import Identity
 from flo.keystore import LocalKeyStore
 from flo.privacy.ledger import Ledger
+from flo.privacy.life import LifeBudget
 from flo.settings import Document, parse, read_toml
-from flo.study import Identifier, Text, round_size
+from flo.study import Identifier, Text, largest_delta, round_size
 
 
 class Population(Document):
@@ -42,8 +43,16 @@ class Population(Document):
     hold_out: Annotated[float, Field(ge=0.05, le=0.95)]
     epsilon: Annotated[float, Field(gt=0, le=10)]
     declared_size: Annotated[int, Field(ge=10)]
+    statement: Text | None = None
     normalisation: Literal["strip-casefold"] = "strip-casefold"
     ignore: tuple[str, ...] = ()
+
+    @field_validator("declared_size")
+    @classmethod
+    def _rounded(cls, size: int) -> int:
+        if size != round_size(size):
+            raise ValueError(f"declared size {size} is not rounded; write {round_size(size)}")
+        return size
 
 
 class Policy(Document):
@@ -96,7 +105,7 @@ class SiteHome:
         if home.config_path.exists():
             raise UsageError(f"{directory} is a site already", hint="choose another --home")
         for population in config.populations:
-            refuse_large_epsilon(population.epsilon, config.policy)
+            refuse_population(population, config.policy)
         make_private_directory(directory)
         for name in ("approved", "snapshots", "replies", "extracts"):
             make_private_directory(directory / name)
@@ -123,16 +132,27 @@ class SiteHome:
 
     def register_populations(self) -> list[str]:
         """Register the populations of site.toml that the ledger does not know. Returns names."""
-        ledger = self.ledger()
+        ledger, config = self.ledger(), self.config
         added = []
-        for population in self.config.populations:
+        for population in config.populations:
             if population.name not in ledger.balance().lives:
+                refuse_population(population, config.policy)
+                if ledger.balance().lives and population.statement is None:
+                    raise PolicyError(
+                        f"population {population.name!r} needs the steward's statement that none "
+                        "of its patients are in another population",
+                        hint="write it under `statement` in site.toml; the ledger signs it",
+                    )
                 ledger.register_population(
                     population.name,
                     epsilon=population.epsilon,
                     declared_size=population.declared_size,
                     hold_out=population.hold_out,
-                    id_column=population.id_column,
+                    private={
+                        "id_column": population.id_column,
+                        "statement": population.statement,
+                        **self.key_commitments(),
+                    },
                 )
                 added.append(population.name)
         ledger.close()
@@ -162,6 +182,13 @@ class SiteHome:
     @property
     def patients_key(self) -> bytes:
         return (self.directory / "patients.key").read_bytes()
+
+    def key_commitments(self) -> dict[str, str]:
+        """What a birth row keeps of the keys that must never change."""
+        return {
+            "split.key": canonical.digest(self.split_key),
+            "patients.key": canonical.digest(self.patients_key),
+        }
 
     @property
     def coordinator(self) -> CoordinatorInfo:
@@ -207,6 +234,15 @@ def refuse_large_epsilon(epsilon: float, policy: Policy) -> None:
             hint="if the steward agrees: consent_to_epsilon_of_one_or_more = true in site.toml, or "
             "--consent-to-epsilon-of-one-or-more at init",
         )
+
+
+def refuse_population(population: Population, policy: Policy) -> None:
+    """Raises PolicyError or UsageError before anything is written."""
+    refuse_large_epsilon(population.epsilon, policy)
+    try:
+        LifeBudget.born(population.epsilon, largest_delta(population.declared_size))
+    except ValueError as error:
+        raise UsageError(f"population {population.name!r}: {error}") from error
 
 
 def make_config(

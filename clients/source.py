@@ -11,8 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from flo.errors import DataError
-
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>"})
+from flo.study import MISSING
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -22,6 +21,8 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         if path.suffix.lower() == ".csv":
             table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            if not isinstance(table.index, pd.RangeIndex):
+                raise DataError(f"{path.name}: records have more cells than the header has names")
         elif path.suffix.lower() in (".parquet", ".pq"):
             table = pd.read_parquet(path).astype(object)
         else:

@@ -47,7 +47,7 @@ class Trainer:
     def _histogram(self, weights: Floats) -> Floats:
         held_out = self._snapshot.held_out
         return histogram(
-            models.scores(weights, held_out.inputs),
+            models.log_odds(weights, held_out.inputs),
             held_out.labels,
             held_out.patient,
             held_out.count,

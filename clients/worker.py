@@ -8,6 +8,7 @@ length, and a body. If the child dies it is started again; the agent says "not r
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flo import canonical
-from flo.errors import RefusedError
+from flo.errors import MessageError, RefusedError
 from flo.messages import Purpose
 from flo.study import Study
 
@@ -57,6 +58,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the child now, so that it is warm when the first request comes."""
+        self.stop()
         self._child = subprocess.Popen(
             [sys.executable, "-m", "flo.clients.child", self._device],
             stdin=subprocess.PIPE,
@@ -66,12 +68,16 @@ class Worker:
         self._loaded.clear()
 
     def stop(self) -> None:
-        if self._child is not None:
-            if self._child.stdin is not None:
-                self._child.stdin.close()
-            self._child.send_signal(signal.SIGTERM)
-            self._child.wait(timeout=10)
-            self._child = None
+        """End the child, if there is one, and close its pipes."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        child.send_signal(signal.SIGKILL)
+        child.wait(timeout=10)
 
     def release(
         self,
@@ -108,7 +114,7 @@ class Worker:
                 "cohort_size": cohort_size,
             }
             body = self._ask(wish, np.ascontiguousarray(weights, dtype="<f8").tobytes())
-        except OSError as error:
+        except (OSError, MessageError) as error:
             raise RefusedError("not ready") from error
         return np.frombuffer(body, dtype="<i8").astype(np.int64)
 

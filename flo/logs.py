@@ -10,6 +10,7 @@ import logging
 import logging.handlers
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 _ROTATE_BYTES, _KEEP_FILES = 5 << 20, 5
 
@@ -33,6 +34,13 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
+class ScreenFormatter(logging.Formatter):
+    """Local time and the event; of an exception only its type and place."""
+
+    def formatException(self, ei: Any) -> str:
+        return f"{ei[0].__name__} at {_last_line(ei[2])}"
+
+
 def _last_line(traceback: object) -> str:
     place = ""
     while traceback is not None:
@@ -54,7 +62,7 @@ def start_logging(path: Path, *, verbosity: int = 0) -> None:
     )
     file.setFormatter(JsonFormatter())
     screen = logging.StreamHandler()
-    screen.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    screen.setFormatter(ScreenFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     screen.setLevel({-1: logging.ERROR, 0: logging.INFO}.get(verbosity, logging.DEBUG))
     own = logging.getLogger("flo")
     own.handlers[:] = [file, screen]

@@ -19,11 +19,13 @@ import numpy.typing as npt
 from pydantic import Field, StringConstraints, ValidationError
 
 from flo import canonical
-from flo.errors import MessageError
+from flo.errors import MessageError, TrustError
+from flo.identity import fingerprint, verify
 from flo.settings import Document, problems
 from flo.study import Identifier
 
-MAX_HEADER_BYTES = 256 * 1024
+MAX_HEADER_BYTES = 1024 * 1024
+MAX_ATTEMPTS = 16
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -33,11 +35,27 @@ HeaderT = TypeVar("HeaderT", bound=Document)
 
 
 class Head(Document):
-    """A site's signed claim "my ledger has this many rows and ends in this hash"."""
+    """A site's signed claim "my ledger has this many rows and ends in this hash".
 
-    sequence: Annotated[int, Field(ge=1)]
+    ``public`` (DER, hexadecimal) makes it checkable by whoever knows the signer's fingerprint.
+    """
+
+    sequence: Annotated[int, Field(ge=1, le=1 << 53)]
     hash: Digest
     signature: Signature
+    public: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2}){1,200}$")]
+
+    def check(self, signer: str) -> None:
+        """Raises TrustError unless the key of fingerprint ``signer`` signed this claim."""
+        public = bytes.fromhex(self.public)
+        if fingerprint(public) != signer:
+            raise TrustError("a ledger head is signed by another key than the study names")
+        verify(public, "ledger-row", row_statement(self.sequence, self.hash), self.signature)
+
+
+def row_statement(sequence: int, row_hash: str) -> bytes:
+    """What a site signs for each row of its ledger."""
+    return f"{sequence} {row_hash}".encode()
 
 
 class RequestHeader(Document):
@@ -52,7 +70,7 @@ class RequestHeader(Document):
     run: Identifier
     purpose: Purpose
     round: Annotated[int, Field(ge=0, le=1_000_000)]
-    attempt: Annotated[int, Field(ge=1, le=1_000_000)]
+    attempt: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)]
     cohort: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=1000)]
     model: Digest
     heads: dict[Identifier, Head] = Field(default_factory=dict)

@@ -46,7 +46,12 @@ def build(study: Study, weights: Floats) -> torch.nn.Module:
     return module
 
 
-def scores(weights: Floats, inputs: Floats) -> Floats:
-    """Predicted probability of label 1, shape (n,), for inputs (n, p - 1) of a logistic model."""
-    log_odds = inputs @ weights[:-1] + weights[-1]
-    return np.asarray(0.5 * (1 + np.tanh(log_odds / 2)), dtype=np.float64)
+def log_odds(weights: Floats, inputs: Floats) -> Floats:
+    """Log odds of label 1, shape (n,), for inputs (n, p - 1) of a logistic model.
+
+    One row at a time by construction: products, then a sum along each row, and nothing else. A
+    matrix product would do, but its kernels treat the last rows of a block differently, so that
+    removing one patient could move another's score by a bit, and across a bin's edge.
+    """
+    products = np.ascontiguousarray(inputs) * weights[:-1]
+    return np.asarray(products.sum(axis=1) + weights[-1], dtype=np.float64)

@@ -12,11 +12,19 @@ What σ this implies is not decided here but in ``flo.privacy.plan``.
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from flo import canonical
 from flo.errors import StudyError
@@ -28,7 +36,33 @@ LARGEST_DELTA = 1e-6
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 ColumnName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_ .()/%-]{0,99}$")]
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
+
+
+def _printable(text: str) -> str:
+    """A steward reads these words on a terminal: nothing that moves, hides or reorders them."""
+    if any(unicodedata.category(character)[0] in "CZ" and character != " " for character in text):
+        raise ValueError("control, format and line characters are not allowed")
+    return text
+
+
+def _matchable(code: str) -> str:
+    if code != code.strip() or code.casefold() in MISSING:
+        raise ValueError(f"the code {code!r} can never match: it reads as missing, or has spaces")
+    return code
+
+
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>"})
+Text = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=2000),
+    AfterValidator(_printable),
+]
+Code = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=100),
+    AfterValidator(_printable),
+    AfterValidator(_matchable),
+]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
 
 
@@ -81,7 +115,7 @@ class CategoryColumn(Document):
     kind: Literal["category"]
     name: ColumnName
     codes: Annotated[
-        tuple[Annotated[str, StringConstraints(min_length=1, max_length=100)], ...],
+        tuple[Code, ...],
         Field(min_length=2, max_length=500),
     ]
     missing: Literal["refuse", "indicator"] = "refuse"
@@ -127,9 +161,9 @@ class Mechanism(Document):
     """
 
     noise: Literal["local", "distributed"]
-    epsilon: Annotated[float, Field(gt=0, le=10)]
-    delta: Annotated[float, Field(gt=0, lt=1)]
-    clip: Annotated[float, Field(gt=0, le=1e6)]
+    epsilon: Annotated[float, Field(ge=0.01, le=10)]
+    delta: Annotated[float, Field(ge=1e-12, lt=1)]
+    clip: Annotated[float, Field(ge=1e-6, le=1e6)]
     steps: Annotated[int, Field(ge=1, le=10_000)]
     learning_rate: Annotated[float, Field(gt=0, le=1e3)]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -141,7 +175,7 @@ class Mechanism(Document):
 class Evaluation(Document):
     """One noisy score histogram on held-out patients, once, at the end."""
 
-    epsilon: Annotated[float, Field(gt=0, le=10)]
+    epsilon: Annotated[float, Field(ge=0.01, le=10)]
     bins: Annotated[int, Field(ge=2, le=8)] = 4
     retry_allowance: Annotated[int, Field(ge=0, le=100)] = 1
 

@@ -19,7 +19,7 @@ class SystemStream:
     """Unbiased random integers from a ChaCha20 stream keyed by ``os.urandom``."""
 
     def __init__(self) -> None:
-        cipher = Cipher(ChaCha20(os.urandom(32), os.urandom(16)), mode=None)
+        cipher = Cipher(ChaCha20(os.urandom(32), bytes(4) + os.urandom(12)), mode=None)
         self._encryptor = cipher.encryptor()
         self._pid = os.getpid()
         self._buffer = b""

@@ -2,7 +2,7 @@
 
 A site counts held-out patients by (score bin, class), and a patient's records share a total weight
 of 1, so one patient moves the histogram by at most 1 in L2. The coordinator sees noisy counts only
-and estimates from them. Bins are public: their edges are quantiles of the released model's scores
+and estimates from them. Bins are public: their edges are quantiles of the released model's log odds
 on made-up patients that follow the study's bounds and codebooks (``public_edges``), so nobody's
 data shape them. Equal-width bins read .78 where .87 was true, because scores crowd together.
 What is estimated is the AUC of the binned score; few bins hide about .02 of the exact one.
@@ -57,7 +57,7 @@ def public_edges(study: Study, weights: Floats) -> Floats:
     square roots of primes), bell-shaped within each column's bounds, even over its codes, one in
     ten missing. Same study and model, same edges, everywhere.
     """
-    scores = models.scores(weights, _made_up_inputs(study.data))
+    scores = models.log_odds(weights, _made_up_inputs(study.data))
     quantiles = np.arange(1, study.evaluation.bins) / study.evaluation.bins
     return np.asarray(np.quantile(scores, quantiles), dtype=np.float64)
 

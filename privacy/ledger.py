@@ -21,7 +21,7 @@ from typing import Any
 from flo import canonical
 from flo.errors import BudgetError, TrustError, UsageError
 from flo.identity import Identity, verify
-from flo.messages import Head
+from flo.messages import Head, row_statement
 from flo.privacy.life import LifeBudget
 from flo.privacy.plan import Plan
 from flo.privacy.rows import PURPOSES, ZERO_HASH, Balance, Row
@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS patients (
   hash TEXT NOT NULL, population TEXT NOT NULL, PRIMARY KEY (hash, population)) STRICT;
 CREATE TABLE IF NOT EXISTS witnessed (
   hospital TEXT PRIMARY KEY, sequence INTEGER NOT NULL, hash TEXT NOT NULL,
-  signature TEXT NOT NULL) STRICT;
+  signature TEXT NOT NULL, public TEXT NOT NULL) STRICT;
 """
 
 
@@ -48,6 +48,7 @@ class Released:
 
     sequence: int
     model: str
+    cohort: str
     reply: str
 
 
@@ -94,7 +95,10 @@ class Ledger:
         if self._last is None:
             raise UsageError("the ledger is empty", hint="register a population first")
         return Head(
-            sequence=self._last.sequence, hash=self._last.hash, signature=self._last.signature
+            sequence=self._last.sequence,
+            hash=self._last.hash,
+            signature=self._last.signature,
+            public=self._identity.public.hex(),
         )
 
     def rows(self, after: int = 0) -> Iterator[Row]:
@@ -109,19 +113,6 @@ class Ledger:
         found = self._db.execute("SELECT hash FROM rows WHERE sequence = ?", (sequence,)).fetchone()
         return found[0] if found else None
 
-    def reservation_of(self, study: Study) -> int | None:
-        """The open reservation of a study, or None."""
-        balance = self.balance()
-        for row in self.rows():
-            if (
-                row.public["kind"] == "reserve"
-                and row.private is not None
-                and row.private["study"] == study.digest
-                and not balance.reservations[row.sequence].settled
-            ):
-                return row.sequence
-        return None
-
     def find_release(self, request: str) -> Released | None:
         """The release or repeat that answered this request key, or None."""
         found = self._db.execute(
@@ -130,14 +121,23 @@ class Ledger:
         if not found:
             return None
         private = json.loads(found[1])
-        return Released(found[0], private["model"], private["reply"])
+        return Released(found[0], private["model"], private["cohort"], private["reply"])
 
     # -- deciding and writing --------------------------------------------------------------------
 
     def register_population(
-        self, name: str, *, epsilon: float, declared_size: int, hold_out: float, id_column: str
+        self,
+        name: str,
+        *,
+        epsilon: float,
+        declared_size: int,
+        hold_out: float,
+        private: dict[str, Any],
     ) -> LifeBudget:
         """Birth of a population's budget: (ε, δ) by the rule for its public size, for good.
+
+        ``private`` is what else is fixed at birth and never shown: id column, key commitments,
+        the steward's statement.
 
         Raises:
             UsageError: the population exists already (its budget cannot be born twice).
@@ -157,12 +157,14 @@ class Ledger:
                     "declared_size": declared_size,
                     "hold_out": hold_out,
                 },
-                {"id_column": id_column},
+                private,
             )
         return life
 
     def reserve(self, study: Study, population: str) -> int:
         """Set aside the whole study (steps and allowances). Returns the reservation's row number.
+
+        A study whose reservation is still open keeps it: reserving twice is reserving once.
 
         Raises:
             BudgetError: it does not fit; says what remains and the largest ε that would.
@@ -171,6 +173,9 @@ class Ledger:
         with self._transaction():
             if population not in self._balance.lives:
                 raise UsageError(f"population {population!r} is not registered in this ledger")
+            kept = self._open_reservation(study.digest)
+            if kept is not None:
+                return kept
             self._refuse_what_does_not_fit(plan, study, population)
             return self._append(
                 {
@@ -212,15 +217,36 @@ class Ledger:
                     "reservation": reservation,
                     "purpose": purpose,
                     "mechanism": held.parts[purpose][0].as_document(),
+                    "reply": facts["reply"],
                 },
                 facts,
                 request,
             )
 
-    def repeat(self, of: Released, purpose: str, request: str, facts: dict[str, Any]) -> None:
-        """Record that kept bits go out again under another attempt, at charge 0."""
+    def repeat(
+        self, reservation: int, of: Released, purpose: str, request: str, facts: dict[str, Any]
+    ) -> None:
+        """Record that kept bits go out again under another attempt, at charge 0.
+
+        Raises:
+            BudgetError: the reservation is settled. TrustError: they are not the same bits.
+        """
         with self._transaction():
-            self._append({"kind": "repeat", "of": of.sequence, "purpose": purpose}, facts, request)
+            held = self._balance.reservations.get(reservation)
+            if held is None or held.settled:
+                raise BudgetError("the study has no open reservation in this ledger")
+            self._append(
+                {
+                    "kind": "repeat",
+                    "population": held.population,
+                    "reservation": reservation,
+                    "purpose": purpose,
+                    "of": of.sequence,
+                    "reply": facts["reply"],
+                },
+                facts,
+                request,
+            )
 
     def settle(self, reservation: int, reason: str) -> None:
         """End a reservation; what was not released is free again. Settling twice does nothing."""
@@ -254,19 +280,20 @@ class Ledger:
         return int(overlap)
 
     def witness(self, hospital: str, head: Head) -> None:
-        """Keep the highest head seen of a partner."""
+        """Keep the highest head seen of a partner; the caller has checked its signature."""
         self._db.execute(
-            "INSERT INTO witnessed VALUES (?, ?, ?, ?) ON CONFLICT (hospital) DO UPDATE SET"
-            " sequence = excluded.sequence, hash = excluded.hash, signature = excluded.signature"
-            " WHERE excluded.sequence > witnessed.sequence",
-            (hospital, head.sequence, head.hash, head.signature),
+            "INSERT INTO witnessed VALUES (?, ?, ?, ?, ?) ON CONFLICT (hospital) DO UPDATE SET"
+            " sequence = excluded.sequence, hash = excluded.hash, signature = excluded.signature,"
+            " public = excluded.public WHERE excluded.sequence > witnessed.sequence",
+            (hospital, head.sequence, head.hash, head.signature, head.public),
         )
 
     def witnessed(self) -> dict[str, Head]:
         return {
-            name: Head(sequence=sequence, hash=hash_, signature=signature)
-            for name, sequence, hash_, signature in self._db.execute(
-                "SELECT hospital, sequence, hash, signature FROM witnessed ORDER BY hospital"
+            name: Head(sequence=sequence, hash=hash_, signature=signature, public=public)
+            for name, sequence, hash_, signature, public in self._db.execute(
+                "SELECT hospital, sequence, hash, signature, public FROM witnessed"
+                " ORDER BY hospital"
             )
         }
 
@@ -284,6 +311,17 @@ class Ledger:
             )
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _open_reservation(self, study: str) -> int | None:
+        for row in self.rows():
+            if (
+                row.public["kind"] == "reserve"
+                and row.private is not None
+                and row.private["study"] == study
+                and not self._balance.reservations[row.sequence].settled
+            ):
+                return row.sequence
+        return None
 
     def _refuse_what_does_not_fit(self, plan: Plan, study: Study, population: str) -> None:
         life = self._balance.lives[population]
@@ -323,7 +361,8 @@ class Ledger:
         public = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **public}
         previous, sequence = self._tip()
         row = Row.chained(previous, sequence, public, private, os.urandom(16).hex())
-        row = replace(row, signature=self._identity.sign("ledger-row", row.hash.encode()))
+        statement = row_statement(sequence, row.hash)
+        row = replace(row, signature=self._identity.sign("ledger-row", statement))
         try:
             self._db.execute(
                 "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -346,8 +385,8 @@ class Ledger:
 
     def _check_last_signature(self) -> None:
         if self._last is not None:
-            public = self._identity.public
-            verify(public, "ledger-row", self._last.hash.encode(), self._last.signature)
+            statement = row_statement(self._last.sequence, self._last.hash)
+            verify(self._identity.public, "ledger-row", statement, self._last.signature)
 
     def _tip(self) -> tuple[str, int]:
         return (self._last.hash, self._last.sequence + 1) if self._last else (ZERO_HASH, 1)

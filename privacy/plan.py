@@ -87,6 +87,21 @@ class Plan:
         """One patient's ε: training and evaluation touch disjoint patients, so the larger."""
         return max(self.training.epsilon, self.evaluation.epsilon)
 
+    def epsilon_at_two_hospitals(self, noise: str) -> float:
+        """ε at the same δ of a patient known to two hospitals of the study.
+
+        Local noise: two independent series of releases. Distributed: one series that the patient
+        moves twice as far.
+        """
+
+        def doubled(part: Part) -> float:
+            sigma = part.mechanism.noise_multiplier
+            if noise == "local":
+                return accounting.epsilon_of(sigma, 2 * part.releases, part.delta)
+            return accounting.epsilon_of(sigma / 2, part.releases, part.delta)
+
+        return max(doubled(self.training), doubled(self.evaluation))
+
     def shares(self, life: LifeBudget) -> dict[str, float]:
         """Fraction of a life budget that the study takes, for each sub-ledger."""
         return {

@@ -11,12 +11,14 @@ and that every ε follows from it. What it cannot show stands in ``NOT_SHOWN``.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from flo import canonical
 from flo.errors import MessageError, TrustError
 from flo.identity import fingerprint
 from flo.identity import verify as verify_signature
+from flo.messages import Head, row_statement
 from flo.privacy.accounting import epsilon_of, pld_epsilon, true_positive_rate
 from flo.privacy.plan import Plan
 from flo.privacy.rows import PURPOSES, ZERO_HASH, Balance, Reservation, Row
@@ -27,8 +29,10 @@ SCHEMA_VERSION = 1
 MAX_REPORT_BYTES = 1 << 30
 NOT_SHOWN = (
     *NOT_COVERED,
-    "The last round before a stop is witnessed by the coordinator alone; if it colluded with the "
-    "hospital, a release there could be missing and could not be detected.",
+    "What no partner witnessed: the rows after the last round that partners saw relayed. If the "
+    "coordinator colluded with the hospital, releases there could be missing, undetected.",
+    "Whether another reservation of a hospital, shown without a name, is for the same purpose.",
+    "Who stands behind the keys: compare the fingerprints by telephone.",
 )
 
 
@@ -44,9 +48,7 @@ def build(extracts: list[bytes]) -> bytes:
         for extract in extracts
     ]
     evidence.sort(key=_hospital)
-    return canonical.encode(
-        {"schema_version": SCHEMA_VERSION, "facts": _facts(evidence), "evidence": evidence}
-    )
+    return _document(evidence)
 
 
 def verify(report: bytes) -> dict[str, Any]:
@@ -54,22 +56,20 @@ def verify(report: bytes) -> dict[str, Any]:
     document = canonical.decode_canonical(report, limit=MAX_REPORT_BYTES, what="report")
     if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
         raise MessageError("this is not a report of schema version 1")
-    try:
-        facts = _facts(document["evidence"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise MessageError(f"the report's evidence has the wrong shape: {error}") from error
-    if (
-        canonical.encode(
-            {
-                "schema_version": SCHEMA_VERSION,
-                "facts": facts,
-                "evidence": document["evidence"],
-            }
-        )
-        != report
-    ):
+    if not isinstance(document.get("evidence"), list) or _document(document["evidence"]) != report:
         raise TrustError("the report says something else than its evidence")
+    facts: dict[str, Any] = document["facts"]
     return facts
+
+
+def _document(evidence: list[Any]) -> bytes:
+    try:
+        facts = _facts(evidence)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
+        raise MessageError(f"the evidence has the wrong shape ({type(error).__name__})") from error
+    return canonical.encode(
+        {"schema_version": SCHEMA_VERSION, "facts": facts, "evidence": evidence}
+    )
 
 
 def _facts(evidence: list[Any]) -> dict[str, Any]:
@@ -101,17 +101,17 @@ def _facts(evidence: list[Any]) -> dict[str, Any]:
             "coordinator": fingerprint(coordinator),
         },
         "guarantee": {
-            "epsilon": plan.epsilon,
-            "epsilon_pld": max(plan.training.epsilon_pld, plan.evaluation.epsilon_pld),
+            "epsilon": _up(plan.epsilon),
+            "epsilon_pld": _up(max(plan.training.epsilon_pld, plan.evaluation.epsilon_pld)),
             "delta": delta,
             "unit": UNIT,
             "adjacency": ADJACENCY,
             "accountant": ACCOUNTANT,
             "trust_model": TRUST[study.mechanism.noise],
-            "epsilon_at_two_hospitals": 2 * plan.epsilon,
-            "attacker_true_positives_at_1_percent": true_positive_rate(plan.epsilon, delta),
+            "epsilon_at_two_hospitals": _up(plan.epsilon_at_two_hospitals(study.mechanism.noise)),
+            "attacker_true_positives_at_1_percent": _up(true_positive_rate(plan.epsilon, delta)),
         },
-        "hospitals": [_hospital_facts(study, plan, body) for body in bodies],
+        "hospitals": [_hospital_facts(study, plan, body, bodies) for body in bodies],
         "without_extract": sorted({h.id for h in study.hospitals} - set(names)),
         "not_covered_or_shown": list(NOT_SHOWN),
     }
@@ -126,7 +126,9 @@ def _signed_body(document: Any) -> dict[str, Any]:
     return body
 
 
-def _hospital_facts(study: Study, plan: Plan, body: dict[str, Any]) -> dict[str, Any]:
+def _hospital_facts(
+    study: Study, plan: Plan, body: dict[str, Any], bodies: list[dict[str, Any]]
+) -> dict[str, Any]:
     public = bytes.fromhex(body["public"])
     partner = study.hospital(body["hospital"])
     if partner.fingerprint != fingerprint(public):
@@ -134,6 +136,7 @@ def _hospital_facts(study: Study, plan: Plan, body: dict[str, Any]) -> dict[str,
     _check_decision(study, partner.id, public, body)
     rows = [_row(document) for document in body["rows"]]
     balance, birth = _replay(rows, public, body["population"])
+    witnesses = _check_witnesses(partner.id, partner.fingerprint, rows, bodies)
     reservation = _reservation(study, plan, rows, balance, body)
     life = balance.lives[body["population"]]
     releases = [
@@ -152,6 +155,8 @@ def _hospital_facts(study: Study, plan: Plan, body: dict[str, Any]) -> dict[str,
     if len(releases) != sum(counts.values()):
         raise TrustError(f"{partner.id}: a release of this study is hidden")
     delta = study.mechanism.delta
+    if delta > life.delta:
+        raise TrustError(f"{partner.id}: the study's delta is larger than its ledger's")
     sigma = {p: reservation.parts[p][0].noise_multiplier for p in PURPOSES}
     return {
         "hospital": partner.id,
@@ -160,27 +165,37 @@ def _hospital_facts(study: Study, plan: Plan, body: dict[str, Any]) -> dict[str,
         "made": body["made"],
         "delta": delta,
         "sigma": sigma,
-        "epsilon_designed": plan.epsilon,
-        "epsilon_released": max(epsilon_of(sigma[p], counts[p], delta) for p in PURPOSES),
-        "epsilon_released_pld": max(pld_epsilon(sigma[p], counts[p], delta) for p in PURPOSES),
+        "epsilon_designed": _up(plan.epsilon),
+        "epsilon_released": _up(max(epsilon_of(sigma[p], counts[p], delta) for p in PURPOSES)),
+        "epsilon_released_pld": _up(max(pld_epsilon(sigma[p], counts[p], delta) for p in PURPOSES)),
         "releases_training": counts["training"],
         "releases_evaluation": counts["evaluation"],
         "settled": reservation.settled,
         "life": {"epsilon": life.epsilon, "delta": life.delta, "born": birth},
+        "populations": len(balance.lives),
         "shares": {
             purpose: {
-                "this_study": life.share(
-                    reservation.counted(purpose) * reservation.parts[purpose][0].rdp(life.order)
+                "this_study": _up(
+                    life.share(
+                        reservation.counted(purpose) * reservation.parts[purpose][0].rdp(life.order)
+                    )
                 ),
-                "all": life.share(balance.committed(body["population"], purpose)),
-                "left": max(0.0, life.share(balance.remaining(body["population"], purpose))),
+                "all": _up(life.share(balance.committed(body["population"], purpose))),
+                "left": _down(life.share(balance.remaining(body["population"], purpose))),
             }
             for purpose in PURPOSES
         },
         "releases": releases,
+        "repeats": sum(
+            1
+            for row in rows
+            if row.public["kind"] == "repeat" and row.public["reservation"] == body["reservation"]
+        ),
         "epsilon_by_release": [
-            epsilon_of(sigma["training"], n, delta) for n in range(1, counts["training"] + 1)
+            [n, _up(epsilon_of(sigma["training"], n, delta))]
+            for n in _curve_points(counts["training"])
         ],
+        "witnessed_by": witnesses,
         "other_studies": sum(1 for number in balance.reservations if number != body["reservation"]),
         "ledger_rows": len(rows),
         "ledger_head": rows[-1].hash,
@@ -204,7 +219,8 @@ def _replay(rows: list[Row], public: bytes, population: str) -> tuple[Balance, s
     balance, previous, born = Balance(), ZERO_HASH, ""
     for sequence, row in enumerate(rows, start=1):
         row.check(previous, sequence)
-        verify_signature(public, "ledger-row", row.hash.encode(), row.signature)
+        statement = row_statement(row.sequence, row.hash)
+        verify_signature(public, "ledger-row", statement, row.signature)
         balance.add(row)
         previous = row.hash
         if row.public["kind"] == "birth" and row.public["population"] == population:
@@ -212,6 +228,25 @@ def _replay(rows: list[Row], public: bytes, population: str) -> tuple[Balance, s
     if population not in balance.lives:
         raise TrustError(f"the ledger has no birth of population {population!r}")
     return balance, born
+
+
+def _check_witnesses(
+    hospital: str, signer: str, rows: list[Row], bodies: list[dict[str, Any]]
+) -> list[str]:
+    """Every head of this hospital that a partner kept must be in this ledger. Returns partners."""
+    witnesses = []
+    for other in bodies:
+        kept = other["witnessed"].get(hospital)
+        if other["hospital"] == hospital or kept is None:
+            continue
+        head = Head.model_validate(kept)
+        head.check(signer)
+        if head.sequence > len(rows) or rows[head.sequence - 1].hash != head.hash:
+            raise TrustError(
+                f"{hospital}: {other['hospital']} saw a ledger row {head.sequence} that is not here"
+            )
+        witnesses.append(other["hospital"])
+    return sorted(witnesses)
 
 
 def _reservation(
@@ -222,11 +257,28 @@ def _reservation(
     shown = rows[number - 1].private if 0 < number <= len(rows) else None
     if reservation is None or shown is None or shown.get("study") != study.digest:
         raise TrustError(f"{body['hospital']}: the ledger holds no reservation of this study")
+    if reservation.population != body["population"]:
+        raise TrustError(f"{body['hospital']}: the reservation is for another population")
     for purpose in PURPOSES:
         part = plan.part(purpose)
         if reservation.parts[purpose] != (part.mechanism, part.releases):
             raise TrustError(f"{body['hospital']}: what was reserved is not what the study needs")
     return reservation
+
+
+def _curve_points(count: int) -> list[int]:
+    """Up to 200 release numbers from 1 to ``count``, the last always among them."""
+    step = max(1, -(-count // 200))
+    return sorted({*range(1, count + 1, step), count} - {0})
+
+
+def _up(value: float) -> float:
+    """Rounded up to 6 decimals: towards more privacy spent, and equal on every machine."""
+    return math.ceil(value * 1e6) / 1e6
+
+
+def _down(value: float) -> float:
+    return max(0.0, math.floor(value * 1e6) / 1e6)
 
 
 def _row(document: dict[str, Any]) -> Row:

@@ -27,21 +27,21 @@ def render(report: bytes) -> str:
 def plot(facts: dict[str, Any]) -> dict[str, Any]:
     """Coordinates of the plot of ε over releases: axes, one line per hospital, the study's ε."""
     budget = facts["guarantee"]["epsilon"]
-    most = max([1, *(len(site["epsilon_by_release"]) for site in facts["hospitals"])])
+    most = max([1, *(site["releases_training"] for site in facts["hospitals"])])
     top = 1.15 * budget
 
     def x(release: float) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * release / most
+        return float(_LEFT + (_WIDTH - _LEFT - _RIGHT) * release / most)
 
     def y(epsilon: float) -> float:
         return float(_HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * epsilon / top)
 
     lines = []
-    seen: dict[tuple[float, ...], list[str]] = {}
+    seen: dict[tuple[tuple[int, float], ...], list[str]] = {}
     for site in facts["hospitals"]:
-        seen.setdefault(tuple(site["epsilon_by_release"]), []).append(site["hospital"])
+        seen.setdefault(tuple(map(tuple, site["epsilon_by_release"])), []).append(site["hospital"])
     for curve, hospitals in seen.items():
-        points = [(0, 0.0), *enumerate(curve, start=1)]
+        points = [(0, 0.0), *curve]
         lines.append(
             {
                 "points": " ".join(f"{x(n):.1f},{y(e):.1f}" for n, e in points),

@@ -5,7 +5,10 @@ counts: enough to recompute every cost) and a *private* part (which study, run a
 to with a salt. The chain hash covers the public part and the commitment, so an extract can hide
 other studies' names and still be recomputed from the first row to the last.
 
-    hash = SHA-256(previous hash, SHA-256(public), SHA-256(salt, private))
+    hash = SHA-256(previous hash, sequence, SHA-256(public), SHA-256(salt, private))
+
+``Balance.add`` enforces the budget rules on every row, so a ledger that breaks one does not open
+and a report that shows one does not verify.
 
 Kinds: ``birth`` (a population and its life budget), ``reserve`` (an approval), ``release`` (one
 attempt, charged), ``repeat`` (the same noisy bits sent again, charge 0), ``settle`` (a study ended;
@@ -21,12 +24,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flo import canonical
-from flo.errors import TrustError
+from flo.errors import MessageError, TrustError
 from flo.privacy.life import LifeBudget
 from flo.privacy.mechanisms import NoisySum, from_document
+from flo.study import largest_delta
 
 ZERO_HASH = "0" * 64
-KINDS = ("birth", "reserve", "release", "repeat", "settle")
 PURPOSES = ("training", "evaluation")
 
 
@@ -54,7 +57,13 @@ class Row:
         """A row that follows ``previous``; the caller signs it."""
         commitment = _commit(private, salt)
         return cls(
-            sequence, public, private, salt, commitment, _chain(previous, public, commitment), ""
+            sequence,
+            public,
+            private,
+            salt,
+            commitment,
+            _chain(previous, sequence, public, commitment),
+            "",
         )
 
     def hidden(self) -> Row:
@@ -67,10 +76,8 @@ class Row:
             raise TrustError(f"ledger row {sequence} is missing or out of order")
         if self.private is not None and _commit(self.private, self.salt or "") != self.commitment:
             raise TrustError(f"ledger row {sequence} was edited (private part)")
-        if _chain(previous, self.public, self.commitment) != self.hash:
+        if _chain(previous, sequence, self.public, self.commitment) != self.hash:
             raise TrustError(f"ledger row {sequence} was edited, or a row before it is missing")
-        if self.public.get("kind") not in KINDS:
-            raise TrustError(f"ledger row {sequence} has an unknown kind")
 
     def as_document(self) -> dict[str, Any]:
         return {
@@ -91,6 +98,7 @@ class Reservation:
     population: str
     parts: dict[str, tuple[NoisySum, int]]
     released: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PURPOSES, 0))
+    replies: dict[int, tuple[str, str]] = field(default_factory=dict)
     settled: bool = False
 
     def remaining(self, purpose: str) -> int:
@@ -110,37 +118,77 @@ class Balance:
     reservations: dict[int, Reservation] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:
-        """Take one more row into account. Raises TrustError if it makes no sense here."""
-        public = row.public
+        """Take one more row into account.
+
+        Raises:
+            TrustError: it breaks a rule: a birth with more than its size allows, a reservation
+            beyond the life budget, a release beyond or after its reservation, a repeat of other
+            bits.
+        """
         try:
-            if public["kind"] == "birth":
-                life = LifeBudget.born(public["epsilon"], public["delta"])
-                if public["population"] in self.lives or (life.order, life.renyi) != (
-                    public["order"],
-                    public["renyi"],
-                ):
-                    raise ValueError("birth")
-                self.lives[public["population"]] = life
-            elif public["kind"] == "reserve":
-                if public["population"] not in self.lives:
-                    raise ValueError("population")
-                parts = {
-                    purpose: (
-                        from_document(public["parts"][purpose]["mechanism"]),
-                        int(public["parts"][purpose]["releases"]),
-                    )
-                    for purpose in PURPOSES
-                }
-                self.reservations[row.sequence] = Reservation(public["population"], parts)
-            elif public["kind"] == "release":
-                reservation = self.reservations[public["reservation"]]
-                if from_document(public["mechanism"]) != reservation.parts[public["purpose"]][0]:
-                    raise ValueError("mechanism")
-                reservation.released[public["purpose"]] += 1
-            elif public["kind"] == "settle":
-                self.reservations[public["reservation"]].settled = True
-        except (KeyError, TypeError, ValueError) as error:
-            raise TrustError(f"ledger row {row.sequence} makes no sense here: {error}") from error
+            _TAKE[row.public["kind"]](self, row.sequence, row.public)
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            AttributeError,
+            MessageError,
+        ) as error:
+            raise TrustError(f"ledger row {row.sequence} breaks a rule: {error}") from error
+
+    def _take_birth(self, sequence: int, public: dict[str, Any]) -> None:
+        life = LifeBudget.born(public["epsilon"], public["delta"])
+        if public["population"] in self.lives:
+            raise ValueError("a population is born once")
+        if public["delta"] > largest_delta(public["declared_size"]):
+            raise ValueError("delta is larger than the rule for this size")
+        if life.order != public["order"] or not math.isclose(
+            life.renyi, public["renyi"], rel_tol=1e-9
+        ):
+            raise ValueError("the Rényi budget does not follow from epsilon and delta")
+        self.lives[public["population"]] = life
+
+    def _take_reserve(self, sequence: int, public: dict[str, Any]) -> None:
+        population = public["population"]
+        parts = {
+            purpose: (
+                from_document(public["parts"][purpose]["mechanism"]),
+                _count(public["parts"][purpose]["releases"]),
+            )
+            for purpose in PURPOSES
+        }
+        order = self.lives[population].order
+        for purpose, (mechanism, releases) in parts.items():
+            if mechanism.rdp(order) * releases > self.remaining(population, purpose):
+                raise ValueError("a reservation beyond the life budget")
+        self.reservations[sequence] = Reservation(population, parts)
+
+    def _take_release(self, sequence: int, public: dict[str, Any]) -> None:
+        reservation = self._open(public)
+        purpose = public["purpose"]
+        if from_document(public["mechanism"]) != reservation.parts[purpose][0]:
+            raise ValueError("another mechanism than was reserved")
+        if reservation.remaining(purpose) < 1:
+            raise ValueError("a release beyond its reservation")
+        reservation.released[purpose] += 1
+        reservation.replies[sequence] = (purpose, public["reply"])
+
+    def _take_repeat(self, sequence: int, public: dict[str, Any]) -> None:
+        reservation = self._open(public)
+        if reservation.replies.get(public["of"]) != (public["purpose"], public["reply"]):
+            raise ValueError("a repeat of something else than an earlier release")
+
+    def _take_settle(self, sequence: int, public: dict[str, Any]) -> None:
+        self._open(public).settled = True
+
+    def _open(self, public: dict[str, Any]) -> Reservation:
+        reservation = self.reservations[public["reservation"]]
+        if reservation.settled:
+            raise ValueError("the reservation was settled before")
+        if reservation.population != public["population"]:
+            raise ValueError("another population than was reserved")
+        return reservation
 
     def committed(self, population: str, purpose: str) -> float:
         """Rényi cost, reserved + charged, of a population's sub-ledger at its order.
@@ -167,10 +215,28 @@ class Balance:
         return self.lives[population].renyi - self.committed(population, purpose)
 
 
+_TAKE = {
+    "birth": Balance._take_birth,
+    "reserve": Balance._take_reserve,
+    "release": Balance._take_release,
+    "repeat": Balance._take_repeat,
+    "settle": Balance._take_settle,
+}
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError("a number of releases must be a whole number")
+    return value
+
+
 def _commit(private: dict[str, Any], salt: str) -> str:
     return hashlib.sha256(bytes.fromhex(salt) + canonical.encode(private)).hexdigest()
 
 
-def _chain(previous: str, public: dict[str, Any], commitment: str) -> str:
+def _chain(previous: str, sequence: int, public: dict[str, Any], commitment: str) -> str:
     inner = hashlib.sha256(canonical.encode(public)).digest()
-    return hashlib.sha256(bytes.fromhex(previous) + inner + bytes.fromhex(commitment)).hexdigest()
+    place = sequence.to_bytes(8, "big")
+    return hashlib.sha256(
+        bytes.fromhex(previous) + place + inner + bytes.fromhex(commitment)
+    ).hexdigest()

@@ -31,7 +31,7 @@ TRUST = {
     ),
 }
 NOT_COVERED = (
-    "A patient known to two hospitals costs about double; duplicates are not detected.",
+    "A patient known to two hospitals has the larger ε stated; duplicates are not detected.",
     "That a hospital takes part, and when it answers, is visible to the coordinator.",
     "A steward's yes or no is not protected.",
     "Releases outside FLO, a second ledger, and the honesty of the installed software.",
@@ -114,7 +114,7 @@ def _leaves(study: Study) -> Section:
                 f"one noisy histogram of {bins} score bins for each class, on held-out patients "
                 "who are never trained on",
             ),
-            ("never", "records, counts, losses, batch sizes, error details, timings of your data"),
+            ("never", "records, exact counts, losses, batch sizes, error details"),
             ("trust model", TRUST[study.mechanism.noise]),
             ("masking", "off: the coordinator sees each hospital's noisy sums one by one"),
         ),
@@ -141,7 +141,11 @@ def _cost(study: Study, life: LifeBudget | None) -> Section:
             f"{plan.evaluation.planned} + {plan.evaluation.allowance}; training and evaluation "
             "touch different patients",
         ),
-        ("at two hospitals", f"a patient known to two of them has ε = {2 * plan.epsilon:.2f}"),
+        (
+            "at two hospitals",
+            f"a patient known to two of them has ε = "
+            f"{plan.epsilon_at_two_hospitals(study.mechanism.noise):.2f} at the same δ",
+        ),
         (
             "an attacker's gain",
             f"at 1 % false alarms, finds at most "

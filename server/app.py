@@ -14,9 +14,8 @@ from typing import Any
 
 from safetensors.numpy import save as save_tensors
 
-from flo.errors import TrustError, UsageError
+from flo.errors import UsageError
 from flo.files import write_public
-from flo.identity import verify
 from flo.messages import Head, model_digest
 from flo.models import parameter_names
 from flo.privacy.plan import Plan
@@ -32,24 +31,22 @@ from flo.study import Study
 class StoredRun:
     """A run's state in the coordinator's database."""
 
-    def __init__(self, store: Store, run: str, study: str) -> None:
+    def __init__(self, store: Store, run: str, study: Study) -> None:
         self._store, self._run, self._study = store, run, study
 
     def save(self, state: RunState) -> None:
         self._store.save_state(self._run, checkpoint.to_bytes(state))
 
     def heads(self) -> dict[str, Head]:
-        return self._store.heads()
+        partners = {hospital.id for hospital in self._study.hospitals}
+        return {name: head for name, head in self._store.heads().items() if name in partners}
 
     def keep_head(self, hospital: str, head: Head) -> None:
-        member = self._store.member(hospital)
-        if member is None:
-            raise TrustError(f"{hospital} is not enrolled")
-        verify(member.public, "ledger-row", head.hash.encode(), head.signature)
+        head.check(self._study.hospital(hospital).fingerprint)
         self._store.keep_head(hospital, head)
 
     def event(self, kind: str, **facts: object) -> None:
-        self._store.add_event(self._study, kind, **facts)
+        self._store.add_event(self._study.digest, kind, **facts)
 
     def stop_requested(self) -> bool:
         return self._store.stop_requested(self._run)
@@ -64,7 +61,7 @@ def _main(grid: Any, run: str) -> None:
         raise UsageError(f"run {run} is not known here")
     study = offer.study
     exchange = GridExchange(grid, store.nodes, lambda: store.stop_requested(run))
-    stored = StoredRun(store, run, study.digest)
+    stored = StoredRun(store, run, study)
     present = exchange.wait_for(
         [hospital.id for hospital in study.hospitals],
         study.limits.minimum_cohort,

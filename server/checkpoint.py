@@ -27,6 +27,7 @@ def to_bytes(state: RunState) -> bytes:
             "attempt": state.attempt,
             "tail_count": state.tail_count,
             "retries": state.retries,
+            "cohort": list(state.cohort),
             "weights": _text(state.weights),
             "velocity": _text(state.velocity),
             "tail_sum": _text(state.tail_sum),
@@ -50,6 +51,7 @@ def from_bytes(data: bytes) -> RunState:
         tail_sum=_vector(document["tail_sum"]),
         tail_count=document["tail_count"],
         retries=document["retries"],
+        cohort=tuple(document["cohort"]),
         estimate=Estimate(**estimate) if estimate else None,
     )
 

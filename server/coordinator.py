@@ -178,10 +178,9 @@ class Coordinator:
                 self._store.approvals(offer.study.digest)
             ):
                 run = new_run_id()
-                self._store.add_run(run, offer.study.digest)
-                self._store.set_status(offer.study.digest, "running")
-                self._store.add_event(offer.study.digest, "started", run=run)
-                self._launch(run, offer.study.digest)
+                if self._store.start_run(run, offer.study.digest):
+                    self._store.add_event(offer.study.digest, "started", run=run)
+                    self._launch(run, offer.study.digest)
 
     def _launch(self, run: str, study: str) -> None:
         before = self._running.get(study)

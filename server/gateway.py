@@ -30,14 +30,17 @@ from flo.messages import MAX_MESSAGE_BYTES
 from flo.server.authority import Peer, read_peer
 from flo.server.flower import FLEET_PATHS, PUBLIC_KEY_HEADER, PULL_PATH, SuperLink
 from flo.server.listeners import PEER, App, Receive, Scope, Send
-from flo.server.site_api import SITE_CALLS, SiteApi
+from flo.server.site_api import MAX_REPORT_BODY, SITE_CALLS, SiteApi
 from flo.server.store import Store
 
 log = logging.getLogger("flo.server.gateway")
 
 HOLD_SECONDS = 20.0  # the Fleet client gives up after 30
-MAX_SITE_BODY = 8 << 20
-_MAX_BODY = {"/v1/fleet/push-object": MAX_MESSAGE_BYTES}
+MAX_SITE_BODY = 1 << 20
+_MAX_BODY = {
+    "/v1/fleet/push-object": MAX_MESSAGE_BYTES,
+    "/v1/site/reports": MAX_REPORT_BODY,
+}
 _MAX_FLEET_BODY = 1 << 20
 _RECHECK_SECONDS = 1.0
 _STATUS = {2: 400, 3: 409, 4: 403, 5: 503, 70: 500}
@@ -96,7 +99,6 @@ class Gateway:
             self._bell.ring()
         except Refused as refusal:
             log.warning("refused", extra={"fields": {"path": path[:80], "why": str(refusal)}})
-            self._store.add_event(None, "refused-request", path=path[:80], why=str(refusal))
             await answer(send, refusal.status, {"error": "refused"})
 
     def _admit(self, scope: Scope, path: str) -> Peer:

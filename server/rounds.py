@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flo.errors import MessageError
-from flo.messages import Purpose, Reply, RequestHeader, model_digest
+from flo.messages import MAX_ATTEMPTS, Purpose, Reply, RequestHeader, model_digest
 from flo.models import initial_weights
 from flo.privacy import evaluation
 from flo.privacy.plan import Plan, combined_variance
@@ -23,12 +23,10 @@ from flo.study import Study
 Floats = npt.NDArray[np.float64]
 Phase = Literal["training", "evaluation", "done"]
 
-MAX_ATTEMPTS = 10
-
 
 @dataclass(frozen=True)
 class RunState:
-    """Everything a restart needs. ``round`` and ``attempt`` are the ones to ask for next."""
+    """Everything a restart needs. ``round``, ``attempt`` and ``cohort`` are what is asked for."""
 
     phase: Phase
     round: int
@@ -38,6 +36,7 @@ class RunState:
     tail_sum: Floats
     tail_count: int
     retries: int = 0
+    cohort: tuple[str, ...] = ()
     estimate: evaluation.Estimate | None = None
 
     @classmethod

@@ -7,12 +7,13 @@ keeps the state (``RunStore``) come in as arguments; ``flo simulate`` brings its
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from flo.errors import MessageError, TrustError
+from flo.errors import FloError
 from flo.messages import Head, Reply, Request, RequestHeader, decode_reply, encode_request
 from flo.server.rounds import RunState, advance, check_reply, request_header, retried
 from flo.study import Study
@@ -30,7 +31,7 @@ class RunStore(Protocol):
         """Keep the state, atomically, before anything is asked with it."""
 
     def heads(self) -> dict[str, Head]:
-        """The highest ledger head seen of each hospital."""
+        """The highest ledger head seen of each hospital of the study."""
 
     def keep_head(self, hospital: str, head: Head) -> None:
         """Keep a hospital's head if it is the highest. Raises TrustError if it is not signed."""
@@ -51,6 +52,7 @@ def run_study(
         began = time.monotonic()
         header = request_header(study, run, state, tuple(sorted(active)))
         header = header.model_copy(update={"heads": store.heads()})
+        state = replace(state, cohort=header.cohort)
         store.save(state)
         request = encode_request(Request(header, state.asked))
         raw = exchange.ask(dict.fromkeys(header.cohort, request), study.limits.deadline_seconds)
@@ -87,7 +89,7 @@ def _read(
             reply: Reply = decode_reply(data)
             check_reply(study, header, hospital, reply)
             store.keep_head(hospital, reply.header.head)
-        except (MessageError, TrustError) as error:
+        except FloError as error:
             store.event("bad-reply", hospital=hospital, why=str(error))
             continue
         if reply.header.kind == "release":

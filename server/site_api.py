@@ -1,9 +1,9 @@
 """What a hospital may ask of the coordinator besides messages: ``POST /v1/site/*``.
 
     enrol      a certificate for a key made at the hospital      (bootstrap certificate only)
-    studies    the signed studies that name this hospital
+    studies    the signed studies that name this hospital, with their status
     approvals  the steward's signed decision on one study
-    heads      a ledger head to countersign; says whether we ever saw a higher one
+    heads      the highest ledger head that was ever seen of this hospital
     reports    the signed extract of a finished study
 
 Every body has a schema; a name inside a body never overrides the certificate's.
@@ -25,7 +25,7 @@ from flo.server.store import Member, Store
 from flo.settings import Document, problems
 from flo.study import Identifier
 
-_MAX_BODY = 8 << 20
+MAX_REPORT_BODY = 128 << 20
 ModelT = TypeVar("ModelT", bound=Document)
 
 
@@ -45,6 +45,10 @@ class Decision(Document):
     head: Head
 
 
+class HeadsBody(Document):
+    head: Head | None = None
+
+
 class ApprovalBody(Document):
     document: Annotated[str, StringConstraints(max_length=65_536)]
     signature: Signature
@@ -52,7 +56,7 @@ class ApprovalBody(Document):
 
 class ReportBody(Document):
     study: Digest
-    extract: Annotated[str, Field(max_length=_MAX_BODY)]
+    extract: Annotated[str, Field(max_length=MAX_REPORT_BODY)]
 
 
 class SiteApi:
@@ -89,10 +93,13 @@ class SiteApi:
 
     def studies(self, peer: Peer, body: bytes) -> Any:
         return [
-            {"study": offer.study.canonical_bytes.decode(), "signature": offer.signature}
+            {
+                "study": offer.study.canonical_bytes.decode(),
+                "signature": offer.signature,
+                "status": offer.status,
+            }
             for offer in self._store.offers()
-            if offer.status in ("offered", "running")
-            and any(hospital.id == peer.hospital for hospital in offer.study.hospitals)
+            if any(hospital.id == peer.hospital for hospital in offer.study.hospitals)
         ]
 
     def approvals(self, peer: Peer, body: bytes) -> Any:
@@ -113,26 +120,42 @@ class SiteApi:
         return {}
 
     def heads(self, peer: Peer, body: bytes) -> Any:
-        """Countersign a head, and return the highest that we have seen of this hospital."""
-        head = _parse(Head, body)
-        self._see_head(peer, head)
-        kept = self._store.heads()[peer.hospital]
-        statement = canonical.encode({"hospital": peer.hospital, **kept.model_dump(mode="json")})
-        return {
-            "head": kept.model_dump(mode="json"),
-            "countersignature": self._identity.sign("head", statement),
-        }
+        """Take note of a head, if one is shown, and return the highest seen of this hospital.
+
+        A site asks first and shows its own afterwards, so that a rolled-back one learns it before
+        its fork is on record.
+        """
+        shown = _parse(HeadsBody, body).head
+        if shown is not None:
+            self._see_head(peer, shown)
+        kept = self._store.heads().get(peer.hospital)
+        return {"head": kept.model_dump(mode="json") if kept else None}
 
     def reports(self, peer: Peer, body: bytes) -> Any:
         given = _parse(ReportBody, body)
-        if self._store.offer(given.study) is None:
+        offer = self._store.offer(given.study)
+        if offer is None:
             raise StudyError(f"study {given.study[:12]} is not known")
+        offer.study.hospital(peer.hospital)
+        extract = canonical.decode_canonical(
+            given.extract.encode(), limit=MAX_REPORT_BODY, what="extract"
+        )
+        try:
+            body_bytes, signature = canonical.encode(extract["body"]), str(extract["signature"])
+        except (KeyError, TypeError) as error:
+            raise MessageError("this is not an extract") from error
+        verify(peer.public, "extract", body_bytes, signature)
         self._store.add_extract(given.study, peer.hospital, given.extract.encode())
         self._store.add_event(given.study, "extract", hospital=peer.hospital)
         return {}
 
     def _see_head(self, peer: Peer, head: Head) -> None:
-        verify(peer.public, "ledger-row", head.hash.encode(), head.signature)
+        """Keep the highest. A fork at the same height is never kept, and is on record."""
+        head.check(fingerprint(peer.public))
+        kept = self._store.heads().get(peer.hospital)
+        if kept is not None and kept.sequence == head.sequence and kept.hash != head.hash:
+            self._store.add_event(None, "forked-ledger", hospital=peer.hospital)
+            raise TrustError(f"the ledger of {peer.hospital} forked at row {head.sequence}")
         self._store.keep_head(peer.hospital, head)
 
 
@@ -146,7 +169,7 @@ SITE_CALLS: dict[str, Callable[[SiteApi, Peer, bytes], Any]] = {
 
 
 def _parse(model: type[ModelT], body: bytes) -> ModelT:
-    value = canonical.decode(body, limit=_MAX_BODY, what="request")
+    value = canonical.decode(body, limit=MAX_REPORT_BODY, what="request")
     try:
         return model.model_validate(value)
     except ValidationError as error:

@@ -7,6 +7,7 @@ finds; it decides nothing. Two processes use it: the coordinator and the ServerA
 from __future__ import annotations
 
 import json
+import secrets
 import sqlite3
 import threading
 import time
@@ -44,7 +45,8 @@ CREATE TABLE IF NOT EXISTS events (
   facts TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS heads (
   hospital TEXT PRIMARY KEY, sequence INTEGER NOT NULL, hash TEXT NOT NULL,
-  signature TEXT NOT NULL) STRICT;
+  signature TEXT NOT NULL, public TEXT NOT NULL) STRICT;
+CREATE UNIQUE INDEX IF NOT EXISTS one_run_a_study ON runs (study) WHERE status = 'running';
 CREATE TABLE IF NOT EXISTS extracts (
   study TEXT NOT NULL, hospital TEXT NOT NULL, document BLOB NOT NULL,
   PRIMARY KEY (study, hospital)) STRICT;
@@ -193,13 +195,20 @@ class Store:
 
     # -- runs ------------------------------------------------------------------------------------
 
-    def add_run(self, run: str, study: str) -> None:
-        self._write(
-            "INSERT INTO runs (id, study, status, started) VALUES (?, ?, 'running', ?)",
-            run,
-            study,
-            _now(),
-        )
+    def start_run(self, run: str, study: str) -> bool:
+        """Turn an offered study into a running one with this run, or neither. False if it ran."""
+        with self._transaction():
+            changed = self._db.execute(
+                "UPDATE studies SET status = 'running' WHERE digest = ? AND status = 'offered'",
+                (study,),
+            )
+            if changed.rowcount != 1:
+                return False
+            self._db.execute(
+                "INSERT INTO runs (id, study, status, started) VALUES (?, ?, 'running', ?)",
+                (run, study, _now()),
+            )
+        return True
 
     def runs(self, status: str | None = None) -> list[RunRecord]:
         rows = self._all("SELECT id, study, status, state, result FROM runs ORDER BY started")
@@ -259,19 +268,20 @@ class Store:
 
     def keep_head(self, hospital: str, head: Head) -> None:
         self._write(
-            "INSERT INTO heads VALUES (?, ?, ?, ?) ON CONFLICT (hospital) DO UPDATE SET"
-            " sequence = excluded.sequence, hash = excluded.hash, signature = excluded.signature"
-            " WHERE excluded.sequence > heads.sequence",
+            "INSERT INTO heads VALUES (?, ?, ?, ?, ?) ON CONFLICT (hospital) DO UPDATE SET"
+            " sequence = excluded.sequence, hash = excluded.hash, signature = excluded.signature,"
+            " public = excluded.public WHERE excluded.sequence > heads.sequence",
             hospital,
             head.sequence,
             head.hash,
             head.signature,
+            head.public,
         )
 
     def heads(self) -> dict[str, Head]:
         return {
-            row[0]: Head(sequence=row[1], hash=row[2], signature=row[3])
-            for row in self._all("SELECT hospital, sequence, hash, signature FROM heads")
+            row[0]: Head(sequence=row[1], hash=row[2], signature=row[3], public=row[4])
+            for row in self._all("SELECT hospital, sequence, hash, signature, public FROM heads")
         }
 
     def add_extract(self, study: str, hospital: str, document: bytes) -> None:
@@ -313,8 +323,8 @@ def _member(row: tuple[Any, ...]) -> Member:
 
 
 def new_run_id() -> str:
-    """FLO's own run id, durable over Flower relaunches: time in milliseconds."""
-    return f"run-{time.time_ns() // 1_000_000:x}"
+    """FLO's own run id, durable over Flower relaunches: time in milliseconds and a random part."""
+    return f"run-{time.time_ns() // 1_000_000:x}-{secrets.token_hex(3)}"
 
 
 def _now() -> str:

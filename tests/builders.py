@@ -107,14 +107,14 @@ def offered(study: Study, homes: list[SiteHome], coordinator: Identity) -> Offer
 
 
 class SilentApi:
-    """The coordinator's calls for tests without a network: remembers, answers nothing."""
+    """The coordinator's calls for tests without a network: remembers, has seen no head."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any]] = []
 
     def call(self, name: str, body: Any) -> Any:
         self.calls.append((name, body))
-        return {}
+        return {"head": None} if name == "heads" else {}
 
 
 @dataclass

@@ -56,6 +56,8 @@ def verify(
             f"  {site['hospital']}: ε = {site['epsilon_released']:.4f} released of "
             f"{site['epsilon_designed']:.4f}, δ = {site['delta']:g}, "
             f"{site['releases_training']} + {site['releases_evaluation']} releases, "
-            f"key {spoken(site['fingerprint'])[:19]}..."
+            f"witnessed by {', '.join(site['witnessed_by']) or 'no partner'}"
         )
+        say(f"    key {spoken(site['fingerprint'])}")
+    say(f"  coordinator's key {spoken(facts['study']['coordinator'])}")
     say("Compare the keys by telephone: the report proves what these keys signed.")

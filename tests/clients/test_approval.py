@@ -1,0 +1,442 @@
+"""Approval: one reservation, or nothing at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from flo import canonical
+from flo.clients import approval
+from flo.clients.approval import Approval, Offered, approve, choose, load, offered_studies
+from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.home import SiteHome
+from flo.errors import (
+    BudgetError,
+    DataError,
+    FloError,
+    PolicyError,
+    RefusedError,
+    TrustError,
+    UsageError,
+)
+from flo.identity import Identity, verify
+from flo.study import Study, from_document
+from tests.builders import (
+    SilentApi,
+    csv_text,
+    make_site,
+    offered,
+    pretend_enrolled,
+    small_study,
+    study_document,
+)
+
+COORDINATOR = Identity.new()
+
+
+@dataclass
+class Site:
+    """A site of ``north``, enrolled at COORDINATOR, and what it told the coordinator."""
+
+    home: SiteHome
+    api: SilentApi
+
+    def offer(self, study: Study | None = None) -> Offered:
+        return offered(study or small_study(), [self.home], COORDINATOR)
+
+    def approve(self, offer: Offered, population: str = "main") -> Approval:
+        api = cast(CoordinatorApi, self.api)
+        return approve(self.home, api, offer, self.home.config.population(population))
+
+    def kinds(self) -> list[str]:
+        ledger = self.home.ledger()
+        found = [str(row.public["kind"]) for row in ledger.rows()]
+        ledger.close()
+        return found
+
+    def approved(self) -> list[Path]:
+        return list((self.home.directory / "approved").iterdir())
+
+    def refuses(self, offer: Offered, error: type[FloError], why: str, name: str = "main") -> None:
+        """``approve`` raises ``error``; ledger, files and coordinator are as before."""
+        before = self.kinds(), self.approved(), list(self.api.calls)
+        with pytest.raises(error, match=why):
+            self.approve(offer, name)
+        assert before == (self.kinds(), self.approved(), self.api.calls)
+
+    def edit_config(self, old: str, new: str) -> None:
+        text = self.home.config_path.read_text()
+        assert old in text
+        self.home.config_path.write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    home = make_site(tmp_path)
+    pretend_enrolled(home, COORDINATOR)
+    return Site(home, SilentApi())
+
+
+def resigned(study: Study) -> Offered:
+    """The study exactly as it is, under the coordinator's signature."""
+    return Offered(study, COORDINATOR.sign("study", study.canonical_bytes))
+
+
+def altered(offer: Offered, **changes: Any) -> Offered:
+    """The offered study with other top keys, signed again."""
+    return resigned(from_document({**offer.study.model_dump(mode="json"), **changes}))
+
+
+# -- yes -----------------------------------------------------------------------------------------
+
+
+def test_a_good_study_reserves_once_and_is_announced(site: Site) -> None:
+    offer = site.offer()
+    made = site.approve(offer)
+    assert site.kinds() == ["birth", "reserve"]
+    assert [path.stem for path in site.approved()] == [offer.study.digest]
+    ((name, body),) = site.api.calls
+    assert name == "approvals"
+    verify(site.home.identity().public, "approval", body["document"].encode(), body["signature"])
+    decision = json.loads(body["document"])
+    assert (decision["decision"], decision["study"]) == ("approve", offer.study.digest)
+    assert load(site.home, offer.study.digest) == made
+
+
+def test_the_coordinator_learns_the_decision_and_nothing_about_patients(site: Site) -> None:
+    site.approve(site.offer())
+    assert set(json.loads(site.api.calls[0][1]["document"])) == {
+        *("schema_version", "decision", "study", "hospital", "role", "time", "head"),
+    }
+
+
+def test_a_second_approval_reserves_nothing_and_announces_again(site: Site) -> None:
+    offer = site.offer()
+    assert site.approve(offer) == site.approve(offer)
+    assert site.kinds() == ["birth", "reserve"]
+    assert [name for name, _ in site.api.calls] == ["approvals", "approvals"]
+
+
+def test_an_announcement_that_was_lost_is_made_by_approving_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer = site.offer()
+    with monkeypatch.context() as broken:
+        broken.setattr(site.api, "call", _raise(RefusedError("busy")))
+        with pytest.raises(RefusedError, match="busy"):
+            site.approve(offer)
+    site.approve(offer)
+    assert site.kinds() == ["birth", "reserve"]
+
+
+def test_an_approval_cut_off_by_a_crash_is_taken_up_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer = site.offer()
+    with monkeypatch.context() as broken:
+        broken.setattr(approval, "write_private", _raise(OSError("power cut")))
+        with pytest.raises(OSError, match="power cut"):
+            site.approve(offer)
+    site.approve(offer)
+    assert site.kinds() == ["birth", "reserve"]
+
+
+def test_an_approval_is_for_its_owner_only(site: Site) -> None:
+    site.approve(site.offer())
+    files = [*site.approved(), *(site.home.directory / "snapshots").iterdir()]
+    assert [path.stat().st_mode & 0o777 for path in files] == [0o600, 0o600]
+
+
+def _raise(error: Exception) -> Callable[..., None]:
+    def raising(*_: object) -> None:
+        raise error
+
+    return raising
+
+
+# -- no ------------------------------------------------------------------------------------------
+
+
+def test_an_edited_study_is_refused_by_its_signature(site: Site) -> None:
+    offer = site.offer()
+    data = offer.study.canonical_bytes.decode()
+    for study in (data.replace("0.9", "0.8"), data.replace("Test", "Sell")):
+        assert study != data
+        answers = [{"study": study, "signature": offer.signature}]
+        with pytest.raises(TrustError, match="signature of this study"):
+            offered_studies(_answering(answers), COORDINATOR.public)
+
+
+def test_a_study_signed_by_another_coordinator_is_refused(site: Site) -> None:
+    offer = site.offer()
+    answers = [{"study": offer.study.canonical_bytes.decode(), "signature": offer.signature}]
+    assert offered_studies(_answering(answers), COORDINATOR.public) == [offer]
+    with pytest.raises(TrustError):
+        offered_studies(_answering(answers), Identity.new().public)
+
+
+@pytest.mark.parametrize("answer", [[{}], [1], [{"study": "{}"}], 1, None])
+def test_an_answer_without_shape_is_refused(answer: Any) -> None:
+    with pytest.raises(FloError):
+        offered_studies(_answering(answer), COORDINATOR.public)
+
+
+def _answering(answer: Any) -> CoordinatorApi:
+    class Answering:
+        def call(self, name: str, body: Any) -> Any:
+            return answer
+
+    return cast(CoordinatorApi, Answering())
+
+
+def test_a_signature_that_does_not_match_reserves_nothing(site: Site) -> None:
+    offer = site.offer()
+    forged = replace(offer, signature=Identity.new().sign("study", offer.study.canonical_bytes))
+    site.refuses(forged, TrustError, "does not match")
+
+
+def distributed(offer: Offered) -> Offered:
+    mechanism = {**study_document()["mechanism"], "noise": "distributed"}
+    return altered(offer, mechanism=mechanism)
+
+
+def with_epsilon(offer: Offered, epsilon: float) -> Offered:
+    mechanism = {**study_document()["mechanism"], "epsilon": epsilon}
+    return altered(offer, mechanism=mechanism)
+
+
+def alone(offer: Offered) -> Offered:
+    document = offer.study.model_dump(mode="json")
+    limits = {"deadline_seconds": 10, "minimum_cohort": 1}
+    return altered(offer, hospitals=document["hospitals"][:1], limits=limits)
+
+
+def another_key(offer: Offered) -> Offered:
+    document = offer.study.model_dump(mode="json")
+    document["hospitals"][0]["fingerprint"] = Identity.new().fingerprint
+    return altered(offer, hospitals=document["hospitals"])
+
+
+def partner_unknown(offer: Offered) -> Offered:
+    document = offer.study.model_dump(mode="json")
+    document["hospitals"][2]["fingerprint"] = ""
+    return altered(offer, hospitals=document["hospitals"])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "why"),
+    [
+        pytest.param(another_key, TrustError, "another identity key for north", id="another key"),
+        pytest.param(partner_unknown, TrustError, "every partner's fingerprint", id="no key"),
+        pytest.param(
+            lambda offer: altered(offer, expires="2020-01-01"),
+            RefusedError,
+            "expired",
+            id="expired",
+        ),
+        pytest.param(
+            lambda offer: with_epsilon(offer, 1.0), PolicyError, "1 or more", id="epsilon 1"
+        ),
+        pytest.param(
+            lambda offer: altered(offer, evaluation={"epsilon": 1.5}),
+            PolicyError,
+            "1 or more",
+            id="evaluation epsilon 1.5",
+        ),
+        pytest.param(
+            lambda offer: with_epsilon(offer, 0.95), BudgetError, "largest ε that", id="over budget"
+        ),
+        pytest.param(alone, PolicyError, "1 hospitals are fewer", id="nobody else"),
+        pytest.param(distributed, RefusedError, "distributed noise", id="distributed noise"),
+    ],
+)
+def test_a_study_against_the_rules_leaves_no_trace(
+    site: Site, change: Callable[[Offered], Offered], error: type[FloError], why: str
+) -> None:
+    site.refuses(change(site.offer()), error, why)
+
+
+def test_a_study_without_this_hospital_is_refused(site: Site) -> None:
+    hospitals = [{"id": name, "declared_size": 40} for name in ("south", "west")]
+    study = small_study(hospitals=hospitals)
+    site.refuses(site.offer(study), UsageError, "does not name hospital 'north'")
+
+
+def test_a_study_above_the_sites_own_epsilon_is_refused(site: Site) -> None:
+    site.edit_config("[policy]", "[policy]\nlargest_study_epsilon = 0.5")
+    site.refuses(site.offer(), PolicyError, "exceeds this site's largest_study_epsilon")
+
+
+def test_a_second_full_study_does_not_fit_the_life_budget(site: Site) -> None:
+    site.approve(site.offer())
+    site.refuses(site.offer(small_study(name="second")), BudgetError, "0.0% remains")
+
+
+def test_a_study_with_a_larger_delta_than_the_ledger_is_refused(tmp_path: Path) -> None:
+    home = make_site(tmp_path)
+    ledger = home.ledger()
+    ledger.register_population(
+        "large", epsilon=0.9, declared_size=10_000_000, hold_out=0.3, id_column="patient_id"
+    )
+    ledger.close()
+    large = Site(home, SilentApi())
+    (home.directory / "../large.csv").write_text(csv_text(prefix="x"))
+    add_population(large, "large", declared_size=10_000_000)
+    large.refuses(large.offer(), BudgetError, "delta 1e-06 is larger", "large")
+
+
+@pytest.mark.parametrize(
+    ("cells", "why"),
+    [
+        pytest.param("p1,98765.4321,a,0", "must lie within", id="outside the bounds"),
+        pytest.param("p1,20,secretcode,0", "codebook", id="outside the codebook"),
+        pytest.param("p1,,a,0", "no missing-value rule", id="missing"),
+    ],
+)
+def test_data_that_do_not_fit_leave_no_trace(site: Site, cells: str, why: str) -> None:
+    site.home.config.populations[0].file.write_text(f"patient_id,age,ward,ill\n{cells}\n")
+    site.refuses(site.offer(), DataError, why)
+
+
+def test_a_data_file_that_is_gone_leaves_no_trace(site: Site) -> None:
+    site.home.config.populations[0].file.unlink()
+    site.refuses(site.offer(), DataError, "does not exist")
+
+
+def add_population(site: Site, name: str, declared_size: int = 40) -> None:
+    with site.home.config_path.open("a") as file:
+        file.write(
+            f'\n[[populations]]\nname = "{name}"\nfile = "{site.home.directory}/../{name}.csv"\n'
+            'id_column = "patient_id"\nhold_out = 0.3\nepsilon = 0.9\n'
+            f"declared_size = {declared_size}\n"
+        )
+
+
+def test_a_patient_of_another_population_is_refused(site: Site) -> None:
+    site.approve(site.offer())
+    add_population(site, "clinic")
+    site.home.register_populations()
+    clinic = site.home.directory / "../clinic.csv"
+    # spelled in another way, and still the same patient
+    clinic.write_text(csv_text(prefix="x") + " NORTH0007 ,20,a,0\n")
+    study = small_study(name="second")
+    site.refuses(site.offer(study), DataError, "^1 patients of population 'clinic'", "clinic")
+    clinic.write_text(csv_text(prefix="x"))
+    site.approve(site.offer(study), "clinic")
+    assert site.kinds() == ["birth", "reserve", "birth", "reserve"]
+
+
+def test_a_population_that_was_never_registered_is_refused(site: Site) -> None:
+    add_population(site, "clinic")
+    (site.home.directory / "../clinic.csv").write_text(csv_text(prefix="x"))
+    site.refuses(site.offer(), UsageError, "not registered", "clinic")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param("hold_out = 0.3", "hold_out = 0.5", id="hold_out"),
+        pytest.param("epsilon = 0.9", "epsilon = 0.95", id="epsilon"),
+        pytest.param("declared_size = 40", "declared_size = 50", id="declared_size"),
+        pytest.param('id_column = "patient_id"', 'id_column = "mrn"', id="id_column"),
+    ],
+)
+def test_what_was_fixed_at_birth_cannot_be_changed_in_site_toml(
+    site: Site, old: str, new: str
+) -> None:
+    data = site.home.config.populations[0].file
+    site.edit_config(old, new)
+    if "mrn" in new:
+        data.write_text(data.read_text().replace("patient_id", "mrn"))
+    site.refuses(site.offer(), PolicyError, f"{old.split()[0]} is .* was fixed as")
+
+
+def test_a_replaced_split_key_is_refused(site: Site) -> None:
+    (site.home.directory / "split.key").write_bytes(b"k" * 32)
+    with pytest.raises(FloError):
+        site.approve(site.offer())
+
+
+# -- later ---------------------------------------------------------------------------------------
+
+
+def edited(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        document = json.loads(path.read_text())
+        change(document)
+        path.write_bytes(canonical.encode(document))
+
+    return apply
+
+
+def other_study(document: dict[str, Any]) -> None:
+    document["study"] = small_study(name="other").canonical_bytes.decode()
+
+
+def other_decision(document: dict[str, Any]) -> None:
+    document["decision"] = document["decision"].replace("approve", "refuse")
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        pytest.param(edited(other_study), id="another study"),
+        pytest.param(edited(other_decision), id="another decision"),
+        pytest.param(edited(lambda d: d.update(study_signature="ab")), id="study signature"),
+        pytest.param(edited(lambda d: d.update(decision_signature="ab")), id="own signature"),
+        pytest.param(edited(lambda d: d.update(surprise=1)), id="unknown key"),
+        pytest.param(edited(lambda d: d.pop("decision")), id="missing key"),
+        pytest.param(lambda path: path.write_bytes(path.read_bytes()[:-9]), id="cut off"),
+        pytest.param(lambda path: path.write_bytes(b""), id="emptied"),
+        pytest.param(lambda path: path.unlink(), id="removed"),
+    ],
+)
+def test_a_tampered_approval_is_no_approval(site: Site, tamper: Callable[[Path], None]) -> None:
+    offer = site.offer()
+    site.approve(offer)
+    tamper(site.approved()[0])
+    with pytest.raises(FloError):
+        load(site.home, offer.study.digest)
+
+
+@pytest.mark.parametrize("field", ["reservation", "snapshot", "population"])
+def test_what_the_approval_points_at_is_signed_too(site: Site, field: str) -> None:
+    offer = site.offer()
+    site.approve(offer)
+    other = {"reservation": 99, "snapshot": "a" * 64, "population": "clinic"}[field]
+    edited(lambda d: d.update({field: other}))(site.approved()[0])
+    with pytest.raises(TrustError):
+        load(site.home, offer.study.digest)
+
+
+def test_another_studys_approval_under_this_ones_name_is_refused(site: Site) -> None:
+    offer = site.offer()
+    site.approve(offer)
+    other = site.offer(small_study(name="other"))
+    (path,) = site.approved()
+    path.rename(path.with_name(f"{other.study.digest}.json"))
+    with pytest.raises(TrustError, match="holds another study"):
+        load(site.home, other.study.digest)
+
+
+def test_an_unapproved_study_is_refused(site: Site) -> None:
+    with pytest.raises(RefusedError, match="not approved here"):
+        load(site.home, "a" * 64)
+
+
+def test_a_study_is_chosen_by_name_by_digest_or_because_it_is_the_only_one(site: Site) -> None:
+    one, two = site.offer(), site.offer(small_study(name="other"))
+    assert choose([one], None) == one
+    assert choose([one, two], "other") == two
+    assert choose([one, two], one.study.digest[:12]) == one
+    with pytest.raises(UsageError, match="which study"):
+        choose([one, two], None)
+    with pytest.raises(UsageError, match="no such study"):
+        choose([one, two], "third")
+    with pytest.raises(UsageError, match="no study is waiting"):
+        choose([], None)

@@ -1,0 +1,233 @@
+"""Data checks: a finding names column, rule, rows and count, and never the value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flo.clients.checks import Checked, check
+from flo.clients.source import read_table
+from flo.errors import DataError
+from flo.study import Schema
+from tests.builders import small_study
+
+SCHEMA = small_study().data
+MANY = SCHEMA.model_copy(update={"records_per_patient": "many"})
+INDICATED = Schema.model_validate(
+    {
+        **SCHEMA.model_dump(),
+        "columns": [
+            {**SCHEMA.columns[0].model_dump(), "missing": "indicator", "missing_value": 50},
+            SCHEMA.columns[1].model_dump(),
+        ],
+    }
+)
+SECRETS = ("98765.4321", "98765", "secretcode")
+
+
+def good() -> dict[str, list[Any]]:
+    return {
+        "patient_id": ["p1", "p2", "p3", "p4"],
+        "age": ["20", "50", "75", "100"],
+        "ward": ["a", "b", None, "c"],
+        "ill": ["0", "1", "1", "0"],
+    }
+
+
+def written(folder: Path, kind: str, columns: dict[str, list[Any]]) -> pd.DataFrame:
+    """The columns as the hospital's file of that kind, read as FLO reads it."""
+    path = folder / f"patients.{kind}"
+    table = pd.DataFrame(columns, dtype=object)
+    if kind == "csv":
+        table.to_csv(path, index=False)
+    else:
+        table.astype("string").to_parquet(path)
+    return read_table(path)
+
+
+def with_cell(column: str, row: int, value: str | None) -> dict[str, list[Any]]:
+    columns = good()
+    columns[column][row - 1] = value
+    return columns
+
+
+def without(column: str) -> dict[str, list[Any]]:
+    return {name: cells for name, cells in good().items() if name != column}
+
+
+TABLES = [
+    pytest.param({**good(), "mrn": ["secretcode"] * 4}, "'mrn': is not in the study", id="unknown"),
+    pytest.param(without("age"), "'age': is missing from the file", id="no column"),
+    pytest.param(without("ill"), "'ill': is missing from the file", id="no label column"),
+    pytest.param(without("patient_id"), "'patient_id': is missing", id="no id column"),
+    pytest.param(
+        with_cell("age", 2, "98765.4321"),
+        "'age': must lie within [0, 100] years, 1 record (row 2)",
+        id="above the bounds",
+    ),
+    pytest.param(
+        with_cell("age", 4, "-98765.4321"), "'age': must lie within [0, 100] years", id="below"
+    ),
+    pytest.param(
+        with_cell("age", 1, "inf"), "'age': must be finite, 1 record (row 1)", id="infinity"
+    ),
+    pytest.param(with_cell("age", 1, "1e999"), "'age': must be finite", id="overflow"),
+    pytest.param(
+        with_cell("age", 3, "secretcode"),
+        "'age': must be a number, 1 record (row 3)",
+        id="text in a number column",
+    ),
+    pytest.param(
+        with_cell("age", 3, None), "'age': has no missing-value rule but cells", id="missing cell"
+    ),
+    pytest.param(
+        with_cell("ward", 2, "secretcode"),
+        "'ward': must be a code of the study's codebook, 1 record (row 2)",
+        id="outside the codebook",
+    ),
+    pytest.param(with_cell("ward", 2, "A"), "'ward': must be a code", id="code in another case"),
+    pytest.param(
+        with_cell("ill", 2, "98765"),
+        "'ill': the label must be 0 or 1, 1 record (row 2)",
+        id="label",
+    ),
+    pytest.param(with_cell("ill", 4, None), "'ill': the label must be 0 or 1", id="missing label"),
+    pytest.param(
+        with_cell("patient_id", 3, None),
+        "'patient_id': every record needs a patient id, 1 record (row 3)",
+        id="missing patient id",
+    ),
+    pytest.param(
+        {**good(), "patient_id": ["secretcode", "p2", "p3", " SecretCode "]},
+        "'patient_id': the study says one record per patient, 2 records (rows 1, 4)",
+        id="same patient twice",
+    ),
+    pytest.param({n: [] for n in good()}, "'patient_id': the file holds no records", id="empty"),
+]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(("columns", "finding"), TABLES)
+def test_a_table_that_does_not_fit_is_refused_without_a_value(
+    tmp_path: Path, kind: str, columns: dict[str, list[Any]], finding: str
+) -> None:
+    with pytest.raises(DataError) as refusal:
+        check(written(tmp_path, kind, columns), SCHEMA, "patient_id")
+    shown = f"{refusal.value} {refusal.value.hint} {refusal.value!r}"
+    assert finding in shown
+    assert not [secret for secret in SECRETS if secret in shown]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_table_that_fits_is_encoded(tmp_path: Path, kind: str) -> None:
+    checked = check(written(tmp_path, kind, good()), SCHEMA, "patient_id")
+    assert checked.patient_ids == ["p1", "p2", "p3", "p4"]
+    assert checked.labels.tolist() == [0, 1, 1, 0]
+    # age in [0, 100], ward a, ward b, ward c, ward missing
+    assert checked.inputs.tolist() == [
+        [-0.6, 1, 0, 0, 0],
+        [0, 0, 1, 0, 0],
+        [0.5, 0, 0, 0, 1],
+        [1, 0, 0, 1, 0],
+    ]
+
+
+def test_numbers_in_a_parquet_file_fit_like_text(tmp_path: Path) -> None:
+    path = tmp_path / "typed.parquet"
+    pd.DataFrame(
+        {
+            "patient_id": [7, 8, 9],
+            "age": [20.0, float("nan"), 100.0],
+            "ward": pd.Categorical(["a", None, "b"]),
+            "ill": [0.0, 1.0, 1.0],
+        }
+    ).to_parquet(path)
+    checked = check(read_table(path), INDICATED, "patient_id")
+    assert checked.patient_ids == ["7", "8", "9"]
+    assert checked.inputs[:, 1].tolist() == [0, 1, 0]
+    assert checked.labels.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("spelling", ["", "NA", "n/a", "NaN", "NULL", "None", " na "])
+def test_every_spelling_of_missing_is_missing(tmp_path: Path, spelling: str) -> None:
+    table = written(tmp_path, "csv", with_cell("ward", 1, spelling))
+    assert check(table, SCHEMA, "patient_id").inputs[0].tolist()[1:] == [0, 0, 0, 1]
+
+
+def test_columns_on_the_ignore_list_are_left_out(tmp_path: Path) -> None:
+    table = written(tmp_path, "csv", {**good(), "mrn": ["secretcode"] * 4, "bmi": ["x"] * 4})
+    checked = check(table, SCHEMA, "patient_id", frozenset({"mrn", "bmi", "not there"}))
+    assert checked.inputs.shape == (4, 5)
+    with pytest.raises(DataError, match="'bmi': is not in the study"):
+        check(table, SCHEMA, "patient_id", frozenset({"mrn"}))
+
+
+def test_a_patient_may_have_many_records_if_the_study_says_so(tmp_path: Path) -> None:
+    table = written(tmp_path, "csv", {**good(), "patient_id": ["p1", "P1 ", "p2", "p1"]})
+    assert check(table, MANY, "patient_id").patient_ids == ["p1", "p1", "p2", "p1"]
+
+
+def test_every_finding_is_shown_not_only_the_first(tmp_path: Path) -> None:
+    columns = {**good(), "age": ["-1", "101", "x", "50"], "ill": ["2", "1", "1", "0"]}
+    with pytest.raises(DataError) as refusal:
+        check(written(tmp_path, "csv", columns), SCHEMA, "patient_id")
+    text = str(refusal.value)
+    assert "must be a number, 1 record (row 3)" in text
+    assert "must lie within [0, 100] years, 2 records (rows 1, 2)" in text
+    assert "the label must be 0 or 1, 1 record (row 1)" in text
+
+
+def test_many_rows_are_counted_and_the_first_five_shown(tmp_path: Path) -> None:
+    columns = {
+        "patient_id": [f"p{i}" for i in range(9)],
+        "age": ["98765"] * 9,
+        "ward": ["a"] * 9,
+        "ill": ["0"] * 9,
+    }
+    with pytest.raises(DataError, match=r"9 records \(rows 1, 2, 3, 4, 5, \.\.\.\)"):
+        check(written(tmp_path, "csv", columns), SCHEMA, "patient_id")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "fragment"),
+    [
+        pytest.param("x.csv", None, "does not exist", id="no file"),
+        pytest.param("x.xlsx", b"secretcode", "only .csv and .parquet", id="another kind"),
+        pytest.param("x.csv", b"", "cannot be read as csv", id="empty file"),
+        pytest.param("x.csv", b"a,b\n1,secretcode\n1,2,3\n", "cannot be read", id="ragged"),
+        pytest.param("x.csv", b"a,b\n1,\xff\xfe\n", "cannot be read as csv", id="not UTF-8"),
+        pytest.param("x.parquet", b"secretcode", "cannot be read as parquet", id="no Parquet"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_and_not_quoted(
+    tmp_path: Path, name: str, data: bytes | None, fragment: str
+) -> None:
+    path = tmp_path / name
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(DataError) as refusal:
+        read_table(path)
+    assert name in str(refusal.value)
+    assert fragment in str(refusal.value)
+    assert "secretcode" not in str(refusal.value)
+    assert refusal.value.__cause__ is None
+
+
+def test_one_patients_inputs_do_not_depend_on_who_else_is_in_the_file(tmp_path: Path) -> None:
+    together = check(written(tmp_path, "csv", good()), SCHEMA, "patient_id")
+    for row in range(4):
+        one = {name: [cells[row]] for name, cells in good().items()}
+        alone: Checked = check(written(tmp_path, "csv", one), SCHEMA, "patient_id")
+        np.testing.assert_array_equal(alone.inputs[0], together.inputs[row])
+
+
+def test_a_row_with_a_cell_too_many_never_shifts_the_columns(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    # every row has one cell more than the header: the first must not become an index
+    path.write_text("patient_id,age,ward,ill\nx,p1,20,a,0\nx,p2,50,b,1\n")
+    with pytest.raises(DataError):
+        check(read_table(path), SCHEMA, "patient_id")

@@ -1,0 +1,54 @@
+"""Kept replies: the same bits for as long as they may be asked for, and for nobody else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flo.clients.replies import KeptReplies
+from flo.errors import TrustError
+from flo.keystore import LocalKeyStore
+
+VALUES = np.array([0, -1, 2**62], dtype=np.int64)
+STUDY, OTHER = "a" * 64, "b" * 64
+
+
+@pytest.fixture
+def replies(tmp_path: Path) -> KeptReplies:
+    (tmp_path / "replies").mkdir()
+    return KeptReplies(tmp_path / "replies", LocalKeyStore(tmp_path / "key"))
+
+
+def test_a_kept_reply_reads_back_to_the_bit(replies: KeptReplies) -> None:
+    kept = replies.load(STUDY, replies.keep(STUDY, VALUES))
+    assert kept is not None
+    np.testing.assert_array_equal(kept, VALUES)
+
+
+def test_a_reply_that_was_never_kept_is_none(replies: KeptReplies) -> None:
+    assert replies.load(STUDY, "c" * 64) is None
+
+
+def test_a_settled_studys_replies_are_gone_and_others_stay(replies: KeptReplies) -> None:
+    one, two = replies.keep(STUDY, VALUES), replies.keep(OTHER, VALUES)
+    replies.forget(STUDY)
+    assert replies.load(STUDY, one) is None
+    assert replies.load(OTHER, two) is not None
+
+
+def test_a_changed_reply_is_refused(replies: KeptReplies, tmp_path: Path) -> None:
+    digest = replies.keep(STUDY, VALUES)
+    (path,) = (tmp_path / "replies").iterdir()
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(TrustError):
+        replies.load(STUDY, digest)
+
+
+def test_another_studys_reply_does_not_open(replies: KeptReplies, tmp_path: Path) -> None:
+    digest = replies.keep(STUDY, VALUES)
+    (path,) = (tmp_path / "replies").iterdir()
+    path.rename(path.with_name(path.name.replace("a" * 32, "b" * 32)))
+    with pytest.raises(TrustError):
+        replies.load(OTHER, digest)
