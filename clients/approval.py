@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flo import canonical
-from flo.clients.checks import check
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.home import Policy, Population, SiteHome, refuse_large_epsilon
 from flo.clients.snapshot import Snapshot
-from flo.clients.source import read_table
 from flo.errors import DataError, PolicyError, RefusedError, TrustError, UsageError
 from flo.files import write_private
 from flo.identity import verify
@@ -167,6 +165,11 @@ def approve(
     check_study(
         study, config.hospital, identity.fingerprint, config.policy, datetime.now(UTC).date()
     )
+    # pandas comes with these two and takes half a second; the agent, which also imports this
+    # module, never reads a hospital's file.
+    from flo.clients.checks import check
+    from flo.clients.source import read_table
+
     table = read_table(population.file)
     checked = check(table, study.data, population.id_column, frozenset(population.ignore))
     snapshot = Snapshot.of(checked, home.split_key, population.hold_out)

@@ -9,17 +9,19 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from flo import canonical
-from flo.clients.checks import Checked
 from flo.errors import TrustError
 from flo.files import write_private
 from flo.privacy.patients import Patients
 from flo.privacy.split import is_held_out
+
+if TYPE_CHECKING:
+    from flo.clients.checks import Checked
 
 
 @dataclass(frozen=True)

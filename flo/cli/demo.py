@@ -28,7 +28,7 @@ from rich.table import Table
 from flo import datasets, study
 from flo.cli.operator import Operator
 from flo.cli.progress import StudyProgress
-from flo.cli.screen import console
+from flo.cli.screen import console, say
 from flo.errors import FloError, NetworkError
 from flo.privacy.sheet import TRUST
 
@@ -253,14 +253,14 @@ def _last_screen(result: dict[str, Any], summary: dict[str, Any], report: Path) 
             f"[bold]noisy AUC {result['auc']:.3f}[/], 90 % interval {low:.3f} to {high:.3f} "
             "(covers noise and sampling)"
         )
-    out.print(f"trust model: {TRUST[result['trust_model'].split()[0]]}")
+    say(f"trust model: {TRUST[result['trust_model'].split()[0]]}")
     out.print(
         f"{result['rounds']} rounds, {result['seconds_per_round']:.2f} s each (median), "
         f"{result['seconds_total']:.0f} s in all"
     )
-    out.print(f"model:  {(summary['result'] or {}).get('model')}")
-    out.print(f"report: {result['report']}")
-    out.print(f"[bold]verify it yourself:[/] {_command()} audit verify {report}")
+    say(f"model:  {(summary['result'] or {}).get('model')}")
+    say(f"report: {result['report']}")
+    say(f"[bold]verify it yourself:[/] {_command()} audit verify {report}")
 
 
 def _command() -> str:

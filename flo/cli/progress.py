@@ -18,7 +18,7 @@ from flo.privacy.plan import Plan
 from flo.study import Study
 
 _POLL_SECONDS = 0.2
-_BAR = 24
+_BAR = 16
 
 
 class StudyProgress:
@@ -50,6 +50,7 @@ class StudyProgress:
         traceback: TracebackType | None,
     ) -> None:
         self._live.__exit__(kind, error, traceback)
+        console(error=True).print()
 
     @property
     def seconds(self) -> list[float]:
