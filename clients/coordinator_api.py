@@ -18,11 +18,17 @@ _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 
 
 def client_context(ca: str, certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS 1.3 to a server of the coordinator's CA, showing our certificate."""
+    """TLS 1.3 to a server of the coordinator's CA, showing our certificate. Raises TrustError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(cadata=ca)
-    context.load_cert_chain(certificate, key)
+    try:
+        context.load_verify_locations(cadata=ca)
+        context.load_cert_chain(certificate, key)
+    except (ssl.SSLError, ValueError) as error:
+        raise TrustError(
+            "the certificate authority, certificate or key cannot be read",
+            hint="ask the coordinator for a new invitation, or restore the site's files",
+        ) from error
     return context
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from flo import canonical
 from flo.clients.coordinator_api import CoordinatorApi, client_context
@@ -34,7 +34,7 @@ class Invitation(Document):
     ca: _Pem
     certificate: _Pem
     key: _Pem
-    expires: datetime
+    expires: AwareDatetime
 
 
 class _Issued(Document):

@@ -13,7 +13,8 @@ cells, so U is unbiased at the true θ whatever the noise (no clamping before th
 The interval is Fieller's (1954): all θ in [0, 1] with U(θ)² ≤ z²·V(θ), where V adds
 
 * noise: with M = K - θ and noise variance s per cell, Var = s(|M n|² + |Mᵀp|²) + s²|M|²; plugging
-  noisy counts in adds 2·s²|M|² on average, so V uses s(|M N|² + |MᵀP|²) - s²|M|², unbiased;
+  noisy counts in adds 2·s²|M|² on average, so V uses s(|M N|² + |MᵀP|²) - s²|M|², unbiased
+  (and never less than s²|M|², which noise alone amounts to);
 * sampling: DeLong, DeLong, Clarke-Pearson (1988) on the histogram, de-biased likewise.
 
 Dividing by noisy totals never happens, which is why the interval covers when noise is large.
@@ -96,7 +97,7 @@ def auc(counts: Floats, noise_variance: float, level: float = 0.9) -> Estimate:
     theta = np.append(_CANDIDATES, centre)
     statistic, noise, sampling = _moments(theta, positive, negative, noise_variance)
     inside = theta[statistic**2 <= _quantile(level) ** 2 * (noise + sampling)]
-    low, high = (inside.min(), inside.max()) if len(inside) else (centre, centre)
+    low, high = (inside.min(), inside.max()) if len(inside) else (0.0, 1.0)
     spread = noise[-1] + sampling[-1]
     return Estimate(
         centre,
@@ -143,7 +144,8 @@ def _moments(
     from_positive -= statistic**2 / max(positive.sum(), 1.0)
     from_negative -= statistic**2 / max(negative.sum(), 1.0)
     sampling = np.maximum(from_positive, 0) + np.maximum(from_negative, 0)
-    return statistic, np.maximum(noise, 0), sampling
+    floor = s**2 * squares.sum((1, 2))  # what two noisy factors have even around nothing
+    return statistic, np.maximum(noise, floor), sampling
 
 
 def _made_up_inputs(schema: Schema) -> Floats:

@@ -56,7 +56,9 @@ class Ledger:
     """One site's ledger. Open it once per process; several processes may share the file."""
 
     def __init__(self, path: Path, identity: Identity) -> None:
-        """Open (or create) the ledger at ``path`` and check its whole chain.
+        """Open (or create) the ledger at ``path`` and check its whole chain and last signature.
+
+        The chain covers every row's content; each row's own signature is checked by the auditor.
 
         Raises:
             TrustError: a row was edited, removed or reordered, or another key signed the last one.
@@ -76,8 +78,12 @@ class Ledger:
             raise UsageError(f"{path} has ledger schema {schema}; this version reads 1")
         self._balance = Balance()
         self._last: Row | None = None
-        self._catch_up()
-        self._check_last_signature()
+        try:
+            self._catch_up()
+            self._check_last_signature()
+        except BaseException:
+            self._db.close()
+            raise
 
     def close(self) -> None:
         self._db.close()
@@ -103,11 +109,19 @@ class Ledger:
 
     def rows(self, after: int = 0) -> Iterator[Row]:
         for record in self._db.execute(
-            "SELECT sequence, public, private, salt, commitment, hash, signature FROM rows"
-            " WHERE sequence > ? ORDER BY sequence",
+            "SELECT sequence, public, private, request, salt, commitment, hash, signature"
+            " FROM rows WHERE sequence > ? ORDER BY sequence",
             (after,),
         ):
-            yield Row(record[0], json.loads(record[1]), json.loads(record[2]), *record[3:])
+            try:
+                public, private = json.loads(record[1]), json.loads(record[2])
+            except ValueError as error:
+                raise TrustError(f"ledger row {record[0]} was edited") from error
+            if not isinstance(public, dict) or not isinstance(private, dict):
+                raise TrustError(f"ledger row {record[0]} was edited")
+            if private.get("request") != _request_digest(record[3]):
+                raise TrustError(f"ledger row {record[0]} was edited (which request it answers)")
+            yield Row(record[0], public, private, *record[4:])
 
     def hash_at(self, sequence: int) -> str | None:
         found = self._db.execute("SELECT hash FROM rows WHERE sequence = ?", (sequence,)).fetchone()
@@ -339,7 +353,7 @@ class Ledger:
                     f"the study's {purpose} takes {life.share(cost):.1%} of the life budget of "
                     f"population {population!r} (ε = {life.epsilon:g}, δ = {life.delta:g}), and "
                     f"{max(0.0, life.share(remaining)):.1%} remains; the largest ε that would fit "
-                    f"is {fits:.3f}",
+                    f"is {fits:.4f}",
                     hint="ask the coordinator for a study with that ε or less",
                 )
 
@@ -359,6 +373,8 @@ class Ledger:
         self, public: dict[str, Any], private: dict[str, Any], request: str | None = None
     ) -> int:
         public = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **public}
+        if request is not None:
+            private = {**private, "request": _request_digest(request)}
         previous, sequence = self._tip()
         row = Row.chained(previous, sequence, public, private, os.urandom(16).hex())
         statement = row_statement(sequence, row.hash)
@@ -401,3 +417,7 @@ class Ledger:
     def _forget(self) -> None:
         self._balance, self._last = Balance(), None
         self._catch_up()
+
+
+def _request_digest(request: str | None) -> str | None:
+    return None if request is None else canonical.digest(request.encode())

@@ -74,9 +74,14 @@ class Row:
         """Raises TrustError unless this row follows ``previous`` at ``sequence``."""
         if self.sequence != sequence:
             raise TrustError(f"ledger row {sequence} is missing or out of order")
-        if self.private is not None and _commit(self.private, self.salt or "") != self.commitment:
+        try:
+            kept = self.private is None or _commit(self.private, self.salt or "") == self.commitment
+            follows = _chain(previous, sequence, self.public, self.commitment) == self.hash
+        except (ValueError, TypeError) as error:
+            raise TrustError(f"ledger row {sequence} was edited") from error
+        if not kept:
             raise TrustError(f"ledger row {sequence} was edited (private part)")
-        if _chain(previous, sequence, self.public, self.commitment) != self.hash:
+        if not follows:
             raise TrustError(f"ledger row {sequence} was edited, or a row before it is missing")
 
     def as_document(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from flo.errors import FloError, TrustError
+from flo.errors import FloError, MessageError, TrustError
 from flo.identity import public_bytes
 from flo.messages import MAX_MESSAGE_BYTES
 from flo.server.authority import Peer, read_peer
@@ -158,7 +158,8 @@ class Gateway:
                 extra={"fields": {"path": path, "hospital": peer.hospital, "why": str(error)}},
             )
             self._store.add_event(None, "refused-call", path=path, hospital=peer.hospital)
-            await answer(send, _STATUS[error.exit_code], {"error": str(error)})
+            status = 400 if isinstance(error, MessageError) else _STATUS[error.exit_code]
+            await answer(send, status, {"error": str(error)})
             return
         self._bell.ring()
         await answer(send, 200, result)

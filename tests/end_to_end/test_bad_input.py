@@ -1,0 +1,209 @@
+"""What people mistype or are handed: a clear exit code, a way out, and nothing spent or kept."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tomli_w
+from _pytest.mark.structures import ParameterSet
+
+from flo.server.home import CoordinatorConfig, CoordinatorHome, invite
+from tests.builders import csv_text, make_site, study_document
+
+Arguments = list[str | Path]
+
+
+def flo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """One ``flo`` command, run to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "flo.cli", *(str(argument) for argument in arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def _study(folder: Path, **mechanism: object) -> Path:
+    document = study_document()
+    document["mechanism"].update(mechanism)
+    path = folder / "study.toml"
+    path.write_text(tomli_w.dumps(document))
+    return path
+
+
+def _large_delta(folder: Path) -> Arguments:
+    return ["study", "check", _study(folder, delta=1e-3)]
+
+
+def _missing_study(folder: Path) -> Arguments:
+    return ["study", "check", folder / "nowhere.toml"]
+
+
+def _unknown_key(folder: Path) -> Arguments:
+    return ["study", "check", _study(folder, sampling_seed=7)]
+
+
+def _not_toml(folder: Path) -> Arguments:
+    (folder / "study.toml").write_text("this is [not toml")
+    return ["study", "check", folder / "study.toml"]
+
+
+def _infinite_epsilon(folder: Path) -> Arguments:
+    return ["study", "check", _study(folder, epsilon=float("inf"))]
+
+
+def _site_init(folder: Path, *more: str) -> Arguments:
+    (folder / "patients.csv").write_text(csv_text())
+    return ["site", "init", "north", "--home", folder / "site", "--declared-size", "40",
+            "--data", folder / "patients.csv", *more]  # fmt: skip
+
+
+def _large_epsilon(folder: Path) -> Arguments:
+    return _site_init(folder, "--epsilon", "1.5")
+
+
+def _negative_epsilon(folder: Path) -> Arguments:
+    return _site_init(folder, "--epsilon", "-1")
+
+
+def _bad_hospital_id(folder: Path) -> Arguments:
+    return ["coordinator", "invite", "../north", "--home", folder / "coordinator"]
+
+
+def _unknown_command(folder: Path) -> Arguments:
+    return ["fly"]
+
+
+def _unknown_option(folder: Path) -> Arguments:
+    return ["study", "list", "--seed", "1"]
+
+
+def _garbage_report(folder: Path) -> Arguments:
+    (folder / "report.json").write_bytes(bytes(range(256)))
+    return ["audit", "verify", folder / "report.json"]
+
+
+def _empty_report(folder: Path) -> Arguments:
+    (folder / "report.json").write_text("{}")
+    return ["audit", "verify", folder / "report.json"]
+
+
+def _garbage_extract(folder: Path) -> Arguments:
+    (folder / "extract.json").write_text("[1, 2]")
+    return ["audit", "report", folder / "extract.json", "--out", folder / "out"]
+
+
+def _missing_report(folder: Path) -> Arguments:
+    return ["audit", "verify", folder / "report.json"]
+
+
+def _no_data(folder: Path) -> Arguments:
+    return ["simulate", _study(folder)]
+
+
+def _not_a_site(folder: Path) -> Arguments:
+    return ["site", "budget", "--home", folder / "site"]
+
+
+def _no_coordinator(folder: Path) -> Arguments:
+    CoordinatorHome.create(folder / "home", CoordinatorConfig(port=1, private_port=2))
+    return ["study", "list", "--home", folder / "home"]
+
+
+CASES: dict[str, tuple[Callable[[Path], Arguments], int, str]] = {
+    "delta too large": (_large_delta, 2, "delta"),
+    "no such study": (_missing_study, 2, "does not exist"),
+    "unknown key in a study": (_unknown_key, 2, "sampling_seed"),
+    "study is no TOML": (_not_toml, 2, "not valid TOML"),
+    "infinite epsilon": (_infinite_epsilon, 2, "epsilon"),
+    "epsilon of one or more without consent": (_large_epsilon, 3, "does not consent"),
+    "negative epsilon": (_negative_epsilon, 2, "epsilon"),
+    "hospital id that is a path": (_bad_hospital_id, 2, "is not a hospital id"),
+    "unknown command": (_unknown_command, 2, "fly"),
+    "unknown option": (_unknown_option, 2, "--seed"),
+    "garbage report": (_garbage_report, 4, "report"),
+    "empty report": (_empty_report, 4, "report"),
+    "missing report": (_missing_report, 2, "no report at"),
+    "garbage extract": (_garbage_extract, 4, "extract"),
+    "simulation of a study without data": (_no_data, 2, "data"),
+    "folder that is no site": (_not_a_site, 2, "is not a site's folder"),
+    "coordinator that is not running": (_no_coordinator, 5, "no coordinator answers"),
+}
+
+
+@pytest.mark.parametrize(("make", "code", "said"), CASES.values(), ids=CASES.keys())
+def test_bad_input_ends_in_its_exit_code_and_says_why(
+    tmp_path: Path, make: Callable[[Path], Arguments], code: int, said: str
+) -> None:
+    arguments = make(tmp_path)
+    before = _everything_in(tmp_path)
+    done = flo(*arguments)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert "bug in FLO" not in done.stderr
+    assert _everything_in(tmp_path) == before
+
+
+def test_an_expired_invitation_is_refused_and_leaves_no_trace(tmp_path: Path) -> None:
+    coordinator = CoordinatorHome.create(
+        tmp_path / "coordinator", CoordinatorConfig(port=1, private_port=2)
+    )
+    document = {**json.loads(invite(coordinator, "north")), "expires": "2020-01-01T00:00:00+00:00"}
+    invitation = tmp_path / "invitation.json"
+    invitation.write_text(json.dumps(document))
+    site = make_site(tmp_path / "north", "north").directory
+    before = _everything_in(site)
+    done = flo("site", "enrol", invitation, "--home", site)
+    assert done.returncode == 2, done.stderr
+    assert "expired on 2020-01-01" in done.stderr
+    assert _everything_in(site) == before
+
+
+def _bug(change: dict[str, str], code: int, name: str, reason: str) -> ParameterSet:
+    mark = pytest.mark.xfail(strict=True, reason=reason)
+    return pytest.param(change, code, id=name, marks=mark)
+
+
+_NO_PEM = "coordinator_api.client_context lets ssl.SSLError through: exit code 70"
+_NO_ZONE = "enrol compares a date without a zone with one that has it: TypeError, exit code 70"
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        pytest.param({"hospital": "south"}, 2, id="other hospital"),
+        pytest.param({"url": "http://127.0.0.1:1"}, 2, id="no TLS"),
+        _bug({"ca": "nonsense"}, 4, "broken CA", _NO_PEM),
+        _bug({"key": "nonsense"}, 4, "broken key", _NO_PEM),
+        pytest.param({"expires": "soon"}, 2, id="broken date"),
+        _bug({"expires": "2099-01-01T00:00:00"}, 2, "date without zone", _NO_ZONE),
+        pytest.param({"run": "rm -rf"}, 2, id="unknown field"),
+        pytest.param({}, 5, id="nobody answers"),
+    ],
+)
+def test_an_edited_invitation_is_refused_and_leaves_no_trace(
+    tmp_path: Path, change: dict[str, str], code: int
+) -> None:
+    coordinator = CoordinatorHome.create(
+        tmp_path / "coordinator", CoordinatorConfig(port=1, private_port=2)
+    )
+    invitation = tmp_path / "invitation.json"
+    invitation.write_text(json.dumps({**json.loads(invite(coordinator, "north")), **change}))
+    site = make_site(tmp_path / "north", "north").directory
+    before = _everything_in(site)
+    done = flo("site", "enrol", invitation, "--home", site)
+    assert done.returncode == code, done.stderr
+    assert "bug in FLO" not in done.stderr
+    assert _everything_in(site) == before
+
+
+def _everything_in(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,179 @@
+"""``flo demo`` once, and everything that its folder must and must not show afterwards."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flo import study
+
+DEMO_SECONDS = 240
+HOSPITALS = ("cleveland", "hungary", "switzerland", "va-long-beach")
+STUDY = study.load(Path(study.__file__).parent / "examples" / "heart" / "study.toml")
+KEYS = {
+    "auc",
+    "auc_interval",
+    "epsilon",
+    "delta",
+    "trust_model",
+    "rounds",
+    "seconds_per_round",
+    "seconds_total",
+    "report",
+    "sites",
+}
+
+
+@dataclass(frozen=True)
+class Demo:
+    directory: Path
+    result: dict[str, Any]
+    screen: str
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    folder = tmp_path_factory.mktemp("demo")
+    directory, json_file = folder / "stage", folder / "demo.json"
+    done = flo("demo", "--dir", directory, "--json", json_file, seconds=DEMO_SECONDS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Demo(directory, json.loads(json_file.read_text()), done.stdout)
+
+
+def flo(*arguments: str | Path, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    """One ``flo`` command, run to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "flo.cli", *(str(argument) for argument in arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+
+
+def test_the_result_has_the_documented_keys(demo: Demo) -> None:
+    assert set(demo.result) >= KEYS
+    assert set(demo.result["sites"]) == set(HOSPITALS)
+    for site in demo.result["sites"].values():
+        assert set(site) == {"declared_size", "epsilon", "delta", "rounds"}
+
+
+def test_every_round_ran_and_the_model_was_measured(demo: Demo) -> None:
+    assert demo.result["status"] == "done"
+    assert demo.result["rounds"] == STUDY.mechanism.steps
+    low, high = demo.result["auc_interval"]
+    assert 0 <= low <= demo.result["auc"] <= high <= 1
+    assert 0 < demo.result["seconds_per_round"] < demo.result["seconds_total"]
+
+
+def test_epsilon_is_below_one_and_is_said_with_its_delta_and_trust_model(demo: Demo) -> None:
+    assert 0 < demo.result["epsilon"] < 1
+    assert demo.result["delta"] == STUDY.mechanism.delta
+    assert demo.result["trust_model"] == "local noise"
+    for site in demo.result["sites"].values():
+        assert 0 < site["epsilon"] <= STUDY.mechanism.epsilon
+        assert site["delta"] <= 1e-6
+
+
+def test_the_last_screen_says_how_to_verify_the_report(demo: Demo) -> None:
+    text = " ".join(demo.screen.split())
+    assert "audit verify" in text
+    assert "noisy AUC" in text
+
+
+@pytest.mark.parametrize("hospital", HOSPITALS)
+def test_a_ledger_has_one_release_a_round_and_one_for_the_evaluation(
+    demo: Demo, hospital: str
+) -> None:
+    path = demo.directory / "sites" / hospital / "ledger.sqlite"
+    with closing(sqlite3.connect(path)) as database:
+        rows = [json.loads(row[0]) for row in database.execute("SELECT public FROM rows")]
+    kinds = Counter(row["kind"] for row in rows)
+    assert kinds["release"] == STUDY.mechanism.steps + 1
+    assert kinds == {**kinds, "birth": 1, "reserve": 1, "settle": 1}
+
+
+def test_the_report_verifies(demo: Demo) -> None:
+    done = flo("audit", "verify", demo.directory / "report.json")
+    assert done.returncode == 0, done.stderr
+    assert all(hospital in done.stdout for hospital in HOSPITALS)
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_report_with_one_flipped_byte_does_not_verify(
+    demo: Demo, tmp_path: Path, place: float
+) -> None:
+    data = bytearray((demo.directory / "report.json").read_bytes())
+    data[int(place * len(data))] ^= 1
+    (tmp_path / "report.json").write_bytes(data)
+    done = flo("audit", "verify", tmp_path / "report.json")
+    assert done.returncode == 4, done.stdout + done.stderr
+
+
+def test_the_report_page_needs_nothing_from_elsewhere(demo: Demo) -> None:
+    page = Path(demo.result["report"]).read_text(encoding="utf-8")
+    assert not re.search(r"""(?i)<script|<iframe|@import|\bon\w+\s*=\s*["']""", page)
+    assert not re.search(r"""(?i)(src|href|action)\s*=\s*["']?\s*(https?:)?//""", page)
+    assert not re.search(r"""(?i)url\(\s*["']?\s*(https?:)?//""", page)
+    assert all(hospital in page for hospital in HOSPITALS)
+
+
+def test_no_process_of_the_demo_is_left(demo: Demo) -> None:
+    end = time.monotonic() + 10
+    while (left := list(_processes_that_mention(demo.directory))) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert left == []
+
+
+def _processes_that_mention(directory: Path) -> Iterator[str]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes()
+        except OSError:
+            continue  # it ended while we looked
+        if str(directory).encode() in command:
+            yield command.replace(b"\0", b" ").decode(errors="replace")
+
+
+def test_no_patient_id_stands_anywhere_but_in_the_data_and_its_snapshots(demo: Demo) -> None:
+    looked_at = 0
+    for path in demo.directory.rglob("*"):
+        inside = path.relative_to(demo.directory).parts
+        if not path.is_file() or inside[0] == "data" or "snapshots" in inside:
+            continue
+        looked_at += 1
+        assert b"uci-" not in path.read_bytes(), path
+    assert looked_at > 50
+    ids = (demo.directory / "data" / "cleveland.csv").read_bytes()
+    assert b"uci-" in ids, "the search would find nothing"
+
+
+def test_keys_and_tokens_are_readable_by_their_owner_only(demo: Demo) -> None:
+    secrets = [
+        path
+        for pattern in ("*.key", "*.token", "*.secret", "*.sqlite", "*.invitation.json")
+        for path in demo.directory.rglob(pattern)
+    ]
+    assert len(secrets) > 20
+    assert [path for path in secrets if path.stat().st_mode & 0o077] == []
+
+
+def test_the_demo_does_not_empty_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    done = flo("demo", "--dir", tmp_path)
+    assert done.returncode != 0
+    assert "not an earlier demo" in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"

@@ -1,0 +1,351 @@
+"""The budget report: it recomputes from two hospitals' own signed ledgers, or it is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
+from dp_accounting.rdp import RdpAccountant
+
+from flo import canonical
+from flo.clients.approval import approve
+from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.extract import make_extract
+from flo.clients.handler import Handler
+from flo.clients.home import SiteHome
+from flo.errors import FloError, MessageError, TrustError
+from flo.identity import Identity
+from flo.messages import Request, RequestHeader, decode_reply, encode_request, model_digest
+from flo.models import parameter_count
+from flo.privacy.plan import Plan
+from flo.privacy.report import build, verify
+from flo.privacy.report_page import render
+from flo.study import Study
+from tests.builders import (
+    CountingReleaser,
+    SilentApi,
+    make_site,
+    offered,
+    pretend_enrolled,
+    small_study,
+    study_document,
+)
+
+TRAINING_RELEASES = 2
+
+
+def cheap_study(name: str) -> Study:
+    """A study that leaves room for another one in a life of 0.9."""
+    document = study_document(name=name)
+    document["mechanism"]["epsilon"] = document["evaluation"]["epsilon"] = 0.3
+    return small_study(**document)
+
+
+def run(home: SiteHome, study: Study, rounds: int) -> None:
+    """Training rounds, one evaluation and the end, through the site's own handler."""
+    length = parameter_count(study)
+    with closing(home.ledger()) as ledger:
+        handler = Handler(home, ledger, CountingReleaser(length), lambda _: None)
+        steps = [("training", n) for n in range(1, rounds + 1)] + [("evaluation", 1)]
+        for purpose, round_ in steps:
+            weights = np.full(length, float(round_))
+            header = RequestHeader.model_validate(
+                {
+                    "study": study.digest,
+                    "run": "run-1",
+                    "purpose": purpose,
+                    "round": round_,
+                    "attempt": 1,
+                    "cohort": ("north", "south"),
+                    "model": model_digest(weights),
+                }
+            )
+            answer = handler.answer(encode_request(Request(header, weights)))
+            assert answer is not None
+            assert decode_reply(answer).header.kind == "release"
+
+
+@dataclass(frozen=True)
+class World:
+    """Two hospitals after one study each shared, and a second study that only they may know of."""
+
+    homes: list[SiteHome]
+    study: Study
+    other: Study
+
+    def extract(self, site: int = 0, study: Study | None = None) -> bytes:
+        home = self.homes[site]
+        with closing(home.ledger()) as ledger:
+            return make_extract(home, ledger, (study or self.study).digest)
+
+    def forged(self, change: Callable[[dict[str, Any]], None], site: int = 0) -> bytes:
+        """An extract that the hospital itself changed and signed again."""
+        body = json.loads(self.extract(site))["body"]
+        change(body)
+        signature = self.homes[site].identity().sign("extract", canonical.encode(body))
+        return canonical.encode({"body": body, "signature": signature})
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder, coordinator = tmp_path_factory.mktemp("world"), Identity.new()
+    homes = [make_site(folder / name, name) for name in ("north", "south")]
+    offers = [offered(cheap_study(name), homes, coordinator) for name in ("tiny", "secret-name")]
+    for home in homes:
+        pretend_enrolled(home, coordinator)
+        for offer in offers:
+            api = cast(CoordinatorApi, SilentApi())
+            approve(home, api, offer, home.config.population(None))
+            run(home, offer.study, TRAINING_RELEASES)
+    return World(homes, offers[0].study, offers[1].study)
+
+
+@pytest.fixture(scope="module")
+def report(world: World) -> bytes:
+    return build([world.extract(0), world.extract(1)])
+
+
+def test_a_report_of_two_hospitals_verifies(report: bytes, world: World) -> None:
+    facts = verify(report)
+    assert [site["hospital"] for site in facts["hospitals"]] == ["north", "south"]
+    assert facts["without_extract"] == ["west"]
+    assert facts["study"]["digest"] == world.study.digest
+    for site in facts["hospitals"]:
+        assert (site["releases_training"], site["releases_evaluation"]) == (TRAINING_RELEASES, 1)
+        assert len(site["releases"]) == TRAINING_RELEASES + 1
+        assert site["other_studies"] == 1
+        assert not site["settled"]
+
+
+def test_the_order_of_the_extracts_does_not_matter(world: World) -> None:
+    north, south = world.extract(0), world.extract(1)
+    assert build([north, south]) == build([south, north])
+
+
+def test_every_epsilon_is_what_dp_accounting_says(report: bytes, world: World) -> None:
+    delta = world.study.mechanism.delta
+    plan = Plan.of(world.study)
+
+    def epsilon(purpose: str, count: int) -> float:
+        accountant = RdpAccountant(orders=[float(order) for order in range(2, 513)])
+        sigma = plan.part(purpose).mechanism.noise_multiplier
+        accountant.compose(SelfComposedDpEvent(GaussianDpEvent(sigma), count))
+        return float(accountant.get_epsilon(delta))
+
+    facts = verify(report)
+    assert facts["guarantee"]["epsilon"] == pytest.approx(
+        max(epsilon("training", plan.training.releases), epsilon("evaluation", 1)), abs=2e-6
+    )
+    for site in facts["hospitals"]:
+        released = max(epsilon("training", TRAINING_RELEASES), epsilon("evaluation", 1))
+        assert site["epsilon_released"] == pytest.approx(released, abs=1.01e-6)
+        assert site["epsilon_released_pld"] <= site["epsilon_released"] <= site["epsilon_designed"]
+        assert [n for n, _ in site["epsilon_by_release"]] == list(range(1, TRAINING_RELEASES + 1))
+        for n, shown in site["epsilon_by_release"]:
+            assert shown == pytest.approx(epsilon("training", n), abs=1.01e-6)
+            assert shown >= epsilon("training", n) - 1e-8  # rounded towards more privacy spent
+
+
+def test_a_changed_byte_anywhere_is_found(report: bytes) -> None:
+    chosen = random.Random(20)
+    positions = chosen.sample(range(len(report)), 200)
+    for position in positions:
+        changed = bytearray(report)
+        changed[position] ^= 1 << chosen.randrange(7)
+        with pytest.raises(FloError):
+            verify(bytes(changed))
+
+
+@pytest.mark.parametrize("position", [0, 1, -1])
+def test_a_lost_byte_is_found(report: bytes, position: int) -> None:
+    lost = bytearray(report)
+    del lost[position]
+    with pytest.raises(FloError):
+        verify(bytes(lost))
+
+
+def test_a_swapped_number_in_the_facts_is_found(report: bytes) -> None:
+    document = json.loads(report)
+    first, second = document["facts"]["hospitals"]
+    for name in ("epsilon_released", "releases_training", "ledger_rows", "epsilon_designed"):
+        kept = first[name]
+        first[name] = kept + 1
+        with pytest.raises(TrustError, match="something else"):
+            verify(canonical.encode(document))
+        first[name] = kept
+    document["facts"]["hospitals"] = [second, first]
+    with pytest.raises(TrustError, match="something else"):
+        verify(canonical.encode(document))
+
+
+def test_evidence_taken_out_or_put_in_another_order_is_found(report: bytes) -> None:
+    for kept in (slice(1), slice(None, None, -1)):
+        document = json.loads(report)
+        document["evidence"] = document["evidence"][kept]
+        with pytest.raises(TrustError):
+            verify(canonical.encode(document))
+
+
+def own_release(body: dict[str, Any]) -> dict[str, Any]:
+    return next(
+        row for row in body["rows"] if row["public"]["kind"] == "release" and row["private"]
+    )
+
+
+def hide_a_release(body: dict[str, Any]) -> None:
+    own_release(body).update(private=None, salt=None)
+
+
+def relabel_a_release(body: dict[str, Any]) -> None:
+    own_release(body)["private"]["round"] = 9
+
+
+def cheapen_a_release(body: dict[str, Any]) -> None:
+    own_release(body)["public"]["mechanism"]["noise_multiplier"] = 1e6
+
+
+def drop_a_release(body: dict[str, Any]) -> None:
+    body["rows"].remove(own_release(body))
+
+
+def drop_the_birth(body: dict[str, Any]) -> None:
+    del body["rows"][0]
+
+
+def name_another_reservation(body: dict[str, Any]) -> None:
+    body["reservation"] = next(
+        row["sequence"]
+        for row in body["rows"]
+        if row["public"]["kind"] == "reserve" and row["private"] is None
+    )
+
+
+def name_another_population(body: dict[str, Any]) -> None:
+    body["population"] = "other"
+
+
+def name_another_hospital(body: dict[str, Any]) -> None:
+    body["hospital"] = "west"
+
+
+def refuse_after_all(body: dict[str, Any]) -> None:
+    body["decision"] = body["decision"].replace("approve", "refuse")
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        hide_a_release,
+        relabel_a_release,
+        cheapen_a_release,
+        drop_a_release,
+        drop_the_birth,
+        name_another_reservation,
+        name_another_population,
+        name_another_hospital,
+        refuse_after_all,
+    ],
+    ids=lambda lie: lie.__name__,
+)
+def test_a_hospital_that_lies_about_its_ledger_is_refused(
+    world: World, lie: Callable[[dict[str, Any]], None]
+) -> None:
+    with pytest.raises(TrustError):
+        build([world.forged(lie), world.extract(1)])
+
+
+def test_a_release_that_a_partner_witnessed_cannot_be_cut_off_the_end(world: World) -> None:
+    with closing(world.homes[0].ledger()) as ledger:
+        head = ledger.head().model_dump(mode="json")
+
+    def cut(body: dict[str, Any]) -> None:
+        body["rows"] = body["rows"][: body["rows"].index(own_release(body))]
+
+    def saw(body: dict[str, Any]) -> None:
+        body["witnessed"]["north"] = head
+
+    build([world.extract(0), world.forged(saw, site=1)])  # the whole ledger agrees with it
+    with pytest.raises(TrustError):
+        build([world.forged(cut), world.forged(saw, site=1)])
+
+
+def test_rows_of_another_study_carry_no_names(world: World) -> None:
+    extract = world.extract()
+    assert b"secret-name" not in extract
+    assert world.other.digest.encode() not in extract
+    assert b"patient_id" not in extract.replace(world.study.canonical_bytes, b"")
+    rows = json.loads(extract)["body"]["rows"]
+    shown = {row["private"]["study"] for row in rows if row["private"] is not None}
+    assert shown == {world.study.digest}
+    assert sum(row["public"]["kind"] == "reserve" for row in rows) == 2
+
+
+def test_extracts_of_different_studies_are_refused(world: World) -> None:
+    with pytest.raises(TrustError, match="not of one study"):
+        build([world.extract(0), world.extract(1, world.other)])
+
+
+def test_two_extracts_of_one_hospital_are_refused(world: World) -> None:
+    with pytest.raises(TrustError, match="same hospital"):
+        build([world.extract(0), world.extract(0)])
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"null", b'{"body":{}}', b"{", b"\xff\xfe"])
+def test_what_is_no_extract_and_no_report_is_refused(data: bytes) -> None:
+    with pytest.raises(MessageError):
+        build([data])
+    with pytest.raises(MessageError):
+        verify(data)
+
+
+def test_no_extract_is_no_report() -> None:
+    with pytest.raises(MessageError, match="at least one"):
+        build([])
+
+
+def test_an_extract_with_a_part_missing_is_refused_as_a_message(world: World) -> None:
+    for part in ("signature", "body"):
+        document = json.loads(world.extract())
+        document[part] = {"hospital": "north"} if part == "body" else None
+        with pytest.raises(MessageError):
+            build([canonical.encode(document)])
+
+
+@pytest.mark.parametrize("value", [b"1e999", b'"\\ud800"'])
+def test_what_has_no_canonical_form_is_refused_as_a_message(value: bytes) -> None:
+    with pytest.raises(MessageError):
+        verify(b'{"evidence":' + value + b',"facts":{},"schema_version":1}')
+
+
+def test_the_page_shows_both_hospitals_and_loads_nothing(report: bytes) -> None:
+    page = render(report)
+    assert "north" in page
+    assert "south" in page
+    assert canonical.digest(report) in page
+    for outside in ("<script", "src=", "@import", "url("):
+        assert outside not in page
+
+
+def test_an_auditor_needs_neither_torch_nor_flower(tmp_path: Path, report: bytes) -> None:
+    file = tmp_path / "report.json"
+    file.write_bytes(report)
+    program = (
+        "import sys; from pathlib import Path; from flo.privacy.report import verify;"
+        "before = [m for m in ('torch', 'flwr', 'opacus') if m in sys.modules];"
+        f"verify(Path({str(file)!r}).read_bytes());"
+        "print(before, [m for m in ('torch', 'flwr', 'opacus') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=100
+    )
+    assert done.stdout.strip() == "[] []"

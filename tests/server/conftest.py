@@ -1,0 +1,35 @@
+"""One coordinator process for the whole session, with three enrolled hospitals."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+with warnings.catch_warnings():
+    # flwr 1.42 imports typer and pathspec names that their newest releases deprecate.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import flo.clients.flower
+    import flo.server.flower  # noqa: F401
+
+from flo.clients.home import SiteHome
+from tests.builders import HOSPITALS
+from tests.server.stage import RealCoordinator, new_home
+
+
+@pytest.fixture(scope="session")
+def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordinator]:
+    real = RealCoordinator(new_home(tmp_path_factory.mktemp("coordinator") / "home"))
+    try:
+        real.wait_until_ready()
+        yield real
+    finally:
+        real.stop()
+
+
+@pytest.fixture(scope="session")
+def sites(
+    coordinator: RealCoordinator, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, SiteHome]:
+    return {name: coordinator.enrol(tmp_path_factory.mktemp(name), name) for name in HOSPITALS}

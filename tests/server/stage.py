@@ -1,0 +1,187 @@
+"""A real coordinator for tests: its own process, TLS on loopback, and every kind of client."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flo.clients.coordinator_api import client_context
+from flo.clients.enrol import enrol
+from flo.clients.home import SiteHome
+from flo.files import write_private
+from flo.identity import Identity
+from flo.server.authority import Authority
+from flo.server.home import CoordinatorConfig, CoordinatorHome, invite
+from tests.builders import make_site
+
+START_SECONDS = 40.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: bytes
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.body)
+
+
+class RealCoordinator:
+    """``flo coordinator serve`` in a process group of its own, with free ports."""
+
+    def __init__(self, home: CoordinatorHome) -> None:
+        self.home = home
+        self.port, self.private_port = home.config.port, home.config.private_port
+        self._log = (home.directory / "serve.log").open("ab")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "flo.cli", "coordinator", "serve", "--home", home.directory],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
+
+    def wait_until_ready(self) -> None:
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                if self.private("GET", "/health").status == 204:
+                    return
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise AssertionError((self.home.directory / "serve.log").read_text())
+
+    def stop(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=10)
+                break
+        self._log.close()
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def outside(
+        self,
+        method: str,
+        path: str,
+        context: ssl.SSLContext,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """One request to the hospital listener, the path sent as it is."""
+        with self.connection(self.port, context) as connection:
+            return ask(connection, method, path, body=body, headers=headers)
+
+    def private(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """One request to the private listener."""
+        with self.connection(self.private_port, self.anonymous()) as connection:
+            return ask(connection, method, path, body=body, headers=headers)
+
+    @contextlib.contextmanager
+    def connection(
+        self, port: int, context: ssl.SSLContext
+    ) -> Iterator[http.client.HTTPSConnection]:
+        with contextlib.closing(
+            http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=10)
+        ) as connection:
+            yield connection
+
+    # -- who asks --------------------------------------------------------------------------------
+
+    def anonymous(self) -> ssl.SSLContext:
+        """Trusts this coordinator and shows no certificate."""
+        return ssl.create_default_context(cafile=str(self.home.ca_path))
+
+    def site(self, home: SiteHome) -> ssl.SSLContext:
+        """Shows an enrolled site's certificate."""
+        return self._shows(home.directory / "certificate.pem", home.directory / "identity.key")
+
+    def issued(self, folder: Path, name: str, authority: Authority | None = None) -> ssl.SSLContext:
+        """Shows a fresh site certificate in this name, never enrolled, of this or another CA."""
+        identity = Identity.new()
+        pem, _ = (authority or self.home.authority()).issue_client(
+            name, "site", identity.key.public_key()
+        )
+        return self.shows(folder, pem, identity.pem())
+
+    def invited(self, folder: Path, invitation: bytes) -> ssl.SSLContext:
+        """Shows the bootstrap certificate of an invitation."""
+        document = json.loads(invitation)
+        return self.shows(folder, document["certificate"].encode(), document["key"].encode())
+
+    def shows(self, folder: Path, certificate: bytes, key: bytes) -> ssl.SSLContext:
+        write_private(folder / "shown.pem", certificate)
+        write_private(folder / "shown.key", key)
+        return self._shows(folder / "shown.pem", folder / "shown.key")
+
+    def enrol(self, folder: Path, name: str) -> SiteHome:
+        """A new site, enrolled as people do it."""
+        home = make_site(folder, name)
+        invitation = folder / "invitation.json"
+        write_private(invitation, invite(self.home, name))
+        enrol(home, invitation)
+        return home
+
+    def _shows(self, certificate: Path, key: Path) -> ssl.SSLContext:
+        return client_context(self.home.ca_path.read_text(), certificate, key)
+
+
+def ask(
+    connection: http.client.HTTPSConnection,
+    method: str,
+    path: str,
+    *,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    connection.request(method, path, body=body, headers=dict(headers or {}))
+    response = connection.getresponse()
+    return Answer(response.status, response.read())
+
+
+def new_home(folder: Path) -> CoordinatorHome:
+    """A coordinator's folder with two free ports."""
+    port, private_port = free_ports(2)
+    return CoordinatorHome.create(folder, CoordinatorConfig(port=port, private_port=private_port))
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        bound = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(item.getsockname()[1]) for item in bound]
+
+
+def flo(*arguments: str | Path, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    """One ``flo`` command, run to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "flo.cli", *(str(argument) for argument in arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
