@@ -15,7 +15,7 @@ from flo import canonical
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.home import Policy, Population, SiteHome, refuse_large_epsilon
 from flo.clients.snapshot import Snapshot
-from flo.errors import DataError, PolicyError, RefusedError, TrustError, UsageError
+from flo.errors import FloError, PolicyError, RefusedError, TrustError, UsageError
 from flo.files import write_private
 from flo.identity import verify
 from flo.messages import Digest, Head
@@ -178,9 +178,12 @@ def approve(
         confirm_head(api, ledger)
         _refuse_changed_birth(home, ledger, population)
         hashes = {keyed_hash(home.patients_key, name) for name in checked.patient_ids}
-        _refuse_overlap(ledger, population, hashes)
         digest = snapshot.write(snapshot_path(home, study.digest))
-        reservation = ledger.reserve(study, population.name)
+        try:
+            reservation = ledger.reserve(study, population.name, hashes)
+        except FloError:
+            snapshot_path(home, study.digest).unlink()
+            raise
         decision = canonical.encode(
             {
                 "schema_version": 1,
@@ -257,16 +260,6 @@ def _announce(api: CoordinatorApi, approval: Approval) -> Approval:
         {"document": approval.decision, "signature": approval.decision_signature},
     )
     return approval
-
-
-def _refuse_overlap(ledger: Ledger, population: Population, hashes: set[str]) -> None:
-    overlap = ledger.remember_patients(population.name, hashes)
-    if overlap:
-        raise DataError(
-            f"{overlap} patients of population {population.name!r} are also in another population "
-            "of this site; a patient has one budget",
-            hint="put all files that may hold the same patients into one population",
-        )
 
 
 def _refuse_changed_birth(home: SiteHome, ledger: Ledger, population: Population) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from flo import canonical
-from flo.errors import BudgetError, TrustError, UsageError
+from flo.errors import BudgetError, DataError, TrustError, UsageError
 from flo.identity import Identity, verify
 from flo.messages import Head, row_statement
 from flo.privacy.life import LifeBudget
@@ -175,18 +175,22 @@ class Ledger:
             )
         return life
 
-    def reserve(self, study: Study, population: str) -> int:
+    def reserve(self, study: Study, population: str, patients: Collection[str] = ()) -> int:
         """Set aside the whole study (steps and allowances). Returns the reservation's row number.
 
         A study whose reservation is still open keeps it: reserving twice is reserving once.
+        ``patients`` are keyed hashes of the snapshot's patients, remembered for good. All or
+        nothing: a refusal keeps neither.
 
         Raises:
             BudgetError: it does not fit; says what remains and the largest ε that would.
+            DataError: a patient is also in another population of this site.
         """
         plan = Plan.of(study)
         with self._transaction():
             if population not in self._balance.lives:
                 raise UsageError(f"population {population!r} is not registered in this ledger")
+            self._remember_patients(population, patients)
             kept = self._open_reservation(study.digest)
             if kept is not None:
                 return kept
@@ -272,26 +276,7 @@ class Ledger:
                     {"reason": reason},
                 )
 
-    # -- patients and witnesses ------------------------------------------------------------------
-
-    def remember_patients(self, population: str, hashes: set[str]) -> int:
-        """Keep keyed hashes of a snapshot's patients. Returns how many another population knows.
-
-        If any is known elsewhere nothing is kept and the caller must refuse.
-        """
-        with self._transaction():
-            self._db.execute("CREATE TEMP TABLE IF NOT EXISTS incoming (hash TEXT PRIMARY KEY)")
-            self._db.execute("DELETE FROM incoming")
-            self._db.executemany("INSERT INTO incoming VALUES (?)", [(h,) for h in hashes])
-            (overlap,) = self._db.execute(
-                "SELECT COUNT(*) FROM incoming JOIN patients USING (hash) WHERE population != ?",
-                (population,),
-            ).fetchone()
-            if not overlap:
-                self._db.execute(
-                    "INSERT OR IGNORE INTO patients SELECT hash, ? FROM incoming", (population,)
-                )
-        return int(overlap)
+    # -- witnesses ------------------------------------------------------------------------------
 
     def witness(self, hospital: str, head: Head) -> None:
         """Keep the highest head seen of a partner; the caller has checked its signature."""
@@ -325,6 +310,25 @@ class Ledger:
             )
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _remember_patients(self, population: str, hashes: Collection[str]) -> None:
+        """Keep keyed hashes of a snapshot's patients. Raises DataError if another knows one."""
+        self._db.execute("CREATE TEMP TABLE IF NOT EXISTS incoming (hash TEXT PRIMARY KEY)")
+        self._db.execute("DELETE FROM incoming")
+        self._db.executemany("INSERT INTO incoming VALUES (?)", [(h,) for h in hashes])
+        (overlap,) = self._db.execute(
+            "SELECT COUNT(*) FROM incoming JOIN patients USING (hash) WHERE population != ?",
+            (population,),
+        ).fetchone()
+        if overlap:
+            raise DataError(
+                f"{overlap} patients of population {population!r} are also in another population "
+                "of this site; a patient has one budget",
+                hint="put all files that may hold the same patients into one population",
+            )
+        self._db.execute(
+            "INSERT OR IGNORE INTO patients SELECT hash, ? FROM incoming", (population,)
+        )
 
     def _open_reservation(self, study: str) -> int | None:
         for row in self.rows():

@@ -25,6 +25,7 @@ from flo.errors import (
     UsageError,
 )
 from flo.identity import Identity, verify
+from flo.messages import Head, row_statement
 from flo.study import Study, from_document
 from tests.builders import (
     SilentApi,
@@ -62,12 +63,32 @@ class Site:
     def approved(self) -> list[Path]:
         return list((self.home.directory / "approved").iterdir())
 
-    def refuses(self, offer: Offered, error: type[FloError], why: str, name: str = "main") -> None:
-        """``approve`` raises ``error``; ledger, files and coordinator are as before."""
-        before = self.kinds(), self.approved(), list(self.api.calls)
+    def heads(self) -> list[tuple[str, Any]]:
+        """The calls that compare our head with what others saw of us, and show it."""
+        ledger = self.home.ledger()
+        head = ledger.head().model_dump(mode="json")
+        ledger.close()
+        return [("heads", {"head": None}), ("heads", {"head": head})]
+
+    def refuses(
+        self,
+        offer: Offered,
+        error: type[FloError],
+        why: str,
+        name: str = "main",
+        *,
+        heads: bool = False,
+    ) -> None:
+        """``approve`` raises ``error``; ledger and files are as before, and nothing was told.
+
+        ``heads``: the refusal needs the ledger, whose head is confirmed first; nothing else is.
+        """
+        before = self.kinds(), self.approved()
+        calls = [*self.api.calls, *(self.heads() if heads else [])]
         with pytest.raises(error, match=why):
             self.approve(offer, name)
-        assert before == (self.kinds(), self.approved(), self.api.calls)
+        assert before == (self.kinds(), self.approved())
+        assert self.api.calls == calls
 
     def edit_config(self, old: str, new: str) -> None:
         text = self.home.config_path.read_text()
@@ -97,10 +118,12 @@ def altered(offer: Offered, **changes: Any) -> Offered:
 
 def test_a_good_study_reserves_once_and_is_announced(site: Site) -> None:
     offer = site.offer()
+    heads = site.heads()
     made = site.approve(offer)
     assert site.kinds() == ["birth", "reserve"]
     assert [path.stem for path in site.approved()] == [offer.study.digest]
-    ((name, body),) = site.api.calls
+    *confirmed, (name, body) = site.api.calls
+    assert confirmed == heads
     assert name == "approvals"
     verify(site.home.identity().public, "approval", body["document"].encode(), body["signature"])
     decision = json.loads(body["document"])
@@ -109,8 +132,12 @@ def test_a_good_study_reserves_once_and_is_announced(site: Site) -> None:
 
 
 def test_the_coordinator_learns_the_decision_and_nothing_about_patients(site: Site) -> None:
+    heads = site.heads()
     site.approve(site.offer())
-    assert set(json.loads(site.api.calls[0][1]["document"])) == {
+    *confirmed, (_, told) = site.api.calls
+    assert confirmed == heads
+    assert set(told) == {"document", "signature"}
+    assert set(json.loads(told["document"])) == {
         *("schema_version", "decision", "study", "hospital", "role", "time", "head"),
     }
 
@@ -119,18 +146,28 @@ def test_a_second_approval_reserves_nothing_and_announces_again(site: Site) -> N
     offer = site.offer()
     assert site.approve(offer) == site.approve(offer)
     assert site.kinds() == ["birth", "reserve"]
-    assert [name for name, _ in site.api.calls] == ["approvals", "approvals"]
+    assert [name for name, _ in site.api.calls] == ["heads", "heads", "approvals", "approvals"]
+    assert site.api.calls[-1] == site.api.calls[-2]
 
 
 def test_an_announcement_that_was_lost_is_made_by_approving_again(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer = site.offer()
+    answer = site.api.call
+
+    def busy(name: str, body: Any) -> Any:
+        if name == "approvals":
+            raise RefusedError("busy")
+        return answer(name, body)
+
     with monkeypatch.context() as broken:
-        broken.setattr(site.api, "call", _raise(RefusedError("busy")))
+        broken.setattr(site.api, "call", busy)
         with pytest.raises(RefusedError, match="busy"):
             site.approve(offer)
+    assert site.kinds() == ["birth", "reserve"]
     site.approve(offer)
+    assert site.api.calls[-1][0] == "approvals"
     assert site.kinds() == ["birth", "reserve"]
 
 
@@ -167,20 +204,31 @@ def test_an_edited_study_is_refused_by_its_signature(site: Site) -> None:
     data = offer.study.canonical_bytes.decode()
     for study in (data.replace("0.9", "0.8"), data.replace("Test", "Sell")):
         assert study != data
-        answers = [{"study": study, "signature": offer.signature}]
+        answers = [{"study": study, "signature": offer.signature, "status": "offered"}]
         with pytest.raises(TrustError, match="signature of this study"):
             offered_studies(_answering(answers), COORDINATOR.public)
 
 
 def test_a_study_signed_by_another_coordinator_is_refused(site: Site) -> None:
     offer = site.offer()
-    answers = [{"study": offer.study.canonical_bytes.decode(), "signature": offer.signature}]
+    text = offer.study.canonical_bytes.decode()
+    answers = [{"study": text, "signature": offer.signature, "status": "offered"}]
     assert offered_studies(_answering(answers), COORDINATOR.public) == [offer]
     with pytest.raises(TrustError):
         offered_studies(_answering(answers), Identity.new().public)
 
 
-@pytest.mark.parametrize("answer", [[{}], [1], [{"study": "{}"}], 1, None])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [{}],
+        [1],
+        [{"study": "{}"}],
+        [{"study": "{}", "signature": "ab", "status": "offered"}],
+        1,
+        None,
+    ],
+)
 def test_an_answer_without_shape_is_refused(answer: Any) -> None:
     with pytest.raises(FloError):
         offered_studies(_answering(answer), COORDINATOR.public)
@@ -258,7 +306,7 @@ def partner_unknown(offer: Offered) -> Offered:
 def test_a_study_against_the_rules_leaves_no_trace(
     site: Site, change: Callable[[Offered], Offered], error: type[FloError], why: str
 ) -> None:
-    site.refuses(change(site.offer()), error, why)
+    site.refuses(change(site.offer()), error, why, heads=error is BudgetError)
 
 
 def test_a_study_without_this_hospital_is_refused(site: Site) -> None:
@@ -274,20 +322,25 @@ def test_a_study_above_the_sites_own_epsilon_is_refused(site: Site) -> None:
 
 def test_a_second_full_study_does_not_fit_the_life_budget(site: Site) -> None:
     site.approve(site.offer())
-    site.refuses(site.offer(small_study(name="second")), BudgetError, "0.0% remains")
+    site.refuses(site.offer(small_study(name="second")), BudgetError, "0.0% remains", heads=True)
 
 
 def test_a_study_with_a_larger_delta_than_the_ledger_is_refused(tmp_path: Path) -> None:
     home = make_site(tmp_path)
     ledger = home.ledger()
     ledger.register_population(
-        "large", epsilon=0.9, declared_size=10_000_000, hold_out=0.3, id_column="patient_id"
+        "large",
+        epsilon=0.9,
+        declared_size=10_000_000,
+        hold_out=0.3,
+        private={"id_column": "patient_id", **home.key_commitments()},
     )
     ledger.close()
+    pretend_enrolled(home, COORDINATOR)
     large = Site(home, SilentApi())
     (home.directory / "../large.csv").write_text(csv_text(prefix="x"))
     add_population(large, "large", declared_size=10_000_000)
-    large.refuses(large.offer(), BudgetError, "delta 1e-06 is larger", "large")
+    large.refuses(large.offer(), BudgetError, "delta 1e-06 is larger", "large", heads=True)
 
 
 @pytest.mark.parametrize(
@@ -314,6 +367,7 @@ def add_population(site: Site, name: str, declared_size: int = 40) -> None:
             f'\n[[populations]]\nname = "{name}"\nfile = "{site.home.directory}/../{name}.csv"\n'
             'id_column = "patient_id"\nhold_out = 0.3\nepsilon = 0.9\n'
             f"declared_size = {declared_size}\n"
+            'statement = "None of them is in another population."\n'
         )
 
 
@@ -325,7 +379,8 @@ def test_a_patient_of_another_population_is_refused(site: Site) -> None:
     # spelled in another way, and still the same patient
     clinic.write_text(csv_text(prefix="x") + " NORTH0007 ,20,a,0\n")
     study = small_study(name="second")
-    site.refuses(site.offer(study), DataError, "^1 patients of population 'clinic'", "clinic")
+    why = "^1 patients of population 'clinic'"
+    site.refuses(site.offer(study), DataError, why, "clinic", heads=True)
     clinic.write_text(csv_text(prefix="x"))
     site.approve(site.offer(study), "clinic")
     assert site.kinds() == ["birth", "reserve", "birth", "reserve"]
@@ -334,7 +389,14 @@ def test_a_patient_of_another_population_is_refused(site: Site) -> None:
 def test_a_population_that_was_never_registered_is_refused(site: Site) -> None:
     add_population(site, "clinic")
     (site.home.directory / "../clinic.csv").write_text(csv_text(prefix="x"))
-    site.refuses(site.offer(), UsageError, "not registered", "clinic")
+    site.refuses(site.offer(), UsageError, "not registered", "clinic", heads=True)
+
+
+def test_a_refused_population_does_not_claim_the_patients_of_another(site: Site) -> None:
+    add_population(site, "clinic")
+    (site.home.directory / "../clinic.csv").write_text(csv_text(prefix="north"))
+    site.refuses(site.offer(), UsageError, "not registered", "clinic", heads=True)
+    site.approve(site.offer())
 
 
 @pytest.mark.parametrize(
@@ -353,13 +415,30 @@ def test_what_was_fixed_at_birth_cannot_be_changed_in_site_toml(
     site.edit_config(old, new)
     if "mrn" in new:
         data.write_text(data.read_text().replace("patient_id", "mrn"))
-    site.refuses(site.offer(), PolicyError, f"{old.split()[0]} is .* was fixed as")
+    why = f"{old.split()[0]} is .* was fixed as"
+    site.refuses(site.offer(), PolicyError, why, heads=True)
 
 
-def test_a_replaced_split_key_is_refused(site: Site) -> None:
-    (site.home.directory / "split.key").write_bytes(b"k" * 32)
-    with pytest.raises(FloError):
-        site.approve(site.offer())
+@pytest.mark.parametrize("name", ["split.key", "patients.key"])
+def test_a_replaced_key_is_refused(site: Site, name: str) -> None:
+    (site.home.directory / name).write_bytes(b"k" * 32)
+    site.refuses(site.offer(), TrustError, f"{name} is not the key", heads=True)
+
+
+def test_a_ledger_of_which_others_saw_more_approves_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = site.home.identity()
+    signature = identity.sign("ledger-row", row_statement(9, "c" * 64))
+    seen = Head(sequence=9, hash="c" * 64, signature=signature, public=identity.public.hex())
+    monkeypatch.setattr(site.api, "call", lambda *_: {"head": seen.model_dump(mode="json")})
+    site.refuses(site.offer(), TrustError, "rolled back")
+    assert list((site.home.directory / "snapshots").iterdir()) == []
+
+
+def test_a_study_that_does_not_fit_the_budget_freezes_no_patients(site: Site) -> None:
+    site.refuses(with_epsilon(site.offer(), 0.95), BudgetError, "largest ε", heads=True)
+    assert list((site.home.directory / "snapshots").iterdir()) == []
 
 
 # -- later ---------------------------------------------------------------------------------------

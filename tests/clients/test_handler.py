@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from flo.clients.approval import approve
+from flo.clients.approval import approve, snapshot_path
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.handler import Handler
 from flo.clients.home import SiteHome
-from flo.errors import BudgetError, TrustError
+from flo.errors import BudgetError
 from flo.identity import Identity
 from flo.messages import (
     Head,
@@ -29,6 +29,7 @@ from flo.messages import (
     decode_reply,
     encode_request,
     model_digest,
+    row_statement,
 )
 from flo.models import initial_weights, parameter_count
 from flo.privacy.ledger import Ledger
@@ -43,6 +44,7 @@ from tests.builders import (
 )
 
 COORDINATOR = Identity.new()
+PARTNERS = {"south": Identity.new(), "west": Identity.new()}
 Weights = npt.NDArray[np.float64]
 
 
@@ -109,7 +111,11 @@ class Site:
 def site(tmp_path: Path) -> Iterator[Site]:
     home = make_site(tmp_path)
     pretend_enrolled(home, COORDINATOR)
-    offer = offered(small_study(), [home], COORDINATOR)
+    hospitals = [{"id": "north", "declared_size": 40}] + [
+        {"id": name, "declared_size": 40, "fingerprint": key.fingerprint}
+        for name, key in PARTNERS.items()
+    ]
+    offer = offered(small_study(hospitals=hospitals), [home], COORDINATOR)
     approve(home, cast(CoordinatorApi, SilentApi()), offer, home.config.population(None))
     ledger = home.ledger()
     yield Site(home, offer.study, ledger, CountingReleaser(parameter_count(offer.study)))
@@ -117,6 +123,27 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 OTHER_MODEL = np.full(6, 0.5)
+
+
+def signed(identity: Identity, sequence: int, row: str = "c" * 64) -> Head:
+    """A head that ``identity`` signed, whether such a row exists or not."""
+    signature = identity.sign("ledger-row", row_statement(sequence, row))
+    return Head(sequence=sequence, hash=row, signature=signature, public=identity.public.hex())
+
+
+def power_fails(*_: object) -> None:
+    raise OSError("power cut")
+
+
+def years_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the study has expired."""
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Later:
+            return cls(2100, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr("flo.clients.approval.datetime", Later)
 
 
 # -- an honest round -----------------------------------------------------------------------------
@@ -190,27 +217,37 @@ def test_the_reply_is_on_the_disk_before_the_ledger_row_and_nothing_leaves_witho
 
     def power_cut(*_: object) -> None:
         kept.extend(site.replies())
-        raise OSError("power cut")
+        power_fails()
 
     monkeypatch.setattr(site.ledger, "charge", power_cut)
-    with pytest.raises(OSError, match="power cut"):
-        site.handler.answer(site.request())
+    reply = site.ask()
+    assert (reply.header.kind, reply.header.code) == ("refused", "not-ready")
+    assert reply.values.size == 0
     assert len(kept) == 1
     assert site.kinds() == ["birth", "reserve"]
+    assert site.charged() == (0, 0)
 
 
 def test_a_reply_without_a_row_is_burnt_and_the_next_one_is_new(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def power_cut(*_: object) -> None:
-        raise OSError("power cut")
-
     with monkeypatch.context() as broken:
-        broken.setattr(site.ledger, "charge", power_cut)
-        with pytest.raises(OSError, match="power cut"):
-            site.handler.answer(site.request())
+        broken.setattr(site.ledger, "charge", power_fails)
+        reply = site.ask()
+        assert (reply.header.code, reply.values.size) == ("not-ready", 0)
     assert site.ask().values.tolist() == [2] * 6
     assert site.kinds() == ["birth", "reserve", "release"]
+
+
+def test_a_reply_that_cannot_be_kept_never_leaves_and_costs_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr("flo.clients.replies.KeptReplies.keep", power_fails)
+        reply = site.ask()
+        assert (reply.header.code, reply.values.size) == ("not-ready", 0)
+    assert site.kinds() == ["birth", "reserve"]
+    assert site.ask().values.tolist() == [2] * 6
 
 
 def test_a_budget_that_another_process_took_meanwhile_is_over(
@@ -242,21 +279,26 @@ def test_the_end_of_a_run_settles_forgets_and_tells(site: Site) -> None:
     assert site.ledger.balance().committed("main", "training") == pytest.approx(charged[0])
 
 
+def test_the_end_of_a_run_deletes_the_frozen_patients(site: Site) -> None:
+    snapshot = snapshot_path(site.home, site.study.digest)
+    assert snapshot.is_file()
+    site.ask(kind="finish", round=0)
+    assert list(snapshot.parent.iterdir()) == []
+
+
 def test_ending_a_run_twice_settles_once(site: Site) -> None:
     site.ask(kind="finish", round=0)
     assert site.ask(kind="finish", round=0).header.kind == "settled"
     assert site.kinds() == ["birth", "reserve", "settle"]
 
 
-def test_partners_heads_are_witnessed_and_strangers_heads_are_not(site: Site) -> None:
-    heads = {
-        name: Head(sequence=7, hash="c" * 64, signature="ab") for name in ("south", "stranger")
-    }
-    site.ask(heads=heads)
-    assert site.ledger.witnessed() == {"south": heads["south"]}
-    lower = {"south": Head(sequence=6, hash="d" * 64, signature="ab")}
-    site.ask(round=2, heads=lower)
-    assert site.ledger.witnessed() == {"south": heads["south"]}
+def test_partners_heads_are_witnessed_and_the_highest_is_kept(site: Site) -> None:
+    heads = {"south": signed(PARTNERS["south"], 7)}
+    assert site.ask(heads=heads).header.kind == "release"
+    assert site.ledger.witnessed() == heads
+    lower = {"south": signed(PARTNERS["south"], 6, "d" * 64)}
+    assert site.ask(round=2, heads=lower).header.kind == "release"
+    assert site.ledger.witnessed() == heads
 
 
 def test_our_own_head_relayed_back_is_confirmed(site: Site) -> None:
@@ -270,12 +312,22 @@ def test_our_own_head_relayed_back_is_confirmed(site: Site) -> None:
 
 
 def head_of_a_lost_row(site: Site) -> dict[str, Any]:
-    return {"heads": {"north": Head(sequence=99, hash="c" * 64, signature="ab")}}
+    return {"heads": {"north": signed(site.home.identity(), 99)}}
 
 
 def head_of_a_fork(site: Site) -> dict[str, Any]:
     sequence = site.ledger.head().sequence
-    return {"heads": {"north": Head(sequence=sequence, hash="c" * 64, signature="ab")}}
+    return {"heads": {"north": signed(site.home.identity(), sequence)}}
+
+
+def head_by_another(hospital: str) -> Callable[[Site], dict[str, Any]]:
+    """A head of ``hospital`` under a valid signature of somebody else."""
+    return lambda site: {"heads": {hospital: signed(Identity.new(), 7)}}
+
+
+def head_with_a_later_row(site: Site) -> dict[str, Any]:
+    """South's key and signature, moved to a row that south never signed."""
+    return {"heads": {"south": signed(PARTNERS["south"], 7).model_copy(update={"sequence": 8})}}
 
 
 @pytest.mark.parametrize("after", ["nothing", "a release", "a settlement"])
@@ -299,6 +351,10 @@ def head_of_a_fork(site: Site) -> dict[str, Any]:
         pytest.param(
             lambda s: {**head_of_a_fork(s), "kind": "finish"}, "rolled-back", id="fork, then finish"
         ),
+        pytest.param(head_by_another("stranger"), "malformed", id="a stranger's head"),
+        pytest.param(head_by_another("south"), "malformed", id="a partner's head by another"),
+        pytest.param(head_by_another("north"), "malformed", id="our head by another"),
+        pytest.param(head_with_a_later_row, "malformed", id="a partner's head, altered"),
         pytest.param(
             lambda s: {"kind": "finish", "cohort": ("south",)}, "malformed", id="finish of others"
         ),
@@ -315,6 +371,7 @@ def test_a_lie_is_refused_and_costs_nothing(
     if after == "a settlement":
         site.ask(run="run-0", kind="finish")
     site.refuses(code, **lie(site))
+    assert site.ledger.witnessed() == {}
 
 
 def test_another_model_for_an_answered_round_is_a_conflict(site: Site) -> None:
@@ -357,15 +414,19 @@ def test_a_settled_study_is_refused(site: Site, changes: dict[str, Any]) -> None
 def test_a_study_that_expired_since_its_approval_is_refused(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Later(datetime):
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> Later:
-            return cls(2100, 1, 1, tzinfo=tz)
-
     site.ask()
-    monkeypatch.setattr("flo.clients.approval.datetime", Later)
+    years_later(monkeypatch)
     site.refuses("not-approved")
     site.refuses("not-approved", round=2)
+
+
+def test_an_expired_study_is_still_settled(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.ask()
+    years_later(monkeypatch)
+    site.refuses("not-approved", round=2)
+    assert site.ask(kind="finish", round=0).header.kind == "settled"
+    assert site.kinds() == ["birth", "reserve", "release", "settle"]
+    assert site.replies() == []
 
 
 def test_a_withdrawn_approval_is_none(site: Site) -> None:
@@ -405,10 +466,22 @@ def test_a_model_that_is_not_finite_gets_no_answer(site: Site) -> None:
     assert site.kinds() == ["birth", "reserve"]
 
 
+def test_the_highest_possible_head_does_not_stop_the_agent(site: Site) -> None:
+    site.refuses("rolled-back", heads={"north": signed(site.home.identity(), 2**53)})
+    heads = {"south": signed(PARTNERS["south"], 2**53)}
+    assert site.ask(heads=heads).header.kind == "release"
+    assert site.ledger.witnessed() == heads
+
+
 @pytest.mark.parametrize("hospital", ["north", "south"])
-def test_a_head_beyond_any_ledger_does_not_stop_the_agent(site: Site, hospital: str) -> None:
-    head = Head(sequence=2**63, hash="c" * 64, signature="ab")
-    site.handler.answer(site.request(heads={hospital: head}))
+def test_a_head_beyond_any_ledger_gets_no_answer(site: Site, hospital: str) -> None:
+    identity = {**PARTNERS, "north": site.home.identity()}[hospital]
+    data = site.request(heads={hospital: signed(identity, 2**53)})
+    beyond = data.replace(str(2**53).encode(), str(2**63).encode())
+    size = int.from_bytes(data[:4], "big") + len(beyond) - len(data)
+    assert len(beyond) == len(data) + 3
+    assert site.handler.answer(size.to_bytes(4, "big") + beyond[4:]) is None
+    assert site.kinds() == ["birth", "reserve"]
 
 
 def test_a_header_that_cannot_be_written_does_not_stop_the_agent(site: Site) -> None:

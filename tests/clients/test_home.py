@@ -143,6 +143,16 @@ def test_with_two_populations_one_must_be_named(tmp_path: Path) -> None:
         home.config.population(None)
 
 
+def test_a_second_population_without_the_stewards_statement_is_not_born(tmp_path: Path) -> None:
+    home = make_site(tmp_path)
+    add_population(home, "clinic", statement="")
+    with pytest.raises(PolicyError, match="needs the steward's statement"):
+        home.register_populations()
+    ledger = home.ledger()
+    assert set(ledger.balance().lives) == {"main"}
+    ledger.close()
+
+
 def test_the_same_population_twice_is_refused(tmp_path: Path) -> None:
     home = make_site(tmp_path)
     add_population(home, "main")
@@ -182,9 +192,13 @@ def test_a_second_agent_in_the_same_process_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def add_population(home: SiteHome, name: str) -> None:
+STATEMENT = 'statement = "None of them is in another population."'
+
+
+def add_population(home: SiteHome, name: str, statement: str = STATEMENT) -> None:
     with home.config_path.open("a") as file:
         file.write(
             f'\n[[populations]]\nname = "{name}"\nfile = "{home.directory}/../{name}.csv"\n'
             'id_column = "patient_id"\nhold_out = 0.3\nepsilon = 0.9\ndeclared_size = 40\n'
+            f"{statement}\n"
         )

@@ -23,7 +23,7 @@ WIDTH = parameter_count(small_study()) - 1
 
 def patients(inputs: Floats) -> Patients:
     count = len(inputs)
-    return Patients(inputs, np.arange(count) % 2 * 1.0, np.arange(count), count)
+    return Patients(inputs, (np.arange(count) % 2).astype(np.float64), np.arange(count), count)
 
 
 def weights_of(kind: str, width: int) -> Floats:
@@ -62,7 +62,7 @@ def test_one_patient_moves_the_evaluation_by_one(kind: str) -> None:
         n = len(inputs)
         return histogram(log_odds(weights, inputs), labels, np.arange(n), n, edges)
 
-    labels = np.arange(900) % 2 * 1.0
+    labels = (np.arange(900) % 2).astype(np.float64)
     whole = cells(rows, labels)
     for gone in range(0, 900, 7):
         part = cells(np.delete(rows, gone, axis=0), np.delete(labels, gone))

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flo import messages
-from flo.errors import MessageError
+from flo.errors import MessageError, TrustError
+from flo.identity import Identity
 from flo.messages import (
     Head,
     Reply,
@@ -25,10 +26,11 @@ from flo.messages import (
     encode_reply,
     encode_request,
     model_digest,
+    row_statement,
 )
 
 WEIGHTS = np.array([0.5, -1.25, 3e-300])
-HEAD = {"sequence": 3, "hash": "b" * 64, "signature": "cd"}
+HEAD = {"sequence": 3, "hash": "b" * 64, "signature": "cd", "public": "ef"}
 
 
 def request_header(**changes: Any) -> dict[str, Any]:
@@ -163,6 +165,10 @@ def test_a_malformed_message_is_refused(
         pytest.param(request(heads={"north": {}}), "heads.north.sequence", id="empty head"),
         pytest.param(request(heads={"../x": HEAD}), "heads", id="head of a path"),
         pytest.param(request(heads={"north": {**HEAD, "sequence": 0}}), "sequence", id="row 0"),
+        pytest.param(
+            request(heads={"north": {**HEAD, "sequence": 2**53 + 1}}), "sequence", id="row too high"
+        ),
+        pytest.param(request(attempt=17), "attempt: ", id="attempt 17"),
     ],
 )
 def test_a_malformed_request_is_refused(data: bytes, fragment: str) -> None:
@@ -184,6 +190,8 @@ def test_a_malformed_request_is_refused(data: bytes, fragment: str) -> None:
         pytest.param(
             reply(head={**HEAD, "signature": "a" * 301}), "head.signature", id="long signature"
         ),
+        pytest.param(reply(head={**HEAD, "public": "abc"}), "head.public", id="half a key byte"),
+        pytest.param(reply(head={**HEAD, "public": "ab" * 201}), "head.public", id="long key"),
     ],
 )
 def test_a_malformed_reply_is_refused(data: bytes, fragment: str) -> None:
@@ -270,9 +278,31 @@ def test_a_site_can_send_these_fields_and_nothing_else() -> None:
         *("kind", "hospital", "study", "run", "purpose", "round", "attempt", "model", "head"),
         "code",
     }
-    assert set(Head.model_fields) == {"sequence", "hash", "signature"}
+    assert set(Head.model_fields) == {"sequence", "hash", "signature", "public"}
     assert set(Reply.__dataclass_fields__) == {"header", "values"}
     assert ReplyHeader.model_config["extra"] == Head.model_config["extra"] == "forbid"
+
+
+SIGNER = Identity.new()
+
+
+def signed_head() -> Head:
+    signature = SIGNER.sign("ledger-row", row_statement(3, "b" * 64))
+    return Head(sequence=3, hash="b" * 64, signature=signature, public=SIGNER.public.hex())
+
+
+def test_a_head_is_checked_by_whoever_knows_the_signers_fingerprint() -> None:
+    signed_head().check(SIGNER.fingerprint)
+    with pytest.raises(TrustError, match="another key"):
+        signed_head().check(Identity.new().fingerprint)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"sequence": 4}, {"hash": "c" * 64}, {"signature": "ab"}, {"public": "ef"}]
+)
+def test_a_head_with_anything_changed_is_no_claim_of_its_signer(changes: dict[str, Any]) -> None:
+    with pytest.raises(TrustError):
+        signed_head().model_copy(update=changes).check(SIGNER.fingerprint)
 
 
 def test_a_site_refuses_with_one_of_these_codes_and_no_other_word() -> None:

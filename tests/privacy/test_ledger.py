@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from flo.errors import BudgetError, FloError, TrustError, UsageError
+from flo.errors import BudgetError, DataError, FloError, TrustError, UsageError
 from flo.identity import Identity
 from flo.messages import Head
 from flo.privacy.ledger import Ledger
@@ -223,10 +223,11 @@ def test_a_budget_is_born_once(ledger: Ledger) -> None:
 
 def test_a_patient_known_to_another_population_is_found_and_nothing_is_kept(ledger: Ledger) -> None:
     register(ledger, "other")
-    assert ledger.remember_patients("main", {"a", "b", "c"}) == 0
-    assert ledger.remember_patients("main", {"b", "c", "d"}) == 0
-    assert ledger.remember_patients("other", {"c", "d", "e"}) == 2
-    assert ledger.remember_patients("main", {"e"}) == 0
+    ledger.reserve(study_of(0.3, "first"), "main", {"a", "b", "c"})
+    ledger.reserve(study_of(0.3, "second"), "main", {"b", "c", "d"})
+    with pytest.raises(DataError, match="2 patients"):
+        ledger.reserve(study_of(0.3, "third"), "other", {"c", "d", "e"})
+    ledger.reserve(study_of(0.3, "third"), "main", {"e"})
 
 
 # -- several processes ---------------------------------------------------------------------------
