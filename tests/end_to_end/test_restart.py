@@ -1,0 +1,138 @@
+"""Kill -9 in the middle: the run goes on by itself, and nothing is charged twice or forgotten."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flo.cli.operator import Operator
+from flo.clients.home import SiteHome
+from tests.builders import small_study, study_document
+from tests.server.stage import RealCoordinator, flo, new_home
+
+STEPS = 40
+SITES = ("north", "south", "west")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[tuple[RealCoordinator, list[SiteHome]]]:
+    coordinator = RealCoordinator(new_home(tmp_path / "coordinator"))
+    coordinator.wait_until_ready()
+    with contextlib.ExitStack() as stack:
+        homes = [coordinator.enrol(tmp_path / name, name) for name in SITES]
+        yield coordinator, homes
+        stack.callback(coordinator.stop)
+
+
+def launch(coordinator: RealCoordinator, homes: list[SiteHome]) -> str:
+    document = study_document()
+    document["mechanism"]["steps"] = STEPS
+    study = small_study(**document)
+    operator = Operator(coordinator.home.directory)
+    digest = str(operator.call("POST", "studies", body=study.canonical_bytes)["digest"])
+    for home in homes:
+        done = flo("site", "approve", digest, "--yes", "--home", home.directory)
+        assert done.returncode == 0, done.stderr
+    return digest
+
+
+@contextlib.contextmanager
+def agent(home: SiteHome) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "flo.cli", "site", "run", "-q", "--home", str(home.directory)],
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            kill(process.pid)
+
+
+def kill(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def wait_for(what: Callable[[dict[str, Any]], bool], coordinator: Path, digest: str) -> Any:
+    """Poll the study's summary, surviving a coordinator that is down. Fails after two minutes."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        with contextlib.suppress(Exception):
+            summary = Operator(coordinator).call("GET", f"studies/{digest}")
+            if what(summary):
+                return summary
+        time.sleep(0.1)
+    raise AssertionError("the run did not get there within two minutes")
+
+
+def rounds(summary: dict[str, Any]) -> list[int]:
+    return [
+        event["facts"]["round"]
+        for event in summary["events"]
+        if event["kind"] == "round" and event["facts"]["phase"] == "training"
+    ]
+
+
+def releases(home: SiteHome) -> Counter[str]:
+    with closing(home.ledger()) as ledger:
+        return Counter(
+            row.public["purpose"] for row in ledger.rows() if row.public["kind"] == "release"
+        )
+
+
+def test_a_killed_coordinator_goes_on_and_charges_nobody_twice(
+    stage: tuple[RealCoordinator, list[SiteHome]],
+) -> None:
+    coordinator, homes = stage
+    with contextlib.ExitStack() as stack:
+        digest = launch(coordinator, homes)
+        for home in homes:
+            stack.enter_context(agent(home))
+        folder = coordinator.home.directory
+        wait_for(lambda summary: len(rounds(summary)) >= 5, folder, digest)
+        kill(coordinator._process.pid)
+        again = RealCoordinator(coordinator.home)
+        stack.callback(again.stop)
+        again.wait_until_ready()
+        summary = wait_for(lambda found: found["status"] == "done", folder, digest)
+    assert rounds(summary) == list(range(1, STEPS + 1))
+    assert {json.dumps(releases(home)) for home in homes} == {
+        json.dumps({"training": STEPS, "evaluation": 1})
+    }
+
+
+def test_a_killed_agent_comes_back_and_its_ledger_counts_every_release(
+    stage: tuple[RealCoordinator, list[SiteHome]],
+) -> None:
+    coordinator, homes = stage
+    with contextlib.ExitStack() as stack:
+        digest = launch(coordinator, homes)
+        first = stack.enter_context(agent(homes[0]))
+        for home in homes[1:]:
+            stack.enter_context(agent(home))
+        folder = coordinator.home.directory
+        wait_for(lambda summary: len(rounds(summary)) >= 5, folder, digest)
+        kill(first.pid)
+        stack.enter_context(agent(homes[0]))
+        summary = wait_for(lambda found: found["status"] == "done", folder, digest)
+    answered = sum(
+        1
+        for event in summary["events"]
+        if event["kind"] == "round" and "north" in event["facts"]["cohort"]
+    )
+    assert rounds(summary) == list(range(1, STEPS + 1))
+    assert sum(releases(homes[0]).values()) >= answered
+    assert releases(homes[1]) == {"training": STEPS, "evaluation": 1}
