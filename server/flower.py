@@ -139,13 +139,24 @@ class SuperLink:
             for identifier, message in list(self._state.message_ins_store.items())
         )
 
-    def all_answered(self, body: bytes) -> bool:
-        """Whether every message a ServerApp asks about has its reply, completely uploaded."""
+    def answered_of(self, body: bytes) -> tuple[bytes, bool]:
+        """A ServerApp's question cut down to replies that are there, and whether all are.
+
+        Flower hands out a reply as soon as it is announced, and its client then waits up to two
+        hours for the rest. An agent that was killed while it sent must not stop a round, so only
+        completely uploaded replies are asked for.
+        """
         answers = self._state.message_ins_id_to_message_res_id
-        return all(
-            identifier in answers and self._complete(answers[identifier])
-            for identifier in PullAppMessagesRequest.FromString(body).message_ids
-        )
+        question = PullAppMessagesRequest.FromString(body)
+        there = [
+            identifier
+            for identifier in question.message_ids
+            if identifier in answers and self._complete(answers[identifier])
+        ]
+        everything = len(there) == len(question.message_ids)
+        del question.message_ids[:]
+        question.message_ids.extend(there)
+        return question.SerializeToString(), everything
 
     def runtime_credential(self, path: str, headers: dict[bytes, bytes]) -> bool:
         """Whether a Runtime call carries its credential; Flower then verifies it in full."""
@@ -246,26 +257,36 @@ class GridExchange:
             time.sleep(0.1)
 
     def ask(self, requests: dict[str, bytes], deadline_seconds: float) -> dict[str, bytes]:
-        """Replies by hospital. A hospital that is offline, late or in error is simply absent."""
-        nodes = self._nodes()
-        waiting: dict[str, str] = {}
-        asked = [hospital for hospital in requests if hospital in nodes]
-        messages = [_message(requests[h], nodes[h], deadline_seconds) for h in asked]
-        for hospital, identifier in zip(asked, self._grid.push_messages(messages), strict=True):
-            if identifier:
-                waiting[identifier] = hospital
+        """Replies by hospital. A hospital that is offline, late or in error is simply absent.
+
+        A message that an agent pulled and lost is never delivered again by Flower, so half way to
+        the deadline the same bytes go out once more; a site answers repeats with the same bits.
+        """
         replies: dict[str, bytes] = {}
-        end = time.monotonic() + deadline_seconds
-        while waiting and time.monotonic() < end:
+        began = time.monotonic()
+        waiting = self._push(requests, deadline_seconds)
+        again = began + deadline_seconds / 2
+        while waiting and time.monotonic() < began + deadline_seconds:
             for message in self._grid.pull_messages(list(waiting)):
-                answered = str(message.metadata.reply_to_message_id)
-                if answered in waiting:
-                    hospital = waiting.pop(answered)
-                    if message.has_content():
-                        replies[hospital] = _body(message)
+                hospital = waiting.get(str(message.metadata.reply_to_message_id))
+                if hospital is not None and message.has_content():
+                    replies[hospital] = _body(message)
+            waiting = {i: hospital for i, hospital in waiting.items() if hospital not in replies}
+            if waiting and time.monotonic() > again:
+                again = float("inf")
+                missing = {hospital: requests[hospital] for hospital in waiting.values()}
+                waiting |= self._push(missing, deadline_seconds)
             if waiting:
                 time.sleep(_POLL_SECONDS)
         return replies
+
+    def _push(self, requests: dict[str, bytes], deadline_seconds: float) -> dict[str, str]:
+        """Message id -> hospital, for every request that Flower took."""
+        nodes = self._nodes()
+        asked = [hospital for hospital in requests if hospital in nodes]
+        messages = [_message(requests[h], nodes[h], deadline_seconds) for h in asked]
+        pushed = self._grid.push_messages(messages) if messages else []
+        return {i: hospital for i, hospital in zip(pushed, asked, strict=True) if i}
 
 
 def server_app(main: Callable[[Grid, str], None]) -> ServerApp:

@@ -213,6 +213,12 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
+def with_length(scope: Scope, length: int) -> Scope:
+    """The same request with another body length."""
+    headers = [item for item in scope["headers"] if item[0] != b"content-length"]
+    return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
+
+
 async def answer(send: Send, status: int, document: Any | None) -> None:
     body = b"" if document is None else json.dumps(document).encode()
     headers = [(b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store")]
@@ -222,4 +228,14 @@ async def answer(send: Send, status: int, document: Any | None) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-__all__ = ["App", "Bell", "Gateway", "Refused", "answer", "headers_of", "read_body", "replay"]
+__all__ = [
+    "App",
+    "Bell",
+    "Gateway",
+    "Refused",
+    "answer",
+    "headers_of",
+    "read_body",
+    "replay",
+    "with_length",
+]

@@ -20,12 +20,12 @@ from fastapi.responses import JSONResponse
 from flo.errors import FloError, StudyError
 from flo.messages import MAX_MESSAGE_BYTES
 from flo.server.flower import RUNTIME_PREFIX, RUNTIME_PULL_PATH, SuperLink
-from flo.server.gateway import Bell, Refused, answer, headers_of, read_body, replay
+from flo.server.gateway import Bell, Refused, answer, headers_of, read_body, replay, with_length
 from flo.server.listeners import App, Receive, Scope, Send
 from flo.server.store import Offer, Store
 from flo.study import MAX_STUDY_BYTES, Study, from_canonical
 
-_HOLD_SECONDS = 5.0
+_HOLD_SECONDS = 2.0
 _RECHECK_SECONDS = 0.25
 
 
@@ -67,18 +67,21 @@ class PrivateListener:
             await answer(send, refusal.status, {"error": str(refusal)})
             return
         if path == RUNTIME_PULL_PATH:
-            await self._hold(body)
+            body = await self._hold(body)
+            scope = with_length(scope, len(body))
         runtime = path.startswith(RUNTIME_PREFIX)
         flower = self._superlink.runtime if runtime else self._superlink.control
         await flower(scope, replay(body, receive), send)
         self._bell.ring()
 
-    async def _hold(self, body: bytes) -> None:
+    async def _hold(self, body: bytes) -> bytes:
+        """The question cut down to replies that are there, after all or a short hold."""
         end = asyncio.get_running_loop().time() + _HOLD_SECONDS
-        while not self._superlink.all_answered(body):
+        while True:
+            answerable, everything = self._superlink.answered_of(body)
             left = end - asyncio.get_running_loop().time()
-            if left <= 0:
-                return
+            if everything or left <= 0:
+                return answerable
             await self._bell.wait(min(left, _RECHECK_SECONDS))
 
 

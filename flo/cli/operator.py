@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import httpx
@@ -24,6 +25,17 @@ class Operator:
             headers={"authorization": f"Bearer {home.token}"},
             timeout=30,
         )
+
+    def __enter__(self) -> Operator:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._http.close()
 
     def call(self, method: str, path: str, *, body: bytes | None = None) -> Any:
         """Parsed reply. Raises NetworkError, TrustError, or the coordinator's own refusal."""

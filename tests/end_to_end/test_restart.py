@@ -19,6 +19,7 @@ import pytest
 
 from flo.cli.operator import Operator
 from flo.clients.home import SiteHome
+from flo.errors import FloError
 from tests.builders import small_study, study_document
 from tests.server.stage import RealCoordinator, flo, new_home
 
@@ -41,8 +42,8 @@ def launch(coordinator: RealCoordinator, homes: list[SiteHome]) -> str:
     document = study_document()
     document["mechanism"]["steps"] = STEPS
     study = small_study(**document)
-    operator = Operator(coordinator.home.directory)
-    digest = str(operator.call("POST", "studies", body=study.canonical_bytes)["digest"])
+    with Operator(coordinator.home.directory) as operator:
+        digest = str(operator.call("POST", "studies", body=study.canonical_bytes)["digest"])
     for home in homes:
         done = flo("site", "approve", digest, "--yes", "--home", home.directory)
         assert done.returncode == 0, done.stderr
@@ -70,8 +71,8 @@ def wait_for(what: Callable[[dict[str, Any]], bool], coordinator: Path, digest: 
     """Poll the study's summary, surviving a coordinator that is down. Fails after two minutes."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
-        with contextlib.suppress(Exception):
-            summary = Operator(coordinator).call("GET", f"studies/{digest}")
+        with contextlib.suppress(FloError), Operator(coordinator) as operator:
+            summary = operator.call("GET", f"studies/{digest}")
             if what(summary):
                 return summary
         time.sleep(0.1)
