@@ -75,6 +75,7 @@ FLEET_PATHS = frozenset(
     )
 )
 PULL_PATH = "/v1/fleet/pull-messages"
+ACTIVATE_PATH = "/v1/fleet/activate-node"
 PUBLIC_KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER
 RUNTIME_PREFIX = "/v1/runtime/"
 RUNTIME_PULL_PATH = "/v1/runtime/pull-messages"
@@ -138,6 +139,16 @@ class SuperLink:
             and self._complete(identifier)
             for identifier, message in list(self._state.message_ins_store.items())
         )
+
+    def make_way_for(self, public_key_header: bytes) -> None:
+        """Let the agent of this key activate at once after a crash.
+
+        Flower takes a node for online until its heartbeats have been missing for a minute, and
+        refuses to activate it meanwhile. A site has one agent, and it has just shown this key.
+        """
+        node = self._state.get_node_id_by_public_key(b64decode(public_key_header))
+        if node is not None:
+            self._state.deactivate_node(node)
 
     def answered_of(self, body: bytes) -> tuple[bytes, bool]:
         """A ServerApp's question cut down to replies that are there, and whether all are.

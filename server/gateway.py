@@ -28,7 +28,13 @@ from flo.errors import FloError, MessageError, TrustError
 from flo.identity import public_bytes
 from flo.messages import MAX_MESSAGE_BYTES
 from flo.server.authority import Peer, read_peer
-from flo.server.flower import FLEET_PATHS, PUBLIC_KEY_HEADER, PULL_PATH, SuperLink
+from flo.server.flower import (
+    ACTIVATE_PATH,
+    FLEET_PATHS,
+    PUBLIC_KEY_HEADER,
+    PULL_PATH,
+    SuperLink,
+)
 from flo.server.listeners import PEER, App, Receive, Scope, Send
 from flo.server.site_api import MAX_REPORT_BODY, SITE_CALLS, SiteApi
 from flo.server.store import Store
@@ -93,6 +99,8 @@ class Gateway:
                 await self._site_call(path, peer, body, send)
                 return
             key = headers_of(scope)[PUBLIC_KEY_HEADER.encode()]
+            if path == ACTIVATE_PATH:
+                self._superlink.make_way_for(key)
             if path == PULL_PATH and not await self._hold(key, receive):
                 return
             await self._superlink.fleet(scope, replay(body, receive), send)

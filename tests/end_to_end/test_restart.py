@@ -135,5 +135,6 @@ def test_a_killed_agent_comes_back_and_its_ledger_counts_every_release(
         if event["kind"] == "round" and "north" in event["facts"]["cohort"]
     )
     assert rounds(summary) == list(range(1, STEPS + 1))
+    assert answered >= STEPS - 3  # it missed a round or two while it was down, not a minute of them
     assert sum(releases(homes[0]).values()) >= answered
     assert releases(homes[1]) == {"training": STEPS, "evaluation": 1}
