@@ -113,6 +113,7 @@ def simulate(
 ) -> dict[str, Any]:
     """Cross-validate a study. The keys of the result are those of ``flo simulate --json``.
 
+    ``report`` is None: a simulation touches no ledger, so there is nothing to report.
     ``auc``: exact AUC on the pooled held-out patients of all hospitals, mean over folds and seeds;
     ``auc_std``: its standard deviation over them.
     """
@@ -145,6 +146,7 @@ def simulate(
         "rounds": study.mechanism.steps,
         "seconds_per_round": statistics.median(seconds),
         "seconds_total": time.monotonic() - began,
+        "report": None,
         "sites": {
             hospital.id: {
                 "declared_size": hospital.declared_size,

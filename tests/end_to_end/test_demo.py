@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 
 from flo import study
+from tests.server.stage import flo
 
 DEMO_SECONDS = 240
 HOSPITALS = ("cleveland", "hungary", "switzerland", "va-long-beach")
@@ -50,18 +49,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     done = flo("demo", "--dir", directory, "--json", json_file, seconds=DEMO_SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
     return Demo(directory, json.loads(json_file.read_text()), done.stdout)
-
-
-def flo(*arguments: str | Path, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    """One ``flo`` command, run to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "flo.cli", *(str(argument) for argument in arguments)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
 
 
 def test_the_result_has_the_documented_keys(demo: Demo) -> None:
