@@ -35,7 +35,7 @@ from flo.server.flower import (
     PULL_PATH,
     SuperLink,
 )
-from flo.server.listeners import PEER, App, Receive, Scope, Send
+from flo.server.listeners import PEER, Receive, Scope, Send
 from flo.server.site_api import MAX_REPORT_BODY, SITE_CALLS, SiteApi
 from flo.server.store import Store
 
@@ -234,16 +234,3 @@ async def answer(send: Send, status: int, document: Any | None) -> None:
         headers.append((b"content-type", b"application/json"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-__all__ = [
-    "App",
-    "Bell",
-    "Gateway",
-    "Refused",
-    "answer",
-    "headers_of",
-    "read_body",
-    "replay",
-    "with_length",
-]
