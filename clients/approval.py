@@ -137,20 +137,25 @@ def check_study(study: Study, hospital: str, own: str, policy: Policy, today: da
         raise TrustError("the study does not name every partner's fingerprint")
     if study.expires < today:
         raise RefusedError(f"the study expired on {study.expires}")
-    epsilon = max(study.mechanism.epsilon, study.evaluation.epsilon)
+    epsilon = study.largest_epsilon
     refuse_large_epsilon(epsilon, policy)
     if policy.largest_study_epsilon is not None and epsilon > policy.largest_study_epsilon:
         raise PolicyError(
             f"ε = {epsilon:g} exceeds this site's largest_study_epsilon "
-            f"= {policy.largest_study_epsilon:g}"
+            f"= {policy.largest_study_epsilon:g}",
+            hint="ask for a study with less, or let the steward change site.toml",
         )
     if len(study.hospitals) < policy.minimum_hospitals:
         raise PolicyError(
             f"{len(study.hospitals)} hospitals are fewer than this site's minimum_hospitals "
-            f"= {policy.minimum_hospitals}"
+            f"= {policy.minimum_hospitals}",
+            hint="ask for a study with more partners, or let the steward change site.toml",
         )
     if study.mechanism.noise != "local":
-        raise RefusedError("distributed noise needs secure sums, which this version cannot do")
+        raise RefusedError(
+            "distributed noise needs secure sums, which this version cannot do",
+            hint='ask for a study with noise = "local"; `flo simulate` tries distributed noise',
+        )
 
 
 def approve(

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from flo.errors import DataError
-from flo.features import encode_category, encode_number
+from flo.features import encode_category, encode_number, scale
 from flo.privacy.split import normalise
-from flo.study import CategoryColumn, Column, NumberColumn, Schema
+from flo.study import CategoryColumn, ImageColumn, NumberColumn, Schema
 
 _ROWS_SHOWN = 5
 
@@ -71,7 +71,10 @@ def check(
     findings += _rows(schema.label, "the label must be 0 or 1", label.isna())
     parts = []
     for column in schema.columns:
-        found, part = _encode(column, table[column.name])
+        if isinstance(column, ImageColumn):
+            found, part = _image(column, table)
+        else:
+            found, part = _encode(column, table[column.name])
         findings += found
         parts.append(part)
     if findings:
@@ -82,7 +85,9 @@ def check(
 def _columns(
     table: pd.DataFrame, schema: Schema, id_column: str, ignore: frozenset[str]
 ) -> list[Finding]:
-    wanted = {column.name for column in schema.columns} | {schema.label, id_column}
+    wanted = {schema.label, id_column}
+    for column in schema.columns:
+        wanted |= set(column.pixels) if isinstance(column, ImageColumn) else {column.name}
     present = set(table.columns)
     missing = [Finding(name, "is missing from the file") for name in sorted(wanted - present)]
     unknown = [
@@ -92,7 +97,20 @@ def _columns(
     return missing + unknown
 
 
-def _encode(column: Column, cells: pd.Series) -> tuple[list[Finding], npt.NDArray[np.float64]]:
+def _image(
+    column: ImageColumn, table: pd.DataFrame
+) -> tuple[list[Finding], npt.NDArray[np.float64]]:
+    pixels = table[list(column.pixels)].apply(pd.to_numeric, errors="coerce")
+    values = pixels.to_numpy(dtype=np.float64, na_value=np.nan)
+    outside = ~((values >= column.minimum) & (values <= column.maximum)).all(axis=1)
+    bounds = f"[{column.minimum:g}, {column.maximum:g}]"
+    rule = f"every pixel must be a number within {bounds}"
+    return _rows(column.name, rule, outside), scale(column, values)
+
+
+def _encode(
+    column: NumberColumn | CategoryColumn, cells: pd.Series
+) -> tuple[list[Finding], npt.NDArray[np.float64]]:
     absent = cells.isna().to_numpy(dtype=bool)
     findings = []
     if column.missing == "refuse":

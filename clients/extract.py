@@ -8,12 +8,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from flo import __version__, canonical
+from flo import canonical
 from flo.clients import approval
 from flo.clients.home import SiteHome
+from flo.environment import software
 from flo.privacy.ledger import Ledger
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def make_extract(home: SiteHome, ledger: Ledger, study: str) -> bytes:
@@ -38,7 +39,7 @@ def make_extract(home: SiteHome, ledger: Ledger, study: str) -> bytes:
             name: head.model_dump(mode="json") for name, head in ledger.witnessed().items()
         },
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "software": {"flo": __version__},
+        "software": software(),
         "public": identity.public.hex(),
     }
     return canonical.encode(

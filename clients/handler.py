@@ -128,6 +128,8 @@ class Handler:
         if unknown:
             raise Refusal("malformed", "the cohort names hospitals that the study does not")
         if header.kind == "release":
+            if header.purpose not in study.purposes:
+                raise Refusal("malformed", f"the study has no {header.purpose}")
             last = study.mechanism.steps if header.purpose == "training" else 1
             if not 1 <= header.round <= last:
                 raise Refusal("malformed", f"round {header.round} is outside 1..{last}")
@@ -171,7 +173,7 @@ class Handler:
             except BudgetError as error:
                 raise Refusal("settled", str(error)) from error
             return values
-        if request.weights.shape != (parameter_count(study),):
+        if request.weights.shape != ((0,) if study.survey else (parameter_count(study),)):
             raise Refusal("malformed", "the model has another shape than the study's")
         self._refuse_spent(approved, header.purpose)
         try:

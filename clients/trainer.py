@@ -13,10 +13,11 @@ from flo import models
 from flo.clients.snapshot import Snapshot
 from flo.errors import UsageError
 from flo.messages import Purpose
-from flo.privacy.clipping import clipped_gradient_sum
+from flo.privacy import evaluation, survey
+from flo.privacy.bookkeeping import binary_loss
 from flo.privacy.discrete_gaussian import Noise, SystemNoise
-from flo.privacy.evaluation import histogram, public_edges
 from flo.privacy.plan import Plan, noise_shares
+from flo.privacy.step import PrivateStep
 from flo.study import Study
 
 Floats = npt.NDArray[np.float64]
@@ -28,31 +29,34 @@ class Trainer:
     def __init__(
         self, study: Study, snapshot: Snapshot, *, device: str = "cpu", noise: Noise | None = None
     ) -> None:
-        self._study, self._snapshot, self._device = study, snapshot, device
+        self._study, self._snapshot = study, snapshot
         self._noise = noise or SystemNoise()
         self._plan = Plan.of(study)
+        if "training" in study.purposes:
+            self.step = PrivateStep(
+                models.build(study),
+                binary_loss,
+                study.mechanism.clip,
+                examples=evaluation.made_up_inputs(study.data),
+                batch=models.largest_batch(study),
+                device=device,
+            )
+            self._batches = self.step.batches(snapshot.training)
 
     def release(self, purpose: Purpose, weights: Floats, cohort_size: int) -> npt.NDArray[np.int64]:
-        """The noisy sum on its grid: (p,) for training, (2·bins,) for evaluation."""
+        """The noisy sum on its grid, shape (length of the purpose's mechanism,)."""
         mechanism = self._plan.part(purpose).mechanism
-        exact = self._gradient(weights) if purpose == "training" else self._histogram(weights)
+        match purpose:
+            case "training":
+                chosen = mechanism.choose(self._snapshot.training.count, self._noise)
+                exact = self.step.clipped_sum(weights, self._batches, chosen)
+            case "evaluation":
+                exact = evaluation.counts(self._study, weights, self._snapshot.held_out)
+            case "survey":
+                exact = survey.counts(self._study, self._snapshot.training)
+                exact += survey.counts(self._study, self._snapshot.held_out)
         shares = noise_shares(self._study, cohort_size)
         return mechanism.release(exact, self._noise, shares=shares)
-
-    def _gradient(self, weights: Floats) -> Floats:
-        module = models.build(self._study, weights)
-        clip = self._study.mechanism.clip
-        return clipped_gradient_sum(module, self._snapshot.training, clip, self._device)
-
-    def _histogram(self, weights: Floats) -> Floats:
-        held_out = self._snapshot.held_out
-        return histogram(
-            models.log_odds(weights, held_out.inputs),
-            held_out.labels,
-            held_out.patient,
-            held_out.count,
-            public_edges(self._study, weights),
-        )
 
 
 def choose_device(wanted: str) -> str:

@@ -1,4 +1,4 @@
-"""From a hospital's columns to the model's inputs, with public numbers only.
+"""From a hospital's columns to the model's inputs, with public numbers only, and back to codes.
 
 Numbers are scaled by the study's bounds to [-1, 1]; a category of two codes becomes 0 or 1, one
 of more codes an input per code; a missing number becomes the study's public constant, a missing
@@ -8,27 +8,32 @@ never depends on another. Fewer inputs mean less noise, which grows with the roo
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
-from flo.study import CategoryColumn, NumberColumn, Schema
+from flo.study import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
 
 Floats = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.int64]
 
 
 def input_names(schema: Schema) -> list[str]:
     """Names of the model's inputs in order, such as ``chol``, ``chol=missing``, ``sex=male``."""
-    names: list[str] = []
-    for column in schema.columns:
-        if isinstance(column, NumberColumn):
-            names.append(column.name)
-        elif len(column.codes) == 2:
-            names.append(f"{column.name}={column.codes[1]}")
-        else:
-            names.extend(f"{column.name}={code}" for code in column.codes)
-        if column.missing == "indicator":
-            names.append(f"{column.name}=missing")
-    return names
+    return [name for column in schema.columns for name in _names(column)]
+
+
+def _names(column: Column) -> list[str]:
+    if isinstance(column, ImageColumn):
+        return list(column.pixels)
+    if isinstance(column, NumberColumn):
+        names = [column.name]
+    elif len(column.codes) == 2:
+        names = [f"{column.name}={column.codes[1]}"]
+    else:
+        names = [f"{column.name}={code}" for code in column.codes]
+    return [*names, f"{column.name}=missing"] if column.missing == "indicator" else names
 
 
 def encode_number(column: NumberColumn, values: Floats) -> Floats:
@@ -37,13 +42,18 @@ def encode_number(column: NumberColumn, values: Floats) -> Floats:
     filled = np.where(
         missing, 0.0 if column.missing_value is None else column.missing_value, values
     )
-    scaled = 2 * (filled - column.minimum) / (column.maximum - column.minimum) - 1
+    scaled = scale(column, filled)
     if column.missing == "indicator":
         return np.stack([scaled, missing.astype(np.float64)], axis=1)
     return scaled[:, None]
 
 
-def encode_category(column: CategoryColumn, codes: npt.NDArray[np.int64]) -> Floats:
+def scale(column: NumberColumn | ImageColumn, values: Floats) -> Floats:
+    """Values within the column's bounds to [-1, 1], any shape."""
+    return np.asarray(2 * (values - column.minimum) / (column.maximum - column.minimum) - 1)
+
+
+def encode_category(column: CategoryColumn, codes: Codes) -> Floats:
     """Shape (n,) of indices into the codebook, -1 for missing -> (n, inputs of this column)."""
     missing = codes < 0
     if len(column.codes) == 2:
@@ -53,3 +63,37 @@ def encode_category(column: CategoryColumn, codes: npt.NDArray[np.int64]) -> Flo
     if column.missing == "indicator":
         return np.hstack([inputs, missing[:, None].astype(np.float64)])
     return np.asarray(inputs, dtype=np.float64)
+
+
+def cells(column: Column, bins: int) -> list[str]:
+    """What a histogram of this column counts: its codes or ranges, then ``missing`` if allowed."""
+    if isinstance(column, CategoryColumn):
+        names = list(column.codes)
+    else:
+        edges = np.linspace(column.minimum, column.maximum, bins + 1)
+        names = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
+    return [*names, "missing"] if column.missing == "indicator" else names
+
+
+def cell_of(schema: Schema, name: str, inputs: Floats, bins: int) -> Codes:
+    """Which of the column's ``cells`` each record is in, shape (n,), from its inputs (n, d)."""
+    start = 0
+    for column in schema.columns:
+        width = len(_names(column))
+        if column.name == name:
+            return _cell_of(column, inputs[:, start : start + width], bins)
+        start += width
+    raise ValueError(f"no column {name!r}")
+
+
+def _cell_of(column: Column, part: Floats, bins: int) -> Codes:
+    missing = part[:, -1] == 1 if column.missing == "indicator" else np.zeros(len(part), dtype=bool)
+    if isinstance(column, CategoryColumn):
+        two = len(column.codes) == 2
+        found = part[:, 0] == 1 if two else np.argmax(part[:, : len(column.codes)], axis=1)
+        count = len(column.codes)
+    else:
+        scaled = np.nan_to_num(part[:, 0])
+        found = np.clip(np.floor((scaled + 1) / 2 * bins), 0, bins - 1)
+        count = bins
+    return np.where(missing, count, found).astype(np.int64)

@@ -30,7 +30,7 @@ MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Signature = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,300}$")]
-Purpose = Literal["training", "evaluation"]
+Purpose = Literal["survey", "training", "evaluation"]
 HeaderT = TypeVar("HeaderT", bound=Document)
 
 

@@ -1,18 +1,22 @@
-"""The models a study can name, as torch modules and as one flat vector of parameters.
+"""The models a study can name: one flat vector of parameters, and how it scores a record.
 
 The coordinator keeps a model as its vector and never needs torch; sites build the module to train.
-Only parameters travel, never buffers.
+Only parameters travel, never buffers. What the layers are stands in ``flo.networks``.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from flo import networks
 from flo.features import input_names
-from flo.study import Study
+from flo.networks import Layer
+from flo.study import Cnn, ImageColumn, Mlp, Schema, Study
 
 if TYPE_CHECKING:
     import torch
@@ -20,38 +24,92 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 
+def layers(study: Study) -> list[Layer]:
+    """The layers of the study's model, inputs (n, d) to log odds (n, 1)."""
+    match study.model:
+        case Mlp(hidden=hidden):
+            return networks.mlp(len(input_names(study.data)), hidden)
+        case Cnn():
+            image = _image(study.data)
+            return networks.cnn(image.channels, image.height, image.width)
+        case _:
+            return networks.logistic(len(input_names(study.data)))
+
+
 def parameter_count(study: Study) -> int:
-    """Number of parameters p of the study's model (logistic: one per input and a bias)."""
-    return len(input_names(study.data)) + 1
+    """Number of parameters p of the study's model."""
+    return networks.size(layers(study))
 
 
-def parameter_names(study: Study) -> list[str]:
-    return [*input_names(study.data), "bias"]
+def named(study: Study, weights: Floats) -> dict[str, Floats]:
+    """The flat vector as named tensors, as a torch module's state would hold them."""
+    tensors, start = {}, 0
+    for name, shape in networks.shapes(layers(study)).items():
+        size = math.prod(shape)
+        tensors[name] = weights[start : start + size].reshape(shape)
+        start += size
+    return tensors
 
 
 def initial_weights(study: Study) -> Floats:
-    """The public starting point, shape (p,): zero, where a logistic model says 0.5 to everyone."""
-    return np.zeros(parameter_count(study))
+    """The public starting point, shape (p,).
+
+    A logistic model starts at zero and says 0.5 to everyone. Others start evenly within ± 1/√inputs
+    of each layer (LeCun 1998), normalisations at 1 and 0; the digits are SHAKE-256 of the study's
+    digest, so that every partner can check them.
+    """
+    if study.model.kind == "logistic":
+        return np.zeros(parameter_count(study))
+    stream = hashlib.shake_256(f"initial weights {study.digest}".encode())
+    uniform = np.frombuffer(stream.digest(8 * parameter_count(study)), dtype="<u8") / 2.0**63 - 1
+    start, parts = 0, []
+    for layer in layers(study):
+        fan_in = math.prod(layer.parameters.get("weight", (1,))[1:])
+        for name, shape in layer.parameters.items():
+            size = math.prod(shape)
+            drawn = uniform[start : start + size] / math.sqrt(fan_in)
+            fixed = np.full(size, float(name == "weight"))
+            parts.append(fixed if layer.kind == "GroupNorm" else drawn)
+            start += size
+    return np.concatenate(parts)
 
 
-def build(study: Study, weights: Floats) -> torch.nn.Module:
-    """The study's model in float64 with ``weights`` (p,) loaded; output (n,) = log odds."""
+def build(study: Study) -> torch.nn.Sequential:
+    """The study's module: float64 for a logistic model, which is small, float32 for others."""
+    module = networks.build(layers(study))
+    return module.double() if study.model.kind == "logistic" else module
+
+
+def largest_batch(study: Study) -> int:
+    """Records in a micro-batch: public, a power of two, no more than the largest partner needs."""
+    largest = max(hospital.declared_size for hospital in study.hospitals)
+    return min(128 if study.model.kind == "cnn" else 512, 1 << (largest - 1).bit_length())
+
+
+def log_odds(study: Study, weights: Floats, inputs: Floats) -> Floats:
+    """Log odds of label 1, shape (n,), for inputs (n, d): one record at a time by construction.
+
+    A product over the whole batch would be faster, but kernels treat the last rows of a block
+    differently, so that removing one patient could move another's score by a bit, and across a
+    bin's edge. So a logistic model multiplies and adds along each row and nothing else, and other
+    models see each record alone, in one buffer.
+    """
+    if study.model.kind == "logistic":
+        products = np.ascontiguousarray(inputs) * weights[:-1]
+        return np.asarray(products.sum(axis=1) + weights[-1], dtype=np.float64)
     import torch
 
-    module = torch.nn.Sequential(
-        torch.nn.Linear(len(input_names(study.data)), 1, dtype=torch.float64),
-        torch.nn.Flatten(0),
-    )
-    torch.nn.utils.vector_to_parameters(torch.tensor(weights), module.parameters())
-    return module
+    module = build(study)
+    torch.nn.utils.vector_to_parameters(torch.from_numpy(weights).float(), module.parameters())
+    record = torch.zeros((1, inputs.shape[1]))
+    scores = np.zeros(len(inputs))
+    with torch.inference_mode():
+        for i, row in enumerate(inputs):
+            record.copy_(torch.from_numpy(row))
+            scores[i] = module(record).item()
+    return scores
 
 
-def log_odds(weights: Floats, inputs: Floats) -> Floats:
-    """Log odds of label 1, shape (n,), for inputs (n, p - 1) of a logistic model.
-
-    One row at a time by construction: products, then a sum along each row, and nothing else. A
-    matrix product would do, but its kernels treat the last rows of a block differently, so that
-    removing one patient could move another's score by a bit, and across a bin's edge.
-    """
-    products = np.ascontiguousarray(inputs) * weights[:-1]
-    return np.asarray(products.sum(axis=1) + weights[-1], dtype=np.float64)
+def _image(schema: Schema) -> ImageColumn:
+    (image,) = (column for column in schema.columns if isinstance(column, ImageColumn))
+    return image

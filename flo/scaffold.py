@@ -48,7 +48,7 @@ def scaffold(
         raise UsageError("a study needs at least one hospital", hint="--hospital HOSPITAL:SIZE")
     size = max(int(partner["declared_size"]) for partner in partners)
     document: dict[str, Any] = {
-        "schema_version": 1,
+        "schema_version": 2,
         "name": name,
         "version": 1,
         "purpose": "Write here, in plain language, what the model is for.",

@@ -128,7 +128,7 @@ def simulate(
             state, per_round = run_once(study, fold, device)
             seconds += per_round
             test = _test_patients(fold)
-            aucs.append(exact_auc(log_odds(state.model, test[0]), test[1]))
+            aucs.append(exact_auc(log_odds(study, state.model, test[0]), test[1]))
             if compare:
                 pooled.append(_unprotected(list(fold.snapshots.values()), test))
                 alone += [_unprotected([one], test) for one in fold.snapshots.values()]
@@ -255,4 +255,4 @@ def _unprotected(snapshots: list[Snapshot], test: tuple[Floats, Floats]) -> floa
         return float(value), slope
 
     found = minimize(loss, np.zeros(inputs.shape[1]), jac=True, method="L-BFGS-B")
-    return exact_auc(log_odds(found.x, test[0]), test[1])
+    return exact_auc(test[0] @ found.x[:-1] + found.x[-1], test[1])

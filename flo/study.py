@@ -3,6 +3,7 @@
 A study is written by the coordinator as TOML, validated here, and known by the SHA-256 of its
 canonical bytes. Sites approve that digest; a changed byte is another study. Everything in it is
 public to its partners: declared sizes are rounded, bounds and codebooks never come from patients.
+A *survey* is a study too: the planned study with a ``[survey]``, and only the survey is run.
 
     study = load(Path("study.toml"))
     study.digest
@@ -30,7 +31,7 @@ from flo import canonical
 from flo.errors import StudyError
 from flo.settings import Document, problems, read_toml
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_STUDY_BYTES = 256 * 1024
 LARGEST_DELTA = 1e-6
 
@@ -128,7 +129,31 @@ class CategoryColumn(Document):
         return codes
 
 
-Column = Annotated[NumberColumn | CategoryColumn, Field(discriminator="kind")]
+class ImageColumn(Document):
+    """One image a record: table columns ``name_0`` .. ``name_{pixels-1}``, in rows, by channel."""
+
+    kind: Literal["image"]
+    name: ColumnName
+    channels: Annotated[int, Field(ge=1, le=16)] = 1
+    height: Annotated[int, Field(ge=8, le=1024)]
+    width: Annotated[int, Field(ge=8, le=1024)]
+    minimum: float
+    maximum: float
+    missing: Literal["refuse"] = "refuse"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ImageColumn:
+        if not self.minimum < self.maximum:
+            raise ValueError(f"column {self.name}: minimum must be below maximum")
+        return self
+
+    @property
+    def pixels(self) -> tuple[str, ...]:
+        """Names of the table's columns."""
+        return tuple(f"{self.name}_{i}" for i in range(self.channels * self.height * self.width))
+
+
+Column = Annotated[NumberColumn | CategoryColumn | ImageColumn, Field(discriminator="kind")]
 
 
 class Schema(Document):
@@ -148,22 +173,49 @@ class Schema(Document):
             raise ValueError(f"the label {self.label!r} is also an input column")
         return self
 
+    def category(self, name: str) -> CategoryColumn:
+        """The category column of that name. Raises ValueError."""
+        for column in self.columns:
+            if column.name == name and isinstance(column, CategoryColumn):
+                return column
+        raise ValueError(f"{name!r} is not a category column of the study")
 
-class Model(Document):
+
+class Logistic(Document):
     kind: Literal["logistic"]
+
+
+class Mlp(Document):
+    """Fully connected, tanh between layers."""
+
+    kind: Literal["mlp"]
+    hidden: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=8)
+    ]
+
+
+class Cnn(Document):
+    """Two convolutions with group normalisation, on the study's one image column."""
+
+    kind: Literal["cnn"]
+
+
+Model = Annotated[Logistic | Mlp | Cnn, Field(discriminator="kind")]
 
 
 class Mechanism(Document):
     """How patients become releases during training.
 
     ``epsilon`` and ``delta`` are the study's own guarantee for one patient of one hospital;
-    the noise is calibrated to ``steps + retry_allowance`` releases.
+    the noise is calibrated to ``steps + retry_allowance`` releases. ``sampling``: the probability
+    with which a patient takes part in a step, decided anew at the site each time.
     """
 
     noise: Literal["local", "distributed"]
     epsilon: Annotated[float, Field(ge=0.01, le=10)]
     delta: Annotated[float, Field(ge=1e-12, lt=1)]
     clip: Annotated[float, Field(ge=1e-6, le=1e6)]
+    sampling: Annotated[float, Field(ge=0.001, le=1)] = 1.0
     steps: Annotated[int, Field(ge=1, le=10_000)]
     learning_rate: Annotated[float, Field(gt=0, le=1e3)]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -173,11 +225,28 @@ class Mechanism(Document):
 
 
 class Evaluation(Document):
-    """One noisy score histogram on held-out patients, once, at the end."""
+    """One noisy score histogram on held-out patients, once, at the end.
+
+    ``subgroups``: category columns by whose codes it is counted too; k of them cost √k in noise.
+    """
 
     epsilon: Annotated[float, Field(ge=0.01, le=10)]
     bins: Annotated[int, Field(ge=2, le=8)] = 4
+    subgroups: Annotated[tuple[ColumnName, ...], Field(max_length=10)] = ()
     retry_allowance: Annotated[int, Field(ge=0, le=100)] = 1
+
+
+class Survey(Document):
+    """Noisy counts of all patients by label and by each of ``columns``, once, before a study.
+
+    They touch everyone, so both sub-ledgers are charged. Numbers are counted in ``bins`` equal
+    ranges of their bounds.
+    """
+
+    epsilon: Annotated[float, Field(ge=0.01, le=10)]
+    columns: Annotated[tuple[ColumnName, ...], Field(min_length=1, max_length=100)]
+    bins: Annotated[int, Field(ge=2, le=50)] = 5
+    retry_allowance: Annotated[int, Field(ge=0, le=100)] = 0
 
 
 class Limits(Document):
@@ -188,7 +257,7 @@ class Limits(Document):
 class Study(Document):
     """A whole study. Equal studies have equal ``canonical_bytes`` and so equal ``digest``."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     name: Identifier
     version: Annotated[int, Field(ge=1)]
     purpose: Text
@@ -199,6 +268,7 @@ class Study(Document):
     model: Model
     mechanism: Mechanism
     evaluation: Evaluation
+    survey: Survey | None = None
     limits: Limits
 
     @model_validator(mode="after")
@@ -219,7 +289,17 @@ class Study(Document):
             raise ValueError(
                 f"minimum_cohort {self.limits.minimum_cohort} exceeds the {len(ids)} hospitals"
             )
+        self._refuse_columns_that_do_not_fit()
+        if self.schema_version == 1 and (
+            self.model.kind != "logistic"
+            or self.survey
+            or self.evaluation.subgroups
+            or self.mechanism.sampling != 1
+        ):
+            raise ValueError("schema_version 1 knows logistic models and full batches only")
         if self.mechanism.noise == "distributed":
+            if self.mechanism.sampling != 1:
+                raise ValueError("distributed noise is proven for sampling = 1 only")
             if len(ids) < 2:
                 raise ValueError("distributed noise needs at least two hospitals")
             if not len(ids) - self.dropouts > self.colluders:
@@ -228,6 +308,31 @@ class Study(Document):
                     f"{len(ids)} - {self.dropouts} > {self.colluders}"
                 )
         return self
+
+    def _refuse_columns_that_do_not_fit(self) -> None:
+        images = [column for column in self.data.columns if isinstance(column, ImageColumn)]
+        if (self.model.kind == "cnn") != bool(images) or (images and len(self.data.columns) != 1):
+            raise ValueError("a cnn needs one image column and no other; other models need none")
+        for name in self.evaluation.subgroups:
+            self.data.category(name)
+        if len(set(self.evaluation.subgroups)) != len(self.evaluation.subgroups):
+            raise ValueError("evaluation: the same subgroup stands twice")
+        wanted = self.survey.columns if self.survey else ()
+        known = {column.name for column in self.data.columns if column not in images}
+        if len(set(wanted)) != len(wanted) or not set(wanted) <= known:
+            raise ValueError("survey: columns must be number or category columns, each once")
+
+    @property
+    def purposes(self) -> tuple[str, ...]:
+        """What the study's releases are for, in order."""
+        return ("survey",) if self.survey else ("training", "evaluation")
+
+    @property
+    def largest_epsilon(self) -> float:
+        """The largest ε that the study asks for, by its own words."""
+        if self.survey:
+            return self.survey.epsilon
+        return max(self.mechanism.epsilon, self.evaluation.epsilon)
 
     @property
     def colluders(self) -> int:
@@ -243,7 +348,8 @@ class Study(Document):
 
     @property
     def canonical_bytes(self) -> bytes:
-        return canonical.encode(self.model_dump(mode="json"))
+        document = self.model_dump(mode="json")
+        return canonical.encode(_as_version_1(document) if self.schema_version == 1 else document)
 
     @property
     def digest(self) -> str:
@@ -266,6 +372,12 @@ class Study(Document):
             )
         return from_document(document)
 
+    def with_survey(self, **survey: Any) -> Study:
+        """The survey of this planned study: ``name-survey``, of which only the counts are run."""
+        document = self.model_dump(mode="json") | {"schema_version": 2, "survey": survey}
+        document["name"] = f"{self.name[:56]}-survey"
+        return from_document(document)
+
     def with_epsilon(self, epsilon: float) -> Study:
         """A copy with another ε for training and for evaluation, validated anew."""
         document = self.model_dump(mode="json")
@@ -277,6 +389,12 @@ class Study(Document):
         document = self.model_dump(mode="json")
         document["mechanism"].update(changes)
         return from_document(document)
+
+
+def _as_version_1(document: dict[str, Any]) -> dict[str, Any]:
+    """As FLO 0.1 wrote it, so that digests and signatures of kept studies still hold."""
+    del document["survey"], document["mechanism"]["sampling"], document["evaluation"]["subgroups"]
+    return document
 
 
 def largest_delta(public_size: int) -> float:
@@ -296,10 +414,10 @@ def from_document(document: Any, *, what: str = "study") -> Study:
     Raises:
         StudyError: one line per problem, with the field's path.
     """
-    if isinstance(document, dict) and document.get("schema_version", 1) != SCHEMA_VERSION:
+    version = document.get("schema_version", 2) if isinstance(document, dict) else 2
+    if version not in (1, SCHEMA_VERSION):
         raise StudyError(
-            f"{what}: schema_version {document.get('schema_version')!r} is not known here; "
-            f"this version reads {SCHEMA_VERSION}",
+            f"{what}: schema_version {version!r} is not known here; this version reads 1 and 2",
             hint="install a newer version of FLO",
         )
     try:

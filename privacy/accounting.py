@@ -1,18 +1,22 @@
 """A study's own ε: Rényi accounting over integer orders, and PLD printed beside it.
 
 The schedule of a study (steps + retry allowance) is fixed before it runs, so σ is calibrated to
-(ε, δ) by RDP minimised over orders; that is the study's guarantee. RDP: Mironov (2017); conversion:
-Canonne, Kamath, Steinke (2020), Proposition 12, as in ``dp_accounting``. All rounding is towards
-more privacy: σ up, ε up. PLD (privacy loss distributions, discretisation 1e-4) is an independent
-second opinion, Gaussian-equivalent where the noise is discrete; it is printed and never gates.
+(ε, δ) by RDP minimised over orders; that is the study's guarantee. RDP: Mironov (2017), with each
+mechanism's own curve; conversion: Canonne, Kamath, Steinke (2020), Proposition 12, as in
+``dp_accounting``. All rounding is towards more privacy: σ up, ε up. PLD (privacy loss
+distributions, discretisation 1e-4) is an independent second opinion, Gaussian-equivalent where the
+noise is discrete; it is printed and never gates.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
+
+from flo.privacy.mechanisms import Mechanism
 
 # dp_accounting is imported where it is used: it takes a second, and most commands never account.
 
@@ -21,56 +25,54 @@ _SIGMA_DIGITS = 4
 
 
 @lru_cache(maxsize=4096)
-def epsilon_of(noise_multiplier: float, count: int, delta: float) -> float:
-    """ε at ``delta`` of ``count`` releases with σ = ``noise_multiplier`` each, by RDP."""
-    from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
-    from dp_accounting.rdp import RdpAccountant
+def epsilon_of(mechanism: Mechanism, count: int, delta: float) -> float:
+    """ε at ``delta`` of ``count`` releases of ``mechanism``, by RDP."""
+    from dp_accounting.rdp import compute_epsilon
 
     if count == 0:
         return 0.0
-    accountant = RdpAccountant(orders=list(ORDERS))
-    accountant.compose(SelfComposedDpEvent(GaussianDpEvent(noise_multiplier), count))
-    return float(accountant.get_epsilon(delta))
+    orders = np.array(ORDERS)
+    curve = count * mechanism.rdp_curve(orders)
+    return float(compute_epsilon(orders.astype(np.float64), curve, delta)[0])
 
 
-@lru_cache(maxsize=64)
-def calibrate(epsilon: float, delta: float, count: int) -> float:
-    """Smallest σ, rounded up to 4 decimals, for which ``count`` releases are (ε, δ)-DP.
+def calibrate(
+    make: Callable[[float], Mechanism], epsilon: float, delta: float, count: int
+) -> Mechanism:
+    """``make(σ)`` whose ``count`` releases are (ε, δ)-DP: the smallest σ, rounded up to 4 decimals.
 
     Raises:
         ValueError: unless ε > 0, 0 < δ < 1 and count >= 1.
     """
-    from dp_accounting.rdp import compute_epsilon
-
     if not (epsilon > 0 and 0 < delta < 1 and count >= 1):
         raise ValueError(f"cannot calibrate to epsilon={epsilon}, delta={delta}, count={count}")
-    orders = np.array(ORDERS, dtype=np.float64)
-
-    def epsilon_at(sigma: float) -> float:
-        return float(compute_epsilon(orders, count * orders / (2 * sigma**2), delta)[0])
-
     low, high = 1e-3, 1e-3
-    while epsilon_at(high) > epsilon:
+    while epsilon_of(make(high), count, delta) > epsilon:
         high *= 2
     while high - low > 1e-7 * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if epsilon_at(middle) > epsilon else (low, middle)
-    sigma = math.ceil(high * 10**_SIGMA_DIGITS) / 10**_SIGMA_DIGITS
-    if epsilon_of(sigma, count, delta) > epsilon:
+        fits = epsilon_of(make(middle), count, delta) <= epsilon
+        low, high = (low, middle) if fits else (middle, high)
+    found = make(math.ceil(high * 10**_SIGMA_DIGITS) / 10**_SIGMA_DIGITS)
+    if epsilon_of(found, count, delta) > epsilon:
         raise ValueError(f"no noise multiplier was found for epsilon={epsilon}")
-    return float(sigma)
+    return found
 
 
-@lru_cache(maxsize=64)
-def pld_epsilon(noise_multiplier: float, count: int, delta: float) -> float:
+@lru_cache(maxsize=256)
+def pld_epsilon(mechanism: Mechanism, count: int, delta: float) -> float:
     """ε of the Gaussian equivalent by PLD. ``count`` Gaussians of σ equal one of σ/√count."""
-    from dp_accounting import GaussianDpEvent
+    from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
     from dp_accounting.pld import PLDAccountant
 
     if count == 0:
         return 0.0
     accountant = PLDAccountant(value_discretization_interval=1e-4)
-    accountant.compose(GaussianDpEvent(noise_multiplier / math.sqrt(count)))
+    event = mechanism.event
+    if isinstance(event, GaussianDpEvent):
+        accountant.compose(GaussianDpEvent(event.noise_multiplier / math.sqrt(count)))
+    else:
+        accountant.compose(SelfComposedDpEvent(event, count))
     return float(accountant.get_epsilon(delta))
 
 

@@ -9,39 +9,24 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
+import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
-_BLOCK = 4096
+Words = npt.NDArray[np.uint64]
 
 
 class SystemStream:
-    """Unbiased random integers from a ChaCha20 stream keyed by ``os.urandom``."""
+    """Uniform 64-bit words from a ChaCha20 stream keyed by ``os.urandom``."""
 
     def __init__(self) -> None:
         cipher = Cipher(ChaCha20(os.urandom(32), bytes(4) + os.urandom(12)), mode=None)
         self._encryptor = cipher.encryptor()
         self._pid = os.getpid()
-        self._buffer = b""
-        self._at = 0
 
-    def below(self, bound: int) -> int:
-        """Uniform integer in [0, bound), exact (rejection sampling); ``bound`` >= 1."""
-        bits = (bound - 1).bit_length()
-        if bits == 0:
-            return 0
-        size = (bits + 7) // 8
-        shift = 8 * size - bits
-        while True:
-            value = int.from_bytes(self._take(size), "little") >> shift
-            if value < bound:
-                return value
-
-    def _take(self, size: int) -> bytes:
+    def words(self, count: int) -> Words:
+        """The next ``count`` words. Raises RuntimeError in a process that forked since."""
         if os.getpid() != self._pid:
             raise RuntimeError("a random stream must not be used across a fork")
-        if self._at + size > len(self._buffer):
-            self._buffer = self._buffer[self._at :] + self._encryptor.update(bytes(_BLOCK + size))
-            self._at = 0
-        self._at += size
-        return self._buffer[self._at - size : self._at]
+        return np.frombuffer(self._encryptor.update(bytes(8 * count)), dtype="<u8")

@@ -18,6 +18,10 @@ The interval is Fieller's (1954): all θ in [0, 1] with U(θ)² ≤ z²·V(θ), 
 * sampling: DeLong, DeLong, Clarke-Pearson (1988) on the histogram, de-biased likewise.
 
 Dividing by noisy totals never happens, which is why the interval covers when noise is large.
+
+Subgroups. If the study names k category columns, the histogram is counted once for each of them, by
+code. A patient weighs 1 in each of the k groupings, so the norm is √k. The overall AUC comes from
+the mean of the groupings' totals.
 """
 
 from __future__ import annotations
@@ -32,8 +36,10 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from flo import models
-from flo.features import encode_category, encode_number
-from flo.study import NumberColumn, Schema, Study
+from flo.features import cell_of, cells, encode_category, encode_number
+from flo.privacy.histograms import weighted_counts
+from flo.privacy.patients import Patients
+from flo.study import ImageColumn, NumberColumn, Schema, Study
 
 Floats = npt.NDArray[np.float64]
 _CANDIDATES = np.linspace(0.0, 1.0, 1001)
@@ -58,31 +64,66 @@ def public_edges(study: Study, weights: Floats) -> Floats:
     square roots of primes), bell-shaped within each column's bounds, even over its codes, one in
     ten missing. Same study and model, same edges, everywhere.
     """
-    scores = models.log_odds(weights, _made_up_inputs(study.data))
+    scores = models.log_odds(study, weights, made_up_inputs(study.data))
     quantiles = np.arange(1, study.evaluation.bins) / study.evaluation.bins
     return np.asarray(np.quantile(scores, quantiles), dtype=np.float64)
 
 
-def histogram(
-    scores: Floats,
-    labels: Floats,
-    patient: npt.NDArray[np.int64],
-    count: int,
-    edges: Floats,
-) -> Floats:
-    """Exact weighted counts, shape (2·bins,): negatives by bin, then positives by bin.
+def groupings(study: Study) -> dict[str, list[str]]:
+    """Subgroup column -> its codes; one grouping of everyone where the study names none."""
+    named = study.evaluation.subgroups
+    return {n: cells(study.data.category(n), 0) for n in named} or {"": ["everyone"]}
 
-    scores (records,); a non-finite score or a label outside {0, 1} counts in no cell.
-    ``edges`` (bins - 1,) ascending.
+
+def length(study: Study) -> int:
+    """Number of cells: (score bin, class) for every code of every grouping."""
+    return sum(len(codes) for codes in groupings(study).values()) * 2 * study.evaluation.bins
+
+
+def counts(study: Study, weights: Floats, held_out: Patients) -> Floats:
+    """Exact counts of a site's held-out patients, shape (length,)."""
+    scores = models.log_odds(study, weights, held_out.inputs)
+    cell = cell_of_score(scores, held_out.labels, public_edges(study, weights))
+    width = 2 * study.evaluation.bins
+    parts = []
+    for name, codes in groupings(study).items():
+        code = cell_of(study.data, name, held_out.inputs, 0) if name else np.zeros_like(cell)
+        parts.append(
+            weighted_counts(
+                np.where(cell >= 0, code * width + cell, -1),
+                held_out.patient,
+                held_out.count,
+                len(codes) * width,
+            )
+        )
+    return np.concatenate(parts)
+
+
+def cell_of_score(scores: Floats, labels: Floats, edges: Floats) -> npt.NDArray[np.int64]:
+    """Cell of each record, shape (records,): negatives by bin, then positives by bin.
+
+    A non-finite score or a label outside {0, 1} is in no cell: -1. ``edges`` (bins - 1,) ascending.
     """
-    bins = len(edges) + 1
-    records = np.bincount(patient, minlength=count)
-    weight = 1.0 / records[patient]
     usable = np.isfinite(scores) & ((labels == 0) | (labels == 1))
     cell = np.searchsorted(edges, np.where(usable, scores, 0.0), side="right")
-    index = cell + bins * np.where(usable, labels, 0.0).astype(np.int64)
-    cells = np.bincount(index, weights=np.where(usable, weight, 0.0), minlength=2 * bins)
-    return np.asarray(cells, dtype=np.float64)
+    cell = cell + (len(edges) + 1) * np.where(usable, labels, 0.0).astype(np.int64)
+    return np.where(usable, cell, -1)
+
+
+def read(study: Study, noisy: Floats, variance: float) -> tuple[Estimate, dict[str, Estimate]]:
+    """The overall estimate, and one for each ``column=code`` of the subgroups.
+
+    ``noisy`` (length,) is a release or a sum of some, with ``variance`` in every cell.
+    """
+    width, start, subgroups = 2 * study.evaluation.bins, 0, {}
+    grouped = groupings(study)
+    for name, codes in grouped.items():
+        for code in codes if name else ():
+            subgroups[f"{name}={code}"] = auc(noisy[start : start + width], variance)
+            start += width
+    codes_in_all = sum(len(codes) for codes in grouped.values())
+    total = noisy.reshape(codes_in_all, width).sum(0) / len(grouped)
+    return auc(total, variance * codes_in_all / len(grouped) ** 2), subgroups
 
 
 def auc(counts: Floats, noise_variance: float, level: float = 0.9) -> Estimate:
@@ -148,15 +189,23 @@ def _moments(
     return statistic, np.maximum(noise, floor), sampling
 
 
-def _made_up_inputs(schema: Schema) -> Floats:
+def made_up_inputs(schema: Schema) -> Floats:
+    """Inputs (4096, d) of made-up patients, as ``public_edges`` describes them."""
     number = np.arange(1, _MADE_UP + 1)
     parts = []
     for i, column in enumerate(schema.columns):
+        if isinstance(column, ImageColumn):
+            parts.append(
+                np.concatenate(
+                    [_bell(number, _prime(j)) for j in range(len(column.pixels))], axis=1
+                )
+            )
+            continue
         u = (number * math.sqrt(_prime(2 * i))) % 1
         missing = (number * math.sqrt(_prime(2 * i + 1))) % 1 < _MADE_UP_MISSING
         missing &= column.missing == "indicator"
         if isinstance(column, NumberColumn):
-            bell = np.clip(ndtri(np.clip(u, 1e-6, 1 - 1e-6)) / 3, -1, 1)
+            bell = _bell(number, _prime(2 * i))[:, 0]
             middle, half = (
                 (column.maximum + column.minimum) / 2,
                 (column.maximum - column.minimum) / 2,
@@ -166,6 +215,13 @@ def _made_up_inputs(schema: Schema) -> Floats:
             codes = np.minimum(u * len(column.codes), len(column.codes) - 1).astype(np.int64)
             parts.append(encode_category(column, np.where(missing, -1, codes)))
     return np.concatenate(parts, axis=1)
+
+
+def _bell(number: npt.NDArray[np.int64], prime: int) -> Floats:
+    """Bell-shaped in [-1, 1], shape (n, 1): a normal of standard deviation 1/3, cut."""
+    u = (number * math.sqrt(prime)) % 1
+    bell = np.clip(ndtri(np.clip(u, 1e-6, 1 - 1e-6)) / 3, -1, 1)
+    return np.asarray(bell[:, None], dtype=np.float64)
 
 
 @functools.cache

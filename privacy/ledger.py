@@ -1,16 +1,16 @@
-"""A site's ledger: append-only, hash-chained, signed rows in SQLite, flushed before a byte leaves.
+"""A site's ledger: append-only, hash-chained, signed rows, flushed before a byte leaves.
 
 Write-ahead order (the caller keeps it): write and flush the encrypted reply; ``charge`` commits
 the row that names its digest; only then may a byte leave. A row without a reply is burnt. Every
-decision is taken inside one ``BEGIN IMMEDIATE`` transaction, so two studies in two processes cannot
-both take the last of a budget. Refusals raise before anything is written.
+decision is taken inside one write transaction, so two studies in two processes cannot both take the
+last of a budget. Refusals raise before anything is written.
+
+The file is ``flo.privacy.ledger_file``'s; what rows add up to is ``flo.privacy.rows``'.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,28 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flo import canonical
 from flo.errors import BudgetError, DataError, TrustError, UsageError
 from flo.identity import Identity, verify
 from flo.messages import Head, row_statement
-from flo.privacy.life import LifeBudget
+from flo.privacy.ledger_file import LedgerFile, request_fields
+from flo.privacy.life import SUB_LEDGERS, LifeBudget
 from flo.privacy.plan import Plan
-from flo.privacy.rows import PURPOSES, ZERO_HASH, Balance, Row
+from flo.privacy.rows import ZERO_HASH, Balance, Reservation, Row
 from flo.study import Study, largest_delta
-
-SCHEMA_VERSION = 1
-_TABLES = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS rows (
-  sequence INTEGER PRIMARY KEY, public TEXT NOT NULL, private TEXT NOT NULL, salt TEXT NOT NULL,
-  commitment TEXT NOT NULL, hash TEXT NOT NULL, signature TEXT NOT NULL,
-  request TEXT UNIQUE) STRICT;
-CREATE TABLE IF NOT EXISTS patients (
-  hash TEXT NOT NULL, population TEXT NOT NULL, PRIMARY KEY (hash, population)) STRICT;
-CREATE TABLE IF NOT EXISTS witnessed (
-  hospital TEXT PRIMARY KEY, sequence INTEGER NOT NULL, hash TEXT NOT NULL,
-  signature TEXT NOT NULL, public TEXT NOT NULL) STRICT;
-"""
 
 
 @dataclass(frozen=True)
@@ -64,29 +50,18 @@ class Ledger:
             TrustError: a row was edited, removed or reordered, or another key signed the last one.
         """
         self._identity = identity
-        self._path = path
-        created = not path.exists()
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
-        if created:
-            path.chmod(0o600)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.executescript(_TABLES)
-        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
-        (schema,) = self._db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
-        if schema != str(SCHEMA_VERSION):
-            raise UsageError(f"{path} has ledger schema {schema}; this version reads 1")
+        self._file = LedgerFile(path)
         self._balance = Balance()
         self._last: Row | None = None
         try:
             self._catch_up()
             self._check_last_signature()
         except BaseException:
-            self._db.close()
+            self._file.close()
             raise
 
     def close(self) -> None:
-        self._db.close()
+        self._file.close()
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -107,35 +82,17 @@ class Ledger:
             public=self._identity.public.hex(),
         )
 
-    def rows(self, after: int = 0) -> Iterator[Row]:
-        for record in self._db.execute(
-            "SELECT sequence, public, private, request, salt, commitment, hash, signature"
-            " FROM rows WHERE sequence > ? ORDER BY sequence",
-            (after,),
-        ):
-            try:
-                public, private = json.loads(record[1]), json.loads(record[2])
-            except ValueError as error:
-                raise TrustError(f"ledger row {record[0]} was edited") from error
-            if not isinstance(public, dict) or not isinstance(private, dict):
-                raise TrustError(f"ledger row {record[0]} was edited")
-            if private.get("request") != _request_digest(record[3]):
-                raise TrustError(f"ledger row {record[0]} was edited (which request it answers)")
-            yield Row(record[0], public, private, *record[4:])
-
-    def hash_at(self, sequence: int) -> str | None:
-        found = self._db.execute("SELECT hash FROM rows WHERE sequence = ?", (sequence,)).fetchone()
-        return found[0] if found else None
+    def rows(self) -> Iterator[Row]:
+        """All rows from birth on, checked anew."""
+        return self._file.rows(0, ZERO_HASH)
 
     def find_release(self, request: str) -> Released | None:
         """The release or repeat that answered this request key, or None."""
-        found = self._db.execute(
-            "SELECT sequence, private FROM rows WHERE request = ?", (request,)
-        ).fetchone()
-        if not found:
+        found = self._file.answered(request)
+        if found is None:
             return None
-        private = json.loads(found[1])
-        return Released(found[0], private["model"], private["cohort"], private["reply"])
+        sequence, private = found
+        return Released(sequence, private["model"], private["cohort"], private["reply"])
 
     # -- deciding and writing --------------------------------------------------------------------
 
@@ -204,7 +161,7 @@ class Ledger:
                             "mechanism": plan.part(purpose).mechanism.as_document(),
                             "releases": plan.part(purpose).releases,
                         }
-                        for purpose in PURPOSES
+                        for purpose in plan.parts
                     },
                 },
                 {"study": study.digest, "name": study.name, "version": study.version},
@@ -221,20 +178,16 @@ class Ledger:
             TrustError: this request was answered before.
         """
         with self._transaction():
-            held = self._balance.reservations.get(reservation)
-            if held is None or held.settled:
-                raise BudgetError("the study has no open reservation in this ledger")
+            held = self._open(reservation)
             if held.remaining(purpose) < 1:
-                raise BudgetError(
-                    f"all {held.parts[purpose][1]} {purpose} releases of this study are used"
-                )
+                raise BudgetError(f"this study has no {purpose} release left")
             self._append(
                 {
                     "kind": "release",
                     "population": held.population,
                     "reservation": reservation,
                     "purpose": purpose,
-                    "mechanism": held.parts[purpose][0].as_document(),
+                    "mechanism": held.parts[purpose].document,
                     "reply": facts["reply"],
                 },
                 facts,
@@ -250,9 +203,7 @@ class Ledger:
             BudgetError: the reservation is settled. TrustError: they are not the same bits.
         """
         with self._transaction():
-            held = self._balance.reservations.get(reservation)
-            if held is None or held.settled:
-                raise BudgetError("the study has no open reservation in this ledger")
+            held = self._open(reservation)
             self._append(
                 {
                     "kind": "repeat",
@@ -280,21 +231,10 @@ class Ledger:
 
     def witness(self, hospital: str, head: Head) -> None:
         """Keep the highest head seen of a partner; the caller has checked its signature."""
-        self._db.execute(
-            "INSERT INTO witnessed VALUES (?, ?, ?, ?, ?) ON CONFLICT (hospital) DO UPDATE SET"
-            " sequence = excluded.sequence, hash = excluded.hash, signature = excluded.signature,"
-            " public = excluded.public WHERE excluded.sequence > witnessed.sequence",
-            (hospital, head.sequence, head.hash, head.signature, head.public),
-        )
+        self._file.witness(hospital, head)
 
     def witnessed(self) -> dict[str, Head]:
-        return {
-            name: Head(sequence=sequence, hash=hash_, signature=signature, public=public)
-            for name, sequence, hash_, signature, public in self._db.execute(
-                "SELECT hospital, sequence, hash, signature, public FROM witnessed"
-                " ORDER BY hospital"
-            )
-        }
+        return self._file.witnessed()
 
     def confirm(self, head: Head) -> None:
         """Compare with a head of ours that someone else kept.
@@ -302,7 +242,7 @@ class Ledger:
         Raises:
             TrustError: they saw rows that this ledger does not have: it was rolled back.
         """
-        if self.hash_at(head.sequence) != head.hash:
+        if self._file.hash_at(head.sequence) != head.hash:
             raise TrustError(
                 f"this ledger was rolled back or forked: others saw its row {head.sequence} "
                 f"ending in {head.hash[:12]}, which is not in it",
@@ -312,23 +252,19 @@ class Ledger:
     # -- inside ----------------------------------------------------------------------------------
 
     def _remember_patients(self, population: str, hashes: Collection[str]) -> None:
-        """Keep keyed hashes of a snapshot's patients. Raises DataError if another knows one."""
-        self._db.execute("CREATE TEMP TABLE IF NOT EXISTS incoming (hash TEXT PRIMARY KEY)")
-        self._db.execute("DELETE FROM incoming")
-        self._db.executemany("INSERT INTO incoming VALUES (?)", [(h,) for h in hashes])
-        (overlap,) = self._db.execute(
-            "SELECT COUNT(*) FROM incoming JOIN patients USING (hash) WHERE population != ?",
-            (population,),
-        ).fetchone()
+        overlap = self._file.add_patients(population, hashes)
         if overlap:
             raise DataError(
                 f"{overlap} patients of population {population!r} are also in another population "
                 "of this site; a patient has one budget",
                 hint="put all files that may hold the same patients into one population",
             )
-        self._db.execute(
-            "INSERT OR IGNORE INTO patients SELECT hash, ? FROM incoming", (population,)
-        )
+
+    def _open(self, reservation: int) -> Reservation:
+        held = self._balance.reservations.get(reservation)
+        if held is None or held.settled:
+            raise BudgetError("the study has no open reservation in this ledger")
+        return held
 
     def _open_reservation(self, study: str) -> int | None:
         for row in self.rows():
@@ -348,13 +284,13 @@ class Ledger:
                 f"the study's delta {study.mechanism.delta:g} is larger than this ledger's "
                 f"{life.delta:g}"
             )
-        for purpose in PURPOSES:
-            cost = plan.part(purpose).cost(life.order)
-            remaining = self._balance.remaining(population, purpose)
+        for sub_ledger in SUB_LEDGERS:
+            cost = plan.cost(sub_ledger, life.order)
+            remaining = self._balance.remaining(population, sub_ledger)
             if cost > remaining:
                 fits = life.largest_epsilon(remaining, study.mechanism.delta)
                 raise BudgetError(
-                    f"the study's {purpose} takes {life.share(cost):.1%} of the life budget of "
+                    f"the study's {sub_ledger} takes {life.share(cost):.1%} of the life budget of "
                     f"population {population!r} (ε = {life.epsilon:g}, δ = {life.delta:g}), and "
                     f"{max(0.0, life.share(remaining)):.1%} remains; the largest ε that would fit "
                     f"is {fits:.4f}",
@@ -363,42 +299,25 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
         try:
-            self._catch_up()
-            yield
+            with self._file.writing():
+                self._catch_up()
+                yield
         except BaseException:
-            self._db.execute("ROLLBACK")
-            self._forget()
+            self._balance, self._last = Balance(), None
+            self._catch_up()
             raise
-        self._db.execute("COMMIT")
 
     def _append(
         self, public: dict[str, Any], private: dict[str, Any], request: str | None = None
     ) -> int:
         public = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **public}
-        if request is not None:
-            private = {**private, "request": _request_digest(request)}
+        private = private | request_fields(request)
         previous, sequence = self._tip()
         row = Row.chained(previous, sequence, public, private, os.urandom(16).hex())
         statement = row_statement(sequence, row.hash)
         row = replace(row, signature=self._identity.sign("ledger-row", statement))
-        try:
-            self._db.execute(
-                "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    sequence,
-                    canonical.encode(public).decode(),
-                    canonical.encode(private).decode(),
-                    row.salt,
-                    row.commitment,
-                    row.hash,
-                    row.signature,
-                    request,
-                ),
-            )
-        except sqlite3.IntegrityError as error:
-            raise TrustError("this request was answered before and is never recomputed") from error
+        self._file.insert(row, request)
         self._balance.add(row)
         self._last = row
         return sequence
@@ -413,15 +332,7 @@ class Ledger:
 
     def _catch_up(self) -> None:
         """Check and add the rows that another process appended since we looked."""
-        for row in self.rows(after=self._last.sequence if self._last else 0):
-            row.check(*self._tip())
+        previous, sequence = self._tip()
+        for row in self._file.rows(sequence - 1, previous):
             self._balance.add(row)
             self._last = row
-
-    def _forget(self) -> None:
-        self._balance, self._last = Balance(), None
-        self._catch_up()
-
-
-def _request_digest(request: str | None) -> str | None:
-    return None if request is None else canonical.digest(request.encode())

@@ -4,6 +4,9 @@ The gate of a ledger compares a plain sum of Rényi costs at one fixed order wit
 never adds or calibrates ε: converting after every study, or minimising over orders, is not proven
 valid when later studies are chosen after seeing earlier results (arXiv 2309.05901, 2602.06756),
 while a sum of RDP at one order fixed in advance is a valid filter (Feldman, Zrnic 2021, Thm 4.3).
+
+The budget is kept twice, once for patients who are trained on and once for those held out: the
+split never changes, so the two compose in parallel. What touches everyone is charged to both.
 """
 
 from __future__ import annotations
@@ -12,6 +15,9 @@ import math
 from dataclasses import dataclass
 
 from flo.privacy.accounting import ORDERS
+
+SUB_LEDGERS = ("training", "evaluation")
+CHARGES = {"training": ("training",), "evaluation": ("evaluation",), "survey": SUB_LEDGERS}
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,27 @@ Canonne, Kamath, Steinke (2020), Theorem 14 and its proof, ½ε²-concentrated D
 ε² = Δ²/variance, for integer-valued queries of L2 sensitivity Δ. Sensitivity is derived here from
 clip and adjacency and is never an argument.
 
-Edges: clip 0, negative, infinite or NaN, σ <= 0 or NaN, length < 1: refused with ValueError.
+| mechanism | one patient's contribution | norm ``clip`` | RDP at order α |
+|---|---|---|---|
+| ``FullBatchSum`` | clipped gradient | chosen | α/(2σ²) |
+| ``PoissonSum`` | the same, with probability q | chosen | see there |
+| ``Histogram`` | weight 1 in each of ``groups`` groupings | √groups | α/(2σ²) |
+
+Edges: clip 0, negative, infinite or NaN, σ <= 0 or NaN, length or groups < 1, q outside [0.001, 1):
+refused with ValueError. An unknown mechanism is refused; there is none without noise.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass, replace
+from dataclasses import fields as dataclass_fields
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import gammaln, logsumexp
 
 from flo.errors import MessageError
 from flo.privacy.discrete_gaussian import Noise
@@ -35,38 +45,37 @@ if TYPE_CHECKING:
 
 GRID = 1 << 16
 _FLOAT_SLACK = 2.0**-10
+_SMALLEST_SAMPLING = 0.001
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-Kind = Literal["full-batch-sum", "score-histogram"]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class NoisySum:
-    """One noisy clipped sum over all patients of a site (sampling rate 1).
+class Mechanism:
+    """What all mechanisms share.
 
     Attributes:
-        kind: what is summed: clipped gradients, or score-histogram cells (clip 1: a patient's
-            records together have weight 1).
-        clip: L2 bound on one patient's contribution, in the unit of what is summed; > 0.
         length: number of coordinates; >= 1.
         noise_multiplier: σ, noise standard deviation in units of the sensitivity; > 0.
     """
 
-    kind: Kind
-    clip: float
+    kind: ClassVar[str]
+
     length: int
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        if self.kind not in ("full-batch-sum", "score-histogram"):
-            raise ValueError(f"unknown mechanism kind {self.kind!r}")
-        if not (math.isfinite(self.clip) and self.clip > 0):
-            raise ValueError(f"clip must be positive and finite, got {self.clip}")
         if self.length < 1:
             raise ValueError(f"length must be at least 1, got {self.length}")
         if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier > 0):
             raise ValueError(f"noise multiplier must be positive, got {self.noise_multiplier}")
+
+    @property
+    def norm(self) -> float:
+        """L2 bound on one patient's contribution, in the unit of what is summed."""
+        raise NotImplementedError
 
     @property
     def sensitivity_steps(self) -> float:
@@ -83,16 +92,20 @@ class NoisySum:
         deviation = self.noise_multiplier * self.sensitivity_steps
         return math.ceil(deviation * deviation * (1 + 1e-12) / shares)
 
+    def choose(self, count: int, noise: Noise) -> Mask | None:
+        """Which of ``count`` patients take part in the release at hand; None for all."""
+        return None
+
     def release(self, total: Floats, noise: Noise, *, shares: int = 1) -> Integers:
         """Round ``total`` (length,), an exact clipped sum, to the grid and add noise."""
         if total.shape != (self.length,):
             raise ValueError(f"a sum of shape {total.shape} is not ({self.length},)")
-        steps = np.rint(total * (GRID / self.clip)).astype(np.int64)
+        steps = np.rint(total * (GRID / self.norm)).astype(np.int64)
         return steps + noise.sample(self.variance_steps(shares), self.length)
 
     def to_real(self, steps: Integers) -> Floats:
         """Grid steps back to the unit of what was summed."""
-        return steps.astype(np.float64) * (self.clip / GRID)
+        return steps.astype(np.float64) * (self.norm / GRID)
 
     @property
     def event(self) -> dp_accounting.DpEvent:
@@ -102,28 +115,156 @@ class NoisySum:
         return dp_accounting.GaussianDpEvent(self.noise_multiplier)
 
     def rdp(self, order: int) -> float:
-        """Rényi divergence bound at ``order`` > 1: α/(2σ²)."""
-        return order / (2 * self.noise_multiplier**2)
+        """Rényi divergence bound at ``order`` >= 2."""
+        return float(self.rdp_curve(np.array([order]))[0])
+
+    def rdp_curve(self, orders: Integers) -> Floats:
+        """The same at many orders, shape (orders,)."""
+        return np.asarray(orders / (2 * self.noise_multiplier**2), dtype=np.float64)
+
+    def with_noise(self, noise_multiplier: float) -> Mechanism:
+        """The same mechanism with another σ."""
+        return replace(self, noise_multiplier=noise_multiplier)
 
     def as_document(self) -> dict[str, Any]:
         """The mechanism as it stands in ledger, approval and report."""
-        return asdict(self)
+        return {"kind": self.kind, **asdict(self)}
 
 
-def from_document(document: Any) -> NoisySum:
+@dataclass(frozen=True)
+class FullBatchSum(Mechanism):
+    """Clipped gradients of all patients of a site, summed.
+
+    Attributes:
+        clip: L2 bound on one patient's gradient; positive and finite.
+    """
+
+    kind = "full-batch-sum"
+
+    clip: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (math.isfinite(self.clip) and self.clip > 0):
+            raise ValueError(f"clip must be positive and finite, got {self.clip}")
+
+    @property
+    def norm(self) -> float:
+        return self.clip
+
+
+@dataclass(frozen=True)
+class PoissonSum(FullBatchSum):
+    """Clipped gradients of the patients whom a coin of probability q chose, anew each time.
+
+    RDP at whole orders α, the same as for continuous noise (Mironov, Talwar, Zhang, "Rényi
+    Differential Privacy of the Sampled Gaussian Mechanism", 2019, eq. 5):
+
+        ε(α) = 1/(α-1)·log Σ_{k=0..α} C(α,k)·(1-q)^(α-k)·q^k·e^(k(k-1)/(2σ²))
+
+    Proof for discrete noise. Fix who else was sampled; mixing over that with equal weights cannot
+    raise the divergence (quasi-convexity). Then the release is P = N_Z(s, v·I) without the patient
+    and M = (1-q)·P + q·Q with them, where Q is P moved by a whole vector μ, ‖μ‖² <= Δ² = v/σ².
+    Let L = Q/P.
+
+    1. E_P[L^k] = e^(k(k-1)‖μ‖²/(2v)): completing the square moves the lattice by the whole vector
+       k·μ, which leaves its sum unchanged. With (M/P)^α = Σ C(α,k)(1-q)^(α-k)q^k·L^k, D_α(M‖P) is
+       at most the formula.
+    2. D_α(P‖M) is no larger. x -> 2s + μ - x swaps P and Q, so E_P[g(L)] = E_P[L·g(1/L)] for any
+       g, and it is enough that h(u) + t·h(w) >= 0 for all t >= 1, with h(y) = y^α - y^(1-α),
+       u = 1-q+qt >= 1 and w = 1-q+q/t <= 1. With a = ln u, b = -ln w, β = α - ½ that reads
+       √u·sinh(βa) >= t·√w·sinh(βb). At β = ½ both sides are equal (u-1 = t(1-w)); uw >= 1, so
+       a >= b, and sinh(βa)/sinh(βb) grows with β.
+
+    A sum of several hospitals' discrete noise shares is not N_Z, so secure sums are not covered.
+
+    Attributes:
+        sampling: q, in [0.001, 1); a float64 of that size is a whole multiple of 2^-64, so the coin
+            is exact.
+    """
+
+    kind = "poisson-sum"
+
+    sampling: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not _SMALLEST_SAMPLING <= self.sampling < 1:
+            raise ValueError(f"sampling must lie in [0.001, 1), got {self.sampling}")
+
+    def choose(self, count: int, noise: Noise) -> Mask:
+        return noise.choose(self.sampling, count)
+
+    def variance_steps(self, shares: int = 1) -> int:
+        if shares != 1:
+            raise ValueError("sampled sums have no noise shares: there is no proof for them")
+        return super().variance_steps()
+
+    @property
+    def event(self) -> dp_accounting.DpEvent:
+        import dp_accounting
+
+        return dp_accounting.PoissonSampledDpEvent(self.sampling, super().event)
+
+    def rdp_curve(self, orders: Integers) -> Floats:
+        """The formula above, rounded up by a relative 1e-12."""
+        weights = _log_binomial(self.sampling, tuple(int(order) for order in orders))
+        k = np.arange(weights.shape[1])
+        logs = logsumexp(weights + k * (k - 1) / (2 * self.noise_multiplier**2), axis=1)
+        return np.asarray(np.maximum(logs, 0.0) * (1 + 1e-12) / (orders - 1), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Histogram(Mechanism):
+    """Counts of patients in cells, once: score bins for evaluation, columns for a survey.
+
+    A patient has weight 1 in each of ``groups`` groupings of the cells, their records sharing it,
+    so the contribution's norm is at most √groups.
+    """
+
+    kind = "histogram"
+
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.groups <= self.length:
+            raise ValueError(f"groups must lie in 1..{self.length}, got {self.groups}")
+
+    @property
+    def norm(self) -> float:
+        return math.sqrt(self.groups)
+
+
+@lru_cache(maxsize=16)
+def _log_binomial(probability: float, trials: tuple[int, ...]) -> Floats:
+    """ln P[Binomial(n, probability) = k], shape (trials, max + 1), -inf for k > n."""
+    n, k = np.array(trials)[:, None], np.arange(max(trials) + 1)
+    rest = np.maximum(n - k, 0)
+    logs = gammaln(n + 1) - gammaln(k + 1) - gammaln(rest + 1)
+    logs += k * math.log(probability) + rest * math.log1p(-probability)
+    return np.where(k <= n, logs, -np.inf)
+
+
+_KINDS: dict[str, type[Mechanism]] = {
+    mechanism.kind: mechanism for mechanism in (FullBatchSum, PoissonSum, Histogram)
+}
+
+
+def from_document(document: Any) -> Mechanism:
     """Rebuild a mechanism. Raises MessageError for an unknown or malformed one: never free."""
     try:
-        if set(document) != {"kind", "clip", "length", "noise_multiplier"}:
+        fields = dict(document)
+        if fields.get("kind") == "score-histogram" and fields.pop("clip", None) == 1.0:
+            fields |= {"kind": "histogram", "groups": 1}  # as FLO 0.1 wrote it
+        kind = _KINDS[fields.pop("kind")]
+        if set(fields) != {declared.name for declared in dataclass_fields(kind)}:
             raise ValueError("fields differ")
-        if type(document["length"]) is not int:
-            raise ValueError("length is not an integer")
-        if any(type(document[name]) not in (int, float) for name in ("clip", "noise_multiplier")):
-            raise ValueError("clip and noise_multiplier must be numbers")
-        return NoisySum(
-            document["kind"],
-            float(document["clip"]),
-            document["length"],
-            float(document["noise_multiplier"]),
-        )
+        for name, value in fields.items():
+            whole = name in ("length", "groups")
+            if type(value) is not int and (whole or type(value) is not float):
+                raise ValueError(f"{name} is not a number of its kind")
+            fields[name] = value if whole else float(value)
+        return kind(**fields)
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise MessageError(f"this is not a mechanism that FLO knows: {error}") from error

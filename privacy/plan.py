@@ -6,12 +6,15 @@ simulation and the auditor call it and must find the same numbers.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from flo.models import parameter_count
-from flo.privacy import accounting
-from flo.privacy.life import LifeBudget
-from flo.privacy.mechanisms import GRID, NoisySum
+from flo.privacy import accounting, evaluation, survey
+from flo.privacy.life import CHARGES, SUB_LEDGERS, LifeBudget
+from flo.privacy.mechanisms import GRID, FullBatchSum, Histogram, Mechanism, PoissonSum
 from flo.study import Study
 
 
@@ -19,7 +22,7 @@ from flo.study import Study
 class Part:
     """One purpose of a study: its mechanism and how many releases σ covers."""
 
-    mechanism: NoisySum
+    mechanism: Mechanism
     planned: int
     allowance: int
     delta: float
@@ -32,11 +35,11 @@ class Part:
     @property
     def epsilon(self) -> float:
         """The study's own ε for this part, retries included (RDP)."""
-        return accounting.epsilon_of(self.mechanism.noise_multiplier, self.releases, self.delta)
+        return accounting.epsilon_of(self.mechanism, self.releases, self.delta)
 
     @property
     def epsilon_pld(self) -> float:
-        return accounting.pld_epsilon(self.mechanism.noise_multiplier, self.releases, self.delta)
+        return accounting.pld_epsilon(self.mechanism, self.releases, self.delta)
 
     def cost(self, order: int) -> float:
         """Rényi cost of all releases at ``order``: what a site reserves."""
@@ -45,47 +48,26 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    training: Part
-    evaluation: Part
+    """Purpose -> part, in the order in which a run takes them."""
+
+    parts: dict[str, Part]
 
     @classmethod
     def of(cls, study: Study) -> Plan:
-        delta = study.mechanism.delta
-        training, evaluation = study.mechanism, study.evaluation
-        train_releases = training.steps + training.retry_allowance
-        test_releases = 1 + evaluation.retry_allowance
-        return cls(
-            Part(
-                NoisySum(
-                    "full-batch-sum",
-                    training.clip,
-                    parameter_count(study),
-                    accounting.calibrate(training.epsilon, delta, train_releases),
-                ),
-                training.steps,
-                training.retry_allowance,
-                delta,
-            ),
-            Part(
-                NoisySum(
-                    "score-histogram",
-                    1.0,
-                    2 * evaluation.bins,
-                    accounting.calibrate(evaluation.epsilon, delta, test_releases),
-                ),
-                1,
-                evaluation.retry_allowance,
-                delta,
-            ),
-        )
+        return _plan(study)
 
     def part(self, purpose: str) -> Part:
-        return {"training": self.training, "evaluation": self.evaluation}[purpose]
+        return self.parts[purpose]
 
     @property
     def epsilon(self) -> float:
         """One patient's ε: training and evaluation touch disjoint patients, so the larger."""
-        return max(self.training.epsilon, self.evaluation.epsilon)
+        return max(part.epsilon for part in self.parts.values())
+
+    @property
+    def epsilon_pld(self) -> float:
+        """The same by PLD, for a Gaussian equivalent."""
+        return max(part.epsilon_pld for part in self.parts.values())
 
     def epsilon_at_two_hospitals(self, noise: str) -> float:
         """ε at the same δ of a patient known to two hospitals of the study.
@@ -94,20 +76,70 @@ class Plan:
         moves twice as far.
         """
 
-        def doubled(part: Part) -> float:
-            sigma = part.mechanism.noise_multiplier
+        def both(part: Part) -> float:
             if noise == "local":
-                return accounting.epsilon_of(sigma, 2 * part.releases, part.delta)
-            return accounting.epsilon_of(sigma / 2, part.releases, part.delta)
+                return accounting.epsilon_of(part.mechanism, 2 * part.releases, part.delta)
+            half = part.mechanism.with_noise(part.mechanism.noise_multiplier / 2)
+            return accounting.epsilon_of(half, part.releases, part.delta)
 
-        return max(doubled(self.training), doubled(self.evaluation))
+        return max(both(part) for part in self.parts.values())
+
+    def cost(self, sub_ledger: str, order: int) -> float:
+        """Rényi cost at ``order`` that the study has for a sub-ledger."""
+        return sum(
+            part.cost(order)
+            for purpose, part in self.parts.items()
+            if sub_ledger in CHARGES[purpose]
+        )
 
     def shares(self, life: LifeBudget) -> dict[str, float]:
         """Fraction of a life budget that the study takes, for each sub-ledger."""
-        return {
-            purpose: life.share(self.part(purpose).cost(life.order))
-            for purpose in ("training", "evaluation")
+        return {name: life.share(self.cost(name, life.order)) for name in SUB_LEDGERS}
+
+
+@lru_cache(maxsize=32)
+def _plan(study: Study) -> Plan:
+    delta = study.mechanism.delta
+
+    def part(
+        make: Callable[[float], Mechanism], epsilon: float, planned: int, allowance: int
+    ) -> Part:
+        mechanism = accounting.calibrate(make, epsilon, delta, planned + allowance)
+        return Part(mechanism, planned, allowance, delta)
+
+    if study.survey:
+        cells, groups = survey.length(study), len(survey.layout(study))
+        return Plan(
+            {
+                "survey": part(
+                    lambda sigma: Histogram(cells, sigma, groups),
+                    study.survey.epsilon,
+                    1,
+                    study.survey.retry_allowance,
+                )
+            }
+        )
+    training, tested, p = study.mechanism, study.evaluation, parameter_count(study)
+    return Plan(
+        {
+            "training": part(
+                (lambda sigma: FullBatchSum(p, sigma, training.clip))
+                if training.sampling == 1
+                else (lambda sigma: PoissonSum(p, sigma, training.clip, training.sampling)),
+                training.epsilon,
+                training.steps,
+                training.retry_allowance,
+            ),
+            "evaluation": part(
+                lambda sigma: Histogram(
+                    evaluation.length(study), sigma, max(1, len(tested.subgroups))
+                ),
+                tested.epsilon,
+                1,
+                tested.retry_allowance,
+            ),
         }
+    )
 
 
 def noise_shares(study: Study, cohort_size: int) -> int:
@@ -117,9 +149,22 @@ def noise_shares(study: Study, cohort_size: int) -> int:
     return cohort_size - study.colluders
 
 
+def epsilon_if_broken(study: Study, plan: Plan) -> float:
+    """ε of a patient should every single upload be seen: with the noise of one share only."""
+    shares = noise_shares(study, len(study.hospitals))
+    return max(
+        accounting.epsilon_of(
+            part.mechanism.with_noise(part.mechanism.noise_multiplier / math.sqrt(shares)),
+            part.releases,
+            part.delta,
+        )
+        for part in plan.parts.values()
+    )
+
+
 def combined_variance(study: Study, part: Part, cohort_size: int) -> float:
     """Noise variance of the cohort's sum, in the squared unit of what is summed."""
     shares = noise_shares(study, cohort_size)
     steps = part.mechanism.variance_steps(shares) * cohort_size
-    unit = part.mechanism.clip / GRID
+    unit = part.mechanism.norm / GRID
     return steps * unit * unit

@@ -2,8 +2,9 @@
 
 ``build`` joins the extracts of one study into one canonical document: the *evidence* (the signed
 extracts, as they came) and the *facts* (all that a reader sees). ``verify`` derives the facts from
-the evidence anew, checking every signature, chain and ε, and demands the very same bytes; so any
-changed byte is found. Offline: it needs neither a network nor the coordinator.
+the evidence anew, checking signatures, chains and every ε, and demands the very same bytes; so any
+changed byte is found. (The signature of a ledger's last row covers all before it, by the chain.)
+Offline: it needs neither a network nor the coordinator.
 
 What a report proves: what these keys signed, that each ledger is an unbroken chain from its birth,
 and that every ε follows from it. What it cannot show stands in ``NOT_SHOWN``.
@@ -20,12 +21,13 @@ from flo.identity import fingerprint
 from flo.identity import verify as verify_signature
 from flo.messages import Head, row_statement
 from flo.privacy.accounting import epsilon_of, pld_epsilon, true_positive_rate
-from flo.privacy.plan import Plan
-from flo.privacy.rows import PURPOSES, ZERO_HASH, Balance, Reservation, Row
+from flo.privacy.life import SUB_LEDGERS
+from flo.privacy.plan import Plan, epsilon_if_broken
+from flo.privacy.rows import ZERO_HASH, Balance, Reservation, Row
 from flo.privacy.sheet import ACCOUNTANT, ADJACENCY, NOT_COVERED, TRUST, UNIT
 from flo.study import Study, from_canonical
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_REPORT_BYTES = 1 << 30
 NOT_SHOWN = (
     *NOT_COVERED,
@@ -48,28 +50,38 @@ def build(extracts: list[bytes]) -> bytes:
         for extract in extracts
     ]
     evidence.sort(key=_hospital)
-    return _document(evidence)
+    return _document(evidence, SCHEMA_VERSION)
 
 
 def verify(report: bytes) -> dict[str, Any]:
     """The report's facts, after everything in it was recomputed. Raises as ``build``."""
     document = canonical.decode_canonical(report, limit=MAX_REPORT_BYTES, what="report")
-    if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
-        raise MessageError("this is not a report of schema version 1")
-    if not isinstance(document.get("evidence"), list) or _document(document["evidence"]) != report:
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version not in (1, SCHEMA_VERSION):
+        raise MessageError("this is not a report of schema version 1 or 2")
+    evidence = document.get("evidence")
+    if not isinstance(evidence, list) or _document(evidence, version) != report:
         raise TrustError("the report says something else than its evidence")
     facts: dict[str, Any] = document["facts"]
     return facts
 
 
-def _document(evidence: list[Any]) -> bytes:
+def _document(evidence: list[Any], version: int) -> bytes:
     try:
         facts = _facts(evidence)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
         raise MessageError(f"the evidence has the wrong shape ({type(error).__name__})") from error
-    return canonical.encode(
-        {"schema_version": SCHEMA_VERSION, "facts": facts, "evidence": evidence}
-    )
+    if version == 1:
+        facts = _as_version_1(facts)
+    return canonical.encode({"schema_version": version, "facts": facts, "evidence": evidence})
+
+
+def _as_version_1(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts that FLO 0.1 stated, so that its reports still verify."""
+    del facts["guarantee"]["epsilon_if_secure_sum_is_broken"], facts["same_code"]
+    for site in facts["hospitals"]:
+        del site["releases_survey"], site["software"]
+    return facts
 
 
 def _facts(evidence: list[Any]) -> dict[str, Any]:
@@ -102,7 +114,8 @@ def _facts(evidence: list[Any]) -> dict[str, Any]:
         },
         "guarantee": {
             "epsilon": _up(plan.epsilon),
-            "epsilon_pld": _up(max(plan.training.epsilon_pld, plan.evaluation.epsilon_pld)),
+            "epsilon_pld": _up(plan.epsilon_pld),
+            "epsilon_if_secure_sum_is_broken": _up(epsilon_if_broken(study, plan)),
             "delta": delta,
             "unit": UNIT,
             "adjacency": ADJACENCY,
@@ -112,6 +125,7 @@ def _facts(evidence: list[Any]) -> dict[str, Any]:
             "attacker_true_positives_at_1_percent": _up(true_positive_rate(plan.epsilon, delta)),
         },
         "hospitals": [_hospital_facts(study, plan, body, bodies) for body in bodies],
+        "same_code": len({body["software"].get("code_digest") for body in bodies}) == 1,
         "without_extract": sorted({h.id for h in study.hospitals} - set(names)),
         "not_covered_or_shown": list(NOT_SHOWN),
     }
@@ -119,7 +133,7 @@ def _facts(evidence: list[Any]) -> dict[str, Any]:
 
 def _signed_body(document: Any) -> dict[str, Any]:
     body: dict[str, Any] = document["body"]
-    if body["schema_version"] != 1:
+    if body["schema_version"] not in (1, 2):
         raise MessageError(f"extract schema {body['schema_version']!r} is not known here")
     public = bytes.fromhex(body["public"])
     verify_signature(public, "extract", canonical.encode(body), document["signature"])
@@ -151,39 +165,40 @@ def _hospital_facts(
         and row.public["reservation"] == body["reservation"]
         and row.private is not None
     ]
-    counts = reservation.released
+    counts, parts = reservation.released, reservation.parts
     if len(releases) != sum(counts.values()):
         raise TrustError(f"{partner.id}: a release of this study is hidden")
     delta = study.mechanism.delta
     if delta > life.delta:
         raise TrustError(f"{partner.id}: the study's delta is larger than its ledger's")
-    sigma = {p: reservation.parts[p][0].noise_multiplier for p in PURPOSES}
+    first = next(iter(plan.parts))
     return {
         "hospital": partner.id,
         "declared_size": partner.declared_size,
         "fingerprint": partner.fingerprint,
         "made": body["made"],
         "delta": delta,
-        "sigma": sigma,
+        "sigma": {purpose: part.mechanism.noise_multiplier for purpose, part in parts.items()},
         "epsilon_designed": _up(plan.epsilon),
-        "epsilon_released": _up(max(epsilon_of(sigma[p], counts[p], delta) for p in PURPOSES)),
-        "epsilon_released_pld": _up(max(pld_epsilon(sigma[p], counts[p], delta) for p in PURPOSES)),
+        "epsilon_released": _up(
+            max(epsilon_of(part.mechanism, counts[p], delta) for p, part in parts.items())
+        ),
+        "epsilon_released_pld": _up(
+            max(pld_epsilon(part.mechanism, counts[p], delta) for p, part in parts.items())
+        ),
         "releases_training": counts["training"],
         "releases_evaluation": counts["evaluation"],
+        "releases_survey": counts["survey"],
         "settled": reservation.settled,
         "life": {"epsilon": life.epsilon, "delta": life.delta, "born": birth},
         "populations": len(balance.lives),
         "shares": {
-            purpose: {
-                "this_study": _up(
-                    life.share(
-                        reservation.counted(purpose) * reservation.parts[purpose][0].rdp(life.order)
-                    )
-                ),
-                "all": _up(life.share(balance.committed(body["population"], purpose))),
-                "left": _down(life.share(balance.remaining(body["population"], purpose))),
+            sub_ledger: {
+                "this_study": _up(life.share(reservation.cost(sub_ledger, life.order))),
+                "all": _up(life.share(balance.committed(body["population"], sub_ledger))),
+                "left": _down(life.share(balance.remaining(body["population"], sub_ledger))),
             }
-            for purpose in PURPOSES
+            for sub_ledger in SUB_LEDGERS
         },
         "releases": releases,
         "repeats": sum(
@@ -192,9 +207,10 @@ def _hospital_facts(
             if row.public["kind"] == "repeat" and row.public["reservation"] == body["reservation"]
         ),
         "epsilon_by_release": [
-            [n, _up(epsilon_of(sigma["training"], n, delta))]
-            for n in _curve_points(counts["training"])
+            [n, _up(epsilon_of(parts[first].mechanism, n, delta))]
+            for n in _curve_points(counts[first])
         ],
+        "software": {name: str(value) for name, value in body["software"].items()},
         "witnessed_by": witnesses,
         "other_studies": sum(1 for number in balance.reservations if number != body["reservation"]),
         "ledger_rows": len(rows),
@@ -219,12 +235,13 @@ def _replay(rows: list[Row], public: bytes, population: str) -> tuple[Balance, s
     balance, previous, born = Balance(), ZERO_HASH, ""
     for sequence, row in enumerate(rows, start=1):
         row.check(previous, sequence)
-        statement = row_statement(row.sequence, row.hash)
-        verify_signature(public, "ledger-row", statement, row.signature)
         balance.add(row)
         previous = row.hash
         if row.public["kind"] == "birth" and row.public["population"] == population:
             born = row.public["time"]
+    if rows:
+        statement = row_statement(len(rows), previous)
+        verify_signature(public, "ledger-row", statement, rows[-1].signature)
     if population not in balance.lives:
         raise TrustError(f"the ledger has no birth of population {population!r}")
     return balance, born
@@ -259,10 +276,9 @@ def _reservation(
         raise TrustError(f"{body['hospital']}: the ledger holds no reservation of this study")
     if reservation.population != body["population"]:
         raise TrustError(f"{body['hospital']}: the reservation is for another population")
-    for purpose in PURPOSES:
-        part = plan.part(purpose)
-        if reservation.parts[purpose] != (part.mechanism, part.releases):
-            raise TrustError(f"{body['hospital']}: what was reserved is not what the study needs")
+    reserved = {name: (part.mechanism, part.releases) for name, part in reservation.parts.items()}
+    if reserved != {name: (part.mechanism, part.releases) for name, part in plan.parts.items()}:
+        raise TrustError(f"{body['hospital']}: what was reserved is not what the study needs")
     return reservation
 
 

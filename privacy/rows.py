@@ -20,17 +20,17 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flo import canonical
 from flo.errors import MessageError, TrustError
-from flo.privacy.life import LifeBudget
-from flo.privacy.mechanisms import NoisySum, from_document
+from flo.privacy.life import CHARGES, SUB_LEDGERS, LifeBudget
+from flo.privacy.mechanisms import Mechanism, from_document
 from flo.study import largest_delta
 
 ZERO_HASH = "0" * 64
-PURPOSES = ("training", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class Row:
         salt: str,
     ) -> Row:
         """A row that follows ``previous``; the caller signs it."""
-        commitment = _commit(private, salt)
+        commitment = _commit(canonical.encode(private), salt)
         return cls(
             sequence,
             public,
             private,
             salt,
             commitment,
-            _chain(previous, sequence, public, commitment),
+            _chain(previous, sequence, canonical.encode(public), commitment),
             "",
         )
 
@@ -72,11 +72,22 @@ class Row:
 
     def check(self, previous: str, sequence: int) -> None:
         """Raises TrustError unless this row follows ``previous`` at ``sequence``."""
+        try:
+            public = canonical.encode(self.public)
+            private = None if self.private is None else canonical.encode(self.private)
+        except (ValueError, TypeError) as error:
+            raise TrustError(f"ledger row {sequence} was edited") from error
+        self.check_bytes(previous, sequence, public, private)
+
+    def check_bytes(
+        self, previous: str, sequence: int, public: bytes, private: bytes | None
+    ) -> None:
+        """``check`` for whoever holds the canonical bytes of both parts already."""
         if self.sequence != sequence:
             raise TrustError(f"ledger row {sequence} is missing or out of order")
         try:
-            kept = self.private is None or _commit(self.private, self.salt or "") == self.commitment
-            follows = _chain(previous, sequence, self.public, self.commitment) == self.hash
+            kept = private is None or _commit(private, self.salt or "") == self.commitment
+            follows = _chain(previous, sequence, public, self.commitment) == self.hash
         except (ValueError, TypeError) as error:
             raise TrustError(f"ledger row {sequence} was edited") from error
         if not kept:
@@ -96,23 +107,43 @@ class Row:
         }
 
 
+@dataclass(frozen=True)
+class Reserved:
+    """One purpose of a reservation: its mechanism, as a value and as rows name it, and how many."""
+
+    mechanism: Mechanism
+    document: dict[str, Any]
+    releases: int
+
+
 @dataclass
 class Reservation:
     """What one approval set aside and what was released under it."""
 
     population: str
-    parts: dict[str, tuple[NoisySum, int]]
-    released: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PURPOSES, 0))
+    parts: dict[str, Reserved]
+    released: Counter[str] = field(default_factory=Counter)
     replies: dict[int, tuple[str, str]] = field(default_factory=dict)
     settled: bool = False
 
     def remaining(self, purpose: str) -> int:
-        return 0 if self.settled else self.parts[purpose][1] - self.released[purpose]
+        """Releases that may still be made for ``purpose``; none for one that was not reserved."""
+        if self.settled or purpose not in self.parts:
+            return 0
+        return self.parts[purpose].releases - self.released[purpose]
 
     def counted(self, purpose: str) -> int:
         """Releases that count against the life budget: all reserved until settled."""
-        reserved, released = self.parts[purpose][1], self.released[purpose]
+        reserved, released = self.parts[purpose].releases, self.released[purpose]
         return released if self.settled else max(reserved, released)
+
+    def cost(self, sub_ledger: str, order: int) -> float:
+        """Rényi cost at ``order`` that counts against a sub-ledger."""
+        return math.fsum(
+            self.counted(purpose) * part.mechanism.rdp(order)
+            for purpose, part in self.parts.items()
+            if sub_ledger in CHARGES[purpose]
+        )
 
 
 @dataclass
@@ -157,22 +188,28 @@ class Balance:
     def _take_reserve(self, sequence: int, public: dict[str, Any]) -> None:
         population = public["population"]
         parts = {
-            purpose: (
-                from_document(public["parts"][purpose]["mechanism"]),
-                _count(public["parts"][purpose]["releases"]),
+            purpose: Reserved(
+                from_document(part["mechanism"]), part["mechanism"], _count(part["releases"])
             )
-            for purpose in PURPOSES
+            for purpose, part in public["parts"].items()
         }
+        if not parts or not set(parts) <= set(CHARGES):
+            raise ValueError("a reservation for an unknown purpose")
         order = self.lives[population].order
-        for purpose, (mechanism, releases) in parts.items():
-            if mechanism.rdp(order) * releases > self.remaining(population, purpose):
+        for sub_ledger in SUB_LEDGERS:
+            cost = sum(
+                part.releases * part.mechanism.rdp(order)
+                for purpose, part in parts.items()
+                if sub_ledger in CHARGES[purpose]
+            )
+            if cost > self.remaining(population, sub_ledger):
                 raise ValueError("a reservation beyond the life budget")
         self.reservations[sequence] = Reservation(population, parts)
 
     def _take_release(self, sequence: int, public: dict[str, Any]) -> None:
         reservation = self._open(public)
         purpose = public["purpose"]
-        if from_document(public["mechanism"]) != reservation.parts[purpose][0]:
+        if public["mechanism"] != reservation.parts[purpose].document:
             raise ValueError("another mechanism than was reserved")
         if reservation.remaining(purpose) < 1:
             raise ValueError("a release beyond its reservation")
@@ -195,29 +232,29 @@ class Balance:
             raise ValueError("another population than was reserved")
         return reservation
 
-    def committed(self, population: str, purpose: str) -> float:
-        """Rényi cost, reserved + charged, of a population's sub-ledger at its order.
+    def committed(self, population: str, sub_ledger: str) -> float:
+        """Rényi cost, reserved + charged, of a population's sub-ledger at its order."""
+        return self._cost(population, sub_ledger, Reservation.counted)
 
-        Equal mechanisms are merged before they are added, and the sum is exact (fsum).
-        """
+    def charged(self, population: str, sub_ledger: str) -> float:
+        """Rényi cost of what was really released, at the population's order."""
+        return self._cost(population, sub_ledger, lambda held, purpose: held.released[purpose])
+
+    def remaining(self, population: str, sub_ledger: str) -> float:
+        return self.lives[population].renyi - self.committed(population, sub_ledger)
+
+    def _cost(
+        self, population: str, sub_ledger: str, how_many: Callable[[Reservation, str], int]
+    ) -> float:
+        """Equal mechanisms are merged before they are added, and the sum is exact (fsum)."""
         order = self.lives[population].order
-        counts: Counter[NoisySum] = Counter()
+        counts: Counter[Mechanism] = Counter()
         for reservation in self.reservations.values():
             if reservation.population == population:
-                counts[reservation.parts[purpose][0]] += reservation.counted(purpose)
+                for purpose, part in reservation.parts.items():
+                    if sub_ledger in CHARGES[purpose]:
+                        counts[part.mechanism] += how_many(reservation, purpose)
         return math.fsum(mechanism.rdp(order) * n for mechanism, n in counts.items())
-
-    def charged(self, population: str, purpose: str) -> float:
-        """Rényi cost of what was really released, at the population's order."""
-        order = self.lives[population].order
-        return math.fsum(
-            reservation.parts[purpose][0].rdp(order) * reservation.released[purpose]
-            for reservation in self.reservations.values()
-            if reservation.population == population
-        )
-
-    def remaining(self, population: str, purpose: str) -> float:
-        return self.lives[population].renyi - self.committed(population, purpose)
 
 
 _TAKE = {
@@ -235,12 +272,12 @@ def _count(value: Any) -> int:
     return value
 
 
-def _commit(private: dict[str, Any], salt: str) -> str:
-    return hashlib.sha256(bytes.fromhex(salt) + canonical.encode(private)).hexdigest()
+def _commit(private: bytes, salt: str) -> str:
+    return hashlib.sha256(bytes.fromhex(salt) + private).hexdigest()
 
 
-def _chain(previous: str, sequence: int, public: dict[str, Any], commitment: str) -> str:
-    inner = hashlib.sha256(canonical.encode(public)).digest()
+def _chain(previous: str, sequence: int, public: bytes, commitment: str) -> str:
+    inner = hashlib.sha256(public).digest()
     place = sequence.to_bytes(8, "big")
     return hashlib.sha256(
         bytes.fromhex(previous) + place + inner + bytes.fromhex(commitment)

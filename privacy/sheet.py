@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flo.identity import spoken
-from flo.models import parameter_count
+from flo.models import layers, parameter_count
+from flo.privacy import survey
 from flo.privacy.accounting import true_positive_rate
 from flo.privacy.evaluation import expected_half_width
 from flo.privacy.life import LifeBudget
 from flo.privacy.plan import Plan, combined_variance
-from flo.study import NumberColumn, Study
+from flo.study import ImageColumn, NumberColumn, Study
 
 ASSUMED_HOLD_OUT, ASSUMED_PREVALENCE = 0.3, 0.5
 
@@ -91,6 +92,11 @@ def _columns(study: Study) -> Section:
         rule = "refused" if column.missing == "refuse" else "allowed, with an indicator"
         if isinstance(column, NumberColumn):
             text = f"{column.minimum:g} to {column.maximum:g} {column.unit}; missing {rule}"
+        elif isinstance(column, ImageColumn):
+            text = (
+                f"image of {column.height} × {column.width} × {column.channels}, "
+                f"{column.minimum:g} to {column.maximum:g}; missing {rule}"
+            )
         else:
             text = f"{', '.join(column.codes)}; missing {rule}"
         lines.append((column.name, text))
@@ -98,22 +104,11 @@ def _columns(study: Study) -> Section:
 
 
 def _leaves(study: Study) -> Section:
-    part = Plan.of(study).training
-    bins = study.evaluation.bins
+    released = _survey_leaves(study) if study.survey else _training_leaves(study)
     return Section(
         "What leaves the hospital",
         (
-            (
-                "training",
-                f"{study.mechanism.steps} noisy sums of {parameter_count(study)} numbers; each "
-                f"patient's part is clipped to {study.mechanism.clip:g}, then noise of "
-                f"σ = {part.mechanism.noise_multiplier:.4f} times that is added",
-            ),
-            (
-                "evaluation",
-                f"one noisy histogram of {bins} score bins for each class, on held-out patients "
-                "who are never trained on",
-            ),
+            *released,
             ("never", "records, exact counts, losses, batch sizes, error details"),
             ("trust model", TRUST[study.mechanism.noise]),
             ("masking", "off: the coordinator sees each hospital's noisy sums one by one"),
@@ -121,26 +116,66 @@ def _leaves(study: Study) -> Section:
     )
 
 
+def _training_leaves(study: Study) -> list[tuple[str, str]]:
+    sigma = Plan.of(study).part("training").mechanism.noise_multiplier
+    chance = study.mechanism.sampling
+    who = "each patient" if chance == 1 else f"each patient, chosen with probability {chance:g},"
+    bins, groups = study.evaluation.bins, study.evaluation.subgroups
+    by = f", by {', '.join(groups)} (noise × √{len(groups)})" if groups else ""
+    kinds = ", ".join(dict.fromkeys(layer.kind for layer in layers(study) if layer.parameters))
+    return [
+        (
+            "training",
+            f"{study.mechanism.steps} noisy sums of {parameter_count(study)} numbers; {who} adds a "
+            f"part clipped to {study.mechanism.clip:g}, then noise of σ = {sigma:.4f} times that "
+            "is added",
+        ),
+        (
+            "clipping",
+            f"{study.model.kind} model; {kinds}: one pass, each patient's part rebuilt "
+            "(book-keeping), tried out for mixing where it runs, else one patient at a time",
+        ),
+        (
+            "evaluation",
+            f"one noisy histogram of {bins} score bins for each class{by}, on held-out patients "
+            "who are never trained on",
+        ),
+    ]
+
+
+def _survey_leaves(study: Study) -> list[tuple[str, str]]:
+    part = Plan.of(study).part("survey")
+    columns = list(survey.layout(study))
+    alone = survey.half_width(combined_variance(study, part, 1))
+    return [
+        (
+            "survey",
+            f"one noisy count of all patients by each of {', '.join(columns)}; nothing is trained",
+        ),
+        ("noise", f"± {alone:.0f} patients in every cell of a hospital (90 % interval)"),
+    ]
+
+
 def _cost(study: Study, life: LifeBudget | None) -> Section:
     plan = Plan.of(study)
     delta = study.mechanism.delta
+    releases = ", ".join(
+        f"{purpose} {part.planned} + {part.allowance} retries"
+        for purpose, part in plan.parts.items()
+    )
+    touched = (
+        "it touches every patient, so both halves of the budget are charged"
+        if study.survey
+        else "training and evaluation touch different patients"
+    )
     lines = [
         (
             "the study's own ε",
             f"{plan.epsilon:.4f} at δ = {delta:g} ({ACCOUNTANT})",
         ),
-        (
-            "second opinion",
-            f"ε = {max(plan.training.epsilon_pld, plan.evaluation.epsilon_pld):.4f} "
-            "(PLD, Gaussian equivalent)",
-        ),
+        ("second opinion", f"ε = {plan.epsilon_pld:.4f} (PLD, Gaussian equivalent)"),
         ("unit, adjacency", f"{UNIT}; {ADJACENCY}"),
-        (
-            "releases",
-            f"training {plan.training.planned} + {plan.training.allowance} retries, evaluation "
-            f"{plan.evaluation.planned} + {plan.evaluation.allowance}; training and evaluation "
-            "touch different patients",
-        ),
+        ("releases", f"{releases}; {touched}"),
         (
             "at two hospitals",
             f"a patient known to two of them has ε = "
@@ -161,14 +196,15 @@ def _cost(study: Study, life: LifeBudget | None) -> Section:
                 f"training {shares['training']:.1%}, evaluation {shares['evaluation']:.1%}",
             )
         )
-    lines.append(("expected result", _expected(study, plan)))
+    if not study.survey:
+        lines.append(("expected result", _expected(study, plan)))
     lines += [("not covered", text) for text in NOT_COVERED]
     return Section("What it costs in privacy", tuple(lines))
 
 
 def _expected(study: Study, plan: Plan) -> str:
     patients = ASSUMED_HOLD_OUT * sum(hospital.declared_size for hospital in study.hospitals)
-    variance = combined_variance(study, plan.evaluation, len(study.hospitals))
+    variance = combined_variance(study, plan.part("evaluation"), len(study.hospitals))
     width = expected_half_width(patients, ASSUMED_PREVALENCE, study.evaluation.bins, variance)
     return (
         f"AUC ± {width:.2f} (90 % interval, noise and sampling, if about "

@@ -15,9 +15,10 @@ from typing import Any
 from safetensors.numpy import save as save_tensors
 
 from flo.errors import UsageError
+from flo.features import input_names
 from flo.files import write_public
 from flo.messages import Head, model_digest
-from flo.models import parameter_names
+from flo.models import named
 from flo.privacy.plan import Plan
 from flo.server import checkpoint
 from flo.server.flower import GridExchange, server_app
@@ -70,7 +71,7 @@ def _main(grid: Any, run: str) -> None:
     stored.event("online", hospitals=sorted(present))
     state = checkpoint.from_bytes(record.state) if record.state else RunState.start(study)
     state = run_study(study, run, state, exchange, stored)
-    path = _publish(home, study, run, state)
+    path = None if study.survey else _publish(home, study, run, state)
     status = "done" if state.phase == "done" else "stopped" if stored.stop_requested() else "ended"
     result = _result(study, state, path)
     store.end_run(run, status, result)
@@ -82,24 +83,34 @@ def _publish(home: CoordinatorHome, study: Study, run: str, state: RunState) -> 
     """Write the model as safetensors, with the study's digest and the input names in its header."""
     path = home.directory / "models" / f"{study.name}-{run}.safetensors"
     facts = {
-        "schema_version": "1",
+        "schema_version": "2",
         "study": study.digest,
         "run": run,
         "model": study.model.kind,
-        "inputs": "\n".join(parameter_names(study)),
+        "inputs": "\n".join(input_names(study.data)),
     }
-    write_public(path, save_tensors({"parameters": state.model}, metadata=facts))
+    write_public(path, save_tensors(named(study, state.model), metadata=facts))
     return path
 
 
-def _result(study: Study, state: RunState, path: Path) -> dict[str, Any]:
+def _result(study: Study, state: RunState, path: Path | None) -> dict[str, Any]:
     plan = Plan.of(study)
-    rounds = study.mechanism.steps if state.phase in ("evaluation", "done") else state.round - 1
-    return {
-        "rounds": rounds,
+    training = study.mechanism.steps if state.phase in ("evaluation", "done") else state.round - 1
+    result: dict[str, Any] = {
+        "rounds": int(bool(state.counted)) if study.survey else training,
         "epsilon": plan.epsilon,
         "delta": study.mechanism.delta,
+    }
+    if path is None:
+        return result | {
+            "survey": {
+                hospital: [asdict(column) for column in columns]
+                for hospital, columns in state.counted.items()
+            }
+        }
+    return result | {
         "estimate": asdict(state.estimate) if state.estimate else None,
+        "subgroups": {name: asdict(found) for name, found in state.subgroups.items()},
         "model": str(path),
         "model_digest": model_digest(state.model),
     }

@@ -12,9 +12,10 @@ import numpy.typing as npt
 from flo import canonical
 from flo.errors import TrustError
 from flo.privacy.evaluation import Estimate
+from flo.privacy.survey import Counted
 from flo.server.rounds import RunState
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _LIMIT = 4 << 30
 
 
@@ -32,12 +33,17 @@ def to_bytes(state: RunState) -> bytes:
             "velocity": _text(state.velocity),
             "tail_sum": _text(state.tail_sum),
             "estimate": asdict(state.estimate) if state.estimate else None,
+            "subgroups": {name: asdict(found) for name, found in state.subgroups.items()},
+            "counted": {
+                hospital: [asdict(column) for column in columns]
+                for hospital, columns in state.counted.items()
+            },
         }
     )
 
 
 def from_bytes(data: bytes) -> RunState:
-    """Raises TrustError if this is not a checkpoint of schema 1."""
+    """Raises TrustError if this is not a checkpoint of schema 2."""
     document: dict[str, Any] = canonical.decode(data, limit=_LIMIT, what="checkpoint")
     if document.get("schema_version") != SCHEMA_VERSION:
         raise TrustError(f"checkpoint schema {document.get('schema_version')!r} is not known here")
@@ -53,6 +59,17 @@ def from_bytes(data: bytes) -> RunState:
         retries=document["retries"],
         cohort=tuple(document["cohort"]),
         estimate=Estimate(**estimate) if estimate else None,
+        subgroups={name: Estimate(**found) for name, found in document["subgroups"].items()},
+        counted={
+            hospital: [_counted(column) for column in columns]
+            for hospital, columns in document["counted"].items()
+        },
+    )
+
+
+def _counted(column: dict[str, Any]) -> Counted:
+    return Counted(
+        column["column"], tuple(column["cells"]), tuple(column["patients"]), column["half_width"]
     )
 
 

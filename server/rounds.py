@@ -7,7 +7,7 @@ step; the published model averages the last half of the rounds (all of it post-p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -16,12 +16,14 @@ import numpy.typing as npt
 from flo.errors import MessageError
 from flo.messages import MAX_ATTEMPTS, Purpose, Reply, RequestHeader, model_digest
 from flo.models import initial_weights
-from flo.privacy import evaluation
+from flo.privacy import evaluation, survey
+from flo.privacy.evaluation import Estimate
 from flo.privacy.plan import Plan, combined_variance
 from flo.study import Study
 
 Floats = npt.NDArray[np.float64]
-Phase = Literal["training", "evaluation", "done"]
+EVERYONE = ""  # among hospital ids: the sum of all
+Phase = Literal["survey", "training", "evaluation", "done"]
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,15 @@ class RunState:
     tail_count: int
     retries: int = 0
     cohort: tuple[str, ...] = ()
-    estimate: evaluation.Estimate | None = None
+    estimate: Estimate | None = None
+    subgroups: dict[str, Estimate] = field(default_factory=dict)
+    counted: dict[str, list[survey.Counted]] = field(default_factory=dict)
 
     @classmethod
     def start(cls, study: Study) -> RunState:
-        weights = initial_weights(study)
+        weights = np.zeros(0) if study.survey else initial_weights(study)
         zero = np.zeros_like(weights)
-        return cls("training", 1, 1, weights, zero, zero, 0)
+        return cls("survey" if study.survey else "training", 1, 1, weights, zero, zero, 0)
 
     @property
     def model(self) -> Floats:
@@ -53,18 +57,24 @@ class RunState:
     @property
     def asked(self) -> Floats:
         """The model that the next request carries."""
-        return self.weights if self.phase == "training" else self.model
+        return self.model if self.phase == "evaluation" else self.weights
+
+    @property
+    def purpose(self) -> Purpose:
+        """What the next request is for; a run that is over goes by its last."""
+        if self.phase == "done":
+            return "survey" if self.counted else "evaluation"
+        return self.phase
 
 
 def request_header(
     study: Study, run: str, state: RunState, cohort: tuple[str, ...]
 ) -> RequestHeader:
     """The next request of a run, without relayed heads."""
-    purpose: Purpose = "evaluation" if state.phase == "evaluation" else "training"
     return RequestHeader(
         study=study.digest,
         run=run,
-        purpose=purpose,
+        purpose=state.purpose,
         round=state.round,
         attempt=state.attempt,
         cohort=cohort,
@@ -78,9 +88,9 @@ def retried(study: Study, state: RunState) -> RunState | None:
     Local noise: sites send the same bits again at no charge, so only patience ends it.
     Distributed noise: every attempt draws noise anew and comes out of the study's allowance.
     """
-    part = study.mechanism if state.phase == "training" else study.evaluation
+    allowance = Plan.of(study).part(state.purpose).allowance
     free = study.mechanism.noise == "local"
-    if state.attempt >= MAX_ATTEMPTS or (not free and state.retries >= part.retry_allowance):
+    if state.attempt >= MAX_ATTEMPTS or (not free and state.retries >= allowance):
         return None
     return replace(state, attempt=state.attempt + 1, retries=state.retries + 1)
 
@@ -107,14 +117,26 @@ def check_reply(study: Study, header: RequestHeader, hospital: str, reply: Reply
 
 def advance(study: Study, state: RunState, values: dict[str, npt.NDArray[np.int64]]) -> RunState:
     """Take a complete round into account: hospital id -> release on the grid."""
-    plan = Plan.of(study)
-    part = plan.part("training" if state.phase == "training" else "evaluation")
+    part = Plan.of(study).part(state.purpose)
+    if state.phase == "survey":
+        alone = combined_variance(study, part, 1) if study.mechanism.noise == "local" else 0.0
+        counted = {
+            hospital: survey.read(study, part.mechanism.to_real(steps), alone)
+            for hospital, steps in values.items()
+            if alone
+        }
+        everyone = part.mechanism.to_real(np.sum(list(values.values()), axis=0))
+        variance = combined_variance(study, part, len(values))
+        counted[EVERYONE] = survey.read(study, everyone, variance)
+        return replace(state, phase="done", counted=counted)
     total = part.mechanism.to_real(np.sum(list(values.values()), axis=0))
     if state.phase == "evaluation":
         variance = combined_variance(study, part, len(values))
-        return replace(state, phase="done", estimate=evaluation.auc(total, variance))
-    declared = sum(study.hospital(hospital).declared_size for hospital in values)
-    velocity = study.mechanism.momentum * state.velocity + total / declared
+        estimate, subgroups = evaluation.read(study, total, variance)
+        return replace(state, phase="done", estimate=estimate, subgroups=subgroups)
+    sizes = sum(study.hospital(hospital).declared_size for hospital in values)
+    expected = sizes * study.mechanism.sampling  # public: patients in the sum, as declared
+    velocity = study.mechanism.momentum * state.velocity + total / expected
     weights = state.weights - study.mechanism.learning_rate * velocity
     in_tail = state.round > study.mechanism.steps // 2
     finished = state.round == study.mechanism.steps

@@ -23,7 +23,7 @@ HOSPITALS = ("north", "south", "west")
 def study_document(**changes: Any) -> dict[str, Any]:
     """A study of three hospitals and two columns, as parsed TOML. ``changes`` replace top keys."""
     document: dict[str, Any] = {
-        "schema_version": 1,
+        "schema_version": 2,
         "name": "tiny",
         "version": 1,
         "purpose": "Test the machinery.",
@@ -119,10 +119,13 @@ class SilentApi:
 
 @dataclass
 class NoNoise:
-    """Noise of zero, for tests that look at exact sums."""
+    """Noise of zero and coins that always fall on yes, for tests that look at exact sums."""
 
     def sample(self, variance: int, size: int) -> npt.NDArray[np.int64]:
         return np.zeros(size, dtype=np.int64)
+
+    def choose(self, probability: float, count: int) -> npt.NDArray[np.bool_]:
+        return np.ones(count, dtype=np.bool_)
 
 
 class CountingReleaser:

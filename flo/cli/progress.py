@@ -28,7 +28,6 @@ class StudyProgress:
         self._study, self._plan = study, Plan.of(study)
         self._done = {hospital.id: 0 for hospital in study.hospitals}
         self._state = {hospital.id: "asked to approve" for hospital in study.hospitals}
-        self._evaluated: set[str] = set()
         self._seconds: list[float] = []
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
@@ -75,9 +74,9 @@ class StudyProgress:
             self._state[facts["hospital"]] = "approved"
             self._progress.advance(self._task)
         elif kind == "started":
-            steps = self._study.mechanism.steps
+            planned = next(iter(self._plan.parts.values())).planned
             self._progress.update(
-                self._task, description="waiting for sites", total=steps, completed=0
+                self._task, description="waiting for sites", total=planned, completed=0
             )
         elif kind == "online":
             self._progress.update(self._task, description="rounds")
@@ -89,8 +88,12 @@ class StudyProgress:
             for hospital in facts["cohort"]:
                 self._done[hospital] += 1
                 self._state[hospital] = f"round {facts['round']}"
+        elif kind == "round" and facts["phase"] == "survey":
+            self._progress.update(self._task, completed=1)
+            for hospital in facts["cohort"]:
+                self._done[hospital] += 1
+                self._state[hospital] = "counted"
         elif kind == "round":
-            self._evaluated.update(facts["cohort"])
             self._state.update(dict.fromkeys(facts["cohort"], "evaluated"))
         elif kind == "refused":
             self._state[facts["hospital"]] = f"refused: {facts['code']}"
@@ -98,11 +101,11 @@ class StudyProgress:
             self._state[facts["hospital"]] = "ledger settled"
 
     def _view(self) -> Group:
-        table = Table("hospital", "state", "ε spent in training", "of", "", box=None)
-        mechanism, delta = self._plan.training.mechanism, self._plan.training.delta
+        purpose, part = next(iter(self._plan.parts.items()))
+        table = Table("hospital", "state", f"ε spent in {purpose}", "of", "", box=None)
+        budget = getattr(self._study, "survey" if purpose == "survey" else "mechanism").epsilon
         for hospital, done in self._done.items():
-            spent = epsilon_of(mechanism.noise_multiplier, done, delta)
-            budget = self._study.mechanism.epsilon
+            spent = epsilon_of(part.mechanism, done, part.delta)
             filled = min(_BAR, round(_BAR * spent / budget))
             bar = "█" * filled + "░" * (_BAR - filled)
             table.add_row(hospital, self._state[hospital], f"{spent:.3f}", f"{budget:g}", bar)

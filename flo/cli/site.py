@@ -162,14 +162,14 @@ def budget(
 
     from flo.cli.screen import console, write_json
     from flo.clients.home import SiteHome
-    from flo.privacy.rows import PURPOSES
+    from flo.privacy.life import SUB_LEDGERS
 
     ledger = SiteHome.open(home).ledger()
     balance = ledger.balance()
     table = Table("population", "life", "sub-ledger", "spent", "reserved", "free", "fits ε up to")
     rows = []
     for name, life in balance.lives.items():
-        for purpose in PURPOSES:
+        for purpose in SUB_LEDGERS:
             charged = life.share(balance.charged(name, purpose))
             committed = life.share(balance.committed(name, purpose))
             remaining = balance.remaining(name, purpose)

@@ -67,9 +67,9 @@ def check(
             "study": loaded.name,
             "digest": loaded.digest,
             "epsilon": plan.epsilon,
-            "epsilon_pld": max(plan.training.epsilon_pld, plan.evaluation.epsilon_pld),
+            "epsilon_pld": plan.epsilon_pld,
             "delta": loaded.mechanism.delta,
-            "sigma": plan.training.mechanism.noise_multiplier,
+            "sigma": next(iter(plan.parts.values())).mechanism.noise_multiplier,
             "steps": loaded.mechanism.steps,
         },
     )

@@ -1,0 +1,42 @@
+"""Which code and which libraries are installed here, as digests that reports can name.
+
+What a report proves rests on the software being what it says; two hospitals with the same digest
+run the same code. Nothing here is secret, and nothing names a patient or a machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+from pathlib import Path
+
+from flo import __version__, canonical
+
+_LIBRARIES = ("torch", "opacus", "dp-accounting", "numpy", "scipy", "cryptography", "flwr")
+
+
+def code_digest() -> str:
+    """SHA-256 over the path and content of every source file of the installed package."""
+    root = Path(__file__).parent
+    whole = hashlib.sha256()
+    for path in sorted(p for p in root.glob("**/*") if p.suffix in (".py", ".j2", ".toml")):
+        whole.update(f"{path.relative_to(root).as_posix()}\0".encode())
+        whole.update(hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()
+
+
+def software() -> dict[str, str]:
+    """Versions of FLO, Python and the libraries that matter, and digests of code and of all."""
+    installed = {
+        str(found.metadata["Name"]).lower(): found.version
+        for found in importlib.metadata.distributions()
+    }
+    named = {name: installed[name] for name in _LIBRARIES if name in installed}
+    return {
+        "flo": __version__,
+        "python": platform.python_version(),
+        **named,
+        "code_digest": code_digest(),
+        "environment_digest": canonical.digest(canonical.encode(installed)),
+    }

@@ -1,0 +1,99 @@
+"""The networks that studies can name, as lists of layers: torch modules and parameter shapes.
+
+A network is a plain list, so that its parameters can be counted without torch and its module is
+built from the same lines. Every layer here treats one record at a time; there is no batch
+normalisation, no dropout and no state, so only parameters exist. Knows nothing of studies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: its torch name and the sizes it is built with."""
+
+    kind: str
+    sizes: Shape = ()
+
+    @property
+    def parameters(self) -> dict[str, Shape]:
+        """Shapes of the layer's parameters, in torch's order."""
+        match self.kind, self.sizes:
+            case "Linear", (inputs, outputs):
+                return {"weight": (outputs, inputs), "bias": (outputs,)}
+            case "Conv2d", (inputs, outputs, kernel):
+                return {"weight": (outputs, inputs, kernel, kernel), "bias": (outputs,)}
+            case "GroupNorm", (_, channels):
+                return {"weight": (channels,), "bias": (channels,)}
+        return {}
+
+
+def logistic(inputs: int) -> list[Layer]:
+    """One log odds, linear in the inputs."""
+    return [Layer("Linear", (inputs, 1))]
+
+
+def mlp(inputs: int, hidden: Shape, outputs: int = 1) -> list[Layer]:
+    """Fully connected with tanh, whose bounded slope suits clipped gradients (Papernot 2021)."""
+    layers = []
+    for before, width in zip((inputs, *hidden), hidden, strict=False):
+        layers += [Layer("Linear", (before, width)), Layer("Tanh")]
+    return [*layers, Layer("Linear", (hidden[-1], outputs))]
+
+
+def cnn(channels: int, height: int, width: int, outputs: int = 1) -> list[Layer]:
+    """Two convolutions with group normalisation, for small images (at least 8 × 8)."""
+    return [
+        Layer("Unflatten", (channels, height, width)),
+        Layer("Conv2d", (channels, 16, 3)),
+        Layer("GroupNorm", (4, 16)),
+        Layer("Tanh"),
+        Layer("AvgPool2d", (2,)),
+        Layer("Conv2d", (16, 32, 3)),
+        Layer("GroupNorm", (8, 32)),
+        Layer("Tanh"),
+        Layer("AdaptiveAvgPool2d", (4,)),
+        Layer("Flatten"),
+        Layer("Linear", (32 * 16, outputs)),
+    ]
+
+
+def shapes(layers: list[Layer]) -> dict[str, Shape]:
+    """Parameter name -> shape, in the order of the flat vector."""
+    return {
+        f"{place}.{name}": shape
+        for place, layer in enumerate(layers)
+        for name, shape in layer.parameters.items()
+    }
+
+
+def size(layers: list[Layer]) -> int:
+    """Number of parameters p."""
+    return sum(math.prod(shape) for shape in shapes(layers).values())
+
+
+def build(layers: list[Layer]) -> torch.nn.Sequential:
+    """The module, float32. A convolution keeps height and width."""
+    from torch import nn
+
+    make: dict[str, Callable[..., nn.Module]] = {
+        "Linear": lambda i, o: nn.Linear(i, o),
+        "Conv2d": lambda i, o, k: nn.Conv2d(i, o, k, padding=k // 2),
+        "GroupNorm": lambda groups, channels: nn.GroupNorm(groups, channels),
+        "Tanh": lambda: nn.Tanh(),
+        "AvgPool2d": lambda k: nn.AvgPool2d(k),
+        "AdaptiveAvgPool2d": lambda k: nn.AdaptiveAvgPool2d(k),
+        "Unflatten": lambda *sizes: nn.Unflatten(1, sizes),
+        "Flatten": lambda: nn.Flatten(1),
+    }
+    return nn.Sequential(*(make[layer.kind](*layer.sizes) for layer in layers))

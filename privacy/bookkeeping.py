@@ -1,0 +1,318 @@
+"""Clipping by book-keeping: one backward pass, and each patient's part of it rebuilt.
+
+A layer's gradient for a patient is a function of the layer's input a and of the loss's gradient b
+at its output, both of which one ordinary pass over the micro-batch yields (Bu, Wang, Zha, Karypis,
+"Differentially Private Optimization on Large Model at Small Cost", 2023; mixed choice of norms: Bu,
+Mao, Xu 2022). No per-patient copy of the model is kept.
+
+No mixing, by construction: only an ``nn.Sequential`` of the layers listed here, each used once,
+each of exactly that type, treats one record at a time; everything else goes to
+``flo.privacy.one_by_one``. What may be rounded and what may not: a and b are whatever the hardware
+made them, and *define* the patient's gradient; its norm and the clipped sum are taken of that very
+gradient in float64. Where a norm comes from products of scalar products, which cancel, a slack of
+10^-10 of what they could have been is added: rounded towards a larger norm, so more privacy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from flo.privacy.batches import Frame
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Kept = tuple[nn.Module, torch.Tensor, torch.Tensor]
+
+_CANCELLATION = 1e-10
+_LARGEST = 1e70  # in float64 a larger number counts as not finite, so that no norm overflows
+
+
+def binary_loss(log_odds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each record, shape (n,), for log odds (n, 1) and labels (n,) 0 or 1."""
+    return functional.binary_cross_entropy_with_logits(
+        log_odds.squeeze(1), labels, reduction="none"
+    )
+
+
+def categorical_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each record, shape (n,), for logits (n, classes) and labels (n,)."""
+    return functional.cross_entropy(logits, labels.long(), reduction="none")
+
+
+ROW_WISE_LOSSES: tuple[Loss, ...] = (binary_loss, categorical_loss)
+
+
+class Part(Protocol):
+    """What the patients of a frame contribute to some parameters."""
+
+    @property
+    def norm_squared(self) -> torch.Tensor:
+        """At least the squared L2 norm of each patient's gradient, (P,) float64."""
+
+    def total(self, factors: torch.Tensor) -> list[torch.Tensor]:
+        """Σ factor × gradient over patients, float64, one tensor for each parameter.
+
+        A patient of factor 0 adds exact zeros, whatever their gradient is.
+        """
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Each patient's gradient as such: (P, …) for each parameter."""
+
+    gradients: list[torch.Tensor]
+
+    @property
+    def norm_squared(self) -> torch.Tensor:
+        parts = [
+            torch.linalg.vector_norm(g.flatten(1), dim=1, dtype=torch.float64) ** 2
+            for g in self.gradients
+        ]
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+    def total(self, factors: torch.Tensor) -> list[torch.Tensor]:
+        return [
+            (factors @ torch.nan_to_num(g.flatten(1)).double()).reshape(g.shape[1:])
+            for g in self.gradients
+        ]
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Weight gradient b aᵀ and bias gradient b; a (P, d), b (P, o)."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    bias: bool
+
+    @property
+    def norm_squared(self) -> torch.Tensor:
+        return _length(self.b) ** 2 * (_length(self.a) ** 2 + self.bias)
+
+    def total(self, factors: torch.Tensor) -> list[torch.Tensor]:
+        b = torch.nan_to_num(self.b).double() * factors[:, None]
+        weight = b.T @ torch.nan_to_num(self.a).double()
+        return [weight, b.sum(0)] if self.bias else [weight]
+
+
+@dataclass(frozen=True)
+class Products:
+    """Weight gradient Σ_l b_l a_lᵀ and bias gradient Σ_l b_l; a (P, L, d), b (P, L, o)."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    bias: bool
+    shape: tuple[int, ...]
+
+    @property
+    def norm_squared(self) -> torch.Tensor:
+        a, b = self.a.double(), self.b.double()
+        similar = torch.bmm(a, a.transpose(1, 2)) + self.bias
+        squares = (similar * torch.bmm(b, b.transpose(1, 2))).sum((1, 2))
+        largest = (_length(a) ** 2 + self.bias).sqrt() * _length(b)
+        return squares.clamp_min(0) + _CANCELLATION * largest.sum(1) ** 2
+
+    def total(self, factors: torch.Tensor) -> list[torch.Tensor]:
+        b = (torch.nan_to_num(self.b).double() * factors[:, None, None]).flatten(0, 1)
+        weight = b.T @ torch.nan_to_num(self.a).double().flatten(0, 1)
+        return [weight.reshape(self.shape), *([b.sum(0)] if self.bias else [])]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Rows of an embedding looked up: ids (P, L) and b (P, L, e) float64."""
+
+    ids: torch.Tensor
+    b: torch.Tensor
+    rows: int
+
+    @property
+    def norm_squared(self) -> torch.Tensor:
+        same = self.ids[:, :, None] == self.ids[:, None, :]
+        squares = (torch.bmm(self.b, self.b.transpose(1, 2)) * same).sum((1, 2))
+        return squares.clamp_min(0) + _CANCELLATION * _length(self.b).sum(1) ** 2
+
+    def total(self, factors: torch.Tensor) -> list[torch.Tensor]:
+        b = torch.nan_to_num(self.b) * factors[:, None, None]
+        table = torch.zeros((self.rows, b.shape[2]), dtype=torch.float64, device=b.device)
+        return [table.index_add_(0, self.ids.flatten(), b.flatten(0, 1))]
+
+
+def _length(values: torch.Tensor) -> torch.Tensor:
+    """L2 norm over the last dimension, added up in float64."""
+    length: torch.Tensor = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64)
+    return length
+
+
+class BookKeeping:
+    """Parts of a frame, layer by layer."""
+
+    name = "book-keeping"
+
+    def __init__(self, module: nn.Module, loss: Loss) -> None:
+        """Raises ValueError saying which layer it cannot treat."""
+        if loss not in ROW_WISE_LOSSES:
+            raise ValueError("the loss is not one of flo's own")
+        self._layers = list(_layers(module))
+        self._loss = loss
+
+    def seen(self, frame: Frame) -> list[torch.Tensor]:
+        """All that is computed for a patient, (P, …) each: what must not depend on others."""
+        losses, kept = self._pass(frame)
+        parts = self._parts(frame, kept)
+        gradients = [g for part in parts if isinstance(part, Whole) for g in part.gradients]
+        rows = [losses, *(t for _, a, b in kept for t in (a, b)), *gradients]
+        return [frame.by_patient(t) for t in [*rows, *(part.norm_squared for part in parts)]]
+
+    def parts(self, frame: Frame) -> list[Part]:
+        _, kept = self._pass(frame)
+        return self._parts(frame, kept)
+
+    def _parts(self, frame: Frame, kept: list[Kept]) -> list[Part]:
+        return [_RULES[type(layer)](layer, a, b, frame.patients) for layer, a, b in kept]
+
+    def _pass(self, frame: Frame) -> tuple[torch.Tensor, list[Kept]]:
+        """Losses (P·R,), and each layer with parameters with its a and b."""
+        kept = []
+        x = frame.inputs
+        for layer in self._layers:
+            if type(layer) is nn.Embedding:
+                x = x.long()
+            y = layer(x)
+            if type(layer) in _RULES:
+                kept.append((layer, x.detach(), y if y.requires_grad else y.requires_grad_()))
+            x = y
+        losses = self._loss(x, frame.labels)
+        # Padding weighs 0, so its b is zero.
+        slopes = torch.autograd.grad(losses, [y for _, _, y in kept], frame.weights)
+        return losses.detach(), [
+            (layer, a, b) for (layer, a, _), b in zip(kept, slopes, strict=True)
+        ]
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """The leaves of a Sequential. Raises ValueError for whatever is not known to be row by row."""
+    if type(module) is not nn.Sequential:
+        raise ValueError(f"{type(module).__name__} is not a plain Sequential")
+    leaves: list[nn.Module] = []
+    for child in module:
+        leaves += _layers(child) if isinstance(child, nn.Sequential) else [child]
+    if len({id(leaf) for leaf in leaves}) != len(leaves):
+        raise ValueError("a layer is used twice")
+    parameters = [id(p) for leaf in leaves for p in leaf.parameters()]
+    if len(set(parameters)) != len(parameters):
+        raise ValueError("two layers share a parameter")
+    for leaf in leaves:
+        if leaf._forward_hooks or leaf._forward_pre_hooks or leaf._backward_hooks:
+            raise ValueError(f"{type(leaf).__name__} has hooks")
+        if type(leaf) not in _PLAIN and type(leaf) not in _RULES:
+            raise ValueError(f"{type(leaf).__name__} has no rule")
+        if not _SETTINGS.get(type(leaf), lambda _: True)(leaf):
+            raise ValueError(f"{type(leaf).__name__} has settings without a rule")
+        if next(leaf.buffers(), None) is not None:
+            raise ValueError(f"{type(leaf).__name__} keeps state")
+    return leaves
+
+
+def _linear(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> Part:
+    a = a.reshape(patients, -1, layer.in_features)
+    b = b.reshape(patients, -1, layer.out_features)
+    return _products(a, b, layer.bias is not None, (layer.out_features, layer.in_features))
+
+
+def _conv(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> Part:
+    if a.dim() == 3:  # Conv1d: one row high
+        a, b = a.unsqueeze(2), b.unsqueeze(2)
+        high = {"kernel_size": 1, "dilation": 1, "padding": 0, "stride": 1}
+    else:
+        high = {}
+    windows = functional.unfold(
+        a,
+        **{
+            name: (high[name], *getattr(layer, name)) if high else getattr(layer, name)
+            for name in ("kernel_size", "dilation", "padding", "stride")
+        },
+    )
+    a, b = windows.transpose(1, 2), b.flatten(2).transpose(1, 2)
+    return _products(
+        a.reshape(patients, -1, a.shape[2]),
+        b.reshape(patients, -1, b.shape[2]),
+        layer.bias is not None,
+        layer.weight.shape,
+    )
+
+
+def _products(a: torch.Tensor, b: torch.Tensor, bias: bool, shape: tuple[int, ...]) -> Part:
+    """Σ_l b_l a_lᵀ for each patient, kept as a product where that is the smaller."""
+    length, inputs, outputs = a.shape[1], a.shape[2], b.shape[2]
+    if length == 1 and len(shape) == 2:
+        return Outer(a[:, 0], b[:, 0], bias)
+    if 2 * length**2 <= inputs * outputs:
+        return Products(a, b, bias, shape)
+    weight = torch.bmm(b.transpose(1, 2), a).reshape(-1, *shape)
+    return Whole([weight, b.sum(1)] if bias else [weight])
+
+
+def _layer_norm(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> Part:
+    normal = functional.layer_norm(a, layer.normalized_shape, eps=layer.eps)
+    inner = layer.weight.shape
+    return _affine(layer, normal.reshape(patients, -1, *inner), b.reshape(patients, -1, *inner))
+
+
+def _group_norm(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> Part:
+    normal = functional.group_norm(a, layer.num_groups, eps=layer.eps)
+
+    def flat(t: torch.Tensor) -> torch.Tensor:  # (N, channels, …) -> (P, positions, channels)
+        return t.flatten(2).transpose(1, 2).reshape(patients, -1, layer.num_channels)
+
+    return _affine(layer, flat(normal), flat(b))
+
+
+def _affine(layer: Any, normal: torch.Tensor, b: torch.Tensor) -> Part:
+    weight = (b * normal).sum(1)
+    return Whole([weight] if layer.bias is None else [weight, b.sum(1)])
+
+
+def _embedding(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> Part:
+    ids = a.reshape(patients, -1)
+    b = b.reshape(patients, -1, layer.embedding_dim).double()
+    if layer.padding_idx is not None:
+        b = b.masked_fill((ids == layer.padding_idx)[:, :, None], 0)
+    return Looked(ids, b, layer.num_embeddings)
+
+
+_RULES: dict[type[nn.Module], Callable[[Any, torch.Tensor, torch.Tensor, int], Part]] = {
+    nn.Linear: _linear,
+    nn.Conv1d: _conv,
+    nn.Conv2d: _conv,
+    nn.LayerNorm: _layer_norm,
+    nn.GroupNorm: _group_norm,
+    nn.Embedding: _embedding,
+}
+_PLAIN = frozenset(
+    {
+        *(nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU),
+        *(nn.Softplus, nn.Flatten, nn.Unflatten, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d),
+        *(nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
+    }
+)
+_SETTINGS: dict[type[nn.Module], Callable[[Any], bool]] = {
+    nn.Conv1d: lambda layer: _plain_convolution(layer),
+    nn.Conv2d: lambda layer: _plain_convolution(layer),
+    nn.LayerNorm: lambda layer: layer.elementwise_affine,
+    nn.GroupNorm: lambda layer: layer.affine,
+    nn.Embedding: lambda layer: layer.max_norm is None and not layer.scale_grad_by_freq,
+    nn.Flatten: lambda layer: layer.start_dim == 1,
+    nn.Unflatten: lambda layer: layer.dim == 1,
+}
+
+
+def _plain_convolution(layer: Any) -> bool:
+    return (
+        layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    )

@@ -1,0 +1,23 @@
+"""Counting patients in cells, so that each weighs 1 however many records they have."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+
+def weighted_counts(cell: Integers, patient: Integers, count: int, length: int) -> Floats:
+    """Patients in each of ``length`` cells, shape (length,).
+
+    ``cell`` (records,) is each record's cell or -1 for none, ``patient`` (records,) its patient
+    0 .. count-1. A patient's records share a weight of 1, so one patient moves the counts by at
+    most 1 in L1, and so in L2.
+    """
+    weight = 1.0 / np.bincount(patient, minlength=count)[patient]
+    counted = (cell >= 0) & (cell < length)
+    weights = np.where(counted, weight, 0.0)
+    counts = np.bincount(np.where(counted, cell, 0), weights=weights, minlength=length)
+    return np.asarray(counts, dtype=np.float64)

@@ -1,0 +1,167 @@
+"""The ledger on disk: SQLite tables, flushed on every commit. Keeps and finds; decides nothing.
+
+``synchronous=FULL`` on a write-ahead log: what was committed survives a crash of the machine. Rows
+are only ever inserted. Rules are in ``flo.privacy.rows``, decisions in ``flo.privacy.ledger``.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flo import canonical
+from flo.errors import TrustError, UsageError
+from flo.messages import Head
+from flo.privacy.rows import Row
+
+SCHEMA_VERSION = 1
+_TABLES = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS rows (
+  sequence INTEGER PRIMARY KEY, public TEXT NOT NULL, private TEXT NOT NULL, salt TEXT NOT NULL,
+  commitment TEXT NOT NULL, hash TEXT NOT NULL, signature TEXT NOT NULL,
+  request TEXT UNIQUE) STRICT;
+CREATE TABLE IF NOT EXISTS patients (
+  hash TEXT NOT NULL, population TEXT NOT NULL, PRIMARY KEY (hash, population)) STRICT;
+CREATE TABLE IF NOT EXISTS witnessed (
+  hospital TEXT PRIMARY KEY, sequence INTEGER NOT NULL, hash TEXT NOT NULL,
+  signature TEXT NOT NULL, public TEXT NOT NULL) STRICT;
+"""
+
+
+class LedgerFile:
+    """One open ledger file. Several processes may share it; writers take turns."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create. Raises UsageError for a ledger of a later version."""
+        created = not path.exists()
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+        if created:
+            path.chmod(0o600)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.executescript(_TABLES)
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
+        (schema,) = self._db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
+        if schema != str(SCHEMA_VERSION):
+            self._db.close()
+            raise UsageError(f"{path} has ledger schema {schema}; this version reads 1")
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """All or nothing, and nobody else writes meanwhile."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def rows(self, after: int, previous: str) -> Iterator[Row]:
+        """Rows behind ``after``, each checked to follow the one before, ``previous`` at first.
+
+        Raises:
+            TrustError: a row was edited, removed or reordered.
+        """
+        for sequence, public, private, request, *rest in self._db.execute(
+            "SELECT sequence, public, private, request, salt, commitment, hash, signature"
+            " FROM rows WHERE sequence > ? ORDER BY sequence",
+            (after,),
+        ):
+            after += 1
+            row = Row(sequence, _parsed(public, after), _parsed(private, after), *rest)
+            row.check_bytes(previous, after, public.encode(), private.encode())
+            if row.private is None or row.private.get("request") != _request_digest(request):
+                raise TrustError(f"ledger row {after} was edited (which request it answers)")
+            previous = row.hash
+            yield row
+
+    def insert(self, row: Row, request: str | None) -> None:
+        """Raises TrustError if ``request`` was answered before."""
+        try:
+            self._db.execute(
+                "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    row.sequence,
+                    canonical.encode(row.public).decode(),
+                    canonical.encode(row.private).decode(),
+                    row.salt,
+                    row.commitment,
+                    row.hash,
+                    row.signature,
+                    request,
+                ),
+            )
+        except sqlite3.IntegrityError as error:
+            raise TrustError("this request was answered before and is never recomputed") from error
+
+    def hash_at(self, sequence: int) -> str | None:
+        found = self._db.execute("SELECT hash FROM rows WHERE sequence = ?", (sequence,)).fetchone()
+        return found[0] if found else None
+
+    def answered(self, request: str) -> tuple[int, dict[str, Any]] | None:
+        """Row number and private part of the row that answered this request, or None."""
+        found = self._db.execute(
+            "SELECT sequence, private FROM rows WHERE request = ?", (request,)
+        ).fetchone()
+        return (found[0], json.loads(found[1])) if found else None
+
+    def add_patients(self, population: str, hashes: Collection[str]) -> int:
+        """Keep keyed hashes of patients. Returns how many of them another population has."""
+        self._db.execute("CREATE TEMP TABLE IF NOT EXISTS incoming (hash TEXT PRIMARY KEY)")
+        self._db.execute("DELETE FROM incoming")
+        self._db.executemany("INSERT INTO incoming VALUES (?)", [(h,) for h in hashes])
+        (overlap,) = self._db.execute(
+            "SELECT COUNT(*) FROM incoming JOIN patients USING (hash) WHERE population != ?",
+            (population,),
+        ).fetchone()
+        self._db.execute(
+            "INSERT OR IGNORE INTO patients SELECT hash, ? FROM incoming", (population,)
+        )
+        return int(overlap)
+
+    def witness(self, hospital: str, head: Head) -> None:
+        """Keep the highest head seen of a partner."""
+        self._db.execute(
+            "INSERT INTO witnessed VALUES (?, ?, ?, ?, ?) ON CONFLICT (hospital) DO UPDATE SET"
+            " sequence = excluded.sequence, hash = excluded.hash, signature = excluded.signature,"
+            " public = excluded.public WHERE excluded.sequence > witnessed.sequence",
+            (hospital, head.sequence, head.hash, head.signature, head.public),
+        )
+
+    def witnessed(self) -> dict[str, Head]:
+        return {
+            name: Head(sequence=sequence, hash=hash_, signature=signature, public=public)
+            for name, sequence, hash_, signature, public in self._db.execute(
+                "SELECT hospital, sequence, hash, signature, public FROM witnessed"
+                " ORDER BY hospital"
+            )
+        }
+
+
+def request_fields(request: str | None) -> dict[str, str]:
+    """What a row's private part says about the request it answers."""
+    digest = _request_digest(request)
+    return {} if digest is None else {"request": digest}
+
+
+def _request_digest(request: str | None) -> str | None:
+    return None if request is None else canonical.digest(request.encode())
+
+
+def _parsed(text: str, sequence: int) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise TrustError(f"ledger row {sequence} was edited") from error
+    if not isinstance(document, dict):
+        raise TrustError(f"ledger row {sequence} was edited")
+    return document

@@ -1,0 +1,168 @@
+"""The private step before noise: every patient's gradient, clipped, summed.
+
+Promise: for any data whatsoever, adding or removing one patient changes ``clipped_sum`` by at most
+``clip`` in L2 (plus float64 rounding, covered by the mechanism's slack of 2^-10).
+
+* A patient's records are one gradient, that of their summed loss, and are clipped together.
+* A patient whose gradient is not finite counts as zero, by the same operations as anyone else.
+* Patients pass in micro-batches of fixed shapes (``flo.privacy.batches``). How their gradients are
+  got is chosen from the module's structure, then tried out on made-up patients (``flo.privacy.
+  mixing``): book-keeping, else vmap, else one at a time. A way on which a patient's numbers move,
+  by a single bit, with their place or their neighbours is not taken.
+* Norms, factors and sums are float64; TF32, autocast and algorithm search are off. There is no
+  sampling here, no early exit and no state between calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from flo.errors import StudyError
+from flo.privacy.batches import Batches, Frame, Mask
+from flo.privacy.bookkeeping import BookKeeping, Loss
+from flo.privacy.mixing import what_mixes
+from flo.privacy.one_by_one import Looped, Vmapped
+from flo.privacy.patients import Patients
+
+Floats = npt.NDArray[np.float64]
+Way = BookKeeping | Vmapped | Looped
+
+
+class PrivateStep:
+    """Clipped gradient sums of one module and loss, on one device."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Loss,
+        clip: float,
+        *,
+        examples: Floats,
+        batch: int = 256,
+        device: str = "cpu",
+    ) -> None:
+        """Choose how, and try it out.
+
+        Args:
+            module: maps inputs (n, …) to outputs (n, …); float32 or float64; no dropout.
+            loss: outputs and labels (n,) to one loss a record, (n,).
+            clip: L2 bound on a patient's gradient; positive and finite.
+            examples: inputs of some records (m, …), made up and public, to try the module on.
+            batch: records in a micro-batch, a power of two; public.
+
+        Raises:
+            ValueError: clip or batch out of range.
+            StudyError: no way was found that keeps patients apart.
+        """
+        if not (np.isfinite(clip) and clip > 0):
+            raise ValueError(f"clip must be positive and finite, got {clip}")
+        self._module = module.to(device).requires_grad_(False)
+        self._clip, self._batch, self._device = clip, batch, device
+        self._flat = _views_of_one_vector(list(module.parameters()))
+        self.way, self.reasons = self._choose(loss, examples)
+
+    def batches(self, patients: Patients) -> Batches:
+        """The patients' records, ready for this step."""
+        return Batches(patients, self._batch, self._device, self._flat.dtype)
+
+    def clipped_sum(self, weights: Floats, batches: Batches, chosen: Mask | None = None) -> Floats:
+        """Σ over (chosen) patients of clip(∇ Σ_records loss, ``clip``) at ``weights``, (p,)."""
+        self._flat.copy_(torch.from_numpy(weights))
+        total = torch.zeros(len(weights), dtype=torch.float64, device=self._device)
+        with _reproducible(self._device):
+            for frame in batches.frames(chosen):
+                total += self._of_frame(frame)
+            for pieces in batches.pieces(chosen):
+                total += self._of_one(pieces)
+        return np.asarray(total.cpu().numpy())
+
+    def _of_frame(self, frame: Frame) -> torch.Tensor:
+        parts = self.way.parts(frame)
+        squared = parts[0].norm_squared
+        for part in parts[1:]:
+            squared = squared + part.norm_squared
+        factors = torch.nan_to_num(self._clip / squared.sqrt(), nan=0.0, posinf=1.0).clamp(max=1.0)
+        return _joined([t for part in parts for t in part.total(factors)])
+
+    def _of_one(self, pieces: Iterator[Frame]) -> torch.Tensor:
+        """One patient of many pieces: their gradients first, then the clip."""
+        one = torch.ones(1, dtype=torch.float64, device=self._device)
+        total = torch.zeros_like(self._flat, dtype=torch.float64)
+        known = torch.zeros_like(one)  # stays finite while every piece is
+        for piece in pieces:
+            parts = self.way.parts(piece)
+            total += _joined([t for part in parts for t in part.total(one)])
+            known += sum(part.norm_squared for part in parts)
+        norm = torch.linalg.vector_norm(total) + 0 * known
+        return total * torch.nan_to_num(self._clip / norm, nan=0.0, posinf=1.0).clamp(max=1.0)
+
+    def _choose(self, loss: Loss, examples: Floats) -> tuple[Way, list[str]]:
+        reasons = []
+        given = self._flat.dtype
+        tries = [(BookKeeping, given), (BookKeeping, torch.float64), (Vmapped, given)]
+        for way, dtype in [*tries, (Looped, given)]:
+            if self._flat.dtype != dtype:
+                self._flat = _views_of_one_vector(list(self._module.to(dtype).parameters()))
+            try:
+                candidate: Way = way(self._module, loss)
+                mixes = self._try_out(candidate, examples)
+            except (ValueError, RuntimeError, TypeError) as error:
+                reasons.append(f"not {way.name}: {str(error).splitlines()[0]}")
+                continue
+            if mixes is None:
+                return candidate, reasons
+            reasons.append(f"not {way.name}: {mixes}")
+        raise StudyError(
+            f"the model cannot be trained one patient at a time: {'; '.join(reasons)}",
+            hint="use layers that treat each record alone, such as GroupNorm for BatchNorm",
+        )
+
+    def _try_out(self, way: Way, examples: Floats) -> str | None:
+        """What mixes made-up patients, of one record and of several; None if nothing does."""
+        inputs = np.resize(examples, (self._batch, *examples.shape[1:])).astype(np.float64)
+        labels = np.arange(self._batch) % 2
+        for records in (1, 2, 8):
+            if records <= self._batch:
+                patient = np.arange(self._batch) // records
+                made_up = Patients(inputs, labels.astype(np.float64), patient, patient[-1] + 1)
+                with _reproducible(self._device):
+                    mixes = what_mixes(way.seen, next(self.batches(made_up).frames()))
+                if mixes:
+                    return mixes
+        return None
+
+
+def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([t.flatten() for t in tensors])
+
+
+def _views_of_one_vector(parameters: list[nn.Parameter]) -> torch.Tensor:
+    """Make the parameters views of one new vector, so that loading weights is one copy."""
+    flat = _joined([parameter.data for parameter in parameters])
+    start = 0
+    for parameter in parameters:
+        parameter.data = flat[start : start + parameter.numel()].view_as(parameter)
+        start += parameter.numel()
+    return flat
+
+
+@contextmanager
+def _reproducible(device: str) -> Iterator[None]:
+    """No TF32, no autocast, no search for algorithms: the same numbers for the same patient."""
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = (cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic)
+    if device != "cpu":
+        cuda.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
+        cudnn.deterministic = True
+    try:
+        with torch.autocast(torch.device(device).type, enabled=False):
+            yield
+    finally:
+        if device != "cpu":
+            cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before
