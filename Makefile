@@ -19,7 +19,7 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 test-full: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow or gpu"
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -30,7 +30,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/flo bench
 
 clean:
 	rm -rf $(VENV) .demo build dist *.egg-info

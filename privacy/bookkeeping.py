@@ -15,6 +15,7 @@ gradient in float64. Where a norm comes from products of scalar products, which 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -222,60 +223,65 @@ def _layers(module: nn.Module) -> list[nn.Module]:
 def _linear(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> Part:
     a = a.reshape(patients, -1, layer.in_features)
     b = b.reshape(patients, -1, layer.out_features)
-    return _products(a, b, layer.bias is not None, (layer.out_features, layer.in_features))
+    bias, shape = layer.bias is not None, layer.weight.shape
+    if a.shape[1] == 1:
+        return Outer(a[:, 0], b[:, 0], bias)
+    if _products_are_smaller(a.shape[1], shape):
+        return Products(a, b, bias, shape)
+    weight = torch.bmm(b.transpose(1, 2), a)
+    return Whole([weight, b.sum(1)] if bias else [weight])
 
 
 def _conv(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> Part:
-    if a.dim() == 3:  # Conv1d: one row high
-        a, b = a.unsqueeze(2), b.unsqueeze(2)
+    """A convolution is a Linear over its windows: a (N, d, T), b (N, o, T)."""
+    settings = {
+        name: getattr(layer, name) for name in ("kernel_size", "dilation", "padding", "stride")
+    }
+    if a.dim() == 3:  # Conv1d: an image one pixel high
+        a = a.unsqueeze(2)
         high = {"kernel_size": 1, "dilation": 1, "padding": 0, "stride": 1}
-    else:
-        high = {}
-    windows = functional.unfold(
-        a,
-        **{
-            name: (high[name], *getattr(layer, name)) if high else getattr(layer, name)
-            for name in ("kernel_size", "dilation", "padding", "stride")
-        },
-    )
-    a, b = windows.transpose(1, 2), b.flatten(2).transpose(1, 2)
-    return _products(
-        a.reshape(patients, -1, a.shape[2]),
-        b.reshape(patients, -1, b.shape[2]),
-        layer.bias is not None,
-        layer.weight.shape,
-    )
+        settings = {name: (high[name], *value) for name, value in settings.items()}
+    a, b = functional.unfold(a, **settings), b.flatten(2)
+    bias, shape = layer.bias is not None, layer.weight.shape
+    records = len(a) // patients
+    if _products_are_smaller(records * a.shape[2], shape):
+        a, b = a.transpose(1, 2), b.transpose(1, 2)
+        return Products(
+            a.reshape(patients, -1, a.shape[2]), b.reshape(patients, -1, b.shape[2]), bias, shape
+        )
+    weight = _of_patients(torch.bmm(b, a.transpose(1, 2)), patients).reshape(patients, *shape)
+    return Whole([weight, _of_patients(b.sum(2), patients)] if bias else [weight])
 
 
-def _products(a: torch.Tensor, b: torch.Tensor, bias: bool, shape: tuple[int, ...]) -> Part:
-    """Σ_l b_l a_lᵀ for each patient, kept as a product where that is the smaller."""
-    length, inputs, outputs = a.shape[1], a.shape[2], b.shape[2]
-    if length == 1 and len(shape) == 2:
-        return Outer(a[:, 0], b[:, 0], bias)
-    if 2 * length**2 <= inputs * outputs:
-        return Products(a, b, bias, shape)
-    weight = torch.bmm(b.transpose(1, 2), a).reshape(-1, *shape)
-    return Whole([weight, b.sum(1)] if bias else [weight])
+def _products_are_smaller(length: int, shape: tuple[int, ...]) -> bool:
+    """Whether L×L scalar products are fewer numbers than one gradient of that shape."""
+    return 2 * length**2 <= math.prod(shape)
+
+
+def _of_patients(gradients: torch.Tensor, patients: int) -> torch.Tensor:
+    """Each record's gradient (P·R, …) to each patient's (P, …)."""
+    if len(gradients) == patients:
+        return gradients
+    return gradients.reshape(patients, -1, *gradients.shape[1:]).sum(1)
 
 
 def _layer_norm(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> Part:
     normal = functional.layer_norm(a, layer.normalized_shape, eps=layer.eps)
     inner = layer.weight.shape
-    return _affine(layer, normal.reshape(patients, -1, *inner), b.reshape(patients, -1, *inner))
+
+    def summed(t: torch.Tensor) -> torch.Tensor:  # (N, …, *inner) -> (P, *inner)
+        return t.reshape(patients, -1, *inner).sum(1)
+
+    return Whole([summed(b * normal)] if layer.bias is None else [summed(b * normal), summed(b)])
 
 
 def _group_norm(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> Part:
     normal = functional.group_norm(a, layer.num_groups, eps=layer.eps)
 
-    def flat(t: torch.Tensor) -> torch.Tensor:  # (N, channels, …) -> (P, positions, channels)
-        return t.flatten(2).transpose(1, 2).reshape(patients, -1, layer.num_channels)
+    def summed(t: torch.Tensor) -> torch.Tensor:  # (N, channels, …) -> (P, channels)
+        return _of_patients(t.flatten(2).sum(2) if t.dim() > 2 else t, patients)
 
-    return _affine(layer, flat(normal), flat(b))
-
-
-def _affine(layer: Any, normal: torch.Tensor, b: torch.Tensor) -> Part:
-    weight = (b * normal).sum(1)
-    return Whole([weight] if layer.bias is None else [weight, b.sum(1)])
+    return Whole([summed(b * normal), summed(b)])
 
 
 def _embedding(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> Part:

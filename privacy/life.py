@@ -62,6 +62,11 @@ class LifeBudget:
         best = min(a * capacity - _renyi(0.0, at, a) for a in ORDERS)
         return max(0.0, math.floor(best * 1e4) / 1e4)
 
+    def cost_of(self, epsilon: float, delta: float | None = None) -> float:
+        """Rényi cost of a full-batch study of that own ε: the inverse of ``largest_epsilon``."""
+        at = self.delta if delta is None else delta
+        return self.order * max((epsilon + _renyi(0.0, at, a)) / a for a in ORDERS)
+
 
 def _renyi(epsilon: float, delta: float, order: int) -> float:
     return (

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from flo.cli import audit, coordinator, lab, site, study
+from flo.cli import audit, bench, coordinator, lab, site, study
 
 app = typer.Typer(
     name="flo",
@@ -22,6 +22,7 @@ app.add_typer(audit.app, name="audit", help="Make and verify privacy reports.")
 app.command()(lab.simulate)
 app.command()(lab.demo)
 app.command()(lab.data)
+app.command()(bench.bench)
 
 
 def main() -> None:

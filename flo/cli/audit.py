@@ -61,3 +61,36 @@ def verify(
         say(f"    key {spoken(site['fingerprint'])}")
     say(f"  coordinator's key {spoken(facts['study']['coordinator'])}")
     say("Compare the keys by telephone: the report proves what these keys signed.")
+
+
+@app.command()
+def attack(
+    study: Annotated[Path, typer.Argument(help="A study in TOML.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Numbers as JSON.")] = None,
+) -> None:
+    """Attack the trainer on made-up patients: a lower bound on ε that catches bugs, no proof."""
+    from dataclasses import asdict
+
+    from flo.attack import attack as run
+    from flo.cli.screen import say, working, write_json
+    from flo.errors import TrustError
+    from flo.study import load
+
+    loaded = load(study)
+    with working("making up patients") as status:
+        found = run(loaded, progress=status.update)
+    write_json(json_file, {"schema_version": 1, "private": False, **asdict(found)})
+    say(
+        f"{found.right} of {found.guesses} guesses about {found.canaries} made-up patients were "
+        f"right ({found.right / found.guesses:.1%}; 50 % is chance)"
+    )
+    say(
+        f"ε is at least {found.lower_bound:.3f} ({found.confidence:.0%} confidence, "
+        f"one-run audit); claimed is {found.claimed:.3f}"
+    )
+    if found.broken:
+        raise TrustError(
+            "the attack refutes the claimed ε: this trainer leaks more than it says",
+            hint="do not run studies with it; reinstall FLO and report this",
+        )
+    say("no bug found. This cannot certify an ε below 1: only the proof and the ledger can.")

@@ -33,9 +33,9 @@ def explain(error: Exception) -> int:
     """Print an error as a person needs it and return the exit code."""
     out = console(error=True)
     if isinstance(error, FloError):
-        out.print(f"[bold red]error:[/] {_plain(str(error))}")
+        out.print(f"[bold red]error:[/] {plain(str(error))}")
         if error.hint:
-            out.print(f"[bold]what to do:[/] {_plain(error.hint)}")
+            out.print(f"[bold]what to do:[/] {plain(error.hint)}")
         return error.exit_code
     out.print(
         f"[bold red]this is a bug in FLO:[/] {type(error).__name__} "
@@ -54,7 +54,7 @@ def show_sheet(parts: list[Section], out: Console) -> None:
         table.add_column(style="dim", no_wrap=True)
         table.add_column()
         for label, text in section.lines:
-            table.add_row(_plain(label), _plain(text))
+            table.add_row(plain(label), plain(text))
         out.print(table)
 
 
@@ -82,7 +82,8 @@ def confirmed(question: str, yes: bool) -> bool:
     return typer.confirm(question, default=False)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Text from elsewhere, so that nothing in it is taken for markup."""
     from rich.markup import escape
 
     return escape(text)

@@ -157,43 +157,13 @@ def budget(
     home: Home = DEFAULT_HOME,
     json_file: Annotated[Path | None, typer.Option("--json", help="Numbers as JSON.")] = None,
 ) -> None:
-    """Show each population's life budget: spent, reserved, free, and what would still fit."""
-    from rich.table import Table
-
-    from flo.cli.screen import console, write_json
+    """Draw each population's life budget: spent, reserved, free, over time, and what still fits."""
+    from flo.cli.budget import show
     from flo.clients.home import SiteHome
-    from flo.privacy.life import SUB_LEDGERS
 
     ledger = SiteHome.open(home).ledger()
-    balance = ledger.balance()
-    table = Table("population", "life", "sub-ledger", "spent", "reserved", "free", "fits ε up to")
-    rows = []
-    for name, life in balance.lives.items():
-        for purpose in SUB_LEDGERS:
-            charged = life.share(balance.charged(name, purpose))
-            committed = life.share(balance.committed(name, purpose))
-            remaining = balance.remaining(name, purpose)
-            row = {
-                "population": name,
-                "epsilon": life.epsilon,
-                "delta": life.delta,
-                "sub_ledger": purpose,
-                "spent": charged,
-                "reserved": committed - charged,
-                "free": max(0.0, 1 - committed),
-                "largest_epsilon": life.largest_epsilon(remaining),
-            }
-            rows.append(row)
-            table.add_row(
-                name,
-                f"ε = {life.epsilon:g}, δ = {life.delta:g}",
-                purpose,
-                *(f"{row[key]:.1%}" for key in ("spent", "reserved", "free")),
-                f"{row['largest_epsilon']:.3f}",
-            )
+    show(ledger, json_file)
     ledger.close()
-    console().print(table)
-    write_json(json_file, {"schema_version": 1, "populations": rows})
 
 
 @app.command()

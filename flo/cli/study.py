@@ -93,6 +93,37 @@ def launch(
 
 
 @app.command()
+def survey(
+    study: StudyFile,
+    epsilon: Annotated[float, typer.Option(help="The survey's own ε.")] = 0.3,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Count by this column; once for each.")
+    ] = None,
+    bins: Annotated[int, typer.Option(min=2, max=50, help="Ranges a number is counted in.")] = 5,
+    home: Home = DEFAULT_HOME,
+    launch: Annotated[bool, typer.Option(help="Without it, only explained.")] = False,
+) -> None:
+    """Count patients by label and columns, with noise, before a study; sites approve it first."""
+    from flo.cli.operator import Operator
+    from flo.cli.screen import console, say, show_sheet, working
+    from flo.privacy.sheet import sections
+    from flo.study import load
+
+    planned = load(study)
+    wanted = column or [c.name for c in planned.data.columns if c.kind == "category"]
+    with working("calibrating noise"):
+        asked = planned.with_survey(epsilon=epsilon, columns=wanted, bins=bins)
+        parts = sections(asked)
+    if not launch:
+        show_sheet(parts, console())
+        say(f"\nnext: the same with --launch offers {asked.name} to its hospitals")
+        return
+    summary = Operator(home).call("POST", "studies", body=asked.canonical_bytes)
+    say(f"offered: {asked.name} (digest {summary['digest'][:12]})")
+    follow(home, summary["digest"])
+
+
+@app.command()
 def watch(study: StudyName, home: Home = DEFAULT_HOME) -> None:
     """Follow a study until it ends."""
     follow(home, _find(home, study)["digest"])
@@ -171,14 +202,37 @@ def _show_result(summary: dict[str, Any]) -> None:
     result = summary["result"] or {}
     say(f"{summary['status']} after {result.get('rounds', 0)} rounds")
     if estimate := result.get("estimate"):
-        say(
-            f"noisy AUC {estimate['auc']:.3f}, {estimate['level']:.0%} interval "
-            f"{estimate['low']:.3f} to {estimate['high']:.3f} (noise and sampling)"
-        )
+        say(f"noisy AUC {_interval(estimate)} (90 % interval: noise and sampling)")
+    for name, found in result.get("subgroups", {}).items():
+        say(f"  {name}: {_interval(found)}")
+    for hospital, columns in result.get("survey", {}).items():
+        _show_counts(hospital, columns)
     if result:
         say(f"ε = {result['epsilon']:.4f} at δ = {result['delta']:g} for one patient")
+    if "model" in result:
         say(f"model: {result['model']}")
+    if result:
         say(f"next: flo study extracts {summary['digest'][:12]} --out extracts")
+
+
+def _interval(estimate: dict[str, Any]) -> str:
+    return f"{estimate['auc']:.3f}, {estimate['low']:.3f} to {estimate['high']:.3f}"
+
+
+def _show_counts(hospital: str, columns: list[dict[str, Any]]) -> None:
+    """A hospital's noisy counts (or everyone's) as bars."""
+    from rich.table import Table
+
+    from flo.cli.screen import console, plain
+
+    most = max(1.0, *(n for column in columns for n in column["patients"]))
+    half = columns[0]["half_width"]
+    table = Table("column", "", f"patients ± {half:.0f}", "", title=hospital or "all hospitals")
+    for column in columns:
+        for cell, patients in zip(column["cells"], column["patients"], strict=True):
+            bar = "█" * round(30 * max(0.0, patients) / most)
+            table.add_row(plain(column["column"]), plain(cell), f"{patients:.0f}", bar)
+    console().print(table)
 
 
 def _find(home: Path, wanted: str) -> dict[str, Any]:

@@ -1,0 +1,122 @@
+"""The ledger at 1 and at 10,000 entries: charging, opening with the gate, and a cold report."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from flo.bench import Row, compared
+from flo.clients.approval import Offered, approve
+from flo.clients.extract import make_extract
+from flo.clients.home import SiteHome, make_config
+from flo.files import write_public
+from flo.identity import Identity
+from flo.study import Study, load
+
+STUDY = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
+ENTRIES = 10_000
+
+
+def rows() -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        home, study, reservation = _site(Path(folder))
+        book, numbers = home.ledger(), count()
+
+        def charge() -> None:
+            n = next(numbers)
+            facts = {"study": study.digest, "run": "run-1", "round": n, "attempt": 1}
+            facts |= {"model": "0" * 64, "cohort": "1" * 64, "reply": f"{n:064x}"}
+            book.charge(reservation, "training", f"request {n}", facts)
+
+        yield compared(
+            "ledger", "charge one release", charge, lambda: _flush(Path(folder)), how="1 KiB, fsync"
+        )
+        while book.head().sequence < ENTRIES:
+            charge()
+        extract = Path(folder) / "extract.json"
+        extract.write_bytes(make_extract(home, book, study.digest))
+        book.close()
+
+        def open_and_gate() -> None:
+            opened = home.ledger()
+            opened.balance().remaining("main", "training")
+            opened.close()
+
+        data = (home.directory / "ledger.sqlite").read_bytes()
+        yield compared(
+            "ledger",
+            f"open + gate, {ENTRIES:,} entries",
+            open_and_gate,
+            lambda: hashlib.sha256(data).digest(),
+            how="SHA-256 of the file",
+            runs=9,
+        )
+        yield compared(
+            "ledger",
+            f"cold report, {ENTRIES:,} entries",
+            lambda: _flo("audit", "report", str(extract), "--out", folder),
+            lambda: _flo("--help"),
+            how="flo --help",
+            runs=3,
+        )
+
+
+def _site(folder: Path) -> tuple[SiteHome, Study, int]:
+    """A site of made-up patients that has approved a long heart study."""
+    coordinator = Identity.new()
+    data = folder / "patients.csv"
+    planned = load(STUDY).with_mechanism(steps=ENTRIES)
+    data.write_text(_header(planned) + _record(planned), encoding="utf-8")
+    home = SiteHome.create(
+        folder / "site",
+        make_config(
+            "cleveland",
+            file=data,
+            id_column="patient_id",
+            epsilon=0.9,
+            declared_size=300,
+            hold_out=0.3,
+            consent=False,
+        ),
+    )
+    info = f'{{"public":"{coordinator.public.hex()}","schema_version":1,"url":"https://localhost"}}'
+    write_public(home.directory / "coordinator.json", info.encode())
+    keys = {h.id: Identity.new().fingerprint for h in planned.hospitals}
+    study = planned.with_fingerprints(keys | {"cleveland": home.identity().fingerprint})
+    offered = Offered(study, coordinator.sign("study", study.canonical_bytes))
+    approval = approve(home, _Nods(), offered, home.config.population("main"))  # type: ignore[arg-type]
+    return home, study, approval.reservation
+
+
+class _Nods:
+    """A coordinator that has seen no head of ours and takes every approval."""
+
+    def call(self, name: str, body: Any) -> Any:
+        return {"head": None} if name == "heads" else {}
+
+
+def _header(study: Study) -> str:
+    return ",".join(["patient_id", study.data.label, *(c.name for c in study.data.columns)]) + "\n"
+
+
+def _record(study: Study) -> str:
+    cells = [c.codes[0] if c.kind == "category" else str(c.minimum) for c in study.data.columns]
+    return ",".join(["p1", "0", *cells]) + "\n"
+
+
+def _flush(folder: Path) -> None:
+    with (folder / "reference").open("wb") as file:
+        file.write(b"x" * 1024)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flo(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "flo.cli", *arguments], check=True, capture_output=True)

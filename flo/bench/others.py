@@ -1,0 +1,51 @@
+"""Smaller things people wait for: the command line's start, and exact noise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+
+from flo.bench import Row, compared
+from flo.privacy.discrete_gaussian import SystemNoise
+
+_VARIANCE = 1_500_000**2
+
+
+def start() -> Iterator[Row]:
+    """``flo --help`` against an interpreter that does nothing."""
+
+    def run(*arguments: str) -> None:
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+
+    yield compared(
+        "start",
+        "flo --help",
+        lambda: run("-m", "flo.cli", "--help"),
+        lambda: run("-c", "pass"),
+        how="python -c pass",
+        runs=9,
+    )
+
+
+def noise() -> Iterator[Row]:
+    """Exact discrete Gaussians against numpy's float Gaussians, which are not private."""
+    source, generator = SystemNoise(), np.random.default_rng()
+
+    def sample(size: int) -> None:
+        source.sample(_VARIANCE, size)
+
+    def normal(size: int) -> None:
+        generator.normal(size=size)
+
+    for size in (100, 10_000, 1_000_000):
+        yield compared(
+            "noise",
+            f"{size:,} exact samples",
+            lambda size=size: sample(size),  # type: ignore[misc]
+            lambda size=size: normal(size),  # type: ignore[misc]
+            how="numpy normal, not private",
+            runs=9,
+        )

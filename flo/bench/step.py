@@ -1,0 +1,118 @@
+"""One private step (clip, sum, noise; no ledger) against one plain step and against Opacus' hooks.
+
+Needs torch, Opacus and ``flo.privacy`` only, so that it runs from a bare checkout on a GPU machine.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from flo import networks
+from flo.bench import Row, compared
+from flo.networks import Layer
+from flo.privacy.bookkeeping import categorical_loss
+from flo.privacy.discrete_gaussian import SystemNoise
+from flo.privacy.mechanisms import FullBatchSum
+from flo.privacy.patients import Patients
+from flo.privacy.step import PrivateStep
+
+_CLIP, _SIGMA = 1.0, 20.0
+MODELS: dict[str, tuple[list[Layer], int, int]] = {  # layers, inputs, patients
+    "logistic 30-2, b=64": ([Layer("Linear", (30, 2))], 30, 64),
+    "MLP 30-64-64-2, b=512": (networks.mlp(30, (64, 64), 2), 30, 512),
+    "CNN 28x28 GroupNorm, b=128": (networks.cnn(1, 28, 28, 2), 784, 128),
+}
+
+
+def rows(device: str = "cpu") -> Iterator[Row]:
+    """Two rows a model. On a CPU one thread is used, so that ratios do not depend on cores."""
+    threads = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    for name, (layers, width, count) in MODELS.items():
+        generator = np.random.default_rng(1)
+        patients = Patients(
+            generator.normal(size=(count, width)),
+            generator.integers(0, 2, count).astype(np.float64),
+            np.arange(count),
+            count,
+        )
+        module = networks.build(layers)
+        private, way = _private(module, patients, device)
+        plain = _plain(copy.deepcopy(module), patients, device)
+        hooks = _hooks(copy.deepcopy(module), patients, device)
+        yield compared("step", f"{name}, {device}", private, plain, how=f"plain step; {way}")
+        yield compared("step", f"{name}, {device}", private, hooks, how="Opacus hooks")
+    torch.set_num_threads(threads)
+
+
+def _private(
+    module: nn.Module, patients: Patients, device: str
+) -> tuple[Callable[[], object], str]:
+    step = PrivateStep(
+        copy.deepcopy(module),
+        categorical_loss,
+        _CLIP,
+        examples=patients.inputs,
+        batch=patients.count,
+        device=device,
+    )
+    batches, noise = step.batches(patients), SystemNoise()
+    weights = torch.nn.utils.parameters_to_vector(module.parameters()).detach().double().numpy()
+    mechanism = FullBatchSum(len(weights), _SIGMA, _CLIP)
+
+    def run() -> object:
+        return mechanism.release(step.clipped_sum(weights, batches), noise)
+
+    return run, f"ours: {step.way.name}"
+
+
+def _plain(module: nn.Module, patients: Patients, device: str) -> Callable[[], object]:
+    module.to(device).requires_grad_(True)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    inputs = torch.from_numpy(patients.inputs).float().to(device)
+    labels = torch.from_numpy(patients.labels).long().to(device)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(module(inputs), labels)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        _wait(device)
+
+    return run
+
+
+def _hooks(module: nn.Module, patients: Patients, device: str) -> Callable[[], object]:
+    from opacus import GradSampleModule
+
+    hooked = GradSampleModule(module.to(device).requires_grad_(True), loss_reduction="sum")
+    inputs = torch.from_numpy(patients.inputs).float().to(device)
+    labels = torch.from_numpy(patients.labels).long().to(device)
+
+    def run() -> None:
+        hooked.zero_grad(set_to_none=True)
+        loss = torch.nn.functional.cross_entropy(hooked(inputs), labels, reduction="sum")
+        torch.autograd.backward(loss)
+        parameters = [p for p in hooked.parameters() if p.requires_grad]
+        norms = torch.stack([p.grad_sample.flatten(1).norm(dim=1) for p in parameters], dim=1).norm(
+            dim=1
+        )
+        factors = (_CLIP / (norms + 1e-6)).clamp(max=1.0)
+        with torch.no_grad():
+            for p in parameters:
+                summed = torch.einsum("i,i...", factors, p.grad_sample)
+                p -= 0.1 * (summed + _SIGMA * _CLIP * torch.randn_like(p)) / patients.count
+        _wait(device)
+
+    return run
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()

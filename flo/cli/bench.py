@@ -1,0 +1,57 @@
+"""``flo bench``: tables of ratios, on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+GROUPS = ("step", "noise", "ledger", "start")
+
+
+def bench(
+    groups: Annotated[
+        list[str] | None, typer.Argument(metavar="[GROUP]...", help=f"{', '.join(GROUPS)}.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where steps run: cpu or cuda.")] = "cpu",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Rows as JSON.")] = None,
+) -> None:
+    """Measure what FLO costs here, as ratios against references in the same run."""
+    from rich.table import Table
+
+    from flo.cli.screen import console, working
+    from flo.errors import UsageError
+
+    for group in groups or []:
+        if group not in GROUPS:
+            raise UsageError(f"no group {group!r}; there are {', '.join(GROUPS)}")
+    rows = []
+    with working("measuring") as status:
+        for group in groups or GROUPS:
+            status.update(group)
+            for row in _rows(group, device):
+                rows.append(row)
+                status.update(f"{group}: {row['name']} took {row['ratio']:.2f} × {row['how']}")
+    table = Table(box=None)
+    for name in ("group", "name", "flo", "reference", "ratio", "unit", "runs", "how"):
+        table.add_column(name, no_wrap=name in ("group", "name"), overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+    console().print(table)
+    if json_file:
+        json_file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def _rows(group: str, device: str) -> Iterator[dict[str, Any]]:
+    from flo.bench import ledger, others, step
+
+    known: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+        "step": lambda: step.rows(device),
+        "noise": others.noise,
+        "ledger": ledger.rows,
+        "start": others.start,
+    }
+    return known[group]()
