@@ -17,6 +17,7 @@ from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer, choose_device
 from flo.clients.worker import read_frame, write_frame
 from flo.logs import JsonFormatter
+from flo.memory import keep_freed_memory
 from flo.study import from_canonical
 
 log = logging.getLogger("flo.clients.child")
@@ -25,6 +26,7 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Serve frames on standard input and output until the parent goes away."""
+    keep_freed_memory()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     wishes, answers = sys.stdin.buffer, sys.stdout.buffer

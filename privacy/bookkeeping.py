@@ -7,7 +7,7 @@ Mao, Xu 2022). No per-patient copy of the model is kept.
 
 No mixing, by construction: only an ``nn.Sequential`` of the layers listed here, each used once,
 each of exactly that type, treats one record at a time; everything else goes to
-``flo.privacy.one_by_one``. What may be rounded and what may not: a and b are whatever the hardware
+``flo.privacy.one_by_one``. Layers without a rule of ours take Opacus' per-record rule. What may be rounded and what may not: a and b are whatever the hardware
 made them, and *define* the patient's gradient; its norm and the clipped sum are taken of that very
 gradient in float64. Where a norm comes from products of scalar products, which cancel, a slack of
 10^-10 of what they could have been is added: rounded towards a larger norm, so more privacy.
@@ -292,6 +292,18 @@ def _embedding(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> P
     return Looked(ids, b, layer.num_embeddings)
 
 
+def _by_opacus(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> Part:
+    """Opacus' rule for a record's gradient, for the layers it has one for and we have not."""
+    from opacus import GradSampleModule  # takes seconds to import
+
+    layer.requires_grad_(True)  # its rules skip what is not trained
+    try:
+        by_parameter = GradSampleModule.GRAD_SAMPLERS[type(layer)](layer, [a], b)
+    finally:
+        layer.requires_grad_(False)
+    return Whole([_of_patients(by_parameter[p].detach(), patients) for p in layer.parameters()])
+
+
 _RULES: dict[type[nn.Module], Callable[[Any, torch.Tensor, torch.Tensor, int], Part]] = {
     nn.Linear: _linear,
     nn.Conv1d: _conv,
@@ -299,17 +311,26 @@ _RULES: dict[type[nn.Module], Callable[[Any, torch.Tensor, torch.Tensor, int], P
     nn.LayerNorm: _layer_norm,
     nn.GroupNorm: _group_norm,
     nn.Embedding: _embedding,
+    nn.Conv3d: _by_opacus,
+    nn.InstanceNorm1d: _by_opacus,
+    nn.InstanceNorm2d: _by_opacus,
+    nn.InstanceNorm3d: _by_opacus,
 }
 _PLAIN = frozenset(
     {
         *(nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU),
         *(nn.Softplus, nn.Flatten, nn.Unflatten, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d),
-        *(nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
+        *(nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.MaxPool3d, nn.AvgPool3d),
+        nn.AdaptiveAvgPool3d,
     }
 )
 _SETTINGS: dict[type[nn.Module], Callable[[Any], bool]] = {
     nn.Conv1d: lambda layer: _plain_convolution(layer),
     nn.Conv2d: lambda layer: _plain_convolution(layer),
+    nn.Conv3d: lambda layer: _plain_convolution(layer),
+    nn.InstanceNorm1d: lambda layer: layer.affine,
+    nn.InstanceNorm2d: lambda layer: layer.affine,
+    nn.InstanceNorm3d: lambda layer: layer.affine,
     nn.LayerNorm: lambda layer: layer.elementwise_affine,
     nn.GroupNorm: lambda layer: layer.affine,
     nn.Embedding: lambda layer: layer.max_norm is None and not layer.scale_grad_by_freq,

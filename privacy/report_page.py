@@ -27,7 +27,8 @@ def render(report: bytes) -> str:
 def plot(facts: dict[str, Any]) -> dict[str, Any]:
     """Coordinates of the plot of ε over releases: axes, one line per hospital, the study's ε."""
     budget = facts["guarantee"]["epsilon"]
-    most = max([1, *(site["releases_training"] for site in facts["hospitals"])])
+    purpose = "survey" if "survey" in facts["hospitals"][0]["sigma"] else "training"
+    most = max([1, *(site[f"releases_{purpose}"] for site in facts["hospitals"])])
     top = 1.15 * budget
 
     def x(release: float) -> float:
@@ -53,6 +54,7 @@ def plot(facts: dict[str, Any]) -> dict[str, Any]:
         )
     step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000) if most / s <= 8)
     return {
+        "purpose": purpose,
         "width": _WIDTH,
         "height": _HEIGHT,
         "left": _LEFT,

@@ -14,6 +14,7 @@ from torch import nn
 
 from flo import networks
 from flo.bench import Row, compared
+from flo.memory import keep_freed_memory
 from flo.networks import Layer
 from flo.privacy.bookkeeping import categorical_loss
 from flo.privacy.discrete_gaussian import SystemNoise
@@ -31,6 +32,7 @@ MODELS: dict[str, tuple[list[Layer], int, int]] = {  # layers, inputs, patients
 
 def rows(device: str = "cpu") -> Iterator[Row]:
     """Two rows a model. On a CPU one thread is used, so that ratios do not depend on cores."""
+    keep_freed_memory()  # as the agent's child does; both sides gain
     threads = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)

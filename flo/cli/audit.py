@@ -55,7 +55,7 @@ def verify(
         say(
             f"  {site['hospital']}: ε = {site['epsilon_released']:.4f} released of "
             f"{site['epsilon_designed']:.4f}, δ = {site['delta']:g}, "
-            f"{site['releases_training']} + {site['releases_evaluation']} releases, "
+            f"{len(site['releases'])} releases, "
             f"witnessed by {', '.join(site['witnessed_by']) or 'no partner'}"
         )
         say(f"    key {spoken(site['fingerprint'])}")

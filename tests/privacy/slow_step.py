@@ -1,0 +1,95 @@
+"""A second, independent private step to hold the fast one against, and files with somebody gone.
+
+One patient at a time, by plain autograd on the summed loss of their records; clipped; summed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from flo.privacy.batches import Batches
+from flo.privacy.bookkeeping import Loss
+from flo.privacy.patients import Floats, Patients
+from flo.privacy.step import PrivateStep
+
+
+def examples(width: int, count: int = 64) -> Floats:
+    """Inputs of made-up records in [-1, 1], (count, width), all different."""
+    return np.random.default_rng(99).uniform(-1, 1, (count, width))
+
+
+def seeded(module: nn.Module, seed: int = 0) -> nn.Module:
+    """The module with parameters that depend on the seed alone."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.data.copy_(drawn / math.sqrt(max(1, parameter[:1].numel())))
+    return module
+
+
+def weights_of(module: nn.Module) -> Floats:
+    flat = torch.nn.utils.parameters_to_vector(module.parameters())
+    return np.asarray(flat.detach().double().numpy())
+
+
+def file_of(records: list[int], width: int, seed: int = 0) -> Patients:
+    """Patients with these numbers of records, in an order that is mixed up."""
+    generator = np.random.default_rng(seed)
+    owner = generator.permutation(np.repeat(np.arange(len(records)), records))
+    return Patients(
+        generator.normal(size=(len(owner), width)),
+        generator.integers(0, 2, len(owner)).astype(np.float64),
+        owner.astype(np.int64),
+        len(records),
+    )
+
+
+def those(patients: Patients, kept: list[int]) -> Patients:
+    """The same file had the others never been there; patients are numbered anew, in order."""
+    rows = np.isin(patients.patient, kept)
+    owner = np.searchsorted(np.array(sorted(kept), dtype=np.int64), patients.patient[rows])
+    return Patients(patients.inputs[rows], patients.labels[rows], owner.astype(np.int64), len(kept))
+
+
+def without(patients: Patients, who: int) -> Patients:
+    return those(patients, [one for one in range(patients.count) if one != who])
+
+
+def only(patients: Patients, who: int) -> Patients:
+    return those(patients, [who])
+
+
+def summed(step: PrivateStep, weights: Floats, patients: Patients) -> Floats:
+    batches: Batches = step.batches(patients)
+    return step.clipped_sum(weights, batches)
+
+
+def slow_gradient(module: nn.Module, loss: Loss, one: Patients) -> Floats:
+    """Gradient of one patient's summed loss, (p,), in the module's own precision."""
+    parameters = list(module.parameters())
+    dtype = parameters[0].dtype
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    inputs = torch.from_numpy(one.inputs).to(dtype)
+    value = loss(module(inputs), torch.from_numpy(one.labels).to(dtype)).sum()
+    slopes = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    return np.asarray(torch.cat([slope.flatten() for slope in slopes]).double().numpy())
+
+
+def slow_sum(module: nn.Module, loss: Loss, patients: Patients, clip: float) -> Floats:
+    total = np.zeros(len(weights_of(module)))
+    for who in range(patients.count):
+        one = only(patients, who)
+        if len(one.inputs) == 0:
+            continue
+        gradient = slow_gradient(module, loss, one)
+        norm = float(np.linalg.norm(gradient))
+        if math.isfinite(norm):
+            total += gradient * min(1.0, clip / max(norm, 1e-300))
+    return total
