@@ -120,9 +120,8 @@ def _scores(
     trainer = make_trainer(study, Snapshot(taking_part, nobody))
     weights = models.initial_weights(study)
     steps = study.mechanism.steps
-    mean = sum(mechanism.to_real(trainer.release("training", weights, 1)) for _ in range(steps)) / (
-        steps * study.mechanism.sampling
-    )
+    releases = [trainer.release("training", weights, 1) for _ in range(steps)]
+    mean = mechanism.to_real(np.mean(releases, axis=0)) / study.mechanism.sampling
     exact = _gradients(study, weights, canaries)
     norms = np.linalg.norm(exact, axis=1, keepdims=True)
     clipped = exact * np.minimum(1.0, mechanism.norm / np.maximum(norms, 1e-300))

@@ -18,6 +18,7 @@ import torch
 from flo.privacy.patients import Patients
 
 Mask = npt.NDArray[np.bool_]
+_KEPT_BYTES = 256 << 20  # frames of more than that are made anew each time
 
 
 @dataclass(frozen=True)
@@ -56,21 +57,24 @@ class Batches:
         if batch < 1 or batch & (batch - 1):
             raise ValueError(f"batch must be a power of two, got {batch}")
         self._batch, self._count = batch, patients.count
+        self._device = device
         # One more record, of zeros: padding points there.
-        self._inputs = _with_zero_row(patients.inputs).to(device, dtype)
-        self._labels = _with_zero_row(patients.labels).to(device, dtype)
+        self._inputs = _with_zero_row(patients.inputs).to(dtype)
+        self._labels = _with_zero_row(patients.labels).to(dtype)
         self._padding = len(patients.inputs)
         self._order = np.argsort(patient := patients.patient, kind="stable")
         self._records = np.bincount(patient, minlength=patients.count)
         self._first = np.cumsum(self._records) - self._records
-        self._everyone = [self._frame(rows) for rows in self._rows(np.arange(patients.count))]
+        small = self._inputs.numel() * self._inputs.element_size() <= _KEPT_BYTES
+        self._kept = [self._frame(rows) for rows in self._everyone()] if small else None
 
     def frames(self, chosen: Mask | None = None) -> Iterator[Frame]:
         """Everyone with at most ``batch`` records, or those of them whom ``chosen`` names."""
-        if chosen is None:
-            yield from self._everyone
+        if chosen is None and self._kept is not None:
+            yield from self._kept
         else:
-            for rows in self._rows(np.flatnonzero(chosen)):
+            some = self._everyone() if chosen is None else self._rows(np.flatnonzero(chosen))
+            for rows in some:
                 yield self._frame(rows)
 
     def pieces(self, chosen: Mask | None = None) -> Iterator[Iterator[Frame]]:
@@ -81,6 +85,9 @@ class Batches:
             padded = np.full(-(-len(rows) // self._batch) * self._batch, self._padding)
             padded[: len(rows)] = rows
             yield (self._frame(piece[None]) for piece in padded.reshape(-1, self._batch))
+
+    def _everyone(self) -> Iterator[npt.NDArray[np.int64]]:
+        return self._rows(np.arange(self._count))
 
     def _rows(self, patients: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
         """Record numbers (P, R) of each frame, padded."""
@@ -104,12 +111,12 @@ class Batches:
         return np.where(inside, self._order[rows], self._padding)
 
     def _frame(self, rows: npt.NDArray[np.int64]) -> Frame:
-        index = torch.from_numpy(rows.reshape(-1)).to(self._inputs.device)
-        real = index != self._padding
+        index = torch.from_numpy(rows.reshape(-1))
+        real = (index != self._padding).to(self._labels.dtype)
         return Frame(
-            self._inputs[index],
-            self._labels[index],
-            real.to(self._labels.dtype),
+            self._inputs[index].to(self._device),
+            self._labels[index].to(self._device),
+            real.to(self._device),
             len(rows),
         )
 

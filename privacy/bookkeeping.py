@@ -7,10 +7,12 @@ Mao, Xu 2022). No per-patient copy of the model is kept.
 
 No mixing, by construction: only an ``nn.Sequential`` of the layers listed here, each used once,
 each of exactly that type, treats one record at a time; everything else goes to
-``flo.privacy.one_by_one``. Layers without a rule of ours take Opacus' per-record rule. What may be rounded and what may not: a and b are whatever the hardware
-made them, and *define* the patient's gradient; its norm and the clipped sum are taken of that very
-gradient in float64. Where a norm comes from products of scalar products, which cancel, a slack of
-10^-10 of what they could have been is added: rounded towards a larger norm, so more privacy.
+``flo.privacy.one_by_one``. Layers without a rule of ours take Opacus' per-record rule.
+
+What may be rounded and what may not: a and b are whatever the hardware made them, and *define* the
+patient's gradient; its norm and the clipped sum are taken of that very gradient in float64. Where a
+norm comes from products of scalar products, which cancel, a slack of 10^-10 of what they could have
+been is added: rounded towards a larger norm, so more privacy.
 """
 
 from __future__ import annotations

@@ -103,9 +103,9 @@ class Mechanism:
         steps = np.rint(total * (GRID / self.norm)).astype(np.int64)
         return steps + noise.sample(self.variance_steps(shares), self.length)
 
-    def to_real(self, steps: Integers) -> Floats:
+    def to_real(self, steps: Integers | Floats) -> Floats:
         """Grid steps back to the unit of what was summed."""
-        return steps.astype(np.float64) * (self.norm / GRID)
+        return np.asarray(steps, dtype=np.float64) * (self.norm / GRID)
 
     @property
     def event(self) -> dp_accounting.DpEvent:

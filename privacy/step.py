@@ -103,14 +103,19 @@ class PrivateStep:
         return total * torch.nan_to_num(self._clip / norm, nan=0.0, posinf=1.0).clamp(max=1.0)
 
     def _choose(self, loss: Loss, examples: Floats) -> tuple[Way, list[str]]:
-        reasons = []
+        reasons: list[str] = []
         given = self._flat.dtype
-        tries = [(BookKeeping, given), (BookKeeping, torch.float64), (Vmapped, given)]
-        for way, dtype in [*tries, (Looped, given)]:
+        tries: list[tuple[type[Way], torch.dtype]] = [
+            (BookKeeping, given),
+            (BookKeeping, torch.float64),
+            (Vmapped, given),
+            (Looped, given),
+        ]
+        for way, dtype in tries:
             if self._flat.dtype != dtype:
                 self._flat = _views_of_one_vector(list(self._module.to(dtype).parameters()))
             try:
-                candidate: Way = way(self._module, loss)
+                candidate = way(self._module, loss)
                 mixes = self._try_out(candidate, examples)
             except (ValueError, RuntimeError, TypeError) as error:
                 reasons.append(f"not {way.name}: {str(error).splitlines()[0]}")

@@ -24,7 +24,7 @@ COMMANDS = sorted({*LINES, *SPANS} - {"flo --help"})
 def test_a_command_that_readme_names_exists_with_its_options(line: str) -> None:
     words = shlex.split(line)[1:]
     path = [word for word in words[:2] if re.fullmatch(r"[a-z]+", word)]
-    if path[0] in ("simulate", "demo", "data"):
+    if path[0] in ("simulate", "demo", "data", "bench"):
         path = path[:1]
     shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output

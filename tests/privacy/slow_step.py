@@ -6,15 +6,47 @@ One patient at a time, by plain autograd on the summed loss of their records; cl
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import nn
 
+from flo import networks
 from flo.privacy.batches import Batches
-from flo.privacy.bookkeeping import Loss
+from flo.privacy.bookkeeping import BookKeeping, Loss, binary_loss
+from flo.privacy.one_by_one import Looped, Vmapped
 from flo.privacy.patients import Floats, Patients
-from flo.privacy.step import PrivateStep
+from flo.privacy.step import PrivateStep, _views_of_one_vector
+
+BATCH = 8
+NETWORKS: dict[str, tuple[list[networks.Layer], int]] = {
+    "logistic": (networks.logistic(3), 3),
+    "mlp": (networks.mlp(3, (16,)), 3),
+    "cnn": (networks.cnn(1, 8, 8), 64),
+}
+WAYS: dict[str, type[BookKeeping | Vmapped | Looped]] = {
+    "book-keeping": BookKeeping,
+    "vmap": Vmapped,
+    "loop": Looped,
+}
+CASES = [
+    (kind, way) for kind in NETWORKS for way in WAYS if (kind, way) != ("cnn", "vmap")
+]  # a convolution by vmap is slow, and nothing in it is its own
+
+
+@lru_cache
+def step_of(
+    kind: str, way: str | None, clip: float = 0.5, dtype: torch.dtype = torch.float64
+) -> tuple[PrivateStep, Floats, nn.Module]:
+    """A step that goes that way (None: its own choice), weights, and a module for the oracle."""
+    layers, width = NETWORKS[kind]
+    module, twin = (seeded(networks.build(layers).to(dtype)) for _ in range(2))
+    step = PrivateStep(module, binary_loss, clip, examples=examples(width), batch=BATCH)
+    if way is not None:
+        step.way = WAYS[way](module.to(dtype), binary_loss)
+        step._flat = _views_of_one_vector(list(module.parameters()))
+    return step, weights_of(twin), twin
 
 
 def examples(width: int, count: int = 64) -> Floats:

@@ -117,7 +117,6 @@ REFUSED = {
     "batch norm": "",
     "batch norm without state": "",
     "a memory": "its place in the batch",
-    "written into the records": "",
     "dropout": "its place in the batch",
     "layer norm over the batch": "",
     "records as channels": "",

@@ -263,7 +263,7 @@ def test_an_undisturbed_run_asks_every_round_once_and_then_settles() -> None:
         ("release", "training", 2, 1),
         ("release", "training", 3, 1),
         ("release", "evaluation", 1, 1),
-        ("finish", "training", 1, 1),
+        ("finish", "evaluation", 1, 1),
     ]
 
 

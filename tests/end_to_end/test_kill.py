@@ -1,0 +1,165 @@
+"""kill -9 at random instants of a site's work: what was sent is in the ledger, to the last reply.
+
+``FLO_KILL_POINTS=500 pytest tests/end_to_end/test_kill.py`` kills more often.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from flo.clients.approval import approve
+from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.handler import Handler, request_key
+from flo.clients.home import SiteHome
+from flo.identity import Identity
+from flo.messages import Reply, decode_reply
+from tests.builders import SilentApi, make_site, offered, pretend_enrolled, small_study
+from tests.builders import study_document as document_of
+from tests.end_to_end.killed_site import header, request
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class NoReleaser:
+    """After a kill nothing may be computed anew for a request that has a row."""
+
+    def release(self, *_: Any) -> npt.NDArray[np.int64]:
+        raise AssertionError("computed twice")
+
+
+@dataclass
+class Tally:
+    kills: int = 0
+    sent: int = 0
+    under_counted: int = 0
+    burnt: int = 0  # a row whose reply was never sent
+    orphans: int = 0  # a reply that was kept, and no row: never sent, never charged
+    torn: int = 0  # killed in the middle of sending
+
+
+@dataclass
+class Site:
+    home: SiteHome
+    study: str
+    sent_path: Path
+    checked: int = 0
+    expected: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+
+    def run_and_kill(self, chosen: random.Random) -> None:
+        """Let the site start, make a release or two, and kill it within the next one."""
+        first = str(len(self.expected) + 1)
+        command = [sys.executable, "-m", "tests.end_to_end.killed_site"]
+        with subprocess.Popen(
+            [*command, str(self.home.directory), self.study, str(self.sent_path), first],
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+        ) as child:
+            assert child.stdout is not None
+            began = [_announced(child.stdout.fileno()) for _ in range(2)]
+            until = time.perf_counter() + chosen.uniform(0, 1.1) * (began[1] - began[0])
+            while time.perf_counter() < until:
+                pass
+            child.kill()
+        self.tally.kills += 1
+
+    def check(self) -> None:
+        """Open the ledger as after a restart, and compare it with everything that was sent."""
+        sent = self._read_sent()
+        with closing(self.home.ledger()) as ledger:  # checks the whole chain
+            handler = Handler(self.home, ledger, NoReleaser(), lambda _: None)
+            for round_, reply in sent:
+                found = ledger.find_release(request_key(header(self.study, round_)))
+                self.tally.sent += 1
+                self.tally.torn += reply is None
+                if found is None:
+                    self.tally.under_counted += 1
+                    continue
+                self.expected[round_] = self._again(handler, round_)
+                if reply is not None:
+                    assert reply.header.kind == "release"
+                    np.testing.assert_array_equal(self.expected[round_], reply.values)
+            released = ledger.balance().reservations[2].released["training"]
+            burnt = range(len(self.expected) + 1, released + 1)
+            assert len(burnt) <= 1, "more than one row without a reply"
+            for round_ in burnt:
+                self.expected[round_] = self._again(handler, round_)
+                np.testing.assert_array_equal(self._again(handler, round_), self.expected[round_])
+                self.tally.burnt += 1
+            oldest = min(self.expected)
+            np.testing.assert_array_equal(self._again(handler, oldest), self.expected[oldest])
+            assert ledger.balance().reservations[2].released["training"] == len(self.expected)
+        kept = len(list((self.home.directory / "replies").glob("*.sealed")))
+        self.tally.orphans = kept - len(self.expected)
+
+    def _again(self, handler: Handler, round_: int) -> npt.NDArray[np.int64]:
+        answer = handler.answer(request(self.study, round_))
+        assert answer is not None
+        reply = decode_reply(answer)
+        assert (reply.header.kind, reply.header.round) == ("release", round_)
+        return reply.values
+
+    def _read_sent(self) -> list[tuple[int, Reply | None]]:
+        """Replies sent since the last check; None where sending was cut off in the middle."""
+        data, found = self.sent_path.read_bytes() if self.sent_path.exists() else b"", []
+        while self.checked + 4 <= len(data):
+            start = self.checked + 8
+            end = start + int.from_bytes(data[start - 4 : start], "big")
+            round_ = int.from_bytes(data[self.checked : self.checked + 4], "big")
+            whole = start <= len(data) and end <= len(data)
+            found.append((round_, decode_reply(data[start:end]) if whole else None))
+            self.checked = end if whole else len(data)
+        return found
+
+
+def _announced(handle: int) -> float:
+    """Wait for the site to say that it computes; when that was."""
+    assert os.read(handle, 1) == b".", "the site ended by itself"
+    return time.perf_counter()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    coordinator = Identity.new()
+    home = make_site(tmp_path)
+    pretend_enrolled(home, coordinator)
+    document = document_of()
+    document["mechanism"]["steps"] = 10_000
+    offer = offered(small_study(**document), [home], coordinator)
+    approve(home, cast(CoordinatorApi, SilentApi()), offer, home.config.population(None))
+    return Site(home, offer.study.digest, tmp_path / "sent")
+
+
+def kill_often(site: Site, points: int) -> Tally:
+    chosen = random.Random()
+    for _ in range(points):
+        site.run_and_kill(chosen)
+        site.check()
+    print(site.tally)  # noqa: T201 - the measured result, shown with -s
+    return site.tally
+
+
+def test_a_site_killed_at_random_instants_never_under_counts(site: Site) -> None:
+    points = int(os.environ.get("FLO_KILL_POINTS", "12"))
+    tally = kill_often(site, points)
+    assert (tally.kills, tally.under_counted) == (points, 0)
+    assert tally.sent >= points
+
+
+@pytest.mark.slow
+def test_a_site_killed_sixty_times_never_under_counts(site: Site) -> None:
+    tally = kill_often(site, 60)
+    assert (tally.kills, tally.under_counted) == (60, 0)
+    assert tally.sent >= 60

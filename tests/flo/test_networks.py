@@ -1,0 +1,95 @@
+"""Networks as lists of layers: what they count is what torch builds, layer by layer."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flo import networks
+from flo.networks import Layer
+
+NETWORKS = {
+    "logistic": networks.logistic(5),
+    "logistic of one input": networks.logistic(1),
+    "mlp": networks.mlp(5, (7,)),
+    "deep mlp": networks.mlp(3, (4, 4, 2)),
+    "mlp of three outputs": networks.mlp(3, (4,), 3),
+    "cnn": networks.cnn(1, 28, 28),
+    "smallest cnn": networks.cnn(3, 8, 8),
+    "oblong cnn": networks.cnn(2, 9, 14, 2),
+}
+INPUTS = [5, 1, 5, 3, 3, 28 * 28, 3 * 64, 2 * 9 * 14]
+OUTPUTS = [1, 1, 1, 1, 3, 1, 1, 2]
+every_network = pytest.mark.parametrize("layers", NETWORKS.values(), ids=NETWORKS.keys())
+
+
+@every_network
+def test_names_and_shapes_are_those_of_the_torch_module_in_its_order(layers: list[Layer]) -> None:
+    built = {name: tuple(p.shape) for name, p in networks.build(layers).named_parameters()}
+    assert list(networks.shapes(layers).items()) == list(built.items())
+    assert networks.size(layers) == sum(math.prod(shape) for shape in built.values())
+
+
+@every_network
+def test_a_module_holds_parameters_and_no_other_state(layers: list[Layer]) -> None:
+    module = networks.build(layers)
+    assert list(module.state_dict()) == list(networks.shapes(layers))
+    assert not list(module.buffers())
+    assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("layers", "inputs", "outputs"), list(zip(NETWORKS.values(), INPUTS, OUTPUTS, strict=True))
+)
+def test_flat_inputs_become_outputs_a_record_at_a_time(
+    layers: list[Layer], inputs: int, outputs: int
+) -> None:
+    records = torch.linspace(-1, 1, 4 * inputs).reshape(4, inputs)
+    module = networks.build(layers)
+    assert module.training  # and yet nothing depends on it: there is no dropout, no statistics
+    with torch.inference_mode():
+        together = module(records)
+        assert torch.equal(module.eval()(records), together)
+        for i, record in enumerate(records):
+            torch.testing.assert_close(module(record[None])[0], together[i])
+    assert together.shape == (4, outputs)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 20), st.lists(st.integers(1, 20), min_size=1, max_size=5))
+def test_an_mlp_of_any_widths_is_counted_right(inputs: int, hidden: list[int]) -> None:
+    layers = networks.mlp(inputs, tuple(hidden))
+    assert networks.size(layers) == sum(
+        (before + 1) * after for before, after in zip([inputs, *hidden], [*hidden, 1], strict=True)
+    )
+    assert [layer.kind for layer in layers].count("Tanh") == len(hidden)
+    assert networks.build(layers)(torch.zeros(2, inputs)).shape == (2, 1)
+
+
+def test_the_count_of_a_cnn_does_not_hang_on_the_size_of_its_image() -> None:
+    # 16·(9 + 1) + 2·16 + 32·(9·16 + 1) + 2·32 + 32·16 + 1, by hand
+    assert networks.size(networks.cnn(1, 8, 8)) == 5409
+    assert networks.size(networks.cnn(1, 1024, 600)) == 5409
+
+
+def test_a_convolution_keeps_height_and_width() -> None:
+    module = networks.build([Layer("Conv2d", (2, 3, 3))])
+    assert module(torch.zeros(1, 2, 8, 11)).shape == (1, 3, 8, 11)
+
+
+def test_a_layer_that_is_not_known_is_never_built() -> None:
+    for kind in ("BatchNorm1d", "Dropout", "linear", ""):
+        with pytest.raises(KeyError):
+            networks.build([Layer(kind, (4,))])
+
+
+@every_network
+def test_no_network_has_a_layer_that_looks_at_more_than_one_record(layers: list[Layer]) -> None:
+    assert {layer.kind for layer in layers} <= {
+        *("Linear", "Conv2d", "GroupNorm", "Tanh", "AvgPool2d", "AdaptiveAvgPool2d"),
+        *("Unflatten", "Flatten"),
+    }
