@@ -21,7 +21,7 @@ from flo.messages import Head, model_digest
 from flo.models import named
 from flo.privacy.plan import Plan
 from flo.server import checkpoint
-from flo.server.flower import GridExchange, server_app
+from flo.server.grid import GridExchange, server_app
 from flo.server.home import HOME_VARIABLE, CoordinatorHome
 from flo.server.rounds import RunState
 from flo.server.run import run_study

@@ -19,13 +19,13 @@ from datetime import UTC, datetime
 import uvicorn
 
 from flo.errors import FloError, StudyError
-from flo.server.flower import SuperLink, start_superexec
 from flo.server.gateway import Bell, Gateway
 from flo.server.home import HOME_VARIABLE, CoordinatorHome
 from flo.server.listeners import bind, listener
 from flo.server.operator_api import PrivateListener, operator_app
 from flo.server.site_api import SiteApi
 from flo.server.store import Member, Offer, Store, new_run_id
+from flo.server.superlink import SuperLink, start_superexec
 from flo.study import Study
 
 log = logging.getLogger("flo.server")

@@ -16,10 +16,7 @@ import asyncio
 import base64
 import contextlib
 import functools
-import json
 import logging
-from collections.abc import MutableMapping
-from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,17 +24,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flo.errors import FloError, MessageError, TrustError
 from flo.identity import public_bytes
 from flo.messages import MAX_MESSAGE_BYTES
+from flo.server.asgi import Refused, answer, headers_of, read_body, replay
 from flo.server.authority import Peer, read_peer
-from flo.server.flower import (
+from flo.server.listeners import PEER, Receive, Scope, Send
+from flo.server.site_api import MAX_REPORT_BODY, SITE_CALLS, SiteApi
+from flo.server.store import Store
+from flo.server.superlink import (
     ACTIVATE_PATH,
     FLEET_PATHS,
     PUBLIC_KEY_HEADER,
     PULL_PATH,
     SuperLink,
 )
-from flo.server.listeners import PEER, Receive, Scope, Send
-from flo.server.site_api import MAX_REPORT_BODY, SITE_CALLS, SiteApi
-from flo.server.store import Store
 
 log = logging.getLogger("flo.server.gateway")
 
@@ -65,14 +63,6 @@ class Bell:
     async def wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._event.wait(), seconds)
-
-
-class Refused(Exception):
-    """A request that goes no further."""
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status = status
 
 
 class Gateway:
@@ -185,52 +175,3 @@ def _same_key(pem: bytes, public: bytes) -> bool:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def headers_of(scope: Scope) -> dict[bytes, bytes]:
-    return dict(scope["headers"])
-
-
-async def read_body(receive: Receive, limit: int) -> bytes:
-    """The whole body. Raises Refused (413) as soon as it exceeds ``limit``."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Refused(400, "the client went away")
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise Refused(413, f"a body of more than {limit} bytes")
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-def replay(body: bytes, receive: Receive) -> Receive:
-    """A receive that yields ``body`` once and then whatever the connection says."""
-    sent = False
-
-    async def again() -> MutableMapping[str, Any]:
-        nonlocal sent
-        if not sent:
-            sent = True
-            return {"type": "http.request", "body": body, "more_body": False}
-        return await receive()
-
-    return again
-
-
-def with_length(scope: Scope, length: int) -> Scope:
-    """The same request with another body length."""
-    headers = [item for item in scope["headers"] if item[0] != b"content-length"]
-    return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
-
-
-async def answer(send: Send, status: int, document: Any | None) -> None:
-    body = b"" if document is None else json.dumps(document).encode()
-    headers = [(b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store")]
-    if body:
-        headers.append((b"content-type", b"application/json"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -19,10 +19,11 @@ from fastapi.responses import JSONResponse
 
 from flo.errors import FloError, StudyError
 from flo.messages import MAX_MESSAGE_BYTES
-from flo.server.flower import RUNTIME_PREFIX, RUNTIME_PULL_PATH, SuperLink
-from flo.server.gateway import Bell, Refused, answer, headers_of, read_body, replay, with_length
+from flo.server.asgi import Refused, answer, headers_of, read_body, replay, with_length
+from flo.server.gateway import Bell
 from flo.server.listeners import App, Receive, Scope, Send
 from flo.server.store import Offer, Store
+from flo.server.superlink import RUNTIME_PREFIX, RUNTIME_PULL_PATH, SuperLink
 from flo.study import MAX_STUDY_BYTES, Study, from_canonical
 
 _HOLD_SECONDS = 2.0

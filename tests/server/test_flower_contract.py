@@ -21,7 +21,7 @@ from flo.clients.coordinator_api import client_context
 from flo.clients.flower import FleetLink
 from flo.identity import Identity
 from flo.server.authority import Authority
-from flo.server.flower import FLEET_PATHS, PULL_PATH, RUNTIME_PULL_PATH, SuperLink, _descriptor
+from flo.server.superlink import FLEET_PATHS, PULL_PATH, RUNTIME_PULL_PATH, SuperLink, _descriptor
 
 
 @pytest.fixture(scope="module")

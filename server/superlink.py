@@ -1,12 +1,11 @@
-"""The coordinator's only contact with Flower: the embedded SuperLink, and the ServerApp's grid.
+"""Flower's SuperLink inside the coordinator: with ``flo.server.grid`` its only contact with Flower.
 
-Flower's types do not travel further than this module. Its internals that are touched here are held
+Flower's types do not travel further than these two modules. Its internals that are touched are held
 by contract tests (``tests/server/test_flower_contract.py``) and by ``flwr>=1.42,<1.43``.
 
 * ``SuperLink``: the FastAPI app (state in memory, ``isolation="process"``, no telemetry), a peek at
   what waits for whom, node registration and run start.
 * ``start_superexec``: the process that launches ServerApps, in a process group of its own.
-* ``GridExchange`` and ``server_app``: the ServerApp's side.
 """
 
 from __future__ import annotations
@@ -15,22 +14,19 @@ import hmac
 import os
 import subprocess
 import sys
-import time
 from base64 import b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 from fastapi import APIRouter, FastAPI
-from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.cli.build import build_fab_from_files
 from flwr.common.constant import ACCESS_TOKEN_KEY, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.common.serde import user_config_to_proto
 from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
 from flwr.proto.fab_pb2 import Fab
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
-from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.auth.typing import (
     AccountAuthCredentials,
     AccountAuthLoginDetails,
@@ -80,8 +76,6 @@ PUBLIC_KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER
 RUNTIME_PREFIX = "/v1/runtime/"
 RUNTIME_PULL_PATH = "/v1/runtime/pull-messages"
 _ACQUIRE_PATH = "/v1/runtime/acquire-task"
-_RECORD, _BODY, _MESSAGE_TYPE = "flo", "message", "query"
-_POLL_SECONDS = 0.02
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -245,72 +239,6 @@ def start_superexec(
     )
 
 
-class GridExchange:
-    """Carries a round's messages through Flower's grid, a record of bytes each."""
-
-    def __init__(
-        self,
-        grid: Grid,
-        nodes: Callable[[], dict[str, int]],
-        is_stopped: Callable[[], bool],
-    ) -> None:
-        self._grid, self._nodes, self._is_stopped = grid, nodes, is_stopped
-
-    def wait_for(self, hospitals: Sequence[str], minimum: int, seconds: float) -> list[str]:
-        """Wait until all are online, or ``seconds`` have passed and at least ``minimum`` are."""
-        end = time.monotonic() + seconds
-        while True:
-            online = set(self._grid.get_node_ids())
-            present = [h for h in hospitals if self._nodes().get(h) in online]
-            enough = len(present) >= minimum and time.monotonic() > end
-            if len(present) == len(hospitals) or enough or self._is_stopped():
-                return present
-            time.sleep(0.1)
-
-    def ask(self, requests: dict[str, bytes], deadline_seconds: float) -> dict[str, bytes]:
-        """Replies by hospital. A hospital that is offline, late or in error is simply absent.
-
-        A message that an agent pulled and lost is never delivered again by Flower, so half way to
-        the deadline the same bytes go out once more; a site answers repeats with the same bits.
-        """
-        replies: dict[str, bytes] = {}
-        began = time.monotonic()
-        waiting = self._push(requests, deadline_seconds)
-        again = began + deadline_seconds / 2
-        while waiting and time.monotonic() < began + deadline_seconds:
-            for message in self._grid.pull_messages(list(waiting)):
-                hospital = waiting.get(str(message.metadata.reply_to_message_id))
-                if hospital is not None and message.has_content():
-                    replies[hospital] = _body(message)
-            waiting = {i: hospital for i, hospital in waiting.items() if hospital not in replies}
-            if waiting and time.monotonic() > again:
-                again = float("inf")
-                missing = {hospital: requests[hospital] for hospital in waiting.values()}
-                waiting |= self._push(missing, deadline_seconds)
-            if waiting:
-                time.sleep(_POLL_SECONDS)
-        return replies
-
-    def _push(self, requests: dict[str, bytes], deadline_seconds: float) -> dict[str, str]:
-        """Message id -> hospital, for every request that Flower took."""
-        nodes = self._nodes()
-        asked = [hospital for hospital in requests if hospital in nodes]
-        messages = [_message(requests[h], nodes[h], deadline_seconds) for h in asked]
-        pushed = self._grid.push_messages(messages) if messages else []
-        return {i: hospital for i, hospital in zip(pushed, asked, strict=True) if i}
-
-
-def server_app(main: Callable[[Grid, str], None]) -> ServerApp:
-    """A Flower ServerApp that runs ``main(grid, run)`` with FLO's own run id."""
-    app = ServerApp()
-
-    @app.main()
-    def run(grid: Grid, context: Context) -> None:
-        main(grid, str(context.run_config["run"]))
-
-    return app
-
-
 def _part(whole: Any, router: APIRouter, *inner: Middleware) -> FastAPI:
     """An application with the routes of ``router`` alone, sharing the state of ``whole``."""
     part = FastAPI(
@@ -364,17 +292,6 @@ class _Bearer:
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         context.request.headers["authorization"] = f"Bearer {self._token}"
         return call_next(context)
-
-
-def _message(data: bytes, node: int, deadline_seconds: float) -> Message:
-    content = RecordDict({_RECORD: ConfigRecord({_BODY: data})})
-    return Message(content, node, _MESSAGE_TYPE, ttl=deadline_seconds + 60)
-
-
-def _body(message: Message) -> bytes:
-    record = message.content.config_records.get(_RECORD)
-    body = record.get(_BODY) if record is not None else None
-    return body if isinstance(body, bytes) else b""
 
 
 def _descriptor() -> bytes:
