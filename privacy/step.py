@@ -87,8 +87,12 @@ class PrivateStep:
         squared = parts[0].norm_squared
         for part in parts[1:]:
             squared = squared + part.norm_squared
-        factors = torch.nan_to_num(self._clip / squared.sqrt(), nan=0.0, posinf=1.0).clamp(max=1.0)
+        factors = self._factor(squared.sqrt())
         return _joined([t for part in parts for t in part.total(factors)])
+
+    def _factor(self, norm: torch.Tensor) -> torch.Tensor:
+        """min(1, clip/norm), and 0 where the norm is not finite."""
+        return torch.nan_to_num(self._clip / norm, nan=0.0, posinf=1.0).clamp(max=1.0)
 
     def _of_one(self, pieces: Iterator[Frame]) -> torch.Tensor:
         """One patient of many pieces: their gradients first, then the clip."""
@@ -100,7 +104,7 @@ class PrivateStep:
             total += _joined([t for part in parts for t in part.total(one)])
             known += sum(part.norm_squared for part in parts)
         norm = torch.linalg.vector_norm(total) + 0 * known
-        return total * torch.nan_to_num(self._clip / norm, nan=0.0, posinf=1.0).clamp(max=1.0)
+        return torch.nan_to_num(total) * self._factor(norm)
 
     def _choose(self, loss: Loss, examples: Floats) -> tuple[Way, list[str]]:
         reasons: list[str] = []
