@@ -23,7 +23,7 @@ import numpy.typing as npt
 from flo import models
 from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer
-from flo.errors import StudyError
+from flo.errors import UsageError
 from flo.features import encode_category, encode_number
 from flo.privacy.bookkeeping import binary_loss
 from flo.privacy.entropy import SystemStream
@@ -65,9 +65,9 @@ def attack(
     confidence: float = 0.95,
     progress: Progress = lambda text: None,
 ) -> Attacked:
-    """Attack the training of ``study`` as its trainer really runs it. Raises StudyError."""
+    """Attack the training of ``study`` as its trainer really runs it. Raises UsageError."""
     if study.survey:
-        raise StudyError("a survey trains nothing", hint="attack the planned study instead")
+        raise UsageError("a survey trains nothing", hint="attack the planned study instead")
     part = Plan.of(study).part("training")
     each = min(_MOST_IN_ONE_RUN, max(1, part.mechanism.length // 2))
     runs = -(-_CANARIES // each)

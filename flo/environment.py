@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import platform
 from pathlib import Path
 
@@ -20,7 +21,13 @@ def code_digest() -> str:
     """SHA-256 over the path and content of every source file of the installed package."""
     root = Path(__file__).parent
     whole = hashlib.sha256()
-    for path in sorted(p for p in root.glob("**/*") if p.suffix in (".py", ".j2", ".toml")):
+    # In a checkout the rooms are links, which a glob would not enter.
+    found = [
+        Path(folder) / name
+        for folder, _, names in os.walk(root, followlinks=True)
+        for name in names
+    ]
+    for path in sorted(p for p in found if p.suffix in (".py", ".j2", ".toml")):
         whole.update(f"{path.relative_to(root).as_posix()}\0".encode())
         whole.update(hashlib.sha256(path.read_bytes()).digest())
     return whole.hexdigest()

@@ -99,14 +99,16 @@ def log_odds(study: Study, weights: Floats, inputs: Floats) -> Floats:
         return np.asarray(products.sum(axis=1) + weights[-1], dtype=np.float64)
     import torch
 
-    module = build(study)
+    module, threads = build(study), torch.get_num_threads()
     torch.nn.utils.vector_to_parameters(torch.from_numpy(weights).float(), module.parameters())
     record = torch.zeros((1, inputs.shape[1]))
     scores = np.zeros(len(inputs))
+    torch.set_num_threads(1)  # one record is too little to share; waiting would take longer
     with torch.inference_mode():
         for i, row in enumerate(inputs):
             record.copy_(torch.from_numpy(row))
             scores[i] = module(record).item()
+    torch.set_num_threads(threads)
     return scores
 
 

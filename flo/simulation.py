@@ -117,6 +117,8 @@ def simulate(
     ``auc``: exact AUC on the pooled held-out patients of all hospitals, mean over folds and seeds;
     ``auc_std``: its standard deviation over them.
     """
+    if study.survey:
+        raise UsageError("a survey trains nothing", hint="simulate the planned study instead")
     began = time.monotonic()
     aucs: list[float] = []
     pooled: list[float] = []

@@ -34,6 +34,7 @@ from flo.settings import Document, problems, read_toml
 SCHEMA_VERSION = 2
 MAX_STUDY_BYTES = 256 * 1024
 LARGEST_DELTA = 1e-6
+LARGEST_IMAGE = 65_536
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 ColumnName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_ .()/%-]{0,99}$")]
@@ -145,6 +146,9 @@ class ImageColumn(Document):
     def _consistent(self) -> ImageColumn:
         if not self.minimum < self.maximum:
             raise ValueError(f"column {self.name}: minimum must be below maximum")
+        size = self.channels * self.height * self.width
+        if size > LARGEST_IMAGE:
+            raise ValueError(f"column {self.name}: {size} pixels, limit {LARGEST_IMAGE}")
         return self
 
     @property
@@ -169,7 +173,8 @@ class Schema(Document):
         names = [column.name for column in self.columns]
         if len(set(names)) != len(names):
             raise ValueError("the same column stands twice")
-        if self.label in names:
+        pixels = {n for c in self.columns if isinstance(c, ImageColumn) for n in c.pixels}
+        if self.label in names or self.label in pixels:
             raise ValueError(f"the label {self.label!r} is also an input column")
         return self
 
@@ -379,9 +384,11 @@ class Study(Document):
         return from_document(document)
 
     def with_epsilon(self, epsilon: float) -> Study:
-        """A copy with another ε for training and for evaluation, validated anew."""
+        """A copy with another ε for all that the study does, validated anew."""
         document = self.model_dump(mode="json")
-        document["mechanism"]["epsilon"] = document["evaluation"]["epsilon"] = epsilon
+        for part in ("mechanism", "evaluation", "survey"):
+            if document[part]:
+                document[part]["epsilon"] = epsilon
         return from_document(document)
 
     def with_mechanism(self, **changes: Any) -> Study:
@@ -415,7 +422,7 @@ def from_document(document: Any, *, what: str = "study") -> Study:
         StudyError: one line per problem, with the field's path.
     """
     version = document.get("schema_version", 2) if isinstance(document, dict) else 2
-    if version not in (1, SCHEMA_VERSION):
+    if type(version) is not int or version not in (1, SCHEMA_VERSION):
         raise StudyError(
             f"{what}: schema_version {version!r} is not known here; this version reads 1 and 2",
             hint="install a newer version of FLO",

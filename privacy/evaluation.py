@@ -43,7 +43,7 @@ from flo.study import ImageColumn, NumberColumn, Schema, Study
 
 Floats = npt.NDArray[np.float64]
 _CANDIDATES = np.linspace(0.0, 1.0, 1001)
-_MADE_UP, _MADE_UP_MISSING = 4096, 0.1
+_MADE_UP, _MADE_UP_IMAGES, _MADE_UP_MISSING = 4096, 256, 0.1
 
 
 @dataclass(frozen=True)
@@ -190,8 +190,9 @@ def _moments(
 
 
 def made_up_inputs(schema: Schema) -> Floats:
-    """Inputs (4096, d) of made-up patients, as ``public_edges`` describes them."""
-    number = np.arange(1, _MADE_UP + 1)
+    """Inputs (4096, d) of made-up patients, 256 of images, as ``public_edges`` describes them."""
+    images = any(isinstance(column, ImageColumn) for column in schema.columns)
+    number = np.arange(1, (_MADE_UP_IMAGES if images else _MADE_UP) + 1)
     parts = []
     for i, column in enumerate(schema.columns):
         if isinstance(column, ImageColumn):

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 GRID = 1 << 16
 _FLOAT_SLACK = 2.0**-10
 _SMALLEST_SAMPLING = 0.001
+_LARGEST_LENGTH = 1 << 40
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -67,8 +68,8 @@ class Mechanism:
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        if self.length < 1:
-            raise ValueError(f"length must be at least 1, got {self.length}")
+        if not 1 <= self.length <= _LARGEST_LENGTH:
+            raise ValueError(f"length must lie in 1..{_LARGEST_LENGTH}, got {self.length}")
         if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier > 0):
             raise ValueError(f"noise multiplier must be positive, got {self.noise_multiplier}")
 
@@ -207,11 +208,11 @@ class PoissonSum(FullBatchSum):
         return dp_accounting.PoissonSampledDpEvent(self.sampling, super().event)
 
     def rdp_curve(self, orders: Integers) -> Floats:
-        """The formula above, rounded up by a relative 1e-12."""
+        """The formula above, rounded up by more than its evaluation can err."""
         weights = _log_binomial(self.sampling, tuple(int(order) for order in orders))
         k = np.arange(weights.shape[1])
         logs = logsumexp(weights + k * (k - 1) / (2 * self.noise_multiplier**2), axis=1)
-        return np.asarray(np.maximum(logs, 0.0) * (1 + 1e-12) / (orders - 1), dtype=np.float64)
+        return np.asarray((np.maximum(logs, 0.0) * (1 + 1e-12) + 1e-12) / (orders - 1))
 
 
 @dataclass(frozen=True)
@@ -254,9 +255,13 @@ _KINDS: dict[str, type[Mechanism]] = {
 def from_document(document: Any) -> Mechanism:
     """Rebuild a mechanism. Raises MessageError for an unknown or malformed one: never free."""
     try:
+        if type(document) is not dict:
+            raise ValueError("not a document")
         fields = dict(document)
-        if fields.get("kind") == "score-histogram" and fields.pop("clip", None) == 1.0:
-            fields |= {"kind": "histogram", "groups": 1}  # as FLO 0.1 wrote it
+        if fields.get("kind") == "score-histogram":  # as FLO 0.1 wrote it
+            if type(clip := fields.pop("clip")) is not float or clip != 1.0 or "groups" in fields:
+                raise ValueError("not a histogram of one grouping")
+            fields |= {"kind": "histogram", "groups": 1}
         kind = _KINDS[fields.pop("kind")]
         if set(fields) != {declared.name for declared in dataclass_fields(kind)}:
             raise ValueError("fields differ")

@@ -17,6 +17,7 @@ from flo.privacy.plan import Plan, combined_variance
 from flo.study import ImageColumn, NumberColumn, Study
 
 ASSUMED_HOLD_OUT, ASSUMED_PREVALENCE = 0.3, 0.5
+_DEAR = 1.2
 
 UNIT = "one patient within one hospital"
 ADJACENCY = "add or remove one patient"
@@ -187,6 +188,15 @@ def _cost(study: Study, life: LifeBudget | None) -> Section:
             f"{true_positive_rate(plan.epsilon, delta):.1%} of those who took part",
         ),
     ]
+    own = plan.shares(LifeBudget.born(study.largest_epsilon, delta))
+    if max(own.values()) > _DEAR:
+        lines.append(
+            (
+                "a dear schedule",
+                f"it takes {max(own.values()):.1f} times what a full-batch study of the same ε "
+                "takes of a life budget; more steps or a larger sample cost less",
+            )
+        )
     lives = [life] if life else [LifeBudget.born(e, delta) for e in (0.9, 0.5)]
     for budget in lives:
         shares = plan.shares(budget)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 from safetensors import safe_open
 
 from flo import canonical, models
@@ -59,12 +60,11 @@ def home(kept: Path, study: Study) -> SiteHome:
         consent=False,
     )
     made = SiteHome(kept)
-    write_private(made.config_path, _toml(config.model_dump(mode="json", exclude_none=True)))
+    document = config.model_dump(mode="json", exclude_none=True)
+    write_private(made.config_path, tomli_w.dumps(document).encode())
     (kept / "approved").mkdir()
     shutil.move(kept / "approval.json", approval_path(made, study.digest))
     return made
-
-
 
 
 def changed_json(path: Path, **changes: Any) -> bytes:
@@ -144,7 +144,7 @@ def test_a_ledger_that_is_spent_refuses_whatever_is_new(
 ) -> None:
     with closing(home.ledger()) as ledger:
         before = ledger.head()
-        with pytest.raises(BudgetError, match="0.0% remains"):
+        with pytest.raises(BudgetError, match=r"0\.0% remains"):
             ledger.reserve(ask(study), "main")
         assert ledger.head() == before
 
@@ -249,7 +249,7 @@ def test_the_model_opens_with_safetensors_and_fits_its_study(study: Study) -> No
 
 
 def test_a_study_of_a_later_schema_is_refused(kept: Path) -> None:
-    with pytest.raises(StudyError, match="schema_version 3 is not known.*reads 1 and 2"):
+    with pytest.raises(StudyError, match=r"schema_version 3 is not known.*reads 1 and 2"):
         from_canonical(changed_json(kept / "study.json", schema_version=3))
 
 

@@ -231,3 +231,96 @@ def test_a_row_with_a_cell_too_many_never_shifts_the_columns(tmp_path: Path) -> 
     path.write_text("patient_id,age,ward,ill\nx,p1,20,a,0\nx,p2,50,b,1\n")
     with pytest.raises(DataError):
         check(read_table(path), SCHEMA, "patient_id")
+
+
+# -- images ----------------------------------------------------------------------------------------
+
+PIXELS = [f"px_{i}" for i in range(8 * 9)]
+SCANS = Schema.model_validate(
+    {
+        "record": "scan",
+        "label": "ill",
+        "columns": [
+            {
+                **{"kind": "image", "name": "px", "height": 8, "width": 9},
+                **{"minimum": 0, "maximum": 255},
+            }
+        ],
+    }
+)
+
+
+def scans(**cells: list[Any]) -> dict[str, list[Any]]:
+    """Three scans, the first black and the last white; ``cells`` replace columns."""
+    columns: dict[str, list[Any]] = {"patient_id": ["p1", "p2", "p3"], "ill": ["0", "1", "1"]}
+    columns |= {pixel: ["0", str(i), "255"] for i, pixel in enumerate(PIXELS)}
+    return columns | cells
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_an_image_is_read_pixel_by_pixel_in_order_wherever_its_columns_stand(
+    tmp_path: Path, kind: str
+) -> None:
+    columns = dict(reversed(scans().items()))
+    checked = check(written(tmp_path, kind, columns), SCANS, "patient_id")
+    assert checked.inputs.shape == (3, 72)
+    assert set(checked.inputs[0].tolist()) == {-1.0}
+    assert set(checked.inputs[2].tolist()) == {1.0}
+    np.testing.assert_allclose(checked.inputs[1], [2 * i / 255 - 1 for i in range(72)], atol=1e-12)
+    assert checked.labels.tolist() == [0, 1, 1]
+    assert checked.patient_ids == ["p1", "p2", "p3"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("cells", "rows"),
+    [
+        pytest.param({"px_5": ["0", "98765", "0"]}, "1 record (row 2)", id="above"),
+        pytest.param({"px_5": ["0", "0", "-98765.4321"]}, "1 record (row 3)", id="below"),
+        pytest.param({"px_71": ["secretcode", "0", "0"]}, "1 record (row 1)", id="text"),
+        pytest.param({"px_0": ["0", None, "0"]}, "1 record (row 2)", id="missing cell"),
+        pytest.param({"px_0": ["nan", "0", "0"]}, "1 record (row 1)", id="NaN"),
+        pytest.param({"px_0": ["inf", "0", "-inf"]}, "2 records (rows 1, 3)", id="infinite"),
+        pytest.param({"px_0": ["1e999", "0", "0"]}, "1 record (row 1)", id="overflow"),
+        pytest.param(
+            {"px_0": ["256", "0", "0"], "px_1": ["256", "x", "0"], "px_2": ["0", "0", None]},
+            "3 records (rows 1, 2, 3)",
+            id="several pixels of several scans",
+        ),
+    ],
+)
+def test_pixels_that_are_no_numbers_within_bounds_are_one_finding_without_a_value(
+    tmp_path: Path, kind: str, cells: dict[str, list[Any]], rows: str
+) -> None:
+    with pytest.raises(DataError) as refusal:
+        check(written(tmp_path, kind, scans(**cells)), SCANS, "patient_id")
+    shown = f"{refusal.value} {refusal.value.hint} {refusal.value!r}"
+    rule = f"column 'px': every pixel must be a number within [0, 255], {rows}"
+    assert rule in shown
+    assert str(refusal.value).count("column ") == 1
+    assert not [secret for secret in SECRETS if secret in shown]
+
+
+def test_a_pixel_column_that_is_missing_or_too_many_is_named(tmp_path: Path) -> None:
+    columns = {name: cells for name, cells in scans().items() if name not in ("px_7", "px_70")}
+    with pytest.raises(DataError) as refusal:
+        check(written(tmp_path, "csv", {**columns, "px_72": ["0"] * 3}), SCANS, "patient_id")
+    text = str(refusal.value)
+    assert "column 'px_7': is missing from the file" in text
+    assert "column 'px_70': is missing from the file" in text
+    assert "column 'px_72': is not in the study" in text
+    assert text.count("column ") == 3
+
+
+def test_an_image_is_not_one_column_of_its_name(tmp_path: Path) -> None:
+    columns = {"patient_id": ["p1"], "ill": ["0"], "px": ["0"]}
+    with pytest.raises(DataError, match="'px': is not in the study"):
+        check(written(tmp_path, "csv", columns), SCANS, "patient_id")
+
+
+def test_one_scan_does_not_depend_on_which_others_are_in_the_file(tmp_path: Path) -> None:
+    together = check(written(tmp_path, "csv", scans()), SCANS, "patient_id")
+    for row in range(3):
+        one = {name: [cells[row]] for name, cells in scans().items()}
+        alone = check(written(tmp_path, "csv", one), SCANS, "patient_id")
+        np.testing.assert_array_equal(alone.inputs[0], together.inputs[row])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -11,14 +13,23 @@ from hypothesis import strategies as st
 from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer, choose_device
 from flo.errors import UsageError
-from flo.models import log_odds, parameter_count
-from flo.privacy.evaluation import histogram, public_edges
+from flo.messages import Purpose
+from flo.models import initial_weights, log_odds, parameter_count
+from flo.privacy import evaluation, survey
 from flo.privacy.mechanisms import GRID
 from flo.privacy.patients import Patients
-from tests.builders import NoNoise, small_study
+from flo.study import Study
+from tests.builders import NoNoise, small_study, study_document
 
 Floats = npt.NDArray[np.float64]
 WIDTH = parameter_count(small_study()) - 1
+IMAGE = {"kind": "image", "name": "px", "height": 8, "width": 8, "minimum": 0, "maximum": 255}
+MODELS: dict[str, Study] = {
+    "logistic": small_study(),
+    "mlp": small_study(model={"kind": "mlp", "hidden": [8]}),
+    "cnn": small_study(model={"kind": "cnn"}, data=study_document()["data"] | {"columns": [IMAGE]}),
+}
+SURVEY = small_study().with_survey(epsilon=0.3, columns=["age", "ward"])
 
 
 def patients(inputs: Floats) -> Patients:
@@ -47,8 +58,19 @@ def test_removing_a_patient_moves_nobody_elses_score_by_a_bit(
     rows = np.random.default_rng(codes).integers(0, 2, (count, WIDTH)).astype(np.float64)
     weights = weights_of(kind, WIDTH + 1)
     left = np.delete(rows, gone % count, axis=0)
-    alone = np.delete(log_odds(weights, rows), gone % count)
-    assert (log_odds(weights, left) == alone).all()
+    alone = np.delete(log_odds(small_study(), weights, rows), gone % count)
+    assert (log_odds(small_study(), weights, left) == alone).all()
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_a_network_too_scores_each_record_as_if_it_were_alone(model: str) -> None:
+    study = MODELS[model]
+    weights, rows = initial_weights(study), evaluation.made_up_inputs(study.data)[:60]
+    scores = log_odds(study, weights, rows)
+    for gone in (0, 31, 59):
+        left = log_odds(study, weights, np.delete(rows, gone, axis=0))
+        np.testing.assert_array_equal(left, np.delete(scores, gone))
+    assert [log_odds(study, weights, row[None])[0] for row in rows] == scores.tolist()
 
 
 @pytest.mark.parametrize("kind", ["tied", "huge", "plain"])
@@ -56,16 +78,13 @@ def test_one_patient_moves_the_evaluation_by_one(kind: str) -> None:
     study = small_study()
     rows = np.random.default_rng(1).integers(0, 2, (900, WIDTH)).astype(np.float64)
     weights = weights_of(kind, WIDTH + 1)
-    edges = public_edges(study, weights)
-
-    def cells(inputs: Floats, labels: Floats) -> Floats:
-        n = len(inputs)
-        return histogram(log_odds(weights, inputs), labels, np.arange(n), n, edges)
-
-    labels = (np.arange(900) % 2).astype(np.float64)
-    whole = cells(rows, labels)
-    for gone in range(0, 900, 7):
-        part = cells(np.delete(rows, gone, axis=0), np.delete(labels, gone))
+    whole = evaluation.counts(study, weights, patients(rows))
+    labels = patients(rows).labels
+    for gone in range(0, 900, 60):
+        rest = patients(np.delete(rows, gone, axis=0))
+        part = evaluation.counts(
+            study, weights, Patients(rest.inputs, np.delete(labels, gone), rest.patient, 899)
+        )
         assert np.linalg.norm(whole - part) == 1
 
 
@@ -83,6 +102,27 @@ def test_a_release_is_the_clipped_sum_on_the_grid_plus_noise() -> None:
     assert (noisy != exact).all()
 
 
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_a_networks_release_has_one_step_for_each_parameter(model: str) -> None:
+    study = MODELS[model]
+    some = patients(evaluation.made_up_inputs(study.data)[:30])
+    trainer, weights = Trainer(study, Snapshot(some, some)), initial_weights(study)
+    first = trainer.release("training", weights, 3)
+    assert first.shape == (parameter_count(study),)
+    assert (first != trainer.release("training", weights, 3)).any()
+
+
+def test_a_survey_counts_everyone_and_loads_no_model() -> None:
+    rows = evaluation.made_up_inputs(SURVEY.data)
+    snapshot = Snapshot(patients(rows[:50]), patients(rows[50:70]))
+    trainer = Trainer(SURVEY, snapshot, noise=NoNoise())
+    steps = trainer.release("survey", np.zeros(0), 3)
+    unit = GRID / np.sqrt(3)  # label, age and ward
+    for column in survey.read(SURVEY, steps / unit, 1.0):
+        assert sum(column.patients) == pytest.approx(70, abs=1e-3)
+    assert not hasattr(trainer, "step")
+
+
 def test_two_releases_of_the_same_round_have_different_noise() -> None:
     inputs = np.zeros((30, WIDTH))
     trainer = Trainer(small_study(), Snapshot(patients(inputs), patients(inputs)))
@@ -91,11 +131,34 @@ def test_two_releases_of_the_same_round_have_different_noise() -> None:
     assert (first != trainer.release("evaluation", weights, 3)).any()
 
 
-def test_a_site_without_patients_still_answers() -> None:
-    nobody = patients(np.zeros((0, WIDTH)))
-    trainer = Trainer(small_study(), Snapshot(nobody, nobody), noise=NoNoise())
-    assert not trainer.release("training", np.zeros(WIDTH + 1), 3).any()
-    assert not trainer.release("evaluation", np.zeros(WIDTH + 1), 3).any()
+def test_who_takes_part_in_a_sampled_round_is_drawn_anew_each_time() -> None:
+    class Coins(NoNoise):
+        """Quiet noise, and coins that fall on another third each time."""
+
+        def __init__(self) -> None:
+            self.thrown = 0
+
+        def choose(self, probability: float, count: int) -> npt.NDArray[np.bool_]:
+            assert (probability, count) == (0.25, 30)
+            self.thrown += 1
+            return np.asarray(np.arange(count) % 3 == self.thrown % 3)
+
+    study = small_study().with_mechanism(sampling=0.25)
+    some = patients(np.random.default_rng(3).normal(size=(30, WIDTH)))
+    trainer = Trainer(study, Snapshot(some, some), noise=Coins())
+    thirds = [trainer.release("training", np.zeros(WIDTH + 1), 3) for _ in range(3)]
+    everyone = Trainer(study, Snapshot(some, some), noise=NoNoise())
+    whole = everyone.release("training", np.zeros(WIDTH + 1), 3)
+    assert len({third.tobytes() for third in thirds}) == 3
+    assert np.abs(sum(thirds) - whole).max() <= 2  # roundings
+
+
+@pytest.mark.parametrize("study", [*MODELS.values(), SURVEY], ids=lambda study: study.name)
+def test_a_site_without_patients_still_answers(study: Study) -> None:
+    nobody = patients(evaluation.made_up_inputs(study.data)[:0])
+    trainer = Trainer(study, Snapshot(nobody, nobody), noise=NoNoise())
+    for purpose in set(get_args(Purpose)) & set(study.purposes):
+        assert not trainer.release(purpose, initial_weights(study), 3).any()
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

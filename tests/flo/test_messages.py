@@ -100,6 +100,22 @@ def test_a_reply_reads_back_to_the_bit() -> None:
     np.testing.assert_array_equal(got.values, values)
 
 
+@pytest.mark.parametrize("purpose", ["survey", "training", "evaluation"])
+def test_a_release_is_for_a_survey_for_training_or_for_evaluation(purpose: str) -> None:
+    assert decode_request(request(purpose=purpose)).header.purpose == purpose
+    assert decode_reply(reply(purpose=purpose)).header.purpose == purpose
+
+
+def test_a_survey_is_asked_for_with_an_empty_model() -> None:
+    nothing = np.zeros(0)
+    header = request_header(purpose="survey", model=model_digest(nothing))
+    got = decode_request(packed(header, b""))
+    assert got.weights.shape == (0,)
+    assert got.header.model == model_digest(nothing)
+    with pytest.raises(MessageError, match="not the model"):
+        decode_request(packed(header, WEIGHTS.tobytes()))
+
+
 def test_the_model_digest_is_over_little_endian_bytes_whatever_the_layout() -> None:
     assert model_digest(WEIGHTS.astype(">f8")) == model_digest(WEIGHTS)
     assert model_digest(np.repeat(WEIGHTS, 2)[::2]) == model_digest(WEIGHTS)
@@ -122,7 +138,9 @@ MALFORMED = [
     pytest.param(lambda message: packed({}, b""), "Field required", id="header is empty"),
     pytest.param(lambda message: message(loss=0.1), "loss: Extra inputs", id="unknown field"),
     pytest.param(lambda message: message(kind="train"), "kind: ", id="unknown kind"),
-    pytest.param(lambda message: message(purpose="survey"), "purpose: ", id="unknown purpose"),
+    pytest.param(lambda message: message(purpose="census"), "purpose: ", id="unknown purpose"),
+    pytest.param(lambda message: message(purpose="Survey"), "purpose: ", id="purpose in capitals"),
+    pytest.param(lambda message: message(purpose=None), "purpose: ", id="no purpose"),
     pytest.param(lambda message: message(round=-1), "round: ", id="negative round"),
     pytest.param(lambda message: message(round=1.5), "round: ", id="half a round"),
     pytest.param(lambda message: message(attempt=0), "attempt: ", id="attempt 0"),

@@ -6,6 +6,7 @@ import hashlib
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,15 @@ STUDIES = {"logistic": LOGISTIC, "mlp": MLP, "cnn": CNN}
 NETWORKS = {"mlp": MLP, "cnn": CNN}
 every_study = pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES.keys())
 every_network = pytest.mark.parametrize("study", NETWORKS.values(), ids=NETWORKS.keys())
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small networks are ten times faster so where other tests run on the same cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def some_weights(study: Study, seed: int = 1) -> Floats:

@@ -10,7 +10,7 @@ import pytest
 
 from flo.errors import UsageError
 from flo.scaffold import scaffold
-from flo.study import Study, from_document
+from flo.study import SCHEMA_VERSION, Study, from_document
 
 HEADER = "patient_id,age,ward,ill\n"
 
@@ -36,6 +36,21 @@ def test_a_draft_is_a_valid_study_with_rounded_sizes(tmp_path: Path) -> None:
     assert [column.name for column in study.data.columns] == ["age", "ward"]
     assert study.data.label == "ill"
     assert study.mechanism.epsilon < 1
+
+
+def test_a_draft_is_of_the_newest_schema_and_of_the_plainest_kind(tmp_path: Path) -> None:
+    study = draft(tmp_path)
+    assert study.schema_version == SCHEMA_VERSION
+    assert study.model.kind == "logistic"
+    assert study.mechanism.sampling == 1
+    assert study.evaluation.subgroups == ()
+    assert study.survey is None
+    assert study.purposes == ("training", "evaluation")
+
+
+def test_a_draft_can_be_surveyed_before_it_is_run(tmp_path: Path) -> None:
+    survey = draft(tmp_path).with_survey(epsilon=0.1, columns=["age", "ward"])
+    assert survey.purposes == ("survey",)
 
 
 def test_delta_follows_the_largest_hospital(tmp_path: Path) -> None:

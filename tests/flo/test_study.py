@@ -560,18 +560,19 @@ def test_a_change_of_any_field_changes_the_digest(path: str) -> None:
 
 
 def test_every_field_of_models_images_surveys_and_subgroups_changes_the_digest() -> None:
+    images: list[dict[str, Any]] = [
+        *({}, {"name": "qx"}, {"height": 10}, {"width": 10}),
+        *({"channels": 2}, {"minimum": 1}, {"maximum": 256}),
+    ]
+    surveys: list[dict[str, Any]] = [
+        *({}, {"epsilon": 0.4}, {"columns": ["age"]}, {"columns": ["ward", "age"]}),
+        *({"bins": 6}, {"retry_allowance": 1}),
+    ]
     documents = [
         *(changed("model", {"kind": "mlp", "hidden": hidden}) for hidden in ([4], [5], [4, 4])),
         changed("evaluation.subgroups", ["ward"]),
-        *(imaging(**image) for image in ({}, {"name": "qx"}, {"height": 10}, {"width": 10})),
-        *(imaging(**image) for image in ({"channels": 2}, {"minimum": 1}, {"maximum": 256})),
-        *(
-            changed("survey", {**SURVEY, **other})
-            for other in (
-                *({}, {"epsilon": 0.4}, {"columns": ["age"]}, {"columns": ["ward", "age"]}),
-                *({"bins": 6}, {"retry_allowance": 1}),
-            )
-        ),
+        *(imaging(**image) for image in images),
+        *(changed("survey", {**SURVEY, **survey}) for survey in surveys),
     ]
     digests = {from_document(document).digest for document in [study_document(), *documents]}
     assert len(digests) == len(documents) + 1

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flo.privacy import batches as batches_module
 from flo.privacy.batches import Batches, Frame, Mask
 from flo.privacy.patients import Patients
 from tests.privacy.slow_step import without
@@ -140,8 +141,13 @@ def test_a_loop_left_early_starts_again_from_the_beginning() -> None:
     assert records_in(everything(batches)) == Counter(np.arange(1.0, 21))
 
 
-def test_everyone_is_the_same_as_all_chosen_bit_by_bit() -> None:
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 20], ids=["made anew", "kept"])
+def test_everyone_is_the_same_as_all_chosen_bit_by_bit(
+    kept_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches_module, "_KEPT_BYTES", kept_bytes)
     batches = Batches(signed([1, 1, 2, 3, 4, 9]), 4, "cpu")
+    assert records_in(everything(batches)) == Counter(np.arange(1.0, 21))
     everyone, chosen = everything(batches), everything(batches, np.ones(6, dtype=np.bool_))
     for one, other in zip(everyone, chosen, strict=True):
         assert one.patients == other.patients

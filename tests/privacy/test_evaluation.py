@@ -394,7 +394,9 @@ def test_intervals_for_everyone_and_for_each_subgroup_cover_about_nine_times_in_
             np.concatenate([generator.multinomial(patients // 4, c) for c in (healthy, ill[sex])])
             for sex in SEXES
         ]
-        by_ward = np.transpose([generator.multinomial(c, [0.25] * 4) for c in np.sum(by_sex, axis=0)])
+        by_ward = np.transpose(
+            [generator.multinomial(c, [0.25] * 4) for c in np.sum(by_sex, axis=0)]
+        )
         exact = np.concatenate([*by_sex, *by_ward]).astype(np.float64)
         noise = np.rint(generator.normal(scale=deviation, size=len(exact)))
         overall, parts = evaluation.read(study, exact + noise, deviation**2)

@@ -105,6 +105,10 @@ FOR_THE_STEP = NASTY | {
         lambda: nn.Sequential(nn.LayerNorm((8, WIDTH)), nn.Linear(WIDTH, 1)),
         binary_loss,
     ),
+    "instance norm of records as channels": (
+        lambda: nn.Sequential(nn.InstanceNorm1d(8, affine=True), nn.Linear(WIDTH, 1)),
+        binary_loss,
+    ),
     "records as channels": (
         lambda: nn.Sequential(
             nn.Unflatten(1, (2, 2)), nn.Conv2d(8, 8, 1), nn.Flatten(), nn.Linear(4, 1)
@@ -119,6 +123,7 @@ REFUSED = {
     "a memory": "its place in the batch",
     "dropout": "its place in the batch",
     "layer norm over the batch": "",
+    "instance norm of records as channels": "",
     "records as channels": "",
 }
 
@@ -138,13 +143,13 @@ def batched(module: nn.Module, loss: Loss, *, hooks: bool) -> Seen:
 
     def seen(frame: Frame) -> list[torch.Tensor]:
         real = frame.weights > 0
-        rows = GradSampleModule(module, loss_reduction="sum", strict=False) if hooks else module
-        losses = loss(rows(frame.inputs[real]), frame.labels[real])
+        hooked = GradSampleModule(module, loss_reduction="sum", strict=False) if hooks else None
+        losses = loss((hooked or module)(frame.inputs[real]), frame.labels[real])
         found = [losses.detach()]
-        if hooks:
-            losses.sum().backward()
-            found += [p.grad_sample for p in module.parameters()]
-            rows.to_standard_module()
+        if hooked:
+            torch.autograd.backward(losses.sum())
+            found += [vars(p)["grad_sample"] for p in module.parameters()]
+            hooked.to_standard_module()
             module.zero_grad()
         whole = [torch.zeros(len(real), *t.shape[1:], dtype=t.dtype) for t in found]
         for t, some in zip(whole, found, strict=True):

@@ -8,38 +8,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import pytest
-from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
-from dp_accounting.rdp import RdpAccountant
 
 from flo import canonical
-from flo.clients.approval import approve
-from flo.clients.coordinator_api import CoordinatorApi
-from flo.clients.extract import make_extract
-from flo.clients.handler import Handler
-from flo.clients.home import SiteHome
 from flo.errors import FloError, MessageError, TrustError
-from flo.identity import Identity
-from flo.messages import Request, RequestHeader, decode_reply, encode_request, model_digest
-from flo.models import parameter_count
-from flo.privacy.plan import Plan
 from flo.privacy.report import build, verify
 from flo.privacy.report_page import render
 from flo.study import Study
-from tests.builders import (
-    CountingReleaser,
-    SilentApi,
-    make_site,
-    offered,
-    pretend_enrolled,
-    small_study,
-    study_document,
-)
+from tests.builders import small_study, study_document
+from tests.privacy.hospitals import World
 
 TRAINING_RELEASES = 2
 
@@ -51,63 +31,12 @@ def cheap_study(name: str) -> Study:
     return small_study(**document)
 
 
-def run(home: SiteHome, study: Study, rounds: int) -> None:
-    """Training rounds, one evaluation and the end, through the site's own handler."""
-    length = parameter_count(study)
-    with closing(home.ledger()) as ledger:
-        handler = Handler(home, ledger, CountingReleaser(length), lambda _: None)
-        steps = [("training", n) for n in range(1, rounds + 1)] + [("evaluation", 1)]
-        for purpose, round_ in steps:
-            weights = np.full(length, float(round_))
-            header = RequestHeader.model_validate(
-                {
-                    "study": study.digest,
-                    "run": "run-1",
-                    "purpose": purpose,
-                    "round": round_,
-                    "attempt": 1,
-                    "cohort": ("north", "south"),
-                    "model": model_digest(weights),
-                }
-            )
-            answer = handler.answer(encode_request(Request(header, weights)))
-            assert answer is not None
-            assert decode_reply(answer).header.kind == "release"
-
-
-@dataclass(frozen=True)
-class World:
-    """Two hospitals after one study each shared, and a second study that only they may know of."""
-
-    homes: list[SiteHome]
-    study: Study
-    other: Study
-
-    def extract(self, site: int = 0, study: Study | None = None) -> bytes:
-        home = self.homes[site]
-        with closing(home.ledger()) as ledger:
-            return make_extract(home, ledger, (study or self.study).digest)
-
-    def forged(self, change: Callable[[dict[str, Any]], None], site: int = 0) -> bytes:
-        """An extract that the hospital itself changed and signed again."""
-        body = json.loads(self.extract(site))["body"]
-        change(body)
-        signature = self.homes[site].identity().sign("extract", canonical.encode(body))
-        return canonical.encode({"body": body, "signature": signature})
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    folder, coordinator = tmp_path_factory.mktemp("world"), Identity.new()
-    homes = [make_site(folder / name, name) for name in ("north", "south")]
-    offers = [offered(cheap_study(name), homes, coordinator) for name in ("tiny", "secret-name")]
-    for home in homes:
-        pretend_enrolled(home, coordinator)
-        for offer in offers:
-            api = cast(CoordinatorApi, SilentApi())
-            approve(home, api, offer, home.config.population(None))
-            run(home, offer.study, TRAINING_RELEASES)
-    return World(homes, offers[0].study, offers[1].study)
+    """Two hospitals after two studies, of which the second is nobody else's business."""
+    studies = [cheap_study(name) for name in ("tiny", "secret-name")]
+    folder = tmp_path_factory.mktemp("world")
+    return World.of(folder, studies, TRAINING_RELEASES, ("north", "south"), 0.9)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +48,7 @@ def test_a_report_of_two_hospitals_verifies(report: bytes, world: World) -> None
     facts = verify(report)
     assert [site["hospital"] for site in facts["hospitals"]] == ["north", "south"]
     assert facts["without_extract"] == ["west"]
-    assert facts["study"]["digest"] == world.study.digest
+    assert facts["study"]["digest"] == world.studies[0].digest
     for site in facts["hospitals"]:
         assert (site["releases_training"], site["releases_evaluation"]) == (TRAINING_RELEASES, 1)
         assert len(site["releases"]) == TRAINING_RELEASES + 1
@@ -130,30 +59,6 @@ def test_a_report_of_two_hospitals_verifies(report: bytes, world: World) -> None
 def test_the_order_of_the_extracts_does_not_matter(world: World) -> None:
     north, south = world.extract(0), world.extract(1)
     assert build([north, south]) == build([south, north])
-
-
-def test_every_epsilon_is_what_dp_accounting_says(report: bytes, world: World) -> None:
-    delta = world.study.mechanism.delta
-    plan = Plan.of(world.study)
-
-    def epsilon(purpose: str, count: int) -> float:
-        accountant = RdpAccountant(orders=[float(order) for order in range(2, 513)])
-        sigma = plan.part(purpose).mechanism.noise_multiplier
-        accountant.compose(SelfComposedDpEvent(GaussianDpEvent(sigma), count))
-        return float(accountant.get_epsilon(delta))
-
-    facts = verify(report)
-    assert facts["guarantee"]["epsilon"] == pytest.approx(
-        max(epsilon("training", plan.training.releases), epsilon("evaluation", 1)), abs=2e-6
-    )
-    for site in facts["hospitals"]:
-        released = max(epsilon("training", TRAINING_RELEASES), epsilon("evaluation", 1))
-        assert site["epsilon_released"] == pytest.approx(released, abs=1.01e-6)
-        assert site["epsilon_released_pld"] <= site["epsilon_released"] <= site["epsilon_designed"]
-        assert [n for n, _ in site["epsilon_by_release"]] == list(range(1, TRAINING_RELEASES + 1))
-        for n, shown in site["epsilon_by_release"]:
-            assert shown == pytest.approx(epsilon("training", n), abs=1.01e-6)
-            assert shown >= epsilon("training", n) - 1e-8  # rounded towards more privacy spent
 
 
 def test_a_changed_byte_anywhere_is_found(report: bytes) -> None:
@@ -282,17 +187,17 @@ def test_a_release_that_a_partner_witnessed_cannot_be_cut_off_the_end(world: Wor
 def test_rows_of_another_study_carry_no_names(world: World) -> None:
     extract = world.extract()
     assert b"secret-name" not in extract
-    assert world.other.digest.encode() not in extract
-    assert b"patient_id" not in extract.replace(world.study.canonical_bytes, b"")
+    assert world.studies[1].digest.encode() not in extract
+    assert b"patient_id" not in extract.replace(world.studies[0].canonical_bytes, b"")
     rows = json.loads(extract)["body"]["rows"]
     shown = {row["private"]["study"] for row in rows if row["private"] is not None}
-    assert shown == {world.study.digest}
+    assert shown == {world.studies[0].digest}
     assert sum(row["public"]["kind"] == "reserve" for row in rows) == 2
 
 
 def test_extracts_of_different_studies_are_refused(world: World) -> None:
     with pytest.raises(TrustError, match="not of one study"):
-        build([world.extract(0), world.extract(1, world.other)])
+        build([world.extract(0), world.extract(1, 1)])
 
 
 def test_two_extracts_of_one_hospital_are_refused(world: World) -> None:

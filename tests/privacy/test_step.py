@@ -33,7 +33,7 @@ from tests.privacy.slow_step import (
 )
 
 STRANGE = (math.nan, math.inf, -math.inf, 1e38, -1e38, 1e300, -1e300, 1e154, 1e-300, 0.0, -0.0)
-STRANGE_LABELS = (math.nan, 1e38, -1e300, 0.5)
+STRANGE_LABELS = (math.nan, math.inf, 1e38, -1e300, 0.5)
 # 1e300 is finite, but the square of its length is not; tanh makes an ordinary number of it.
 NOT_FINITE = [
     (kind, way, strange)
@@ -102,18 +102,18 @@ def test_no_patients_sum_to_zero(kind: str) -> None:
 
 @st.composite
 def any_file(draw: st.DrawFn, width: int) -> Patients:
-    """Up to five patients, some with many records; each may have one strange record."""
+    """Up to five patients, some with many records; each may have a few strange ones."""
     sizes = st.sampled_from([1, 1, 2, 3, BATCH, BATCH + 1, 2 * BATCH + 3])
     patients = file_of(draw(st.lists(sizes, min_size=1, max_size=5)), width, draw(st.integers(0)))
     inputs, labels = patients.inputs.copy(), patients.labels.copy()
     if draw(st.booleans()):
         inputs[:] = inputs[0]  # everybody is the same
     for who in range(patients.count):
-        row = draw(st.sampled_from(np.flatnonzero(patients.patient == who).tolist()))
-        if draw(st.booleans()):
+        own = st.sampled_from(np.flatnonzero(patients.patient == who).tolist())
+        for row in draw(st.lists(own, max_size=2)):
             inputs[row, draw(st.integers(0, width - 1))] = draw(st.sampled_from(STRANGE))
         if draw(st.integers(0, 3)) == 3:
-            labels[row] = draw(st.sampled_from(STRANGE_LABELS))
+            labels[draw(own)] = draw(st.sampled_from(STRANGE_LABELS))
     return replace(patients, inputs=inputs, labels=labels)
 
 
@@ -178,12 +178,6 @@ def test_a_patient_who_is_not_finite_counts_as_if_absent(
     np.testing.assert_allclose(present, absent, rtol=0, atol=1e-12)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="_of_one multiplies an overflowed total by a factor of zero: infinity times 0 is NaN",
-)
-@pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize(("x", "label"), [(1e308, 1.0), (-math.inf, 1.0), (2.0, math.inf)])
 def test_a_patient_of_many_records_that_overflow_together_counts_as_if_absent(
     x: float, label: float
@@ -205,6 +199,7 @@ def test_the_same_patients_give_the_same_bits_twice_whatever_was_summed_between(
     patients, others = (file_of([1, 2, 3, 9, 5], NETWORKS[kind][1], seed) for seed in (8, 9))
     batches = step.batches(patients)
     first = step.clipped_sum(weights, batches)
+    assert (step.clipped_sum(-weights, batches) != first).any()
     summed(step, 2 * weights, others)
     np.testing.assert_array_equal(step.clipped_sum(weights, batches), first)
     np.testing.assert_array_equal(summed(step, weights, patients), first)

@@ -148,7 +148,7 @@ def hook_on_a_part() -> nn.Module:
 
 def replaced_forward() -> nn.Module:
     layer = linear()
-    layer.forward = lambda x: x[:, :1] - x[:, :1].mean(0)  # type: ignore[method-assign]
+    vars(layer)["forward"] = lambda x: x[:, :1] - x[:, :1].mean(0)
     return nn.Sequential(layer)
 
 

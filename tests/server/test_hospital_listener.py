@@ -18,10 +18,10 @@ from flo.errors import TrustError
 from flo.files import write_private
 from flo.identity import Identity
 from flo.server.authority import Authority
-from flo.server.superlink import FLEET_PATHS, PUBLIC_KEY_HEADER
 from flo.server.gateway import MAX_SITE_BODY
 from flo.server.home import invite
 from flo.server.site_api import SITE_CALLS
+from flo.server.superlink import FLEET_PATHS, PUBLIC_KEY_HEADER
 from tests.builders import make_site
 from tests.server.stage import RealCoordinator, ask, flo
 

@@ -10,9 +10,9 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from flwr.supercore.constant import SUPEREXEC_AUTH_SIGNATURE_HEADER, TASK_TOKEN_HEADER
 
-from flo.server.superlink import SuperLink
 from flo.server.operator_api import operator_app
 from flo.server.store import Offer, Store
+from flo.server.superlink import SuperLink
 from flo.study import Study
 from tests.server.stage import RealCoordinator, ask
 

@@ -1,0 +1,120 @@
+"""A site that lives through all that it can do, without a network, and what it says on the way."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flo import canonical
+from flo.clients.agent import Agent
+from flo.clients.approval import approve
+from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.enrol import connect, enrol
+from flo.clients.handler import Handler
+from flo.identity import Identity
+from flo.messages import Request, RequestHeader, encode_request, model_digest
+from flo.privacy.ledger import Ledger
+from flo.study import Study
+from tests.builders import CountingReleaser, make_site, offered, small_study, study_document
+
+
+class WholeLife:
+    """One site, from its invitation to its last extract.
+
+    ``said``: calls of the coordinator, name and body. ``replies``: answers to requests.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.said: list[tuple[str, Any]] = []
+        self.replies: list[bytes] = []
+        self.coordinator, self.partner = Identity.new(), Identity.new()
+        self.home = make_site(folder)
+        monkeypatch.setattr(CoordinatorApi, "call", lambda _, name, body: self._hear(name, body))
+        monkeypatch.setattr(
+            "flo.clients.enrol.client_context", lambda *_: ssl.create_default_context()
+        )
+
+    def _hear(self, name: str, body: Any) -> Any:
+        self.said.append((name, json.loads(canonical.encode(body))))
+        issued = {"certificate": "pem", "coordinator": self.coordinator.public.hex()}
+        return {"heads": {"head": None}, "enrol": issued, "studies": []}.get(name, {})
+
+    def live(self) -> None:
+        self._enrol()
+        for study in _studies():
+            offer = offered(self._with_partner(study), [self.home], self.coordinator)
+            with connect(self.home) as api:
+                approve(self.home, api, offer, self.home.config.population(None))
+            with closing(self.home.ledger()) as ledger:
+                self._answer(offer.study, ledger)
+                agent = Agent(self.home, "cpu")
+                with connect(self.home) as api:
+                    agent._settle_ended(api, ledger)
+                agent._extract(offer.study, ledger)
+
+    def _enrol(self) -> None:
+        invitation = {
+            "schema_version": 1,
+            "hospital": "north",
+            "url": "https://127.0.0.1:1",
+            "coordinator": self.coordinator.public.hex(),
+            "ca": "",
+            "certificate": "",
+            "key": "",
+            "expires": (datetime.now(UTC) + timedelta(days=1)).isoformat(),
+        }
+        path = self.home.directory / "invitation.json"
+        path.write_bytes(canonical.encode(invitation))
+        enrol(self.home, path)
+
+    def _with_partner(self, study: Study) -> Study:
+        return study.with_fingerprints({"south": self.partner.fingerprint})
+
+    def _answer(self, study: Study, ledger: Ledger) -> None:
+        """A release of every purpose, a repeat, a refusal, the end."""
+        handler = Handler(self.home, ledger, CountingReleaser(6), lambda _: None)
+        head = self._partners_head(len(self.replies) + 1)
+        asked = [(purpose, 1, "release") for purpose in study.purposes]
+        asked += [(study.purposes[0], 2, "release"), (study.purposes[0], 1, "finish")]
+        for purpose, attempt, kind in [*asked, (study.purposes[0], 9, "release")]:
+            weights = np.zeros(0 if study.survey else 6)
+            header = RequestHeader.model_validate(
+                {
+                    "kind": kind,
+                    "study": study.digest,
+                    "run": "run-1",
+                    "purpose": purpose,
+                    "round": 1,
+                    "attempt": attempt,
+                    "cohort": ("north", "south"),
+                    "model": model_digest(weights),
+                    "heads": {"south": head},
+                }
+            )
+            reply = handler.answer(encode_request(Request(header, weights)))
+            assert reply is not None
+            self.replies.append(reply)
+
+    def _partners_head(self, sequence: int) -> dict[str, Any]:
+        statement = f"{sequence} {'a' * 64}".encode()
+        return {
+            "sequence": sequence,
+            "hash": "a" * 64,
+            "signature": self.partner.sign("ledger-row", statement),
+            "public": self.partner.public.hex(),
+        }
+
+
+def _studies() -> list[Study]:
+    sampled = study_document(name="sampled")
+    sampled["mechanism"] |= {"sampling": 0.5, "epsilon": 0.3}
+    sampled["evaluation"] |= {"subgroups": ["ward"], "epsilon": 0.3}
+    asked = study_document(name="asked", survey={"epsilon": 0.3, "columns": ["ward"]})
+    return [small_study(**sampled), small_study(**asked)]

@@ -1,0 +1,118 @@
+"""Studies, files that differ in one patient, and noise that stands still: for record and replay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flo.clients.snapshot import Snapshot
+from flo.messages import Purpose
+from flo.models import initial_weights
+from flo.privacy import evaluation
+from flo.privacy.patients import Floats, Patients
+from flo.study import Study
+from tests.builders import small_study, study_document
+from tests.privacy.slow_step import without
+
+Integers = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Call = tuple[str, float, int | None]
+
+IMAGE = {"kind": "image", "name": "px", "height": 8, "width": 8, "minimum": 0, "maximum": 255}
+MANY = 70  # more records than a micro-batch holds
+ONCE: dict[str, Any] = {"epsilon": 0.9, "bins": 4, "retry_allowance": 0}
+STUDIES: dict[str, Study] = {
+    "logistic": small_study(),
+    "by ward": small_study(evaluation=ONCE | {"subgroups": ["ward"]}),
+    "mlp": small_study(model={"kind": "mlp", "hidden": [8]}, evaluation=ONCE),
+    "cnn": small_study(model={"kind": "cnn"}, data=study_document()["data"] | {"columns": [IMAGE]}),
+    "survey": small_study().with_survey(epsilon=0.3, columns=["age", "ward"]),
+}
+SAMPLED = {name: STUDIES[name].with_mechanism(sampling=0.3) for name in ("logistic", "mlp", "cnn")}
+
+
+@dataclass
+class Frozen:
+    """Noise that is the same on both files, with coins fixed for each patient; notes all calls."""
+
+    coins: Mask
+    calls: list[Call] = field(default_factory=list)
+
+    def sample(self, variance: int, size: int) -> Integers:
+        self.calls.append(("sample", variance, size))
+        return (np.arange(size, dtype=np.int64) * 7919) % 100_003
+
+    def choose(self, probability: float, count: int) -> Mask:
+        self.calls.append(("choose", probability, None))  # a coin for each patient, by nature
+        assert count == len(self.coins)
+        return self.coins
+
+
+def ordinary(study: Study) -> Patients:
+    inputs = evaluation.made_up_inputs(study.data)[:12]
+    patient = np.array([0, 0, 0, 1, 2, 3, 3, 4, 5, 6, 7, 8], dtype=np.int64)
+    return Patients(inputs, (np.arange(12) % 2).astype(np.float64), patient, 9)
+
+
+def strange(study: Study, value: float) -> Patients:
+    """The patients 0 (of three records) and 5 have nothing but that value."""
+    file = ordinary(study)
+    gone = np.isin(file.patient, [0, 5])[:, None]
+    return replace(file, inputs=np.where(gone, value, file.inputs))
+
+
+def of_one(study: Study) -> Patients:
+    file = ordinary(study)
+    return Patients(file.inputs[:1], file.labels[:1], file.patient[:1], 1)
+
+
+def duplicates(study: Study) -> Patients:
+    file = ordinary(study)
+    return replace(file, inputs=np.repeat(file.inputs[:1], 12, axis=0), labels=np.ones(12))
+
+
+def many_records(study: Study) -> Patients:
+    file = ordinary(study)
+    inputs = evaluation.made_up_inputs(study.data)[100 : 100 + MANY]
+    return Patients(
+        np.concatenate([file.inputs, inputs]),
+        np.concatenate([file.labels, np.arange(MANY) % 3 % 2]),
+        np.concatenate([file.patient, np.full(MANY, 4)]),
+        file.count,
+    )
+
+
+CASES: dict[str, tuple[Callable[[Study], Patients], int]] = {
+    "ordinary": (ordinary, 3),
+    "a patient of NaN": (lambda study: strange(study, np.nan), 0),
+    "beside patients of NaN": (lambda study: strange(study, np.nan), 3),
+    "a patient of 1e38": (lambda study: strange(study, 1e38), 0),
+    "the only patient": (of_one, 0),
+    "duplicate records": (duplicates, 0),
+    "the patient with many records": (many_records, 4),
+    "beside the patient with many records": (many_records, 0),
+}
+
+
+def neighbours(study: Study, purpose: Purpose, case: str) -> tuple[Snapshot, Snapshot, Mask, Mask]:
+    """A file and the file without one patient, with coins for those who train in each."""
+    make, who = CASES[case]
+    file, rest = make(study), ordinary(study)
+    smaller = without(file, who)
+    coins = np.arange(file.count) % 3 != 1
+    coins[who] = True
+    if purpose == "training":
+        fewer = np.delete(coins, who)
+        return Snapshot(file, rest), Snapshot(smaller, rest), coins, fewer
+    same = np.ones(rest.count, dtype=np.bool_)
+    return Snapshot(rest, file), Snapshot(rest, smaller), same, same
+
+
+def steep_weights(study: Study) -> Floats:
+    """A model under which gradients are much longer than the clip norm."""
+    weights = initial_weights(study)
+    return weights + np.where(np.arange(len(weights)) % 2, 1.0, -1.0)

@@ -1,0 +1,83 @@
+"""Hospitals that ran studies, for tests of extracts and reports: real sites, no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from flo import canonical
+from flo.clients.approval import approve
+from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.extract import make_extract
+from flo.clients.handler import Handler
+from flo.clients.home import SiteHome
+from flo.identity import Identity
+from flo.messages import Request, RequestHeader, decode_reply, encode_request, model_digest
+from flo.models import parameter_count
+from flo.study import Study
+from tests.builders import CountingReleaser, SilentApi, make_site, offered, pretend_enrolled
+
+
+def run(home: SiteHome, study: Study, rounds: int) -> None:
+    """Training rounds and one evaluation, or the one survey, through the site's own handler."""
+    length = 0 if study.survey else parameter_count(study)
+    steps = [("training", n) for n in range(1, rounds + 1)] + [("evaluation", 1)]
+    with closing(home.ledger()) as ledger:
+        handler = Handler(home, ledger, CountingReleaser(max(1, length)), lambda _: None)
+        for purpose, round_ in [("survey", 1)] if study.survey else steps:
+            weights = np.full(length, float(round_))
+            header = RequestHeader.model_validate(
+                {
+                    "study": study.digest,
+                    "run": "run-1",
+                    "purpose": purpose,
+                    "round": round_,
+                    "attempt": 1,
+                    "cohort": ("north", "south"),
+                    "model": model_digest(weights),
+                }
+            )
+            answer = handler.answer(encode_request(Request(header, weights)))
+            assert answer is not None
+            assert decode_reply(answer).header.kind == "release"
+
+
+@dataclass(frozen=True)
+class World:
+    """Hospitals that have run every one of some studies."""
+
+    homes: list[SiteHome]
+    studies: list[Study]
+
+    @classmethod
+    def of(
+        cls, folder: Path, studies: list[Study], rounds: int, names: tuple[str, ...], life: float
+    ) -> World:
+        coordinator = Identity.new()
+        homes = [make_site(folder / name, name, epsilon=life) for name in names]
+        offers = [offered(study, homes, coordinator) for study in studies]
+        for home in homes:
+            pretend_enrolled(home, coordinator)
+            for offer in offers:
+                api = cast(CoordinatorApi, SilentApi())
+                approve(home, api, offer, home.config.population(None))
+                run(home, offer.study, rounds)
+        return cls(homes, [offer.study for offer in offers])
+
+    def extract(self, site: int = 0, study: int = 0) -> bytes:
+        home = self.homes[site]
+        with closing(home.ledger()) as ledger:
+            return make_extract(home, ledger, self.studies[study].digest)
+
+    def forged(self, change: Callable[[dict[str, Any]], None], site: int = 0) -> bytes:
+        """An extract that the hospital itself changed and signed again."""
+        body = json.loads(self.extract(site))["body"]
+        change(body)
+        signature = self.homes[site].identity().sign("extract", canonical.encode(body))
+        return canonical.encode({"body": body, "signature": signature})

@@ -1,0 +1,250 @@
+"""The attack finds a trainer that lost its noise or its clipping, and no fault in a right one.
+
+Canaries and coins are drawn anew in every run. To be refuted, ε = .9 takes about 383 right guesses
+of 504 (157 of 200). A right trainer gives 280 or so (115), standard deviation 11 (7); a broken one
+at least 417 (182), standard deviation 9 (5). A test fails by chance with a probability below 1e-4.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+import torch
+
+from flo import attack as module
+from flo.attack import Attacked, attack, made_up_patients
+from flo.cli import main
+from flo.clients.snapshot import Snapshot
+from flo.clients.trainer import Trainer
+from flo.errors import StudyError
+from flo.privacy.one_run import lower_bound
+from flo.privacy.plan import Plan
+from flo.study import Study, from_document, load
+from tests.builders import NoNoise, small_study
+
+HEART = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small matrices: threads only get into each other's way on a shared machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def heart() -> Study:
+    return load(HEART)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough canaries for what is badly broken."""
+    monkeypatch.setattr(module, "_CANARIES", 400)
+
+
+def variant(study: Study, **changes: dict[str, Any]) -> Study:
+    """The study with other settings, and few steps: the noise of a step is calibrated to them."""
+    document = study.model_dump(mode="json")
+    for name, values in ({"mechanism": {"steps": 5}} | changes).items():
+        document[name] = document[name] | values if name == "mechanism" else values
+    return from_document(document)
+
+
+TIGHT = {"steps": 5, "clip": 0.05}  # far below the gradients of most patients
+
+
+def sampled(study: Study) -> Study:
+    return variant(study, mechanism=TIGHT | {"sampling": 0.5})
+
+
+def mlp(study: Study) -> Study:
+    return variant(study, mechanism=TIGHT, model={"kind": "mlp", "hidden": [4]})
+
+
+def silent(study: Study, snapshot: Snapshot) -> Trainer:
+    """A trainer whose noise was lost; coins for sampling still fall."""
+
+    class Silent(NoNoise):
+        def choose(self, probability: float, count: int) -> np.ndarray:
+            return np.random.default_rng().random(count) < probability
+
+    return Trainer(study, snapshot, noise=Silent())
+
+
+def unclipped(study: Study, snapshot: Snapshot) -> Trainer:
+    """A trainer whose clipping was lost."""
+    trainer = Trainer(study, snapshot)
+    trainer.step._clip = 1e9
+    return trainer
+
+
+def too_little_noise(study: Study, snapshot: Snapshot) -> Trainer:
+    """A trainer that was calibrated for another study: a thirtieth of the noise."""
+    trainer = Trainer(study, snapshot)
+    part = trainer._plan.parts["training"]
+    quieter = part.mechanism.with_noise(part.mechanism.noise_multiplier / 30)
+    trainer._plan = Plan({"training": replace(part, mechanism=quieter)})
+    return trainer
+
+
+# -- a right trainer -------------------------------------------------------------------------------
+
+
+def consistent(study: Study, found: Attacked) -> None:
+    part = Plan.of(study).part("training")
+    assert found.claimed == part.epsilon
+    assert found.guesses == found.canaries // 2
+    assert 0 <= found.right <= found.guesses
+    each = 0.05 / 4  # four ways to guess share the error
+    bound = lower_bound(found.canaries, found.guesses, found.right, part.delta, 1 - each)
+    assert found.lower_bound == bound
+
+
+def test_no_fault_is_found_in_the_heart_study(heart: Study) -> None:
+    found = attack(heart)
+    consistent(heart, found)
+    assert found.canaries >= 1000
+    assert found.lower_bound < found.claimed
+    assert not found.broken
+
+
+@pytest.mark.parametrize("of", [mlp, sampled], ids=["mlp", "sampled batches"])
+def test_no_fault_is_found_in_other_models_and_samplings(heart: Study, few: None, of: Any) -> None:
+    study = of(heart)
+    found = attack(study)
+    consistent(study, found)
+    assert not found.broken
+
+
+# -- a broken one ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("broken", [silent, unclipped], ids=lambda make: make.__name__)
+def test_a_broken_trainer_of_the_heart_study_is_found(heart: Study, broken: Any) -> None:
+    found = attack(heart, make_trainer=broken)
+    consistent(heart, found)
+    assert found.broken
+    assert found.lower_bound > found.claimed
+
+
+@pytest.mark.parametrize("broken", [silent, unclipped], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("of", [mlp, sampled], ids=["mlp", "sampled batches"])
+def test_a_broken_trainer_is_found_with_other_models_and_samplings(
+    heart: Study, few: None, of: Any, broken: Any
+) -> None:
+    assert attack(of(heart), make_trainer=broken).broken
+
+
+def test_a_trainer_with_a_thirtieth_of_the_noise_is_found(heart: Study, few: None) -> None:
+    assert attack(variant(heart), make_trainer=too_little_noise).broken
+
+
+# -- what it attacks, and what it refuses ----------------------------------------------------------
+
+
+def test_a_survey_is_refused(heart: Study) -> None:
+    with pytest.raises(StudyError, match="trains nothing"):
+        attack(heart.with_survey(epsilon=0.3, columns=["sex"]))
+
+
+@pytest.mark.xfail(
+    strict=True, raises=ValueError, reason="attack asks the trainer for a cohort of one: no shares"
+)
+def test_distributed_noise_is_attacked_or_refused_in_words(
+    heart: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CANARIES", 20)
+    try:
+        attack(variant(heart, mechanism={"steps": 5, "noise": "distributed"}))
+    except StudyError:
+        return
+
+
+def test_made_up_patients_stand_at_the_edges_of_the_studys_bounds() -> None:
+    patients = made_up_patients(small_study().data, 200)
+    age, ward = patients.inputs[:, 0], patients.inputs[:, 1:4]
+    assert set(age) == {-1.0, 1.0}
+    assert (ward.sum(1) == 1).all()
+    assert (ward.sum(0) > 0).all()
+    assert set(patients.labels) == {0.0, 1.0}
+    assert list(patients.patient) == list(range(200)) == list(range(patients.count))
+
+
+def test_progress_names_every_shadow_site(heart: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CANARIES", 40)
+    told: list[str] = []
+    attack(variant(heart), progress=told.append)
+    assert told == [f"shadow site {n} of 3" for n in (1, 2, 3)]
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def study_file(heart: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(module, "_CANARIES", 200)
+    path = tmp_path / "study.toml"
+    document = variant(heart).model_dump(mode="json", exclude_none=True)
+    path.write_bytes(tomli_w.dumps(document).encode())
+    return path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    monkeypatch.setattr(sys, "argv", ["flo", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def test_the_command_ends_in_0_for_a_right_trainer(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = study_file.with_name("attack.json")
+    assert run(monkeypatch, "audit", "attack", str(study_file), "--json", str(result)) == 0
+    text = capsys.readouterr().out
+    assert "no bug found. This cannot certify an ε below 1" in text
+    assert "claimed is 0.900" in text
+    document = json.loads(result.read_text())
+    assert set(document) == {
+        "schema_version",
+        "private",
+        "claimed",
+        "lower_bound",
+        "confidence",
+        "canaries",
+        "guesses",
+        "right",
+    }
+    assert document["private"] is False
+    assert document["lower_bound"] < document["claimed"]
+
+
+def test_the_command_ends_in_4_for_a_broken_trainer(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("flo.clients.trainer.SystemNoise", NoNoise)
+    assert run(monkeypatch, "audit", "attack", str(study_file)) == 4
+    shown = capsys.readouterr()
+    assert "(100.0%; 50 % is chance)" in shown.out
+    assert "the attack refutes the claimed ε" in shown.err
+    assert "do not run studies with it" in shown.err
+
+
+def test_the_command_refuses_a_survey(
+    heart: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = heart.with_survey(epsilon=0.3, columns=["sex"])
+    path = tmp_path / "survey.toml"
+    path.write_bytes(tomli_w.dumps(asked.model_dump(mode="json", exclude_none=True)).encode())
+    assert run(monkeypatch, "audit", "attack", str(path)) == 2
