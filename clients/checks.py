@@ -41,7 +41,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Checked:
-    """A table that fits: model inputs (n, d), labels (n,), and each record's patient id."""
+    """A table that fits: model inputs (n, d), labels (n,), and each record's patient id.
+
+    Of each patient the study's first ``most_records`` records, in the order of the file.
+    """
 
     inputs: npt.NDArray[np.float64]
     labels: npt.NDArray[np.float64]
@@ -79,7 +82,13 @@ def check(
         parts.append(part)
     if findings:
         raise _refusal(findings)
-    return Checked(np.concatenate(parts, axis=1), np.asarray(label, dtype=np.float64), names)
+    most = 1 if schema.records_per_patient == "one" else schema.most_records
+    kept = (pd.Series(names).groupby(names).cumcount() < most).to_numpy()
+    return Checked(
+        np.concatenate(parts, axis=1)[kept],
+        np.asarray(label, dtype=np.float64)[kept],
+        [name for name, keep in zip(names, kept, strict=True) if keep],
+    )
 
 
 def _columns(

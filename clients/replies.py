@@ -38,8 +38,9 @@ class KeptReplies:
 
     def forget(self, study: str) -> None:
         """Remove the replies of a settled study."""
-        for path in self._directory.glob(f"{study[:32]}-*.sealed"):
-            path.unlink()
+        for pattern in (f"{study[:32]}-*.sealed", f".{study[:32]}-*.sealed.*"):  # and cut-off ones
+            for path in self._directory.glob(pattern):
+                path.unlink()
 
     def _path(self, study: str, digest: str) -> Path:
         return self._directory / f"{study[:32]}-{digest[:32]}.sealed"

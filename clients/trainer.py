@@ -39,6 +39,7 @@ class Trainer:
                 study.mechanism.clip,
                 examples=evaluation.made_up_inputs(study.data),
                 batch=models.largest_batch(study),
+                many_records=study.data.records_per_patient == "many",
                 device=device,
             )
             self._batches = self.step.batches(snapshot.training)

@@ -68,6 +68,11 @@ def attack(
     """Attack the training of ``study`` as its trainer really runs it. Raises UsageError."""
     if study.survey:
         raise UsageError("a survey trains nothing", hint="attack the planned study instead")
+    if study.mechanism.noise != "local":
+        raise UsageError(
+            "one shadow site has no secure sum to hide in",
+            hint='attack the same study with noise = "local": the total noise is the same',
+        )
     part = Plan.of(study).part("training")
     each = min(_MOST_IN_ONE_RUN, max(1, part.mechanism.length // 2))
     runs = -(-_CANARIES // each)

@@ -50,7 +50,7 @@ def encode_number(column: NumberColumn, values: Floats) -> Floats:
 
 def scale(column: NumberColumn | ImageColumn, values: Floats) -> Floats:
     """Values within the column's bounds to [-1, 1], any shape."""
-    return np.asarray(2 * (values - column.minimum) / (column.maximum - column.minimum) - 1)
+    return np.asarray(2 * ((values - column.minimum) / (column.maximum - column.minimum)) - 1)
 
 
 def encode_category(column: CategoryColumn, codes: Codes) -> Floats:

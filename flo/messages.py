@@ -26,6 +26,7 @@ from flo.study import Identifier
 
 MAX_HEADER_BYTES = 1024 * 1024
 MAX_ATTEMPTS = 16
+LARGEST_WEIGHT = 1e6
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -123,8 +124,8 @@ def decode_request(data: bytes) -> Request:
     weights = np.frombuffer(body, dtype="<f8").astype(np.float64)
     if model_digest(weights) != header.model:
         raise MessageError("request: the body is not the model that the header names")
-    if not np.isfinite(weights).all():
-        raise MessageError("request: the model has non-finite weights")
+    if not (np.abs(weights) <= LARGEST_WEIGHT).all():
+        raise MessageError(f"request: the model has weights beyond ±{LARGEST_WEIGHT:g}")
     if list(header.cohort) != sorted(set(header.cohort)):
         raise MessageError("request: the cohort is not sorted and distinct")
     return Request(header, weights)

@@ -81,9 +81,14 @@ def build(study: Study) -> torch.nn.Sequential:
 
 
 def largest_batch(study: Study) -> int:
-    """Records in a micro-batch: public, a power of two, no more than the largest partner needs."""
+    """Records in a micro-batch: public, a power of two, no more than the largest partner needs.
+
+    Never fewer than one patient may have.
+    """
+    many = study.data.records_per_patient == "many"
     largest = max(hospital.declared_size for hospital in study.hospitals)
-    return min(128 if study.model.kind == "cnn" else 512, 1 << (largest - 1).bit_length())
+    wanted = min(128 if study.model.kind == "cnn" else 512, largest)
+    return 1 << (max(wanted, study.data.most_records if many else 1) - 1).bit_length()
 
 
 def log_odds(study: Study, weights: Floats, inputs: Floats) -> Floats:
@@ -104,11 +109,13 @@ def log_odds(study: Study, weights: Floats, inputs: Floats) -> Floats:
     record = torch.zeros((1, inputs.shape[1]))
     scores = np.zeros(len(inputs))
     torch.set_num_threads(1)  # one record is too little to share; waiting would take longer
-    with torch.inference_mode():
-        for i, row in enumerate(inputs):
-            record.copy_(torch.from_numpy(row))
-            scores[i] = module(record).item()
-    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            for i, row in enumerate(inputs):
+                record.copy_(torch.from_numpy(row))
+                scores[i] = module(record).item()
+    finally:
+        torch.set_num_threads(threads)
     return scores
 
 

@@ -35,6 +35,7 @@ SCHEMA_VERSION = 2
 MAX_STUDY_BYTES = 256 * 1024
 LARGEST_DELTA = 1e-6
 LARGEST_IMAGE = 65_536
+LARGEST_RECORDS = 128
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 ColumnName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_ .()/%-]{0,99}$")]
@@ -65,6 +66,7 @@ Code = Annotated[
     AfterValidator(_printable),
     AfterValidator(_matchable),
 ]
+Bound = Annotated[float, Field(ge=-1e15, le=1e15)]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
 
 
@@ -91,8 +93,8 @@ class NumberColumn(Document):
     kind: Literal["number"]
     name: ColumnName
     unit: Text
-    minimum: float
-    maximum: float
+    minimum: Bound
+    maximum: Bound
     missing: Literal["refuse", "indicator"] = "refuse"
     missing_value: float | None = None
 
@@ -138,8 +140,8 @@ class ImageColumn(Document):
     channels: Annotated[int, Field(ge=1, le=16)] = 1
     height: Annotated[int, Field(ge=8, le=1024)]
     width: Annotated[int, Field(ge=8, le=1024)]
-    minimum: float
-    maximum: float
+    minimum: Bound
+    maximum: Bound
     missing: Literal["refuse"] = "refuse"
 
     @model_validator(mode="after")
@@ -161,10 +163,15 @@ Column = Annotated[NumberColumn | CategoryColumn | ImageColumn, Field(discrimina
 
 
 class Schema(Document):
-    """What a record is, which columns are used, and which one is the label (0 or 1)."""
+    """What a record is, which columns are used, and which one is the label (0 or 1).
+
+    Of a patient with ``many`` records the first ``most_records`` are used, so that no patient's
+    number of records can delay a round.
+    """
 
     record: Text
     records_per_patient: Literal["one", "many"] = "one"
+    most_records: Annotated[int, Field(ge=1, le=LARGEST_RECORDS)] = 64
     label: ColumnName
     columns: Annotated[tuple[Column, ...], Field(min_length=1, max_length=5000)]
 
@@ -295,11 +302,17 @@ class Study(Document):
                 f"minimum_cohort {self.limits.minimum_cohort} exceeds the {len(ids)} hospitals"
             )
         self._refuse_columns_that_do_not_fit()
+        if self.mechanism.sampling != 1 and self.data.records_per_patient == "many":
+            raise ValueError(
+                "sampling below 1 needs one record a patient: how long a step takes would tell who "
+                "of those with many was chosen"
+            )
         if self.schema_version == 1 and (
             self.model.kind != "logistic"
             or self.survey
             or self.evaluation.subgroups
             or self.mechanism.sampling != 1
+            or self.data.most_records != 64
         ):
             raise ValueError("schema_version 1 knows logistic models and full batches only")
         if self.mechanism.noise == "distributed":
@@ -401,6 +414,7 @@ class Study(Document):
 def _as_version_1(document: dict[str, Any]) -> dict[str, Any]:
     """As FLO 0.1 wrote it, so that digests and signatures of kept studies still hold."""
     del document["survey"], document["mechanism"]["sampling"], document["evaluation"]["subgroups"]
+    del document["data"]["most_records"]
     return document
 
 

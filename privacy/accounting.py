@@ -16,12 +16,14 @@ from functools import lru_cache
 
 import numpy as np
 
+from flo.errors import StudyError
 from flo.privacy.mechanisms import Mechanism
 
 # dp_accounting is imported where it is used: it takes a second, and most commands never account.
 
 ORDERS: tuple[int, ...] = tuple(range(2, 513))
 _SIGMA_DIGITS = 4
+_LARGEST_SIGMA = 1e6
 
 
 @lru_cache(maxsize=4096)
@@ -43,12 +45,18 @@ def calibrate(
 
     Raises:
         ValueError: unless ε > 0, 0 < δ < 1 and count >= 1.
+        StudyError: σ would exceed 10^6.
     """
     if not (epsilon > 0 and 0 < delta < 1 and count >= 1):
         raise ValueError(f"cannot calibrate to epsilon={epsilon}, delta={delta}, count={count}")
     low, high = 1e-3, 1e-3
     while epsilon_of(make(high), count, delta) > epsilon:
         high *= 2
+        if high > _LARGEST_SIGMA:
+            raise StudyError(
+                f"ε = {epsilon:g} at δ = {delta:g} is less than any useful noise can show",
+                hint="ask for a larger ε",
+            )
     while high - low > 1e-7 * high:
         middle = (low + high) / 2
         fits = epsilon_of(make(middle), count, delta) <= epsilon

@@ -2,8 +2,7 @@
 
 A patient with r records goes, padded, into micro-batches of R = 2^⌈log2 r⌉ records a patient and
 ``batch``/R patients. The shape a patient is computed in depends on their own record count and the
-study, never on who else is there; padding is zeros that count for nothing. A patient with more than
-``batch`` records comes alone, in several pieces.
+study, never on who else is there; padding is zeros that count for nothing.
 """
 
 from __future__ import annotations
@@ -53,7 +52,11 @@ class Batches:
     def __init__(
         self, patients: Patients, batch: int, device: str, dtype: torch.dtype = torch.float32
     ) -> None:
-        """``batch``: records in a frame, a power of two; it bounds memory and must be public."""
+        """``batch``: records in a frame, a power of two; it bounds memory and must be public.
+
+        Raises:
+            ValueError: ``batch`` is no power of two, or a patient has more records than that.
+        """
         if batch < 1 or batch & (batch - 1):
             raise ValueError(f"batch must be a power of two, got {batch}")
         self._batch, self._count = batch, patients.count
@@ -64,27 +67,20 @@ class Batches:
         self._padding = len(patients.inputs)
         self._order = np.argsort(patient := patients.patient, kind="stable")
         self._records = np.bincount(patient, minlength=patients.count)
+        if patients.count and self._records.max() > batch:
+            raise ValueError(f"a patient has more than the {batch} records of a micro-batch")
         self._first = np.cumsum(self._records) - self._records
         small = self._inputs.numel() * self._inputs.element_size() <= _KEPT_BYTES
         self._kept = [self._frame(rows) for rows in self._everyone()] if small else None
 
     def frames(self, chosen: Mask | None = None) -> Iterator[Frame]:
-        """Everyone with at most ``batch`` records, or those of them whom ``chosen`` names."""
+        """Everyone, or those whom ``chosen`` names."""
         if chosen is None and self._kept is not None:
             yield from self._kept
         else:
             some = self._everyone() if chosen is None else self._rows(np.flatnonzero(chosen))
             for rows in some:
                 yield self._frame(rows)
-
-    def pieces(self, chosen: Mask | None = None) -> Iterator[Iterator[Frame]]:
-        """Each patient with more than ``batch`` records, as frames of that one patient."""
-        many = self._records > self._batch
-        for patient in np.flatnonzero(many if chosen is None else many & chosen):
-            rows = self._rows_of(np.array([patient]), int(self._records[patient]))[0]
-            padded = np.full(-(-len(rows) // self._batch) * self._batch, self._padding)
-            padded[: len(rows)] = rows
-            yield (self._frame(piece[None]) for piece in padded.reshape(-1, self._batch))
 
     def _everyone(self) -> Iterator[npt.NDArray[np.int64]]:
         return self._rows(np.arange(self._count))

@@ -32,7 +32,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Kept = tuple[nn.Module, torch.Tensor, torch.Tensor]
 
 _CANCELLATION = 1e-10
-_LARGEST = 1e70  # in float64 a larger number counts as not finite, so that no norm overflows
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def binary_loss(log_odds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -210,9 +210,12 @@ def _layers(module: nn.Module) -> list[nn.Module]:
     parameters = [id(p) for leaf in leaves for p in leaf.parameters()]
     if len(set(parameters)) != len(parameters):
         raise ValueError("two layers share a parameter")
+    for changed in (module, *leaves):
+        if any(getattr(changed, hooks) for hooks in _HOOKS) or "forward" in vars(changed):
+            raise ValueError(f"{type(changed).__name__} was changed from outside")
     for leaf in leaves:
-        if leaf._forward_hooks or leaf._forward_pre_hooks or leaf._backward_hooks:
-            raise ValueError(f"{type(leaf).__name__} has hooks")
+        if getattr(leaf, "inplace", False):
+            raise ValueError(f"{type(leaf).__name__} overwrites what book-keeping keeps")
         if type(leaf) not in _PLAIN and type(leaf) not in _RULES:
             raise ValueError(f"{type(leaf).__name__} has no rule")
         if not _SETTINGS.get(type(leaf), lambda _: True)(leaf):
@@ -283,7 +286,7 @@ def _group_norm(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> 
     def summed(t: torch.Tensor) -> torch.Tensor:  # (N, channels, …) -> (P, channels)
         return _of_patients(t.flatten(2).sum(2) if t.dim() > 2 else t, patients)
 
-    return Whole([summed(b * normal), summed(b)])
+    return Whole([summed(b * normal)] if layer.bias is None else [summed(b * normal), summed(b)])
 
 
 def _embedding(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> Part:

@@ -63,7 +63,7 @@ def by_study(rows: Iterable[Row], balance: Balance, population: str) -> list[Stu
                 f"{private.get('name', 'unnamed')} v{private.get('version', '?')}",
                 row.public["time"],
                 held.settled,
-                {p: (held.released[p], part.releases) for p, part in held.parts.items()},
+                {p: (held.released[p], held.parts[p].releases) for p in CHARGES if p in held.parts},
                 spent,
                 reserved,
             )

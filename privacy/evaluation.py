@@ -64,9 +64,10 @@ def public_edges(study: Study, weights: Floats) -> Floats:
     square roots of primes), bell-shaped within each column's bounds, even over its codes, one in
     ten missing. Same study and model, same edges, everywhere.
     """
-    scores = models.log_odds(study, weights, made_up_inputs(study.data))
+    scores = np.nan_to_num(models.log_odds(study, weights, made_up_inputs(study.data)))
     quantiles = np.arange(1, study.evaluation.bins) / study.evaluation.bins
-    return np.asarray(np.quantile(scores, quantiles), dtype=np.float64)
+    edges = np.nan_to_num(np.quantile(scores, quantiles))
+    return np.asarray(np.maximum.accumulate(edges), dtype=np.float64)
 
 
 def groupings(study: Study) -> dict[str, list[str]]:
@@ -102,10 +103,12 @@ def counts(study: Study, weights: Floats, held_out: Patients) -> Floats:
 def cell_of_score(scores: Floats, labels: Floats, edges: Floats) -> npt.NDArray[np.int64]:
     """Cell of each record, shape (records,): negatives by bin, then positives by bin.
 
-    A non-finite score or a label outside {0, 1} is in no cell: -1. ``edges`` (bins - 1,) ascending.
+    A non-finite score or a label outside {0, 1} is in no cell: -1. ``edges`` (bins - 1,). Each record
+    is compared with each edge by itself: a search in sorted edges carries its range from one record
+    to the next, and with edges that are not sorted one patient would move all who come after.
     """
     usable = np.isfinite(scores) & ((labels == 0) | (labels == 1))
-    cell = np.searchsorted(edges, np.where(usable, scores, 0.0), side="right")
+    cell = (scores[:, None] >= edges).sum(axis=1)
     cell = cell + (len(edges) + 1) * np.where(usable, labels, 0.0).astype(np.int64)
     return np.where(usable, cell, -1)
 

@@ -44,7 +44,7 @@ class Ledger:
     def __init__(self, path: Path, identity: Identity) -> None:
         """Open (or create) the ledger at ``path`` and check its whole chain and last signature.
 
-        The chain covers every row's content; each row's own signature is checked by the auditor.
+        The chain covers every row's content, so the last row's signature covers them all.
 
         Raises:
             TrustError: a row was edited, removed or reordered, or another key signed the last one.
@@ -267,13 +267,15 @@ class Ledger:
         return held
 
     def _open_reservation(self, study: str) -> int | None:
+        """The reservation that this study has, if any. Raises BudgetError if it was settled."""
         for row in self.rows():
-            if (
-                row.public["kind"] == "reserve"
-                and row.private is not None
-                and row.private["study"] == study
-                and not self._balance.reservations[row.sequence].settled
-            ):
+            if row.public["kind"] == "reserve" and (row.private or {}).get("study") == study:
+                if self._balance.reservations[row.sequence].settled:
+                    raise BudgetError(
+                        f"study {study[:12]} was run and settled here: an approval is one "
+                        "reservation",
+                        hint="ask the coordinator for a new version of the study",
+                    )
                 return row.sequence
         return None
 
@@ -287,7 +289,7 @@ class Ledger:
         for sub_ledger in SUB_LEDGERS:
             cost = plan.cost(sub_ledger, life.order)
             remaining = self._balance.remaining(population, sub_ledger)
-            if cost > remaining:
+            if not cost <= remaining:
                 fits = life.largest_epsilon(remaining, study.mechanism.delta)
                 raise BudgetError(
                     f"the study's {sub_ledger} takes {life.share(cost):.1%} of the life budget of "

@@ -65,7 +65,7 @@ class LifeBudget:
     def cost_of(self, epsilon: float, delta: float | None = None) -> float:
         """Rényi cost of a full-batch study of that own ε: the inverse of ``largest_epsilon``."""
         at = self.delta if delta is None else delta
-        return self.order * max((epsilon + _renyi(0.0, at, a)) / a for a in ORDERS)
+        return self.order * max(0.0, *((epsilon + _renyi(0.0, at, a)) / a for a in ORDERS))
 
 
 def _renyi(epsilon: float, delta: float, order: int) -> float:

@@ -21,8 +21,8 @@ clip and adjacency and is never an argument.
 | ``PoissonSum`` | the same, with probability q | chosen | see there |
 | ``Histogram`` | weight 1 in each of ``groups`` groupings | √groups | α/(2σ²) |
 
-Edges: clip 0, negative, infinite or NaN, σ <= 0 or NaN, length or groups < 1, q outside [0.001, 1):
-refused with ValueError. An unknown mechanism is refused; there is none without noise.
+Edges: clip 0, negative, infinite or NaN, σ < 0.001 or NaN, length or groups < 1, q outside
+[0.001, 1): refused with ValueError. An unknown mechanism is refused; there is none without noise.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 GRID = 1 << 16
 _FLOAT_SLACK = 2.0**-10
-_SMALLEST_SAMPLING = 0.001
+_SMALLEST_SAMPLING, _SMALLEST_NOISE = 0.001, 0.001
 _LARGEST_LENGTH = 1 << 40
 
 Floats = npt.NDArray[np.float64]
@@ -70,8 +70,11 @@ class Mechanism:
     def __post_init__(self) -> None:
         if not 1 <= self.length <= _LARGEST_LENGTH:
             raise ValueError(f"length must lie in 1..{_LARGEST_LENGTH}, got {self.length}")
-        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier > 0):
-            raise ValueError(f"noise multiplier must be positive, got {self.noise_multiplier}")
+        if not _SMALLEST_NOISE <= self.noise_multiplier < math.inf:
+            raise ValueError(
+                f"noise multiplier must be positive, at least {_SMALLEST_NOISE}, "
+                f"got {self.noise_multiplier}"
+            )
 
     @property
     def norm(self) -> float:
@@ -101,7 +104,7 @@ class Mechanism:
         """Round ``total`` (length,), an exact clipped sum, to the grid and add noise."""
         if total.shape != (self.length,):
             raise ValueError(f"a sum of shape {total.shape} is not ({self.length},)")
-        steps = np.rint(total * (GRID / self.norm)).astype(np.int64)
+        steps = np.rint(np.nan_to_num(total) * (GRID / self.norm)).astype(np.int64)
         return steps + noise.sample(self.variance_steps(shares), self.length)
 
     def to_real(self, steps: Integers | Floats) -> Floats:

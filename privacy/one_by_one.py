@@ -40,12 +40,17 @@ class Vmapped:
 
     def seen(self, frame: Frame) -> list[torch.Tensor]:
         losses, *gradients = self._records(frame)
-        (whole,) = self.parts(frame)
-        return [frame.by_patient(t) for t in (losses, *gradients, whole.norm_squared)]
+        whole = self._whole(frame, gradients)
+        seen = (losses, *gradients, *whole.gradients, whole.norm_squared)
+        return [frame.by_patient(t) for t in seen]
 
     def parts(self, frame: Frame) -> list[Part]:
         _, *gradients = self._records(frame)
-        return [Whole([g.reshape(frame.patients, -1, *g.shape[1:]).sum(1) for g in gradients])]
+        return [self._whole(frame, gradients)]
+
+    @staticmethod
+    def _whole(frame: Frame, gradients: list[torch.Tensor]) -> Whole:
+        return Whole([g.reshape(frame.patients, -1, *g.shape[1:]).sum(1) for g in gradients])
 
     def _records(self, frame: Frame) -> list[torch.Tensor]:
         """Losses (P·R,) and gradients (P·R, …)."""

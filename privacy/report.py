@@ -35,7 +35,11 @@ NOT_SHOWN = (
     "coordinator colluded with the hospital, releases there could be missing, undetected.",
     "Whether another reservation of a hospital, shown without a name, is for the same purpose.",
     "Who stands behind the keys: compare the fingerprints by telephone.",
+    "How long an answer took, and so about how many records it was computed on.",
+    "Whether a restored backup of a ledger was noticed, should the coordinator lie: at a start "
+    "only the coordinator tells a hospital which of its rows was seen last.",
 )
+_NEW_IN_2 = 2  # the last of them, which version 1 did not state
 
 
 def build(extracts: list[bytes]) -> bytes:
@@ -69,9 +73,11 @@ def verify(report: bytes) -> dict[str, Any]:
 def _document(evidence: list[Any], version: int) -> bytes:
     try:
         facts = _facts(evidence)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
         raise MessageError(f"the evidence has the wrong shape ({type(error).__name__})") from error
     if version == 1:
+        if any(_version(one) != 1 for one in evidence):
+            raise TrustError("a report of version 1 holds later evidence: it hides facts")
         facts = _as_version_1(facts)
     return canonical.encode({"schema_version": version, "facts": facts, "evidence": evidence})
 
@@ -79,9 +85,18 @@ def _document(evidence: list[Any], version: int) -> bytes:
 def _as_version_1(facts: dict[str, Any]) -> dict[str, Any]:
     """The facts that FLO 0.1 stated, so that its reports still verify."""
     del facts["guarantee"]["epsilon_if_secure_sum_is_broken"], facts["same_code"]
+    facts["not_covered_or_shown"] = list(NOT_SHOWN[:-_NEW_IN_2])
     for site in facts["hospitals"]:
         del site["releases_survey"], site["software"]
     return facts
+
+
+def _version(document: Any) -> int:
+    """Schema version of an extract, and of the study in it if that is later."""
+    body = document["body"]
+    return max(
+        int(body["schema_version"]), from_canonical(str(body["study"]).encode()).schema_version
+    )
 
 
 def _facts(evidence: list[Any]) -> dict[str, Any]:
@@ -274,6 +289,9 @@ def _reservation(
     shown = rows[number - 1].private if 0 < number <= len(rows) else None
     if reservation is None or shown is None or shown.get("study") != study.digest:
         raise TrustError(f"{body['hospital']}: the ledger holds no reservation of this study")
+    named = [row.sequence for row in rows if (row.private or {}).get("study") == study.digest]
+    if any(other in balance.reservations for other in named if other != number):
+        raise TrustError(f"{body['hospital']}: this study was reserved twice")
     if reservation.population != body["population"]:
         raise TrustError(f"{body['hospital']}: the reservation is for another population")
     reserved = {name: (part.mechanism, part.releases) for name, part in reservation.parts.items()}

@@ -167,7 +167,7 @@ class Balance:
             KeyError,
             TypeError,
             ValueError,
-            OverflowError,
+            ArithmeticError,
             AttributeError,
             MessageError,
         ) as error:
@@ -202,7 +202,7 @@ class Balance:
                 for purpose, part in parts.items()
                 if sub_ledger in CHARGES[purpose]
             )
-            if cost > self.remaining(population, sub_ledger):
+            if not cost <= self.remaining(population, sub_ledger):  # NaN does not fit either
                 raise ValueError("a reservation beyond the life budget")
         self.reservations[sequence] = Reservation(population, parts)
 

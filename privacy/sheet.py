@@ -68,9 +68,15 @@ def _agreement(study: Study) -> Section:
             ("purpose", study.purpose),
             ("legal basis", study.legal_basis),
             ("valid until", f"{study.expires} (UTC)"),
-            ("a record is", study.data.record),
+            ("a record is", study.data.record + _how_many(study)),
         ),
     )
+
+
+def _how_many(study: Study) -> str:
+    if study.data.records_per_patient == "one":
+        return ""
+    return f"; a patient's first {study.data.most_records} are used, as one contribution"
 
 
 def _partners(study: Study) -> Section:

@@ -45,6 +45,7 @@ class PrivateStep:
         *,
         examples: Floats,
         batch: int = 256,
+        many_records: bool = False,
         device: str = "cpu",
     ) -> None:
         """Choose how, and try it out.
@@ -55,6 +56,7 @@ class PrivateStep:
             clip: L2 bound on a patient's gradient; positive and finite.
             examples: inputs of some records (m, …), made up and public, to try the module on.
             batch: records in a micro-batch, a power of two; public.
+            many_records: whether a patient may have more than one record.
 
         Raises:
             ValueError: clip or batch out of range.
@@ -64,6 +66,7 @@ class PrivateStep:
             raise ValueError(f"clip must be positive and finite, got {clip}")
         self._module = module.to(device).requires_grad_(False)
         self._clip, self._batch, self._device = clip, batch, device
+        self._many_records = many_records
         self._flat = _views_of_one_vector(list(module.parameters()))
         self.way, self.reasons = self._choose(loss, examples)
 
@@ -78,8 +81,6 @@ class PrivateStep:
         with _reproducible(self._device):
             for frame in batches.frames(chosen):
                 total += self._of_frame(frame)
-            for pieces in batches.pieces(chosen):
-                total += self._of_one(pieces)
         return np.asarray(total.cpu().numpy())
 
     def _of_frame(self, frame: Frame) -> torch.Tensor:
@@ -87,24 +88,9 @@ class PrivateStep:
         squared = parts[0].norm_squared
         for part in parts[1:]:
             squared = squared + part.norm_squared
-        factors = self._factor(squared.sqrt())
+        # min(1, clip/norm), and 0 where the norm is not finite
+        factors = torch.nan_to_num(self._clip / squared.sqrt(), nan=0.0, posinf=1.0).clamp(max=1.0)
         return _joined([t for part in parts for t in part.total(factors)])
-
-    def _factor(self, norm: torch.Tensor) -> torch.Tensor:
-        """min(1, clip/norm), and 0 where the norm is not finite."""
-        return torch.nan_to_num(self._clip / norm, nan=0.0, posinf=1.0).clamp(max=1.0)
-
-    def _of_one(self, pieces: Iterator[Frame]) -> torch.Tensor:
-        """One patient of many pieces: their gradients first, then the clip."""
-        one = torch.ones(1, dtype=torch.float64, device=self._device)
-        total = torch.zeros_like(self._flat, dtype=torch.float64)
-        known = torch.zeros_like(one)  # stays finite while every piece is
-        for piece in pieces:
-            parts = self.way.parts(piece)
-            total += _joined([t for part in parts for t in part.total(one)])
-            known += sum(part.norm_squared for part in parts)
-        norm = torch.linalg.vector_norm(total) + 0 * known
-        return torch.nan_to_num(total) * self._factor(norm)
 
     def _choose(self, loss: Loss, examples: Floats) -> tuple[Way, list[str]]:
         reasons: list[str] = []
@@ -133,17 +119,18 @@ class PrivateStep:
         )
 
     def _try_out(self, way: Way, examples: Floats) -> str | None:
-        """What mixes made-up patients, of one record and of several; None if nothing does."""
+        """What mixes made-up patients, in every shape they can have; None if nothing does."""
         inputs = np.resize(examples, (self._batch, *examples.shape[1:])).astype(np.float64)
         labels = np.arange(self._batch) % 2
-        for records in (1, 2, 8):
-            if records <= self._batch:
-                patient = np.arange(self._batch) // records
-                made_up = Patients(inputs, labels.astype(np.float64), patient, patient[-1] + 1)
-                with _reproducible(self._device):
-                    mixes = what_mixes(way.seen, next(self.batches(made_up).frames()))
-                if mixes:
-                    return mixes
+        records = 1
+        while records <= (self._batch if self._many_records else 1):
+            patient = np.arange(self._batch) // records
+            made_up = Patients(inputs, labels.astype(np.float64), patient, patient[-1] + 1)
+            with _reproducible(self._device):
+                mixes = what_mixes(way.seen, next(self.batches(made_up).frames()))
+            if mixes:
+                return mixes
+            records *= 2
         return None
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flo.errors import MessageError
-from flo.messages import MAX_ATTEMPTS, Purpose, Reply, RequestHeader, model_digest
+from flo.messages import LARGEST_WEIGHT, MAX_ATTEMPTS, Purpose, Reply, RequestHeader, model_digest
 from flo.models import initial_weights
 from flo.privacy import evaluation, survey
 from flo.privacy.evaluation import Estimate
@@ -138,6 +138,7 @@ def advance(study: Study, state: RunState, values: dict[str, npt.NDArray[np.int6
     expected = sizes * study.mechanism.sampling  # public: patients in the sum, as declared
     velocity = study.mechanism.momentum * state.velocity + total / expected
     weights = state.weights - study.mechanism.learning_rate * velocity
+    weights = np.clip(weights, -LARGEST_WEIGHT, LARGEST_WEIGHT)
     in_tail = state.round > study.mechanism.steps // 2
     finished = state.round == study.mechanism.steps
     return replace(

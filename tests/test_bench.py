@@ -118,7 +118,6 @@ def test_the_ratio_is_of_medians(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (row["flo"], row["reference"], row["ratio"]) == (2.0, 1.0, 2.0)
 
 
-@pytest.mark.xfail(strict=True, reason="the device is not looked at: torch's error ends in exit 70")
 def test_a_device_that_is_not_there_is_refused_in_words(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -149,11 +149,6 @@ def test_a_survey_counts_and_trains_nothing(data: Path) -> None:
             assert sum(counted.patients) == pytest.approx(expected, abs=slack)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="simulate asks a survey's empty model for scores and ends in NumPy's own error",
-)
 def test_a_survey_has_no_auc_to_simulate_and_says_so(data: Path) -> None:
     study = small_study().with_survey(epsilon=0.9, columns=["ward"])
     with pytest.raises(UsageError, match="survey"):

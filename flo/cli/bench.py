@@ -23,8 +23,11 @@ def bench(
     from rich.table import Table
 
     from flo.cli.screen import console, working
+    from flo.clients.trainer import choose_device
     from flo.errors import UsageError
 
+    if "step" in (groups or GROUPS):
+        choose_device(device)
     for group in groups or []:
         if group not in GROUPS:
             raise UsageError(f"no group {group!r}; there are {', '.join(GROUPS)}")

@@ -166,9 +166,6 @@ def test_a_site_killed_sixty_times_never_under_counts(site: Site) -> None:
     assert tally.sent >= 60
 
 
-@pytest.mark.xfail(
-    strict=True, reason="forget() removes *.sealed; a write that was cut off left .*.sealed.PID.new"
-)
 def test_nothing_of_a_reply_whose_writing_was_cut_off_outlives_its_study(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -235,10 +235,6 @@ def test_a_cnn_with_a_second_column_is_refused(other: dict[str, Any]) -> None:
             from_document(document)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Schema compares the label with column names only, and a pixel's column is name_i",
-)
 @pytest.mark.parametrize("label", ["px_0", "px_71"])
 def test_a_label_that_is_also_a_pixel_is_refused(label: str) -> None:
     with pytest.raises(StudyError, match="label"):

@@ -42,7 +42,9 @@ def step_of(
     """A step that goes that way (None: its own choice), weights, and a module for the oracle."""
     layers, width = NETWORKS[kind]
     module, twin = (seeded(networks.build(layers).to(dtype)) for _ in range(2))
-    step = PrivateStep(module, binary_loss, clip, examples=examples(width), batch=BATCH)
+    step = PrivateStep(
+        module, binary_loss, clip, examples=examples(width), batch=BATCH, many_records=True
+    )
     if way is not None:
         step.way = WAYS[way](module.to(dtype), binary_loss)
         step._flat = _views_of_one_vector(list(module.parameters()))

@@ -130,9 +130,6 @@ def test_a_ledger_that_breaks_a_rule_does_not_open(
         Ledger(filled, identity)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="0 releases of infinite cost make the balance NaN, and NaN refuses nothing"
-)
 @pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
 def test_a_reservation_of_no_cost_that_can_be_told_does_not_open(
     filled: Path, identity: Identity

@@ -216,17 +216,12 @@ def test_an_old_histogram_that_was_never_written_is_refused(malformed: Any) -> N
         from_document(malformed)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="from_document overwrites `groups` of an old histogram and takes `clip: true` for 1.0",
-)
 @pytest.mark.parametrize("malformed", [{**OLD, "groups": 5}, {**OLD, "clip": True}], ids=repr)
 def test_an_old_histogram_with_a_field_it_never_had_is_refused(malformed: Any) -> None:
     with pytest.raises(MessageError, match="not a mechanism"):
         from_document(malformed)
 
 
-@pytest.mark.xfail(strict=True, reason="from_document calls dict(), which takes a list of pairs")
 def test_a_list_of_pairs_is_no_document() -> None:
     with pytest.raises(MessageError, match="not a mechanism"):
         from_document([[key, value] for key, value in document().items()])
@@ -547,12 +542,6 @@ def test_the_cost_of_a_sampled_sum_is_the_formula_up_to_a_negligible_amount(
         assert mechanism.rdp(order) == pytest.approx(exact, rel=1e-11, abs=1e-12)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="rdp_curve rounds up by a relative 1e-12, but logsumexp errs by an absolute 1e-13, which"
-    " is more where the cost is small",
-)
 def test_the_cost_of_a_sampled_sum_is_never_rounded_down() -> None:
     short = [
         (sampling, sigma, order)

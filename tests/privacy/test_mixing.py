@@ -54,6 +54,19 @@ class Remembering(nn.Module):
         return x - self.mean
 
 
+class Averaging(nn.Module):
+    """The same with the state in a buffer, which the step may throw away."""
+
+    mean: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(WIDTH))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - self.mean.mul_(0.5).add_(0.5 * x.detach().mean(0))
+
+
 def written(line: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
     return nn.Sequential(Written(line), nn.Linear(WIDTH, 1))
 
@@ -99,6 +112,10 @@ FOR_THE_STEP = NASTY | {
         binary_loss,
     ),
     "a memory": (lambda: nn.Sequential(Remembering(), nn.Linear(WIDTH, 1)), binary_loss),
+    "a memory in a buffer": (
+        lambda: nn.Sequential(Averaging(), nn.Linear(WIDTH, 1)),
+        binary_loss,
+    ),
     "written into the records": (lambda: written(lambda x: x.mul_(0.5)), binary_loss),
     "dropout": (lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(WIDTH, 1)), binary_loss),
     "layer norm over the batch": (
@@ -262,17 +279,19 @@ def test_the_step_refuses_a_model_that_mixes_or_keeps_everybody_alone_in_it(name
     weights, patients = weights_of(module), file_of([1, 1, 2, 3, 1, 8, 11], WIDTH)
     if name in REFUSED:
         with pytest.raises(StudyError, match="one patient at a time") as refused:
-            PrivateStep(module, loss, 0.5, examples=examples(WIDTH), batch=8)
+            PrivateStep(module, loss, 0.5, examples=examples(WIDTH), batch=8, many_records=True)
         assert REFUSED[name] in str(refused.value)
         return
-    step = PrivateStep(module, loss, 0.5, examples=examples(WIDTH), batch=8)
+    step = PrivateStep(module, loss, 0.5, examples=examples(WIDTH), batch=8, many_records=True)
     assert step.way.name in ("vmap", "loop")
     assert_everybody_is_alone(step, weights, patients)
 
 
 def test_the_check_above_would_notice_a_step_that_mixes() -> None:
     module = seeded(honest().double())
-    step = PrivateStep(module, binary_loss, 0.5, examples=examples(WIDTH), batch=8)
+    step = PrivateStep(
+        module, binary_loss, 0.5, examples=examples(WIDTH), batch=8, many_records=True
+    )
     parts = step.way.parts
     step.way.parts = lambda frame: parts(  # type: ignore[method-assign]
         replace(frame, inputs=frame.inputs - frame.inputs.mean(0))

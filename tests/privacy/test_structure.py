@@ -53,7 +53,7 @@ def hooked(register: str) -> nn.Module:
 
 def convolution(**changes: int | str) -> nn.Module:
     conv = nn.Conv1d(2, 2, 3, **changes)  # type: ignore[arg-type]
-    return nn.Sequential(nn.Unflatten(1, (2, 2)), conv, nn.Flatten(), nn.LazyLinear(1))
+    return nn.Sequential(nn.Unflatten(1, (2, 2)), conv, nn.Flatten())
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
@@ -70,9 +70,15 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "a layer used twice": (used_twice, "a layer is used twice"),
     "a shared parameter": (shared_parameter, "two layers share a parameter"),
-    "a forward hook": (lambda: hooked("register_forward_hook"), "Linear has hooks"),
-    "a forward pre-hook": (lambda: hooked("register_forward_pre_hook"), "Linear has hooks"),
-    "a backward hook": (lambda: hooked("register_full_backward_hook"), "Linear has hooks"),
+    "a forward hook": (lambda: hooked("register_forward_hook"), "Linear was changed from outside"),
+    "a forward pre-hook": (
+        lambda: hooked("register_forward_pre_hook"),
+        "Linear was changed from outside",
+    ),
+    "a backward hook": (
+        lambda: hooked("register_full_backward_hook"),
+        "Linear was changed from outside",
+    ),
     "a grouped convolution": (lambda: convolution(groups=2, padding=1), "Conv1d has settings"),
     "a circular convolution": (
         lambda: convolution(padding=1, padding_mode="circular"),
@@ -156,11 +162,6 @@ def in_place_activation() -> nn.Module:
     return nn.Sequential(linear(4, 6), nn.Tanh(), linear(6, 6), nn.ReLU(inplace=True), linear(6))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=pytest.fail.Exception,
-    reason="_layers looks at leaves' forward and backward hooks only, and at no inplace flag",
-)
 @pytest.mark.parametrize(
     "make",
     [
@@ -176,17 +177,16 @@ def test_what_changes_a_plain_layer_from_outside_is_refused(make: Callable[[], n
         BookKeeping(make(), binary_loss)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="an in-place activation overwrites the output whose gradient book-keeping takes",
-)
-def test_an_in_place_activation_leaves_the_gradient_right() -> None:
+def test_an_in_place_activation_leaves_the_gradient_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     module, patients = seeded(in_place_activation().double()), file_of([1] * 20, WIDTH)
     plain = nn.Sequential(*[nn.ReLU() if type(m) is nn.ReLU else m for m in module.children()])
     wanted = slow_sum(plain, binary_loss, patients, 1e6)
+    weights = weights_of(module)
+    monkeypatch.setattr(PrivateStep, "_try_out", lambda *_: None)  # whatever this machine's kernels
     step = PrivateStep(module, binary_loss, 1e6, examples=examples(WIDTH), batch=16)
-    np.testing.assert_allclose(summed(step, weights_of(module), patients), wanted, rtol=1e-9)
+    np.testing.assert_allclose(summed(step, weights, patients), wanted, atol=1e-9)
 
 
 class ByItsSum(nn.Module):
@@ -254,7 +254,7 @@ def test_the_step_takes_another_way_says_why_and_finds_the_same_sum(name: str) -
     make, loss, ways, reason = CHOSEN[name]
     module, patients = seeded(make().double()), file_of([1, 2, 3, 1, 5, 8], WIDTH)
     weights, wanted = weights_of(module), slow_sum(module, loss, patients, 0.5)
-    step = PrivateStep(module, loss, 0.5, examples=examples(WIDTH), batch=8)
+    step = PrivateStep(module, loss, 0.5, examples=examples(WIDTH), batch=8, many_records=True)
     assert step.way.name in ways
     assert any(line.startswith(reason) for line in step.reasons)
     np.testing.assert_allclose(summed(step, weights, patients), wanted, atol=1e-11)
@@ -263,7 +263,7 @@ def test_the_step_takes_another_way_says_why_and_finds_the_same_sum(name: str) -
 def test_a_model_for_which_there_is_no_way_is_refused_with_every_reason() -> None:
     module = nn.Sequential(linear(4, 4), nn.BatchNorm1d(4), linear())
     with pytest.raises(StudyError) as refused:
-        PrivateStep(module, binary_loss, 0.5, examples=examples(WIDTH), batch=8)
+        PrivateStep(module, binary_loss, 0.5, examples=examples(WIDTH), batch=8, many_records=True)
     for way in ("book-keeping: BatchNorm1d has no rule", "not vmap: ", "not loop: "):
         assert way in str(refused.value)
     assert "GroupNorm" in str(refused.value.hint)

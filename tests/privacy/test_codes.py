@@ -1,0 +1,68 @@
+"""A code or a class that does not exist makes a patient absent; it does not end the round."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from torch import nn
+
+from flo.privacy.bookkeeping import binary_loss, categorical_loss
+from flo.privacy.patients import Floats, Patients
+from flo.privacy.step import PrivateStep
+from tests.privacy.slow_step import seeded, summed, weights_of, without
+
+CODES = 7
+
+
+def codes(count: int) -> Floats:
+    return np.random.default_rng(4).integers(0, CODES, (count, 2)).astype(np.float64)
+
+
+def looking_up(batch: int, *, many: bool = False) -> tuple[PrivateStep, Floats]:
+    module = seeded(nn.Sequential(nn.Embedding(CODES, 3), nn.Flatten(), nn.Linear(6, 1)).double())
+    weights = weights_of(module)
+    step = PrivateStep(module, binary_loss, 0.5, examples=codes(64), batch=batch, many_records=many)
+    return step, weights
+
+
+def classifying() -> tuple[PrivateStep, Floats]:
+    module = seeded(nn.Sequential(nn.Linear(2, 3)).double())
+    weights = weights_of(module)
+    return PrivateStep(module, categorical_loss, 0.5, examples=codes(64) / CODES), weights
+
+
+def coded(inputs: Floats, labels: Floats) -> Patients:
+    return Patients(inputs, labels, np.arange(len(labels)), len(labels))
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=IndexError,
+    reason="what_mixes negates the only patient's codes, and _choose catches no IndexError",
+)
+@pytest.mark.parametrize("batch", [1, 2, 8, 16])
+def test_a_model_of_codes_can_be_trained_in_micro_batches_of_any_size(batch: int) -> None:
+    step, weights = looking_up(batch, many=True)
+    assert np.linalg.norm(summed(step, weights, coded(codes(5), np.ones(5)))) > 0
+
+
+@pytest.mark.xfail(strict=True, raises=IndexError, reason="an unknown code raises out of the round")
+@pytest.mark.parametrize("code", [CODES, -1, math.nan, math.inf, 1e38])
+def test_a_patient_with_an_unknown_code_counts_as_if_absent(code: float) -> None:
+    step, weights = looking_up(16)
+    inputs = codes(5)
+    inputs[2, 1] = code
+    file = coded(inputs, np.ones(5))
+    absent = summed(step, weights, without(file, 2))
+    np.testing.assert_allclose(summed(step, weights, file), absent, rtol=0, atol=1e-12)
+
+
+@pytest.mark.xfail(strict=True, raises=IndexError, reason="an unknown class raises in the loss")
+@pytest.mark.parametrize("label", [3.0, -1.0, math.nan, math.inf, 1e38])
+def test_a_patient_with_an_unknown_class_counts_as_if_absent(label: float) -> None:
+    step, weights = classifying()
+    file = coded(codes(5) / CODES, np.array([0.0, 1.0, label, 2.0, 0.0]))
+    absent = summed(step, weights, without(file, 2))
+    np.testing.assert_allclose(summed(step, weights, file), absent, rtol=0, atol=1e-12)
