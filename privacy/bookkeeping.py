@@ -12,7 +12,9 @@ each of exactly that type, treats one record at a time; everything else goes to
 What may be rounded and what may not: a and b are whatever the hardware made them, and *define* the
 patient's gradient; its norm and the clipped sum are taken of that very gradient in float64. Where a
 norm comes from products of scalar products, which cancel, a slack of 10^-10 of what they could have
-been is added: rounded towards a larger norm, so more privacy.
+been is added: rounded towards a larger norm, so more privacy. With it a rounding error moves a
+patient's part by at most 10^-11 of the clip, so only a and b must be the same to the last bit;
+where a gradient is written out (``Whole``), it must be, too.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Kept = tuple[nn.Module, torch.Tensor, torch.Tensor]
 
 _CANCELLATION = 1e-10
+_WIDTH, _FEW = 16, 256
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -43,8 +46,16 @@ def binary_loss(log_odds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def categorical_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each record, shape (n,), for logits (n, classes) and labels (n,)."""
-    return functional.cross_entropy(logits, labels.long(), reduction="none")
+    """Cross-entropy of each record, shape (n,), for logits (n, classes) and labels (n,).
+
+    A label that is no class counts as the nearest one, so that none can stop a step.
+    """
+    return functional.cross_entropy(logits, _codes(labels, logits.shape[1]), reduction="none")
+
+
+def _codes(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Whole numbers 0 .. count-1; whatever is none becomes the nearest."""
+    return torch.nan_to_num(values).clamp(0, count - 1).long()
 
 
 ROW_WISE_LOSSES: tuple[Loss, ...] = (binary_loss, categorical_loss)
@@ -157,8 +168,13 @@ class BookKeeping:
 
     name = "book-keeping"
 
-    def __init__(self, module: nn.Module, loss: Loss) -> None:
-        """Raises ValueError saying which layer it cannot treat."""
+    def __init__(self, module: nn.Module, loss: Loss, *, padded: bool = False) -> None:
+        """Raises ValueError saying which layer it cannot treat.
+
+        ``padded``: widen linear layers with zeros, because kernels for narrow ones often treat the
+        last rows differently. The numbers are the same.
+        """
+        self._padded = padded
         if loss not in ROW_WISE_LOSSES:
             raise ValueError("the loss is not one of flo's own")
         self._layers = list(_layers(module))
@@ -168,13 +184,27 @@ class BookKeeping:
         """All that is computed for a patient, (P, …) each: what must not depend on others."""
         losses, kept = self._pass(frame)
         parts = self._parts(frame, kept)
-        gradients = [g for part in parts if isinstance(part, Whole) for g in part.gradients]
-        rows = [losses, *(t for _, a, b in kept for t in (a, b)), *gradients]
-        return [frame.by_patient(t) for t in [*rows, *(part.norm_squared for part in parts)]]
+        rows = [losses, *(t for _, a, b in kept for t in (a, b))]
+        for part in parts:
+            rows += part.gradients if isinstance(part, Whole) else []
+            rows += [] if isinstance(part, Products | Looked) else [part.norm_squared]
+        return [frame.by_patient(t) for t in rows]
 
     def parts(self, frame: Frame) -> list[Part]:
         _, kept = self._pass(frame)
         return self._parts(frame, kept)
+
+    def _through(self, layer: Any, x: torch.Tensor) -> torch.Tensor:
+        kind: type[nn.Module] = type(layer)
+        if kind is nn.Embedding:
+            x = _codes(x, layer.num_embeddings)
+        if self._padded and kind is nn.Linear:
+            outputs, inputs = layer.weight.shape
+            wide = functional.pad(layer.weight, (0, -inputs % _WIDTH, 0, -outputs % _WIDTH))
+            y = functional.linear(functional.pad(x, (0, -inputs % _WIDTH)), wide)[..., :outputs]
+            return y if layer.bias is None else y + layer.bias
+        out: torch.Tensor = layer(x)
+        return out
 
     def _parts(self, frame: Frame, kept: list[Kept]) -> list[Part]:
         return [_RULES[type(layer)](layer, a, b, frame.patients) for layer, a, b in kept]
@@ -184,9 +214,7 @@ class BookKeeping:
         kept = []
         x = frame.inputs
         for layer in self._layers:
-            if type(layer) is nn.Embedding:
-                x = x.long()
-            y = layer(x)
+            y = self._through(layer, x)
             if type(layer) in _RULES:
                 kept.append((layer, x.detach(), y if y.requires_grad else y.requires_grad_()))
             x = y
@@ -231,7 +259,7 @@ def _linear(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> Part
     bias, shape = layer.bias is not None, layer.weight.shape
     if a.shape[1] == 1:
         return Outer(a[:, 0], b[:, 0], bias)
-    if _products_are_smaller(a.shape[1], shape):
+    if a.shape[1] <= _FEW or _products_are_smaller(a.shape[1], shape):
         return Products(a, b, bias, shape)
     weight = torch.bmm(b.transpose(1, 2), a)
     return Whole([weight, b.sum(1)] if bias else [weight])
@@ -290,7 +318,7 @@ def _group_norm(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> 
 
 
 def _embedding(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> Part:
-    ids = a.reshape(patients, -1)
+    ids = _codes(a, layer.num_embeddings).reshape(patients, -1)
     b = b.reshape(patients, -1, layer.embedding_dim).double()
     if layer.padding_idx is not None:
         b = b.masked_fill((ids == layer.padding_idx)[:, :, None], 0)

@@ -103,9 +103,9 @@ def counts(study: Study, weights: Floats, held_out: Patients) -> Floats:
 def cell_of_score(scores: Floats, labels: Floats, edges: Floats) -> npt.NDArray[np.int64]:
     """Cell of each record, shape (records,): negatives by bin, then positives by bin.
 
-    A non-finite score or a label outside {0, 1} is in no cell: -1. ``edges`` (bins - 1,). Each record
-    is compared with each edge by itself: a search in sorted edges carries its range from one record
-    to the next, and with edges that are not sorted one patient would move all who come after.
+    A non-finite score or a label outside {0, 1} is in no cell: -1. ``edges`` (bins - 1,). Each
+    record is compared with each edge by itself: a search in sorted edges carries its range from one
+    record to the next, and with edges that are not sorted one patient would move all who follow.
     """
     usable = np.isfinite(scores) & ((labels == 0) | (labels == 1))
     cell = (scores[:, None] >= edges).sum(axis=1)

@@ -104,8 +104,9 @@ class Mechanism:
         """Round ``total`` (length,), an exact clipped sum, to the grid and add noise."""
         if total.shape != (self.length,):
             raise ValueError(f"a sum of shape {total.shape} is not ({self.length},)")
-        steps = np.rint(np.nan_to_num(total) * (GRID / self.norm)).astype(np.int64)
-        return steps + noise.sample(self.variance_steps(shares), self.length)
+        steps = np.rint(total * (GRID / self.norm))
+        steps[~np.isfinite(steps)] = 0  # no sum here is; a cast would make it the smallest integer
+        return steps.astype(np.int64) + noise.sample(self.variance_steps(shares), self.length)
 
     def to_real(self, steps: Integers | Floats) -> Floats:
         """Grid steps back to the unit of what was summed."""

@@ -32,10 +32,12 @@ def what_mixes(seen: Seen, frame: Frame) -> str | None:
         order = everyone.roll(shift)
         if not _same(seen(frame.reordered(order)), [t[order] for t in before]):
             return "a record's result changes with its place in the batch"
+    if frame.patients == 1:
+        return None  # nobody else is there
     one = frame.patients // 2
     others = everyone != one
     changed = frame.by_patient(frame.inputs).clone()
-    changed[one] = changed[0] if one else -changed[0]
+    changed[one] = changed[0]
     labels = frame.by_patient(frame.labels).clone()
     labels[one] = 1 - labels[one]
     moved = replace(

@@ -15,7 +15,7 @@ Promise: for any data whatsoever, adding or removing one patient changes ``clipp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -95,24 +95,26 @@ class PrivateStep:
     def _choose(self, loss: Loss, examples: Floats) -> tuple[Way, list[str]]:
         reasons: list[str] = []
         given = self._flat.dtype
-        tries: list[tuple[type[Way], torch.dtype]] = [
-            (BookKeeping, given),
-            (BookKeeping, torch.float64),
-            (Vmapped, given),
-            (Looped, given),
+        tries: list[tuple[str, Callable[[], Way], torch.dtype]] = [
+            ("book-keeping", lambda: BookKeeping(self._module, loss), given),
+            ("book-keeping", lambda: BookKeeping(self._module, loss), torch.float64),
+            ("book-keeping", lambda: BookKeeping(self._module, loss, padded=True), given),
+            ("book-keeping", lambda: BookKeeping(self._module, loss, padded=True), torch.float64),
+            ("vmap", lambda: Vmapped(self._module, loss), given),
+            ("loop", lambda: Looped(self._module, loss), given),
         ]
-        for way, dtype in tries:
+        for name, make, dtype in tries:
             if self._flat.dtype != dtype:
                 self._flat = _views_of_one_vector(list(self._module.to(dtype).parameters()))
             try:
-                candidate = way(self._module, loss)
-                mixes = self._try_out(candidate, examples)
-            except (ValueError, RuntimeError, TypeError) as error:
-                reasons.append(f"not {way.name}: {str(error).splitlines()[0]}")
-                continue
+                way = make()
+                mixes = self._try_out(way, examples)
+            except (ValueError, RuntimeError, TypeError, IndexError) as error:
+                mixes = str(error).splitlines()[0]
             if mixes is None:
-                return candidate, reasons
-            reasons.append(f"not {way.name}: {mixes}")
+                return way, reasons
+            if f"not {name}: {mixes}" not in reasons:
+                reasons.append(f"not {name}: {mixes}")
         raise StudyError(
             f"the model cannot be trained one patient at a time: {'; '.join(reasons)}",
             hint="use layers that treat each record alone, such as GroupNorm for BatchNorm",

@@ -173,8 +173,8 @@ def test_a_malformed_message_is_refused(
     [
         pytest.param(request(model="a" * 64), "not the model", id="wrong model digest"),
         pytest.param(request()[:-8], "not the model", id="a weight less"),
-        pytest.param(with_weights(1.0, float("nan")), "non-finite", id="NaN weight"),
-        pytest.param(with_weights(float("inf")), "non-finite", id="infinite weight"),
+        pytest.param(with_weights(1.0, float("nan")), "weights beyond", id="NaN weight"),
+        pytest.param(with_weights(float("inf")), "weights beyond", id="infinite weight"),
         pytest.param(request(cohort=["south", "north"]), "not sorted", id="unsorted cohort"),
         pytest.param(request(cohort=["north", "north"]), "not sorted", id="twice in the cohort"),
         pytest.param(request(cohort=[]), "cohort: ", id="empty cohort"),

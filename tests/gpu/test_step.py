@@ -92,7 +92,7 @@ def opacus_sum(module: nn.Module, some: Patients) -> np.ndarray:
     by_patient = np.zeros((some.count, rows.shape[1]))
     np.add.at(by_patient, some.patient, rows)
     norms = np.linalg.norm(by_patient, axis=1, keepdims=True)
-    return (by_patient * np.minimum(1.0, CLIP / norms)).sum(0)
+    return np.asarray((by_patient * np.minimum(1.0, CLIP / norms)).sum(0))
 
 
 @pytest.mark.parametrize("name", MODELS)

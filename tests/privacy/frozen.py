@@ -23,7 +23,7 @@ Mask = npt.NDArray[np.bool_]
 Call = tuple[str, float, int | None]
 
 IMAGE = {"kind": "image", "name": "px", "height": 8, "width": 8, "minimum": 0, "maximum": 255}
-MANY = 70  # more records than a micro-batch holds
+MANY = 40
 ONCE: dict[str, Any] = {"epsilon": 0.9, "bins": 4, "retry_allowance": 0}
 STUDIES: dict[str, Study] = {
     "logistic": small_study(),

@@ -19,7 +19,7 @@ from flo.privacy.one_by_one import Looped, Vmapped
 from flo.privacy.patients import Floats, Patients
 from flo.privacy.step import PrivateStep, _views_of_one_vector
 
-BATCH = 8
+BATCH = 32
 NETWORKS: dict[str, tuple[list[networks.Layer], int]] = {
     "logistic": (networks.logistic(3), 3),
     "mlp": (networks.mlp(3, (16,)), 3),

@@ -15,7 +15,7 @@ from flo.privacy.batches import Batches, Frame, Mask
 from flo.privacy.patients import Patients
 from tests.privacy.slow_step import without
 
-Shapes = dict[int, tuple[int, int, int]]  # name -> (patients, rows) of the frame, and pieces
+Shapes = dict[int, tuple[int, int]]  # name -> (patients, rows) of the frame
 
 BATCH_SIZES = [1, 2, 4, 8, 16]
 counts = st.lists(st.integers(0, 20), min_size=1, max_size=12)
@@ -28,9 +28,13 @@ def signed(records: list[int], seed: int = 0) -> Patients:
     return Patients(inputs, np.ones(len(owner)), owner.astype(np.int64), len(records))
 
 
+def fitting(records: list[int], batch: int) -> list[int]:
+    """As many records for each as a micro-batch takes."""
+    return [min(own, batch) for own in records]
+
+
 def everything(batches: Batches, chosen: Mask | None = None) -> list[Frame]:
-    many = [frame for pieces in batches.pieces(chosen) for frame in pieces]
-    return [*batches.frames(chosen), *many]
+    return list(batches.frames(chosen))
 
 
 def records_in(frames: list[Frame]) -> Counter[float]:
@@ -47,14 +51,7 @@ def shapes(batches: Batches) -> Shapes:
     for frame in batches.frames():
         for row in frame.inputs.reshape(frame.patients, -1, 2):
             if row[0, 0] > 0:
-                found[int(row[0, 0])] = (frame.patients, len(frame.weights), 1)
-    for pieces in batches.pieces():
-        frames = list(pieces)
-        (name,) = {int(frame.inputs[0, 0]) for frame in frames}
-        assert {(frame.patients, len(frame.weights)) for frame in frames} == {
-            (1, len(frames[0].weights))
-        }
-        found[name] = (1, len(frames[0].weights), len(frames))
+                found[int(row[0, 0])] = (frame.patients, len(frame.weights))
     return found
 
 
@@ -63,6 +60,7 @@ def shapes(batches: Batches) -> Shapes:
 def test_every_record_comes_exactly_once_and_padding_is_zeros_that_count_for_nothing(
     records: list[int], batch: int, seed: int
 ) -> None:
+    records = fitting(records, batch)
     patients = signed(records, seed)
     frames = everything(Batches(patients, batch, "cpu"))
     assert records_in(frames) == Counter(np.arange(1.0, sum(records) + 1))
@@ -80,12 +78,13 @@ def test_the_rows_of_one_patient_are_theirs_alone(
     records: list[int], batch: int, seed: int
 ) -> None:
     met: list[float] = []
+    records = fitting(records, batch)
     for frame in Batches(signed(records, seed), batch, "cpu").frames():
         for row in frame.by_patient(frame.inputs[:, 0]):
             names = {name for name in row.tolist() if name}
             assert len(names) <= 1
             met += names
-    assert sorted(met) == [who + 1 for who, own in enumerate(records) if 0 < own <= batch]
+    assert sorted(met) == [who + 1 for who, own in enumerate(records) if own]
 
 
 @settings(max_examples=60, deadline=None)
@@ -94,12 +93,11 @@ def test_a_frames_shape_follows_from_a_patients_own_records_and_the_batch(
     records: list[int], batch: int
 ) -> None:
     expected: Shapes = {}
+    records = fitting(records, batch)
     for who, own in enumerate(records):
-        if own > batch:
-            expected[who + 1] = (1, batch, -(-own // batch))
-        elif own:
+        if own:
             width = 1 << (own - 1).bit_length()
-            expected[who + 1] = (batch // width, batch, 1)
+            expected[who + 1] = (batch // width, batch)
     assert shapes(Batches(signed(records), batch, "cpu")) == expected
 
 
@@ -108,7 +106,7 @@ def test_a_frames_shape_follows_from_a_patients_own_records_and_the_batch(
 def test_removing_a_patient_leaves_the_shapes_of_all_others(
     records: list[int], batch: int, data: st.DataObject
 ) -> None:
-    patients = signed(records)
+    patients = signed(fitting(records, batch))
     gone = data.draw(st.integers(0, len(records) - 1))
     before = shapes(Batches(patients, batch, "cpu"))
     before.pop(gone + 1, None)
@@ -118,7 +116,7 @@ def test_removing_a_patient_leaves_the_shapes_of_all_others(
 @settings(max_examples=60, deadline=None)
 @given(counts, st.sampled_from(BATCH_SIZES))
 def test_no_frame_holds_more_records_than_the_batch(records: list[int], batch: int) -> None:
-    for frame in everything(Batches(signed(records), batch, "cpu")):
+    for frame in everything(Batches(signed(fitting(records, batch)), batch, "cpu")):
         assert len(frame.inputs) == len(frame.labels) == len(frame.weights) == batch
 
 
@@ -128,17 +126,16 @@ def test_the_chosen_come_once_and_nobody_else(
     records: list[int], batch: int, data: st.DataObject
 ) -> None:
     drawn = data.draw(st.lists(st.booleans(), min_size=len(records), max_size=len(records)))
-    chosen, patients = np.array(drawn), signed(records)
+    chosen, patients = np.array(drawn), signed(fitting(records, batch))
     theirs = np.flatnonzero(chosen[patients.patient]) + 1.0
     assert records_in(everything(Batches(patients, batch, "cpu"), chosen)) == Counter(theirs)
 
 
 def test_a_loop_left_early_starts_again_from_the_beginning() -> None:
-    batches = Batches(signed([1, 1, 2, 3, 4, 9]), 4, "cpu")
+    batches = Batches(signed([1, 1, 2, 3, 4, 4]), 4, "cpu")
     for _ in range(3):
         next(batches.frames())
-        next(next(batches.pieces()))
-    assert records_in(everything(batches)) == Counter(np.arange(1.0, 21))
+    assert records_in(everything(batches)) == Counter(np.arange(1.0, 16))
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 1 << 20], ids=["made anew", "kept"])
@@ -146,8 +143,8 @@ def test_everyone_is_the_same_as_all_chosen_bit_by_bit(
     kept_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches_module, "_KEPT_BYTES", kept_bytes)
-    batches = Batches(signed([1, 1, 2, 3, 4, 9]), 4, "cpu")
-    assert records_in(everything(batches)) == Counter(np.arange(1.0, 21))
+    batches = Batches(signed([1, 1, 2, 3, 4, 4]), 4, "cpu")
+    assert records_in(everything(batches)) == Counter(np.arange(1.0, 16))
     everyone, chosen = everything(batches), everything(batches, np.ones(6, dtype=np.bool_))
     for one, other in zip(everyone, chosen, strict=True):
         assert one.patients == other.patients
@@ -164,6 +161,13 @@ def test_a_file_without_patients_has_no_frames() -> None:
 def test_a_batch_that_is_no_power_of_two_is_refused(batch: int) -> None:
     with pytest.raises(ValueError, match="power of two"):
         Batches(signed([1]), batch, "cpu")
+
+
+@pytest.mark.parametrize("batch", [1, 4, 16])
+def test_a_patient_with_more_records_than_a_micro_batch_is_refused(batch: int) -> None:
+    Batches(signed([1, batch]), batch, "cpu")
+    with pytest.raises(ValueError, match=f"more than the {batch} records"):
+        Batches(signed([1, batch + 1]), batch, "cpu")
 
 
 def test_reordering_moves_whole_patients_and_nothing_else() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from opacus import GradSampleModule
 from torch import nn
 
+from flo.privacy import bookkeeping
 from flo.privacy.batches import Batches, Frame
 from flo.privacy.bookkeeping import (
     BookKeeping,
@@ -30,6 +31,12 @@ from flo.privacy.step import PrivateStep
 from tests.privacy.slow_step import examples, file_of, only, seeded, slow_gradient
 
 PATIENTS = 4
+
+
+@pytest.fixture(autouse=True)
+def _sizes_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linear layers over a few rows are kept as products always; here both forms are wanted."""
+    monkeypatch.setattr(bookkeeping, "_FEW", 0)
 
 
 def head(size: int, outputs: int = 1) -> list[nn.Module]:

@@ -50,7 +50,7 @@ def forge(path: Path, identity: Identity, *rows: dict[str, Any]) -> None:
 
 
 def reserve(releases: Any = 1, sigma: float = 50.0, purpose: str = "training") -> dict[str, Any]:
-    mechanism = FullBatchSum(6, sigma, 0.5).as_document()
+    mechanism = FullBatchSum(6, 1.0, 0.5).as_document() | {"noise_multiplier": sigma}
     parts = {purpose: {"mechanism": mechanism, "releases": releases}}
     return {"kind": "reserve", "parts": parts}
 
