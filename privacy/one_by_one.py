@@ -16,7 +16,8 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from flo.privacy.batches import Frame
-from flo.privacy.bookkeeping import Loss, Part, Whole
+from flo.privacy.bookkeeping import Loss
+from flo.privacy.parts import Part, Whole
 
 _CHUNK = 64
 

@@ -19,8 +19,9 @@ from flo.messages import Purpose
 from flo.models import initial_weights
 from flo.privacy import evaluation, survey
 from flo.privacy.batches import Batches, Frame
-from flo.privacy.bookkeeping import BookKeeping, Loss, Part
+from flo.privacy.bookkeeping import BookKeeping, Loss
 from flo.privacy.one_by_one import Looped, Vmapped
+from flo.privacy.parts import Part
 from flo.privacy.patients import Floats
 from flo.privacy.plan import Plan
 from flo.privacy.step import PrivateStep

@@ -16,16 +16,8 @@ from torch import nn
 
 from flo.privacy import bookkeeping
 from flo.privacy.batches import Batches, Frame
-from flo.privacy.bookkeeping import (
-    BookKeeping,
-    Looked,
-    Outer,
-    Part,
-    Products,
-    Whole,
-    binary_loss,
-    categorical_loss,
-)
+from flo.privacy.bookkeeping import BookKeeping, binary_loss, categorical_loss
+from flo.privacy.parts import Looked, Outer, Part, Products, Whole
 from flo.privacy.patients import Floats, Patients
 from flo.privacy.step import PrivateStep
 from tests.privacy.slow_step import examples, file_of, only, seeded, slow_gradient

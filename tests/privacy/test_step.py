@@ -14,7 +14,8 @@ from torch import nn
 
 from flo.errors import StudyError
 from flo.privacy.batches import Frame
-from flo.privacy.bookkeeping import Part, binary_loss
+from flo.privacy.bookkeeping import binary_loss
+from flo.privacy.parts import Part
 from flo.privacy.patients import Patients
 from flo.privacy.step import PrivateStep
 from tests.privacy.slow_step import (
