@@ -1,0 +1,81 @@
+"""A site that approves or refuses, and tells nothing when it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from flo.clients.approval import Approval, Offered, approve
+from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.home import SiteHome
+from flo.errors import FloError
+from flo.identity import Identity
+from flo.study import Study
+from tests.builders import SilentApi, make_site, offered, pretend_enrolled, small_study
+
+COORDINATOR = Identity.new()
+
+
+@dataclass
+class Site:
+    """A site of ``north``, enrolled at COORDINATOR, and what it told the coordinator."""
+
+    home: SiteHome
+    api: SilentApi
+
+    def offer(self, study: Study | None = None) -> Offered:
+        return offered(study or small_study(), [self.home], COORDINATOR)
+
+    def approve(self, offer: Offered, population: str = "main") -> Approval:
+        api = cast(CoordinatorApi, self.api)
+        return approve(self.home, api, offer, self.home.config.population(population))
+
+    def kinds(self) -> list[str]:
+        ledger = self.home.ledger()
+        found = [str(row.public["kind"]) for row in ledger.rows()]
+        ledger.close()
+        return found
+
+    def approved(self) -> list[Path]:
+        return list((self.home.directory / "approved").iterdir())
+
+    def heads(self) -> list[tuple[str, Any]]:
+        """The calls that compare our head with what others saw of us, and show it."""
+        ledger = self.home.ledger()
+        head = ledger.head().model_dump(mode="json")
+        ledger.close()
+        return [("heads", {"head": None}), ("heads", {"head": head})]
+
+    def refuses(
+        self,
+        offer: Offered,
+        error: type[FloError],
+        why: str,
+        name: str = "main",
+        *,
+        heads: bool = False,
+    ) -> None:
+        """``approve`` raises ``error``; ledger and files are as before, and nothing was told.
+
+        ``heads``: the refusal needs the ledger, whose head is confirmed first; nothing else is.
+        """
+        before = self.kinds(), self.approved()
+        calls = [*self.api.calls, *(self.heads() if heads else [])]
+        with pytest.raises(error, match=why):
+            self.approve(offer, name)
+        assert before == (self.kinds(), self.approved())
+        assert self.api.calls == calls
+
+    def edit_config(self, old: str, new: str) -> None:
+        text = self.home.config_path.read_text()
+        assert old in text
+        self.home.config_path.write_text(text.replace(old, new))
+
+
+def enrolled_site(folder: Path) -> Site:
+    home = make_site(folder)
+    pretend_enrolled(home, COORDINATOR)
+    return Site(home, SilentApi())

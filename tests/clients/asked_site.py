@@ -1,0 +1,121 @@
+"""A site with one approved study that answers one request at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from flo.clients.approval import approve
+from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.handler import Handler
+from flo.clients.home import SiteHome
+from flo.identity import Identity
+from flo.messages import (
+    Head,
+    Reply,
+    Request,
+    RequestHeader,
+    decode_reply,
+    encode_request,
+    model_digest,
+    row_statement,
+)
+from flo.models import initial_weights, parameter_count
+from flo.privacy.ledger import Ledger
+from flo.study import Study
+from tests.builders import (
+    CountingReleaser,
+    SilentApi,
+    make_site,
+    offered,
+    pretend_enrolled,
+    small_study,
+)
+
+COORDINATOR = Identity.new()
+PARTNERS = {"south": Identity.new(), "west": Identity.new()}
+Weights = npt.NDArray[np.float64]
+
+
+@dataclass
+class Site:
+    """A site with one approved study, its handler, and a releaser that counts."""
+
+    home: SiteHome
+    study: Study
+    ledger: Ledger
+    releaser: CountingReleaser
+    settled: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.handler = self.restarted()
+
+    def restarted(self) -> Handler:
+        """A handler as after a restart of the agent."""
+        return Handler(
+            self.home, self.ledger, self.releaser, lambda study: self.settled.append(study.digest)
+        )
+
+    def request(self, weights: Weights | None = None, **changes: Any) -> bytes:
+        """A good request for round 1, with ``changes`` to its header."""
+        weights = initial_weights(self.study) if weights is None else weights
+        header: dict[str, Any] = {
+            "study": self.study.digest,
+            "run": "run-1",
+            "purpose": "training",
+            "round": 1,
+            "attempt": 1,
+            "cohort": ("north", "south", "west"),
+            "model": model_digest(weights),
+        }
+        made = RequestHeader.model_validate({**header, **changes})
+        return encode_request(Request(made, weights))
+
+    def ask(self, weights: Weights | None = None, **changes: Any) -> Reply:
+        reply = self.handler.answer(self.request(weights, **changes))
+        assert reply is not None
+        return decode_reply(reply)
+
+    def charged(self) -> tuple[float, float]:
+        balance = self.ledger.balance()
+        return balance.charged("main", "training"), balance.charged("main", "evaluation")
+
+    def kinds(self) -> list[str]:
+        return [str(row.public["kind"]) for row in self.ledger.rows()]
+
+    def replies(self) -> list[Path]:
+        return sorted((self.home.directory / "replies").iterdir())
+
+    def refuses(self, code: str, weights: Weights | None = None, **changes: Any) -> Reply:
+        """The request is refused by ``code``, sends no number and changes nothing."""
+        before = self.charged(), self.kinds(), self.replies(), self.releaser.calls
+        reply = self.ask(weights, **changes)
+        assert (reply.header.kind, reply.header.code) == ("refused", code)
+        assert reply.values.size == 0
+        assert before == (self.charged(), self.kinds(), self.replies(), self.releaser.calls)
+        return reply
+
+
+def approved_site(folder: Path) -> Iterator[Site]:
+    home = make_site(folder)
+    pretend_enrolled(home, COORDINATOR)
+    hospitals = [{"id": "north", "declared_size": 40}] + [
+        {"id": name, "declared_size": 40, "fingerprint": key.fingerprint}
+        for name, key in PARTNERS.items()
+    ]
+    offer = offered(small_study(hospitals=hospitals), [home], COORDINATOR)
+    approve(home, cast(CoordinatorApi, SilentApi()), offer, home.config.population(None))
+    ledger = home.ledger()
+    yield Site(home, offer.study, ledger, CountingReleaser(parameter_count(offer.study)))
+    ledger.close()
+
+
+def signed(identity: Identity, sequence: int, row: str = "c" * 64) -> Head:
+    """A head that ``identity`` signed, whether such a row exists or not."""
+    signature = identity.sign("ledger-row", row_statement(sequence, row))
+    return Head(sequence=sequence, hash=row, signature=signature, public=identity.public.hex())

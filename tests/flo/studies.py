@@ -1,0 +1,45 @@
+"""Studies for the tests of studies: the small one with one place changed, and one of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.builders import study_document
+
+HEART = Path(__file__).resolve().parents[2] / "examples" / "heart" / "study.toml"
+INF, NAN = float("inf"), float("nan")
+GONE = object()
+
+
+IMAGE = {"kind": "image", "name": "px", "height": 8, "width": 9, "minimum": 0, "maximum": 255}
+SURVEY = {"epsilon": 0.5, "columns": ["age", "ward"]}
+NUMBER = {"kind": "number", "name": "x", "unit": "u", "minimum": 0, "maximum": 1}
+AGE, WARD = "data.columns.0", "data.columns.1"
+DISTRIBUTED = {**study_document()["mechanism"], "noise": "distributed"}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The small study with one place changed (``a.0.b``), or without it (GONE)."""
+    document = study_document()
+    *way, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    place: Any = document
+    for step in way:
+        place = place[step]
+    if value is GONE:
+        del place[last]
+    else:
+        place[last] = value
+    return document
+
+
+def hospitals(*sizes: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"id": f"h{i}", "declared_size": size, **more} for i, size in enumerate(sizes)]
+
+
+def imaging(model: str = "cnn", label: str = "ill", **image: Any) -> dict[str, Any]:
+    """A study of one image column, in which ``image`` changes keys."""
+    document = study_document(model={"kind": model})
+    document["data"]["label"] = label
+    document["data"]["columns"] = [{**IMAGE, **image}]
+    return document

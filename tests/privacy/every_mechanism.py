@@ -1,0 +1,34 @@
+"""Every mechanism there is, as examples and as a strategy: what holds for one holds for all."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+
+from flo.privacy.mechanisms import FullBatchSum, Histogram, Mechanism, PoissonSum
+
+INF, NAN = math.inf, math.nan
+FULL, SAMPLED = FullBatchSum(7, 3.25, 0.5), PoissonSum(7, 3.25, 0.5, 0.25)
+COUNTS, GROUPED = Histogram(8, 3.25), Histogram(8, 3.25, 4)
+MECHANISMS = [FULL, SAMPLED, COUNTS, GROUPED]
+NAMES = ["full batch", "sampled", "histogram", "histogram of 4 groups"]
+
+
+sigmas, lengths = st.floats(1e-2, 1e4), st.integers(1, 10**6)
+mechanisms: st.SearchStrategy[Mechanism] = st.one_of(
+    st.builds(FullBatchSum, lengths, sigmas, st.floats(1e-6, 1e6)),
+    st.builds(
+        PoissonSum, lengths, sigmas, st.floats(1e-6, 1e6), st.floats(0.001, 1, exclude_max=True)
+    ),
+    lengths.flatmap(
+        lambda length: st.builds(Histogram, st.just(length), sigmas, st.integers(1, length))
+    ),
+)
+every_mechanism = pytest.mark.parametrize("mechanism", MECHANISMS, ids=NAMES)
+
+
+def document(mechanism: Mechanism = FULL, **changes: Any) -> dict[str, Any]:
+    return {**mechanism.as_document(), **changes}
