@@ -16,7 +16,7 @@ import pandas as pd
 from flo.errors import DataError
 from flo.features import encode_category, encode_number, scale
 from flo.privacy.split import normalise
-from flo.study import CategoryColumn, ImageColumn, NumberColumn, Schema
+from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
 
 _ROWS_SHOWN = 5
 

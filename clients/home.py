@@ -30,8 +30,9 @@ from flo.identity import Identity
 from flo.keystore import LocalKeyStore
 from flo.privacy.ledger import Ledger
 from flo.privacy.life import LifeBudget
+from flo.schema import Text
 from flo.settings import Document, parse, read_toml
-from flo.study import Identifier, Text, largest_delta, round_size
+from flo.study import Identifier, largest_delta, round_size
 
 
 class Population(Document):

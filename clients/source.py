@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from flo.errors import DataError
-from flo.study import MISSING
+from flo.schema import MISSING
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -31,7 +31,8 @@ from flo.privacy.mechanisms import GRID
 from flo.privacy.one_run import lower_bound
 from flo.privacy.patients import Patients
 from flo.privacy.plan import Plan
-from flo.study import CategoryColumn, ImageColumn, Schema, Study
+from flo.schema import CategoryColumn, ImageColumn, Schema
+from flo.study import Study
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from flo.study import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
+from flo.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from flo import networks
 from flo.features import input_names
 from flo.networks import Layer
-from flo.study import Cnn, ImageColumn, Mlp, Schema, Study
+from flo.schema import ImageColumn, Schema
+from flo.study import Cnn, Mlp, Study
 
 if TYPE_CHECKING:
     import torch

@@ -13,13 +13,11 @@ What σ this implies is not decided here but in ``flo.privacy.plan``.
 
 from __future__ import annotations
 
-import unicodedata
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     Field,
     StringConstraints,
     ValidationError,
@@ -29,44 +27,14 @@ from pydantic import (
 
 from flo import canonical
 from flo.errors import StudyError
+from flo.schema import ColumnName, ImageColumn, Schema, Text
 from flo.settings import Document, problems, read_toml
 
 SCHEMA_VERSION = 2
 MAX_STUDY_BYTES = 256 * 1024
 LARGEST_DELTA = 1e-6
-LARGEST_IMAGE = 65_536
-LARGEST_RECORDS = 128
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-ColumnName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_ .()/%-]{0,99}$")]
-
-
-def _printable(text: str) -> str:
-    """A steward reads these words on a terminal: nothing that moves, hides or reorders them."""
-    if any(unicodedata.category(character)[0] in "CZ" and character != " " for character in text):
-        raise ValueError("control, format and line characters are not allowed")
-    return text
-
-
-def _matchable(code: str) -> str:
-    if code != code.strip() or code.casefold() in MISSING:
-        raise ValueError(f"the code {code!r} can never match: it reads as missing, or has spaces")
-    return code
-
-
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>"})
-Text = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=2000),
-    AfterValidator(_printable),
-]
-Code = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=100),
-    AfterValidator(_printable),
-    AfterValidator(_matchable),
-]
-Bound = Annotated[float, Field(ge=-1e15, le=1e15)]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
 
 
@@ -85,112 +53,6 @@ class Hospital(Document):
                 f"declared size {size} is not rounded to two digits; write {round_size(size)}"
             )
         return size
-
-
-class NumberColumn(Document):
-    """A measured quantity, scaled with public bounds to [-1, 1]."""
-
-    kind: Literal["number"]
-    name: ColumnName
-    unit: Text
-    minimum: Bound
-    maximum: Bound
-    missing: Literal["refuse", "indicator"] = "refuse"
-    missing_value: float | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> NumberColumn:
-        if not self.minimum < self.maximum:
-            raise ValueError(f"column {self.name}: minimum must be below maximum")
-        if (self.missing == "indicator") != (self.missing_value is not None):
-            raise ValueError(
-                f"column {self.name}: give missing_value exactly when missing = 'indicator'"
-            )
-        if self.missing_value is not None and not (
-            self.minimum <= self.missing_value <= self.maximum
-        ):
-            raise ValueError(f"column {self.name}: missing_value lies outside the bounds")
-        return self
-
-
-class CategoryColumn(Document):
-    """A coded quantity, one input for each code of a public codebook."""
-
-    kind: Literal["category"]
-    name: ColumnName
-    codes: Annotated[
-        tuple[Code, ...],
-        Field(min_length=2, max_length=500),
-    ]
-    missing: Literal["refuse", "indicator"] = "refuse"
-
-    @field_validator("codes")
-    @classmethod
-    def _distinct(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(codes)) != len(codes):
-            raise ValueError("the same code stands twice in the codebook")
-        return codes
-
-
-class ImageColumn(Document):
-    """One image a record: table columns ``name_0`` .. ``name_{pixels-1}``, in rows, by channel."""
-
-    kind: Literal["image"]
-    name: ColumnName
-    channels: Annotated[int, Field(ge=1, le=16)] = 1
-    height: Annotated[int, Field(ge=8, le=1024)]
-    width: Annotated[int, Field(ge=8, le=1024)]
-    minimum: Bound
-    maximum: Bound
-    missing: Literal["refuse"] = "refuse"
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ImageColumn:
-        if not self.minimum < self.maximum:
-            raise ValueError(f"column {self.name}: minimum must be below maximum")
-        size = self.channels * self.height * self.width
-        if size > LARGEST_IMAGE:
-            raise ValueError(f"column {self.name}: {size} pixels, limit {LARGEST_IMAGE}")
-        return self
-
-    @property
-    def pixels(self) -> tuple[str, ...]:
-        """Names of the table's columns."""
-        return tuple(f"{self.name}_{i}" for i in range(self.channels * self.height * self.width))
-
-
-Column = Annotated[NumberColumn | CategoryColumn | ImageColumn, Field(discriminator="kind")]
-
-
-class Schema(Document):
-    """What a record is, which columns are used, and which one is the label (0 or 1).
-
-    Of a patient with ``many`` records the first ``most_records`` are used, so that no patient's
-    number of records can delay a round.
-    """
-
-    record: Text
-    records_per_patient: Literal["one", "many"] = "one"
-    most_records: Annotated[int, Field(ge=1, le=LARGEST_RECORDS)] = 64
-    label: ColumnName
-    columns: Annotated[tuple[Column, ...], Field(min_length=1, max_length=5000)]
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Schema:
-        names = [column.name for column in self.columns]
-        if len(set(names)) != len(names):
-            raise ValueError("the same column stands twice")
-        pixels = {n for c in self.columns if isinstance(c, ImageColumn) for n in c.pixels}
-        if self.label in names or self.label in pixels:
-            raise ValueError(f"the label {self.label!r} is also an input column")
-        return self
-
-    def category(self, name: str) -> CategoryColumn:
-        """The category column of that name. Raises ValueError."""
-        for column in self.columns:
-            if column.name == name and isinstance(column, CategoryColumn):
-                return column
-        raise ValueError(f"{name!r} is not a category column of the study")
 
 
 class Logistic(Document):

@@ -39,7 +39,8 @@ from flo import models
 from flo.features import cell_of, cells, encode_category, encode_number
 from flo.privacy.histograms import weighted_counts
 from flo.privacy.patients import Patients
-from flo.study import ImageColumn, NumberColumn, Schema, Study
+from flo.schema import ImageColumn, NumberColumn, Schema
+from flo.study import Study
 
 Floats = npt.NDArray[np.float64]
 _CANDIDATES = np.linspace(0.0, 1.0, 1001)

@@ -14,7 +14,8 @@ from flo.privacy.accounting import true_positive_rate
 from flo.privacy.evaluation import expected_half_width
 from flo.privacy.life import LifeBudget
 from flo.privacy.plan import Plan, combined_variance
-from flo.study import ImageColumn, NumberColumn, Study
+from flo.schema import ImageColumn, NumberColumn
+from flo.study import Study
 
 ASSUMED_HOLD_OUT, ASSUMED_PREVALENCE = 0.3, 0.5
 _DEAR = 1.2

@@ -12,7 +12,7 @@ import pytest
 from flo.clients.checks import Checked, check
 from flo.clients.source import read_table
 from flo.errors import DataError
-from flo.study import Schema
+from flo.schema import Schema
 from tests.builders import small_study
 
 SCHEMA = small_study().data

@@ -18,7 +18,7 @@ from flo.features import (
     input_names,
     scale,
 )
-from flo.study import CategoryColumn, ImageColumn, NumberColumn, Schema
+from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
 
 NAN = float("nan")
 AGE = NumberColumn(kind="number", name="age", unit="years", minimum=20, maximum=100)

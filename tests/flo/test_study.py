@@ -12,10 +12,10 @@ import tomli_w
 
 from flo import canonical
 from flo.errors import MessageError, StudyError, UsageError
+from flo.schema import ImageColumn
 from flo.settings import read_toml
 from flo.study import (
     MAX_STUDY_BYTES,
-    ImageColumn,
     from_canonical,
     from_document,
     largest_delta,

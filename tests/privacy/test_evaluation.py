@@ -29,7 +29,8 @@ from flo.privacy.evaluation import (
 from flo.privacy.histograms import weighted_counts
 from flo.privacy.patients import Patients
 from flo.privacy.plan import Plan
-from flo.study import CategoryColumn, NumberColumn, Study, from_document
+from flo.schema import CategoryColumn, NumberColumn
+from flo.study import Study, from_document
 from tests.builders import small_study, study_document
 
 EDGES = np.array([0.25, 0.5, 0.75])

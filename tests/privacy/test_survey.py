@@ -23,7 +23,8 @@ from flo.privacy.life import LifeBudget
 from flo.privacy.mechanisms import Histogram
 from flo.privacy.patients import Patients
 from flo.privacy.plan import Plan, combined_variance
-from flo.study import CategoryColumn, NumberColumn, Study, from_document
+from flo.schema import CategoryColumn, NumberColumn
+from flo.study import Study, from_document
 from tests.builders import NoNoise, small_study, study_document
 
 WARD = ["a", "b", "c", "missing"]
