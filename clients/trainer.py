@@ -13,7 +13,7 @@ from flo import models
 from flo.clients.snapshot import Snapshot
 from flo.errors import UsageError
 from flo.messages import Purpose
-from flo.privacy import evaluation, survey
+from flo.privacy import evaluation, ring, survey
 from flo.privacy.bookkeeping import binary_loss
 from flo.privacy.discrete_gaussian import Noise, SystemNoise
 from flo.privacy.plan import Plan, noise_shares
@@ -56,8 +56,11 @@ class Trainer:
             case "survey":
                 exact = survey.counts(self._study, self._snapshot.training)
                 exact += survey.counts(self._study, self._snapshot.held_out)
+        if self._study.mechanism.noise == "local":
+            return mechanism.release(exact, self._noise)
         shares = noise_shares(self._study, cohort_size)
-        return mechanism.release(exact, self._noise, shares=shares)
+        limit = ring.limit(self._study.largest_size)
+        return mechanism.release(exact, self._noise, shares=shares, limit=limit)
 
 
 def choose_device(wanted: str) -> str:

@@ -87,8 +87,7 @@ def largest_batch(study: Study) -> int:
     Never fewer than one patient may have.
     """
     many = study.data.records_per_patient == "many"
-    largest = max(hospital.declared_size for hospital in study.hospitals)
-    wanted = min(128 if study.model.kind == "cnn" else 512, largest)
+    wanted = min(128 if study.model.kind == "cnn" else 512, study.largest_size)
     return 1 << (max(wanted, study.data.most_records if many else 1) - 1).bit_length()
 
 

@@ -153,7 +153,7 @@ class Study(Document):
         prints = [hospital.fingerprint for hospital in self.hospitals if hospital.fingerprint]
         if len(set(prints)) != len(prints):
             raise ValueError("two hospitals have the same fingerprint")
-        largest = largest_delta(max(hospital.declared_size for hospital in self.hospitals))
+        largest = largest_delta(self.largest_size)
         if self.mechanism.delta > largest:
             raise ValueError(
                 f"delta {self.mechanism.delta:g} is larger than the rule min(1e-6, 1/(100 n)) "
@@ -206,6 +206,11 @@ class Study(Document):
     def purposes(self) -> tuple[str, ...]:
         """What the study's releases are for, in order."""
         return ("survey",) if self.survey else ("training", "evaluation")
+
+    @property
+    def largest_size(self) -> int:
+        """The largest declared size among the hospitals."""
+        return max(hospital.declared_size for hospital in self.hospitals)
 
     @property
     def largest_epsilon(self) -> float:

@@ -100,13 +100,21 @@ class Mechanism:
         """Which of ``count`` patients take part in the release at hand; None for all."""
         return None
 
-    def release(self, total: Floats, noise: Noise, *, shares: int = 1) -> Integers:
-        """Round ``total`` (length,), an exact clipped sum, to the grid and add noise."""
+    def release(
+        self, total: Floats, noise: Noise, *, shares: int = 1, limit: int = 1 << 62
+    ) -> Integers:
+        """Round ``total`` (length,), an exact clipped sum, to the grid and add noise.
+
+        Coordinates are clamped to ±``limit`` grid steps first, which moves no two values further
+        apart; masked sums need it (``flo.privacy.ring``).
+        """
         if total.shape != (self.length,):
             raise ValueError(f"a sum of shape {total.shape} is not ({self.length},)")
         steps = np.rint(total * (GRID / self.norm))
         steps[~np.isfinite(steps)] = 0  # no sum here is; a cast would make it the smallest integer
-        return steps.astype(np.int64) + noise.sample(self.variance_steps(shares), self.length)
+        return np.clip(steps, -limit, limit).astype(np.int64) + noise.sample(
+            self.variance_steps(shares), self.length
+        )
 
     def to_real(self, steps: Integers | Floats) -> Floats:
         """Grid steps back to the unit of what was summed."""

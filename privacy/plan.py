@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from flo.models import parameter_count
-from flo.privacy import accounting, evaluation, survey
+from flo.privacy import accounting, evaluation, ring, survey
 from flo.privacy.life import CHARGES, SUB_LEDGERS, LifeBudget
 from flo.privacy.mechanisms import GRID, FullBatchSum, Histogram, Mechanism, PoissonSum
 from flo.study import Study
@@ -160,6 +160,12 @@ def epsilon_if_broken(study: Study, plan: Plan) -> float:
         )
         for part in plan.parts.values()
     )
+
+
+def ring_of(study: Study, part: Part, cohort_size: int) -> int:
+    """Bits of the ring that a cohort's masked sum lives in."""
+    variance = part.mechanism.variance_steps(noise_shares(study, cohort_size)) * cohort_size
+    return ring.bits(cohort_size, study.largest_size, variance)
 
 
 def combined_variance(study: Study, part: Part, cohort_size: int) -> float:

@@ -18,7 +18,9 @@ from flo.messages import LARGEST_WEIGHT, MAX_ATTEMPTS, Purpose, Reply, RequestHe
 from flo.models import initial_weights
 from flo.privacy import evaluation, survey
 from flo.privacy.evaluation import Estimate
-from flo.privacy.plan import Plan, combined_variance
+from flo.privacy.masking import unmasked_sum
+from flo.privacy.plan import Part, Plan, combined_variance, ring_of
+from flo.privacy.ring import enter
 from flo.study import Study
 
 Floats = npt.NDArray[np.float64]
@@ -125,11 +127,11 @@ def advance(study: Study, state: RunState, values: dict[str, npt.NDArray[np.int6
             for hospital, steps in values.items()
             if alone
         }
-        everyone = part.mechanism.to_real(np.sum(list(values.values()), axis=0))
+        everyone = part.mechanism.to_real(_sum(study, part, values))
         variance = combined_variance(study, part, len(values))
         counted[EVERYONE] = survey.read(study, everyone, variance)
         return replace(state, phase="done", counted=counted)
-    total = part.mechanism.to_real(np.sum(list(values.values()), axis=0))
+    total = part.mechanism.to_real(_sum(study, part, values))
     if state.phase == "evaluation":
         variance = combined_variance(study, part, len(values))
         estimate, subgroups = evaluation.read(study, total, variance)
@@ -152,3 +154,14 @@ def advance(study: Study, state: RunState, values: dict[str, npt.NDArray[np.int6
         tail_sum=state.tail_sum + weights if in_tail else state.tail_sum,
         tail_count=state.tail_count + in_tail,
     )
+
+
+def _sum(
+    study: Study, part: Part, values: dict[str, npt.NDArray[np.int64]]
+) -> npt.NDArray[np.int64]:
+    """The cohort's noisy sum in grid steps; masks, if there are any, cancel in it."""
+    steps = list(values.values())
+    if study.mechanism.noise == "local":
+        return np.asarray(np.sum(steps, axis=0), dtype=np.int64)
+    ring = ring_of(study, part, len(steps))
+    return unmasked_sum([enter(one, ring) for one in steps], ring)

@@ -55,6 +55,7 @@ def test_without_a_group_all_are_measured_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flo.cli.bench._rows", tiny_rows)
+    monkeypatch.setattr("flo.clients.trainer.choose_device", str)  # as if one were there
     file = tmp_path / "rows.json"
     command = ["bench", "--device", "cuda", "--json", str(file)]
     assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
@@ -80,7 +81,10 @@ def test_an_unknown_group_is_refused_before_anything_is_measured(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert "no group 'speed'; there are step, noise, ledger, start" in capsys.readouterr().err
+    assert (
+        "no group 'speed'; there are step, noise, secure-sum, ledger, start"
+        in capsys.readouterr().err
+    )
 
 
 def test_both_sides_are_warmed_up_and_measured_in_turns() -> None:

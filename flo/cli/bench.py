@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-GROUPS = ("step", "noise", "ledger", "start")
+GROUPS = ("step", "noise", "secure-sum", "ledger", "start")
 
 
 def bench(
@@ -26,11 +26,11 @@ def bench(
     from flo.clients.trainer import choose_device
     from flo.errors import UsageError
 
-    if "step" in (groups or GROUPS):
-        choose_device(device)
     for group in groups or []:
         if group not in GROUPS:
             raise UsageError(f"no group {group!r}; there are {', '.join(GROUPS)}")
+    if "step" in (groups or GROUPS):
+        choose_device(device)
     rows = []
     with working("measuring") as status:
         for group in groups or GROUPS:
@@ -40,7 +40,7 @@ def bench(
                 status.update(f"{group}: {row['name']} took {row['ratio']:.2f} × {row['how']}")
     table = Table(box=None)
     for name in ("group", "name", "flo", "reference", "ratio", "unit", "runs", "how"):
-        table.add_column(name, no_wrap=name in ("group", "name"), overflow="fold")
+        table.add_column(name, no_wrap=name not in ("name", "how"))
     for row in rows:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
     console().print(table)
@@ -49,11 +49,12 @@ def bench(
 
 
 def _rows(group: str, device: str) -> Iterator[dict[str, Any]]:
-    from flo.bench import ledger, others, step
+    from flo.bench import ledger, others, secure_sum, step
 
     known: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "step": lambda: step.rows(device),
         "noise": others.noise,
+        "secure-sum": secure_sum.rows,
         "ledger": ledger.rows,
         "start": others.start,
     }

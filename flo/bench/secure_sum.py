@@ -1,0 +1,52 @@
+"""One hospital's masks and noise, and the coordinator's sum, against the cipher and a plain sum."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+
+from flo.bench import Row, compared
+from flo.privacy.discrete_gaussian import SystemNoise
+from flo.privacy.masking import Attempt, masked, unmasked_sum
+
+_SIZES = ((4, 10_000), (4, 1_000_000), (50, 10_000), (50, 1_000_000))
+_VARIANCE = 1_500_000**2
+_CHUNK = 1 << 18
+
+
+def rows() -> Iterator[Row]:
+    """Ring of 2^32; the secrets are made up, as agreeing on them is done once a run."""
+    for hospitals, length in _SIZES:
+        yield from _rows(hospitals, length)
+
+
+def _rows(hospitals: int, length: int) -> Iterator[Row]:
+    secrets = {f"{i:064x}": os.urandom(32) for i in range(1, hospitals)}
+    attempt = Attempt("a" * 64, "run-1", "training", 1, 1, "b" * 64, "c" * 64, 32, length)
+    exact, noise = np.arange(length, dtype=np.int64), SystemNoise()
+    name = f"{hospitals} hospitals, {length:,} parameters"
+
+    def site() -> object:
+        noisy = exact + noise.sample(_VARIANCE, length)
+        return masked(noisy, "0" * 64, secrets, attempt)
+
+    def cipher() -> None:
+        encryptor = Cipher(ChaCha20(os.urandom(32), bytes(16)), mode=None).encryptor()
+        zeros, buffer = bytes(_CHUNK), bytearray(_CHUNK + 64)
+        for _ in range(-(-4 * length * (hospitals - 1) // _CHUNK)):
+            encryptor.update_into(zeros, buffer)
+
+    yield compared("secure-sum", f"site, {name}", site, cipher, how="ChaCha20 alone", runs=9)
+    replies, plain = [masked(exact, "0" * 64, secrets, attempt)] * hospitals, [exact] * hospitals
+    yield compared(
+        "secure-sum",
+        f"sum, {name}",
+        lambda: unmasked_sum(replies, 32),
+        lambda: np.sum(plain, axis=0),
+        how="numpy sum of int64",
+        runs=9,
+    )

@@ -1,0 +1,152 @@
+"""Secure sums: pairwise masks that cancel only in the sum of a whole cohort.
+
+One attempt, seen by one hospital; the numbers stand at the code that does each step.
+
+    1. At the start of a run every hospital makes a fresh X25519 key and signs it with its identity
+       key, bound to study, run and epoch. A run key counts only under the fingerprint that the
+       approved study names for its hospital; who issued a certificate does not matter.
+    2. Two hospitals share a secret: X25519 of their run keys (RFC 7748).
+    3. For one attempt the pair's pad is a ChaCha20 stream (RFC 8439) whose key is HKDF-SHA256 (RFC
+       5869) of the secret and everything that makes this attempt this one: study, run, purpose,
+       round, attempt, cohort digest, model digest, ring, length. No pad serves twice.
+    4. Of a pair, the hospital with the smaller fingerprint adds the pad, the other subtracts it, in
+       the ring of ``flo.privacy.ring``.
+    5. The coordinator adds replies that name the same cohort digest, all of them: the pads cancel
+       and the noisy sum appears. If one is missing, what is left is uniformly random.
+
+Guarantee: computational (X25519, HKDF, ChaCha20), against the coordinator and any hospitals that
+collude with it, for the sum of the others. Nothing here adds noise: that is in each hospital's
+values already (``Mechanism.release``). Knows no network and keeps nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from flo import canonical
+from flo.errors import TrustError
+from flo.identity import Identity, fingerprint, verify
+from flo.privacy.ring import Integers, Masked, enter, leave
+
+_BLOCK_BYTES = 1 << 18  # of a pad at a time: what is added to it stays in the cache
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """A hospital's public run key, as it is sent: hexadecimal, with the identity that signed it."""
+
+    study: str
+    run: str
+    epoch: int
+    key: str
+    public: str
+    signature: str
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(bytes.fromhex(self.public))
+
+    def check(self, study: str, run: str, signer: str) -> None:
+        """Raises TrustError unless the key of fingerprint ``signer`` signed it for this run. [1]"""
+        if (self.study, self.run) != (study, run):
+            raise TrustError("a run key is for another study or run")
+        if self.fingerprint != signer:
+            raise TrustError("a run key is signed by another identity than the study names")
+        verify(bytes.fromhex(self.public), "run-key", _statement(self), self.signature)
+
+
+def new_run_key(
+    identity: Identity, study: str, run: str, epoch: int
+) -> tuple[X25519PrivateKey, RunKey]:
+    """A fresh key for one run, and what to send of it. [1]"""
+    private = X25519PrivateKey.generate()
+    key = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+    unsigned = RunKey(study, run, epoch, key, identity.public.hex(), "")
+    signature = identity.sign("run-key", _statement(unsigned))
+    return private, RunKey(study, run, epoch, key, identity.public.hex(), signature)
+
+
+def pair_secret(own: X25519PrivateKey, other: RunKey) -> bytes:
+    """The secret of a pair. [2] Raises TrustError for a key of low order."""
+    try:
+        return own.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(other.key)))
+    except ValueError as error:
+        raise TrustError("a run key is not a usable X25519 key") from error
+
+
+def cohort_digest(members: list[RunKey]) -> str:
+    """SHA-256 over the sorted (fingerprint, run key, epoch) of an attempt's members."""
+    named = sorted([member.fingerprint, member.key, member.epoch] for member in members)
+    return canonical.digest(canonical.encode(named))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Everything that makes one attempt this one, and so its pads."""
+
+    study: str
+    run: str
+    purpose: str
+    round: int
+    attempt: int
+    cohort: str
+    model: str
+    ring: int
+    length: int
+
+
+def masked(values: Integers, own: str, secrets: dict[str, bytes], attempt: Attempt) -> Masked:
+    """``values`` (length,) under the pads with every partner. [3, 4]
+
+    ``own`` and the keys of ``secrets`` are identity fingerprints.
+
+    Raises:
+        ValueError: the values have another length, a partner is oneself, or there is none.
+    """
+    if values.shape != (attempt.length,):
+        raise ValueError(f"{values.shape} values for an attempt of {attempt.length}")
+    if not secrets or own in secrets:
+        raise ValueError("a mask needs partners, and oneself is none")
+    total = enter(values, attempt.ring)
+    pads = {other: _pad(secret, attempt) for other, secret in secrets.items()}
+    step = _BLOCK_BYTES // total.itemsize
+    zeros, buffer = bytes(_BLOCK_BYTES), bytearray(_BLOCK_BYTES + 64)
+    for start in range(0, len(total), step):
+        block = total[start : start + step]
+        for other, pad in pads.items():
+            pad.update_into(zeros[: block.nbytes], buffer)
+            stream = np.frombuffer(buffer, dtype=total.dtype, count=len(block))
+            if own < other:
+                block += stream
+            else:
+                block -= stream
+    return total
+
+
+def unmasked_sum(replies: list[Masked], ring: int) -> Integers:
+    """The noisy sum of a whole cohort's replies to one attempt. [5]"""
+    total = np.zeros_like(replies[0])
+    for reply in replies:
+        total += reply
+    return leave(total, ring)
+
+
+def _pad(secret: bytes, attempt: Attempt) -> CipherContext:
+    derived = HKDF(
+        hashes.SHA256(), 32, salt=None, info=b"flo pad " + canonical.encode(asdict(attempt))
+    ).derive(secret)
+    return Cipher(ChaCha20(derived, bytes(16)), mode=None).encryptor()
+
+
+def _statement(key: RunKey) -> bytes:
+    return canonical.encode(
+        {"study": key.study, "run": key.run, "epoch": key.epoch, "key": key.key}
+    )
