@@ -148,7 +148,7 @@ def _linear(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> Part
     b = b.reshape(patients, -1, layer.out_features)
     bias, shape = layer.bias is not None, layer.weight.shape
     if a.shape[1] == 1:
-        return Outer(a[:, 0], b[:, 0], bias)
+        return Outer(a[:, 0].double(), b[:, 0].double(), bias)
     if a.shape[1] <= _FEW or _products_are_smaller(a.shape[1], shape):
         return Products(a, b, bias, shape)
     weight = torch.bmm(b.transpose(1, 2), a)

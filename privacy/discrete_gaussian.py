@@ -83,6 +83,8 @@ def sample(variance: int, size: int, source: Source) -> Integers:
     while missing > 0:
         chunks.append(_candidates(stairs, missing + missing // 16 + 16, source)[:missing])
         missing -= len(chunks[-1])
+    if len(chunks) == 1:
+        return chunks[0]
     return np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.int64)
 
 

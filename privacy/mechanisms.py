@@ -101,20 +101,19 @@ class Mechanism:
         return None
 
     def release(
-        self, total: Floats, noise: Noise, *, shares: int = 1, limit: int = 1 << 62
+        self, total: Floats, noise: Noise, *, shares: int = 1, limit: int | None = None
     ) -> Integers:
         """Round ``total`` (length,), an exact clipped sum, to the grid and add noise.
 
-        Coordinates are clamped to ±``limit`` grid steps first, which moves no two values further
-        apart; masked sums need it (``flo.privacy.ring``).
+        Coordinates are clamped to ±``limit`` grid steps first, if there is one, which moves no two
+        values further apart; masked sums need it (``flo.privacy.ring``).
         """
         if total.shape != (self.length,):
             raise ValueError(f"a sum of shape {total.shape} is not ({self.length},)")
         steps = np.rint(total * (GRID / self.norm))
-        steps[~np.isfinite(steps)] = 0  # no sum here is; a cast would make it the smallest integer
-        return np.clip(steps, -limit, limit).astype(np.int64) + noise.sample(
-            self.variance_steps(shares), self.length
-        )
+        if limit is not None:
+            steps = np.clip(steps, -limit, limit)
+        return steps.astype(np.int64) + noise.sample(self.variance_steps(shares), self.length)
 
     def to_real(self, steps: Integers | Floats) -> Floats:
         """Grid steps back to the unit of what was summed."""

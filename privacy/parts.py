@@ -55,7 +55,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Outer:
-    """Weight gradient b aᵀ and bias gradient b; a (P, d), b (P, o)."""
+    """Weight gradient b aᵀ and bias gradient b; a (P, d), b (P, o), float64."""
 
     a: torch.Tensor
     b: torch.Tensor
@@ -66,8 +66,8 @@ class Outer:
         return _length(self.b) ** 2 * (_length(self.a) ** 2 + self.bias)
 
     def total(self, factors: torch.Tensor) -> list[torch.Tensor]:
-        b = torch.nan_to_num(self.b).double() * factors[:, None]
-        weight = b.T @ torch.nan_to_num(self.a).double()
+        b = torch.nan_to_num(self.b) * factors[:, None]
+        weight = b.T @ torch.nan_to_num(self.a)
         return [weight, b.sum(0)] if self.bias else [weight]
 
 

@@ -77,11 +77,12 @@ class PrivateStep:
     def clipped_sum(self, weights: Floats, batches: Batches, chosen: Mask | None = None) -> Floats:
         """Σ over (chosen) patients of clip(∇ Σ_records loss, ``clip``) at ``weights``, (p,)."""
         self._flat.copy_(torch.from_numpy(weights))
-        total = torch.zeros(len(weights), dtype=torch.float64, device=self._device)
+        total: torch.Tensor | None = None
         with _reproducible(self._device):
             for frame in batches.frames(chosen):
-                total += self._of_frame(frame)
-        return np.asarray(total.cpu().numpy())
+                part = self._of_frame(frame)
+                total = part if total is None else total.add_(part)
+        return np.zeros(len(weights)) if total is None else np.asarray(total.cpu().numpy())
 
     def _of_frame(self, frame: Frame) -> torch.Tensor:
         parts = self.way.parts(frame)
@@ -153,14 +154,16 @@ def _views_of_one_vector(parameters: list[nn.Parameter]) -> torch.Tensor:
 @contextmanager
 def _reproducible(device: str) -> Iterator[None]:
     """No TF32, no autocast, no search for algorithms: the same numbers for the same patient."""
+    kind = torch.device(device).type
+    if kind == "cpu" and not torch.is_autocast_enabled(kind):
+        yield
+        return
     cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = (cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic)
-    if device != "cpu":
-        cuda.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
-        cudnn.deterministic = True
+    cuda.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
+    cudnn.deterministic = True
     try:
-        with torch.autocast(torch.device(device).type, enabled=False):
+        with torch.autocast(kind, enabled=False):
             yield
     finally:
-        if device != "cpu":
-            cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before
+        cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before
