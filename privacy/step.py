@@ -76,6 +76,8 @@ class PrivateStep:
 
     def clipped_sum(self, weights: Floats, batches: Batches, chosen: Mask | None = None) -> Floats:
         """Σ over (chosen) patients of clip(∇ Σ_records loss, ``clip``) at ``weights``, (p,)."""
+        if weights.shape != self._flat.shape:
+            raise ValueError(f"{weights.size} weights for a model of {len(self._flat)} parameters")
         self._flat.copy_(torch.from_numpy(weights))
         total: torch.Tensor | None = None
         with _reproducible(self._device):
