@@ -22,6 +22,7 @@ from flo.clients.flower import FleetLink
 from flo.clients.handler import Handler, settle
 from flo.clients.home import SiteHome
 from flo.clients.replies import KeptReplies
+from flo.clients.run_keys import RunKeys
 from flo.clients.worker import Worker
 from flo.errors import FloError, MessageError, NetworkError
 from flo.files import write_private
@@ -39,6 +40,7 @@ class Agent:
     def __init__(self, home: SiteHome, device: str) -> None:
         self._home = home
         self._worker = Worker(device)
+        self._run_keys = RunKeys(home.identity())
         self._stopping = threading.Event()
 
     def stop(self, *_: int | FrameType | None) -> None:
@@ -76,7 +78,11 @@ class Agent:
                     confirm_head(api, ledger)
                     self._settle_ended(api, ledger)
                     handler = Handler(
-                        self._home, ledger, self._worker, lambda study: self._extract(study, ledger)
+                        self._home,
+                        ledger,
+                        self._worker,
+                        self._run_keys,
+                        lambda study: self._extract(study, ledger),
                     )
                     with self._link() as link:
                         log.info("connected", extra={"fields": {"url": self._home.coordinator.url}})

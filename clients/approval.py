@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flo import canonical
+from flo.claims import Digest, Head
+from flo.clients.address_book import AddressBook, refuse_strangers
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.home import Policy, Population, SiteHome, refuse_large_epsilon
 from flo.clients.snapshot import Snapshot
 from flo.errors import FloError, PolicyError, RefusedError, TrustError, UsageError
 from flo.files import write_private
 from flo.identity import verify
-from flo.messages import Digest, Head
 from flo.privacy.ledger import Ledger
+from flo.privacy.plan import Plan
 from flo.privacy.split import keyed_hash
 from flo.settings import Document, parse
 from flo.study import MAX_STUDY_BYTES, Identifier, Study, from_canonical
@@ -124,8 +126,10 @@ def choose(offers: list[Offered], wanted: str | None) -> Offered:
     raise UsageError(f"which study? {names}", hint="name it, or the start of its digest")
 
 
-def check_study(study: Study, hospital: str, own: str, policy: Policy, today: date) -> None:
-    """The site's own rules about a study.
+def check_study(
+    study: Study, hospital: str, own: str, policy: Policy, today: date, epsilon: float
+) -> None:
+    """The site's own rules about a study that is charged at ``epsilon``.
 
     Raises:
         TrustError: it names another key for us. PolicyError: a rule of the policy. RefusedError:
@@ -137,7 +141,6 @@ def check_study(study: Study, hospital: str, own: str, policy: Policy, today: da
         raise TrustError("the study does not name every partner's fingerprint")
     if study.expires < today:
         raise RefusedError(f"the study expired on {study.expires}")
-    epsilon = study.largest_epsilon
     refuse_large_epsilon(epsilon, policy)
     if policy.largest_study_epsilon is not None and epsilon > policy.largest_study_epsilon:
         raise PolicyError(
@@ -151,25 +154,32 @@ def check_study(study: Study, hospital: str, own: str, policy: Policy, today: da
             f"= {policy.minimum_hospitals}",
             hint="ask for a study with more partners, or let the steward change site.toml",
         )
-    if study.mechanism.noise != "local":
-        raise RefusedError(
-            "distributed noise needs secure sums, which this version cannot do",
-            hint='ask for a study with noise = "local"; `flo simulate` tries distributed noise',
-        )
 
 
 def approve(
-    home: SiteHome, api: CoordinatorApi, offered: Offered, population: Population
+    home: SiteHome,
+    api: CoordinatorApi,
+    offered: Offered,
+    population: Population,
+    *,
+    if_broken: bool = False,
 ) -> Approval:
-    """Check everything, freeze the data, reserve the budget, sign, and tell the coordinator."""
+    """Check everything, freeze the data, reserve the budget, sign, and tell the coordinator.
+
+    ``if_broken``: the steward accepts partners whose fingerprints nobody compared, and pays for a
+    study with distributed noise as if the secure sum were broken.
+    """
     study, config, identity = offered.study, home.config, home.identity()
     coordinator = bytes.fromhex(home.coordinator.public)
     verify(coordinator, "study", study.canonical_bytes, offered.signature)
     if approval_path(home, study.digest).exists():
         return _announce(api, load(home, study.digest))
-    check_study(
-        study, config.hospital, identity.fingerprint, config.policy, datetime.now(UTC).date()
-    )
+    if_broken = if_broken and study.mechanism.noise == "distributed"
+    epsilon = Plan.of(study).if_broken(study).epsilon if if_broken else study.largest_epsilon
+    today = datetime.now(UTC).date()
+    check_study(study, config.hospital, identity.fingerprint, config.policy, today, epsilon)
+    unconfirmed = AddressBook.load(home).unconfirmed(study, config.hospital)
+    refuse_strangers(study, unconfirmed, if_broken=if_broken)
     # pandas comes with these two and takes half a second; the agent, which also imports this
     # module, never reads a hospital's file.
     from flo.clients.checks import check
@@ -185,19 +195,21 @@ def approve(
         hashes = {keyed_hash(home.patients_key, name) for name in checked.patient_ids}
         digest = snapshot.write(snapshot_path(home, study.digest))
         try:
-            reservation = ledger.reserve(study, population.name, hashes)
+            reservation = ledger.reserve(study, population.name, hashes, if_broken=if_broken)
         except FloError:
             snapshot_path(home, study.digest).unlink()
             raise
         decision = canonical.encode(
             {
-                "schema_version": 1,
+                "schema_version": 2,
                 "decision": "approve",
                 "study": study.digest,
                 "hospital": config.hospital,
                 "role": "steward",
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
                 "head": ledger.head().model_dump(mode="json"),
+                "unconfirmed": unconfirmed,
+                "charged": "if-broken" if if_broken else "as-designed",
             }
         )
     finally:

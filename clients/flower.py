@@ -47,8 +47,8 @@ from flo.errors import MessageError, NetworkError, TrustError
 from flo.identity import Identity
 from flo.messages import MAX_MESSAGE_BYTES
 
-_HEARTBEAT_SECONDS = 10.0
-_ALIVE_SECONDS = 30.0
+_HEARTBEAT_SECONDS = 3.0
+_ALIVE_SECONDS = 10.0  # the least that Flower takes; offline after twice that
 _RECORD, _BODY = "flo", "message"
 _MAX_OBJECTS = 3  # a message, its record dictionary, one record of bytes
 

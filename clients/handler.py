@@ -3,9 +3,15 @@
     1. the request parses and names this hospital in its cohort;
     2. the study has a valid, unexpired approval of this site's steward;
     3. the relayed heads agree with this ledger (it was not rolled back), partners' are witnessed;
-    4. the same request gets the same bits; the same round on the same model gets them at charge 0
-       (local noise); a differing request for a round that was answered is refused;
-    5. otherwise: compute, write and flush the encrypted reply, commit the ledger row, then answer.
+    4. ``join``: our run key and what we saw of our partners' ledgers; no release;
+    5. the same request gets the same bits; a differing one for an attempt that was answered is
+       refused, never recomputed;
+    6. else the cohort must be admissible (``flo.clients.partners``), and with local noise the same
+       round on the same model gets the same noisy bits under new pads, at charge 0;
+    7. else: compute, mask, write and flush the encrypted reply, commit the ledger row, then answer.
+       With distributed noise each attempt draws its share anew and is charged.
+
+5 to 7 are step 6 of the protocol in ``flo.privacy.masking``.
 
 Every refusal is one public code; nothing is spent by it.
 """
@@ -19,24 +25,28 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from flo import canonical
 from flo.clients import approval
 from flo.clients.approval import Approval, snapshot_path
 from flo.clients.home import SiteHome
+from flo.clients.partners import Partners, Refusal
 from flo.clients.replies import KeptReplies
+from flo.clients.run_keys import RunKeys
+from flo.clients.secure_sum import mask
 from flo.errors import BudgetError, FloError, MessageError, RefusedError, TrustError
 from flo.messages import (
     Purpose,
-    RefusalCode,
     Reply,
     ReplyHeader,
     Request,
     RequestHeader,
+    Values,
     decode_request,
     encode_reply,
 )
 from flo.models import parameter_count
 from flo.privacy.ledger import Ledger, Released
+from flo.privacy.masking import cohort_digest
+from flo.privacy.plan import Plan, ring_of
 from flo.study import Study
 
 log = logging.getLogger("flo.clients.handler")
@@ -59,14 +69,6 @@ class Releaser(Protocol):
         """A noisy release. Raises RefusedError for "not ready"."""
 
 
-class Refusal(Exception):
-    """The answer is a public code."""
-
-    def __init__(self, code: RefusalCode, why: str) -> None:
-        super().__init__(why)
-        self.code = code
-
-
 class Handler:
     """Answers requests for one site. One at a time; the ledger is its memory."""
 
@@ -75,10 +77,12 @@ class Handler:
         home: SiteHome,
         ledger: Ledger,
         releaser: Releaser,
+        run_keys: RunKeys,
         on_settled: Callable[[Study], None],
     ) -> None:
         self._home, self._ledger, self._releaser = home, ledger, releaser
         self._hospital = home.config.hospital
+        self._partners = Partners(self._hospital, home.identity(), ledger, run_keys)
         self._replies = KeptReplies(home.directory / "replies", home.replies_keystore())
         self._on_settled = on_settled
 
@@ -97,20 +101,26 @@ class Handler:
                 "refused",
                 extra={"fields": {"code": refusal.code, "why": str(refusal), "run": header.run}},
             )
-            return self._reply(header, "refused", _NOTHING, refusal.code)
+            return self._reply(header, "refused", code=refusal.code, key=refusal.key)
         except Exception:  # a full disk, a changed file, a bug: the site goes on, says one code
             log.exception("could not answer")
-            return self._reply(header, "refused", _NOTHING, "not-ready")
+            return self._reply(header, "refused", code="not-ready")
 
     def _decide(self, request: Request) -> bytes:
         header = request.header
         approved, study = self._approved(header)
-        self._witness(header, study)
-        if header.kind == "finish":
-            settle(self._ledger, self._replies, self._home, approved, study)
-            self._on_settled(study)
-            return self._reply(header, "settled", _NOTHING)
-        return self._reply(header, "release", self._release(request, approved, study))
+        self._partners.witness(header, study)
+        match header.kind:
+            case "join":
+                key, vouchers = self._partners.join(header, study)
+                return self._reply(header, "joined", key=key, vouchers=vouchers)
+            case "release":
+                values = self._release(request, approved, study)
+                return self._reply(header, "release", values, cohort=_cohort_of(header))
+            case "finish":
+                settle(self._ledger, self._replies, self._home, approved, study)
+                self._on_settled(study)
+                return self._reply(header, "settled")
 
     # 1, 2 ---------------------------------------------------------------------------------------
 
@@ -119,7 +129,7 @@ class Handler:
             raise Refusal("malformed", "the cohort does not name this hospital")
         try:
             approved = approval.load(self._home, header.study)
-            if header.kind == "release":
+            if header.kind != "finish":
                 approval.refuse_expired(approved)
         except FloError as error:
             raise Refusal("not-approved", str(error)) from error
@@ -135,49 +145,26 @@ class Handler:
                 raise Refusal("malformed", f"round {header.round} is outside 1..{last}")
         return approved, study
 
-    # 3 ------------------------------------------------------------------------------------------
+    # 5, 6, 7 ------------------------------------------------------------------------------------
 
-    def _witness(self, header: RequestHeader, study: Study) -> None:
-        fingerprints = {hospital.id: hospital.fingerprint for hospital in study.hospitals}
-        for hospital, head in header.heads.items():
-            if hospital not in fingerprints:
-                raise Refusal("malformed", "a head of a hospital that the study does not name")
-            try:
-                head.check(fingerprints[hospital])
-            except TrustError as error:
-                raise Refusal("malformed", f"{hospital}: {error}") from error
-            if hospital != self._hospital:
-                self._ledger.witness(hospital, head)
-                continue
-            try:
-                self._ledger.confirm(head)
-            except TrustError as error:
-                raise Refusal("rolled-back", str(error)) from error
-
-    # 4, 5 ---------------------------------------------------------------------------------------
-
-    def _release(self, request: Request, approved: Approval, study: Study) -> npt.NDArray[np.int64]:
-        header = request.header
-        key = request_key(header)
+    def _release(self, request: Request, approved: Approval, study: Study) -> Values:
+        header, key = request.header, request_key(request.header)
+        ring = ring_of(study, Plan.of(study).part(header.purpose), len(header.cohort))
         answered = self._ledger.find_release(key)
         if answered is not None:
-            if answered.cohort != _cohort_digest(header):
+            if answered.cohort != _cohort_of(header):
                 raise Refusal("conflict", "this attempt was answered for another cohort")
-            return self._same_bits(header, answered)
+            return self._kept(header, answered, answered.sent, ring)
+        own = self._partners.admit(header, study)
         earlier = self._earlier_attempt(header, study)
         if earlier is not None:
-            values = self._same_bits(header, earlier)
-            facts = _facts(header, earlier.reply)
-            try:
-                self._ledger.repeat(approved.reservation, earlier, header.purpose, key, facts)
-            except BudgetError as error:
-                raise Refusal("settled", str(error)) from error
-            return values
+            noisy = self._kept(header, earlier, earlier.reply, 0)
+            return self._repeat(header, approved, study, earlier, mask(study, header, own, noisy))
         if request.weights.shape != ((0,) if study.survey else (parameter_count(study),)):
             raise Refusal("malformed", "the model has another shape than the study's")
         self._refuse_spent(approved, header.purpose)
         try:
-            values = self._releaser.release(
+            noisy = self._releaser.release(
                 study,
                 snapshot_path(self._home, study.digest),
                 approved.snapshot,
@@ -187,11 +174,33 @@ class Handler:
             )
         except RefusedError as error:
             raise Refusal("not-ready", str(error)) from error
-        digest = self._replies.keep(study.digest, values)
+        values = mask(study, header, own, noisy)
+        sent = reply = self._replies.keep(study.digest, values)
+        if ring and study.mechanism.noise == "local":
+            reply = self._replies.keep(study.digest, noisy)
+        facts = _facts(header, reply, sent)
         try:
-            self._ledger.charge(approved.reservation, header.purpose, key, _facts(header, digest))
+            self._ledger.charge(approved.reservation, header.purpose, key, facts)
         except BudgetError as error:
             raise Refusal("over-budget", str(error)) from error
+        return values
+
+    def _repeat(
+        self,
+        header: RequestHeader,
+        approved: Approval,
+        study: Study,
+        earlier: Released,
+        values: Values,
+    ) -> Values:
+        """An earlier attempt's noisy bits once more, under this attempt's pads, at charge 0."""
+        facts = _facts(header, earlier.reply, self._replies.keep(study.digest, values))
+        try:
+            self._ledger.repeat(
+                approved.reservation, earlier, header.purpose, request_key(header), facts
+            )
+        except BudgetError as error:
+            raise Refusal("settled", str(error)) from error
         return values
 
     def _refuse_spent(self, approved: Approval, purpose: Purpose) -> None:
@@ -202,11 +211,12 @@ class Handler:
         if held.remaining(purpose) < 1:
             raise Refusal("over-budget", "the study's reservation is used up")
 
-    def _same_bits(self, header: RequestHeader, answered: Released) -> npt.NDArray[np.int64]:
+    def _kept(self, header: RequestHeader, answered: Released, digest: str, ring: int) -> Values:
+        """Bits that were kept for a request on the same model."""
         if answered.model != header.model:
             raise Refusal("conflict", "this round was answered for another model")
         try:
-            values = self._replies.load(header.study, answered.reply)
+            values = self._replies.load(header.study, digest, ring)
         except TrustError as error:
             raise Refusal("settled", str(error)) from error
         if values is None:
@@ -214,7 +224,7 @@ class Handler:
         return values
 
     def _earlier_attempt(self, header: RequestHeader, study: Study) -> Released | None:
-        """With local noise an earlier attempt of the round already holds the bits to send."""
+        """With local noise an earlier attempt of the round already holds the noisy bits."""
         if study.mechanism.noise != "local":
             return None
         for attempt in range(1, header.attempt):
@@ -226,19 +236,18 @@ class Handler:
         return None
 
     def _reply(
-        self,
-        header: RequestHeader,
-        kind: str,
-        values: npt.NDArray[np.int64],
-        code: RefusalCode | None = None,
+        self, header: RequestHeader, kind: str, values: Values = _NOTHING, **facts: Any
     ) -> bytes:
-        facts = header.model_dump(include={"study", "run", "purpose", "round", "attempt", "model"})
+        ring = 8 * values.itemsize if values.dtype.kind == "u" else 0
         reply = ReplyHeader.model_validate(
             {
                 "kind": kind,
                 "hospital": self._hospital,
                 "head": self._ledger.head(),
-                "code": code,
+                "ring": ring,
+                **header.model_dump(
+                    include={"study", "run", "purpose", "round", "attempt", "model"}
+                ),
                 **facts,
             }
         )
@@ -261,17 +270,18 @@ def request_key(header: RequestHeader) -> str:
     )
 
 
-def _facts(header: RequestHeader, reply: str) -> dict[str, Any]:
+def _facts(header: RequestHeader, reply: str, sent: str) -> dict[str, Any]:
     return {
         "study": header.study,
         "run": header.run,
         "round": header.round,
         "attempt": header.attempt,
         "model": header.model,
-        "cohort": _cohort_digest(header),
+        "cohort": _cohort_of(header),
         "reply": reply,
+        "sent": sent,
     }
 
 
-def _cohort_digest(header: RequestHeader) -> str:
-    return canonical.digest(canonical.encode(list(header.cohort)))
+def _cohort_of(header: RequestHeader) -> str:
+    return cohort_digest(list(header.keys.values()))

@@ -1,40 +1,43 @@
 """Kept replies: every release is written, encrypted and flushed before its ledger row exists.
 
 The same request must get identical bits for as long as the coordinator may ask again, so replies
-stay until the study is settled.
+stay until the study is settled. Of a masked reply the masked bits are kept, so that a restarted
+site, whose run key is gone, can send them again. With local noise the noisy vector is kept too: a
+retry masks it anew. A share of distributed noise is never kept: it serves one attempt.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from flo import canonical
 from flo.files import write_private
 from flo.keystore import KeyStore
+from flo.messages import Values, values_bytes, values_from
 
 
 class KeptReplies:
     def __init__(self, directory: Path, keystore: KeyStore) -> None:
         self._directory, self._keystore = directory, keystore
 
-    def keep(self, study: str, values: npt.NDArray[np.int64]) -> str:
-        """Write and flush a release; returns the digest that the ledger row names."""
-        data = np.ascontiguousarray(values, dtype="<i8").tobytes()
+    def keep(self, study: str, values: Values) -> str:
+        """Write and flush; returns the digest that the ledger row names."""
+        data = values_bytes(values)
         digest = canonical.digest(data)
         sealed = self._keystore.seal(self._context(study, digest), data)
         write_private(self._path(study, digest), sealed)
         return digest
 
-    def load(self, study: str, digest: str) -> npt.NDArray[np.int64] | None:
-        """The same bits again, or None if they were burnt. Raises TrustError if changed."""
+    def load(self, study: str, digest: str, ring: int) -> Values | None:
+        """The same bits again, or None if they were burnt. Raises TrustError if changed.
+
+        ``ring``: 32 or 64 for what was kept masked, else 0.
+        """
         path = self._path(study, digest)
         if not path.exists():
             return None
         data = self._keystore.open(self._context(study, digest), path.read_bytes())
-        return np.frombuffer(data, dtype="<i8").astype(np.int64)
+        return values_from(data, ring)
 
     def forget(self, study: str) -> None:
         """Remove the replies of a settled study."""

@@ -56,10 +56,8 @@ class Trainer:
             case "survey":
                 exact = survey.counts(self._study, self._snapshot.training)
                 exact += survey.counts(self._study, self._snapshot.held_out)
-        if self._study.mechanism.noise == "local":
-            return mechanism.release(exact, self._noise)
         shares = noise_shares(self._study, cohort_size)
-        limit = ring.limit(self._study.largest_size)
+        limit = ring.limit(self._study.largest_size) if self._study.masked else None
         return mechanism.release(exact, self._noise, shares=shares, limit=limit)
 
 

@@ -4,69 +4,47 @@ A message is 4 bytes of header length (big endian), a canonical JSON header, and
 directions have a schema and a size limit; whatever does not fit raises MessageError and changes
 nothing. Flower carries these bytes and knows nothing of them.
 
-* ``Request``: body = the model, ``float64`` little endian.
-* ``Reply``: body = the release on its public grid, ``int64`` little endian. Every field that a
-  site can send stands in ``Reply``; there is nothing else.
+* ``Request``: body = the model, ``float64`` little endian; empty unless a release is asked for.
+* ``Reply``: body = the release, little endian: masked, in its ring of 2^32 or 2^64, or unmasked on
+  its public grid (``int64``). Every field that a site can send stands in ``Reply``; there is
+  nothing else.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, ValidationError
 
 from flo import canonical
-from flo.errors import MessageError, TrustError
-from flo.identity import fingerprint, verify
+from flo.claims import Digest, Head, RunKey, Voucher
+from flo.errors import MessageError
 from flo.settings import Document, problems
 from flo.study import Identifier
 
-MAX_HEADER_BYTES = 1024 * 1024
+MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_ATTEMPTS = 16
 LARGEST_WEIGHT = 1e6
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
+RINGS: dict[int, np.dtype[Any]] = {32: np.dtype("<u4"), 64: np.dtype("<u8")}
 
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Signature = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,300}$")]
 Purpose = Literal["survey", "training", "evaluation"]
+Values = npt.NDArray[Any]  # int64 on the grid, or uint32 or uint64 in a ring
 HeaderT = TypeVar("HeaderT", bound=Document)
 
 
-class Head(Document):
-    """A site's signed claim "my ledger has this many rows and ends in this hash".
-
-    ``public`` (DER, hexadecimal) makes it checkable by whoever knows the signer's fingerprint.
-    """
-
-    sequence: Annotated[int, Field(ge=1, le=1 << 53)]
-    hash: Digest
-    signature: Signature
-    public: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2}){1,200}$")]
-
-    def check(self, signer: str) -> None:
-        """Raises TrustError unless the key of fingerprint ``signer`` signed this claim."""
-        public = bytes.fromhex(self.public)
-        if fingerprint(public) != signer:
-            raise TrustError("a ledger head is signed by another key than the study names")
-        verify(public, "ledger-row", row_statement(self.sequence, self.hash), self.signature)
-
-
-def row_statement(sequence: int, row_hash: str) -> bytes:
-    """What a site signs for each row of its ledger."""
-    return f"{sequence} {row_hash}".encode()
-
-
 class RequestHeader(Document):
-    """One attempt at one round, or the end of a run.
+    """A call to join a run, one attempt at one round, or the end of a run.
 
-    ``cohort``: the hospitals named in this attempt, sorted. ``heads``: the highest ledger head
-    that the coordinator has seen of each hospital, relayed so that partners can witness.
+    ``cohort``: the hospitals that are asked, sorted. All else is relayed between hospitals, each
+    claim signed by one of them: ``heads``, the highest ledger head seen of each hospital; ``keys``,
+    the latest run key of each; ``vouchers``, for each, what a partner last saw of its ledger.
     """
 
-    kind: Literal["release", "finish"] = "release"
+    kind: Literal["join", "release", "finish"] = "release"
     study: Digest
     run: Identifier
     purpose: Purpose
@@ -75,17 +53,32 @@ class RequestHeader(Document):
     cohort: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=1000)]
     model: Digest
     heads: dict[Identifier, Head] = Field(default_factory=dict)
+    keys: dict[Identifier, RunKey] = Field(default_factory=dict)
+    vouchers: dict[Identifier, Voucher] = Field(default_factory=dict)
 
 
 RefusalCode = Literal[
-    "not-ready", "not-approved", "over-budget", "settled", "conflict", "malformed", "rolled-back"
+    "not-ready",
+    "not-approved",
+    "over-budget",
+    "settled",
+    "conflict",
+    "malformed",
+    "rolled-back",
+    "stale-key",
+    "unconfirmed",
 ]
 
 
 class ReplyHeader(Document):
-    """A release, the confirmation that a run is settled, or a refusal with one public code."""
+    """A release, an answer without numbers, or a refusal with one public code.
 
-    kind: Literal["release", "settled", "refused"]
+    ``cohort``: digest of the cohort that a release is for. ``ring``: 32 or 64 where it is masked.
+    ``key``: our present run key, when joining or where the request names another one.
+    ``vouchers``: when joining, what we last saw of each partner's ledger.
+    """
+
+    kind: Literal["joined", "release", "settled", "refused"]
     hospital: Identifier
     study: Digest
     run: Identifier
@@ -95,6 +88,10 @@ class ReplyHeader(Document):
     model: Digest
     head: Head
     code: RefusalCode | None = None
+    cohort: Digest | None = None
+    ring: Literal[0, 32, 64] = 0
+    key: RunKey | None = None
+    vouchers: dict[Identifier, Voucher] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ class Request:
 @dataclass(frozen=True)
 class Reply:
     header: ReplyHeader
-    values: npt.NDArray[np.int64]
+    values: Values
 
 
 def model_digest(weights: npt.NDArray[np.float64]) -> str:
@@ -121,6 +118,8 @@ def encode_request(request: Request) -> bytes:
 def decode_request(data: bytes) -> Request:
     """Raises MessageError unless the header is valid and the body is the model it names."""
     header, body = _decode(data, RequestHeader, "request")
+    if len(body) % 8:
+        raise MessageError(f"request: a body of {len(body)} bytes is not a vector of float64")
     weights = np.frombuffer(body, dtype="<f8").astype(np.float64)
     if model_digest(weights) != header.model:
         raise MessageError("request: the body is not the model that the header names")
@@ -132,13 +131,28 @@ def decode_request(data: bytes) -> Request:
 
 
 def encode_reply(reply: Reply) -> bytes:
-    return _encode(reply.header, np.ascontiguousarray(reply.values, dtype="<i8"))
+    return _encode(reply.header, np.frombuffer(values_bytes(reply.values), dtype=np.uint8))
 
 
 def decode_reply(data: bytes) -> Reply:
     """Raises MessageError unless header and body fit their schema."""
     header, body = _decode(data, ReplyHeader, "reply")
-    return Reply(header, np.frombuffer(body, dtype="<i8").astype(np.int64))
+    return Reply(header, values_from(body, header.ring))
+
+
+def values_bytes(values: Values) -> bytes:
+    """Numbers as they travel and as they are kept: little endian, nothing before or after."""
+    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).tobytes()
+
+
+def values_from(body: bytes, ring: int) -> Values:
+    """The numbers again. Raises MessageError for a body that is not a vector of them."""
+    kind = np.dtype("<i8") if ring == 0 else RINGS[ring]
+    if len(body) % kind.itemsize:
+        raise MessageError(
+            f"a body of {len(body)} bytes is not a vector of {kind.itemsize}-byte numbers"
+        )
+    return np.frombuffer(body, dtype=kind).astype(kind.newbyteorder("="))
 
 
 def _encode(header: Document, body: npt.NDArray[np.generic]) -> bytes:
@@ -157,7 +171,4 @@ def _decode(data: bytes, model: type[HeaderT], what: str) -> tuple[HeaderT, byte
         header = model.model_validate(parsed)
     except ValidationError as error:
         raise MessageError(f"{what}:\n{problems(error)}") from error
-    body = data[4 + size :]
-    if len(body) % 8:
-        raise MessageError(f"{what}: a body of {len(body)} bytes is not a vector of 64-bit numbers")
-    return header, body
+    return header, data[4 + size :]

@@ -64,6 +64,7 @@ def scaffold(
         "model": {"kind": "logistic"},
         "mechanism": {
             "noise": "local",
+            "masking": "on" if len(partners) > 1 else "off",
             "epsilon": 0.5,
             "delta": largest_delta(size),
             "clip": 0.25,
@@ -73,10 +74,15 @@ def scaffold(
             "retry_allowance": 0,
         },
         "evaluation": {"epsilon": 0.5, "bins": 4, "retry_allowance": 0},
-        "limits": {"deadline_seconds": 60, "minimum_cohort": max(1, len(partners) - 1)},
+        "limits": {"deadline_seconds": 60, "minimum_cohort": _smallest(len(partners))},
     }
     from_document(document, what="the draft")
     return tomli_w.dumps(document)
+
+
+def _smallest(partners: int) -> int:
+    """All but one, and two where there are as many: masks need a partner."""
+    return max(min(2, partners), partners - 1)
 
 
 def _header(csv: Path) -> list[str]:

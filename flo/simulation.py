@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +21,25 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.stats import rankdata
 
+from flo.claims import Head, Voucher
 from flo.clients.checks import Checked, check
+from flo.clients.run_keys import OwnKey, RunKeys
+from flo.clients.secure_sum import mask
 from flo.clients.snapshot import Snapshot
 from flo.clients.source import as_text, read_table
 from flo.clients.trainer import Trainer
 from flo.datasets import DATASETS
 from flo.errors import UsageError
 from flo.identity import Identity
-from flo.messages import (
-    Head,
-    Reply,
-    ReplyHeader,
-    Request,
-    decode_request,
-    encode_reply,
-)
+from flo.messages import Reply, ReplyHeader, Request, Values, decode_request, encode_reply
 from flo.models import log_odds
-from flo.privacy.masking import Attempt, cohort_digest, masked, new_run_key, pair_secret
+from flo.privacy.masking import cohort_digest
 from flo.privacy.plan import Plan, ring_of
+from flo.privacy.ring import enter
 from flo.privacy.split import position
 from flo.server.rounds import RunState
 from flo.server.run import run_study
-from flo.study import Study
+from flo.study import Study, from_document
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
@@ -97,11 +95,14 @@ def folds(hospitals: dict[str, Checked], count: int, seed: int) -> Iterator[Fold
         )
 
 
-def run_once(study: Study, fold: Fold, device: str = "cpu") -> tuple[RunState, list[float]]:
+def run_once(
+    study: Study, fold: Fold, device: str = "cpu", *, fast: bool = False
+) -> tuple[RunState, list[float]]:
     """Run the whole study on one fold. Returns the final state and seconds per round."""
     store = _Memory()
-    exchange = _InProcess(study, fold, device)
-    state = run_study(study, RUN, RunState.start(study), exchange, store)
+    enrolled, keys = _with_keys(study)
+    exchange = _InProcess(enrolled, fold, keys, device, fast=fast)
+    state = run_study(enrolled, RUN, RunState.start(enrolled), exchange, store)
     return state, store.seconds
 
 
@@ -113,13 +114,15 @@ def simulate(
     seeds: int = 1,
     compare: bool = False,
     device: str = "cpu",
+    fast: bool = False,
     progress: Progress = lambda text: None,
 ) -> dict[str, Any]:
     """Cross-validate a study. The keys of the result are those of ``flo simulate --json``.
 
     ``report`` is None: a simulation touches no ledger, so there is nothing to report.
     ``auc``: exact AUC on the pooled held-out patients of all hospitals, mean over folds and seeds;
-    ``auc_std``: its standard deviation over them.
+    ``auc_std``: its standard deviation over them. ``fast``: sums are taken in the clear inside this
+    process instead of through masks; noise and ε are the same.
     """
     if study.survey:
         raise UsageError("a survey trains nothing", hint="simulate the planned study instead")
@@ -131,7 +134,7 @@ def simulate(
     for seed in range(seeds):
         for number, fold in enumerate(folds(hospitals, fold_count, seed)):
             progress(f"seed {seed + 1}/{seeds}, fold {number + 1}/{fold_count}")
-            state, per_round = run_once(study, fold, device)
+            state, per_round = run_once(study, fold, device, fast=fast)
             seconds += per_round
             test = _test_patients(fold)
             aucs.append(exact_auc(log_odds(study, state.model, test[0]), test[1]))
@@ -149,6 +152,7 @@ def simulate(
         "epsilon": plan.epsilon,
         "delta": study.mechanism.delta,
         "trust_model": f"{study.mechanism.noise} noise",
+        "masks": "none: summed in the clear" if fast or not study.masked else "as deployed",
         "rounds": study.mechanism.steps,
         "seconds_per_round": statistics.median(seconds),
         "seconds_total": time.monotonic() - began,
@@ -179,66 +183,90 @@ def exact_auc(score: Floats, label: Floats) -> float:
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * rest))
 
 
+class _Site:
+    """One hospital's trainer and keys."""
+
+    def __init__(self, study: Study, snapshot: Snapshot, identity: Identity, device: str) -> None:
+        self.trainer = Trainer(study, snapshot, device=device)
+        self.identity, self.keys = identity, RunKeys(identity)
+
+
 class _InProcess:
     """Every hospital's trainer behind the same messages as over the network.
 
-    With distributed noise replies are masked as they will be there: keys, pads, ring and all.
+    Replies are masked as they will be there, run keys, vouchers, pads, ring and all; ``fast``
+    leaves out the pads, so that the same sum is taken in the clear.
     """
 
-    def __init__(self, study: Study, fold: Fold, device: str) -> None:
-        self._study, self._plan = study, Plan.of(study)
-        self._trainers = {
-            hospital: Trainer(study, snapshot, device=device)
+    def __init__(
+        self, study: Study, fold: Fold, keys: dict[str, Identity], device: str, *, fast: bool
+    ) -> None:
+        self._study, self._fast = study, fast
+        self._sites = {
+            hospital: _Site(study, snapshot, keys[hospital], device)
             for hospital, snapshot in fold.snapshots.items()
-        }
-        self._keys = {
-            hospital: new_run_key(Identity.new(), study.digest, RUN, 1)
-            for hospital in self._trainers
-            if study.mechanism.noise == "distributed"
         }
 
     def ask(self, requests: dict[str, bytes], deadline_seconds: float) -> dict[str, bytes]:
         return {hospital: self._answer(hospital, data) for hospital, data in requests.items()}
 
+    def silent(self) -> set[str]:
+        return set()
+
+    def reconnected(self) -> set[str]:
+        return set()
+
     def _answer(self, hospital: str, data: bytes) -> bytes:
-        request = decode_request(data)
-        header = request.header
-        finish = header.kind == "finish"
-        values = np.zeros(0, dtype=np.int64) if finish else self._release(hospital, request)
-        reply = ReplyHeader(
-            kind="settled" if finish else "release",
-            hospital=hospital,
-            head=_NO_HEAD,
-            **header.model_dump(include={"study", "run", "purpose", "round", "attempt", "model"}),
+        request, site = decode_request(data), self._sites[hospital]
+        header, facts, values = request.header, {}, np.zeros(0, dtype=np.int64)
+        match header.kind:
+            case "join":
+                facts = {
+                    "key": self._own_key(site, request).public,
+                    "vouchers": {
+                        name: Voucher.given(site.identity, header.study, header.run, key, None)
+                        for name, key in header.keys.items()
+                        if name != hospital
+                    },
+                }
+            case "release":
+                values = self._release(site, request)
+                facts = {"cohort": cohort_digest(list(header.keys.values()))}
+        reply = ReplyHeader.model_validate(
+            {
+                "kind": {"join": "joined", "finish": "settled"}.get(header.kind, header.kind),
+                "hospital": hospital,
+                "head": _NO_HEAD,
+                "ring": 8 * values.itemsize if values.dtype.kind == "u" else 0,
+                **header.model_dump(
+                    include={"study", "run", "purpose", "round", "attempt", "model"}
+                ),
+                **facts,
+            }
         )
         return encode_reply(Reply(reply, values))
 
-    def _release(self, hospital: str, request: Request) -> npt.NDArray[np.int64]:
+    def _release(self, site: _Site, request: Request) -> Values:
         header = request.header
-        values = self._trainers[hospital].release(
-            header.purpose, request.weights, len(header.cohort)
-        )
-        if not self._keys:
-            return values
-        members = {name: self._keys[name][1] for name in header.cohort}
-        private, own = self._keys[hospital]
-        attempt = Attempt(
-            study=header.study,
-            run=header.run,
-            purpose=header.purpose,
-            round=header.round,
-            attempt=header.attempt,
-            cohort=cohort_digest(list(members.values())),
-            model=header.model,
-            ring=ring_of(self._study, self._plan.part(header.purpose), len(members)),
-            length=len(values),
-        )
-        secrets = {
-            member.fingerprint: pair_secret(private, member)
-            for name, member in members.items()
-            if name != hospital
-        }
-        return masked(values, own.fingerprint, secrets, attempt).astype(np.int64)
+        noisy = site.trainer.release(header.purpose, request.weights, len(header.cohort))
+        if self._fast and self._study.masked:
+            part = Plan.of(self._study).part(header.purpose)
+            return enter(noisy, ring_of(self._study, part, len(header.cohort)))
+        return mask(self._study, header, self._own_key(site, request), noisy)
+
+    @staticmethod
+    def _own_key(site: _Site, request: Request) -> OwnKey:
+        return site.keys.join(request.header.study, request.header.run, None)
+
+
+@lru_cache(maxsize=8)
+def _with_keys(study: Study) -> tuple[Study, dict[str, Identity]]:
+    """The study as if its hospitals had enrolled, with keys made up for them."""
+    keys = {hospital.id: Identity.new() for hospital in study.hospitals}
+    document = study.model_dump(mode="json")
+    for hospital in document["hospitals"]:
+        hospital["fingerprint"] = keys[hospital["id"]].fingerprint
+    return from_document(document), keys
 
 
 @dataclass

@@ -82,10 +82,12 @@ class Mechanism(Document):
 
     ``epsilon`` and ``delta`` are the study's own guarantee for one patient of one hospital;
     the noise is calibrated to ``steps + retry_allowance`` releases. ``sampling``: the probability
-    with which a patient takes part in a step, decided anew at the site each time.
+    with which a patient takes part in a step, decided anew at the site each time. ``masking``:
+    whether the coordinator sees only the cohort's sum, for every purpose of the study.
     """
 
     noise: Literal["local", "distributed"]
+    masking: Literal["on", "off"] = "on"
     epsilon: Annotated[float, Field(ge=0.01, le=10)]
     delta: Annotated[float, Field(ge=1e-12, lt=1)]
     clip: Annotated[float, Field(ge=1e-6, le=1e6)]
@@ -145,6 +147,16 @@ class Study(Document):
     survey: Survey | None = None
     limits: Limits
 
+    @model_validator(mode="before")
+    @classmethod
+    def _version_1_masks_nothing(cls, document: Any) -> Any:
+        if not isinstance(document, dict) or document.get("schema_version") != 1:
+            return document
+        mechanism = document.get("mechanism")
+        if not isinstance(mechanism, dict):
+            return document
+        return document | {"mechanism": {"masking": "off", **mechanism}}
+
     @model_validator(mode="after")
     def _consistent(self) -> Study:
         ids = [hospital.id for hospital in self.hospitals]
@@ -175,9 +187,24 @@ class Study(Document):
             or self.evaluation.subgroups
             or self.mechanism.sampling != 1
             or self.data.most_records != 64
+            or self.masked
         ):
-            raise ValueError("schema_version 1 knows logistic models and full batches only")
+            raise ValueError(
+                "schema_version 1 knows logistic models and full batches only, and no masking"
+            )
+        self._refuse_sums_that_are_not_secure()
+        return self
+
+    def _refuse_sums_that_are_not_secure(self) -> None:
+        ids = self.hospitals
+        if self.masked and (len(ids) < 2 or self.limits.minimum_cohort < 2):
+            raise ValueError(
+                "masks need a partner: at least two hospitals and minimum_cohort = 2; or set "
+                'masking = "off" in [mechanism], and the coordinator sees each hospital\'s sums'
+            )
         if self.mechanism.noise == "distributed":
+            if not self.masked and self.schema_version != 1:
+                raise ValueError('distributed noise holds for sums only; it needs masking = "on"')
             if self.mechanism.sampling != 1:
                 raise ValueError("distributed noise is proven for sampling = 1 only")
             if len(ids) < 2:
@@ -187,7 +214,6 @@ class Study(Document):
                     f"distributed noise needs hospitals - dropouts > colluders, got "
                     f"{len(ids)} - {self.dropouts} > {self.colluders}"
                 )
-        return self
 
     def _refuse_columns_that_do_not_fit(self) -> None:
         images = [column for column in self.data.columns if isinstance(column, ImageColumn)]
@@ -230,6 +256,18 @@ class Study(Document):
         """d: how many hospitals may be missing from a cohort under distributed noise."""
         chosen = self.mechanism.dropouts
         return (1 if len(self.hospitals) >= 4 else 0) if chosen is None else chosen
+
+    @property
+    def masked(self) -> bool:
+        """Whether only sums over a whole cohort can be read by the coordinator."""
+        return self.mechanism.masking == "on"
+
+    @property
+    def cohort_floor(self) -> int:
+        """The fewest hospitals that a round may have."""
+        if self.mechanism.noise == "local":
+            return self.limits.minimum_cohort
+        return max(self.limits.minimum_cohort, len(self.hospitals) - self.dropouts)
 
     @property
     def canonical_bytes(self) -> bytes:
@@ -280,8 +318,8 @@ class Study(Document):
 
 def _as_version_1(document: dict[str, Any]) -> dict[str, Any]:
     """As FLO 0.1 wrote it, so that digests and signatures of kept studies still hold."""
-    del document["survey"], document["mechanism"]["sampling"], document["evaluation"]["subgroups"]
-    del document["data"]["most_records"]
+    del document["survey"], document["mechanism"]["sampling"], document["mechanism"]["masking"]
+    del document["evaluation"]["subgroups"], document["data"]["most_records"]
     return document
 
 

@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flo.claims import Head, RunKey, Voucher, row_statement
 from flo.errors import BudgetError, DataError, TrustError, UsageError
 from flo.identity import Identity, verify
-from flo.messages import Head, row_statement
 from flo.privacy.ledger_file import LedgerFile, request_fields
 from flo.privacy.life import SUB_LEDGERS, LifeBudget
 from flo.privacy.plan import Plan
@@ -30,12 +30,17 @@ from flo.study import Study, largest_delta
 
 @dataclass(frozen=True)
 class Released:
-    """A release row found again: the request it answered and the reply it named."""
+    """A release row found again: the request it answered and the reply it named.
+
+    ``reply``: digest of the noisy bits that were charged. ``sent``: of what left, which differs
+    where local noise was masked afterwards.
+    """
 
     sequence: int
     model: str
     cohort: str
     reply: str
+    sent: str
 
 
 class Ledger:
@@ -92,7 +97,9 @@ class Ledger:
         if found is None:
             return None
         sequence, private = found
-        return Released(sequence, private["model"], private["cohort"], private["reply"])
+        reply = private["reply"]
+        sent = private.get("sent", reply)
+        return Released(sequence, private["model"], private["cohort"], reply, sent)
 
     # -- deciding and writing --------------------------------------------------------------------
 
@@ -132,8 +139,17 @@ class Ledger:
             )
         return life
 
-    def reserve(self, study: Study, population: str, patients: Collection[str] = ()) -> int:
+    def reserve(
+        self,
+        study: Study,
+        population: str,
+        patients: Collection[str] = (),
+        *,
+        if_broken: bool = False,
+    ) -> int:
         """Set aside the whole study (steps and allowances). Returns the reservation's row number.
+
+        ``if_broken``: at what it costs should the secure sum be broken (``Plan.if_broken``).
 
         A study whose reservation is still open keeps it: reserving twice is reserving once.
         ``patients`` are keyed hashes of the snapshot's patients, remembered for good. All or
@@ -143,7 +159,7 @@ class Ledger:
             BudgetError: it does not fit; says what remains and the largest ε that would.
             DataError: a patient is also in another population of this site.
         """
-        plan = Plan.of(study)
+        plan = Plan.of(study).if_broken(study) if if_broken else Plan.of(study)
         with self._transaction():
             if population not in self._balance.lives:
                 raise UsageError(f"population {population!r} is not registered in this ledger")
@@ -171,7 +187,7 @@ class Ledger:
         """Commit one release before it is sent.
 
         ``request`` is unique: the same one can never be charged twice. ``facts`` names study, run,
-        round, attempt, model, cohort and reply digest.
+        round, attempt, model, cohort, and the digests ``reply`` and ``sent`` (see ``Released``).
 
         Raises:
             BudgetError: the reservation is settled or used up.
@@ -236,16 +252,29 @@ class Ledger:
     def witnessed(self) -> dict[str, Head]:
         return self._file.witnessed()
 
-    def confirm(self, head: Head) -> None:
-        """Compare with a head of ours that someone else kept.
+    def see_run_key(self, study: str, run: str, hospital: str, key: RunKey) -> None:
+        """Keep a partner's run key if it is later than the one we know; the caller checked it.
+
+        Raises:
+            TrustError: an equal or lower epoch with another key: a key from before a restart.
+        """
+        kept = self._file.latest_run_key(study, run, hospital)
+        if kept == (key.epoch, key.key):
+            return
+        if kept is not None and key.epoch <= kept[0]:
+            raise TrustError(f"epoch {key.epoch} with another key, and {kept[0]} was seen before")
+        self._file.keep_run_key(study, run, hospital, key)
+
+    def confirm(self, seen: Head | Voucher) -> None:
+        """Compare with the highest row of ours that someone else saw; 0 is none.
 
         Raises:
             TrustError: they saw rows that this ledger does not have: it was rolled back.
         """
-        if self._file.hash_at(head.sequence) != head.hash:
+        if seen.sequence and self._file.hash_at(seen.sequence) != seen.hash:
             raise TrustError(
-                f"this ledger was rolled back or forked: others saw its row {head.sequence} "
-                f"ending in {head.hash[:12]}, which is not in it",
+                f"this ledger was rolled back or forked: others saw its row {seen.sequence} "
+                f"ending in {seen.hash[:12]}, which is not in it",
                 hint="restore the newest copy of the ledger; nothing is released until then",
             )
 

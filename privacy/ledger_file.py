@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from flo import canonical
+from flo.claims import Head, RunKey
 from flo.errors import TrustError, UsageError
-from flo.messages import Head
 from flo.privacy.rows import Row
 
 SCHEMA_VERSION = 1
@@ -30,6 +30,9 @@ CREATE TABLE IF NOT EXISTS patients (
 CREATE TABLE IF NOT EXISTS witnessed (
   hospital TEXT PRIMARY KEY, sequence INTEGER NOT NULL, hash TEXT NOT NULL,
   signature TEXT NOT NULL, public TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS run_keys (
+  study TEXT NOT NULL, run TEXT NOT NULL, hospital TEXT NOT NULL, epoch INTEGER NOT NULL,
+  key TEXT NOT NULL, PRIMARY KEY (study, run, hospital)) STRICT;
 """
 
 
@@ -145,6 +148,20 @@ class LedgerFile:
                 " ORDER BY hospital"
             )
         }
+
+    def latest_run_key(self, study: str, run: str, hospital: str) -> tuple[int, str] | None:
+        """Epoch and key, or None if this partner showed none for this run."""
+        found: tuple[int, str] | None = self._db.execute(
+            "SELECT epoch, key FROM run_keys WHERE study = ? AND run = ? AND hospital = ?",
+            (study, run, hospital),
+        ).fetchone()
+        return found
+
+    def keep_run_key(self, study: str, run: str, hospital: str, key: RunKey) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO run_keys VALUES (?, ?, ?, ?, ?)",
+            (study, run, hospital, key.epoch, key.key),
+        )
 
 
 def request_fields(request: str | None) -> dict[str, str]:

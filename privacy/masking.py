@@ -1,22 +1,35 @@
-"""Secure sums: pairwise masks that cancel only in the sum of a whole cohort.
+"""Secure sums: pairwise masks that cancel only in the sum of a whole cohort. The protocol.
 
-One attempt, seen by one hospital; the numbers stand at the code that does each step.
+The numbers stand at the code that does each step, here and in the rooms named.
 
-    1. At the start of a run every hospital makes a fresh X25519 key and signs it with its identity
-       key, bound to study, run and epoch. A run key counts only under the fingerprint that the
-       approved study names for its hospital; who issued a certificate does not matter.
-    2. Two hospitals share a secret: X25519 of their run keys (RFC 7748).
-    3. For one attempt the pair's pad is a ChaCha20 stream (RFC 8439) whose key is HKDF-SHA256 (RFC
+    1. At the start of a run, and after every start of its agent, a hospital makes a fresh X25519
+       key and signs it with its identity key, bound to study, run and an epoch above that of every
+       earlier key of its (``flo.clients.run_keys``). It lives in memory only.
+    2. A run key counts only under the fingerprint that the approved study names for its hospital,
+       whoever issued a certificate; of two keys of a hospital the later epoch's. A hospital that
+       started releases nothing before a partner has vouched for the head of its ledger
+       (``flo.clients.partners``).
+    3. Two hospitals share a secret: X25519 of their run keys (RFC 7748).
+    4. For one attempt the pair's pad is a ChaCha20 stream (RFC 8439) whose key is HKDF-SHA256 (RFC
        5869) of the secret and everything that makes this attempt this one: study, run, purpose,
        round, attempt, cohort digest, model digest, ring, length. No pad serves twice.
-    4. Of a pair, the hospital with the smaller fingerprint adds the pad, the other subtracts it, in
-       the ring of ``flo.privacy.ring``.
-    5. The coordinator adds replies that name the same cohort digest, all of them: the pads cancel
-       and the noisy sum appears. If one is missing, what is left is uniformly random.
+    5. Of a pair, the hospital with the smaller fingerprint adds the pad, the other subtracts it, in
+       the ring of ``flo.privacy.ring``. What it masks is noisy already (``Mechanism.release``).
+    6. The hospital writes and flushes the encrypted reply, commits the ledger row that names its
+       digest, and only then sends. The same request gets the same bits; a differing one for an
+       attempt that was answered is refused (``flo.clients.handler``).
+    7. All replies to an attempt are there: the pads cancel and the noisy sum appears. A sum beyond
+       what honest hospitals could reach is thrown away (``flo.server.rounds``).
+    8. One is missing: what is there is uniformly random and is thrown away; a new attempt names the
+       survivors, never fewer than the study's floor (``flo.server.run``). With distributed noise
+       every attempt draws its noise anew and is charged; with local noise the same noisy vector
+       goes out under the new attempt's pads, at charge 0.
 
 Guarantee: computational (X25519, HKDF, ChaCha20), against the coordinator and any hospitals that
-collude with it, for the sum of the others. Nothing here adds noise: that is in each hospital's
-values already (``Mechanism.release``). Knows no network and keeps nothing.
+collude with it, for the sum of the others. A false dropout, or two cohorts shown to two hospitals,
+cannot be seen by a hospital and is harmless: pads of different attempts or cohorts never cancel, so
+the joint view is uniform but for sums over whole cohorts, each charged by every member. Nothing
+here adds noise. Knows no network and keeps nothing.
 """
 
 from __future__ import annotations
@@ -32,35 +45,12 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from flo import canonical
+from flo.claims import RunKey
 from flo.errors import TrustError
-from flo.identity import Identity, fingerprint, verify
+from flo.identity import Identity
 from flo.privacy.ring import Integers, Masked, enter, leave
 
 _BLOCK_BYTES = 1 << 18  # of a pad at a time: what is added to it stays in the cache
-
-
-@dataclass(frozen=True)
-class RunKey:
-    """A hospital's public run key, as it is sent: hexadecimal, with the identity that signed it."""
-
-    study: str
-    run: str
-    epoch: int
-    key: str
-    public: str
-    signature: str
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint(bytes.fromhex(self.public))
-
-    def check(self, study: str, run: str, signer: str) -> None:
-        """Raises TrustError unless the key of fingerprint ``signer`` signed it for this run. [1]"""
-        if (self.study, self.run) != (study, run):
-            raise TrustError("a run key is for another study or run")
-        if self.fingerprint != signer:
-            raise TrustError("a run key is signed by another identity than the study names")
-        verify(bytes.fromhex(self.public), "run-key", _statement(self), self.signature)
 
 
 def new_run_key(
@@ -69,13 +59,11 @@ def new_run_key(
     """A fresh key for one run, and what to send of it. [1]"""
     private = X25519PrivateKey.generate()
     key = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
-    unsigned = RunKey(study, run, epoch, key, identity.public.hex(), "")
-    signature = identity.sign("run-key", _statement(unsigned))
-    return private, RunKey(study, run, epoch, key, identity.public.hex(), signature)
+    return private, RunKey.signed(identity, study, run, epoch, key)
 
 
 def pair_secret(own: X25519PrivateKey, other: RunKey) -> bytes:
-    """The secret of a pair. [2] Raises TrustError for a key of low order."""
+    """The secret of a pair. [3] Raises TrustError for a key of low order."""
     try:
         return own.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(other.key)))
     except ValueError as error:
@@ -90,7 +78,7 @@ def cohort_digest(members: list[RunKey]) -> str:
 
 @dataclass(frozen=True)
 class Attempt:
-    """Everything that makes one attempt this one, and so its pads."""
+    """Everything that makes one attempt this one, and so its pads. [4]"""
 
     study: str
     run: str
@@ -104,7 +92,7 @@ class Attempt:
 
 
 def masked(values: Integers, own: str, secrets: dict[str, bytes], attempt: Attempt) -> Masked:
-    """``values`` (length,) under the pads with every partner. [3, 4]
+    """``values`` (length,) under the pads with every partner. [4, 5]
 
     ``own`` and the keys of ``secrets`` are identity fingerprints.
 
@@ -132,7 +120,7 @@ def masked(values: Integers, own: str, secrets: dict[str, bytes], attempt: Attem
 
 
 def unmasked_sum(replies: list[Masked], ring: int) -> Integers:
-    """The noisy sum of a whole cohort's replies to one attempt. [5]"""
+    """The noisy sum of a whole cohort's replies to one attempt. [7]"""
     total = np.zeros_like(replies[0])
     for reply in replies:
         total += reply
@@ -144,9 +132,3 @@ def _pad(secret: bytes, attempt: Attempt) -> CipherContext:
         hashes.SHA256(), 32, salt=None, info=b"flo pad " + canonical.encode(asdict(attempt))
     ).derive(secret)
     return Cipher(ChaCha20(derived, bytes(16)), mode=None).encryptor()
-
-
-def _statement(key: RunKey) -> bytes:
-    return canonical.encode(
-        {"study": key.study, "run": key.run, "epoch": key.epoch, "key": key.key}
-    )

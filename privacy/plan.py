@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from flo.models import parameter_count
@@ -55,6 +55,22 @@ class Plan:
     @classmethod
     def of(cls, study: Study) -> Plan:
         return _plan(study)
+
+    def if_broken(self, study: Study) -> Plan:
+        """The same releases at what they cost should every single upload be seen.
+
+        Then a patient is protected by one hospital's share of the noise only, smallest when nobody
+        is missing. With local noise the plan stays as it is.
+        """
+        shares = noise_shares(study, len(study.hospitals))
+        if shares == 1:
+            return self
+
+        def alone(part: Part) -> Part:
+            sigma = part.mechanism.noise_multiplier / math.sqrt(shares)
+            return replace(part, mechanism=part.mechanism.with_noise(sigma))
+
+        return Plan({purpose: alone(part) for purpose, part in self.parts.items()})
 
     def part(self, purpose: str) -> Part:
         return self.parts[purpose]
@@ -149,28 +165,23 @@ def noise_shares(study: Study, cohort_size: int) -> int:
     return cohort_size - study.colluders
 
 
-def epsilon_if_broken(study: Study, plan: Plan) -> float:
-    """ε of a patient should every single upload be seen: with the noise of one share only."""
-    shares = noise_shares(study, len(study.hospitals))
-    return max(
-        accounting.epsilon_of(
-            part.mechanism.with_noise(part.mechanism.noise_multiplier / math.sqrt(shares)),
-            part.releases,
-            part.delta,
-        )
-        for part in plan.parts.values()
-    )
-
-
 def ring_of(study: Study, part: Part, cohort_size: int) -> int:
-    """Bits of the ring that a cohort's masked sum lives in."""
-    variance = part.mechanism.variance_steps(noise_shares(study, cohort_size)) * cohort_size
-    return ring.bits(cohort_size, study.largest_size, variance)
+    """Bits of the ring that a cohort's masked sum lives in; 0 where nothing is masked."""
+    if not study.masked:
+        return 0
+    return ring.bits(cohort_size, study.largest_size, _variance_steps(study, part, cohort_size))
+
+
+def reach_of(study: Study, part: Part, cohort_size: int) -> int:
+    """Grid steps that no coordinate of an honest cohort's noisy sum exceeds, either way."""
+    return ring.reach(cohort_size, study.largest_size, _variance_steps(study, part, cohort_size))
 
 
 def combined_variance(study: Study, part: Part, cohort_size: int) -> float:
     """Noise variance of the cohort's sum, in the squared unit of what is summed."""
-    shares = noise_shares(study, cohort_size)
-    steps = part.mechanism.variance_steps(shares) * cohort_size
     unit = part.mechanism.norm / GRID
-    return steps * unit * unit
+    return _variance_steps(study, part, cohort_size) * unit * unit
+
+
+def _variance_steps(study: Study, part: Part, cohort_size: int) -> int:
+    return part.mechanism.variance_steps(noise_shares(study, cohort_size)) * cohort_size

@@ -16,13 +16,13 @@ import math
 from typing import Any
 
 from flo import canonical
+from flo.claims import Head, row_statement
 from flo.errors import MessageError, TrustError
 from flo.identity import fingerprint
 from flo.identity import verify as verify_signature
-from flo.messages import Head, row_statement
 from flo.privacy.accounting import epsilon_of, pld_epsilon, true_positive_rate
 from flo.privacy.life import SUB_LEDGERS
-from flo.privacy.plan import Plan, epsilon_if_broken
+from flo.privacy.plan import Plan
 from flo.privacy.rows import ZERO_HASH, Balance, Reservation, Row
 from flo.privacy.sheet import ACCOUNTANT, ADJACENCY, NOT_COVERED, TRUST, UNIT
 from flo.study import Study, from_canonical
@@ -36,10 +36,12 @@ NOT_SHOWN = (
     "Whether another reservation of a hospital, shown without a name, is for the same purpose.",
     "Who stands behind the keys: compare the fingerprints by telephone.",
     "How long an answer took, and so about how many records it was computed on.",
-    "Whether a restored backup of a ledger was noticed, should the coordinator lie: at a start "
-    "only the coordinator tells a hospital which of its rows was seen last.",
+    "A restored backup of a ledger, should the coordinator and the partner that vouched for it at "
+    "the start both lie.",
+    "That masks are unbreakable: they are computational (X25519, HKDF-SHA256, ChaCha20), and hold "
+    "against the coordinator and the stated number of colluding hospitals.",
 )
-_NEW_IN_2 = 2  # the last of them, which version 1 did not state
+_NEW_IN_2 = 3  # the last of them, which version 1 did not state
 
 
 def build(extracts: list[bytes]) -> bytes:
@@ -87,7 +89,8 @@ def _as_version_1(facts: dict[str, Any]) -> dict[str, Any]:
     del facts["guarantee"]["epsilon_if_secure_sum_is_broken"], facts["same_code"]
     facts["not_covered_or_shown"] = list(NOT_SHOWN[:-_NEW_IN_2])
     for site in facts["hospitals"]:
-        del site["releases_survey"], site["software"]
+        del site["releases_survey"], site["software"], site["charged"], site["unconfirmed"]
+        del site["epsilon_charged"]
     return facts
 
 
@@ -130,7 +133,7 @@ def _facts(evidence: list[Any]) -> dict[str, Any]:
         "guarantee": {
             "epsilon": _up(plan.epsilon),
             "epsilon_pld": _up(plan.epsilon_pld),
-            "epsilon_if_secure_sum_is_broken": _up(epsilon_if_broken(study, plan)),
+            "epsilon_if_secure_sum_is_broken": _up(plan.if_broken(study).epsilon),
             "delta": delta,
             "unit": UNIT,
             "adjacency": ADJACENCY,
@@ -162,11 +165,14 @@ def _hospital_facts(
     partner = study.hospital(body["hospital"])
     if partner.fingerprint != fingerprint(public):
         raise TrustError(f"{partner.id}: the extract is signed by another key than the study names")
-    _check_decision(study, partner.id, public, body)
+    decision = _decision(study, partner.id, public, body)
+    charged = plan
+    if decision.get("charged") == "if-broken":
+        charged = plan.if_broken(study)
     rows = [_row(document) for document in body["rows"]]
     balance, birth = _replay(rows, public, body["population"])
     witnesses = _check_witnesses(partner.id, partner.fingerprint, rows, bodies)
-    reservation = _reservation(study, plan, rows, balance, body)
+    reservation = _reservation(study, charged, rows, balance, body)
     life = balance.lives[body["population"]]
     releases = [
         {
@@ -186,7 +192,7 @@ def _hospital_facts(
     delta = study.mechanism.delta
     if delta > life.delta:
         raise TrustError(f"{partner.id}: the study's delta is larger than its ledger's")
-    first = next(iter(plan.parts))
+    first = next(iter(parts))
     return {
         "hospital": partner.id,
         "declared_size": partner.declared_size,
@@ -195,6 +201,7 @@ def _hospital_facts(
         "delta": delta,
         "sigma": {purpose: part.mechanism.noise_multiplier for purpose, part in parts.items()},
         "epsilon_designed": _up(plan.epsilon),
+        "epsilon_charged": _up(charged.epsilon),
         "epsilon_released": _up(
             max(epsilon_of(part.mechanism, counts[p], delta) for p, part in parts.items())
         ),
@@ -205,6 +212,8 @@ def _hospital_facts(
         "releases_evaluation": counts["evaluation"],
         "releases_survey": counts["survey"],
         "settled": reservation.settled,
+        "charged": str(decision.get("charged", "as-designed")),
+        "unconfirmed": [str(name) for name in decision.get("unconfirmed", [])],
         "life": {"epsilon": life.epsilon, "delta": life.delta, "born": birth},
         "populations": len(balance.lives),
         "shares": {
@@ -233,7 +242,8 @@ def _hospital_facts(
     }
 
 
-def _check_decision(study: Study, hospital: str, public: bytes, body: dict[str, Any]) -> None:
+def _decision(study: Study, hospital: str, public: bytes, body: dict[str, Any]) -> dict[str, Any]:
+    """The steward's signed decision. Raises TrustError if it is not about this study."""
     decision = str(body["decision"]).encode()
     verify_signature(public, "approval", decision, body["decision_signature"])
     content = canonical.decode(decision, limit=65_536, what="approval")
@@ -243,6 +253,8 @@ def _check_decision(study: Study, hospital: str, public: bytes, body: dict[str, 
         "approve",
     ):
         raise TrustError(f"{hospital}: the approval is not for this study")
+    found: dict[str, Any] = content
+    return found
 
 
 def _replay(rows: list[Row], public: bytes, population: str) -> tuple[Balance, str]:

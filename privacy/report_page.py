@@ -29,7 +29,7 @@ def plot(facts: dict[str, Any]) -> dict[str, Any]:
     budget = facts["guarantee"]["epsilon"]
     purpose = "survey" if "survey" in facts["hospitals"][0]["sigma"] else "training"
     most = max([1, *(site[f"releases_{purpose}"] for site in facts["hospitals"])])
-    top = 1.15 * budget
+    top = 1.15 * max([budget, *(e for s in facts["hospitals"] for _, e in s["epsilon_by_release"])])
 
     def x(release: float) -> float:
         return float(_LEFT + (_WIDTH - _LEFT - _RIGHT) * release / most)

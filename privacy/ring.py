@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flo.messages import RINGS
 from flo.privacy.mechanisms import GRID
 
 Integers = npt.NDArray[np.int64]
-Masked = npt.NDArray[Any]  # uint32 or uint64, little endian
+Masked = npt.NDArray[Any]  # uint32 or uint64
 
-RINGS: dict[int, np.dtype[Any]] = {32: np.dtype("<u4"), 64: np.dtype("<u8")}
 _DEVIATIONS = 12
 
 

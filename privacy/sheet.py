@@ -5,6 +5,7 @@ Words and numbers only; whoever shows them decides how they look.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from flo.identity import spoken
@@ -15,7 +16,7 @@ from flo.privacy.evaluation import expected_half_width
 from flo.privacy.life import LifeBudget
 from flo.privacy.plan import Plan, combined_variance
 from flo.schema import ImageColumn, NumberColumn
-from flo.study import Study
+from flo.study import Hospital, Study
 
 ASSUMED_HOLD_OUT, ASSUMED_PREVALENCE = 0.3, 0.5
 _DEAR = 1.2
@@ -33,6 +34,13 @@ TRUST = {
         "up to b colluding hospitals"
     ),
 }
+MASKING = {
+    "on": (
+        "on: the coordinator can read only the sum over all hospitals of a round, not what one of "
+        "them sent (computational security)"
+    ),
+    "off": "off: the coordinator sees each hospital's noisy sums one by one",
+}
 NOT_COVERED = (
     "A patient known to two hospitals has the larger ε stated; duplicates are not detected.",
     "That a hospital takes part, and when it answers, is visible to the coordinator.",
@@ -49,11 +57,17 @@ class Section:
     lines: tuple[tuple[str, str], ...]
 
 
-def sections(study: Study, life: LifeBudget | None = None) -> list[Section]:
-    """The sheet of a study. ``life`` is the reader's own budget, if there is one."""
+def sections(
+    study: Study, life: LifeBudget | None = None, unconfirmed: Collection[str] | None = None
+) -> list[Section]:
+    """The sheet of a study.
+
+    ``life`` is the reader's own budget, if there is one; ``unconfirmed`` the partners whose
+    fingerprints the reader has not compared.
+    """
     return [
         _agreement(study),
-        _partners(study),
+        _partners(study, unconfirmed),
         _columns(study),
         _leaves(study),
         _cost(study, life),
@@ -80,17 +94,15 @@ def _how_many(study: Study) -> str:
     return f"; a patient's first {study.data.most_records} are used, as one contribution"
 
 
-def _partners(study: Study) -> Section:
+def _partners(study: Study, unconfirmed: Collection[str] | None) -> Section:
+    def about(hospital: Hospital) -> str:
+        key = spoken(hospital.fingerprint) if hospital.fingerprint else "key named at launch"
+        asked = "" if hospital.id not in (unconfirmed or ()) else "; NOT compared yet"
+        return f"about {hospital.declared_size} patients, {key}{asked}"
+
     return Section(
         "Who takes part (compare fingerprints by telephone)",
-        tuple(
-            (
-                hospital.id,
-                f"about {hospital.declared_size} patients, "
-                + (spoken(hospital.fingerprint) if hospital.fingerprint else "key named at launch"),
-            )
-            for hospital in study.hospitals
-        ),
+        tuple((hospital.id, about(hospital)) for hospital in study.hospitals),
     )
 
 
@@ -119,9 +131,30 @@ def _leaves(study: Study) -> Section:
             *released,
             ("never", "records, exact counts, losses, batch sizes, error details"),
             ("trust model", TRUST[study.mechanism.noise]),
-            ("masking", "off: the coordinator sees each hospital's noisy sums one by one"),
+            ("masking", MASKING[study.mechanism.masking]),
+            *_together(study),
         ),
     )
+
+
+def _together(study: Study) -> list[tuple[str, str]]:
+    """What distributed noise rests on."""
+    if study.mechanism.noise == "local":
+        return []
+    count, floor = len(study.hospitals), study.cohort_floor
+    return [
+        (
+            "colluders",
+            f"b = {study.colluders}: the noise of {count} hospitals less {study.colluders} is "
+            "enough; a round has "
+            f"at least {floor} of them, and each adds a larger share when one is missing",
+        ),
+        (
+            "if sums were open",
+            f"should every single upload be seen, ε = "
+            f"{Plan.of(study).if_broken(study).epsilon:.4f}",
+        ),
+    ]
 
 
 def _training_leaves(study: Study) -> list[tuple[str, str]]:

@@ -14,10 +14,11 @@ from typing import Any
 
 from safetensors.numpy import save as save_tensors
 
+from flo.claims import Head
 from flo.errors import UsageError
 from flo.features import input_names
 from flo.files import write_public
-from flo.messages import Head, model_digest
+from flo.messages import model_digest
 from flo.models import named
 from flo.privacy.plan import Plan
 from flo.server import checkpoint
@@ -61,11 +62,11 @@ def _main(grid: Any, run: str) -> None:
     if record is None or offer is None:
         raise UsageError(f"run {run} is not known here")
     study = offer.study
-    exchange = GridExchange(grid, store.nodes, lambda: store.stop_requested(run))
+    exchange = GridExchange(grid, store.nodes, store.connections, lambda: store.stop_requested(run))
     stored = StoredRun(store, run, study)
     present = exchange.wait_for(
         [hospital.id for hospital in study.hospitals],
-        study.limits.minimum_cohort,
+        study.cohort_floor,
         study.limits.deadline_seconds,
     )
     stored.event("online", hospitals=sorted(present))

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from flo import canonical
+from flo.claims import RunKey, Voucher
 from flo.errors import TrustError
 from flo.privacy.evaluation import Estimate
 from flo.privacy.survey import Counted
 from flo.server.rounds import RunState
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _LIMIT = 4 << 30
 
 
@@ -29,6 +30,8 @@ def to_bytes(state: RunState) -> bytes:
             "tail_count": state.tail_count,
             "retries": state.retries,
             "cohort": list(state.cohort),
+            "keys": {h: key.model_dump(mode="json") for h, key in state.keys.items()},
+            "vouchers": {h: given.model_dump(mode="json") for h, given in state.vouchers.items()},
             "weights": _text(state.weights),
             "velocity": _text(state.velocity),
             "tail_sum": _text(state.tail_sum),
@@ -43,7 +46,7 @@ def to_bytes(state: RunState) -> bytes:
 
 
 def from_bytes(data: bytes) -> RunState:
-    """Raises TrustError if this is not a checkpoint of schema 2."""
+    """Raises TrustError if this is not a checkpoint of schema 3."""
     document: dict[str, Any] = canonical.decode(data, limit=_LIMIT, what="checkpoint")
     if document.get("schema_version") != SCHEMA_VERSION:
         raise TrustError(f"checkpoint schema {document.get('schema_version')!r} is not known here")
@@ -58,6 +61,8 @@ def from_bytes(data: bytes) -> RunState:
         tail_count=document["tail_count"],
         retries=document["retries"],
         cohort=tuple(document["cohort"]),
+        keys={h: RunKey.model_validate(key) for h, key in document["keys"].items()},
+        vouchers={h: Voucher.model_validate(given) for h, given in document["vouchers"].items()},
         estimate=Estimate(**estimate) if estimate else None,
         subgroups={name: Estimate(**found) for name, found in document["subgroups"].items()},
         counted={

@@ -91,6 +91,7 @@ class Gateway:
             key = headers_of(scope)[PUBLIC_KEY_HEADER.encode()]
             if path == ACTIVATE_PATH:
                 self._superlink.make_way_for(key)
+                await asyncio.to_thread(self._site_api.note_connection, peer)
             if path == PULL_PATH and not await self._hold(key, receive):
                 return
             await self._superlink.fleet(scope, replay(body, receive), send)

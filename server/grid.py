@@ -10,25 +10,35 @@ from flwr.serverapp import Grid, ServerApp
 
 _RECORD, _BODY, _MESSAGE_TYPE = "flo", "message", "query"
 _POLL_SECONDS = 0.02
+_LOOK_SECONDS = 0.5
+_OFFLINE_SECONDS = 3.0  # an agent that only lost its connection is back by then
 
 
 class GridExchange:
-    """Carries a round's messages through Flower's grid, a record of bytes each."""
+    """Carries a round's messages through Flower's grid, a record of bytes each.
+
+    ``nodes``: hospital -> Flower's node id. ``connections``: hospital -> how often its agent has
+    connected, so that one that crashed and came back is noticed.
+    """
 
     def __init__(
         self,
         grid: Grid,
         nodes: Callable[[], dict[str, int]],
+        connections: Callable[[], dict[str, int]],
         is_stopped: Callable[[], bool],
     ) -> None:
-        self._grid, self._nodes, self._is_stopped = grid, nodes, is_stopped
+        self._grid, self._nodes, self._connections = grid, nodes, connections
+        self._is_stopped = is_stopped
+        self._silent: dict[str, int] = {}  # hospital -> its connections when it fell silent
+        self._late: dict[str, str] = {}  # message id -> hospital, asked and not yet answered
+        self._answered: dict[str, int] = {}  # hospital -> its connections when it last answered
 
     def wait_for(self, hospitals: Sequence[str], minimum: int, seconds: float) -> list[str]:
         """Wait until all are online, or ``seconds`` have passed and at least ``minimum`` are."""
         end = time.monotonic() + seconds
         while True:
-            online = set(self._grid.get_node_ids())
-            present = [h for h in hospitals if self._nodes().get(h) in online]
+            present = [hospital for hospital in hospitals if hospital in self._online()]
             enough = len(present) >= minimum and time.monotonic() > end
             if len(present) == len(hospitals) or enough or self._is_stopped():
                 return present
@@ -37,34 +47,109 @@ class GridExchange:
     def ask(self, requests: dict[str, bytes], deadline_seconds: float) -> dict[str, bytes]:
         """Replies by hospital. A hospital that is offline, late or in error is simply absent.
 
-        A message that an agent pulled and lost is never delivered again by Flower, so half way to
-        the deadline the same bytes go out once more; a site answers repeats with the same bits.
+        A message that an agent pulled and lost is never delivered again by Flower, so the same
+        bytes go out once more when the agent has connected anew, and half way to the deadline; a
+        site answers repeats with the same bits. Nobody waits for a hospital that went offline.
         """
-        replies: dict[str, bytes] = {}
-        began = time.monotonic()
-        waiting = self._push(requests, deadline_seconds)
-        again = began + deadline_seconds / 2
-        while waiting and time.monotonic() < began + deadline_seconds:
-            for message in self._grid.pull_messages(list(waiting)):
-                hospital = waiting.get(str(message.metadata.reply_to_message_id))
-                if hospital is not None and message.has_content():
-                    replies[hospital] = _body(message)
-            waiting = {i: hospital for i, hospital in waiting.items() if hospital not in replies}
-            if waiting and time.monotonic() > again:
-                again = float("inf")
-                missing = {hospital: requests[hospital] for hospital in waiting.values()}
-                waiting |= self._push(missing, deadline_seconds)
-            if waiting:
+        asking = _Asking(requests, self._connections(), deadline_seconds)
+        self._push(asking, list(requests))
+        while asking.waiting and not asking.is_over():
+            for message in self._pull(list(asking.sent)):
+                hospital = asking.sent.get(str(message.metadata.reply_to_message_id))
+                if hospital is not None:
+                    asking.replies.setdefault(hospital, _body(message))
+            if asking.waiting:
+                if asking.time_to_look():
+                    self._push(asking, asking.to_ask_again(self._connections()))
+                    asking.note_online(self._online())
                 time.sleep(_POLL_SECONDS)
-        return replies
+        counts = self._connections()
+        for hospital in requests:
+            if hospital in asking.replies:
+                self._silent.pop(hospital, None)
+                self._answered[hospital] = counts.get(hospital, 0)
+            else:
+                self._silent[hospital] = asking.connections.get(hospital, 0)
+        self._late |= {i: h for i, h in asking.sent.items() if h in self._silent}
+        return asking.replies
 
-    def _push(self, requests: dict[str, bytes], deadline_seconds: float) -> dict[str, str]:
-        """Message id -> hospital, for every request that Flower took."""
+    def silent(self) -> set[str]:
+        """Hospitals that did not answer when last asked and were not heard from since."""
+        if self._silent:
+            for message in self._pull(list(self._late)):
+                answered = self._late.pop(str(message.metadata.reply_to_message_id), None)
+                self._silent.pop(answered or "", None)
+            counts = self._connections()
+            back = [h for h, before in self._silent.items() if counts.get(h, 0) > before]
+            for hospital in back:
+                del self._silent[hospital]
+        return set(self._silent)
+
+    def reconnected(self) -> set[str]:
+        """Hospitals whose agent connected anew since it last answered."""
+        counts = self._connections()
+        return {h for h, before in self._answered.items() if counts.get(h, 0) > before}
+
+    def _online(self) -> set[str]:
+        online = set(self._grid.get_node_ids())
+        return {hospital for hospital, node in self._nodes().items() if node in online}
+
+    def _pull(self, identifiers: list[str]) -> list[Message]:
+        found = self._grid.pull_messages(identifiers) if identifiers else []
+        return [message for message in found if message.has_content()]
+
+    def _push(self, asking: _Asking, hospitals: list[str]) -> None:
         nodes = self._nodes()
-        asked = [hospital for hospital in requests if hospital in nodes]
-        messages = [_message(requests[h], nodes[h], deadline_seconds) for h in asked]
+        asked = [hospital for hospital in hospitals if hospital in nodes]
+        messages = [_message(asking.requests[h], nodes[h], asking.seconds) for h in asked]
         pushed = self._grid.push_messages(messages) if messages else []
-        return {i: hospital for i, hospital in zip(pushed, asked, strict=True) if i}
+        asking.sent |= {i: hospital for i, hospital in zip(pushed, asked, strict=True) if i}
+
+
+class _Asking:
+    """One question to several hospitals: who has answered, whom to ask again, when to give up."""
+
+    def __init__(
+        self, requests: dict[str, bytes], connections: dict[str, int], seconds: float
+    ) -> None:
+        self.requests, self.connections, self.seconds = requests, connections, seconds
+        self.sent: dict[str, str] = {}
+        self.replies: dict[str, bytes] = {}
+        self._began = self._looked = time.monotonic()
+        self._seen = dict.fromkeys(requests, self._began)  # when each was last online
+        self._halfway = False
+
+    @property
+    def waiting(self) -> list[str]:
+        """Hospitals still worth waiting for."""
+        now = time.monotonic()
+        asked = set(self.sent.values()) - set(self.replies)
+        return [h for h in self.requests if h in asked and now - self._seen[h] < _OFFLINE_SECONDS]
+
+    def is_over(self) -> bool:
+        return time.monotonic() > self._began + self.seconds
+
+    def time_to_look(self) -> bool:
+        """Whether to look who is online, which is asked of Flower and not for free."""
+        now = time.monotonic()
+        if now < self._looked + _LOOK_SECONDS:
+            return False
+        self._looked = now
+        return True
+
+    def note_online(self, online: set[str]) -> None:
+        self._seen |= dict.fromkeys(online & set(self.requests), time.monotonic())
+
+    def to_ask_again(self, connections: dict[str, int]) -> list[str]:
+        """Who connected anew since it was asked; half way to the deadline, all who are missing."""
+        waiting = self.waiting
+        halfway = not self._halfway and time.monotonic() > self._began + self.seconds / 2
+        self._halfway |= halfway
+        again = [
+            h for h in waiting if halfway or connections.get(h, 0) > self.connections.get(h, 0)
+        ]
+        self.connections |= {h: connections[h] for h in again if h in connections}
+        return again
 
 
 def server_app(main: Callable[[Grid, str], None]) -> ServerApp:

@@ -13,24 +13,39 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from flo.claims import RunKey, Voucher
 from flo.errors import MessageError
-from flo.messages import LARGEST_WEIGHT, MAX_ATTEMPTS, Purpose, Reply, RequestHeader, model_digest
+from flo.messages import (
+    LARGEST_WEIGHT,
+    MAX_ATTEMPTS,
+    Purpose,
+    Reply,
+    RequestHeader,
+    Values,
+    model_digest,
+)
 from flo.models import initial_weights
 from flo.privacy import evaluation, survey
 from flo.privacy.evaluation import Estimate
-from flo.privacy.masking import unmasked_sum
-from flo.privacy.plan import Part, Plan, combined_variance, ring_of
-from flo.privacy.ring import enter
+from flo.privacy.masking import cohort_digest, unmasked_sum
+from flo.privacy.plan import Part, Plan, combined_variance, reach_of, ring_of
+from flo.privacy.ring import Integers
 from flo.study import Study
 
 Floats = npt.NDArray[np.float64]
+NO_WEIGHTS: Floats = np.zeros(0)
+_ANSWERS = {"join": "joined", "release": "release", "finish": "settled"}
 EVERYONE = ""  # among hospital ids: the sum of all
 Phase = Literal["survey", "training", "evaluation", "done"]
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Everything a restart needs. ``round``, ``attempt`` and ``cohort`` are what is asked for."""
+    """Everything a restart needs. ``round``, ``attempt`` and ``cohort`` are what is asked for.
+
+    ``cohort`` is empty until it is chosen for this attempt. ``keys``: the latest run key of each
+    hospital; ``vouchers``: what a partner said of the ledger of the hospital with that key.
+    """
 
     phase: Phase
     round: int
@@ -41,6 +56,8 @@ class RunState:
     tail_count: int
     retries: int = 0
     cohort: tuple[str, ...] = ()
+    keys: dict[str, RunKey] = field(default_factory=dict)
+    vouchers: dict[str, Voucher] = field(default_factory=dict)
     estimate: Estimate | None = None
     subgroups: dict[str, Estimate] = field(default_factory=dict)
     counted: dict[str, list[survey.Counted]] = field(default_factory=dict)
@@ -70,31 +87,39 @@ class RunState:
 
 
 def request_header(
-    study: Study, run: str, state: RunState, cohort: tuple[str, ...]
+    study: Study, run: str, state: RunState, kind: str, hospitals: tuple[str, ...]
 ) -> RequestHeader:
-    """The next request of a run, without relayed heads."""
-    return RequestHeader(
-        study=study.digest,
-        run=run,
-        purpose=state.purpose,
-        round=state.round,
-        attempt=state.attempt,
-        cohort=cohort,
-        model=model_digest(state.asked),
+    """A request to these hospitals, without relayed heads."""
+    among = hospitals if kind == "release" else tuple(state.keys)
+    return RequestHeader.model_validate(
+        {
+            "kind": kind,
+            "study": study.digest,
+            "run": run,
+            "purpose": state.purpose,
+            "round": state.round,
+            "attempt": state.attempt,
+            "cohort": hospitals,
+            "model": model_digest(state.asked if kind == "release" else NO_WEIGHTS),
+            "keys": {name: state.keys[name] for name in among if kind != "finish"},
+            "vouchers": {name: state.vouchers[name] for name in hospitals if name in state.vouchers}
+            if kind == "release"
+            else {},
+        }
     )
 
 
-def retried(study: Study, state: RunState) -> RunState | None:
-    """The state that asks for the same round once more, or None if that is not allowed.
+def retried(study: Study, state: RunState, *, drawn: bool) -> RunState | None:
+    """The state that asks for the same round once more, or None if that is not allowed. [8]
 
-    Local noise: sites send the same bits again at no charge, so only patience ends it.
-    Distributed noise: every attempt draws noise anew and comes out of the study's allowance.
+    Local noise: sites send the same noisy bits again at no charge, so only patience ends it.
+    Distributed noise: an attempt in which noise was ``drawn`` comes out of the study's allowance.
     """
     allowance = Plan.of(study).part(state.purpose).allowance
-    free = study.mechanism.noise == "local"
-    if state.attempt >= MAX_ATTEMPTS or (not free and state.retries >= allowance):
+    retries = state.retries + (drawn and study.mechanism.noise == "distributed")
+    if state.attempt >= MAX_ATTEMPTS or retries > allowance:
         return None
-    return replace(state, attempt=state.attempt + 1, retries=state.retries + 1)
+    return replace(state, attempt=state.attempt + 1, retries=retries, cohort=())
 
 
 def check_reply(study: Study, header: RequestHeader, hospital: str, reply: Reply) -> None:
@@ -109,29 +134,47 @@ def check_reply(study: Study, header: RequestHeader, hospital: str, reply: Reply
             raise MessageError(f"{hospital}: the reply is for another {name}")
     if got.hospital != hospital:
         raise MessageError(f"{hospital}: the reply is in the name of {got.hospital}")
+    if got.kind not in (_ANSWERS[header.kind], "refused"):
+        raise MessageError(f"{hospital}: {got.kind} is no answer to {header.kind}")
     if got.kind == "release":
-        mechanism = Plan.of(study).part(header.purpose).mechanism
-        if reply.values.shape != (mechanism.length,):
+        part = Plan.of(study).part(header.purpose)
+        if got.cohort != cohort_digest(list(header.keys.values())):
+            raise MessageError(f"{hospital}: the reply is for another cohort")
+        if got.ring != ring_of(study, part, len(header.cohort)):
+            raise MessageError(f"{hospital}: the reply is in another ring")
+        if reply.values.shape != (part.mechanism.length,):
             raise MessageError(
-                f"{hospital}: {reply.values.size} values, {mechanism.length} expected"
+                f"{hospital}: {reply.values.size} values, {part.mechanism.length} expected"
             )
 
 
-def advance(study: Study, state: RunState, values: dict[str, npt.NDArray[np.int64]]) -> RunState:
-    """Take a complete round into account: hospital id -> release on the grid."""
+def is_complete(study: Study, state: RunState, values: dict[str, Values]) -> bool:
+    """Whether the attempt gave a sum: masks cancel only if the whole cohort answered."""
+    if study.masked:
+        return set(values) == set(state.cohort)
+    return len(values) >= study.cohort_floor
+
+
+def advance(study: Study, state: RunState, values: dict[str, Values]) -> RunState:
+    """Take a complete attempt into account: hospital id -> release, masked or on the grid.
+
+    Raises:
+        MessageError: the sum is larger than these hospitals could make it: one of them lied.
+    """
     part = Plan.of(study).part(state.purpose)
-    if state.phase == "survey":
-        alone = combined_variance(study, part, 1) if study.mechanism.noise == "local" else 0.0
-        counted = {
-            hospital: survey.read(study, part.mechanism.to_real(steps), alone)
-            for hospital, steps in values.items()
-            if alone
-        }
-        everyone = part.mechanism.to_real(_sum(study, part, values))
-        variance = combined_variance(study, part, len(values))
-        counted[EVERYONE] = survey.read(study, everyone, variance)
-        return replace(state, phase="done", counted=counted)
     total = part.mechanism.to_real(_sum(study, part, values))
+    state = replace(state, cohort=())
+    if state.phase == "survey":
+        counted = {}
+        if not study.masked:
+            alone = combined_variance(study, part, 1)
+            counted = {
+                hospital: survey.read(study, part.mechanism.to_real(steps), alone)
+                for hospital, steps in values.items()
+            }
+        variance = combined_variance(study, part, len(values))
+        counted[EVERYONE] = survey.read(study, total, variance)
+        return replace(state, phase="done", counted=counted)
     if state.phase == "evaluation":
         variance = combined_variance(study, part, len(values))
         estimate, subgroups = evaluation.read(study, total, variance)
@@ -156,12 +199,13 @@ def advance(study: Study, state: RunState, values: dict[str, npt.NDArray[np.int6
     )
 
 
-def _sum(
-    study: Study, part: Part, values: dict[str, npt.NDArray[np.int64]]
-) -> npt.NDArray[np.int64]:
-    """The cohort's noisy sum in grid steps; masks, if there are any, cancel in it."""
-    steps = list(values.values())
-    if study.mechanism.noise == "local":
-        return np.asarray(np.sum(steps, axis=0), dtype=np.int64)
-    ring = ring_of(study, part, len(steps))
-    return unmasked_sum([enter(one, ring) for one in steps], ring)
+def _sum(study: Study, part: Part, values: dict[str, Values]) -> Integers:
+    """The cohort's noisy sum in grid steps; masks, if there are any, cancel in it. [7]"""
+    replies, ring = list(values.values()), ring_of(study, part, len(values))
+    if ring == 0:
+        return np.asarray(np.sum(replies, axis=0), dtype=np.int64)
+    total = unmasked_sum(replies, ring)
+    reach = reach_of(study, part, len(values))
+    if int(total.max()) > reach or int(total.min()) < -reach:
+        raise MessageError(f"a sum beyond ±{reach} grid steps: no honest cohort makes that")
+    return total

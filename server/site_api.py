@@ -17,9 +17,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, StringConstraints, ValidationError
 
 from flo import canonical
+from flo.claims import Digest, Head, Signature
 from flo.errors import MessageError, StudyError, TrustError
 from flo.identity import Identity, fingerprint, public_bytes, verify
-from flo.messages import Digest, Head, Signature
 from flo.server.authority import Authority, Peer, read_request
 from flo.server.store import Member, Store
 from flo.settings import Document, problems
@@ -34,15 +34,21 @@ class EnrolBody(Document):
 
 
 class Decision(Document):
-    """A steward's approval, as it is signed."""
+    """A steward's approval, as it is signed.
 
-    schema_version: Literal[1] = 1
+    ``unconfirmed``: partners whose fingerprints were not compared. ``charged``: whether the ledger
+    pays for the study as designed or as if the secure sum were broken.
+    """
+
+    schema_version: Literal[2] = 2
     decision: Literal["approve"]
     study: Digest
     hospital: Identifier
     role: Literal["steward"] = "steward"
     time: Annotated[str, StringConstraints(max_length=40)]
     head: Head
+    unconfirmed: Annotated[tuple[Identifier, ...], Field(max_length=1000)]
+    charged: Literal["as-designed", "if-broken"]
 
 
 class HeadsBody(Document):
@@ -73,6 +79,10 @@ class SiteApi:
     def call(self, path: str, peer: Peer, body: bytes) -> Any:
         """Answer one call. Raises a FloError whose text is safe to show to the hospital."""
         return SITE_CALLS[path](self, peer, body)
+
+    def note_connection(self, peer: Peer) -> None:
+        """A run may be waiting for this hospital's agent to come back."""
+        self._store.add_connection(peer.hospital)
 
     def enrol(self, peer: Peer, body: bytes) -> Any:
         wish = _parse(EnrolBody, body)

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from flo import canonical
+from flo.claims import Head
 from flo.errors import UsageError
-from flo.messages import Head
 from flo.study import Study, from_canonical
 
 _TABLES = """
@@ -30,7 +30,8 @@ CREATE TABLE IF NOT EXISTS invitations (
   serial TEXT PRIMARY KEY, hospital TEXT NOT NULL, used INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE IF NOT EXISTS hospitals (
   id TEXT PRIMARY KEY, public BLOB NOT NULL, fingerprint TEXT NOT NULL, serial TEXT NOT NULL,
-  revoked INTEGER NOT NULL DEFAULT 0, node INTEGER, enrolled TEXT NOT NULL) STRICT;
+  revoked INTEGER NOT NULL DEFAULT 0, node INTEGER, connections INTEGER NOT NULL DEFAULT 0,
+  enrolled TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS studies (
   digest TEXT PRIMARY KEY, document BLOB NOT NULL, signature TEXT NOT NULL,
   status TEXT NOT NULL, created TEXT NOT NULL) STRICT;
@@ -127,7 +128,7 @@ class Store:
             if used.rowcount != 1:
                 return False
             self._db.execute(
-                "INSERT OR REPLACE INTO hospitals VALUES (?, ?, ?, ?, 0, NULL, ?)",
+                "INSERT OR REPLACE INTO hospitals VALUES (?, ?, ?, ?, 0, NULL, 0, ?)",
                 (member.id, member.public, member.fingerprint, member.serial, _now()),
             )
         return True
@@ -157,6 +158,14 @@ class Store:
             for member in self.members()
             if member.node is not None and not member.revoked
         }
+
+    def add_connection(self, hospital: str) -> None:
+        """Take note that this hospital's agent connected."""
+        self._write("UPDATE hospitals SET connections = connections + 1 WHERE id = ?", hospital)
+
+    def connections(self) -> dict[str, int]:
+        """Hospital id -> how often its agent has connected."""
+        return dict(self._all("SELECT id, connections FROM hospitals"))
 
     # -- studies and approvals -------------------------------------------------------------------
 

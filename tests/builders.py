@@ -16,6 +16,7 @@ from flo.errors import RefusedError
 from flo.files import write_public
 from flo.identity import Identity
 from flo.study import Study, from_document
+from tests.company import partner
 
 HOSPITALS = ("north", "south", "west")
 
@@ -47,6 +48,7 @@ def study_document(**changes: Any) -> dict[str, Any]:
         "model": {"kind": "logistic"},
         "mechanism": {
             "noise": "local",
+            "masking": "off",  # most tests look at one hospital's numbers
             "epsilon": 0.9,
             "delta": 1e-6,
             "clip": 0.5,
@@ -101,7 +103,7 @@ def offered(study: Study, homes: list[SiteHome], coordinator: Identity) -> Offer
     """The signed study; hospitals without a home get made-up keys."""
     prints = {home.config.hospital: home.identity().fingerprint for home in homes}
     for hospital in study.hospitals:
-        prints.setdefault(hospital.id, Identity.new().fingerprint)
+        prints.setdefault(hospital.id, partner(hospital.id).fingerprint)
     complete = study.with_fingerprints(prints)
     return Offered(complete, coordinator.sign("study", complete.canonical_bytes))
 

@@ -163,7 +163,7 @@ def test_distributed_noise_is_attacked_or_refused_in_words(
 ) -> None:
     monkeypatch.setattr(module, "_CANARIES", 20)
     try:
-        attack(variant(heart, mechanism={"steps": 5, "noise": "distributed"}))
+        attack(variant(heart, mechanism={"steps": 5, "noise": "distributed", "masking": "on"}))
     except UsageError:
         return
 

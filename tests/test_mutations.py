@@ -22,6 +22,7 @@ from flo.clients.checks import Checked
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.handler import Handler
 from flo.clients.home import SiteHome
+from flo.clients.run_keys import RunKeys
 from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer
 from flo.identity import Identity
@@ -40,6 +41,7 @@ from flo.privacy.plan import Plan
 from flo.privacy.split import position
 from flo.study import Study
 from tests.builders import (
+    HOSPITALS,
     CountingReleaser,
     SilentApi,
     make_site,
@@ -47,6 +49,7 @@ from tests.builders import (
     pretend_enrolled,
     small_study,
 )
+from tests.company import claims
 
 Steps = npt.NDArray[np.int64]
 LENGTH = 6  # parameters of the small study
@@ -80,7 +83,9 @@ def site(tmp_path: Path) -> Iterator[tuple[SiteHome, Study, Ledger]]:
 
 
 def three_rounds(home: SiteHome, study: Study, ledger: Ledger) -> list[Reply]:
-    handler = Handler(home, ledger, CountingReleaser(LENGTH), lambda _: None)
+    handler = Handler(
+        home, ledger, CountingReleaser(LENGTH), RunKeys(home.identity()), lambda _: None
+    )
     replies = []
     for round_ in (1, 2, 3):
         weights = np.full(LENGTH, float(round_))
@@ -90,8 +95,9 @@ def three_rounds(home: SiteHome, study: Study, ledger: Ledger) -> list[Reply]:
             purpose="training",
             round=round_,
             attempt=1,
-            cohort=("north", "south", "west"),
+            cohort=HOSPITALS,
             model=model_digest(weights),
+            **claims(handler, ledger, study, HOSPITALS),
         )
         answer = handler.answer(encode_request(Request(header, weights)))
         assert answer is not None

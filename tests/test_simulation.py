@@ -77,7 +77,7 @@ def with_mechanism(**changes: Any) -> Study:
 OTHERS = {
     "sampled": with_mechanism(sampling=0.5),
     "hardly sampled": with_mechanism(sampling=0.02),  # most steps see nobody of a hospital
-    "distributed": with_mechanism(noise="distributed", colluders=1, dropouts=0),
+    "distributed": with_mechanism(noise="distributed", masking="on", colluders=1, dropouts=0),
     "mlp": small_study(model={"kind": "mlp", "hidden": [4]}),
     "sampled mlp": small_study(
         model={"kind": "mlp", "hidden": [4]},

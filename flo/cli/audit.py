@@ -54,7 +54,7 @@ def verify(
     for site in facts["hospitals"]:
         say(
             f"  {site['hospital']}: ε = {site['epsilon_released']:.4f} released of "
-            f"{site['epsilon_designed']:.4f}, δ = {site['delta']:g}, "
+            f"{site['epsilon_charged']:.4f}, δ = {site['delta']:g}, "
             f"{len(site['releases'])} releases, "
             f"witnessed by {', '.join(site['witnessed_by']) or 'no partner'}"
         )

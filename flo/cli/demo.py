@@ -29,6 +29,7 @@ from flo import datasets, study
 from flo.cli.operator import Operator
 from flo.cli.progress import StudyProgress
 from flo.cli.screen import console, say
+from flo.clients.home import SiteHome
 from flo.errors import FloError, NetworkError
 from flo.privacy.sheet import TRUST
 
@@ -94,14 +95,12 @@ def run_demo(directory: Path) -> dict[str, Any]:
         digest = str(offered["digest"])
         signed = study.from_canonical(str(offered["study"]).encode())
         out.print("[bold]approving[/]: each steward checks its own data and reserves the budget")
-        out.print("  fingerprints were confirmed through the invitation files, for the demo only")
+        out.print(
+            "  fingerprints are taken from the sites' own folders on this machine; in life the"
+        )
+        out.print("  stewards read them out to each other by telephone")
         with ThreadPoolExecutor() as pool, StudyProgress(signed) as progress:
-            approvals = [
-                pool.submit(
-                    cast.do, "site", "approve", digest, "--yes", "--home", str(_site(cast, h.id))
-                )
-                for h in chosen.hospitals
-            ]
+            approvals = [pool.submit(_approve, cast, signed, h.id) for h in signed.hospitals]
             for hospital in chosen.hospitals:
                 cast.start(
                     *("site", "run", "--home", str(_site(cast, hospital.id))),
@@ -181,6 +180,18 @@ def _sites(cast: _Cast, home: Path, chosen: study.Study) -> None:
     with ThreadPoolExecutor(2) as pool:
         for name in pool.map(enrol, chosen.hospitals):
             console().print(f"[bold]enrolled[/] {name}")
+
+
+def _approve(cast: _Cast, signed: study.Study, hospital: str) -> None:
+    """Compare the partners' fingerprints with what their own folders say, then approve."""
+    home = str(_site(cast, hospital))
+    read_out = [
+        f"{other.id}={SiteHome.open(_site(cast, other.id)).identity().fingerprint}"
+        for other in signed.hospitals
+        if other.id != hospital
+    ]
+    cast.do("site", "confirm", *read_out, "--home", home)
+    cast.do("site", "approve", signed.digest, "--yes", "--home", home)
 
 
 def _site(cast: _Cast, hospital: str) -> Path:

@@ -19,6 +19,9 @@ def simulate(
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Repetitions.")] = 1,
     compare: Annotated[bool, typer.Option(help="Add pooled and alone, without privacy.")] = False,
     id_column: Annotated[str, typer.Option(help="Column with the patient id.")] = "patient_id",
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Sum in the clear: no masks; same noise, same ε.")
+    ] = False,
     unsafe_not_private: Annotated[
         bool, typer.Option("--unsafe-not-private", help="Allow data that a ledger protects.")
     ] = False,
@@ -35,7 +38,8 @@ def simulate(
         _refuse_registered(data)
     chosen = loaded if epsilon is None else loaded.with_epsilon(epsilon)
     if noise is not None:
-        chosen = chosen.with_mechanism(noise=noise)
+        masking = "on" if noise == "distributed" else chosen.mechanism.masking
+        chosen = chosen.with_mechanism(noise=noise, masking=masking)
     with working("loading patients") as status:
         hospitals = load_hospitals(chosen, data, id_column)
         result = run(
@@ -44,11 +48,13 @@ def simulate(
             fold_count=folds,
             seeds=seeds,
             compare=compare,
+            fast=fast,
             progress=status.update,
         )
     say("[bold yellow]NOT PRIVATE[/]: exact numbers on data this process can see")
     say(f"AUC {result['auc']:.4f} ± {result['auc_std']:.4f} (sd over folds and seeds)")
     say(f"ε = {result['epsilon']:.4f}, δ = {result['delta']:g}, {result['trust_model']}")
+    say(f"masks: {result['masks']}")
     if compare:
         say(f"pooled without privacy {result['auc_pooled']:.4f}")
         say(f"each hospital alone    {result['auc_alone']:.4f}")

@@ -82,15 +82,46 @@ def enrol(
 
 
 @app.command()
+def confirm(
+    partners: Annotated[
+        list[str] | None, typer.Argument(help="HOSPITAL=FINGERPRINT, as it was read out to you.")
+    ] = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Keep partners' fingerprints that you compared by telephone; alone, list them."""
+    from flo.cli.screen import say
+    from flo.clients.address_book import AddressBook, parse_entries
+    from flo.clients.home import SiteHome
+    from flo.identity import spoken
+
+    opened = SiteHome.open(home)
+    book = AddressBook.load(opened)
+    if partners:
+        book = book.confirm(opened, parse_entries(partners))
+    for hospital, fingerprint in sorted(book.confirmed.items()):
+        say(f"{hospital}: {spoken(fingerprint)}")
+    if not book.confirmed:
+        say("no partner's fingerprint was compared yet: flo site confirm HOSPITAL=FINGERPRINT")
+
+
+@app.command()
 def approve(
     study: Annotated[str | None, typer.Argument(help="Name or digest; may be left out.")] = None,
     home: Home = DEFAULT_HOME,
     population: Annotated[str | None, typer.Option(help="Which population takes part.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Approve without asking again.")] = False,
     wait: Annotated[float, typer.Option(help="Seconds to wait for a study to be offered.")] = 0,
+    if_broken: Annotated[
+        bool,
+        typer.Option(
+            "--as-if-broken",
+            help="Without comparing fingerprints: charge ε as if the secure sum were broken.",
+        ),
+    ] = False,
 ) -> None:
     """Read a study, check the data on this screen, and approve: one approval, one reservation."""
     from flo.cli.screen import confirmed, console, say, show_sheet, working
+    from flo.clients.address_book import AddressBook, refuse_strangers
     from flo.clients.approval import approve as sign
     from flo.clients.approval import choose
     from flo.clients.enrol import connect
@@ -105,12 +136,15 @@ def approve(
         with working("asking the coordinator for studies"):
             offered = choose(_wait_for_offers(opened, api, wait), study)
         ledger = opened.ledger()
-        show_sheet(sections(offered.study, ledger.balance().lives[chosen.name]), out)
+        life = ledger.balance().lives[chosen.name]
         ledger.close()
+        unconfirmed = AddressBook.load(opened).unconfirmed(offered.study, opened.config.hospital)
+        show_sheet(sections(offered.study, life, unconfirmed), out)
+        refuse_strangers(offered.study, unconfirmed, if_broken=if_broken)
         if not confirmed("\nApprove this study and reserve its whole cost?", yes):
             raise RefusedError("not approved; nothing was spent", hint="--yes approves at once")
         with working("checking the data and reserving the budget"):
-            sign(opened, api, offered, chosen)
+            sign(opened, api, offered, chosen, if_broken=if_broken)
     say(f"\napproved {offered.study.name} ({offered.study.digest[:12]}); budget reserved")
 
 

@@ -10,25 +10,26 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from flo.clients.address_book import AddressBook
 from flo.clients.approval import approve
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.handler import Handler
 from flo.clients.home import SiteHome
+from flo.clients.run_keys import RunKeys
 from flo.identity import Identity
 from flo.messages import (
-    Head,
     Reply,
     Request,
     RequestHeader,
     decode_reply,
     encode_request,
     model_digest,
-    row_statement,
 )
 from flo.models import initial_weights, parameter_count
 from flo.privacy.ledger import Ledger
 from flo.study import Study
 from tests.builders import (
+    HOSPITALS,
     CountingReleaser,
     SilentApi,
     make_site,
@@ -36,9 +37,10 @@ from tests.builders import (
     pretend_enrolled,
     small_study,
 )
+from tests.company import claims, partner
 
 COORDINATOR = Identity.new()
-PARTNERS = {"south": Identity.new(), "west": Identity.new()}
+PARTNERS = {name: partner(name) for name in ("south", "west")}
 Weights = npt.NDArray[np.float64]
 
 
@@ -56,23 +58,29 @@ class Site:
         self.handler = self.restarted()
 
     def restarted(self) -> Handler:
-        """A handler as after a restart of the agent."""
+        """A handler as after a restart of the agent: without the run keys of before."""
         return Handler(
-            self.home, self.ledger, self.releaser, lambda study: self.settled.append(study.digest)
+            self.home,
+            self.ledger,
+            self.releaser,
+            RunKeys(self.home.identity()),
+            lambda study: self.settled.append(study.digest),
         )
 
     def request(self, weights: Weights | None = None, **changes: Any) -> bytes:
         """A good request for round 1, with ``changes`` to its header."""
         weights = initial_weights(self.study) if weights is None else weights
+        cohort, run = changes.get("cohort", HOSPITALS), changes.get("run", "run-1")
         header: dict[str, Any] = {
             "study": self.study.digest,
-            "run": "run-1",
+            "run": run,
             "purpose": "training",
             "round": 1,
             "attempt": 1,
-            "cohort": ("north", "south", "west"),
+            "cohort": cohort,
             "model": model_digest(weights),
         }
+        header |= claims(self.handler, self.ledger, self.study, cohort, run)
         made = RequestHeader.model_validate({**header, **changes})
         return encode_request(Request(made, weights))
 
@@ -101,21 +109,19 @@ class Site:
         return reply
 
 
-def approved_site(folder: Path) -> Iterator[Site]:
+def approved_site(folder: Path, **mechanism: Any) -> Iterator[Site]:
+    """``mechanism``: changes to that part of the study."""
     home = make_site(folder)
     pretend_enrolled(home, COORDINATOR)
     hospitals = [{"id": "north", "declared_size": 40}] + [
         {"id": name, "declared_size": 40, "fingerprint": key.fingerprint}
         for name, key in PARTNERS.items()
     ]
-    offer = offered(small_study(hospitals=hospitals), [home], COORDINATOR)
+    study = small_study(hospitals=hospitals).with_mechanism(**mechanism)
+    offer = offered(study, [home], COORDINATOR)
+    read_out = {name: key.fingerprint for name, key in PARTNERS.items()}
+    AddressBook.load(home).confirm(home, read_out)
     approve(home, cast(CoordinatorApi, SilentApi()), offer, home.config.population(None))
     ledger = home.ledger()
     yield Site(home, offer.study, ledger, CountingReleaser(parameter_count(offer.study)))
     ledger.close()
-
-
-def signed(identity: Identity, sequence: int, row: str = "c" * 64) -> Head:
-    """A head that ``identity`` signed, whether such a row exists or not."""
-    signature = identity.sign("ledger-row", row_statement(sequence, row))
-    return Head(sequence=sequence, hash=row, signature=signature, public=identity.public.hex())

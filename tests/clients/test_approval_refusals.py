@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from flo.claims import Head, row_statement
 from flo.clients.approval import Offered, offered_studies
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.errors import (
@@ -21,7 +22,6 @@ from flo.errors import (
     UsageError,
 )
 from flo.identity import Identity
-from flo.messages import Head, row_statement
 from flo.study import Study, from_document
 from tests.builders import (
     SilentApi,
@@ -99,7 +99,7 @@ def test_a_signature_that_does_not_match_reserves_nothing(site: Site) -> None:
 
 
 def distributed(offer: Offered) -> Offered:
-    mechanism = {**study_document()["mechanism"], "noise": "distributed"}
+    mechanism = {**study_document()["mechanism"], "noise": "distributed", "masking": "on"}
     return altered(offer, mechanism=mechanism)
 
 

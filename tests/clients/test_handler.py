@@ -13,7 +13,8 @@ import pytest
 
 from flo.clients.approval import snapshot_path
 from flo.errors import BudgetError
-from tests.clients.asked_site import PARTNERS, Site, approved_site, signed
+from tests.clients.asked_site import PARTNERS, Site, approved_site
+from tests.company import signed
 
 
 @pytest.fixture

@@ -22,20 +22,20 @@ def replies(tmp_path: Path) -> KeptReplies:
 
 
 def test_a_kept_reply_reads_back_to_the_bit(replies: KeptReplies) -> None:
-    kept = replies.load(STUDY, replies.keep(STUDY, VALUES))
+    kept = replies.load(STUDY, replies.keep(STUDY, VALUES), 0)
     assert kept is not None
     np.testing.assert_array_equal(kept, VALUES)
 
 
 def test_a_reply_that_was_never_kept_is_none(replies: KeptReplies) -> None:
-    assert replies.load(STUDY, "c" * 64) is None
+    assert replies.load(STUDY, "c" * 64, 0) is None
 
 
 def test_a_settled_studys_replies_are_gone_and_others_stay(replies: KeptReplies) -> None:
     one, two = replies.keep(STUDY, VALUES), replies.keep(OTHER, VALUES)
     replies.forget(STUDY)
-    assert replies.load(STUDY, one) is None
-    assert replies.load(OTHER, two) is not None
+    assert replies.load(STUDY, one, 0) is None
+    assert replies.load(OTHER, two, 0) is not None
 
 
 def test_a_changed_reply_is_refused(replies: KeptReplies, tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_changed_reply_is_refused(replies: KeptReplies, tmp_path: Path) -> Non
     (path,) = (tmp_path / "replies").iterdir()
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(TrustError):
-        replies.load(STUDY, digest)
+        replies.load(STUDY, digest, 0)
 
 
 def test_another_studys_reply_does_not_open(replies: KeptReplies, tmp_path: Path) -> None:
@@ -51,4 +51,4 @@ def test_another_studys_reply_does_not_open(replies: KeptReplies, tmp_path: Path
     (path,) = (tmp_path / "replies").iterdir()
     path.rename(path.with_name(path.name.replace("a" * 32, "b" * 32)))
     with pytest.raises(TrustError):
-        replies.load(OTHER, digest)
+        replies.load(OTHER, digest, 0)

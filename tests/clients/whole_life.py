@@ -18,11 +18,13 @@ from flo.clients.approval import approve
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.enrol import connect, enrol
 from flo.clients.handler import Handler
+from flo.clients.run_keys import RunKeys
 from flo.identity import Identity
 from flo.messages import Request, RequestHeader, encode_request, model_digest
 from flo.privacy.ledger import Ledger
 from flo.study import Study
 from tests.builders import CountingReleaser, make_site, offered, small_study, study_document
+from tests.company import claims, signed
 
 
 class WholeLife:
@@ -79,8 +81,10 @@ class WholeLife:
 
     def _answer(self, study: Study, ledger: Ledger) -> None:
         """A release of every purpose, a repeat, a refusal, the end."""
-        handler = Handler(self.home, ledger, CountingReleaser(6), lambda _: None)
-        head = self._partners_head(len(self.replies) + 1)
+        handler = Handler(
+            self.home, ledger, CountingReleaser(6), RunKeys(self.home.identity()), lambda _: None
+        )
+        head = len(self.replies) + 1
         asked = [(purpose, 1, "release") for purpose in study.purposes]
         asked += [(study.purposes[0], 2, "release"), (study.purposes[0], 1, "finish")]
         for purpose, attempt, kind in [*asked, (study.purposes[0], 9, "release")]:
@@ -95,21 +99,19 @@ class WholeLife:
                     "attempt": attempt,
                     "cohort": ("north", "south"),
                     "model": model_digest(weights),
-                    "heads": {"south": head},
+                    **claims(
+                        handler,
+                        ledger,
+                        study,
+                        ("north", "south"),
+                        identities={"south": self.partner},
+                        relayed={"south": signed(self.partner, head)},
+                    ),
                 }
             )
             reply = handler.answer(encode_request(Request(header, weights)))
             assert reply is not None
             self.replies.append(reply)
-
-    def _partners_head(self, sequence: int) -> dict[str, Any]:
-        statement = f"{sequence} {'a' * 64}".encode()
-        return {
-            "sequence": sequence,
-            "hash": "a" * 64,
-            "signature": self.partner.sign("ledger-row", statement),
-            "public": self.partner.public.hex(),
-        }
 
 
 def _studies() -> list[Study]:

@@ -16,7 +16,7 @@ IMAGE = {"kind": "image", "name": "px", "height": 8, "width": 9, "minimum": 0, "
 SURVEY = {"epsilon": 0.5, "columns": ["age", "ward"]}
 NUMBER = {"kind": "number", "name": "x", "unit": "u", "minimum": 0, "maximum": 1}
 AGE, WARD = "data.columns.0", "data.columns.1"
-DISTRIBUTED = {**study_document()["mechanism"], "noise": "distributed"}
+DISTRIBUTED = {**study_document()["mechanism"], "noise": "distributed", "masking": "on"}
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flo import messages
+from flo.claims import Head, row_statement
 from flo.errors import MessageError, TrustError
 from flo.identity import Identity
 from flo.messages import (
-    Head,
     Reply,
     ReplyHeader,
     Request,
@@ -26,7 +26,6 @@ from flo.messages import (
     encode_reply,
     encode_request,
     model_digest,
-    row_statement,
 )
 
 WEIGHTS = np.array([0.5, -1.25, 3e-300])

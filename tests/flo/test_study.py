@@ -138,6 +138,7 @@ OTHER = {
     "record": "visit",
     "records_per_patient": "many",
     "noise": "distributed",
+    "masking": "on",
     "fingerprint": "b" * 64,
     "colluders": 1,
     "dropouts": 0,

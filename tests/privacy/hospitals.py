@@ -12,24 +12,31 @@ from typing import Any, cast
 import numpy as np
 
 from flo import canonical
+from flo.claims import Head
 from flo.clients.approval import approve
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.extract import make_extract
 from flo.clients.handler import Handler
 from flo.clients.home import SiteHome
+from flo.clients.run_keys import RunKeys
 from flo.identity import Identity
 from flo.messages import Request, RequestHeader, decode_reply, encode_request, model_digest
 from flo.models import parameter_count
 from flo.study import Study
 from tests.builders import CountingReleaser, SilentApi, make_site, offered, pretend_enrolled
+from tests.company import claims
 
 
-def run(home: SiteHome, study: Study, rounds: int) -> None:
+def run(home: SiteHome, study: Study, rounds: int, homes: list[SiteHome]) -> None:
     """Training rounds and one evaluation, or the one survey, through the site's own handler."""
+    known, own = {h.config.hospital: h.identity() for h in homes}, home.config.hospital
+    heads = {h.config.hospital: head_of(h) for h in homes if h is not home}
     length = 0 if study.survey else parameter_count(study)
     steps = [("training", n) for n in range(1, rounds + 1)] + [("evaluation", 1)]
     with closing(home.ledger()) as ledger:
-        handler = Handler(home, ledger, CountingReleaser(max(1, length)), lambda _: None)
+        handler = Handler(
+            home, ledger, CountingReleaser(max(1, length)), RunKeys(home.identity()), lambda _: None
+        )
         for purpose, round_ in [("survey", 1)] if study.survey else steps:
             weights = np.full(length, float(round_))
             header = RequestHeader.model_validate(
@@ -41,11 +48,25 @@ def run(home: SiteHome, study: Study, rounds: int) -> None:
                     "attempt": 1,
                     "cohort": ("north", "south"),
                     "model": model_digest(weights),
+                    **claims(
+                        handler,
+                        ledger,
+                        study,
+                        ("north", "south"),
+                        identities=known,
+                        own=own,
+                        relayed=heads,
+                    ),
                 }
             )
             answer = handler.answer(encode_request(Request(header, weights)))
             assert answer is not None
             assert decode_reply(answer).header.kind == "release"
+
+
+def head_of(home: SiteHome) -> Head:
+    with closing(home.ledger()) as ledger:
+        return ledger.head()
 
 
 @dataclass(frozen=True)
@@ -67,7 +88,7 @@ class World:
             for offer in offers:
                 api = cast(CoordinatorApi, SilentApi())
                 approve(home, api, offer, home.config.population(None))
-                run(home, offer.study, rounds)
+                run(home, offer.study, rounds, homes)
         return cls(homes, [offer.study for offer in offers])
 
     def extract(self, site: int = 0, study: int = 0) -> bytes:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flo.claims import Head
 from flo.errors import BudgetError, DataError, FloError, TrustError, UsageError
 from flo.identity import Identity
-from flo.messages import Head
 from flo.privacy.ledger import Ledger
 from flo.privacy.life import SUB_LEDGERS
 from flo.privacy.plan import Plan

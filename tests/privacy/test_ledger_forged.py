@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from flo.claims import row_statement
 from flo.errors import TrustError
 from flo.identity import Identity
-from flo.messages import row_statement
 from flo.privacy.ledger import Ledger
 from flo.privacy.ledger_file import LedgerFile
 from flo.privacy.life import LifeBudget

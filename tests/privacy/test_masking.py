@@ -16,7 +16,6 @@ from flo.errors import TrustError
 from flo.identity import Identity
 from flo.privacy.masking import (
     Attempt,
-    RunKey,
     cohort_digest,
     masked,
     new_run_key,
@@ -116,17 +115,17 @@ def test_a_run_key_counts_only_as_its_hospital_signed_it(lie: str) -> None:
     key = MADE[0][1]
     key.check(STUDY, RUN, IDENTITIES[0].fingerprint)
     with pytest.raises(TrustError):
-        replace(key, **LIES[lie]).check(STUDY, RUN, IDENTITIES[0].fingerprint)
+        key.model_copy(update=LIES[lie]).check(STUDY, RUN, IDENTITIES[0].fingerprint)
 
 
 def test_another_hospitals_key_does_not_count_in_this_ones_name() -> None:
-    with pytest.raises(TrustError, match="another identity"):
+    with pytest.raises(TrustError, match="another key"):
         MADE[1][1].check(STUDY, RUN, IDENTITIES[0].fingerprint)
 
 
 @pytest.mark.parametrize("key", ["00" * 32, "01" + "00" * 31, "aa", ""])
 def test_a_key_that_gives_no_secret_is_refused(key: str) -> None:
-    useless = RunKey(STUDY, RUN, 1, key, "", "")
+    useless = MADE[0][1].model_copy(update={"key": key})
     with pytest.raises(TrustError, match="usable"):
         pair_secret(X25519PrivateKey.generate(), useless)
 

@@ -14,7 +14,7 @@ from flo.privacy import accounting, evaluation
 from flo.privacy.accounting import epsilon_of
 from flo.privacy.life import SUB_LEDGERS, LifeBudget
 from flo.privacy.mechanisms import GRID, FullBatchSum, Histogram, PoissonSum
-from flo.privacy.plan import Part, Plan, combined_variance, epsilon_if_broken, noise_shares
+from flo.privacy.plan import Part, Plan, combined_variance, noise_shares
 from flo.study import Study, from_document
 from tests.builders import study_document
 
@@ -41,7 +41,7 @@ def cnn_study() -> Study:
     return from_document(document)
 
 
-DISTRIBUTED = {"noise": "distributed", "colluders": 1, "dropouts": 0}
+DISTRIBUTED = {"noise": "distributed", "masking": "on", "colluders": 1, "dropouts": 0}
 STUDIES = {
     "full batch": study_of(),
     "sampled": study_of(sampling=0.25, steps=20),
@@ -213,10 +213,10 @@ def test_a_broken_secure_sum_leaves_one_share_of_the_noise() -> None:
     plan = Plan.of(study)
     part = plan.part("training")
     alone = part.mechanism.with_noise(part.mechanism.noise_multiplier / math.sqrt(2))
-    assert epsilon_if_broken(study, plan) >= epsilon_of(alone, part.releases, part.delta)
-    assert epsilon_if_broken(study, plan) > plan.epsilon
+    assert plan.if_broken(study).epsilon >= epsilon_of(alone, part.releases, part.delta)
+    assert plan.if_broken(study).epsilon > plan.epsilon
     for name in ("full batch", "sampled", "survey"):  # nothing to break under local noise
-        assert epsilon_if_broken(STUDIES[name], Plan.of(STUDIES[name])) == pytest.approx(
+        assert Plan.of(STUDIES[name]).if_broken(STUDIES[name]).epsilon == pytest.approx(
             Plan.of(STUDIES[name]).epsilon, rel=1e-12
         )
 

@@ -52,7 +52,7 @@ def test_clamping_moves_no_two_sums_further_apart(pair: list[int]) -> None:
 
 @pytest.mark.parametrize("cohort", [2, 3])
 def test_a_studys_ring_holds_what_its_cohort_can_reach(cohort: int) -> None:
-    document = small_study().mechanism.model_dump() | {"noise": "distributed"}
+    document = small_study().mechanism.model_dump() | {"noise": "distributed", "masking": "on"}
     study = small_study(mechanism=document)
     for part in Plan.of(study).parts.values():
         variance = part.mechanism.variance_steps(noise_shares(study, cohort)) * cohort

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from flo.claims import Head
 from flo.errors import MessageError
 from flo.messages import (
     MAX_ATTEMPTS,
-    Head,
     Reply,
     ReplyHeader,
     Request,
@@ -149,7 +149,9 @@ def test_local_noise_may_be_asked_again_until_patience_ends() -> None:
 
 @pytest.mark.parametrize("allowance", [0, 1, 3])
 def test_distributed_noise_may_be_asked_again_as_often_as_the_study_allows(allowance: int) -> None:
-    study = small_study().with_mechanism(noise="distributed", retry_allowance=allowance)
+    study = small_study().with_mechanism(
+        noise="distributed", masking="on", retry_allowance=allowance
+    )
     state: RunState | None = RunState.start(study)
     asked = 0
     while state is not None:
@@ -159,7 +161,7 @@ def test_distributed_noise_may_be_asked_again_as_often_as_the_study_allows(allow
 
 
 def test_the_allowance_is_for_the_whole_training_not_for_each_round() -> None:
-    study = small_study().with_mechanism(noise="distributed", retry_allowance=1)
+    study = small_study().with_mechanism(noise="distributed", masking="on", retry_allowance=1)
     again = retried(study, RunState.start(study))
     assert again is not None
     second = advance(study, again, dict.fromkeys(HOSPITALS, grid(study, 1)))

@@ -14,9 +14,9 @@ from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
 from flo import canonical
+from flo.claims import Head
 from flo.errors import MessageError, TrustError, UsageError
 from flo.identity import Identity
-from flo.messages import Head
 from flo.privacy.evaluation import Estimate
 from flo.server import checkpoint
 from flo.server.rounds import RunState

@@ -36,7 +36,7 @@ COUNTS = [25.0, 15.0, 10.0, 30.0, 20.0, 10.0, 5.0, 5.0]  # ill 0 and 1; two ages
 def test_a_survey_is_one_question_and_its_counts_are_read_by_hospital_and_for_all() -> None:
     study = survey_study()
     state = RunState.start(study)
-    header = request_header(study, "run-1", state, HOSPITALS)
+    header = request_header(study, "run-1", state, "join", HOSPITALS)
     assert (header.purpose, header.round, state.asked.size) == ("survey", 1, 0)
     values = {name: on_grid(study, "survey", COUNTS) for name in HOSPITALS}
     state = advance(study, state, values)
@@ -63,7 +63,7 @@ def test_the_interval_of_a_sum_covers_the_noise_of_all_who_are_in_it() -> None:
 
 
 def test_no_single_hospitals_counts_are_read_from_shares_of_distributed_noise() -> None:
-    study = survey_study(noise="distributed")
+    study = survey_study(noise="distributed", masking="on")
     values = {name: on_grid(study, "survey", COUNTS) for name in HOSPITALS}
     assert set(advance(study, RunState.start(study), values).counted) == {EVERYONE}
 
@@ -81,10 +81,10 @@ def test_a_sampled_sum_is_divided_by_the_patients_expected_in_it() -> None:
 
 
 def test_a_retry_of_a_survey_is_free_with_local_noise_and_allowed_for_with_distributed() -> None:
-    assert retried(survey_study(), RunState.start(survey_study())) is not None
-    shared = survey_study(noise="distributed")
+    assert retried(survey_study(), RunState.start(survey_study()), drawn=True) is not None
+    shared = survey_study(noise="distributed", masking="on")
     assert Plan.of(shared).part("survey").allowance == 0
-    assert retried(shared, RunState.start(shared)) is None
+    assert retried(shared, RunState.start(shared), drawn=True) is None
 
 
 def test_a_checkpoint_keeps_counts_and_subgroups() -> None:

@@ -1,0 +1,122 @@
+"""What a site checks of its partners before anything is computed for a request.
+
+Step 2 of the protocol in ``flo.privacy.masking``.
+
+Every claim that the coordinator relays is signed by a hospital and counts only under the
+fingerprint that the approved study names for it; whose certificate the coordinator's authority
+issued does not matter. Nothing here is a release, so a site answers ``join`` as soon as it is up.
+
+What is remembered of a partner, for good: its highest ledger head, and for each run the latest
+epoch of its run key with that key. An equal or lower epoch with another key is refused.
+"""
+
+from __future__ import annotations
+
+from flo.claims import RunKey, Voucher
+from flo.clients.run_keys import OwnKey, RunKeys
+from flo.errors import TrustError
+from flo.identity import Identity
+from flo.messages import RefusalCode, RequestHeader
+from flo.privacy.ledger import Ledger
+from flo.study import Study
+
+
+class Refusal(Exception):
+    """The answer is a public code. ``key``: our present run key, where theirs is stale."""
+
+    def __init__(self, code: RefusalCode, why: str, key: RunKey | None = None) -> None:
+        super().__init__(why)
+        self.code, self.key = code, key
+
+
+class Partners:
+    """The other hospitals, as one site sees them."""
+
+    def __init__(
+        self, hospital: str, identity: Identity, ledger: Ledger, run_keys: RunKeys
+    ) -> None:
+        self._hospital, self._identity = hospital, identity
+        self._ledger, self._run_keys = ledger, run_keys
+
+    def witness(self, header: RequestHeader, study: Study) -> None:
+        """Keep partners' heads; our own must be in our ledger, or it was rolled back."""
+        for hospital, head in header.heads.items():
+            try:
+                head.check(_fingerprint(study, hospital))
+            except TrustError as error:
+                raise Refusal("malformed", f"{hospital}: {error}") from error
+            if hospital != self._hospital:
+                self._ledger.witness(hospital, head)
+                continue
+            try:
+                self._ledger.confirm(head)
+            except TrustError as error:
+                raise Refusal("rolled-back", str(error)) from error
+
+    def join(self, header: RequestHeader, study: Study) -> tuple[RunKey, dict[str, Voucher]]:
+        """Our run key, above every one of ours that others hold, and a voucher for each partner."""
+        self._check_keys(header, study)
+        own = self._run_keys.join(study.digest, header.run, header.keys.get(self._hospital))
+        heads = self._ledger.witnessed()
+        vouchers = {
+            hospital: Voucher.given(
+                self._identity, study.digest, header.run, key, heads.get(hospital)
+            )
+            for hospital, key in header.keys.items()
+            if hospital != self._hospital
+        }
+        return own.public, vouchers
+
+    def admit(self, header: RequestHeader, study: Study) -> OwnKey:
+        """Refuse an attempt that we may not take part in; returns the key to mask it with. [2]"""
+        members, floor = set(header.cohort), study.cohort_floor
+        if len(members) < floor:
+            raise Refusal("malformed", f"a cohort of {len(members)}; the study's floor is {floor}")
+        if set(header.keys) != members:
+            raise Refusal("malformed", "an attempt names one run key for each of its members")
+        if not members <= set(header.heads):
+            raise Refusal("malformed", "an attempt relays the ledger head of each of its members")
+        self._check_keys(header, study)
+        own = self._run_keys.join(study.digest, header.run, header.keys[self._hospital])
+        if header.keys[self._hospital].key != own.public.key:
+            raise Refusal("stale-key", "the attempt names another run key of ours", own.public)
+        if not own.confirmed:
+            self._confirm(header, study, own)
+        return own
+
+    def _check_keys(self, header: RequestHeader, study: Study) -> None:
+        for hospital, key in header.keys.items():
+            try:
+                key.check(study.digest, header.run, _fingerprint(study, hospital))
+                if hospital != self._hospital:
+                    self._ledger.see_run_key(study.digest, header.run, hospital, key)
+            except TrustError as error:
+                raise Refusal("malformed", f"{hospital}: {error}") from error
+
+    def _confirm(self, header: RequestHeader, study: Study, own: OwnKey) -> None:
+        """After a start nothing is released before a partner confirmed the head of our ledger."""
+        if len(study.hospitals) == 1:
+            return
+        voucher = header.vouchers.get(self._hospital)
+        if voucher is None or voucher.key != own.public.key:
+            raise Refusal("unconfirmed", "no partner has confirmed our ledger's head", own.public)
+        signers = {h.fingerprint for h in study.hospitals if h.id != self._hospital}
+        try:
+            if voucher.fingerprint not in signers:
+                raise TrustError("a voucher of someone who is no partner")
+            voucher.check(study.digest, header.run, voucher.fingerprint)
+        except TrustError as error:
+            raise Refusal("malformed", str(error)) from error
+        try:
+            self._ledger.confirm(voucher)
+        except TrustError as error:
+            raise Refusal("rolled-back", str(error)) from error
+        own.confirmed = True
+
+
+def _fingerprint(study: Study, hospital: str) -> str:
+    """The fingerprint that the study names for a hospital. Raises Refusal for a stranger."""
+    for partner in study.hospitals:
+        if partner.id == hospital:
+            return partner.fingerprint
+    raise Refusal("malformed", "a claim of a hospital that the study does not name")

@@ -1,0 +1,36 @@
+"""Masking one release: which attempt it is for, and its values under the pads of that attempt.
+
+Steps 4 and 5 of the protocol in ``flo.privacy.masking``.
+"""
+
+from __future__ import annotations
+
+from flo.clients.run_keys import OwnKey
+from flo.messages import RequestHeader, Values
+from flo.privacy.masking import Attempt, cohort_digest, masked
+from flo.privacy.plan import Plan, ring_of
+from flo.privacy.ring import Integers
+from flo.study import Study
+
+
+def mask(study: Study, header: RequestHeader, own: OwnKey, noisy: Integers) -> Values:
+    """``noisy`` as it may leave: under this attempt's pads, or as it is where masking is off.
+
+    The caller has checked every key in ``header``.
+    """
+    ring = ring_of(study, Plan.of(study).part(header.purpose), len(header.cohort))
+    if ring == 0:
+        return noisy
+    attempt = Attempt(
+        study=header.study,
+        run=header.run,
+        purpose=header.purpose,
+        round=header.round,
+        attempt=header.attempt,
+        cohort=cohort_digest(list(header.keys.values())),
+        model=header.model,
+        ring=ring,
+        length=len(noisy),
+    )
+    partners = [key for key in header.keys.values() if key.key != own.public.key]
+    return masked(noisy, own.public.fingerprint, own.secrets(partners), attempt)

@@ -1,0 +1,116 @@
+"""What a site signs so that others can hold it to it: a ledger's head, a run key, a voucher.
+
+Each claim carries the signer's public key, so that whoever knows the fingerprint from the study can
+check it, whoever brought it. Nothing in a claim is computed from patients.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from flo import canonical
+from flo.errors import TrustError
+from flo.identity import Identity, fingerprint, verify
+from flo.settings import Document
+
+LARGEST_COUNT = 1 << 53
+NO_ROW = "0" * 64
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Signature = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,300}$")]
+PublicKey = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2}){1,200}$")]
+
+
+class Claim(Document):
+    """``public``: the signer's key (DER, hexadecimal)."""
+
+    public: PublicKey
+    signature: Signature
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(bytes.fromhex(self.public))
+
+    def _check(self, signer: str, purpose: str, statement: bytes) -> None:
+        if self.fingerprint != signer:
+            raise TrustError(f"this {purpose} is signed by another key than the study names")
+        verify(bytes.fromhex(self.public), purpose, statement, self.signature)
+
+
+class Head(Claim):
+    """ "My ledger has this many rows and ends in this hash." """
+
+    sequence: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+    hash: Digest
+
+    def check(self, signer: str) -> None:
+        """Raises TrustError unless the key of fingerprint ``signer`` signed this claim."""
+        self._check(signer, "ledger-row", row_statement(self.sequence, self.hash))
+
+
+class RunKey(Claim):
+    """ "My key (X25519, hexadecimal) for this run is this one, from this epoch on."
+
+    Epochs grow: of two keys of one hospital for one run, the later one has the larger epoch.
+    """
+
+    epoch: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+    key: Digest
+
+    @classmethod
+    def signed(cls, identity: Identity, study: str, run: str, epoch: int, key: str) -> RunKey:
+        signature = identity.sign("run-key", _run_key_statement(study, run, epoch, key))
+        return cls(epoch=epoch, key=key, public=identity.public.hex(), signature=signature)
+
+    def check(self, study: str, run: str, signer: str) -> None:
+        """Raises TrustError unless the key of fingerprint ``signer`` signed it for this run."""
+        self._check(signer, "run-key", _run_key_statement(study, run, self.epoch, self.key))
+
+
+class Voucher(Claim):
+    """ "The highest ledger head that I have seen of the hospital with this run key is this one."
+
+    A run key is new after every start, so a voucher is an answer to that start and no older one.
+    ``sequence`` 0: I have seen none.
+    """
+
+    key: Digest
+    sequence: Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+    hash: Digest
+
+    @classmethod
+    def given(
+        cls, identity: Identity, study: str, run: str, key: RunKey, head: Head | None
+    ) -> Voucher:
+        """What the holder of ``identity`` saw of the hospital with this run key, signed."""
+        sequence, row = (head.sequence, head.hash) if head else (0, NO_ROW)
+        statement = _voucher_statement(study, run, key.key, sequence, row)
+        return cls(
+            key=key.key,
+            sequence=sequence,
+            hash=row,
+            public=identity.public.hex(),
+            signature=identity.sign("voucher", statement),
+        )
+
+    def check(self, study: str, run: str, signer: str) -> None:
+        """Raises TrustError unless the key of fingerprint ``signer`` signed it for this run."""
+        statement = _voucher_statement(study, run, self.key, self.sequence, self.hash)
+        self._check(signer, "voucher", statement)
+
+
+def row_statement(sequence: int, row_hash: str) -> bytes:
+    """What a site signs for each row of its ledger."""
+    return f"{sequence} {row_hash}".encode()
+
+
+def _run_key_statement(study: str, run: str, epoch: int, key: str) -> bytes:
+    return canonical.encode({"study": study, "run": run, "epoch": epoch, "key": key})
+
+
+def _voucher_statement(study: str, run: str, key: str, sequence: int, row_hash: str) -> bytes:
+    return canonical.encode(
+        {"study": study, "run": run, "key": key, "sequence": sequence, "hash": row_hash}
+    )

@@ -1,0 +1,98 @@
+"""A site's partners, for tests of one site: their keys, and all that they sign for a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from flo.claims import Head, RunKey, Voucher, row_statement
+from flo.clients.handler import Handler, Releaser
+from flo.clients.home import SiteHome
+from flo.clients.run_keys import RunKeys
+from flo.identity import Identity
+from flo.messages import Request, RequestHeader, decode_reply, encode_request, model_digest
+from flo.privacy.ledger import Ledger
+from flo.privacy.masking import new_run_key
+from flo.study import Study
+
+
+@cache
+def partner(hospital: str) -> Identity:
+    """The identity of a hospital that exists in tests only; the same one every time."""
+    return Identity.new()
+
+
+@cache
+def run_key(
+    identity: Identity, study: str, run: str = "run-1", epoch: int = 1
+) -> tuple[X25519PrivateKey, RunKey]:
+    """A partner's run key; the same one every time."""
+    return new_run_key(identity, study, run, epoch)
+
+
+def handler_of(home: SiteHome, ledger: Ledger, releaser: Releaser) -> Handler:
+    """A handler as after a start of the agent: without the run keys of before."""
+    return Handler(home, ledger, releaser, RunKeys(home.identity()), lambda _: None)
+
+
+def signed(identity: Identity, sequence: int, row: str = "c" * 64) -> Head:
+    """A head that ``identity`` signed, whether such a row exists or not."""
+    signature = identity.sign("ledger-row", row_statement(sequence, row))
+    return Head(sequence=sequence, hash=row, signature=signature, public=identity.public.hex())
+
+
+def join(
+    handler: Handler, study: Study, run: str = "run-1", keys: Mapping[str, RunKey] | None = None
+) -> RunKey | None:
+    """The site's run key, as it answers a call to join; None if it refuses."""
+    nothing = np.zeros(0)
+    header = RequestHeader(
+        kind="join",
+        study=study.digest,
+        run=run,
+        purpose=study.purposes[0],  # type: ignore[arg-type]
+        round=1,
+        attempt=1,
+        cohort=tuple(sorted(hospital.id for hospital in study.hospitals)),
+        model=model_digest(nothing),
+        keys=dict(keys or {}),
+    )
+    answer = handler.answer(encode_request(Request(header, nothing)))
+    assert answer is not None
+    reply = decode_reply(answer).header
+    return reply.key
+
+
+def claims(
+    handler: Handler,
+    ledger: Ledger,
+    study: Study,
+    cohort: tuple[str, ...],
+    run: str = "run-1",
+    *,
+    identities: Mapping[str, Identity] | None = None,
+    own: str = "north",
+    relayed: Mapping[str, Head] | None = None,
+) -> dict[str, Any]:
+    """``keys``, ``heads`` and ``vouchers`` of a good request to the site called ``own``.
+
+    ``relayed``: heads of partners; made up, with row 1, for those who are not in it.
+    """
+    known = {h.id: (identities or {}).get(h.id) or partner(h.id) for h in study.hospitals}
+    key = join(handler, study, run)
+    if key is None:
+        return {}
+    others = [name for name in cohort if name != own and name in known]
+    heads = {name: signed(known[name], 1) for name in others} | dict(relayed or {})
+    keys = {name: run_key(known[name], study.digest, run)[1] for name in others}
+    witness = known[others[0]] if others else Identity.new()
+    voucher = Voucher.given(witness, study.digest, run, key, ledger.head())
+    return {
+        "keys": {**keys, own: key},
+        "heads": {**heads, own: ledger.head()},
+        "vouchers": {own: voucher},
+    }
