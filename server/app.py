@@ -12,18 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import save as save_tensors
-
 from flo.claims import Head
 from flo.errors import UsageError
-from flo.features import input_names
-from flo.files import write_public
 from flo.messages import model_digest
-from flo.models import named
 from flo.privacy.plan import Plan
 from flo.server import checkpoint
 from flo.server.grid import GridExchange, server_app
 from flo.server.home import HOME_VARIABLE, CoordinatorHome
+from flo.server.publish import write_tensors
 from flo.server.rounds import RunState
 from flo.server.run import run_study
 from flo.server.store import Store
@@ -72,26 +68,12 @@ def _main(grid: Any, run: str) -> None:
     stored.event("online", hospitals=sorted(present))
     state = checkpoint.from_bytes(record.state) if record.state else RunState.start(study)
     state = run_study(study, run, state, exchange, stored)
-    path = None if study.survey else _publish(home, study, run, state)
+    path = None if study.survey else write_tensors(home, study, run, state)
     status = "done" if state.phase == "done" else "stopped" if stored.stop_requested() else "ended"
     result = _result(study, state, path)
     store.end_run(run, status, result)
     store.add_event(study.digest, status, **result)
     store.close()
-
-
-def _publish(home: CoordinatorHome, study: Study, run: str, state: RunState) -> Path:
-    """Write the model as safetensors, with the study's digest and the input names in its header."""
-    path = home.directory / "models" / f"{study.name}-{run}.safetensors"
-    facts = {
-        "schema_version": "2",
-        "study": study.digest,
-        "run": run,
-        "model": study.model.kind,
-        "inputs": "\n".join(input_names(study.data)),
-    }
-    write_public(path, save_tensors(named(study, state.model), metadata=facts))
-    return path
 
 
 def _result(study: Study, state: RunState, path: Path | None) -> dict[str, Any]:

@@ -15,14 +15,18 @@ import signal
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import uvicorn
 
 from flo.errors import FloError, StudyError
+from flo.server.authority import read_peer
 from flo.server.gateway import Bell, Gateway
 from flo.server.home import HOME_VARIABLE, CoordinatorHome
 from flo.server.listeners import bind, listener
 from flo.server.operator_api import PrivateListener, operator_app
+from flo.server.presence import Presence
+from flo.server.publish import is_due, published, write_card
 from flo.server.site_api import SiteApi
 from flo.server.store import Member, Offer, Store, new_run_id
 from flo.server.superlink import SuperLink, start_superexec
@@ -91,18 +95,21 @@ class Coordinator:
             token=home.token, superexec_secret=home.superexec_secret_path.read_bytes()
         )
         self._running: dict[str, _Running] = {}
+        self._uncarded: set[str] = set()  # studies that ended with a model and have no card yet
 
     async def serve(self) -> None:
         config = self._home.config
         outside_socket = bind(config.bind, config.port)
         inside_socket = bind(config.private_host, config.private_port)
         api = SiteApi(self._store, self._home.authority(), self._home.identity(), self._register)
-        tls = {"certificate": self._home.certificate_path, "key": self._home.key_path}
+        certificate, key = self._home.certificate_path, self._home.key_path
         outside = listener(
             Gateway(self._superlink, api, self._admission, self._bell),
             ca=self._home.ca_path,
             lifespan=False,
-            **tls,
+            presence=Presence(self._gone),
+            certificate=certificate,
+            key=key,
         )
         operator = operator_app(
             self._store, lambda study: complete_and_sign(study, self._home, self._store)
@@ -111,7 +118,8 @@ class Coordinator:
             PrivateListener(self._superlink, operator, self._home.token, self._bell),
             ca=None,
             lifespan=True,
-            **tls,
+            certificate=certificate,
+            key=key,
         )
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -153,18 +161,30 @@ class Coordinator:
         while True:
             await asyncio.to_thread(self._start_approved)
             await asyncio.to_thread(self._look_after_running)
+            await asyncio.to_thread(self._sign_cards)
             await asyncio.sleep(_WATCH_SECONDS)
 
     def _recover(self) -> None:
         for member in self._store.members():
             self._register(member)
-        for record in self._store.runs("running"):
-            self._store.add_event(record.study, "resumed", run=record.id)
-            self._launch(record.id, record.study)
+        for record in self._store.runs():
+            if record.status == "running":
+                self._store.add_event(record.study, "resumed", run=record.id)
+                self._launch(record.id, record.study)
+            else:
+                self._uncarded.add(record.study)
 
     def _register(self, member: Member) -> None:
         node = self._superlink.register_node(self._home.private_url, self._ca, member.public)
         self._store.set_node(member.id, node)
+
+    def _gone(self, certificate: bytes) -> None:
+        """The last connection of a client closed: its agent died, or the network did."""
+        peer = read_peer(certificate)
+        node = self._store.nodes().get(peer.hospital)
+        if node is not None:
+            self._superlink.mark_offline(node)
+            log.info("gone", extra={"fields": {"hospital": peer.hospital}})
 
     def _start_approved(self) -> None:
         for offer in self._store.offers():
@@ -192,6 +212,7 @@ class Coordinator:
             if record is None or record.status != "running":
                 if record is not None:
                     self._store.set_status(study, record.status)
+                    self._uncarded.add(study)
                 del self._running[study]
             elif self._superlink.has_finished(running.flower_run):
                 if running.launches >= _MAX_RELAUNCHES:
@@ -200,6 +221,28 @@ class Coordinator:
                     continue
                 self._store.add_event(study, "relaunched", run=running.run)
                 self._launch(running.run, study)
+
+    def _sign_cards(self) -> None:
+        for study in list(self._uncarded):
+            record, offer = self._store.last_run(study), self._store.offer(study)
+            result = (record.result or {}) if record else {}
+            if record is None or offer is None or "model" not in result:
+                self._uncarded.discard(study)
+                continue
+            if published(self._store, study):
+                self._uncarded.discard(study)
+                continue
+            extracts = self._store.extracts(study)
+            if not is_due(offer.study, extracts, Path(result["model"])):
+                continue
+            self._uncarded.discard(study)
+            try:
+                card = write_card(self._home, offer, record.id, result, extracts)
+            except (FloError, OSError) as error:
+                log.exception("the model card could not be signed")
+                self._store.add_event(study, "no-card", why=str(error))
+                continue
+            self._store.add_event(study, "published", card=str(card))
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

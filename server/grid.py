@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 _RECORD, _BODY, _MESSAGE_TYPE = "flo", "message", "query"
 _POLL_SECONDS = 0.02
 _LOOK_SECONDS = 0.5
-_OFFLINE_SECONDS = 3.0  # an agent that only lost its connection is back by then
+_OFFLINE_SECONDS = 2.0  # an agent that only lost its connection is back by then
 
 
 class GridExchange:
@@ -30,8 +30,6 @@ class GridExchange:
     ) -> None:
         self._grid, self._nodes, self._connections = grid, nodes, connections
         self._is_stopped = is_stopped
-        self._silent: dict[str, int] = {}  # hospital -> its connections when it fell silent
-        self._late: dict[str, str] = {}  # message id -> hospital, asked and not yet answered
         self._answered: dict[str, int] = {}  # hospital -> its connections when it last answered
 
     def wait_for(self, hospitals: Sequence[str], minimum: int, seconds: float) -> list[str]:
@@ -54,9 +52,9 @@ class GridExchange:
         asking = _Asking(requests, self._connections(), deadline_seconds)
         self._push(asking, list(requests))
         while asking.waiting and not asking.is_over():
-            for message in self._pull(list(asking.sent)):
+            for message in self._grid.pull_messages(list(asking.sent)):
                 hospital = asking.sent.get(str(message.metadata.reply_to_message_id))
-                if hospital is not None:
+                if hospital is not None and message.has_content():
                     asking.replies.setdefault(hospital, _body(message))
             if asking.waiting:
                 if asking.time_to_look():
@@ -64,26 +62,12 @@ class GridExchange:
                     asking.note_online(self._online())
                 time.sleep(_POLL_SECONDS)
         counts = self._connections()
-        for hospital in requests:
-            if hospital in asking.replies:
-                self._silent.pop(hospital, None)
-                self._answered[hospital] = counts.get(hospital, 0)
-            else:
-                self._silent[hospital] = asking.connections.get(hospital, 0)
-        self._late |= {i: h for i, h in asking.sent.items() if h in self._silent}
+        self._answered |= {hospital: counts.get(hospital, 0) for hospital in asking.replies}
         return asking.replies
 
-    def silent(self) -> set[str]:
-        """Hospitals that did not answer when last asked and were not heard from since."""
-        if self._silent:
-            for message in self._pull(list(self._late)):
-                answered = self._late.pop(str(message.metadata.reply_to_message_id), None)
-                self._silent.pop(answered or "", None)
-            counts = self._connections()
-            back = [h for h, before in self._silent.items() if counts.get(h, 0) > before]
-            for hospital in back:
-                del self._silent[hospital]
-        return set(self._silent)
+    def away(self) -> set[str]:
+        """Hospitals whose agents are not connected now."""
+        return set(self._nodes()) - self._online()
 
     def reconnected(self) -> set[str]:
         """Hospitals whose agent connected anew since it last answered."""
@@ -93,10 +77,6 @@ class GridExchange:
     def _online(self) -> set[str]:
         online = set(self._grid.get_node_ids())
         return {hospital for hospital, node in self._nodes().items() if node in online}
-
-    def _pull(self, identifiers: list[str]) -> list[Message]:
-        found = self._grid.pull_messages(identifiers) if identifiers else []
-        return [message for message in found if message.has_content()]
 
     def _push(self, asking: _Asking, hospitals: list[str]) -> None:
         nodes = self._nodes()
@@ -116,40 +96,44 @@ class _Asking:
         self.sent: dict[str, str] = {}
         self.replies: dict[str, bytes] = {}
         self._began = self._looked = time.monotonic()
-        self._seen = dict.fromkeys(requests, self._began)  # when each was last online
+        self._offline: dict[str, float] = {}  # hospital -> since when it was seen to be
         self._halfway = False
 
     @property
     def waiting(self) -> list[str]:
         """Hospitals still worth waiting for."""
-        now = time.monotonic()
-        asked = set(self.sent.values()) - set(self.replies)
-        return [h for h in self.requests if h in asked and now - self._seen[h] < _OFFLINE_SECONDS]
+        gone = {h for h, since in self._offline.items() if _past(since + _OFFLINE_SECONDS)}
+        asked = set(self.sent.values()) - set(self.replies) - gone
+        return [hospital for hospital in self.requests if hospital in asked]
 
     def is_over(self) -> bool:
-        return time.monotonic() > self._began + self.seconds
+        return _past(self._began + self.seconds)
 
     def time_to_look(self) -> bool:
         """Whether to look who is online, which is asked of Flower and not for free."""
-        now = time.monotonic()
-        if now < self._looked + _LOOK_SECONDS:
+        if not _past(self._looked + _LOOK_SECONDS):
             return False
-        self._looked = now
+        self._looked = time.monotonic()
         return True
 
     def note_online(self, online: set[str]) -> None:
-        self._seen |= dict.fromkeys(online & set(self.requests), time.monotonic())
+        now = time.monotonic()
+        self._offline = {h: self._offline.get(h, now) for h in self.requests if h not in online}
 
     def to_ask_again(self, connections: dict[str, int]) -> list[str]:
         """Who connected anew since it was asked; half way to the deadline, all who are missing."""
         waiting = self.waiting
-        halfway = not self._halfway and time.monotonic() > self._began + self.seconds / 2
+        halfway = not self._halfway and _past(self._began + self.seconds / 2)
         self._halfway |= halfway
         again = [
             h for h in waiting if halfway or connections.get(h, 0) > self.connections.get(h, 0)
         ]
         self.connections |= {h: connections[h] for h in again if h in connections}
         return again
+
+
+def _past(instant: float) -> bool:
+    return time.monotonic() > instant
 
 
 def server_app(main: Callable[[Grid, str], None]) -> ServerApp:

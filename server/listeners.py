@@ -18,6 +18,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from flo.errors import NetworkError
+from flo.server.presence import Presence
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -30,10 +31,16 @@ PEER = "flo.peer"
 class PeerProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, with the peer's certificate in every request's scope."""
 
+    presence: Presence | None = None
+    _certificate: bytes | None = None
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+        if self.presence is not None and certificate is not None:
+            self._certificate = certificate
+            self.presence.opened(certificate)
         inner: App = self.app
 
         async def with_peer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,6 +48,12 @@ class PeerProtocol(HttpToolsProtocol):
             await inner(scope, receive, send)
 
         self.app = with_peer
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        certificate, self._certificate = self._certificate, None
+        if self.presence is not None and certificate is not None:
+            self.presence.closed(certificate)
 
 
 class Listener(uvicorn.Server):
@@ -51,12 +64,18 @@ class Listener(uvicorn.Server):
 
 
 def listener(
-    app: App, *, certificate: Path, key: Path, ca: Path | None, lifespan: bool
+    app: App,
+    *,
+    certificate: Path,
+    key: Path,
+    ca: Path | None,
+    lifespan: bool,
+    presence: Presence | None = None,
 ) -> Listener:
     """A TLS 1.3 listener; with ``ca`` every client must show a certificate of that authority."""
     config = uvicorn.Config(
         app,
-        http=PeerProtocol,
+        http=type("Protocol", (PeerProtocol,), {"presence": presence}),
         ws="none",
         lifespan="on" if lifespan else "off",
         ssl_certfile=str(certificate),

@@ -26,7 +26,7 @@ from flo.server.store import Offer, Store
 from flo.server.superlink import RUNTIME_PREFIX, RUNTIME_PULL_PATH, SuperLink
 from flo.study import MAX_STUDY_BYTES, Study, from_canonical
 
-_HOLD_SECONDS = 2.0
+_HOLD_SECONDS = 1.0  # then the ServerApp looks who is still connected
 _RECHECK_SECONDS = 0.25
 
 

@@ -5,8 +5,8 @@ The coordinator's side of the protocol in ``flo.privacy.masking``:
     1. ``join``: who is there shows a run key; then everyone vouches for the ledgers of newcomers;
     2. the cohort of the attempt is chosen and saved, then asked;
     3. all answered: the noisy sum appears, the model takes a step, both are saved;
-    4. one is missing: the attempt is thrown away and a new one names the survivors. Who missed a
-       deadline is asked again once heard from; when too few can go on, the run ends.
+    4. one is missing: the attempt is thrown away and a new one names the survivors. Who missed it
+       is welcome in the next round if connected; when too few can go on, the run ends.
 
 Who carries the messages (``Exchange``) and who keeps the state (``RunStore``) come in as arguments;
 ``flo simulate`` brings its own of both.
@@ -43,8 +43,8 @@ class Exchange(Protocol):
     def ask(self, requests: dict[str, bytes], deadline_seconds: float) -> dict[str, bytes]:
         """Send each hospital its request; return the replies that came before the deadline."""
 
-    def silent(self) -> Collection[str]:
-        """Hospitals that did not answer when last asked and were not heard from since."""
+    def away(self) -> Collection[str]:
+        """Hospitals whose agents are not connected now."""
 
     def reconnected(self) -> Collection[str]:
         """Hospitals whose agent connected anew since it last answered."""
@@ -136,25 +136,23 @@ class _Run:
         """Hospitals that are there, with a run key and a partner's voucher for their ledger."""
         for hospital in self.exchange.reconnected():
             self._void_voucher(hospital)
-        newcomers = [hospital for hospital in self._present() if not self._has_joined(hospital)]
+        away = {*self.gone, *self.out, *self.exchange.away()}
+        present = [hospital.id for hospital in self.study.hospitals if hospital.id not in away]
+        newcomers = [hospital for hospital in present if not self._has_joined(hospital)]
         if newcomers:
             for hospital, reply in self._ask("join", newcomers).items():
                 self._keep_key(hospital, reply)
-            self._gather_vouchers(newcomers)
-        return [hospital for hospital in self._present() if self._has_joined(hospital)]
+            self._gather_vouchers(newcomers, present)
+        return [hospital for hospital in present if self._has_joined(hospital)]
 
-    def _gather_vouchers(self, newcomers: list[str]) -> None:
-        present = [hospital for hospital in self._present() if hospital in self.state.keys]
-        partners = [hospital for hospital in present if hospital not in newcomers] or present
+    def _gather_vouchers(self, newcomers: list[str], present: list[str]) -> None:
+        """Ask who was there before what they saw of the newcomers; at the start, everyone."""
+        partners = [hospital for hospital in present if hospital not in newcomers] or newcomers
         for partner, reply in self._ask("join", partners).items():
             for hospital in newcomers:
                 voucher = reply.header.vouchers.get(hospital)
                 if voucher is not None and hospital != partner:
                     self._keep_voucher(partner, hospital, voucher)
-
-    def _present(self) -> list[str]:
-        away = {*self.gone, *self.out, *self.exchange.silent()}
-        return [hospital.id for hospital in self.study.hospitals if hospital.id not in away]
 
     def _has_joined(self, hospital: str) -> bool:
         if len(self.study.hospitals) == 1:
@@ -232,6 +230,7 @@ class _Run:
             phase=self.state.phase,
             round=self.state.round,
             attempt=self.state.attempt,
+            cohort=list(self.state.cohort),
             missing=missing,
             why=why,
         )
@@ -242,8 +241,8 @@ class _Run:
 
         Who is away learns it from the study's status when it comes back.
         """
-        silent = self.exchange.silent()
-        self._ask("finish", [h.id for h in self.study.hospitals if h.id not in silent])
+        away = self.exchange.away()
+        self._ask("finish", [h.id for h in self.study.hospitals if h.id not in away])
         self.store.save(self.state)
 
     def _ask(self, kind: str, hospitals: Collection[str]) -> dict[str, Reply]:

@@ -5,12 +5,14 @@
     approvals  the steward's signed decision on one study
     heads      the highest ledger head that was ever seen of this hospital
     reports    the signed extract of a finished study
+    models     the published model of a study that names this hospital, with its signed card
 
 Every body has a schema; a name inside a body never overrides the certificate's.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -21,11 +23,13 @@ from flo.claims import Digest, Head, Signature
 from flo.errors import MessageError, StudyError, TrustError
 from flo.identity import Identity, fingerprint, public_bytes, verify
 from flo.server.authority import Authority, Peer, read_request
+from flo.server.publish import published
 from flo.server.store import Member, Store
 from flo.settings import Document, problems
 from flo.study import Identifier
 
 MAX_REPORT_BODY = 128 << 20
+MAX_MODEL_REPLY = 45 << 20  # base64 of it fits what a site reads of one reply
 ModelT = TypeVar("ModelT", bound=Document)
 
 
@@ -63,6 +67,10 @@ class ApprovalBody(Document):
 class ReportBody(Document):
     study: Digest
     extract: Annotated[str, Field(max_length=MAX_REPORT_BODY)]
+
+
+class ModelBody(Document):
+    study: Digest
 
 
 class SiteApi:
@@ -159,6 +167,24 @@ class SiteApi:
         self._store.add_event(given.study, "extract", hospital=peer.hospital)
         return {}
 
+    def models(self, peer: Peer, body: bytes) -> Any:
+        wish = _parse(ModelBody, body)
+        offer = self._store.offer(wish.study)
+        if offer is None:
+            raise StudyError(f"study {wish.study[:12]} is not known")
+        offer.study.hospital(peer.hospital)
+        found = published(self._store, wish.study)
+        if found is None:
+            raise StudyError(f"study {offer.study.name} has no published model yet")
+        card, tensors = found
+        size = tensors.stat().st_size
+        if size > MAX_MODEL_REPLY:
+            raise StudyError(f"a model of {size} bytes, limit {MAX_MODEL_REPLY} here")
+        return {
+            "card": card.read_text(encoding="utf-8"),
+            "tensors": base64.b64encode(tensors.read_bytes()).decode(),
+        }
+
     def _see_head(self, peer: Peer, head: Head) -> None:
         """Keep the highest. A fork at the same height is never kept, and is on record."""
         head.check(fingerprint(peer.public))
@@ -175,6 +201,7 @@ SITE_CALLS: dict[str, Callable[[SiteApi, Peer, bytes], Any]] = {
     "/v1/site/approvals": SiteApi.approvals,
     "/v1/site/heads": SiteApi.heads,
     "/v1/site/reports": SiteApi.reports,
+    "/v1/site/models": SiteApi.models,
 }
 
 

@@ -230,6 +230,17 @@ class Store:
     def run(self, run: str) -> RunRecord | None:
         return next((record for record in self.runs() if record.id == run), None)
 
+    def last_run(self, study: str) -> RunRecord | None:
+        """The latest run of a study, without its state, which may be large."""
+        row = self._one(
+            "SELECT id, study, status, result FROM runs WHERE study = ?"
+            " ORDER BY started DESC LIMIT 1",
+            study,
+        )
+        if row is None:
+            return None
+        return RunRecord(row[0], row[1], row[2], None, json.loads(row[3]) if row[3] else None)
+
     def save_state(self, run: str, state: bytes) -> None:
         self._write("UPDATE runs SET state = ? WHERE id = ?", state, run)
 

@@ -144,6 +144,10 @@ class SuperLink:
         if node is not None:
             self._state.deactivate_node(node)
 
+    def mark_offline(self, node: int) -> None:
+        """Take a node for offline now; its next heartbeat brings it back."""
+        self._state.deactivate_node(node)
+
     def answered_of(self, body: bytes) -> tuple[bytes, bool]:
         """A ServerApp's question cut down to replies that are there, and whether all are.
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import statistics
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import tomli_w
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
+from flo import study
 from flo.bench import Row, compared
 from flo.privacy.discrete_gaussian import SystemNoise
 from flo.privacy.masking import Attempt, masked, unmasked_sum
@@ -16,12 +25,52 @@ from flo.privacy.masking import Attempt, masked, unmasked_sum
 _SIZES = ((4, 10_000), (4, 1_000_000), (50, 10_000), (50, 1_000_000))
 _VARIANCE = 1_500_000**2
 _CHUNK = 1 << 18
+_HEART = Path(__file__).parent.parent.parent / "examples" / "heart" / "study.toml"
 
 
 def rows() -> Iterator[Row]:
     """Ring of 2^32; the secrets are made up, as agreeing on them is done once a run."""
     for hospitals, length in _SIZES:
         yield from _rows(hospitals, length)
+    yield _masked_round()
+
+
+def _masked_round() -> Row:
+    """A whole round of the demo: four agents and a coordinator as processes, over mutual TLS."""
+    seconds: dict[str, list[float]] = {"on": [], "off": []}
+    heart = study.load(_HEART).with_mechanism(noise="local")
+    for masking in ("on", "off") * 2:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            variant = heart.with_mechanism(masking=masking).model_dump(mode="json")
+            text = tomli_w.dumps(_without_none(variant))
+            (folder / "study.toml").write_text(text, encoding="utf-8")
+            command = [sys.executable, "-m", "flo.cli", "demo", "--dir", str(folder / "demo")]
+            subprocess.run(
+                [*command, "--study", str(folder / "study.toml"), "--json", str(folder / "json")],
+                capture_output=True,
+                check=True,
+            )
+            seconds[masking].append(json.loads((folder / "json").read_bytes())["seconds_per_round"])
+    masked_, plain = (statistics.median(seconds[masking]) for masking in ("on", "off"))
+    return {
+        "group": "secure-sum",
+        "name": "round of the demo, 4 agents",
+        "flo": masked_,
+        "reference": plain,
+        "ratio": masked_ / plain,
+        "unit": "s",
+        "runs": 2 * heart.mechanism.steps,
+        "how": "the same round unmasked",
+    }
+
+
+def _without_none(document: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_none(value) if isinstance(value, dict) else value
+        for name, value in document.items()
+        if value is not None
+    }
 
 
 def _rows(hospitals: int, length: int) -> Iterator[Row]:

@@ -78,12 +78,12 @@ class _Cast:
                     os.killpg(process.pid, signal.SIGKILL)
 
 
-def run_demo(directory: Path) -> dict[str, Any]:
+def run_demo(directory: Path, study_file: Path) -> dict[str, Any]:
     """Run the demo in ``directory`` (emptied first). Returns the keys of ``flo demo --json``."""
     out = console()
     began = time.monotonic()
     _make_room(directory)
-    chosen = study.load(STUDY)
+    chosen = study.load(study_file)
     data = directory / "data"
     datasets.write(chosen.name, data)
     out.print(Panel(f"[bold]{chosen.purpose}[/]\n{datasets.HEART_CREDIT}", title="FLO demo"))
@@ -114,7 +114,7 @@ def run_demo(directory: Path) -> dict[str, Any]:
             seconds = statistics.median(progress.seconds) if progress.seconds else float("nan")
         report = _report(cast, operator, digest)
     result = _result(signed, summary, seconds, time.monotonic() - began, report)
-    _last_screen(result, summary, report)
+    _last_screen(result, summary, report, [hospital.id for hospital in signed.hospitals])
     return result
 
 
@@ -244,9 +244,11 @@ def _result(
     }
 
 
-def _last_screen(result: dict[str, Any], summary: dict[str, Any], report: Path) -> None:
+def _last_screen(
+    result: dict[str, Any], summary: dict[str, Any], report: Path, hospitals: list[str]
+) -> None:
     out = console()
-    table = Table("hospital", "declared size", "ε released", "δ", "rounds")
+    table = Table("hospital", "declared size", "ε released", "δ", "releases")
     for name, site in result["sites"].items():
         table.add_row(
             name,
@@ -256,6 +258,8 @@ def _last_screen(result: dict[str, Any], summary: dict[str, Any], report: Path) 
             str(site["rounds"]),
         )
     out.print(table)
+    if away := sorted(set(hospitals) - set(result["sites"])):
+        say(f"[yellow]no extract from {', '.join(away)}[/]: it settles when its agent is back")
     if result["auc"] is None:
         out.print(f"[bold red]the study {result['status']} before its evaluation[/]")
     else:
@@ -269,7 +273,14 @@ def _last_screen(result: dict[str, Any], summary: dict[str, Any], report: Path) 
         f"{result['rounds']} rounds, {result['seconds_per_round']:.2f} s each (median), "
         f"{result['seconds_total']:.0f} s in all"
     )
-    say(f"model:  {(summary['result'] or {}).get('model')}")
+    model = (summary["result"] or {}).get("model")
+    say(f"model:  {model}")
+    directory, first = report.parent, next(iter(result["sites"]), "")
+    say(
+        f"[bold]use it:[/] {_command()} model predict {model} "
+        f"--data {directory / 'data' / first}.csv --out {directory / 'scores.csv'} "
+        f"--home {directory / 'sites' / first}"
+    )
     say(f"report: {result['report']}")
     say(f"[bold]verify it yourself:[/] {_command()} audit verify {report}")
 

@@ -65,13 +65,16 @@ def demo(
     directory: Annotated[
         Path, typer.Option("--dir", help="Everything is made anew in this folder.")
     ] = Path(".demo"),
+    study: Annotated[
+        Path | None, typer.Option(help="Your variant of examples/heart/study.toml.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Result as JSON.")] = None,
 ) -> None:
     """Four real hospitals train one private model on this machine, over mutual TLS."""
-    from flo.cli.demo import run_demo
+    from flo.cli.demo import STUDY, run_demo
     from flo.cli.screen import write_json
 
-    write_json(json_file, run_demo(directory))
+    write_json(json_file, run_demo(directory, study or STUDY))
 
 
 def data(

@@ -57,15 +57,17 @@ class StudyProgress:
         return self._seconds
 
     def follow(self, ask: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
-        """Poll ``ask(after)`` until the study has ended and every extract it can get has come."""
-        last = 0
+        """Poll ``ask(after)`` until the study has ended and its model, if any, has its card."""
+        last, carded = 0, False
         while True:
             summary = ask(last)
             for event in summary["events"]:
                 last = event["number"]
+                carded |= event["kind"] in ("published", "no-card")
                 self._take(event["kind"], event["facts"])
             self._live.update(self._view(), refresh=True)
-            if summary["status"] in ("done", "stopped", "ended") and not summary["events"]:
+            over = summary["status"] in ("done", "stopped", "ended") and not summary["events"]
+            if over and (carded or "model" not in (summary["result"] or {})):
                 return summary
             time.sleep(_POLL_SECONDS)
 
@@ -95,10 +97,25 @@ class StudyProgress:
                 self._state[hospital] = "counted"
         elif kind == "round":
             self._state.update(dict.fromkeys(facts["cohort"], "evaluated"))
+        elif kind == "attempt-failed":
+            self._take_failed(facts)
+        elif kind == "excluded":
+            self._state[facts["hospital"]] = "excluded: missed too often"
         elif kind == "refused":
             self._state[facts["hospital"]] = f"refused: {facts['code']}"
         elif kind == "extract":
             self._state[facts["hospital"]] = "ledger settled"
+
+    def _take_failed(self, facts: dict[str, Any]) -> None:
+        """An attempt was thrown away; with distributed noise whoever answered paid for it."""
+        for hospital in facts["missing"]:
+            self._state[hospital] = f"missing in round {facts['round']}"
+        if self._study.mechanism.noise == "distributed" and facts["phase"] in (
+            "training",
+            "survey",
+        ):
+            for hospital in set(facts["cohort"]) - set(facts["missing"]):
+                self._done[hospital] += 1
 
     def _view(self) -> Group:
         purpose, part = next(iter(self._plan.parts.items()))

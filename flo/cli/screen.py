@@ -52,7 +52,7 @@ def show_sheet(parts: list[Section], out: Console) -> None:
         out.print(f"\n[bold]{section.heading}[/]")
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim", no_wrap=True)
-        table.add_column()
+        table.add_column(overflow="fold")
         for label, text in section.lines:
             table.add_row(plain(label), plain(text))
         out.print(table)

@@ -1,0 +1,66 @@
+"""Models that this hospital fetched from the coordinator; kept only after every check."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from flo import canonical
+from flo.claims import Digest
+from flo.clients.approval import known_studies
+from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.home import SiteHome
+from flo.errors import TrustError, UsageError
+from flo.files import write_public
+from flo.identity import fingerprint
+from flo.model_card import MAX_CARD_BYTES, ModelCard, PublishedModel, paths_of
+from flo.settings import Document, parse
+from flo.study import from_canonical
+
+
+class _Answer(Document):
+    card: Annotated[str, Field(max_length=MAX_CARD_BYTES)]
+    tensors: str
+
+
+class _Wish(Document):
+    study: Digest
+
+
+def fetch(home: SiteHome, api: CoordinatorApi, wanted: str, out: Path) -> Path:
+    """Fetch, check and keep the model of a study (name or digest prefix). Returns the card's path.
+
+    Raises:
+        UsageError: no such study, or several. TrustError: the coordinator whose key this site knows
+        did not sign the card, or the card is of another study.
+    """
+    digests = {
+        canonical.digest(known.study.encode()): from_canonical(known.study.encode()).name
+        for known in known_studies(api)
+    }
+    found = [d for d, name in digests.items() if name == wanted or d.startswith(wanted)]
+    if len(found) != 1:
+        raise UsageError(
+            f"{len(found)} studies of this hospital are called {wanted!r}",
+            hint="name it, or the start of its digest",
+        )
+    answer = parse(
+        _Answer, api.call("models", _Wish(study=found[0]).model_dump()), "the coordinator's answer"
+    )
+    document = canonical.decode(answer.card.encode(), limit=MAX_CARD_BYTES, what="model card")
+    card = parse(ModelCard, document, "the model card")
+    try:
+        tensors = base64.b64decode(answer.tensors, validate=True)
+    except ValueError as error:
+        raise TrustError("the coordinator's answer holds no model") from error
+    model = PublishedModel.of(card, tensors, fingerprint(bytes.fromhex(home.coordinator.public)))
+    if model.study.digest != found[0]:
+        raise TrustError("the coordinator sent the model of another study")
+    out.mkdir(parents=True, exist_ok=True)
+    card_path, tensors_path = paths_of(out / f"{model.study.name}-{card.run}")
+    write_public(tensors_path, tensors)
+    write_public(card_path, card.to_bytes())
+    return card_path

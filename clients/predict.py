@@ -1,0 +1,44 @@
+"""Using a published model on patients of this hospital: offline, and nothing leaves.
+
+The columns of the signed study say how a patient becomes the model's inputs, the same code as in
+training. Predictions are about patients: they are written readable by their owner only.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+
+from flo.clients.checks import check_inputs
+from flo.clients.source import read_table
+from flo.errors import UsageError
+from flo.files import write_private
+from flo.model_card import PublishedModel
+from flo.models import log_odds
+
+
+def predict(model: PublishedModel, data: Path, out: Path, id_column: str) -> int:
+    """Write ``row``, the id column where the file has one, and ``score`` for each record of a file.
+
+    ``row``: 1 for the first record. ``score``: the model's probability of label 1, 0 to 1. Returns
+    the number of records.
+
+    Raises:
+        DataError: the file does not fit the study's columns. UsageError: ``out`` is ``data``.
+    """
+    if out.resolve() == data.resolve():
+        raise UsageError(f"--out {out} would overwrite the data", hint="choose another file")
+    table = read_table(data)
+    inputs = check_inputs(table, model.study.data)
+    scores = 0.5 * (1 + np.tanh(log_odds(model.study, model.weights, inputs) / 2))
+    ids = table[id_column].tolist() if id_column in table.columns else None
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", *([id_column] if ids else []), "score"])
+    for number, score in enumerate(scores, start=1):
+        writer.writerow([number, *([ids[number - 1]] if ids else []), f"{score:.6f}"])
+    write_private(out, text.getvalue().encode())
+    return len(scores)

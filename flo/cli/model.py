@@ -1,0 +1,183 @@
+"""``flo model ...``: look at, fetch and use published models; local first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flo.cli.site import DEFAULT_HOME, Home
+
+if TYPE_CHECKING:
+    from flo.model_card import PublishedModel, Quality
+    from flo.privacy.sheet import Section
+
+app = typer.Typer(no_args_is_help=True)
+ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="NAME.safetensors or its card.")]
+Coordinator = Annotated[
+    str | None,
+    typer.Option(help="Fingerprint of the coordinator, where no site's folder knows it."),
+]
+
+
+@app.command("list")
+def list_(
+    directory: Annotated[Path, typer.Argument(help="A folder with models.")] = Path("models"),
+    home: Home = DEFAULT_HOME,
+    coordinator: Coordinator = None,
+) -> None:
+    """List the models in a folder, each checked."""
+    from rich.table import Column, Table
+
+    from flo.cli.screen import console, plain, say
+    from flo.errors import FloError
+    from flo.model_card import PublishedModel
+
+    trusted = _trusted(home, coordinator)
+    cards = sorted(directory.glob("*.card.json"))
+    if not cards:
+        say(f"no models in {directory}; `flo model fetch STUDY` gets one from the coordinator")
+        return
+    table = Table(Column("model", overflow="fold"), "version", "ε", "AUC", "made")
+    for path in cards:
+        try:
+            model = PublishedModel.open(path, trusted)
+        except FloError as error:
+            table.add_row(path.name, "", "", f"[red]refused:[/] {plain(str(error))}", "")
+            continue
+        table.add_row(
+            path.name.removesuffix(".card.json"),
+            str(model.study.version),
+            f"{model.card.epsilon:.4f}",
+            _quality(model.card.evaluation),
+            model.card.made[:10],
+        )
+    console().print(table)
+
+
+@app.command()
+def show(model: ModelFile, home: Home = DEFAULT_HOME, coordinator: Coordinator = None) -> None:
+    """Check a model's signature and show its card: study, privacy, evaluation, inputs."""
+    from flo.cli.screen import console, show_sheet
+
+    show_sheet(_sections(_open(model, home, coordinator)), console())
+
+
+@app.command()
+def fetch(
+    study: Annotated[str, typer.Argument(help="Name of a study, or the start of its digest.")],
+    home: Home = DEFAULT_HOME,
+    out: Annotated[Path, typer.Option(help="Folder for the model and its card.")] = Path("models"),
+) -> None:
+    """Get a study's published model from the coordinator; kept only if everything checks."""
+    from flo.cli.screen import say, working
+    from flo.clients.enrol import connect
+    from flo.clients.home import SiteHome
+    from flo.clients.models import fetch as get
+
+    opened = SiteHome.open(home)
+    with working("fetching the model"), connect(opened) as api:
+        card = get(opened, api, study, out)
+    say(f"checked and kept: {card}")
+    say(f"next: flo model predict {card} --data FILE --out FILE --home {home}")
+
+
+@app.command()
+def predict(
+    model: ModelFile,
+    data: Annotated[Path, typer.Option(help="CSV or Parquet with the study's columns.")],
+    out: Annotated[Path, typer.Option(help="CSV for row, id and score; readable by you only.")],
+    home: Home = DEFAULT_HOME,
+    coordinator: Coordinator = None,
+    id_column: Annotated[str, typer.Option(help="Column to repeat, if it is there.")] = (
+        "patient_id"
+    ),
+) -> None:
+    """Score the patients of a file with a published model: offline, nothing leaves."""
+    from flo.cli.screen import say, working
+    from flo.clients.predict import predict as score
+
+    opened = _open(model, home, coordinator)
+    with working("predicting"):
+        count = score(opened, data, out, id_column)
+    say(f"{count} records scored in {out}: the model's probability of {opened.study.data.label}")
+
+
+def _open(path: Path, home: Path, coordinator: str | None) -> PublishedModel:
+    from flo.model_card import PublishedModel
+
+    return PublishedModel.open(path, _trusted(home, coordinator))
+
+
+def _trusted(home: Path, fingerprint: str | None) -> str:
+    """Fingerprint of the coordinator whose models count: as given, or as this folder knows it."""
+    from flo import identity
+    from flo.clients.home import SiteHome
+    from flo.errors import UsageError
+    from flo.server.home import CoordinatorHome
+
+    if fingerprint is not None:
+        return "".join(fingerprint.split()).lower()
+    if CoordinatorHome(home).config_path.exists():
+        return CoordinatorHome.open(home).identity().fingerprint
+    if SiteHome(home).config_path.exists():
+        return identity.fingerprint(bytes.fromhex(SiteHome.open(home).coordinator.public))
+    raise UsageError(
+        "whose models count? no folder here knows the coordinator's key",
+        hint="--home SITE, or --coordinator FINGERPRINT as the coordinator reads it out",
+    )
+
+
+def _sections(model: PublishedModel) -> list[Section]:
+    from flo.features import input_names
+    from flo.identity import fingerprint, spoken
+    from flo.models import parameter_count
+    from flo.privacy.sheet import Section
+
+    card, study = model.card, model.study
+    missing = ", ".join(card.without_extract)
+    return [
+        Section(
+            "The model",
+            (
+                ("study", f"{study.name}, version {study.version}"),
+                ("purpose", study.purpose),
+                ("score", f"probability of {study.data.label}; a record is {study.data.record}"),
+                ("kind", f"{study.model.kind}, {parameter_count(study)} parameters"),
+                ("inputs", ", ".join(input_names(study.data))[:2000]),
+                ("rounds", str(card.rounds)),
+                ("made", card.made),
+            ),
+        ),
+        Section(
+            "Privacy",
+            (
+                ("ε, δ", f"{card.epsilon:.4f}, {card.delta:g} for one patient of one hospital"),
+                ("trust model", card.trust_model),
+                ("report", card.report or "none: no hospital had sent its extract"),
+                ("without extract", missing or "nobody: every hospital's ledger is in the report"),
+            ),
+        ),
+        Section(
+            "Noisy evaluation on patients who were never trained on",
+            (
+                ("AUC", _quality(card.evaluation)),
+                *((name, _quality(found)) for name, found in card.subgroups.items()),
+            ),
+        ),
+        Section(
+            "Checked",
+            (
+                ("signed by", spoken(fingerprint(bytes.fromhex(card.coordinator)))),
+                ("study digest", study.digest),
+                ("file digest", card.file),
+            ),
+        ),
+    ]
+
+
+def _quality(found: Quality | None) -> str:
+    if found is None:
+        return "not evaluated"
+    return f"{found.auc:.3f} ({found.low:.3f} to {found.high:.3f}, {100 * found.level:.0f} %)"

@@ -1,0 +1,99 @@
+"""Publishing a model: tensors when the run ends, the signed card once the hospitals have reported.
+
+The card names the digest of a privacy report that is made here from the hospitals' own signed
+extracts. A hospital that does not send its extract in time is named in the card; the auditor can
+make the report anew when it comes.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save as save_tensors
+
+from flo import canonical
+from flo.features import input_names
+from flo.files import write_public
+from flo.model_card import ModelCard, PublishedModel, paths_of
+from flo.models import named
+from flo.privacy.report import build
+from flo.privacy.sheet import TRUST
+from flo.server.home import CoordinatorHome
+from flo.server.rounds import RunState
+from flo.server.store import Offer, Store
+from flo.study import Study
+
+WAIT_SECONDS = 5.0  # for extracts of hospitals that are away
+_QUALITY = ("auc", "low", "high", "level")
+
+
+def write_tensors(home: CoordinatorHome, study: Study, run: str, state: RunState) -> Path:
+    """The model as safetensors, with the study's digest and the input names in its header."""
+    path = home.directory / "models" / f"{study.name}-{run}.safetensors"
+    facts = {
+        "schema_version": "2",
+        "study": study.digest,
+        "run": run,
+        "model": study.model.kind,
+        "inputs": "\n".join(input_names(study.data)),
+    }
+    write_public(path, save_tensors(named(study, state.model), metadata=facts))
+    return path
+
+
+def is_due(study: Study, extracts: dict[str, bytes], tensors: Path) -> bool:
+    """Whether the card can be signed: all extracts are there, or were waited for."""
+    waited = time.time() - tensors.stat().st_mtime
+    return len(extracts) == len(study.hospitals) or waited > WAIT_SECONDS
+
+
+def write_card(
+    home: CoordinatorHome,
+    offer: Offer,
+    run: str,
+    result: dict[str, Any],
+    extracts: dict[str, bytes],
+) -> Path:
+    """Make the report, sign the card that names it, and keep both beside the tensors."""
+    study, tensors = offer.study, Path(result["model"])
+    card_path, _ = paths_of(tensors)
+    report = build(list(extracts.values())) if extracts else None
+    if report is not None:
+        write_public(card_path.with_name(card_path.name.replace(".card.", ".report.")), report)
+    identity = home.identity()
+    card = ModelCard(
+        study=study.canonical_bytes.decode(),
+        study_signature=offer.signature,
+        run=run,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        file=canonical.digest(tensors.read_bytes()),
+        rounds=result["rounds"],
+        epsilon=result["epsilon"],
+        delta=result["delta"],
+        trust_model=TRUST[study.mechanism.noise],
+        evaluation=_quality(result["estimate"]),
+        subgroups={name: _quality(found) for name, found in result["subgroups"].items()},
+        report=canonical.digest(report) if report is not None else None,
+        without_extract=tuple(sorted({h.id for h in study.hospitals} - set(extracts))),
+        coordinator=identity.public.hex(),
+    ).signed(identity)
+    PublishedModel.of(card, tensors.read_bytes(), identity.fingerprint)
+    write_public(card_path, card.to_bytes())
+    return card_path
+
+
+def published(store: Store, study: str) -> tuple[Path, Path] | None:
+    """Card and tensors of a study's model, once both are there."""
+    record = store.last_run(study)
+    model = (record.result or {}).get("model") if record else None
+    if not model:
+        return None
+    card, tensors = paths_of(Path(model))
+    return (card, tensors) if card.is_file() else None
+
+
+def _quality(estimate: dict[str, Any] | None) -> Any:
+    return None if estimate is None else {name: estimate[name] for name in _QUALITY}
