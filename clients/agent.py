@@ -14,7 +14,7 @@ import threading
 from types import FrameType
 
 from flo import canonical
-from flo.clients.approval import approval_path, confirm_head, known_studies, load
+from flo.clients.approval import approval_path, confirm_head, is_expired, known_studies, load
 from flo.clients.coordinator_api import CoordinatorApi, client_context
 from flo.clients.enrol import connect
 from flo.clients.extract import make_extract
@@ -24,7 +24,7 @@ from flo.clients.home import SiteHome
 from flo.clients.replies import KeptReplies
 from flo.clients.run_keys import RunKeys
 from flo.clients.worker import Worker
-from flo.errors import FloError, MessageError, NetworkError
+from flo.errors import FloError, MessageError, NetworkError, UsageError
 from flo.files import write_private
 from flo.privacy.ledger import Ledger
 from flo.study import Study
@@ -88,7 +88,7 @@ class Agent:
                         log.info("connected", extra={"fields": {"url": self._home.coordinator.url}})
                         wait = _FIRST_WAIT
                         self._answer_forever(link, handler)
-            except NetworkError as error:
+            except (NetworkError, MessageError, UsageError) as error:
                 log.info(f"{error}; trying again")
                 self._stopping.wait(wait * random.uniform(0.5, 1.5))  # noqa: S311
                 wait = min(wait * 2, _LONGEST_WAIT)
@@ -107,16 +107,15 @@ class Agent:
                 link.reply(incoming, reply)
 
     def _settle_ended(self, api: CoordinatorApi, ledger: Ledger) -> None:
-        """Settle studies that ended while we were away, so that no reservation leaks."""
+        """Settle studies that ended while we were away or expired, so that no reservation leaks."""
         replies = KeptReplies(self._home.directory / "replies", self._home.replies_keystore())
         for known in known_studies(api):
             digest = canonical.digest(known.study.encode())
-            if (
-                known.status in ("offered", "running")
-                or not approval_path(self._home, digest).exists()
-            ):
+            if not approval_path(self._home, digest).exists():
                 continue
             approved = load(self._home, digest)
+            if known.status in ("offered", "running") and not is_expired(approved):
+                continue
             held = ledger.balance().reservations.get(approved.reservation)
             if held is not None and not held.settled:
                 study = approved.read_study()

@@ -141,6 +141,11 @@ def check_study(
         raise TrustError("the study does not name every partner's fingerprint")
     if study.expires < today:
         raise RefusedError(f"the study expired on {study.expires}")
+    if study.mechanism.noise == "distributed" and not study.masked:
+        raise PolicyError(
+            "distributed noise without masks is never approved",
+            hint="ask the coordinator for the study in schema_version 2",
+        )
     refuse_large_epsilon(epsilon, policy)
     if policy.largest_study_epsilon is not None and epsilon > policy.largest_study_epsilon:
         raise PolicyError(
@@ -258,9 +263,13 @@ def load(home: SiteHome, digest: str) -> Approval:
 
 def refuse_expired(approval: Approval) -> None:
     """Raises RefusedError after the study's last day: nothing more is released, only settled."""
-    study = approval.read_study()
-    if study.expires < datetime.now(UTC).date():
+    if is_expired(approval):
+        study = approval.read_study()
         raise RefusedError(f"study {study.digest[:12]} expired on {study.expires}")
+
+
+def is_expired(approval: Approval) -> bool:
+    return approval.read_study().expires < datetime.now(UTC).date()
 
 
 def approval_path(home: SiteHome, digest: str) -> Path:

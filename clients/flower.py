@@ -41,6 +41,7 @@ from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpI
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from google.protobuf.message import DecodeError
 
 from flo.clients.coordinator_api import CappedTransport
 from flo.errors import MessageError, NetworkError, TrustError
@@ -116,7 +117,7 @@ class FleetLink:
         )
         try:
             message = inflate_object_from_contents(metadata.message_id, contents)
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # whatever Flower's parsers raise on what another party sent
             raise MessageError("a message that cannot be read") from error
         if not isinstance(message, Message) or not message.has_content():
             raise MessageError("a message without content")
@@ -204,7 +205,7 @@ class FleetLink:
                     hint="the certificate may be revoked; ask the coordinator",
                 ) from error
             raise NetworkError(f"the coordinator answered {status}") from error
-        except (httpx.TransportError, ValueError) as error:
+        except (httpx.HTTPError, DecodeError, ValueError) as error:
             raise NetworkError(
                 f"the connection to {self._url} was lost ({type(error).__name__})"
             ) from error

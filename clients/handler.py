@@ -149,6 +149,7 @@ class Handler:
 
     def _release(self, request: Request, approved: Approval, study: Study) -> Values:
         header, key = request.header, request_key(request.header)
+        self._partners.refuse_incomplete(header, study)
         ring = ring_of(study, Plan.of(study).part(header.purpose), len(header.cohort))
         answered = self._ledger.find_release(key)
         if answered is not None:
@@ -284,4 +285,4 @@ def _facts(header: RequestHeader, reply: str, sent: str) -> dict[str, Any]:
 
 
 def _cohort_of(header: RequestHeader) -> str:
-    return cohort_digest(list(header.keys.values()))
+    return cohort_digest(header.members())

@@ -46,7 +46,7 @@ class Partners:
             except TrustError as error:
                 raise Refusal("malformed", f"{hospital}: {error}") from error
             if hospital != self._hospital:
-                self._ledger.witness(hospital, head)
+                self._ledger.witness(head)
                 continue
             try:
                 self._ledger.confirm(head)
@@ -60,15 +60,15 @@ class Partners:
         heads = self._ledger.witnessed()
         vouchers = {
             hospital: Voucher.given(
-                self._identity, study.digest, header.run, key, heads.get(hospital)
+                self._identity, study.digest, header.run, key, heads.get(key.fingerprint)
             )
             for hospital, key in header.keys.items()
             if hospital != self._hospital
         }
         return own.public, vouchers
 
-    def admit(self, header: RequestHeader, study: Study) -> OwnKey:
-        """Refuse an attempt that we may not take part in; returns the key to mask it with. [2]"""
+    def refuse_incomplete(self, header: RequestHeader, study: Study) -> None:
+        """Refuse an attempt that does not name enough members, or a key and a head for each."""
         members, floor = set(header.cohort), study.cohort_floor
         if len(members) < floor:
             raise Refusal("malformed", f"a cohort of {len(members)}; the study's floor is {floor}")
@@ -76,8 +76,18 @@ class Partners:
             raise Refusal("malformed", "an attempt names one run key for each of its members")
         if not members <= set(header.heads):
             raise Refusal("malformed", "an attempt relays the ledger head of each of its members")
+
+    def admit(self, header: RequestHeader, study: Study) -> OwnKey:
+        """Refuse an attempt that we may not take part in; returns the key to mask it with. [2]
+
+        The head that is relayed for us must cover all that we released in this run. Heads are part
+        of the cohort digest, so a coordinator that shows partners an older one gets no sum.
+        """
         self._check_keys(header, study)
         own = self._run_keys.join(study.digest, header.run, header.keys[self._hospital])
+        released = self._ledger.last_release(study.digest, header.run)
+        if header.heads[self._hospital].sequence < released:
+            raise Refusal("stale-key", "the ledger head relayed for us is older", own.public)
         if header.keys[self._hospital].key != own.public.key:
             raise Refusal("stale-key", "the attempt names another run key of ours", own.public)
         if not own.confirmed:
@@ -98,7 +108,8 @@ class Partners:
         if len(study.hospitals) == 1:
             return
         voucher = header.vouchers.get(self._hospital)
-        if voucher is None or voucher.key != own.public.key:
+        own_claim = (own.public.fingerprint, own.public.key)
+        if voucher is None or (voucher.hospital, voucher.key) != own_claim:
             raise Refusal("unconfirmed", "no partner has confirmed our ledger's head", own.public)
         signers = {h.fingerprint for h in study.hospitals if h.id != self._hospital}
         try:

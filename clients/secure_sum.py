@@ -27,10 +27,11 @@ def mask(study: Study, header: RequestHeader, own: OwnKey, noisy: Integers) -> V
         purpose=header.purpose,
         round=header.round,
         attempt=header.attempt,
-        cohort=cohort_digest(list(header.keys.values())),
+        cohort=cohort_digest(header.members()),
         model=header.model,
         ring=ring,
         length=len(noisy),
     )
-    partners = [key for key in header.keys.values() if key.key != own.public.key]
-    return masked(noisy, own.public.fingerprint, own.secrets(partners), attempt)
+    mine = own.public.fingerprint
+    partners = [key for key in header.keys.values() if key.fingerprint != mine]
+    return masked(noisy, mine, own.secrets(partners), attempt)

@@ -73,9 +73,10 @@ class Voucher(Claim):
     """ "The highest ledger head that I have seen of the hospital with this run key is this one."
 
     A run key is new after every start, so a voucher is an answer to that start and no older one.
-    ``sequence`` 0: I have seen none.
+    ``hospital``: its identity's fingerprint. ``sequence`` 0: I have seen none.
     """
 
+    hospital: Digest
     key: Digest
     sequence: Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
     hash: Digest
@@ -86,8 +87,9 @@ class Voucher(Claim):
     ) -> Voucher:
         """What the holder of ``identity`` saw of the hospital with this run key, signed."""
         sequence, row = (head.sequence, head.hash) if head else (0, NO_ROW)
-        statement = _voucher_statement(study, run, key.key, sequence, row)
+        statement = _voucher_statement(study, run, key.fingerprint, key.key, sequence, row)
         return cls(
+            hospital=key.fingerprint,
             key=key.key,
             sequence=sequence,
             hash=row,
@@ -97,7 +99,9 @@ class Voucher(Claim):
 
     def check(self, study: str, run: str, signer: str) -> None:
         """Raises TrustError unless the key of fingerprint ``signer`` signed it for this run."""
-        statement = _voucher_statement(study, run, self.key, self.sequence, self.hash)
+        statement = _voucher_statement(
+            study, run, self.hospital, self.key, self.sequence, self.hash
+        )
         self._check(signer, "voucher", statement)
 
 
@@ -110,7 +114,16 @@ def _run_key_statement(study: str, run: str, epoch: int, key: str) -> bytes:
     return canonical.encode({"study": study, "run": run, "epoch": epoch, "key": key})
 
 
-def _voucher_statement(study: str, run: str, key: str, sequence: int, row_hash: str) -> bytes:
+def _voucher_statement(
+    study: str, run: str, hospital: str, key: str, sequence: int, row_hash: str
+) -> bytes:
     return canonical.encode(
-        {"study": study, "run": run, "key": key, "sequence": sequence, "hash": row_hash}
+        {
+            "study": study,
+            "run": run,
+            "hospital": hospital,
+            "key": key,
+            "sequence": sequence,
+            "hash": row_hash,
+        }
     )

@@ -56,6 +56,10 @@ class RequestHeader(Document):
     keys: dict[Identifier, RunKey] = Field(default_factory=dict)
     vouchers: dict[Identifier, Voucher] = Field(default_factory=dict)
 
+    def members(self) -> list[tuple[RunKey, Head]]:
+        """Run key and ledger head of each hospital of the cohort. KeyError if one is missing."""
+        return [(self.keys[name], self.heads[name]) for name in self.cohort]
+
 
 RefusalCode = Literal[
     "not-ready",

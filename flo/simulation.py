@@ -231,7 +231,7 @@ class _InProcess:
                 }
             case "release":
                 values = self._release(site, request)
-                facts = {"cohort": cohort_digest(list(header.keys.values()))}
+                facts = {"cohort": cohort_digest(header.members())}
         reply = ReplyHeader.model_validate(
             {
                 "kind": {"join": "joined", "finish": "settled"}.get(header.kind, header.kind),
@@ -274,15 +274,17 @@ class _Memory:
     """A run store that forgets; it keeps only how long rounds took."""
 
     seconds: list[float] = field(default_factory=list)
+    seen: dict[str, Head] = field(default_factory=dict)
 
     def save(self, state: RunState) -> None:
         """Nothing outlives a simulation."""
 
     def heads(self) -> dict[str, Head]:
-        return {}
+        return self.seen
 
     def keep_head(self, hospital: str, head: Head) -> None:
-        """Simulated hospitals keep no ledger."""
+        """Simulated hospitals keep no ledger; theirs has one row for ever."""
+        self.seen[hospital] = head
 
     def event(self, kind: str, **facts: object) -> None:
         if kind == "round":

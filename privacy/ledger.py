@@ -57,6 +57,7 @@ class Ledger:
         self._identity = identity
         self._file = LedgerFile(path)
         self._balance = Balance()
+        self._reserved: dict[int, str] = {}  # number of a reserve row -> digest of its study
         self._last: Row | None = None
         try:
             self._catch_up()
@@ -100,6 +101,10 @@ class Ledger:
         reply = private["reply"]
         sent = private.get("sent", reply)
         return Released(sequence, private["model"], private["cohort"], reply, sent)
+
+    def last_release(self, study: str, run: str) -> int:
+        """Number of the last row with which this run was answered, or 0."""
+        return self._file.last_answer(f"{study}/{run}")
 
     # -- deciding and writing --------------------------------------------------------------------
 
@@ -190,11 +195,11 @@ class Ledger:
         round, attempt, model, cohort, and the digests ``reply`` and ``sent`` (see ``Released``).
 
         Raises:
-            BudgetError: the reservation is settled or used up.
+            BudgetError: the reservation is settled, used up, or of another study.
             TrustError: this request was answered before.
         """
         with self._transaction():
-            held = self._open(reservation)
+            held = self._open(reservation, facts["study"])
             if held.remaining(purpose) < 1:
                 raise BudgetError(f"this study has no {purpose} release left")
             self._append(
@@ -219,7 +224,7 @@ class Ledger:
             BudgetError: the reservation is settled. TrustError: they are not the same bits.
         """
         with self._transaction():
-            held = self._open(reservation)
+            held = self._open(reservation, facts["study"])
             self._append(
                 {
                     "kind": "repeat",
@@ -245,11 +250,12 @@ class Ledger:
 
     # -- witnesses ------------------------------------------------------------------------------
 
-    def witness(self, hospital: str, head: Head) -> None:
+    def witness(self, head: Head) -> None:
         """Keep the highest head seen of a partner; the caller has checked its signature."""
-        self._file.witness(hospital, head)
+        self._file.witness(head)
 
     def witnessed(self) -> dict[str, Head]:
+        """Fingerprint -> the highest head seen of it."""
         return self._file.witnessed()
 
     def see_run_key(self, study: str, run: str, hospital: str, key: RunKey) -> None:
@@ -289,9 +295,9 @@ class Ledger:
                 hint="put all files that may hold the same patients into one population",
             )
 
-    def _open(self, reservation: int) -> Reservation:
+    def _open(self, reservation: int, study: str) -> Reservation:
         held = self._balance.reservations.get(reservation)
-        if held is None or held.settled:
+        if held is None or held.settled or self._reserved.get(reservation) != study:
             raise BudgetError("the study has no open reservation in this ledger")
         return held
 
@@ -336,6 +342,7 @@ class Ledger:
                 yield
         except BaseException:
             self._balance, self._last = Balance(), None
+            self._reserved.clear()
             self._catch_up()
             raise
 
@@ -349,8 +356,7 @@ class Ledger:
         statement = row_statement(sequence, row.hash)
         row = replace(row, signature=self._identity.sign("ledger-row", statement))
         self._file.insert(row, request)
-        self._balance.add(row)
-        self._last = row
+        self._take(row)
         return sequence
 
     def _check_last_signature(self) -> None:
@@ -365,5 +371,10 @@ class Ledger:
         """Check and add the rows that another process appended since we looked."""
         previous, sequence = self._tip()
         for row in self._file.rows(sequence - 1, previous):
-            self._balance.add(row)
-            self._last = row
+            self._take(row)
+
+    def _take(self, row: Row) -> None:
+        self._balance.add(row)
+        if row.public["kind"] == "reserve":
+            self._reserved[row.sequence] = (row.private or {})["study"]
+        self._last = row

@@ -131,23 +131,36 @@ class LedgerFile:
         )
         return int(overlap)
 
-    def witness(self, hospital: str, head: Head) -> None:
-        """Keep the highest head seen of a partner."""
+    def last_answer(self, prefix: str) -> int:
+        """Number of the last row that answered a request beginning with ``prefix``/, or 0."""
+        (found,) = self._db.execute(
+            "SELECT MAX(sequence) FROM rows WHERE request > ? AND request < ?",
+            (f"{prefix}/", f"{prefix}0"),  # 0 follows / in ASCII
+        ).fetchone()
+        return found or 0
+
+    def witness(self, head: Head) -> None:
+        """Keep the highest head seen of whoever signed it.
+
+        By the signer's fingerprint, as two studies may name different keys for one hospital id; FLO
+        0.1 wrote the id in that column.
+        """
         self._db.execute(
             "INSERT INTO witnessed VALUES (?, ?, ?, ?, ?) ON CONFLICT (hospital) DO UPDATE SET"
             " sequence = excluded.sequence, hash = excluded.hash, signature = excluded.signature,"
             " public = excluded.public WHERE excluded.sequence > witnessed.sequence",
-            (hospital, head.sequence, head.hash, head.signature, head.public),
+            (head.fingerprint, head.sequence, head.hash, head.signature, head.public),
         )
 
     def witnessed(self) -> dict[str, Head]:
-        return {
-            name: Head(sequence=sequence, hash=hash_, signature=signature, public=public)
-            for name, sequence, hash_, signature, public in self._db.execute(
-                "SELECT hospital, sequence, hash, signature, public FROM witnessed"
-                " ORDER BY hospital"
+        """Fingerprint -> the highest head seen of it."""
+        heads = [
+            Head(sequence=sequence, hash=hash_, signature=signature, public=public)
+            for sequence, hash_, signature, public in self._db.execute(
+                "SELECT sequence, hash, signature, public FROM witnessed ORDER BY sequence"
             )
-        }
+        ]
+        return {head.fingerprint: head for head in heads}
 
     def latest_run_key(self, study: str, run: str, hospital: str) -> tuple[int, str] | None:
         """Epoch and key, or None if this partner showed none for this run."""

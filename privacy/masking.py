@@ -11,8 +11,10 @@ The numbers stand at the code that does each step, here and in the rooms named.
        (``flo.clients.partners``).
     3. Two hospitals share a secret: X25519 of their run keys (RFC 7748).
     4. For one attempt the pair's pad is a ChaCha20 stream (RFC 8439) whose key is HKDF-SHA256 (RFC
-       5869) of the secret and everything that makes this attempt this one: study, run, purpose,
-       round, attempt, cohort digest, model digest, ring, length. No pad serves twice.
+       5869) of the secret, the pair's fingerprints, and everything that makes this attempt this
+       one: study, run, purpose, round, attempt, cohort digest, model digest, ring, length. The
+       cohort digest covers who takes part, with which keys and with which ledger heads. No pad
+       serves twice.
     5. Of a pair, the hospital with the smaller fingerprint adds the pad, the other subtracts it, in
        the ring of ``flo.privacy.ring``. What it masks is noisy already (``Mechanism.release``).
     6. The hospital writes and flushes the encrypted reply, commits the ledger row that names its
@@ -27,13 +29,16 @@ The numbers stand at the code that does each step, here and in the rooms named.
 
 Guarantee: computational (X25519, HKDF, ChaCha20), against the coordinator and any hospitals that
 collude with it, for the sum of the others. A false dropout, or two cohorts shown to two hospitals,
-cannot be seen by a hospital and is harmless: pads of different attempts or cohorts never cancel, so
-the joint view is uniform but for sums over whole cohorts, each charged by every member. Nothing
-here adds noise. Knows no network and keeps nothing.
+cannot be seen by a hospital: pads of different attempts or cohorts never cancel, so the joint view
+is uniform but for sums over whole cohorts. With distributed noise each of them has fresh noise and
+is charged by every member. With local noise the same noisy vectors are in them, so a coordinator
+that claims a false dropout sees the difference, one hospital's noisy vector: that is private by
+its own noise and was charged once. Nothing here adds noise. Knows no network and keeps nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -45,7 +50,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from flo import canonical
-from flo.claims import RunKey
+from flo.claims import Head, RunKey
 from flo.errors import TrustError
 from flo.identity import Identity
 from flo.privacy.ring import Integers, Masked, enter, leave
@@ -70,9 +75,15 @@ def pair_secret(own: X25519PrivateKey, other: RunKey) -> bytes:
         raise TrustError("a run key is not a usable X25519 key") from error
 
 
-def cohort_digest(members: list[RunKey]) -> str:
-    """SHA-256 over the sorted (fingerprint, run key, epoch) of an attempt's members."""
-    named = sorted([member.fingerprint, member.key, member.epoch] for member in members)
+def cohort_digest(members: Iterable[tuple[RunKey, Head]]) -> str:
+    """SHA-256 over the sorted (fingerprint, run key, epoch, ledger head) of an attempt's members.
+
+    Heads are in it so that nobody can be shown an old one: pads cancel only if every hospital was
+    shown the same heads, and each sees to it that its own is new.
+    """
+    named = sorted(
+        [key.fingerprint, key.key, key.epoch, head.sequence, head.hash] for key, head in members
+    )
     return canonical.digest(canonical.encode(named))
 
 
@@ -104,7 +115,7 @@ def masked(values: Integers, own: str, secrets: dict[str, bytes], attempt: Attem
     if not secrets or own in secrets:
         raise ValueError("a mask needs partners, and oneself is none")
     total = enter(values, attempt.ring)
-    pads = {other: _pad(secret, attempt) for other, secret in secrets.items()}
+    pads = {other: _pad(secret, attempt, own, other) for other, secret in secrets.items()}
     step = _BLOCK_BYTES // total.itemsize
     zeros, buffer = bytes(_BLOCK_BYTES), bytearray(_BLOCK_BYTES + 64)
     for start in range(0, len(total), step):
@@ -127,8 +138,10 @@ def unmasked_sum(replies: list[Masked], ring: int) -> Integers:
     return leave(total, ring)
 
 
-def _pad(secret: bytes, attempt: Attempt) -> CipherContext:
+def _pad(secret: bytes, attempt: Attempt, own: str, other: str) -> CipherContext:
+    """The pair is named: a liar that shows another's key as its own shares no pad with anyone."""
+    context = asdict(attempt) | {"pair": sorted([own, other])}
     derived = HKDF(
-        hashes.SHA256(), 32, salt=None, info=b"flo pad " + canonical.encode(asdict(attempt))
+        hashes.SHA256(), 32, salt=None, info=b"flo pad " + canonical.encode(context)
     ).derive(secret)
     return Cipher(ChaCha20(derived, bytes(16)), mode=None).encryptor()

@@ -21,6 +21,17 @@ clip and adjacency and is never an argument.
 | ``PoissonSum`` | the same, with probability q | chosen | see there |
 | ``Histogram`` | weight 1 in each of ``groups`` groupings | √groups | α/(2σ²) |
 
+Noise shares. Under distributed noise n = |cohort| - b honest hospitals each add a share of variance
+v = (σ·Δ)²/n. The sum of discrete Gaussians is almost one of variance n·v: by Kairouz, Liu, Steinke
+(2021, "The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure Aggregation",
+arXiv 2102.06387, Proposition 14) the sum of the cohort is ½ε²-concentrated DP with
+
+    ε² <= Δ²/(n·v) + τ·length/2,   τ = 10·Σ_{k=1..n-1} e^(-2π²·v·k/(k+1)) <= 10·n·e^(-π²·v).
+
+A share's variance below 100 is refused, so τ < 10^-420 for up to 1000 hospitals, and the 10^-12 by
+which variances are rounded up covers τ·length/2 for every length and any σ below 10^100. Shares of
+more than n honest hospitals only add independent noise. So the sum is (α, α/(2σ²))-RDP as well.
+
 Edges: clip 0, negative, infinite or NaN, σ < 0.001 or NaN, length or groups < 1, q outside
 [0.001, 1): refused with ValueError. An unknown mechanism is refused; there is none without noise.
 """
@@ -47,6 +58,7 @@ GRID = 1 << 16
 _FLOAT_SLACK = 2.0**-10
 _SMALLEST_SAMPLING, _SMALLEST_NOISE = 0.001, 0.001
 _LARGEST_LENGTH = 1 << 40
+_SMALLEST_SHARE = 100  # grid steps²
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -94,7 +106,10 @@ class Mechanism:
         if shares < 1:
             raise ValueError(f"shares must be at least 1, got {shares}")
         deviation = self.noise_multiplier * self.sensitivity_steps
-        return math.ceil(deviation * deviation * (1 + 1e-12) / shares)
+        variance = math.ceil(deviation * deviation * (1 + 1e-12) / shares)
+        if shares > 1 and variance < _SMALLEST_SHARE:
+            raise ValueError(f"a noise share of variance {variance} grid steps² is too small")
+        return variance
 
     def choose(self, count: int, noise: Noise) -> Mask | None:
         """Which of ``count`` patients take part in the release at hand; None for all."""

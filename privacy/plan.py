@@ -159,8 +159,12 @@ def _plan(study: Study) -> Plan:
 
 
 def noise_shares(study: Study, cohort_size: int) -> int:
-    """Into how many shares the noise is divided: 1 for local noise, |cohort| - b otherwise."""
-    if study.mechanism.noise == "local":
+    """Into how many shares the noise is divided: |cohort| - b for a masked sum, otherwise 1.
+
+    A share protects only inside a sum. A study of FLO 0.1 with distributed noise knows no masks, so
+    each hospital adds the whole noise.
+    """
+    if study.mechanism.noise == "local" or not study.masked:
         return 1
     return cohort_size - study.colluders
 

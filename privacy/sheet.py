@@ -34,12 +34,18 @@ TRUST = {
         "up to b colluding hospitals"
     ),
 }
+MASKS = (
+    "on: the coordinator can read only the sum over all hospitals of a round, not what one of them "
+    "sent (computational security)"
+)
 MASKING = {
-    "on": (
-        "on: the coordinator can read only the sum over all hospitals of a round, not what one of "
-        "them sent (computational security)"
+    ("local", "on"): (
+        f"{MASKS}; one that lies about who dropped out could still see a hospital's noisy sum, "
+        "which is protected by its own noise"
     ),
-    "off": "off: the coordinator sees each hospital's noisy sums one by one",
+    ("distributed", "on"): MASKS,
+    ("local", "off"): "off: the coordinator sees each hospital's noisy sums one by one",
+    ("distributed", "off"): "off: this study cannot be approved",  # FLO 0.1 could write it
 }
 NOT_COVERED = (
     "A patient known to two hospitals has the larger ε stated; duplicates are not detected.",
@@ -131,7 +137,7 @@ def _leaves(study: Study) -> Section:
             *released,
             ("never", "records, exact counts, losses, batch sizes, error details"),
             ("trust model", TRUST[study.mechanism.noise]),
-            ("masking", MASKING[study.mechanism.masking]),
+            ("masking", MASKING[study.mechanism.noise, study.mechanism.masking]),
             *_together(study),
         ),
     )
@@ -146,8 +152,8 @@ def _together(study: Study) -> list[tuple[str, str]]:
         (
             "colluders",
             f"b = {study.colluders}: the noise of {count} hospitals less {study.colluders} is "
-            "enough; a round has "
-            f"at least {floor} of them, and each adds a larger share when one is missing",
+            f"enough; a round has at least {floor} of them, and each adds a larger share when one "
+            "is missing. A partner whose fingerprint you have not compared could be one of the b",
         ),
         (
             "if sums were open",
@@ -187,13 +193,15 @@ def _training_leaves(study: Study) -> list[tuple[str, str]]:
 def _survey_leaves(study: Study) -> list[tuple[str, str]]:
     part = Plan.of(study).part("survey")
     columns = list(survey.layout(study))
-    alone = survey.half_width(combined_variance(study, part, 1))
+    count = len(study.hospitals) if study.masked else 1
+    half = survey.half_width(combined_variance(study, part, count))
+    whose = "of the sum over all hospitals" if study.masked else "of a hospital"
     return [
         (
             "survey",
             f"one noisy count of all patients by each of {', '.join(columns)}; nothing is trained",
         ),
-        ("noise", f"± {alone:.0f} patients in every cell of a hospital (90 % interval)"),
+        ("noise", f"± {half:.0f} patients in every cell {whose} (90 % interval)"),
     ]
 
 

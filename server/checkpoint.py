@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flo import canonical
-from flo.claims import RunKey, Voucher
+from flo.claims import Head, RunKey, Voucher
 from flo.errors import TrustError
 from flo.privacy.evaluation import Estimate
 from flo.privacy.survey import Counted
@@ -30,6 +30,7 @@ def to_bytes(state: RunState) -> bytes:
             "tail_count": state.tail_count,
             "retries": state.retries,
             "cohort": list(state.cohort),
+            "heads": {h: head.model_dump(mode="json") for h, head in state.heads.items()},
             "keys": {h: key.model_dump(mode="json") for h, key in state.keys.items()},
             "vouchers": {h: given.model_dump(mode="json") for h, given in state.vouchers.items()},
             "weights": _text(state.weights),
@@ -61,6 +62,7 @@ def from_bytes(data: bytes) -> RunState:
         tail_count=document["tail_count"],
         retries=document["retries"],
         cohort=tuple(document["cohort"]),
+        heads={h: Head.model_validate(head) for h, head in document["heads"].items()},
         keys={h: RunKey.model_validate(key) for h, key in document["keys"].items()},
         vouchers={h: Voucher.model_validate(given) for h, given in document["vouchers"].items()},
         estimate=Estimate(**estimate) if estimate else None,

@@ -7,6 +7,7 @@ make the report anew when it comes.
 
 from __future__ import annotations
 
+import logging
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from safetensors.numpy import save as save_tensors
 
 from flo import canonical
+from flo.errors import FloError
 from flo.features import input_names
 from flo.files import write_public
 from flo.model_card import ModelCard, PublishedModel, paths_of
@@ -25,6 +27,8 @@ from flo.server.home import CoordinatorHome
 from flo.server.rounds import RunState
 from flo.server.store import Offer, Store
 from flo.study import Study
+
+log = logging.getLogger("flo.server.publish")
 
 WAIT_SECONDS = 5.0  # for extracts of hospitals that are away
 _QUALITY = ("auc", "low", "high", "level")
@@ -60,7 +64,7 @@ def write_card(
     """Make the report, sign the card that names it, and keep both beside the tensors."""
     study, tensors = offer.study, Path(result["model"])
     card_path, _ = paths_of(tensors)
-    report = build(list(extracts.values())) if extracts else None
+    report, extracts = _report(extracts)
     if report is not None:
         write_public(card_path.with_name(card_path.name.replace(".card.", ".report.")), report)
     identity = home.identity()
@@ -83,6 +87,23 @@ def write_card(
     PublishedModel.of(card, tensors.read_bytes(), identity.fingerprint)
     write_public(card_path, card.to_bytes())
     return card_path
+
+
+def _report(extracts: dict[str, bytes]) -> tuple[bytes | None, dict[str, bytes]]:
+    """The report of all extracts that hold, and those; a bad one keeps nobody from a model."""
+    sound = {hospital: document for hospital, document in extracts.items() if _holds([document])}
+    if not _holds(list(sound.values())):  # each holds alone, and they contradict each other
+        return None, {}
+    return build(list(sound.values())), sound
+
+
+def _holds(documents: list[bytes]) -> bool:
+    try:
+        build(documents)
+    except FloError as error:
+        log.warning("an extract does not hold", extra={"fields": {"why": str(error)}})
+        return False
+    return True
 
 
 def published(store: Store, study: str) -> tuple[Path, Path] | None:

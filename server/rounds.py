@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from flo.claims import RunKey, Voucher
+from flo.claims import Head, RunKey, Voucher
 from flo.errors import MessageError
 from flo.messages import (
     LARGEST_WEIGHT,
@@ -43,8 +43,9 @@ Phase = Literal["survey", "training", "evaluation", "done"]
 class RunState:
     """Everything a restart needs. ``round``, ``attempt`` and ``cohort`` are what is asked for.
 
-    ``cohort`` is empty until it is chosen for this attempt. ``keys``: the latest run key of each
-    hospital; ``vouchers``: what a partner said of the ledger of the hospital with that key.
+    ``cohort`` is empty until it is chosen for this attempt, with the ledger ``heads`` that it is
+    shown. ``keys``: the latest run key of each hospital; ``vouchers``: what a partner said of the
+    ledger of the hospital with that key.
     """
 
     phase: Phase
@@ -56,6 +57,7 @@ class RunState:
     tail_count: int
     retries: int = 0
     cohort: tuple[str, ...] = ()
+    heads: dict[str, Head] = field(default_factory=dict)
     keys: dict[str, RunKey] = field(default_factory=dict)
     vouchers: dict[str, Voucher] = field(default_factory=dict)
     estimate: Estimate | None = None
@@ -89,7 +91,7 @@ class RunState:
 def request_header(
     study: Study, run: str, state: RunState, kind: str, hospitals: tuple[str, ...]
 ) -> RequestHeader:
-    """A request to these hospitals, without relayed heads."""
+    """A request to these hospitals; only one for a release relays heads."""
     among = hospitals if kind == "release" else tuple(state.keys)
     return RequestHeader.model_validate(
         {
@@ -101,6 +103,7 @@ def request_header(
             "attempt": state.attempt,
             "cohort": hospitals,
             "model": model_digest(state.asked if kind == "release" else NO_WEIGHTS),
+            "heads": state.heads if kind == "release" else {},
             "keys": {name: state.keys[name] for name in among if kind != "finish"},
             "vouchers": {name: state.vouchers[name] for name in hospitals if name in state.vouchers}
             if kind == "release"
@@ -138,7 +141,7 @@ def check_reply(study: Study, header: RequestHeader, hospital: str, reply: Reply
         raise MessageError(f"{hospital}: {got.kind} is no answer to {header.kind}")
     if got.kind == "release":
         part = Plan.of(study).part(header.purpose)
-        if got.cohort != cohort_digest(list(header.keys.values())):
+        if got.cohort != cohort_digest(header.members()):
             raise MessageError(f"{hospital}: the reply is for another cohort")
         if got.ring != ring_of(study, part, len(header.cohort)):
             raise MessageError(f"{hospital}: the reply is in another ring")

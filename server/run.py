@@ -35,6 +35,7 @@ from flo.server.rounds import (
 from flo.study import Study
 
 _GONE_FOR_GOOD = frozenset({"not-approved", "over-budget", "rolled-back"})
+_JOIN_AGAIN = frozenset({"stale-key", "unconfirmed"})  # once a round
 _MOST_MISSES = 2  # of attempts; who fails more often costs the others their retries
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 
@@ -83,6 +84,7 @@ class _Run:
     store: RunStore
     gone: set[str] = field(default_factory=set)  # for the rest of the run
     out: set[str] = field(default_factory=set)  # for this round
+    stale: set[str] = field(default_factory=set)  # asked to join again in this round
     misses: Counter[str] = field(default_factory=Counter)
 
     def to_the_end(self) -> RunState:
@@ -101,6 +103,7 @@ class _Run:
                 continue
             self.state = advanced
             self.out.clear()
+            self.stale.clear()
             self.store.save(self.state)
             self.store.event(
                 "round",
@@ -120,7 +123,8 @@ class _Run:
         while True:
             cohort = self._joined()
             if len(cohort) >= self.study.cohort_floor:
-                self.state = replace(self.state, cohort=tuple(sorted(cohort)))
+                heads = {name: head for name, head in self.store.heads().items() if name in cohort}
+                self.state = replace(self.state, cohort=tuple(sorted(cohort)), heads=heads)
                 self.store.save(self.state)
                 return True
             possible = len(self.study.hospitals) - len(self.gone)
@@ -179,7 +183,7 @@ class _Run:
     def _keep_voucher(self, partner: str, hospital: str, voucher: Voucher) -> None:
         """Of several partners' the one who saw most: it lets the least be forgotten."""
         kept, key = self.state.vouchers.get(hospital), self.state.keys.get(hospital)
-        if key is None or voucher.key != key.key:
+        if key is None or (voucher.hospital, voucher.key) != (key.fingerprint, key.key):
             return
         try:
             signer = self.study.hospital(partner).fingerprint
@@ -199,7 +203,8 @@ class _Run:
         for hospital, reply in replies.items():
             if reply.header.kind == "release":
                 values[hospital] = reply.values
-            elif reply.header.code in ("stale-key", "unconfirmed"):
+            elif reply.header.code in _JOIN_AGAIN and hospital not in self.stale:
+                self.stale.add(hospital)
                 self._void_voucher(hospital)
                 self._keep_key(hospital, reply)
             else:
@@ -251,7 +256,6 @@ class _Run:
             return {}
         named = tuple(sorted(hospitals))
         header = request_header(self.study, self.run, self.state, kind, named)
-        header = header.model_copy(update={"heads": self.store.heads()})
         weights = self.state.asked if kind == "release" else NO_WEIGHTS
         request = encode_request(Request(header, weights))
         deadline = self.study.limits.deadline_seconds

@@ -131,6 +131,10 @@ class Store:
                 "INSERT OR REPLACE INTO hospitals VALUES (?, ?, ?, ?, 0, NULL, 0, ?)",
                 (member.id, member.public, member.fingerprint, member.serial, _now()),
             )
+            self._db.execute(  # of an earlier key
+                "DELETE FROM heads WHERE hospital = ? AND public != ?",
+                (member.id, member.public.hex()),
+            )
         return True
 
     def members(self) -> list[Member]:

@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tomli_w
@@ -25,7 +24,7 @@ from flo.privacy.masking import Attempt, masked, unmasked_sum
 _SIZES = ((4, 10_000), (4, 1_000_000), (50, 10_000), (50, 1_000_000))
 _VARIANCE = 1_500_000**2
 _CHUNK = 1 << 18
-_HEART = Path(__file__).parent.parent.parent / "examples" / "heart" / "study.toml"
+_HEART = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
 
 
 def rows() -> Iterator[Row]:
@@ -42,8 +41,8 @@ def _masked_round() -> Row:
     for masking in ("on", "off") * 2:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            variant = heart.with_mechanism(masking=masking).model_dump(mode="json")
-            text = tomli_w.dumps(_without_none(variant))
+            variant = heart.with_mechanism(masking=masking)
+            text = tomli_w.dumps(variant.model_dump(mode="json", exclude_none=True))
             (folder / "study.toml").write_text(text, encoding="utf-8")
             command = [sys.executable, "-m", "flo.cli", "demo", "--dir", str(folder / "demo")]
             subprocess.run(
@@ -62,14 +61,6 @@ def _masked_round() -> Row:
         "unit": "s",
         "runs": 2 * heart.mechanism.steps,
         "how": "the same round unmasked",
-    }
-
-
-def _without_none(document: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: _without_none(value) if isinstance(value, dict) else value
-        for name, value in document.items()
-        if value is not None
     }
 
 

@@ -133,6 +133,7 @@ def _make_room(directory: Path) -> None:
 @contextlib.contextmanager
 def _stage(directory: Path) -> Iterator[_Cast]:
     cast = _Cast(directory)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing outlives the demo
     try:
         yield cast
     finally:

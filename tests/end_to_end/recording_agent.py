@@ -1,0 +1,34 @@
+"""An agent that also writes down, for the test alone, what it was about to mask.
+
+    python -m tests.end_to_end.recording_agent HOME NOISY
+
+NOISY gets every noisy vector, int64 little endian, one after the other.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from flo.clients import handler
+from flo.clients.agent import Agent
+from flo.clients.home import SiteHome
+from flo.clients.secure_sum import mask
+from flo.messages import RequestHeader, Values
+from flo.privacy.ring import Integers
+from flo.study import Study
+
+
+def main(home: str, noisy_path: str) -> None:
+    def recording(study: Study, header: RequestHeader, own: Any, noisy: Integers) -> Values:
+        with Path(noisy_path).open("ab") as file:
+            file.write(noisy.astype("<i8").tobytes())
+        return mask(study, header, own, noisy)
+
+    vars(handler)["mask"] = recording
+    Agent(SiteHome.open(Path(home)), "cpu").run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
