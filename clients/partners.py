@@ -119,7 +119,8 @@ class Partners:
         except TrustError as error:
             raise Refusal("malformed", str(error)) from error
         try:
-            self._ledger.confirm(voucher)
+            if voucher.head is not None:
+                self._ledger.confirm(voucher.head)
         except TrustError as error:
             raise Refusal("rolled-back", str(error)) from error
         own.confirmed = True

@@ -16,7 +16,6 @@ from flo.identity import Identity, fingerprint, verify
 from flo.settings import Document
 
 LARGEST_COUNT = 1 << 53
-NO_ROW = "0" * 64
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Signature = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,300}$")]
@@ -73,35 +72,33 @@ class Voucher(Claim):
     """ "The highest ledger head that I have seen of the hospital with this run key is this one."
 
     A run key is new after every start, so a voucher is an answer to that start and no older one.
-    ``hospital``: its identity's fingerprint. ``sequence`` 0: I have seen none.
+    ``hospital``: its identity's fingerprint. ``head`` is signed by itself, so that nobody can make
+    one up; None: I have seen none.
     """
 
     hospital: Digest
     key: Digest
-    sequence: Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
-    hash: Digest
+    head: Head | None
 
     @classmethod
     def given(
         cls, identity: Identity, study: str, run: str, key: RunKey, head: Head | None
     ) -> Voucher:
         """What the holder of ``identity`` saw of the hospital with this run key, signed."""
-        sequence, row = (head.sequence, head.hash) if head else (0, NO_ROW)
-        statement = _voucher_statement(study, run, key.fingerprint, key.key, sequence, row)
+        statement = _voucher_statement(study, run, key.fingerprint, key.key, head)
         return cls(
             hospital=key.fingerprint,
             key=key.key,
-            sequence=sequence,
-            hash=row,
+            head=head,
             public=identity.public.hex(),
             signature=identity.sign("voucher", statement),
         )
 
     def check(self, study: str, run: str, signer: str) -> None:
-        """Raises TrustError unless the key of fingerprint ``signer`` signed it for this run."""
-        statement = _voucher_statement(
-            study, run, self.hospital, self.key, self.sequence, self.hash
-        )
+        """Raises TrustError unless ``signer`` signed it for this run, and ``hospital`` its head."""
+        if self.head is not None:
+            self.head.check(self.hospital)
+        statement = _voucher_statement(study, run, self.hospital, self.key, self.head)
         self._check(signer, "voucher", statement)
 
 
@@ -114,16 +111,8 @@ def _run_key_statement(study: str, run: str, epoch: int, key: str) -> bytes:
     return canonical.encode({"study": study, "run": run, "epoch": epoch, "key": key})
 
 
-def _voucher_statement(
-    study: str, run: str, hospital: str, key: str, sequence: int, row_hash: str
-) -> bytes:
+def _voucher_statement(study: str, run: str, hospital: str, key: str, head: Head | None) -> bytes:
+    seen = None if head is None else [head.sequence, head.hash]
     return canonical.encode(
-        {
-            "study": study,
-            "run": run,
-            "hospital": hospital,
-            "key": key,
-            "sequence": sequence,
-            "hash": row_hash,
-        }
+        {"study": study, "run": run, "hospital": hospital, "key": key, "head": seen}
     )

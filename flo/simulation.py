@@ -210,8 +210,8 @@ class _InProcess:
     def ask(self, requests: dict[str, bytes], deadline_seconds: float) -> dict[str, bytes]:
         return {hospital: self._answer(hospital, data) for hospital, data in requests.items()}
 
-    def away(self) -> set[str]:
-        return set()
+    def connected(self) -> set[str]:
+        return set(self._sites)
 
     def reconnected(self) -> set[str]:
         return set()

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flo.claims import Head, RunKey, Voucher, row_statement
+from flo.claims import Head, RunKey, row_statement
 from flo.errors import BudgetError, DataError, TrustError, UsageError
 from flo.identity import Identity, verify
 from flo.privacy.ledger_file import LedgerFile, request_fields
@@ -271,13 +271,13 @@ class Ledger:
             raise TrustError(f"epoch {key.epoch} with another key, and {kept[0]} was seen before")
         self._file.keep_run_key(study, run, hospital, key)
 
-    def confirm(self, seen: Head | Voucher) -> None:
-        """Compare with the highest row of ours that someone else saw; 0 is none.
+    def confirm(self, seen: Head) -> None:
+        """Compare with a head of ours that someone else kept.
 
         Raises:
             TrustError: they saw rows that this ledger does not have: it was rolled back.
         """
-        if seen.sequence and self._file.hash_at(seen.sequence) != seen.hash:
+        if self._file.hash_at(seen.sequence) != seen.hash:
             raise TrustError(
                 f"this ledger was rolled back or forked: others saw its row {seen.sequence} "
                 f"ending in {seen.hash[:12]}, which is not in it",

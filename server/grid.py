@@ -36,7 +36,7 @@ class GridExchange:
         """Wait until all are online, or ``seconds`` have passed and at least ``minimum`` are."""
         end = time.monotonic() + seconds
         while True:
-            present = [hospital for hospital in hospitals if hospital in self._online()]
+            present = [hospital for hospital in hospitals if hospital in self.connected()]
             enough = len(present) >= minimum and time.monotonic() > end
             if len(present) == len(hospitals) or enough or self._is_stopped():
                 return present
@@ -59,24 +59,20 @@ class GridExchange:
             if asking.waiting:
                 if asking.time_to_look():
                     self._push(asking, asking.to_ask_again(self._connections()))
-                    asking.note_online(self._online())
+                    asking.note_online(self.connected())
                 time.sleep(_POLL_SECONDS)
-        counts = self._connections()
-        self._answered |= {hospital: counts.get(hospital, 0) for hospital in asking.replies}
+        self._answered |= {h: asking.connections.get(h, 0) for h in asking.replies}
         return asking.replies
 
-    def away(self) -> set[str]:
-        """Hospitals whose agents are not connected now."""
-        return set(self._nodes()) - self._online()
+    def connected(self) -> set[str]:
+        """Hospitals whose agents are connected now."""
+        online = set(self._grid.get_node_ids())
+        return {hospital for hospital, node in self._nodes().items() if node in online}
 
     def reconnected(self) -> set[str]:
         """Hospitals whose agent connected anew since it last answered."""
         counts = self._connections()
         return {h for h, before in self._answered.items() if counts.get(h, 0) > before}
-
-    def _online(self) -> set[str]:
-        online = set(self._grid.get_node_ids())
-        return {hospital for hospital, node in self._nodes().items() if node in online}
 
     def _push(self, asking: _Asking, hospitals: list[str]) -> None:
         nodes = self._nodes()

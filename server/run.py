@@ -15,14 +15,14 @@ Who carries the messages (``Exchange``) and who keeps the state (``RunStore``) c
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol
 
 from flo.claims import Head, Voucher
 from flo.errors import FloError, MessageError, TrustError
 from flo.messages import Reply, Request, Values, decode_reply, encode_request
+from flo.server.attendance import JOIN_AGAIN, Attendance
 from flo.server.rounds import (
     NO_WEIGHTS,
     RunState,
@@ -34,9 +34,6 @@ from flo.server.rounds import (
 )
 from flo.study import Study
 
-_GONE_FOR_GOOD = frozenset({"not-approved", "over-budget", "rolled-back"})
-_JOIN_AGAIN = frozenset({"stale-key", "unconfirmed"})  # once a round
-_MOST_MISSES = 2  # of attempts; who fails more often costs the others their retries
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 
 
@@ -44,8 +41,8 @@ class Exchange(Protocol):
     def ask(self, requests: dict[str, bytes], deadline_seconds: float) -> dict[str, bytes]:
         """Send each hospital its request; return the replies that came before the deadline."""
 
-    def away(self) -> Collection[str]:
-        """Hospitals whose agents are not connected now."""
+    def connected(self) -> Collection[str]:
+        """Hospitals whose agents are connected now."""
 
     def reconnected(self) -> Collection[str]:
         """Hospitals whose agent connected anew since it last answered."""
@@ -75,17 +72,13 @@ def run_study(
     return _Run(study, run, state, exchange, store).to_the_end()
 
 
-@dataclass
 class _Run:
-    study: Study
-    run: str
-    state: RunState
-    exchange: Exchange
-    store: RunStore
-    gone: set[str] = field(default_factory=set)  # for the rest of the run
-    out: set[str] = field(default_factory=set)  # for this round
-    stale: set[str] = field(default_factory=set)  # asked to join again in this round
-    misses: Counter[str] = field(default_factory=Counter)
+    def __init__(
+        self, study: Study, run: str, state: RunState, exchange: Exchange, store: RunStore
+    ) -> None:
+        self.study, self.run, self.state = study, run, state
+        self.exchange, self.store = exchange, store
+        self.attendance = Attendance(study)
 
     def to_the_end(self) -> RunState:
         while self.state.phase != "done" and not self.store.stop_requested():
@@ -102,8 +95,7 @@ class _Run:
                 self.state = again
                 continue
             self.state = advanced
-            self.out.clear()
-            self.stale.clear()
+            self.attendance.next_round()
             self.store.save(self.state)
             self.store.event(
                 "round",
@@ -121,42 +113,40 @@ class _Run:
         """Choose who is asked and save it. False if too few are there before the deadline."""
         end, pause = time.monotonic() + self.study.limits.deadline_seconds, _FIRST_PAUSE
         while True:
-            cohort = self._joined()
+            self._let_join()
+            cohort = sorted(filter(self._has_joined, self._present()))
             if len(cohort) >= self.study.cohort_floor:
                 heads = {name: head for name, head in self.store.heads().items() if name in cohort}
-                self.state = replace(self.state, cohort=tuple(sorted(cohort)), heads=heads)
+                self.state = replace(self.state, cohort=tuple(cohort), heads=heads)
                 self.store.save(self.state)
                 return True
-            possible = len(self.study.hospitals) - len(self.gone)
-            if possible < self.study.cohort_floor or time.monotonic() > end:
-                self.store.event("too-few", there=sorted(cohort), floor=self.study.cohort_floor)
+            if not self.attendance.can_reach_the_floor or time.monotonic() > end:
+                self.store.event("too-few", there=cohort, floor=self.study.cohort_floor)
                 return False
             if self.store.stop_requested():
                 return False
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _joined(self) -> list[str]:
-        """Hospitals that are there, with a run key and a partner's voucher for their ledger."""
+    def _let_join(self) -> None:
+        """Whoever is there and new, or back: its run key, and partners' vouchers for its ledger."""
         for hospital in self.exchange.reconnected():
             self._void_voucher(hospital)
-        away = {*self.gone, *self.out, *self.exchange.away()}
-        present = [hospital.id for hospital in self.study.hospitals if hospital.id not in away]
-        newcomers = [hospital for hospital in present if not self._has_joined(hospital)]
-        if newcomers:
-            for hospital, reply in self._ask("join", newcomers).items():
-                self._keep_key(hospital, reply)
-            self._gather_vouchers(newcomers, present)
-        return [hospital for hospital in present if self._has_joined(hospital)]
+        newcomers = [hospital for hospital in self._present() if not self._has_joined(hospital)]
+        for hospital, reply in self._ask("join", newcomers).items():
+            self._keep_key(hospital, reply)
+        present = self._present()
+        newcomers = [hospital for hospital in newcomers if hospital in present]
+        if newcomers and len(self.study.hospitals) > 1:
+            partners = [hospital for hospital in present if hospital not in newcomers] or newcomers
+            for partner, reply in self._ask("join", partners).items():
+                for hospital in newcomers:
+                    voucher = reply.header.vouchers.get(hospital)
+                    if voucher is not None and hospital != partner:
+                        self._keep_voucher(partner, hospital, voucher)
 
-    def _gather_vouchers(self, newcomers: list[str], present: list[str]) -> None:
-        """Ask who was there before what they saw of the newcomers; at the start, everyone."""
-        partners = [hospital for hospital in present if hospital not in newcomers] or newcomers
-        for partner, reply in self._ask("join", partners).items():
-            for hospital in newcomers:
-                voucher = reply.header.vouchers.get(hospital)
-                if voucher is not None and hospital != partner:
-                    self._keep_voucher(partner, hospital, voucher)
+    def _present(self) -> list[str]:
+        return self.attendance.present(self.exchange.connected())
 
     def _has_joined(self, hospital: str) -> bool:
         if len(self.study.hospitals) == 1:
@@ -166,7 +156,7 @@ class _Run:
     def _keep_key(self, hospital: str, reply: Reply) -> None:
         """The latest run key of a hospital; a voucher for an older one is void."""
         key, known = reply.header.key, self.state.keys.get(hospital)
-        if key is None or key == known:
+        if key is None or (known is not None and key.epoch <= known.epoch):
             return
         try:
             key.check(self.study.digest, self.run, self.study.hospital(hospital).fingerprint)
@@ -177,6 +167,7 @@ class _Run:
         self._void_voucher(hospital)
 
     def _void_voucher(self, hospital: str) -> None:
+        """It may have another run key now; it joins again before it is asked."""
         kept = {name: v for name, v in self.state.vouchers.items() if name != hospital}
         self.state = replace(self.state, vouchers=kept)
 
@@ -191,36 +182,24 @@ class _Run:
         except TrustError as error:
             self.store.event("bad-reply", hospital=partner, why=str(error))
             return
-        if kept is None or voucher.sequence > kept.sequence:
+        if kept is None or _rows(voucher) > _rows(kept):
             self.state = replace(self.state, vouchers=self.state.vouchers | {hospital: voucher})
 
     # 3, 4 ---------------------------------------------------------------------------------------
 
     def _ask_cohort(self) -> dict[str, Values]:
-        """What the cohort releases. Who does not is out for the round, or for good."""
+        """What the cohort releases; whoever does not has to join again."""
         values = {}
         replies = self._ask("release", self.state.cohort)
         for hospital, reply in replies.items():
             if reply.header.kind == "release":
                 values[hospital] = reply.values
-            elif reply.header.code in _JOIN_AGAIN and hospital not in self.stale:
-                self.stale.add(hospital)
+            elif reply.header.code in JOIN_AGAIN:
                 self._void_voucher(hospital)
                 self._keep_key(hospital, reply)
-            else:
-                self._count_out(hospital)
         for hospital in set(self.state.cohort) - set(replies):
-            self._void_voucher(hospital)  # it may come back with another key
-            self._count_out(hospital)
+            self._void_voucher(hospital)
         return values
-
-    def _count_out(self, hospital: str) -> None:
-        self.out.add(hospital)
-        self.misses[hospital] += 1
-        left = len(self.study.hospitals) - len(self.gone | {hospital})
-        if self.misses[hospital] >= _MOST_MISSES and left >= self.study.cohort_floor:
-            self.gone.add(hospital)
-            self.store.event("excluded", hospital=hospital, misses=self.misses[hospital])
 
     def _advanced(self, values: dict[str, Values]) -> RunState | None:
         missing = sorted(set(self.state.cohort) - set(values))
@@ -246,12 +225,15 @@ class _Run:
 
         Who is away learns it from the study's status when it comes back.
         """
-        away = self.exchange.away()
-        self._ask("finish", [h.id for h in self.study.hospitals if h.id not in away])
+        connected = self.exchange.connected()
+        self._ask("finish", [h.id for h in self.study.hospitals if h.id in connected])
         self.store.save(self.state)
 
     def _ask(self, kind: str, hospitals: Collection[str]) -> dict[str, Reply]:
-        """One request to each of these hospitals; their replies as far as they answer it."""
+        """One request to each of these hospitals; replies as far as they answer it.
+
+        Who does not answer, or refuses, is taken note of.
+        """
         if not hospitals:
             return {}
         named = tuple(sorted(hospitals))
@@ -259,7 +241,7 @@ class _Run:
         weights = self.state.asked if kind == "release" else NO_WEIGHTS
         request = encode_request(Request(header, weights))
         deadline = self.study.limits.deadline_seconds
-        replies = {}
+        replies: dict[str, Reply] = {}
         for hospital, data in self.exchange.ask(dict.fromkeys(named, request), deadline).items():
             try:
                 reply = decode_reply(data)
@@ -268,10 +250,23 @@ class _Run:
             except FloError as error:
                 self.store.event("bad-reply", hospital=hospital, why=str(error))
                 continue
-            if reply.header.kind == "refused":
-                code = reply.header.code or "not-ready"
-                self.store.event("refused", hospital=hospital, code=code)
-                if code in _GONE_FOR_GOOD:
-                    self.gone.add(hospital)
             replies[hospital] = reply
+        for hospital in named:
+            self._take_note(hospital, replies.get(hospital))
         return replies
+
+    def _take_note(self, hospital: str, reply: Reply | None) -> None:
+        """Of absence and refusal."""
+        before = self.attendance.is_gone(hospital)
+        if reply is None:
+            self.attendance.missed(hospital)
+        elif reply.header.kind == "refused":
+            code = reply.header.code or "not-ready"
+            self.store.event("refused", hospital=hospital, code=code)
+            self.attendance.refused(hospital, code)
+        if self.attendance.is_gone(hospital) and not before:
+            self.store.event("excluded", hospital=hospital)
+
+
+def _rows(voucher: Voucher) -> int:
+    return voucher.head.sequence if voucher.head else 0

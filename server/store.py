@@ -128,7 +128,9 @@ class Store:
             if used.rowcount != 1:
                 return False
             self._db.execute(
-                "INSERT OR REPLACE INTO hospitals VALUES (?, ?, ?, ?, 0, NULL, 0, ?)",
+                "INSERT INTO hospitals VALUES (?, ?, ?, ?, 0, NULL, 0, ?) ON CONFLICT (id) DO"
+                " UPDATE SET public = excluded.public, fingerprint = excluded.fingerprint,"
+                " serial = excluded.serial, revoked = 0, node = NULL, enrolled = excluded.enrolled",
                 (member.id, member.public, member.fingerprint, member.serial, _now()),
             )
             self._db.execute(  # of an earlier key

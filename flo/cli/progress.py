@@ -100,7 +100,7 @@ class StudyProgress:
         elif kind == "attempt-failed":
             self._take_failed(facts)
         elif kind == "excluded":
-            self._state[facts["hospital"]] = "excluded: missed too often"
+            self._state[facts["hospital"]] = "excluded"
         elif kind == "refused":
             self._state[facts["hospital"]] = f"refused: {facts['code']}"
         elif kind == "extract":

@@ -1,27 +1,32 @@
 """A site that answers one round after another until it is killed; ``test_kill`` kills it.
 
-Handler, ledger and kept replies are the real ones. The releaser draws anew each time it is asked,
-so a release that was computed twice would show. What is sent goes to a file, flushed, one record a
-reply: round (4 bytes), length (4 bytes), the reply.
+Handler, ledger, run keys, masks and kept replies are the real ones. The releaser draws anew each
+time it is asked, so a release that was computed twice would show. Requests and replies go to a
+file, flushed, one record each: round (4 bytes, plus REQUEST for a request), length (4 bytes),
+bytes; a request before it is answered, its reply after.
 
-    python -m tests.end_to_end.killed_site SITE STUDY SENT FIRST_ROUND
+    python -m tests.end_to_end.killed_site SITE STUDY PARTNERS SENT FIRST_ROUND
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from flo.clients.handler import Handler
 from flo.clients.home import SiteHome
+from flo.identity import Identity
 from flo.messages import Request, RequestHeader, encode_request, model_digest
+from flo.study import from_canonical
+from tests.company import claims, handler_of
 
 LENGTH = 6  # parameters of the small study
+REQUEST = 1 << 24
 COHORT = ("north", "south", "west")
 
 
@@ -33,9 +38,10 @@ class FreshReleaser:
         return np.frombuffer(os.urandom(8 * LENGTH), dtype="<i8").astype(np.int64)
 
 
-def header(study: str, round_: int) -> RequestHeader:
+def request(study: str, round_: int, relayed: dict[str, Any]) -> bytes:
+    """A good request; ``relayed``: keys, heads and vouchers."""
     weights = np.full(LENGTH, float(round_))
-    return RequestHeader(
+    header = RequestHeader(
         study=study,
         run="run-1",
         purpose="training",
@@ -43,22 +49,30 @@ def header(study: str, round_: int) -> RequestHeader:
         attempt=1,
         cohort=COHORT,
         model=model_digest(weights),
+        **relayed,
     )
+    return encode_request(Request(header, weights))
 
 
-def request(study: str, round_: int) -> bytes:
-    return encode_request(Request(header(study, round_), np.full(LENGTH, float(round_))))
-
-
-def main(site: str, study: str, sent: str, first: str) -> None:
+def main(site: str, study_file: str, partners: str, sent: str, first: str) -> None:
     home = SiteHome.open(Path(site))
-    handler = Handler(home, home.ledger(), FreshReleaser(), lambda _: None)
+    study = from_canonical(Path(study_file).read_bytes())
+    identities = {path.stem: Identity.load(path) for path in Path(partners).glob("*.key")}
+    ledger, started = home.ledger(), time.time_ns() // 1000  # the partners' keys are new, too
+    handler = handler_of(home, ledger, FreshReleaser())
     file = os.open(sent, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for round_ in range(int(first), 10_001):
-        reply = handler.answer(request(study, round_))
-        assert reply is not None
-        os.write(file, round_.to_bytes(4, "big") + len(reply).to_bytes(4, "big") + reply)
+
+    def write_down(round_: int, data: bytes) -> None:
+        os.write(file, round_.to_bytes(4, "big") + len(data).to_bytes(4, "big") + data)
         os.fsync(file)
+
+    for round_ in range(int(first), 10_001):
+        relayed = claims(handler, ledger, study, COHORT, identities=identities, epoch=started)
+        asked = request(study.digest, round_, relayed)
+        write_down(REQUEST + round_, asked)
+        reply = handler.answer(asked)
+        assert reply is not None
+        write_down(round_, reply)
 
 
 if __name__ == "__main__":

@@ -19,16 +19,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from flo.clients.address_book import AddressBook
 from flo.clients.approval import approve, load
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.handler import Handler, request_key, settle
 from flo.clients.home import SiteHome
 from flo.clients.replies import KeptReplies
 from flo.identity import Identity
-from flo.messages import Reply, decode_reply
+from flo.messages import Reply, Values, decode_reply, decode_request
 from tests.builders import SilentApi, make_site, offered, pretend_enrolled, small_study
 from tests.builders import study_document as document_of
-from tests.end_to_end.killed_site import FreshReleaser, header, request
+from tests.company import claims, handler_of, partner
+from tests.end_to_end.killed_site import COHORT, REQUEST, FreshReleaser, request
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -54,9 +56,12 @@ class Tally:
 class Site:
     home: SiteHome
     study: str
+    files: tuple[Path, Path]  # the study, and the folder with the partners' keys
     sent_path: Path
+    files_a_release: int  # kept: with local noise the noisy vector too, to be masked anew
     checked: int = 0
-    expected: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
+    asked: dict[int, bytes] = field(default_factory=dict)
+    expected: dict[int, Values] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
 
     def run_and_kill(self, chosen: random.Random) -> None:
@@ -64,7 +69,7 @@ class Site:
         first = str(len(self.expected) + 1)
         command = [sys.executable, "-m", "tests.end_to_end.killed_site"]
         with subprocess.Popen(
-            [*command, str(self.home.directory), self.study, str(self.sent_path), first],
+            [*command, *map(str, (self.home.directory, *self.files, self.sent_path)), first],
             stdout=subprocess.PIPE,
             cwd=ROOT,
         ) as child:
@@ -80,9 +85,10 @@ class Site:
         """Open the ledger as after a restart, and compare it with everything that was sent."""
         sent = self._read_sent()
         with closing(self.home.ledger()) as ledger:  # checks the whole chain
-            handler = Handler(self.home, ledger, NoReleaser(), lambda _: None)
+            handler = handler_of(self.home, ledger, NoReleaser())
             for round_, reply in sent:
-                found = ledger.find_release(request_key(header(self.study, round_)))
+                asked = decode_request(self.asked[round_])
+                found = ledger.find_release(request_key(asked.header))
                 self.tally.sent += 1
                 self.tally.torn += reply is None
                 if found is None:
@@ -103,24 +109,31 @@ class Site:
             np.testing.assert_array_equal(self._again(handler, oldest), self.expected[oldest])
             assert ledger.balance().reservations[2].released["training"] == len(self.expected)
         kept = len(list((self.home.directory / "replies").glob("*.sealed")))
-        self.tally.orphans = kept - len(self.expected)
+        self.tally.orphans = kept - self.files_a_release * len(self.expected)
 
-    def _again(self, handler: Handler, round_: int) -> npt.NDArray[np.int64]:
-        answer = handler.answer(request(self.study, round_))
+    def _again(self, handler: Handler, round_: int) -> Values:
+        """The same request once more, after a restart: the run key that it names is gone."""
+        answer = handler.answer(self.asked[round_])
         assert answer is not None
         reply = decode_reply(answer)
         assert (reply.header.kind, reply.header.round) == ("release", round_)
         return reply.values
 
     def _read_sent(self) -> list[tuple[int, Reply | None]]:
-        """Replies sent since the last check; None where sending was cut off in the middle."""
+        """Replies sent since the last check; None where sending was cut off in the middle.
+
+        The latest request of each round is kept to be asked again.
+        """
         data, found = self.sent_path.read_bytes() if self.sent_path.exists() else b"", []
         while self.checked + 4 <= len(data):
             start = self.checked + 8
             end = start + int.from_bytes(data[start - 4 : start], "big")
             round_ = int.from_bytes(data[self.checked : self.checked + 4], "big")
             whole = start <= len(data) and end <= len(data)
-            found.append((round_, decode_reply(data[start:end]) if whole else None))
+            if round_ < REQUEST:
+                found.append((round_, decode_reply(data[start:end]) if whole else None))
+            elif whole:
+                self.asked[round_ - REQUEST] = data[start:end]
             self.checked = end if whole else len(data)
         return found
 
@@ -131,16 +144,25 @@ def _announced(handle: int) -> float:
     return time.perf_counter()
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
+@pytest.fixture(params=["local", "distributed"])
+def site(tmp_path: Path, request: pytest.FixtureRequest) -> Site:
+    noise = request.param
     coordinator = Identity.new()
     home = make_site(tmp_path)
     pretend_enrolled(home, coordinator)
     document = document_of()
     document["mechanism"]["steps"] = 10_000
+    document["mechanism"] |= {"masking": "on", "noise": noise}
     offer = offered(small_study(**document), [home], coordinator)
+    read_out = {h.id: h.fingerprint for h in offer.study.hospitals if h.id != "north"}
+    AddressBook.load(home).confirm(home, read_out)
     approve(home, cast(CoordinatorApi, SilentApi()), offer, home.config.population(None))
-    return Site(home, offer.study.digest, tmp_path / "sent")
+    (tmp_path / "study").write_bytes(offer.study.canonical_bytes)
+    (tmp_path / "partners").mkdir()
+    for name in read_out:
+        partner(name).save(tmp_path / "partners" / f"{name}.key")
+    files = (tmp_path / "study", tmp_path / "partners")
+    return Site(home, offer.study.digest, files, tmp_path / "sent", 2 if noise == "local" else 1)
 
 
 def kill_often(site: Site, points: int) -> Tally:
@@ -170,12 +192,13 @@ def test_nothing_of_a_reply_whose_writing_was_cut_off_outlives_its_study(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(site.home.ledger()) as ledger:
-        handler = Handler(site.home, ledger, FreshReleaser(), lambda _: None)
+        handler = handler_of(site.home, ledger, FreshReleaser())
+        approved = load(site.home, site.study)
+        relayed = claims(handler, ledger, approved.read_study(), COHORT)
         with monkeypatch.context() as cut:
             cut.setattr(Path, "replace", _killed)
             with pytest.raises(SystemExit):
-                handler.answer(request(site.study, 1))
-        approved = load(site.home, site.study)
+                handler.answer(request(site.study, 1, relayed))
         replies = KeptReplies(site.home.directory / "replies", site.home.replies_keystore())
         settle(ledger, replies, site.home, approved, approved.read_study())
     assert list((site.home.directory / "replies").iterdir()) == []

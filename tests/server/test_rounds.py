@@ -1,43 +1,35 @@
-"""The coordinator's rules: what it does with replies, with silence, and with lies."""
+"""The coordinator's rules of one round: what a sum does to the model, and what answers what."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from flo.claims import Head
+from flo.claims import RunKey, Voucher
 from flo.errors import MessageError
-from flo.messages import (
-    MAX_ATTEMPTS,
-    Reply,
-    ReplyHeader,
-    Request,
-    RequestHeader,
-    decode_request,
-    encode_reply,
-)
+from flo.messages import MAX_ATTEMPTS, Reply, ReplyHeader, RequestHeader, model_digest
 from flo.models import parameter_count
 from flo.privacy.mechanisms import GRID
-from flo.privacy.plan import Plan
-from flo.server import checkpoint
+from flo.privacy.plan import Plan, reach_of, ring_of
+from flo.privacy.ring import enter
 from flo.server.rounds import (
+    NO_WEIGHTS,
     RunState,
     advance,
     check_reply,
+    is_complete,
     request_header,
     retried,
 )
-from flo.server.run import run_study
 from flo.study import Study
-from tests.builders import HOSPITALS, small_study
+from tests.builders import HOSPITALS, small_study, study_document
+from tests.company import partner, run_key, signed
+from tests.server.memory_stage import MASKED, MODES, RUN, cohort_of, company_study, reply_facts
 
-RUN = "run-1"
-HEAD = Head(sequence=1, hash="0" * 64, signature="00", public="00")
 Integers = npt.NDArray[np.int64]
 
 
@@ -99,246 +91,288 @@ def test_a_partial_cohort_is_divided_by_its_own_declared_size(
     assert state.weights == pytest.approx(-0.5 * len(cohort) * 10 * 0.5 / declared)
 
 
-# -- who answers what --------------------------------------------------------------------------
+# -- who is asked what -------------------------------------------------------------------------
 
 
-def _reply(header: RequestHeader, sender: str, values: Integers, **changes: Any) -> Reply:
-    facts = header.model_dump(include={"study", "run", "purpose", "round", "attempt", "model"})
-    document = {"kind": "release", "hospital": sender, "head": HEAD, **facts, **changes}
-    return Reply(ReplyHeader.model_validate(document), values)
+def joined(study: Study, *hospitals: str, **changes: Any) -> RunState:
+    """The first attempt, with a run key, a ledger head and a voucher for each of these."""
+    heads = {name: signed(partner(name), 1) for name in hospitals}
+    keys: dict[str, RunKey] = {}
+    vouchers: dict[str, Voucher] = {}
+    for name, witness in zip(hospitals, hospitals[1:] + hospitals[:1], strict=True):
+        keys[name] = run_key(partner(name), study.digest, RUN)[1]
+        vouchers[name] = Voucher.given(partner(witness), study.digest, RUN, keys[name], None)
+    return replace(RunState.start(study), heads=heads, keys=keys, vouchers=vouchers, **changes)
+
+
+def test_a_call_to_join_relays_every_known_key_and_no_model() -> None:
+    study = company_study("local noise, masked")
+    state = joined(study, *HOSPITALS)
+    header = request_header(study, RUN, state, "join", ("west",))
+    assert (header.kind, header.cohort) == ("join", ("west",))
+    assert header.keys == state.keys
+    assert (header.vouchers, header.heads) == ({}, {})
+    assert header.model == model_digest(NO_WEIGHTS)
+
+
+def test_an_attempt_names_the_keys_and_vouchers_of_its_cohort_and_no_others() -> None:
+    study = company_study("local noise, masked")
+    pair = ("north", "west")
+    state = joined(study, *HOSPITALS)
+    state = replace(state, heads={name: state.heads[name] for name in pair})
+    header = request_header(study, RUN, state, "release", pair)
+    assert header.heads == state.heads
+    assert header.keys == {name: state.keys[name] for name in pair}
+    assert header.vouchers == {name: state.vouchers[name] for name in pair}
+    assert header.model == model_digest(state.asked)
+
+
+def test_the_end_of_a_run_names_no_key() -> None:
+    study = company_study("local noise, masked")
+    header = request_header(study, RUN, joined(study, *HOSPITALS), "finish", HOSPITALS)
+    assert (header.keys, header.heads, header.vouchers) == ({}, {}, {})
+    assert header.model == model_digest(NO_WEIGHTS)
+
+
+# -- what answers it ---------------------------------------------------------------------------
+
+ANSWERS = {"join": "joined", "release": "release", "finish": "settled"}
+KINDS = ("joined", "release", "settled", "refused")
+
+
+def request(mode: str, kind: str = "release") -> tuple[Study, RequestHeader]:
+    study = company_study(mode)
+    return study, request_header(study, RUN, joined(study, *HOSPITALS), kind, HOSPITALS)
+
+
+def right_values(study: Study, header: RequestHeader) -> npt.NDArray[Any]:
+    part = Plan.of(study).part(header.purpose)
+    zeros = np.zeros(part.mechanism.length, dtype=np.int64)
+    ring = ring_of(study, part, len(header.cohort))
+    return enter(zeros, ring) if ring else zeros
+
+
+def reply(
+    header: RequestHeader, sender: str, values: npt.NDArray[Any], kind: str, **changes: Any
+) -> Reply:
+    document = reply_facts(header, kind, sender, signed(partner(sender), 1), values)
+    document |= {"cohort": cohort_of(header)} if header.kind == kind == "release" else {}
+    return Reply(ReplyHeader.model_validate(document | changes), values)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("asked", ANSWERS)
+def test_each_question_has_one_kind_of_answer_or_a_refusal(
+    mode: str, asked: str, kind: str
+) -> None:
+    study, header = request(mode, asked)
+    values = right_values(study, header) if kind == "release" else np.zeros(0, dtype=np.int64)
+    answer = reply(header, "north", values, kind)
+    if kind in (ANSWERS[asked], "refused"):
+        check_reply(study, header, "north", answer)
+        return
+    with pytest.raises(MessageError, match=f"{kind} is no answer to {asked}"):
+        check_reply(study, header, "north", answer)
+
+
+ANOTHER: dict[str, tuple[dict[str, Any], str]] = {
+    "study": ({"study": "1" * 64}, "another study"),
+    "run": ({"run": "run-2"}, "another run"),
+    "purpose": ({"purpose": "evaluation"}, "another purpose"),
+    "round": ({"round": 2}, "another round"),
+    "attempt": ({"attempt": 2}, "another attempt"),
+    "model": ({"model": "2" * 64}, "another model"),
+    "hospital": ({"hospital": "south"}, "in the name of south"),
+}
+ONLY_A_RELEASE: dict[str, tuple[dict[str, Any], str]] = {
+    "cohort": ({"cohort": "3" * 64}, "another cohort"),
+    "no cohort": ({"cohort": None}, "another cohort"),
+    "ring": ({"ring": 64}, "another ring"),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("asked", ANSWERS)
+@pytest.mark.parametrize("what", ANOTHER)
+@pytest.mark.parametrize("refused", [False, True], ids=["answer", "refusal"])
+def test_a_reply_to_something_else_is_refused_whatever_it_says(
+    mode: str, asked: str, what: str, refused: bool
+) -> None:
+    study, header = request(mode, asked)
+    values = right_values(study, header) if asked == "release" else np.zeros(0, dtype=np.int64)
+    kind = "refused" if refused else ANSWERS[asked]
+    check_reply(study, header, "north", reply(header, "north", values, kind))
+    changes, named = ANOTHER[what]
+    with pytest.raises(MessageError, match=named):
+        check_reply(study, header, "north", reply(header, "north", values, kind, **changes))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("what", ONLY_A_RELEASE)
+def test_a_release_for_another_cohort_or_ring_is_refused(mode: str, what: str) -> None:
+    study, header = request(mode)
+    values = right_values(study, header)
+    changes, named = ONLY_A_RELEASE[what]
+    with pytest.raises(MessageError, match=named):
+        check_reply(study, header, "north", reply(header, "north", values, "release", **changes))
+
+
+@pytest.mark.parametrize("mode", MASKED)
+def test_numbers_in_the_clear_are_no_answer_where_masks_are_on(mode: str) -> None:
+    study, header = request(mode)
+    clear = np.zeros(parameter_count(study), dtype=np.int64)
+    with pytest.raises(MessageError, match="another ring"):
+        check_reply(study, header, "north", reply(header, "north", clear, "release"))
+
+
+def test_masked_numbers_are_no_answer_where_masks_are_off() -> None:
+    study, header = request("masking off")
+    masked = enter(np.zeros(parameter_count(study), dtype=np.int64), 32)
+    with pytest.raises(MessageError, match="another ring"):
+        check_reply(study, header, "north", reply(header, "north", masked, "release"))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("later", ["keys", "heads"])
+def test_a_release_for_the_cohort_with_an_older_key_or_head_is_for_another_cohort(
+    mode: str, later: str
+) -> None:
+    study, header = request(mode)
+    old = request_header(study, RUN, joined(study, *HOSPITALS), "release", HOSPITALS)
+    new = {
+        "keys": run_key(partner("west"), study.digest, RUN, 2)[1],
+        "heads": signed(partner("west"), 2),
+    }[later]
+    header = header.model_copy(update={later: getattr(header, later) | {"west": new}})
+    answer = reply(old, "north", right_values(study, old), "release")
+    with pytest.raises(MessageError, match="another cohort"):
+        check_reply(study, header, "north", answer)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("length", [-1, 1], ids=["short", "long"])
+def test_a_release_of_another_length_is_refused(mode: str, length: int) -> None:
+    study, header = request(mode)
+    right = right_values(study, header)
+    values = np.resize(right, len(right) + length)
+    with pytest.raises(MessageError, match=f"{len(values)} values, {len(right)} expected"):
+        check_reply(study, header, "north", reply(header, "north", values, "release"))
+
+
+# -- which attempts count ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("changes", "length", "named"),
+    ("mode", "there", "counts"),
     [
-        ({"study": "1" * 64}, 0, "another study"),
-        ({"run": "run-2"}, 0, "another run"),
-        ({"purpose": "evaluation"}, 0, "another purpose"),
-        ({"round": 2}, 0, "another round"),
-        ({"attempt": 2}, 0, "another attempt"),
-        ({"model": "2" * 64}, 0, "another model"),
-        ({"hospital": "south"}, 0, "in the name of south"),
-        ({}, 1, "values"),
-        ({}, -1, "values"),
-        ({"kind": "refused", "code": "not-ready", "run": "run-2"}, 0, "another run"),
+        ("masking off", 3, True),
+        ("masking off", 2, True),
+        ("masking off", 1, False),
+        *((mode, there, there == 3) for mode in MASKED for there in (3, 2, 1)),
     ],
-    ids=["study", "run", "purpose", "round", "attempt", "model", "hospital", "long", "short",
-         "refusal"],
-)  # fmt: skip
-def test_a_reply_that_answers_something_else_is_refused(
-    changes: dict[str, Any], length: int, named: str
+)
+def test_a_masked_attempt_counts_only_if_everyone_answered(
+    mode: str, there: int, counts: bool
 ) -> None:
-    study = small_study()
-    header = request_header(study, RUN, RunState.start(study), HOSPITALS)
-    right = np.zeros(parameter_count(study), dtype=np.int64)
-    check_reply(study, header, "north", _reply(header, "north", right))
-    values = np.zeros(parameter_count(study) + length, dtype=np.int64)
-    with pytest.raises(MessageError, match=named):
-        check_reply(study, header, "north", _reply(header, "north", values, **changes))
+    study = company_study(mode)
+    state = replace(RunState.start(study), cohort=HOSPITALS)
+    values = dict.fromkeys(HOSPITALS[:there], grid(study, 1))
+    assert is_complete(study, state, values) is counts
 
 
-def test_local_noise_may_be_asked_again_until_patience_ends() -> None:
-    study = small_study()
+@pytest.mark.parametrize("declared", [40, 20_000], ids=["ring of 32 bits", "ring of 64 bits"])
+@pytest.mark.parametrize("noise", ["local", "distributed"])
+@pytest.mark.parametrize("side", [1, -1], ids=["above", "below"])
+def test_a_sum_beyond_what_honest_hospitals_could_reach_is_refused(
+    declared: int, noise: str, side: int
+) -> None:
+    hospitals = [{"id": name, "declared_size": declared} for name in HOSPITALS]
+    document = study_document(hospitals=hospitals)
+    document["mechanism"] |= {"noise": noise, "masking": "on", "delta": 1e-7}
+    study = small_study(**document)
+    part = Plan.of(study).part("training")
+    ring, reach = ring_of(study, part, 3), reach_of(study, part, 3)
+    assert ring == (32 if declared == 40 else 64)
+    start = replace(RunState.start(study), cohort=HOSPITALS)
+
+    def added(last: int) -> RunState:
+        parts = {"north": side * (reach - 10), "south": side * 7, "west": side * last}
+        vectors = {h: np.zeros(part.mechanism.length, dtype=np.int64) for h in HOSPITALS}
+        for hospital, value in parts.items():
+            vectors[hospital][-1] = value  # one coordinate is enough
+        return advance(study, start, {h: enter(v, ring) for h, v in vectors.items()})
+
+    assert added(3).round == 2
+    with pytest.raises(MessageError, match="no honest cohort"):
+        added(4)
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+@pytest.mark.parametrize("mode", ["masking off", "local noise, masked"])
+def test_local_noise_may_be_asked_again_until_patience_ends(mode: str, drawn: bool) -> None:
+    study = company_study(mode)
     state: RunState | None = RunState.start(study)
     attempts = []
     while state is not None:
         attempts.append(state.attempt)
-        state = retried(study, state)
+        assert state.retries == 0
+        state = retried(study, state, drawn=drawn)
     assert attempts == list(range(1, MAX_ATTEMPTS + 1))
 
 
 @pytest.mark.parametrize("allowance", [0, 1, 3])
-def test_distributed_noise_may_be_asked_again_as_often_as_the_study_allows(allowance: int) -> None:
-    study = small_study().with_mechanism(
-        noise="distributed", masking="on", retry_allowance=allowance
-    )
+def test_distributed_noise_may_be_drawn_again_as_often_as_the_study_allows(allowance: int) -> None:
+    study = company_study("distributed noise", retry_allowance=allowance)
     state: RunState | None = RunState.start(study)
     asked = 0
     while state is not None:
         asked += 1
-        state = retried(study, state)
+        state = retried(study, state, drawn=True)
     assert asked == 1 + allowance
 
 
+def test_an_attempt_in_which_nobody_drew_noise_costs_patience_only() -> None:
+    study = company_study("distributed noise", retry_allowance=0)
+    state: RunState | None = RunState.start(study)
+    attempts = []
+    while state is not None:
+        attempts.append(state.attempt)
+        assert state.retries == 0
+        state = retried(study, state, drawn=False)
+    assert attempts == list(range(1, MAX_ATTEMPTS + 1))
+
+
 def test_the_allowance_is_for_the_whole_training_not_for_each_round() -> None:
-    study = small_study().with_mechanism(noise="distributed", masking="on", retry_allowance=1)
-    again = retried(study, RunState.start(study))
+    study = company_study("distributed noise", retry_allowance=1)
+    again = retried(study, RunState.start(study), drawn=True)
     assert again is not None
-    second = advance(study, again, dict.fromkeys(HOSPITALS, grid(study, 1)))
+    second = advance(study, again, dict.fromkeys(HOSPITALS, enter(grid(study, 1), 32)))
     assert (second.round, second.attempt, second.retries) == (2, 1, 1)
-    assert retried(study, second) is None
+    assert retried(study, second, drawn=True) is None
 
 
-# -- a whole run -------------------------------------------------------------------------------
-
-Behaviour = Callable[[Study, Request, str], bytes | None]
-
-
-def honest(study: Study, request: Request, hospital: str) -> bytes | None:
-    header = request.header
-    if header.kind == "finish":
-        return encode_reply(_reply(header, hospital, np.zeros(0, dtype=np.int64), kind="settled"))
-    length = Plan.of(study).part(header.purpose).mechanism.length
-    values = np.arange(length, dtype=np.int64) * GRID * (header.round + len(hospital))
-    return encode_reply(_reply(header, hospital, values))
+def test_evaluation_has_an_allowance_of_its_own() -> None:
+    study = company_study("distributed noise", retry_allowance=1, steps=1)
+    again = retried(study, RunState.start(study), drawn=True)
+    assert again is not None
+    tested = advance(study, again, dict.fromkeys(HOSPITALS, enter(grid(study, 1), 32)))
+    assert (tested.phase, tested.attempt, tested.retries) == ("evaluation", 1, 0)
 
 
-def silent(study: Study, request: Request, hospital: str) -> bytes | None:
-    return None
+def test_a_retry_chooses_its_cohort_anew_and_keeps_all_else() -> None:
+    study = company_study("local noise, masked")
+    state = joined(study, *HOSPITALS, cohort=HOSPITALS)
+    again = retried(study, state, drawn=True)
+    assert again == replace(state, attempt=2, cohort=())
 
 
-def garbage(study: Study, request: Request, hospital: str) -> bytes | None:
-    return b"\x00\x00\x00\x08not json"
-
-
-def truncated(study: Study, request: Request, hospital: str) -> bytes | None:
-    return (honest(study, request, hospital) or b"")[:-3]
-
-
-def impostor(study: Study, request: Request, hospital: str) -> bytes | None:
-    return honest(study, request, "north")
-
-
-def of_yesterday(study: Study, request: Request, hospital: str) -> bytes | None:
-    old = request.header.model_copy(update={"run": "run-0"})
-    return honest(study, replace(request, header=old), hospital)
-
-
-def unwilling(study: Study, request: Request, hospital: str) -> bytes | None:
-    header = request.header
-    nothing = np.zeros(0, dtype=np.int64)
-    return encode_reply(_reply(header, hospital, nothing, kind="refused", code="not-approved"))
-
-
-@dataclass
-class Stage:
-    """Exchange and store in memory: hospitals that behave as told, and a diary of what happened."""
-
-    study: Study
-    behaviours: dict[str, Behaviour] = field(default_factory=dict)
-    stop_after_rounds: int = 1_000_000
-    diary: list[tuple[str, str, int, int]] = field(default_factory=list)
-    events: list[tuple[str, dict[str, object]]] = field(default_factory=list)
-    cohorts: list[tuple[str, ...]] = field(default_factory=list)
-    saved: RunState | None = None
-
-    def ask(self, requests: dict[str, bytes], deadline_seconds: float) -> dict[str, bytes]:
-        request = decode_request(next(iter(requests.values())))
-        header = request.header
-        self.diary.append((header.kind, header.purpose, header.round, header.attempt))
-        self.cohorts.append(header.cohort)
-        assert header.kind == "finish" or (self.saved and self.saved.cohort == header.cohort)
-        replies = {
-            hospital: self.behaviours.get(hospital, honest)(self.study, request, hospital)
-            for hospital in requests
-        }
-        return {hospital: data for hospital, data in replies.items() if data is not None}
-
-    def save(self, state: RunState) -> None:
-        self.saved = state
-        self.diary.append(("save", state.phase, state.round, state.attempt))
-
-    def heads(self) -> dict[str, Head]:
-        return {}
-
-    def keep_head(self, hospital: str, head: Head) -> None:
-        pass
-
-    def event(self, kind: str, **facts: object) -> None:
-        self.events.append((kind, facts))
-
-    def stop_requested(self) -> bool:
-        return len(self.of_kind("round")) >= self.stop_after_rounds
-
-    def of_kind(self, kind: str) -> list[dict[str, object]]:
-        return [facts for name, facts in self.events if name == kind]
-
-    def run(self, state: RunState | None = None) -> RunState:
-        return run_study(self.study, RUN, state or RunState.start(self.study), self, self)
-
-
-def test_an_undisturbed_run_asks_every_round_once_and_then_settles() -> None:
-    stage = Stage(small_study())
-    assert stage.run().phase == "done"
-    assert [entry for entry in stage.diary if entry[0] != "save"] == [
-        ("release", "training", 1, 1),
-        ("release", "training", 2, 1),
-        ("release", "training", 3, 1),
-        ("release", "evaluation", 1, 1),
-        ("finish", "evaluation", 1, 1),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("behaviour", "bad_replies"),
-    [(silent, 0), (garbage, 5), (truncated, 5), (impostor, 5), (of_yesterday, 5)],
-    ids=lambda value: value.__name__ if callable(value) else "",
-)
-def test_one_bad_hospital_neither_stops_nor_changes_the_run(
-    behaviour: Behaviour, bad_replies: int
-) -> None:
-    stage = Stage(small_study(), {"west": behaviour})
-    without_west = Stage(small_study(), {"west": silent}).run()
-    state = stage.run()
-    assert state.phase == "done"
-    assert np.array_equal(state.model, without_west.model)
-    assert all(facts["cohort"] == ["north", "south"] for facts in stage.of_kind("round"))
-    assert len(stage.of_kind("bad-reply")) == bad_replies
-    assert all(facts["hospital"] == "west" for facts in stage.of_kind("bad-reply"))
-
-
-def test_a_late_hospital_is_welcome_in_the_next_round() -> None:
-    def late(study: Study, request: Request, hospital: str) -> bytes | None:
-        return None if request.header.round == 2 else honest(study, request, hospital)
-
-    stage = Stage(small_study(), {"west": late})
-    assert stage.run().phase == "done"
-    assert [len(facts["cohort"]) for facts in stage.of_kind("round")] == [3, 2, 3, 3]  # type: ignore[arg-type]
-
-
-def test_a_hospital_that_refuses_for_good_is_not_asked_again() -> None:
-    stage = Stage(small_study(), {"west": unwilling})
-    assert stage.run().phase == "done"
-    assert stage.cohorts[0] == HOSPITALS
-    assert stage.cohorts[1:4] == [("north", "south")] * 3
-    assert stage.cohorts[-1] == HOSPITALS  # the end of the run is told to everyone
-
-
-def test_too_small_a_cohort_ends_the_run_with_the_last_saved_state() -> None:
-    def gone(study: Study, request: Request, hospital: str) -> bytes | None:
-        return honest(study, request, hospital) if request.header.round == 1 else None
-
-    stage = Stage(small_study(), {"south": gone, "west": gone})
-    state = stage.run()
-    assert (state.phase, state.round, state.attempt) == ("training", 2, MAX_ATTEMPTS)
-    assert stage.saved is state
-    assert len(stage.of_kind("attempt-failed")) == MAX_ATTEMPTS
-    after_one = Stage(small_study(), stop_after_rounds=1).run()
-    assert np.array_equal(state.model, after_one.model)
-    assert stage.diary[-2][0] == "finish"
-
-
-def test_too_few_willing_hospitals_end_the_run_at_once() -> None:
-    stage = Stage(small_study(), {"south": unwilling, "west": unwilling})
-    assert stage.run().round == 1
-    assert len(stage.of_kind("attempt-failed")) == 1
-
-
-@pytest.mark.parametrize("behaviours", [{}, {"west": silent}, {"west": silent, "south": silent}])
-def test_the_state_is_saved_before_every_question(behaviours: dict[str, Behaviour]) -> None:
-    stage = Stage(small_study(), behaviours)
-    stage.run()
-    for before, entry in zip(stage.diary, stage.diary[1:], strict=False):
-        if entry[0] == "release":
-            assert before == ("save", *entry[1:])
-
-
-@pytest.mark.parametrize("rounds", [0, 1, 2, 3])
-def test_a_run_continued_from_its_checkpoint_ends_with_the_same_model(rounds: int) -> None:
-    study = small_study()
-    whole = Stage(study).run()
-    stopped = Stage(study, stop_after_rounds=rounds).run()
-    assert stopped.phase != "done"
-    continued = Stage(study).run(checkpoint.from_bytes(checkpoint.to_bytes(stopped)))
-    assert np.array_equal(continued.model, whole.model)
-    assert continued.estimate == whole.estimate
+@pytest.mark.parametrize("mode", MODES)
+def test_the_next_round_chooses_its_cohort_anew_and_keeps_keys_and_vouchers(mode: str) -> None:
+    study = company_study(mode)
+    state = joined(study, *HOSPITALS, cohort=HOSPITALS)
+    steps = grid(study, 1)
+    values = enter(steps, 32) if study.masked else steps
+    after = advance(study, state, dict.fromkeys(HOSPITALS, values))
+    assert after.cohort == ()
+    assert (after.keys, after.vouchers) == (state.keys, state.vouchers)

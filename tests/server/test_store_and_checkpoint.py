@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
 from flo import canonical
-from flo.claims import Head
+from flo.claims import Head, Voucher
 from flo.errors import MessageError, TrustError, UsageError
 from flo.identity import Identity
 from flo.privacy.evaluation import Estimate
@@ -22,7 +22,11 @@ from flo.server import checkpoint
 from flo.server.rounds import RunState
 from flo.server.store import Member, Store
 from tests.builders import small_study
+from tests.company import partner, run_key, signed
 
+KEY = run_key(partner("north"), "a" * 64)[1]
+HEAD = signed(partner("north"), 7)
+VOUCHER = Voucher.given(partner("south"), "a" * 64, "run-1", KEY, None)
 VECTORS = arrays(np.float64, 7, elements=st.floats(allow_nan=False, allow_infinity=False, width=64))
 
 
@@ -44,6 +48,9 @@ def test_a_checkpoint_gives_back_every_bit(
         tail_count=4,
         retries=1,
         cohort=("north", "west"),
+        heads={"north": HEAD},
+        keys={"north": KEY},
+        vouchers={"north": VOUCHER},
         estimate=estimate,
     )
     data = checkpoint.to_bytes(state)
@@ -51,6 +58,8 @@ def test_a_checkpoint_gives_back_every_bit(
     for name in ("weights", "velocity", "tail_sum"):
         assert getattr(again, name).tobytes() == getattr(state, name).tobytes()
     assert again.cohort == ("north", "west")
+    assert (again.keys, again.vouchers) == ({"north": KEY}, {"north": VOUCHER})
+    assert again.heads == {"north": HEAD}
     assert (again.phase, again.round, again.attempt) == ("evaluation", 3, 2)
     assert (again.tail_count, again.retries, again.estimate) == (4, 1, estimate)
     assert checkpoint.to_bytes(again) == data
@@ -61,7 +70,7 @@ def test_a_continued_state_can_be_changed() -> None:
     assert state.weights.flags.writeable
 
 
-@pytest.mark.parametrize("schema", [0, 1, 3, "2", None], ids=repr)
+@pytest.mark.parametrize("schema", [0, 1, 2, 4, "3", None], ids=repr)
 def test_an_unknown_schema_is_refused(schema: object) -> None:
     document = canonical.decode(
         checkpoint.to_bytes(RunState.start(small_study())), limit=1 << 20, what="checkpoint"
@@ -100,6 +109,8 @@ def test_everything_survives_reopening(path: Path) -> None:
     store.add_invitation("1f", "north")
     assert store.enrol("1f", member)
     store.set_node("north", (1 << 64) - 1)
+    store.add_connection("north")
+    store.add_connection("north")
     store.add_study(study, "00")
     store.add_approval(study.digest, "north", b"{}", "00")
     assert store.start_run("run-1", study.digest)
@@ -112,6 +123,7 @@ def test_everything_survives_reopening(path: Path) -> None:
     again = Store(path)
     assert again.members() == [Member(*_fields(member), (1 << 63) - 1)]
     assert again.nodes() == {"north": (1 << 64) - 1}
+    assert again.connections() == {"north": 2}
     assert not again.invited("1f", "north")
     offer = again.offer(study.digest)
     assert offer is not None
@@ -204,6 +216,18 @@ def test_a_revoked_hospital_has_no_node(path: Path) -> None:
     assert store.revoke("north")
     assert store.nodes() == {}
     assert not store.revoke("nobody")
+    store.close()
+
+
+def test_connections_are_counted_for_each_hospital_from_its_enrolment_on(path: Path) -> None:
+    store = Store(path)
+    store.add_connection("north")  # not enrolled: nobody to count for
+    assert store.connections() == {}
+    for serial, name in (("1f", "north"), ("2f", "south")):
+        store.add_invitation(serial, name)
+        assert store.enrol(serial, _member(name))
+    store.add_connection("south")
+    assert store.connections() == {"north": 0, "south": 1}
     store.close()
 
 

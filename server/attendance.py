@@ -1,0 +1,68 @@
+"""Who is asked in an attempt: rules of absence, without IO.
+
+| what a hospital did | consequence |
+|---|---|
+| refused for good (not approved, over budget, rolled back) | gone for the rest of the run |
+| missed a call to join or an attempt, or refused otherwise | out for the round, if enough are left |
+| the same in ``MOST_MISSES`` rounds | gone, as long as the floor allows |
+| named a newer run key or head of its own | joins again, once a round; then it counts as a miss |
+| is not connected | not asked until it is |
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+from flo.study import Study
+
+GONE_FOR_GOOD = frozenset({"not-approved", "over-budget", "rolled-back"})
+JOIN_AGAIN = frozenset({"stale-key", "unconfirmed"})
+MOST_MISSES = 2  # who fails more often costs the others their retries
+
+
+class Attendance:
+    """What one run remembers of its hospitals; a restart of the coordinator forgives."""
+
+    def __init__(self, study: Study) -> None:
+        self._hospitals = [hospital.id for hospital in study.hospitals]
+        self._floor = study.cohort_floor
+        self._gone: set[str] = set()
+        self._out: set[str] = set()
+        self._joining_again: set[str] = set()
+        self._misses: Counter[str] = Counter()
+
+    def present(self, connected: Collection[str]) -> list[str]:
+        """Whom to ask: without those who are out if that is enough, else with them."""
+        there = [h for h in self._hospitals if h in connected and h not in self._gone]
+        reliable = [hospital for hospital in there if hospital not in self._out]
+        return reliable if len(reliable) >= self._floor else there
+
+    @property
+    def can_reach_the_floor(self) -> bool:
+        """Whether enough could come, were they all connected."""
+        return len(self._hospitals) - len(self._gone) >= self._floor
+
+    def is_gone(self, hospital: str) -> bool:
+        return hospital in self._gone
+
+    def refused(self, hospital: str, code: str) -> None:
+        if code in GONE_FOR_GOOD:
+            self._gone.add(hospital)
+        elif code in JOIN_AGAIN and hospital not in self._joining_again:
+            self._joining_again.add(hospital)
+        else:
+            self.missed(hospital)
+
+    def missed(self, hospital: str) -> None:
+        if hospital in self._out:
+            return
+        self._out.add(hospital)
+        self._misses[hospital] += 1
+        left = len(self._hospitals) - len(self._gone | {hospital})
+        if self._misses[hospital] >= MOST_MISSES and left >= self._floor:
+            self._gone.add(hospital)
+
+    def next_round(self) -> None:
+        self._out.clear()
+        self._joining_again.clear()
