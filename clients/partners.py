@@ -56,8 +56,8 @@ class Partners:
     def join(self, header: RequestHeader, study: Study) -> tuple[RunKey, dict[str, Voucher]]:
         """Our run key, above every one of ours that others hold, and a voucher for each partner."""
         self._check_keys(header, study)
-        own = self._run_keys.join(study.digest, header.run, header.keys.get(self._hospital))
         heads = self._ledger.witnessed()
+        own = self._run_keys.join(study.digest, header.run, header.keys.get(self._hospital), heads)
         vouchers = {
             hospital: Voucher.given(
                 self._identity, study.digest, header.run, key, heads.get(key.fingerprint)
@@ -78,21 +78,41 @@ class Partners:
             raise Refusal("malformed", "an attempt relays the ledger head of each of its members")
 
     def admit(self, header: RequestHeader, study: Study) -> OwnKey:
-        """Refuse an attempt that we may not take part in; returns the key to mask it with. [2]
-
-        The head that is relayed for us must cover all that we released in this run. Heads are part
-        of the cohort digest, so a coordinator that shows partners an older one gets no sum.
-        """
+        """Refuse an attempt that we may not take part in; returns the key to mask it with. [2]"""
         self._check_keys(header, study)
-        own = self._run_keys.join(study.digest, header.run, header.keys[self._hospital])
-        released = self._ledger.last_release(study.digest, header.run)
-        if header.heads[self._hospital].sequence < released:
-            raise Refusal("stale-key", "the ledger head relayed for us is older", own.public)
+        own = self._run_keys.join(
+            study.digest, header.run, header.keys[self._hospital], self._ledger.witnessed()
+        )
         if header.keys[self._hospital].key != own.public.key:
             raise Refusal("stale-key", "the attempt names another run key of ours", own.public)
+        self._check_heads(header, own)
         if not own.confirmed:
             self._confirm(header, study, own)
+        try:
+            own.secrets([key for key in header.keys.values() if key != own.public])
+        except TrustError as error:
+            raise Refusal("malformed", str(error)) from error
+        own.seen.update(
+            {header.heads[name].fingerprint: header.heads[name] for name in header.cohort}
+        )
         return own
+
+    def _check_heads(self, header: RequestHeader, own: OwnKey) -> None:
+        """Refuse old ledger heads: of ours, all that we released in this run must be covered.
+
+        Heads are part of the cohort digest, so whoever shows one hospital an older head than
+        another gets no sum; and a hospital whose ledger was rolled back meets, in every cohort, a
+        partner that saw more. What other runs relayed meanwhile does not count: it may be newer.
+        """
+        released = self._ledger.last_release(header.study, header.run)
+        for name in header.cohort:
+            head = header.heads[name]
+            seen = own.seen.get(head.fingerprint)
+            least = released if name == self._hospital else seen.sequence if seen else 0
+            if head.sequence < least:
+                raise Refusal("stale-key", f"an older ledger head of {name}", own.public)
+            if seen is not None and head.sequence == seen.sequence and head.hash != seen.hash:
+                raise Refusal("malformed", f"the ledger of {name} forked at row {head.sequence}")
 
     def _check_keys(self, header: RequestHeader, study: Study) -> None:
         for hospital, key in header.keys.items():

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from flo.claims import RunKey
+from flo.claims import Head, RunKey
 from flo.identity import Identity
 from flo.privacy.masking import new_run_key, pair_secret
 
@@ -25,10 +25,15 @@ _MOST_RUNS = 64  # a site is in few at once; beyond, the key of the run asked lo
 
 @dataclass
 class OwnKey:
-    """Our key for one run. ``confirmed``: a partner agreed that our ledger is the newest."""
+    """Our key for one run, and what must be remembered with it.
+
+    ``confirmed``: a partner agreed that our ledger is the newest. ``seen``: fingerprint -> the
+    highest ledger head known of a partner when the key was made, or shown in this run since.
+    """
 
     private: X25519PrivateKey = field(repr=False)
     public: RunKey
+    seen: dict[str, Head]
     confirmed: bool = False
     _secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
 
@@ -47,22 +52,26 @@ class RunKeys:
         self._identity, self._clock = identity, clock
         self._keys: OrderedDict[tuple[str, str], OwnKey] = OrderedDict()
 
-    def join(self, study: str, run: str, seen: RunKey | None) -> OwnKey:
+    def join(
+        self, study: str, run: str, relayed: RunKey | None, witnessed: Mapping[str, Head]
+    ) -> OwnKey:
         """Our key for a run, made at the first call. [1]
 
-        ``seen`` is the latest key of ours that others hold, checked; it is made anew where that one
-        is later and another: then this process went back in time.
+        ``relayed`` is the latest key of ours that others hold, checked; it is made anew where that
+        one is later and another: then this process went back in time. ``witnessed``: the highest
+        ledger heads seen so far.
         """
         kept = self._keys.pop((study, run), None)
         behind = (
             kept is not None
-            and seen is not None
-            and seen.key != kept.public.key
-            and seen.epoch >= kept.public.epoch
+            and relayed is not None
+            and relayed.key != kept.public.key
+            and relayed.epoch >= kept.public.epoch
         )
         if kept is None or behind:
-            epoch = max(int(self._clock() * 1000), seen.epoch + 1 if seen else 1)
-            kept = OwnKey(*new_run_key(self._identity, study, run, epoch))
+            epoch = max(int(self._clock() * 1000), relayed.epoch + 1 if relayed else 1)
+            private, public = new_run_key(self._identity, study, run, epoch)
+            kept = OwnKey(private, public, dict(witnessed))
         self._keys[study, run] = kept
         while len(self._keys) > _MOST_RUNS:
             self._keys.popitem(last=False)

@@ -256,7 +256,7 @@ class _InProcess:
 
     @staticmethod
     def _own_key(site: _Site, request: Request) -> OwnKey:
-        return site.keys.join(request.header.study, request.header.run, None)
+        return site.keys.join(request.header.study, request.header.run, None, {})
 
 
 @lru_cache(maxsize=8)

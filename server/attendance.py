@@ -3,7 +3,7 @@
 | what a hospital did | consequence |
 |---|---|
 | refused for good (not approved, over budget, rolled back) | gone for the rest of the run |
-| missed a call to join or an attempt, or refused otherwise | out for the round, if enough are left |
+| missed a call to join or an attempt, or refused otherwise | out for the round, if enough remain |
 | the same in ``MOST_MISSES`` rounds | gone, as long as the floor allows |
 | named a newer run key or head of its own | joins again, once a round; then it counts as a miss |
 | is not connected | not asked until it is |

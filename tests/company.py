@@ -14,9 +14,17 @@ from flo.clients.handler import Handler, Releaser
 from flo.clients.home import SiteHome
 from flo.clients.run_keys import RunKeys
 from flo.identity import Identity
-from flo.messages import Request, RequestHeader, decode_reply, encode_request, model_digest
+from flo.messages import (
+    Request,
+    RequestHeader,
+    Values,
+    decode_reply,
+    encode_request,
+    model_digest,
+)
 from flo.privacy.ledger import Ledger
-from flo.privacy.masking import new_run_key
+from flo.privacy.masking import Attempt, cohort_digest, masked, new_run_key, pair_secret
+from flo.privacy.ring import Integers, leave
 from flo.study import Study
 
 
@@ -26,11 +34,15 @@ def partner(hospital: str) -> Identity:
     return Identity.new()
 
 
-@cache
 def run_key(
     identity: Identity, study: str, run: str = "run-1", epoch: int = 1
 ) -> tuple[X25519PrivateKey, RunKey]:
     """A partner's run key; the same one every time."""
+    return _made(identity, study, run, epoch)
+
+
+@cache
+def _made(identity: Identity, study: str, run: str, epoch: int) -> tuple[X25519PrivateKey, RunKey]:
     return new_run_key(identity, study, run, epoch)
 
 
@@ -67,6 +79,25 @@ def join(
     return reply.key
 
 
+def unmasked(header: RequestHeader, values: Values, own: str = "north") -> Integers:
+    """What a site masked, by all of its partners' private run keys: they could, together."""
+    attempt = Attempt(
+        **header.model_dump(include={"study", "run", "purpose", "round", "attempt", "model"}),
+        cohort=cohort_digest(header.members()),
+        ring=8 * values.itemsize,
+        length=len(values),
+    )
+    total, nothing = values.copy(), np.zeros(len(values), dtype=np.int64)
+    for name, key in header.keys.items():
+        if name != own:
+            private, _ = run_key(partner(name), header.study, header.run, key.epoch)
+            secret = pair_secret(private, header.keys[own])
+            total += masked(
+                nothing, key.fingerprint, {header.keys[own].fingerprint: secret}, attempt
+            )
+    return leave(total, attempt.ring)
+
+
 def claims(
     handler: Handler,
     ledger: Ledger,
@@ -77,6 +108,7 @@ def claims(
     identities: Mapping[str, Identity] | None = None,
     own: str = "north",
     relayed: Mapping[str, Head] | None = None,
+    epoch: int = 1,
 ) -> dict[str, Any]:
     """``keys``, ``heads`` and ``vouchers`` of a good request to the site called ``own``.
 
@@ -88,7 +120,7 @@ def claims(
         return {}
     others = [name for name in cohort if name != own and name in known]
     heads = {name: signed(known[name], 1) for name in others} | dict(relayed or {})
-    keys = {name: run_key(known[name], study.digest, run)[1] for name in others}
+    keys = {name: run_key(known[name], study.digest, run, epoch)[1] for name in others}
     witness = known[others[0]] if others else Identity.new()
     voucher = Voucher.given(witness, study.digest, run, key, ledger.head())
     return {

@@ -24,7 +24,7 @@ HEART = Path(studies.__file__).parent / "examples" / "heart" / "study.toml"
 KEYS = {
     *("auc", "auc_std", "auc_pooled", "auc_alone", "epsilon", "delta", "trust_model", "rounds"),
     *("seconds_per_round", "seconds_total", "report", "sites", "private", "schema_version"),
-    *("study", "digest"),
+    *("study", "digest", "masks"),
 }
 
 

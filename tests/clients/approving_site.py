@@ -29,9 +29,11 @@ class Site:
     def offer(self, study: Study | None = None) -> Offered:
         return offered(study or small_study(), [self.home], COORDINATOR)
 
-    def approve(self, offer: Offered, population: str = "main") -> Approval:
-        api = cast(CoordinatorApi, self.api)
-        return approve(self.home, api, offer, self.home.config.population(population))
+    def approve(
+        self, offer: Offered, population: str = "main", *, if_broken: bool = False
+    ) -> Approval:
+        api, patients = cast(CoordinatorApi, self.api), self.home.config.population(population)
+        return approve(self.home, api, offer, patients, if_broken=if_broken)
 
     def kinds(self) -> list[str]:
         ledger = self.home.ledger()
@@ -57,6 +59,7 @@ class Site:
         name: str = "main",
         *,
         heads: bool = False,
+        if_broken: bool = False,
     ) -> None:
         """``approve`` raises ``error``; ledger and files are as before, and nothing was told.
 
@@ -65,7 +68,7 @@ class Site:
         before = self.kinds(), self.approved()
         calls = [*self.api.calls, *(self.heads() if heads else [])]
         with pytest.raises(error, match=why):
-            self.approve(offer, name)
+            self.approve(offer, name, if_broken=if_broken)
         assert before == (self.kinds(), self.approved())
         assert self.api.calls == calls
 

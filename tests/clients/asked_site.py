@@ -22,6 +22,7 @@ from flo.messages import (
     Request,
     RequestHeader,
     decode_reply,
+    decode_request,
     encode_request,
     model_digest,
 )
@@ -29,7 +30,6 @@ from flo.models import initial_weights, parameter_count
 from flo.privacy.ledger import Ledger
 from flo.study import Study
 from tests.builders import (
-    HOSPITALS,
     CountingReleaser,
     SilentApi,
     make_site,
@@ -53,6 +53,7 @@ class Site:
     ledger: Ledger
     releaser: CountingReleaser
     settled: list[str] = field(default_factory=list)
+    answered: dict[Any, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.handler = self.restarted()
@@ -67,27 +68,49 @@ class Site:
             lambda study: self.settled.append(study.digest),
         )
 
+    def restart(self) -> None:
+        """The agent stops and starts again."""
+        self.handler = self.restarted()
+
     def request(self, weights: Weights | None = None, **changes: Any) -> bytes:
-        """A good request for round 1, with ``changes`` to its header."""
-        weights = initial_weights(self.study) if weights is None else weights
-        cohort, run = changes.get("cohort", HOSPITALS), changes.get("run", "run-1")
+        """A good request for round 1, with ``changes`` to its header; once answered, the same.
+
+        Of ``heads``, ``keys`` and ``vouchers`` only those named are changed; None takes one out.
+        """
+        if weights is None:
+            weights = np.zeros(0) if self.study.survey else initial_weights(self.study)
+        everyone = tuple(sorted(hospital.id for hospital in self.study.hospitals))
+        cohort, run = changes.get("cohort", everyone), changes.get("run", "run-1")
         header: dict[str, Any] = {
             "study": self.study.digest,
             "run": run,
-            "purpose": "training",
+            "purpose": self.study.purposes[0],
             "round": 1,
             "attempt": 1,
             "cohort": cohort,
             "model": model_digest(weights),
         }
-        header |= claims(self.handler, self.ledger, self.study, cohort, run)
+        header |= self.answered.get(_attempt({**header, **changes})) or claims(
+            self.handler, self.ledger, self.study, cohort, run
+        )
+        for relayed in ("heads", "keys", "vouchers"):
+            merged = {**header.get(relayed, {}), **changes.get(relayed, {})}
+            changes[relayed] = {name: claim for name, claim in merged.items() if claim is not None}
         made = RequestHeader.model_validate({**header, **changes})
         return encode_request(Request(made, weights))
 
     def ask(self, weights: Weights | None = None, **changes: Any) -> Reply:
-        reply = self.handler.answer(self.request(weights, **changes))
-        assert reply is not None
-        return decode_reply(reply)
+        return self.say(self.request(weights, **changes))
+
+    def say(self, request: bytes) -> Reply:
+        answer = self.handler.answer(request)
+        assert answer is not None
+        reply = decode_reply(answer)
+        if reply.header.kind == "release":
+            header = decode_request(request).header
+            relayed = {name: getattr(header, name) for name in ("heads", "keys", "vouchers")}
+            self.answered.setdefault(_attempt(header.model_dump()), relayed)
+        return reply
 
     def charged(self) -> tuple[float, float]:
         balance = self.ledger.balance()
@@ -109,19 +132,27 @@ class Site:
         return reply
 
 
-def approved_site(folder: Path, **mechanism: Any) -> Iterator[Site]:
-    """``mechanism``: changes to that part of the study."""
+def _attempt(header: dict[str, Any]) -> Any:
+    return tuple(header[name] for name in ("run", "purpose", "round", "attempt", "cohort"))
+
+
+def approved_site(
+    folder: Path, *, survey: bool = False, partners: tuple[str, ...] = (), **mechanism: Any
+) -> Iterator[Site]:
+    """``mechanism``: changes to that part of the study. ``partners``: others than south, west."""
     home = make_site(folder)
     pretend_enrolled(home, COORDINATOR)
+    known = {name: partner(name) for name in partners or PARTNERS}
     hospitals = [{"id": "north", "declared_size": 40}] + [
         {"id": name, "declared_size": 40, "fingerprint": key.fingerprint}
-        for name, key in PARTNERS.items()
+        for name, key in known.items()
     ]
     study = small_study(hospitals=hospitals).with_mechanism(**mechanism)
+    if survey:
+        study = study.with_survey(epsilon=0.3, columns=["ward"])
     offer = offered(study, [home], COORDINATOR)
-    read_out = {name: key.fingerprint for name, key in PARTNERS.items()}
-    AddressBook.load(home).confirm(home, read_out)
+    AddressBook.load(home).confirm(home, {name: key.fingerprint for name, key in known.items()})
     approve(home, cast(CoordinatorApi, SilentApi()), offer, home.config.population(None))
-    ledger = home.ledger()
-    yield Site(home, offer.study, ledger, CountingReleaser(parameter_count(offer.study)))
-    ledger.close()
+    site = Site(home, offer.study, home.ledger(), CountingReleaser(parameter_count(offer.study)))
+    yield site
+    site.ledger.close()

@@ -47,9 +47,13 @@ def test_the_coordinator_learns_the_decision_and_nothing_about_patients(site: Si
     *confirmed, (_, told) = site.api.calls
     assert confirmed == heads
     assert set(told) == {"document", "signature"}
-    assert set(json.loads(told["document"])) == {
+    decision = json.loads(told["document"])
+    assert set(decision) == {
         *("schema_version", "decision", "study", "hospital", "role", "time", "head"),
+        *("unconfirmed", "charged"),
     }
+    assert decision["unconfirmed"] == ["south", "west"]
+    assert decision["charged"] == "as-designed"
 
 
 def test_a_second_approval_reserves_nothing_and_announces_again(site: Site) -> None:

@@ -193,7 +193,7 @@ def test_the_highest_possible_head_does_not_stop_the_agent(site: Site) -> None:
     site.refuses("rolled-back", heads={"north": signed(site.home.identity(), 2**53)})
     heads = {"south": signed(PARTNERS["south"], 2**53)}
     assert site.ask(heads=heads).header.kind == "release"
-    assert site.ledger.witnessed() == heads
+    assert site.ledger.witnessed()[PARTNERS["south"].fingerprint] == heads["south"]
 
 
 @pytest.mark.parametrize("hospital", ["north", "south"])

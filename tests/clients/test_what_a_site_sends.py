@@ -46,10 +46,20 @@ ACCOUNTED = {
     "reply.model": PUBLIC,
     **{f"reply.head.{name}": why for name, why in HEADS.items()},
     "reply.code": "one of the public codes below",
+    "reply.cohort": PUBLIC,
+    "reply.ring": PUBLIC,
+    "reply.key": "null: no key is asked for",
+    **{f"reply.key.{name}": KEY for name in ("key", "public", "signature")},
+    "reply.key.epoch": "not protected: when the agent made the key, in milliseconds",
+    "reply.vouchers": "nothing is vouched for",
+    **{f"reply.vouchers.*.{name}": KEY for name in ("hospital", "key", "public", "signature")},
+    "reply.vouchers.*.head": "null: nothing was seen of that partner",
+    **{f"reply.vouchers.*.head.{name}": "a partner's head" for name in HEADS},
     "reply values": CHARGED,
     # Calls of the site's own.
     "enrol.request": "a key and the hospital's id, signed",
     "studies": "nothing is said",
+    "models.study": PUBLIC,
     "heads.head": "null: only asked",
     **{f"heads.head.{name}": why for name, why in HEADS.items()},
     "approvals.document.schema_version": PUBLIC,
@@ -58,6 +68,8 @@ ACCOUNTED = {
     "approvals.document.hospital": PUBLIC,
     "approvals.document.role": PUBLIC,
     "approvals.document.time": PARTICIPATION,
+    "approvals.document.unconfirmed[]": "not protected: whose key the steward has not compared",
+    "approvals.document.charged": COST,
     **{f"approvals.document.head.{name}": why for name, why in HEADS.items()},
     "approvals.signature": KEY,
     # The extract of a study.
@@ -126,6 +138,7 @@ ACCOUNTED = {
     f"{ROW}.private.cohort": PUBLIC,
     f"{ROW}.private.request": PUBLIC,
     f"{ROW}.private.reply": DIGEST,
+    f"{ROW}.private.sent": DIGEST,
 }
 CODES = {
     "not-ready": "one code for whatever keeps a site from answering",
@@ -135,6 +148,8 @@ CODES = {
     "conflict": "follows from what the coordinator said",
     "malformed": "follows from what the coordinator said",
     "rolled-back": "follows from the heads that were relayed",
+    "stale-key": "follows from the keys that were relayed; not protected: the agent started anew",
+    "unconfirmed": "follows from the vouchers that were relayed",
 }
 FLEET = {
     "ActivateNodeRequest": {"public_key", "heartbeat_interval"},
@@ -151,7 +166,7 @@ FLEET = {
     "PullObjectRequest": {"node", "run_id", "object_id"},
     "SendNodeHeartbeatRequest": {"node", "heartbeat_interval"},
 }
-KEYED_BY_NAME = ("witnessed", "parts")  # their keys are hospitals and purposes
+KEYED_BY_NAME = ("witnessed", "parts", "vouchers")  # their keys are hospitals and purposes
 WRITTEN_IN_TEXT = ("approvals.document", "reports.extract")
 
 
@@ -196,7 +211,7 @@ def test_every_field_that_a_site_sends_is_accounted_for(life: WholeLife) -> None
     assert found - set(ACCOUNTED) == set(), "a new field: say why it may leave, or do not send it"
     assert set(ACCOUNTED) - found == set(), "accounted for, and never sent"
     kinds = {decode_reply(data).header.kind for data in life.replies}
-    assert kinds == {"release", "settled", "refused"}
+    assert kinds == {"joined", "release", "settled", "refused"}
 
 
 def test_every_call_in_the_source_was_made_here(life: WholeLife) -> None:

@@ -18,13 +18,27 @@ from flo.clients.approval import approve
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.enrol import connect, enrol
 from flo.clients.handler import Handler
+from flo.clients.models import fetch
 from flo.clients.run_keys import RunKeys
+from flo.errors import FloError
 from flo.identity import Identity
 from flo.messages import Request, RequestHeader, encode_request, model_digest
 from flo.privacy.ledger import Ledger
 from flo.study import Study
 from tests.builders import CountingReleaser, make_site, offered, small_study, study_document
-from tests.company import claims, signed
+from tests.company import claims, join, run_key, signed
+
+
+class Overheard(Handler):
+    """A handler whose answers are written down."""
+
+    heard: list[bytes]
+
+    def answer(self, data: bytes) -> bytes | None:
+        reply = super().answer(data)
+        if reply is not None:
+            self.heard.append(reply)
+        return reply
 
 
 class WholeLife:
@@ -36,6 +50,7 @@ class WholeLife:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.said: list[tuple[str, Any]] = []
         self.replies: list[bytes] = []
+        self.listed: list[dict[str, str]] = []
         self.coordinator, self.partner = Identity.new(), Identity.new()
         self.home = make_site(folder)
         monkeypatch.setattr(CoordinatorApi, "call", lambda _, name, body: self._hear(name, body))
@@ -46,7 +61,8 @@ class WholeLife:
     def _hear(self, name: str, body: Any) -> Any:
         self.said.append((name, json.loads(canonical.encode(body))))
         issued = {"certificate": "pem", "coordinator": self.coordinator.public.hex()}
-        return {"heads": {"head": None}, "enrol": issued, "studies": []}.get(name, {})
+        known = {"heads": {"head": None}, "enrol": issued, "studies": self.listed}
+        return known.get(name, {})
 
     def live(self) -> None:
         self._enrol()
@@ -60,6 +76,10 @@ class WholeLife:
                 with connect(self.home) as api:
                     agent._settle_ended(api, ledger)
                 agent._extract(offer.study, ledger)
+        text, signature = offer.study.canonical_bytes.decode(), offer.signature
+        self.listed = [{"study": text, "signature": signature, "status": "done"}]
+        with connect(self.home) as api, pytest.raises(FloError):  # it asks, and gets none
+            fetch(self.home, api, offer.study.name, self.home.directory)
 
     def _enrol(self) -> None:
         invitation = {
@@ -80,10 +100,13 @@ class WholeLife:
         return study.with_fingerprints({"south": self.partner.fingerprint})
 
     def _answer(self, study: Study, ledger: Ledger) -> None:
-        """A release of every purpose, a repeat, a refusal, the end."""
-        handler = Handler(
+        """A call to join, a release of every purpose, a repeat, a refusal, the end."""
+        handler = Overheard(
             self.home, ledger, CountingReleaser(6), RunKeys(self.home.identity()), lambda _: None
         )
+        handler.heard = self.replies
+        _, key = run_key(self.partner, study.digest)
+        join(handler, study, keys={"south": key})
         head = len(self.replies) + 1
         asked = [(purpose, 1, "release") for purpose in study.purposes]
         asked += [(study.purposes[0], 2, "release"), (study.purposes[0], 1, "finish")]
@@ -109,14 +132,12 @@ class WholeLife:
                     ),
                 }
             )
-            reply = handler.answer(encode_request(Request(header, weights)))
-            assert reply is not None
-            self.replies.append(reply)
+            handler.answer(encode_request(Request(header, weights)))
 
 
 def _studies() -> list[Study]:
     sampled = study_document(name="sampled")
-    sampled["mechanism"] |= {"sampling": 0.5, "epsilon": 0.3}
+    sampled["mechanism"] |= {"sampling": 0.5, "epsilon": 0.3, "masking": "on"}
     sampled["evaluation"] |= {"subgroups": ["ward"], "epsilon": 0.3}
     asked = study_document(name="asked", survey={"epsilon": 0.3, "columns": ["ward"]})
     return [small_study(**sampled), small_study(**asked)]

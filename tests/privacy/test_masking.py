@@ -23,14 +23,16 @@ from flo.privacy.masking import (
     unmasked_sum,
 )
 from flo.privacy.ring import Integers, Masked
+from tests.company import signed
 
 STUDY, RUN = "a" * 64, "run-1"
 IDENTITIES = [Identity.new() for _ in range(6)]
+HEAD = signed(IDENTITIES[0], 5)
 MADE = [new_run_key(identity, STUDY, RUN, 1) for identity in IDENTITIES]
 
 
 def attempt_of(members: int, length: int, ring: int = 64, **changes: Any) -> Attempt:
-    cohort = cohort_digest([key for _, key in MADE[:members]])
+    cohort = cohort_digest([(key, HEAD) for _, key in MADE[:members]])
     base = Attempt(STUDY, RUN, "training", 1, 1, cohort, "b" * 64, ring, length)
     return replace(base, **changes)
 
@@ -90,20 +92,24 @@ def test_a_pad_serves_one_attempt_only(name: str) -> None:
     assert not np.isin(two.astype(np.uint64), one.astype(np.uint64)).any()  # false alarm < 2^-24
 
 
-def test_the_cohort_digest_names_who_with_which_key_and_not_their_order() -> None:
-    keys = [key for _, key in MADE[:3]]
-    digest = cohort_digest(keys)
-    assert cohort_digest(keys[::-1]) == digest
-    assert cohort_digest(keys[:2]) != digest
-    assert cohort_digest([*keys[:2], replace(keys[2], epoch=2)]) != digest
+def test_the_cohort_digest_names_who_with_which_key_and_head_and_not_their_order() -> None:
+    members = [(key, HEAD) for _, key in MADE[:3]]
+    digest, (last, _) = cohort_digest(members), members[2]
+    assert cohort_digest(members[::-1]) == digest
     fresh = new_run_key(IDENTITIES[2], STUDY, RUN, 1)[1]
-    assert cohort_digest([*keys[:2], fresh]) != digest
+    others = [
+        (last.model_copy(update={"epoch": 2}), HEAD),
+        (fresh, HEAD),
+        (MADE[3][1], HEAD),
+        (last, signed(IDENTITIES[0], 6)),
+        (last, signed(IDENTITIES[0], 5, "d" * 64)),
+    ]
+    digests = {cohort_digest([*members[:2], other]) for other in others}
+    assert len({digest, cohort_digest(members[:2]), *digests}) == 2 + len(others)
 
 
 LIES: dict[str, dict[str, Any]] = {
     "another key": {"key": MADE[1][1].key},
-    "another study": {"study": "d" * 64},
-    "another run": {"run": "run-2"},
     "another epoch": {"epoch": 2},
     "another identity": {"public": IDENTITIES[1].public.hex()},
     "no signature": {"signature": "00"},
@@ -116,6 +122,12 @@ def test_a_run_key_counts_only_as_its_hospital_signed_it(lie: str) -> None:
     key.check(STUDY, RUN, IDENTITIES[0].fingerprint)
     with pytest.raises(TrustError):
         key.model_copy(update=LIES[lie]).check(STUDY, RUN, IDENTITIES[0].fingerprint)
+
+
+@pytest.mark.parametrize(("study", "run"), [("d" * 64, RUN), (STUDY, "run-2")])
+def test_a_run_key_counts_for_one_study_and_run(study: str, run: str) -> None:
+    with pytest.raises(TrustError):
+        MADE[0][1].check(study, run, IDENTITIES[0].fingerprint)
 
 
 def test_another_hospitals_key_does_not_count_in_this_ones_name() -> None:
