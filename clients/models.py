@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from pydantic import Field
 
 from flo import canonical
 from flo.claims import Digest
-from flo.clients.approval import known_studies
+from flo.clients.approval import KnownStudy, known_studies
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.home import SiteHome
 from flo.errors import TrustError, UsageError
@@ -37,18 +38,9 @@ def fetch(home: SiteHome, api: CoordinatorApi, wanted: str, out: Path) -> Path:
         UsageError: no such study, or several. TrustError: the coordinator whose key this site knows
         did not sign the card, or the card is of another study.
     """
-    digests = {
-        canonical.digest(known.study.encode()): from_canonical(known.study.encode()).name
-        for known in known_studies(api)
-    }
-    found = [d for d, name in digests.items() if name == wanted or d.startswith(wanted)]
-    if len(found) != 1:
-        raise UsageError(
-            f"{len(found)} studies of this hospital are called {wanted!r}",
-            hint="name it, or the start of its digest",
-        )
+    digest = _choose(known_studies(api), wanted)
     answer = parse(
-        _Answer, api.call("models", _Wish(study=found[0]).model_dump()), "the coordinator's answer"
+        _Answer, api.call("models", _Wish(study=digest).model_dump()), "the coordinator's answer"
     )
     document = canonical.decode(answer.card.encode(), limit=MAX_CARD_BYTES, what="model card")
     card = parse(ModelCard, document, "the model card")
@@ -57,10 +49,27 @@ def fetch(home: SiteHome, api: CoordinatorApi, wanted: str, out: Path) -> Path:
     except ValueError as error:
         raise TrustError("the coordinator's answer holds no model") from error
     model = PublishedModel.of(card, tensors, fingerprint(bytes.fromhex(home.coordinator.public)))
-    if model.study.digest != found[0]:
+    if model.study.digest != digest:
         raise TrustError("the coordinator sent the model of another study")
     out.mkdir(parents=True, exist_ok=True)
     card_path, tensors_path = paths_of(out / f"{model.study.name}-{card.run}")
     write_public(tensors_path, tensors)
     write_public(card_path, card.to_bytes())
     return card_path
+
+
+def _choose(known: Iterable[KnownStudy], wanted: str) -> str:
+    """Digest of the study of that name or digest prefix, of several the only one that has run."""
+    matching = {}
+    for item in known:
+        study = from_canonical(item.study.encode())
+        if study.name == wanted or study.digest.startswith(wanted):
+            matching[study.digest] = (item.status, f"version {study.version}")
+    ran = [d for d, (status, _) in matching.items() if status not in ("offered", "running")]
+    found = ran if len(matching) > 1 else list(matching)
+    if len(found) == 1:
+        return found[0]
+    if not matching:
+        raise UsageError(f"no study of this hospital is called {wanted!r}")
+    names = ", ".join(f"{digest[:12]} ({matching[digest][1]})" for digest in found or matching)
+    raise UsageError(f"which study? {names}", hint="name the start of its digest")

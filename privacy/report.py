@@ -24,7 +24,7 @@ from flo.privacy.accounting import epsilon_of, pld_epsilon, true_positive_rate
 from flo.privacy.life import SUB_LEDGERS
 from flo.privacy.plan import Plan
 from flo.privacy.rows import ZERO_HASH, Balance, Reservation, Row
-from flo.privacy.sheet import ACCOUNTANT, ADJACENCY, NOT_COVERED, TRUST, UNIT
+from flo.privacy.sheet import ACCOUNTANT, ADJACENCY, NOT_COVERED, UNIT, trust
 from flo.study import Study, from_canonical
 
 SCHEMA_VERSION = 2
@@ -139,7 +139,7 @@ def _facts(evidence: list[Any]) -> dict[str, Any]:
             "unit": UNIT,
             "adjacency": ADJACENCY,
             "accountant": ACCOUNTANT,
-            "trust_model": TRUST[study.mechanism.noise],
+            "trust_model": trust(study),
             "epsilon_at_two_hospitals": _up(plan.epsilon_at_two_hospitals(study.mechanism.noise)),
             "attacker_true_positives_at_1_percent": _up(true_positive_rate(plan.epsilon, delta)),
         },

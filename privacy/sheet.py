@@ -34,6 +34,7 @@ TRUST = {
         "up to b colluding hospitals"
     ),
 }
+
 MASKS = (
     "on: the coordinator can read only the sum over all hospitals of a round, not what one of them "
     "sent (computational security)"
@@ -53,6 +54,11 @@ NOT_COVERED = (
     "A steward's yes or no is not protected.",
     "Releases outside FLO, a second ledger, and the honesty of the installed software.",
 )
+
+
+def trust(study: Study) -> str:
+    """The study's trust model, with its number of colluders."""
+    return TRUST[study.mechanism.noise].replace("up to b ", f"up to b = {study.colluders} ")
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,7 @@ def _leaves(study: Study) -> Section:
         (
             *released,
             ("never", "records, exact counts, losses, batch sizes, error details"),
-            ("trust model", TRUST[study.mechanism.noise]),
+            ("trust model", trust(study)),
             ("masking", MASKING[study.mechanism.noise, study.mechanism.masking]),
             *_together(study),
         ),
@@ -166,6 +172,8 @@ def _together(study: Study) -> list[tuple[str, str]]:
 def _training_leaves(study: Study) -> list[tuple[str, str]]:
     sigma = Plan.of(study).part("training").mechanism.noise_multiplier
     chance = study.mechanism.sampling
+    shared = study.mechanism.noise == "distributed" and study.masked
+    where = "is in the sum over all hospitals, each adding a share" if shared else "is added"
     who = "each patient" if chance == 1 else f"each patient, chosen with probability {chance:g},"
     bins, groups = study.evaluation.bins, study.evaluation.subgroups
     by = f", by {', '.join(groups)} (noise × √{len(groups)})" if groups else ""
@@ -175,7 +183,7 @@ def _training_leaves(study: Study) -> list[tuple[str, str]]:
             "training",
             f"{study.mechanism.steps} noisy sums of {parameter_count(study)} numbers; {who} adds a "
             f"part clipped to {study.mechanism.clip:g}, then noise of σ = {sigma:.4f} times that "
-            "is added",
+            f"{where}",
         ),
         (
             "clipping",

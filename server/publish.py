@@ -22,7 +22,7 @@ from flo.files import write_public
 from flo.model_card import ModelCard, PublishedModel, paths_of
 from flo.models import named
 from flo.privacy.report import build
-from flo.privacy.sheet import TRUST
+from flo.privacy.sheet import trust
 from flo.server.home import CoordinatorHome
 from flo.server.rounds import RunState
 from flo.server.store import Offer, Store
@@ -77,7 +77,7 @@ def write_card(
         rounds=result["rounds"],
         epsilon=result["epsilon"],
         delta=result["delta"],
-        trust_model=TRUST[study.mechanism.noise],
+        trust_model=trust(study),
         evaluation=_quality(result["estimate"]),
         subgroups={name: _quality(found) for name, found in result["subgroups"].items()},
         report=canonical.digest(report) if report is not None else None,

@@ -134,6 +134,8 @@ def search_a_run(folder: Path, masking: str) -> Search:
             while operator.call("GET", asked)["status"] in ("offered", "running"):
                 assert time.monotonic() < end, "the run did not end"
                 search.in_memory()
+                if search.found:
+                    return search
                 time.sleep(0.2)
             assert operator.call("GET", asked)["status"] == "done"
         search.in_memory()
