@@ -17,7 +17,7 @@ from flo.models import initial_weights, parameter_count
 from flo.privacy.plan import Plan
 from flo.simulation import exact_auc, folds, load_hospitals, run_once, simulate
 from flo.study import Study, from_document
-from tests.builders import HOSPITALS, csv_text, small_study, study_document
+from tests.builders import HOSPITALS, NoNoise, csv_text, small_study, study_document
 from tests.server.stage import flo
 
 HEART = Path(studies.__file__).parent / "examples" / "heart" / "study.toml"
@@ -116,11 +116,30 @@ def test_a_study_with_subgroups_estimates_each_of_them(data: Path) -> None:
     assert list(state.subgroups) == ["ward=a", "ward=b", "ward=c", "ward=missing"]
 
 
-def test_images_are_learnt_from_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("noise", ["local", "distributed"])
+@pytest.mark.parametrize("model", [{"kind": "logistic"}, {"kind": "mlp", "hidden": [4]}])
+def test_a_sum_in_the_clear_is_the_sum_through_masks_to_the_bit(
+    data: Path, monkeypatch: pytest.MonkeyPatch, noise: str, model: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("flo.clients.trainer.SystemNoise", NoNoise)
+    study = small_study(model=model).with_mechanism(masking="on", noise=noise)
+    fold = next(folds(load_hospitals(study, data, "patient_id"), 2, seed=0))
+    masked, clear = run_once(study, fold)[0], run_once(study, fold, fast=True)[0]
+    np.testing.assert_array_equal(masked.model, clear.model)
+    assert masked.estimate == clear.estimate
+    assert (masked.model != initial_weights(study)).any()
+
+
+@pytest.mark.parametrize(
+    "mechanism",
+    [{"sampling": 0.5}, {"noise": "distributed", "masking": "on"}],
+    ids=["a sampled step", "a secure sum"],
+)
+def test_images_are_learnt_from_too(tmp_path: Path, mechanism: dict[str, Any]) -> None:
     document = study_document(model={"kind": "cnn"})
     image = {"kind": "image", "name": "px", "height": 8, "width": 8, "minimum": 0, "maximum": 9}
     document["data"]["columns"] = [image]
-    document["mechanism"] |= {"steps": 1, "sampling": 0.5}
+    document["mechanism"] |= {"steps": 1, **mechanism}
     study = from_document(document)
     header = ",".join(["patient_id", *(f"px_{i}" for i in range(64)), "ill"])
     for hospital in HOSPITALS:
