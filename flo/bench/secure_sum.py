@@ -80,7 +80,11 @@ def _rows(hospitals: int, length: int) -> Iterator[Row]:
         for _ in range(-(-4 * length * (hospitals - 1) // _CHUNK)):
             encryptor.update_into(zeros, buffer)
 
+    def masks() -> object:
+        return masked(exact, "0" * 64, secrets, attempt)
+
     yield compared("secure-sum", f"site, {name}", site, cipher, how="ChaCha20 alone", runs=9)
+    yield compared("secure-sum", f"masks, {name}", masks, cipher, how="ChaCha20 alone", runs=9)
     replies, plain = [masked(exact, "0" * 64, secrets, attempt)] * hospitals, [exact] * hospitals
     yield compared(
         "secure-sum",
