@@ -104,6 +104,24 @@ def predict(
     say(f"{count} records scored in {out}: the model's probability of {opened.study.data.label}")
 
 
+@app.command()
+def export(
+    model: ModelFile,
+    out: Annotated[Path, typer.Option(help="Where to write the ONNX file.")],
+    home: Home = DEFAULT_HOME,
+    coordinator: Coordinator = None,
+) -> None:
+    """Write a checked model as ONNX, from encoded inputs to scores, for other software."""
+    from flo.cli.screen import say, working
+    from flo.files import write_public
+    from flo.onnx_export import to_onnx
+
+    opened = _open(model, home, coordinator)
+    with working("exporting"):
+        write_public(out, to_onnx(opened))
+    say(f"{out}: inputs by name and order are in its metadata; FLO's signature does not cover it")
+
+
 def _open(path: Path, home: Path, coordinator: str | None) -> PublishedModel:
     from flo.model_card import PublishedModel
 
