@@ -96,7 +96,7 @@ def check_inputs(table: pd.DataFrame, schema: Schema) -> npt.NDArray[np.float64]
         for name in sorted(_input_columns(schema) - set(table.columns))
     ]
     if not findings and len(table) == 0:
-        findings = [Finding("", "the file holds no records")]
+        findings = [Finding(schema.columns[0].name, "holds no records")]
     if not findings:
         findings, inputs = _inputs(table, schema)
     if findings:

@@ -78,7 +78,13 @@ class Partners:
             raise Refusal("malformed", "an attempt relays the ledger head of each of its members")
 
     def admit(self, header: RequestHeader, study: Study) -> OwnKey:
-        """Refuse an attempt that we may not take part in; returns the key to mask it with. [2]"""
+        """Refuse an attempt that we may not take part in; returns the key to mask it with. [2]
+
+        A study has one run: under another name for it, what was released before would not count.
+        """
+        _, run = self._ledger.last_release(study.digest)
+        if run not in (None, header.run):
+            raise Refusal("conflict", f"this study is in {run} here, and has no second run")
         self._check_keys(header, study)
         own = self._run_keys.join(
             study.digest, header.run, header.keys[self._hospital], self._ledger.witnessed()
@@ -98,13 +104,13 @@ class Partners:
         return own
 
     def _check_heads(self, header: RequestHeader, own: OwnKey) -> None:
-        """Refuse old ledger heads: of ours, all that we released in this run must be covered.
+        """Refuse old ledger heads: of ours, all that we released in this study must be covered.
 
         Heads are part of the cohort digest, so whoever shows one hospital an older head than
-        another gets no sum; and a hospital whose ledger was rolled back meets, in every cohort, a
-        partner that saw more. What other runs relayed meanwhile does not count: it may be newer.
+        another gets no sum. A hospital whose ledger was rolled back is stopped by every partner in
+        the cohort that saw more. What other runs relayed meanwhile does not count: it may be newer.
         """
-        released = self._ledger.last_release(header.study, header.run)
+        released, _ = self._ledger.last_release(header.study)
         for name in header.cohort:
             head = header.heads[name]
             seen = own.seen.get(head.fingerprint)

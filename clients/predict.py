@@ -27,10 +27,13 @@ def predict(model: PublishedModel, data: Path, out: Path, id_column: str) -> int
     the number of records.
 
     Raises:
-        DataError: the file does not fit the study's columns. UsageError: ``out`` is ``data``.
+        DataError: the file does not fit the study's columns. UsageError: ``out`` is ``data``, or no
+        file can be there.
     """
     if out.resolve() == data.resolve():
         raise UsageError(f"--out {out} would overwrite the data", hint="choose another file")
+    if out.is_dir() or not out.parent.is_dir():
+        raise UsageError(f"--out {out} is no file in a folder that exists")
     table = read_table(data)
     inputs = check_inputs(table, model.study.data)
     scores = 0.5 * (1 + np.tanh(log_odds(model.study, model.weights, inputs) / 2))

@@ -8,13 +8,14 @@ read from the tensors before the card's signature and their digest have been che
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from flo import canonical
 from flo.claims import Digest, PublicKey, Signature
@@ -22,6 +23,8 @@ from flo.errors import TrustError, UsageError
 from flo.identity import Identity, fingerprint, verify
 from flo.messages import LARGEST_WEIGHT
 from flo.models import flat
+from flo.privacy.plan import Plan
+from flo.privacy.sheet import trust
 from flo.settings import Document, parse
 from flo.study import MAX_STUDY_BYTES, Identifier, Study, from_canonical
 
@@ -37,6 +40,12 @@ class Quality(Document):
     low: float
     high: float
     level: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Quality:
+        if not 0 <= self.low <= self.auc <= self.high <= 1:
+            raise ValueError("an AUC lies within its interval, and that within 0 and 1")
+        return self
 
 
 class ModelCard(Document):
@@ -83,7 +92,22 @@ class ModelCard(Document):
         unsigned = self.model_copy(update={"signature": ""})
         verify(public, "model-card", unsigned._statement(), self.signature)
         verify(public, "study", self.study.encode(), self.study_signature)
-        return from_canonical(self.study.encode())
+        study = from_canonical(self.study.encode())
+        self._check_against(study)
+        return study
+
+    def _check_against(self, study: Study) -> None:
+        """Whatever follows from the study is what the card says. Raises TrustError."""
+        plan = Plan.of(study)
+        follows = (
+            not study.survey
+            and math.isclose(self.epsilon, plan.epsilon, rel_tol=1e-6)
+            and self.delta == study.mechanism.delta
+            and self.trust_model == trust(study)
+            and self.rounds <= study.mechanism.steps
+        )
+        if not follows:
+            raise TrustError("the model card says something else than its study implies")
 
     def to_bytes(self) -> bytes:
         return canonical.encode(self.model_dump(mode="json"))
@@ -125,7 +149,7 @@ class PublishedModel:
             raise TrustError("the tensors are not the ones that the model card names")
         try:
             weights = flat(study, load(tensors))
-        except (SafetensorError, ValueError) as error:
+        except (SafetensorError, ValueError, KeyError) as error:
             raise TrustError(f"the tensors do not fit the study's model: {error}") from error
         if not (np.abs(weights) <= LARGEST_WEIGHT).all():
             raise TrustError(f"the model has weights beyond ±{LARGEST_WEIGHT:g}")
@@ -139,7 +163,10 @@ def read_card(path: Path) -> ModelCard:
             f"no model card at {path}",
             hint="a model is two files, NAME.safetensors and NAME.card.json, in one folder",
         )
-    document = canonical.decode(path.read_bytes(), limit=MAX_CARD_BYTES, what=str(path))
+    with path.open("rb") as file:
+        document = canonical.decode(
+            file.read(MAX_CARD_BYTES + 1), limit=MAX_CARD_BYTES, what=str(path)
+        )
     return parse(ModelCard, document, str(path))
 
 

@@ -102,9 +102,10 @@ class Ledger:
         sent = private.get("sent", reply)
         return Released(sequence, private["model"], private["cohort"], reply, sent)
 
-    def last_release(self, study: str, run: str) -> int:
-        """Number of the last row with which this run was answered, or 0."""
-        return self._file.last_answer(f"{study}/{run}")
+    def last_release(self, study: str) -> tuple[int, str | None]:
+        """Number of the last row with which this study was answered, and its run; 0 and None."""
+        found = self._file.last_answer(study)
+        return (found[0], found[1].split("/")[1]) if found else (0, None)
 
     # -- deciding and writing --------------------------------------------------------------------
 
@@ -368,7 +369,13 @@ class Ledger:
         return (self._last.hash, self._last.sequence + 1) if self._last else (ZERO_HASH, 1)
 
     def _catch_up(self) -> None:
-        """Check and add the rows that another process appended since we looked."""
+        """Check and add the rows that another process appended since we looked.
+
+        Raises:
+            TrustError: the file was exchanged for an older one under this process, or edited.
+        """
+        if self._last is not None and self._file.hash_at(self._last.sequence) != self._last.hash:
+            raise TrustError("the ledger's file was exchanged while it was in use")
         previous, sequence = self._tip()
         for row in self._file.rows(sequence - 1, previous):
             self._take(row)

@@ -131,13 +131,14 @@ class LedgerFile:
         )
         return int(overlap)
 
-    def last_answer(self, prefix: str) -> int:
-        """Number of the last row that answered a request beginning with ``prefix``/, or 0."""
-        (found,) = self._db.execute(
-            "SELECT MAX(sequence) FROM rows WHERE request > ? AND request < ?",
+    def last_answer(self, prefix: str) -> tuple[int, str] | None:
+        """The last row that answered a request beginning with ``prefix``/: number and request."""
+        found: tuple[int, str] | None = self._db.execute(
+            "SELECT sequence, request FROM rows WHERE request > ? AND request < ?"
+            " ORDER BY sequence DESC LIMIT 1",
             (f"{prefix}/", f"{prefix}0"),  # 0 follows / in ASCII
         ).fetchone()
-        return found or 0
+        return found
 
     def witness(self, head: Head) -> None:
         """Keep the highest head seen of whoever signed it.

@@ -36,8 +36,8 @@ NOT_SHOWN = (
     "Whether another reservation of a hospital, shown without a name, is for the same purpose.",
     "Who stands behind the keys: compare the fingerprints by telephone.",
     "How long an answer took, and so about how many records it was computed on.",
-    "A restored backup of a ledger, should the coordinator and every partner of a round lie; "
-    "without masks the coordinator alone is enough.",
+    "A restored backup of a ledger, should the coordinator lie and ask it only together with "
+    "hospitals that have not seen its newer rows.",
     "A machine restored with its memory: it cannot know that it answered before.",
     "That masks are unbreakable: they are computational (X25519, HKDF-SHA256, ChaCha20), and hold "
     "against the coordinator and the stated number of colluding hospitals.",

@@ -5,7 +5,7 @@
 | refused for good (not approved, over budget, rolled back) | gone for the rest of the run |
 | missed a call to join or an attempt, or refused otherwise | out for the round, if enough remain |
 | the same in ``MOST_MISSES`` rounds | gone, as long as the floor allows |
-| named a newer run key or head of its own | joins again, once a round; then it counts as a miss |
+| named a newer run key, or saw newer heads | joins again; a second time in a round is a miss |
 | is not connected | not asked until it is |
 """
 

@@ -179,10 +179,18 @@ class Coordinator:
         self._store.set_node(member.id, node)
 
     def _gone(self, certificate: bytes) -> None:
-        """The last connection of a client closed: its agent died, or the network did."""
+        """The last connection of an enrolled hospital closed: its agent died, or the network did.
+
+        Anyone may have connected with another certificate in its name.
+        """
         peer = read_peer(certificate)
+        member = self._store.member(peer.hospital)
         node = self._store.nodes().get(peer.hospital)
-        if node is not None:
+        enrolled = member is not None and (member.serial, member.public) == (
+            peer.serial,
+            peer.public,
+        )
+        if node is not None and enrolled:
             self._superlink.mark_offline(node)
             log.info("gone", extra={"fields": {"hospital": peer.hospital}})
 
@@ -233,15 +241,16 @@ class Coordinator:
                 self._uncarded.discard(study)
                 continue
             extracts = self._store.extracts(study)
-            if not is_due(offer.study, extracts, Path(result["model"])):
-                continue
-            self._uncarded.discard(study)
             try:
+                if not is_due(offer.study, extracts, Path(result["model"])):
+                    continue
                 card = write_card(self._home, offer, record.id, result, extracts)
             except (FloError, OSError) as error:
                 log.exception("the model card could not be signed")
+                self._uncarded.discard(study)
                 self._store.add_event(study, "no-card", why=str(error))
                 continue
+            self._uncarded.discard(study)
             self._store.add_event(study, "published", card=str(card))
 
 

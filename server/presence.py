@@ -22,16 +22,20 @@ class Presence:
     def __init__(self, on_gone: Callable[[bytes], None]) -> None:
         self._on_gone = on_gone
         self._open: Counter[bytes] = Counter()
+        self._looking: dict[bytes, asyncio.TimerHandle] = {}
 
     def opened(self, certificate: bytes) -> None:
         self._open[certificate] += 1
+        if timer := self._looking.pop(certificate, None):
+            timer.cancel()
 
     def closed(self, certificate: bytes) -> None:
         self._open[certificate] -= 1
-        if not self._open[certificate]:
-            asyncio.get_running_loop().call_later(_GRACE_SECONDS, self._look, certificate)
-
-    def _look(self, certificate: bytes) -> None:
         if self._open[certificate] <= 0:
             del self._open[certificate]
-            self._on_gone(certificate)
+            loop = asyncio.get_running_loop()
+            self._looking[certificate] = loop.call_later(_GRACE_SECONDS, self._gone, certificate)
+
+    def _gone(self, certificate: bytes) -> None:
+        del self._looking[certificate]
+        self._on_gone(certificate)

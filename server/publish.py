@@ -21,7 +21,7 @@ from flo.features import input_names
 from flo.files import write_public
 from flo.model_card import ModelCard, PublishedModel, paths_of
 from flo.models import named
-from flo.privacy.report import build
+from flo.privacy.report import MAX_REPORT_BYTES, build
 from flo.privacy.sheet import trust
 from flo.server.home import CoordinatorHome
 from flo.server.rounds import RunState
@@ -64,7 +64,7 @@ def write_card(
     """Make the report, sign the card that names it, and keep both beside the tensors."""
     study, tensors = offer.study, Path(result["model"])
     card_path, _ = paths_of(tensors)
-    report, extracts = _report(extracts)
+    report, extracts = _report(study, extracts)
     if report is not None:
         write_public(card_path.with_name(card_path.name.replace(".card.", ".report.")), report)
     identity = home.identity()
@@ -79,7 +79,9 @@ def write_card(
         delta=result["delta"],
         trust_model=trust(study),
         evaluation=_quality(result["estimate"]),
-        subgroups={name: _quality(found) for name, found in result["subgroups"].items()},
+        subgroups={  # FLO 0.1 knew none
+            name: _quality(found) for name, found in result.get("subgroups", {}).items()
+        },
         report=canonical.digest(report) if report is not None else None,
         without_extract=tuple(sorted({h.id for h in study.hospitals} - set(extracts))),
         coordinator=identity.public.hex(),
@@ -89,21 +91,33 @@ def write_card(
     return card_path
 
 
-def _report(extracts: dict[str, bytes]) -> tuple[bytes | None, dict[str, bytes]]:
-    """The report of all extracts that hold, and those; a bad one keeps nobody from a model."""
-    sound = {hospital: document for hospital, document in extracts.items() if _holds([document])}
-    if not _holds(list(sound.values())):  # each holds alone, and they contradict each other
+def _report(study: Study, extracts: dict[str, bytes]) -> tuple[bytes | None, dict[str, bytes]]:
+    """The report of as many extracts as hold together, and those.
+
+    A bad one is left out, and so is one that alone contradicts the others, if it is clear which.
+    """
+    sound = {h: document for h, document in extracts.items() if _built(study, [document])}
+    report = _built(study, list(sound.values()))
+    if report is not None:
+        return report, sound
+    without_one = [{h: d for h, d in sound.items() if h != out} for out in sound]
+    holding = [chosen for chosen in without_one if _built(study, list(chosen.values()))]
+    if len(holding) != 1:
         return None, {}
-    return build(list(sound.values())), sound
+    return _built(study, list(holding[0].values())), holding[0]
 
 
-def _holds(documents: list[bytes]) -> bool:
+def _built(study: Study, documents: list[bytes]) -> bytes | None:
+    """Their report, or None where they do not hold or are of another study."""
+    if not documents:
+        return None
     try:
-        build(documents)
+        report = build(documents)
+        facts = canonical.decode(report, limit=MAX_REPORT_BYTES, what="report")["facts"]
     except FloError as error:
         log.warning("an extract does not hold", extra={"fields": {"why": str(error)}})
-        return False
-    return True
+        return None
+    return report if facts["study"]["digest"] == study.digest else None
 
 
 def published(store: Store, study: str) -> tuple[Path, Path] | None:
@@ -113,7 +127,7 @@ def published(store: Store, study: str) -> tuple[Path, Path] | None:
     if not model:
         return None
     card, tensors = paths_of(Path(model))
-    return (card, tensors) if card.is_file() else None
+    return (card, tensors) if card.is_file() and tensors.is_file() else None
 
 
 def _quality(estimate: dict[str, Any] | None) -> Any:

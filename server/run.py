@@ -19,9 +19,12 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Protocol
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from flo.claims import Head, Voucher
 from flo.errors import FloError, MessageError, TrustError
 from flo.messages import Reply, Request, Values, decode_reply, encode_request
+from flo.privacy.masking import pair_secret
 from flo.server.attendance import JOIN_AGAIN, Attendance
 from flo.server.rounds import (
     NO_WEIGHTS,
@@ -93,6 +96,7 @@ class _Run:
                 if again is None:
                     break
                 self.state = again
+                time.sleep(min(_FIRST_PAUSE * 2**again.attempt, _LONGEST_PAUSE))
                 continue
             self.state = advanced
             self.attendance.next_round()
@@ -133,12 +137,19 @@ class _Run:
         for hospital in self.exchange.reconnected():
             self._void_voucher(hospital)
         newcomers = [hospital for hospital in self._present() if not self._has_joined(hospital)]
+        joined = []
         for hospital, reply in self._ask("join", newcomers).items():
             self._keep_key(hospital, reply)
+            if reply.header.kind == "joined" and hospital in self.state.keys:
+                joined.append(hospital)
         present = self._present()
-        newcomers = [hospital for hospital in newcomers if hospital in present]
+        newcomers = [hospital for hospital in joined if hospital in present]
+        if newcomers:
+            self.store.save(self.state)  # before anyone else is shown their keys
         if newcomers and len(self.study.hospitals) > 1:
-            partners = [hospital for hospital in present if hospital not in newcomers] or newcomers
+            partners = list(filter(self._has_joined, present))
+            if len(newcomers) > 1 or not partners:
+                partners += newcomers
             for partner, reply in self._ask("join", partners).items():
                 for hospital in newcomers:
                     voucher = reply.header.vouchers.get(hospital)
@@ -160,6 +171,7 @@ class _Run:
             return
         try:
             key.check(self.study.digest, self.run, self.study.hospital(hospital).fingerprint)
+            pair_secret(X25519PrivateKey.generate(), key)  # one of low order would stop the others
         except TrustError as error:
             self.store.event("bad-reply", hospital=hospital, why=str(error))
             return

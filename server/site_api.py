@@ -160,9 +160,13 @@ class SiteApi:
         )
         try:
             body_bytes, signature = canonical.encode(extract["body"]), str(extract["signature"])
+            named = str(extract["body"]["hospital"])
+            about = canonical.digest(str(extract["body"]["study"]).encode())
         except (KeyError, TypeError) as error:
             raise MessageError("this is not an extract") from error
         verify(peer.public, "extract", body_bytes, signature)
+        if (named, about) != (peer.hospital, given.study):
+            raise MessageError("this extract is of another hospital or study")
         self._store.add_extract(given.study, peer.hospital, given.extract.encode())
         self._store.add_event(given.study, "extract", hospital=peer.hospital)
         return {}
@@ -172,7 +176,8 @@ class SiteApi:
         offer = self._store.offer(wish.study)
         if offer is None:
             raise StudyError(f"study {wish.study[:12]} is not known")
-        offer.study.hospital(peer.hospital)
+        if offer.study.hospital(peer.hospital).fingerprint != fingerprint(peer.public):
+            raise TrustError("the study names another key for this hospital")
         found = published(self._store, wish.study)
         if found is None:
             raise StudyError(f"study {offer.study.name} has no published model yet")

@@ -44,10 +44,10 @@ def list_(
         try:
             model = PublishedModel.open(path, trusted)
         except FloError as error:
-            table.add_row(path.name, "", "", f"[red]refused:[/] {plain(str(error))}", "")
+            table.add_row(plain(path.name), "", "", f"[red]refused:[/] {plain(str(error))}", "")
             continue
         table.add_row(
-            path.name.removesuffix(".card.json"),
+            plain(path.name.removesuffix(".card.json")),
             str(model.study.version),
             f"{model.card.epsilon:.4f}",
             _quality(model.card.evaluation),
@@ -173,7 +173,7 @@ def _sections(model: PublishedModel) -> list[Section]:
             (
                 ("ε, δ", f"{card.epsilon:.4f}, {card.delta:g} for one patient of one hospital"),
                 ("trust model", card.trust_model),
-                ("report", card.report or "none: no hospital had sent its extract"),
+                ("report", card.report or "none: extracts were missing or contradicted each other"),
                 ("without extract", missing or "nobody: every hospital's ledger is in the report"),
             ),
         ),

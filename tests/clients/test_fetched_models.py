@@ -300,11 +300,6 @@ def test_an_empty_folder_says_how_to_get_a_model(tmp_path: Path) -> None:
     assert "flo model fetch" in shown
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="flo/cli/model.py:47: a file's name is taken for rich markup",
-)
 def test_a_file_is_listed_under_its_own_name(models: Path) -> None:
     made(signer=MALLORY).write(models, "x[bold]y")
     shown = shown_by(flo("model", "list", models, "--coordinator", COORDINATOR.fingerprint))

@@ -90,9 +90,9 @@ def test_a_lie_is_refused_and_costs_nothing(
     site: Site, lie: Callable[[Site], dict[str, Any]], code: str, after: str
 ) -> None:
     if after != "nothing":
-        site.ask(run="run-0")
+        site.ask(round=3)
     if after == "a settlement":
-        site.ask(run="run-0", kind="finish")
+        site.ask(round=3, kind="finish")
     site.refuses(code, **lie(site))
     assert all(head.sequence == 1 for head in site.ledger.witnessed().values())
 
@@ -104,30 +104,21 @@ def test_another_model_for_an_answered_round_is_a_conflict(site: Site) -> None:
     np.testing.assert_array_equal(site.ask().values, first.values)
 
 
-def test_a_flood_of_runs_ends_at_the_reservation(site: Site) -> None:
-    kinds = [site.ask(run=f"run-{number}").header.kind for number in range(4)]
-    assert kinds == ["release"] * 4
-    for number in range(4, 7):
-        site.refuses("over-budget", run=f"run-{number}")
-    site.refuses("over-budget", round=3)
-
-
-def test_a_second_run_takes_from_the_same_reservation(site: Site) -> None:
-    for number in range(1, 4):
-        site.ask(round=number)
-    assert site.ask(run="run-2").header.kind == "release"
-    site.refuses("over-budget", run="run-2", round=2)
+def test_a_study_has_one_run_whatever_the_coordinator_calls_the_next(site: Site) -> None:
+    site.ask(run="run-7")
+    for number in range(7):
+        site.refuses("conflict", run=f"run-{number}")
+    site.refuses("conflict", round=3)
+    assert site.ask(run="run-7", round=2).header.kind == "release"
 
 
 def test_evaluation_is_answered_once_whatever_the_run(site: Site) -> None:
     site.ask(purpose="evaluation")
-    site.refuses("over-budget", purpose="evaluation", run="run-2")
+    site.refuses("conflict", purpose="evaluation", run="run-2")
     site.refuses("conflict", OTHER_MODEL, purpose="evaluation")
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"round": 2}, {"attempt": 2}, {"run": "run-2"}, {"purpose": "evaluation"}]
-)
+@pytest.mark.parametrize("changes", [{}, {"round": 2}, {"attempt": 2}, {"purpose": "evaluation"}])
 def test_a_settled_study_is_refused(site: Site, changes: dict[str, Any]) -> None:
     site.ask()
     site.ask(kind="finish", round=0)

@@ -67,7 +67,7 @@ def test_a_partners_key_of_an_epoch_that_was_passed_is_refused_for_good(
 
 
 def test_each_run_has_epochs_of_its_own(site: Site) -> None:
-    site.ask(keys=souths(site, 7))
+    assert join(site.handler, site.study, keys=souths(site, 7)) is not None
     assert site.ask(run="run-2").header.kind == "release"
 
 

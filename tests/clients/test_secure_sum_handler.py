@@ -223,7 +223,7 @@ def test_an_attempt_beyond_steps_and_allowance_is_over_budget(tmp_path: Path, pu
         for attempt in range(1, most + 1):
             assert site.ask(purpose=purpose, attempt=attempt).header.kind == "release"
         site.refuses("over-budget", purpose=purpose, attempt=most + 1)
-        site.refuses("over-budget", purpose=purpose, run="run-2")
+        site.refuses("conflict", purpose=purpose, run="run-2")
         assert site.ask(purpose=purpose, attempt=most).header.kind == "release"  # as it was
 
 

@@ -17,6 +17,8 @@ from flo import canonical
 from flo.identity import Identity
 from flo.model_card import ModelCard, PublishedModel, paths_of
 from flo.models import named, parameter_count
+from flo.privacy.plan import Plan
+from flo.privacy.sheet import trust
 from flo.study import Study, from_document
 from tests.builders import offered, small_study
 from tests.flo.studies import imaging
@@ -89,9 +91,9 @@ def made(
         "made": "2026-01-02T03:04:05+00:00",
         "file": canonical.digest(data),
         "rounds": 3,
-        "epsilon": 0.9,
-        "delta": 1e-6,
-        "trust_model": "Whoever reads this.",
+        "epsilon": Plan.of(study).epsilon,
+        "delta": study.mechanism.delta,
+        "trust_model": trust(study),
         "evaluation": {"auc": 0.75, "low": 0.5, "high": 0.875, "level": 0.95},
         "subgroups": {"ward=a": {"auc": 0.625, "low": 0.5, "high": 0.75, "level": 0.95}},
         "report": "ab" * 32,

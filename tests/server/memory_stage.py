@@ -133,8 +133,8 @@ class Witnesses:
     def witnessed(self) -> dict[str, Head]:
         return dict(self._heads)
 
-    def last_release(self, study: str, run: str) -> int:
-        return self.released
+    def last_release(self, study: str) -> tuple[int, str | None]:
+        return self.released, None
 
     def release(self) -> None:
         """One more row, with a release in it."""

@@ -138,11 +138,6 @@ def test_each_certificate_counts_for_itself() -> None:
     assert told(tell) == [(NORTH, GRACE)]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="presence.py:32: the look of an earlier closing is not cancelled and counts for a later",
-)
 def test_the_grace_begins_anew_with_the_last_closing() -> None:
     async def tell(story: Story) -> None:
         story.presence.opened(NORTH)
@@ -157,9 +152,6 @@ def test_the_grace_begins_anew_with_the_last_closing() -> None:
     assert told(tell) == []
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="presence.py:32: every closing looks for itself"
-)
 def test_who_flaps_before_it_goes_is_gone_once() -> None:
     async def tell(story: Story) -> None:
         for second in (0, 0.3, 0.6):
@@ -223,11 +215,6 @@ def test_an_agent_stays_online_when_another_connection_of_its_site_closes(
     assert is_online(coordinator, home)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="coordinator.py:_gone: whose name a certificate has counts, not whether it is enrolled",
-)
 @pytest.mark.parametrize("kind", ["an invitation", "a certificate that is not enrolled"])
 def test_a_certificate_that_opens_nothing_takes_no_agent_offline(
     coordinator: RealCoordinator, agent: tuple[SiteHome, FleetLink], tmp_path: Path, kind: str
