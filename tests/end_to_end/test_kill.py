@@ -175,7 +175,7 @@ def kill_often(site: Site, points: int) -> Tally:
 
 
 def test_a_site_killed_at_random_instants_never_under_counts(site: Site) -> None:
-    points = int(os.environ.get("FLO_KILL_POINTS", "12"))
+    points = int(os.environ.get("FLO_KILL_POINTS", "8"))
     tally = kill_often(site, points)
     assert (tally.kills, tally.under_counted) == (points, 0)
     assert tally.sent >= points
