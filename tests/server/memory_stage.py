@@ -389,5 +389,21 @@ class Stage:
         return sum(header.kind == "join" and hospital in header.cohort for header in self.requests)
 
 
+def same_model(one: RunState, other: RunState) -> bool:
+    """Bit for bit: the model, and all that the next step would start from."""
+    return all(
+        getattr(one, name).tobytes() == getattr(other, name).tobytes()
+        for name in ("model", "weights", "velocity", "tail_sum")
+    )
+
+
 def stage(mode: str, answers: dict[str, Answer] | None = None, **mechanism: Any) -> Stage:
     return Stage(company_study(mode, **mechanism), answers or {})
+
+
+def restarts_before_it_answers(run: Stage) -> Answer:
+    def answer(site: Site, request: Request) -> bytes:
+        run.restart(site.id)
+        return site.answer(request)
+
+    return answer
