@@ -1,8 +1,8 @@
-"""An agent that also writes down, for the test alone, what it was about to mask.
+"""An agent that also writes down, for the test alone, what it was about to mask and what it sent.
 
-    python -m tests.end_to_end.recording_agent HOME NOISY
+    python -m tests.end_to_end.recording_agent HOME NOISY SENT
 
-NOISY gets every noisy vector, int64 little endian, one after the other.
+NOISY gets every noisy vector, int64 little endian, one after the other; SENT every reply.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from flo.clients import handler
 from flo.clients.agent import Agent
+from flo.clients.flower import FleetLink, Incoming
 from flo.clients.home import SiteHome
 from flo.clients.secure_sum import mask
 from flo.messages import RequestHeader, Values
@@ -20,13 +21,20 @@ from flo.privacy.ring import Integers
 from flo.study import Study
 
 
-def main(home: str, noisy_path: str) -> None:
+def main(home: str, noisy_path: str, sent_path: str) -> None:
     def recording(study: Study, header: RequestHeader, own: Any, noisy: Integers) -> Values:
         with Path(noisy_path).open("ab") as file:
             file.write(noisy.astype("<i8").tobytes())
         return mask(study, header, own, noisy)
 
+    def replying(link: FleetLink, incoming: Incoming, data: bytes) -> None:
+        with Path(sent_path).open("ab") as file:
+            file.write(data)
+        reply(link, incoming, data)
+
     vars(handler)["mask"] = recording
+    reply = FleetLink.reply
+    setattr(FleetLink, "reply", replying)  # noqa: B010
     Agent(SiteHome.open(Path(home)), "cpu").run()
 
 

@@ -1,4 +1,4 @@
-"""The coordinator's files and memory, searched during a whole run for one hospital's numbers.
+"""The coordinator's files and memory, and all that it is sent, searched for a hospital's numbers.
 
 Real processes: the agents write down what they were about to mask, and the test looks for it, as
 whole numbers of 32 and 64 bits and as real numbers, in the coordinator's folder and in the memory
@@ -103,12 +103,12 @@ class Search:
                 for part in memory_of(process):
                     self._look(part, wanted)
 
-    def in_files(self) -> None:
-        """All vectors, in every file of the coordinator."""
+    def in_files_and_traffic(self) -> None:
+        """All vectors, in every file of the coordinator and in every reply of the agents."""
         vectors = self.noted(STEPS)
         self.vectors = len(vectors)
         wanted = [trace for noisy in vectors for trace in traces(noisy, self.study)]
-        for path in (self.folder / "coordinator").rglob("*"):
+        for path in [*(self.folder / "coordinator").rglob("*"), *self.folder.glob("*.sent")]:
             if path.is_file():
                 self._look(path.read_bytes(), wanted)
 
@@ -129,25 +129,26 @@ def search_a_run(folder: Path, masking: str) -> Search:
             for home in homes:
                 done = flo("site", "approve", "--yes", "--home", home.directory)
                 assert done.returncode == 0, done.stderr
-                stack.enter_context(recording_agent(home, folder / f"{home.config.hospital}.noisy"))
+                stack.enter_context(recording_agent(home, folder / home.config.hospital))
             end, asked = time.monotonic() + 120, f"studies/{offered['digest']}"
             while operator.call("GET", asked)["status"] in ("offered", "running"):
                 assert time.monotonic() < end, "the run did not end"
                 search.in_memory()
                 if search.found:
+                    search.in_files_and_traffic()
                     return search
                 time.sleep(0.2)
             assert operator.call("GET", asked)["status"] == "done"
         search.in_memory()
-    search.in_files()
+    search.in_files_and_traffic()
     return search
 
 
 @contextlib.contextmanager
-def recording_agent(home: SiteHome, noisy: Path) -> Iterator[None]:
+def recording_agent(home: SiteHome, stem: Path) -> Iterator[None]:
     command = [sys.executable, "-m", "tests.end_to_end.recording_agent"]
     with subprocess.Popen(
-        [*command, str(home.directory), str(noisy)],
+        [*command, str(home.directory), f"{stem}.noisy", f"{stem}.sent"],
         start_new_session=True,
         stderr=subprocess.DEVNULL,
     ) as process:
@@ -157,9 +158,11 @@ def recording_agent(home: SiteHome, noisy: Path) -> Iterator[None]:
             kill(process.pid)
 
 
-def test_no_hospitals_numbers_are_in_the_coordinators_files_or_memory(tmp_path: Path) -> None:
+def test_no_hospitals_numbers_are_in_files_memory_or_traffic(tmp_path: Path) -> None:
     search = search_a_run(tmp_path, "on")
     print(f"{search.vectors} vectors, {search.searched / 1e9:.1f} GB searched")  # noqa: T201
+    assert all(path.stat().st_size > 10_000 for path in tmp_path.glob("*.sent"))
+    assert len(list(tmp_path.glob("*.sent"))) == len(SITES)
     assert search.vectors == len(SITES) * STEPS
     assert search.searched > 100_000_000
     assert search.found == 0
