@@ -177,6 +177,7 @@ def approve(
     study, config, identity = offered.study, home.config, home.identity()
     coordinator = bytes.fromhex(home.coordinator.public)
     verify(coordinator, "study", study.canonical_bytes, offered.signature)
+    refuse_withdrawn(home, study.digest)
     if approval_path(home, study.digest).exists():
         return _announce(api, load(home, study.digest))
     if_broken = if_broken and study.mechanism.noise == "distributed"
@@ -274,6 +275,23 @@ def is_expired(approval: Approval) -> bool:
 
 def approval_path(home: SiteHome, digest: str) -> Path:
     return home.directory / "approved" / f"{digest}.json"
+
+
+def withdrawal_path(home: SiteHome, digest: str) -> Path:
+    return home.directory / "approved" / f"{digest}.withdrawn.json"
+
+
+def refusal_path(home: SiteHome, digest: str) -> Path:
+    return home.directory / "approved" / f"{digest}.refused.json"
+
+
+def refuse_withdrawn(home: SiteHome, digest: str) -> None:
+    """Raises RefusedError once the steward has withdrawn the approval."""
+    if withdrawal_path(home, digest).exists():
+        raise RefusedError(
+            f"study {digest[:12]} was withdrawn here",
+            hint="ask the coordinator for a new version of the study",
+        )
 
 
 def snapshot_path(home: SiteHome, digest: str) -> Path:

@@ -130,6 +130,7 @@ class Handler:
         try:
             approved = approval.load(self._home, header.study)
             if header.kind != "finish":
+                approval.refuse_withdrawn(self._home, header.study)
                 approval.refuse_expired(approved)
         except FloError as error:
             raise Refusal("not-approved", str(error)) from error

@@ -16,7 +16,7 @@ import base64
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, RootModel, StringConstraints, ValidationError
 
 from flo import canonical
 from flo.claims import Digest, Head, Signature
@@ -30,7 +30,7 @@ from flo.study import Identifier
 
 MAX_REPORT_BODY = 128 << 20
 MAX_MODEL_REPLY = 45 << 20  # base64 of it fits what a site reads of one reply
-ModelT = TypeVar("ModelT", bound=Document)
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class EnrolBody(Document):
@@ -53,6 +53,23 @@ class Decision(Document):
     head: Head
     unconfirmed: Annotated[tuple[Identifier, ...], Field(max_length=1000)]
     charged: Literal["as-designed", "if-broken"]
+
+
+class Declined(Document):
+    """A steward's no: before an approval (``refuse``), or after one (``withdraw``)."""
+
+    schema_version: Literal[2] = 2
+    decision: Literal["refuse", "withdraw"]
+    study: Digest
+    hospital: Identifier
+    role: Literal["steward"] = "steward"
+    time: Annotated[str, StringConstraints(max_length=40)]
+    head: Head
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+
+class _AnyDecision(RootModel[Decision | Declined]):
+    """Told apart by their ``decision``."""
 
 
 class HeadsBody(Document):
@@ -123,7 +140,7 @@ class SiteApi:
     def approvals(self, peer: Peer, body: bytes) -> Any:
         given = _parse(ApprovalBody, body)
         document = given.document.encode()
-        decision = _parse(Decision, document)
+        decision = _parse(_AnyDecision, document).root
         verify(peer.public, "approval", document, given.signature)
         if decision.hospital != peer.hospital:
             raise TrustError(f"this approval is in the name of {decision.hospital}")
@@ -133,6 +150,16 @@ class SiteApi:
         if offer.study.hospital(peer.hospital).fingerprint != fingerprint(peer.public):
             raise TrustError("the study names another key for this hospital")
         self._see_head(peer, decision.head)
+        if isinstance(decision, Declined):
+            self._store.drop_approval(decision.study, peer.hospital)
+            self._store.add_event(
+                decision.study,
+                "declined",
+                hospital=peer.hospital,
+                decision=decision.decision,
+                reason=decision.reason,
+            )
+            return {}
         self._store.add_approval(decision.study, peer.hospital, document, given.signature)
         self._store.add_event(decision.study, "approved", hospital=peer.hospital)
         return {}

@@ -203,6 +203,10 @@ class Store:
             signature,
         )
 
+    def drop_approval(self, study: str, hospital: str) -> None:
+        """The hospital said no, or no longer."""
+        self._write("DELETE FROM approvals WHERE study = ? AND hospital = ?", study, hospital)
+
     def approvals(self, study: str) -> list[str]:
         """Hospitals that approved."""
         rows = self._all("SELECT hospital FROM approvals WHERE study = ? ORDER BY hospital", study)

@@ -97,6 +97,9 @@ class StudyProgress:
                 self._state[hospital] = "counted"
         elif kind == "round":
             self._state.update(dict.fromkeys(facts["cohort"], "evaluated"))
+        elif kind == "declined":
+            words = {"refuse": "refused by its steward", "withdraw": "withdrawn by its steward"}
+            self._state[facts["hospital"]] = words[facts["decision"]]
         elif kind == "attempt-failed":
             self._take_failed(facts)
         elif kind == "excluded":

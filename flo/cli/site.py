@@ -148,6 +148,94 @@ def approve(
     say(f"\napproved {offered.study.name} ({offered.study.digest[:12]}); budget reserved")
 
 
+@app.command()
+def inbox(home: Home = DEFAULT_HOME) -> None:
+    """List the studies that name this hospital, and what was decided about each here."""
+    from rich.table import Table
+
+    from flo.cli.screen import console, plain, working
+    from flo.clients.approval import approval_path, known_studies, refusal_path, withdrawal_path
+    from flo.clients.enrol import connect
+    from flo.clients.home import SiteHome
+    from flo.study import from_canonical
+
+    opened = SiteHome.open(home)
+    with working("asking the coordinator for studies"), connect(opened) as api:
+        known = known_studies(api)
+    table = Table("study", "version", "digest", "ε", "at the coordinator", "here")
+    for item in known:
+        study = from_canonical(item.study.encode())
+        waiting = "waiting for you" if item.status == "offered" else "not approved"
+        decided = {
+            "withdrawn": withdrawal_path(opened, study.digest),
+            "approved": approval_path(opened, study.digest),
+            "refused": refusal_path(opened, study.digest),
+        }
+        here = next((word for word, path in decided.items() if path.exists()), waiting)
+        table.add_row(
+            plain(study.name),
+            str(study.version),
+            study.digest[:12],
+            f"{study.largest_epsilon:g}",
+            plain(item.status),
+            here,
+        )
+    console().print(table)
+
+
+@app.command()
+def refuse(
+    study: Annotated[str, typer.Argument(help="Name or digest of a study on offer.")],
+    reason: Annotated[str, typer.Option(help="For the coordinator to read; no patient data.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Say no to a study; nothing is spent, and you may still approve it later."""
+    from flo.cli.screen import say
+    from flo.clients.approval import choose, offered_studies
+    from flo.clients.decisions import refuse as sign
+    from flo.clients.enrol import connect
+    from flo.clients.home import SiteHome
+
+    opened = SiteHome.open(home)
+    with connect(opened) as api:
+        coordinator = bytes.fromhex(opened.coordinator.public)
+        chosen = choose(offered_studies(api, coordinator), study).study
+        sign(opened, api, chosen.digest, reason)
+    say(f"refused {chosen.name} ({chosen.digest[:12]}); the coordinator was told")
+
+
+@app.command()
+def withdraw(
+    study: Annotated[str, typer.Argument(help="Digest of an approved study, or its start.")],
+    reason: Annotated[str, typer.Option(help="For the coordinator to read; no patient data.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """End an approval: the agent refuses the study's next message; the ledger keeps the past."""
+    from flo.cli.screen import say
+    from flo.clients.decisions import withdraw as sign
+    from flo.clients.enrol import connect
+    from flo.clients.home import SiteHome
+
+    opened = SiteHome.open(home)
+    digest = _approved(home, study)
+    with connect(opened) as api:
+        told = sign(opened, api, digest, reason)
+    say(f"withdrawn: {digest[:12]}; nothing more is released, and what was not used is free again")
+    if not told:
+        say("[yellow]the coordinator could not be told;[/] it learns it from the agent's refusal")
+
+
+def _approved(home: Path, start: str) -> str:
+    """Digest of the approved study that begins so. Raises UsageError."""
+    from flo.errors import UsageError
+
+    found = [p.stem for p in (home / "approved").glob("*.json") if p.stem.startswith(start)]
+    found = [name for name in found if "." not in name]
+    if len(found) != 1:
+        raise UsageError(f"{len(found)} approved studies begin with {start!r}")
+    return found[0]
+
+
 def _wait_for_offers(opened: SiteHome, api: CoordinatorApi, seconds: float) -> list[Offered]:
     import time
 
@@ -210,14 +298,11 @@ def extract(
     from flo.cli.screen import say
     from flo.clients.extract import make_extract
     from flo.clients.home import SiteHome
-    from flo.errors import UsageError
     from flo.files import write_public
 
     opened = SiteHome.open(home)
-    found = [p.stem for p in (home / "approved").glob("*.json") if p.stem.startswith(study)]
-    if len(found) != 1:
-        raise UsageError(f"{len(found)} approved studies begin with {study!r}")
+    digest = _approved(home, study)
     ledger = opened.ledger()
-    write_public(out, make_extract(opened, ledger, found[0]))
+    write_public(out, make_extract(opened, ledger, digest))
     ledger.close()
     say(f"signed extract in {out}")

@@ -16,6 +16,7 @@ from flo import canonical
 from flo.clients.agent import Agent
 from flo.clients.approval import approve
 from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.decisions import refuse
 from flo.clients.enrol import connect, enrol
 from flo.clients.handler import Handler
 from flo.clients.models import fetch
@@ -66,6 +67,8 @@ class WholeLife:
 
     def live(self) -> None:
         self._enrol()
+        with connect(self.home) as api:
+            refuse(self.home, api, "a" * 64, "Not now.")
         for study in _studies():
             offer = offered(self._with_partner(study), [self.home], self.coordinator)
             with connect(self.home) as api:

@@ -163,6 +163,31 @@ def test_a_killed_agent_comes_back_and_its_ledger_counts_every_release(
     assert releases(homes[1]) == {"training": STEPS + retries, "evaluation": 1}
 
 
+def test_a_withdrawal_stops_the_study_here_at_the_next_message_and_the_others_go_on(
+    tmp_path: Path, stage: tuple[RealCoordinator, list[SiteHome]]
+) -> None:
+    coordinator, homes = stage
+    homes = [*homes, coordinator.enrol(tmp_path / "east", "east")]
+    with contextlib.ExitStack() as stack:
+        digest = launch(coordinator, homes, "distributed noise")
+        for home in homes:
+            stack.enter_context(agent(home))
+        folder = coordinator.home.directory
+        wait_for(lambda summary: len(rounds(summary)) >= 3, folder, digest)
+        reason = ("--reason", "A patient objected.")
+        done = flo("site", "withdraw", digest, *reason, "--home", homes[0].directory)
+        assert done.returncode == 0, done.stderr
+        released = releases(homes[0])["training"]
+        assert released < STEPS
+        summary = wait_for(lambda found: found["status"] == "done", folder, digest)
+    assert rounds(summary) == list(range(1, STEPS + 1))
+    assert releases(homes[0]) == {"training": released}
+    declined = [event["facts"] for event in summary["events"] if event["kind"] == "declined"]
+    assert declined == [
+        {"hospital": "north", "decision": "withdraw", "reason": "A patient objected."}
+    ]
+
+
 def test_a_hospital_killed_for_good_is_done_without_and_the_charge_is_right(
     tmp_path: Path, stage: tuple[RealCoordinator, list[SiteHome]]
 ) -> None:

@@ -1,0 +1,125 @@
+"""The steward's other decisions on a study: no, and no longer. Signed, kept here, and told.
+
+A refusal spends nothing and may be followed by an approval. A withdrawal ends an approval for good:
+the agent refuses the next message of the study, what was not released is free again, frozen
+patients and kept replies are deleted, and the ledger keeps what left. It holds here at once, also
+when the coordinator cannot be reached.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import StringConstraints
+
+from flo import canonical
+from flo.claims import Digest, Head, Signature
+from flo.clients.approval import approval_path, load, refusal_path, withdrawal_path
+from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.extract import make_extract
+from flo.clients.handler import settle
+from flo.clients.home import SiteHome
+from flo.clients.replies import KeptReplies
+from flo.errors import NetworkError, RefusedError
+from flo.files import write_private
+from flo.settings import Document
+from flo.study import Identifier
+
+log = logging.getLogger("flo.clients.decisions")
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+
+class Decision(Document):
+    """What is signed. ``reason`` is the steward's own words, for the coordinator to read."""
+
+    schema_version: Literal[2] = 2
+    decision: Literal["refuse", "withdraw"]
+    study: Digest
+    hospital: Identifier
+    role: Literal["steward"] = "steward"
+    time: str
+    head: Head
+    reason: Reason
+
+
+class Signed(Document):
+    """A decision as it is kept: its canonical document, and the site's signature."""
+
+    document: str
+    signature: Signature
+
+    def to_bytes(self) -> bytes:
+        return canonical.encode(self.model_dump(mode="json"))
+
+
+def refuse(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> None:
+    """Tell the coordinator that this hospital does not take part in the study of this digest.
+
+    Raises:
+        RefusedError: it was approved here; that is withdrawn, not refused.
+    """
+    if approval_path(home, study).exists():
+        raise RefusedError(
+            f"study {study[:12]} was approved here", hint=f"flo site withdraw {study[:12]} --reason"
+        )
+    signed = _sign(home, "refuse", study, reason)
+    _tell(api, signed)
+    write_private(refusal_path(home, study), signed.to_bytes())
+
+
+def withdraw(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> bool:
+    """End an approval. Returns whether the coordinator could be told.
+
+    Raises:
+        RefusedError: it was not approved here, or was withdrawn before.
+    """
+    approved = load(home, study)
+    if withdrawal_path(home, study).exists():
+        raise RefusedError(f"study {study[:12]} was withdrawn before")
+    signed = _sign(home, "withdraw", study, reason)
+    write_private(withdrawal_path(home, study), signed.to_bytes())
+    ledger = home.ledger()
+    try:
+        replies = KeptReplies(home.directory / "replies", home.replies_keystore())
+        settle(ledger, replies, home, approved, approved.read_study())
+        extract = make_extract(home, ledger, study)
+    finally:
+        ledger.close()
+    write_private(_extract_path(home, study), extract)
+    try:
+        _tell(api, signed)
+        api.call("reports", {"study": study, "extract": extract.decode()})
+    except NetworkError as error:
+        log.warning(f"withdrawn here; the coordinator could not be told: {error}")
+        return False
+    return True
+
+
+def _sign(home: SiteHome, decision: Literal["refuse", "withdraw"], study: str, why: str) -> Signed:
+    ledger = home.ledger()
+    try:
+        head = ledger.head()
+    finally:
+        ledger.close()
+    made = Decision(
+        decision=decision,
+        study=study,
+        hospital=home.config.hospital,
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        head=head,
+        reason=why,
+    )
+    document = canonical.encode(made.model_dump(mode="json"))
+    signature = home.identity().sign("approval", document)
+    return Signed(document=document.decode(), signature=signature)
+
+
+def _tell(api: CoordinatorApi, signed: Signed) -> None:
+    api.call("approvals", {"document": signed.document, "signature": signed.signature})
+
+
+def _extract_path(home: SiteHome, study: str) -> Path:
+    return home.directory / "extracts" / f"{study}.json"

@@ -1,0 +1,121 @@
+"""The steward's no, before an approval and after one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from flo.clients.approval import approve, snapshot_path, withdrawal_path
+from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.decisions import refuse, withdraw
+from flo.errors import NetworkError, RefusedError
+from flo.identity import Identity, verify
+from flo.privacy.report import build
+from flo.privacy.report import verify as verify_report
+from tests.builders import SilentApi, make_site, offered, pretend_enrolled, small_study
+from tests.clients.asked_site import COORDINATOR, Site, approved_site
+
+REASON = "A partner left the consortium."
+
+
+@pytest.fixture(params=["local", "distributed"])
+def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
+    yield from approved_site(tmp_path, masking="on", noise=request.param)
+
+
+def api() -> Any:
+    return SilentApi()
+
+
+class Unreachable(SilentApi):
+    def call(self, name: str, body: Any) -> Any:
+        raise NetworkError("the coordinator cannot be reached")
+
+
+def test_the_next_message_of_a_withdrawn_study_is_refused(site: Site) -> None:
+    site.ask()
+    request = site.request(round=2)
+    assert withdraw(site.home, api(), site.study.digest, REASON)
+    reply = site.say(request)
+    assert (reply.header.kind, reply.header.code, reply.values.size) == (
+        "refused",
+        "not-approved",
+        0,
+    )
+    assert site.releaser.calls == 1
+
+
+def test_a_withdrawal_frees_what_was_not_released_and_keeps_what_was(site: Site) -> None:
+    site.ask()
+    charged = site.charged()
+    withdraw(site.home, api(), site.study.digest, REASON)
+    balance = site.ledger.balance()
+    assert site.charged() == charged
+    assert balance.committed("main", "training") == pytest.approx(charged[0])
+    assert site.kinds() == ["birth", "reserve", "release", "settle"]
+    assert site.replies() == []
+    assert not snapshot_path(site.home, site.study.digest).exists()
+
+
+def test_the_coordinator_is_told_in_signed_words_and_gets_the_extract(site: Site) -> None:
+    site.ask()
+    told = api()
+    withdraw(site.home, told, site.study.digest, REASON)
+    calls = dict(told.calls)
+    document = calls["approvals"]["document"].encode()
+    verify(site.home.identity().public, "approval", document, calls["approvals"]["signature"])
+    said = json.loads(document)
+    assert (said["decision"], said["study"], said["reason"]) == (
+        "withdraw",
+        site.study.digest,
+        REASON,
+    )
+    facts = verify_report(build([calls["reports"]["extract"].encode()]))
+    assert facts["hospitals"][0]["releases_training"] == 1
+    assert facts["hospitals"][0]["settled"]
+
+
+def test_a_withdrawal_holds_here_when_the_coordinator_cannot_be_reached(site: Site) -> None:
+    assert not withdraw(site.home, cast(CoordinatorApi, Unreachable()), site.study.digest, REASON)
+    site.refuses("not-approved", keys={}, heads={}, vouchers={})
+    assert site.kinds()[-1] == "settle"
+
+
+def test_a_study_is_withdrawn_once_and_never_approved_again(site: Site) -> None:
+    withdraw(site.home, api(), site.study.digest, REASON)
+    with pytest.raises(RefusedError, match="withdrawn before"):
+        withdraw(site.home, api(), site.study.digest, REASON)
+    kept = withdrawal_path(site.home, site.study.digest).read_bytes()
+    offer = offered(site.study, [site.home], COORDINATOR)
+    with pytest.raises(RefusedError, match="withdrawn here"):
+        approve(site.home, api(), offer, site.home.config.population(None))
+    assert withdrawal_path(site.home, site.study.digest).read_bytes() == kept
+
+
+def test_an_approved_study_is_withdrawn_not_refused(site: Site) -> None:
+    with pytest.raises(RefusedError, match="approved here") as refused:
+        refuse(site.home, api(), site.study.digest, REASON)
+    assert "withdraw" in (refused.value.hint or "")
+
+
+def test_a_study_that_was_never_approved_cannot_be_withdrawn(tmp_path: Path) -> None:
+    home = make_site(tmp_path)
+    pretend_enrolled(home, Identity.new())
+    with pytest.raises(RefusedError, match="not approved here"):
+        withdraw(home, api(), "a" * 64, REASON)
+    assert not withdrawal_path(home, "a" * 64).exists()
+
+
+def test_a_refusal_spends_nothing_and_may_be_followed_by_an_approval(tmp_path: Path) -> None:
+    coordinator, home, told = Identity.new(), make_site(tmp_path), api()
+    pretend_enrolled(home, coordinator)
+    offer = offered(small_study(), [home], coordinator)
+    refuse(home, told, offer.study.digest, REASON)
+    said = json.loads(told.calls[0][1]["document"])
+    assert (said["decision"], said["reason"]) == ("refuse", REASON)
+    approve(home, told, offer, home.config.population(None))
+    assert [name for name, _ in told.calls].count("approvals") == 2
