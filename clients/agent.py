@@ -17,7 +17,7 @@ from flo import canonical
 from flo.clients.approval import approval_path, confirm_head, is_expired, known_studies, load
 from flo.clients.coordinator_api import CoordinatorApi, client_context
 from flo.clients.enrol import connect
-from flo.clients.extract import make_extract
+from flo.clients.extract import extract_path, make_extract
 from flo.clients.flower import FleetLink
 from flo.clients.handler import Handler, settle
 from flo.clients.home import SiteHome
@@ -133,7 +133,7 @@ class Agent:
     def _extract(self, study: Study, ledger: Ledger) -> None:
         """Sign the extract of a settled study, keep it, and hand it to the coordinator."""
         document = make_extract(self._home, ledger, study.digest)
-        write_private(self._home.directory / "extracts" / f"{study.digest}.json", document)
+        write_private(extract_path(self._home, study.digest), document)
         try:
             with connect(self._home) as api:
                 api.call("reports", {"study": study.digest, "extract": document.decode()})

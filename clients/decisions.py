@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import StringConstraints
@@ -19,11 +18,11 @@ from flo import canonical
 from flo.claims import Digest, Head, Signature
 from flo.clients.approval import approval_path, load, refusal_path, withdrawal_path
 from flo.clients.coordinator_api import CoordinatorApi
-from flo.clients.extract import make_extract
+from flo.clients.extract import extract_path, make_extract
 from flo.clients.handler import settle
 from flo.clients.home import SiteHome
 from flo.clients.replies import KeptReplies
-from flo.errors import NetworkError, RefusedError
+from flo.errors import FloError, RefusedError
 from flo.files import write_private
 from flo.settings import Document
 from flo.study import Identifier
@@ -73,26 +72,31 @@ def refuse(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> None
 def withdraw(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> bool:
     """End an approval. Returns whether the coordinator could be told.
 
+    A withdrawal that was cut off in the middle is carried through by asking again.
+
     Raises:
-        RefusedError: it was not approved here, or was withdrawn before.
+        RefusedError: it was not approved here, was withdrawn before, or has ended.
     """
     approved = load(home, study)
-    if withdrawal_path(home, study).exists():
-        raise RefusedError(f"study {study[:12]} was withdrawn before")
-    signed = _sign(home, "withdraw", study, reason)
-    write_private(withdrawal_path(home, study), signed.to_bytes())
     ledger = home.ledger()
     try:
+        held = ledger.balance().reservations.get(approved.reservation)
+        if held is None or held.settled:
+            ended = withdrawal_path(home, study).exists()
+            how = "was withdrawn before" if ended else "has ended here; nothing more is released"
+            raise RefusedError(f"study {study[:12]} {how}")
+        signed = _sign(home, "withdraw", study, reason)
+        write_private(withdrawal_path(home, study), signed.to_bytes())
         replies = KeptReplies(home.directory / "replies", home.replies_keystore())
         settle(ledger, replies, home, approved, approved.read_study())
         extract = make_extract(home, ledger, study)
     finally:
         ledger.close()
-    write_private(_extract_path(home, study), extract)
+    write_private(extract_path(home, study), extract)
     try:
         _tell(api, signed)
         api.call("reports", {"study": study, "extract": extract.decode()})
-    except NetworkError as error:
+    except FloError as error:
         log.warning(f"withdrawn here; the coordinator could not be told: {error}")
         return False
     return True
@@ -119,7 +123,3 @@ def _sign(home: SiteHome, decision: Literal["refuse", "withdraw"], study: str, w
 
 def _tell(api: CoordinatorApi, signed: Signed) -> None:
     api.call("approvals", {"document": signed.document, "signature": signed.signature})
-
-
-def _extract_path(home: SiteHome, study: str) -> Path:
-    return home.directory / "extracts" / f"{study}.json"

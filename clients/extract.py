@@ -6,6 +6,7 @@ All rows from birth on, chained; rows of other studies show mechanism and counts
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from flo import canonical
@@ -15,6 +16,11 @@ from flo.environment import software
 from flo.privacy.ledger import Ledger
 
 SCHEMA_VERSION = 2
+
+
+def extract_path(home: SiteHome, study: str) -> Path:
+    """Where the site keeps its latest extract for a study."""
+    return home.directory / "extracts" / f"{study}.json"
 
 
 def make_extract(home: SiteHome, ledger: Ledger, study: str) -> bytes:

@@ -96,6 +96,28 @@ def test_a_study_is_withdrawn_once_and_never_approved_again(site: Site) -> None:
     assert withdrawal_path(site.home, site.study.digest).read_bytes() == kept
 
 
+def test_a_withdrawal_that_was_cut_off_is_carried_through_by_asking_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as cut:
+        cut.setattr("flo.clients.decisions.settle", killed)
+        with pytest.raises(SystemExit):
+            withdraw(site.home, api(), site.study.digest, REASON)
+    site.refuses("not-approved", keys={}, heads={}, vouchers={})
+    assert withdraw(site.home, api(), site.study.digest, REASON)
+    assert site.kinds()[-1] == "settle"
+
+
+def test_a_study_that_has_ended_cannot_be_withdrawn(site: Site) -> None:
+    site.ask(kind="finish", round=0)
+    with pytest.raises(RefusedError, match="has ended here"):
+        withdraw(site.home, api(), site.study.digest, REASON)
+    assert not withdrawal_path(site.home, site.study.digest).exists()
+
+
 def test_an_approved_study_is_withdrawn_not_refused(site: Site) -> None:
     with pytest.raises(RefusedError, match="approved here") as refused:
         refuse(site.home, api(), site.study.digest, REASON)
