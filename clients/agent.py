@@ -11,20 +11,34 @@ import logging
 import random
 import signal
 import threading
+import time
+from contextlib import closing
+from datetime import datetime
 from types import FrameType
 
 from flo import canonical
-from flo.clients.approval import approval_path, confirm_head, is_expired, known_studies, load
-from flo.clients.coordinator_api import CoordinatorApi, client_context
-from flo.clients.enrol import connect
+from flo.clients.approval import approval_path, is_expired, load
+from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.enrol import connect, context_of, renew_when_due
 from flo.clients.extract import extract_path, make_extract
 from flo.clients.flower import FleetLink
 from flo.clients.handler import Handler, settle
 from flo.clients.home import SiteHome
+from flo.clients.inbox import tell_of_new
+from flo.clients.offers import known_studies
 from flo.clients.replies import KeptReplies
 from flo.clients.run_keys import RunKeys
+from flo.clients.witness import confirm_head, countersign
 from flo.clients.worker import Worker
-from flo.errors import FloError, MessageError, NetworkError, UsageError
+from flo.errors import (
+    FloError,
+    MessageError,
+    NetworkError,
+    PolicyError,
+    RefusedError,
+    TrustError,
+    UsageError,
+)
 from flo.files import write_private
 from flo.privacy.ledger import Ledger
 from flo.study import Study
@@ -32,6 +46,7 @@ from flo.study import Study
 log = logging.getLogger("flo.clients.agent")
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 2.0
+_CLOSED_SECONDS, _LOOK_SECONDS = 30.0, 60.0
 
 
 class Agent:
@@ -39,7 +54,7 @@ class Agent:
 
     def __init__(self, home: SiteHome, device: str) -> None:
         self._home = home
-        self._worker = Worker(device)
+        self._worker = Worker(device, home.directory / "snapshots", home.directory / "identity.key")
         self._run_keys = RunKeys(home.identity())
         self._stopping = threading.Event()
 
@@ -55,7 +70,8 @@ class Agent:
 
         Raises:
             RefusedError: a second agent on the same ledger. TrustError: the ledger was rolled
-            back, or the coordinator refuses our certificate.
+            back, or the coordinator refuses our certificate. PolicyError: the child is not locked
+            in as the site's policy asks.
         """
         with self._home.agent_lock():
             ledger = self._home.ledger()
@@ -63,6 +79,7 @@ class Agent:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self.stop)
             try:
+                self._refuse_unconfined()
                 self._serve(ledger)
             except _Stop:
                 log.info("stopped")
@@ -70,45 +87,87 @@ class Agent:
                 self._worker.stop()
                 ledger.close()
 
+    def _refuse_unconfined(self) -> None:
+        """Nothing is released by a child that is not locked in as the policy asks."""
+        held = {name for name, holds in self._worker.layers.items() if holds}
+        missing = set(self._home.policy.confinement) - held
+        self._home.record("agent-started", confinement=sorted(held))
+        log.info("data process locked in", extra={"fields": {"layers": sorted(held)}})
+        if missing:
+            raise PolicyError(
+                f"the process that holds patients is not confined by {', '.join(sorted(missing))}",
+                hint="a newer kernel (Linux 5.13) has all layers; or change `confinement` in "
+                "policy.toml and sign it",
+            )
+
     def _serve(self, ledger: Ledger) -> None:
         wait = _FIRST_WAIT
         while not self._stopping.is_set():
+            if not self._home.policy.is_open(datetime.now().astimezone()):
+                log.info("closed: outside the hours of this site's policy")
+                self._stopping.wait(_CLOSED_SECONDS)
+                continue
             try:
                 with connect(self._home) as api:
+                    renew_when_due(self._home, api)
                     confirm_head(api, ledger)
+                    self._countersign(api)
                     self._settle_ended(api, ledger)
-                    handler = Handler(
-                        self._home,
-                        ledger,
-                        self._worker,
-                        self._run_keys,
-                        lambda study: self._extract(study, ledger),
-                    )
-                    with self._link() as link:
-                        log.info("connected", extra={"fields": {"url": self._home.coordinator.url}})
-                        wait = _FIRST_WAIT
-                        self._answer_forever(link, handler)
+                    tell_of_new(self._home, api)
+                handler = Handler(
+                    self._home,
+                    ledger,
+                    self._worker,
+                    self._run_keys,
+                    lambda study: self._settled(study, ledger),
+                )
+                with closing(handler), self._link() as link:
+                    log.info("connected", extra={"fields": {"url": self._home.coordinator.url}})
+                    wait = _FIRST_WAIT
+                    self._answer_forever(link, handler)
             except (NetworkError, MessageError, UsageError) as error:
                 log.info(f"{error}; trying again")
                 self._stopping.wait(wait * random.uniform(0.5, 1.5))  # noqa: S311
                 wait = min(wait * 2, _LONGEST_WAIT)
 
     def _answer_forever(self, link: FleetLink, handler: Handler) -> None:
+        """Until the connection is lost, or there is reason to connect anew."""
+        look_around = time.monotonic() + _LOOK_SECONDS
         while not self._stopping.is_set():
             try:
                 incoming = link.pull()
             except MessageError as error:
                 log.warning(f"ignored: {error}")
                 continue
-            if incoming is None:
-                continue
-            reply = handler.answer(incoming.data)
-            if reply is not None:
-                link.reply(incoming, reply)
+            if incoming is not None:
+                reply = handler.answer(incoming.data)
+                if reply is not None:
+                    link.reply(incoming, reply)
+            elif time.monotonic() > look_around:
+                if self._look_around():
+                    return
+                look_around = time.monotonic() + _LOOK_SECONDS
+
+    def _look_around(self) -> bool:
+        """What an idle agent does now and then. Whether it should connect anew."""
+        with connect(self._home) as api:
+            tell_of_new(self._home, api)
+            self._countersign(api)
+            renewed = renew_when_due(self._home, api)
+        return renewed or not self._home.policy.is_open(datetime.now().astimezone())
+
+    def _countersign(self, api: CoordinatorApi) -> None:
+        """Audit logs that do not agree are a matter for people; the ledger protects patients."""
+        with closing(self._home.audit_log()) as audit_log:
+            try:
+                countersign(api, audit_log, self._home.coordinator)
+            except (TrustError, RefusedError, MessageError) as error:
+                log.error(f"audit logs disagree: {error}")
+                audit_log.append("audit-disagreement", why=str(error)[:500])
 
     def _settle_ended(self, api: CoordinatorApi, ledger: Ledger) -> None:
         """Settle studies that ended while we were away or expired, so that no reservation leaks."""
-        replies = KeptReplies(self._home.directory / "replies", self._home.replies_keystore())
+        replies = KeptReplies(self._home.directory / "replies", self._home.keystore())
         for known in known_studies(api):
             digest = canonical.digest(known.study.encode())
             if not approval_path(self._home, digest).exists():
@@ -123,20 +182,21 @@ class Agent:
                 self._extract(study, ledger)
 
     def _link(self) -> FleetLink:
-        context = client_context(
-            (self._home.directory / "ca.pem").read_text(),
-            self._home.directory / "certificate.pem",
-            self._home.directory / "identity.key",
-        )
+        context = context_of(self._home)
         return FleetLink(self._home.coordinator.url, context, self._home.identity())
+
+    def _settled(self, study: Study, ledger: Ledger) -> None:
+        self._worker.forget(study.digest)
+        self._extract(study, ledger)
 
     def _extract(self, study: Study, ledger: Ledger) -> None:
         """Sign the extract of a settled study, keep it, and hand it to the coordinator."""
-        document = make_extract(self._home, ledger, study.digest)
+        document = make_extract(self._home, ledger, study.digest, self._worker.layers)
         write_private(extract_path(self._home, study.digest), document)
         try:
             with connect(self._home) as api:
                 api.call("reports", {"study": study.digest, "extract": document.decode()})
+                self._countersign(api)
         except FloError as error:
             log.warning(f"the extract is kept here and could not be sent: {error}")
 

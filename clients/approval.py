@@ -1,29 +1,26 @@
-"""Approval: check the study, the policy, the data and the budget, in that order, then sign.
+"""The kept approval of a study: what the agent needs to act on it, verified at every message.
 
-Nothing is spent, kept or sent before every check has passed. An approval is one reservation in the
-ledger: all runs of the study together cannot exceed it.
+How one comes to be is in ``flo.clients.approve``; how it ends in ``flo.clients.decisions``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+import functools
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic import ValidationError
 
 from flo import canonical
-from flo.claims import Digest, Head
-from flo.clients.address_book import AddressBook, refuse_strangers
-from flo.clients.coordinator_api import CoordinatorApi
-from flo.clients.home import Policy, Population, SiteHome, refuse_large_epsilon
-from flo.clients.snapshot import Snapshot
-from flo.errors import FloError, PolicyError, RefusedError, TrustError, UsageError
+from flo.claims import Digest
+from flo.clients.home import SiteHome
+from flo.decisions import Approve, Decision
+from flo.errors import RefusedError, TrustError
 from flo.files import write_private
-from flo.identity import verify
-from flo.privacy.ledger import Ledger
+from flo.identity import Identity, verify
 from flo.privacy.plan import Plan
-from flo.privacy.split import keyed_hash
-from flo.settings import Document, parse
+from flo.settings import Document, parse, problems
 from flo.study import MAX_STUDY_BYTES, Identifier, Study, from_canonical
 
 _LIMIT = 2 * MAX_STUDY_BYTES
@@ -49,193 +46,36 @@ class Approval(Document):
         """What the site signs: everything but the signature."""
         return canonical.encode(self.model_dump(mode="json", exclude={"signature"}))
 
+    def signed(self, identity: Identity) -> Approval:
+        return self.model_copy(
+            update={"signature": identity.sign("kept-approval", self.statement())}
+        )
+
     def read_study(self) -> Study:
         return from_canonical(self.study.encode())
 
-
-@dataclass(frozen=True)
-class Offered:
-    """A study as the coordinator offers it, its signature checked."""
-
-    study: Study
-    signature: str
-
-
-def offered_studies(api: CoordinatorApi, coordinator: bytes) -> list[Offered]:
-    """Signed studies that name this hospital. Raises TrustError if a signature does not match."""
-    return [
-        Offered(from_canonical(item.study.encode()), item.signature)
-        for item in known_studies(api)
-        if item.status in ("offered", "running") and item.verified(coordinator)
-    ]
-
-
-class KnownStudy(Document):
-    """A study as the coordinator lists it."""
-
-    study: str
-    signature: str
-    status: str
-
-    def verified(self, coordinator: bytes) -> bool:
-        verify(coordinator, "study", self.study.encode(), self.signature)
-        return True
-
-
-class _Listing(Document):
-    studies: tuple[KnownStudy, ...]
-
-
-def known_studies(api: CoordinatorApi) -> tuple[KnownStudy, ...]:
-    """Every study that names this hospital, with its status. Raises MessageError or UsageError."""
-    listing = {"studies": api.call("studies", {})}
-    return parse(_Listing, listing, "the coordinator's list of studies").studies
-
-
-def confirm_head(api: CoordinatorApi, ledger: Ledger) -> None:
-    """Learn the highest head ever seen of us before adding to the ledger, then show ours.
-
-    Raises:
-        TrustError: others saw rows that this ledger does not have: it was rolled back.
-    """
-    seen = parse(_Seen, api.call("heads", {"head": None}), "the coordinator's view of our head")
-    if seen.head is not None:
-        ledger.confirm(seen.head)
-    api.call("heads", {"head": ledger.head().model_dump(mode="json")})
-
-
-class _Seen(Document):
-    head: Head | None
-
-
-def choose(offers: list[Offered], wanted: str | None) -> Offered:
-    """The study of that name or digest prefix, or the only one. Raises UsageError."""
-    matching = [
-        offer
-        for offer in offers
-        if wanted is None or offer.study.name == wanted or offer.study.digest.startswith(wanted)
-    ]
-    if len(matching) == 1:
-        return matching[0]
-    if not matching:
-        raise UsageError(
-            "no such study is waiting for this hospital" if wanted else "no study is waiting",
-            hint="the coordinator offers one with `flo study launch`",
-        )
-    names = ", ".join(f"{o.study.name} ({o.study.digest[:12]})" for o in matching)
-    raise UsageError(f"which study? {names}", hint="name it, or the start of its digest")
-
-
-def check_study(
-    study: Study, hospital: str, own: str, policy: Policy, today: date, epsilon: float
-) -> None:
-    """The site's own rules about a study that is charged at ``epsilon``.
-
-    Raises:
-        TrustError: it names another key for us. PolicyError: a rule of the policy. RefusedError:
-        it has expired.
-    """
-    if study.hospital(hospital).fingerprint != own:
-        raise TrustError(f"the study names another identity key for {hospital}")
-    if any(not partner.fingerprint for partner in study.hospitals):
-        raise TrustError("the study does not name every partner's fingerprint")
-    if study.expires < today:
-        raise RefusedError(f"the study expired on {study.expires}")
-    if study.mechanism.noise == "distributed" and not study.masked:
-        raise PolicyError(
-            "distributed noise without masks is never approved",
-            hint="ask the coordinator for the study in schema_version 2",
-        )
-    refuse_large_epsilon(epsilon, policy)
-    if policy.largest_study_epsilon is not None and epsilon > policy.largest_study_epsilon:
-        raise PolicyError(
-            f"ε = {epsilon:g} exceeds this site's largest_study_epsilon "
-            f"= {policy.largest_study_epsilon:g}",
-            hint="ask for a study with less, or let the steward change site.toml",
-        )
-    if len(study.hospitals) < policy.minimum_hospitals:
-        raise PolicyError(
-            f"{len(study.hospitals)} hospitals are fewer than this site's minimum_hospitals "
-            f"= {policy.minimum_hospitals}",
-            hint="ask for a study with more partners, or let the steward change site.toml",
-        )
-
-
-def approve(
-    home: SiteHome,
-    api: CoordinatorApi,
-    offered: Offered,
-    population: Population,
-    *,
-    if_broken: bool = False,
-) -> Approval:
-    """Check everything, freeze the data, reserve the budget, sign, and tell the coordinator.
-
-    ``if_broken``: the steward accepts partners whose fingerprints nobody compared, and pays for a
-    study with distributed noise as if the secure sum were broken.
-    """
-    study, config, identity = offered.study, home.config, home.identity()
-    coordinator = bytes.fromhex(home.coordinator.public)
-    verify(coordinator, "study", study.canonical_bytes, offered.signature)
-    refuse_withdrawn(home, study.digest)
-    if approval_path(home, study.digest).exists():
-        return _announce(api, load(home, study.digest))
-    if_broken = if_broken and study.mechanism.noise == "distributed"
-    epsilon = Plan.of(study).if_broken(study).epsilon if if_broken else study.largest_epsilon
-    today = datetime.now(UTC).date()
-    check_study(study, config.hospital, identity.fingerprint, config.policy, today, epsilon)
-    unconfirmed = AddressBook.load(home).unconfirmed(study, config.hospital)
-    refuse_strangers(study, unconfirmed, if_broken=if_broken)
-    # pandas comes with these two and takes half a second; the agent, which also imports this
-    # module, never reads a hospital's file.
-    from flo.clients.checks import check
-    from flo.clients.source import read_table
-
-    table = read_table(population.file)
-    checked = check(table, study.data, population.id_column, frozenset(population.ignore))
-    snapshot = Snapshot.of(checked, home.split_key, population.hold_out)
-    ledger = home.ledger()
-    try:
-        confirm_head(api, ledger)
-        _refuse_changed_birth(home, ledger, population)
-        hashes = {keyed_hash(home.patients_key, name) for name in checked.patient_ids}
-        digest = snapshot.write(snapshot_path(home, study.digest))
+    def read_decision(self) -> Approve:
+        """Raises TrustError if it is not a yes."""
+        document = canonical.decode(self.decision.encode(), limit=65_536, what="decision")
         try:
-            reservation = ledger.reserve(study, population.name, hashes, if_broken=if_broken)
-        except FloError:
-            snapshot_path(home, study.digest).unlink()
-            raise
-        decision = canonical.encode(
-            {
-                "schema_version": 2,
-                "decision": "approve",
-                "study": study.digest,
-                "hospital": config.hospital,
-                "role": "steward",
-                "time": datetime.now(UTC).isoformat(timespec="seconds"),
-                "head": ledger.head().model_dump(mode="json"),
-                "unconfirmed": unconfirmed,
-                "charged": "if-broken" if if_broken else "as-designed",
-            }
-        )
-    finally:
-        ledger.close()
-    unsigned = Approval(
-        study=study.canonical_bytes.decode(),
-        study_signature=offered.signature,
-        population=population.name,
-        snapshot=digest,
-        reservation=reservation,
-        decision=decision.decode(),
-        decision_signature=identity.sign("approval", decision),
-    )
-    approval = unsigned.model_copy(
-        update={"signature": identity.sign("kept-approval", unsigned.statement())}
-    )
-    write_private(
-        approval_path(home, study.digest), canonical.encode(approval.model_dump(mode="json"))
-    )
-    return _announce(api, approval)
+            decision = Decision.model_validate(document).root
+        except ValidationError as error:
+            raise TrustError(f"the kept decision is not one:\n{problems(error)}") from error
+        if not isinstance(decision, Approve):
+            raise TrustError("the kept decision is not an approval")
+        return decision
+
+    @property
+    def epsilon(self) -> float:
+        """What the ledger pays for it."""
+        return charged_epsilon(self.study, self.read_decision().charged == "if-broken")
+
+
+@functools.lru_cache(maxsize=256)
+def charged_epsilon(study: str, if_broken: bool) -> float:
+    """ε of a study (canonical text), as designed or as if the secure sum were broken."""
+    found = from_canonical(study.encode())
+    return Plan.of(found).if_broken(found).epsilon if if_broken else found.largest_epsilon
 
 
 def load(home: SiteHome, digest: str) -> Approval:
@@ -247,19 +87,30 @@ def load(home: SiteHome, digest: str) -> Approval:
     path = approval_path(home, digest)
     if not path.exists():
         raise RefusedError(f"study {digest[:12]} is not approved here")
-    document: Any = canonical.decode(path.read_bytes(), limit=_LIMIT, what="approval")
+    document = canonical.decode(path.read_bytes(), limit=_LIMIT, what="approval")
     approval = parse(Approval, document, str(path))
     data = approval.study.encode()
     if canonical.digest(data) != digest:
         raise TrustError(f"the approval of study {digest[:12]} holds another study")
-    verify(bytes.fromhex(home.coordinator.public), "study", data, approval.study_signature)
+    home.coordinator.signer_of(data, approval.study_signature)
     public = home.identity().public
     verify(public, "kept-approval", approval.statement(), approval.signature)
     verify(public, "approval", approval.decision.encode(), approval.decision_signature)
-    decision = canonical.decode(approval.decision.encode(), limit=65_536, what="decision")
-    if decision["study"] != digest or decision["decision"] != "approve":
+    if approval.read_decision().study != digest:
         raise TrustError(f"the decision kept for study {digest[:12]} is about another one")
     return approval
+
+
+def keep(home: SiteHome, approval: Approval) -> None:
+    """Write it whole, or not at all."""
+    path = approval_path(home, approval.read_study().digest)
+    write_private(path, canonical.encode(approval.model_dump(mode="json")))
+
+
+def approved_digests(home: SiteHome) -> list[str]:
+    """Digests of all studies that were ever approved here, withdrawn ones included."""
+    found = (home.directory / "approved").glob("*.json")
+    return sorted(path.stem for path in found if "." not in path.stem)
 
 
 def refuse_expired(approval: Approval) -> None:
@@ -273,8 +124,34 @@ def is_expired(approval: Approval) -> bool:
     return approval.read_study().expires < datetime.now(UTC).date()
 
 
+def refuse_withdrawn(home: SiteHome, digest: str) -> None:
+    """Raises RefusedError once the steward has withdrawn the approval."""
+    if withdrawal_path(home, digest).exists():
+        raise RefusedError(
+            f"study {digest[:12]} was withdrawn here",
+            hint="ask the coordinator for a new version of the study",
+        )
+
+
+def refuse_other_code(approval: Approval, code: str) -> None:
+    """Raises TrustError unless the approval was given for the code with this digest."""
+    approved = approval.read_decision().code
+    if approved != code:
+        digest = approval.read_study().digest[:12]
+        raise TrustError(
+            f"study {digest} was approved for code {(approved or 'of FLO 0.1')[:12]}, and "
+            f"{code[:12]} is installed",
+            hint=f"read what changed, then: flo site approve {digest} (nothing is charged again)",
+        )
+
+
 def approval_path(home: SiteHome, digest: str) -> Path:
     return home.directory / "approved" / f"{digest}.json"
+
+
+def first_path(home: SiteHome, digest: str) -> Path:
+    """Where people's signatures wait for those that the policy still asks for."""
+    return home.directory / "approved" / f"{digest}.waiting.json"
 
 
 def withdrawal_path(home: SiteHome, digest: str) -> Path:
@@ -285,48 +162,14 @@ def refusal_path(home: SiteHome, digest: str) -> Path:
     return home.directory / "approved" / f"{digest}.refused.json"
 
 
-def refuse_withdrawn(home: SiteHome, digest: str) -> None:
-    """Raises RefusedError once the steward has withdrawn the approval."""
-    if withdrawal_path(home, digest).exists():
-        raise RefusedError(
-            f"study {digest[:12]} was withdrawn here",
-            hint="ask the coordinator for a new version of the study",
-        )
+def snapshot_path(home: SiteHome, study: str, snapshot: str) -> Path:
+    """Where the frozen patients with this digest are."""
+    return home.directory / "snapshots" / f"{study}-{snapshot[:16]}.npz"
 
 
-def snapshot_path(home: SiteHome, digest: str) -> Path:
-    return home.directory / "snapshots" / f"{digest}.npz"
-
-
-def _announce(api: CoordinatorApi, approval: Approval) -> Approval:
-    api.call(
-        "approvals",
-        {"document": approval.decision, "signature": approval.decision_signature},
-    )
-    return approval
-
-
-def _refuse_changed_birth(home: SiteHome, ledger: Ledger, population: Population) -> None:
-    """What was fixed at birth cannot be changed afterwards: site.toml, split key, patients key."""
-    commitments = home.key_commitments()
-    for row in ledger.rows():
-        public, private = row.public, row.private or {}
-        if public["kind"] == "birth" and public["population"] == population.name:
-            for name, born, now in (
-                ("epsilon", public["epsilon"], population.epsilon),
-                ("hold_out", public["hold_out"], population.hold_out),
-                ("declared_size", public["declared_size"], population.declared_size),
-                ("id_column", private.get("id_column"), population.id_column),
-            ):
-                if born != now:
-                    raise PolicyError(
-                        f"population {population.name!r}: {name} is {now!r} in site.toml but was "
-                        f"fixed as {born!r} when its ledger was born"
-                    )
-            for name, commitment in commitments.items():
-                if private.get(name) != commitment:
-                    raise TrustError(
-                        f"{name} is not the key that population {population.name!r} was born with: "
-                        "patients would change sides between training and evaluation",
-                        hint="restore the key from the site's backup",
-                    )
+def delete_snapshots(home: SiteHome, study: str, *, but: str | None = None) -> None:
+    """Delete frozen patients of a study, all or all but those with the digest ``but``."""
+    kept = snapshot_path(home, study, but) if but else None
+    for path in (home.directory / "snapshots").glob(f"{study}*.npz"):
+        if path != kept:
+            path.unlink()

@@ -7,6 +7,7 @@ stop, delay or change a round.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +50,14 @@ class Checked:
     inputs: npt.NDArray[np.float64]
     labels: npt.NDArray[np.float64]
     patient_ids: list[str]
+
+    def without(self, names: Collection[str]) -> Checked:
+        """The same without the records of these patients."""
+        if not names:
+            return self
+        kept = np.array([name not in names for name in self.patient_ids], dtype=bool)
+        ids = [name for name in self.patient_ids if name not in names]
+        return Checked(self.inputs[kept], self.labels[kept], ids)
 
 
 def check(

@@ -1,40 +1,52 @@
 """The child process: loads approved snapshots, answers with noisy releases, and knows no network.
 
-Started by ``flo.clients.worker``. It ends when the parent closes the pipe or dies.
+Started by ``flo.clients.worker`` as ``child DEVICE SNAPSHOTS FORBIDDEN``. It locks itself in before
+it imports anything that could be wrong or reads anything that matters, and its first frame says
+which locks hold. It ends when the parent closes the pipe or dies.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import signal
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from flo.clients.snapshot import Snapshot
-from flo.clients.trainer import Trainer, choose_device
-from flo.clients.worker import read_frame, write_frame
-from flo.logs import JsonFormatter
-from flo.memory import keep_freed_memory
-from flo.study import from_canonical
+from flo.clients.confinement import confine
 
 log = logging.getLogger("flo.clients.child")
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Serve frames on standard input and output until the parent goes away."""
-    keep_freed_memory()
+    """Lock the process in, then serve frames on standard input and output."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    device, snapshots, forbidden = sys.argv[1:]
+    serve(device, confine(Path(snapshots), Path(forbidden), gpu=device != "cpu"))
+
+
+def serve(wanted: str, layers: dict[str, bool]) -> None:
+    """Answer until the parent goes away. Only now do numbers and patients come in."""
+    import numpy as np
+
+    from flo.clients.snapshot import Snapshot
+    from flo.clients.trainer import Trainer, choose_device
+    from flo.clients.worker import read_frame, write_frame
+    from flo.logs import JsonFormatter
+    from flo.memory import keep_freed_memory
+    from flo.study import from_canonical
+
+    keep_freed_memory()
     wishes, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # nothing that prints may reach the pipe
     screen = logging.StreamHandler()
     screen.setFormatter(JsonFormatter())  # type and place of an error, never its text
     logging.getLogger().addHandler(screen)
-    device = choose_device(sys.argv[1])
+    device = choose_device(wanted)
+    write_frame(answers, {"status": "ok", "layers": layers})
     trainers: dict[str, Trainer] = {}
     while (frame := read_frame(wishes)) is not None:
         header, body = frame
@@ -43,6 +55,10 @@ def main() -> None:
                 study = from_canonical(header["study"].encode())
                 snapshot = Snapshot.read(Path(header["path"]), header["digest"])
                 trainers[study.digest] = Trainer(study, snapshot, device=device)
+                write_frame(answers, {"status": "ok"})
+            elif header["do"] == "forget":
+                trainers.pop(header["study"], None)
+                gc.collect()
                 write_frame(answers, {"status": "ok"})
             else:
                 values = trainers[header["study"]].release(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -12,23 +11,29 @@ import httpx
 
 from flo import canonical
 from flo.errors import EXIT_TRUST, MessageError, NetworkError, RefusedError, TrustError
+from flo.tls import show
 
 MAX_REPLY_BYTES = 64 << 20
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 
 
-def client_context(ca: str, certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS 1.3 to a server of the coordinator's CA, showing our certificate. Raises TrustError."""
+def client_context(ca: str, certificate: bytes, key: bytes) -> ssl.SSLContext:
+    """TLS 1.3 to a server of the coordinator's CA, showing our certificate (both PEM).
+
+    Raises:
+        TrustError: one of them cannot be read.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
         context.load_verify_locations(cadata=ca)
-        context.load_cert_chain(certificate, key)
     except (ssl.SSLError, ValueError) as error:
         raise TrustError(
-            "the certificate authority, certificate or key cannot be read",
+            "the coordinator's certificate authority cannot be read",
             hint="ask the coordinator for a new invitation, or restore the site's files",
         ) from error
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the CA may be an intermediate one
+    show(context, certificate, key)
     return context
 
 

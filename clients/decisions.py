@@ -10,48 +10,25 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import StringConstraints
-
-from flo import canonical
-from flo.claims import Digest, Head, Signature
-from flo.clients.approval import approval_path, load, refusal_path, withdrawal_path
+from flo.clients.approval import (
+    approval_path,
+    first_path,
+    load,
+    refusal_path,
+    withdrawal_path,
+)
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.extract import extract_path, make_extract
 from flo.clients.handler import settle
 from flo.clients.home import SiteHome
 from flo.clients.replies import KeptReplies
+from flo.decisions import Decline, Signed
 from flo.errors import FloError, RefusedError
 from flo.files import write_private
-from flo.settings import Document
-from flo.study import Identifier
 
 log = logging.getLogger("flo.clients.decisions")
-Reason = Annotated[str, StringConstraints(min_length=1, max_length=500)]
-
-
-class Decision(Document):
-    """What is signed. ``reason`` is the steward's own words, for the coordinator to read."""
-
-    schema_version: Literal[2] = 2
-    decision: Literal["refuse", "withdraw"]
-    study: Digest
-    hospital: Identifier
-    role: Literal["steward"] = "steward"
-    time: str
-    head: Head
-    reason: Reason
-
-
-class Signed(Document):
-    """A decision as it is kept: its canonical document, and the site's signature."""
-
-    document: str
-    signature: Signature
-
-    def to_bytes(self) -> bytes:
-        return canonical.encode(self.model_dump(mode="json"))
 
 
 def refuse(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> None:
@@ -65,8 +42,10 @@ def refuse(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> None
             f"study {study[:12]} was approved here", hint=f"flo site withdraw {study[:12]} --reason"
         )
     signed = _sign(home, "refuse", study, reason)
+    home.record("refused", study)
     _tell(api, signed)
     write_private(refusal_path(home, study), signed.to_bytes())
+    first_path(home, study).unlink(missing_ok=True)
 
 
 def withdraw(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> bool:
@@ -86,8 +65,9 @@ def withdraw(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> bo
             how = "was withdrawn before" if ended else "has ended here; nothing more is released"
             raise RefusedError(f"study {study[:12]} {how}")
         signed = _sign(home, "withdraw", study, reason)
+        home.record("withdrawn", study)
         write_private(withdrawal_path(home, study), signed.to_bytes())
-        replies = KeptReplies(home.directory / "replies", home.replies_keystore())
+        replies = KeptReplies(home.directory / "replies", home.keystore())
         settle(ledger, replies, home, approved, approved.read_study())
         extract = make_extract(home, ledger, study)
     finally:
@@ -108,7 +88,7 @@ def _sign(home: SiteHome, decision: Literal["refuse", "withdraw"], study: str, w
         head = ledger.head()
     finally:
         ledger.close()
-    made = Decision(
+    made = Decline(
         decision=decision,
         study=study,
         hospital=home.config.hospital,
@@ -116,9 +96,7 @@ def _sign(home: SiteHome, decision: Literal["refuse", "withdraw"], study: str, w
         head=head,
         reason=why,
     )
-    document = canonical.encode(made.model_dump(mode="json"))
-    signature = home.identity().sign("approval", document)
-    return Signed(document=document.decode(), signature=signature)
+    return Signed.by(home.identity(), made)
 
 
 def _tell(api: CoordinatorApi, signed: Signed) -> None:

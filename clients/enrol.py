@@ -1,10 +1,13 @@
-"""Enrolment: from a one-time invitation to a certificate. The key is made here and stays here."""
+"""Enrolment and what follows: a certificate, its renewal, the coordinator's next key, leaving.
+
+The identity key is made here and stays here; only certificate requests and signatures go out.
+"""
 
 from __future__ import annotations
 
-import tempfile
+import ssl
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,11 +19,14 @@ from pydantic import AwareDatetime, Field
 from flo import canonical
 from flo.clients.coordinator_api import CoordinatorApi, client_context
 from flo.clients.home import CoordinatorInfo, SiteHome
-from flo.errors import TrustError, UsageError
-from flo.files import write_private, write_public
-from flo.identity import fingerprint
+from flo.errors import RefusedError, TrustError, UsageError
+from flo.files import write_public
+from flo.identity import Identity, fingerprint, spoken
 from flo.settings import Document, parse
 from flo.study import Identifier
+from flo.succession import Succession
+
+RENEW_DAYS = 90.0
 
 _LIMIT = 65_536
 _Pem = Annotated[str, Field(max_length=8192)]
@@ -75,37 +81,123 @@ def enrol(home: SiteHome, invitation_path: Path) -> Enrolled:
             f"the invitation expired on {invitation.expires:%Y-%m-%d}",
             hint="ask the coordinator for a new one",
         )
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, config.hospital)])
-    request = x509.CertificateSigningRequestBuilder().subject_name(name)
-    signed = request.sign(identity.key, hashes.SHA384())
-    pem = signed.public_bytes(serialization.Encoding.PEM).decode()
-    with tempfile.TemporaryDirectory() as scratch:
-        certificate, key = Path(scratch) / "bootstrap.pem", Path(scratch) / "bootstrap.key"
-        write_private(certificate, invitation.certificate.encode())
-        write_private(key, invitation.key.encode())
-        context = client_context(invitation.ca, certificate, key)
-        with CoordinatorApi(invitation.url, context) as api:
-            reply = api.call("enrol", {"request": pem})
+    context = client_context(
+        invitation.ca, invitation.certificate.encode(), invitation.key.encode()
+    )
+    with CoordinatorApi(invitation.url, context) as api:
+        reply = api.call("enrol", {"request": request(config.hospital, identity)})
     issued = parse(_Issued, reply, "the coordinator's answer")
     if issued.coordinator != invitation.coordinator:
         raise TrustError("the coordinator's identity is not the one that the invitation names")
-    write_public(home.directory / "certificate.pem", issued.certificate.encode())
     write_public(home.directory / "ca.pem", invitation.ca.encode())
-    info = CoordinatorInfo(url=invitation.url, public=invitation.coordinator)
-    write_public(
-        home.directory / "coordinator.json", canonical.encode(info.model_dump(mode="json"))
-    )
-    return Enrolled(
+    keep_coordinator(home, CoordinatorInfo(url=invitation.url, public=invitation.coordinator))
+    _keep_certificate(home, issued.certificate)
+    done = Enrolled(
         config.hospital, identity.fingerprint, fingerprint(bytes.fromhex(invitation.coordinator))
     )
+    home.record("enrolled", fingerprint=done.own, coordinator=done.coordinator)
+    return done
+
+
+def renew_when_due(home: SiteHome, api: CoordinatorApi, *, days: float = RENEW_DAYS) -> bool:
+    """A new certificate for the same key, if the present one has fewer ``days`` left.
+
+    The old one works until the new one has been shown, so nothing waits. Returns whether it did.
+    """
+    pem = (home.directory / "certificate.pem").read_bytes()
+    end = x509.load_pem_x509_certificate(pem).not_valid_after_utc
+    if end - datetime.now(UTC) > timedelta(days=days):
+        return False
+    wish = {"request": request(home.config.hospital, home.identity())}
+    issued = parse(_Issued, api.call("renew", wish), "the coordinator's answer")
+    _keep_certificate(home, issued.certificate)
+    home.record("certificate-renewed")
+    return True
+
+
+def leave(home: SiteHome, api: CoordinatorApi) -> None:
+    """Have our certificate revoked and forget it. Data, ledger, keys and audit log stay.
+
+    Raises:
+        RefusedError: an approved study is still open here; withdraw it first.
+    """
+    ledger = home.ledger()
+    held = [held for held in ledger.balance().reservations.values() if not held.settled]
+    ledger.close()
+    if held:
+        raise RefusedError(
+            f"{len(held)} approved studies are still open here",
+            hint="withdraw them first: flo site inbox, flo site withdraw STUDY --reason ...",
+        )
+    api.call("leave", {})
+    home.record("left")
+    (home.directory / "certificate.pem").unlink()
+
+
+def accept_coordinator(home: SiteHome, api: CoordinatorApi, spoken_fingerprint: str) -> str:
+    """Follow the coordinator to its newest key, which the steward compared by telephone.
+
+    Raises:
+        TrustError: the key with that fingerprint does not follow the one we know.
+    """
+    info = home.coordinator
+    chain = Succession.read(canonical.encode(api.call("keys", {})))
+    newest = chain.newest_after(info.public)
+    compared = "".join(spoken_fingerprint.split()).lower()
+    if fingerprint(bytes.fromhex(newest)) != compared:
+        raise TrustError(
+            f"the coordinator's newest key is {spoken(fingerprint(bytes.fromhex(newest)))}, which "
+            "is not the one you compared",
+            hint="read it out again; if it still differs, ask for a new invitation",
+        )
+    if newest != info.public:
+        keep_coordinator(
+            home, CoordinatorInfo(url=info.url, public=newest, earlier=(*info.earlier, info.public))
+        )
+        home.record(
+            "coordinator-accepted", old=fingerprint(bytes.fromhex(info.public)), new=compared
+        )
+    return compared
+
+
+def request(hospital: str, identity: Identity) -> str:
+    """A certificate signing request (PEM) in the hospital's name, signed by its identity key."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hospital)])
+    made = x509.CertificateSigningRequestBuilder().subject_name(name)
+    signed = made.sign(identity.key, hashes.SHA384())
+    return signed.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def keep_coordinator(home: SiteHome, info: CoordinatorInfo) -> None:
+    document = canonical.encode(info.model_dump(mode="json"))
+    write_public(home.directory / "coordinator.json", document)
+
+
+def _keep_certificate(home: SiteHome, pem: str) -> None:
+    """Raises TrustError if it is not a certificate for our key."""
+    try:
+        certificate = x509.load_pem_x509_certificate(pem.encode())
+        public = certificate.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    except ValueError as error:
+        raise TrustError("the coordinator sent no certificate") from error
+    if public != home.identity().public:
+        raise TrustError("the coordinator sent a certificate for another key")
+    write_public(home.directory / "certificate.pem", pem.encode())
 
 
 def connect(home: SiteHome) -> CoordinatorApi:
     """The coordinator's calls with this site's certificate. Raises UsageError before enrolment."""
-    info = home.coordinator
-    context = client_context(
-        (home.directory / "ca.pem").read_text(),
-        home.directory / "certificate.pem",
-        home.directory / "identity.key",
-    )
-    return CoordinatorApi(info.url, context)
+    return CoordinatorApi(home.coordinator.url, context_of(home))
+
+
+def context_of(home: SiteHome) -> ssl.SSLContext:
+    """TLS to the coordinator with this site's certificate. Raises UsageError before enrolment."""
+    path = home.directory / "certificate.pem"
+    if not path.exists():
+        raise UsageError(
+            "this site is not enrolled (or has left)", hint="run `flo site enrol INVITATION`"
+        )
+    ca = (home.directory / "ca.pem").read_text()
+    return client_context(ca, path.read_bytes(), home.identity().pem())

@@ -23,16 +23,25 @@ def extract_path(home: SiteHome, study: str) -> Path:
     return home.directory / "extracts" / f"{study}.json"
 
 
-def make_extract(home: SiteHome, ledger: Ledger, study: str) -> bytes:
-    """Canonical bytes of the signed extract. Raises RefusedError if the study is not approved."""
+def make_extract(
+    home: SiteHome, ledger: Ledger, study: str, layers: dict[str, bool] | None = None
+) -> bytes:
+    """Canonical bytes of the signed extract.
+
+    ``layers``: what confines the process that holds patients; None where no agent says so.
+
+    Raises:
+        RefusedError: the study is not approved.
+    """
     approved = approval.load(home, study)
+    signer = home.coordinator.signer_of(approved.study.encode(), approved.study_signature)
     identity = home.identity()
     body: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "hospital": home.config.hospital,
         "study": approved.study,
         "study_signature": approved.study_signature,
-        "coordinator": home.coordinator.public,
+        "coordinator": signer,
         "decision": approved.decision,
         "decision_signature": approved.decision_signature,
         "reservation": approved.reservation,
@@ -45,12 +54,19 @@ def make_extract(home: SiteHome, ledger: Ledger, study: str) -> bytes:
             name: head.model_dump(mode="json") for name, head in ledger.witnessed().items()
         },
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "software": software(),
+        "software": software() | {"confinement": _named(layers)},
         "public": identity.public.hex(),
     }
+    home.record("extract-signed", study, rows=len(body["rows"]))
     return canonical.encode(
         {"body": body, "signature": identity.sign("extract", canonical.encode(body))}
     )
+
+
+def _named(layers: dict[str, bool] | None) -> str:
+    if layers is None:
+        return "not stated"
+    return ", ".join(name for name, holds in layers.items() if holds) or "none"
 
 
 def _shows(private: dict[str, Any] | None, public: dict[str, Any], study: str) -> bool:

@@ -1,7 +1,8 @@
 """What a site does with one request: decide, compute, write ahead, answer.
 
     1. the request parses and names this hospital in its cohort;
-    2. the study has a valid, unexpired approval of this site's steward;
+    2. the study has a valid, unexpired approval of this site's steward, for the installed code,
+       and the site's policy still allows it;
     3. the relayed heads agree with this ledger (it was not rolled back), partners' are witnessed;
     4. ``join``: our run key and what we saw of our partners' ledgers; no release;
     5. the same request gets the same bits; a differing one for an attempt that was answered is
@@ -20,19 +21,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from flo import canonical
 from flo.clients import approval
-from flo.clients.approval import Approval, snapshot_path
+from flo.clients.approval import Approval, delete_snapshots, snapshot_path
 from flo.clients.home import SiteHome
 from flo.clients.partners import Partners, Refusal
+from flo.clients.policy import refuse_violations
 from flo.clients.replies import KeptReplies
 from flo.clients.run_keys import RunKeys
 from flo.clients.secure_sum import mask
-from flo.errors import BudgetError, FloError, MessageError, RefusedError, TrustError
+from flo.environment import code_digest
+from flo.errors import (
+    BudgetError,
+    FloError,
+    MessageError,
+    PolicyError,
+    RefusedError,
+    TrustError,
+)
 from flo.messages import (
     Purpose,
     Reply,
@@ -40,6 +52,7 @@ from flo.messages import (
     Request,
     RequestHeader,
     Values,
+    decode_reply,
     decode_request,
     encode_reply,
 )
@@ -68,6 +81,9 @@ class Releaser(Protocol):
     ) -> npt.NDArray[np.int64]:
         """A noisy release. Raises RefusedError for "not ready"."""
 
+    def forget(self, study: str) -> None:
+        """Drop a study's patients from memory."""
+
 
 class Handler:
     """Answers requests for one site. One at a time; the ledger is its memory."""
@@ -81,10 +97,14 @@ class Handler:
         on_settled: Callable[[Study], None],
     ) -> None:
         self._home, self._ledger, self._releaser = home, ledger, releaser
-        self._hospital = home.config.hospital
+        self._hospital, self._code = home.config.hospital, code_digest()
         self._partners = Partners(self._hospital, home.identity(), ledger, run_keys)
-        self._replies = KeptReplies(home.directory / "replies", home.replies_keystore())
+        self._replies = KeptReplies(home.directory / "replies", home.keystore())
+        self._audit_log = home.audit_log()
         self._on_settled = on_settled
+
+    def close(self) -> None:
+        self._audit_log.close()
 
     def answer(self, data: bytes) -> bytes | None:
         """The reply to send, or None where even the header cannot be read (nothing to answer)."""
@@ -92,7 +112,13 @@ class Handler:
             request = decode_request(data)
         except MessageError as error:
             log.warning("malformed request", extra={"fields": {"why": str(error)}})
+            self._audit_log.append("malformed-message", bytes=len(data))
             return None
+        reply = self._answered(request)
+        self._enter(request.header, reply)
+        return reply
+
+    def _answered(self, request: Request) -> bytes:
         header = request.header
         try:
             return self._decide(request)
@@ -105,6 +131,22 @@ class Handler:
         except Exception:  # a full disk, a changed file, a bug: the site goes on, says one code
             log.exception("could not answer")
             return self._reply(header, "refused", code="not-ready")
+
+    def _enter(self, header: RequestHeader, reply: bytes) -> None:
+        """What was asked and how it was answered, before the answer leaves."""
+        answered = decode_reply(reply).header
+        self._audit_log.append(
+            "message",
+            header.study,
+            asked=header.kind,
+            run=header.run,
+            purpose=header.purpose,
+            round=header.round,
+            attempt=header.attempt,
+            answered=answered.code or answered.kind,
+            reply=canonical.digest(reply),
+            row=answered.head.sequence,
+        )
 
     def _decide(self, request: Request) -> bytes:
         header = request.header
@@ -130,11 +172,14 @@ class Handler:
         try:
             approved = approval.load(self._home, header.study)
             if header.kind != "finish":
-                approval.refuse_withdrawn(self._home, header.study)
+                self._refuse_withdrawn(header.study)
                 approval.refuse_expired(approved)
+                approval.refuse_other_code(approved, self._code)
         except FloError as error:
             raise Refusal("not-approved", str(error)) from error
         study = approved.read_study()
+        if header.kind != "finish":
+            self._refuse_by_policy(approved, study)
         unknown = set(header.cohort) - {hospital.id for hospital in study.hospitals}
         if unknown:
             raise Refusal("malformed", "the cohort names hospitals that the study does not")
@@ -145,6 +190,26 @@ class Handler:
             if not 1 <= header.round <= last:
                 raise Refusal("malformed", f"round {header.round} is outside 1..{last}")
         return approved, study
+
+    def _refuse_withdrawn(self, study: str) -> None:
+        try:
+            approval.refuse_withdrawn(self._home, study)
+        except RefusedError:
+            self._releaser.forget(study)
+            raise
+
+    def _refuse_by_policy(self, approved: Approval, study: Study) -> None:
+        """A policy that was tightened after the approval stops the study at the next message."""
+        try:
+            policy = self._home.policy
+        except FloError as error:  # being edited, or forged: until it is signed again
+            raise Refusal("not-ready", str(error)) from error
+        try:
+            refuse_violations(policy, study, self._hospital, approved.epsilon)
+        except PolicyError as error:
+            raise Refusal("not-approved", str(error)) from error
+        if not policy.is_open(datetime.now().astimezone()):
+            raise Refusal("not-ready", "outside the hours of this site's policy")
 
     # 5, 6, 7 ------------------------------------------------------------------------------------
 
@@ -168,7 +233,7 @@ class Handler:
         try:
             noisy = self._releaser.release(
                 study,
-                snapshot_path(self._home, study.digest),
+                snapshot_path(self._home, study.digest, approved.snapshot),
                 approved.snapshot,
                 header.purpose,
                 request.weights,
@@ -262,7 +327,8 @@ def settle(
     """End a study here: free what was not used, forget kept replies, delete the frozen patients."""
     ledger.settle(approved.reservation, "the study ended")
     replies.forget(study.digest)
-    snapshot_path(home, study.digest).unlink(missing_ok=True)
+    delete_snapshots(home, study.digest)
+    home.record("budget-settled", study.digest, reservation=approved.reservation)
 
 
 def request_key(header: RequestHeader) -> str:

@@ -1,38 +1,43 @@
 """A site's folder: its configuration, keys and everything it must not forget.
 
-site.toml           who we are, which populations, our policy        (the site's own, wins)
-identity.key        signs ledger rows and approvals; TLS and node key (0600)
-split.key           who is held out                                   (0600, never changes)
-patients.key        keyed hashes that find overlaps                   (0600)
-replies.key         encrypts kept replies                             (0600)
+site.toml           who we are, which populations, how keys are sealed
+policy.toml         what this site allows (the site's own, wins), in force once signed
+identity.key        signs ledger rows and approvals; TLS and node key (sealed, 0600)
+split.key           who is held out                                   (sealed, never changes)
+patients.key        keyed hashes that find overlaps                   (sealed, never changes)
+keystore.key        seals the keys and kept replies (or keystore.json, opened by a passphrase)
 certificate.pem  ca.pem  coordinator.json                             (after enrolment)
 ledger.sqlite       every release, for life
-approved/  snapshots/  replies/  extracts/
+audit.sqlite        the signed audit log
+approved/  snapshots/  replies/  extracts/  erasures/
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import Field, field_validator, model_validator
 
 from flo import canonical
-from flo.errors import PolicyError, RefusedError, UsageError
-from flo.files import make_private_directory, write_private
-from flo.identity import Identity
-from flo.keystore import LocalKeyStore
+from flo.audit_log import AuditLog
+from flo.clients.policy import Policy, in_force, sign, write_toml
+from flo.errors import PolicyError, TrustError, UsageError
+from flo.files import locked, make_private_directory, write_private
+from flo.identity import Identity, verify
+from flo.keystore import KeyStore, KeyStoreConfig, read_secret, write_secret
 from flo.privacy.ledger import Ledger
 from flo.privacy.life import LifeBudget
 from flo.schema import Text
 from flo.settings import Document, parse, read_toml
 from flo.study import Identifier, largest_delta, round_size
+
+_DEFAULT = Policy()
 
 
 class Population(Document):
@@ -56,22 +61,19 @@ class Population(Document):
         return size
 
 
-class Policy(Document):
-    """What this site allows; it wins over any study."""
-
-    consent_to_epsilon_of_one_or_more: bool = False
-    largest_study_epsilon: Annotated[float, Field(gt=0)] | None = None
-    minimum_hospitals: Annotated[int, Field(ge=1)] = 2
-
-
 class SiteConfig(Document):
-    """``site.toml``."""
+    """``site.toml``.
+
+    ``notify``: a command that tells the steward of a new study; it gets facts as JSON on its
+    standard input, never as arguments.
+    """
 
     schema_version: Literal[1] = 1
     hospital: Identifier
     device: Literal["auto", "cpu", "cuda"] = "auto"
     populations: Annotated[tuple[Population, ...], Field(min_length=1)]
-    policy: Policy = Policy()
+    keystore: KeyStoreConfig = KeyStoreConfig()
+    notify: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> SiteConfig:
@@ -96,8 +98,8 @@ class SiteHome:
     directory: Path
 
     @classmethod
-    def create(cls, directory: Path, config: SiteConfig) -> SiteHome:
-        """Make keys, configuration and ledger, and register the populations.
+    def create(cls, directory: Path, config: SiteConfig, policy: Policy = _DEFAULT) -> SiteHome:
+        """Make keys, configuration, policy and ledger, and register the populations.
 
         Raises:
             UsageError: the folder is a site already. PolicyError: ε >= 1 without consent.
@@ -106,17 +108,21 @@ class SiteHome:
         if home.config_path.exists():
             raise UsageError(f"{directory} is a site already", hint="choose another --home")
         for population in config.populations:
-            refuse_population(population, config.policy)
+            refuse_population(population, policy)
         make_private_directory(directory)
-        for name in ("approved", "snapshots", "replies", "extracts"):
+        for name in ("approved", "snapshots", "replies", "extracts", "erasures"):
             make_private_directory(directory / name)
-        Identity.new().save(directory / "identity.key")
+        keystore, identity = config.keystore.open(directory), Identity.new()
+        identity.save(directory / "identity.key", keystore)
         for name in ("split.key", "patients.key"):
-            write_private(directory / name, os.urandom(32))
+            write_secret(directory / name, keystore, name, os.urandom(32))
         write_private(
             home.config_path,
             tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode(),
         )
+        write_toml(directory / "policy.toml", policy)
+        sign(directory, identity)
+        home.record("site-made", fingerprint=identity.fingerprint, policy=policy.digest)
         home.register_populations()
         return home
 
@@ -133,11 +139,11 @@ class SiteHome:
 
     def register_populations(self) -> list[str]:
         """Register the populations of site.toml that the ledger does not know. Returns names."""
-        ledger, config = self.ledger(), self.config
+        ledger, config, policy = self.ledger(), self.config, self.policy
         added = []
         for population in config.populations:
             if population.name not in ledger.balance().lives:
-                refuse_population(population, config.policy)
+                refuse_population(population, policy)
                 if ledger.balance().lives and population.statement is None:
                     raise PolicyError(
                         f"population {population.name!r} needs the steward's statement that none "
@@ -155,6 +161,12 @@ class SiteHome:
                         **self.key_commitments(),
                     },
                 )
+                self.record(
+                    "budget-born",
+                    population=population.name,
+                    epsilon=population.epsilon,
+                    declared_size=population.declared_size,
+                )
                 added.append(population.name)
         ledger.close()
         return added
@@ -167,22 +179,38 @@ class SiteHome:
     def config(self) -> SiteConfig:
         return parse(SiteConfig, read_toml(self.config_path), str(self.config_path))
 
+    def keystore(self) -> KeyStore:
+        return self.config.keystore.open(self.directory)
+
     def identity(self) -> Identity:
-        return Identity.load(self.directory / "identity.key")
+        return Identity.load(self.directory / "identity.key", self.keystore())
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force. Raises TrustError if it is not signed, or was edited since."""
+        return in_force(self.directory, self.identity())
 
     def ledger(self) -> Ledger:
         return Ledger(self.directory / "ledger.sqlite", self.identity())
 
-    def replies_keystore(self) -> LocalKeyStore:
-        return LocalKeyStore(self.directory / "replies.key")
+    def audit_log(self) -> AuditLog:
+        return AuditLog(self.directory / "audit.sqlite", self.identity())
+
+    def record(self, kind: str, study: str | None = None, **facts: Any) -> None:
+        """One entry in the audit log, for whoever has not got it open."""
+        with closing(self.audit_log()) as log:
+            log.append(kind, study, **facts)
 
     @property
     def split_key(self) -> bytes:
-        return (self.directory / "split.key").read_bytes()
+        return self._secret("split.key")
 
     @property
     def patients_key(self) -> bytes:
-        return (self.directory / "patients.key").read_bytes()
+        return self._secret("patients.key")
+
+    def _secret(self, name: str) -> bytes:
+        return read_secret(self.directory / name, self.keystore(), name)
 
     def key_commitments(self) -> dict[str, str]:
         """What a birth row keeps of the keys that must never change."""
@@ -205,41 +233,41 @@ class SiteHome:
     @contextmanager
     def agent_lock(self) -> Iterator[None]:
         """Held by the one agent of this site. Raises RefusedError if another one runs."""
-        handle = os.open(self.directory / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RefusedError(
-                    f"another agent already runs on the ledger in {self.directory}",
-                    hint="stop it first; two agents on one ledger are never allowed",
-                ) from error
+        why = f"another agent already runs on the ledger in {self.directory}"
+        with locked(self.directory / "agent.lock", why):
             yield
-        finally:
-            os.close(handle)
 
 
 class CoordinatorInfo(Document):
-    """Where the coordinator is and which key signs its studies."""
+    """Where the coordinator is and which key signs its studies.
+
+    ``earlier``: keys that the present one follows; what they signed while they were in use holds.
+    """
 
     schema_version: Literal[1] = 1
     url: str
     public: str
+    earlier: tuple[str, ...] = ()
 
-
-def refuse_large_epsilon(epsilon: float, policy: Policy) -> None:
-    """Raises PolicyError for ε >= 1 unless the site's own policy consents."""
-    if epsilon >= 1 and not policy.consent_to_epsilon_of_one_or_more:
-        raise PolicyError(
-            f"ε = {epsilon:g} is 1 or more and this site's policy does not consent to that",
-            hint="if the steward agrees: consent_to_epsilon_of_one_or_more = true in site.toml, or "
-            "--consent-to-epsilon-of-one-or-more at init",
-        )
+    def signer_of(self, study: bytes, signature: str) -> str:
+        """Which of the keys signed this study. Raises TrustError if none did."""
+        for public in self.earlier:
+            with suppress(TrustError):
+                verify(bytes.fromhex(public), "study", study, signature)
+                return public
+        verify(bytes.fromhex(self.public), "study", study, signature)
+        return self.public
 
 
 def refuse_population(population: Population, policy: Policy) -> None:
     """Raises PolicyError or UsageError before anything is written."""
-    refuse_large_epsilon(population.epsilon, policy)
+    if population.epsilon >= 1 and not policy.consent_to_epsilon_of_one_or_more:
+        raise PolicyError(
+            f"ε = {population.epsilon:g} is 1 or more and this site's policy does not consent to "
+            "that",
+            hint="if the steward agrees: consent_to_epsilon_of_one_or_more = true in policy.toml, "
+            "signed with `flo site policy --sign`; or --consent-to-epsilon-of-one-or-more at init",
+        )
     try:
         LifeBudget.born(population.epsilon, largest_delta(population.declared_size))
     except ValueError as error:
@@ -254,7 +282,7 @@ def make_config(
     epsilon: float,
     declared_size: int,
     hold_out: float,
-    consent: bool,
+    keystore: dict[str, str] | None = None,
 ) -> SiteConfig:
     """A site's first configuration, with one population called ``main``."""
     document = {
@@ -269,6 +297,6 @@ def make_config(
                 "declared_size": round_size(declared_size),
             }
         ],
-        "policy": {"consent_to_epsilon_of_one_or_more": consent},
+        "keystore": keystore or {},
     }
     return parse(SiteConfig, document, "site configuration")

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from flo import canonical
 from flo.claims import Digest
-from flo.clients.approval import KnownStudy, known_studies
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.home import SiteHome
+from flo.clients.offers import KnownStudy, known_studies
 from flo.errors import TrustError, UsageError
 from flo.files import write_public
 from flo.identity import fingerprint

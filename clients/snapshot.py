@@ -7,9 +7,9 @@ Training and evaluation read this file and never the hospital's own.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -51,11 +51,29 @@ class Snapshot:
         np.savez(buffer, allow_pickle=False, **arrays)
         return buffer.getvalue()
 
+    @property
+    def digest(self) -> str:
+        """The SHA-256 that an approval names."""
+        return canonical.digest(self.to_bytes())
+
     def write(self, path: Path) -> str:
-        """Freeze to ``path`` (0600) and return the SHA-256 that the approval names."""
+        """Freeze to ``path``, readable by the owner only (0600). Returns its ``digest``."""
         data = self.to_bytes()
         write_private(path, data)
         return canonical.digest(data)
+
+    def without(self, side: Literal["training", "held_out"], number: int) -> Snapshot:
+        """The same without one patient of one side, by their number there."""
+        patients: Patients = getattr(self, side)
+        kept = patients.patient != number
+        numbers = patients.patient[kept]
+        fewer = Patients(
+            patients.inputs[kept],
+            patients.labels[kept],
+            numbers - (numbers > number),
+            patients.count - 1,
+        )
+        return replace(self, **{side: fewer})
 
     @classmethod
     def read(cls, path: Path, digest: str) -> Snapshot:

@@ -51,21 +51,47 @@ def read_frame(pipe: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
 class Worker:
     """The parent's handle on the child."""
 
-    def __init__(self, device: str) -> None:
-        self._device = device
+    def __init__(self, device: str, snapshots: Path, forbidden: Path) -> None:
+        """``snapshots``: the folder of frozen patients, all that the child may read of this site;
+        ``forbidden``: a file by which it checks that."""
+        self._device, self._places = device, (str(snapshots.resolve()), str(forbidden.resolve()))
         self._child: subprocess.Popen[bytes] | None = None
-        self._loaded: set[str] = set()
+        self._loaded: dict[str, str] = {}  # study -> its snapshot
+        self._layers: dict[str, bool] | None = None
 
     def start(self) -> None:
         """Start the child now, so that it is warm when the first request comes."""
         self.stop()
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "flo.clients.child", self._device],
+            # -I: no code from the working directory, the user's folder or PYTHON* variables
+            [
+                *(sys.executable, "-I", "-W", "ignore", "-m", "flo.clients.child"),
+                *(self._device, *self._places),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONWARNINGS": "ignore"},
+            env={name: value for name, value in os.environ.items() if _may_know(name)},
         )
         self._loaded.clear()
+        self._layers = None
+
+    @property
+    def layers(self) -> dict[str, bool]:
+        """Which layers of ``flo.clients.confinement`` the child saw hold.
+
+        Raises:
+            RefusedError: there is no child that could say.
+        """
+        if self._layers is None:
+            child = self._child
+            hello = None if child is None or child.stdout is None else _read(child.stdout)
+            if hello is None or not isinstance(hello[0].get("layers"), dict):
+                raise RefusedError(
+                    "the process that holds the data did not start",
+                    hint="see the lines above; `flo site run -v` says more",
+                )
+            self._layers = {str(name): held is True for name, held in hello[0]["layers"].items()}
+        return self._layers
 
     def stop(self) -> None:
         """End the child, if there is one, and close its pipes."""
@@ -97,7 +123,8 @@ class Worker:
         if self._child is None or self._child.poll() is not None:
             self.start()
         try:
-            if study.digest not in self._loaded:
+            _ = self.layers  # its first frame
+            if self._loaded.get(study.digest) != snapshot_digest:
                 self._ask(
                     {
                         "do": "load",
@@ -106,7 +133,7 @@ class Worker:
                         "digest": snapshot_digest,
                     }
                 )
-                self._loaded.add(study.digest)
+                self._loaded[study.digest] = snapshot_digest
             wish = {
                 "do": "release",
                 "study": study.digest,
@@ -118,6 +145,15 @@ class Worker:
             raise RefusedError("not ready") from error
         return np.frombuffer(body, dtype="<i8").astype(np.int64)
 
+    def forget(self, study: str) -> None:
+        """Drop a study's patients from the child's memory."""
+        if self._loaded.pop(study, None) is None:
+            return
+        try:
+            self._ask({"do": "forget", "study": study})
+        except (OSError, MessageError, RefusedError):
+            self.start()  # without any
+
     def _ask(self, header: dict[str, Any], body: bytes = b"") -> bytes:
         child = self._child
         if child is None or child.stdin is None or child.stdout is None:
@@ -127,3 +163,17 @@ class Worker:
         if answer is None or answer[0].get("status") != "ok":
             raise RefusedError("not ready")
         return answer[1]
+
+
+def _read(pipe: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
+    try:
+        return read_frame(pipe)
+    except MessageError:
+        return None
+
+
+def _may_know(name: str) -> bool:
+    """Whether the child may see this environment variable: nothing that could hold a secret."""
+    return name in ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH") or name.startswith(
+        ("OMP_", "OPENBLAS_", "MKL_", "CUDA_", "NVIDIA_")
+    )

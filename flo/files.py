@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from flo.errors import RefusedError
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -22,6 +26,22 @@ def make_private_directory(path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
     return path
+
+
+@contextmanager
+def locked(path: Path, why: str) -> Iterator[None]:
+    """Hold a lock that ends with this process. Raises RefusedError, with ``why``, if it is held."""
+    import fcntl  # POSIX only; `flo audit verify` runs elsewhere too
+
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RefusedError(why, hint="stop it first") from error
+        yield
+    finally:
+        os.close(handle)
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

@@ -15,8 +15,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from flo.errors import TrustError, UsageError
-from flo.files import write_private
+from flo.errors import TrustError
+from flo.keystore import KeyStore, read_secret, write_secret
 
 _HASH = ec.ECDSA(hashes.SHA384())
 
@@ -32,21 +32,24 @@ class Identity:
         return cls(ec.generate_private_key(ec.SECP384R1()))
 
     @classmethod
-    def load(cls, path: Path) -> Identity:
-        """Read a PEM key. Raises UsageError if it is missing, TrustError if it is no P-384 key."""
+    def read(cls, pem: bytes, what: str) -> Identity:
+        """From an unencrypted PEM. Raises TrustError if it is no P-384 key."""
         try:
-            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        except FileNotFoundError as error:
-            raise UsageError(f"no identity key at {path}", hint="run the init command") from error
-        except ValueError as error:
-            raise TrustError(f"{path} is not a private key") from error
+            key = serialization.load_pem_private_key(pem, password=None)
+        except (ValueError, TypeError) as error:
+            raise TrustError(f"{what} is not a private key") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp384r1":
-            raise TrustError(f"{path} is not an EC P-384 key")
+            raise TrustError(f"{what} is not an EC P-384 key")
         return cls(key)
 
-    def save(self, path: Path) -> None:
-        """Write the key as PEM, mode 0600."""
-        write_private(path, self.pem())
+    @classmethod
+    def load(cls, path: Path, keystore: KeyStore) -> Identity:
+        """Read a key that ``save`` wrote. Raises UsageError if it is missing, or TrustError."""
+        return cls.read(read_secret(path, keystore, "identity-key"), str(path))
+
+    def save(self, path: Path, keystore: KeyStore) -> None:
+        """Write the key sealed by the folder's key store, mode 0600."""
+        write_secret(path, keystore, "identity-key", self.pem())
 
     def pem(self) -> bytes:
         return self.key.private_bytes(

@@ -1,23 +1,38 @@
 """Envelope encryption behind one narrow interface, so that KMS can join without other changes.
 
-``LocalKeyStore`` is the embedded default: AES-256-GCM, key file 0600, and a *context* (what the
-data are for) as associated data. Opening under another context fails.
+* ``LocalKeyStore``, the embedded default: AES-256-GCM with a key in a file of its own (0600). Put
+  that file elsewhere (another disk, a mounted token) and a copy of the folder opens nothing.
+* ``PassphraseKeyStore``: the same with a key that a passphrase opens (scrypt, RFC 7914).
+
+Every call names a *context*, what the data are for, as associated data; opening under another
+context fails. ``write_secret`` and ``read_secret`` keep small secrets so: identity keys, split key.
 """
 
 from __future__ import annotations
 
+import functools
+import getpass
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Literal, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+from pydantic import Field
 
 from flo import canonical
-from flo.errors import TrustError
+from flo.errors import TrustError, UsageError
 from flo.files import write_private
+from flo.settings import Document, parse
 
 Context = dict[str, str]
+PASSPHRASE_VARIABLE = "FLO_PASSPHRASE_FILE"  # noqa: S105 - a variable's name
+_SEALED = b"flo-sealed-1\n"
+_SHORTEST_PASSPHRASE = 12
+_LIMIT = 65_536
 
 
 class KeyStore(Protocol):
@@ -28,13 +43,11 @@ class KeyStore(Protocol):
         """Decrypt. Raises TrustError if the context differs or a bit was changed."""
 
 
-class LocalKeyStore:
-    """A 256-bit key in a file of its own, made on first use."""
+class _AesGcm:
+    """AES-256-GCM under one key: 12 bytes of nonce, then the ciphertext with its tag."""
 
-    def __init__(self, path: Path) -> None:
-        if not path.exists():
-            write_private(path, os.urandom(32))
-        self._cipher = AESGCM(path.read_bytes())
+    def __init__(self, key: bytes) -> None:
+        self._cipher = AESGCM(key)
 
     def seal(self, context: Context, data: bytes) -> bytes:
         nonce = os.urandom(12)
@@ -45,3 +58,134 @@ class LocalKeyStore:
             return self._cipher.decrypt(sealed[:12], sealed[12:], canonical.encode(context))
         except (InvalidTag, ValueError) as error:
             raise TrustError("an encrypted file was changed, or is for another purpose") from error
+
+
+class LocalKeyStore(_AesGcm):
+    """A 256-bit key in a file of its own, made on first use."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            write_private(path, os.urandom(32))
+        key = path.read_bytes()
+        if len(key) != 32:
+            raise TrustError(f"{path} is not a key file of 32 bytes")
+        super().__init__(key)
+
+
+class _Wrapped(Document):
+    """``keystore.json``: a random key, encrypted under the passphrase's."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["passphrase"] = "passphrase"
+    salt: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    cost: Annotated[int, Field(ge=1 << 14, le=1 << 20)] = 1 << 16
+    wrapped: Annotated[str, Field(pattern=r"^[0-9a-f]{120}$")]
+
+
+class PassphraseKeyStore(_AesGcm):
+    """A random key in ``path``, which only ``passphrase`` opens; made on first use."""
+
+    def __init__(self, path: Path, passphrase: bytes) -> None:
+        """Raises UsageError for a short passphrase at first use, TrustError for a wrong one."""
+        if not path.exists():
+            if len(passphrase) < _SHORTEST_PASSPHRASE:
+                raise UsageError(f"a passphrase has at least {_SHORTEST_PASSPHRASE} characters")
+            self.rewrap(path, passphrase, os.urandom(32))
+        document = canonical.decode(path.read_bytes(), limit=_LIMIT, what=str(path))
+        kept = parse(_Wrapped, document, str(path))
+        wrapping = _AesGcm(_stretched(passphrase, bytes.fromhex(kept.salt), kept.cost))
+        try:
+            key = wrapping.open({"purpose": "keystore"}, bytes.fromhex(kept.wrapped))
+        except TrustError as error:
+            raise TrustError(
+                f"this passphrase does not open {path}", hint="type it again; nothing was changed"
+            ) from error
+        super().__init__(key)
+
+    @staticmethod
+    def rewrap(path: Path, passphrase: bytes, key: bytes) -> None:
+        salt, cost = os.urandom(16), 1 << 16
+        wrapped = _AesGcm(_stretched(passphrase, salt, cost)).seal({"purpose": "keystore"}, key)
+        kept = _Wrapped(salt=salt.hex(), cost=cost, wrapped=wrapped.hex())
+        write_private(path, canonical.encode(kept.model_dump(mode="json")))
+
+
+class KeyStoreConfig(Document):
+    """``[keystore]`` of a folder's configuration. ``path``: of the key file, if not inside it."""
+
+    kind: Literal["file", "passphrase"] = "file"
+    path: Path | None = None
+
+    def open(self, directory: Path) -> KeyStore:
+        """The folder's key store. Asks for the passphrase once a process, if there is one.
+
+        Raises:
+            UsageError: a passphrase is needed and cannot be asked for. TrustError: it is wrong.
+        """
+        if self.kind == "file":
+            return _local(self.path or directory / "keystore.key")
+        return _by_passphrase(self.path or directory / "keystore.json")
+
+
+def _stretched(passphrase: bytes, salt: bytes, cost: int) -> bytes:
+    return Scrypt(salt=salt, length=32, n=cost, r=8, p=1).derive(passphrase)
+
+
+@functools.lru_cache(maxsize=64)
+def _local(path: Path) -> KeyStore:
+    return LocalKeyStore(path)
+
+
+@functools.lru_cache(maxsize=64)
+def _by_passphrase(path: Path) -> KeyStore:
+    return PassphraseKeyStore(
+        path, passphrase(f"passphrase for {path.parent}", new=not path.exists())
+    )
+
+
+def passphrase(prompt: str, *, new: bool, ask: Callable[[str], str] = getpass.getpass) -> bytes:
+    """From the file that FLO_PASSPHRASE_FILE names, else from the terminal, twice if ``new``.
+
+    Raises:
+        UsageError: there is neither, or the two differ.
+    """
+    named = os.environ.get(PASSPHRASE_VARIABLE)
+    if named:
+        try:
+            return Path(named).read_bytes().rstrip(b"\r\n")
+        except OSError as error:
+            raise UsageError(f"{PASSPHRASE_VARIABLE}={named} cannot be read") from error
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "a passphrase is needed and there is no terminal to ask for it",
+            hint=f"set {PASSPHRASE_VARIABLE} to a file that only this user can read",
+        )
+    given = ask(f"{prompt}: ")
+    if new and ask("the same again: ") != given:
+        raise UsageError("the two passphrases differ")
+    return given.encode()
+
+
+def write_secret(path: Path, keystore: KeyStore, purpose: str, secret: bytes) -> None:
+    """Write a small secret sealed, mode 0600."""
+    write_private(path, _SEALED + keystore.seal({"purpose": purpose}, secret))
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether a file's content was written by ``write_secret``."""
+    return data.startswith(_SEALED)
+
+
+def read_secret(path: Path, keystore: KeyStore, purpose: str) -> bytes:
+    """The secret again. One that FLO 0.1 wrote, in the clear, is read as it is.
+
+    Raises:
+        UsageError: there is none. TrustError: it was changed, or is for another purpose.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UsageError(f"no key at {path}", hint="run the init command") from error
+    if not is_sealed(data):
+        return data
+    return keystore.open({"purpose": purpose}, data.removeprefix(_SEALED))

@@ -5,8 +5,10 @@ Everything is a share of the life budget of one population's sub-ledger, from th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from flo.privacy.life import CHARGES, SUB_LEDGERS, LifeBudget
 from flo.privacy.rows import Balance, Row
@@ -87,6 +89,24 @@ def over_time(rows: list[Row], population: str, points: int) -> list[Moment]:
                 )
             )
     return moments
+
+
+def committed_since(
+    rows: Iterable[Row],
+    balance: Balance,
+    population: str,
+    since: datetime,
+    order: int,
+    sub_ledger: str,
+) -> float:
+    """Rényi cost at ``order`` of what was approved since then: reserved, or released if settled."""
+    return math.fsum(
+        balance.reservations[row.sequence].cost(sub_ledger, order)
+        for row in rows
+        if row.sequence in balance.reservations
+        and balance.reservations[row.sequence].population == population
+        and datetime.fromisoformat(row.public["time"]) >= since
+    )
 
 
 def affordable(life: LifeBudget, remaining: float) -> Affordable:

@@ -1,9 +1,10 @@
 """The coordinator's certificate authority, for transport only.
 
-It says who may open a connection. It does not say who a partner is: that is the fingerprint in the
-study, compared by people. Three kinds of certificate: the coordinator's own (server), a hospital's
-(``OU=site``), and a one-time *bootstrap* certificate inside an invitation (``OU=bootstrap``,
-short-lived, good for enrolling and nothing else).
+Its own, or one that the consortium brings (``adopt``). It says who may open a connection. It does
+not say who a partner is: that is the fingerprint in the study, compared by people. Three kinds of
+certificate: the coordinator's own (server), a hospital's (``OU=site``), and a one-time *bootstrap*
+certificate inside an invitation (``OU=bootstrap``, short-lived, good for enrolling and nothing
+else).
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from typing import Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from flo.errors import TrustError
+from flo.errors import TrustError, UsageError
 from flo.files import write_public
 from flo.identity import Identity, public_bytes
+from flo.keystore import KeyStore, read_secret, write_secret
 
-_CA_DAYS, _SERVER_DAYS, _SITE_DAYS, _BOOTSTRAP_DAYS = 3650, 398, 365, 7
+_CA_DAYS, _SERVER_DAYS, _SITE_DAYS, BOOTSTRAP_DAYS = 3650, 398, 365, 7
 _LEEWAY = timedelta(minutes=5)
 
 
@@ -39,14 +41,15 @@ class Peer:
 
 
 class Authority:
-    """Issues and reads certificates. Keys: ``ca.key`` (0600), ``ca.pem`` beside it."""
+    """Issues certificates. Keys: ``ca.key`` (sealed, 0600), ``ca.pem`` beside it."""
 
-    def __init__(self, directory: Path) -> None:
-        self._identity = Identity.load(directory / "ca.key")
+    def __init__(self, directory: Path, keystore: KeyStore) -> None:
+        pem = read_secret(directory / "ca.key", keystore, "ca-key")
+        self._key = _signing_key(pem)
         self.certificate = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
 
     @classmethod
-    def create(cls, directory: Path) -> Authority:
+    def create(cls, directory: Path, keystore: KeyStore) -> Authority:
         identity = Identity.new()
         name = _name("FLO coordinator CA", "ca")
         certificate = (
@@ -59,9 +62,44 @@ class Authority:
             .add_extension(_usage(signs_certificates=True), critical=True)
             .sign(identity.key, hashes.SHA384())
         )
-        identity.save(directory / "ca.key")
+        write_secret(directory / "ca.key", keystore, "ca-key", identity.pem())
         write_public(directory / "ca.pem", _pem(certificate))
-        return cls(directory)
+        return cls(directory, keystore)
+
+    @classmethod
+    def adopt(
+        cls, directory: Path, keystore: KeyStore, certificate: bytes, key: bytes
+    ) -> Authority:
+        """Take over a CA (or an intermediate one) that the consortium brings, both as PEM.
+
+        Only what this very certificate issued is trusted afterwards, not all below its root.
+
+        Raises:
+            UsageError: it is no CA, has expired, or the key is another one's.
+        """
+        try:
+            found = x509.load_pem_x509_certificate(certificate)
+            constraints = found.extensions.get_extension_for_class(x509.BasicConstraints).value
+            usage = found.extensions.get_extension_for_class(x509.KeyUsage).value
+            found.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+        except (ValueError, x509.ExtensionNotFound) as error:
+            raise UsageError(
+                "the CA certificate cannot be read, or lacks basic constraints, key usage or its "
+                "subject key identifier"
+            ) from error
+        if not (constraints.ca and usage.key_cert_sign):
+            raise UsageError("this certificate may not sign others: it is not a CA's")
+        if found.not_valid_after_utc < datetime.now(UTC) + timedelta(days=_SITE_DAYS):
+            raise UsageError(
+                f"the CA certificate ends on {found.not_valid_after_utc:%Y-%m-%d}, before the "
+                f"{_SITE_DAYS} days of a hospital's certificate",
+                hint="bring one with a longer life",
+            )
+        if _signing_key(key).public_key() != found.public_key():
+            raise UsageError("the CA's key is not the key of its certificate")
+        write_secret(directory / "ca.key", keystore, "ca-key", key)
+        write_public(directory / "ca.pem", _pem(found))
+        return cls(directory, keystore)
 
     @property
     def pem(self) -> bytes:
@@ -77,17 +115,17 @@ class Authority:
         builder = builder.add_extension(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
         )
-        return _pem(builder.sign(self._identity.key, hashes.SHA384()))
+        return _pem(builder.sign(self._key, hashes.SHA384()))
 
     def issue_client(
         self, hospital: str, kind: Literal["site", "bootstrap"], public: ec.EllipticCurvePublicKey
     ) -> tuple[bytes, str]:
         """A PEM certificate for a hospital and its serial number in hexadecimal."""
-        days = _SITE_DAYS if kind == "site" else _BOOTSTRAP_DAYS
+        days = _SITE_DAYS if kind == "site" else BOOTSTRAP_DAYS
         certificate = (
             self._leaf(_name(hospital, kind), public, days)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-            .sign(self._identity.key, hashes.SHA384())
+            .sign(self._key, hashes.SHA384())
         )
         return _pem(certificate), f"{certificate.serial_number:x}"
 
@@ -107,6 +145,24 @@ class Authority:
                 critical=False,
             )
         )
+
+
+def _signing_key(pem: bytes) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError) as error:
+        raise UsageError("the CA's key is not an unencrypted PEM private key") from error
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.key_size >= 256:
+        return key
+    if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= 3072:
+        return key
+    raise UsageError("the CA's key must be EC of 256 bits or RSA of 3072 bits, or more")
+
+
+def days_left(pem: bytes) -> float:
+    """Days until a certificate ends."""
+    end = x509.load_pem_x509_certificate(pem).not_valid_after_utc
+    return (end - datetime.now(UTC)) / timedelta(days=1)
 
 
 def read_request(pem: bytes, hospital: str) -> ec.EllipticCurvePublicKey:

@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,13 +22,16 @@ from pathlib import Path
 import uvicorn
 
 from flo.errors import FloError, StudyError
+from flo.files import write_private
+from flo.server import succession
 from flo.server.authority import read_peer
 from flo.server.gateway import Bell, Gateway
-from flo.server.home import HOME_VARIABLE, CoordinatorHome
-from flo.server.listeners import bind, listener
+from flo.server.home import HOME_VARIABLE, CoordinatorHome, sign_events
+from flo.server.listeners import Listener, bind, listener, show_anew
 from flo.server.operator_api import PrivateListener, operator_app
 from flo.server.presence import Presence
 from flo.server.publish import is_due, published, write_card
+from flo.server.refusals import Refusals
 from flo.server.site_api import SiteApi
 from flo.server.store import Member, Offer, Store, new_run_id
 from flo.server.superlink import SuperLink, start_superexec
@@ -35,11 +40,14 @@ from flo.study import Study
 log = logging.getLogger("flo.server")
 
 _WATCH_SECONDS = 0.1
+_CERTIFICATE_SECONDS, _RENEW_DAYS = 3600.0, 30.0
 _MAX_RELAUNCHES = 5
 
 
-def complete_and_sign(study: Study, home: CoordinatorHome, store: Store) -> Offer:
+def complete_and_sign(study: Study, home: CoordinatorHome, store: Store, person: str) -> Offer:
     """Fill in fingerprints from enrolment, check them, sign the study and put it on offer.
+
+    ``person``: in whose name, for the audit log.
 
     Raises:
         StudyError: a hospital is not enrolled, is revoked, or has another key.
@@ -66,7 +74,9 @@ def complete_and_sign(study: Study, home: CoordinatorHome, store: Store) -> Offe
         )
     signature = home.identity().sign("study", complete.canonical_bytes)
     store.add_study(complete, signature)
-    store.add_event(complete.digest, "offered", name=complete.name, version=complete.version)
+    store.add_event(
+        complete.digest, "offered", name=complete.name, version=complete.version, by=person
+    )
     return store.offer(complete.digest) or Offer(complete, signature, "offered")
 
 
@@ -80,7 +90,8 @@ class _Running:
 def serve(home: CoordinatorHome) -> None:
     """Serve until SIGTERM or SIGINT, on uvloop where it is installed."""
     factory = uvicorn.Config(app="unused", loop="auto").get_loop_factory()
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with home.serving(), asyncio.Runner(loop_factory=factory) as runner:
+        home.renew_certificate(days=_RENEW_DAYS)
         runner.run(Coordinator(home).serve())
 
 
@@ -90,10 +101,14 @@ class Coordinator:
     def __init__(self, home: CoordinatorHome) -> None:
         self._home, self._store, self._admission = home, home.store(), home.store()
         self._bell = Bell()
+        self._identity, self._audit_log = home.identity(), home.audit_log()
+        self._refusals = Refusals(self._store)
         self._ca = home.ca_path.read_bytes()
-        self._superlink = SuperLink(
-            token=home.token, superexec_secret=home.superexec_secret_path.read_bytes()
-        )
+        superexec_secret = secrets.token_bytes(32)
+        write_private(home.superexec_secret_path, superexec_secret)
+        self._superlink = SuperLink(superexec_secret=superexec_secret)
+        self._listeners: list[Listener] = []
+        self._certificate_due = time.monotonic() + _CERTIFICATE_SECONDS
         self._running: dict[str, _Running] = {}
         self._uncarded: set[str] = set()  # studies that ended with a model and have no card yet
 
@@ -101,26 +116,39 @@ class Coordinator:
         config = self._home.config
         outside_socket = bind(config.bind, config.port)
         inside_socket = bind(config.private_host, config.private_port)
-        api = SiteApi(self._store, self._home.authority(), self._home.identity(), self._register)
-        certificate, key = self._home.certificate_path, self._home.key_path
+        api = SiteApi(
+            self._store,
+            self._home.authority(),
+            self._identity,
+            self._audit_log,
+            succession.steps(self._home),
+            self._register,
+        )
+        certificate, key = self._home.certificate_path.read_bytes(), self._identity.pem()
         outside = listener(
-            Gateway(self._superlink, api, self._admission, self._bell),
+            Gateway(self._superlink, api, self._admission, self._refusals, self._bell),
             ca=self._home.ca_path,
             lifespan=False,
             presence=Presence(self._gone),
             certificate=certificate,
             key=key,
         )
-        operator = operator_app(
-            self._store, lambda study: complete_and_sign(study, self._home, self._store)
+        people = operator_app(
+            self._store,
+            lambda study, person: complete_and_sign(study, self._home, self._store, person),
+            self._export_audit_log,
+            self._superlink.is_online,
         )
         inside = listener(
-            PrivateListener(self._superlink, operator, self._home.token, self._bell),
+            PrivateListener(
+                self._superlink, people, self._identity.public, self._refusals, self._bell
+            ),
             ca=None,
             lifespan=True,
             certificate=certificate,
             key=key,
         )
+        self._listeners = [inside, outside]
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -152,8 +180,14 @@ class Coordinator:
             await asyncio.gather(*servers, return_exceptions=True)
             with contextlib.suppress(asyncio.CancelledError):
                 await watcher
+            sign_events(self._store, self._audit_log)
             self._store.close()
             self._admission.close()
+            self._audit_log.close()
+
+    def _export_audit_log(self) -> bytes:
+        sign_events(self._store, self._audit_log)
+        return self._audit_log.export("coordinator")
 
     async def _watch(self) -> None:
         """Start what may start, restart what died, notice what ended."""
@@ -162,7 +196,20 @@ class Coordinator:
             await asyncio.to_thread(self._start_approved)
             await asyncio.to_thread(self._look_after_running)
             await asyncio.to_thread(self._sign_cards)
+            await asyncio.to_thread(self._refusals.flush)
+            await asyncio.to_thread(sign_events, self._store, self._audit_log)
+            self._renew_certificate()
             await asyncio.sleep(_WATCH_SECONDS)
+
+    def _renew_certificate(self) -> None:
+        """Before it ends, and without a pause: connections from then on see the new one."""
+        if time.monotonic() < self._certificate_due:
+            return
+        self._certificate_due = time.monotonic() + _CERTIFICATE_SECONDS
+        if self._home.renew_certificate(days=_RENEW_DAYS):
+            for open_ in self._listeners:
+                show_anew(open_, self._home.certificate_path.read_bytes(), self._identity.pem())
+            self._store.add_event(None, "certificate-renewed", whose="coordinator")
 
     def _recover(self) -> None:
         for member in self._store.members():

@@ -27,6 +27,7 @@ from flo.messages import MAX_MESSAGE_BYTES
 from flo.server.asgi import Refused, answer, headers_of, read_body, replay
 from flo.server.authority import Peer, read_peer
 from flo.server.listeners import PEER, Receive, Scope, Send
+from flo.server.refusals import Refusals
 from flo.server.site_api import MAX_REPORT_BODY, SITE_CALLS, SiteApi
 from flo.server.store import Store
 from flo.server.superlink import (
@@ -72,8 +73,16 @@ class Gateway:
     writer holds; a revocation is seen at the next request.
     """
 
-    def __init__(self, superlink: SuperLink, site_api: SiteApi, store: Store, bell: Bell) -> None:
-        self._superlink, self._site_api, self._store, self._bell = superlink, site_api, store, bell
+    def __init__(
+        self,
+        superlink: SuperLink,
+        site_api: SiteApi,
+        store: Store,
+        refusals: Refusals,
+        bell: Bell,
+    ) -> None:
+        self._superlink, self._site_api, self._store = superlink, site_api, store
+        self._refusals, self._bell = refusals, bell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -92,12 +101,16 @@ class Gateway:
             if path == ACTIVATE_PATH:
                 self._superlink.make_way_for(key)
                 await asyncio.to_thread(self._site_api.note_connection, peer)
-            if path == PULL_PATH and not await self._hold(key, receive):
-                return
+            if path == PULL_PATH:
+                if not await self._hold(key, receive):
+                    return
+                self._admit(scope, path)  # who was revoked meanwhile gets no message
             await self._superlink.fleet(scope, replay(body, receive), send)
             self._bell.ring()
         except Refused as refusal:
-            log.warning("refused", extra={"fields": {"path": path[:80], "why": str(refusal)}})
+            facts = {"path": path[:80], "why": str(refusal)}
+            log.warning("refused", extra={"fields": facts})
+            await asyncio.to_thread(self._refusals.note, "refused-request", **facts)
             await answer(send, refusal.status, {"error": "refused"})
 
     def _admit(self, scope: Scope, path: str) -> Peer:
@@ -113,12 +126,18 @@ class Gateway:
                 raise Refused(403, "this invitation opens enrolment only, once")
             return peer
         member = self._store.member(peer.hospital)
-        if member is None or member.serial != peer.serial or member.public != peer.public:
+        if (
+            member is None
+            or peer.serial not in (member.serial, member.earlier)
+            or member.public != peer.public
+        ):
             raise Refused(403, f"{peer.hospital}: not the enrolled certificate")
         if member.revoked:
             raise Refused(403, f"{peer.hospital}: the certificate is revoked")
         if path in FLEET_PATHS and not self._own_key(scope, peer):
             raise Refused(403, f"{peer.hospital}: the node key is not the certificate's key")
+        if member.earlier and peer.serial == member.serial:
+            self._site_api.note_renewed(peer)
         return peer
 
     @staticmethod
@@ -156,7 +175,13 @@ class Gateway:
                 "site call refused",
                 extra={"fields": {"path": path, "hospital": peer.hospital, "why": str(error)}},
             )
-            self._store.add_event(None, "refused-call", path=path, hospital=peer.hospital)
+            await asyncio.to_thread(
+                self._refusals.note,
+                "refused-call",
+                path=path,
+                hospital=peer.hospital,
+                why=str(error),
+            )
             status = 400 if isinstance(error, MessageError) else _STATUS[error.exit_code]
             await answer(send, status, {"error": str(error)})
             return

@@ -1,31 +1,34 @@
 """The coordinator's folder: keys, certificates, tokens, its database; made once by ``init``.
 
-identity.key        signs studies, countersigns heads; its fingerprint is compared by telephone
+identity.key        signs studies, tokens, heads; its fingerprint is compared by telephone
 ca.key  ca.pem      the certificate authority, for transport
 server.pem          the listeners' certificate (for identity.key)
-operator.token      bearer token of the private listener (0600)
-superexec.secret    shared with Flower's SuperExec (0600)
+keystore.key        seals both keys and invitations' (or keystore.json, opened by a passphrase)
+superexec.secret    shared with Flower's SuperExec, new at every start
 coordinator.toml    host and ports
-coordinator.sqlite  hospitals, studies, approvals, runs
+coordinator.sqlite  hospitals, studies, approvals, runs, events waiting to be signed
+audit.sqlite        the signed audit log
+succession.json     earlier identity keys, each signed over to the next
 models/             published models
 """
 
 from __future__ import annotations
 
-import json
-import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tomli_w
 from pydantic import Field
 
+from flo.audit_log import AuditLog
 from flo.errors import UsageError
-from flo.files import make_private_directory, write_private, write_public
+from flo.files import locked, make_private_directory, write_public
 from flo.identity import Identity
-from flo.server.authority import Authority
+from flo.keystore import KeyStore, KeyStoreConfig
+from flo.server.authority import Authority, days_left
 from flo.server.store import Store
 from flo.settings import Document, parse, read_toml
 
@@ -42,6 +45,7 @@ class CoordinatorConfig(Document):
     port: Port = 9443
     private_host: str = "127.0.0.1"
     private_port: Port = 9444
+    keystore: KeyStoreConfig = KeyStoreConfig()
 
 
 @dataclass(frozen=True)
@@ -49,24 +53,34 @@ class CoordinatorHome:
     directory: Path
 
     @classmethod
-    def create(cls, directory: Path, config: CoordinatorConfig) -> CoordinatorHome:
-        """Make keys, certificate authority and configuration. Refuses an existing folder."""
+    def create(
+        cls, directory: Path, config: CoordinatorConfig, ca: tuple[bytes, bytes] | None = None
+    ) -> CoordinatorHome:
+        """Make keys, certificate authority and configuration. Refuses an existing folder.
+
+        ``ca``: certificate and key (PEM) of an authority that the consortium brings.
+        """
         home = cls(directory)
         if home.config_path.exists():
             raise UsageError(
                 f"{directory} is a coordinator already", hint="choose another --home, or use it"
             )
         make_private_directory(directory)
+        keystore = config.keystore.open(directory)
+        authority = (
+            Authority.adopt(directory, keystore, *ca)
+            if ca
+            else Authority.create(directory, keystore)
+        )
         identity = Identity.new()
-        identity.save(directory / "identity.key")
-        authority = Authority.create(directory)
+        identity.save(home.key_path, keystore)
         certificate = authority.issue_server(identity, [config.host, config.private_host])
         write_public(home.certificate_path, certificate)
-        write_private(directory / "operator.token", secrets.token_urlsafe(32).encode())
-        write_private(home.superexec_secret_path, secrets.token_bytes(32))
         (directory / "models").mkdir()
-        home.store().close()
-        write_public(home.config_path, tomli_w.dumps(config.model_dump()).encode())
+        document = config.model_dump(mode="json", exclude_none=True)
+        write_public(home.config_path, tomli_w.dumps(document).encode())
+        with home.recording() as store:
+            store.add_event(None, "coordinator-made", fingerprint=identity.fingerprint)
         return home
 
     @classmethod
@@ -109,43 +123,50 @@ class CoordinatorHome:
         config = self.config
         return f"https://{config.private_host}:{config.private_port}"
 
-    @property
-    def token(self) -> str:
-        return (self.directory / "operator.token").read_text()
+    def keystore(self) -> KeyStore:
+        return self.config.keystore.open(self.directory)
 
     def identity(self) -> Identity:
-        return Identity.load(self.key_path)
+        return Identity.load(self.key_path, self.keystore())
 
     def authority(self) -> Authority:
-        return Authority(self.directory)
+        return Authority(self.directory, self.keystore())
 
     def store(self) -> Store:
         return Store(self.directory / "coordinator.sqlite")
 
+    def audit_log(self) -> AuditLog:
+        return AuditLog(self.directory / "audit.sqlite", self.identity())
 
-def invite(home: CoordinatorHome, hospital: str) -> bytes:
-    """An invitation file: where to go, whom to trust, and a one-time certificate to enrol with.
+    @contextmanager
+    def recording(self) -> Iterator[Store]:
+        """The store, for a command; what it enters as events is signed before the command ends."""
+        store, log = self.store(), self.audit_log()
+        try:
+            yield store
+        finally:
+            sign_events(store, log)
+            store.close()
+            log.close()
 
-    It holds a private key that opens enrolment once, for seven days: pass it on like a password.
-    """
-    bootstrap = Identity.new()
-    certificate, serial = home.authority().issue_client(
-        hospital, "bootstrap", bootstrap.key.public_key()
-    )
-    store = home.store()
-    store.add_invitation(serial, hospital)
-    store.close()
-    config = home.config
-    return json.dumps(
-        {
-            "schema_version": 1,
-            "hospital": hospital,
-            "url": f"https://{config.host}:{config.port}",
-            "coordinator": home.identity().public.hex(),
-            "ca": home.ca_path.read_text(),
-            "certificate": certificate.decode(),
-            "key": bootstrap.pem().decode(),
-            "expires": (datetime.now(UTC) + timedelta(days=7)).isoformat(timespec="seconds"),
-        },
-        indent=1,
-    ).encode()
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Held by the one process that serves. Raises RefusedError if another one does."""
+        with locked(
+            self.directory / "serve.lock", f"a coordinator already runs on {self.directory}"
+        ):
+            yield
+
+    def renew_certificate(self, *, days: float) -> bool:
+        """Issue the listeners' certificate anew if it has fewer ``days`` left."""
+        if days_left(self.certificate_path.read_bytes()) > days:
+            return False
+        hosts = [self.config.host, self.config.private_host]
+        write_public(self.certificate_path, self.authority().issue_server(self.identity(), hosts))
+        return True
+
+
+def sign_events(store: Store, log: AuditLog) -> None:
+    """Take events that wait in the store over into the signed audit log, in order."""
+    while waiting := store.events_after(log.last_source()):
+        log.append_from(waiting)

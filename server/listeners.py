@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from flo.errors import NetworkError
 from flo.server.presence import Presence
+from flo.tls import show
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -66,22 +67,21 @@ class Listener(uvicorn.Server):
 def listener(
     app: App,
     *,
-    certificate: Path,
-    key: Path,
+    certificate: bytes,
+    key: bytes,
     ca: Path | None,
     lifespan: bool,
     presence: Presence | None = None,
 ) -> Listener:
-    """A TLS 1.3 listener; with ``ca`` every client must show a certificate of that authority."""
+    """A TLS 1.3 listener that shows ``certificate`` (PEM) with ``key`` (PEM).
+
+    With ``ca`` every client must show a certificate that this very authority issued.
+    """
     config = uvicorn.Config(
         app,
         http=type("Protocol", (PeerProtocol,), {"presence": presence}),
         ws="none",
         lifespan="on" if lifespan else "off",
-        ssl_certfile=str(certificate),
-        ssl_keyfile=str(key),
-        ssl_ca_certs=str(ca) if ca else None,
-        ssl_cert_reqs=ssl.CERT_REQUIRED if ca else ssl.CERT_NONE,
         server_header=False,
         date_header=False,
         proxy_headers=False,
@@ -92,15 +92,27 @@ def listener(
         h11_max_incomplete_event_size=64 * 1024,
     )
     config.load()
-    assert_tls(config.ssl)
+    config.ssl = _context(certificate, key, ca)
     return Listener(config)
 
 
-def assert_tls(context: ssl.SSLContext | None) -> None:
+def show_anew(open_listener: Listener, certificate: bytes, key: bytes) -> None:
+    """Let a running listener show another certificate to whoever connects from now on."""
+    if open_listener.config.ssl is None:
+        raise NetworkError("this listener has no TLS")
+    show(open_listener.config.ssl, certificate, key)
+
+
+def _context(certificate: bytes, key: bytes, ca: Path | None) -> ssl.SSLContext:
     """Only TLS 1.3 is spoken; there is no older partner to speak to."""
-    if context is None:
-        raise NetworkError("a listener without TLS was configured")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    show(context, certificate, key)
+    if ca is not None:
+        context.load_verify_locations(ca)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the CA may be an intermediate one
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -2,30 +2,39 @@
 
     /health            204 for everyone, and no more
     /v1/runtime/*      Flower's SuperExec signature or task token (Flower verifies it in full)
-    anything else      the operator's bearer token: FLO's /v1/flo/*, Flower's control, /docs
-Without it: 401, before any routing. ``/v1/runtime/pull-messages`` waits, in async code, until all
-replies are there or a short hold is over, so that a ServerApp need not poll.
+    /v1/control/*      a credential that only the coordinator's own process has
+    anything else      a person's token, whose role ``flo.server.roles`` allows it
+Without a credential: 401, before any routing; with one that does not allow it: 403. The runtime's
+``pull-messages`` waits, in async code, until all replies are there or a short hold is over, so that
+a ServerApp need not poll.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
+import logging
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from flo.errors import FloError, StudyError
+from flo.errors import FloError, PolicyError, StudyError, TrustError
 from flo.messages import MAX_MESSAGE_BYTES
 from flo.server.asgi import Refused, answer, headers_of, read_body, replay, with_length
 from flo.server.gateway import Bell
 from flo.server.listeners import App, Receive, Scope, Send
+from flo.server.refusals import Refusals
+from flo.server.roles import refuse_forbidden
 from flo.server.store import Offer, Store
-from flo.server.superlink import RUNTIME_PREFIX, RUNTIME_PULL_PATH, SuperLink
+from flo.server.superlink import CONTROL_PREFIX, RUNTIME_PREFIX, RUNTIME_PULL_PATH, SuperLink
+from flo.server.tokens import Token
+from flo.server.tokens import read as read_token
 from flo.study import MAX_STUDY_BYTES, Study, from_canonical
 
+log = logging.getLogger("flo.server.private")
+
+PERSON = "flo.person"  # in the scope of a request: the token that it came with
 _HOLD_SECONDS = 1.0  # then the ServerApp looks who is still connected
 _RECHECK_SECONDS = 0.25
 
@@ -33,9 +42,12 @@ _RECHECK_SECONDS = 0.25
 class PrivateListener:
     """ASGI application of the private listener."""
 
-    def __init__(self, superlink: SuperLink, api: App, token: str, bell: Bell) -> None:
+    def __init__(
+        self, superlink: SuperLink, api: App, public: bytes, refusals: Refusals, bell: Bell
+    ) -> None:
+        """``public``: the coordinator's key, which signs tokens."""
         self._superlink, self._api, self._bell = superlink, api, bell
-        self._authorization = f"Bearer {token}".encode()
+        self._public, self._refusals = public, refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -45,21 +57,36 @@ class PrivateListener:
         if path == "/health" and scope["method"] in ("GET", "HEAD"):
             await answer(send, 204, None)
             return
-        if not self._may(path, scope):
-            await answer(send, 401, {"error": "a credential is needed"})
+        try:
+            if path.startswith((RUNTIME_PREFIX, CONTROL_PREFIX)):
+                if not self._superlink.credential(path, headers_of(scope)):
+                    raise Refused(401, "not a process of this coordinator")
+                await self._to_flower(path, scope, receive, send)
+                return
+            person = self._admit(path, scope)
+        except Refused as refusal:
+            facts = {"path": path[:80], "why": str(refusal)}
+            log.warning("refused", extra={"fields": facts})
+            await asyncio.to_thread(self._refusals.note, "denied", **facts)
+            said = "a credential is needed" if refusal.status == 401 else str(refusal)
+            await answer(send, refusal.status, {"error": said})
             return
-        if path.startswith("/v1/flo/"):
-            await self._api(scope, receive, send)
-        elif path.startswith("/v1/fleet/"):
-            await answer(send, 404, {"error": "hospitals use the other listener"})
-        else:
-            await self._to_flower(path, scope, receive, send)
+        await self._api({**scope, PERSON: person}, receive, send)
 
-    def _may(self, path: str, scope: Scope) -> bool:
-        headers = headers_of(scope)
-        if path.startswith(RUNTIME_PREFIX):
-            return self._superlink.runtime_credential(path, headers)
-        return hmac.compare_digest(headers.get(b"authorization", b""), self._authorization)
+    def _admit(self, path: str, scope: Scope) -> Token:
+        given = headers_of(scope).get(b"authorization", b"").decode("latin-1")
+        kind, _, text = given.partition(" ")
+        if kind != "Bearer":
+            raise Refused(401, "no token")
+        try:
+            token = read_token(text, self._public)
+        except TrustError as error:
+            raise Refused(401, str(error)) from error
+        try:
+            refuse_forbidden(token.role, scope["method"], path)
+        except PolicyError as error:
+            raise Refused(403, f"{token.name}: {error}") from error
+        return token
 
     async def _to_flower(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -86,8 +113,17 @@ class PrivateListener:
             await self._bell.wait(min(left, _RECHECK_SECONDS))
 
 
-def operator_app(store: Store, offer: Callable[[Study], Offer]) -> FastAPI:
-    """FLO's own operator calls. ``offer`` signs a study and puts it on offer."""
+def operator_app(
+    store: Store,
+    offer: Callable[[Study, str], Offer],
+    export: Callable[[], bytes],
+    is_online: Callable[[int], bool],
+) -> FastAPI:
+    """FLO's own calls for people.
+
+    ``offer`` signs a study and puts it on offer in the name of a person; ``export`` makes a copy of
+    the audit log; ``is_online`` tells whether the agent behind a node is there.
+    """
     app = FastAPI(title="FLO coordinator", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.exception_handler(FloError)
@@ -98,8 +134,14 @@ def operator_app(store: Store, offer: Callable[[Study], Offer]) -> FastAPI:
 
     @app.get("/v1/flo/hospitals")
     def hospitals() -> Any:
+        nodes = store.nodes()
         return [
-            {"id": m.id, "fingerprint": m.fingerprint, "revoked": m.revoked}
+            {
+                "id": m.id,
+                "fingerprint": m.fingerprint,
+                "revoked": m.revoked,
+                "online": m.id in nodes and is_online(nodes[m.id]),
+            }
             for m in store.members()
         ]
 
@@ -112,26 +154,32 @@ def operator_app(store: Store, offer: Callable[[Study], Offer]) -> FastAPI:
         body = await request.body()
         if len(body) > MAX_STUDY_BYTES:
             raise StudyError(f"a study of {len(body)} bytes, limit {MAX_STUDY_BYTES}")
-        return _summary(store, await asyncio.to_thread(offer, from_canonical(body)))
+        study, person = from_canonical(body), request.scope[PERSON].name
+        return _summary(store, await asyncio.to_thread(offer, study, person))
 
     @app.get("/v1/flo/studies/{digest}")
     def study(digest: str, after: int = 0) -> Any:
         return {**_summary(store, _find(store, digest)), "events": store.events(digest, after)}
 
     @app.post("/v1/flo/studies/{digest}/stop")
-    def stop(digest: str) -> Any:
+    def stop(digest: str, request: Request) -> Any:
         found = _find(store, digest)
         if not store.request_stop(digest):
             if found.status != "offered":
                 raise StudyError(f"study {found.study.name} is {found.status}, not running")
             store.set_status(digest, "stopped")
-        store.add_event(digest, "stop-requested")
+        store.add_event(digest, "stop-requested", by=request.scope[PERSON].name)
         return {}
 
     @app.get("/v1/flo/studies/{digest}/extracts")
     def extracts(digest: str) -> Any:
         _find(store, digest)
         return {name: document.decode() for name, document in store.extracts(digest).items()}
+
+    @app.get("/v1/flo/audit")
+    def audit(request: Request) -> Any:
+        store.add_event(None, "audit-log-exported", by=request.scope[PERSON].name)
+        return Response(export(), media_type="application/json")
 
     return app
 

@@ -6,6 +6,10 @@
     heads      the highest ledger head that was ever seen of this hospital
     reports    the signed extract of a finished study
     models     the published model of a study that names this hospital, with its signed card
+    renew      a new certificate for the enrolled key, before the old one ends
+    leave      the hospital revokes its own certificate
+    audit      heads of both audit logs, each countersigned by the other side
+    keys       the coordinator's identity keys, each signed over to the next
 
 Every body has a schema; a name inside a body never overrides the certificate's.
 """
@@ -14,19 +18,21 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, RootModel, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from flo import canonical
+from flo.audit_log import AuditLog, LogHead, Receipt
 from flo.claims import Digest, Head, Signature
+from flo.decisions import Decision, Decline
 from flo.errors import MessageError, StudyError, TrustError
 from flo.identity import Identity, fingerprint, public_bytes, verify
 from flo.server.authority import Authority, Peer, read_request
 from flo.server.publish import published
 from flo.server.store import Member, Store
 from flo.settings import Document, problems
-from flo.study import Identifier
+from flo.succession import Succession
 
 MAX_REPORT_BODY = 128 << 20
 MAX_MODEL_REPLY = 45 << 20  # base64 of it fits what a site reads of one reply
@@ -35,41 +41,6 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 class EnrolBody(Document):
     request: Annotated[str, StringConstraints(max_length=8192)]
-
-
-class Decision(Document):
-    """A steward's approval, as it is signed.
-
-    ``unconfirmed``: partners whose fingerprints were not compared. ``charged``: whether the ledger
-    pays for the study as designed or as if the secure sum were broken.
-    """
-
-    schema_version: Literal[2] = 2
-    decision: Literal["approve"]
-    study: Digest
-    hospital: Identifier
-    role: Literal["steward"] = "steward"
-    time: Annotated[str, StringConstraints(max_length=40)]
-    head: Head
-    unconfirmed: Annotated[tuple[Identifier, ...], Field(max_length=1000)]
-    charged: Literal["as-designed", "if-broken"]
-
-
-class Declined(Document):
-    """A steward's no: before an approval (``refuse``), or after one (``withdraw``)."""
-
-    schema_version: Literal[2] = 2
-    decision: Literal["refuse", "withdraw"]
-    study: Digest
-    hospital: Identifier
-    role: Literal["steward"] = "steward"
-    time: Annotated[str, StringConstraints(max_length=40)]
-    head: Head
-    reason: Annotated[str, StringConstraints(min_length=1, max_length=500)]
-
-
-class _AnyDecision(RootModel[Decision | Declined]):
-    """Told apart by their ``decision``."""
 
 
 class HeadsBody(Document):
@@ -90,15 +61,25 @@ class ModelBody(Document):
     study: Digest
 
 
+class AuditBody(Document):
+    """``head``: of the hospital's log. ``receipt``: for the head that we showed before."""
+
+    head: LogHead | None = None
+    receipt: Receipt | None = None
+
+
 class SiteApi:
     def __init__(
         self,
         store: Store,
         authority: Authority,
         identity: Identity,
+        audit_log: AuditLog,
+        succession: Succession,
         on_enrolled: Callable[[Member], None],
     ) -> None:
         self._store, self._authority, self._identity = store, authority, identity
+        self._audit_log, self._succession = audit_log, succession
         self._on_enrolled = on_enrolled
 
     def call(self, path: str, peer: Peer, body: bytes) -> Any:
@@ -108,6 +89,10 @@ class SiteApi:
     def note_connection(self, peer: Peer) -> None:
         """A run may be waiting for this hospital's agent to come back."""
         self._store.add_connection(peer.hospital)
+
+    def note_renewed(self, peer: Peer) -> None:
+        """The renewed certificate is in use, so the one before it opens nothing from now on."""
+        self._store.drop_earlier(peer.hospital)
 
     def enrol(self, peer: Peer, body: bytes) -> Any:
         wish = _parse(EnrolBody, body)
@@ -122,9 +107,57 @@ class SiteApi:
             raise TrustError("this key is enrolled for another hospital")
         if not self._store.enrol(peer.serial, member):
             raise TrustError("this invitation was used before")
+        self._store.add_event(
+            None,
+            "enrolled",
+            hospital=member.id,
+            fingerprint=member.fingerprint,
+            certificate=serial,
+            invitation=peer.serial,
+        )
         self._on_enrolled(member)
-        self._store.add_event(None, "enrolled", hospital=member.id, fingerprint=member.fingerprint)
         return {"certificate": pem.decode(), "coordinator": self._identity.public.hex()}
+
+    def renew(self, peer: Peer, body: bytes) -> Any:
+        """A new certificate for the same key; the old one is good until the new one is shown."""
+        key = read_request(_parse(EnrolBody, body).request.encode(), peer.hospital)
+        if public_bytes(key) != peer.public:
+            raise TrustError(
+                "a renewal is for the enrolled key; another key is another enrolment, and a new "
+                "version of every study"
+            )
+        pem, serial = self._authority.issue_client(peer.hospital, "site", key)
+        self._store.add_event(None, "renewed", hospital=peer.hospital, certificate=serial)
+        self._store.renew(peer.hospital, serial)
+        return {"certificate": pem.decode(), "coordinator": self._identity.public.hex()}
+
+    def leave(self, peer: Peer, body: bytes) -> Any:
+        """The hospital goes: its certificate is revoked, from this request on."""
+        self._store.add_event(None, "left", hospital=peer.hospital)
+        self._store.revoke(peer.hospital)
+        return {}
+
+    def audit(self, peer: Peer, body: bytes) -> Any:
+        """Countersign the hospital's head, keep its receipt for ours, and show ours."""
+        shown = _parse(AuditBody, body)
+        if shown.receipt is not None:
+            self._audit_log.keep_receipt(shown.receipt, fingerprint(peer.public))
+        receipt = None
+        if shown.head is not None:
+            shown.head.check(fingerprint(peer.public))
+            try:
+                receipt = self._audit_log.countersign(shown.head)
+            except TrustError:
+                self._store.add_event(None, "forked-audit-log", hospital=peer.hospital)
+                raise
+        head = self._audit_log.head()
+        return {
+            "receipt": receipt.model_dump(mode="json") if receipt else None,
+            "head": head.model_dump(mode="json") if head else None,
+        }
+
+    def keys(self, peer: Peer, body: bytes) -> Any:
+        return self._succession.model_dump(mode="json")
 
     def studies(self, peer: Peer, body: bytes) -> Any:
         return [
@@ -140,7 +173,7 @@ class SiteApi:
     def approvals(self, peer: Peer, body: bytes) -> Any:
         given = _parse(ApprovalBody, body)
         document = given.document.encode()
-        decision = _parse(_AnyDecision, document).root
+        decision = _parse(Decision, document).root
         verify(peer.public, "approval", document, given.signature)
         if decision.hospital != peer.hospital:
             raise TrustError(f"this approval is in the name of {decision.hospital}")
@@ -150,7 +183,7 @@ class SiteApi:
         if offer.study.hospital(peer.hospital).fingerprint != fingerprint(peer.public):
             raise TrustError("the study names another key for this hospital")
         self._see_head(peer, decision.head)
-        if isinstance(decision, Declined):
+        if isinstance(decision, Decline):
             self._store.drop_approval(decision.study, peer.hospital)
             self._store.add_event(
                 decision.study,
@@ -161,7 +194,13 @@ class SiteApi:
             )
             return {}
         self._store.add_approval(decision.study, peer.hospital, document, given.signature)
-        self._store.add_event(decision.study, "approved", hospital=peer.hospital)
+        self._store.add_event(
+            decision.study,
+            "approved",
+            hospital=peer.hospital,
+            people=[f"{person.name} ({person.role})" for person in decision.people],
+            code=decision.code,
+        )
         return {}
 
     def heads(self, peer: Peer, body: bytes) -> Any:
@@ -234,6 +273,10 @@ SITE_CALLS: dict[str, Callable[[SiteApi, Peer, bytes], Any]] = {
     "/v1/site/heads": SiteApi.heads,
     "/v1/site/reports": SiteApi.reports,
     "/v1/site/models": SiteApi.models,
+    "/v1/site/renew": SiteApi.renew,
+    "/v1/site/leave": SiteApi.leave,
+    "/v1/site/audit": SiteApi.audit,
+    "/v1/site/keys": SiteApi.keys,
 }
 
 

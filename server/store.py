@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS invitations (
 CREATE TABLE IF NOT EXISTS hospitals (
   id TEXT PRIMARY KEY, public BLOB NOT NULL, fingerprint TEXT NOT NULL, serial TEXT NOT NULL,
   revoked INTEGER NOT NULL DEFAULT 0, node INTEGER, connections INTEGER NOT NULL DEFAULT 0,
-  enrolled TEXT NOT NULL) STRICT;
+  enrolled TEXT NOT NULL, earlier TEXT) STRICT;
 CREATE TABLE IF NOT EXISTS studies (
   digest TEXT PRIMARY KEY, document BLOB NOT NULL, signature TEXT NOT NULL,
   status TEXT NOT NULL, created TEXT NOT NULL) STRICT;
@@ -54,12 +54,13 @@ CREATE TABLE IF NOT EXISTS extracts (
 """
 
 
-_SELECT_MEMBER = "SELECT id, public, fingerprint, serial, revoked, node FROM hospitals"
+_SELECT_MEMBER = "SELECT id, public, fingerprint, serial, revoked, node, earlier FROM hospitals"
 
 
 @dataclass(frozen=True)
 class Member:
-    """An enrolled hospital."""
+    """An enrolled hospital. ``earlier``: serial of the certificate before a renewal, until the new
+    one is shown."""
 
     id: str
     public: bytes
@@ -67,6 +68,7 @@ class Member:
     serial: str
     revoked: bool
     node: int | None
+    earlier: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,9 @@ class Store:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.executescript(_TABLES)
+        columns = {row[1] for row in self._db.execute("PRAGMA table_info(hospitals)")}
+        if "earlier" not in columns:  # FLO 0.1
+            self._db.execute("ALTER TABLE hospitals ADD COLUMN earlier TEXT")
         (schema,) = self._db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
         if schema != "1":
             raise UsageError(f"{path} has coordinator schema {schema}; this version reads 1")
@@ -128,9 +133,10 @@ class Store:
             if used.rowcount != 1:
                 return False
             self._db.execute(
-                "INSERT INTO hospitals VALUES (?, ?, ?, ?, 0, NULL, 0, ?) ON CONFLICT (id) DO"
+                "INSERT INTO hospitals VALUES (?, ?, ?, ?, 0, NULL, 0, ?, NULL) ON CONFLICT (id) DO"
                 " UPDATE SET public = excluded.public, fingerprint = excluded.fingerprint,"
-                " serial = excluded.serial, revoked = 0, node = NULL, enrolled = excluded.enrolled",
+                " serial = excluded.serial, revoked = 0, node = NULL, enrolled = excluded.enrolled,"
+                " earlier = NULL",
                 (member.id, member.public, member.fingerprint, member.serial, _now()),
             )
             self._db.execute(  # of an earlier key
@@ -138,6 +144,18 @@ class Store:
                 (member.id, member.public.hex()),
             )
         return True
+
+    def renew(self, hospital: str, serial: str) -> None:
+        """A new certificate for the enrolled key; the earlier one is good until it is shown."""
+        self._write(
+            "UPDATE hospitals SET earlier = coalesce(earlier, serial), serial = ? WHERE id = ?",
+            serial,
+            hospital,
+        )
+
+    def drop_earlier(self, hospital: str) -> None:
+        """The renewed certificate was shown: the one before it opens nothing any more."""
+        self._write("UPDATE hospitals SET earlier = NULL WHERE id = ?", hospital)
 
     def members(self) -> list[Member]:
         rows = self._all(_SELECT_MEMBER + " ORDER BY id")
@@ -193,6 +211,9 @@ class Store:
 
     def set_status(self, digest: str, status: str) -> None:
         self._write("UPDATE studies SET status = ? WHERE digest = ?", status, digest)
+
+    def sign_anew(self, study: str, signature: str) -> None:
+        self._write("UPDATE studies SET signature = ? WHERE digest = ?", signature, study)
 
     def add_approval(self, study: str, hospital: str, document: bytes, signature: str) -> None:
         self._write(
@@ -296,6 +317,15 @@ class Store:
             for row in rows
         ]
 
+    def events_after(self, number: int) -> list[tuple[int, str, str, str | None, dict[str, Any]]]:
+        """Up to 1000 events behind ``number``: (number, time, kind, study, facts)."""
+        rows = self._all(
+            "SELECT number, time, kind, study, facts FROM events WHERE number > ?"
+            " ORDER BY number LIMIT 1000",
+            number,
+        )
+        return [(row[0], row[1], row[2], row[3], json.loads(row[4])) for row in rows]
+
     def keep_head(self, hospital: str, head: Head) -> None:
         self._write(
             "INSERT INTO heads VALUES (?, ?, ?, ?, ?) ON CONFLICT (hospital) DO UPDATE SET"
@@ -349,7 +379,7 @@ class Store:
 
 
 def _member(row: tuple[Any, ...]) -> Member:
-    return Member(row[0], row[1], row[2], row[3], bool(row[4]), row[5])
+    return Member(row[0], row[1], row[2], row[3], bool(row[4]), row[5], row[6])
 
 
 def new_run_id() -> str:

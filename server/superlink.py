@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import secrets
 import subprocess
 import sys
 from base64 import b64decode
@@ -37,6 +38,7 @@ from flwr.supercore.constant import (
     FLWR_IN_MEMORY_DB_NAME,
     SUPEREXEC_AUTH_SIGNATURE_HEADER,
     TASK_TOKEN_HEADER,
+    NodeStatus,
 )
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.error import http_error_translator
@@ -73,6 +75,7 @@ FLEET_PATHS = frozenset(
 PULL_PATH = "/v1/fleet/pull-messages"
 ACTIVATE_PATH = "/v1/fleet/activate-node"
 PUBLIC_KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER
+CONTROL_PREFIX = "/v1/control/"
 RUNTIME_PREFIX = "/v1/runtime/"
 RUNTIME_PULL_PATH = "/v1/runtime/pull-messages"
 _ACQUIRE_PATH = "/v1/runtime/acquire-task"
@@ -89,12 +92,12 @@ class SuperLink:
 
     ``fleet`` for hospitals and ``runtime`` for ServerApps hold those routes only, and only the
     middleware that does something for them: each layer costs half a millisecond a request, and a
-    round has some sixty requests. ``control`` is the whole of it, for operators.
+    round has some sixty requests. ``control`` is the whole of it, for this process.
     """
 
-    def __init__(self, *, token: str, superexec_secret: bytes) -> None:
+    def __init__(self, *, superexec_secret: bytes) -> None:
         os.environ.update(QUIET)
-        self._token = token
+        self._token = secrets.token_urlsafe(32)  # of this process, for its own calls
         config = SuperLinkLifespanConfig(
             control_address="",
             health_server_address=None,
@@ -103,7 +106,7 @@ class SuperLink:
             insecure=False,
             certificates=None,
             superexec_auth_secret=superexec_secret,
-            authn_plugin=_OneToken(token),
+            authn_plugin=_OneToken(self._token),
             event_log_plugin=None,
             fleet_event_log_plugin=None,
             enable_event_log=False,
@@ -148,6 +151,10 @@ class SuperLink:
         """Take a node for offline now; its next heartbeat brings it back."""
         self._state.deactivate_node(node)
 
+    def is_online(self, node: int) -> bool:
+        """Whether Flower takes this node's agent for connected."""
+        return bool(self._state.get_node_info(node_ids=[node], statuses=[NodeStatus.ONLINE]))
+
     def answered_of(self, body: bytes) -> tuple[bytes, bool]:
         """A ServerApp's question cut down to replies that are there, and whether all are.
 
@@ -167,8 +174,14 @@ class SuperLink:
         question.message_ids.extend(there)
         return question.SerializeToString(), everything
 
-    def runtime_credential(self, path: str, headers: dict[bytes, bytes]) -> bool:
-        """Whether a Runtime call carries its credential; Flower then verifies it in full."""
+    def credential(self, path: str, headers: dict[bytes, bytes]) -> bool:
+        """Whether a Runtime or Control call carries its credential.
+
+        Control is for this process alone. Flower verifies Runtime's credentials in full.
+        """
+        if path.startswith(CONTROL_PREFIX):
+            given = headers.get(b"authorization", b"")
+            return hmac.compare_digest(given, f"Bearer {self._token}".encode())
         if path == _ACQUIRE_PATH:
             return bool(headers.get(SUPEREXEC_AUTH_SIGNATURE_HEADER.encode()))
         token = headers.get(TASK_TOKEN_HEADER.encode(), b"").decode("latin-1")
@@ -261,7 +274,7 @@ def _part(whole: Any, router: APIRouter, *inner: Middleware) -> FastAPI:
 
 
 class _OneToken(ControlAuthnPlugin):
-    """Flower's Control API accepts the operator's token and nothing else."""
+    """Flower's Control API accepts this process's own token and nothing else."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -288,7 +301,7 @@ class _OneToken(ControlAuthnPlugin):
 
 
 class _Bearer:
-    """Adds the operator's token to Control calls."""
+    """Adds this process's token to its Control calls."""
 
     def __init__(self, token: str) -> None:
         self._token = token

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flo import canonical
-from flo.clients.approval import Offered
 from flo.clients.home import SiteHome, make_config
+from flo.clients.offers import Offered
 from flo.errors import RefusedError
 from flo.files import write_public
 from flo.identity import Identity
@@ -88,7 +88,6 @@ def make_site(folder: Path, hospital: str = "north", *, epsilon: float = 0.9) ->
         epsilon=epsilon,
         declared_size=40,
         hold_out=0.3,
-        consent=False,
     )
     return SiteHome.create(folder / "site", config)
 
@@ -135,6 +134,9 @@ class CountingReleaser:
 
     def __init__(self, length: int, *, ready: bool = True) -> None:
         self.length, self.ready, self.calls = length, ready, 0
+
+    def forget(self, study: str) -> None:
+        """Nothing is kept."""
 
     def release(self, *_: Any) -> npt.NDArray[np.int64]:
         if not self.ready:

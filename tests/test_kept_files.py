@@ -57,7 +57,6 @@ def home(kept: Path, study: Study) -> SiteHome:
         epsilon=0.9,
         declared_size=300,
         hold_out=0.3,
-        consent=False,
     )
     made = SiteHome(kept)
     document = config.model_dump(mode="json", exclude_none=True)

@@ -17,7 +17,7 @@ import torch
 from scipy.stats import chi2
 
 from flo import canonical
-from flo.clients.approval import approve
+from flo.clients.approve import approve
 from flo.clients.checks import Checked
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.handler import Handler

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from flo.bench import Row, compared
-from flo.clients.approval import Offered, approve
+from flo.clients.approve import approve
 from flo.clients.extract import make_extract
 from flo.clients.home import SiteHome, make_config
+from flo.clients.offers import Offered
 from flo.files import write_public
 from flo.identity import Identity
 from flo.study import Study, load
@@ -83,7 +84,6 @@ def _site(folder: Path) -> tuple[SiteHome, Study, int]:
             epsilon=0.9,
             declared_size=300,
             hold_out=0.3,
-            consent=False,
         ),
     )
     info = f'{{"public":"{coordinator.public.hex()}","schema_version":1,"url":"https://localhost"}}'

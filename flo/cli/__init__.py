@@ -7,6 +7,7 @@ import sys
 import typer
 
 from flo.cli import audit, bench, coordinator, lab, model, site, study
+from flo.cli import steward as _registers_commands  # noqa: F401
 
 app = typer.Typer(
     name="flo",

@@ -8,6 +8,10 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(no_args_is_help=True)
+Place = Annotated[
+    Path,
+    typer.Option("--home", help="A site's folder, a coordinator's, or an access file."),
+]
 
 
 @app.command()
@@ -37,18 +41,44 @@ def report(
 
 @app.command()
 def verify(
-    report_file: Annotated[Path, typer.Argument(metavar="REPORT", help="A report.json.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="A report, or exported audit logs, or evidence."),
+    ],
 ) -> None:
-    """Recompute every ε, signature and chain of a report, offline; fails on any changed byte."""
-    from flo.cli.screen import say, working
+    """Check reports, audit logs and evidence offline; fails on any changed byte, names the place.
+
+    Of several logs each is also checked against what the others countersigned of it.
+    """
+    from flo import audit_log, canonical
     from flo.errors import UsageError
+    from flo.infra.evidence import pack
+    from flo.privacy.report import MAX_REPORT_BYTES
+
+    logs, others = [], []
+    for path in files:
+        if not path.is_file():
+            raise UsageError(f"no file at {path}")
+        data = path.read_bytes()
+        limit = max(MAX_REPORT_BYTES, audit_log.MAX_EXPORT_BYTES)
+        document = canonical.decode(data, limit=limit, what=str(path))
+        if audit_log.is_export(document):
+            logs.append(data)
+        else:
+            others.append((pack.is_evidence(document), data))
+    for is_evidence, data in others:
+        _verify_evidence(data) if is_evidence else _verify_report(data)
+    if logs:
+        _verify_logs(logs)
+
+
+def _verify_report(data: bytes) -> None:
+    from flo.cli.screen import say, working
     from flo.identity import spoken
     from flo.privacy.report import verify as check
 
-    if not report_file.is_file():
-        raise UsageError(f"no report at {report_file}")
     with working("recomputing"):
-        facts = check(report_file.read_bytes())
+        facts = check(data)
     say(f"[bold green]verified[/]: study {facts['study']['name']}, digest")
     say(f"  {facts['study']['digest']}")
     for site in facts["hospitals"]:
@@ -61,6 +91,132 @@ def verify(
         say(f"    key {spoken(site['fingerprint'])}")
     say(f"  coordinator's key {spoken(facts['study']['coordinator'])}")
     say("Compare the keys by telephone: the report proves what these keys signed.")
+
+
+def _verify_logs(documents: list[bytes]) -> None:
+    from flo.audit_log import verify as check
+    from flo.cli.screen import plain, say, working
+    from flo.identity import spoken
+
+    with working("checking chains and signatures"):
+        found = check(documents)
+    for log in found:
+        say(
+            f"[bold green]unbroken[/]: audit log of {plain(log.owner)}, {log.entries} entries, "
+            f"{log.first[:19]} to {log.last[:19]}"
+        )
+        seen = f"up to entry {log.countersigned}" if log.countersigned else "by nobody yet"
+        say(f"  countersigned by the other side {seen}")
+        say(f"  key {spoken(log.fingerprint)}")
+    if len(found) == 1:
+        say("A log cut at its end shows only beside the other side's: verify both together.")
+
+
+def _verify_evidence(data: bytes) -> None:
+    from flo.cli.screen import plain, say
+    from flo.identity import spoken
+    from flo.infra.evidence import pack
+
+    body = pack.verify(data)
+    shown = sum(1 for row in body["rows"] if row["shown"])
+    say(
+        f"[bold green]signature holds[/]: evidence of {plain(body['owner'])}, {body['made'][:19]}, "
+        f"{shown} of {len(body['rows'])} rows shown"
+    )
+    say(f"  key {spoken(body['fingerprint'])}")
+
+
+@app.command()
+def log(
+    home: Place,
+    study: Annotated[str | None, typer.Option(help="Only this study: start of its digest.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only this kind of entry.")] = None,
+    last: Annotated[int, typer.Option(min=1, help="How many of the latest.")] = 50,
+) -> None:
+    """Show the latest entries of an audit log, oldest first."""
+    from rich.table import Table
+
+    from flo.audit_log import read_export
+    from flo.cli.screen import console, plain, say
+
+    export = read_export(_export(home))
+    chosen = [
+        entry
+        for entry in export.entries
+        if (study is None or (entry.study or "").startswith(study))
+        and (kind is None or entry.kind == kind)
+    ][-last:]
+    table = Table("#", "time (UTC)", "what", "study", "facts", box=None)
+    for entry in chosen:
+        facts = ", ".join(f"{name}={value}" for name, value in entry.facts.items())
+        shown = facts if len(facts) < 200 else facts[:199] + "…"
+        study_shown = (entry.study or "")[:12]
+        table.add_row(
+            str(entry.number), entry.time[:19], plain(entry.kind), study_shown, plain(shown)
+        )
+    console().print(table)
+    say(f"{len(export.entries)} entries in the audit log of {plain(export.owner)}")
+
+
+@app.command()
+def export(
+    home: Place,
+    out: Annotated[Path, typer.Option(help="Where to write the log.")],
+) -> None:
+    """Write a whole audit log to a file that anyone can verify offline."""
+    from flo.cli.screen import say
+    from flo.files import write_private
+
+    write_private(out, _export(home))
+    say(f"audit log in {out}; check it, beside the other side's: flo audit verify {out} OTHER")
+
+
+@app.command()
+def evidence(
+    home: Place,
+    out: Annotated[Path, typer.Option(help="Folder for evidence.json and evidence.html.")] = Path(),
+) -> None:
+    """What HIPAA and GDPR ask for, the mechanism, and what proves it in this installation."""
+    from flo.cli.screen import console, plain, say, working
+    from flo.files import write_private
+    from flo.infra.evidence import pack
+
+    with working("collecting"):
+        document = pack.make(home)
+        page = pack.render(document)
+    out.mkdir(parents=True, exist_ok=True)
+    write_private(out / "evidence.json", document)
+    write_private(out / "evidence.html", page.encode())
+    body = pack.verify(document)
+    missing = [row["reference"] for row in body["rows"] if not row["shown"]]
+    say(f"{out / 'evidence.json'} and {out / 'evidence.html'} written and signed")
+    say(f"{len(body['rows']) - len(missing)} of {len(body['rows'])} rows are shown")
+    for reference in missing:
+        console().print(f"  not shown: {plain(reference)}")
+    say("This is evidence for your own assessment, not a certificate.")
+
+
+def _export(place: Path) -> bytes:
+    """The audit log of a site's folder, a coordinator's folder, or through an access file."""
+    from contextlib import closing
+
+    from flo.cli.operator import Operator
+    from flo.clients.home import SiteHome
+    from flo.errors import UsageError
+    from flo.server.home import CoordinatorHome, sign_events
+
+    if place.is_file():
+        return Operator(place).fetch("GET", "audit").content
+    if SiteHome(place).config_path.exists():
+        site = SiteHome.open(place)
+        with closing(site.audit_log()) as log:
+            return log.export(site.config.hospital)
+    if not CoordinatorHome(place).config_path.exists():
+        raise UsageError(f"{place} is neither a site's folder, a coordinator's, nor an access file")
+    coordinator = CoordinatorHome.open(place)
+    with closing(coordinator.store()) as store, closing(coordinator.audit_log()) as log:
+        sign_events(store, log)
+        return log.export("coordinator")
 
 
 @app.command()

@@ -25,19 +25,41 @@ def init(
     private_port: Annotated[
         int, typer.Option(envvar="FLO_PRIVATE_PORT", help="Port for operators, loopback only.")
     ] = 9444,
+    ca_certificate: Annotated[
+        Path | None, typer.Option(help="Bring a CA: its certificate (PEM); may be intermediate.")
+    ] = None,
+    ca_key: Annotated[Path | None, typer.Option(help="The brought CA's key (PEM).")] = None,
+    keystore: Annotated[
+        str, typer.Option(help="What seals the keys: file or passphrase.")
+    ] = "file",
+    keystore_path: Annotated[
+        Path | None, typer.Option(help="The key file, if not in the folder.")
+    ] = None,
 ) -> None:
     """Make the coordinator's keys, certificate authority and configuration."""
-    from flo.cli.screen import say
+    from flo.cli.screen import keystore_document, say
+    from flo.errors import UsageError
     from flo.identity import spoken
     from flo.server.home import CoordinatorConfig, CoordinatorHome
     from flo.settings import parse
 
     config = parse(
         CoordinatorConfig,
-        {"host": host, "bind": bind, "port": port, "private_port": private_port},
+        {
+            "host": host,
+            "bind": bind,
+            "port": port,
+            "private_port": private_port,
+            "keystore": keystore_document(keystore, keystore_path),
+        },
         "coordinator configuration",
     )
-    made = CoordinatorHome.create(home, config)
+    if (ca_certificate is None) != (ca_key is None):
+        raise UsageError("--ca-certificate and --ca-key come together")
+    brought = (
+        (ca_certificate.read_bytes(), ca_key.read_bytes()) if ca_certificate and ca_key else None
+    )
+    made = CoordinatorHome.create(home, config, brought)
     say(f"coordinator made in {home}")
     say(f"fingerprint, to read out to hospitals: {spoken(made.identity().fingerprint)}")
     say(f"next: flo coordinator serve --home {home}")
@@ -72,7 +94,7 @@ def invite(
     from flo.errors import UsageError
     from flo.files import write_private
     from flo.server.home import CoordinatorHome
-    from flo.server.home import invite as make_invitation
+    from flo.server.invitations import invite as make_invitation
     from flo.study import Identifier
 
     try:
@@ -97,11 +119,11 @@ def revoke(
     from flo.errors import UsageError
     from flo.server.home import CoordinatorHome
 
-    store = CoordinatorHome.open(home).store()
-    if not store.revoke(hospital):
-        raise UsageError(f"hospital {hospital!r} is not enrolled here")
-    store.add_event(None, "revoked", hospital=hospital)
-    store.close()
+    with CoordinatorHome.open(home).recording() as store:
+        if store.member(hospital) is None:
+            raise UsageError(f"hospital {hospital!r} is not enrolled here")
+        store.add_event(None, "revoked", hospital=hospital)
+        store.revoke(hospital)
     say(f"{hospital} is refused from its next request on")
 
 
@@ -121,3 +143,59 @@ def hospitals(home: Home = DEFAULT_HOME) -> None:
         table.add_row(member.id, spoken(member.fingerprint), status)
     store.close()
     console().print(table)
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Argument(help="Who it is for, as the audit log will name them.")],
+    role: Annotated[str, typer.Option(help="operator, viewer or auditor.")] = "viewer",
+    hours: Annotated[float, typer.Option(help="How long it lives, 24 at most.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="Where to write the access file.")] = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Write an access file with a signed, short-lived token; use it as --home of other commands."""
+    from typing import get_args
+
+    from flo import canonical
+    from flo.cli.operator import Access
+    from flo.cli.screen import say
+    from flo.errors import UsageError
+    from flo.files import write_private
+    from flo.server.home import CoordinatorHome
+    from flo.server.roles import ALLOWED
+    from flo.server.tokens import Role, issue
+
+    opened = CoordinatorHome.open(home)
+    if role not in get_args(Role):
+        raise UsageError(f"role {role!r} is not one of {', '.join(get_args(Role))}")
+    text, made = issue(opened.identity(), name, role, round(hours * 3600))  # type: ignore[arg-type]
+    with opened.recording() as store:
+        store.add_event(
+            None, "token-issued", id=made.id, name=name, role=role, expires=made.expires
+        )
+    access = Access(url=opened.private_url, ca=opened.ca_path.read_text(), token=text)
+    path = out or Path(f"{role}.access.json")
+    write_private(path, canonical.encode(access.model_dump(mode="json")))
+    may = ", ".join(action for (who, action), yes in ALLOWED.items() if who == role and yes)
+    say(f"{path}: {name} may {may}")
+    say(f"for {hours:g} hours; pass it on like a password. Use: flo study list --home {path}")
+
+
+@app.command("replace-key")
+def replace_key(
+    home: Home = DEFAULT_HOME,
+    yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
+) -> None:
+    """Make a new identity key, signed over by the old one; every steward compares it anew."""
+    from flo.cli.screen import confirmed, say
+    from flo.errors import RefusedError
+    from flo.identity import fingerprint, spoken
+    from flo.server.home import CoordinatorHome
+    from flo.server.succession import replace_key as replace
+
+    opened = CoordinatorHome.open(home)
+    if not confirmed("Replace the coordinator's identity key? Tokens end at once.", yes):
+        raise RefusedError("nothing was changed", hint="--yes replaces at once")
+    step = replace(opened)
+    say(f"new fingerprint, to read out: {spoken(fingerprint(bytes.fromhex(step.new)))}")
+    say("hospitals accept it with: flo site coordinator --accept FINGERPRINT")

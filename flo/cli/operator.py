@@ -1,30 +1,53 @@
-"""The operator's side of the private listener: a token, TLS to the coordinator's own authority."""
+"""A person's side of the private listener: a token, TLS to the coordinator's own authority."""
 
 from __future__ import annotations
 
 import ssl
+import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import httpx
+from pydantic import Field, StringConstraints
 
+from flo import canonical
 from flo.errors import EXIT_USAGE, FloError, NetworkError, TrustError
 from flo.server.home import CoordinatorHome
+from flo.server.tokens import issue
+from flo.settings import Document, parse
+
+_LIMIT, _OWN_SECONDS = 1 << 20, 900
+
+
+class Access(Document):
+    """An access file, as ``flo coordinator token`` writes it."""
+
+    schema_version: Literal[1] = 1
+    url: Annotated[str, Field(pattern=r"^https://[^/\s]{1,253}$")]
+    ca: Annotated[str, StringConstraints(max_length=8192)]
+    token: Annotated[str, StringConstraints(max_length=2048)]
 
 
 class Operator:
-    """Calls ``/v1/flo/*`` of the coordinator whose folder this is."""
+    """Calls ``/v1/flo/*``: with an access file, or as the owner of the coordinator's folder."""
 
-    def __init__(self, directory: Path) -> None:
-        home = CoordinatorHome.open(directory)
-        context = ssl.create_default_context(cafile=str(home.ca_path))
-        self._http = httpx.Client(
-            base_url=home.private_url,
-            verify=context,
-            headers={"authorization": f"Bearer {home.token}"},
-            timeout=30,
-        )
+    def __init__(self, place: Path) -> None:
+        self._home = None if place.is_file() else CoordinatorHome.open(place)
+        if self._home is None:
+            document = canonical.decode(place.read_bytes(), limit=_LIMIT, what=str(place))
+            self._access = parse(Access, document, str(place))
+        else:
+            url, ca = self._home.private_url, self._home.ca_path.read_text()
+            self._access = Access(url=url, ca=ca, token="")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_verify_locations(cadata=self._access.ca)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        self._http = httpx.Client(base_url=self._access.url, verify=context, timeout=30)
+        self._token, self._good_until = self._access.token, float("inf")
+        if self._home is not None:
+            self._good_until = 0.0
 
     def __enter__(self) -> Operator:
         return self
@@ -39,18 +62,40 @@ class Operator:
 
     def call(self, method: str, path: str, *, body: bytes | None = None) -> Any:
         """Parsed reply. Raises NetworkError, TrustError, or the coordinator's own refusal."""
+        return self.fetch(method, path, body=body).json()
+
+    def fetch(self, method: str, path: str, *, body: bytes | None = None) -> httpx.Response:
+        """The reply as it came. Raises as ``call`` does."""
+        headers = {"authorization": f"Bearer {self._bearer()}"}
         try:
-            response = self._http.request(method, f"/v1/flo/{path}", content=body)
+            response = self._http.request(method, f"/v1/flo/{path}", content=body, headers=headers)
         except httpx.TransportError as error:
             raise NetworkError(
                 f"no coordinator answers at {self._http.base_url}",
                 hint="start it: flo coordinator serve",
             ) from error
         if response.status_code == 401:
-            raise TrustError("the coordinator does not accept this operator token")
-        document = response.json()
+            raise TrustError(
+                "the coordinator does not accept this token",
+                hint="it has expired, or the coordinator's key is new: flo coordinator token",
+            )
+        if response.status_code == 403:
+            raise TrustError(
+                f"the coordinator refuses: {response.json().get('error')}",
+                hint="ask its operator for a token with another role",
+            )
         if response.status_code != 200:
+            document = response.json()
             refusal = FloError(str(document.get("error")), hint=str(document.get("hint", "")))
             refusal.exit_code = int(document.get("exit_code", EXIT_USAGE))
             raise refusal
-        return document
+        return response
+
+    def _bearer(self) -> str:
+        """The token; the folder's owner signs a new one whenever the last is about to end."""
+        if self._home is not None and time.monotonic() > self._good_until - 60:
+            self._token, _ = issue(
+                self._home.identity(), "owner of the folder", "operator", _OWN_SECONDS
+            )
+            self._good_until = time.monotonic() + _OWN_SECONDS
+        return self._token

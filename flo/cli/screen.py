@@ -82,6 +82,11 @@ def confirmed(question: str, yes: bool) -> bool:
     return typer.confirm(question, default=False)
 
 
+def keystore_document(kind: str, path: Path | None) -> dict[str, str]:
+    """``[keystore]`` of a configuration, from a command's options."""
+    return {"kind": kind} | ({"path": str(path.resolve())} if path else {})
+
+
 def plain(text: str) -> str:
     """Text from elsewhere, so that nothing in it is taken for markup."""
     from rich.markup import escape

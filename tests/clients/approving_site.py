@@ -8,9 +8,12 @@ from typing import Any, cast
 
 import pytest
 
-from flo.clients.approval import Approval, Offered, approve
+from flo.clients.approval import Approval
+from flo.clients.approve import approve
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.home import SiteHome
+from flo.clients.offers import Offered
+from flo.clients.policy import Policy, sign, write_toml
 from flo.errors import FloError
 from flo.identity import Identity
 from flo.study import Study
@@ -42,7 +45,7 @@ class Site:
         return found
 
     def approved(self) -> list[Path]:
-        return list((self.home.directory / "approved").iterdir())
+        return list((self.home.directory / "approved").glob("*.json"))
 
     def heads(self) -> list[tuple[str, Any]]:
         """The calls that compare our head with what others saw of us, and show it."""
@@ -71,6 +74,11 @@ class Site:
             self.approve(offer, name, if_broken=if_broken)
         assert before == (self.kinds(), self.approved())
         assert self.api.calls == calls
+
+    def allow(self, **rules: Any) -> None:
+        """Put a policy with these rules in force."""
+        write_toml(self.home.directory / "policy.toml", Policy.model_validate(rules))
+        sign(self.home.directory, self.home.identity())
 
     def edit_config(self, old: str, new: str) -> None:
         text = self.home.config_path.read_text()

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flo.clients.address_book import AddressBook
-from flo.clients.approval import approve
+from flo.clients.approve import approve
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.handler import Handler
 from flo.clients.home import SiteHome

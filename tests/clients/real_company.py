@@ -11,7 +11,7 @@ import numpy as np
 
 from flo.claims import Head, RunKey, Voucher
 from flo.clients.address_book import AddressBook
-from flo.clients.approval import approve
+from flo.clients.approve import approve
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.handler import Handler, Releaser
 from flo.clients.home import SiteHome

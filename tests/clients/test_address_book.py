@@ -12,8 +12,8 @@ import pytest
 
 from flo import canonical
 from flo.clients.address_book import AddressBook, parse_entries
-from flo.clients.approval import Offered
 from flo.clients.extract import make_extract
+from flo.clients.offers import Offered
 from flo.errors import BudgetError, MessageError, PolicyError, TrustError, UsageError
 from flo.identity import Identity, spoken
 from flo.privacy.plan import Plan
@@ -161,15 +161,15 @@ def test_local_noise_costs_the_same_broken_or_not(site: Site) -> None:
 def test_as_if_broken_an_epsilon_of_one_or_more_needs_the_sites_consent(site: Site) -> None:
     offer = shared(site, epsilon=0.6)
     assert Plan.of(offer.study).if_broken(offer.study).epsilon > 1
-    site.refuses(offer, PolicyError, "does not consent", if_broken=True)
-    site.edit_config("or_more = false", "or_more = true")
+    site.refuses(offer, PolicyError, "consent_to_epsilon_of_one_or_more", if_broken=True)
+    site.allow(consent_to_epsilon_of_one_or_more=True)
     why = "takes .* of the life budget"  # consent is no budget
     site.refuses(offer, BudgetError, why, heads=True, if_broken=True)
 
 
 def test_the_largest_epsilon_of_the_policy_counts_as_if_broken_too(site: Site) -> None:
-    site.edit_config("[policy]", "[policy]\nlargest_study_epsilon = 0.4")
-    site.refuses(shared(site), PolicyError, "largest_study_epsilon", if_broken=True)
+    site.allow(largest_study_epsilon=0.4)
+    site.refuses(shared(site), PolicyError, "largest_study_epsilon = 0.4", if_broken=True)
     confirm(site, "south", "west")
     assert site.approve(shared(site))
 

@@ -11,7 +11,8 @@ import pytest
 
 from flo import canonical
 from flo.clients import approval
-from flo.clients.approval import choose, load
+from flo.clients.approval import load
+from flo.clients.offers import choose
 from flo.errors import FloError, RefusedError, TrustError, UsageError
 from flo.identity import verify
 from tests.builders import small_study
@@ -50,7 +51,7 @@ def test_the_coordinator_learns_the_decision_and_nothing_about_patients(site: Si
     decision = json.loads(told["document"])
     assert set(decision) == {
         *("schema_version", "decision", "study", "hospital", "role", "time", "head"),
-        *("unconfirmed", "charged"),
+        *("unconfirmed", "charged", "code", "policy", "people"),
     }
     assert decision["unconfirmed"] == ["south", "west"]
     assert decision["charged"] == "as-designed"
@@ -100,7 +101,8 @@ def test_an_approval_cut_off_by_a_crash_is_taken_up_again(
 def test_an_approval_is_for_its_owner_only(site: Site) -> None:
     site.approve(site.offer())
     files = [*site.approved(), *(site.home.directory / "snapshots").iterdir()]
-    assert [path.stat().st_mode & 0o777 for path in files] == [0o600, 0o600]
+    files += (site.home.directory / "approved").glob("*.members")
+    assert [path.stat().st_mode & 0o777 for path in files] == [0o600, 0o600, 0o600]
 
 
 def _raise(error: Exception) -> Callable[..., None]:

@@ -10,8 +10,9 @@ from typing import Any, cast
 import pytest
 
 from flo.claims import Head, row_statement
-from flo.clients.approval import Offered, offered_studies
 from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.home import CoordinatorInfo
+from flo.clients.offers import Offered, offered_studies
 from flo.errors import (
     BudgetError,
     DataError,
@@ -56,16 +57,16 @@ def test_an_edited_study_is_refused_by_its_signature(site: Site) -> None:
         assert study != data
         answers = [{"study": study, "signature": offer.signature, "status": "offered"}]
         with pytest.raises(TrustError, match="signature of this study"):
-            offered_studies(_answering(answers), COORDINATOR.public)
+            offered_studies(_answering(answers), info(COORDINATOR))
 
 
 def test_a_study_signed_by_another_coordinator_is_refused(site: Site) -> None:
     offer = site.offer()
     text = offer.study.canonical_bytes.decode()
     answers = [{"study": text, "signature": offer.signature, "status": "offered"}]
-    assert offered_studies(_answering(answers), COORDINATOR.public) == [offer]
+    assert offered_studies(_answering(answers), info(COORDINATOR)) == [offer]
     with pytest.raises(TrustError):
-        offered_studies(_answering(answers), Identity.new().public)
+        offered_studies(_answering(answers), info(Identity.new()))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,11 @@ def test_a_study_signed_by_another_coordinator_is_refused(site: Site) -> None:
 )
 def test_an_answer_without_shape_is_refused(answer: Any) -> None:
     with pytest.raises(FloError):
-        offered_studies(_answering(answer), COORDINATOR.public)
+        offered_studies(_answering(answer), info(COORDINATOR))
+
+
+def info(coordinator: Identity) -> CoordinatorInfo:
+    return CoordinatorInfo(url="https://127.0.0.1:1", public=coordinator.public.hex())
 
 
 def _answering(answer: Any) -> CoordinatorApi:
@@ -138,18 +143,23 @@ def partner_unknown(offer: Offered) -> Offered:
             id="expired",
         ),
         pytest.param(
-            lambda offer: with_epsilon(offer, 1.0), PolicyError, "1 or more", id="epsilon 1"
+            lambda offer: with_epsilon(offer, 1.0),
+            PolicyError,
+            "consent_to_epsilon_of_one_or_more",
+            id="epsilon 1",
         ),
         pytest.param(
             lambda offer: altered(offer, evaluation={"epsilon": 1.5}),
             PolicyError,
-            "1 or more",
+            "consent_to_epsilon_of_one_or_more",
             id="evaluation epsilon 1.5",
         ),
         pytest.param(
             lambda offer: with_epsilon(offer, 0.95), BudgetError, "largest ε that", id="over budget"
         ),
-        pytest.param(alone, PolicyError, "1 hospitals are fewer", id="nobody else"),
+        pytest.param(
+            alone, PolicyError, "minimum_hospitals = 2: the study names 1", id="nobody else"
+        ),
         pytest.param(distributed, RefusedError, "distributed noise", id="distributed noise"),
     ],
 )
@@ -166,8 +176,8 @@ def test_a_study_without_this_hospital_is_refused(site: Site) -> None:
 
 
 def test_a_study_above_the_sites_own_epsilon_is_refused(site: Site) -> None:
-    site.edit_config("[policy]", "[policy]\nlargest_study_epsilon = 0.5")
-    site.refuses(site.offer(), PolicyError, "exceeds this site's largest_study_epsilon")
+    site.allow(largest_study_epsilon=0.5)
+    site.refuses(site.offer(), PolicyError, "largest_study_epsilon = 0.5: the study takes ε = 0.9")
 
 
 def test_a_second_full_study_does_not_fit_the_life_budget(site: Site) -> None:

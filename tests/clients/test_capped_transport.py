@@ -19,7 +19,9 @@ from flo.clients import coordinator_api
 from flo.clients.coordinator_api import CappedTransport, CoordinatorApi, client_context
 from flo.errors import FloError, MessageError, NetworkError, RefusedError, TrustError
 from flo.identity import Identity
+from flo.keystore import LocalKeyStore
 from flo.server.authority import Authority
+from flo.tls import show
 
 LIMIT = 1000
 
@@ -79,17 +81,14 @@ class Stage:
 
 def authority(folder: Path) -> Authority:
     folder.mkdir()
-    return Authority.create(folder)
+    return Authority.create(folder, LocalKeyStore(folder / "keystore.key"))
 
 
 def our_context(folder: Path, ca: Authority) -> ssl.SSLContext:
     """What a site of that authority connects with."""
-    folder.mkdir()
     identity = Identity.new()
-    identity.save(folder / "identity.key")
     certificate, _ = ca.issue_client("north", "site", identity.key.public_key())
-    (folder / "certificate.pem").write_bytes(certificate)
-    return client_context(ca.pem.decode(), folder / "certificate.pem", folder / "identity.key")
+    return client_context(ca.pem.decode(), certificate, identity.pem())
 
 
 @pytest.fixture
@@ -97,10 +96,8 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     """A server with a certificate of the site's own authority, which asks for ours."""
     ca = authority(tmp_path / "ca")
     identity = Identity.new()
-    identity.save(tmp_path / "server.key")
-    (tmp_path / "server.pem").write_bytes(ca.issue_server(identity, ["127.0.0.1"]))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    show(context, ca.issue_server(identity, ["127.0.0.1"]), identity.pem())
     context.load_verify_locations(cadata=ca.pem.decode())
     context.verify_mode = ssl.CERT_REQUIRED
     answer = Answer()

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from flo.clients.approval import approve, snapshot_path, withdrawal_path
+from flo.clients.approval import withdrawal_path
+from flo.clients.approve import approve
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.decisions import refuse, withdraw
 from flo.errors import NetworkError, RefusedError
@@ -58,7 +59,7 @@ def test_a_withdrawal_frees_what_was_not_released_and_keeps_what_was(site: Site)
     assert balance.committed("main", "training") == pytest.approx(charged[0])
     assert site.kinds() == ["birth", "reserve", "release", "settle"]
     assert site.replies() == []
-    assert not snapshot_path(site.home, site.study.digest).exists()
+    assert list((site.home.directory / "snapshots").iterdir()) == []
 
 
 def test_the_coordinator_is_told_in_signed_words_and_gets_the_extract(site: Site) -> None:

@@ -210,8 +210,8 @@ def models(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def coordinators_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("coordinator") / "home"
-    CoordinatorHome.create(folder, CoordinatorConfig())
-    COORDINATOR.save(folder / "identity.key")
+    home = CoordinatorHome.create(folder, CoordinatorConfig())
+    COORDINATOR.save(home.key_path, home.keystore())
     return folder
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from flo.clients.home import Policy, SiteConfig, SiteHome, make_config, refuse_large_epsilon
+from flo.clients.home import SiteConfig, SiteHome, make_config
+from flo.clients.policy import Policy
 from flo.errors import PolicyError, RefusedError, UsageError
 from tests.builders import csv_text, make_site
 
@@ -24,7 +25,6 @@ def config(folder: Path, **changes: Any) -> SiteConfig:
         "epsilon": 0.9,
         "declared_size": 40,
         "hold_out": 0.3,
-        "consent": False,
     }
     return make_config("north", **{**arguments, **changes})
 
@@ -55,12 +55,13 @@ def test_epsilon_of_one_or_more_needs_consent_and_writes_nothing(tmp_path: Path)
 
 
 def test_with_consent_epsilon_may_be_one_or_more(tmp_path: Path) -> None:
-    home = SiteHome.create(tmp_path / "site", config(tmp_path, epsilon=2, consent=True))
-    assert home.config.policy.consent_to_epsilon_of_one_or_more
+    consents = Policy(consent_to_epsilon_of_one_or_more=True)
+    home = SiteHome.create(tmp_path / "site", config(tmp_path, epsilon=2), consents)
+    assert home.policy == consents
 
 
-def test_just_below_one_needs_no_consent() -> None:
-    refuse_large_epsilon(0.9999, Policy())
+def test_just_below_one_needs_no_consent(tmp_path: Path) -> None:
+    SiteHome.create(tmp_path / "site", config(tmp_path, epsilon=0.9999))
 
 
 def test_a_budget_too_small_to_be_any_is_refused_and_writes_nothing(tmp_path: Path) -> None:
@@ -96,7 +97,6 @@ def test_a_hospital_id_is_never_a_path(tmp_path: Path) -> None:
             epsilon=0.5,
             declared_size=40,
             hold_out=0.3,
-            consent=False,
         )
 
 
@@ -106,13 +106,13 @@ def test_the_declared_size_is_rounded(tmp_path: Path) -> None:
 
 def test_everything_in_the_folder_is_for_its_owner_only(tmp_path: Path) -> None:
     home = make_site(tmp_path)
-    home.replies_keystore()
+    home.keystore()
     with home.agent_lock():
         modes = {
             path.relative_to(home.directory).as_posix(): stat.S_IMODE(path.stat().st_mode)
             for path in [home.directory, *home.directory.rglob("*")]
         }
-    folders = {".", "approved", "snapshots", "replies", "extracts"}
+    folders = {".", "approved", "snapshots", "replies", "extracts", "erasures"}
     assert folders < set(modes)
     assert modes == {name: 0o700 if name in folders else 0o600 for name in modes}
 

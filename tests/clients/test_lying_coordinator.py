@@ -144,7 +144,7 @@ def test_an_expired_study_is_still_settled(site: Site, monkeypatch: pytest.Monke
 
 
 def test_a_withdrawn_approval_is_none(site: Site) -> None:
-    (path,) = (site.home.directory / "approved").iterdir()
+    (path,) = (site.home.directory / "approved").glob("*.json")
     path.unlink()
     site.refuses("not-approved")
 

@@ -61,7 +61,7 @@ def rows(site: Site) -> list[tuple[str, str, str]]:
 
 def kept(site: Site) -> list[bytes]:
     """Everything in the folder of replies, decrypted."""
-    replies = KeptReplies(site.home.directory / "replies", site.home.replies_keystore())
+    replies = KeptReplies(site.home.directory / "replies", site.home.keystore())
     named = {digest for _, *both in rows(site) for digest in both}
     assert len(site.replies()) == len(named), "a kept file that no row names"
     found = [replies.load(site.study.digest, digest, 32) for digest in named]

@@ -30,6 +30,7 @@ CHAIN = "the ledger's chain; commitments are salted"
 COST = "mechanism and counts of releases: what was charged"
 PARTICIPATION = "not protected: participation and its time"
 SETTING = "the site's own public setting"
+LOG = "signed head of the audit log: number of entries and their hash"
 SOFTWARE = "the software, the same for every patient"
 
 HEADS = {"sequence": HEAD, "hash": HEAD, "signature": KEY, "public": KEY}
@@ -58,6 +59,14 @@ ACCOUNTED = {
     "reply values": CHARGED,
     # Calls of the site's own.
     "enrol.request": "a key and the hospital's id, signed",
+    "renew.request": "a key and the hospital's id, signed",
+    "leave": "nothing is said",
+    "keys": "nothing is said",
+    **{f"audit.head.{name}": LOG for name in ("number", "hash", "public", "signature")},
+    **{
+        f"audit.receipt.{name}": "that the coordinator's own head was seen"
+        for name in ("owner", "number", "hash", "public", "signature")
+    },
     "studies": "nothing is said",
     "models.study": PUBLIC,
     "heads.head": "null: only asked",
@@ -71,6 +80,12 @@ ACCOUNTED = {
     "approvals.document.time": PARTICIPATION,
     "approvals.document.unconfirmed[]": "not protected: whose key the steward has not compared",
     "approvals.document.charged": COST,
+    "approvals.document.code": SOFTWARE,
+    "approvals.document.policy": "digest of the site's own policy",
+    **{
+        f"approvals.document.people[].{name}": "who said yes, as the hospital names them"
+        for name in ("name", "role", "time", "public", "signature")
+    },
     **{f"approvals.document.head.{name}": why for name, why in HEADS.items()},
     "approvals.signature": KEY,
     # The extract of a study.
@@ -102,6 +117,7 @@ ACCOUNTED = {
             "flwr",
             "code_digest",
             "environment_digest",
+            "confinement",
         )
     },
     f"{ROW}.sequence": CHAIN,

@@ -32,14 +32,19 @@ WEIGHTS = initial_weights(STUDY)
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[Worker]:
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """One child for the whole file: torch takes seconds to load."""
-    made = Worker("cpu")
+    made = new_worker(tmp_path_factory)
     made.start()
     yield made
     child = child_of(made)
     made.stop()
     close(child)
+
+
+def new_worker(tmp_path_factory: pytest.TempPathFactory) -> Worker:
+    """Its child may read what the tests freeze, and nothing else of theirs."""
+    return Worker("cpu", tmp_path_factory.getbasetemp(), Path(__file__))
 
 
 def child_of(worker: Worker) -> subprocess.Popen[bytes]:
@@ -190,8 +195,9 @@ def test_the_child_ends_by_itself_when_the_parent_closes_the_pipe(worker: Worker
 @pytest.mark.slow
 def test_the_child_ends_when_the_parent_is_killed() -> None:
     script = (
-        "import sys, time; from flo.clients.worker import Worker\n"
-        "worker = Worker('cpu'); worker.start(); print(worker._child.pid, flush=True)\n"
+        "import sys, time; from pathlib import Path; from flo.clients.worker import Worker\n"
+        "worker = Worker('cpu', Path('/var/empty'), Path('/root')); worker.start()\n"
+        "print(worker._child.pid, flush=True)\n"
         "sys.stdin.read()"
     )
     parent = subprocess.Popen(
@@ -209,8 +215,8 @@ def test_the_child_ends_when_the_parent_is_killed() -> None:
     os.close(handle)
 
 
-def test_stopping_ends_the_child_and_stopping_again_does_nothing() -> None:
-    worker = Worker("cpu")
+def test_stopping_ends_the_child_and_stopping_again_does_nothing(tmp_path: Path) -> None:
+    worker = Worker("cpu", tmp_path, tmp_path)
     worker.start()
     child = child_of(worker)
     worker.stop()
@@ -219,8 +225,8 @@ def test_stopping_ends_the_child_and_stopping_again_does_nothing() -> None:
     close(child)
 
 
-def test_no_pipe_of_a_stopped_child_stays_open() -> None:
-    worker = Worker("cpu")
+def test_no_pipe_of_a_stopped_child_stays_open(tmp_path: Path) -> None:
+    worker = Worker("cpu", tmp_path, tmp_path)
     worker.start()
     child = child_of(worker)
     worker.stop()

@@ -13,18 +13,24 @@ import numpy as np
 import pytest
 
 from flo import canonical
+from flo.audit_log import AuditLog, LogHead, Receipt
 from flo.clients.agent import Agent
-from flo.clients.approval import approve
+from flo.clients.approve import approve
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.decisions import refuse
-from flo.clients.enrol import connect, enrol
+from flo.clients.enrol import accept_coordinator, connect, enrol, leave, renew_when_due
 from flo.clients.handler import Handler
 from flo.clients.models import fetch
+from flo.clients.people import say_yes
+from flo.clients.policy import Person, Policy, sign, write_toml
 from flo.clients.run_keys import RunKeys
+from flo.clients.witness import countersign
 from flo.errors import FloError
 from flo.identity import Identity
+from flo.keystore import LocalKeyStore
 from flo.messages import Request, RequestHeader, encode_request, model_digest
 from flo.privacy.ledger import Ledger
+from flo.server.authority import Authority
 from flo.study import Study
 from tests.builders import CountingReleaser, make_site, offered, small_study, study_document
 from tests.company import claims, join, run_key, signed
@@ -53,7 +59,13 @@ class WholeLife:
         self.replies: list[bytes] = []
         self.listed: list[dict[str, str]] = []
         self.coordinator, self.partner = Identity.new(), Identity.new()
+        self.person = Identity.new()
         self.home = make_site(folder)
+        ca = folder / "ca"
+        ca.mkdir()
+        self.authority = Authority.create(ca, LocalKeyStore(ca / "keystore.key"))
+        self.log = AuditLog(ca / "audit.sqlite", self.coordinator)
+        self.log.append("begun")
         monkeypatch.setattr(CoordinatorApi, "call", lambda _, name, body: self._hear(name, body))
         monkeypatch.setattr(
             "flo.clients.enrol.client_context", lambda *_: ssl.create_default_context()
@@ -61,21 +73,43 @@ class WholeLife:
 
     def _hear(self, name: str, body: Any) -> Any:
         self.said.append((name, json.loads(canonical.encode(body))))
-        issued = {"certificate": "pem", "coordinator": self.coordinator.public.hex()}
-        known = {"heads": {"head": None}, "enrol": issued, "studies": self.listed}
+        known = {"heads": {"head": None}, "studies": self.listed, "keys": {"steps": []}}
+        if name in ("enrol", "renew"):
+            key = self.home.identity().key.public_key()
+            pem, _ = self.authority.issue_client("north", "site", key)
+            return {"certificate": pem.decode(), "coordinator": self.coordinator.public.hex()}
+        if name == "audit":
+            return self._countersigned(body)
         return known.get(name, {})
+
+    def _countersigned(self, body: Any) -> Any:
+        receipt = None
+        if body.get("head"):
+            receipt = Receipt.given(self.coordinator, LogHead.model_validate(body["head"]))
+        head = self.log.head()
+        assert head is not None
+        return {"receipt": receipt and receipt.model_dump(), "head": head.model_dump()}
 
     def live(self) -> None:
         self._enrol()
+        with connect(self.home) as api, closing(self.home.audit_log()) as log:
+            renew_when_due(self.home, api, days=1000)
+            countersign(api, log, self.home.coordinator)
+            accept_coordinator(self.home, api, self.coordinator.fingerprint)
         with connect(self.home) as api:
             refuse(self.home, api, "a" * 64, "Not now.")
         for study in _studies():
+            if study.survey:
+                self._name_people()
             offer = offered(self._with_partner(study), [self.home], self.coordinator)
             with connect(self.home) as api:
-                approve(self.home, api, offer, self.home.config.population(None))
+                people = say_yes(self.home, offer.study, self.person if study.survey else None)
+                patients = self.home.config.population(None)
+                approve(self.home, api, offer, patients, people=people)
             with closing(self.home.ledger()) as ledger:
                 self._answer(offer.study, ledger)
                 agent = Agent(self.home, "cpu")
+                agent._worker._layers = {"seccomp": True}  # as a child would have said
                 with connect(self.home) as api:
                     agent._settle_ended(api, ledger)
                 agent._extract(offer.study, ledger)
@@ -83,6 +117,9 @@ class WholeLife:
         self.listed = [{"study": text, "signature": signature, "status": "done"}]
         with connect(self.home) as api, pytest.raises(FloError):  # it asks, and gets none
             fetch(self.home, api, offer.study.name, self.home.directory)
+        with connect(self.home) as api:
+            leave(self.home, api)
+        self.log.close()
 
     def _enrol(self) -> None:
         invitation = {
@@ -98,6 +135,12 @@ class WholeLife:
         path = self.home.directory / "invitation.json"
         path.write_bytes(canonical.encode(invitation))
         enrol(self.home, path)
+
+    def _name_people(self) -> None:
+        """From now on the policy names who approves."""
+        ada = Person(name="Ada", role="steward", public=self.person.public.hex())
+        write_toml(self.home.directory / "policy.toml", Policy(people=(ada,)))
+        sign(self.home.directory, self.home.identity())
 
     def _with_partner(self, study: Study) -> Study:
         return study.with_fingerprints({"south": self.partner.fingerprint})

@@ -33,6 +33,9 @@ COHORT = ("north", "south", "west")
 class FreshReleaser:
     """A new random vector every time; says so on standard output."""
 
+    def forget(self, study: str) -> None:
+        """Nothing is kept."""
+
     def release(self, *_: Any) -> npt.NDArray[np.int64]:
         os.write(1, b".")
         return np.frombuffer(os.urandom(8 * LENGTH), dtype="<i8").astype(np.int64)
@@ -57,7 +60,10 @@ def request(study: str, round_: int, relayed: dict[str, Any]) -> bytes:
 def main(site: str, study_file: str, partners: str, sent: str, first: str) -> None:
     home = SiteHome.open(Path(site))
     study = from_canonical(Path(study_file).read_bytes())
-    identities = {path.stem: Identity.load(path) for path in Path(partners).glob("*.key")}
+    identities = {
+        path.stem: Identity.read(path.read_bytes(), path.name)
+        for path in Path(partners).glob("*.key")
+    }
     ledger, started = home.ledger(), time.time_ns() // 1000  # the partners' keys are new, too
     handler = handler_of(home, ledger, FreshReleaser())
     file = os.open(sent, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from flo.server.home import CoordinatorConfig, CoordinatorHome, invite
+from flo.server.home import CoordinatorConfig, CoordinatorHome
+from flo.server.invitations import invite
 from tests.builders import csv_text, make_site, study_document
 
 Arguments = list[str | Path]

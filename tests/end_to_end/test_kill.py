@@ -20,11 +20,13 @@ import numpy.typing as npt
 import pytest
 
 from flo.clients.address_book import AddressBook
-from flo.clients.approval import approve, load
+from flo.clients.approval import load
+from flo.clients.approve import approve
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.handler import Handler, request_key, settle
 from flo.clients.home import SiteHome
 from flo.clients.replies import KeptReplies
+from flo.files import write_private
 from flo.identity import Identity
 from flo.messages import Reply, Values, decode_reply, decode_request
 from tests.builders import SilentApi, make_site, offered, pretend_enrolled, small_study
@@ -37,6 +39,9 @@ ROOT = Path(__file__).parent.parent.parent
 
 class NoReleaser:
     """After a kill nothing may be computed anew for a request that has a row."""
+
+    def forget(self, study: str) -> None:
+        """Nothing is kept."""
 
     def release(self, *_: Any) -> npt.NDArray[np.int64]:
         raise AssertionError("computed twice")
@@ -160,7 +165,7 @@ def site(tmp_path: Path, request: pytest.FixtureRequest) -> Site:
     (tmp_path / "study").write_bytes(offer.study.canonical_bytes)
     (tmp_path / "partners").mkdir()
     for name in read_out:
-        partner(name).save(tmp_path / "partners" / f"{name}.key")
+        write_private(tmp_path / "partners" / f"{name}.key", partner(name).pem())
     files = (tmp_path / "study", tmp_path / "partners")
     return Site(home, offer.study.digest, files, tmp_path / "sent", 2 if noise == "local" else 1)
 
@@ -199,7 +204,7 @@ def test_nothing_of_a_reply_whose_writing_was_cut_off_outlives_its_study(
             cut.setattr(Path, "replace", _killed)
             with pytest.raises(SystemExit):
                 handler.answer(request(site.study, 1, relayed))
-        replies = KeptReplies(site.home.directory / "replies", site.home.replies_keystore())
+        replies = KeptReplies(site.home.directory / "replies", site.home.keystore())
         settle(ledger, replies, site.home, approved, approved.read_study())
     assert list((site.home.directory / "replies").iterdir()) == []
 

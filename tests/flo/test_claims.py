@@ -64,8 +64,8 @@ def changed(value: Any) -> list[Any]:
         return [None, value.model_copy(update={"sequence": 2}), head(), head_of(OTHER, 4)]
     if isinstance(value, int):
         return [value + 1, value - 1]
-    last = "0" if value[-1] != "0" else "1"
-    return [value[:-1] + last, last + value[1:]]
+    last, first = ("0" if end != "0" else "1" for end in (value[-1], value[0]))
+    return [value[:-1] + last, first + value[1:]]
 
 
 @pytest.mark.parametrize(

@@ -56,15 +56,18 @@ def test_a_signature_that_does_not_match_is_refused(
 
 def test_a_key_file_is_for_its_owner_only_and_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "identity.key"
-    KEY.save(path)
+    keystore = LocalKeyStore(tmp_path / "keystore.key")
+    KEY.save(path, keystore)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert list(tmp_path.iterdir()) == [path]
-    assert Identity.load(path).fingerprint == KEY.fingerprint == fingerprint(KEY.public)
+    assert set(tmp_path.iterdir()) == {path, tmp_path / "keystore.key"}
+    assert b"PRIVATE" not in path.read_bytes()
+    read = Identity.load(path, keystore)
+    assert read.fingerprint == KEY.fingerprint == fingerprint(KEY.public)
 
 
 def test_a_key_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no identity key"):
-        Identity.load(tmp_path / "none.key")
+    with pytest.raises(UsageError, match="no key"):
+        Identity.load(tmp_path / "none.key", LocalKeyStore(tmp_path / "k"))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_a_key_of_another_kind_is_refused(
         )
     )
     with pytest.raises(TrustError, match="is not"):
-        Identity.load(path)
+        Identity.load(path, LocalKeyStore(tmp_path / "k"))
 
 
 def test_repr_hides_the_key() -> None:

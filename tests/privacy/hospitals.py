@@ -13,7 +13,7 @@ import numpy as np
 
 from flo import canonical
 from flo.claims import Head
-from flo.clients.approval import approve
+from flo.clients.approve import approve
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.extract import make_extract
 from flo.clients.handler import Handler

@@ -36,6 +36,9 @@ PADS = 64
 class Zeros(CountingReleaser):
     """Nothing but pads is sent."""
 
+    def forget(self, study: str) -> None:
+        """Nothing is kept."""
+
     def release(self, *_: Any) -> Integers:
         self.calls += 1
         return np.zeros(PADS, dtype=np.int64)
@@ -178,6 +181,9 @@ class Training:
 
     def trainer(self, study: Study, digest: str, **noise: Any) -> Trainer:
         return Trainer(study, Snapshot.read(self._path, digest), **noise)
+
+    def forget(self, study: str) -> None:
+        """Nothing is kept."""
 
     def release(
         self,

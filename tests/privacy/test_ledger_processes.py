@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from flo.files import write_private
 from flo.identity import Identity
 from flo.privacy.ledger import Ledger
 from flo.privacy.life import SUB_LEDGERS
@@ -27,7 +28,7 @@ from tests.privacy.ledgers import new_ledger, study_of, survey_of
 @pytest.fixture
 def identity(tmp_path: Path) -> Identity:
     made = Identity.new()
-    made.save(tmp_path / "identity.key")
+    write_private(tmp_path / "identity.key", made.pem())
     return made
 
 
@@ -66,6 +67,7 @@ CONTENDER = """
 import sys
 from pathlib import Path
 from flo.errors import BudgetError
+from flo.files import write_private
 from flo.identity import Identity
 from flo.privacy.ledger import Ledger
 from flo.study import from_canonical
@@ -73,7 +75,8 @@ folder = Path(sys.argv[1])
 study = from_canonical(Path(sys.argv[2]).read_bytes())
 from flo.privacy.plan import Plan
 Plan.of(study)
-ledger = Ledger(folder / "ledger.sqlite", Identity.load(folder / "identity.key"))
+identity = Identity.read((folder / "identity.key").read_bytes(), "key")
+ledger = Ledger(folder / "ledger.sqlite", identity)
 print("ready", flush=True)
 sys.stdin.readline()
 print("trying", flush=True)
@@ -117,10 +120,12 @@ SPENDER = """
 import sys
 from pathlib import Path
 from flo.errors import BudgetError
+from flo.files import write_private
 from flo.identity import Identity
 from flo.privacy.ledger import Ledger
 folder, reservation, name = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-ledger = Ledger(folder / "ledger.sqlite", Identity.load(folder / "identity.key"))
+identity = Identity.read((folder / "identity.key").read_bytes(), "key")
+ledger = Ledger(folder / "ledger.sqlite", identity)
 facts = dict.fromkeys(("study", "run", "round", "attempt", "model", "cohort", "reply"), "x")
 facts["study"] = sys.argv[4]
 print("ready", flush=True)
@@ -174,10 +179,11 @@ def test_two_studies_at_once_charge_each_its_own_reservation(
 CHARGER = """
 import os, sys
 from pathlib import Path
+from flo.files import write_private
 from flo.identity import Identity
 from flo.privacy.ledger import Ledger
 folder = Path(sys.argv[1])
-identity = Identity.load(folder / "identity.key")
+identity = Identity.read((folder / "identity.key").read_bytes(), "key")
 facts = dict.fromkeys(("study", "run", "round", "attempt", "model", "cohort", "reply"), "x")
 facts["study"] = sys.argv[3]
 for line in sys.stdin:

@@ -23,7 +23,8 @@ from flo.clients.home import SiteHome
 from flo.files import write_private
 from flo.identity import Identity
 from flo.server.authority import Authority
-from flo.server.home import CoordinatorConfig, CoordinatorHome, invite
+from flo.server.home import CoordinatorConfig, CoordinatorHome
+from flo.server.invitations import invite
 from tests.builders import make_site
 
 START_SECONDS = 40.0
@@ -118,25 +119,23 @@ class RealCoordinator:
 
     def site(self, home: SiteHome) -> ssl.SSLContext:
         """Shows an enrolled site's certificate."""
-        return self._shows(home.directory / "certificate.pem", home.directory / "identity.key")
+        return self.shows((home.directory / "certificate.pem").read_bytes(), home.identity().pem())
 
-    def issued(self, folder: Path, name: str, authority: Authority | None = None) -> ssl.SSLContext:
+    def issued(self, name: str, authority: Authority | None = None) -> ssl.SSLContext:
         """Shows a fresh site certificate in this name, never enrolled, of this or another CA."""
         identity = Identity.new()
         pem, _ = (authority or self.home.authority()).issue_client(
             name, "site", identity.key.public_key()
         )
-        return self.shows(folder, pem, identity.pem())
+        return self.shows(pem, identity.pem())
 
-    def invited(self, folder: Path, invitation: bytes) -> ssl.SSLContext:
+    def invited(self, invitation: bytes) -> ssl.SSLContext:
         """Shows the bootstrap certificate of an invitation."""
         document = json.loads(invitation)
-        return self.shows(folder, document["certificate"].encode(), document["key"].encode())
+        return self.shows(document["certificate"].encode(), document["key"].encode())
 
-    def shows(self, folder: Path, certificate: bytes, key: bytes) -> ssl.SSLContext:
-        write_private(folder / "shown.pem", certificate)
-        write_private(folder / "shown.key", key)
-        return self._shows(folder / "shown.pem", folder / "shown.key")
+    def shows(self, certificate: bytes, key: bytes) -> ssl.SSLContext:
+        return client_context(self.home.ca_path.read_text(), certificate, key)
 
     def enrol(self, folder: Path, name: str) -> SiteHome:
         """A new site, enrolled as people do it."""
@@ -145,9 +144,6 @@ class RealCoordinator:
         write_private(invitation, invite(self.home, name))
         enrol(home, invitation)
         return home
-
-    def _shows(self, certificate: Path, key: Path) -> ssl.SSLContext:
-        return client_context(self.home.ca_path.read_text(), certificate, key)
 
 
 def ask(

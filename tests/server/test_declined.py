@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from flo import canonical
+from flo.audit_log import AuditLog
 from flo.claims import row_statement
 from flo.errors import MessageError, StudyError, TrustError
 from flo.identity import Identity
@@ -16,6 +17,7 @@ from flo.server.authority import Authority, Peer
 from flo.server.site_api import SiteApi
 from flo.server.store import Store
 from flo.study import Study
+from flo.succession import Succession
 from tests.builders import small_study
 from tests.company import partner
 
@@ -62,7 +64,15 @@ def decided(study: Study, decision: str, sequence: int, /, **changes: Any) -> di
 
 
 def send(store: Store, document: dict[str, Any], signer: Identity = NORTH) -> None:
-    api = SiteApi(store, cast(Authority, None), Identity.new(), lambda member: None)
+    nothing = Succession(steps=())
+    api = SiteApi(
+        store,
+        cast(Authority, None),
+        Identity.new(),
+        cast(AuditLog, None),
+        nothing,
+        lambda member: None,
+    )
     peer = Peer("north", "site", "1", NORTH.public)
     data = canonical.encode(document)
     body = {"document": data.decode(), "signature": signer.sign("approval", data)}

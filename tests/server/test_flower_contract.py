@@ -20,13 +20,14 @@ from flwr.superlink.routers.fleet.router import router as fleet_router
 from flo.clients.coordinator_api import client_context
 from flo.clients.flower import FleetLink
 from flo.identity import Identity
+from flo.keystore import LocalKeyStore
 from flo.server.authority import Authority
 from flo.server.superlink import FLEET_PATHS, PULL_PATH, RUNTIME_PULL_PATH, SuperLink, _descriptor
 
 
 @pytest.fixture(scope="module")
 def superlink() -> SuperLink:
-    return SuperLink(token="t", superexec_secret=bytes(32))
+    return SuperLink(superexec_secret=bytes(32))
 
 
 def _paths(app: object) -> set[str]:
@@ -91,11 +92,10 @@ def test_the_fleet_client_keeps_its_http_client_where_we_replace_it(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("ca")
-    authority, identity = Authority.create(folder), Identity.new()
+    authority = Authority.create(folder, LocalKeyStore(folder / "keystore.key"))
+    identity = Identity.new()
     pem, _ = authority.issue_client("north", "site", identity.key.public_key())
-    (folder / "site.pem").write_bytes(pem)
-    identity.save(folder / "site.key")
-    context = client_context(authority.pem.decode(), folder / "site.pem", folder / "site.key")
+    context = client_context(authority.pem.decode(), pem, identity.pem())
     link = FleetLink("https://127.0.0.1:1", context, identity)
     assert isinstance(link._client, flwr.supernode.fleet_http_client.FleetHttpClient)
     assert link._client._client.follow_redirects is False

@@ -17,11 +17,13 @@ from flo.clients.home import SiteHome
 from flo.errors import TrustError
 from flo.files import write_private
 from flo.identity import Identity
+from flo.keystore import LocalKeyStore
 from flo.server.authority import Authority
 from flo.server.gateway import MAX_SITE_BODY
-from flo.server.home import invite
+from flo.server.invitations import invite
 from flo.server.site_api import SITE_CALLS
 from flo.server.superlink import FLEET_PATHS, PUBLIC_KEY_HEADER
+from flo.tls import show
 from tests.builders import make_site
 from tests.server.stage import RealCoordinator, ask, flo
 
@@ -69,7 +71,7 @@ OFF_THE_LIST = [
     ("POST", "/v1/site/studies%2f"),
     ("POST", "/v1/site/studies;x"),
     ("POST", "/v1/site"),
-    ("POST", "/v1/site/renew"),
+    ("POST", "/v1/site/renew/x"),
 ]
 
 
@@ -93,7 +95,9 @@ def test_a_client_without_a_certificate_is_refused_at_tls(coordinator: RealCoord
 def test_a_certificate_of_another_authority_is_refused_at_tls(
     coordinator: RealCoordinator, tmp_path: Path
 ) -> None:
-    stranger = coordinator.issued(tmp_path, "north", Authority.create(tmp_path))
+    stranger = coordinator.issued(
+        "north", Authority.create(tmp_path, LocalKeyStore(tmp_path / "k"))
+    )
     with pytest.raises(_CUT_OFF):
         coordinator.outside("POST", STUDIES, stranger)
 
@@ -102,9 +106,7 @@ def test_the_coordinators_own_certificate_opens_nothing(
     coordinator: RealCoordinator, tmp_path: Path
 ) -> None:
     home = coordinator.home
-    itself = coordinator.shows(
-        tmp_path, home.certificate_path.read_bytes(), home.key_path.read_bytes()
-    )
+    itself = coordinator.shows(home.certificate_path.read_bytes(), home.identity().pem())
     with pytest.raises(_CUT_OFF):
         coordinator.outside("POST", STUDIES, itself)
 
@@ -112,7 +114,7 @@ def test_the_coordinators_own_certificate_opens_nothing(
 def test_tls_1_2_is_not_spoken(coordinator: RealCoordinator, sites: dict[str, SiteHome]) -> None:
     folder = sites["north"].directory
     old = coordinator.anonymous()
-    old.load_cert_chain(folder / "certificate.pem", folder / "identity.key")
+    show(old, (folder / "certificate.pem").read_bytes(), sites["north"].identity().pem())
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(_CUT_OFF):
         coordinator.outside("POST", STUDIES, old)
@@ -132,14 +134,14 @@ def test_plain_http_gets_no_answer(coordinator: RealCoordinator) -> None:
 def test_a_certificate_that_was_not_enrolled_is_refused(
     coordinator: RealCoordinator, sites: dict[str, SiteHome], tmp_path: Path, name: str, path: str
 ) -> None:
-    assert coordinator.outside("POST", path, coordinator.issued(tmp_path, name)).status == 403
+    assert coordinator.outside("POST", path, coordinator.issued(name)).status == 403
 
 
 @pytest.mark.parametrize("path", sorted((FLEET_PATHS | set(SITE_CALLS)) - {"/v1/site/enrol"}))
 def test_an_invitation_opens_enrolment_only(
     coordinator: RealCoordinator, tmp_path: Path, path: str
 ) -> None:
-    guest = coordinator.invited(tmp_path, invite(coordinator.home, "guest"))
+    guest = coordinator.invited(invite(coordinator.home, "guest"))
     assert coordinator.outside("POST", path, guest, body=b"{}").status == 403
 
 
@@ -154,7 +156,7 @@ def test_a_used_invitation_is_refused(coordinator: RealCoordinator, tmp_path: Pa
 def test_an_invitation_enrols_nobody_but_the_hospital_it_names(
     coordinator: RealCoordinator, tmp_path: Path
 ) -> None:
-    guest = coordinator.invited(tmp_path, invite(coordinator.home, "guest"))
+    guest = coordinator.invited(invite(coordinator.home, "guest"))
     answer = coordinator.outside(
         "POST", "/v1/site/enrol", guest, body=b'{"request": "not a certificate request"}'
     )

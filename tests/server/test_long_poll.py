@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from flo.clients.coordinator_api import client_context
-from flo.clients.enrol import connect
+from flo.clients.enrol import connect, context_of
 from flo.clients.flower import FleetLink
 from flo.clients.home import SiteHome
 from flo.errors import NetworkError
@@ -17,12 +16,7 @@ HELD_SECONDS = 1.2
 
 
 def _link(home: SiteHome) -> FleetLink:
-    context = client_context(
-        (home.directory / "ca.pem").read_text(),
-        home.directory / "certificate.pem",
-        home.directory / "identity.key",
-    )
-    return FleetLink(home.coordinator.url, context, home.identity())
+    return FleetLink(home.coordinator.url, context_of(home), home.identity())
 
 
 def test_an_idle_pull_is_held_and_others_are_served_meanwhile(sites: dict[str, SiteHome]) -> None:

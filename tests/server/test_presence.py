@@ -9,18 +9,14 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from flwr.proto.control_pb2 import ListNodesRequest
-from flwr.supercore.control.control_http_client import ControlHttpClient
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from flo.clients.flower import FleetLink
 from flo.clients.home import SiteHome
-from flo.server.home import invite
+from flo.server.invitations import invite
 from flo.server.presence import Presence
-from flo.server.superlink import _Bearer
+from flo.server.tokens import issue
 from tests.server.stage import RealCoordinator, ask
 
 NORTH, SOUTH = b"certificate of north", b"certificate of south"
@@ -168,17 +164,12 @@ CRASH_SECONDS = 5.0
 
 
 def is_online(coordinator: RealCoordinator, home: SiteHome) -> bool:
-    """What Flower takes this hospital's node for."""
-    key = public_key_to_bytes(home.identity().key.public_key())
-    address = f"127.0.0.1:{coordinator.private_port}"
-    ca = coordinator.home.ca_path.read_bytes()
-    bearer: Any = _Bearer(coordinator.home.token)
-    with ControlHttpClient.from_server_address(
-        address, False, ca, interceptors=[bearer]
-    ) as control:
-        nodes = control.ListNodes(ListNodesRequest()).nodes_info
-    (node,) = (node for node in nodes if node.public_key == key)
-    return bool(node.status == "online")
+    """What a viewer is told about this hospital."""
+    token, _ = issue(coordinator.home.identity(), "tests", "viewer", 60)
+    headers = {"authorization": f"Bearer {token}"}
+    known = coordinator.private("GET", "/v1/flo/hospitals", headers=headers).document
+    (found,) = (hospital for hospital in known if hospital["id"] == home.config.hospital)
+    return bool(found["online"])
 
 
 @pytest.fixture
@@ -222,9 +213,9 @@ def test_a_certificate_that_opens_nothing_takes_no_agent_offline(
     home, _ = agent
     name = home.config.hospital
     if kind == "an invitation":
-        visit(coordinator, coordinator.invited(tmp_path, invite(coordinator.home, name)))
+        visit(coordinator, coordinator.invited(invite(coordinator.home, name)))
     else:
-        visit(coordinator, coordinator.issued(tmp_path, name))
+        visit(coordinator, coordinator.issued(name))
     time.sleep(1.5 * GRACE)
     assert is_online(coordinator, home)
 

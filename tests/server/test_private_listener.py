@@ -13,6 +13,7 @@ from flwr.supercore.constant import SUPEREXEC_AUTH_SIGNATURE_HEADER, TASK_TOKEN_
 from flo.server.operator_api import operator_app
 from flo.server.store import Offer, Store
 from flo.server.superlink import SuperLink
+from flo.server.tokens import issue
 from flo.study import Study
 from tests.server.stage import RealCoordinator, ask
 
@@ -34,8 +35,8 @@ WRONG = {
 def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
     """Every (method, path) of the embedded Flower app and of FLO's own."""
     store = Store(tmp_path_factory.mktemp("store") / "coordinator.sqlite")
-    flower = SuperLink(token="t", superexec_secret=bytes(32)).control
-    apps = [flower, operator_app(store, _offers_nothing)]
+    flower = SuperLink(superexec_secret=bytes(32)).control
+    apps = [flower, operator_app(store, _offers_nothing, bytes, bool)]
     found = {
         (method, (route.path or "").replace("{digest}", "0" * 64))
         for app in apps
@@ -46,13 +47,14 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
     return sorted(found)
 
 
-def _offers_nothing(study: Study) -> Offer:
+def _offers_nothing(study: Study, person: str) -> Offer:
     return Offer(study, "", "offered")
 
 
 @pytest.fixture
 def token(coordinator: RealCoordinator) -> dict[str, str]:
-    return {"authorization": f"Bearer {coordinator.home.token}"}
+    text, _ = issue(coordinator.home.identity(), "tests", "operator", 600)
+    return {"authorization": f"Bearer {text}"}
 
 
 def _statuses(
@@ -111,7 +113,7 @@ def test_fleet_calls_do_not_exist_here(
 ) -> None:
     fleet = [route for route in routes if route[1].startswith("/v1/fleet/")]
     assert len(fleet) > 10
-    assert {status for _, status in _statuses(coordinator, fleet, token)} == {404}
+    assert {status for _, status in _statuses(coordinator, fleet, token)} == {403}
 
 
 def test_a_forged_superexec_signature_gets_no_task(coordinator: RealCoordinator) -> None:
@@ -123,13 +125,16 @@ def test_a_forged_superexec_signature_gets_no_task(coordinator: RealCoordinator)
     assert answer.status in (401, 403)
 
 
-@pytest.mark.parametrize("name", ["operator.token", "superexec.secret", "identity.key", "ca.key"])
+@pytest.mark.parametrize(
+    "name", ["superexec.secret", "identity.key", "ca.key", "keystore.key", "audit.sqlite"]
+)
 def test_secrets_are_readable_by_their_owner_only(coordinator: RealCoordinator, name: str) -> None:
     path: Path = coordinator.home.directory / name
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_the_token_is_in_no_log(coordinator: RealCoordinator) -> None:
-    folder = coordinator.home.directory
+def test_the_token_is_in_no_log(coordinator: RealCoordinator, token: dict[str, str]) -> None:
+    folder, text = coordinator.home.directory, token["authorization"].removeprefix("Bearer ")
+    assert coordinator.private("GET", "/v1/flo/studies", headers=token).status == 200
     for path in [*folder.glob("*.log"), *folder.glob("log/*"), *folder.glob("*.sqlite*")]:
-        assert coordinator.home.token.encode() not in path.read_bytes(), path
+        assert text[-64:].encode() not in path.read_bytes(), path

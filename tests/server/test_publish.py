@@ -18,7 +18,7 @@ import pytest
 from safetensors import safe_open
 
 from flo import canonical
-from flo.clients.approval import approve
+from flo.clients.approve import approve
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.enrol import connect
 from flo.clients.home import SiteHome

@@ -1,0 +1,246 @@
+"""Approving a study: check it, the policy, the data and the budget, in that order, then sign.
+
+Nothing is spent, kept or sent before every check has passed. An approval is one reservation in the
+ledger: all runs of the study together cannot exceed it. Where the policy names people, each says
+yes with a key of their own, and only the last of those it asks for reserves anything.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import UTC, datetime
+
+from flo.clients import approval
+from flo.clients.address_book import AddressBook, refuse_strangers
+from flo.clients.approval import Approval, approval_path, charged_epsilon, first_path, snapshot_path
+from flo.clients.consent import left_out
+from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.home import Population, SiteHome
+from flo.clients.members import Members
+from flo.clients.offers import Offered, refuse_forged
+from flo.clients.people import refuse_missing_people
+from flo.clients.policy import Policy, a_year_before, refuse_violations
+from flo.clients.snapshot import Snapshot
+from flo.clients.witness import confirm_head
+from flo.decisions import Approve, PersonApproval, Signed
+from flo.environment import code_digest
+from flo.errors import BudgetError, FloError, PolicyError, RefusedError, TrustError
+from flo.privacy.budget import committed_since
+from flo.privacy.ledger import Ledger
+from flo.privacy.life import SUB_LEDGERS, LifeBudget
+from flo.privacy.plan import Plan
+from flo.privacy.split import is_held_out, keyed_hash
+from flo.study import Study
+
+
+def approve(
+    home: SiteHome,
+    api: CoordinatorApi,
+    offered: Offered,
+    population: Population,
+    *,
+    if_broken: bool = False,
+    people: tuple[PersonApproval, ...] = (),
+) -> Approval:
+    """Check everything, freeze the data, reserve the budget, sign, and tell the coordinator.
+
+    ``if_broken``: the steward accepts partners whose fingerprints nobody compared, and pays for a
+    study with distributed noise as if the secure sum were broken. ``people``: who said yes with a
+    key of their own (``flo.clients.people``), where the policy names people. A study that was
+    approved for other code is approved anew for the installed one, at no charge.
+    """
+    study, identity, policy = offered.study, home.identity(), home.policy
+    refuse_forged(offered, home.coordinator)
+    approval.refuse_withdrawn(home, study.digest)
+    if_broken = if_broken and study.mechanism.noise == "distributed"
+    kept = approval.load(home, study.digest) if approval_path(home, study.digest).exists() else None
+    if kept is not None:
+        if_broken = kept.read_decision().charged == "if-broken"
+    epsilon = charged_epsilon(study.canonical_bytes.decode(), if_broken)
+    check_study(study, home.config.hospital, identity.fingerprint, policy, epsilon)
+    unconfirmed = AddressBook.load(home).unconfirmed(study, home.config.hospital)
+    refuse_strangers(study, unconfirmed, if_broken=if_broken)
+    if kept is not None and kept.read_decision().code == code_digest():
+        return _announce(api, kept)
+    refuse_missing_people(policy, study, home.config.hospital, people)
+    if kept is None:
+        kept = _reserve(home, api, offered, population, policy, if_broken=if_broken)
+    with closing(home.ledger()) as ledger:
+        head = ledger.head()
+    decision = Approve(
+        study=study.digest,
+        hospital=home.config.hospital,
+        time=_now(),
+        head=head,
+        unconfirmed=tuple(unconfirmed),
+        charged="if-broken" if if_broken else "as-designed",
+        code=code_digest(),
+        policy=policy.digest,
+        people=people,
+    )
+    signed = Signed.by(identity, decision)
+    approved = kept.model_copy(
+        update={"decision": signed.document, "decision_signature": signed.signature}
+    ).signed(identity)
+    home.record(
+        "approved",
+        study.digest,
+        reservation=approved.reservation,
+        people=[p.name for p in people],
+        charged=decision.charged,
+        code=decision.code,
+        policy=decision.policy,
+    )
+    approval.keep(home, approved)
+    first_path(home, study.digest).unlink(missing_ok=True)
+    return _announce(api, approved)
+
+
+def check_study(study: Study, hospital: str, own: str, policy: Policy, epsilon: float) -> None:
+    """The site's own rules about a study that is charged at ``epsilon``.
+
+    Raises:
+        TrustError: it names another key for us. PolicyError: rules of the policy. RefusedError:
+        it has expired.
+    """
+    if study.hospital(hospital).fingerprint != own:
+        raise TrustError(f"the study names another identity key for {hospital}")
+    if any(not partner.fingerprint for partner in study.hospitals):
+        raise TrustError("the study does not name every partner's fingerprint")
+    if study.expires < datetime.now(UTC).date():
+        raise RefusedError(f"the study expired on {study.expires}")
+    if study.mechanism.noise == "distributed" and not study.masked:
+        raise PolicyError(
+            "distributed noise without masks is never approved",
+            hint="ask the coordinator for the study in schema_version 2",
+        )
+    refuse_violations(policy, study, hospital, epsilon)
+
+
+def refuse_over_a_year(
+    policy: Policy,
+    ledger: Ledger,
+    study: Study,
+    population: str,
+    *,
+    if_broken: bool,
+    now: datetime,
+) -> None:
+    """Raises BudgetError if the last year's approvals and this one exceed the policy's ε a year.
+
+    Like the ledger's own gate: the year's (ε, δ) is converted once, and costs are added at its one
+    order (``flo.privacy.life``).
+    """
+    if policy.largest_epsilon_a_year is None:
+        return
+    balance, rows = ledger.balance(), list(ledger.rows())
+    year = LifeBudget.born(policy.largest_epsilon_a_year, balance.lives[population].delta)
+    plan = Plan.of(study).if_broken(study) if if_broken else Plan.of(study)
+    for sub_ledger in SUB_LEDGERS:
+        used = committed_since(
+            rows, balance, population, a_year_before(now), year.order, sub_ledger
+        )
+        cost = plan.cost(sub_ledger, year.order)
+        if not used + cost <= year.renyi:
+            fits = year.largest_epsilon(year.renyi - used, study.mechanism.delta)
+            raise BudgetError(
+                f"largest_epsilon_a_year = {policy.largest_epsilon_a_year:g} in the site's policy: "
+                f"{year.share(used):.1%} of it was taken in {sub_ledger} in the last 365 days, and "
+                f"this study takes {year.share(cost):.1%}; the largest ε that would fit is "
+                f"{fits:.4f}",
+                hint="wait, or ask the coordinator for a study with less",
+            )
+
+
+def _reserve(
+    home: SiteHome,
+    api: CoordinatorApi,
+    offered: Offered,
+    population: Population,
+    policy: Policy,
+    *,
+    if_broken: bool,
+) -> Approval:
+    """Check and freeze the data, and reserve the budget: an approval without its decision."""
+    study = offered.study
+    # pandas comes with these two and takes half a second; the agent, which also imports this
+    # module, never reads a hospital's file.
+    from flo.clients.checks import check
+    from flo.clients.source import read_table
+
+    table = read_table(population.file)
+    checked = check(table, study.data, population.id_column, frozenset(population.ignore))
+    checked = checked.without(left_out(home, set(checked.patient_ids)))
+    snapshot = Snapshot.of(checked, home.split_key, population.hold_out)
+    digest = snapshot.digest
+    with closing(home.ledger()) as ledger:
+        confirm_head(api, ledger)
+        _refuse_changed_birth(home, ledger, population)
+        refuse_over_a_year(
+            policy, ledger, study, population.name, if_broken=if_broken, now=datetime.now(UTC)
+        )
+        hashes = {name: keyed_hash(home.patients_key, name) for name in checked.patient_ids}
+        path = snapshot_path(home, study.digest, digest)
+        snapshot.write(path)
+        try:
+            reservation = ledger.reserve(
+                study, population.name, set(hashes.values()), if_broken=if_broken
+            )
+        except FloError:
+            path.unlink()
+            raise
+    held_out = {n for n in hashes if is_held_out(home.split_key, n, population.hold_out)}
+    Members(
+        training=tuple(hashes[name] for name in hashes if name not in held_out),
+        held_out=tuple(hashes[name] for name in hashes if name in held_out),
+    ).save(home, study.digest, digest)
+    home.record(
+        "budget-reserved", study.digest, reservation=reservation, population=population.name
+    )
+    return Approval(
+        study=study.canonical_bytes.decode(),
+        study_signature=offered.signature,
+        population=population.name,
+        snapshot=digest,
+        reservation=reservation,
+        decision="",
+        decision_signature="",
+    )
+
+
+def _announce(api: CoordinatorApi, approved: Approval) -> Approval:
+    api.call(
+        "approvals",
+        {"document": approved.decision, "signature": approved.decision_signature},
+    )
+    return approved
+
+
+def _refuse_changed_birth(home: SiteHome, ledger: Ledger, population: Population) -> None:
+    """What was fixed at birth cannot be changed afterwards: site.toml, split key, patients key."""
+    commitments = home.key_commitments()
+    for row in ledger.rows():
+        public, private = row.public, row.private or {}
+        if public["kind"] == "birth" and public["population"] == population.name:
+            for name, born, now in (
+                ("epsilon", public["epsilon"], population.epsilon),
+                ("hold_out", public["hold_out"], population.hold_out),
+                ("declared_size", public["declared_size"], population.declared_size),
+                ("id_column", private.get("id_column"), population.id_column),
+            ):
+                if born != now:
+                    raise PolicyError(
+                        f"population {population.name!r}: {name} is {now!r} in site.toml but was "
+                        f"fixed as {born!r} when its ledger was born"
+                    )
+            for name, commitment in commitments.items():
+                if private.get(name) != commitment:
+                    raise TrustError(
+                        f"{name} is not the key that population {population.name!r} was born with: "
+                        "patients would change sides between training and evaluation",
+                        hint="restore the key from the site's backup",
+                    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

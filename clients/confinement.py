@@ -1,0 +1,275 @@
+"""Locking the child that holds patients into its process: no network, no other files, no programs.
+
+``confine`` is called before anything else is imported or read, and cannot be undone. Layers, each
+tried and then *checked by trying to break it*; what held is reported and signed into extracts:
+
+    limits         no core dump, no debugger attaches, few open files
+    namespace      a network namespace of its own, with nothing in it (where the kernel allows it)
+    no_new_privs   no program can gain rights
+    landlock       files: read what Python needs and the frozen snapshots; write nothing
+    seccomp        no socket of any kind, no io_uring, no exec, no ptrace, no mounts, no keys
+
+Linux on x86-64 and AArch64, by system call, so that no helper program and no root is needed. The
+numbers are from the kernel's UAPI headers; the filter is a list of what is refused, and the kernel
+itself is trusted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import resource
+import socket
+import struct
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+LAYERS = ("limits", "namespace", "no_new_privs", "landlock", "seccomp")
+
+_PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS = 4, 22, 38, 39
+_SECCOMP_MODE_FILTER = 2
+_NEW_USER, _NEW_NET, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000
+_EVERY_NAMESPACE = 0x7E020080  # cgroup, uts, ipc, user, pid, net, mount, time
+_EPERM, _ENOSYS = 1, 38
+_OPEN_FILES = 256
+
+# system call: (x86-64, AArch64); None where it does not exist
+_REFUSED: dict[str, tuple[int | None, int]] = {
+    "socket": (41, 198),
+    "connect": (42, 203),
+    "accept": (43, 202),
+    "sendto": (44, 206),
+    "sendmsg": (46, 211),
+    "bind": (49, 200),
+    "listen": (50, 201),
+    "accept4": (288, 242),
+    "sendmmsg": (307, 269),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "execve": (59, 221),
+    "execveat": (322, 281),
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "pidfd_getfd": (438, 438),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsmount": (432, 432),
+    "mount_setattr": (442, 442),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "open_by_handle_at": (304, 265),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "kexec_load": (246, 104),
+}
+_CLONE, _CLONE3 = (56, 220), (435, 435)
+_ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+_READ_FILE, _READ_DIR, _WRITE_FILE, _IOCTL = 1 << 2, 1 << 3, 1 << 1, 1 << 15
+_SYSTEM = ("/usr", "/lib", "/lib64", "/etc", "/proc", "/sys", "/dev")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def confine(snapshots: Path, forbidden: Path, *, gpu: bool) -> dict[str, bool]:
+    """Lock this process in, for good. Returns which of ``LAYERS`` were seen to hold.
+
+    ``snapshots``: the folder of frozen patients. ``forbidden``: a file of this hospital that must
+    not be readable afterwards, to check it. ``gpu``: devices may be written to. Call it while the
+    process has one thread.
+    """
+    _set_limits()
+    _enter_namespace()
+    _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _restrict_files([*_python_paths(), snapshots], gpu=gpu)
+    _refuse_calls()
+    return {
+        "limits": resource.getrlimit(resource.RLIMIT_CORE) == (0, 0),
+        "namespace": _sees_no_network(),
+        "no_new_privs": _libc.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1,
+        "landlock": _cannot_read(forbidden),
+        "seccomp": _cannot_open_sockets() and _cannot_run_programs(),
+    }
+
+
+def _set_limits() -> None:
+    _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+
+
+def _enter_namespace() -> None:
+    """An empty network; with a user namespace where this user may not do it otherwise."""
+    if _libc.unshare(_NEW_USER | _NEW_NET | _NEW_IPC) != 0:
+        _libc.unshare(_NEW_NET | _NEW_IPC)
+
+
+# -- landlock -------------------------------------------------------------------------------------
+
+
+def _restrict_files(readable: Iterable[Path], *, gpu: bool) -> None:
+    abi = _libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
+    if abi < 1:
+        return
+    every = (1 << 13) - 1
+    every |= (1 << 13) * (abi >= 2) | (1 << 14) * (abi >= 3) | _IOCTL * (abi >= 5)
+    network, scope = 3 * (abi >= 4), 3 * (abi >= 6)
+    size = 8 if abi < 4 else 16 if abi < 6 else 24
+    attributes = struct.pack("QQQ", every, network, scope)[:size]
+    ruleset = _libc.syscall(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(size), ctypes.c_uint32(0))
+    if ruleset < 0:
+        return
+    try:
+        for path in {*map(Path, _SYSTEM), *readable}:
+            _allow(ruleset, path, _READ_FILE | _READ_DIR)
+        _allow(ruleset, Path("/dev/null"), _READ_FILE | _WRITE_FILE)
+        if gpu:
+            _allow(ruleset, Path("/dev"), _READ_FILE | _READ_DIR | _WRITE_FILE | _IOCTL & every)
+        _libc.syscall(_LANDLOCK_RESTRICT, ruleset, ctypes.c_uint32(0))
+    finally:
+        os.close(ruleset)
+
+
+def _allow(ruleset: int, path: Path, access: int) -> None:
+    try:
+        handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return  # what is not there needs no permission
+    try:
+        if not path.is_dir():
+            access &= ~_READ_DIR
+        rule = struct.pack("=Qi", access, handle)
+        _libc.syscall(_LANDLOCK_ADD, ruleset, ctypes.c_int(1), rule, ctypes.c_uint32(0))
+    finally:
+        os.close(handle)
+
+
+def _python_paths() -> list[Path]:
+    """The interpreter, its libraries, and this package with the rooms it links to."""
+    package = Path(__file__).parent.parent
+    rooms = [path.resolve() for path in package.iterdir() if path.is_dir()]
+    prefixes = {Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}
+    libraries = [
+        Path(entry).resolve()
+        for entry in sys.path
+        if entry and any(Path(entry).resolve().is_relative_to(prefix) for prefix in prefixes)
+    ]
+    return [package.resolve(), *rooms, *prefixes, *libraries]
+
+
+# -- seccomp --------------------------------------------------------------------------------------
+
+
+class _Filter(ctypes.Structure):
+    _fields_ = (
+        ("code", ctypes.c_ushort),
+        ("jt", ctypes.c_ubyte),
+        ("jf", ctypes.c_ubyte),
+        ("k", ctypes.c_uint32),
+    )
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filters", ctypes.POINTER(_Filter)))
+
+
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
+
+
+def program(machine: str) -> list[tuple[int, int, int, int]]:
+    """The classic BPF program as (code, jump if true, jump if false, k); empty if unknown here."""
+    if machine not in _ARCHITECTURES:
+        return []
+    column, architecture = _ARCHITECTURES[machine]
+    numbers = [call[column] for call in _REFUSED.values() if call[column] is not None]
+    lines = [
+        (_LOAD, 0, 0, _ARCHITECTURE),
+        (_EQUAL, 1, 0, architecture),
+        (_RETURN, 0, 0, _KILL),
+        (_LOAD, 0, 0, _NUMBER),
+    ]
+    if machine == "x86_64":  # the x32 numbers of the same calls
+        lines += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _KILL)]
+    for number in numbers:
+        lines += [(_EQUAL, 0, 1, number or 0), (_RETURN, 0, 0, _ERROR | _EPERM)]
+    # clone3 keeps its flags where a filter cannot look; the C library then uses clone.
+    lines += [(_EQUAL, 0, 1, _CLONE3[column]), (_RETURN, 0, 0, _ERROR | _ENOSYS)]
+    lines += [
+        (_EQUAL, 0, 3, _CLONE[column]),
+        (_LOAD, 0, 0, _FIRST_ARGUMENT),
+        (_ANY_BIT, 0, 1, _EVERY_NAMESPACE),
+        (_RETURN, 0, 0, _ERROR | _EPERM),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
+    return lines
+
+
+def _refuse_calls() -> None:
+    lines = program(platform.machine())
+    if not lines:
+        return
+    filters = (_Filter * len(lines))(*(_Filter(*line) for line in lines))
+    whole = _Program(len(lines), filters)
+    _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(whole), 0, 0)
+
+
+# -- checks ---------------------------------------------------------------------------------------
+
+
+def _sees_no_network() -> bool:
+    """Only a loopback device, which is down, in this process's network."""
+    try:
+        lines = Path("/proc/self/net/dev").read_text().splitlines()[2:]
+    except OSError:
+        return False
+    return [line.split(":")[0].strip() for line in lines] in ([], ["lo"])
+
+
+def _cannot_read(path: Path) -> bool:
+    try:
+        path.open("rb").close()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _cannot_open_sockets() -> bool:
+    for family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+        try:
+            socket.socket(family, socket.SOCK_STREAM).close()
+        except PermissionError:
+            continue
+        except OSError:
+            return False
+        return False
+    return True
+
+
+def _cannot_run_programs() -> bool:
+    try:
+        os.execv("/nonexistent/program", ["program"])  # noqa: S606 - must be refused
+    except PermissionError:
+        return True
+    except OSError:
+        return False

@@ -1,0 +1,223 @@
+"""Patients who do not take part: an opt-out list, and what can be said and done afterwards.
+
+An opt-out takes the patient's records out of every frozen snapshot at once, so it holds from the
+next round on, and out of every later approval. What a patient contributed to before cannot be taken
+out of a trained model; differential privacy bounds what it can have changed, and ``erase`` says in
+which models and by how much. The list holds keyed hashes, sealed; no log names a patient.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Collection
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import StringConstraints
+
+from flo import canonical
+from flo.claims import Digest
+from flo.clients import approval
+from flo.clients.approval import Approval, approved_digests, delete_snapshots, snapshot_path
+from flo.clients.home import SiteHome
+from flo.clients.members import Members, Side, delete_members
+from flo.clients.snapshot import Snapshot
+from flo.errors import UsageError
+from flo.files import write_private
+from flo.keystore import read_secret, write_secret
+from flo.privacy.accounting import epsilon_of
+from flo.privacy.ledger import Ledger
+from flo.privacy.rows import Reservation
+from flo.privacy.split import keyed_hash, normalise
+from flo.settings import Document, parse
+
+_LIMIT = 1 << 30
+_PURPOSE = "opt-outs"
+
+
+class OptOuts(Document):
+    """Keyed hashes of the patients who do not take part."""
+
+    schema_version: Literal[1] = 1
+    patients: tuple[Digest, ...] = ()
+
+    @classmethod
+    def load(cls, home: SiteHome) -> OptOuts:
+        path = home.directory / "optouts.sealed"
+        if not path.exists():
+            return cls()
+        data = read_secret(path, home.keystore(), _PURPOSE)
+        return parse(cls, canonical.decode(data, limit=_LIMIT, what="opt-outs"), str(path))
+
+    def save(self, home: SiteHome) -> None:
+        data = canonical.encode(self.model_dump(mode="json"))
+        write_secret(home.directory / "optouts.sealed", home.keystore(), _PURPOSE, data)
+
+
+class Contribution(Document):
+    """One study that a patient was part of. ``epsilon``: what all its releases together cost them.
+
+    ``factor``: e^ε, by which at most the releases change anyone's odds about this patient.
+    """
+
+    study: Digest
+    name: str
+    version: int
+    side: Side
+    releases: int
+    epsilon: float
+    delta: float
+    factor: float
+
+
+class Erasure(Document):
+    """``erasures/ID.json``: what was found and done for one request. It names no patient."""
+
+    schema_version: Literal[1] = 1
+    id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+    hospital: str
+    time: str
+    contributions: tuple[Contribution, ...]
+    unknown: tuple[Digest, ...]
+    said: str
+
+
+_SAID = (
+    "The patient's records were removed from every frozen copy here and take part in nothing from "
+    "now on. The releases listed were made before; they cannot be recalled, and the models that "
+    "came of them were not retrained. For each study all releases of this hospital together are "
+    "(epsilon, delta)-differentially private for one patient: with probability 1 - delta they "
+    "change nobody's odds about this patient by more than the factor stated. The hospital's own "
+    "records and backups are not FLO's."
+)
+
+
+def opt_out(home: SiteHome, patient_id: str) -> list[str]:
+    """Take a patient out, here and from now on. Returns digests of the studies this changed.
+
+    Raises:
+        UsageError: no id was given.
+    """
+    hashed = _hashed(home, patient_id)
+    known = OptOuts.load(home)
+    if hashed not in known.patients:
+        OptOuts(patients=(*known.patients, hashed)).save(home)
+    changed = [study for study in approved_digests(home) if _take_out(home, study, hashed)]
+    home.record("opt-out", studies=len(changed), listed=len(OptOuts.load(home).patients))
+    return changed
+
+
+def erase(home: SiteHome, patient_id: str) -> tuple[Erasure, Path]:
+    """Opt the patient out, and record which models they contributed to, and how much at most."""
+    hashed = _hashed(home, patient_id)
+    opt_out(home, patient_id)
+    contributions, unknown = [], []
+    with closing(home.ledger()) as ledger:
+        for study in approved_digests(home):
+            approved = approval.load(home, study)
+            members = Members.load(home, study, approved.snapshot)
+            if members is None:
+                unknown.append(study)
+                continue
+            for left in members.left:
+                if left.patient == hashed:
+                    contributions.append(_contribution(ledger, approved, left.side, left.row))
+    made = Erasure(
+        id=secrets.token_hex(8),
+        hospital=home.config.hospital,
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        contributions=tuple(contributions),
+        unknown=tuple(unknown),
+        said=_SAID,
+    )
+    document: dict[str, Any] = made.model_dump(mode="json")
+    signature = home.identity().sign("erasure", canonical.encode(document))
+    path = home.directory / "erasures" / f"{made.id}.json"
+    write_private(path, canonical.encode({"body": document, "signature": signature}))
+    home.record("erasure", id=made.id, studies=len(contributions))
+    return made, path
+
+
+def left_out(home: SiteHome, patient_ids: Collection[str]) -> set[str]:
+    """Those of ``patient_ids`` who opted out."""
+    out = set(OptOuts.load(home).patients)
+    if not out:
+        return set()
+    key = home.patients_key
+    return {name for name in patient_ids if keyed_hash(key, name) in out}
+
+
+def _hashed(home: SiteHome, patient_id: str) -> str:
+    if not normalise(patient_id):
+        raise UsageError("no patient id was given")
+    return keyed_hash(home.patients_key, patient_id)
+
+
+def _take_out(home: SiteHome, study: str, hashed: str) -> bool:
+    """Out of one study: of its frozen copy where there is one, and of the list of members.
+
+    Copy and list are written under new names; the approval then names both in one step.
+    """
+    approved = approval.load(home, study)
+    members = Members.load(home, study, approved.snapshot)
+    side = members.side_of(hashed) if members else None
+    if members is None or side is None:
+        return False
+    with closing(home.ledger()) as ledger:
+        fewer = members.without(hashed, side, ledger.head().sequence)
+    path = snapshot_path(home, study, approved.snapshot)
+    if not path.exists():  # the study has ended here
+        fewer.save(home, study, approved.snapshot)
+        return True
+    number = getattr(members, side).index(hashed)
+    smaller = Snapshot.read(path, approved.snapshot).without(side, number)
+    digest = smaller.digest
+    smaller.write(snapshot_path(home, study, digest))
+    fewer.save(home, study, digest)
+    renewed = approved.model_copy(update={"snapshot": digest})
+    approval.keep(home, renewed.signed(home.identity()))
+    delete_snapshots(home, study, but=digest)
+    delete_members(home, study, but=digest)
+    return True
+
+
+def _contribution(ledger: Ledger, approved: Approval, side: Side, row: int) -> Contribution:
+    """What the patient was part of, from the approval to the ledger's ``row``."""
+    study = approved.read_study()
+    held = ledger.balance().reservations[approved.reservation]
+    purposes = [p for p in held.parts if _touches(p, side)]
+    made = {
+        purpose: sum(
+            1
+            for entry in ledger.rows()
+            if entry.public["kind"] == "release"
+            and entry.public["reservation"] == approved.reservation
+            and entry.public["purpose"] == purpose
+            and entry.sequence <= row
+        )
+        for purpose in purposes
+    }
+    epsilon = _epsilon(held, made, study.mechanism.delta)
+    return Contribution(
+        study=study.digest,
+        name=study.name,
+        version=study.version,
+        side=side,
+        releases=sum(made.values()),
+        epsilon=epsilon,
+        delta=study.mechanism.delta,
+        factor=math.exp(epsilon),
+    )
+
+
+def _touches(purpose: str, side: Side) -> bool:
+    return purpose == "survey" or (purpose == "training") == (side == "training")
+
+
+def _epsilon(held: Reservation, made: dict[str, int], delta: float) -> float:
+    """One purpose touches one side, so nothing is added up. Rounded up."""
+    spent = [epsilon_of(held.parts[p].mechanism, count, delta) for p, count in made.items()]
+    return math.ceil(max(spent, default=0.0) * 1e6) / 1e6

@@ -1,0 +1,78 @@
+"""Studies that the coordinator offers to this hospital, signed by a key that the site knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.home import CoordinatorInfo
+from flo.errors import UsageError
+from flo.identity import verify
+from flo.settings import Document, parse
+from flo.study import Study, from_canonical
+
+
+@dataclass(frozen=True)
+class Offered:
+    """A study as the coordinator offers it, its signature checked."""
+
+    study: Study
+    signature: str
+
+
+class KnownStudy(Document):
+    """A study as the coordinator lists it."""
+
+    study: str
+    signature: str
+    status: str
+
+
+class _Listing(Document):
+    studies: tuple[KnownStudy, ...]
+
+
+def known_studies(api: CoordinatorApi) -> tuple[KnownStudy, ...]:
+    """Every study that names this hospital, with its status. Raises MessageError or UsageError."""
+    listing = {"studies": api.call("studies", {})}
+    return parse(_Listing, listing, "the coordinator's list of studies").studies
+
+
+def offered_studies(api: CoordinatorApi, coordinator: CoordinatorInfo) -> list[Offered]:
+    """Studies on offer. What an earlier key of the coordinator signed is no offer any more.
+
+    Raises:
+        TrustError: a study is signed by no key of this coordinator.
+    """
+    offers = []
+    for item in known_studies(api):
+        if item.status not in ("offered", "running"):
+            continue
+        signer = coordinator.signer_of(item.study.encode(), item.signature)
+        if signer == coordinator.public:
+            offers.append(Offered(from_canonical(item.study.encode()), item.signature))
+    return offers
+
+
+def refuse_forged(offered: Offered, coordinator: CoordinatorInfo) -> None:
+    """Raises TrustError unless the coordinator's present key signed it."""
+    public = bytes.fromhex(coordinator.public)
+    verify(public, "study", offered.study.canonical_bytes, offered.signature)
+
+
+def choose(offers: list[Offered], wanted: str | None) -> Offered:
+    """The study of that name or digest prefix, or the only one. Raises UsageError."""
+    matching = [
+        offer
+        for offer in offers
+        if wanted is None or offer.study.name == wanted or offer.study.digest.startswith(wanted)
+    ]
+    if len(matching) == 1:
+        return matching[0]
+    if not matching:
+        raise UsageError(
+            "no such study is waiting for this hospital" if wanted else "no study is waiting",
+            hint="the coordinator offers one with `flo study launch`",
+        )
+    names = ", ".join(f"{o.study.name} ({o.study.digest[:12]})" for o in matching)
+    raise UsageError(f"which study? {names}", hint="name it, or the start of its digest")

@@ -1,0 +1,116 @@
+"""A study as this hospital's steward should see it: the sheet, and what only the site can add.
+
+Words and numbers; ``flo.cli`` shows them on a terminal, ``page`` as one self-contained HTML page.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from flo.clients import approval
+from flo.clients.address_book import AddressBook
+from flo.clients.approval import approved_digests
+from flo.clients.home import Population, SiteHome
+from flo.clients.inbox import decided
+from flo.clients.policy import findings
+from flo.environment import code_digest
+from flo.privacy.sheet import Section, sections
+from flo.study import Study
+
+_LONGEST_VALUE = 200
+
+
+def review(home: SiteHome, study: Study, population: Population) -> list[Section]:
+    """All that a steward needs before saying yes: what changed, what it is, what our rules say."""
+    with closing(home.ledger()) as ledger:
+        life = ledger.balance().lives[population.name]
+    unconfirmed = AddressBook.load(home).unconfirmed(study, home.config.hospital)
+    parts = sections(study, life, unconfirmed)
+    return [*_changes(home, study), *parts, _here(home, study, population)]
+
+
+def page(home: SiteHome, study: Study, population: Population) -> str:
+    """The same as HTML: no script, no network."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("review.html.j2").render(
+        title=f"{study.name}, version {study.version}",
+        hospital=home.config.hospital,
+        decided=decided(home, study.digest),
+        sections=review(home, study, population),
+        digest=study.digest,
+    )
+
+
+def differences(old: Study, new: Study) -> list[tuple[str, str]]:
+    """(place, "before → now") for every field that differs; version and digest are not repeated."""
+    before, now = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    changed = []
+    for place in [*before, *(place for place in now if place not in before)]:
+        if before.get(place) != now.get(place) and place != "version":
+            values = (
+                _shown(side[place]) if place in side else "not there" for side in (before, now)
+            )
+            changed.append((place, " → ".join(values)))
+    return changed
+
+
+def _changes(home: SiteHome, study: Study) -> list[Section]:
+    """Against the latest version of the same study that was approved here, if there was one."""
+    earlier = [
+        found
+        for digest in approved_digests(home)
+        if (found := approval.load(home, digest).read_study()).name == study.name
+        and found.version < study.version
+    ]
+    if not earlier:
+        return []
+    last = max(earlier, key=lambda found: found.version)
+    changed = differences(last, study) or [("nothing", "only the version number")]
+    return [Section(f"What changed since version {last.version}, approved here", tuple(changed))]
+
+
+def _here(home: SiteHome, study: Study, population: Population) -> Section:
+    policy = home.policy
+    if policy.partners is not None:
+        own = (*policy.partners, home.config.hospital)
+        policy = policy.model_copy(update={"partners": own})
+    broken = findings(policy, study, study.largest_epsilon)
+    people = ", ".join(f"{person.name} ({person.role})" for person in policy.people)
+    return Section(
+        "At this hospital",
+        (
+            ("our decision", decided(home, study.digest)),
+            ("patients", f"population {population.name}, {population.file.name}"),
+            *([("OUR POLICY FORBIDS", text) for text in broken] or [("our policy", "allows it")]),
+            (
+                "who approves",
+                f"{policy.approvers} of {people}" if people else "whoever uses this site's folder",
+            ),
+            ("code to be run", f"{code_digest()} (installed here; another is refused)"),
+        ),
+    )
+
+
+def _flat(value: Any, place: str = "") -> dict[str, Any]:
+    """A document as one level: lists of named things by name, others by position."""
+    if isinstance(value, dict):
+        parts = {str(name): part for name, part in value.items()}
+    elif isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        parts = {str(p.get("id") or p.get("name") or n): p for n, p in enumerate(value)}
+    else:
+        return {place: value}
+    flat: dict[str, Any] = {}
+    for name, part in parts.items():
+        flat |= _flat(part, f"{place}.{name}" if place else name)
+    return flat
+
+
+def _shown(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"

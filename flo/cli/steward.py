@@ -1,0 +1,326 @@
+"""``flo site ...``: what a steward decides: studies, partners, policy, people, patients' wishes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flo.cli.site import DEFAULT_HOME, Home, app
+
+if TYPE_CHECKING:
+    from flo.clients.coordinator_api import CoordinatorApi
+    from flo.clients.home import SiteHome
+    from flo.clients.offers import Offered
+    from flo.identity import Identity
+
+StudyName = Annotated[
+    str | None, typer.Argument(help="Name or digest of a study; may be left out.")
+]
+PersonKey = Annotated[
+    Path | None, typer.Option("--person", help="Your own key, where the policy names people.")
+]
+
+
+@app.command()
+def confirm(
+    partners: Annotated[
+        list[str] | None, typer.Argument(help="HOSPITAL=FINGERPRINT, as it was read out to you.")
+    ] = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Keep partners' fingerprints that you compared by telephone; alone, list them."""
+    from flo.cli.screen import say
+    from flo.clients.address_book import AddressBook, parse_entries
+    from flo.clients.home import SiteHome
+    from flo.identity import spoken
+
+    opened = SiteHome.open(home)
+    book = AddressBook.load(opened)
+    if partners:
+        entries = parse_entries(partners)
+        book = book.confirm(opened, entries)
+        for hospital in entries:
+            opened.record(
+                "partner-confirmed", hospital=hospital, fingerprint=book.confirmed[hospital]
+            )
+    for hospital, fingerprint in sorted(book.confirmed.items()):
+        say(f"{hospital}: {spoken(fingerprint)}")
+    if not book.confirmed:
+        say("no partner's fingerprint was compared yet: flo site confirm HOSPITAL=FINGERPRINT")
+
+
+@app.command()
+def inbox(home: Home = DEFAULT_HOME) -> None:
+    """List the studies that name this hospital, and what was decided about each here."""
+    from rich.table import Table
+
+    from flo.cli.screen import console, plain, working
+    from flo.clients.enrol import connect
+    from flo.clients.home import SiteHome
+    from flo.clients.inbox import decided
+    from flo.clients.offers import known_studies
+    from flo.study import from_canonical
+
+    opened = SiteHome.open(home)
+    with working("asking the coordinator for studies"), connect(opened) as api:
+        known = known_studies(api)
+    table = Table("study", "version", "digest", "ε", "coordinator", "here")
+    for item in known:
+        study = from_canonical(item.study.encode())
+        here = decided(opened, study.digest)
+        over = item.status not in ("offered", "running")
+        table.add_row(
+            plain(study.name),
+            str(study.version),
+            study.digest[:12],
+            f"{study.largest_epsilon:g}",
+            plain(item.status),
+            "not approved" if over and here.startswith("waiting") else here,
+        )
+    console().print(table)
+
+
+@app.command()
+def review(
+    study: StudyName = None,
+    home: Home = DEFAULT_HOME,
+    population: Annotated[str | None, typer.Option(help="Which population takes part.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page to read or print.")] = None,
+) -> None:
+    """Read a study in plain language: what leaves, what it costs, what changed, our rules."""
+    from flo.cli.screen import console, say, show_sheet, working
+    from flo.clients.enrol import connect
+    from flo.clients.home import SiteHome
+    from flo.clients.offers import choose
+    from flo.clients.review import page
+    from flo.clients.review import review as sheet
+    from flo.files import write_private
+
+    opened = SiteHome.open(home)
+    chosen = opened.config.population(population)
+    with connect(opened) as api, working("asking the coordinator for studies"):
+        offered = choose(_wait_for_offers(opened, api, 0), study)
+        parts = sheet(opened, offered.study, chosen)
+    show_sheet(parts, console())
+    if html is not None:
+        write_private(html, page(opened, offered.study, chosen).encode())
+        say(f"\nthe same to print: {html}")
+    opened.record("reviewed", offered.study.digest)
+
+
+@app.command()
+def approve(
+    study: StudyName = None,
+    home: Home = DEFAULT_HOME,
+    population: Annotated[str | None, typer.Option(help="Which population takes part.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Approve without asking again.")] = False,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a study to be offered.")] = 0,
+    if_broken: Annotated[
+        bool,
+        typer.Option(
+            "--as-if-broken",
+            help="Without comparing fingerprints: charge ε as if the secure sum were broken.",
+        ),
+    ] = False,
+    person: PersonKey = None,
+) -> None:
+    """Read a study, check the data on this screen, and approve: one approval, one reservation."""
+    from flo.cli.screen import confirmed, console, say, show_sheet, working
+    from flo.clients.address_book import AddressBook, refuse_strangers
+    from flo.clients.approve import approve as sign
+    from flo.clients.enrol import connect
+    from flo.clients.home import SiteHome
+    from flo.clients.offers import choose
+    from flo.clients.people import say_yes
+    from flo.clients.review import review as sheet
+    from flo.errors import RefusedError
+
+    opened = SiteHome.open(home)
+    chosen = opened.config.population(population)
+    with connect(opened) as api:
+        with working("asking the coordinator for studies"):
+            offered = choose(_wait_for_offers(opened, api, wait), study)
+        unconfirmed = AddressBook.load(opened).unconfirmed(offered.study, opened.config.hospital)
+        show_sheet(sheet(opened, offered.study, chosen), console())
+        refuse_strangers(offered.study, unconfirmed, if_broken=if_broken)
+        if not confirmed("\nApprove this study and reserve its whole cost?", yes):
+            raise RefusedError("not approved; nothing was spent", hint="--yes approves at once")
+        people = say_yes(opened, offered.study, _person_key(person))
+        digest, needed = offered.study.digest[:12], opened.policy.approvers
+        if people and len(people) < needed:
+            said = ", ".join(given.name for given in people)
+            say(f"\n{said} said yes to {digest}; the policy asks for {needed} people")
+            say(f"nothing is reserved yet; next: flo site approve {digest} --person KEY")
+            return
+        with working("checking the data and reserving the budget"):
+            sign(opened, api, offered, chosen, if_broken=if_broken, people=people)
+    say(f"\napproved {offered.study.name} ({digest}); budget reserved")
+
+
+@app.command()
+def refuse(
+    study: Annotated[str, typer.Argument(help="Name or digest of a study on offer.")],
+    reason: Annotated[str, typer.Option(help="For the coordinator to read; no patient data.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Say no to a study; nothing is spent, and you may still approve it later."""
+    from flo.cli.screen import say
+    from flo.clients.decisions import refuse as sign
+    from flo.clients.enrol import connect
+    from flo.clients.home import SiteHome
+    from flo.clients.offers import choose
+
+    opened = SiteHome.open(home)
+    with connect(opened) as api:
+        chosen = choose(_wait_for_offers(opened, api, 0), study).study
+        sign(opened, api, chosen.digest, reason)
+    say(f"refused {chosen.name} ({chosen.digest[:12]}); the coordinator was told")
+
+
+@app.command()
+def withdraw(
+    study: Annotated[str, typer.Argument(help="Digest of an approved study, or its start.")],
+    reason: Annotated[str, typer.Option(help="For the coordinator to read; no patient data.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """End an approval: the agent refuses the study's next message; the ledger keeps the past."""
+    from flo.cli.screen import say
+    from flo.clients.decisions import withdraw as sign
+    from flo.clients.enrol import connect
+    from flo.clients.home import SiteHome
+
+    opened = SiteHome.open(home)
+    digest = approved_digest(opened, study)
+    with connect(opened) as api:
+        told = sign(opened, api, digest, reason)
+    say(f"withdrawn: {digest[:12]}; nothing more is released, and what was not used is free again")
+    if not told:
+        say("[yellow]the coordinator could not be told;[/] it learns it from the agent's refusal")
+
+
+@app.command()
+def policy(
+    home: Home = DEFAULT_HOME,
+    sign: Annotated[bool, typer.Option("--sign", help="Put policy.toml in force.")] = False,
+    person: PersonKey = None,
+) -> None:
+    """Show what this site allows; sign policy.toml after you have edited it."""
+    from flo.cli.screen import plain, say
+    from flo.clients.home import SiteHome
+    from flo.clients.policy import sign as put_in_force
+
+    opened = SiteHome.open(home)
+    if sign:
+        put = put_in_force(opened.directory, opened.identity(), _person_key(person))
+        opened.record("policy-signed", policy=put.digest)
+    found = opened.policy
+    for name, value in found.model_dump(mode="json").items():
+        if name != "people":
+            shown = "not limited" if value is None else str(value)
+            say(f"{name} = {plain(shown)}")
+    for someone in found.people:
+        say(f"may approve: {someone.name}, {someone.role}")
+    say(f"in force, digest {found.digest[:12]}; {home / 'policy.toml'} is signed")
+
+
+@app.command()
+def person(
+    name: Annotated[str, typer.Argument(help="The person's name, as approvals will carry it.")],
+    out: Annotated[Path, typer.Option(help="Where to write the person's key.")],
+    role: Annotated[
+        str,
+        typer.Option(help="steward, data protection officer, ethics committee or physician."),
+    ] = "steward",
+) -> None:
+    """Make a key of a person's own, opened by a passphrase, to approve with."""
+    from flo.cli.screen import say
+    from flo.clients.people import new_key
+    from flo.keystore import passphrase
+
+    made = new_key(out, passphrase(f"passphrase for {out}", new=True))
+    say(f"{out} is the key of {name}; keep it, and the passphrase, to yourself")
+    say("add this to policy.toml, then: flo site policy --sign")
+    say(f'\n\\[[people]]\nname = "{name}"\nrole = "{role}"\npublic = "{made.public.hex()}"')
+
+
+@app.command("opt-out")
+def opt_out(
+    patient: Annotated[str, typer.Argument(help="The patient's id, as in the data file.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """A patient does not take part: from the next round on, and in nothing later."""
+    from flo.cli.screen import say
+    from flo.clients.consent import opt_out as take_out
+    from flo.clients.home import SiteHome
+
+    changed = take_out(SiteHome.open(home), patient)
+    say(f"noted; the patient was taken out of {len(changed)} studies and takes part in none later")
+    if not changed:
+        say("no study here holds this id: is it spelt as in the data file?")
+
+
+@app.command()
+def erase(
+    patient: Annotated[str, typer.Argument(help="The patient's id, as in the data file.")],
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Opt a patient out, and record which models they contributed to and how much at most."""
+    from rich.table import Table
+
+    from flo.cli.screen import console, plain, say
+    from flo.clients.consent import erase as record
+    from flo.clients.home import SiteHome
+
+    made, path = record(SiteHome.open(home), patient)
+    table = Table("study", "digest", "as", "releases", "ε at most", "δ", "odds change by at most")
+    for part in made.contributions:
+        table.add_row(
+            plain(f"{part.name} v{part.version}"),
+            part.study[:12],
+            "trained on" if part.side == "training" else "evaluated on",
+            str(part.releases),
+            f"{part.epsilon:.4f}",
+            f"{part.delta:g}",
+            f"× {part.factor:.2f}",
+        )
+    if made.contributions:
+        console().print(table)
+    else:
+        say("this id is in no study that was approved here")
+    if made.unknown:
+        say(f"not known for {len(made.unknown)} studies approved before members were kept")
+    say(made.said)
+    say(f"signed record, without the patient's id: {path}")
+
+
+def approved_digest(home: SiteHome, start: str) -> str:
+    """Digest of the approved study that begins so. Raises UsageError."""
+    from flo.clients.approval import approved_digests
+    from flo.errors import UsageError
+
+    found = [digest for digest in approved_digests(home) if digest.startswith(start)]
+    if len(found) != 1:
+        raise UsageError(f"{len(found)} approved studies begin with {start!r}")
+    return found[0]
+
+
+def _person_key(path: Path | None) -> Identity | None:
+    from flo.clients.people import load_key
+    from flo.keystore import passphrase
+
+    return None if path is None else load_key(path, passphrase(f"passphrase for {path}", new=False))
+
+
+def _wait_for_offers(opened: SiteHome, api: CoordinatorApi, seconds: float) -> list[Offered]:
+    import time
+
+    from flo.clients.offers import offered_studies
+
+    end = time.monotonic() + seconds
+    while True:
+        offers = offered_studies(api, opened.coordinator)
+        if offers or time.monotonic() > end:
+            return offers
+        time.sleep(0.2)

@@ -1,0 +1,109 @@
+"""What a hospital decides about a study, as it is signed: yes (``Approve``), no, or no longer.
+
+The site's identity signs the whole document; ``people`` are those who said yes, each by a key of
+their own where the site's policy names them. Version 2 knew neither people nor code, version 1 no
+partners that were not compared.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, RootModel, StringConstraints
+
+from flo import canonical
+from flo.claims import Claim, Digest, Head
+from flo.identity import Identity
+from flo.settings import Document
+from flo.study import Identifier
+
+PersonName = Annotated[str, StringConstraints(pattern=r"^[\w.@ '-]{1,60}$")]
+PersonRole = Literal["steward", "data protection officer", "ethics committee", "physician"]
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+Time = Annotated[str, StringConstraints(max_length=40)]
+
+
+class PersonApproval(Claim):
+    """ "I, in this role, have read this study and say yes." Signed by the person's own key."""
+
+    name: PersonName
+    role: PersonRole
+    time: Time
+
+    @classmethod
+    def given(
+        cls, key: Identity, name: str, role: PersonRole, study: str, hospital: str, time: str
+    ) -> PersonApproval:
+        statement = _person_statement(name, role, study, hospital, time)
+        return cls(
+            name=name,
+            role=role,
+            time=time,
+            public=key.public.hex(),
+            signature=key.sign("person-approval", statement),
+        )
+
+    def check(self, study: str, hospital: str, signer: str) -> None:
+        """Raises TrustError unless the key of fingerprint ``signer`` approved this very study."""
+        statement = _person_statement(self.name, self.role, study, hospital, self.time)
+        self._check(signer, "person-approval", statement)
+
+
+class Approve(Document):
+    """A steward's approval.
+
+    ``unconfirmed``: partners whose fingerprints were not compared. ``charged``: whether the ledger
+    pays for the study as designed or as if the secure sum were broken. ``code`` and ``policy``:
+    digests of the installed code and of the site's policy that the approval was given under.
+    """
+
+    schema_version: Literal[1, 2, 3] = 3
+    decision: Literal["approve"] = "approve"
+    study: Digest
+    hospital: Identifier
+    role: Literal["steward"] = "steward"
+    time: Time
+    head: Head
+    unconfirmed: Annotated[tuple[Identifier, ...], Field(max_length=1000)] = ()
+    charged: Literal["as-designed", "if-broken"] = "as-designed"
+    code: Digest | None = None
+    policy: Digest | None = None
+    people: Annotated[tuple[PersonApproval, ...], Field(max_length=8)] = ()
+
+
+class Decline(Document):
+    """A steward's no: before an approval (``refuse``), or after one (``withdraw``)."""
+
+    schema_version: Literal[2] = 2
+    decision: Literal["refuse", "withdraw"]
+    study: Digest
+    hospital: Identifier
+    role: Literal["steward"] = "steward"
+    time: Time
+    head: Head
+    reason: Reason
+
+
+class Decision(RootModel[Approve | Decline]):
+    """Told apart by their ``decision``."""
+
+
+class Signed(Document):
+    """A decision as it is kept and told: its canonical document, and the site's signature."""
+
+    document: Annotated[str, StringConstraints(max_length=65_536)]
+    signature: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,300}$")]
+
+    @classmethod
+    def by(cls, identity: Identity, decision: Approve | Decline) -> Signed:
+        document = canonical.encode(decision.model_dump(mode="json"))
+        return cls(document=document.decode(), signature=identity.sign("approval", document))
+
+    def to_bytes(self) -> bytes:
+        return canonical.encode(self.model_dump(mode="json"))
+
+
+def _person_statement(name: str, role: str, study: str, hospital: str, time: str) -> bytes:
+    return canonical.encode(
+        {"name": name, "role": role, "study": study, "hospital": hospital, "time": time}
+    )

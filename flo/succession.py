@@ -1,0 +1,69 @@
+"""How one coordinator key is followed by the next: steps that both keys signed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from flo import canonical
+from flo.claims import PublicKey, Signature
+from flo.identity import Identity, verify
+from flo.settings import Document, parse
+
+_LIMIT = 1 << 20
+
+
+class Step(Document):
+    """``old`` and ``new``: public keys (DER, hexadecimal)."""
+
+    old: PublicKey
+    new: PublicKey
+    time: Annotated[str, StringConstraints(max_length=40)]
+    old_signature: Signature
+    new_signature: Signature
+
+    @classmethod
+    def signed(cls, old: Identity, new: Identity, time: str) -> Step:
+        statement = _statement(old.public.hex(), new.public.hex(), time)
+        return cls(
+            old=old.public.hex(),
+            new=new.public.hex(),
+            time=time,
+            old_signature=old.sign("succession", statement),
+            new_signature=new.sign("succession", statement),
+        )
+
+    def check(self) -> None:
+        """Raises TrustError unless both keys signed this step."""
+        statement = _statement(self.old, self.new, self.time)
+        verify(bytes.fromhex(self.old), "succession", statement, self.old_signature)
+        verify(bytes.fromhex(self.new), "succession", statement, self.new_signature)
+
+
+class Succession(Document):
+    """Steps from the first key to the present one."""
+
+    schema_version: Literal[1] = 1
+    steps: Annotated[tuple[Step, ...], Field(max_length=1000)]
+
+    @classmethod
+    def read(cls, data: bytes) -> Succession:
+        document = canonical.decode(data, limit=_LIMIT, what="succession of keys")
+        return parse(cls, document, "succession of keys")
+
+    def newest_after(self, public: str) -> str:
+        """The last key that follows ``public``, over steps that hold; itself if none does.
+
+        Raises:
+            TrustError: a step behind it is not signed by both keys.
+        """
+        for step in self.steps:
+            if step.old == public:
+                step.check()
+                public = step.new
+        return public
+
+
+def _statement(old: str, new: str, time: str) -> bytes:
+    return canonical.encode({"old": old, "new": new, "time": time})

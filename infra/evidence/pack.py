@@ -1,0 +1,168 @@
+"""A dated, signed bundle: rows with their evidence, the record of processing, the DPIA annex."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from flo import canonical
+from flo.errors import MessageError, TrustError
+from flo.identity import fingerprint
+from flo.identity import verify as verify_signature
+from flo.infra.evidence.facts import Facts, collect
+from flo.infra.evidence.rows import ROWS, Requirement
+from flo.privacy.accounting import true_positive_rate
+from flo.privacy.plan import Plan
+from flo.privacy.sheet import ADJACENCY, NOT_COVERED, UNIT, trust
+from flo.study import Study
+
+MAX_BYTES = 16 << 20
+FILL_IN = "to be filled in by the controller"
+SAID = (
+    "Evidence for the hospital's own assessment. It shows what this installation records and what "
+    "its software was tested to do; it is no certificate and no legal advice, and a row that is "
+    "not shown may be met by people and other systems."
+)
+
+
+def make(place: Path) -> bytes:
+    """Collect, sign, and return the canonical bytes of the pack of a site or a coordinator."""
+    facts = collect(place)
+    body = {
+        "schema_version": 1,
+        "evidence": "flo",
+        "owner": facts.owner,
+        "side": facts.side,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "fingerprint": facts.identity.fingerprint,
+        "public": facts.identity.public.hex(),
+        "said": SAID,
+        "problems": list(facts.problems),
+        "log": {
+            "entries": len(facts.entries),
+            "head": facts.entries[-1].hash if facts.entries else None,
+            "countersigned": facts.countersigned,
+        },
+        "rows": [_row(requirement, facts) for requirement in ROWS],
+        "record_of_processing": [_record(facts, study) for study in facts.studies],
+        "impact_assessment": [_annex(study) for study in facts.studies],
+    }
+    signature = facts.identity.sign("evidence", canonical.encode(body))
+    return canonical.encode({"body": body, "signature": signature})
+
+
+def is_evidence(document: Any) -> bool:
+    """Whether parsed JSON claims to be an evidence pack."""
+    body = document.get("body") if isinstance(document, dict) else None
+    return isinstance(body, dict) and body.get("evidence") == "flo"
+
+
+def verify(document: bytes) -> dict[str, Any]:
+    """The body, its signature checked.
+
+    Raises:
+        MessageError: it is no evidence pack. TrustError: a byte was changed.
+    """
+    parsed = canonical.decode(document, limit=MAX_BYTES, what="evidence")
+    if not is_evidence(parsed):
+        raise MessageError("this is no evidence pack")
+    body: dict[str, Any] = parsed["body"]
+    if body.get("schema_version") != 1:
+        raise MessageError(f"evidence schema {body.get('schema_version')!r} is not known here")
+    try:
+        public = bytes.fromhex(str(body["public"]))
+        verify_signature(public, "evidence", canonical.encode(body), str(parsed["signature"]))
+    except (KeyError, ValueError) as error:
+        raise MessageError("this is no evidence pack") from error
+    if fingerprint(public) != body["fingerprint"]:
+        raise TrustError("the pack names another key than the one that signed it")
+    return body
+
+
+def render(document: bytes) -> str:
+    """The pack as one self-contained page: no script, no network."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    body = verify(document)
+    return environment.get_template("evidence.html.j2").render(
+        pack=body, digest=canonical.digest(document), shown=sum(r["shown"] for r in body["rows"])
+    )
+
+
+def _row(requirement: Requirement, facts: Facts) -> dict[str, Any]:
+    found = requirement.proof(facts)
+    return {
+        "reference": requirement.reference,
+        "asks": requirement.asks,
+        "mechanism": requirement.mechanism,
+        "tests": list(requirement.tests),
+        "shown": bool(found),
+        "evidence": found or ["not shown"],
+    }
+
+
+def _record(facts: Facts, study: Study) -> dict[str, str]:
+    """GDPR Art. 30(1), as far as a study says it."""
+    columns = ", ".join([study.data.label, *(column.name for column in study.data.columns)])
+    partners = ", ".join(hospital.id for hospital in study.hospitals)
+    layers = facts.last("agent-started")
+    confined = ", ".join(layers.facts.get("confinement", [])) if layers else "not stated"
+    return {
+        "study": f"{study.name}, version {study.version}, {study.digest}",
+        "controller and contacts": FILL_IN,
+        "purposes": study.purpose,
+        "legal basis": study.legal_basis,
+        "categories of persons": f"patients of {facts.owner}; a record is {study.data.record}",
+        "categories of data": f"health data, special category (Art. 9): {columns}",
+        "recipients": (
+            f"the coordinator and {partners}: noisy sums, ε = {study.largest_epsilon:g}, "
+            f"δ = {study.mechanism.delta:g}; {trust(study)}"
+        ),
+        "transfers to third countries": FILL_IN,
+        "time limits for erasure": (
+            f"frozen copies until the study ends, {study.expires} at the latest; the ledger and "
+            "the audit log, without patient data, for good"
+        ),
+        "security measures": (
+            f"mutual TLS 1.3; keys sealed ({facts.keystore}); data process confined by {confined}"
+        ),
+    }
+
+
+def _annex(study: Study) -> dict[str, str]:
+    """GDPR Art. 35(7): description, necessity, risks, measures."""
+    plan, delta = Plan.of(study), study.mechanism.delta
+    found = true_positive_rate(plan.epsilon, delta)
+    return {
+        "study": f"{study.name}, version {study.version}, {study.digest}",
+        "a) what is done": (
+            f"{study.purpose} {len(study.hospitals)} hospitals; "
+            + (
+                "noisy counts, nothing is trained"
+                if study.survey
+                else f"{study.mechanism.steps} noisy sums train a {study.model.kind} model"
+            )
+        ),
+        "b) necessity and proportionality": FILL_IN,
+        "c) risk: that someone took part is found out": (
+            f"whoever sees all that left a hospital and accepts 1 % false alarms finds at most "
+            f"{found:.1%} of those who took part (ε = {plan.epsilon:.4f}, δ = {delta:g}; unit: "
+            f"{UNIT}; adjacency: {ADJACENCY})"
+        ),
+        "c) risk: the secure sum is broken": (
+            f"ε = {plan.if_broken(study).epsilon:.4f} if every single upload were seen"
+        ),
+        "c) risk: a patient known to two hospitals": (
+            f"ε = {plan.epsilon_at_two_hospitals(study.mechanism.noise):.2f}; not detected"
+        ),
+        "c) not covered": " ".join(NOT_COVERED),
+        "d) measures": (
+            f"{trust(study)}; clipping to {study.mechanism.clip:g}; exact discrete Gaussian noise; "
+            "a ledger that refuses what exceeds the life budget; a data process without network"
+        ),
+        "d) acceptance of what remains": FILL_IN,
+    }

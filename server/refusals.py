@@ -1,0 +1,48 @@
+"""Refusals into the audit log, without letting whoever is refused fill the disk with them.
+
+The first ``MOST_A_MINUTE`` of a minute are entered one by one; of what follows in that minute only
+the number, in one entry, by whoever calls ``flush``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from flo.server.store import Store
+
+MOST_A_MINUTE = 120
+_LONGEST_VALUE = 120
+
+
+class Refusals:
+    """Thread-safe; ``store`` is where entries wait to be signed."""
+
+    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._clock, self._lock = store, clock, threading.Lock()
+        self._minute, self._entered, self._more = 0, 0, 0
+
+    def note(self, kind: str, **facts: str) -> None:
+        """Enter one refusal, or count it."""
+        with self._lock:
+            self._turn()
+            if self._entered >= MOST_A_MINUTE:
+                self._more += 1
+                return
+            self._entered += 1
+        short = {name: value[:_LONGEST_VALUE] for name, value in facts.items()}
+        self._store.add_event(None, kind, **short)
+
+    def flush(self) -> None:
+        """Enter what was only counted, once its minute is over."""
+        with self._lock:
+            self._turn()
+
+    def _turn(self) -> None:
+        minute = int(self._clock() // 60)
+        if minute == self._minute:
+            return
+        more, self._minute, self._entered, self._more = self._more, minute, 0, 0
+        if more:
+            self._store.add_event(None, "refused-more", count=more)

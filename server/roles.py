@@ -1,0 +1,59 @@
+"""Who may do what on the private listener: one table, and a no for whatever is not in it.
+
+``ROUTES`` names the action behind each route of FLO's own; ``ALLOWED`` says which role may do it. A
+test walks every registered route. Flower's control calls are for the coordinator's own process
+alone, so no role reaches them. Issuing tokens, inviting and revoking need the coordinator's folder.
+"""
+
+from __future__ import annotations
+
+import re
+
+from flo.errors import PolicyError
+from flo.server.tokens import Role
+
+ROUTES: dict[tuple[str, str], str] = {
+    ("GET", "/v1/flo/hospitals"): "see hospitals",
+    ("GET", "/v1/flo/studies"): "see studies",
+    ("GET", "/v1/flo/studies/{digest}"): "see studies",
+    ("POST", "/v1/flo/studies"): "launch a study",
+    ("POST", "/v1/flo/studies/{digest}/stop"): "stop a study",
+    ("GET", "/v1/flo/studies/{digest}/extracts"): "fetch extracts",
+    ("GET", "/v1/flo/audit"): "export the audit log",
+}
+
+ALLOWED: dict[tuple[Role, str], bool] = {
+    ("operator", "see hospitals"): True,
+    ("operator", "see studies"): True,
+    ("operator", "launch a study"): True,
+    ("operator", "stop a study"): True,
+    ("operator", "fetch extracts"): True,
+    ("operator", "export the audit log"): True,
+    ("viewer", "see hospitals"): True,
+    ("viewer", "see studies"): True,
+    ("viewer", "launch a study"): False,
+    ("viewer", "stop a study"): False,
+    ("viewer", "fetch extracts"): False,
+    ("viewer", "export the audit log"): False,
+    ("auditor", "see hospitals"): True,
+    ("auditor", "see studies"): True,
+    ("auditor", "launch a study"): False,
+    ("auditor", "stop a study"): False,
+    ("auditor", "fetch extracts"): True,
+    ("auditor", "export the audit log"): True,
+}
+
+_PATTERNS = [
+    (method, re.compile(re.escape(path).replace(r"\{digest\}", "[0-9a-f]{64}")), action)
+    for (method, path), action in ROUTES.items()
+]
+
+
+def refuse_forbidden(role: Role, method: str, path: str) -> None:
+    """Raises PolicyError unless the table allows this role what this route does."""
+    for known, pattern, action in _PATTERNS:
+        if known == method and pattern.fullmatch(path):
+            if not ALLOWED.get((role, action), False):
+                raise PolicyError(f"the role {role} may not {action}")
+            return
+    raise PolicyError("no such action")

@@ -1,0 +1,50 @@
+"""A new identity key for the coordinator, signed over by the old one.
+
+Each step says "the key with this number is followed by this one" and is signed by both, so that a
+site that trusts any key of the chain can follow it; its steward still compares the newest
+fingerprint by telephone before anything signed by it counts. Where the old key may be in other
+hands the chain proves nothing: make a new coordinator and invite everyone anew.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from flo import canonical
+from flo.files import write_public
+from flo.identity import Identity
+from flo.server.home import CoordinatorHome
+from flo.succession import Step, Succession
+
+
+def steps(home: CoordinatorHome) -> Succession:
+    """All steps so far; empty for the first key."""
+    path = home.directory / "succession.json"
+    return Succession.read(path.read_bytes()) if path.exists() else Succession(steps=())
+
+
+def replace_key(home: CoordinatorHome) -> Step:
+    """Make a new identity key, let the old one sign it over, and issue the listeners' certificate.
+
+    What the old key signed still verifies by it. Tokens end.
+
+    Raises:
+        RefusedError: the coordinator is running.
+    """
+    with home.serving():
+        old, new = home.identity(), Identity.new()
+        step = Step.signed(old, new, datetime.now(UTC).isoformat(timespec="seconds"))
+        chain = Succession(steps=(*steps(home).steps, step))
+        with home.recording() as store:
+            store.add_event(None, "key-replaced", old=step.old, new=step.new)
+            for offer in store.offers():  # what nobody runs yet is offered under the new key
+                if offer.status == "offered":
+                    signature = new.sign("study", offer.study.canonical_bytes)
+                    store.sign_anew(offer.study.digest, signature)
+        document = canonical.encode(chain.model_dump(mode="json"))
+        write_public(home.directory / "succession.json", document)
+        new.save(home.key_path, home.keystore())
+        with home.recording() as store:
+            store.add_event(None, "key-in-use", fingerprint=new.fingerprint)
+        home.renew_certificate(days=float("inf"))
+    return step
