@@ -15,7 +15,7 @@ from flo.clients.home import SiteHome
 from flo.environment import software
 from flo.privacy.ledger import Ledger
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def extract_path(home: SiteHome, study: str) -> Path:

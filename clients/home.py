@@ -29,7 +29,7 @@ from flo.audit_log import AuditLog
 from flo.clients.policy import Policy, in_force, sign, write_toml
 from flo.errors import PolicyError, TrustError, UsageError
 from flo.files import locked, make_private_directory, write_private
-from flo.identity import Identity, verify
+from flo.identity import Identity, fingerprint, verify
 from flo.keystore import KeyStore, KeyStoreConfig, read_secret, write_secret
 from flo.privacy.ledger import Ledger
 from flo.privacy.life import LifeBudget
@@ -248,6 +248,11 @@ class CoordinatorInfo(Document):
     url: str
     public: str
     earlier: tuple[str, ...] = ()
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """Of the present key and of those it follows."""
+        return [fingerprint(bytes.fromhex(key)) for key in (self.public, *self.earlier)]
 
     def signer_of(self, study: bytes, signature: str) -> str:
         """Which of the keys signed this study. Raises TrustError if none did."""

@@ -16,7 +16,6 @@ from flo.clients.home import SiteHome
 from flo.clients.offers import KnownStudy, known_studies
 from flo.errors import TrustError, UsageError
 from flo.files import write_public
-from flo.identity import fingerprint
 from flo.model_card import MAX_CARD_BYTES, ModelCard, PublishedModel, paths_of
 from flo.settings import Document, parse
 from flo.study import from_canonical
@@ -48,7 +47,7 @@ def fetch(home: SiteHome, api: CoordinatorApi, wanted: str, out: Path) -> Path:
         tensors = base64.b64decode(answer.tensors, validate=True)
     except ValueError as error:
         raise TrustError("the coordinator's answer holds no model") from error
-    model = PublishedModel.of(card, tensors, fingerprint(bytes.fromhex(home.coordinator.public)))
+    model = PublishedModel.of(card, tensors, *home.coordinator.fingerprints)
     if model.study.digest != digest:
         raise TrustError("the coordinator sent the model of another study")
     out.mkdir(parents=True, exist_ok=True)

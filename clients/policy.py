@@ -237,10 +237,50 @@ class _SignedPolicy(Document):
         return canonical.encode(self.model_dump(mode="json", exclude={"signature"}))
 
 
+EXPLAINED: dict[str, tuple[str, str]] = {
+    "consent_to_epsilon_of_one_or_more": ("true", "Allow studies and life budgets of ε >= 1."),
+    "largest_study_epsilon": ("0.5", "The largest ε that one study may take."),
+    "largest_epsilon_a_year": ("0.7", "What all approvals of 365 days may take together."),
+    "models": ('["logistic"]', "Models that may be trained."),
+    "trust_models": ('["distributed"]', "local: every upload is private by itself; distributed."),
+    "masking_required": ("true", "The coordinator must never see one hospital's sums."),
+    "sampling_allowed": ("false", "Whether a step may use a random sample of the patients."),
+    "surveys_allowed": ("false", "Whether noisy counts may be asked for."),
+    "minimum_hospitals": ("3", "The fewest hospitals that a study names."),
+    "minimum_cohort": ("3", "The fewest hospitals that a round may have."),
+    "minimum_declared_size": ("100", "The fewest patients that each hospital declares."),
+    "purposes": ('["heart disease"]', "Phrases of which a study's purpose contains one."),
+    "partners": ('["cleveland", "hungary"]', "Hospitals that a study may name; no others."),
+    "forbidden_columns": ('["hiv_status"]', "Columns that are never used."),
+    "hours": ('{ begin = "20:00", end = "06:00" }', "When releases are made, local time."),
+    "approvers": ("2", "How many of the people below must approve, each with their own key."),
+    "confinement": (
+        '["no_new_privs", "seccomp", "landlock", "namespace", "limits"]',
+        "What must lock in the process that holds patients, or the agent does not start.",
+    ),
+    "people": ("", "Who may approve: [[people]] tables at the end, from `flo site person`."),
+}
+_HEADING = """\
+# What this hospital allows; it wins over any study, also over an approved one.
+# A rule with # before it is not in force; the value there is an example.
+# After a change: flo site policy --sign. Until then nothing is released.
+"""
+
+
 def write_toml(path: Path, policy: Policy) -> None:
-    """A ``policy.toml`` that says all that is set."""
-    document = policy.model_dump(mode="json", exclude_none=True)
-    write_private(path, tomli_w.dumps(document).encode())
+    """A ``policy.toml`` that explains every rule, and sets those that are not at their default."""
+    chosen = policy.model_dump(mode="json", exclude_defaults=True)
+    people = chosen.pop("people", [])
+    parts = [_HEADING]
+    for name, (example, meaning) in EXPLAINED.items():
+        value = tomli_w.dumps({name: chosen[name]}) if name in chosen else ""
+        if name == "hours" and value:  # a table of its own would end the plain settings
+            begin, end = chosen[name]["begin"], chosen[name]["end"]
+            value = f'hours = {{ begin = "{begin}", end = "{end}" }}\n'
+        parts.append(f"\n# {meaning}\n" + (value or (f"# {name} = {example}\n" if example else "")))
+    if people:
+        parts.append("\n" + tomli_w.dumps({"people": people}))
+    write_private(path, "".join(parts).encode())
 
 
 def read_edited(path: Path) -> Policy:

@@ -77,14 +77,14 @@ class ModelCard(Document):
         signature = identity.sign("model-card", unsigned._statement())
         return unsigned.model_copy(update={"signature": signature})
 
-    def check(self, coordinator: str) -> Study:
+    def check(self, *coordinators: str) -> Study:
         """The study of the model.
 
         Raises:
-            TrustError: not signed by the key of fingerprint ``coordinator``, or not its study.
+            TrustError: not signed by a key of fingerprint in ``coordinators``, or not its study.
         """
         public = bytes.fromhex(self.coordinator)
-        if fingerprint(public) != coordinator:
+        if fingerprint(public) not in coordinators:
             raise TrustError(
                 f"this model is signed by another coordinator, {fingerprint(public)[:16]}...",
                 hint="ask the coordinator for its fingerprint and compare by telephone",
@@ -125,26 +125,26 @@ class PublishedModel:
     weights: npt.NDArray[np.float64]
 
     @classmethod
-    def open(cls, path: Path, coordinator: str) -> PublishedModel:
+    def open(cls, path: Path, *coordinators: str) -> PublishedModel:
         """Read ``path`` (the tensors, or the card beside them) and check everything.
 
         Raises:
-            UsageError: a file is missing or is not what it should be. TrustError: not signed by the
-            key of fingerprint ``coordinator``, or the tensors are not the card's.
+            UsageError: a file is missing or is not what it should be. TrustError: not signed by a
+            key of fingerprint in ``coordinators``, or the tensors are not the card's.
         """
         card_path, tensors_path = paths_of(path)
         card = read_card(card_path)
         if not tensors_path.is_file() or tensors_path.stat().st_size > MAX_MODEL_BYTES:
             raise UsageError(f"{tensors_path} is not there, or larger than {MAX_MODEL_BYTES} bytes")
-        return cls.of(card, tensors_path.read_bytes(), coordinator)
+        return cls.of(card, tensors_path.read_bytes(), *coordinators)
 
     @classmethod
-    def of(cls, card: ModelCard, tensors: bytes, coordinator: str) -> PublishedModel:
+    def of(cls, card: ModelCard, tensors: bytes, *coordinators: str) -> PublishedModel:
         """The same from bytes."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
-        study = card.check(coordinator)
+        study = card.check(*coordinators)
         if canonical.digest(tensors) != card.file:
             raise TrustError("the tensors are not the ones that the model card names")
         try:

@@ -17,6 +17,7 @@ from typing import Any
 
 from flo import canonical
 from flo.claims import Head, row_statement
+from flo.decisions import PersonApproval
 from flo.errors import MessageError, TrustError
 from flo.identity import fingerprint
 from flo.identity import verify as verify_signature
@@ -27,7 +28,7 @@ from flo.privacy.rows import ZERO_HASH, Balance, Reservation, Row
 from flo.privacy.sheet import ACCOUNTANT, ADJACENCY, NOT_COVERED, UNIT, trust
 from flo.study import Study, from_canonical
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAX_REPORT_BYTES = 1 << 30
 NOT_SHOWN = (
     *NOT_COVERED,
@@ -64,8 +65,8 @@ def verify(report: bytes) -> dict[str, Any]:
     """The report's facts, after everything in it was recomputed. Raises as ``build``."""
     document = canonical.decode_canonical(report, limit=MAX_REPORT_BYTES, what="report")
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if version not in (1, SCHEMA_VERSION):
-        raise MessageError("this is not a report of schema version 1 or 2")
+    if type(version) is not int or version not in (1, 2, SCHEMA_VERSION):
+        raise MessageError("this is not a report of schema version 1, 2 or 3")
     evidence = document.get("evidence")
     if not isinstance(evidence, list) or _document(evidence, version) != report:
         raise TrustError("the report says something else than its evidence")
@@ -78,11 +79,20 @@ def _document(evidence: list[Any], version: int) -> bytes:
         facts = _facts(evidence)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
         raise MessageError(f"the evidence has the wrong shape ({type(error).__name__})") from error
+    if any(_version(one) > version for one in evidence):
+        raise TrustError(f"a report of version {version} holds later evidence: it hides facts")
+    if version < SCHEMA_VERSION:
+        facts = _as_version_2(facts)
     if version == 1:
-        if any(_version(one) != 1 for one in evidence):
-            raise TrustError("a report of version 1 holds later evidence: it hides facts")
         facts = _as_version_1(facts)
     return canonical.encode({"schema_version": version, "facts": facts, "evidence": evidence})
+
+
+def _as_version_2(facts: dict[str, Any]) -> dict[str, Any]:
+    """Without what approvals and extracts did not state before."""
+    for site in facts["hospitals"]:
+        del site["approved_by"], site["confinement"]
+    return facts
 
 
 def _as_version_1(facts: dict[str, Any]) -> dict[str, Any]:
@@ -96,10 +106,13 @@ def _as_version_1(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _version(document: Any) -> int:
-    """Schema version of an extract, and of the study in it if that is later."""
+    """Schema version of an extract, and of the study or the decision in it if that is later."""
     body = document["body"]
+    decision = canonical.decode(str(body["decision"]).encode(), limit=65_536, what="approval")
     return max(
-        int(body["schema_version"]), from_canonical(str(body["study"]).encode()).schema_version
+        int(body["schema_version"]),
+        int(decision["schema_version"]),
+        from_canonical(str(body["study"]).encode()).schema_version,
     )
 
 
@@ -152,7 +165,7 @@ def _facts(evidence: list[Any]) -> dict[str, Any]:
 
 def _signed_body(document: Any) -> dict[str, Any]:
     body: dict[str, Any] = document["body"]
-    if body["schema_version"] not in (1, 2):
+    if body["schema_version"] not in (1, 2, 3):
         raise MessageError(f"extract schema {body['schema_version']!r} is not known here")
     public = bytes.fromhex(body["public"])
     verify_signature(public, "extract", canonical.encode(body), document["signature"])
@@ -215,6 +228,8 @@ def _hospital_facts(
         "settled": reservation.settled,
         "charged": str(decision.get("charged", "as-designed")),
         "unconfirmed": [str(name) for name in decision.get("unconfirmed", [])],
+        "approved_by": _people(study, partner.id, decision),
+        "confinement": str(body["software"].get("confinement", "not stated")),
         "life": {"epsilon": life.epsilon, "delta": life.delta, "born": birth},
         "populations": len(balance.lives),
         "shares": {
@@ -256,6 +271,14 @@ def _decision(study: Study, hospital: str, public: bytes, body: dict[str, Any]) 
         raise TrustError(f"{hospital}: the approval is not for this study")
     found: dict[str, Any] = content
     return found
+
+
+def _people(study: Study, hospital: str, decision: dict[str, Any]) -> list[str]:
+    """Who said yes, each by a key of their own. Raises TrustError for another's signature."""
+    people = [PersonApproval.model_validate(given) for given in decision.get("people", [])]
+    for person in people:
+        person.check(study.digest, hospital, person.fingerprint)
+    return [f"{person.name} ({person.role})" for person in people]
 
 
 def _replay(rows: list[Row], public: bytes, population: str) -> tuple[Balance, str]:

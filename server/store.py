@@ -212,9 +212,6 @@ class Store:
     def set_status(self, digest: str, status: str) -> None:
         self._write("UPDATE studies SET status = ? WHERE digest = ?", status, digest)
 
-    def sign_anew(self, study: str, signature: str) -> None:
-        self._write("UPDATE studies SET signature = ? WHERE digest = ?", signature, study)
-
     def add_approval(self, study: str, hospital: str, document: bytes, signature: str) -> None:
         self._write(
             "INSERT OR REPLACE INTO approvals VALUES (?, ?, ?, ?)",

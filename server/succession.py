@@ -11,10 +11,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from flo import canonical
+from flo.errors import RefusedError
 from flo.files import write_public
 from flo.identity import Identity
 from flo.server.home import CoordinatorHome
 from flo.succession import Step, Succession
+
+_UNDER_WAY = ("offered", "running")
 
 
 def steps(home: CoordinatorHome) -> Succession:
@@ -29,18 +32,21 @@ def replace_key(home: CoordinatorHome) -> Step:
     What the old key signed still verifies by it. Tokens end.
 
     Raises:
-        RefusedError: the coordinator is running.
+        RefusedError: the coordinator is running, or a study is under way: all of its hospitals
+        must have approved it under one key.
     """
     with home.serving():
         old, new = home.identity(), Identity.new()
         step = Step.signed(old, new, datetime.now(UTC).isoformat(timespec="seconds"))
         chain = Succession(steps=(*steps(home).steps, step))
         with home.recording() as store:
+            under_way = [o.study.name for o in store.offers() if o.status in _UNDER_WAY]
+            if under_way:
+                raise RefusedError(
+                    f"studies are under way under the present key: {', '.join(under_way)}",
+                    hint="let them end, or stop them: flo study stop STUDY",
+                )
             store.add_event(None, "key-replaced", old=step.old, new=step.new)
-            for offer in store.offers():  # what nobody runs yet is offered under the new key
-                if offer.status == "offered":
-                    signature = new.sign("study", offer.study.canonical_bytes)
-                    store.sign_anew(offer.study.digest, signature)
         document = canonical.encode(chain.model_dump(mode="json"))
         write_public(home.directory / "succession.json", document)
         new.save(home.key_path, home.keystore())

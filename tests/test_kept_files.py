@@ -203,6 +203,7 @@ def test_an_extract_made_today_says_what_the_old_report_said(home: SiteHome, stu
     new = {"made", "software", "releases_survey", "witnessed_by"}
     assert set(now) == set(old) | {
         *("software", "releases_survey", "charged", "epsilon_charged", "unconfirmed"),
+        *("approved_by", "confinement"),
     }
     assert {name: now[name] for name in old if name not in new} == {
         name: old[name] for name in old if name not in new
@@ -278,14 +279,14 @@ def test_a_coordinators_file_of_a_later_schema_is_refused(home: SiteHome) -> Non
         _ = home.coordinator
 
 
-@pytest.mark.parametrize("version", [0, 3, "1", None], ids=repr)
+@pytest.mark.parametrize("version", [0, 4, "1", None, True], ids=repr)
 def test_a_report_of_a_later_schema_is_refused(kept: Path, version: object) -> None:
-    with pytest.raises(MessageError, match="schema version 1 or 2"):
+    with pytest.raises(MessageError, match="schema version 1, 2 or 3"):
         verify(changed_json(kept / "report.json", schema_version=version))
 
 
 def test_an_extract_of_a_later_schema_is_refused() -> None:
     extract = json.loads((KEPT / "report.json").read_bytes())["evidence"][0]
-    extract["body"]["schema_version"] = 3
-    with pytest.raises(MessageError, match="extract schema 3 is not known"):
+    extract["body"]["schema_version"] = 4
+    with pytest.raises(MessageError, match="extract schema 4 is not known"):
         build([canonical.encode(extract)])

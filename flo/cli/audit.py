@@ -148,7 +148,7 @@ def log(
     ][-last:]
     table = Table("#", "time (UTC)", "what", "study", "facts", box=None)
     for entry in chosen:
-        facts = ", ".join(f"{name}={value}" for name, value in entry.facts.items())
+        facts = " ".join(f"{name}={_short(value)}" for name, value in entry.facts.items())
         shown = facts if len(facts) < 200 else facts[:199] + "…"
         study_shown = (entry.study or "")[:12]
         table.add_row(
@@ -194,6 +194,13 @@ def evidence(
     for reference in missing:
         console().print(f"  not shown: {plain(reference)}")
     say("This is evidence for your own assessment, not a certificate.")
+
+
+def _short(value: object) -> str:
+    """Digests, keys and signatures by their first 12 digits; the export has them whole."""
+    text = str(value)
+    long = len(text) > 40 and all(letter in "0123456789abcdef" for letter in text)
+    return f"{text[:12]}…" if long else text
 
 
 def _export(place: Path) -> bytes:

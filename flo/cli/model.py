@@ -42,7 +42,7 @@ def list_(
     table = Table(Column("model", overflow="fold"), "version", "ε", "AUC", "made")
     for path in cards:
         try:
-            model = PublishedModel.open(path, trusted)
+            model = PublishedModel.open(path, *trusted)
         except FloError as error:
             table.add_row(plain(path.name), "", "", f"[red]refused:[/] {plain(str(error))}", "")
             continue
@@ -125,22 +125,28 @@ def export(
 def _open(path: Path, home: Path, coordinator: str | None) -> PublishedModel:
     from flo.model_card import PublishedModel
 
-    return PublishedModel.open(path, _trusted(home, coordinator))
+    return PublishedModel.open(path, *_trusted(home, coordinator))
 
 
-def _trusted(home: Path, fingerprint: str | None) -> str:
-    """Fingerprint of the coordinator whose models count: as given, or as this folder knows it."""
+def _trusted(home: Path, fingerprint: str | None) -> list[str]:
+    """Fingerprints of the coordinator whose models count: as given, or as this folder knows it.
+
+    Earlier keys of it count, too: what they signed holds.
+    """
     from flo import identity
     from flo.clients.home import SiteHome
     from flo.errors import UsageError
     from flo.server.home import CoordinatorHome
+    from flo.server.succession import steps
 
     if fingerprint is not None:
-        return "".join(fingerprint.split()).lower()
+        return ["".join(fingerprint.split()).lower()]
     if CoordinatorHome(home).config_path.exists():
-        return CoordinatorHome.open(home).identity().fingerprint
+        opened = CoordinatorHome.open(home)
+        earlier = [identity.fingerprint(bytes.fromhex(s.old)) for s in steps(opened).steps]
+        return [opened.identity().fingerprint, *earlier]
     if SiteHome(home).config_path.exists():
-        return identity.fingerprint(bytes.fromhex(SiteHome.open(home).coordinator.public))
+        return SiteHome.open(home).coordinator.fingerprints
     raise UsageError(
         "whose models count? no folder here knows the coordinator's key",
         hint="--home SITE, or --coordinator FINGERPRINT as the coordinator reads it out",

@@ -235,14 +235,14 @@ def person(
     ] = "steward",
 ) -> None:
     """Make a key of a person's own, opened by a passphrase, to approve with."""
-    from flo.cli.screen import say
+    from flo.cli.screen import plain, say
     from flo.clients.people import new_key
     from flo.keystore import passphrase
 
     made = new_key(out, passphrase(f"passphrase for {out}", new=True))
     say(f"{out} is the key of {name}; keep it, and the passphrase, to yourself")
     say("add this to policy.toml, then: flo site policy --sign")
-    say(f'\n\\[[people]]\nname = "{name}"\nrole = "{role}"\npublic = "{made.public.hex()}"')
+    say(plain(f'\n[[people]]\nname = "{name}"\nrole = "{role}"\npublic = "{made.public.hex()}"'))
 
 
 @app.command("opt-out")

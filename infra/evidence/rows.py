@@ -237,7 +237,7 @@ ROWS: tuple[Requirement, ...] = (
         "HIPAA 164.312(c)(1)",
         "integrity: no improper alteration or destruction",
         "ledger and log are chained and signed; studies, approvals, policy and models are signed",
-        ("tests/privacy/test_ledger_tampering.py::test_an_edited_ledger_does_not_open",),
+        ("tests/privacy/test_ledger_tampering.py::test_a_ledger_that_was_touched_does_not_open",),
         _integrity,
     ),
     Requirement(
@@ -273,14 +273,16 @@ ROWS: tuple[Requirement, ...] = (
         "GDPR Art. 5(1)(c)",
         "data minimisation",
         "only the study's columns are read; only noisy sums under a budget leave",
-        ("tests/clients/test_what_a_site_sends.py::test_everything_sent_is_in_the_list",),
+        (
+            "tests/clients/test_what_a_site_sends.py::test_every_field_that_a_site_sends_is_accounted_for",
+        ),
         _minimal,
     ),
     Requirement(
         "GDPR Art. 5(1)(d)",
         "accuracy",
         "types, bounds, codes and duplicates are checked at the site before approval",
-        ("tests/clients/test_checks.py::test_a_file_that_fits_is_encoded",),
+        ("tests/clients/test_checks.py::test_a_table_that_fits_is_encoded",),
         _accurate,
     ),
     Requirement(
@@ -301,7 +303,7 @@ ROWS: tuple[Requirement, ...] = (
         "GDPR Art. 5(2)",
         "accountability",
         "every decision is signed and logged; anyone can recompute every ε offline",
-        ("tests/privacy/test_report.py::test_a_report_verifies",),
+        ("tests/privacy/test_report.py::test_a_changed_byte_anywhere_is_found",),
         _accountable,
     ),
     Requirement(
@@ -339,7 +341,9 @@ ROWS: tuple[Requirement, ...] = (
         "GDPR Art. 32(1)(b)",
         "ongoing confidentiality, integrity, availability and resilience",
         "runs go on after a crash of either side; a second agent on one ledger is refused",
-        ("tests/end_to_end/test_kill.py::test_no_release_is_uncounted_however_a_site_is_killed",),
+        (
+            "tests/end_to_end/test_kill.py::test_a_site_killed_at_random_instants_never_under_counts",
+        ),
         _confined,
     ),
     Requirement(
@@ -353,7 +357,7 @@ ROWS: tuple[Requirement, ...] = (
         "GDPR Art. 32(1)(d)",
         "regular testing of the measures",
         "the agent tries its locks at every start; `flo audit attack` attacks the trainer",
-        ("tests/test_attack.py::test_a_trainer_without_noise_is_caught",),
+        ("tests/test_attack.py::test_a_broken_trainer_of_the_heart_study_is_found",),
         _tested,
     ),
     Requirement(
