@@ -143,13 +143,13 @@ class Agent:
                 reply = handler.answer(incoming.data)
                 if reply is not None:
                     link.reply(incoming, reply)
-            elif time.monotonic() > look_around:
+            if time.monotonic() > look_around:
                 if self._look_around():
                     return
                 look_around = time.monotonic() + _LOOK_SECONDS
 
     def _look_around(self) -> bool:
-        """What an idle agent does now and then. Whether it should connect anew."""
+        """What an agent does now and then. Returns whether it should connect anew."""
         with connect(self._home) as api:
             tell_of_new(self._home, api)
             self._countersign(api)

@@ -260,7 +260,14 @@ class CoordinatorInfo(Document):
             with suppress(TrustError):
                 verify(bytes.fromhex(public), "study", study, signature)
                 return public
-        verify(bytes.fromhex(self.public), "study", study, signature)
+        try:
+            verify(bytes.fromhex(self.public), "study", study, signature)
+        except TrustError as error:
+            raise TrustError(
+                str(error),
+                hint="if the coordinator has a new key, compare it by telephone, then: "
+                "flo site coordinator --accept FINGERPRINT",
+            ) from error
         return self.public
 
 

@@ -19,6 +19,7 @@ from flo.clients.approval import approval_path, first_path, refusal_path, withdr
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.home import SiteHome
 from flo.clients.offers import offered_studies
+from flo.errors import TrustError
 from flo.files import write_private
 from flo.settings import Document, parse
 from flo.study import Study
@@ -55,7 +56,12 @@ def tell_of_new(home: SiteHome, api: CoordinatorApi) -> None:
     told = _Told()
     if path.exists():
         told = parse(_Told, canonical.decode(path.read_bytes(), limit=_LIMIT, what="told"), "told")
-    for offer in offered_studies(api, home.coordinator):
+    try:
+        offers = offered_studies(api, home.coordinator)
+    except TrustError as error:  # for the steward to look at; what is approved goes on
+        log.error(f"a study on offer is not trusted: {error} {error.hint}")
+        return
+    for offer in offers:
         digest = offer.study.digest
         if digest in told.studies or decided(home, digest) != "waiting for you":
             continue

@@ -1,0 +1,183 @@
+"""Parties that keep something: a site's handler and files, and the coordinator's calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from flo import canonical
+from flo.audit_log import Receipt
+from flo.clients import approval
+from flo.clients.enrol import request
+from flo.clients.home import SiteHome
+from flo.decisions import Approve, Signed
+from flo.errors import FloError, RefusedError
+from flo.identity import Identity
+from flo.messages import decode_reply
+from flo.server.authority import Peer, read_peer
+from flo.server.coordinator import complete_and_sign
+from flo.server.home import CoordinatorHome
+from flo.server.site_api import SITE_CALLS, SiteApi
+from flo.server.store import Store
+from flo.succession import Succession
+from tests.attacks.fuzz import Accepted, Target
+from tests.attacks.fuzz_documents import mended, signed_body
+from tests.attacks.state import coordinator_state, site_state
+from tests.builders import small_study
+from tests.clients.asked_site import Site
+from tests.company import signed
+
+
+def handler(site: Site) -> Target:
+    """A site that answered round 1: a changed request gets a code, or it is a good one as well."""
+    seeds = [site.request(), site.request(kind="join"), site.request(round=2)]
+
+    def answer(data: bytes) -> None:
+        reply = site.handler.answer(data)
+        if reply is None:
+            raise RefusedError("not a request")
+        header = decode_reply(reply).header
+        if header.kind == "refused":
+            raise RefusedError(str(header.code))
+
+    return Target("handler", seeds, answer, state=lambda: site_state(site.home))
+
+
+# -- a site's files ------------------------------------------------------------------------------
+
+
+def files(site: Site) -> Iterator[Target]:
+    home = site.home
+    path = approval.approval_path(home, site.study.digest)
+    kept = approval.load(home, site.study.digest)
+
+    def load(data: bytes) -> None:
+        path.write_bytes(data)
+        if approval.load(home, site.study.digest) != kept:
+            raise Accepted("a changed approval")
+
+    def in_force(name: str) -> Callable[[bytes], None]:
+        good, place = home.policy, home.directory / name
+
+        def read(data: bytes) -> None:
+            place.write_bytes(data)
+            if home.policy != good:
+                raise Accepted("a changed policy")
+
+        return read
+
+    yield from restored(Target("approval file", [path.read_bytes()], load), path)
+    for name in ("policy.signed.json", "policy.toml"):
+        place = home.directory / name
+        yield from restored(Target(f"file {name}", [place.read_bytes()], in_force(name)), place)
+
+
+def restored(target: Target, path: Path) -> Iterator[Target]:
+    """The target, and the file as it was after each reading."""
+    good = path.read_bytes()
+
+    def read(data: bytes) -> None:
+        try:
+            target.read(data)
+        finally:
+            path.write_bytes(good)
+
+    yield Target(target.name, target.seeds, read, target.mend)
+
+
+# -- the coordinator's calls ---------------------------------------------------------------------
+
+
+class Calls:
+    """The coordinator's own calls, over a store with two hospitals and a study on offer."""
+
+    def __init__(self, folder: Path, home: CoordinatorHome) -> None:
+        self.home, self.store, self.log = home, home.store(), home.audit_log()
+        self.api = SiteApi(
+            self.store,
+            home.authority(),
+            home.identity(),
+            self.log,
+            Succession(steps=()),
+            lambda member: None,
+        )
+        self.north, self.south = Identity.new(), Identity.new()
+        self.guest = Identity.new()
+        self.peers = {"north": self._enrol("north", self.north)}
+        self._enrol("south", self.south), self._enrol("west", Identity.new())
+        offer = complete_and_sign(small_study(), home, self.store, "tests")
+        self.study = offer.study
+
+    def close(self) -> None:
+        self.store.close()
+        self.log.close()
+
+    def _bootstrap(self, name: str) -> Peer:
+        key = Identity.new()
+        pem, serial = self.home.authority().issue_client(name, "bootstrap", key.key.public_key())
+        self.store.add_invitation(serial, name)
+        return _peer(pem)
+
+    def _enrol(self, name: str, identity: Identity) -> Peer:
+        body = canonical.encode({"request": request(name, identity)})
+        reply = self.api.call("/v1/site/enrol", self._bootstrap(name), body)
+        return _peer(reply["certificate"].encode())
+
+    def targets(self) -> Iterator[Target]:
+        for path, (peer, seeds) in self._seeds().items():
+            yield Target(path, seeds, self._calls(path, peer), mended(self._resigned), self.state)
+
+    def state(self) -> object:
+        return coordinator_state(self.home.directory)
+
+    def _calls(self, path: str, peer: Peer) -> Callable[[bytes], None]:
+        return lambda body: canonical.encode(self.api.call(path, peer, body)) and None
+
+    def _seeds(self) -> dict[str, tuple[Peer, list[bytes]]]:
+        north, head = self.peers["north"], signed(self.north, 3)
+        decision = Signed.by(
+            self.north, Approve(study=self.study.digest, hospital="north", time="now", head=head)
+        )
+        own = {"hospital": "north", "study": self.study.canonical_bytes.decode(), "rows": []}
+        extract = canonical.encode(
+            signed_body(self.north, "extract")({"body": own | {"public": self.north.public.hex()}})
+        )
+        shown = self.log.head()
+        assert shown is not None
+        bodies: dict[str, list[Any]] = {
+            "enrol": [{"request": request("guest", self.guest)}],
+            "studies": [{}],
+            "approvals": [decision.model_dump()],
+            "heads": [{"head": head.model_dump()}, {"head": None}],
+            "reports": [{"study": self.study.digest, "extract": extract.decode()}],
+            "models": [{"study": self.study.digest}],
+            "renew": [{"request": request("north", self.north)}],
+            "audit": [{"head": None, "receipt": Receipt.given(self.north, shown).model_dump()}],
+            "keys": [{}],
+            "leave": [{}],
+        }
+        assert {f"/v1/site/{name}" for name in bodies} == set(SITE_CALLS)
+        peers = {"enrol": self._bootstrap("guest")}
+        return {
+            f"/v1/site/{name}": (peers.get(name, north), [canonical.encode(b) for b in found])
+            for name, found in bodies.items()
+        }
+
+    def _resigned(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A hospital's own lie: an approval or an extract that it signed again."""
+        if "document" in body:
+            return body | {"signature": self.north.sign("approval", body["document"].encode())}
+        document = json.loads(body["extract"])
+        extract = canonical.encode(signed_body(self.north, "extract")(document))
+        return body | {"extract": extract.decode()}
+
+
+def _peer(pem: bytes) -> Peer:
+    return read_peer(x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER))

@@ -1,0 +1,178 @@
+"""Patients' values and secrets are planted, a life is lived, and all that it left is searched.
+
+Searched: every log, report, database, approval, extract, error text and console line of a hospital
+and of the coordinator. Not searched: the hospital's own file and the frozen snapshots, which hold
+patients by their nature (and are shown to hold the markers, so the search can find them).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flo.cli.operator import Operator
+from flo.clients.home import SiteHome
+from tests.builders import small_study, study_document
+from tests.end_to_end.test_restart import kill
+from tests.server.stage import RealCoordinator, flo, new_home
+
+pytestmark = pytest.mark.slow
+SITES = ("north", "south", "west")
+MARK = "ZQPATIENT"
+AGE = 61.737193  # nobody else's
+
+
+def planted_csv(site: str) -> str:
+    rows = ["patient_id,age,ward,ill"]
+    rows += [f"{MARK}-{site}-{i:03d},{AGE},{'abc'[i % 3]},{i % 2}" for i in range(40)]
+    return "\n".join(rows) + "\n"
+
+
+def secrets_of(home: SiteHome) -> list[bytes]:
+    pem = home.identity().pem()
+    return [
+        pem.splitlines()[1],
+        home.identity().key.private_numbers().private_value.to_bytes(48, "big"),
+        home.split_key,
+        home.split_key.hex().encode(),
+        home.patients_key,
+        home.patients_key.hex().encode(),
+    ]
+
+
+def needles(homes: list[SiteHome], token: str) -> dict[str, bytes]:
+    scaled = AGE / 100
+    found = {
+        "patient id": MARK.encode(),
+        "patient id, folded": MARK.casefold().encode(),
+        "value as text": str(AGE).encode(),
+        "value as a number": struct.pack("<d", AGE),
+        "scaled value": struct.pack("<d", scaled),
+        "scaled value as text": repr(scaled).encode(),
+        "token": token.encode(),
+        "token's signature": token.rpartition(".")[2].encode(),
+    }
+    for home in homes:
+        for number, secret in enumerate(secrets_of(home)):
+            found[f"secret {number} of {home.config.hospital}"] = secret
+    return found
+
+
+def searched(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        holds_patients = path.suffix in (".csv", ".npz")
+        if path.is_file() and not holds_patients and path.name != "access.json":
+            yield path
+
+
+def test_no_planted_value_is_found_anywhere(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def do(*arguments: str | Path, code: int = 0) -> None:
+        done = flo(*arguments)
+        said.append(done.stdout + done.stderr)
+        assert done.returncode == code, (arguments, done.stdout, done.stderr)
+
+    coordinator = RealCoordinator(new_home(tmp_path / "coordinator"))
+    with contextlib.ExitStack() as stack:
+        stack.callback(coordinator.stop)
+        coordinator.wait_until_ready()
+        homes = [coordinator.enrol(tmp_path / name, name) for name in SITES]
+        for home, name in zip(homes, SITES, strict=True):
+            home.config.populations[0].file.write_text(planted_csv(name))
+        at = str(coordinator.home.directory)
+        do("coordinator", "token", "Vera", "--role", "auditor", "--home", at,
+           "--out", tmp_path / "access.json")  # fmt: skip
+        token = json.loads((tmp_path / "access.json").read_bytes())["token"]
+        document = study_document()
+        document["mechanism"] |= {"masking": "on", "steps": 60, "retry_allowance": 10}
+        with Operator(coordinator.home.directory) as operator:
+            offered = operator.call("POST", "studies", body=small_study(**document).canonical_bytes)
+            digest = str(offered["digest"])
+            _a_bad_file_is_refused(homes[0], digest, do)
+            agents = [stack.enter_context(agent(home, tmp_path)) for home in homes]
+            for home in homes:
+                do("site", "review", digest, "--home", home.directory,
+                   "--html", tmp_path / f"{home.config.hospital}.html")  # fmt: skip
+                do("site", "approve", digest, "--yes", "--home", home.directory)
+            _until(operator, digest, "running")
+            patient = f"{MARK}-north-000"
+            do("site", "opt-out", patient, "--home", homes[0].directory)
+            do("site", "erase", patient, "--home", homes[0].directory)
+            said[-2:] = []  # the steward typed the id on that very screen
+            _crash_the_child_of(agents[1])
+            _until(operator, digest, "done")
+            do("study", "extracts", digest, "--home", at, "--out", tmp_path / "extracts")
+        extracts = sorted((tmp_path / "extracts").iterdir())
+        do("audit", "report", *extracts, "--out", tmp_path / "report")
+        for home in homes:
+            do("audit", "evidence", "--home", home.directory, "--out", tmp_path / "evidence")
+            do("audit", "log", "--home", home.directory)
+            do("site", "budget", "--home", home.directory)
+        do("audit", "export", "--home", tmp_path / "access.json", "--out", tmp_path / "log.json")
+    (tmp_path / "said.txt").write_text("\n".join(said))
+    wanted = needles(homes, token)
+    for path in searched(tmp_path):
+        data = path.read_bytes()
+        for what, needle in wanted.items():
+            assert needle not in data, f"{what} is in {path}"
+    assert sum(1 for _ in searched(tmp_path)) > 60
+    snapshots = [p.read_bytes() for p in tmp_path.rglob("*.csv")]
+    assert all(MARK.encode() in data for data in snapshots)
+
+
+def _a_bad_file_is_refused(home: SiteHome, digest: str, do: object) -> None:
+    """An error about the data names column, rule and rows, and no value."""
+    file = home.config.populations[0].file
+    good = file.read_text()
+    file.write_text(good.replace(f"{MARK}-north-007,{AGE}", f"{MARK}-north-007,{MARK}{AGE}"))
+    done = flo("site", "approve", digest, "--yes", "--home", home.directory)
+    assert done.returncode == 3
+    assert "column 'age': must be a number, 1 record (row 8)" in done.stderr
+    assert MARK not in done.stderr + done.stdout
+    file.write_text(good)
+
+
+@contextlib.contextmanager
+def agent(home: SiteHome, folder: Path) -> Iterator[int]:
+    """`flo site run`, with all that it and its child say in a file."""
+    log = (folder / f"{home.config.hospital}.agent.txt").open("ab")
+    with subprocess.Popen(
+        [sys.executable, "-m", "flo.cli", "site", "run", "-v", "--home", str(home.directory)],
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        try:
+            yield process.pid
+        finally:
+            kill(process.pid)
+            log.close()
+
+
+def _crash_the_child_of(parent: int) -> None:
+    """As a bug in native code would: SIGSEGV, which dumps core where that is allowed."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    assert children
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(child), signal.SIGSEGV)
+
+
+def _until(operator: Operator, digest: str, status: str) -> None:
+    end = time.monotonic() + 150
+    while operator.call("GET", f"studies/{digest}")["status"] != status:
+        assert time.monotonic() < end, f"never {status}"
+        time.sleep(0.2)
