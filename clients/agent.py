@@ -103,8 +103,7 @@ class Agent:
     def _serve(self, ledger: Ledger) -> None:
         wait = _FIRST_WAIT
         while not self._stopping.is_set():
-            if not self._home.policy.is_open(datetime.now().astimezone()):
-                log.info("closed: outside the hours of this site's policy")
+            if not self._is_open():
                 self._stopping.wait(_CLOSED_SECONDS)
                 continue
             try:
@@ -131,7 +130,7 @@ class Agent:
                 wait = min(wait * 2, _LONGEST_WAIT)
 
     def _answer_forever(self, link: FleetLink, handler: Handler) -> None:
-        """Until the connection is lost, or there is reason to connect anew."""
+        """Until the connection is lost, or this site's hours are over."""
         look_around = time.monotonic() + _LOOK_SECONDS
         while not self._stopping.is_set():
             try:
@@ -144,17 +143,30 @@ class Agent:
                 if reply is not None:
                     link.reply(incoming, reply)
             if time.monotonic() > look_around:
-                if self._look_around():
+                self._look_around(link)
+                if not self._is_open():
                     return
                 look_around = time.monotonic() + _LOOK_SECONDS
 
-    def _look_around(self) -> bool:
-        """What an agent does now and then. Returns whether it should connect anew."""
+    def _is_open(self) -> bool:
+        """Whether the policy in force lets this site release anything now."""
+        try:
+            policy = self._home.policy
+        except TrustError as error:  # being edited: until it is signed again
+            log.error(f"closed: {error}")
+            return False
+        if not policy.is_open(datetime.now().astimezone()):
+            log.info("closed: outside the hours of this site's policy")
+            return False
+        return True
+
+    def _look_around(self, link: FleetLink) -> None:
+        """What an agent does now and then."""
         with connect(self._home) as api:
             tell_of_new(self._home, api)
             self._countersign(api)
-            renewed = renew_when_due(self._home, api)
-        return renewed or not self._home.policy.is_open(datetime.now().astimezone())
+            if renew_when_due(self._home, api):
+                link.show_anew(context_of(self._home))
 
     def _countersign(self, api: CoordinatorApi) -> None:
         """Audit logs that do not agree are a matter for people; the ledger protects patients."""

@@ -133,8 +133,16 @@ def refuse_over_a_year(
     """
     if policy.largest_epsilon_a_year is None:
         return
-    balance, rows = ledger.balance(), list(ledger.rows())
-    year = LifeBudget.born(policy.largest_epsilon_a_year, balance.lives[population].delta)
+    balance = ledger.balance()
+    # An approval that was cut off has reserved already; it is counted once, as this study's cost.
+    rows = [row for row in ledger.rows() if (row.private or {}).get("study") != study.digest]
+    try:
+        year = LifeBudget.born(policy.largest_epsilon_a_year, balance.lives[population].delta)
+    except ValueError as error:
+        raise BudgetError(
+            f"largest_epsilon_a_year = {policy.largest_epsilon_a_year:g} in the site's policy has "
+            f"no room for any study: {error}"
+        ) from error
     plan = Plan.of(study).if_broken(study) if if_broken else Plan.of(study)
     for sub_ledger in SUB_LEDGERS:
         used = committed_since(

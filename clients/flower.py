@@ -94,6 +94,12 @@ class FleetLink:
             self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
         self._client.close()
 
+    def show_anew(self, context: ssl.SSLContext) -> None:
+        """Go on as the same node under a renewed certificate; the old one ends when it is shown."""
+        self._context = context
+        before, self._client = self._client, self._new_client()
+        before.close()
+
     def pull(self) -> Incoming | None:
         """Wait for the next request, up to the gateway's hold; None if none came.
 
@@ -166,8 +172,11 @@ class FleetLink:
         return bytes(response.object_content)
 
     def _beat(self) -> None:
-        client = self._new_client()
+        client, context = self._new_client(), self._context
         while not self._stop.wait(_HEARTBEAT_SECONDS):
+            if context is not self._context:
+                client.close()
+                client, context = self._new_client(), self._context
             try:
                 client.SendNodeHeartbeat(
                     SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=_ALIVE_SECONDS)

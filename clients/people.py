@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from pydantic import Field
 
@@ -58,7 +59,8 @@ def say_yes(home: SiteHome, study: Study, key: Identity | None) -> tuple[PersonA
     earlier: tuple[PersonApproval, ...] = ()
     if path.exists():
         document = canonical.decode(path.read_bytes(), limit=_LIMIT, what=str(path))
-        earlier = parse(_First, document, str(path)).people
+        kept = parse(_First, document, str(path)).people
+        earlier = tuple(given for given in kept if _is_named(policy, given))
     if any(given.name == person.name for given in earlier):
         if len(earlier) >= policy.approvers:
             return earlier
@@ -72,6 +74,14 @@ def say_yes(home: SiteHome, study: Study, key: Identity | None) -> tuple[PersonA
     home.record("person-approved", study.digest, name=person.name, role=person.role)
     write_private(path, canonical.encode(_First(people=people).model_dump(mode="json")))
     return people
+
+
+def _is_named(policy: Policy, given: PersonApproval) -> bool:
+    """Whether the policy still names who said this yes, with that role and key."""
+    return any(
+        (person.name, person.role, person.public) == (given.name, given.role, given.public)
+        for person in policy.people
+    )
 
 
 def refuse_missing_people(
@@ -118,7 +128,7 @@ def load_key(path: Path, passphrase: bytes) -> Identity:
         key = serialization.load_pem_private_key(path.read_bytes(), password=passphrase)
     except FileNotFoundError as error:
         raise UsageError(f"no key at {path}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise TrustError(
             f"{path} is not opened by this passphrase, or is no key made by `flo site person`"
         ) from error

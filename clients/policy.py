@@ -22,6 +22,7 @@ from flo.decisions import PersonName, PersonRole
 from flo.errors import PolicyError, TrustError, UsageError
 from flo.files import write_private
 from flo.identity import Identity, fingerprint, load_public, verify
+from flo.model_kinds import Pack
 from flo.schema import ImageColumn, Text
 from flo.settings import Document, parse, read_toml
 from flo.study import Identifier, Study
@@ -73,6 +74,7 @@ class Policy(Document):
     largest_study_epsilon: Annotated[float, Field(gt=0)] | None = None
     largest_epsilon_a_year: Annotated[float, Field(gt=0, le=10)] | None = None
     models: tuple[Literal["logistic", "mlp", "cnn"], ...] = ("logistic", "mlp", "cnn")
+    packs: Annotated[tuple[Digest, ...], Field(max_length=1000)] = ()
     trust_models: tuple[Literal["local", "distributed"], ...] = ("local", "distributed")
     masking_required: bool = False
     sampling_allowed: bool = True
@@ -141,7 +143,14 @@ def findings(policy: Policy, study: Study, epsilon: float) -> list[str]:
         f"largest_study_epsilon = {largest}",
         f"the study takes ε = {epsilon:g}",
     )
-    if not study.survey:
+    if isinstance(study.model, Pack):
+        refuse(
+            study.model.digest not in policy.packs,
+            f"packs = {list(policy.packs)}",
+            f"the study trains the model pack {study.model.name}, {study.model.digest}, which is "
+            "not installed here",
+        )
+    elif not study.survey:
         refuse(
             study.model.kind not in policy.models,
             f"models = {', '.join(policy.models)}",
@@ -242,6 +251,7 @@ EXPLAINED: dict[str, tuple[str, str]] = {
     "largest_study_epsilon": ("0.5", "The largest ε that one study may take."),
     "largest_epsilon_a_year": ("0.7", "What all approvals of 365 days may take together."),
     "models": ('["logistic"]', "Models that may be trained."),
+    "packs": (f'["{"0" * 64}"]', "Model packs that are installed here, by their digests."),
     "trust_models": ('["distributed"]', "local: every upload is private by itself; distributed."),
     "masking_required": ("true", "The coordinator must never see one hospital's sums."),
     "sampling_allowed": ("false", "Whether a step may use a random sample of the patients."),

@@ -148,7 +148,12 @@ class AuditLog:
         (schema,) = self._db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
         if schema != "1":
             raise UsageError(f"{path} has audit log schema {schema}; this version reads 1")
-        self._check_owner()
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('owner', ?)", (identity.public.hex(),))
+        head = self.head()
+        last = self._one("SELECT kind FROM entries ORDER BY number DESC LIMIT 1")
+        follows = last == ("key-replaced",) and self.owner == identity.public.hex()
+        if head is not None and not follows:
+            head.check(identity.fingerprint)
 
     def close(self) -> None:
         self._db.close()
@@ -165,6 +170,12 @@ class AuditLog:
             for source, time, kind, study, facts in outbox:
                 if source > last:
                     self._insert(time, kind, study, facts, source)
+
+    @property
+    def owner(self) -> str:
+        """Whose next entry it is: the key (DER, hexadecimal) that made it or followed by now."""
+        found = self._one("SELECT value FROM meta WHERE name = 'owner'")
+        return str(found[0]) if found else ""
 
     def last_source(self) -> int:
         """Source number of the latest entry that was taken over; 0 if none."""
@@ -251,19 +262,15 @@ class AuditLog:
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _check_owner(self) -> None:
-        head, last = self.head(), self._one("SELECT kind, facts FROM entries ORDER BY number DESC")
-        if head is None or last is None:
-            return
-        if last[0] == "key-replaced":
-            facts = canonical.decode(last[1].encode(), limit=1 << 20, what="audit facts")
-            if facts["new"] == self._identity.public.hex():
-                return
-        head.check(self._identity.fingerprint)
-
     def _insert(
         self, time: str, kind: str, study: str | None, facts: dict[str, Any], source: int | None
     ) -> None:
+        if self.owner != self._identity.public.hex():
+            raise TrustError(
+                "this audit log goes on under another key",
+                hint="if a replacement of the coordinator's key was cut off, finish it: "
+                "flo coordinator replace-key",
+            )
         text = canonical.encode(facts).decode()
         if len(text) > _LONGEST_FACTS:  # a report of many hospitals: named by its digest
             facts = {"digest": canonical.digest(text.encode()), "bytes": len(text)}
@@ -276,6 +283,8 @@ class AuditLog:
             "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (number, time, kind, study, text, source, hash_, signature),
         )
+        if kind == "key-replaced":
+            self._db.execute("UPDATE meta SET value = ? WHERE name = 'owner'", (facts["new"],))
 
     def _witnessed(self, signer: str) -> LogHead | None:
         row = self._one("SELECT head FROM witnessed WHERE signer = ?", signer)
@@ -346,8 +355,8 @@ def _fingerprints(export: Export) -> set[str]:
 def _check_chain(export: Export) -> None:
     previous, owners = ZERO_HASH, iter(_owners(export))
     public = next(owners)
+    whose = f"audit log of {export.owner}"
     for number, entry in enumerate(export.entries, start=1):
-        whose = f"audit log of {export.owner}"
         if entry.number != number:
             raise TrustError(f"{whose}: entry {number} was cut out, or moved")
         if not entry.follows(previous):
@@ -364,6 +373,10 @@ def _check_chain(export: Export) -> None:
         if entry.kind == "countersigned":
             _check_receipt(export, entry)
         previous = entry.hash
+    if export.entries and export.entries[-1].kind == "key-replaced":
+        raise TrustError(
+            f"{whose}: ends with a new key that has signed nothing, so it may be a stranger's"
+        )
 
 
 def _check_receipt(export: Export, entry: Entry) -> None:

@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -36,7 +36,7 @@ class Identity:
         """From an unencrypted PEM. Raises TrustError if it is no P-384 key."""
         try:
             key = serialization.load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise TrustError(f"{what} is not a private key") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp384r1":
             raise TrustError(f"{what} is not an EC P-384 key")
@@ -90,7 +90,10 @@ def verify(public: bytes, purpose: str, message: bytes, signature: str) -> None:
 
 def load_public(public: bytes) -> ec.EllipticCurvePublicKey:
     """Parse a DER public key; only P-384 is accepted. Raises ValueError otherwise."""
-    key = serialization.load_der_public_key(public)
+    try:
+        key = serialization.load_der_public_key(public)
+    except UnsupportedAlgorithm as error:
+        raise ValueError("not a public key of a known kind") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
         raise ValueError("not an EC P-384 public key")
     return key

@@ -21,7 +21,7 @@ from typing import Annotated, Literal, Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from flo import canonical
 from flo.errors import TrustError, UsageError
@@ -64,6 +64,11 @@ class LocalKeyStore(_AesGcm):
     """A 256-bit key in a file of its own, made on first use."""
 
     def __init__(self, path: Path) -> None:
+        if not path.parent.is_dir():
+            raise UsageError(
+                f"no folder {path.parent} for the key file {path.name}",
+                hint="mount the disk or token that holds it",
+            )
         if not path.exists():
             write_private(path, os.urandom(32))
         key = path.read_bytes()
@@ -80,6 +85,13 @@ class _Wrapped(Document):
     salt: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     cost: Annotated[int, Field(ge=1 << 14, le=1 << 20)] = 1 << 16
     wrapped: Annotated[str, Field(pattern=r"^[0-9a-f]{120}$")]
+
+    @field_validator("cost")
+    @classmethod
+    def _is_a_power_of_two(cls, cost: int) -> int:
+        if cost & (cost - 1):
+            raise ValueError(f"{cost} is not a power of two")
+        return cost
 
 
 class PassphraseKeyStore(_AesGcm):

@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from flo import networks
 from flo.features import input_names
+from flo.model_kinds import Cnn, Mlp, Pack
 from flo.networks import Layer
 from flo.schema import ImageColumn, Schema
-from flo.study import Cnn, Mlp, Study
+from flo.study import Study
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,8 @@ def layers(study: Study) -> list[Layer]:
         case Cnn():
             image = _image(study.data)
             return networks.cnn(image.channels, image.height, image.width)
+        case Pack():
+            return study.model.network
         case _:
             return networks.logistic(len(input_names(study.data)))
 
@@ -97,7 +100,8 @@ def largest_batch(study: Study) -> int:
     Never fewer than one patient may have.
     """
     many = study.data.records_per_patient == "many"
-    wanted = min(128 if study.model.kind == "cnn" else 512, study.largest_size)
+    image = any(isinstance(column, ImageColumn) for column in study.data.columns)
+    wanted = min(128 if image else 512, study.largest_size)
     return 1 << (max(wanted, study.data.most_records if many else 1) - 1).bit_length()
 
 

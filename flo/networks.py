@@ -10,19 +10,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
 
 Shape = tuple[int, ...]
+LayerKind = Literal[
+    "Linear",
+    "Conv2d",
+    "GroupNorm",
+    "Tanh",
+    "AvgPool2d",
+    "AdaptiveAvgPool2d",
+    "Unflatten",
+    "Flatten",
+]
+MOST_PARAMETERS = 4_000_000  # in a network of one's own
+MOST_NUMBERS = 1_000_000  # that one record may become on its way
 
 
 @dataclass(frozen=True)
 class Layer:
     """One layer: its torch name and the sizes it is built with."""
 
-    kind: str
+    kind: LayerKind
     sizes: Shape = ()
 
     @property
@@ -36,6 +48,33 @@ class Layer:
             case "GroupNorm", (_, channels):
                 return {"weight": (channels,), "bias": (channels,)}
         return {}
+
+    def after(self, record: Shape) -> Shape | None:
+        """The shape of one record after this layer; None if the layer does not take ``record``."""
+        match self.kind, self.sizes, record:
+            case "Linear", (inputs, outputs), (width,) if width == inputs:
+                return (outputs,)
+            case "Conv2d", (inputs, outputs, kernel), (channels, height, width) if (
+                channels == inputs and kernel % 2 == 1
+            ):
+                return (outputs, height, width)
+            case "GroupNorm", (groups, channels), (first, _, _) if (
+                channels == first and channels % groups == 0
+            ):
+                return record
+            case "Tanh", (), _:
+                return record
+            case "AvgPool2d", (kernel,), (channels, height, width) if kernel <= min(height, width):
+                return (channels, height // kernel, width // kernel)
+            case "AdaptiveAvgPool2d", (side,), (channels, height, width) if side <= min(
+                height, width
+            ):
+                return (channels, side, side)
+            case "Unflatten", (_, _, _), (width,) if math.prod(self.sizes) == width:
+                return self.sizes
+            case "Flatten", (), _:
+                return (math.prod(record),)
+        return None
 
 
 def logistic(inputs: int) -> list[Layer]:
@@ -66,6 +105,31 @@ def cnn(channels: int, height: int, width: int, outputs: int = 1) -> list[Layer]
         Layer("Flatten"),
         Layer("Linear", (32 * 16, outputs)),
     ]
+
+
+def output(layers: list[Layer], inputs: int) -> Shape:
+    """The shape of a record of ``inputs`` numbers after all layers.
+
+    Raises:
+        ValueError: a layer does not take what the one before it gives, or the network is larger
+            than ``MOST_PARAMETERS`` or ``MOST_NUMBERS``.
+    """
+    record: Shape = (inputs,)
+    for place, layer in enumerate(layers):
+        after = layer.after(record)
+        if after is None:
+            raise ValueError(
+                f"layer {place}: {layer.kind} of sizes {layer.sizes} does not take a record of "
+                f"shape {record}"
+            )
+        if math.prod(after) > MOST_NUMBERS:
+            raise ValueError(
+                f"layer {place}: a record becomes {math.prod(after)} numbers, limit {MOST_NUMBERS}"
+            )
+        record = after
+    if size(layers) > MOST_PARAMETERS:
+        raise ValueError(f"{size(layers)} parameters, limit {MOST_PARAMETERS}")
+    return record
 
 
 def shapes(layers: list[Layer]) -> dict[str, Shape]:

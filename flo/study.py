@@ -25,8 +25,10 @@ from pydantic import (
     model_validator,
 )
 
-from flo import canonical
+from flo import canonical, networks
 from flo.errors import StudyError
+from flo.features import input_names
+from flo.model_kinds import Model, Pack
 from flo.schema import ColumnName, ImageColumn, Schema, Text
 from flo.settings import Document, problems, read_toml
 
@@ -53,28 +55,6 @@ class Hospital(Document):
                 f"declared size {size} is not rounded to two digits; write {round_size(size)}"
             )
         return size
-
-
-class Logistic(Document):
-    kind: Literal["logistic"]
-
-
-class Mlp(Document):
-    """Fully connected, tanh between layers."""
-
-    kind: Literal["mlp"]
-    hidden: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=8)
-    ]
-
-
-class Cnn(Document):
-    """Two convolutions with group normalisation, on the study's one image column."""
-
-    kind: Literal["cnn"]
-
-
-Model = Annotated[Logistic | Mlp | Cnn, Field(discriminator="kind")]
 
 
 class Mechanism(Document):
@@ -217,7 +197,13 @@ class Study(Document):
 
     def _refuse_columns_that_do_not_fit(self) -> None:
         images = [column for column in self.data.columns if isinstance(column, ImageColumn)]
-        if (self.model.kind == "cnn") != bool(images) or (images and len(self.data.columns) != 1):
+        if isinstance(self.model, Pack):
+            found = networks.output(self.model.network, len(input_names(self.data)))
+            if found != (1,):
+                raise ValueError(f"the pack's last layer gives {found}; one log odds, (1,), is due")
+            if images and len(self.data.columns) != 1:
+                raise ValueError("an image column stands alone in a study")
+        elif (self.model.kind == "cnn") != bool(images) or (images and len(self.data.columns) != 1):
             raise ValueError("a cnn needs one image column and no other; other models need none")
         for name in self.evaluation.subgroups:
             self.data.category(name)

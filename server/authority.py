@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -150,7 +151,7 @@ class Authority:
 def _signing_key(pem: bytes) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
     try:
         key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UsageError("the CA's key is not an unencrypted PEM private key") from error
     if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.key_size >= 256:
         return key
@@ -173,15 +174,15 @@ def read_request(pem: bytes, hospital: str) -> ec.EllipticCurvePublicKey:
     """
     try:
         request = x509.load_pem_x509_csr(pem)
-        key = request.public_key()
-    except ValueError as error:
+        key, valid = request.public_key(), request.is_signature_valid
+        names = [n.value for n in request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise TrustError("the certificate signing request is malformed") from error
-    if not request.is_signature_valid:
+    if not valid:
         raise TrustError("the certificate signing request is not signed by its own key")
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
         raise TrustError("the certificate signing request is not for an EC P-384 key")
-    names = request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    if [name.value for name in names] != [hospital]:
+    if names != [hospital]:
         raise TrustError(f"the certificate signing request is not in the name of {hospital}")
     return key
 

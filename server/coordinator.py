@@ -233,11 +233,9 @@ class Coordinator:
         peer = read_peer(certificate)
         member = self._store.member(peer.hospital)
         node = self._store.nodes().get(peer.hospital)
-        enrolled = member is not None and (member.serial, member.public) == (
-            peer.serial,
-            peer.public,
-        )
-        if node is not None and enrolled:
+        if member is None or peer.public != member.public:
+            return
+        if node is not None and peer.serial in (member.serial, member.earlier):
             self._superlink.mark_offline(node)
             log.info("gone", extra={"fields": {"hospital": peer.hospital}})
 

@@ -18,6 +18,7 @@ import contextlib
 import functools
 import logging
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -193,7 +194,7 @@ class Gateway:
 def _same_key(pem: bytes, public: bytes) -> bool:
     try:
         key = serialization.load_pem_public_key(pem)
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         return False
     return isinstance(key, ec.EllipticCurvePublicKey) and public_bytes(key) == public
 

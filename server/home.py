@@ -8,6 +8,7 @@ superexec.secret    shared with Flower's SuperExec, new at every start
 coordinator.toml    host and ports
 coordinator.sqlite  hospitals, studies, approvals, runs, events waiting to be signed
 audit.sqlite        the signed audit log
+identity.next.key   while a key is replaced: the one that follows
 succession.json     earlier identity keys, each signed over to the next
 models/             published models
 """
@@ -74,9 +75,9 @@ class CoordinatorHome:
         )
         identity = Identity.new()
         identity.save(home.key_path, keystore)
-        certificate = authority.issue_server(identity, [config.host, config.private_host])
-        write_public(home.certificate_path, certificate)
         (directory / "models").mkdir()
+        hosts = [config.host, config.private_host]
+        write_public(home.certificate_path, authority.issue_server(identity, hosts))
         document = config.model_dump(mode="json", exclude_none=True)
         write_public(home.config_path, tomli_w.dumps(document).encode())
         with home.recording() as store:
@@ -161,9 +162,13 @@ class CoordinatorHome:
         """Issue the listeners' certificate anew if it has fewer ``days`` left."""
         if days_left(self.certificate_path.read_bytes()) > days:
             return False
-        hosts = [self.config.host, self.config.private_host]
-        write_public(self.certificate_path, self.authority().issue_server(self.identity(), hosts))
+        self.issue_certificate(self.identity())
         return True
+
+    def issue_certificate(self, identity: Identity) -> None:
+        """The listeners' certificate for this identity key."""
+        hosts = [self.config.host, self.config.private_host]
+        write_public(self.certificate_path, self.authority().issue_server(identity, hosts))
 
 
 def sign_events(store: Store, log: AuditLog) -> None:

@@ -8,13 +8,14 @@ hands the chain proves nothing: make a new coordinator and invite everyone anew.
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime
 
 from flo import canonical
 from flo.errors import RefusedError
 from flo.files import write_public
 from flo.identity import Identity
-from flo.server.home import CoordinatorHome
+from flo.server.home import CoordinatorHome, sign_events
 from flo.succession import Step, Succession
 
 _UNDER_WAY = ("offered", "running")
@@ -29,28 +30,35 @@ def steps(home: CoordinatorHome) -> Succession:
 def replace_key(home: CoordinatorHome) -> Step:
     """Make a new identity key, let the old one sign it over, and issue the listeners' certificate.
 
-    What the old key signed still verifies by it. Tokens end.
+    What the old key signed still verifies by it. Tokens end. The new key is kept beside the old one
+    until all the rest is done, so a replacement that was cut off is finished by asking again.
 
     Raises:
         RefusedError: the coordinator is running, or a study is under way: all of its hospitals
         must have approved it under one key.
     """
     with home.serving():
-        old, new = home.identity(), Identity.new()
-        step = Step.signed(old, new, datetime.now(UTC).isoformat(timespec="seconds"))
-        chain = Succession(steps=(*steps(home).steps, step))
-        with home.recording() as store:
+        old, kept = home.identity(), home.directory / "identity.next.key"
+        with closing(home.store()) as store, closing(home.audit_log()) as log:
+            sign_events(store, log)
             under_way = [o.study.name for o in store.offers() if o.status in _UNDER_WAY]
             if under_way:
                 raise RefusedError(
                     f"studies are under way under the present key: {', '.join(under_way)}",
                     hint="let them end, or stop them: flo study stop STUDY",
                 )
-            store.add_event(None, "key-replaced", old=step.old, new=step.new)
-        document = canonical.encode(chain.model_dump(mode="json"))
+            if not kept.exists():
+                Identity.new().save(kept, home.keystore())
+            new = Identity.load(kept, home.keystore())
+            step = Step.signed(old, new, datetime.now(UTC).isoformat(timespec="seconds"))
+            if log.owner == step.old:
+                store.add_event(None, "key-replaced", old=step.old, new=step.new)
+                sign_events(store, log)
+        earlier = tuple(before for before in steps(home).steps if before.new != step.new)
+        document = canonical.encode(Succession(steps=(*earlier, step)).model_dump(mode="json"))
         write_public(home.directory / "succession.json", document)
-        new.save(home.key_path, home.keystore())
+        home.issue_certificate(new)
+        kept.replace(home.key_path)
         with home.recording() as store:
             store.add_event(None, "key-in-use", fingerprint=new.fingerprint)
-        home.renew_certificate(days=float("inf"))
     return step

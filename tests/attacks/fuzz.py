@@ -85,7 +85,9 @@ def findings(target: Target, count: int) -> dict[str, Finding]:
 
 
 def _add(found: dict[str, Finding], seed: str, data: bytes, error: BaseException) -> None:
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename
+    ]
     ours = [f for f in frames if _HERE not in Path(f.filename).parents] or frames
     place = f"{ours[-1].filename}:{ours[-1].lineno}" if ours else "state"
     key = f"{type(error).__name__} at {place}"

@@ -75,7 +75,10 @@ def only(good: bytes, read: Callable[[bytes], object]) -> Callable[[bytes], obje
 
 def studies() -> Iterator[Target]:
     study = small_study()
-    seeds = [study.canonical_bytes, study.with_survey(epsilon=0.3, columns=["ward"]).canonical_bytes]
+    seeds = [
+        study.canonical_bytes,
+        study.with_survey(epsilon=0.3, columns=["ward"]).canonical_bytes,
+    ]
     yield Target("study", seeds, from_canonical)
     yield Target("canonical", seeds, lambda d: canonical.decode(d, limit=1 << 20, what="it"))
 
@@ -192,7 +195,10 @@ def audit_logs(logs: Logs) -> Iterator[Target]:
     mend = mended(logs.resigned)
     yield Target("audit log", [logs.export], lambda d: audit_log.verify([d]), mend)
     yield Target(
-        "audit log beside the other", [logs.export], lambda d: audit_log.verify([d, logs.other]), mend
+        "audit log beside the other",
+        [logs.export],
+        lambda d: audit_log.verify([d, logs.other]),
+        mend,
     )
     yield Target("audit export", [logs.export, logs.other], audit_log.read_export)
     receipt = canonical.encode(logs.receipt.model_dump(mode="json"))

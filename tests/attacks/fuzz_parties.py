@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from cryptography import x509
@@ -16,16 +14,14 @@ from flo import canonical
 from flo.audit_log import Receipt
 from flo.clients import approval
 from flo.clients.enrol import request
-from flo.clients.home import SiteHome
 from flo.decisions import Approve, Signed
-from flo.errors import FloError, RefusedError
+from flo.errors import RefusedError
 from flo.identity import Identity
 from flo.messages import decode_reply
 from flo.server.authority import Peer, read_peer
 from flo.server.coordinator import complete_and_sign
 from flo.server.home import CoordinatorHome
 from flo.server.site_api import SITE_CALLS, SiteApi
-from flo.server.store import Store
 from flo.succession import Succession
 from tests.attacks.fuzz import Accepted, Target
 from tests.attacks.fuzz_documents import mended, signed_body

@@ -60,7 +60,9 @@ def _bytes(data: bytes, random: Random) -> bytes:
         case 8:  # where a number or a text stood
             return before + random.choice(RAW).encode() + after
         case _:  # a number of four bytes
-            size = random.choice((0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, len(data), len(data) + 1))
+            size = random.choice(
+                (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, len(data), len(data) + 1)
+            )
             return data[:at] + size.to_bytes(4, random.choice(("big", "little"))) + data[at + 4 :]
 
 

@@ -33,7 +33,9 @@ def site_state(home: SiteHome) -> State:
 
 
 def _rows(db: sqlite3.Connection, table: str) -> str:
-    return hashlib.sha256(repr(db.execute(f"SELECT * FROM {table}").fetchall()).encode()).hexdigest()
+    return hashlib.sha256(
+        repr(db.execute(f"SELECT * FROM {table}").fetchall()).encode()
+    ).hexdigest()
 
 
 def _files(folder: Path, paths: Iterable[Path]) -> State:

@@ -17,7 +17,7 @@ from flo.clients.home import SiteHome
 
 def main(site: str) -> None:
     agent_module._LOOK_SECONDS = 0.5
-    agent_module.renew_when_due = partial(renew_when_due, days=10_000)  # type: ignore[assignment]
+    agent_module.renew_when_due = partial(renew_when_due, days=10_000)  # type: ignore[attr-defined]
     Agent(SiteHome.open(Path(site)), "cpu").run()
 
 

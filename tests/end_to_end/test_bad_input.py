@@ -130,7 +130,7 @@ CASES: dict[str, tuple[Callable[[Path], Arguments], int, str]] = {
     "unknown option": (_unknown_option, 2, "--seed"),
     "garbage report": (_garbage_report, 4, "report"),
     "empty report": (_empty_report, 4, "report"),
-    "missing report": (_missing_report, 2, "no report at"),
+    "missing report": (_missing_report, 2, "no file at"),
     "garbage extract": (_garbage_extract, 4, "extract"),
     "simulation of a study without data": (_no_data, 2, "data"),
     "folder that is no site": (_not_a_site, 2, "is not a site's folder"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flo import networks
-from flo.networks import Layer
+from flo.networks import Layer, LayerKind
 
 NETWORKS = {
     "logistic": networks.logistic(5),
@@ -84,7 +85,7 @@ def test_a_convolution_keeps_height_and_width() -> None:
 def test_a_layer_that_is_not_known_is_never_built() -> None:
     for kind in ("BatchNorm1d", "Dropout", "linear", ""):
         with pytest.raises(KeyError):
-            networks.build([Layer(kind, (4,))])
+            networks.build([Layer(cast(LayerKind, kind), (4,))])
 
 
 @every_network

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -32,11 +31,11 @@ def site(tmp_path: Path) -> Site:
 
 
 @pytest.fixture
-def approved(site: Site) -> Iterator[Site]:
+def approved(site: Site) -> Site:
     api, patients = cast(CoordinatorApi, SilentApi()), site.home.config.population("main")
     approve(site.home, api, site.offer(), patients)
     site.home.record("agent-started", confinement=["seccomp", "landlock"])
-    yield site
+    return site
 
 
 def body_of(home: SiteHome | CoordinatorHome) -> dict[str, Any]:
@@ -59,7 +58,9 @@ def test_every_named_test_exists() -> None:
 
 def test_every_row_has_a_test_or_says_that_flo_does_nothing() -> None:
     for requirement in ROWS:
-        says_nothing = requirement.mechanism.startswith("none") or "not part" in requirement.mechanism
+        says_nothing = (
+            requirement.mechanism.startswith("none") or "not part" in requirement.mechanism
+        )
         assert bool(requirement.tests) != says_nothing, requirement.reference
 
 
@@ -73,7 +74,12 @@ def test_the_articles_asked_for_are_there() -> None:
 
 def test_a_new_site_shows_little_and_says_not_shown_for_the_rest(site: Site) -> None:
     body = body_of(site.home)
-    for reference in ("HIPAA 164.312(a)(2)(ii)", "GDPR Art. 17", "GDPR Art. 30", "GDPR Art. 5(1)(b)"):
+    for reference in (
+        "HIPAA 164.312(a)(2)(ii)",
+        "GDPR Art. 17",
+        "GDPR Art. 30",
+        "GDPR Art. 5(1)(b)",
+    ):
         assert row(body, reference)["evidence"] == ["not shown"]
         assert not row(body, reference)["shown"]
     assert row(body, "HIPAA 164.312(a)(2)(iv)")["shown"]
@@ -161,7 +167,9 @@ def test_an_edited_pack_does_not_verify(approved: Site) -> None:
             verify(bytes(changed))
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"body": 1}', b'{"body": {"evidence": "x"}}'])
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b"[]", b'{"body": 1}', b'{"body": {"evidence": "x"}}']
+)
 def test_what_is_no_pack_is_refused(data: bytes) -> None:
     with pytest.raises(MessageError):
         verify(data)

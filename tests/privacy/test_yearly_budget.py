@@ -134,9 +134,6 @@ def test_the_largest_epsilon_that_a_refusal_names_fits(site: Site) -> None:
     site.approve(site.offer(study_of(fits, "fitting")))
 
 
-@pytest.mark.xfail(
-    strict=True, raises=BudgetError, reason="its own open reservation counts as another study's"
-)
 def test_an_approval_that_was_cut_off_is_not_counted_against_itself(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +151,6 @@ def test_an_approval_that_was_cut_off_is_not_counted_against_itself(
     assert site.kinds() == ["birth", "reserve"]
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="LifeBudget.born knows no such year")
 def test_a_year_that_is_too_small_for_any_study_refuses_by_its_name(site: Site) -> None:
     site.allow(largest_epsilon_a_year=0.01)
     site.refuses(site.offer(), BudgetError, "largest_epsilon_a_year = 0.01", heads=True)

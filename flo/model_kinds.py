@@ -1,0 +1,64 @@
+"""The kinds of model that a study can name, as they stand in its ``[model]``.
+
+Three come with FLO. A *model pack* is a network of one's own: a named list of layers, data and no
+code, which a hospital installs by entering its digest in ``policy.toml``. What the layers are
+stands in ``flo.networks``; what is built from them in ``flo.models``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from flo import canonical
+from flo.networks import Layer, LayerKind
+from flo.settings import Document
+
+PackName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+class Logistic(Document):
+    kind: Literal["logistic"]
+
+
+class Mlp(Document):
+    """Fully connected, tanh between layers."""
+
+    kind: Literal["mlp"]
+    hidden: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=8)
+    ]
+
+
+class Cnn(Document):
+    """Two convolutions with group normalisation, on the study's one image column."""
+
+    kind: Literal["cnn"]
+
+
+class PackLayer(Document):
+    """One layer of a pack. ``sizes``: as ``flo.networks.Layer`` has them."""
+
+    kind: LayerKind
+    sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=3)] = ()
+
+
+class Pack(Document):
+    """A model pack: from the encoded inputs to one log odds."""
+
+    kind: Literal["pack"]
+    name: PackName
+    layers: Annotated[tuple[PackLayer, ...], Field(min_length=1, max_length=64)]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of name and layers: what a hospital's policy names to have it installed."""
+        return canonical.digest(canonical.encode(self.model_dump(mode="json")))
+
+    @property
+    def network(self) -> list[Layer]:
+        return [Layer(layer.kind, layer.sizes) for layer in self.layers]
+
+
+Model = Annotated[Logistic | Mlp | Cnn | Pack, Field(discriminator="kind")]
