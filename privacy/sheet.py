@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from flo.identity import spoken
+from flo.model_kinds import Pack
 from flo.models import layers, parameter_count
 from flo.privacy import survey
 from flo.privacy.accounting import true_positive_rate
@@ -179,6 +180,7 @@ def _training_leaves(study: Study) -> list[tuple[str, str]]:
     by = f", by {', '.join(groups)} (noise × √{len(groups)})" if groups else ""
     kinds = ", ".join(dict.fromkeys(layer.kind for layer in layers(study) if layer.parameters))
     return [
+        *_pack(study),
         (
             "training",
             f"{study.mechanism.steps} noisy sums of {parameter_count(study)} numbers; {who} adds a "
@@ -195,6 +197,22 @@ def _training_leaves(study: Study) -> list[tuple[str, str]]:
             f"one noisy histogram of {bins} score bins for each class{by}, on held-out patients "
             "who are never trained on",
         ),
+    ]
+
+
+def _pack(study: Study) -> list[tuple[str, str]]:
+    """What a model pack is, where the study trains one."""
+    if not isinstance(study.model, Pack):
+        return []
+    network = ", ".join(
+        f"{layer.kind} {' × '.join(map(str, layer.sizes))}".rstrip() for layer in study.model.layers
+    )
+    return [
+        (
+            "model pack",
+            f"{study.model.name}: {network}; a list of layers that FLO builds, no code; digest "
+            f"{study.model.digest}",
+        )
     ]
 
 

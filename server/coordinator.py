@@ -17,6 +17,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -129,6 +130,7 @@ class Coordinator:
             Gateway(self._superlink, api, self._admission, self._refusals, self._bell),
             ca=self._home.ca_path,
             lifespan=False,
+            on_refused=partial(self._refused_handshake, "hospitals"),
             presence=Presence(self._gone),
             certificate=certificate,
             key=key,
@@ -145,6 +147,7 @@ class Coordinator:
             ),
             ca=None,
             lifespan=True,
+            on_refused=partial(self._refused_handshake, "operators"),
             certificate=certificate,
             key=key,
         )
@@ -184,6 +187,11 @@ class Coordinator:
             self._store.close()
             self._admission.close()
             self._audit_log.close()
+
+    def _refused_handshake(self, listener: str, address: str, why: str) -> None:
+        facts = {"listener": listener, "address": address, "why": why}
+        log.warning("refused", extra={"fields": facts})
+        self._refusals.note("refused-handshake", **facts)
 
     def _export_audit_log(self) -> bytes:
         sign_events(self._store, self._audit_log)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+log = logging.getLogger("flo.server.listeners")
+
 PEER = "flo.peer"
+_HANDSHAKE_SECONDS, _ACCEPT_AGAIN_SECONDS = 10.0, 0.5
 
 
 class PeerProtocol(HttpToolsProtocol):
@@ -58,10 +62,65 @@ class PeerProtocol(HttpToolsProtocol):
 
 
 class Listener(uvicorn.Server):
-    """One uvicorn server whose signals are handled by whoever runs several of them."""
+    """One uvicorn server that accepts connections itself, to see whom TLS refuses.
 
-    def install_signal_handlers(self) -> None:
-        """The coordinator handles signals for both listeners."""
+    uvicorn leaves that to asyncio, which forgets a handshake that failed. ``on_refused`` is called
+    in a thread with the client's address and what OpenSSL found wrong.
+    """
+
+    def __init__(self, config: uvicorn.Config, on_refused: Callable[[str, str], None]) -> None:
+        super().__init__(config)
+        self._on_refused = on_refused
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        for bound in sockets or []:
+            bound.listen(self.config.backlog)
+            bound.setblocking(False)
+            self._spawn(self._accept(bound))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await super().shutdown(sockets=sockets)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self, bound: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = await asyncio.get_running_loop().sock_accept(bound)
+            except OSError as error:  # no file descriptor is left: others will close theirs
+                log.error(f"a connection could not be accepted: {error}")
+                await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
+                continue
+            self._spawn(self._shake_hands(connection))
+
+    async def _shake_hands(self, connection: socket.socket) -> None:
+        try:
+            address = str(connection.getpeername()[0])
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._protocol,
+                connection,
+                ssl=self.config.ssl,
+                ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+            )
+        except ssl.SSLError as error:
+            why = getattr(error, "verify_message", "") or (error.reason or "unknown")
+            await asyncio.to_thread(self._on_refused, address, why.replace("_", " ").lower())
+        except OSError as error:  # went away, or took too long
+            log.debug(f"no handshake: {error}")
+
+    def _protocol(self) -> asyncio.Protocol:
+        kind: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = kind(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
 
 def listener(
@@ -71,6 +130,7 @@ def listener(
     key: bytes,
     ca: Path | None,
     lifespan: bool,
+    on_refused: Callable[[str, str], None],
     presence: Presence | None = None,
 ) -> Listener:
     """A TLS 1.3 listener that shows ``certificate`` (PEM) with ``key`` (PEM).
@@ -93,7 +153,7 @@ def listener(
     )
     config.load()
     config.ssl = _context(certificate, key, ca)
-    return Listener(config)
+    return Listener(config, on_refused)
 
 
 def show_anew(open_listener: Listener, certificate: bytes, key: bytes) -> None:

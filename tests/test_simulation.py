@@ -18,6 +18,7 @@ from flo.privacy.plan import Plan
 from flo.simulation import exact_auc, folds, load_hospitals, run_once, simulate
 from flo.study import Study, from_document
 from tests.builders import HOSPITALS, NoNoise, csv_text, small_study, study_document
+from tests.flo.studies import PACK
 from tests.server.stage import flo
 
 HEART = Path(studies.__file__).parent / "examples" / "heart" / "study.toml"
@@ -117,7 +118,7 @@ def test_a_study_with_subgroups_estimates_each_of_them(data: Path) -> None:
 
 
 @pytest.mark.parametrize("noise", ["local", "distributed"])
-@pytest.mark.parametrize("model", [{"kind": "logistic"}, {"kind": "mlp", "hidden": [4]}])
+@pytest.mark.parametrize("model", [{"kind": "logistic"}, {"kind": "mlp", "hidden": [4]}, PACK])
 def test_a_sum_in_the_clear_is_the_sum_through_masks_to_the_bit(
     data: Path, monkeypatch: pytest.MonkeyPatch, noise: str, model: dict[str, Any]
 ) -> None:

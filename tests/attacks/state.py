@@ -16,26 +16,34 @@ State = dict[str, str]
 
 
 def coordinator_state(folder: Path) -> State:
-    """Members, invitations, studies, approvals, heads, extracts, and the files that hold keys."""
-    with closing(sqlite3.connect(f"file:{folder / 'coordinator.sqlite'}?mode=ro", uri=True)) as db:
-        found = {table: _rows(db, table) for table in TABLES}
+    """Members, invitations, studies, approvals, heads, extracts, what it countersigned, its keys."""
     kept = [path for path in folder.iterdir() if path.suffix in (".pem", ".toml", ".key", ".json")]
-    return found | _files(folder, [*kept, *(folder / "models").iterdir()])
+    return {
+        **_tables(folder / "coordinator.sqlite", *TABLES),
+        **_tables(folder / "audit.sqlite", "witnessed"),
+        **_files(folder, [*kept, *(folder / "models").iterdir()]),
+    }
 
 
 def site_state(home: SiteHome) -> State:
-    """The ledger's rows, and every file but the audit log, where refusals are entered."""
+    """The ledger's rows, and every file but databases and logs, where refusals are entered."""
     folder = home.directory
-    with closing(sqlite3.connect(f"file:{folder / 'ledger.sqlite'}?mode=ro", uri=True)) as db:
-        rows = _rows(db, "rows")
-    kept = [path for path in folder.rglob("*") if path.is_file() and ".sqlite" not in path.name]
-    return {"ledger": rows} | _files(folder, kept)
+    kept = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and ".sqlite" not in path.name and path.parent.name != "log"
+    ]
+    return {**_tables(folder / "ledger.sqlite", "rows"), **_files(folder, kept)}
 
 
-def _rows(db: sqlite3.Connection, table: str) -> str:
-    return hashlib.sha256(
-        repr(db.execute(f"SELECT * FROM {table}").fetchall()).encode()
-    ).hexdigest()
+def _tables(path: Path, *tables: str) -> State:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        return {table: _rows(database, table) for table in tables}
+
+
+def _rows(database: sqlite3.Connection, table: str) -> str:
+    rows = database.execute(f"SELECT * FROM {table}").fetchall()
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
 def _files(folder: Path, paths: Iterable[Path]) -> State:

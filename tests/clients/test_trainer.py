@@ -20,6 +20,7 @@ from flo.privacy.mechanisms import GRID
 from flo.privacy.patients import Patients
 from flo.study import Study
 from tests.builders import NoNoise, small_study, study_document
+from tests.flo.studies import PACK
 
 Floats = npt.NDArray[np.float64]
 WIDTH = parameter_count(small_study()) - 1
@@ -28,6 +29,7 @@ MODELS: dict[str, Study] = {
     "logistic": small_study(),
     "mlp": small_study(model={"kind": "mlp", "hidden": [8]}),
     "cnn": small_study(model={"kind": "cnn"}, data=study_document()["data"] | {"columns": [IMAGE]}),
+    "pack": small_study(model=PACK),
 }
 SURVEY = small_study().with_survey(epsilon=0.3, columns=["age", "ward"])
 
@@ -62,7 +64,7 @@ def test_removing_a_patient_moves_nobody_elses_score_by_a_bit(
     assert (log_odds(small_study(), weights, left) == alone).all()
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize("model", ["mlp", "cnn", "pack"])
 def test_a_network_too_scores_each_record_as_if_it_were_alone(model: str) -> None:
     study = MODELS[model]
     weights, rows = initial_weights(study), evaluation.made_up_inputs(study.data)[:60]
@@ -102,7 +104,7 @@ def test_a_release_is_the_clipped_sum_on_the_grid_plus_noise() -> None:
     assert (noisy != exact).all()
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize("model", ["mlp", "cnn", "pack"])
 def test_a_networks_release_has_one_step_for_each_parameter(model: str) -> None:
     study = MODELS[model]
     some = patients(evaluation.made_up_inputs(study.data)[:30])

@@ -10,6 +10,15 @@ from tests.builders import study_document
 HEART = Path(__file__).resolve().parents[2] / "examples" / "heart" / "study.toml"
 INF, NAN = float("inf"), float("nan")
 GONE = object()
+PACK: dict[str, Any] = {
+    "kind": "pack",
+    "name": "two-layers",
+    "layers": [
+        {"kind": "Linear", "sizes": [5, 8]},
+        {"kind": "Tanh"},
+        {"kind": "Linear", "sizes": [8, 1]},
+    ],
+}
 
 
 IMAGE = {"kind": "image", "name": "px", "height": 8, "width": 9, "minimum": 0, "maximum": 255}

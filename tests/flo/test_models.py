@@ -20,6 +20,7 @@ from flo import models, networks
 from flo.features import input_names
 from flo.study import Study, from_document
 from tests.builders import small_study, study_document
+from tests.flo.studies import PACK
 
 Floats = npt.NDArray[np.float64]
 LOGISTIC = small_study()
@@ -38,8 +39,9 @@ def image_study(height: int = 8, width: int = 8, channels: int = 1, **changes: A
 
 
 CNN = image_study(9, 8, 2)
-STUDIES = {"logistic": LOGISTIC, "mlp": MLP, "cnn": CNN}
-NETWORKS = {"mlp": MLP, "cnn": CNN}
+PACKED = small_study(model=PACK)
+STUDIES = {"logistic": LOGISTIC, "mlp": MLP, "cnn": CNN, "pack": PACKED}
+NETWORKS = {"mlp": MLP, "cnn": CNN, "pack": PACKED}
 every_study = pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES.keys())
 every_network = pytest.mark.parametrize("study", NETWORKS.values(), ids=NETWORKS.keys())
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flo import networks
-from flo.networks import Layer, LayerKind
+from flo.networks import Layer, LayerKind, Shape
 
 NETWORKS = {
     "logistic": networks.logistic(5),
@@ -86,6 +86,61 @@ def test_a_layer_that_is_not_known_is_never_built() -> None:
     for kind in ("BatchNorm1d", "Dropout", "linear", ""):
         with pytest.raises(KeyError):
             networks.build([Layer(cast(LayerKind, kind), (4,))])
+
+
+@pytest.mark.parametrize(
+    ("layers", "inputs", "outputs"), list(zip(NETWORKS.values(), INPUTS, OUTPUTS, strict=True))
+)
+def test_what_comes_out_is_known_without_torch(
+    layers: list[Layer], inputs: int, outputs: int
+) -> None:
+    assert networks.output(layers, inputs) == (outputs,)
+
+
+RECORDS = [(6,), (24,), (4, 2, 3), (2, 8, 7), (8, 3, 3), (3, 1, 1)]
+LAYERS = [
+    *(Layer("Linear", (6, 2)), Layer("Linear", (24, 1)), Layer("Conv2d", (4, 2, 3))),
+    *(Layer("Conv2d", (2, 1, 2)), Layer("Conv2d", (2, 5, 1)), Layer("GroupNorm", (2, 8))),
+    *(Layer("GroupNorm", (3, 8)), Layer("GroupNorm", (1, 3)), Layer("AvgPool2d", (2,))),
+    *(Layer("AvgPool2d", (9,)), Layer("AdaptiveAvgPool2d", (2,)), Layer("Tanh"), Layer("Flatten")),
+    *(Layer("Unflatten", (4, 2, 3)), Layer("Unflatten", (1, 2, 3)), Layer("Linear", (6,))),
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=str)
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_what_a_layer_is_said_to_give_is_what_torch_gives(layer: Layer, record: Shape) -> None:
+    stated = layer.after(record)
+    try:
+        found = tuple(networks.build([layer])(torch.zeros(1, *record)).shape[1:])
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        assert stated is None
+        return
+    assert stated in (found, None)
+
+
+def test_a_convolution_of_even_width_and_a_pool_that_enlarges_are_not_taken() -> None:
+    assert Layer("Conv2d", (2, 1, 2)).after((2, 8, 7)) is None
+    assert Layer("AdaptiveAvgPool2d", (2,)).after((3, 1, 1)) is None
+    assert Layer("AdaptiveAvgPool2d", (2,)).after((8, 3, 3)) == (8, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("layers", "why"),
+    [
+        ([Layer("Unflatten", (1, 2, 3)), Layer("Linear", (6, 1))], "layer 1: Linear"),
+        ([Layer("Linear", (6, 4096)), Layer("Linear", (4096, 4096))], "parameters, limit 4000000"),
+        (
+            [Layer("Unflatten", (1, 2, 3)), *[Layer("Conv2d", (1, 200_000, 1))]],
+            "becomes 1200000 numbers, limit 1000000",
+        ),
+    ],
+)
+def test_a_network_that_does_not_fit_together_or_is_too_large_is_refused(
+    layers: list[Layer], why: str
+) -> None:
+    with pytest.raises(ValueError, match=why):
+        networks.output(layers, 6)
 
 
 @every_network

@@ -17,12 +17,16 @@ from tests.flo.studies import (
     INF,
     NAN,
     NUMBER,
+    PACK,
     SURVEY,
     WARD,
     changed,
     hospitals,
     imaging,
 )
+
+LINEAR = PACK["layers"][:1]
+WIDE = [{"kind": "Linear", "sizes": [4096, 4096]}, {"kind": "Linear", "sizes": [4096, 1]}]
 
 
 def two_columns(name: str) -> list[dict[str, Any]]:
@@ -127,6 +131,27 @@ def two_columns(name: str) -> list[dict[str, Any]]:
         pytest.param("model", {"kind": "resnet"}, "model", id="unknown model"),
         pytest.param("model", {"kind": "cnn", "pretrained": True}, "pretrained", id="unknown key"),
         pytest.param(AGE, IMAGE, "other models need none", id="an image for a logistic model"),
+        pytest.param("model", {**PACK, "layers": []}, "layers", id="pack of no layers"),
+        pytest.param("model", {**PACK, "layers": LINEAR * 65}, "layers", id="pack of 65 layers"),
+        pytest.param("model", {**PACK, "name": "../x"}, "name", id="pack with a path for a name"),
+        pytest.param("model", {**PACK, "code": "import os"}, "code", id="pack with code"),
+        pytest.param("model", {**PACK, "layers": [{"kind": "Dropout"}]}, "kind", id="dropout"),
+        pytest.param(
+            "model", {**PACK, "layers": [{"kind": "os.system"}]}, "kind", id="an import for a layer"
+        ),
+        pytest.param("model", {**PACK, "layers": LINEAR}, "gives (8,)", id="pack of eight outputs"),
+        pytest.param(
+            "model",
+            {**PACK, "layers": PACK["layers"][1:]},
+            "layer 1: Linear",
+            id="pack that lacks one",
+        ),
+        pytest.param(
+            "model",
+            {**PACK, "layers": [{"kind": "Linear", "sizes": [5, 4096]}, *WIDE]},
+            "parameters, limit 4000000",
+            id="pack too large",
+        ),
         pytest.param("survey", {**SURVEY, "epsilon": 0}, "survey.epsilon", id="survey epsilon 0"),
         pytest.param("survey", {**SURVEY, "epsilon": 11}, "survey.epsilon", id="survey epsilon 11"),
         pytest.param("survey", {**SURVEY, "columns": []}, "survey.columns", id="survey of nothing"),

@@ -1,0 +1,80 @@
+"""One row of the table: an attack, the no that it gets, and where that no is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from flo.errors import FloError
+from tests.attacks.stage import Stage
+
+COORDINATOR, LOG = "the coordinator's audit log", "the coordinator's log"
+SITE, AGENT, SCREEN = "the site's audit log", "the agent's log", "the screen, exit code"
+
+
+@dataclass(frozen=True)
+class Logged:
+    """``entry``: its kind, or how its line begins. ``words``: that no other refusal's has."""
+
+    where: str
+    entry: str
+    words: str = ""
+
+    def __str__(self) -> str:
+        if self.where == SCREEN:
+            return f"{self.where} {self.entry}"
+        return f"`{self.entry}` in {self.where}"
+
+
+NOWHERE = None  # who is refused before the first byte of HTTP leaves no trace
+
+
+@dataclass(frozen=True)
+class Attack:
+    """``does`` returns what the attacker saw, once for each thing that it tried."""
+
+    name: str
+    does: Callable[[Stage], Iterable[str]]
+    refused: str
+    logged: Logged | None
+
+    def __str__(self) -> str:
+        return f"| {self.name} | {self.refused} | {self.logged or 'not logged'} |"
+
+
+def request(why: str = "") -> Logged:
+    return Logged(COORDINATOR, "refused-request", why)
+
+
+def call(why: str = "") -> Logged:
+    return Logged(COORDINATOR, "refused-call", why)
+
+
+def denied(why: str = "") -> Logged:
+    return Logged(COORDINATOR, "denied", why)
+
+
+def answered(code: str) -> Logged:
+    """A site enters every message with its answer; a refusal is one public code."""
+    return Logged(SITE, "message", f'"answered":"{code}"')
+
+
+def shown(exit_code: int, why: str) -> Logged:
+    """A command of the steward's or the coordinator's, refused before their eyes."""
+    return Logged(SCREEN, str(exit_code), why)
+
+
+def refusal(stage: Stage, action: Callable[[], object]) -> Sequence[str]:
+    """The kind of error that a command ends in, and what it puts on the screen."""
+    try:
+        action()
+    except FloError as error:
+        stage.explain(error)
+        return [type(error).__name__]
+    return ["accepted"]
+
+
+def table(attacks: Iterable[Attack]) -> str:
+    """The rows as Markdown."""
+    rows = ["| attack | refused with | logged as |", "|---|---|---|", *map(str, attacks)]
+    return "\n".join(rows) + "\n"

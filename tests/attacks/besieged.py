@@ -1,0 +1,128 @@
+"""A real site whose coordinator lies: a real agent process, and one study under way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import tomli_w
+
+from flo.clients.address_book import AddressBook
+from flo.clients.approve import approve
+from flo.clients.enrol import connect, enrol
+from flo.clients.handler import Handler
+from flo.clients.home import SiteHome
+from flo.clients.offers import Offered
+from flo.files import write_private
+from flo.messages import Request, RequestHeader, decode_reply, encode_request, model_digest
+from flo.models import initial_weights
+from flo.study import Study
+from tests.attacks.liar import HOSPITAL, LyingCoordinator
+from tests.attacks.lying_fleet import Spoil
+from tests.builders import make_site, offered, small_study
+from tests.company import claims, partner
+
+RUN = "run-1"
+
+
+@dataclass
+class Besieged:
+    home: SiteHome
+    liar: LyingCoordinator
+    offer: Offered
+    agent: subprocess.Popen[bytes]
+    _claims: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def by(cls, liar: LyingCoordinator, folder: Path) -> Besieged:
+        """Enrolled, one study approved and its first round released."""
+        home = make_site(folder, HOSPITAL)
+        config = home.config.model_copy(update={"notify": ("true",)})
+        document = config.model_dump(mode="json", exclude_none=True)
+        write_private(home.config_path, tomli_w.dumps(document).encode())
+        write_private(folder / "invitation.json", liar.invitation())
+        enrol(home, folder / "invitation.json")
+        study = small_study(name="besieged")
+        offer = offered(study, [home], liar.identity)
+        liar.offers.append(offer)
+        partners = {h.id: h.fingerprint for h in offer.study.hospitals if h.id != HOSPITAL}
+        AddressBook.load(home).confirm(home, partners)
+        with connect(home) as api:
+            approve(home, api, offer, home.config.population(None))
+        with (folder / "agent.txt").open("wb") as screen:
+            agent = subprocess.Popen(
+                [sys.executable, "-m", "flo.cli", "site", "run", "--home", home.directory],
+                stdin=subprocess.DEVNULL,
+                stdout=screen,
+                stderr=screen,
+                start_new_session=True,
+                env={**os.environ, "FLO_DEVICE": "cpu", "OMP_NUM_THREADS": "1"},
+            )
+        return cls(home, liar, offer, agent)
+
+    @property
+    def study(self) -> Study:
+        return self.offer.study
+
+    def start(self) -> None:
+        """The first answers: a key for the run, and the release of round 1."""
+        with closing(self.home.ledger()) as ledger:
+            everyone = tuple(sorted(hospital.id for hospital in self.study.hospitals))
+            wire = cast(Handler, _Wire(self))
+            self._claims = claims(wire, ledger, self.study, everyone, RUN)
+        assert self.asked() == "release"
+
+    def request(self, weights: npt.NDArray[np.float64] | None = None, **changes: Any) -> bytes:
+        """The request for round 1, which was answered, with changes to its header."""
+        if weights is None:
+            weights = initial_weights(self.study)
+        header = {
+            "study": self.study.digest,
+            "run": RUN,
+            "purpose": "training",
+            "round": 1,
+            "attempt": 1,
+            "cohort": tuple(sorted(hospital.id for hospital in self.study.hospitals)),
+            "model": model_digest(weights),
+            **self._claims,
+            **changes,
+        }
+        return encode_request(Request(RequestHeader.model_validate(header), weights))
+
+    def asked(self, weights: npt.NDArray[np.float64] | None = None, **changes: Any) -> str:
+        """How the agent answers: with a kind of reply, or with the code of a refusal."""
+        return self.told(self.request(weights, **changes))
+
+    def told(self, data: bytes, *, spoil: Spoil = bytes, records: int = 1) -> str:
+        """The same for any bytes."""
+        answer = self.liar.fleet.ask(data, spoil=spoil, records=records)
+        if answer is None:
+            return "no answer"
+        header = decode_reply(answer).header
+        return str(header.code or header.kind)
+
+    def serves(self) -> bool:
+        """An honest request is answered with the very bits of before."""
+        return self.agent.poll() is None and self.asked() == "release"
+
+
+@dataclass
+class _Wire:
+    """A site's handler, over the wire."""
+
+    site: Besieged
+
+    def answer(self, data: bytes) -> bytes | None:
+        return self.site.liar.fleet.ask(data)
+
+
+def partner_key(hospital: str) -> str:
+    """A partner's fingerprint, as the study names it."""
+    return partner(hospital).fingerprint

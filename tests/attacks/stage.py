@@ -1,0 +1,158 @@
+"""The victims: a real coordinator with its hospitals, and a real site whose coordinator lies."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flo import canonical
+from flo.cli.operator import Operator
+from flo.clients.approve import approve
+from flo.clients.enrol import connect, leave, renew_when_due
+from flo.clients.home import SiteHome
+from flo.clients.offers import Offered
+from flo.clients.witness import countersign
+from flo.files import write_private
+from flo.server.invitations import invite
+from flo.server.tokens import Role, issue
+from flo.study import Study, from_canonical
+from tests.attacks.besieged import Besieged
+from tests.attacks.books import Book, Screen, audit_book, log_book
+from tests.attacks.liar import LyingCoordinator
+from tests.attacks.state import coordinator_state, site_state
+from tests.builders import HOSPITALS, make_site, small_study
+from tests.flo.published import COORDINATOR as LIAR
+from tests.server.stage import Answer, RealCoordinator, new_home
+
+MINUTE = 60
+
+
+@dataclass
+class Stage:
+    """``homes``: north approved ``study``; south waits; gone was revoked, left has left."""
+
+    coordinator: RealCoordinator
+    homes: dict[str, SiteHome]
+    study: Study
+    before_renewal: ssl.SSLContext
+    invitation: bytes
+    used_invitation: bytes
+    liar: LyingCoordinator
+    site: Besieged
+    newcomer: SiteHome
+    folder: Path
+    screen: Screen = field(default_factory=Screen)
+
+    # -- who attacks -----------------------------------------------------------------------------
+
+    def client(self, name: str) -> ssl.SSLContext:
+        """An enrolled hospital's TLS."""
+        return self.coordinator.site(self.homes[name])
+
+    def call(self, name: str, body: Any, client: ssl.SSLContext | None = None) -> str:
+        """One call by ``client`` (north), ``body`` as bytes or as a document."""
+        data = body if isinstance(body, bytes) else canonical.encode(body)
+        path, who = f"/v1/site/{name}", client or self.client("north")
+        return status(self.coordinator.outside("POST", path, who, body=data))
+
+    def token(self, role: Role) -> dict[str, str]:
+        text, _ = issue(self.coordinator.home.identity(), f"the {role}", role, 600)
+        return {"authorization": f"Bearer {text}"}
+
+    # -- what is checked afterwards --------------------------------------------------------------
+
+    @property
+    def books(self) -> dict[str, Book]:
+        coordinator, site = self.coordinator.home.directory, self.site.home.directory
+        return {
+            "the coordinator's audit log": audit_book(coordinator),
+            "the coordinator's log": log_book(coordinator / "log" / "coordinator.jsonl"),
+            "the site's audit log": audit_book(site),
+            "the agent's log": log_book(site / "log" / "agent.jsonl"),
+            "the screen, exit code": self.screen,
+        }
+
+    def state(self) -> dict[str, object]:
+        homes = {**self.homes, "besieged": self.site.home, "newcomer": self.newcomer}
+        return {
+            "coordinator": coordinator_state(self.coordinator.home.directory),
+            **{name: site_state(home) for name, home in homes.items()},
+        }
+
+    def serves_the_honest(self) -> bool:
+        """A hospital's call, the operator's, and a request to the site."""
+        operator = self.coordinator.private(
+            "GET", "/v1/flo/hospitals", headers=self.token("operator")
+        )
+        hospital = self.call("studies", {}, self.client("south"))
+        return (status(operator), hospital) == ("200", "200") and self.site.serves()
+
+
+def status(answer: Answer) -> str:
+    return str(answer.status)
+
+
+@contextlib.contextmanager
+def set_up(folder: Path) -> Iterator[Stage]:
+    """Everybody, in a few seconds: the agent starts while the hospitals enrol."""
+    with contextlib.ExitStack() as stack:
+        coordinator = RealCoordinator(new_home(folder / "coordinator"))
+        stack.callback(coordinator.stop)
+        liar = LyingCoordinator(folder / "liar", LIAR)
+        stack.callback(liar.stop)
+        site = Besieged.by(liar, folder / "besieged")
+        stack.callback(site.stop)
+        coordinator.wait_until_ready()
+        names = (*HOSPITALS, "gone", "left", "renewed")
+        homes = {name: coordinator.enrol(folder / name, name) for name in names}
+        used = (folder / "north" / "invitation.json").read_bytes()
+        for name in ("north", "south"):
+            with connect(homes[name]) as api, closing(homes[name].audit_log()) as log:
+                countersign(api, log, homes[name].coordinator)
+        study = _approved_by_north(coordinator, homes)
+        before_renewal = coordinator.site(homes["renewed"])
+        with coordinator.home.recording() as store:
+            store.revoke("gone")
+        _renew(homes["renewed"])
+        coordinator_left = coordinator.site(homes["left"])
+        with connect(homes["left"]) as api:
+            leave(homes["left"], api)
+        site.start()
+        newcomer = make_site(folder / "newcomer")
+        yield Stage(
+            coordinator=coordinator,
+            homes=homes,
+            study=study,
+            before_renewal=before_renewal,
+            invitation=invite(coordinator.home, "guest"),
+            used_invitation=used,
+            liar=liar,
+            site=site,
+            newcomer=newcomer,
+            folder=folder,
+            left=coordinator_left,
+        )
+
+
+def _approved_by_north(coordinator: RealCoordinator, homes: dict[str, SiteHome]) -> Study:
+    """A study on offer to three hospitals, approved by one."""
+    with Operator(coordinator.home.directory) as operator:
+        found = operator.call("POST", "studies", body=small_study().canonical_bytes)
+    study, north = from_canonical(found["study"].encode()), homes["north"]
+    with connect(north) as api:
+        offer = Offered(study, found["signature"])
+        approve(north, api, offer, north.config.population(None))
+    return study
+
+
+def _renew(home: SiteHome) -> None:
+    """Renewed, and the new certificate shown."""
+    with connect(home) as api:
+        renew_when_due(home, api, days=10_000)
+    with connect(home) as api:
+        api.call("studies", {})
