@@ -246,34 +246,28 @@ def person(
 
 
 @app.command("opt-out")
-def opt_out(
-    patient: Annotated[str, typer.Argument(help="The patient's id, as in the data file.")],
-    home: Home = DEFAULT_HOME,
-) -> None:
-    """A patient does not take part: from the next round on, and in nothing later."""
+def opt_out(home: Home = DEFAULT_HOME) -> None:
+    """Ask for a patient who does not take part: from the next round on, and in nothing later."""
     from flo.cli.screen import say
     from flo.clients.consent import opt_out as take_out
     from flo.clients.home import SiteHome
 
-    changed = take_out(SiteHome.open(home), patient)
+    changed = take_out(SiteHome.open(home), _patient_id())
     say(f"noted; the patient was taken out of {len(changed)} studies and takes part in none later")
     if not changed:
         say("no study here holds this id: is it spelt as in the data file?")
 
 
 @app.command()
-def erase(
-    patient: Annotated[str, typer.Argument(help="The patient's id, as in the data file.")],
-    home: Home = DEFAULT_HOME,
-) -> None:
-    """Opt a patient out, and record which models they contributed to and how much at most."""
+def erase(home: Home = DEFAULT_HOME) -> None:
+    """Opt a patient out and record which models they contributed to, how much. Asks for the id."""
     from rich.table import Table
 
     from flo.cli.screen import console, plain, say
     from flo.clients.consent import erase as record
     from flo.clients.home import SiteHome
 
-    made, path = record(SiteHome.open(home), patient)
+    made, path = record(SiteHome.open(home), _patient_id())
     table = Table("study", "digest", "as", "releases", "ε at most", "δ", "odds change by at most")
     for part in made.contributions:
         table.add_row(
@@ -293,6 +287,11 @@ def erase(
         say(f"not known for {len(made.unknown)} studies approved before members were kept")
     say(made.said)
     say(f"signed record, without the patient's id: {path}")
+
+
+def _patient_id() -> str:
+    """Asked for and not an argument: it would stand in the shell's history and the process list."""
+    return str(typer.prompt("the patient's id, as in the data file"))
 
 
 def approved_digest(home: SiteHome, start: str) -> str:

@@ -67,6 +67,10 @@ class Besieged:
             )
         return cls(home, liar, offer, agent)
 
+    def stop(self) -> None:
+        self.agent.kill()
+        self.agent.wait()
+
     @property
     def study(self) -> Study:
         return self.offer.study
@@ -122,7 +126,3 @@ class _Wire:
     def answer(self, data: bytes) -> bytes | None:
         return self.site.liar.fleet.ask(data)
 
-
-def partner_key(hospital: str) -> str:
-    """A partner's fingerprint, as the study names it."""
-    return partner(hospital).fingerprint

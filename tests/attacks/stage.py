@@ -29,8 +29,6 @@ from tests.builders import HOSPITALS, make_site, small_study
 from tests.flo.published import COORDINATOR as LIAR
 from tests.server.stage import Answer, RealCoordinator, new_home
 
-MINUTE = 60
-
 
 @dataclass
 class Stage:
@@ -39,6 +37,7 @@ class Stage:
     coordinator: RealCoordinator
     homes: dict[str, SiteHome]
     study: Study
+    left: ssl.SSLContext
     before_renewal: ssl.SSLContext
     invitation: bytes
     used_invitation: bytes
@@ -116,10 +115,10 @@ def set_up(folder: Path) -> Iterator[Stage]:
                 countersign(api, log, homes[name].coordinator)
         study = _approved_by_north(coordinator, homes)
         before_renewal = coordinator.site(homes["renewed"])
+        _renew(homes["renewed"])
         with coordinator.home.recording() as store:
             store.revoke("gone")
-        _renew(homes["renewed"])
-        coordinator_left = coordinator.site(homes["left"])
+        left = coordinator.site(homes["left"])
         with connect(homes["left"]) as api:
             leave(homes["left"], api)
         site.start()
@@ -135,7 +134,7 @@ def set_up(folder: Path) -> Iterator[Stage]:
             site=site,
             newcomer=newcomer,
             folder=folder,
-            left=coordinator_left,
+            left=left,
         )
 
 

@@ -18,10 +18,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flo.cli.operator import Operator
 from flo.clients.home import SiteHome
+from flo.features import scale
+from flo.schema import NumberColumn
 from tests.builders import small_study, study_document
 from tests.end_to_end.test_restart import kill
 from tests.server.stage import RealCoordinator, flo, new_home
@@ -51,7 +54,9 @@ def secrets_of(home: SiteHome) -> list[bytes]:
 
 
 def needles(homes: list[SiteHome], token: str) -> dict[str, bytes]:
-    scaled = AGE / 100
+    (age, _) = small_study().data.columns
+    assert isinstance(age, NumberColumn)
+    scaled = float(scale(age, np.array([AGE]))[0])
     found = {
         "patient id": MARK.encode(),
         "patient id, folded": MARK.casefold().encode(),
@@ -78,10 +83,10 @@ def searched(folder: Path) -> Iterator[Path]:
 def test_no_planted_value_is_found_anywhere(tmp_path: Path) -> None:
     said: list[str] = []
 
-    def do(*arguments: str | Path, code: int = 0) -> None:
-        done = flo(*arguments)
+    def do(*arguments: str | Path, typed: str = "") -> None:
+        done = flo(*arguments, typed=typed)
         said.append(done.stdout + done.stderr)
-        assert done.returncode == code, (arguments, done.stdout, done.stderr)
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
 
     coordinator = RealCoordinator(new_home(tmp_path / "coordinator"))
     with contextlib.ExitStack() as stack:
@@ -107,9 +112,8 @@ def test_no_planted_value_is_found_anywhere(tmp_path: Path) -> None:
                 do("site", "approve", digest, "--yes", "--home", home.directory)
             _until(operator, digest, "running")
             patient = f"{MARK}-north-000"
-            do("site", "opt-out", patient, "--home", homes[0].directory)
-            do("site", "erase", patient, "--home", homes[0].directory)
-            said[-2:] = []  # the steward typed the id on that very screen
+            do("site", "opt-out", "--home", homes[0].directory, typed=f"{patient}\n")
+            do("site", "erase", "--home", homes[0].directory, typed=f"{patient}\n")
             _crash_the_child_of(agents[1])
             _until(operator, digest, "done")
             do("study", "extracts", digest, "--home", at, "--out", tmp_path / "extracts")

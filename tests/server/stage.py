@@ -171,11 +171,13 @@ def free_ports(count: int) -> list[int]:
         return [int(item.getsockname()[1]) for item in bound]
 
 
-def flo(*arguments: str | Path, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    """One ``flo`` command, run to its end."""
+def flo(
+    *arguments: str | Path, seconds: float = 60, typed: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """One ``flo`` command, run to its end; ``typed`` is on its standard input."""
     return subprocess.run(
         [sys.executable, "-m", "flo.cli", *(str(argument) for argument in arguments)],
-        stdin=subprocess.DEVNULL,
+        input=typed,
         capture_output=True,
         text=True,
         timeout=seconds,
