@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flo.audit_log import AuditLog, LogHead, Receipt
+from flo.audit_chain import Growth, Receipt
+from flo.audit_log import AuditLog
 from flo.claims import Head
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.home import CoordinatorInfo
@@ -29,26 +30,25 @@ class _Seen(Document):
 
 
 def countersign(api: CoordinatorApi, log: AuditLog, coordinator: CoordinatorInfo) -> None:
-    """Let the coordinator countersign our audit log's head, and countersign its.
+    """Let the coordinator countersign what our audit log grew by, and countersign its growth.
 
     Raises:
         TrustError: either log was cut or forked since it was last countersigned, or a receipt is
         not the coordinator's.
     """
-    head = log.head()
-    if head is None:
-        return
     signer = fingerprint(bytes.fromhex(coordinator.public))
-    shown = {"head": head.model_dump(mode="json")}
+    growth = log.growth(coordinator.fingerprints)
+    shown = {"growth": growth.model_dump(mode="json") if growth else None}
     answer = parse(_Audit, api.call("audit", shown), "the coordinator's audit head")
-    if answer.receipt is None:
-        raise TrustError("the coordinator did not countersign our audit log")
-    log.keep_receipt(answer.receipt, signer)
-    if answer.head is not None and answer.head.fingerprint == signer:
-        receipt = log.countersign(answer.head)
+    if growth is not None:
+        if answer.receipt is None:
+            raise TrustError("the coordinator did not countersign our audit log")
+        log.keep_receipt(answer.receipt, signer)
+    if answer.growth is not None and answer.growth.head.fingerprint in coordinator.fingerprints:
+        receipt = log.countersign(answer.growth, coordinator.fingerprints)
         api.call("audit", {"receipt": receipt.model_dump(mode="json")})
 
 
 class _Audit(Document):
     receipt: Receipt | None
-    head: LogHead | None
+    growth: Growth | None

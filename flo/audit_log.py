@@ -3,128 +3,49 @@
 An entry says when, what kind of thing happened, in which study, and public facts about it: every
 enrolment, token, decision, message, refusal, use of a key and change of a budget. It holds no
 patient data and no secret; callers log codes, digests, counts and names of hospitals and people.
-
-    hash = SHA-256(previous hash, number, time, kind, study, facts)        signed by the owner's key
-
-An owner that changes its key enters ``key-replaced`` (public keys ``old`` and ``new``) with the old
-one and goes on with the new one.
-
-A chain alone shows edits, not a cut at its end or a second chain. So each side *countersigns* the
-other's head (``Receipt``), both keep what they countersigned (``witnessed``), and whoever holds two
-logs sees whether one of them was cut or forked. ``verify`` does all of that offline.
+What makes a log hang together, and how others check it, stands in ``flo.audit_chain``.
 """
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, StringConstraints
+from typing import Any
 
 from flo import canonical
-from flo.claims import LARGEST_COUNT, Claim, Digest, row_statement
+from flo.audit_chain import (
+    MOST_DIGESTS,
+    ZERO_HASH,
+    Entry,
+    Export,
+    Growth,
+    LogHead,
+    Receipt,
+    chained,
+)
+from flo.claims import row_statement
 from flo.errors import TrustError, UsageError
-from flo.identity import Identity, fingerprint
-from flo.identity import verify as verify_signature
-from flo.settings import Document, parse
+from flo.identity import Identity
 
-ZERO_HASH = "0" * 64
-MAX_EXPORT_BYTES = 256 << 20
 _LONGEST_FACTS = 4096
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 INSERT OR IGNORE INTO meta VALUES ('schema', '1');
 CREATE TABLE IF NOT EXISTS entries (
   number INTEGER PRIMARY KEY, time TEXT NOT NULL, kind TEXT NOT NULL, study TEXT,
-  facts TEXT NOT NULL, source INTEGER UNIQUE, hash TEXT NOT NULL, signature TEXT NOT NULL) STRICT;
+  facts TEXT NOT NULL, salt TEXT NOT NULL, source INTEGER UNIQUE, hash TEXT NOT NULL,
+  signature TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS witnessed (
   signer TEXT PRIMARY KEY, number INTEGER NOT NULL, head TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS receipts (
+  signer TEXT PRIMARY KEY, number INTEGER NOT NULL, receipt TEXT NOT NULL) STRICT;
 """
-
-Kind = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z-]{0,39}$")]
-
-
-class LogHead(Claim):
-    """ "My audit log has this many entries and ends in this hash." """
-
-    number: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
-    hash: Digest
-
-    def check(self, signer: str) -> None:
-        """Raises TrustError unless the key of fingerprint ``signer`` signed this claim."""
-        self._check(signer, "audit-entry", row_statement(self.number, self.hash))
-
-
-class Receipt(Claim):
-    """ "I have seen this head of the log of the key with this fingerprint." """
-
-    owner: Digest
-    number: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
-    hash: Digest
-
-    @classmethod
-    def given(cls, identity: Identity, head: LogHead) -> Receipt:
-        statement = _receipt_statement(head.fingerprint, head.number, head.hash)
-        return cls(
-            owner=head.fingerprint,
-            number=head.number,
-            hash=head.hash,
-            public=identity.public.hex(),
-            signature=identity.sign("audit-receipt", statement),
-        )
-
-    def check(self, signer: str) -> None:
-        """Raises TrustError unless the key of fingerprint ``signer`` gave this receipt."""
-        statement = _receipt_statement(self.owner, self.number, self.hash)
-        self._check(signer, "audit-receipt", statement)
-
-
-class Entry(Document):
-    """One entry, as it is kept and exported."""
-
-    number: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
-    time: Annotated[str, StringConstraints(max_length=40)]
-    kind: Kind
-    study: Digest | None
-    facts: dict[str, Any]
-    hash: Digest
-    signature: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,300}$")]
-
-    def follows(self, previous: str) -> bool:
-        """Whether this entry's hash is that of its content behind ``previous``."""
-        return self.hash == _chain(
-            previous, self.number, self.time, self.kind, self.study, self.facts
-        )
-
-
-class Export(Document):
-    """A whole log in a file: ``owner`` names whose it is, ``witnessed`` heads of other logs."""
-
-    schema_version: Literal[1] = 1
-    log: Literal["audit"] = "audit"
-    owner: Annotated[str, StringConstraints(max_length=63)]
-    public: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2}){1,200}$")]
-    entries: tuple[Entry, ...]
-    witnessed: tuple[LogHead, ...]
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What ``verify`` found to hold."""
-
-    owner: str
-    fingerprint: str
-    entries: int
-    first: str
-    last: str
-    countersigned: int
-    """Number of the last entry that another party countersigned; 0 if none."""
+_ENTRY = "SELECT number, time, kind, study, facts, salt, hash, signature FROM entries"
 
 
 class AuditLog:
@@ -149,14 +70,24 @@ class AuditLog:
         if schema != "1":
             raise UsageError(f"{path} has audit log schema {schema}; this version reads 1")
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('owner', ?)", (identity.public.hex(),))
-        head = self.head()
-        last = self._one("SELECT kind FROM entries ORDER BY number DESC LIMIT 1")
-        follows = last == ("key-replaced",) and self.owner == identity.public.hex()
-        if head is not None and not follows:
+        last = self._one("SELECT kind, number, hash, signature FROM entries ORDER BY number DESC")
+        follows = last and last[0] == "key-replaced" and self.owner == identity.public.hex()
+        if last and not follows:
+            head = LogHead(
+                number=last[1], hash=last[2], signature=last[3], public=identity.public.hex()
+            )
             head.check(identity.fingerprint)
 
     def close(self) -> None:
         self._db.close()
+
+    @property
+    def owner(self) -> str:
+        """Whose next entry it is: the key (DER, hexadecimal) that made it or followed by now."""
+        found = self._one("SELECT value FROM meta WHERE name = 'owner'")
+        return str(found[0]) if found else ""
+
+    # -- entries ---------------------------------------------------------------------------------
 
     def append(self, kind: str, study: str | None = None, **facts: Any) -> None:
         """Sign one entry and flush it to the disk."""
@@ -171,68 +102,79 @@ class AuditLog:
                 if source > last:
                     self._insert(time, kind, study, facts, source)
 
-    @property
-    def owner(self) -> str:
-        """Whose next entry it is: the key (DER, hexadecimal) that made it or followed by now."""
-        found = self._one("SELECT value FROM meta WHERE name = 'owner'")
-        return str(found[0]) if found else ""
-
     def last_source(self) -> int:
         """Source number of the latest entry that was taken over; 0 if none."""
         found = self._one("SELECT coalesce(max(source), 0) FROM entries")
         return int(found[0]) if found else 0
 
-    def head(self) -> LogHead | None:
-        """The signed last entry; None for an empty log."""
-        row = self._one("SELECT number, hash, signature FROM entries ORDER BY number DESC LIMIT 1")
-        if row is None:
-            return None
-        public = self._identity.public.hex()
-        return LogHead(number=row[0], hash=row[1], signature=row[2], public=public)
-
     def entries(self, *, after: int = 0, study: str | None = None) -> Iterator[Entry]:
         """Entries behind ``after``, of one study if asked for."""
         with self._lock:
             rows = self._db.execute(
-                "SELECT number, time, kind, study, facts, hash, signature FROM entries"
-                " WHERE number > ? AND (? IS NULL OR study = ?) ORDER BY number",
+                _ENTRY + " WHERE number > ? AND (? IS NULL OR study = ?) ORDER BY number",
                 (after, study, study),
             ).fetchall()
-        for number, time, kind, of, facts, hash_, signature in rows:
-            yield Entry(
-                number=number,
-                time=time,
-                kind=kind,
-                study=of,
-                facts=canonical.decode(facts.encode(), limit=1 << 20, what="audit facts"),
-                hash=hash_,
-                signature=signature,
-            )
+        return map(_entry, rows)
 
-    def countersign(self, head: LogHead) -> Receipt:
+    # -- the other side --------------------------------------------------------------------------
+
+    def growth(self, signers: Collection[str]) -> Growth | None:
+        """What was added since a key of these fingerprints gave its last receipt; None if nothing.
+
+        At most ``MOST_DIGESTS`` entries; the rest is for the next time.
+        """
+        with self._lock:
+            after = max((r.number for r in self._standing(signers)), default=0)
+            rows = self._db.execute(
+                _ENTRY + " WHERE number > ? ORDER BY number LIMIT ?", (after, MOST_DIGESTS)
+            ).fetchall()
+            if not rows:
+                return None
+            entries = [_entry(row) for row in rows]
+            last = entries[-1]
+            head = LogHead(
+                number=last.number,
+                hash=last.hash,
+                signature=last.signature,
+                public=self._signer_of(last.number),
+            )
+        return Growth(head=head, after=after, digests=tuple(entry.digest for entry in entries))
+
+    def _standing(self, signers: Collection[str]) -> Iterator[Receipt]:
+        """Receipts of these keys for entries that are here; others speak of a log that was cut."""
+        for receipt in self.receipts():
+            row = self._one("SELECT hash FROM entries WHERE number = ?", receipt.number)
+            if receipt.fingerprint in signers and row == (receipt.hash,):
+                yield receipt
+
+    def countersign(self, growth: Growth, earlier: Collection[str] = ()) -> Receipt:
         """Keep another party's head and sign a receipt for it; the caller knows whose key it is.
 
+        ``earlier``: fingerprints of that party's earlier keys.
+
         Raises:
-            TrustError: an older head, or another one at the same height: its log was cut or forked.
+            TrustError: it did not grow out of the last head seen: that log was cut or forked.
         """
+        head = growth.head
         head.check(head.fingerprint)
         with self._writing():
-            kept = self._witnessed(head.fingerprint)
-            if kept is not None and (
-                head.number < kept.number or (head.number == kept.number and head.hash != kept.hash)
-            ):
+            kept = [h for h in self.witnessed() if h.fingerprint in (head.fingerprint, *earlier)]
+            last = max(kept, key=lambda head: head.number, default=None)
+            number, hash_ = (last.number, last.hash) if last else (0, ZERO_HASH)
+            if not growth.grew_from(number, hash_):
                 raise TrustError(
-                    f"this audit log was cut or forked: entry {kept.number} was seen before, ending"
-                    f" in {kept.hash[:12]}, and now it shows entry {head.number}"
+                    f"this audit log was cut or forked: entry {number} was seen before, ending in "
+                    f"{hash_[:12]}, and what it shows now, up to entry {head.number}, does not "
+                    "follow"
                 )
             self._db.execute(
                 "INSERT OR REPLACE INTO witnessed VALUES (?, ?, ?)",
-                (head.fingerprint, head.number, canonical.encode(head.model_dump()).decode()),
+                (head.fingerprint, head.number, _text(head)),
             )
         return Receipt.given(self._identity, head)
 
     def keep_receipt(self, receipt: Receipt, signer: str) -> None:
-        """Enter another party's receipt for a head of ours.
+        """Keep another party's receipt for a head of ours, if it is its latest.
 
         Raises:
             TrustError: it is not by ``signer``, not ours, or about an entry that is not here.
@@ -241,24 +183,36 @@ class AuditLog:
         row = self._one("SELECT hash FROM entries WHERE number = ?", receipt.number)
         if receipt.owner != self._identity.fingerprint or row is None or row[0] != receipt.hash:
             raise TrustError("a receipt for an audit entry that is not in this log")
-        self.append("countersigned", **receipt.model_dump(mode="json"))
+        with self._writing():
+            self._db.execute(
+                "INSERT INTO receipts VALUES (?, ?, ?) ON CONFLICT (signer) DO UPDATE SET"
+                " number = excluded.number, receipt = excluded.receipt"
+                " WHERE excluded.number > receipts.number",
+                (signer, receipt.number, _text(receipt)),
+            )
+
+    def receipts(self) -> list[Receipt]:
+        """The latest receipt of each other party."""
+        return [Receipt.model_validate(d) for d in self._documents("receipts", "receipt")]
+
+    def witnessed(self) -> list[LogHead]:
+        """The latest head seen of each other party's log."""
+        return [LogHead.model_validate(d) for d in self._documents("witnessed", "head")]
 
     def export(self, owner: str) -> bytes:
-        """The whole log as one canonical document."""
+        """The whole log as one canonical, signed document."""
         with self._lock:
-            heads = self._db.execute("SELECT head FROM witnessed ORDER BY signer").fetchall()
-        export = Export(
-            owner=owner,
-            public=self._identity.public.hex(),
-            entries=tuple(self.entries()),
-            witnessed=tuple(
-                LogHead.model_validate(
-                    canonical.decode(text.encode(), limit=65_536, what="witnessed head")
-                )
-                for (text,) in heads
-            ),
-        )
-        return canonical.encode(export.model_dump(mode="json"))
+            unsigned = Export(
+                owner=owner,
+                public=self._identity.public.hex(),
+                entries=tuple(self.entries()),
+                receipts=tuple(self.receipts()),
+                witnessed=tuple(self.witnessed()),
+                signature="0",
+            )
+        signature = self._identity.sign("audit-export", unsigned.statement())
+        signed = unsigned.model_copy(update={"signature": signature})
+        return canonical.encode(signed.model_dump(mode="json"))
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -274,24 +228,51 @@ class AuditLog:
         text = canonical.encode(facts).decode()
         if len(text) > _LONGEST_FACTS:  # a report of many hospitals: named by its digest
             facts = {"digest": canonical.digest(text.encode()), "bytes": len(text)}
-            text = canonical.encode(facts).decode()
         row = self._one("SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1")
         number, previous = (row[0] + 1, row[1]) if row else (1, ZERO_HASH)
-        hash_ = _chain(previous, number, time, kind, study, facts)
-        signature = self._identity.sign("audit-entry", row_statement(number, hash_))
+        entry = Entry(
+            number=number,
+            time=time,
+            kind=kind,
+            study=study,
+            facts=facts,
+            salt=secrets.token_hex(16),
+            hash=ZERO_HASH,
+            signature="0",
+        )
+        hash_ = chained(previous, entry.digest)
         self._db.execute(
-            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (number, time, kind, study, text, source, hash_, signature),
+            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                number,
+                time,
+                kind,
+                study,
+                canonical.encode(facts).decode(),
+                entry.salt,
+                source,
+                hash_,
+                self._identity.sign("audit-entry", row_statement(number, hash_)),
+            ),
         )
         if kind == "key-replaced":
             self._db.execute("UPDATE meta SET value = ? WHERE name = 'owner'", (facts["new"],))
 
-    def _witnessed(self, signer: str) -> LogHead | None:
-        row = self._one("SELECT head FROM witnessed WHERE signer = ?", signer)
-        if row is None:
-            return None
-        document = canonical.decode(row[0].encode(), limit=65_536, what="witnessed head")
-        return LogHead.model_validate(document)
+    def _signer_of(self, number: int) -> str:
+        """The key that signed an entry: ``old`` of the first replacement from it on, or ours."""
+        row = self._one(
+            "SELECT facts FROM entries WHERE kind = 'key-replaced' AND number >= ?"
+            " ORDER BY number LIMIT 1",
+            number,
+        )
+        return str(_document(row[0])["old"]) if row else self._identity.public.hex()
+
+    def _documents(self, table: str, column: str) -> list[Any]:
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT {column} FROM {table} ORDER BY signer"  # noqa: S608 - names of ours
+            ).fetchall()
+        return [_document(text) for (text,) in rows]
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -313,130 +294,23 @@ class AuditLog:
         return self._clock().isoformat(timespec="milliseconds")
 
 
-def verify(documents: list[bytes]) -> list[Verified]:
-    """Check exported logs, each by itself and against what the others witnessed of it.
-
-    Raises:
-        TrustError: names whose log, and the entry at which it was edited, cut or forked.
-        MessageError, UsageError: a document is not an export.
-    """
-    exports = [read_export(document) for document in documents]
-    for export in exports:
-        _check_chain(export)
-    for export in exports:
-        _check_witnesses(export, exports)
-    return [_summary(export) for export in exports]
-
-
-def is_export(document: Any) -> bool:
-    """Whether parsed JSON claims to be an exported audit log."""
-    return isinstance(document, dict) and document.get("log") == "audit"
-
-
-def read_export(document: bytes) -> Export:
-    """An export's content, unchecked. Raises MessageError or UsageError for another shape."""
-    what = "audit log"
-    return parse(Export, canonical.decode(document, limit=MAX_EXPORT_BYTES, what=what), what)
-
-
-def _owners(export: Export) -> list[str]:
-    """Public keys of the log's owner, one after the other."""
-    replaced = [str(e.facts.get("old")) for e in export.entries if e.kind == "key-replaced"]
-    return [*replaced, export.public]
-
-
-def _fingerprints(export: Export) -> set[str]:
-    try:
-        return {fingerprint(bytes.fromhex(public)) for public in _owners(export)}
-    except ValueError as error:
-        raise TrustError(f"audit log of {export.owner}: a replaced key is no key") from error
-
-
-def _check_chain(export: Export) -> None:
-    previous, owners = ZERO_HASH, iter(_owners(export))
-    public = next(owners)
-    whose = f"audit log of {export.owner}"
-    for number, entry in enumerate(export.entries, start=1):
-        if entry.number != number:
-            raise TrustError(f"{whose}: entry {number} was cut out, or moved")
-        if not entry.follows(previous):
-            raise TrustError(f"{whose}: entry {number} was edited, or one before it cut out")
-        try:
-            statement = row_statement(number, entry.hash)
-            verify_signature(bytes.fromhex(public), "audit-entry", statement, entry.signature)
-        except (TrustError, ValueError) as error:
-            raise TrustError(f"{whose}: entry {number} is not signed by its owner") from error
-        if entry.kind == "key-replaced":
-            public = next(owners)
-            if entry.facts.get("new") != public:
-                raise TrustError(f"{whose}: entry {number} names another key than the one after it")
-        if entry.kind == "countersigned":
-            _check_receipt(export, entry)
-        previous = entry.hash
-    if export.entries and export.entries[-1].kind == "key-replaced":
-        raise TrustError(
-            f"{whose}: ends with a new key that has signed nothing, so it may be a stranger's"
-        )
-
-
-def _check_receipt(export: Export, entry: Entry) -> None:
-    """A receipt that the log holds about itself: for an entry before it, as it is here."""
-    receipt = parse(Receipt, entry.facts, f"audit log of {export.owner}, entry {entry.number}")
-    receipt.check(receipt.fingerprint)
-    seen = export.entries[receipt.number - 1] if receipt.number < entry.number else None
-    owners = _fingerprints(export)
-    if receipt.fingerprint in owners:
-        raise TrustError(f"audit log of {export.owner}: entry {entry.number} is its own receipt")
-    if receipt.owner not in owners or seen is None or seen.hash != receipt.hash:
-        raise TrustError(
-            f"audit log of {export.owner}: forked before entry {entry.number}, whose countersigned "
-            f"entry {receipt.number} is another one"
-        )
-
-
-def _check_witnesses(export: Export, exports: list[Export]) -> None:
-    owners = _fingerprints(export)
-    for other in exports:
-        for head in other.witnessed:
-            if head.fingerprint not in owners:
-                continue
-            head.check(head.fingerprint)
-            if head.number > len(export.entries):
-                raise TrustError(
-                    f"audit log of {export.owner}: cut behind entry {len(export.entries)}; "
-                    f"{other.owner} countersigned entry {head.number}"
-                )
-            if export.entries[head.number - 1].hash != head.hash:
-                raise TrustError(
-                    f"audit log of {export.owner}: forked at or before entry {head.number}; "
-                    f"{other.owner} countersigned another one"
-                )
-        if other is not export and _fingerprints(other) & owners:
-            for one, two in zip(export.entries, other.entries, strict=False):
-                if one.hash != two.hash:
-                    raise TrustError(
-                        f"audit log of {export.owner}: two logs of one key differ from entry "
-                        f"{one.number} on: it was forked"
-                    )
-
-
-def _summary(export: Export) -> Verified:
-    seen = [e.facts["number"] for e in export.entries if e.kind == "countersigned"]
-    return Verified(
-        owner=export.owner,
-        fingerprint=fingerprint(bytes.fromhex(export.public)),
-        entries=len(export.entries),
-        first=export.entries[0].time if export.entries else "",
-        last=export.entries[-1].time if export.entries else "",
-        countersigned=max(seen, default=0),
+def _entry(row: tuple[Any, ...]) -> Entry:
+    number, time, kind, study, facts, salt, hash_, signature = row
+    return Entry(
+        number=number,
+        time=time,
+        kind=kind,
+        study=study,
+        facts=_document(facts),
+        salt=salt,
+        hash=hash_,
+        signature=signature,
     )
 
 
-def _chain(
-    previous: str, number: int, time: str, kind: str, study: str | None, facts: dict[str, Any]
-) -> str:
-    return canonical.digest(canonical.encode([previous, number, time, kind, study, facts]))
+def _document(text: str) -> Any:
+    return canonical.decode(text.encode(), limit=1 << 20, what="audit log")
 
 
-def _receipt_statement(owner: str, number: int, hash_: str) -> bytes:
-    return canonical.encode([owner, number, hash_])
+def _text(claim: LogHead | Receipt) -> str:
+    return canonical.encode(claim.model_dump(mode="json")).decode()

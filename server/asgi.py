@@ -6,7 +6,7 @@ import json
 from collections.abc import MutableMapping
 from typing import Any
 
-from flo.server.listeners import Receive, Scope, Send
+from flo.server.protocol import Receive, Scope, Send
 
 
 class Refused(Exception):

@@ -27,7 +27,7 @@ from flo.identity import public_bytes
 from flo.messages import MAX_MESSAGE_BYTES
 from flo.server.asgi import Refused, answer, headers_of, read_body, replay
 from flo.server.authority import Peer, read_peer
-from flo.server.listeners import PEER, Receive, Scope, Send
+from flo.server.protocol import PEER, Receive, Scope, Send
 from flo.server.refusals import Refusals
 from flo.server.site_api import MAX_REPORT_BODY, SITE_CALLS, SiteApi
 from flo.server.store import Store

@@ -1,7 +1,6 @@
 """Two TLS listeners in one event loop: hospitals outside, operators inside.
 
-uvicorn does not put the client's certificate into the ASGI scope; ``PeerProtocol`` adds it as
-``scope["extensions"]["flo.peer"]`` (DER bytes, or None without a certificate).
+Who gets a connection, and how many; what one connection may do stands in ``flo.server.protocol``.
 """
 
 from __future__ import annotations
@@ -11,54 +10,21 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from flo.errors import NetworkError
 from flo.server.presence import Presence
+from flo.server.protocol import App, PeerProtocol
 from flo.tls import show
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger("flo.server.listeners")
 
-PEER = "flo.peer"
+MOST_CONNECTIONS = 4096  # an agent has four
 _HANDSHAKE_SECONDS, _ACCEPT_AGAIN_SECONDS = 10.0, 0.5
-
-
-class PeerProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with the peer's certificate in every request's scope."""
-
-    presence: Presence | None = None
-    _certificate: bytes | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
-        certificate = tls.getpeercert(binary_form=True) if tls is not None else None
-        if self.presence is not None and certificate is not None:
-            self._certificate = certificate
-            self.presence.opened(certificate)
-        inner: App = self.app
-
-        async def with_peer(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["extensions"] = {**scope.get("extensions", {}), PEER: certificate}
-            await inner(scope, receive, send)
-
-        self.app = with_peer
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        certificate, self._certificate = self._certificate, None
-        if self.presence is not None and certificate is not None:
-            self.presence.closed(certificate)
 
 
 class Listener(uvicorn.Server):
@@ -97,6 +63,9 @@ class Listener(uvicorn.Server):
             except OSError as error:  # no file descriptor is left: others will close theirs
                 log.error(f"a connection could not be accepted: {error}")
                 await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
+                continue
+            if len(self._tasks) + len(self.server_state.connections) >= MOST_CONNECTIONS:
+                connection.close()
                 continue
             self._spawn(self._shake_hands(connection))
 
@@ -149,7 +118,6 @@ def listener(
         log_config=None,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=2,
-        h11_max_incomplete_event_size=64 * 1024,
     )
     config.load()
     config.ssl = _context(certificate, key, ca)

@@ -23,11 +23,17 @@ from flo.errors import FloError, PolicyError, StudyError, TrustError
 from flo.messages import MAX_MESSAGE_BYTES
 from flo.server.asgi import Refused, answer, headers_of, read_body, replay, with_length
 from flo.server.gateway import Bell
-from flo.server.listeners import App, Receive, Scope, Send
+from flo.server.protocol import App, Receive, Scope, Send
 from flo.server.refusals import Refusals
 from flo.server.roles import refuse_forbidden
 from flo.server.store import Offer, Store
-from flo.server.superlink import CONTROL_PREFIX, RUNTIME_PREFIX, RUNTIME_PULL_PATH, SuperLink
+from flo.server.superlink import (
+    ACQUIRE_PATH,
+    CONTROL_PREFIX,
+    RUNTIME_PREFIX,
+    RUNTIME_PULL_PATH,
+    SuperLink,
+)
 from flo.server.tokens import Token
 from flo.server.tokens import read as read_token
 from flo.study import MAX_STUDY_BYTES, Study, from_canonical
@@ -35,6 +41,7 @@ from flo.study import MAX_STUDY_BYTES, Study, from_canonical
 log = logging.getLogger("flo.server.private")
 
 PERSON = "flo.person"  # in the scope of a request: the token that it came with
+_MAX_ACQUIRE = 64 * 1024  # Flower checks its signature only behind the body
 _HOLD_SECONDS = 1.0  # then the ServerApp looks who is still connected
 _RECHECK_SECONDS = 0.25
 
@@ -90,7 +97,8 @@ class PrivateListener:
 
     async def _to_flower(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = await read_body(receive, MAX_MESSAGE_BYTES)
+            limit = _MAX_ACQUIRE if path == ACQUIRE_PATH else MAX_MESSAGE_BYTES
+            body = await read_body(receive, limit)
         except Refused as refusal:
             await answer(send, refusal.status, {"error": str(refusal)})
             return
@@ -151,9 +159,7 @@ def operator_app(
 
     @app.post("/v1/flo/studies")
     async def launch(request: Request) -> Any:
-        body = await request.body()
-        if len(body) > MAX_STUDY_BYTES:
-            raise StudyError(f"a study of {len(body)} bytes, limit {MAX_STUDY_BYTES}")
+        body = await _body(request, MAX_STUDY_BYTES)
         study, person = from_canonical(body), request.scope[PERSON].name
         return _summary(store, await asyncio.to_thread(offer, study, person))
 
@@ -182,6 +188,13 @@ def operator_app(
         return Response(export(), media_type="application/json")
 
     return app
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    try:
+        return await read_body(request.receive, limit)
+    except Refused as refusal:
+        raise StudyError(f"the study: {refusal}") from refusal
 
 
 def _find(store: Store, digest: str) -> Offer:

@@ -23,7 +23,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from flo import canonical
-from flo.audit_log import AuditLog, LogHead, Receipt
+from flo.audit_chain import Growth, Receipt
+from flo.audit_log import AuditLog
 from flo.claims import Digest, Head, Signature
 from flo.decisions import Decision, Decline
 from flo.errors import MessageError, StudyError, TrustError
@@ -62,9 +63,9 @@ class ModelBody(Document):
 
 
 class AuditBody(Document):
-    """``head``: of the hospital's log. ``receipt``: for the head that we showed before."""
+    """``growth``: of the hospital's log. ``receipt``: for the head that we showed before."""
 
-    head: LogHead | None = None
+    growth: Growth | None = None
     receipt: Receipt | None = None
 
 
@@ -100,11 +101,6 @@ class SiteApi:
         pem, serial = self._authority.issue_client(peer.hospital, "site", key)
         public = public_bytes(key)
         member = Member(peer.hospital, public, fingerprint(public), serial, False, None)
-        if any(
-            other.id != member.id and other.fingerprint == member.fingerprint
-            for other in self._store.members()
-        ):
-            raise TrustError("this key is enrolled for another hospital")
         if not self._store.enrol(peer.serial, member):
             raise TrustError("this invitation was used before")
         self._store.add_event(
@@ -138,22 +134,22 @@ class SiteApi:
         return {}
 
     def audit(self, peer: Peer, body: bytes) -> Any:
-        """Countersign the hospital's head, keep its receipt for ours, and show ours."""
-        shown = _parse(AuditBody, body)
+        """Countersign what the hospital's log grew by, keep its receipt, show what ours grew by."""
+        shown, signer = _parse(AuditBody, body), fingerprint(peer.public)
         if shown.receipt is not None:
-            self._audit_log.keep_receipt(shown.receipt, fingerprint(peer.public))
+            self._audit_log.keep_receipt(shown.receipt, signer)
         receipt = None
-        if shown.head is not None:
-            shown.head.check(fingerprint(peer.public))
+        if shown.growth is not None:
+            shown.growth.head.check(signer)
             try:
-                receipt = self._audit_log.countersign(shown.head)
+                receipt = self._audit_log.countersign(shown.growth)
             except TrustError:
                 self._store.add_event(None, "forked-audit-log", hospital=peer.hospital)
                 raise
-        head = self._audit_log.head()
+        growth = self._audit_log.growth({signer})
         return {
             "receipt": receipt.model_dump(mode="json") if receipt else None,
-            "head": head.model_dump(mode="json") if head else None,
+            "growth": growth.model_dump(mode="json") if growth else None,
         }
 
     def keys(self, peer: Peer, body: bytes) -> Any:

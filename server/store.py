@@ -20,7 +20,7 @@ from typing import Any
 
 from flo import canonical
 from flo.claims import Head
-from flo.errors import UsageError
+from flo.errors import TrustError, UsageError
 from flo.study import Study, from_canonical
 
 _TABLES = """
@@ -124,14 +124,26 @@ class Store:
         return found is not None and not found[0]
 
     def enrol(self, invitation: str, member: Member) -> bool:
-        """Use up the invitation and keep the hospital, in one step. False if it was used."""
+        """Use up the invitation and keep the hospital, in one step. False if it was used.
+
+        All other invitations of the hospital end with it.
+
+        Raises:
+            TrustError: the key is enrolled for another hospital.
+        """
         with self._transaction():
+            if self._db.execute(
+                "SELECT 1 FROM hospitals WHERE fingerprint = ? AND id != ?",
+                (member.fingerprint, member.id),
+            ).fetchone():
+                raise TrustError("this key is enrolled for another hospital")
             used = self._db.execute(
                 "UPDATE invitations SET used = 1 WHERE serial = ? AND hospital = ? AND used = 0",
                 (invitation, member.id),
             )
             if used.rowcount != 1:
                 return False
+            self._end_invitations(member.id)
             self._db.execute(
                 "INSERT INTO hospitals VALUES (?, ?, ?, ?, 0, NULL, 0, ?, NULL) ON CONFLICT (id) DO"
                 " UPDATE SET public = excluded.public, fingerprint = excluded.fingerprint,"
@@ -166,10 +178,17 @@ class Store:
         return _member(row) if row else None
 
     def revoke(self, hospital: str) -> bool:
-        """Refuse this hospital from its next request on. False if it is not enrolled."""
+        """Refuse this hospital from its next request on. False if it is not enrolled.
+
+        What it was invited with before opens nothing either; only a new invitation does.
+        """
         with self._transaction():
+            self._end_invitations(hospital)
             changed = self._db.execute("UPDATE hospitals SET revoked = 1 WHERE id = ?", (hospital,))
             return changed.rowcount == 1
+
+    def _end_invitations(self, hospital: str) -> None:
+        self._db.execute("UPDATE invitations SET used = 1 WHERE hospital = ?", (hospital,))
 
     def set_node(self, hospital: str, node: int) -> None:
         # Flower's node ids are unsigned 64-bit numbers; SQLite's integers are signed.

@@ -78,7 +78,7 @@ PUBLIC_KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER
 CONTROL_PREFIX = "/v1/control/"
 RUNTIME_PREFIX = "/v1/runtime/"
 RUNTIME_PULL_PATH = "/v1/runtime/pull-messages"
-_ACQUIRE_PATH = "/v1/runtime/acquire-task"
+ACQUIRE_PATH = "/v1/runtime/acquire-task"
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -182,7 +182,7 @@ class SuperLink:
         if path.startswith(CONTROL_PREFIX):
             given = headers.get(b"authorization", b"")
             return hmac.compare_digest(given, f"Bearer {self._token}".encode())
-        if path == _ACQUIRE_PATH:
+        if path == ACQUIRE_PATH:
             return bool(headers.get(SUPEREXEC_AUTH_SIGNATURE_HEADER.encode()))
         token = headers.get(TASK_TOKEN_HEADER.encode(), b"").decode("latin-1")
         return bool(token) and self._state.get_task_by_token(token) is not None

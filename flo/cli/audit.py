@@ -50,7 +50,7 @@ def verify(
 
     Of several logs each is also checked against what the others countersigned of it.
     """
-    from flo import audit_log, canonical
+    from flo import audit_chain, canonical
     from flo.errors import UsageError
     from flo.infra.evidence import pack
     from flo.privacy.report import MAX_REPORT_BYTES
@@ -60,9 +60,9 @@ def verify(
         if not path.is_file():
             raise UsageError(f"no file at {path}")
         data = path.read_bytes()
-        limit = max(MAX_REPORT_BYTES, audit_log.MAX_EXPORT_BYTES)
+        limit = max(MAX_REPORT_BYTES, audit_chain.MAX_EXPORT_BYTES)
         document = canonical.decode(data, limit=limit, what=str(path))
-        if audit_log.is_export(document):
+        if audit_chain.is_export(document):
             logs.append(data)
         else:
             others.append((pack.is_evidence(document), data))
@@ -94,7 +94,7 @@ def _verify_report(data: bytes) -> None:
 
 
 def _verify_logs(documents: list[bytes]) -> None:
-    from flo.audit_log import verify as check
+    from flo.audit_chain import verify as check
     from flo.cli.screen import plain, say, working
     from flo.identity import spoken
 
@@ -105,9 +105,12 @@ def _verify_logs(documents: list[bytes]) -> None:
             f"[bold green]unbroken[/]: audit log of {plain(log.owner)}, {log.entries} entries, "
             f"{log.first[:19]} to {log.last[:19]}"
         )
-        seen = f"up to entry {log.countersigned}" if log.countersigned else "by nobody yet"
-        say(f"  countersigned by the other side {seen}")
         say(f"  key {spoken(log.fingerprint)}")
+        for seen in log.countersigned:
+            who = f"the log of {plain(seen.by)}" if seen.by else f"key {spoken(seen.fingerprint)}"
+            say(f"  countersigned up to entry {seen.number} by {who}")
+        if not log.countersigned:
+            say("  countersigned by nobody yet")
     if len(found) == 1:
         say("A log cut at its end shows only beside the other side's: verify both together.")
 
@@ -136,7 +139,7 @@ def log(
     """Show the latest entries of an audit log, oldest first."""
     from rich.table import Table
 
-    from flo.audit_log import read_export
+    from flo.audit_chain import read_export
     from flo.cli.screen import console, plain, say
 
     export = read_export(_export(home))

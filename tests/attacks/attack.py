@@ -6,19 +6,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from flo.errors import FloError
-from tests.attacks.stage import Stage
-
-COORDINATOR, LOG = "the coordinator's audit log", "the coordinator's log"
-SITE, AGENT, SCREEN = "the site's audit log", "the agent's log", "the screen, exit code"
+from tests.attacks.stage import AGENT, COORDINATOR, SCREEN, SITE, Stage
 
 
 @dataclass(frozen=True)
 class Logged:
-    """``entry``: its kind, or how its line begins. ``words``: that no other refusal's has."""
+    """``entry``: its kind, the command's exit code, or of the agent's log some words of a line.
+
+    ``why``: words that the entries of other refusals do not have.
+    """
 
     where: str
     entry: str
-    words: str = ""
+    why: str = ""
+
+    def is_in(self, line: str) -> bool:
+        entered = self.entry in line if self.where == AGENT else line.split()[0] == self.entry
+        return entered and self.why in line
 
     def __str__(self) -> str:
         if self.where == SCREEN:
@@ -26,7 +30,7 @@ class Logged:
         return f"`{self.entry}` in {self.where}"
 
 
-NOWHERE = None  # who is refused before the first byte of HTTP leaves no trace
+NOWHERE = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class Attack:
 
     def __str__(self) -> str:
         return f"| {self.name} | {self.refused} | {self.logged or 'not logged'} |"
+
+
+def handshake(why: str) -> Logged:
+    return Logged(COORDINATOR, "refused-handshake", why)
 
 
 def request(why: str = "") -> Logged:
@@ -69,7 +77,7 @@ def refusal(stage: Stage, action: Callable[[], object]) -> Sequence[str]:
     try:
         action()
     except FloError as error:
-        stage.explain(error)
+        stage.screen.explain(error)
         return [type(error).__name__]
     return ["accepted"]
 

@@ -27,7 +27,7 @@ from flo.study import Study
 from tests.attacks.liar import HOSPITAL, LyingCoordinator
 from tests.attacks.lying_fleet import Spoil
 from tests.builders import make_site, offered, small_study
-from tests.company import claims, partner
+from tests.company import claims
 
 RUN = "run-1"
 
@@ -98,6 +98,10 @@ class Besieged:
             **self._claims,
             **changes,
         }
+        if header["round"] != 1:  # what was released since then must be covered
+            with closing(self.home.ledger()) as ledger:
+                heads = {**self._claims["heads"], HOSPITAL: ledger.head()}
+            header["heads"] = changes.get("heads", heads)
         return encode_request(Request(RequestHeader.model_validate(header), weights))
 
     def asked(self, weights: npt.NDArray[np.float64] | None = None, **changes: Any) -> str:
@@ -125,4 +129,3 @@ class _Wire:
 
     def answer(self, data: bytes) -> bytes | None:
         return self.site.liar.fleet.ask(data)
-

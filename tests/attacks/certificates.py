@@ -30,7 +30,9 @@ def shows(
     Signed by the coordinator's own authority, whose key leaked, or ``by_itself``.
     """
     home, own = coordinator.home, Identity.new()
-    key = load_pem_private_key(read_secret(home.directory / "ca.key", home.keystore(), "ca-key"), None)
+    key = load_pem_private_key(
+        read_secret(home.directory / "ca.key", home.keystore(), "ca-key"), None
+    )
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     subject = _name(hospital, kind)
     begin, end = (datetime.now(UTC) + timedelta(days=day) for day in days)

@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from flo import canonical
-from flo.audit_log import Receipt
+from flo.audit_chain import Receipt
 from flo.clients import approval
 from flo.clients.enrol import request
 from flo.decisions import Approve, Signed

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flo import canonical
-from flo.audit_log import LogHead, Receipt
+from flo.audit_chain import Growth, Receipt
 from flo.clients.offers import Offered
 from flo.identity import Identity
 from flo.keystore import LocalKeyStore
@@ -124,9 +124,9 @@ class LyingCoordinator:
                     for offer in self.offers
                 ]
             case "audit":
-                head = json.loads(body).get("head")
-                receipt = head and Receipt.given(self.identity, LogHead.model_validate(head))
-                return {"receipt": receipt and receipt.model_dump(mode="json"), "head": None}
+                shown = json.loads(body).get("growth")
+                receipt = shown and Receipt.given(self.identity, Growth(**shown).head).model_dump()
+                return {"receipt": receipt, "growth": None}
             case _:
                 return {}
 

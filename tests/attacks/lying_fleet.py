@@ -151,9 +151,7 @@ class Fleet:
 
     def _object(self, name: str) -> bytes:
         content = self._asked.objects[name] if self._asked else b""
-        found = PullObjectResponse(
-            object_found=True, object_available=True, object_content=content
-        )
+        found = PullObjectResponse(object_found=True, object_available=True, object_content=content)
         return bytes(found.SerializeToString())
 
     def _announced(self, request: Any) -> bytes:

@@ -6,7 +6,6 @@ import gzip
 import pickle
 import time
 from collections.abc import Callable, Iterable
-from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,11 @@ from flo.clients.approval import approval_path
 from flo.files import write_private
 from flo.identity import Identity
 from flo.models import parameter_count
-from tests.attacks.attack import AGENT, SITE, Attack, Logged, answered
+from tests.attacks.attack import Attack, Logged, answered
 from tests.attacks.liar import Said
-from tests.attacks.stage import Stage
+from tests.attacks.stage import AGENT, SITE, Stage
 from tests.company import signed
 
-_AGAIN = "trying again"
 _SECONDS = 20.0
 
 
@@ -45,9 +43,7 @@ def with_another_head_of_ours(stage: Stage) -> Iterable[str]:
     yield stage.site.asked(round=2, heads=heads)
 
 
-def while_a_file_is_edited(
-    name: str, old: bytes, new: bytes
-) -> Callable[[Stage], Iterable[str]]:
+def while_a_file_is_edited(name: str, old: bytes, new: bytes) -> Callable[[Stage], Iterable[str]]:
     """An honest request for a new round while a file of the site is not what was signed."""
 
     def attack(stage: Stage) -> Iterable[str]:
@@ -74,31 +70,33 @@ def told_a_pickle(stage: Stage) -> Iterable[str]:
     yield stage.site.told(pickle.dumps({"kind": "release", "model": [0.0] * 6}))
 
 
-def says(call: str, said: Said, refused: str) -> Callable[[Stage], Iterable[str]]:
+def says(
+    call: str, said: Said | Callable[[bytes], Said], refused: str
+) -> Callable[[Stage], Iterable[str]]:
     """The agent meets an answer like this; ``refused``: what its log says then."""
 
     def attack(stage: Stage) -> Iterable[str]:
         log = stage.books[AGENT]
-        before, visits = len(log()), len(stage.liar.visits)
+        before = len(log())
         with stage.liar.saying(call, said):
-            end = time.monotonic() + _SECONDS
-            while not any(refused in line for line in log()[before:]):
-                if time.monotonic() > end:
-                    yield "accepted"
-                    return
-                time.sleep(0.02)
-        asked = [path for path in stage.liar.visits[visits:] if path.endswith(f"/{call}")]
-        yield "refused" if asked and stage.site.agent.poll() is None else "the agent ended"
+            noted = until(lambda: any(refused in line for line in log()[before:]))
+        yield "refused" if noted else "accepted"
 
     return attack
 
 
+def until(happened: Callable[[], bool]) -> bool:
+    """Wait for it. False if it has not come in time."""
+    end = time.monotonic() + _SECONDS
+    while not happened():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 def reply(name: str, call: str, said: Said, refused: str) -> Attack:
-    return Attack(name, says(call, said, refused), "refused", Logged(AGENT, "", refused))
-
-
-def forged_receipt(stage: Stage) -> Said:
-    raise NotImplementedError
+    return Attack(name, says(call, said, refused), "refused", Logged(AGENT, refused))
 
 
 ATTACKS = (
@@ -196,7 +194,7 @@ ATTACKS = (
         "a message of many parts",
         told(records=3),
         "no answer",
-        Logged(AGENT, "ignored: a message of 5 objects, limit 3"),
+        Logged(AGENT, "ignored: a message of 4 objects, limit 3"),
     ),
     reply("a reply that is a pickle", "heads", Said(pickle.dumps(1)), "reply to heads: not valid"),
     reply("a reply with NaN", "heads", Said(b'{"head":NaN}'), "NaN is not allowed"),

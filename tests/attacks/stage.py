@@ -17,7 +17,6 @@ from flo.clients.enrol import connect, leave, renew_when_due
 from flo.clients.home import SiteHome
 from flo.clients.offers import Offered
 from flo.clients.witness import countersign
-from flo.files import write_private
 from flo.server.invitations import invite
 from flo.server.tokens import Role, issue
 from flo.study import Study, from_canonical
@@ -28,6 +27,9 @@ from tests.attacks.state import coordinator_state, site_state
 from tests.builders import HOSPITALS, make_site, small_study
 from tests.flo.published import COORDINATOR as LIAR
 from tests.server.stage import Answer, RealCoordinator, new_home
+
+COORDINATOR, SITE = "the coordinator's audit log", "the site's audit log"
+AGENT, SCREEN = "the agent's log", "the screen, exit code"
 
 
 @dataclass
@@ -69,11 +71,10 @@ class Stage:
     def books(self) -> dict[str, Book]:
         coordinator, site = self.coordinator.home.directory, self.site.home.directory
         return {
-            "the coordinator's audit log": audit_book(coordinator),
-            "the coordinator's log": log_book(coordinator / "log" / "coordinator.jsonl"),
-            "the site's audit log": audit_book(site),
-            "the agent's log": log_book(site / "log" / "agent.jsonl"),
-            "the screen, exit code": self.screen,
+            COORDINATOR: audit_book(coordinator),
+            SITE: audit_book(site),
+            AGENT: log_book(site / "log" / "agent.jsonl"),
+            SCREEN: self.screen,
         }
 
     def state(self) -> dict[str, object]:

@@ -16,11 +16,11 @@ State = dict[str, str]
 
 
 def coordinator_state(folder: Path) -> State:
-    """Members, invitations, studies, approvals, heads, extracts, what it countersigned, its keys."""
+    """Its tables, the what it and others countersigned, and the files that hold keys."""
     kept = [path for path in folder.iterdir() if path.suffix in (".pem", ".toml", ".key", ".json")]
     return {
         **_tables(folder / "coordinator.sqlite", *TABLES),
-        **_tables(folder / "audit.sqlite", "witnessed"),
+        **_tables(folder / "audit.sqlite", "witnessed", "receipts"),
         **_files(folder, [*kept, *(folder / "models").iterdir()]),
     }
 

@@ -24,13 +24,14 @@ from flo.clients import child
 NOBODY = 65534
 _PR_SET_DUMPABLE = 4
 _libc = ctypes.CDLL(None, use_errno=True)
+MODULES = (json, os, resource, signal, socket, subprocess, sys)
 
 
 def stand_in(*, free: bool, nobody: bool) -> None:
     """In the data process's place: its ``main``, with another ``serve``."""
-    child.serve = _serve
+    vars(child)["serve"] = _serve
     if free:
-        child.confine = lambda *_, **__: {}
+        vars(child)["confine"] = lambda *_, **__: {}
     if nobody:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
@@ -48,9 +49,10 @@ def _serve(_: str, layers: dict[str, bool]) -> None:
 
 
 def _tried(code: str) -> str:
-    site = Path(sys.argv[-1]).parent
+    names: dict[str, object] = {module.__name__: module for module in MODULES}
+    names |= {"Path": Path, "site": Path(sys.argv[-1]).parent, "call": call, "run": run}
     try:
-        return str(eval(code, globals(), {"site": site}))
+        return str(eval(code, names))
     except OSError as error:
         return errno.errorcode[error.errno or 0]
     except ValueError as error:  # setrlimit's way to say EPERM

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from flo import canonical
-from flo.audit_log import AuditLog, LogHead, Receipt
+from flo.audit_chain import Growth, Receipt
+from flo.audit_log import AuditLog
 from flo.clients.agent import Agent
 from flo.clients.approve import approve
 from flo.clients.coordinator_api import CoordinatorApi
@@ -84,11 +85,15 @@ class WholeLife:
 
     def _countersigned(self, body: Any) -> Any:
         receipt = None
-        if body.get("head"):
-            receipt = Receipt.given(self.coordinator, LogHead.model_validate(body["head"]))
-        head = self.log.head()
-        assert head is not None
-        return {"receipt": receipt and receipt.model_dump(), "head": head.model_dump()}
+        if body.get("growth"):
+            shown = Growth.model_validate(body["growth"])
+            receipt = Receipt.given(self.coordinator, shown.head)
+        growth = self.log.growth(())
+        assert growth is not None
+        return {
+            "receipt": receipt and receipt.model_dump(mode="json"),
+            "growth": growth.model_dump(mode="json"),
+        }
 
     def live(self) -> None:
         self._enrol()

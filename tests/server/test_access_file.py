@@ -18,7 +18,7 @@ import pytest
 import tomli_w
 
 from flo import canonical
-from flo.audit_log import Entry
+from flo.audit_chain import Entry
 from flo.cli.operator import Operator
 from flo.errors import MessageError, NetworkError, TrustError, UsageError
 from flo.files import write_private

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from flo.audit_log import verify as verify_logs
+from flo.audit_chain import verify as verify_logs
 from flo.clients.enrol import connect, leave, renew_when_due, request
 from flo.clients.home import SiteHome
 from flo.clients.witness import countersign
@@ -147,8 +147,11 @@ def test_both_sides_countersign_and_both_logs_verify_together(
         sign_events(store, theirs)
         found = verify_logs([ours, theirs.export("coordinator")])
         kinds = {entry.kind for entry in theirs.entries()}
-    assert found[0].countersigned > 0
-    assert {"enrolled", "countersigned", "invited"} <= kinds
+    assert [(seen.by, seen.number) for seen in found[0].countersigned] == [
+        ("coordinator", found[0].entries)
+    ]
+    assert ("north", found[1].entries) in [(s.by, s.number) for s in found[1].countersigned]
+    assert {"enrolled", "invited"} <= kinds
 
 
 def test_a_log_that_was_cut_is_refused_by_the_coordinator_and_on_record(

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from flo import canonical
-from flo.audit_log import verify
+from flo.audit_chain import verify
 from flo.clients.home import SiteHome
 from flo.server.home import CoordinatorHome
 from flo.server.invitations import invite
-from flo.server.refusals import MOST_A_MINUTE, Refusals
+from flo.server.refusals import MOST_A_MINUTE, MOST_HANDSHAKES_A_MINUTE, Refusals
 from flo.server.store import Store
 from flo.server.tokens import issue
 from tests.server.stage import Answer, RealCoordinator, ask, new_home
@@ -80,6 +80,21 @@ def test_the_count_is_entered_before_the_next_minutes_refusals(stage: Stage) -> 
     many = [ONE] * MOST_A_MINUTE
     counts = [("refused-more", 3), ("refused-more", 5)]
     assert stage.entered() == [*many, counts[0], *many, counts[1], ONE]
+
+
+def test_a_flood_of_one_kind_hides_no_refusal_of_another(stage: Stage) -> None:
+    stage.note(MOST_A_MINUTE + 5)
+    for _ in range(MOST_HANDSHAKES_A_MINUTE + 7):
+        stage.refusals.note("refused-handshake", why="unknown ca")
+    stage.refusals.note("refused-call", why="it does not fit")
+    stage.seconds = 60
+    stage.refusals.flush()
+    assert stage.entered()[MOST_A_MINUTE:] == [
+        *[("refused-handshake", None)] * MOST_HANDSHAKES_A_MINUTE,
+        ("refused-call", None),
+        ("refused-more", 5),
+        ("refused-more", 7),
+    ]
 
 
 def test_a_quiet_minute_enters_nothing(stage: Stage) -> None:

@@ -1,52 +1,19 @@
-"""Attacks of an enrolled hospital on the coordinator's calls: bodies, names, signed claims."""
+"""Attacks of an enrolled hospital with what is signed: approvals, heads, extracts, receipts."""
 
 from __future__ import annotations
 
-import gzip
-import pickle
-from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Any
 
 from flo import canonical
-from flo.audit_log import LogHead, Receipt
-from flo.claims import Head, row_statement
+from flo.audit_chain import ZERO_HASH, Growth, LogHead, Receipt, chained
+from flo.claims import row_statement
 from flo.decisions import Approve, Signed
 from flo.identity import Identity
-from flo.server.gateway import MAX_SITE_BODY
-from tests.attacks.attack import Attack, call, request
-from tests.attacks.stage import Stage, status
+from tests.attacks.attack import Attack, call
+from tests.attacks.on_the_bodies import posts
+from tests.attacks.stage import Stage
 from tests.company import signed
-
-NOWHERE_TO_GO = "../../etc/passwd"
-Body = Callable[[Stage], Any]
-
-
-def posts(name: str, body: Body) -> Callable[[Stage], Iterable[str]]:
-    return lambda stage: [stage.call(name, body(stage))]
-
-
-def sends(**how: Any) -> Callable[[Stage], Iterable[str]]:
-    """A request to ``heads`` with these arguments of ``http.client``."""
-
-    def attack(stage: Stage) -> Iterable[str]:
-        port, client = stage.coordinator.port, stage.client("north")
-        with stage.coordinator.connection(port, client) as connection:
-            connection.request("POST", "/v1/site/heads", **how)
-            yield str(connection.getresponse().status)
-
-    return attack
-
-
-def bomb(stage: Stage) -> Iterable[str]:
-    """A gigabyte of spaces in a megabyte, were it ever unpacked."""
-    body = gzip.compress(bytes(64 << 20))
-    assert len(body) < MAX_SITE_BODY
-    headers = {"content-encoding": "gzip"}
-    client = stage.client("north")
-    answer = stage.coordinator.outside("POST", "/v1/site/heads", client, body=body, headers=headers)
-    yield status(answer)
-
 
 # -- approvals -----------------------------------------------------------------------------------
 
@@ -102,40 +69,32 @@ def extract(stage: Stage, hospital: str, signer: str) -> dict[str, Any]:
 # -- audit logs ----------------------------------------------------------------------------------
 
 
-def audit_head(stage: Stage) -> LogHead:
-    """Of north's log, which was countersigned."""
-    with closing(stage.homes["north"].audit_log()) as log:
-        found = log.head()
-    assert found is not None
-    return found
+def audit_log(identity: Identity, entries: int) -> dict[str, Any]:
+    """What a log shows that ``identity`` made up from its first entry on."""
+    digests, hash_ = ("d" * 64,) * entries, ZERO_HASH
+    for digest in digests:
+        hash_ = chained(hash_, digest)
+    signature = identity.sign("audit-entry", row_statement(entries, hash_))
+    head = LogHead(number=entries, hash=hash_, signature=signature, public=identity.public.hex())
+    return {"growth": Growth(head=head, after=0, digests=digests).model_dump()}
 
 
-def audit_head_made(identity: Identity, number: int) -> dict[str, Any]:
-    """A head of a log that ends otherwise than north's does."""
-    signature = identity.sign("audit-entry", row_statement(number, "e" * 64))
-    public = identity.public.hex()
-    made = LogHead(number=number, hash="e" * 64, signature=signature, public=public)
-    return {"head": made.model_dump()}
-
-
-def forked_audit_head(stage: Stage, shorter: int) -> dict[str, Any]:
-    number = countersigned(stage) - shorter
-    return audit_head_made(stage.homes["north"].identity(), number)
+def north(stage: Stage) -> Identity:
+    return stage.homes["north"].identity()
 
 
 def countersigned(stage: Stage) -> int:
     """The number of north's last entry that the coordinator has seen."""
-    north = stage.homes["north"].identity().fingerprint
     with closing(stage.coordinator.home.audit_log()) as log:
-        witnessed = canonical.decode(log.export("it"), limit=1 << 28, what="log")["witnessed"]
-    return int(next(h["number"] for h in witnessed if LogHead(**h).fingerprint == north))
+        seen = {head.fingerprint: head.number for head in log.witnessed()}
+    return seen[north(stage).fingerprint]
 
 
 def coordinators_head(stage: Stage) -> LogHead:
     with closing(stage.coordinator.home.audit_log()) as log:
-        found = log.head()
-    assert found is not None
-    return found
+        growth = log.growth(())
+    assert growth is not None
+    return growth.head
 
 
 def receipt_by_a_stranger(stage: Stage) -> dict[str, Any]:
@@ -145,81 +104,10 @@ def receipt_by_a_stranger(stage: Stage) -> dict[str, Any]:
 def receipt_for_nothing(stage: Stage) -> dict[str, Any]:
     """North's receipt for an entry that the coordinator's log does not have."""
     other = coordinators_head(stage).model_copy(update={"hash": "e" * 64})
-    return {"receipt": Receipt.given(stage.homes["north"].identity(), other).model_dump()}
+    return {"receipt": Receipt.given(north(stage), other).model_dump()}
 
 
 ATTACKS = (
-    Attack(
-        "a body of more than its limit",
-        sends(body=bytes(MAX_SITE_BODY + 1)),
-        "413",
-        request(f"a body of more than {MAX_SITE_BODY} bytes"),
-    ),
-    Attack(
-        "a body in pieces that says no length",
-        sends(
-            body=iter([bytes(1 << 16)] * 17),
-            headers={"transfer-encoding": "chunked"},
-            encode_chunked=True,
-        ),
-        "413",
-        request(f"a body of more than {MAX_SITE_BODY} bytes"),
-    ),
-    Attack("a decompression bomb", bomb, "400", call("request: not valid JSON")),
-    Attack(
-        "a pickle as a body",
-        posts("heads", lambda s: pickle.dumps({"head": None})),
-        "400",
-        call("request: not valid JSON"),
-    ),
-    Attack(
-        "JSON too deep to read",
-        posts("heads", lambda s: b"[" * 500_000),
-        "400",
-        call("maximum recursion depth"),
-    ),
-    Attack(
-        "NaN where a number stands",
-        posts("heads", lambda s: b'{"head":{"sequence":NaN}}'),
-        "400",
-        call("NaN is not allowed"),
-    ),
-    Attack(
-        "the same key twice",
-        posts("heads", lambda s: b'{"head":null,"head":null}'),
-        "400",
-        call("duplicate key"),
-    ),
-    Attack(
-        "an integer of a million digits",
-        posts("heads", lambda s: b'{"head":{"sequence":' + b"9" * 1_000_000 + b"}}"),
-        "400",
-        call("request: not valid JSON"),
-    ),
-    Attack(
-        "an integer that no database holds",
-        posts("heads", lambda s: {"head": head(s, "north") | {"sequence": 10**30}}),
-        "400",
-        call("head.sequence"),
-    ),
-    Attack(
-        "a field that the schema does not know",
-        posts("heads", lambda s: {"head": None, "hospital": "south"}),
-        "400",
-        call("hospital: Extra inputs"),
-    ),
-    Attack(
-        "a path as a study's digest, for its model",
-        posts("models", lambda s: {"study": NOWHERE_TO_GO}),
-        "400",
-        call("study: String should match"),
-    ),
-    Attack(
-        "a path as a study's digest, with an extract",
-        posts("reports", lambda s: {"study": NOWHERE_TO_GO, "extract": "{}"}),
-        "400",
-        call("study: String should match"),
-    ),
     Attack(
         "an approval signed by another key",
         posts("approvals", approval_signed_by_another),
@@ -294,19 +182,19 @@ ATTACKS = (
     ),
     Attack(
         "an audit log's head signed by another key",
-        posts("audit", lambda s: audit_head_made(Identity.new(), 99)),
+        posts("audit", lambda s: audit_log(Identity.new(), 9)),
         "403",
         call("this audit-entry is signed by another key"),
     ),
     Attack(
         "an audit log that forked",
-        posts("audit", lambda s: forked_audit_head(s, shorter=0)),
+        posts("audit", lambda s: audit_log(north(s), countersigned(s) + 1)),
         "403",
         call("this audit log was cut or forked"),
     ),
     Attack(
         "an audit log that was cut",
-        posts("audit", lambda s: forked_audit_head(s, shorter=1)),
+        posts("audit", lambda s: audit_log(north(s), countersigned(s) - 1)),
         "403",
         call("this audit log was cut or forked"),
     ),

@@ -1,0 +1,94 @@
+"""One HTTP connection of a listener: who is at its other end, and no more memory than that needs.
+
+uvicorn does not put the client's certificate into the ASGI scope; here it is added as
+``scope["extensions"]["flo.peer"]`` (DER bytes, or None without a certificate). Bodies are limited
+by whoever reads them (``flo.server.asgi.read_body``); all else that a request consists of is
+limited here, before anybody knows who asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from flo.server.presence import Presence
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PEER = "flo.peer"
+MAX_HEAD_BYTES = 64 * 1024
+_HEAD_SECONDS = 10.0
+_FRAMING = 16  # a body may come in chunks whose framing is this fraction of it
+
+
+class PeerProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, with the peer's certificate in every request's scope.
+
+    A request line with its headers takes at most ``MAX_HEAD_BYTES`` (and one read more) and ten
+    seconds, or the connection is cut.
+    """
+
+    presence: Presence | None = None
+    _certificate: bytes | None = None
+    _late: asyncio.TimerHandle | None = None
+    _body_bytes = _other_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+        if self.presence is not None and certificate is not None:
+            self._certificate = certificate
+            self.presence.opened(certificate)
+        inner: App = self.app
+
+        async def with_peer(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["extensions"] = {**scope.get("extensions", {}), PEER: certificate}
+            await inner(scope, receive, send)
+
+        self.app = with_peer
+        self._expect_a_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._have_a_head()
+        certificate, self._certificate = self._certificate, None
+        if self.presence is not None and certificate is not None:
+            self.presence.closed(certificate)
+
+    def data_received(self, data: bytes) -> None:
+        self._other_bytes += len(data)
+        super().data_received(data)
+        if self._other_bytes > MAX_HEAD_BYTES + self._body_bytes // _FRAMING:
+            self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._body_bytes = self._other_bytes = 0
+        self._expect_a_head()
+
+    def on_headers_complete(self) -> None:
+        self._have_a_head()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        self._other_bytes -= len(body)
+        super().on_body(body)
+
+    def _expect_a_head(self) -> None:
+        self._have_a_head()
+        loop = asyncio.get_running_loop()
+        self._late = loop.call_later(_HEAD_SECONDS, self.transport.abort)
+
+    def _have_a_head(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None

@@ -1,0 +1,89 @@
+"""Attacks on a site's ledger and on both audit logs, as the site sees them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from typing import Any
+
+from flo.audit_chain import ZERO_HASH, Growth, LogHead, Receipt, chained
+from flo.claims import row_statement
+from flo.clients.enrol import connect
+from flo.clients.witness import confirm_head
+from flo.identity import Identity
+from tests.attacks.attack import Attack, Logged, refusal, shown
+from tests.attacks.liar import Said
+from tests.attacks.on_the_agent import says, until
+from tests.attacks.stage import SITE, Stage
+
+
+def rolled_back(stage: Stage) -> Iterable[str]:
+    """North's ledger is restored from a copy that is older than its approval."""
+    home = stage.homes["north"]
+    with (
+        closing(sqlite3.connect(home.directory / "ledger.sqlite")) as database,
+        closing(sqlite3.connect(":memory:")) as good,
+    ):
+        database.backup(good)
+        database.execute("DELETE FROM rows WHERE sequence > 1")
+        database.commit()
+        try:
+            with closing(home.ledger()) as ledger, connect(home) as api:
+                yield from refusal(stage, lambda: confirm_head(api, ledger))
+        finally:
+            good.backup(database)
+
+
+def countersigned_by(identity: Identity, body: bytes, growth: Any = None) -> Said:
+    """The answer to an agent that shows what its audit log grew by."""
+    shown = json.loads(body).get("growth")
+    receipt = shown and Receipt.given(identity, Growth.model_validate(shown).head).model_dump()
+    return Said.document({"receipt": receipt, "growth": growth})
+
+
+def receipt_by_another_key(stage: Stage) -> Iterable[str]:
+    def answer(body: bytes) -> Said:
+        return countersigned_by(Identity.new(), body)
+
+    return says("audit", answer, "audit logs disagree: this audit-receipt is signed by")(stage)
+
+
+def forked_audit_log(stage: Stage) -> Iterable[str]:
+    """The coordinator shows two first entries of its log, each under its own signature."""
+    identity, visits = stage.liar.identity, stage.liar.visits
+
+    def first(digest: str) -> Callable[[bytes], Said]:
+        hash_ = chained(ZERO_HASH, digest)
+        signature = identity.sign("audit-entry", row_statement(1, hash_))
+        head = LogHead(number=1, hash=hash_, signature=signature, public=identity.public.hex())
+        growth = Growth(head=head, after=0, digests=(digest,)).model_dump()
+        return lambda body: countersigned_by(identity, body, growth)
+
+    before = visits.count("/v1/site/audit")
+    with stage.liar.saying("audit", first("a" * 64)):  # shown, and countersigned
+        assert until(lambda: visits.count("/v1/site/audit") >= before + 2)
+    yield from says("audit", first("b" * 64), "audit logs disagree: this audit log was cut")(stage)
+
+
+ATTACKS = (
+    Attack(
+        "a ledger restored from an old copy",
+        rolled_back,
+        "TrustError",
+        shown(4, "rolled back"),
+    ),
+    Attack(
+        "a receipt that another key signed",
+        receipt_by_another_key,
+        "refused",
+        Logged(SITE, "audit-disagreement", "signed by another key"),
+    ),
+    Attack(
+        "two ends of the coordinator's audit log",
+        forked_audit_log,
+        "refused",
+        Logged(SITE, "audit-disagreement", "was cut or forked"),
+    ),
+)

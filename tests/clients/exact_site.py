@@ -1,0 +1,75 @@
+"""A site whose releases have no noise, so that they show which patients are in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from flo import canonical
+from flo.clients.checks import check
+from flo.clients.home import SiteHome
+from flo.clients.snapshot import Snapshot
+from flo.clients.source import read_table
+from flo.clients.trainer import Trainer
+from flo.messages import Purpose
+from flo.models import initial_weights
+from flo.privacy.split import is_held_out
+from flo.study import Study
+from tests.builders import NoNoise
+from tests.clients.asked_site import Site, approved_site
+
+PATIENTS = [f"north{i:04d}" for i in range(40)]
+
+
+class Exact:
+    """Releases what the approved frozen snapshot holds, as the data process would but for noise."""
+
+    def forget(self, study: str) -> None:
+        """Nothing is kept."""
+
+    def release(
+        self, study: Study, snapshot: Path, digest: str, purpose: Purpose, weights: Any, size: int
+    ) -> npt.NDArray[np.int64]:
+        return exact(study, Snapshot.read(snapshot, digest), purpose)
+
+
+def exact(study: Study, snapshot: Snapshot, purpose: Purpose) -> npt.NDArray[np.int64]:
+    weights = np.zeros(0) if study.survey else initial_weights(study)
+    return Trainer(study, snapshot, noise=NoNoise()).release(purpose, weights, 3)
+
+
+def exact_site(folder: Path, **how: Any) -> Iterator[Site]:
+    """As ``approved_site``, releasing what is in the frozen snapshot."""
+    for site in approved_site(folder, **how):
+        site.releaser = cast(Any, Exact())
+        site.restart()
+        yield site
+
+
+def one_of(home: SiteHome, *, held_out: bool) -> str:
+    key = home.split_key
+    return next(name for name in PATIENTS if is_held_out(key, name, 0.3) == held_out)
+
+
+def frozen_without(home: SiteHome, study: Study, *gone: str) -> Snapshot:
+    """What would be frozen if the hospital's file did not know these patients."""
+    lines = home.config.populations[0].file.read_text().splitlines(keepends=True)
+    path = home.directory / "fewer.csv"
+    path.write_text("".join(line for line in lines if line.split(",")[0] not in gone))
+    checked = check(read_table(path), study.data, "patient_id")
+    path.unlink()
+    return Snapshot.of(checked, home.split_key, 0.3)
+
+
+def frozen(home: SiteHome) -> list[Snapshot]:
+    """Every frozen copy that there is."""
+    paths = (home.directory / "snapshots").glob("*.npz")
+    return [Snapshot.read(path, canonical.digest(path.read_bytes())) for path in paths]
+
+
+def counts(snapshot: Snapshot) -> int:
+    return snapshot.training.count + snapshot.held_out.count

@@ -1,0 +1,273 @@
+"""A patient who does not take part is in nothing from the next round on, and in nothing later."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from flo import canonical
+from flo.audit_log import AuditLog
+from flo.clients import approval
+from flo.clients.approval import snapshot_path
+from flo.clients.consent import OptOuts, erase, opt_out
+from flo.clients.home import SiteHome
+from flo.clients.members import Members
+from flo.clients.snapshot import Snapshot
+from flo.clients.worker import Worker, write_frame
+from flo.errors import UsageError
+from flo.keystore import read_secret
+from flo.messages import Purpose
+from flo.privacy.split import keyed_hash
+from tests.builders import small_study
+from tests.clients.approving_site import enrolled_site
+from tests.clients.asked_site import Site, approved_site
+from tests.clients.exact_site import (
+    PATIENTS,
+    counts,
+    exact,
+    exact_site,
+    frozen,
+    frozen_without,
+    one_of,
+)
+from tests.privacy.ledgers import study_of
+
+SIDES: list[tuple[Purpose, bool]] = [("training", False), ("evaluation", True)]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    yield from exact_site(tmp_path)
+
+
+# -- from the next round on -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("purpose", "held_out"), SIDES)
+def test_an_opt_out_holds_from_the_next_round(site: Site, purpose: Purpose, held_out: bool) -> None:
+    patient = one_of(site.home, held_out=held_out)
+    everyone, fewer = (frozen_without(site.home, site.study, *gone) for gone in ((), (patient,)))
+    assert site.ask().values.tolist() == exact(site.study, everyone, "training").tolist()
+    assert opt_out(site.home, patient) == [site.study.digest]
+    next_one = site.ask(purpose=purpose, round=2 if purpose == "training" else 1)
+    assert next_one.values.tolist() == exact(site.study, fewer, purpose).tolist()
+    assert next_one.values.tolist() != exact(site.study, everyone, purpose).tolist()
+    assert [copy.to_bytes() for copy in frozen(site.home)] == [fewer.to_bytes()]
+
+
+def test_a_survey_counts_them_no_more(tmp_path: Path) -> None:
+    for site in exact_site(tmp_path, survey=True):
+        gone = [one_of(site.home, held_out=held_out) for held_out in (False, True)]
+        for patient in gone:
+            opt_out(site.home, patient)
+        fewer = frozen_without(site.home, site.study, *gone)
+        assert site.ask().values.tolist() == exact(site.study, fewer, "survey").tolist()
+
+
+def test_what_was_released_before_is_sent_again_as_it_was(site: Site) -> None:
+    request = site.request()
+    before = site.say(request).values.tolist()
+    opt_out(site.home, one_of(site.home, held_out=False))
+    assert site.say(request).values.tolist() == before
+    assert site.ask(attempt=2).values.tolist() == before  # the same noisy bits, at charge 0
+    assert site.kinds()[-1] == "repeat"
+
+
+def test_the_data_process_forgets_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def overheard(pipe: Any, header: dict[str, Any], body: bytes = b"") -> None:
+        told.append(str(header.get("digest", header["do"])))
+        write_frame(pipe, header, body)
+
+    monkeypatch.setattr("flo.clients.worker.write_frame", overheard)
+    for site in approved_site(tmp_path):
+        home = site.home.directory
+        worker = Worker("cpu", home / "snapshots", home / "identity.key")
+        site.releaser = cast(Any, worker)
+        site.restart()
+        digests = []
+        for number in (1, 2):
+            digests.append(approval.load(site.home, site.study.digest).snapshot)
+            assert site.ask(round=number).header.kind == "release"
+            opt_out(site.home, PATIENTS[number])
+        worker.stop()
+        assert told == [digests[0], "release", digests[1], "release"]
+        assert digests[0] != digests[1]
+
+
+@pytest.mark.parametrize("spelling", ["{}", " {} ", "\t{}\n"])
+def test_they_are_in_no_study_that_is_approved_later(tmp_path: Path, spelling: str) -> None:
+    site = enrolled_site(tmp_path)
+    patient = one_of(site.home, held_out=False)
+    assert opt_out(site.home, spelling.format(patient.upper())) == []
+    offer = site.offer()
+    approved = site.approve(offer)
+    members = Members.load(site.home, offer.study.digest, approved.snapshot)
+    assert members is not None
+    assert members.side_of(keyed_hash(site.home.patients_key, patient)) is None
+    fewer = frozen_without(site.home, offer.study, patient)
+    assert [copy.to_bytes() for copy in frozen(site.home)] == [fewer.to_bytes()]
+    assert len(members.training) + len(members.held_out) == counts(fewer) == 39
+
+
+def test_all_of_a_patients_records_go(tmp_path: Path) -> None:
+    site = enrolled_site(tmp_path)
+    path = site.home.config.populations[0].file
+    header, *lines = path.read_text().splitlines(keepends=True)
+    path.write_text(header + "".join(lines + lines[::-2] + lines[1:3] * 5))
+    many = small_study().data.model_copy(update={"records_per_patient": "many", "most_records": 8})
+    offer = site.offer(small_study(data=many.model_dump(mode="json", exclude_none=True)))
+    site.approve(offer)
+    gone: list[str] = []
+    for patient in PATIENTS[::3]:
+        gone.append(patient)
+        opt_out(site.home, patient)
+        fewer = frozen_without(site.home, offer.study, *gone)
+        assert [copy.to_bytes() for copy in frozen(site.home)] == [fewer.to_bytes()]
+
+
+def test_one_opt_out_reaches_every_study(tmp_path: Path) -> None:
+    site = enrolled_site(tmp_path)
+    offers = [site.offer(study_of(0.3, name)) for name in ("one", "two")]
+    for offer in offers:
+        site.approve(offer)
+    patient = PATIENTS[0]
+    assert sorted(opt_out(site.home, patient)) == sorted(offer.study.digest for offer in offers)
+    assert [counts(copy) for copy in frozen(site.home)] == [39, 39]
+
+
+# -- the list -------------------------------------------------------------------------------------
+
+
+def test_the_list_holds_keyed_hashes_and_no_file_an_id(site: Site) -> None:
+    patient = one_of(site.home, held_out=False)
+    site.ask()
+    opt_out(site.home, patient)
+    erase(site.home, patient)
+    path = site.home.directory / "optouts.sealed"
+    opened = read_secret(path, site.home.keystore(), "opt-outs")
+    hashed = keyed_hash(site.home.patients_key, patient)
+    assert json.loads(opened) == {"schema_version": 1, "patients": [hashed]}
+    assert path.stat().st_mode & 0o777 == 0o600
+    approved = approval.load(site.home, site.study.digest)
+    members = Members.load(site.home, site.study.digest, approved.snapshot)
+    assert members is not None
+    texts = [opened, members.model_dump_json().encode()]
+    texts += [p.read_bytes() for p in site.home.directory.rglob("*") if p.is_file()]
+    assert len(texts) > 15
+    for text in texts:
+        assert patient.encode() not in text
+        assert canonical.digest(patient.encode()).encode() not in text
+
+
+def test_an_opt_out_twice_is_an_opt_out_once(site: Site) -> None:
+    patient = PATIENTS[0]
+    assert opt_out(site.home, patient) == [site.study.digest]
+    before = approval.load(site.home, site.study.digest), frozen(site.home)[0].to_bytes()
+    assert opt_out(site.home, f" {patient.upper()}") == []
+    assert before == (
+        approval.load(site.home, site.study.digest),
+        frozen(site.home)[0].to_bytes(),
+    )
+    assert len(OptOuts.load(site.home).patients) == 1
+
+
+def test_one_whom_no_study_holds_is_noted_and_changes_none(site: Site) -> None:
+    before = approval.load(site.home, site.study.digest)
+    assert opt_out(site.home, "somebody else") == []
+    assert approval.load(site.home, site.study.digest) == before
+    assert counts(frozen(site.home)[0]) == 40
+    assert len(OptOuts.load(site.home).patients) == 1
+
+
+@pytest.mark.parametrize("nobody", ["", "  ", "\n"])
+def test_nobody_is_no_patient(site: Site, nobody: str) -> None:
+    for ask in (opt_out, erase):
+        with pytest.raises(UsageError, match="no patient id"):
+            ask(site.home, nobody)
+    assert not (site.home.directory / "optouts.sealed").exists()
+    assert list((site.home.directory / "erasures").iterdir()) == []
+
+
+def test_the_ledger_keeps_what_was_released_and_the_log_names_nobody(site: Site) -> None:
+    site.ask()
+    rows, charged = [(r.sequence, r.public) for r in site.ledger.rows()], site.charged()
+    opt_out(site.home, PATIENTS[0])
+    assert [(r.sequence, r.public) for r in site.ledger.rows()] == rows
+    assert site.charged() == charged
+    with closing(site.home.audit_log()) as log:
+        (entry,) = [entry for entry in log.entries() if entry.kind == "opt-out"]
+    assert (entry.study, entry.facts) == (None, {"studies": 1, "listed": 1})
+
+
+# -- cut off --------------------------------------------------------------------------------------
+
+
+class PowerCutError(BaseException):
+    """Nothing that would run after it runs, as after kill -9."""
+
+
+def cut_off_at(step: int, patch: pytest.MonkeyPatch) -> None:
+    """The power fails at this step: before or after a file is put in place, deleted, or entered."""
+    steps = iter(range(1, 1000))
+
+    def around(real: Callable[..., Any]) -> Callable[..., Any]:
+        def doing(*arguments: Any, **named: Any) -> Any:
+            if next(steps) == step:
+                raise PowerCutError
+            done = real(*arguments, **named)
+            if next(steps) == step:
+                raise PowerCutError
+            return done
+
+        return doing
+
+    patch.setattr(os, "replace", around(os.replace))
+    patch.setattr(os, "unlink", around(os.unlink))
+    patch.setattr(AuditLog, "append", around(AuditLog.append))
+
+
+def test_an_opt_out_that_was_cut_off_anywhere_is_carried_through_by_asking_again(
+    tmp_path: Path,
+) -> None:
+    for site in exact_site(tmp_path / "whole"):
+        home, study = site.home, site.study
+    patient = one_of(home, held_out=False)
+    hashed, fewer = keyed_hash(home.patients_key, patient), frozen_without(home, study, patient)
+    for step in range(1, 1000):
+        copy = SiteHome(tmp_path / f"cut-{step}")
+        shutil.copytree(home.directory, copy.directory)
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                cut_off_at(step, patch)
+                opt_out(copy, patient)
+        except PowerCutError:
+            _approves_a_whole_copy(copy, study.digest)
+            opt_out(copy, patient)
+            members, snapshot = _approves_a_whole_copy(copy, study.digest)
+            assert snapshot.to_bytes() == fewer.to_bytes()
+            assert members.side_of(hashed) is None
+            assert [left.patient for left in members.left] == [hashed]
+            assert OptOuts.load(copy).patients == (hashed,)
+        else:
+            break
+    assert step > 12
+
+
+def _approves_a_whole_copy(home: SiteHome, study: str) -> tuple[Members, Snapshot]:
+    """What the agent would release from now: a copy that is there, with its list of members."""
+    digest = approval.load(home, study).snapshot
+    members = Members.load(home, study, digest)
+    assert members is not None
+    snapshot = Snapshot.read(snapshot_path(home, study, digest), digest)
+    assert snapshot.training.count == len(members.training)
+    assert snapshot.held_out.count == len(members.held_out)
+    return members, snapshot

@@ -1,0 +1,115 @@
+"""While a coordinator serves: its certificate is renewed, its folder is nobody else's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flo.server.home import CoordinatorHome
+from flo.server.tokens import issue
+from tests.server.stage import RealCoordinator, ask, flo, new_home
+
+REFUSED = 3
+
+RENEWS_OFTEN = """
+import sys
+import flo.server.coordinator
+from flo.cli import main
+flo.server.coordinator._CERTIFICATE_SECONDS = 0.2
+sys.argv[1:1] = ["coordinator", "serve", "--home"]
+main()
+"""
+
+
+class RenewingCoordinator(RealCoordinator):
+    """The same coordinator, which looks at its certificate five times a second, not each hour."""
+
+    def __init__(self, home: CoordinatorHome) -> None:
+        self.home = home
+        self.port, self.private_port = home.config.port, home.config.private_port
+        self._log = (home.directory / "serve.log").open("ab")
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", RENEWS_OFTEN, str(home.directory)],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordinator]:
+    real = RenewingCoordinator(new_home(tmp_path_factory.mktemp("serving") / "home"))
+    try:
+        real.wait_until_ready()
+        yield real
+    finally:
+        real.stop()
+
+
+def kinds(home: CoordinatorHome) -> list[str]:
+    with closing(home.audit_log()) as log:
+        return [entry.kind for entry in log.entries()]
+
+
+def shown(connection: Any) -> bytes:
+    found: bytes = connection.sock.getpeercert(binary_form=True)
+    return found
+
+
+def test_a_renewed_certificate_is_shown_without_a_restart_while_old_connections_go_on(
+    serving: RealCoordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, north = serving.home, serving.site(serving.enrol(tmp_path, "north"))
+    studies = ("POST", "/v1/site/studies")
+    with (
+        serving.connection(serving.port, north) as outside,
+        serving.connection(serving.private_port, serving.anonymous()) as inside,
+    ):
+        assert ask(outside, *studies, body=b"{}").status == 200
+        assert ask(inside, "GET", "/health").status == 204
+        old, ends = shown(outside), home.certificate_path.read_bytes()
+        assert shown(inside) == old
+        monkeypatch.setattr("flo.server.authority._SERVER_DAYS", 29)
+        home.issue_certificate(home.identity())
+        end, new = time.monotonic() + 20, old
+        while new == old and time.monotonic() < end:
+            with serving.connection(serving.private_port, serving.anonymous()) as later:
+                assert ask(later, "GET", "/health").status == 204
+                new = shown(later)
+        assert new != old
+        with serving.connection(serving.port, north) as later:
+            assert ask(later, *studies, body=b"{}").status == 200
+            assert shown(later) == new
+        assert ask(outside, *studies, body=b"{}").status == 200
+        assert ask(inside, "GET", "/health").status == 204
+        assert (shown(outside), shown(inside)) == (old, old)
+    assert home.certificate_path.read_bytes() != ends
+    assert not home.renew_certificate(days=30)  # the one that is shown lives longer again
+    while "certificate-renewed" not in kinds(home):
+        assert time.monotonic() < end
+    assert kinds(home).count("certificate-renewed") == 1
+
+
+def test_two_coordinators_on_one_home_are_refused(serving: RealCoordinator) -> None:
+    done = flo("coordinator", "serve", "--home", serving.home.directory)
+    assert done.returncode == REFUSED
+    assert f"a coordinator already runs on {serving.home.directory}" in done.stderr
+    assert serving.private("GET", "/health").status == 204
+
+
+def test_a_key_is_not_replaced_while_it_serves(serving: RealCoordinator) -> None:
+    before = serving.home.key_path.read_bytes()
+    done = flo("coordinator", "replace-key", "--yes", "--home", serving.home.directory)
+    assert (done.returncode, "already runs" in done.stderr) == (REFUSED, True)
+    assert serving.home.key_path.read_bytes() == before
+    assert not (serving.home.directory / "succession.json").exists()
+    headers = {"authorization": f"Bearer {issue(serving.home.identity(), 'Ada', 'viewer', 60)[0]}"}
+    assert serving.private("GET", "/v1/flo/studies", headers=headers).status == 200
