@@ -8,6 +8,7 @@ the coordinator could be all of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -74,7 +75,7 @@ class AddressBook(Document):
         return missing
 
 
-def refuse_strangers(study: Study, unconfirmed: list[str], *, if_broken: bool) -> None:
+def refuse_strangers(study: Study, unconfirmed: Sequence[str], *, if_broken: bool) -> None:
     """Raises PolicyError for distributed noise with too many partners nobody has asked."""
     if study.mechanism.noise == "local" or if_broken or len(unconfirmed) <= study.colluders:
         return

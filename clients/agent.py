@@ -17,7 +17,8 @@ from datetime import datetime
 from types import FrameType
 
 from flo import canonical
-from flo.clients.approval import approval_path, is_expired, load
+from flo.clients.approval import approval_path, is_expired, load, sweep
+from flo.clients.confinement import allow_no_looking_in
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.enrol import connect, context_of, renew_when_due
 from flo.clients.extract import extract_path, make_extract
@@ -54,7 +55,12 @@ class Agent:
 
     def __init__(self, home: SiteHome, device: str) -> None:
         self._home = home
-        self._worker = Worker(device, home.directory / "snapshots", home.directory / "identity.key")
+        self._worker = Worker(
+            device,
+            home.directory / "snapshots",
+            home.directory / "identity.key",
+            lambda: home.policy.confinement,
+        )
         self._run_keys = RunKeys(home.identity())
         self._stopping = threading.Event()
 
@@ -73,8 +79,10 @@ class Agent:
             back, or the coordinator refuses our certificate. PolicyError: the child is not locked
             in as the site's policy asks.
         """
+        allow_no_looking_in()
         with self._home.agent_lock():
             ledger = self._home.ledger()
+            self._sweep()
             self._worker.start()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self.stop)
@@ -87,15 +95,22 @@ class Agent:
                 self._worker.stop()
                 ledger.close()
 
+    def _sweep(self) -> None:
+        try:
+            with self._home.deciding():
+                sweep(self._home)
+        except RefusedError as error:  # the next start sweeps
+            log.info(str(error))
+
     def _refuse_unconfined(self) -> None:
         """Nothing is released by a child that is not locked in as the policy asks."""
-        held = {name for name, holds in self._worker.layers.items() if holds}
-        missing = set(self._home.policy.confinement) - held
+        held = [name for name, holds in self._worker.layers.items() if holds]
+        missing = self._worker.missing
         self._home.record("agent-started", confinement=sorted(held))
         log.info("data process locked in", extra={"fields": {"layers": sorted(held)}})
         if missing:
             raise PolicyError(
-                f"the process that holds patients is not confined by {', '.join(sorted(missing))}",
+                f"the process that holds patients is not confined by {', '.join(missing)}",
                 hint="a newer kernel (Linux 5.13) has all layers; or change `confinement` in "
                 "policy.toml and sign it",
             )

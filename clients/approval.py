@@ -170,6 +170,17 @@ def snapshot_path(home: SiteHome, study: str, snapshot: str) -> Path:
 def delete_snapshots(home: SiteHome, study: str, *, but: str | None = None) -> None:
     """Delete frozen patients of a study, all or all but those with the digest ``but``."""
     kept = snapshot_path(home, study, but) if but else None
-    for path in (home.directory / "snapshots").glob(f"{study}*.npz"):
-        if path != kept:
+    for path in (home.directory / "snapshots").iterdir():
+        if path != kept and path.name.lstrip(".").startswith(study):  # cut-off ones have a dot
+            path.unlink()
+
+
+def sweep(home: SiteHome) -> None:
+    """Delete frozen patients that no approval names: what a crash left. While ``deciding``."""
+    named = {
+        snapshot_path(home, digest, load(home, digest).snapshot)
+        for digest in approved_digests(home)
+    }
+    for path in (home.directory / "snapshots").iterdir():
+        if path not in named:
             path.unlink()

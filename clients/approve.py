@@ -7,6 +7,7 @@ yes with a key of their own, and only the last of those it asks for reserves any
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -22,7 +23,7 @@ from flo.clients.people import refuse_missing_people
 from flo.clients.policy import Policy, a_year_before, refuse_violations
 from flo.clients.snapshot import Snapshot
 from flo.clients.witness import confirm_head
-from flo.decisions import Approve, PersonApproval, Signed
+from flo.decisions import Approve, PersonApproval, Signed, Terms
 from flo.environment import code_digest
 from flo.errors import BudgetError, FloError, PolicyError, RefusedError, TrustError
 from flo.privacy.budget import committed_since
@@ -49,22 +50,68 @@ def approve(
     key of their own (``flo.clients.people``), where the policy names people. A study that was
     approved for other code is approved anew for the installed one, at no charge.
     """
-    study, identity, policy = offered.study, home.identity(), home.policy
+    study, hospital = offered.study, home.config.hospital
     refuse_forged(offered, home.coordinator)
     approval.refuse_withdrawn(home, study.digest)
-    if_broken = if_broken and study.mechanism.noise == "distributed"
-    kept = approval.load(home, study.digest) if approval_path(home, study.digest).exists() else None
+    with home.deciding():
+        kept = _kept(home, study.digest)
+        terms = terms_of(home, study, population, if_broken=if_broken)
+        if_broken, policy = terms.charged == "if-broken", home.policy
+        epsilon = charged_epsilon(study.canonical_bytes.decode(), if_broken)
+        identity, unconfirmed = home.identity(), terms.unconfirmed
+        check_study(study, hospital, identity.fingerprint, policy, epsilon, unconfirmed)
+        refuse_strangers(study, unconfirmed, if_broken=if_broken)
+        if kept is not None and _still_good(kept, policy, hospital):
+            return _announce(api, kept)
+        refuse_missing_people(policy, study.digest, hospital, terms, people)
+        if kept is None:
+            kept = _reserve(home, api, offered, population, policy, if_broken=if_broken)
+        approved = _sign(home, kept, terms, people)
+    return _announce(api, approved)
+
+
+def terms_of(home: SiteHome, study: Study, population: Population, *, if_broken: bool) -> Terms:
+    """What a yes to this study would be to, here and now; a kept approval keeps what it pays."""
+    kept = _kept(home, study.digest)
     if kept is not None:
         if_broken = kept.read_decision().charged == "if-broken"
-    epsilon = charged_epsilon(study.canonical_bytes.decode(), if_broken)
-    check_study(study, home.config.hospital, identity.fingerprint, policy, epsilon)
-    unconfirmed = AddressBook.load(home).unconfirmed(study, home.config.hospital)
-    refuse_strangers(study, unconfirmed, if_broken=if_broken)
-    if kept is not None and kept.read_decision().code == code_digest():
-        return _announce(api, kept)
-    refuse_missing_people(policy, study, home.config.hospital, people)
-    if kept is None:
-        kept = _reserve(home, api, offered, population, policy, if_broken=if_broken)
+    broken = if_broken and study.mechanism.noise == "distributed"
+    return Terms(
+        population=kept.population if kept else population.name,
+        unconfirmed=tuple(AddressBook.load(home).unconfirmed(study, home.config.hospital)),
+        charged="if-broken" if broken else "as-designed",
+        code=code_digest(),
+        policy=home.policy.digest,
+    )
+
+
+def _kept(home: SiteHome, digest: str) -> Approval | None:
+    return approval.load(home, digest) if approval_path(home, digest).exists() else None
+
+
+def _still_good(kept: Approval, policy: Policy, hospital: str) -> bool:
+    """Whether a kept approval needs no new yes: for this code, by all whom the policy asks."""
+    decision = kept.read_decision()
+    if decision.code != code_digest():
+        return False
+    try:
+        refuse_missing_people(policy, decision.study, hospital, decision.terms, decision.people)
+    except (PolicyError, TrustError):
+        return False
+    return True
+
+
+def _sign(
+    home: SiteHome, kept: Approval, terms: Terms, people: tuple[PersonApproval, ...]
+) -> Approval:
+    """The hospital's signature under its decision, and the approval with it, kept and entered."""
+    study, identity = kept.read_study(), home.identity()
+    if Members.load(home, study.digest, kept.snapshot) is None:
+        raise RefusedError(
+            f"study {study.digest[:12]} was approved by FLO 0.1, which kept no list of its "
+            "patients, so nobody could be taken out of it",
+            hint="flo site withdraw it, and ask the coordinator for a new version of the study",
+        )
     with closing(home.ledger()) as ledger:
         head = ledger.head()
     decision = Approve(
@@ -72,11 +119,8 @@ def approve(
         hospital=home.config.hospital,
         time=_now(),
         head=head,
-        unconfirmed=tuple(unconfirmed),
-        charged="if-broken" if if_broken else "as-designed",
-        code=code_digest(),
-        policy=policy.digest,
         people=people,
+        **terms.model_dump(),
     )
     signed = Signed.by(identity, decision)
     approved = kept.model_copy(
@@ -93,10 +137,17 @@ def approve(
     )
     approval.keep(home, approved)
     first_path(home, study.digest).unlink(missing_ok=True)
-    return _announce(api, approved)
+    return approved
 
 
-def check_study(study: Study, hospital: str, own: str, policy: Policy, epsilon: float) -> None:
+def check_study(
+    study: Study,
+    hospital: str,
+    own: str,
+    policy: Policy,
+    epsilon: float,
+    unconfirmed: Collection[str],
+) -> None:
     """The site's own rules about a study that is charged at ``epsilon``.
 
     Raises:
@@ -114,7 +165,7 @@ def check_study(study: Study, hospital: str, own: str, policy: Policy, epsilon: 
             "distributed noise without masks is never approved",
             hint="ask the coordinator for the study in schema_version 2",
         )
-    refuse_violations(policy, study, hospital, epsilon)
+    refuse_violations(policy, study, hospital, epsilon, unconfirmed)
 
 
 def refuse_over_a_year(
@@ -133,9 +184,7 @@ def refuse_over_a_year(
     """
     if policy.largest_epsilon_a_year is None:
         return
-    balance = ledger.balance()
-    # An approval that was cut off has reserved already; it is counted once, as this study's cost.
-    rows = [row for row in ledger.rows() if (row.private or {}).get("study") != study.digest]
+    balance, rows = ledger.balance(), list(ledger.rows())
     try:
         year = LifeBudget.born(policy.largest_epsilon_a_year, balance.lives[population].delta)
     except ValueError as error:
@@ -176,7 +225,7 @@ def _reserve(
     from flo.clients.checks import check
     from flo.clients.source import read_table
 
-    table = read_table(population.file)
+    table = read_table(population.file, lambda name: name not in population.ignore)
     checked = check(table, study.data, population.id_column, frozenset(population.ignore))
     checked = checked.without(left_out(home, set(checked.patient_ids)))
     snapshot = Snapshot.of(checked, home.split_key, population.hold_out)
@@ -184,15 +233,23 @@ def _reserve(
     with closing(home.ledger()) as ledger:
         confirm_head(api, ledger)
         _refuse_changed_birth(home, ledger, population)
-        refuse_over_a_year(
-            policy, ledger, study, population.name, if_broken=if_broken, now=datetime.now(UTC)
-        )
         hashes = {name: keyed_hash(home.patients_key, name) for name in checked.patient_ids}
         path = snapshot_path(home, study.digest, digest)
         snapshot.write(path)
         try:
             reservation = ledger.reserve(
-                study, population.name, set(hashes.values()), if_broken=if_broken
+                study,
+                population.name,
+                set(hashes.values()),
+                if_broken=if_broken,
+                allowed=lambda: refuse_over_a_year(
+                    policy,
+                    ledger,
+                    study,
+                    population.name,
+                    if_broken=if_broken,
+                    now=datetime.now(UTC),
+                ),
             )
         except FloError:
             path.unlink()

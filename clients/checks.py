@@ -140,6 +140,8 @@ def _columns(
 ) -> list[Finding]:
     wanted = {schema.label, id_column} | _input_columns(schema)
     present = set(table.columns)
+    if id_column in _input_columns(schema) | {schema.label}:
+        return [Finding(id_column, "is this population's patient id; no study may use it")]
     missing = [Finding(name, "is missing from the file") for name in sorted(wanted - present)]
     unknown = [
         Finding(name, "is not in the study; remove it, or list it under `ignore` in site.toml")

@@ -7,7 +7,8 @@ tried and then *checked by trying to break it*; what held is reported and signed
     namespace      a network namespace of its own, with nothing in it (where the kernel allows it)
     no_new_privs   no program can gain rights
     landlock       files: read what Python needs and the frozen snapshots; write nothing
-    seccomp        no socket of any kind, no io_uring, no exec, no ptrace, no mounts, no keys
+    seccomp        no socket of any kind, no io_uring, no other process, no ptrace, no mounts, no
+                   keys, nothing typed into a terminal
 
 Linux on x86-64 and AArch64, by system call, so that no helper program and no root is needed. The
 numbers are from the kernel's UAPI headers; the filter is a list of what is refused, and the kernel
@@ -17,6 +18,7 @@ itself is trusted.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import platform
 import resource
@@ -36,7 +38,7 @@ _EPERM, _ENOSYS = 1, 38
 _OPEN_FILES = 256
 
 # system call: (x86-64, AArch64); None where it does not exist
-_REFUSED: dict[str, tuple[int | None, int]] = {
+_REFUSED: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198),
     "connect": (42, 203),
     "accept": (43, 202),
@@ -72,16 +74,26 @@ _REFUSED: dict[str, tuple[int | None, int]] = {
     "unshare": (272, 97),
     "setns": (308, 268),
     "open_by_handle_at": (304, 265),
+    "fork": (57, None),
+    "vfork": (58, None),
+    "setsid": (112, 157),
+    "setpgid": (109, 154),
     "init_module": (175, 105),
     "finit_module": (313, 273),
     "kexec_load": (246, 104),
 }
-_CLONE, _CLONE3 = (56, 220), (435, 435)
+_CLONE, _CLONE3, _IOCTL_CALL, _PRLIMIT = (56, 220), (435, 435), (16, 29), (302, 261)
+_CLONE_THREAD = 0x10000
+_TYPED_INTO_A_TERMINAL = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _READ_FILE, _READ_DIR, _WRITE_FILE, _IOCTL = 1 << 2, 1 << 3, 1 << 1, 1 << 15
-_SYSTEM = ("/usr", "/lib", "/lib64", "/etc", "/proc", "/sys", "/dev")
+_SYSTEM = (
+    *("/usr", "/lib", "/lib64", "/proc", "/sys", "/dev/urandom", "/dev/null", "/dev/zero"),
+    *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime"),
+    *("/etc/timezone", "/etc/passwd", "/etc/nsswitch.conf", "/etc/alternatives"),
+)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -90,8 +102,8 @@ def confine(snapshots: Path, forbidden: Path, *, gpu: bool) -> dict[str, bool]:
     """Lock this process in, for good. Returns which of ``LAYERS`` were seen to hold.
 
     ``snapshots``: the folder of frozen patients. ``forbidden``: a file of this hospital that must
-    not be readable afterwards, to check it. ``gpu``: devices may be written to. Call it while the
-    process has one thread.
+    not be readable afterwards, to check it. ``gpu``: NVIDIA's devices may be used. Call it while
+    the process has one thread.
     """
     _set_limits()
     _enter_namespace()
@@ -103,12 +115,22 @@ def confine(snapshots: Path, forbidden: Path, *, gpu: bool) -> dict[str, bool]:
         "namespace": _sees_no_network(),
         "no_new_privs": _libc.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1,
         "landlock": _cannot_read(forbidden),
-        "seccomp": _cannot_open_sockets() and _cannot_run_programs(),
+        "seccomp": (
+            _cannot_open_sockets()
+            and _cannot_run_programs()
+            and _cannot_fork()
+            and _cannot_type_into_terminals()
+        ),
     }
 
 
-def _set_limits() -> None:
+def allow_no_looking_in() -> None:
+    """For the agent itself: no other process of the same user reads its memory, or its dump."""
     _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _set_limits() -> None:
+    allow_no_looking_in()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
@@ -140,8 +162,8 @@ def _restrict_files(readable: Iterable[Path], *, gpu: bool) -> None:
         for path in {*map(Path, _SYSTEM), *readable}:
             _allow(ruleset, path, _READ_FILE | _READ_DIR)
         _allow(ruleset, Path("/dev/null"), _READ_FILE | _WRITE_FILE)
-        if gpu:
-            _allow(ruleset, Path("/dev"), _READ_FILE | _READ_DIR | _WRITE_FILE | _IOCTL & every)
+        for device in Path("/dev").glob("nvidia*") if gpu else ():
+            _allow(ruleset, device, _READ_FILE | _READ_DIR | _WRITE_FILE | _IOCTL & every)
         _libc.syscall(_LANDLOCK_RESTRICT, ruleset, ctypes.c_uint32(0))
     finally:
         os.close(ruleset)
@@ -192,7 +214,7 @@ class _Program(ctypes.Structure):
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
 
 
 def program(machine: str) -> list[tuple[int, int, int, int]]:
@@ -213,10 +235,25 @@ def program(machine: str) -> list[tuple[int, int, int, int]]:
         lines += [(_EQUAL, 0, 1, number or 0), (_RETURN, 0, 0, _ERROR | _EPERM)]
     # clone3 keeps its flags where a filter cannot look; the C library then uses clone.
     lines += [(_EQUAL, 0, 1, _CLONE3[column]), (_RETURN, 0, 0, _ERROR | _ENOSYS)]
-    lines += [
-        (_EQUAL, 0, 3, _CLONE[column]),
+    lines += [  # a thread of this process, in its own namespaces, and nothing else
+        (_EQUAL, 0, 5, _CLONE[column]),
         (_LOAD, 0, 0, _FIRST_ARGUMENT),
-        (_ANY_BIT, 0, 1, _EVERY_NAMESPACE),
+        (_ANY_BIT, 0, 2, _CLONE_THREAD),
+        (_ANY_BIT, 1, 0, _EVERY_NAMESPACE),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _ERROR | _EPERM),
+    ]
+    lines += [
+        (_EQUAL, 0, 4, _IOCTL_CALL[column]),
+        (_LOAD, 0, 0, _SECOND_ARGUMENT),
+        (_EQUAL, 1, 0, _TYPED_INTO_A_TERMINAL[0]),
+        (_EQUAL, 0, 4, _TYPED_INTO_A_TERMINAL[1]),
+        (_RETURN, 0, 0, _ERROR | _EPERM),
+    ]
+    lines += [  # limits of its own process only
+        (_EQUAL, 0, 3, _PRLIMIT[column]),
+        (_LOAD, 0, 0, _FIRST_ARGUMENT),
+        (_EQUAL, 1, 0, 0),
         (_RETURN, 0, 0, _ERROR | _EPERM),
         (_RETURN, 0, 0, _ALLOW),
     ]
@@ -264,6 +301,27 @@ def _cannot_open_sockets() -> bool:
             return False
         return False
     return True
+
+
+def _cannot_fork() -> bool:
+    try:
+        if os.fork() == 0:
+            os._exit(0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _cannot_type_into_terminals() -> bool:
+    try:
+        fcntl.ioctl(2, _TYPED_INTO_A_TERMINAL[0], b" ")
+    except PermissionError:
+        return True
+    except OSError:  # no terminal, and yet the filter did not refuse
+        return False
+    return False
 
 
 def _cannot_run_programs() -> bool:

@@ -21,11 +21,17 @@ from pydantic import StringConstraints
 from flo import canonical
 from flo.claims import Digest
 from flo.clients import approval
-from flo.clients.approval import Approval, approved_digests, delete_snapshots, snapshot_path
-from flo.clients.home import SiteHome
+from flo.clients.approval import (
+    Approval,
+    approved_digests,
+    delete_snapshots,
+    snapshot_path,
+    sweep,
+)
+from flo.clients.home import Population, SiteHome
 from flo.clients.members import Members, Side, delete_members
 from flo.clients.snapshot import Snapshot
-from flo.errors import UsageError
+from flo.errors import TrustError, UsageError
 from flo.files import write_private
 from flo.keystore import read_secret, write_secret
 from flo.privacy.accounting import epsilon_of
@@ -39,18 +45,45 @@ _PURPOSE = "opt-outs"
 
 
 class OptOuts(Document):
-    """Keyed hashes of the patients who do not take part."""
+    """Keyed hashes of the patients who do not take part.
+
+    ``before``: digest of the list that this one followed. The audit log names the digest of the
+    latest list, so that a lost or an older one, as from a backup, is not taken for it; a list that
+    is one ahead was written when its entry was cut off.
+    """
 
     schema_version: Literal[1] = 1
     patients: tuple[Digest, ...] = ()
+    before: Digest | None = None
+
+    @property
+    def digest(self) -> str:
+        return canonical.digest(canonical.encode(self.model_dump(mode="json")))
 
     @classmethod
     def load(cls, home: SiteHome) -> OptOuts:
-        path = home.directory / "optouts.sealed"
-        if not path.exists():
-            return cls()
-        data = read_secret(path, home.keystore(), _PURPOSE)
-        return parse(cls, canonical.decode(data, limit=_LIMIT, what="opt-outs"), str(path))
+        """Raises TrustError if it is not the list that the audit log named last."""
+        path, found = home.directory / "optouts.sealed", cls()
+        if path.exists():
+            data = read_secret(path, home.keystore(), _PURPOSE)
+            document = canonical.decode(data, limit=_LIMIT, what="opt-outs")
+            found = parse(cls, document, str(path))
+        with closing(home.audit_log()) as log:
+            last = log.last("opt-out")
+        named = last.facts["list"] if last else cls().digest
+        if named not in (found.digest, found.before):
+            raise TrustError(
+                f"{path} is missing, or older than the audit log: patients who opted out would "
+                "take part again",
+                hint="restore it from the newest backup, or opt them out again after "
+                "`flo audit log --kind opt-out` and moving the file away",
+            )
+        return found
+
+    def with_patient(self, patient: str) -> OptOuts:
+        if patient in self.patients:
+            return self
+        return OptOuts(patients=(*self.patients, patient), before=self.digest)
 
     def save(self, home: SiteHome) -> None:
         data = canonical.encode(self.model_dump(mode="json"))
@@ -86,12 +119,17 @@ class Erasure(Document):
 
 
 _SAID = (
-    "The patient's records were removed from every frozen copy here and take part in nothing from "
-    "now on. The releases listed were made before; they cannot be recalled, and the models that "
-    "came of them were not retrained. For each study all releases of this hospital together are "
-    "(epsilon, delta)-differentially private for one patient: with probability 1 - delta they "
-    "change nobody's odds about this patient by more than the factor stated. The hospital's own "
-    "records and backups are not FLO's."
+    "The patient's records were removed from the frozen copies of the studies approved here and "
+    "take part in nothing from now on. A keyed hash of the patient's id stays, in the ledger and "
+    "in sealed lists, because without it they could not be left out. The releases listed were made "
+    "before; they cannot be recalled, and the models that came of them were not retrained. For "
+    "each study all releases of this hospital together are (epsilon, delta)-differentially private "
+    "for one patient: with probability 1 - delta they change nobody's odds about this patient by "
+    "more than the factor stated. The hospital's own records and backups are not FLO's."
+)
+_UNKNOWN = (
+    " Of the studies listed as unknown, approved by FLO 0.1, it was not kept whose records they "
+    "hold; nothing more is released in them."
 )
 
 
@@ -99,15 +137,38 @@ def opt_out(home: SiteHome, patient_id: str) -> list[str]:
     """Take a patient out, here and from now on. Returns digests of the studies this changed.
 
     Raises:
-        UsageError: no id was given.
+        UsageError: no id was given. RefusedError: a study is being approved or ended right now.
+        TrustError: the list is not the newest.
     """
     hashed = _hashed(home, patient_id)
-    known = OptOuts.load(home)
-    if hashed not in known.patients:
-        OptOuts(patients=(*known.patients, hashed)).save(home)
-    changed = [study for study in approved_digests(home) if _take_out(home, study, hashed)]
-    home.record("opt-out", studies=len(changed), listed=len(OptOuts.load(home).patients))
+    with home.deciding():
+        listed = OptOuts.load(home).with_patient(hashed)
+        listed.save(home)
+        changed = [study for study in approved_digests(home) if _take_out(home, study, hashed)]
+        sweep(home)
+        home.record(
+            "opt-out", studies=len(changed), listed=len(listed.patients), list=listed.digest
+        )
     return changed
+
+
+def is_in_a_file(home: SiteHome, patient_id: str) -> bool:
+    """Whether any population's file holds records of this id, spelt so."""
+    wanted = normalise(patient_id)
+    return any(
+        normalise(cell) == wanted
+        for population in home.config.populations
+        for cell in _ids(population)
+        if isinstance(cell, str)
+    )
+
+
+def _ids(population: Population) -> list[object]:
+    # pandas comes with it and takes half a second.
+    from flo.clients.source import read_table
+
+    table = read_table(population.file, lambda name: name == population.id_column)
+    return list(table.get(population.id_column, []))
 
 
 def erase(home: SiteHome, patient_id: str) -> tuple[Erasure, Path]:
@@ -131,7 +192,7 @@ def erase(home: SiteHome, patient_id: str) -> tuple[Erasure, Path]:
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         contributions=tuple(contributions),
         unknown=tuple(unknown),
-        said=_SAID,
+        said=_SAID + (_UNKNOWN if unknown else ""),
     )
     document: dict[str, Any] = made.model_dump(mode="json")
     signature = home.identity().sign("erasure", canonical.encode(document))

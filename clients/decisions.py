@@ -9,11 +9,13 @@ when the coordinator cannot be reached.
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Literal
 
 from flo.clients.approval import (
     approval_path,
+    delete_snapshots,
     first_path,
     load,
     refusal_path,
@@ -34,6 +36,8 @@ log = logging.getLogger("flo.clients.decisions")
 def refuse(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> None:
     """Tell the coordinator that this hospital does not take part in the study of this digest.
 
+    What an approval that was cut off had reserved is free again.
+
     Raises:
         RefusedError: it was approved here; that is withdrawn, not refused.
     """
@@ -41,11 +45,17 @@ def refuse(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> None
         raise RefusedError(
             f"study {study[:12]} was approved here", hint=f"flo site withdraw {study[:12]} --reason"
         )
-    signed = _sign(home, "refuse", study, reason)
-    home.record("refused", study)
-    _tell(api, signed)
-    write_private(refusal_path(home, study), signed.to_bytes())
-    first_path(home, study).unlink(missing_ok=True)
+    with home.deciding():
+        with closing(home.ledger()) as ledger:
+            cut_off = ledger.open_reservation(study)
+            if cut_off is not None:
+                ledger.settle(cut_off, "the approval was cut off, and then refused")
+        signed = _sign(home, "refuse", study, reason)
+        home.record("refused", study)
+        _tell(api, signed)
+        write_private(refusal_path(home, study), signed.to_bytes())
+        first_path(home, study).unlink(missing_ok=True)
+        delete_snapshots(home, study)
 
 
 def withdraw(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> bool:

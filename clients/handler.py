@@ -32,6 +32,7 @@ from flo.clients import approval
 from flo.clients.approval import Approval, delete_snapshots, snapshot_path
 from flo.clients.home import SiteHome
 from flo.clients.partners import Partners, Refusal
+from flo.clients.people import refuse_missing_people
 from flo.clients.policy import refuse_violations
 from flo.clients.replies import KeptReplies
 from flo.clients.run_keys import RunKeys
@@ -179,7 +180,7 @@ class Handler:
             raise Refusal("not-approved", str(error)) from error
         study = approved.read_study()
         if header.kind != "finish":
-            self._refuse_by_policy(approved, study)
+            self._refuse_by_policy(approved)
         unknown = set(header.cohort) - {hospital.id for hospital in study.hospitals}
         if unknown:
             raise Refusal("malformed", "the cohort names hospitals that the study does not")
@@ -198,15 +199,19 @@ class Handler:
             self._releaser.forget(study)
             raise
 
-    def _refuse_by_policy(self, approved: Approval, study: Study) -> None:
+    def _refuse_by_policy(self, approved: Approval) -> None:
         """A policy that was tightened after the approval stops the study at the next message."""
         try:
             policy = self._home.policy
         except FloError as error:  # being edited, or forged: until it is signed again
             raise Refusal("not-ready", str(error)) from error
+        study, decision = approved.read_study(), approved.read_decision()
         try:
-            refuse_violations(policy, study, self._hospital, approved.epsilon)
-        except PolicyError as error:
+            refuse_violations(policy, study, self._hospital, approved.epsilon, decision.unconfirmed)
+            refuse_missing_people(
+                policy, decision.study, self._hospital, decision.terms, decision.people
+            )
+        except (PolicyError, TrustError) as error:
             raise Refusal("not-approved", str(error)) from error
         if not policy.is_open(datetime.now().astimezone()):
             raise Refusal("not-ready", "outside the hours of this site's policy")

@@ -26,7 +26,8 @@ from pydantic import Field, field_validator, model_validator
 
 from flo import canonical
 from flo.audit_log import AuditLog
-from flo.clients.policy import Policy, in_force, sign, write_toml
+from flo.clients.policy import Policy
+from flo.clients.policy_file import in_force, sign, write_toml
 from flo.errors import PolicyError, TrustError, UsageError
 from flo.files import locked, make_private_directory, write_private
 from flo.identity import Identity, fingerprint, verify
@@ -112,7 +113,7 @@ class SiteHome:
         make_private_directory(directory)
         for name in ("approved", "snapshots", "replies", "extracts", "erasures"):
             make_private_directory(directory / name)
-        keystore, identity = config.keystore.open(directory), Identity.new()
+        keystore, identity = config.keystore.open(directory, new=True), Identity.new()
         identity.save(directory / "identity.key", keystore)
         for name in ("split.key", "patients.key"):
             write_secret(directory / name, keystore, name, os.urandom(32))
@@ -120,9 +121,9 @@ class SiteHome:
             home.config_path,
             tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode(),
         )
+        home.record("site-made", fingerprint=identity.fingerprint)
         write_toml(directory / "policy.toml", policy)
         sign(directory, identity)
-        home.record("site-made", fingerprint=identity.fingerprint, policy=policy.digest)
         home.register_populations()
         return home
 
@@ -210,7 +211,7 @@ class SiteHome:
         return self._secret("patients.key")
 
     def _secret(self, name: str) -> bytes:
-        return read_secret(self.directory / name, self.keystore(), name)
+        return read_secret(self.directory / name, self.keystore(), name, plain=True)
 
     def key_commitments(self) -> dict[str, str]:
         """What a birth row keeps of the keys that must never change."""
@@ -229,6 +230,12 @@ class SiteHome:
             )
         document = canonical.decode(path.read_bytes(), limit=65_536, what=str(path))
         return parse(CoordinatorInfo, document, str(path))
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Held while a study is approved or ended, or a patient taken out. Raises RefusedError."""
+        with locked(self.directory / "decision.lock", "another decision is being made here"):
+            yield
 
     @contextmanager
     def agent_lock(self) -> Iterator[None]:

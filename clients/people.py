@@ -18,7 +18,7 @@ from flo import canonical
 from flo.clients.approval import first_path
 from flo.clients.home import SiteHome
 from flo.clients.policy import Policy
-from flo.decisions import PersonApproval
+from flo.decisions import PersonApproval, Terms
 from flo.errors import PolicyError, TrustError, UsageError
 from flo.files import write_private
 from flo.identity import Identity
@@ -35,8 +35,12 @@ class _First(Document):
     people: Annotated[tuple[PersonApproval, ...], Field(max_length=8)]
 
 
-def say_yes(home: SiteHome, study: Study, key: Identity | None) -> tuple[PersonApproval, ...]:
-    """Everyone who has said yes to a study, whoever holds ``key`` included.
+def say_yes(
+    home: SiteHome, study: Study, terms: Terms, key: Identity | None
+) -> tuple[PersonApproval, ...]:
+    """Everyone who has said yes to a study on these terms, whoever holds ``key`` included.
+
+    A yes on other terms, or of one whom the policy no longer names so, is dropped.
 
     Raises:
         PolicyError: the policy names people and no key was given, or a stranger's, or that of one
@@ -60,7 +64,9 @@ def say_yes(home: SiteHome, study: Study, key: Identity | None) -> tuple[PersonA
     if path.exists():
         document = canonical.decode(path.read_bytes(), limit=_LIMIT, what=str(path))
         kept = parse(_First, document, str(path)).people
-        earlier = tuple(given for given in kept if _is_named(policy, given))
+        earlier = tuple(
+            given for given in kept if given.terms == terms.digest and _is_named(policy, given)
+        )
     if any(given.name == person.name for given in earlier):
         if len(earlier) >= policy.approvers:
             return earlier
@@ -69,7 +75,9 @@ def say_yes(home: SiteHome, study: Study, key: Identity | None) -> tuple[PersonA
             hint="another person approves with a key of their own",
         )
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    own = PersonApproval.given(key, person.name, person.role, study.digest, hospital, now)
+    own = PersonApproval.given(
+        key, person.name, person.role, study.digest, hospital, terms.digest, now
+    )
     people = (*earlier, own)
     home.record("person-approved", study.digest, name=person.name, role=person.role)
     write_private(path, canonical.encode(_First(people=people).model_dump(mode="json")))
@@ -85,11 +93,16 @@ def _is_named(policy: Policy, given: PersonApproval) -> bool:
 
 
 def refuse_missing_people(
-    policy: Policy, study: Study, hospital: str, people: tuple[PersonApproval, ...]
+    policy: Policy,
+    study: str,
+    hospital: str,
+    terms: Terms,
+    people: tuple[PersonApproval, ...],
 ) -> None:
     """Raises PolicyError or TrustError unless as many said yes as the policy asks for.
 
-    Each by the key that the policy names for them, and nobody twice.
+    Each to this study (its digest) on these terms, by the key that the policy names for them, and
+    nobody twice.
     """
     if not policy.people:
         return
@@ -98,7 +111,7 @@ def refuse_missing_people(
         person = known.get(given.name)
         if person is None or person.role != given.role:
             raise PolicyError(f"{given.name} ({given.role}) is not among the policy's people")
-        given.check(study.digest, hospital, person.fingerprint)
+        given.check(study, hospital, terms.digest, person.fingerprint)
     if len({given.name for given in people}) < policy.approvers:
         raise PolicyError(
             f"{len(people)} of {policy.approvers} people have said yes",

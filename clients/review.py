@@ -53,11 +53,15 @@ def differences(old: Study, new: Study) -> list[tuple[str, str]]:
     changed = []
     for place in [*before, *(place for place in now if place not in before)]:
         if before.get(place) != now.get(place) and place != "version":
-            values = (
-                _shown(side[place]) if place in side else "not there" for side in (before, now)
-            )
-            changed.append((place, " → ".join(values)))
+            values = (_text(side.get(place, "not there")) for side in (before, now))
+            changed.append((place, " → ".join(_around_the_change(*values))))
+    if not changed and _undated(old) != _undated(new):
+        return [("order", "the same parts in another order")]
     return changed
+
+
+def _undated(study: Study) -> dict[str, Any]:
+    return study.model_dump(mode="json", exclude={"version"})
 
 
 def _changes(home: SiteHome, study: Study) -> list[Section]:
@@ -76,11 +80,9 @@ def _changes(home: SiteHome, study: Study) -> list[Section]:
 
 
 def _here(home: SiteHome, study: Study, population: Population) -> Section:
-    policy = home.policy
-    if policy.partners is not None:
-        own = (*policy.partners, home.config.hospital)
-        policy = policy.model_copy(update={"partners": own})
-    broken = findings(policy, study, study.largest_epsilon)
+    policy, hospital = home.policy, home.config.hospital
+    unconfirmed = AddressBook.load(home).unconfirmed(study, hospital)
+    broken = findings(policy, study, hospital, study.largest_epsilon, unconfirmed)
     people = ", ".join(f"{person.name} ({person.role})" for person in policy.people)
     return Section(
         "At this hospital",
@@ -111,6 +113,20 @@ def _flat(value: Any, place: str = "") -> dict[str, Any]:
     return flat
 
 
-def _shown(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _around_the_change(before: str, now: str) -> tuple[str, str]:
+    """Both whole if they are short, else from a little before where they begin to differ."""
+    if max(len(before), len(now)) <= _LONGEST_VALUE:
+        return before, now
+    differ = (n for n, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1])
+    same = next(differ, min(len(before), len(now)))
+    start = max(0, same - _LONGEST_VALUE // 4)
+
+    def part(text: str) -> str:
+        shown = text[start : start + _LONGEST_VALUE]
+        return "…" * (start > 0) + shown + "…" * (start + _LONGEST_VALUE < len(text))
+
+    return part(before), part(now)

@@ -6,25 +6,34 @@ in any case. What a cell must be is the business of ``flo.clients.checks``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+from pyarrow.parquet import read_schema
 
 from flo.errors import DataError
 from flo.schema import MISSING
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """All columns as text with None for missing. Raises DataError naming the file and the rule."""
+def read_table(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> pd.DataFrame:
+    """The columns whose names are wanted, as text with None for missing; no other is loaded.
+
+    Raises:
+        DataError: names the file and the rule.
+    """
     if not path.is_file():
         raise DataError(f"data file {path} does not exist", hint="set `file` in site.toml")
     try:
         if path.suffix.lower() == ".csv":
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            table = pd.read_csv(
+                path, dtype=str, keep_default_na=False, encoding="utf-8-sig", usecols=wanted
+            )
             if not isinstance(table.index, pd.RangeIndex):
                 raise DataError(f"{path.name}: records have more cells than the header has names")
         elif path.suffix.lower() in (".parquet", ".pq"):
-            table = pd.read_parquet(path).astype(object)
+            names = [name for name in read_schema(path).names if wanted(name)]
+            table = pd.read_parquet(path, columns=names).astype(object)
         else:
             raise DataError(f"{path.name}: only .csv and .parquet files are read")
     except (ValueError, OSError) as error:

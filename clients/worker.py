@@ -9,10 +9,13 @@ length, and a body. If the child dies it is started again; the agent says "not r
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,9 +26,13 @@ from flo import canonical
 from flo.errors import MessageError, RefusedError
 from flo.messages import Purpose
 from flo.study import Study
+from flo.text import printable
+
+log = logging.getLogger("flo.clients.worker")
 
 _HEADER_LIMIT = 1 << 20
 _BODY_LIMIT = 1 << 32
+_LONGEST_LINE = 65_536
 
 
 def write_frame(pipe: IO[bytes], header: dict[str, Any], body: bytes = b"") -> None:
@@ -51,11 +58,19 @@ def read_frame(pipe: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
 class Worker:
     """The parent's handle on the child."""
 
-    def __init__(self, device: str, snapshots: Path, forbidden: Path) -> None:
+    def __init__(
+        self,
+        device: str,
+        snapshots: Path,
+        forbidden: Path,
+        required: Callable[[], Collection[str]],
+    ) -> None:
         """``snapshots``: the folder of frozen patients, all that the child may read of this site;
-        ``forbidden``: a file by which it checks that."""
+        ``forbidden``: a file by which it checks that; ``required``: layers that must hold."""
+        self._required = required
         self._device, self._places = device, (str(snapshots.resolve()), str(forbidden.resolve()))
         self._child: subprocess.Popen[bytes] | None = None
+        self._listener: threading.Thread | None = None
         self._loaded: dict[str, str] = {}  # study -> its snapshot
         self._layers: dict[str, bool] | None = None
 
@@ -70,10 +85,24 @@ class Worker:
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # no terminal of ours is its own
             env={name: value for name, value in os.environ.items() if _may_know(name)},
         )
+        self._listener = threading.Thread(target=_repeat, args=(self._child.stderr,), daemon=True)
+        self._listener.start()
         self._loaded.clear()
         self._layers = None
+
+    @property
+    def missing(self) -> list[str]:
+        """Layers that this site's policy asks for and the child did not see hold.
+
+        Raises:
+            RefusedError: there is no child that could say.
+        """
+        held = self.layers
+        return sorted(name for name in self._required() if not held.get(name))
 
     @property
     def layers(self) -> dict[str, bool]:
@@ -102,8 +131,11 @@ class Worker:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
-        child.send_signal(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
         child.wait(timeout=10)
+        if self._listener is not None:
+            self._listener.join(timeout=10)
 
     def release(
         self,
@@ -123,7 +155,9 @@ class Worker:
         if self._child is None or self._child.poll() is not None:
             self.start()
         try:
-            _ = self.layers  # its first frame
+            if self.missing:
+                log.error(f"the data process is not confined by {', '.join(self.missing)}")
+                raise RefusedError("not ready")
             if self._loaded.get(study.digest) != snapshot_digest:
                 self._ask(
                     {
@@ -170,6 +204,16 @@ def _read(pipe: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
         return read_frame(pipe)
     except MessageError:
         return None
+
+
+def _repeat(lines: IO[bytes] | None) -> None:
+    """What the child has to say, on our own standard error, and nothing that a terminal obeys."""
+    if lines is None:
+        return
+    with lines:
+        while line := lines.readline(_LONGEST_LINE):
+            sys.stderr.write(printable(line.decode(errors="replace")))
+            sys.stderr.flush()
 
 
 def _may_know(name: str) -> bool:

@@ -32,7 +32,7 @@ from flo.claims import row_statement
 from flo.errors import TrustError, UsageError
 from flo.identity import Identity
 
-_LONGEST_FACTS = 4096
+_LONGEST_FACTS = 16_384
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 INSERT OR IGNORE INTO meta VALUES ('schema', '1');
@@ -44,6 +44,7 @@ CREATE TABLE IF NOT EXISTS witnessed (
   signer TEXT PRIMARY KEY, number INTEGER NOT NULL, head TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS receipts (
   signer TEXT PRIMARY KEY, number INTEGER NOT NULL, receipt TEXT NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS by_kind ON entries (kind, number);
 """
 _ENTRY = "SELECT number, time, kind, study, facts, salt, hash, signature FROM entries"
 
@@ -115,6 +116,11 @@ class AuditLog:
                 (after, study, study),
             ).fetchall()
         return map(_entry, rows)
+
+    def last(self, kind: str) -> Entry | None:
+        """The latest entry of a kind."""
+        row = self._one(_ENTRY + " WHERE kind = ? ORDER BY number DESC LIMIT 1", kind)
+        return _entry(row) if row else None
 
     # -- the other side --------------------------------------------------------------------------
 

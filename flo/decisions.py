@@ -9,53 +9,88 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, RootModel, StringConstraints
+from pydantic import AfterValidator, Field, RootModel, StringConstraints
 
 from flo import canonical
 from flo.claims import Claim, Digest, Head
+from flo.errors import TrustError
 from flo.identity import Identity
+from flo.schema import only_printable
 from flo.settings import Document
 from flo.study import Identifier
 
 PersonName = Annotated[str, StringConstraints(pattern=r"^[\w.@ '-]{1,60}$")]
 PersonRole = Literal["steward", "data protection officer", "ethics committee", "physician"]
-Reason = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+Reason = Annotated[
+    str, StringConstraints(min_length=1, max_length=500), AfterValidator(only_printable)
+]
 Time = Annotated[str, StringConstraints(max_length=40)]
 
 
+class Terms(Document):
+    """What a yes is to, besides the study.
+
+    ``population``: whose patients. ``unconfirmed``: partners whose fingerprints were not compared.
+    ``charged``: whether the ledger pays for the study as designed or as if the secure sum were
+    broken. ``code`` and ``policy``: digests of the installed code and of the policy in force.
+    """
+
+    population: Identifier | None = None
+    unconfirmed: Annotated[tuple[Identifier, ...], Field(max_length=1000)] = ()
+    charged: Literal["as-designed", "if-broken"] = "as-designed"
+    code: Digest | None = None
+    policy: Digest | None = None
+
+    @property
+    def digest(self) -> str:
+        return canonical.digest(canonical.encode(self.model_dump(mode="json")))
+
+
 class PersonApproval(Claim):
-    """ "I, in this role, have read this study and say yes." Signed by the person's own key."""
+    """ "I, in this role, have read this study and say yes, on these terms."
+
+    Signed by the person's own key. ``terms``: their digest.
+    """
 
     name: PersonName
     role: PersonRole
     time: Time
+    terms: Digest
 
     @classmethod
     def given(
-        cls, key: Identity, name: str, role: PersonRole, study: str, hospital: str, time: str
+        cls,
+        key: Identity,
+        name: str,
+        role: PersonRole,
+        study: str,
+        hospital: str,
+        terms: str,
+        time: str,
     ) -> PersonApproval:
-        statement = _person_statement(name, role, study, hospital, time)
+        statement = _person_statement(name, role, study, hospital, terms, time)
         return cls(
             name=name,
             role=role,
             time=time,
+            terms=terms,
             public=key.public.hex(),
             signature=key.sign("person-approval", statement),
         )
 
-    def check(self, study: str, hospital: str, signer: str) -> None:
-        """Raises TrustError unless the key of fingerprint ``signer`` approved this very study."""
-        statement = _person_statement(self.name, self.role, study, hospital, self.time)
+    def check(self, study: str, hospital: str, terms: str, signer: str) -> None:
+        """Raises TrustError unless the key of fingerprint ``signer`` said this very yes."""
+        if self.terms != terms:
+            raise TrustError(
+                f"{self.name} said yes on other terms: other code, policy, population, partners "
+                "compared or charge"
+            )
+        statement = _person_statement(self.name, self.role, study, hospital, terms, self.time)
         self._check(signer, "person-approval", statement)
 
 
-class Approve(Document):
-    """A steward's approval.
-
-    ``unconfirmed``: partners whose fingerprints were not compared. ``charged``: whether the ledger
-    pays for the study as designed or as if the secure sum were broken. ``code`` and ``policy``:
-    digests of the installed code and of the site's policy that the approval was given under.
-    """
+class Approve(Terms):
+    """A steward's approval, on its terms."""
 
     schema_version: Literal[1, 2, 3] = 3
     decision: Literal["approve"] = "approve"
@@ -64,11 +99,11 @@ class Approve(Document):
     role: Literal["steward"] = "steward"
     time: Time
     head: Head
-    unconfirmed: Annotated[tuple[Identifier, ...], Field(max_length=1000)] = ()
-    charged: Literal["as-designed", "if-broken"] = "as-designed"
-    code: Digest | None = None
-    policy: Digest | None = None
     people: Annotated[tuple[PersonApproval, ...], Field(max_length=8)] = ()
+
+    @property
+    def terms(self) -> Terms:
+        return Terms.model_validate({name: getattr(self, name) for name in Terms.model_fields})
 
 
 class Decline(Document):
@@ -103,7 +138,16 @@ class Signed(Document):
         return canonical.encode(self.model_dump(mode="json"))
 
 
-def _person_statement(name: str, role: str, study: str, hospital: str, time: str) -> bytes:
+def _person_statement(
+    name: str, role: str, study: str, hospital: str, terms: str, time: str
+) -> bytes:
     return canonical.encode(
-        {"name": name, "role": role, "study": study, "hospital": hospital, "time": time}
+        {
+            "name": name,
+            "role": role,
+            "study": study,
+            "hospital": hospital,
+            "terms": terms,
+            "time": time,
+        }
     )

@@ -38,7 +38,7 @@ def locked(path: Path, why: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise RefusedError(why, hint="stop it first") from error
+            raise RefusedError(why, hint="stop it first, or wait for it to end") from error
         yield
     finally:
         os.close(handle)

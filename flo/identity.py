@@ -45,7 +45,7 @@ class Identity:
     @classmethod
     def load(cls, path: Path, keystore: KeyStore) -> Identity:
         """Read a key that ``save`` wrote. Raises UsageError if it is missing, or TrustError."""
-        return cls.read(read_secret(path, keystore, "identity-key"), str(path))
+        return cls.read(read_secret(path, keystore, "identity-key", plain=True), str(path))
 
     def save(self, path: Path, keystore: KeyStore) -> None:
         """Write the key sealed by the folder's key store, mode 0600."""
@@ -96,6 +96,8 @@ def load_public(public: bytes) -> ec.EllipticCurvePublicKey:
         raise ValueError("not a public key of a known kind") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
         raise ValueError("not an EC P-384 public key")
+    if public_bytes(key) != public:  # one key has one fingerprint
+        raise ValueError("not the canonical form of a public key")
     return key
 
 

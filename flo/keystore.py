@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import getpass
 import os
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -61,16 +62,16 @@ class _AesGcm:
 
 
 class LocalKeyStore(_AesGcm):
-    """A 256-bit key in a file of its own, made on first use."""
+    """A 256-bit key in a file of its own, which only its owner may read; made on first use."""
 
     def __init__(self, path: Path) -> None:
-        if not path.parent.is_dir():
-            raise UsageError(
-                f"no folder {path.parent} for the key file {path.name}",
-                hint="mount the disk or token that holds it",
-            )
+        """Raises TrustError if others may read the file, or it is no key."""
         if not path.exists():
             write_private(path, os.urandom(32))
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise TrustError(
+                f"{path} may be read by others than its owner", hint=f"chmod 600 {path}"
+            )
         key = path.read_bytes()
         if len(key) != 32:
             raise TrustError(f"{path} is not a key file of 32 bytes")
@@ -128,15 +129,23 @@ class KeyStoreConfig(Document):
     kind: Literal["file", "passphrase"] = "file"
     path: Path | None = None
 
-    def open(self, directory: Path) -> KeyStore:
+    def open(self, directory: Path, *, new: bool = False) -> KeyStore:
         """The folder's key store. Asks for the passphrase once a process, if there is one.
 
+        ``new``: make it if it is not there; only for a new folder.
+
         Raises:
-            UsageError: a passphrase is needed and cannot be asked for. TrustError: it is wrong.
+            UsageError: it is not there, or a passphrase is needed and cannot be asked for.
+            TrustError: the passphrase is wrong, or others may read the key.
         """
-        if self.kind == "file":
-            return _local(self.path or directory / "keystore.key")
-        return _by_passphrase(self.path or directory / "keystore.json")
+        name = "keystore.key" if self.kind == "file" else "keystore.json"
+        path = self.path or directory / name
+        if not path.exists() and not (new and path.parent.is_dir()):
+            raise UsageError(
+                f"no key store at {path}, and what it sealed is opened by nothing else",
+                hint="mount the disk or token that holds it, or restore it from the newest backup",
+            )
+        return _local(path) if self.kind == "file" else _by_passphrase(path)
 
 
 def _stretched(passphrase: bytes, salt: bytes, cost: int) -> bytes:
@@ -188,8 +197,10 @@ def is_sealed(data: bytes) -> bool:
     return data.startswith(_SEALED)
 
 
-def read_secret(path: Path, keystore: KeyStore, purpose: str) -> bytes:
-    """The secret again. One that FLO 0.1 wrote, in the clear, is read as it is.
+def read_secret(path: Path, keystore: KeyStore, purpose: str, *, plain: bool = False) -> bytes:
+    """The secret again.
+
+    ``plain``: one that FLO 0.1 wrote, in the clear, is read as it is.
 
     Raises:
         UsageError: there is none. TrustError: it was changed, or is for another purpose.
@@ -198,6 +209,6 @@ def read_secret(path: Path, keystore: KeyStore, purpose: str) -> bytes:
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise UsageError(f"no key at {path}", hint="run the init command") from error
-    if not is_sealed(data):
+    if plain and not is_sealed(data):
         return data
     return keystore.open({"purpose": purpose}, data.removeprefix(_SEALED))

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flo.text import printable
+
 _ROTATE_BYTES, _KEEP_FILES = 5 << 20, 5
 
 
@@ -36,6 +38,9 @@ class JsonFormatter(logging.Formatter):
 
 class ScreenFormatter(logging.Formatter):
     """Local time and the event; of an exception only its type and place."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
     def formatException(self, ei: Any) -> str:
         return f"{ei[0].__name__} at {_last_line(ei[2])}"

@@ -19,7 +19,7 @@ LARGEST_RECORDS = 128
 ColumnName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_ .()/%-]{0,99}$")]
 
 
-def _printable(text: str) -> str:
+def only_printable(text: str) -> str:
     """A steward reads these words on a terminal: nothing that moves, hides or reorders them."""
     if any(unicodedata.category(character)[0] in "CZ" and character != " " for character in text):
         raise ValueError("control, format and line characters are not allowed")
@@ -36,12 +36,12 @@ MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>"})
 Text = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=2000),
-    AfterValidator(_printable),
+    AfterValidator(only_printable),
 ]
 Code = Annotated[
     str,
     StringConstraints(min_length=1, max_length=100),
-    AfterValidator(_printable),
+    AfterValidator(only_printable),
     AfterValidator(_matchable),
 ]
 Bound = Annotated[float, Field(ge=-1e15, le=1e15)]

@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flo.errors import UsageError
+from flo.text import printable
+
+_LONGEST_PLACE = 200
 
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound="Document")
@@ -58,7 +61,7 @@ def problems(error: ValidationError) -> str:
     """Pydantic's findings as lines 'field.path: rule', without echoing values."""
     lines = []
     for item in error.errors(include_url=False, include_context=False, include_input=False):
-        place = ".".join(str(part) for part in item["loc"]) or "document"
+        place = printable(".".join(str(part) for part in item["loc"]))[:_LONGEST_PLACE]
         message = item["msg"].removeprefix("Value error, ")
-        lines.append(f"  {place}: {message}")
+        lines.append(f"  {place or 'document'}: {message}")
     return "\n".join(lines)

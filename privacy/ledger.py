@@ -11,7 +11,7 @@ The file is ``flo.privacy.ledger_file``'s; what rows add up to is ``flo.privacy.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -152,10 +152,12 @@ class Ledger:
         patients: Collection[str] = (),
         *,
         if_broken: bool = False,
+        allowed: Callable[[], None] = lambda: None,
     ) -> int:
         """Set aside the whole study (steps and allowances). Returns the reservation's row number.
 
         ``if_broken``: at what it costs should the secure sum be broken (``Plan.if_broken``).
+        ``allowed``: raises if the site's own limits forbid it; asked in the same transaction.
 
         A study whose reservation is still open keeps it: reserving twice is reserving once.
         ``patients`` are keyed hashes of the snapshot's patients, remembered for good. All or
@@ -170,10 +172,17 @@ class Ledger:
             if population not in self._balance.lives:
                 raise UsageError(f"population {population!r} is not registered in this ledger")
             self._remember_patients(population, patients)
-            kept = self._open_reservation(study.digest)
+            kept = self._reservation(study.digest)
+            if kept is not None and self._balance.reservations[kept].settled:
+                raise BudgetError(
+                    f"study {study.digest[:12]} was run and settled here: an approval is one "
+                    "reservation",
+                    hint="ask the coordinator for a new version of the study",
+                )
             if kept is not None:
                 return kept
             self._refuse_what_does_not_fit(plan, study, population)
+            allowed()
             return self._append(
                 {
                     "kind": "reserve",
@@ -188,6 +197,11 @@ class Ledger:
                 },
                 {"study": study.digest, "name": study.name, "version": study.version},
             )
+
+    def open_reservation(self, study: str) -> int | None:
+        """Row number of what is set aside for the study of this digest; None if nothing is."""
+        kept = self._reservation(study)
+        return None if kept is None or self.balance().reservations[kept].settled else kept
 
     def charge(self, reservation: int, purpose: str, request: str, facts: dict[str, Any]) -> None:
         """Commit one release before it is sent.
@@ -302,16 +316,9 @@ class Ledger:
             raise BudgetError("the study has no open reservation in this ledger")
         return held
 
-    def _open_reservation(self, study: str) -> int | None:
-        """The reservation that this study has, if any. Raises BudgetError if it was settled."""
+    def _reservation(self, study: str) -> int | None:
         for row in self.rows():
             if row.public["kind"] == "reserve" and (row.private or {}).get("study") == study:
-                if self._balance.reservations[row.sequence].settled:
-                    raise BudgetError(
-                        f"study {study[:12]} was run and settled here: an approval is one "
-                        "reservation",
-                        hint="ask the coordinator for a new version of the study",
-                    )
                 return row.sequence
         return None
 

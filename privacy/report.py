@@ -17,7 +17,7 @@ from typing import Any
 
 from flo import canonical
 from flo.claims import Head, row_statement
-from flo.decisions import PersonApproval
+from flo.decisions import Approve
 from flo.errors import MessageError, TrustError
 from flo.identity import fingerprint
 from flo.identity import verify as verify_signature
@@ -275,10 +275,13 @@ def _decision(study: Study, hospital: str, public: bytes, body: dict[str, Any]) 
 
 def _people(study: Study, hospital: str, decision: dict[str, Any]) -> list[str]:
     """Who said yes, each by a key of their own. Raises TrustError for another's signature."""
-    people = [PersonApproval.model_validate(given) for given in decision.get("people", [])]
-    for person in people:
-        person.check(study.digest, hospital, person.fingerprint)
-    return [f"{person.name} ({person.role})" for person in people]
+    found = Approve.model_validate(decision)
+    for person in found.people:
+        person.check(study.digest, hospital, found.terms.digest, person.fingerprint)
+    return [
+        f"{person.name} ({person.role}, as {hospital} says; key {person.fingerprint[:16]})"
+        for person in found.people
+    ]
 
 
 def _replay(rows: list[Row], public: bytes, population: str) -> tuple[Balance, str]:

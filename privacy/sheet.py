@@ -120,7 +120,7 @@ def _partners(study: Study, unconfirmed: Collection[str] | None) -> Section:
 
 
 def _columns(study: Study) -> Section:
-    lines = [("label", f"{study.data.label} (0 or 1)")]
+    lines = [("the label", f"{study.data.label!r} (0 or 1)")]
     for column in study.data.columns:
         rule = "refused" if column.missing == "refuse" else "allowed, with an indicator"
         if isinstance(column, NumberColumn):
@@ -132,7 +132,7 @@ def _columns(study: Study) -> Section:
             )
         else:
             text = f"{', '.join(column.codes)}; missing {rule}"
-        lines.append((column.name, text))
+        lines.append((f"column {column.name!r}", text))
     return Section("Columns used", tuple(lines))
 
 

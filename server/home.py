@@ -67,7 +67,7 @@ class CoordinatorHome:
                 f"{directory} is a coordinator already", hint="choose another --home, or use it"
             )
         make_private_directory(directory)
-        keystore = config.keystore.open(directory)
+        keystore = config.keystore.open(directory, new=True)
         authority = (
             Authority.adopt(directory, keystore, *ca)
             if ca

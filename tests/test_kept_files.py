@@ -1,7 +1,8 @@
-"""What FLO 0.1 wrote is read by this version, and what a later one writes is refused clearly.
+"""What earlier versions wrote is read by this one, and what a later one writes is refused clearly.
 
-``tests/kept/v1`` is one site of a real four-hospital run of the heart study under FLO 0.1: ledger,
-key, coordinator, study, approval, report and model. Tests work on copies.
+Each folder of ``tests/kept`` is one site of a real four-hospital run of the heart study: ledger,
+key (plain PEM), coordinator, study, approval, report and model. ``v1`` is of FLO 0.1, ``v2`` of
+what followed: studies and reports of schema 2, signed model cards. Tests work on copies.
 """
 
 from __future__ import annotations
@@ -28,28 +29,38 @@ from flo.errors import BudgetError, FloError, MessageError, StudyError, TrustErr
 from flo.features import input_names
 from flo.files import write_private
 from flo.identity import Identity
+from flo.keystore import is_sealed
+from flo.model_card import PublishedModel
 from flo.privacy.ledger import Ledger
 from flo.privacy.life import SUB_LEDGERS
 from flo.privacy.plan import Plan
 from flo.privacy.report import build, verify
 from flo.study import Study, from_canonical, from_document
 
-KEPT = Path(__file__).parent / "kept" / "v1"
+KEPT = Path(__file__).parent / "kept"
+of_v1 = pytest.mark.parametrize("version", [1])
+of_v2 = pytest.mark.parametrize("version", [2])
+
+
+@pytest.fixture(params=[1, 2], ids="v{}".format)
+def version(request: pytest.FixtureRequest) -> int:
+    number: int = request.param
+    return number
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(KEPT, tmp_path / "kept"))
+def kept(version: int, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(KEPT / f"v{version}", tmp_path / "kept"))
 
 
 @pytest.fixture
-def study() -> Study:
-    return from_canonical((KEPT / "study.json").read_bytes())
+def study(kept: Path) -> Study:
+    return from_canonical((kept / "study.json").read_bytes())
 
 
 @pytest.fixture
 def home(kept: Path, study: Study) -> SiteHome:
-    """The site's folder as 0.1 left it, as far as these files go."""
+    """The site's folder as that version left it, as far as these files go."""
     config = make_config(
         "cleveland",
         file=kept / "patients.csv",
@@ -75,14 +86,15 @@ def changed_json(path: Path, **changes: Any) -> bytes:
 # -- the study ------------------------------------------------------------------------------------
 
 
-def test_the_study_has_the_digest_that_was_approved(study: Study) -> None:
-    approved = json.loads((KEPT / "approval.json").read_bytes())
+def test_the_study_has_the_digest_that_was_approved(kept: Path, study: Study, version: int) -> None:
+    approved = json.loads((kept / "approval.json").read_bytes())
     decision = json.loads(approved["decision"])
     assert study.digest == decision["study"]
-    assert study.canonical_bytes == (KEPT / "study.json").read_bytes()
-    assert (study.schema_version, study.mechanism.sampling, study.survey) == (1, 1.0, None)
+    assert study.canonical_bytes == (kept / "study.json").read_bytes()
+    assert (study.schema_version, study.mechanism.sampling, study.survey) == (version, 1.0, None)
 
 
+@of_v1
 def test_a_study_of_the_old_schema_cannot_ask_for_what_it_did_not_know(study: Study) -> None:
     document = study.model_dump(mode="json")
     for path, value in (
@@ -100,10 +112,35 @@ def test_a_study_of_the_old_schema_cannot_ask_for_what_it_did_not_know(study: St
             from_document(changed)
 
 
+@of_v1
 def test_a_survey_of_an_old_study_is_a_new_document(study: Study) -> None:
     asked = study.with_survey(epsilon=0.3, columns=["sex"])
     assert asked.schema_version == 2
     assert from_canonical(asked.canonical_bytes) == asked
+
+
+# -- who the site is, and its coordinator ----------------------------------------------------------
+
+
+def test_the_key_is_read_in_the_clear_and_sealed_when_it_is_saved(
+    home: SiteHome, study: Study
+) -> None:
+    path = home.directory / "identity.key"
+    assert path.read_bytes().startswith(b"-----BEGIN PRIVATE KEY-----")
+    identity = home.identity()
+    assert identity.fingerprint == study.hospital("cleveland").fingerprint
+    identity.save(path, home.keystore())
+    assert is_sealed(path.read_bytes())
+    assert home.identity().fingerprint == identity.fingerprint
+
+
+def test_the_coordinator_is_the_one_that_signed_the_study(home: SiteHome, study: Study) -> None:
+    info = home.coordinator
+    kept = json.loads(approval_path(home, study.digest).read_bytes())
+    assert info.signer_of(study.canonical_bytes, kept["study_signature"]) == info.public
+    assert (info.earlier, len(info.fingerprints)) == ((), 1)
+    with pytest.raises(TrustError, match="signature of this study"):
+        info.signer_of(study.canonical_bytes + b" ", kept["study_signature"])
 
 
 # -- the ledger -----------------------------------------------------------------------------------
@@ -119,17 +156,19 @@ def test_the_ledger_opens_with_its_key_and_adds_up(home: SiteHome, study: Study)
         assert held.released == {"training": 30, "evaluation": 1}
         shares = Plan.of(study).shares(life)
         for sub_ledger in SUB_LEDGERS:
+            used = held.released[sub_ledger] / held.parts[sub_ledger].releases
             spent = life.share(balance.charged("main", sub_ledger))
-            assert spent == pytest.approx(shares[sub_ledger], rel=1e-9)
-            assert 0.999 < spent <= 1
+            assert spent == pytest.approx(used * shares[sub_ledger], rel=1e-9)
+            assert 0.999 < spent / used <= 1
             assert balance.committed("main", sub_ledger) == balance.charged("main", sub_ledger)
         partners = {h.fingerprint for h in study.hospitals if h.id != "cleveland"}
         assert set(ledger.witnessed()) == partners
-        report = json.loads((KEPT / "report.json").read_bytes())
+        report = json.loads((home.directory / "report.json").read_bytes())
         heads = {site["hospital"]: site["ledger_head"] for site in report["facts"]["hospitals"]}
         assert ledger.head().hash == heads["cleveland"]
 
 
+@of_v1
 @pytest.mark.parametrize(
     "ask",
     [
@@ -149,23 +188,35 @@ def test_a_ledger_that_is_spent_refuses_whatever_is_new(
         assert ledger.head() == before
 
 
+@of_v2
+def test_a_ledger_with_something_left_takes_what_fits_and_refuses_the_rest(
+    home: SiteHome, study: Study
+) -> None:
+    with closing(home.ledger()) as ledger:
+        ledger.reserve(study.with_epsilon(0.1), "main")
+        with pytest.raises(BudgetError, match=r"remains"):
+            ledger.reserve(study.with_epsilon(0.5), "main")
+
+
 def test_another_key_does_not_open_the_ledger(kept: Path) -> None:
     with pytest.raises(TrustError):
         Ledger(kept / "ledger.sqlite", Identity.new())
 
 
 def test_a_study_that_was_approved_under_the_old_version_is_finished_under_this_one(
-    home: SiteHome, study: Study
+    home: SiteHome, study: Study, version: int
 ) -> None:
+    left = {1: (12, 1), 2: (14, 2)}[version]
     with closing(sqlite3.connect(home.directory / "ledger.sqlite")) as database, database:
         database.execute("DELETE FROM rows WHERE sequence > 20")  # in the middle of its training
     facts = dict.fromkeys(("run", "round", "attempt", "model", "cohort"), "x")
     facts |= {"study": study.digest, "reply": "0" * 64}
     with closing(home.ledger()) as ledger:
-        assert ledger.balance().reservations[2].remaining("training") == 12
-        for n in range(12):
-            ledger.charge(2, "training", f"request {n}", facts)
-        ledger.charge(2, "evaluation", "tested", facts)
+        held = ledger.balance().reservations[2]
+        assert (held.remaining("training"), held.remaining("evaluation")) == left
+        for purpose, count in zip(("training", "evaluation"), left, strict=True):
+            for n in range(count):
+                ledger.charge(2, purpose, f"{purpose} {n}", facts)
         for purpose in ("training", "evaluation", "survey"):
             with pytest.raises(BudgetError, match=f"no {purpose} release left"):
                 ledger.charge(2, purpose, "one more", facts)
@@ -184,6 +235,15 @@ def test_the_approval_loads(home: SiteHome, study: Study) -> None:
     approved = approval.load(home, study.digest)
     assert approved.read_study() == study
     assert (approved.population, approved.reservation) == ("main", 2)
+    decision = approved.read_decision()
+    assert (decision.hospital, decision.study) == ("cleveland", study.digest)
+    assert decision.charged == "as-designed"
+    assert approval.approved_digests(home) == [study.digest]
+
+
+def test_an_approval_that_names_no_code_is_asked_for_again(home: SiteHome, study: Study) -> None:
+    with pytest.raises(TrustError, match=r"for code of FLO 0\.1, and cccccccccccc"):
+        approval.refuse_other_code(approval.load(home, study.digest), "c" * 64)
 
 
 def test_an_edited_approval_is_refused(home: SiteHome, study: Study) -> None:
@@ -192,19 +252,22 @@ def test_an_edited_approval_is_refused(home: SiteHome, study: Study) -> None:
         approval.load(home, study.digest)
 
 
-def test_an_extract_made_today_says_what_the_old_report_said(home: SiteHome, study: Study) -> None:
+def test_an_extract_made_today_says_what_the_old_report_said(
+    home: SiteHome, study: Study, version: int
+) -> None:
     with closing(home.ledger()) as ledger:
         (now,) = verify(build([make_extract(home, ledger, study.digest)]))["hospitals"]
     old = next(
         site
-        for site in verify((KEPT / "report.json").read_bytes())["hospitals"]
+        for site in verify((home.directory / "report.json").read_bytes())["hospitals"]
         if site["hospital"] == "cleveland"
     )
     new = {"made", "software", "releases_survey", "witnessed_by"}
-    assert set(now) == set(old) | {
-        *("software", "releases_survey", "charged", "epsilon_charged", "unconfirmed"),
-        *("approved_by", "confinement"),
-    }
+    since = {"approved_by", "confinement"}
+    if version == 1:
+        since |= {"software", "releases_survey", "charged", "epsilon_charged", "unconfirmed"}
+    assert set(now) == set(old) | since
+    assert not since & set(old)
     assert {name: now[name] for name in old if name not in new} == {
         name: old[name] for name in old if name not in new
     }
@@ -213,15 +276,16 @@ def test_an_extract_made_today_says_what_the_old_report_said(home: SiteHome, stu
 # -- the report -----------------------------------------------------------------------------------
 
 
-def test_the_report_verifies(study: Study) -> None:
-    facts = verify((KEPT / "report.json").read_bytes())
+def test_the_report_verifies(kept: Path, study: Study, version: int) -> None:
+    facts = verify((kept / "report.json").read_bytes())
     assert facts["study"]["digest"] == study.digest
     assert len(facts["hospitals"]) == 4
-    assert all(site["epsilon_released"] == 0.9 for site in facts["hospitals"])
+    spent = {1: 0.9, 2: 0.869514}[version]  # under v2 the retries that were set aside came back
+    assert all(site["epsilon_released"] == spent for site in facts["hospitals"])
 
 
-def test_a_changed_byte_of_the_report_is_found() -> None:
-    report = (KEPT / "report.json").read_bytes()
+def test_a_changed_byte_of_the_report_is_found(kept: Path) -> None:
+    report = (kept / "report.json").read_bytes()
     for position in range(97, len(report), len(report) // 23):
         changed = bytearray(report)
         changed[position] ^= 1
@@ -229,23 +293,54 @@ def test_a_changed_byte_of_the_report_is_found() -> None:
             verify(bytes(changed))
 
 
-def test_an_old_report_cannot_be_passed_off_as_a_new_one() -> None:
-    document = json.loads((KEPT / "report.json").read_bytes())
-    with pytest.raises(TrustError, match="something else"):
-        verify(canonical.encode(document | {"schema_version": 2}))
+def test_a_report_cannot_be_passed_off_as_one_of_another_version(kept: Path, version: int) -> None:
+    document = json.loads((kept / "report.json").read_bytes())
+    assert document["schema_version"] == version
+    for claimed in {1, 2, 3} - {version}:
+        with pytest.raises(TrustError, match=r"something else|it hides facts"):
+            verify(canonical.encode(document | {"schema_version": claimed}))
 
 
 # -- the model ------------------------------------------------------------------------------------
 
 
-def test_the_model_opens_with_safetensors_and_fits_its_study(study: Study) -> None:
-    with safe_open(KEPT / "model.safetensors", "numpy") as file:
+@of_v1
+def test_the_model_opens_with_safetensors_and_fits_its_study(kept: Path, study: Study) -> None:
+    with safe_open(kept / "model.safetensors", "numpy") as file:
         facts, weights = file.metadata(), file.get_tensor("parameters")
     assert facts["study"] == study.digest
     assert facts["inputs"].splitlines() == [*input_names(study.data), "bias"]
     assert weights.shape == (models.parameter_count(study),)
     zeros = np.zeros((1, len(input_names(study.data))))
     assert models.log_odds(study, weights, zeros) == pytest.approx(weights[-1])
+
+
+@of_v2
+def test_the_model_opens_with_its_card_which_names_study_and_report(
+    home: SiteHome, study: Study
+) -> None:
+    coordinators = home.coordinator.fingerprints
+    found = PublishedModel.open(home.directory / "model.safetensors", *coordinators)
+    assert (found.study, found.card.rounds) == (study, 30)
+    assert found.card.report == canonical.digest((home.directory / "report.json").read_bytes())
+    assert found.weights.shape == (models.parameter_count(study),)
+    zeros = np.zeros((1, len(input_names(study.data))))
+    assert np.isfinite(models.log_odds(study, found.weights, zeros)).all()
+    with pytest.raises(TrustError, match="another coordinator"):
+        PublishedModel.open(home.directory / "model.card.json", "0" * 64)
+
+
+@of_v2
+@pytest.mark.parametrize("name", ["model.safetensors", "model.card.json"])
+def test_a_changed_byte_of_a_model_or_its_card_is_found(home: SiteHome, name: str) -> None:
+    path, coordinators = home.directory / name, home.coordinator.fingerprints
+    before = path.read_bytes()
+    for position in range(11, len(before), len(before) // 23):
+        changed = bytearray(before)
+        changed[position] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(FloError):
+            PublishedModel.open(path, *coordinators)
 
 
 # -- from the future ------------------------------------------------------------------------------
@@ -279,14 +374,22 @@ def test_a_coordinators_file_of_a_later_schema_is_refused(home: SiteHome) -> Non
         _ = home.coordinator
 
 
-@pytest.mark.parametrize("version", [0, 4, "1", None, True], ids=repr)
-def test_a_report_of_a_later_schema_is_refused(kept: Path, version: object) -> None:
+@pytest.mark.parametrize("claimed", [0, 4, "1", None, True], ids=repr)
+def test_a_report_of_a_later_schema_is_refused(kept: Path, claimed: object) -> None:
     with pytest.raises(MessageError, match="schema version 1, 2 or 3"):
-        verify(changed_json(kept / "report.json", schema_version=version))
+        verify(changed_json(kept / "report.json", schema_version=claimed))
 
 
-def test_an_extract_of_a_later_schema_is_refused() -> None:
-    extract = json.loads((KEPT / "report.json").read_bytes())["evidence"][0]
+@of_v2
+def test_a_model_card_of_a_later_schema_is_refused(home: SiteHome) -> None:
+    path = home.directory / "model.card.json"
+    changed_json(path, schema_version=2)
+    with pytest.raises(UsageError, match="schema_version"):
+        PublishedModel.open(path, *home.coordinator.fingerprints)
+
+
+def test_an_extract_of_a_later_schema_is_refused(kept: Path) -> None:
+    extract = json.loads((kept / "report.json").read_bytes())["evidence"][0]
     extract["body"]["schema_version"] = 4
     with pytest.raises(MessageError, match="extract schema 4 is not known"):
         build([canonical.encode(extract)])

@@ -26,7 +26,9 @@ def console(*, error: bool = False) -> Console:
 
 def say(text: str) -> None:
     """One line of a result, never wrapped, so that paths and commands can be copied."""
-    console().print(text, soft_wrap=True)
+    from flo.text import printable
+
+    console().print(printable(text), soft_wrap=True)
 
 
 def explain(error: Exception) -> int:
@@ -88,10 +90,12 @@ def keystore_document(kind: str, path: Path | None) -> dict[str, str]:
 
 
 def plain(text: str) -> str:
-    """Text from elsewhere, so that nothing in it is taken for markup."""
+    """Text from elsewhere, so that nothing in it is taken for markup or obeyed by a terminal."""
     from rich.markup import escape
 
-    return escape(text)
+    from flo.text import printable
+
+    return escape(printable(text))
 
 
 def _place(error: Exception) -> str:

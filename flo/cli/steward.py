@@ -130,6 +130,7 @@ def approve(
     from flo.cli.screen import confirmed, console, say, show_sheet, working
     from flo.clients.address_book import AddressBook, refuse_strangers
     from flo.clients.approve import approve as sign
+    from flo.clients.approve import terms_of
     from flo.clients.enrol import connect
     from flo.clients.home import SiteHome
     from flo.clients.offers import choose
@@ -147,7 +148,8 @@ def approve(
         refuse_strangers(offered.study, unconfirmed, if_broken=if_broken)
         if not confirmed("\nApprove this study and reserve its whole cost?", yes):
             raise RefusedError("not approved; nothing was spent", hint="--yes approves at once")
-        people = say_yes(opened, offered.study, _person_key(person))
+        terms = terms_of(opened, offered.study, chosen, if_broken=if_broken)
+        people = say_yes(opened, offered.study, terms, _person_key(person))
         digest, needed = offered.study.digest[:12], opened.policy.approvers
         if people and len(people) < needed:
             said = ", ".join(given.name for given in people)
@@ -209,12 +211,12 @@ def policy(
     """Show what this site allows; sign policy.toml after you have edited it."""
     from flo.cli.screen import plain, say
     from flo.clients.home import SiteHome
-    from flo.clients.policy import sign as put_in_force
+    from flo.clients.policy_file import sign as put_in_force
 
     opened = SiteHome.open(home)
-    if sign:
-        put = put_in_force(opened.directory, opened.identity(), _person_key(person))
-        opened.record("policy-signed", policy=put.digest)
+    if sign and put_in_force(opened.directory, opened.identity(), _person_key(person)) is None:
+        say("signed; the policy in force asks for more people: flo site policy --sign --person KEY")
+        return
     found = opened.policy
     for name, value in found.model_dump(mode="json").items():
         if name != "people":
@@ -249,13 +251,15 @@ def person(
 def opt_out(home: Home = DEFAULT_HOME) -> None:
     """Ask for a patient who does not take part: from the next round on, and in nothing later."""
     from flo.cli.screen import say
+    from flo.clients.consent import is_in_a_file
     from flo.clients.consent import opt_out as take_out
     from flo.clients.home import SiteHome
 
-    changed = take_out(SiteHome.open(home), _patient_id())
+    opened, patient = SiteHome.open(home), _patient_id()
+    changed = take_out(opened, patient)
     say(f"noted; the patient was taken out of {len(changed)} studies and takes part in none later")
-    if not changed:
-        say("no study here holds this id: is it spelt as in the data file?")
+    if not is_in_a_file(opened, patient):
+        say("[yellow]no data file here holds this id:[/] is it spelt as there?")
 
 
 @app.command()
@@ -265,9 +269,11 @@ def erase(home: Home = DEFAULT_HOME) -> None:
 
     from flo.cli.screen import console, plain, say
     from flo.clients.consent import erase as record
+    from flo.clients.consent import is_in_a_file
     from flo.clients.home import SiteHome
 
-    made, path = record(SiteHome.open(home), _patient_id())
+    opened, patient = SiteHome.open(home), _patient_id()
+    made, path = record(opened, patient)
     table = Table("study", "digest", "as", "releases", "ε at most", "δ", "odds change by at most")
     for part in made.contributions:
         table.add_row(
@@ -283,6 +289,8 @@ def erase(home: Home = DEFAULT_HOME) -> None:
         console().print(table)
     else:
         say("this id is in no study that was approved here")
+    if not is_in_a_file(opened, patient):
+        say("[yellow]no data file here holds this id:[/] is it spelt as there?")
     if made.unknown:
         say(f"not known for {len(made.unknown)} studies approved before members were kept")
     say(made.said)

@@ -10,19 +10,24 @@ import stat
 from collections import defaultdict
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
-from flo.audit_log import Entry, read_export, verify
+from flo.audit_chain import Entry, read_export, verify
 from flo.clients import approval
 from flo.clients.approval import approved_digests
 from flo.clients.home import SiteHome
-from flo.errors import FloError, UsageError
+from flo.errors import FloError, TrustError, UsageError
 from flo.identity import Identity
-from flo.keystore import is_sealed
+from flo.identity import verify as verify_signature
+from flo.keystore import KeyStore, KeyStoreConfig, read_secret
 from flo.server.home import CoordinatorHome, sign_events
+from flo.server.store import Offer
+from flo.server.succession import steps
 from flo.study import Study, from_canonical
 
 Side = Literal["site", "coordinator"]
@@ -30,7 +35,12 @@ Side = Literal["site", "coordinator"]
 
 @dataclass(frozen=True)
 class Facts:
-    """``kinds``: kind of audit entry -> their numbers. ``problems``: what did not hold."""
+    """``kinds``: kind of audit entry -> their numbers. ``problems``: what did not hold.
+
+    ``countersigned``: up to which entry the other side, and nobody else, signed the log. ``keys``:
+    secret -> whether the key store really opens it. ``kept``: ended studies of which frozen
+    patients or replies are still there.
+    """
 
     side: Side
     owner: str
@@ -45,7 +55,7 @@ class Facts:
     open_studies: frozenset[str]
     policy: dict[str, Any]
     lives: dict[str, str]
-    frozen: frozenset[str]
+    kept: frozenset[str]
     problems: tuple[str, ...]
 
     def numbers(self, *kinds: str) -> list[int]:
@@ -69,7 +79,9 @@ def _site(home: SiteHome) -> Facts:
     problems: list[str] = []
     with closing(home.audit_log()) as log:
         document = log.export(home.config.hospital)
-    studies, still_open, lives = [], set(), {}
+    studies, still_open, lives, partners = [], set(), {}, set()
+    with suppress(UsageError):  # not enrolled yet
+        partners = set(home.coordinator.fingerprints)
     with closing(home.ledger()) as ledger:
         balance = ledger.balance()
         lives = {
@@ -91,7 +103,12 @@ def _site(home: SiteHome) -> Facts:
         policy = home.policy.model_dump(mode="json") | {"digest": home.policy.digest}
     except FloError as error:
         problems.append(f"policy: {error}")
-    frozen = {path.name[:64] for path in (home.directory / "snapshots").glob("*.npz")}
+    left = [
+        path.name.lstrip(".")
+        for folder in ("snapshots", "replies")
+        for path in (home.directory / folder).iterdir()
+    ]
+    ended = {study.digest for study in studies} - still_open
     return _facts(
         "site",
         home.config.hospital,
@@ -99,14 +116,19 @@ def _site(home: SiteHome) -> Facts:
         document,
         problems,
         folder=home.directory,
-        secrets=("identity.key", "split.key", "patients.key"),
+        secrets={
+            "identity.key": "identity-key",
+            "split.key": "split.key",
+            "patients.key": "patients.key",
+        },
+        partners=partners,
         certificate=home.directory / "certificate.pem",
-        keystore=home.config.keystore.kind,
+        keystore=home.config.keystore,
         studies=studies,
         open_studies=still_open,
         policy=policy,
         lives=lives,
-        frozen=frozen,
+        kept={d for d in ended for name in left if name.startswith(d[:32])},
     )
 
 
@@ -114,22 +136,29 @@ def _coordinator(home: CoordinatorHome) -> Facts:
     with closing(home.store()) as store, closing(home.audit_log()) as log:
         sign_events(store, log)
         document = log.export("coordinator")
-        offers = store.offers()
+        offers, problems = store.offers(), list[str]()
+        partners = {member.fingerprint for member in store.members()}
+    earlier = [step.old for step in steps(home).steps]
+    public = [bytes.fromhex(key) for key in (*earlier, home.identity().public.hex())]
+    for offer in offers:
+        if not any(_signed(key, offer) for key in public):
+            problems.append(f"study {offer.study.digest[:12]}: its signature does not match")
     return _facts(
         "coordinator",
         "coordinator",
         home.identity(),
         document,
-        [],
+        problems,
         folder=home.directory,
-        secrets=("identity.key", "ca.key"),
+        secrets={"identity.key": "identity-key", "ca.key": "ca-key"},
+        partners=partners,
         certificate=home.certificate_path,
-        keystore=home.config.keystore.kind,
+        keystore=home.config.keystore,
         studies=[from_canonical(offer.study.canonical_bytes) for offer in offers],
         open_studies={o.study.digest for o in offers if o.status in ("offered", "running")},
         policy={},
         lives={},
-        frozen=set(),
+        kept=set(),
     )
 
 
@@ -141,19 +170,21 @@ def _facts(
     problems: list[str],
     *,
     folder: Path,
-    secrets: tuple[str, ...],
+    secrets: dict[str, str],
+    partners: set[str],
     certificate: Path,
-    keystore: str,
+    keystore: KeyStoreConfig,
     studies: list[Study],
     open_studies: set[str],
     policy: dict[str, Any],
     lives: dict[str, str],
-    frozen: set[str],
+    kept: set[str],
 ) -> Facts:
     countersigned = 0
     try:
         (found,) = verify([log])
-        countersigned = found.countersigned
+        theirs = (seen.number for seen in found.countersigned if seen.fingerprint in partners)
+        countersigned = max(theirs, default=0)
     except FloError as error:
         problems.append(str(error))
     export, kinds = read_export(log), defaultdict(list)
@@ -166,27 +197,49 @@ def _facts(
         entries=export.entries,
         kinds=dict(kinds),
         countersigned=countersigned,
-        keys={name: _well_kept(folder / name) for name in secrets},
-        keystore=keystore,
-        certificate_ends=_end_of(certificate),
+        keys={
+            name: _well_kept(folder / name, keystore.open(folder), purpose)
+            for name, purpose in secrets.items()
+        },
+        keystore=_described(keystore),
+        certificate_ends=_end_of(certificate, folder / "ca.pem"),
         studies=tuple(studies),
         open_studies=frozenset(open_studies),
         policy=policy,
         lives=lives,
-        frozen=frozenset(frozen),
+        kept=frozenset(kept),
         problems=tuple(problems),
     )
 
 
-def _well_kept(path: Path) -> bool:
-    """Sealed by the key store, and for its owner only."""
-    with suppress(OSError):
-        return is_sealed(path.read_bytes()) and stat.S_IMODE(path.stat().st_mode) == 0o600
+def _signed(public: bytes, offer: Offer) -> bool:
+    with suppress(TrustError):
+        verify_signature(public, "study", offer.study.canonical_bytes, offer.signature)
+        return True
     return False
 
 
-def _end_of(certificate: Path) -> str | None:
-    with suppress(OSError, ValueError):
+def _well_kept(path: Path, keystore: KeyStore, purpose: str) -> bool:
+    """The key store opens it, and only its owner may read the file."""
+    with suppress(OSError, FloError):
+        read_secret(path, keystore, purpose)
+        return stat.S_IMODE(path.stat().st_mode) == 0o600
+    return False
+
+
+def _described(keystore: KeyStoreConfig) -> str:
+    if keystore.kind == "passphrase":
+        return "opened by a passphrase"
+    if keystore.path is None:
+        return "a key file in the same folder, so whoever copies the whole folder opens them"
+    return "a key file elsewhere"
+
+
+def _end_of(certificate: Path, authority: Path) -> str | None:
+    """When a certificate that is valid now, and issued by the authority that we know, ends."""
+    with suppress(OSError, ValueError, TypeError, InvalidSignature):
         found = x509.load_pem_x509_certificate(certificate.read_bytes())
-        return found.not_valid_after_utc.date().isoformat()
+        found.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.read_bytes()))
+        if found.not_valid_before_utc <= datetime.now(UTC) <= found.not_valid_after_utc:
+            return found.not_valid_after_utc.date().isoformat()
     return None

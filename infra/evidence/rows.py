@@ -63,7 +63,10 @@ def _sealed(facts: Facts) -> list[str]:
     if not facts.keys or not all(facts.keys.values()):
         return []
     names = ", ".join(facts.keys)
-    return [f"{names}: sealed with AES-256-GCM, mode 0600, key store: {facts.keystore}"]
+    return [
+        f"{names}: opened by the key store just now, AES-256-GCM, mode 0600; key store: "
+        f"{facts.keystore}"
+    ]
 
 
 def _audit(facts: Facts) -> list[str]:
@@ -104,13 +107,14 @@ def _legal_bases(facts: Facts) -> list[str]:
 def _purposes(facts: Facts) -> list[str]:
     found = [f"{study.name} v{study.version}: {study.purpose}" for study in facts.studies[:5]]
     if facts.policy.get("purposes"):
-        found.append(f"the policy allows only: {', '.join(facts.policy['purposes'])}")
+        phrases = ", ".join(facts.policy["purposes"])
+        found.append(f"the policy allows only purposes that contain one of: {phrases}")
     return found
 
 
 def _minimal(facts: Facts) -> list[str]:
     return [
-        f"{study.name} v{study.version}: {len(study.data.columns)} columns and a label are read; "
+        f"{study.name} v{study.version}: {len(study.data.columns)} columns and a label are used; "
         f"noisy numbers leave, ε = {study.largest_epsilon:g}, δ = {study.mechanism.delta:g}"
         for study in facts.studies[:5]
     ]
@@ -124,7 +128,7 @@ def _storage(facts: Facts) -> list[str]:
     if facts.side != "site":
         return []
     ended = {study.digest for study in facts.studies} - facts.open_studies
-    if not ended or facts.frozen & ended:
+    if not ended or facts.kept:
         return []
     return [f"frozen copies and kept replies of {len(ended)} ended studies are deleted"]
 
@@ -143,7 +147,7 @@ def _accountable(facts: Facts) -> list[str]:
 
 
 def _erasure(facts: Facts) -> list[str]:
-    return _entries(facts, "requests carried out", "opt-out", "erasure")
+    return _entries(facts, "requests carried out", "erasure")
 
 
 def _by_design(facts: Facts) -> list[str]:
@@ -166,6 +170,10 @@ def _assessed(facts: Facts) -> list[str]:
     return [f"annex for {len(facts.studies)} studies, in this pack, to be completed by people"]
 
 
+def _resumed(facts: Facts) -> list[str]:
+    return _entries(facts, "starts, and runs taken up again", "agent-started", "resumed")
+
+
 def _tested(facts: Facts) -> list[str]:
     return _entries(facts, "locks tried at every start of the agent", "agent-started")
 
@@ -174,7 +182,7 @@ def _detected(facts: Facts) -> list[str]:
     return _entries(
         facts,
         "incidents that software can see",
-        *("forked-ledger", "forked-audit-log", "audit-disagreement", "revoked", "refused-more"),
+        *("forked-ledger", "forked-audit-log", "audit-disagreement"),
     )
 
 
@@ -272,7 +280,8 @@ ROWS: tuple[Requirement, ...] = (
     Requirement(
         "GDPR Art. 5(1)(c)",
         "data minimisation",
-        "only the study's columns are read; only noisy sums under a budget leave",
+        "a file with a column that is not the study's is refused unless the site lists it to be "
+        "left unread; only noisy sums under a budget leave",
         (
             "tests/clients/test_what_a_site_sends.py::test_every_field_that_a_site_sends_is_accounted_for",
         ),
@@ -333,7 +342,7 @@ ROWS: tuple[Requirement, ...] = (
     Requirement(
         "GDPR Art. 32(1)(a)",
         "pseudonymisation and encryption",
-        "patient ids appear only as keyed hashes, sealed; keys are sealed; TLS 1.3",
+        "FLO keeps patient ids only as keyed hashes; keys are sealed; TLS 1.3",
         ("tests/flo/test_keystore.py::test_a_secret_is_sealed_and_reads_back",),
         _sealed,
     ),
@@ -344,7 +353,7 @@ ROWS: tuple[Requirement, ...] = (
         (
             "tests/end_to_end/test_kill.py::test_a_site_killed_at_random_instants_never_under_counts",
         ),
-        _confined,
+        _resumed,
     ),
     Requirement(
         "GDPR Art. 32(1)(c)",
@@ -363,7 +372,8 @@ ROWS: tuple[Requirement, ...] = (
     Requirement(
         "GDPR Art. 33",
         "notification of a breach",
-        "forks, rollbacks, refusals and revocations are logged; notifying is done by people",
+        "forks and disagreements of logs and ledgers are entered when seen; whether something is "
+        "a breach, and notifying it, is for people",
         ("tests/flo/test_audit_log.py::test_what_was_done_to_a_log_is_named",),
         _detected,
     ),

@@ -16,6 +16,7 @@ import tomli_w
 
 from flo.clients.address_book import AddressBook
 from flo.clients.approve import approve
+from flo.clients.decisions import withdraw
 from flo.clients.enrol import connect, enrol
 from flo.clients.handler import Handler
 from flo.clients.home import SiteHome
@@ -37,25 +38,24 @@ class Besieged:
     home: SiteHome
     liar: LyingCoordinator
     offer: Offered
+    withdrawn: Offered
     agent: subprocess.Popen[bytes]
     _claims: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def by(cls, liar: LyingCoordinator, folder: Path) -> Besieged:
-        """Enrolled, one study approved and its first round released."""
+        """Enrolled, one study approved, another one approved and withdrawn."""
         home = make_site(folder, HOSPITAL)
         config = home.config.model_copy(update={"notify": ("true",)})
         document = config.model_dump(mode="json", exclude_none=True)
         write_private(home.config_path, tomli_w.dumps(document).encode())
         write_private(folder / "invitation.json", liar.invitation())
         enrol(home, folder / "invitation.json")
-        study = small_study(name="besieged")
-        offer = offered(study, [home], liar.identity)
-        liar.offers.append(offer)
-        partners = {h.id: h.fingerprint for h in offer.study.hospitals if h.id != HOSPITAL}
-        AddressBook.load(home).confirm(home, partners)
+        offer, withdrawn = (_offer(liar, home, name) for name in ("besieged", "withdrawn"))
         with connect(home) as api:
-            approve(home, api, offer, home.config.population(None))
+            for wanted in (offer, withdrawn):
+                approve(home, api, wanted, home.config.population(None))
+            withdraw(home, api, withdrawn.study.digest, "no longer")
         with (folder / "agent.txt").open("wb") as screen:
             agent = subprocess.Popen(
                 [sys.executable, "-m", "flo.cli", "site", "run", "--home", home.directory],
@@ -65,7 +65,7 @@ class Besieged:
                 start_new_session=True,
                 env={**os.environ, "FLO_DEVICE": "cpu", "OMP_NUM_THREADS": "1"},
             )
-        return cls(home, liar, offer, agent)
+        return cls(home, liar, offer, withdrawn, agent)
 
     def stop(self) -> None:
         self.agent.kill()
@@ -119,6 +119,16 @@ class Besieged:
     def serves(self) -> bool:
         """An honest request is answered with the very bits of before."""
         return self.agent.poll() is None and self.asked() == "release"
+
+
+def _offer(liar: LyingCoordinator, home: SiteHome, name: str) -> Offered:
+    """A study of less than half the site's budget, its partners' keys compared."""
+    study = small_study(name=name, evaluation={"epsilon": 0.4, "bins": 4, "retry_allowance": 0})
+    offer = offered(study.with_mechanism(epsilon=0.4), [home], liar.identity)
+    partners = {h.id: h.fingerprint for h in offer.study.hospitals if h.id != HOSPITAL}
+    AddressBook.load(home).confirm(home, partners)
+    liar.offers.append(offer)
+    return offer
 
 
 @dataclass

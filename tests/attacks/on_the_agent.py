@@ -107,6 +107,12 @@ ATTACKS = (
         answered("not-approved"),
     ),
     Attack(
+        "a request for a study whose approval was withdrawn",
+        lambda s: [s.site.asked(study=s.site.withdrawn.study.digest)],
+        "not-approved",
+        answered("not-approved"),
+    ),
+    Attack(
         "a request for an approved study after an edit",
         about_an_edited_study,
         "not-approved",
@@ -196,20 +202,29 @@ ATTACKS = (
         "no answer",
         Logged(AGENT, "ignored: a message of 4 objects, limit 3"),
     ),
-    reply("a reply that is a pickle", "heads", Said(pickle.dumps(1)), "reply to heads: not valid"),
-    reply("a reply with NaN", "heads", Said(b'{"head":NaN}'), "NaN is not allowed"),
+    reply(
+        "a reply that is a pickle", "heads", Said(pickle.dumps(1)), "reply to heads: not valid JSON"
+    ),
+    reply(
+        "a reply with NaN",
+        "heads",
+        Said(b'{"head":NaN}'),
+        "reply to heads: not valid JSON (NaN is not allowed)",
+    ),
     reply(
         "a reply with another schema",
         "heads",
         Said.document({"head": {"sequence": "many"}}),
         "the coordinator's view of our head:",
     ),
-    reply("a reply without end", "heads", Said(b"[", endless=True), "(ReadError)"),
+    reply(
+        "a reply without end", "heads", Said(b"[", endless=True), "cannot be reached (ReadError)"
+    ),
     reply(
         "a reply that is a decompression bomb",
         "heads",
         Said(gzip.compress(bytes(64 << 20)), headers={"content-encoding": "gzip"}),
-        "(DecodingError)",
+        "cannot be reached (DecodingError)",
     ),
     reply(
         "a Fleet reply that is a decompression bomb",

@@ -100,7 +100,7 @@ def offers(study: Callable[[Stage], Any]) -> Callable[[Stage], Iterable[str]]:
 def edited_study(stage: Stage) -> dict[str, str]:
     """Four times the ε, under the signature of before."""
     text = stage.site.study.canonical_bytes.decode()
-    edited = text.replace('"epsilon":0.9', '"epsilon":3.6')
+    edited = text.replace('"epsilon":0.4', '"epsilon":1.6')
     assert edited != text
     return {"study": edited, "signature": stage.site.offer.signature, "status": "offered"}
 

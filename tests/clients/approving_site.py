@@ -13,7 +13,8 @@ from flo.clients.approve import approve
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.home import SiteHome
 from flo.clients.offers import Offered
-from flo.clients.policy import Policy, sign, write_toml
+from flo.clients.policy import Policy
+from flo.clients.policy_file import sign, write_toml
 from flo.errors import FloError
 from flo.identity import Identity
 from flo.study import Study

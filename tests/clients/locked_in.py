@@ -39,7 +39,7 @@ class LockedIn(Worker):
         nobody: bool = False,
         inherits: tuple[int, ...] = (),
     ) -> None:
-        super().__init__("cpu", site / "snapshots", site / "identity.key")
+        super().__init__("cpu", site / "snapshots", site / "identity.key", tuple)
         self._program = f"{PROGRAM.read_text()}\nstand_in({free=}, {nobody=})\n"
         self._inherits = inherits
 

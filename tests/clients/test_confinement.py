@@ -20,7 +20,8 @@ import pytest
 
 from flo.clients.confinement import LAYERS
 from flo.clients.home import SiteHome
-from flo.clients.policy import Policy, sign, write_toml
+from flo.clients.policy import Policy
+from flo.clients.policy_file import sign, write_toml
 from flo.clients.worker import Worker
 from flo.errors import EXIT_REFUSED
 from tests.builders import make_site
@@ -39,7 +40,7 @@ def inside(request: pytest.FixtureRequest) -> Iterator[Inside]:
 
 def test_every_layer_holds_on_this_machine(tmp_path: Path) -> None:
     home = make_site(tmp_path)
-    worker = Worker("cpu", home.directory / "snapshots", home.directory / "identity.key")
+    worker = Worker("cpu", home.directory / "snapshots", home.directory / "identity.key", tuple)
     worker.start()
     layers = worker.layers
     worker.stop()
@@ -208,7 +209,7 @@ def test_its_environment_holds_nothing_secret(
 @pytest.fixture
 def readable_home() -> Iterator[SiteHome]:
     """A site in a place that Python needs to read, so that Landlock hides nothing of it."""
-    above = Path(tempfile.mkdtemp(prefix="flo-", dir="/dev/shm"))
+    above = Path(tempfile.mkdtemp(prefix="flo-", dir=sys.prefix))
     try:
         yield make_site(above)
     finally:

@@ -163,7 +163,7 @@ def test_the_record_is_signed_and_names_no_patient(site: Site) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     assert patient not in text
     assert OptOuts.load(site.home).patients[0] not in text
-    for promise in ("from every frozen copy here", "were not retrained", "probability 1 - delta"):
+    for promise in ("take part in nothing", "were not retrained", "probability 1 - delta"):
         assert promise in made.said
 
 

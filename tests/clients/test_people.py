@@ -20,7 +20,8 @@ from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.decisions import refuse
 from flo.clients.offers import Offered
 from flo.clients.people import load_key, new_key, say_yes
-from flo.clients.policy import Policy, sign, write_toml
+from flo.clients.policy import Policy
+from flo.clients.policy_file import sign, write_toml
 from flo.decisions import PersonApproval
 from flo.errors import FloError, MessageError, PolicyError, TrustError, UsageError
 from flo.identity import Identity

@@ -44,7 +44,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 
 def new_worker(tmp_path_factory: pytest.TempPathFactory) -> Worker:
     """Its child may read what the tests freeze, and nothing else of theirs."""
-    return Worker("cpu", tmp_path_factory.getbasetemp(), Path(__file__))
+    return Worker("cpu", tmp_path_factory.getbasetemp(), Path(__file__), tuple)
 
 
 def child_of(worker: Worker) -> subprocess.Popen[bytes]:
@@ -196,7 +196,7 @@ def test_the_child_ends_by_itself_when_the_parent_closes_the_pipe(worker: Worker
 def test_the_child_ends_when_the_parent_is_killed() -> None:
     script = (
         "import sys, time; from pathlib import Path; from flo.clients.worker import Worker\n"
-        "worker = Worker('cpu', Path('/var/empty'), Path('/root')); worker.start()\n"
+        "worker = Worker('cpu', Path('/var/empty'), Path('/root'), tuple); worker.start()\n"
         "print(worker._child.pid, flush=True)\n"
         "sys.stdin.read()"
     )
@@ -216,7 +216,7 @@ def test_the_child_ends_when_the_parent_is_killed() -> None:
 
 
 def test_stopping_ends_the_child_and_stopping_again_does_nothing(tmp_path: Path) -> None:
-    worker = Worker("cpu", tmp_path, tmp_path)
+    worker = Worker("cpu", tmp_path, tmp_path, tuple)
     worker.start()
     child = child_of(worker)
     worker.stop()
@@ -226,7 +226,7 @@ def test_stopping_ends_the_child_and_stopping_again_does_nothing(tmp_path: Path)
 
 
 def test_no_pipe_of_a_stopped_child_stays_open(tmp_path: Path) -> None:
-    worker = Worker("cpu", tmp_path, tmp_path)
+    worker = Worker("cpu", tmp_path, tmp_path, tuple)
     worker.start()
     child = child_of(worker)
     worker.stop()

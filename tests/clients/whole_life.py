@@ -23,7 +23,8 @@ from flo.clients.enrol import accept_coordinator, connect, enrol, leave, renew_w
 from flo.clients.handler import Handler
 from flo.clients.models import fetch
 from flo.clients.people import say_yes
-from flo.clients.policy import Person, Policy, sign, write_toml
+from flo.clients.policy import Person, Policy
+from flo.clients.policy_file import sign, write_toml
 from flo.clients.run_keys import RunKeys
 from flo.clients.witness import countersign
 from flo.errors import FloError

@@ -261,8 +261,10 @@ def test_a_folders_key_store_is_where_its_configuration_says(
         (KeyStoreConfig(path=tmp_path / "elsewhere.key"), "elsewhere.key"),
         (KeyStoreConfig(kind="passphrase"), "keystore.json"),
     ):
+        with pytest.raises(UsageError, match=f"no key store at .*{written}"):
+            config.open(tmp_path)
         assert not (tmp_path / written).exists()
-        sealed = config.open(tmp_path).seal({}, SECRET)
+        sealed = config.open(tmp_path, new=True).seal({}, SECRET)
         assert (tmp_path / written).exists()
         assert config.open(tmp_path).open({}, sealed) == SECRET
 
@@ -272,15 +274,24 @@ def test_a_passphrase_is_asked_for_once_a_process(
 ) -> None:
     write_private(tmp_path / "words", WORDS)
     monkeypatch.setenv(PASSPHRASE_VARIABLE, str(tmp_path / "words"))
-    store = KeyStoreConfig(kind="passphrase").open(tmp_path)
+    store = KeyStoreConfig(kind="passphrase").open(tmp_path, new=True)
     monkeypatch.delenv(PASSPHRASE_VARIABLE)
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     assert KeyStoreConfig(kind="passphrase").open(tmp_path) is store
 
 
 def test_a_key_file_on_a_disk_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(UsageError):
-        KeyStoreConfig(path=tmp_path / "not-mounted" / "keystore.key").open(tmp_path)
+    for new in (True, False):
+        with pytest.raises(UsageError, match="no key store"):
+            KeyStoreConfig(path=tmp_path / "not-mounted" / "keystore.key").open(tmp_path, new=new)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o666])
+def test_a_key_file_that_others_may_read_or_write_is_refused(tmp_path: Path, mode: int) -> None:
+    LocalKeyStore(tmp_path / "k")
+    (tmp_path / "k").chmod(mode)
+    with pytest.raises(TrustError, match="may be read by others"):
+        LocalKeyStore(tmp_path / "k")
 
 
 @pytest.mark.parametrize("kind", ["", "kms", "none"])

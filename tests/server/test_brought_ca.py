@@ -155,7 +155,9 @@ REFUSED: list[tuple[str, Any, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("what", "certificate", "key", "words"), REFUSED)
+@pytest.mark.parametrize(
+    ("what", "certificate", "key", "words"), REFUSED, ids=[row[0] for row in REFUSED]
+)
 def test_what_is_not_good_enough_is_refused_and_nothing_is_made(
     tmp_path: Path, what: str, certificate: Any, key: bytes | None, words: str
 ) -> None:

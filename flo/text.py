@@ -1,0 +1,23 @@
+"""Text from elsewhere, made safe to show: no control characters, nothing that reorders a line."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_SEPARATORS = ("Zl", "Zp")
+
+
+def printable(text: str) -> str:
+    """The same with \\ufffd for whatever a terminal would obey and a reader would not see.
+
+    Control and format characters (escapes, bidirectional overrides, zero-width), surrogates, and
+    line separators; newline and tab stay.
+    """
+    return "".join(
+        letter if letter in "\n\t" or not _obeyed(letter) else "\ufffd" for letter in text
+    )
+
+
+def _obeyed(letter: str) -> bool:
+    category = unicodedata.category(letter)
+    return category[0] == "C" or category in _SEPARATORS

@@ -1,0 +1,88 @@
+"""An opt-out or an erasure that was cut off at any moment is carried through by asking again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flo.audit_log import AuditLog
+from flo.clients import approval
+from flo.clients.approval import snapshot_path
+from flo.clients.consent import OptOuts, erase, opt_out
+from flo.clients.home import SiteHome
+from flo.clients.members import Members
+from flo.clients.snapshot import Snapshot
+from flo.privacy.split import keyed_hash
+from tests.clients.exact_site import exact_site, frozen_without, one_of
+
+
+class PowerCutError(BaseException):
+    """Nothing that would run after it runs, as after kill -9."""
+
+
+def cut_off_at(step: int, patch: pytest.MonkeyPatch) -> None:
+    """The power fails at this step: before or after a file is put in place, deleted, or entered."""
+    steps = iter(range(1, 1000))
+
+    def around(real: Callable[..., Any]) -> Callable[..., Any]:
+        def doing(*arguments: Any, **named: Any) -> Any:
+            if next(steps) == step:
+                raise PowerCutError
+            done = real(*arguments, **named)
+            if next(steps) == step:
+                raise PowerCutError
+            return done
+
+        return doing
+
+    patch.setattr(os, "replace", around(os.replace))
+    patch.setattr(os, "unlink", around(os.unlink))
+    patch.setattr(AuditLog, "append", around(AuditLog.append))
+
+
+@pytest.mark.parametrize(("ask", "held_out"), [(opt_out, False), (opt_out, True), (erase, False)])
+def test_what_was_cut_off_anywhere_is_carried_through_by_asking_again(
+    tmp_path: Path, ask: Callable[[SiteHome, str], Any], held_out: bool
+) -> None:
+    for site in exact_site(tmp_path / "whole"):
+        home, study = site.home, site.study
+    patient = one_of(home, held_out=held_out)
+    hashed, fewer = keyed_hash(home.patients_key, patient), frozen_without(home, study, patient)
+    for step in range(1, 1000):
+        copy = SiteHome(tmp_path / f"cut-{step}")
+        shutil.copytree(home.directory, copy.directory)
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                cut_off_at(step, patch)
+                ask(copy, patient)
+        except PowerCutError:
+            members, _ = approves_a_whole_copy(copy, study.digest)
+            listed = OptOuts.load(copy).patients
+            assert listed == (hashed,) or members.side_of(hashed)  # in no study and on no list
+            ask(copy, patient)
+            members, snapshot = approves_a_whole_copy(copy, study.digest)
+            assert snapshot.to_bytes() == fewer.to_bytes()
+            assert members.side_of(hashed) is None
+            assert [left.patient for left in members.left] == [hashed]
+            assert OptOuts.load(copy).patients == (hashed,)
+            left_over = list((copy.directory / "snapshots").iterdir())
+            assert [path.read_bytes() for path in left_over] == [fewer.to_bytes()]
+        else:
+            break
+    assert step > 12
+
+
+def approves_a_whole_copy(home: SiteHome, study: str) -> tuple[Members, Snapshot]:
+    """What the agent would release from now: a copy that is there, with its list of members."""
+    digest = approval.load(home, study).snapshot
+    members = Members.load(home, study, digest)
+    assert members is not None
+    snapshot = Snapshot.read(snapshot_path(home, study, digest), digest)
+    assert snapshot.training.count == len(members.training)
+    assert snapshot.held_out.count == len(members.held_out)
+    return members, snapshot
