@@ -91,6 +91,9 @@ class Agent:
                 self._serve(ledger)
             except _Stop:
                 log.info("stopped")
+            except FloError as error:
+                self._home.record("agent-ended", why=str(error)[:500])
+                raise
             finally:
                 self._worker.stop()
                 ledger.close()
@@ -139,7 +142,7 @@ class Agent:
                     log.info("connected", extra={"fields": {"url": self._home.coordinator.url}})
                     wait = _FIRST_WAIT
                     self._answer_forever(link, handler)
-            except (NetworkError, MessageError, UsageError) as error:
+            except (NetworkError, MessageError, UsageError, RefusedError) as error:
                 log.info(f"{error}; trying again")
                 self._stopping.wait(wait * random.uniform(0.5, 1.5))  # noqa: S311
                 wait = min(wait * 2, _LONGEST_WAIT)

@@ -10,7 +10,14 @@ from typing import Any
 import httpx
 
 from flo import canonical
-from flo.errors import EXIT_TRUST, MessageError, NetworkError, RefusedError, TrustError
+from flo.errors import (
+    EXIT_TRUST,
+    MessageError,
+    NetworkError,
+    RefusedError,
+    TrustError,
+    UsageError,
+)
 from flo.tls import show
 
 MAX_REPLY_BYTES = 64 << 20
@@ -27,7 +34,7 @@ def client_context(ca: str, certificate: bytes, key: bytes) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
         context.load_verify_locations(cadata=ca)
-    except (ssl.SSLError, ValueError) as error:
+    except (ssl.SSLError, ValueError, TypeError) as error:
         raise TrustError(
             "the coordinator's certificate authority cannot be read",
             hint="ask the coordinator for a new invitation, or restore the site's files",
@@ -83,13 +90,17 @@ class CoordinatorApi:
     """One connection to the coordinator's own calls."""
 
     def __init__(self, url: str, context: ssl.SSLContext) -> None:
+        """Raises UsageError if ``url`` is none."""
         self._url = url
-        self._http = httpx.Client(
-            base_url=url,
-            transport=CappedTransport(context, MAX_REPLY_BYTES),
-            timeout=_TIMEOUT,
-            follow_redirects=False,
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=url,
+                transport=CappedTransport(context, MAX_REPLY_BYTES),
+                timeout=_TIMEOUT,
+                follow_redirects=False,
+            )
+        except httpx.InvalidURL as error:
+            raise UsageError(f"{url[:80]!r} is not an address of a coordinator") from error
 
     def __enter__(self) -> CoordinatorApi:
         return self

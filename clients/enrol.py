@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 from pydantic import AwareDatetime, Field
@@ -35,7 +36,7 @@ _Pem = Annotated[str, Field(max_length=8192)]
 class Invitation(Document):
     schema_version: Literal[1]
     hospital: Identifier
-    url: Annotated[str, Field(pattern=r"^https://[^/\s]{1,253}$")]
+    url: Annotated[str, Field(pattern=r"^https://[A-Za-z0-9.:\[\]-]{1,253}$")]
     coordinator: Annotated[str, Field(pattern=r"^[0-9a-f]{200,400}$")]
     ca: _Pem
     certificate: _Pem
@@ -89,9 +90,10 @@ def enrol(home: SiteHome, invitation_path: Path) -> Enrolled:
     issued = parse(_Issued, reply, "the coordinator's answer")
     if issued.coordinator != invitation.coordinator:
         raise TrustError("the coordinator's identity is not the one that the invitation names")
+    _refuse_another_key(home, issued.certificate)
     write_public(home.directory / "ca.pem", invitation.ca.encode())
     keep_coordinator(home, CoordinatorInfo(url=invitation.url, public=invitation.coordinator))
-    _keep_certificate(home, issued.certificate)
+    write_public(home.directory / "certificate.pem", issued.certificate.encode())
     done = Enrolled(
         config.hospital, identity.fingerprint, fingerprint(bytes.fromhex(invitation.coordinator))
     )
@@ -110,7 +112,8 @@ def renew_when_due(home: SiteHome, api: CoordinatorApi, *, days: float = RENEW_D
         return False
     wish = {"request": request(home.config.hospital, home.identity())}
     issued = parse(_Issued, api.call("renew", wish), "the coordinator's answer")
-    _keep_certificate(home, issued.certificate)
+    _refuse_another_key(home, issued.certificate)
+    write_public(home.directory / "certificate.pem", issued.certificate.encode())
     home.record("certificate-renewed")
     return True
 
@@ -173,18 +176,17 @@ def keep_coordinator(home: SiteHome, info: CoordinatorInfo) -> None:
     write_public(home.directory / "coordinator.json", document)
 
 
-def _keep_certificate(home: SiteHome, pem: str) -> None:
+def _refuse_another_key(home: SiteHome, pem: str) -> None:
     """Raises TrustError if it is not a certificate for our key."""
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
         public = certificate.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise TrustError("the coordinator sent no certificate") from error
     if public != home.identity().public:
         raise TrustError("the coordinator sent a certificate for another key")
-    write_public(home.directory / "certificate.pem", pem.encode())
 
 
 def connect(home: SiteHome) -> CoordinatorApi:
@@ -193,11 +195,21 @@ def connect(home: SiteHome) -> CoordinatorApi:
 
 
 def context_of(home: SiteHome) -> ssl.SSLContext:
-    """TLS to the coordinator with this site's certificate. Raises UsageError before enrolment."""
+    """TLS to the coordinator with this site's certificate.
+
+    Raises:
+        UsageError: not enrolled. TrustError: the certificate has ended.
+    """
     path = home.directory / "certificate.pem"
     if not path.exists():
         raise UsageError(
             "this site is not enrolled (or has left)", hint="run `flo site enrol INVITATION`"
         )
-    ca = (home.directory / "ca.pem").read_text()
-    return client_context(ca, path.read_bytes(), home.identity().pem())
+    pem, ca = path.read_bytes(), (home.directory / "ca.pem").read_text()
+    end = x509.load_pem_x509_certificate(pem).not_valid_after_utc
+    if end < datetime.now(UTC):
+        raise TrustError(
+            f"this site's certificate ended on {end:%Y-%m-%d}",
+            hint="ask the coordinator for a new invitation and enrol again; the key stays the same",
+        )
+    return client_context(ca, pem, home.identity().pem())

@@ -16,6 +16,7 @@ import tomli_w
 from pydantic import Field
 
 from flo import canonical
+from flo.audit_chain import Entry
 from flo.audit_log import AuditLog
 from flo.claims import Digest, PublicKey, Signature
 from flo.clients.policy import Policy
@@ -117,11 +118,10 @@ def sign(directory: Path, identity: Identity, person: Identity | None = None) ->
     policy = read_edited(directory / "policy.toml")
     with closing(AuditLog(directory / "audit.sqlite", identity)) as log:
         last = log.last(_SIGNED)
-        before = last.facts if last else {"policy": None, "approvers": 1, "people": []}
         people: tuple[_Signature, ...] = ()
-        if before["people"]:
-            people = _signatures(directory, policy, before, person)
-            if len(people) < before["approvers"]:
+        if last is not None and last.facts["people"]:
+            people = _signatures(directory, policy, last, person)
+            if len(people) < last.facts["approvers"]:
                 log.append("policy-waiting", policy=policy.digest, people=_names(people))
                 return None
         unsigned = _SignedPolicy(
@@ -178,18 +178,21 @@ def in_force(directory: Path, identity: Identity) -> Policy:
 
 
 def _signatures(
-    directory: Path, policy: Policy, before: dict[str, object], person: Identity | None
+    directory: Path, policy: Policy, last: Entry, person: Identity | None
 ) -> tuple[_Signature, ...]:
-    """Those who have signed this change, ``person`` included; kept until there are enough."""
-    named = before["people"]
+    """Those who have signed this change, ``person`` included; kept until there are enough.
+
+    ``last``: the entry that put the present policy in force. A signature is for what follows it.
+    """
+    named = last.facts["people"]
     if person is None:
         raise PolicyError(
-            f"the policy in force names people; {before['approvers']} of them sign a new one",
+            f"the policy in force names people; {last.facts['approvers']} of them sign a new one",
             hint="flo site policy --sign --person KEY",
         )
-    if not isinstance(named, list) or person.fingerprint not in named:
+    if person.fingerprint not in named:
         raise PolicyError("this key belongs to nobody that the policy in force names")
-    statement = canonical.encode({"policy": policy.digest, "follows": before["policy"]})
+    statement = canonical.encode({"policy": policy.digest, "follows": last.hash})
     path = directory / "policy.waiting.json"
     kept: dict[str, _Signature] = {}
     if path.exists():

@@ -48,6 +48,8 @@ def read_frame(pipe: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
         return None
     size = int.from_bytes(prefix, "big")
     header = canonical.decode(pipe.read(size), limit=_HEADER_LIMIT, what="frame")
+    if not isinstance(header, dict):
+        raise MessageError("a frame's header is a JSON object")
     length = int.from_bytes(pipe.read(8), "big")
     if length > _BODY_LIMIT:
         raise RefusedError(f"a frame of {length} bytes")

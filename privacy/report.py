@@ -164,6 +164,8 @@ def _facts(evidence: list[Any]) -> dict[str, Any]:
 
 
 def _signed_body(document: Any) -> dict[str, Any]:
+    if set(document) != {"body", "signature"}:
+        raise MessageError("an extract is a body and its signature, and nothing else")
     body: dict[str, Any] = document["body"]
     if body["schema_version"] not in (1, 2, 3):
         raise MessageError(f"extract schema {body['schema_version']!r} is not known here")

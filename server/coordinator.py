@@ -90,7 +90,7 @@ class _Running:
 
 def serve(home: CoordinatorHome) -> None:
     """Serve until SIGTERM or SIGINT, on uvloop where it is installed."""
-    factory = uvicorn.Config(app="unused", loop="auto").get_loop_factory()
+    factory = uvicorn.Config(app="unused", loop="auto", log_config=None).get_loop_factory()
     with home.serving(), asyncio.Runner(loop_factory=factory) as runner:
         home.renew_certificate(days=_RENEW_DAYS)
         runner.run(Coordinator(home).serve())
@@ -130,7 +130,7 @@ class Coordinator:
             Gateway(self._superlink, api, self._admission, self._refusals, self._bell),
             ca=self._home.ca_path,
             lifespan=False,
-            on_refused=partial(self._refused_handshake, "hospitals"),
+            on_refused=partial(self._refused_connection, "hospitals"),
             presence=Presence(self._gone),
             certificate=certificate,
             key=key,
@@ -140,6 +140,7 @@ class Coordinator:
             lambda study, person: complete_and_sign(study, self._home, self._store, person),
             self._export_audit_log,
             self._superlink.is_online,
+            self._refusals,
         )
         inside = listener(
             PrivateListener(
@@ -147,7 +148,7 @@ class Coordinator:
             ),
             ca=None,
             lifespan=True,
-            on_refused=partial(self._refused_handshake, "operators"),
+            on_refused=partial(self._refused_connection, "operators"),
             certificate=certificate,
             key=key,
         )
@@ -188,10 +189,10 @@ class Coordinator:
             self._admission.close()
             self._audit_log.close()
 
-    def _refused_handshake(self, listener: str, address: str, why: str) -> None:
+    def _refused_connection(self, listener: str, address: str, why: str) -> None:
         facts = {"listener": listener, "address": address, "why": why}
         log.warning("refused", extra={"fields": facts})
-        self._refusals.note("refused-handshake", **facts)
+        self._refusals.note("refused-connection", **facts)
 
     def _export_audit_log(self) -> bytes:
         sign_events(self._store, self._audit_log)

@@ -10,7 +10,7 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import uvicorn
 
 from flo.errors import NetworkError
 from flo.server.presence import Presence
-from flo.server.protocol import App, PeerProtocol
+from flo.server.protocol import App, PeerProtocol, Refuse
 from flo.tls import show
 
 log = logging.getLogger("flo.server.listeners")
@@ -34,7 +34,7 @@ class Listener(uvicorn.Server):
     in a thread with the client's address and what OpenSSL found wrong.
     """
 
-    def __init__(self, config: uvicorn.Config, on_refused: Callable[[str, str], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_refused: Refuse) -> None:
         super().__init__(config)
         self._on_refused = on_refused
         self._tasks: set[asyncio.Task[None]] = set()
@@ -99,7 +99,7 @@ def listener(
     key: bytes,
     ca: Path | None,
     lifespan: bool,
-    on_refused: Callable[[str, str], None],
+    on_refused: Refuse,
     presence: Presence | None = None,
 ) -> Listener:
     """A TLS 1.3 listener that shows ``certificate`` (PEM) with ``key`` (PEM).
@@ -108,7 +108,11 @@ def listener(
     """
     config = uvicorn.Config(
         app,
-        http=type("Protocol", (PeerProtocol,), {"presence": presence}),
+        http=type(
+            "Protocol",
+            (PeerProtocol,),
+            {"presence": presence, "on_refused": staticmethod(on_refused)},
+        ),
         ws="none",
         lifespan="on" if lifespan else "off",
         server_header=False,

@@ -14,11 +14,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from flo.claims import LARGEST_COUNT
 from flo.errors import FloError, PolicyError, StudyError, TrustError
 from flo.messages import MAX_MESSAGE_BYTES
 from flo.server.asgi import Refused, answer, headers_of, read_body, replay, with_length
@@ -126,6 +127,7 @@ def operator_app(
     offer: Callable[[Study, str], Offer],
     export: Callable[[], bytes],
     is_online: Callable[[int], bool],
+    refusals: Refusals,
 ) -> FastAPI:
     """FLO's own calls for people.
 
@@ -136,6 +138,9 @@ def operator_app(
 
     @app.exception_handler(FloError)
     async def _refusal(request: Request, error: FloError) -> JSONResponse:
+        person, path = request.scope[PERSON].name, request.url.path[:80]
+        why = str(error)
+        await asyncio.to_thread(refusals.note, "refused-call", path=path, person=person, why=why)
         return JSONResponse(
             {"error": str(error), "hint": error.hint, "exit_code": error.exit_code}, 400
         )
@@ -164,7 +169,7 @@ def operator_app(
         return _summary(store, await asyncio.to_thread(offer, study, person))
 
     @app.get("/v1/flo/studies/{digest}")
-    def study(digest: str, after: int = 0) -> Any:
+    def study(digest: str, after: Annotated[int, Query(ge=0, le=LARGEST_COUNT)] = 0) -> Any:
         return {**_summary(store, _find(store, digest)), "events": store.events(digest, after)}
 
     @app.post("/v1/flo/studies/{digest}/stop")

@@ -21,6 +21,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Refuse = Callable[[str, str], None]  # the client's address, and why; called in a thread
 
 PEER = "flo.peer"
 MAX_HEAD_BYTES = 64 * 1024
@@ -36,6 +37,7 @@ class PeerProtocol(HttpToolsProtocol):
     """
 
     presence: Presence | None = None
+    on_refused: Refuse | None = None
     _certificate: bytes | None = None
     _late: asyncio.TimerHandle | None = None
     _body_bytes = _other_bytes = 0
@@ -67,7 +69,11 @@ class PeerProtocol(HttpToolsProtocol):
         self._other_bytes += len(data)
         super().data_received(data)
         if self._other_bytes > MAX_HEAD_BYTES + self._body_bytes // _FRAMING:
-            self.transport.abort()
+            self._cut(f"more than {MAX_HEAD_BYTES} bytes that are no body")
+
+    def send_400_response(self, msg: str) -> None:
+        self._tell("not HTTP as it should be")
+        super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -86,7 +92,16 @@ class PeerProtocol(HttpToolsProtocol):
     def _expect_a_head(self) -> None:
         self._have_a_head()
         loop = asyncio.get_running_loop()
-        self._late = loop.call_later(_HEAD_SECONDS, self.transport.abort)
+        self._late = loop.call_later(_HEAD_SECONDS, self._cut, "no whole request in time")
+
+    def _cut(self, why: str) -> None:
+        self._tell(why)
+        self.transport.abort()
+
+    def _tell(self, why: str) -> None:
+        if self.on_refused is not None:
+            address = self.client[0] if self.client else "unknown"
+            asyncio.get_running_loop().run_in_executor(None, self.on_refused, address, why)
 
     def _have_a_head(self) -> None:
         if self._late is not None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from flo.server.store import Store
 
 MOST_A_MINUTE = 120
-MOST_HANDSHAKES_A_MINUTE = 20
+MOST_CONNECTIONS_A_MINUTE = 20
 _LONGEST_VALUE = 120
 
 
@@ -32,8 +32,8 @@ class Refusals:
         """Enter one refusal, or count it."""
         with self._lock:
             self._turn()
-            anonymous = kind == "refused-handshake"
-            if self._entered[kind] >= (MOST_HANDSHAKES_A_MINUTE if anonymous else MOST_A_MINUTE):
+            anonymous = kind == "refused-connection"
+            if self._entered[kind] >= (MOST_CONNECTIONS_A_MINUTE if anonymous else MOST_A_MINUTE):
                 self._more[kind] += 1
                 return
             self._entered[kind] += 1

@@ -40,6 +40,10 @@ MAX_MODEL_REPLY = 45 << 20  # base64 of it fits what a site reads of one reply
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
+class NoBody(Document):
+    """``{}``: the certificate says all."""
+
+
 class EnrolBody(Document):
     request: Annotated[str, StringConstraints(max_length=8192)]
 
@@ -129,6 +133,7 @@ class SiteApi:
 
     def leave(self, peer: Peer, body: bytes) -> Any:
         """The hospital goes: its certificate is revoked, from this request on."""
+        _parse(NoBody, body)
         self._store.add_event(None, "left", hospital=peer.hospital)
         self._store.revoke(peer.hospital)
         return {}
@@ -153,9 +158,11 @@ class SiteApi:
         }
 
     def keys(self, peer: Peer, body: bytes) -> Any:
+        _parse(NoBody, body)
         return self._succession.model_dump(mode="json")
 
     def studies(self, peer: Peer, body: bytes) -> Any:
+        _parse(NoBody, body)
         return [
             {
                 "study": offer.study.canonical_bytes.decode(),
@@ -180,7 +187,7 @@ class SiteApi:
             raise TrustError("the study names another key for this hospital")
         self._see_head(peer, decision.head)
         if isinstance(decision, Decline):
-            self._store.drop_approval(decision.study, peer.hospital)
+            self._store.drop_approval(decision.study, peer.hospital, decision.head.sequence)
             self._store.add_event(
                 decision.study,
                 "declined",
@@ -189,7 +196,10 @@ class SiteApi:
                 reason=decision.reason,
             )
             return {}
-        self._store.add_approval(decision.study, peer.hospital, document, given.signature)
+        if not self._store.add_approval(
+            decision.study, peer.hospital, document, given.signature, decision.head.sequence
+        ):
+            raise TrustError("this approval is older than a refusal or withdrawal of this hospital")
         self._store.add_event(
             decision.study,
             "approved",

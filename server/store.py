@@ -38,6 +38,9 @@ CREATE TABLE IF NOT EXISTS studies (
 CREATE TABLE IF NOT EXISTS approvals (
   study TEXT NOT NULL, hospital TEXT NOT NULL, document TEXT NOT NULL, signature TEXT NOT NULL,
   PRIMARY KEY (study, hospital)) STRICT;
+CREATE TABLE IF NOT EXISTS declined (
+  study TEXT NOT NULL, hospital TEXT NOT NULL, sequence INTEGER NOT NULL,
+  PRIMARY KEY (study, hospital)) STRICT;
 CREATE TABLE IF NOT EXISTS runs (
   id TEXT PRIMARY KEY, study TEXT NOT NULL, status TEXT NOT NULL, state BLOB, started TEXT NOT NULL,
   stop INTEGER NOT NULL DEFAULT 0, result TEXT) STRICT;
@@ -231,18 +234,34 @@ class Store:
     def set_status(self, digest: str, status: str) -> None:
         self._write("UPDATE studies SET status = ? WHERE digest = ?", status, digest)
 
-    def add_approval(self, study: str, hospital: str, document: bytes, signature: str) -> None:
-        self._write(
-            "INSERT OR REPLACE INTO approvals VALUES (?, ?, ?, ?)",
-            study,
-            hospital,
-            document.decode(),
-            signature,
-        )
+    def add_approval(
+        self, study: str, hospital: str, document: bytes, signature: str, sequence: int
+    ) -> bool:
+        """``sequence``: of the ledger head in it. False if it is no newer than a no of theirs."""
+        with self._transaction():
+            said_no = self._db.execute(
+                "SELECT 1 FROM declined WHERE study = ? AND hospital = ? AND sequence >= ?",
+                (study, hospital, sequence),
+            ).fetchone()
+            if said_no:
+                return False
+            self._db.execute(
+                "INSERT OR REPLACE INTO approvals VALUES (?, ?, ?, ?)",
+                (study, hospital, document.decode(), signature),
+            )
+        return True
 
-    def drop_approval(self, study: str, hospital: str) -> None:
-        """The hospital said no, or no longer."""
-        self._write("DELETE FROM approvals WHERE study = ? AND hospital = ?", study, hospital)
+    def drop_approval(self, study: str, hospital: str, sequence: int) -> None:
+        """The hospital said no, or no longer, when its ledger's head was this one."""
+        with self._transaction():
+            self._db.execute(
+                "DELETE FROM approvals WHERE study = ? AND hospital = ?", (study, hospital)
+            )
+            self._db.execute(
+                "INSERT INTO declined VALUES (?, ?, ?) ON CONFLICT (study, hospital) DO UPDATE SET"
+                " sequence = max(sequence, excluded.sequence)",
+                (study, hospital, sequence),
+            )
 
     def approvals(self, study: str) -> list[str]:
         """Hospitals that approved."""

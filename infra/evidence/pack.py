@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import Field, ValidationError
 
 from flo import canonical
+from flo.claims import LARGEST_COUNT, Digest, PublicKey, Signature
 from flo.errors import MessageError, TrustError
 from flo.identity import fingerprint
 from flo.identity import verify as verify_signature
@@ -17,6 +19,7 @@ from flo.infra.evidence.rows import ROWS, Requirement
 from flo.privacy.accounting import true_positive_rate
 from flo.privacy.plan import Plan
 from flo.privacy.sheet import ADJACENCY, NOT_COVERED, UNIT, trust
+from flo.settings import Document, problems
 from flo.study import Study
 
 MAX_BYTES = 16 << 20
@@ -26,6 +29,42 @@ SAID = (
     "its software was tested to do; it is no certificate and no legal advice, and a row that is "
     "not shown may be met by people and other systems."
 )
+
+
+class _Log(Document):
+    entries: Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+    head: Digest | None
+    countersigned: Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+
+
+class _Row(Document):
+    reference: str
+    asks: str
+    mechanism: str
+    tests: tuple[str, ...]
+    shown: bool
+    evidence: tuple[str, ...]
+
+
+class _Body(Document):
+    schema_version: Literal[1]
+    evidence: Literal["flo"]
+    owner: str
+    side: Literal["site", "coordinator"]
+    made: str
+    fingerprint: Digest
+    public: PublicKey
+    said: str
+    problems: tuple[str, ...]
+    log: _Log
+    rows: tuple[_Row, ...]
+    record_of_processing: tuple[dict[str, str], ...]
+    impact_assessment: tuple[dict[str, str], ...]
+
+
+class _Pack(Document):
+    body: _Body
+    signature: Signature
 
 
 def make(place: Path) -> bytes:
@@ -66,17 +105,16 @@ def verify(document: bytes) -> dict[str, Any]:
     Raises:
         MessageError: it is no evidence pack. TrustError: a byte was changed.
     """
-    parsed = canonical.decode(document, limit=MAX_BYTES, what="evidence")
+    parsed = canonical.decode_canonical(document, limit=MAX_BYTES, what="evidence")
     if not is_evidence(parsed):
         raise MessageError("this is no evidence pack")
-    body: dict[str, Any] = parsed["body"]
-    if body.get("schema_version") != 1:
-        raise MessageError(f"evidence schema {body.get('schema_version')!r} is not known here")
     try:
-        public = bytes.fromhex(str(body["public"]))
-        verify_signature(public, "evidence", canonical.encode(body), str(parsed["signature"]))
-    except (KeyError, ValueError) as error:
-        raise MessageError("this is no evidence pack") from error
+        _Pack.model_validate(parsed)
+    except ValidationError as error:
+        raise MessageError(f"evidence:\n{problems(error)}") from error
+    body: dict[str, Any] = parsed["body"]
+    public = bytes.fromhex(body["public"])
+    verify_signature(public, "evidence", canonical.encode(body), parsed["signature"])
     if fingerprint(public) != body["fingerprint"]:
         raise TrustError("the pack names another key than the one that signed it")
     return body

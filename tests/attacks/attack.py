@@ -47,7 +47,7 @@ class Attack:
 
 
 def handshake(why: str) -> Logged:
-    return Logged(COORDINATOR, "refused-handshake", why)
+    return Logged(COORDINATOR, "refused-connection", why)
 
 
 def request(why: str = "") -> Logged:

@@ -8,12 +8,14 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from flo import audit_log, canonical
-from flo.audit_log import ZERO_HASH, AuditLog, LogHead, Receipt
+from flo import audit_chain, canonical
+from flo.audit_chain import ZERO_HASH, LogHead, Receipt, chained
+from flo.audit_log import AuditLog
 from flo.claims import row_statement
 from flo.clients.coordinator_api import CoordinatorApi, client_context
 from flo.clients.enrol import Invitation
@@ -136,7 +138,7 @@ def invitations(home: CoordinatorHome) -> Target:
 
 def successions() -> Target:
     keys = [Identity.new() for _ in range(3)]
-    steps = [Step.signed(old, new, "2026-01-01") for old, new in zip(keys, keys[1:], strict=False)]
+    steps = [Step.signed(old, new, "2026-01-01") for old, new in pairwise(keys)]
     document = canonical.encode(Succession(steps=tuple(steps)).model_dump(mode="json"))
     known = {key.public.hex() for key in keys}
 
@@ -168,10 +170,10 @@ class Logs:
         for log, name in ((own, "site-made"), (other, "coordinator-made")):
             log.append(name, fingerprint="0" * 64)
             log.append("approved", "0" * 64, people=["Ann"], code=None)
-        head, seen = own.head(), other.head()
-        assert head is not None
+        shown, seen = own.growth(()), other.growth(())
+        assert shown is not None
         assert seen is not None
-        receipt = other.countersign(head)
+        receipt = other.countersign(shown)
         own.keep_receipt(receipt, keys[1].fingerprint)
         own.append("message", "0" * 64, round=1)
         other.keep_receipt(own.countersign(seen), keys[0].fingerprint)
@@ -184,23 +186,26 @@ class Logs:
         """The owner's own forgery: chained and signed anew from the first entry on."""
         previous = ZERO_HASH
         for number, entry in enumerate(document["entries"], start=1):
-            fields = [number, entry["time"], entry["kind"], entry["study"], entry["facts"]]
-            previous = canonical.digest(canonical.encode([previous, *fields]))
+            fields = [entry[name] for name in ("time", "kind", "study", "facts", "salt")]
+            digest = canonical.digest(canonical.encode([number, *fields]))
+            previous = chained(previous, digest)
             signature = self.hospital.sign("audit-entry", row_statement(number, previous))
             entry |= {"number": number, "hash": previous, "signature": signature}
-        return document
+        statement = {name: value for name, value in document.items() if name != "signature"}
+        signature = self.hospital.sign("audit-export", canonical.encode(statement))
+        return statement | {"signature": signature}
 
 
 def audit_logs(logs: Logs) -> Iterator[Target]:
     mend = mended(logs.resigned)
-    yield Target("audit log", [logs.export], lambda d: audit_log.verify([d]), mend)
+    yield Target("audit log", [logs.export], lambda d: audit_chain.verify([d]), mend)
     yield Target(
         "audit log beside the other",
         [logs.export],
-        lambda d: audit_log.verify([d, logs.other]),
+        lambda d: audit_chain.verify([d, logs.other]),
         mend,
     )
-    yield Target("audit export", [logs.export, logs.other], audit_log.read_export)
+    yield Target("audit export", [logs.export, logs.other], audit_chain.read_export)
     receipt = canonical.encode(logs.receipt.model_dump(mode="json"))
 
     def check_receipt(data: bytes) -> None:
@@ -208,7 +213,7 @@ def audit_logs(logs: Logs) -> Iterator[Target]:
         found.check(logs.coordinator.fingerprint)
 
     yield Target("receipt", [receipt], check_receipt)
-    head = audit_log.read_export(logs.other).witnessed[0]
+    head = audit_chain.read_export(logs.other).witnessed[0]
 
     def check_head(data: bytes) -> None:
         found = parse(LogHead, canonical.decode(data, limit=65_536, what="it"), "it")

@@ -11,7 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from flo import canonical
-from flo.audit_chain import Receipt
+from flo.audit_chain import ZERO_HASH, LogHead, Receipt, chained
+from flo.claims import row_statement
 from flo.clients import approval
 from flo.clients.enrol import request
 from flo.decisions import Approve, Signed
@@ -134,7 +135,10 @@ class Calls:
         return coordinator_state(self.home.directory)
 
     def _calls(self, path: str, peer: Peer) -> Callable[[bytes], None]:
-        return lambda body: canonical.encode(self.api.call(path, peer, body)) and None
+        def call(body: bytes) -> None:
+            canonical.encode(self.api.call(path, peer, body))
+
+        return call
 
     def _seeds(self) -> dict[str, tuple[Peer, list[bytes]]]:
         north, head = self.peers["north"], signed(self.north, 3)
@@ -145,8 +149,10 @@ class Calls:
         extract = canonical.encode(
             signed_body(self.north, "extract")({"body": own | {"public": self.north.public.hex()}})
         )
-        shown = self.log.head()
+        shown, hash_ = self.log.growth(()), chained(ZERO_HASH, "d" * 64)
         assert shown is not None
+        receipt = Receipt.given(self.north, shown.head).model_dump()
+        own_head = signed_entry(self.north, 1, hash_)
         bodies: dict[str, list[Any]] = {
             "enrol": [{"request": request("guest", self.guest)}],
             "studies": [{}],
@@ -155,7 +161,10 @@ class Calls:
             "reports": [{"study": self.study.digest, "extract": extract.decode()}],
             "models": [{"study": self.study.digest}],
             "renew": [{"request": request("north", self.north)}],
-            "audit": [{"head": None, "receipt": Receipt.given(self.north, shown).model_dump()}],
+            "audit": [
+                {"growth": None, "receipt": receipt},
+                {"growth": {"head": own_head, "after": 0, "digests": ["d" * 64]}},
+            ],
             "keys": [{}],
             "leave": [{}],
         }
@@ -177,3 +186,10 @@ class Calls:
 
 def _peer(pem: bytes) -> Peer:
     return read_peer(x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER))
+
+
+def signed_entry(identity: Identity, number: int, hash_: str) -> dict[str, Any]:
+    """The head of an audit log that ``identity`` made up."""
+    signature = identity.sign("audit-entry", row_statement(number, hash_))
+    public = identity.public.hex()
+    return LogHead(number=number, hash=hash_, signature=signature, public=public).model_dump()

@@ -13,7 +13,8 @@ _MARK = "@@raw@@"  # stands for text that no JSON writer would write
 RAW = (
     *("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1E400", "-0", "01", "0x10", "+1", "1."),
     *("9" * 4000, "9" * 5000, "1e-999", "[" * 3000 + "]" * 3000, "[" * 120_000),
-    *('{"a":' * 2000 + "1" + "}" * 2000, '{"a":1,"a":2}', '"\\ud800"', '"\\u0000"', '"\\uDFFF\\ud800"'),
+    *('{"a":' * 2000 + "1" + "}" * 2000, '{"a":1,"a":2}', '"\\ud800"', '"\\u0000"'),
+    '"\\uDFFF\\ud800"',
     *("tru", "nul", "", '"', '"\\x41"', "/*x*/1", "'a'", '"\n"', "[1,]", "undefined", "1/2"),
 )  # fmt: skip
 ODD: tuple[Any, ...] = (
@@ -136,7 +137,7 @@ def _changed_array(document: list[Json], random: Random) -> Json:
         case 0:
             return document[:at] + document[at + 1 :]
         case 1:
-            return document[:at] + [document[at]] + document[at:]
+            return [*document[:at], document[at], *document[at:]]
         case 2:
             return random.sample(document, len(document))
         case 3:

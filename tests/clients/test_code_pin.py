@@ -1,4 +1,4 @@
-"""An approval is for the code that was installed; other code waits for another yes, at no charge."""
+"""An approval is for the code that was installed; other code waits for a yes, free of charge."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytest
 
 from flo.clients import approval
@@ -21,8 +20,10 @@ from flo.environment import code_digest
 from flo.errors import FloError, PolicyError, RefusedError, TrustError
 from flo.identity import verify
 from tests.builders import SilentApi
+from tests.clients.approving_site import Site as ApprovingSite
 from tests.clients.approving_site import enrolled_site
 from tests.clients.asked_site import Site, approved_site
+from tests.company import partner
 from tests.privacy.ledgers import study_of
 
 BEFORE = "b" * 64
@@ -99,18 +100,13 @@ def test_the_refusal_names_both_codes_and_the_way_out(updated: Site) -> None:
     assert before in str(refusal.value)
     assert code_digest()[:12] in str(refusal.value)
     assert f"flo site approve {updated.study.digest[:12]}" in refusal.value.hint
-    approval.refuse_other_code(kept.model_copy(), kept.read_decision().code or "") if (
-        kept.read_decision().code
-    ) else None
 
 
+@pytest.mark.parametrize("updated", [BEFORE], indirect=True)
 def test_going_back_to_the_code_that_was_approved_needs_no_yes(
     updated: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = approval.load(updated.home, updated.study.digest).read_decision().code
-    if code is None:
-        pytest.skip("FLO 0.1 named none")
-    installed(code, monkeypatch)
+    installed(BEFORE, monkeypatch)
     updated.restart()
     assert updated.ask(round=2).header.kind == "release"
 
@@ -122,6 +118,7 @@ def test_a_renewal_charges_nothing_and_the_study_goes_on(updated: Site) -> None:
     before, rows = approval.load(updated.home, updated.study.digest), updated.kinds()
     charged, first = updated.charged(), updated.replies()
     api = SilentApi()
+    updated.home.config.population(None).file.unlink()  # what was frozen stays frozen
     renewed = renew(updated, api)
     assert renewed == approval.load(updated.home, updated.study.digest)
     assert renewed.read_decision().code == code_digest()
@@ -209,18 +206,13 @@ def test_a_withdrawn_study_is_not_renewed(updated: Site) -> None:
 
 
 def test_a_policy_that_forbids_the_study_forbids_a_renewal(updated: Site) -> None:
-    from tests.clients.approving_site import Site as Approving
-
-    Approving(updated.home, SilentApi()).allow(forbidden_columns=["ward"])
+    ApprovingSite(updated.home, SilentApi()).allow(forbidden_columns=["ward"])
     stays_unapproved(updated, PolicyError, "forbidden_columns")
 
 
 def test_people_say_yes_to_the_new_code_too(updated: Site) -> None:
-    from tests.clients.approving_site import Site as Approving
-    from tests.company import partner
-
     ada = {"name": "Ada", "role": "steward", "public": partner("Ada").public.hex()}
-    Approving(updated.home, SilentApi()).allow(people=[ada])
+    ApprovingSite(updated.home, SilentApi()).allow(people=[ada])
     stays_unapproved(updated, PolicyError, "0 of 1 people have said yes")
 
 

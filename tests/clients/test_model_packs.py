@@ -26,8 +26,8 @@ def test_a_pack_is_refused_until_the_policy_names_its_digest() -> None:
     with pytest.raises(
         PolicyError, match=f"two-layers, {digest_of(STUDY)}, which is not installed"
     ):
-        refuse_violations(Policy(), STUDY, "north", 0.5)
-    refuse_violations(Policy(packs=(digest_of(STUDY),)), STUDY, "north", 0.5)
+        refuse_violations(Policy(), STUDY, "north", 0.5, ())
+    refuse_violations(Policy(packs=(digest_of(STUDY),)), STUDY, "north", 0.5, ())
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,15 @@ def test_a_changed_pack_is_another_pack(change: dict[str, Any]) -> None:
     other = small_study(model=PACK | change)
     assert digest_of(other) != digest_of(STUDY)
     with pytest.raises(PolicyError, match="not installed"):
-        refuse_violations(Policy(packs=(digest_of(STUDY),)), other, "north", 0.5)
+        refuse_violations(Policy(packs=(digest_of(STUDY),)), other, "north", 0.5, ())
 
 
 def test_the_policy_on_other_models_says_nothing_about_packs() -> None:
-    refuse_violations(Policy(models=(), packs=(digest_of(STUDY),)), STUDY, "north", 0.5)
+    refuse_violations(Policy(models=(), packs=(digest_of(STUDY),)), STUDY, "north", 0.5, ())
     with pytest.raises(PolicyError, match="models ="):
-        refuse_violations(Policy(models=(), packs=(digest_of(STUDY),)), small_study(), "north", 0.5)
+        refuse_violations(
+            Policy(models=(), packs=(digest_of(STUDY),)), small_study(), "north", 0.5, ()
+        )
 
 
 def test_the_sheet_shows_the_layers_and_the_digest() -> None:

@@ -15,14 +15,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flo import canonical
 from flo.audit_log import AuditLog
 from flo.clients.approval import Approval, approved_digests, first_path
-from flo.clients.approve import approve
+from flo.clients.approve import approve, terms_of
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.decisions import refuse
 from flo.clients.offers import Offered
 from flo.clients.people import load_key, new_key, say_yes
 from flo.clients.policy import Policy
 from flo.clients.policy_file import sign, write_toml
-from flo.decisions import PersonApproval
+from flo.decisions import PersonApproval, Terms
 from flo.errors import FloError, MessageError, PolicyError, TrustError, UsageError
 from flo.identity import Identity
 from flo.server.authority import Authority, Peer
@@ -55,12 +55,18 @@ class Hospital:
         self.offer = self.site.offer()
         self.changes_its_policy(rules("Ada", "Ben"))
 
-    def changes_its_policy(self, policy: Policy, by: Identity | None = None) -> None:
+    def changes_its_policy(self, policy: Policy, by: tuple[Identity | None, ...] = (None,)) -> None:
         write_toml(self.site.home.directory / "policy.toml", policy)
-        sign(self.site.home.directory, self.site.home.identity(), by)
+        for person in by:
+            sign(self.site.home.directory, self.site.home.identity(), person)
+
+    @property
+    def terms(self) -> Terms:
+        patients = self.site.home.config.population(None)
+        return terms_of(self.site.home, self.offer.study, patients, if_broken=False)
 
     def hears(self, key: Identity | None) -> People:
-        return say_yes(self.site.home, self.offer.study, key)
+        return say_yes(self.site.home, self.offer.study, self.terms, key)
 
     def approves(self, people: People) -> Approval:
         api, patients = cast(CoordinatorApi, self.site.api), self.site.home.config.population(None)
@@ -87,6 +93,7 @@ class Hospital:
             "role": ROLES["Ada"],
             "study": self.offer.study.digest,
             "hospital": "north",
+            "terms": self.terms.digest,
             "time": "2026-11-25T12:00:00+00:00",
         }
         return PersonApproval.given(key, **cast(Any, asked | changes))
@@ -110,7 +117,7 @@ def test_two_people_must_say_yes(hospital: Hospital) -> None:
         ("Ben", "data protection officer"),
     ]
     for person, key in zip(decision.people, (ADA, BEN), strict=True):
-        person.check(hospital.offer.study.digest, "north", key.fingerprint)
+        person.check(hospital.offer.study.digest, "north", decision.terms.digest, key.fingerprint)
     assert hospital.site.kinds() == ["birth", "reserve"]
     assert not hospital.waiting.exists()
 
@@ -123,7 +130,7 @@ def test_they_may_say_yes_in_any_order(hospital: Hospital) -> None:
 
 
 def test_one_of_many_is_enough_where_the_policy_asks_for_one(hospital: Hospital) -> None:
-    hospital.changes_its_policy(rules("Ada", "Ben", approvers=1), by=ADA)
+    hospital.changes_its_policy(rules("Ada", "Ben", approvers=1), by=(ADA, BEN))
     hospital.approves(hospital.hears(BEN))
     assert hospital.site.kinds() == ["birth", "reserve"]
 
@@ -182,8 +189,17 @@ def test_the_same_person_does_not_count_twice(hospital: Hospital) -> None:
         ({"role": "physician"}, ADA, PolicyError, r"Ada \(physician\) is not among"),
         ({"study": "a" * 64}, ADA, TrustError, "does not match"),
         ({"hospital": "south"}, ADA, TrustError, "does not match"),
+        ({"terms": "a" * 64}, ADA, TrustError, "Ada said yes on other terms"),
     ],
-    ids=["stranger", "stranger's key", "another's name", "role", "another study", "hospital"],
+    ids=[
+        "stranger",
+        "stranger's key",
+        "another's name",
+        "role",
+        "another study",
+        "hospital",
+        "terms",
+    ],
 )
 def test_a_yes_that_is_not_what_it_should_be_counts_for_nothing(
     hospital: Hospital, changes: dict[str, str], key: Identity, error: type[FloError], says: str
@@ -202,7 +218,7 @@ def test_a_key_of_a_stranger_or_none_or_one_that_is_not_needed_is_refused(
     with pytest.raises(PolicyError, match="names the people who may approve"):
         hospital.hears(None)
     assert not hospital.waiting.exists()
-    hospital.changes_its_policy(Policy(), by=ADA)
+    hospital.changes_its_policy(Policy(), by=(ADA, BEN))
     with pytest.raises(PolicyError, match="names no people"):
         hospital.hears(ADA)
     assert hospital.hears(None) == ()
@@ -253,7 +269,7 @@ def test_a_yes_that_was_copied_to_another_study_approves_nothing(hospital: Hospi
 
 def test_a_person_whom_the_policy_no_longer_names_does_not_count(hospital: Hospital) -> None:
     ada = hospital.hears(ADA)
-    hospital.changes_its_policy(rules("Ben", "Eve"), by=BEN)
+    hospital.changes_its_policy(rules("Ben", "Eve"), by=(ADA, BEN))
     hospital.refuses((*ada, *hospital.hears(BEN)[1:]), PolicyError, r"Ada \(steward\) is not among")
 
 
@@ -261,9 +277,29 @@ def test_those_who_are_still_named_can_approve_without_the_one_who_left(
     hospital: Hospital,
 ) -> None:
     hospital.hears(ADA)
-    hospital.changes_its_policy(rules("Ben", "Eve"), by=BEN)
+    hospital.changes_its_policy(rules("Ben", "Eve"), by=(ADA, BEN))
     hospital.hears(BEN)
     hospital.approves(hospital.hears(EVE))
+
+
+@pytest.mark.parametrize(
+    "change", ["the code", "the policy", "the charge"], ids=["code", "policy", "charge"]
+)
+def test_a_yes_on_other_terms_is_said_again(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    hospital.hears(ADA)
+    if change == "the code":
+        monkeypatch.setattr("flo.clients.approve.code_digest", lambda: "c" * 64)
+    if change == "the policy":
+        changed = rules("Ada", "Ben").model_copy(update={"minimum_cohort": 2})
+        hospital.changes_its_policy(changed, by=(ADA, BEN))
+    terms = hospital.terms
+    if change == "the charge":
+        terms = terms.model_copy(update={"charged": "if-broken"})
+    home, study = hospital.site.home, hospital.offer.study
+    assert [p.name for p in say_yes(home, study, terms, BEN)] == ["Ben"]
+    assert [p.name for p in say_yes(home, study, terms, ADA)] == ["Ben", "Ada"]
 
 
 # -- keys -----------------------------------------------------------------------------------------

@@ -12,34 +12,37 @@ from typing import Any
 
 import pytest
 import tomli_w
+from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flo import canonical
 from flo.clients.approve import refuse_over_a_year
-from flo.clients.policy import (
-    EXPLAINED,
-    Hours,
-    Policy,
-    in_force,
-    read_edited,
-    refuse_violations,
-    sign,
-    write_toml,
-)
+from flo.clients.home import SiteHome
+from flo.clients.policy import Hours, Policy, refuse_violations
+from flo.clients.policy_file import EXPLAINED, in_force, read_edited, sign, write_toml
 from flo.errors import BudgetError, FloError, MessageError, PolicyError, TrustError, UsageError
 from flo.identity import Identity
-from flo.study import Study
+from flo.model_kinds import Pack
+from flo.study import Study, from_document
 from tests.builders import small_study
 from tests.clients.approving_site import Site, enrolled_site
 from tests.clients.asked_site import Site as AskedSite
 from tests.clients.asked_site import approved_site
+from tests.flo.studies import PACK, imaging
 from tests.privacy.ledgers import facts, study_of
 
 STUDY = small_study()
 LARGE, SAMPLED = STUDY.with_mechanism(epsilon=1.0), STUDY.with_mechanism(sampling=0.5)
 SURVEY = STUDY.with_survey(epsilon=0.3, columns=["ward"])
-ADA, BEN = Identity.new(), Identity.new()
+PACKED, SEEN = small_study(model=PACK), from_document(imaging())
+assert isinstance(PACKED.model, Pack)
+ADA, BEN, EVE, DAN = (Identity.new() for _ in range(4))
+COMPRESSED = (  # the same key as Ada's, in other bytes
+    ADA.key.public_key()
+    .public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint)
+    .hex()
+)
 Tamper = Callable[[Path], Any]
 
 
@@ -60,7 +63,7 @@ def refuse_this_year(site: Site, policy: Policy, study: Study, days_later: int =
         refuse_over_a_year(policy, ledger, study, "main", if_broken=False, now=now)
 
 
-def named(**keys: Identity) -> list[dict[str, str]]:
+def named(**keys: Identity) -> Any:
     """[[people]], stewards all, with these keys."""
     return [
         {"name": name, "role": "steward", "public": key.public.hex()} for name, key in keys.items()
@@ -75,6 +78,7 @@ BROKEN: list[tuple[str, Any, Any, Study, str]] = [
     ("largest_study_epsilon", 0.89, 0.9, STUDY, "= 0.89: the study takes ε = 0.9"),
     ("largest_epsilon_a_year", 0.89, 0.9, STUDY, "= 0.89 in the site's policy"),
     ("models", ["mlp", "cnn"], ["logistic"], STUDY, "= mlp, cnn: the study trains logistic"),
+    ("packs", ["0" * 64], [PACKED.model.digest], PACKED, "which is not installed here"),
     ("trust_models", ["distributed"], ["local"], STUDY, "= distributed: the study uses local"),
     ("masking_required", True, False, STUDY, "= true: the coordinator would see single"),
     ("sampling_allowed", False, True, SAMPLED, "= false: the study samples patients with pro"),
@@ -86,6 +90,9 @@ BROKEN: list[tuple[str, Any, Any, Study, str]] = [
     ("partners", ["south"], ["west", "south"], STUDY, ": the study names west, which is not"),
     ("forbidden_columns", ["weight", "AGE"], ["weight"], STUDY, ": the study uses age"),
     ("forbidden_columns", ["Ill"], ["il"], STUDY, ": the study uses ill"),
+    ("forbidden_columns", [" ILL"], ["i ll"], STUDY, ": the study uses ill"),
+    ("forbidden_columns", ["px"], ["px_72"], SEEN, ": the study uses px"),
+    ("forbidden_columns", ["PX_63"], ["p"], SEEN, ": the study uses px_63"),
 ]
 NOT_ABOUT_A_STUDY = {
     "schema_version",
@@ -115,7 +122,7 @@ def test_a_rule_that_is_just_kept_allows_the_study(
     site: Site, rule: str, forbids: Any, allows: Any, study: Study, says: str
 ) -> None:
     policy = Policy.model_validate({rule: allows})
-    refuse_violations(policy, study, "north", study.largest_epsilon)
+    refuse_violations(policy, study, "north", study.largest_epsilon, ())
     refuse_this_year(site, policy, study)
 
 
@@ -183,8 +190,22 @@ def loosened_in_both(home: Path) -> None:
 
 
 def signed_by_another(home: Path) -> None:
-    (home / "policy.signed.json").unlink()
-    sign(home, Identity.new())
+    path = home / "policy.signed.json"
+    document = json.loads(path.read_text())
+    del document["signature"]
+    document["signature"] = Identity.new().sign("policy", canonical.encode(document))
+    path.write_bytes(canonical.encode(document))
+
+
+def put_back(home: Path) -> None:
+    """The loose policy of yesterday, both of its files, after a stricter one was signed."""
+    site = SiteHome.open(home)
+    files = [home / "policy.toml", home / "policy.signed.json"]
+    before = [path.read_bytes() for path in files]
+    write_toml(files[0], Policy(minimum_hospitals=3))
+    sign(home, site.identity())
+    for path, content in zip(files, before, strict=True):
+        path.write_bytes(content)
 
 
 def appended(text: str) -> Tamper:
@@ -202,6 +223,7 @@ TAMPERED: list[tuple[str, Tamper, type[FloError], str]] = [
     ("no file", lambda home: (home / "policy.toml").unlink(), TrustError, "cannot be read"),
     ("forged", loosened_in_both, TrustError, "signature of this policy does not match"),
     ("another key", signed_by_another, TrustError, "signature of this policy does not match"),
+    ("an older pair", put_back, TrustError, "not the policy that was signed here last"),
     ("missing", lambda home: (home / "policy.signed.json").unlink(), TrustError, "not signed"),
     (
         "cut off",
@@ -383,21 +405,68 @@ def test_what_is_older_than_a_year_does_not_count(site: Site) -> None:
 # -- who may sign it ------------------------------------------------------------------------------
 
 
-def test_where_people_are_named_one_of_them_signs_a_new_policy(site: Site) -> None:
+def wants(home: Path, **rules: Any) -> None:
+    write_toml(home / "policy.toml", Policy.model_validate(rules))
+
+
+def test_where_people_are_named_as_many_of_them_as_they_are_asked_sign_a_new_policy(
+    site: Site,
+) -> None:
     home, key = site.home.directory, site.home.identity()
-    site.allow(people=named(Ada=ADA), approvers=1)
-    write_toml(home / "policy.toml", Policy.model_validate({"people": named(Ben=BEN)}))
-    with pytest.raises(PolicyError, match="names people, so one of them signs"):
+    site.allow(people=named(Ada=ADA, Ben=BEN, Eve=EVE), approvers=2)
+    wants(home, people=named(Dan=DAN))
+    with pytest.raises(PolicyError, match="2 of them sign a new one"):
         sign(home, key)
-    for stranger in (BEN, Identity.new()):  # Ben is named by the new policy only
+    for stranger in (DAN, Identity.new()):  # Dan is named by the new policy only
         with pytest.raises(PolicyError, match="belongs to nobody"):
             sign(home, key, stranger)
+    for _ in range(2):  # signing twice is signing once
+        assert sign(home, key, ADA) is None
     with pytest.raises(TrustError, match="edited since it was signed"):
         in_force(home, key)
-    assert sign(home, key, ADA).people[0].name == "Ben"
-    assert json.loads((home / "policy.signed.json").read_text())["person"] == ADA.fingerprint
+    wants(home, people=named(Dan=DAN), minimum_hospitals=3)
+    assert sign(home, key, EVE) is None  # what Ada signed is another policy
+    signed = sign(home, key, BEN)
+    assert signed is not None
+    assert in_force(home, key) == signed
+    wants(home)
     with pytest.raises(PolicyError, match="belongs to nobody"):
         sign(home, key, ADA)
+    assert sign(home, key, DAN) == Policy()
+
+
+@pytest.mark.parametrize("lost", ["policy.signed.json", "policy.waiting.json", "both"])
+def test_losing_files_does_not_make_one_person_enough(site: Site, lost: str) -> None:
+    home, key = site.home.directory, site.home.identity()
+    site.allow(people=named(Ada=ADA, Ben=BEN), approvers=2)
+    wants(home, people=named(Ada=ADA), approvers=1)
+    assert sign(home, key, ADA) is None
+    for name in ("policy.signed.json", "policy.waiting.json"):
+        if lost in (name, "both"):
+            (home / name).unlink()
+    with pytest.raises(PolicyError, match="2 of them sign"):
+        sign(home, key)
+    assert sign(home, key, ADA) is None
+    with pytest.raises(TrustError):
+        in_force(home, key)
+
+
+def test_a_signature_for_one_change_does_not_count_for_the_same_change_later(site: Site) -> None:
+    home, key = site.home.directory, site.home.identity()
+    strict, loose = {"approvers": 2, "minimum_hospitals": 3}, {"approvers": 2}
+    people = named(Ada=ADA, Ben=BEN)
+    site.allow(people=people, **strict)
+    wants(home, people=people, **loose)
+    assert sign(home, key, ADA) is None
+    kept = (home / "policy.waiting.json").read_bytes()
+    sign(home, key, BEN)
+    wants(home, people=people, **strict)
+    sign(home, key, ADA)
+    sign(home, key, BEN)
+    wants(home, people=people, **loose)
+    (home / "policy.waiting.json").write_bytes(kept)  # Ada's, from when another one was in force
+    with pytest.raises(TrustError, match="policy-change does not match"):
+        sign(home, key, BEN)
 
 
 @pytest.mark.parametrize(
@@ -407,13 +476,18 @@ def test_where_people_are_named_one_of_them_signs_a_new_policy(site: Site) -> No
         ({"approvers": 2, "people": named(Ada=ADA)}, "names 1"),
         ({"people": [*named(Ada=ADA), *named(Ada=BEN)]}, "the same name stands twice"),
         ({"people": [*named(Ada=ADA), *named(Ben=ADA)]}, "the same key stands twice"),
+        ({"people": named(Ada=ADA, ada=BEN)}, "the same name stands twice"),
+        ({"people": [{**named(Ada=ADA)[0], "public": COMPRESSED}]}, "not an EC P-384"),
         ({"people": [{"name": "Ada", "role": "steward", "public": "ab"}]}, "not an EC P-384"),
         ({"people": [{**named(Ada=ADA)[0], "role": "boss"}]}, "role"),
         ({"largest_epsilon_a_year": 0}, "greater than 0"),
         ({"hours": {"begin": "9:00", "end": "17:00"}}, "hours.begin"),
         ({"confinement": ["wall"]}, "confinement"),
     ],
-    ids=["nobody", "too few", "name twice", "key twice", "no key", "role", "zero", "time", "layer"],
+    ids=[
+        *("nobody", "too few", "name twice", "key twice", "nearly the name", "the key packed"),
+        *("no key", "role", "zero", "time", "layer"),
+    ],
 )
 def test_a_policy_that_makes_no_sense_cannot_be_signed(
     site: Site, rules: dict[str, Any], says: str

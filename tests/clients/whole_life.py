@@ -16,7 +16,7 @@ from flo import canonical
 from flo.audit_chain import Growth, Receipt
 from flo.audit_log import AuditLog
 from flo.clients.agent import Agent
-from flo.clients.approve import approve
+from flo.clients.approve import approve, terms_of
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.decisions import refuse
 from flo.clients.enrol import accept_coordinator, connect, enrol, leave, renew_when_due
@@ -109,8 +109,10 @@ class WholeLife:
                 self._name_people()
             offer = offered(self._with_partner(study), [self.home], self.coordinator)
             with connect(self.home) as api:
-                people = say_yes(self.home, offer.study, self.person if study.survey else None)
                 patients = self.home.config.population(None)
+                terms = terms_of(self.home, offer.study, patients, if_broken=False)
+                person = self.person if study.survey else None
+                people = say_yes(self.home, offer.study, terms, person)
                 approve(self.home, api, offer, patients, people=people)
             with closing(self.home.ledger()) as ledger:
                 self._answer(offer.study, ledger)

@@ -108,7 +108,7 @@ def test_a_secret_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", [0, 16, 31, 33, 64])
 def test_a_key_file_of_a_wrong_length_is_refused(tmp_path: Path, length: int) -> None:
-    (tmp_path / "k").write_bytes(bytes(length))
+    write_private(tmp_path / "k", bytes(length))
     with pytest.raises(TrustError, match="not a key file of 32 bytes"):
         LocalKeyStore(tmp_path / "k")
     assert (tmp_path / "k").read_bytes() == bytes(length)

@@ -11,6 +11,7 @@ from fastapi.routing import iter_route_contexts
 from flwr.supercore.constant import SUPEREXEC_AUTH_SIGNATURE_HEADER, TASK_TOKEN_HEADER
 
 from flo.server.operator_api import operator_app
+from flo.server.refusals import Refusals
 from flo.server.store import Offer, Store
 from flo.server.superlink import SuperLink
 from flo.server.tokens import issue
@@ -36,7 +37,7 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
     """Every (method, path) of the embedded Flower app and of FLO's own."""
     store = Store(tmp_path_factory.mktemp("store") / "coordinator.sqlite")
     flower = SuperLink(superexec_secret=bytes(32)).control
-    apps = [flower, operator_app(store, _offers_nothing, bytes, bool)]
+    apps = [flower, operator_app(store, _offers_nothing, bytes, bool, Refusals(store))]
     found = {
         (method, (route.path or "").replace("{digest}", "0" * 64))
         for app in apps

@@ -21,7 +21,7 @@ from flo.audit_chain import verify
 from flo.clients.home import SiteHome
 from flo.server.home import CoordinatorHome
 from flo.server.invitations import invite
-from flo.server.refusals import MOST_A_MINUTE, MOST_HANDSHAKES_A_MINUTE, Refusals
+from flo.server.refusals import MOST_A_MINUTE, MOST_CONNECTIONS_A_MINUTE, Refusals
 from flo.server.store import Store
 from flo.server.tokens import issue
 from tests.server.stage import Answer, RealCoordinator, ask, new_home
@@ -84,13 +84,13 @@ def test_the_count_is_entered_before_the_next_minutes_refusals(stage: Stage) -> 
 
 def test_a_flood_of_one_kind_hides_no_refusal_of_another(stage: Stage) -> None:
     stage.note(MOST_A_MINUTE + 5)
-    for _ in range(MOST_HANDSHAKES_A_MINUTE + 7):
-        stage.refusals.note("refused-handshake", why="unknown ca")
+    for _ in range(MOST_CONNECTIONS_A_MINUTE + 7):
+        stage.refusals.note("refused-connection", why="unknown ca")
     stage.refusals.note("refused-call", why="it does not fit")
     stage.seconds = 60
     stage.refusals.flush()
     assert stage.entered()[MOST_A_MINUTE:] == [
-        *[("refused-handshake", None)] * MOST_HANDSHAKES_A_MINUTE,
+        *[("refused-connection", None)] * MOST_CONNECTIONS_A_MINUTE,
         ("refused-call", None),
         ("refused-more", 5),
         ("refused-more", 7),

@@ -13,6 +13,7 @@ from fastapi.routing import iter_route_contexts
 from flo import canonical
 from flo.errors import PolicyError
 from flo.server.operator_api import operator_app
+from flo.server.refusals import Refusals
 from flo.server.roles import ALLOWED, ROUTES, refuse_forbidden
 from flo.server.store import Offer, Store
 from flo.server.superlink import SuperLink
@@ -44,7 +45,7 @@ def registered(app: Any) -> set[Route]:
 def own(tmp_path_factory: pytest.TempPathFactory) -> set[Route]:
     """Every route of FLO's own calls for people."""
     store = Store(tmp_path_factory.mktemp("store") / "coordinator.sqlite")
-    found = registered(operator_app(store, _offers_nothing, bytes, bool))
+    found = registered(operator_app(store, _offers_nothing, bytes, bool, Refusals(store)))
     store.close()
     return found
 

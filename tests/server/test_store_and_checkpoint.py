@@ -112,7 +112,7 @@ def test_everything_survives_reopening(path: Path) -> None:
     store.add_connection("north")
     store.add_connection("north")
     store.add_study(study, "00")
-    store.add_approval(study.digest, "north", b"{}", "00")
+    assert store.add_approval(study.digest, "north", b"{}", "00", 3)
     assert store.start_run("run-1", study.digest)
     store.save_state("run-1", b"state")
     store.keep_head("north", head)
