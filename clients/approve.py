@@ -20,16 +20,14 @@ from flo.clients.home import Population, SiteHome
 from flo.clients.members import Members
 from flo.clients.offers import Offered, refuse_forged
 from flo.clients.people import refuse_missing_people
-from flo.clients.policy import Policy, a_year_before, refuse_violations
+from flo.clients.policy import Policy, refuse_violations
 from flo.clients.snapshot import Snapshot
 from flo.clients.witness import confirm_head
+from flo.clients.yearly_budget import refuse_over_a_year
 from flo.decisions import Approve, PersonApproval, Signed, Terms
 from flo.environment import code_digest
-from flo.errors import BudgetError, FloError, PolicyError, RefusedError, TrustError
-from flo.privacy.budget import committed_since
+from flo.errors import FloError, PolicyError, RefusedError, TrustError
 from flo.privacy.ledger import Ledger
-from flo.privacy.life import SUB_LEDGERS, LifeBudget
-from flo.privacy.plan import Plan
 from flo.privacy.split import is_held_out, keyed_hash
 from flo.study import Study
 
@@ -166,47 +164,6 @@ def check_study(
             hint="ask the coordinator for the study in schema_version 2",
         )
     refuse_violations(policy, study, hospital, epsilon, unconfirmed)
-
-
-def refuse_over_a_year(
-    policy: Policy,
-    ledger: Ledger,
-    study: Study,
-    population: str,
-    *,
-    if_broken: bool,
-    now: datetime,
-) -> None:
-    """Raises BudgetError if the last year's approvals and this one exceed the policy's ε a year.
-
-    Like the ledger's own gate: the year's (ε, δ) is converted once, and costs are added at its one
-    order (``flo.privacy.life``).
-    """
-    if policy.largest_epsilon_a_year is None:
-        return
-    balance, rows = ledger.balance(), list(ledger.rows())
-    try:
-        year = LifeBudget.born(policy.largest_epsilon_a_year, balance.lives[population].delta)
-    except ValueError as error:
-        raise BudgetError(
-            f"largest_epsilon_a_year = {policy.largest_epsilon_a_year:g} in the site's policy has "
-            f"no room for any study: {error}"
-        ) from error
-    plan = Plan.of(study).if_broken(study) if if_broken else Plan.of(study)
-    for sub_ledger in SUB_LEDGERS:
-        used = committed_since(
-            rows, balance, population, a_year_before(now), year.order, sub_ledger
-        )
-        cost = plan.cost(sub_ledger, year.order)
-        if not used + cost <= year.renyi:
-            fits = year.largest_epsilon(year.renyi - used, study.mechanism.delta)
-            raise BudgetError(
-                f"largest_epsilon_a_year = {policy.largest_epsilon_a_year:g} in the site's policy: "
-                f"{year.share(used):.1%} of it was taken in {sub_ledger} in the last 365 days, and "
-                f"this study takes {year.share(cost):.1%}; the largest ε that would fit is "
-                f"{fits:.4f}",
-                hint="wait, or ask the coordinator for a study with less",
-            )
 
 
 def _reserve(

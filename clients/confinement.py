@@ -5,7 +5,7 @@ tried and then *checked by trying to break it*; what held is reported and signed
 
     limits         no core dump, no debugger attaches, few open files
     namespace      a network namespace of its own, with nothing in it (where the kernel allows it)
-    no_new_privs   no program can gain rights
+    no_new_privs   no program can gain rights, and those of a superuser are given up
     landlock       files: read what Python needs and the frozen snapshots; write nothing
     seccomp        no socket of any kind, no io_uring, no other process, no ptrace, no mounts, no
                    keys, nothing typed into a terminal
@@ -34,6 +34,7 @@ _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS = 
 _SECCOMP_MODE_FILTER = 2
 _NEW_USER, _NEW_NET, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000
 _EVERY_NAMESPACE = 0x7E020080  # cgroup, uts, ipc, user, pid, net, mount, time
+_CAPABILITY_VERSION_3 = 0x20080522
 _EPERM, _ENOSYS = 1, 38
 _OPEN_FILES = 256
 
@@ -78,6 +79,28 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "vfork": (58, None),
     "setsid": (112, 157),
     "setpgid": (109, 154),
+    # what Landlock does not cover: modes, owners, times and attributes of files
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "removexattrat": (466, 466),
+    "chroot": (161, 51),
     "init_module": (175, 105),
     "finit_module": (313, 273),
     "kexec_load": (246, 104),
@@ -107,13 +130,16 @@ def confine(snapshots: Path, forbidden: Path, *, gpu: bool) -> dict[str, bool]:
     """
     _set_limits()
     _enter_namespace()
+    _give_up_capabilities()
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _restrict_files([*_python_paths(), snapshots], gpu=gpu)
     _refuse_calls()
     return {
         "limits": resource.getrlimit(resource.RLIMIT_CORE) == (0, 0),
         "namespace": _sees_no_network(),
-        "no_new_privs": _libc.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1,
+        "no_new_privs": (
+            _libc.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 and _has_no_capability()
+        ),
         "landlock": _cannot_read(forbidden),
         "seccomp": (
             _cannot_open_sockets()
@@ -141,6 +167,11 @@ def _enter_namespace() -> None:
     """An empty network; with a user namespace where this user may not do it otherwise."""
     if _libc.unshare(_NEW_USER | _NEW_NET | _NEW_IPC) != 0:
         _libc.unshare(_NEW_NET | _NEW_IPC)
+
+
+def _give_up_capabilities() -> None:
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    _libc.capset(header, bytes(24))  # effective, permitted and inheritable: none
 
 
 # -- landlock -------------------------------------------------------------------------------------
@@ -247,7 +278,7 @@ def program(machine: str) -> list[tuple[int, int, int, int]]:
         (_EQUAL, 0, 4, _IOCTL_CALL[column]),
         (_LOAD, 0, 0, _SECOND_ARGUMENT),
         (_EQUAL, 1, 0, _TYPED_INTO_A_TERMINAL[0]),
-        (_EQUAL, 0, 4, _TYPED_INTO_A_TERMINAL[1]),
+        (_EQUAL, 0, 5, _TYPED_INTO_A_TERMINAL[1]),
         (_RETURN, 0, 0, _ERROR | _EPERM),
     ]
     lines += [  # limits of its own process only
@@ -279,6 +310,12 @@ def _sees_no_network() -> bool:
     except OSError:
         return False
     return [line.split(":")[0].strip() for line in lines] in ([], ["lo"])
+
+
+def _has_no_capability() -> bool:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    held = dict(line.split(":\t") for line in lines if line.startswith("Cap"))
+    return all(int(held[name], 16) == 0 for name in ("CapEff", "CapPrm", "CapInh"))
 
 
 def _cannot_read(path: Path) -> bool:

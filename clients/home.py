@@ -113,7 +113,7 @@ class SiteHome:
         make_private_directory(directory)
         for name in ("approved", "snapshots", "replies", "extracts", "erasures"):
             make_private_directory(directory / name)
-        keystore, identity = config.keystore.open(directory, new=True), Identity.new()
+        keystore, identity = config.keystore.open(directory), Identity.new()
         identity.save(directory / "identity.key", keystore)
         for name in ("split.key", "patients.key"):
             write_secret(directory / name, keystore, name, os.urandom(32))

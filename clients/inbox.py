@@ -30,9 +30,12 @@ _LIMIT, _SECONDS = 1 << 20, 30
 Here = Literal["withdrawn", "approved", "refused", "waiting for another person", "waiting for you"]
 
 
+_MOST_TOLD = 10_000
+
+
 class _Told(Document):
     schema_version: Literal[1] = 1
-    studies: Annotated[tuple[Digest, ...], Field(max_length=10_000)] = ()
+    studies: Annotated[tuple[Digest, ...], Field(max_length=_MOST_TOLD)] = ()
 
 
 def decided(home: SiteHome, study: str) -> Here:
@@ -65,7 +68,7 @@ def tell_of_new(home: SiteHome, api: CoordinatorApi) -> None:
         digest = offer.study.digest
         if digest in told.studies or decided(home, digest) != "waiting for you":
             continue
-        told = _Told(studies=(*told.studies, digest))
+        told = _Told(studies=(*told.studies[1 - _MOST_TOLD :], digest))
         write_private(path, canonical.encode(told.model_dump(mode="json")))
         worked = _run(command, _facts(home, offer.study))
         home.record("steward-told", digest, worked=worked)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.home import CoordinatorInfo
-from flo.errors import UsageError
+from flo.errors import StudyError, UsageError
 from flo.identity import verify
 from flo.settings import Document, parse
 from flo.study import Study, from_canonical
+
+log = logging.getLogger("flo.clients.offers")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ def known_studies(api: CoordinatorApi) -> tuple[KnownStudy, ...]:
 
 
 def offered_studies(api: CoordinatorApi, coordinator: CoordinatorInfo) -> list[Offered]:
-    """Studies on offer. What an earlier key of the coordinator signed is no offer any more.
+    """Studies on offer that this version of FLO can read.
+
+    What an earlier key of the coordinator signed is no offer any more.
 
     Raises:
         TrustError: a study is signed by no key of this coordinator.
@@ -49,8 +54,12 @@ def offered_studies(api: CoordinatorApi, coordinator: CoordinatorInfo) -> list[O
         if item.status not in ("offered", "running"):
             continue
         signer = coordinator.signer_of(item.study.encode(), item.signature)
-        if signer == coordinator.public:
+        if signer != coordinator.public:
+            continue
+        try:
             offers.append(Offered(from_canonical(item.study.encode()), item.signature))
+        except StudyError as error:
+            log.warning(f"a study on offer cannot be read here; others can: {error}")
     return offers
 
 

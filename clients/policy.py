@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Collection
-from datetime import datetime, time, timedelta
+from datetime import datetime, time
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
@@ -247,8 +247,3 @@ def refuse_violations(
             hint="ask the coordinator for another study, or let the steward change policy.toml and "
             "sign it: flo site policy --sign",
         )
-
-
-def a_year_before(moment: datetime) -> datetime:
-    """Since when reservations count towards ``largest_epsilon_a_year``."""
-    return moment - timedelta(days=365)

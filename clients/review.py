@@ -18,6 +18,8 @@ from flo.clients.home import Population, SiteHome
 from flo.clients.inbox import decided
 from flo.clients.policy import findings
 from flo.environment import code_digest
+from flo.privacy.budget import affordable
+from flo.privacy.life import SUB_LEDGERS, LifeBudget
 from flo.privacy.sheet import Section, sections
 from flo.study import Study
 
@@ -27,10 +29,18 @@ _LONGEST_VALUE = 200
 def review(home: SiteHome, study: Study, population: Population) -> list[Section]:
     """All that a steward needs before saying yes: what changed, what it is, what our rules say."""
     with closing(home.ledger()) as ledger:
-        life = ledger.balance().lives[population.name]
+        balance = ledger.balance()
+    life = balance.lives[population.name]
+    remaining = {side: balance.remaining(population.name, side) for side in SUB_LEDGERS}
     unconfirmed = AddressBook.load(home).unconfirmed(study, home.config.hospital)
     parts = sections(study, life, unconfirmed)
-    return [*_changes(home, study), *parts, _here(home, study, population)]
+    left = tuple((side, _left(life, renyi)) for side, renyi in remaining.items())
+    return [
+        *_changes(home, study),
+        *parts,
+        Section("What remains of the life budget, before this study", left),
+        _here(home, study, population),
+    ]
 
 
 def page(home: SiteHome, study: Study, population: Population) -> str:
@@ -70,7 +80,8 @@ def _changes(home: SiteHome, study: Study) -> list[Section]:
         found
         for digest in approved_digests(home)
         if (found := approval.load(home, digest).read_study()).name == study.name
-        and found.version < study.version
+        and found.version <= study.version
+        and found.digest != study.digest
     ]
     if not earlier:
         return []
@@ -96,6 +107,13 @@ def _here(home: SiteHome, study: Study, population: Population) -> Section:
             ),
             ("code to be run", f"{code_digest()} (installed here; another is refused)"),
         ),
+    )
+
+
+def _left(life: LifeBudget, renyi: float) -> str:
+    fits = affordable(life, renyi).largest_epsilon
+    return (
+        f"{life.share(max(0.0, renyi)):.1%} free; the largest study ε that would fit is {fits:.4f}"
     )
 
 

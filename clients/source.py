@@ -10,14 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-from pyarrow.parquet import read_schema
 
 from flo.errors import DataError
 from flo.schema import MISSING
 
 
 def read_table(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> pd.DataFrame:
-    """The columns whose names are wanted, as text with None for missing; no other is loaded.
+    """The columns whose names are wanted, as text with None for missing; others are dropped.
 
     Raises:
         DataError: names the file and the rule.
@@ -26,14 +25,12 @@ def read_table(path: Path, wanted: Callable[[str], bool] = lambda name: True) ->
         raise DataError(f"data file {path} does not exist", hint="set `file` in site.toml")
     try:
         if path.suffix.lower() == ".csv":
-            table = pd.read_csv(
-                path, dtype=str, keep_default_na=False, encoding="utf-8-sig", usecols=wanted
-            )
+            # With usecols pandas would read over records that have too many cells.
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
             if not isinstance(table.index, pd.RangeIndex):
                 raise DataError(f"{path.name}: records have more cells than the header has names")
         elif path.suffix.lower() in (".parquet", ".pq"):
-            names = [name for name in read_schema(path).names if wanted(name)]
-            table = pd.read_parquet(path, columns=names).astype(object)
+            table = pd.read_parquet(path).astype(object)
         else:
             raise DataError(f"{path.name}: only .csv and .parquet files are read")
     except (ValueError, OSError) as error:
@@ -43,7 +40,7 @@ def read_table(path: Path, wanted: Callable[[str], bool] = lambda name: True) ->
         ) from None
     if table.columns.duplicated().any():
         raise DataError(f"{path.name}: the same column name stands twice")
-    return as_text(table)
+    return as_text(table.loc[:, [name for name in table.columns if wanted(name)]])
 
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from flo.audit_chain import (
 )
 from flo.claims import row_statement
 from flo.errors import TrustError, UsageError
-from flo.identity import Identity
+from flo.identity import Identity, fingerprint
 
 _LONGEST_FACTS = 16_384
 _TABLES = """
@@ -187,7 +187,7 @@ class AuditLog:
         """
         receipt.check(signer)
         row = self._one("SELECT hash FROM entries WHERE number = ?", receipt.number)
-        if receipt.owner != self._identity.fingerprint or row is None or row[0] != receipt.hash:
+        if receipt.owner not in self._own() or row is None or row[0] != receipt.hash:
             raise TrustError("a receipt for an audit entry that is not in this log")
         with self._writing():
             self._db.execute(
@@ -263,6 +263,15 @@ class AuditLog:
         )
         if kind == "key-replaced":
             self._db.execute("UPDATE meta SET value = ? WHERE name = 'owner'", (facts["new"],))
+
+    def _own(self) -> set[str]:
+        """Fingerprints of the keys that this log's entries were signed with."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT facts FROM entries WHERE kind = 'key-replaced'"
+            ).fetchall()
+        earlier = {fingerprint(bytes.fromhex(_document(text)["old"])) for (text,) in rows}
+        return {self._identity.fingerprint, *earlier}
 
     def _signer_of(self, number: int) -> str:
         """The key that signed an entry: ``old`` of the first replacement from it on, or ours."""

@@ -129,10 +129,10 @@ class KeyStoreConfig(Document):
     kind: Literal["file", "passphrase"] = "file"
     path: Path | None = None
 
-    def open(self, directory: Path, *, new: bool = False) -> KeyStore:
+    def open(self, directory: Path) -> KeyStore:
         """The folder's key store. Asks for the passphrase once a process, if there is one.
 
-        ``new``: make it if it is not there; only for a new folder.
+        It is made for a folder whose identity key is not sealed: a new one, or one of FLO 0.1.
 
         Raises:
             UsageError: it is not there, or a passphrase is needed and cannot be asked for.
@@ -140,7 +140,9 @@ class KeyStoreConfig(Document):
         """
         name = "keystore.key" if self.kind == "file" else "keystore.json"
         path = self.path or directory / name
-        if not path.exists() and not (new and path.parent.is_dir()):
+        identity = directory / "identity.key"
+        needed = identity.exists() and is_sealed(identity.read_bytes())
+        if not path.exists() and (needed or not path.parent.is_dir()):
             raise UsageError(
                 f"no key store at {path}, and what it sealed is opened by nothing else",
                 hint="mount the disk or token that holds it, or restore it from the newest backup",

@@ -57,11 +57,15 @@ def parse(model: type[ModelT], value: Any, what: str) -> ModelT:
         raise UsageError(f"{what}:\n{problems(error)}") from error
 
 
-def problems(error: ValidationError) -> str:
-    """Pydantic's findings as lines 'field.path: rule', without echoing values."""
+def problems(error: ValidationError, *, foreign: bool = False) -> str:
+    """Pydantic's findings as lines 'field.path: rule', without echoing values.
+
+    ``foreign``: not even the names of keys that are not known; they are text of another party.
+    """
     lines = []
     for item in error.errors(include_url=False, include_context=False, include_input=False):
-        place = printable(".".join(str(part) for part in item["loc"]))[:_LONGEST_PLACE]
+        known = item["loc"][:-1] if foreign and item["type"] == "extra_forbidden" else item["loc"]
+        place = printable(".".join(str(part) for part in known))[:_LONGEST_PLACE]
         message = item["msg"].removeprefix("Value error, ")
         lines.append(f"  {place or 'document'}: {message}")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -64,7 +64,8 @@ class Authority:
             .sign(identity.key, hashes.SHA384())
         )
         write_secret(directory / "ca.key", keystore, "ca-key", identity.pem())
-        write_public(directory / "ca.pem", _pem(certificate))
+        for file in ("ca.pem", "chain.pem"):
+            write_public(directory / file, _pem(certificate))
         return cls(directory, keystore)
 
     @classmethod
@@ -73,13 +74,14 @@ class Authority:
     ) -> Authority:
         """Take over a CA (or an intermediate one) that the consortium brings, both as PEM.
 
-        Only what this very certificate issued is trusted afterwards, not all below its root.
+        An intermediate one is followed, in the same file, by those above it up to the root. Only
+        what the first certificate issued is trusted afterwards, not all below its root.
 
         Raises:
-            UsageError: it is no CA, has expired, or the key is another one's.
+            UsageError: it is no CA, is not valid now, lacks its root, or the key is another one's.
         """
         try:
-            found = x509.load_pem_x509_certificate(certificate)
+            found, *above = x509.load_pem_x509_certificates(certificate)
             constraints = found.extensions.get_extension_for_class(x509.BasicConstraints).value
             usage = found.extensions.get_extension_for_class(x509.KeyUsage).value
             found.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
@@ -90,6 +92,11 @@ class Authority:
             ) from error
         if not (constraints.ca and usage.key_cert_sign):
             raise UsageError("this certificate may not sign others: it is not a CA's")
+        if found.not_valid_before_utc > datetime.now(UTC):
+            raise UsageError(
+                f"the CA certificate is not valid before {found.not_valid_before_utc:%Y-%m-%d}"
+            )
+        _refuse_without_root([found, *above])
         if found.not_valid_after_utc < datetime.now(UTC) + timedelta(days=_SITE_DAYS):
             raise UsageError(
                 f"the CA certificate ends on {found.not_valid_after_utc:%Y-%m-%d}, before the "
@@ -100,6 +107,7 @@ class Authority:
             raise UsageError("the CA's key is not the key of its certificate")
         write_secret(directory / "ca.key", keystore, "ca-key", key)
         write_public(directory / "ca.pem", _pem(found))
+        write_public(directory / "chain.pem", b"".join(map(_pem, [found, *above])))
         return cls(directory, keystore)
 
     @property
@@ -146,6 +154,19 @@ class Authority:
                 critical=False,
             )
         )
+
+
+def _refuse_without_root(chain: list[x509.Certificate]) -> None:
+    """Raises UsageError unless each certificate was issued by the next, and the last by itself."""
+    try:
+        for issued, by in zip(chain, [*chain[1:], chain[-1]], strict=True):
+            issued.verify_directly_issued_by(by)
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise UsageError(
+            "the CA certificate is an intermediate one, and those above it up to its root are not "
+            "all in the file, one after the other",
+            hint="cat ca.pem intermediate-above.pem root.pem > chain.pem; --ca chain.pem",
+        ) from error
 
 
 def _signing_key(pem: bytes) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:

@@ -91,6 +91,7 @@ class _Running:
 def serve(home: CoordinatorHome) -> None:
     """Serve until SIGTERM or SIGINT, on uvloop where it is installed."""
     factory = uvicorn.Config(app="unused", loop="auto", log_config=None).get_loop_factory()
+    home.refuse_half_replaced()
     with home.serving(), asyncio.Runner(loop_factory=factory) as runner:
         home.renew_certificate(days=_RENEW_DAYS)
         runner.run(Coordinator(home).serve())
@@ -104,7 +105,7 @@ class Coordinator:
         self._bell = Bell()
         self._identity, self._audit_log = home.identity(), home.audit_log()
         self._refusals = Refusals(self._store)
-        self._ca = home.ca_path.read_bytes()
+        self._chain = home.chain_path.read_bytes()
         superexec_secret = secrets.token_bytes(32)
         write_private(home.superexec_secret_path, superexec_secret)
         self._superlink = SuperLink(superexec_secret=superexec_secret)
@@ -168,7 +169,7 @@ class Coordinator:
         )
         superexec = start_superexec(
             self._home.private_url,
-            self._home.ca_path,
+            self._home.chain_path,
             self._home.superexec_secret_path,
             home=self._home.directory,
             environment={HOME_VARIABLE: str(self._home.directory)},
@@ -184,6 +185,7 @@ class Coordinator:
             await asyncio.gather(*servers, return_exceptions=True)
             with contextlib.suppress(asyncio.CancelledError):
                 await watcher
+            self._refusals.end()
             sign_events(self._store, self._audit_log)
             self._store.close()
             self._admission.close()
@@ -231,7 +233,7 @@ class Coordinator:
                 self._uncarded.add(record.study)
 
     def _register(self, member: Member) -> None:
-        node = self._superlink.register_node(self._home.private_url, self._ca, member.public)
+        node = self._superlink.register_node(self._home.private_url, self._chain, member.public)
         self._store.set_node(member.id, node)
 
     def _gone(self, certificate: bytes) -> None:
@@ -262,7 +264,7 @@ class Coordinator:
     def _launch(self, run: str, study: str) -> None:
         before = self._running.get(study)
         try:
-            flower_run = self._superlink.start_run(self._home.private_url, self._ca, run)
+            flower_run = self._superlink.start_run(self._home.private_url, self._chain, run)
         except FloError:
             log.exception("run could not be started")
             return

@@ -2,6 +2,7 @@
 
 identity.key        signs studies, tokens, heads; its fingerprint is compared by telephone
 ca.key  ca.pem      the certificate authority, for transport
+chain.pem           the same, with those above it
 server.pem          the listeners' certificate (for identity.key)
 keystore.key        seals both keys and invitations' (or keystore.json, opened by a passphrase)
 superexec.secret    shared with Flower's SuperExec, new at every start
@@ -25,7 +26,7 @@ import tomli_w
 from pydantic import Field
 
 from flo.audit_log import AuditLog
-from flo.errors import UsageError
+from flo.errors import RefusedError, UsageError
 from flo.files import locked, make_private_directory, write_public
 from flo.identity import Identity
 from flo.keystore import KeyStore, KeyStoreConfig
@@ -67,7 +68,7 @@ class CoordinatorHome:
                 f"{directory} is a coordinator already", hint="choose another --home, or use it"
             )
         make_private_directory(directory)
-        keystore = config.keystore.open(directory, new=True)
+        keystore = config.keystore.open(directory)
         authority = (
             Authority.adopt(directory, keystore, *ca)
             if ca
@@ -112,6 +113,23 @@ class CoordinatorHome:
         return self.directory / "ca.pem"
 
     @property
+    def chain_path(self) -> Path:
+        """The authority with those above it, for Flower's own clients on this machine."""
+        return self.directory / "chain.pem"
+
+    @property
+    def next_key_path(self) -> Path:
+        return self.directory / "identity.next.key"
+
+    def refuse_half_replaced(self) -> None:
+        """Raises RefusedError while a replacement of the identity key was cut off."""
+        if self.next_key_path.exists():
+            raise RefusedError(
+                "a replacement of the coordinator's key was cut off",
+                hint="finish it: flo coordinator replace-key",
+            )
+
+    @property
     def superexec_secret_path(self) -> Path:
         return self.directory / "superexec.secret"
 
@@ -142,6 +160,7 @@ class CoordinatorHome:
     @contextmanager
     def recording(self) -> Iterator[Store]:
         """The store, for a command; what it enters as events is signed before the command ends."""
+        self.refuse_half_replaced()
         store, log = self.store(), self.audit_log()
         try:
             yield store

@@ -17,10 +17,11 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from flo.claims import LARGEST_COUNT
-from flo.errors import FloError, PolicyError, StudyError, TrustError
+from flo.errors import FloError, MessageError, PolicyError, StudyError, TrustError
 from flo.messages import MAX_MESSAGE_BYTES
 from flo.server.asgi import Refused, answer, headers_of, read_body, replay, with_length
 from flo.server.gateway import Bell
@@ -144,6 +145,11 @@ def operator_app(
         return JSONResponse(
             {"error": str(error), "hint": error.hint, "exit_code": error.exit_code}, 400
         )
+
+    @app.exception_handler(RequestValidationError)
+    async def _malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+        places = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+        return await _refusal(request, MessageError(f"out of its limits: {places}"))
 
     @app.get("/v1/flo/hospitals")
     def hospitals() -> Any:

@@ -45,11 +45,18 @@ class Refusals:
         with self._lock:
             self._turn()
 
+    def end(self) -> None:
+        """Enter what was only counted, now."""
+        with self._lock:
+            self._enter_counted()
+
     def _turn(self) -> None:
         minute = int(self._clock() // 60)
-        if minute == self._minute:
-            return
-        more, self._minute = self._more, minute
-        self._entered, self._more = Counter(), Counter()
+        if minute != self._minute:
+            self._minute, self._entered = minute, Counter()
+            self._enter_counted()
+
+    def _enter_counted(self) -> None:
+        more, self._more = self._more, Counter()
         for kind, count in more.items():
             self._store.add_event(None, "refused-more", what=kind, count=count)

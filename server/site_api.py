@@ -291,4 +291,4 @@ def _parse(model: type[ModelT], body: bytes) -> ModelT:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise MessageError(f"request:\n{problems(error)}") from error
+        raise MessageError(f"request:\n{problems(error, foreign=True)}") from error

@@ -16,6 +16,8 @@ from flo.errors import RefusedError
 from flo.files import write_public
 from flo.identity import Identity
 from flo.server.home import CoordinatorHome, sign_events
+from flo.server.publish import published, write_card
+from flo.server.store import Store
 from flo.succession import Step, Succession
 
 _UNDER_WAY = ("offered", "running")
@@ -38,22 +40,20 @@ def replace_key(home: CoordinatorHome) -> Step:
         must have approved it under one key.
     """
     with home.serving():
-        old, kept = home.identity(), home.directory / "identity.next.key"
-        with closing(home.store()) as store, closing(home.audit_log()) as log:
-            sign_events(store, log)
-            under_way = [o.study.name for o in store.offers() if o.status in _UNDER_WAY]
-            if under_way:
-                raise RefusedError(
-                    f"studies are under way under the present key: {', '.join(under_way)}",
-                    hint="let them end, or stop them: flo study stop STUDY",
-                )
+        old, kept = home.identity(), home.next_key_path
+        with closing(home.store()) as store:
+            _refuse_under_way(store)
             if not kept.exists():
+                _sign_what_waits(home, store)
                 Identity.new().save(kept, home.keystore())
             new = Identity.load(kept, home.keystore())
             step = Step.signed(old, new, datetime.now(UTC).isoformat(timespec="seconds"))
-            if log.owner == step.old:
-                store.add_event(None, "key-replaced", old=step.old, new=step.new)
-                sign_events(store, log)
+            with closing(home.audit_log()) as log:
+                if log.owner == step.old:
+                    sign_events(store, log)  # a replacement that was cut off may wait there
+                if log.owner == step.old:
+                    store.add_event(None, "key-replaced", old=step.old, new=step.new)
+                    sign_events(store, log)
         earlier = tuple(before for before in steps(home).steps if before.new != step.new)
         document = canonical.encode(Succession(steps=(*earlier, step)).model_dump(mode="json"))
         write_public(home.directory / "succession.json", document)
@@ -62,3 +62,23 @@ def replace_key(home: CoordinatorHome) -> Step:
         with home.recording() as store:
             store.add_event(None, "key-in-use", fingerprint=new.fingerprint)
     return step
+
+
+def _refuse_under_way(store: Store) -> None:
+    under_way = [o.study.name for o in store.offers() if o.status in _UNDER_WAY]
+    if under_way:
+        raise RefusedError(
+            f"studies are under way under the present key: {', '.join(under_way)}",
+            hint="let them end, or stop them: flo study stop STUDY",
+        )
+
+
+def _sign_what_waits(home: CoordinatorHome, store: Store) -> None:
+    """Events, and cards of models that ended just now: the old key's last signatures."""
+    for offer in store.offers():
+        record = store.last_run(offer.study.digest)
+        result = (record.result or {}) if record else {}
+        if record and "model" in result and not published(store, offer.study.digest):
+            write_card(home, offer, record.id, result, store.extracts(offer.study.digest))
+    with closing(home.audit_log()) as log:
+        sign_events(store, log)

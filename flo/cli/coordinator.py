@@ -168,13 +168,17 @@ def token(
     opened = CoordinatorHome.open(home)
     if role not in get_args(Role):
         raise UsageError(f"role {role!r} is not one of {', '.join(get_args(Role))}")
+    if not 0 < hours <= 24:
+        raise UsageError(f"--hours {hours:g} is not within 0 and 24")
+    path = out or Path(f"{role}.access.json")
+    if not path.parent.is_dir():
+        raise UsageError(f"no folder {path.parent} for --out")
     text, made = issue(opened.identity(), name, role, round(hours * 3600))  # type: ignore[arg-type]
     with opened.recording() as store:
         store.add_event(
             None, "token-issued", id=made.id, name=name, role=role, expires=made.expires
         )
     access = Access(url=opened.private_url, ca=opened.ca_path.read_text(), token=text)
-    path = out or Path(f"{role}.access.json")
     write_private(path, canonical.encode(access.model_dump(mode="json")))
     may = ", ".join(action for (who, action), yes in ALLOWED.items() if who == role and yes)
     say(f"{path}: {name} may {may}")

@@ -12,12 +12,20 @@ import httpx
 from pydantic import Field, StringConstraints
 
 from flo import canonical
-from flo.errors import EXIT_USAGE, FloError, NetworkError, TrustError
+from flo.errors import (
+    EXIT_USAGE,
+    FloError,
+    MessageError,
+    NetworkError,
+    TrustError,
+    UsageError,
+)
 from flo.server.home import CoordinatorHome
 from flo.server.tokens import issue
 from flo.settings import Document, parse
 
 _LIMIT, _OWN_SECONDS = 1 << 20, 900
+_ASK_AGAIN = "ask whoever owns the coordinator's folder: flo coordinator token NAME --role ROLE"
 
 
 class Access(Document):
@@ -26,7 +34,15 @@ class Access(Document):
     schema_version: Literal[1] = 1
     url: Annotated[str, Field(pattern=r"^https://[^/\s]{1,253}$")]
     ca: Annotated[str, StringConstraints(max_length=8192)]
-    token: Annotated[str, StringConstraints(max_length=2048)]
+    token: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._=-]{1,2048}$")]
+
+
+def _read(place: Path) -> Access:
+    try:
+        document = canonical.decode(place.read_bytes(), limit=_LIMIT, what=str(place))
+        return parse(Access, document, str(place))
+    except (MessageError, UsageError) as error:
+        raise UsageError(f"{place} is not an access file: {error}", hint=_ASK_AGAIN) from error
 
 
 class Operator:
@@ -35,16 +51,19 @@ class Operator:
     def __init__(self, place: Path) -> None:
         self._home = None if place.is_file() else CoordinatorHome.open(place)
         if self._home is None:
-            document = canonical.decode(place.read_bytes(), limit=_LIMIT, what=str(place))
-            self._access = parse(Access, document, str(place))
+            self._access = _read(place)
         else:
             url, ca = self._home.private_url, self._home.ca_path.read_text()
-            self._access = Access(url=url, ca=ca, token="")
+            unsigned = "-"  # a token is signed when it is needed
+            self._access = Access(url=url, ca=ca, token=unsigned)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.load_verify_locations(cadata=self._access.ca)
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        self._http = httpx.Client(base_url=self._access.url, verify=context, timeout=30)
+        try:
+            context.load_verify_locations(cadata=self._access.ca)
+            self._http = httpx.Client(base_url=self._access.url, verify=context, timeout=30)
+        except (ssl.SSLError, ValueError, TypeError, httpx.InvalidURL) as error:
+            raise UsageError(f"{place} is not an access file", hint=_ASK_AGAIN) from error
         self._token, self._good_until = self._access.token, float("inf")
         if self._home is not None:
             self._good_until = 0.0

@@ -236,7 +236,7 @@ ROWS: tuple[Requirement, ...] = (
         "audit controls: record and examine activity",
         "append-only, chained, signed log on both sides, heads countersigned by the other side",
         (
-            "tests/flo/test_audit_log.py::test_what_was_done_to_a_log_is_named",
+            "tests/flo/test_audit_chain.py::test_what_was_done_to_a_log_is_named",
             "tests/end_to_end/test_markers.py::test_no_planted_value_is_found_anywhere",
         ),
         _audit,
@@ -281,7 +281,7 @@ ROWS: tuple[Requirement, ...] = (
         "GDPR Art. 5(1)(c)",
         "data minimisation",
         "a file with a column that is not the study's is refused unless the site lists it to be "
-        "left unread; only noisy sums under a budget leave",
+        "ignored, and then it is dropped; only noisy sums under a budget leave",
         (
             "tests/clients/test_what_a_site_sends.py::test_every_field_that_a_site_sends_is_accounted_for",
         ),
@@ -374,7 +374,7 @@ ROWS: tuple[Requirement, ...] = (
         "notification of a breach",
         "forks and disagreements of logs and ledgers are entered when seen; whether something is "
         "a breach, and notifying it, is for people",
-        ("tests/flo/test_audit_log.py::test_what_was_done_to_a_log_is_named",),
+        ("tests/flo/test_audit_chain.py::test_what_was_done_to_a_log_is_named",),
         _detected,
     ),
     Requirement(

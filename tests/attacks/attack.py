@@ -30,9 +30,6 @@ class Logged:
         return f"`{self.entry}` in {self.where}"
 
 
-NOWHERE = None
-
-
 @dataclass(frozen=True)
 class Attack:
     """``does`` returns what the attacker saw, once for each thing that it tried."""
@@ -40,13 +37,13 @@ class Attack:
     name: str
     does: Callable[[Stage], Iterable[str]]
     refused: str
-    logged: Logged | None
+    logged: Logged
 
     def __str__(self) -> str:
-        return f"| {self.name} | {self.refused} | {self.logged or 'not logged'} |"
+        return f"| {self.name} | {self.refused} | {self.logged} |"
 
 
-def handshake(why: str) -> Logged:
+def connection(why: str) -> Logged:
     return Logged(COORDINATOR, "refused-connection", why)
 
 

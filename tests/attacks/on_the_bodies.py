@@ -102,7 +102,7 @@ ATTACKS = (
         "a field that the schema does not know",
         posts("heads", lambda s: {"head": None, "hospital": "south"}),
         "400",
-        call("hospital: Extra inputs"),
+        call("document: Extra inputs"),
     ),
     Attack(
         "a path as a study's digest, for its model",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import closing
 from typing import Any
 
@@ -33,6 +34,11 @@ def approval_signed_by_another(stage: Stage) -> dict[str, Any]:
 def approval_edited_afterwards(stage: Stage) -> dict[str, Any]:
     made = approval(stage)
     return made | {"document": made["document"].replace('"time":"now"', '"time":"then"')}
+
+
+def withdrawn_approval(stage: Stage) -> Iterable[str]:
+    """West's own approval, from before its withdrawal."""
+    yield stage.call("approvals", stage.withdrawn, stage.client("west"))
 
 
 # -- ledger heads and extracts -------------------------------------------------------------------
@@ -119,6 +125,12 @@ ATTACKS = (
         posts("approvals", approval_edited_afterwards),
         "403",
         call("the signature of this approval does not match"),
+    ),
+    Attack(
+        "an approval replayed after its withdrawal",
+        withdrawn_approval,
+        "403",
+        call("older than a refusal or withdrawal"),
     ),
     Attack(
         "an approval in another hospital's name",

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from flo.keystore import LocalKeyStore
 from flo.server.authority import Authority
 from flo.tls import show
-from tests.attacks.attack import Attack, handshake
+from tests.attacks.attack import Attack, connection
 from tests.attacks.certificates import shows
 from tests.attacks.stage import Stage
 
@@ -63,66 +63,66 @@ ATTACKS = (
         "a certificate of another authority",
         lambda s: outside(s, of_another_authority(s)),
         CUT_OFF,
-        handshake("unable to get local issuer"),
+        connection("unable to get local issuer"),
     ),
     Attack(
         "a self-signed certificate",
         lambda s: outside(s, shows(s.coordinator, "north", by_itself=True)),
         CUT_OFF,
-        handshake("self-signed"),
+        connection("self-signed"),
     ),
     Attack(
         "an expired certificate",
         lambda s: outside(s, shows(s.coordinator, "north", days=(-9, -1))),
         CUT_OFF,
-        handshake("has expired"),
+        connection("has expired"),
     ),
     Attack(
         "a certificate that is not valid yet",
         lambda s: outside(s, shows(s.coordinator, "north", days=(1, 9))),
         CUT_OFF,
-        handshake("not yet valid"),
+        connection("not yet valid"),
     ),
     Attack(
         "an invitation that has expired, at the coordinator",
         lambda s: outside(s, shows(s.coordinator, "guest", kind="bootstrap", days=(-9, -1))),
         CUT_OFF,
-        handshake("has expired"),
+        connection("has expired"),
     ),
     Attack(
         "no certificate",
         lambda s: outside(s, s.coordinator.anonymous()),
         CUT_OFF,
-        handshake("peer did not return a certificate"),
+        connection("peer did not return a certificate"),
     ),
     Attack(
         "the coordinator's own certificate as a hospital's",
         lambda s: outside(s, of_the_coordinator(s)),
         CUT_OFF,
-        handshake("purpose"),
+        connection("purpose"),
     ),
     Attack(
         "TLS 1.2 to the hospitals' port",
         lambda s: outside(s, old_tls(s)),
         CUT_OFF,
-        handshake("unsupported protocol"),
+        connection("unsupported protocol"),
     ),
     Attack(
         "TLS 1.2 to the private port",
         lambda s: inside(s, old_tls(s)),
         CUT_OFF,
-        handshake("unsupported protocol"),
+        connection("unsupported protocol"),
     ),
     Attack(
         "HTTP without TLS to the hospitals' port",
         lambda s: outside(s, None),
         CUT_OFF,
-        handshake("http request"),
+        connection("http request"),
     ),
     Attack(
         "HTTP without TLS to the private port",
         lambda s: inside(s, None),
         CUT_OFF,
-        handshake("http request"),
+        connection("http request"),
     ),
 )

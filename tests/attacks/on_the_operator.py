@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+import pickle
 import time
 from collections.abc import Iterable, Mapping
 
 from flo import canonical
 from flo.identity import Identity
 from flo.server.superlink import CONTROL_PREFIX
-from flo.server.tokens import issue
-from tests.attacks.attack import Attack, denied, shown
+from flo.server.tokens import Role, issue
+from flo.study import MAX_STUDY_BYTES
+from tests.attacks.attack import Attack, call, denied, shown
 from tests.attacks.stage import Stage, status
 from tests.builders import small_study
 from tests.server.stage import flo
@@ -56,9 +58,8 @@ def in_the_address(stage: Stage) -> Iterable[str]:
     return asks(stage, {}, path=f"{STUDIES}?token={text}&authorization=Bearer%20{text}")
 
 
-def launches(stage: Stage) -> Iterable[str]:
-    body = small_study(name="mine").canonical_bytes
-    headers = stage.token("viewer")
+def launches(stage: Stage, role: Role, body: bytes) -> Iterable[str]:
+    headers = stage.token(role)
     yield status(stage.coordinator.private("POST", STUDIES, body=body, headers=headers))
 
 
@@ -111,7 +112,7 @@ ATTACKS = (
     Attack("a token in the address", in_the_address, "401", denied("no token")),
     Attack(
         "a viewer that launches a study",
-        launches,
+        lambda s: launches(s, "viewer", small_study(name="mine").canonical_bytes),
         "403",
         denied("the role viewer may not launch a study"),
     ),
@@ -126,6 +127,24 @@ ATTACKS = (
         lambda s: asks(s, s.token("viewer"), "GET", "/v1/flo/audit"),
         "403",
         denied("the role viewer may not export the audit log"),
+    ),
+    Attack(
+        "a pickle as a study, by an operator",
+        lambda s: launches(s, "operator", pickle.dumps(s.study.name)),
+        "400",
+        call("not valid JSON"),
+    ),
+    Attack(
+        "a study larger than any, by an operator",
+        lambda s: launches(s, "operator", b" " * (MAX_STUDY_BYTES + 1)),
+        "400",
+        call("a body of more than"),
+    ),
+    Attack(
+        "a number without end in an address, by an operator",
+        lambda s: asks(s, s.token("operator"), "GET", f"{STUDIES}/{s.study.digest}?after={10**30}"),
+        "400",
+        call("after"),
     ),
     Attack(
         "a path as a study's digest, by an operator",

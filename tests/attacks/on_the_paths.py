@@ -8,7 +8,7 @@ from fastapi.routing import iter_route_contexts
 
 from flo.server.roles import ROUTES
 from flo.server.superlink import CONTROL_PREFIX, SuperLink
-from tests.attacks.attack import NOWHERE, Attack, request
+from tests.attacks.attack import Attack, connection, request
 from tests.attacks.on_the_handshake import CUT_OFF, said
 from tests.attacks.stage import Stage, status
 
@@ -79,18 +79,18 @@ ATTACKS = (
         "headers without end to the hospitals' port",
         lambda s: [said(s.coordinator.port, s.client("north"), HEADERS)],
         CUT_OFF,
-        NOWHERE,
+        connection("more than 65536 bytes"),
     ),
     Attack(
         "headers without end to the private port",
         lambda s: [said(s.coordinator.private_port, s.coordinator.anonymous(), HEADERS)],
         CUT_OFF,
-        NOWHERE,
+        connection("more than 65536 bytes"),
     ),
     Attack(
         "a request with two lengths, to smuggle another in",
         lambda s: [said(s.coordinator.port, s.client("north"), SMUGGLED)],
         "400",
-        NOWHERE,
+        connection("not HTTP as it should be"),
     ),
 )

@@ -83,6 +83,13 @@ def enrolled_by_another_key(stage: Stage) -> Iterable[str]:
         yield from invited()(stage)
 
 
+def enrolled_with_a_certificate_for_another_key(stage: Stage) -> Iterable[str]:
+    wish = request("north", Identity.new())
+    made = {"certificate": stage.liar.issue(wish), "coordinator": stage.liar.identity.public.hex()}
+    with stage.liar.saying("enrol", Said.document(made)):
+        yield from invited()(stage)
+
+
 # -- studies, models, keys -----------------------------------------------------------------------
 
 
@@ -203,6 +210,12 @@ ATTACKS = (
         enrolled_by_another_key,
         "TrustError",
         shown(4, "is not the one that the invitation names"),
+    ),
+    Attack(
+        "an enrolment answered with a certificate for another key",
+        enrolled_with_a_certificate_for_another_key,
+        "TrustError",
+        shown(4, "a certificate for another key"),
     ),
     Attack(
         "a study edited under its old signature",

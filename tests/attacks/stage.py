@@ -13,6 +13,7 @@ from typing import Any
 from flo import canonical
 from flo.cli.operator import Operator
 from flo.clients.approve import approve
+from flo.clients.decisions import withdraw
 from flo.clients.enrol import connect, leave, renew_when_due
 from flo.clients.home import SiteHome
 from flo.clients.offers import Offered
@@ -34,11 +35,15 @@ AGENT, SCREEN = "the agent's log", "the screen, exit code"
 
 @dataclass
 class Stage:
-    """``homes``: north approved ``study``; south waits; gone was revoked, left has left."""
+    """``homes``: north approved ``study``; south waits; gone was revoked, left has left.
+
+    ``withdrawn``: the approval that west took back.
+    """
 
     coordinator: RealCoordinator
     homes: dict[str, SiteHome]
     study: Study
+    withdrawn: dict[str, str]
     left: ssl.SSLContext
     before_renewal: ssl.SSLContext
     invitation: bytes
@@ -114,7 +119,11 @@ def set_up(folder: Path) -> Iterator[Stage]:
         for name in ("north", "south"):
             with connect(homes[name]) as api, closing(homes[name].audit_log()) as log:
                 countersign(api, log, homes[name].coordinator)
-        study = _approved_by_north(coordinator, homes)
+        offer = _offered(coordinator)
+        _approve(homes["north"], offer)
+        withdrawn = _approve(homes["west"], offer)
+        with connect(homes["west"]) as api:
+            withdraw(homes["west"], api, offer.study.digest, "Not any more.")
         before_renewal = coordinator.site(homes["renewed"])
         _renew(homes["renewed"])
         with coordinator.home.recording() as store:
@@ -127,7 +136,8 @@ def set_up(folder: Path) -> Iterator[Stage]:
         yield Stage(
             coordinator=coordinator,
             homes=homes,
-            study=study,
+            study=offer.study,
+            withdrawn=withdrawn,
             before_renewal=before_renewal,
             invitation=invite(coordinator.home, "guest"),
             used_invitation=used,
@@ -139,15 +149,18 @@ def set_up(folder: Path) -> Iterator[Stage]:
         )
 
 
-def _approved_by_north(coordinator: RealCoordinator, homes: dict[str, SiteHome]) -> Study:
-    """A study on offer to three hospitals, approved by one."""
+def _offered(coordinator: RealCoordinator) -> Offered:
+    """A study on offer to three hospitals."""
     with Operator(coordinator.home.directory) as operator:
         found = operator.call("POST", "studies", body=small_study().canonical_bytes)
-    study, north = from_canonical(found["study"].encode()), homes["north"]
-    with connect(north) as api:
-        offer = Offered(study, found["signature"])
-        approve(north, api, offer, north.config.population(None))
-    return study
+    return Offered(from_canonical(found["study"].encode()), found["signature"])
+
+
+def _approve(home: SiteHome, offer: Offered) -> dict[str, str]:
+    """What the hospital told the coordinator."""
+    with connect(home) as api:
+        kept = approve(home, api, offer, home.config.population(None))
+    return {"document": kept.decision, "signature": kept.decision_signature}
 
 
 def _renew(home: SiteHome) -> None:

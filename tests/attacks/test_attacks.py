@@ -15,7 +15,7 @@ import pytest
 
 from flo.audit_chain import verify
 from flo.server.home import sign_events
-from tests.attacks.attack import NOWHERE, Attack, Logged, table
+from tests.attacks.attack import Attack, Logged, table
 from tests.attacks.attacks import ATTACKS
 from tests.attacks.stage import Stage, set_up
 
@@ -37,8 +37,7 @@ def test_an_attack_is_refused_logged_and_survived(stage: Stage, attack: Attack) 
     assert set(seen) == {attack.refused}
     assert stage.state() == state
     assert stage.serves_the_honest()
-    if attack.logged is not NOWHERE:
-        _is_written(stage, attack.logged, before[attack.logged.where], times=len(seen))
+    _is_written(stage, attack.logged, before[attack.logged.where], times=len(seen))
 
 
 def _is_written(stage: Stage, logged: Logged, before: int, times: int) -> None:

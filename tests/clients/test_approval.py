@@ -51,7 +51,7 @@ def test_the_coordinator_learns_the_decision_and_nothing_about_patients(site: Si
     decision = json.loads(told["document"])
     assert set(decision) == {
         *("schema_version", "decision", "study", "hospital", "role", "time", "head"),
-        *("unconfirmed", "charged", "code", "policy", "people"),
+        *("population", "unconfirmed", "charged", "code", "policy", "people"),
     }
     assert decision["unconfirmed"] == ["south", "west"]
     assert decision["charged"] == "as-designed"

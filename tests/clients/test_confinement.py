@@ -76,6 +76,8 @@ def test_the_data_process_can_do_its_work(inside: Inside) -> None:
         "os.listdir(site)",
         "os.listdir('/tmp')",
         "os.listdir('/')",
+        "os.listdir('/etc')",
+        "os.listdir('/dev')",
     ],
 )
 def test_it_reads_no_file_but_the_snapshots_and_what_python_needs(

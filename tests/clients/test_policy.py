@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flo import canonical
-from flo.clients.approve import refuse_over_a_year
 from flo.clients.home import SiteHome
 from flo.clients.policy import Hours, Policy, refuse_violations
 from flo.clients.policy_file import EXPLAINED, in_force, read_edited, sign, write_toml
+from flo.clients.yearly_budget import refuse_over_a_year
 from flo.errors import BudgetError, FloError, MessageError, PolicyError, TrustError, UsageError
 from flo.identity import Identity
 from flo.model_kinds import Pack
@@ -155,6 +155,20 @@ def test_every_rule_is_explained_and_every_example_is_a_value_of_it() -> None:
         if example:
             document = tomllib.loads(f"{rule} = {example}")
             Policy.model_validate({**document, "people": people})
+
+
+def test_every_example_in_a_written_policy_may_be_uncommented(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    write_toml(path, Policy(people=named(Ada=ADA, Ben=BEN)))
+    text = path.read_text()
+    examples = [name for name, (example, _) in EXPLAINED.items() if example]
+    for name in examples:
+        assert text.count(f"\n# {name} = ") == 1
+        text = text.replace(f"\n# {name} = ", f"\n{name} = ")
+    path.write_text(text)
+    read, default = read_edited(path), Policy()
+    assert [name for name in examples if getattr(read, name) == getattr(default, name)] == []
+    assert [person.name for person in read.people] == ["Ada", "Ben"]
 
 
 @given(

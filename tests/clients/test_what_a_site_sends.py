@@ -62,7 +62,9 @@ ACCOUNTED = {
     "renew.request": "a key and the hospital's id, signed",
     "leave": "nothing is said",
     "keys": "nothing is said",
-    **{f"audit.head.{name}": LOG for name in ("number", "hash", "public", "signature")},
+    **{f"audit.growth.head.{name}": LOG for name in ("number", "hash", "public", "signature")},
+    "audit.growth.after": "up to where the coordinator has seen it before",
+    "audit.growth.digests[]": "salted digests of entries, which stay here",
     **{
         f"audit.receipt.{name}": "that the coordinator's own head was seen"
         for name in ("owner", "number", "hash", "public", "signature")
@@ -79,12 +81,13 @@ ACCOUNTED = {
     "approvals.document.role": PUBLIC,
     "approvals.document.time": PARTICIPATION,
     "approvals.document.unconfirmed[]": "not protected: whose key the steward has not compared",
+    "approvals.document.population": "the site's own name for a group of patients, as in its rows",
     "approvals.document.charged": COST,
     "approvals.document.code": SOFTWARE,
     "approvals.document.policy": "digest of the site's own policy",
     **{
         f"approvals.document.people[].{name}": "who said yes, as the hospital names them"
-        for name in ("name", "role", "time", "public", "signature")
+        for name in ("name", "role", "time", "terms", "public", "signature")
     },
     **{f"approvals.document.head.{name}": why for name, why in HEADS.items()},
     "approvals.signature": KEY,

@@ -261,10 +261,8 @@ def test_a_folders_key_store_is_where_its_configuration_says(
         (KeyStoreConfig(path=tmp_path / "elsewhere.key"), "elsewhere.key"),
         (KeyStoreConfig(kind="passphrase"), "keystore.json"),
     ):
-        with pytest.raises(UsageError, match=f"no key store at .*{written}"):
-            config.open(tmp_path)
         assert not (tmp_path / written).exists()
-        sealed = config.open(tmp_path, new=True).seal({}, SECRET)
+        sealed = config.open(tmp_path).seal({}, SECRET)
         assert (tmp_path / written).exists()
         assert config.open(tmp_path).open({}, sealed) == SECRET
 
@@ -274,16 +272,26 @@ def test_a_passphrase_is_asked_for_once_a_process(
 ) -> None:
     write_private(tmp_path / "words", WORDS)
     monkeypatch.setenv(PASSPHRASE_VARIABLE, str(tmp_path / "words"))
-    store = KeyStoreConfig(kind="passphrase").open(tmp_path, new=True)
+    store = KeyStoreConfig(kind="passphrase").open(tmp_path)
     monkeypatch.delenv(PASSPHRASE_VARIABLE)
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     assert KeyStoreConfig(kind="passphrase").open(tmp_path) is store
 
 
 def test_a_key_file_on_a_disk_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
-    for new in (True, False):
-        with pytest.raises(UsageError, match="no key store"):
-            KeyStoreConfig(path=tmp_path / "not-mounted" / "keystore.key").open(tmp_path, new=new)
+    with pytest.raises(UsageError, match="no key store"):
+        KeyStoreConfig(path=tmp_path / "not-mounted" / "keystore.key").open(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["file", "passphrase"])
+def test_a_lost_key_store_is_never_made_anew_for_keys_that_it_sealed(
+    tmp_path: Path, kind: str
+) -> None:
+    config = KeyStoreConfig.model_validate({"kind": kind})
+    Identity.new().save(tmp_path / "identity.key", LocalKeyStore(tmp_path / "elsewhere"))
+    with pytest.raises(UsageError, match="no key store at"):
+        config.open(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"identity.key", "elsewhere"}
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o666])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flo.clients.policy import a_year_before
+from flo.clients.yearly_budget import a_year_before
 from flo.errors import BudgetError
 from flo.identity import Identity
 from flo.privacy.budget import committed_since

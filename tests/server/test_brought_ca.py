@@ -41,6 +41,12 @@ class Brought:
 
     certificate: x509.Certificate
     key: Key
+    above: tuple[Brought, ...] = ()
+
+    @property
+    def file(self) -> bytes:
+        """An intermediate authority comes with those above it."""
+        return b"".join(brought.pem for brought in (self, *self.above))
 
     @property
     def pem(self) -> bytes:
@@ -75,6 +81,7 @@ def certified(
     kind: str = "p256",
     *,
     issuer: Brought | None = None,
+    begins: int = -400,
     days: int = 3650,
     is_ca: bool | None = True,
     signs: bool | None = True,
@@ -89,7 +96,7 @@ def certified(
         .issuer_name(issuer.certificate.subject if issuer else subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=400))
+        .not_valid_before(now + timedelta(days=begins))
         .not_valid_after(now + timedelta(days=days))
     )
     if is_ca is not None:
@@ -106,7 +113,8 @@ def certified(
         found = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         builder = builder.add_extension(found, critical=False)
     digest = None if kind == "ed25519" and issuer is None else hashes.SHA384()
-    return Brought(builder.sign(issuer.key if issuer else key, digest), key)
+    above = (issuer, *issuer.above) if issuer else ()
+    return Brought(builder.sign(issuer.key if issuer else key, digest), key, above)
 
 
 def home_with(folder: Path, certificate: bytes, key: bytes) -> CoordinatorHome:
@@ -134,6 +142,7 @@ def test_a_good_authority_is_adopted_and_issues(tmp_path: Path, kind: str) -> No
 
 
 GOOD = certified()
+BELOW = certified("Below", "rsa3072", issuer=GOOD)
 REFUSED: list[tuple[str, Any, Any, str]] = [
     ("no basic constraints", certified(is_ca=None), None, "lacks basic constraints"),
     ("not a CA", certified(is_ca=False), None, "may not sign others"),
@@ -142,6 +151,9 @@ REFUSED: list[tuple[str, Any, Any, str]] = [
     ("no key identifier", certified(names_its_key=False), None, "subject key identifier"),
     ("expired", certified(days=-1), None, "ends on"),
     ("ends before a hospital's would", certified(days=364), None, "before the 365 days"),
+    ("not valid yet", certified(begins=30), None, "not valid before"),
+    ("without its root", BELOW, None, "are not all in the file"),
+    ("another root", BELOW.pem + certified("B", "p384").pem, BELOW.key_pem(), "are not all in"),
     ("another key", certified(), certified(kind="p384").key_pem(), "not the key of its certif"),
     ("192 bits", certified(kind="p192"), None, "EC of 256 bits or RSA of 3072"),
     ("224 bits", certified(kind="p224"), None, "EC of 256 bits or RSA of 3072"),
@@ -195,7 +207,7 @@ class UnderBrought(RealCoordinator):
 @contextmanager
 def serving(folder: Path, brought: Brought) -> Iterator[RealCoordinator]:
     """A coordinator that was made on the command line with this authority."""
-    (folder / "ca.pem").write_bytes(brought.pem)
+    (folder / "ca.pem").write_bytes(brought.file)
     (folder / "ca.key").write_bytes(brought.key_pem())
     port, private_port = free_ports(2)
     done = flo(
@@ -212,7 +224,7 @@ def serving(folder: Path, brought: Brought) -> Iterator[RealCoordinator]:
         real.stop()
 
 
-@pytest.mark.parametrize("brought", [ROOT], ids=["a root"])
+@pytest.mark.parametrize("brought", [ROOT, INTERMEDIATE], ids=["a root", "an intermediate one"])
 def test_a_hospital_enrols_renews_and_is_served_under_a_brought_authority(
     tmp_path: Path, brought: Brought
 ) -> None:
@@ -257,7 +269,7 @@ def test_what_another_authority_issued_opens_nothing(
     public = key.key.public_key()
     good, _ = coordinator.home.authority().issue_client("north", "site", public)
     assert status_of(coordinator, good, key) == 403  # let in, and then not enrolled
-    other = Authority.adopt(tmp_path, LocalKeyStore(tmp_path / "k"), issuer.pem, issuer.key_pem())
+    other = Authority.adopt(tmp_path, LocalKeyStore(tmp_path / "k"), issuer.file, issuer.key_pem())
     pem, _ = other.issue_client("north", "site", public)
     for chain in (pem, pem + issuer.pem, pem + issuer.pem + ROOT.pem, pem + INTERMEDIATE.pem):
         with pytest.raises((ssl.SSLError, ConnectionError)):

@@ -233,7 +233,7 @@ def check_replaced(home: CoordinatorHome, first: Identity) -> None:
     "at",
     [
         "os replace 1",  # the next key's own file
-        "succession sign_events 2",  # the old key's last entry waits to be signed
+        "succession sign_events 3",  # the old key's last entry waits to be signed
         "os replace 2",  # succession.json
         "os replace 3",  # the listeners' certificate
         "os replace 4",  # the next key takes the old one's place
