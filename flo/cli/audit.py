@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(no_args_is_help=True)
+_LEFT_TO_THE_EXPORT = ("reply", "run")  # of every message
 Place = Annotated[
     Path,
     typer.Option("--home", help="A site's folder, a coordinator's, or an access file."),
@@ -151,7 +152,11 @@ def log(
     ][-last:]
     table = Table("#", "time (UTC)", "what", "study", "facts", box=None)
     for entry in chosen:
-        facts = " ".join(f"{name}={_short(value)}" for name, value in entry.facts.items())
+        facts = " ".join(
+            f"{name}={_short(value)}"
+            for name, value in entry.facts.items()
+            if name not in _LEFT_TO_THE_EXPORT
+        )
         shown = facts if len(facts) < 200 else facts[:199] + "…"
         study_shown = (entry.study or "")[:12]
         table.add_row(

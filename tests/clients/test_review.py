@@ -143,6 +143,16 @@ def test_it_names_our_own_fingerprint_and_the_digest_that_a_yes_is_bound_to(
 
 
 @READ
+def test_the_sheet_says_what_remains_of_the_budget(site: Site, read: Any) -> None:
+    assert re.search(
+        r"training 100\.0% free; the largest study ε that would fit is 0\.[89]", read(site, STUDY)
+    )
+    site.approve(site.offer(study_of(0.5, "earlier")))
+    (remains,) = re.findall(r"training ([\d.]+)% free; the largest study ε", read(site, STUDY))
+    assert 0 < float(remains) < 75
+
+
+@READ
 def test_the_share_is_that_of_our_own_budget(site: Site, read: Any) -> None:
     assert read(site, STUDY).count("share of life") == 1
 
