@@ -20,7 +20,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import platform
 import resource
 import socket
 import struct
@@ -28,87 +27,14 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from flo.clients.seccomp import TYPED_INTO_A_TERMINAL, refuse_calls
+
 LAYERS = ("limits", "namespace", "no_new_privs", "landlock", "seccomp")
 
-_PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS = 4, 22, 38, 39
-_SECCOMP_MODE_FILTER = 2
+_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS = 4, 38, 39
 _NEW_USER, _NEW_NET, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000
-_EVERY_NAMESPACE = 0x7E020080  # cgroup, uts, ipc, user, pid, net, mount, time
 _CAPABILITY_VERSION_3 = 0x20080522
-_EPERM, _ENOSYS = 1, 38
 _OPEN_FILES = 256
-
-# system call: (x86-64, AArch64); None where it does not exist
-_REFUSED: dict[str, tuple[int | None, int | None]] = {
-    "socket": (41, 198),
-    "connect": (42, 203),
-    "accept": (43, 202),
-    "sendto": (44, 206),
-    "sendmsg": (46, 211),
-    "bind": (49, 200),
-    "listen": (50, 201),
-    "accept4": (288, 242),
-    "sendmmsg": (307, 269),
-    "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427),
-    "execve": (59, 221),
-    "execveat": (322, 281),
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "pidfd_getfd": (438, 438),
-    "bpf": (321, 280),
-    "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    "mount": (165, 40),
-    "umount2": (166, 39),
-    "pivot_root": (155, 41),
-    "open_tree": (428, 428),
-    "move_mount": (429, 429),
-    "fsopen": (430, 430),
-    "fsmount": (432, 432),
-    "mount_setattr": (442, 442),
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    "open_by_handle_at": (304, 265),
-    "fork": (57, None),
-    "vfork": (58, None),
-    "setsid": (112, 157),
-    "setpgid": (109, 154),
-    # what Landlock does not cover: modes, owners, times and attributes of files
-    "chmod": (90, None),
-    "fchmod": (91, 52),
-    "fchmodat": (268, 53),
-    "fchmodat2": (452, 452),
-    "chown": (92, None),
-    "fchown": (93, 55),
-    "lchown": (94, None),
-    "fchownat": (260, 54),
-    "utime": (132, None),
-    "utimes": (235, None),
-    "futimesat": (261, None),
-    "utimensat": (280, 88),
-    "setxattr": (188, 5),
-    "lsetxattr": (189, 6),
-    "fsetxattr": (190, 7),
-    "setxattrat": (463, 463),
-    "removexattr": (197, 14),
-    "lremovexattr": (198, 15),
-    "fremovexattr": (199, 16),
-    "removexattrat": (466, 466),
-    "chroot": (161, 51),
-    "init_module": (175, 105),
-    "finit_module": (313, 273),
-    "kexec_load": (246, 104),
-}
-_CLONE, _CLONE3, _IOCTL_CALL, _PRLIMIT = (56, 220), (435, 435), (16, 29), (302, 261)
-_CLONE_THREAD = 0x10000
-_TYPED_INTO_A_TERMINAL = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
-_ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _READ_FILE, _READ_DIR, _WRITE_FILE, _IOCTL = 1 << 2, 1 << 3, 1 << 1, 1 << 15
@@ -133,7 +59,7 @@ def confine(snapshots: Path, forbidden: Path, *, gpu: bool) -> dict[str, bool]:
     _give_up_capabilities()
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _restrict_files([*_python_paths(), snapshots], gpu=gpu)
-    _refuse_calls()
+    refuse_calls(_libc)
     return {
         "limits": resource.getrlimit(resource.RLIMIT_CORE) == (0, 0),
         "namespace": _sees_no_network(),
@@ -227,79 +153,6 @@ def _python_paths() -> list[Path]:
     return [package.resolve(), *rooms, *prefixes, *libraries]
 
 
-# -- seccomp --------------------------------------------------------------------------------------
-
-
-class _Filter(ctypes.Structure):
-    _fields_ = (
-        ("code", ctypes.c_ushort),
-        ("jt", ctypes.c_ubyte),
-        ("jf", ctypes.c_ubyte),
-        ("k", ctypes.c_uint32),
-    )
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("filters", ctypes.POINTER(_Filter)))
-
-
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
-
-
-def program(machine: str) -> list[tuple[int, int, int, int]]:
-    """The classic BPF program as (code, jump if true, jump if false, k); empty if unknown here."""
-    if machine not in _ARCHITECTURES:
-        return []
-    column, architecture = _ARCHITECTURES[machine]
-    numbers = [call[column] for call in _REFUSED.values() if call[column] is not None]
-    lines = [
-        (_LOAD, 0, 0, _ARCHITECTURE),
-        (_EQUAL, 1, 0, architecture),
-        (_RETURN, 0, 0, _KILL),
-        (_LOAD, 0, 0, _NUMBER),
-    ]
-    if machine == "x86_64":  # the x32 numbers of the same calls
-        lines += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _KILL)]
-    for number in numbers:
-        lines += [(_EQUAL, 0, 1, number or 0), (_RETURN, 0, 0, _ERROR | _EPERM)]
-    # clone3 keeps its flags where a filter cannot look; the C library then uses clone.
-    lines += [(_EQUAL, 0, 1, _CLONE3[column]), (_RETURN, 0, 0, _ERROR | _ENOSYS)]
-    lines += [  # a thread of this process, in its own namespaces, and nothing else
-        (_EQUAL, 0, 5, _CLONE[column]),
-        (_LOAD, 0, 0, _FIRST_ARGUMENT),
-        (_ANY_BIT, 0, 2, _CLONE_THREAD),
-        (_ANY_BIT, 1, 0, _EVERY_NAMESPACE),
-        (_RETURN, 0, 0, _ALLOW),
-        (_RETURN, 0, 0, _ERROR | _EPERM),
-    ]
-    lines += [
-        (_EQUAL, 0, 4, _IOCTL_CALL[column]),
-        (_LOAD, 0, 0, _SECOND_ARGUMENT),
-        (_EQUAL, 1, 0, _TYPED_INTO_A_TERMINAL[0]),
-        (_EQUAL, 0, 5, _TYPED_INTO_A_TERMINAL[1]),
-        (_RETURN, 0, 0, _ERROR | _EPERM),
-    ]
-    lines += [  # limits of its own process only
-        (_EQUAL, 0, 3, _PRLIMIT[column]),
-        (_LOAD, 0, 0, _FIRST_ARGUMENT),
-        (_EQUAL, 1, 0, 0),
-        (_RETURN, 0, 0, _ERROR | _EPERM),
-        (_RETURN, 0, 0, _ALLOW),
-    ]
-    return lines
-
-
-def _refuse_calls() -> None:
-    lines = program(platform.machine())
-    if not lines:
-        return
-    filters = (_Filter * len(lines))(*(_Filter(*line) for line in lines))
-    whole = _Program(len(lines), filters)
-    _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(whole), 0, 0)
-
-
 # -- checks ---------------------------------------------------------------------------------------
 
 
@@ -353,7 +206,7 @@ def _cannot_fork() -> bool:
 
 def _cannot_type_into_terminals() -> bool:
     try:
-        fcntl.ioctl(2, _TYPED_INTO_A_TERMINAL[0], b" ")
+        fcntl.ioctl(2, TYPED_INTO_A_TERMINAL[0], b" ")
     except PermissionError:
         return True
     except OSError:  # no terminal, and yet the filter did not refuse

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from flo.cli import audit, bench, coordinator, lab, model, site, study
-from flo.cli import steward as _registers_commands  # noqa: F401
+from flo.cli import hospital as _registers_commands  # noqa: F401 - and those of steward
 
 app = typer.Typer(
     name="flo",
@@ -19,7 +19,7 @@ app = typer.Typer(
 app.add_typer(study.app, name="study", help="Write, explain, launch and watch studies.")
 app.add_typer(coordinator.app, name="coordinator", help="Run the coordinator.")
 app.add_typer(site.app, name="site", help="A hospital's site: enrol, approve, run, budget.")
-app.add_typer(audit.app, name="audit", help="Make and verify privacy reports.")
+app.add_typer(audit.app, name="audit", help="Reports, audit logs, evidence: make and verify.")
 app.add_typer(model.app, name="model", help="Published models: look, fetch, predict.")
 app.command()(lab.simulate)
 app.command()(lab.demo)

@@ -1,4 +1,4 @@
-"""``flo site ...``: setting a site up and running it. Decisions are in ``flo.cli.steward``."""
+"""``flo site ...``: setting a site up and running it; see ``steward`` and ``hospital`` for the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``flo site ...``: what a steward decides: studies, partners, policy, people, patients' wishes."""
+"""``flo site ...``: what a steward decides about studies and partners."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def approve(
         if not confirmed("\nApprove this study and reserve its whole cost?", yes):
             raise RefusedError("not approved; nothing was spent", hint="--yes approves at once")
         terms = terms_of(opened, offered.study, chosen, if_broken=if_broken)
-        people = say_yes(opened, offered.study, terms, _person_key(person))
+        people = say_yes(opened, offered.study, terms, person_key(person))
         digest, needed = offered.study.digest[:12], opened.policy.approvers
         if people and len(people) < needed:
             said = ", ".join(given.name for given in people)
@@ -202,106 +202,6 @@ def withdraw(
         say("[yellow]the coordinator could not be told;[/] it learns it from the agent's refusal")
 
 
-@app.command()
-def policy(
-    home: Home = DEFAULT_HOME,
-    sign: Annotated[bool, typer.Option("--sign", help="Put policy.toml in force.")] = False,
-    person: PersonKey = None,
-) -> None:
-    """Show what this site allows; sign policy.toml after you have edited it."""
-    from flo.cli.screen import plain, say
-    from flo.clients.home import SiteHome
-    from flo.clients.policy_file import sign as put_in_force
-
-    opened = SiteHome.open(home)
-    if sign and put_in_force(opened.directory, opened.identity(), _person_key(person)) is None:
-        say("signed; the policy in force asks for more people: flo site policy --sign --person KEY")
-        return
-    found = opened.policy
-    for name, value in found.model_dump(mode="json").items():
-        if name != "people":
-            shown = "not limited" if value is None else str(value)
-            say(f"{name} = {plain(shown)}")
-    for someone in found.people:
-        say(f"may approve: {someone.name}, {someone.role}")
-    say(f"in force, digest {found.digest[:12]}; {home / 'policy.toml'} is signed")
-
-
-@app.command()
-def person(
-    name: Annotated[str, typer.Argument(help="The person's name, as approvals will carry it.")],
-    out: Annotated[Path, typer.Option(help="Where to write the person's key.")],
-    role: Annotated[
-        str,
-        typer.Option(help="steward, data protection officer, ethics committee or physician."),
-    ] = "steward",
-) -> None:
-    """Make a key of a person's own, opened by a passphrase, to approve with."""
-    from flo.cli.screen import plain, say
-    from flo.clients.people import new_key
-    from flo.keystore import passphrase
-
-    made = new_key(out, passphrase(f"passphrase for {out}", new=True))
-    say(f"{out} is the key of {name}; keep it, and the passphrase, to yourself")
-    say("add this to policy.toml, then: flo site policy --sign")
-    say(plain(f'\n[[people]]\nname = "{name}"\nrole = "{role}"\npublic = "{made.public.hex()}"'))
-
-
-@app.command("opt-out")
-def opt_out(home: Home = DEFAULT_HOME) -> None:
-    """Ask for a patient who does not take part: from the next round on, and in nothing later."""
-    from flo.cli.screen import say
-    from flo.clients.consent import is_in_a_file
-    from flo.clients.consent import opt_out as take_out
-    from flo.clients.home import SiteHome
-
-    opened, patient = SiteHome.open(home), _patient_id()
-    changed = take_out(opened, patient)
-    say(f"noted; the patient was taken out of {len(changed)} studies and takes part in none later")
-    if not is_in_a_file(opened, patient):
-        say("[yellow]no data file here holds this id:[/] is it spelt as there?")
-
-
-@app.command()
-def erase(home: Home = DEFAULT_HOME) -> None:
-    """Opt a patient out and record which models they contributed to, how much. Asks for the id."""
-    from rich.table import Table
-
-    from flo.cli.screen import console, plain, say
-    from flo.clients.consent import erase as record
-    from flo.clients.consent import is_in_a_file
-    from flo.clients.home import SiteHome
-
-    opened, patient = SiteHome.open(home), _patient_id()
-    made, path = record(opened, patient)
-    table = Table("study", "digest", "as", "releases", "ε at most", "δ", "odds change by at most")
-    for part in made.contributions:
-        table.add_row(
-            plain(f"{part.name} v{part.version}"),
-            part.study[:12],
-            "trained on" if part.side == "training" else "evaluated on",
-            str(part.releases),
-            f"{part.epsilon:.4f}",
-            f"{part.delta:g}",
-            f"× {part.factor:.2f}",
-        )
-    if made.contributions:
-        console().print(table)
-    else:
-        say("this id is in no study that was approved here")
-    if not is_in_a_file(opened, patient):
-        say("[yellow]no data file here holds this id:[/] is it spelt as there?")
-    if made.unknown:
-        say(f"not known for {len(made.unknown)} studies approved before members were kept")
-    say(made.said)
-    say(f"signed record, without the patient's id: {path}")
-
-
-def _patient_id() -> str:
-    """Asked for and not an argument: it would stand in the shell's history and the process list."""
-    return str(typer.prompt("the patient's id, as in the data file"))
-
-
 def approved_digest(home: SiteHome, start: str) -> str:
     """Digest of the approved study that begins so. Raises UsageError."""
     from flo.clients.approval import approved_digests
@@ -313,7 +213,7 @@ def approved_digest(home: SiteHome, start: str) -> str:
     return found[0]
 
 
-def _person_key(path: Path | None) -> Identity | None:
+def person_key(path: Path | None) -> Identity | None:
     from flo.clients.people import load_key
     from flo.keystore import passphrase
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flo.clients.confinement import program
+from flo.clients.seccomp import program
 from tests.clients.system_calls import (
     CALLS,
     CLONE,
