@@ -1,4 +1,4 @@
-"""``flo site ...``: setting a site up and running it; see ``steward`` and ``hospital`` for the rest."""
+"""``flo site ...``: setting a site up and running it; see also ``steward`` and ``hospital``."""
 
 from __future__ import annotations
 

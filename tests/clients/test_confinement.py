@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flo.clients.confinement import LAYERS
@@ -24,8 +25,8 @@ from flo.clients.home import SiteHome
 from flo.clients.policy import Policy
 from flo.clients.policy_file import sign, write_toml
 from flo.clients.worker import Worker
-from flo.errors import EXIT_REFUSED
-from tests.builders import make_site
+from flo.errors import EXIT_REFUSED, RefusedError
+from tests.builders import make_site, small_study
 from tests.clients.locked_in import REFUSED, WHO, Inside, LockedIn, started, two_processes
 from tests.server.stage import flo
 
@@ -231,3 +232,17 @@ def test_an_agent_whose_policy_asks_for_a_layer_that_does_not_hold_does_not_star
     with closing(readable_home.audit_log()) as log:
         (entry,) = [entry for entry in log.entries() if entry.kind == "agent-started"]
     assert set(entry.facts["confinement"]) == set(LAYERS) - {"landlock"}
+
+
+def test_a_child_that_is_not_locked_in_as_required_is_asked_for_nothing(tmp_path: Path) -> None:
+    """Also one that was started anew after the first died."""
+    home = make_site(tmp_path)
+    worker = LockedIn(home.directory, free=True)
+    worker.start()
+    try:
+        worker._required = lambda: ("seccomp", "limits")
+        assert worker.missing == ["limits", "seccomp"]
+        with pytest.raises(RefusedError, match="not ready"):
+            worker.release(small_study(), tmp_path, "a" * 64, "training", np.zeros(6), 3)
+    finally:
+        worker.stop()

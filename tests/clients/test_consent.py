@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -12,10 +12,10 @@ import pytest
 
 from flo import canonical
 from flo.clients import approval
-from flo.clients.consent import OptOuts, erase, opt_out
+from flo.clients.consent import OptOuts, erase, is_in_a_file, opt_out
 from flo.clients.members import Members
 from flo.clients.worker import Worker, write_frame
-from flo.errors import UsageError
+from flo.errors import RefusedError, TrustError, UsageError
 from flo.keystore import read_secret
 from flo.messages import Purpose
 from flo.privacy.split import keyed_hash
@@ -204,3 +204,55 @@ def test_the_ledger_keeps_what_was_released_and_the_log_names_nobody(site: Site)
         (entry,) = [entry for entry in log.entries() if entry.kind == "opt-out"]
     assert (entry.study, entry.facts["studies"], entry.facts["listed"]) == (None, 1, 1)
     assert PATIENTS[0] not in str(entry)
+
+
+# -- the list cannot be lost ----------------------------------------------------------------------
+
+
+def remove(path: Path, before: bytes) -> None:
+    path.unlink()
+
+
+def put_back_an_older_one(path: Path, before: bytes) -> None:
+    path.write_bytes(before)
+
+
+def put_one_in_the_clear(path: Path, before: bytes) -> None:
+    path.write_bytes(canonical.encode(OptOuts().model_dump(mode="json")))
+
+
+@pytest.mark.parametrize("tamper", [remove, put_back_an_older_one, put_one_in_the_clear])
+def test_a_list_that_is_not_the_newest_stops_every_approval(
+    tmp_path: Path, tamper: Callable[[Path, bytes], None]
+) -> None:
+    site = enrolled_site(tmp_path)
+    path = site.home.directory / "optouts.sealed"
+    opt_out(site.home, PATIENTS[1])
+    before = path.read_bytes()
+    opt_out(site.home, PATIENTS[2])
+    opt_out(site.home, PATIENTS[3])
+    newest = path.read_bytes()
+    tamper(path, before)
+    site.refuses(site.offer(), TrustError, "older than the audit log|changed", heads=False)
+    with pytest.raises(TrustError):
+        opt_out(site.home, PATIENTS[4])
+    path.write_bytes(newest)
+    site.approve(site.offer())
+
+
+def test_nobody_opts_out_while_a_study_is_being_approved_and_the_other_way_round(
+    tmp_path: Path,
+) -> None:
+    site = enrolled_site(tmp_path)
+    with site.home.deciding():
+        with pytest.raises(RefusedError, match="another decision is being made"):
+            opt_out(site.home, PATIENTS[1])
+        site.refuses(site.offer(), RefusedError, "another decision is being made")
+    assert opt_out(site.home, PATIENTS[1]) == []
+
+
+def test_an_id_that_no_file_holds_is_noticed(tmp_path: Path) -> None:
+    home = enrolled_site(tmp_path).home
+    assert is_in_a_file(home, f"  {PATIENTS[1].upper()} ")
+    for other in (f"0{PATIENTS[1]}", PATIENTS[1][:-1], "nobody"):
+        assert not is_in_a_file(home, other)

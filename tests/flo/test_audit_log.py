@@ -154,6 +154,26 @@ def test_a_receipt_counts_for_one_log_and_one_signer(tmp_path: Path) -> None:
         assert found == (Countersigned(COORDINATOR.fingerprint, None, 1),)
 
 
+def test_a_receipt_for_what_an_earlier_key_signed_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flo.audit_log.MOST_DIGESTS", 2)
+    with opened(tmp_path / "c", COORDINATOR) as log:
+        for kind in ("coordinator-made", "invited", "enrolled"):
+            log.append(kind)
+    replaced(tmp_path / "c", COORDINATOR, NEXT)
+    owners = {COORDINATOR.fingerprint, NEXT.fingerprint}
+    with opened(tmp_path / "c", NEXT) as log, opened(tmp_path / "n") as site:
+        log.append("key-in-use")
+        seen = []
+        while (growth := log.growth({NORTH.fingerprint})) is not None:
+            seen.append((growth.head.fingerprint == NEXT.fingerprint, growth.head.number))
+            log.keep_receipt(site.countersign(growth, owners), NORTH.fingerprint)
+        assert seen == [(False, 2), (False, 4), (True, 5)]
+        (found,) = check(exported(log, "coordinator"))
+        assert found.countersigned == (Countersigned(NORTH.fingerprint, None, 5),)
+
+
 def test_the_latest_receipt_is_kept(tmp_path: Path) -> None:
     with opened(tmp_path / "n") as log:
         receipts = []

@@ -6,22 +6,30 @@ import ast
 import json
 import re
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.x509.oid import NameOID
 
 from flo import canonical
+from flo.audit_chain import Receipt
+from flo.clients.approval import approved_digests
 from flo.clients.approve import approve
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.home import SiteHome
 from flo.errors import FloError, MessageError, TrustError, UsageError
+from flo.identity import Identity
 from flo.infra.evidence.pack import FILL_IN, make, render, verify
 from flo.infra.evidence.rows import ROWS
 from flo.server.home import CoordinatorConfig, CoordinatorHome
 from flo.server.tokens import issue
-from tests.builders import SilentApi
-from tests.clients.approving_site import Site, enrolled_site
+from tests.builders import SilentApi, small_study
+from tests.clients.approving_site import COORDINATOR, Site, enrolled_site
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -193,3 +201,79 @@ def test_the_page_loads_nothing_and_shows_what_is_missing(approved: Site) -> Non
 
 def test_no_patient_is_in_the_pack(approved: Site) -> None:
     assert "north0" not in make(approved.home.directory).decode()
+
+
+# -- what is claimed was looked at -----------------------------------------------------------------
+
+
+def certificate(home: SiteHome, *, days: float = 100, ours: bool = True) -> None:
+    """This site's certificate, of the authority that it knows or of another, as old as asked."""
+    authority, own = Identity.new(), Identity.new()
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")]), datetime.now(UTC)
+
+    def made(signer: Identity, subject: Identity, end: float) -> bytes:
+        builder = x509.CertificateBuilder().subject_name(name).issuer_name(name)
+        builder = builder.public_key(subject.key.public_key()).serial_number(7)
+        builder = builder.not_valid_before(now - timedelta(days=500))
+        signed = builder.not_valid_after(now + timedelta(days=end)).sign(signer.key, SHA384())
+        return signed.public_bytes(serialization.Encoding.PEM)
+
+    (home.directory / "ca.pem").write_bytes(made(authority, authority, 900))
+    signer = authority if ours else own
+    (home.directory / "certificate.pem").write_bytes(made(signer, own, days))
+
+
+@pytest.mark.parametrize(
+    ("days", "ours", "shown"), [(100, True, True), (-1, True, False), (100, False, False)]
+)
+def test_a_certificate_counts_if_it_is_valid_now_and_of_our_authority(
+    approved: Site, days: float, ours: bool, shown: bool
+) -> None:
+    certificate(approved.home, days=days, ours=ours)
+    assert row(body_of(approved.home), "HIPAA 164.312(e)(1)")["shown"] == shown
+
+
+def test_a_receipt_that_one_gives_oneself_is_nobodys(approved: Site) -> None:
+    with closing(approved.home.audit_log()) as log:
+        for signer, seen in ((Identity.new(), False), (COORDINATOR, True)):
+            growth = log.growth({signer.fingerprint})
+            assert growth is not None
+            log.keep_receipt(Receipt.given(signer, growth.head), signer.fingerprint)
+            said = " ".join(row(body_of(approved.home), "HIPAA 164.312(b)")["evidence"])
+            assert ("the other side countersigned" in said) == seen
+
+
+def test_a_study_that_the_coordinator_did_not_sign_is_a_problem(tmp_path: Path) -> None:
+    home = CoordinatorHome.create(tmp_path / "c", CoordinatorConfig())
+    with closing(home.store()) as store:
+        store.add_study(small_study(), "00")
+    body = body_of(home)
+    assert any("its signature does not match" in problem for problem in body["problems"])
+    assert not row(body, "HIPAA 164.312(c)(1)")["shown"]
+
+
+@pytest.mark.parametrize("folder", ["snapshots", "replies"])
+def test_what_is_left_of_an_ended_study_is_looked_for(approved: Site, folder: str) -> None:
+    with closing(approved.home.ledger()) as ledger:
+        ledger.settle(2, "ended")
+    for path in (approved.home.directory / "snapshots").iterdir():
+        path.unlink()
+    assert row(body_of(approved.home), "GDPR Art. 5(1)(e)")["shown"]
+    (digest,) = approved_digests(approved.home)
+    (approved.home.directory / folder / f".{digest[:32]}-left.new").write_bytes(b"x")
+    assert not row(body_of(approved.home), "GDPR Art. 5(1)(e)")["shown"]
+
+
+def test_a_seal_that_does_not_open_is_no_seal(approved: Site) -> None:
+    path = approved.home.directory / "split.key"
+    path.write_bytes(b"flo-sealed-1\n" + path.read_bytes()[-40:])
+    assert not row(body_of(approved.home), "GDPR Art. 32(1)(a)")["shown"]
+
+
+def test_a_pack_without_a_field_is_refused_before_it_is_shown(approved: Site) -> None:
+    identity, document = approved.home.identity(), json.loads(make(approved.home.directory))
+    for gone in ("rows", "log", "owner", "record_of_processing"):
+        body = {name: value for name, value in document["body"].items() if name != gone}
+        signature = identity.sign("evidence", canonical.encode(body))
+        with pytest.raises(MessageError, match=f"{gone}: Field required"):
+            render(canonical.encode({"body": body, "signature": signature}))

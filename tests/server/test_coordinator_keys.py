@@ -259,6 +259,26 @@ def test_a_replacement_that_is_killed_after_its_last_write_is_done(tmp_path: Pat
     check_replaced(home, first)
 
 
+@pytest.mark.parametrize("at", ["os replace 1", "os replace 2", "os replace 4"])
+def test_nothing_else_is_done_until_a_replacement_that_was_cut_off_is_finished(
+    tmp_path: Path, at: str
+) -> None:
+    home = new_home(tmp_path / "home")
+    first = home.identity()
+    cut_off(home, at)
+    before = files(home)
+    if at == "os replace 1":  # killed before the next key was kept: nothing has begun
+        assert "identity.next.key" not in before
+    else:
+        for command in (("serve",), ("invite", "north", "--out", tmp_path / "i.json")):
+            done = flo("coordinator", *command, "--home", home.directory)
+            assert done.returncode == REFUSED
+            assert "finish it: flo coordinator replace-key" in done.stderr
+        assert files(home) == before
+    assert flo("coordinator", "replace-key", "--yes", "--home", home.directory).returncode == 0
+    check_replaced(home, first)
+
+
 def test_a_replacement_that_is_killed_before_its_first_entry_leaves_the_old_key_in_use(
     tmp_path: Path,
 ) -> None:

@@ -104,3 +104,21 @@ def test_who_says_nothing_keeps_nobody_waiting(coordinator: RealCoordinator) -> 
         began = time.monotonic()
         assert coordinator.private("GET", "/health").status == 204
         assert time.monotonic() - began < 5
+
+
+@pytest.mark.slow
+def test_who_never_ends_a_request_is_cut_off_in_time(coordinator: RealCoordinator) -> None:
+    before, began = len(entered(coordinator)), time.monotonic()
+    with (
+        socket.create_connection(("localhost", coordinator.private_port), timeout=30) as raw,
+        coordinator.anonymous().wrap_socket(raw, server_hostname="localhost") as tls,
+    ):
+        tls.sendall(b"GET /health HTTP/1.1\r\nHost: ")
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            assert tls.recv(100) == b""
+    assert 5 < time.monotonic() - began < 20
+    end = time.monotonic() + 10
+    while len(entered(coordinator)) == before and time.monotonic() < end:
+        time.sleep(0.05)
+    (facts,) = entered(coordinator)[before:]
+    assert facts["why"] == "no whole request in time"

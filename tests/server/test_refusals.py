@@ -71,6 +71,13 @@ def test_what_is_too_much_for_a_minute_is_counted_in_one_entry(stage: Stage) -> 
     assert stage.entered() == [ONE] * MOST_A_MINUTE + [("refused-more", 1000)]
 
 
+def test_what_was_only_counted_is_entered_at_the_end(stage: Stage) -> None:
+    stage.note(MOST_A_MINUTE + 7)
+    stage.refusals.end()
+    stage.refusals.end()
+    assert stage.entered() == [ONE] * MOST_A_MINUTE + [("refused-more", 7)]
+
+
 def test_the_count_is_entered_before_the_next_minutes_refusals(stage: Stage) -> None:
     stage.note(MOST_A_MINUTE + 3)
     stage.seconds = 61

@@ -1,0 +1,73 @@
+"""Text from others is shown as it can be read, and nothing in it is obeyed."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+from rich.console import Console
+
+from flo.cli.screen import plain
+from flo.settings import Document, problems
+from flo.text import printable
+
+OBEYED = {
+    "an escape": "\x1b[2Jverified",
+    "a C1 escape": "\x9b2Jverified",
+    "a title": "\x1b]0;verified\x07",
+    "a carriage return": "refused\rverified",
+    "a backspace": "refused\b\b\b\b\b\b\bverified",
+    "a bidirectional override": "\u202everified",
+    "zero width": "veri\u200bfied",
+    "a line separator": "a\u2028b",
+    "a surrogate": "\ud800",
+}
+
+
+@pytest.mark.parametrize("text", OBEYED.values(), ids=OBEYED.keys())
+def test_what_a_terminal_would_obey_is_replaced(text: str) -> None:
+    shown = printable(text)
+    assert len(shown) == len(text)
+    assert "\ufffd" in shown
+    assert printable(shown) == shown
+
+
+@given(st.text())
+def test_letters_numbers_marks_and_signs_are_left_alone(text: str) -> None:
+    kept = [letter for letter in printable(text) if letter != "\ufffd"]
+    assert all(
+        letter.isprintable() or letter in "\n\t\u3000" or letter.isspace() for letter in kept
+    )
+    if text.isprintable():
+        assert printable(text) == text
+
+
+@given(st.text())
+def test_a_console_shows_it_in_one_piece_and_obeys_nothing(text: str) -> None:
+    out = io.StringIO()
+    Console(file=out, force_terminal=True, color_system=None, width=10_000).print(
+        plain(f"[bold]{text}"), soft_wrap=True
+    )
+    assert "[bold]" in out.getvalue()
+    assert not {"\x1b", "\x9b", "\r", "\b"} & set(out.getvalue())
+
+
+class _Asked(Document):
+    known: int = 0
+
+
+def complaint(document: dict[str, object], model: type[BaseModel] = _Asked, **how: bool) -> str:
+    with pytest.raises(ValidationError) as error:
+        model.model_validate(document)
+    return problems(error.value, **how)
+
+
+def test_an_unknown_key_is_named_safely_and_of_another_party_not_at_all() -> None:
+    own = complaint({"knwon\x1b[2J": 1})
+    assert own == "  knwon\ufffd[2J: Extra inputs are not permitted"
+    assert len(complaint({"k" * 5000: 1})) < 300
+    foreign = complaint({"Jane Doe, born 1970": 1}, foreign=True)
+    assert foreign == "  document: Extra inputs are not permitted"
