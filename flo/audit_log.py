@@ -9,7 +9,6 @@ What makes a log hang together, and how others check it, stands in ``flo.audit_c
 from __future__ import annotations
 
 import secrets
-import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -29,13 +28,12 @@ from flo.audit_chain import (
     chained,
 )
 from flo.claims import row_statement
-from flo.errors import TrustError, UsageError
+from flo.database import open_database, writing
+from flo.errors import TrustError
 from flo.identity import Identity, fingerprint
 
 _LONGEST_FACTS = 16_384
 _TABLES = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-INSERT OR IGNORE INTO meta VALUES ('schema', '1');
 CREATE TABLE IF NOT EXISTS entries (
   number INTEGER PRIMARY KEY, time TEXT NOT NULL, kind TEXT NOT NULL, study TEXT,
   facts TEXT NOT NULL, salt TEXT NOT NULL, source INTEGER UNIQUE, hash TEXT NOT NULL,
@@ -59,17 +57,8 @@ class AuditLog:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Open or create. Raises TrustError if the last entry is not signed by ``identity``."""
-        created = not path.exists()
         self._identity, self._clock, self._lock = identity, clock, threading.RLock()
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
-        if created:
-            path.chmod(0o600)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.executescript(_TABLES)
-        (schema,) = self._db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
-        if schema != "1":
-            raise UsageError(f"{path} has audit log schema {schema}; this version reads 1")
+        self._db = open_database(path, _TABLES, schema=1, what="audit log")
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('owner', ?)", (identity.public.hex(),))
         last = self._one("SELECT kind, number, hash, signature FROM entries ORDER BY number DESC")
         follows = last and last[0] == "key-replaced" and self.owner == identity.public.hex()
@@ -291,14 +280,8 @@ class AuditLog:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+        with self._lock, writing(self._db):
+            yield
 
     def _one(self, statement: str, *values: object) -> tuple[Any, ...] | None:
         with self._lock:

@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from flo import canonical
 from flo.claims import Head, RunKey
-from flo.errors import TrustError, UsageError
+from flo.database import open_database, writing
+from flo.errors import TrustError
 from flo.privacy.rows import Row
 
 SCHEMA_VERSION = 1
 _TABLES = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS rows (
   sequence INTEGER PRIMARY KEY, public TEXT NOT NULL, private TEXT NOT NULL, salt TEXT NOT NULL,
   commitment TEXT NOT NULL, hash TEXT NOT NULL, signature TEXT NOT NULL,
@@ -41,32 +41,14 @@ class LedgerFile:
 
     def __init__(self, path: Path) -> None:
         """Open or create. Raises UsageError for a ledger of a later version."""
-        created = not path.exists()
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
-        if created:
-            path.chmod(0o600)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.executescript(_TABLES)
-        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
-        (schema,) = self._db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
-        if schema != str(SCHEMA_VERSION):
-            self._db.close()
-            raise UsageError(f"{path} has ledger schema {schema}; this version reads 1")
+        self._db = open_database(path, _TABLES, schema=SCHEMA_VERSION, what="ledger")
 
     def close(self) -> None:
         self._db.close()
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> AbstractContextManager[None]:
         """All or nothing, and nobody else writes meanwhile."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        return writing(self._db)
 
     def rows(self, after: int, previous: str) -> Iterator[Row]:
         """Rows behind ``after``, each checked to follow the one before, ``previous`` at first.

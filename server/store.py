@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -20,12 +19,11 @@ from typing import Any
 
 from flo import canonical
 from flo.claims import Head
-from flo.errors import TrustError, UsageError
+from flo.database import open_database, writing
+from flo.errors import TrustError
 from flo.study import Study, from_canonical
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-INSERT OR IGNORE INTO meta VALUES ('schema', '1');
 CREATE TABLE IF NOT EXISTS invitations (
   serial TEXT PRIMARY KEY, hospital TEXT NOT NULL, used INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE IF NOT EXISTS hospitals (
@@ -96,20 +94,11 @@ class Store:
     """One SQLite file; thread-safe by one lock, process-safe by SQLite."""
 
     def __init__(self, path: Path) -> None:
-        created = not path.exists()
         self._lock = threading.RLock()
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
-        if created:
-            path.chmod(0o600)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.executescript(_TABLES)
+        self._db = open_database(path, _TABLES, schema=1, what="coordinator")
         columns = {row[1] for row in self._db.execute("PRAGMA table_info(hospitals)")}
         if "earlier" not in columns:  # FLO 0.1
             self._db.execute("ALTER TABLE hospitals ADD COLUMN earlier TEXT")
-        (schema,) = self._db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
-        if schema != "1":
-            raise UsageError(f"{path} has coordinator schema {schema}; this version reads 1")
 
     def close(self) -> None:
         self._db.close()
@@ -390,14 +379,8 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+        with self._lock, writing(self._db):
+            yield
 
     def _write(self, statement: str, *values: object) -> None:
         with self._lock:

@@ -15,17 +15,13 @@ with warnings.catch_warnings():
 
 from flo.clients.home import SiteHome
 from tests.builders import HOSPITALS
-from tests.server.stage import RealCoordinator, new_home
+from tests.server.stage import RealCoordinator, serving
 
 
 @pytest.fixture(scope="session")
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordinator]:
-    real = RealCoordinator(new_home(tmp_path_factory.mktemp("coordinator") / "home"))
-    try:
-        real.wait_until_ready()
+    with serving(tmp_path_factory.mktemp("coordinator") / "home") as real:
         yield real
-    finally:
-        real.stop()
 
 
 @pytest.fixture(scope="session")

@@ -146,6 +146,17 @@ class RealCoordinator:
         return home
 
 
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[RealCoordinator]:
+    """A new coordinator in this folder, from when it answers on."""
+    real = RealCoordinator(new_home(folder))
+    try:
+        real.wait_until_ready()
+        yield real
+    finally:
+        real.stop()
+
+
 def ask(
     connection: http.client.HTTPSConnection,
     method: str,

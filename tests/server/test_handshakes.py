@@ -16,17 +16,13 @@ import pytest
 
 from flo.keystore import LocalKeyStore
 from flo.server.authority import Authority
-from tests.server.stage import RealCoordinator, new_home
+from tests.server.stage import RealCoordinator, serving
 
 
 @pytest.fixture(scope="module")
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordinator]:
-    real = RealCoordinator(new_home(tmp_path_factory.mktemp("handshakes") / "coordinator"))
-    try:
-        real.wait_until_ready()
+    with serving(tmp_path_factory.mktemp("handshakes") / "coordinator") as real:
         yield real
-    finally:
-        real.stop()
 
 
 def entered(coordinator: RealCoordinator) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from flo.server.invitations import invite
 from flo.server.refusals import MOST_A_MINUTE, MOST_CONNECTIONS_A_MINUTE, Refusals
 from flo.server.store import Store
 from flo.server.tokens import issue
-from tests.server.stage import Answer, RealCoordinator, ask, new_home
+from tests.server.stage import Answer, RealCoordinator, ask, new_home, serving
 
 FLOOD = 600
 Entry = dict[str, Any]
@@ -124,12 +124,8 @@ def test_a_long_fact_is_cut(stage: Stage) -> None:
 @pytest.fixture(scope="module")
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordinator]:
     """This module's own, whose minute nobody else fills."""
-    real = RealCoordinator(new_home(tmp_path_factory.mktemp("refusals") / "home"))
-    try:
-        real.wait_until_ready()
+    with serving(tmp_path_factory.mktemp("refusals") / "home") as real:
         yield real
-    finally:
-        real.stop()
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from flo.server.superlink import SuperLink
 from flo.server.tokens import Role, issue
 from flo.study import Study
 from tests.builders import HOSPITALS, small_study
-from tests.server.stage import RealCoordinator, ask, new_home
+from tests.server.stage import RealCoordinator, ask, serving
 
 Route = tuple[str, str]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -60,12 +60,8 @@ def flowers() -> set[Route]:
 @pytest.fixture(scope="module")
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordinator]:
     """This module's own: what it refuses by the hundred must not crowd out other tests' entries."""
-    real = RealCoordinator(new_home(tmp_path_factory.mktemp("roles") / "home"))
-    try:
-        real.wait_until_ready()
+    with serving(tmp_path_factory.mktemp("roles") / "home") as real:
         yield real
-    finally:
-        real.stop()
 
 
 @pytest.fixture(scope="module")
