@@ -147,7 +147,11 @@ def _accountable(facts: Facts) -> list[str]:
 
 
 def _erasure(facts: Facts) -> list[str]:
-    return _entries(facts, "requests carried out", "erasure")
+    """Erasures that found something; a mistyped id finds nothing."""
+    numbers = [n for n in facts.numbers("erasure") if facts.entries[n - 1].facts["studies"]]
+    return (
+        [f"requests carried out: audit entries {', '.join(map(str, numbers))}"] if numbers else []
+    )
 
 
 def _by_design(facts: Facts) -> list[str]:
