@@ -17,7 +17,7 @@ from datetime import datetime
 from types import FrameType
 
 from flo import canonical
-from flo.clients.approval import approval_path, is_expired, load, sweep
+from flo.clients.approval import approval_path, is_expired, read, sweep
 from flo.clients.confinement import allow_no_looking_in
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.enrol import connect, context_of, renew_when_due
@@ -82,7 +82,7 @@ class Agent:
         allow_no_looking_in()
         with self._home.agent_lock():
             ledger = self._home.ledger()
-            self._sweep()
+            self._sweep(ledger)
             self._worker.start()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self.stop)
@@ -98,10 +98,10 @@ class Agent:
                 self._worker.stop()
                 ledger.close()
 
-    def _sweep(self) -> None:
+    def _sweep(self, ledger: Ledger) -> None:
         try:
-            with self._home.deciding():
-                sweep(self._home)
+            with self._home.deciding(), self._home.swapping():
+                sweep(self._home, ledger)
         except RefusedError as error:  # the next start sweeps
             log.info(str(error))
 
@@ -193,7 +193,9 @@ class Agent:
                 countersign(api, audit_log, self._home.coordinator)
             except (TrustError, RefusedError, MessageError) as error:
                 log.error(f"audit logs disagree: {error}")
-                audit_log.append("audit-disagreement", why=str(error)[:500])
+                last, why = audit_log.last("audit-disagreement"), str(error)[:500]
+                if last is None or last.facts["why"] != why:  # once, not every minute
+                    audit_log.append("audit-disagreement", why=why)
 
     def _settle_ended(self, api: CoordinatorApi, ledger: Ledger) -> None:
         """Settle studies that ended while we were away or expired, so that no reservation leaks."""
@@ -202,7 +204,7 @@ class Agent:
             digest = canonical.digest(known.study.encode())
             if not approval_path(self._home, digest).exists():
                 continue
-            approved = load(self._home, digest)
+            approved = read(self._home, digest)
             if known.status in ("offered", "running") and not is_expired(approved):
                 continue
             held = ledger.balance().reservations.get(approved.reservation)

@@ -6,6 +6,8 @@ How one comes to be is in ``flo.clients.approve``; how it ends in ``flo.clients.
 from __future__ import annotations
 
 import functools
+import logging
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -16,12 +18,15 @@ from flo import canonical
 from flo.claims import Digest
 from flo.clients.home import SiteHome
 from flo.decisions import Approve, Decision
-from flo.errors import RefusedError, TrustError
+from flo.errors import FloError, RefusedError, TrustError
 from flo.files import write_private
 from flo.identity import Identity, verify
+from flo.privacy.ledger import Ledger
 from flo.privacy.plan import Plan
 from flo.settings import Document, parse, problems
 from flo.study import MAX_STUDY_BYTES, Identifier, Study, from_canonical
+
+log = logging.getLogger("flo.clients.approval")
 
 _LIMIT = 2 * MAX_STUDY_BYTES
 
@@ -79,7 +84,19 @@ def charged_epsilon(study: str, if_broken: bool) -> float:
 
 
 def load(home: SiteHome, digest: str) -> Approval:
-    """The approval of a study, verified anew; it may have expired (``refuse_expired``).
+    """The approval of a study to act on, verified anew; it may have expired (``refuse_expired``).
+
+    Raises:
+        RefusedError: there is none. TrustError: it was edited, or the study is not of the
+        coordinator that this site is enrolled at, or of its earlier keys.
+    """
+    approval = read(home, digest)
+    home.coordinator.signer_of(approval.study.encode(), approval.study_signature)
+    return approval
+
+
+def read(home: SiteHome, digest: str) -> Approval:
+    """The approval of a study to look at and clean up after: what this site signed.
 
     Raises:
         RefusedError: there is none. TrustError: it was edited.
@@ -92,7 +109,6 @@ def load(home: SiteHome, digest: str) -> Approval:
     data = approval.study.encode()
     if canonical.digest(data) != digest:
         raise TrustError(f"the approval of study {digest[:12]} holds another study")
-    home.coordinator.signer_of(data, approval.study_signature)
     public = home.identity().public
     verify(public, "kept-approval", approval.statement(), approval.signature)
     verify(public, "approval", approval.decision.encode(), approval.decision_signature)
@@ -175,12 +191,29 @@ def delete_snapshots(home: SiteHome, study: str, *, but: str | None = None) -> N
             path.unlink()
 
 
-def sweep(home: SiteHome) -> None:
-    """Delete frozen patients that no approval names: what a crash left. While ``deciding``."""
-    named = {
-        snapshot_path(home, digest, load(home, digest).snapshot)
-        for digest in approved_digests(home)
-    }
+def readable(home: SiteHome) -> Iterator[tuple[str, Approval | None]]:
+    """Every study that was approved here; None for an approval that does not verify."""
+    for digest in approved_digests(home):
+        try:
+            yield digest, read(home, digest)
+        except FloError as error:
+            log.error(f"the approval of study {digest[:12]} cannot be read: {error}")
+            yield digest, None
+
+
+def sweep(home: SiteHome, ledger: Ledger) -> None:
+    """Delete frozen patients that no open approval names: what a crash left. While ``swapping``.
+
+    Nothing is released for an approval that cannot be read, and what it may name is kept.
+    """
+    reservations, named, unreadable = ledger.balance().reservations, set(), []
+    for digest, approved in readable(home):
+        if approved is None:
+            unreadable.append(digest)
+            continue
+        held = reservations.get(approved.reservation)
+        if held is not None and not held.settled:
+            named.add(snapshot_path(home, digest, approved.snapshot))
     for path in (home.directory / "snapshots").iterdir():
-        if path not in named:
+        if path not in named and not path.name.startswith(tuple(unreadable)):
             path.unlink()

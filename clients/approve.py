@@ -50,8 +50,8 @@ def approve(
     """
     study, hospital = offered.study, home.config.hospital
     refuse_forged(offered, home.coordinator)
-    approval.refuse_withdrawn(home, study.digest)
     with home.deciding():
+        approval.refuse_withdrawn(home, study.digest)
         kept = _kept(home, study.digest)
         terms = terms_of(home, study, population, if_broken=if_broken)
         if_broken, policy = terms.charged == "if-broken", home.policy

@@ -23,8 +23,8 @@ from flo.claims import Digest
 from flo.clients import approval
 from flo.clients.approval import (
     Approval,
-    approved_digests,
     delete_snapshots,
+    readable,
     snapshot_path,
     sweep,
 )
@@ -68,17 +68,22 @@ class OptOuts(Document):
             data = read_secret(path, home.keystore(), _PURPOSE)
             document = canonical.decode(data, limit=_LIMIT, what="opt-outs")
             found = parse(cls, document, str(path))
-        with closing(home.audit_log()) as log:
-            last = log.last("opt-out")
-        named = last.facts["list"] if last else cls().digest
-        if named not in (found.digest, found.before):
+        if _named_last(home) not in (found.digest, found.before):
             raise TrustError(
                 f"{path} is missing, or older than the audit log: patients who opted out would "
                 "take part again",
-                hint="restore it from the newest backup, or opt them out again after "
-                "`flo audit log --kind opt-out` and moving the file away",
+                hint="restore it from the newest backup; if it is lost for good: flo site opt-out "
+                "--begin-a-new-list, and opt them all out again",
             )
         return found
+
+    def is_entered(self, home: SiteHome) -> bool:
+        """Whether the audit log names this very list."""
+        return _named_last(home) == self.digest
+
+    def enter(self, home: SiteHome, studies: int) -> None:
+        """Let the audit log name this list as the latest."""
+        home.record("opt-out", listed=len(self.patients), list=self.digest, studies=studies)
 
     def with_patient(self, patient: str) -> OptOuts:
         if patient in self.patients:
@@ -88,6 +93,13 @@ class OptOuts(Document):
     def save(self, home: SiteHome) -> None:
         data = canonical.encode(self.model_dump(mode="json"))
         write_secret(home.directory / "optouts.sealed", home.keystore(), _PURPOSE, data)
+
+
+def _named_last(home: SiteHome) -> str:
+    """Digest of the list that the audit log named last; of an empty one at first."""
+    with closing(home.audit_log()) as log:
+        last = log.last("opt-out")
+    return str(last.facts["list"]) if last else OptOuts().digest
 
 
 class Contribution(Document):
@@ -128,8 +140,8 @@ _SAID = (
     "more than the factor stated. The hospital's own records and backups are not FLO's."
 )
 _UNKNOWN = (
-    " Of the studies listed as unknown, approved by FLO 0.1, it was not kept whose records they "
-    "hold; nothing more is released in them."
+    " Of the studies listed as unknown it was not kept whose records they hold (FLO 0.1), or their "
+    "approval cannot be read; nothing more is released in them."
 )
 
 
@@ -141,15 +153,28 @@ def opt_out(home: SiteHome, patient_id: str) -> list[str]:
         TrustError: the list is not the newest.
     """
     hashed = _hashed(home, patient_id)
-    with home.deciding():
-        listed = OptOuts.load(home).with_patient(hashed)
+    with home.deciding(), closing(home.ledger()) as ledger:
+        known = OptOuts.load(home)
+        if not known.is_entered(home):  # that was cut off
+            known.enter(home, studies=0)
+        listed = known.with_patient(hashed)
         listed.save(home)
-        changed = [study for study in approved_digests(home) if _take_out(home, study, hashed)]
-        sweep(home)
-        home.record(
-            "opt-out", studies=len(changed), listed=len(listed.patients), list=listed.digest
-        )
+        with home.swapping():
+            changed = [
+                study
+                for study, approved in readable(home)
+                if approved is not None and _take_out(home, ledger, approved, study, hashed)
+            ]
+            sweep(home, ledger)
+        listed.enter(home, studies=len(changed))
     return changed
+
+
+def begin_a_new_list(home: SiteHome) -> None:
+    """After the list was lost for good: everyone on it takes part again until opted out anew."""
+    with home.deciding():
+        OptOuts().save(home)
+        OptOuts().enter(home, studies=0)
 
 
 def is_in_a_file(home: SiteHome, patient_id: str) -> bool:
@@ -177,10 +202,9 @@ def erase(home: SiteHome, patient_id: str) -> tuple[Erasure, Path]:
     opt_out(home, patient_id)
     contributions, unknown = [], []
     with closing(home.ledger()) as ledger:
-        for study in approved_digests(home):
-            approved = approval.load(home, study)
-            members = Members.load(home, study, approved.snapshot)
-            if members is None:
+        for study, approved in readable(home):
+            members = Members.load(home, study, approved.snapshot) if approved else None
+            if approved is None or members is None:
                 unknown.append(study)
                 continue
             for left in members.left:
@@ -217,18 +241,16 @@ def _hashed(home: SiteHome, patient_id: str) -> str:
     return keyed_hash(home.patients_key, patient_id)
 
 
-def _take_out(home: SiteHome, study: str, hashed: str) -> bool:
+def _take_out(home: SiteHome, ledger: Ledger, approved: Approval, study: str, hashed: str) -> bool:
     """Out of one study: of its frozen copy where there is one, and of the list of members.
 
     Copy and list are written under new names; the approval then names both in one step.
     """
-    approved = approval.load(home, study)
     members = Members.load(home, study, approved.snapshot)
     side = members.side_of(hashed) if members else None
     if members is None or side is None:
         return False
-    with closing(home.ledger()) as ledger:
-        fewer = members.without(hashed, side, ledger.head().sequence)
+    fewer = members.without(hashed, side, ledger.head().sequence)
     path = snapshot_path(home, study, approved.snapshot)
     if not path.exists():  # the study has ended here
         fewer.save(home, study, approved.snapshot)

@@ -13,11 +13,12 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import Literal
 
+from flo import canonical
 from flo.clients.approval import (
     approval_path,
     delete_snapshots,
     first_path,
-    load,
+    read,
     refusal_path,
     withdrawal_path,
 )
@@ -29,6 +30,7 @@ from flo.clients.replies import KeptReplies
 from flo.decisions import Decline, Signed
 from flo.errors import FloError, RefusedError
 from flo.files import write_private
+from flo.settings import parse
 
 log = logging.getLogger("flo.clients.decisions")
 
@@ -36,16 +38,18 @@ log = logging.getLogger("flo.clients.decisions")
 def refuse(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> None:
     """Tell the coordinator that this hospital does not take part in the study of this digest.
 
-    What an approval that was cut off had reserved is free again.
+    What an approval that was cut off had reserved is free again; to approve the study after all,
+    ask the coordinator for a new version of it.
 
     Raises:
         RefusedError: it was approved here; that is withdrawn, not refused.
     """
-    if approval_path(home, study).exists():
-        raise RefusedError(
-            f"study {study[:12]} was approved here", hint=f"flo site withdraw {study[:12]} --reason"
-        )
     with home.deciding():
+        if approval_path(home, study).exists():
+            raise RefusedError(
+                f"study {study[:12]} was approved here",
+                hint=f"flo site withdraw {study[:12]} --reason",
+            )
         with closing(home.ledger()) as ledger:
             cut_off = ledger.open_reservation(study)
             if cut_off is not None:
@@ -61,34 +65,31 @@ def refuse(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> None
 def withdraw(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> bool:
     """End an approval. Returns whether the coordinator could be told.
 
-    A withdrawal that was cut off in the middle is carried through by asking again.
+    Asking again carries through what was cut off in the middle: each step is done once.
 
     Raises:
-        RefusedError: it was not approved here, was withdrawn before, or has ended.
+        RefusedError: it was not approved here, or has ended.
     """
-    approved = load(home, study)
-    ledger = home.ledger()
-    try:
-        held = ledger.balance().reservations.get(approved.reservation)
-        if held is None or held.settled:
-            ended = withdrawal_path(home, study).exists()
-            how = "was withdrawn before" if ended else "has ended here; nothing more is released"
-            raise RefusedError(f"study {study[:12]} {how}")
-        signed = _sign(home, "withdraw", study, reason)
-        home.record("withdrawn", study)
-        write_private(withdrawal_path(home, study), signed.to_bytes())
+    approved, path = read(home, study), withdrawal_path(home, study)
+    with closing(home.ledger()) as ledger:
+        if not path.exists():
+            held = ledger.balance().reservations.get(approved.reservation)
+            if held is None or held.settled:
+                raise RefusedError(f"study {study[:12]} has ended here; nothing more is released")
+            signed = _sign(home, "withdraw", study, reason)
+            home.record("withdrawn", study)
+            write_private(path, signed.to_bytes())
         replies = KeptReplies(home.directory / "replies", home.keystore())
         settle(ledger, replies, home, approved, approved.read_study())
-        extract = make_extract(home, ledger, study)
-    finally:
-        ledger.close()
-    write_private(extract_path(home, study), extract)
-    try:
-        _tell(api, signed)
-        api.call("reports", {"study": study, "extract": extract.decode()})
-    except FloError as error:
-        log.warning(f"withdrawn here; the coordinator could not be told: {error}")
-        return False
+        try:
+            extract = make_extract(home, ledger, study)
+            write_private(extract_path(home, study), extract)
+            document = canonical.decode(path.read_bytes(), limit=1 << 20, what=str(path))
+            _tell(api, parse(Signed, document, str(path)))
+            api.call("reports", {"study": study, "extract": extract.decode()})
+        except FloError as error:
+            log.warning(f"withdrawn here; the coordinator could not be told: {error}")
+            return False
     return True
 
 

@@ -33,7 +33,7 @@ def make_extract(
     Raises:
         RefusedError: the study is not approved.
     """
-    approved = approval.load(home, study)
+    approved = approval.read(home, study)
     signer = home.coordinator.signer_of(approved.study.encode(), approved.study_signature)
     identity = home.identity()
     body: dict[str, Any] = {

@@ -135,7 +135,11 @@ class FleetLink:
         return Incoming(body, message)
 
     def reply(self, incoming: Incoming, data: bytes) -> None:
-        """Send the answer to ``incoming``."""
+        """Send the answer to ``incoming``.
+
+        Raises:
+            NetworkError, TrustError: see ``_call``. MessageError: they ask for what is not there.
+        """
         content = RecordDict({_RECORD: ConfigRecord({_BODY: data})})
         message = Message(content, reply_to=incoming.message)
         with no_object_id_recompute():
@@ -150,6 +154,8 @@ class FleetLink:
                     clientapp_runtime_list=[0.0],
                 ),
             )
+            if not set(response.objects_to_push) <= set(objects):
+                raise MessageError("the coordinator asks for a part that this reply does not have")
             for identifier in response.objects_to_push:
                 self._call(
                     self._client.PushObject,

@@ -9,7 +9,8 @@
        refused, never recomputed;
     6. else the cohort must be admissible (``flo.clients.partners``), and with local noise the same
        round on the same model gets the same noisy bits under new pads, at charge 0;
-    7. else: compute, mask, write and flush the encrypted reply, commit the ledger row, then answer.
+    7. else: compute, mask, write and flush the encrypted reply, commit the ledger row, then answer;
+       if a patient opted out meanwhile, what was computed is thrown away and computed anew.
        With distributed noise each attempt draws its share anew and is charged.
 
 5 to 7 are step 6 of the protocol in ``flo.privacy.masking``.
@@ -61,11 +62,14 @@ from flo.models import parameter_count
 from flo.privacy.ledger import Ledger, Released
 from flo.privacy.masking import cohort_digest
 from flo.privacy.plan import Plan, ring_of
+from flo.shares import MinuteShares
 from flo.study import Study
 
 log = logging.getLogger("flo.clients.handler")
 
 _NOTHING = np.zeros(0, dtype=np.int64)
+_MOST_EXCHANGES = 3
+_MOST_REFUSED_A_MINUTE = 120
 
 
 class Releaser(Protocol):
@@ -101,10 +105,11 @@ class Handler:
         self._hospital, self._code = home.config.hospital, code_digest()
         self._partners = Partners(self._hospital, home.identity(), ledger, run_keys)
         self._replies = KeptReplies(home.directory / "replies", home.keystore())
-        self._audit_log = home.audit_log()
+        self._audit_log, self._shares = home.audit_log(), MinuteShares()
         self._on_settled = on_settled
 
     def close(self) -> None:
+        self._enter_counted(now=True)
         self._audit_log.close()
 
     def answer(self, data: bytes) -> bytes | None:
@@ -113,7 +118,9 @@ class Handler:
             request = decode_request(data)
         except MessageError as error:
             log.warning("malformed request", extra={"fields": {"why": str(error)}})
-            self._audit_log.append("malformed-message", bytes=len(data))
+            self._enter_counted()
+            if self._shares.take("malformed-message", _MOST_REFUSED_A_MINUTE):
+                self._audit_log.append("malformed-message", bytes=len(data))
             return None
         reply = self._answered(request)
         self._enter(request.header, reply)
@@ -134,8 +141,14 @@ class Handler:
             return self._reply(header, "refused", code="not-ready")
 
     def _enter(self, header: RequestHeader, reply: bytes) -> None:
-        """What was asked and how it was answered, before the answer leaves."""
+        """What was asked and how it was answered, before the answer leaves.
+
+        Of refusals only so many a minute, or whoever asks could fill this site's disk.
+        """
         answered = decode_reply(reply).header
+        self._enter_counted()
+        if answered.kind == "refused" and not self._shares.take("message", _MOST_REFUSED_A_MINUTE):
+            return
         self._audit_log.append(
             "message",
             header.study,
@@ -148,6 +161,10 @@ class Handler:
             reply=canonical.digest(reply),
             row=answered.head.sequence,
         )
+
+    def _enter_counted(self, *, now: bool = False) -> None:
+        for kind, count in self._shares.counted(now=now).items():
+            self._audit_log.append("refused-more", what=str(kind), count=count)
 
     def _decide(self, request: Request) -> bytes:
         header = request.header
@@ -235,27 +252,40 @@ class Handler:
         if request.weights.shape != ((0,) if study.survey else (parameter_count(study),)):
             raise Refusal("malformed", "the model has another shape than the study's")
         self._refuse_spent(approved, header.purpose)
+        for _ in range(_MOST_EXCHANGES):
+            noisy = self._compute(request, approved, study)
+            values = mask(study, header, own, noisy)
+            with self._home.swapping():
+                newest = approval.load(self._home, study.digest)
+                if newest.snapshot == approved.snapshot:
+                    sent = reply = self._replies.keep(study.digest, values)
+                    if ring and study.mechanism.noise == "local":
+                        reply = self._replies.keep(study.digest, noisy)
+                    self._charge(approved, header, key, _facts(header, reply, sent))
+                    return values
+            approved = newest  # somebody opted out meanwhile: what was computed is thrown away
+        raise Refusal("not-ready", "the frozen patients were exchanged again and again")
+
+    def _compute(self, request: Request, approved: Approval, study: Study) -> npt.NDArray[np.int64]:
         try:
-            noisy = self._releaser.release(
+            return self._releaser.release(
                 study,
                 snapshot_path(self._home, study.digest, approved.snapshot),
                 approved.snapshot,
-                header.purpose,
+                request.header.purpose,
                 request.weights,
-                len(header.cohort),
+                len(request.header.cohort),
             )
         except RefusedError as error:
             raise Refusal("not-ready", str(error)) from error
-        values = mask(study, header, own, noisy)
-        sent = reply = self._replies.keep(study.digest, values)
-        if ring and study.mechanism.noise == "local":
-            reply = self._replies.keep(study.digest, noisy)
-        facts = _facts(header, reply, sent)
+
+    def _charge(
+        self, approved: Approval, header: RequestHeader, key: str, facts: dict[str, Any]
+    ) -> None:
         try:
             self._ledger.charge(approved.reservation, header.purpose, key, facts)
         except BudgetError as error:
             raise Refusal("over-budget", str(error)) from error
-        return values
 
     def _repeat(
         self,
@@ -330,9 +360,10 @@ def settle(
     ledger: Ledger, replies: KeptReplies, home: SiteHome, approved: Approval, study: Study
 ) -> None:
     """End a study here: free what was not used, forget kept replies, delete the frozen patients."""
-    ledger.settle(approved.reservation, "the study ended")
-    replies.forget(study.digest)
-    delete_snapshots(home, study.digest)
+    with home.swapping():
+        ledger.settle(approved.reservation, "the study ended")
+        replies.forget(study.digest)
+        delete_snapshots(home, study.digest)
     home.record("budget-settled", study.digest, reservation=approved.reservation)
 
 

@@ -25,7 +25,7 @@ import tomli_w
 from pydantic import Field, field_validator, model_validator
 
 from flo import canonical
-from flo.audit_log import AuditLog
+from flo.audit_log import AuditLog, existing
 from flo.clients.policy import Policy
 from flo.clients.policy_file import in_force, sign, write_toml
 from flo.errors import PolicyError, TrustError, UsageError
@@ -39,6 +39,7 @@ from flo.settings import Document, parse, read_toml
 from flo.study import Identifier, largest_delta, round_size
 
 _DEFAULT = Policy()
+_PATIENCE_SECONDS = 30.0
 
 
 class Population(Document):
@@ -121,6 +122,7 @@ class SiteHome:
             home.config_path,
             tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode(),
         )
+        AuditLog(directory / "audit.sqlite", identity).close()
         home.record("site-made", fingerprint=identity.fingerprint)
         write_toml(directory / "policy.toml", policy)
         sign(directory, identity)
@@ -195,7 +197,7 @@ class SiteHome:
         return Ledger(self.directory / "ledger.sqlite", self.identity())
 
     def audit_log(self) -> AuditLog:
-        return AuditLog(self.directory / "audit.sqlite", self.identity())
+        return existing(self.directory / "audit.sqlite", self.identity())
 
     def record(self, kind: str, study: str | None = None, **facts: Any) -> None:
         """One entry in the audit log, for whoever has not got it open."""
@@ -235,6 +237,14 @@ class SiteHome:
     def deciding(self) -> Iterator[None]:
         """Held while a study is approved or ended, or a patient taken out. Raises RefusedError."""
         with locked(self.directory / "decision.lock", "another decision is being made here"):
+            yield
+
+    @contextmanager
+    def swapping(self) -> Iterator[None]:
+        """Held for moments: while frozen patients are exchanged or deleted, and while a release is
+        charged that was computed on them."""
+        why = "frozen patients are being exchanged here"
+        with locked(self.directory / "snapshots.lock", why, patience=_PATIENCE_SECONDS):
             yield
 
     @contextmanager

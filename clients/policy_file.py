@@ -7,7 +7,7 @@ older pair of files, or none, is not taken for it.
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,7 +17,7 @@ from pydantic import Field
 
 from flo import canonical
 from flo.audit_chain import Entry
-from flo.audit_log import AuditLog
+from flo.audit_log import existing
 from flo.claims import Digest, PublicKey, Signature
 from flo.clients.policy import Policy
 from flo.errors import PolicyError, TrustError, UsageError
@@ -116,7 +116,7 @@ def sign(directory: Path, identity: Identity, person: Identity | None = None) ->
         PolicyError: the policy in force names people, and the key is none of theirs.
     """
     policy = read_edited(directory / "policy.toml")
-    with closing(AuditLog(directory / "audit.sqlite", identity)) as log:
+    with closing(existing(directory / "audit.sqlite", identity)) as log:
         last = log.last(_SIGNED)
         people: tuple[_Signature, ...] = ()
         if last is not None and last.facts["people"]:
@@ -161,7 +161,7 @@ def in_force(directory: Path, identity: Identity) -> Policy:
     except UsageError as error:
         raise TrustError(f"the site's policy cannot be read: {error}") from error
     verify(identity.public, "policy", signed.statement(), signed.signature)
-    with closing(AuditLog(directory / "audit.sqlite", identity)) as log:
+    with closing(existing(directory / "audit.sqlite", identity)) as log:
         last = log.last(_SIGNED)
     if last is None or last.facts.get("policy") != signed.policy.digest:
         raise TrustError(
@@ -200,9 +200,10 @@ def _signatures(
         waiting = parse(_Waiting, document, str(path))
         for given in waiting.people if waiting.policy == policy.digest else ():
             public = bytes.fromhex(given.public)
-            verify(public, "policy-change", statement, given.signature)
-            if fingerprint(public) in named:
-                kept[fingerprint(public)] = given
+            with suppress(TrustError):  # for what followed another policy; it counts no more
+                verify(public, "policy-change", statement, given.signature)
+                if fingerprint(public) in named:
+                    kept[fingerprint(public)] = given
     kept[person.fingerprint] = _Signature(
         public=person.public.hex(), signature=person.sign("policy-change", statement)
     )

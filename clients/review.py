@@ -11,9 +11,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from flo.clients import approval
 from flo.clients.address_book import AddressBook
-from flo.clients.approval import approved_digests
+from flo.clients.approval import readable
 from flo.clients.home import Population, SiteHome
 from flo.clients.inbox import decided
 from flo.clients.policy import findings
@@ -78,8 +77,9 @@ def _changes(home: SiteHome, study: Study) -> list[Section]:
     """Against the latest version of the same study that was approved here, if there was one."""
     earlier = [
         found
-        for digest in approved_digests(home)
-        if (found := approval.load(home, digest).read_study()).name == study.name
+        for _, approved in readable(home)
+        if approved is not None
+        and (found := approved.read_study()).name == study.name
         and found.version <= study.version
         and found.digest != study.digest
     ]

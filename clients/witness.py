@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from flo.audit_chain import Growth, Receipt
 from flo.audit_log import AuditLog
-from flo.claims import Head
+from flo.claims import LARGEST_COUNT, Head
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.home import CoordinatorInfo
-from flo.errors import TrustError
+from flo.errors import MessageError, TrustError
 from flo.identity import fingerprint
 from flo.privacy.ledger import Ledger
 from flo.settings import Document, parse
+
+_MOST_STEPS = 8  # of some thousand entries each
 
 
 def confirm_head(api: CoordinatorApi, ledger: Ledger) -> None:
@@ -18,9 +24,16 @@ def confirm_head(api: CoordinatorApi, ledger: Ledger) -> None:
 
     Raises:
         TrustError: others saw rows that this ledger does not have: it was rolled back.
+        MessageError: what the coordinator shows is not a head of ours.
     """
     seen = parse(_Seen, api.call("heads", {"head": None}), "the coordinator's view of our head")
     if seen.head is not None:
+        try:
+            seen.head.check(ledger.head().fingerprint)
+        except TrustError as error:  # not ours, so it says nothing about this ledger
+            raise MessageError(
+                "the coordinator shows a ledger head that we did not sign"
+            ) from error
         ledger.confirm(seen.head)
     api.call("heads", {"head": ledger.head().model_dump(mode="json")})
 
@@ -33,22 +46,42 @@ def countersign(api: CoordinatorApi, log: AuditLog, coordinator: CoordinatorInfo
     """Let the coordinator countersign what our audit log grew by, and countersign its growth.
 
     Raises:
-        TrustError: either log was cut or forked since it was last countersigned, or a receipt is
-        not the coordinator's.
+        TrustError: either log was cut or forked since it was last countersigned, a receipt is not
+        the coordinator's, or it has lost what it once signed.
     """
-    signer = fingerprint(bytes.fromhex(coordinator.public))
-    growth = log.growth(coordinator.fingerprints)
+    for _ in range(_MOST_STEPS):
+        answer = _show(api, log.growth(coordinator.fingerprints), log, coordinator)
+        if answer.growth is not None and answer.growth.head.fingerprint in coordinator.fingerprints:
+            receipt = log.countersign(answer.growth, coordinator.fingerprints)
+            api.call("audit", {"receipt": receipt.model_dump(mode="json")})
+        elif log.growth(coordinator.fingerprints) is None:
+            return
+
+
+def _show(
+    api: CoordinatorApi, growth: Growth | None, log: AuditLog, coordinator: CoordinatorInfo
+) -> _Audit:
     shown = {"growth": growth.model_dump(mode="json") if growth else None}
     answer = parse(_Audit, api.call("audit", shown), "the coordinator's audit head")
-    if growth is not None:
-        if answer.receipt is None:
-            raise TrustError("the coordinator did not countersign our audit log")
-        log.keep_receipt(answer.receipt, signer)
-    if answer.growth is not None and answer.growth.head.fingerprint in coordinator.fingerprints:
-        receipt = log.countersign(answer.growth, coordinator.fingerprints)
-        api.call("audit", {"receipt": receipt.model_dump(mode="json")})
+    if growth is None:
+        return answer
+    if answer.receipt is None and answer.seen < growth.after:
+        older = log.growth(coordinator.fingerprints, most=answer.seen)
+        if older is not None and older.after < growth.after:
+            _show(api, older, log, coordinator)
+        raise TrustError(
+            f"the coordinator signed entry {growth.after} of our audit log and now knows it up to "
+            f"{answer.seen} only: a backup of its folder was restored"
+        )
+    if answer.receipt is None:
+        raise TrustError("the coordinator did not countersign our audit log")
+    log.keep_receipt(answer.receipt, fingerprint(bytes.fromhex(coordinator.public)))
+    return answer
 
 
 class _Audit(Document):
+    """``seen``: the last entry of our log that the coordinator knows."""
+
     receipt: Receipt | None
     growth: Growth | None
+    seen: Annotated[int, Field(ge=0, le=LARGEST_COUNT)] = 0

@@ -47,6 +47,20 @@ CREATE INDEX IF NOT EXISTS by_kind ON entries (kind, number);
 _ENTRY = "SELECT number, time, kind, study, facts, salt, hash, signature FROM entries"
 
 
+def existing(path: Path, identity: Identity) -> AuditLog:
+    """The log of a folder that was made before.
+
+    Raises:
+        TrustError: it is gone, and with it what it says of the policy and of who opted out.
+    """
+    if not path.exists():
+        raise TrustError(
+            f"the audit log {path} is missing; without it nobody knows which policy is in force",
+            hint="restore it from the newest backup",
+        )
+    return AuditLog(path, identity)
+
+
 class AuditLog:
     """One party's log in SQLite, flushed on every commit. Several processes may share it."""
 
@@ -113,13 +127,19 @@ class AuditLog:
 
     # -- the other side --------------------------------------------------------------------------
 
-    def growth(self, signers: Collection[str]) -> Growth | None:
+    def last_seen(self, signers: Collection[str]) -> int:
+        """The last entry that was seen of the logs of these keys; 0 if none."""
+        return max((h.number for h in self.witnessed() if h.fingerprint in signers), default=0)
+
+    def growth(self, signers: Collection[str], *, most: int | None = None) -> Growth | None:
         """What was added since a key of these fingerprints gave its last receipt; None if nothing.
 
-        At most ``MOST_DIGESTS`` entries; the rest is for the next time.
+        At most ``MOST_DIGESTS`` entries; the rest is for the next time. ``most``: the last entry
+        that they say they have seen, if that is less than they once signed.
         """
         with self._lock:
             after = max((r.number for r in self._standing(signers)), default=0)
+            after = after if most is None else min(after, most)
             rows = self._db.execute(
                 _ENTRY + " WHERE number > ? ORDER BY number LIMIT ?", (after, MOST_DIGESTS)
             ).fetchall()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from flo.errors import RefusedError
+
+_LOOK_SECONDS = 0.01
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -29,16 +32,26 @@ def make_private_directory(path: Path) -> Path:
 
 
 @contextmanager
-def locked(path: Path, why: str) -> Iterator[None]:
-    """Hold a lock that ends with this process. Raises RefusedError, with ``why``, if it is held."""
+def locked(path: Path, why: str, *, patience: float = 0.0) -> Iterator[None]:
+    """Hold a lock that ends with this process.
+
+    Raises:
+        RefusedError: with ``why``, if it is still held after ``patience`` seconds.
+    """
     import fcntl  # POSIX only; `flo audit verify` runs elsewhere too
 
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RefusedError(why, hint="stop it first, or wait for it to end") from error
+        end = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() >= end:
+                    hint = "stop it first, or wait for it to end"
+                    raise RefusedError(why, hint=hint) from error
+            time.sleep(_LOOK_SECONDS)
         yield
     finally:
         os.close(handle)

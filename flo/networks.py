@@ -127,6 +127,8 @@ def output(layers: list[Layer], inputs: int) -> Shape:
                 f"layer {place}: a record becomes {math.prod(after)} numbers, limit {MOST_NUMBERS}"
             )
         record = after
+    if size(layers) == 0:
+        raise ValueError("no layer has anything to train")
     if size(layers) > MOST_PARAMETERS:
         raise ValueError(f"{size(layers)} parameters, limit {MOST_PARAMETERS}")
     return record

@@ -5,13 +5,14 @@ from __future__ import annotations
 import unicodedata
 
 _SEPARATORS = ("Zl", "Zp")
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and marks by category, and nothing to see
 
 
 def printable(text: str) -> str:
     """The same with \\ufffd for whatever a terminal would obey and a reader would not see.
 
-    Control and format characters (escapes, bidirectional overrides, zero-width), surrogates, and
-    line separators; newline and tab stay.
+    Control and format characters (escapes, bidirectional overrides, zero-width), surrogates, line
+    separators, and blank letters; newline and tab stay.
     """
     return "".join(
         letter if letter in "\n\t" or not _obeyed(letter) else "\ufffd" for letter in text
@@ -20,4 +21,4 @@ def printable(text: str) -> str:
 
 def _obeyed(letter: str) -> bool:
     category = unicodedata.category(letter)
-    return category[0] == "C" or category in _SEPARATORS
+    return category[0] == "C" or category in _SEPARATORS or letter in _BLANK

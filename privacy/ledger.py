@@ -180,6 +180,7 @@ class Ledger:
                     hint="ask the coordinator for a new version of the study",
                 )
             if kept is not None:
+                self._refuse_another(kept, plan, population)
                 return kept
             self._refuse_what_does_not_fit(plan, study, population)
             allowed()
@@ -321,6 +322,22 @@ class Ledger:
             if row.public["kind"] == "reserve" and (row.private or {}).get("study") == study:
                 return row.sequence
         return None
+
+    def _refuse_another(self, kept: int, plan: Plan, population: str) -> None:
+        """An open reservation is kept for what it was made for, and for nothing else."""
+        held = self._balance.reservations[kept]
+        reserved = {name: (part.document, part.releases) for name, part in held.parts.items()}
+        wanted = {
+            name: (plan.part(name).mechanism.as_document(), plan.part(name).releases)
+            for name in plan.parts
+        }
+        if held.population != population or reserved != wanted:
+            raise BudgetError(
+                f"this study has a reservation of population {held.population!r} already, made "
+                "when an approval was cut off, and this one would be for something else",
+                hint="approve it as it was begun (population, --as-if-broken), or refuse it: "
+                "flo site refuse STUDY --reason ...",
+            )
 
     def _refuse_what_does_not_fit(self, plan: Plan, study: Study, population: str) -> None:
         life = self._balance.lives[population]

@@ -76,10 +76,10 @@ def verify(report: bytes) -> dict[str, Any]:
 
 def _document(evidence: list[Any], version: int) -> bytes:
     try:
-        facts = _facts(evidence)
+        facts, latest = _facts(evidence), max(_version(one) for one in evidence)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
         raise MessageError(f"the evidence has the wrong shape ({type(error).__name__})") from error
-    if any(_version(one) > version for one in evidence):
+    if latest > version:
         raise TrustError(f"a report of version {version} holds later evidence: it hides facts")
     if version < SCHEMA_VERSION:
         facts = _as_version_2(facts)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import MutableMapping
+from collections import Counter
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 
 from flo.server.protocol import Receive, Scope, Send
+
+_BODY_SECONDS = 600.0
 
 
 class Refused(Exception):
@@ -21,8 +26,50 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
     return dict(scope["headers"])
 
 
-async def read_body(receive: Receive, limit: int) -> bytes:
-    """The whole body. Raises Refused (413) as soon as it exceeds ``limit``."""
+class Allowance:
+    """Bytes that the bodies of one party may take up here, all of its requests together."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held: Counter[str] = Counter()
+
+    @contextmanager
+    def of(self, who: str) -> Iterator[Callable[[int], None]]:
+        """While a request is handled; each call takes so many bytes or raises Refused (429)."""
+        own = 0
+
+        def take(size: int) -> None:
+            nonlocal own
+            own += size
+            self._held[who] += size
+            if self._held[who] > self._limit:
+                raise Refused(429, f"{who}: more than {self._limit} bytes at once")
+
+        try:
+            yield take
+        finally:
+            self._held[who] -= own
+
+
+def _unlimited(size: int) -> None:
+    """A body whose sender is a process of ours."""
+
+
+async def read_body(
+    receive: Receive, limit: int, take: Callable[[int], None] = _unlimited
+) -> bytes:
+    """The whole body. Raises Refused (413, 408) as soon as it exceeds ``limit``, or takes too long.
+
+    ``take``: told of every part, see ``Allowance``.
+    """
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            return await _read(receive, limit, take)
+    except TimeoutError as error:
+        raise Refused(408, f"no whole body in {_BODY_SECONDS:g} seconds") from error
+
+
+async def _read(receive: Receive, limit: int, take: Callable[[int], None]) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:
@@ -31,6 +78,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
             raise Refused(400, "the client went away")
         parts.append(message.get("body", b""))
         size += len(parts[-1])
+        take(len(parts[-1]))
         if size > limit:
             raise Refused(413, f"a body of more than {limit} bytes")
         if not message.get("more_body", False):

@@ -125,6 +125,7 @@ class Coordinator:
             self._audit_log,
             succession.steps(self._home),
             self._register,
+            self._refusals,
         )
         certificate, key = self._home.certificate_path.read_bytes(), self._identity.pem()
         outside = listener(
@@ -185,7 +186,7 @@ class Coordinator:
             await asyncio.gather(*servers, return_exceptions=True)
             with contextlib.suppress(asyncio.CancelledError):
                 await watcher
-            self._refusals.end()
+            self._refusals.flush(now=True)
             sign_events(self._store, self._audit_log)
             self._store.close()
             self._admission.close()
@@ -217,7 +218,12 @@ class Coordinator:
         if time.monotonic() < self._certificate_due:
             return
         self._certificate_due = time.monotonic() + _CERTIFICATE_SECONDS
-        if self._home.renew_certificate(days=_RENEW_DAYS):
+        try:
+            renewed = self._home.renew_certificate(days=_RENEW_DAYS)
+        except OSError:  # no file descriptor is left, or the disk is full; an hour from now again
+            log.exception("the certificate was not looked at")
+            return
+        if renewed:
             for open_ in self._listeners:
                 show_anew(open_, self._home.certificate_path.read_bytes(), self._identity.pem())
             self._store.add_event(None, "certificate-renewed", whose="coordinator")
@@ -301,10 +307,11 @@ class Coordinator:
                 if not is_due(offer.study, extracts, Path(result["model"])):
                     continue
                 card = write_card(self._home, offer, record.id, result, extracts)
-            except (FloError, OSError) as error:
+            except Exception as error:  # of whatever kind: one study must not end the others
                 log.exception("the model card could not be signed")
                 self._uncarded.discard(study)
-                self._store.add_event(study, "no-card", why=str(error))
+                why = str(error) if isinstance(error, FloError) else type(error).__name__
+                self._store.add_event(study, "no-card", why=why)
                 continue
             self._uncarded.discard(study)
             self._store.add_event(study, "published", card=str(card))

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flo.errors import FloError, MessageError, TrustError
 from flo.identity import public_bytes
 from flo.messages import MAX_MESSAGE_BYTES
-from flo.server.asgi import Refused, answer, headers_of, read_body, replay
+from flo.server.asgi import Allowance, Refused, answer, headers_of, read_body, replay
 from flo.server.authority import Peer, read_peer
 from flo.server.protocol import PEER, Receive, Scope, Send
 from flo.server.refusals import Refusals
@@ -84,6 +84,7 @@ class Gateway:
     ) -> None:
         self._superlink, self._site_api, self._store = superlink, site_api, store
         self._refusals, self._bell = refusals, bell
+        self._allowance = Allowance(MAX_MESSAGE_BYTES + MAX_SITE_BODY)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -94,25 +95,31 @@ class Gateway:
                 raise Refused(404, "not on the list")
             peer = self._admit(scope, path)
             limit = _MAX_BODY.get(path, MAX_SITE_BODY if path in SITE_CALLS else _MAX_FLEET_BODY)
-            body = await read_body(receive, limit)
-            if path in SITE_CALLS:
-                await self._site_call(path, peer, body, send)
-                return
-            key = headers_of(scope)[PUBLIC_KEY_HEADER.encode()]
-            if path == ACTIVATE_PATH:
-                self._superlink.make_way_for(key)
-                await asyncio.to_thread(self._site_api.note_connection, peer)
-            if path == PULL_PATH:
-                if not await self._hold(key, receive):
-                    return
-                self._admit(scope, path)  # who was revoked meanwhile gets no message
-            await self._superlink.fleet(scope, replay(body, receive), send)
-            self._bell.ring()
+            with self._allowance.of(peer.hospital) as take:
+                body = await read_body(receive, limit, take)
+                if path in SITE_CALLS:
+                    await self._site_call(path, peer, body, send)
+                else:
+                    await self._fleet_call(path, peer, body, scope, receive, send)
         except Refused as refusal:
             facts = {"path": path[:80], "why": str(refusal)}
             log.warning("refused", extra={"fields": facts})
             await asyncio.to_thread(self._refusals.note, "refused-request", **facts)
             await answer(send, refusal.status, {"error": "refused"})
+
+    async def _fleet_call(
+        self, path: str, peer: Peer, body: bytes, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        key = headers_of(scope)[PUBLIC_KEY_HEADER.encode()]
+        if path == ACTIVATE_PATH:
+            self._superlink.make_way_for(key)
+            await asyncio.to_thread(self._site_api.note_connection, peer)
+        if path == PULL_PATH:
+            if not await self._hold(key, receive):
+                return
+            self._admit(scope, path)  # who was revoked meanwhile gets no message
+        await self._superlink.fleet(scope, replay(body, receive), send)
+        self._bell.ring()
 
     def _admit(self, scope: Scope, path: str) -> Peer:
         der = scope["extensions"].get(PEER)

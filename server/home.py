@@ -25,7 +25,7 @@ from typing import Annotated, Literal
 import tomli_w
 from pydantic import Field
 
-from flo.audit_log import AuditLog
+from flo.audit_log import AuditLog, existing
 from flo.errors import RefusedError, UsageError
 from flo.files import locked, make_private_directory, write_public
 from flo.identity import Identity
@@ -81,6 +81,7 @@ class CoordinatorHome:
         write_public(home.certificate_path, authority.issue_server(identity, hosts))
         document = config.model_dump(mode="json", exclude_none=True)
         write_public(home.config_path, tomli_w.dumps(document).encode())
+        AuditLog(directory / "audit.sqlite", identity).close()
         with home.recording() as store:
             store.add_event(None, "coordinator-made", fingerprint=identity.fingerprint)
         return home
@@ -155,7 +156,7 @@ class CoordinatorHome:
         return Store(self.directory / "coordinator.sqlite")
 
     def audit_log(self) -> AuditLog:
-        return AuditLog(self.directory / "audit.sqlite", self.identity())
+        return existing(self.directory / "audit.sqlite", self.identity())
 
     @contextmanager
     def recording(self) -> Iterator[Store]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import resource
 import socket
 import ssl
 from collections.abc import Coroutine
@@ -23,7 +24,7 @@ from flo.tls import show
 
 log = logging.getLogger("flo.server.listeners")
 
-MOST_CONNECTIONS = 4096  # an agent has four
+MOST_CONNECTIONS, _OTHER_FILES = 4096, 192  # an agent has four
 _HANDSHAKE_SECONDS, _ACCEPT_AGAIN_SECONDS = 10.0, 0.5
 
 
@@ -64,7 +65,7 @@ class Listener(uvicorn.Server):
                 log.error(f"a connection could not be accepted: {error}")
                 await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
                 continue
-            if len(self._tasks) + len(self.server_state.connections) >= MOST_CONNECTIONS:
+            if len(self._tasks) + len(self.server_state.connections) >= _most_connections():
                 connection.close()
                 continue
             self._spawn(self._shake_hands(connection))
@@ -126,6 +127,12 @@ def listener(
     config.load()
     config.ssl = _context(certificate, key, ca)
     return Listener(config, on_refused)
+
+
+def _most_connections() -> int:
+    """For each of the two listeners, so that files are left for all else."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(16, min(MOST_CONNECTIONS, (files - _OTHER_FILES) // 2))
 
 
 def show_anew(open_listener: Listener, certificate: bytes, key: bytes) -> None:

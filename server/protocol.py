@@ -33,7 +33,7 @@ class PeerProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, with the peer's certificate in every request's scope.
 
     A request line with its headers takes at most ``MAX_HEAD_BYTES`` (and one read more) and ten
-    seconds, or the connection is cut.
+    seconds, and there is one request at a time, or the connection is cut.
     """
 
     presence: Presence | None = None
@@ -76,6 +76,8 @@ class PeerProtocol(HttpToolsProtocol):
         super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._cut("a request before the last one was answered")
         super().on_message_begin()
         self._body_bytes = self._other_bytes = 0
         self._expect_a_head()
@@ -95,8 +97,9 @@ class PeerProtocol(HttpToolsProtocol):
         self._late = loop.call_later(_HEAD_SECONDS, self._cut, "no whole request in time")
 
     def _cut(self, why: str) -> None:
-        self._tell(why)
-        self.transport.abort()
+        if not self.transport.is_closing():
+            self._tell(why)
+            self.transport.abort()
 
     def _tell(self, why: str) -> None:
         if self.on_refused is not None:

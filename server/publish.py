@@ -117,6 +117,9 @@ def _built(study: Study, documents: list[bytes]) -> bytes | None:
     except FloError as error:
         log.warning("an extract does not hold", extra={"fields": {"why": str(error)}})
         return None
+    except Exception:  # a hospital's document may be wrong in ways nobody thought of
+        log.exception("an extract does not hold")
+        return None
     return report if facts["study"]["digest"] == study.digest else None
 
 

@@ -1,8 +1,9 @@
-"""Refusals into the audit log, without letting whoever is refused fill the disk with them.
+"""What others make the coordinator enter in its audit log, without letting them fill the disk.
 
 The first of a kind in a minute are entered one by one; of what follows in that minute only the
-number, in one entry, by whoever calls ``flush``. Each kind has its own share, so that nobody hides
-one by a flood of another; whoever shows no certificate gets the smallest.
+number, in one entry, by whoever calls ``flush``. Each kind, and in it each hospital, has its own
+share, so that nobody hides one by a flood of another; whoever shows no certificate gets the
+smallest.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from flo.server.store import Store
+from flo.shares import MinuteShares
 
 MOST_A_MINUTE = 120
 MOST_CONNECTIONS_A_MINUTE = 20
@@ -23,40 +26,28 @@ class Refusals:
     """Thread-safe; ``store`` is where entries wait to be signed."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store, self._clock, self._lock = store, clock, threading.Lock()
-        self._minute = 0
-        self._entered: Counter[str] = Counter()
-        self._more: Counter[str] = Counter()
+        self._store, self._lock, self._shares = store, threading.Lock(), MinuteShares(clock)
 
-    def note(self, kind: str, **facts: str) -> None:
-        """Enter one refusal, or count it."""
+    def note(self, kind: str, study: str | None = None, **facts: Any) -> None:
+        """Enter one, or count it. Long texts are cut."""
+        anonymous = kind == "refused-connection"
+        most = MOST_CONNECTIONS_A_MINUTE if anonymous else MOST_A_MINUTE
         with self._lock:
-            self._turn()
-            anonymous = kind == "refused-connection"
-            if self._entered[kind] >= (MOST_CONNECTIONS_A_MINUTE if anonymous else MOST_A_MINUTE):
-                self._more[kind] += 1
+            self._enter(self._shares.counted())
+            if not self._shares.take((kind, str(facts.get("hospital", ""))), most):
                 return
-            self._entered[kind] += 1
-        short = {name: value[:_LONGEST_VALUE] for name, value in facts.items()}
-        self._store.add_event(None, kind, **short)
+        self._store.add_event(study, kind, **{name: _short(v) for name, v in facts.items()})
 
-    def flush(self) -> None:
-        """Enter what was only counted, once its minute is over."""
+    def flush(self, *, now: bool = False) -> None:
+        """Enter what was only counted, once its minute is over or at once."""
         with self._lock:
-            self._turn()
+            self._enter(self._shares.counted(now=now))
 
-    def end(self) -> None:
-        """Enter what was only counted, now."""
-        with self._lock:
-            self._enter_counted()
+    def _enter(self, counted: Counter[Any]) -> None:
+        for (kind, hospital), count in counted.items():
+            whose = {"hospital": hospital} if hospital else {}
+            self._store.add_event(None, "refused-more", what=kind, count=count, **whose)
 
-    def _turn(self) -> None:
-        minute = int(self._clock() // 60)
-        if minute != self._minute:
-            self._minute, self._entered = minute, Counter()
-            self._enter_counted()
 
-    def _enter_counted(self) -> None:
-        more, self._more = self._more, Counter()
-        for kind, count in more.items():
-            self._store.add_event(None, "refused-more", what=kind, count=count)
+def _short(value: Any) -> Any:
+    return value[:_LONGEST_VALUE] if isinstance(value, str) else value

@@ -31,6 +31,7 @@ from flo.errors import MessageError, StudyError, TrustError
 from flo.identity import Identity, fingerprint, public_bytes, verify
 from flo.server.authority import Authority, Peer, read_request
 from flo.server.publish import published
+from flo.server.refusals import Refusals
 from flo.server.store import Member, Store
 from flo.settings import Document, problems
 from flo.succession import Succession
@@ -82,7 +83,9 @@ class SiteApi:
         audit_log: AuditLog,
         succession: Succession,
         on_enrolled: Callable[[Member], None],
+        refusals: Refusals,
     ) -> None:
+        self._refusals = refusals
         self._store, self._authority, self._identity = store, authority, identity
         self._audit_log, self._succession = audit_log, succession
         self._on_enrolled = on_enrolled
@@ -127,14 +130,14 @@ class SiteApi:
                 "version of every study"
             )
         pem, serial = self._authority.issue_client(peer.hospital, "site", key)
-        self._store.add_event(None, "renewed", hospital=peer.hospital, certificate=serial)
+        self._refusals.note("renewed", hospital=peer.hospital, certificate=serial)
         self._store.renew(peer.hospital, serial)
         return {"certificate": pem.decode(), "coordinator": self._identity.public.hex()}
 
     def leave(self, peer: Peer, body: bytes) -> Any:
         """The hospital goes: its certificate is revoked, from this request on."""
         _parse(NoBody, body)
-        self._store.add_event(None, "left", hospital=peer.hospital)
+        self._refusals.note("left", hospital=peer.hospital)
         self._store.revoke(peer.hospital)
         return {}
 
@@ -146,14 +149,17 @@ class SiteApi:
         receipt = None
         if shown.growth is not None:
             shown.growth.head.check(signer)
-            try:
-                receipt = self._audit_log.countersign(shown.growth)
-            except TrustError:
-                self._store.add_event(None, "forked-audit-log", hospital=peer.hospital)
-                raise
+            seen = self._audit_log.last_seen({signer})
+            if shown.growth.after <= seen:  # else a backup of ours was restored: not their doing
+                try:
+                    receipt = self._audit_log.countersign(shown.growth)
+                except TrustError:
+                    self._refusals.note("forked-audit-log", hospital=peer.hospital)
+                    raise
         growth = self._audit_log.growth({signer})
         return {
             "receipt": receipt.model_dump(mode="json") if receipt else None,
+            "seen": self._audit_log.last_seen({signer}),
             "growth": growth.model_dump(mode="json") if growth else None,
         }
 
@@ -188,9 +194,9 @@ class SiteApi:
         self._see_head(peer, decision.head)
         if isinstance(decision, Decline):
             self._store.drop_approval(decision.study, peer.hospital, decision.head.sequence)
-            self._store.add_event(
-                decision.study,
+            self._refusals.note(
                 "declined",
+                decision.study,
                 hospital=peer.hospital,
                 decision=decision.decision,
                 reason=decision.reason,
@@ -200,9 +206,9 @@ class SiteApi:
             decision.study, peer.hospital, document, given.signature, decision.head.sequence
         ):
             raise TrustError("this approval is older than a refusal or withdrawal of this hospital")
-        self._store.add_event(
-            decision.study,
+        self._refusals.note(
             "approved",
+            decision.study,
             hospital=peer.hospital,
             people=[f"{person.name} ({person.role})" for person in decision.people],
             code=decision.code,
@@ -240,7 +246,7 @@ class SiteApi:
         if (named, about) != (peer.hospital, given.study):
             raise MessageError("this extract is of another hospital or study")
         self._store.add_extract(given.study, peer.hospital, given.extract.encode())
-        self._store.add_event(given.study, "extract", hospital=peer.hospital)
+        self._refusals.note("extract", given.study, hospital=peer.hospital)
         return {}
 
     def models(self, peer: Peer, body: bytes) -> Any:
@@ -267,7 +273,7 @@ class SiteApi:
         head.check(fingerprint(peer.public))
         kept = self._store.heads().get(peer.hospital)
         if kept is not None and kept.sequence == head.sequence and kept.hash != head.hash:
-            self._store.add_event(None, "forked-ledger", hospital=peer.hospital)
+            self._refusals.note("forked-ledger", hospital=peer.hospital)
             raise TrustError(f"the ledger of {peer.hospital} forked at row {head.sequence}")
         self._store.keep_head(peer.hospital, head)
 

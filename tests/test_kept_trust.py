@@ -115,8 +115,7 @@ def test_what_a_later_version_wrote_is_refused_by_its_number(
 ) -> None:
     read(kept)
     document = json.loads((kept / name).read_bytes())
-    place = document["body"] if "body" in document else document
-    place["schema_version"] = 9
+    document.get("body", document)["schema_version"] = 9
     (kept / name).write_bytes(canonical.encode(document))
     with pytest.raises((UsageError, MessageError, TrustError), match=says):
         read(kept)

@@ -124,8 +124,8 @@ def _verify_evidence(data: bytes) -> None:
     body = pack.verify(data)
     shown = sum(1 for row in body["rows"] if row["shown"])
     say(
-        f"[bold green]signature holds[/]: evidence of {plain(body['owner'])}, {body['made'][:19]}, "
-        f"{shown} of {len(body['rows'])} rows shown"
+        f"[bold green]signature holds[/]: evidence of {plain(body['owner'])}, "
+        f"{plain(body['made'][:19])}, {shown} of {len(body['rows'])} rows shown"
     )
     say(f"  key {spoken(body['fingerprint'])}")
 

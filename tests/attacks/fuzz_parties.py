@@ -22,6 +22,7 @@ from flo.messages import decode_reply
 from flo.server.authority import Peer, read_peer
 from flo.server.coordinator import complete_and_sign
 from flo.server.home import CoordinatorHome
+from flo.server.refusals import Refusals
 from flo.server.site_api import SITE_CALLS, SiteApi
 from flo.succession import Succession
 from tests.attacks.fuzz import Accepted, Target
@@ -104,6 +105,7 @@ class Calls:
             self.log,
             Succession(steps=()),
             lambda member: None,
+            Refusals(self.store),
         )
         self.north, self.south = Identity.new(), Identity.new()
         self.guest = Identity.new()

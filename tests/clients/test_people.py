@@ -26,6 +26,7 @@ from flo.decisions import PersonApproval, Terms
 from flo.errors import FloError, MessageError, PolicyError, TrustError, UsageError
 from flo.identity import Identity
 from flo.server.authority import Authority, Peer
+from flo.server.refusals import Refusals
 from flo.server.site_api import SiteApi
 from flo.server.store import Store
 from flo.succession import Succession
@@ -368,6 +369,7 @@ def test_the_coordinator_accepts_it_and_enters_who_said_yes(
         cast(AuditLog, None),
         Succession(steps=()),
         lambda member: None,
+        Refusals(store),
     )
     peer = Peer("north", "site", "1", hospital.site.home.identity().public)
     api.call(f"/v1/site/{name}", peer, canonical.encode(body))

@@ -14,6 +14,7 @@ from flo.claims import row_statement
 from flo.errors import MessageError, StudyError, TrustError
 from flo.identity import Identity
 from flo.server.authority import Authority, Peer
+from flo.server.refusals import Refusals
 from flo.server.site_api import SiteApi
 from flo.server.store import Store
 from flo.study import Study
@@ -72,6 +73,7 @@ def send(store: Store, document: dict[str, Any], signer: Identity = NORTH) -> No
         cast(AuditLog, None),
         nothing,
         lambda member: None,
+        Refusals(store),
     )
     peer = Peer("north", "site", "1", NORTH.public)
     data = canonical.encode(document)

@@ -73,8 +73,8 @@ def test_what_is_too_much_for_a_minute_is_counted_in_one_entry(stage: Stage) -> 
 
 def test_what_was_only_counted_is_entered_at_the_end(stage: Stage) -> None:
     stage.note(MOST_A_MINUTE + 7)
-    stage.refusals.end()
-    stage.refusals.end()
+    stage.refusals.flush(now=True)
+    stage.refusals.flush(now=True)
     assert stage.entered() == [ONE] * MOST_A_MINUTE + [("refused-more", 7)]
 
 
