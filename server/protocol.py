@@ -76,7 +76,8 @@ class PeerProtocol(HttpToolsProtocol):
         super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
+        cycle: Any = self.cycle  # None before the first request
+        if cycle is not None and not cycle.response_complete:
             self._cut("a request before the last one was answered")
         super().on_message_begin()
         self._body_bytes = self._other_bytes = 0

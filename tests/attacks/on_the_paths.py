@@ -39,6 +39,7 @@ TRAVERSALS = (
     "//v1/site/studies",
 )
 HEADERS = b"GET / HTTP/1.1\r\nhost: flo\r\n" + b"x: y\r\n" * 200_000
+QUEUED = b"POST /v1/site/heads HTTP/1.1\r\nhost: flo\r\ncontent-length: 2\r\n\r\n{}" * 1000
 SMUGGLED = (
     b"POST /v1/site/heads HTTP/1.1\r\nhost: flo\r\ncontent-length: 2\r\n"
     b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
@@ -86,6 +87,12 @@ ATTACKS = (
         lambda s: [said(s.coordinator.private_port, s.coordinator.anonymous(), HEADERS)],
         CUT_OFF,
         connection("more than 65536 bytes"),
+    ),
+    Attack(
+        "requests in a queue, before the first one is answered",
+        lambda s: [said(s.coordinator.port, s.client("north"), QUEUED)],
+        CUT_OFF,
+        connection("a request before the last one was answered"),
     ),
     Attack(
         "a request with two lengths, to smuggle another in",

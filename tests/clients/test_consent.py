@@ -13,6 +13,7 @@ import pytest
 from flo import canonical
 from flo.clients import approval
 from flo.clients.consent import OptOuts, erase, is_in_a_file, opt_out
+from flo.clients.home import SiteHome
 from flo.clients.members import Members
 from flo.clients.worker import Worker, write_frame
 from flo.errors import RefusedError, TrustError, UsageError
@@ -24,6 +25,7 @@ from tests.clients.approving_site import enrolled_site
 from tests.clients.asked_site import Site, approved_site
 from tests.clients.exact_site import (
     PATIENTS,
+    Exact,
     counts,
     exact,
     exact_site,
@@ -54,6 +56,34 @@ def test_an_opt_out_holds_from_the_next_round(site: Site, purpose: Purpose, held
     assert next_one.values.tolist() == exact(site.study, fewer, purpose).tolist()
     assert next_one.values.tolist() != exact(site.study, everyone, purpose).tolist()
     assert [copy.to_bytes() for copy in frozen(site.home)] == [fewer.to_bytes()]
+
+
+class OptsOutMeanwhile(Exact):
+    """While a release is computed for the first time, a patient opts out."""
+
+    def __init__(self, home: SiteHome, patient: str) -> None:
+        self.home, self.patient, self.computed = home, patient, 0
+
+    def release(self, *asked: Any) -> Any:
+        found = super().release(*asked)
+        self.computed += 1
+        if self.computed == 1:
+            opt_out(self.home, self.patient)
+        return found
+
+
+def test_what_was_computed_with_a_patient_who_opted_out_meanwhile_never_leaves(site: Site) -> None:
+    patient = one_of(site.home, held_out=False)
+    fewer = frozen_without(site.home, site.study, patient)
+    releaser = OptsOutMeanwhile(site.home, patient)
+    site.releaser = cast(Any, releaser)
+    site.restart()
+    released = site.ask()
+    assert released.header.kind == "release"
+    assert released.values.tolist() == exact(site.study, fewer, "training").tolist()
+    assert (releaser.computed, site.kinds().count("release")) == (2, 1)
+    made, _ = erase(site.home, patient)
+    assert [part.releases for part in made.contributions] == [0]
 
 
 def test_a_survey_counts_them_no_more(tmp_path: Path) -> None:

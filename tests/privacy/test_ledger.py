@@ -176,6 +176,17 @@ def test_reserving_an_open_study_twice_is_reserving_once(ledger: Ledger) -> None
     assert ledger.reserve(study, "main") == reservation
 
 
+def test_an_open_reservation_is_kept_for_nothing_else(ledger: Ledger) -> None:
+    """Else the patients of one population would be trained on at the cost of another's."""
+    register(ledger, "second")
+    study = study_of(0.3, noise="distributed", masking="on")
+    kept = ledger.reserve(study, "main")
+    for population, if_broken in (("second", False), ("main", True)):
+        with pytest.raises(BudgetError, match="has a reservation of population 'main' already"):
+            ledger.reserve(study, population, if_broken=if_broken)
+    assert ledger.reserve(study, "main") == kept
+
+
 def test_a_study_that_was_settled_is_never_reserved_again(ledger: Ledger) -> None:
     # Its releases would stand under two reservations, and a report tells of one.
     study = study_of(0.1)

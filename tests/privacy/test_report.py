@@ -79,6 +79,24 @@ def test_a_lost_byte_is_found(report: bytes, position: int) -> None:
         verify(bytes(lost))
 
 
+@pytest.mark.parametrize("gone", ["schema_version", "study", "hospital", "decision"])
+def test_an_extract_whose_decision_lacks_a_field_is_refused_as_any_other(
+    report: bytes, world: World, gone: str
+) -> None:
+    """It is signed by its hospital, so nobody else may fall over it."""
+    evidence = json.loads(report)["evidence"]
+    keys = {home.config.hospital: home.identity() for home in world.homes}
+    body = evidence[0]["body"]
+    decision = json.loads(body["decision"])
+    del decision[gone]
+    text = canonical.encode(decision)
+    key = keys[body["hospital"]]
+    body |= {"decision": text.decode(), "decision_signature": key.sign("approval", text)}
+    extract = {"body": body, "signature": key.sign("extract", canonical.encode(body))}
+    with pytest.raises(FloError):
+        build([canonical.encode(extract)])
+
+
 def test_a_swapped_number_in_the_facts_is_found(report: bytes) -> None:
     document = json.loads(report)
     first, second = document["facts"]["hospitals"]
