@@ -57,14 +57,29 @@ def person(
 
 
 @app.command("opt-out")
-def opt_out(home: Home = DEFAULT_HOME) -> None:
+def opt_out(
+    home: Home = DEFAULT_HOME,
+    begin_a_new_list: Annotated[
+        bool,
+        typer.Option(
+            "--begin-a-new-list",
+            help="Only if the list is lost for good: all on it take part again until asked anew.",
+        ),
+    ] = False,
+) -> None:
     """Ask for a patient who does not take part: from the next round on, and in nothing later."""
     from flo.cli.screen import say
+    from flo.clients.consent import begin_a_new_list as begin
     from flo.clients.consent import is_in_a_file
     from flo.clients.consent import opt_out as take_out
     from flo.clients.home import SiteHome
 
-    opened, patient = SiteHome.open(home), _patient_id()
+    opened = SiteHome.open(home)
+    if begin_a_new_list:
+        begin(opened)
+        say("a new, empty list; opt out again everyone who was on the old one")
+        return
+    patient = _patient_id()
     changed = take_out(opened, patient)
     say(f"noted; the patient was taken out of {len(changed)} studies and takes part in none later")
     if not is_in_a_file(opened, patient):

@@ -12,7 +12,7 @@ import pytest
 
 from flo import canonical
 from flo.clients import approval
-from flo.clients.consent import OptOuts, erase, is_in_a_file, opt_out
+from flo.clients.consent import OptOuts, begin_a_new_list, erase, is_in_a_file, left_out, opt_out
 from flo.clients.home import SiteHome
 from flo.clients.members import Members
 from flo.clients.worker import Worker, write_frame
@@ -267,6 +267,37 @@ def test_a_list_that_is_not_the_newest_stops_every_approval(
     with pytest.raises(TrustError):
         opt_out(site.home, PATIENTS[4])
     path.write_bytes(newest)
+    site.approve(site.offer())
+
+
+def test_a_list_that_is_lost_for_good_is_begun_anew_and_the_log_says_so(tmp_path: Path) -> None:
+    site = enrolled_site(tmp_path)
+    for patient in PATIENTS[1:3]:
+        opt_out(site.home, patient)
+    (site.home.directory / "optouts.sealed").unlink()
+    begin_a_new_list(site.home)
+    opt_out(site.home, PATIENTS[3])
+    assert left_out(site.home, set(PATIENTS)) == {PATIENTS[3]}
+    with closing(site.home.audit_log()) as log:
+        listed = [e.facts["listed"] for e in log.entries() if e.kind == "opt-out"]
+    assert listed == [1, 2, 0, 1]
+
+
+def test_two_opt_outs_that_were_cut_off_before_their_entries_lock_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = enrolled_site(tmp_path)
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for patient in PATIENTS[1:4]:
+        with monkeypatch.context() as power:
+            power.setattr("flo.clients.consent.sweep", cut_off)
+            with pytest.raises(KeyboardInterrupt):
+                opt_out(site.home, patient)
+    opt_out(site.home, PATIENTS[4])
+    assert left_out(site.home, set(PATIENTS)) == set(PATIENTS[1:5])
     site.approve(site.offer())
 
 

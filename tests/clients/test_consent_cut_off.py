@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from flo.audit_log import AuditLog
 from flo.clients import approval
 from flo.clients.approval import snapshot_path
 from flo.clients.consent import OptOuts, erase, opt_out
@@ -19,30 +17,7 @@ from flo.clients.members import Members
 from flo.clients.snapshot import Snapshot
 from flo.privacy.split import keyed_hash
 from tests.clients.exact_site import exact_site, frozen_without, one_of
-
-
-class PowerCutError(BaseException):
-    """Nothing that would run after it runs, as after kill -9."""
-
-
-def cut_off_at(step: int, patch: pytest.MonkeyPatch) -> None:
-    """The power fails at this step: before or after a file is put in place, deleted, or entered."""
-    steps = iter(range(1, 1000))
-
-    def around(real: Callable[..., Any]) -> Callable[..., Any]:
-        def doing(*arguments: Any, **named: Any) -> Any:
-            if next(steps) == step:
-                raise PowerCutError
-            done = real(*arguments, **named)
-            if next(steps) == step:
-                raise PowerCutError
-            return done
-
-        return doing
-
-    patch.setattr(os, "replace", around(os.replace))
-    patch.setattr(os, "unlink", around(os.unlink))
-    patch.setattr(AuditLog, "append", around(AuditLog.append))
+from tests.clients.power_cut import PowerCutError, cut_off_at
 
 
 @pytest.mark.parametrize(("ask", "held_out"), [(opt_out, False), (opt_out, True), (erase, False)])

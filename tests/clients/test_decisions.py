@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from flo.clients.approval import withdrawal_path
+from flo.clients.approval import sweep, withdrawal_path
 from flo.clients.approve import approve
+from flo.clients.consent import erase, opt_out
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.decisions import refuse, withdraw
+from flo.clients.extract import extract_path
 from flo.errors import NetworkError, RefusedError
 from flo.identity import Identity, verify
 from flo.privacy.report import build
 from flo.privacy.report import verify as verify_report
 from tests.builders import SilentApi, make_site, offered, pretend_enrolled, small_study
 from tests.clients.asked_site import COORDINATOR, Site, approved_site
+from tests.clients.power_cut import PowerCutError, cut_off_at
 
 REASON = "A partner left the consortium."
 
@@ -145,3 +148,34 @@ def test_a_refusal_spends_nothing_and_may_be_followed_by_an_approval(tmp_path: P
     assert (said["decision"], said["reason"]) == ("refuse", REASON)
     approve(home, told, offer, home.config.population(None))
     assert [name for name, _ in told.calls].count("approvals") == 2
+
+
+@pytest.mark.parametrize("step", range(1, 24))
+def test_a_withdrawal_that_was_cut_off_anywhere_is_carried_through_by_asking_again(
+    site: Site, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as power:
+        cut_off_at(step, power)
+        with suppress(PowerCutError):
+            withdraw(site.home, api(), site.study.digest, REASON)
+    heard = api()
+    assert withdraw(site.home, heard, site.study.digest, REASON)
+    assert [name for name, _ in cast(Any, heard).calls] == ["approvals", "reports"]
+    assert list((site.home.directory / "snapshots").iterdir()) == []
+    assert site.kinds()[-1] == "settle"
+    assert extract_path(site.home, site.study.digest).exists()
+
+
+def test_a_site_that_follows_another_coordinator_can_still_clean_up_after_the_first(
+    site: Site,
+) -> None:
+    """Its old approvals answer nobody, and neither lock the steward out nor keep patients."""
+    pretend_enrolled(site.home, Identity.new())
+    site.refuses("not-approved", keys={}, heads={}, vouchers={})
+    assert opt_out(site.home, "north0001") == [site.study.digest]
+    erase(site.home, "north0001")
+    with site.home.swapping(), closing(site.home.ledger()) as ledger:
+        sweep(site.home, ledger)
+    assert not withdraw(site.home, api(), site.study.digest, REASON)  # the first is not to be told
+    assert site.kinds()[-1] == "settle"
+    assert list((site.home.directory / "snapshots").iterdir()) == []

@@ -6,15 +6,19 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from flo.claims import RunKey, Voucher
+from flo.claims import Head, RunKey, Voucher
+from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.handler import Handler
 from flo.clients.run_keys import RunKeys
-from flo.errors import TrustError
+from flo.clients.witness import confirm_head
+from flo.errors import MessageError, TrustError
 from flo.identity import Identity
 from flo.messages import decode_request
+from tests.builders import SilentApi
 from tests.clients.asked_site import Site, approved_site
 from tests.company import join, partner, run_key, signed
 
@@ -216,3 +220,28 @@ def test_a_voucher_from_before_the_rollback_does_not_count(site: Site, tmp_path:
     site.ask()
     rolled_back(site, tmp_path / "old.sqlite")
     site.refuses("unconfirmed", vouchers={"north": old})
+
+
+class Shows(SilentApi):
+    """A coordinator that says this was our ledger's head."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def call(self, name: str, body: Any) -> Any:
+        super().call(name, body)
+        return {"head": self.head.model_dump(mode="json")}
+
+
+def test_a_head_that_we_did_not_sign_says_nothing_about_this_ledger(site: Site) -> None:
+    """Or a lying coordinator could make a steward "restore" an old ledger."""
+    ours = site.ledger.head()
+    for head, error in (
+        (signed(Identity.new(), 99), MessageError),
+        (ours.model_copy(update={"sequence": 99}), MessageError),
+        (signed(site.home.identity(), 99), TrustError),
+    ):
+        with pytest.raises(error):
+            confirm_head(cast(CoordinatorApi, Shows(head)), site.ledger)
+    confirm_head(cast(CoordinatorApi, Shows(ours)), site.ledger)
