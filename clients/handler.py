@@ -28,10 +28,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from flo import canonical
 from flo.clients import approval
 from flo.clients.approval import Approval, delete_snapshots, snapshot_path
 from flo.clients.home import SiteHome
+from flo.clients.message_log import MessageLog
 from flo.clients.partners import Partners, Refusal
 from flo.clients.people import refuse_missing_people
 from flo.clients.policy import refuse_violations
@@ -54,7 +54,6 @@ from flo.messages import (
     Request,
     RequestHeader,
     Values,
-    decode_reply,
     decode_request,
     encode_reply,
 )
@@ -62,14 +61,12 @@ from flo.models import parameter_count
 from flo.privacy.ledger import Ledger, Released
 from flo.privacy.masking import cohort_digest
 from flo.privacy.plan import Plan, ring_of
-from flo.shares import MinuteShares
 from flo.study import Study
 
 log = logging.getLogger("flo.clients.handler")
 
 _NOTHING = np.zeros(0, dtype=np.int64)
 _MOST_EXCHANGES = 3
-_MOST_REFUSED_A_MINUTE = 120
 
 
 class Releaser(Protocol):
@@ -105,12 +102,11 @@ class Handler:
         self._hospital, self._code = home.config.hospital, code_digest()
         self._partners = Partners(self._hospital, home.identity(), ledger, run_keys)
         self._replies = KeptReplies(home.directory / "replies", home.keystore())
-        self._audit_log, self._shares = home.audit_log(), MinuteShares()
+        self._message_log = MessageLog(home)
         self._on_settled = on_settled
 
     def close(self) -> None:
-        self._enter_counted(now=True)
-        self._audit_log.close()
+        self._message_log.close()
 
     def answer(self, data: bytes) -> bytes | None:
         """The reply to send, or None where even the header cannot be read (nothing to answer)."""
@@ -118,12 +114,10 @@ class Handler:
             request = decode_request(data)
         except MessageError as error:
             log.warning("malformed request", extra={"fields": {"why": str(error)}})
-            self._enter_counted()
-            if self._shares.take("malformed-message", _MOST_REFUSED_A_MINUTE):
-                self._audit_log.append("malformed-message", bytes=len(data))
+            self._message_log.malformed(len(data))
             return None
         reply = self._answered(request)
-        self._enter(request.header, reply)
+        self._message_log.answered(request.header, reply)
         return reply
 
     def _answered(self, request: Request) -> bytes:
@@ -139,32 +133,6 @@ class Handler:
         except Exception:  # a full disk, a changed file, a bug: the site goes on, says one code
             log.exception("could not answer")
             return self._reply(header, "refused", code="not-ready")
-
-    def _enter(self, header: RequestHeader, reply: bytes) -> None:
-        """What was asked and how it was answered, before the answer leaves.
-
-        Of refusals only so many a minute, or whoever asks could fill this site's disk.
-        """
-        answered = decode_reply(reply).header
-        self._enter_counted()
-        if answered.kind == "refused" and not self._shares.take("message", _MOST_REFUSED_A_MINUTE):
-            return
-        self._audit_log.append(
-            "message",
-            header.study,
-            asked=header.kind,
-            run=header.run,
-            purpose=header.purpose,
-            round=header.round,
-            attempt=header.attempt,
-            answered=answered.code or answered.kind,
-            reply=canonical.digest(reply),
-            row=answered.head.sequence,
-        )
-
-    def _enter_counted(self, *, now: bool = False) -> None:
-        for kind, count in self._shares.counted(now=now).items():
-            self._audit_log.append("refused-more", what=str(kind), count=count)
 
     def _decide(self, request: Request) -> bytes:
         header = request.header

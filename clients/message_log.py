@@ -1,0 +1,54 @@
+"""What a site enters of every message: what was asked, how it was answered, before that leaves.
+
+Only so many a minute are entered one by one, or whoever asks could fill this site's disk; of the
+rest the number is.
+"""
+
+from __future__ import annotations
+
+from flo import canonical
+from flo.clients.home import SiteHome
+from flo.messages import RequestHeader, decode_reply
+from flo.shares import MinuteShares
+
+_MOST_A_MINUTE = {"answered": 3000, "refused": 120, "malformed": 120}
+
+
+class MessageLog:
+    def __init__(self, home: SiteHome) -> None:
+        self._log, self._shares = home.audit_log(), MinuteShares()
+
+    def close(self) -> None:
+        self._enter_counted(now=True)
+        self._log.close()
+
+    def malformed(self, size: int) -> None:
+        """Something of so many bytes that is no request."""
+        if self._may("malformed"):
+            self._log.append("malformed-message", bytes=size)
+
+    def answered(self, asked: RequestHeader, reply: bytes) -> None:
+        """A request and the reply that is about to leave."""
+        header = decode_reply(reply).header
+        if not self._may("refused" if header.kind == "refused" else "answered"):
+            return
+        self._log.append(
+            "message",
+            asked.study,
+            asked=asked.kind,
+            run=asked.run,
+            purpose=asked.purpose,
+            round=asked.round,
+            attempt=asked.attempt,
+            answered=header.code or header.kind,
+            reply=canonical.digest(reply),
+            row=header.head.sequence,
+        )
+
+    def _may(self, what: str) -> bool:
+        self._enter_counted()
+        return self._shares.take(what, _MOST_A_MINUTE[what])
+
+    def _enter_counted(self, *, now: bool = False) -> None:
+        for what, count in self._shares.counted(now=now).items():
+            self._log.append("messages-more", what=str(what), count=count)
