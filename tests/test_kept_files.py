@@ -21,6 +21,7 @@ import tomli_w
 from safetensors import safe_open
 
 from flo import canonical, models
+from flo.audit_log import AuditLog
 from flo.clients import approval
 from flo.clients.approval import approval_path
 from flo.clients.extract import make_extract
@@ -73,6 +74,7 @@ def home(kept: Path, study: Study) -> SiteHome:
     document = config.model_dump(mode="json", exclude_none=True)
     write_private(made.config_path, tomli_w.dumps(document).encode())
     (kept / "approved").mkdir()
+    AuditLog(kept / "audit.sqlite", made.identity()).close()  # 0.1 had none
     shutil.move(kept / "approval.json", approval_path(made, study.digest))
     return made
 
