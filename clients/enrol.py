@@ -86,7 +86,11 @@ def enrol(home: SiteHome, invitation_path: Path) -> Enrolled:
         invitation.ca, invitation.certificate.encode(), invitation.key.encode()
     )
     with CoordinatorApi(invitation.url, context) as api:
-        reply = api.call("enrol", {"request": request(config.hospital, identity)})
+        wish = {
+            "request": request(config.hospital, identity),
+            "coordinator": invitation.coordinator,
+        }
+        reply = api.call("enrol", wish)
     issued = parse(_Issued, reply, "the coordinator's answer")
     if issued.coordinator != invitation.coordinator:
         raise TrustError("the coordinator's identity is not the one that the invitation names")

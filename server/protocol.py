@@ -26,6 +26,7 @@ Refuse = Callable[[str, str], None]  # the client's address, and why; called in 
 PEER = "flo.peer"
 MAX_HEAD_BYTES = 64 * 1024
 _HEAD_SECONDS = 10.0
+_MOST_QUEUED = 4  # a client that has a whole answer may ask on before we know that it is sent
 _FRAMING = 16  # a body may come in chunks whose framing is this fraction of it
 
 
@@ -33,7 +34,7 @@ class PeerProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, with the peer's certificate in every request's scope.
 
     A request line with its headers takes at most ``MAX_HEAD_BYTES`` (and one read more) and ten
-    seconds, and there is one request at a time, or the connection is cut.
+    seconds, and few requests wait behind one that is not answered, or the connection is cut.
     """
 
     presence: Presence | None = None
@@ -76,9 +77,8 @@ class PeerProtocol(HttpToolsProtocol):
         super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
-        cycle: Any = self.cycle  # None before the first request
-        if cycle is not None and not cycle.response_complete:
-            self._cut("a request before the last one was answered")
+        if len(self.pipeline) >= _MOST_QUEUED:
+            self._cut("requests in a queue before the last one was answered")
         super().on_message_begin()
         self._body_bytes = self._other_bytes = 0
         self._expect_a_head()

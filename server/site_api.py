@@ -25,7 +25,7 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError
 from flo import canonical
 from flo.audit_chain import Growth, Receipt
 from flo.audit_log import AuditLog
-from flo.claims import Digest, Head, Signature
+from flo.claims import Digest, Head, PublicKey, Signature
 from flo.decisions import Decision, Decline
 from flo.errors import MessageError, StudyError, TrustError
 from flo.identity import Identity, fingerprint, public_bytes, verify
@@ -46,6 +46,9 @@ class NoBody(Document):
 
 
 class EnrolBody(Document):
+    """``coordinator``: the key that the invitation names."""
+
+    coordinator: PublicKey | None = None
     request: Annotated[str, StringConstraints(max_length=8192)]
 
 
@@ -104,6 +107,8 @@ class SiteApi:
 
     def enrol(self, peer: Peer, body: bytes) -> Any:
         wish = _parse(EnrolBody, body)
+        if wish.coordinator not in (None, self._identity.public.hex()):
+            raise TrustError("this invitation names an earlier key of the coordinator")
         key = read_request(wish.request.encode(), peer.hospital)
         pem, serial = self._authority.issue_client(peer.hospital, "site", key)
         public = public_bytes(key)

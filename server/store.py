@@ -179,6 +179,10 @@ class Store:
             changed = self._db.execute("UPDATE hospitals SET revoked = 1 WHERE id = ?", (hospital,))
             return changed.rowcount == 1
 
+    def end_all_invitations(self) -> None:
+        """No invitation that is out opens anything any more."""
+        self._write("UPDATE invitations SET used = 1")
+
     def _end_invitations(self, hospital: str) -> None:
         self._db.execute("UPDATE invitations SET used = 1 WHERE hospital = ?", (hospital,))
 

@@ -60,6 +60,7 @@ def replace_key(home: CoordinatorHome) -> Step:
         home.issue_certificate(new)
         kept.replace(home.key_path)
         with home.recording() as store:
+            store.end_all_invitations()  # they name the old key
             store.add_event(None, "key-in-use", fingerprint=new.fingerprint)
     return step
 

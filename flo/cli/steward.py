@@ -183,7 +183,7 @@ def refuse(
 
 @app.command()
 def withdraw(
-    study: Annotated[str, typer.Argument(help="Digest of an approved study, or its start.")],
+    study: Annotated[str, typer.Argument(help="Name or digest of an approved study.")],
     reason: Annotated[str, typer.Option(help="For the coordinator to read; no patient data.")],
     home: Home = DEFAULT_HOME,
 ) -> None:
@@ -202,14 +202,22 @@ def withdraw(
         say("[yellow]the coordinator could not be told;[/] it learns it from the agent's refusal")
 
 
-def approved_digest(home: SiteHome, start: str) -> str:
-    """Digest of the approved study that begins so. Raises UsageError."""
-    from flo.clients.approval import approved_digests
+def approved_digest(home: SiteHome, wanted: str) -> str:
+    """Digest of the approved study of that name, or whose digest begins so. Raises UsageError."""
+    from flo.clients.approval import readable
     from flo.errors import UsageError
 
-    found = [digest for digest in approved_digests(home) if digest.startswith(start)]
+    known = {
+        digest: approved.read_study().name if approved else "unreadable"
+        for digest, approved in readable(home)
+    }
+    found = [d for d, name in known.items() if name == wanted or d.startswith(wanted)]
     if len(found) != 1:
-        raise UsageError(f"{len(found)} approved studies begin with {start!r}")
+        listed = ", ".join(f"{name} ({digest[:12]})" for digest, name in known.items()) or "none"
+        raise UsageError(
+            f"{len(found)} studies approved here are {wanted!r}",
+            hint=f"by name or the start of the digest; approved here: {listed}",
+        )
     return found[0]
 
 

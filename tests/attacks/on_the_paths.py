@@ -92,7 +92,7 @@ ATTACKS = (
         "requests in a queue, before the first one is answered",
         lambda s: [said(s.coordinator.port, s.client("north"), QUEUED)],
         CUT_OFF,
-        connection("a request before the last one was answered"),
+        connection("requests in a queue before"),
     ),
     Attack(
         "a request with two lengths, to smuggle another in",

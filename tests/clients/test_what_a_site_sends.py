@@ -59,6 +59,7 @@ ACCOUNTED = {
     "reply values": CHARGED,
     # Calls of the site's own.
     "enrol.request": "a key and the hospital's id, signed",
+    "enrol.coordinator": PUBLIC,
     "renew.request": "a key and the hospital's id, signed",
     "leave": "nothing is said",
     "keys": "nothing is said",
