@@ -8,6 +8,7 @@ which models and by how much. The list holds keyed hashes, sealed; no log names 
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 from collections.abc import Collection
@@ -31,7 +32,7 @@ from flo.clients.approval import (
 from flo.clients.home import Population, SiteHome
 from flo.clients.members import Members, Side, delete_members
 from flo.clients.snapshot import Snapshot
-from flo.errors import TrustError, UsageError
+from flo.errors import RefusedError, TrustError, UsageError
 from flo.files import write_private
 from flo.keystore import read_secret, write_secret
 from flo.privacy.accounting import epsilon_of
@@ -39,6 +40,8 @@ from flo.privacy.ledger import Ledger
 from flo.privacy.rows import Reservation
 from flo.privacy.split import keyed_hash, normalise
 from flo.settings import Document, parse
+
+log = logging.getLogger("flo.clients.consent")
 
 _LIMIT = 1 << 30
 _PURPOSE = "opt-outs"
@@ -139,6 +142,10 @@ _SAID = (
     "for one patient: with probability 1 - delta they change nobody's odds about this patient by "
     "more than the factor stated. The hospital's own records and backups are not FLO's."
 )
+_NOTHING = (
+    "No study that can be read here held records of this id, so nothing was removed. The id takes "
+    "part in nothing from now on, spelt as it was given; a keyed hash of it is kept for that."
+)
 _UNKNOWN = (
     " Of the studies listed as unknown it was not kept whose records they hold (FLO 0.1), or their "
     "approval cannot be read; nothing more is released in them."
@@ -171,8 +178,22 @@ def opt_out(home: SiteHome, patient_id: str) -> list[str]:
 
 
 def begin_a_new_list(home: SiteHome) -> None:
-    """After the list was lost for good: everyone on it takes part again until opted out anew."""
+    """After the list was lost for good: everyone on it takes part again until opted out anew.
+
+    Raises:
+        RefusedError: the list is there.
+    """
     with home.deciding():
+        try:
+            listed = len(OptOuts.load(home).patients)
+        except TrustError:
+            log.warning("the list of opt-outs is begun anew; everyone on the old one takes part")
+        else:
+            raise RefusedError(
+                f"the list of opt-outs is not lost: it has {listed} patients, whom a new one would "
+                "bring back",
+                hint="opt out one more patient: flo site opt-out",
+            )
         OptOuts().save(home)
         OptOuts().enter(home, studies=0)
 
@@ -216,7 +237,7 @@ def erase(home: SiteHome, patient_id: str) -> tuple[Erasure, Path]:
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         contributions=tuple(contributions),
         unknown=tuple(unknown),
-        said=_SAID + (_UNKNOWN if unknown else ""),
+        said=(_SAID if contributions else _NOTHING) + (_UNKNOWN if unknown else ""),
     )
     document: dict[str, Any] = made.model_dump(mode="json")
     signature = home.identity().sign("erasure", canonical.encode(document))

@@ -96,13 +96,34 @@ def enrol(home: SiteHome, invitation_path: Path) -> Enrolled:
         raise TrustError("the coordinator's identity is not the one that the invitation names")
     _refuse_another_key(home, issued.certificate)
     write_public(home.directory / "ca.pem", invitation.ca.encode())
-    keep_coordinator(home, CoordinatorInfo(url=invitation.url, public=invitation.coordinator))
     write_public(home.directory / "certificate.pem", issued.certificate.encode())
+    earlier = _earlier_keys(home, invitation)
+    keep_coordinator(
+        home,
+        CoordinatorInfo(url=invitation.url, public=invitation.coordinator, earlier=earlier),
+    )
     done = Enrolled(
         config.hospital, identity.fingerprint, fingerprint(bytes.fromhex(invitation.coordinator))
     )
     home.record("enrolled", fingerprint=done.own, coordinator=done.coordinator)
     return done
+
+
+def _earlier_keys(home: SiteHome, invitation: Invitation) -> tuple[str, ...]:
+    """Keys that this site knew and that the invitation's key follows, signed over step by step.
+
+    None at a first enrolment, or at another coordinator: what those signed is not this one's.
+    """
+    if not home.coordinator_path.exists():
+        return ()
+    info = home.coordinator
+    if info.public == invitation.coordinator:
+        return info.earlier
+    context = context_of(home)
+    with CoordinatorApi(invitation.url, context) as api:
+        chain = Succession.read(canonical.encode(api.call("keys", {})))
+    follows = chain.newest_after(info.public) == invitation.coordinator
+    return (*info.earlier, info.public) if follows else ()
 
 
 def renew_when_due(home: SiteHome, api: CoordinatorApi, *, days: float = RENEW_DAYS) -> bool:
@@ -153,9 +174,9 @@ def accept_coordinator(home: SiteHome, api: CoordinatorApi, spoken_fingerprint: 
     compared = "".join(spoken_fingerprint.split()).lower()
     if fingerprint(bytes.fromhex(newest)) != compared:
         raise TrustError(
-            f"the coordinator's newest key is {spoken(fingerprint(bytes.fromhex(newest)))}, which "
-            "is not the one you compared",
-            hint="read it out again; if it still differs, ask for a new invitation",
+            f"the coordinator's newest key is not the one you compared, {spoken(compared)[:80]!r}",
+            hint="let them read out all of it (flo coordinator hospitals shows it); if it still "
+            "differs, ask for a new invitation",
         )
     if newest != info.public:
         keep_coordinator(
@@ -177,7 +198,7 @@ def request(hospital: str, identity: Identity) -> str:
 
 def keep_coordinator(home: SiteHome, info: CoordinatorInfo) -> None:
     document = canonical.encode(info.model_dump(mode="json"))
-    write_public(home.directory / "coordinator.json", document)
+    write_public(home.coordinator_path, document)
 
 
 def _refuse_another_key(home: SiteHome, pem: str) -> None:

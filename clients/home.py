@@ -223,9 +223,13 @@ class SiteHome:
         }
 
     @property
+    def coordinator_path(self) -> Path:
+        return self.directory / "coordinator.json"
+
+    @property
     def coordinator(self) -> CoordinatorInfo:
         """Raises UsageError before enrolment."""
-        path = self.directory / "coordinator.json"
+        path = self.coordinator_path
         if not path.exists():
             raise UsageError(
                 "this site is not enrolled", hint="run `flo site enrol INVITATION` first"

@@ -260,7 +260,9 @@ def _compare(export: Export, number: int, hash_: str, seen_by: str) -> None:
     if number > len(export.entries):
         raise TrustError(
             f"audit log of {export.owner}: cut behind entry {len(export.entries)}; {seen_by} "
-            f"countersigned entry {number}"
+            f"countersigned entry {number}",
+            hint="unless it was exported before that: export it once more, after the other, and "
+            "verify again",
         )
     if export.entries[number - 1].hash != hash_:
         raise TrustError(

@@ -88,6 +88,8 @@ def invite(
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Write a one-time invitation for a hospital; pass it on like a password."""
+    from contextlib import closing
+
     from pydantic import TypeAdapter, ValidationError
 
     from flo.cli.screen import say
@@ -104,9 +106,16 @@ def invite(
             f"{hospital!r} is not a hospital id",
             hint="lower-case letters, digits and hyphens, such as va-long-beach",
         ) from error
-    path = out or Path(f"{hospital}.invitation.json")
-    write_private(path, make_invitation(CoordinatorHome.open(home), hospital))
+    opened, path = CoordinatorHome.open(home), out or Path(f"{hospital}.invitation.json")
+    with closing(opened.store()) as store:
+        member = store.member(hospital)
+    write_private(path, make_invitation(opened, hospital))
     say(f"{path} opens enrolment once, within 7 days")
+    if member is not None and not member.revoked:
+        say(
+            f"[yellow]{hospital} is enrolled already:[/] whoever uses this takes its place; "
+            f"flo coordinator revoke {hospital} ends both"
+        )
 
 
 @app.command()
@@ -129,20 +138,23 @@ def revoke(
 
 @app.command()
 def hospitals(home: Home = DEFAULT_HOME) -> None:
-    """List enrolled hospitals with their fingerprints."""
+    """List enrolled hospitals with their fingerprints, and the coordinator's own."""
     from rich.table import Table
 
     from flo.cli.screen import console
     from flo.identity import spoken
     from flo.server.home import CoordinatorHome
 
-    store = CoordinatorHome.open(home).store()
+    opened = CoordinatorHome.open(home)
+    store = opened.store()
     table = Table("hospital", "fingerprint", "status")
     for member in store.members():
         status = "revoked" if member.revoked else "enrolled"
         table.add_row(member.id, spoken(member.fingerprint), status)
     store.close()
     console().print(table)
+    own = spoken(opened.identity().fingerprint)
+    console().print(f"the coordinator's own, to read out: {own}", soft_wrap=True)
 
 
 @app.command()
@@ -203,3 +215,4 @@ def replace_key(
     step = replace(opened)
     say(f"new fingerprint, to read out: {spoken(fingerprint(bytes.fromhex(step.new)))}")
     say("hospitals accept it with: flo site coordinator --accept FINGERPRINT")
+    say("invitations and tokens that were out have ended; make new ones")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flo.errors import EXIT_BUG, FloError
+from flo.errors import EXIT_BUG, EXIT_USAGE, FloError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +39,10 @@ def explain(error: Exception) -> int:
         if error.hint:
             out.print(f"[bold]what to do:[/] {plain(error.hint)}")
         return error.exit_code
+    if isinstance(error, OSError) and isinstance(error.filename, str | Path):
+        out.print(f"[bold red]error:[/] {plain(f'{error.filename}: {error.strerror}')}")
+        out.print("[bold]what to do:[/] see that this path is there and that you may use it")
+        return EXIT_USAGE
     out.print(
         f"[bold red]this is a bug in FLO:[/] {type(error).__name__} "
         f"({_place(error)}). Please report it with this line."

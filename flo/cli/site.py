@@ -35,9 +35,12 @@ def init(
     from flo.cli.screen import keystore_document, say
     from flo.clients.home import SiteHome, make_config
     from flo.clients.policy import Policy
+    from flo.errors import UsageError
     from flo.identity import spoken
     from flo.study import largest_delta
 
+    if not data.is_file():
+        raise UsageError(f"no data file {data}", hint="--data names a CSV or Parquet file")
     config = make_config(
         hospital,
         file=data,

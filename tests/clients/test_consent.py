@@ -283,6 +283,16 @@ def test_a_list_that_is_lost_for_good_is_begun_anew_and_the_log_says_so(tmp_path
     assert listed == [1, 2, 0, 1]
 
 
+@pytest.mark.parametrize("listed", [0, 2])
+def test_a_list_that_is_there_is_never_begun_anew(tmp_path: Path, listed: int) -> None:
+    site = enrolled_site(tmp_path)
+    for patient in PATIENTS[:listed]:
+        opt_out(site.home, patient)
+    with pytest.raises(RefusedError, match=f"is not lost: it has {listed} patients"):
+        begin_a_new_list(site.home)
+    assert left_out(site.home, set(PATIENTS)) == set(PATIENTS[:listed])
+
+
 def test_two_opt_outs_that_were_cut_off_before_their_entries_lock_nobody_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,6 @@
 """An agent that also writes down, for the test alone, what it was about to mask and what it sent.
 
-    python -m tests.end_to_end.recording_agent HOME NOISY SENT
+    python -m tests.end_to_end.recording_agent NOISY SENT HOME
 
 NOISY gets every noisy vector, int64 little endian, one after the other; SENT every reply.
 """
@@ -21,7 +21,7 @@ from flo.privacy.ring import Integers
 from flo.study import Study
 
 
-def main(home: str, noisy_path: str, sent_path: str) -> None:
+def main(noisy_path: str, sent_path: str, home: str) -> None:
     def recording(study: Study, header: RequestHeader, own: Any, noisy: Integers) -> Values:
         with Path(noisy_path).open("ab") as file:
             file.write(noisy.astype("<i8").tobytes())

@@ -73,6 +73,19 @@ def _negative_epsilon(folder: Path) -> Arguments:
     return _site_init(folder, "--epsilon", "-1")
 
 
+def _no_patients(folder: Path) -> Arguments:
+    arguments = _site_init(folder)
+    (folder / "patients.csv").unlink()
+    return arguments
+
+
+def _no_folder_to_write_in(folder: Path) -> Arguments:
+    (folder / "patients.csv").write_text(csv_text())
+    return ["study", "new", folder / "patients.csv", "--name", "heart", "--label", "ill",
+            "--hospital", "north:40", "--number", "age:0:120:years", "--category", "ward:a,b,c",
+            "--out", folder / "none" / "study.toml"]  # fmt: skip
+
+
 def _bad_hospital_id(folder: Path) -> Arguments:
     return ["coordinator", "invite", "../north", "--home", folder / "coordinator"]
 
@@ -133,6 +146,8 @@ CASES: dict[str, tuple[Callable[[Path], Arguments], int, str]] = {
     "missing report": (_missing_report, 2, "no file at"),
     "garbage extract": (_garbage_extract, 4, "extract"),
     "simulation of a study without data": (_no_data, 2, "data"),
+    "data file that is not there": (_no_patients, 2, "no data file"),
+    "output in a folder that is not there": (_no_folder_to_write_in, 2, "see that this path is"),
     "folder that is no site": (_not_a_site, 2, "is not a site's folder"),
     "coordinator that is not running": (_no_coordinator, 5, "no coordinator answers"),
 }

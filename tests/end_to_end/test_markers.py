@@ -12,8 +12,6 @@ import json
 import os
 import signal
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +24,7 @@ from flo.clients.home import SiteHome
 from flo.features import scale
 from flo.schema import NumberColumn
 from tests.builders import small_study, study_document
-from tests.end_to_end.test_restart import kill
+from tests.end_to_end.agents import agent
 from tests.server.stage import RealCoordinator, flo, new_home
 
 pytestmark = pytest.mark.slow
@@ -105,7 +103,10 @@ def test_no_planted_value_is_found_anywhere(tmp_path: Path) -> None:
             offered = operator.call("POST", "studies", body=small_study(**document).canonical_bytes)
             digest = str(offered["digest"])
             _a_bad_file_is_refused(homes[0], digest, do)
-            agents = [stack.enter_context(agent(home, tmp_path)) for home in homes]
+            agents = [
+                stack.enter_context(agent(home, said=tmp_path / f"{home.config.hospital}.said.txt"))
+                for home in homes
+            ]
             for home in homes:
                 do("site", "review", digest, "--home", home.directory,
                    "--html", tmp_path / f"{home.config.hospital}.html")  # fmt: skip
@@ -114,7 +115,7 @@ def test_no_planted_value_is_found_anywhere(tmp_path: Path) -> None:
             patient = f"{MARK}-north-000"
             do("site", "opt-out", "--home", homes[0].directory, typed=f"{patient}\n")
             do("site", "erase", "--home", homes[0].directory, typed=f"{patient}\n")
-            _crash_the_child_of(agents[1])
+            _crash_the_child_of(agents[1].pid)
             _until(operator, digest, "done")
             do("study", "extracts", digest, "--home", at, "--out", tmp_path / "extracts")
         extracts = sorted((tmp_path / "extracts").iterdir())
@@ -145,25 +146,6 @@ def _a_bad_file_is_refused(home: SiteHome, digest: str, do: object) -> None:
     assert "column 'age': must be a number, 1 record (row 8)" in done.stderr
     assert MARK not in done.stderr + done.stdout
     file.write_text(good)
-
-
-@contextlib.contextmanager
-def agent(home: SiteHome, folder: Path) -> Iterator[int]:
-    """`flo site run`, with all that it and its child say in a file."""
-    log = (folder / f"{home.config.hospital}.agent.txt").open("ab")
-    with subprocess.Popen(
-        [sys.executable, "-m", "flo.cli", "site", "run", "-v", "--home", str(home.directory)],
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:
-        try:
-            yield process.pid
-        finally:
-            kill(process.pid)
-            log.close()
 
 
 def _crash_the_child_of(parent: int) -> None:

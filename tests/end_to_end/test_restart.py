@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,6 +17,7 @@ from flo.cli.operator import Operator
 from flo.clients.home import SiteHome
 from flo.errors import FloError
 from tests.builders import small_study, study_document
+from tests.end_to_end.agents import agent, kill
 from tests.server.stage import RealCoordinator, flo, new_home
 
 STEPS = 40
@@ -59,23 +56,6 @@ def launch(coordinator: RealCoordinator, homes: list[SiteHome], mode: str) -> st
         done = flo("site", "approve", digest, "--yes", "--home", home.directory)
         assert done.returncode == 0, done.stderr
     return digest
-
-
-@contextlib.contextmanager
-def agent(home: SiteHome) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(
-        [sys.executable, "-m", "flo.cli", "site", "run", "-q", "--home", str(home.directory)],
-        start_new_session=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            kill(process.pid)
-
-
-def kill(group: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
 
 
 def wait_for(what: Callable[[dict[str, Any]], bool], coordinator: Path, digest: str) -> Any:

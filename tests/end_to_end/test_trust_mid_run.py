@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,8 +14,8 @@ import pytest
 from flo.cli.operator import Operator
 from flo.clients.home import SiteHome
 from tests.builders import small_study, study_document
-from tests.end_to_end.test_restart import kill
-from tests.server.stage import RealCoordinator, flo, new_home
+from tests.end_to_end.agents import agent
+from tests.server.stage import RealCoordinator, flo, serving
 
 pytestmark = pytest.mark.slow
 SITES = ("north", "south", "west")
@@ -26,30 +23,8 @@ SITES = ("north", "south", "west")
 
 @pytest.fixture
 def coordinator(tmp_path: Path) -> Iterator[RealCoordinator]:
-    real = RealCoordinator(new_home(tmp_path / "coordinator"))
-    try:
-        real.wait_until_ready()
+    with serving(tmp_path / "coordinator") as real:
         yield real
-    finally:
-        real.stop()
-
-
-@contextlib.contextmanager
-def agent(home: SiteHome, *command: str) -> Iterator[subprocess.Popen[bytes]]:
-    log = (home.directory / "agent.txt").open("ab")
-    with subprocess.Popen(
-        [sys.executable, "-m", *command, str(home.directory)],
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:
-        try:
-            yield process
-        finally:
-            kill(process.pid)
-            log.close()
 
 
 def offered(operator: Operator, steps: int) -> str:
@@ -92,8 +67,7 @@ def test_a_hospital_revoked_in_the_middle_releases_nothing_more_and_the_others_g
         operator = stack.enter_context(Operator(coordinator.home.directory))
         digest = offered(operator, steps=80)
         approve_all(homes, digest)
-        run = ("flo.cli", "site", "run", "--home")
-        agents = [stack.enter_context(agent(home, *run)) for home in homes]
+        agents = [stack.enter_context(agent(home)) for home in homes]
         wait(operator, digest, lambda summary: len(rounds(summary)) >= 5)
         done = flo("coordinator", "revoke", "west", "--home", coordinator.home.directory)
         assert done.returncode == 0, done.stderr

@@ -8,8 +8,6 @@ of every process of it. With masking off the same search finds it, so it can.
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,11 +18,10 @@ import numpy.typing as npt
 import pytest
 
 from flo.cli.operator import Operator
-from flo.clients.home import SiteHome
 from flo.privacy.plan import Plan
 from flo.study import Study, from_canonical
 from tests.builders import small_study, study_document
-from tests.end_to_end.test_restart import kill
+from tests.end_to_end.agents import agent
 from tests.server.stage import RealCoordinator, flo, new_home
 
 SITES = ("north", "south", "west")
@@ -129,7 +126,9 @@ def search_a_run(folder: Path, masking: str) -> Search:
             for home in homes:
                 done = flo("site", "approve", "--yes", "--home", home.directory)
                 assert done.returncode == 0, done.stderr
-                stack.enter_context(recording_agent(home, folder / home.config.hospital))
+                stem = str(folder / home.config.hospital)
+                recorded = ("tests.end_to_end.recording_agent", f"{stem}.noisy", f"{stem}.sent")
+                stack.enter_context(agent(home, *recorded))
             end, asked = time.monotonic() + 120, f"studies/{offered['digest']}"
             while operator.call("GET", asked)["status"] in ("offered", "running"):
                 assert time.monotonic() < end, "the run did not end"
@@ -142,20 +141,6 @@ def search_a_run(folder: Path, masking: str) -> Search:
         search.in_memory()
     search.in_files_and_traffic()
     return search
-
-
-@contextlib.contextmanager
-def recording_agent(home: SiteHome, stem: Path) -> Iterator[None]:
-    command = [sys.executable, "-m", "tests.end_to_end.recording_agent"]
-    with subprocess.Popen(
-        [*command, str(home.directory), f"{stem}.noisy", f"{stem}.sent"],
-        start_new_session=True,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        try:
-            yield
-        finally:
-            kill(process.pid)
 
 
 def test_no_hospitals_numbers_are_in_files_memory_or_traffic(tmp_path: Path) -> None:

@@ -147,14 +147,26 @@ class RealCoordinator:
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[RealCoordinator]:
-    """A new coordinator in this folder, from when it answers on."""
-    real = RealCoordinator(new_home(folder))
+def served(real: RealCoordinator) -> Iterator[RealCoordinator]:
+    """This coordinator from when it answers on, stopped at the end."""
     try:
         real.wait_until_ready()
         yield real
     finally:
         real.stop()
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[RealCoordinator]:
+    """A new coordinator in this folder."""
+    with served(RealCoordinator(new_home(folder))) as real:
+        yield real
+
+
+def kinds(home: CoordinatorHome) -> list[str]:
+    """Of its audit log's entries, in order."""
+    with contextlib.closing(home.audit_log()) as log:
+        return [entry.kind for entry in log.entries()]
 
 
 def ask(

@@ -28,7 +28,7 @@ from flo.server.authority import Authority
 from flo.server.tokens import LONGEST_SECONDS, Role, issue, read
 from flo.tls import show
 from tests.builders import HOSPITALS, study_document
-from tests.server.stage import RealCoordinator, flo, new_home
+from tests.server.stage import RealCoordinator, flo, serving
 
 OK, USAGE, TRUST = 0, 2, 4
 
@@ -37,14 +37,10 @@ OK, USAGE, TRUST = 0, 2, 4
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordinator]:
     """This module's own, because an operator launches a study there."""
     folder = tmp_path_factory.mktemp("access")
-    real = RealCoordinator(new_home(folder / "home"))
-    try:
-        real.wait_until_ready()
+    with serving(folder / "home") as real:
         for name in HOSPITALS:
             real.enrol(folder / name, name)
         yield real
-    finally:
-        real.stop()
 
 
 @pytest.fixture

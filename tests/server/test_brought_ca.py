@@ -30,7 +30,7 @@ from flo.keystore import LocalKeyStore
 from flo.server.authority import Authority
 from flo.server.home import CoordinatorConfig, CoordinatorHome
 from flo.server.invitations import invite
-from tests.server.stage import RealCoordinator, flo, free_ports
+from tests.server.stage import RealCoordinator, flo, free_ports, served
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
@@ -216,12 +216,8 @@ def serving(folder: Path, brought: Brought) -> Iterator[RealCoordinator]:
         *("--ca-certificate", folder / "ca.pem", "--ca-key", folder / "ca.key"),
     )
     assert done.returncode == 0, done.stderr
-    real = UnderBrought(CoordinatorHome.open(folder / "home"))
-    try:
-        real.wait_until_ready()
+    with served(UnderBrought(CoordinatorHome.open(folder / "home"))) as real:
         yield real
-    finally:
-        real.stop()
 
 
 @pytest.mark.parametrize("brought", [ROOT, INTERMEDIATE], ids=["a root", "an intermediate one"])

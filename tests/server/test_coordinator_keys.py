@@ -9,45 +9,32 @@ from __future__ import annotations
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from flo.audit_chain import verify
 from flo.cli.operator import Operator
-from flo.clients.enrol import accept_coordinator, connect
+from flo.clients.enrol import accept_coordinator, connect, enrol
 from flo.clients.home import SiteHome
 from flo.clients.offers import offered_studies
 from flo.clients.witness import countersign
 from flo.errors import RefusedError, TrustError
+from flo.files import write_private
 from flo.identity import Identity, spoken
 from flo.server import succession
 from flo.server.coordinator import complete_and_sign
 from flo.server.home import CoordinatorHome
+from flo.server.invitations import invite
 from flo.server.store import Member
 from flo.server.tokens import issue
 from flo.tls import show
 from tests.builders import HOSPITALS, small_study
 from tests.flo.published import made, signed_study
-from tests.server.stage import RealCoordinator, flo, new_home
+from tests.server.stage import RealCoordinator, flo, kinds, new_home, served, serving
 
 REFUSED = 3
-
-
-@contextmanager
-def served(real: RealCoordinator) -> Iterator[RealCoordinator]:
-    try:
-        real.wait_until_ready()
-        yield real
-    finally:
-        real.stop()
-
-
-def kinds(home: CoordinatorHome) -> list[str]:
-    with closing(home.audit_log()) as log:
-        return [entry.kind for entry in log.entries()]
 
 
 def files(home: CoordinatorHome) -> dict[str, bytes]:
@@ -189,6 +176,58 @@ def test_a_site_follows_over_several_keys_at_once(tmp_path: Path) -> None:
             accept_coordinator(north, api, third)
         check_logs(north, home)
     assert north.coordinator.fingerprints == [third, first]
+
+
+def test_whoever_invites_a_hospital_that_is_enrolled_is_told_what_that_opens(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path / "home") as coordinator:
+        at = ("--home", coordinator.home.directory, "--out", tmp_path / "i.json")
+        told = "north is enrolled already"
+        assert told not in flo("coordinator", "invite", "north", *at).stdout
+        coordinator.enrol(tmp_path / "north", "north")
+        assert told in flo("coordinator", "invite", "north", *at).stdout
+        assert flo("coordinator", "revoke", "north", *at[:2]).returncode == 0
+        assert told not in flo("coordinator", "invite", "north", *at).stdout
+        listed = flo("coordinator", "hospitals", *at[:2]).stdout
+    assert spoken(coordinator.home.identity().fingerprint) in " ".join(listed.split())
+
+
+def enrolled_anew(site: SiteHome, home: CoordinatorHome) -> None:
+    invitation = site.directory.parent / "again.json"
+    write_private(invitation, invite(home, site.config.hospital))
+    enrol(site, invitation)
+
+
+def test_a_site_that_is_invited_anew_keeps_believing_what_the_earlier_key_signed(
+    tmp_path: Path,
+) -> None:
+    home = new_home(tmp_path / "home")
+    first = home.identity()
+    signature = first.sign("study", signed_study()[0].canonical_bytes)
+    card = made(signer=first, study_signature=signature).card
+    with served(RealCoordinator(home)) as coordinator:
+        north = coordinator.enrol(tmp_path / "north", "north")
+        check_logs(north, home)
+    for _ in range(2):
+        succession.replace_key(home)
+    newest = home.identity().fingerprint
+    with served(RealCoordinator(home)):
+        for _ in range(2):
+            enrolled_anew(north, home)
+            assert north.coordinator.fingerprints == [newest, first.fingerprint]
+        check_logs(north, home)
+    card.check(*north.coordinator.fingerprints)
+
+
+def test_a_site_that_another_coordinator_invites_believes_nothing_of_the_one_before(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path / "before") as before:
+        north = before.enrol(tmp_path / "north", "north")
+    with serving(tmp_path / "home") as now:
+        enrolled_anew(north, now.home)
+        assert north.coordinator.fingerprints == [now.home.identity().fingerprint]
 
 
 # -- a replacement that is cut off -----------------------------------------------------------------

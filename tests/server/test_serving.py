@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 
 from flo.server.home import CoordinatorHome
 from flo.server.tokens import issue
-from tests.server.stage import RealCoordinator, ask, flo, new_home
+from tests.server.stage import RealCoordinator, ask, flo, kinds, new_home, served
 
 REFUSED = 3
 
@@ -46,17 +45,8 @@ class RenewingCoordinator(RealCoordinator):
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordinator]:
-    real = RenewingCoordinator(new_home(tmp_path_factory.mktemp("serving") / "home"))
-    try:
-        real.wait_until_ready()
+    with served(RenewingCoordinator(new_home(tmp_path_factory.mktemp("serving") / "home"))) as real:
         yield real
-    finally:
-        real.stop()
-
-
-def kinds(home: CoordinatorHome) -> list[str]:
-    with closing(home.audit_log()) as log:
-        return [entry.kind for entry in log.entries()]
 
 
 def shown(connection: Any) -> bytes:

@@ -1,0 +1,46 @@
+"""Site agents as real processes, each the leader of its own process group."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from flo.clients.home import SiteHome
+
+RUN = ("flo.cli", "site", "run", "-v", "--home")
+
+
+@contextlib.contextmanager
+def agent(
+    home: SiteHome, *command: str, said: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """``python -m command HOME``, killed at the end.
+
+    All that it and its child say goes to the file ``said``, which is in the site's folder if left
+    out.
+    """
+    with (
+        (said or home.directory / "agent.txt").open("ab") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", *(command or RUN), str(home.directory)],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            kill(process.pid)
+
+
+def kill(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
