@@ -240,7 +240,7 @@ class Coordinator:
 
     def _register(self, member: Member) -> None:
         node = self._superlink.register_node(self._home.private_url, self._chain, member.public)
-        self._store.set_node(member.id, node)
+        self._store.set_node(member.public, node)
 
     def _gone(self, certificate: bytes) -> None:
         """The last connection of an enrolled hospital closed: its agent died, or the network did.

@@ -186,9 +186,10 @@ class Store:
     def _end_invitations(self, hospital: str) -> None:
         self._db.execute("UPDATE invitations SET used = 1 WHERE hospital = ?", (hospital,))
 
-    def set_node(self, hospital: str, node: int) -> None:
+    def set_node(self, public: bytes, node: int) -> None:
+        """Keep Flower's node id of this key, if a hospital is enrolled with it (still)."""
         # Flower's node ids are unsigned 64-bit numbers; SQLite's integers are signed.
-        self._write("UPDATE hospitals SET node = ? WHERE id = ?", node - (1 << 63), hospital)
+        self._write("UPDATE hospitals SET node = ? WHERE public = ?", node - (1 << 63), public)
 
     def nodes(self) -> dict[str, int]:
         """Hospital id -> Flower's node id of this start, for hospitals that are not revoked."""

@@ -15,6 +15,7 @@ import os
 import secrets
 import subprocess
 import sys
+import threading
 from base64 import b64decode
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,6 +99,7 @@ class SuperLink:
     def __init__(self, *, superexec_secret: bytes) -> None:
         os.environ.update(QUIET)
         self._token = secrets.token_urlsafe(32)  # of this process, for its own calls
+        self._registering = threading.Lock()
         config = SuperLinkLifespanConfig(
             control_address="",
             health_server_address=None,
@@ -188,13 +190,18 @@ class SuperLink:
         return bool(token) and self._state.get_task_by_token(token) is not None
 
     def register_node(self, url: str, ca: bytes, public: bytes) -> int:
-        """Make a hospital's key known to Flower; returns Flower's node id of this start."""
+        """Make a hospital's key known to Flower; returns Flower's node id of this start.
+
+        One at a time: a start makes all enrolled keys known while a hospital enrols anew, and
+        Flower refuses a key that it knows.
+        """
         key = public_key_to_bytes(load_public(public))
-        known = self._state.get_node_id_by_public_key(key)
-        if known is not None:
-            return int(known)
-        with self._control(url, ca) as control:
-            return int(control.RegisterNode(RegisterNodeRequest(public_key=key)).node_id)
+        with self._registering:
+            known = self._state.get_node_id_by_public_key(key)
+            if known is not None:
+                return int(known)
+            with self._control(url, ca) as control:
+                return int(control.RegisterNode(RegisterNodeRequest(public_key=key)).node_id)
 
     def start_run(self, url: str, ca: bytes, run: str) -> int:
         """Start Flower's run for FLO's ``run``; returns Flower's run id of this start."""
@@ -233,27 +240,27 @@ def start_superexec(
     It and the ServerApps it launches form one process group; end it with ``os.killpg``.
     """
     scripts = Path(sys.executable).parent
-    log = (home / "superexec.log").open("ab")
-    return subprocess.Popen(
-        [
-            str(scripts / "flower-superexec"),
-            *("--runtime-api-address", url.removeprefix("https://")),
-            *("--root-certificates", str(ca)),
-            *("--superexec-auth-secret-file", str(secret)),
-            *("--parent-pid", str(os.getpid())),
-        ],
-        env={
-            **os.environ,
-            **QUIET,
-            **environment,
-            "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}",
-            "FLWR_HOME": str(home / "flower"),
-        },
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
+    with (home / "superexec.log").open("ab") as log:
+        return subprocess.Popen(
+            [
+                str(scripts / "flower-superexec"),
+                *("--runtime-api-address", url.removeprefix("https://")),
+                *("--root-certificates", str(ca)),
+                *("--superexec-auth-secret-file", str(secret)),
+                *("--parent-pid", str(os.getpid())),
+            ],
+            env={
+                **os.environ,
+                **QUIET,
+                **environment,
+                "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}",
+                "FLWR_HOME": str(home / "flower"),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
 def _part(whole: Any, router: APIRouter, *inner: Middleware) -> FastAPI:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -11,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from flo.identity import Identity
+from flo.server.coordinator import Coordinator
 from flo.server.home import CoordinatorHome
+from flo.server.store import Member
 from flo.server.tokens import issue
 from tests.server.stage import RealCoordinator, ask, flo, kinds, new_home, served
 
@@ -103,3 +107,25 @@ def test_a_key_is_not_replaced_while_it_serves(serving: RealCoordinator) -> None
     assert not (serving.home.directory / "succession.json").exists()
     headers = {"authorization": f"Bearer {issue(serving.home.identity(), 'Ada', 'viewer', 60)[0]}"}
     assert serving.private("GET", "/v1/flo/studies", headers=headers).status == 200
+
+
+def test_a_key_that_several_make_known_at_once_is_one_node(tmp_path: Path) -> None:
+    """A start makes every enrolled key known, while hospitals enrol anew with theirs."""
+    home, identity = new_home(tmp_path / "home"), Identity.new()
+    member = Member("north", identity.public, identity.fingerprint, "2f", False, None)
+    with home.recording() as store:
+        store.add_invitation("1f", "north")
+        store.enrol("1f", member)
+
+    async def made_known() -> None:
+        coordinator = Coordinator(home)
+        serving = asyncio.create_task(coordinator.serve())
+        while not coordinator._listeners or not all(one.started for one in coordinator._listeners):
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*(asyncio.to_thread(coordinator._register, member) for _ in range(8)))
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+    asyncio.run(made_known())
+    with home.recording() as store:
+        assert list(store.nodes()) == ["north"]

@@ -108,7 +108,7 @@ def test_everything_survives_reopening(path: Path) -> None:
     store = Store(path)
     store.add_invitation("1f", "north")
     assert store.enrol("1f", member)
-    store.set_node("north", (1 << 64) - 1)
+    store.set_node(member.public, (1 << 64) - 1)
     store.add_connection("north")
     store.add_connection("north")
     store.add_study(study, "00")
@@ -210,12 +210,25 @@ def test_an_invitation_is_for_the_hospital_it_names(path: Path) -> None:
 def test_a_revoked_hospital_has_no_node(path: Path) -> None:
     store = Store(path)
     store.add_invitation("1f", "north")
-    store.enrol("1f", _member("north"))
-    store.set_node("north", 7)
+    member = _member("north")
+    store.enrol("1f", member)
+    store.set_node(member.public, 7)
     assert store.nodes() == {"north": 7}
     assert store.revoke("north")
     assert store.nodes() == {}
     assert not store.revoke("nobody")
+    store.close()
+
+
+def test_a_node_of_a_key_that_was_replaced_meanwhile_is_not_kept(path: Path) -> None:
+    store = Store(path)
+    before, now = _member("north"), _member("north")
+    for serial, member in (("1f", before), ("2f", now)):
+        store.add_invitation(serial, "north")
+        store.enrol(serial, member)
+    store.set_node(now.public, 8)
+    store.set_node(before.public, 7)
+    assert store.nodes() == {"north": 8}
     store.close()
 
 
