@@ -162,6 +162,17 @@ def leave(home: SiteHome, api: CoordinatorApi) -> None:
     (home.directory / "certificate.pem").unlink()
 
 
+def newest_key(home: SiteHome, api: CoordinatorApi) -> str:
+    """The coordinator's newest public key, hex, over steps that hold; mostly the one we know.
+
+    Raises:
+        TrustError: a step to it is not signed by both keys.
+        MessageError, UsageError: what they show is no succession.
+    """
+    chain = Succession.read(canonical.encode(api.call("keys", {})))
+    return chain.newest_after(home.coordinator.public)
+
+
 def accept_coordinator(home: SiteHome, api: CoordinatorApi, spoken_fingerprint: str) -> str:
     """Follow the coordinator to its newest key, which the steward compared by telephone.
 
@@ -169,8 +180,7 @@ def accept_coordinator(home: SiteHome, api: CoordinatorApi, spoken_fingerprint: 
         TrustError: the key with that fingerprint does not follow the one we know.
     """
     info = home.coordinator
-    chain = Succession.read(canonical.encode(api.call("keys", {})))
-    newest = chain.newest_after(info.public)
+    newest = newest_key(home, api)
     compared = "".join(spoken_fingerprint.split()).lower()
     if fingerprint(bytes.fromhex(newest)) != compared:
         raise TrustError(

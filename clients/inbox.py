@@ -1,8 +1,9 @@
 """What waits for the steward, and telling them so.
 
 The command under ``notify`` in site.toml gets each new study once, as JSON on its standard input:
-hospital, study, version, digest, epsilon, expires. Its text comes from the coordinator, so it is
-data, never part of a command line.
+hospital, study, version, digest, epsilon, expires, read_it; and once that the coordinator has a new
+key: hospital, new_key, compare_it. Its text comes from the coordinator, so it is data, never part
+of a command line. The new key's fingerprint is not in it: that is for the telephone.
 """
 
 from __future__ import annotations
@@ -17,25 +18,26 @@ from flo import canonical
 from flo.claims import Digest
 from flo.clients.approval import approval_path, first_path, refusal_path, withdrawal_path
 from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.enrol import newest_key
 from flo.clients.home import SiteHome
 from flo.clients.offers import offered_studies
-from flo.errors import TrustError
+from flo.errors import MessageError, TrustError, UsageError
 from flo.files import write_private
+from flo.identity import fingerprint
 from flo.settings import Document, parse
 from flo.study import Study
 
 log = logging.getLogger("flo.clients.inbox")
-_LIMIT, _SECONDS = 1 << 20, 30
+_FILE, _LIMIT, _SECONDS = "told.json", 1 << 20, 30
+_MOST_TOLD = 10_000
 
 Here = Literal["withdrawn", "approved", "refused", "waiting for another person", "waiting for you"]
-
-
-_MOST_TOLD = 10_000
 
 
 class _Told(Document):
     schema_version: Literal[1] = 1
     studies: Annotated[tuple[Digest, ...], Field(max_length=_MOST_TOLD)] = ()
+    key: Digest | None = None  # the coordinator's newest, by its fingerprint
 
 
 def decided(home: SiteHome, study: str) -> Here:
@@ -52,26 +54,56 @@ def decided(home: SiteHome, study: str) -> Here:
 
 
 def tell_of_new(home: SiteHome, api: CoordinatorApi) -> None:
-    """Run the site's ``notify`` command for each study that it was not told of and that waits."""
-    command, path = home.config.notify, home.directory / "told.json"
-    if not command:
+    """Run the site's ``notify`` command for what waits and what it was not told of."""
+    if home.config.notify:
+        _tell_of_key(home, api)
+        _tell_of_studies(home, api)
+
+
+def _tell_of_key(home: SiteHome, api: CoordinatorApi) -> None:
+    try:
+        newest = newest_key(home, api)
+    except (TrustError, MessageError, UsageError) as error:
+        log.error(f"the coordinator's new key is not trusted: {error}")
         return
-    told = _Told()
-    if path.exists():
-        told = parse(_Told, canonical.decode(path.read_bytes(), limit=_LIMIT, what="told"), "told")
+    told, mark = _told(home), fingerprint(bytes.fromhex(newest))
+    if newest == home.coordinator.public or told.key == mark:
+        return
+    _keep(home, told.model_copy(update={"key": mark}))
+    facts = {
+        "hospital": home.config.hospital,
+        "new_key": "the coordinator replaced its key: nothing that it signs counts here until you "
+        "have compared the new one by telephone",
+        "compare_it": "flo site coordinator --accept FINGERPRINT",
+    }
+    home.record("steward-told", worked=_run(home.config.notify, canonical.encode(facts)))
+
+
+def _tell_of_studies(home: SiteHome, api: CoordinatorApi) -> None:
     try:
         offers = offered_studies(api, home.coordinator)
     except TrustError as error:  # for the steward to look at; what is approved goes on
         log.error(f"a study on offer is not trusted: {error} {error.hint}")
         return
     for offer in offers:
-        digest = offer.study.digest
+        told, digest = _told(home), offer.study.digest
         if digest in told.studies or decided(home, digest) != "waiting for you":
             continue
-        told = _Told(studies=(*told.studies[1 - _MOST_TOLD :], digest))
-        write_private(path, canonical.encode(told.model_dump(mode="json")))
-        worked = _run(command, _facts(home, offer.study))
+        studies = (*told.studies[1 - _MOST_TOLD :], digest)
+        _keep(home, told.model_copy(update={"studies": studies}))
+        worked = _run(home.config.notify, _facts(home, offer.study))
         home.record("steward-told", digest, worked=worked)
+
+
+def _told(home: SiteHome) -> _Told:
+    path = home.directory / _FILE
+    if not path.exists():
+        return _Told()
+    return parse(_Told, canonical.decode(path.read_bytes(), limit=_LIMIT, what="told"), "told")
+
+
+def _keep(home: SiteHome, told: _Told) -> None:
+    write_private(home.directory / _FILE, canonical.encode(told.model_dump(mode="json")))
 
 
 def _facts(home: SiteHome, study: Study) -> bytes:

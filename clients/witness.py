@@ -61,22 +61,26 @@ def countersign(api: CoordinatorApi, log: AuditLog, coordinator: CoordinatorInfo
 def _show(
     api: CoordinatorApi, growth: Growth | None, log: AuditLog, coordinator: CoordinatorInfo
 ) -> _Audit:
-    shown = {"growth": growth.model_dump(mode="json") if growth else None}
-    answer = parse(_Audit, api.call("audit", shown), "the coordinator's audit head")
-    if growth is None:
-        return answer
-    if answer.receipt is None and answer.seen < growth.after:
-        older = log.growth(coordinator.fingerprints, most=answer.seen)
-        if older is not None and older.after < growth.after:
-            _show(api, older, log, coordinator)
+    answer = _told(api, growth)
+    signed = log.signed_by(coordinator.fingerprints)
+    if answer.seen < signed:
+        # It is shown anew what it forgot, so that it can go on; that it forgot stays on record.
+        _told(api, log.growth(coordinator.fingerprints, most=answer.seen))
         raise TrustError(
-            f"the coordinator signed entry {growth.after} of our audit log and now knows it up to "
+            f"the coordinator signed entry {signed} of our audit log and now knows it up to "
             f"{answer.seen} only: a backup of its folder was restored"
         )
+    if growth is None:
+        return answer
     if answer.receipt is None:
         raise TrustError("the coordinator did not countersign our audit log")
     log.keep_receipt(answer.receipt, fingerprint(bytes.fromhex(coordinator.public)))
     return answer
+
+
+def _told(api: CoordinatorApi, growth: Growth | None) -> _Audit:
+    shown = {"growth": growth.model_dump(mode="json") if growth else None}
+    return parse(_Audit, api.call("audit", shown), "the coordinator's audit head")
 
 
 class _Audit(Document):
@@ -84,4 +88,4 @@ class _Audit(Document):
 
     receipt: Receipt | None
     growth: Growth | None
-    seen: Annotated[int, Field(ge=0, le=LARGEST_COUNT)] = 0
+    seen: Annotated[int, Field(ge=0, le=LARGEST_COUNT)]

@@ -138,7 +138,7 @@ class AuditLog:
         that they say they have seen, if that is less than they once signed.
         """
         with self._lock:
-            after = max((r.number for r in self._standing(signers)), default=0)
+            after = self.signed_by(signers)
             after = after if most is None else min(after, most)
             rows = self._db.execute(
                 _ENTRY + " WHERE number > ? ORDER BY number LIMIT ?", (after, MOST_DIGESTS)
@@ -154,6 +154,10 @@ class AuditLog:
                 public=self._signer_of(last.number),
             )
         return Growth(head=head, after=after, digests=tuple(entry.digest for entry in entries))
+
+    def signed_by(self, signers: Collection[str]) -> int:
+        """The last entry that a key of these fingerprints gave a receipt for; 0 if none."""
+        return max((receipt.number for receipt in self._standing(signers)), default=0)
 
     def _standing(self, signers: Collection[str]) -> Iterator[Receipt]:
         """Receipts of these keys for entries that are here; others speak of a log that was cut."""

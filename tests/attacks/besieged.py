@@ -26,7 +26,6 @@ from flo.messages import Request, RequestHeader, decode_reply, encode_request, m
 from flo.models import initial_weights
 from flo.study import Study
 from tests.attacks.liar import HOSPITAL, LyingCoordinator
-from tests.attacks.lying_fleet import Spoil
 from tests.builders import make_site, offered, small_study
 from tests.company import claims
 
@@ -108,9 +107,9 @@ class Besieged:
         """How the agent answers: with a kind of reply, or with the code of a refusal."""
         return self.told(self.request(weights, **changes))
 
-    def told(self, data: bytes, *, spoil: Spoil = bytes, records: int = 1) -> str:
-        """The same for any bytes."""
-        answer = self.liar.fleet.ask(data, spoil=spoil, records=records)
+    def told(self, data: bytes, **how: Any) -> str:
+        """The same for any bytes, carried as ``Fleet.ask`` says."""
+        answer = self.liar.fleet.ask(data, **how)
         if answer is None:
             return "no answer"
         header = decode_reply(answer).header

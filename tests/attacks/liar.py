@@ -48,6 +48,7 @@ class LyingCoordinator:
         self.identity, self.fleet = identity, Fleet()
         self.offers: list[Offered] = []
         self.visits: list[str] = []
+        self._seen = 0
         self._lies: dict[str, Said | Callable[[bytes], Said]] = {}
         self._server = _Server(("127.0.0.1", 0), type("_Handler", (_Handler,), {"liar": self}))
         self._server.socket = self._context().wrap_socket(
@@ -107,6 +108,14 @@ class LyingCoordinator:
         key = read_request(request.encode(), HOSPITAL)
         return self.authority.issue_client(HOSPITAL, "site", key)[0].decode()
 
+    def countersigned(self, body: bytes, signer: Identity, growth: Any = None) -> dict[str, Any]:
+        """The answer to an agent that shows what its audit log grew by."""
+        shown, receipt = json.loads(body).get("growth"), None
+        if shown is not None:
+            head = Growth.model_validate(shown).head
+            self._seen, receipt = head.number, Receipt.given(signer, head).model_dump()
+        return {"receipt": receipt, "growth": growth, "seen": self._seen}
+
     def _honest(self, name: str, body: bytes) -> Any:
         match name:
             case "heads":
@@ -124,9 +133,9 @@ class LyingCoordinator:
                     for offer in self.offers
                 ]
             case "audit":
-                shown = json.loads(body).get("growth")
-                receipt = shown and Receipt.given(self.identity, Growth(**shown).head).model_dump()
-                return {"receipt": receipt, "growth": None}
+                return self.countersigned(body, self.identity)
+            case "keys":
+                return {"schema_version": 1, "steps": []}
             case _:
                 return {}
 

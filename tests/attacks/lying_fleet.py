@@ -47,10 +47,11 @@ class Parcel:
     objects: dict[str, bytes]
     answer: dict[str, bytes] = field(default_factory=dict)
     expected: list[str] = field(default_factory=list)
+    wanted: tuple[str, ...] = ()
     over: bool = False
 
     @classmethod
-    def of(cls, data: bytes, spoil: Spoil, records: int) -> Parcel:
+    def of(cls, data: bytes, spoil: Spoil, records: int, wanted: tuple[str, ...]) -> Parcel:
         content = RecordDict({"flo": ConfigRecord({"message": data})})
         for number in range(1, records):
             content[f"more-{number}"] = ConfigRecord({"message": b""})
@@ -73,6 +74,7 @@ class Parcel:
                 message_to_proto(remove_content_from_message(message)),
                 get_object_tree(message),
                 {name: spoil(found.deflate()) for name, found in objects.items()},
+                wanted=wanted,
             )
 
     @property
@@ -96,12 +98,15 @@ class Fleet:
         self._asked: Parcel | None = None
         self._hang_up = False
 
-    def ask(self, data: bytes, *, spoil: Spoil = bytes, records: int = 1) -> bytes | None:
+    def ask(
+        self, data: bytes, *, spoil: Spoil = bytes, records: int = 1, wanted: tuple[str, ...] = ()
+    ) -> bytes | None:
         """The agent's reply to ``data``; None if it went on without one.
 
-        ``spoil`` changes the objects that carry it, ``records`` how many there are.
+        ``spoil`` changes the objects that carry it, ``records`` how many there are; ``wanted``:
+        parts that are asked for beside those of the reply.
         """
-        parcel = Parcel.of(data, spoil, records)
+        parcel = Parcel.of(data, spoil, records, wanted)
         with self._turn:
             self._waiting = parcel
             self._turn.notify_all()
@@ -160,6 +165,7 @@ class Fleet:
             if self._asked is not None:
                 root = request.message_object_trees[0].object_id
                 self._asked.expected = [root, *(name for name in names if name != root)]
+                names += self._asked.wanted
         response = PushMessagesResponse(objects_to_push=names, session_id="one")
         return bytes(response.SerializeToString())
 

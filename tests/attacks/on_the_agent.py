@@ -202,6 +202,12 @@ ATTACKS = (
         "no answer",
         Logged(AGENT, "ignored: a message of 4 objects, limit 3"),
     ),
+    Attack(
+        "a part of the answer that the answer does not have",
+        told(wanted=("f" * 64,)),
+        "no answer",
+        Logged(AGENT, "the coordinator asks for a part that this reply does not have"),
+    ),
     reply(
         "a reply that is a pickle", "heads", Said(pickle.dumps(1)), "reply to heads: not valid JSON"
     ),

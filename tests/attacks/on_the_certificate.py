@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable
-
-from cryptography.hazmat.primitives import serialization
 
 from flo.clients.enrol import request as signing_request
 from flo.identity import Identity
@@ -14,13 +11,7 @@ from flo.server.superlink import PUBLIC_KEY_HEADER, PULL_PATH
 from tests.attacks.attack import Attack, call, request
 from tests.attacks.certificates import request_with_anothers_key, shows
 from tests.attacks.stage import Stage, status
-
-
-def key_header(identity: Identity) -> str:
-    pem = identity.key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return base64.b64encode(pem).decode()
+from tests.server.stage import key_header
 
 
 def pulls_as(stage: Stage, *names: str) -> Iterable[str]:
@@ -28,7 +19,7 @@ def pulls_as(stage: Stage, *names: str) -> Iterable[str]:
     with stage.coordinator.connection(stage.coordinator.port, stage.client("north")) as connection:
         connection.putrequest("POST", PULL_PATH)
         for name in names:
-            connection.putheader(PUBLIC_KEY_HEADER, key_header(stage.homes[name].identity()))
+            connection.putheader(PUBLIC_KEY_HEADER, key_header(stage.homes[name]))
         connection.putheader("content-length", "0")
         connection.endheaders()
         yield str(connection.getresponse().status)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from typing import Any
 
-from flo.audit_chain import ZERO_HASH, Growth, LogHead, Receipt, chained
+from flo.audit_chain import ZERO_HASH, Growth, LogHead, chained
 from flo.claims import row_statement
 from flo.clients.enrol import connect
 from flo.clients.witness import confirm_head
@@ -36,16 +34,9 @@ def rolled_back(stage: Stage) -> Iterable[str]:
             good.backup(database)
 
 
-def countersigned_by(identity: Identity, body: bytes, growth: Any = None) -> Said:
-    """The answer to an agent that shows what its audit log grew by."""
-    shown = json.loads(body).get("growth")
-    receipt = shown and Receipt.given(identity, Growth.model_validate(shown).head).model_dump()
-    return Said.document({"receipt": receipt, "growth": growth})
-
-
 def receipt_by_another_key(stage: Stage) -> Iterable[str]:
     def answer(body: bytes) -> Said:
-        return countersigned_by(Identity.new(), body)
+        return Said.document(stage.liar.countersigned(body, Identity.new()))
 
     return says("audit", answer, "audit logs disagree: this audit-receipt is signed by")(stage)
 
@@ -59,7 +50,7 @@ def forked_audit_log(stage: Stage) -> Iterable[str]:
         signature = identity.sign("audit-entry", row_statement(1, hash_))
         head = LogHead(number=1, hash=hash_, signature=signature, public=identity.public.hex())
         growth = Growth(head=head, after=0, digests=(digest,)).model_dump()
-        return lambda body: countersigned_by(identity, body, growth)
+        return lambda body: Said.document(stage.liar.countersigned(body, identity, growth))
 
     before = visits.count("/v1/site/audit")
     with stage.liar.saying("audit", first("a" * 64)):  # shown, and countersigned

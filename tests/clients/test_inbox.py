@@ -21,6 +21,8 @@ from flo.clients.offers import Offered
 from flo.clients.people import say_yes
 from flo.errors import NetworkError
 from flo.identity import Identity
+from flo.succession import Step
+from tests.clients.approving_site import COORDINATOR
 from tests.clients.told_steward import Steward
 from tests.company import partner
 from tests.privacy.ledgers import study_of
@@ -214,6 +216,40 @@ def test_an_offer_that_is_not_trusted_is_logged_and_not_told(
     steward.offers(FIRST)
     steward.looks()
     assert [fact["study"] for fact in steward.told()] == ["first"]
+
+
+def test_the_steward_is_told_once_that_the_coordinator_has_a_new_key(steward: Steward) -> None:
+    steward.listens()
+    second, third = Identity.new(), Identity.new()
+    steward.looks()
+    assert steward.told() == []
+    for old, new in ((COORDINATOR, second), (second, third)):
+        step = Step.signed(old, new, "2026-11-25T00:00:00+00:00")
+        steward.api.steps.append(step.model_dump(mode="json"))
+        for _ in range(2):
+            steward.looks()
+    first, again = steward.told()
+    assert first == again  # of each key
+    assert set(first) == {"hospital", "new_key", "compare_it"}
+    assert first["compare_it"] == "flo site coordinator --accept FINGERPRINT"
+    assert not {second.fingerprint, third.fingerprint} & set(json.dumps(first).split('"'))
+    assert steward.entries() == [{"study": None, "worked": True}] * 2
+    steward.offers(FIRST)
+    steward.looks()
+    assert len(steward.told()) == 3
+
+
+@pytest.mark.parametrize("spoil", [{"new_signature": "00"}, {"old": "zz"}, {"more": 1}], ids=str)
+def test_of_a_key_that_does_not_follow_the_steward_is_told_nothing(
+    steward: Steward, caplog: pytest.LogCaptureFixture, spoil: dict[str, Any]
+) -> None:
+    steward.listens()
+    step = Step.signed(COORDINATOR, Identity.new(), "2026-11-25T00:00:00+00:00")
+    steward.api.steps.append({**step.model_dump(mode="json"), **spoil})
+    steward.offers(FIRST)
+    steward.looks()
+    assert "the coordinator's new key is not trusted" in caplog.text
+    assert [fact.get("study") for fact in steward.told()] == ["first"]
 
 
 def test_what_an_earlier_key_of_the_coordinator_signed_is_no_offer(steward: Steward) -> None:

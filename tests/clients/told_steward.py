@@ -23,11 +23,13 @@ class Listing(SilentApi):
     """A coordinator that lists studies."""
 
     listed: list[dict[str, str]] = field(default_factory=list)
+    steps: list[Any] = field(default_factory=list)
     calls: list[tuple[str, Any]] = field(default_factory=list)
 
     def call(self, name: str, body: Any) -> Any:
         answer = super().call(name, body)
-        return self.listed if name == "studies" else answer
+        keys = {"schema_version": 1, "steps": self.steps}
+        return {"studies": self.listed, "keys": keys}.get(name, answer)
 
 
 class Steward:

@@ -60,6 +60,7 @@ class WholeLife:
         self.said: list[tuple[str, Any]] = []
         self.replies: list[bytes] = []
         self.listed: list[dict[str, str]] = []
+        self.seen = 0
         self.coordinator, self.partner = Identity.new(), Identity.new()
         self.person = Identity.new()
         self.home = make_site(folder)
@@ -87,13 +88,14 @@ class WholeLife:
     def _countersigned(self, body: Any) -> Any:
         receipt = None
         if body.get("growth"):
-            shown = Growth.model_validate(body["growth"])
-            receipt = Receipt.given(self.coordinator, shown.head)
+            head = Growth.model_validate(body["growth"]).head
+            self.seen, receipt = head.number, Receipt.given(self.coordinator, head)
         growth = self.log.growth(())
         assert growth is not None
         return {
             "receipt": receipt and receipt.model_dump(mode="json"),
             "growth": growth.model_dump(mode="json"),
+            "seen": self.seen,
         }
 
     def live(self) -> None:

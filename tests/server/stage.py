@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -16,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cryptography.hazmat.primitives import serialization
 
 from flo.clients.coordinator_api import client_context
 from flo.clients.enrol import enrol
@@ -40,15 +43,27 @@ class Answer:
         return json.loads(self.body)
 
 
-class RealCoordinator:
-    """``flo coordinator serve`` in a process group of its own, with free ports."""
+_SERVE = """
+import sys
+from flo.cli import main
+sys.argv[1:1] = ["coordinator", "serve", "--home"]
+main()
+"""
 
-    def __init__(self, home: CoordinatorHome) -> None:
+
+class RealCoordinator:
+    """``flo coordinator serve`` in a process group of its own, with free ports.
+
+    ``before``: Python that its process runs first, to see within seconds what takes hours or needs
+    a small machine.
+    """
+
+    def __init__(self, home: CoordinatorHome, before: str = "") -> None:
         self.home = home
         self.port, self.private_port = home.config.port, home.config.private_port
         self._log = (home.directory / "serve.log").open("ab")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flo.cli", "coordinator", "serve", "--home", home.directory],
+            [sys.executable, "-c", f"{before}\n{_SERVE}", home.directory],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
@@ -161,6 +176,16 @@ def serving(folder: Path) -> Iterator[RealCoordinator]:
     """A new coordinator in this folder."""
     with served(RealCoordinator(new_home(folder))) as real:
         yield real
+
+
+def key_header(site: SiteHome) -> str:
+    """What Flower's calls show of the site's key, in the header of this name."""
+    pem = (
+        site.identity()
+        .key.public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    return base64.b64encode(pem).decode()
 
 
 def kinds(home: CoordinatorHome) -> list[str]:

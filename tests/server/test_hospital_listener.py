@@ -9,14 +9,12 @@ import ssl
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 
 from flo import canonical
 from flo.clients.enrol import enrol
 from flo.clients.home import SiteHome
 from flo.errors import TrustError
 from flo.files import write_private
-from flo.identity import Identity
 from flo.keystore import LocalKeyStore
 from flo.server.authority import Authority
 from flo.server.gateway import MAX_SITE_BODY
@@ -25,7 +23,7 @@ from flo.server.site_api import SITE_CALLS
 from flo.server.superlink import FLEET_PATHS, PUBLIC_KEY_HEADER
 from flo.tls import show
 from tests.builders import make_site
-from tests.server.stage import RealCoordinator, ask, flo
+from tests.server.stage import RealCoordinator, ask, flo, key_header
 
 STUDIES = "/v1/site/studies"
 PULL = "/v1/fleet/pull-messages"
@@ -175,18 +173,11 @@ def test_a_revoked_hospital_is_refused_at_its_next_request(
         assert ask(connection, "POST", STUDIES, body=b"{}").status == 403
 
 
-def _key_header(identity: Identity) -> str:
-    pem = identity.key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return base64.b64encode(pem).decode()
-
-
 @pytest.mark.parametrize("path", sorted(FLEET_PATHS))
 def test_a_fleet_call_with_another_nodes_key_is_refused(
     coordinator: RealCoordinator, north: ssl.SSLContext, sites: dict[str, SiteHome], path: str
 ) -> None:
-    headers = {PUBLIC_KEY_HEADER: _key_header(sites["south"].identity())}
+    headers = {PUBLIC_KEY_HEADER: key_header(sites["south"])}
     assert coordinator.outside("POST", path, north, headers=headers).status == 403
 
 
@@ -201,7 +192,7 @@ def test_a_fleet_call_without_flowers_signature_is_refused_by_flower(
     coordinator: RealCoordinator, north: ssl.SSLContext, sites: dict[str, SiteHome]
 ) -> None:
     headers = {
-        PUBLIC_KEY_HEADER: _key_header(sites["north"].identity()),
+        PUBLIC_KEY_HEADER: key_header(sites["north"]),
         "content-type": "application/protobuf",
     }
     answer = coordinator.outside("POST", "/v1/fleet/activate-node", north, headers=headers)
@@ -220,7 +211,7 @@ def test_an_oversize_body_is_refused(
     path: str,
     size: int,
 ) -> None:
-    headers = {PUBLIC_KEY_HEADER: _key_header(sites["north"].identity())}
+    headers = {PUBLIC_KEY_HEADER: key_header(sites["north"])}
     answer = coordinator.outside("POST", path, north, body=bytes(size), headers=headers)
     assert answer.status == 413
 

@@ -39,7 +39,7 @@ from flo.server.store import Offer, Store
 from flo.study import Study
 from tests.builders import SilentApi, make_site, offered, pretend_enrolled, small_study
 from tests.privacy.hospitals import World, run
-from tests.server.stage import Answer, RealCoordinator, flo
+from tests.server.stage import Answer, RealCoordinator, flo, served, serving
 
 NAMES = ("north", "south")
 ESTIMATE = {"auc": 0.75, "low": 0.5, "high": 0.875, "level": 0.95, "cases": 12, "noise": 3.5}
@@ -346,6 +346,49 @@ def test_a_run_that_ended_under_flo_0_1_does_not_stop_the_coordinator(tmp_path: 
         return found
 
     restarted(tmp_path, result)
+
+
+def nested(depth: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize(
+    "rows", [nested(40), [{"public": {"kind": "release"}}], "rows", 7], ids=str
+)
+def test_an_extract_that_is_signed_and_makes_no_sense_does_not_stop_the_coordinator(
+    tmp_path: Path, rows: Any
+) -> None:
+    with serving(tmp_path / "home") as coordinator:
+        home = coordinator.home
+        sites = [coordinator.enrol(tmp_path / name, name) for name in NAMES]
+        offer = offered(study("odd"), sites, home.identity())
+        with closing(home.store()) as store:
+            store.add_study(offer.study, offer.signature)
+            store.start_run("run-1", offer.study.digest)
+            done = Offer(offer.study, offer.signature, "done")
+            store.end_run("run-1", "done", result_of(home, done, "run-1", subgroups={}))
+            store.set_status(offer.study.digest, "done")
+        for site in sites:
+            body = {
+                "hospital": site.config.hospital,
+                "study": offer.study.canonical_bytes.decode(),
+                "rows": rows,
+            }
+            signature = site.identity().sign("extract", canonical.encode(body))
+            extract = canonical.encode({"body": body, "signature": signature}).decode()
+            with connect(site) as api:
+                api.call("reports", {"study": offer.study.digest, "extract": extract})
+    with served(RealCoordinator(home)) as coordinator, closing(home.store()) as store:
+        end = time.monotonic() + 20
+        while (found := published(store, offer.study.digest)) is None:
+            assert time.monotonic() < end, (home.directory / "serve.log").read_text()
+            time.sleep(0.05)
+        assert coordinator.private("GET", "/health").status == 204
+    card = PublishedModel.open(found[0], home.identity().fingerprint).card
+    assert (card.report, card.without_extract) == (None, NAMES)
 
 
 # -- who may have it: a real coordinator -----------------------------------------------------------

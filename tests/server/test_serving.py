@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,42 +12,23 @@ import pytest
 
 from flo.identity import Identity
 from flo.server.coordinator import Coordinator
-from flo.server.home import CoordinatorHome
 from flo.server.store import Member
 from flo.server.tokens import issue
 from tests.server.stage import RealCoordinator, ask, flo, kinds, new_home, served
 
 REFUSED = 3
 
-RENEWS_OFTEN = """
-import sys
+LOOKS_OFTEN = """
 import flo.server.coordinator
-from flo.cli import main
 flo.server.coordinator._CERTIFICATE_SECONDS = 0.2
-sys.argv[1:1] = ["coordinator", "serve", "--home"]
-main()
 """
-
-
-class RenewingCoordinator(RealCoordinator):
-    """The same coordinator, which looks at its certificate five times a second, not each hour."""
-
-    def __init__(self, home: CoordinatorHome) -> None:
-        self.home = home
-        self.port, self.private_port = home.config.port, home.config.private_port
-        self._log = (home.directory / "serve.log").open("ab")
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", RENEWS_OFTEN, str(home.directory)],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            start_new_session=True,
-        )
 
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordinator]:
-    with served(RenewingCoordinator(new_home(tmp_path_factory.mktemp("serving") / "home"))) as real:
+    """It looks at its certificate five times a second, not each hour."""
+    home = new_home(tmp_path_factory.mktemp("serving") / "home")
+    with served(RealCoordinator(home, LOOKS_OFTEN)) as real:
         yield real
 
 
