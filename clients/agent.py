@@ -12,6 +12,7 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
 from types import FrameType
@@ -42,11 +43,12 @@ from flo.errors import (
 )
 from flo.files import write_private
 from flo.privacy.ledger import Ledger
-from flo.study import Study
+from flo.study import UNDER_WAY, Study
 
 log = logging.getLogger("flo.clients.agent")
 
-_FIRST_WAIT, _LONGEST_WAIT = 0.2, 2.0
+_FIRST_WAIT, _SHORT_WAIT, _LONGEST_WAIT = 0.2, 2.0, 30.0
+_SOON_SECONDS = 60.0  # a coordinator that only restarts is back by then
 _CLOSED_SECONDS, _LOOK_SECONDS = 30.0, 60.0
 
 
@@ -119,7 +121,7 @@ class Agent:
             )
 
     def _serve(self, ledger: Ledger) -> None:
-        wait = _FIRST_WAIT
+        backoff = Backoff()
         while not self._stopping.is_set():
             if not self._is_open():
                 self._stopping.wait(_CLOSED_SECONDS)
@@ -140,12 +142,11 @@ class Agent:
                 )
                 with closing(handler), self._link() as link:
                     log.info("connected", extra={"fields": {"url": self._home.coordinator.url}})
-                    wait = _FIRST_WAIT
+                    backoff = Backoff()
                     self._answer_forever(link, handler)
             except (NetworkError, MessageError, UsageError, RefusedError) as error:
                 log.info(f"{error}; trying again")
-                self._stopping.wait(wait * random.uniform(0.5, 1.5))  # noqa: S311
-                wait = min(wait * 2, _LONGEST_WAIT)
+                self._stopping.wait(backoff.next())
 
     def _answer_forever(self, link: FleetLink, handler: Handler) -> None:
         """Until the connection is lost, or this site's hours are over."""
@@ -205,7 +206,7 @@ class Agent:
             if not approval_path(self._home, digest).exists():
                 continue
             approved = read(self._home, digest)
-            if known.status in ("offered", "running") and not is_expired(approved):
+            if known.status in UNDER_WAY and not is_expired(approved):
                 continue
             held = ledger.balance().reservations.get(approved.reservation)
             if held is not None and not held.settled:
@@ -231,6 +232,23 @@ class Agent:
                 self._countersign(api)
         except FloError as error:
             log.warning(f"the extract is kept here and could not be sent: {error}")
+
+
+class Backoff:
+    """How long to wait before the next try to connect: doubled, with jitter.
+
+    At most 2 s in the first minute, at most 30 s later.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._wait, self._began = clock, _FIRST_WAIT, clock()
+
+    def next(self) -> float:
+        """Seconds."""
+        soon = self._clock() - self._began < _SOON_SECONDS
+        chosen = min(self._wait * random.uniform(0.5, 1.5), _SHORT_WAIT if soon else _LONGEST_WAIT)  # noqa: S311
+        self._wait = min(2 * self._wait, _LONGEST_WAIT)
+        return chosen
 
 
 class _Stop(BaseException):

@@ -104,7 +104,8 @@ class FleetLink:
         """Wait for the next request, up to the gateway's hold; None if none came.
 
         Raises:
-            NetworkError, TrustError: see ``_call``. MessageError: not a record of bytes.
+            NetworkError, TrustError: see ``_call``. MessageError: not a record of bytes, or its run
+            is over.
         """
         response = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
         if not response.messages_list:
@@ -115,7 +116,7 @@ class FleetLink:
         if not 1 <= len(objects) <= _MAX_OBJECTS:
             raise MessageError(f"a message of {len(objects)} objects, limit {_MAX_OBJECTS}")
         contents = {name: self._pull_object(metadata.run_id, name) for name in objects}
-        self._call(
+        self._call_in_run(
             self._client.ConfirmMessageReceived,
             ConfirmMessageReceivedRequest(
                 node=self._node, run_id=metadata.run_id, message_object_id=metadata.message_id
@@ -138,14 +139,15 @@ class FleetLink:
         """Send the answer to ``incoming``.
 
         Raises:
-            NetworkError, TrustError: see ``_call``. MessageError: they ask for what is not there.
+            NetworkError, TrustError: see ``_call``. MessageError: they ask for what is not there,
+            or the run is over.
         """
         content = RecordDict({_RECORD: ConfigRecord({_BODY: data})})
         message = Message(content, reply_to=incoming.message)
         with no_object_id_recompute():
             message.metadata.__dict__["_message_id"] = message.object_id
             objects = get_all_nested_objects(message)
-            response = self._call(
+            response = self._call_in_run(
                 self._client.PushMessages,
                 PushMessagesRequest(
                     node=self._node,
@@ -157,7 +159,7 @@ class FleetLink:
             if not set(response.objects_to_push) <= set(objects):
                 raise MessageError("the coordinator asks for a part that this reply does not have")
             for identifier in response.objects_to_push:
-                self._call(
+                self._call_in_run(
                     self._client.PushObject,
                     PushObjectRequest(
                         node=self._node,
@@ -169,7 +171,7 @@ class FleetLink:
                 )
 
     def _pull_object(self, run: int, identifier: str) -> bytes:
-        response = self._call(
+        response = self._call_in_run(
             self._client.PullObject,
             PullObjectRequest(node=self._node, run_id=run, object_id=identifier),
         )
@@ -209,7 +211,22 @@ class FleetLink:
         )
         return client
 
+    def _call_in_run(self, method: Any, request: Any) -> Any:
+        """A call about a message of a run. Flower refuses it like a stranger's once that is over.
+
+        Should this hospital be the one that is refused, its next pull says so.
+        """
+        try:
+            return self._call(method, request)
+        except TrustError as error:
+            raise MessageError("a message of a run that is over") from error
+
     def _call(self, method: Any, request: Any) -> Any:
+        """Make a call.
+
+        Raises:
+            NetworkError: not reachable, or it cannot be read. TrustError: we are refused.
+        """
         try:
             return method(request)
         except httpx.HTTPStatusError as error:

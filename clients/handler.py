@@ -4,7 +4,8 @@
     2. the study has a valid, unexpired approval of this site's steward, for the installed code,
        and the site's policy still allows it;
     3. the relayed heads agree with this ledger (it was not rolled back), partners' are witnessed;
-    4. ``join``: our run key and what we saw of our partners' ledgers; no release;
+    4. ``join``: our run key and what we saw of our partners' ledgers; no release. Data and model
+       are loaded now, so that the first attempt, which may cost, need not wait for them;
     5. the same request gets the same bits; a differing one for an attempt that was answered is
        refused, never recomputed;
     6. else the cohort must be admissible (``flo.clients.partners``), and with local noise the same
@@ -83,6 +84,9 @@ class Releaser(Protocol):
     ) -> npt.NDArray[np.int64]:
         """A noisy release. Raises RefusedError for "not ready"."""
 
+    def prepare(self, study: Study, snapshot: Any, snapshot_digest: str) -> None:
+        """Load what a release needs. Raises RefusedError for "not ready"."""
+
     def forget(self, study: str) -> None:
         """Drop a study's patients from memory."""
 
@@ -140,6 +144,7 @@ class Handler:
         self._partners.witness(header, study)
         match header.kind:
             case "join":
+                self._prepare(approved, study)
                 key, vouchers = self._partners.join(header, study)
                 return self._reply(header, "joined", key=key, vouchers=vouchers)
             case "release":
@@ -233,6 +238,13 @@ class Handler:
                     return values
             approved = newest  # somebody opted out meanwhile: what was computed is thrown away
         raise Refusal("not-ready", "the frozen patients were exchanged again and again")
+
+    def _prepare(self, approved: Approval, study: Study) -> None:
+        snapshot = snapshot_path(self._home, study.digest, approved.snapshot)
+        try:
+            self._releaser.prepare(study, snapshot, approved.snapshot)
+        except RefusedError as error:
+            raise Refusal("not-ready", str(error)) from error
 
     def _compute(self, request: Request, approved: Approval, study: Study) -> npt.NDArray[np.int64]:
         try:

@@ -18,7 +18,7 @@ from flo.errors import TrustError, UsageError
 from flo.files import write_public
 from flo.model_card import MAX_CARD_BYTES, ModelCard, PublishedModel, paths_of
 from flo.settings import Document, parse
-from flo.study import from_canonical
+from flo.study import UNDER_WAY, from_canonical
 
 
 class _Answer(Document):
@@ -64,7 +64,7 @@ def _choose(known: Iterable[KnownStudy], wanted: str) -> str:
         study = from_canonical(item.study.encode())
         if study.name == wanted or study.digest.startswith(wanted):
             matching[study.digest] = (item.status, f"version {study.version}")
-    ran = [d for d, (status, _) in matching.items() if status not in ("offered", "running")]
+    ran = [d for d, (status, _) in matching.items() if status not in UNDER_WAY]
     found = ran if len(matching) > 1 else list(matching)
     if len(found) == 1:
         return found[0]

@@ -10,7 +10,7 @@ from flo.clients.home import CoordinatorInfo
 from flo.errors import StudyError, UsageError
 from flo.identity import verify
 from flo.settings import Document, parse
-from flo.study import Study, from_canonical
+from flo.study import UNDER_WAY, Study, from_canonical
 
 log = logging.getLogger("flo.clients.offers")
 
@@ -51,7 +51,7 @@ def offered_studies(api: CoordinatorApi, coordinator: CoordinatorInfo) -> list[O
     """
     offers = []
     for item in known_studies(api):
-        if item.status not in ("offered", "running"):
+        if item.status not in UNDER_WAY:
             continue
         signer = coordinator.signer_of(item.study.encode(), item.signature)
         if signer != coordinator.public:

@@ -154,32 +154,37 @@ class Worker:
             RefusedError: the child could not answer. It says "not ready" and nothing else, so that
             nothing about the data can be learnt from a failure.
         """
+        self.prepare(study, snapshot, snapshot_digest)
+        wish = {
+            "do": "release",
+            "study": study.digest,
+            "purpose": purpose,
+            "cohort_size": cohort_size,
+        }
+        body = self._ask(wish, np.ascontiguousarray(weights, dtype="<f8").tobytes())
+        return np.frombuffer(body, dtype="<i8").astype(np.int64)
+
+    def prepare(self, study: Study, snapshot: Path, snapshot_digest: str) -> None:
+        """Let the child load the frozen patients and the model, if it has not.
+
+        Raises:
+            RefusedError: see ``release``.
+        """
         if self._child is None or self._child.poll() is not None:
             self.start()
-        try:
-            if self.missing:
-                log.error(f"the data process is not confined by {', '.join(self.missing)}")
-                raise RefusedError("not ready")
-            if self._loaded.get(study.digest) != snapshot_digest:
-                self._ask(
-                    {
-                        "do": "load",
-                        "study": study.canonical_bytes.decode(),
-                        "path": str(snapshot),
-                        "digest": snapshot_digest,
-                    }
-                )
-                self._loaded[study.digest] = snapshot_digest
-            wish = {
-                "do": "release",
-                "study": study.digest,
-                "purpose": purpose,
-                "cohort_size": cohort_size,
-            }
-            body = self._ask(wish, np.ascontiguousarray(weights, dtype="<f8").tobytes())
-        except (OSError, MessageError) as error:
-            raise RefusedError("not ready") from error
-        return np.frombuffer(body, dtype="<i8").astype(np.int64)
+        if self.missing:
+            log.error(f"the data process is not confined by {', '.join(self.missing)}")
+            raise RefusedError("not ready")
+        if self._loaded.get(study.digest) != snapshot_digest:
+            self._ask(
+                {
+                    "do": "load",
+                    "study": study.canonical_bytes.decode(),
+                    "path": str(snapshot),
+                    "digest": snapshot_digest,
+                }
+            )
+            self._loaded[study.digest] = snapshot_digest
 
     def forget(self, study: str) -> None:
         """Drop a study's patients from the child's memory."""
@@ -187,15 +192,18 @@ class Worker:
             return
         try:
             self._ask({"do": "forget", "study": study})
-        except (OSError, MessageError, RefusedError):
+        except RefusedError:
             self.start()  # without any
 
     def _ask(self, header: dict[str, Any], body: bytes = b"") -> bytes:
         child = self._child
         if child is None or child.stdin is None or child.stdout is None:
             raise RefusedError("not ready")
-        write_frame(child.stdin, header, body)
-        answer = read_frame(child.stdout)
+        try:
+            write_frame(child.stdin, header, body)
+            answer = read_frame(child.stdout)
+        except (OSError, MessageError) as error:
+            raise RefusedError("not ready") from error
         if answer is None or answer[0].get("status") != "ok":
             raise RefusedError("not ready")
         return answer[1]

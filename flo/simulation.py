@@ -102,7 +102,7 @@ def run_once(
     store = _Memory()
     enrolled, keys = _with_keys(study)
     exchange = _InProcess(enrolled, fold, keys, device, fast=fast)
-    state = run_study(enrolled, RUN, RunState.start(enrolled), exchange, store)
+    state, _ = run_study(enrolled, RUN, RunState.start(enrolled), exchange, store)
     return state, store.seconds
 
 

@@ -35,6 +35,7 @@ from flo.settings import Document, problems, read_toml
 SCHEMA_VERSION = 2
 MAX_STUDY_BYTES = 256 * 1024
 LARGEST_DELTA = 1e-6
+UNDER_WAY = ("offered", "running", "paused")  # of a study at its coordinator: it may still cost
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from flo.errors import TrustError
-
-
-@contextmanager
-def in_memory(data: bytes) -> Iterator[str]:
-    """A path under which this process, and nobody else, reads ``data`` (Linux: memfd_create)."""
-    handle = os.memfd_create("flo", os.MFD_CLOEXEC)
-    try:
-        os.write(handle, data)
-        yield f"/proc/self/fd/{handle}"
-    finally:
-        os.close(handle)
+from flo.files import in_memory
 
 
 def show(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:

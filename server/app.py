@@ -7,6 +7,7 @@ coordinator's folder and carries messages through Flower's grid; everything it d
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -14,26 +15,45 @@ from typing import Any
 
 from flo.claims import Head
 from flo.errors import UsageError
+from flo.keystore import KeyStore, LocalKeyStore
 from flo.messages import model_digest
 from flo.privacy.plan import Plan
 from flo.server import checkpoint
 from flo.server.grid import GridExchange, server_app
-from flo.server.home import HOME_VARIABLE, CoordinatorHome
+from flo.server.home import CHECKPOINT_KEY_VARIABLE, HOME_VARIABLE, CoordinatorHome
 from flo.server.publish import write_tensors
 from flo.server.rounds import RunState
 from flo.server.run import run_study
 from flo.server.store import Store
 from flo.study import Study
 
+_BACK_SECONDS = 3.0  # for agents to come back after a restart; the floor is waited for in any case
+
 
 class StoredRun:
-    """A run's state in the coordinator's database."""
+    """A run's state in the coordinator's database, sealed; written by the latest launch only."""
 
-    def __init__(self, store: Store, run: str, study: Study) -> None:
+    def __init__(self, store: Store, run: str, study: Study, keystore: KeyStore) -> None:
         self._store, self._run, self._study = store, run, study
+        self._keystore, self._launch = keystore, store.take_run(run)
+        self._context = {"purpose": "checkpoint", "study": study.digest, "run": run}
+
+    def load(self) -> RunState | None:
+        """The saved state; None if there is none yet. Raises TrustError if it was changed."""
+        record = self._store.run(self._run)
+        if record is None or record.state is None:
+            return None
+        return checkpoint.from_bytes(self._keystore.open(self._context, record.state))
 
     def save(self, state: RunState) -> None:
-        self._store.save_state(self._run, checkpoint.to_bytes(state))
+        sealed = self._keystore.seal(self._context, checkpoint.to_bytes(state))
+        self._store.save_state(self._run, self._launch, sealed)
+
+    def pause(self) -> None:
+        self._store.pause_run(self._run, self._launch)
+
+    def end(self, status: str, result: dict[str, Any]) -> None:
+        self._store.end_run(self._run, self._launch, status, result)
 
     def heads(self) -> dict[str, Head]:
         partners = {hospital.id for hospital in self._study.hospitals}
@@ -59,20 +79,23 @@ def _main(grid: Any, run: str) -> None:
         raise UsageError(f"run {run} is not known here")
     study = offer.study
     exchange = GridExchange(grid, store.nodes, store.connections, lambda: store.stop_requested(run))
-    stored = StoredRun(store, run, study)
+    stored = StoredRun(store, run, study, LocalKeyStore(Path(os.environ[CHECKPOINT_KEY_VARIABLE])))
+    saved = stored.load()
     present = exchange.wait_for(
         [hospital.id for hospital in study.hospitals],
         study.cohort_floor,
-        study.limits.deadline_seconds,
+        min(study.limits.deadline_seconds, _BACK_SECONDS if saved else math.inf),
     )
     stored.event("online", hospitals=sorted(present))
-    state = checkpoint.from_bytes(record.state) if record.state else RunState.start(study)
-    state = run_study(study, run, state, exchange, stored)
-    path = None if study.survey else write_tensors(home, study, run, state)
-    status = "done" if state.phase == "done" else "stopped" if stored.stop_requested() else "ended"
-    result = _result(study, state, path)
-    store.end_run(run, status, result)
-    store.add_event(study.digest, status, **result)
+    state, end = run_study(study, run, saved or RunState.start(study), exchange, stored)
+    if end == "paused":
+        stored.pause()
+        stored.event("paused", round=state.round, phase=state.phase)
+    else:
+        path = None if study.survey else write_tensors(home, study, run, state)
+        result = _result(study, state, path)
+        stored.end(end, result)
+        stored.event(end, **result)
     store.close()
 
 

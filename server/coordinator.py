@@ -1,8 +1,7 @@
 """The coordinator's process: SuperLink, two listeners, SuperExec, and the runs it keeps alive.
 
-A study goes from offered to running when every hospital it names has approved; a run that was
-under way when the process died is started again from its checkpoint. Flower's run and node ids are
-new after every start; FLO's run id stays.
+Flower's run and node ids are new after every start; FLO's run id stays. What becomes of runs
+stands in ``flo.server.runs``.
 """
 
 from __future__ import annotations
@@ -15,34 +14,37 @@ import secrets
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
 import uvicorn
 
-from flo.errors import FloError, StudyError
-from flo.files import write_private
+from flo.errors import StudyError
+from flo.files import in_memory, write_private
 from flo.server import succession
 from flo.server.authority import read_peer
 from flo.server.gateway import Bell, Gateway
-from flo.server.home import HOME_VARIABLE, CoordinatorHome, sign_events
+from flo.server.home import (
+    CHECKPOINT_KEY_VARIABLE,
+    HOME_VARIABLE,
+    CoordinatorHome,
+    sign_events,
+)
 from flo.server.listeners import Listener, bind, listener, show_anew
 from flo.server.operator_api import PrivateListener, operator_app
 from flo.server.presence import Presence
-from flo.server.publish import is_due, published, write_card
 from flo.server.refusals import Refusals
+from flo.server.runs import Runs
 from flo.server.site_api import SiteApi
-from flo.server.store import Member, Offer, Store, new_run_id
+from flo.server.store import Member, Offer, Store
 from flo.server.superlink import SuperLink, start_superexec
-from flo.study import Study
+from flo.study import UNDER_WAY, Study
 
 log = logging.getLogger("flo.server")
 
 _WATCH_SECONDS = 0.1
 _CERTIFICATE_SECONDS, _RENEW_DAYS = 3600.0, 30.0
-_MAX_RELAUNCHES = 5
 
 
 def complete_and_sign(study: Study, home: CoordinatorHome, store: Store, person: str) -> Offer:
@@ -68,7 +70,7 @@ def complete_and_sign(study: Study, home: CoordinatorHome, store: Store, person:
     if complete.expires < datetime.now(UTC).date():
         raise StudyError(f"the study expired on {complete.expires}", hint="set a later `expires`")
     known = store.offer(complete.digest)
-    if known is not None and known.status not in ("offered", "running"):
+    if known is not None and known.status not in UNDER_WAY:
         raise StudyError(
             f"this very study is {known.status} already",
             hint=f"another run is another agreement: set version = {complete.version + 1}",
@@ -79,13 +81,6 @@ def complete_and_sign(study: Study, home: CoordinatorHome, store: Store, person:
         complete.digest, "offered", name=complete.name, version=complete.version, by=person
     )
     return store.offer(complete.digest) or Offer(complete, signature, "offered")
-
-
-@dataclass
-class _Running:
-    run: str
-    flower_run: int
-    launches: int = 1
 
 
 def serve(home: CoordinatorHome) -> None:
@@ -111,8 +106,7 @@ class Coordinator:
         self._superlink = SuperLink(superexec_secret=superexec_secret)
         self._listeners: list[Listener] = []
         self._certificate_due = time.monotonic() + _CERTIFICATE_SECONDS
-        self._running: dict[str, _Running] = {}
-        self._uncarded: set[str] = set()  # studies that ended with a model and have no card yet
+        self._runs = Runs(home, self._store, self._superlink)
 
     async def serve(self) -> None:
         config = self._home.config
@@ -168,19 +162,14 @@ class Coordinator:
         log.info(
             "listening", extra={"fields": {"port": config.port, "private": config.private_port}}
         )
-        superexec = start_superexec(
-            self._home.private_url,
-            self._home.chain_path,
-            self._home.superexec_secret_path,
-            home=self._home.directory,
-            environment={HOME_VARIABLE: str(self._home.directory)},
-        )
         watcher = asyncio.create_task(self._watch())
         stop_wait = asyncio.create_task(stopping.wait())
         try:
-            await asyncio.wait({stop_wait, watcher, *servers}, return_when=asyncio.FIRST_COMPLETED)
+            with self._superexec():
+                await asyncio.wait(
+                    {stop_wait, watcher, *servers}, return_when=asyncio.FIRST_COMPLETED
+                )
         finally:
-            _end_group(superexec)
             watcher.cancel()
             inside.should_exit = outside.should_exit = True
             await asyncio.gather(*servers, return_exceptions=True)
@@ -192,6 +181,25 @@ class Coordinator:
             self._admission.close()
             self._audit_log.close()
 
+    @contextlib.contextmanager
+    def _superexec(self) -> Iterator[None]:
+        """What launches ServerApps. Of this folder's keys they are given one, in memory only."""
+        with in_memory(self._home.checkpoint_key()) as key:
+            superexec = start_superexec(
+                self._home.private_url,
+                self._home.chain_path,
+                self._home.superexec_secret_path,
+                home=self._home.directory,
+                environment={
+                    HOME_VARIABLE: str(self._home.directory),
+                    CHECKPOINT_KEY_VARIABLE: key,
+                },
+            )
+            try:
+                yield
+            finally:
+                _end_group(superexec)
+
     def _refused_connection(self, listener: str, address: str, why: str) -> None:
         facts = {"listener": listener, "address": address, "why": why}
         log.warning("refused", extra={"fields": facts})
@@ -202,12 +210,10 @@ class Coordinator:
         return self._audit_log.export("coordinator")
 
     async def _watch(self) -> None:
-        """Start what may start, restart what died, notice what ended."""
+        """What a coordinator does all the time."""
         await asyncio.to_thread(self._recover)
         while True:
-            await asyncio.to_thread(self._start_approved)
-            await asyncio.to_thread(self._look_after_running)
-            await asyncio.to_thread(self._sign_cards)
+            await asyncio.to_thread(self._runs.watch)
             await asyncio.to_thread(self._refusals.flush)
             await asyncio.to_thread(sign_events, self._store, self._audit_log)
             self._renew_certificate()
@@ -231,12 +237,7 @@ class Coordinator:
     def _recover(self) -> None:
         for member in self._store.members():
             self._register(member)
-        for record in self._store.runs():
-            if record.status == "running":
-                self._store.add_event(record.study, "resumed", run=record.id)
-                self._launch(record.id, record.study)
-            else:
-                self._uncarded.add(record.study)
+        self._runs.recover()
 
     def _register(self, member: Member) -> None:
         node = self._superlink.register_node(self._home.private_url, self._chain, member.public)
@@ -255,66 +256,6 @@ class Coordinator:
         if node is not None and peer.serial in (member.serial, member.earlier):
             self._superlink.mark_offline(node)
             log.info("gone", extra={"fields": {"hospital": peer.hospital}})
-
-    def _start_approved(self) -> None:
-        for offer in self._store.offers():
-            wanted = {hospital.id for hospital in offer.study.hospitals}
-            if offer.status == "offered" and wanted <= set(
-                self._store.approvals(offer.study.digest)
-            ):
-                run = new_run_id()
-                if self._store.start_run(run, offer.study.digest):
-                    self._store.add_event(offer.study.digest, "started", run=run)
-                    self._launch(run, offer.study.digest)
-
-    def _launch(self, run: str, study: str) -> None:
-        before = self._running.get(study)
-        try:
-            flower_run = self._superlink.start_run(self._home.private_url, self._chain, run)
-        except FloError:
-            log.exception("run could not be started")
-            return
-        self._running[study] = _Running(run, flower_run, before.launches + 1 if before else 1)
-
-    def _look_after_running(self) -> None:
-        for study, running in list(self._running.items()):
-            record = self._store.run(running.run)
-            if record is None or record.status != "running":
-                if record is not None:
-                    self._store.set_status(study, record.status)
-                    self._uncarded.add(study)
-                del self._running[study]
-            elif self._superlink.has_finished(running.flower_run):
-                if running.launches >= _MAX_RELAUNCHES:
-                    self._store.end_run(running.run, "ended", {"why": "the ServerApp kept failing"})
-                    self._store.add_event(study, "ended", why="the ServerApp kept failing")
-                    continue
-                self._store.add_event(study, "relaunched", run=running.run)
-                self._launch(running.run, study)
-
-    def _sign_cards(self) -> None:
-        for study in list(self._uncarded):
-            record, offer = self._store.last_run(study), self._store.offer(study)
-            result = (record.result or {}) if record else {}
-            if record is None or offer is None or "model" not in result:
-                self._uncarded.discard(study)
-                continue
-            if published(self._store, study):
-                self._uncarded.discard(study)
-                continue
-            extracts = self._store.extracts(study)
-            try:
-                if not is_due(offer.study, extracts, Path(result["model"])):
-                    continue
-                card = write_card(self._home, offer, record.id, result, extracts)
-            except Exception as error:  # of whatever kind: one study must not end the others
-                log.exception("the model card could not be signed")
-                self._uncarded.discard(study)
-                why = str(error) if isinstance(error, FloError) else type(error).__name__
-                self._store.add_event(study, "no-card", why=why)
-                continue
-            self._uncarded.discard(study)
-            self._store.add_event(study, "published", card=str(card))
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -5,6 +5,7 @@ ca.key  ca.pem      the certificate authority, for transport
 chain.pem           the same, with those above it
 server.pem          the listeners' certificate (for identity.key)
 keystore.key        seals both keys and invitations' (or keystore.json, opened by a passphrase)
+checkpoint.key      seals the saved states of runs
 superexec.secret    shared with Flower's SuperExec, new at every start
 coordinator.toml    host and ports
 coordinator.sqlite  hospitals, studies, approvals, runs, events waiting to be signed
@@ -16,6 +17,7 @@ models/             published models
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,12 +31,13 @@ from flo.audit_log import AuditLog, existing
 from flo.errors import RefusedError, UsageError
 from flo.files import locked, make_private_directory, write_public
 from flo.identity import Identity
-from flo.keystore import KeyStore, KeyStoreConfig
+from flo.keystore import KeyStore, KeyStoreConfig, read_secret, write_secret
 from flo.server.authority import Authority, days_left
 from flo.server.store import Store
 from flo.settings import Document, parse, read_toml
 
 HOME_VARIABLE = "FLO_COORDINATOR_HOME"
+CHECKPOINT_KEY_VARIABLE = "FLO_CHECKPOINT_KEY"  # of a ServerApp: where its one key can be read
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
@@ -151,6 +154,13 @@ class CoordinatorHome:
 
     def authority(self) -> Authority:
         return Authority(self.directory, self.keystore())
+
+    def checkpoint_key(self) -> bytes:
+        """The key for saved states, made at the first call."""
+        path, keystore = self.directory / "checkpoint.key", self.keystore()
+        if not path.exists():
+            write_secret(path, keystore, "checkpoints", secrets.token_bytes(32))
+        return read_secret(path, keystore, "checkpoints")
 
     def store(self) -> Store:
         return Store(self.directory / "coordinator.sqlite")

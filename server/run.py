@@ -6,7 +6,8 @@ The coordinator's side of the protocol in ``flo.privacy.masking``:
     2. the cohort of the attempt is chosen and saved, then asked;
     3. all answered: the noisy sum appears, the model takes a step, both are saved;
     4. one is missing: the attempt is thrown away and a new one names the survivors. Who missed it
-       is welcome in the next round if connected; when too few can go on, the run ends.
+       is welcome in the next round if connected. When too few are there the run is paused, as it
+       was saved; when its retries are used up it ends with the model so far.
 
 Who carries the messages (``Exchange``) and who keeps the state (``RunStore``) come in as arguments;
 ``flo simulate`` brings its own of both.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -26,6 +27,7 @@ from flo.errors import FloError, MessageError, TrustError
 from flo.messages import Reply, Request, Values, decode_reply, encode_request
 from flo.privacy.masking import pair_secret
 from flo.server.attendance import JOIN_AGAIN, Attendance
+from flo.server.patience import Patience
 from flo.server.rounds import (
     NO_WEIGHTS,
     RunState,
@@ -38,6 +40,7 @@ from flo.server.rounds import (
 from flo.study import Study
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+End = Literal["done", "stopped", "paused", "ended"]
 
 
 class Exchange(Protocol):
@@ -65,14 +68,19 @@ class RunStore(Protocol):
         """Tell whoever watches: public facts only."""
 
     def stop_requested(self) -> bool:
-        """Whether the coordinator wants the run to end after this round."""
+        """Whether the run is to end after this round."""
 
 
 def run_study(
     study: Study, run: str, state: RunState, exchange: Exchange, store: RunStore
-) -> RunState:
-    """Run to the end, or as far as the cohort floor allows. Returns the last saved state."""
-    return _Run(study, run, state, exchange, store).to_the_end()
+) -> tuple[RunState, End]:
+    """Run as far as it goes. Returns the last saved state, and why it goes no further now.
+
+    Done, stopped when asked to, ended because the retries are used up; or paused, because fewer
+    hospitals than the cohort floor are there: then nobody is told that it is over, and the same
+    state can be run on.
+    """
+    return _Run(study, run, state, exchange, store).as_far_as_it_goes()
 
 
 class _Run:
@@ -81,35 +89,46 @@ class _Run:
     ) -> None:
         self.study, self.run, self.state = study, run, state
         self.exchange, self.store = exchange, store
-        self.attendance = Attendance(study)
+        self.attendance, self.patience = Attendance(study), Patience(study.limits.deadline_seconds)
 
-    def to_the_end(self) -> RunState:
-        while self.state.phase != "done" and not self.store.stop_requested():
+    def as_far_as_it_goes(self) -> tuple[RunState, End]:
+        end = self._rounds()
+        if end == "paused":
+            self.store.save(self.state)
+        else:
+            self._finish()
+        return self.state, end
+
+    def _rounds(self) -> End:
+        while self.state.phase != "done":
+            if self.store.stop_requested():
+                return "stopped"
             began = time.monotonic()
             if not self.state.cohort and not self._choose_cohort():
-                break
+                return "stopped" if self.store.stop_requested() else "paused"
             asked = self.state
             values = self._ask_cohort()
             advanced = self._advanced(values)
             if advanced is None:
                 again = retried(self.study, self.state, drawn=bool(values))
                 if again is None:
-                    break
+                    return "ended"
                 self.state = again
                 time.sleep(min(_FIRST_PAUSE * 2**again.attempt, _LONGEST_PAUSE))
                 continue
             self.state = advanced
             self.attendance.next_round()
             self.store.save(self.state)
+            seconds = time.monotonic() - began
+            self.patience.took(asked.phase, seconds)
             self.store.event(
                 "round",
                 phase=asked.phase,
                 round=asked.round,
                 cohort=sorted(values),
-                seconds=time.monotonic() - began,
+                seconds=seconds,
             )
-        self._finish()
-        return self.state
+        return "done"
 
     # 1, 2 ---------------------------------------------------------------------------------------
 
@@ -252,7 +271,7 @@ class _Run:
         header = request_header(self.study, self.run, self.state, kind, named)
         weights = self.state.asked if kind == "release" else NO_WEIGHTS
         request = encode_request(Request(header, weights))
-        deadline = self.study.limits.deadline_seconds
+        deadline = self.patience.seconds(self.state.phase)
         replies: dict[str, Reply] = {}
         for hospital, data in self.exchange.ask(dict.fromkeys(named, request), deadline).items():
             try:

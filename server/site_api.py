@@ -34,6 +34,7 @@ from flo.server.publish import published
 from flo.server.refusals import Refusals
 from flo.server.store import Member, Store
 from flo.settings import Document, problems
+from flo.study import UNDER_WAY
 from flo.succession import Succession
 
 MAX_REPORT_BODY = 128 << 20
@@ -192,7 +193,7 @@ class SiteApi:
         if decision.hospital != peer.hospital:
             raise TrustError(f"this approval is in the name of {decision.hospital}")
         offer = self._store.offer(decision.study)
-        if offer is None or offer.status not in ("offered", "running"):
+        if offer is None or offer.status not in UNDER_WAY:
             raise StudyError(f"study {decision.study[:12]} is not on offer")
         if offer.study.hospital(peer.hospital).fingerprint != fingerprint(peer.public):
             raise TrustError("the study names another key for this hospital")

@@ -20,7 +20,7 @@ from typing import Any
 from flo import canonical
 from flo.claims import Head
 from flo.database import open_database, writing
-from flo.errors import TrustError
+from flo.errors import RefusedError, TrustError
 from flo.study import Study, from_canonical
 
 _TABLES = """
@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS declined (
   PRIMARY KEY (study, hospital)) STRICT;
 CREATE TABLE IF NOT EXISTS runs (
   id TEXT PRIMARY KEY, study TEXT NOT NULL, status TEXT NOT NULL, state BLOB, started TEXT NOT NULL,
-  stop INTEGER NOT NULL DEFAULT 0, result TEXT) STRICT;
+  stop INTEGER NOT NULL DEFAULT 0, result TEXT, launch INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE IF NOT EXISTS events (
   number INTEGER PRIMARY KEY, study TEXT, time TEXT NOT NULL, kind TEXT NOT NULL,
   facts TEXT NOT NULL) STRICT;
@@ -74,7 +74,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Offer:
-    """A signed study and how far it is: offered, running, done, stopped or ended."""
+    """A signed study and how far it is: offered, running, paused, done, stopped or ended."""
 
     study: Study
     signature: str
@@ -96,9 +96,8 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         self._db = open_database(path, _TABLES, schema=1, what="coordinator")
-        columns = {row[1] for row in self._db.execute("PRAGMA table_info(hospitals)")}
-        if "earlier" not in columns:  # FLO 0.1
-            self._db.execute("ALTER TABLE hospitals ADD COLUMN earlier TEXT")
+        self._add_column("hospitals", "earlier TEXT")  # since FLO 0.2
+        self._add_column("runs", "launch INTEGER NOT NULL DEFAULT 0")  # since FLO 0.3
 
     def close(self) -> None:
         self._db.close()
@@ -279,43 +278,67 @@ class Store:
             )
         return True
 
-    def runs(self, status: str | None = None) -> list[RunRecord]:
-        rows = self._all("SELECT id, study, status, state, result FROM runs ORDER BY started")
-        records = [
-            RunRecord(row[0], row[1], row[2], row[3], json.loads(row[4]) if row[4] else None)
-            for row in rows
-        ]
-        return [record for record in records if status in (None, record.status)]
+    def runs(self) -> list[RunRecord]:
+        """All runs, the oldest first, without their states, which may be large."""
+        rows = self._all("SELECT id, study, status, NULL, result FROM runs ORDER BY started")
+        return [_run(row) for row in rows]
 
     def run(self, run: str) -> RunRecord | None:
-        return next((record for record in self.runs() if record.id == run), None)
+        row = self._one("SELECT id, study, status, state, result FROM runs WHERE id = ?", run)
+        return _run(row) if row else None
 
     def last_run(self, study: str) -> RunRecord | None:
         """The latest run of a study, without its state, which may be large."""
-        row = self._one(
-            "SELECT id, study, status, result FROM runs WHERE study = ?"
-            " ORDER BY started DESC LIMIT 1",
-            study,
-        )
-        if row is None:
-            return None
-        return RunRecord(row[0], row[1], row[2], None, json.loads(row[3]) if row[3] else None)
+        return next((record for record in reversed(self.runs()) if record.study == study), None)
 
-    def save_state(self, run: str, state: bytes) -> None:
-        self._write("UPDATE runs SET state = ? WHERE id = ?", state, run)
+    def take_run(self, run: str) -> int:
+        """The number of this launch of a run; whoever holds an earlier one writes no more.
 
-    def end_run(self, run: str, status: str, result: dict[str, Any]) -> None:
-        self._write(
-            "UPDATE runs SET status = ?, result = ? WHERE id = ?",
-            status,
-            canonical.encode(result).decode(),
-            run,
-        )
+        A process of an earlier launch may outlive the coordinator that started it.
+        """
+        with self._transaction():
+            self._db.execute("UPDATE runs SET launch = launch + 1 WHERE id = ?", (run,))
+            (launch,) = self._db.execute("SELECT launch FROM runs WHERE id = ?", (run,)).fetchone()
+        return int(launch)
 
-    def request_stop(self, study: str) -> bool:
+    def save_state(self, run: str, launch: int, state: bytes) -> None:
+        """Raises RefusedError if the run goes on elsewhere."""
+        self._write_as(run, launch, "state = ?", state)
+
+    def pause_run(self, run: str, launch: int) -> None:
+        """It can go on later, from its saved state. Raises RefusedError like ``save_state``."""
+        self._write_as(run, launch, "status = 'paused'")
+
+    def end_run(self, run: str, launch: int, status: str, result: dict[str, Any]) -> None:
+        """It is over. Raises RefusedError like ``save_state``."""
+        text = canonical.encode(result).decode()
+        self._write_as(run, launch, "status = ?, result = ?", status, text)
+
+    def _write_as(self, run: str, launch: int, what: str, *values: Any) -> None:
         with self._transaction():
             changed = self._db.execute(
-                "UPDATE runs SET stop = 1 WHERE study = ? AND status = 'running'", (study,)
+                f"UPDATE runs SET {what} WHERE id = ? AND launch = ? AND status = 'running'",  # noqa: S608
+                (*values, run, launch),
+            )
+            if changed.rowcount != 1:
+                raise RefusedError(f"run {run} is over here, or goes on elsewhere")
+
+    def resume_run(self, run: str) -> None:
+        """A paused run and its study go on."""
+        with self._transaction():
+            self._db.execute("UPDATE runs SET status = 'running' WHERE id = ?", (run,))
+            self._db.execute(
+                "UPDATE studies SET status = 'running' WHERE digest ="
+                " (SELECT study FROM runs WHERE id = ?)",
+                (run,),
+            )
+
+    def request_stop(self, study: str) -> bool:
+        """False if no run of the study is under way."""
+        with self._transaction():
+            changed = self._db.execute(
+                "UPDATE runs SET stop = 1 WHERE study = ? AND status IN ('running', 'paused')",
+                (study,),
             )
             return changed.rowcount > 0
 
@@ -387,6 +410,12 @@ class Store:
         with self._lock, writing(self._db):
             yield
 
+    def _add_column(self, table: str, column: str) -> None:
+        """One that an earlier version did not have."""
+        there = {row[1] for row in self._db.execute(f"PRAGMA table_info({table})")}
+        if column.split()[0] not in there:
+            self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+
     def _write(self, statement: str, *values: object) -> None:
         with self._lock:
             self._db.execute(statement, values)
@@ -403,6 +432,10 @@ class Store:
 
 def _member(row: tuple[Any, ...]) -> Member:
     return Member(row[0], row[1], row[2], row[3], bool(row[4]), row[5], row[6])
+
+
+def _run(row: tuple[Any, ...]) -> RunRecord:
+    return RunRecord(row[0], row[1], row[2], row[3], json.loads(row[4]) if row[4] else None)
 
 
 def new_run_id() -> str:

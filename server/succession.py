@@ -18,9 +18,8 @@ from flo.identity import Identity
 from flo.server.home import CoordinatorHome, sign_events
 from flo.server.publish import published, write_card
 from flo.server.store import Store
+from flo.study import UNDER_WAY
 from flo.succession import Step, Succession
-
-_UNDER_WAY = ("offered", "running")
 
 
 def steps(home: CoordinatorHome) -> Succession:
@@ -66,7 +65,7 @@ def replace_key(home: CoordinatorHome) -> Step:
 
 
 def _refuse_under_way(store: Store) -> None:
-    under_way = [o.study.name for o in store.offers() if o.status in _UNDER_WAY]
+    under_way = [o.study.name for o in store.offers() if o.status in UNDER_WAY]
     if under_way:
         raise RefusedError(
             f"studies are under way under the present key: {', '.join(under_way)}",

@@ -135,6 +135,10 @@ class CountingReleaser:
     def __init__(self, length: int, *, ready: bool = True) -> None:
         self.length, self.ready, self.calls = length, ready, 0
 
+    def prepare(self, *_: Any) -> None:
+        if not self.ready:
+            raise RefusedError("not ready")
+
     def forget(self, study: str) -> None:
         """Nothing is kept."""
 

@@ -80,6 +80,8 @@ class StudyProgress:
             self._progress.update(
                 self._task, description="waiting for sites", total=planned, completed=0
             )
+        elif kind == "paused":
+            self._progress.update(self._task, description="paused: too few sites are there")
         elif kind == "online":
             self._progress.update(self._task, description="rounds")
             for hospital in facts["hospitals"]:

@@ -61,7 +61,7 @@ def inbox(home: Home = DEFAULT_HOME) -> None:
     from flo.clients.home import SiteHome
     from flo.clients.inbox import decided
     from flo.clients.offers import known_studies
-    from flo.study import from_canonical
+    from flo.study import UNDER_WAY, from_canonical
 
     opened = SiteHome.open(home)
     with working("asking the coordinator for studies"), connect(opened) as api:
@@ -70,7 +70,7 @@ def inbox(home: Home = DEFAULT_HOME) -> None:
     for item in known:
         study = from_canonical(item.study.encode())
         here = decided(opened, study.digest)
-        over = item.status not in ("offered", "running")
+        over = item.status not in UNDER_WAY
         table.add_row(
             plain(study.name),
             str(study.version),

@@ -28,6 +28,9 @@ PATIENTS = [f"north{i:04d}" for i in range(40)]
 class Exact:
     """Releases what the approved frozen snapshot holds, as the data process would but for noise."""
 
+    def prepare(self, *_: Any) -> None:
+        """Ready."""
+
     def forget(self, study: str) -> None:
         """Nothing is kept."""
 

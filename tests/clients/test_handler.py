@@ -151,6 +151,21 @@ def test_a_budget_that_another_process_took_meanwhile_is_over(
     assert (reply.header.code, reply.values.size) == ("over-budget", 0)
 
 
+def test_a_child_that_is_not_ready_does_not_join_so_that_no_attempt_waits_for_it(
+    site: Site,
+) -> None:
+    join = {"kind": "join", "heads": {}, "vouchers": {}}
+    site.releaser.ready = False
+    reply = site.ask(**join)
+    assert (reply.header.kind, reply.header.code, reply.header.key) == (
+        "refused",
+        "not-ready",
+        None,
+    )
+    site.releaser.ready = True
+    assert site.ask(**join).header.kind == "joined"
+
+
 def test_a_child_that_is_not_ready_costs_nothing_and_may_be_asked_again(site: Site) -> None:
     site.releaser.ready = False
     site.refuses("not-ready")

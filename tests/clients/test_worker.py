@@ -84,6 +84,23 @@ def test_a_release_has_the_shape_of_its_purpose(
     assert evaluation.shape == (8,)
 
 
+def test_what_was_prepared_is_not_loaded_again(
+    worker: Worker, snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, path = fresh("prepared"), tmp_path / "s.npz"
+    frozen = (path, snapshot.write(path))
+    worker.prepare(study, *frozen)
+    asked, ask = [], Worker._ask
+
+    def asking(self: Worker, header: dict[str, Any], body: bytes = b"") -> bytes:
+        asked.append(header["do"])
+        return ask(self, header, body)
+
+    monkeypatch.setattr(Worker, "_ask", asking)
+    worker.release(study, *frozen, "training", WEIGHTS, 3)
+    assert asked == ["release"]
+
+
 def test_no_two_releases_carry_the_same_noise(
     worker: Worker, snapshot: Snapshot, tmp_path: Path
 ) -> None:

@@ -33,6 +33,9 @@ COHORT = ("north", "south", "west")
 class FreshReleaser:
     """A new random vector every time; says so on standard output."""
 
+    def prepare(self, *_: Any) -> None:
+        """Ready."""
+
     def forget(self, study: str) -> None:
         """Nothing is kept."""
 

@@ -40,6 +40,9 @@ ROOT = Path(__file__).parent.parent.parent
 class NoReleaser:
     """After a kill nothing may be computed anew for a request that has a row."""
 
+    def prepare(self, *_: Any) -> None:
+        """Ready."""
+
     def forget(self, study: str) -> None:
         """Nothing is kept."""
 

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from flo.cli.operator import Operator
 from flo.clients.home import SiteHome
-from flo.errors import FloError
-from tests.builders import small_study, study_document
 from tests.end_to_end.agents import agent, kill
+from tests.end_to_end.running import SITES, failed, launch, releases, rounds, wait_for
 from tests.server.stage import RealCoordinator, flo, new_home
 
 STEPS = 40
-SITES = ("north", "south", "west")
 pytestmark = pytest.mark.slow
-
-
-MODES: dict[str, dict[str, Any]] = {
-    "no masks": {"masking": "off"},
-    "local noise": {"masking": "on"},
-    "distributed noise": {"masking": "on", "noise": "distributed", "retry_allowance": 2},
-}
 
 
 @pytest.fixture
@@ -42,75 +28,23 @@ def stage(tmp_path: Path) -> Iterator[tuple[RealCoordinator, list[SiteHome]]]:
         stack.callback(coordinator.stop)
 
 
-def launch(coordinator: RealCoordinator, homes: list[SiteHome], mode: str) -> str:
-    hospitals = [{"id": home.config.hospital, "declared_size": 40} for home in homes]
-    document = study_document(hospitals=hospitals)
-    document["mechanism"] |= {"steps": STEPS, **MODES[mode]}
-    study = small_study(**document)
-    with Operator(coordinator.home.directory) as operator:
-        digest = str(operator.call("POST", "studies", body=study.canonical_bytes)["digest"])
-    keys = [f"{home.config.hospital}={home.identity().fingerprint}" for home in homes]
-    for home in homes:
-        done = flo("site", "confirm", *keys, "--home", home.directory)
-        assert done.returncode == 0, done.stderr
-        done = flo("site", "approve", digest, "--yes", "--home", home.directory)
-        assert done.returncode == 0, done.stderr
-    return digest
-
-
-def wait_for(what: Callable[[dict[str, Any]], bool], coordinator: Path, digest: str) -> Any:
-    """Poll the study's summary, surviving a coordinator that is down. Fails after two minutes."""
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        with contextlib.suppress(FloError), Operator(coordinator) as operator:
-            summary = operator.call("GET", f"studies/{digest}")
-            if what(summary):
-                return summary
-        time.sleep(0.1)
-    raise AssertionError("the run did not get there within two minutes")
-
-
-def rounds(summary: dict[str, Any]) -> list[int]:
-    return [
-        event["facts"]["round"]
-        for event in summary["events"]
-        if event["kind"] == "round" and event["facts"]["phase"] == "training"
-    ]
-
-
-def releases(home: SiteHome) -> Counter[str]:
-    with closing(home.ledger()) as ledger:
-        return Counter(
-            row.public["purpose"] for row in ledger.rows() if row.public["kind"] == "release"
-        )
-
-
-def failed(summary: dict[str, Any], home: SiteHome) -> int:
-    """Attempts that came to nothing although this hospital was asked."""
-    return sum(
-        1
-        for event in summary["events"]
-        if event["kind"] == "attempt-failed" and home.config.hospital in event["facts"]["cohort"]
-    )
-
-
 @pytest.mark.parametrize("mode", ["no masks", "distributed noise"])
 def test_a_killed_coordinator_goes_on_and_charges_nobody_twice(
     stage: tuple[RealCoordinator, list[SiteHome]], mode: str
 ) -> None:
     coordinator, homes = stage
     with contextlib.ExitStack() as stack:
-        digest = launch(coordinator, homes, mode)
+        digest = launch(coordinator, homes, mode, steps=STEPS)
         for home in homes:
             stack.enter_context(agent(home))
         folder = coordinator.home.directory
-        wait_for(lambda summary: len(rounds(summary)) >= 5, folder, digest)
+        wait_for(lambda summary: len(rounds(summary["events"])) >= 5, folder, digest)
         kill(coordinator._process.pid)
         again = RealCoordinator(coordinator.home)
         stack.callback(again.stop)
         again.wait_until_ready()
         summary = wait_for(lambda found: found["status"] == "done", folder, digest)
-    assert rounds(summary) == list(range(1, STEPS + 1))
+    assert rounds(summary["events"]) == list(range(1, STEPS + 1))
     assert {json.dumps(releases(home)) for home in homes} == {
         json.dumps({"training": STEPS, "evaluation": 1})
     }
@@ -122,12 +56,12 @@ def test_a_killed_agent_comes_back_and_its_ledger_counts_every_release(
 ) -> None:
     coordinator, homes = stage
     with contextlib.ExitStack() as stack:
-        digest = launch(coordinator, homes, mode)
+        digest = launch(coordinator, homes, mode, steps=STEPS)
         first = stack.enter_context(agent(homes[0]))
         for home in homes[1:]:
             stack.enter_context(agent(home))
         folder = coordinator.home.directory
-        wait_for(lambda summary: len(rounds(summary)) >= 5, folder, digest)
+        wait_for(lambda summary: len(rounds(summary["events"])) >= 5, folder, digest)
         kill(first.pid)
         stack.enter_context(agent(homes[0]))
         summary = wait_for(lambda found: found["status"] == "done", folder, digest)
@@ -136,10 +70,10 @@ def test_a_killed_agent_comes_back_and_its_ledger_counts_every_release(
         for event in summary["events"]
         if event["kind"] == "round" and "north" in event["facts"]["cohort"]
     )
-    assert rounds(summary) == list(range(1, STEPS + 1))
+    assert rounds(summary["events"]) == list(range(1, STEPS + 1))
     assert answered >= STEPS - 3  # it missed a round or two while it was down, not a minute of them
     assert sum(releases(homes[0]).values()) >= answered
-    retries = failed(summary, homes[1]) if mode == "distributed noise" else 0
+    retries = failed(summary["events"], homes[1]) if mode == "distributed noise" else 0
     assert releases(homes[1]) == {"training": STEPS + retries, "evaluation": 1}
 
 
@@ -149,18 +83,18 @@ def test_a_withdrawal_stops_the_study_here_at_the_next_message_and_the_others_go
     coordinator, homes = stage
     homes = [*homes, coordinator.enrol(tmp_path / "east", "east")]
     with contextlib.ExitStack() as stack:
-        digest = launch(coordinator, homes, "distributed noise")
+        digest = launch(coordinator, homes, "distributed noise", steps=STEPS)
         for home in homes:
             stack.enter_context(agent(home))
         folder = coordinator.home.directory
-        wait_for(lambda summary: len(rounds(summary)) >= 3, folder, digest)
+        wait_for(lambda summary: len(rounds(summary["events"])) >= 3, folder, digest)
         reason = ("--reason", "A patient objected.")
         done = flo("site", "withdraw", digest, *reason, "--home", homes[0].directory)
         assert done.returncode == 0, done.stderr
         released = releases(homes[0])["training"]
         assert released < STEPS
         summary = wait_for(lambda found: found["status"] == "done", folder, digest)
-    assert rounds(summary) == list(range(1, STEPS + 1))
+    assert rounds(summary["events"]) == list(range(1, STEPS + 1))
     assert releases(homes[0]) == {"training": released}
     declined = [event["facts"] for event in summary["events"] if event["kind"] == "declined"]
     assert declined == [
@@ -175,17 +109,17 @@ def test_a_hospital_killed_for_good_is_done_without_and_the_charge_is_right(
     coordinator, homes = stage
     homes = [*homes, coordinator.enrol(tmp_path / "east", "east")]
     with contextlib.ExitStack() as stack:
-        digest = launch(coordinator, homes, "distributed noise")
+        digest = launch(coordinator, homes, "distributed noise", steps=STEPS)
         agents = [stack.enter_context(agent(home)) for home in homes]
         folder = coordinator.home.directory
-        wait_for(lambda summary: len(rounds(summary)) >= 5, folder, digest)
+        wait_for(lambda summary: len(rounds(summary["events"])) >= 5, folder, digest)
         kill(agents[0].pid)
         summary = wait_for(lambda found: found["status"] == "done", folder, digest)
         wait_for(
             lambda found: any(e["kind"] == "published" for e in found["events"]), folder, digest
         )
-    assert rounds(summary) == list(range(1, STEPS + 1))
-    retries = failed(summary, homes[1])
+    assert rounds(summary["events"]) == list(range(1, STEPS + 1))
+    retries = failed(summary["events"], homes[1])
     assert retries <= 1
     assert {json.dumps(releases(home)) for home in homes[1:]} == {
         json.dumps({"training": STEPS + retries, "evaluation": 1})

@@ -37,7 +37,7 @@ SOURCES: dict[str, list[tuple[str, tuple[Call, ...]]]] = {
 
 COMPUTED: dict[tuple[str, str], set[str]] = {
     ("server/app.py", "kind"): set(),  # StoredRun.event passes on what run.py says
-    ("server/app.py", "status"): {"done", "stopped", "ended"},
+    ("server/app.py", "end"): {"done", "stopped", "ended"},
     ("server/refusals.py", "kind"): set(),  # Refusals.note passes on what it is told
     ("clients/home.py", "kind"): set(),  # SiteHome.record passes on what it is told
 }

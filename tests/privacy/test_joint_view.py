@@ -36,6 +36,9 @@ PADS = 64
 class Zeros(CountingReleaser):
     """Nothing but pads is sent."""
 
+    def prepare(self, *_: Any) -> None:
+        """Ready."""
+
     def forget(self, study: str) -> None:
         """Nothing is kept."""
 
@@ -181,6 +184,9 @@ class Training:
 
     def trainer(self, study: Study, digest: str, **noise: Any) -> Trainer:
         return Trainer(study, Snapshot.read(self._path, digest), **noise)
+
+    def prepare(self, *_: Any) -> None:
+        """Ready."""
 
     def forget(self, study: str) -> None:
         """Nothing is kept."""

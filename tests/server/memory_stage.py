@@ -280,6 +280,7 @@ class Stage:
     history: list[bytes | Request] = field(default_factory=list)
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     replies: list[tuple[str, bytes]] = field(default_factory=list)
+    end: str = ""
 
     def __post_init__(self) -> None:
         self.sites = {h.id: Site(self.study, h.id) for h in self.study.hospitals}
@@ -290,7 +291,9 @@ class Stage:
     def run(self, state: RunState | None = None) -> RunState:
         clock, signatures = mock.patch("flo.server.run.time", self.clock), _patched_verify()
         with clock, signatures:
-            return run_study(self.study, RUN, state or RunState.start(self.study), self, self)
+            start = state or RunState.start(self.study)
+            final, self.end = run_study(self.study, RUN, start, self, self)
+        return final
 
     def run_again(self) -> RunState:
         """After the coordinator was killed: from its last checkpoint, with a new exchange."""

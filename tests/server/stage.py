@@ -155,10 +155,14 @@ class RealCoordinator:
     def enrol(self, folder: Path, name: str) -> SiteHome:
         """A new site, enrolled as people do it."""
         home = make_site(folder, name)
-        invitation = folder / "invitation.json"
-        write_private(invitation, invite(self.home, name))
-        enrol(home, invitation)
+        self.admit(home)
         return home
+
+    def admit(self, site: SiteHome) -> None:
+        """Invite and enrol a site that has no coordinator yet."""
+        invitation = site.directory.parent / "invitation.json"
+        write_private(invitation, invite(self.home, site.config.hospital))
+        enrol(site, invitation)
 
 
 @contextlib.contextmanager

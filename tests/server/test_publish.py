@@ -279,7 +279,7 @@ def test_a_study_is_published_once_its_card_is_there(scene: Scene, tmp_path: Pat
         assert store.start_run(run, digest)
         assert published(store, digest) is None
         result = result_of(scene.home, offer, run, subgroups={})
-        store.end_run(run, "done", result)
+        store.end_run(run, store.take_run(run), "done", result)
         assert published(store, digest) is None
         card = write_card(scene.home, offer, run, result, {})
         assert published(store, digest) == (card, Path(result["model"]))
@@ -291,7 +291,7 @@ def test_a_survey_is_never_published(scene: Scene, tmp_path: Path) -> None:
     with closing(Store(tmp_path / "coordinator.sqlite")) as store:
         store.add_study(offer.study, offer.signature)
         store.start_run("run-1", offer.study.digest)
-        store.end_run("run-1", "done", {"rounds": 1, "survey": {}})
+        store.end_run("run-1", store.take_run("run-1"), "done", {"rounds": 1, "survey": {}})
         assert published(store, offer.study.digest) is None
 
 
@@ -305,13 +305,18 @@ def restarted(folder: Path, result: Callable[[CoordinatorHome, Offer], dict[str,
     with closing(home.store()) as store:
         store.add_study(offer.study, offer.signature)
         store.start_run("run-1", offer.study.digest)
-        store.end_run("run-1", "done", result(home, Offer(offer.study, offer.signature, "done")))
+        store.end_run(
+            "run-1",
+            store.take_run("run-1"),
+            "done",
+            result(home, Offer(offer.study, offer.signature, "done")),
+        )
         store.set_status(offer.study.digest, "done")
     coordinator = Coordinator(home)
     try:
         coordinator._recover()
-        coordinator._sign_cards()
-        assert coordinator._uncarded <= {offer.study.digest}
+        coordinator._runs.sign_cards()
+        assert coordinator._runs.uncarded <= {offer.study.digest}
     finally:
         coordinator._store.close()
         coordinator._admission.close()
@@ -369,7 +374,12 @@ def test_an_extract_that_is_signed_and_makes_no_sense_does_not_stop_the_coordina
             store.add_study(offer.study, offer.signature)
             store.start_run("run-1", offer.study.digest)
             done = Offer(offer.study, offer.signature, "done")
-            store.end_run("run-1", "done", result_of(home, done, "run-1", subgroups={}))
+            store.end_run(
+                "run-1",
+                store.take_run("run-1"),
+                "done",
+                result_of(home, done, "run-1", subgroups={}),
+            )
             store.set_status(offer.study.digest, "done")
         for site in sites:
             body = {
@@ -413,7 +423,7 @@ class Clinics:
         digest, run = self.offer.study.digest, f"run-{secrets.token_hex(4)}"
         self.store.start_run(run, digest)
         result = result_of(self.coordinator.home, self.offer, run, subgroups={})
-        self.store.end_run(run, "done", result)
+        self.store.end_run(run, self.store.take_run(run), "done", result)
         self.store.set_status(digest, "done")
         return write_card(self.coordinator.home, self.offer, run, result, {})
 

@@ -144,8 +144,10 @@ def test_who_was_silent_joins_again_before_it_is_asked(mode: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_the_end_is_told_to_everyone_who_is_connected_even_if_left_out(mode: str) -> None:
     run = stage(mode, {"south": refusing("not-approved")})
+    run.stop_after_rounds = 1
     run.is_away = lambda hospital: hospital == "west" and run.of_kind("round") != []
     run.run()
+    assert run.end == "stopped"
     assert run.requests[-1].kind == "finish"
     assert run.requests[-1].cohort == PAIR
 

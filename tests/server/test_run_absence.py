@@ -49,6 +49,7 @@ def test_a_drawn_attempt_comes_out_of_the_allowance_and_a_used_up_one_ends_the_r
         ("training", 2, 1, HOSPITALS),
     ]
     assert (state.phase, state.round, state.retries) == ("training", 2, 1)
+    assert run.end == "ended"
     assert same_model(state, model_after(run.study, run.counted))
     assert run.requests[-1].kind == "finish"
 
@@ -87,7 +88,9 @@ def test_a_run_waits_for_its_cohort(mode: str, connected: bool) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("connected", [True, False], ids=["silent", "away"])
-def test_too_few_until_the_deadline_end_the_run(mode: str, connected: bool) -> None:
+def test_too_few_until_the_deadline_pause_the_run_and_nobody_is_told_that_it_is_over(
+    mode: str, connected: bool
+) -> None:
     run = stage(mode, {"south": silent, "west": silent})
     run.is_away = lambda hospital: hospital != "north" and not connected
     state = run.run()
@@ -95,18 +98,50 @@ def test_too_few_until_the_deadline_end_the_run(mode: str, connected: bool) -> N
     assert (state.phase, state.round, state.attempt) == ("training", 1, 1)
     assert run.of_kind("too-few")[-1]["floor"] == 2
     assert 10 <= run.clock.now < 13  # the deadline, and one pause at most
-    assert run.requests[-1].kind == "finish"
-    assert run.requests[-1].cohort == (HOSPITALS if connected else ("north",))
+    assert run.end == "paused"
+    assert {header.kind for header in run.requests} == {"join"}
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("code", FOR_GOOD)
-def test_too_few_who_are_willing_end_the_run_at_once(mode: str, code: str) -> None:
+def test_too_few_who_are_willing_pause_the_run_at_once(mode: str, code: str) -> None:
     run = stage(mode, {"south": only(joins, refusing(code)), "west": only(joins, refusing(code))})
     run.run()
     assert run.releases == []
     assert [facts["floor"] for facts in run.of_kind("too-few")] == [2]
-    assert run.clock.now == 0
+    assert (run.end, run.clock.now) == ("paused", 0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_a_paused_run_goes_on_from_where_it_was_and_ends_like_an_undisturbed_one(
+    mode: str, rounds: int
+) -> None:
+    run = stage(mode)
+    run.is_away = lambda hospital: (
+        hospital != "north" and len(run.of_kind("round")) >= rounds and not back
+    )
+    back = False
+    run.run()
+    assert (run.end, len(run.of_kind("round"))) == ("paused", rounds)
+    back = True
+    state = run.run_again()
+    assert (run.end, state.phase) == ("done", "done")
+    assert same_model(state, model_after(run.study, run.counted))
+    assert all(attempt == 1 for _, _, attempt, _ in run.attempts)  # nothing was drawn in vain
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_paused_run_that_is_stopped_ends_with_the_model_so_far(mode: str) -> None:
+    run = stage(mode)
+    run.is_away = lambda hospital: hospital != "north" and len(run.of_kind("round")) >= 2
+    before = run.run()
+    assert run.end == "paused"
+    run.stop_after_rounds = 0
+    state = run.run_again()
+    assert run.end == "stopped"
+    assert same_model(state, before)
+    assert [(h.kind, h.cohort) for h in run.requests[-1:]] == [("finish", ("north",))]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 
 from flo import canonical
 from flo.claims import Head, Voucher
-from flo.errors import MessageError, TrustError, UsageError
+from flo.errors import MessageError, RefusedError, TrustError, UsageError
 from flo.identity import Identity
 from flo.privacy.evaluation import Estimate
 from flo.server import checkpoint
@@ -114,7 +115,7 @@ def test_everything_survives_reopening(path: Path) -> None:
     store.add_study(study, "00")
     assert store.add_approval(study.digest, "north", b"{}", "00", 3)
     assert store.start_run("run-1", study.digest)
-    store.save_state("run-1", b"state")
+    store.save_state("run-1", store.take_run("run-1"), b"state")
     store.keep_head("north", head)
     store.add_event(study.digest, "started", run="run-1")
     store.add_extract(study.digest, "north", b"extract")
@@ -129,8 +130,9 @@ def test_everything_survives_reopening(path: Path) -> None:
     assert offer is not None
     assert (offer.study, offer.status) == (study, "running")
     assert again.approvals(study.digest) == ["north"]
-    (run,) = again.runs("running")
-    assert (run.id, run.state) == ("run-1", b"state")
+    run = again.run("run-1")
+    assert run is not None
+    assert (run.status, run.state) == ("running", b"state")
     assert again.heads() == {"north": head}
     assert [event["kind"] for event in again.events(study.digest)] == ["started"]
     assert again.extracts(study.digest) == {"north": b"extract"}
@@ -251,4 +253,65 @@ def test_a_study_is_started_once(path: Path) -> None:
     assert store.start_run("run-1", study.digest)
     assert not store.start_run("run-2", study.digest)
     assert [run.id for run in store.runs()] == ["run-1"]
+    store.close()
+
+
+def test_an_earlier_launch_of_a_run_writes_nothing_any_more(path: Path) -> None:
+    store, study = Store(path), small_study()
+    store.add_study(study, "00")
+    store.start_run("run-1", study.digest)
+    first = store.take_run("run-1")
+    store.save_state("run-1", first, b"one")
+    second = store.take_run("run-1")
+    writes: list[Callable[[int], None]] = [
+        lambda launch: store.save_state("run-1", launch, b"two"),
+        lambda launch: store.pause_run("run-1", launch),
+        lambda launch: store.end_run("run-1", launch, "done", {}),
+    ]
+    for write in writes:
+        with pytest.raises(RefusedError, match="goes on elsewhere"):
+            write(first)
+    run = store.run("run-1")
+    assert run is not None
+    assert (run.status, run.state) == ("running", b"one")
+    writes[2](second)
+    for write in writes:
+        with pytest.raises(RefusedError, match="over here"):
+            write(second)
+    store.close()
+
+
+def test_a_paused_run_keeps_its_state_and_goes_on(path: Path) -> None:
+    store, study = Store(path), small_study()
+    store.add_study(study, "00")
+    store.start_run("run-1", study.digest)
+    launch = store.take_run("run-1")
+    store.save_state("run-1", launch, b"one")
+    store.pause_run("run-1", launch)
+    store.set_status(study.digest, "paused")
+    assert not store.start_run("run-2", study.digest)
+    with pytest.raises(RefusedError):
+        store.save_state("run-1", launch, b"two")
+    store.resume_run("run-1")
+    offer, run = store.offer(study.digest), store.run("run-1")
+    assert (offer and offer.status, run and run.status, run and run.state) == (
+        "running",
+        "running",
+        b"one",
+    )
+    store.close()
+
+
+@pytest.mark.parametrize("pause", [False, True])
+def test_a_run_under_way_is_stopped_when_asked(path: Path, pause: bool) -> None:
+    store, study = Store(path), small_study()
+    store.add_study(study, "00")
+    store.start_run("run-1", study.digest)
+    if pause:
+        store.pause_run("run-1", store.take_run("run-1"))
+    assert store.request_stop(study.digest)
+    assert store.stop_requested("run-1")
+    store.resume_run("run-1")
+    store.end_run("run-1", store.take_run("run-1"), "stopped", {})
+    assert not store.request_stop(study.digest)
     store.close()

@@ -1,0 +1,100 @@
+"""A study under way among real agents: launched and approved as people do it, and followed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from flo.cli.operator import Operator
+from flo.clients.home import SiteHome
+from flo.errors import FloError
+from flo.server.home import CoordinatorHome
+from tests.builders import small_study, study_document
+from tests.server.stage import RealCoordinator, flo
+
+SITES = ("north", "south", "west")
+MODES: dict[str, dict[str, Any]] = {
+    "no masks": {"masking": "off"},
+    "local noise": {"masking": "on"},
+    "distributed noise": {"masking": "on", "noise": "distributed", "retry_allowance": 2},
+}
+
+
+def launch(
+    coordinator: RealCoordinator,
+    homes: list[SiteHome],
+    mode: str,
+    *,
+    version: int = 1,
+    deadline: float = 10,
+    epsilon: float = 0.9,
+    **mechanism: Any,
+) -> str:
+    """The digest of a study that all of these hospitals have approved."""
+    hospitals = [{"id": home.config.hospital, "declared_size": 40} for home in homes]
+    limits = {"deadline_seconds": deadline, "minimum_cohort": 2}
+    document = study_document(hospitals=hospitals, version=version, limits=limits)
+    document["mechanism"] |= {**MODES[mode], **mechanism}
+    study = small_study(**document).with_epsilon(epsilon)
+    with Operator(coordinator.home.directory) as operator:
+        digest = str(operator.call("POST", "studies", body=study.canonical_bytes)["digest"])
+    keys = [f"{home.config.hospital}={home.identity().fingerprint}" for home in homes]
+    for home in homes:
+        done = flo("site", "confirm", *keys, "--home", home.directory)
+        assert done.returncode == 0, done.stderr
+        done = flo("site", "approve", digest, "--yes", "--home", home.directory)
+        assert done.returncode == 0, done.stderr
+    return digest
+
+
+def wait_for(
+    what: Callable[[dict[str, Any]], bool], coordinator: Path, digest: str, *, seconds: float = 120
+) -> Any:
+    """Poll the study's summary, surviving a coordinator that is down."""
+    end = time.monotonic() + seconds
+    summary: Any = None
+    while time.monotonic() < end:
+        with contextlib.suppress(FloError), Operator(coordinator) as operator:
+            summary = operator.call("GET", f"studies/{digest}")
+            if what(summary):
+                return summary
+        time.sleep(0.1)
+    raise AssertionError(f"the run did not get there within {seconds:g} seconds: {summary}")
+
+
+def all_events(home: CoordinatorHome, digest: str) -> list[dict[str, Any]]:
+    """Of a study, however many, as the coordinator keeps them."""
+    with closing(home.store()) as store:
+        found = store.events(digest)
+        while more := store.events(digest, found[-1]["number"] if found else 0):
+            found += more
+    return found
+
+
+def rounds(events: list[dict[str, Any]]) -> list[int]:
+    return [
+        event["facts"]["round"]
+        for event in events
+        if event["kind"] == "round" and event["facts"]["phase"] == "training"
+    ]
+
+
+def releases(home: SiteHome) -> Counter[str]:
+    with closing(home.ledger()) as ledger:
+        return Counter(
+            row.public["purpose"] for row in ledger.rows() if row.public["kind"] == "release"
+        )
+
+
+def failed(events: list[dict[str, Any]], home: SiteHome) -> int:
+    """Attempts that came to nothing although this hospital was asked."""
+    return sum(
+        1
+        for event in events
+        if event["kind"] == "attempt-failed" and home.config.hospital in event["facts"]["cohort"]
+    )
