@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-full lint types bench clean
+.PHONY: demo test test-full lint types bench bench-faults clean
 
 $(READY): pyproject.toml constraints.txt examples/data-requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,9 @@ types: $(READY)
 
 bench: $(READY)
 	$(BIN)/flo bench
+
+bench-faults: $(READY)
+	$(BIN)/python -m tests.faults 200
 
 clean:
 	rm -rf $(VENV) .demo build dist *.egg-info

@@ -347,7 +347,7 @@ def settle(
     home.record("budget-settled", study.digest, reservation=approved.reservation)
 
 
-def request_key(header: RequestHeader) -> str:
+def request_key(header: RequestHeader | ReplyHeader) -> str:
     """What makes a request the same one: study, run, purpose, round and attempt."""
     return "/".join(
         (header.study, header.run, header.purpose, str(header.round), str(header.attempt))

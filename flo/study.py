@@ -65,6 +65,7 @@ class Mechanism(Document):
     the noise is calibrated to ``steps + retry_allowance`` releases. ``sampling``: the probability
     with which a patient takes part in a step, decided anew at the site each time. ``masking``:
     whether the coordinator sees only the cohort's sum, for every purpose of the study.
+    ``aggregation``: how it makes a step of each hospital's sum, if it sees those.
     """
 
     noise: Literal["local", "distributed"]
@@ -77,6 +78,7 @@ class Mechanism(Document):
     learning_rate: Annotated[float, Field(gt=0, le=1e3)]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     retry_allowance: Annotated[int, Field(ge=0, le=1000)] = 2
+    aggregation: Literal["sum", "median", "trimmed-mean"] = "sum"
     colluders: Annotated[int, Field(ge=1)] | None = None
     dropouts: Annotated[int, Field(ge=0)] | None = None
 
@@ -183,6 +185,11 @@ class Study(Document):
                 "masks need a partner: at least two hospitals and minimum_cohort = 2; or set "
                 'masking = "off" in [mechanism], and the coordinator sees each hospital\'s sums'
             )
+        if self.mechanism.aggregation != "sum" and (self.masked or self.limits.minimum_cohort < 3):
+            raise ValueError(
+                f"aggregation = {self.mechanism.aggregation!r} compares each hospital's own sums: "
+                'it needs masking = "off" and minimum_cohort = 3 or more'
+            )
         if self.mechanism.noise == "distributed":
             if not self.masked and self.schema_version != 1:
                 raise ValueError('distributed noise holds for sums only; it needs masking = "on"')
@@ -259,6 +266,8 @@ class Study(Document):
     @property
     def canonical_bytes(self) -> bytes:
         document = self.model_dump(mode="json")
+        if self.mechanism.aggregation == "sum":  # as FLO 0.2 wrote it: its digests still hold
+            del document["mechanism"]["aggregation"]
         return canonical.encode(_as_version_1(document) if self.schema_version == 1 else document)
 
     @property

@@ -30,6 +30,7 @@ from flo.privacy.evaluation import Estimate
 from flo.privacy.masking import cohort_digest, unmasked_sum
 from flo.privacy.plan import Part, Plan, combined_variance, reach_of, ring_of
 from flo.privacy.ring import Integers
+from flo.server.robust import clipped, largest_norm, robust_mean
 from flo.study import Study
 
 Floats = npt.NDArray[np.float64]
@@ -149,6 +150,14 @@ def check_reply(study: Study, header: RequestHeader, hospital: str, reply: Reply
             raise MessageError(
                 f"{hospital}: {reply.values.size} values, {part.mechanism.length} expected"
             )
+        if not study.masked:
+            norm = float(np.linalg.norm(part.mechanism.to_real(reply.values)))
+            largest = largest_norm(study, part, [hospital])
+            if norm > largest:
+                raise MessageError(
+                    f"{hospital}: a sum of norm {norm:.3g}; its patients and noise make "
+                    f"{largest:.3g} at most"
+                )
 
 
 def is_complete(study: Study, state: RunState, values: dict[str, Values]) -> bool:
@@ -165,7 +174,9 @@ def advance(study: Study, state: RunState, values: dict[str, Values]) -> RunStat
         MessageError: the sum is larger than these hospitals could make it: one of them lied.
     """
     part = Plan.of(study).part(state.purpose)
-    total = part.mechanism.to_real(_sum(study, part, values))
+    total = clipped(
+        part.mechanism.to_real(_sum(study, part, values)), largest_norm(study, part, values)
+    )
     state = replace(state, cohort=())
     if state.phase == "survey":
         counted = {}
@@ -182,9 +193,13 @@ def advance(study: Study, state: RunState, values: dict[str, Values]) -> RunStat
         variance = combined_variance(study, part, len(values))
         estimate, subgroups = evaluation.read(study, total, variance)
         return replace(state, phase="done", estimate=estimate, subgroups=subgroups)
-    sizes = sum(study.hospital(hospital).declared_size for hospital in values)
-    expected = sizes * study.mechanism.sampling  # public: patients in the sum, as declared
-    velocity = study.mechanism.momentum * state.velocity + total / expected
+    if study.mechanism.aggregation == "sum":
+        sizes = sum(study.hospital(hospital).declared_size for hospital in values)
+        mean = total / (sizes * study.mechanism.sampling)  # public: patients as declared
+    else:
+        sums = {hospital: part.mechanism.to_real(steps) for hospital, steps in values.items()}
+        mean = robust_mean(study, sums)
+    velocity = study.mechanism.momentum * state.velocity + mean
     weights = state.weights - study.mechanism.learning_rate * velocity
     weights = np.clip(weights, -LARGEST_WEIGHT, LARGEST_WEIGHT)
     in_tail = state.round > study.mechanism.steps // 2

@@ -133,10 +133,10 @@ class CountingReleaser:
     """Stands in for the warm child where a test is about the ledger: a new vector every time."""
 
     def __init__(self, length: int, *, ready: bool = True) -> None:
-        self.length, self.ready, self.calls = length, ready, 0
+        self.length, self.ready, self.loads, self.calls = length, ready, True, 0
 
     def prepare(self, *_: Any) -> None:
-        if not self.ready:
+        if not self.loads:
             raise RefusedError("not ready")
 
     def forget(self, study: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from flo.errors import BudgetError
-from flo.messages import decode_request
+from flo.messages import decode_reply, decode_request
 from tests.clients.asked_site import PARTNERS, Site, approved_site
 from tests.company import signed
 
@@ -154,16 +154,18 @@ def test_a_budget_that_another_process_took_meanwhile_is_over(
 def test_a_child_that_is_not_ready_does_not_join_so_that_no_attempt_waits_for_it(
     site: Site,
 ) -> None:
-    join = {"kind": "join", "heads": {}, "vouchers": {}}
-    site.releaser.ready = False
-    reply = site.ask(**join)
+    asked = site.request(kind="join")
+    site.releaser.loads = False
+    answer = site.handler.answer(asked)
+    assert answer is not None
+    reply = decode_reply(answer)
     assert (reply.header.kind, reply.header.code, reply.header.key) == (
         "refused",
         "not-ready",
         None,
     )
-    site.releaser.ready = True
-    assert site.ask(**join).header.kind == "joined"
+    site.releaser.loads = True
+    assert site.say(asked).header.kind == "joined"
 
 
 def test_a_child_that_is_not_ready_costs_nothing_and_may_be_asked_again(site: Site) -> None:

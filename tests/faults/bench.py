@@ -1,0 +1,111 @@
+"""One schedule after another on one federation, and a table of what came of it."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.end_to_end.running import all_events
+from tests.faults.federation import MODES, Federation
+from tests.faults.invariants import OVER, processes, violations
+from tests.faults.schedule import DISK_FULL, KINDS, Fault, schedule
+
+LONGEST_SECONDS = 45.0  # from the launch; the faults are over after eight or nine
+_LOOK_SECONDS, _ENDING_SECONDS, _A_FEDERATION = 0.1, 8.0, 50
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``seconds``: from launch to the end of the run. ``retries``: attempts thrown away."""
+
+    seed: int
+    mode: str
+    faults: list[Fault]
+    status: str
+    seconds: float
+    retries: int
+    wrong: list[str]
+
+    def __str__(self) -> str:
+        faults = "; ".join(f"{fault.kind} {fault.whom}" for fault in self.faults)
+        verdict = "; ".join(self.wrong) or "ok"
+        return (
+            f"{self.seed:5d}  {self.mode:17s} {self.status:8s} {self.seconds:5.1f} s  "
+            f"{self.retries} retries  {verdict}   [{faults}]"
+        )
+
+
+def run(federation: Federation, seed: int, faults: list[Fault]) -> Outcome:
+    mode = MODES[seed % len(MODES)]
+    digest = federation.launch(mode)
+    began = time.monotonic()
+    strike(federation, faults, lambda: federation.status(digest) in OVER, began)
+    while federation.status(digest) not in OVER and time.monotonic() < began + LONGEST_SECONDS:
+        time.sleep(_LOOK_SECONDS)
+    status, seconds = federation.status(digest), time.monotonic() - began
+    wrong = violations(federation, digest) + _orphans(federation)
+    events = all_events(federation.home, digest)
+    retries = sum(event["kind"] == "attempt-failed" for event in events)
+    masks = "no masks" if mode["masking"] == "off" else f"{mode.get('noise', 'local')} noise"
+    return Outcome(seed, masks, faults, status, seconds, retries, wrong)
+
+
+def strike(
+    federation: Federation, faults: list[Fault], over: Callable[[], bool], began: float
+) -> None:
+    """Every fault at its time, and the end of each; those that come after the run are left out."""
+    order = itertools.count()
+    due: list[tuple[float, int, Fault | Callable[[], None]]] = [
+        (fault.at, next(order), fault) for fault in faults
+    ]
+    heapq.heapify(due)
+    while due:
+        at, _, what = heapq.heappop(due)
+        while time.monotonic() < began + at:
+            time.sleep(0.01)
+        if not isinstance(what, Fault):
+            what()
+        elif not over():
+            ends = federation.strike(what)
+            if ends is not None:
+                heapq.heappush(due, (at + what.seconds, next(order), ends))
+
+
+def _orphans(federation: Federation) -> list[str]:
+    """Processes beyond the coordinator, its SuperExec, agents and their data processes."""
+    end = time.monotonic() + _ENDING_SECONDS
+    while True:
+        left = [line for line in processes(federation.folder) if "flwr-serverapp" in line]
+        left += ["two of one" for count in _doubles(federation.folder).values() if count > 1]
+        if not left or time.monotonic() > end:
+            return [f"still running: {line[:120]}" for line in left]
+        time.sleep(_LOOK_SECONDS)
+
+
+def _doubles(folder: Path) -> Counter[str]:
+    kinds = ("coordinator serve", "flower-superexec", "faulty_agent", "flo.clients.child")
+    lines = processes(folder)
+    return Counter(line for line in lines if any(kind in line for kind in kinds))
+
+
+def run_many(
+    folder: Path, seeds: Sequence[int], *, disks: bool, say: Callable[[str], None]
+) -> list[Outcome]:
+    """A new federation every fifty schedules. Raises AssertionError if a process outlives one."""
+    outcomes: list[Outcome] = []
+    kinds = [kind for kind in KINDS if disks or kind != DISK_FULL]
+    for start in range(0, len(seeds), _A_FEDERATION):
+        place = folder / f"federation-{start}"
+        with Federation.running(place, disks=disks) as federation:
+            for seed in seeds[start : start + _A_FEDERATION]:
+                outcomes.append(run(federation, seed, schedule(seed, federation.members, kinds)))
+                say(str(outcomes[-1]))
+        left = processes(place)
+        assert not left, f"outlived the federation: {left}"
+        federation.unmount()
+    return outcomes
