@@ -80,7 +80,8 @@ def _orphans(federation: Federation) -> list[str]:
     """Processes beyond the coordinator, its SuperExec, agents and their data processes."""
     end = time.monotonic() + _ENDING_SECONDS
     while True:
-        left = [line for line in processes(federation.folder) if "flwr-serverapp" in line]
+        lines = processes(federation.folder).values()
+        left = [line for line in lines if "flwr-serverapp" in line]
         left += ["two of one" for count in _doubles(federation.folder).values() if count > 1]
         if not left or time.monotonic() > end:
             return [f"still running: {line[:120]}" for line in left]
@@ -89,7 +90,7 @@ def _orphans(federation: Federation) -> list[str]:
 
 def _doubles(folder: Path) -> Counter[str]:
     kinds = ("coordinator serve", "flower-superexec", "faulty_agent", "flo.clients.child")
-    lines = processes(folder)
+    lines = processes(folder).values()
     return Counter(line for line in lines if any(kind in line for kind in kinds))
 
 
@@ -105,7 +106,7 @@ def run_many(
             for seed in seeds[start : start + _A_FEDERATION]:
                 outcomes.append(run(federation, seed, schedule(seed, federation.members, kinds)))
                 say(str(outcomes[-1]))
-        left = processes(place)
+        left = list(processes(place).values())
         assert not left, f"outlived the federation: {left}"
         federation.unmount()
     return outcomes

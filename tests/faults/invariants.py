@@ -83,9 +83,9 @@ def sent(path: Path) -> Iterator[Reply]:
         at = end
 
 
-def processes(folder: Path) -> list[str]:
-    """Command lines of what runs for this federation: started by it, or naming its folder."""
-    found = []
+def processes(folder: Path) -> dict[int, str]:
+    """Process id -> command line of what runs for a federation: started by it, or naming it."""
+    found = {}
     for place in Path("/proc").iterdir():
         if not place.name.isdigit() or int(place.name) == os.getpid():
             continue
@@ -95,5 +95,5 @@ def processes(folder: Path) -> list[str]:
         except OSError:  # it has just ended
             continue
         if command and (ours or str(folder) in command):
-            found.append(command.strip())
+            found[int(place.name)] = command.strip()
     return found
