@@ -12,18 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from flo import canonical
 from flo.claims import Digest
 from flo.clients.home import SiteHome
-from flo.decisions import Approve, Decision
+from flo.decisions import Approve, read_approval
 from flo.errors import FloError, RefusedError, TrustError
 from flo.files import write_private
 from flo.identity import Identity, verify
 from flo.privacy.ledger import Ledger
 from flo.privacy.plan import Plan
-from flo.settings import Document, parse, problems
+from flo.settings import Document, parse
 from flo.study import MAX_STUDY_BYTES, Identifier, Study, from_canonical
 
 log = logging.getLogger("flo.clients.approval")
@@ -61,14 +59,7 @@ class Approval(Document):
 
     def read_decision(self) -> Approve:
         """Raises TrustError if it is not a yes."""
-        document = canonical.decode(self.decision.encode(), limit=65_536, what="decision")
-        try:
-            decision = Decision.model_validate(document).root
-        except ValidationError as error:
-            raise TrustError(f"the kept decision is not one:\n{problems(error)}") from error
-        if not isinstance(decision, Approve):
-            raise TrustError("the kept decision is not an approval")
-        return decision
+        return read_approval(self.decision)
 
     @property
     def epsilon(self) -> float:

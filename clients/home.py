@@ -28,7 +28,7 @@ from flo import canonical
 from flo.audit_log import AuditLog, existing
 from flo.clients.policy import Policy
 from flo.clients.policy_file import in_force, sign, write_toml
-from flo.errors import PolicyError, TrustError, UsageError
+from flo.errors import PolicyError, RefusedError, TrustError, UsageError
 from flo.files import locked, make_private_directory, write_private
 from flo.identity import Identity, fingerprint, verify
 from flo.keystore import KeyStore, KeyStoreConfig, read_secret, write_secret
@@ -40,6 +40,7 @@ from flo.study import Identifier, largest_delta, round_size
 
 _DEFAULT = Policy()
 _PATIENCE_SECONDS = 30.0
+RESTORED = "restored.json"  # there until a restored ledger is recovered
 
 
 class Population(Document):
@@ -193,7 +194,13 @@ class SiteHome:
         """The policy in force. Raises TrustError if it is not signed, or was edited since."""
         return in_force(self.directory, self.identity())
 
-    def ledger(self) -> Ledger:
+    def ledger(self, *, recovering: bool = False) -> Ledger:
+        """Raises RefusedError for one that was restored and not yet recovered."""
+        if not recovering and (self.directory / RESTORED).exists():
+            raise RefusedError(
+                "this site was restored from a backup, and what happened since is not charged yet",
+                hint=f"flo site recover --home {self.directory}",
+            )
         return Ledger(self.directory / "ledger.sqlite", self.identity())
 
     def audit_log(self) -> AuditLog:

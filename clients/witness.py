@@ -26,16 +26,22 @@ def confirm_head(api: CoordinatorApi, ledger: Ledger) -> None:
         TrustError: others saw rows that this ledger does not have: it was rolled back.
         MessageError: what the coordinator shows is not a head of ours.
     """
-    seen = parse(_Seen, api.call("heads", {"head": None}), "the coordinator's view of our head")
-    if seen.head is not None:
+    seen = head_seen(api)
+    if seen is not None:
         try:
-            seen.head.check(ledger.head().fingerprint)
+            seen.check(ledger.head().fingerprint)
         except TrustError as error:  # not ours, so it says nothing about this ledger
             raise MessageError(
                 "the coordinator shows a ledger head that we did not sign"
             ) from error
-        ledger.confirm(seen.head)
+        ledger.confirm(seen)
     api.call("heads", {"head": ledger.head().model_dump(mode="json")})
+
+
+def head_seen(api: CoordinatorApi) -> Head | None:
+    """The highest head of our ledger that the coordinator has, unchecked; None if it has none."""
+    shown = api.call("heads", {"head": None})
+    return parse(_Seen, shown, "the coordinator's view of our head").head
 
 
 class _Seen(Document):

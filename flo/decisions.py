@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, RootModel, StringConstraints
+from pydantic import AfterValidator, Field, RootModel, StringConstraints, ValidationError
 
 from flo import canonical
 from flo.claims import Claim, Digest, Head
 from flo.errors import TrustError
 from flo.identity import Identity
 from flo.schema import only_printable
-from flo.settings import Document
+from flo.settings import Document, problems
 from flo.study import Identifier
 
 PersonName = Annotated[str, StringConstraints(pattern=r"^[\w.@ '-]{1,60}$")]
@@ -121,6 +121,22 @@ class Decline(Document):
 
 class Decision(RootModel[Approve | Decline]):
     """Told apart by their ``decision``."""
+
+
+def read_approval(document: str) -> Approve:
+    """An approval from its canonical document.
+
+    Raises:
+        TrustError: it is something else. MessageError: not JSON.
+    """
+    text = canonical.decode(document.encode(), limit=65_536, what="decision")
+    try:
+        decision = Decision.model_validate(text).root
+    except ValidationError as error:
+        raise TrustError(f"the decision is not one:\n{problems(error)}") from error
+    if not isinstance(decision, Approve):
+        raise TrustError("the decision is not an approval")
+    return decision
 
 
 class Signed(Document):

@@ -101,12 +101,10 @@ class PassphraseKeyStore(_AesGcm):
     def __init__(self, path: Path, passphrase: bytes) -> None:
         """Raises UsageError for a short passphrase at first use, TrustError for a wrong one."""
         if not path.exists():
-            if len(passphrase) < _SHORTEST_PASSPHRASE:
-                raise UsageError(f"a passphrase has at least {_SHORTEST_PASSPHRASE} characters")
             self.rewrap(path, passphrase, os.urandom(32))
         document = canonical.decode(path.read_bytes(), limit=_LIMIT, what=str(path))
         kept = parse(_Wrapped, document, str(path))
-        wrapping = _AesGcm(_stretched(passphrase, bytes.fromhex(kept.salt), kept.cost))
+        wrapping = by_passphrase(passphrase, bytes.fromhex(kept.salt), kept.cost, short=True)
         try:
             key = wrapping.open({"purpose": "keystore"}, bytes.fromhex(kept.wrapped))
         except TrustError as error:
@@ -118,7 +116,7 @@ class PassphraseKeyStore(_AesGcm):
     @staticmethod
     def rewrap(path: Path, passphrase: bytes, key: bytes) -> None:
         salt, cost = os.urandom(16), 1 << 16
-        wrapped = _AesGcm(_stretched(passphrase, salt, cost)).seal({"purpose": "keystore"}, key)
+        wrapped = by_passphrase(passphrase, salt, cost).seal({"purpose": "keystore"}, key)
         kept = _Wrapped(salt=salt.hex(), cost=cost, wrapped=wrapped.hex())
         write_private(path, canonical.encode(kept.model_dump(mode="json")))
 
@@ -148,6 +146,17 @@ class KeyStoreConfig(Document):
                 hint="mount the disk or token that holds it, or restore it from the newest backup",
             )
         return _local(path) if self.kind == "file" else _by_passphrase(path)
+
+
+def by_passphrase(passphrase: bytes, salt: bytes, cost: int, *, short: bool = False) -> KeyStore:
+    """A key store whose key follows from a passphrase, 16 bytes of salt and scrypt's cost.
+
+    Raises:
+        UsageError: the passphrase is too short to seal with; ``short``: it only has to open.
+    """
+    if not short and len(passphrase) < _SHORTEST_PASSPHRASE:
+        raise UsageError(f"a passphrase has at least {_SHORTEST_PASSPHRASE} characters")
+    return _AesGcm(_stretched(passphrase, salt, cost))
 
 
 def _stretched(passphrase: bytes, salt: bytes, cost: int) -> bytes:

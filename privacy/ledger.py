@@ -11,7 +11,7 @@ The file is ``flo.privacy.ledger_file``'s; what rows add up to is ``flo.privacy.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from flo.identity import Identity, verify
 from flo.privacy.ledger_file import LedgerFile, request_fields
 from flo.privacy.life import SUB_LEDGERS, LifeBudget
 from flo.privacy.plan import Plan
-from flo.privacy.rows import ZERO_HASH, Balance, Reservation, Row
+from flo.privacy.rows import ZERO_HASH, Balance, Reservation, Row, lost_head, number_after
 from flo.study import Study, largest_delta
 
 
@@ -41,6 +41,26 @@ class Released:
     cohort: str
     reply: str
     sent: str
+
+
+@dataclass(frozen=True)
+class Approved:
+    """A study that this site approved: whose patients (None: of FLO 0.2, which did not say), and at
+    what charge."""
+
+    study: Study
+    population: str | None
+    if_broken: bool
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a restored ledger was charged for: how many rows it lost, the digests of studies that it
+    did not know, and the populations of which nothing is left."""
+
+    lost: int
+    studies: tuple[str, ...]
+    exhausted: tuple[str, ...]
 
 
 class Ledger:
@@ -130,6 +150,11 @@ class Ledger:
         with self._transaction():
             if name in self._balance.lives:
                 raise UsageError(f"population {name!r} is registered already")
+            if name in self._balance.exhausted:
+                raise UsageError(
+                    f"population {name!r} was registered before this ledger was restored, and "
+                    "nothing is left of its budget"
+                )
             self._append(
                 {
                     "kind": "birth",
@@ -184,20 +209,7 @@ class Ledger:
                 return kept
             self._refuse_what_does_not_fit(plan, study, population)
             allowed()
-            return self._append(
-                {
-                    "kind": "reserve",
-                    "population": population,
-                    "parts": {
-                        purpose: {
-                            "mechanism": plan.part(purpose).mechanism.as_document(),
-                            "releases": plan.part(purpose).releases,
-                        }
-                        for purpose in plan.parts
-                    },
-                },
-                {"study": study.digest, "name": study.name, "version": study.version},
-            )
+            return self._append(_reservation_row(population, plan), _of(study))
 
     def open_reservation(self, study: str) -> int | None:
         """Row number of what is set aside for the study of this digest; None if nothing is."""
@@ -293,14 +305,85 @@ class Ledger:
         Raises:
             TrustError: they saw rows that this ledger does not have: it was rolled back.
         """
-        if self._file.hash_at(seen.sequence) != seen.hash:
-            raise TrustError(
-                f"this ledger was rolled back or forked: others saw its row {seen.sequence} "
-                f"ending in {seen.hash[:12]}, which is not in it",
-                hint="restore the newest copy of the ledger; nothing is released until then",
-            )
+        if self._file.hash_at(seen.sequence) == seen.hash or self._balance.is_lost(seen):
+            return
+        seen.check(self._identity.fingerprint)
+        self._file.witness(seen)  # for ``restore``
+        raise TrustError(
+            f"this ledger was rolled back or forked: others saw its row {seen.sequence} "
+            f"ending in {seen.hash[:12]}, which is not in it",
+            hint="put the newest copy of the ledger back; if there is none: flo site recover "
+            "charges all that may be missing. Nothing is released until then",
+        )
+
+    def restore(self, approved: Iterable[Approved], seen: Head | None, rows: int) -> Restored:
+        """Charge in full whatever may have happened after this copy of the ledger was made.
+
+        ``approved``: every study that others say this site approved; those without a reservation
+        here were approved since. ``seen``: the highest head of ours that others show. ``rows``: how
+        many rows one release can have added to a ledger, at most.
+
+        What is open counts as released in full, and so does every approved study that is not here.
+        If those cannot account for all rows that others saw, or do not fit, nothing is left.
+
+        Raises:
+            TrustError: ``seen`` is not ours, or is a fork of what is here.
+        """
+        with self._transaction():
+            head = self._lost(seen)
+            lost = head.sequence - self._balance.last if head else 0
+            held = self._balance.reservations.values()
+            explained = sum(1 + rows * one.size for one in held if not one.settled)
+            self._append(_restored(head), {})
+            added, exhausted = [], set[str]()
+            for found in approved:
+                if found.study.digest in self._reserved.values():
+                    continue
+                population = found.population or self._only_population()
+                number = population and self._reserve_if_it_fits(found, population)
+                if not number:
+                    exhausted |= {population} if population else set(self._balance.lives)
+                else:
+                    explained += 2 + rows * self._balance.reservations[number].size
+                    added.append(found.study.digest)
+            if lost > explained:
+                exhausted |= set(self._balance.lives)
+            if added or exhausted:
+                self._append(_restored(None, exhausted), {})
+        return Restored(lost, tuple(added), tuple(sorted(exhausted)))
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _lost(self, seen: Head | None) -> Head | None:
+        """The highest head of ours that anyone saw beyond the rows that are here."""
+        own = self._identity.fingerprint
+        known = [head for head in (seen, self.witnessed().get(own)) if head is not None]
+        for head in known:
+            head.check(own)
+            is_here = self._file.hash_at(head.sequence) == head.hash or self._balance.is_lost(head)
+            if head.sequence <= self._balance.last and not is_here:
+                raise TrustError(
+                    f"others saw another row {head.sequence} of this ledger than is here: two "
+                    "copies of it were in use",
+                    hint="go on with the other copy, if it can be had; this one cannot be mended",
+                )
+        beyond = [head for head in known if head.sequence > self._balance.last]
+        return max(beyond, key=lambda head: head.sequence, default=None)
+
+    def _only_population(self) -> str | None:
+        return next(iter(self._balance.lives)) if len(self._balance.lives) == 1 else None
+
+    def _reserve_if_it_fits(self, found: Approved, population: str) -> int | None:
+        """A reservation for what was approved since the backup; None if there is no room."""
+        plan = Plan.of(found.study)
+        plan = plan.if_broken(found.study) if found.if_broken else plan
+        life = self._balance.lives.get(population)
+        if life is None or any(
+            not plan.cost(sub_ledger, life.order) <= self._balance.remaining(population, sub_ledger)
+            for sub_ledger in SUB_LEDGERS
+        ):
+            return None
+        return self._append(_reservation_row(population, plan), _of(found.study))
 
     def _remember_patients(self, population: str, hashes: Collection[str]) -> None:
         overlap = self._file.add_patients(population, hashes)
@@ -376,7 +459,8 @@ class Ledger:
     ) -> int:
         public = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **public}
         private = private | request_fields(request)
-        previous, sequence = self._tip()
+        previous, _ = self._tip()
+        sequence = number_after(self._balance.last, public)
         row = Row.chained(previous, sequence, public, private, os.urandom(16).hex())
         statement = row_statement(sequence, row.hash)
         row = replace(row, signature=self._identity.sign("ledger-row", statement))
@@ -405,7 +489,33 @@ class Ledger:
             self._take(row)
 
     def _take(self, row: Row) -> None:
+        head = lost_head(row.public)
+        if head is not None:
+            head.check(self._identity.fingerprint)
         self._balance.add(row)
         if row.public["kind"] == "reserve":
             self._reserved[row.sequence] = (row.private or {})["study"]
         self._last = row
+
+
+def _restored(head: Head | None, exhausted: Collection[str] = ()) -> dict[str, Any]:
+    named = head.model_dump(mode="json") if head else None
+    return {"kind": "restored", "head": named, "exhausted": sorted(exhausted)}
+
+
+def _reservation_row(population: str, plan: Plan) -> dict[str, Any]:
+    return {
+        "kind": "reserve",
+        "population": population,
+        "parts": {
+            purpose: {
+                "mechanism": plan.part(purpose).mechanism.as_document(),
+                "releases": plan.part(purpose).releases,
+            }
+            for purpose in plan.parts
+        },
+    }
+
+
+def _of(study: Study) -> dict[str, Any]:
+    return {"study": study.digest, "name": study.name, "version": study.version}

@@ -17,7 +17,7 @@ from flo import canonical
 from flo.claims import Head, RunKey
 from flo.database import open_database, writing
 from flo.errors import TrustError
-from flo.privacy.rows import Row
+from flo.privacy.rows import Row, number_after
 
 SCHEMA_VERSION = 1
 _TABLES = """
@@ -61,8 +61,9 @@ class LedgerFile:
             " FROM rows WHERE sequence > ? ORDER BY sequence",
             (after,),
         ):
-            after += 1
-            row = Row(sequence, _parsed(public, after), _parsed(private, after), *rest)
+            said = _parsed(public, after + 1)
+            after = number_after(after, said)
+            row = Row(sequence, said, _parsed(private, after), *rest)
             row.check_bytes(previous, after, public.encode(), private.encode())
             if row.private is None or row.private.get("request") != _request_digest(request):
                 raise TrustError(f"ledger row {after} was edited (which request it answers)")

@@ -24,11 +24,12 @@ from flo.identity import verify as verify_signature
 from flo.privacy.accounting import epsilon_of, pld_epsilon, true_positive_rate
 from flo.privacy.life import SUB_LEDGERS
 from flo.privacy.plan import Plan
-from flo.privacy.rows import ZERO_HASH, Balance, Reservation, Row
+from flo.privacy.rows import ZERO_HASH, Balance, Reservation, Row, lost_head, number_after
 from flo.privacy.sheet import ACCOUNTANT, ADJACENCY, NOT_COVERED, UNIT, trust
 from flo.study import Study, from_canonical
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4  # of a report with a ledger that was restored from a backup; otherwise 3
+_WITHOUT_RESTORED = 3
 MAX_REPORT_BYTES = 1 << 30
 NOT_SHOWN = (
     *NOT_COVERED,
@@ -58,15 +59,16 @@ def build(extracts: list[bytes]) -> bytes:
         for extract in extracts
     ]
     evidence.sort(key=_hospital)
-    return _document(evidence, SCHEMA_VERSION)
+    restored = any(map(_is_restored, evidence))
+    return _document(evidence, SCHEMA_VERSION if restored else _WITHOUT_RESTORED)
 
 
 def verify(report: bytes) -> dict[str, Any]:
     """The report's facts, after everything in it was recomputed. Raises as ``build``."""
     document = canonical.decode_canonical(report, limit=MAX_REPORT_BYTES, what="report")
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if type(version) is not int or version not in (1, 2, SCHEMA_VERSION):
-        raise MessageError("this is not a report of schema version 1, 2 or 3")
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
+        raise MessageError(f"this is not a report of schema version 1 to {SCHEMA_VERSION}")
     evidence = document.get("evidence")
     if not isinstance(evidence, list) or _document(evidence, version) != report:
         raise TrustError("the report says something else than its evidence")
@@ -82,10 +84,19 @@ def _document(evidence: list[Any], version: int) -> bytes:
     if latest > version:
         raise TrustError(f"a report of version {version} holds later evidence: it hides facts")
     if version < SCHEMA_VERSION:
+        facts = _as_version_3(facts)
+    if version < 3:
         facts = _as_version_2(facts)
     if version == 1:
         facts = _as_version_1(facts)
     return canonical.encode({"schema_version": version, "facts": facts, "evidence": evidence})
+
+
+def _as_version_3(facts: dict[str, Any]) -> dict[str, Any]:
+    """Of ledgers that never were restored."""
+    for site in facts["hospitals"]:
+        del site["restored"], site["releases_unseen"]
+    return facts
 
 
 def _as_version_2(facts: dict[str, Any]) -> dict[str, Any]:
@@ -106,14 +117,22 @@ def _as_version_1(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _version(document: Any) -> int:
-    """Schema version of an extract, and of the study or the decision in it if that is later."""
+    """Schema version of an extract, or of what is in it if that is later."""
     body = document["body"]
     decision = canonical.decode(str(body["decision"]).encode(), limit=65_536, what="approval")
     return max(
         int(body["schema_version"]),
         int(decision["schema_version"]),
+        SCHEMA_VERSION if _is_restored(document) else 1,
         from_canonical(str(body["study"]).encode()).schema_version,
     )
+
+
+def _is_restored(document: Any) -> bool:
+    try:
+        return any(row["public"]["kind"] == "restored" for row in document["body"]["rows"])
+    except (KeyError, TypeError) as error:
+        raise MessageError("this is not an extract") from error
 
 
 def _facts(evidence: list[Any]) -> dict[str, Any]:
@@ -187,7 +206,7 @@ def _hospital_facts(
         charged = plan.if_broken(study)
     rows = [_row(document) for document in body["rows"]]
     balance, birth = _replay(rows, public, body["population"])
-    witnesses = _check_witnesses(partner.id, partner.fingerprint, rows, bodies)
+    witnesses = _check_witnesses(partner.id, partner.fingerprint, rows, balance, bodies)
     reservation = _reservation(study, charged, rows, balance, body)
     life = balance.lives[body["population"]]
     releases = [
@@ -203,7 +222,7 @@ def _hospital_facts(
         and row.private is not None
     ]
     counts, parts = reservation.released, reservation.parts
-    if len(releases) != sum(counts.values()):
+    if len(releases) + sum(reservation.unseen.values()) != sum(counts.values()):
         raise TrustError(f"{partner.id}: a release of this study is hidden")
     delta = study.mechanism.delta
     if delta > life.delta:
@@ -227,6 +246,7 @@ def _hospital_facts(
         "releases_training": counts["training"],
         "releases_evaluation": counts["evaluation"],
         "releases_survey": counts["survey"],
+        "releases_unseen": sum(reservation.unseen.values()),
         "settled": reservation.settled,
         "charged": str(decision.get("charged", "as-designed")),
         "unconfirmed": [str(name) for name in decision.get("unconfirmed", [])],
@@ -255,6 +275,15 @@ def _hospital_facts(
         "software": {name: str(value) for name, value in body["software"].items()},
         "witnessed_by": witnesses,
         "other_studies": sum(1 for number in balance.reservations if number != body["reservation"]),
+        "restored": [
+            {
+                "time": row.public["time"],
+                "lost": row.public["head"] is not None,
+                "populations_used_up": len(row.public["exhausted"]),
+            }
+            for row in rows
+            if row.public["kind"] == "restored"
+        ],
         "ledger_rows": len(rows),
         "ledger_head": rows[-1].hash,
     }
@@ -289,14 +318,17 @@ def _people(study: Study, hospital: str, decision: dict[str, Any]) -> list[str]:
 def _replay(rows: list[Row], public: bytes, population: str) -> tuple[Balance, str]:
     """Check chain and signatures from the first row on; returns balance and time of birth."""
     balance, previous, born = Balance(), ZERO_HASH, ""
-    for sequence, row in enumerate(rows, start=1):
-        row.check(previous, sequence)
+    for row in rows:
+        row.check(previous, number_after(balance.last, row.public))
+        head = lost_head(row.public)
+        if head is not None:
+            head.check(fingerprint(public))
         balance.add(row)
         previous = row.hash
         if row.public["kind"] == "birth" and row.public["population"] == population:
             born = row.public["time"]
     if rows:
-        statement = row_statement(len(rows), previous)
+        statement = row_statement(balance.last, previous)
         verify_signature(public, "ledger-row", statement, rows[-1].signature)
     if population not in balance.lives:
         raise TrustError(f"the ledger has no birth of population {population!r}")
@@ -304,10 +336,11 @@ def _replay(rows: list[Row], public: bytes, population: str) -> tuple[Balance, s
 
 
 def _check_witnesses(
-    hospital: str, signer: str, rows: list[Row], bodies: list[dict[str, Any]]
+    hospital: str, signer: str, rows: list[Row], balance: Balance, bodies: list[dict[str, Any]]
 ) -> list[str]:
-    """Every head of this hospital that a partner kept must be in this ledger. Returns partners."""
-    witnesses = []
+    """Every head of this hospital that a partner kept must be in this ledger, or be lost and
+    charged in full. Returns partners."""
+    witnesses, hashes = [], {row.sequence: row.hash for row in rows}
     for other in bodies:
         if other["hospital"] == hospital:
             continue
@@ -316,7 +349,7 @@ def _check_witnesses(
         if head is None:
             continue
         head.check(signer)
-        if head.sequence > len(rows) or rows[head.sequence - 1].hash != head.hash:
+        if hashes.get(head.sequence) != head.hash and not balance.is_lost(head):
             raise TrustError(
                 f"{hospital}: {other['hospital']} saw a ledger row {head.sequence} that is not here"
             )
@@ -329,7 +362,7 @@ def _reservation(
 ) -> Reservation:
     number = body["reservation"]
     reservation = balance.reservations.get(number)
-    shown = rows[number - 1].private if 0 < number <= len(rows) else None
+    shown = next((row.private for row in rows if row.sequence == number), None)
     if reservation is None or shown is None or shown.get("study") != study.digest:
         raise TrustError(f"{body['hospital']}: the ledger holds no reservation of this study")
     named = [row.sequence for row in rows if (row.private or {}).get("study") == study.digest]

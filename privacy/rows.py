@@ -12,7 +12,9 @@ and a report that shows one does not verify.
 
 Kinds: ``birth`` (a population and its life budget), ``reserve`` (an approval), ``release`` (one
 attempt, charged), ``repeat`` (the same noisy bits sent again, charge 0), ``settle`` (a study ended;
-what it did not use is released).
+what it did not use is released), ``restored`` (the rows before are a backup's: whatever was open
+counts as released in full, ``head`` is the last row that others saw and this ledger lost, and of
+``exhausted`` populations nothing is left; toward more privacy spent than was).
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pydantic import ValidationError
+
 from flo import canonical
+from flo.claims import Head
 from flo.errors import MessageError, TrustError
 from flo.privacy.life import CHARGES, SUB_LEDGERS, LifeBudget
 from flo.privacy.mechanisms import Mechanism, from_document
@@ -116,15 +121,32 @@ class Reserved:
     releases: int
 
 
+@dataclass(frozen=True)
+class Lost:
+    """Rows ``first`` to ``head.sequence`` were there and are in no backup."""
+
+    first: int
+    head: Head
+
+
 @dataclass
 class Reservation:
-    """What one approval set aside and what was released under it."""
+    """What one approval set aside and what was released under it.
+
+    ``unseen``: of what counts as released, how much has no row, as it may be among the lost ones.
+    """
 
     population: str
     parts: dict[str, Reserved]
     released: Counter[str] = field(default_factory=Counter)
+    unseen: Counter[str] = field(default_factory=Counter)
     replies: dict[int, tuple[str, str]] = field(default_factory=dict)
     settled: bool = False
+
+    @property
+    def size(self) -> int:
+        """Releases that were reserved, for all purposes."""
+        return sum(part.releases for part in self.parts.values())
 
     def remaining(self, purpose: str) -> int:
         """Releases that may still be made for ``purpose``; none for one that was not reserved."""
@@ -148,10 +170,17 @@ class Reservation:
 
 @dataclass
 class Balance:
-    """All rows added up: populations with their life budgets, reservations by row number."""
+    """All rows added up: populations with their life budgets, reservations by row number.
+
+    ``lost``: rows that a restored ledger does not have. ``exhausted``: populations of which nothing
+    is left, whatever their reservations add up to. ``last``: number of the last row.
+    """
 
     lives: dict[str, LifeBudget] = field(default_factory=dict)
     reservations: dict[int, Reservation] = field(default_factory=dict)
+    lost: list[Lost] = field(default_factory=list)
+    exhausted: set[str] = field(default_factory=set)
+    last: int = 0
 
     def add(self, row: Row) -> None:
         """Take one more row into account.
@@ -172,11 +201,14 @@ class Balance:
             MessageError,
         ) as error:
             raise TrustError(f"ledger row {row.sequence} breaks a rule: {error}") from error
+        self.last = row.sequence
 
     def _take_birth(self, sequence: int, public: dict[str, Any]) -> None:
         life = LifeBudget.born(public["epsilon"], public["delta"])
         if public["population"] in self.lives:
             raise ValueError("a population is born once")
+        if public["population"] in self.exhausted:
+            raise ValueError("a population that was lost is not born again")
         if public["delta"] > largest_delta(public["declared_size"]):
             raise ValueError("delta is larger than the rule for this size")
         if life.order != public["order"] or not math.isclose(
@@ -224,6 +256,22 @@ class Balance:
     def _take_settle(self, sequence: int, public: dict[str, Any]) -> None:
         self._open(public).settled = True
 
+    def _take_restored(self, sequence: int, public: dict[str, Any]) -> None:
+        head, exhausted = lost_head(public), public["exhausted"]
+        if not isinstance(exhausted, list) or not all(isinstance(name, str) for name in exhausted):
+            raise ValueError("populations that are used up are a list of names")
+        if head is not None:
+            if not self.last < head.sequence == sequence - 1:
+                raise ValueError("rows were lost that are there")
+            self.lost.append(Lost(self.last + 1, head))
+        for reservation in self.reservations.values():
+            for purpose in reservation.parts:
+                left = reservation.remaining(purpose)
+                reservation.unseen[purpose] += left
+                reservation.released[purpose] += left
+            reservation.settled = True
+        self.exhausted.update(exhausted)
+
     def _open(self, public: dict[str, Any]) -> Reservation:
         reservation = self.reservations[public["reservation"]]
         if reservation.settled:
@@ -231,6 +279,14 @@ class Balance:
         if reservation.population != public["population"]:
             raise ValueError("another population than was reserved")
         return reservation
+
+    def is_lost(self, seen: Head) -> bool:
+        """Whether it is the head of rows that this restored ledger lost, and charged in full."""
+        return any(
+            lost.first <= seen.sequence < lost.head.sequence
+            or (seen.sequence, seen.hash) == (lost.head.sequence, lost.head.hash)
+            for lost in self.lost
+        )
 
     def committed(self, population: str, sub_ledger: str) -> float:
         """Rényi cost, reserved + charged, of a population's sub-ledger at its order."""
@@ -254,7 +310,8 @@ class Balance:
                 for purpose, part in reservation.parts.items():
                     if sub_ledger in CHARGES[purpose]:
                         counts[part.mechanism] += how_many(reservation, purpose)
-        return math.fsum(mechanism.rdp(order) * n for mechanism, n in counts.items())
+        cost = math.fsum(mechanism.rdp(order) * n for mechanism, n in counts.items())
+        return max(cost, self.lives[population].renyi) if population in self.exhausted else cost
 
 
 _TAKE = {
@@ -263,7 +320,29 @@ _TAKE = {
     "release": Balance._take_release,
     "repeat": Balance._take_repeat,
     "settle": Balance._take_settle,
+    "restored": Balance._take_restored,
 }
+
+
+def lost_head(public: dict[str, Any]) -> Head | None:
+    """The lost head that a ``restored`` row names; None if it names none, and for other rows.
+
+    Raises:
+        TrustError: what it names is no head.
+    """
+    named = public.get("head") if public.get("kind") == "restored" else None
+    if named is None:
+        return None
+    try:
+        return Head.model_validate(named)
+    except ValidationError as error:
+        raise TrustError("a restored ledger names a lost head that is none") from error
+
+
+def number_after(last: int, public: dict[str, Any]) -> int:
+    """Number of the row that follows row ``last``: the next one, or the next behind lost ones."""
+    head = lost_head(public)
+    return max(last, head.sequence if head else 0) + 1
 
 
 def _count(value: Any) -> int:

@@ -37,6 +37,7 @@ from flo.server.store import Store
 from flo.settings import Document, parse, read_toml
 
 HOME_VARIABLE = "FLO_COORDINATOR_HOME"
+NOT_BACKED_UP = ("superexec.secret", "flower", "log", "serve.log", "superexec.log")
 CHECKPOINT_KEY_VARIABLE = "FLO_CHECKPOINT_KEY"  # of a ServerApp: where its one key can be read
 Port = Annotated[int, Field(ge=1, le=65_535)]
 

@@ -3,6 +3,7 @@
     enrol      a certificate for a key made at the hospital      (bootstrap certificate only)
     studies    the signed studies that name this hospital, with their status
     approvals  the steward's signed decision on one study
+    given      every approval that this hospital ever gave, for one that restores a backup
     heads      the highest ledger head that was ever seen of this hospital
     reports    the signed extract of a finished study
     models     the published model of a study that names this hospital, with its signed card
@@ -38,6 +39,7 @@ from flo.study import UNDER_WAY
 from flo.succession import Succession
 
 MAX_REPORT_BODY = 128 << 20
+_GIVEN_AT_ONCE = 50  # of a study's largest size each
 MAX_MODEL_REPLY = 45 << 20  # base64 of it fits what a site reads of one reply
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -69,6 +71,12 @@ class ReportBody(Document):
 
 class ModelBody(Document):
     study: Digest
+
+
+class GivenBody(Document):
+    """``after``: digest of the last study that was shown; empty at first."""
+
+    after: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
 
 
 class AuditBody(Document):
@@ -221,6 +229,17 @@ class SiteApi:
         )
         return {}
 
+    def given(self, peer: Peer, body: bytes) -> Any:
+        """Approvals that this hospital ever gave, for one that restores a backup."""
+        after = _parse(GivenBody, body).after
+        found = self._store.given(peer.hospital, after, _GIVEN_AT_ONCE)
+        return {
+            "given": [
+                {"study": study, "document": document, "signature": signature}
+                for study, document, signature in found
+            ]
+        }
+
     def heads(self, peer: Peer, body: bytes) -> Any:
         """Take note of a head, if one is shown, and return the highest seen of this hospital.
 
@@ -288,6 +307,7 @@ SITE_CALLS: dict[str, Callable[[SiteApi, Peer, bytes], Any]] = {
     "/v1/site/enrol": SiteApi.enrol,
     "/v1/site/studies": SiteApi.studies,
     "/v1/site/approvals": SiteApi.approvals,
+    "/v1/site/given": SiteApi.given,
     "/v1/site/heads": SiteApi.heads,
     "/v1/site/reports": SiteApi.reports,
     "/v1/site/models": SiteApi.models,

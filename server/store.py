@@ -36,6 +36,9 @@ CREATE TABLE IF NOT EXISTS studies (
 CREATE TABLE IF NOT EXISTS approvals (
   study TEXT NOT NULL, hospital TEXT NOT NULL, document TEXT NOT NULL, signature TEXT NOT NULL,
   PRIMARY KEY (study, hospital)) STRICT;
+CREATE TABLE IF NOT EXISTS given (
+  study TEXT NOT NULL, hospital TEXT NOT NULL, document TEXT NOT NULL, signature TEXT NOT NULL,
+  PRIMARY KEY (study, hospital)) STRICT;
 CREATE TABLE IF NOT EXISTS declined (
   study TEXT NOT NULL, hospital TEXT NOT NULL, sequence INTEGER NOT NULL,
   PRIMARY KEY (study, hospital)) STRICT;
@@ -98,6 +101,7 @@ class Store:
         self._db = open_database(path, _TABLES, schema=1, what="coordinator")
         self._add_column("hospitals", "earlier TEXT")  # since FLO 0.2
         self._add_column("runs", "launch INTEGER NOT NULL DEFAULT 0")  # since FLO 0.3
+        self._db.execute("INSERT OR IGNORE INTO given SELECT * FROM approvals")  # of FLO 0.2
 
     def close(self) -> None:
         self._db.close()
@@ -238,10 +242,9 @@ class Store:
             ).fetchone()
             if said_no:
                 return False
-            self._db.execute(
-                "INSERT OR REPLACE INTO approvals VALUES (?, ?, ?, ?)",
-                (study, hospital, document.decode(), signature),
-            )
+            row = (study, hospital, document.decode(), signature)
+            self._db.execute("INSERT OR REPLACE INTO approvals VALUES (?, ?, ?, ?)", row)
+            self._db.execute("INSERT OR REPLACE INTO given VALUES (?, ?, ?, ?)", row)
         return True
 
     def drop_approval(self, study: str, hospital: str, sequence: int) -> None:
@@ -256,8 +259,25 @@ class Store:
                 (study, hospital, sequence),
             )
 
+    def given(self, hospital: str, after: str, most: int) -> list[tuple[str, str, str]]:
+        """Approvals that a hospital ever gave: study, decision and signature, by study digest.
+
+        Also those that it withdrew: a hospital that restores a backup has to know them.
+        """
+        return [
+            (bytes(row[0]).decode(), row[1], row[2])
+            for row in self._all(
+                "SELECT studies.document, given.document, given.signature FROM given"
+                " JOIN studies ON studies.digest = given.study"
+                " WHERE hospital = ? AND study > ? ORDER BY study LIMIT ?",
+                hospital,
+                after,
+                most,
+            )
+        ]
+
     def approvals(self, study: str) -> list[str]:
-        """Hospitals that approved."""
+        """Hospitals that approve, as things stand."""
         rows = self._all("SELECT hospital FROM approvals WHERE study = ? ORDER BY hospital", study)
         return [row[0] for row in rows]
 

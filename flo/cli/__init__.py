@@ -7,6 +7,7 @@ import sys
 import typer
 
 from flo.cli import audit, bench, coordinator, lab, model, site, study
+from flo.cli import backups as _registers_backups  # noqa: F401
 from flo.cli import hospital as _registers_commands  # noqa: F401 - and those of steward
 
 app = typer.Typer(

@@ -18,11 +18,11 @@ from tests.server.stage import RealCoordinator, new_home, served
 
 _FIRST, _EVERY = 100, 200
 _KINDS = {
-    "coordinator": "coordinator",
     "flower-superexec": "superexec",
     "flwr-serverapp": "ServerApp",
     "flo.clients.child": "data process",
     "flo.cli site run": "agent",
+    '"coordinator", "serve"': "coordinator",
 }
 
 
