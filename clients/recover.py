@@ -55,7 +55,8 @@ def restore(file: Path, directory: Path, secret: bytes) -> backup.Header:
     backup.unpack(found, directory, _EMPTY)
     facts = {"made": found.header.made, "restored": datetime.now(UTC).isoformat(timespec="seconds")}
     write_private(directory / RESTORED, canonical.encode(facts))
-    SiteHome.open(directory).record("restored", made=found.header.made)
+    home = SiteHome.open(directory)
+    home.record("restored", made=found.header.made)
     return found.header
 
 

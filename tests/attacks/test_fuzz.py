@@ -24,7 +24,7 @@ NAMES = (
     *("audit head", "report", "extract", "evidence", "evidence page", "model card", "tensors"),
     *("handler", "approval file", "file policy.signed.json", "file policy.toml"),
     *(f"/v1/site/{name}" for name in ("enrol", "studies", "approvals", "heads", "reports")),
-    *(f"/v1/site/{name}" for name in ("models", "renew", "audit", "keys", "leave")),
+    *(f"/v1/site/{name}" for name in ("models", "renew", "audit", "keys", "leave", "given")),
 )
 
 

@@ -73,6 +73,7 @@ ACCOUNTED = {
     },
     "studies": "nothing is said",
     "models.study": PUBLIC,
+    "given.after": PUBLIC,
     "heads.head": "null: only asked",
     **{f"heads.head.{name}": why for name, why in HEADS.items()},
     "approvals.document.schema_version": PUBLIC,

@@ -25,6 +25,7 @@ from flo.clients.models import fetch
 from flo.clients.people import say_yes
 from flo.clients.policy import Person, Policy
 from flo.clients.policy_file import sign, write_toml
+from flo.clients.recover import recover
 from flo.clients.run_keys import RunKeys
 from flo.clients.witness import countersign
 from flo.errors import FloError
@@ -77,6 +78,7 @@ class WholeLife:
     def _hear(self, name: str, body: Any) -> Any:
         self.said.append((name, json.loads(canonical.encode(body))))
         known = {"heads": {"head": None}, "studies": self.listed, "keys": {"steps": []}}
+        known["given"] = {"given": []}
         if name in ("enrol", "renew"):
             key = self.home.identity().key.public_key()
             pem, _ = self.authority.issue_client("north", "site", key)
@@ -128,6 +130,7 @@ class WholeLife:
         with connect(self.home) as api, pytest.raises(FloError):  # it asks, and gets none
             fetch(self.home, api, offer.study.name, self.home.directory)
         with connect(self.home) as api:
+            recover(self.home, api)
             leave(self.home, api)
         self.log.close()
 

@@ -34,7 +34,7 @@ from tests.faults.schedule import COORDINATOR, Fault
 from tests.server.stage import RealCoordinator, free_ports
 
 SITES = ("east", "north", "south", "west")
-STEPS, RETRIES, DEADLINE_SECONDS = 16, 8, 4
+STEPS, RETRIES, DEADLINE_SECONDS = 12, 8, 3
 TOKEN = "FLO_FAULT_BENCH"
 _RESTART_SECONDS, _DISK = 0.3, 48 << 20
 MODES: tuple[dict[str, Any], ...] = (
