@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ from flo.study import UNDER_WAY, Study
 
 log = logging.getLogger("flo.server")
 
-_WATCH_SECONDS = 0.1
+_WATCH_SECONDS, _FULL_SECONDS = 0.1, 5.0
 _CERTIFICATE_SECONDS, _RENEW_DAYS = 3600.0, 30.0
 
 
@@ -213,9 +214,13 @@ class Coordinator:
         """What a coordinator does all the time."""
         await asyncio.to_thread(self._recover)
         while True:
-            await asyncio.to_thread(self._runs.watch)
-            await asyncio.to_thread(self._refusals.flush)
-            await asyncio.to_thread(sign_events, self._store, self._audit_log)
+            try:
+                await asyncio.to_thread(self._runs.watch)
+                await asyncio.to_thread(self._refusals.flush)
+                await asyncio.to_thread(sign_events, self._store, self._audit_log)
+            except (OSError, sqlite3.OperationalError):  # the disk is full: until there is room
+                log.exception("nothing can be kept")
+                await asyncio.sleep(_FULL_SECONDS)
             self._renew_certificate()
             await asyncio.sleep(_WATCH_SECONDS)
 

@@ -3,7 +3,7 @@
 | a run is | because | until |
 |---|---|---|
 | running | every hospital approved, or it was resumed | its ServerApp says how it ended |
-| paused | fewer hospitals than its cohort floor were there | enough are connected again |
+| paused | too few hospitals were there, or its ServerApp kept failing | enough are connected |
 | done, stopped, ended | it is over | for good; its hospitals settle |
 
 A ServerApp that died is launched again, from the saved state. A paused run costs nothing and keeps
@@ -64,13 +64,16 @@ class Runs:
         for record in self._store.runs():
             if record.status == "running":
                 self._store.add_event(record.study, "resumed", run=record.id)
-                self._launch(record.id, record.study)
-            elif record.status != "paused":
+                continue
+            self._store.set_status(record.study, record.status)  # it may have ended meanwhile
+            if record.status != "paused":
                 self.uncarded.add(record.study)
+        self._launch_running()
 
     def watch(self) -> None:
         """Start what may start, relaunch what died, resume what waits, notice what ended."""
         self._start_approved()
+        self._launch_running()
         self._look_after_running()
         self._look_after_paused()
         self.sign_cards()
@@ -84,7 +87,11 @@ class Runs:
                 run = new_run_id()
                 if self._store.start_run(run, offer.study.digest):
                     self._store.add_event(offer.study.digest, "started", run=run)
-                    self._launch(run, offer.study.digest)
+
+    def _launch_running(self) -> None:
+        for record in self._store.runs():
+            if record.status == "running" and record.study not in self._running:
+                self._launch(record.id, record.study)
 
     def _launch(self, run: str, study: str) -> None:
         before = self._running.get(study)
@@ -106,10 +113,8 @@ class Runs:
                 del self._running[study]
             elif self._superlink.has_finished(running.flower_run):
                 if running.launches >= _MAX_RELAUNCHES:
-                    why = "the ServerApp kept failing"
-                    launch = self._store.take_run(running.run)
-                    self._store.end_run(running.run, launch, "ended", {"why": why})
-                    self._store.add_event(study, "ended", why=why)
+                    self._store.pause_run(running.run, self._store.take_run(running.run))
+                    self._store.add_event(study, "paused", why="the ServerApp kept failing")
                     continue
                 self._store.add_event(study, "relaunched", run=running.run)
                 self._launch(running.run, study)
@@ -153,7 +158,6 @@ class Runs:
         waiting.wait = min(2 * waiting.wait, _LONGEST_WAIT)
         self._store.resume_run(record.id)
         self._store.add_event(record.study, "resumed", run=record.id)
-        self._launch(record.id, record.study)
 
     def sign_cards(self) -> None:
         """The cards of models whose hospitals have sent their extracts, or were waited for."""

@@ -1,6 +1,8 @@
 """``make bench-faults``: seeded schedules of faults, and what came of them.
 
 python -m tests.faults [SCHEDULES] [FIRST SEED]
+
+Of a single schedule the whole story is told.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         seeds = range(first, first + count)
         outcomes = run_many(Path(folder), seeds, disks=os.geteuid() == 0, say=say)
+    if count == 1:
+        say("\n".join(outcomes[0].story))
     say(table(outcomes))
     return int(any(outcome.wrong for outcome in outcomes))
 

@@ -8,14 +8,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tests.end_to_end.running import all_events
 from tests.faults.federation import MODES, Federation
-from tests.faults.invariants import OVER, processes, violations
+from tests.faults.invariants import OVER, violations
+from tests.faults.processes import processes
 from tests.faults.schedule import DISK_FULL, KINDS, Fault, schedule
 
 LONGEST_SECONDS = 45.0  # from the launch; the faults are over after eight or nine
+_SHOWN = ("phase", "round", "attempt", "cohort", "missing", "why", "hospital", "code", "floor")
 _LOOK_SECONDS, _ENDING_SECONDS, _A_FEDERATION = 0.1, 8.0, 50
 
 
@@ -30,6 +34,7 @@ class Outcome:
     seconds: float
     retries: int
     wrong: list[str]
+    story: list[str]
 
     def __str__(self) -> str:
         faults = "; ".join(f"{fault.kind} {fault.whom}" for fault in self.faults)
@@ -43,7 +48,7 @@ class Outcome:
 def run(federation: Federation, seed: int, faults: list[Fault]) -> Outcome:
     mode = MODES[seed % len(MODES)]
     digest = federation.launch(mode)
-    began = time.monotonic()
+    began, began_at = time.monotonic(), datetime.now(UTC)
     strike(federation, faults, lambda: federation.status(digest) in OVER, began)
     while federation.status(digest) not in OVER and time.monotonic() < began + LONGEST_SECONDS:
         time.sleep(_LOOK_SECONDS)
@@ -52,7 +57,19 @@ def run(federation: Federation, seed: int, faults: list[Fault]) -> Outcome:
     events = all_events(federation.home, digest)
     retries = sum(event["kind"] == "attempt-failed" for event in events)
     masks = "no masks" if mode["masking"] == "off" else f"{mode.get('noise', 'local')} noise"
-    return Outcome(seed, masks, faults, status, seconds, retries, wrong)
+    story = told(faults, events, began_at)
+    return Outcome(seed, masks, faults, status, seconds, retries, wrong, story)
+
+
+def told(faults: list[Fault], events: list[dict[str, Any]], began: datetime) -> list[str]:
+    """Faults and what the coordinator noted of the study, by seconds since the launch."""
+    lines = [(fault.at, f"** {fault}") for fault in faults]
+    for event in events:
+        at = (datetime.fromisoformat(event["time"]) - began).total_seconds()
+        if at >= 0:
+            shown = {k: v for k, v in event["facts"].items() if k in _SHOWN}
+            lines.append((at, f"   {at:4.1f} s  {event['kind']} {shown or ''}"))
+    return [line for _, line in sorted(lines)]
 
 
 def strike(
@@ -106,7 +123,5 @@ def run_many(
             for seed in seeds[start : start + _A_FEDERATION]:
                 outcomes.append(run(federation, seed, schedule(seed, federation.members, kinds)))
                 say(str(outcomes[-1]))
-        left = list(processes(place).values())
-        assert not left, f"outlived the federation: {left}"
-        federation.unmount()
+        assert not federation.outlived, f"outlived the federation: {federation.outlived}"
     return outcomes

@@ -29,14 +29,14 @@ from flo.clients.offers import choose, offered_studies
 from flo.errors import FloError
 from flo.server.home import CoordinatorConfig, CoordinatorHome
 from tests.builders import make_site, small_study, study_document
+from tests.faults.processes import TOKEN, processes
 from tests.faults.relay import Relay
 from tests.faults.schedule import COORDINATOR, Fault
 from tests.server.stage import RealCoordinator, free_ports
 
 SITES = ("east", "north", "south", "west")
 STEPS, RETRIES, DEADLINE_SECONDS = 12, 8, 3
-TOKEN = "FLO_FAULT_BENCH"
-_RESTART_SECONDS, _DISK = 0.3, 48 << 20
+_RESTART_SECONDS, _DISK = 0.3, 128 << 20
 MODES: tuple[dict[str, Any], ...] = (
     {"masking": "on", "noise": "distributed", "dropouts": 1},
     {"masking": "on"},
@@ -116,6 +116,7 @@ class Federation:
     coordinator: Supervised | None = None
     _versions: int = 0
     _disks: list[Path] = field(default_factory=list)
+    outlived: list[str] = field(default_factory=list)  # what still ran once it had ended
 
     @classmethod
     @contextlib.contextmanager
@@ -127,7 +128,7 @@ class Federation:
             made._make(disks=disks)
             yield made
         finally:
-            made.end()
+            made._end()
 
     def _make(self, *, disks: bool) -> None:
         if disks:
@@ -172,17 +173,15 @@ class Federation:
         subprocess.run(["mount", "-t", "tmpfs", *size, "none", folder], check=True)
         self._disks.append(folder)
 
-    def end(self) -> None:
+    def _end(self) -> None:
         for process in [self.coordinator, *(m.agent for m in self.members.values())]:
             if process is not None:
                 process.stop()
         for member in self.members.values():
             member.relay.close()
-
-    def unmount(self) -> None:
+        self.outlived = list(processes(self.folder).values())
         for folder in self._disks:
-            subprocess.run(["umount", folder], check=True)
-        self._disks.clear()
+            subprocess.run(["umount", "-l", folder], check=True)
 
     # -- a study -----------------------------------------------------------------------------------
 

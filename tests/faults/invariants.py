@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +15,7 @@ from flo.clients.handler import request_key
 from flo.errors import FloError
 from flo.messages import Reply, decode_reply, values_bytes
 from flo.server.home import CoordinatorHome
-from tests.faults.federation import RETRIES, STEPS, TOKEN, Federation, Member
+from tests.faults.federation import RETRIES, STEPS, Federation, Member
 
 OVER, RESUMABLE = ("done", "stopped", "ended"), ("running", "paused")
 
@@ -81,19 +80,3 @@ def sent(path: Path) -> Iterator[Reply]:
         if end <= len(data):
             yield decode_reply(data[at + 4 : end])
         at = end
-
-
-def processes(folder: Path) -> dict[int, str]:
-    """Process id -> command line of what runs for a federation: started by it, or naming it."""
-    found = {}
-    for place in Path("/proc").iterdir():
-        if not place.name.isdigit() or int(place.name) == os.getpid():
-            continue
-        try:
-            command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            ours = f"{TOKEN}=1".encode() in (place / "environ").read_bytes()
-        except OSError:  # it has just ended
-            continue
-        if command and (ours or str(folder) in command):
-            found[int(place.name)] = command.strip()
-    return found

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import SITES, all_events, launch, rounds
-from tests.faults.invariants import processes
+from tests.faults.processes import processes
 from tests.server.stage import RealCoordinator, new_home, served
 
 _FIRST, _EVERY = 100, 200

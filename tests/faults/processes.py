@@ -1,0 +1,24 @@
+"""Which processes run for a federation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+TOKEN = "FLO_FAULT_BENCH"
+
+
+def processes(folder: Path) -> dict[int, str]:
+    """Process id -> command line of what runs for a federation: started by it, or naming it."""
+    found = {}
+    for place in Path("/proc").iterdir():
+        if not place.name.isdigit() or int(place.name) == os.getpid():
+            continue
+        try:
+            command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            ours = f"{TOKEN}=1".encode() in (place / "environ").read_bytes()
+        except OSError:  # it has just ended
+            continue
+        if command and (ours or str(folder) in command):
+            found[int(place.name)] = command.strip()
+    return found
