@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +29,6 @@ from flo.clients.home import RESTORED, SiteHome
 from flo.clients.witness import head_seen
 from flo.decisions import Signed, read_approval
 from flo.errors import TrustError
-from flo.files import write_private
 from flo.identity import verify
 from flo.messages import MAX_ATTEMPTS
 from flo.privacy.ledger import Approved, Restored
@@ -52,9 +52,9 @@ def back_up(home: SiteHome, out: Path, secret: bytes) -> int:
 def restore(file: Path, directory: Path, secret: bytes) -> backup.Header:
     """Unpack a backup into a new folder, whose ledger stays closed until ``recover``."""
     found = backup.read(file, "site", secret)
-    backup.unpack(found, directory, _EMPTY)
     facts = {"made": found.header.made, "restored": datetime.now(UTC).isoformat(timespec="seconds")}
-    write_private(directory / RESTORED, canonical.encode(facts))
+    closed = {RESTORED: canonical.encode(facts)}  # written first: a ledger must never lie open
+    backup.unpack(replace(found, files=closed | found.files), directory, _EMPTY)
     home = SiteHome.open(directory)
     home.record("restored", made=found.header.made)
     return found.header

@@ -48,6 +48,8 @@ def site_restore(file: File, home: site.Home = site.DEFAULT_HOME) -> None:
     with working("opening"):
         header = restore(file, home, secret)
     say(f"{home} is as it was at {header.made}; nothing opens its ledger yet")
+    say("[bold]patients who opted out since are in again[/]: flo site opt-out, before you approve")
+    say("the policy is that of then, too: flo site policy")
     opened = SiteHome.open(home)
     try:
         with working("asking the coordinator what it saw since"), connect(opened) as api:

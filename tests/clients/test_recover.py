@@ -19,6 +19,7 @@ from flo.clients.offers import Offered
 from flo.clients.recover import back_up, recover, restore
 from flo.decisions import Approve, Signed, Terms
 from flo.errors import FloError, RefusedError, TrustError
+from flo.files import write_private
 from flo.identity import Identity
 from tests.builders import SilentApi, make_site, offered, pretend_enrolled
 from tests.company import signed
@@ -215,3 +216,49 @@ def test_a_ledger_that_others_saw_more_of_is_recovered_in_its_place(scene: Scene
     assert found.lost == 4
     with closing(scene.home.ledger()) as ledger:
         ledger.confirm(newer)
+
+
+def test_a_restore_that_is_cut_off_leaves_no_open_ledger(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Power fails after any of the files: what is there by then is closed."""
+    from flo import backup
+
+    write, files = write_private, len(backup.read(scene.file, "site", SECRET).files)
+    for written in range(1, files + 2):
+        directory, left = scene.home.directory.parent / f"cut-{written}", [written]
+
+        def cutting(path: Path, data: bytes, left: list[int] = left) -> None:
+            if not left[0]:
+                raise OSError("power cut")
+            left[0] -= 1
+            write(path, data)
+
+        monkeypatch.setattr(backup, "write_private", cutting)
+        try:
+            restore(scene.file, directory, SECRET)
+        except OSError:
+            assert written <= files
+        assert (directory / "restored.json").exists()
+
+
+def test_a_recovery_that_is_cut_off_is_done_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Power fails behind the ledger's rows, before the mark is gone."""
+    home = scene.restored()
+    with monkeypatch.context() as cut:
+        cut.setattr(Path, "unlink", _power_cut)
+        with pytest.raises(OSError, match="power cut"):
+            recover(home, cast(CoordinatorApi, scene.api))
+    with pytest.raises(RefusedError, match="restored from a backup"):
+        home.ledger()
+    assert recover(home, cast(CoordinatorApi, scene.api)).lost == 0
+    with closing(home.ledger()) as ledger, closing(scene.home.ledger()) as true:
+        for sub_ledger in ("training", "evaluation"):
+            charged = ledger.balance().charged("main", sub_ledger)
+            assert charged >= true.balance().charged("main", sub_ledger)
+
+
+def _power_cut(*_: object, **__: object) -> None:
+    raise OSError("power cut")
