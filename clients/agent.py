@@ -241,10 +241,12 @@ class Backoff:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._wait, self._began = clock, _FIRST_WAIT, clock()
+        self._clock, self._wait = clock, _FIRST_WAIT
+        self._began: float | None = None  # when the connection was missed first
 
     def next(self) -> float:
         """Seconds."""
+        self._began = self._clock() if self._began is None else self._began
         soon = self._clock() - self._began < _SOON_SECONDS
         chosen = min(self._wait * random.uniform(0.5, 1.5), _SHORT_WAIT if soon else _LONGEST_WAIT)  # noqa: S311
         self._wait = min(2 * self._wait, _LONGEST_WAIT)

@@ -84,8 +84,8 @@ class Releaser(Protocol):
     ) -> npt.NDArray[np.int64]:
         """A noisy release. Raises RefusedError for "not ready"."""
 
-    def prepare(self, study: Study, snapshot: Any, snapshot_digest: str) -> None:
-        """Load what a release needs. Raises RefusedError for "not ready"."""
+    def warm_up(self, study: Study, snapshot: Any, snapshot_digest: str) -> None:
+        """Load what a first release needs. Raises RefusedError for "not ready"."""
 
     def forget(self, study: str) -> None:
         """Drop a study's patients from memory."""
@@ -242,7 +242,7 @@ class Handler:
     def _prepare(self, approved: Approval, study: Study) -> None:
         snapshot = snapshot_path(self._home, study.digest, approved.snapshot)
         try:
-            self._releaser.prepare(study, snapshot, approved.snapshot)
+            self._releaser.warm_up(study, snapshot, approved.snapshot)
         except RefusedError as error:
             raise Refusal("not-ready", str(error)) from error
 

@@ -146,7 +146,7 @@ def sign(directory: Path, identity: Identity, person: Identity | None = None) ->
 
 
 def in_force(directory: Path, identity: Identity) -> Policy:
-    """The policy that was signed here last.
+    """The policy that was signed here last, and since a restore.
 
     Raises:
         TrustError: there is none, it was edited since, it is an older one, or another key's.
@@ -162,7 +162,13 @@ def in_force(directory: Path, identity: Identity) -> Policy:
         raise TrustError(f"the site's policy cannot be read: {error}") from error
     verify(identity.public, "policy", signed.statement(), signed.signature)
     with closing(existing(directory / "audit.sqlite", identity)) as log:
-        last = log.last(_SIGNED)
+        last, restored = log.last(_SIGNED), log.last("ledger-recovered")
+    if last is not None and restored is not None and restored.number > last.number:
+        raise TrustError(
+            "the policy and the opt-outs are those of a backup; nothing is released meanwhile",
+            hint="look at it (flo site policy), enter opt-outs that came later (flo site opt-out), "
+            "then: flo site policy --sign",
+        )
     if last is None or last.facts.get("policy") != signed.policy.digest:
         raise TrustError(
             f"{path} is not the policy that was signed here last; nothing is released meanwhile",

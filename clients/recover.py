@@ -8,8 +8,9 @@ on.
        that these cannot account for use up every population (``Ledger.restore``).
 
 Frozen patients and kept replies are in no backup: a study that was under way goes on without this
-site. A coordinator that hides what it saw is found out by the first partner that saw more: then the
-agent stops, and ``recover`` charges again.
+site. Policy and opt-outs are those of the backup, so the policy is not in force until the steward
+has looked at both and signed it again. A coordinator that hides a newer head is found out by the
+first partner that saw it: then the agent stops, and ``recover`` charges again.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from flo.clients.witness import head_seen
 from flo.decisions import Signed, read_approval
 from flo.errors import TrustError
 from flo.identity import verify
-from flo.messages import MAX_ATTEMPTS
 from flo.privacy.ledger import Approved, Restored
 from flo.settings import Document, parse
 from flo.study import MAX_STUDY_BYTES, from_canonical
@@ -69,14 +69,14 @@ def recover(home: SiteHome, api: CoordinatorApi) -> Restored:
     """
     with home.agent_lock(), home.deciding(), closing(home.ledger(recovering=True)) as ledger:
         seen, approved = head_seen(api), list(_ever_approved(home, api))
-        restored = ledger.restore(approved, seen, MAX_ATTEMPTS)
+        restored = ledger.restore(approved, seen)
+        home.record(  # the policy that was signed before is not in force any more
+            "ledger-recovered",
+            lost=restored.lost,
+            studies=list(restored.studies),
+            exhausted=list(restored.exhausted),
+        )
         (home.directory / RESTORED).unlink(missing_ok=True)
-    home.record(
-        "ledger-recovered",
-        lost=restored.lost,
-        studies=list(restored.studies),
-        exhausted=list(restored.exhausted),
-    )
     return restored
 
 

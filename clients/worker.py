@@ -154,7 +154,7 @@ class Worker:
             RefusedError: the child could not answer. It says "not ready" and nothing else, so that
             nothing about the data can be learnt from a failure.
         """
-        self.prepare(study, snapshot, snapshot_digest)
+        self._prepare(study, snapshot, snapshot_digest)
         wish = {
             "do": "release",
             "study": study.digest,
@@ -164,12 +164,16 @@ class Worker:
         body = self._ask(wish, np.ascontiguousarray(weights, dtype="<f8").tobytes())
         return np.frombuffer(body, dtype="<i8").astype(np.int64)
 
-    def prepare(self, study: Study, snapshot: Path, snapshot_digest: str) -> None:
-        """Let the child load the frozen patients and the model, if it has not.
+    def warm_up(self, study: Study, snapshot: Path, snapshot_digest: str) -> None:
+        """Let the child load the study, if it has none of its patients yet.
 
-        Raises:
-            RefusedError: see ``release``.
+        Not when somebody opted out meanwhile: whoever asks often, at no charge, would see by the
+        time it takes that somebody did. Raises RefusedError, see ``release``.
         """
+        if study.digest not in self._loaded or self._child is None:
+            self._prepare(study, snapshot, snapshot_digest)
+
+    def _prepare(self, study: Study, snapshot: Path, snapshot_digest: str) -> None:
         if self._child is None or self._child.poll() is not None:
             self.start()
         if self.missing:

@@ -156,6 +156,8 @@ def by_passphrase(passphrase: bytes, salt: bytes, cost: int, *, short: bool = Fa
     """
     if not short and len(passphrase) < _SHORTEST_PASSPHRASE:
         raise UsageError(f"a passphrase has at least {_SHORTEST_PASSPHRASE} characters")
+    if cost & (cost - 1):
+        raise TrustError(f"a cost of {cost} is no power of two")
     return _AesGcm(_stretched(passphrase, salt, cost))
 
 

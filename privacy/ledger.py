@@ -11,7 +11,7 @@ The file is ``flo.privacy.ledger_file``'s; what rows add up to is ``flo.privacy.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -24,7 +24,15 @@ from flo.identity import Identity, verify
 from flo.privacy.ledger_file import LedgerFile, request_fields
 from flo.privacy.life import SUB_LEDGERS, LifeBudget
 from flo.privacy.plan import Plan
-from flo.privacy.rows import ZERO_HASH, Balance, Reservation, Row, lost_head, number_after
+from flo.privacy.rows import (
+    MOST_ROWS,
+    ZERO_HASH,
+    Balance,
+    Reservation,
+    Row,
+    lost_head,
+    number_after,
+)
 from flo.study import Study, largest_delta
 
 
@@ -150,10 +158,12 @@ class Ledger:
         with self._transaction():
             if name in self._balance.lives:
                 raise UsageError(f"population {name!r} is registered already")
-            if name in self._balance.exhausted:
+            if self._balance.lost:
                 raise UsageError(
-                    f"population {name!r} was registered before this ledger was restored, and "
-                    "nothing is left of its budget"
+                    f"population {name!r} cannot be registered: this ledger was restored and lost "
+                    "rows, and its patients may have had a budget there",
+                    hint="only a ledger of a new enrolment, for patients of whom the steward knows "
+                    "that they never took part, begins anew",
                 )
             self._append(
                 {
@@ -316,15 +326,16 @@ class Ledger:
             "charges all that may be missing. Nothing is released until then",
         )
 
-    def restore(self, approved: Iterable[Approved], seen: Head | None, rows: int) -> Restored:
+    def restore(self, approved: Collection[Approved], seen: Head | None) -> Restored:
         """Charge in full whatever may have happened after this copy of the ledger was made.
 
         ``approved``: every study that others say this site approved; those without a reservation
-        here were approved since. ``seen``: the highest head of ours that others show. ``rows``: how
-        many rows one release can have added to a ledger, at most.
+        here were approved since. ``seen``: the highest head of ours that others show.
 
         What is open counts as released in full, and so does every approved study that is not here.
-        If those cannot account for all rows that others saw, or do not fit, nothing is left.
+        If those cannot account for all rows that others saw, or do not fit, nothing is left. With
+        local noise a release can have been repeated, so rows of a study that is hidden may pass for
+        those of one that is shown.
 
         Raises:
             TrustError: ``seen`` is not ours, or is a fork of what is here.
@@ -332,8 +343,12 @@ class Ledger:
         with self._transaction():
             head = self._lost(seen)
             lost = head.sequence - self._balance.last if head else 0
-            held = self._balance.reservations.values()
-            explained = sum(1 + rows * one.size for one in held if not one.settled)
+            shown = {found.study.digest: found.study for found in approved}
+            explained = 1 + sum(
+                2 + _rows(shown.get(self._reserved[number])) * held.size
+                for number, held in self._balance.reservations.items()
+                if not held.settled
+            )
             self._append(_restored(head), {})
             added, exhausted = [], set[str]()
             for found in approved:
@@ -344,7 +359,7 @@ class Ledger:
                 if not number:
                     exhausted |= {population} if population else set(self._balance.lives)
                 else:
-                    explained += 2 + rows * self._balance.reservations[number].size
+                    explained += 2 + _rows(found.study) * self._balance.reservations[number].size
                     added.append(found.study.digest)
             if lost > explained:
                 exhausted |= set(self._balance.lives)
@@ -496,6 +511,11 @@ class Ledger:
         if row.public["kind"] == "reserve":
             self._reserved[row.sequence] = (row.private or {})["study"]
         self._last = row
+
+
+def _rows(study: Study | None) -> int:
+    """Rows that one release of a study can have made. Distributed noise is drawn anew each time."""
+    return 1 if study is None or study.mechanism.noise == "distributed" else MOST_ROWS
 
 
 def _restored(head: Head | None, exhausted: Collection[str] = ()) -> dict[str, Any]:

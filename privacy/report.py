@@ -13,6 +13,7 @@ and that every ε follows from it. What it cannot show stands in ``NOT_SHOWN``.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from flo import canonical
@@ -45,6 +46,10 @@ NOT_SHOWN = (
     "against the coordinator and the stated number of colluding hospitals.",
 )
 _NEW_IN_2 = 4  # the last of them, which version 1 did not state
+_OF_RESTORED = (
+    "What the lost rows of a restored ledger were about, beyond what its hospital says that it was "
+    "shown: a study that coordinator and hospital both keep silent about may be among them.",
+)
 
 
 def build(extracts: list[bytes]) -> bytes:
@@ -94,6 +99,7 @@ def _document(evidence: list[Any], version: int) -> bytes:
 
 def _as_version_3(facts: dict[str, Any]) -> dict[str, Any]:
     """Of ledgers that never were restored."""
+    facts["not_covered_or_shown"] = list(NOT_SHOWN)
     for site in facts["hospitals"]:
         del site["restored"], site["releases_unseen"]
     return facts
@@ -178,7 +184,7 @@ def _facts(evidence: list[Any]) -> dict[str, Any]:
         "hospitals": [_hospital_facts(study, plan, body, bodies) for body in bodies],
         "same_code": len({body["software"].get("code_digest") for body in bodies}) == 1,
         "without_extract": sorted({h.id for h in study.hospitals} - set(names)),
-        "not_covered_or_shown": list(NOT_SHOWN),
+        "not_covered_or_shown": [*NOT_SHOWN, *_OF_RESTORED],
     }
 
 
@@ -278,10 +284,10 @@ def _hospital_facts(
         "restored": [
             {
                 "time": row.public["time"],
-                "lost": row.public["head"] is not None,
+                "lost_rows": row.sequence - before - 1,
                 "populations_used_up": len(row.public["exhausted"]),
             }
-            for row in rows
+            for before, row in _with_number_before(rows)
             if row.public["kind"] == "restored"
         ],
         "ledger_rows": len(rows),
@@ -330,6 +336,8 @@ def _replay(rows: list[Row], public: bytes, population: str) -> tuple[Balance, s
     if rows:
         statement = row_statement(balance.last, previous)
         verify_signature(public, "ledger-row", statement, rows[-1].signature)
+    if balance.is_recovering:
+        raise TrustError("the ledger lost rows that no study explains")
     if population not in balance.lives:
         raise TrustError(f"the ledger has no birth of population {population!r}")
     return balance, born
@@ -353,7 +361,8 @@ def _check_witnesses(
             raise TrustError(
                 f"{hospital}: {other['hospital']} saw a ledger row {head.sequence} that is not here"
             )
-        witnesses.append(other["hospital"])
+        if head.sequence in hashes:
+            witnesses.append(other["hospital"])
     return sorted(witnesses)
 
 
@@ -374,6 +383,14 @@ def _reservation(
     if reserved != {name: (part.mechanism, part.releases) for name, part in plan.parts.items()}:
         raise TrustError(f"{body['hospital']}: what was reserved is not what the study needs")
     return reservation
+
+
+def _with_number_before(rows: list[Row]) -> Iterator[tuple[int, Row]]:
+    """Each row with the number of the one before it, 0 for the first."""
+    before = 0
+    for row in rows:
+        yield before, row
+        before = row.sequence
 
 
 def _curve_points(count: int) -> list[int]:

@@ -31,11 +31,13 @@ from pydantic import ValidationError
 from flo import canonical
 from flo.claims import Head
 from flo.errors import MessageError, TrustError
+from flo.messages import MAX_ATTEMPTS
 from flo.privacy.life import CHARGES, SUB_LEDGERS, LifeBudget
 from flo.privacy.mechanisms import Mechanism, from_document
 from flo.study import largest_delta
 
 ZERO_HASH = "0" * 64
+MOST_ROWS = MAX_ATTEMPTS  # that one release can make: itself, and its bits again in later attempts
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,8 @@ class Balance:
 
     ``lost``: rows that a restored ledger does not have. ``exhausted``: populations of which nothing
     is left, whatever their reservations add up to. ``last``: number of the last row.
+    ``unexplained``: lost rows beyond those that the studies charged for them can have made; as long
+    as it is above 0 only a recovery goes on, and it ends with every population used up.
     """
 
     lives: dict[str, LifeBudget] = field(default_factory=dict)
@@ -181,6 +185,7 @@ class Balance:
     lost: list[Lost] = field(default_factory=list)
     exhausted: set[str] = field(default_factory=set)
     last: int = 0
+    unexplained: int = 0
 
     def add(self, row: Row) -> None:
         """Take one more row into account.
@@ -191,7 +196,10 @@ class Balance:
             bits.
         """
         try:
-            _TAKE[row.public["kind"]](self, row.sequence, row.public)
+            kind = row.public["kind"]
+            if self.is_recovering and kind not in ("reserve", "restored"):
+                raise ValueError("rows were lost that no study explains")
+            _TAKE[kind](self, row.sequence, row.public)
         except (
             KeyError,
             TypeError,
@@ -207,8 +215,8 @@ class Balance:
         life = LifeBudget.born(public["epsilon"], public["delta"])
         if public["population"] in self.lives:
             raise ValueError("a population is born once")
-        if public["population"] in self.exhausted:
-            raise ValueError("a population that was lost is not born again")
+        if self.lost:
+            raise ValueError("behind lost rows no population is born: one may have been, there")
         if public["delta"] > largest_delta(public["declared_size"]):
             raise ValueError("delta is larger than the rule for this size")
         if life.order != public["order"] or not math.isclose(
@@ -264,13 +272,23 @@ class Balance:
             if not self.last < head.sequence == sequence - 1:
                 raise ValueError("rows were lost that are there")
             self.lost.append(Lost(self.last + 1, head))
+            self.unexplained += head.sequence - self.last - 1  # one row alone is no release
         for reservation in self.reservations.values():
+            if not reservation.settled:
+                self.unexplained -= 2 + MOST_ROWS * reservation.size
             for purpose in reservation.parts:
                 left = reservation.remaining(purpose)
                 reservation.unseen[purpose] += left
                 reservation.released[purpose] += left
             reservation.settled = True
         self.exhausted.update(exhausted)
+        if head is None and self.is_recovering:
+            raise ValueError("rows were lost that no study explains, and something is left")
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether lost rows are not accounted for yet."""
+        return self.unexplained > 0 and not set(self.lives) <= self.exhausted
 
     def _open(self, public: dict[str, Any]) -> Reservation:
         reservation = self.reservations[public["reservation"]]

@@ -27,7 +27,7 @@ from flo.server.run import run_study
 from flo.server.store import Store
 from flo.study import Study
 
-_BACK_SECONDS = 3.0  # for agents to come back after a restart; the floor is waited for in any case
+_BACK_SECONDS = 3.0  # for agents to come back after a restart
 
 
 class StoredRun:
@@ -83,7 +83,6 @@ def _main(grid: Any, run: str) -> None:
     saved = stored.load()
     present = exchange.wait_for(
         [hospital.id for hospital in study.hospitals],
-        study.cohort_floor,
         min(study.limits.deadline_seconds, _BACK_SECONDS if saved else math.inf),
     )
     stored.event("online", hospitals=sorted(present))

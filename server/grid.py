@@ -32,13 +32,12 @@ class GridExchange:
         self._is_stopped = is_stopped
         self._answered: dict[str, int] = {}  # hospital -> its connections when it last answered
 
-    def wait_for(self, hospitals: Sequence[str], minimum: int, seconds: float) -> list[str]:
-        """Wait until all are online, or ``seconds`` have passed and at least ``minimum`` are."""
+    def wait_for(self, hospitals: Sequence[str], seconds: float) -> list[str]:
+        """Wait until all are online, or ``seconds`` have passed. Returns who is."""
         end = time.monotonic() + seconds
         while True:
             present = [hospital for hospital in hospitals if hospital in self.connected()]
-            enough = len(present) >= minimum and time.monotonic() > end
-            if len(present) == len(hospitals) or enough or self._is_stopped():
+            if len(present) == len(hospitals) or _past(end) or self._is_stopped():
                 return present
             time.sleep(0.1)
 

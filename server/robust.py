@@ -29,7 +29,7 @@ from flo.privacy.plan import Part, combined_variance
 from flo.study import Study
 
 Floats = npt.NDArray[np.float64]
-_ROUNDED_DOWN = 1.1  # a declared size is the true one, rounded down to two digits
+_MOST_TIMES = 2.0  # a hospital may have grown since it declared its size
 _RARELY = 1e-9
 _TRIMMED = 4  # one hospital in so many, at least one, from either end
 
@@ -37,11 +37,11 @@ _TRIMMED = 4  # one hospital in so many, at least one, from either end
 def largest_norm(study: Study, part: Part, hospitals: Collection[str]) -> float:
     """L2 norm that these hospitals' honest noisy sum exceeds with probability below 10^-9.
 
-    In the unit of what is summed: clip norm times patients, and the noise, whose norm exceeds
-    s·(√length + √(2 ln 10^9)) as rarely (s: standard deviation of a coordinate; Gaussian
-    concentration of a 1-Lipschitz function).
+    In the unit of what is summed: clip norm times twice the declared patients, and the noise, whose
+    norm exceeds s·(√length + √(2 ln 10^9)) as rarely (s: standard deviation of a coordinate;
+    Gaussian concentration of a 1-Lipschitz function).
     """
-    patients = _ROUNDED_DOWN * sum(study.hospital(name).declared_size for name in hospitals)
+    patients = _MOST_TIMES * sum(study.hospital(name).declared_size for name in hospitals)
     deviation = math.sqrt(combined_variance(study, part, len(hospitals)))
     noise = math.sqrt(part.mechanism.length) + math.sqrt(-2 * math.log(_RARELY))
     return part.mechanism.norm * patients + deviation * noise

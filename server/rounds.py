@@ -174,9 +174,7 @@ def advance(study: Study, state: RunState, values: dict[str, Values]) -> RunStat
         MessageError: the sum is larger than these hospitals could make it: one of them lied.
     """
     part = Plan.of(study).part(state.purpose)
-    total = clipped(
-        part.mechanism.to_real(_sum(study, part, values)), largest_norm(study, part, values)
-    )
+    total = part.mechanism.to_real(_sum(study, part, values))
     state = replace(state, cohort=())
     if state.phase == "survey":
         counted = {}
@@ -194,6 +192,7 @@ def advance(study: Study, state: RunState, values: dict[str, Values]) -> RunStat
         estimate, subgroups = evaluation.read(study, total, variance)
         return replace(state, phase="done", estimate=estimate, subgroups=subgroups)
     if study.mechanism.aggregation == "sum":
+        total = clipped(total, largest_norm(study, part, values))
         sizes = sum(study.hospital(hospital).declared_size for hospital in values)
         mean = total / (sizes * study.mechanism.sampling)  # public: patients as declared
     else:

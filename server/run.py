@@ -271,7 +271,9 @@ class _Run:
         header = request_header(self.study, self.run, self.state, kind, named)
         weights = self.state.asked if kind == "release" else NO_WEIGHTS
         request = encode_request(Request(header, weights))
-        deadline = self.patience.seconds(self.state.phase)
+        deadline = self.study.limits.deadline_seconds  # to join is to load the data
+        if kind == "release":
+            deadline = self.patience.seconds(self.state.phase)
         replies: dict[str, Reply] = {}
         for hospital, data in self.exchange.ask(dict.fromkeys(named, request), deadline).items():
             try:

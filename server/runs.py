@@ -113,11 +113,20 @@ class Runs:
                 del self._running[study]
             elif self._superlink.has_finished(running.flower_run):
                 if running.launches >= _MAX_RELAUNCHES:
-                    self._store.pause_run(running.run, self._store.take_run(running.run))
-                    self._store.add_event(study, "paused", why="the ServerApp kept failing")
+                    self._give_up(running.run, study, "the ServerApp kept failing")
                     continue
                 self._store.add_event(study, "relaunched", run=running.run)
                 self._launch(running.run, study)
+
+    def _give_up(self, run: str, study: str, why: str) -> None:
+        """Try again later; or end it here and now, if it is to end."""
+        launch = self._store.take_run(run)
+        if self._store.stop_requested(run):
+            self._store.end_run(run, launch, "ended", {"why": why})
+            self._store.add_event(study, "ended", why=why)
+        else:
+            self._store.pause_run(run, launch)
+            self._store.add_event(study, "paused", why=why)
 
     def _look_after_paused(self) -> None:
         now = time.monotonic()

@@ -35,7 +35,7 @@ from flo.server.publish import published
 from flo.server.refusals import Refusals
 from flo.server.store import Member, Store
 from flo.settings import Document, problems
-from flo.study import UNDER_WAY
+from flo.study import UNDER_WAY, from_canonical
 from flo.succession import Succession
 
 MAX_REPORT_BODY = 128 << 20
@@ -232,13 +232,16 @@ class SiteApi:
     def given(self, peer: Peer, body: bytes) -> Any:
         """Approvals that this hospital ever gave, for one that restores a backup."""
         after = _parse(GivenBody, body).after
-        found = self._store.given(peer.hospital, after, _GIVEN_AT_ONCE)
-        return {
-            "given": [
+        while found := self._store.given(peer.hospital, after, _GIVEN_AT_ONCE):
+            listed = [
                 {"study": study, "document": document, "signature": signature}
                 for study, document, signature in found
+                if _names(study, peer)
             ]
-        }
+            if listed:
+                return {"given": listed}
+            after = canonical.digest(found[-1][0].encode())
+        return {"given": []}
 
     def heads(self, peer: Peer, body: bytes) -> Any:
         """Take note of a head, if one is shown, and return the highest seen of this hospital.
@@ -316,6 +319,12 @@ SITE_CALLS: dict[str, Callable[[SiteApi, Peer, bytes], Any]] = {
     "/v1/site/audit": SiteApi.audit,
     "/v1/site/keys": SiteApi.keys,
 }
+
+
+def _names(study: str, peer: Peer) -> bool:
+    """Whether a study names this key for the hospital, and not one that it had before."""
+    named = from_canonical(study.encode()).hospital(peer.hospital)
+    return named.fingerprint == fingerprint(peer.public)
 
 
 def _parse(model: type[ModelT], body: bytes) -> ModelT:

@@ -262,6 +262,8 @@ class Store:
     def given(self, hospital: str, after: str, most: int) -> list[tuple[str, str, str]]:
         """Approvals that a hospital ever gave: study, decision and signature, by study digest.
 
+        By whatever key it had then.
+
         Also those that it withdrew: a hospital that restores a backup has to know them.
         """
         return [

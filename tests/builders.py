@@ -135,7 +135,7 @@ class CountingReleaser:
     def __init__(self, length: int, *, ready: bool = True) -> None:
         self.length, self.ready, self.loads, self.calls = length, ready, True, 0
 
-    def prepare(self, *_: Any) -> None:
+    def warm_up(self, *_: Any) -> None:
         if not self.loads:
             raise RefusedError("not ready")
 

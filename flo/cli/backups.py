@@ -48,8 +48,6 @@ def site_restore(file: File, home: site.Home = site.DEFAULT_HOME) -> None:
     with working("opening"):
         header = restore(file, home, secret)
     say(f"{home} is as it was at {header.made}; nothing opens its ledger yet")
-    say("[bold]patients who opted out since are in again[/]: flo site opt-out, before you approve")
-    say("the policy is that of then, too: flo site policy")
     opened = SiteHome.open(home)
     try:
         with working("asking the coordinator what it saw since"), connect(opened) as api:
@@ -85,6 +83,10 @@ def _tell(restored: Restored) -> None:
         say(f"approved since the backup, charged in full: {digest[:12]}")
     for population in restored.exhausted:
         say(f"[bold red]nothing is left[/] of the budget of population {plain(population)}")
+    say(
+        "[bold]policy and opt-outs are those of the backup[/]: look at flo site policy, enter whoever"
+    )
+    say("opted out since (flo site opt-out), then put it in force: flo site policy --sign")
     say("flo site budget shows what remains; flo site run goes on")
 
 
@@ -122,8 +124,12 @@ def coordinator_restore(file: File, home: coordinator.Home = coordinator.DEFAULT
         found = backup.read(file, "coordinator", secret)
         backup.unpack(found, home, ("models",))
     with CoordinatorHome.open(home).recording() as store:
+        store.end_all_invitations()
         store.add_event(None, "restored", made=found.header.made)
-    say(f"{home} is as it was at {found.header.made}")
+        let_in = [member.id for member in store.members() if not member.revoked]
+    say(f"{home} is as it was at {found.header.made}; invitations of then open nothing")
+    say(f"[bold]let in again[/]: {', '.join(let_in) or 'no hospital'}")
+    say("revoke whoever was revoked since, before you serve: flo coordinator revoke HOSPITAL")
     say("hospitals that enrolled or renewed since need a new invitation (flo coordinator invite)")
     say("studies offered since are not known here: launch a new version, the old one has its run")
     say("sites say in their logs that a backup was restored; a run goes on from its state of then")

@@ -28,7 +28,7 @@ PATIENTS = [f"north{i:04d}" for i in range(40)]
 class Exact:
     """Releases what the approved frozen snapshot holds, as the data process would but for noise."""
 
-    def prepare(self, *_: Any) -> None:
+    def warm_up(self, *_: Any) -> None:
         """Ready."""
 
     def forget(self, study: str) -> None:

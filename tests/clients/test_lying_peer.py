@@ -36,7 +36,7 @@ SHARE = np.arange(1, 7) * 1000
 class Fixed(CountingReleaser):
     """Every hospital's share is the same vector, so that it is known when it is seen."""
 
-    def prepare(self, *_: Any) -> None:
+    def warm_up(self, *_: Any) -> None:
         """Ready."""
 
     def forget(self, study: str) -> None:

@@ -16,6 +16,7 @@ from flo.clients.approve import approve
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.home import SiteHome
 from flo.clients.offers import Offered
+from flo.clients.policy_file import sign
 from flo.clients.recover import back_up, recover, restore
 from flo.decisions import Approve, Signed, Terms
 from flo.errors import FloError, RefusedError, TrustError
@@ -115,10 +116,26 @@ def test_nothing_opens_a_restored_ledger_before_it_is_recovered(scene: Scene) ->
         lambda: approve(home, cast(CoordinatorApi, scene.api), third, home.config.population(None)),
     ]
     for way in ways:
-        with pytest.raises(RefusedError, match="restored from a backup") as raised:
+        with pytest.raises(FloError, match="backup"):
             way()
-        assert raised.value.hint.startswith("flo site recover")
+    with pytest.raises(RefusedError, match="restored from a backup") as raised:
+        home.ledger()
+    assert raised.value.hint.startswith("flo site recover")
     assert kinds(home)[-1] == "restored"
+
+
+def test_nothing_is_approved_before_the_steward_has_signed_the_old_policy_again(
+    scene: Scene,
+) -> None:
+    """It is the policy of the backup, and whoever opted out since is in again."""
+    home, api = scene.restored(), cast(CoordinatorApi, scene.api)
+    recover(home, api)
+    third = offered(study_of(0.1, "third"), [home], scene.coordinator)
+    with pytest.raises(TrustError, match="those of a backup") as raised:
+        approve(home, api, third, home.config.population(None))
+    assert "flo site opt-out" in raised.value.hint
+    sign(home.directory, home.identity())
+    approve(home, api, third, home.config.population(None))
 
 
 def test_what_was_open_and_what_was_approved_since_is_charged_in_full(scene: Scene) -> None:

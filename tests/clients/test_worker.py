@@ -89,7 +89,7 @@ def test_what_was_prepared_is_not_loaded_again(
 ) -> None:
     study, path = fresh("prepared"), tmp_path / "s.npz"
     frozen = (path, snapshot.write(path))
-    worker.prepare(study, *frozen)
+    worker.warm_up(study, *frozen)
     asked, ask = [], Worker._ask
 
     def asking(self: Worker, header: dict[str, Any], body: bytes = b"") -> bytes:

@@ -57,7 +57,7 @@ class KeyedWorker:
     def forget(self, study: str) -> None:
         self._trainers.pop(study, None)
 
-    def prepare(self, study: Study, snapshot: Path, snapshot_digest: str) -> None:
+    def warm_up(self, study: Study, snapshot: Path, snapshot_digest: str) -> None:
         if study.digest not in self._trainers:
             frozen = Snapshot.read(snapshot, snapshot_digest)
             self._trainers[study.digest] = Trainer(study, frozen, noise=self._noise)
@@ -71,7 +71,7 @@ class KeyedWorker:
         weights: npt.NDArray[np.float64],
         cohort_size: int,
     ) -> npt.NDArray[np.int64]:
-        self.prepare(study, snapshot, snapshot_digest)
+        self.warm_up(study, snapshot, snapshot_digest)
         self._noise.asked = purpose + canonical.digest(weights.astype("<f8").tobytes())
         return self._trainers[study.digest].release(purpose, weights, cohort_size)
 

@@ -33,7 +33,7 @@ COHORT = ("north", "south", "west")
 class FreshReleaser:
     """A new random vector every time; says so on standard output."""
 
-    def prepare(self, *_: Any) -> None:
+    def warm_up(self, *_: Any) -> None:
         """Ready."""
 
     def forget(self, study: str) -> None:

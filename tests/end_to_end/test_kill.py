@@ -40,7 +40,7 @@ ROOT = Path(__file__).parent.parent.parent
 class NoReleaser:
     """After a kill nothing may be computed anew for a request that has a row."""
 
-    def prepare(self, *_: Any) -> None:
+    def warm_up(self, *_: Any) -> None:
         """Ready."""
 
     def forget(self, study: str) -> None:

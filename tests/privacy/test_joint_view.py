@@ -36,7 +36,7 @@ PADS = 64
 class Zeros(CountingReleaser):
     """Nothing but pads is sent."""
 
-    def prepare(self, *_: Any) -> None:
+    def warm_up(self, *_: Any) -> None:
         """Ready."""
 
     def forget(self, study: str) -> None:
@@ -185,7 +185,7 @@ class Training:
     def trainer(self, study: Study, digest: str, **noise: Any) -> Trainer:
         return Trainer(study, Snapshot.read(self._path, digest), **noise)
 
-    def prepare(self, *_: Any) -> None:
+    def warm_up(self, *_: Any) -> None:
         """Ready."""
 
     def forget(self, study: str) -> None:

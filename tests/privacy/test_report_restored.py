@@ -15,6 +15,7 @@ from flo.errors import MessageError, TrustError
 from flo.privacy.ledger import Approved
 from flo.privacy.report import build, verify
 from flo.privacy.report_page import render
+from tests.company import signed
 from tests.privacy.hospitals import World
 from tests.privacy.ledgers import facts, study_of
 from tests.privacy.test_restored_ledger import copied
@@ -44,7 +45,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         beside.unlink()
     shutil.move(backup, path)
     with closing(north.ledger()) as ledger:
-        ledger.restore([Approved(made.studies[0], "main", if_broken=False)], seen, 16)
+        ledger.restore([Approved(made.studies[0], "main", if_broken=False)], seen)
     return made
 
 
@@ -52,13 +53,13 @@ def test_it_says_that_it_was_restored_and_counts_what_no_row_shows(world: World)
     report = build([world.extract(0), world.extract(1)])
     assert json.loads(report)["schema_version"] == 4
     north, south = verify(report)["hospitals"]
-    assert [(r["lost"], r["populations_used_up"]) for r in north["restored"]] == [(True, 0)]
+    assert [(r["lost_rows"], r["populations_used_up"]) for r in north["restored"]] == [(1, 0)]
     assert (north["releases_training"], north["releases_unseen"]) == (4, 3)
     assert (len(north["releases"]), north["settled"]) == (2, True)
     assert north["epsilon_released"] == north["epsilon_charged"]
     assert (south["restored"], south["releases_unseen"]) == ([], 0)
     assert south["epsilon_released"] < north["epsilon_released"]
-    assert "north" in south["witnessed_by"] or north["witnessed_by"] == ["south"]
+    assert north["witnessed_by"] == []  # south saw a row that is lost: it vouches for none here
 
 
 def test_its_page_says_so(world: World) -> None:
@@ -96,6 +97,29 @@ def with_anothers_head(body: dict[str, Any]) -> None:
 
 def with_a_strange_head(body: dict[str, Any]) -> None:
     body["rows"][-1]["public"]["head"] = {"sequence": "many"}
+
+
+def with_a_head_far_away(world: World) -> bytes:
+    """The hospital restores an old copy and says that a million rows were lost: anything fits."""
+    north = world.homes[0]
+    with closing(north.ledger()) as ledger, ledger._transaction():
+        far = signed(north.identity(), 1_000_000).model_dump(mode="json")
+        ledger._append({"kind": "restored", "head": far, "exhausted": []}, {})
+    return world.extract(0)
+
+
+def test_a_hospital_cannot_lose_rows_that_no_study_of_it_explains(
+    world: World,
+) -> None:
+    home = world.homes[0].directory
+    kept = copied(home / "ledger.sqlite")
+    try:
+        with pytest.raises(TrustError, match="lost rows that no study explains"):
+            build([with_a_head_far_away(world), world.extract(1)])
+    finally:
+        for beside in home.glob("ledger.sqlite*"):
+            beside.unlink()
+        shutil.move(kept, home / "ledger.sqlite")
 
 
 def without_a_kind(body: dict[str, Any]) -> None:

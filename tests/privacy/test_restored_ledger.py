@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from tests.privacy.ledgers import facts, new_ledger, register, study_of
 
 KEY = Identity.new()
 FIRST, SECOND = study_of(0.3, "first"), study_of(0.3, "second")
-ROWS = 16
 
 
 def approved(*studies: Study) -> list[Approved]:
@@ -71,7 +70,7 @@ def test_what_was_open_counts_as_released_in_full_and_is_over(
 ) -> None:
     for number in (2, 3):
         release(ledger, FIRST, number)
-    restored = backup.restore(approved(FIRST), ledger.head(), ROWS)
+    restored = backup.restore(approved(FIRST), ledger.head())
     assert (restored.lost, restored.studies, restored.exhausted) == (2, (), ())
     (held,) = backup.balance().reservations.values()
     assert (held.released["training"], held.unseen["training"]) == (4, 3)
@@ -84,7 +83,7 @@ def test_what_was_open_counts_as_released_in_full_and_is_over(
 def test_what_was_approved_since_counts_in_full(ledger: Ledger, backup: Ledger) -> None:
     ledger.settle(ledger.reserve(FIRST, "main"), "ended")
     release(ledger, SECOND, 1)
-    restored = backup.restore(approved(FIRST, SECOND), ledger.head(), ROWS)
+    restored = backup.restore(approved(FIRST, SECOND), ledger.head())
     assert (restored.lost, restored.studies) == (3, (SECOND.digest,))
     assert [h.remaining("training") for h in backup.balance().reservations.values()] == [0, 0]
     with pytest.raises(BudgetError, match="run and settled here"):
@@ -96,7 +95,7 @@ def test_what_does_not_fit_leaves_nothing(ledger: Ledger, backup: Ledger) -> Non
     large = study_of(0.85, "large")
     ledger.settle(ledger.reserve(FIRST, "main"), "ended")
     release(ledger, large, 1)
-    restored = backup.restore(approved(FIRST, large), ledger.head(), ROWS)
+    restored = backup.restore(approved(FIRST, large), ledger.head())
     assert restored.exhausted == ("main",)
     for name in SUB_LEDGERS:
         assert backup.balance().remaining("main", name) <= 0
@@ -107,17 +106,65 @@ def test_what_does_not_fit_leaves_nothing(ledger: Ledger, backup: Ledger) -> Non
 
 def test_rows_that_nothing_explains_leave_nothing(ledger: Ledger, backup: Ledger) -> None:
     """The coordinator hides an approval: more rows are missing than what it shows can make."""
-    far = signed(KEY, ledger.head().sequence + 1 + 6 * ROWS)
-    assert backup.restore(approved(FIRST), far, ROWS).exhausted == ("main",)
+    far = signed(KEY, ledger.head().sequence + 1 + 6 * 16)
+    assert backup.restore(approved(FIRST), far).exhausted == ("main",)
 
 
 def test_a_population_that_was_lost_is_not_born_again(ledger: Ledger, backup: Ledger) -> None:
     register(ledger, "research")
     ledger.reserve(SECOND, "research")
     found = [*approved(FIRST), Approved(SECOND, "research", if_broken=False)]
-    assert backup.restore(found, ledger.head(), ROWS).exhausted == ("research",)
-    with pytest.raises(UsageError, match="nothing is left of its budget"):
-        register(backup, "research")
+    assert backup.restore(found, ledger.head()).exhausted == ("research",)
+    for name in ("research", "another"):  # perhaps of the same patients: who they are is lost, too
+        with pytest.raises(UsageError, match="lost rows, and its patients may have had a budget"):
+            register(backup, name)
+
+
+def test_a_restored_ledger_that_lost_nothing_takes_new_populations(backup: Ledger) -> None:
+    backup.restore(approved(FIRST), backup.head())
+    register(backup, "research")
+
+
+def test_one_lost_row_alone_was_no_release(tmp_path: Path) -> None:
+    """A site that has nothing open is restored twice from one backup."""
+    with new_ledger(tmp_path / "ledger.sqlite", KEY) as ledger:
+        copied(tmp_path / "ledger.sqlite")
+        ledger.restore([], None)
+        with closing(Ledger(tmp_path / "backup.sqlite", KEY)) as backup:
+            assert backup.restore([], ledger.head()).exhausted == ()
+
+
+def test_two_lost_rows_that_nothing_explains_may_have_been_a_release(tmp_path: Path) -> None:
+    with new_ledger(tmp_path / "ledger.sqlite", KEY) as ledger:
+        copied(tmp_path / "ledger.sqlite")
+        release(ledger, FIRST, 1)
+        with closing(Ledger(tmp_path / "backup.sqlite", KEY)) as backup:
+            assert backup.restore([], ledger.head()).exhausted == ("main",)
+
+
+def test_rows_of_distributed_noise_cannot_have_been_repeated(tmp_path: Path) -> None:
+    """One row a release: a coordinator that hides a study has little to hide it behind."""
+    masked = study_of(0.1, "masked", masking="on", noise="distributed")
+    with new_ledger(tmp_path / "ledger.sqlite", KEY) as ledger:
+        ledger.reserve(masked, "main")
+        copied(tmp_path / "ledger.sqlite")
+        far = signed(KEY, ledger.head().sequence + 12)
+        with closing(Ledger(tmp_path / "backup.sqlite", KEY)) as backup:
+            assert backup.restore(approved(masked), far).exhausted == ("main",)
+
+
+@pytest.mark.parametrize("after", ["release", "birth", "settle", "restored"])
+def test_a_ledger_that_lost_more_than_its_studies_explain_takes_nothing_else(
+    ledger: Ledger, after: str
+) -> None:
+    far = signed(KEY, 1_000_000).model_dump(mode="json")
+    row: dict[str, Any] = {"kind": after, "head": None, "exhausted": []}
+    with ExitStack() as stack:
+        stack.enter_context(pytest.raises(TrustError, match="no study explains"))
+        stack.enter_context(ledger._transaction())
+        ledger._append({"kind": "restored", "head": far, "exhausted": []}, {})
+        ledger._append(row, {})
+    assert "restored" not in [found.public["kind"] for found in ledger.rows()]
 
 
 def test_an_approval_that_names_no_population_of_several_leaves_nothing_of_any(
@@ -125,7 +172,7 @@ def test_an_approval_that_names_no_population_of_several_leaves_nothing_of_any(
 ) -> None:
     with new_ledger(tmp_path / "ledger.sqlite", KEY) as ledger:
         register(ledger, "research")
-        restored = ledger.restore([Approved(SECOND, None, if_broken=False)], None, ROWS)
+        restored = ledger.restore([Approved(SECOND, None, if_broken=False)], None)
     assert restored.exhausted == ("main", "research")
 
 
@@ -160,7 +207,7 @@ def test_no_history_costs_more_than_what_its_backup_is_charged(
         ever = {(row.private or {}).get("study") for row in ledger.rows()}
         known = approved(*(study for study in studies if study.digest in ever))
         with closing(Ledger(copy, KEY)) as backup:
-            backup.restore(known, ledger.head(), ROWS)
+            backup.restore(known, ledger.head())
             for name in SUB_LEDGERS:
                 assert charged(backup)[name] >= charged(ledger)[name] * (1 - 1e-12)
 
@@ -173,7 +220,7 @@ def test_the_chain_goes_on_behind_the_lost_rows_and_opens_again(
 ) -> None:
     release(ledger, FIRST, 2)
     seen = ledger.head()
-    backup.restore(approved(FIRST), seen, ROWS)
+    backup.restore(approved(FIRST), seen)
     assert backup.head().sequence == seen.sequence + 1
     release(backup, SECOND, 1)
     with closing(Ledger(tmp_path / "backup.sqlite", KEY)) as again:
@@ -188,7 +235,7 @@ def test_heads_of_lost_rows_are_believed_and_others_are_not(ledger: Ledger, back
     for number in (2, 3):
         release(ledger, FIRST, number)
         heads.append(ledger.head())
-    backup.restore(approved(FIRST), heads[-1], ROWS)
+    backup.restore(approved(FIRST), heads[-1])
     for head in heads:
         backup.confirm(head)
     for wrong in (signed(KEY, heads[-1].sequence, "a" * 64), signed(KEY, 99)):
@@ -202,12 +249,12 @@ def test_a_head_that_a_partner_shows_later_is_charged_by_another_restore(
     """The coordinator hid what it saw; the partner's head is remembered when it is refused."""
     for number in (2, 3, 4):
         release(ledger, FIRST, number)
-    backup.restore(approved(FIRST), None, 0)
+    backup.restore(approved(FIRST), None)
     newer = ledger.head()
     assert newer.sequence > backup.head().sequence
     with pytest.raises(TrustError):
         backup.confirm(newer)
-    assert backup.restore(approved(FIRST), None, ROWS).lost == newer.sequence - 4
+    assert backup.restore(approved(FIRST), None).lost == newer.sequence - 4
     backup.confirm(newer)
 
 
@@ -217,22 +264,22 @@ def test_two_copies_in_use_cannot_be_mended(ledger: Ledger, backup: Ledger) -> N
     release(backup, FIRST, 7)
     before = list(backup.rows())
     with pytest.raises(TrustError, match="two copies of it were in use"):
-        backup.restore(approved(FIRST), fork, ROWS)
+        backup.restore(approved(FIRST), fork)
     assert list(backup.rows()) == before
 
 
 def test_a_head_of_another_key_is_no_head_of_ours(backup: Ledger) -> None:
     before = list(backup.rows())
     with pytest.raises(TrustError):
-        backup.restore(approved(FIRST), signed(Identity.new(), 9), ROWS)
+        backup.restore(approved(FIRST), signed(Identity.new(), 9))
     assert list(backup.rows()) == before
 
 
 def test_restoring_twice_changes_nothing_more(ledger: Ledger, backup: Ledger) -> None:
     release(ledger, FIRST, 2)
-    backup.restore(approved(FIRST), ledger.head(), ROWS)
+    backup.restore(approved(FIRST), ledger.head())
     first = charged(backup)
-    assert backup.restore(approved(FIRST), ledger.head(), ROWS).lost == 0
+    assert backup.restore(approved(FIRST), ledger.head()).lost == 0
     assert charged(backup) == first
 
 
@@ -252,7 +299,7 @@ def test_a_restored_row_that_was_edited_is_found(
     import json
 
     release(ledger, FIRST, 2)
-    backup.restore(approved(FIRST), ledger.head(), ROWS)
+    backup.restore(approved(FIRST), ledger.head())
     path = tmp_path / "edited.sqlite"
     shutil.copy(copied(tmp_path / "backup.sqlite"), path)
     with closing(sqlite3.connect(path)) as database, database:

@@ -140,6 +140,16 @@ def test_a_run_whose_serverapp_keeps_failing_waits_longer_and_longer(scene: Scen
     assert scene.status(digest) in ("running", "paused")
 
 
+def test_a_run_whose_serverapp_keeps_failing_ends_when_it_is_stopped(scene: Scene) -> None:
+    digest = scene.offers(STUDY)
+    scene.link.online = {1, 2, 3}
+    scene.link.has_finished = lambda flower_run: True  # type: ignore[method-assign]
+    scene.after(5)
+    assert scene.store.request_stop(digest)
+    scene.after(400)
+    assert scene.status(digest) == "ended"
+
+
 def test_a_paused_run_waits_for_its_floor_and_goes_on(scene: Scene) -> None:
     digest = scene.offers(STUDY)
     scene.after(1)
