@@ -29,7 +29,7 @@ from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.home import RESTORED, SiteHome
 from flo.clients.witness import head_seen
 from flo.decisions import Signed, read_approval
-from flo.errors import TrustError
+from flo.errors import RefusedError, TrustError
 from flo.identity import verify
 from flo.privacy.ledger import Approved, Restored
 from flo.settings import Document, parse
@@ -65,10 +65,12 @@ def recover(home: SiteHome, api: CoordinatorApi) -> Restored:
 
     Raises:
         TrustError: what the coordinator shows is not ours, or two copies of the ledger were in use.
-        RefusedError: an agent runs, or another decision is being made.
+        RefusedError: an agent runs, another decision is being made, or nothing is missing.
     """
     with home.agent_lock(), home.deciding(), closing(home.ledger(recovering=True)) as ledger:
         seen, approved = head_seen(api), list(_ever_approved(home, api))
+        if not (home.directory / RESTORED).exists() and ledger.lost_head(seen) is None:
+            raise RefusedError("there is nothing to recover: all rows that others saw are here")
         restored = ledger.restore(approved, seen)
         home.record(  # the policy that was signed before is not in force any more
             "ledger-recovered",

@@ -341,7 +341,7 @@ class Ledger:
             TrustError: ``seen`` is not ours, or is a fork of what is here.
         """
         with self._transaction():
-            head = self._lost(seen)
+            head = self.lost_head(seen)
             lost = head.sequence - self._balance.last if head else 0
             shown = {found.study.digest: found.study for found in approved}
             explained = 1 + sum(
@@ -369,8 +369,11 @@ class Ledger:
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _lost(self, seen: Head | None) -> Head | None:
-        """The highest head of ours that anyone saw beyond the rows that are here."""
+    def lost_head(self, seen: Head | None) -> Head | None:
+        """The highest head of ours that anyone saw beyond the rows that are here; None if none is.
+
+        ``seen``: one that is shown now. Raises TrustError: it is not ours, or of another copy.
+        """
         own = self._identity.fingerprint
         known = [head for head in (seen, self.witnessed().get(own)) if head is not None]
         for head in known:

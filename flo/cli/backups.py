@@ -83,10 +83,8 @@ def _tell(restored: Restored) -> None:
         say(f"approved since the backup, charged in full: {digest[:12]}")
     for population in restored.exhausted:
         say(f"[bold red]nothing is left[/] of the budget of population {plain(population)}")
-    say(
-        "[bold]policy and opt-outs are those of the backup[/]: look at flo site policy, enter whoever"
-    )
-    say("opted out since (flo site opt-out), then put it in force: flo site policy --sign")
+    say("[bold]policy and opt-outs are those of the backup[/]: read the policy (flo site policy),")
+    say("enter whoever opted out since (flo site opt-out), then: flo site policy --sign")
     say("flo site budget shows what remains; flo site run goes on")
 
 

@@ -222,6 +222,15 @@ def test_approvals_without_end_are_refused(scene: Scene, monkeypatch: pytest.Mon
         recover(home, cast(CoordinatorApi, scene.api))
 
 
+def test_a_site_that_lost_nothing_is_not_charged_by_mistake(scene: Scene) -> None:
+    with closing(scene.home.ledger()) as ledger:
+        before = list(ledger.rows())
+    with pytest.raises(RefusedError, match="nothing to recover"):
+        recover(scene.home, cast(CoordinatorApi, scene.api))
+    with closing(scene.home.ledger()) as ledger:
+        assert list(ledger.rows()) == before
+
+
 def test_a_ledger_that_others_saw_more_of_is_recovered_in_its_place(scene: Scene) -> None:
     """Somebody put an old copy of the ledger back by hand; its agent said so and stopped."""
     with closing(scene.home.ledger()) as ledger:

@@ -21,6 +21,7 @@ from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.decisions import refuse
 from flo.clients.enrol import accept_coordinator, connect, enrol, leave, renew_when_due
 from flo.clients.handler import Handler
+from flo.clients.home import RESTORED
 from flo.clients.models import fetch
 from flo.clients.people import say_yes
 from flo.clients.policy import Person, Policy
@@ -130,6 +131,7 @@ class WholeLife:
         with connect(self.home) as api, pytest.raises(FloError):  # it asks, and gets none
             fetch(self.home, api, offer.study.name, self.home.directory)
         with connect(self.home) as api:
+            (self.home.directory / RESTORED).touch()  # as if it came out of a backup
             recover(self.home, api)
             leave(self.home, api)
         self.log.close()
