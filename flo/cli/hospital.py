@@ -20,19 +20,27 @@ def policy(
     """Show what this site allows; sign policy.toml after you have edited it."""
     from flo.cli.screen import plain, say
     from flo.clients.home import SiteHome
+    from flo.clients.policy_file import read_edited
     from flo.clients.policy_file import sign as put_in_force
+    from flo.errors import TrustError
 
     opened = SiteHome.open(home)
     if sign and put_in_force(opened.directory, opened.identity(), person_key(person)) is None:
         say("signed; the policy in force asks for more people: flo site policy --sign --person KEY")
         return
-    found = opened.policy
+    found, refused = read_edited(opened.directory / "policy.toml"), None
+    try:
+        found = opened.policy
+    except TrustError as error:
+        refused = error
     for name, value in found.model_dump(mode="json").items():
         if name != "people":
             shown = "not limited" if value is None else str(value)
             say(f"{name} = {plain(shown)}")
     for someone in found.people:
         say(f"may approve: {someone.name}, {someone.role}")
+    if refused is not None:  # it is shown all the same: somebody has to look at it before signing
+        raise refused
     say(f"in force, digest {found.digest[:12]}; {home / 'policy.toml'} is signed")
 
 

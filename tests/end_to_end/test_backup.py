@@ -59,6 +59,9 @@ def test_a_site_that_lost_its_machine_goes_on_and_counts_all_that_it_may_have_re
         said = done("site", "restore", file, "--home", sites[0].directory)
         assert "rows of the ledger were lost" in said
         assert "charged in full" in said
+        shown = flo("site", "policy", "--home", sites[0].directory)
+        assert (shown.returncode, "approvers = 1" in shown.stdout) == (4, True)
+        assert "flo site opt-out" in shown.stderr
         done("site", "policy", "--sign", "--home", sites[0].directory)
         stack.enter_context(agent(sites[0]))
         summary = wait_for(lambda found: found["status"] == "done", home.directory, digest)
