@@ -64,7 +64,8 @@ def test_it_says_that_it_was_restored_and_counts_what_no_row_shows(world: World)
 
 def test_its_page_says_so(world: World) -> None:
     text = render(build([world.extract(0), world.extract(1)]))
-    assert "Restored from a backup" in text
+    assert "The ledger of north was restored from a backup" in text
+    assert "The ledger of south" not in text
     assert "3 releases count that no row shows" in " ".join(text.split())
 
 
