@@ -1,0 +1,59 @@
+"""kill -9 of an agent at random instants of a real run: it costs one retry each at most.
+
+``FLO_KILL_POINTS=40 pytest -s tests/end_to_end/test_agent_kills.py`` kills more often. What one
+site's ledger holds after kills at every instant is in ``test_kill``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.agents import agent, kill
+from tests.end_to_end.running import (
+    SITES,
+    all_events,
+    failed,
+    launch,
+    releases,
+    rounds,
+    wait_for,
+)
+from tests.server.stage import serving
+
+LONGEST_LIFE, ROUNDS_A_LIFE = 6.0, 12
+
+
+@pytest.mark.slow
+def test_an_agent_that_is_killed_again_and_again_costs_a_retry_each_at_most(
+    tmp_path: Path,
+) -> None:
+    points, chosen = int(os.environ.get("FLO_KILL_POINTS", "5")), random.Random()
+    steps = max(30, points * ROUNDS_A_LIFE)
+    with serving(tmp_path / "coordinator") as coordinator, contextlib.ExitStack() as stack:
+        sites = [coordinator.enrol(tmp_path / name, name) for name in SITES]
+        digest = launch(
+            coordinator, sites, "distributed noise", steps=steps, retry_allowance=2 * points
+        )
+        north, *_ = [stack.enter_context(agent(site)) for site in sites]
+        home, kills = coordinator.home, 0
+        while kills < points and len(rounds(all_events(home, digest))) < steps:
+            time.sleep(chosen.uniform(0, LONGEST_LIFE))
+            kill(north.pid)
+            kills += 1
+            north = stack.enter_context(agent(sites[0]))
+        wait_for(lambda found: found["status"] == "done", home.directory, digest, seconds=300)
+    events = all_events(home, digest)
+    retries = failed(events, sites[1])
+    print(f"{kills} kills, {retries} retries, {steps} rounds")  # noqa: T201 - shown with -s
+    assert rounds(events) == list(range(1, steps + 1))
+    assert retries <= kills
+    for site in sites:  # opening a ledger checks its whole chain
+        made = releases(site)
+        assert steps <= made["training"] <= steps + kills
+        assert made["evaluation"] >= 1
