@@ -6,6 +6,7 @@
 | missed a call to join or an attempt, or refused otherwise | out for the round, if enough remain |
 | the same in ``MOST_MISSES`` rounds | gone, as long as the floor allows |
 | named a newer run key, or saw newer heads | joins again; a second time in a round is a miss |
+| had answered the attempt before a restore of ours | nothing; a second time in a round is a miss |
 | is not connected | not asked until it is |
 """
 
@@ -18,6 +19,7 @@ from flo.study import Study
 
 GONE_FOR_GOOD = frozenset({"not-approved", "over-budget", "rolled-back"})
 JOIN_AGAIN = frozenset({"stale-key", "unconfirmed"})
+FORGIVEN_ONCE = JOIN_AGAIN | {"conflict"}
 MOST_MISSES = 2  # who fails more often costs the others their retries
 
 
@@ -29,7 +31,7 @@ class Attendance:
         self._floor = study.cohort_floor
         self._gone: set[str] = set()
         self._out: set[str] = set()
-        self._joining_again: set[str] = set()
+        self._forgiven: set[str] = set()
         self._misses: Counter[str] = Counter()
 
     def present(self, connected: Collection[str]) -> list[str]:
@@ -49,8 +51,8 @@ class Attendance:
     def refused(self, hospital: str, code: str) -> None:
         if code in GONE_FOR_GOOD:
             self._gone.add(hospital)
-        elif code in JOIN_AGAIN and hospital not in self._joining_again:
-            self._joining_again.add(hospital)
+        elif code in FORGIVEN_ONCE and hospital not in self._forgiven:
+            self._forgiven.add(hospital)
         else:
             self.missed(hospital)
 
@@ -65,4 +67,4 @@ class Attendance:
 
     def next_round(self) -> None:
         self._out.clear()
-        self._joining_again.clear()
+        self._forgiven.clear()

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flo.server.attendance import GONE_FOR_GOOD, JOIN_AGAIN, MOST_MISSES, Attendance
+from flo.server.attendance import FORGIVEN_ONCE, GONE_FOR_GOOD, MOST_MISSES, Attendance
 from flo.study import Study
 from tests.builders import small_study
 
 NAMES = ("east", "north", "south", "west")
-OTHER_CODES = ("not-ready", "settled", "conflict", "malformed")
+OTHER_CODES = ("not-ready", "settled", "malformed")
 MISSES: dict[str, Callable[[Attendance, str], None]] = {
     "missed": Attendance.missed,
     **{code: partial(Attendance.refused, code=code) for code in OTHER_CODES},
@@ -151,8 +151,10 @@ def test_misses_make_nobody_gone_when_too_few_would_be_left() -> None:
 # -- joins again -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", sorted(JOIN_AGAIN))
-def test_who_has_a_newer_key_or_head_joins_again_at_no_cost(code: str) -> None:
+@pytest.mark.parametrize("code", sorted(FORGIVEN_ONCE))
+def test_a_newer_key_or_head_or_an_answer_to_an_earlier_coordinator_costs_nothing(
+    code: str,
+) -> None:
     those = attendance()
     for _ in range(5):
         those.refused("north", code)
@@ -161,8 +163,8 @@ def test_who_has_a_newer_key_or_head_joins_again_at_no_cost(code: str) -> None:
     assert not those.is_gone("north")
 
 
-@pytest.mark.parametrize("again", sorted(JOIN_AGAIN))
-@pytest.mark.parametrize("code", sorted(JOIN_AGAIN))
+@pytest.mark.parametrize("again", sorted(FORGIVEN_ONCE))
+@pytest.mark.parametrize("code", sorted(FORGIVEN_ONCE))
 def test_the_second_time_in_a_round_counts_as_a_miss(code: str, again: str) -> None:
     those = attendance()
     for rounds in range(1, 3):
@@ -196,7 +198,7 @@ def test_who_is_not_connected_is_not_asked_until_it_is() -> None:
 # -- what always holds -----------------------------------------------------------------------------
 
 hospital = st.sampled_from(NAMES)
-codes = st.sampled_from(sorted(GONE_FOR_GOOD | JOIN_AGAIN) + list(OTHER_CODES))
+codes = st.sampled_from(sorted(GONE_FOR_GOOD | FORGIVEN_ONCE) + list(OTHER_CODES))
 happening = st.one_of(
     st.tuples(hospital, st.just("missed")), st.tuples(hospital, codes), st.just(("", "next round"))
 )
