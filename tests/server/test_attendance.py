@@ -152,9 +152,7 @@ def test_misses_make_nobody_gone_when_too_few_would_be_left() -> None:
 
 
 @pytest.mark.parametrize("code", sorted(FORGIVEN_ONCE))
-def test_a_newer_key_or_head_or_an_answer_to_an_earlier_coordinator_costs_nothing(
-    code: str,
-) -> None:
+def test_what_is_no_fault_of_the_hospital_costs_nothing_once_a_round(code: str) -> None:
     those = attendance()
     for _ in range(5):
         those.refused("north", code)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flo.messages import MAX_ATTEMPTS, RefusalCode, Request
+from flo.server.attendance import FORGIVEN_ONCE
 from tests.builders import HOSPITALS
 from tests.server.memory_stage import (
     MODES,
