@@ -48,6 +48,7 @@ class Supervised:
     """A process in a group of its own, started again whenever it ends."""
 
     def __init__(self, command: list[str], log: Path) -> None:
+        """``log``: in the federation's folder, after which its processes are marked."""
         self._command, self._log = command, log
         self._ending = threading.Event()
         self._process = self._start()
@@ -82,7 +83,12 @@ class Supervised:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "FLO_DEVICE": "cpu", TOKEN: "1"},
+                env={
+                    **os.environ,
+                    "OMP_NUM_THREADS": "1",
+                    "FLO_DEVICE": "cpu",
+                    TOKEN: str(self._log.parent),
+                },
             )
 
     def _watch(self) -> None:

@@ -16,7 +16,7 @@ def processes(folder: Path) -> dict[int, str]:
             continue
         try:
             command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            ours = f"{TOKEN}=1".encode() in (place / "environ").read_bytes()
+            ours = f"{TOKEN}={folder}".encode() in (place / "environ").read_bytes().split(b"\0")
         except OSError:  # it has just ended
             continue
         if command and (ours or str(folder) in command):
