@@ -46,20 +46,20 @@ def test_three_rounds_give_the_weights_that_a_person_computes() -> None:
     study = small_study()
     state = RunState.start(study)
 
-    state = advance(study, state, dict.fromkeys(HOSPITALS, grid(study, 80)))
-    assert state.velocity == pytest.approx(1.0)  # 3 · 80 · .5 / 120
-    assert state.weights == pytest.approx(-0.5)
+    state = advance(study, state, dict.fromkeys(HOSPITALS, grid(study, 40)))
+    assert state.velocity == pytest.approx(0.5)  # 3 · 40 · .5 / 120
+    assert state.weights == pytest.approx(-0.25)
     assert (state.round, state.attempt, state.tail_count) == (2, 1, 0)
 
-    state = advance(study, state, dict.fromkeys(HOSPITALS, grid(study, 80)))
-    assert state.velocity == pytest.approx(1.5)  # .5 · 1 + 1
-    assert state.weights == pytest.approx(-1.25)
+    state = advance(study, state, dict.fromkeys(HOSPITALS, grid(study, 40)))
+    assert state.velocity == pytest.approx(0.75)  # .5 · .5 + .5
+    assert state.weights == pytest.approx(-0.625)
     assert (state.round, state.tail_count) == (3, 1)
 
     state = advance(study, state, dict.fromkeys(HOSPITALS, grid(study, 0)))
-    assert state.velocity == pytest.approx(0.75)
-    assert state.weights == pytest.approx(-1.625)
-    assert state.model == pytest.approx((-1.25 - 1.625) / 2)  # the last half of three rounds
+    assert state.velocity == pytest.approx(0.375)
+    assert state.weights == pytest.approx(-0.8125)
+    assert state.model == pytest.approx((-0.625 - 0.8125) / 2)  # the last half of three rounds
     assert (state.phase, state.round, state.attempt) == ("evaluation", 1, 1)
 
 
