@@ -367,8 +367,6 @@ class Ledger:
                 self._append(_restored(None, exhausted), {})
         return Restored(lost, tuple(added), tuple(sorted(exhausted)))
 
-    # -- inside ----------------------------------------------------------------------------------
-
     def lost_head(self, seen: Head | None) -> Head | None:
         """The highest head of ours that anyone saw beyond the rows that are here; None if none is.
 
@@ -387,6 +385,8 @@ class Ledger:
                 )
         beyond = [head for head in known if head.sequence > self._balance.last]
         return max(beyond, key=lambda head: head.sequence, default=None)
+
+    # -- inside ----------------------------------------------------------------------------------
 
     def _only_population(self) -> str | None:
         return next(iter(self._balance.lives)) if len(self._balance.lives) == 1 else None

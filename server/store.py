@@ -262,9 +262,8 @@ class Store:
     def given(self, hospital: str, after: str, most: int) -> list[tuple[str, str, str]]:
         """Approvals that a hospital ever gave: study, decision and signature, by study digest.
 
-        By whatever key it had then.
-
-        Also those that it withdrew: a hospital that restores a backup has to know them.
+        By whatever key it had then, and also those that it withdrew: a hospital that restores a
+        backup has to know them.
         """
         return [
             (bytes(row[0]).decode(), row[1], row[2])
