@@ -272,7 +272,8 @@ class Balance:
             if not self.last < head.sequence == sequence - 1:
                 raise ValueError("rows were lost that are there")
             self.lost.append(Lost(self.last + 1, head))
-            self.unexplained += head.sequence - self.last - 1  # one row alone is no release
+            # One row alone is no release. What explained an earlier loss explains none later.
+            self.unexplained = max(0, self.unexplained) + head.sequence - self.last - 1
         for reservation in self.reservations.values():
             if not reservation.settled:
                 self.unexplained -= 2 + MOST_ROWS * reservation.size

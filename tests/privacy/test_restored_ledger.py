@@ -153,6 +153,18 @@ def test_rows_of_distributed_noise_cannot_have_been_repeated(tmp_path: Path) -> 
             assert backup.restore(approved(masked), far).exhausted == ("main",)
 
 
+def test_what_an_earlier_recovery_closed_explains_no_later_loss(ledger: Ledger) -> None:
+    """Else a hospital could close a large study in one recovery and lose as many rows later."""
+    ledger.restore(approved(FIRST), None)
+    assert ledger.balance().unexplained < 0
+    far = signed(KEY, ledger.head().sequence + 20).model_dump(mode="json")
+    with ExitStack() as stack:
+        stack.enter_context(pytest.raises(TrustError, match="no study explains"))
+        stack.enter_context(ledger._transaction())
+        ledger._append({"kind": "restored", "head": far, "exhausted": []}, {})
+        ledger._append({"kind": "restored", "head": None, "exhausted": []}, {})
+
+
 @pytest.mark.parametrize("after", ["release", "birth", "settle", "restored"])
 def test_a_ledger_that_lost_more_than_its_studies_explain_takes_nothing_else(
     ledger: Ledger, after: str
