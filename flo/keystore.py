@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import getpass
+import hmac
 import os
 import stat
 import sys
@@ -37,6 +38,10 @@ _LIMIT = 65_536
 
 
 class KeyStore(Protocol):
+    @property
+    def key_id(self) -> str:
+        """Which key this is; tells nothing of it."""
+
     def seal(self, context: Context, data: bytes) -> bytes:
         """Encrypt ``data`` for ``context``."""
 
@@ -49,6 +54,7 @@ class _AesGcm:
 
     def __init__(self, key: bytes) -> None:
         self._cipher = AESGCM(key)
+        self.key_id = hmac.digest(key, b"flo/1/key-id", "sha256")[:8].hex()
 
     def seal(self, context: Context, data: bytes) -> bytes:
         nonce = os.urandom(12)

@@ -1,0 +1,118 @@
+"""Where finished things are kept: saved states, models, audit copies. One interface, two homes.
+
+``LocalArtifacts`` is a directory; ``flo.infra.aws.s3`` keeps the same keys in a bucket. What is
+kept is never overwritten: of two who put the same key, one is refused. The stores know nothing of
+secrets: what must stay private is sealed before (``flo.sealed``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Protocol
+
+from flo.errors import RefusedError, TrustError, UsageError
+from flo.files import make_private_directory
+
+_KEY = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,199}(/[a-z0-9][A-Za-z0-9._-]{0,199}){0,5}")
+
+
+class ArtifactStore(Protocol):
+    def put(self, key: str, data: bytes) -> None:
+        """Keep ``data`` for good under a new key, durably when this returns.
+
+        Raises:
+            RefusedError: something else is kept under it already. UsageError: not a key.
+        """
+
+    def get(self, key: str, limit: int) -> bytes:
+        """What was put.
+
+        Raises:
+            UsageError: nothing is kept there. TrustError: it has more than ``limit`` bytes.
+        """
+
+    def keys(self, prefix: str) -> list[str]:
+        """All keys that begin so, sorted."""
+
+    def remove(self, key: str) -> None:
+        """Remove it, in every version there is; nothing happens if it is not there."""
+
+
+class LocalArtifacts:
+    """A directory that only its owner may read; a key is a path below it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = make_private_directory(directory)
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        make_private_directory(path.parent)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
+        try:
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, path)  # atomic, and fails if another one was quicker
+        except FileExistsError as error:
+            if path.read_bytes() != data:  # it does if an earlier try of ours was cut off
+                raise already_kept(key) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        _flush(path.parent)
+
+    def get(self, key: str, limit: int) -> bytes:
+        try:
+            with self._path(key).open("rb") as file:
+                data = file.read(limit + 1)
+        except OSError as error:
+            raise not_kept(key) from error
+        if len(data) > limit:
+            raise too_large(key, limit)
+        return data
+
+    def keys(self, prefix: str) -> list[str]:
+        found = (p.relative_to(self._directory) for p in self._directory.rglob("*") if p.is_file())
+        return sorted(
+            path.as_posix()
+            for path in found
+            if path.as_posix().startswith(prefix) and _KEY.fullmatch(path.as_posix())
+        )
+
+    def remove(self, key: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._path(key).unlink()
+
+    def _path(self, key: str) -> Path:
+        return self._directory / checked(key)
+
+
+def checked(key: str) -> str:
+    """The key, if it is one: words of plain letters with slashes between. Raises UsageError."""
+    if not _KEY.fullmatch(key):
+        raise UsageError(f"{key[:80]!r} is not a key of a store")
+    return key
+
+
+def already_kept(key: str) -> RefusedError:
+    return RefusedError(f"{key} is kept already, by another process; nothing was overwritten")
+
+
+def not_kept(key: str) -> UsageError:
+    return UsageError(f"nothing is kept under {key}")
+
+
+def too_large(key: str, limit: int) -> TrustError:
+    return TrustError(f"{key} has more than {limit} bytes")
+
+
+def _flush(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,84 @@
+"""boto3 clients, and what AWS's errors mean in FLO's words.
+
+``AWS_ENDPOINT_URL``, region and credentials come from the environment, the instance or the job, as
+boto3 finds them; FLO keeps none.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flo.errors import FloError, NetworkError, TrustError, UsageError
+
+_CONNECT_SECONDS, _READ_SECONDS, _TRIES = 5, 60, 4
+_DENIED = {"AccessDenied", "AccessDeniedException", "UnrecognizedClientException"}
+_BUSY = {"ThrottlingException", "Throttling", "SlowDown", "ServiceUnavailable", "InternalError"}
+
+
+@functools.cache
+def client(service: str, region: str | None = None) -> Any:
+    """A boto3 client. Raises UsageError if the extra is not installed or no region is known."""
+    try:
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import NoRegionError
+    except ImportError as error:
+        raise UsageError(
+            "AWS is configured, and its libraries are not installed",
+            hint="pip install 'flo-federated[aws]'",
+        ) from error
+    config = Config(
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": _TRIES},
+    )
+    try:
+        return boto3.client(service, region_name=region, config=config)
+    except NoRegionError as error:
+        raise UsageError("no AWS region is known", hint="set AWS_REGION, or `region`") from error
+
+
+@contextmanager
+def in_our_words(what: str) -> Iterator[None]:
+    """Turn botocore's errors into ours, naming ``what`` was attempted.
+
+    Raises:
+        NetworkError: AWS was not reached, or is too busy. TrustError: it refuses us. UsageError:
+        there are no credentials. FloError: anything else that AWS says no to, by its code.
+    """
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        ConnectionError,  # of botocore's own
+        HTTPClientError,
+        NoCredentialsError,
+    )
+
+    try:
+        yield
+    except ClientError as error:
+        raise _said(what, error.response.get("Error", {})) from error
+    except NoCredentialsError as error:
+        raise UsageError(f"{what}: no AWS credentials", hint="give this machine a role") from error
+    except (ConnectionError, HTTPClientError, OSError) as error:
+        raise NetworkError(f"{what}: AWS does not answer", hint="try again later") from error
+    except BotoCoreError as error:
+        raise UsageError(f"{what}: {error}") from error
+
+
+def code_of(error: Exception) -> str:
+    """The code of a botocore ``ClientError``."""
+    response: dict[str, Any] = getattr(error, "response", {})
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def _said(what: str, said: dict[str, Any]) -> FloError:
+    code = str(said.get("Code", "unknown"))
+    if code in _DENIED:
+        return TrustError(f"{what}: AWS refuses ({code})", hint="does the role allow it?")
+    if code in _BUSY:
+        return NetworkError(f"{what}: AWS is busy ({code})", hint="try again later")
+    return UsageError(f"{what}: {code}: {str(said.get('Message', ''))[:300]}")

@@ -1,0 +1,131 @@
+"""The key store whose key never leaves KMS: envelope encryption by the AWS Encryption SDK.
+
+Every ``seal`` has a data key of its own, which KMS encrypts under the context; the suite commits to
+the key, so that no ciphertext opens under two. KMS's policies and logs see the context: purpose,
+study and run, all of them public. Opening with fewer pairs than were sealed *succeeds* in the SDK;
+here the context must be equal, pair by pair.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+from flo.errors import NetworkError, TrustError, UsageError
+from flo.infra.aws.clients import client, in_our_words
+from flo.keystore import Context
+
+_FRAME_BYTES = 1 << 19  # 4 KiB, the default, runs at a fiftieth of the speed
+_OF_THE_SDK = "aws-crypto-"
+
+
+class KmsKeyStore:
+    """``key``: the ARN of a symmetric KMS key. ``kms``: a boto3 client."""
+
+    def __init__(self, key: str, kms: Any) -> None:
+        """Raises UsageError if the extra ``aws`` is not installed."""
+        try:
+            from aws_cryptographic_material_providers.mpl import AwsCryptographicMaterialProviders
+            from aws_cryptographic_material_providers.mpl.config import MaterialProvidersConfig
+            from aws_cryptographic_material_providers.mpl.models import CreateAwsKmsKeyringInput
+            from aws_encryption_sdk import CommitmentPolicy, EncryptionSDKClient
+        except ImportError as error:
+            raise UsageError(
+                "the key store is in KMS, and AWS's libraries are not installed",
+                hint="pip install 'flo-federated[aws]'",
+            ) from error
+        # It logs whole tracebacks of what a TrustError says in one line.
+        logging.getLogger("aws_encryption_sdk").setLevel(logging.CRITICAL)
+        self.key_id = key
+        self._kms = _Heard(kms)
+        self._sdk = EncryptionSDKClient(
+            commitment_policy=CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT,
+            max_encrypted_data_keys=1,
+        )
+        providers = AwsCryptographicMaterialProviders(config=MaterialProvidersConfig())
+        self._keyring = providers.create_aws_kms_keyring(
+            CreateAwsKmsKeyringInput(kms_key_id=key, kms_client=self._kms)
+        )
+
+    def seal(self, context: Context, data: bytes) -> bytes:
+        """Raises UsageError for an empty context, or what KMS says: NetworkError, TrustError."""
+        from aws_encryption_sdk.identifiers import AlgorithmSuite
+
+        if not context:
+            raise UsageError("nothing is sealed without a context that says what it is for")
+        try:
+            sealed, _ = self._sdk.encrypt(
+                source=data,
+                keyring=self._keyring,
+                encryption_context=context,
+                algorithm=AlgorithmSuite.AES_256_GCM_HKDF_SHA512_COMMIT_KEY,
+                frame_length=_FRAME_BYTES,
+            )
+        except Exception as error:  # the SDK's own, or KMS's through it
+            self._kms.raise_what_it_said("sealing under KMS")
+            raise TrustError(f"sealing under {self.key_id} failed: {error}") from error
+        return bytes(sealed)
+
+    def open(self, context: Context, sealed: bytes) -> bytes:
+        if not context:
+            raise TrustError("nothing is opened without the context that it was sealed for")
+        try:
+            data, header = self._sdk.decrypt(
+                source=sealed, keyring=self._keyring, encryption_context=context
+            )
+        except Exception as error:  # the SDK's, KMS's through it, cryptography's
+            try:
+                self._kms.raise_what_it_said("opening under KMS")
+            except NetworkError:
+                raise
+            except (TrustError, UsageError) as said:
+                raise TrustError(f"KMS does not open it: {said}", hint=said.hint) from error
+            raise TrustError("what was sealed was changed, or is for another purpose") from error
+        given = header.encryption_context.items()
+        if {name: v for name, v in given if not name.startswith(_OF_THE_SDK)} != context:
+            raise TrustError("what was sealed is for another purpose")
+        return bytes(data)
+
+
+@functools.lru_cache(maxsize=64)
+def keystore(key: str) -> KmsKeyStore:
+    """The key store of this key, its client in the key's own region. Raises UsageError."""
+    region = key.split(":")[3]
+    return KmsKeyStore(key, client("kms", region))
+
+
+class _Heard:
+    """A KMS client that remembers the last error: the SDK wraps it until it says nothing."""
+
+    def __init__(self, kms: Any) -> None:
+        self._kms = kms
+        self._error: Exception | None = None
+
+    @property
+    def meta(self) -> Any:
+        return self._kms.meta
+
+    def generate_data_key(self, **request: Any) -> Any:
+        return self._hear(self._kms.generate_data_key, request)
+
+    def encrypt(self, **request: Any) -> Any:
+        return self._hear(self._kms.encrypt, request)
+
+    def decrypt(self, **request: Any) -> Any:
+        return self._hear(self._kms.decrypt, request)
+
+    def raise_what_it_said(self, what: str) -> None:
+        """If KMS did say no, or nothing, since this was last called."""
+        error, self._error = self._error, None
+        if error is not None:
+            with in_our_words(what):
+                raise error
+
+    def _hear(self, call: Any, request: dict[str, Any]) -> Any:
+        self._error = None
+        try:
+            return call(**request)
+        except Exception as error:
+            self._error = error
+            raise

@@ -1,0 +1,136 @@
+"""The artifact store in an S3 bucket: the same keys and the same promises as in a directory.
+
+Every write is conditional (``If-None-Match: *``), so of two aggregators one is refused; carries a
+SHA-256 that S3 checks; and is encrypted under the KMS key of its purpose. ``lock_days`` puts an
+object under Object Lock, which nobody can shorten.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flo.artifacts import already_kept, checked, not_kept, too_large
+from flo.errors import RefusedError, TrustError
+from flo.infra.aws.clients import code_of, in_our_words
+
+PART_BYTES = 32 << 20  # what is larger goes up in parts
+_TAKEN = {"PreconditionFailed", "ConditionalRequestConflict"}
+_MISSING = {"NoSuchKey", "404", "NotFound"}
+
+
+class S3Artifacts:
+    """Objects under ``prefix`` of ``bucket``, encrypted under ``kms_key`` (an ARN)."""
+
+    def __init__(
+        self, client: Any, bucket: str, kms_key: str, prefix: str = "", lock_days: int = 0
+    ) -> None:
+        self._client, self._bucket, self._prefix = client, bucket, prefix
+        self._kms_key, self._lock_days = kms_key, lock_days
+
+    def put(self, key: str, data: bytes) -> None:
+        from botocore.exceptions import ClientError
+
+        try:
+            with in_our_words(f"writing s3://{self._bucket}/{self._prefix}{key}"):
+                try:
+                    self._write(checked(key), data)
+                except ClientError as error:
+                    if code_of(error) not in _TAKEN:
+                        raise
+                    raise already_kept(key) from error
+        except RefusedError:
+            if not self._holds(key, data):  # it does if an earlier try of ours did arrive
+                raise
+
+    def get(self, key: str, limit: int) -> bytes:
+        from botocore.exceptions import ClientError
+
+        with in_our_words(f"reading s3://{self._bucket}/{self._prefix}{key}"):
+            try:
+                found = self._client.get_object(**self._place(checked(key)), ChecksumMode="ENABLED")
+            except ClientError as error:
+                if code_of(error) in _MISSING:
+                    raise not_kept(key) from error
+                raise
+            if found["ContentLength"] > limit:
+                raise too_large(key, limit)
+            data: bytes = found["Body"].read()
+            return data
+
+    def keys(self, prefix: str) -> list[str]:
+        pages = self._client.get_paginator("list_objects_v2")
+        with in_our_words(f"listing s3://{self._bucket}/{self._prefix}{prefix}"):
+            return sorted(
+                item["Key"].removeprefix(self._prefix)
+                for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
+                for item in page.get("Contents", [])
+            )
+
+    def remove(self, key: str) -> None:
+        place = self._place(checked(key))
+        with in_our_words(f"removing s3://{self._bucket}/{place['Key']}"):
+            for version in self._versions(place["Key"]):
+                self._client.delete_object(**place, VersionId=version)
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        try:
+            return self.get(key, len(data)) == data
+        except TrustError:  # larger
+            return False
+
+    def _place(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + key}
+
+    def _protection(self) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "ServerSideEncryption": "aws:kms",
+            "SSEKMSKeyId": self._kms_key,
+            "BucketKeyEnabled": True,
+            "ChecksumAlgorithm": "SHA256",
+        }
+        if self._lock_days:
+            until = datetime.now(UTC) + timedelta(days=self._lock_days)
+            found |= {"ObjectLockMode": "COMPLIANCE", "ObjectLockRetainUntilDate": until}
+        return found
+
+    def _write(self, key: str, data: bytes) -> None:
+        place, protection = self._place(key), self._protection()
+        if len(data) <= PART_BYTES:
+            self._client.put_object(**place, **protection, Body=data, IfNoneMatch="*")
+            return
+        upload = {
+            **place,
+            "UploadId": self._client.create_multipart_upload(**place, **protection)["UploadId"],
+        }
+        try:
+            parts = [self._part(upload, number, part) for number, part in _parts(data)]
+            self._client.complete_multipart_upload(
+                **upload, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
+            )
+        except BaseException:
+            self._client.abort_multipart_upload(**upload)
+            raise
+
+    def _part(self, upload: dict[str, str], number: int, part: memoryview) -> dict[str, Any]:
+        digest = base64.b64encode(hashlib.sha256(part).digest()).decode()
+        done = self._client.upload_part(
+            **upload, PartNumber=number, Body=bytes(part), ChecksumSHA256=digest
+        )
+        return {"PartNumber": number, "ETag": done["ETag"], "ChecksumSHA256": digest}
+
+    def _versions(self, key: str) -> Iterator[str]:
+        pages = self._client.get_paginator("list_object_versions")
+        for page in pages.paginate(Bucket=self._bucket, Prefix=key):
+            for version in page.get("Versions", []) + page.get("DeleteMarkers", []):
+                if version["Key"] == key:
+                    yield version["VersionId"]
+
+
+def _parts(data: bytes) -> Iterator[tuple[int, memoryview]]:
+    whole = memoryview(data)
+    for number, start in enumerate(range(0, len(data), PART_BYTES), start=1):
+        yield number, whole[start : start + PART_BYTES]

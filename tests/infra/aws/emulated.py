@@ -1,0 +1,71 @@
+"""A moto server in this process, on a free port of loopback, and what a test needs in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from flo.infra.aws import clients
+
+REGION = "eu-central-1"
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "emulated",
+    "AWS_SECRET_ACCESS_KEY": "emulated",
+    "AWS_REGION": REGION,
+    "AWS_DEFAULT_REGION": REGION,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@dataclass(frozen=True)
+class Aws:
+    """``url``: where it answers. ``environment``: what a process needs to find it there."""
+
+    url: str
+    environment: dict[str, str] = field(repr=False)
+
+    def client(self, service: str) -> Any:
+        return clients.client(service, REGION)
+
+    def new_key(self, **request: Any) -> str:
+        """The ARN of a new KMS key."""
+        return str(self.client("kms").create_key(**request)["KeyMetadata"]["Arn"])
+
+    def new_bucket(self, name: str, *, lock: bool = False) -> str:
+        s3 = self.client("s3")
+        s3.create_bucket(
+            Bucket=name,
+            CreateBucketConfiguration={"LocationConstraint": REGION},
+            ObjectLockEnabledForBucket=lock,
+        )
+        versioning = {"Status": "Enabled"}
+        s3.put_bucket_versioning(Bucket=name, VersioningConfiguration=versioning)
+        return name
+
+
+@contextlib.contextmanager
+def emulated() -> Iterator[Aws]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of moto's own dependencies
+        from moto.server import ThreadedMotoServer
+
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+    environment = {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    clients.client.cache_clear()
+    try:
+        yield Aws(environment["AWS_ENDPOINT_URL"], environment)
+    finally:
+        server.stop()
+        clients.client.cache_clear()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
