@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from flo.errors import RefusedError, TrustError, UsageError
-from flo.files import make_private_directory
+from flo.files import make_private_directory, write_new
 
 _KEY = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,199}(/[a-z0-9][A-Za-z0-9._-]{0,199}){0,5}")
 
@@ -53,10 +53,7 @@ class LocalArtifacts:
         make_private_directory(path.parent)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
         try:
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            write_new(temporary, data)
             os.link(temporary, path)  # atomic, and fails if another one was quicker
         except FileExistsError as error:
             if path.read_bytes() != data:  # it does if an earlier try of ours was cut off

@@ -49,7 +49,7 @@ class KeyStore(Protocol):
         """Decrypt. Raises TrustError if the context differs or a bit was changed."""
 
 
-class _AesGcm:
+class AesKeyStore:
     """AES-256-GCM under one key: 12 bytes of nonce, then the ciphertext with its tag."""
 
     def __init__(self, key: bytes) -> None:
@@ -67,7 +67,7 @@ class _AesGcm:
             raise TrustError("an encrypted file was changed, or is for another purpose") from error
 
 
-class LocalKeyStore(_AesGcm):
+class LocalKeyStore(AesKeyStore):
     """A 256-bit key in a file of its own, which only its owner may read; made on first use."""
 
     def __init__(self, path: Path) -> None:
@@ -101,7 +101,7 @@ class _Wrapped(Document):
         return cost
 
 
-class PassphraseKeyStore(_AesGcm):
+class PassphraseKeyStore(AesKeyStore):
     """A random key in ``path``, which only ``passphrase`` opens; made on first use."""
 
     def __init__(self, path: Path, passphrase: bytes) -> None:
@@ -164,7 +164,7 @@ def by_passphrase(passphrase: bytes, salt: bytes, cost: int, *, short: bool = Fa
         raise UsageError(f"a passphrase has at least {_SHORTEST_PASSPHRASE} characters")
     if cost & (cost - 1):
         raise TrustError(f"a cost of {cost} is no power of two")
-    return _AesGcm(_stretched(passphrase, salt, cost))
+    return AesKeyStore(_stretched(passphrase, salt, cost))
 
 
 def _stretched(passphrase: bytes, salt: bytes, cost: int) -> bytes:

@@ -32,13 +32,15 @@ from flo.server.home import (
     CoordinatorHome,
     sign_events,
 )
+from flo.server.jobs import Aggregators, Jobs
 from flo.server.listeners import Listener, bind, listener, show_anew
+from flo.server.members import Member
 from flo.server.operator_api import PrivateListener, operator_app
 from flo.server.presence import Presence
 from flo.server.refusals import Refusals
 from flo.server.runs import Runs
 from flo.server.site_api import SiteApi
-from flo.server.store import Member, Offer, Store
+from flo.server.store import Offer, Place, Store
 from flo.server.superlink import SuperLink, start_superexec
 from flo.study import UNDER_WAY, Study
 
@@ -48,10 +50,12 @@ _WATCH_SECONDS, _FULL_SECONDS = 0.1, 5.0
 _CERTIFICATE_SECONDS, _RENEW_DAYS = 3600.0, 30.0
 
 
-def complete_and_sign(study: Study, home: CoordinatorHome, store: Store, person: str) -> Offer:
+def complete_and_sign(
+    study: Study, home: CoordinatorHome, store: Store, person: str, place: Place = "here"
+) -> Offer:
     """Fill in fingerprints from enrolment, check them, sign the study and put it on offer.
 
-    ``person``: in whose name, for the audit log.
+    ``person``: in whose name, for the audit log. ``place``: where its runs are carried out.
 
     Raises:
         StudyError: a hospital is not enrolled, is revoked, or has another key.
@@ -77,26 +81,31 @@ def complete_and_sign(study: Study, home: CoordinatorHome, store: Store, person:
             hint=f"another run is another agreement: set version = {complete.version + 1}",
         )
     signature = home.identity().sign("study", complete.canonical_bytes)
-    store.add_study(complete, signature)
+    store.add_study(complete, signature, place)
     store.add_event(
-        complete.digest, "offered", name=complete.name, version=complete.version, by=person
+        complete.digest,
+        "offered",
+        name=complete.name,
+        version=complete.version,
+        by=person,
+        place=place,
     )
     return store.offer(complete.digest) or Offer(complete, signature, "offered")
 
 
-def serve(home: CoordinatorHome) -> None:
+def serve(home: CoordinatorHome, aggregators: Aggregators | None = None) -> None:
     """Serve until SIGTERM or SIGINT, on uvloop where it is installed."""
     factory = uvicorn.Config(app="unused", loop="auto", log_config=None).get_loop_factory()
     home.refuse_half_replaced()
     with home.serving(), asyncio.Runner(loop_factory=factory) as runner:
         home.renew_certificate(days=_RENEW_DAYS)
-        runner.run(Coordinator(home).serve())
+        runner.run(Coordinator(home, aggregators).serve())
 
 
 class Coordinator:
     """Owns everything that runs; ``serve`` returns after SIGTERM or SIGINT."""
 
-    def __init__(self, home: CoordinatorHome) -> None:
+    def __init__(self, home: CoordinatorHome, aggregators: Aggregators | None = None) -> None:
         self._home, self._store, self._admission = home, home.store(), home.store()
         self._bell = Bell()
         self._identity, self._audit_log = home.identity(), home.audit_log()
@@ -107,7 +116,8 @@ class Coordinator:
         self._superlink = SuperLink(superexec_secret=superexec_secret)
         self._listeners: list[Listener] = []
         self._certificate_due = time.monotonic() + _CERTIFICATE_SECONDS
-        self._runs = Runs(home, self._store, self._superlink)
+        self._jobs = Jobs(home, self._store, self._superlink, aggregators)
+        self._runs = Runs(home, self._store, self._superlink, self._jobs)
 
     async def serve(self) -> None:
         config = self._home.config
@@ -134,14 +144,20 @@ class Coordinator:
         )
         people = operator_app(
             self._store,
-            lambda study, person: complete_and_sign(study, self._home, self._store, person),
+            self._home.directory / "models",
+            self._offer,
             self._export_audit_log,
             self._superlink.is_online,
             self._refusals,
         )
         inside = listener(
             PrivateListener(
-                self._superlink, people, self._identity.public, self._refusals, self._bell
+                self._superlink,
+                people,
+                self._identity.public,
+                self._refusals,
+                self._bell,
+                self._jobs,
             ),
             ca=None,
             lifespan=True,
@@ -205,6 +221,11 @@ class Coordinator:
         facts = {"listener": listener, "address": address, "why": why}
         log.warning("refused", extra={"fields": facts})
         self._refusals.note("refused-connection", **facts)
+
+    def _offer(self, study: Study, person: str, place: Place) -> Offer:
+        if place != "here":
+            self._jobs.refuse_if_nowhere()
+        return complete_and_sign(study, self._home, self._store, person, place)
 
     def _export_audit_log(self) -> bytes:
         sign_events(self._store, self._audit_log)

@@ -33,6 +33,7 @@ from flo.files import locked, make_private_directory, write_public
 from flo.identity import Identity
 from flo.keystore import KeyStore, KeyStoreConfig, read_secret, write_secret
 from flo.server.authority import Authority, days_left
+from flo.server.aws_config import AwsConfig
 from flo.server.store import Store
 from flo.settings import Document, parse, read_toml
 
@@ -52,6 +53,7 @@ class CoordinatorConfig(Document):
     private_host: str = "127.0.0.1"
     private_port: Port = 9444
     keystore: KeyStoreConfig = KeyStoreConfig()
+    aws: AwsConfig | None = None
 
 
 @dataclass(frozen=True)

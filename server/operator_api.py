@@ -3,6 +3,8 @@
     /health            204 for everyone, and no more
     /v1/runtime/*      Flower's SuperExec signature or task token (Flower verifies it in full)
     /v1/control/*      a credential that only the coordinator's own process has
+    /job/NAME/...      the runtime once more, for a run that a job elsewhere carries out
+    /v1/run/*          a job's token, for its own run
     anything else      a person's token, whose role ``flo.server.roles`` allows it
 Without a credential: 401, before any routing; with one that does not allow it: 403. The runtime's
 ``pull-messages`` waits, in async code, until all replies are there or a short hold is over, so that
@@ -14,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
@@ -25,10 +28,13 @@ from flo.errors import FloError, MessageError, PolicyError, StudyError, TrustErr
 from flo.messages import MAX_MESSAGE_BYTES
 from flo.server.asgi import Refused, answer, headers_of, read_body, replay, with_length
 from flo.server.gateway import Bell
+from flo.server.jobs import PREFIX as JOB_PREFIX
+from flo.server.jobs import Jobs
 from flo.server.protocol import App, Receive, Scope, Send
 from flo.server.refusals import Refusals
 from flo.server.roles import refuse_forbidden
-from flo.server.store import Offer, Store
+from flo.server.run_api import run_router
+from flo.server.store import Offer, Place, Store
 from flo.server.superlink import (
     ACQUIRE_PATH,
     CONTROL_PREFIX,
@@ -52,10 +58,16 @@ class PrivateListener:
     """ASGI application of the private listener."""
 
     def __init__(
-        self, superlink: SuperLink, api: App, public: bytes, refusals: Refusals, bell: Bell
+        self,
+        superlink: SuperLink,
+        api: App,
+        public: bytes,
+        refusals: Refusals,
+        bell: Bell,
+        jobs: Jobs,
     ) -> None:
         """``public``: the coordinator's key, which signs tokens."""
-        self._superlink, self._api, self._bell = superlink, api, bell
+        self._superlink, self._api, self._bell, self._jobs = superlink, api, bell, jobs
         self._public, self._refusals = public, refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,10 +79,11 @@ class PrivateListener:
             await answer(send, 204, None)
             return
         try:
-            if path.startswith((RUNTIME_PREFIX, CONTROL_PREFIX)):
+            flower, path = self._flower(path)
+            if flower is not None:
                 if not self._superlink.credential(path, headers_of(scope)):
                     raise Refused(401, "not a process of this coordinator")
-                await self._to_flower(path, scope, receive, send)
+                await self._to_flower(flower, path, scope, receive, send)
                 return
             person = self._admit(path, scope)
         except Refused as refusal:
@@ -81,6 +94,23 @@ class PrivateListener:
             await answer(send, refusal.status, {"error": said})
             return
         await self._api({**scope, PERSON: person}, receive, send)
+
+    def _flower(self, path: str) -> tuple[App | None, str]:
+        """Flower's application behind a path, and the path within it; None if it is not Flower's.
+
+        Raises:
+            Refused: it is a job's, and no such job has a run.
+        """
+        if path.startswith(JOB_PREFIX):
+            lent = self._jobs.lent_to(path)
+            if lent is None or not lent[1].startswith(RUNTIME_PREFIX):
+                raise Refused(401, "no such job")
+            return lent
+        if path.startswith(RUNTIME_PREFIX):
+            return self._superlink.runtime, path
+        if path.startswith(CONTROL_PREFIX):
+            return self._superlink.control, path
+        return None, path
 
     def _admit(self, path: str, scope: Scope) -> Token:
         given = headers_of(scope).get(b"authorization", b"").decode("latin-1")
@@ -97,18 +127,19 @@ class PrivateListener:
             raise Refused(403, f"{token.name}: {error}") from error
         return token
 
-    async def _to_flower(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _to_flower(
+        self, flower: App, path: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         try:
             limit = _MAX_ACQUIRE if path == ACQUIRE_PATH else MAX_MESSAGE_BYTES
             body = await read_body(receive, limit)
         except Refused as refusal:
             await answer(send, refusal.status, {"error": str(refusal)})
             return
+        scope = {**scope, "path": path, "raw_path": path.encode()}
         if path == RUNTIME_PULL_PATH:
             body = await self._hold(body)
             scope = with_length(scope, len(body))
-        runtime = path.startswith(RUNTIME_PREFIX)
-        flower = self._superlink.runtime if runtime else self._superlink.control
         await flower(scope, replay(body, receive), send)
         self._bell.ring()
 
@@ -125,15 +156,17 @@ class PrivateListener:
 
 def operator_app(
     store: Store,
-    offer: Callable[[Study, str], Offer],
+    models: Path,
+    offer: Callable[[Study, str, Place], Offer],
     export: Callable[[], bytes],
     is_online: Callable[[int], bool],
     refusals: Refusals,
 ) -> FastAPI:
     """FLO's own calls for people.
 
-    ``offer`` signs a study and puts it on offer in the name of a person; ``export`` makes a copy of
-    the audit log; ``is_online`` tells whether the agent behind a node is there.
+    ``offer`` signs a study and puts it on offer in the name of a person, to be carried out at a
+    place; ``export`` makes a copy of the audit log; ``is_online`` tells whether the agent behind a
+    node is there; ``models``: the folder that models are kept in.
     """
     app = FastAPI(title="FLO coordinator", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -169,10 +202,10 @@ def operator_app(
         return [_summary(store, found) for found in store.offers()]
 
     @app.post("/v1/flo/studies")
-    async def launch(request: Request) -> Any:
+    async def launch(request: Request, on: Place = "here") -> Any:
         body = await _body(request, MAX_STUDY_BYTES)
         study, person = from_canonical(body), request.scope[PERSON].name
-        return _summary(store, await asyncio.to_thread(offer, study, person))
+        return _summary(store, await asyncio.to_thread(offer, study, person, on))
 
     @app.get("/v1/flo/studies/{digest}")
     def study(digest: str, after: Annotated[int, Query(ge=0, le=LARGEST_COUNT)] = 0) -> Any:
@@ -198,6 +231,7 @@ def operator_app(
         store.add_event(None, "audit-log-exported", by=request.scope[PERSON].name)
         return Response(export(), media_type="application/json")
 
+    app.include_router(run_router(store, models, PERSON))
     return app
 
 
@@ -222,6 +256,7 @@ def _summary(store: Store, offer: Offer) -> dict[str, Any]:
         "study": offer.study.canonical_bytes.decode(),
         "signature": offer.signature,
         "status": offer.status,
+        "place": offer.place,
         "approved": store.approvals(offer.study.digest),
         "run": run.id if run else None,
         "result": run.result if run else None,

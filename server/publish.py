@@ -34,9 +34,22 @@ WAIT_SECONDS = 5.0  # for extracts of hospitals that are away
 _QUALITY = ("auc", "low", "high", "level")
 
 
+def tensors_path(home: CoordinatorHome, study: Study, run: str) -> Path:
+    return home.directory / "models" / tensors_name(study, run)
+
+
+def tensors_name(study: Study, run: str) -> str:
+    return f"{study.name}-{run}.safetensors"
+
+
 def write_tensors(home: CoordinatorHome, study: Study, run: str, state: RunState) -> Path:
+    path = tensors_path(home, study, run)
+    write_public(path, tensors_of(study, run, state))
+    return path
+
+
+def tensors_of(study: Study, run: str, state: RunState) -> bytes:
     """The model as safetensors, with the study's digest and the input names in its header."""
-    path = home.directory / "models" / f"{study.name}-{run}.safetensors"
     facts = {
         "schema_version": "2",
         "study": study.digest,
@@ -44,8 +57,7 @@ def write_tensors(home: CoordinatorHome, study: Study, run: str, state: RunState
         "model": study.model.kind,
         "inputs": "\n".join(input_names(study.data)),
     }
-    write_public(path, save_tensors(named(study, state.model), metadata=facts))
-    return path
+    return save_tensors(named(study, state.model), metadata=facts)
 
 
 def is_due(study: Study, extracts: dict[str, bytes], tensors: Path) -> bool:

@@ -20,6 +20,9 @@ ROUTES: dict[tuple[str, str], str] = {
     ("POST", "/v1/flo/studies/{digest}/stop"): "stop a study",
     ("GET", "/v1/flo/studies/{digest}/extracts"): "fetch extracts",
     ("GET", "/v1/flo/audit"): "export the audit log",
+    ("GET", "/v1/run/{run}"): "carry out a run",
+    ("POST", "/v1/run/{run}/take"): "carry out a run",
+    ("POST", "/v1/run/{run}/tell"): "carry out a run",
 }
 
 ALLOWED: dict[tuple[Role, str], bool] = {
@@ -41,10 +44,28 @@ ALLOWED: dict[tuple[Role, str], bool] = {
     ("auditor", "stop a study"): False,
     ("auditor", "fetch extracts"): True,
     ("auditor", "export the audit log"): True,
+    ("operator", "carry out a run"): False,
+    ("viewer", "carry out a run"): False,
+    ("auditor", "carry out a run"): False,
+    ("aggregator", "see hospitals"): False,
+    ("aggregator", "see studies"): False,
+    ("aggregator", "launch a study"): False,
+    ("aggregator", "stop a study"): False,
+    ("aggregator", "fetch extracts"): False,
+    ("aggregator", "export the audit log"): False,
+    ("aggregator", "carry out a run"): True,
 }
 
 _PATTERNS = [
-    (method, re.compile(re.escape(path).replace(r"\{digest\}", "[0-9a-f]{64}")), action)
+    (
+        method,
+        re.compile(
+            re.escape(path)
+            .replace(r"\{digest\}", "[0-9a-f]{64}")
+            .replace(r"\{run\}", "run-[0-9a-f]{1,16}-[0-9a-f]{6}")
+        ),
+        action,
+    )
     for (method, path), action in ROUTES.items()
 ]
 

@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flo.errors import FloError
+from flo.errors import FloError, NetworkError
 from flo.server.home import CoordinatorHome
+from flo.server.jobs import Jobs
 from flo.server.publish import is_due, published, write_card
-from flo.server.store import Offer, RunRecord, Store, new_run_id
-from flo.server.superlink import SuperLink
+from flo.server.run_tables import RunRecord, new_run_id
+from flo.server.store import Offer, Store
+from flo.server.superlink import APP_HERE, SuperLink
 from flo.study import Study
 
 log = logging.getLogger("flo.server")
@@ -52,8 +54,10 @@ class _Waiting:
 class Runs:
     """The coordinator's runs. ``recover`` once, then ``watch`` again and again, in a thread."""
 
-    def __init__(self, home: CoordinatorHome, store: Store, superlink: SuperLink) -> None:
-        self._home, self._store, self._superlink = home, store, superlink
+    def __init__(
+        self, home: CoordinatorHome, store: Store, superlink: SuperLink, jobs: Jobs
+    ) -> None:
+        self._home, self._store, self._superlink, self._jobs = home, store, superlink, jobs
         self._chain = home.chain_path.read_bytes()
         self._running: dict[str, _Running] = {}
         self._waiting: dict[str, _Waiting] = {}
@@ -94,13 +98,19 @@ class Runs:
                 self._launch(record.id, record.study)
 
     def _launch(self, run: str, study: str) -> None:
-        before = self._running.get(study)
+        before, offer = self._running.get(study), self._store.offer(study)
+        launches = before.launches + 1 if before else 1
+        elsewhere = offer is not None and offer.place != "here"
         try:
-            flower_run = self._superlink.start_run(self._home.private_url, self._chain, run)
-        except FloError:
+            app = self._jobs.app if elsewhere else APP_HERE
+            flower_run = self._superlink.start_run(self._home.private_url, self._chain, run, app)
+            self._running[study] = _Running(run, flower_run, launches)
+            if elsewhere:
+                self._jobs.carry_out(run, study, flower_run)
+        except FloError as error:
             log.exception("run could not be started")
-            return
-        self._running[study] = _Running(run, flower_run, before.launches + 1 if before else 1)
+            if elsewhere:
+                self._give_up(run, study, f"no job could be begun: {error}")
 
     def _look_after_running(self) -> None:
         for study, running in list(self._running.items()):
@@ -111,9 +121,13 @@ class Runs:
                     if record.status != "paused":
                         self.uncarded.add(study)
                 del self._running[study]
-            elif self._superlink.has_finished(running.flower_run):
+                continue
+            over = self._jobs.why_over(running.run)
+            if over is not None:
+                self._store.add_event(study, "job-over", run=running.run, why=over)
+            if over is not None or self._superlink.has_finished(running.flower_run):
                 if running.launches >= _MAX_RELAUNCHES:
-                    self._give_up(running.run, study, "the ServerApp kept failing")
+                    self._give_up(running.run, study, over or "the ServerApp kept failing")
                     continue
                 self._store.add_event(study, "relaunched", run=running.run)
                 self._launch(running.run, study)
@@ -185,9 +199,14 @@ class Runs:
         study = offer.study.digest
         extracts = self._store.extracts(study)
         try:
+            if offer.place != "here":
+                self._jobs.fetch_model(offer, record.id)
             if not is_due(offer.study, extracts, Path(str(result["model"]))):
                 return
             card = write_card(self._home, offer, record.id, result, extracts)
+        except NetworkError:
+            log.exception("the model could not be fetched; it is tried again")
+            return
         except Exception as error:  # of whatever kind: one study must not end the others
             log.exception("the model card could not be signed")
             why = str(error) if isinstance(error, FloError) else type(error).__name__

@@ -31,9 +31,10 @@ from flo.decisions import Decision, Decline
 from flo.errors import MessageError, StudyError, TrustError
 from flo.identity import Identity, fingerprint, public_bytes, verify
 from flo.server.authority import Authority, Peer, read_request
+from flo.server.members import Member
 from flo.server.publish import published
 from flo.server.refusals import Refusals
-from flo.server.store import Member, Store
+from flo.server.store import Store
 from flo.settings import Document, problems
 from flo.study import UNDER_WAY, from_canonical
 from flo.succession import Succession

@@ -17,18 +17,22 @@ import subprocess
 import sys
 import threading
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from fastapi import APIRouter, FastAPI
 from flwr.cli.build import build_fab_from_files
-from flwr.common.constant import ACCESS_TOKEN_KEY, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+from flwr.common.constant import ACCESS_TOKEN_KEY, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, Status
 from flwr.common.serde import user_config_to_proto
 from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
 from flwr.proto.fab_pb2 import Fab
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    AcquireTaskResponse,
+    PullAppMessagesRequest,
+)
 from flwr.supercore.auth.typing import (
     AccountAuthCredentials,
     AccountAuthLoginDetails,
@@ -53,6 +57,7 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
 from flwr.superlink.routers.fleet.router import router as fleet_router
+from starlette.datastructures import State
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 
@@ -80,6 +85,7 @@ CONTROL_PREFIX = "/v1/control/"
 RUNTIME_PREFIX = "/v1/runtime/"
 RUNTIME_PULL_PATH = "/v1/runtime/pull-messages"
 ACQUIRE_PATH = "/v1/runtime/acquire-task"
+APP_HERE = "flo.server.app:app"
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -126,7 +132,9 @@ class SuperLink:
         )
         self.control: Any = create_app(config, SuperLinkLifespan)
         self.fleet = _part(self.control, fleet_router, Middleware(NodeAuthMiddleware))
-        self.runtime = _part(self.control, create_runtime_router("SuperLink"))
+        self._giving = threading.Lock()  # while it is decided who carries out a run
+        self._lent: set[int] = set()  # runs that a SuperExec of their own carries out
+        self.runtime = self._runtime(superexec_secret, lambda run: run not in self._lent)
         self._state: Any = self.control.state.linkstate_factory.state()
 
     def has_message_for(self, public_key_header: bytes) -> bool:
@@ -177,7 +185,7 @@ class SuperLink:
         return question.SerializeToString(), everything
 
     def credential(self, path: str, headers: dict[bytes, bytes]) -> bool:
-        """Whether a Runtime or Control call carries its credential.
+        """Whether a Runtime or Control call carries its credential; a lent run's, too.
 
         Control is for this process alone. Flower verifies Runtime's credentials in full.
         """
@@ -203,19 +211,44 @@ class SuperLink:
             with self._control(url, ca) as control:
                 return int(control.RegisterNode(RegisterNodeRequest(public_key=key)).node_id)
 
-    def start_run(self, url: str, ca: bytes, run: str) -> int:
-        """Start Flower's run for FLO's ``run``; returns Flower's run id of this start."""
+    def start_run(self, url: str, ca: bytes, run: str, app: str = APP_HERE) -> int:
+        """Start Flower's run for FLO's ``run``; returns Flower's run id of this start.
+
+        ``app``: the ServerApp, by name. One for elsewhere waits until it is lent.
+        """
         request = StartRunRequest(
-            fab=Fab(hash_str="", content=_descriptor()),
+            fab=Fab(hash_str="", content=_descriptor(app)),
             override_config=user_config_to_proto({"run": run}),
         )
-        with self._control(url, ca) as control:
-            return int(control.StartRun(request).run_id)
+        with self._giving, self._control(url, ca) as control:
+            flower_run = int(control.StartRun(request).run_id)
+            if app != APP_HERE:
+                self._lent.add(flower_run)
+        return flower_run
+
+    def lent(self, flower_run: int, secret: bytes) -> Any:
+        """An application for a SuperExec elsewhere, which knows ``secret``: it gets this run only.
+
+        Its own SuperExec is given no such run, and this one no other.
+        """
+        return self._runtime(secret, lambda run: run == flower_run)
 
     def has_finished(self, flower_run: int) -> bool:
         """Whether Flower considers this run over, however it ended."""
         status = self._state.get_run_status({flower_run}).get(flower_run)
         return status is None or status.status == "finished"
+
+    def _runtime(self, secret: bytes, may: Callable[[int], bool]) -> FastAPI:
+        """Flower's Runtime API for a SuperExec with this secret, which gets these runs."""
+        part = _part(self.control, create_runtime_router("SuperLink"))
+        handlers = _Handlers(self.control.state.runtime_handlers, may, self._giving)
+        part.state = cast(
+            State,
+            _OtherState(
+                self.control.state, superexec_auth_secret=secret, runtime_handlers=handlers
+            ),
+        )
+        return part
 
     def _complete(self, identifier: str) -> bool:
         store = self._state.object_store
@@ -280,6 +313,35 @@ def _part(whole: Any, router: APIRouter, *inner: Middleware) -> FastAPI:
     return part
 
 
+class _OtherState:
+    """An application's state that differs in some names."""
+
+    def __init__(self, state: Any, **differs: Any) -> None:
+        self._state, self._differs = state, differs
+
+    def __getattr__(self, name: str) -> Any:
+        return self._differs[name] if name in self._differs else getattr(self._state, name)
+
+
+class _Handlers:
+    """Flower's handlers of its Runtime API, giving out tasks of some runs only."""
+
+    def __init__(self, handlers: Any, may: Callable[[int], bool], giving: threading.Lock) -> None:
+        self._handlers, self._may, self._giving = handlers, may, giving
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handlers, name)
+
+    def acquire_task(self, request: AcquireTaskRequest, state: Any) -> AcquireTaskResponse:
+        with self._giving:
+            for task in state.get_tasks(statuses=[Status.PENDING], order_by="pending_at"):
+                if task.type in request.supported_task_types and self._may(task.run_id):
+                    token = state.claim_task(task.task_id)
+                    if token:
+                        return AcquireTaskResponse(task=task, token=token)
+        return AcquireTaskResponse()
+
+
 class _OneToken(ControlAuthnPlugin):
     """Flower's Control API accepts this process's own token and nothing else."""
 
@@ -318,7 +380,7 @@ class _Bearer:
         return call_next(context)
 
 
-def _descriptor() -> bytes:
+def _descriptor(app: str) -> bytes:
     """The app bundle that Flower requires: names, no code. Sites never fetch it."""
     project = f"""
 [build-system]
@@ -336,7 +398,7 @@ publisher = "flo"
 fab-format-version = 1
 flwr-version-target = "1.42.0"
 [tool.flwr.app.components]
-serverapp = "flo.server.app:app"
+serverapp = "{app}"
 clientapp = "flo.server.app:refused"
 [tool.flwr.app.config]
 run = ""

@@ -23,7 +23,8 @@ from flo.settings import Document
 LONGEST_SECONDS = 24 * 3600
 _LONGEST_TEXT, _CLOCK_LEEWAY = 2048, 60
 
-Role = Literal["operator", "viewer", "auditor"]
+PersonRole = Literal["operator", "viewer", "auditor"]
+Role = Literal["operator", "viewer", "auditor", "aggregator"]  # the last: a job, for its own run
 
 
 class Token(Document):

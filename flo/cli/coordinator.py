@@ -78,7 +78,12 @@ def serve(
 
     opened = CoordinatorHome.open(home)
     start_logging(home / "log" / "coordinator.jsonl", verbosity=-1 if quiet else verbose)
-    serve_until_stopped(opened)
+    aggregators = None
+    if opened.config.aws is not None:
+        from flo.infra.aws.sagemaker import SageMakerJobs
+
+        aggregators = SageMakerJobs(opened.config.aws)
+    serve_until_stopped(opened, aggregators)
 
 
 @app.command()
@@ -175,11 +180,11 @@ def token(
     from flo.files import write_private
     from flo.server.home import CoordinatorHome
     from flo.server.roles import ALLOWED
-    from flo.server.tokens import Role, issue
+    from flo.server.tokens import PersonRole, issue
 
     opened = CoordinatorHome.open(home)
-    if role not in get_args(Role):
-        raise UsageError(f"role {role!r} is not one of {', '.join(get_args(Role))}")
+    if role not in get_args(PersonRole):
+        raise UsageError(f"role {role!r} is not one of {', '.join(get_args(PersonRole))}")
     if not 0 < hours <= 24:
         raise UsageError(f"--hours {hours:g} is not within 0 and 24")
     path = out or Path(f"{role}.access.json")

@@ -80,14 +80,24 @@ def launch(
     study: StudyFile,
     home: Home = DEFAULT_HOME,
     detach: Annotated[bool, typer.Option(help="Do not wait; `flo study watch` shows it.")] = False,
+    on: Annotated[
+        str, typer.Option(help="Where its runs are aggregated: here or sagemaker.")
+    ] = "here",
 ) -> None:
     """Sign a study, offer it to its hospitals, and follow it: approvals, rounds, result."""
+    from typing import get_args
+
     from flo.cli.operator import Operator
     from flo.cli.screen import say
+    from flo.errors import UsageError
+    from flo.server.store import Place
     from flo.study import load
 
-    summary = Operator(home).call("POST", "studies", body=load(study).canonical_bytes)
-    say(f"offered: {study} (digest {summary['digest'][:12]})")
+    if on not in get_args(Place):
+        raise UsageError(f"--on {on} is not one of {', '.join(get_args(Place))}")
+    summary = Operator(home).call("POST", f"studies?on={on}", body=load(study).canonical_bytes)
+    where = "" if on == "here" else f", to be aggregated on {on}"
+    say(f"offered: {study} (digest {summary['digest'][:12]}){where}")
     if not detach:
         follow(home, summary["digest"])
 

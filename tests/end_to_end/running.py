@@ -33,6 +33,7 @@ def launch(
     version: int = 1,
     deadline: float = 10,
     epsilon: float = 0.9,
+    on: str = "here",
     **mechanism: Any,
 ) -> str:
     """The digest of a study that all of these hospitals have approved."""
@@ -42,7 +43,8 @@ def launch(
     document["mechanism"] |= {**MODES[mode], **mechanism}
     study = small_study(**document).with_epsilon(epsilon)
     with Operator(coordinator.home.directory) as operator:
-        digest = str(operator.call("POST", "studies", body=study.canonical_bytes)["digest"])
+        offered = operator.call("POST", f"studies?on={on}", body=study.canonical_bytes)
+    digest = str(offered["digest"])
     keys = [f"{home.config.hospital}={home.identity().fingerprint}" for home in homes]
     for home in homes:
         done = flo("site", "confirm", *keys, "--home", home.directory)

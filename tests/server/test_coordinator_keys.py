@@ -27,7 +27,7 @@ from flo.server import succession
 from flo.server.coordinator import complete_and_sign
 from flo.server.home import CoordinatorHome
 from flo.server.invitations import invite
-from flo.server.store import Member
+from flo.server.members import Member
 from flo.server.tokens import issue
 from flo.tls import show
 from tests.builders import HOSPITALS, small_study

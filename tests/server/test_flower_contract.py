@@ -22,7 +22,14 @@ from flo.clients.flower import FleetLink
 from flo.identity import Identity
 from flo.keystore import LocalKeyStore
 from flo.server.authority import Authority
-from flo.server.superlink import FLEET_PATHS, PULL_PATH, RUNTIME_PULL_PATH, SuperLink, _descriptor
+from flo.server.superlink import (
+    APP_HERE,
+    FLEET_PATHS,
+    PULL_PATH,
+    RUNTIME_PULL_PATH,
+    SuperLink,
+    _descriptor,
+)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +125,7 @@ def test_protobuf_fields_are_where_we_fill_them() -> None:
 @pytest.fixture(scope="module")
 def descriptor() -> Iterator[bytes]:
     with pytest.warns(DeprecationWarning, match="gitwildmatch"):  # flwr 1.42 on pathspec 1
-        yield _descriptor()
+        yield _descriptor(APP_HERE)
 
 
 def test_the_app_descriptor_holds_names_and_no_code(descriptor: bytes) -> None:

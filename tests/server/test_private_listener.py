@@ -37,9 +37,9 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
     """Every (method, path) of the embedded Flower app and of FLO's own."""
     store = Store(tmp_path_factory.mktemp("store") / "coordinator.sqlite")
     flower = SuperLink(superexec_secret=bytes(32)).control
-    apps = [flower, operator_app(store, _offers_nothing, bytes, bool, Refusals(store))]
+    apps = [flower, operator_app(store, Path(), _offers_nothing, bytes, bool, Refusals(store))]
     found = {
-        (method, (route.path or "").replace("{digest}", "0" * 64))
+        (method, (route.path or "").replace("{digest}", "0" * 64).replace("{run}", "run-0-000000"))
         for app in apps
         for route in iter_route_contexts(app.routes)
         for method in route.methods or ()
@@ -48,7 +48,7 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
     return sorted(found)
 
 
-def _offers_nothing(study: Study, person: str) -> Offer:
+def _offers_nothing(study: Study, person: str, place: str) -> Offer:
     return Offer(study, "", "offered")
 
 

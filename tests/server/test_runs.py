@@ -13,8 +13,10 @@ from flo.errors import NetworkError
 from flo.identity import Identity
 from flo.server import runs
 from flo.server.home import CoordinatorConfig, CoordinatorHome
+from flo.server.jobs import Jobs
+from flo.server.members import Member
 from flo.server.runs import Runs
-from flo.server.store import Member, Store
+from flo.server.store import Store
 from flo.server.superlink import SuperLink
 from flo.study import Study
 from tests.builders import HOSPITALS, small_study
@@ -29,7 +31,7 @@ class Link:
         self.online: set[int] = set()
         self.down = False
 
-    def start_run(self, url: str, ca: bytes, run: str) -> int:
+    def start_run(self, url: str, ca: bytes, run: str, app: str) -> int:
         if self.down:
             raise NetworkError("no SuperLink")
         self.started.append(run)
@@ -56,7 +58,8 @@ class Scene:
         self.runs = self.restarted()
 
     def restarted(self) -> Runs:
-        self.runs = Runs(self.home, self.store, cast(SuperLink, self.link))
+        link = cast(SuperLink, self.link)
+        self.runs = Runs(self.home, self.store, link, Jobs(self.home, self.store, link, None))
         return self.runs
 
     def offers(self, study: Study, *, approve: tuple[str, ...] = HOSPITALS) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from flo.identity import Identity
 from flo.server.coordinator import Coordinator
-from flo.server.store import Member
+from flo.server.members import Member
 from flo.server.tokens import issue
 from tests.server.stage import RealCoordinator, ask, flo, kinds, new_home, served
 

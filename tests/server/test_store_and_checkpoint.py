@@ -20,8 +20,9 @@ from flo.errors import MessageError, RefusedError, TrustError, UsageError
 from flo.identity import Identity
 from flo.privacy.evaluation import Estimate
 from flo.server import checkpoint
+from flo.server.members import Member
 from flo.server.rounds import RunState
-from flo.server.store import Member, Store
+from flo.server.store import Store
 from tests.builders import small_study
 from tests.company import partner, run_key, signed
 

@@ -12,10 +12,10 @@ import pytest
 
 from flo.errors import RefusedError, TrustError
 from flo.keystore import LocalKeyStore
-from flo.server.app import StoredRun
 from flo.server.home import CoordinatorConfig, CoordinatorHome
 from flo.server.rounds import RunState
 from flo.server.store import Store
+from flo.server.stored_run import StoredRun
 from tests.builders import small_study
 
 STUDY = small_study()

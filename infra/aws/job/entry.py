@@ -1,0 +1,150 @@
+"""The job's own process: ``python -m flo.infra.aws.job.entry``, here or in SageMaker.
+
+    1. read what the job was told, and open its access, which only its role may (KMS);
+    2. start Flower's SuperExec, which is given this run's ServerApp and nothing else;
+    3. wait until the coordinator says that the run is over, or until SIGTERM;
+    4. end SuperExec and all that it started; say why in ``output/failure`` unless all is well.
+
+SuperExec ends with code 0 when its secret is refused: any end of it before the run's is a failure.
+The state of a run is saved before and after every round, so a job may die at any instant.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from flo import canonical, sealed
+from flo.errors import FloError, NetworkError
+from flo.files import in_memory, write_private
+from flo.infra.aws.job.app import ACCESS_VARIABLE, PATIENCE_SECONDS, read_access
+from flo.infra.aws.job.contract import GRACE_SECONDS, HyperParameters, Place
+from flo.infra.aws.kms import keystore
+from flo.logs import start_logging
+from flo.server.jobs import PREFIX, JobAccess
+from flo.server.run_link import RunLink
+from flo.server.superlink import start_superexec
+
+log = logging.getLogger("flo.job")
+
+STOPPED = 143  # as a shell says of a process that SIGTERM ended
+_LOOK_SECONDS = 1.0
+_END_SECONDS = GRACE_SECONDS / 4
+
+
+def main() -> int:
+    """The exit code: 0 when the run is over or paused, else something else and the reason."""
+    place, stop = Place.of_this_process(), threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    start_logging(place.root / "output" / "job.log")
+    try:
+        why = carry_out(place, stop)
+    except FloError as error:
+        why = str(error)
+    except Exception as error:
+        place.write_failure(f"a bug in FLO: {type(error).__name__}")
+        raise
+    if why is None:
+        log.info("done")
+        return 0
+    log.error("failed", extra={"fields": {"why": why}})
+    place.write_failure(why)
+    return STOPPED if stop.is_set() else 1
+
+
+def carry_out(place: Place, stop: threading.Event) -> str | None:
+    """Until the run is over or paused (None), or why it is not.
+
+    Raises:
+        FloError: the job's access does not open, or the coordinator refuses it.
+    """
+    asked = place.read_hyperparameters()
+    access = open_access(place, asked)
+    link = RunLink(access.url, access.ca, access.token, access.run, patience=PATIENCE_SECONDS)
+    link.status()  # refused now rather than by a process of a process
+    with _superexec(access) as superexec:
+        while not stop.wait(_LOOK_SECONDS):
+            status = link.status()
+            if status != "running":
+                log.info("over", extra={"fields": {"status": status}})
+                return None
+            code = superexec.poll()
+            if code is not None:
+                return (
+                    f"flower-superexec ended (code {code}) before the run: the coordinator refused "
+                    "its secret, or it could not start; see the job's log"
+                )
+    return "stopped by SIGTERM; the run's state is saved, another job goes on from there"
+
+
+def open_access(place: Place, asked: HyperParameters) -> JobAccess:
+    """Raises TrustError: not sealed for this study and run, changed, or KMS refuses."""
+    try:
+        kept = place.launch.read_bytes()
+    except OSError as error:
+        raise NetworkError(f"no launch document at {place.launch}") from error
+    data = sealed.unseal(
+        keystore(asked.launch_key), launch_context(asked.study, asked.run), kept, "the job's access"
+    )
+    return read_access(data)
+
+
+def launch_context(study: str, run: str) -> dict[str, str]:
+    return {"purpose": "launch", "study": study, "run": run}
+
+
+@contextlib.contextmanager
+def _superexec(access: JobAccess) -> Iterator[subprocess.Popen[bytes]]:
+    """What launches the ServerApp, in a process group of its own that is ended here."""
+    text = canonical.encode(access.model_dump(mode="json"))
+    with tempfile.TemporaryDirectory(prefix="flo-job-") as folder, in_memory(text) as where:
+        ca, secret = Path(folder) / "ca.pem", Path(folder) / "superexec.secret"
+        write_private(ca, access.ca.encode())
+        write_private(secret, bytes.fromhex(access.superexec_secret))
+        process = start_superexec(
+            f"{access.url}{PREFIX}{access.job}",
+            ca,
+            secret,
+            home=Path(folder),
+            environment={ACCESS_VARIABLE: where},
+        )
+        try:
+            yield process
+        finally:
+            end_group(process)
+            _tell_what_it_said(Path(folder) / "superexec.log")
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and after a quarter of the grace SIGKILL, to all that it started."""
+    for number, seconds in ((signal.SIGTERM, _END_SECONDS), (signal.SIGKILL, 10.0)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            process.poll()
+            try:
+                os.killpg(process.pid, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(0.05)
+
+
+def _tell_what_it_said(path: Path) -> None:
+    """Flower's own output goes where the job's does: SageMaker keeps that in CloudWatch."""
+    with contextlib.suppress(OSError):
+        sys.stdout.write(path.read_text(errors="replace")[-65_536:])
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

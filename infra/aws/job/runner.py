@@ -1,0 +1,148 @@
+"""A training job without SageMaker: ``python -m flo.infra.aws.job.runner JOB FOLDER``.
+
+It reads the recorded request back (``DescribeTrainingJob``) and executes it unchanged, keeping the
+container contract: input channels and checkpoints from S3, the entry point of the request, SIGTERM
+and 120 seconds later SIGKILL, the model to S3 when the exit code is 0, else the failure's reason.
+With an emulator this is the whole way of a launch; with a real account it tries a job by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from flo.errors import UsageError
+from flo.infra.aws.clients import client, in_our_words
+from flo.infra.aws.job.contract import GRACE_SECONDS, REASON_CHARACTERS, ROOT_VARIABLE, Place
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """As SageMaker would show it."""
+
+    status: Literal["Completed", "Failed", "Stopped"]
+    reason: str = ""
+
+
+class LocalJob:
+    """One job in a folder. ``start`` once, then ``wait``; ``stop`` from anywhere."""
+
+    def __init__(self, request: dict[str, Any], folder: Path, s3: Any) -> None:
+        self._request, self._place, self._s3 = request, Place(folder), s3
+        self._stopped = False
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Lay the files and start the entry point, the leader of a process group of its own."""
+        place, request = self._place, self._request
+        place.hyperparameters.parent.mkdir(parents=True, exist_ok=True)
+        place.hyperparameters.write_text(json.dumps(request["HyperParameters"]), encoding="utf-8")
+        for channel in request["InputDataConfig"]:
+            folder = place.root / "input" / "data" / channel["ChannelName"]
+            self._fetch(channel["DataSource"]["S3DataSource"]["S3Uri"], folder)
+        self._fetch(request["CheckpointConfig"]["S3Uri"], place.checkpoints)
+        for needed in (place.model, place.failure.parent):
+            needed.mkdir(parents=True, exist_ok=True)
+        python, *rest = request["AlgorithmSpecification"]["ContainerEntrypoint"]
+        if python != "python":
+            raise UsageError(f"an entry point of {python!r} is not run here")
+        with (place.root / "output" / "console.log").open("ab") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, *rest],
+                env={**os.environ, ROOT_VARIABLE: str(place.root)},
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+
+    def stop(self) -> None:
+        """What ``StopTrainingJob`` does: SIGTERM to the entry point."""
+        self._stopped = True
+        self._started().terminate()
+
+    def wait(self) -> Outcome:
+        """Until it ends; a stopped one is killed after the grace."""
+        process = self._started()
+        while process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=GRACE_SECONDS if self._stopped else 1)
+                break
+            if self._stopped:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        if self._stopped:
+            return Outcome("Stopped", self._reason())
+        if process.returncode == 0:
+            self._upload_model()
+            return Outcome("Completed")
+        return Outcome("Failed", self._reason() or f"exit code {process.returncode}")
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self.process is None:
+            raise UsageError("this job was not started")
+        return self.process
+
+    def _reason(self) -> str:
+        with contextlib.suppress(FileNotFoundError):
+            return self._place.failure.read_text(encoding="utf-8")[:REASON_CHARACTERS]
+        return ""
+
+    def _fetch(self, uri: str, folder: Path) -> None:
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        folder.mkdir(parents=True, exist_ok=True)
+        pages = self._s3.get_paginator("list_objects_v2")
+        with in_our_words(f"fetching {uri}"):
+            for page in pages.paginate(Bucket=bucket, Prefix=prefix):
+                for item in page.get("Contents", []):
+                    path = folder / item["Key"].removeprefix(prefix)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    body = self._s3.get_object(Bucket=bucket, Key=item["Key"])["Body"]
+                    path.write_bytes(body.read())
+
+    def _upload_model(self) -> None:
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+            for path in sorted(self._place.model.iterdir()):
+                tar.add(path, arcname=path.name)
+        output = self._request["OutputDataConfig"]
+        bucket, _, prefix = output["S3OutputPath"].removeprefix("s3://").partition("/")
+        key = f"{prefix}/{self._request['TrainingJobName']}/output/model.tar.gz"
+        with in_our_words(f"writing s3://{bucket}/{key}"):
+            self._s3.put_object(
+                Bucket=bucket,
+                Key=key,
+                Body=packed.getvalue(),
+                ServerSideEncryption="aws:kms",
+                SSEKMSKeyId=output["KmsKeyId"],
+            )
+
+
+def recorded(job: str) -> dict[str, Any]:
+    """The request of a job, as it was recorded."""
+    with in_our_words(f"reading job {job}"):
+        found: dict[str, Any] = client("sagemaker").describe_training_job(TrainingJobName=job)
+    return found
+
+
+def main() -> int:
+    job, folder = sys.argv[1], Path(sys.argv[2])
+    local = LocalJob(recorded(job), folder, client("s3"))
+    local.start()
+    signal.signal(signal.SIGTERM, lambda *_: local.stop())
+    outcome = local.wait()
+    sys.stdout.write(f"{job}: {outcome.status} {outcome.reason}\n")
+    return 0 if outcome.status == "Completed" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

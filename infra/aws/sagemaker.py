@@ -1,0 +1,140 @@
+"""SageMaker training jobs: what is asked for, and how they are.
+
+``training_job`` is the request, a plain document; it names digests and keys, never a hospital, a
+study's title or a person. The SDK, which takes seconds and 200 MB to load, sends it from a process
+of its own (``flo.infra.aws.submit``).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from flo import canonical, sealed
+from flo.artifacts import ArtifactStore
+from flo.errors import NetworkError, UsageError
+from flo.infra.aws.clients import client, in_our_words
+from flo.infra.aws.job.app import APP
+from flo.infra.aws.job.contract import CHANNEL, LAUNCH_FILE, HyperParameters
+from flo.infra.aws.job.entry import launch_context
+from flo.infra.aws.job.kept import checkpoint_uri, prefix_of, study_artifacts
+from flo.infra.aws.kms import keystore
+from flo.server.aws_config import AwsConfig
+from flo.server.jobs import JobAccess, JobState
+
+ENTRYPOINT = ["python", "-m", "flo.infra.aws.job.entry"]
+_OVER = {"Completed": "it ended", "Failed": "it failed", "Stopped": "it was stopped"}
+_RESTARTS_OF_SAGEMAKER = 3
+_SUBMIT_SECONDS = 120
+
+
+def training_job(config: AwsConfig, access: JobAccess) -> dict[str, Any]:
+    """The ``CreateTrainingJob`` request for this job."""
+    study = f"s3://{config.bucket}/{prefix_of(access.study)}"
+    asked = HyperParameters(
+        run=access.run,
+        study=access.study,
+        region=config.region,
+        bucket=config.bucket,
+        artifacts_key=config.artifacts_key,
+        launch_key=config.launch_key,
+    )
+    return {
+        "TrainingJobName": access.job,
+        "RoleArn": config.role,
+        "AlgorithmSpecification": {
+            "TrainingImage": config.image,
+            "TrainingInputMode": "File",
+            "ContainerEntrypoint": ENTRYPOINT,
+        },
+        "HyperParameters": asked.model_dump(),
+        "InputDataConfig": [
+            {
+                "ChannelName": CHANNEL,
+                "DataSource": {
+                    "S3DataSource": {
+                        "S3DataType": "S3Prefix",
+                        "S3Uri": f"{study}jobs/{access.job}/input/",
+                        "S3DataDistributionType": "FullyReplicated",
+                    }
+                },
+            }
+        ],
+        "OutputDataConfig": {"S3OutputPath": f"{study}jobs", "KmsKeyId": config.artifacts_key},
+        "ResourceConfig": {
+            "InstanceType": config.instance,
+            "InstanceCount": 1,
+            "VolumeSizeInGB": config.volume_gb,
+            "VolumeKmsKeyId": config.artifacts_key,
+        },
+        "VpcConfig": {
+            "Subnets": list(config.subnets),
+            "SecurityGroupIds": list(config.security_groups),
+        },
+        "StoppingCondition": {"MaxRuntimeInSeconds": config.hours * 3600},
+        "RetryStrategy": {"MaximumRetryAttempts": _RESTARTS_OF_SAGEMAKER},
+        "CheckpointConfig": {
+            "S3Uri": checkpoint_uri(config, access.study, access.run),
+            "LocalPath": "/opt/ml/checkpoints",
+        },
+        "EnableNetworkIsolation": False,  # it talks to the coordinator, inside the VPC
+        "EnableInterContainerTrafficEncryption": True,
+        "Tags": [
+            {"Key": "flo:study", "Value": access.study},
+            {"Key": "flo:run", "Value": access.run},
+        ],
+    }
+
+
+class SageMakerJobs:
+    """``Aggregators`` of a coordinator whose configuration has an ``[aws]`` section."""
+
+    app = APP
+
+    def __init__(self, config: AwsConfig) -> None:
+        self._config = config
+        self.token_seconds = config.hours * 3600
+
+    def begin(self, access: JobAccess) -> None:
+        """Seal the job's access for it, then send the request through the SageMaker SDK."""
+        launch_key = keystore(self._config.launch_key)
+        text = canonical.encode(access.model_dump(mode="json"))
+        kept = sealed.seal(launch_key, launch_context(access.study, access.run), text)
+        self.artifacts(access.study).put(f"jobs/{access.job}/input/{LAUNCH_FILE}", kept)
+        submit(training_job(self._config, access), self._config.region)
+
+    def state(self, job: str) -> JobState:
+        with in_our_words(f"asking how job {job} is"):
+            found = client("sagemaker", self._config.region).describe_training_job(
+                TrainingJobName=job
+            )
+        status = str(found["TrainingJobStatus"])
+        if status not in _OVER:
+            return JobState(over=False)
+        why = str(found.get("FailureReason", ""))[:300]
+        return JobState(over=True, why=f"{_OVER[status]}: {why}" if why else _OVER[status])
+
+    def artifacts(self, study: str) -> ArtifactStore:
+        config = self._config
+        return study_artifacts(config.region, config.bucket, config.artifacts_key, study)
+
+
+def submit(request: dict[str, Any], region: str) -> None:
+    """Raises NetworkError, or UsageError with what SageMaker found wrong."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "flo.infra.aws.submit", region],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=_SUBMIT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NetworkError("SageMaker has not answered", hint="try again later") from error
+    if done.returncode == NetworkError.exit_code:
+        raise NetworkError(done.stderr.strip())
+    if done.returncode:
+        raise UsageError(f"SageMaker takes no job: {done.stderr.strip()[-500:]}")

@@ -1,0 +1,42 @@
+"""``[aws]`` of ``coordinator.toml``: what a coordinator must know of its AWS account.
+
+Nothing here is secret; credentials come from the machine's own role. ``flo aws deploy`` prints it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from flo.settings import Document
+
+Region = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]$")]
+KmsKey = Annotated[
+    str,
+    StringConstraints(pattern=r"^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]{1,64}$"),
+]
+Bucket = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
+_Role = Annotated[
+    str,
+    StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]{1,128}$"),
+]
+_Id = Annotated[str, StringConstraints(pattern=r"^[a-z]+-[0-9a-z]{1,32}$")]
+
+
+class AwsConfig(Document):
+    """``role``: what a job may do. ``image``: the aggregator's, best named by its digest."""
+
+    region: Region
+    bucket: Bucket
+    artifacts_key: KmsKey
+    launch_key: KmsKey
+    role: _Role
+    image: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./:@-]{1,255}$")]
+    instance: Annotated[str, StringConstraints(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")] = (
+        "ml.m5.large"
+    )
+    volume_gb: Annotated[int, Field(ge=1, le=1024)] = 30
+    subnets: Annotated[tuple[_Id, ...], Field(min_length=1, max_length=16)]
+    security_groups: Annotated[tuple[_Id, ...], Field(min_length=1, max_length=5)]
+    hours: Annotated[int, Field(ge=1, le=24)] = 12

@@ -1,0 +1,78 @@
+"""A run carried out by whatever process has it: from its saved state to its end.
+
+What differs from place to place comes in: who keeps the state (``KeptRun``) and where a model goes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from flo.messages import model_digest
+from flo.privacy.plan import Plan
+from flo.server.grid import GridExchange
+from flo.server.rounds import RunState
+from flo.server.run import RunStore, run_study
+from flo.study import Study
+
+_BACK_SECONDS = 3.0  # for agents to come back after a restart
+
+
+class KeptRun(RunStore, Protocol):
+    def load(self) -> RunState | None:
+        """The saved state; None if there is none yet. Raises TrustError if it was changed."""
+
+    def nodes(self) -> dict[str, int]:
+        """Hospital id -> Flower's node id."""
+
+    def connections(self) -> dict[str, int]:
+        """Hospital id -> how often its agent has connected."""
+
+    def pause(self, **facts: object) -> None:
+        """It can go on later, from its saved state; ``facts``: what whoever watches is told."""
+
+    def end(self, status: str, result: dict[str, Any]) -> None:
+        """It is over; whoever watches is told."""
+
+
+def carry_out(
+    study: Study, run: str, grid: Any, kept: KeptRun, publish: Callable[[RunState], str]
+) -> None:
+    """``publish`` keeps the model of a state and says where."""
+    exchange = GridExchange(grid, kept.nodes, kept.connections, kept.stop_requested)
+    saved = kept.load()
+    present = exchange.wait_for(
+        [hospital.id for hospital in study.hospitals],
+        min(study.limits.deadline_seconds, _BACK_SECONDS if saved else math.inf),
+    )
+    kept.event("online", hospitals=sorted(present))
+    state, end = run_study(study, run, saved or RunState.start(study), exchange, kept)
+    if end == "paused":
+        kept.pause(round=state.round, phase=state.phase)
+    else:
+        kept.end(end, _result(study, state, None if study.survey else publish(state)))
+
+
+def _result(study: Study, state: RunState, model: str | None) -> dict[str, Any]:
+    plan = Plan.of(study)
+    training = study.mechanism.steps if state.phase in ("evaluation", "done") else state.round - 1
+    result: dict[str, Any] = {
+        "rounds": int(bool(state.counted)) if study.survey else training,
+        "epsilon": plan.epsilon,
+        "delta": study.mechanism.delta,
+    }
+    if model is None:
+        return result | {
+            "survey": {
+                hospital: [asdict(column) for column in columns]
+                for hospital, columns in state.counted.items()
+            }
+        }
+    return result | {
+        "estimate": asdict(state.estimate) if state.estimate else None,
+        "subgroups": {name: asdict(found) for name, found in state.subgroups.items()},
+        "model": model,
+        "model_digest": model_digest(state.model),
+    }

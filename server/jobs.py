@@ -1,0 +1,179 @@
+"""Runs that are carried out elsewhere: each has a job, which is begun, lent its run, and replaced.
+
+A job shows a secret of its own to be given its run's ServerApp, and a token to speak for its run;
+both follow from this coordinator's keys, so a job outlives a restart. Who begins jobs and knows how
+they are (``Aggregators``) comes in; SageMaker is in ``flo.infra``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from flo import sealed
+from flo.artifacts import ArtifactStore
+from flo.errors import FloError, UsageError
+from flo.files import write_public
+from flo.keystore import AesKeyStore
+from flo.model_card import MAX_MODEL_BYTES
+from flo.server.home import CoordinatorHome
+from flo.server.protocol import App
+from flo.server.publish import tensors_path
+from flo.server.store import Offer, Store
+from flo.server.study_keys import job_secret, study_key
+from flo.server.superlink import SuperLink
+from flo.server.tokens import issue
+from flo.settings import Document
+
+log = logging.getLogger("flo.server.jobs")
+
+PREFIX = "/job/"  # of the paths at which a job's SuperExec and ServerApp reach Flower
+_LOOK_SECONDS = 3.0
+
+
+class JobAccess(Document):
+    """All that a job is given, sealed for it: keys and secrets of one run."""
+
+    schema_version: Literal[1] = 1
+    url: str
+    ca: str
+    job: str
+    run: str
+    study: str
+    token: str
+    superexec_secret: str
+    study_key: str
+
+
+@dataclass(frozen=True)
+class JobState:
+    """``why``: of one that is over, in a line."""
+
+    over: bool
+    why: str = ""
+
+
+class Aggregators(Protocol):
+    app: str
+    """The ServerApp of a job, by name."""
+    token_seconds: int
+    """How long a job may live."""
+
+    def begin(self, access: JobAccess) -> None:
+        """Begin the job of this name. Raises FloError."""
+
+    def state(self, job: str) -> JobState:
+        """How it is. Raises NetworkError if nobody says, FloError."""
+
+    def artifacts(self, study: str) -> ArtifactStore:
+        """Where the study's states and models are kept."""
+
+
+class Jobs:
+    def __init__(
+        self,
+        home: CoordinatorHome,
+        store: Store,
+        superlink: SuperLink,
+        aggregators: Aggregators | None,
+    ) -> None:
+        self._home, self._store, self._superlink = home, store, superlink
+        self._aggregators = aggregators
+        self._lent: dict[str, App] = {}
+        self._states: dict[str, tuple[float, JobState]] = {}
+
+    @property
+    def app(self) -> str:
+        return self._elsewhere.app
+
+    def refuse_if_nowhere(self) -> None:
+        """Raises UsageError if nothing is configured that could carry out a run elsewhere."""
+        if self._aggregators is None:
+            raise UsageError(
+                "this coordinator has no AWS account",
+                hint="add what `flo aws deploy` printed to coordinator.toml, and start it again",
+            )
+
+    def lent_to(self, path: str) -> tuple[App, str] | None:
+        """The application behind a job's path, and the path within it."""
+        job, slash, rest = path.removeprefix(PREFIX).partition("/")
+        app = self._lent.get(job)
+        return (app, slash + rest) if app is not None else None
+
+    def carry_out(self, run: str, study: str, flower_run: int) -> None:
+        """Lend Flower's run to the run's job, and begin another one if there is none.
+
+        Raises:
+            FloError: it could not be begun.
+        """
+        job = self._store.last_job(run)
+        begun = job is not None and not self._state(job).over
+        if job is None or not begun:
+            job = self._store.add_job(run)
+        master = self._home.checkpoint_key()
+        salt = self._store.salt(study)
+        secret = job_secret(master, salt, job)
+        self._lent[job] = self._superlink.lent(flower_run, secret)
+        if begun:
+            return
+        token, _ = issue(self._home.identity(), run, "aggregator", self._elsewhere.token_seconds)
+        self._elsewhere.begin(
+            JobAccess(
+                url=self._home.private_url,
+                ca=self._home.ca_path.read_text(),
+                job=job,
+                run=run,
+                study=study,
+                token=token,
+                superexec_secret=secret.hex(),
+                study_key=study_key(master, salt, study).hex(),
+            )
+        )
+        self._states[job] = (time.monotonic(), JobState(over=False))
+        self._store.add_event(study, "job-begun", job=job)
+
+    def why_over(self, run: str) -> str | None:
+        """Why the run's job will do no more; None while it may."""
+        job = self._store.last_job(run)
+        if job is None:
+            return None
+        try:
+            state = self._state(job)
+        except FloError as error:
+            log.warning("a job's state is not known", extra={"fields": {"why": str(error)}})
+            return None
+        if not state.over:
+            return None
+        self._lent.pop(job, None)
+        return state.why
+
+    def fetch_model(self, offer: Offer, run: str) -> None:
+        """The tensors of a run that was carried out elsewhere, into the folder's models.
+
+        Raises:
+            TrustError: they are not what was sealed. NetworkError, UsageError: they are not there.
+        """
+        study, path = offer.study, tensors_path(self._home, offer.study, run)
+        if path.exists():
+            return
+        key = f"models/{path.name}.sealed"
+        kept = self._elsewhere.artifacts(study.digest).get(key, MAX_MODEL_BYTES)
+        salt = self._store.salt(study.digest)
+        keystore = AesKeyStore(study_key(self._home.checkpoint_key(), salt, study.digest))
+        context = {"purpose": "model", "study": study.digest, "run": run}
+        write_public(path, sealed.unseal(keystore, context, kept, key))
+
+    @property
+    def _elsewhere(self) -> Aggregators:
+        if self._aggregators is None:
+            raise UsageError("this coordinator has no AWS account any more")
+        return self._aggregators
+
+    def _state(self, job: str) -> JobState:
+        asked, state = self._states.get(job, (0.0, JobState(over=False)))
+        if time.monotonic() > asked + _LOOK_SECONDS and not state.over:
+            state = self._elsewhere.state(job)
+            self._states[job] = (time.monotonic(), state)
+        return state

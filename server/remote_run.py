@@ -1,0 +1,170 @@
+"""A run that is carried out elsewhere: its states in a store, all else at the coordinator.
+
+A state is kept in this order: sealed and put in the store, which never overwrites; then its place
+told to the coordinator, which takes it from the latest launch only. So the coordinator always knows
+the one state that counts, by its digest, and an older one put back in its place is noticed.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from flo import canonical, sealed
+from flo.artifacts import ArtifactStore
+from flo.claims import Head
+from flo.errors import MessageError, RefusedError, TrustError, UsageError
+from flo.keystore import Context, KeyStore
+from flo.server import checkpoint
+from flo.server.rounds import RunState
+from flo.server.run_documents import End, Event, Look, Saved, Taken, Tell
+from flo.server.run_link import RunLink
+from flo.settings import parse
+from flo.study import Study, from_canonical
+
+MAX_STATE_BYTES = 4 << 30
+_FRESH_SECONDS = 0.3  # for as long a look at the coordinator's is good
+_KEEP, _CLEAR_EVERY = 2, 16
+
+
+class RemoteRun:
+    """Takes the run over at once: whoever had it before is refused from now on."""
+
+    def __init__(
+        self, link: RunLink, run: str, study: str, artifacts: ArtifactStore, keystore: KeyStore
+    ) -> None:
+        """``study``: the digest of the study that this aggregator was launched for.
+
+        Raises:
+            TrustError: the coordinator hands out another one. And as ``RunLink.post`` does.
+        """
+        self._link, self._run = link, run
+        self._artifacts, self._keystore = artifacts, keystore
+        taken = parse(Taken, link.post("take", b""), "the coordinator's answer")
+        self.study: Study = from_canonical(taken.study.encode())
+        if self.study.digest != study:
+            raise TrustError("the coordinator hands out another study than this job is for")
+        self._launch, self._saved = taken.launch, taken.saved
+        self._number = taken.saved.number if taken.saved else 0
+        self._events: list[Event] = []
+        self._heads: dict[str, Head] = {}
+        self._look, self._looked = taken.look, time.monotonic()
+
+    # -- the state -------------------------------------------------------------------------------
+
+    def load(self) -> RunState | None:
+        """The saved state; None if there is none yet.
+
+        Raises:
+            TrustError: it is missing, another one than was saved last, or was changed.
+        """
+        saved = self._saved
+        if saved is None:
+            return None
+        what = f"the saved state of {saved.phase} {saved.round} ({self._key(saved.number)})"
+        try:
+            kept = self._artifacts.get(self._key(saved.number), MAX_STATE_BYTES)
+        except UsageError as error:
+            raise TrustError(f"{what} is missing") from error
+        if canonical.digest(kept) != saved.digest:
+            raise TrustError(f"{what} is not what was saved: an older one, or changed")
+        return checkpoint.from_bytes(
+            sealed.unseal(self._keystore, self._context(saved.phase, saved.round), kept, what)
+        )
+
+    def save(self, state: RunState) -> None:
+        context = self._context(state.phase, state.round)
+        kept = sealed.seal(self._keystore, context, checkpoint.to_bytes(state))
+        self._put(kept)
+        self._tell(
+            saved=Saved(
+                number=self._number,
+                digest=canonical.digest(kept),
+                phase=state.phase,
+                round=state.round,
+            )
+        )
+        if self._number % _CLEAR_EVERY == 0:
+            self._remove_before(self._number - _KEEP)
+
+    def _put(self, kept: bytes) -> None:
+        """Under the next number. One that a process of an earlier launch took is left to it."""
+        while True:
+            self._number += 1
+            try:
+                self._artifacts.put(self._key(self._number), kept)
+            except RefusedError:
+                self._tell()  # refused, if that process is of a later launch
+            else:
+                return
+
+    def _remove_before(self, number: int) -> None:
+        for key in self._artifacts.keys(f"runs/{self._run}/"):
+            if key < self._key(number):
+                self._artifacts.remove(key)
+
+    def _key(self, number: int) -> str:
+        return f"runs/{self._run}/state-{number:08}.sealed"
+
+    def _context(self, phase: str, round_: int) -> Context:
+        return {
+            "purpose": "checkpoint",
+            "study": self.study.digest,
+            "run": self._run,
+            "round": f"{phase} {round_}",
+        }
+
+    # -- what the coordinator keeps ----------------------------------------------------------------
+
+    def keep_head(self, hospital: str, head: Head) -> None:
+        head.check(self.study.hospital(hospital).fingerprint)
+        self._heads[hospital] = head
+
+    def heads(self) -> dict[str, Head]:
+        self._tell()
+        return dict(self._look.heads)
+
+    def event(self, kind: str, **facts: object) -> None:
+        self._events.append(Event(kind=kind, facts=dict(facts)))
+
+    def stop_requested(self) -> bool:
+        return self._fresh().stop
+
+    def nodes(self) -> dict[str, int]:
+        return {hospital: int(node) for hospital, node in self._fresh().nodes.items()}
+
+    def connections(self) -> dict[str, int]:
+        return dict(self._fresh().connections)
+
+    def pause(self, **facts: object) -> None:
+        self.event("paused", **facts)
+        self._tell(end=End(status="paused"))
+
+    def end(self, status: str, result: dict[str, Any]) -> None:
+        self.event(status, **result)
+        self._tell(end=parse(End, {"status": status, "result": result}, "the end"))
+        self._remove_before(self._number + 1)
+
+    def _fresh(self) -> Look:
+        if time.monotonic() > self._looked + _FRESH_SECONDS:
+            self._tell()
+        return self._look
+
+    def _tell(self, *, saved: Saved | None = None, end: End | None = None) -> None:
+        """What has happened since. Raises RefusedError if the run goes on elsewhere."""
+        told = Tell(
+            launch=self._launch,
+            events=tuple(self._events),
+            heads=self._heads,
+            saved=saved,
+            end=end,
+        )
+        answer = self._link.post("tell", canonical.encode(told.model_dump(mode="json")))
+        try:
+            self._look = parse(Look, answer, "the coordinator's answer")
+        except UsageError as error:
+            raise MessageError(str(error)) from error
+        self._looked = time.monotonic()
+        self._events, self._heads = [], {}
+        if saved is not None:
+            self._saved = saved

@@ -1,0 +1,120 @@
+"""The coordinator's side of an aggregator elsewhere: one run, for who shows its token."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+
+from flo import canonical
+from flo.errors import MessageError, PolicyError, UsageError
+from flo.server.asgi import Refused, read_body
+from flo.server.publish import tensors_name
+from flo.server.run_documents import MAX_TOLD_BYTES, End, Look, Saved, Taken, Tell
+from flo.server.run_tables import RunRecord
+from flo.server.store import Offer, Store
+from flo.server.tokens import Token
+from flo.settings import Document, parse
+from flo.study import Study
+
+DocumentT = TypeVar("DocumentT", bound=Document)
+
+
+def run_router(store: Store, models: Path, person: str) -> APIRouter:
+    """``models``: the folder that they are kept in. ``person``: where a request's token is."""
+    router = APIRouter()
+
+    def own(request: Request, run: str) -> tuple[RunRecord, Offer]:
+        token: Token = request.scope[person]
+        record = store.run(run) if token.name == run else None
+        offer = store.offer(record.study) if record else None
+        if record is None or offer is None:
+            raise PolicyError("this token is for another run")
+        return record, offer
+
+    @router.get("/v1/run/{run}")
+    def status(run: str, request: Request) -> Any:
+        record, _ = own(request, run)
+        return {"status": record.status}
+
+    @router.post("/v1/run/{run}/take")
+    def take(run: str, request: Request) -> Any:
+        record, offer = own(request, run)
+        if record.status != "running":
+            raise PolicyError(f"run {run} is {record.status}")
+        saved = None
+        if record.state is not None:
+            document = canonical.decode(record.state, limit=MAX_TOLD_BYTES, what="saved")
+            saved = parse(Saved, document, "saved")
+        return Taken(
+            study=offer.study.canonical_bytes.decode(),
+            launch=store.take_run(run),
+            saved=saved,
+            look=_look(store, offer, run),
+        ).model_dump(mode="json")
+
+    @router.post("/v1/run/{run}/tell")
+    async def tell(run: str, request: Request) -> Any:
+        record, offer = await asyncio.to_thread(own, request, run)
+        told = await _document(request, Tell)
+        await asyncio.to_thread(_keep, store, offer, models, record.id, told)
+        look = await asyncio.to_thread(_look, store, offer, run)
+        return look.model_dump(mode="json")
+
+    return router
+
+
+def _keep(store: Store, offer: Offer, models: Path, run: str, told: Tell) -> None:
+    """All of it by the latest launch only. Raises RefusedError if that is another one."""
+    study = offer.study
+    store.refuse_earlier(run, told.launch)
+    for hospital, head in told.heads.items():
+        head.check(study.hospital(hospital).fingerprint)
+        store.keep_head(hospital, head)
+    if told.saved is not None:
+        kept = canonical.encode(told.saved.model_dump(mode="json"))
+        store.save_state(run, told.launch, kept)
+    if told.end is not None:
+        _end(store, study, models, run, told.launch, told.end)
+    for event in told.events:
+        store.add_event(study.digest, event.kind, **event.facts)
+
+
+def _end(store: Store, study: Study, models: Path, run: str, launch: int, end: End) -> None:
+    """Where it says the name of the model's file, the coordinator keeps where it will lie here."""
+    if end.status == "paused":
+        store.pause_run(run, launch)
+        return
+    result = dict(end.result or {})
+    if "model" in result:
+        if result["model"] != tensors_name(study, run):
+            raise MessageError("the result names another model than this run's")
+        result["model"] = str(models / tensors_name(study, run))
+    store.end_run(run, launch, end.status, result)
+
+
+def _look(store: Store, offer: Offer, run: str) -> Look:
+    hospitals = {hospital.id for hospital in offer.study.hospitals}
+
+    def ours(found: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in found.items() if name in hospitals}
+
+    return Look(
+        nodes={name: str(node) for name, node in ours(store.nodes()).items()},
+        connections=ours(store.connections()),
+        heads=ours(store.heads()),
+        stop=store.stop_requested(run),
+    )
+
+
+async def _document(request: Request, model: type[DocumentT]) -> DocumentT:
+    try:
+        body = await read_body(request.receive, MAX_TOLD_BYTES)
+    except Refused as refusal:
+        raise MessageError(str(refusal)) from refusal
+    try:
+        return parse(model, canonical.decode(body, limit=MAX_TOLD_BYTES, what="request"), "request")
+    except UsageError as error:
+        raise MessageError(str(error)) from error

@@ -1,0 +1,76 @@
+"""An aggregator's line to the coordinator: TLS to its own authority, a token for one run."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from flo.errors import NetworkError, RefusedError, TrustError
+
+_SECONDS, _PAUSE = 30.0, 0.5
+
+
+class RunLink:
+    """``patience``: seconds that a coordinator may be away, as when it restarts."""
+
+    def __init__(
+        self,
+        url: str,
+        ca: str,
+        token: str,
+        run: str,
+        *,
+        patience: float,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.load_verify_locations(cadata=ca)
+        self._http = httpx.Client(base_url=url, verify=context, timeout=_SECONDS)
+        self._headers = {"authorization": f"Bearer {token}"}
+        self._path, self._patience, self._sleep = f"/v1/run/{run}", patience, sleep
+
+    def status(self) -> str:
+        """How the run is: running, paused, done, stopped or ended. Raises as ``post`` does."""
+        return str(self._call("GET", "", None)["status"])
+
+    def post(self, call: str, body: bytes) -> Any:
+        """The parsed reply.
+
+        Raises:
+            NetworkError: no answer for longer than the patience. TrustError: the token is refused,
+            expired for instance. RefusedError: the run goes on elsewhere, or is over.
+        """
+        return self._call("POST", f"/{call}", body)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _call(self, method: str, call: str, body: bytes | None) -> Any:
+        response = self._answer(method, self._path + call, body)
+        if response.status_code == 401:
+            raise TrustError("the coordinator does not accept this job's token: it has expired")
+        if response.status_code == 403:
+            raise TrustError("the coordinator refuses this job's token: it is for another run")
+        document = response.json()
+        if response.status_code != 200:
+            raise RefusedError(f"the coordinator: {document.get('error')}")
+        return document
+
+    def _answer(self, method: str, path: str, body: bytes | None) -> httpx.Response:
+        end = time.monotonic() + self._patience
+        while True:
+            try:
+                return self._http.request(method, path, content=body, headers=self._headers)
+            except httpx.TransportError as error:
+                if time.monotonic() > end:
+                    raise NetworkError(
+                        f"the coordinator at {self._http.base_url} has not answered for "
+                        f"{self._patience:g} seconds"
+                    ) from error
+            self._sleep(_PAUSE)
