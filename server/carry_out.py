@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from flo.errors import FloError
 from flo.messages import model_digest
 from flo.privacy.plan import Plan
 from flo.server.grid import GridExchange
@@ -36,11 +37,29 @@ class KeptRun(RunStore, Protocol):
     def end(self, status: str, result: dict[str, Any]) -> None:
         """It is over; whoever watches is told."""
 
+    def failed(self, why: str) -> None:
+        """This process goes no further with it; whoever watches is told."""
+
 
 def carry_out(
     study: Study, run: str, grid: Any, kept: KeptRun, publish: Callable[[RunState], str]
 ) -> None:
-    """``publish`` keeps the model of a state and says where."""
+    """``publish`` keeps the model of a state and says where.
+
+    Raises:
+        FloError: the saved state does not open, the coordinator is gone, or another process has
+            the run.
+    """
+    try:
+        _carry_out(study, run, grid, kept, publish)
+    except FloError as error:
+        kept.failed(str(error))
+        raise
+
+
+def _carry_out(
+    study: Study, run: str, grid: Any, kept: KeptRun, publish: Callable[[RunState], str]
+) -> None:
     exchange = GridExchange(grid, kept.nodes, kept.connections, kept.stop_requested)
     saved = kept.load()
     present = exchange.wait_for(

@@ -7,13 +7,14 @@ the one state that counts, by its digest, and an older one put back in its place
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
 from flo import canonical, sealed
 from flo.artifacts import ArtifactStore
 from flo.claims import Head
-from flo.errors import MessageError, RefusedError, TrustError, UsageError
+from flo.errors import FloError, MessageError, RefusedError, TrustError, UsageError
 from flo.keystore import Context, KeyStore
 from flo.server import checkpoint
 from flo.server.rounds import RunState
@@ -125,7 +126,8 @@ class RemoteRun:
         return dict(self._look.heads)
 
     def event(self, kind: str, **facts: object) -> None:
-        self._events.append(Event(kind=kind, facts=dict(facts)))
+        event = parse(Event, {"kind": kind, "facts": facts}, "an event")
+        self._events.append(event)
 
     def stop_requested(self) -> bool:
         return self._fresh().stop
@@ -144,6 +146,11 @@ class RemoteRun:
         self.event(status, **result)
         self._tell(end=parse(End, {"status": status, "result": result}, "the end"))
         self._remove_before(self._number + 1)
+
+    def failed(self, why: str) -> None:
+        self.event("failed", why=why)
+        with contextlib.suppress(FloError):  # the run is another process's, or nobody answers
+            self._tell()
 
     def _fresh(self) -> Look:
         if time.monotonic() > self._looked + _FRESH_SECONDS:

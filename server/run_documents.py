@@ -32,7 +32,22 @@ class Saved(Document):
 
 
 class Event(Document):
-    kind: _Name
+    """Of a kind that a run has: all else in the audit log is the coordinator's own."""
+
+    kind: Literal[
+        "online",
+        "round",
+        "attempt-failed",
+        "bad-reply",
+        "refused",
+        "excluded",
+        "too-few",
+        "failed",
+        "paused",
+        "done",
+        "stopped",
+        "ended",
+    ]
     facts: dict[str, Any]
 
 

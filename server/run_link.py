@@ -55,9 +55,10 @@ class RunLink:
         response = self._answer(method, self._path + call, body)
         if response.status_code == 401:
             raise TrustError("the coordinator does not accept this job's token: it has expired")
-        if response.status_code == 403:
-            raise TrustError("the coordinator refuses this job's token: it is for another run")
         document = response.json()
+        if response.status_code == 403:
+            said = document.get("error")
+            raise TrustError(f"the coordinator refuses this job's token: {said}")
         if response.status_code != 200:
             raise RefusedError(f"the coordinator: {document.get('error')}")
         return document

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flo.errors import FloError, NetworkError
+from flo.errors import FloError, NetworkError, RefusedError
 from flo.server.home import CoordinatorHome
 from flo.server.jobs import Jobs
 from flo.server.publish import is_due, published, write_card
@@ -134,13 +134,15 @@ class Runs:
 
     def _give_up(self, run: str, study: str, why: str) -> None:
         """Try again later; or end it here and now, if it is to end."""
-        launch = self._store.take_run(run)
-        if self._store.stop_requested(run):
-            self._store.end_run(run, launch, "ended", {"why": why})
-            self._store.add_event(study, "ended", why=why)
-        else:
-            self._store.pause_run(run, launch)
-            self._store.add_event(study, "paused", why=why)
+        launch, over = self._store.take_run(run), self._store.stop_requested(run)
+        try:
+            if over:
+                self._store.end_run(run, launch, "ended", {"why": why})
+            else:
+                self._store.pause_run(run, launch)
+        except RefusedError:  # a process of it has just taken it: it goes on after all
+            return
+        self._store.add_event(study, "ended" if over else "paused", why=why)
 
     def _look_after_paused(self) -> None:
         now = time.monotonic()

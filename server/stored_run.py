@@ -39,6 +39,9 @@ class StoredRun:
         self._store.end_run(self._run, self._launch, status, result)
         self.event(status, **result)
 
+    def failed(self, why: str) -> None:
+        self.event("failed", why=why)
+
     def heads(self) -> dict[str, Head]:
         partners = {hospital.id for hospital in self._study.hospitals}
         return {name: head for name, head in self._store.heads().items() if name in partners}

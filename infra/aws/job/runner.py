@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,8 @@ from typing import Any, Literal
 from flo.errors import UsageError
 from flo.infra.aws.clients import client, in_our_words
 from flo.infra.aws.job.contract import GRACE_SECONDS, REASON_CHARACTERS, ROOT_VARIABLE, Place
+
+_LOOK_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class LocalJob:
 
     def __init__(self, request: dict[str, Any], folder: Path, s3: Any) -> None:
         self._request, self._place, self._s3 = request, Place(folder), s3
-        self._stopped = False
+        self._killed_at: float | None = None  # of a stopped one, at the latest
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -67,20 +70,18 @@ class LocalJob:
 
     def stop(self) -> None:
         """What ``StopTrainingJob`` does: SIGTERM to the entry point."""
-        self._stopped = True
+        self._killed_at = time.monotonic() + GRACE_SECONDS
         self._started().terminate()
 
     def wait(self) -> Outcome:
         """Until it ends; a stopped one is killed after the grace."""
         process = self._started()
         while process.poll() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=GRACE_SECONDS if self._stopped else 1)
-                break
-            if self._stopped:
+            if self._killed_at is not None and time.monotonic() > self._killed_at:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-        if self._stopped:
+            time.sleep(_LOOK_SECONDS)
+        if self._killed_at is not None:
             return Outcome("Stopped", self._reason())
         if process.returncode == 0:
             self._upload_model()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ def emulated() -> Iterator[Aws]:
         from moto.server import ThreadedMotoServer
 
         server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs each request
         server.start()
         host, port = server.get_host_and_port()
     environment = {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}

@@ -1,0 +1,172 @@
+"""What can go wrong with a job, each named, and what becomes of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flo import canonical, sealed
+from flo.infra.aws.job.app import read_access
+from flo.infra.aws.job.contract import HyperParameters
+from flo.infra.aws.job.entry import launch_context
+from flo.infra.aws.job.runner import recorded
+from flo.infra.aws.kms import KmsKeyStore
+from flo.server.jobs import JobAccess
+from flo.server.tokens import issue
+from tests.end_to_end.running import all_events, rounds, wait_for
+from tests.infra.aws.emulated import Aws
+from tests.infra.aws.sagemaker import kill_all_of
+from tests.infra.aws.test_aggregation import Stage, staged
+from tests.server.stage import RealCoordinator
+
+pytestmark = pytest.mark.slow
+
+LIMIT = 1 << 30
+
+
+@pytest.fixture
+def stage(aws: Aws, tmp_path: Path) -> Iterator[Stage]:
+    with staged(aws, tmp_path, ("north", "south", "west")) as found:
+        yield found
+
+
+# -- the launch document ---------------------------------------------------------------------------
+
+
+class Launch:
+    """A job's launch document, as someone may find or change it in the bucket."""
+
+    def __init__(self, stage: Stage, job: str) -> None:
+        self._asked = HyperParameters.model_validate(recorded(job)["HyperParameters"])
+        self._store = stage.artifacts(self._asked.study)
+        self._key = f"jobs/{job}/input/launch.sealed"
+        self._kms = KmsKeyStore(stage.config.launch_key, stage.aws.client("kms"))
+        self._context = launch_context(self._asked.study, self._asked.run)
+
+    def read(self) -> JobAccess:
+        return read_access(sealed.unseal(self._kms, self._context, self.kept(), "launch"))
+
+    def kept(self) -> bytes:
+        return self._store.get(self._key, LIMIT)
+
+    def write(self, data: bytes) -> None:
+        self._store.remove(self._key)
+        self._store.put(self._key, data)
+
+    def change(self, context: dict[str, str] | None = None, **what: Any) -> None:
+        access = self.read().model_copy(update=what)
+        text = canonical.encode(access.model_dump(mode="json"))
+        self.write(sealed.seal(self._kms, context or self._context, text))
+
+
+Spoil = Callable[[Stage, Launch], None]
+
+
+def _wrong_secret(stage: Stage, launch: Launch) -> None:
+    launch.change(superexec_secret="00" * 32)
+
+
+def _expired(stage: Stage, launch: Launch) -> None:
+    identity = stage.home.identity()
+    text, _ = issue(identity, launch.read().run, "aggregator", 60, now=1_700_000_000)
+    launch.change(token=text)
+
+
+def _another_runs(stage: Stage, launch: Launch) -> None:
+    text, _ = issue(stage.home.identity(), "run-0-000000", "aggregator", 60)
+    launch.change(token=text)
+
+
+def _a_persons(stage: Stage, launch: Launch) -> None:
+    text, _ = issue(stage.home.identity(), launch.read().run, "operator", 60)
+    launch.change(token=text)
+
+
+def _flipped(stage: Stage, launch: Launch) -> None:
+    data = launch.kept()
+    launch.write(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def _truncated(stage: Stage, launch: Launch) -> None:
+    launch.write(launch.kept()[:-20])
+
+
+def _for_another_study(stage: Stage, launch: Launch) -> None:
+    launch.change(launch_context("ab" * 32, launch.read().run))
+
+
+SPOILED: dict[str, tuple[Spoil, str]] = {
+    "wrong secret": (_wrong_secret, "flower-superexec ended (code 0) before the run"),
+    "expired token": (_expired, "does not accept this job's token: it has expired"),
+    "a token for another run": (_another_runs, "this token is for another run"),
+    "a person's token": (_a_persons, "refuses this job's token"),
+    "flipped byte": (_flipped, "the job's access was changed"),
+    "truncated": (_truncated, "it was cut"),
+    "another study's": (_for_another_study, f"the job's access was sealed for study {'ab' * 32}"),
+}
+
+
+def test_each_spoiled_launch_fails_by_name_and_the_next_job_carries_the_run_out(
+    stage: Stage,
+) -> None:
+    waiting, spoiled = dict(SPOILED), {}
+
+    def spoil(job: str) -> None:
+        if waiting:
+            name = next(iter(waiting))
+            spoiled[job] = name
+            waiting.pop(name)[0](stage, Launch(stage, job))
+
+    stage.sagemaker.before = spoil
+    digest = stage.launch("local noise", steps=3)
+    stage.over(digest, seconds=400)
+    assert set(spoiled.values()) == set(SPOILED)
+    for job, name in spoiled.items():
+        outcome = stage.sagemaker.outcome(job)
+        assert outcome.status == "Failed", name
+        assert SPOILED[name][1] in outcome.reason, (name, outcome.reason)
+    assert rounds(all_events(stage.home, digest)) == [1, 2, 3]
+
+
+# -- the saved state -------------------------------------------------------------------------------
+
+
+def test_a_missing_state_stops_the_run_by_name_until_it_is_put_back(stage: Stage) -> None:
+    kept: dict[str, bytes] = {}
+
+    def remove_once(job: str) -> None:
+        stage.sagemaker.before = None
+        store = stage.artifacts(digest)
+        newest = store.keys("runs/")[-1]
+        kept[newest] = store.get(newest, LIMIT)
+        store.remove(newest)
+
+    digest = stage.launch("distributed noise", steps=30)
+    stage.round_passed(digest, 3)
+    stage.sagemaker.before = remove_once
+    kill_all_of(stage.sagemaker.latest()[1])
+    wait_for(
+        lambda _: any(
+            event["kind"] == "failed" and "is missing" in event["facts"]["why"]
+            for event in all_events(stage.home, digest)
+        ),
+        stage.home.directory,
+        digest,
+    )
+    for key, data in kept.items():
+        stage.artifacts(digest).put(key, data)
+    stage.over(digest)
+    assert rounds(all_events(stage.home, digest)) == list(range(1, 31))
+
+
+def test_without_an_account_nothing_is_launched_elsewhere(stage: Stage) -> None:
+    toml = stage.home.config_path
+    toml.write_text(toml.read_text().partition("[aws]")[0])
+    stage.coordinator.stop()
+    stage.coordinator = RealCoordinator(stage.home)
+    stage.coordinator.wait_until_ready()
+    with pytest.raises(Exception, match="this coordinator has no AWS account"):
+        stage.launch("local noise", steps=3)
