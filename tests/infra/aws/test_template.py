@@ -1,0 +1,304 @@
+"""The template keeps its promises: lint, every rule with a template that breaks it, every role."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.infra.aws.iam import Request, Template
+
+pytestmark = pytest.mark.slow
+
+FOLDER = Path(__file__).resolve().parents[3] / "infra" / "aws"
+TEMPLATE, RULES = FOLDER / "flo.yaml", (FOLDER / "promises.guard").read_text()
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, Any]:
+    from cfnlint.decode.cfn_yaml import load
+
+    return _plain(load(str(TEMPLATE)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain(found) for name, found in value.items()}
+    if isinstance(value, list):
+        return [_plain(found) for found in value]
+    return str(value) if isinstance(value, str) else value
+
+
+def test_the_linter_finds_nothing() -> None:
+    from cfnlint.api import lint_file
+
+    assert [str(match) for match in lint_file(TEMPLATE)] == []
+
+
+def test_it_uses_no_alias_which_cloudformation_does_not_read() -> None:
+    text = re.sub(r"#.*|\"[^\"]*\"", "", TEMPLATE.read_text())
+    assert not re.search(r"[ \[:]&[a-z_]+|- \*[a-z]|: \*[a-z]", text)
+
+
+# -- promises --------------------------------------------------------------------------------------
+
+
+def broken(template: dict[str, Any]) -> set[str]:
+    """Names of the rules that this template breaks, or that find nothing in it to look at.
+
+    Each runs alone: this wheel cuts long reports at their beginning, and only one of a broken rule,
+    which quotes the template, is long.
+    """
+    from cfn_guard_rs.cfn_guard_rs import run_checks_rs
+
+    head, *rules = re.split(r"^(?=rule )", RULES, flags=re.MULTILINE)
+    text = json.dumps(template)
+    return {
+        rule.split()[1]
+        for rule in rules
+        if '"status": "PASS"' not in run_checks_rs(text, head + rule, False)
+    }
+
+
+def put(*path: Any) -> Callable[[dict[str, Any]], None]:
+    """Sets what lies at ``path``, whose last part is the value, in the resources."""
+    *way, name, value = path
+
+    def change(template: dict[str, Any]) -> None:
+        found: Any = template["Resources"]
+        for part in way:
+            found = found[part]
+        found[name] = value
+
+    return change
+
+
+def drop(*path: Any) -> Callable[[dict[str, Any]], None]:
+    *way, name = path
+
+    def change(template: dict[str, Any]) -> None:
+        found: Any = template["Resources"]
+        for part in way:
+            found = found[part]
+        del found[name]
+
+    return change
+
+
+def statement(resource: str, sid: str, name: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    """Sets something of one statement of a policy."""
+
+    def change(template: dict[str, Any]) -> None:
+        for kind in ("PolicyDocument", "KeyPolicy"):
+            policy = template["Resources"][resource]["Properties"].get(kind, {})
+            for found in policy.get("Statement", []):
+                if found.get("Sid") == sid:
+                    found[name] = value
+
+    return change
+
+
+P = "Properties"
+BREAKS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "keys_rotate": put("AuditKey", P, "EnableKeyRotation", False),
+    "keys_are_never_deleted_with_the_stack": drop("LaunchKey", "DeletionPolicy"),
+    "who_manages_a_key_cannot_use_it": statement(
+        "AuditKey", "AdministerWithoutUse", "Action", ["kms:Create*", "kms:*"]
+    ),
+    "launches_open_for_their_study_and_run_only": statement(
+        "LaunchKey", "OpenLaunches", "Condition", {"Null": {"kms:EncryptionContext:run": "false"}}
+    ),
+    "buckets_keep_versions": put("ArtifactsBucket", P, "VersioningConfiguration", "Status", "Off"),
+    "buckets_are_encrypted": drop("AuditBucket", P, "BucketEncryption"),
+    "buckets_are_private": put(
+        "AccessLogBucket", P, "PublicAccessBlockConfiguration", "BlockPublicAcls", False
+    ),
+    "buckets_speak_tls_only": statement("AuditBucketPolicy", "TlsOnly", "Effect", "Allow"),
+    "buckets_take_one_key_only": statement("AuditBucketPolicy", "OneKeyOnly", "Effect", "Allow"),
+    "buckets_outlive_the_stack": put("AuditBucket", "DeletionPolicy", "Delete"),
+    "audit_copies_are_locked": put(
+        "AuditBucket",
+        P,
+        "ObjectLockConfiguration",
+        "Rule",
+        "DefaultRetention",
+        "Mode",
+        "GOVERNANCE",
+    ),
+    "what_was_removed_is_gone_within_a_day": drop("ArtifactsBucket", P, "LifecycleConfiguration"),
+    "nobody_is_let_in_from_everywhere": put(
+        "CoordinatorGroup",
+        P,
+        "SecurityGroupIngress",
+        0,
+        {"IpProtocol": "tcp", "FromPort": 9443, "ToPort": 9443, "CidrIp": "0.0.0.0/0"},
+    ),
+    "nothing_goes_out_to_everywhere": put(
+        "AggregatorGroup",
+        P,
+        "SecurityGroupEgress",
+        0,
+        {"IpProtocol": "-1", "CidrIp": "0.0.0.0/0"},
+    ),
+    "only_the_hospital_listener_is_public": put("HospitalListener", P, "Port", 9444),
+    "client_certificates_arrive": put("HospitalListener", P, "Protocol", "TLS"),
+    "no_machine_has_a_public_address": put("Coordinator", P, "SubnetId", {"Ref": "PublicSubnetA"}),
+    "disks_are_encrypted": put(
+        "Coordinator", P, "BlockDeviceMappings", 0, "Ebs", "Encrypted", False
+    ),
+    "disks_outlive_the_machine": put("Coordinator", P, "DisableApiTermination", False),
+    "machine_credentials_need_a_session": put(
+        "Coordinator", P, "MetadataOptions", "HttpTokens", "optional"
+    ),
+    "the_machine_recovers": put("MachineFailed", P, "AlarmActions", [{"Ref": "Alarms"}]),
+    "images_never_change": put("AggregatorRepository", P, "ImageTagMutability", "MUTABLE"),
+    "no_role_may_everything": statement("AggregatorPolicy", "Artifacts", "Action", ["s3:*"]),
+    "only_actions_that_know_no_resource_name_none": statement(
+        "CoordinatorPolicy", "LookAfterJobs", "Resource", "*"
+    ),
+    "jobs_run_encrypted_and_inside_the_network": statement(
+        "CoordinatorPolicy", "Jobs", "Condition", {}
+    ),
+    "a_role_is_passed_to_sagemaker_only": statement(
+        "CoordinatorPolicy", "GiveJobsTheirRole", "Condition", {}
+    ),
+    "people_show_a_second_factor": drop(
+        "OperatorRole", P, "AssumeRolePolicyDocument", "Statement", 0, "Condition"
+    ),
+    "logs_are_kept_and_encrypted": drop("CoordinatorLogs", P, "RetentionInDays"),
+    "alarms_reach_someone": put("JobsFail", P, "AlarmActions", []),
+}
+
+
+def test_the_template_keeps_every_promise(loaded: dict[str, Any]) -> None:
+    assert broken(loaded) == set()
+
+
+def test_every_promise_has_a_template_that_breaks_it() -> None:
+    assert set(BREAKS) == set(re.findall(r"^rule (\w+)", RULES, re.MULTILINE))
+
+
+@pytest.mark.parametrize("rule", [*BREAKS])
+def test_a_template_that_breaks_a_promise_is_caught(loaded: dict[str, Any], rule: str) -> None:
+    changed = copy.deepcopy(loaded)
+    BREAKS[rule](changed)
+    assert changed != loaded
+    assert rule in broken(changed)
+
+
+# -- roles -----------------------------------------------------------------------------------------
+
+ROLES = ("CoordinatorRole", "AggregatorRole", "AuditorRole", "OperatorRole")
+STUDY = {"purpose": "launch", "study": "ab" * 32, "run": "run-1"}
+S3_ONLY = {"kms:ViaService": "s3.eu-central-1.amazonaws.com"}
+TLS = {"aws:SecureTransport": "true"}
+
+
+def context(**pairs: str) -> dict[str, str]:
+    return {f"kms:EncryptionContext:{name}": value for name, value in pairs.items()}
+
+
+def ours(key: str) -> dict[str, str]:
+    return {**TLS, "s3:x-amz-server-side-encryption-aws-kms-key-id": f"arn:{key}"}
+
+
+JOB = "arn:aws:sagemaker:eu-central-1:123456789012:training-job/flo-run-1-1"
+STATE, COPY = "arn:ArtifactsBucket/studies/ab/runs/r/state-1", "arn:AuditBucket/2026/head"
+INSIDE = {
+    "sagemaker:VolumeKmsKey": "arn:ArtifactsKey",
+    "sagemaker:OutputKmsKey": "arn:ArtifactsKey",
+    "sagemaker:VpcSubnets": "PrivateSubnetA",
+    "sagemaker:VpcSecurityGroupIds": "arn:AggregatorGroup",
+}
+
+# What is asked -> the roles that may. Every other role must be denied.
+MATRIX: list[tuple[Request, set[str]]] = [
+    # states and models
+    (Request("s3:GetObject", STATE, TLS), {"CoordinatorRole", "AggregatorRole"}),
+    (Request("s3:PutObject", STATE, ours("ArtifactsKey")), {"CoordinatorRole", "AggregatorRole"}),
+    (Request("s3:PutObject", STATE, ours("AuditKey")), set()),
+    (Request("s3:GetObject", STATE, {"aws:SecureTransport": "false"}), set()),
+    (Request("s3:DeleteObjectVersion", STATE, TLS), {"CoordinatorRole", "AggregatorRole"}),
+    (Request("s3:PutBucketPolicy", "arn:ArtifactsBucket", TLS), set()),
+    (Request("s3:GetObject", "arn:ArtifactsBucket/elsewhere", TLS), set()),
+    (Request("kms:Decrypt", "arn:ArtifactsKey", S3_ONLY), {"CoordinatorRole", "AggregatorRole"}),
+    (Request("kms:Decrypt", "arn:ArtifactsKey", {}), set()),
+    (Request("kms:ScheduleKeyDeletion", "arn:ArtifactsKey", {}), set()),
+    # launches
+    (Request("kms:GenerateDataKey", "arn:LaunchKey", context(**STUDY)), {"CoordinatorRole"}),
+    (Request("kms:Decrypt", "arn:LaunchKey", context(**STUDY)), {"AggregatorRole"}),
+    (Request("kms:Decrypt", "arn:LaunchKey", context(purpose="launch")), set()),
+    (
+        Request("kms:Decrypt", "arn:LaunchKey", context(**{**STUDY, "purpose": "model"})),
+        set(),
+    ),
+    (Request("kms:Decrypt", "arn:LaunchKey", {}), set()),
+    # the coordinator's own secrets
+    (Request("kms:Decrypt", "arn:FolderKey", context(purpose="identity-key")), {"CoordinatorRole"}),
+    (Request("kms:Decrypt", "arn:FolderKey", {}), set()),
+    # audit copies
+    (Request("s3:PutObject", COPY, ours("AuditKey")), {"CoordinatorRole"}),
+    (Request("s3:PutObject", COPY, ours("ArtifactsKey")), set()),
+    (Request("s3:GetObject", COPY, TLS), {"AuditorRole"}),
+    (Request("s3:DeleteObject", COPY, TLS), set()),
+    (Request("s3:DeleteObjectVersion", COPY, TLS), set()),
+    (Request("s3:BypassGovernanceRetention", COPY, TLS), set()),
+    (Request("kms:Decrypt", "arn:AuditKey", S3_ONLY), {"AuditorRole"}),
+    # jobs
+    (Request("sagemaker:CreateTrainingJob", JOB, INSIDE), {"CoordinatorRole"}),
+    (Request("sagemaker:CreateTrainingJob", JOB, {}), set()),
+    (
+        Request(
+            "sagemaker:CreateTrainingJob", JOB, {**INSIDE, "sagemaker:VpcSubnets": "subnet-other"}
+        ),
+        set(),
+    ),
+    (
+        Request(
+            "sagemaker:CreateTrainingJob", JOB, {**INSIDE, "sagemaker:VolumeKmsKey": "arn:other"}
+        ),
+        set(),
+    ),
+    (Request("sagemaker:CreateTrainingJob", JOB.replace("flo-", "x-"), INSIDE), set()),
+    (Request("sagemaker:DescribeTrainingJob", JOB, {}), {"CoordinatorRole", "OperatorRole"}),
+    (Request("sagemaker:StopTrainingJob", JOB, {}), {"CoordinatorRole"}),
+    (
+        Request(
+            "iam:PassRole", "arn:AggregatorRole", {"iam:PassedToService": "sagemaker.amazonaws.com"}
+        ),
+        {"CoordinatorRole"},
+    ),
+    (
+        Request("iam:PassRole", "arn:AggregatorRole", {"iam:PassedToService": "ec2.amazonaws.com"}),
+        set(),
+    ),
+    (
+        Request(
+            "iam:PassRole",
+            "arn:CoordinatorRole",
+            {"iam:PassedToService": "sagemaker.amazonaws.com"},
+        ),
+        set(),
+    ),
+    # nobody's business
+    (Request("iam:CreateUser", "arn:anyone", {}), set()),
+    (Request("ec2:TerminateInstances", "arn:Coordinator", {}), set()),
+    (Request("ec2:ModifyInstanceAttribute", "arn:Coordinator", {}), set()),
+    (Request("logs:DeleteLogGroup", "arn:CoordinatorLogs", {}), set()),
+    (Request("logs:PutLogEvents", "arn:CoordinatorLogs", {}), {"CoordinatorRole"}),
+    (Request("logs:GetLogEvents", "arn:CoordinatorLogs", {}), {"OperatorRole"}),
+    (Request("kms:PutKeyPolicy", "arn:LaunchKey", {}), set()),
+]
+
+
+@pytest.mark.parametrize(("asked", "allowed"), MATRIX, ids=lambda value: str(value)[:90])
+def test_each_role_may_what_it_needs_and_nothing_else(
+    loaded: dict[str, Any], asked: Request, allowed: set[str]
+) -> None:
+    template = Template(loaded)
+    assert {role for role in ROLES if template.allows(role, asked)} == allowed
