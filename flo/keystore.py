@@ -3,6 +3,7 @@
 * ``LocalKeyStore``, the embedded default: AES-256-GCM with a key in a file of its own (0600). Put
   that file elsewhere (another disk, a mounted token) and a copy of the folder opens nothing.
 * ``PassphraseKeyStore``: the same with a key that a passphrase opens (scrypt, RFC 7914).
+* A key in AWS's KMS (``flo.infra.aws.kms``), which never leaves it; loaded only where configured.
 
 Every call names a *context*, what the data are for, as associated data; opening under another
 context fails. ``write_secret`` and ``read_secret`` keep small secrets so: identity keys, split key.
@@ -23,7 +24,7 @@ from typing import Annotated, Literal, Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
-from pydantic import Field, field_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from flo import canonical
 from flo.errors import TrustError, UsageError
@@ -31,6 +32,10 @@ from flo.files import write_private
 from flo.settings import Document, parse
 
 Context = dict[str, str]
+KmsKey = Annotated[
+    str,
+    StringConstraints(pattern=r"^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]{1,64}$"),
+]
 PASSPHRASE_VARIABLE = "FLO_PASSPHRASE_FILE"  # noqa: S105 - a variable's name
 _SEALED = b"flo-sealed-1\n"
 _SHORTEST_PASSPHRASE = 12
@@ -128,10 +133,22 @@ class PassphraseKeyStore(AesKeyStore):
 
 
 class KeyStoreConfig(Document):
-    """``[keystore]`` of a folder's configuration. ``path``: of the key file, if not inside it."""
+    """``[keystore]`` of a folder's configuration.
 
-    kind: Literal["file", "passphrase"] = "file"
+    ``path``: of the key file, if not inside it. ``key``: the ARN of one in KMS.
+    """
+
+    kind: Literal["file", "passphrase", "kms"] = "file"
     path: Path | None = None
+    key: KmsKey | None = None
+
+    @model_validator(mode="after")
+    def _says_where(self) -> KeyStoreConfig:
+        if (self.kind == "kms") != (self.key is not None):
+            raise ValueError("`key` names the KMS key of a key store of kind kms, and of no other")
+        if self.kind == "kms" and self.path is not None:
+            raise ValueError("a key in KMS lies at no `path`")
+        return self
 
     def open(self, directory: Path) -> KeyStore:
         """The folder's key store. Asks for the passphrase once a process, if there is one.
@@ -142,6 +159,10 @@ class KeyStoreConfig(Document):
             UsageError: it is not there, or a passphrase is needed and cannot be asked for.
             TrustError: the passphrase is wrong, or others may read the key.
         """
+        if self.key is not None:
+            from flo.infra.aws.kms import keystore  # the one door to AWS, opened by configuration
+
+            return keystore(self.key)
         name = "keystore.key" if self.kind == "file" else "keystore.json"
         path = self.path or directory / name
         identity = directory / "identity.key"

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
+from flo.keystore import KmsKey
 from flo.settings import Document
 
 Region = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]$")]
-KmsKey = Annotated[
-    str,
-    StringConstraints(pattern=r"^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]{1,64}$"),
-]
 Bucket = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
 _Role = Annotated[
     str,
@@ -25,7 +22,11 @@ _Id = Annotated[str, StringConstraints(pattern=r"^[a-z]+-[0-9a-z]{1,32}$")]
 
 
 class AwsConfig(Document):
-    """``role``: what a job may do. ``image``: the aggregator's, best named by its digest."""
+    """``role``: what a job may do. ``image``: the aggregator's, best named by its digest.
+
+    ``audit_bucket``: where copies of the audit log go, encrypted under ``audit_key``, for
+    ``audit_years`` under Object Lock.
+    """
 
     region: Region
     bucket: Bucket
@@ -40,3 +41,12 @@ class AwsConfig(Document):
     subnets: Annotated[tuple[_Id, ...], Field(min_length=1, max_length=16)]
     security_groups: Annotated[tuple[_Id, ...], Field(min_length=1, max_length=5)]
     hours: Annotated[int, Field(ge=1, le=24)] = 12
+    audit_bucket: Bucket | None = None
+    audit_key: KmsKey | None = None
+    audit_years: Annotated[int, Field(ge=6, le=30)] = 6
+
+    @model_validator(mode="after")
+    def _audit_copies_have_a_key(self) -> AwsConfig:
+        if (self.audit_bucket is None) != (self.audit_key is None):
+            raise ValueError("audit_bucket and audit_key come together")
+        return self

@@ -21,9 +21,11 @@ from functools import partial
 
 import uvicorn
 
+from flo.artifacts import ArtifactStore
 from flo.errors import StudyError
 from flo.files import in_memory, write_private
 from flo.server import succession
+from flo.server.audit_copies import AuditCopies
 from flo.server.authority import read_peer
 from flo.server.gateway import Bell, Gateway
 from flo.server.home import (
@@ -35,10 +37,12 @@ from flo.server.home import (
 from flo.server.jobs import Aggregators, Jobs
 from flo.server.listeners import Listener, bind, listener, show_anew
 from flo.server.members import Member
+from flo.server.metrics import Meter, Metric, Traffic, measured
 from flo.server.operator_api import PrivateListener, operator_app
 from flo.server.presence import Presence
 from flo.server.refusals import Refusals
 from flo.server.runs import Runs
+from flo.server.shred import shred
 from flo.server.site_api import SiteApi
 from flo.server.store import Offer, Place, Store
 from flo.server.superlink import SuperLink, start_superexec
@@ -93,19 +97,31 @@ def complete_and_sign(
     return store.offer(complete.digest) or Offer(complete, signature, "offered")
 
 
-def serve(home: CoordinatorHome, aggregators: Aggregators | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, on uvloop where it is installed."""
+def serve(
+    home: CoordinatorHome,
+    aggregators: Aggregators | None = None,
+    audit_store: ArtifactStore | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, on uvloop where it is installed.
+
+    ``aggregators``: who carries out runs elsewhere. ``audit_store``: keeps copies of the audit log.
+    """
     factory = uvicorn.Config(app="unused", loop="auto", log_config=None).get_loop_factory()
     home.refuse_half_replaced()
     with home.serving(), asyncio.Runner(loop_factory=factory) as runner:
         home.renew_certificate(days=_RENEW_DAYS)
-        runner.run(Coordinator(home, aggregators).serve())
+        runner.run(Coordinator(home, aggregators, audit_store).serve())
 
 
 class Coordinator:
     """Owns everything that runs; ``serve`` returns after SIGTERM or SIGINT."""
 
-    def __init__(self, home: CoordinatorHome, aggregators: Aggregators | None = None) -> None:
+    def __init__(
+        self,
+        home: CoordinatorHome,
+        aggregators: Aggregators | None = None,
+        audit_store: ArtifactStore | None = None,
+    ) -> None:
         self._home, self._store, self._admission = home, home.store(), home.store()
         self._bell = Bell()
         self._identity, self._audit_log = home.identity(), home.audit_log()
@@ -116,6 +132,12 @@ class Coordinator:
         self._superlink = SuperLink(superexec_secret=superexec_secret)
         self._listeners: list[Listener] = []
         self._certificate_due = time.monotonic() + _CERTIFICATE_SECONDS
+        self._copies: AuditCopies | None = None
+        if audit_store is not None:
+            grown = self._audit_log.last_source
+            self._copies = AuditCopies(audit_store, self._export_audit_log, grown)
+        self._traffic = Traffic()
+        self._meter = Meter(self._metrics, home.directory / "log" / "metrics.jsonl")
         self._jobs = Jobs(home, self._store, self._superlink, aggregators)
         self._runs = Runs(home, self._store, self._superlink, self._jobs)
 
@@ -134,7 +156,9 @@ class Coordinator:
         )
         certificate, key = self._home.certificate_path.read_bytes(), self._identity.pem()
         outside = listener(
-            Gateway(self._superlink, api, self._admission, self._refusals, self._bell),
+            Gateway(
+                self._superlink, api, self._admission, self._refusals, self._bell, self._traffic
+            ),
             ca=self._home.ca_path,
             lifespan=False,
             on_refused=partial(self._refused_connection, "hospitals"),
@@ -145,7 +169,9 @@ class Coordinator:
         people = operator_app(
             self._store,
             self._home.directory / "models",
+            self._metrics,
             self._offer,
+            self._shred,
             self._export_audit_log,
             self._superlink.is_online,
             self._refusals,
@@ -227,6 +253,12 @@ class Coordinator:
             self._jobs.refuse_if_nowhere()
         return complete_and_sign(study, self._home, self._store, person, place)
 
+    def _metrics(self) -> list[Metric]:
+        return measured(self._store, self._traffic)
+
+    def _shred(self, offer: Offer, person: str) -> int:
+        return shred(self._home, self._store, offer, person, self._jobs.artifacts(offer))
+
     def _export_audit_log(self) -> bytes:
         sign_events(self._store, self._audit_log)
         return self._audit_log.export("coordinator")
@@ -239,6 +271,9 @@ class Coordinator:
                 await asyncio.to_thread(self._runs.watch)
                 await asyncio.to_thread(self._refusals.flush)
                 await asyncio.to_thread(sign_events, self._store, self._audit_log)
+                await asyncio.to_thread(self._meter.write_if_due)
+                if self._copies is not None:
+                    await asyncio.to_thread(self._copies.copy_if_due)
             except (OSError, sqlite3.OperationalError):  # the disk is full: until there is room
                 log.exception("nothing can be kept")
                 await asyncio.sleep(_FULL_SECONDS)

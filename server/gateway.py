@@ -27,6 +27,7 @@ from flo.identity import public_bytes
 from flo.messages import MAX_MESSAGE_BYTES
 from flo.server.asgi import Allowance, Refused, answer, headers_of, read_body, replay
 from flo.server.authority import Peer, read_peer
+from flo.server.metrics import Traffic
 from flo.server.protocol import PEER, Receive, Scope, Send
 from flo.server.refusals import Refusals
 from flo.server.site_api import MAX_REPORT_BODY, SITE_CALLS, SiteApi
@@ -81,7 +82,9 @@ class Gateway:
         store: Store,
         refusals: Refusals,
         bell: Bell,
+        traffic: Traffic,
     ) -> None:
+        self._traffic = traffic
         self._superlink, self._site_api, self._store = superlink, site_api, store
         self._refusals, self._bell = refusals, bell
         self._allowance = Allowance(MAX_MESSAGE_BYTES + MAX_SITE_BODY)
@@ -89,7 +92,7 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        path = scope["path"]
+        path, send = scope["path"], self._traffic.counting(send)
         try:
             if scope["method"] != "POST" or path not in FLEET_PATHS | set(SITE_CALLS):
                 raise Refused(404, "not on the list")
@@ -97,6 +100,7 @@ class Gateway:
             limit = _MAX_BODY.get(path, MAX_SITE_BODY if path in SITE_CALLS else _MAX_FLEET_BODY)
             with self._allowance.of(peer.hospital) as take:
                 body = await read_body(receive, limit, take)
+                self._traffic.received += len(body)
                 if path in SITE_CALLS:
                     await self._site_call(path, peer, body, send)
                 else:

@@ -149,6 +149,10 @@ class Jobs:
         self._lent.pop(job, None)
         return state.why
 
+    def artifacts(self, offer: Offer) -> ArtifactStore | None:
+        """Where things of a study are kept elsewhere, if anywhere."""
+        return None if offer.place == "here" else self._elsewhere.artifacts(offer.study.digest)
+
     def fetch_model(self, offer: Offer, run: str) -> None:
         """The tensors of a run that was carried out elsewhere, into the folder's models.
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +30,7 @@ from flo.server.asgi import Refused, answer, headers_of, read_body, replay, with
 from flo.server.gateway import Bell
 from flo.server.jobs import PREFIX as JOB_PREFIX
 from flo.server.jobs import Jobs
+from flo.server.metrics import PROMETHEUS, Metric, as_prometheus
 from flo.server.protocol import App, Receive, Scope, Send
 from flo.server.refusals import Refusals
 from flo.server.roles import refuse_forbidden
@@ -157,7 +158,9 @@ class PrivateListener:
 def operator_app(
     store: Store,
     models: Path,
+    metrics: Callable[[], Sequence[Metric]],
     offer: Callable[[Study, str, Place], Offer],
+    shred: Callable[[Offer, str], int],
     export: Callable[[], bytes],
     is_online: Callable[[int], bool],
     refusals: Refusals,
@@ -165,8 +168,9 @@ def operator_app(
     """FLO's own calls for people.
 
     ``offer`` signs a study and puts it on offer in the name of a person, to be carried out at a
-    place; ``export`` makes a copy of the audit log; ``is_online`` tells whether the agent behind a
-    node is there; ``models``: the folder that models are kept in.
+    place; ``shred`` erases what is kept of one; ``export`` makes a copy of the audit log;
+    ``is_online`` tells whether the agent behind a node is there; ``models``: their folder;
+    ``metrics``: as things stand.
     """
     app = FastAPI(title="FLO coordinator", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -220,6 +224,14 @@ def operator_app(
             store.set_status(digest, "stopped")
         store.add_event(digest, "stop-requested", by=request.scope[PERSON].name)
         return {}
+
+    @app.post("/v1/flo/studies/{digest}/shred")
+    def shred_study(digest: str, request: Request) -> Any:
+        return {"removed": shred(_find(store, digest), request.scope[PERSON].name)}
+
+    @app.get("/v1/flo/metrics")
+    def watched() -> Any:
+        return Response(as_prometheus(metrics()), media_type=PROMETHEUS)
 
     @app.get("/v1/flo/studies/{digest}/extracts")
     def extracts(digest: str) -> Any:

@@ -128,6 +128,16 @@ class RunTables(Tables):
             raise RefusedError(f"study {study[:12]} was shredded: what was kept opens no more")
         return bytes(salt)
 
+    def erase_salt(self, study: str) -> None:
+        """For good: overwritten in the file, and in its write-ahead log."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO salts VALUES (?, NULL) ON CONFLICT (study) DO UPDATE SET salt = NULL",
+                (study,),
+            )
+            self._db.execute("UPDATE runs SET state = NULL WHERE study = ?", (study,))
+        self._one("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def request_stop(self, study: str) -> bool:
         """False if no run of the study is under way."""
         with self._transaction():

@@ -9,6 +9,7 @@ finds; it decides nothing.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -139,6 +140,22 @@ class Store(MemberTables, RunTables):
             number,
         )
         return [(row[0], row[1], row[2], row[3], json.loads(row[4])) for row in rows]
+
+    def count_events(self, study: str | None = None) -> Counter[str]:
+        """How many there are of each kind: of a study, or of all there is."""
+        rows = self._all(
+            "SELECT kind, count(*) FROM events WHERE ?1 IS NULL OR study = ?1 GROUP BY kind", study
+        )
+        return Counter(dict(rows))
+
+    def last_event(self, study: str, kind: str) -> dict[str, Any] | None:
+        """The facts of the latest of a kind."""
+        row = self._one(
+            "SELECT facts FROM events WHERE study = ? AND kind = ? ORDER BY number DESC LIMIT 1",
+            study,
+            kind,
+        )
+        return json.loads(row[0]) if row else None
 
     def keep_head(self, hospital: str, head: Head) -> None:
         self._write(

@@ -58,6 +58,7 @@ class Tables:
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         self._db = open_database(path, _TABLES, schema=1, what="coordinator")
+        self._db.execute("PRAGMA secure_delete = ON")  # what is erased is overwritten
         self._add_column("hospitals", "earlier TEXT")  # since FLO 0.2
         self._add_column("runs", "launch INTEGER NOT NULL DEFAULT 0")  # since FLO 0.3
         self._add_column("studies", "place TEXT NOT NULL DEFAULT 'here'")  # since FLO 0.4

@@ -76,7 +76,13 @@ def csv_text(patients: int = 40, prefix: str = "p") -> str:
     return "\n".join(rows) + "\n"
 
 
-def make_site(folder: Path, hospital: str = "north", *, epsilon: float = 0.9) -> SiteHome:
+def make_site(
+    folder: Path,
+    hospital: str = "north",
+    *,
+    epsilon: float = 0.9,
+    keystore: dict[str, str] | None = None,
+) -> SiteHome:
     """A site with keys, data and a ledger with one population ``main``; not enrolled."""
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / "patients.csv"
@@ -88,6 +94,7 @@ def make_site(folder: Path, hospital: str = "north", *, epsilon: float = 0.9) ->
         epsilon=epsilon,
         declared_size=40,
         hold_out=0.3,
+        keystore=keystore,
     )
     return SiteHome.create(folder / "site", config)
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from flo.cli import audit, bench, coordinator, lab, model, site, study
+from flo.cli import audit, aws, bench, coordinator, lab, model, site, study
 from flo.cli import backups as _registers_backups  # noqa: F401
 from flo.cli import hospital as _registers_commands  # noqa: F401 - and those of steward
 
@@ -22,6 +22,7 @@ app.add_typer(coordinator.app, name="coordinator", help="Run the coordinator.")
 app.add_typer(site.app, name="site", help="A hospital's site: enrol, approve, run, budget.")
 app.add_typer(audit.app, name="audit", help="Reports, audit logs, evidence: make and verify.")
 app.add_typer(model.app, name="model", help="Published models: look, fetch, predict.")
+app.add_typer(aws.app, name="aws", help="A consortium's AWS account, by one template.")
 app.command()(lab.simulate)
 app.command()(lab.demo)
 app.command()(lab.data)

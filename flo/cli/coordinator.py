@@ -30,7 +30,7 @@ def init(
     ] = None,
     ca_key: Annotated[Path | None, typer.Option(help="The brought CA's key (PEM).")] = None,
     keystore: Annotated[
-        str, typer.Option(help="What seals the keys: file or passphrase.")
+        str, typer.Option(help="What seals the keys: file, passphrase, or the ARN of a KMS key.")
     ] = "file",
     keystore_path: Annotated[
         Path | None, typer.Option(help="The key file, if not in the folder.")
@@ -78,12 +78,12 @@ def serve(
 
     opened = CoordinatorHome.open(home)
     start_logging(home / "log" / "coordinator.jsonl", verbosity=-1 if quiet else verbose)
-    aggregators = None
-    if opened.config.aws is not None:
-        from flo.infra.aws.sagemaker import SageMakerJobs
+    if opened.config.aws is None:
+        serve_until_stopped(opened)
+        return
+    from flo.infra.aws.sagemaker import SageMakerJobs, audit_store
 
-        aggregators = SageMakerJobs(opened.config.aws)
-    serve_until_stopped(opened, aggregators)
+    serve_until_stopped(opened, SageMakerJobs(opened.config.aws), audit_store(opened.config.aws))
 
 
 @app.command()

@@ -90,6 +90,8 @@ def confirmed(question: str, yes: bool) -> bool:
 
 def keystore_document(kind: str, path: Path | None) -> dict[str, str]:
     """``[keystore]`` of a configuration, from a command's options."""
+    if kind.startswith("arn:"):
+        return {"kind": "kms", "key": kind}
     return {"kind": kind} | ({"path": str(path.resolve())} if path else {})
 
 

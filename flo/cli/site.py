@@ -25,7 +25,7 @@ def init(
         bool, typer.Option("--consent-to-epsilon-of-one-or-more", help="Policy: allow ε ≥ 1.")
     ] = False,
     keystore: Annotated[
-        str, typer.Option(help="What seals the keys: file or passphrase.")
+        str, typer.Option(help="What seals the keys: file, passphrase, or the ARN of a KMS key.")
     ] = "file",
     keystore_path: Annotated[
         Path | None, typer.Option(help="The key file, if not in the folder.")

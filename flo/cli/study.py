@@ -149,6 +149,26 @@ def stop(study: StudyName, home: Home = DEFAULT_HOME) -> None:
     say("stopping after the round at hand")
 
 
+@app.command()
+def shred(
+    study: StudyName,
+    home: Home = DEFAULT_HOME,
+    yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
+) -> None:
+    """Erase a study's saved states and models for good; card, report and audit log stay."""
+    from flo.cli.operator import Operator
+    from flo.cli.screen import confirmed, say
+    from flo.errors import RefusedError
+
+    found = _find(home, study)
+    if not confirmed("Erase this study's states and models? Nothing brings them back.", yes):
+        raise RefusedError("nothing was changed", hint="--yes erases at once")
+    done = Operator(home).call("POST", f"studies/{found['digest']}/shred")
+    say(f"its key is gone, and {done['removed']} files and objects with it")
+    say("backups of the coordinator made before now still hold the key: make a new one, and")
+    say("destroy those; models that hospitals have fetched are theirs")
+
+
 @app.command("list")
 def list_(home: Home = DEFAULT_HOME) -> None:
     """List studies with their status."""

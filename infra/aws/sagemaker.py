@@ -21,6 +21,7 @@ from flo.infra.aws.job.contract import CHANNEL, LAUNCH_FILE, HyperParameters
 from flo.infra.aws.job.entry import launch_context
 from flo.infra.aws.job.kept import checkpoint_uri, prefix_of, study_artifacts
 from flo.infra.aws.kms import keystore
+from flo.infra.aws.s3 import S3Artifacts
 from flo.server.aws_config import AwsConfig
 from flo.server.jobs import JobAccess, JobState
 
@@ -119,6 +120,15 @@ class SageMakerJobs:
     def artifacts(self, study: str) -> ArtifactStore:
         config = self._config
         return study_artifacts(config.region, config.bucket, config.artifacts_key, study)
+
+
+def audit_store(config: AwsConfig) -> ArtifactStore | None:
+    """Where copies of the audit log are kept, if anywhere."""
+    if config.audit_bucket is None or config.audit_key is None:
+        return None
+    days = 365 * config.audit_years + config.audit_years // 4 + 1
+    s3 = client("s3", config.region)
+    return S3Artifacts(s3, config.audit_bucket, config.audit_key, lock_days=days)
 
 
 def submit(request: dict[str, Any], region: str) -> None:

@@ -11,9 +11,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import pytest
+
+from flo.server.run_documents import Event
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "audit-log.md"
@@ -27,7 +29,7 @@ class Call(NamedTuple):
     place: int
 
 
-COORDINATOR = (Call("store|stored", "add_event", 1), Call("store|stored", "event", 0),
+COORDINATOR = (Call("store|stored", "add_event", 1), Call("store|stored|kept", "event", 0),
                Call("refusals", "note", 0))  # fmt: skip
 SITE = (Call("home|opened|self", "record", 0), Call("audit_log|log", "append", 0))
 SOURCES: dict[str, list[tuple[str, tuple[Call, ...]]]] = {
@@ -36,8 +38,10 @@ SOURCES: dict[str, list[tuple[str, tuple[Call, ...]]]] = {
 }
 
 COMPUTED: dict[tuple[str, str], set[str]] = {
-    ("server/app.py", "kind"): set(),  # StoredRun.event passes on what run.py says
-    ("server/app.py", "end"): {"done", "stopped", "ended"},
+    # StoredRun.event passes on what run.py says, and how the run ended.
+    ("server/stored_run.py", "kind"): {"done", "stopped", "ended", "paused", "failed"},
+    ("server/run_api.py", "event.kind"): set(get_args(Event.model_fields["kind"].annotation)),
+    ("server/runs.py", "'ended' if over else 'paused'"): {"ended", "paused"},
     ("server/refusals.py", "kind"): set(),  # Refusals.note passes on what it is told
     ("clients/home.py", "kind"): set(),  # SiteHome.record passes on what it is told
 }

@@ -37,7 +37,12 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
     """Every (method, path) of the embedded Flower app and of FLO's own."""
     store = Store(tmp_path_factory.mktemp("store") / "coordinator.sqlite")
     flower = SuperLink(superexec_secret=bytes(32)).control
-    apps = [flower, operator_app(store, Path(), _offers_nothing, bytes, bool, Refusals(store))]
+    apps = [
+        flower,
+        operator_app(
+            store, Path(), list, _offers_nothing, _shreds_nothing, bytes, bool, Refusals(store)
+        ),
+    ]
     found = {
         (method, (route.path or "").replace("{digest}", "0" * 64).replace("{run}", "run-0-000000"))
         for app in apps
@@ -46,6 +51,10 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
     }
     store.close()
     return sorted(found)
+
+
+def _shreds_nothing(offer: Offer, person: str) -> int:
+    return 0
 
 
 def _offers_nothing(study: Study, person: str, place: str) -> Offer:

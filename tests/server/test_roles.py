@@ -29,6 +29,10 @@ HOSPITALS_PATH, STUDIES = "/v1/flo/hospitals", "/v1/flo/studies"
 OF_A_PROCESS = ("/v1/runtime/", "/v1/control/")  # no person's token is looked at there
 
 
+def _shreds_nothing(offer: Offer, person: str) -> int:
+    return 0
+
+
 def _offers_nothing(study: Study, person: str, place: str) -> Offer:
     return Offer(study, "", "offered")
 
@@ -45,7 +49,11 @@ def registered(app: Any) -> set[Route]:
 def own(tmp_path_factory: pytest.TempPathFactory) -> set[Route]:
     """Every route of FLO's own calls for people."""
     store = Store(tmp_path_factory.mktemp("store") / "coordinator.sqlite")
-    found = registered(operator_app(store, Path(), _offers_nothing, bytes, bool, Refusals(store)))
+    found = registered(
+        operator_app(
+            store, Path(), list, _offers_nothing, _shreds_nothing, bytes, bool, Refusals(store)
+        )
+    )
     store.close()
     return found
 
@@ -109,7 +117,7 @@ def test_the_table_answers_for_every_role_and_action() -> None:
 def test_only_an_operator_changes_anything() -> None:
     changing = {action for (method, _), action in ROUTES.items() if method not in ("GET", "HEAD")}
     changing -= {"carry out a run"}  # of which a job's token allows its own
-    assert changing == {"launch a study", "stop a study"}
+    assert changing == {"launch a study", "stop a study", "shred a study"}
     assert {role for role, action in ALLOWED if action in changing and ALLOWED[role, action]} == {
         "operator"
     }
@@ -117,7 +125,7 @@ def test_only_an_operator_changes_anything() -> None:
 
 def test_a_viewer_reads_neither_extracts_nor_the_audit_log() -> None:
     viewed = {action for (role, action), yes in ALLOWED.items() if role == "viewer" and yes}
-    assert viewed == {"see hospitals", "see studies"}
+    assert viewed == {"see hospitals", "see studies", "see metrics"}
 
 
 # -- over sockets ----------------------------------------------------------------------------------

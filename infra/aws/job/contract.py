@@ -16,7 +16,8 @@ from pydantic import StringConstraints
 
 from flo import canonical
 from flo.errors import UsageError
-from flo.server.aws_config import Bucket, KmsKey, Region
+from flo.keystore import KmsKey
+from flo.server.aws_config import Bucket, Region
 from flo.settings import Document, parse
 
 ROOT_VARIABLE = "FLO_ML_ROOT"

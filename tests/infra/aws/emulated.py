@@ -52,8 +52,11 @@ class Aws:
 def emulated() -> Iterator[Aws]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of moto's own dependencies
+        from moto.elbv2.models import ELBv2Backend
         from moto.server import ThreadedMotoServer
 
+        # Every load balancer of a moto stack is an application one, which knows no TCP.
+        setattr(ELBv2Backend, "_validate_port_and_protocol", lambda *_: None)  # noqa: B010
         server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs each request
         server.start()

@@ -23,7 +23,8 @@ TEMPLATE, RULES = FOLDER / "flo.yaml", (FOLDER / "promises.guard").read_text()
 def loaded() -> dict[str, Any]:
     from cfnlint.decode.cfn_yaml import load
 
-    return _plain(load(str(TEMPLATE)))
+    found: dict[str, Any] = _plain(load(str(TEMPLATE)))
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,161 @@
+"""``flo aws ...``"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from flo.infra.aws.stack import Event
+
+app = typer.Typer(no_args_is_help=True)
+Name = Annotated[str, typer.Option(help="Name of the stack.")]
+Region = Annotated[str, typer.Option(envvar="AWS_REGION", help="AWS region.")]
+Networks = Annotated[
+    str, typer.Option(help="Managed prefix list (pl-...) of the networks hospitals dial from.")
+]
+Address = Annotated[str, typer.Option(help="E-mail address that is told of alarms.")]
+
+
+@app.command()
+def plan(
+    networks: Networks,
+    alarms: Address,
+    region: Region,
+    name: Name = "flo",
+    hospitals: Annotated[int, typer.Option(min=2, max=50, help="For the cost note.")] = 4,
+) -> None:
+    """Show what would be made or changed in the account, and what it would cost; change nothing."""
+    from rich.table import Table
+
+    from flo.cli.screen import console, say, working
+    from flo.infra.aws.stack import Stack
+
+    with working("asking AWS what would change"):
+        stack = Stack(name, region)
+        changes = stack.plan(_parameters(region, networks, alarms))
+    table = Table("action", "what", "kind", "")
+    for change in changes:
+        replaced = "[bold red]replaces what is there[/]" if change.replaced else ""
+        table.add_row(change.action, change.name, change.type, replaced)
+    console().print(table)
+    say(f"{len(changes)} changes; nothing was changed")
+    _show_costs(hospitals)
+    say(f"next: flo aws deploy with the same options makes them in {region}")
+
+
+@app.command()
+def deploy(
+    networks: Networks,
+    alarms: Address,
+    region: Region,
+    name: Name = "flo",
+    yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
+) -> None:
+    """Make or change the stack, then print what coordinator.toml needs of it."""
+    from flo.cli.screen import confirmed, say
+    from flo.errors import RefusedError
+    from flo.infra.aws.stack import Stack
+
+    if not confirmed(f"Make or change stack {name} in {region}? It costs money.", yes):
+        raise RefusedError("nothing was changed", hint="`flo aws plan` shows what would be")
+    stack = Stack(name, region)
+    stack.deploy(_parameters(region, networks, alarms), _show_step)
+    say(f"{name} is {stack.status()}")
+    _show_settings(stack.outputs())
+
+
+@app.command()
+def status(region: Region, name: Name = "flo") -> None:
+    """Show how the stack is, and what coordinator.toml needs of it."""
+    from flo.cli.screen import say
+    from flo.errors import UsageError
+    from flo.infra.aws.stack import Stack
+
+    stack = Stack(name, region)
+    found = stack.status()
+    if found is None:
+        raise UsageError(f"no stack {name} in {region}", hint="flo aws deploy")
+    say(f"{name} is {found}")
+    outputs = stack.outputs()
+    if outputs:
+        _show_settings(outputs)
+
+
+@app.command()
+def destroy(
+    region: Region,
+    name: Name = "flo",
+    yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
+) -> None:
+    """Take the stack down; buckets, keys, logs, images and the machine's disk stay."""
+    from flo.cli.screen import confirmed, say
+    from flo.errors import RefusedError
+    from flo.infra.aws.stack import Stack
+
+    if not confirmed(f"Take down stack {name} in {region}? Hospitals lose their coordinator.", yes):
+        raise RefusedError("nothing was changed", hint="--yes takes it down at once")
+    Stack(name, region).destroy(_show_step)
+    say(f"{name} is gone; buckets, keys, logs, images and the disk are still there and cost money")
+
+
+def _parameters(region: str, networks: str, alarms: str) -> dict[str, str]:
+    """The template's, with AWS's own prefix list of S3, which differs from region to region."""
+    from flo.errors import UsageError
+    from flo.infra.aws.clients import client, in_our_words
+
+    with in_our_words("looking for S3's networks"):
+        found = client("ec2", region).describe_managed_prefix_lists(
+            Filters=[{"Name": "prefix-list-name", "Values": [f"com.amazonaws.{region}.s3"]}]
+        )["PrefixLists"]
+    own = [item for item in found if item["PrefixListName"] == f"com.amazonaws.{region}.s3"]
+    if not own:
+        raise UsageError(f"no prefix list of S3 in {region}", hint="is the region right?")
+    return {
+        "HospitalNetworks": networks,
+        "S3PrefixList": own[0]["PrefixListId"],
+        "AlarmAddress": alarms,
+    }
+
+
+def _show_step(event: Event) -> None:
+    from flo.cli.screen import plain, say
+
+    why = f": {event.why}" if event.why else ""
+    say(plain(f"{event.status.lower().replace('_', ' ')}  {event.name}{why}"))
+
+
+def _show_settings(outputs: dict[str, str]) -> None:
+    import tomli_w
+
+    from flo.cli.screen import console, plain
+    from flo.infra.aws.stack import settings
+
+    image = f"{outputs['Repository']}@sha256:..."
+    text = tomli_w.dumps({"aws": {**settings(outputs), "image": image}})
+    console().print(f"\nhospitals dial {outputs['Address']}; add to coordinator.toml:\n")
+    console().print(plain(text), soft_wrap=True)
+    console().print(
+        f"its folder's keys: flo coordinator init --keystore {outputs['FolderKeyArn']}",
+        soft_wrap=True,
+    )
+
+
+def _show_costs(hospitals: int) -> None:
+    from rich.table import Table
+
+    from flo.cli.screen import console, say
+    from flo.infra.aws.costs import Use, monthly
+
+    use = Use(hospitals)
+    table = Table("a month, about", "US dollars", title=f"{hospitals} hospitals")
+    found = monthly(use)
+    for what, dollars in found.items():
+        table.add_row(what, f"{dollars:.2f}")
+    table.add_row("[bold]all[/]", f"[bold]{sum(found.values()):.2f}[/]")
+    console().print(table)
+    say(
+        f"{use.studies} studies of {use.rounds} rounds, models of {use.model_mb:g} MB; list prices "
+        "of us-east-1 as of November 2026, not read from AWS (docs/aws.md)"
+    )

@@ -1,0 +1,236 @@
+"""One CloudFormation stack: what would change, make it so, how it is, take it down.
+
+The template is ``flo.yaml`` beside this file, sent as it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flo.errors import FloError, RefusedError, UsageError
+from flo.infra.aws.clients import client, code_of, in_our_words
+
+TEMPLATE = Path(__file__).parent / "flo.yaml"
+_LOOK_SECONDS, _MOST_SECONDS = 3.0, 3600.0
+_SETTINGS = {  # output of the template -> name in [aws] of coordinator.toml
+    "Region": "region",
+    "Bucket": "bucket",
+    "ArtifactsKeyArn": "artifacts_key",
+    "LaunchKeyArn": "launch_key",
+    "AuditBucketName": "audit_bucket",
+    "AuditKeyArn": "audit_key",
+    "JobRole": "role",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """``action``: Add, Modify or Remove. ``replaced``: what is there now goes."""
+
+    action: str
+    name: str
+    type: str
+    replaced: bool
+
+
+@dataclass(frozen=True)
+class Event:
+    name: str
+    type: str
+    status: str
+    why: str
+
+
+class Stack:
+    def __init__(self, name: str, region: str, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.name, self.region, self._sleep = name, region, sleep
+        self._formation = client("cloudformation", region)
+
+    def status(self) -> str | None:
+        """CloudFormation's own word for how it is; None if there is no such stack."""
+        found = self._described()
+        return str(found["StackStatus"]) if found else None
+
+    def outputs(self) -> dict[str, str]:
+        """Raises UsageError if there is no such stack."""
+        found = self._described()
+        if found is None:
+            raise UsageError(f"no stack {self.name} in {self.region}", hint="flo aws deploy")
+        return {item["OutputKey"]: item["OutputValue"] for item in found.get("Outputs", [])}
+
+    def plan(self, parameters: dict[str, str]) -> list[Change]:
+        """What would change; nothing does.
+
+        Raises:
+            UsageError: the template or a parameter is refused.
+        """
+        named = f"flo-{int(time.time())}"
+        with self._prepared(named, parameters) as changes:
+            found = list(changes)
+        return found
+
+    def deploy(self, parameters: dict[str, str], told: Callable[[Event], None]) -> None:
+        """Make or change the stack; ``told`` of each step.
+
+        Raises:
+            FloError: it was rolled back; the first thing that failed is named.
+        """
+        before, began = self.status(), time.time()
+        request = self._request(parameters)
+        with in_our_words(f"deploying {self.name}"):
+            if before in (None, "REVIEW_IN_PROGRESS"):
+                self._formation.create_stack(**request, OnFailure="ROLLBACK")
+            else:
+                try:
+                    self._formation.update_stack(**request)
+                except Exception as error:
+                    if "No updates are to be performed" in str(error):
+                        return
+                    raise
+        self._follow(began, told)
+
+    def destroy(self, told: Callable[[Event], None]) -> None:
+        """Take the stack down; buckets, keys, logs, images and the disk stay.
+
+        Raises:
+            RefusedError: the machine or the load balancer is protected. FloError.
+        """
+        self._refuse_protected()
+        began = time.time()
+        with in_our_words(f"destroying {self.name}"):
+            self._formation.delete_stack(StackName=self.name)
+        self._follow(began, told)
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _request(self, parameters: dict[str, str]) -> dict[str, Any]:
+        return {
+            "StackName": self.name,
+            "TemplateBody": TEMPLATE.read_text(encoding="utf-8"),
+            "Parameters": [
+                {"ParameterKey": name, "ParameterValue": value}
+                for name, value in sorted(parameters.items())
+            ],
+            "Capabilities": ["CAPABILITY_IAM"],
+            "Tags": [{"Key": "flo", "Value": self.name}],
+        }
+
+    def _prepared(self, named: str, parameters: dict[str, str]) -> Any:
+        return _ChangeSet(self._formation, named, self._request(parameters), self.status())
+
+    def _described(self) -> dict[str, Any] | None:
+        from botocore.exceptions import ClientError
+
+        with in_our_words(f"looking at {self.name}"):
+            try:
+                found = self._formation.describe_stacks(StackName=self.name)["Stacks"]
+            except ClientError as error:
+                if code_of(error) == "ValidationError":
+                    return None
+                raise
+        return found[0] if found else None
+
+    def _follow(self, began: float, told: Callable[[Event], None]) -> None:
+        end, seen, failed = time.monotonic() + _MOST_SECONDS, set[str](), ""
+        while time.monotonic() < end:
+            for identifier, event in self._events(began):
+                if identifier not in seen:
+                    seen.add(identifier)
+                    told(event)
+                    if event.status.endswith("FAILED") and not failed:
+                        failed = f"{event.name} ({event.type}): {event.why}"
+            status = self.status()
+            if status is None or status == "DELETE_COMPLETE":
+                return
+            if status.endswith(("_COMPLETE", "_FAILED")) and "CLEANUP" not in status:
+                if "ROLLBACK" in status or status.endswith("_FAILED"):
+                    raise FloError(f"{self.name} is {status}: {failed or 'see its events'}")
+                return
+            self._sleep(_LOOK_SECONDS)
+        raise FloError(f"{self.name} was not ready within {_MOST_SECONDS:g} seconds")
+
+    def _events(self, began: float) -> Iterator[tuple[str, Event]]:
+        from botocore.exceptions import ClientError
+
+        with in_our_words(f"following {self.name}"):
+            try:
+                found = self._formation.describe_stack_events(StackName=self.name)["StackEvents"]
+            except ClientError:  # it is gone
+                return
+        for item in reversed(found):
+            if item["Timestamp"].timestamp() >= began - 1:
+                yield (
+                    item["EventId"],
+                    Event(
+                        item["LogicalResourceId"],
+                        item["ResourceType"],
+                        item["ResourceStatus"],
+                        item.get("ResourceStatusReason", ""),
+                    ),
+                )
+
+    def _refuse_protected(self) -> None:
+        machine = self.outputs().get("Machine", "")
+        with in_our_words("looking at the machine"):
+            protected = client("ec2", self.region).describe_instance_attribute(
+                InstanceId=machine, Attribute="disableApiTermination"
+            )["DisableApiTermination"]["Value"]
+        if protected:
+            raise RefusedError(
+                f"the coordinator's machine {machine} is protected against termination",
+                hint="back it up, then lift the protection of the machine and the load balancer",
+            )
+
+
+class _ChangeSet:
+    """A change set that is removed again, with the empty stack that it may have made."""
+
+    def __init__(self, formation: Any, named: str, request: dict[str, Any], before: str | None):
+        self._formation, self._named, self._before = formation, named, before
+        self._request = request
+
+    def __enter__(self) -> Iterator[Change]:
+        kind = "CREATE" if self._before in (None, "REVIEW_IN_PROGRESS") else "UPDATE"
+        with in_our_words("planning"):
+            self._formation.create_change_set(
+                **self._request, ChangeSetName=self._named, ChangeSetType=kind
+            )
+            return self._changes()
+
+    def __exit__(self, *_: object) -> None:
+        stack = self._request["StackName"]
+        with in_our_words("planning"):
+            self._formation.delete_change_set(StackName=stack, ChangeSetName=self._named)
+            if self._before is None:
+                self._formation.delete_stack(StackName=stack)
+
+    def _changes(self) -> Iterator[Change]:
+        stack = self._request["StackName"]
+        with in_our_words("planning"):
+            waiter = self._formation.get_waiter("change_set_create_complete")
+            found = self._formation.describe_change_set(StackName=stack, ChangeSetName=self._named)
+            if found["Status"] not in ("CREATE_COMPLETE", "FAILED"):
+                waiter.wait(StackName=stack, ChangeSetName=self._named)
+                found = self._formation.describe_change_set(
+                    StackName=stack, ChangeSetName=self._named
+                )
+        for item in found.get("Changes", []):
+            change = item["ResourceChange"]
+            yield Change(
+                change["Action"],
+                change["LogicalResourceId"],
+                change["ResourceType"],
+                change.get("Replacement") == "True",
+            )
+
+
+def settings(outputs: dict[str, str]) -> dict[str, Any]:
+    """``[aws]`` of coordinator.toml as far as the stack knows it: all but ``image``."""
+    found: dict[str, Any] = {name: outputs[output] for output, name in _SETTINGS.items()}
+    found["subnets"] = outputs["Subnets"].split(",")
+    found["security_groups"] = outputs["SecurityGroups"].split(",")
+    return found

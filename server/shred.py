@@ -1,0 +1,50 @@
+"""Erase what is kept of a study: its salt first, so that every sealed copy opens no more.
+
+Saved states, sealed models and launch documents are sealed by the study's key, which follows from
+the salt (``flo.server.study_keys``): copies of them that nobody can reach, in old versions or on a
+lost disk, are erased with it. What stays: the signed study, approvals, extracts, the model card and
+report, the audit log; and what hospitals have fetched, which is theirs.
+"""
+
+from __future__ import annotations
+
+from flo.artifacts import ArtifactStore
+from flo.errors import StudyError
+from flo.server.home import CoordinatorHome
+from flo.server.publish import tensors_path
+from flo.server.store import Offer, Store
+from flo.study import UNDER_WAY
+
+
+def shred(
+    home: CoordinatorHome,
+    store: Store,
+    offer: Offer,
+    person: str,
+    artifacts: ArtifactStore | None,
+) -> int:
+    """How many files and objects were removed. May be called again after it was cut off.
+
+    ``artifacts``: where else things of the study are kept.
+
+    Raises:
+        StudyError: it is under way. NetworkError: the store does not answer; the salt is gone.
+    """
+    study = offer.study
+    if offer.status in UNDER_WAY:
+        raise StudyError(
+            f"study {study.name} is {offer.status}", hint=f"first: flo study stop {study.name}"
+        )
+    store.erase_salt(study.digest)
+    store.add_event(study.digest, "shredded", by=person)
+    removed = 0
+    for record in store.runs():
+        path = tensors_path(home, study, record.id)
+        if record.study == study.digest and path.exists():
+            path.unlink()
+            removed += 1
+    if artifacts is not None:
+        for key in artifacts.keys(""):
+            artifacts.remove(key)
+            removed += 1
+    return removed

@@ -1,0 +1,98 @@
+"""Folders whose keys KMS seals: a coordinator and a site as people make them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flo.clients.home import SiteHome
+from flo.errors import UsageError
+from flo.keystore import KeyStoreConfig
+from flo.server.home import CoordinatorHome
+from flo.settings import parse
+from tests.builders import make_site
+from tests.infra.aws.emulated import Aws
+from tests.infra.aws.test_sealed_objects import backend_forgets
+from tests.server.stage import flo
+
+HEAVY = (
+    "boto3",
+    "botocore",
+    "sagemaker",
+    "aws_encryption_sdk",
+    "aws_cryptographic_material_providers",
+)
+
+
+@pytest.mark.slow
+def test_a_coordinator_keeps_its_keys_in_kms(aws: Aws, tmp_path: Path) -> None:
+    home, arn = tmp_path / "coordinator", aws.new_key()
+    made = flo("coordinator", "init", "--home", home, "--keystore", arn)
+    assert made.returncode == 0, made.stderr
+    assert not (home / "keystore.key").exists()
+    opened = CoordinatorHome.open(home)
+    assert opened.identity().fingerprint == CoordinatorHome.open(home).identity().fingerprint
+    assert b"PRIVATE KEY" not in (home / "identity.key").read_bytes()
+    assert (
+        flo("coordinator", "invite", "north", "--home", home, "--out", tmp_path / "i").returncode
+        == 0
+    )
+    backend_forgets(aws, arn)
+    refused = flo("coordinator", "invite", "south", "--home", home, "--out", tmp_path / "s")
+    assert refused.returncode == 4
+    assert "KMS does not open it" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_site_keeps_its_keys_and_replies_in_kms(aws: Aws, tmp_path: Path) -> None:
+    document = {"kind": "kms", "key": aws.new_key()}
+    site = make_site(tmp_path / "north", "north", keystore=document)
+    assert not (site.directory / "keystore.key").exists()
+    store = SiteHome.open(site.directory).keystore()
+    kept = store.seal({"purpose": "kept-reply"}, b"masked")
+    assert store.open({"purpose": "kept-reply"}, kept) == b"masked"
+
+
+@pytest.mark.parametrize(
+    ("document", "named"),
+    [
+        ({"kind": "kms"}, "names the KMS key"),
+        ({"kind": "file", "key": "arn:aws:kms:eu-central-1:123456789012:key/a"}, "names the KMS"),
+        ({"kind": "kms", "key": "alias/flo"}, "key"),
+        (
+            {"kind": "kms", "key": "arn:aws:kms:eu-central-1:123456789012:key/a", "path": "/x"},
+            "no `path`",
+        ),
+    ],
+)
+def test_a_key_store_that_is_half_said_is_refused(document: dict[str, str], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        parse(KeyStoreConfig, document, "keystore")
+
+
+def loaded_by(code: str) -> set[str]:
+    script = f"{code}\nimport sys, json\nprint(json.dumps(sorted({HEAVY!r} & sys.modules.keys())))"
+    script = script.replace(f"{HEAVY!r} &", f"set({HEAVY!r}) &")
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import flo",
+        "import flo.cli",
+        "import flo.clients.agent, flo.clients.worker",
+        "import flo.server.coordinator, flo.server.app",
+        "import flo.cli.demo",
+        "import flo.infra.aws.sagemaker, flo.infra.aws.kms, flo.infra.aws.s3",
+    ],
+)
+def test_nothing_of_aws_is_loaded_unless_it_is_configured(code: str) -> None:
+    assert loaded_by(code) == set()

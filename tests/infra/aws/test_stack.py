@@ -1,0 +1,96 @@
+"""``flo aws ...`` against an emulated CloudFormation, as a person types it."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from flo.infra.aws.costs import Use, monthly
+from flo.infra.aws.stack import TEMPLATE, Stack, settings
+from flo.server.aws_config import AwsConfig
+from tests.infra.aws.emulated import REGION, Aws
+from tests.server.stage import flo
+
+S3_LIST = f"com.amazonaws.{REGION}.s3"
+
+
+@pytest.fixture
+def options(aws: Aws) -> list[str]:
+    """What every command is given; S3's own prefix list is made, which moto lacks."""
+    ec2 = aws.client("ec2")
+    known = {item["PrefixListName"] for item in ec2.describe_managed_prefix_lists()["PrefixLists"]}
+    if S3_LIST not in known:
+        ec2.create_managed_prefix_list(PrefixListName=S3_LIST, MaxEntries=10, AddressFamily="IPv4")
+    made = ec2.create_managed_prefix_list(
+        PrefixListName="hospitals", MaxEntries=10, AddressFamily="IPv4"
+    )["PrefixList"]["PrefixListId"]
+    return ["--networks", made, "--alarms", "ops@example.org", "--region", REGION]
+
+
+@pytest.mark.slow
+def test_plan_shows_every_resource_and_a_cost_and_makes_nothing(
+    aws: Aws, options: list[str]
+) -> None:
+    done = flo("aws", "plan", *options, "--name", "planned")
+    assert done.returncode == 0, done.stderr
+    for resource in ("LaunchKey", "AuditBucket", "Coordinator", "HospitalListener"):
+        assert resource in done.stdout
+    assert "nothing was changed" in done.stdout
+    assert "private endpoints" in done.stdout
+    assert Stack("planned", REGION).status() is None
+
+
+@pytest.mark.slow
+def test_an_account_is_made_looked_at_and_taken_down(aws: Aws, options: list[str]) -> None:
+    done = flo("aws", "deploy", *options, "--name", "whole", "--yes", seconds=180)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "create complete" in done.stdout
+    shown = flo("aws", "status", "--region", REGION, "--name", "whole")
+    assert shown.returncode == 0, shown.stderr
+    toml = shown.stdout.partition("[aws]")[2].partition("its folder's keys")[0]
+    found = tomllib.loads("[aws]" + toml)["aws"]
+    found["image"] = found["image"].replace("...", "0" * 64)
+    for name in ("artifacts_key", "launch_key", "audit_key", "role", "bucket"):
+        assert name in found
+    assert set(settings(Stack("whole", REGION).outputs())) | {"image"} <= set(
+        AwsConfig.model_fields
+    )
+    again = flo("aws", "deploy", *options, "--name", "whole", "--yes", seconds=180)
+    assert again.returncode == 0, again.stderr
+    refused = flo("aws", "destroy", "--region", REGION, "--name", "whole", "--yes")
+    assert refused.returncode == 3
+    assert "protected against termination" in refused.stderr
+    machine = Stack("whole", REGION).outputs()["Machine"]
+    aws.client("ec2").modify_instance_attribute(
+        InstanceId=machine, DisableApiTermination={"Value": False}
+    )
+    gone = flo("aws", "destroy", "--region", REGION, "--name", "whole", "--yes", seconds=120)
+    assert gone.returncode == 0, gone.stderr
+    assert "still there and cost money" in gone.stdout
+
+
+@pytest.mark.slow
+def test_a_stack_that_is_not_there_is_named(aws: Aws) -> None:
+    for command in ("status", "destroy"):
+        more = ["--yes"] if command == "destroy" else []
+        done = flo("aws", command, "--region", REGION, "--name", "nowhere", *more)
+        assert done.returncode == 2
+        assert "no stack nowhere in eu-central-1" in done.stderr
+
+
+def test_without_a_yes_nothing_is_deployed() -> None:
+    options = ["--networks", "pl-0123456789", "--alarms", "a@b.c", "--region", REGION]
+    done = flo("aws", "deploy", *options)
+    assert done.returncode == 3
+    assert "nothing was changed" in done.stderr
+
+
+def test_the_template_fits_into_one_request() -> None:
+    assert len(TEMPLATE.read_bytes()) <= 51_200  # beyond that CloudFormation wants it in a bucket
+
+
+def test_costs_grow_with_hospitals_only_where_hospitals_matter() -> None:
+    few, many = monthly(Use(4)), monthly(Use(40))
+    assert {name for name in few if few[name] != many[name]} == {"traffic to hospitals"}
+    assert many["traffic to hospitals"] == pytest.approx(10 * few["traffic to hospitals"])
