@@ -66,11 +66,20 @@ def show(model: ModelFile, home: Home = DEFAULT_HOME, coordinator: Coordinator =
 
 @app.command()
 def fetch(
-    study: Annotated[str, typer.Argument(help="Name of a study, or the start of its digest.")],
+    study: Annotated[
+        str,
+        typer.Argument(help="Name of a study, the start of its digest, or a package's ARN."),
+    ],
     home: Home = DEFAULT_HOME,
     out: Annotated[Path, typer.Option(help="Folder for the model and its card.")] = Path("models"),
+    coordinator: Coordinator = None,
 ) -> None:
-    """Get a study's published model from the coordinator; kept only if everything checks."""
+    """Get a model from the coordinator, or a registry; kept only if everything checks."""
+    if study.startswith("arn:"):
+        from flo.cli.registry import fetch_package
+
+        fetch_package(study, out, _trusted(home, coordinator))
+        return
     from flo.cli.screen import say, working
     from flo.clients.enrol import connect
     from flo.clients.home import SiteHome

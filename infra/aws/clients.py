@@ -56,6 +56,7 @@ def in_our_words(what: str) -> Iterator[None]:
         HTTPClientError,
         NoCredentialsError,
     )
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
@@ -63,6 +64,8 @@ def in_our_words(what: str) -> Iterator[None]:
         raise _said(what, error.response.get("Error", {})) from error
     except NoCredentialsError as error:
         raise UsageError(f"{what}: no AWS credentials", hint="give this machine a role") from error
+    except ResponseParserError as error:
+        raise NetworkError(f"{what}: the answer is not AWS's", hint="try again later") from error
     except (ConnectionError, HTTPClientError, OSError) as error:
         raise NetworkError(f"{what}: AWS does not answer", hint="try again later") from error
     except BotoCoreError as error:

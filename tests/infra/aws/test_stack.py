@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 
 import pytest
 
+from flo.errors import FloError, NetworkError
+from flo.infra.aws import stack
 from flo.infra.aws.costs import Use, monthly
 from flo.infra.aws.stack import TEMPLATE, Stack, settings
 from flo.server.aws_config import AwsConfig
@@ -42,7 +45,7 @@ def test_plan_shows_every_resource_and_a_cost_and_makes_nothing(
 
 
 @pytest.mark.slow
-def test_an_account_is_made_looked_at_and_taken_down(aws: Aws, options: list[str]) -> None:
+def test_an_account_is_made_and_looked_at(aws: Aws, options: list[str]) -> None:
     done = flo("aws", "deploy", *options, "--name", "whole", "--yes", seconds=180)
     assert done.returncode == 0, done.stderr + done.stdout
     assert "create complete" in done.stdout
@@ -58,16 +61,70 @@ def test_an_account_is_made_looked_at_and_taken_down(aws: Aws, options: list[str
     )
     again = flo("aws", "deploy", *options, "--name", "whole", "--yes", seconds=180)
     assert again.returncode == 0, again.stderr
-    refused = flo("aws", "destroy", "--region", REGION, "--name", "whole", "--yes")
+
+
+@pytest.mark.slow
+def test_a_protected_machine_keeps_its_stack_until_the_protection_is_lifted(
+    aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stack of one machine: moto cannot take a network down."""
+    small = tmp_path / "small.yaml"
+    small.write_text(SMALL)
+    monkeypatch.setattr(stack, "TEMPLATE", small)
+    Stack("small", REGION).deploy({}, lambda event: None)
+    machine, ec2 = Stack("small", REGION).outputs()["Machine"], aws.client("ec2")
+    destroy = ("aws", "destroy", "--region", REGION, "--name", "small", "--yes")
+    ec2.modify_instance_attribute(InstanceId=machine, DisableApiTermination={"Value": True})
+    refused = flo(*destroy)
     assert refused.returncode == 3
     assert "protected against termination" in refused.stderr
-    machine = Stack("whole", REGION).outputs()["Machine"]
-    aws.client("ec2").modify_instance_attribute(
-        InstanceId=machine, DisableApiTermination={"Value": False}
-    )
-    gone = flo("aws", "destroy", "--region", REGION, "--name", "whole", "--yes", seconds=120)
+    assert Stack("small", REGION).status() == "CREATE_COMPLETE"
+    assert flo(*destroy[:-1]).returncode == 3
+    ec2.modify_instance_attribute(InstanceId=machine, DisableApiTermination={"Value": False})
+    gone = flo(*destroy)
     assert gone.returncode == 0, gone.stderr
     assert "still there and cost money" in gone.stdout
+
+
+SMALL = """
+Resources:
+  Coordinator:
+    Type: AWS::EC2::Instance
+    Properties: {ImageId: ami-12c6146b, InstanceType: t3.medium}
+Outputs:
+  Machine: {Value: !Ref Coordinator}
+"""
+
+
+@pytest.mark.slow
+def test_a_stack_that_fails_names_what_failed(
+    aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = tmp_path / "small.yaml"
+    small.write_text(SMALL)
+    monkeypatch.setattr(stack, "TEMPLATE", small)
+
+    def roll_back(event: stack.Event) -> None:
+        """What moto does not: it answers 500 where a resource cannot be made."""
+        from moto.backends import get_backend
+        from moto.core import DEFAULT_ACCOUNT_ID
+
+        made = get_backend("cloudformation")[DEFAULT_ACCOUNT_ID][REGION]
+        made.get_stack("wrong").status = "ROLLBACK_COMPLETE"
+
+    with pytest.raises(FloError, match="wrong is ROLLBACK_COMPLETE"):
+        Stack("wrong", REGION).deploy({}, roll_back)
+
+
+@pytest.mark.slow
+def test_an_answer_that_is_not_awss_is_no_bug_of_ours(
+    aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("Resources: {X: {Type: AWS::S3::Bucket, Properties: {BucketName: NO}}}")
+    monkeypatch.setattr(stack, "TEMPLATE", wrong)
+    with pytest.raises(NetworkError, match="the answer is not AWS's"):
+        Stack("nonsense", REGION).deploy({}, lambda event: None)
 
 
 @pytest.mark.slow

@@ -1,0 +1,220 @@
+"""SageMaker's model registry: a package is a signed model, its approval, and where it lies.
+
+What is fetched is believed for its signature, never for where it came from: the card must be signed
+by a coordinator that the caller knows, and name the tensors by their digest.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from flo import canonical
+from flo.errors import RefusedError, TrustError, UsageError
+from flo.files import write_public
+from flo.infra.aws.clients import client, code_of, in_our_words
+from flo.infra.aws.job.kept import prefix_of, study_artifacts
+from flo.infra.aws.s3 import S3Artifacts
+from flo.model_card import (
+    MAX_CARD_BYTES,
+    MAX_MODEL_BYTES,
+    ModelCard,
+    PublishedModel,
+    paths_of,
+)
+from flo.server.aws_config import AwsConfig
+from flo.settings import parse
+
+Approval = Literal["PendingManualApproval", "Approved", "Rejected"]
+_ARN = re.compile(
+    r"arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:[0-9]{12}:model-package/[A-Za-z0-9/-]{1,80}"
+)
+_MAX_PACKED = MAX_MODEL_BYTES + MAX_CARD_BYTES + (1 << 20)
+
+
+@dataclass(frozen=True)
+class Package:
+    """``approval``: PendingManualApproval, Approved or Rejected. ``place``: an S3 URI."""
+
+    arn: str
+    group: str
+    study: str
+    run: str
+    approval: str
+    epsilon: str
+    created: str
+    place: str
+
+
+class Registry:
+    def __init__(self, region: str) -> None:
+        self._region = region
+        self._sagemaker = client("sagemaker", region)
+
+    @classmethod
+    def of(cls, arn: str) -> Registry:
+        """The one that a package lies in. Raises UsageError if this names none."""
+        if not _ARN.fullmatch(arn):
+            raise UsageError(f"{arn[:80]!r} is no ARN of a model package")
+        return cls(arn.split(":")[3])
+
+    def register(self, config: AwsConfig, path: Path, *coordinators: str) -> str:
+        """Put a checked model into the registry, to be approved; returns the package's ARN.
+
+        Raises:
+            TrustError: it is not signed by one of these coordinators. UsageError: it is not there.
+        """
+        model = PublishedModel.open(path, *coordinators)
+        card_path, tensors_path = paths_of(path)
+        card, study = model.card, model.study
+        key = f"registry/{card.run}/model.tar.gz"
+        packed = _packed({p.name: p.read_bytes() for p in (card_path, tensors_path)})
+        study_artifacts(config.region, config.bucket, config.artifacts_key, study.digest).put(
+            key, packed
+        )
+        group = f"flo-{study.name}"
+        self._make_group(group)
+        with in_our_words(f"registering {card.run}"):
+            made = self._sagemaker.create_model_package(
+                ModelPackageGroupName=group,
+                ModelPackageDescription=f"FLO run {card.run}, study {study.digest}",
+                ModelApprovalStatus="PendingManualApproval",
+                InferenceSpecification={
+                    "Containers": [
+                        {
+                            "Image": config.image,
+                            "ModelDataUrl": f"s3://{config.bucket}/{prefix_of(study.digest)}{key}",
+                        }
+                    ],
+                    "SupportedContentTypes": ["text/csv"],
+                    "SupportedResponseMIMETypes": ["text/csv"],
+                },
+                CustomerMetadataProperties={
+                    "flo-study": study.digest,
+                    "flo-run": card.run,
+                    "flo-epsilon": f"{card.epsilon:.6g}",
+                    "flo-file": card.file,
+                },
+            )
+        return str(made["ModelPackageArn"])
+
+    def packages(self, study: str) -> list[Package]:
+        """Of a study by name, the newest first."""
+        with in_our_words(f"listing packages of {study}"):
+            found = self._sagemaker.list_model_packages(
+                ModelPackageGroupName=f"flo-{study}", SortBy="CreationTime", SortOrder="Descending"
+            )["ModelPackageSummaryList"]
+        return [self._described(item["ModelPackageArn"]) for item in found]
+
+    def decide(self, arn: str, approval: Approval, why: str) -> None:
+        """Approve or reject a package; ``why`` is kept with it."""
+        facts = self._facts(arn)["CustomerMetadataProperties"]
+        with in_our_words(f"deciding about {arn}"):
+            self._sagemaker.update_model_package(
+                ModelPackageArn=arn,
+                ModelApprovalStatus=approval,
+                ApprovalDescription=why[:1024],
+                CustomerMetadataProperties=facts,  # as they are: moto would drop them
+            )
+
+    def fetch(self, arn: str, folder: Path, *coordinators: str) -> Path:
+        """Write an approved package's card and tensors, once all of it has been checked.
+
+        Raises:
+            RefusedError: it is not approved. TrustError: it is not what the card says, or is signed
+            by someone else; nothing is written.
+        """
+        package = self._described(arn)
+        if package.approval != "Approved":
+            raise RefusedError(
+                f"{arn} is {package.approval}", hint="whoever may: flo model approve ARN"
+            )
+        bucket, _, key = package.place.removeprefix("s3://").partition("/")
+        s3 = client("s3", self._region)
+        files = _unpacked(S3Artifacts(s3, bucket, "").get(key, _MAX_PACKED))
+        model = PublishedModel.of(files.card, files.tensors, *coordinators)
+        if (model.study.digest, model.card.run) != (package.study, package.run):
+            raise TrustError("the registry says another study or run than the signed card")
+        card_path, tensors_path = paths_of(folder / f"{model.study.name}-{model.card.run}")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_public(tensors_path, files.tensors)
+        write_public(card_path, files.card.to_bytes())
+        return card_path
+
+    def _facts(self, arn: str) -> dict[str, Any]:
+        with in_our_words(f"looking at {arn}"):
+            found: dict[str, Any] = self._sagemaker.describe_model_package(ModelPackageName=arn)
+        if not {"flo-study", "flo-run"} <= set(found.get("CustomerMetadataProperties", {})):
+            raise UsageError(f"{arn} is no package of FLO's")
+        return found
+
+    def _described(self, arn: str) -> Package:
+        found = self._facts(arn)
+        facts = found["CustomerMetadataProperties"]
+        return Package(
+            arn=arn,
+            group=str(found["ModelPackageGroupName"]),
+            study=str(facts["flo-study"]),
+            run=str(facts["flo-run"]),
+            approval=str(found.get("ModelApprovalStatus", "PendingManualApproval")),
+            epsilon=str(facts.get("flo-epsilon", "")),
+            created=f"{found['CreationTime']:%Y-%m-%d %H:%M}",
+            place=str(found["InferenceSpecification"]["Containers"][0]["ModelDataUrl"]),
+        )
+
+    def _make_group(self, group: str) -> None:
+        from botocore.exceptions import ClientError
+
+        with in_our_words(f"making group {group}"):
+            try:
+                self._sagemaker.describe_model_package_group(ModelPackageGroupName=group)
+            except ClientError as error:
+                if code_of(error) not in ("ValidationException", "ResourceNotFound"):
+                    raise
+                self._sagemaker.create_model_package_group(ModelPackageGroupName=group)
+
+
+@dataclass(frozen=True)
+class _Files:
+    card: ModelCard
+    tensors: bytes
+
+
+def _packed(files: dict[str, bytes]) -> bytes:
+    """The same bytes for the same files: nothing of this machine is in it."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, data in sorted(files.items()):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return gzip.compress(archive.getvalue(), mtime=0)
+
+
+def _unpacked(packed: bytes) -> _Files:
+    """One card and one file of tensors, each within its limit. Raises TrustError."""
+    limits = {".card.json": MAX_CARD_BYTES, ".safetensors": MAX_MODEL_BYTES}
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(packed), mode="r|gz") as tar:
+            for member in tar:
+                kind = next((end for end in limits if member.name.endswith(end)), None)
+                file = tar.extractfile(member) if kind and member.isreg() else None
+                if kind is None or file is None or kind in found or member.size > limits[kind]:
+                    raise TrustError(f"a package with a strange entry, {member.name[:80]!r}")
+                found[kind] = file.read(limits[kind])
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise TrustError("this package is no archive, or was cut short") from error
+    if set(found) != set(limits):
+        raise TrustError("a package without card or tensors")
+    document = canonical.decode(found[".card.json"], limit=MAX_CARD_BYTES, what="the card")
+    try:
+        card = parse(ModelCard, document, "the card")
+    except UsageError as error:
+        raise TrustError(str(error)) from error
+    return _Files(card, found[".safetensors"])
