@@ -23,7 +23,7 @@ from pydantic import Field, StringConstraints
 from flo import canonical
 from flo.claims import LARGEST_COUNT, Claim, Digest, PublicKey, Signature, row_statement
 from flo.errors import TrustError
-from flo.identity import Identity, fingerprint
+from flo.identity import Signer, fingerprint
 from flo.identity import verify as verify_signature
 from flo.settings import Document, parse
 
@@ -72,7 +72,7 @@ class Receipt(Claim):
     hash: Digest
 
     @classmethod
-    def given(cls, identity: Identity, head: LogHead) -> Receipt:
+    def given(cls, identity: Signer, head: LogHead) -> Receipt:
         statement = _receipt_statement(head.fingerprint, head.number, head.hash)
         return cls(
             owner=head.fingerprint,

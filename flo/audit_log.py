@@ -30,7 +30,7 @@ from flo.audit_chain import (
 from flo.claims import row_statement
 from flo.database import open_database, writing
 from flo.errors import TrustError
-from flo.identity import Identity, fingerprint
+from flo.identity import Signer, fingerprint
 
 _LONGEST_FACTS = 16_384
 _TABLES = """
@@ -47,7 +47,7 @@ CREATE INDEX IF NOT EXISTS by_kind ON entries (kind, number);
 _ENTRY = "SELECT number, time, kind, study, facts, salt, hash, signature FROM entries"
 
 
-def existing(path: Path, identity: Identity) -> AuditLog:
+def existing(path: Path, identity: Signer) -> AuditLog:
     """The log of a folder that was made before.
 
     Raises:
@@ -67,7 +67,7 @@ class AuditLog:
     def __init__(
         self,
         path: Path,
-        identity: Identity,
+        identity: Signer,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Open or create. Raises TrustError if the last entry is not signed by ``identity``."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -19,6 +20,24 @@ from flo.errors import TrustError
 from flo.keystore import KeyStore, read_secret, write_secret
 
 _HASH = ec.ECDSA(hashes.SHA384())
+
+
+class Signer(Protocol):
+    """Signs as one party: by a key of its own (``Identity``), or by one that never leaves KMS.
+
+    Whoever verifies cannot tell them apart.
+    """
+
+    @property
+    def public(self) -> bytes:
+        """The public key, DER SubjectPublicKeyInfo."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the public key."""
+
+    def sign(self, purpose: str, message: bytes) -> str:
+        """ECDSA-SHA384 over ``purpose`` and ``message``, hexadecimal. Purposes never mix."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +88,7 @@ class Identity:
 
     def sign(self, purpose: str, message: bytes) -> str:
         """ECDSA-SHA384 over ``purpose`` and ``message``, hexadecimal. Purposes never mix."""
-        return self.key.sign(_framed(purpose, message), _HASH).hex()
+        return self.key.sign(framed(purpose, message), _HASH).hex()
 
 
 def verify(public: bytes, purpose: str, message: bytes, signature: str) -> None:
@@ -83,7 +102,7 @@ def verify(public: bytes, purpose: str, message: bytes, signature: str) -> None:
         raw = bytes.fromhex(signature)
         if raw.hex() != signature:
             raise ValueError("signature is not lowercase hexadecimal")
-        key.verify(raw, _framed(purpose, message), _HASH)
+        key.verify(raw, framed(purpose, message), _HASH)
     except (InvalidSignature, ValueError) as error:
         raise TrustError(f"the signature of this {purpose} does not match") from error
 
@@ -117,5 +136,6 @@ def spoken(fingerprint_hex: str) -> str:
     return " ".join(fingerprint_hex[i : i + 4] for i in range(0, len(fingerprint_hex), 4))
 
 
-def _framed(purpose: str, message: bytes) -> bytes:
+def framed(purpose: str, message: bytes) -> bytes:
+    """What is signed."""
     return b"flo/1/" + purpose.encode() + b"\x00" + message

@@ -160,7 +160,7 @@ class KeyStoreConfig(Document):
             TrustError: the passphrase is wrong, or others may read the key.
         """
         if self.key is not None:
-            from flo.infra.aws.kms import keystore  # the one door to AWS, opened by configuration
+            from flo.infra.aws.kms import keystore  # a door to AWS, opened by configuration
 
             return keystore(self.key)
         name = "keystore.key" if self.kind == "file" else "keystore.json"

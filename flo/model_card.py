@@ -20,7 +20,7 @@ from pydantic import Field, StringConstraints, model_validator
 from flo import canonical
 from flo.claims import Digest, PublicKey, Signature
 from flo.errors import TrustError, UsageError
-from flo.identity import Identity, fingerprint, verify
+from flo.identity import Signer, fingerprint, verify
 from flo.messages import LARGEST_WEIGHT
 from flo.models import flat
 from flo.privacy.plan import Plan
@@ -72,7 +72,7 @@ class ModelCard(Document):
     coordinator: PublicKey
     signature: Signature | Literal[""] = ""
 
-    def signed(self, identity: Identity) -> ModelCard:
+    def signed(self, identity: Signer) -> ModelCard:
         unsigned = self.model_copy(update={"coordinator": identity.public.hex(), "signature": ""})
         signature = identity.sign("model-card", unsigned._statement())
         return unsigned.model_copy(update={"signature": signature})

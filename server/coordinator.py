@@ -154,7 +154,7 @@ class Coordinator:
             self._register,
             self._refusals,
         )
-        certificate, key = self._home.certificate_path.read_bytes(), self._identity.pem()
+        certificate, key = self._home.certificate_path.read_bytes(), self._home.tls_identity().pem()
         outside = listener(
             Gateway(
                 self._superlink, api, self._admission, self._refusals, self._bell, self._traffic
@@ -292,7 +292,9 @@ class Coordinator:
             return
         if renewed:
             for open_ in self._listeners:
-                show_anew(open_, self._home.certificate_path.read_bytes(), self._identity.pem())
+                show_anew(
+                    open_, self._home.certificate_path.read_bytes(), self._home.tls_identity().pem()
+                )
             self._store.add_event(None, "certificate-renewed", whose="coordinator")
 
     def _recover(self) -> None:

@@ -1,6 +1,7 @@
 """The coordinator's folder: keys, certificates, tokens, its database; made once by ``init``.
 
 identity.key        signs studies, tokens, heads; its fingerprint is compared by telephone
+                    (where a key in KMS does, this one is for TLS only)
 ca.key  ca.pem      the certificate authority, for transport
 chain.pem           the same, with those above it
 server.pem          the listeners' certificate (for identity.key)
@@ -30,8 +31,8 @@ from pydantic import Field
 from flo.audit_log import AuditLog, existing
 from flo.errors import RefusedError, UsageError
 from flo.files import locked, make_private_directory, write_public
-from flo.identity import Identity
-from flo.keystore import KeyStore, KeyStoreConfig, read_secret, write_secret
+from flo.identity import Identity, Signer
+from flo.keystore import KeyStore, KeyStoreConfig, KmsKey, read_secret, write_secret
 from flo.server.authority import Authority, days_left
 from flo.server.aws_config import AwsConfig
 from flo.server.store import Store
@@ -53,6 +54,7 @@ class CoordinatorConfig(Document):
     private_host: str = "127.0.0.1"
     private_port: Port = 9444
     keystore: KeyStoreConfig = KeyStoreConfig()
+    signing_key: KmsKey | None = None  # in KMS: it signs, and identity.key is for TLS only
     aws: AwsConfig | None = None
 
 
@@ -80,11 +82,12 @@ class CoordinatorHome:
             if ca
             else Authority.create(directory, keystore)
         )
-        identity = Identity.new()
-        identity.save(home.key_path, keystore)
+        tls = Identity.new()
+        tls.save(home.key_path, keystore)
         (directory / "models").mkdir()
         hosts = [config.host, config.private_host]
-        write_public(home.certificate_path, authority.issue_server(identity, hosts))
+        write_public(home.certificate_path, authority.issue_server(tls, hosts))
+        identity = _in_kms(config.signing_key) if config.signing_key else tls
         document = config.model_dump(mode="json", exclude_none=True)
         write_public(home.config_path, tomli_w.dumps(document).encode())
         AuditLog(directory / "audit.sqlite", identity).close()
@@ -152,7 +155,13 @@ class CoordinatorHome:
     def keystore(self) -> KeyStore:
         return self.config.keystore.open(self.directory)
 
-    def identity(self) -> Identity:
+    def identity(self) -> Signer:
+        """Who this coordinator is to others."""
+        key = self.config.signing_key
+        return _in_kms(key) if key else self.tls_identity()
+
+    def tls_identity(self) -> Identity:
+        """The listeners' key; the coordinator's identity, too, unless that is in KMS."""
         return Identity.load(self.key_path, self.keystore())
 
     def authority(self) -> Authority:
@@ -195,13 +204,19 @@ class CoordinatorHome:
         """Issue the listeners' certificate anew if it has fewer ``days`` left."""
         if days_left(self.certificate_path.read_bytes()) > days:
             return False
-        self.issue_certificate(self.identity())
+        self.issue_certificate(self.tls_identity())
         return True
 
     def issue_certificate(self, identity: Identity) -> None:
         """The listeners' certificate for this identity key."""
         hosts = [self.config.host, self.config.private_host]
         write_public(self.certificate_path, self.authority().issue_server(identity, hosts))
+
+
+def _in_kms(key: str) -> Signer:
+    from flo.infra.aws.kms import signer  # a door to AWS, opened by configuration
+
+    return signer(key)
 
 
 def sign_events(store: Store, log: AuditLog) -> None:

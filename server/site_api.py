@@ -29,7 +29,7 @@ from flo.audit_log import AuditLog
 from flo.claims import Digest, Head, PublicKey, Signature
 from flo.decisions import Decision, Decline
 from flo.errors import MessageError, StudyError, TrustError
-from flo.identity import Identity, fingerprint, public_bytes, verify
+from flo.identity import Signer, fingerprint, public_bytes, verify
 from flo.server.authority import Authority, Peer, read_request
 from flo.server.members import Member
 from flo.server.publish import published
@@ -92,7 +92,7 @@ class SiteApi:
         self,
         store: Store,
         authority: Authority,
-        identity: Identity,
+        identity: Signer,
         audit_log: AuditLog,
         succession: Succession,
         on_enrolled: Callable[[Member], None],

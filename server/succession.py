@@ -38,8 +38,13 @@ def replace_key(home: CoordinatorHome) -> Step:
         RefusedError: the coordinator is running, or a study is under way: all of its hospitals
         must have approved it under one key.
     """
+    if home.config.signing_key is not None:
+        raise RefusedError(
+            "the coordinator's key is in KMS and is not replaced from here",
+            hint="KMS keeps it; if it must go, make a new coordinator and enrol with that",
+        )
     with home.serving():
-        old, kept = home.identity(), home.next_key_path
+        old, kept = home.tls_identity(), home.next_key_path
         with closing(home.store()) as store:
             _refuse_under_way(store)
             if not kept.exists():

@@ -17,7 +17,7 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from flo import canonical
 from flo.errors import MessageError, TrustError, UsageError
-from flo.identity import Identity, verify
+from flo.identity import Signer, verify
 from flo.settings import Document
 
 LONGEST_SECONDS = 24 * 3600
@@ -39,7 +39,7 @@ class Token(Document):
 
 
 def issue(
-    identity: Identity, name: str, role: Role, seconds: int, now: float | None = None
+    identity: Signer, name: str, role: Role, seconds: int, now: float | None = None
 ) -> tuple[str, Token]:
     """A new token's text, and what it says. Raises UsageError for a life out of its limits."""
     if not 1 <= seconds <= LONGEST_SECONDS:

@@ -137,7 +137,8 @@ def _show_settings(outputs: dict[str, str]) -> None:
     console().print(f"\nhospitals dial {outputs['Address']}; add to coordinator.toml:\n")
     console().print(plain(text), soft_wrap=True)
     console().print(
-        f"its folder's keys: flo coordinator init --keystore {outputs['FolderKeyArn']}",
+        f"its folder's keys: flo coordinator init --keystore {outputs['FolderKeyArn']} "
+        f"--signing-key {outputs['SigningKeyArn']}",
         soft_wrap=True,
     )
 

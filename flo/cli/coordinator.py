@@ -35,6 +35,9 @@ def init(
     keystore_path: Annotated[
         Path | None, typer.Option(help="The key file, if not in the folder.")
     ] = None,
+    signing_key: Annotated[
+        str | None, typer.Option(help="ARN of the KMS key that is this coordinator's identity.")
+    ] = None,
 ) -> None:
     """Make the coordinator's keys, certificate authority and configuration."""
     from flo.cli.screen import keystore_document, say
@@ -51,6 +54,7 @@ def init(
             "port": port,
             "private_port": private_port,
             "keystore": keystore_document(keystore, keystore_path),
+            "signing_key": signing_key,
         },
         "coordinator configuration",
     )

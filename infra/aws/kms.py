@@ -1,4 +1,6 @@
-"""The key store whose key never leaves KMS: envelope encryption by the AWS Encryption SDK.
+"""Keys that never leave KMS: a key store, and a signer.
+
+The key store is envelope encryption by the AWS Encryption SDK.
 
 Every ``seal`` has a data key of its own, which KMS encrypts under the context; the suite commits to
 the key, so that no ciphertext opens under two. KMS's policies and logs see the context: purpose,
@@ -9,10 +11,12 @@ here the context must be equal, pair by pair.
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 from typing import Any
 
 from flo.errors import NetworkError, TrustError, UsageError
+from flo.identity import fingerprint, framed, load_public, public_bytes
 from flo.infra.aws.clients import client, in_our_words
 from flo.keystore import Context
 
@@ -93,6 +97,45 @@ def keystore(key: str) -> KmsKeyStore:
     """The key store of this key, its client in the key's own region. Raises UsageError."""
     region = key.split(":")[3]
     return KmsKeyStore(key, client("kms", region))
+
+
+class KmsSigner:
+    """Signs by an asymmetric key in KMS, of EC P-384; whoever verifies needs no AWS."""
+
+    def __init__(self, key: str, kms: Any) -> None:
+        """Raises TrustError if the key is of another kind, or KMS refuses; NetworkError."""
+        self._key, self._kms = key, kms
+        with in_our_words(f"reading the public key of {key}"):
+            found = kms.get_public_key(KeyId=key)
+        try:
+            self.public = public_bytes(load_public(bytes(found["PublicKey"])))
+        except ValueError as error:
+            raise TrustError(
+                f"{key} cannot sign for a coordinator: {error}",
+                hint="make one of KeySpec ECC_NIST_P384, KeyUsage SIGN_VERIFY",
+            ) from error
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.public)
+
+    def sign(self, purpose: str, message: bytes) -> str:
+        """Raises NetworkError, TrustError: KMS does not answer, or refuses."""
+        digest = hashlib.sha384(framed(purpose, message)).digest()
+        with in_our_words(f"signing by {self._key}"):
+            signed = self._kms.sign(
+                KeyId=self._key,
+                Message=digest,
+                MessageType="DIGEST",
+                SigningAlgorithm="ECDSA_SHA_384",
+            )
+        return bytes(signed["Signature"]).hex()
+
+
+@functools.lru_cache(maxsize=8)
+def signer(key: str) -> KmsSigner:
+    """The signer of this key, its client in the key's own region."""
+    return KmsSigner(key, client("kms", key.split(":")[3]))
 
 
 class _Heard:

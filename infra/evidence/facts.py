@@ -22,7 +22,7 @@ from flo.clients import approval
 from flo.clients.approval import approved_digests
 from flo.clients.home import SiteHome
 from flo.errors import FloError, TrustError, UsageError
-from flo.identity import Identity
+from flo.identity import Signer
 from flo.identity import verify as verify_signature
 from flo.keystore import KeyStore, KeyStoreConfig, read_secret
 from flo.server.home import CoordinatorHome, sign_events
@@ -44,7 +44,7 @@ class Facts:
 
     side: Side
     owner: str
-    identity: Identity = field(repr=False)
+    identity: Signer = field(repr=False)
     entries: tuple[Entry, ...]
     kinds: dict[str, list[int]]
     countersigned: int
@@ -165,7 +165,7 @@ def _coordinator(home: CoordinatorHome) -> Facts:
 def _facts(
     side: Side,
     owner: str,
-    identity: Identity,
+    identity: Signer,
     log: bytes,
     problems: list[str],
     *,

@@ -47,7 +47,7 @@ def of_another_authority(stage: Stage) -> ssl.SSLContext:
 
 def of_the_coordinator(stage: Stage) -> ssl.SSLContext:
     home = stage.coordinator.home
-    return stage.coordinator.shows(home.certificate_path.read_bytes(), home.identity().pem())
+    return stage.coordinator.shows(home.certificate_path.read_bytes(), home.tls_identity().pem())
 
 
 def outside(stage: Stage, client: ssl.SSLContext | None) -> Iterable[str]:

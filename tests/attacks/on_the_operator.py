@@ -87,13 +87,13 @@ ATTACKS = (
     ),
     Attack(
         "a token that has expired",
-        lambda s: asks(s, of(s.coordinator.home.identity(), seconds_ago=601)),
+        lambda s: asks(s, of(s.coordinator.home.tls_identity(), seconds_ago=601)),
         "401",
         denied("this token has expired"),
     ),
     Attack(
         "a token from the future",
-        lambda s: asks(s, of(s.coordinator.home.identity(), seconds_ago=-900)),
+        lambda s: asks(s, of(s.coordinator.home.tls_identity(), seconds_ago=-900)),
         "401",
         denied("this token is from the future"),
     ),

@@ -46,8 +46,8 @@ def _parties(folder: Path) -> Iterator[dict[str, Target]]:
     found = [
         *documents.studies(),
         *documents.messages(site.request(), reply),
-        documents.tokens(home.identity()),
-        documents.tokens_of_the_coordinator(home.identity()),
+        documents.tokens(home.tls_identity()),
+        documents.tokens_of_the_coordinator(home.tls_identity()),
         documents.invitations(home),
         documents.successions(),
         *documents.audit_logs(documents.Logs.of(folder / "logs")),

@@ -22,7 +22,7 @@ from flo.clients.offers import offered_studies
 from flo.clients.witness import countersign
 from flo.errors import RefusedError, TrustError
 from flo.files import write_private
-from flo.identity import Identity, spoken
+from flo.identity import Identity, Signer, spoken
 from flo.server import succession
 from flo.server.coordinator import complete_and_sign
 from flo.server.home import CoordinatorHome
@@ -110,7 +110,7 @@ def accepted(site: SiteHome, fingerprint: str) -> int:
 
 def test_a_site_refuses_a_new_key_until_its_steward_has_compared_it(tmp_path: Path) -> None:
     home = new_home(tmp_path / "home")
-    first = home.identity()
+    first = home.tls_identity()
     signature = first.sign("study", signed_study()[0].canonical_bytes)
     card = made(signer=first, study_signature=signature).card
     token, _ = issue(first, "Ada", "operator", 3600)
@@ -203,7 +203,7 @@ def test_a_site_that_is_invited_anew_keeps_believing_what_the_earlier_key_signed
     tmp_path: Path,
 ) -> None:
     home = new_home(tmp_path / "home")
-    first = home.identity()
+    first = home.tls_identity()
     signature = first.sign("study", signed_study()[0].canonical_bytes)
     card = made(signer=first, study_signature=signature).card
     with served(RealCoordinator(home)) as coordinator:
@@ -255,9 +255,9 @@ def cut_off(home: CoordinatorHome, at: str) -> None:
     assert killed.returncode == 9
 
 
-def check_replaced(home: CoordinatorHome, first: Identity) -> None:
+def check_replaced(home: CoordinatorHome, first: Signer) -> None:
     """One new key, one step to it, a certificate of it, and a log that both signed."""
-    second, (step,) = home.identity(), succession.steps(home).steps
+    second, (step,) = home.tls_identity(), succession.steps(home).steps
     assert second.fingerprint != first.fingerprint
     assert succession.steps(home).newest_after(first.public.hex()) == second.public.hex()
     assert step.old == first.public.hex()

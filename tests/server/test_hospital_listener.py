@@ -104,7 +104,7 @@ def test_the_coordinators_own_certificate_opens_nothing(
     coordinator: RealCoordinator, tmp_path: Path
 ) -> None:
     home = coordinator.home
-    itself = coordinator.shows(home.certificate_path.read_bytes(), home.identity().pem())
+    itself = coordinator.shows(home.certificate_path.read_bytes(), home.tls_identity().pem())
     with pytest.raises(_CUT_OFF):
         coordinator.outside("POST", STUDIES, itself)
 

@@ -71,11 +71,11 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     folder = tmp_path_factory.mktemp("publish")
     home = CoordinatorHome.create(folder / "home", CoordinatorConfig())
     sites = [make_site(folder / name, name) for name in NAMES]
-    offers = [offered(study(name), sites, home.identity()) for name in ("first", "second")]
+    offers = [offered(study(name), sites, home.tls_identity()) for name in ("first", "second")]
     early = b""
     world = World(sites, [offer.study for offer in offers])
     for site in sites:
-        pretend_enrolled(site, home.identity())
+        pretend_enrolled(site, home.tls_identity())
         for offer in offers:
             api = cast(CoordinatorApi, SilentApi())
             approve(site, api, offer, site.config.population(None))
@@ -301,7 +301,7 @@ def test_a_survey_is_never_published(scene: Scene, tmp_path: Path) -> None:
 def restarted(folder: Path, result: Callable[[CoordinatorHome, Offer], dict[str, Any]]) -> None:
     """What a coordinator does at its start about a run that ended before, without a card."""
     home = CoordinatorHome.create(folder / "home", CoordinatorConfig())
-    offer = offered(study("old"), [], home.identity())
+    offer = offered(study("old"), [], home.tls_identity())
     with closing(home.store()) as store:
         store.add_study(offer.study, offer.signature)
         store.start_run("run-1", offer.study.digest)
@@ -369,7 +369,7 @@ def test_an_extract_that_is_signed_and_makes_no_sense_does_not_stop_the_coordina
     with serving(tmp_path / "home") as coordinator:
         home = coordinator.home
         sites = [coordinator.enrol(tmp_path / name, name) for name in NAMES]
-        offer = offered(study("odd"), sites, home.identity())
+        offer = offered(study("odd"), sites, home.tls_identity())
         with closing(home.store()) as store:
             store.add_study(offer.study, offer.signature)
             store.start_run("run-1", offer.study.digest)
@@ -433,7 +433,7 @@ def clinics(coordinator: RealCoordinator, tmp_path: Path) -> Iterator[Clinics]:
     names = [f"{name}-{secrets.token_hex(4)}" for name in ("alder", "birch", "cedar")]
     sites = [coordinator.enrol(tmp_path / name, name) for name in names]
     made = study(f"trees-{secrets.token_hex(4)}", tuple(names[:2]))
-    offer = offered(made, sites[:2], coordinator.home.identity())
+    offer = offered(made, sites[:2], coordinator.home.tls_identity())
     with closing(coordinator.home.store()) as store:
         store.add_study(offer.study, offer.signature)
         yield Clinics(coordinator, sites, Offer(offer.study, offer.signature, "offered"), store)

@@ -51,7 +51,7 @@ def test_a_renewed_certificate_is_shown_without_a_restart_while_old_connections_
         old, ends = shown(outside), home.certificate_path.read_bytes()
         assert shown(inside) == old
         monkeypatch.setattr("flo.server.authority._SERVER_DAYS", 29)
-        home.issue_certificate(home.identity())
+        home.issue_certificate(home.tls_identity())
         end, new = time.monotonic() + 20, old
         while new == old and time.monotonic() < end:
             with serving.connection(serving.private_port, serving.anonymous()) as later:

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+
 from flo.infra.aws import clients
 
 REGION = "eu-central-1"
@@ -48,15 +51,29 @@ class Aws:
         return name
 
 
+def _mend_moto() -> None:
+    """Where moto does something else than AWS, in this process only."""
+    from moto.elbv2.models import ELBv2Backend
+    from moto.kms.utils import ECDSAPrivateKey
+
+    def sign(key: Any, message: bytes, signing_algorithm: str) -> bytes:
+        """A digest is signed as it is; moto takes every message for a raw one."""
+        assert signing_algorithm == "ECDSA_SHA_384"
+        algorithm = ec.ECDSA(utils.Prehashed(hashes.SHA384()))
+        return bytes(key.private_key.sign(message, algorithm))
+
+    setattr(ECDSAPrivateKey, "sign", sign)  # noqa: B010
+    # Every load balancer of a moto stack is an application one, which knows no TCP.
+    setattr(ELBv2Backend, "_validate_port_and_protocol", lambda *_: None)  # noqa: B010
+
+
 @contextlib.contextmanager
 def emulated() -> Iterator[Aws]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of moto's own dependencies
-        from moto.elbv2.models import ELBv2Backend
         from moto.server import ThreadedMotoServer
 
-        # Every load balancer of a moto stack is an application one, which knows no TCP.
-        setattr(ELBv2Backend, "_validate_port_and_protocol", lambda *_: None)  # noqa: B010
+        _mend_moto()
         server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs each request
         server.start()

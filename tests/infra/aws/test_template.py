@@ -242,6 +242,13 @@ MATRIX: list[tuple[Request, set[str]]] = [
     # the coordinator's own secrets
     (Request("kms:Decrypt", "arn:FolderKey", context(purpose="identity-key")), {"CoordinatorRole"}),
     (Request("kms:Decrypt", "arn:FolderKey", {}), set()),
+    # who the coordinator is
+    (
+        Request("kms:Sign", "arn:SigningKey", {"kms:CallerAccount": "123456789012"}),
+        {"CoordinatorRole"},
+    ),
+    (Request("kms:Sign", "arn:SigningKey", {"kms:CallerAccount": "210987654321"}), set()),
+    (Request("kms:ScheduleKeyDeletion", "arn:SigningKey", {}), set()),
     # audit copies
     (Request("s3:PutObject", COPY, ours("AuditKey")), {"CoordinatorRole"}),
     (Request("s3:PutObject", COPY, ours("ArtifactsKey")), set()),
