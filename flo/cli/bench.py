@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-GROUPS = ("step", "noise", "secure-sum", "ledger", "start")
+GROUPS = ("step", "noise", "secure-sum", "ledger", "seal", "start")
 
 
 def bench(
@@ -49,13 +49,14 @@ def bench(
 
 
 def _rows(group: str, device: str) -> Iterator[dict[str, Any]]:
-    from flo.bench import ledger, others, secure_sum, step
+    from flo.bench import ledger, others, seal, secure_sum, step
 
     known: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "step": lambda: step.rows(device),
         "noise": others.noise,
         "secure-sum": secure_sum.rows,
         "ledger": ledger.rows,
+        "seal": seal.rows,
         "start": others.start,
     }
     return known[group]()

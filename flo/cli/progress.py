@@ -12,13 +12,14 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from flo.cli.screen import console
+from flo.cli.screen import console, plain
 from flo.privacy.accounting import epsilon_of
 from flo.privacy.plan import Plan
 from flo.study import Study
 
 _POLL_SECONDS = 0.2
 _BAR = 16
+_LONGEST = 120  # characters of a reason
 
 
 class StudyProgress:
@@ -81,7 +82,13 @@ class StudyProgress:
                 self._task, description="waiting for sites", total=planned, completed=0
             )
         elif kind == "paused":
-            self._progress.update(self._task, description="paused: too few sites are there")
+            why = str(facts.get("why", "too few sites are there"))
+            self._progress.update(self._task, description=f"paused: {plain(why)[:_LONGEST]}")
+        elif kind == "job-begun":
+            self._progress.update(self._task, description=f"job {facts['job']} is starting")
+        elif kind in ("job-over", "failed"):
+            why = plain(str(facts["why"]))[:_LONGEST]
+            self._progress.update(self._task, description=f"another job follows: {why}")
         elif kind == "online":
             self._progress.update(self._task, description="rounds")
             for hospital in facts["hospitals"]:

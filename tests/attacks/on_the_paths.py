@@ -28,7 +28,10 @@ def control_routes() -> Iterable[tuple[str, str]]:
 
 
 def operator_routes() -> Iterable[tuple[str, str]]:
-    return [(method, path.replace("{digest}", "0" * 64)) for method, path in ROUTES]
+    return [
+        (method, path.replace("{digest}", "0" * 64).replace("{run}", "run-0-000000"))
+        for method, path in ROUTES
+    ]
 
 
 TRAVERSALS = (
@@ -68,7 +71,7 @@ ATTACKS = (
         "every operator's call at the hospitals' port",
         lambda s: asks(s, *operator_routes()),
         "404",
-        request("/v1/flo/"),
+        request("not on the list"),
     ),
     Attack(
         "every control call of Flower's at the hospitals' port",

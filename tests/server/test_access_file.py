@@ -25,7 +25,7 @@ from flo.files import write_private
 from flo.identity import Identity
 from flo.keystore import LocalKeyStore
 from flo.server.authority import Authority
-from flo.server.tokens import LONGEST_SECONDS, Role, issue, read
+from flo.server.tokens import LONGEST_SECONDS, PersonRole, Role, issue, read
 from flo.tls import show
 from tests.builders import HOSPITALS, study_document
 from tests.server.stage import RealCoordinator, flo, serving
@@ -249,7 +249,7 @@ def test_a_token_out_of_its_limits_is_not_issued(
     assert issued(coordinator) == before
 
 
-@pytest.mark.parametrize("role", get_args(Role))
+@pytest.mark.parametrize("role", get_args(PersonRole))
 def test_issuing_is_on_record_and_the_token_is_not(
     coordinator: RealCoordinator, tmp_path: Path, role: Role
 ) -> None:
