@@ -1,5 +1,6 @@
-"""Compliance evidence, and growing into AWS: templates, the SageMaker entry point, KMS keys.
+"""Compliance evidence, and growing into AWS.
 
-``evidence`` says what law asks for and what proves it in one installation. The rest is not here
-yet; one machine is the embedded default and needs none of it.
+``evidence`` says what law asks for and what proves it in one installation. ``aws`` has one adapter
+for each service, the template and what runs in a training job; ``images`` the Dockerfiles. One
+machine is the embedded default and needs none of AWS.
 """

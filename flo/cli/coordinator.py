@@ -23,8 +23,11 @@ def init(
     bind: Annotated[str, typer.Option(help="Address to listen on for hospitals.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="FLO_PORT", help="Port for hospitals.")] = 9443,
     private_port: Annotated[
-        int, typer.Option(envvar="FLO_PRIVATE_PORT", help="Port for operators, loopback only.")
+        int, typer.Option(envvar="FLO_PRIVATE_PORT", help="Port for operators and jobs.")
     ] = 9444,
+    private_host: Annotated[
+        str, typer.Option(help="Address that operators and jobs reach; never a public one.")
+    ] = "127.0.0.1",
     ca_certificate: Annotated[
         Path | None, typer.Option(help="Bring a CA: its certificate (PEM); may be intermediate.")
     ] = None,
@@ -53,6 +56,7 @@ def init(
             "bind": bind,
             "port": port,
             "private_port": private_port,
+            "private_host": private_host,
             "keystore": keystore_document(keystore, keystore_path),
             "signing_key": signing_key,
         },

@@ -26,7 +26,8 @@ PRICES = {
     "SageMaker ml.m5.large, an hour": 0.115,
     "traffic out, a GB": 0.09,
 }
-ENDPOINTS, ZONES, KEYS, ALARMS, METRICS, DISK_GB = 7, 2, 5, 4, 8, 50
+ENDPOINTS, ZONES, KEYS, ALARMS, DISK_GB = 7, 2, 6, 4, 50
+METRICS, METRICS_A_STUDY = 6, 4
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def monthly(use: Use) -> dict[str, float]:
         + writes / 1000 * p["S3, 1,000 writes"],
         "logs and alarms": p["log, a GB taken in"]
         + ALARMS * p["alarm, a month"]
-        + METRICS * p["own metric, a month"],
+        + (METRICS + METRICS_A_STUDY * use.studies) * p["own metric, a month"],
         "training jobs": job_hours * p["SageMaker ml.m5.large, an hour"],
         "traffic to hospitals": out_gb * p["traffic out, a GB"],
     }

@@ -151,3 +151,14 @@ def test_costs_grow_with_hospitals_only_where_hospitals_matter() -> None:
     few, many = monthly(Use(4)), monthly(Use(40))
     assert {name for name in few if few[name] != many[name]} == {"traffic to hospitals"}
     assert many["traffic to hospitals"] == pytest.approx(10 * few["traffic to hospitals"])
+
+
+def test_the_costs_in_the_docs_are_the_ones_of_the_price_table() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "aws.md").read_text()
+    shown = text.partition("<!-- costs -->")[2].partition("<!-- /costs -->")[0].splitlines()[3:]
+    large = {"model_mb": 100, "seconds": 20}
+    uses = [Use(4), Use(40), Use(4, **large), Use(40, **large)]
+    for line in shown[:-1]:
+        name, *dollars = [cell.strip() for cell in line.strip("|").split("|")]
+        assert dollars == [f"{monthly(use)[name]:.2f}" for use in uses]
+    assert len(shown) - 1 == len(monthly(uses[0]))
