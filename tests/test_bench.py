@@ -82,7 +82,7 @@ def test_an_unknown_group_is_refused_before_anything_is_measured(
         main()
     assert ended.value.code == 2
     assert (
-        "no group 'speed'; there are step, noise, secure-sum, ledger, start"
+        "no group 'speed'; there are step, noise, secure-sum, ledger, seal, start"
         in capsys.readouterr().err
     )
 
