@@ -163,8 +163,7 @@ class KeyStoreConfig(Document):
             from flo.infra.aws.kms import keystore  # a door to AWS, opened by configuration
 
             return keystore(self.key)
-        name = "keystore.key" if self.kind == "file" else "keystore.json"
-        path = self.path or directory / name
+        path = self._place(directory)
         identity = directory / "identity.key"
         needed = identity.exists() and is_sealed(identity.read_bytes())
         if not path.exists() and (needed or not path.parent.is_dir()):
@@ -173,6 +172,17 @@ class KeyStoreConfig(Document):
                 hint="mount the disk or token that holds it, or restore it from the newest backup",
             )
         return _local(path) if self.kind == "file" else _by_passphrase(path)
+
+    def open_new(self, directory: Path) -> KeyStore:
+        """One for what another key store has sealed so far: made, if it is not there."""
+        if self.key is not None:
+            return self.open(directory)
+        path = self._place(directory)
+        return _local(path) if self.kind == "file" else _by_passphrase(path)
+
+    def _place(self, directory: Path) -> Path:
+        name = "keystore.key" if self.kind == "file" else "keystore.json"
+        return self.path or directory / name
 
 
 def by_passphrase(passphrase: bytes, salt: bytes, cost: int, *, short: bool = False) -> KeyStore:

@@ -38,6 +38,7 @@ from flo.server.aws_config import AwsConfig
 from flo.server.store import Store
 from flo.settings import Document, parse, read_toml
 
+REWRAPPED = ".rewrapped"  # of a secret while it moves to another key store
 HOME_VARIABLE = "FLO_COORDINATOR_HOME"
 NOT_BACKED_UP = ("superexec.secret", "flower", "log", "serve.log", "superexec.log")
 CHECKPOINT_KEY_VARIABLE = "FLO_CHECKPOINT_KEY"  # of a ServerApp: where its one key can be read
@@ -132,7 +133,12 @@ class CoordinatorHome:
         return self.directory / "identity.next.key"
 
     def refuse_half_replaced(self) -> None:
-        """Raises RefusedError while a replacement of the identity key was cut off."""
+        """Raises RefusedError while a change of keys was cut off."""
+        if any(self.directory.glob(f"*{REWRAPPED}")):
+            raise RefusedError(
+                "a move to another key store was cut off",
+                hint="finish it: flo coordinator rewrap --keystore, as it was begun",
+            )
         if self.next_key_path.exists():
             raise RefusedError(
                 "a replacement of the coordinator's key was cut off",

@@ -21,6 +21,7 @@ from flo.server.tables import now
 from flo.study import Study, from_canonical
 
 Place = Literal["here", "sagemaker"]
+_SELECT_OFFER = "SELECT document, signature, status, place FROM studies"
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ class Store(MemberTables, RunTables):
         )
 
     def offers(self) -> list[Offer]:
-        rows = self._all("SELECT document, signature, status, place FROM studies ORDER BY created")
-        return [Offer(from_canonical(bytes(r[0])), r[1], r[2], r[3]) for r in rows]
+        return [_offer(row) for row in self._all(_SELECT_OFFER + " ORDER BY created")]
 
     def offer(self, digest: str) -> Offer | None:
-        return next((offer for offer in self.offers() if offer.study.digest == digest), None)
+        row = self._one(_SELECT_OFFER + " WHERE digest = ?", digest)
+        return _offer(row) if row else None
 
     def set_status(self, digest: str, status: str) -> None:
         self._write("UPDATE studies SET status = ? WHERE digest = ?", status, digest)
@@ -181,3 +182,7 @@ class Store(MemberTables, RunTables):
     def extracts(self, study: str) -> dict[str, bytes]:
         rows = self._all("SELECT hospital, document FROM extracts WHERE study = ?", study)
         return {row[0]: bytes(row[1]) for row in rows}
+
+
+def _offer(row: tuple[Any, ...]) -> Offer:
+    return Offer(from_canonical(bytes(row[0])), row[1], row[2], row[3])

@@ -210,6 +210,30 @@ def token(
     say(f"for {hours:g} hours; pass it on like a password. Use: flo study list --home {path}")
 
 
+@app.command()
+def rewrap(
+    keystore: Annotated[
+        str, typer.Option(help="What seals the keys from now on: file, passphrase, or a KMS ARN.")
+    ],
+    keystore_path: Annotated[
+        Path | None, typer.Option(help="The key file, if not in the folder.")
+    ] = None,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Move this coordinator's secrets to another key store, or another key in KMS."""
+    from flo.cli.screen import keystore_document, say, working
+    from flo.keystore import KeyStoreConfig
+    from flo.server.home import CoordinatorHome
+    from flo.server.rewrap import rewrap as move
+    from flo.settings import parse
+
+    config = parse(KeyStoreConfig, keystore_document(keystore, keystore_path), "--keystore")
+    with working("sealing anew"):
+        count = move(CoordinatorHome.open(home), config)
+    say(f"{count} secrets are sealed anew; the key store before opens nothing here any more")
+    say("keep it as long as you keep backups that were made under it")
+
+
 @app.command("replace-key")
 def replace_key(
     home: Home = DEFAULT_HOME,

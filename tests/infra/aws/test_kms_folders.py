@@ -223,3 +223,17 @@ def test_a_store_that_does_not_answer_is_tried_again(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(copies, "_due", 0.0)
     copies.copy_if_due()  # it has not grown
     assert len(kept) == 1
+
+
+@pytest.mark.slow
+def test_a_coordinator_moves_into_kms_and_from_one_key_to_another(aws: Aws, tmp_path: Path) -> None:
+    home = tmp_path / "coordinator"
+    assert flo("coordinator", "init", "--home", home).returncode == 0
+    before = CoordinatorHome.open(home).identity().fingerprint
+    first, second = aws.new_key(), aws.new_key()
+    for arn in (first, second):
+        done = flo("coordinator", "rewrap", "--keystore", arn, "--home", home)
+        assert done.returncode == 0, done.stderr
+    backend_forgets(aws, first)  # revoked: it is not needed any more
+    assert CoordinatorHome.open(home).identity().fingerprint == before
+    assert not list(home.glob("*.rewrapped"))
