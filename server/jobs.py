@@ -149,6 +149,13 @@ class Jobs:
         self._lent.pop(job, None)
         return state.why
 
+    def forget(self, run: str) -> None:
+        """The run is in no job's hands any more."""
+        job = self._store.last_job(run)
+        if job is not None:
+            self._lent.pop(job, None)
+            self._states.pop(job, None)
+
     def artifacts(self, offer: Offer) -> ArtifactStore | None:
         """Where things of a study are kept elsewhere, if anywhere."""
         return None if offer.place == "here" else self._elsewhere.artifacts(offer.study.digest)

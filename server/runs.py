@@ -120,6 +120,7 @@ class Runs:
                     self._store.set_status(study, record.status)
                     if record.status != "paused":
                         self.uncarded.add(study)
+                self._jobs.forget(running.run)
                 del self._running[study]
                 continue
             over = self._jobs.why_over(running.run)

@@ -34,7 +34,7 @@ def list_(
     from flo.errors import FloError
     from flo.model_card import PublishedModel
 
-    trusted = _trusted(home, coordinator)
+    trusted = trusted_coordinators(home, coordinator)
     cards = sorted(directory.glob("*.card.json"))
     if not cards:
         say(f"no models in {directory}; `flo model fetch STUDY` gets one from the coordinator")
@@ -78,7 +78,7 @@ def fetch(
     if study.startswith("arn:"):
         from flo.cli.registry import fetch_package
 
-        fetch_package(study, out, _trusted(home, coordinator))
+        fetch_package(study, out, trusted_coordinators(home, coordinator))
         return
     from flo.cli.screen import say, working
     from flo.clients.enrol import connect
@@ -134,10 +134,10 @@ def export(
 def _open(path: Path, home: Path, coordinator: str | None) -> PublishedModel:
     from flo.model_card import PublishedModel
 
-    return PublishedModel.open(path, *_trusted(home, coordinator))
+    return PublishedModel.open(path, *trusted_coordinators(home, coordinator))
 
 
-def _trusted(home: Path, fingerprint: str | None) -> list[str]:
+def trusted_coordinators(home: Path, fingerprint: str | None) -> list[str]:
     """Fingerprints of the coordinator whose models count: as given, or as this folder knows it.
 
     Earlier keys of it count, too: what they signed holds.

@@ -26,7 +26,7 @@ def register(path: model.ModelFile, home: Home = DEFAULT_HOME) -> None:
     if config is None:
         raise UsageError(f"{opened.config_path} has no [aws] section", hint="flo aws deploy")
     with working("registering"):
-        trusted = model._trusted(home, None)
+        trusted = model.trusted_coordinators(home, None)
         arn = Registry(config.region).register(config, path, *trusted)
     say(f"{arn} waits for approval")
     say(f"next: flo model approve {arn} --why REASON")

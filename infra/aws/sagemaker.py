@@ -15,7 +15,7 @@ from typing import Any
 from flo import canonical, sealed
 from flo.artifacts import ArtifactStore
 from flo.errors import NetworkError, UsageError
-from flo.infra.aws.clients import client, in_our_words
+from flo.infra.aws.clients import client, code_of, in_our_words
 from flo.infra.aws.job.app import APP
 from flo.infra.aws.job.contract import CHANNEL, LAUNCH_FILE, HyperParameters
 from flo.infra.aws.job.entry import launch_context
@@ -24,9 +24,11 @@ from flo.infra.aws.kms import keystore
 from flo.infra.aws.s3 import S3Artifacts
 from flo.server.aws_config import AwsConfig
 from flo.server.jobs import JobAccess, JobState
+from flo.server.tokens import LONGEST_SECONDS
 
 ENTRYPOINT = ["python", "-m", "flo.infra.aws.job.entry"]
 _OVER = {"Completed": "it ended", "Failed": "it failed", "Stopped": "it was stopped"}
+_UNKNOWN = ("ValidationException", "ResourceNotFound")
 _RESTARTS_OF_SAGEMAKER = 3
 _SUBMIT_SECONDS = 120
 
@@ -96,7 +98,8 @@ class SageMakerJobs:
 
     def __init__(self, config: AwsConfig) -> None:
         self._config = config
-        self.token_seconds = config.hours * 3600
+        # A job waits for its machine before its own hours begin.
+        self.token_seconds = min(config.hours + 1, LONGEST_SECONDS // 3600) * 3600
 
     def begin(self, access: JobAccess) -> None:
         """Seal the job's access for it, then send the request through the SageMaker SDK."""
@@ -107,10 +110,16 @@ class SageMakerJobs:
         submit(training_job(self._config, access), self._config.region)
 
     def state(self, job: str) -> JobState:
+        from botocore.exceptions import ClientError
+
+        sagemaker = client("sagemaker", self._config.region)
         with in_our_words(f"asking how job {job} is"):
-            found = client("sagemaker", self._config.region).describe_training_job(
-                TrainingJobName=job
-            )
+            try:
+                found = sagemaker.describe_training_job(TrainingJobName=job)
+            except ClientError as error:
+                if code_of(error) not in _UNKNOWN:
+                    raise
+                return JobState(over=True, why="SageMaker knows no such job")
         status = str(found["TrainingJobStatus"])
         if status not in _OVER:
             return JobState(over=False)

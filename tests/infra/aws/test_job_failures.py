@@ -162,6 +162,30 @@ def test_a_missing_state_stops_the_run_by_name_until_it_is_put_back(stage: Stage
     assert rounds(all_events(stage.home, digest)) == list(range(1, 31))
 
 
+def test_a_job_that_was_never_begun_is_followed_by_one_that_is(stage: Stage) -> None:
+    """As after kill -9 between its name and its request, or while SageMaker was away."""
+    stage.coordinator.stop()
+    toml, good = stage.home.config_path, stage.home.config_path.read_text()
+    toml.write_text(good.replace(stage.config.launch_key, stage.config.launch_key[:-12] + "0" * 12))
+    stage.coordinator = RealCoordinator(stage.home)
+    stage.coordinator.wait_until_ready()
+    digest = stage.launch("local noise", steps=3)
+    wait_for(lambda _: "paused" in stage.kinds(digest), stage.home.directory, digest)
+    (why,) = {
+        event["facts"]["why"]
+        for event in all_events(stage.home, digest)
+        if event["kind"] == "paused"
+    }
+    assert "no job could be begun" in why
+    assert "does not exist" in why
+    stage.coordinator.stop()
+    toml.write_text(good)
+    stage.coordinator = RealCoordinator(stage.home)
+    stage.coordinator.wait_until_ready()
+    stage.over(digest)
+    assert rounds(all_events(stage.home, digest)) == [1, 2, 3]
+
+
 def test_without_an_account_nothing_is_launched_elsewhere(stage: Stage) -> None:
     toml = stage.home.config_path
     toml.write_text(toml.read_text().partition("[aws]")[0])
