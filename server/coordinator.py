@@ -45,7 +45,8 @@ from flo.server.runs import Runs
 from flo.server.shred import shred
 from flo.server.site_api import SiteApi
 from flo.server.store import Offer, Place, Store
-from flo.server.superlink import SuperLink, start_superexec
+from flo.server.superexec import start_superexec
+from flo.server.superlink import SuperLink
 from flo.study import UNDER_WAY, Study
 
 log = logging.getLogger("flo.server")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from flo import sealed
 from flo.artifacts import ArtifactStore
@@ -19,32 +19,17 @@ from flo.files import write_public
 from flo.keystore import AesKeyStore
 from flo.model_card import MAX_MODEL_BYTES
 from flo.server.home import CoordinatorHome
+from flo.server.job_access import PREFIX, JobAccess
 from flo.server.protocol import App
 from flo.server.publish import tensors_path
 from flo.server.store import Offer, Store
 from flo.server.study_keys import job_secret, study_key
 from flo.server.superlink import SuperLink
 from flo.server.tokens import issue
-from flo.settings import Document
 
 log = logging.getLogger("flo.server.jobs")
 
-PREFIX = "/job/"  # of the paths at which a job's SuperExec and ServerApp reach Flower
 _LOOK_SECONDS = 3.0
-
-
-class JobAccess(Document):
-    """All that a job is given, sealed for it: keys and secrets of one run."""
-
-    schema_version: Literal[1] = 1
-    url: str
-    ca: str
-    job: str
-    run: str
-    study: str
-    token: str
-    superexec_secret: str
-    study_key: str
 
 
 @dataclass(frozen=True)

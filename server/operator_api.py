@@ -28,7 +28,7 @@ from flo.errors import FloError, MessageError, PolicyError, StudyError, TrustErr
 from flo.messages import MAX_MESSAGE_BYTES
 from flo.server.asgi import Refused, answer, headers_of, read_body, replay, with_length
 from flo.server.gateway import Bell
-from flo.server.jobs import PREFIX as JOB_PREFIX
+from flo.server.job_access import PREFIX as JOB_PREFIX
 from flo.server.jobs import Jobs
 from flo.server.metrics import PROMETHEUS, Metric, as_prometheus
 from flo.server.protocol import App, Receive, Scope, Send

@@ -5,7 +5,6 @@ by contract tests (``tests/server/test_flower_contract.py``) and by ``flwr>=1.42
 
 * ``SuperLink``: the FastAPI app (state in memory, ``isolation="process"``, no telemetry), a peek at
   what waits for whom, node registration and run start.
-* ``start_superexec``: the process that launches ServerApps, in a process group of its own.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-import subprocess
-import sys
 import threading
 from base64 import b64decode
 from collections.abc import Callable, Sequence
@@ -64,6 +61,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from flo import __version__
 from flo.errors import NetworkError
 from flo.identity import load_public
+from flo.server.superexec import QUIET
 
 FLEET_PATHS = frozenset(
     f"/v1/fleet/{call}"
@@ -86,12 +84,6 @@ RUNTIME_PREFIX = "/v1/runtime/"
 RUNTIME_PULL_PATH = "/v1/runtime/pull-messages"
 ACQUIRE_PATH = "/v1/runtime/acquire-task"
 APP_HERE = "flo.server.app:app"
-
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
-}
 
 
 class SuperLink:
@@ -262,37 +254,6 @@ class SuperLink:
     def _control(self, url: str, ca: bytes) -> ControlHttpClient:
         return ControlHttpClient.from_server_address(
             url.removeprefix("https://"), False, ca, interceptors=[_Bearer(self._token)]
-        )
-
-
-def start_superexec(
-    url: str, ca: Path, secret: Path, *, home: Path, environment: dict[str, str]
-) -> subprocess.Popen[bytes]:
-    """Start ``flower-superexec`` against the private listener, as on SageMaker.
-
-    It and the ServerApps it launches form one process group; end it with ``os.killpg``.
-    """
-    scripts = Path(sys.executable).parent
-    with (home / "superexec.log").open("ab") as log:
-        return subprocess.Popen(
-            [
-                str(scripts / "flower-superexec"),
-                *("--runtime-api-address", url.removeprefix("https://")),
-                *("--root-certificates", str(ca)),
-                *("--superexec-auth-secret-file", str(secret)),
-                *("--parent-pid", str(os.getpid())),
-            ],
-            env={
-                **os.environ,
-                **QUIET,
-                **environment,
-                "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}",
-                "FLWR_HOME": str(home / "flower"),
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
         )
 
 

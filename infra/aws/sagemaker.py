@@ -12,18 +12,18 @@ import subprocess
 import sys
 from typing import Any
 
-from flo import canonical, sealed
+from flo import sealed
 from flo.artifacts import ArtifactStore
 from flo.errors import NetworkError, UsageError
 from flo.infra.aws.clients import client, code_of, in_our_words
-from flo.infra.aws.job.app import APP
-from flo.infra.aws.job.contract import CHANNEL, LAUNCH_FILE, HyperParameters
+from flo.infra.aws.job.contract import APP, CHANNEL, LAUNCH_FILE, HyperParameters
 from flo.infra.aws.job.entry import launch_context
 from flo.infra.aws.job.kept import checkpoint_uri, prefix_of, study_artifacts
 from flo.infra.aws.kms import keystore
 from flo.infra.aws.s3 import S3Artifacts
 from flo.server.aws_config import AwsConfig
-from flo.server.jobs import JobAccess, JobState
+from flo.server.job_access import JobAccess
+from flo.server.jobs import JobState
 from flo.server.tokens import LONGEST_SECONDS
 
 ENTRYPOINT = ["python", "-m", "flo.infra.aws.job.entry"]
@@ -104,8 +104,8 @@ class SageMakerJobs:
     def begin(self, access: JobAccess) -> None:
         """Seal the job's access for it, then send the request through the SageMaker SDK."""
         launch_key = keystore(self._config.launch_key)
-        text = canonical.encode(access.model_dump(mode="json"))
-        kept = sealed.seal(launch_key, launch_context(access.study, access.run), text)
+        context = launch_context(access.study, access.run)
+        kept = sealed.seal(launch_key, context, access.to_bytes())
         self.artifacts(access.study).put(f"jobs/{access.job}/input/{LAUNCH_FILE}", kept)
         submit(training_job(self._config, access), self._config.region)
 

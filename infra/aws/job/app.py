@@ -9,37 +9,26 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flo import canonical, sealed
+from flo import sealed
 from flo.errors import RefusedError, TrustError
-from flo.infra.aws.job.contract import Place
+from flo.infra.aws.job.contract import ACCESS_VARIABLE, Place
 from flo.infra.aws.job.kept import JobArtifacts, study_artifacts
 from flo.keystore import AesKeyStore
 from flo.model_card import MAX_MODEL_BYTES
 from flo.server.carry_out import carry_out
 from flo.server.grid import server_app
-from flo.server.jobs import JobAccess
+from flo.server.job_access import PATIENCE_SECONDS, JobAccess
 from flo.server.publish import tensors_name, tensors_of
 from flo.server.remote_run import RemoteRun
 from flo.server.rounds import RunState
 from flo.server.run_link import RunLink
-from flo.settings import parse
 from flo.study import Study
-
-APP = "flo.infra.aws.job.app:app"
-ACCESS_VARIABLE = "FLO_JOB_ACCESS"  # where the job's access can be read, in memory
-PATIENCE_SECONDS = 300.0  # for a coordinator that restarts
-MAX_ACCESS_BYTES = 1 << 18
-
-
-def read_access(data: bytes) -> JobAccess:
-    document = canonical.decode(data, limit=MAX_ACCESS_BYTES, what="the job's access")
-    return parse(JobAccess, document, "the job's access")
 
 
 def _main(grid: Any, run: str) -> None:
     place = Place.of_this_process()
     asked = place.read_hyperparameters()
-    access = read_access(Path(os.environ[ACCESS_VARIABLE]).read_bytes())
+    access = JobAccess.from_bytes(Path(os.environ[ACCESS_VARIABLE]).read_bytes())
     if run != access.run:
         raise TrustError("the coordinator hands out another run than this job is for")
     keystore = AesKeyStore(bytes.fromhex(access.study_key))

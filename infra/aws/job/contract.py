@@ -21,6 +21,8 @@ from flo.server.aws_config import Bucket, Region
 from flo.settings import Document, parse
 
 ROOT_VARIABLE = "FLO_ML_ROOT"
+APP = "flo.infra.aws.job.app:app"  # the ServerApp that SuperExec starts
+ACCESS_VARIABLE = "FLO_JOB_ACCESS"  # where it reads the job's access, in memory
 CHANNEL, LAUNCH_FILE = "launch", "launch.sealed"
 GRACE_SECONDS = 120
 REASON_CHARACTERS = 1024

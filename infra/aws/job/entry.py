@@ -23,16 +23,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from flo import canonical, sealed
+from flo import sealed
 from flo.errors import FloError, NetworkError
 from flo.files import in_memory, write_private
-from flo.infra.aws.job.app import ACCESS_VARIABLE, PATIENCE_SECONDS, read_access
-from flo.infra.aws.job.contract import GRACE_SECONDS, HyperParameters, Place
+from flo.infra.aws.job.contract import (
+    ACCESS_VARIABLE,
+    GRACE_SECONDS,
+    HyperParameters,
+    Place,
+)
 from flo.infra.aws.kms import keystore
 from flo.logs import start_logging
-from flo.server.jobs import PREFIX, JobAccess
+from flo.server.job_access import PATIENCE_SECONDS, PREFIX, JobAccess
 from flo.server.run_link import RunLink
-from flo.server.superlink import start_superexec
+from flo.server.superexec import start_superexec
 
 log = logging.getLogger("flo.job")
 
@@ -95,7 +99,7 @@ def open_access(place: Place, asked: HyperParameters) -> JobAccess:
     data = sealed.unseal(
         keystore(asked.launch_key), launch_context(asked.study, asked.run), kept, "the job's access"
     )
-    return read_access(data)
+    return JobAccess.from_bytes(data)
 
 
 def launch_context(study: str, run: str) -> dict[str, str]:
@@ -105,7 +109,7 @@ def launch_context(study: str, run: str) -> dict[str, str]:
 @contextlib.contextmanager
 def _superexec(access: JobAccess) -> Iterator[subprocess.Popen[bytes]]:
     """What launches the ServerApp, in a process group of its own that is ended here."""
-    text = canonical.encode(access.model_dump(mode="json"))
+    text = access.to_bytes()
     with tempfile.TemporaryDirectory(prefix="flo-job-") as folder, in_memory(text) as where:
         ca, secret = Path(folder) / "ca.pem", Path(folder) / "superexec.secret"
         write_private(ca, access.ca.encode())

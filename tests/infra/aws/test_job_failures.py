@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from flo import canonical, sealed
-from flo.infra.aws.job.app import read_access
+from flo import sealed
 from flo.infra.aws.job.contract import HyperParameters
 from flo.infra.aws.job.entry import launch_context
 from flo.infra.aws.job.runner import recorded
 from flo.infra.aws.kms import KmsKeyStore
-from flo.server.jobs import JobAccess
+from flo.server.job_access import JobAccess
 from flo.server.tokens import issue
 from tests.end_to_end.running import all_events, rounds, wait_for
 from tests.infra.aws.emulated import Aws
@@ -47,7 +46,7 @@ class Launch:
         self._context = launch_context(self._asked.study, self._asked.run)
 
     def read(self) -> JobAccess:
-        return read_access(sealed.unseal(self._kms, self._context, self.kept(), "launch"))
+        return JobAccess.from_bytes(sealed.unseal(self._kms, self._context, self.kept(), "launch"))
 
     def kept(self) -> bytes:
         return self._store.get(self._key, LIMIT)
@@ -58,8 +57,7 @@ class Launch:
 
     def change(self, context: dict[str, str] | None = None, **what: Any) -> None:
         access = self.read().model_copy(update=what)
-        text = canonical.encode(access.model_dump(mode="json"))
-        self.write(sealed.seal(self._kms, context or self._context, text))
+        self.write(sealed.seal(self._kms, context or self._context, access.to_bytes()))
 
 
 Spoil = Callable[[Stage, Launch], None]
