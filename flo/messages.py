@@ -134,6 +134,11 @@ def decode_request(data: bytes) -> Request:
     return Request(header, weights)
 
 
+def request_header_of(data: bytes) -> RequestHeader:
+    """The header alone, whatever the body is. Raises MessageError."""
+    return _decode(data, RequestHeader, "request")[0]
+
+
 def encode_reply(reply: Reply) -> bytes:
     return _encode(reply.header, np.frombuffer(values_bytes(reply.values), dtype=np.uint8))
 

@@ -51,13 +51,11 @@ class Allowance:
             self._held[who] -= own
 
 
-def _unlimited(size: int) -> None:
+def unlimited(size: int) -> None:
     """A body whose sender is a process of ours."""
 
 
-async def read_body(
-    receive: Receive, limit: int, take: Callable[[int], None] = _unlimited
-) -> bytes:
+async def read_body(receive: Receive, limit: int, take: Callable[[int], None] = unlimited) -> bytes:
     """The whole body. Raises Refused (413, 408) as soon as it exceeds ``limit``, or takes too long.
 
     ``take``: told of every part, see ``Allowance``.

@@ -173,6 +173,7 @@ class Coordinator:
             self._metrics,
             self._offer,
             self._shred,
+            self._jobs.open,
             self._export_audit_log,
             self._superlink.is_online,
             self._refusals,
@@ -302,6 +303,7 @@ class Coordinator:
         for member in self._store.members():
             self._register(member)
         self._runs.recover()
+        self._jobs.ready = True
 
     def _register(self, member: Member) -> None:
         node = self._superlink.register_node(self._home.private_url, self._chain, member.public)

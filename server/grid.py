@@ -54,7 +54,8 @@ class GridExchange:
             for message in self._grid.pull_messages(list(asking.sent)):
                 hospital = asking.sent.get(str(message.metadata.reply_to_message_id))
                 if hospital is not None and message.has_content():
-                    asking.replies.setdefault(hospital, _body(message))
+                    body = body_of(message.content.config_records.get(_RECORD))
+                    asking.replies.setdefault(hospital, body)
             if asking.waiting:
                 if asking.time_to_look():
                     self._push(asking, asking.to_ask_again(self._connections()))
@@ -147,7 +148,7 @@ def _message(data: bytes, node: int, deadline_seconds: float) -> Message:
     return Message(content, node, _MESSAGE_TYPE, ttl=deadline_seconds + 60)
 
 
-def _body(message: Message) -> bytes:
-    record = message.content.config_records.get(_RECORD)
+def body_of(record: ConfigRecord | None) -> bytes:
+    """The message in a record; empty if there is none."""
     body = record.get(_BODY) if record is not None else None
     return body if isinstance(body, bytes) else b""

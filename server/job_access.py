@@ -1,4 +1,8 @@
-"""All that a job elsewhere is given: where the coordinator is, and keys and secrets of one run."""
+"""What a job elsewhere is given: where the coordinator is, and then, once, what it works with.
+
+``JobAccess`` lies sealed in a bucket until the job opens it. Its token is good for one call, whose
+answer is ``JobKeys``: so a copy of the document opens nothing afterwards, whoever may unseal it.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,29 @@ from flo.settings import Document, parse
 PREFIX = "/job/"  # of the paths at which a job's SuperExec and ServerApp reach Flower
 PATIENCE_SECONDS = 300.0  # for a coordinator that restarts
 _LIMIT = 1 << 18
+_Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._=-]{1,2048}$")]
 _Secret = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
+class JobKeys(Document):
+    """``superexec_secret``, ``study_key``: 32 bytes each, hexadecimal."""
+
+    token: _Token
+    superexec_secret: _Secret
+    study_key: _Secret
+
+    def to_bytes(self) -> bytes:
+        return canonical.encode(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> JobKeys:
+        """Raises MessageError, UsageError if it is none."""
+        document = canonical.decode(data, limit=_LIMIT, what="the job's keys")
+        return parse(cls, document, "the job's keys")
+
+
 class JobAccess(Document):
-    """Sealed for its job. ``superexec_secret``, ``study_key``: 32 bytes each, hexadecimal."""
+    """Sealed for its job."""
 
     schema_version: Literal[1] = 1
     url: Annotated[str, StringConstraints(pattern=r"^https://[^/\s]{1,253}$")]
@@ -25,9 +47,7 @@ class JobAccess(Document):
     job: Annotated[str, StringConstraints(pattern=r"^flo-run-[0-9a-f-]{1,40}$")]
     run: Annotated[str, StringConstraints(pattern=r"^run-[0-9a-f]{1,16}-[0-9a-f]{6}$")]
     study: Digest
-    token: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._=-]{1,2048}$")]
-    superexec_secret: _Secret
-    study_key: _Secret
+    token: _Token
 
     def to_bytes(self) -> bytes:
         return canonical.encode(self.model_dump(mode="json"))

@@ -14,12 +14,13 @@ from typing import Protocol
 
 from flo import sealed
 from flo.artifacts import ArtifactStore
-from flo.errors import FloError, UsageError
+from flo.errors import FloError, NetworkError, UsageError
 from flo.files import write_public
 from flo.keystore import AesKeyStore
 from flo.model_card import MAX_MODEL_BYTES
 from flo.server.home import CoordinatorHome
-from flo.server.job_access import PREFIX, JobAccess
+from flo.server.job_access import PREFIX, JobAccess, JobKeys
+from flo.server.lent import Loan
 from flo.server.protocol import App
 from flo.server.publish import tensors_path
 from flo.server.store import Offer, Store
@@ -38,6 +39,15 @@ class JobState:
 
     over: bool
     why: str = ""
+
+
+@dataclass(frozen=True)
+class Lent:
+    """A run of Flower's in a job's hands, and the application that the job talks to."""
+
+    job: str
+    flower_run: int
+    app: App
 
 
 class Aggregators(Protocol):
@@ -66,7 +76,8 @@ class Jobs:
     ) -> None:
         self._home, self._store, self._superlink = home, store, superlink
         self._aggregators = aggregators
-        self._lent: dict[str, App] = {}
+        self._lent: dict[str, Lent] = {}
+        self.ready = False  # once runs under way have been taken up again after a start
         self._states: dict[str, tuple[float, JobState]] = {}
 
     @property
@@ -81,11 +92,11 @@ class Jobs:
                 hint="add what `flo aws deploy` printed to coordinator.toml, and start it again",
             )
 
-    def lent_to(self, path: str) -> tuple[App, str] | None:
-        """The application behind a job's path, and the path within it."""
+    def lent_to(self, path: str) -> tuple[Lent, str] | None:
+        """What is behind a job's path, and the path within it."""
         job, slash, rest = path.removeprefix(PREFIX).partition("/")
-        app = self._lent.get(job)
-        return (app, slash + rest) if app is not None else None
+        lent = self._lent.get(job)
+        return (lent, slash + rest) if lent is not None else None
 
     def carry_out(self, run: str, study: str, flower_run: int) -> None:
         """Lend Flower's run to the run's job, and begin another one if there is none.
@@ -94,16 +105,15 @@ class Jobs:
             FloError: it could not be begun.
         """
         job = self._store.last_job(run)
-        begun = job is not None and not self._state(job).over
+        begun = job is not None and self._may_go_on(job)
         if job is None or not begun:
             job = self._store.add_job(run)
-        master = self._home.checkpoint_key()
-        salt = self._store.salt(study)
-        secret = job_secret(master, salt, job)
-        self._lent[job] = self._superlink.lent(flower_run, secret)
+        secret = job_secret(self._home.checkpoint_key(), self._store.salt(study), job)
+        loan = Loan(run, study, lambda: self._nodes(study))
+        self._lent[job] = Lent(job, flower_run, self._superlink.lent(flower_run, secret, loan))
         if begun:
             return
-        token, _ = issue(self._home.identity(), run, "aggregator", self._elsewhere.token_seconds)
+        token, _ = issue(self._home.identity(), job, "launch", self._elsewhere.token_seconds)
         self._elsewhere.begin(
             JobAccess(
                 url=self._home.private_url,
@@ -112,12 +122,38 @@ class Jobs:
                 run=run,
                 study=study,
                 token=token,
-                superexec_secret=secret.hex(),
-                study_key=study_key(master, salt, study).hex(),
             )
         )
         self._states[job] = (time.monotonic(), JobState(over=False))
         self._store.add_event(study, "job-begun", job=job)
+
+    def open(self, job: str) -> JobKeys:
+        """What a job works with, once: whoever finds its launch document later finds nothing.
+
+        Raises:
+            RefusedError: it was opened already, or is no job.
+        """
+        run, study = self._store.open_job(job)
+        master, salt = self._home.checkpoint_key(), self._store.salt(study)
+        token, _ = issue(self._home.identity(), run, "aggregator", self._elsewhere.token_seconds)
+        self._store.add_event(study, "job-opened", job=job)
+        return JobKeys(
+            token=token,
+            superexec_secret=job_secret(master, salt, job).hex(),
+            study_key=study_key(master, salt, study).hex(),
+        )
+
+    def _may_go_on(self, job: str) -> bool:
+        """One that nobody says is over; its own patience ends it if it is cut off."""
+        try:
+            return not self._state(job).over
+        except NetworkError:
+            return True
+
+    def _nodes(self, study: str) -> set[int]:
+        offer, nodes = self._store.offer(study), self._store.nodes()
+        hospitals = {hospital.id for hospital in offer.study.hospitals} if offer else set()
+        return {node for hospital, node in nodes.items() if hospital in hospitals}
 
     def why_over(self, run: str) -> str | None:
         """Why the run's job will do no more; None while it may."""

@@ -26,10 +26,21 @@ from fastapi.responses import JSONResponse
 from flo.claims import LARGEST_COUNT
 from flo.errors import FloError, MessageError, PolicyError, StudyError, TrustError
 from flo.messages import MAX_MESSAGE_BYTES
-from flo.server.asgi import Refused, answer, headers_of, read_body, replay, with_length
+from flo.server.asgi import (
+    Allowance,
+    Refused,
+    answer,
+    headers_of,
+    read_body,
+    replay,
+    unlimited,
+    with_length,
+)
 from flo.server.gateway import Bell
 from flo.server.job_access import PREFIX as JOB_PREFIX
+from flo.server.job_access import JobKeys
 from flo.server.jobs import Jobs
+from flo.server.lent import RUNTIME_CALLS
 from flo.server.metrics import PROMETHEUS, Metric, as_prometheus
 from flo.server.protocol import App, Receive, Scope, Send
 from flo.server.refusals import Refusals
@@ -70,6 +81,7 @@ class PrivateListener:
         """``public``: the coordinator's key, which signs tokens."""
         self._superlink, self._api, self._bell, self._jobs = superlink, api, bell, jobs
         self._public, self._refusals = public, refusals
+        self._allowance = Allowance(MAX_MESSAGE_BYTES + _MAX_ACQUIRE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -80,7 +92,10 @@ class PrivateListener:
             await answer(send, 204, None)
             return
         try:
-            flower, path = self._flower(path)
+            if path.startswith(JOB_PREFIX):
+                await self._to_a_job(path, scope, receive, send)
+                return
+            flower = self._flower(path)
             if flower is not None:
                 if not self._superlink.credential(path, headers_of(scope)):
                     raise Refused(401, "not a process of this coordinator")
@@ -96,22 +111,26 @@ class PrivateListener:
             return
         await self._api({**scope, PERSON: person}, receive, send)
 
-    def _flower(self, path: str) -> tuple[App | None, str]:
-        """Flower's application behind a path, and the path within it; None if it is not Flower's.
-
-        Raises:
-            Refused: it is a job's, and no such job has a run.
-        """
-        if path.startswith(JOB_PREFIX):
-            lent = self._jobs.lent_to(path)
-            if lent is None or not lent[1].startswith(RUNTIME_PREFIX):
-                raise Refused(401, "no such job")
-            return lent
+    def _flower(self, path: str) -> App | None:
+        """Flower's application behind a path, if it is Flower's."""
         if path.startswith(RUNTIME_PREFIX):
-            return self._superlink.runtime, path
-        if path.startswith(CONTROL_PREFIX):
-            return self._superlink.control, path
-        return None, path
+            return self._superlink.runtime
+        return self._superlink.control if path.startswith(CONTROL_PREFIX) else None
+
+    async def _to_a_job(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises Refused: no such job has a run, or it may not ask this."""
+        found = self._jobs.lent_to(path)
+        if found is None:
+            if not self._jobs.ready:
+                raise Refused(503, "runs under way are being taken up again")  # Flower retries
+            raise Refused(401, "no such job")
+        lent, inner = found
+        if inner not in RUNTIME_CALLS:
+            raise Refused(401, "no call for a job")
+        if not self._superlink.credential(inner, headers_of(scope), lent.flower_run):
+            raise Refused(401, "not a process of this job")
+        with self._allowance.of(lent.job) as take:
+            await self._to_flower(lent.app, inner, scope, receive, send, take)
 
     def _admit(self, path: str, scope: Scope) -> Token:
         given = headers_of(scope).get(b"authorization", b"").decode("latin-1")
@@ -129,11 +148,17 @@ class PrivateListener:
         return token
 
     async def _to_flower(
-        self, flower: App, path: str, scope: Scope, receive: Receive, send: Send
+        self,
+        flower: App,
+        path: str,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        take: Callable[[int], None] = unlimited,
     ) -> None:
         try:
             limit = _MAX_ACQUIRE if path == ACQUIRE_PATH else MAX_MESSAGE_BYTES
-            body = await read_body(receive, limit)
+            body = await read_body(receive, limit, take)
         except Refused as refusal:
             await answer(send, refusal.status, {"error": str(refusal)})
             return
@@ -161,6 +186,7 @@ def operator_app(
     metrics: Callable[[], Sequence[Metric]],
     offer: Callable[[Study, str, Place], Offer],
     shred: Callable[[Offer, str], int],
+    opened: Callable[[str], JobKeys],
     export: Callable[[], bytes],
     is_online: Callable[[int], bool],
     refusals: Refusals,
@@ -170,7 +196,7 @@ def operator_app(
     ``offer`` signs a study and puts it on offer in the name of a person, to be carried out at a
     place; ``shred`` erases what is kept of one; ``export`` makes a copy of the audit log;
     ``is_online`` tells whether the agent behind a node is there; ``models``: their folder;
-    ``metrics``: as things stand.
+    ``metrics``: as things stand; ``opened``: what a job works with, once.
     """
     app = FastAPI(title="FLO coordinator", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -243,7 +269,7 @@ def operator_app(
         store.add_event(None, "audit-log-exported", by=request.scope[PERSON].name)
         return Response(export(), media_type="application/json")
 
-    app.include_router(run_router(store, models, PERSON))
+    app.include_router(run_router(store, models, opened, PERSON))
     return app
 
 

@@ -22,6 +22,7 @@ ROUTES: dict[tuple[str, str], str] = {
     ("POST", "/v1/flo/studies/{digest}/shred"): "shred a study",
     ("GET", "/v1/flo/metrics"): "see metrics",
     ("GET", "/v1/flo/audit"): "export the audit log",
+    ("POST", "/v1/job/{job}/open"): "open a job",
     ("GET", "/v1/run/{run}"): "carry out a run",
     ("POST", "/v1/run/{run}/take"): "carry out a run",
     ("POST", "/v1/run/{run}/tell"): "carry out a run",
@@ -64,6 +65,12 @@ ALLOWED: dict[tuple[Role, str], bool] = {
     ("aggregator", "fetch extracts"): False,
     ("aggregator", "export the audit log"): False,
     ("aggregator", "carry out a run"): True,
+    ("operator", "open a job"): False,
+    ("viewer", "open a job"): False,
+    ("auditor", "open a job"): False,
+    ("aggregator", "open a job"): False,
+    ("launch", "open a job"): True,
+    **{("launch", action): False for action in (*ROUTES.values(),) if action != "open a job"},
 }
 
 _PATTERNS = [
@@ -73,6 +80,7 @@ _PATTERNS = [
             re.escape(path)
             .replace(r"\{digest\}", "[0-9a-f]{64}")
             .replace(r"\{run\}", "run-[0-9a-f]{1,16}-[0-9a-f]{6}")
+            .replace(r"\{job\}", "flo-run-[0-9a-f]{1,16}-[0-9a-f]{6}-[0-9]{1,6}")
         ),
         action,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +11,8 @@ from fastapi import APIRouter, Request
 
 from flo import canonical
 from flo.errors import MessageError, PolicyError, UsageError
-from flo.server.asgi import Refused, read_body
+from flo.server.asgi import Allowance, Refused, read_body
+from flo.server.job_access import JobKeys
 from flo.server.publish import tensors_name
 from flo.server.run_documents import MAX_TOLD_BYTES, End, Look, Saved, Taken, Tell
 from flo.server.run_tables import RunRecord
@@ -22,9 +24,14 @@ from flo.study import Study
 DocumentT = TypeVar("DocumentT", bound=Document)
 
 
-def run_router(store: Store, models: Path, person: str) -> APIRouter:
-    """``models``: the folder that they are kept in. ``person``: where a request's token is."""
-    router = APIRouter()
+def run_router(
+    store: Store, models: Path, opened: Callable[[str], JobKeys], person: str
+) -> APIRouter:
+    """``models``: the folder that they are kept in. ``opened``: gives a job what it works with.
+
+    ``person``: where a request's token is.
+    """
+    router, allowance = APIRouter(), Allowance(2 * MAX_TOLD_BYTES)
 
     def own(request: Request, run: str) -> tuple[RunRecord, Offer]:
         token: Token = request.scope[person]
@@ -33,6 +40,13 @@ def run_router(store: Store, models: Path, person: str) -> APIRouter:
         if record is None or offer is None:
             raise PolicyError("this token is for another run")
         return record, offer
+
+    @router.post("/v1/job/{job}/open")
+    def open_job(job: str, request: Request) -> Any:
+        token: Token = request.scope[person]
+        if token.name != job:
+            raise PolicyError("this token is for another job")
+        return opened(job).model_dump(mode="json")
 
     @router.get("/v1/run/{run}")
     def status(run: str, request: Request) -> Any:
@@ -58,7 +72,12 @@ def run_router(store: Store, models: Path, person: str) -> APIRouter:
     @router.post("/v1/run/{run}/tell")
     async def tell(run: str, request: Request) -> Any:
         record, offer = await asyncio.to_thread(own, request, run)
-        told = await _document(request, Tell)
+        try:
+            with allowance.of(run) as take_bytes:
+                body = await read_body(request.receive, MAX_TOLD_BYTES, take_bytes)
+                told = await asyncio.to_thread(_parsed, Tell, body)
+        except Refused as refusal:
+            raise MessageError(str(refusal)) from refusal
         await asyncio.to_thread(_keep, store, offer, models, record.id, told)
         look = await asyncio.to_thread(_look, store, offer, run)
         return look.model_dump(mode="json")
@@ -109,11 +128,7 @@ def _look(store: Store, offer: Offer, run: str) -> Look:
     )
 
 
-async def _document(request: Request, model: type[DocumentT]) -> DocumentT:
-    try:
-        body = await read_body(request.receive, MAX_TOLD_BYTES)
-    except Refused as refusal:
-        raise MessageError(str(refusal)) from refusal
+def _parsed(model: type[DocumentT], body: bytes) -> DocumentT:
     try:
         return parse(model, canonical.decode(body, limit=MAX_TOLD_BYTES, what="request"), "request")
     except UsageError as error:

@@ -37,7 +37,7 @@ class RunLink:
 
     def status(self) -> str:
         """How the run is: running, paused, done, stopped or ended. Raises as ``post`` does."""
-        return str(self._call("GET", "", None)["status"])
+        return str(self._call("GET", self._path, None)["status"])
 
     def post(self, call: str, body: bytes) -> Any:
         """The parsed reply.
@@ -46,15 +46,21 @@ class RunLink:
             NetworkError: no answer for longer than the patience. TrustError: the token is refused,
             expired for instance. RefusedError: the run goes on elsewhere, or is over.
         """
-        return self._call("POST", f"/{call}", body)
+        return self._call("POST", f"{self._path}/{call}", body)
+
+    def open(self, job: str) -> Any:
+        """What a job works with, by its launch token. Raises as ``post`` does."""
+        return self._call("POST", f"/v1/job/{job}/open", b"")
 
     def close(self) -> None:
         self._http.close()
 
-    def _call(self, method: str, call: str, body: bytes | None) -> Any:
-        response = self._answer(method, self._path + call, body)
+    def _call(self, method: str, path: str, body: bytes | None) -> Any:
+        response = self._answer(method, path, body)
         if response.status_code == 401:
             raise TrustError("the coordinator does not accept this job's token: it has expired")
+        if response.status_code >= 500:
+            raise NetworkError(f"the coordinator answers {response.status_code}")
         document = response.json()
         if response.status_code == 403:
             said = document.get("error")

@@ -104,8 +104,26 @@ class RunTables(Tables):
                 "SELECT count(*) FROM jobs WHERE run = ?", (run,)
             ).fetchone()
             name = f"flo-{run}-{before + 1}"
-            self._db.execute("INSERT INTO jobs VALUES (?, ?, ?, ?)", (name, run, before + 1, now()))
+            self._db.execute(
+                "INSERT INTO jobs (name, run, number, created) VALUES (?, ?, ?, ?)",
+                (name, run, before + 1, now()),
+            )
         return name
+
+    def open_job(self, job: str) -> tuple[str, str]:
+        """Its run and study. Raises RefusedError at the second call, or for what is no job."""
+        with self._transaction():
+            changed = self._db.execute(
+                "UPDATE jobs SET opened = 1 WHERE name = ? AND opened = 0", (job,)
+            )
+            if changed.rowcount != 1:
+                raise RefusedError("this job was opened already, or there is none")
+            run, study = self._db.execute(
+                "SELECT runs.id, runs.study FROM jobs JOIN runs ON runs.id = jobs.run"
+                " WHERE jobs.name = ?",
+                (job,),
+            ).fetchone()
+        return str(run), str(study)
 
     def last_job(self, run: str) -> str | None:
         row = self._one("SELECT name FROM jobs WHERE run = ? ORDER BY number DESC LIMIT 1", run)

@@ -21,15 +21,11 @@ from typing import Any, cast
 import httpx
 from fastapi import APIRouter, FastAPI
 from flwr.cli.build import build_fab_from_files
-from flwr.common.constant import ACCESS_TOKEN_KEY, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, Status
+from flwr.common.constant import ACCESS_TOKEN_KEY, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.common.serde import user_config_to_proto
 from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
 from flwr.proto.fab_pb2 import Fab
-from flwr.proto.runtime_pb2 import (
-    AcquireTaskRequest,
-    AcquireTaskResponse,
-    PullAppMessagesRequest,
-)
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.supercore.auth.typing import (
     AccountAuthCredentials,
     AccountAuthLoginDetails,
@@ -61,6 +57,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from flo import __version__
 from flo.errors import NetworkError
 from flo.identity import load_public
+from flo.server.lent import Handlers, LentHandlers, Loan
 from flo.server.superexec import QUIET
 
 FLEET_PATHS = frozenset(
@@ -176,9 +173,13 @@ class SuperLink:
         question.message_ids.extend(there)
         return question.SerializeToString(), everything
 
-    def credential(self, path: str, headers: dict[bytes, bytes]) -> bool:
-        """Whether a Runtime or Control call carries its credential; a lent run's, too.
+    def credential(
+        self, path: str, headers: dict[bytes, bytes], flower_run: int | None = None
+    ) -> bool:
+        """Whether a Runtime or Control call carries its credential.
 
+        ``flower_run``: the only one that it may be for, where the call came by a job's path; by any
+        other, it may not be for a lent one.
         Control is for this process alone. Flower verifies Runtime's credentials in full.
         """
         if path.startswith(CONTROL_PREFIX):
@@ -187,7 +188,10 @@ class SuperLink:
         if path == ACQUIRE_PATH:
             return bool(headers.get(SUPEREXEC_AUTH_SIGNATURE_HEADER.encode()))
         token = headers.get(TASK_TOKEN_HEADER.encode(), b"").decode("latin-1")
-        return bool(token) and self._state.get_task_by_token(token) is not None
+        task = self._state.get_task_by_token(token) if token else None
+        if task is None:
+            return False
+        return task.run_id == flower_run if flower_run else task.run_id not in self._lent
 
     def register_node(self, url: str, ca: bytes, public: bytes) -> int:
         """Make a hospital's key known to Flower; returns Flower's node id of this start.
@@ -218,22 +222,28 @@ class SuperLink:
                 self._lent.add(flower_run)
         return flower_run
 
-    def lent(self, flower_run: int, secret: bytes) -> Any:
+    def lent(self, flower_run: int, secret: bytes, loan: Loan) -> Any:
         """An application for a SuperExec elsewhere, which knows ``secret``: it gets this run only.
 
-        Its own SuperExec is given no such run, and this one no other.
+        Its own SuperExec is given no such run, and this one no other; ``flo.server.lent`` says what
+        else it may ask.
         """
-        return self._runtime(secret, lambda run: run == flower_run)
+        return self._runtime(secret, lambda run: run == flower_run, loan)
 
     def has_finished(self, flower_run: int) -> bool:
         """Whether Flower considers this run over, however it ended."""
         status = self._state.get_run_status({flower_run}).get(flower_run)
         return status is None or status.status == "finished"
 
-    def _runtime(self, secret: bytes, may: Callable[[int], bool]) -> FastAPI:
+    def _runtime(
+        self, secret: bytes, may: Callable[[int], bool], loan: Loan | None = None
+    ) -> FastAPI:
         """Flower's Runtime API for a SuperExec with this secret, which gets these runs."""
         part = _part(self.control, create_runtime_router("SuperLink"))
-        handlers = _Handlers(self.control.state.runtime_handlers, may, self._giving)
+        own = self.control.state.runtime_handlers
+        handlers: Handlers = Handlers(own, may, self._giving)
+        if loan is not None:
+            handlers = LentHandlers(own, may, self._giving, loan)
         part.state = cast(
             State,
             _OtherState(
@@ -282,25 +292,6 @@ class _OtherState:
 
     def __getattr__(self, name: str) -> Any:
         return self._differs[name] if name in self._differs else getattr(self._state, name)
-
-
-class _Handlers:
-    """Flower's handlers of its Runtime API, giving out tasks of some runs only."""
-
-    def __init__(self, handlers: Any, may: Callable[[int], bool], giving: threading.Lock) -> None:
-        self._handlers, self._may, self._giving = handlers, may, giving
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._handlers, name)
-
-    def acquire_task(self, request: AcquireTaskRequest, state: Any) -> AcquireTaskResponse:
-        with self._giving:
-            for task in state.get_tasks(statuses=[Status.PENDING], order_by="pending_at"):
-                if task.type in request.supported_task_types and self._may(task.run_id):
-                    token = state.claim_task(task.task_id)
-                    if token:
-                        return AcquireTaskResponse(task=task, token=token)
-        return AcquireTaskResponse()
 
 
 class _OneToken(ControlAuthnPlugin):

@@ -24,7 +24,8 @@ LONGEST_SECONDS = 24 * 3600
 _LONGEST_TEXT, _CLOCK_LEEWAY = 2048, 60
 
 PersonRole = Literal["operator", "viewer", "auditor"]
-Role = Literal["operator", "viewer", "auditor", "aggregator"]  # the last: a job, for its own run
+# The last two are a job's: to be opened once, and for its own run.
+Role = Literal["operator", "viewer", "auditor", "launch", "aggregator"]
 
 
 class Token(Document):

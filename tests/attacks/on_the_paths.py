@@ -29,7 +29,12 @@ def control_routes() -> Iterable[tuple[str, str]]:
 
 def operator_routes() -> Iterable[tuple[str, str]]:
     return [
-        (method, path.replace("{digest}", "0" * 64).replace("{run}", "run-0-000000"))
+        (
+            method,
+            path.replace("{digest}", "0" * 64)
+            .replace("{run}", "run-0-000000")
+            .replace("{job}", "flo-run-0-000000-1"),
+        )
         for method, path in ROUTES
     ]
 

@@ -10,6 +10,7 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from flwr.supercore.constant import SUPEREXEC_AUTH_SIGNATURE_HEADER, TASK_TOKEN_HEADER
 
+from flo.server.job_access import JobKeys
 from flo.server.operator_api import operator_app
 from flo.server.refusals import Refusals
 from flo.server.store import Offer, Store
@@ -40,17 +41,35 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
     apps = [
         flower,
         operator_app(
-            store, Path(), list, _offers_nothing, _shreds_nothing, bytes, bool, Refusals(store)
+            store,
+            Path(),
+            list,
+            _offers_nothing,
+            _shreds_nothing,
+            _opens_nothing,
+            bytes,
+            bool,
+            Refusals(store),
         ),
     ]
     found = {
-        (method, (route.path or "").replace("{digest}", "0" * 64).replace("{run}", "run-0-000000"))
+        (
+            method,
+            (route.path or "")
+            .replace("{digest}", "0" * 64)
+            .replace("{run}", "run-0-000000")
+            .replace("{job}", "flo-run-0-000000-1"),
+        )
         for app in apps
         for route in iter_route_contexts(app.routes)
         for method in route.methods or ()
     }
     store.close()
     return sorted(found)
+
+
+def _opens_nothing(job: str) -> JobKeys:
+    raise AssertionError
 
 
 def _shreds_nothing(offer: Offer, person: str) -> int:

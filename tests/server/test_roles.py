@@ -12,6 +12,7 @@ from fastapi.routing import iter_route_contexts
 
 from flo import canonical
 from flo.errors import PolicyError
+from flo.server.job_access import JobKeys
 from flo.server.operator_api import operator_app
 from flo.server.refusals import Refusals
 from flo.server.roles import ALLOWED, ROUTES, refuse_forbidden
@@ -27,6 +28,10 @@ ROLES: tuple[Role, ...] = get_args(Role)
 UNKNOWN, UNKNOWN_RUN = "0" * 64, "run-0-000000"
 HOSPITALS_PATH, STUDIES = "/v1/flo/hospitals", "/v1/flo/studies"
 OF_A_PROCESS = ("/v1/runtime/", "/v1/control/")  # no person's token is looked at there
+
+
+def _opens_nothing(job: str) -> JobKeys:
+    raise AssertionError
 
 
 def _shreds_nothing(offer: Offer, person: str) -> int:
@@ -51,7 +56,15 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> set[Route]:
     store = Store(tmp_path_factory.mktemp("store") / "coordinator.sqlite")
     found = registered(
         operator_app(
-            store, Path(), list, _offers_nothing, _shreds_nothing, bytes, bool, Refusals(store)
+            store,
+            Path(),
+            list,
+            _offers_nothing,
+            _shreds_nothing,
+            _opens_nothing,
+            bytes,
+            bool,
+            Refusals(store),
         )
     )
     store.close()
@@ -91,7 +104,9 @@ def asked(
             (method, path): ask(
                 connection,
                 method,
-                path.replace("{digest}", UNKNOWN).replace("{run}", UNKNOWN_RUN),
+                path.replace("{digest}", UNKNOWN)
+                .replace("{run}", UNKNOWN_RUN)
+                .replace("{job}", f"flo-{UNKNOWN_RUN}-1"),
                 headers=headers,
             ).status
             for method, path in sorted(routes)
@@ -116,7 +131,7 @@ def test_the_table_answers_for_every_role_and_action() -> None:
 
 def test_only_an_operator_changes_anything() -> None:
     changing = {action for (method, _), action in ROUTES.items() if method not in ("GET", "HEAD")}
-    changing -= {"carry out a run"}  # of which a job's token allows its own
+    changing -= {"carry out a run", "open a job"}  # of which a job's token allows its own
     assert changing == {"launch a study", "stop a study", "shred a study"}
     assert {role for role, action in ALLOWED if action in changing and ALLOWED[role, action]} == {
         "operator"
@@ -140,7 +155,7 @@ def test_each_role_gets_what_the_table_says(
         route: ALLOWED[role, action] for route, action in ROUTES.items()
     }
     assert all(status in (200, 400, 401, 403) for status in statuses.values())
-    assert (statuses["GET", HOSPITALS_PATH] == 200) == (role != "aggregator")
+    assert (statuses["GET", HOSPITALS_PATH] == 200) == (role not in ("aggregator", "launch"))
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -229,7 +244,7 @@ def test_a_denied_launch_or_stop_changes_nothing_and_the_log_names_who_did_it(
         for role, headers in tokens.items()
         if role != "operator"
     }
-    assert statuses == {"viewer": 403, "auditor": 403, "aggregator": 403}
+    assert statuses == {"viewer": 403, "auditor": 403, "aggregator": 403, "launch": 403}
     assert coordinator.private("GET", STUDIES, headers=tokens["operator"]).document == []
     answer = coordinator.private("POST", STUDIES, body=study, headers=tokens["operator"])
     assert answer.status == 200

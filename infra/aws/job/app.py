@@ -11,13 +11,13 @@ from typing import Any
 
 from flo import sealed
 from flo.errors import RefusedError, TrustError
-from flo.infra.aws.job.contract import ACCESS_VARIABLE, Place
+from flo.infra.aws.job.contract import ACCESS_VARIABLE, KEYS_VARIABLE, Place
 from flo.infra.aws.job.kept import JobArtifacts, study_artifacts
 from flo.keystore import AesKeyStore
 from flo.model_card import MAX_MODEL_BYTES
 from flo.server.carry_out import carry_out
 from flo.server.grid import server_app
-from flo.server.job_access import PATIENCE_SECONDS, JobAccess
+from flo.server.job_access import PATIENCE_SECONDS, JobAccess, JobKeys
 from flo.server.publish import tensors_name, tensors_of
 from flo.server.remote_run import RemoteRun
 from flo.server.rounds import RunState
@@ -29,12 +29,13 @@ def _main(grid: Any, run: str) -> None:
     place = Place.of_this_process()
     asked = place.read_hyperparameters()
     access = JobAccess.from_bytes(Path(os.environ[ACCESS_VARIABLE]).read_bytes())
+    keys = JobKeys.from_bytes(Path(os.environ[KEYS_VARIABLE]).read_bytes())
     if run != access.run:
         raise TrustError("the coordinator hands out another run than this job is for")
-    keystore = AesKeyStore(bytes.fromhex(access.study_key))
+    keystore = AesKeyStore(bytes.fromhex(keys.study_key))
     durable = study_artifacts(asked.region, asked.bucket, asked.artifacts_key, access.study)
     artifacts = JobArtifacts(durable, place.checkpoints, run)
-    link = RunLink(access.url, access.ca, access.token, run, patience=PATIENCE_SECONDS)
+    link = RunLink(access.url, access.ca, keys.token, run, patience=PATIENCE_SECONDS)
     kept = RemoteRun(link, run, access.study, artifacts, keystore)
 
     def publish(state: RunState) -> str:

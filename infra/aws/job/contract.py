@@ -23,6 +23,7 @@ from flo.settings import Document, parse
 ROOT_VARIABLE = "FLO_ML_ROOT"
 APP = "flo.infra.aws.job.app:app"  # the ServerApp that SuperExec starts
 ACCESS_VARIABLE = "FLO_JOB_ACCESS"  # where it reads the job's access, in memory
+KEYS_VARIABLE = "FLO_JOB_KEYS"  # and its keys
 CHANNEL, LAUNCH_FILE = "launch", "launch.sealed"
 GRACE_SECONDS = 120
 REASON_CHARACTERS = 1024

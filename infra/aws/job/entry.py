@@ -1,6 +1,7 @@
 """The job's own process: ``python -m flo.infra.aws.job.entry``, here or in SageMaker.
 
-    1. read what the job was told, and open its access, which only its role may (KMS);
+    1. read what the job was told, open its access, which only its role may (KMS), and ask the
+       coordinator, once, for what it works with;
     2. start Flower's SuperExec, which is given this run's ServerApp and nothing else;
     3. wait until the coordinator says that the run is over, or until SIGTERM;
     4. end SuperExec and all that it started; say why in ``output/failure`` unless all is well.
@@ -29,14 +30,16 @@ from flo.files import in_memory, write_private
 from flo.infra.aws.job.contract import (
     ACCESS_VARIABLE,
     GRACE_SECONDS,
+    KEYS_VARIABLE,
     HyperParameters,
     Place,
 )
 from flo.infra.aws.kms import keystore
 from flo.logs import start_logging
-from flo.server.job_access import PATIENCE_SECONDS, PREFIX, JobAccess
+from flo.server.job_access import PATIENCE_SECONDS, PREFIX, JobAccess, JobKeys
 from flo.server.run_link import RunLink
 from flo.server.superexec import start_superexec
+from flo.settings import parse
 
 log = logging.getLogger("flo.job")
 
@@ -73,9 +76,9 @@ def carry_out(place: Place, stop: threading.Event) -> str | None:
     """
     asked = place.read_hyperparameters()
     access = open_access(place, asked)
-    link = RunLink(access.url, access.ca, access.token, access.run, patience=PATIENCE_SECONDS)
-    link.status()  # refused now rather than by a process of a process
-    with _superexec(access) as superexec:
+    keys = opened(access)
+    link = RunLink(access.url, access.ca, keys.token, access.run, patience=PATIENCE_SECONDS)
+    with _superexec(access, keys) as superexec:
         while not stop.wait(_LOOK_SECONDS):
             status = link.status()
             if status != "running":
@@ -102,24 +105,36 @@ def open_access(place: Place, asked: HyperParameters) -> JobAccess:
     return JobAccess.from_bytes(data)
 
 
+def opened(access: JobAccess) -> JobKeys:
+    """Raises as ``RunLink.open`` does."""
+    link = RunLink(access.url, access.ca, access.token, access.run, patience=PATIENCE_SECONDS)
+    try:
+        return parse(JobKeys, link.open(access.job), "the coordinator's answer")
+    finally:
+        link.close()
+
+
 def launch_context(study: str, run: str) -> dict[str, str]:
     return {"purpose": "launch", "study": study, "run": run}
 
 
 @contextlib.contextmanager
-def _superexec(access: JobAccess) -> Iterator[subprocess.Popen[bytes]]:
+def _superexec(access: JobAccess, keys: JobKeys) -> Iterator[subprocess.Popen[bytes]]:
     """What launches the ServerApp, in a process group of its own that is ended here."""
-    text = access.to_bytes()
-    with tempfile.TemporaryDirectory(prefix="flo-job-") as folder, in_memory(text) as where:
+    with (
+        tempfile.TemporaryDirectory(prefix="flo-job-") as folder,
+        in_memory(access.to_bytes()) as where,
+        in_memory(keys.to_bytes()) as what,
+    ):
         ca, secret = Path(folder) / "ca.pem", Path(folder) / "superexec.secret"
         write_private(ca, access.ca.encode())
-        write_private(secret, bytes.fromhex(access.superexec_secret))
+        write_private(secret, bytes.fromhex(keys.superexec_secret))
         process = start_superexec(
             f"{access.url}{PREFIX}{access.job}",
             ca,
             secret,
             home=Path(folder),
-            environment={ACCESS_VARIABLE: where},
+            environment={ACCESS_VARIABLE: where, KEYS_VARIABLE: what},
         )
         try:
             yield process

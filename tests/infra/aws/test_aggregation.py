@@ -70,13 +70,14 @@ class Stage:
 
 
 @contextlib.contextmanager
-def staged(aws: Aws, folder: Path, names: tuple[str, ...]) -> Iterator[Stage]:
+def staged(aws: Aws, folder: Path, names: tuple[str, ...], *, before: str = "") -> Iterator[Stage]:
+    """``before``: Python that the coordinator runs first."""
     config = account(aws)
     home = home_with(config, folder / "coordinator")
     sites = [make_site(folder / name, name) for name in names]
     with contextlib.ExitStack() as stack:
         sagemaker = stack.enter_context(emulated_sagemaker(aws, folder / "sagemaker"))
-        coordinator = stack.enter_context(served(RealCoordinator(home)))
+        coordinator = stack.enter_context(served(RealCoordinator(home, before)))
         for site in sites:
             coordinator.admit(site)
             stack.enter_context(agent(site, KEYED))

@@ -10,7 +10,7 @@ import pytest
 
 from flo import sealed
 from flo.infra.aws.job.contract import HyperParameters
-from flo.infra.aws.job.entry import launch_context
+from flo.infra.aws.job.entry import launch_context, opened
 from flo.infra.aws.job.runner import recorded
 from flo.infra.aws.kms import KmsKeyStore
 from flo.server.job_access import JobAccess
@@ -63,24 +63,25 @@ class Launch:
 Spoil = Callable[[Stage, Launch], None]
 
 
-def _wrong_secret(stage: Stage, launch: Launch) -> None:
-    launch.change(superexec_secret="00" * 32)
-
-
 def _expired(stage: Stage, launch: Launch) -> None:
     identity = stage.home.identity()
-    text, _ = issue(identity, launch.read().run, "aggregator", 60, now=1_700_000_000)
+    text, _ = issue(identity, launch.read().job, "launch", 60, now=1_700_000_000)
     launch.change(token=text)
 
 
-def _another_runs(stage: Stage, launch: Launch) -> None:
-    text, _ = issue(stage.home.identity(), "run-0-000000", "aggregator", 60)
+def _another_jobs(stage: Stage, launch: Launch) -> None:
+    text, _ = issue(stage.home.identity(), "flo-run-0-000000-1", "launch", 60)
     launch.change(token=text)
 
 
 def _a_persons(stage: Stage, launch: Launch) -> None:
-    text, _ = issue(stage.home.identity(), launch.read().run, "operator", 60)
+    text, _ = issue(stage.home.identity(), launch.read().job, "operator", 60)
     launch.change(token=text)
+
+
+def _opened_before(stage: Stage, launch: Launch) -> None:
+    """By someone who found the document, and could unseal it."""
+    opened(launch.read())
 
 
 def _flipped(stage: Stage, launch: Launch) -> None:
@@ -97,9 +98,9 @@ def _for_another_study(stage: Stage, launch: Launch) -> None:
 
 
 SPOILED: dict[str, tuple[Spoil, str]] = {
-    "wrong secret": (_wrong_secret, "flower-superexec ended (code 0) before the run"),
+    "opened before": (_opened_before, "this job was opened already"),
     "expired token": (_expired, "does not accept this job's token: it has expired"),
-    "a token for another run": (_another_runs, "this token is for another run"),
+    "a token for another job": (_another_jobs, "this token is for another job"),
     "a person's token": (_a_persons, "refuses this job's token"),
     "flipped byte": (_flipped, "the job's access was changed"),
     "truncated": (_truncated, "it was cut"),
@@ -127,6 +128,26 @@ def test_each_spoiled_launch_fails_by_name_and_the_next_job_carries_the_run_out(
         assert outcome.status == "Failed", name
         assert SPOILED[name][1] in outcome.reason, (name, outcome.reason)
     assert rounds(all_events(stage.home, digest)) == [1, 2, 3]
+
+
+def test_a_wrong_secret_fails_by_name_and_the_next_job_carries_the_run_out(
+    aws: Aws, tmp_path: Path
+) -> None:
+    """The first job is told another secret than the one that its run is lent for."""
+    another = """
+import os
+from flo.server import jobs
+right = jobs.job_secret
+jobs.job_secret = lambda m, s, job: os.urandom(32) if job.endswith("-1") else right(m, s, job)
+"""
+    with staged(aws, tmp_path, ("north", "south"), before=another) as stage:
+        digest = stage.launch("local noise", steps=3)
+        stage.over(digest)
+        first = next(iter(name for name, job in stage.sagemaker.jobs.items() if job.process))
+        outcome = stage.sagemaker.outcome(first)
+        assert outcome.status == "Failed"
+        assert "flower-superexec ended (code 0) before the run" in outcome.reason
+        assert rounds(all_events(stage.home, digest)) == [1, 2, 3]
 
 
 # -- the saved state -------------------------------------------------------------------------------
