@@ -12,7 +12,6 @@ import logging
 import os
 import secrets
 import signal
-import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from functools import partial
 import uvicorn
 
 from flo.artifacts import ArtifactStore
-from flo.errors import StudyError
+from flo.errors import FloError, StudyError, TrustError
 from flo.files import in_memory, write_private
 from flo.server import succession
 from flo.server.audit_copies import AuditCopies
@@ -221,7 +220,10 @@ class Coordinator:
             with contextlib.suppress(asyncio.CancelledError):
                 await watcher
             self._refusals.flush(now=True)
-            sign_events(self._store, self._audit_log)
+            try:
+                self._sign()
+            except FloError as error:  # what waits is signed at the next start
+                log.error(f"the last entries wait to be signed: {error}")
             self._store.close()
             self._admission.close()
             self._audit_log.close()
@@ -268,19 +270,24 @@ class Coordinator:
     async def _watch(self) -> None:
         """What a coordinator does all the time."""
         await asyncio.to_thread(self._recover)
+        steps = [self._runs.watch, self._refusals.flush, self._sign, self._meter.write_if_due]
+        if self._copies is not None:
+            steps.append(self._copies.copy_if_due)
         while True:
-            try:
-                await asyncio.to_thread(self._runs.watch)
-                await asyncio.to_thread(self._refusals.flush)
-                await asyncio.to_thread(sign_events, self._store, self._audit_log)
-                await asyncio.to_thread(self._meter.write_if_due)
-                if self._copies is not None:
-                    await asyncio.to_thread(self._copies.copy_if_due)
-            except (OSError, sqlite3.OperationalError):  # the disk is full: until there is room
-                log.exception("nothing can be kept")
-                await asyncio.sleep(_FULL_SECONDS)
+            for step in steps:
+                try:
+                    await asyncio.to_thread(step)
+                except TrustError:  # our own records do not hold, or our key was taken away
+                    raise
+                except Exception:  # of whatever kind: what else there is to do goes on
+                    # The disk is full, KMS does not answer, or a fault of ours: until it is over.
+                    log.exception("a step of the coordinator failed; it is tried again")
+                    await asyncio.sleep(_FULL_SECONDS)
             self._renew_certificate()
             await asyncio.sleep(_WATCH_SECONDS)
+
+    def _sign(self) -> None:
+        sign_events(self._store, self._audit_log)
 
     def _renew_certificate(self) -> None:
         """Before it ends, and without a pause: connections from then on see the new one."""

@@ -38,6 +38,7 @@ from flo.server.aws_config import AwsConfig
 from flo.server.store import Store
 from flo.settings import Document, parse, read_toml
 
+_SIGNED_AT_ONCE = 50  # so that a signer which fails loses little
 REWRAPPED = ".rewrapped"  # of a secret while it moves to another key store
 HOME_VARIABLE = "FLO_COORDINATOR_HOME"
 NOT_BACKED_UP = ("superexec.secret", "flower", "log", "serve.log", "superexec.log")
@@ -228,4 +229,5 @@ def _in_kms(key: str) -> Signer:
 def sign_events(store: Store, log: AuditLog) -> None:
     """Take events that wait in the store over into the signed audit log, in order."""
     while waiting := store.events_after(log.last_source()):
-        log.append_from(waiting)
+        for start in range(0, len(waiting), _SIGNED_AT_ONCE):
+            log.append_from(waiting[start : start + _SIGNED_AT_ONCE])

@@ -25,7 +25,9 @@ from flo.study import Study, from_canonical
 
 MAX_STATE_BYTES = 4 << 30
 _FRESH_SECONDS = 0.3  # for as long a look at the coordinator's is good
-_KEEP, _CLEAR_EVERY = 2, 16
+_LONGEST = 500  # characters of a reason
+# A coordinator that was restored from a backup goes on from one of these.
+_KEEP, _CLEAR_EVERY = 256, 64
 
 
 class RemoteRun:
@@ -119,15 +121,16 @@ class RemoteRun:
 
     def keep_head(self, hospital: str, head: Head) -> None:
         head.check(self.study.hospital(hospital).fingerprint)
-        self._heads[hospital] = head
+        if hospital not in self._heads or head.sequence > self._heads[hospital].sequence:
+            self._heads[hospital] = head
 
     def heads(self) -> dict[str, Head]:
         self._tell()
         return dict(self._look.heads)
 
     def event(self, kind: str, **facts: object) -> None:
-        event = parse(Event, {"kind": kind, "facts": facts}, "an event")
-        self._events.append(event)
+        cut = {n: v[:_LONGEST] if isinstance(v, str) else v for n, v in facts.items()}
+        self._events.append(parse(Event, {"kind": kind, "facts": cut}, "an event"))
 
     def stop_requested(self) -> bool:
         return self._fresh().stop

@@ -52,17 +52,20 @@ def rewrap(home: CoordinatorHome, config: KeyStoreConfig) -> int:
 
 
 def _begun(home: CoordinatorHome) -> list[Path]:
-    """Secrets of a move that was cut off after the switch; those of one before it are removed."""
+    """Secrets of a move that was cut off after the switch; those of one before it are removed.
+
+    Before it, what lies in its place opens with the key store that the configuration names.
+    """
     found = []
     for name, purpose in _PURPOSES.items():
         path = home.directory / (name + REWRAPPED)
         if path.exists():
             try:
-                read_secret(path, home.keystore(), purpose)
+                read_secret(home.directory / name, home.keystore(), purpose)
             except TrustError:
-                path.unlink()
-            else:
                 found.append(path)
+            else:
+                path.unlink()
     return found
 
 
@@ -72,6 +75,9 @@ def _seal_anew(home: CoordinatorHome, config: KeyStoreConfig) -> list[Path]:
     for name, purpose in _PURPOSES.items():
         path = home.directory / name
         if path.exists():
+            secret = read_secret(path, old, purpose)
             made.append(path.with_name(name + REWRAPPED))
-            write_secret(made[-1], new, purpose, read_secret(path, old, purpose))
+            write_secret(made[-1], new, purpose, secret)
+            if read_secret(made[-1], new, purpose) != secret:
+                raise TrustError(f"the new key store does not open what it sealed, {made[-1]}")
     return made

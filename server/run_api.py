@@ -106,7 +106,12 @@ def _end(store: Store, study: Study, models: Path, run: str, launch: int, end: E
     if end.status == "paused":
         store.pause_run(run, launch)
         return
-    result = dict(end.result or {})
+    if end.result is None:
+        raise MessageError("a run that ended has a result")
+    given = end.result.model_dump(mode="json", exclude_unset=True)
+    result = {
+        name: value for name, value in given.items() if value is not None or name == "estimate"
+    }
     if "model" in result:
         if result["model"] != tensors_name(study, run):
             raise MessageError("the result names another model than this run's")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from flo.claims import LARGEST_COUNT, Digest, Head
 from flo.settings import Document
@@ -19,6 +19,8 @@ from flo.study import MAX_STUDY_BYTES, Identifier
 MAX_TOLD_BYTES = 8 << 20
 _Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 _Node = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,20}$")]  # 64 bits: no JSON number
+_Text = Annotated[str, StringConstraints(max_length=500)]
+_Hospitals = Annotated[tuple[Identifier, ...], Field(max_length=1000)]
 _Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 
 
@@ -31,8 +33,101 @@ class Saved(Document):
     round: _Count
 
 
+class _Online(Document):
+    hospitals: _Hospitals
+
+
+class _Round(Document):
+    phase: _Name
+    round: _Count
+    cohort: _Hospitals
+    seconds: Annotated[float, Field(ge=0)]
+
+
+class _AttemptFailed(Document):
+    phase: _Name
+    round: _Count
+    attempt: _Count
+    cohort: _Hospitals
+    missing: _Hospitals
+    why: _Text
+
+
+class _OfAHospital(Document):
+    hospital: Identifier
+    why: _Text | None = None
+    code: _Name | None = None
+
+
+class _TooFew(Document):
+    there: _Hospitals
+    floor: _Count
+
+
+class _Failed(Document):
+    why: _Text
+
+
+class _Paused(Document):
+    round: _Count
+    phase: _Name
+
+
+class _Quality(Document):
+    auc: float
+    low: float
+    high: float
+    level: float
+    noise_share: float
+
+
+class _Column(Document):
+    column: _Text
+    cells: Annotated[tuple[_Text, ...], Field(max_length=1000)]
+    patients: Annotated[tuple[float, ...], Field(max_length=1000)]
+    half_width: float
+
+
+class Result(Document):
+    """What a run came to; of a survey the counts, else a model by its name."""
+
+    rounds: _Count
+    epsilon: Annotated[float, Field(gt=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    estimate: _Quality | None = None
+    subgroups: Annotated[dict[_Text, _Quality], Field(max_length=1000)] | None = None
+    survey: (
+        Annotated[
+            dict[_Text, Annotated[tuple[_Column, ...], Field(max_length=1000)]],
+            Field(max_length=1000),
+        ]
+        | None
+    ) = None
+    model: _Text | None = None
+    model_digest: Digest | None = None
+
+
+_FACTS: dict[str, type[Document]] = {
+    "online": _Online,
+    "round": _Round,
+    "attempt-failed": _AttemptFailed,
+    "bad-reply": _OfAHospital,
+    "refused": _OfAHospital,
+    "excluded": _OfAHospital,
+    "too-few": _TooFew,
+    "failed": _Failed,
+    "paused": _Paused,
+    "done": Result,
+    "stopped": Result,
+    "ended": Result,
+}
+
+
 class Event(Document):
-    """Of a kind that a run has: all else in the audit log is the coordinator's own."""
+    """Of a kind that a run has, with that kind's facts.
+
+    All else in the audit log is the coordinator's own.
+    """
 
     kind: Literal[
         "online",
@@ -50,12 +145,17 @@ class Event(Document):
     ]
     facts: dict[str, Any]
 
+    @model_validator(mode="after")
+    def _facts_of_its_kind(self) -> Event:
+        _FACTS[self.kind].model_validate(self.facts)
+        return self
+
 
 class End(Document):
     """How the run went out of the aggregator's hands; paused: it can go on later."""
 
     status: Literal["done", "stopped", "ended", "paused"]
-    result: dict[str, Any] | None = None
+    result: Result | None = None
 
 
 class Tell(Document):

@@ -1,9 +1,9 @@
 """Erase what is kept of a study: its salt first, so that every sealed copy opens no more.
 
-Saved states, sealed models and launch documents are sealed by the study's key, which follows from
-the salt (``flo.server.study_keys``): copies of them that nobody can reach, in old versions or on a
-lost disk, are erased with it. What stays: the signed study, approvals, extracts, the model card and
-report, the audit log; and what hospitals have fetched, which is theirs.
+Saved states and models are sealed by the study's key, which follows from the salt
+(``flo.server.study_keys``): copies that nobody can reach, in old versions or on a lost disk, are
+erased with it. Launch documents hold no key. What stays: the signed study, approvals, extracts, the
+model card and report, the audit log; and what hospitals have fetched, which is theirs.
 """
 
 from __future__ import annotations

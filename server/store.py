@@ -40,8 +40,9 @@ class Offer:
 class Store(MemberTables, RunTables):
     def add_study(self, study: Study, signature: str, place: Place = "here") -> None:
         self._write(
-            "INSERT OR IGNORE INTO studies (digest, document, signature, status, created, place)"
-            " VALUES (?, ?, ?, 'offered', ?, ?)",
+            "INSERT INTO studies (digest, document, signature, status, created, place)"
+            " VALUES (?, ?, ?, 'offered', ?, ?) ON CONFLICT (digest) DO UPDATE SET"
+            " place = excluded.place WHERE status = 'offered'",
             study.digest,
             study.canonical_bytes,
             signature,

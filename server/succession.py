@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 
 from flo import canonical
 from flo.errors import RefusedError
@@ -83,7 +84,8 @@ def _sign_what_waits(home: CoordinatorHome, store: Store) -> None:
     for offer in store.offers():
         record = store.last_run(offer.study.digest)
         result = (record.result or {}) if record else {}
-        if record and "model" in result and not published(store, offer.study.digest):
+        there = Path(str(result.get("model", ""))).is_file()  # not fetched yet, or shredded
+        if record and there and not published(store, offer.study.digest):
             write_card(home, offer, record.id, result, store.extracts(offer.study.digest))
     with closing(home.audit_log()) as log:
         sign_events(store, log)

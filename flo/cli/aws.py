@@ -15,6 +15,9 @@ Region = Annotated[str, typer.Option(envvar="AWS_REGION", help="AWS region.")]
 Networks = Annotated[
     str, typer.Option(help="Managed prefix list (pl-...) of the networks hospitals dial from.")
 ]
+Image = Annotated[
+    str, typer.Option(help="Machine image (ami-...) of the coordinator, with FLO in it.")
+]
 Address = Annotated[str, typer.Option(help="E-mail address that is told of alarms.")]
 
 
@@ -22,6 +25,7 @@ Address = Annotated[str, typer.Option(help="E-mail address that is told of alarm
 def plan(
     networks: Networks,
     alarms: Address,
+    image: Image,
     region: Region,
     name: Name = "flo",
     hospitals: Annotated[int, typer.Option(min=2, max=50, help="For the cost note.")] = 4,
@@ -34,7 +38,7 @@ def plan(
 
     with working("asking AWS what would change"):
         stack = Stack(name, region)
-        changes = stack.plan(_parameters(region, networks, alarms))
+        changes = stack.plan(_parameters(region, networks, alarms, image))
     table = Table("action", "what", "kind", "")
     for change in changes:
         replaced = "[bold red]replaces what is there[/]" if change.replaced else ""
@@ -49,6 +53,7 @@ def plan(
 def deploy(
     networks: Networks,
     alarms: Address,
+    image: Image,
     region: Region,
     name: Name = "flo",
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
@@ -61,7 +66,7 @@ def deploy(
     if not confirmed(f"Make or change stack {name} in {region}? It costs money.", yes):
         raise RefusedError("nothing was changed", hint="`flo aws plan` shows what would be")
     stack = Stack(name, region)
-    stack.deploy(_parameters(region, networks, alarms), _show_step)
+    stack.deploy(_parameters(region, networks, alarms, image), _show_step)
     say(f"{name} is {stack.status()}")
     _show_settings(stack.outputs())
 
@@ -100,7 +105,7 @@ def destroy(
     say(f"{name} is gone; buckets, keys, logs, images and the disk are still there and cost money")
 
 
-def _parameters(region: str, networks: str, alarms: str) -> dict[str, str]:
+def _parameters(region: str, networks: str, alarms: str, image: str) -> dict[str, str]:
     """The template's, with AWS's own prefix list of S3, which differs from region to region."""
     from flo.errors import UsageError
     from flo.infra.aws.clients import client, in_our_words
@@ -116,6 +121,7 @@ def _parameters(region: str, networks: str, alarms: str) -> dict[str, str]:
         "HospitalNetworks": networks,
         "S3PrefixList": own[0]["PrefixListId"],
         "AlarmAddress": alarms,
+        "CoordinatorImage": image,
     }
 
 

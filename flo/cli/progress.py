@@ -114,7 +114,7 @@ class StudyProgress:
         elif kind == "excluded":
             self._state[facts["hospital"]] = "excluded"
         elif kind == "refused":
-            self._state[facts["hospital"]] = f"refused: {facts['code']}"
+            self._state[facts["hospital"]] = f"refused: {plain(str(facts['code']))}"
         elif kind == "extract":
             self._state[facts["hospital"]] = "ledger settled"
 

@@ -17,6 +17,8 @@ from flo.claims import Head
 from flo.errors import FloError, NetworkError, RefusedError, TrustError
 from flo.identity import Identity
 from flo.keystore import AesKeyStore
+from flo.server import remote_run
+from flo.server.publish import tensors_name
 from flo.server.remote_run import RemoteRun
 from flo.server.rounds import RunState
 from flo.server.run_link import RunLink
@@ -28,6 +30,11 @@ from tests.builders import HOSPITALS, make_site, small_study
 from tests.server.stage import RealCoordinator, kinds, new_home, served, serving
 
 LIMIT = 1 << 24
+RESULT = {"rounds": 1, "epsilon": 0.9, "delta": 1e-6}
+
+
+def _event(kind: str, **facts: Any) -> dict[str, Any]:
+    return {"kind": kind, "facts": facts}
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +112,19 @@ class Elsewhere:
 # -- the state -------------------------------------------------------------------------------------
 
 
+def test_what_a_run_came_to_is_kept_as_it_is_here(stage: Elsewhere) -> None:
+    estimate = {"auc": 0.8, "low": 0.7, "high": 0.9, "level": 0.9, "noise_share": 0.5}
+    name = tensors_name(stage.study, stage.run)
+    given = {**RESULT, "estimate": estimate, "subgroups": {"ward=a": estimate}, "model": name}
+    stage.taken().end("done", {**given, "model_digest": "ab" * 32})
+    record = stage.store.run(stage.run)
+    assert record is not None
+    assert record.status == "done"
+    where = str(stage.coordinator.home.directory / "models" / name)
+    assert record.result == {**given, "model": where, "model_digest": "ab" * 32}
+    assert stage.events() == ["done"]
+
+
 def test_who_takes_the_run_over_goes_on_from_the_state_that_was_saved_last(
     stage: Elsewhere,
 ) -> None:
@@ -157,11 +177,15 @@ def test_a_state_that_is_not_the_saved_one_is_refused_and_named(
         stage.taken().load()
 
 
-def test_old_states_are_cleared_away_and_all_of_them_at_the_end(stage: Elsewhere) -> None:
+def test_old_states_are_cleared_away_and_all_of_them_at_the_end(
+    stage: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_run, "_KEEP", 2)
+    monkeypatch.setattr(remote_run, "_CLEAR_EVERY", 16)
     stage.saved(40)
     assert 2 <= len(stage.artifacts.keys("runs/")) <= 18
     remote = stage.taken()
-    remote.end("ended", {"rounds": 0, "epsilon": 0.9, "delta": 1e-6})
+    remote.end("ended", RESULT)
     assert stage.artifacts.keys("runs/") == []
 
 
@@ -175,8 +199,8 @@ def test_whoever_took_the_run_before_saves_nothing_any_more(stage: Elsewhere) ->
     second.save(replace(state, round=2))
     for late in (
         lambda: first.save(replace(state, round=7)),
-        lambda: first.end("done", {}),
-        lambda: first.pause(),
+        lambda: first.end("done", RESULT),
+        lambda: first.pause(round=1, phase="training"),
         lambda: first.heads(),
     ):
         with pytest.raises(RefusedError, match="goes on elsewhere"):
@@ -201,7 +225,7 @@ def test_an_end_by_an_earlier_one_leaves_the_run_as_it_is(stage: Elsewhere) -> N
     first = stage.taken()
     stage.taken()
     with pytest.raises(RefusedError):
-        first.end("done", {"rounds": 1, "epsilon": 0.9, "delta": 1e-6})
+        first.end("done", RESULT)
     record = stage.store.run(stage.run)
     assert record is not None
     assert record.status == "running"
@@ -241,8 +265,25 @@ def _tell(**what: Any) -> bytes:
         pytest.param({"events": [{"kind": "approved", "facts": {}}]}, "events", id="event kind"),
         pytest.param({"events": [{"kind": "round"}]}, "facts", id="no facts"),
         pytest.param({"events": [{"kind": "round", "facts": {}}] * 1001}, "events", id="flood"),
+        pytest.param({"events": [_event("round")]}, "events", id="a round without facts"),
+        pytest.param(
+            {"events": [_event("excluded", hospital="north", study="x")]}, "events", id="a name"
+        ),
+        pytest.param(
+            {"events": [_event("failed", why=[[[["deep"]]]])]}, "events", id="facts of another kind"
+        ),
+        pytest.param({"events": [_event("failed", why="x" * 501)]}, "events", id="a long text"),
+        pytest.param(
+            {"events": [_event("refused", hospital="north", code="\x1b[2J")]}, "events", id="escape"
+        ),
         pytest.param({"end": {"status": "running"}}, "end.status", id="no end"),
-        pytest.param({"end": {"status": "done", "result": {"model": "../x"}}}, "model", id="path"),
+        pytest.param({"end": {"status": "done"}}, "result", id="no result"),
+        pytest.param(
+            {"end": {"status": "done", "result": {"more": 1}}}, "result", id="no such result"
+        ),
+        pytest.param(
+            {"end": {"status": "done", "result": {**RESULT, "model": "../x"}}}, "model", id="path"
+        ),
         pytest.param({"saved": {"number": -1}}, "saved.number", id="number"),
         pytest.param({"launch": "x"}, "launch", id="launch"),
         pytest.param({"more": 1}, "more", id="a name too many"),

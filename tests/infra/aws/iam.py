@@ -31,6 +31,14 @@ class Template:
     def __init__(self, template: dict[str, Any]) -> None:
         self._resources = template["Resources"]
 
+    def administrator_may(self, key: str, action: str) -> bool:
+        """Whether the account may do that to a key, without any condition's help."""
+        statements = self._statements_of_resource(f"arn:{key}")
+        of_the_account = [s for s in statements if "root" in str(s.get("Principal"))]
+        return any(
+            s["Effect"] == "Allow" and _matches(s, Request(action, "*")) for s in of_the_account
+        )
+
     def allows(self, role: str, asked: Request) -> bool:
         own = self._statements_of_role(role)
         others = self._statements_of_resource(asked.resource)
@@ -83,8 +91,10 @@ def _holds(operator: str, name: str, values: list[str], keys: dict[str, str]) ->
     given = keys.get(name)
     if operator == "Null":
         return (given is None) == (values == ["true"])
-    if operator == "StringNotEqualsIfExists":
+    if operator == "StringNotEquals":
         return given is None or given not in values
+    if operator == "BoolIfExists":
+        return given is None or given in values
     if operator == "ForAllValues:StringEquals":
         return given is None or given in values
     if operator in ("StringEquals", "Bool"):

@@ -15,6 +15,7 @@ from flo.server.aws_config import AwsConfig
 from tests.infra.aws.emulated import REGION, Aws
 from tests.server.stage import flo
 
+MORE = ("--image", "ami-12c6146b", "--region", REGION)
 S3_LIST = f"com.amazonaws.{REGION}.s3"
 
 
@@ -28,7 +29,7 @@ def options(aws: Aws) -> list[str]:
     made = ec2.create_managed_prefix_list(
         PrefixListName="hospitals", MaxEntries=10, AddressFamily="IPv4"
     )["PrefixList"]["PrefixListId"]
-    return ["--networks", made, "--alarms", "ops@example.org", "--region", REGION]
+    return ["--networks", made, "--alarms", "ops@example.org", *MORE]
 
 
 @pytest.mark.slow
@@ -137,7 +138,7 @@ def test_a_stack_that_is_not_there_is_named(aws: Aws) -> None:
 
 
 def test_without_a_yes_nothing_is_deployed() -> None:
-    options = ["--networks", "pl-0123456789", "--alarms", "a@b.c", "--region", REGION]
+    options = ["--networks", "pl-0123456789", "--alarms", "a@b.c", *MORE]
     done = flo("aws", "deploy", *options)
     assert done.returncode == 3
     assert "nothing was changed" in done.stderr

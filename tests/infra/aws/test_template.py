@@ -194,7 +194,7 @@ def test_a_template_that_breaks_a_promise_is_caught(loaded: dict[str, Any], rule
 
 # -- roles -----------------------------------------------------------------------------------------
 
-ROLES = ("CoordinatorRole", "AggregatorRole", "AuditorRole", "OperatorRole")
+ROLES = ("CoordinatorRole", "AggregatorRole", "AuditorRole", "OperatorRole", "ReaderRole")
 STUDY = {"purpose": "launch", "study": "ab" * 32, "run": "run-1"}
 S3_ONLY = {"kms:ViaService": "s3.eu-central-1.amazonaws.com"}
 TLS = {"aws:SecureTransport": "true"}
@@ -210,6 +210,7 @@ def ours(key: str) -> dict[str, str]:
 
 JOB = "arn:aws:sagemaker:eu-central-1:123456789012:training-job/flo-run-1-1"
 STATE, COPY = "arn:ArtifactsBucket/studies/ab/runs/r/state-1", "arn:AuditBucket/2026/head"
+PACKAGE = "arn:aws:sagemaker:eu-central-1:123456789012:model-package/flo-heart/1"
 INSIDE = {
     "sagemaker:VolumeKmsKey": "arn:ArtifactsKey",
     "sagemaker:OutputKmsKey": "arn:ArtifactsKey",
@@ -227,7 +228,18 @@ MATRIX: list[tuple[Request, set[str]]] = [
     (Request("s3:DeleteObjectVersion", STATE, TLS), {"CoordinatorRole", "AggregatorRole"}),
     (Request("s3:PutBucketPolicy", "arn:ArtifactsBucket", TLS), set()),
     (Request("s3:GetObject", "arn:ArtifactsBucket/elsewhere", TLS), set()),
-    (Request("kms:Decrypt", "arn:ArtifactsKey", S3_ONLY), {"CoordinatorRole", "AggregatorRole"}),
+    (
+        Request("kms:Decrypt", "arn:ArtifactsKey", S3_ONLY),
+        {"CoordinatorRole", "AggregatorRole", "ReaderRole"},
+    ),
+    (
+        Request("s3:GetObject", "arn:ArtifactsBucket/studies/ab/registry/run-1/model.tar.gz", TLS),
+        {"CoordinatorRole", "AggregatorRole", "ReaderRole"},
+    ),
+    (Request("s3:PutObject", STATE, TLS), {"CoordinatorRole", "AggregatorRole"}),
+    (Request("sagemaker:DescribeModelPackage", PACKAGE, {}), {"CoordinatorRole", "ReaderRole"}),
+    (Request("sagemaker:UpdateModelPackage", PACKAGE, {}), {"CoordinatorRole"}),
+    (Request("sagemaker:CreateModelPackageGroup", PACKAGE, {}), {"CoordinatorRole"}),
     (Request("kms:Decrypt", "arn:ArtifactsKey", {}), set()),
     (Request("kms:ScheduleKeyDeletion", "arn:ArtifactsKey", {}), set()),
     # launches
@@ -256,7 +268,9 @@ MATRIX: list[tuple[Request, set[str]]] = [
     (Request("s3:DeleteObject", COPY, TLS), set()),
     (Request("s3:DeleteObjectVersion", COPY, TLS), set()),
     (Request("s3:BypassGovernanceRetention", COPY, TLS), set()),
-    (Request("kms:Decrypt", "arn:AuditKey", S3_ONLY), {"AuditorRole"}),
+    (Request("kms:Decrypt", "arn:AuditKey", S3_ONLY), {"CoordinatorRole", "AuditorRole"}),
+    (Request("kms:Decrypt", "arn:AuditKey", {}), set()),
+    (Request("s3:AbortMultipartUpload", COPY, TLS), {"CoordinatorRole"}),
     # jobs
     (Request("sagemaker:CreateTrainingJob", JOB, INSIDE), {"CoordinatorRole"}),
     (Request("sagemaker:CreateTrainingJob", JOB, {}), set()),
@@ -310,3 +324,15 @@ def test_each_role_may_what_it_needs_and_nothing_else(
 ) -> None:
     template = Template(loaded)
     assert {role for role in ROLES if template.allows(role, asked)} == allowed
+
+
+KEYS = ("ArtifactsKey", "LaunchKey", "FolderKey", "SigningKey", "AuditKey")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_account_manages_every_key_and_uses_none(loaded: dict[str, Any], key: str) -> None:
+    template = Template(loaded)
+    for action in ("PutKeyPolicy", "EnableKeyRotation", "DescribeKey", "ScheduleKeyDeletion"):
+        assert template.administrator_may(key, f"kms:{action}"), action
+    for action in ("Decrypt", "Encrypt", "GenerateDataKey", "Sign", "CreateGrant", "ReEncryptFrom"):
+        assert not template.administrator_may(key, f"kms:{action}"), action
