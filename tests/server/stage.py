@@ -176,9 +176,9 @@ def served(real: RealCoordinator) -> Iterator[RealCoordinator]:
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[RealCoordinator]:
+def serving(folder: Path, before: str = "") -> Iterator[RealCoordinator]:
     """A new coordinator in this folder."""
-    with served(RealCoordinator(new_home(folder))) as real:
+    with served(RealCoordinator(new_home(folder), before)) as real:
         yield real
 
 

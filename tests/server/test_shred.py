@@ -122,3 +122,14 @@ def test_an_operator_shreds_by_command_after_saying_yes(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert "backups of the coordinator made before now still hold the key" in done.stdout
     assert kinds(real.home).count("shredded") == 1
+
+
+def test_the_coordinators_key_is_replaced_after_a_shred(home: CoordinatorHome) -> None:
+    with closing(home.store()) as store:
+        offer = over(store)
+        path = tensors_path(home, STUDY, "run-1")
+        path.write_bytes(b"tensors")
+        store.end_run("run-1", store.take_run("run-1"), "done", {"model": str(path)})
+        shred(home, store, offer, "Ada", None)
+    done = flo("coordinator", "replace-key", "--yes", "--home", home.directory)
+    assert done.returncode == 0, done.stderr

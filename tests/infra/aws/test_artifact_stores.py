@@ -182,3 +182,12 @@ class TestBucket:
         dead = boto3.client("s3", endpoint_url="http://127.0.0.1:1", config=once)
         with pytest.raises(NetworkError, match="AWS does not answer"):
             S3Artifacts(dead, bucket, "key").get("a", 1)
+
+    def test_what_flo_would_not_have_put_is_removed_too(self, aws: Aws, bucket: str) -> None:
+        s3 = aws.client("s3")
+        store = S3Artifacts(s3, bucket, aws.new_key(), "study/")
+        s3.put_object(Bucket=bucket, Key="study/ x/../y", Body=b"in the way")
+        store.put("a", b"x")
+        for key in store.keys(""):
+            store.remove(key)
+        assert store.keys("") == []
