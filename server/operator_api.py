@@ -61,7 +61,8 @@ from flo.study import MAX_STUDY_BYTES, Study, from_canonical
 log = logging.getLogger("flo.server.private")
 
 PERSON = "flo.person"  # in the scope of a request: the token that it came with
-_MAX_ACQUIRE = 64 * 1024  # Flower checks its signature only behind the body
+# Flower checks the signature of the first only behind the body; the second is read again and again.
+_MAX_QUESTION = {ACQUIRE_PATH: 1 << 16, RUNTIME_PULL_PATH: 1 << 20}
 _HOLD_SECONDS = 1.0  # then the ServerApp looks who is still connected
 _RECHECK_SECONDS = 0.25
 
@@ -81,7 +82,7 @@ class PrivateListener:
         """``public``: the coordinator's key, which signs tokens."""
         self._superlink, self._api, self._bell, self._jobs = superlink, api, bell, jobs
         self._public, self._refusals = public, refusals
-        self._allowance = Allowance(MAX_MESSAGE_BYTES + _MAX_ACQUIRE)
+        self._allowance = Allowance(MAX_MESSAGE_BYTES + max(_MAX_QUESTION.values()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -157,7 +158,7 @@ class PrivateListener:
         take: Callable[[int], None] = unlimited,
     ) -> None:
         try:
-            limit = _MAX_ACQUIRE if path == ACQUIRE_PATH else MAX_MESSAGE_BYTES
+            limit = _MAX_QUESTION.get(path, MAX_MESSAGE_BYTES)
             body = await read_body(receive, limit, take)
         except Refused as refusal:
             await answer(send, refusal.status, {"error": str(refusal)})
