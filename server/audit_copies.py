@@ -28,6 +28,7 @@ class AuditCopies:
     ) -> None:
         self._store, self._export, self._grown = store, export, grown
         self._due, self._copied = 0.0, -1
+        self.failed = 0  # tries, since this process began
 
     def copy_if_due(self) -> None:
         """A store that does not answer is tried again a minute later."""
@@ -44,5 +45,6 @@ class AuditCopies:
         except FloError as error:
             log.error("the audit log was not copied", extra={"fields": {"why": str(error)}})
             self._due = time.monotonic() + _AGAIN_SECONDS
+            self.failed += 1
         else:
             self._copied = length

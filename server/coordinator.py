@@ -258,7 +258,8 @@ class Coordinator:
         return complete_and_sign(study, self._home, self._store, person, place)
 
     def _metrics(self) -> list[Metric]:
-        return measured(self._store, self._traffic)
+        uncopied = self._copies.failed if self._copies is not None else 0
+        return measured(self._store, self._traffic, uncopied)
 
     def _shred(self, offer: Offer, person: str) -> int:
         return shred(self._home, self._store, offer, person, self._jobs.artifacts(offer))

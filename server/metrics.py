@@ -53,8 +53,11 @@ class Traffic:
         return counted
 
 
-def measured(store: Store, traffic: Traffic) -> list[Metric]:
-    """As things stand: of the whole coordinator, and of each study that has had a round."""
+def measured(store: Store, traffic: Traffic, uncopied: int = 0) -> list[Metric]:
+    """As things stand: of the whole coordinator, and of each study that has had a round.
+
+    ``uncopied``: tries to copy the audit log that failed.
+    """
     counted = store.count_events()
     online = Counter(member.revoked for member in store.members())
     found = [
@@ -67,6 +70,9 @@ def measured(store: Store, traffic: Traffic) -> list[Metric]:
             sum(counted[kind] for kind in REFUSALS),
         ),
         Metric("jobs_over", "counter", "Count", "Jobs that ended.", counted["job-over"]),
+        Metric(
+            "audit_uncopied", "counter", "Count", "Copies of the audit log that failed.", uncopied
+        ),
         Metric("received_bytes", "counter", "Bytes", "From hospitals.", traffic.received),
         Metric("sent_bytes", "counter", "Bytes", "To hospitals.", traffic.sent),
         Metric("retries", "counter", "Count", "Attempts thrown away.", counted["attempt-failed"]),

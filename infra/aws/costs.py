@@ -26,8 +26,8 @@ PRICES = {
     "SageMaker ml.m5.large, an hour": 0.115,
     "traffic out, a GB": 0.09,
 }
-ENDPOINTS, ZONES, KEYS, ALARMS, DISK_GB = 7, 2, 6, 4, 50
-METRICS, METRICS_A_STUDY = 6, 4
+ENDPOINTS, ZONES, KEYS, ALARMS, DISK_GB = 7, 2, 6, 5, 50
+METRICS, METRICS_A_STUDY = 7, 4
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def test_a_store_that_does_not_answer_is_tried_again(monkeypatch: pytest.MonkeyP
     copies = AuditCopies(Store(), lambda: b"the log", lambda: 7)
     copies.copy_if_due()
     assert not kept
+    assert copies.failed == 1
     copies.copy_if_due()  # not due: a minute has not passed
     monkeypatch.setattr(copies, "_due", 0.0)
     copies.copy_if_due()
