@@ -59,8 +59,6 @@ class RunLink:
         response = self._answer(method, path, body)
         if response.status_code == 401:
             raise TrustError("the coordinator does not accept this job's token: it has expired")
-        if response.status_code >= 500:
-            raise NetworkError(f"the coordinator answers {response.status_code}")
         document = response.json()
         if response.status_code == 403:
             said = document.get("error")
@@ -71,13 +69,18 @@ class RunLink:
 
     def _answer(self, method: str, path: str, body: bytes | None) -> httpx.Response:
         end = time.monotonic() + self._patience
+        cause: httpx.TransportError | None
         while True:
             try:
-                return self._http.request(method, path, content=body, headers=self._headers)
+                response = self._http.request(method, path, content=body, headers=self._headers)
             except httpx.TransportError as error:
-                if time.monotonic() > end:
-                    raise NetworkError(
-                        f"the coordinator at {self._http.base_url} has not answered for "
-                        f"{self._patience:g} seconds"
-                    ) from error
+                why, cause = "has not answered", error
+            else:
+                if response.status_code < 500:
+                    return response
+                why, cause = f"has answered {response.status_code}", None
+            if time.monotonic() > end:
+                raise NetworkError(
+                    f"the coordinator at {self._http.base_url} {why} for {self._patience:g} seconds"
+                ) from cause
             self._sleep(_PAUSE)

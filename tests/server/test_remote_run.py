@@ -372,6 +372,21 @@ def test_a_coordinator_that_is_away_is_waited_for_and_then_named(stage: Elsewher
     assert slept
 
 
+def test_a_coordinator_that_stumbles_is_waited_for_and_then_named(tmp_path: Path) -> None:
+    before = """
+from flo.server.store import Store
+def fails(self, run):
+    raise RuntimeError("of whatever kind")
+Store.run = fails
+"""
+    with serving(tmp_path / "home", before) as real:
+        text, _ = issue(real.home.identity(), "run-1-000001", "aggregator", 60)
+        ca = real.home.ca_path.read_text()
+        link = RunLink(real.home.private_url, ca, text, "run-1-000001", patience=0.3)
+        with closing(link), pytest.raises(NetworkError, match=r"has answered 500 for 0\.3"):
+            link.status()
+
+
 def test_another_authoritys_coordinator_is_not_talked_to(stage: Elsewhere, tmp_path: Path) -> None:
     with serving(tmp_path / "other") as other:
         ca = stage.coordinator.home.ca_path.read_text()
