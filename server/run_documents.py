@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from flo.claims import LARGEST_COUNT, Digest, Head
 from flo.settings import Document
@@ -145,10 +145,15 @@ class Event(Document):
     ]
     facts: dict[str, Any]
 
-    @model_validator(mode="after")
-    def _facts_of_its_kind(self) -> Event:
-        _FACTS[self.kind].model_validate(self.facts)
-        return self
+    @field_validator("facts")
+    @classmethod
+    def _of_its_kind(cls, facts: dict[str, Any], given: ValidationInfo) -> dict[str, Any]:
+        """As they were understood, not as they came: a number that came as text is a number."""
+        kind = given.data.get("kind")
+        if kind is None:
+            raise ValueError("of no known kind")
+        checked = _FACTS[kind].model_validate(facts)
+        return checked.model_dump(mode="json", exclude_unset=True)
 
 
 class End(Document):

@@ -58,7 +58,11 @@ class RunLink:
     def _call(self, method: str, path: str, body: bytes | None) -> Any:
         response = self._answer(method, path, body)
         if response.status_code == 401:
-            raise TrustError("the coordinator does not accept this job's token: it has expired")
+            raise TrustError(
+                "the coordinator does not accept this job's token: it has expired, or the "
+                "coordinator has another key",
+                hint="the coordinator begins another job by itself",
+            )
         document = response.json()
         if response.status_code == 403:
             said = document.get("error")

@@ -316,6 +316,24 @@ def test_a_paused_run_is_taken_by_nobody(stage: Elsewhere) -> None:
         stage.taken()
 
 
+def test_a_number_that_came_as_text_is_kept_as_a_number(stage: Elsewhere) -> None:
+    stage.taken()
+    facts = {"phase": "training", "round": "1", "cohort": ["north"], "seconds": "0.5"}
+    stage.link().post("tell", _tell(events=[_event("round", **facts)]))
+    (event,) = stage.store.events(stage.study.digest)
+    assert event["facts"] == {**facts, "round": 1, "seconds": 0.5}
+
+
+def test_a_head_of_a_hospital_that_is_not_in_the_study_is_refused(stage: Elsewhere) -> None:
+    stage.taken()
+    with closing(stage.sites[0].ledger()) as ledger:
+        head = ledger.head()
+    assert head is not None
+    with pytest.raises(RefusedError):
+        stage.link().post("tell", _tell(heads={"nobody": head.model_dump(mode="json")}))
+    assert "nobody" not in stage.store.heads()
+
+
 # -- who may ---------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flo import sealed
-from flo.errors import FloError, NetworkError
+from flo.errors import FloError, RefusedError, UsageError
 from flo.files import in_memory, write_private
 from flo.infra.aws.job.contract import (
     ACCESS_VARIABLE,
@@ -44,6 +44,7 @@ from flo.settings import parse
 log = logging.getLogger("flo.job")
 
 STOPPED = 143  # as a shell says of a process that SIGTERM ended
+_STOPPED = "stopped by SIGTERM; the run's state is saved, another job goes on from there"
 _LOOK_SECONDS = 1.0
 _END_SECONDS = GRACE_SECONDS / 4
 
@@ -57,7 +58,7 @@ def main() -> int:
         why = carry_out(place, stop)
     except FloError as error:
         why = str(error)
-    except Exception as error:
+    except Exception as error:  # SageMaker shows its kind; the traceback goes where the log does
         place.write_failure(f"a bug in FLO: {type(error).__name__}")
         raise
     if why is None:
@@ -76,8 +77,8 @@ def carry_out(place: Place, stop: threading.Event) -> str | None:
     """
     asked = place.read_hyperparameters()
     access = open_access(place, asked)
-    keys = opened(access)
-    link = RunLink(access.url, access.ca, keys.token, access.run, patience=PATIENCE_SECONDS)
+    keys = opened(access, stop)
+    link = _link(access, keys.token, stop)
     with _superexec(access, keys) as superexec:
         while not stop.wait(_LOOK_SECONDS):
             status = link.status()
@@ -90,7 +91,7 @@ def carry_out(place: Place, stop: threading.Event) -> str | None:
                     f"flower-superexec ended (code {code}) before the run: the coordinator refused "
                     "its secret, or it could not start; see the job's log"
                 )
-    return "stopped by SIGTERM; the run's state is saved, another job goes on from there"
+    return _STOPPED
 
 
 def open_access(place: Place, asked: HyperParameters) -> JobAccess:
@@ -98,20 +99,31 @@ def open_access(place: Place, asked: HyperParameters) -> JobAccess:
     try:
         kept = place.launch.read_bytes()
     except OSError as error:
-        raise NetworkError(f"no launch document at {place.launch}") from error
+        raise UsageError(f"no launch document at {place.launch}") from error
     data = sealed.unseal(
         keystore(asked.launch_key), launch_context(asked.study, asked.run), kept, "the job's access"
     )
     return JobAccess.from_bytes(data)
 
 
-def opened(access: JobAccess) -> JobKeys:
+def opened(access: JobAccess, stop: threading.Event) -> JobKeys:
     """Raises as ``RunLink.open`` does."""
-    link = RunLink(access.url, access.ca, access.token, access.run, patience=PATIENCE_SECONDS)
+    link = _link(access, access.token, stop)
     try:
         return parse(JobKeys, link.open(access.job), "the coordinator's answer")
     finally:
         link.close()
+
+
+def _link(access: JobAccess, token: str, stop: threading.Event) -> RunLink:
+    """It waits for a coordinator that is away, but for no longer than until SIGTERM."""
+
+    def pause(seconds: float) -> None:
+        if stop.wait(seconds):
+            raise RefusedError(_STOPPED)
+
+    patience = PATIENCE_SECONDS
+    return RunLink(access.url, access.ca, token, access.run, patience=patience, sleep=pause)
 
 
 def launch_context(study: str, run: str) -> dict[str, str]:

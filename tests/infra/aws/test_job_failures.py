@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def _a_persons(stage: Stage, launch: Launch) -> None:
 
 def _opened_before(stage: Stage, launch: Launch) -> None:
     """By someone who found the document, and could unseal it."""
-    opened(launch.read())
+    opened(launch.read(), threading.Event())
 
 
 def _flipped(stage: Stage, launch: Launch) -> None:
