@@ -6,7 +6,7 @@ answer is ``JobKeys``: so a copy of the document opens nothing afterwards, whoev
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import StringConstraints
 
@@ -20,25 +20,31 @@ _LIMIT = 1 << 18
 _Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._=-]{1,2048}$")]
 _Secret = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
+HandedT = TypeVar("HandedT", bound="_Handed")
 
-class JobKeys(Document):
+
+class _Handed(Document):
+    """What is handed on as bytes."""
+
+    def to_bytes(self) -> bytes:
+        return canonical.encode(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_bytes(cls: type[HandedT], data: bytes) -> HandedT:
+        """Raises MessageError, UsageError if it is none."""
+        document = canonical.decode(data, limit=_LIMIT, what="what a job is given")
+        return parse(cls, document, "what a job is given")
+
+
+class JobKeys(_Handed):
     """``superexec_secret``, ``study_key``: 32 bytes each, hexadecimal."""
 
     token: _Token
     superexec_secret: _Secret
     study_key: _Secret
 
-    def to_bytes(self) -> bytes:
-        return canonical.encode(self.model_dump(mode="json"))
 
-    @classmethod
-    def from_bytes(cls, data: bytes) -> JobKeys:
-        """Raises MessageError, UsageError if it is none."""
-        document = canonical.decode(data, limit=_LIMIT, what="the job's keys")
-        return parse(cls, document, "the job's keys")
-
-
-class JobAccess(Document):
+class JobAccess(_Handed):
     """Sealed for its job."""
 
     schema_version: Literal[1] = 1
@@ -48,12 +54,3 @@ class JobAccess(Document):
     run: Annotated[str, StringConstraints(pattern=r"^run-[0-9a-f]{1,16}-[0-9a-f]{6}$")]
     study: Digest
     token: _Token
-
-    def to_bytes(self) -> bytes:
-        return canonical.encode(self.model_dump(mode="json"))
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> JobAccess:
-        """Raises MessageError, UsageError if it is none."""
-        document = canonical.decode(data, limit=_LIMIT, what="the job's access")
-        return parse(cls, document, "the job's access")

@@ -10,13 +10,10 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from flwr.supercore.constant import SUPEREXEC_AUTH_SIGNATURE_HEADER, TASK_TOKEN_HEADER
 
-from flo.server.job_access import JobKeys
-from flo.server.operator_api import operator_app
-from flo.server.refusals import Refusals
-from flo.server.store import Offer, Store
+from flo.server.store import Store
 from flo.server.superlink import SuperLink
 from flo.server.tokens import issue
-from flo.study import Study
+from tests.server.every_route import filled, own_calls
 from tests.server.stage import RealCoordinator, ask
 
 Route = tuple[str, str]
@@ -38,46 +35,14 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
     """Every (method, path) of the embedded Flower app and of FLO's own."""
     store = Store(tmp_path_factory.mktemp("store") / "coordinator.sqlite")
     flower = SuperLink(superexec_secret=bytes(32)).control
-    apps = [
-        flower,
-        operator_app(
-            store,
-            Path(),
-            list,
-            _offers_nothing,
-            _shreds_nothing,
-            _opens_nothing,
-            bytes,
-            bool,
-            Refusals(store),
-        ),
-    ]
     found = {
-        (
-            method,
-            (route.path or "")
-            .replace("{digest}", "0" * 64)
-            .replace("{run}", "run-0-000000")
-            .replace("{job}", "flo-run-0-000000-1"),
-        )
-        for app in apps
+        (method, filled(route.path or ""))
+        for app in (flower, own_calls(store))
         for route in iter_route_contexts(app.routes)
         for method in route.methods or ()
     }
     store.close()
     return sorted(found)
-
-
-def _opens_nothing(job: str) -> JobKeys:
-    raise AssertionError
-
-
-def _shreds_nothing(offer: Offer, person: str) -> int:
-    return 0
-
-
-def _offers_nothing(study: Study, person: str, place: str) -> Offer:
-    return Offer(study, "", "offered")
 
 
 @pytest.fixture

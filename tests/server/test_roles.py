@@ -12,15 +12,12 @@ from fastapi.routing import iter_route_contexts
 
 from flo import canonical
 from flo.errors import PolicyError
-from flo.server.job_access import JobKeys
-from flo.server.operator_api import operator_app
-from flo.server.refusals import Refusals
 from flo.server.roles import ALLOWED, ROUTES, refuse_forbidden
-from flo.server.store import Offer, Store
+from flo.server.store import Store
 from flo.server.superlink import SuperLink
 from flo.server.tokens import Role, issue
-from flo.study import Study
 from tests.builders import HOSPITALS, small_study
+from tests.server.every_route import filled, own_calls
 from tests.server.stage import RealCoordinator, ask, serving
 
 Route = tuple[str, str]
@@ -28,18 +25,6 @@ ROLES: tuple[Role, ...] = get_args(Role)
 UNKNOWN, UNKNOWN_RUN = "0" * 64, "run-0-000000"
 HOSPITALS_PATH, STUDIES = "/v1/flo/hospitals", "/v1/flo/studies"
 OF_A_PROCESS = ("/v1/runtime/", "/v1/control/")  # no person's token is looked at there
-
-
-def _opens_nothing(job: str) -> JobKeys:
-    raise AssertionError
-
-
-def _shreds_nothing(offer: Offer, person: str) -> int:
-    return 0
-
-
-def _offers_nothing(study: Study, person: str, place: str) -> Offer:
-    return Offer(study, "", "offered")
 
 
 def registered(app: Any) -> set[Route]:
@@ -54,19 +39,7 @@ def registered(app: Any) -> set[Route]:
 def own(tmp_path_factory: pytest.TempPathFactory) -> set[Route]:
     """Every route of FLO's own calls for people."""
     store = Store(tmp_path_factory.mktemp("store") / "coordinator.sqlite")
-    found = registered(
-        operator_app(
-            store,
-            Path(),
-            list,
-            _offers_nothing,
-            _shreds_nothing,
-            _opens_nothing,
-            bytes,
-            bool,
-            Refusals(store),
-        )
-    )
+    found = registered(own_calls(store))
     store.close()
     return found
 
@@ -104,9 +77,7 @@ def asked(
             (method, path): ask(
                 connection,
                 method,
-                path.replace("{digest}", UNKNOWN)
-                .replace("{run}", UNKNOWN_RUN)
-                .replace("{job}", f"flo-{UNKNOWN_RUN}-1"),
+                filled(path),
                 headers=headers,
             ).status
             for method, path in sorted(routes)
