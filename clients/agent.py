@@ -42,6 +42,7 @@ from flo.errors import (
     UsageError,
 )
 from flo.files import write_private
+from flo.memory import keep_freed_memory
 from flo.privacy.ledger import Ledger
 from flo.study import UNDER_WAY, Study
 
@@ -82,6 +83,7 @@ class Agent:
             in as the site's policy asks.
         """
         allow_no_looking_in()
+        keep_freed_memory()
         with self._home.agent_lock():
             ledger = self._home.ledger()
             self._sweep(ledger)

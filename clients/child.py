@@ -37,6 +37,7 @@ def serve(wanted: str, layers: dict[str, bool]) -> None:
     from flo.clients.worker import read_frame, write_frame
     from flo.logs import JsonFormatter
     from flo.memory import keep_freed_memory
+    from flo.privacy.ring import narrowed
     from flo.study import from_canonical
 
     keep_freed_memory()
@@ -63,11 +64,12 @@ def serve(wanted: str, layers: dict[str, bool]) -> None:
             else:
                 values = trainers[header["study"]].release(
                     header["purpose"],
-                    np.frombuffer(body, dtype="<f8").astype(np.float64),
+                    np.frombuffer(body, dtype=header["kind"]),
                     header["cohort_size"],
                 )
-                data = np.ascontiguousarray(values, dtype="<i8").tobytes()
-                write_frame(answers, {"status": "ok"}, data)
+                sent = narrowed(values)
+                head = {"status": "ok", "kind": sent.dtype.str}
+                write_frame(answers, head, sent.data.cast("B"))
         except Exception:
             # Whatever went wrong, the outside learns one code; the site's own log has the place.
             log.exception("the child could not answer")

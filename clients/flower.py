@@ -7,6 +7,7 @@ No app bundle is fetched and nothing is executed; a message is a record of bytes
 from __future__ import annotations
 
 import contextlib
+import secrets
 import ssl
 import threading
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from flwr.proto.message_pb2 import (
     PushObjectRequest,
 )
 from flwr.proto.node_pb2 import Node
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -44,13 +46,14 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from google.protobuf.message import DecodeError
 
 from flo.clients.coordinator_api import CappedTransport
+from flo.clients.parcels import ParcelLink
 from flo.errors import MessageError, NetworkError, TrustError
 from flo.identity import Identity
-from flo.messages import MAX_MESSAGE_BYTES
+from flo.messages import LARGEST_INSIDE, MAX_MESSAGE_BYTES
 
 _HEARTBEAT_SECONDS = 3.0
 _ALIVE_SECONDS = 10.0  # the least that Flower takes; offline after twice that
-_RECORD, _BODY = "flo", "message"
+_RECORD, _BODY, _PARCEL, _SIZE = "flo", "message", "parcel", "size"
 _MAX_OBJECTS = 3  # a message, its record dictionary, one record of bytes
 
 
@@ -58,7 +61,7 @@ _MAX_OBJECTS = 3  # a message, its record dictionary, one record of bytes
 class Incoming:
     """A request's bytes and, opaque, what is needed to answer it."""
 
-    data: bytes
+    data: bytes | memoryview
     message: Any
 
 
@@ -67,7 +70,7 @@ class FleetLink:
 
     def __init__(self, url: str, context: ssl.SSLContext, identity: Identity) -> None:
         self._url, self._context, self._identity = url, context, identity
-        self._client = self._new_client()
+        self._client, self._parcels = self._new_client(), self._new_parcels()
         self._node = Node()
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -93,12 +96,15 @@ class FleetLink:
         with contextlib.suppress(httpx.HTTPError):
             self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
         self._client.close()
+        self._parcels.close()
 
     def show_anew(self, context: ssl.SSLContext) -> None:
         """Go on as the same node under a renewed certificate; the old one ends when it is shown."""
         self._context = context
-        before, self._client = self._client, self._new_client()
-        before.close()
+        before = self._client, self._parcels
+        self._client, self._parcels = self._new_client(), self._new_parcels()
+        for link in before:
+            link.close()
 
     def pull(self) -> Incoming | None:
         """Wait for the next request, up to the gateway's hold; None if none came.
@@ -129,11 +135,16 @@ class FleetLink:
         if not isinstance(message, Message) or not message.has_content():
             raise MessageError("a message without content")
         message.metadata.__dict__["_message_id"] = metadata.message_id
-        record = message.content.config_records.get(_RECORD)
-        body = record.get(_BODY) if record is not None else None
-        if not isinstance(body, bytes):
+        record = message.content.config_records.get(_RECORD, ConfigRecord())
+        head, name, size = record.get(_BODY), record.get(_PARCEL), record.get(_SIZE)
+        if not isinstance(head, bytes):
             raise MessageError("a message that is not a record of bytes")
-        return Incoming(body, message)
+        if name is None:
+            return Incoming(head, message)
+        if not isinstance(name, str) or type(size) is not int or not 0 < size < MAX_MESSAGE_BYTES:
+            raise MessageError("a message whose parcel has no name or size")
+        data = self._parcels.fetch(name, head, size)
+        return Incoming(data, message)
 
     def reply(self, incoming: Incoming, data: bytes) -> None:
         """Send the answer to ``incoming``.
@@ -142,8 +153,11 @@ class FleetLink:
             NetworkError, TrustError: see ``_call``. MessageError: they ask for what is not there,
             or the run is over.
         """
-        content = RecordDict({_RECORD: ConfigRecord({_BODY: data})})
-        message = Message(content, reply_to=incoming.message)
+        record, name = ConfigRecord({_BODY: data}), ""
+        if len(data) > LARGEST_INSIDE:
+            name = secrets.token_hex(16)
+            record = ConfigRecord({_PARCEL: name, _SIZE: len(data)})
+        message = Message(RecordDict({_RECORD: record}), reply_to=incoming.message)
         with no_object_id_recompute():
             message.metadata.__dict__["_message_id"] = message.object_id
             objects = get_all_nested_objects(message)
@@ -169,6 +183,8 @@ class FleetLink:
                         session_id=response.session_id,
                     ),
                 )
+        if name:
+            self._parcels.offer(name, memoryview(data))
 
     def _pull_object(self, run: int, identifier: str) -> bytes:
         response = self._call_in_run(
@@ -192,6 +208,10 @@ class FleetLink:
             except httpx.HTTPError:
                 continue  # the main connection notices and reports; the next beat may arrive
         client.close()
+
+    def _new_parcels(self) -> ParcelLink:
+        key = public_key_to_bytes(self._identity.key.public_key())
+        return ParcelLink(self._url, self._context, (FLEET_HTTP_PUBLIC_KEY_HEADER, key))
 
     def _new_client(self) -> FleetHttpClient:
         client = FleetHttpClient(

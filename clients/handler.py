@@ -27,8 +27,8 @@ from datetime import datetime
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from flo.canonical import Bytes
 from flo.clients import approval
 from flo.clients.approval import Approval, delete_snapshots, snapshot_path
 from flo.clients.home import SiteHome
@@ -58,10 +58,12 @@ from flo.messages import (
     decode_request,
     encode_reply,
 )
-from flo.models import parameter_count
+from flo.models import parameter_count, precision
+from flo.networks import Vector
 from flo.privacy.ledger import Ledger, Released
 from flo.privacy.masking import cohort_digest
 from flo.privacy.plan import Plan, ring_of
+from flo.privacy.ring import Integers, Narrow
 from flo.study import Study
 
 log = logging.getLogger("flo.clients.handler")
@@ -79,9 +81,9 @@ class Releaser(Protocol):
         snapshot: Any,
         snapshot_digest: str,
         purpose: Purpose,
-        weights: npt.NDArray[np.float64],
+        weights: Vector,
         cohort_size: int,
-    ) -> npt.NDArray[np.int64]:
+    ) -> Integers | Narrow:
         """A noisy release. Raises RefusedError for "not ready"."""
 
     def warm_up(self, study: Study, snapshot: Any, snapshot_digest: str) -> None:
@@ -112,7 +114,7 @@ class Handler:
     def close(self) -> None:
         self._message_log.close()
 
-    def answer(self, data: bytes) -> bytes | None:
+    def answer(self, data: Bytes) -> bytes | None:
         """The reply to send, or None where even the header cannot be read (nothing to answer)."""
         try:
             request = decode_request(data)
@@ -224,6 +226,8 @@ class Handler:
             return self._repeat(header, approved, study, earlier, mask(study, header, own, noisy))
         if request.weights.shape != ((0,) if study.survey else (parameter_count(study),)):
             raise Refusal("malformed", "the model has another shape than the study's")
+        if request.weights.dtype != precision(study) and not study.survey:
+            raise Refusal("malformed", "the model has another precision than the study's")
         self._refuse_spent(approved, header.purpose)
         for _ in range(_MOST_EXCHANGES):
             noisy = self._compute(request, approved, study)
@@ -233,7 +237,7 @@ class Handler:
                 if newest.snapshot == approved.snapshot:
                     sent = reply = self._replies.keep(study.digest, values)
                     if ring and study.mechanism.noise == "local":
-                        reply = self._replies.keep(study.digest, noisy)
+                        reply = self._replies.keep(study.digest, noisy.astype(np.int64, copy=False))
                     self._charge(approved, header, key, _facts(header, reply, sent))
                     return values
             approved = newest  # somebody opted out meanwhile: what was computed is thrown away
@@ -246,7 +250,7 @@ class Handler:
         except RefusedError as error:
             raise Refusal("not-ready", str(error)) from error
 
-    def _compute(self, request: Request, approved: Approval, study: Study) -> npt.NDArray[np.int64]:
+    def _compute(self, request: Request, approved: Approval, study: Study) -> Integers | Narrow:
         try:
             return self._releaser.release(
                 study,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from flo import canonical
 from flo.clients.home import SiteHome
-from flo.messages import RequestHeader, decode_reply
+from flo.messages import RequestHeader, decode_reply, divided
 from flo.shares import MinuteShares
 
 _MOST_A_MINUTE = {"answered": 3000, "refused": 120, "malformed": 120}
@@ -28,7 +28,10 @@ class MessageLog:
             self._log.append("malformed-message", bytes=size)
 
     def answered(self, asked: RequestHeader, reply: bytes) -> None:
-        """A request and the reply that is about to leave."""
+        """A request and the reply that is about to leave.
+
+        Of its numbers the ledger row has the digest; of what stands before them it is taken here.
+        """
         header = decode_reply(reply).header
         if not self._may("refused" if header.kind == "refused" else "answered"):
             return
@@ -41,7 +44,7 @@ class MessageLog:
             round=asked.round,
             attempt=asked.attempt,
             answered=header.code or header.kind,
-            reply=canonical.digest(reply),
+            reply=canonical.digest(divided(reply)[0]),
             row=header.head.sequence,
         )
 

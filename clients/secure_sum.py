@@ -5,22 +5,24 @@ Steps 4 and 5 of the protocol in ``flo.privacy.masking``.
 
 from __future__ import annotations
 
+import numpy as np
+
 from flo.clients.run_keys import OwnKey
 from flo.messages import RequestHeader, Values
 from flo.privacy.masking import Attempt, cohort_digest, masked
 from flo.privacy.plan import Plan, ring_of
-from flo.privacy.ring import Integers
+from flo.privacy.ring import Integers, Narrow
 from flo.study import Study
 
 
-def mask(study: Study, header: RequestHeader, own: OwnKey, noisy: Integers) -> Values:
+def mask(study: Study, header: RequestHeader, own: OwnKey, noisy: Integers | Narrow) -> Values:
     """``noisy`` as it may leave: under this attempt's pads, or as it is where masking is off.
 
     The caller has checked every key in ``header``.
     """
     ring = ring_of(study, Plan.of(study).part(header.purpose), len(header.cohort))
     if ring == 0:
-        return noisy
+        return noisy.astype(np.int64, copy=False)
     attempt = Attempt(
         study=header.study,
         run=header.run,

@@ -13,14 +13,13 @@ from flo import models
 from flo.clients.snapshot import Snapshot
 from flo.errors import UsageError
 from flo.messages import Purpose
+from flo.networks import Vector
 from flo.privacy import evaluation, ring, survey
 from flo.privacy.bookkeeping import binary_loss
 from flo.privacy.discrete_gaussian import Noise, SystemNoise
 from flo.privacy.plan import Plan, noise_shares
 from flo.privacy.step import PrivateStep
 from flo.study import Study
-
-Floats = npt.NDArray[np.float64]
 
 
 class Trainer:
@@ -44,7 +43,7 @@ class Trainer:
             )
             self._batches = self.step.batches(snapshot.training)
 
-    def release(self, purpose: Purpose, weights: Floats, cohort_size: int) -> npt.NDArray[np.int64]:
+    def release(self, purpose: Purpose, weights: Vector, cohort_size: int) -> npt.NDArray[np.int64]:
         """The noisy sum on its grid, shape (length of the purpose's mechanism,)."""
         mechanism = self._plan.part(purpose).mechanism
         match purpose:

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from flo import canonical
 from flo.errors import MessageError, RefusedError
 from flo.messages import Purpose
+from flo.networks import Vector
+from flo.privacy.ring import Integers, Narrow
 from flo.study import Study
 from flo.text import printable
 
@@ -33,15 +34,17 @@ log = logging.getLogger("flo.clients.worker")
 _HEADER_LIMIT = 1 << 20
 _BODY_LIMIT = 1 << 32
 _LONGEST_LINE = 65_536
+_PIPE_BYTES = 1 << 20
 
 
-def write_frame(pipe: IO[bytes], header: dict[str, Any], body: bytes = b"") -> None:
+def write_frame(pipe: IO[bytes], header: dict[str, Any], body: bytes | memoryview = b"") -> None:
     head = canonical.encode(header)
-    pipe.write(len(head).to_bytes(4, "big") + head + len(body).to_bytes(8, "big") + body)
+    pipe.write(len(head).to_bytes(4, "big") + head + len(body).to_bytes(8, "big"))
+    pipe.write(body)
     pipe.flush()
 
 
-def read_frame(pipe: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
+def read_frame(pipe: IO[bytes]) -> tuple[dict[str, Any], memoryview] | None:
     """The next frame, or None when the other side has closed the pipe."""
     prefix = pipe.read(4)
     if len(prefix) < 4:
@@ -53,8 +56,14 @@ def read_frame(pipe: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
     length = int.from_bytes(pipe.read(8), "big")
     if length > _BODY_LIMIT:
         raise RefusedError(f"a frame of {length} bytes")
-    body = pipe.read(length)
-    return None if len(body) < length else (header, body)
+    body = np.empty(length, dtype=np.uint8).data
+    there = 0
+    while there < length:
+        size = pipe.readinto(body[there:])  # type: ignore[attr-defined]
+        if not size:
+            return None
+        there += size
+    return header, body
 
 
 class Worker:
@@ -88,6 +97,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            pipesize=_PIPE_BYTES,
             start_new_session=True,  # no terminal of ours is its own
             env={name: value for name, value in os.environ.items() if _may_know(name)},
         )
@@ -145,9 +155,9 @@ class Worker:
         snapshot: Path,
         snapshot_digest: str,
         purpose: Purpose,
-        weights: npt.NDArray[np.float64],
+        weights: Vector,
         cohort_size: int,
-    ) -> npt.NDArray[np.int64]:
+    ) -> Integers | Narrow:
         """A noisy release from the child.
 
         Raises:
@@ -160,9 +170,12 @@ class Worker:
             "study": study.digest,
             "purpose": purpose,
             "cohort_size": cohort_size,
+            "kind": weights.dtype.str,
         }
-        body = self._ask(wish, np.ascontiguousarray(weights, dtype="<f8").tobytes())
-        return np.frombuffer(body, dtype="<i8").astype(np.int64)
+        answer, body = self._ask(wish, np.ascontiguousarray(weights).data.cast("B"))
+        if answer.get("kind") == "<i4":
+            return np.frombuffer(body, dtype=np.int32)
+        return np.frombuffer(body, dtype=np.int64)
 
     def warm_up(self, study: Study, snapshot: Path, snapshot_digest: str) -> None:
         """Let the child load the study, if it has none of its patients yet.
@@ -199,7 +212,9 @@ class Worker:
         except RefusedError:
             self.start()  # without any
 
-    def _ask(self, header: dict[str, Any], body: bytes = b"") -> bytes:
+    def _ask(
+        self, header: dict[str, Any], body: bytes | memoryview = b""
+    ) -> tuple[dict[str, Any], memoryview]:
         child = self._child
         if child is None or child.stdin is None or child.stdout is None:
             raise RefusedError("not ready")
@@ -210,10 +225,10 @@ class Worker:
             raise RefusedError("not ready") from error
         if answer is None or answer[0].get("status") != "ok":
             raise RefusedError("not ready")
-        return answer[1]
+        return answer
 
 
-def _read(pipe: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
+def _read(pipe: IO[bytes]) -> tuple[dict[str, Any], memoryview] | None:
     try:
         return read_frame(pipe)
     except MessageError:

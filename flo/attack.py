@@ -25,6 +25,7 @@ from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer
 from flo.errors import UsageError
 from flo.features import encode_category, encode_number
+from flo.networks import Vector
 from flo.privacy.bookkeeping import binary_loss
 from flo.privacy.entropy import SystemStream
 from flo.privacy.mechanisms import GRID
@@ -149,7 +150,7 @@ def _best_guess(gradients: Floats, mean: Floats, variance: float) -> Floats:
     return np.asarray(np.linalg.solve(gram, surprise), dtype=np.float64)
 
 
-def _gradients(study: Study, weights: Floats, canaries: Patients) -> Floats:
+def _gradients(study: Study, weights: Vector, canaries: Patients) -> Floats:
     """Each canary's gradient, (canaries, p): plain autograd, none of the code under test."""
     import torch
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from flo.errors import MessageError
 
+Bytes = bytes | memoryview
+
 
 def encode(value: Any) -> bytes:
     """Canonical JSON bytes of ``value``. Raises ValueError on NaN or infinity."""
@@ -21,7 +23,7 @@ def encode(value: Any) -> bytes:
     ).encode("utf-8")
 
 
-def digest(data: bytes) -> str:
+def digest(data: Bytes) -> str:
     """SHA-256 of ``data`` as 64 lowercase hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 

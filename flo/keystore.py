@@ -47,7 +47,7 @@ class KeyStore(Protocol):
     def key_id(self) -> str:
         """Which key this is; tells nothing of it."""
 
-    def seal(self, context: Context, data: bytes) -> bytes:
+    def seal(self, context: Context, data: canonical.Bytes) -> bytes:
         """Encrypt ``data`` for ``context``."""
 
     def open(self, context: Context, sealed: bytes) -> bytes:
@@ -61,7 +61,7 @@ class AesKeyStore:
         self._cipher = AESGCM(key)
         self.key_id = hmac.digest(key, b"flo/1/key-id", "sha256")[:8].hex()
 
-    def seal(self, context: Context, data: bytes) -> bytes:
+    def seal(self, context: Context, data: canonical.Bytes) -> bytes:
         nonce = os.urandom(12)
         return nonce + self._cipher.encrypt(nonce, data, canonical.encode(context))
 

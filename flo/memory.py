@@ -9,14 +9,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 _MIB = 1 << 20
+KEEPING = {  # the same, as the environment of a process that has threads before it calls us
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2047 * _MIB),
+    "MALLOC_TOP_PAD_": str(16 * _MIB),
+}
 
 
 def keep_freed_memory() -> None:
     """For this process, where the C library is glibc; elsewhere nothing happens."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_MMAP_THRESHOLD, 32 * _MIB)
-        mallopt(_TRIM_THRESHOLD, 256 * _MIB)
+        mallopt(_ARENA_MAX, 1)  # other threads' would map what is large after all
+        mallopt(_MMAP_MAX, 0)
+        mallopt(_TRIM_THRESHOLD, 2047 * _MIB)
         mallopt(_TOP_PAD, 16 * _MIB)

@@ -4,7 +4,7 @@ A message is 4 bytes of header length (big endian), a canonical JSON header, and
 directions have a schema and a size limit; whatever does not fit raises MessageError and changes
 nothing. Flower carries these bytes and knows nothing of them.
 
-* ``Request``: body = the model, ``float64`` little endian; empty unless a release is asked for.
+* ``Request``: body = the model, little-endian floats; empty unless a release is asked for.
 * ``Reply``: body = the release, little endian: masked, in its ring of 2^32 or 2^64, or unmasked on
   its public grid (``int64``). Every field that a site can send stands in ``Reply``; there is
   nothing else.
@@ -22,10 +22,12 @@ from pydantic import Field, ValidationError
 from flo import canonical
 from flo.claims import Digest, Head, RunKey, Voucher
 from flo.errors import MessageError
+from flo.networks import Vector
 from flo.settings import Document, problems
 from flo.study import Identifier
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
+LARGEST_INSIDE = 1 << 16  # bytes of a body that Flower carries; larger ones go beside its messages
 MAX_ATTEMPTS = 16
 LARGEST_WEIGHT = 1e6
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
@@ -42,6 +44,7 @@ class RequestHeader(Document):
     ``cohort``: the hospitals that are asked, sorted. All else is relayed between hospitals, each
     claim signed by one of them: ``heads``, the highest ledger head seen of each hospital; ``keys``,
     the latest run key of each; ``vouchers``, for each, what a partner last saw of its ledger.
+    ``bits``: of each of the model's floats.
     """
 
     kind: Literal["join", "release", "finish"] = "release"
@@ -52,6 +55,7 @@ class RequestHeader(Document):
     attempt: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)]
     cohort: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=1000)]
     model: Digest
+    bits: Literal[32, 64] = 64
     heads: dict[Identifier, Head] = Field(default_factory=dict)
     keys: dict[Identifier, RunKey] = Field(default_factory=dict)
     vouchers: dict[Identifier, Voucher] = Field(default_factory=dict)
@@ -101,7 +105,7 @@ class ReplyHeader(Document):
 @dataclass(frozen=True)
 class Request:
     header: RequestHeader
-    weights: npt.NDArray[np.float64]
+    weights: Vector
 
 
 @dataclass(frozen=True)
@@ -110,74 +114,98 @@ class Reply:
     values: Values
 
 
-def model_digest(weights: npt.NDArray[np.float64]) -> str:
-    """SHA-256 of the model's little-endian float64 bytes."""
-    return canonical.digest(np.ascontiguousarray(weights, dtype="<f8").tobytes())
+def model_digest(weights: Vector) -> str:
+    """SHA-256 of the model's bytes: little-endian floats of its precision."""
+    return canonical.digest(_little(weights))
 
 
 def encode_request(request: Request) -> bytes:
-    return _encode(request.header, np.ascontiguousarray(request.weights, dtype="<f8"))
+    return _encode(request.header, _little(request.weights))
 
 
-def decode_request(data: bytes) -> Request:
-    """Raises MessageError unless the header is valid and the body is the model it names."""
+def decode_request(data: canonical.Bytes) -> Request:
+    """Raises MessageError unless the header is valid and the body is the model it names.
+
+    The model shares the memory of ``data``.
+    """
     header, body = _decode(data, RequestHeader, "request")
-    if len(body) % 8:
-        raise MessageError(f"request: a body of {len(body)} bytes is not a vector of float64")
-    weights = np.frombuffer(body, dtype="<f8").astype(np.float64)
-    if model_digest(weights) != header.model:
+    kind = np.dtype(f"<f{header.bits // 8}")
+    if len(body) % kind.itemsize:
+        raise MessageError(
+            f"request: a body of {len(body)} bytes is not a vector of {header.bits}-bit floats"
+        )
+    weights = np.frombuffer(body, dtype=kind).astype(kind.newbyteorder("="), copy=False)
+    if canonical.digest(body) != header.model:
         raise MessageError("request: the body is not the model that the header names")
-    if not (np.abs(weights) <= LARGEST_WEIGHT).all():
+    if len(weights) and not (-LARGEST_WEIGHT <= weights.min() <= weights.max() <= LARGEST_WEIGHT):
         raise MessageError(f"request: the model has weights beyond ±{LARGEST_WEIGHT:g}")
     if list(header.cohort) != sorted(set(header.cohort)):
         raise MessageError("request: the cohort is not sorted and distinct")
     return Request(header, weights)
 
 
-def request_header_of(data: bytes) -> RequestHeader:
+def request_header_of(data: canonical.Bytes) -> RequestHeader:
     """The header alone, whatever the body is. Raises MessageError."""
     return _decode(data, RequestHeader, "request")[0]
 
 
 def encode_reply(reply: Reply) -> bytes:
-    return _encode(reply.header, np.frombuffer(values_bytes(reply.values), dtype=np.uint8))
+    return _encode(reply.header, _little(reply.values))
 
 
-def decode_reply(data: bytes) -> Reply:
-    """Raises MessageError unless header and body fit their schema."""
+def decode_reply(data: canonical.Bytes) -> Reply:
+    """Raises MessageError unless header and body fit their schema.
+
+    The values share the memory of ``data``.
+    """
     header, body = _decode(data, ReplyHeader, "reply")
     return Reply(header, values_from(body, header.ring))
 
 
-def values_bytes(values: Values) -> bytes:
+def values_bytes(values: Values) -> memoryview:
     """Numbers as they travel and as they are kept: little endian, nothing before or after."""
-    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).tobytes()
+    return _little(values)
 
 
-def values_from(body: bytes, ring: int) -> Values:
+def values_from(body: canonical.Bytes, ring: int) -> Values:
     """The numbers again. Raises MessageError for a body that is not a vector of them."""
     kind = np.dtype("<i8") if ring == 0 else RINGS[ring]
     if len(body) % kind.itemsize:
         raise MessageError(
             f"a body of {len(body)} bytes is not a vector of {kind.itemsize}-byte numbers"
         )
-    return np.frombuffer(body, dtype=kind).astype(kind.newbyteorder("="))
+    return np.frombuffer(body, dtype=kind).astype(kind.newbyteorder("="), copy=False)
 
 
-def _encode(header: Document, body: npt.NDArray[np.generic]) -> bytes:
+def divided(data: canonical.Bytes) -> tuple[bytes, memoryview]:
+    """A message's length and header, and its body. Raises MessageError if the header is cut."""
+    end = 4 + int.from_bytes(data[:4], "big")
+    if not 4 < end <= min(len(data), 4 + MAX_HEADER_BYTES):
+        raise MessageError(f"a message of {len(data)} bytes has no header")
+    return bytes(data[:end]), memoryview(data)[end:]
+
+
+def _little(vector: npt.NDArray[Any]) -> memoryview:
+    """Its little-endian bytes, without a copy where the machine is one."""
+    return np.ascontiguousarray(vector, dtype=vector.dtype.newbyteorder("<")).data.cast("B")
+
+
+def _encode(header: Document, body: memoryview) -> bytes:
     head = canonical.encode(header.model_dump(mode="json"))
-    return len(head).to_bytes(4, "big") + head + body.tobytes()
+    return b"".join((len(head).to_bytes(4, "big"), head, body))
 
 
-def _decode(data: bytes, model: type[HeaderT], what: str) -> tuple[HeaderT, bytes]:
+def _decode(data: canonical.Bytes, model: type[HeaderT], what: str) -> tuple[HeaderT, memoryview]:
     if not 4 < len(data) <= MAX_MESSAGE_BYTES:
         raise MessageError(f"{what}: {len(data)} bytes, limit {MAX_MESSAGE_BYTES}")
     size = int.from_bytes(data[:4], "big")
     if size > min(MAX_HEADER_BYTES, len(data) - 4):
         raise MessageError(f"{what}: a header of {size} bytes does not fit")
-    parsed = canonical.decode_canonical(data[4 : 4 + size], limit=MAX_HEADER_BYTES, what=what)
+    parsed = canonical.decode_canonical(
+        bytes(data[4 : 4 + size]), limit=MAX_HEADER_BYTES, what=what
+    )
     try:
         header = model.model_validate(parsed)
     except ValidationError as error:
         raise MessageError(f"{what}:\n{problems(error)}") from error
-    return header, data[4 + size :]
+    return header, memoryview(data)[4 + size :]

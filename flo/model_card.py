@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, StringConstraints, model_validator
 
 from flo import canonical
@@ -23,6 +22,7 @@ from flo.errors import TrustError, UsageError
 from flo.identity import Signer, fingerprint, verify
 from flo.messages import LARGEST_WEIGHT
 from flo.models import flat
+from flo.networks import Vector
 from flo.privacy.plan import Plan
 from flo.privacy.sheet import trust
 from flo.settings import Document, parse
@@ -122,7 +122,7 @@ class PublishedModel:
 
     card: ModelCard
     study: Study
-    weights: npt.NDArray[np.float64]
+    weights: Vector
 
     @classmethod
     def open(cls, path: Path, *coordinators: str) -> PublishedModel:

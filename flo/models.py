@@ -17,7 +17,7 @@ import numpy.typing as npt
 from flo import networks
 from flo.features import input_names
 from flo.model_kinds import Cnn, Mlp, Pack
-from flo.networks import Layer
+from flo.networks import Layer, Vector
 from flo.schema import ImageColumn, Schema
 from flo.study import Study
 
@@ -46,7 +46,7 @@ def parameter_count(study: Study) -> int:
     return networks.size(layers(study))
 
 
-def named(study: Study, weights: Floats) -> dict[str, Floats]:
+def named(study: Study, weights: Vector) -> dict[str, Vector]:
     """The flat vector as named tensors, as a torch module's state would hold them."""
     tensors, start = {}, 0
     for name, shape in networks.shapes(layers(study)).items():
@@ -56,17 +56,27 @@ def named(study: Study, weights: Floats) -> dict[str, Floats]:
     return tensors
 
 
-def flat(study: Study, tensors: Mapping[str, npt.NDArray[Any]]) -> Floats:
-    """Named tensors as the flat vector again. Raises ValueError if they are not the study's."""
-    shapes = networks.shapes(layers(study))
+def flat(study: Study, tensors: Mapping[str, npt.NDArray[Any]]) -> Vector:
+    """Named tensors as the flat vector again. Raises ValueError if they are not the study's.
+
+    Until FLO 0.4 every model was published in float64.
+    """
+    shapes, known = networks.shapes(layers(study)), {precision(study), np.dtype(np.float64)}
     found = {name: tensor.shape for name, tensor in tensors.items()}
-    if found != shapes or any(tensor.dtype != np.float64 for tensor in tensors.values()):
-        raise ValueError(f"tensors {sorted(found)} where {sorted(shapes)} of float64 are expected")
+    kinds = {tensor.dtype for tensor in tensors.values()}
+    if found != shapes or len(kinds) != 1 or not kinds <= known:
+        wanted = " or ".join(sorted(str(kind) for kind in known))
+        raise ValueError(f"tensors {sorted(found)} where {sorted(shapes)} of {wanted} are expected")
     return np.concatenate([tensors[name].ravel() for name in shapes])
 
 
-def initial_weights(study: Study) -> Floats:
-    """The public starting point, shape (p,).
+def precision(study: Study) -> np.dtype[Any]:
+    """What a model's numbers are: float64 for a logistic model, which is small, else float32."""
+    return np.dtype(np.float64 if study.model.kind == "logistic" else np.float32)
+
+
+def initial_weights(study: Study) -> Vector:
+    """The public starting point, shape (p,), in the study's precision.
 
     A logistic model starts at zero and says 0.5 to everyone. Others start evenly within ± 1/√inputs
     of each layer (LeCun 1998), normalisations at 1 and 0; the digits are SHAKE-256 of the study's
@@ -83,15 +93,16 @@ def initial_weights(study: Study) -> Floats:
             size = math.prod(shape)
             drawn = uniform[start : start + size] / math.sqrt(fan_in)
             fixed = np.full(size, float(name == "weight"))
-            parts.append(fixed if layer.kind == "GroupNorm" else drawn)
+            chosen = fixed if layer.kind == "GroupNorm" else drawn
+            parts.append(chosen.astype(precision(study)))
             start += size
     return np.concatenate(parts)
 
 
 def build(study: Study) -> torch.nn.Sequential:
-    """The study's module: float64 for a logistic model, which is small, float32 for others."""
+    """The study's module, in its precision."""
     module = networks.build(layers(study))
-    return module.double() if study.model.kind == "logistic" else module
+    return module.double() if precision(study) == np.float64 else module
 
 
 def largest_batch(study: Study) -> int:
@@ -105,7 +116,7 @@ def largest_batch(study: Study) -> int:
     return 1 << (max(wanted, study.data.most_records if many else 1) - 1).bit_length()
 
 
-def log_odds(study: Study, weights: Floats, inputs: Floats) -> Floats:
+def log_odds(study: Study, weights: Vector, inputs: Floats) -> Floats:
     """Log odds of label 1, shape (n,), for inputs (n, d): one record at a time by construction.
 
     A product over the whole batch would be faster, but kernels treat the last rows of a block

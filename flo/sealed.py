@@ -30,7 +30,7 @@ class _Header(Document):
     size: Annotated[int, Field(ge=0, lt=1 << 40)]
 
 
-def seal(keystore: KeyStore, context: Context, data: bytes) -> bytes:
+def seal(keystore: KeyStore, context: Context, data: canonical.Bytes) -> bytes:
     """``data`` for ``context``, which is public: purpose, study, run, round; never a patient."""
     body = keystore.seal(context, data)
     header = _Header(context=context, key=keystore.key_id, size=len(body))

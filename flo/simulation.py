@@ -207,8 +207,11 @@ class _InProcess:
             for hospital, snapshot in fold.snapshots.items()
         }
 
-    def ask(self, requests: dict[str, bytes], deadline_seconds: float) -> dict[str, bytes]:
-        return {hospital: self._answer(hospital, data) for hospital, data in requests.items()}
+    def ask(
+        self, requests: dict[str, bytes], deadline_seconds: float
+    ) -> Iterator[tuple[str, bytes]]:
+        for hospital, data in requests.items():
+            yield hospital, self._answer(hospital, data)
 
     def connected(self) -> set[str]:
         return set(self._sites)

@@ -40,6 +40,7 @@ from flo.privacy.entropy import SystemStream, Words
 _BLOCKS = 1024
 _TOTAL = 1 << 16
 _MARGIN = 2.0**-30
+_AT_ONCE = 1 << 14  # samples: all that is made on the way to them stays in the cache
 
 Integers = npt.NDArray[np.int64]
 
@@ -79,13 +80,13 @@ def sample(variance: int, size: int, source: Source) -> Integers:
     if not 1 <= variance < 1 << 100:
         raise ValueError(f"variance {variance} is outside [1, 2**100)")
     stairs = _staircase(variance)
-    chunks, missing = [], size
-    while missing > 0:
-        chunks.append(_candidates(stairs, missing + missing // 16 + 16, source)[:missing])
-        missing -= len(chunks[-1])
-    if len(chunks) == 1:
-        return chunks[0]
-    return np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.int64)
+    made, there = np.empty(size, dtype=np.int64), 0
+    while there < size:
+        missing = min(size - there, _AT_ONCE)
+        found = _candidates(stairs, missing + missing // 16 + 16, source)[:missing]
+        made[there : there + len(found)] = found
+        there += len(found)
+    return made
 
 
 @dataclass(frozen=True)
@@ -131,22 +132,24 @@ def _staircase(variance: int) -> _Staircase:
 def _candidates(stairs: _Staircase, count: int, source: Source) -> Integers:
     """Steps 1-4 for ``count`` proposals: the accepted ones, in order."""
     place, uniform = source.words(2 * count).reshape(2, count)
-    block = stairs.block_of[place >> np.uint64(48)]
+    block = stairs.block_of.take((place >> np.uint64(48)).view(np.int64)).astype(np.int64)
     offset = place & np.uint64((1 << stairs.width_bits) - 1)
-    value = (block.astype(np.int64) << stairs.width_bits) + offset.astype(np.int64)
-    negative = (place >> np.uint64(47)) & np.uint64(1) == 1
-    accepted = uniform < stairs.floors[block]
+    value = (block << stairs.width_bits) + offset.view(np.int64)
+    sign = (place.view(np.int64) << 16) >> 63  # -1 where bit 47 is set, else 0
+    accepted = uniform < stairs.floors.take(block)
     unsure = np.flatnonzero(~accepted)
     accepted[unsure], value[unsure] = _decide(
         stairs, block[unsure], value[unsure], uniform[unsure], source
     )
-    accepted &= ~(negative & (value == 0))
-    return np.asarray(np.where(negative, -value, value)[accepted], dtype=np.int64)
+    accepted &= (sign == 0) | (value != 0)
+    value ^= sign
+    value -= sign  # two's complement
+    return value[accepted]
 
 
 def _decide(
     stairs: _Staircase,
-    block: npt.NDArray[np.uint16],
+    block: Integers,
     value: Integers,
     uniform: Words,
     source: Source,

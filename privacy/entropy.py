@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 Words = npt.NDArray[np.uint64]
+_ZEROS = memoryview(bytes(1 << 18))
 
 
 class SystemStream:
@@ -29,4 +30,9 @@ class SystemStream:
         """The next ``count`` words. Raises RuntimeError in a process that forked since."""
         if os.getpid() != self._pid:
             raise RuntimeError("a random stream must not be used across a fork")
-        return np.frombuffer(self._encryptor.update(bytes(8 * count)), dtype="<u8")
+        words = np.empty(count + 8, dtype="<u8")  # update_into wants room for a block more
+        room = words.data.cast("B")
+        for start in range(0, 8 * count, len(_ZEROS)):
+            size = min(8 * count - start, len(_ZEROS))
+            self._encryptor.update_into(_ZEROS[:size], room[start:])
+        return words[:count]

@@ -37,6 +37,7 @@ from scipy.special import ndtri
 
 from flo import models
 from flo.features import cell_of, cells, encode_category, encode_number
+from flo.networks import Vector
 from flo.privacy.histograms import weighted_counts
 from flo.privacy.patients import Patients
 from flo.schema import ImageColumn, NumberColumn, Schema
@@ -58,7 +59,7 @@ class Estimate:
     noise_share: float
 
 
-def public_edges(study: Study, weights: Floats) -> Floats:
+def public_edges(study: Study, weights: Vector) -> Floats:
     """Inner bin edges (bins - 1,): quantiles of the model's scores on made-up patients.
 
     The patients follow a Kronecker sequence (Niederreiter 1992: fractional parts of multiples of
@@ -82,7 +83,7 @@ def length(study: Study) -> int:
     return sum(len(codes) for codes in groupings(study).values()) * 2 * study.evaluation.bins
 
 
-def counts(study: Study, weights: Floats, held_out: Patients) -> Floats:
+def counts(study: Study, weights: Vector, held_out: Patients) -> Floats:
     """Exact counts of a site's held-out patients, shape (length,)."""
     scores = models.log_odds(study, weights, held_out.inputs)
     cell = cell_of_score(scores, held_out.labels, public_edges(study, weights))

@@ -21,7 +21,7 @@ The numbers stand at the code that does each step, here and in the rooms named.
        digest, and only then sends. The same request gets the same bits; a differing one for an
        attempt that was answered is refused (``flo.clients.handler``).
     7. All replies to an attempt are there: the pads cancel and the noisy sum appears. A sum beyond
-       what honest hospitals could reach is thrown away (``flo.server.rounds``).
+       what honest hospitals could reach is thrown away (``flo.server.gathering``, ``rounds``).
     8. One is missing: what is there is uniformly random and is thrown away; a new attempt names the
        survivors, never fewer than the study's floor (``flo.server.run``). With distributed noise
        every attempt draws its noise anew and is charged; with local noise the same noisy vector
@@ -53,7 +53,7 @@ from flo import canonical
 from flo.claims import Head, RunKey
 from flo.errors import TrustError
 from flo.identity import Identity
-from flo.privacy.ring import Integers, Masked, enter, leave
+from flo.privacy.ring import Integers, Masked, Narrow, enter
 
 _BLOCK_BYTES = 1 << 18  # of a pad at a time: what is added to it stays in the cache
 
@@ -102,7 +102,9 @@ class Attempt:
     length: int
 
 
-def masked(values: Integers, own: str, secrets: dict[str, bytes], attempt: Attempt) -> Masked:
+def masked(
+    values: Integers | Narrow, own: str, secrets: dict[str, bytes], attempt: Attempt
+) -> Masked:
     """``values`` (length,) under the pads with every partner. [4, 5]
 
     ``own`` and the keys of ``secrets`` are identity fingerprints.
@@ -128,14 +130,6 @@ def masked(values: Integers, own: str, secrets: dict[str, bytes], attempt: Attem
             else:
                 block -= stream
     return total
-
-
-def unmasked_sum(replies: list[Masked], ring: int) -> Integers:
-    """The noisy sum of a whole cohort's replies to one attempt. [7]"""
-    total = np.zeros_like(replies[0])
-    for reply in replies:
-        total += reply
-    return leave(total, ring)
 
 
 def _pad(secret: bytes, attempt: Attempt, own: str, other: str) -> CipherContext:

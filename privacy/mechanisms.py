@@ -59,6 +59,7 @@ _FLOAT_SLACK = 2.0**-10
 _SMALLEST_SAMPLING, _SMALLEST_NOISE = 0.001, 0.001
 _LARGEST_LENGTH = 1 << 40
 _SMALLEST_SHARE = 100  # grid steps²
+_AT_ONCE = 1 << 15  # coordinates: what is made of them stays in the cache
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -125,10 +126,14 @@ class Mechanism:
         """
         if total.shape != (self.length,):
             raise ValueError(f"a sum of shape {total.shape} is not ({self.length},)")
-        steps = np.rint(total * (GRID / self.norm))
-        if limit is not None:
-            steps = np.clip(steps, -limit, limit)
-        return steps.astype(np.int64) + noise.sample(self.variance_steps(shares), self.length)
+        noisy = noise.sample(self.variance_steps(shares), self.length)
+        for start in range(0, self.length, _AT_ONCE):
+            block = slice(start, start + _AT_ONCE)
+            steps = np.rint(total[block] * (GRID / self.norm))
+            if limit is not None:
+                steps = np.clip(steps, -limit, limit)
+            noisy[block] += steps.astype(np.int64)
+        return noisy
 
     def to_real(self, steps: Integers | Floats) -> Floats:
         """Grid steps back to the unit of what was summed."""

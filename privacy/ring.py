@@ -26,6 +26,7 @@ from flo.messages import RINGS
 from flo.privacy.mechanisms import GRID
 
 Integers = npt.NDArray[np.int64]
+Narrow = npt.NDArray[np.int32]  # the same numbers, where they are small enough
 Masked = npt.NDArray[Any]  # uint32 or uint64
 
 _DEVIATIONS = 12
@@ -54,12 +55,19 @@ def bits(hospitals: int, largest_size: int, total_variance: int) -> int:
     raise ValueError(f"a sum of up to {most} grid steps does not fit a ring of 2^64")
 
 
-def enter(values: Integers, ring: int) -> Masked:
-    """Whole numbers into the ring (two's complement)."""
-    return values.astype(np.int64).view(np.uint64).astype(RINGS[ring])
+def enter(values: Integers | Narrow, ring: int) -> Masked:
+    """Whole numbers into the ring (two's complement), as a copy."""
+    return values.astype(f"<i{ring // 8}").view(RINGS[ring])
 
 
 def leave(values: Masked, ring: int) -> Integers:
     """Ring elements back to whole numbers in [-2^(ring-1), 2^(ring-1))."""
     signed = np.dtype(f"<i{ring // 8}")
     return values.view(signed).astype(np.int64)
+
+
+def narrowed(values: Integers) -> Integers | Narrow:
+    """The same numbers in 32 bits, if all of them fit."""
+    if len(values) and int(values.min()) >= -(2**31) and int(values.max()) < 2**31:
+        return values.astype(np.int32)
+    return values

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from flo.errors import StudyError
+from flo.networks import Vector
 from flo.privacy.batches import Batches, Frame, Mask
 from flo.privacy.bookkeeping import BookKeeping, Loss
 from flo.privacy.mixing import what_mixes
@@ -74,7 +75,7 @@ class PrivateStep:
         """The patients' records, ready for this step."""
         return Batches(patients, self._batch, self._device, self._flat.dtype)
 
-    def clipped_sum(self, weights: Floats, batches: Batches, chosen: Mask | None = None) -> Floats:
+    def clipped_sum(self, weights: Vector, batches: Batches, chosen: Mask | None = None) -> Floats:
         """Σ over (chosen) patients of clip(∇ Σ_records loss, ``clip``) at ``weights``, (p,)."""
         if weights.shape != self._flat.shape:
             raise ValueError(f"{weights.size} weights for a model of {len(self._flat)} parameters")

@@ -30,8 +30,15 @@ def _main(grid: Any, run: str) -> None:
     study = offer.study
     master = Path(os.environ[CHECKPOINT_KEY_VARIABLE]).read_bytes()
     keystore = AesKeyStore(study_key(master, store.salt(study.digest), study.digest))
-    stored = StoredRun(store, run, study, keystore)
-    carry_out(study, run, grid, stored, lambda state: str(write_tensors(home, study, run, state)))
+    stored = StoredRun(store, run, study, keystore, home.states())
+    carry_out(
+        study,
+        run,
+        grid,
+        stored,
+        lambda state: str(write_tensors(home, study, run, state)),
+        here=True,
+    )
     store.close()
 
 

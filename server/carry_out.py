@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from flo.errors import FloError
 from flo.messages import model_digest
 from flo.privacy.plan import Plan
-from flo.server.grid import GridExchange
+from flo.server.grid import GridExchange, GridParcels, Parcels
 from flo.server.rounds import RunState
 from flo.server.run import RunStore, run_study
 from flo.study import Study
@@ -42,25 +42,36 @@ class KeptRun(RunStore, Protocol):
 
 
 def carry_out(
-    study: Study, run: str, grid: Any, kept: KeptRun, publish: Callable[[RunState], str]
+    study: Study,
+    run: str,
+    grid: Any,
+    kept: KeptRun,
+    publish: Callable[[RunState], str],
+    *,
+    here: bool,
 ) -> None:
-    """``publish`` keeps the model of a state and says where.
+    """``publish`` keeps the model of a state and says where. ``here``: as the coordinator is.
 
     Raises:
         FloError: the saved state does not open, the coordinator is gone, or another process has
             the run.
     """
     try:
-        _carry_out(study, run, grid, kept, publish)
+        _carry_out(study, run, GridParcels(grid, here=here), grid, kept, publish)
     except FloError as error:
         kept.failed(str(error))
         raise
 
 
 def _carry_out(
-    study: Study, run: str, grid: Any, kept: KeptRun, publish: Callable[[RunState], str]
+    study: Study,
+    run: str,
+    parcels: Parcels,
+    grid: Any,
+    kept: KeptRun,
+    publish: Callable[[RunState], str],
 ) -> None:
-    exchange = GridExchange(grid, kept.nodes, kept.connections, kept.stop_requested)
+    exchange = GridExchange(grid, kept.nodes, kept.connections, kept.stop_requested, parcels)
     saved = kept.load()
     present = exchange.wait_for(
         [hospital.id for hospital in study.hospitals],

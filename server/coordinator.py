@@ -26,7 +26,8 @@ from flo.files import in_memory, write_private
 from flo.server import succession
 from flo.server.audit_copies import AuditCopies
 from flo.server.authority import read_peer
-from flo.server.gateway import Bell, Gateway
+from flo.server.bell import Bell
+from flo.server.gateway import Gateway
 from flo.server.home import (
     CHECKPOINT_KEY_VARIABLE,
     HOME_VARIABLE,
@@ -38,6 +39,7 @@ from flo.server.listeners import Listener, bind, listener, show_anew
 from flo.server.members import Member
 from flo.server.metrics import Meter, Metric, Traffic, measured
 from flo.server.operator_api import PrivateListener, operator_app
+from flo.server.parcels import Parcels
 from flo.server.presence import Presence
 from flo.server.refusals import Refusals
 from flo.server.runs import Runs
@@ -123,7 +125,7 @@ class Coordinator:
         audit_store: ArtifactStore | None = None,
     ) -> None:
         self._home, self._store, self._admission = home, home.store(), home.store()
-        self._bell = Bell()
+        self._bell, self._parcels = Bell(), Parcels()
         self._identity, self._audit_log = home.identity(), home.audit_log()
         self._refusals = Refusals(self._store)
         self._chain = home.chain_path.read_bytes()
@@ -157,7 +159,13 @@ class Coordinator:
         certificate, key = self._home.certificate_path.read_bytes(), self._home.tls_identity().pem()
         outside = listener(
             Gateway(
-                self._superlink, api, self._admission, self._refusals, self._bell, self._traffic
+                self._superlink,
+                api,
+                self._admission,
+                self._refusals,
+                self._bell,
+                self._traffic,
+                self._parcels,
             ),
             ca=self._home.ca_path,
             lifespan=False,
@@ -185,6 +193,7 @@ class Coordinator:
                 self._refusals,
                 self._bell,
                 self._jobs,
+                self._parcels,
             ),
             ca=None,
             lifespan=True,
@@ -271,7 +280,9 @@ class Coordinator:
     async def _watch(self) -> None:
         """What a coordinator does all the time."""
         await asyncio.to_thread(self._recover)
+        forget = partial(self._parcels.forget, self._superlink.has_finished)
         steps = [self._runs.watch, self._refusals.flush, self._sign, self._meter.write_if_due]
+        steps.append(forget)
         if self._copies is not None:
             steps.append(self._copies.copy_if_due)
         while True:

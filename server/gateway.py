@@ -6,17 +6,18 @@ For every request, in this order:
        a bootstrap certificate opens ``enrol`` and nothing else;
     3. a Fleet call names the certificate's own key (Flower's signature covers only a timestamp);
     4. the body is within its limit.
-Then ``pull-messages`` becomes a long poll, held in async code and only while the client is there;
-Fleet calls go on to Flower, and ``/v1/site/*`` to ``flo.server.site_api``.
+``pull-messages`` becomes a long poll, held in async code and only while the client is there; large
+bodies go past Flower (``flo.server.parcels``); other Fleet calls go on to Flower, and what else
+``/v1/site/*`` has to ``flo.server.site_api``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import functools
 import logging
+from collections.abc import Mapping
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -27,7 +28,9 @@ from flo.identity import public_bytes
 from flo.messages import MAX_MESSAGE_BYTES
 from flo.server.asgi import Allowance, Refused, answer, headers_of, read_body, replay
 from flo.server.authority import Peer, read_peer
+from flo.server.bell import Bell
 from flo.server.metrics import Traffic
+from flo.server.parcels import Parcels, name_in, number_in
 from flo.server.protocol import PEER, Receive, Scope, Send
 from flo.server.refusals import Refusals
 from flo.server.site_api import MAX_REPORT_BODY, SITE_CALLS, SiteApi
@@ -49,23 +52,11 @@ _MAX_BODY = {
     "/v1/site/reports": MAX_REPORT_BODY,
 }
 _MAX_FLEET_BODY = 1 << 20
+FETCH_PATH, OFFER_PATH = "/v1/site/fetch-parcel", "/v1/site/offer-parcel"
+_OF_A_NODE = FLEET_PATHS | {FETCH_PATH, OFFER_PATH}
+_KEY = PUBLIC_KEY_HEADER.encode()
 _RECHECK_SECONDS = 1.0
 _STATUS = {2: 400, 3: 409, 4: 403, 5: 503, 70: 500}
-
-
-class Bell:
-    """Wakes every long poll at once; rung whenever something may have arrived."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def ring(self) -> None:
-        self._event.set()
-        self._event = asyncio.Event()
-
-    async def wait(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._event.wait(), seconds)
 
 
 class Gateway:
@@ -83,8 +74,9 @@ class Gateway:
         refusals: Refusals,
         bell: Bell,
         traffic: Traffic,
+        parcels: Parcels,
     ) -> None:
-        self._traffic = traffic
+        self._traffic, self._parcels = traffic, parcels
         self._superlink, self._site_api, self._store = superlink, site_api, store
         self._refusals, self._bell = refusals, bell
         self._allowance = Allowance(MAX_MESSAGE_BYTES + MAX_SITE_BODY)
@@ -94,15 +86,21 @@ class Gateway:
             return
         path, send = scope["path"], self._traffic.counting(send)
         try:
-            if scope["method"] != "POST" or path not in FLEET_PATHS | set(SITE_CALLS):
+            if scope["method"] != "POST" or path not in _OF_A_NODE | set(SITE_CALLS):
                 raise Refused(404, "not on the list")
             peer = self._admit(scope, path)
+            if path == OFFER_PATH:
+                await self._offer(scope, receive, send)
+                return
             limit = _MAX_BODY.get(path, MAX_SITE_BODY if path in SITE_CALLS else _MAX_FLEET_BODY)
             with self._allowance.of(peer.hospital) as take:
                 body = await read_body(receive, limit, take)
                 self._traffic.received += len(body)
                 if path in SITE_CALLS:
                     await self._site_call(path, peer, body, send)
+                elif path == FETCH_PATH:
+                    headers = headers_of(scope)
+                    await self._parcels.fetch(self._node(headers), name_in(headers), send)
                 else:
                     await self._fleet_call(path, peer, body, scope, receive, send)
         except Refused as refusal:
@@ -114,7 +112,7 @@ class Gateway:
     async def _fleet_call(
         self, path: str, peer: Peer, body: bytes, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        key = headers_of(scope)[PUBLIC_KEY_HEADER.encode()]
+        key = headers_of(scope)[_KEY]
         if path == ACTIVATE_PATH:
             self._superlink.make_way_for(key)
             await asyncio.to_thread(self._site_api.note_connection, peer)
@@ -124,6 +122,26 @@ class Gateway:
             self._admit(scope, path)  # who was revoked meanwhile gets no message
         await self._superlink.fleet(scope, replay(body, receive), send)
         self._bell.ring()
+
+    async def _offer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Its body is read when it is taken, and not before."""
+        headers = headers_of(scope)
+        key, size = headers[_KEY], number_in(headers, "content-length", MAX_MESSAGE_BYTES)
+        wanted = await self._parcels.offer(
+            self._node(headers),
+            name_in(headers),
+            size,
+            receive,
+            lambda: self._superlink.has_message_for(key),
+        )
+        self._traffic.received += size if wanted else 0
+        await answer(send, 200 if wanted else 409, {})
+
+    def _node(self, headers: Mapping[bytes, bytes]) -> int:
+        node = self._superlink.node_of(headers[_KEY])
+        if node is None:
+            raise Refused(403, "this agent is not activated")
+        return node
 
     def _admit(self, scope: Scope, path: str) -> Peer:
         der = scope["extensions"].get(PEER)
@@ -146,7 +164,7 @@ class Gateway:
             raise Refused(403, f"{peer.hospital}: not the enrolled certificate")
         if member.revoked:
             raise Refused(403, f"{peer.hospital}: the certificate is revoked")
-        if path in FLEET_PATHS and not self._own_key(scope, peer):
+        if path in _OF_A_NODE and not self._own_key(scope, peer):
             raise Refused(403, f"{peer.hospital}: the node key is not the certificate's key")
         if member.earlier and peer.serial == member.serial:
             self._site_api.note_renewed(peer)
@@ -154,7 +172,7 @@ class Gateway:
 
     @staticmethod
     def _own_key(scope: Scope, peer: Peer) -> bool:
-        claimed = [v for k, v in scope["headers"] if k == PUBLIC_KEY_HEADER.encode()]
+        claimed = [v for k, v in scope["headers"] if k == _KEY]
         if len(claimed) != 1:
             return False
         try:

@@ -1,16 +1,34 @@
-"""The ServerApp's side of Flower: a round's messages through its grid, a record of bytes each."""
+"""The ServerApp's side of Flower: a round's messages through its grid, a record of bytes each.
+
+A body that is too large for Flower travels beside its message (``flo.server.parcels``).
+"""
 
 from __future__ import annotations
 
+import logging
+import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Protocol
 
+import httpx
+import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.constant import TASK_TOKEN_HEADER
 
-_RECORD, _BODY, _MESSAGE_TYPE = "flo", "message", "query"
+from flo.canonical import Bytes
+from flo.errors import MessageError
+from flo.messages import LARGEST_INSIDE, MAX_MESSAGE_BYTES, divided
+from flo.shared_memory import SharedBytes, opened
+
+log = logging.getLogger("flo.server.grid")
+
+_RECORD, _BODY, _PARCEL, _SIZE, _MESSAGE_TYPE = "flo", "message", "parcel", "size", "query"
 _POLL_SECONDS = 0.02
 _LOOK_SECONDS = 0.5
+_TAKE_SECONDS = 120.0  # between two pieces
+_PIECE = 1 << 18
 _OFFLINE_SECONDS = 2.0  # an agent that only lost its connection is back by then
 
 
@@ -18,7 +36,8 @@ class GridExchange:
     """Carries a round's messages through Flower's grid, a record of bytes each.
 
     ``nodes``: hospital -> Flower's node id. ``connections``: hospital -> how often its agent has
-    connected, so that one that crashed and came back is noticed.
+    connected, so that one that crashed and came back is noticed. ``parcels``: who carries large
+    bodies.
     """
 
     def __init__(
@@ -27,7 +46,9 @@ class GridExchange:
         nodes: Callable[[], dict[str, int]],
         connections: Callable[[], dict[str, int]],
         is_stopped: Callable[[], bool],
+        parcels: Parcels,
     ) -> None:
+        self._parcels = parcels
         self._grid, self._nodes, self._connections = grid, nodes, connections
         self._is_stopped = is_stopped
         self._answered: dict[str, int] = {}  # hospital -> its connections when it last answered
@@ -41,8 +62,10 @@ class GridExchange:
                 return present
             time.sleep(0.1)
 
-    def ask(self, requests: dict[str, bytes], deadline_seconds: float) -> dict[str, bytes]:
-        """Replies by hospital. A hospital that is offline, late or in error is simply absent.
+    def ask(
+        self, requests: dict[str, bytes], deadline_seconds: float
+    ) -> Iterator[tuple[str, Bytes]]:
+        """Replies as they come. A hospital that is offline, late or in error is simply absent.
 
         A message that an agent pulled and lost is never delivered again by Flower, so the same
         bytes go out once more when the agent has connected anew, and half way to the deadline; a
@@ -51,18 +74,23 @@ class GridExchange:
         asking = _Asking(requests, self._connections(), deadline_seconds)
         self._push(asking, list(requests))
         while asking.waiting and not asking.is_over():
-            for message in self._grid.pull_messages(list(asking.sent)):
+            nothing = True
+            for message in self._grid.pull_messages(asking.outstanding):
+                nothing = False
                 hospital = asking.sent.get(str(message.metadata.reply_to_message_id))
-                if hospital is not None and message.has_content():
-                    body = body_of(message.content.config_records.get(_RECORD))
-                    asking.replies.setdefault(hospital, body)
+                if hospital in asking.waiting and message.has_content():
+                    record = message.content.config_records.get(_RECORD)
+                    data = self._whole(message.metadata.src_node_id, record)
+                    if data is not None:
+                        asking.answered.add(hospital)
+                        self._answered[hospital] = asking.connections.get(hospital, 0)
+                        yield hospital, data
             if asking.waiting:
                 if asking.time_to_look():
                     self._push(asking, asking.to_ask_again(self._connections()))
                     asking.note_online(self.connected())
-                time.sleep(_POLL_SECONDS)
-        self._answered |= {h: asking.connections.get(h, 0) for h in asking.replies}
-        return asking.replies
+                if nothing:
+                    time.sleep(_POLL_SECONDS)
 
     def connected(self) -> set[str]:
         """Hospitals whose agents are connected now."""
@@ -77,9 +105,123 @@ class GridExchange:
     def _push(self, asking: _Asking, hospitals: list[str]) -> None:
         nodes = self._nodes()
         asked = [hospital for hospital in hospitals if hospital in nodes]
-        messages = [_message(asking.requests[h], nodes[h], asking.seconds) for h in asked]
+        messages = []
+        for hospital in asked:
+            record = self._record(asking, asking.requests[hospital], nodes)
+            messages.append(_message(record, nodes[hospital], asking.seconds))
         pushed = self._grid.push_messages(messages) if messages else []
         asking.sent |= {i: hospital for i, hospital in zip(pushed, asked, strict=True) if i}
+
+    def _record(self, asking: _Asking, data: bytes, nodes: dict[str, int]) -> ConfigRecord:
+        """What Flower carries of a request; its body is put beside it once for all."""
+        if len(data) <= LARGEST_INSIDE:
+            return ConfigRecord({_BODY: data})
+        head, body = divided(data)
+        if len(body) <= LARGEST_INSIDE:
+            return ConfigRecord({_BODY: data})
+        if id(data) not in asking.parcels:
+            name = asking.parcels[id(data)] = secrets.token_hex(16)
+            of_all = [nodes[h] for h, asked in asking.requests.items() if asked is data]
+            self._parcels.put(name, of_all, body)
+        return ConfigRecord({_BODY: head, _PARCEL: asking.parcels[id(data)], _SIZE: len(body)})
+
+    def _whole(self, node: int, record: ConfigRecord | None) -> Bytes | None:
+        """What a hospital sent; None if it went away meanwhile."""
+        name = record.get(_PARCEL) if record is not None else None
+        if record is None or name is None:
+            return body_of(record)
+        size = record.get(_SIZE)
+        if not isinstance(name, str) or type(size) is not int or not 0 < size < MAX_MESSAGE_BYTES:
+            return b""
+        try:
+            return self._parcels.take(name, node, size)
+        except MessageError as error:
+            log.warning(str(error))
+            return None
+
+
+class Parcels(Protocol):
+    """Carries large bodies past Flower."""
+
+    def put(self, name: str, nodes: Collection[int], body: memoryview) -> None:
+        """For these nodes to fetch."""
+
+    def take(self, name: str, node: int, size: int) -> memoryview:
+        """What this node offers. Raises MessageError unless it is there and of this size."""
+
+
+class GridParcels:
+    """On the connection of Flower's grid, with its credential.
+
+    ``here``: the coordinator is on this machine, so bodies change hands in memory.
+    """
+
+    def __init__(self, grid: Any, *, here: bool) -> None:
+        self._grid = grid
+        self._shared = [SharedBytes(), SharedBytes()] if here else []  # an agent may be reading one
+
+    def put(self, name: str, nodes: Collection[int], body: memoryview) -> None:
+        headers = self._headers(name, nodes)
+        content: Iterator[bytes] | bytes = b""
+        if self._shared:
+            self._shared.reverse()
+            shared = self._shared[0]
+            shared.write(body)
+            headers |= {"x-flo-place": shared.place, "x-flo-size": str(len(body))}
+        else:
+            headers |= {"content-length": str(len(body))}
+            content = _pieces(body)
+        answer = self._http.post(f"{self._url}/flo-put-parcel", content=content, headers=headers)
+        answer.raise_for_status()
+
+    def take(self, name: str, node: int, size: int) -> memoryview:
+        headers = self._headers(name, [node])
+        try:
+            if not self._shared:
+                return self._streamed(headers, size)
+            answer = self._http.post(
+                f"{self._url}/flo-take-parcel",
+                headers=headers | {"x-flo-place": "here"},
+                timeout=_TAKE_SECONDS,
+            )
+            answer.raise_for_status()
+            return opened(str(answer.json()["place"]), size)
+        except (httpx.HTTPError, ValueError) as error:  # ValueError: more than fits
+            raise MessageError(f"a reply did not come whole ({type(error).__name__})") from error
+
+    def _streamed(self, headers: dict[str, str], size: int) -> memoryview:
+        data, there = np.empty(size, dtype=np.uint8).data, 0
+        with self._http.stream(
+            "POST", f"{self._url}/flo-take-parcel", headers=headers, timeout=_TAKE_SECONDS
+        ) as answer:
+            answer.raise_for_status()
+            for piece in answer.iter_raw():
+                data[there : there + len(piece)] = piece
+                there += len(piece)
+        if there != size:
+            raise MessageError(f"a reply of {there} bytes, {size} were announced")
+        return data
+
+    @property
+    def _http(self) -> httpx.Client:
+        client: httpx.Client = self._grid._runtime_client._client
+        return client
+
+    @property
+    def _url(self) -> str:
+        return f"{self._grid._runtime_client._base_url}/v1/runtime"
+
+    def _headers(self, name: str, nodes: Collection[int]) -> dict[str, str]:
+        return {
+            TASK_TOKEN_HEADER: self._grid._token,
+            "x-flo-parcel": name,
+            "x-flo-nodes": ",".join(map(str, nodes)),
+        }
+
+
+def _pieces(body: memoryview) -> Iterator[bytes]:
+    for start in range(0, len(body), _PIECE):
+        yield bytes(body[start : start + _PIECE])
 
 
 class _Asking:
@@ -90,7 +232,8 @@ class _Asking:
     ) -> None:
         self.requests, self.connections, self.seconds = requests, connections, seconds
         self.sent: dict[str, str] = {}
-        self.replies: dict[str, bytes] = {}
+        self.answered: set[str] = set()
+        self.parcels: dict[int, str] = {}  # of a request's bytes -> the name of its body
         self._began = self._looked = time.monotonic()
         self._offline: dict[str, float] = {}  # hospital -> since when it was seen to be
         self._halfway = False
@@ -99,8 +242,14 @@ class _Asking:
     def waiting(self) -> list[str]:
         """Hospitals still worth waiting for."""
         gone = {h for h, since in self._offline.items() if _past(since + _OFFLINE_SECONDS)}
-        asked = set(self.sent.values()) - set(self.replies) - gone
+        asked = set(self.sent.values()) - self.answered - gone
         return [hospital for hospital in self.requests if hospital in asked]
+
+    @property
+    def outstanding(self) -> list[str]:
+        """Messages to them."""
+        waiting = set(self.waiting)
+        return [message for message, hospital in self.sent.items() if hospital in waiting]
 
     def is_over(self) -> bool:
         return _past(self._began + self.seconds)
@@ -143,8 +292,8 @@ def server_app(main: Callable[[Grid, str], None]) -> ServerApp:
     return app
 
 
-def _message(data: bytes, node: int, deadline_seconds: float) -> Message:
-    content = RecordDict({_RECORD: ConfigRecord({_BODY: data})})
+def _message(record: ConfigRecord, node: int, deadline_seconds: float) -> Message:
+    content = RecordDict({_RECORD: record})
     return Message(content, node, _MESSAGE_TYPE, ttl=deadline_seconds + 60)
 
 

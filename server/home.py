@@ -14,6 +14,7 @@ audit.sqlite        the signed audit log
 identity.next.key   while a key is replaced: the one that follows
 succession.json     earlier identity keys, each signed over to the next
 models/             published models
+states/             large vectors of saved states, while their runs go on
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Annotated, Literal
 import tomli_w
 from pydantic import Field
 
+from flo.artifacts import ArtifactStore, LocalArtifacts
 from flo.audit_log import AuditLog, existing
 from flo.errors import RefusedError, UsageError
 from flo.files import locked, make_private_directory, write_public
@@ -180,6 +182,10 @@ class CoordinatorHome:
         if not path.exists():
             write_secret(path, keystore, "checkpoints", secrets.token_bytes(32))
         return read_secret(path, keystore, "checkpoints")
+
+    def states(self) -> ArtifactStore:
+        """Where large vectors of saved states lie."""
+        return LocalArtifacts(self.directory / "states")
 
     def store(self) -> Store:
         return Store(self.directory / "coordinator.sqlite")

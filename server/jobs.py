@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,6 +49,7 @@ class Lent:
     job: str
     flower_run: int
     app: App
+    nodes: Callable[[], Collection[int]]
 
 
 class Aggregators(Protocol):
@@ -110,7 +112,8 @@ class Jobs:
             job = self._store.add_job(run)
         secret = job_secret(self._home.checkpoint_key(), self._store.salt(study), job)
         loan = Loan(run, study, lambda: self._nodes(study))
-        self._lent[job] = Lent(job, flower_run, self._superlink.lent(flower_run, secret, loan))
+        lent = self._superlink.lent(flower_run, secret, loan)
+        self._lent[job] = Lent(job, flower_run, lent, loan.nodes)
         if begun:
             return
         token, _ = issue(self._home.identity(), job, "launch", self._elsewhere.token_seconds)

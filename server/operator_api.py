@@ -7,15 +7,15 @@
     /v1/run/*          a job's token, for its own run
     anything else      a person's token, whose role ``flo.server.roles`` allows it
 Without a credential: 401, before any routing; with one that does not allow it: 403. The runtime's
-``pull-messages`` waits, in async code, until all replies are there or a short hold is over, so that
-a ServerApp need not poll.
+``pull-messages`` waits, in async code, until a reply is there or a short hold is over, so that a
+ServerApp need not poll.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
+from flo.canonical import Bytes
 from flo.claims import LARGEST_COUNT
 from flo.errors import FloError, MessageError, PolicyError, StudyError, TrustError
 from flo.messages import MAX_MESSAGE_BYTES
@@ -36,12 +37,21 @@ from flo.server.asgi import (
     unlimited,
     with_length,
 )
-from flo.server.gateway import Bell
+from flo.server.bell import Bell
 from flo.server.job_access import PREFIX as JOB_PREFIX
 from flo.server.job_access import JobKeys
 from flo.server.jobs import Jobs
 from flo.server.lent import RUNTIME_CALLS
 from flo.server.metrics import PROMETHEUS, Metric, as_prometheus
+from flo.server.parcels import (
+    NODES_HEADER,
+    PLACE_HEADER,
+    SIZE_HEADER,
+    Parcels,
+    name_in,
+    number_in,
+    numbers_in,
+)
 from flo.server.protocol import App, Receive, Scope, Send
 from flo.server.refusals import Refusals
 from flo.server.roles import refuse_forbidden
@@ -50,12 +60,15 @@ from flo.server.store import Offer, Place, Store
 from flo.server.superlink import (
     ACQUIRE_PATH,
     CONTROL_PREFIX,
+    PUT_PATH,
     RUNTIME_PREFIX,
     RUNTIME_PULL_PATH,
+    TAKE_PATH,
     SuperLink,
 )
 from flo.server.tokens import Token
 from flo.server.tokens import read as read_token
+from flo.shared_memory import opened
 from flo.study import MAX_STUDY_BYTES, Study, from_canonical
 
 log = logging.getLogger("flo.server.private")
@@ -63,6 +76,7 @@ log = logging.getLogger("flo.server.private")
 PERSON = "flo.person"  # in the scope of a request: the token that it came with
 # Flower checks the signature of the first only behind the body; the second is read again and again.
 _MAX_QUESTION = {ACQUIRE_PATH: 1 << 16, RUNTIME_PULL_PATH: 1 << 20}
+_PARCELS = frozenset({PUT_PATH, TAKE_PATH})
 _HOLD_SECONDS = 1.0  # then the ServerApp looks who is still connected
 _RECHECK_SECONDS = 0.25
 
@@ -78,10 +92,11 @@ class PrivateListener:
         refusals: Refusals,
         bell: Bell,
         jobs: Jobs,
+        parcels: Parcels,
     ) -> None:
         """``public``: the coordinator's key, which signs tokens."""
         self._superlink, self._api, self._bell, self._jobs = superlink, api, bell, jobs
-        self._public, self._refusals = public, refusals
+        self._public, self._refusals, self._parcels = public, refusals, parcels
         self._allowance = Allowance(MAX_MESSAGE_BYTES + max(_MAX_QUESTION.values()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,6 +115,9 @@ class PrivateListener:
             if flower is not None:
                 if not self._superlink.credential(path, headers_of(scope)):
                     raise Refused(401, "not a process of this coordinator")
+                if path in _PARCELS:
+                    await self._parcel(path, scope, receive, send)
+                    return
                 await self._to_flower(flower, path, scope, receive, send)
                 return
             person = self._admit(path, scope)
@@ -126,12 +144,51 @@ class PrivateListener:
                 raise Refused(503, "runs under way are being taken up again")  # Flower retries
             raise Refused(401, "no such job")
         lent, inner = found
-        if inner not in RUNTIME_CALLS:
+        if inner not in RUNTIME_CALLS | _PARCELS:
             raise Refused(401, "no call for a job")
         if not self._superlink.credential(inner, headers_of(scope), lent.flower_run):
             raise Refused(401, "not a process of this job")
         with self._allowance.of(lent.job) as take:
+            if inner in _PARCELS:
+                await self._parcel(inner, scope, receive, send, take, lent.nodes())
+                return
             await self._to_flower(lent.app, inner, scope, receive, send, take)
+
+    async def _parcel(
+        self,
+        path: str,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        take: Callable[[int], None] = unlimited,
+        ours: Collection[int] | None = None,
+    ) -> None:
+        """For a ServerApp; ``ours``: the only nodes that it may have to do with, if it is lent."""
+        headers = headers_of(scope)
+        run, name = self._superlink.run_of(headers), name_in(headers)
+        nodes = numbers_in(headers, NODES_HEADER)
+        if run is None or (ours is not None and not nodes <= set(ours)):
+            raise Refused(401, "a parcel for a hospital of another study")
+        place = headers.get(PLACE_HEADER.encode(), b"").decode("latin-1") if ours is None else ""
+        if path == TAKE_PATH and place:
+            await answer(send, 200, {"place": await self._parcels.take_here(min(nodes), name)})
+        elif path == TAKE_PATH:
+            await self._parcels.take(min(nodes), name, send)
+        else:
+            self._parcels.put(run, name, nodes, await self._body(place, headers, receive, take))
+            await answer(send, 200, {})
+
+    @staticmethod
+    async def _body(
+        place: str, headers: dict[bytes, bytes], receive: Receive, take: Callable[[int], None]
+    ) -> Bytes:
+        """As it is sent, or from where in memory a process of this machine has it."""
+        if not place:
+            return await read_body(receive, MAX_MESSAGE_BYTES, take)
+        try:
+            return opened(place, number_in(headers, SIZE_HEADER, MAX_MESSAGE_BYTES))
+        except MessageError as error:
+            raise Refused(400, str(error)) from error
 
     def _admit(self, path: str, scope: Scope) -> Token:
         given = headers_of(scope).get(b"authorization", b"").decode("latin-1")
@@ -171,12 +228,12 @@ class PrivateListener:
         self._bell.ring()
 
     async def _hold(self, body: bytes) -> bytes:
-        """The question cut down to replies that are there, after all or a short hold."""
+        """The question cut down to replies that are there, once there is one, or a short hold."""
         end = asyncio.get_running_loop().time() + _HOLD_SECONDS
         while True:
-            answerable, everything = self._superlink.answered_of(body)
+            answerable, something = self._superlink.answered_of(body)
             left = end - asyncio.get_running_loop().time()
-            if everything or left <= 0:
+            if something or left <= 0:
                 return answerable
             await self._bell.wait(min(left, _RECHECK_SECONDS))
 

@@ -16,14 +16,16 @@ from flo.artifacts import ArtifactStore
 from flo.claims import Head
 from flo.errors import FloError, MessageError, RefusedError, TrustError, UsageError
 from flo.keystore import Context, KeyStore
+from flo.networks import Vector
 from flo.server import checkpoint
 from flo.server.rounds import RunState
 from flo.server.run_documents import End, Event, Look, Saved, Taken, Tell
 from flo.server.run_link import RunLink
+from flo.server.vectors import REUSED, KeptVectors
 from flo.settings import parse
 from flo.study import Study, from_canonical
 
-MAX_STATE_BYTES = 4 << 30
+MAX_STATE_BYTES = 64 << 20
 _FRESH_SECONDS = 0.3  # for as long a look at the coordinator's is good
 _LONGEST = 500  # characters of a reason
 # A coordinator that was restored from a backup goes on from one of these.
@@ -48,6 +50,8 @@ class RemoteRun:
         if self.study.digest != study:
             raise TrustError("the coordinator hands out another study than this job is for")
         self._launch, self._saved = taken.launch, taken.saved
+        context = {"purpose": "checkpoint", "study": study, "run": run}
+        self._vectors = KeptVectors(artifacts, keystore, context)
         self._number = taken.saved.number if taken.saved else 0
         self._events: list[Event] = []
         self._heads: dict[str, Head] = {}
@@ -71,13 +75,13 @@ class RemoteRun:
             raise TrustError(f"{what} is missing") from error
         if canonical.digest(kept) != saved.digest:
             raise TrustError(f"{what} is not what was saved: an older one, or changed")
-        return checkpoint.from_bytes(
-            sealed.unseal(self._keystore, self._context(saved.phase, saved.round), kept, what)
-        )
+        state = sealed.unseal(self._keystore, self._context(saved.phase, saved.round), kept, what)
+        return checkpoint.from_bytes(state, self._vectors.load)
 
     def save(self, state: RunState) -> None:
         context = self._context(state.phase, state.round)
-        kept = sealed.seal(self._keystore, context, checkpoint.to_bytes(state))
+        kept = sealed.seal(self._keystore, context, checkpoint.to_bytes(state, self._keep))
+        self._vectors.wait()
         self._put(kept)
         self._tell(
             saved=Saved(
@@ -89,6 +93,12 @@ class RemoteRun:
         )
         if self._number % _CLEAR_EVERY == 0:
             self._remove_before(self._number - _KEEP)
+
+    def _keep(self, name: str, vector: Vector) -> str:
+        """A vector of the next state. Its key is of this launch, so nobody else takes it."""
+        number = self._number + 1
+        key = f"runs/{self._run}/state-{number:08}-{self._launch:06}-{name}.sealed"
+        return self._vectors.keep(name, vector, number, key)
 
     def _put(self, kept: bytes) -> None:
         """Under the next number. One that a process of an earlier launch took is left to it."""
@@ -102,8 +112,10 @@ class RemoteRun:
                 return
 
     def _remove_before(self, number: int) -> None:
+        """States of a smaller number, and vectors that no later one can name."""
         for key in self._artifacts.keys(f"runs/{self._run}/"):
-            if key < self._key(number):
+            oldest = number - (0 if key == self._key(_number_of(key)) else REUSED)
+            if _number_of(key) < oldest:
                 self._artifacts.remove(key)
 
     def _key(self, number: int) -> str:
@@ -148,7 +160,7 @@ class RemoteRun:
     def end(self, status: str, result: dict[str, Any]) -> None:
         self.event(status, **result)
         self._tell(end=parse(End, {"status": status, "result": result}, "the end"))
-        self._remove_before(self._number + 1)
+        self._remove_before(self._number + 1 + REUSED)
 
     def failed(self, why: str) -> None:
         self.event("failed", why=why)
@@ -178,3 +190,7 @@ class RemoteRun:
         self._events, self._heads = [], {}
         if saved is not None:
             self._saved = saved
+
+
+def _number_of(key: str) -> int:
+    return int(key.rpartition("/state-")[2][:8])

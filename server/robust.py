@@ -47,12 +47,6 @@ def largest_norm(study: Study, part: Part, hospitals: Collection[str]) -> float:
     return part.mechanism.norm * patients + deviation * noise
 
 
-def clipped(total: Floats, largest: float) -> Floats:
-    """``total``, made shorter if its L2 norm exceeds ``largest``."""
-    norm = float(np.linalg.norm(total))
-    return total * (largest / norm) if norm > largest else total
-
-
 def robust_mean(study: Study, sums: dict[str, Floats]) -> Floats:
     """The mean contribution of a patient, from each hospital's sum, by the study's aggregation."""
     share = study.mechanism.sampling

@@ -7,6 +7,7 @@ step; the published model averages the last half of the rounds (all of it post-p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -21,20 +22,20 @@ from flo.messages import (
     Purpose,
     Reply,
     RequestHeader,
-    Values,
     model_digest,
 )
 from flo.models import initial_weights
+from flo.networks import Vector
 from flo.privacy import evaluation, survey
 from flo.privacy.evaluation import Estimate
-from flo.privacy.masking import cohort_digest, unmasked_sum
+from flo.privacy.masking import cohort_digest
 from flo.privacy.plan import Part, Plan, combined_variance, reach_of, ring_of
-from flo.privacy.ring import Integers
-from flo.server.robust import clipped, largest_norm, robust_mean
+from flo.server.gathering import Gathered
+from flo.server.robust import largest_norm, robust_mean
 from flo.study import Study
 
 Floats = npt.NDArray[np.float64]
-NO_WEIGHTS: Floats = np.zeros(0)
+NO_WEIGHTS: Vector = np.zeros(0)
 _ANSWERS = {"join": "joined", "release": "release", "finish": "settled"}
 EVERYONE = ""  # among hospital ids: the sum of all
 Phase = Literal["survey", "training", "evaluation", "done"]
@@ -52,9 +53,9 @@ class RunState:
     phase: Phase
     round: int
     attempt: int
-    weights: Floats
-    velocity: Floats
-    tail_sum: Floats
+    weights: Vector
+    velocity: Vector
+    tail_sum: Vector
     tail_count: int
     retries: int = 0
     cohort: tuple[str, ...] = ()
@@ -72,12 +73,12 @@ class RunState:
         return cls("survey" if study.survey else "training", 1, 1, weights, zero, zero, 0)
 
     @property
-    def model(self) -> Floats:
+    def model(self) -> Vector:
         """The model to publish as things stand: the tail average, or the last weights."""
         return self.tail_sum / self.tail_count if self.tail_count else self.weights
 
     @property
-    def asked(self) -> Floats:
+    def asked(self) -> Vector:
         """The model that the next request carries."""
         return self.model if self.phase == "evaluation" else self.weights
 
@@ -94,6 +95,7 @@ def request_header(
 ) -> RequestHeader:
     """A request to these hospitals; only one for a release relays heads."""
     among = hospitals if kind == "release" else tuple(state.keys)
+    model = state.asked if kind == "release" else NO_WEIGHTS
     return RequestHeader.model_validate(
         {
             "kind": kind,
@@ -103,7 +105,8 @@ def request_header(
             "round": state.round,
             "attempt": state.attempt,
             "cohort": hospitals,
-            "model": model_digest(state.asked if kind == "release" else NO_WEIGHTS),
+            "model": model_digest(model),
+            "bits": 8 * model.itemsize,
             "heads": state.heads if kind == "release" else {},
             "keys": {name: state.keys[name] for name in among if kind != "finish"},
             "vouchers": {name: state.vouchers[name] for name in hospitals if name in state.vouchers}
@@ -160,49 +163,56 @@ def check_reply(study: Study, header: RequestHeader, hospital: str, reply: Reply
                 )
 
 
-def is_complete(study: Study, state: RunState, values: dict[str, Values]) -> bool:
+def is_complete(study: Study, state: RunState, gathered: Gathered) -> bool:
     """Whether the attempt gave a sum: masks cancel only if the whole cohort answered."""
     if study.masked:
-        return set(values) == set(state.cohort)
-    return len(values) >= study.cohort_floor
+        return gathered.hospitals == set(state.cohort)
+    return len(gathered.hospitals) >= study.cohort_floor
 
 
-def advance(study: Study, state: RunState, values: dict[str, Values]) -> RunState:
-    """Take a complete attempt into account: hospital id -> release, masked or on the grid.
+def advance(study: Study, state: RunState, gathered: Gathered) -> RunState:
+    """Take a complete attempt into account.
 
     Raises:
         MessageError: the sum is larger than these hospitals could make it: one of them lied.
     """
-    part = Plan.of(study).part(state.purpose)
-    total = part.mechanism.to_real(_sum(study, part, values))
+    part, count = Plan.of(study).part(state.purpose), len(gathered.hospitals)
+    reach = reach_of(study, part, count)
+    if study.masked and gathered.goes_beyond(reach):
+        raise MessageError(f"a sum beyond ±{reach} grid steps: no honest cohort makes that")
     state = replace(state, cohort=())
     if state.phase == "survey":
-        counted = {}
-        if not study.masked:
-            alone = combined_variance(study, part, 1)
-            counted = {
-                hospital: survey.read(study, part.mechanism.to_real(steps), alone)
-                for hospital, steps in values.items()
-            }
-        variance = combined_variance(study, part, len(values))
-        counted[EVERYONE] = survey.read(study, total, variance)
+        counted = {
+            hospital: survey.read(
+                study, part.mechanism.to_real(steps), combined_variance(study, part, 1)
+            )
+            for hospital, steps in gathered.each.items()
+        }
+        variance = combined_variance(study, part, count)
+        counted[EVERYONE] = survey.read(study, gathered.whole(), variance)
         return replace(state, phase="done", counted=counted)
     if state.phase == "evaluation":
-        variance = combined_variance(study, part, len(values))
-        estimate, subgroups = evaluation.read(study, total, variance)
+        variance = combined_variance(study, part, count)
+        estimate, subgroups = evaluation.read(study, gathered.whole(), variance)
         return replace(state, phase="done", estimate=estimate, subgroups=subgroups)
-    if study.mechanism.aggregation == "sum":
-        total = clipped(total, largest_norm(study, part, values))
-        sizes = sum(study.hospital(hospital).declared_size for hospital in values)
-        mean = total / (sizes * study.mechanism.sampling)  # public: patients as declared
-    else:
-        sums = {hospital: part.mechanism.to_real(steps) for hospital, steps in values.items()}
-        mean = robust_mean(study, sums)
-    velocity = study.mechanism.momentum * state.velocity + mean
-    weights = state.weights - study.mechanism.learning_rate * velocity
-    weights = np.clip(weights, -LARGEST_WEIGHT, LARGEST_WEIGHT)
-    in_tail = state.round > study.mechanism.steps // 2
-    finished = state.round == study.mechanism.steps
+    return _stepped(study, state, part, gathered)
+
+
+def _stepped(study: Study, state: RunState, part: Part, gathered: Gathered) -> RunState:
+    """The state after a training round: FedAvgM (Hsu, Qi, Brown 2019) on the noisy mean."""
+    training, mean = study.mechanism, _mean(study, part, gathered)
+    in_tail, finished = state.round > training.steps // 2, state.round == training.steps
+    weights = np.empty_like(state.weights)
+    velocity = np.empty_like(state.velocity) if training.momentum else state.velocity
+    tail_sum = np.empty_like(state.tail_sum) if in_tail else state.tail_sum
+    for block in gathered.blocks:
+        step = mean(block)
+        if training.momentum:
+            step = velocity[block] = training.momentum * state.velocity[block] + step
+        moved = state.weights[block] - training.learning_rate * step
+        weights[block] = np.clip(moved, -LARGEST_WEIGHT, LARGEST_WEIGHT)
+        if in_tail:
+            tail_sum[block] = state.tail_sum[block] + weights[block]
     return replace(
         state,
         phase="evaluation" if finished else "training",
@@ -211,18 +221,20 @@ def advance(study: Study, state: RunState, values: dict[str, Values]) -> RunStat
         retries=0 if finished else state.retries,
         weights=weights,
         velocity=velocity,
-        tail_sum=state.tail_sum + weights if in_tail else state.tail_sum,
+        tail_sum=tail_sum,
         tail_count=state.tail_count + in_tail,
     )
 
 
-def _sum(study: Study, part: Part, values: dict[str, Values]) -> Integers:
-    """The cohort's noisy sum in grid steps; masks, if there are any, cancel in it. [7]"""
-    replies, ring = list(values.values()), ring_of(study, part, len(values))
-    if ring == 0:
-        return np.asarray(np.sum(replies, axis=0), dtype=np.int64)
-    total = unmasked_sum(replies, ring)
-    reach = reach_of(study, part, len(values))
-    if int(total.max()) > reach or int(total.min()) < -reach:
-        raise MessageError(f"a sum beyond ±{reach} grid steps: no honest cohort makes that")
-    return total
+def _mean(study: Study, part: Part, gathered: Gathered) -> Callable[[slice], Floats]:
+    """A patient's mean contribution, in parts; divided by public numbers, patients as declared."""
+    if study.mechanism.aggregation != "sum":
+        sums = {name: part.mechanism.to_real(steps) for name, steps in gathered.each.items()}
+        mean = robust_mean(study, sums)
+        return lambda block: mean[block]
+    sizes = sum(study.hospital(hospital).declared_size for hospital in gathered.hospitals)
+    patients = sizes * study.mechanism.sampling
+    norm, largest = gathered.norm, largest_norm(study, part, gathered.hospitals)
+    if norm > largest:  # see flo.server.robust
+        return lambda block: gathered.real(block) * (largest / norm) / patients
+    return lambda block: gathered.real(block) / patients

@@ -16,17 +16,20 @@ Who carries the messages (``Exchange``) and who keeps the state (``RunStore``) c
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Literal, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from flo.canonical import Bytes
 from flo.claims import Head, Voucher
 from flo.errors import FloError, MessageError, TrustError
-from flo.messages import Reply, Request, Values, decode_reply, encode_request
+from flo.messages import ReplyHeader, Request, Values, decode_reply, encode_request
 from flo.privacy.masking import pair_secret
+from flo.privacy.plan import Plan
 from flo.server.attendance import JOIN_AGAIN, Attendance
+from flo.server.gathering import Gathered
 from flo.server.patience import Patience
 from flo.server.rounds import (
     NO_WEIGHTS,
@@ -44,8 +47,10 @@ End = Literal["done", "stopped", "paused", "ended"]
 
 
 class Exchange(Protocol):
-    def ask(self, requests: dict[str, bytes], deadline_seconds: float) -> dict[str, bytes]:
-        """Send each hospital its request; return the replies that came before the deadline."""
+    def ask(
+        self, requests: dict[str, bytes], deadline_seconds: float
+    ) -> Iterator[tuple[str, Bytes]]:
+        """Send each hospital its request; give each reply that comes before the deadline, once."""
 
     def connected(self) -> Collection[str]:
         """Hospitals whose agents are connected now."""
@@ -107,10 +112,10 @@ class _Run:
             if not self.state.cohort and not self._choose_cohort():
                 return "stopped" if self.store.stop_requested() else "paused"
             asked = self.state
-            values = self._ask_cohort()
-            advanced = self._advanced(values)
+            gathered = self._ask_cohort()
+            advanced = self._advanced(gathered)
             if advanced is None:
-                again = retried(self.study, self.state, drawn=bool(values))
+                again = retried(self.study, self.state, drawn=bool(gathered))
                 if again is None:
                     return "ended"
                 self.state = again
@@ -125,7 +130,7 @@ class _Run:
                 "round",
                 phase=asked.phase,
                 round=asked.round,
-                cohort=sorted(values),
+                cohort=sorted(gathered.hospitals),
                 seconds=seconds,
             )
         return "done"
@@ -159,7 +164,7 @@ class _Run:
         joined = []
         for hospital, reply in self._ask("join", newcomers).items():
             self._keep_key(hospital, reply)
-            if reply.header.kind == "joined" and hospital in self.state.keys:
+            if reply.kind == "joined" and hospital in self.state.keys:
                 joined.append(hospital)
         present = self._present()
         newcomers = [hospital for hospital in joined if hospital in present]
@@ -171,7 +176,7 @@ class _Run:
                 partners += newcomers
             for partner, reply in self._ask("join", partners).items():
                 for hospital in newcomers:
-                    voucher = reply.header.vouchers.get(hospital)
+                    voucher = reply.vouchers.get(hospital)
                     if voucher is not None and hospital != partner:
                         self._keep_voucher(partner, hospital, voucher)
 
@@ -183,9 +188,9 @@ class _Run:
             return hospital in self.state.keys
         return hospital in self.state.vouchers
 
-    def _keep_key(self, hospital: str, reply: Reply) -> None:
+    def _keep_key(self, hospital: str, reply: ReplyHeader) -> None:
         """The latest run key of a hospital; a voucher for an older one is void."""
-        key, known = reply.header.key, self.state.keys.get(hospital)
+        key, known = reply.key, self.state.keys.get(hospital)
         if key is None or (known is not None and key.epoch <= known.epoch):
             return
         try:
@@ -218,25 +223,24 @@ class _Run:
 
     # 3, 4 ---------------------------------------------------------------------------------------
 
-    def _ask_cohort(self) -> dict[str, Values]:
+    def _ask_cohort(self) -> Gathered:
         """What the cohort releases; whoever does not has to join again."""
-        values = {}
-        replies = self._ask("release", self.state.cohort)
-        for hospital, reply in replies.items():
-            if reply.header.kind == "release":
-                values[hospital] = reply.values
-            elif reply.header.code in JOIN_AGAIN:
+        part = Plan.of(self.study).part(self.state.purpose)
+        gathered = Gathered(self.study, part, len(self.state.cohort))
+        replies = self._ask("release", self.state.cohort, gathered.add)
+        for hospital, header in replies.items():
+            if header.kind != "release" and header.code in JOIN_AGAIN:
                 self._void_voucher(hospital)
-                self._keep_key(hospital, reply)
+                self._keep_key(hospital, header)
         for hospital in set(self.state.cohort) - set(replies):
             self._void_voucher(hospital)
-        return values
+        return gathered
 
-    def _advanced(self, values: dict[str, Values]) -> RunState | None:
-        missing = sorted(set(self.state.cohort) - set(values))
+    def _advanced(self, gathered: Gathered) -> RunState | None:
+        missing = sorted(set(self.state.cohort) - gathered.hospitals)
         try:
-            if is_complete(self.study, self.state, values):
-                return advance(self.study, self.state, values)
+            if is_complete(self.study, self.state, gathered):
+                return advance(self.study, self.state, gathered)
             why = "not everyone answered"
         except MessageError as error:
             why = str(error)
@@ -260,10 +264,16 @@ class _Run:
         self._ask("finish", [h.id for h in self.study.hospitals if h.id in connected])
         self.store.save(self.state)
 
-    def _ask(self, kind: str, hospitals: Collection[str]) -> dict[str, Reply]:
-        """One request to each of these hospitals; replies as far as they answer it.
+    def _ask(
+        self,
+        kind: str,
+        hospitals: Collection[str],
+        take: Callable[[str, Values], None] = lambda hospital, values: None,
+    ) -> dict[str, ReplyHeader]:
+        """One request to each of these hospitals; what they say, as far as they answer it.
 
-        Who does not answer, or refuses, is taken note of.
+        ``take`` is given each release as it comes. Who does not answer, or refuses, is taken note
+        of.
         """
         if not hospitals:
             return {}
@@ -274,8 +284,8 @@ class _Run:
         deadline = self.study.limits.deadline_seconds  # to join is to load the data
         if kind == "release":
             deadline = self.patience.seconds(self.state.phase)
-        replies: dict[str, Reply] = {}
-        for hospital, data in self.exchange.ask(dict.fromkeys(named, request), deadline).items():
+        replies: dict[str, ReplyHeader] = {}
+        for hospital, data in self.exchange.ask(dict.fromkeys(named, request), deadline):
             try:
                 reply = decode_reply(data)
                 check_reply(self.study, header, hospital, reply)
@@ -283,18 +293,20 @@ class _Run:
             except FloError as error:
                 self.store.event("bad-reply", hospital=hospital, why=str(error))
                 continue
-            replies[hospital] = reply
+            replies[hospital] = reply.header
+            if reply.header.kind == "release":
+                take(hospital, reply.values)
         for hospital in named:
             self._take_note(hospital, replies.get(hospital))
         return replies
 
-    def _take_note(self, hospital: str, reply: Reply | None) -> None:
+    def _take_note(self, hospital: str, reply: ReplyHeader | None) -> None:
         """Of absence and refusal."""
         before = self.attendance.is_gone(hospital)
         if reply is None:
             self.attendance.missed(hospital)
-        elif reply.header.kind == "refused":
-            code = reply.header.code or "not-ready"
+        elif reply.kind == "refused":
+            code = reply.code or "not-ready"
             self.store.event("refused", hospital=hospital, code=code)
             self.attendance.refused(hospital, code)
         if self.attendance.is_gone(hospital) and not before:

@@ -40,11 +40,19 @@ def shred(
     removed = 0
     for record in store.runs():
         path = tensors_path(home, study, record.id)
-        if record.study == study.digest and path.exists():
+        if record.study != study.digest:
+            continue
+        if path.exists():
             path.unlink()
             removed += 1
+        removed += _remove(home.states(), f"runs/{record.id}/")
     if artifacts is not None:
-        for key in artifacts.keys(""):
-            artifacts.remove(key)
-            removed += 1
+        removed += _remove(artifacts, "")
     return removed
+
+
+def _remove(artifacts: ArtifactStore, prefix: str) -> int:
+    keys = artifacts.keys(prefix)
+    for key in keys:
+        artifacts.remove(key)
+    return len(keys)

@@ -1,35 +1,59 @@
-"""A run that is carried out here: its state in the coordinator's database, sealed."""
+"""A run that is carried out here: its state in the coordinator's database, sealed.
+
+Large vectors lie beside it, in ``states/`` of the coordinator's folder.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from flo.artifacts import ArtifactStore
 from flo.claims import Head
 from flo.keystore import KeyStore
 from flo.server import checkpoint
 from flo.server.rounds import RunState
 from flo.server.store import Store
+from flo.server.vectors import KeptVectors
 from flo.study import Study
+
+_KEEP = 3  # saves back, for a backup that is being made
 
 
 class StoredRun:
     """Written by the latest launch only."""
 
-    def __init__(self, store: Store, run: str, study: Study, keystore: KeyStore) -> None:
+    def __init__(
+        self, store: Store, run: str, study: Study, keystore: KeyStore, artifacts: ArtifactStore
+    ) -> None:
         self._store, self._run, self._study = store, run, study
         self._keystore, self._launch = keystore, store.take_run(run)
         self._context = {"purpose": "checkpoint", "study": study.digest, "run": run}
+        self._artifacts, self._number = artifacts, 0
+        self._vectors = KeptVectors(artifacts, keystore, self._context)
+        self._named: list[set[str]] = []  # keys that the last saves named
         self.nodes, self.connections = store.nodes, store.connections
 
     def load(self) -> RunState | None:
         record = self._store.run(self._run)
         if record is None or record.state is None:
             return None
-        return checkpoint.from_bytes(self._keystore.open(self._context, record.state))
+        state = self._keystore.open(self._context, record.state)
+        return checkpoint.from_bytes(state, self._vectors.load)
 
     def save(self, state: RunState) -> None:
-        sealed = self._keystore.seal(self._context, checkpoint.to_bytes(state))
+        self._number += 1
+        named: set[str] = set()
+
+        def keep(name: str, vector: Any) -> str:
+            key = f"runs/{self._run}/{self._launch:06}-{self._number:08}-{name}.sealed"
+            named.add(kept := self._vectors.keep(name, vector, self._number, key))
+            return kept
+
+        sealed = self._keystore.seal(self._context, checkpoint.to_bytes(state, keep))
+        self._vectors.wait()
         self._store.save_state(self._run, self._launch, sealed)
+        if named:
+            self._remove_all_but(named)
 
     def pause(self, **facts: object) -> None:
         self._store.pause_run(self._run, self._launch)
@@ -37,6 +61,8 @@ class StoredRun:
 
     def end(self, status: str, result: dict[str, Any]) -> None:
         self._store.end_run(self._run, self._launch, status, result)
+        self._named = []
+        self._remove_all_but(set())
         self.event(status, **result)
 
     def failed(self, why: str) -> None:
@@ -55,3 +81,11 @@ class StoredRun:
 
     def stop_requested(self) -> bool:
         return self._store.stop_requested(self._run)
+
+    def _remove_all_but(self, named: set[str]) -> None:
+        """What the last saves do not name. Nothing of a later launch, which has the run by now."""
+        self._named = [*self._named, named][-_KEEP:]
+        needed = set().union(*self._named)
+        for key in self._artifacts.keys(f"runs/{self._run}/"):
+            if key not in needed and key < f"runs/{self._run}/{self._launch + 1:06}":
+                self._artifacts.remove(key)

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from flo.memory import KEEPING
+
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -37,6 +39,7 @@ def start_superexec(
             env={
                 **os.environ,
                 **QUIET,
+                **KEEPING,
                 **environment,
                 "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}",
                 "FLWR_HOME": str(home / "flower"),

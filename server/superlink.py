@@ -79,6 +79,7 @@ PUBLIC_KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER
 CONTROL_PREFIX = "/v1/control/"
 RUNTIME_PREFIX = "/v1/runtime/"
 RUNTIME_PULL_PATH = "/v1/runtime/pull-messages"
+PUT_PATH, TAKE_PATH = "/v1/runtime/flo-put-parcel", "/v1/runtime/flo-take-parcel"
 ACQUIRE_PATH = "/v1/runtime/acquire-task"
 APP_HERE = "flo.server.app:app"
 
@@ -126,9 +127,14 @@ class SuperLink:
         self.runtime = self._runtime(superexec_secret, lambda run: run not in self._lent)
         self._state: Any = self.control.state.linkstate_factory.state()
 
+    def node_of(self, public_key_header: bytes) -> int | None:
+        """The node of this key; None if Flower knows no such key."""
+        node: int | None = self._state.get_node_id_by_public_key(b64decode(public_key_header))
+        return node
+
     def has_message_for(self, public_key_header: bytes) -> bool:
         """Whether an undelivered, completely uploaded message waits for the node of this key."""
-        node = self._state.get_node_id_by_public_key(b64decode(public_key_header))
+        node = self.node_of(public_key_header)
         return any(
             message.metadata.dst_node_id == node
             and message.metadata.delivered_at == ""
@@ -155,7 +161,7 @@ class SuperLink:
         return bool(self._state.get_node_info(node_ids=[node], statuses=[NodeStatus.ONLINE]))
 
     def answered_of(self, body: bytes) -> tuple[bytes, bool]:
-        """A ServerApp's question cut down to replies that are there, and whether all are.
+        """A ServerApp's question cut down to replies that are there, and whether any is.
 
         Flower hands out a reply as soon as it is announced, and its client then waits up to two
         hours for the rest. An agent that was killed while it sent must not stop a round, so only
@@ -168,10 +174,9 @@ class SuperLink:
             for identifier in question.message_ids
             if identifier in answers and self._complete(answers[identifier])
         ]
-        everything = len(there) == len(question.message_ids)
         del question.message_ids[:]
         question.message_ids.extend(there)
-        return question.SerializeToString(), everything
+        return question.SerializeToString(), bool(there)
 
     def credential(
         self, path: str, headers: dict[bytes, bytes], flower_run: int | None = None
@@ -187,11 +192,16 @@ class SuperLink:
             return hmac.compare_digest(given, f"Bearer {self._token}".encode())
         if path == ACQUIRE_PATH:
             return bool(headers.get(SUPEREXEC_AUTH_SIGNATURE_HEADER.encode()))
+        run = self.run_of(headers)
+        if run is None:
+            return False
+        return run == flower_run if flower_run else run not in self._lent
+
+    def run_of(self, headers: dict[bytes, bytes]) -> int | None:
+        """Flower's id of the run whose ServerApp asks; None if it shows no token of one."""
         token = headers.get(TASK_TOKEN_HEADER.encode(), b"").decode("latin-1")
         task = self._state.get_task_by_token(token) if token else None
-        if task is None:
-            return False
-        return task.run_id == flower_run if flower_run else task.run_id not in self._lent
+        return int(task.run_id) if task is not None else None
 
     def register_node(self, url: str, ca: bytes, public: bytes) -> int:
         """Make a hospital's key known to Flower; returns Flower's node id of this start.

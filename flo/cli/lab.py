@@ -68,13 +68,16 @@ def demo(
     study: Annotated[
         Path | None, typer.Option(help="Your variant of examples/heart/study.toml.")
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with HOSPITAL.csv for each hospital of the study.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Result as JSON.")] = None,
 ) -> None:
-    """Four real hospitals train one private model on this machine, over mutual TLS."""
+    """Hospitals train one private model on this machine, each a process, over mutual TLS."""
     from flo.cli.demo import STUDY, run_demo
     from flo.cli.screen import write_json
 
-    write_json(json_file, run_demo(directory, study or STUDY))
+    write_json(json_file, run_demo(directory, study or STUDY, data))
 
 
 def data(

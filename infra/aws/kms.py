@@ -15,6 +15,7 @@ import hashlib
 import logging
 from typing import Any
 
+from flo.canonical import Bytes
 from flo.errors import NetworkError, TrustError, UsageError
 from flo.identity import fingerprint, framed, load_public, public_bytes
 from flo.infra.aws.clients import client, in_our_words
@@ -52,7 +53,7 @@ class KmsKeyStore:
             CreateAwsKmsKeyringInput(kms_key_id=key, kms_client=self._kms)
         )
 
-    def seal(self, context: Context, data: bytes) -> bytes:
+    def seal(self, context: Context, data: Bytes) -> bytes:
         """Raises UsageError for an empty context, or what KMS says: NetworkError, TrustError."""
         from aws_encryption_sdk.identifiers import AlgorithmSuite
 
@@ -60,7 +61,7 @@ class KmsKeyStore:
             raise UsageError("nothing is sealed without a context that says what it is for")
         try:
             sealed, _ = self._sdk.encrypt(
-                source=data,
+                source=bytes(data),
                 keyring=self._keyring,
                 encryption_context=context,
                 algorithm=AlgorithmSuite.AES_256_GCM_HKDF_SHA512_COMMIT_KEY,

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import numpy.typing as npt
 import tomli_w
 
 from flo.clients.address_book import AddressBook
@@ -24,6 +22,7 @@ from flo.clients.offers import Offered
 from flo.files import write_private
 from flo.messages import Request, RequestHeader, decode_reply, encode_request, model_digest
 from flo.models import initial_weights
+from flo.networks import Vector
 from flo.study import Study
 from tests.attacks.liar import HOSPITAL, LyingCoordinator
 from tests.builders import make_site, offered, small_study
@@ -82,7 +81,7 @@ class Besieged:
             self._claims = claims(wire, ledger, self.study, everyone, RUN)
         assert self.asked() == "release"
 
-    def request(self, weights: npt.NDArray[np.float64] | None = None, **changes: Any) -> bytes:
+    def request(self, weights: Vector | None = None, **changes: Any) -> bytes:
         """The request for round 1, which was answered, with changes to its header."""
         if weights is None:
             weights = initial_weights(self.study)
@@ -94,6 +93,7 @@ class Besieged:
             "attempt": 1,
             "cohort": tuple(sorted(hospital.id for hospital in self.study.hospitals)),
             "model": model_digest(weights),
+            "bits": 8 * weights.itemsize,
             **self._claims,
             **changes,
         }
@@ -103,7 +103,7 @@ class Besieged:
             header["heads"] = changes.get("heads", heads)
         return encode_request(Request(RequestHeader.model_validate(header), weights))
 
-    def asked(self, weights: npt.NDArray[np.float64] | None = None, **changes: Any) -> str:
+    def asked(self, weights: Vector | None = None, **changes: Any) -> str:
         """How the agent answers: with a kind of reply, or with the code of a refusal."""
         return self.told(self.request(weights, **changes))
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from flo.clients.address_book import AddressBook
 from flo.clients.approve import approve
@@ -27,6 +26,7 @@ from flo.messages import (
     model_digest,
 )
 from flo.models import initial_weights, parameter_count
+from flo.networks import Vector
 from flo.privacy.ledger import Ledger
 from flo.study import Study
 from tests.builders import (
@@ -41,7 +41,7 @@ from tests.company import claims, partner
 
 COORDINATOR = Identity.new()
 PARTNERS = {name: partner(name) for name in ("south", "west")}
-Weights = npt.NDArray[np.float64]
+Weights = Vector
 
 
 @dataclass
@@ -89,6 +89,7 @@ class Site:
             "attempt": 1,
             "cohort": cohort,
             "model": model_digest(weights),
+            "bits": 8 * weights.itemsize,
         }
         header |= self.answered.get(_attempt({**header, **changes})) or claims(
             self.handler, self.ledger, self.study, cohort, run

@@ -22,11 +22,12 @@ from flo.privacy.discrete_gaussian import SystemNoise
 from flo.privacy.masking import Attempt, cohort_digest, masked, new_run_key, pair_secret
 from flo.privacy.plan import Plan, noise_shares
 from flo.privacy.ring import leave
-from flo.server.rounds import RunState, advance, check_reply
+from flo.server.rounds import RunState, check_reply
 from tests.builders import CountingReleaser, small_study
 from tests.clients.asked_site import Site, approved_site
 from tests.clients.real_company import RealCompany
 from tests.company import handler_of, partner, run_key, signed
+from tests.sums import advance
 
 SHARES: dict[str, Any] = {"noise": "distributed", "masking": "on"}
 LIAR = Identity.new()

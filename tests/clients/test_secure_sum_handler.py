@@ -14,7 +14,7 @@ import pytest
 
 from flo import canonical
 from flo.clients.replies import KeptReplies
-from flo.messages import Reply, decode_request, values_bytes
+from flo.messages import Reply, Values, decode_request, values_bytes
 from flo.privacy.plan import Plan, ring_of
 from flo.privacy.ring import Integers
 from tests.clients.asked_site import Site, approved_site
@@ -59,13 +59,17 @@ def rows(site: Site) -> list[tuple[str, str, str]]:
     ]
 
 
+def bytes_of(values: Values) -> bytes:
+    return bytes(values_bytes(values))
+
+
 def kept(site: Site) -> list[bytes]:
     """Everything in the folder of replies, decrypted."""
     replies = KeptReplies(site.home.directory / "replies", site.home.keystore())
     named = {digest for _, *both in rows(site) for digest in both}
     assert len(site.replies()) == len(named), "a kept file that no row names"
     found = [replies.load(site.study.digest, digest, 32) for digest in named]
-    return [values_bytes(values) for values in found if values is not None]
+    return [bytes_of(values) for values in found if values is not None]
 
 
 # -- noise shares ----------------------------------------------------------------------------------
@@ -83,11 +87,11 @@ def test_each_attempt_draws_its_share_anew_and_each_is_charged(shares: Site) -> 
 def test_a_share_is_never_kept_unmasked(shares: Site) -> None:
     found = [asked(shares), asked(shares, attempt=2), asked(shares, purpose="evaluation")]
     files = kept(shares)
-    assert sorted(files) == sorted(values_bytes(reply.values) for reply, _ in found)
+    assert sorted(files) == sorted(bytes_of(reply.values) for reply, _ in found)
     for _, share in found:
         for width in ("<i8", "<u4"):
             assert not any(share.astype(width).tobytes() in data for data in files)
-        digest = canonical.digest(values_bytes(share))
+        digest = canonical.digest(bytes_of(share))
         assert all(digest not in row for row in rows(shares))
     assert all(charged == sent for _, charged, sent in rows(shares))
 
@@ -96,7 +100,7 @@ def test_with_the_whole_noise_of_its_own_a_site_keeps_the_noisy_numbers_for_a_re
     local: Site,
 ) -> None:
     reply, noisy = asked(local)
-    assert sorted(kept(local)) == sorted([values_bytes(reply.values), values_bytes(noisy)])
+    assert sorted(kept(local)) == sorted([bytes_of(reply.values), bytes_of(noisy)])
 
 
 # -- the same request ------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 from flo import canonical
 from flo.audit_chain import Growth, Receipt
 from flo.audit_log import AuditLog
+from flo.canonical import Bytes
 from flo.clients.agent import Agent
 from flo.clients.approve import approve, terms_of
 from flo.clients.coordinator_api import CoordinatorApi
@@ -45,7 +46,7 @@ class Overheard(Handler):
 
     heard: list[bytes]
 
-    def answer(self, data: bytes) -> bytes | None:
+    def answer(self, data: Bytes) -> bytes | None:
         reply = super().answer(data)
         if reply is not None:
             self.heard.append(reply)

@@ -90,7 +90,7 @@ class Mischief:
                     time.sleep(float(value[0]))
                 case "clock":
                     self._offset += float(value[0])
-        self._earlier.append(incoming.data)
+        self._earlier.append(bytes(incoming.data))
         return delivered
 
 

@@ -17,6 +17,7 @@ from flo import canonical
 from flo.identity import Identity
 from flo.model_card import ModelCard, PublishedModel, paths_of
 from flo.models import named, parameter_count
+from flo.networks import Vector
 from flo.privacy.plan import Plan
 from flo.privacy.sheet import trust
 from flo.study import Study, from_document
@@ -38,7 +39,7 @@ def weights_of(study: Study, seed: int = 1) -> Floats:
     return np.random.default_rng(seed).normal(size=parameter_count(study))
 
 
-def tensors_of(study: Study, seed: int = 1) -> dict[str, Floats]:
+def tensors_of(study: Study, seed: int = 1) -> dict[str, Vector]:
     return named(study, weights_of(study, seed))
 
 

@@ -114,5 +114,5 @@ def neighbours(study: Study, purpose: Purpose, case: str) -> tuple[Snapshot, Sna
 
 def steep_weights(study: Study) -> Floats:
     """A model under which gradients are much longer than the clip norm."""
-    weights = initial_weights(study)
+    weights = initial_weights(study).astype(np.float64)
     return weights + np.where(np.arange(len(weights)) % 2, 1.0, -1.0)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from scipy import stats
 
@@ -21,12 +20,14 @@ from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer
 from flo.identity import Identity
 from flo.messages import Values
-from flo.privacy.masking import Attempt, masked, new_run_key, pair_secret, unmasked_sum
+from flo.networks import Vector
+from flo.privacy.masking import Attempt, masked, new_run_key, pair_secret
 from flo.privacy.plan import Plan, noise_shares
 from flo.privacy.ring import Integers, leave
 from flo.study import Study
 from tests.builders import CountingReleaser, NoNoise, study_document
 from tests.clients.real_company import RealCompany
+from tests.sums import unmasked_sum
 
 FOUR = ("east", "north", "south", "west")
 THREE = ("east", "north", "south")
@@ -197,7 +198,7 @@ class Training:
         snapshot: Any,
         snapshot_digest: str,
         purpose: Any,
-        weights: npt.NDArray[np.float64],
+        weights: Vector,
         cohort_size: int,
     ) -> Integers:
         self.exact = self.trainer(study, snapshot_digest, noise=NoNoise()).release(

@@ -15,10 +15,10 @@ from flo.privacy.masking import (
     masked,
     new_run_key,
     pair_secret,
-    unmasked_sum,
 )
 from flo.privacy.ring import Integers, Masked
 from tests.company import signed
+from tests.sums import unmasked_sum
 
 STUDY, RUN, MODEL = "a" * 64, "run-1", "b" * 64
 MADE = [new_run_key(Identity.new(), STUDY, RUN, 1) for _ in range(8)]

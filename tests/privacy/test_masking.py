@@ -20,10 +20,10 @@ from flo.privacy.masking import (
     masked,
     new_run_key,
     pair_secret,
-    unmasked_sum,
 )
 from flo.privacy.ring import Integers, Masked
 from tests.company import signed
+from tests.sums import unmasked_sum
 
 STUDY, RUN = "a" * 64, "run-1"
 IDENTITIES = [Identity.new() for _ in range(6)]

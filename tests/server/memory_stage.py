@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, cast
@@ -38,11 +38,12 @@ from flo.privacy.masking import cohort_digest
 from flo.privacy.mechanisms import GRID
 from flo.privacy.plan import Plan
 from flo.server import checkpoint
-from flo.server.rounds import RunState, advance
+from flo.server.rounds import RunState
 from flo.server.run import run_study
 from flo.study import Study
 from tests.builders import HOSPITALS, study_document
 from tests.company import partner, signed
+from tests.sums import advance
 
 RUN = "run-1"
 NOTHING = np.zeros(0, dtype=np.int64)
@@ -308,7 +309,9 @@ class Stage:
 
     # -- Exchange ----------------------------------------------------------------------------------
 
-    def ask(self, requests: dict[str, bytes], deadline_seconds: float) -> dict[str, bytes]:
+    def ask(
+        self, requests: dict[str, bytes], deadline_seconds: float
+    ) -> Iterator[tuple[str, bytes]]:
         (data,) = set(requests.values())
         request = decode_request(data)
         assert tuple(requests) == request.header.cohort
@@ -321,7 +324,7 @@ class Stage:
                 self._reconnected.discard(hospital)
         self.replies += replies.items()
         self._perhaps_die("ask")
-        return replies
+        yield from replies.items()
 
     def connected(self) -> Collection[str]:
         return {hospital for hospital in self.sites if not self.is_away(hospital)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import cast
 
 import pytest
@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
+from flo.errors import MessageError
 from flo.server import grid
 from flo.server.grid import GridExchange
 from tests.server.memory_stage import Clock
@@ -78,6 +79,23 @@ class FakeGrid:
         return [when for when, to, *_ in self.pushed if to == hospital]
 
 
+class FakeParcels:
+    """Keeps what is put; gives what is offered, or nothing of who went away."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, tuple[set[int], bytes]] = {}
+        self.offered: dict[tuple[str, int], bytes] = {}
+
+    def put(self, name: str, nodes: Collection[int], body: memoryview) -> None:
+        self.kept[name] = (set(nodes), bytes(body))
+
+    def take(self, name: str, node: int, size: int) -> memoryview:
+        data = self.offered.pop((name, node), b"")
+        if len(data) != size:
+            raise MessageError("it went away")
+        return memoryview(data)
+
+
 class World:
     """An exchange over a fake grid, and what the coordinator's database would say."""
 
@@ -86,11 +104,13 @@ class World:
         self.grid = FakeGrid(self.clock)
         self.nodes, self.connections = dict(NODES), dict.fromkeys(NODES, 1)
         self.stopped, self.later = False, list[tuple[float, Callable[[], object]]]()
+        self.parcels = FakeParcels()
         self.exchange = GridExchange(
             cast(Grid, self.grid),
             lambda: dict(self.nodes),
             lambda: dict(self.connections),
             lambda: self.stopped,
+            self.parcels,
         )
 
     def at(self, instant: float, deed: Callable[[], object]) -> None:
@@ -110,7 +130,8 @@ class World:
         self.connections[hospital] += 1
 
     def ask(self, *hospitals: str, what: bytes = b"hello") -> dict[str, bytes]:
-        return self.exchange.ask(dict.fromkeys(hospitals or NODES, what), DEADLINE)
+        replies = self.exchange.ask(dict.fromkeys(hospitals or NODES, what), DEADLINE)
+        return {hospital: bytes(data) for hospital, data in replies}
 
 
 @pytest.fixture
@@ -188,7 +209,7 @@ def test_a_message_that_flower_does_not_take_is_not_waited_for(world: World) -> 
 
 
 def test_nobody_to_ask_is_no_question(world: World) -> None:
-    assert world.exchange.ask({}, DEADLINE) == {}
+    assert list(world.exchange.ask({}, DEADLINE)) == []
     assert world.grid.pushed == []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from flo.server.patience import Patience
@@ -47,7 +49,7 @@ def test_a_run_asks_with_the_patience_that_it_has_learned() -> None:
     asked: list[float] = []
     ask = run.ask
 
-    def asking(requests: dict[str, bytes], deadline_seconds: float) -> dict[str, bytes]:
+    def asking(requests: dict[str, bytes], deadline_seconds: float) -> Iterator[tuple[str, bytes]]:
         asked.append(deadline_seconds)
         return ask(requests, deadline_seconds)
 

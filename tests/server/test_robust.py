@@ -14,8 +14,8 @@ from flo.errors import StudyError
 from flo.messages import Reply
 from flo.privacy.mechanisms import GRID
 from flo.privacy.plan import Plan
-from flo.server.robust import clipped, largest_norm, robust_mean
-from flo.server.rounds import RunState, advance
+from flo.server.robust import largest_norm, robust_mean
+from flo.server.rounds import RunState
 from flo.study import Study, from_canonical
 from tests.builders import HOSPITALS, small_study, study_document
 from tests.server.memory_stage import (
@@ -30,6 +30,7 @@ from tests.server.memory_stage import (
     stage,
     training,
 )
+from tests.sums import advance
 
 LIAR, PAIR = "west", ("north", "south")
 
@@ -55,15 +56,22 @@ def test_honest_noise_stays_below_the_largest_norm() -> None:
     assert largest_norm(study, part, ["north"]) < patients + 12 * deviation
 
 
-@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=8), st.floats(1e-3, 1e6))
+@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=8), st.floats(1e-9, 1))
 def test_what_is_clipped_is_no_longer_and_points_the_same_way(
-    numbers_: list[float], largest: float
+    numbers_: list[float], scale: float
 ) -> None:
-    total = np.array(numbers_)
-    short = clipped(total, largest)
-    norm = np.linalg.norm(short)
-    assert norm <= largest * (1 + 1e-9) or np.array_equal(short, total)
-    assert np.allclose(short * np.linalg.norm(total), total * norm, rtol=1e-9, atol=1e-9)
+    study = company_study("masking off").with_mechanism(momentum=0.0)
+    part, start = part_of(study), RunState.start(study)
+    steps = np.rint(np.resize(numbers_, part.mechanism.length) * scale * GRID).astype(np.int64)
+    values = dict.fromkeys(HOSPITALS, np.zeros_like(steps)) | {LIAR: steps}
+    total, bound = part.mechanism.to_real(steps), largest_norm(study, part, HOSPITALS)
+    step = (start.weights - advance(study, start, values).weights) / study.mechanism.learning_rate
+    moved = step * 120  # patients, as declared
+    assert np.linalg.norm(moved) <= bound * (1 + 1e-9)
+    if np.linalg.norm(total) <= bound:
+        assert np.allclose(moved, total, rtol=1e-9, atol=1e-9)
+    parallel = moved * np.linalg.norm(total), total * np.linalg.norm(moved)
+    assert np.allclose(*parallel, rtol=1e-6, atol=1e-6)
 
 
 # -- with masks: the sum is clipped ----------------------------------------------------------------

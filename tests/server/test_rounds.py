@@ -19,7 +19,6 @@ from flo.privacy.ring import enter
 from flo.server.rounds import (
     NO_WEIGHTS,
     RunState,
-    advance,
     check_reply,
     is_complete,
     request_header,
@@ -29,6 +28,7 @@ from flo.study import Study
 from tests.builders import HOSPITALS, small_study, study_document
 from tests.company import partner, run_key, signed
 from tests.server.memory_stage import MASKED, MODES, RUN, cohort_of, company_study, reply_facts
+from tests.sums import advance, gathered
 
 Integers = npt.NDArray[np.int64]
 
@@ -278,7 +278,7 @@ def test_a_masked_attempt_counts_only_if_everyone_answered(
     study = company_study(mode)
     state = replace(RunState.start(study), cohort=HOSPITALS)
     values = dict.fromkeys(HOSPITALS[:there], grid(study, 1))
-    assert is_complete(study, state, values) is counts
+    assert is_complete(study, state, gathered(study, state, values)) is counts
 
 
 @pytest.mark.parametrize("declared", [40, 20_000], ids=["ring of 32 bits", "ring of 64 bits"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flo.artifacts import LocalArtifacts
 from flo.errors import RefusedError, TrustError
 from flo.keystore import LocalKeyStore
 from flo.server.home import CoordinatorConfig, CoordinatorHome
@@ -19,6 +20,7 @@ from flo.server.stored_run import StoredRun
 from tests.builders import small_study
 
 STUDY = small_study()
+WIDE = small_study(name="wide", model={"kind": "mlp", "hidden": [150, 150]})  # vectors of 90 KB
 
 
 @pytest.fixture
@@ -34,10 +36,15 @@ def keystore(tmp_path: Path) -> LocalKeyStore:
     return LocalKeyStore(tmp_path / "checkpoint.key")
 
 
+@pytest.fixture
+def artifacts(tmp_path: Path) -> LocalArtifacts:
+    return LocalArtifacts(tmp_path / "states")
+
+
 def test_a_saved_state_is_read_again_and_shows_nothing_to_who_has_no_key(
-    store: Store, keystore: LocalKeyStore, tmp_path: Path
+    store: Store, keystore: LocalKeyStore, artifacts: LocalArtifacts, tmp_path: Path
 ) -> None:
-    run, state = StoredRun(store, "run-1", STUDY, keystore), RunState.start(STUDY)
+    run, state = StoredRun(store, "run-1", STUDY, keystore, artifacts), RunState.start(STUDY)
     assert run.load() is None
     run.save(state)
     found, record = run.load(), store.run("run-1")
@@ -47,18 +54,18 @@ def test_a_saved_state_is_read_again_and_shows_nothing_to_who_has_no_key(
     np.testing.assert_array_equal(found.weights, state.weights)
     assert b"weights" not in record.state
     with pytest.raises(TrustError):
-        StoredRun(store, "run-1", STUDY, LocalKeyStore(tmp_path / "another.key")).load()
+        StoredRun(store, "run-1", STUDY, LocalKeyStore(tmp_path / "another.key"), artifacts).load()
 
 
 def test_a_state_that_was_changed_or_is_another_runs_is_refused(
-    store: Store, keystore: LocalKeyStore
+    store: Store, keystore: LocalKeyStore, artifacts: LocalArtifacts
 ) -> None:
     other = small_study(name="other")
     store.add_study(other, "00")
     store.start_run("run-2", other.digest)
     run, second = (
-        StoredRun(store, "run-1", STUDY, keystore),
-        StoredRun(store, "run-2", other, keystore),
+        StoredRun(store, "run-1", STUDY, keystore, artifacts),
+        StoredRun(store, "run-2", other, keystore, artifacts),
     )
     run.save(RunState.start(STUDY))
     record = store.run("run-1")
@@ -74,10 +81,10 @@ def test_a_state_that_was_changed_or_is_another_runs_is_refused(
 
 
 def test_a_process_of_an_earlier_launch_saves_nothing_any_more(
-    store: Store, keystore: LocalKeyStore
+    store: Store, keystore: LocalKeyStore, artifacts: LocalArtifacts
 ) -> None:
-    first = StoredRun(store, "run-1", STUDY, keystore)
-    second = StoredRun(store, "run-1", STUDY, keystore)
+    first = StoredRun(store, "run-1", STUDY, keystore, artifacts)
+    second = StoredRun(store, "run-1", STUDY, keystore, artifacts)
     second.save(RunState.start(STUDY))
     with pytest.raises(RefusedError, match="goes on elsewhere"):
         first.save(RunState.start(STUDY))

@@ -13,9 +13,10 @@ from flo.privacy import survey
 from flo.privacy.mechanisms import GRID
 from flo.privacy.plan import Plan, combined_variance
 from flo.server import checkpoint
-from flo.server.rounds import EVERYONE, RunState, advance, request_header, retried
+from flo.server.rounds import EVERYONE, RunState, request_header, retried
 from flo.study import Study
 from tests.builders import HOSPITALS, small_study, study_document
+from tests.sums import advance
 
 
 def survey_study(**mechanism: Any) -> Study:

@@ -41,7 +41,7 @@ def _main(grid: Any, run: str) -> None:
     def publish(state: RunState) -> str:
         return _publish(kept.study, run, state, artifacts, keystore, place)
 
-    carry_out(kept.study, run, grid, kept, publish)
+    carry_out(kept.study, run, grid, kept, publish, here=False)
     link.close()
 
 

@@ -131,7 +131,7 @@ class _Never:
 
     key_id = "-"
 
-    def seal(self, context: dict[str, str], data: bytes) -> bytes:
+    def seal(self, context: dict[str, str], data: canonical.Bytes) -> bytes:
         raise AssertionError
 
     def open(self, context: dict[str, str], data: bytes) -> bytes:

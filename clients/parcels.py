@@ -1,0 +1,94 @@
+"""Large bodies past Flower's messages, over mutual TLS: fetched at once, offered until taken."""
+
+from __future__ import annotations
+
+import base64
+import ssl
+from collections.abc import Iterator
+
+import httpx
+import numpy as np
+
+from flo.clients.coordinator_api import CappedTransport
+from flo.errors import MessageError, NetworkError, TrustError
+from flo.messages import MAX_MESSAGE_BYTES
+
+_TIMEOUT = httpx.Timeout(30.0, read=900.0, write=900.0, connect=5.0)
+_PIECE = 1 << 18
+_NAME_HEADER = "x-flo-parcel"
+
+
+class ParcelLink:
+    """``public_key``: of this hospital's agent, as Flower knows it, and its header's name."""
+
+    def __init__(self, url: str, context: ssl.SSLContext, public_key: tuple[str, bytes]) -> None:
+        header, key = public_key
+        self._url = url
+        self._http = httpx.Client(
+            base_url=url,
+            transport=CappedTransport(context, MAX_MESSAGE_BYTES),
+            timeout=_TIMEOUT,
+            follow_redirects=False,
+            headers={header: base64.b64encode(key).decode()},
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def fetch(self, name: str, head: bytes, size: int) -> memoryview:
+        """``head`` and the ``size`` bytes of this parcel behind it.
+
+        Raises:
+            MessageError: it is not there any more, or of another size. NetworkError, TrustError.
+        """
+        data = np.empty(len(head) + size, dtype=np.uint8).data
+        data[: len(head)] = head
+        there = len(head)
+        try:
+            with self._http.stream(
+                "POST", "/v1/site/fetch-parcel", headers={_NAME_HEADER: name}
+            ) as response:
+                self._refuse(response)
+                for piece in response.iter_raw():
+                    if there + len(piece) > len(data):
+                        raise MessageError(f"a parcel of more than {size} bytes")
+                    data[there : there + len(piece)] = piece
+                    there += len(piece)
+        except httpx.HTTPError as error:
+            raise self._lost(error) from error
+        if there != len(data):
+            raise MessageError(f"a parcel of {there - len(head)} bytes, {size} were announced")
+        return data
+
+    def offer(self, name: str, body: memoryview) -> None:
+        """Wait until it was taken, or is no longer wanted. Raises NetworkError, TrustError."""
+        headers = {_NAME_HEADER: name, "content-length": str(len(body))}
+        try:
+            response = self._http.post(
+                "/v1/site/offer-parcel", content=_pieces(body), headers=headers
+            )
+        except httpx.HTTPError as error:
+            raise self._lost(error) from error
+        if response.status_code != 409:  # a newer request is there already
+            self._refuse(response)
+
+    @staticmethod
+    def _refuse(response: httpx.Response) -> None:
+        status = response.status_code
+        if status in (401, 403):
+            raise TrustError(
+                f"the coordinator refuses this hospital (status {status})",
+                hint="the certificate may be revoked; ask the coordinator",
+            )
+        if status == 404:
+            raise MessageError("a parcel that is not there any more")
+        if status != 200:
+            raise NetworkError(f"the coordinator answered {status}")
+
+    def _lost(self, error: httpx.HTTPError) -> NetworkError:
+        return NetworkError(f"the connection to {self._url} was lost ({type(error).__name__})")
+
+
+def _pieces(body: memoryview) -> Iterator[bytes]:
+    for start in range(0, len(body), _PIECE):
+        yield bytes(body[start : start + _PIECE])

@@ -1,0 +1,204 @@
+"""Large bodies on their way between a ServerApp and hospitals, past Flower's messages.
+
+Flower keeps every object of a message whole, in memory and several times over. So a message carries
+its header, and a body of more than ``flo.messages.LARGEST_INSIDE`` bytes goes beside it:
+
+    down    the ServerApp puts a request's body here once; each hospital that it is for fetches it;
+    up      a hospital offers its reply and is kept waiting; when the ServerApp takes it, it runs
+            through this process piece by piece. Nobody holds more than one at a time.
+
+A ServerApp on this machine hands its bodies over in memory and takes replies from there
+(``flo.shared_memory``); to one elsewhere they are streamed.
+
+An offer ends when it was taken, when another message waits for the hospital, or when it offers
+another. Lives on the event loop; keeps nothing beyond the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from flo.canonical import Bytes
+from flo.server.asgi import Refused
+from flo.server.bell import Bell
+from flo.server.protocol import Receive, Send
+from flo.shared_memory import SharedBytes
+
+NAME_HEADER, NODES_HEADER = "x-flo-parcel", "x-flo-nodes"
+PLACE_HEADER, SIZE_HEADER = "x-flo-place", "x-flo-size"
+_NAME, _NUMBER = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9]{1,20}")
+_KEPT = 2  # of a run: the request under way, and one that an agent may still be fetching
+_LOOK_SECONDS, _TAKE_SECONDS = 1.0, 60.0
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class _Down:
+    name: str
+    nodes: Collection[int]
+    body: Bytes
+
+
+@dataclass
+class _Up:
+    name: str
+    size: int
+    receive: Receive
+    over: asyncio.Event = field(default_factory=asyncio.Event)  # taken to its end, or replaced
+    taken: bool = False
+    whole: bool = False
+
+
+class Parcels:
+    """``nodes`` are Flower's ids of hospitals' agents, ``run`` is Flower's id of a run."""
+
+    def __init__(self) -> None:
+        self._down: dict[int, list[_Down]] = {}
+        self._up: dict[int, _Up] = {}
+        self._offered = Bell()
+        self._shared: list[SharedBytes] = []  # what was written last stays until it was read
+
+    def put(self, run: int, name: str, nodes: Collection[int], body: Bytes) -> None:
+        """Keep a request's body for these nodes."""
+        kept = [parcel for parcel in self._down.get(run, []) if parcel.name != name]
+        self._down[run] = [*kept, _Down(name, nodes, body)][-_KEPT:]
+
+    def forget(self, is_over: Callable[[int], bool]) -> None:
+        """What was kept for runs that are over."""
+        for run in list(self._down):
+            if is_over(run):
+                self._down.pop(run, None)
+        if not self._down:
+            while self._shared:
+                self._shared.pop().close()
+
+    async def fetch(self, node: int, name: str, send: Send) -> None:
+        """Answer with a request's body. Raises Refused (404): there is none for this node."""
+        for parcel in (p for kept in list(self._down.values()) for p in kept):
+            if parcel.name == name and node in parcel.nodes:
+                await _start(send, len(parcel.body))
+                view = memoryview(parcel.body)
+                for start in range(0, len(view), _PIECE):
+                    piece, more = view[start : start + _PIECE], start + _PIECE < len(view)
+                    await send(
+                        {"type": "http.response.body", "body": bytes(piece), "more_body": more}
+                    )
+                return
+        raise Refused(404, "no such parcel for this hospital")
+
+    async def offer(
+        self, node: int, name: str, size: int, receive: Receive, is_called: Callable[[], bool]
+    ) -> bool:
+        """Keep a hospital waiting until its reply's body was taken. False if it is not wanted.
+
+        ``is_called``: whether another message waits for the hospital.
+        """
+        if before := self._up.pop(node, None):
+            before.over.set()
+        up = self._up[node] = _Up(name, size, receive)
+        self._offered.ring()
+        try:
+            while not up.over.is_set() and (up.taken or not is_called()):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(up.over.wait(), _LOOK_SECONDS)
+        finally:
+            if self._up.get(node) is up:
+                del self._up[node]
+        return up.whole
+
+    async def take(self, node: int, name: str, send: Send) -> None:
+        """Answer with what this node offers. Raises Refused (404): it does not, for a while.
+
+        If it goes away half way the answer is cut short, which whoever takes it sees.
+        """
+        up = await self._wait_for(node, name)
+        up.taken = True
+        try:
+            await _start(send, up.size)
+            there = 0
+            async for piece in _pieces(up):
+                there += len(piece)
+                more = there < up.size
+                await send({"type": "http.response.body", "body": piece, "more_body": more})
+            up.whole = there == up.size
+        finally:
+            up.over.set()
+
+    async def take_here(self, node: int, name: str) -> str:
+        """Where in memory a ServerApp of this machine finds what this node offers.
+
+        It stays there until the one after the next is taken. Raises Refused (404), see ``take``.
+        """
+        up = await self._wait_for(node, name)
+        up.taken = True
+        shared = self._shared.pop(0) if len(self._shared) > 1 else SharedBytes()
+        try:
+            there = 0
+            async for piece in _pieces(up):
+                shared.write(piece, there)
+                there += len(piece)
+            up.whole = there == up.size
+        finally:
+            up.over.set()
+            self._shared.append(shared)
+        if not up.whole:
+            raise Refused(404, "the hospital went away")
+        return shared.place
+
+    async def _wait_for(self, node: int, name: str) -> _Up:
+        end = asyncio.get_running_loop().time() + _TAKE_SECONDS
+        while (left := end - asyncio.get_running_loop().time()) > 0:
+            up = self._up.get(node)
+            if up is not None and up.name == name and not up.taken:
+                return up
+            await self._offered.wait(left)
+        raise Refused(404, "the hospital does not offer this")
+
+
+async def _pieces(up: _Up) -> AsyncIterator[bytes]:
+    """What comes of it, never more than was announced."""
+    left = up.size
+    while left > 0:
+        message = await up.receive()
+        piece = message.get("body", b"")
+        if message["type"] == "http.disconnect" or len(piece) > left:
+            return
+        left -= len(piece)
+        if piece:
+            yield piece
+
+
+async def _start(send: Send, size: int) -> None:
+    headers = [(b"content-length", str(size).encode()), (b"cache-control", b"no-store")]
+    headers.append((b"content-type", b"application/octet-stream"))
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+def name_in(headers: Mapping[bytes, bytes]) -> str:
+    """Which parcel a request is about. Raises Refused (400)."""
+    name = headers.get(NAME_HEADER.encode(), b"").decode("latin-1")
+    if not _NAME.fullmatch(name):
+        raise Refused(400, "no parcel is named")
+    return name
+
+
+def number_in(headers: Mapping[bytes, bytes], header: str, most: int) -> int:
+    """A decimal number up to ``most`` that a header gives. Raises Refused (400, 413)."""
+    text = headers.get(header.encode(), b"").decode("latin-1")
+    if not _NUMBER.fullmatch(text):
+        raise Refused(400, f"{header} is no number")
+    if int(text) > most:
+        raise Refused(413, f"{header} is more than {most}")
+    return int(text)
+
+
+def numbers_in(headers: Mapping[bytes, bytes], header: str) -> set[int]:
+    """Decimal numbers with commas between them, at least one. Raises Refused (400)."""
+    texts = headers.get(header.encode(), b"").decode("latin-1").split(",")
+    if not all(map(_NUMBER.fullmatch, texts)):
+        raise Refused(400, f"{header} is no list of numbers")
+    return set(map(int, texts))
