@@ -155,7 +155,7 @@ def _gradients(study: Study, weights: Vector, canaries: Patients) -> Floats:
     import torch
 
     module = models.build(study).double()
-    torch.nn.utils.vector_to_parameters(torch.from_numpy(weights), module.parameters())
+    torch.nn.utils.vector_to_parameters(torch.from_numpy(weights).double(), module.parameters())
     rows = []
     for record, label in zip(canaries.inputs, canaries.labels, strict=True):
         loss = binary_loss(module(torch.from_numpy(record)[None]), torch.tensor([label])).sum()

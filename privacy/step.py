@@ -79,7 +79,7 @@ class PrivateStep:
         """Σ over (chosen) patients of clip(∇ Σ_records loss, ``clip``) at ``weights``, (p,)."""
         if weights.shape != self._flat.shape:
             raise ValueError(f"{weights.size} weights for a model of {len(self._flat)} parameters")
-        self._flat.copy_(torch.from_numpy(weights))
+        self._flat.copy_(torch.from_numpy(np.require(weights, requirements="W")))
         total: torch.Tensor | None = None
         with _reproducible(self._device):
             for frame in batches.frames(chosen):

@@ -16,7 +16,7 @@ from flo.study import Study
 
 
 def gathered(study: Study, state: RunState, values: Mapping[str, Values]) -> Gathered:
-    made = Gathered(study, Plan.of(study).part(state.purpose), len(values))
+    made = Gathered(study, Plan.of(study).part(state.purpose), len(state.cohort or values))
     for hospital, release in values.items():
         made.add(hospital, release.copy())
     return made

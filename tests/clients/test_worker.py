@@ -80,7 +80,7 @@ def test_a_release_has_the_shape_of_its_purpose(
     digest = snapshot.write(path)
     training = worker.release(STUDY, path, digest, "training", WEIGHTS, 3)
     evaluation = worker.release(STUDY, path, digest, "evaluation", WEIGHTS, 3)
-    assert (training.shape, training.dtype) == ((6,), np.dtype(np.int64))
+    assert (training.shape, training.dtype) == ((6,), np.dtype(np.int32))  # they all fit
     assert evaluation.shape == (8,)
 
 

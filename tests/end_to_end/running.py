@@ -18,6 +18,7 @@ from tests.builders import small_study, study_document
 from tests.server.stage import RealCoordinator, flo
 
 SITES = ("north", "south", "west")
+WIDE = {"kind": "mlp", "hidden": [150, 150]}  # too large for Flower's messages
 MODES: dict[str, dict[str, Any]] = {
     "no masks": {"masking": "off"},
     "local noise": {"masking": "on"},
@@ -34,12 +35,14 @@ def launch(
     deadline: float = 10,
     epsilon: float = 0.9,
     on: str = "here",
+    model: dict[str, Any] | None = None,
     **mechanism: Any,
 ) -> str:
     """The digest of a study that all of these hospitals have approved."""
     hospitals = [{"id": home.config.hospital, "declared_size": 40} for home in homes]
     limits = {"deadline_seconds": deadline, "minimum_cohort": 2}
     document = study_document(hospitals=hospitals, version=version, limits=limits)
+    document["model"] = model or document["model"]
     document["mechanism"] |= {**MODES[mode], **mechanism}
     study = small_study(**document).with_epsilon(epsilon)
     with Operator(coordinator.home.directory) as operator:

@@ -11,12 +11,14 @@ import os
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.end_to_end.agents import agent, kill
 from tests.end_to_end.running import (
     SITES,
+    WIDE,
     all_events,
     failed,
     launch,
@@ -30,15 +32,21 @@ LONGEST_LIFE, ROUNDS_A_LIFE = 6.0, 12
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", [None, WIDE], ids=["small", "large"])
 def test_an_agent_that_is_killed_again_and_again_costs_a_retry_each_at_most(
-    tmp_path: Path,
+    tmp_path: Path, model: dict[str, Any] | None
 ) -> None:
     points, chosen = int(os.environ.get("FLO_KILL_POINTS", "5")), random.Random()
     steps = max(30, points * ROUNDS_A_LIFE)
     with serving(tmp_path / "coordinator") as coordinator, contextlib.ExitStack() as stack:
         sites = [coordinator.enrol(tmp_path / name, name) for name in SITES]
         digest = launch(
-            coordinator, sites, "distributed noise", steps=steps, retry_allowance=2 * points
+            coordinator,
+            sites,
+            "distributed noise",
+            steps=steps,
+            retry_allowance=2 * points,
+            model=model,
         )
         north, *_ = [stack.enter_context(agent(site)) for site in sites]
         home, kills = coordinator.home, 0

@@ -18,11 +18,13 @@ from typing import Any
 
 import pytest
 
+from flo.artifacts import LocalArtifacts
 from flo.clients.home import SiteHome
 from tests.builders import make_site
 from tests.end_to_end.agents import agent, kill
 from tests.end_to_end.running import (
     SITES,
+    WIDE,
     all_events,
     failed,
     launch,
@@ -45,10 +47,13 @@ def sites(tmp_path: Path) -> list[SiteHome]:
     return [make_site(tmp_path / name, name) for name in SITES]
 
 
+@pytest.mark.parametrize("model", [None, WIDE], ids=["small", "large"])
 def test_a_coordinator_that_is_killed_again_and_again_ends_in_the_undisturbed_model(
-    tmp_path: Path, sites: list[SiteHome]
+    tmp_path: Path, sites: list[SiteHome], model: dict[str, Any] | None
 ) -> None:
-    points, chosen = int(os.environ.get("FLO_KILL_POINTS", "8")), random.Random()
+    """A large model starts from weights of its study, so two studies have no model in common."""
+    points = int(os.environ.get("FLO_KILL_POINTS", "3" if model else "8"))
+    chosen = random.Random()
     home = new_home(tmp_path / "coordinator")
     steps = max(30, points * ROUNDS_A_LIFE)
     with contextlib.ExitStack() as stack:
@@ -60,7 +65,13 @@ def test_a_coordinator_that_is_killed_again_and_again_ends_in_the_undisturbed_mo
         def run(version: int) -> Any:
             """There is room for two studies of the same patients."""
             return launch(
-                coordinator, sites, "distributed noise", steps=steps, version=version, epsilon=0.4
+                coordinator,
+                sites,
+                "distributed noise",
+                steps=steps,
+                version=version,
+                epsilon=0.4,
+                model=model,
             )
 
         def over(digest: str) -> Any:
@@ -80,7 +91,9 @@ def test_a_coordinator_that_is_killed_again_and_again_ends_in_the_undisturbed_mo
             stack.callback(coordinator.stop)
         summary = over(digest)
     events = all_events(home, digest)
-    assert summary["result"]["model_digest"] == undisturbed["result"]["model_digest"]
+    if model is None:
+        assert summary["result"]["model_digest"] == undisturbed["result"]["model_digest"]
+    assert LocalArtifacts(home.directory / "states").keys("") == []
     assert rounds(events) == list(range(1, steps + 1))
     assert failed(events, sites[0]) == 0  # no attempt was thrown away
     for site in sites:  # in both studies

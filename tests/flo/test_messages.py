@@ -23,9 +23,11 @@ from flo.messages import (
     RequestHeader,
     decode_reply,
     decode_request,
+    divided,
     encode_reply,
     encode_request,
     model_digest,
+    request_header_of,
 )
 
 WEIGHTS = np.array([0.5, -1.25, 3e-300])
@@ -47,6 +49,7 @@ def request_header(**changes: Any) -> dict[str, Any]:
         "attempt": 1,
         "cohort": ["north", "south"],
         "model": model_digest(WEIGHTS),
+        "bits": 64,
         "heads": {"north": HEAD},
         "keys": {"north": KEY},
         "vouchers": {"north": VOUCHER},
@@ -96,6 +99,31 @@ def test_a_request_reads_back() -> None:
     np.testing.assert_array_equal(got.weights, WEIGHTS)
     assert got.weights.dtype == np.float64
     assert encode_request(got) == encode_request(sent) == request()
+
+
+def test_a_model_of_single_precision_takes_half_the_bytes() -> None:
+    weights = WEIGHTS.astype(np.float32)
+    header = request_header(model=model_digest(weights), bits=32)
+    sent = Request(RequestHeader.model_validate(header), weights)
+    data = encode_request(sent)
+    got = decode_request(data)
+    assert got.weights.dtype == np.float32
+    assert got.weights.tobytes() == weights.tobytes()
+    assert model_digest(weights) != model_digest(WEIGHTS)
+    with pytest.raises(MessageError, match="not a vector of 64-bit floats"):
+        decode_request(packed({**header, "bits": 64}, weights[:1].tobytes()))
+    with pytest.raises(MessageError, match=r"bits"):
+        decode_request(packed({**header, "bits": 16}, weights.tobytes()))
+
+
+def test_a_message_is_divided_where_its_header_ends() -> None:
+    data = request()
+    head, body = divided(data)
+    assert (head + body, bytes(body)) == (data, WEIGHTS.tobytes())
+    assert request_header_of(head) == request_header_of(data)
+    for cut in (b"", data[:3], data[: len(head) - 1], b"\xff" * 8):
+        with pytest.raises(MessageError, match="has no header"):
+            divided(cut)
 
 
 def test_a_reply_reads_back_to_the_bit() -> None:

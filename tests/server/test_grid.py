@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Collection, Iterable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
@@ -11,6 +13,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from flo.errors import MessageError
+from flo.messages import LARGEST_INSIDE
 from flo.server import grid
 from flo.server.grid import GridExchange
 from tests.server.memory_stage import Clock
@@ -193,6 +196,74 @@ def test_an_answer_that_is_no_record_of_bytes_says_nothing(
     world: World, content: RecordDict
 ) -> None:
     world.grid.reply["south"] = lambda message: Message(content, reply_to=message)
+    assert world.ask("south") == {"south": b""}
+
+
+# -- large bodies -------------------------------------------------------------------------------
+
+LARGE = os.urandom(LARGEST_INSIDE + 1)
+REQUEST = (6).to_bytes(4, "big") + b"header" + LARGE
+
+
+def offers(world: World, data: bytes, *, size: int | None = None, name: Any = "a" * 32) -> Reply:
+    """A reply whose whole text a hospital offers beside Flower's message."""
+
+    def reply(message: Message) -> Message:
+        node = message.metadata.dst_node_id
+        world.parcels.offered[(name, node)] = data
+        record = ConfigRecord({"parcel": name, "size": len(data) if size is None else size})
+        return Message(RecordDict({"flo": record}), reply_to=message)
+
+    return reply
+
+
+def test_a_large_body_is_put_beside_its_messages_once_for_all(world: World) -> None:
+    world.ask(what=REQUEST)
+    ((name, (nodes, body)),) = world.parcels.kept.items()
+    assert (nodes, body) == (set(NODES.values()), LARGE)
+    assert re.fullmatch("[0-9a-f]{32}", name)
+    assert {what for _, _, what, _ in world.grid.pushed} == {REQUEST[:10]}
+    world.ask(what=REQUEST)
+    assert len(world.parcels.kept) == 2, "the next question has a parcel of its own"
+
+
+def test_who_is_asked_again_finds_the_same_parcel(world: World) -> None:
+    world.grid.seconds["south"] = [None, 0.1]
+    world.at(1.0, lambda: world.reconnect("south"))
+    assert set(world.ask(what=REQUEST)) == set(NODES)
+    assert len(world.grid.pushes_to("south")) == 2
+    assert len(world.parcels.kept) == 1
+
+
+def test_what_is_small_goes_inside_flowers_message(world: World) -> None:
+    small = REQUEST[:10] + LARGE[:-1]
+    world.ask(what=small)
+    assert world.parcels.kept == {}
+    assert {what for _, _, what, _ in world.grid.pushed} == {small}
+
+
+def test_a_large_reply_is_taken_whole_from_the_hospital_that_offers_it(world: World) -> None:
+    world.grid.reply["south"] = offers(world, LARGE)
+    assert world.ask()["south"] == LARGE
+
+
+def test_a_hospital_that_goes_away_while_it_sends_is_asked_again(world: World) -> None:
+    replies = [offers(world, LARGE[:-1], size=len(LARGE)), offers(world, LARGE)]
+    world.grid.reply["south"] = lambda message: replies.pop(0)(message)
+    world.at(1.0, lambda: world.reconnect("south"))
+    assert world.ask()["south"] == LARGE
+    assert len(world.grid.pushes_to("south")) == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [(0, "a" * 32), (-1, "a" * 32), (1 << 40, "a" * 32), (1.5, "a" * 32), (3, b"bytes")],
+    ids=repr,
+)
+def test_a_parcel_without_a_name_or_of_absurd_size_says_nothing(
+    world: World, size: Any, name: Any
+) -> None:
+    world.grid.reply["south"] = offers(world, b"", size=size, name=name)
     assert world.ask("south") == {"south": b""}
 
 

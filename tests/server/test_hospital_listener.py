@@ -16,8 +16,9 @@ from flo.clients.home import SiteHome
 from flo.errors import TrustError
 from flo.files import write_private
 from flo.keystore import LocalKeyStore
+from flo.messages import MAX_MESSAGE_BYTES
 from flo.server.authority import Authority
-from flo.server.gateway import MAX_SITE_BODY
+from flo.server.gateway import FETCH_PATH, MAX_SITE_BODY, OFFER_PATH
 from flo.server.invitations import invite
 from flo.server.site_api import SITE_CALLS
 from flo.server.superlink import FLEET_PATHS, PUBLIC_KEY_HEADER
@@ -25,6 +26,7 @@ from flo.tls import show
 from tests.builders import make_site
 from tests.server.stage import RealCoordinator, ask, flo, key_header
 
+PARCELS = {FETCH_PATH, OFFER_PATH}
 STUDIES = "/v1/site/studies"
 PULL = "/v1/fleet/pull-messages"
 _CUT_OFF = (ssl.SSLError, ConnectionError)
@@ -135,7 +137,9 @@ def test_a_certificate_that_was_not_enrolled_is_refused(
     assert coordinator.outside("POST", path, coordinator.issued(name)).status == 403
 
 
-@pytest.mark.parametrize("path", sorted((FLEET_PATHS | set(SITE_CALLS)) - {"/v1/site/enrol"}))
+@pytest.mark.parametrize(
+    "path", sorted((FLEET_PATHS | PARCELS | set(SITE_CALLS)) - {"/v1/site/enrol"})
+)
 def test_an_invitation_opens_enrolment_only(
     coordinator: RealCoordinator, tmp_path: Path, path: str
 ) -> None:
@@ -173,7 +177,7 @@ def test_a_revoked_hospital_is_refused_at_its_next_request(
         assert ask(connection, "POST", STUDIES, body=b"{}").status == 403
 
 
-@pytest.mark.parametrize("path", sorted(FLEET_PATHS))
+@pytest.mark.parametrize("path", sorted(FLEET_PATHS | PARCELS))
 def test_a_fleet_call_with_another_nodes_key_is_refused(
     coordinator: RealCoordinator, north: ssl.SSLContext, sites: dict[str, SiteHome], path: str
 ) -> None:
@@ -197,6 +201,42 @@ def test_a_fleet_call_without_flowers_signature_is_refused_by_flower(
     }
     answer = coordinator.outside("POST", "/v1/fleet/activate-node", north, headers=headers)
     assert answer.status == 401
+
+
+def test_a_parcel_is_asked_for_by_its_name_and_is_for_whom_it_was_put(
+    coordinator: RealCoordinator, north: ssl.SSLContext, sites: dict[str, SiteHome]
+) -> None:
+    own = {PUBLIC_KEY_HEADER: key_header(sites["north"])}
+    for headers, status in (
+        (own, 400),
+        ({**own, "x-flo-parcel": "../../etc/passwd"}, 400),
+        ({**own, "x-flo-parcel": "0" * 32}, 404),
+    ):
+        assert coordinator.outside("POST", FETCH_PATH, north, headers=headers).status == status
+
+
+def test_an_offer_says_how_large_it_is_and_nothing_of_it_is_read_before_it_is_taken(
+    coordinator: RealCoordinator, north: ssl.SSLContext, sites: dict[str, SiteHome]
+) -> None:
+    own = {PUBLIC_KEY_HEADER: key_header(sites["north"]), "x-flo-parcel": "0" * 32}
+    with coordinator.connection(coordinator.port, north) as connection:
+        connection.putrequest("POST", OFFER_PATH)
+        for name, value in {**own, "content-length": str(MAX_MESSAGE_BYTES + 1)}.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        assert connection.getresponse().status == 413
+    with coordinator.connection(coordinator.port, north) as first:
+        first.putrequest("POST", OFFER_PATH)
+        for name, value in {**own, "content-length": str(MAX_MESSAGE_BYTES)}.items():
+            first.putheader(name, value)
+        first.endheaders()
+        other = coordinator.outside(  # another offer of the same hospital ends the one before
+            "POST", OFFER_PATH, north, body=b"", headers={**own, "content-length": "x"}
+        )
+        assert other.status == 400
+        first.sock.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            first.getresponse()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from fastapi.routing import iter_route_contexts
 from flwr.supercore.constant import SUPEREXEC_AUTH_SIGNATURE_HEADER, TASK_TOKEN_HEADER
 
 from flo.server.store import Store
-from flo.server.superlink import SuperLink
+from flo.server.superlink import PUT_PATH, TAKE_PATH, SuperLink
 from flo.server.tokens import issue
 from tests.server.every_route import filled, own_calls
 from tests.server.stage import RealCoordinator, ask
@@ -42,7 +42,7 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
         for method in route.methods or ()
     }
     store.close()
-    return sorted(found)
+    return sorted(found | {("POST", PUT_PATH), ("POST", TAKE_PATH)})
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from flo.server.aws_config import AwsConfig
 from flo.server.home import CoordinatorHome
 from tests.builders import make_site
 from tests.end_to_end.agents import agent, kill
-from tests.end_to_end.running import all_events, launch, releases, rounds, wait_for
+from tests.end_to_end.running import WIDE, all_events, launch, releases, rounds, wait_for
 from tests.infra.aws.account import account, home_with
 from tests.infra.aws.emulated import Aws
 from tests.infra.aws.sagemaker import EmulatedSageMaker, emulated_sagemaker, kill_all_of
@@ -93,22 +93,25 @@ def three(aws: Aws, tmp_path: Path) -> Iterator[Stage]:
 
 
 @pytest.mark.parametrize(
-    ("names", "mode"),
+    ("names", "mode", "model"),
     [
-        pytest.param(("north", "south"), "local noise", id="2 sites, local noise"),
+        pytest.param(("north", "south"), "local noise", None, id="2 sites, local noise"),
+        pytest.param(("north", "south"), "distributed noise", WIDE, id="2 sites, a large model"),
         pytest.param(
-            ("north", "south", "west", "east"), "distributed noise", id="4 sites, secure sums"
+            ("north", "south", "west", "east"), "distributed noise", None, id="4 sites, secure sums"
         ),
     ],
 )
 def test_a_job_ends_in_the_very_model_that_the_coordinator_would_have_made(
-    aws: Aws, tmp_path: Path, names: tuple[str, ...], mode: str
+    aws: Aws, tmp_path: Path, names: tuple[str, ...], mode: str, model: dict[str, Any] | None
 ) -> None:
+    """A large model starts from weights of its study, so two studies have no model in common."""
     with staged(aws, tmp_path, names) as stage:
-        here = stage.over(stage.launch(mode, on="here", steps=STEPS))
-        digest = stage.launch(mode, version=2, steps=STEPS)
+        here = stage.over(stage.launch(mode, on="here", steps=STEPS, model=model))
+        digest = stage.launch(mode, version=2, steps=STEPS, model=model)
         there = stage.over(digest)
-        assert there["result"]["model_digest"] == here["result"]["model_digest"]
+        if model is None:
+            assert there["result"]["model_digest"] == here["result"]["model_digest"]
         assert rounds(all_events(stage.home, digest)) == list(range(1, STEPS + 1))
         (name,) = [name for name, job in stage.sagemaker.jobs.items() if job.process]
         assert stage.sagemaker.outcome(name).status == "Completed"

@@ -1,0 +1,281 @@
+"""Large bodies past Flower: for whom they are, one at a time, and what becomes of who goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flo.errors import MessageError
+from flo.server import parcels
+from flo.server.asgi import Refused
+from flo.server.parcels import Parcels, name_in, number_in, numbers_in
+from flo.shared_memory import SharedBytes, opened
+
+NORTH, SOUTH, STRANGER = 11, 22, 33
+ONE, TWO = "1" * 32, "2" * 32
+BODY = os.urandom(3 << 20)
+Message = MutableMapping[str, Any]
+
+
+class Answered:
+    """Who asks: keeps the answer."""
+
+    def __init__(self) -> None:
+        self.headers: dict[bytes, bytes] = {}
+        self.body = b""
+        self.whole = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.headers = dict(message["headers"])
+        else:
+            self.body += message["body"]
+            self.whole = not message["more_body"]
+        await asyncio.sleep(0)
+
+
+def sends(*pieces: bytes, then: str = "http.disconnect") -> Callable[[], Awaitable[Message]]:
+    """A request's body as it comes; after it the client is gone, or nothing comes any more."""
+    left = list(pieces)
+
+    async def receive() -> Message:
+        await asyncio.sleep(0)
+        if left:
+            return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+        if then != "http.disconnect":
+            await asyncio.Event().wait()
+        return {"type": then}
+
+    return receive
+
+
+def never_called() -> bool:
+    return False
+
+
+def run(deed: Callable[[Parcels], Awaitable[Any]]) -> Any:
+    async def inside() -> Any:
+        async with asyncio.timeout(10):
+            return await deed(Parcels())
+
+    return asyncio.run(inside())
+
+
+# -- down ------------------------------------------------------------------------------------------
+
+
+def test_a_request_is_fetched_by_every_hospital_that_it_is_for_and_by_no_other() -> None:
+    async def deed(held: Parcels) -> list[Answered]:
+        held.put(1, ONE, {NORTH, SOUTH}, BODY)
+        asked = [Answered(), Answered()]
+        for node, one in zip((NORTH, SOUTH), asked, strict=True):
+            await held.fetch(node, ONE, one)
+        for node, name in ((STRANGER, ONE), (NORTH, TWO)):
+            with pytest.raises(Refused, match="no such parcel"):
+                await held.fetch(node, name, Answered())
+        return asked
+
+    for one in run(deed):
+        assert one.body == BODY
+        assert one.whole
+        assert one.headers[b"content-length"] == str(len(BODY)).encode()
+
+
+def test_of_a_run_the_last_two_requests_are_kept_and_of_one_that_is_over_none() -> None:
+    async def deed(held: Parcels) -> None:
+        for number in range(3):
+            held.put(1, str(number) * 32, {NORTH}, BODY)
+        held.put(2, ONE.replace("1", "a"), {NORTH}, BODY)
+        with pytest.raises(Refused):
+            await held.fetch(NORTH, "0" * 32, Answered())
+        for name in (ONE, TWO, "a" * 32):
+            await held.fetch(NORTH, name, Answered())
+        held.forget(lambda flower_run: flower_run == 1)
+        await held.fetch(NORTH, "a" * 32, Answered())
+        with pytest.raises(Refused):
+            await held.fetch(NORTH, TWO, Answered())
+
+    run(deed)
+
+
+# -- up --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offered_first", [True, False])
+def test_what_a_hospital_offers_runs_through_when_it_is_taken(offered_first: bool) -> None:
+    async def deed(held: Parcels) -> tuple[bool, bytes]:
+        half = len(BODY) // 2
+        receive = sends(BODY[:half], b"", BODY[half:])
+        offer = asyncio.create_task(held.offer(NORTH, ONE, len(BODY), receive, never_called))
+        if offered_first:
+            await asyncio.sleep(0.01)
+        answered = Answered()
+        await held.take(NORTH, ONE, answered)
+        assert answered.whole
+        return await offer, answered.body
+
+    assert run(deed) == (True, BODY)
+
+
+def test_on_this_machine_it_is_taken_from_memory_and_stays_there_for_the_one_after() -> None:
+    async def deed(held: Parcels) -> list[bytes]:
+        seen = []
+        for number, node in enumerate((NORTH, SOUTH, NORTH, SOUTH)):
+            body = bytes([number]) * 100_000
+            offer = asyncio.create_task(held.offer(node, ONE, len(body), sends(body), never_called))
+            seen.append(opened(await held.take_here(node, ONE), len(body)))
+            assert await offer
+        assert len(held._shared) == 2
+        held.forget(lambda flower_run: True)
+        assert held._shared == []
+        return [bytes(view[:1]) for view in seen[2:]]
+
+    assert run(deed) == [b"\2", b"\3"]
+
+
+def test_nobody_takes_what_another_hospital_offers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parcels, "_TAKE_SECONDS", 0.05)
+
+    async def deed(held: Parcels) -> None:
+        offer = asyncio.create_task(held.offer(NORTH, ONE, 4, sends(b"four"), never_called))
+        await asyncio.sleep(0)
+        for node, name in ((SOUTH, ONE), (NORTH, TWO)):
+            with pytest.raises(Refused, match="does not offer this"):
+                await held.take(node, name, Answered())
+        assert not offer.done()
+        offer.cancel()
+
+    run(deed)
+
+
+@pytest.mark.parametrize(
+    "pieces", [(BODY[:100],), (), (BODY, b"more")], ids=["cut short", "nothing", "too much"]
+)
+def test_a_hospital_that_goes_away_half_way_or_sends_more_than_it_said_gives_nothing_whole(
+    pieces: tuple[bytes, ...],
+) -> None:
+    size = len(BODY) if len(pieces) < 2 else len(BODY) + 1
+
+    async def deed(held: Parcels) -> None:
+        for here in (True, False):
+            offer = asyncio.create_task(held.offer(NORTH, ONE, size, sends(*pieces), never_called))
+            answered = Answered()
+            if here:
+                with pytest.raises(Refused, match="went away"):
+                    await held.take_here(NORTH, ONE)
+            else:
+                await held.take(NORTH, ONE, answered)
+                assert not answered.whole
+            assert not await offer
+
+    run(deed)
+
+
+def test_who_is_called_meanwhile_or_offers_another_waits_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parcels, "_LOOK_SECONDS", 0.01)
+
+    async def deed(held: Parcels) -> None:
+        assert not await held.offer(NORTH, ONE, 4, sends(b"four"), lambda: True)
+        first = asyncio.create_task(held.offer(NORTH, ONE, 4, sends(b"four"), never_called))
+        await asyncio.sleep(0.02)
+        assert not first.done()
+        second = asyncio.create_task(held.offer(NORTH, TWO, 4, sends(b"four"), never_called))
+        assert not await first
+        await held.take(NORTH, TWO, Answered())
+        assert await second
+        assert held._up == {}
+
+    run(deed)
+
+
+def test_only_what_is_taken_is_read() -> None:
+    """A thousand hospitals that offer cost no memory: their bodies stay with them."""
+
+    async def untouched() -> Message:
+        raise AssertionError("a body was read that nobody asked for")
+
+    async def deed(held: Parcels) -> None:
+        offers = [
+            asyncio.create_task(held.offer(node, ONE, 1 << 29, untouched, never_called))
+            for node in range(1000)
+        ]
+        await asyncio.sleep(0.05)
+        assert not any(offer.done() for offer in offers)
+        for offer in offers:
+            offer.cancel()
+
+    run(deed)
+
+
+# -- headers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", "1" * 31, "1" * 33, "G" * 32, "../" + "1" * 29])
+def test_a_name_is_thirty_two_hexadecimal_digits(name: str) -> None:
+    assert name_in({b"x-flo-parcel": ONE.encode()}) == ONE
+    with pytest.raises(Refused, match="no parcel is named"):
+        name_in({b"x-flo-parcel": name.encode()})
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "1e3", "٣", "1" * 21, "1,", ",1", "1,x"])
+def test_numbers_are_decimal_digits(text: str) -> None:
+    headers = {b"x-flo-nodes": text.encode("utf-8")}
+    with pytest.raises(Refused):
+        numbers_in(headers, "x-flo-nodes")
+    with pytest.raises(Refused):
+        number_in(headers, "x-flo-nodes", 1 << 64)
+    assert numbers_in({b"x-flo-nodes": b"11,22"}, "x-flo-nodes") == {11, 22}
+
+
+def test_a_number_has_a_limit() -> None:
+    assert number_in({b"content-length": b"100"}, "content-length", 100) == 100
+    with pytest.raises(Refused) as refused:
+        number_in({b"content-length": b"101"}, "content-length", 100)
+    assert refused.value.status == 413
+
+
+# -- shared memory ---------------------------------------------------------------------------------
+
+
+def test_bytes_in_memory_are_seen_by_whoever_opens_their_place() -> None:
+    shared = SharedBytes()
+    shared.write(b"first and long")
+    assert bytes(opened(shared.place, 14)) == b"first and long"
+    shared.write(b"again")
+    shared.write(b"!", 5)
+    kept = opened(shared.place, 6)
+    shared.close()
+    assert bytes(kept) == b"again!"
+
+
+def test_no_other_place_is_opened(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"four")
+    shared = SharedBytes()
+    shared.write(b"four")
+    with file.open("rb") as handle:
+        link = f"/proc/{os.getpid()}/fd/{handle.fileno()}"
+        assert bytes(opened(link, 4)) == b"four"  # a file of ours, whoever holds it
+    for place in (str(file), "/proc/self/mem", f"{shared.place}/../0", "/proc/1/root", ""):
+        with pytest.raises(MessageError, match="not a place"):
+            opened(place, 4)
+    for size in (5, 0):
+        with pytest.raises(MessageError, match="bytes of ours"):
+            opened(shared.place, size)
+    with pytest.raises(MessageError, match="any more"):
+        opened(f"/proc/{os.getpid()}/fd/99999", 4)
+    reading, writing = os.pipe()
+    try:
+        with pytest.raises(MessageError):
+            opened(f"/proc/{os.getpid()}/fd/{writing}", 4)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    shared.close()
