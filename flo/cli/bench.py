@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-GROUPS = ("step", "noise", "secure-sum", "ledger", "seal", "start")
+GROUPS = ("rounds", "step", "noise", "secure-sum", "ledger", "seal", "start")
 
 
 def bench(
@@ -17,6 +17,7 @@ def bench(
         list[str] | None, typer.Argument(metavar="[GROUP]...", help=f"{', '.join(GROUPS)}.")
     ] = None,
     device: Annotated[str, typer.Option(help="Where steps run: cpu or cuda.")] = "cpu",
+    quick: Annotated[bool, typer.Option(help="The few rows that tell most.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Rows as JSON.")] = None,
 ) -> None:
     """Measure what FLO costs here, as ratios against references in the same run."""
@@ -35,7 +36,7 @@ def bench(
     with working("measuring") as status:
         for group in groups or GROUPS:
             status.update(group)
-            for row in _rows(group, device):
+            for row in _rows(group, device, quick=quick):
                 rows.append(row)
                 status.update(f"{group}: {row['name']} took {row['ratio']:.2f} × {row['how']}")
     table = Table(box=None)
@@ -48,10 +49,11 @@ def bench(
         json_file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def _rows(group: str, device: str) -> Iterator[dict[str, Any]]:
-    from flo.bench import ledger, others, seal, secure_sum, step
+def _rows(group: str, device: str, *, quick: bool) -> Iterator[dict[str, Any]]:
+    from flo.bench import ledger, others, rounds, seal, secure_sum, step
 
     known: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+        "rounds": lambda: rounds.rows(quick=quick),
         "step": lambda: step.rows(device),
         "noise": others.noise,
         "secure-sum": secure_sum.rows,

@@ -108,11 +108,6 @@ def run_demo(directory: Path, study_file: Path, data: Path | None) -> dict[str, 
         out.print("  stewards read them out to each other by telephone")
         with ThreadPoolExecutor() as pool, StudyProgress(signed) as progress:
             approvals = [pool.submit(_approve, cast, signed, h.id) for h in signed.hospitals]
-            for hospital in chosen.hospitals:
-                cast.start(
-                    *("site", "run", "--home", str(_site(cast, hospital.id))),
-                    log=f"{hospital.id}.log",
-                )
             for approval in approvals:
                 approval.result()
             summary = progress.follow(
@@ -197,11 +192,12 @@ def _sites(cast: _Cast, home: Path, chosen: study.Study, data: Path) -> None:
             *("--declared-size", str(hospital.declared_size)),
         )
         cast.do("site", "enrol", str(invitation), "--home", str(site))
+        cast.start("site", "run", "--home", str(site), log=f"{hospital.id}.log")
         return hospital.id
 
     with ThreadPoolExecutor(2) as pool:
         for name in pool.map(enrol, chosen.hospitals):
-            console().print(f"[bold]enrolled[/] {name}")
+            console().print(f"[bold]enrolled[/] {name}, its agent is starting")
 
 
 def _approve(cast: _Cast, signed: study.Study, hospital: str) -> None:

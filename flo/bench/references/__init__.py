@@ -1,0 +1,148 @@
+"""What FLO is measured against, each in an environment of its own: programs that FLO never imports.
+
+The environments are made at the first use, with pip, under ``$XDG_CACHE_HOME/flo-bench`` (or
+``~/.cache``). Their clients do nothing but answer, without privacy and without masks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+from flo.errors import FloError
+
+FLOWER, NVFLARE = "flwr==1.42.0", "nvflare==2.9.0"
+_HERE = Path(__file__).parent
+_START_SECONDS, _RUN_SECONDS = 60.0, 900.0
+
+
+def environment(*requirements: str) -> Path:
+    """The folder of the commands of an environment with these packages and numpy."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "flo-bench"
+    folder = cache / requirements[0].replace("==", "-")
+    if not (folder / "ready").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        _run([sys.executable, "-m", "venv", str(folder)])
+        _run([str(folder / "bin" / "pip"), "install", "--quiet", "numpy", *requirements])
+        (folder / "ready").touch()
+    return folder / "bin"
+
+
+def flower_rounds(sites: int, megabytes: float, rounds: int) -> list[float]:
+    """Seconds of each round of stock Flower: a SuperLink and SuperNodes, FedAvg, no TLS."""
+    commands = environment(FLOWER)
+    with tempfile.TemporaryDirectory() as scratch, _Processes() as started:
+        folder = Path(scratch)
+        times, port = folder / "times.json", _free_port()
+        shutil.copytree(_HERE / "flower_app", folder / "app")
+        (folder / "home").mkdir()
+        config = f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{port}"\n'
+        (folder / "home" / "config.toml").write_text(f"{config}insecure = true\n")
+        variables = {
+            **os.environ,
+            "FLWR_HOME": str(folder / "home"),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
+        }
+        superlink = ["--insecure", "--port", str(port), "--disable-runtime-dependency-installation"]
+        started.begin([str(commands / "flower-superlink"), *superlink], variables)
+        _wait_for_port(port)
+        for _ in range(sites):
+            node = ["--insecure", "--superlink", f"127.0.0.1:{port}", "--port", str(_free_port())]
+            started.begin([str(commands / "flower-supernode"), *node], variables)
+        wanted = f'floats={_floats(megabytes)} rounds={rounds} sites={sites} times="{times}"'
+        run = [str(commands / "flwr"), "run", str(folder / "app"), "here", "-c", wanted]
+        _run(run, variables)
+        return _between(times, rounds)
+
+
+def nvflare_rounds(sites: int, megabytes: float, rounds: int) -> list[float]:
+    """Seconds of each round of NVFLARE in its proof-of-concept mode: FedAvg over numpy arrays."""
+    commands = environment(NVFLARE)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        shutil.copytree(_HERE / "nvflare_job", folder / "job")
+        variables = {
+            **os.environ,
+            "HOME": scratch,
+            "NVFLARE_POC_WORKSPACE": str(folder / "poc"),
+            "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
+        }
+        arguments = [str(sites), str(_floats(megabytes)), str(rounds), str(folder / "times.json")]
+        _run([str(commands / "python"), str(folder / "job" / "job.py"), *arguments], variables)
+        return _between(folder / "times.json", rounds)
+
+
+class _Processes:
+    """Of a reference, so that none outlives it."""
+
+    def __init__(self) -> None:
+        self._all: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> _Processes:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self._all:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def begin(self, command: list[str], variables: dict[str, str]) -> None:
+        self._all.append(
+            subprocess.Popen(
+                command,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        )
+
+
+def _between(times: Path, rounds: int) -> list[float]:
+    """Seconds between the instants that a reference writes down, once all are there."""
+    end = time.monotonic() + _RUN_SECONDS
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError, ValueError):
+            instants = json.loads(times.read_text())
+            if len(instants) > rounds:
+                return [after - before for before, after in pairwise(instants)]
+        time.sleep(0.2)
+    raise FloError(f"the reference did not come to its end in {_RUN_SECONDS:g} seconds")
+
+
+def _floats(megabytes: float) -> int:
+    return int(megabytes * 1e6 / 4)
+
+
+def _run(command: list[str], variables: dict[str, str] | None = None) -> None:
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    if done.returncode:
+        raise FloError(f"`{' '.join(command)[:200]}` ended in {done.returncode}: {done.stderr}")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        return int(bound.getsockname()[1])
+
+
+def _wait_for_port(port: int) -> None:
+    end = time.monotonic() + _START_SECONDS
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.1)
+    raise FloError("the reference's server did not start")

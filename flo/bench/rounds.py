@@ -1,0 +1,76 @@
+"""A round of real processes: FLO with all that it does, against systems whose clients do nothing.
+
+FLO's agents train twenty patients each with differential privacy, draw exact noise, mask, write
+their ledgers and talk over mutual TLS; the references' clients add a number and answer, without
+privacy, masks or TLS.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from flo.bench import Row
+from flo.bench.made_up import study_of, write
+from flo.bench.references import flower_rounds, nvflare_rounds
+from flo.errors import FloError
+
+_ROUNDS = {0.1: 12, 1.0: 12, 100.0: 6}
+_QUICK = ((4, 1.0),)
+_ALL = tuple((agents, megabytes) for megabytes in _ROUNDS for agents in (2, 4, 8))
+_REFERENCES: dict[str, Callable[[int, float, int], list[float]]] = {
+    "stock Flower 1.42": flower_rounds,
+    "NVFLARE 2.9": nvflare_rounds,
+}
+
+
+def rows(*, quick: bool) -> Iterator[Row]:
+    """Two rows for each number of agents and size of model: with secure sums and without."""
+    for agents, megabytes in _QUICK if quick else _ALL:
+        ours = {
+            how: _flo(agents, megabytes, secure_sum=how == "secure sum")
+            for how in (("secure sum",) if quick else ("secure sum", "no masks"))
+        }
+        for reference, run in _REFERENCES.items():
+            seconds = run(agents, megabytes, 4)
+            theirs = statistics.median(seconds)
+            for how, (flo, runs) in ours.items():
+                yield {
+                    "group": "rounds",
+                    "name": f"{agents} agents, {megabytes:g} MB, {how}",
+                    "flo": flo,
+                    "reference": theirs,
+                    "ratio": flo / theirs,
+                    "unit": "s",
+                    "runs": min(runs, len(seconds)),
+                    "how": reference,
+                }
+
+
+def _flo(agents: int, megabytes: float, *, secure_sum: bool) -> tuple[float, int]:
+    """Median seconds of a training round, and of how many."""
+    steps = _ROUNDS[megabytes]
+    study = study_of(agents, megabytes, steps=steps, secure_sum=secure_sum)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write(study, folder)
+        return float(demo(folder)["seconds_per_round"]), steps
+
+
+def demo(folder: Path) -> dict[str, Any]:
+    """``flo demo`` of the study and files in ``folder``. Raises FloError with what it said."""
+    command = [sys.executable, "-m", "flo.cli", "demo", "--dir", str(folder / "demo")]
+    command += ["--study", str(folder / "study.toml"), "--data", str(folder)]
+    done = subprocess.run(
+        [*command, "--json", str(folder / "json")], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise FloError(f"the demo ended in {done.returncode}: {done.stderr}")
+    result: dict[str, Any] = json.loads((folder / "json").read_bytes())
+    return result
