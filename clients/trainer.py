@@ -26,21 +26,20 @@ class Trainer:
     """One approved study on one frozen snapshot."""
 
     def __init__(
-        self, study: Study, snapshot: Snapshot, *, device: str = "cpu", noise: Noise | None = None
+        self,
+        study: Study,
+        snapshot: Snapshot,
+        *,
+        device: str = "cpu",
+        noise: Noise | None = None,
+        step: PrivateStep | None = None,
     ) -> None:
+        """``step``: one of the same study, to share; it holds nothing of any patient."""
         self._study, self._snapshot = study, snapshot
         self._noise = noise or SystemNoise()
         self._plan = Plan.of(study)
         if "training" in study.purposes:
-            self.step = PrivateStep(
-                models.build(study),
-                binary_loss,
-                study.mechanism.clip,
-                examples=evaluation.made_up_inputs(study.data),
-                batch=models.largest_batch(study),
-                many_records=study.data.records_per_patient == "many",
-                device=device,
-            )
+            self.step = step or private_step(study, device)
             self._batches = self.step.batches(snapshot.training)
 
     def release(self, purpose: Purpose, weights: Vector, cohort_size: int) -> npt.NDArray[np.int64]:
@@ -49,7 +48,8 @@ class Trainer:
         match purpose:
             case "training":
                 chosen = mechanism.choose(self._snapshot.training.count, self._noise)
-                exact = self.step.clipped_sum(weights, self._batches, chosen)
+                with models.as_many_threads_as_help(self._study):
+                    exact = self.step.clipped_sum(weights, self._batches, chosen)
             case "evaluation":
                 exact = evaluation.counts(self._study, weights, self._snapshot.held_out)
             case "survey":
@@ -58,6 +58,19 @@ class Trainer:
         shares = noise_shares(self._study, cohort_size)
         limit = ring.limit(self._study.largest_size) if self._study.masked else None
         return mechanism.release(exact, self._noise, shares=shares, limit=limit)
+
+
+def private_step(study: Study, device: str) -> PrivateStep:
+    """The step that a study trains by."""
+    return PrivateStep(
+        models.build(study),
+        binary_loss,
+        study.mechanism.clip,
+        examples=evaluation.made_up_inputs(study.data),
+        batch=models.largest_batch(study),
+        many_records=study.data.records_per_patient == "many",
+        device=device,
+    )
 
 
 def choose_device(wanted: str) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 Floats = npt.NDArray[np.float64]
+_WORTH_SHARING = 1 << 22  # multiplications of a step
 
 
 def layers(study: Study) -> list[Layer]:
@@ -116,6 +118,20 @@ def largest_batch(study: Study) -> int:
     return 1 << (max(wanted, study.data.most_records if many else 1) - 1).bit_length()
 
 
+@contextmanager
+def as_many_threads_as_help(study: Study) -> Iterator[None]:
+    """One where a step of this study is too little to share: waiting takes longer."""
+    import torch
+
+    threads = torch.get_num_threads()
+    if parameter_count(study) * largest_batch(study) < _WORTH_SHARING:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def log_odds(study: Study, weights: Vector, inputs: Floats) -> Floats:
     """Log odds of label 1, shape (n,), for inputs (n, d): one record at a time by construction.
 
@@ -130,7 +146,8 @@ def log_odds(study: Study, weights: Vector, inputs: Floats) -> Floats:
     import torch
 
     module, threads = build(study), torch.get_num_threads()
-    torch.nn.utils.vector_to_parameters(torch.from_numpy(weights).float(), module.parameters())
+    single = torch.from_numpy(weights.astype(np.float32))
+    torch.nn.utils.vector_to_parameters(single, module.parameters())
     record = torch.zeros((1, inputs.shape[1]))
     scores = np.zeros(len(inputs))
     torch.set_num_threads(1)  # one record is too little to share; waiting would take longer
