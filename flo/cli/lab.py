@@ -81,7 +81,7 @@ def demo(
 
 
 def data(
-    name: Annotated[str, typer.Argument(help="heart or support2")],
+    name: Annotated[str, typer.Argument(help="heart, support2 or fars")],
     directory: Annotated[Path, typer.Argument(help="Where to write HOSPITAL.csv files.")],
 ) -> None:
     """Write a data set of real patients out, one CSV per hospital."""

@@ -127,3 +127,46 @@ def test_half_an_epsilon_costs_the_support2_study_less_than_a_hundredth_of_auc(
     found = simulate(study, load_hospitals(study, None, "patient_id"), seeds=4, compare=True)
     assert found["auc"] >= found["auc_pooled"] - 0.01
     assert found["auc"] > found["auc_alone"] + 0.01
+
+
+# -- FARS: fifty sites ---------------------------------------------------------------------------
+
+FARS = Path(__file__).resolve().parents[2] / "examples" / "fars" / "study.toml"
+
+
+@pytest.fixture(scope="module")
+def fars() -> dict[str, pd.DataFrame]:
+    try:
+        return datasets.fars()
+    except UsageError as error:
+        pytest.skip(f"{error}; {error.hint}")
+
+
+def test_fars_is_99759_people_of_the_51_states_of_its_study(fars: dict[str, pd.DataFrame]) -> None:
+    study = load(FARS)
+    assert sorted(fars) == sorted(hospital.id for hospital in study.hospitals)
+    sizes = {state: len(people) for state, people in fars.items()}
+    assert (len(sizes), sum(sizes.values())) == (51, 99_759)
+    assert (min(sizes.values()), max(sizes.values())) == (186, 9987)
+    whole = pd.concat(fars.values())
+    assert whole["patient_id"].nunique() == len(whole)
+    assert round(whole["died"].mean(), 2) == 0.42
+    assert whole["age"].max() == 97
+    for hospital in study.hospitals:
+        assert hospital.declared_size <= sizes[hospital.id] < 1.1 * hospital.declared_size + 10
+
+
+def test_fars_leaves_out_what_is_known_of_the_dead_only(fars: dict[str, pd.DataFrame]) -> None:
+    for people in fars.values():
+        assert set(people) == {"patient_id", "age", "died", *datasets.FARS_COLUMNS}
+    left_out = " ".join(datasets.FARS_COLUMNS.values())
+    assert not any(word in left_out for word in ("TEST", "RACE", "HISPANIC", "FACTOR", "TAKEN"))
+
+
+def test_fifty_one_states_learn_together_at_half_an_epsilon(fars: dict[str, pd.DataFrame]) -> None:
+    """Five folds, real noise."""
+    study = load(FARS)
+    found = simulate(study, load_hospitals(study, None, "patient_id"), fold_count=5, fast=True)
+    assert found["epsilon"] <= 0.5
+    assert found["trust_model"] == "distributed noise"
+    assert found["auc"] >= 0.83
