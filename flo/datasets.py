@@ -143,9 +143,7 @@ def fars() -> dict[str, pd.DataFrame]:
         }
     )
     state = table["CASE_STATE"].str.lower().str.replace("_", "-")
-    return {
-        str(name): rows.reset_index(drop=True) for name, rows in made.groupby(state, sort=True)
-    }
+    return {str(name): rows.reset_index(drop=True) for name, rows in made.groupby(state, sort=True)}
 
 
 DATASETS = {"heart-disease": heart, "support2": support2, "fars": fars}
