@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 AWS    := $(VENV)/.ready-aws
 
-.PHONY: demo test test-full lint types bench bench-faults clean
+.PHONY: demo test test-full lint types bench bench-quick bench-faults clean
 
 $(READY): pyproject.toml constraints.txt examples/data-requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,9 @@ types: $(READY)
 
 bench: $(READY)
 	$(BIN)/flo bench
+
+bench-quick: $(READY)
+	$(BIN)/flo bench --quick
 
 bench-faults: $(READY)
 	$(BIN)/python -m tests.faults 200

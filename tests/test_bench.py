@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,9 +14,14 @@ import pytest
 from typer.testing import CliRunner
 
 from flo import bench
-from flo.bench import compared
+from flo.bench import compared, references
+from flo.bench.made_up import HIDDEN, study_of, write
 from flo.cli import app, main
 from flo.cli.bench import GROUPS
+from flo.errors import FloError
+from flo.models import parameter_count
+from flo.simulation import folds, load_hospitals, run_once
+from flo.study import load
 
 DOCUMENTED = re.findall(r"``((?:\w+ ){3,}\w+)``", bench.__doc__ or "")[0].split()
 
@@ -81,10 +87,7 @@ def test_an_unknown_group_is_refused_before_anything_is_measured(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert (
-        "no group 'speed'; there are rounds, step, noise, secure-sum, ledger, seal, start"
-        in capsys.readouterr().err
-    )
+    assert f"no group 'speed'; there are {', '.join(GROUPS)}" in capsys.readouterr().err
 
 
 def test_both_sides_are_warmed_up_and_measured_in_turns() -> None:
@@ -130,3 +133,68 @@ def test_a_device_that_is_not_there_is_refused_in_words(
         main()
     assert ended.value.code == 2
     assert "abacus" in capsys.readouterr().err
+
+
+# -- what is measured ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("megabytes", HIDDEN)
+def test_a_made_up_model_is_as_large_as_it_says(megabytes: float) -> None:
+    study = study_of(4, megabytes, steps=3)
+    assert 4e-6 * parameter_count(study) == pytest.approx(megabytes, rel=0.03)
+    assert study.masked
+    assert not study_of(4, megabytes, steps=3, secure_sum=False).masked
+
+
+def test_made_up_patients_fit_their_study(tmp_path: Path) -> None:
+    study = study_of(3, steps=5)
+    write(study, tmp_path)
+    assert load(tmp_path / "study.toml") == study
+    found, seconds = run_once(
+        study, next(folds(load_hospitals(study, tmp_path, "patient_id"), 5, 0))
+    )
+    assert (found.phase, len(seconds)) == ("done", 6)
+
+
+def test_sums_are_measured_in_a_process_of_their_own() -> None:
+    """Flower's side too: its records and its FedAvg are where they are looked for."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from flo.bench import aggregate; aggregate._FLOATS = 1000; "
+            "aggregate._main('flower', '3')",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert found["s"] > 0
+    assert found["MB"] >= 0
+
+
+def test_a_reference_that_never_ends_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(references, "_RUN_SECONDS", 0.3)
+    times = tmp_path / "times.json"
+    with pytest.raises(FloError, match="did not come to its end"):
+        references._between(times, 2)
+    times.write_text("[1, 3, 4.5]")
+    assert references._between(times, 2) == [2, 1.5]
+
+
+def test_a_demo_of_ones_own_study_names_the_file_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(study_of(3, steps=5), tmp_path)
+    (tmp_path / "site-2.csv").unlink()
+    command = ["flo", "demo", "--dir", str(tmp_path / "demo"), "--data", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*command, "--study", str(tmp_path / "study.toml")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "site-2.csv for hospital 'site-2'" in said.replace("/ ", "/")
+    assert "one HOSPITAL.csv for each hospital" in said

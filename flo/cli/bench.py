@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-GROUPS = ("rounds", "step", "noise", "secure-sum", "ledger", "seal", "start")
+GROUPS = (
+    *("rounds", "step", "noise", "secure-sum", "aggregate", "ledger", "simulate", "seal", "start"),
+)
 
 
 def bench(
@@ -50,14 +52,16 @@ def bench(
 
 
 def _rows(group: str, device: str, *, quick: bool) -> Iterator[dict[str, Any]]:
-    from flo.bench import ledger, others, rounds, seal, secure_sum, step
+    from flo.bench import aggregate, ledger, others, rounds, seal, secure_sum, simulate, step
 
     known: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "rounds": lambda: rounds.rows(quick=quick),
         "step": lambda: step.rows(device),
         "noise": others.noise,
         "secure-sum": secure_sum.rows,
+        "aggregate": lambda: aggregate.rows(quick=quick),
         "ledger": ledger.rows,
+        "simulate": lambda: simulate.rows(quick=quick),
         "seal": seal.rows,
         "start": others.start,
     }

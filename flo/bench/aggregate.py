@@ -1,0 +1,99 @@
+"""Aggregating updates of 100 MB: time and memory, against Flower's FedAvg over the same number.
+
+Each in a process of its own: ``python -m flo.bench.aggregate flo|flower UPDATES`` prints seconds
+and the megabytes that its peak lies above its start. Replies arrive one after the other; FLO sums
+each as it comes, Flower's strategy is given all of them. How they get there is in ``rounds``.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from flo.bench import Row
+
+_FLOATS = 25_000_000
+
+
+def rows(*, quick: bool) -> Iterator[Row]:
+    """Two rows for each number of updates."""
+    for updates in (4,) if quick else (4, 16, 64):
+        ours, theirs = _measured("flo", updates), _measured("flower", updates)
+        for unit in ("s", "MB"):
+            yield {
+                "group": "aggregate",
+                "name": f"{updates} updates of 100 MB, {'time' if unit == 's' else 'peak memory'}",
+                "flo": ours[unit],
+                "reference": theirs[unit],
+                "ratio": ours[unit] / theirs[unit],
+                "unit": unit,
+                "runs": 1,
+                "how": "Flower's FedAvg",
+            }
+
+
+def _measured(who: str, updates: int) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, "-m", "flo.bench.aggregate", who, str(updates)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _flo(updates: int) -> float:
+    """Seconds to check, sum and step: masked numbers in a ring of 2^32, and a step of momentum."""
+    from flo.bench.made_up import study_of
+    from flo.privacy.plan import Plan
+    from flo.server.gathering import Gathered
+    from flo.server.rounds import RunState, advance
+
+    study = study_of(updates, 100.0, steps=2)
+    state = RunState.start(study)
+    part = Plan.of(study).part("training")
+    gathered, seconds = Gathered(study, part, updates), 0.0
+    reply = np.zeros(part.mechanism.length, dtype=np.uint32)
+    for hospital in study.hospitals:
+        arrived = reply.copy()
+        began = time.perf_counter()
+        gathered.add(hospital.id, arrived)
+        seconds += time.perf_counter() - began
+    began = time.perf_counter()
+    advance(study, state, gathered)
+    return seconds + time.perf_counter() - began
+
+
+def _flower(updates: int) -> float:
+    from flwr.app import ArrayRecord, MetricRecord, RecordDict
+    from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
+
+    numbers = np.zeros(_FLOATS, dtype=np.float32)
+    records = [
+        RecordDict(
+            {"arrays": ArrayRecord([numbers]), "metrics": MetricRecord({"num-examples": 20})}
+        )
+        for _ in range(updates)
+    ]
+    began = time.perf_counter()
+    aggregate_arrayrecords(records, "num-examples")
+    return time.perf_counter() - began
+
+
+def _main(who: str, updates: str) -> None:
+    deeds: dict[str, Callable[[int], float]] = {"flo": _flo, "flower": _flower}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = deeds[who](int(updates))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sys.stdout.write(json.dumps({"s": seconds, "MB": (peak - before) / 1000}) + "\n")
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

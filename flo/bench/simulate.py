@@ -1,0 +1,52 @@
+"""Simulated sites in one process: FARS' fifty-one, and a thousand, summed in the clear.
+
+The reference is the same patients pooled, without privacy, under an ordinary optimiser.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from flo import study as studies
+from flo.bench import Row
+from flo.bench.made_up import study_of, write
+from flo.simulation import Fold, folds, load_hospitals, pooled_auc, run_once
+from flo.study import Study
+
+_FARS = Path(__file__).parent.parent / "examples" / "fars" / "study.toml"
+
+
+def rows(*, quick: bool) -> Iterator[Row]:
+    """One fold of five each."""
+    study = studies.load(_FARS)
+    hospitals = load_hospitals(study, None, "patient_id")
+    yield _row("FARS, 51 sites", study, next(folds(hospitals, 5, 0)))
+    count = 100 if quick else 1000
+    study = study_of(count, steps=30)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write(study, folder)
+        hospitals = load_hospitals(study, folder, "patient_id")
+    yield _row(f"{count:,} sites × 30 rounds", study, next(folds(hospitals, 5, 0)))
+
+
+def _row(name: str, study: Study, fold: Fold) -> Row:
+    began = time.perf_counter()
+    run_once(study, fold, fast=True)
+    flo = time.perf_counter() - began
+    began = time.perf_counter()
+    pooled_auc(fold)
+    reference = time.perf_counter() - began
+    return {
+        "group": "simulate",
+        "name": f"{name}, logistic, --fast",
+        "flo": flo,
+        "reference": reference,
+        "ratio": flo / reference,
+        "unit": "s",
+        "runs": 1,
+        "how": "pooled, not private",
+    }
