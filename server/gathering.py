@@ -44,9 +44,9 @@ class Gathered:
             raise ValueError(f"{hospital} answers an attempt once")
         self.hospitals.add(hospital)
         if self._compared:
-            self.each[hospital] = values
+            self.each[hospital] = values.copy()
         if self._total is None:
-            self._total = values if values.flags.writeable and not self.each else values.copy()
+            self._total = values if values.flags.writeable else values.copy()
         else:
             np.add(self._total, values, out=self._total)
 

@@ -158,16 +158,14 @@ class GridParcels:
 
     def __init__(self, grid: Any, *, here: bool) -> None:
         self._grid = grid
-        self._shared = [SharedBytes(), SharedBytes()] if here else []  # an agent may be reading one
+        self._shared = SharedBytes() if here else None
 
     def put(self, name: str, nodes: Collection[int], body: memoryview) -> None:
         headers = self._headers(name, nodes)
         content: Iterator[bytes] | bytes = b""
-        if self._shared:
-            self._shared.reverse()
-            shared = self._shared[0]
-            shared.write(body)
-            headers |= {"x-flo-place": shared.place, "x-flo-size": str(len(body))}
+        if self._shared is not None:
+            self._shared.write(body)  # who still fetches the last one sees that it is none
+            headers |= {"x-flo-place": self._shared.place, "x-flo-size": str(len(body))}
         else:
             headers |= {"content-length": str(len(body))}
             content = _pieces(body)
@@ -177,7 +175,7 @@ class GridParcels:
     def take(self, name: str, node: int, size: int) -> memoryview:
         headers = self._headers(name, [node])
         try:
-            if not self._shared:
+            if self._shared is None:
                 return self._streamed(headers, size)
             answer = self._http.post(
                 f"{self._url}/flo-take-parcel",

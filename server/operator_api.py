@@ -171,7 +171,8 @@ class PrivateListener:
             raise Refused(401, "a parcel for a hospital of another study")
         place = headers.get(PLACE_HEADER.encode(), b"").decode("latin-1") if ours is None else ""
         if path == TAKE_PATH and place:
-            await answer(send, 200, {"place": await self._parcels.take_here(min(nodes), name)})
+            where = await self._parcels.take_here(run, min(nodes), name)
+            await answer(send, 200, {"place": where})
         elif path == TAKE_PATH:
             await self._parcels.take(min(nodes), name, send)
         else:

@@ -31,7 +31,6 @@ from flo.shared_memory import SharedBytes
 NAME_HEADER, NODES_HEADER = "x-flo-parcel", "x-flo-nodes"
 PLACE_HEADER, SIZE_HEADER = "x-flo-place", "x-flo-size"
 _NAME, _NUMBER = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9]{1,20}")
-_KEPT = 2  # of a run: the request under way, and one that an agent may still be fetching
 _LOOK_SECONDS, _TAKE_SECONDS = 1.0, 60.0
 _PIECE = 1 << 20
 
@@ -57,28 +56,26 @@ class Parcels:
     """``nodes`` are Flower's ids of hospitals' agents, ``run`` is Flower's id of a run."""
 
     def __init__(self) -> None:
-        self._down: dict[int, list[_Down]] = {}
+        self._down: dict[int, _Down] = {}  # of a run the last request
         self._up: dict[int, _Up] = {}
         self._offered = Bell()
-        self._shared: list[SharedBytes] = []  # what was written last stays until it was read
+        self._shared: dict[int, SharedBytes] = {}  # of a run: what its ServerApp is reading
+        self._taking: set[int] = set()
 
     def put(self, run: int, name: str, nodes: Collection[int], body: Bytes) -> None:
-        """Keep a request's body for these nodes."""
-        kept = [parcel for parcel in self._down.get(run, []) if parcel.name != name]
-        self._down[run] = [*kept, _Down(name, nodes, body)][-_KEPT:]
+        """Keep a request's body for these nodes, instead of the run's last one."""
+        self._down[run] = _Down(name, nodes, body)
 
     def forget(self, is_over: Callable[[int], bool]) -> None:
         """What was kept for runs that are over."""
-        for run in list(self._down):
-            if is_over(run):
-                self._down.pop(run, None)
-        if not self._down:
-            while self._shared:
-                self._shared.pop().close()
+        for run in filter(is_over, {*self._down, *self._shared} - self._taking):
+            self._down.pop(run, None)
+            if (shared := self._shared.pop(run, None)) is not None:
+                shared.close()
 
     async def fetch(self, node: int, name: str, send: Send) -> None:
         """Answer with a request's body. Raises Refused (404): there is none for this node."""
-        for parcel in (p for kept in list(self._down.values()) for p in kept):
+        for parcel in list(self._down.values()):
             if parcel.name == name and node in parcel.nodes:
                 await _start(send, len(parcel.body))
                 view = memoryview(parcel.body)
@@ -128,14 +125,17 @@ class Parcels:
         finally:
             up.over.set()
 
-    async def take_here(self, node: int, name: str) -> str:
+    async def take_here(self, run: int, node: int, name: str) -> str:
         """Where in memory a ServerApp of this machine finds what this node offers.
 
-        It stays there until the one after the next is taken. Raises Refused (404), see ``take``.
+        It stays there until the run takes the next. Raises Refused (404), see ``take``; (429): the
+        run is taking another one.
         """
         up = await self._wait_for(node, name)
-        up.taken = True
-        shared = self._shared.pop(0) if len(self._shared) > 1 else SharedBytes()
+        if run in self._taking:
+            raise Refused(429, "one after the other")
+        up.taken, shared = True, self._shared.setdefault(run, SharedBytes())
+        self._taking.add(run)
         try:
             there = 0
             async for piece in _pieces(up):
@@ -144,7 +144,7 @@ class Parcels:
             up.whole = there == up.size
         finally:
             up.over.set()
-            self._shared.append(shared)
+            self._taking.discard(run)
         if not up.whole:
             raise Refused(404, "the hospital went away")
         return shared.place

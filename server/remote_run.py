@@ -81,7 +81,6 @@ class RemoteRun:
     def save(self, state: RunState) -> None:
         context = self._context(state.phase, state.round)
         kept = sealed.seal(self._keystore, context, checkpoint.to_bytes(state, self._keep))
-        self._vectors.wait()
         self._put(kept)
         self._tell(
             saved=Saved(

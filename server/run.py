@@ -111,7 +111,7 @@ class _Run:
             began = time.monotonic()
             if not self.state.cohort and not self._choose_cohort():
                 return "stopped" if self.store.stop_requested() else "paused"
-            asked = self.state
+            phase, number = self.state.phase, self.state.round
             gathered = self._ask_cohort()
             advanced = self._advanced(gathered)
             if advanced is None:
@@ -121,16 +121,17 @@ class _Run:
                 self.state = again
                 time.sleep(min(_FIRST_PAUSE * 2**again.attempt, _LONGEST_PAUSE))
                 continue
-            self.state = advanced
+            self.state, cohort = advanced, sorted(gathered.hospitals)
+            del gathered, advanced  # they may be large, and a save needs room
             self.attendance.next_round()
             self.store.save(self.state)
             seconds = time.monotonic() - began
-            self.patience.took(asked.phase, seconds)
+            self.patience.took(phase, seconds)
             self.store.event(
                 "round",
-                phase=asked.phase,
-                round=asked.round,
-                cohort=sorted(gathered.hospitals),
+                phase=phase,
+                round=number,
+                cohort=cohort,
                 seconds=seconds,
             )
         return "done"

@@ -50,7 +50,6 @@ class StoredRun:
             return kept
 
         sealed = self._keystore.seal(self._context, checkpoint.to_bytes(state, keep))
-        self._vectors.wait()
         self._store.save_state(self._run, self._launch, sealed)
         if named:
             self._remove_all_but(named)

@@ -1,13 +1,12 @@
 """The large vectors of a run's saved states: each sealed, in an object of its own, written once.
 
 A state is saved twice a round and changes its vectors once, so a vector that was kept already is
-only named again, for up to ``REUSED`` states. The order of a save is: vectors, side by side; when
-all are kept (``wait``), the state that names them; then what no state needs any more is removed.
+only named again, for up to ``REUSED`` states. The order of a save is: vectors, then the state that
+names them, then what no state needs any more is removed.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from flo.messages import MAX_MESSAGE_BYTES
 from flo.networks import Vector
 
 REUSED = 64
-_SIDE_BY_SIDE = 3
 _SEALED_MORE = 65_536  # header, nonce, tag
 
 
@@ -30,27 +28,17 @@ class KeptVectors:
     def __init__(self, artifacts: ArtifactStore, keystore: KeyStore, context: Context) -> None:
         self._artifacts, self._keystore, self._context = artifacts, keystore, context
         self._kept: dict[str, tuple[Vector, int, str]] = {}  # name -> it, its state, its key
-        self._threads, self._writing = ThreadPoolExecutor(_SIDE_BY_SIDE), list[Future[None]]()
 
     def keep(self, name: str, vector: Vector, number: int, key: str) -> str:
-        """Begin to keep it for the state of this number, or say where it is kept already."""
+        """Keep it for the state of this number under ``key``, or say where it is kept already."""
         kept, before, known = self._kept.get(name, (None, 0, ""))
         if kept is vector and number - before < REUSED:
             return known
-        self._writing.append(self._threads.submit(self._write, vector, key))
-        self._kept[name] = (vector, number, key)
-        return key
-
-    def wait(self) -> None:
-        """Until all is kept. Raises what kept one from it."""
-        writing, self._writing = self._writing, []
-        for one in writing:
-            one.result()
-
-    def _write(self, vector: Vector, key: str) -> None:
         little = np.ascontiguousarray(vector, dtype=vector.dtype.newbyteorder("<"))
         context = self._context | {"vector": key}
         self._artifacts.put(key, sealed.seal(self._keystore, context, little.data.cast("B")))
+        self._kept[name] = (vector, number, key)
+        return key
 
     def load(self, name: str, key: str, kind: np.dtype[Any], length: int) -> Vector:
         """Raises TrustError if it is missing, another one, or was changed."""

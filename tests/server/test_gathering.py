@@ -84,7 +84,7 @@ def test_what_a_hospital_sent_is_not_changed_where_it_is_kept() -> None:
     made, first = gathered(compared_study()), np.ones(6, dtype=np.int64)
     made.add("north", first)
     made.add("south", np.full(6, 5, dtype=np.int64))
-    assert first.tolist() == [1] * 6
+    assert made.each["north"].tolist() == [1] * 6
     assert made.steps(slice(0, 6)).tolist() == [6] * 6
 
 

@@ -86,14 +86,14 @@ def test_a_request_is_fetched_by_every_hospital_that_it_is_for_and_by_no_other()
         assert one.headers[b"content-length"] == str(len(BODY)).encode()
 
 
-def test_of_a_run_the_last_two_requests_are_kept_and_of_one_that_is_over_none() -> None:
+def test_of_a_run_the_last_request_is_kept_and_of_one_that_is_over_none() -> None:
     async def deed(held: Parcels) -> None:
-        for number in range(3):
-            held.put(1, str(number) * 32, {NORTH}, BODY)
-        held.put(2, ONE.replace("1", "a"), {NORTH}, BODY)
+        held.put(1, ONE, {NORTH}, BODY)
+        held.put(1, TWO, {NORTH}, BODY)
+        held.put(2, "a" * 32, {NORTH}, BODY)
         with pytest.raises(Refused):
-            await held.fetch(NORTH, "0" * 32, Answered())
-        for name in (ONE, TWO, "a" * 32):
+            await held.fetch(NORTH, ONE, Answered())
+        for name in (TWO, "a" * 32):
             await held.fetch(NORTH, name, Answered())
         held.forget(lambda flower_run: flower_run == 1)
         await held.fetch(NORTH, "a" * 32, Answered())
@@ -122,20 +122,40 @@ def test_what_a_hospital_offers_runs_through_when_it_is_taken(offered_first: boo
     assert run(deed) == (True, BODY)
 
 
-def test_on_this_machine_it_is_taken_from_memory_and_stays_there_for_the_one_after() -> None:
-    async def deed(held: Parcels) -> list[bytes]:
-        seen = []
+def test_on_this_machine_it_is_taken_from_memory_that_no_other_run_writes_to() -> None:
+    async def deed(held: Parcels) -> None:
+        seen: dict[int, memoryview] = {}
         for number, node in enumerate((NORTH, SOUTH, NORTH, SOUTH)):
             body = bytes([number]) * 100_000
             offer = asyncio.create_task(held.offer(node, ONE, len(body), sends(body), never_called))
-            seen.append(opened(await held.take_here(node, ONE), len(body)))
+            seen[node] = opened(await held.take_here(node, node, ONE), len(body))  # a run each
             assert await offer
-        assert len(held._shared) == 2
-        held.forget(lambda flower_run: True)
-        assert held._shared == []
-        return [bytes(view[:1]) for view in seen[2:]]
+            for other, view in seen.items():
+                assert bytes(view[:1]) == bytes([number - (other != node)])
+        assert set(held._shared) == {NORTH, SOUTH}
+        held.forget(lambda flower_run: flower_run == NORTH)
+        assert set(held._shared) == {SOUTH}
 
-    assert run(deed) == [b"\2", b"\3"]
+    run(deed)
+
+
+def test_a_run_takes_one_after_the_other() -> None:
+    async def deed(held: Parcels) -> None:
+        slow = sends(BODY[:1], then="nothing")
+        offers = [
+            asyncio.create_task(held.offer(NORTH, ONE, len(BODY), slow, never_called)),
+            asyncio.create_task(held.offer(SOUTH, TWO, 4, sends(b"four"), never_called)),
+        ]
+        first = asyncio.create_task(held.take_here(1, NORTH, ONE))
+        await asyncio.sleep(0.01)
+        with pytest.raises(Refused) as refused:
+            await held.take_here(1, SOUTH, TWO)
+        assert refused.value.status == 429
+        assert bytes(opened(await held.take_here(2, SOUTH, TWO), 4)) == b"four"
+        for task in (first, *offers):
+            task.cancel()
+
+    run(deed)
 
 
 def test_nobody_takes_what_another_hospital_offers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +187,7 @@ def test_a_hospital_that_goes_away_half_way_or_sends_more_than_it_said_gives_not
             answered = Answered()
             if here:
                 with pytest.raises(Refused, match="went away"):
-                    await held.take_here(NORTH, ONE)
+                    await held.take_here(1, NORTH, ONE)
             else:
                 await held.take(NORTH, ONE, answered)
                 assert not answered.whole

@@ -164,7 +164,6 @@ def test_a_vector_is_written_anew_before_the_states_that_name_it_are_cleared(
     first = kept.keep("weights", START.weights, 1, "first")
     assert kept.keep("weights", START.weights, REUSED, "second") == first == "first"
     assert kept.keep("weights", START.weights, REUSED + 1, "third") == "third"
-    kept.wait()
     assert artifacts.keys("") == ["first", "third"]
     monkeypatch.setattr(vectors, "MAX_MESSAGE_BYTES", 1000)
     with pytest.raises(TrustError, match="more than"):
@@ -174,7 +173,6 @@ def test_a_vector_is_written_anew_before_the_states_that_name_it_are_cleared(
 def test_a_vector_of_another_length_or_type_is_refused(artifacts: LocalArtifacts) -> None:
     kept = KeptVectors(artifacts, KEYS, CONTEXT)
     kept.keep("weights", START.weights, 1, "first")
-    kept.wait()
     for kind, length in (("<f4", 3), ("<f8", len(START.weights))):
         with pytest.raises(TrustError, match="bytes, not"):
             kept.load("weights", "first", np.dtype(kind), length)
