@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 Floats = npt.NDArray[np.float64]
+_BLOCK = 1 << 16  # numbers at a time
 _WORTH_SHARING = 1 << 22  # multiplications of a step
 
 
@@ -87,18 +88,20 @@ def initial_weights(study: Study) -> Vector:
     if study.model.kind == "logistic":
         return np.zeros(parameter_count(study))
     stream = hashlib.shake_256(f"initial weights {study.digest}".encode())
-    uniform = np.frombuffer(stream.digest(8 * parameter_count(study)), dtype="<u8") / 2.0**63 - 1
-    start, parts = 0, []
+    words = np.frombuffer(stream.digest(8 * parameter_count(study)), dtype="<u8")
+    weights, start = np.empty(len(words), dtype=precision(study)), 0
     for layer in layers(study):
         fan_in = math.prod(layer.parameters.get("weight", (1,))[1:])
         for name, shape in layer.parameters.items():
-            size = math.prod(shape)
-            drawn = uniform[start : start + size] / math.sqrt(fan_in)
-            fixed = np.full(size, float(name == "weight"))
-            chosen = fixed if layer.kind == "GroupNorm" else drawn
-            parts.append(chosen.astype(precision(study)))
-            start += size
-    return np.concatenate(parts)
+            end = start + math.prod(shape)
+            if layer.kind == "GroupNorm":
+                weights[start:end] = float(name == "weight")
+            else:
+                for block in range(start, end, _BLOCK):
+                    within = slice(block, min(block + _BLOCK, end))
+                    weights[within] = (words[within] / 2.0**63 - 1) / math.sqrt(fan_in)
+            start = end
+    return weights
 
 
 def build(study: Study) -> torch.nn.Sequential:

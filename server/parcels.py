@@ -134,7 +134,8 @@ class Parcels:
         up = await self._wait_for(node, name)
         if run in self._taking:
             raise Refused(429, "one after the other")
-        up.taken, shared = True, self._shared.setdefault(run, SharedBytes())
+        shared = self._shared[run] = self._shared.get(run) or SharedBytes()
+        up.taken = True
         self._taking.add(run)
         try:
             there = 0

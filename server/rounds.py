@@ -69,8 +69,10 @@ class RunState:
     @classmethod
     def start(cls, study: Study) -> RunState:
         weights = np.zeros(0) if study.survey else initial_weights(study)
-        zero = np.zeros_like(weights)
-        return cls("survey" if study.survey else "training", 1, 1, weights, zero, zero, 0)
+        velocity = np.zeros_like(weights) if study.mechanism.momentum else NO_WEIGHTS
+        tail_sum = np.zeros_like(weights)
+        phase: Phase = "survey" if study.survey else "training"
+        return cls(phase, 1, 1, weights, velocity, tail_sum, 0)
 
     @property
     def model(self) -> Vector:
