@@ -27,7 +27,8 @@ log = logging.getLogger("flo.server.grid")
 _RECORD, _BODY, _PARCEL, _SIZE, _MESSAGE_TYPE = "flo", "message", "parcel", "size", "query"
 _POLL_SECONDS = 0.02
 _LOOK_SECONDS = 0.5
-_TAKE_SECONDS = 120.0  # between two pieces
+_TAKE_SECONDS = 60.0  # between two pieces of what is streamed
+_LEAST_SECONDS = 1.0
 _PIECE = 1 << 18
 _OFFLINE_SECONDS = 2.0  # an agent that only lost its connection is back by then
 
@@ -80,7 +81,7 @@ class GridExchange:
                 hospital = asking.sent.get(str(message.metadata.reply_to_message_id))
                 if hospital in asking.waiting and message.has_content():
                     record = message.content.config_records.get(_RECORD)
-                    data = self._whole(message.metadata.src_node_id, record)
+                    data = self._whole(message.metadata.src_node_id, record, asking.left)
                     if data is not None:
                         asking.answered.add(hospital)
                         self._answered[hospital] = asking.connections.get(hospital, 0)
@@ -125,7 +126,7 @@ class GridExchange:
             self._parcels.put(name, of_all, body)
         return ConfigRecord({_BODY: head, _PARCEL: asking.parcels[id(data)], _SIZE: len(body)})
 
-    def _whole(self, node: int, record: ConfigRecord | None) -> Bytes | None:
+    def _whole(self, node: int, record: ConfigRecord | None, seconds: float) -> Bytes | None:
         """What a hospital sent; None if it went away meanwhile."""
         name = record.get(_PARCEL) if record is not None else None
         if record is None or name is None:
@@ -134,7 +135,7 @@ class GridExchange:
         if not isinstance(name, str) or type(size) is not int or not 0 < size < MAX_MESSAGE_BYTES:
             return b""
         try:
-            return self._parcels.take(name, node, size)
+            return self._parcels.take(name, node, size, max(seconds, _LEAST_SECONDS))
         except MessageError as error:
             log.warning(str(error))
             return None
@@ -146,8 +147,8 @@ class Parcels(Protocol):
     def put(self, name: str, nodes: Collection[int], body: memoryview) -> None:
         """For these nodes to fetch."""
 
-    def take(self, name: str, node: int, size: int) -> memoryview:
-        """What this node offers. Raises MessageError unless it is there and of this size."""
+    def take(self, name: str, node: int, size: int, seconds: float) -> memoryview:
+        """What this node offers. Raises MessageError unless it is there, in time, of this size."""
 
 
 class GridParcels:
@@ -172,22 +173,22 @@ class GridParcels:
         answer = self._http.post(f"{self._url}/flo-put-parcel", content=content, headers=headers)
         answer.raise_for_status()
 
-    def take(self, name: str, node: int, size: int) -> memoryview:
+    def take(self, name: str, node: int, size: int, seconds: float) -> memoryview:
         headers = self._headers(name, [node])
         try:
             if self._shared is None:
-                return self._streamed(headers, size)
+                return self._streamed(headers, size, time.monotonic() + seconds)
             answer = self._http.post(
                 f"{self._url}/flo-take-parcel",
                 headers=headers | {"x-flo-place": "here"},
-                timeout=_TAKE_SECONDS,
+                timeout=seconds,
             )
             answer.raise_for_status()
             return opened(str(answer.json()["place"]), size)
         except (httpx.HTTPError, ValueError) as error:  # ValueError: more than fits
             raise MessageError(f"a reply did not come whole ({type(error).__name__})") from error
 
-    def _streamed(self, headers: dict[str, str], size: int) -> memoryview:
+    def _streamed(self, headers: dict[str, str], size: int, end: float) -> memoryview:
         data, there = np.empty(size, dtype=np.uint8).data, 0
         with self._http.stream(
             "POST", f"{self._url}/flo-take-parcel", headers=headers, timeout=_TAKE_SECONDS
@@ -196,6 +197,8 @@ class GridParcels:
             for piece in answer.iter_raw():
                 data[there : there + len(piece)] = piece
                 there += len(piece)
+                if _past(end):
+                    break
         if there != size:
             raise MessageError(f"a reply of {there} bytes, {size} were announced")
         return data
@@ -249,8 +252,13 @@ class _Asking:
         waiting = set(self.waiting)
         return [message for message, hospital in self.sent.items() if hospital in waiting]
 
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self._began + self.seconds - time.monotonic()
+
     def is_over(self) -> bool:
-        return _past(self._began + self.seconds)
+        return self.left < 0
 
     def time_to_look(self) -> bool:
         """Whether to look who is online, which is asked of Flower and not for free."""

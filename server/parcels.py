@@ -31,7 +31,9 @@ from flo.shared_memory import SharedBytes
 NAME_HEADER, NODES_HEADER = "x-flo-parcel", "x-flo-nodes"
 PLACE_HEADER, SIZE_HEADER = "x-flo-place", "x-flo-size"
 _NAME, _NUMBER = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9]{1,20}")
-_LOOK_SECONDS, _TAKE_SECONDS = 1.0, 60.0
+_LOOK_SECONDS = 1.0
+_TAKE_SECONDS = 10.0  # a hospital offers as soon as it has announced it
+_STALLED_SECONDS = 60.0
 _PIECE = 1 << 20
 
 
@@ -60,7 +62,7 @@ class Parcels:
         self._up: dict[int, _Up] = {}
         self._offered = Bell()
         self._shared: dict[int, SharedBytes] = {}  # of a run: what its ServerApp is reading
-        self._taking: set[int] = set()
+        self._filling: dict[int, asyncio.Task[None]] = {}
 
     def put(self, run: int, name: str, nodes: Collection[int], body: Bytes) -> None:
         """Keep a request's body for these nodes, instead of the run's last one."""
@@ -68,7 +70,7 @@ class Parcels:
 
     def forget(self, is_over: Callable[[int], bool]) -> None:
         """What was kept for runs that are over."""
-        for run in filter(is_over, {*self._down, *self._shared} - self._taking):
+        for run in filter(is_over, {*self._down, *self._shared} - set(self._filling)):
             self._down.pop(run, None)
             if (shared := self._shared.pop(run, None)) is not None:
                 shared.close()
@@ -128,24 +130,18 @@ class Parcels:
     async def take_here(self, run: int, node: int, name: str) -> str:
         """Where in memory a ServerApp of this machine finds what this node offers.
 
-        It stays there until the run takes the next. Raises Refused (404), see ``take``; (429): the
-        run is taking another one.
+        It stays there until the run takes the next, which ends one that is still under way. Raises
+        Refused (404): it is not offered, or did not come whole.
         """
         up = await self._wait_for(node, name)
-        if run in self._taking:
-            raise Refused(429, "one after the other")
-        shared = self._shared[run] = self._shared.get(run) or SharedBytes()
+        if before := self._filling.get(run):  # which the ServerApp has given up
+            before.cancel()
         up.taken = True
-        self._taking.add(run)
-        try:
-            there = 0
-            async for piece in _pieces(up):
-                shared.write(piece, there)
-                there += len(piece)
-            up.whole = there == up.size
-        finally:
-            up.over.set()
-            self._taking.discard(run)
+        shared = self._shared[run] = self._shared.get(run) or SharedBytes()
+        filling = self._filling[run] = asyncio.create_task(_fill(shared, up))
+        await asyncio.wait({filling})
+        if self._filling.get(run) is filling:
+            del self._filling[run]
         if not up.whole:
             raise Refused(404, "the hospital went away")
         return shared.place
@@ -160,11 +156,26 @@ class Parcels:
         raise Refused(404, "the hospital does not offer this")
 
 
+async def _fill(shared: SharedBytes, up: _Up) -> None:
+    there = 0
+    try:
+        async for piece in _pieces(up):
+            shared.write(piece, there)
+            there += len(piece)
+        up.whole = there == up.size
+    finally:
+        up.over.set()
+
+
 async def _pieces(up: _Up) -> AsyncIterator[bytes]:
-    """What comes of it, never more than was announced."""
+    """What comes of it, never more than was announced, until nothing comes for a while."""
     left = up.size
     while left > 0:
-        message = await up.receive()
+        try:
+            async with asyncio.timeout(_STALLED_SECONDS):
+                message = await up.receive()
+        except TimeoutError:
+            return
         piece = message.get("body", b"")
         if message["type"] == "http.disconnect" or len(piece) > left:
             return

@@ -92,7 +92,8 @@ class FakeParcels:
     def put(self, name: str, nodes: Collection[int], body: memoryview) -> None:
         self.kept[name] = (set(nodes), bytes(body))
 
-    def take(self, name: str, node: int, size: int) -> memoryview:
+    def take(self, name: str, node: int, size: int, seconds: float) -> memoryview:
+        assert 1 <= seconds <= DEADLINE
         data = self.offered.pop((name, node), b"")
         if len(data) != size:
             raise MessageError("it went away")

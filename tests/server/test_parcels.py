@@ -139,21 +139,34 @@ def test_on_this_machine_it_is_taken_from_memory_that_no_other_run_writes_to() -
     run(deed)
 
 
-def test_a_run_takes_one_after_the_other() -> None:
+def test_what_a_run_gave_up_does_not_keep_it_from_taking_the_next() -> None:
     async def deed(held: Parcels) -> None:
         slow = sends(BODY[:1], then="nothing")
-        offers = [
-            asyncio.create_task(held.offer(NORTH, ONE, len(BODY), slow, never_called)),
-            asyncio.create_task(held.offer(SOUTH, TWO, 4, sends(b"four"), never_called)),
-        ]
+        stalled = asyncio.create_task(held.offer(NORTH, ONE, len(BODY), slow, never_called))
+        offer = asyncio.create_task(held.offer(SOUTH, TWO, 4, sends(b"four"), never_called))
         first = asyncio.create_task(held.take_here(1, NORTH, ONE))
         await asyncio.sleep(0.01)
-        with pytest.raises(Refused) as refused:
-            await held.take_here(1, SOUTH, TWO)
-        assert refused.value.status == 429
-        assert bytes(opened(await held.take_here(2, SOUTH, TWO), 4)) == b"four"
-        for task in (first, *offers):
-            task.cancel()
+        assert bytes(opened(await held.take_here(1, SOUTH, TWO), 4)) == b"four"
+        with pytest.raises(Refused, match="went away"):
+            await first
+        assert await offer
+        assert not await stalled
+
+    run(deed)
+
+
+def test_a_hospital_that_sends_nothing_any_more_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parcels, "_STALLED_SECONDS", 0.05)
+
+    async def deed(held: Parcels) -> None:
+        slow = sends(BODY[:1], then="nothing")
+        offer = asyncio.create_task(held.offer(NORTH, ONE, len(BODY), slow, never_called))
+        with pytest.raises(Refused, match="went away"):
+            await held.take_here(1, NORTH, ONE)
+        assert not await offer
+        assert held._filling == {}
 
     run(deed)
 

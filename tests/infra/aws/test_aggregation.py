@@ -133,7 +133,7 @@ def assert_everything_in_the_bucket_is_encrypted(stage: Stage, digest: str) -> N
         if key.endswith(".sealed"):
             body = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
             assert body.startswith(b"flo-object-1\n")
-            assert b"weights" not in body
+            assert b'"weights"' not in body
 
 
 def test_sigterm_stops_a_job_cleanly_and_another_goes_on_from_there(three: Stage) -> None:
