@@ -14,6 +14,7 @@ import secrets
 from pathlib import Path
 from typing import Protocol
 
+from flo.canonical import Bytes
 from flo.errors import RefusedError, TrustError, UsageError
 from flo.files import make_private_directory, write_new
 
@@ -21,8 +22,8 @@ _KEY = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,199}(/[a-z0-9][A-Za-z0-9._-]{0,199}
 
 
 class ArtifactStore(Protocol):
-    def put(self, key: str, data: bytes) -> None:
-        """Keep ``data`` for good under a new key, durably when this returns.
+    def put(self, key: str, *data: Bytes) -> None:
+        """Keep ``data``, one part after the other, for good, durably when this returns.
 
         Raises:
             RefusedError: something else is kept under it already. UsageError: not a key.
@@ -48,15 +49,15 @@ class LocalArtifacts:
     def __init__(self, directory: Path) -> None:
         self._directory = make_private_directory(directory)
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, *data: Bytes) -> None:
         path = self._path(key)
         make_private_directory(path.parent)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
         try:
-            write_new(temporary, data)
+            write_new(temporary, *data)
             os.link(temporary, path)  # atomic, and fails if another one was quicker
         except FileExistsError as error:
-            if path.read_bytes() != data:  # it does if an earlier try of ours was cut off
+            if path.read_bytes() != b"".join(data):  # it does if an earlier try of ours was cut off
                 raise already_kept(key) from error
         finally:
             temporary.unlink(missing_ok=True)

@@ -69,13 +69,14 @@ def in_memory(data: bytes) -> Iterator[str]:
         os.close(handle)
 
 
-def write_new(path: Path, data: bytes, mode: int = 0o600) -> None:
+def write_new(path: Path, *data: bytes | memoryview, mode: int = 0o600) -> None:
     """Write a file that does not exist yet, flushed to the disk; a crash may leave a part of it."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(handle, view) :]
+        for part in data:
+            view = memoryview(part)
+            while view:
+                view = view[os.write(handle, view) :]
         os.fsync(handle)
     finally:
         os.close(handle)
@@ -84,7 +85,7 @@ def write_new(path: Path, data: bytes, mode: int = 0o600) -> None:
 def _write(path: Path, data: bytes, mode: int) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
     try:
-        write_new(temporary, data, mode)
+        write_new(temporary, data, mode=mode)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)

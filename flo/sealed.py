@@ -32,10 +32,15 @@ class _Header(Document):
 
 def seal(keystore: KeyStore, context: Context, data: canonical.Bytes) -> bytes:
     """``data`` for ``context``, which is public: purpose, study, run, round; never a patient."""
+    return b"".join(parts(keystore, context, data))
+
+
+def parts(keystore: KeyStore, context: Context, data: canonical.Bytes) -> tuple[bytes, bytes]:
+    """The same as header and body, for what is large."""
     body = keystore.seal(context, data)
     header = _Header(context=context, key=keystore.key_id, size=len(body))
     text = canonical.encode(header.model_dump(mode="json"))
-    return b"".join((_MAGIC, len(text).to_bytes(4, "big"), text, body))
+    return b"".join((_MAGIC, len(text).to_bytes(4, "big"), text)), body
 
 
 def unseal(keystore: KeyStore, context: Context, sealed: bytes, what: str) -> bytes:

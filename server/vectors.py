@@ -34,9 +34,11 @@ class KeptVectors:
         kept, before, known = self._kept.get(name, (None, 0, ""))
         if kept is vector and number - before < REUSED:
             return known
+        del kept
+        self._kept.pop(name, None)  # the one before may be large, too
         little = np.ascontiguousarray(vector, dtype=vector.dtype.newbyteorder("<"))
         context = self._context | {"vector": key}
-        self._artifacts.put(key, sealed.seal(self._keystore, context, little.data.cast("B")))
+        self._artifacts.put(key, *sealed.parts(self._keystore, context, little.data.cast("B")))
         self._kept[name] = (vector, number, key)
         return key
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flo.artifacts import already_kept, checked, not_kept, too_large
+from flo.canonical import Bytes
 from flo.errors import RefusedError, TrustError
 from flo.infra.aws.clients import code_of, in_our_words
 
@@ -32,19 +33,20 @@ class S3Artifacts:
         self._client, self._bucket, self._prefix = client, bucket, prefix
         self._kms_key, self._lock_days = kms_key, lock_days
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, *data: Bytes) -> None:
         from botocore.exceptions import ClientError
 
+        whole = b"".join(data)
         try:
             with in_our_words(f"writing s3://{self._bucket}/{self._prefix}{key}"):
                 try:
-                    self._write(checked(key), data)
+                    self._write(checked(key), whole)
                 except ClientError as error:
                     if code_of(error) not in _TAKEN:
                         raise
                     raise already_kept(key) from error
         except RefusedError:
-            if not self._holds(key, data):  # it does if an earlier try of ours did arrive
+            if not self._holds(key, whole):  # it does if an earlier try of ours did arrive
                 raise
 
     def get(self, key: str, limit: int) -> bytes:

@@ -123,7 +123,7 @@ def test_a_save_that_fails_leaves_the_last_state_as_it_was(
     run, state = stored(store, artifacts), after(START, 2)
     run.save(state)
 
-    def full(key: str, data: bytes) -> None:
+    def full(key: str, *data: bytes) -> None:
         raise OSError("no space left on device")
 
     with monkeypatch.context() as disk:

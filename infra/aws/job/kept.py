@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flo.artifacts import ArtifactStore, checked
+from flo.canonical import Bytes
 from flo.errors import TrustError, UsageError
 from flo.files import write_private
 from flo.infra.aws.clients import client
@@ -40,11 +41,11 @@ class JobArtifacts:
         self._durable, self._folder, self._prefix = durable, folder, f"runs/{run}/"
         folder.mkdir(parents=True, exist_ok=True)
 
-    def put(self, key: str, data: bytes) -> None:
-        self._durable.put(key, data)
+    def put(self, key: str, *data: Bytes) -> None:
+        self._durable.put(key, *data)
         local = self._local(key)
         if local is not None:
-            write_private(local, data)
+            write_private(local, b"".join(data))
             for older in sorted(self._folder.glob("*.sealed"))[:-_KEEP]:
                 older.unlink()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flo.artifacts import LocalArtifacts
+from flo.canonical import Bytes
 from flo.errors import NetworkError, TrustError
 from flo.infra.aws.sagemaker import audit_store
 from flo.server.audit_copies import AuditCopies
@@ -48,10 +49,10 @@ def test_a_store_that_does_not_answer_is_tried_again(monkeypatch: pytest.MonkeyP
         def __init__(self) -> None:
             """Nothing on a disk."""
 
-        def put(self, key: str, data: bytes) -> None:
+        def put(self, key: str, *data: Bytes) -> None:
             if not next(answers):
                 raise NetworkError("no answer")
-            kept[key] = data
+            kept[key] = b"".join(data)
 
     copies = AuditCopies(Store(), lambda: b"the log", lambda: 7)
     copies.copy_if_due()
