@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flo.messages import Values
+from flo.networks import Vector
 from flo.privacy.plan import Part, ring_of
 from flo.privacy.ring import Integers, leave
 from flo.study import Study
@@ -49,6 +50,15 @@ class Gathered:
             self._total = values if values.flags.writeable else values.copy()
         else:
             np.add(self._total, values, out=self._total)
+
+    def room(self, like: Vector) -> Vector:
+        """Room for a vector like this one: the sum's own, if it fits, which is given up by parts.
+
+        A part may be written once it was read.
+        """
+        if self._ring == 8 * like.itemsize and self._total is not None:
+            return self._total.view(like.dtype)
+        return np.empty_like(like)
 
     @property
     def blocks(self) -> Iterator[slice]:

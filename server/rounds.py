@@ -204,7 +204,7 @@ def _stepped(study: Study, state: RunState, part: Part, gathered: Gathered) -> R
     """The state after a training round: FedAvgM (Hsu, Qi, Brown 2019) on the noisy mean."""
     training, mean = study.mechanism, _mean(study, part, gathered)
     in_tail, finished = state.round > training.steps // 2, state.round == training.steps
-    weights = np.empty_like(state.weights)
+    weights = gathered.room(state.weights)
     velocity = np.empty_like(state.velocity) if training.momentum else state.velocity
     tail_sum = np.empty_like(state.tail_sum) if in_tail else state.tail_sum
     for block in gathered.blocks:
