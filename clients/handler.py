@@ -59,12 +59,12 @@ from flo.messages import (
     encode_reply,
 )
 from flo.models import parameter_count, precision
-from flo.networks import Vector
 from flo.privacy.ledger import Ledger, Released
 from flo.privacy.masking import cohort_digest
 from flo.privacy.plan import Plan, ring_of
 from flo.privacy.ring import Integers, Narrow
 from flo.study import Study
+from flo.vectors import Vector
 
 log = logging.getLogger("flo.clients.handler")
 

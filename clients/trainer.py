@@ -13,13 +13,13 @@ from flo import models
 from flo.clients.snapshot import Snapshot
 from flo.errors import UsageError
 from flo.messages import Purpose
-from flo.networks import Vector
 from flo.privacy import evaluation, ring, survey
 from flo.privacy.bookkeeping import binary_loss
 from flo.privacy.discrete_gaussian import Noise, SystemNoise
 from flo.privacy.plan import Plan, noise_shares
 from flo.privacy.step import PrivateStep
 from flo.study import Study
+from flo.vectors import Vector
 
 
 class Trainer:

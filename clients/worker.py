@@ -24,10 +24,10 @@ import numpy as np
 from flo import canonical
 from flo.errors import MessageError, RefusedError
 from flo.messages import Purpose
-from flo.networks import Vector
 from flo.privacy.ring import Integers, Narrow
 from flo.study import Study
 from flo.text import printable
+from flo.vectors import Vector
 
 log = logging.getLogger("flo.clients.worker")
 

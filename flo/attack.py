@@ -25,7 +25,6 @@ from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer
 from flo.errors import UsageError
 from flo.features import encode_category, encode_number
-from flo.networks import Vector
 from flo.privacy.bookkeeping import binary_loss
 from flo.privacy.entropy import SystemStream
 from flo.privacy.mechanisms import GRID
@@ -34,6 +33,7 @@ from flo.privacy.patients import Patients
 from flo.privacy.plan import Plan
 from flo.schema import CategoryColumn, ImageColumn, Schema
 from flo.study import Study
+from flo.vectors import Vector
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]

@@ -22,9 +22,9 @@ from pydantic import Field, ValidationError
 from flo import canonical
 from flo.claims import Digest, Head, RunKey, Voucher
 from flo.errors import MessageError
-from flo.networks import Vector
 from flo.settings import Document, problems
 from flo.study import Identifier
+from flo.vectors import Vector
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 LARGEST_INSIDE = 1 << 16  # bytes of a body that Flower carries; larger ones go beside its messages

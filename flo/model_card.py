@@ -22,11 +22,11 @@ from flo.errors import TrustError, UsageError
 from flo.identity import Signer, fingerprint, verify
 from flo.messages import LARGEST_WEIGHT
 from flo.models import flat
-from flo.networks import Vector
 from flo.privacy.plan import Plan
 from flo.privacy.sheet import trust
 from flo.settings import Document, parse
 from flo.study import MAX_STUDY_BYTES, Identifier, Study, from_canonical
+from flo.vectors import Vector
 
 MAX_CARD_BYTES = 4 * MAX_STUDY_BYTES
 MAX_MODEL_BYTES = 1 << 30

@@ -18,9 +18,10 @@ import numpy.typing as npt
 from flo import networks
 from flo.features import input_names
 from flo.model_kinds import Cnn, Mlp, Pack
-from flo.networks import Layer, Vector
+from flo.networks import Layer
 from flo.schema import ImageColumn, Schema
 from flo.study import Study
+from flo.vectors import Vector
 
 if TYPE_CHECKING:
     import torch

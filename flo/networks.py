@@ -12,14 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import numpy.typing as npt
-
 if TYPE_CHECKING:
     import torch
 
 Shape = tuple[int, ...]
-Vector = npt.NDArray[np.float32] | npt.NDArray[np.float64]  # a model, one number a parameter
 LayerKind = Literal[
     "Linear",
     "Conv2d",

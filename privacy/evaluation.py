@@ -37,11 +37,11 @@ from scipy.special import ndtri
 
 from flo import models
 from flo.features import cell_of, cells, encode_category, encode_number
-from flo.networks import Vector
 from flo.privacy.histograms import weighted_counts
 from flo.privacy.patients import Patients
 from flo.schema import ImageColumn, NumberColumn, Schema
 from flo.study import Study
+from flo.vectors import Vector
 
 Floats = npt.NDArray[np.float64]
 _CANDIDATES = np.linspace(0.0, 1.0, 1001)

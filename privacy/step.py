@@ -24,12 +24,12 @@ import torch
 from torch import nn
 
 from flo.errors import StudyError
-from flo.networks import Vector
 from flo.privacy.batches import Batches, Frame, Mask
 from flo.privacy.bookkeeping import BookKeeping, Loss
 from flo.privacy.mixing import what_mixes
 from flo.privacy.one_by_one import Looped, Vmapped
 from flo.privacy.patients import Patients
+from flo.vectors import Vector
 
 Floats = npt.NDArray[np.float64]
 Way = BookKeeping | Vmapped | Looped

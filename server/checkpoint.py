@@ -18,10 +18,10 @@ import numpy as np
 from flo import canonical
 from flo.claims import Head, RunKey, Voucher
 from flo.errors import TrustError
-from flo.networks import Vector
 from flo.privacy.evaluation import Estimate
 from flo.privacy.survey import Counted
 from flo.server.rounds import RunState
+from flo.vectors import Vector
 
 SCHEMA_VERSION = 4
 _LIMIT = 64 << 20

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from flo.messages import Values
-from flo.networks import Vector
 from flo.privacy.plan import Part, ring_of
 from flo.privacy.ring import Integers, leave
 from flo.study import Study
+from flo.vectors import Vector
 
 Floats = npt.NDArray[np.float64]
 _BLOCK = 1 << 16  # numbers at a time: what is made of them stays in the cache

@@ -16,7 +16,6 @@ from flo.artifacts import ArtifactStore
 from flo.claims import Head
 from flo.errors import FloError, MessageError, RefusedError, TrustError, UsageError
 from flo.keystore import Context, KeyStore
-from flo.networks import Vector
 from flo.server import checkpoint
 from flo.server.rounds import RunState
 from flo.server.run_documents import End, Event, Look, Saved, Taken, Tell
@@ -24,6 +23,7 @@ from flo.server.run_link import RunLink
 from flo.server.vectors import REUSED, KeptVectors
 from flo.settings import parse
 from flo.study import Study, from_canonical
+from flo.vectors import Vector
 
 MAX_STATE_BYTES = 64 << 20
 _FRESH_SECONDS = 0.3  # for as long a look at the coordinator's is good

@@ -25,7 +25,6 @@ from flo.messages import (
     model_digest,
 )
 from flo.models import initial_weights
-from flo.networks import Vector
 from flo.privacy import evaluation, survey
 from flo.privacy.evaluation import Estimate
 from flo.privacy.masking import cohort_digest
@@ -33,6 +32,7 @@ from flo.privacy.plan import Part, Plan, combined_variance, reach_of, ring_of
 from flo.server.gathering import Gathered
 from flo.server.robust import largest_norm, robust_mean
 from flo.study import Study
+from flo.vectors import Vector
 
 Floats = npt.NDArray[np.float64]
 NO_WEIGHTS: Vector = np.zeros(0)

@@ -16,7 +16,7 @@ from flo.artifacts import ArtifactStore
 from flo.errors import TrustError, UsageError
 from flo.keystore import Context, KeyStore
 from flo.messages import MAX_MESSAGE_BYTES
-from flo.networks import Vector
+from flo.vectors import Vector
 
 REUSED = 64
 _SEALED_MORE = 65_536  # header, nonce, tag

@@ -22,8 +22,8 @@ from flo.clients.offers import Offered
 from flo.files import write_private
 from flo.messages import Request, RequestHeader, decode_reply, encode_request, model_digest
 from flo.models import initial_weights
-from flo.networks import Vector
 from flo.study import Study
+from flo.vectors import Vector
 from tests.attacks.liar import HOSPITAL, LyingCoordinator
 from tests.builders import make_site, offered, small_study
 from tests.company import claims

@@ -26,9 +26,9 @@ from flo.messages import (
     model_digest,
 )
 from flo.models import initial_weights, parameter_count
-from flo.networks import Vector
 from flo.privacy.ledger import Ledger
 from flo.study import Study
+from flo.vectors import Vector
 from tests.builders import (
     CountingReleaser,
     SilentApi,

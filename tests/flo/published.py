@@ -17,10 +17,10 @@ from flo import canonical
 from flo.identity import Identity
 from flo.model_card import ModelCard, PublishedModel, paths_of
 from flo.models import named, parameter_count
-from flo.networks import Vector
 from flo.privacy.plan import Plan
 from flo.privacy.sheet import trust
 from flo.study import Study, from_document
+from flo.vectors import Vector
 from tests.builders import offered, small_study
 from tests.flo.studies import imaging
 

@@ -20,11 +20,11 @@ from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer
 from flo.identity import Identity
 from flo.messages import Values
-from flo.networks import Vector
 from flo.privacy.masking import Attempt, masked, new_run_key, pair_secret
 from flo.privacy.plan import Plan, noise_shares
 from flo.privacy.ring import Integers, leave
 from flo.study import Study
+from flo.vectors import Vector
 from tests.builders import CountingReleaser, NoNoise, study_document
 from tests.clients.real_company import RealCompany
 from tests.sums import unmasked_sum
