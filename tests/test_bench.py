@@ -14,10 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from flo import bench
-from flo.bench import compared, references
+from flo.bench import compared, others, references
 from flo.bench.made_up import HIDDEN, study_of, write
 from flo.cli import app, main
-from flo.cli.bench import GROUPS
+from flo.cli.bench import GROUPS, _every_command
 from flo.errors import FloError
 from flo.models import parameter_count
 from flo.simulation import folds, load_hospitals, run_once
@@ -135,6 +135,14 @@ def test_a_device_that_is_not_there_is_refused_in_words(
     assert "abacus" in capsys.readouterr().err
 
 
+def test_the_start_of_every_command_is_measured() -> None:
+    commands = _every_command()
+    assert len(commands) > 50
+    assert {"demo", "site run", "study check", "audit verify", "coordinator serve"} <= set(commands)
+    (row,) = others.start(["audit verify"])
+    assert (row["name"], row["runs"]) == ("flo audit verify --help", 3)
+
+
 # -- what is measured ------------------------------------------------------------------------------
 
 
@@ -180,9 +188,9 @@ def test_a_reference_that_never_ends_is_given_up(
     monkeypatch.setattr(references, "_RUN_SECONDS", 0.3)
     times = tmp_path / "times.json"
     with pytest.raises(FloError, match="did not come to its end"):
-        references._between(times, 2)
+        references._instants(times, 2)
     times.write_text("[1, 3, 4.5]")
-    assert references._between(times, 2) == [2, 1.5]
+    assert references._instants(times, 2) == [1, 3]
 
 
 def test_a_demo_of_ones_own_study_names_the_file_that_is_missing(

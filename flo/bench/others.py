@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -14,20 +14,22 @@ from flo.privacy.discrete_gaussian import SystemNoise
 _VARIANCE = 1_500_000**2
 
 
-def start() -> Iterator[Row]:
-    """``flo --help`` against an interpreter that does nothing."""
+def start(commands: Sequence[str]) -> Iterator[Row]:
+    """Each command's ``--help`` (of "", ``flo``'s own) against an interpreter that does nothing."""
 
     def run(*arguments: str) -> None:
         subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
 
-    yield compared(
-        "start",
-        "flo --help",
-        lambda: run("-m", "flo.cli", "--help"),
-        lambda: run("-c", "pass"),
-        how="python -c pass",
-        runs=9,
-    )
+    for command in commands:
+        words = [*command.split(), "--help"]
+        yield compared(
+            "start",
+            " ".join(["flo", *words]),
+            lambda words=words: run("-m", "flo.cli", *words),  # type: ignore[misc]
+            lambda: run("-c", "pass"),
+            how="python -c pass",
+            runs=3 if command else 9,
+        )
 
 
 def noise() -> Iterator[Row]:

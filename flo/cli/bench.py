@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 GROUPS = (
-    *("rounds", "step", "noise", "secure-sum", "aggregate", "ledger", "simulate", "seal", "start"),
+    *("rounds", "end-to-end", "step", "noise", "secure-sum", "aggregate", "ledger", "simulate"),
+    *("seal", "start"),
 )
 
 
@@ -52,10 +53,21 @@ def bench(
 
 
 def _rows(group: str, device: str, *, quick: bool) -> Iterator[dict[str, Any]]:
-    from flo.bench import aggregate, ledger, others, rounds, seal, secure_sum, simulate, step
+    from flo.bench import (
+        aggregate,
+        end_to_end,
+        ledger,
+        others,
+        rounds,
+        seal,
+        secure_sum,
+        simulate,
+        step,
+    )
 
     known: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "rounds": lambda: rounds.rows(quick=quick),
+        "end-to-end": lambda: end_to_end.rows(quick=quick),
         "step": lambda: step.rows(device),
         "noise": others.noise,
         "secure-sum": secure_sum.rows,
@@ -63,6 +75,21 @@ def _rows(group: str, device: str, *, quick: bool) -> Iterator[dict[str, Any]]:
         "ledger": ledger.rows,
         "simulate": lambda: simulate.rows(quick=quick),
         "seal": seal.rows,
-        "start": others.start,
+        "start": lambda: others.start([""] if quick else ["", *_every_command()]),
     }
     return known[group]()
+
+
+def _every_command() -> list[str]:
+    """Each by its words, such as ``site run``."""
+    from flo.cli import app
+
+    found, waiting = list[str](), [("", typer.main.get_command(app))]
+    while waiting:
+        words, command = waiting.pop()
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            found.append(words)
+        else:
+            waiting += [(f"{words} {name}".strip(), child) for name, child in inner.items()]
+    return sorted(found)

@@ -16,12 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
 from flo.errors import FloError
 
-FLOWER, NVFLARE = "flwr==1.42.0", "nvflare==2.9.0"
+FLOWER, NVFLARE, OPACUS = "flwr==1.42.0", "nvflare==2.9.0", "opacus==1.6.0"
 _HERE = Path(__file__).parent
 _START_SECONDS, _RUN_SECONDS = 60.0, 900.0
 
@@ -29,7 +30,7 @@ _START_SECONDS, _RUN_SECONDS = 60.0, 900.0
 def environment(*requirements: str) -> Path:
     """The folder of the commands of an environment with these packages and numpy."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "flo-bench"
-    folder = cache / requirements[0].replace("==", "-")
+    folder = cache / "-".join(requirements).replace("==", "-")
     if not (folder / "ready").exists():
         shutil.rmtree(folder, ignore_errors=True)
         _run([sys.executable, "-m", "venv", str(folder)])
@@ -40,11 +41,30 @@ def environment(*requirements: str) -> Path:
 
 def flower_rounds(sites: int, megabytes: float, rounds: int) -> list[float]:
     """Seconds of each round of stock Flower: a SuperLink and SuperNodes, FedAvg, no TLS."""
-    commands = environment(FLOWER)
+    wanted = {"floats": _floats(megabytes), "rounds": rounds, "sites": sites}
+    _, instants = _flower("flower_app", environment(FLOWER), sites, wanted, rounds + 1)
+    return [after - before for before, after in pairwise(instants)]
+
+
+def flower_with_opacus(data: Path, sites: int, inputs: int, rounds: int) -> float:
+    """Seconds from launch to end of so many rounds of one private step a site.
+
+    ``data``: a folder with 1.npz, 2.npz, ... for each site: inputs (n, ``inputs``), labels (n,).
+    """
+    wanted = {"rounds": rounds, "sites": sites, "inputs": inputs, "data": str(data)}
+    commands = environment(FLOWER, OPACUS)
+    launched, (ended,) = _flower("flower_opacus_app", commands, sites, wanted, 1)
+    return ended - launched
+
+
+def _flower(
+    app: str, commands: Path, sites: int, wanted: Mapping[str, int | str], count: int
+) -> tuple[float, list[float]]:
+    """When an app was launched, and the so many instants that it wrote down."""
     with tempfile.TemporaryDirectory() as scratch, _Processes() as started:
         folder = Path(scratch)
         times, port = folder / "times.json", _free_port()
-        shutil.copytree(_HERE / "flower_app", folder / "app")
+        shutil.copytree(_HERE / app, folder / "app")
         (folder / "home").mkdir()
         config = f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{port}"\n'
         (folder / "home" / "config.toml").write_text(f"{config}insecure = true\n")
@@ -58,13 +78,17 @@ def flower_rounds(sites: int, megabytes: float, rounds: int) -> list[float]:
         superlink = ["--insecure", "--port", str(port), "--disable-runtime-dependency-installation"]
         started.begin([str(commands / "flower-superlink"), *superlink], variables)
         _wait_for_port(port)
-        for _ in range(sites):
+        for site in range(1, sites + 1):
             node = ["--insecure", "--superlink", f"127.0.0.1:{port}", "--port", str(_free_port())]
+            node += ["--node-config", f"site={site}"]
             started.begin([str(commands / "flower-supernode"), *node], variables)
-        wanted = f'floats={_floats(megabytes)} rounds={rounds} sites={sites} times="{times}"'
-        run = [str(commands / "flwr"), "run", str(folder / "app"), "here", "-c", wanted]
+        settings = " ".join(
+            f"{k}={json.dumps(v)}" for k, v in {**wanted, "times": str(times)}.items()
+        )
+        run = [str(commands / "flwr"), "run", str(folder / "app"), "here", "-c", settings]
+        launched = time.time()
         _run(run, variables)
-        return _between(times, rounds)
+        return launched, _instants(times, count)
 
 
 def nvflare_rounds(sites: int, megabytes: float, rounds: int) -> list[float]:
@@ -81,7 +105,8 @@ def nvflare_rounds(sites: int, megabytes: float, rounds: int) -> list[float]:
         }
         arguments = [str(sites), str(_floats(megabytes)), str(rounds), str(folder / "times.json")]
         _run([str(commands / "python"), str(folder / "job" / "job.py"), *arguments], variables)
-        return _between(folder / "times.json", rounds)
+        instants = _instants(folder / "times.json", rounds + 1)
+        return [after - before for before, after in pairwise(instants)]
 
 
 class _Processes:
@@ -112,14 +137,14 @@ class _Processes:
         )
 
 
-def _between(times: Path, rounds: int) -> list[float]:
-    """Seconds between the instants that a reference writes down, once all are there."""
+def _instants(times: Path, count: int) -> list[float]:
+    """The first so many instants that a reference writes down, once they are there."""
     end = time.monotonic() + _RUN_SECONDS
     while time.monotonic() < end:
         with contextlib.suppress(OSError, ValueError):
-            instants = json.loads(times.read_text())
-            if len(instants) > rounds:
-                return [after - before for before, after in pairwise(instants)]
+            instants: list[float] = json.loads(times.read_text())
+            if len(instants) >= count:
+                return instants[:count]
         time.sleep(0.2)
     raise FloError(f"the reference did not come to its end in {_RUN_SECONDS:g} seconds")
 

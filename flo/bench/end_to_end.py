@@ -1,0 +1,53 @@
+"""A whole study: the heart data, from launch to verified report, against Flower with Opacus.
+
+At equal rounds. FLO's time includes approvals, secure sums, ledgers, a private evaluation, the
+report and its verification; the reference's ends with its last round and accounts for nothing.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from flo import study as studies
+from flo.bench import Row
+from flo.bench.references import flower_with_opacus
+from flo.bench.rounds import demo
+from flo.features import input_names
+from flo.simulation import load_hospitals
+
+_HEART = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
+
+
+def rows(*, quick: bool) -> Iterator[Row]:
+    """``quick``: with as many rounds as the reference needs a minute for."""
+    study = studies.load(_HEART)
+    steps = 8 if quick else study.mechanism.steps
+    hospitals = load_hospitals(study, None, "patient_id")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        text = _HEART.read_text(encoding="utf-8")
+        changed = text.replace(f"steps = {study.mechanism.steps}", f"steps = {steps}")
+        (folder / "study.toml").write_text(changed, encoding="utf-8")
+        command = [sys.executable, "-m", "flo.cli", "data", "heart", scratch]
+        subprocess.run(command, check=True, capture_output=True)
+        flo = float(demo(folder)["seconds_from_launch"])
+        for number, checked in enumerate(hospitals.values(), start=1):
+            np.savez(folder / f"{number}.npz", inputs=checked.inputs, labels=checked.labels)
+        inputs = len(input_names(study.data))
+        reference = flower_with_opacus(folder, len(hospitals), inputs, steps)
+    yield {
+        "group": "end-to-end",
+        "name": f"heart, launch to verified report, {steps} rounds",
+        "flo": flo,
+        "reference": reference,
+        "ratio": flo / reference,
+        "unit": "s",
+        "runs": 1,
+        "how": "Flower 1.42 + Opacus",
+    }
