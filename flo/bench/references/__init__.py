@@ -51,7 +51,8 @@ def flower_with_opacus(data: Path, sites: int, inputs: int, rounds: int) -> floa
 
     ``data``: a folder with 1.npz, 2.npz, ... for each site: inputs (n, ``inputs``), labels (n,).
     """
-    wanted = {"rounds": rounds, "sites": sites, "inputs": inputs, "data": str(data)}
+    wanted: dict[str, int | str] = {"rounds": rounds, "sites": sites, "inputs": inputs}
+    wanted["data"] = str(data)
     commands = environment(FLOWER, OPACUS)
     launched, (ended,) = _flower("flower_opacus_app", commands, sites, wanted, 1)
     return ended - launched

@@ -13,7 +13,8 @@ from flwr.serverapp.strategy import FedAvg
 from opacus import PrivacyEngine
 from torch.utils.data import DataLoader, TensorDataset
 
-client, server = ClientApp(), ServerApp()
+client = ClientApp()
+server = ServerApp()
 
 
 @client.train()
