@@ -184,7 +184,7 @@ class FleetLink:
                     ),
                 )
         if name:
-            self._parcels.offer(name, memoryview(data))
+            self._parcels.offer(message.metadata.run_id, name, memoryview(data))
 
     def _pull_object(self, run: int, identifier: str) -> bytes:
         response = self._call_in_run(

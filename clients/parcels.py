@@ -60,9 +60,12 @@ class ParcelLink:
             raise MessageError(f"a parcel of {there - len(head)} bytes, {size} were announced")
         return data
 
-    def offer(self, name: str, body: memoryview) -> None:
-        """Wait until it was taken, or is no longer wanted. Raises NetworkError, TrustError."""
-        headers = {_NAME_HEADER: name, "content-length": str(len(body))}
+    def offer(self, run: int, name: str, body: memoryview) -> None:
+        """Wait until it was taken, or is no longer wanted. Raises NetworkError, TrustError.
+
+        ``run``: Flower's id of the run that it is for.
+        """
+        headers = {_NAME_HEADER: name, "x-flo-run": str(run), "content-length": str(len(body))}
         try:
             response = self._http.post(
                 "/v1/site/offer-parcel", content=_pieces(body), headers=headers

@@ -280,9 +280,7 @@ class Coordinator:
     async def _watch(self) -> None:
         """What a coordinator does all the time."""
         await asyncio.to_thread(self._recover)
-        forget = partial(self._parcels.forget, self._superlink.has_finished)
         steps = [self._runs.watch, self._refusals.flush, self._sign, self._meter.write_if_due]
-        steps.append(forget)
         if self._copies is not None:
             steps.append(self._copies.copy_if_due)
         while True:
@@ -296,6 +294,7 @@ class Coordinator:
                     log.exception("a step of the coordinator failed; it is tried again")
                     await asyncio.sleep(_FULL_SECONDS)
             self._renew_certificate()
+            self._parcels.forget(self._superlink.has_finished)
             await asyncio.sleep(_WATCH_SECONDS)
 
     def _sign(self) -> None:

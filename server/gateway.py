@@ -30,7 +30,7 @@ from flo.server.asgi import Allowance, Refused, answer, headers_of, read_body, r
 from flo.server.authority import Peer, read_peer
 from flo.server.bell import Bell
 from flo.server.metrics import Traffic
-from flo.server.parcels import Parcels, name_in, number_in
+from flo.server.parcels import RUN_HEADER, Parcels, name_in, number_in
 from flo.server.protocol import PEER, Receive, Scope, Send
 from flo.server.refusals import Refusals
 from flo.server.site_api import MAX_REPORT_BODY, SITE_CALLS, SiteApi
@@ -48,7 +48,6 @@ log = logging.getLogger("flo.server.gateway")
 HOLD_SECONDS = 20.0  # the Fleet client gives up after 30
 MAX_SITE_BODY = 1 << 20
 _MAX_BODY = {
-    "/v1/fleet/push-object": MAX_MESSAGE_BYTES,
     "/v1/site/reports": MAX_REPORT_BODY,
 }
 _MAX_FLEET_BODY = 1 << 20
@@ -127,12 +126,13 @@ class Gateway:
         """Its body is read when it is taken, and not before."""
         headers = headers_of(scope)
         key, size = headers[_KEY], number_in(headers, "content-length", MAX_MESSAGE_BYTES)
+        run = number_in(headers, RUN_HEADER, 1 << 64)
+
+        def is_called() -> bool:
+            return self._superlink.has_finished(run) or self._superlink.has_message_for(key, run)
+
         wanted = await self._parcels.offer(
-            self._node(headers),
-            name_in(headers),
-            size,
-            receive,
-            lambda: self._superlink.has_message_for(key),
+            self._node(headers), name_in(headers), size, receive, is_called
         )
         self._traffic.received += size if wanted else 0
         await answer(send, 200 if wanted else 409, {})

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.constant import TASK_TOKEN_HEADER
 
 from flo.canonical import Bytes
-from flo.errors import MessageError
+from flo.errors import MessageError, NetworkError
 from flo.messages import LARGEST_INSIDE, MAX_MESSAGE_BYTES, divided
 from flo.shared_memory import SharedBytes, opened
 
@@ -28,7 +28,7 @@ _RECORD, _BODY, _PARCEL, _SIZE, _MESSAGE_TYPE = "flo", "message", "parcel", "siz
 _POLL_SECONDS = 0.02
 _LOOK_SECONDS = 0.5
 _TAKE_SECONDS = 60.0  # between two pieces of what is streamed
-_LEAST_SECONDS = 1.0
+_LEAST_SECONDS, _PAUSES = 5.0, (0.2, 1.0, 3.0)
 _PIECE = 1 << 18
 _OFFLINE_SECONDS = 2.0  # an agent that only lost its connection is back by then
 
@@ -122,7 +122,9 @@ class GridExchange:
             return ConfigRecord({_BODY: data})
         if id(data) not in asking.parcels:
             name = asking.parcels[id(data)] = secrets.token_hex(16)
-            of_all = [nodes[h] for h, asked in asking.requests.items() if asked is data]
+            of_all = [
+                nodes[h] for h, asked in asking.requests.items() if asked is data and h in nodes
+            ]
             self._parcels.put(name, of_all, body)
         return ConfigRecord({_BODY: head, _PARCEL: asking.parcels[id(data)], _SIZE: len(body)})
 
@@ -130,12 +132,13 @@ class GridExchange:
         """What a hospital sent; None if it went away meanwhile."""
         name = record.get(_PARCEL) if record is not None else None
         if record is None or name is None:
-            return body_of(record)
+            inside = body_of(record)
+            return inside if len(inside) <= LARGEST_INSIDE else b""
         size = record.get(_SIZE)
         if not isinstance(name, str) or type(size) is not int or not 0 < size < MAX_MESSAGE_BYTES:
             return b""
         try:
-            return self._parcels.take(name, node, size, max(seconds, _LEAST_SECONDS))
+            return self._parcels.take(name, node, size, seconds)
         except MessageError as error:
             log.warning(str(error))
             return None
@@ -163,18 +166,27 @@ class GridParcels:
 
     def put(self, name: str, nodes: Collection[int], body: memoryview) -> None:
         headers = self._headers(name, nodes)
-        content: Iterator[bytes] | bytes = b""
         if self._shared is not None:
             self._shared.write(body)  # who still fetches the last one sees that it is none
             headers |= {"x-flo-place": self._shared.place, "x-flo-size": str(len(body))}
         else:
             headers |= {"content-length": str(len(body))}
-            content = _pieces(body)
-        answer = self._http.post(f"{self._url}/flo-put-parcel", content=content, headers=headers)
-        answer.raise_for_status()
+        for pause in (*_PAUSES, None):
+            content = b"" if self._shared is not None else _pieces(body)
+            try:
+                answer = self._http.post(
+                    f"{self._url}/flo-put-parcel", content=content, headers=headers
+                )
+                answer.raise_for_status()
+            except httpx.HTTPError as error:
+                if pause is None:
+                    raise NetworkError("the coordinator does not take a request") from error
+                time.sleep(pause)
+            else:
+                return
 
     def take(self, name: str, node: int, size: int, seconds: float) -> memoryview:
-        headers = self._headers(name, [node])
+        headers = self._headers(name, [node]) | {"x-flo-size": str(size)}
         try:
             if self._shared is None:
                 return self._streamed(headers, size, time.monotonic() + seconds)
@@ -254,11 +266,12 @@ class _Asking:
 
     @property
     def left(self) -> float:
-        """Seconds."""
-        return self._began + self.seconds - time.monotonic()
+        """Seconds that one reply may take: a fair share, so that a slow one keeps nobody out."""
+        left = self._began + self.seconds - time.monotonic()
+        return max(_LEAST_SECONDS, left / max(1, len(self.waiting)))
 
     def is_over(self) -> bool:
-        return self.left < 0
+        return _past(self._began + self.seconds)
 
     def time_to_look(self) -> bool:
         """Whether to look who is online, which is asked of Flower and not for free."""

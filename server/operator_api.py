@@ -170,11 +170,13 @@ class PrivateListener:
         if run is None or (ours is not None and not nodes <= set(ours)):
             raise Refused(401, "a parcel for a hospital of another study")
         place = headers.get(PLACE_HEADER.encode(), b"").decode("latin-1") if ours is None else ""
-        if path == TAKE_PATH and place:
-            where = await self._parcels.take_here(run, min(nodes), name)
+        if path == TAKE_PATH:
+            size = number_in(headers, SIZE_HEADER, MAX_MESSAGE_BYTES)
+            if not place:
+                await self._parcels.take(min(nodes), name, size, send)
+                return
+            where = await self._parcels.take_here(run, min(nodes), name, size)
             await answer(send, 200, {"place": where})
-        elif path == TAKE_PATH:
-            await self._parcels.take(min(nodes), name, send)
         else:
             self._parcels.put(run, name, nodes, await self._body(place, headers, receive, take))
             await answer(send, 200, {})

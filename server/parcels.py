@@ -10,8 +10,8 @@ its header, and a body of more than ``flo.messages.LARGEST_INSIDE`` bytes goes b
 A ServerApp on this machine hands its bodies over in memory and takes replies from there
 (``flo.shared_memory``); to one elsewhere they are streamed.
 
-An offer ends when it was taken, when another message waits for the hospital, or when it offers
-another. Lives on the event loop; keeps nothing beyond the run.
+An offer ends when it was taken, when its run is over or asks the hospital something else, or when
+the hospital offers another. Lives on the event loop; keeps nothing beyond the run.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from flo.server.bell import Bell
 from flo.server.protocol import Receive, Send
 from flo.shared_memory import SharedBytes
 
-NAME_HEADER, NODES_HEADER = "x-flo-parcel", "x-flo-nodes"
+NAME_HEADER, NODES_HEADER, RUN_HEADER = "x-flo-parcel", "x-flo-nodes", "x-flo-run"
 PLACE_HEADER, SIZE_HEADER = "x-flo-place", "x-flo-size"
 _NAME, _NUMBER = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9]{1,20}")
 _LOOK_SECONDS = 1.0
 _TAKE_SECONDS = 10.0  # a hospital offers as soon as it has announced it
-_STALLED_SECONDS = 60.0
+_STALLED_SECONDS, _GRACE_SECONDS = 60.0, 15.0
 _PIECE = 1 << 20
 
 
@@ -63,6 +63,7 @@ class Parcels:
         self._offered = Bell()
         self._shared: dict[int, SharedBytes] = {}  # of a run: what its ServerApp is reading
         self._filling: dict[int, asyncio.Task[None]] = {}
+        self._asked: dict[int, int] = {}  # of a run: how often it asked
 
     def put(self, run: int, name: str, nodes: Collection[int], body: Bytes) -> None:
         """Keep a request's body for these nodes, instead of the run's last one."""
@@ -72,20 +73,26 @@ class Parcels:
         """What was kept for runs that are over."""
         for run in filter(is_over, {*self._down, *self._shared} - set(self._filling)):
             self._down.pop(run, None)
+            self._asked.pop(run, None)
             if (shared := self._shared.pop(run, None)) is not None:
                 shared.close()
 
     async def fetch(self, node: int, name: str, send: Send) -> None:
         """Answer with a request's body. Raises Refused (404): there is none for this node."""
-        for parcel in list(self._down.values()):
+        for run, parcel in list(self._down.items()):
             if parcel.name == name and node in parcel.nodes:
                 await _start(send, len(parcel.body))
                 view = memoryview(parcel.body)
                 for start in range(0, len(view), _PIECE):
                     piece, more = view[start : start + _PIECE], start + _PIECE < len(view)
-                    await send(
-                        {"type": "http.response.body", "body": bytes(piece), "more_body": more}
-                    )
+                    if self._down.get(run) is not parcel:
+                        return  # cut short: it is another one's place by now
+                    body = {"type": "http.response.body", "body": bytes(piece), "more_body": more}
+                    try:
+                        async with asyncio.timeout(_STALLED_SECONDS):
+                            await send(body)
+                    except TimeoutError:
+                        return
                 return
         raise Refused(404, "no such parcel for this hospital")
 
@@ -94,14 +101,18 @@ class Parcels:
     ) -> bool:
         """Keep a hospital waiting until its reply's body was taken. False if it is not wanted.
 
-        ``is_called``: whether another message waits for the hospital.
+        ``is_called``: whether its run is over or asks the hospital something else.
         """
+        began = asyncio.get_running_loop().time()
         if before := self._up.pop(node, None):
             before.over.set()
         up = self._up[node] = _Up(name, size, receive)
         self._offered.ring()
         try:
-            while not up.over.is_set() and (up.taken or not is_called()):
+            while not up.over.is_set():
+                waited = asyncio.get_running_loop().time() - began
+                if not up.taken and waited > _GRACE_SECONDS and is_called():
+                    break
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(up.over.wait(), _LOOK_SECONDS)
         finally:
@@ -109,12 +120,12 @@ class Parcels:
                 del self._up[node]
         return up.whole
 
-    async def take(self, node: int, name: str, send: Send) -> None:
-        """Answer with what this node offers. Raises Refused (404): it does not, for a while.
+    async def take(self, node: int, name: str, size: int, send: Send) -> None:
+        """Answer with what this node offers. Raises Refused (404): none of this size, for a while.
 
         If it goes away half way the answer is cut short, which whoever takes it sees.
         """
-        up = await self._wait_for(node, name)
+        up = await self._wait_for(node, name, size)
         up.taken = True
         try:
             await _start(send, up.size)
@@ -127,15 +138,18 @@ class Parcels:
         finally:
             up.over.set()
 
-    async def take_here(self, run: int, node: int, name: str) -> str:
+    async def take_here(self, run: int, node: int, name: str, size: int) -> str:
         """Where in memory a ServerApp of this machine finds what this node offers.
 
         It stays there until the run takes the next, which ends one that is still under way. Raises
         Refused (404): it is not offered, or did not come whole.
         """
-        up = await self._wait_for(node, name)
+        number = self._asked[run] = self._asked.get(run, 0) + 1
         if before := self._filling.get(run):  # which the ServerApp has given up
             before.cancel()
+        up = await self._wait_for(node, name, size)
+        if self._asked[run] != number:  # and this one, too: what it reads now is another's
+            raise Refused(404, "the ServerApp went on")
         up.taken = True
         shared = self._shared[run] = self._shared.get(run) or SharedBytes()
         filling = self._filling[run] = asyncio.create_task(_fill(shared, up))
@@ -146,11 +160,11 @@ class Parcels:
             raise Refused(404, "the hospital went away")
         return shared.place
 
-    async def _wait_for(self, node: int, name: str) -> _Up:
+    async def _wait_for(self, node: int, name: str, size: int) -> _Up:
         end = asyncio.get_running_loop().time() + _TAKE_SECONDS
         while (left := end - asyncio.get_running_loop().time()) > 0:
             up = self._up.get(node)
-            if up is not None and up.name == name and not up.taken:
+            if up is not None and (up.name, up.size) == (name, size) and not up.taken:
                 return up
             await self._offered.wait(left)
         raise Refused(404, "the hospital does not offer this")

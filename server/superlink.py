@@ -132,11 +132,15 @@ class SuperLink:
         node: int | None = self._state.get_node_id_by_public_key(b64decode(public_key_header))
         return node
 
-    def has_message_for(self, public_key_header: bytes) -> bool:
-        """Whether an undelivered, completely uploaded message waits for the node of this key."""
+    def has_message_for(self, public_key_header: bytes, run: int | None = None) -> bool:
+        """Whether an undelivered, completely uploaded message waits for the node of this key.
+
+        ``run``: of this run of Flower's only.
+        """
         node = self.node_of(public_key_header)
         return any(
             message.metadata.dst_node_id == node
+            and run in (None, message.metadata.run_id)
             and message.metadata.delivered_at == ""
             and self._complete(identifier)
             for identifier, message in list(self._state.message_ins_store.items())

@@ -75,8 +75,9 @@ class _Cast:
             try:
                 code, text = reading.recv()
             except EOFError:  # it died without a word
-                code, text = process.exitcode, ""
+                code, text = None, ""
             process.join()
+        code = process.exitcode if code is None else code
         if code:
             raise FloError(f"`flo {' '.join(arguments)}` ended in {code}: {text}")
 

@@ -93,7 +93,7 @@ class FakeParcels:
         self.kept[name] = (set(nodes), bytes(body))
 
     def take(self, name: str, node: int, size: int, seconds: float) -> memoryview:
-        assert 1 <= seconds <= DEADLINE
+        assert 5 <= seconds <= DEADLINE
         data = self.offered.pop((name, node), b"")
         if len(data) != size:
             raise MessageError("it went away")
@@ -254,6 +254,19 @@ def test_a_hospital_that_goes_away_while_it_sends_is_asked_again(world: World) -
     world.at(1.0, lambda: world.reconnect("south"))
     assert world.ask()["south"] == LARGE
     assert len(world.grid.pushes_to("south")) == 2
+
+
+def test_a_body_inside_flowers_message_has_a_limit(world: World) -> None:
+    content = RecordDict({"flo": ConfigRecord({"message": LARGE})})
+    world.grid.reply["south"] = lambda message: Message(content, reply_to=message)
+    assert world.ask("south") == {"south": b""}
+
+
+def test_who_left_since_the_cohort_was_chosen_is_not_asked(world: World) -> None:
+    del world.nodes["south"]
+    assert set(world.ask(what=REQUEST)) == {"north", "west"}
+    ((nodes, _),) = world.parcels.kept.values()
+    assert nodes == {NODES["north"], NODES["west"]}
 
 
 @pytest.mark.parametrize(

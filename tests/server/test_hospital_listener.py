@@ -218,7 +218,11 @@ def test_a_parcel_is_asked_for_by_its_name_and_is_for_whom_it_was_put(
 def test_an_offer_says_how_large_it_is_and_nothing_of_it_is_read_before_it_is_taken(
     coordinator: RealCoordinator, north: ssl.SSLContext, sites: dict[str, SiteHome]
 ) -> None:
-    own = {PUBLIC_KEY_HEADER: key_header(sites["north"]), "x-flo-parcel": "0" * 32}
+    own = {
+        PUBLIC_KEY_HEADER: key_header(sites["north"]),
+        "x-flo-parcel": "0" * 32,
+        "x-flo-run": "7",
+    }
     with coordinator.connection(coordinator.port, north) as connection:
         connection.putrequest("POST", OFFER_PATH)
         for name, value in {**own, "content-length": str(MAX_MESSAGE_BYTES + 1)}.items():

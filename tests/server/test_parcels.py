@@ -115,7 +115,7 @@ def test_what_a_hospital_offers_runs_through_when_it_is_taken(offered_first: boo
         if offered_first:
             await asyncio.sleep(0.01)
         answered = Answered()
-        await held.take(NORTH, ONE, answered)
+        await held.take(NORTH, ONE, len(BODY), answered)
         assert answered.whole
         return await offer, answered.body
 
@@ -128,7 +128,9 @@ def test_on_this_machine_it_is_taken_from_memory_that_no_other_run_writes_to() -
         for number, node in enumerate((NORTH, SOUTH, NORTH, SOUTH)):
             body = bytes([number]) * 100_000
             offer = asyncio.create_task(held.offer(node, ONE, len(body), sends(body), never_called))
-            seen[node] = opened(await held.take_here(node, node, ONE), len(body))  # a run each
+            seen[node] = opened(
+                await held.take_here(node, node, ONE, len(body)), len(body)
+            )  # a run each
             assert await offer
             for other, view in seen.items():
                 assert bytes(view[:1]) == bytes([number - (other != node)])
@@ -144,13 +146,48 @@ def test_what_a_run_gave_up_does_not_keep_it_from_taking_the_next() -> None:
         slow = sends(BODY[:1], then="nothing")
         stalled = asyncio.create_task(held.offer(NORTH, ONE, len(BODY), slow, never_called))
         offer = asyncio.create_task(held.offer(SOUTH, TWO, 4, sends(b"four"), never_called))
-        first = asyncio.create_task(held.take_here(1, NORTH, ONE))
+        first = asyncio.create_task(held.take_here(1, NORTH, ONE, len(BODY)))
         await asyncio.sleep(0.01)
-        assert bytes(opened(await held.take_here(1, SOUTH, TWO), 4)) == b"four"
+        assert bytes(opened(await held.take_here(1, SOUTH, TWO, 4), 4)) == b"four"
         with pytest.raises(Refused, match="went away"):
             await first
         assert await offer
         assert not await stalled
+
+    run(deed)
+
+
+def test_a_take_that_was_given_up_before_the_offer_came_writes_over_nothing() -> None:
+    async def deed(held: Parcels) -> None:
+        first = asyncio.create_task(held.take_here(1, NORTH, ONE, 4))
+        await asyncio.sleep(0.01)
+        offer = asyncio.create_task(held.offer(SOUTH, TWO, 4, sends(b"good"), never_called))
+        view = opened(await held.take_here(1, SOUTH, TWO, 4), 4)
+        assert await offer
+        late = asyncio.create_task(held.offer(NORTH, ONE, 4, sends(b"evil"), never_called))
+        with pytest.raises(Refused, match="went on"):
+            await first
+        assert bytes(view) == b"good"
+        late.cancel()
+
+    run(deed)
+
+
+def test_a_fetch_of_what_was_replaced_meanwhile_is_cut_short() -> None:
+    async def deed(held: Parcels) -> None:
+        held.put(1, ONE, {NORTH}, BODY)
+        answered, resume = Answered(), asyncio.Event()
+
+        async def slow(message: Message) -> None:
+            await answered(message)
+            await resume.wait()
+
+        fetching = asyncio.create_task(held.fetch(NORTH, ONE, slow))
+        await asyncio.sleep(0.01)
+        held.put(1, TWO, {NORTH}, BODY)
+        resume.set()
+        await fetching
+        assert len(answered.body) < len(BODY)
 
     run(deed)
 
@@ -164,7 +201,7 @@ def test_a_hospital_that_sends_nothing_any_more_is_not_waited_for(
         slow = sends(BODY[:1], then="nothing")
         offer = asyncio.create_task(held.offer(NORTH, ONE, len(BODY), slow, never_called))
         with pytest.raises(Refused, match="went away"):
-            await held.take_here(1, NORTH, ONE)
+            await held.take_here(1, NORTH, ONE, len(BODY))
         assert not await offer
         assert held._filling == {}
 
@@ -177,9 +214,9 @@ def test_nobody_takes_what_another_hospital_offers(monkeypatch: pytest.MonkeyPat
     async def deed(held: Parcels) -> None:
         offer = asyncio.create_task(held.offer(NORTH, ONE, 4, sends(b"four"), never_called))
         await asyncio.sleep(0)
-        for node, name in ((SOUTH, ONE), (NORTH, TWO)):
+        for node, name, size in ((SOUTH, ONE, 4), (NORTH, TWO, 4), (NORTH, ONE, 5)):
             with pytest.raises(Refused, match="does not offer this"):
-                await held.take(node, name, Answered())
+                await held.take(node, name, size, Answered())
         assert not offer.done()
         offer.cancel()
 
@@ -200,9 +237,9 @@ def test_a_hospital_that_goes_away_half_way_or_sends_more_than_it_said_gives_not
             answered = Answered()
             if here:
                 with pytest.raises(Refused, match="went away"):
-                    await held.take_here(1, NORTH, ONE)
+                    await held.take_here(1, NORTH, ONE, size)
             else:
-                await held.take(NORTH, ONE, answered)
+                await held.take(NORTH, ONE, size, answered)
                 assert not answered.whole
             assert not await offer
 
@@ -213,6 +250,7 @@ def test_who_is_called_meanwhile_or_offers_another_waits_no_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(parcels, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(parcels, "_GRACE_SECONDS", 0.05)
 
     async def deed(held: Parcels) -> None:
         assert not await held.offer(NORTH, ONE, 4, sends(b"four"), lambda: True)
@@ -221,7 +259,7 @@ def test_who_is_called_meanwhile_or_offers_another_waits_no_longer(
         assert not first.done()
         second = asyncio.create_task(held.offer(NORTH, TWO, 4, sends(b"four"), never_called))
         assert not await first
-        await held.take(NORTH, TWO, Answered())
+        await held.take(NORTH, TWO, 4, Answered())
         assert await second
         assert held._up == {}
 
