@@ -48,6 +48,7 @@ log = logging.getLogger("flo.server.gateway")
 HOLD_SECONDS = 20.0  # the Fleet client gives up after 30
 MAX_SITE_BODY = 1 << 20
 _MAX_BODY = {
+    "/v1/fleet/push-object": MAX_MESSAGE_BYTES,
     "/v1/site/reports": MAX_REPORT_BODY,
 }
 _MAX_FLEET_BODY = 1 << 20
