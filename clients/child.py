@@ -36,7 +36,7 @@ def serve(wanted: str, layers: dict[str, bool]) -> None:
     from flo.clients.trainer import Trainer, choose_device
     from flo.clients.worker import read_frame, write_frame
     from flo.logs import JsonFormatter
-    from flo.memory import keep_freed_memory
+    from flo.memory import give_back_freed_memory, keep_freed_memory
     from flo.privacy.ring import narrowed
     from flo.study import from_canonical
 
@@ -60,6 +60,7 @@ def serve(wanted: str, layers: dict[str, bool]) -> None:
             elif header["do"] == "forget":
                 trainers.pop(header["study"], None)
                 gc.collect()
+                give_back_freed_memory()
                 write_frame(answers, {"status": "ok"})
             else:
                 values = trainers[header["study"]].release(

@@ -19,6 +19,12 @@ KEEPING = {  # the same, as the environment of a process that has threads before
 }
 
 
+def give_back_freed_memory() -> None:
+    """Return what this process has freed to the kernel, which clears it."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def keep_freed_memory() -> None:
     """For this process, where the C library is glibc; elsewhere nothing happens."""
     with contextlib.suppress(OSError, AttributeError, TypeError):

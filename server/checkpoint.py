@@ -103,9 +103,7 @@ def _document(name: str, vector: Vector, keep: Keep | None) -> dict[str, Any]:
     if keep is None or vector.nbytes <= _LARGEST_INSIDE:
         raw = np.ascontiguousarray(vector, dtype=kind).tobytes()
         return document | {"data": base64.b64encode(raw).decode()}
-    if (
-        vector.max() == vector.min() == 0
-    ):  # not begun yet: momentum before the first round, the tail before half way
+    if vector.max() == vector.min() == 0:  # not begun yet, as the tail before half way
         return document
     return document | {"key": keep(name, vector)}
 

@@ -1,0 +1,36 @@
+"""Freed memory is kept for the next step, and given back when it is to be forgotten."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_PROGRAM = """
+import numpy as np
+from flo.memory import give_back_freed_memory, keep_freed_memory
+
+def megabytes():
+    with open("/proc/self/status") as status:
+        (line,) = [line for line in status if line.startswith("RssAnon")]
+    return int(line.split()[1]) // 1000
+
+keep_freed_memory()
+before = megabytes()
+large, last = np.ones(12_500_000), [bytes(1000) for _ in range(100)]
+del large
+kept = megabytes() - before
+give_back_freed_memory()
+print(kept, megabytes() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_what_was_freed_is_kept_until_it_is_to_be_given_back() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True
+    )
+    kept, left = map(int, done.stdout.split())
+    assert kept > 90
+    assert left < 10
