@@ -38,7 +38,8 @@ def epsilon_of(mechanism: Mechanism, count: int, delta: float) -> float:
     curve = count * mechanism.rdp_curve(np.array(ORDERS))
     orders = np.array(ORDERS, dtype=np.float64)
     each = curve + np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1)
-    return max(0.0, float(each.min()))
+    found = float(each.min())
+    return math.inf if math.isnan(found) else max(0.0, found)  # unknown is never free
 
 
 def calibrate(
