@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import ssl
-from collections.abc import Iterator
 
 import httpx
 import numpy as np
@@ -12,10 +11,9 @@ import numpy as np
 from flo.clients.coordinator_api import CappedTransport
 from flo.errors import MessageError, NetworkError, TrustError
 from flo.messages import MAX_MESSAGE_BYTES
+from flo.parcel import FETCH_PATH, NAME_HEADER, OFFER_PATH, RUN_HEADER, pieces
 
 _TIMEOUT = httpx.Timeout(30.0, read=900.0, write=900.0, connect=5.0)
-_PIECE = 1 << 18
-_NAME_HEADER = "x-flo-parcel"
 
 
 class ParcelLink:
@@ -45,9 +43,7 @@ class ParcelLink:
         data[: len(head)] = head
         there = len(head)
         try:
-            with self._http.stream(
-                "POST", "/v1/site/fetch-parcel", headers={_NAME_HEADER: name}
-            ) as response:
+            with self._http.stream("POST", FETCH_PATH, headers={NAME_HEADER: name}) as response:
                 self._refuse(response)
                 for piece in response.iter_raw():
                     if there + len(piece) > len(data):
@@ -65,11 +61,9 @@ class ParcelLink:
 
         ``run``: Flower's id of the run that it is for.
         """
-        headers = {_NAME_HEADER: name, "x-flo-run": str(run), "content-length": str(len(body))}
+        headers = {NAME_HEADER: name, RUN_HEADER: str(run), "content-length": str(len(body))}
         try:
-            response = self._http.post(
-                "/v1/site/offer-parcel", content=_pieces(body), headers=headers
-            )
+            response = self._http.post(OFFER_PATH, content=pieces(body), headers=headers)
         except httpx.HTTPError as error:
             raise self._lost(error) from error
         if response.status_code != 409:  # a newer request is there already
@@ -90,8 +84,3 @@ class ParcelLink:
 
     def _lost(self, error: httpx.HTTPError) -> NetworkError:
         return NetworkError(f"the connection to {self._url} was lost ({type(error).__name__})")
-
-
-def _pieces(body: memoryview) -> Iterator[bytes]:
-    for start in range(0, len(body), _PIECE):
-        yield bytes(body[start : start + _PIECE])

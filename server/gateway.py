@@ -26,11 +26,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flo.errors import FloError, MessageError, TrustError
 from flo.identity import public_bytes
 from flo.messages import MAX_MESSAGE_BYTES
+from flo.parcel import FETCH_PATH, OFFER_PATH, RUN_HEADER
 from flo.server.asgi import Allowance, Refused, answer, headers_of, read_body, replay
 from flo.server.authority import Peer, read_peer
 from flo.server.bell import Bell
 from flo.server.metrics import Traffic
-from flo.server.parcels import RUN_HEADER, Parcels, name_in, number_in
+from flo.server.parcels import Parcels, name_in, number_in
 from flo.server.protocol import PEER, Receive, Scope, Send
 from flo.server.refusals import Refusals
 from flo.server.site_api import MAX_REPORT_BODY, SITE_CALLS, SiteApi
@@ -52,7 +53,6 @@ _MAX_BODY = {
     "/v1/site/reports": MAX_REPORT_BODY,
 }
 _MAX_FLEET_BODY = 1 << 20
-FETCH_PATH, OFFER_PATH = "/v1/site/fetch-parcel", "/v1/site/offer-parcel"
 _OF_A_NODE = FLEET_PATHS | {FETCH_PATH, OFFER_PATH}
 _KEY = PUBLIC_KEY_HEADER.encode()
 _RECHECK_SECONDS = 1.0

@@ -20,6 +20,7 @@ from flwr.supercore.constant import TASK_TOKEN_HEADER
 from flo.canonical import Bytes
 from flo.errors import MessageError, NetworkError
 from flo.messages import LARGEST_INSIDE, MAX_MESSAGE_BYTES, divided
+from flo.parcel import NAME_HEADER, NODES_HEADER, PLACE_HEADER, SIZE_HEADER, pieces
 from flo.shared_memory import SharedBytes, opened
 
 log = logging.getLogger("flo.server.grid")
@@ -29,7 +30,6 @@ _POLL_SECONDS = 0.02
 _LOOK_SECONDS = 0.5
 _TAKE_SECONDS = 60.0  # between two pieces of what is streamed
 _LEAST_SECONDS, _PAUSES = 5.0, (0.2, 1.0, 3.0)
-_PIECE = 1 << 18
 _OFFLINE_SECONDS = 2.0  # an agent that only lost its connection is back by then
 
 
@@ -168,11 +168,11 @@ class GridParcels:
         headers = self._headers(name, nodes)
         if self._shared is not None:
             self._shared.write(body)  # who still fetches the last one sees that it is none
-            headers |= {"x-flo-place": self._shared.place, "x-flo-size": str(len(body))}
+            headers |= {PLACE_HEADER: self._shared.place, SIZE_HEADER: str(len(body))}
         else:
             headers |= {"content-length": str(len(body))}
         for pause in (*_PAUSES, None):
-            content = b"" if self._shared is not None else _pieces(body)
+            content = b"" if self._shared is not None else pieces(body)
             try:
                 answer = self._http.post(
                     f"{self._url}/flo-put-parcel", content=content, headers=headers
@@ -186,13 +186,13 @@ class GridParcels:
                 return
 
     def take(self, name: str, node: int, size: int, seconds: float) -> memoryview:
-        headers = self._headers(name, [node]) | {"x-flo-size": str(size)}
+        headers = self._headers(name, [node]) | {SIZE_HEADER: str(size)}
         try:
             if self._shared is None:
                 return self._streamed(headers, size, time.monotonic() + seconds)
             answer = self._http.post(
                 f"{self._url}/flo-take-parcel",
-                headers=headers | {"x-flo-place": "here"},
+                headers=headers | {PLACE_HEADER: "here"},
                 timeout=seconds,
             )
             answer.raise_for_status()
@@ -227,14 +227,9 @@ class GridParcels:
     def _headers(self, name: str, nodes: Collection[int]) -> dict[str, str]:
         return {
             TASK_TOKEN_HEADER: self._grid._token,
-            "x-flo-parcel": name,
-            "x-flo-nodes": ",".join(map(str, nodes)),
+            NAME_HEADER: name,
+            NODES_HEADER: ",".join(map(str, nodes)),
         }
-
-
-def _pieces(body: memoryview) -> Iterator[bytes]:
-    for start in range(0, len(body), _PIECE):
-        yield bytes(body[start : start + _PIECE])
 
 
 class _Asking:

@@ -27,6 +27,7 @@ from flo.canonical import Bytes
 from flo.claims import LARGEST_COUNT
 from flo.errors import FloError, MessageError, PolicyError, StudyError, TrustError
 from flo.messages import MAX_MESSAGE_BYTES
+from flo.parcel import NODES_HEADER, PLACE_HEADER, SIZE_HEADER
 from flo.server.asgi import (
     Allowance,
     Refused,
@@ -44,9 +45,6 @@ from flo.server.jobs import Jobs
 from flo.server.lent import RUNTIME_CALLS
 from flo.server.metrics import PROMETHEUS, Metric, as_prometheus
 from flo.server.parcels import (
-    NODES_HEADER,
-    PLACE_HEADER,
-    SIZE_HEADER,
     Parcels,
     name_in,
     number_in,

@@ -23,13 +23,12 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from flo.canonical import Bytes
+from flo.parcel import NAME_HEADER
 from flo.server.asgi import Refused
 from flo.server.bell import Bell
 from flo.server.protocol import Receive, Send
 from flo.shared_memory import SharedBytes
 
-NAME_HEADER, NODES_HEADER, RUN_HEADER = "x-flo-parcel", "x-flo-nodes", "x-flo-run"
-PLACE_HEADER, SIZE_HEADER = "x-flo-place", "x-flo-size"
 _NAME, _NUMBER = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9]{1,20}")
 _LOOK_SECONDS = 1.0
 _TAKE_SECONDS = 10.0  # a hospital offers as soon as it has announced it

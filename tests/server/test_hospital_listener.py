@@ -17,8 +17,9 @@ from flo.errors import TrustError
 from flo.files import write_private
 from flo.keystore import LocalKeyStore
 from flo.messages import MAX_MESSAGE_BYTES
+from flo.parcel import FETCH_PATH, OFFER_PATH
 from flo.server.authority import Authority
-from flo.server.gateway import FETCH_PATH, MAX_SITE_BODY, OFFER_PATH
+from flo.server.gateway import MAX_SITE_BODY
 from flo.server.invitations import invite
 from flo.server.site_api import SITE_CALLS
 from flo.server.superlink import FLEET_PATHS, PUBLIC_KEY_HEADER
