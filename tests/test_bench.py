@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ from typer.testing import CliRunner
 from flo import bench
 from flo.bench import compared, others, references
 from flo.bench.made_up import HIDDEN, study_of, write
-from flo.cli import app, main
+from flo.cli import app, demo, main
 from flo.cli.bench import GROUPS, _every_command
 from flo.errors import FloError
 from flo.models import parameter_count
@@ -206,3 +208,15 @@ def test_a_demo_of_ones_own_study_names_the_file_that_is_missing(
     said = " ".join(capsys.readouterr().err.split())
     assert "site-2.csv for hospital 'site-2'" in said.replace("/ ", "/")
     assert "one HOSPITAL.csv for each hospital" in said
+
+
+def test_a_command_of_the_demo_that_dies_without_a_word_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "_carry_out", _dies)
+    with pytest.raises(FloError, match=r"`flo site init` ended in -9"):
+        demo._Cast(tmp_path).do("site", "init")
+
+
+def _dies(arguments: tuple[str, ...], answer: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

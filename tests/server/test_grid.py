@@ -7,15 +7,16 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, cast
 
+import httpx
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from flo.errors import MessageError
+from flo.errors import MessageError, NetworkError
 from flo.messages import LARGEST_INSIDE
 from flo.server import grid
-from flo.server.grid import GridExchange
+from flo.server.grid import GridExchange, GridParcels
 from tests.server.memory_stage import Clock
 
 NODES = {"north": 11, "south": 22, "west": 33}
@@ -442,3 +443,50 @@ def test_nobody_is_waited_for_once_the_run_is_stopped(world: World) -> None:
     world.at(3.0, lambda: setattr(world, "stopped", True))
     assert world.exchange.wait_for(list(NODES), 10) == ["north"]
     assert 3 <= world.clock.now < 3.3
+
+
+# -- on Flower's connection ------------------------------------------------------------------------
+
+
+class Line:
+    """Flower's grid as far as large bodies need it: answers a request as told."""
+
+    def __init__(self, *answers: int | type[httpx.TransportError]) -> None:
+        self.answers, self.asked = list(answers), 0
+        self._token, self._base_url, self._runtime_client = "token", "https://here", self
+        self._client = httpx.Client(transport=httpx.MockTransport(self._answer))
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        request.read()
+        self.asked += 1
+        answer = self.answers.pop(0)
+        if isinstance(answer, int):
+            return httpx.Response(answer)
+        raise answer("lost")
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_a_request_is_put_again_until_the_coordinator_takes_it(world: World, *, here: bool) -> None:
+    line = Line(503, httpx.ConnectError, 200)
+    GridParcels(line, here=here).put("a" * 32, [11], memoryview(LARGE))
+    assert line.asked == 3
+    line = Line(*[503] * 9)
+    with pytest.raises(NetworkError, match="does not take a request"):
+        GridParcels(line, here=here).put("a" * 32, [11], memoryview(LARGE))
+    assert line.asked == 4
+
+
+def test_a_slow_hospital_gets_no_more_than_its_share_of_the_deadline(world: World) -> None:
+    given: list[float] = []
+    take = world.parcels.take
+
+    def slow(name: str, node: int, size: int, seconds: float) -> memoryview:
+        given.append(seconds)
+        world.clock.sleep(seconds)
+        return take(name, node, size, seconds)
+
+    world.parcels.take = slow  # type: ignore[method-assign]
+    world.grid.reply["north"] = offers(world, LARGE[:-1], size=len(LARGE))
+    world.grid.seconds["north"] = [0.0, None]
+    assert set(world.ask()) == {"south", "west"}
+    assert given[0] <= DEADLINE / 3 + 0.1
