@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 AWS    := $(VENV)/.ready-aws
 
-.PHONY: demo test test-full lint types bench bench-quick bench-faults clean
+.PHONY: demo test test-full lint types bench bench-quick bench-load bench-faults clean
 
 $(READY): pyproject.toml constraints.txt examples/data-requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,9 @@ bench: $(READY)
 
 bench-quick: $(READY)
 	$(BIN)/flo bench --quick
+
+bench-load: $(READY)
+	$(BIN)/python -m tests.load 16 64
 
 bench-faults: $(READY)
 	$(BIN)/python -m tests.faults 200

@@ -119,8 +119,13 @@ def model_digest(weights: Vector) -> str:
     return canonical.digest(_little(weights))
 
 
+def request_parts(request: Request) -> tuple[bytes, memoryview]:
+    """Length and header, and the body, which shares the model's memory."""
+    return _head(request.header), _little(request.weights)
+
+
 def encode_request(request: Request) -> bytes:
-    return _encode(request.header, _little(request.weights))
+    return b"".join(request_parts(request))
 
 
 def decode_request(data: canonical.Bytes) -> Request:
@@ -150,7 +155,7 @@ def request_header_of(data: canonical.Bytes) -> RequestHeader:
 
 
 def encode_reply(reply: Reply) -> bytes:
-    return _encode(reply.header, _little(reply.values))
+    return b"".join((_head(reply.header), _little(reply.values)))
 
 
 def decode_reply(data: canonical.Bytes) -> Reply:
@@ -190,9 +195,9 @@ def _little(vector: npt.NDArray[Any]) -> memoryview:
     return np.ascontiguousarray(vector, dtype=vector.dtype.newbyteorder("<")).data.cast("B")
 
 
-def _encode(header: Document, body: memoryview) -> bytes:
+def _head(header: Document) -> bytes:
     head = canonical.encode(header.model_dump(mode="json"))
-    return b"".join((len(head).to_bytes(4, "big"), head, body))
+    return len(head).to_bytes(4, "big") + head
 
 
 def _decode(data: canonical.Bytes, model: type[HeaderT], what: str) -> tuple[HeaderT, memoryview]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -239,9 +239,10 @@ class _InProcess:
         }
 
     def ask(
-        self, requests: dict[str, bytes], deadline_seconds: float
+        self, hospitals: Collection[str], request: tuple[bytes, memoryview], deadline_seconds: float
     ) -> Iterator[tuple[str, bytes]]:
-        for hospital, data in requests.items():
+        data = b"".join(request)
+        for hospital in hospitals:
             yield hospital, self._answer(hospital, data)
 
     def connected(self) -> set[str]:

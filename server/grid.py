@@ -19,7 +19,7 @@ from flwr.supercore.constant import TASK_TOKEN_HEADER
 
 from flo.canonical import Bytes
 from flo.errors import MessageError, NetworkError
-from flo.messages import LARGEST_INSIDE, MAX_MESSAGE_BYTES, divided
+from flo.messages import LARGEST_INSIDE, MAX_MESSAGE_BYTES
 from flo.parcel import NAME_HEADER, NODES_HEADER, PLACE_HEADER, SIZE_HEADER, pieces
 from flo.shared_memory import SharedBytes, opened
 
@@ -64,7 +64,7 @@ class GridExchange:
             time.sleep(0.1)
 
     def ask(
-        self, requests: dict[str, bytes], deadline_seconds: float
+        self, hospitals: Collection[str], request: tuple[bytes, memoryview], deadline_seconds: float
     ) -> Iterator[tuple[str, Bytes]]:
         """Replies as they come. A hospital that is offline, late or in error is simply absent.
 
@@ -72,8 +72,8 @@ class GridExchange:
         bytes go out once more when the agent has connected anew, and half way to the deadline; a
         site answers repeats with the same bits. Nobody waits for a hospital that went offline.
         """
-        asking = _Asking(requests, self._connections(), deadline_seconds)
-        self._push(asking, list(requests))
+        asking = _Asking(hospitals, request, self._connections(), deadline_seconds)
+        self._push(asking, asking.hospitals)
         while asking.waiting and not asking.is_over():
             nothing = True
             for message in self._grid.pull_messages(asking.outstanding):
@@ -106,27 +106,23 @@ class GridExchange:
     def _push(self, asking: _Asking, hospitals: list[str]) -> None:
         nodes = self._nodes()
         asked = [hospital for hospital in hospitals if hospital in nodes]
-        messages = []
-        for hospital in asked:
-            record = self._record(asking, asking.requests[hospital], nodes)
-            messages.append(_message(record, nodes[hospital], asking.seconds))
-        pushed = self._grid.push_messages(messages) if messages else []
+        if not asked:
+            return
+        record = self._record(asking, nodes)
+        messages = [_message(record, nodes[hospital], asking.seconds) for hospital in asked]
+        pushed = self._grid.push_messages(messages)
         asking.sent |= {i: hospital for i, hospital in zip(pushed, asked, strict=True) if i}
 
-    def _record(self, asking: _Asking, data: bytes, nodes: dict[str, int]) -> ConfigRecord:
-        """What Flower carries of a request; its body is put beside it once for all."""
-        if len(data) <= LARGEST_INSIDE:
-            return ConfigRecord({_BODY: data})
-        head, body = divided(data)
+    def _record(self, asking: _Asking, nodes: dict[str, int]) -> ConfigRecord:
+        """What Flower carries of a request; a large body is put beside it once for all."""
+        head, body = asking.request
         if len(body) <= LARGEST_INSIDE:
-            return ConfigRecord({_BODY: data})
-        if id(data) not in asking.parcels:
-            name = asking.parcels[id(data)] = secrets.token_hex(16)
-            of_all = [
-                nodes[h] for h, asked in asking.requests.items() if asked is data and h in nodes
-            ]
-            self._parcels.put(name, of_all, body)
-        return ConfigRecord({_BODY: head, _PARCEL: asking.parcels[id(data)], _SIZE: len(body)})
+            return ConfigRecord({_BODY: b"".join((head, body))})
+        if not asking.parcel:
+            asking.parcel = secrets.token_hex(16)
+            of_all = [nodes[h] for h in asking.hospitals if h in nodes]
+            self._parcels.put(asking.parcel, of_all, body)
+        return ConfigRecord({_BODY: head, _PARCEL: asking.parcel, _SIZE: len(body)})
 
     def _whole(self, node: int, record: ConfigRecord | None, seconds: float) -> Bytes | None:
         """What a hospital sent; None if it went away meanwhile."""
@@ -236,12 +232,17 @@ class _Asking:
     """One question to several hospitals: who has answered, whom to ask again, when to give up."""
 
     def __init__(
-        self, requests: dict[str, bytes], connections: dict[str, int], seconds: float
+        self,
+        hospitals: Collection[str],
+        request: tuple[bytes, memoryview],
+        connections: dict[str, int],
+        seconds: float,
     ) -> None:
-        self.requests, self.connections, self.seconds = requests, connections, seconds
+        self.hospitals, self.request = list(hospitals), request
+        self.connections, self.seconds = connections, seconds
         self.sent: dict[str, str] = {}
         self.answered: set[str] = set()
-        self.parcels: dict[int, str] = {}  # of a request's bytes -> the name of its body
+        self.parcel = ""  # the name of a large body
         self._began = self._looked = time.monotonic()
         self._offline: dict[str, float] = {}  # hospital -> since when it was seen to be
         self._halfway = False
@@ -251,7 +252,7 @@ class _Asking:
         """Hospitals still worth waiting for."""
         gone = {h for h, since in self._offline.items() if _past(since + _OFFLINE_SECONDS)}
         asked = set(self.sent.values()) - self.answered - gone
-        return [hospital for hospital in self.requests if hospital in asked]
+        return [hospital for hospital in self.hospitals if hospital in asked]
 
     @property
     def outstanding(self) -> list[str]:
@@ -277,7 +278,7 @@ class _Asking:
 
     def note_online(self, online: set[str]) -> None:
         now = time.monotonic()
-        self._offline = {h: self._offline.get(h, now) for h in self.requests if h not in online}
+        self._offline = {h: self._offline.get(h, now) for h in self.hospitals if h not in online}
 
     def to_ask_again(self, connections: dict[str, int]) -> list[str]:
         """Who connected anew since it was asked; half way to the deadline, all who are missing."""

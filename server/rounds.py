@@ -76,7 +76,10 @@ class RunState:
 
     @property
     def model(self) -> Vector:
-        """The model to publish as things stand: the tail average, or the last weights."""
+        """The model to publish as things stand: the tail average, or the last weights.
+
+        After the last round ``weights`` is that average already.
+        """
         return self.tail_sum / self.tail_count if self.tail_count else self.weights
 
     @property
@@ -173,7 +176,7 @@ def is_complete(study: Study, state: RunState, gathered: Gathered) -> bool:
 
 
 def advance(study: Study, state: RunState, gathered: Gathered) -> RunState:
-    """Take a complete attempt into account.
+    """Take a complete attempt into account. Both are used up: what was theirs is changed.
 
     Raises:
         MessageError: the sum is larger than these hospitals could make it: one of them lied.
@@ -205,16 +208,19 @@ def _stepped(study: Study, state: RunState, part: Part, gathered: Gathered) -> R
     training, mean = study.mechanism, _mean(study, part, gathered)
     in_tail, finished = state.round > training.steps // 2, state.round == training.steps
     weights = gathered.room(state.weights)
-    velocity = np.empty_like(state.velocity) if training.momentum else state.velocity
-    tail_sum = np.empty_like(state.tail_sum) if in_tail else state.tail_sum
+    velocity, tail_sum = state.velocity[:], state.tail_sum[:]  # new views: saved when changed
     for block in gathered.blocks:
         step = mean(block)
         if training.momentum:
-            step = velocity[block] = training.momentum * state.velocity[block] + step
+            step = velocity[block] = training.momentum * velocity[block] + step
         moved = state.weights[block] - training.learning_rate * step
         weights[block] = np.clip(moved, -LARGEST_WEIGHT, LARGEST_WEIGHT)
         if in_tail:
-            tail_sum[block] = state.tail_sum[block] + weights[block]
+            tail_sum[block] += weights[block]
+    tail_count = state.tail_count + in_tail
+    if finished:
+        weights = np.divide(tail_sum, tail_count, out=tail_sum)
+        velocity, tail_sum, tail_count = NO_WEIGHTS, NO_WEIGHTS, 0
     return replace(
         state,
         phase="evaluation" if finished else "training",
@@ -224,7 +230,7 @@ def _stepped(study: Study, state: RunState, part: Part, gathered: Gathered) -> R
         weights=weights,
         velocity=velocity,
         tail_sum=tail_sum,
-        tail_count=state.tail_count + in_tail,
+        tail_count=tail_count,
     )
 
 

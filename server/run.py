@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from flo.canonical import Bytes
 from flo.claims import Head, Voucher
 from flo.errors import FloError, MessageError, TrustError
-from flo.messages import ReplyHeader, Request, Values, decode_reply, encode_request
+from flo.messages import ReplyHeader, Request, Values, decode_reply, request_parts
 from flo.privacy.masking import pair_secret
 from flo.privacy.plan import Plan
 from flo.server.attendance import JOIN_AGAIN, Attendance
@@ -48,9 +48,9 @@ End = Literal["done", "stopped", "paused", "ended"]
 
 class Exchange(Protocol):
     def ask(
-        self, requests: dict[str, bytes], deadline_seconds: float
+        self, hospitals: Collection[str], request: tuple[bytes, memoryview], deadline_seconds: float
     ) -> Iterator[tuple[str, Bytes]]:
-        """Send each hospital its request; give each reply that comes before the deadline, once."""
+        """Send the hospitals a request, head and body; give each reply that comes in time, once."""
 
     def connected(self) -> Collection[str]:
         """Hospitals whose agents are connected now."""
@@ -281,12 +281,12 @@ class _Run:
         named = tuple(sorted(hospitals))
         header = request_header(self.study, self.run, self.state, kind, named)
         weights = self.state.asked if kind == "release" else NO_WEIGHTS
-        request = encode_request(Request(header, weights))
+        request = request_parts(Request(header, weights))
         deadline = self.study.limits.deadline_seconds  # to join is to load the data
         if kind == "release":
             deadline = self.patience.seconds(self.state.phase)
         replies: dict[str, ReplyHeader] = {}
-        for hospital, data in self.exchange.ask(dict.fromkeys(named, request), deadline):
+        for hospital, data in self.exchange.ask(named, request, deadline):
             try:
                 reply = decode_reply(data)
                 check_reply(self.study, header, hospital, reply)

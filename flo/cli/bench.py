@@ -41,6 +41,8 @@ def bench(
             status.update(group)
             for row in _rows(group, device, quick=quick):
                 rows.append(row)
+                if json_file:  # at once: the next row may take minutes, and fail
+                    json_file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
                 status.update(f"{group}: {row['name']} took {row['ratio']:.2f} × {row['how']}")
     table = Table(box=None)
     for name in ("group", "name", "flo", "reference", "ratio", "unit", "runs", "how"):
@@ -48,8 +50,6 @@ def bench(
     for row in rows:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
     console().print(table)
-    if json_file:
-        json_file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 def _rows(group: str, device: str, *, quick: bool) -> Iterator[dict[str, Any]]:

@@ -310,14 +310,13 @@ class Stage:
     # -- Exchange ----------------------------------------------------------------------------------
 
     def ask(
-        self, requests: dict[str, bytes], deadline_seconds: float
+        self, hospitals: Collection[str], parts: tuple[bytes, memoryview], deadline_seconds: float
     ) -> Iterator[tuple[str, bytes]]:
-        (data,) = set(requests.values())
-        request = decode_request(data)
-        assert tuple(requests) == request.header.cohort
+        request = decode_request(b"".join(parts))
+        assert tuple(hospitals) == request.header.cohort
         self.history.append(request)
         replies = {}
-        for hospital in requests:
+        for hospital in hospitals:
             reply = self.answers.get(hospital, honest)(self.sites[hospital], request)
             if reply is not None:
                 replies[hospital] = reply

@@ -1,0 +1,233 @@
+"""``make bench-load``: many sites with a large model, and what it takes the coordinator.
+
+python -m tests.load [SITES]... [--megabytes 100]
+
+Real coordinator and ServerApp; the sites are threads of this process that speak the whole protocol
+over mutual TLS with ledgers of their own, but know no torch: they release zeros under masks of zero,
+which the coordinator cannot tell from other masks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flo.bench.made_up import PATIENTS, study_of, write
+from flo.cli.operator import Operator
+from flo.clients import handler
+from flo.clients.address_book import AddressBook
+from flo.clients.approve import approve
+from flo.clients.enrol import connect, context_of
+from flo.clients.flower import FleetLink
+from flo.clients.home import SiteHome, make_config
+from flo.clients.offers import choose, offered_studies
+from flo.clients.run_keys import RunKeys
+from flo.clients.witness import confirm_head
+from flo.errors import NetworkError
+from flo.memory import keep_freed_memory
+from flo.messages import RINGS, Purpose, RequestHeader, Values
+from flo.privacy.plan import Plan, ring_of
+from flo.study import Study
+from flo.vectors import Vector
+from tests.end_to_end.running import all_events
+from tests.faults.processes import processes
+from tests.server.stage import RealCoordinator, new_home, served
+
+_STEPS = 3
+_LOOK_SECONDS = 0.02
+_AT_ONCE = threading.Lock()  # sites compute one after the other, as this is one machine
+
+
+@dataclass
+class Held:
+    """MiB of coordinator, superexec and ServerApp: each process's own, and shared memory once."""
+
+    coordinator: RealCoordinator
+    peak: float = 0.0
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def now(self) -> float:
+        own = sum(map(_own, processes(self.coordinator.home.directory)))
+        return (own + _field("/proc/meminfo", "Shmem")) / 1024
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[Held]:
+        thread = threading.Thread(target=self._watch)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._over.set()
+            thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(_LOOK_SECONDS):
+            self.peak = max(self.peak, self.now())
+
+
+def _own(pid: int) -> int:
+    try:
+        return _field(f"/proc/{pid}/status", "RssAnon")
+    except OSError:  # it ended
+        return 0
+
+
+def _field(path: str, name: str) -> int:
+    for line in Path(path).read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    return 0  # a process that is ending
+
+
+class Zeros:
+    """Stands in for the child that holds patients: every sum is zero."""
+
+    def warm_up(self, *_: Any) -> None:
+        """Nothing is to be loaded."""
+
+    def forget(self, study: str) -> None:
+        """Nothing is kept."""
+
+    def release(
+        self, study: Study, path: Path, digest: str, purpose: Purpose, weights: Vector, cohort: int
+    ) -> Values:
+        return np.zeros(Plan.of(study).part(purpose).mechanism.length, dtype=np.int32)
+
+
+def _masks_of_zero(study: Study, header: RequestHeader, own: Any, noisy: Values) -> Values:
+    ring = ring_of(study, Plan.of(study).part(header.purpose), len(header.cohort))
+    return np.zeros(len(noisy), dtype=RINGS[ring])
+
+
+def _site(folder: Path, hospital: str, coordinator: RealCoordinator) -> SiteHome:
+    config = make_config(
+        hospital,
+        file=folder / f"{hospital}.csv",
+        id_column="patient_id",
+        epsilon=0.9,
+        declared_size=PATIENTS,
+        hold_out=0.3,
+    )
+    home = SiteHome.create(folder / hospital / "site", config)
+    coordinator.admit(home)
+    return home
+
+
+def _approve(home: SiteHome, digest: str, prints: dict[str, str]) -> None:
+    others = {name: key for name, key in prints.items() if name != home.config.hospital}
+    AddressBook.load(home).confirm(home, others)
+    with connect(home) as api:
+        offer = choose(offered_studies(api, home.coordinator), digest)
+        approve(home, api, offer, home.config.population(None))
+
+
+def _serve(home: SiteHome, over: threading.Event) -> None:
+    """An agent's loop, as long as nothing goes wrong."""
+    with closing(home.ledger()) as ledger, connect(home) as api:
+        confirm_head(api, ledger)
+        answering = handler.Handler(
+            home, ledger, Zeros(), RunKeys(home.identity()), lambda study: None
+        )
+        link = FleetLink(home.coordinator.url, context_of(home), home.identity())
+        with closing(answering), link:
+            while not over.is_set():
+                with contextlib.suppress(NetworkError):  # the coordinator may end first
+                    _answer(link, answering)
+
+
+def _answer(link: FleetLink, answering: handler.Handler) -> None:
+    incoming = link.pull()
+    if incoming is None:
+        return
+    with _AT_ONCE:
+        reply = answering.answer(incoming.data)
+    if reply is not None:
+        link.reply(incoming, reply)
+
+
+def measured(sites: int, megabytes: float) -> dict[str, float]:
+    """Seconds a round, and the peak over idle in updates."""
+    study = study_of(sites, megabytes, steps=_STEPS)
+    study = study.with_mechanism(momentum=0.9)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write(study, folder)
+        with served(RealCoordinator(new_home(folder / "coordinator"))) as coordinator:
+            homes = [_site(folder, hospital.id, coordinator) for hospital in study.hospitals]
+            with Operator(coordinator.home.directory) as operator:
+                offered = operator.call("POST", "studies", body=study.canonical_bytes)
+            digest = str(offered["digest"])
+            prints = {home.config.hospital: home.identity().fingerprint for home in homes}
+            for home in homes:
+                _approve(home, digest, prints)
+            return _followed(coordinator, homes, digest, megabytes)
+
+
+def _followed(
+    coordinator: RealCoordinator, homes: list[SiteHome], digest: str, megabytes: float
+) -> dict[str, float]:
+    held, over = Held(coordinator), threading.Event()
+    while (
+        len(processes(coordinator.home.directory)) < 3
+    ):  # the ServerApp, which waits for its hospitals
+        time.sleep(0.1)
+    time.sleep(5)
+    idle = held.now()
+    threads = [threading.Thread(target=_serve, args=(home, over), daemon=True) for home in homes]
+    with held.watched():
+        for thread in threads:
+            thread.start()
+        while (status := _status(coordinator, digest)) == "running":
+            time.sleep(0.2)
+        over.set()
+    if status != "done":
+        raise AssertionError(f"the study is {status}")
+    seconds = [
+        event["facts"]["seconds"]
+        for event in all_events(coordinator.home, digest)
+        if event["kind"] == "round"
+    ]
+    update = megabytes * 1e6 / 2**20
+    return {
+        "idle": idle,
+        "updates": (held.peak - idle) / update,
+        "round": statistics.median(seconds[:_STEPS]),
+        "evaluation": seconds[-1],
+    }
+
+
+def _status(coordinator: RealCoordinator, digest: str) -> str:
+    with Operator(coordinator.home.directory) as operator:
+        return str(operator.call("GET", f"studies/{digest}")["status"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("sites", nargs="*", type=int, default=[16, 64])
+    parser.add_argument("--megabytes", type=float, default=100.0)
+    wanted = parser.parse_args()
+    keep_freed_memory()
+    handler.mask = _masks_of_zero
+    for sites in wanted.sites:
+        found = measured(sites, wanted.megabytes)
+        print(  # noqa: T201
+            f"{sites} sites × {wanted.megabytes:g} MB: peak over idle {found['updates']:.2f} "
+            f"updates (idle {found['idle']:.0f} MiB), {found['round']:.1f} s a round, "
+            f"evaluation {found['evaluation']:.1f} s",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
