@@ -14,7 +14,7 @@ $(READY): pyproject.toml constraints.txt examples/data-requirements.txt
 	@touch $@
 
 $(AWS): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[aws,dev-aws]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[aws,dev-aws,simulation]'
 	@touch $@
 
 demo: $(READY)

@@ -13,7 +13,7 @@ from flo import models
 from flo.clients.snapshot import Snapshot
 from flo.errors import UsageError
 from flo.messages import Purpose
-from flo.privacy import evaluation, ring, survey
+from flo.privacy import evaluation, least_squares, ring, survey
 from flo.privacy.bookkeeping import binary_loss
 from flo.privacy.discrete_gaussian import Noise, SystemNoise
 from flo.privacy.plan import Plan, noise_shares
@@ -38,18 +38,19 @@ class Trainer:
         self._study, self._snapshot = study, snapshot
         self._noise = noise or SystemNoise()
         self._plan = Plan.of(study)
-        if "training" in study.purposes:
-            self.step = step or private_step(study, device)
-            self._batches = self.step.batches(snapshot.training)
+        if step := step or private_step(study, device):
+            self._step, self._batches = step, step.batches(snapshot.training)
 
     def release(self, purpose: Purpose, weights: Vector, cohort_size: int) -> npt.NDArray[np.int64]:
         """The noisy sum on its grid, shape (length of the purpose's mechanism,)."""
         mechanism = self._plan.part(purpose).mechanism
         match purpose:
+            case "training" if self._study.mechanism.algorithm == "least-squares":
+                exact = least_squares.clipped_sum(self._study, self._snapshot.training)
             case "training":
                 chosen = mechanism.choose(self._snapshot.training.count, self._noise)
                 with models.as_many_threads_as_help(self._study):
-                    exact = self.step.clipped_sum(weights, self._batches, chosen)
+                    exact = self._step.clipped_sum(weights, self._batches, chosen)
             case "evaluation":
                 exact = evaluation.counts(self._study, weights, self._snapshot.held_out)
             case "survey":
@@ -60,8 +61,10 @@ class Trainer:
         return mechanism.release(exact, self._noise, shares=shares, limit=limit)
 
 
-def private_step(study: Study, device: str) -> PrivateStep:
-    """The step that a study trains by."""
+def private_step(study: Study, device: str) -> PrivateStep | None:
+    """The step that a study trains by; None if it takes none."""
+    if study.survey or study.mechanism.algorithm != "fedavgm":
+        return None
     return PrivateStep(
         models.build(study),
         binary_loss,

@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -22,8 +23,8 @@ _KEY = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,199}(/[a-z0-9][A-Za-z0-9._-]{0,199}
 
 
 class ArtifactStore(Protocol):
-    def put(self, key: str, *data: Bytes) -> None:
-        """Keep ``data``, one part after the other, for good, durably when this returns.
+    def put(self, key: str, data: Bytes) -> None:
+        """Keep ``data`` for good, durably when this returns.
 
         Raises:
             RefusedError: something else is kept under it already. UsageError: not a key.
@@ -49,16 +50,23 @@ class LocalArtifacts:
     def __init__(self, directory: Path) -> None:
         self._directory = make_private_directory(directory)
 
-    def put(self, key: str, *data: Bytes) -> None:
+    def put(self, key: str, data: Bytes) -> None:
+        try:
+            self.put_pieces(key, [data])
+        except RefusedError:
+            if self._path(key).read_bytes() != data:  # an earlier try of ours was cut off
+                raise
+
+    def put_pieces(self, key: str, pieces: Iterable[Bytes]) -> None:
+        """The same of what is large, piece by piece; refused if anything is kept there already."""
         path = self._path(key)
         make_private_directory(path.parent)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
         try:
-            write_new(temporary, *data)
+            write_new(temporary, pieces)
             os.link(temporary, path)  # atomic, and fails if another one was quicker
         except FileExistsError as error:
-            if path.read_bytes() != b"".join(data):  # it does if an earlier try of ours was cut off
-                raise already_kept(key) from error
+            raise already_kept(key) from error
         finally:
             temporary.unlink(missing_ok=True)
         _flush(path.parent)

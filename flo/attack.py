@@ -3,7 +3,7 @@
 A shadow site trains on *canaries*: patients made up from the study's schema at the edges of its
 bounds, each put in or left out by a fair coin. A coordinator who lies keeps sending the same model,
 so that every release answers the same question, and solves for who was in: the best linear guess,
-knowing each canary's gradient and the noise. It is guessed four times, taking the trainer to clip
+knowing what each canary adds and the noise. It is guessed four times, taking the trainer to clip
 or not and to add noise or not, each at a quarter of the error allowed. Several such sites share no
 patient, so together they are one mechanism with the same ε, and ``flo.privacy.one_run`` turns the
 guesses into a lower bound.
@@ -25,6 +25,7 @@ from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer
 from flo.errors import UsageError
 from flo.features import encode_category, encode_number
+from flo.privacy import least_squares
 from flo.privacy.bookkeeping import binary_loss
 from flo.privacy.entropy import SystemStream
 from flo.privacy.mechanisms import GRID
@@ -129,7 +130,7 @@ def _scores(
     steps = study.mechanism.steps
     releases = [trainer.release("training", weights, 1) for _ in range(steps)]
     mean = mechanism.to_real(np.mean(releases, axis=0)) / study.mechanism.sampling
-    exact = _gradients(study, weights, canaries)
+    exact = _contributions(study, weights, canaries)
     norms = np.linalg.norm(exact, axis=1, keepdims=True)
     clipped = exact * np.minimum(1.0, mechanism.norm / np.maximum(norms, 1e-300))
     claimed = mechanism.variance_steps() * (mechanism.norm / GRID) ** 2 / steps
@@ -148,6 +149,13 @@ def _best_guess(gradients: Floats, mean: Floats, variance: float) -> Floats:
     surprise = gradients @ (mean - 0.5 * gradients.sum(0))
     gram = gradients @ gradients.T + 4 * variance * np.eye(len(gradients))
     return np.asarray(np.linalg.solve(gram, surprise), dtype=np.float64)
+
+
+def _contributions(study: Study, weights: Vector, canaries: Patients) -> Floats:
+    """What each canary adds, unclipped, (canaries, length)."""
+    if study.mechanism.algorithm == "least-squares":
+        return least_squares.contributions(study, canaries)
+    return _gradients(study, weights, canaries)
 
 
 def _gradients(study: Study, weights: Vector, canaries: Patients) -> Floats:

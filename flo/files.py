@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,12 +69,12 @@ def in_memory(data: bytes) -> Iterator[str]:
         os.close(handle)
 
 
-def write_new(path: Path, *data: bytes | memoryview, mode: int = 0o600) -> None:
+def write_new(path: Path, pieces: Iterable[bytes | memoryview], mode: int = 0o600) -> None:
     """Write a file that does not exist yet, flushed to the disk; a crash may leave a part of it."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
-        for part in data:
-            view = memoryview(part)
+        for piece in pieces:
+            view = memoryview(piece)
             while view:
                 view = view[os.write(handle, view) :]
         os.fsync(handle)
@@ -85,7 +85,7 @@ def write_new(path: Path, *data: bytes | memoryview, mode: int = 0o600) -> None:
 def _write(path: Path, data: bytes, mode: int) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
     try:
-        write_new(temporary, data, mode=mode)
+        write_new(temporary, [data], mode)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -17,12 +17,15 @@ import hmac
 import os
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import GCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -40,6 +43,8 @@ PASSPHRASE_VARIABLE = "FLO_PASSPHRASE_FILE"  # noqa: S105 - a variable's name
 _SEALED = b"flo-sealed-1\n"
 _SHORTEST_PASSPHRASE = 12
 _LIMIT = 65_536
+_NONCE, _TAG, _PIECE = 12, 16, 1 << 20
+SEALED_MORE = _NONCE + _TAG  # bytes
 
 
 class KeyStore(Protocol):
@@ -58,15 +63,26 @@ class AesKeyStore:
     """AES-256-GCM under one key: 12 bytes of nonce, then the ciphertext with its tag."""
 
     def __init__(self, key: bytes) -> None:
-        self._cipher = AESGCM(key)
+        self._cipher, self._algorithm = AESGCM(key), AES256(key)
         self.key_id = hmac.digest(key, b"flo/1/key-id", "sha256")[:8].hex()
 
     def seal(self, context: Context, data: canonical.Bytes) -> bytes:
-        nonce, sealed = os.urandom(12), bytearray(12 + len(data) + 16)
-        sealed[:12] = nonce
-        within = memoryview(sealed)[12:]
+        nonce, sealed = os.urandom(_NONCE), bytearray(len(data) + SEALED_MORE)
+        sealed[:_NONCE] = nonce
+        within = memoryview(sealed)[_NONCE:]
         self._cipher.encrypt_into(nonce, data, canonical.encode(context), within)
         return sealed  # type: ignore[return-value] # bytes that nobody else can change
+
+    def seal_pieces(self, context: Context, data: canonical.Bytes) -> Iterator[bytes]:
+        """What ``seal`` gives, ``len(data)`` + ``SEALED_MORE`` bytes, a piece at a time."""
+        nonce, view = os.urandom(_NONCE), memoryview(data)
+        encryptor = Cipher(self._algorithm, GCM(nonce)).encryptor()
+        encryptor.authenticate_additional_data(canonical.encode(context))
+        yield nonce
+        for start in range(0, len(view), _PIECE):
+            yield encryptor.update(view[start : start + _PIECE])
+        yield encryptor.finalize()
+        yield encryptor.tag
 
     def open(self, context: Context, sealed: bytes) -> bytes:
         try:

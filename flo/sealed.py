@@ -8,13 +8,14 @@ context that the reader *expects* is authenticated with the data, whatever the h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from flo import canonical
 from flo.errors import FloError, TrustError
-from flo.keystore import Context, KeyStore
+from flo.keystore import SEALED_MORE, AesKeyStore, Context, KeyStore
 from flo.settings import Document, parse
 
 _MAGIC, _HEADER_LIMIT = b"flo-object-1\n", 8192
@@ -32,15 +33,20 @@ class _Header(Document):
 
 def seal(keystore: KeyStore, context: Context, data: canonical.Bytes) -> bytes:
     """``data`` for ``context``, which is public: purpose, study, run, round; never a patient."""
-    return b"".join(parts(keystore, context, data))
-
-
-def parts(keystore: KeyStore, context: Context, data: canonical.Bytes) -> tuple[bytes, bytes]:
-    """The same as header and body, for what is large."""
     body = keystore.seal(context, data)
-    header = _Header(context=context, key=keystore.key_id, size=len(body))
+    return _head(keystore, context, len(body)) + body
+
+
+def pieces(keystore: AesKeyStore, context: Context, data: canonical.Bytes) -> Iterator[bytes]:
+    """The same piece by piece, for what is large."""
+    yield _head(keystore, context, len(data) + SEALED_MORE)
+    yield from keystore.seal_pieces(context, data)
+
+
+def _head(keystore: KeyStore, context: Context, size: int) -> bytes:
+    header = _Header(context=context, key=keystore.key_id, size=size)
     text = canonical.encode(header.model_dump(mode="json"))
-    return b"".join((_MAGIC, len(text).to_bytes(4, "big"), text)), body
+    return b"".join((_MAGIC, len(text).to_bytes(4, "big"), text))
 
 
 def unseal(keystore: KeyStore, context: Context, sealed: bytes, what: str) -> bytes:

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +21,26 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.stats import rankdata
 
-from flo.claims import Head, Voucher
+from flo.claims import Head
 from flo.clients.checks import Checked, check
-from flo.clients.run_keys import OwnKey, RunKeys
-from flo.clients.secure_sum import mask
 from flo.clients.snapshot import Snapshot
 from flo.clients.source import as_text, read_table
 from flo.clients.trainer import Trainer, private_step
 from flo.datasets import DATASETS
 from flo.errors import UsageError
-from flo.identity import Identity
-from flo.messages import Reply, ReplyHeader, Request, Values, decode_request, encode_reply
 from flo.models import log_odds
-from flo.privacy.masking import cohort_digest
 from flo.privacy.plan import Plan, ring_of
 from flo.privacy.ring import enter
 from flo.privacy.split import position
 from flo.server.gathering import Gathered
 from flo.server.rounds import RunState, advance
 from flo.server.run import run_study
-from flo.study import Study, from_document
+from flo.simulated_sites import RUN, SimulatedSites, enrol, run_keys
+from flo.study import Study
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
 _PENALTY = 3.0  # L2; of 1, 3, 10 and 30 the kindest to both comparisons on the heart data
-RUN = "simulation"
-_NO_HEAD = Head(sequence=1, hash="0" * 64, signature="0", public="00")
 
 
 def load_hospitals(study: Study, directory: Path | None, id_column: str) -> dict[str, Checked]:
@@ -81,6 +75,9 @@ class Fold:
     snapshots: dict[str, Snapshot]
 
 
+Engine = Callable[[Study, Fold], tuple[RunState, list[float]]]
+
+
 def folds(hospitals: dict[str, Checked], count: int, seed: int) -> Iterator[Fold]:
     """``count`` splits by keyed hash of the patient id; the key depends on ``seed`` only.
 
@@ -100,11 +97,11 @@ def run_once(
     study: Study, fold: Fold, device: str = "cpu", *, fast: bool = False
 ) -> tuple[RunState, list[float]]:
     """Run the whole study on one fold. Returns the final state and seconds per round."""
-    enrolled, keys = _with_keys(study)
+    enrolled, identities = enrol(study)
     if fast:
         return _run_fast(enrolled, fold, device)
-    store = _Memory()
-    exchange = _InProcess(enrolled, fold, keys, device)
+    store, trainers = Memory(), trainers_of(enrolled, fold, device)
+    exchange = _InProcess(SimulatedSites(enrolled, trainers, run_keys(enrolled, identities)))
     state, _ = run_study(enrolled, RUN, RunState.start(enrolled), exchange, store)
     return state, store.seconds
 
@@ -116,8 +113,8 @@ def simulate(
     fold_count: int = 5,
     seeds: int = 1,
     compare: bool = False,
-    device: str = "cpu",
     fast: bool = False,
+    engine: Engine | None = None,
     progress: Progress = lambda text: None,
 ) -> dict[str, Any]:
     """Cross-validate a study. The keys of the result are those of ``flo simulate --json``.
@@ -125,11 +122,12 @@ def simulate(
     ``report`` is None: a simulation touches no ledger, so there is nothing to report.
     ``auc``: exact AUC on the pooled held-out patients of all hospitals, mean over folds and seeds;
     ``auc_std``: its standard deviation over them. ``fast``: sums are taken in the clear inside this
-    process instead of through masks; noise and ε are the same.
+    process instead of through masks; noise and ε are the same. ``engine``: what runs a study on a
+    fold; this process if left out.
     """
     if study.survey:
         raise UsageError("a survey trains nothing", hint="simulate the planned study instead")
-    began = time.monotonic()
+    run, began = engine or partial(run_once, fast=fast), time.monotonic()
     aucs: list[float] = []
     pooled: list[float] = []
     alone: list[float] = []
@@ -137,7 +135,7 @@ def simulate(
     for seed in range(seeds):
         for number, fold in enumerate(folds(hospitals, fold_count, seed)):
             progress(f"seed {seed + 1}/{seeds}, fold {number + 1}/{fold_count}")
-            state, per_round = run_once(study, fold, device, fast=fast)
+            state, per_round = run(study, fold)
             seconds += per_round
             test = _test_patients(fold)
             aucs.append(exact_auc(log_odds(study, state.model, test[0]), test[1]))
@@ -195,7 +193,7 @@ def _run_fast(study: Study, fold: Fold, device: str) -> tuple[RunState, list[flo
 
 def trainers_of(study: Study, fold: Fold, device: str) -> dict[str, Trainer]:
     """A trainer for each hospital; the module, which is the same for all, is made once."""
-    step = private_step(study, device) if "training" in study.purposes else None
+    step = private_step(study, device)
     return {
         hospital: Trainer(study, snapshot, device=device, step=step)
         for hospital, snapshot in fold.snapshots.items()
@@ -217,92 +215,28 @@ def exact_auc(score: Floats, label: Floats) -> float:
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * rest))
 
 
-class _Site:
-    """One hospital's trainer and keys."""
-
-    def __init__(self, trainer: Trainer, identity: Identity) -> None:
-        self.trainer = trainer
-        self.identity, self.keys = identity, RunKeys(identity)
-
-
 class _InProcess:
-    """Every hospital's trainer behind the same messages as over the network.
+    """Every hospital of the simulation in this process, behind messages as over the network."""
 
-    Replies are masked as they will be there, run keys, vouchers, pads, ring and all.
-    """
-
-    def __init__(self, study: Study, fold: Fold, keys: dict[str, Identity], device: str) -> None:
-        self._study = study
-        self._sites = {
-            hospital: _Site(trainer, keys[hospital])
-            for hospital, trainer in trainers_of(study, fold, device).items()
-        }
+    def __init__(self, sites: SimulatedSites) -> None:
+        self._sites = sites
 
     def ask(
         self, hospitals: Collection[str], request: tuple[bytes, memoryview], deadline_seconds: float
     ) -> Iterator[tuple[str, bytes]]:
         data = b"".join(request)
         for hospital in hospitals:
-            yield hospital, self._answer(hospital, data)
+            yield hospital, self._sites.answer(hospital, data)
 
     def connected(self) -> set[str]:
-        return set(self._sites)
+        return self._sites.hospitals
 
     def reconnected(self) -> set[str]:
         return set()
 
-    def _answer(self, hospital: str, data: bytes) -> bytes:
-        request, site = decode_request(data), self._sites[hospital]
-        header, facts, values = request.header, {}, np.zeros(0, dtype=np.int64)
-        match header.kind:
-            case "join":
-                facts = {
-                    "key": self._own_key(site, request).public,
-                    "vouchers": {
-                        name: Voucher.given(site.identity, header.study, header.run, key, None)
-                        for name, key in header.keys.items()
-                        if name != hospital
-                    },
-                }
-            case "release":
-                values = self._release(site, request)
-                facts = {"cohort": cohort_digest(header.members())}
-        reply = ReplyHeader.model_validate(
-            {
-                "kind": {"join": "joined", "finish": "settled"}.get(header.kind, header.kind),
-                "hospital": hospital,
-                "head": _NO_HEAD,
-                "ring": 8 * values.itemsize if values.dtype.kind == "u" else 0,
-                **header.model_dump(
-                    include={"study", "run", "purpose", "round", "attempt", "model"}
-                ),
-                **facts,
-            }
-        )
-        return encode_reply(Reply(reply, values))
-
-    def _release(self, site: _Site, request: Request) -> Values:
-        header = request.header
-        noisy = site.trainer.release(header.purpose, request.weights, len(header.cohort))
-        return mask(self._study, header, self._own_key(site, request), noisy)
-
-    @staticmethod
-    def _own_key(site: _Site, request: Request) -> OwnKey:
-        return site.keys.join(request.header.study, request.header.run, None, {})
-
-
-@lru_cache(maxsize=8)
-def _with_keys(study: Study) -> tuple[Study, dict[str, Identity]]:
-    """The study as if its hospitals had enrolled, with keys made up for them."""
-    keys = {hospital.id: Identity.new() for hospital in study.hospitals}
-    document = study.model_dump(mode="json")
-    for hospital in document["hospitals"]:
-        hospital["fingerprint"] = keys[hospital["id"]].fingerprint
-    return from_document(document), keys
-
 
 @dataclass
-class _Memory:
+class Memory:
     """A run store that forgets; it keeps only how long rounds took."""
 
     seconds: list[float] = field(default_factory=list)

@@ -35,6 +35,7 @@ from flo.settings import Document, problems, read_toml
 SCHEMA_VERSION = 2
 MAX_STUDY_BYTES = 256 * 1024
 LARGEST_DELTA = 1e-6
+MOST_SQUARED_INPUTS = 1000
 UNDER_WAY = ("offered", "running", "paused")  # of a study at its coordinator: it may still cost
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -65,9 +66,12 @@ class Mechanism(Document):
     the noise is calibrated to ``steps + retry_allowance`` releases. ``sampling``: the probability
     with which a patient takes part in a step, decided anew at the site each time. ``masking``:
     whether the coordinator sees only the cohort's sum, for every purpose of the study.
-    ``aggregation``: how it makes a step of each hospital's sum, if it sees those.
+    ``algorithm``: a momentum step of ``learning_rate`` along each round's noisy mean gradient
+    (FedAvgM), or ``flo.privacy.least_squares`` from one round. ``aggregation``: how a step is made
+    of each hospital's sum, if the coordinator sees those.
     """
 
+    algorithm: Literal["fedavgm", "least-squares"] = "fedavgm"
     noise: Literal["local", "distributed"]
     masking: Literal["on", "off"] = "on"
     epsilon: Annotated[float, Field(ge=0.01, le=10)]
@@ -75,12 +79,26 @@ class Mechanism(Document):
     clip: Annotated[float, Field(ge=1e-6, le=1e6)]
     sampling: Annotated[float, Field(ge=0.001, le=1)] = 1.0
     steps: Annotated[int, Field(ge=1, le=10_000)]
-    learning_rate: Annotated[float, Field(gt=0, le=1e3)]
+    learning_rate: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     retry_allowance: Annotated[int, Field(ge=0, le=1000)] = 2
     aggregation: Literal["sum", "median", "trimmed-mean"] = "sum"
     colluders: Annotated[int, Field(ge=1)] | None = None
     dropouts: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _what_the_algorithm_needs(self) -> Mechanism:
+        if self.algorithm == "fedavgm":
+            if not self.learning_rate:
+                raise ValueError("fedavgm needs a learning_rate above 0")
+        elif (self.steps, self.sampling, self.aggregation) != (1, 1, "sum"):
+            raise ValueError(
+                "least-squares is one sum over all patients: steps = 1, and neither sampling nor "
+                "aggregation"
+            )
+        elif self.learning_rate or self.momentum:
+            raise ValueError("least-squares takes no steps: no learning_rate, no momentum")
+        return self
 
 
 class Evaluation(Document):
@@ -159,6 +177,15 @@ class Study(Document):
                 f"minimum_cohort {self.limits.minimum_cohort} exceeds the {len(ids)} hospitals"
             )
         self._refuse_columns_that_do_not_fit()
+        if self.mechanism.algorithm == "least-squares":
+            inputs = len(input_names(self.data))
+            if self.model.kind != "logistic":
+                raise ValueError(f"least-squares makes a logistic model, not a {self.model.kind}")
+            if inputs > MOST_SQUARED_INPUTS:
+                raise ValueError(
+                    f"least-squares with {inputs} inputs, limit {MOST_SQUARED_INPUTS}: its sum has "
+                    "their products two by two"
+                )
         if self.mechanism.sampling != 1 and self.data.records_per_patient == "many":
             raise ValueError(
                 "sampling below 1 needs one record a patient: how long a step takes would tell who "
@@ -171,9 +198,11 @@ class Study(Document):
             or self.mechanism.sampling != 1
             or self.data.most_records != 64
             or self.masked
+            or self.mechanism.algorithm != "fedavgm"
         ):
             raise ValueError(
-                "schema_version 1 knows logistic models and full batches only, and no masking"
+                "schema_version 1 knows logistic models by fedavgm and full batches only, and no "
+                "masking"
             )
         self._refuse_sums_that_are_not_secure()
         return self
@@ -266,8 +295,10 @@ class Study(Document):
     @property
     def canonical_bytes(self) -> bytes:
         document = self.model_dump(mode="json")
-        if self.mechanism.aggregation == "sum":  # as FLO 0.2 wrote it: its digests still hold
-            del document["mechanism"]["aggregation"]
+        # As FLO 0.2 wrote it: its digests still hold.
+        for name, usual in (("aggregation", "sum"), ("algorithm", "fedavgm")):
+            if document["mechanism"][name] == usual:
+                del document["mechanism"][name]
         return canonical.encode(_as_version_1(document) if self.schema_version == 1 else document)
 
     @property

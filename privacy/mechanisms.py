@@ -17,7 +17,7 @@ clip and adjacency and is never an argument.
 
 | mechanism | one patient's contribution | norm ``clip`` | RDP at order α |
 |---|---|---|---|
-| ``FullBatchSum`` | clipped gradient | chosen | α/(2σ²) |
+| ``FullBatchSum`` | clipped gradient, or products for least squares | chosen | α/(2σ²) |
 | ``PoissonSum`` | the same, with probability q | chosen | see there |
 | ``Histogram`` | weight 1 in each of ``groups`` groupings | √groups | α/(2σ²) |
 
@@ -166,10 +166,13 @@ class Mechanism:
 
 @dataclass(frozen=True)
 class FullBatchSum(Mechanism):
-    """Clipped gradients of all patients of a site, summed.
+    """Clipped contributions of all patients of a site, summed.
+
+    What a patient contributes: a gradient (``flo.privacy.step``), or products of their inputs
+    (``flo.privacy.least_squares``).
 
     Attributes:
-        clip: L2 bound on one patient's gradient; positive and finite.
+        clip: L2 bound on one patient's contribution; positive and finite.
     """
 
     kind = "full-batch-sum"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from flo.models import parameter_count
-from flo.privacy import accounting, evaluation, ring, survey
+from flo.privacy import accounting, evaluation, least_squares, ring, survey
 from flo.privacy.life import CHARGES, SUB_LEDGERS, LifeBudget
 from flo.privacy.mechanisms import GRID, FullBatchSum, Histogram, Mechanism, PoissonSum
 from flo.study import Study
@@ -135,7 +135,7 @@ def _plan(study: Study) -> Plan:
                 )
             }
         )
-    training, tested, p = study.mechanism, study.evaluation, parameter_count(study)
+    training, tested, p = study.mechanism, study.evaluation, training_length(study)
     return Plan(
         {
             "training": part(
@@ -156,6 +156,13 @@ def _plan(study: Study) -> Plan:
             ),
         }
     )
+
+
+def training_length(study: Study) -> int:
+    """Numbers in what a hospital releases for training: a gradient, or sums of products."""
+    if study.mechanism.algorithm == "least-squares":
+        return least_squares.length(study)
+    return parameter_count(study)
 
 
 def noise_shares(study: Study, cohort_size: int) -> int:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from flo.identity import spoken
 from flo.model_kinds import Pack
-from flo.models import layers, parameter_count
+from flo.models import layers
 from flo.privacy import survey
 from flo.privacy.accounting import true_positive_rate
 from flo.privacy.evaluation import expected_half_width
 from flo.privacy.life import LifeBudget
-from flo.privacy.plan import Plan, combined_variance
+from flo.privacy.plan import Plan, combined_variance, training_length
 from flo.schema import ImageColumn, NumberColumn
 from flo.study import Hospital, Study
 
@@ -179,26 +179,35 @@ def _training_leaves(study: Study) -> list[tuple[str, str]]:
     who = "each patient" if chance == 1 else f"each patient, chosen with probability {chance:g},"
     bins, groups = study.evaluation.bins, study.evaluation.subgroups
     by = f", by {', '.join(groups)} (noise × √{len(groups)})" if groups else ""
-    kinds = ", ".join(dict.fromkeys(layer.kind for layer in layers(study) if layer.parameters))
+    sums = "1 noisy sum" if study.mechanism.steps == 1 else f"{study.mechanism.steps} noisy sums"
     return [
         *_pack(study),
         (
             "training",
-            f"{study.mechanism.steps} noisy sums of {parameter_count(study)} numbers; {who} adds a "
-            f"part clipped to {study.mechanism.clip:g}, then noise of σ = {sigma:.4f} times that "
-            f"{where}",
+            f"{sums} of {training_length(study)} numbers; {who} adds a part clipped to "
+            f"{study.mechanism.clip:g}, then noise of σ = {sigma:.4f} times that {where}",
         ),
-        (
-            "clipping",
-            f"{study.model.kind} model; {kinds}: one pass, each patient's part rebuilt "
-            "(book-keeping), tried out for mixing where it runs, else one patient at a time",
-        ),
+        ("clipping", _clipping(study)),
         (
             "evaluation",
             f"one noisy histogram of {bins} score bins for each class{by}, on held-out patients "
             "who are never trained on",
         ),
     ]
+
+
+def _clipping(study: Study) -> str:
+    """What a patient's part is made of, and how it is kept apart from others'."""
+    if study.mechanism.algorithm == "least-squares":
+        return (
+            "least squares in one round; a patient's part: their inputs multiplied two by two and "
+            "with the label, each patient's row by itself"
+        )
+    kinds = ", ".join(dict.fromkeys(layer.kind for layer in layers(study) if layer.parameters))
+    return (
+        f"{study.model.kind} model; {kinds}: one pass, each patient's part rebuilt "
+        "(book-keeping), tried out for mixing where it runs, else one patient at a time"
+    )
 
 
 def _pack(study: Study) -> list[tuple[str, str]]:

@@ -11,11 +11,12 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from flo.errors import FloError
+from flo.memory import give_back_freed_memory
 from flo.messages import model_digest
 from flo.privacy.plan import Plan
 from flo.server.grid import GridExchange, GridParcels, Parcels
 from flo.server.rounds import RunState
-from flo.server.run import RunStore, run_study
+from flo.server.run import RunStore, StudyRun
 from flo.study import Study
 
 _BACK_SECONDS = 3.0  # for agents to come back after a restart
@@ -78,7 +79,10 @@ def _carry_out(
         min(study.limits.deadline_seconds, _BACK_SECONDS if saved else math.inf),
     )
     kept.event("online", hospitals=sorted(present))
-    state, end = run_study(study, run, saved or RunState.start(study), exchange, kept)
+    running = StudyRun(study, run, saved or RunState.start(study), exchange, kept)
+    del saved  # it may be large, and is used up
+    give_back_freed_memory()  # what a large model was made or read with; rounds need another layout
+    state, end = running.as_far_as_it_goes()
     if end == "paused":
         kept.pause(round=state.round, phase=state.phase)
     else:

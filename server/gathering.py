@@ -19,7 +19,6 @@ from flo.vectors import Vector
 
 Floats = npt.NDArray[np.float64]
 _BLOCK = 1 << 16  # numbers at a time: what is made of them stays in the cache
-_SEAL = 16  # numbers more than a vector has: sealing one takes a few bytes more than it
 
 
 class Gathered:
@@ -48,7 +47,7 @@ class Gathered:
         if self._compared:
             self.each[hospital] = values.copy()
         if self._total is None:
-            self._total = values if values.flags.writeable else _roomy_copy(values)
+            self._total = values if values.flags.writeable else values.copy()
         else:
             np.add(self._total, values, out=self._total)
 
@@ -91,10 +90,3 @@ class Gathered:
         """Whether a coordinate of the sum exceeds ±``reach`` grid steps."""
         parts = map(self.steps, self.blocks)
         return any(int(part.max()) > reach or int(part.min()) < -reach for part in parts)
-
-
-def _roomy_copy(values: Values) -> Values:
-    """In memory that, once given up, holds the next vector sealed: else each needs its own."""
-    copy = np.empty(len(values) + _SEAL, dtype=values.dtype)[: len(values)]
-    np.copyto(copy, values)
-    return copy

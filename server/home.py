@@ -29,7 +29,7 @@ from typing import Annotated, Literal
 import tomli_w
 from pydantic import Field
 
-from flo.artifacts import ArtifactStore, LocalArtifacts
+from flo.artifacts import LocalArtifacts
 from flo.audit_log import AuditLog, existing
 from flo.errors import RefusedError, UsageError
 from flo.files import locked, make_private_directory, write_public
@@ -183,7 +183,7 @@ class CoordinatorHome:
             write_secret(path, keystore, "checkpoints", secrets.token_bytes(32))
         return read_secret(path, keystore, "checkpoints")
 
-    def states(self) -> ArtifactStore:
+    def states(self) -> LocalArtifacts:
         """Where large vectors of saved states lie."""
         return LocalArtifacts(self.directory / "states")
 

@@ -33,7 +33,7 @@ _NAME, _NUMBER = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9]{1,20}")
 _LOOK_SECONDS = 1.0
 _TAKE_SECONDS = 10.0  # a hospital offers as soon as it has announced it
 _STALLED_SECONDS, _GRACE_SECONDS = 60.0, 15.0
-_PIECE = 1 << 20
+_PIECE = 1 << 17  # several of them wait for each hospital that fetches
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,14 @@ class RemoteRun:
 
     def save(self, state: RunState) -> None:
         context = self._context(state.phase, state.round)
-        kept = sealed.seal(self._keystore, context, checkpoint.to_bytes(state, self._keep))
+        named: set[str] = set()
+
+        def keep(name: str, vector: Vector) -> str:
+            named.add(key := self._keep(name, vector))
+            return key
+
+        kept = sealed.seal(self._keystore, context, checkpoint.to_bytes(state, keep))
+        self._vectors.forget_all_but(named)
         self._put(kept)
         self._tell(
             saved=Saved(

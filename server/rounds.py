@@ -2,7 +2,8 @@
 
 A run is one frozen ``RunState`` that goes in and comes out, so saving it is the checkpoint. Each
 training round divides the cohort's noisy sum by its public declared size and takes a momentum
-step; the published model averages the last half of the rounds (all of it post-processing).
+step; the published model averages the last half of the rounds. Or the only round's sum is solved
+for least squares. All of it is post-processing.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from flo.messages import (
     model_digest,
 )
 from flo.models import initial_weights
-from flo.privacy import evaluation, survey
+from flo.privacy import evaluation, least_squares, survey
 from flo.privacy.evaluation import Estimate
 from flo.privacy.masking import cohort_digest
 from flo.privacy.plan import Part, Plan, combined_variance, reach_of, ring_of
@@ -200,7 +201,16 @@ def advance(study: Study, state: RunState, gathered: Gathered) -> RunState:
         variance = combined_variance(study, part, count)
         estimate, subgroups = evaluation.read(study, gathered.whole(), variance)
         return replace(state, phase="done", estimate=estimate, subgroups=subgroups)
+    if study.mechanism.algorithm == "least-squares":
+        return _solved(study, state, part, gathered)
     return _stepped(study, state, part, gathered)
+
+
+def _solved(study: Study, state: RunState, part: Part, gathered: Gathered) -> RunState:
+    """The state after the only round of least squares."""
+    variance = combined_variance(study, part, len(gathered.hospitals))
+    weights = least_squares.solve(study, gathered.whole(), variance)
+    return replace(state, phase="evaluation", round=1, attempt=1, retries=0, weights=weights)
 
 
 def _stepped(study: Study, state: RunState, part: Part, gathered: Gathered) -> RunState:

@@ -85,10 +85,12 @@ def run_study(
     hospitals than the cohort floor are there: then nobody is told that it is over, and the same
     state can be run on.
     """
-    return _Run(study, run, state, exchange, store).as_far_as_it_goes()
+    return StudyRun(study, run, state, exchange, store).as_far_as_it_goes()
 
 
-class _Run:
+class StudyRun:
+    """See ``run_study``. Whoever makes one with a large state had better keep none of it."""
+
     def __init__(
         self, study: Study, run: str, state: RunState, exchange: Exchange, store: RunStore
     ) -> None:
@@ -97,6 +99,7 @@ class _Run:
         self.attendance, self.patience = Attendance(study), Patience(study.limits.deadline_seconds)
 
     def as_far_as_it_goes(self) -> tuple[RunState, End]:
+        """As ``run_study``."""
         end = self._rounds()
         if end == "paused":
             self.store.save(self.state)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from flo.artifacts import ArtifactStore
+from flo.artifacts import LocalArtifacts
 from flo.claims import Head
-from flo.keystore import KeyStore
+from flo.keystore import AesKeyStore
+from flo.memory import give_back_freed_memory
 from flo.server import checkpoint
 from flo.server.rounds import RunState
 from flo.server.store import Store
@@ -23,7 +24,7 @@ class StoredRun:
     """Written by the latest launch only."""
 
     def __init__(
-        self, store: Store, run: str, study: Study, keystore: KeyStore, artifacts: ArtifactStore
+        self, store: Store, run: str, study: Study, keystore: AesKeyStore, artifacts: LocalArtifacts
     ) -> None:
         self._store, self._run, self._study = store, run, study
         self._keystore, self._launch = keystore, store.take_run(run)
@@ -51,8 +52,10 @@ class StoredRun:
 
         sealed = self._keystore.seal(self._context, checkpoint.to_bytes(state, keep))
         self._store.save_state(self._run, self._launch, sealed)
+        self._vectors.forget_all_but(named)
         if named:
             self._remove_all_but(named)
+            give_back_freed_memory()  # the vectors before these: other things would settle there
 
     def pause(self, **facts: object) -> None:
         self._store.pause_run(self._run, self._launch)

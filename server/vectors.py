@@ -7,14 +7,15 @@ names them, then what no state needs any more is removed.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
 from flo import sealed
-from flo.artifacts import ArtifactStore
+from flo.artifacts import ArtifactStore, LocalArtifacts
 from flo.errors import TrustError, UsageError
-from flo.keystore import Context, KeyStore
+from flo.keystore import AesKeyStore, Context, KeyStore
 from flo.messages import MAX_MESSAGE_BYTES
 from flo.vectors import Vector
 
@@ -38,9 +39,20 @@ class KeptVectors:
         self._kept.pop(name, None)  # the one before may be large, too
         little = np.ascontiguousarray(vector, dtype=vector.dtype.newbyteorder("<"))
         context = self._context | {"vector": key}
-        self._artifacts.put(key, *sealed.parts(self._keystore, context, little.data.cast("B")))
+        self._put(key, context, little.data.cast("B"))
         self._kept[name] = (vector, number, key)
         return key
+
+    def _put(self, key: str, context: Context, data: memoryview) -> None:
+        keystore, artifacts = self._keystore, self._artifacts
+        if isinstance(keystore, AesKeyStore) and isinstance(artifacts, LocalArtifacts):
+            artifacts.put_pieces(key, sealed.pieces(keystore, context, data))  # no second whole
+        else:
+            artifacts.put(key, sealed.seal(keystore, context, data))
+
+    def forget_all_but(self, keys: Collection[str]) -> None:
+        """What the last state did not name: after training it has no velocity."""
+        self._kept = {name: kept for name, kept in self._kept.items() if kept[2] in keys}
 
     def load(self, name: str, key: str, kind: np.dtype[Any], length: int) -> Vector:
         """Raises TrustError if it is missing, another one, or was changed."""

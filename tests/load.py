@@ -3,8 +3,8 @@
 python -m tests.load [SITES]... [--megabytes 100]
 
 Real coordinator and ServerApp; the sites are threads of this process that speak the whole protocol
-over mutual TLS with ledgers of their own, but know no torch: they release zeros under masks of zero,
-which the coordinator cannot tell from other masks.
+over mutual TLS, with ledgers of their own, but know no torch: they release ones under masks of
+zero, which the coordinator cannot tell from others.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def _field(path: str, name: str) -> int:
     return 0  # a process that is ending
 
 
-class Zeros:
-    """Stands in for the child that holds patients: every sum is zero."""
+class Ones:
+    """Stands in for the child that holds patients: every sum is one grid step."""
 
     def warm_up(self, *_: Any) -> None:
         """Nothing is to be loaded."""
@@ -102,12 +102,12 @@ class Zeros:
     def release(
         self, study: Study, path: Path, digest: str, purpose: Purpose, weights: Vector, cohort: int
     ) -> Values:
-        return np.zeros(Plan.of(study).part(purpose).mechanism.length, dtype=np.int32)
+        return np.ones(Plan.of(study).part(purpose).mechanism.length, dtype=np.int32)
 
 
 def _masks_of_zero(study: Study, header: RequestHeader, own: Any, noisy: Values) -> Values:
     ring = ring_of(study, Plan.of(study).part(header.purpose), len(header.cohort))
-    return np.zeros(len(noisy), dtype=RINGS[ring])
+    return noisy.astype(RINGS[ring])
 
 
 def _site(folder: Path, hospital: str, coordinator: RealCoordinator) -> SiteHome:
@@ -133,16 +133,16 @@ def _approve(home: SiteHome, digest: str, prints: dict[str, str]) -> None:
 
 
 def _serve(home: SiteHome, over: threading.Event) -> None:
-    """An agent's loop, as long as nothing goes wrong."""
-    with closing(home.ledger()) as ledger, connect(home) as api:
-        confirm_head(api, ledger)
-        answering = handler.Handler(
-            home, ledger, Zeros(), RunKeys(home.identity()), lambda study: None
-        )
-        link = FleetLink(home.coordinator.url, context_of(home), home.identity())
-        with closing(answering), link:
-            while not over.is_set():
-                with contextlib.suppress(NetworkError):  # the coordinator may end first
+    """An agent's loop: it connects anew when a connection is lost."""
+    with closing(home.ledger()) as ledger:
+        with connect(home) as api:
+            confirm_head(api, ledger)
+        keys = RunKeys(home.identity())
+        while not over.is_set():
+            answering = handler.Handler(home, ledger, Ones(), keys, lambda study: None)
+            link = FleetLink(home.coordinator.url, context_of(home), home.identity())
+            with contextlib.suppress(NetworkError), closing(answering), link:
+                while not over.is_set():
                     _answer(link, answering)
 
 
@@ -178,11 +178,9 @@ def _followed(
     coordinator: RealCoordinator, homes: list[SiteHome], digest: str, megabytes: float
 ) -> dict[str, float]:
     held, over = Held(coordinator), threading.Event()
-    while (
-        len(processes(coordinator.home.directory)) < 3
-    ):  # the ServerApp, which waits for its hospitals
+    while len(processes(coordinator.home.directory)) < 3:
         time.sleep(0.1)
-    time.sleep(5)
+    time.sleep(5)  # the ServerApp has started, and waits for its hospitals
     idle = held.now()
     threads = [threading.Thread(target=_serve, args=(home, over), daemon=True) for home in homes]
     with held.watched():
@@ -218,7 +216,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=100.0)
     wanted = parser.parse_args()
     keep_freed_memory()
-    handler.mask = _masks_of_zero
+    vars(handler)["mask"] = _masks_of_zero
     for sites in wanted.sites:
         found = measured(sites, wanted.megabytes)
         print(  # noqa: T201

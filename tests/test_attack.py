@@ -86,7 +86,7 @@ def silent(study: Study, snapshot: Snapshot) -> Trainer:
 def unclipped(study: Study, snapshot: Snapshot) -> Trainer:
     """A trainer whose clipping was lost."""
     trainer = Trainer(study, snapshot)
-    trainer.step._clip = 1e9
+    trainer._step._clip = 1e9
     return trainer
 
 

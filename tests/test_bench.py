@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -11,13 +12,15 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner
 
 from flo import bench
-from flo.bench import compared, others, references
+from flo.bench import compared, ledger, others, references
 from flo.bench.made_up import HIDDEN, study_of, write
+from flo.bench.plot import svg
 from flo.cli import app, demo, main
 from flo.cli.bench import GROUPS, _every_command
 from flo.errors import FloError
@@ -70,6 +73,20 @@ def test_without_a_group_all_are_measured_in_order(
     rows = json.loads(file.read_text())
     assert tuple(row["group"] for row in rows) == GROUPS
     assert {row["name"] for row in rows} == {"nothing, cuda"}
+
+
+def test_rows_that_were_measured_are_kept_when_a_later_one_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(group: str, device: str, *, quick: bool) -> Any:
+        yield from tiny_rows(group, device, quick=quick)
+        raise FloError("the reference did not come to its end")
+
+    monkeypatch.setattr("flo.cli.bench._rows", failing)
+    file = tmp_path / "rows.json"
+    with pytest.raises(FloError, match="did not come"):
+        CliRunner().invoke(app, ["bench", "noise", "--json", str(file)], catch_exceptions=False)
+    assert [row["group"] for row in json.loads(file.read_text())] == ["noise"]
 
 
 def test_every_group_has_rows_to_measure() -> None:
@@ -220,3 +237,31 @@ def test_a_command_of_the_demo_that_dies_without_a_word_is_no_success(
 
 def _dies(arguments: tuple[str, ...], answer: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_the_ledgers_rows_are_measured_on_a_real_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "ENTRIES", (5, 10, 15, 20))
+    found = list(ledger.rows(quick=False))
+    assert [row["name"] for row in found if row["name"].startswith("open")] == [
+        f"open + gate, {entries} entries" for entries in (5, 10, 15, 20)
+    ]
+    assert len(found) == 9
+    assert all(row["flo"] > 0 and row["reference"] > 0 for row in found)
+
+
+def test_the_picture_has_a_bar_for_every_row_and_says_what_it_is_measured_against() -> None:
+    rows = [
+        {"group": "rounds", "name": "4 agents, <1 MB>", "ratio": 0.05, "how": "stock Flower"},
+        {"group": "rounds", "name": "8 agents", "ratio": 0.5, "how": "NVFLARE"},
+        {"group": "ledger", "name": "charge", "ratio": 30.0, "how": "1 KiB, fsync"},
+    ]
+    picture = ElementTree.fromstring(svg(rows))
+    space = "{http://www.w3.org/2000/svg}"
+    bars = picture.findall(f"{space}rect")
+    assert [bar.get("class") for bar in bars] == ["less", "less", "more"]
+    first, second, third = (float(bar.get("width", "nan")) for bar in bars)
+    assert first / second == pytest.approx(math.log(0.05) / math.log(0.5), rel=0.01)
+    assert third / second == pytest.approx(math.log(30) / -math.log(0.5), rel=0.01)
+    texts = {text.text for text in picture.findall(f"{space}text")}
+    assert {"4 agents, <1 MB>", "0.05 × stock Flower", "30 × 1 KiB, fsync"} <= texts

@@ -22,10 +22,12 @@ def bench(
     device: Annotated[str, typer.Option(help="Where steps run: cpu or cuda.")] = "cpu",
     quick: Annotated[bool, typer.Option(help="The few rows that tell most.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Rows as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Rows as a picture, in SVG.")] = None,
 ) -> None:
     """Measure what FLO costs here, as ratios against references in the same run."""
     from rich.table import Table
 
+    from flo.bench.plot import svg
     from flo.cli.screen import console, working
     from flo.clients.trainer import choose_device
     from flo.errors import UsageError
@@ -50,6 +52,8 @@ def bench(
     for row in rows:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
     console().print(table)
+    if plot:
+        plot.write_text(svg(rows), encoding="utf-8")
 
 
 def _rows(group: str, device: str, *, quick: bool) -> Iterator[dict[str, Any]]:
@@ -70,9 +74,9 @@ def _rows(group: str, device: str, *, quick: bool) -> Iterator[dict[str, Any]]:
         "end-to-end": lambda: end_to_end.rows(quick=quick),
         "step": lambda: step.rows(device),
         "noise": others.noise,
-        "secure-sum": secure_sum.rows,
+        "secure-sum": lambda: secure_sum.rows(quick=quick),
         "aggregate": lambda: aggregate.rows(quick=quick),
-        "ledger": ledger.rows,
+        "ledger": lambda: ledger.rows(quick=quick),
         "simulate": lambda: simulate.rows(quick=quick),
         "seal": seal.rows,
         "start": lambda: others.start([""] if quick else ["", *_every_command()]),

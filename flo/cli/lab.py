@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from flo.simulation import Engine
 
 
 def simulate(
@@ -22,6 +25,9 @@ def simulate(
     fast: Annotated[
         bool, typer.Option("--fast", help="Sum in the clear: no masks; same noise, same ε.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option(help="loop: this process. ray: many, by Flower's simulation runtime.")
+    ] = "loop",
     unsafe_not_private: Annotated[
         bool, typer.Option("--unsafe-not-private", help="Allow data that a ledger protects.")
     ] = False,
@@ -29,10 +35,13 @@ def simulate(
 ) -> None:
     """Run a study in one process on data you may see; prints exact numbers, so NOT private."""
     from flo.cli.screen import say, working, write_json
+    from flo.errors import UsageError
     from flo.simulation import load_hospitals
     from flo.simulation import simulate as run
     from flo.study import load
 
+    if engine not in ("loop", "ray") or (fast and engine == "ray"):
+        raise UsageError(f"--engine {engine} is not one of loop, ray; --fast needs loop")
     loaded = load(study)
     if data is not None and not unsafe_not_private:
         _refuse_registered(data)
@@ -49,6 +58,7 @@ def simulate(
             seeds=seeds,
             compare=compare,
             fast=fast,
+            engine=_ray() if engine == "ray" else None,
             progress=status.update,
         )
     say("[bold yellow]NOT PRIVATE[/]: exact numbers on data this process can see")
@@ -59,6 +69,12 @@ def simulate(
         say(f"pooled without privacy {result['auc_pooled']:.4f}")
         say(f"each hospital alone    {result['auc_alone']:.4f}")
     write_json(json_file, result)
+
+
+def _ray() -> Engine:
+    from flo.ray_engine import run_on_ray
+
+    return run_on_ray
 
 
 def demo(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flo.cli.coordinator import DEFAULT_HOME, Home
+
+if TYPE_CHECKING:
+    from flo.advice import Way
+    from flo.study import Study
 
 app = typer.Typer(no_args_is_help=True)
 StudyFile = Annotated[Path, typer.Argument(help="A study in TOML.")]
@@ -48,6 +52,7 @@ def check(
     json_file: Annotated[Path | None, typer.Option("--json", help="Numbers as JSON.")] = None,
 ) -> None:
     """Explain a study in plain language: what leaves, σ, ε, shares of a budget, what to expect."""
+    from flo import advice
     from flo.cli.screen import console, say, show_sheet, working, write_json
     from flo.privacy.plan import Plan
     from flo.privacy.sheet import sections
@@ -60,6 +65,10 @@ def check(
     show_sheet(parts, console())
     if plan.epsilon >= 1:
         say("\n[bold yellow]ε is 1 or more:[/] every site's own policy must consent.")
+    with working("trying algorithms on made-up patients") as status:
+        found = advice.ways(loaded, status.update)
+    if found:
+        _show_ways(loaded, found)
     write_json(
         json_file,
         {
@@ -71,8 +80,49 @@ def check(
             "delta": loaded.mechanism.delta,
             "sigma": next(iter(plan.parts.values())).mechanism.noise_multiplier,
             "steps": loaded.mechanism.steps,
+            "ways": [
+                {**way.settings, "share_of_life": way.share, "auc": way.auc, "lost": way.lost}
+                for way in found
+            ],
+            "recommended": advice.recommended(found).settings if found else None,
         },
     )
+
+
+def _show_ways(study: Study, found: list[Way]) -> None:
+    """What trains the study cheapest, and why."""
+    from rich.table import Table
+
+    from flo import advice
+    from flo.cli.screen import console, say
+
+    table = Table(
+        *("algorithm", "ε", "rounds", "of a life of ε = 0.9", "AUC", "lost to privacy"),
+        title="On made-up patients: how noise compares with size, nothing of your columns",
+    )
+    best = advice.recommended(found)
+    for way in found:
+        asked = way.study.mechanism
+        table.add_row(
+            asked.algorithm,
+            f"{asked.epsilon:g}",
+            str(asked.steps),
+            f"{way.share:.0%}",
+            f"{way.auc:.3f}",
+            f"{way.lost:.3f}",
+            style="bold" if way is best else None,
+        )
+    console().print(table)
+    limit = f"{advice.MOST_LOST:g} of AUC"
+    why = f"the cheapest that loses at most {limit}: less ε first, then fewer rounds"
+    if not best.fits:
+        why = f"none loses less than {limit}; this one loses least. More patients or more ε help"
+    written = {name: getattr(study.mechanism, name) for name in best.settings}
+    as_it_is = " as the study stands" if written == best.settings else ""
+    say(f"[bold]recommended:[/] {best.settings['algorithm']}{as_it_is}, {why}")
+    if not as_it_is:
+        lines = ", ".join(f"{name} = {value!r}" for name, value in best.settings.items())
+        say(f"  in [mechanism]: {lines}".replace("[", r"\[").replace("'", '"'))
 
 
 @app.command()

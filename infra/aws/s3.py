@@ -33,10 +33,10 @@ class S3Artifacts:
         self._client, self._bucket, self._prefix = client, bucket, prefix
         self._kms_key, self._lock_days = kms_key, lock_days
 
-    def put(self, key: str, *data: Bytes) -> None:
+    def put(self, key: str, data: Bytes) -> None:
         from botocore.exceptions import ClientError
 
-        whole = b"".join(data)
+        whole = bytes(data)
         try:
             with in_our_words(f"writing s3://{self._bucket}/{self._prefix}{key}"):
                 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 import sys
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from flo.files import write_private
 from flo.identity import Identity
 from flo.keystore import (
     PASSPHRASE_VARIABLE,
+    SEALED_MORE,
+    AesKeyStore,
     KeyStore,
     KeyStoreConfig,
     LocalKeyStore,
@@ -306,3 +309,15 @@ def test_a_key_file_that_others_may_read_or_write_is_refused(tmp_path: Path, mod
 def test_an_unknown_kind_of_key_store_is_refused(kind: str) -> None:
     with pytest.raises(ValueError, match="kind"):
         KeyStoreConfig.model_validate({"kind": kind})
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (5 << 20) + 3])
+def test_pieces_are_what_sealing_gives_and_open_under_their_context_only(size: int) -> None:
+    store, data = AesKeyStore(os.urandom(32)), os.urandom(size)
+    whole = b"".join(store.seal_pieces({"purpose": "checkpoint"}, memoryview(data)))
+    assert len(whole) == size + SEALED_MORE == len(store.seal({}, data))
+    assert store.open({"purpose": "checkpoint"}, whole) == data
+    with pytest.raises(TrustError):
+        store.open({"purpose": "model"}, whole)
+    with pytest.raises(TrustError):
+        store.open({"purpose": "checkpoint"}, whole[:-1] + bytes([whole[-1] ^ 1]))

@@ -310,14 +310,14 @@ class Stage:
     # -- Exchange ----------------------------------------------------------------------------------
 
     def ask(
-        self, hospitals: Collection[str], parts: tuple[bytes, memoryview], deadline_seconds: float
+        self, hospitals: Collection[str], request: tuple[bytes, memoryview], deadline_seconds: float
     ) -> Iterator[tuple[str, bytes]]:
-        request = decode_request(b"".join(parts))
-        assert tuple(hospitals) == request.header.cohort
-        self.history.append(request)
+        asked = decode_request(b"".join(request))
+        assert tuple(hospitals) == asked.header.cohort
+        self.history.append(asked)
         replies = {}
         for hospital in hospitals:
-            reply = self.answers.get(hospital, honest)(self.sites[hospital], request)
+            reply = self.answers.get(hospital, honest)(self.sites[hospital], asked)
             if reply is not None:
                 replies[hospital] = reply
                 self._reconnected.discard(hospital)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -123,11 +124,11 @@ def test_a_save_that_fails_leaves_the_last_state_as_it_was(
     run, state = stored(store, artifacts), after(START, 2)
     run.save(state)
 
-    def full(key: str, *data: bytes) -> None:
+    def full(key: str, pieces: Iterator[bytes]) -> None:
         raise OSError("no space left on device")
 
     with monkeypatch.context() as disk:
-        disk.setattr(artifacts, "put", full)
+        disk.setattr(artifacts, "put_pieces", full)
         with pytest.raises(OSError, match="no space left"):
             run.save(after(state, 3))
     found = stored(store, artifacts).load()
@@ -230,3 +231,15 @@ def test_elsewhere_nothing_is_left_at_the_end(artifacts: LocalArtifacts) -> None
     assert len(artifacts.keys("")) == 3
     run.end("stopped", {"rounds": 1, "epsilon": 0.9, "delta": 1e-6})
     assert artifacts.keys("") == []
+
+
+def test_a_vector_that_a_state_has_no_more_is_not_held_in_memory(
+    store: Store, artifacts: LocalArtifacts
+) -> None:
+    run, state = stored(store, artifacts), after(START, 2)
+    held = weakref.ref(state.tail_sum)
+    run.save(state)
+    state = replace(state, tail_sum=np.zeros(0))
+    assert held() is not None, "it may be in the next state, too"
+    run.save(state)
+    assert held() is None

@@ -94,18 +94,36 @@ def _flower(
 
 def nvflare_rounds(sites: int, megabytes: float, rounds: int) -> list[float]:
     """Seconds of each round of NVFLARE in its proof-of-concept mode: FedAvg over numpy arrays."""
-    commands = environment(NVFLARE)
+    return _nvflare("nvflare_job", environment(NVFLARE), sites, _floats(megabytes), rounds)
+
+
+def nvflare_with_opacus(data: Path, sites: int, inputs: int, rounds: int) -> float:
+    """Seconds of so many rounds of one private step a site, without NVFLARE's start.
+
+    ``data``: as for ``flower_with_opacus``.
+    """
+    commands = environment(NVFLARE, OPACUS)
+    return sum(_nvflare("nvflare_opacus_job", commands, sites, inputs, rounds, data))
+
+
+def _nvflare(
+    job: str, commands: Path, sites: int, numbers: int, rounds: int, *more: Path
+) -> list[float]:
+    """Seconds of each round of a job."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        shutil.copytree(_HERE / "nvflare_job", folder / "job")
+        shutil.copytree(_HERE / job, folder / "job")
         variables = {
             **os.environ,
             "HOME": scratch,
             "NVFLARE_POC_WORKSPACE": str(folder / "poc"),
             "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
         }
-        arguments = [str(sites), str(_floats(megabytes)), str(rounds), str(folder / "times.json")]
-        _run([str(commands / "python"), str(folder / "job" / "job.py"), *arguments], variables)
+        arguments = [sites, numbers, rounds, folder / "times.json", *more]
+        _run(
+            [str(commands / "python"), str(folder / "job" / "job.py"), *map(str, arguments)],
+            variables,
+        )
         instants = _instants(folder / "times.json", rounds + 1)
         return [after - before for before, after in pairwise(instants)]
 

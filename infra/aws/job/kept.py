@@ -41,11 +41,11 @@ class JobArtifacts:
         self._durable, self._folder, self._prefix = durable, folder, f"runs/{run}/"
         folder.mkdir(parents=True, exist_ok=True)
 
-    def put(self, key: str, *data: Bytes) -> None:
-        self._durable.put(key, *data)
+    def put(self, key: str, data: Bytes) -> None:
+        self._durable.put(key, data)
         local = self._local(key)
         if local is not None:
-            write_private(local, b"".join(data))
+            write_private(local, bytes(data))
             for older in sorted(self._folder.glob("*.sealed"))[:-_KEEP]:
                 older.unlink()
 

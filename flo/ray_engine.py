@@ -1,0 +1,189 @@
+"""``flo simulate --engine ray``: a simulation spread over processes by Flower's simulation runtime.
+
+The coordinator's side runs in this process as a ServerApp; hospitals answer in Ray's workers, any
+of them in any worker. What a worker needs lies in one private folder: the study, each hospital's
+patients and its made-up keys. Flower and Ray hand objects between these processes by pickle, which
+is why nothing of this engine ever listens to another machine.
+
+The simulation's adapter to Flower: its types do not travel further.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from flo.claims import RunKey
+from flo.clients.run_keys import OwnKey
+from flo.clients.snapshot import Snapshot
+from flo.clients.trainer import Trainer, private_step
+from flo.errors import FloError, UsageError
+from flo.files import write_private
+from flo.identity import Identity
+from flo.privacy.discrete_gaussian import Noise, SystemNoise
+from flo.server.rounds import RunState
+from flo.server.run import run_study
+from flo.simulated_sites import RUN, SimulatedSites, SiteKeys, enrol, run_keys
+from flo.simulation import Fold, Memory
+from flo.study import Study, from_canonical
+
+_RECORD, _BODY, _TYPE = "flo", "message", "query"
+_POLL_SECONDS = 0.02
+_STUDY, _SITES = "study.json", "sites.json"
+MakeNoise = Callable[[], Noise]
+
+
+def run_on_ray(
+    study: Study, fold: Fold, make_noise: MakeNoise = SystemNoise
+) -> tuple[RunState, list[float]]:
+    """As ``flo.simulation.run_once``. ``make_noise``: what workers can import, for tests.
+
+    Raises:
+        UsageError: Ray is not installed. FloError: a hospital failed in its worker.
+    """
+    if find_spec("ray") is None:
+        raise UsageError(
+            "the engine ray is not installed", hint="pip install 'flo-federated[simulation]'"
+        )
+    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    from flwr.app import Context
+    from flwr.serverapp import Grid, ServerApp
+    from flwr.simulation import run_simulation
+
+    enrolled, identities = enrol(study)
+    found: list[tuple[RunState, list[float]]] = []
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        store = Memory()
+        exchange = _Exchange(grid, len(enrolled.hospitals))
+        state, _ = run_study(enrolled, RUN, RunState.start(enrolled), exchange, store)
+        found.append((state, store.seconds))
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both warn of versions to come
+        _write(Path(folder), enrolled, fold, run_keys(enrolled, identities))
+        logging.getLogger("flwr").setLevel(logging.ERROR)
+        run_simulation(
+            server,
+            _client_app(folder, make_noise),
+            num_supernodes=len(enrolled.hospitals),
+            backend_config={
+                "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+                "init_args": {"logging_level": logging.ERROR, "log_to_driver": False},
+            },
+        )
+    return found[0]
+
+
+class _Exchange:
+    """A run's messages through Flower's grid in memory."""
+
+    def __init__(self, grid: Any, hospitals: int) -> None:
+        self._grid, self._nodes = grid, dict[str, int]()
+        while len(nodes := list(grid.get_node_ids())) < hospitals:
+            time.sleep(_POLL_SECONDS)
+        for node, name in self._answers(dict.fromkeys(nodes, b"")):
+            self._nodes[name.decode()] = node
+
+    def ask(
+        self, hospitals: Collection[str], request: tuple[bytes, memoryview], deadline_seconds: float
+    ) -> Iterator[tuple[str, bytes]]:
+        data, names = b"".join(request), {self._nodes[name]: name for name in hospitals}
+        for node, reply in self._answers(dict.fromkeys(names, data)):
+            yield names[node], reply
+
+    def connected(self) -> set[str]:
+        return set(self._nodes)
+
+    def reconnected(self) -> set[str]:
+        return set()
+
+    def _answers(self, bodies: dict[int, bytes]) -> Iterator[tuple[int, bytes]]:
+        from flwr.app import Message
+
+        messages = [Message(_record(body), node, _TYPE) for node, body in bodies.items()]
+        waiting = set(self._grid.push_messages(messages))
+        while waiting:
+            for reply in self._grid.pull_messages(list(waiting)):
+                waiting.discard(reply.metadata.reply_to_message_id)
+                if reply.has_error():
+                    raise FloError(f"a simulated hospital failed: {reply.error.reason}")
+                yield reply.metadata.src_node_id, reply.content.config_records[_RECORD][_BODY]
+            time.sleep(_POLL_SECONDS)
+
+
+def _record(body: bytes) -> Any:
+    from flwr.app import ConfigRecord, RecordDict
+
+    return RecordDict({_RECORD: ConfigRecord({_BODY: body})})
+
+
+# -- in Ray's workers ------------------------------------------------------------------------------
+
+
+def _client_app(folder: str, make_noise: MakeNoise) -> Any:
+    """Answers an empty message with the hospital's name, any other as the hospital does."""
+    from flwr.app import Context, Message
+    from flwr.clientapp import ClientApp
+
+    client = ClientApp()
+
+    @client.query()
+    def query(message: Message, context: Context) -> Message:
+        hospital = _study(folder).hospitals[int(context.node_config["partition-id"])].id
+        body: Any = message.content.config_records[_RECORD][_BODY]
+        reply = _site(folder, hospital, make_noise).answer(hospital, body) if body else None
+        return Message(_record(hospital.encode() if reply is None else reply), reply_to=message)
+
+    return client
+
+
+@cache
+def _study(folder: str) -> Study:
+    return from_canonical((Path(folder) / _STUDY).read_bytes())
+
+
+@cache
+def _step(folder: str) -> Any:
+    return private_step(_study(folder), "cpu")
+
+
+@cache
+def _site(folder: str, hospital: str, make_noise: MakeNoise) -> SimulatedSites:
+    """In this worker, which keeps it."""
+    study, place = _study(folder), Path(folder)
+    kept = json.loads((place / _SITES).read_bytes())[hospital]
+    snapshot = Snapshot.read(place / f"{hospital}.npz", kept["snapshot"])
+    trainer = Trainer(study, snapshot, noise=make_noise(), step=_step(folder))
+    private = X25519PrivateKey.from_private_bytes(bytes.fromhex(kept["private"]))
+    own = OwnKey(private, RunKey.model_validate(kept["public"]), {})
+    keys = SiteKeys(Identity.read(kept["identity"].encode(), "a made-up key"), own)
+    return SimulatedSites(study, {hospital: trainer}, {hospital: keys})
+
+
+def _write(folder: Path, study: Study, fold: Fold, keys: dict[str, SiteKeys]) -> None:
+    """All that workers need, in a folder that only its owner may read."""
+    write_private(folder / _STUDY, study.canonical_bytes)
+    sites = {
+        hospital: {
+            "snapshot": fold.snapshots[hospital].write(folder / f"{hospital}.npz"),
+            "identity": site.identity.pem().decode(),
+            "private": site.own.private.private_bytes_raw().hex(),
+            "public": site.own.public.model_dump(mode="json"),
+        }
+        for hospital, site in keys.items()
+    }
+    write_private(folder / _SITES, json.dumps(sites).encode())

@@ -1,0 +1,100 @@
+"""The hospitals of a simulation: they answer the same messages as agents, masks and all.
+
+They keep no ledger, ask no steward, and their keys are made up for one simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from flo.claims import Head, Voucher
+from flo.clients.run_keys import OwnKey, RunKeys
+from flo.clients.secure_sum import mask
+from flo.clients.trainer import Trainer
+from flo.identity import Identity
+from flo.messages import Reply, ReplyHeader, Request, Values, decode_request, encode_reply
+from flo.privacy.masking import cohort_digest
+from flo.study import Study, from_document
+
+RUN = "simulation"
+_NO_HEAD = Head(sequence=1, hash="0" * 64, signature="0", public="00")
+
+
+@dataclass(frozen=True)
+class SiteKeys:
+    """A simulated hospital's identity, and its key for the only run."""
+
+    identity: Identity
+    own: OwnKey
+
+
+@lru_cache(maxsize=8)
+def enrol(study: Study) -> tuple[Study, dict[str, Identity]]:
+    """The study as if its hospitals had enrolled, with keys made up for them."""
+    keys = {hospital.id: Identity.new() for hospital in study.hospitals}
+    document = study.model_dump(mode="json")
+    for hospital in document["hospitals"]:
+        hospital["fingerprint"] = keys[hospital["id"]].fingerprint
+    return from_document(document), keys
+
+
+def run_keys(study: Study, identities: Mapping[str, Identity]) -> dict[str, SiteKeys]:
+    """New run keys for the hospitals of an enrolled study."""
+    return {
+        hospital: SiteKeys(identity, RunKeys(identity).join(study.digest, RUN, None, {}))
+        for hospital, identity in identities.items()
+    }
+
+
+class SimulatedSites:
+    """Some or all hospitals of a study."""
+
+    def __init__(
+        self, study: Study, trainers: Mapping[str, Trainer], keys: Mapping[str, SiteKeys]
+    ) -> None:
+        self._study, self._trainers, self._keys = study, trainers, keys
+
+    @property
+    def hospitals(self) -> set[str]:
+        return set(self._keys)
+
+    def answer(self, hospital: str, data: bytes) -> bytes:
+        """What this hospital replies to a request."""
+        request, keys = decode_request(data), self._keys[hospital]
+        header, facts, values = request.header, {}, np.zeros(0, dtype=np.int64)
+        match header.kind:
+            case "join":
+                facts = {
+                    "key": keys.own.public,
+                    "vouchers": {
+                        name: Voucher.given(keys.identity, header.study, header.run, key, None)
+                        for name, key in header.keys.items()
+                        if name != hospital
+                    },
+                }
+            case "release":
+                values = self._release(hospital, request)
+                facts = {"cohort": cohort_digest(header.members())}
+        reply = ReplyHeader.model_validate(
+            {
+                "kind": {"join": "joined", "finish": "settled"}.get(header.kind, header.kind),
+                "hospital": hospital,
+                "head": _NO_HEAD,
+                "ring": 8 * values.itemsize if values.dtype.kind == "u" else 0,
+                **header.model_dump(
+                    include={"study", "run", "purpose", "round", "attempt", "model"}
+                ),
+                **facts,
+            }
+        )
+        return encode_reply(Reply(reply, values))
+
+    def _release(self, hospital: str, request: Request) -> Values:
+        header = request.header
+        trainer, own = self._trainers[hospital], self._keys[hospital].own
+        noisy = trainer.release(header.purpose, request.weights, len(header.cohort))
+        return mask(self._study, header, own, noisy)

@@ -1,0 +1,214 @@
+"""Least squares in one round: what a patient can move, and what comes out of the sum."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from flo.clients.snapshot import Snapshot
+from flo.clients.trainer import Trainer, private_step
+from flo.errors import StudyError
+from flo.features import input_names
+from flo.models import parameter_count
+from flo.privacy import least_squares
+from flo.privacy.patients import Patients
+from flo.privacy.plan import Plan
+from flo.server.rounds import RunState
+from flo.study import MOST_SQUARED_INPUTS, Study
+from tests.builders import HOSPITALS, NoNoise, small_study, study_document
+from tests.sums import advance
+
+ONE_ROUND = {"algorithm": "least-squares", "steps": 1, "learning_rate": 0.0, "momentum": 0.0}
+
+
+def one_round(**mechanism: Any) -> Study:
+    return small_study().with_mechanism(**{**ONE_ROUND, "clip": 0.5, **mechanism})
+
+
+STUDY = one_round()
+D = len(input_names(STUDY.data)) + 1
+
+
+def made_up(patients: int, seed: int = 0, records: int = 1) -> Patients:
+    numbers = np.random.default_rng(seed)
+    inputs = numbers.uniform(-1, 1, size=(patients * records, D - 1))
+    ill = inputs @ np.linspace(2, -1, D - 1) + numbers.normal(size=len(inputs)) > 0.3
+    return Patients(inputs, ill.astype(float), np.arange(len(inputs)) // records, patients)
+
+
+def without(patients: Patients, gone: int) -> Patients:
+    kept = patients.patient != gone
+    _, renumbered = np.unique(patients.patient[kept], return_inverse=True)
+    return Patients(
+        patients.inputs[kept], patients.labels[kept], renumbered, len(np.unique(renumbered))
+    )
+
+
+# -- what one patient can move ---------------------------------------------------------------------
+
+
+@given(
+    rows=arrays(
+        np.float64,
+        (6, D - 1),
+        elements=st.one_of(
+            st.floats(-1, 1), st.sampled_from([math.nan, math.inf, -math.inf, 1e300, -1e200])
+        ),
+    ),
+    clip=st.floats(1e-3, 10),
+)
+def test_one_patient_moves_the_sum_by_at_most_the_clip_norm(rows: Any, clip: float) -> None:
+    study = one_round(clip=clip)
+    everyone = Patients(rows, np.array([0.0, 1, 0, 1, 1, 0]), np.array([0, 0, 1, 2, 2, 3]), 4)
+    whole = least_squares.clipped_sum(study, everyone)
+    assert np.isfinite(whole).all()
+    for gone in range(4):
+        rest = least_squares.clipped_sum(study, without(everyone, gone))
+        assert np.linalg.norm(whole - rest) <= clip * (1 + 2**-10)
+
+
+def test_a_patient_that_is_not_finite_counts_as_zero() -> None:
+    everyone = made_up(5)
+    everyone.inputs[2, 1] = math.nan
+    whole = least_squares.clipped_sum(STUDY, everyone)
+    assert np.array_equal(whole, least_squares.clipped_sum(STUDY, without(everyone, 2)))
+
+
+def test_a_patients_part_does_not_depend_on_who_else_is_there_by_a_single_bit() -> None:
+    everyone = made_up(700, records=3)
+    parts = least_squares.contributions(STUDY, everyone)
+    for gone in (0, 255, 256, 699):
+        rest = least_squares.contributions(STUDY, without(everyone, gone))
+        assert np.array_equal(np.delete(parts, gone, axis=0), rest)
+    others = made_up(700, seed=1, records=3)
+    others.inputs[3:6], others.labels[3:6] = everyone.inputs[3:6], everyone.labels[3:6]
+    assert np.array_equal(least_squares.contributions(STUDY, others)[1], parts[1])
+
+
+def test_a_patients_records_are_one_contribution_and_clipped_together() -> None:
+    many, clip = made_up(1, records=64), STUDY.mechanism.clip
+    unclipped = least_squares.contributions(STUDY, many)
+    assert np.linalg.norm(unclipped) > 5 * clip
+    total = least_squares.clipped_sum(STUDY, many)
+    assert np.linalg.norm(total) == pytest.approx(clip)
+    assert total == pytest.approx(unclipped[0] * clip / np.linalg.norm(unclipped))
+
+
+def test_nobody_gives_a_sum_of_zero() -> None:
+    nobody = Patients(np.zeros((0, D - 1)), np.zeros(0), np.zeros(0, dtype=np.int64), 0)
+    assert not least_squares.clipped_sum(STUDY, nobody).any()
+
+
+# -- what comes out of the sum ---------------------------------------------------------------------
+
+
+def test_without_clipping_and_noise_it_is_twice_ordinary_least_squares() -> None:
+    everyone = made_up(400)
+    total = least_squares.clipped_sum(one_round(clip=1e6), everyone)
+    found = least_squares.solve(STUDY, total, 1e-24)
+    inputs = np.hstack([everyone.inputs, np.ones((400, 1))])
+    (expected, *_) = np.linalg.lstsq(inputs, 2 * everyone.labels - 1)
+    assert found == pytest.approx(2 * expected, rel=1e-6)
+
+
+def test_the_scale_of_sum_and_noise_together_does_not_matter() -> None:
+    total = least_squares.clipped_sum(STUDY, made_up(400))
+    assert least_squares.solve(STUDY, total / 7, 3 / 49) == pytest.approx(
+        least_squares.solve(STUDY, total, 3)
+    )
+
+
+def test_a_sum_of_noise_alone_gives_a_model_that_says_little() -> None:
+    numbers = np.random.default_rng(3)
+    for _ in range(200):
+        noise = numbers.normal(0, 50.0, least_squares.length(STUDY))
+        weights = least_squares.solve(STUDY, noise, 50.0**2)
+        # |2 Σyx| ≤ 2·√2·r·50·(√d + 4) against a ridge of 2·r²·50·√d, r = √3
+        assert np.linalg.norm(weights) <= math.sqrt(2 / 3) * (1 + 4 / math.sqrt(D))
+
+
+def test_the_same_sum_gives_the_same_bits_so_a_resumed_run_gives_the_same_model() -> None:
+    total = least_squares.clipped_sum(STUDY, made_up(100))
+    first = least_squares.solve(STUDY, total, 10.0)
+    assert first.tobytes() == least_squares.solve(STUDY, total.copy(), 10.0).tobytes()
+
+
+# -- as a study ------------------------------------------------------------------------------------
+
+
+def test_its_release_is_one_noisy_sum_of_products_and_has_the_studys_epsilon() -> None:
+    part = Plan.of(STUDY).part("training")
+    assert part.mechanism.length == D * (D + 1) // 2 + D == least_squares.length(STUDY)
+    assert part.mechanism.length != parameter_count(STUDY)
+    assert (part.planned, part.releases) == (1, 1 + STUDY.mechanism.retry_allowance)
+    assert 0.89 < part.epsilon <= 0.9
+    assert private_step(STUDY, "cpu") is None
+
+
+def test_a_trainer_releases_that_sum_on_its_grid() -> None:
+    everyone = made_up(30)
+    nobody = without(everyone, 0)
+    trainer = Trainer(STUDY, Snapshot(everyone, nobody), noise=NoNoise())
+    mechanism = Plan.of(STUDY).part("training").mechanism
+    released = mechanism.to_real(trainer.release("training", np.zeros(parameter_count(STUDY)), 3))
+    exact = least_squares.clipped_sum(STUDY, everyone)
+    assert released == pytest.approx(exact, abs=mechanism.norm / 2**16)
+
+
+def test_one_round_makes_the_model_that_is_evaluated() -> None:
+    part, shares = Plan.of(STUDY).part("training"), {}
+    exact = np.zeros(part.mechanism.length)
+    for number, hospital in enumerate(HOSPITALS):
+        total = least_squares.clipped_sum(STUDY, made_up(3000, seed=number))
+        exact += total
+        shares[hospital] = np.rint(total * 2**16 / part.mechanism.norm).astype(np.int64)
+    state = advance(STUDY, RunState.start(STUDY), shares)
+    assert (state.phase, state.round, state.attempt) == ("evaluation", 1, 1)
+    assert state.weights.shape == (parameter_count(STUDY),)
+    assert np.array_equal(state.asked, state.model)
+    direction = np.linspace(2, -1, D - 1)
+    learned = state.weights[:-1]
+    assert learned @ direction > 0.9 * np.linalg.norm(learned) * np.linalg.norm(direction)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"steps": 2}, "one sum over all patients"),
+        ({"sampling": 0.5}, "one sum over all patients"),
+        ({"aggregation": "median"}, "one sum over all patients"),
+        ({"learning_rate": 0.5}, "takes no steps"),
+        ({"momentum": 0.5}, "takes no steps"),
+        ({"algorithm": "fedavgm"}, "needs a learning_rate above 0"),
+        ({"algorithm": "newton"}, "algorithm"),
+    ],
+)
+def test_settings_that_do_not_belong_to_the_algorithm_are_refused(changes: Any, what: str) -> None:
+    with pytest.raises(StudyError, match=what):
+        one_round(**changes)
+
+
+def test_other_models_and_very_many_inputs_are_refused() -> None:
+    document = study_document(model={"kind": "mlp", "hidden": [4]})
+    document["mechanism"] |= ONE_ROUND
+    with pytest.raises(StudyError, match="makes a logistic model, not a mlp"):
+        small_study(**document)
+    codes = [f"c{i}" for i in range(MOST_SQUARED_INPUTS // 2)]
+    document = study_document()
+    document["mechanism"] |= ONE_ROUND
+    document["data"]["columns"] = [
+        {"kind": "category", "name": name, "codes": codes} for name in ("ward", "drug", "clinic")
+    ]
+    with pytest.raises(StudyError, match=f"1500 inputs, limit {MOST_SQUARED_INPUTS}"):
+        small_study(**document)
+
+
+def test_the_algorithm_is_part_of_the_agreement() -> None:
+    assert STUDY.digest != small_study().with_mechanism(steps=1).digest
+    assert b"algorithm" not in small_study().canonical_bytes, "as FLO wrote studies before"

@@ -1,0 +1,85 @@
+"""What ``flo study check`` recommends, and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from flo.advice import MOST_LOST, Way, recommended, ways
+from flo.study import Study
+from tests.builders import small_study, study_document
+from tests.server.stage import flo
+
+SURVEY = {"epsilon": 0.3, "columns": ["ward"]}
+
+
+def study_with(size: int, **mechanism: Any) -> Study:
+    hospitals = [{"id": name, "declared_size": size} for name in ("north", "south", "west")]
+    return small_study(hospitals=hospitals).with_mechanism(steps=8, **mechanism)
+
+
+def test_among_many_patients_half_the_epsilon_and_one_round_are_enough() -> None:
+    found = ways(study_with(8000))
+    assert {(way.study.mechanism.algorithm, way.study.mechanism.epsilon) for way in found} == {
+        (algorithm, epsilon)
+        for algorithm in ("fedavgm", "least-squares")
+        for epsilon in (0.45, 0.9)
+    }
+    best = recommended(found)
+    assert (best.settings["algorithm"], best.settings["epsilon"]) == ("least-squares", 0.45)
+    assert best.lost <= MOST_LOST
+    assert best.share < 0.3 < 0.99 < max(way.share for way in found)
+
+
+def test_where_too_few_patients_are_nothing_fits_and_the_least_bad_is_named() -> None:
+    found = ways(study_with(40, epsilon=0.1))
+    assert [way.study.mechanism.epsilon for way in found] == [0.1, 0.1], "half of it is no use"
+    assert not any(way.fits for way in found)
+    assert recommended(found).lost == min(way.lost for way in found)
+
+
+def test_less_epsilon_is_cheaper_then_fewer_rounds() -> None:
+    def way(epsilon: float, steps: int, lost: float) -> Way:
+        return Way(small_study().with_mechanism(epsilon=epsilon, steps=steps), 1.0, 0.8, lost)
+
+    found = sorted(
+        [way(0.9, 1, 0.0), way(0.45, 30, 0.01), way(0.45, 2, 0.03)], key=lambda w: w.price
+    )
+    assert recommended(found).price == (0.45, 30)
+
+
+def test_a_least_squares_study_is_compared_with_steps() -> None:
+    study = study_with(2000).with_mechanism(
+        algorithm="least-squares", steps=1, learning_rate=0.0, momentum=0.0
+    )
+    asked = {way.study.mechanism.algorithm: way.study.mechanism.steps for way in ways(study)}
+    assert asked == {"least-squares": 1, "fedavgm": 30}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"model": {"kind": "mlp", "hidden": [4]}}, {"survey": SURVEY}],
+    ids=["mlp", "survey"],
+)
+def test_where_there_is_nothing_to_choose_nothing_is_recommended(changes: Any) -> None:
+    assert ways(small_study(**changes)) == []
+
+
+def test_study_check_shows_it_and_says_what_to_write(tmp_path: Path) -> None:
+    document = study_document()
+    document["hospitals"] = [
+        {"id": name, "declared_size": 9000} for name in ("north", "south", "west")
+    ]
+    (tmp_path / "study.toml").write_text(tomli_w.dumps(document))
+    done = flo("study", "check", tmp_path / "study.toml", "--json", tmp_path / "check.json")
+    assert done.returncode == 0, done.stderr
+    shown = " ".join(done.stdout.split())
+    assert "recommended: least-squares, the cheapest that loses at most 0.02 of AUC" in shown
+    assert 'in [mechanism]: algorithm = "least-squares", epsilon = 0.45' in shown
+    result = json.loads((tmp_path / "check.json").read_text())
+    assert result["recommended"]["algorithm"] == "least-squares"
+    assert {"algorithm", "epsilon", "share_of_life", "auc", "lost"} <= set(result["ways"][0])
