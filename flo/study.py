@@ -201,8 +201,7 @@ class Study(Document):
             or self.mechanism.algorithm != "fedavgm"
         ):
             raise ValueError(
-                "schema_version 1 knows logistic models by fedavgm and full batches only, and no "
-                "masking"
+                "schema_version 1 knows logistic models and full batches only, and no masking"
             )
         self._refuse_sums_that_are_not_secure()
         return self

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tomli_w
 
+from flo import advice
 from flo.advice import MOST_LOST, Way, recommended, ways
 from flo.study import Study
 from tests.builders import small_study, study_document
@@ -19,7 +20,8 @@ SURVEY = {"epsilon": 0.3, "columns": ["ward"]}
 
 def study_with(size: int, **mechanism: Any) -> Study:
     hospitals = [{"id": name, "declared_size": size} for name in ("north", "south", "west")]
-    return small_study(hospitals=hospitals).with_mechanism(steps=8, **mechanism)
+    changed = {**study_document()["mechanism"], "steps": 8, **mechanism}
+    return small_study(hospitals=hospitals, mechanism=changed)
 
 
 def test_among_many_patients_half_the_epsilon_and_one_round_are_enough() -> None:
@@ -67,6 +69,23 @@ def test_a_least_squares_study_is_compared_with_steps() -> None:
 )
 def test_where_there_is_nothing_to_choose_nothing_is_recommended(changes: Any) -> None:
     assert ways(small_study(**changes)) == []
+
+
+def test_half_of_a_very_small_epsilon_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advice, "MOST_LOST", 1.0)  # anything fits
+    found = ways(study_with(40, epsilon=0.015))
+    assert [way.study.mechanism.epsilon for way in found] == [0.015, 0.015]
+    assert all(way.fits for way in found), "or half of it would not be tried anyway"
+
+
+def test_a_study_that_expects_liars_is_not_sent_to_one_round() -> None:
+    limits = {"deadline_seconds": 10, "minimum_cohort": 3}
+    found = ways(small_study(limits=limits).with_mechanism(aggregation="median"))
+    assert {way.study.mechanism.algorithm for way in found} == {"fedavgm"}
+
+
+def test_a_study_of_the_first_version_gets_no_advice() -> None:
+    assert ways(small_study(schema_version=1)) == []
 
 
 def test_study_check_shows_it_and_says_what_to_write(tmp_path: Path) -> None:

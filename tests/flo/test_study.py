@@ -148,6 +148,7 @@ OTHER = {
     "sampling": 0.5,
     "survey": SURVEY,
     "aggregation": "median",
+    "algorithm": "least-squares",
 }
 PLAIN = small_study().model_dump(mode="json")
 FIXED = {"schema_version", "model.kind", f"{AGE}.kind", f"{WARD}.kind"}
@@ -173,6 +174,8 @@ def test_a_change_of_any_field_changes_the_digest(path: str) -> None:
             place[last] = old + 0.125
     if name == "aggregation":
         document["limits"]["minimum_cohort"] = PLAIN["limits"]["minimum_cohort"] = 3
+    if name == "algorithm":
+        document["mechanism"] |= {"steps": 1, "learning_rate": 0.0, "momentum": 0.0}
     assert place[last] != old
     assert from_document(document).digest != from_document(PLAIN).digest
 
