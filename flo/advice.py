@@ -1,14 +1,15 @@
-"""What ``flo study check`` recommends: the cheapest way to train a study that fits its budget.
+"""What ``flo study check`` recommends: the cheapest way to train a study well enough.
 
 Each algorithm is tried at the study's ε, and at half of it if that went well, on made-up patients:
 as many as are declared, within the study's bounds and codebooks. The ill and the others are drawn
-with probability ∝ e^(±t·s), s a random weighing of the inputs of deviation 1, so that the log odds
-of being ill are 2·t·s. The same trainer and rounds as in life run on them, noise included. A way
-*fits* if it loses at most ``MOST_LOST`` of AUC against an ordinary regression on the same patients,
-without privacy. Of those that fit, less ε is cheaper, then fewer rounds.
+with probability ∝ e^(±t·s), s a weighing of the inputs of deviation 1, so that the log odds of
+being ill are 2·t·s. The same trainer and rounds as in life run on them, noise included. A way
+*fits* if its AUC is within ``MOST_LOST`` of an ordinary regression on the same patients without
+privacy, two standard errors included, and it does not take far more of a life than its ε says. Of
+those that fit, the smaller share of a life is cheaper, then fewer rounds.
 
-Nothing of any patient is in it, so it says how noise compares with the size of a study, and nothing
-of how well its columns predict.
+Nothing of any patient is in it, so it says how noise, clipping and schedule compare with the size
+of a study, and nothing of how well its columns predict.
 """
 
 from __future__ import annotations
@@ -32,24 +33,22 @@ from flo.privacy.evaluation import made_up_inputs
 from flo.privacy.life import LifeBudget
 from flo.privacy.patients import Patients
 from flo.privacy.plan import Plan
-from flo.privacy.sheet import ASSUMED_HOLD_OUT
+from flo.privacy.sheet import ASSUMED_HOLD_OUT, DEAR
 from flo.simulation import Fold, exact_auc, pooled_auc, run_once
-from flo.study import MOST_SQUARED_INPUTS, Study
+from flo.study import MOST_SQUARED_INPUTS, Study, from_document, round_size
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
 
 MOST_LOST = 0.02
 _APART = 0.75  # t, an AUC of about .85
-_FEWEST, _MOST = 2, 8  # made-up laws: more for small studies, whose noise differs more
-_MANY_PATIENTS = 20_000
-_MOST_PATIENTS = 50_000  # of more, noise is smaller still
+_FEWEST, _MOST = 3, 8  # made-up laws: more for small studies, whose noise differs more
+_MANY_PATIENTS, _MOST_PATIENTS = 30_000, 50_000
+_MOST_EXCHANGES = 5000  # hospitals × rounds; a longer study is not tried
 _HELD_OUT = 4000  # made-up patients that an AUC is taken of
 _GOLDEN, _TINY = (math.sqrt(5) - 1) / 2, 1e-12
-_USUAL: dict[
-    str, dict[str, Any]
-] = {  # settings of each algorithm where the study names the other one
-    "fedavgm": {"steps": 30, "learning_rate": 0.5, "momentum": 0.9, "clip": 0.25},
+_USUAL: dict[str, dict[str, Any]] = {  # of each algorithm, where the study names the other one
+    "fedavgm": {"steps": 40, "learning_rate": 4.0, "momentum": 0.7, "clip": 1.0},
     "least-squares": {
         **{"steps": 1, "learning_rate": 0.0, "momentum": 0.0, "clip": 0.5},
         "sampling": 1.0,
@@ -59,49 +58,65 @@ _USUAL: dict[
 
 @dataclass(frozen=True)
 class Way:
-    """How a study could be trained, and what came of it. ``share``: of a life of ε = .9."""
+    """How a study could be trained, and what came of it on made-up patients.
+
+    ``share``: of a life budget of the study's own ε. ``lost``: AUC below the regression without
+    privacy, with its standard ``error``.
+    """
 
     study: Study
     share: float
     auc: float
     lost: float
+    error: float
 
     @property
     def fits(self) -> bool:
-        return self.lost <= MOST_LOST
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What [mechanism] says of it."""
-        mechanism = self.study.mechanism
-        names = ["algorithm", "epsilon", "clip", "steps", "retry_allowance"]
-        if mechanism.algorithm == "fedavgm":
-            names += ["learning_rate", "momentum"]
-        return {name: getattr(mechanism, name) for name in names}
+        return self.lost + 2 * self.error <= MOST_LOST and self.share <= DEAR
 
     @property
     def price(self) -> tuple[float, int]:
-        return self.study.mechanism.epsilon, self.study.mechanism.steps
+        return round(self.share, 3), self.study.mechanism.steps
+
+    def changes(self, study: Study) -> dict[str, Any]:
+        """What [mechanism] of ``study`` would have to say instead."""
+        now = study.mechanism.model_dump(mode="json")
+        wanted = self.study.mechanism.model_dump(mode="json")
+        return {name: value for name, value in wanted.items() if value != now[name]}
 
 
 def ways(study: Study, progress: Progress = lambda text: None) -> list[Way]:
-    """Cheapest first; empty for surveys, other models than logistic, and studies of FLO 0.1."""
+    """Cheapest first.
+
+    Empty for surveys, other models than logistic, studies of FLO 0.1, and those whose trial would
+    take long.
+    """
     if study.survey or study.model.kind != "logistic" or study.schema_version == 1:
         return []
-    everyone = sum(hospital.declared_size for hospital in study.hospitals)
+    if len(study.hospitals) * study.mechanism.steps > _MOST_EXCHANGES:
+        return []
+    small = _of_at_most(study, _MOST_PATIENTS)
+    everyone = sum(hospital.declared_size for hospital in small.hospitals)
     laws = min(max(_MANY_PATIENTS // everyone, _FEWEST), _MOST)
-    folds = [_made_up(study, law) for law in range(laws)]
-    without = statistics.fmean(pooled_auc(fold) for fold in folds)
+    folds = [_made_up(small, law) for law in range(laws)]
+    without = [pooled_auc(fold) for fold in folds]
+    life = LifeBudget.born(study.mechanism.epsilon, study.mechanism.delta)
 
     def tried(variant: Study) -> Way:
         asked = variant.mechanism
         progress(f"{asked.algorithm} at ε = {asked.epsilon:g} on made-up patients")
-        auc = statistics.fmean(_auc(variant, fold) for fold in folds)
-        share = Plan.of(variant).shares(LifeBudget.born(0.9, asked.delta))["training"]
-        return Way(variant, share, auc, without - auc)
+        aucs = [_auc(variant, fold) for fold in folds]
+        lost = [best - auc for best, auc in zip(without, aucs, strict=True)]
+        return Way(
+            variant,
+            Plan.of(variant).shares(life)["training"],
+            statistics.fmean(aucs),
+            statistics.fmean(lost),
+            statistics.stdev(lost) / math.sqrt(len(lost)),
+        )
 
     found = []
-    for variant in _variants(study):
+    for variant in _variants(small):
         found.append(tried(variant))
         if found[-1].fits and (halved := _halved(variant)) is not None:
             found.append(tried(halved))
@@ -112,6 +127,17 @@ def recommended(found: list[Way]) -> Way:
     """The cheapest that fits; if none does, the one that loses least."""
     fitting = [way for way in found if way.fits]
     return fitting[0] if fitting else min(found, key=lambda way: way.lost)
+
+
+def _of_at_most(study: Study, patients: int) -> Study:
+    """The study, or one like it of smaller hospitals: of more patients noise is smaller still."""
+    part = patients / sum(hospital.declared_size for hospital in study.hospitals)
+    if part >= 1:
+        return study
+    document = study.model_dump(mode="json")
+    for hospital in document["hospitals"]:
+        hospital["declared_size"] = max(10, round_size(int(part * hospital["declared_size"])))
+    return from_document(document)
 
 
 def _halved(study: Study) -> Study | None:
@@ -154,7 +180,6 @@ def _made_up(study: Study, law: int) -> Fold:
     score = inputs @ _weights(inputs.shape[1], law)
     score = (score - score.mean()) / max(score.std(), _TINY)
     tilted = [np.cumsum(np.exp(sign * _APART * score)) for sign in (-1, 1)]
-    part = min(1.0, _MOST_PATIENTS / sum(hospital.declared_size for hospital in study.hospitals))
 
     def some(size: float, number: int) -> Patients:
         """So many of the tilted crowd, spread over it evenly by a sequence of this number."""
@@ -170,7 +195,7 @@ def _made_up(study: Study, law: int) -> Fold:
     return Fold(
         {
             hospital.id: Snapshot(
-                some(part * hospital.declared_size * (1 - ASSUMED_HOLD_OUT), 2 * number),
+                some(hospital.declared_size * (1 - ASSUMED_HOLD_OUT), 2 * number),
                 some(_HELD_OUT / len(study.hospitals), 2 * number + 1),
             )
             for number, hospital in enumerate(study.hospitals)

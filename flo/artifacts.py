@@ -54,8 +54,10 @@ class LocalArtifacts:
         try:
             self.put_pieces(key, [data])
         except RefusedError:
-            if self._path(key).read_bytes() != data:  # an earlier try of ours was cut off
+            path = self._path(key)
+            if path.read_bytes() != data:
                 raise
+            _flush(path.parent)  # an earlier try of ours was cut off before this
 
     def put_pieces(self, key: str, pieces: Iterable[Bytes]) -> None:
         """The same of what is large, piece by piece; refused if anything is kept there already."""

@@ -14,6 +14,7 @@ a right trainer is far below the claimed ε because no attacker here is perfect.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,7 +26,6 @@ from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer
 from flo.errors import UsageError
 from flo.features import encode_category, encode_number
-from flo.privacy import least_squares
 from flo.privacy.bookkeeping import binary_loss
 from flo.privacy.entropy import SystemStream
 from flo.privacy.mechanisms import GRID
@@ -154,8 +154,19 @@ def _best_guess(gradients: Floats, mean: Floats, variance: float) -> Floats:
 def _contributions(study: Study, weights: Vector, canaries: Patients) -> Floats:
     """What each canary adds, unclipped, (canaries, length)."""
     if study.mechanism.algorithm == "least-squares":
-        return least_squares.contributions(study, canaries)
+        return _products(study, canaries)
     return _gradients(study, weights, canaries)
+
+
+def _products(study: Study, canaries: Patients) -> Floats:
+    """Each canary's part of least squares, written out once more, as its docstring has it."""
+    r2, found = 1 + len(study.data.columns), []
+    for record, label in zip(canaries.inputs, canaries.labels, strict=True):
+        x = [*record, 1.0]
+        pairs = [(i, j) for i in range(len(x)) for j in range(i, len(x))]
+        products = [x[i] * x[j] / r2 / (math.sqrt(2) if i == j else 1) for i, j in pairs]
+        found.append([*products, *((2 * label - 1) * value / math.sqrt(2 * r2) for value in x)])
+    return np.array(found)
 
 
 def _gradients(study: Study, weights: Vector, canaries: Patients) -> Floats:

@@ -2,8 +2,11 @@
 
 The coordinator's side runs in this process as a ServerApp; hospitals answer in Ray's workers, any
 of them in any worker. What a worker needs lies in one private folder: the study, each hospital's
-patients and its made-up keys. Flower and Ray hand objects between these processes by pickle, which
-is why nothing of this engine ever listens to another machine.
+patients and its made-up keys, in memory where the machine has ``/dev/shm``. A process that is
+killed leaves that folder behind.
+
+Flower and Ray hand objects between these processes by pickle, over ports that Ray opens on every
+interface of this machine; a random token of this process keeps others out of them.
 
 The simulation's adapter to Flower: its types do not travel further.
 """
@@ -13,8 +16,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import tempfile
-import time
+import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from functools import cache
@@ -50,51 +54,64 @@ def run_on_ray(
     """As ``flo.simulation.run_once``. ``make_noise``: what workers can import, for tests.
 
     Raises:
-        UsageError: Ray is not installed. FloError: a hospital failed in its worker.
+        UsageError: Ray is not installed. FloError: a hospital failed in its worker, or Ray itself.
     """
     if find_spec("ray") is None:
         raise UsageError(
             "the engine ray is not installed", hint="pip install 'flo-federated[simulation]'"
         )
-    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ |= {
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+    }
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # which Ray reads once
     from flwr.app import Context
     from flwr.serverapp import Grid, ServerApp
     from flwr.simulation import run_simulation
 
     enrolled, identities = enrol(study)
     found: list[tuple[RunState, list[float]]] = []
-    server = ServerApp()
+    server, over = ServerApp(), threading.Event()
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
         store = Memory()
-        exchange = _Exchange(grid, len(enrolled.hospitals))
+        exchange = _Exchange(grid, len(enrolled.hospitals), over)
         state, _ = run_study(enrolled, RUN, RunState.start(enrolled), exchange, store)
         found.append((state, store.seconds))
 
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 # a folder of its own
+    with tempfile.TemporaryDirectory(dir=memory) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # both warn of versions to come
         _write(Path(folder), enrolled, fold, run_keys(enrolled, identities))
-        logging.getLogger("flwr").setLevel(logging.ERROR)
-        run_simulation(
-            server,
-            _client_app(folder, make_noise),
-            num_supernodes=len(enrolled.hospitals),
-            backend_config={
-                "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-                "init_args": {"logging_level": logging.ERROR, "log_to_driver": False},
-            },
-        )
+        logging.getLogger("flwr").setLevel(logging.CRITICAL)
+        try:
+            run_simulation(
+                server,
+                _client_app(folder, make_noise),
+                num_supernodes=len(enrolled.hospitals),
+                backend_config={
+                    "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+                    "init_args": {"logging_level": logging.ERROR, "log_to_driver": False},
+                },
+            )
+        except RuntimeError as error:
+            cause = error.__cause__ or error
+            raise FloError(f"the simulation runtime failed: {cause.__cause__ or cause}") from error
+        finally:
+            over.set()
     return found[0]
 
 
 class _Exchange:
     """A run's messages through Flower's grid in memory."""
 
-    def __init__(self, grid: Any, hospitals: int) -> None:
-        self._grid, self._nodes = grid, dict[str, int]()
+    def __init__(self, grid: Any, hospitals: int, over: threading.Event) -> None:
+        """``over``: set once the runtime has ended, however it did."""
+        self._grid, self._nodes, self._over = grid, dict[str, int](), over
         while len(nodes := list(grid.get_node_ids())) < hospitals:
-            time.sleep(_POLL_SECONDS)
+            self._wait()
         for node, name in self._answers(dict.fromkeys(nodes, b"")):
             self._nodes[name.decode()] = node
 
@@ -122,7 +139,12 @@ class _Exchange:
                 if reply.has_error():
                     raise FloError(f"a simulated hospital failed: {reply.error.reason}")
                 yield reply.metadata.src_node_id, reply.content.config_records[_RECORD][_BODY]
-            time.sleep(_POLL_SECONDS)
+            if waiting:
+                self._wait()
+
+    def _wait(self) -> None:
+        if self._over.wait(_POLL_SECONDS):
+            raise FloError("the simulation runtime ended before the study")
 
 
 def _record(body: bytes) -> Any:

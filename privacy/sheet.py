@@ -20,7 +20,7 @@ from flo.schema import ImageColumn, NumberColumn
 from flo.study import Hospital, Study
 
 ASSUMED_HOLD_OUT, ASSUMED_PREVALENCE = 0.3, 0.5
-_DEAR = 1.2
+DEAR = 1.2
 
 UNIT = "one patient within one hospital"
 ADJACENCY = "add or remove one patient"
@@ -201,7 +201,7 @@ def _clipping(study: Study) -> str:
     if study.mechanism.algorithm == "least-squares":
         return (
             "least squares in one round; a patient's part: their inputs multiplied two by two and "
-            "with the label, each patient's row by itself"
+            "with the label, summed over their records, each patient's by itself"
         )
     kinds = ", ".join(dict.fromkeys(layer.kind for layer in layers(study) if layer.parameters))
     return (
@@ -273,7 +273,7 @@ def _cost(study: Study, life: LifeBudget | None) -> Section:
         ),
     ]
     own = plan.shares(LifeBudget.born(study.largest_epsilon, delta))
-    if max(own.values()) > _DEAR:
+    if max(own.values()) > DEAR:
         lines.append(
             (
                 "a dear schedule",

@@ -10,8 +10,8 @@ All of it is post-processing of noisy releases: it costs no privacy. Masks hide 
 has no proof of range for masked numbers: a liar can put into the sum what the whole cohort could.
 So a round changes the velocity by at most ``largest_norm`` / patients, whatever is sent, and the
 weights by learning_rate times that, 1/(1 - momentum) times in the long run; once the liar is gone
-honest rounds lead back. Least squares has one round, so nothing leads back: a liar there is bounded
-by ``LARGEST_WEIGHT`` only. Robust aggregation needs each hospital's numbers: ``masking = "off"``.
+honest rounds lead back. Least squares has one round, so nothing leads back. Robust aggregation
+needs each hospital's numbers: ``masking = "off"``.
 
 Coordinate median and trimmed mean: Yin, Chen, Kannan, Bartlett (2018), "Byzantine-Robust
 Distributed Learning", Definitions 1 and 2. Hospitals count equally; the median of noisy means has

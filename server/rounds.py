@@ -208,8 +208,9 @@ def advance(study: Study, state: RunState, gathered: Gathered) -> RunState:
 
 def _solved(study: Study, state: RunState, part: Part, gathered: Gathered) -> RunState:
     """The state after the only round of least squares."""
-    variance = combined_variance(study, part, len(gathered.hospitals))
-    weights = least_squares.solve(study, gathered.whole(), variance)
+    factor = _clipping(study, part, gathered)
+    variance = factor**2 * combined_variance(study, part, len(gathered.hospitals))
+    weights = least_squares.solve(study, factor * gathered.whole(), variance)
     return replace(state, phase="evaluation", round=1, attempt=1, retries=0, weights=weights)
 
 
@@ -251,8 +252,10 @@ def _mean(study: Study, part: Part, gathered: Gathered) -> Callable[[slice], Flo
         mean = robust_mean(study, sums)
         return lambda block: mean[block]
     sizes = sum(study.hospital(hospital).declared_size for hospital in gathered.hospitals)
-    patients = sizes * study.mechanism.sampling
-    norm, largest = gathered.norm, largest_norm(study, part, gathered.hospitals)
-    if norm > largest:  # see flo.server.robust
-        return lambda block: gathered.real(block) * (largest / norm) / patients
-    return lambda block: gathered.real(block) / patients
+    factor = _clipping(study, part, gathered) / (sizes * study.mechanism.sampling)
+    return lambda block: gathered.real(block) * factor
+
+
+def _clipping(study: Study, part: Part, gathered: Gathered) -> float:
+    """What a sum is multiplied by that is larger than its hospitals make it: ``robust``."""
+    return min(1.0, largest_norm(study, part, gathered.hospitals) / max(gathered.norm, 1e-300))

@@ -11,7 +11,7 @@ import tomli_w
 
 from flo import advice
 from flo.advice import MOST_LOST, Way, recommended, ways
-from flo.study import Study
+from flo.study import Study, from_document
 from tests.builders import small_study, study_document
 from tests.server.stage import flo
 
@@ -25,16 +25,18 @@ def study_with(size: int, **mechanism: Any) -> Study:
 
 
 def test_among_many_patients_half_the_epsilon_and_one_round_are_enough() -> None:
-    found = ways(study_with(8000))
+    study = study_with(8000, learning_rate=4.0, clip=1.0)
+    found = ways(study)
     assert {(way.study.mechanism.algorithm, way.study.mechanism.epsilon) for way in found} == {
         (algorithm, epsilon)
         for algorithm in ("fedavgm", "least-squares")
         for epsilon in (0.45, 0.9)
     }
     best = recommended(found)
-    assert (best.settings["algorithm"], best.settings["epsilon"]) == ("least-squares", 0.45)
+    assert (best.study.mechanism.algorithm, best.study.mechanism.epsilon) == ("least-squares", 0.45)
     assert best.lost <= MOST_LOST
     assert best.share < 0.3 < 0.99 < max(way.share for way in found)
+    assert study.with_mechanism(**best.changes(study)).mechanism == best.study.mechanism
 
 
 def test_where_too_few_patients_are_nothing_fits_and_the_least_bad_is_named() -> None:
@@ -44,14 +46,37 @@ def test_where_too_few_patients_are_nothing_fits_and_the_least_bad_is_named() ->
     assert recommended(found).lost == min(way.lost for way in found)
 
 
-def test_less_epsilon_is_cheaper_then_fewer_rounds() -> None:
-    def way(epsilon: float, steps: int, lost: float) -> Way:
-        return Way(small_study().with_mechanism(epsilon=epsilon, steps=steps), 1.0, 0.8, lost)
+def way(share: float, steps: int, lost: float, error: float = 0.0, epsilon: float = 0.9) -> Way:
+    study = small_study().with_mechanism(epsilon=epsilon, steps=steps)
+    return Way(study, share, 0.8, lost, error)
 
-    found = sorted(
-        [way(0.9, 1, 0.0), way(0.45, 30, 0.01), way(0.45, 2, 0.03)], key=lambda w: w.price
-    )
-    assert recommended(found).price == (0.45, 30)
+
+def test_a_smaller_share_of_a_life_is_cheaper_then_fewer_rounds() -> None:
+    found = [way(1.0, 1, 0.0), way(0.3, 30, 0.01), way(0.3, 2, 0.03), way(0.3, 10, 0.015)]
+    assert recommended(sorted(found, key=lambda one: one.price)).price == (0.3, 10)
+
+
+@pytest.mark.parametrize(
+    ("one", "fits"),
+    [
+        pytest.param(way(1.0, 3, 0.019), True, id="close"),
+        pytest.param(way(1.0, 3, 0.021), False, id="lost"),
+        pytest.param(way(1.0, 3, 0.010, error=0.006), False, id="by luck"),
+        pytest.param(way(49.7, 3, 0.0), False, id="dear"),
+    ],
+)
+def test_what_fits_is_surely_close_and_no_dearer_than_its_epsilon(one: Way, fits: bool) -> None:
+    assert one.fits == fits
+
+
+def test_sizes_beyond_what_is_tried_are_those_of_a_smaller_study() -> None:
+    small = advice._of_at_most(study_with(900_000, delta=1e-9), 50_000)
+    assert [hospital.declared_size for hospital in small.hospitals] == [16_000] * 3
+    assert advice._of_at_most(study_with(400), 50_000) == study_with(400)
+
+
+def test_a_study_whose_trial_would_take_long_is_not_tried() -> None:
+    assert ways(small_study().with_mechanism(steps=10_000)) == []
 
 
 def test_a_least_squares_study_is_compared_with_steps() -> None:
@@ -59,7 +84,7 @@ def test_a_least_squares_study_is_compared_with_steps() -> None:
         algorithm="least-squares", steps=1, learning_rate=0.0, momentum=0.0
     )
     asked = {way.study.mechanism.algorithm: way.study.mechanism.steps for way in ways(study)}
-    assert asked == {"least-squares": 1, "fedavgm": 30}
+    assert asked == {"least-squares": 1, "fedavgm": 40}
 
 
 @pytest.mark.parametrize(
@@ -88,7 +113,7 @@ def test_a_study_of_the_first_version_gets_no_advice() -> None:
     assert ways(small_study(schema_version=1)) == []
 
 
-def test_study_check_shows_it_and_says_what_to_write(tmp_path: Path) -> None:
+def test_study_check_shows_it_and_says_what_to_change(tmp_path: Path) -> None:
     document = study_document()
     document["hospitals"] = [
         {"id": name, "declared_size": 9000} for name in ("north", "south", "west")
@@ -97,8 +122,10 @@ def test_study_check_shows_it_and_says_what_to_write(tmp_path: Path) -> None:
     done = flo("study", "check", tmp_path / "study.toml", "--json", tmp_path / "check.json")
     assert done.returncode == 0, done.stderr
     shown = " ".join(done.stdout.split())
-    assert "recommended: least-squares, the cheapest that loses at most 0.02 of AUC" in shown
-    assert 'in [mechanism]: algorithm = "least-squares", epsilon = 0.45' in shown
+    assert "recommended: least-squares; the cheapest whose AUC is surely within 0.02" in shown
+    assert 'change in [mechanism]: algorithm = "least-squares", epsilon = 0.45' in shown
     result = json.loads((tmp_path / "check.json").read_text())
-    assert result["recommended"]["algorithm"] == "least-squares"
-    assert {"algorithm", "epsilon", "share_of_life", "auc", "lost"} <= set(result["ways"][0])
+    assert from_document(document | {"mechanism": document["mechanism"] | result["recommended"]}), (
+        "the lines make a valid study"
+    )
+    assert {way["mechanism"]["algorithm"] for way in result["ways"]} == {"fedavgm", "least-squares"}

@@ -25,6 +25,7 @@ from flo.cli import main
 from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer
 from flo.errors import UsageError
+from flo.privacy import least_squares
 from flo.privacy.one_run import lower_bound
 from flo.privacy.plan import Plan
 from flo.study import Study, from_document, load
@@ -71,6 +72,11 @@ def sampled(study: Study) -> Study:
 
 def mlp(study: Study) -> Study:
     return variant(study, mechanism=TIGHT, model={"kind": "mlp", "hidden": [4]})
+
+
+def one_round(study: Study) -> Study:
+    least_squares = {"algorithm": "least-squares", "learning_rate": 0.0, "momentum": 0.0}
+    return variant(study, mechanism={"steps": 1, "clip": 0.1, **least_squares})
 
 
 def silent(study: Study, snapshot: Snapshot) -> Trainer:
@@ -120,7 +126,9 @@ def test_no_fault_is_found_in_the_heart_study(heart: Study) -> None:
     assert not found.broken
 
 
-@pytest.mark.parametrize("of", [mlp, sampled], ids=["mlp", "sampled batches"])
+@pytest.mark.parametrize(
+    "of", [mlp, sampled, one_round], ids=["mlp", "sampled batches", "least squares"]
+)
 def test_no_fault_is_found_in_other_models_and_samplings(heart: Study, few: None, of: Any) -> None:
     study = of(heart)
     found = attack(study)
@@ -145,6 +153,19 @@ def test_a_broken_trainer_is_found_with_other_models_and_samplings(
     heart: Study, few: None, of: Any, broken: Any
 ) -> None:
     assert attack(of(heart), make_trainer=broken).broken
+
+
+def test_least_squares_without_noise_is_found(heart: Study, few: None) -> None:
+    assert attack(one_round(heart), make_trainer=silent).broken
+
+
+def test_least_squares_without_clipping_is_found(
+    heart: Study, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        least_squares, "_factors", lambda study, records, signs: np.ones(len(records))
+    )
+    assert attack(one_round(heart)).broken
 
 
 def test_a_trainer_with_a_thirtieth_of_the_noise_is_found(heart: Study, few: None) -> None:

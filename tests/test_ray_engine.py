@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from flo import ray_engine
 from flo.bench.made_up import study_of, write
 from flo.clients import trainer
-from flo.errors import UsageError
+from flo.errors import FloError, UsageError
 from flo.ray_engine import run_on_ray
 from flo.simulation import folds, load_hospitals, run_once
 from flo.study import load
@@ -47,6 +49,27 @@ def test_the_command_says_what_every_simulation_says(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["private"], result["masks"], result["rounds"]) == (False, "as deployed", 2)
     assert "NOT PRIVATE" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_runtime_that_breaks_ends_the_simulation_with_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flwr.server.superlink.fleet.vce.backend.raybackend import RayBackend
+
+    def broken(self: RayBackend, config: object) -> None:
+        raise ValueError("no memory for workers")
+
+    monkeypatch.setattr(RayBackend, "init_ray", broken)
+    study = load(HEART).with_mechanism(steps=1)
+    fold = next(folds(load_hospitals(study, None, "patient_id"), 5, 0))
+    before = threading.active_count()
+    with pytest.raises(FloError, match="no memory for workers"):
+        run_on_ray(study, fold)
+    end = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < end:
+        time.sleep(0.1)
+    assert threading.active_count() <= before, "nobody waits for it any more"
 
 
 def test_without_ray_it_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

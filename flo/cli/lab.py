@@ -26,7 +26,10 @@ def simulate(
         bool, typer.Option("--fast", help="Sum in the clear: no masks; same noise, same ε.")
     ] = False,
     engine: Annotated[
-        str, typer.Option(help="loop: this process. ray: many, by Flower's simulation runtime.")
+        str,
+        typer.Option(
+            help="loop: this process. ray: many, by Flower's simulation runtime; opens ports."
+        ),
     ] = "loop",
     unsafe_not_private: Annotated[
         bool, typer.Option("--unsafe-not-private", help="Allow data that a ledger protects.")

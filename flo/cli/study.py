@@ -81,24 +81,30 @@ def check(
             "sigma": next(iter(plan.parts.values())).mechanism.noise_multiplier,
             "steps": loaded.mechanism.steps,
             "ways": [
-                {**way.settings, "share_of_life": way.share, "auc": way.auc, "lost": way.lost}
+                {
+                    "mechanism": way.study.mechanism.model_dump(mode="json"),
+                    **{"share_of_life": way.share, "auc": way.auc, "fits": way.fits},
+                    **{"lost": way.lost, "lost_error": way.error},
+                }
                 for way in found
             ],
-            "recommended": advice.recommended(found).settings if found else None,
+            "recommended": advice.recommended(found).changes(loaded) if found else None,
         },
     )
 
 
 def _show_ways(study: Study, found: list[Way]) -> None:
     """What trains the study cheapest, and why."""
+    import json
+
     from rich.table import Table
 
     from flo import advice
-    from flo.cli.screen import console, say
+    from flo.cli.screen import console, plain, say
 
     table = Table(
-        *("algorithm", "ε", "rounds", "of a life of ε = 0.9", "AUC", "lost to privacy"),
-        title="On made-up patients: how noise compares with size, nothing of your columns",
+        *("algorithm", "ε", "rounds", "of its life", "AUC", "below no privacy"),
+        title="On made-up patients: what noise does at this size, nothing of your columns",
     )
     best = advice.recommended(found)
     for way in found:
@@ -109,20 +115,22 @@ def _show_ways(study: Study, found: list[Way]) -> None:
             str(asked.steps),
             f"{way.share:.0%}",
             f"{way.auc:.3f}",
-            f"{way.lost:.3f}",
+            f"{way.lost:.3f} ± {way.error:.3f}",
             style="bold" if way is best else None,
         )
     console().print(table)
-    limit = f"{advice.MOST_LOST:g} of AUC"
-    why = f"the cheapest that loses at most {limit}: less ε first, then fewer rounds"
+    limit, changes = f"{advice.MOST_LOST:g}", best.changes(study)
+    why = f"the cheapest whose AUC is surely within {limit} of a regression without privacy"
     if not best.fits:
-        why = f"none loses less than {limit}; this one loses least. More patients or more ε help"
-    written = {name: getattr(study.mechanism, name) for name in best.settings}
-    as_it_is = " as the study stands" if written == best.settings else ""
-    say(f"[bold]recommended:[/] {best.settings['algorithm']}{as_it_is}, {why}")
-    if not as_it_is:
-        lines = ", ".join(f"{name} = {value!r}" for name, value in best.settings.items())
-        say(f"  in [mechanism]: {lines}".replace("[", r"\[").replace("'", '"'))
+        why = (
+            f"none is surely within {limit} of a regression without privacy, and this comes "
+            "closest. More patients, more ε or another schedule may help"
+        )
+    standing = "" if changes else " as the study stands"
+    say(f"[bold]recommended:[/] {best.study.mechanism.algorithm}{standing}; {why}")
+    if changes:
+        lines = ", ".join(f"{name} = {json.dumps(value)}" for name, value in changes.items())
+        say(f"  change in {plain('[mechanism]')}: {plain(lines)}")
 
 
 @app.command()

@@ -20,7 +20,7 @@ from flo.privacy import least_squares
 from flo.privacy.patients import Patients
 from flo.privacy.plan import Plan
 from flo.server.rounds import RunState
-from flo.study import MOST_SQUARED_INPUTS, Study
+from flo.study import MOST_SQUARED_INPUTS, Study, from_document
 from tests.builders import HOSPITALS, NoNoise, small_study, study_document
 from tests.sums import advance
 
@@ -32,6 +32,10 @@ def one_round(**mechanism: Any) -> Study:
 
 
 STUDY = one_round()
+MANY = from_document(
+    STUDY.model_dump(mode="json")
+    | {"data": {**STUDY.data.model_dump(mode="json"), "records_per_patient": "many"}}
+)
 D = len(input_names(STUDY.data)) + 1
 
 
@@ -64,7 +68,7 @@ def without(patients: Patients, gone: int) -> Patients:
     clip=st.floats(1e-3, 10),
 )
 def test_one_patient_moves_the_sum_by_at_most_the_clip_norm(rows: Any, clip: float) -> None:
-    study = one_round(clip=clip)
+    study = MANY.with_mechanism(clip=clip)
     everyone = Patients(rows, np.array([0.0, 1, 0, 1, 1, 0]), np.array([0, 0, 1, 2, 2, 3]), 4)
     whole = least_squares.clipped_sum(study, everyone)
     assert np.isfinite(whole).all()
@@ -77,27 +81,73 @@ def test_a_patient_that_is_not_finite_counts_as_zero() -> None:
     everyone = made_up(5)
     everyone.inputs[2, 1] = math.nan
     whole = least_squares.clipped_sum(STUDY, everyone)
-    assert np.array_equal(whole, least_squares.clipped_sum(STUDY, without(everyone, 2)))
+    rest = least_squares.clipped_sum(STUDY, without(everyone, 2))
+    assert whole == pytest.approx(rest, abs=1e-12)
 
 
-def test_a_patients_part_does_not_depend_on_who_else_is_there_by_a_single_bit() -> None:
-    everyone = made_up(700, records=3)
-    parts = least_squares.contributions(STUDY, everyone)
-    for gone in (0, 255, 256, 699):
-        rest = least_squares.contributions(STUDY, without(everyone, gone))
-        assert np.array_equal(np.delete(parts, gone, axis=0), rest)
-    others = made_up(700, seed=1, records=3)
-    others.inputs[3:6], others.labels[3:6] = everyone.inputs[3:6], everyone.labels[3:6]
-    assert np.array_equal(least_squares.contributions(STUDY, others)[1], parts[1])
+def alone(patients: Patients, one: int) -> Patients:
+    theirs = patients.patient == one
+    count = int(theirs.sum())
+    return Patients(
+        patients.inputs[theirs], patients.labels[theirs], np.zeros(count, dtype=np.int64), 1
+    )
+
+
+def written_out(study: Study, patient: Patients) -> list[float]:
+    """u of one patient, by a loop over their records and over pairs of inputs."""
+    r2, found = 1 + len(study.data.columns), [0.0] * least_squares.length(study)
+    for record, label in zip(patient.inputs, patient.labels, strict=True):
+        x = [*map(float, record), 1.0]
+        products = [
+            x[i] * x[j] / r2 / (math.sqrt(2) if i == j else 1)
+            for i in range(D)
+            for j in range(i, D)
+        ]
+        products += [(2 * label - 1) * value / math.sqrt(2 * r2) for value in x]
+        found = [before + product for before, product in zip(found, products, strict=True)]
+    return found
+
+
+@pytest.mark.parametrize("clip", [0.1, 0.5, 1e6])
+@pytest.mark.parametrize("records", [1, 3, 64])
+def test_the_sum_is_that_of_everyones_part_clipped(records: int, clip: float) -> None:
+    study = MANY.with_mechanism(clip=clip)
+    everyone = made_up(150, records=records)
+    expected = np.zeros(least_squares.length(study))
+    for one in range(everyone.count):
+        part = np.array(written_out(study, alone(everyone, one)))
+        expected += part * min(1.0, clip / float(np.linalg.norm(part)))
+    assert least_squares.clipped_sum(study, everyone) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_patients_part_does_not_depend_on_who_else_is_there() -> None:
+    everyone = made_up(5000)  # more than a block
+    whole = least_squares.clipped_sum(STUDY, everyone)
+    for gone in (0, 4095, 4096, 4999):
+        rest = least_squares.clipped_sum(STUDY, without(everyone, gone))
+        theirs = least_squares.clipped_sum(STUDY, alone(everyone, gone))
+        assert whole - rest == pytest.approx(theirs, abs=1e-10)
+
+
+def test_how_many_records_a_patient_has_does_not_change_the_shape_of_the_work() -> None:
+    def shapes(records: int) -> list[tuple[int, ...]]:
+        blocks = least_squares._blocks(MANY, made_up(100, records=records))
+        return [of_block.shape for of_block, _ in blocks]
+
+    assert shapes(1) == shapes(64) == [(64, 64, D)] * 2
+
+
+def test_more_records_than_the_study_allows_are_refused() -> None:
+    with pytest.raises(ValueError, match="more than 1 records"):
+        least_squares.clipped_sum(STUDY, made_up(3, records=2))
 
 
 def test_a_patients_records_are_one_contribution_and_clipped_together() -> None:
-    many, clip = made_up(1, records=64), STUDY.mechanism.clip
-    unclipped = least_squares.contributions(STUDY, many)
+    many, clip = made_up(1, records=64), MANY.mechanism.clip
+    unclipped = np.array(written_out(MANY, many))
     assert np.linalg.norm(unclipped) > 5 * clip
-    total = least_squares.clipped_sum(STUDY, many)
+    total = least_squares.clipped_sum(MANY, many)
     assert np.linalg.norm(total) == pytest.approx(clip)
-    assert total == pytest.approx(unclipped[0] * clip / np.linalg.norm(unclipped))
 
 
 def test_nobody_gives_a_sum_of_zero() -> None:
