@@ -9,7 +9,7 @@ from itertools import groupby
 
 from flo.bench import Row
 
-_WIDTH, _LABEL, _VALUE, _LINE, _HEAD = 1000, 460, 150, 18, 30
+_WIDTH, _LABEL, _VALUE, _LINE, _HEAD = 1000, 310, 270, 18, 30
 _STYLE = """
 svg { font: 12px system-ui, sans-serif; background: #fff } text { fill: #333 }
 .group { font-weight: 600 } .axis { stroke: #999 } .grid { stroke: #ddd }

@@ -6,6 +6,7 @@ Needs torch, Opacus and ``flo.privacy`` only, so that it runs from a bare checko
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -33,6 +34,7 @@ MODELS: dict[str, tuple[list[Layer], int, int]] = {  # layers, inputs, patients
 def rows(device: str = "cpu") -> Iterator[Row]:
     """Two rows a model. On a CPU one thread is used, so that ratios do not depend on cores."""
     keep_freed_memory()  # as the agent's child does; both sides gain
+    warnings.filterwarnings("ignore", message="Full backward hook")  # Opacus', at every step
     threads = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)
