@@ -14,10 +14,8 @@ from tests.end_to_end.running import SITES, all_events, launch, releases, rounds
 from tests.server.stage import RealCoordinator, new_home, served
 
 ONE_ROUND: dict[str, Any] = {
-    "algorithm": "least-squares",
-    "steps": 1,
-    "learning_rate": 0.0,
-    "momentum": 0.0,
+    **{"algorithm": "least-squares", "steps": 1},
+    **{"learning_rate": 0.0, "momentum": 0.0},
 }
 
 
