@@ -32,7 +32,7 @@ _HEART = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
 def rows(*, quick: bool) -> Iterator[Row]:
     """``quick``: with as many rounds as the reference needs a minute for."""
     study = studies.load(_HEART)
-    steps = 8 if quick else study.mechanism.steps
+    steps = 5 if quick else study.mechanism.steps
     hospitals = load_hospitals(study, None, "patient_id")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

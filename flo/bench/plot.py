@@ -37,7 +37,8 @@ def svg(rows: Sequence[Row]) -> str:
                 f'<rect class="{kind}" x="{left:.1f}" y="{y - 11}" '
                 f'width="{max(abs(end - middle), 1):.1f}" height="12"/>'
             )
-            lines.append(_text(_WIDTH - _VALUE + 6, y, f"{ratio:.2g} × {row['how']}"))
+            shown = f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}"
+            lines.append(_text(_WIDTH - _VALUE + 6, y, f"{shown} × {row['how']}"))
     bottom = y + _LINE
     ticks = [
         f'<line class="{"axis" if power == 0 else "grid"}" x1="{middle + scale * power:.1f}" '
@@ -45,7 +46,7 @@ def svg(rows: Sequence[Row]) -> str:
         + _text(middle + scale * power, _HEAD - 8, f"{10.0**power:g}", "", "middle")
         for power in range(-reach, reach + 1)
     ]
-    title = "What FLO takes, as a multiple of each reference"
+    title = "FLO as a multiple of each reference"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {bottom + 8}" role="img" '
         f'aria-label="{title}"><style>{_STYLE}</style>'
