@@ -241,10 +241,10 @@ def _dies(arguments: tuple[str, ...], answer: object) -> None:
 
 @pytest.mark.slow
 def test_the_ledgers_rows_are_measured_on_a_real_site(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "ENTRIES", (5, 10, 15, 20))
+    monkeypatch.setattr(ledger, "ENTRIES", (5, 10, 15, 80))
     found = list(ledger.rows(quick=False))
     assert [row["name"] for row in found if row["name"].startswith("open")] == [
-        f"open + gate, {entries} entries" for entries in (5, 10, 15, 20)
+        f"open + gate, {entries} entries" for entries in (5, 10, 15, 80)
     ]
     assert len(found) == 9
     assert all(row["flo"] > 0 and row["reference"] > 0 for row in found)
