@@ -76,7 +76,7 @@ def mlp(study: Study) -> Study:
 
 def one_round(study: Study) -> Study:
     least_squares = {"algorithm": "least-squares", "learning_rate": 0.0, "momentum": 0.0}
-    return variant(study, mechanism={"steps": 1, "clip": 0.1, **least_squares})
+    return variant(study, mechanism={"steps": 1, "clip": 0.02, **least_squares})
 
 
 def silent(study: Study, snapshot: Snapshot) -> Trainer:
