@@ -211,15 +211,7 @@ def _check_chain(export: Export) -> None:
     previous, keys = ZERO_HASH, export.keys()
     public = next(keys)
     for number, entry in enumerate(export.entries, start=1):
-        if entry.number != number:
-            raise TrustError(f"{whose}: entry {number} was cut out, or moved")
-        if entry.hash != chained(previous, entry.digest):
-            raise TrustError(f"{whose}: entry {number} was edited, or one before it cut out")
-        try:
-            statement = row_statement(number, entry.hash)
-            verify_signature(bytes.fromhex(public), "audit-entry", statement, entry.signature)
-        except (TrustError, ValueError) as error:
-            raise TrustError(f"{whose}: entry {number} is not signed by its owner") from error
+        check_entry(entry, whose, number, previous, public)
         if entry.kind == "key-replaced":
             public = next(keys)
             if entry.facts.get("new") != public:
@@ -229,6 +221,19 @@ def _check_chain(export: Export) -> None:
         raise TrustError(
             f"{whose}: ends with a new key that has signed nothing, so it may be a stranger's"
         )
+
+
+def check_entry(entry: Entry, whose: str, number: int, previous: str, public: str) -> None:
+    """Raises TrustError unless it is entry ``number`` behind hash ``previous``, signed so."""
+    if entry.number != number:
+        raise TrustError(f"{whose}: entry {number} was cut out, or moved")
+    if entry.hash != chained(previous, entry.digest):
+        raise TrustError(f"{whose}: entry {number} was edited, or one before it cut out")
+    try:
+        statement = row_statement(number, entry.hash)
+        verify_signature(bytes.fromhex(public), "audit-entry", statement, entry.signature)
+    except (TrustError, ValueError) as error:
+        raise TrustError(f"{whose}: entry {number} is not signed by its owner") from error
 
 
 def _check_receipts(export: Export) -> None:

@@ -26,6 +26,7 @@ from flo.audit_chain import (
     LogHead,
     Receipt,
     chained,
+    check_entry,
 )
 from flo.claims import row_statement
 from flo.database import open_database, writing
@@ -124,6 +125,38 @@ class AuditLog:
         """The latest entry of a kind."""
         row = self._one(_ENTRY + " WHERE kind = ? ORDER BY number DESC LIMIT 1", kind)
         return _entry(row) if row else None
+
+    def latest(
+        self, most: int, *, study: str | None = None, kind: str | None = None
+    ) -> tuple[list[Entry], int]:
+        """The latest ``most`` entries, the latest first, and how many there are in all.
+
+        ``study``: only of studies whose digest begins so; ``kind``: only of this kind.
+        """
+        chosen = (
+            "WHERE (?1 IS NULL OR substr(study, 1, length(?1)) = ?1) AND kind = ifnull(?2, kind)"
+        )
+        with self._lock:
+            rows = self._db.execute(
+                f"{_ENTRY} {chosen} ORDER BY number DESC LIMIT ?3",
+                (study, kind, most),
+            ).fetchall()
+            (count,) = self._db.execute("SELECT count(*) FROM entries").fetchone()
+        return list(map(_entry, rows)), int(count)
+
+    def checked(self, number: int = 0, hash_: str = ZERO_HASH, *, most: int) -> tuple[int, str]:
+        """Check up to ``most`` entries behind entry ``number``, which ended in ``hash_``.
+
+        Returns number and hash of the last that holds. Raises TrustError at one that does not.
+        """
+        with self._lock:
+            rows = self._db.execute(
+                _ENTRY + " WHERE number > ? ORDER BY number LIMIT ?", (number, most)
+            ).fetchall()
+        for entry in map(_entry, rows):
+            check_entry(entry, "this log", number + 1, hash_, self._signer_of(number + 1))
+            number, hash_ = entry.number, entry.hash
+        return number, hash_
 
     # -- the other side --------------------------------------------------------------------------
 

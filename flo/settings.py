@@ -45,6 +45,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid TOML: {error}") from error
 
 
+def parse_toml(text: str, what: str) -> dict[str, Any]:
+    """Parse TOML. Raises UsageError naming ``what`` and the line."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{what} is not valid TOML: {error}") from error
+
+
 def parse(model: type[ModelT], value: Any, what: str) -> ModelT:
     """Build ``model`` from parsed data, with one line per problem that names the field.
 

@@ -30,7 +30,7 @@ from flo.errors import StudyError
 from flo.features import input_names
 from flo.model_kinds import Model, Pack
 from flo.schema import ColumnName, ImageColumn, Schema, Text
-from flo.settings import Document, problems, read_toml
+from flo.settings import Document, parse_toml, problems, read_toml
 
 SCHEMA_VERSION = 2
 MAX_STUDY_BYTES = 256 * 1024
@@ -383,6 +383,14 @@ def load(path: Path) -> Study:
     if path.is_file() and path.stat().st_size > MAX_STUDY_BYTES:
         raise StudyError(f"{path} has {path.stat().st_size} bytes, limit {MAX_STUDY_BYTES}")
     return from_document(read_toml(path), what=str(path))
+
+
+def from_toml(text: str, *, what: str = "study") -> Study:
+    """The same from text. Raises UsageError or StudyError."""
+    size = len(text.encode())
+    if size > MAX_STUDY_BYTES:
+        raise StudyError(f"{what} has {size} bytes, limit {MAX_STUDY_BYTES}")
+    return from_document(parse_toml(text, what), what=what)
 
 
 def from_canonical(data: bytes) -> Study:

@@ -27,7 +27,7 @@ from flo.files import write_public
 from flo.identity import Identity, public_bytes
 from flo.keystore import KeyStore, read_secret, write_secret
 
-_CA_DAYS, _SERVER_DAYS, _SITE_DAYS, BOOTSTRAP_DAYS = 3650, 398, 365, 7
+_CA_DAYS, _SERVER_DAYS, SITE_DAYS, BOOTSTRAP_DAYS = 3650, 398, 365, 7
 _LEEWAY = timedelta(minutes=5)
 
 
@@ -97,10 +97,10 @@ class Authority:
                 f"the CA certificate is not valid before {found.not_valid_before_utc:%Y-%m-%d}"
             )
         _refuse_without_root([found, *above])
-        if found.not_valid_after_utc < datetime.now(UTC) + timedelta(days=_SITE_DAYS):
+        if found.not_valid_after_utc < datetime.now(UTC) + timedelta(days=SITE_DAYS):
             raise UsageError(
                 f"the CA certificate ends on {found.not_valid_after_utc:%Y-%m-%d}, before the "
-                f"{_SITE_DAYS} days of a hospital's certificate",
+                f"{SITE_DAYS} days of a hospital's certificate",
                 hint="bring one with a longer life",
             )
         if _signing_key(key).public_key() != found.public_key():
@@ -130,7 +130,7 @@ class Authority:
         self, hospital: str, kind: Literal["site", "bootstrap"], public: ec.EllipticCurvePublicKey
     ) -> tuple[bytes, str]:
         """A PEM certificate for a hospital and its serial number in hexadecimal."""
-        days = _SITE_DAYS if kind == "site" else BOOTSTRAP_DAYS
+        days = SITE_DAYS if kind == "site" else BOOTSTRAP_DAYS
         certificate = (
             self._leaf(_name(hospital, kind), public, days)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)

@@ -21,12 +21,17 @@ from functools import partial
 import uvicorn
 
 from flo.artifacts import ArtifactStore
+from flo.environment import code_digest
 from flo.errors import FloError, StudyError, TrustError
 from flo.files import in_memory, write_private
 from flo.server import succession
+from flo.server.acts import Acts
 from flo.server.audit_copies import AuditCopies
 from flo.server.authority import read_peer
 from flo.server.bell import Bell
+from flo.server.console.door import Door
+from flo.server.console.routes import Console
+from flo.server.console.studies import Board, Stories
 from flo.server.gateway import Gateway
 from flo.server.home import (
     CHECKPOINT_KEY_VARIABLE,
@@ -48,6 +53,7 @@ from flo.server.site_api import SiteApi
 from flo.server.store import Offer, Place, Store
 from flo.server.superexec import start_superexec
 from flo.server.superlink import SuperLink
+from flo.server.turns import Turns
 from flo.study import UNDER_WAY, Study
 
 log = logging.getLogger("flo.server")
@@ -125,7 +131,7 @@ class Coordinator:
         audit_store: ArtifactStore | None = None,
     ) -> None:
         self._home, self._store, self._admission = home, home.store(), home.store()
-        self._bell, self._parcels = Bell(), Parcels()
+        self._bell, self._parcels, self._turns = Bell(), Parcels(), Turns()
         self._identity, self._audit_log = home.identity(), home.audit_log()
         self._refusals = Refusals(self._store)
         self._chain = home.chain_path.read_bytes()
@@ -166,6 +172,7 @@ class Coordinator:
                 self._bell,
                 self._traffic,
                 self._parcels,
+                self._turns,
             ),
             ca=self._home.ca_path,
             lifespan=False,
@@ -174,21 +181,24 @@ class Coordinator:
             certificate=certificate,
             key=key,
         )
+        acts = Acts(
+            self._store, self._offer, self._shred, self._export_audit_log, self._jobs.places
+        )
         people = operator_app(
             self._store,
+            acts,
             self._home.directory / "models",
             self._metrics,
-            self._offer,
-            self._shred,
             self._jobs.open,
-            self._export_audit_log,
             self._superlink.is_online,
             self._refusals,
         )
+        console = self._console(acts)
         inside = listener(
             PrivateListener(
                 self._superlink,
                 people,
+                Door(console.app(), self._identity.public, self._refusals),
                 self._identity.public,
                 self._refusals,
                 self._bell,
@@ -224,6 +234,7 @@ class Coordinator:
                 )
         finally:
             watcher.cancel()
+            console.live.closing.set()
             inside.should_exit = outside.should_exit = True
             await asyncio.gather(*servers, return_exceptions=True)
             with contextlib.suppress(asyncio.CancelledError):
@@ -236,6 +247,23 @@ class Coordinator:
             self._store.close()
             self._admission.close()
             self._audit_log.close()
+
+    def _console(self, acts: Acts) -> Console:
+        board = Board(
+            self._store,
+            Stories(self._store),
+            self._turns,
+            self._superlink.is_online,
+            code_digest(),
+        )
+        return Console(
+            acts,
+            board,
+            self._audit_log,
+            self._sign,
+            self._identity.fingerprint,
+            self._refusals,
+        )
 
     @contextlib.contextmanager
     def _superexec(self) -> Iterator[None]:
@@ -339,6 +367,7 @@ class Coordinator:
             return
         if node is not None and peer.serial in (member.serial, member.earlier):
             self._superlink.mark_offline(node)
+            self._turns.gone(peer.hospital)
             log.info("gone", extra={"fields": {"hospital": peer.hospital}})
 
 

@@ -41,8 +41,10 @@ from flo.server.superlink import (
     FLEET_PATHS,
     PUBLIC_KEY_HEADER,
     PULL_PATH,
+    PUSH_PATH,
     SuperLink,
 )
+from flo.server.turns import Turns
 
 log = logging.getLogger("flo.server.gateway")
 
@@ -75,8 +77,9 @@ class Gateway:
         bell: Bell,
         traffic: Traffic,
         parcels: Parcels,
+        turns: Turns,
     ) -> None:
-        self._traffic, self._parcels = traffic, parcels
+        self._traffic, self._parcels, self._turns = traffic, parcels, turns
         self._superlink, self._site_api, self._store = superlink, site_api, store
         self._refusals, self._bell = refusals, bell
         self._allowance = Allowance(MAX_MESSAGE_BYTES + MAX_SITE_BODY)
@@ -89,6 +92,7 @@ class Gateway:
             if scope["method"] != "POST" or path not in _OF_A_NODE | set(SITE_CALLS):
                 raise Refused(404, "not on the list")
             peer = self._admit(scope, path)
+            self._turns.heard(peer.hospital)
             if path == OFFER_PATH:
                 await self._offer(scope, receive, send)
                 return
@@ -120,6 +124,10 @@ class Gateway:
             if not await self._hold(key, receive):
                 return
             self._admit(scope, path)  # who was revoked meanwhile gets no message
+            if self._superlink.has_message_for(key):
+                self._turns.asked(peer.hospital)
+        elif path == PUSH_PATH:
+            self._turns.answered(peer.hospital)
         await self._superlink.fleet(scope, replay(body, receive), send)
         self._bell.ring()
 

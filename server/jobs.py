@@ -24,7 +24,7 @@ from flo.server.job_access import PREFIX, JobAccess, JobKeys
 from flo.server.lent import Loan
 from flo.server.protocol import App
 from flo.server.publish import tensors_path
-from flo.server.store import Offer, Store
+from flo.server.store import Offer, Place, Store
 from flo.server.study_keys import job_secret, study_key
 from flo.server.superlink import SuperLink
 from flo.server.tokens import issue
@@ -85,6 +85,11 @@ class Jobs:
     @property
     def app(self) -> str:
         return self._elsewhere.app
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where runs can be carried out."""
+        return ("here",) if self._aggregators is None else ("here", "sagemaker")
 
     def refuse_if_nowhere(self) -> None:
         """Raises UsageError if nothing is configured that could carry out a run elsewhere."""

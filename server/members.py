@@ -8,13 +8,16 @@ from typing import Any
 from flo.errors import TrustError
 from flo.server.tables import Tables, now
 
-_SELECT_MEMBER = "SELECT id, public, fingerprint, serial, revoked, node, earlier FROM hospitals"
+_SELECT_MEMBER = (
+    "SELECT id, public, fingerprint, serial, revoked, node, earlier, coalesce(certified, enrolled)"
+    " FROM hospitals"
+)
 
 
 @dataclass(frozen=True)
 class Member:
     """An enrolled hospital. ``earlier``: serial of the certificate before a renewal, until the new
-    one is shown."""
+    one is shown. ``certified``: when the present one was issued; "" before it is kept."""
 
     id: str
     public: bytes
@@ -23,6 +26,7 @@ class Member:
     revoked: bool
     node: int | None
     earlier: str | None = None
+    certified: str = ""
 
 
 class MemberTables(Tables):
@@ -58,10 +62,11 @@ class MemberTables(Tables):
                 return False
             self._end_invitations(member.id)
             self._db.execute(
-                "INSERT INTO hospitals VALUES (?, ?, ?, ?, 0, NULL, 0, ?, NULL) ON CONFLICT (id) DO"
+                "INSERT INTO hospitals (id, public, fingerprint, serial, enrolled, certified)"
+                " VALUES (?1, ?2, ?3, ?4, ?5, ?5) ON CONFLICT (id) DO"
                 " UPDATE SET public = excluded.public, fingerprint = excluded.fingerprint,"
                 " serial = excluded.serial, revoked = 0, node = NULL, enrolled = excluded.enrolled,"
-                " earlier = NULL",
+                " certified = excluded.certified, earlier = NULL",
                 (member.id, member.public, member.fingerprint, member.serial, now()),
             )
             self._db.execute(  # of an earlier key
@@ -73,8 +78,10 @@ class MemberTables(Tables):
     def renew(self, hospital: str, serial: str) -> None:
         """A new certificate for the enrolled key; the earlier one is good until it is shown."""
         self._write(
-            "UPDATE hospitals SET earlier = coalesce(earlier, serial), serial = ? WHERE id = ?",
+            "UPDATE hospitals SET earlier = coalesce(earlier, serial), serial = ?, certified = ?"
+            " WHERE id = ?",
             serial,
+            now(),
             hospital,
         )
 
@@ -130,4 +137,4 @@ class MemberTables(Tables):
 
 
 def _member(row: tuple[Any, ...]) -> Member:
-    return Member(row[0], row[1], row[2], row[3], bool(row[4]), row[5], row[6])
+    return Member(row[0], row[1], row[2], row[3], bool(row[4]), row[5], row[6], row[7])

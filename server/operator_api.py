@@ -5,6 +5,7 @@
     /v1/control/*      a credential that only the coordinator's own process has
     /job/NAME/...      the runtime once more, for a run that a job elsewhere carries out
     /v1/run/*          a job's token, for its own run
+    /console           pages, for a person who signed in (``flo.server.console``)
     anything else      a person's token, whose role ``flo.server.roles`` allows it
 Without a credential: 401, before any routing; with one that does not allow it: 403. The runtime's
 ``pull-messages`` waits, in async code, until a reply is there or a short hold is over, so that a
@@ -28,6 +29,7 @@ from flo.claims import LARGEST_COUNT
 from flo.errors import FloError, MessageError, PolicyError, StudyError, TrustError
 from flo.messages import MAX_MESSAGE_BYTES
 from flo.parcel import NODES_HEADER, PLACE_HEADER, SIZE_HEADER
+from flo.server.acts import Acts
 from flo.server.asgi import (
     Allowance,
     Refused,
@@ -39,6 +41,7 @@ from flo.server.asgi import (
     with_length,
 )
 from flo.server.bell import Bell
+from flo.server.console.door import CONSOLE
 from flo.server.job_access import PREFIX as JOB_PREFIX
 from flo.server.job_access import JobKeys
 from flo.server.jobs import Jobs
@@ -50,7 +53,7 @@ from flo.server.parcels import (
     number_in,
     numbers_in,
 )
-from flo.server.protocol import App, Receive, Scope, Send
+from flo.server.protocol import PERSON, App, Receive, Scope, Send
 from flo.server.refusals import Refusals
 from flo.server.roles import refuse_forbidden
 from flo.server.run_api import run_router
@@ -67,11 +70,10 @@ from flo.server.superlink import (
 from flo.server.tokens import Token
 from flo.server.tokens import read as read_token
 from flo.shared_memory import opened
-from flo.study import MAX_STUDY_BYTES, Study, from_canonical
+from flo.study import MAX_STUDY_BYTES, from_canonical
 
 log = logging.getLogger("flo.server.private")
 
-PERSON = "flo.person"  # in the scope of a request: the token that it came with
 # Flower checks the signature of the first only behind the body; the second is read again and again.
 _MAX_QUESTION = {ACQUIRE_PATH: 1 << 16, RUNTIME_PULL_PATH: 1 << 20}
 _PARCELS = frozenset({PUT_PATH, TAKE_PATH})
@@ -86,6 +88,7 @@ class PrivateListener:
         self,
         superlink: SuperLink,
         api: App,
+        console: App,
         public: bytes,
         refusals: Refusals,
         bell: Bell,
@@ -94,6 +97,7 @@ class PrivateListener:
     ) -> None:
         """``public``: the coordinator's key, which signs tokens."""
         self._superlink, self._api, self._bell, self._jobs = superlink, api, bell, jobs
+        self._console = console
         self._public, self._refusals, self._parcels = public, refusals, parcels
         self._allowance = Allowance(MAX_MESSAGE_BYTES + max(_MAX_QUESTION.values()))
 
@@ -104,6 +108,9 @@ class PrivateListener:
         path = scope["path"]
         if path == "/health" and scope["method"] in ("GET", "HEAD"):
             await answer(send, 204, None)
+            return
+        if path == CONSOLE or path.startswith(f"{CONSOLE}/"):
+            await self._console(scope, receive, send)
             return
         try:
             if path.startswith(JOB_PREFIX):
@@ -241,19 +248,15 @@ class PrivateListener:
 
 def operator_app(
     store: Store,
+    acts: Acts,
     models: Path,
     metrics: Callable[[], Sequence[Metric]],
-    offer: Callable[[Study, str, Place], Offer],
-    shred: Callable[[Offer, str], int],
     opened: Callable[[str], JobKeys],
-    export: Callable[[], bytes],
     is_online: Callable[[int], bool],
     refusals: Refusals,
 ) -> FastAPI:
-    """FLO's own calls for people.
+    """FLO's own calls for people's programs.
 
-    ``offer`` signs a study and puts it on offer in the name of a person, to be carried out at a
-    place; ``shred`` erases what is kept of one; ``export`` makes a copy of the audit log;
     ``is_online`` tells whether the agent behind a node is there; ``models``: their folder;
     ``metrics``: as things stand; ``opened``: what a job works with, once.
     """
@@ -294,25 +297,20 @@ def operator_app(
     async def launch(request: Request, on: Place = "here") -> Any:
         body = await _body(request, MAX_STUDY_BYTES)
         study, person = from_canonical(body), request.scope[PERSON].name
-        return _summary(store, await asyncio.to_thread(offer, study, person, on))
+        return _summary(store, await asyncio.to_thread(acts.offer, study, person, on))
 
     @app.get("/v1/flo/studies/{digest}")
     def study(digest: str, after: Annotated[int, Query(ge=0, le=LARGEST_COUNT)] = 0) -> Any:
-        return {**_summary(store, _find(store, digest)), "events": store.events(digest, after)}
+        return {**_summary(store, acts.find(digest)), "events": store.events(digest, after)}
 
     @app.post("/v1/flo/studies/{digest}/stop")
     def stop(digest: str, request: Request) -> Any:
-        found = _find(store, digest)
-        if not store.request_stop(digest):
-            if found.status != "offered":
-                raise StudyError(f"study {found.study.name} is {found.status}, not running")
-            store.set_status(digest, "stopped")
-        store.add_event(digest, "stop-requested", by=request.scope[PERSON].name)
+        acts.stop(digest, request.scope[PERSON].name)
         return {}
 
     @app.post("/v1/flo/studies/{digest}/shred")
     def shred_study(digest: str, request: Request) -> Any:
-        return {"removed": shred(_find(store, digest), request.scope[PERSON].name)}
+        return {"removed": acts.shred(acts.find(digest), request.scope[PERSON].name)}
 
     @app.get("/v1/flo/metrics")
     def watched() -> Any:
@@ -320,13 +318,13 @@ def operator_app(
 
     @app.get("/v1/flo/studies/{digest}/extracts")
     def extracts(digest: str) -> Any:
-        _find(store, digest)
+        acts.find(digest)
         return {name: document.decode() for name, document in store.extracts(digest).items()}
 
     @app.get("/v1/flo/audit")
     def audit(request: Request) -> Any:
-        store.add_event(None, "audit-log-exported", by=request.scope[PERSON].name)
-        return Response(export(), media_type="application/json")
+        copied = acts.export_log(request.scope[PERSON].name)
+        return Response(copied, media_type="application/json")
 
     app.include_router(run_router(store, models, opened, PERSON))
     return app
@@ -337,13 +335,6 @@ async def _body(request: Request, limit: int) -> bytes:
         return await read_body(request.receive, limit)
     except Refused as refusal:
         raise StudyError(f"the study: {refusal}") from refusal
-
-
-def _find(store: Store, digest: str) -> Offer:
-    found = store.offer(digest)
-    if found is None:
-        raise StudyError(f"no study {digest[:12]} here", hint="`flo study list` shows them")
-    return found
 
 
 def _summary(store: Store, offer: Offer) -> dict[str, Any]:

@@ -24,6 +24,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Refuse = Callable[[str, str], None]  # the client's address, and why; called in a thread
 
 PEER = "flo.peer"
+PERSON = "flo.person"  # the token that a request came with
 MAX_HEAD_BYTES = 64 * 1024
 _HEAD_SECONDS = 10.0
 _MOST_QUEUED = 4  # a client that has a whole answer may ask on before we know that it is sent

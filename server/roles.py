@@ -22,6 +22,29 @@ ROUTES: dict[tuple[str, str], str] = {
     ("POST", "/v1/flo/studies/{digest}/shred"): "shred a study",
     ("GET", "/v1/flo/metrics"): "see metrics",
     ("GET", "/v1/flo/audit"): "export the audit log",
+    ("GET", "/console"): "see studies",
+    ("GET", "/console/live"): "see studies",
+    ("GET", "/console/studies/{digest}"): "see studies",
+    ("GET", "/console/studies/{digest}/live"): "see studies",
+    ("GET", "/console/studies/{digest}/sheet"): "see studies",
+    ("GET", "/console/studies/{digest}/model"): "see studies",
+    ("GET", "/console/studies/{digest}/report"): "see studies",
+    ("GET", "/console/studies/{digest}/files/{file}"): "download a model",
+    ("GET", "/console/studies/{digest}/stop"): "stop a study",
+    ("POST", "/console/studies/{digest}/stop"): "stop a study",
+    ("GET", "/console/studies/{digest}/shred"): "shred a study",
+    ("POST", "/console/studies/{digest}/shred"): "shred a study",
+    ("GET", "/console/drafts/new"): "launch a study",
+    ("POST", "/console/drafts"): "launch a study",
+    ("GET", "/console/drafts/{draft}"): "see studies",
+    ("GET", "/console/drafts/{draft}/edit"): "launch a study",
+    ("POST", "/console/drafts/{draft}/edit"): "launch a study",
+    ("POST", "/console/drafts/{draft}/sign"): "launch a study",
+    ("POST", "/console/drafts/{draft}/discard"): "launch a study",
+    ("GET", "/console/hospitals"): "see hospitals",
+    ("GET", "/console/hospitals/live"): "see hospitals",
+    ("GET", "/console/audit"): "see the audit log",
+    ("GET", "/console/audit/export"): "export the audit log",
     ("POST", "/v1/job/{job}/open"): "open a job",
     ("GET", "/v1/run/{run}"): "carry out a run",
     ("POST", "/v1/run/{run}/take"): "carry out a run",
@@ -55,6 +78,14 @@ ALLOWED: dict[tuple[Role, str], bool] = {
     ("viewer", "see metrics"): True,
     ("auditor", "see metrics"): True,
     ("aggregator", "see metrics"): False,
+    ("operator", "download a model"): True,
+    ("viewer", "download a model"): False,
+    ("auditor", "download a model"): True,
+    ("aggregator", "download a model"): False,
+    ("operator", "see the audit log"): True,
+    ("viewer", "see the audit log"): False,
+    ("auditor", "see the audit log"): True,
+    ("aggregator", "see the audit log"): False,
     ("operator", "carry out a run"): False,
     ("viewer", "carry out a run"): False,
     ("auditor", "carry out a run"): False,
@@ -79,6 +110,8 @@ _PATTERNS = [
         re.compile(
             re.escape(path)
             .replace(r"\{digest\}", "[0-9a-f]{64}")
+            .replace(r"\{draft\}", "[0-9a-f]{16}")
+            .replace(r"\{file\}", "(card|tensors|report)")
             .replace(r"\{run\}", "run-[0-9a-f]{1,16}-[0-9a-f]{6}")
             .replace(r"\{job\}", "flo-run-[0-9a-f]{1,16}-[0-9a-f]{6}-[0-9]{1,6}")
         ),

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from flo import canonical
 from flo.claims import Head
+from flo.server.drafts import DraftTables
 from flo.server.members import MemberTables
 from flo.server.run_tables import RunTables
 from flo.server.tables import now
@@ -37,7 +38,7 @@ class Offer:
     place: Place = "here"
 
 
-class Store(MemberTables, RunTables):
+class Store(MemberTables, RunTables, DraftTables):
     def add_study(self, study: Study, signature: str, place: Place = "here") -> None:
         self._write(
             "INSERT INTO studies (digest, document, signature, status, created, place)"
@@ -129,10 +130,7 @@ class Store(MemberTables, RunTables):
             study,
             after,
         )
-        return [
-            {"number": row[0], "time": row[1], "kind": row[2], "facts": json.loads(row[3])}
-            for row in rows
-        ]
+        return [_event(row) for row in rows]
 
     def events_after(self, number: int) -> list[tuple[int, str, str, str | None, dict[str, Any]]]:
         """Up to 1000 events behind ``number``: (number, time, kind, study, facts)."""
@@ -159,6 +157,27 @@ class Store(MemberTables, RunTables):
         )
         return json.loads(row[0]) if row else None
 
+    def latest_events(self, study: str, most: int) -> list[dict[str, Any]]:
+        """The latest of a study's events, the latest first."""
+        rows = self._all(
+            "SELECT number, time, kind, facts FROM events WHERE study = ?"
+            " ORDER BY number DESC LIMIT ?",
+            study,
+            most,
+        )
+        return [_event(row) for row in rows]
+
+    def last_facts(self, study: str, kind: str, *, by: str) -> dict[str, dict[str, Any]]:
+        """The facts of the latest events of a kind, by what they say under ``by``."""
+        rows = self._all(
+            "SELECT facts FROM events WHERE study = ? AND kind = ? ORDER BY number", study, kind
+        )
+        return {str(facts[by]): facts for facts in (json.loads(row[0]) for row in rows)}
+
+    def last_event_number(self) -> int:
+        row = self._one("SELECT coalesce(max(number), 0) FROM events")
+        return int(row[0]) if row else 0
+
     def keep_head(self, hospital: str, head: Head) -> None:
         self._write(
             "INSERT INTO heads VALUES (?, ?, ?, ?, ?) ON CONFLICT (hospital) DO UPDATE SET"
@@ -183,6 +202,10 @@ class Store(MemberTables, RunTables):
     def extracts(self, study: str) -> dict[str, bytes]:
         rows = self._all("SELECT hospital, document FROM extracts WHERE study = ?", study)
         return {row[0]: bytes(row[1]) for row in rows}
+
+
+def _event(row: tuple[Any, ...]) -> dict[str, Any]:
+    return {"number": row[0], "time": row[1], "kind": row[2], "facts": json.loads(row[3])}
 
 
 def _offer(row: tuple[Any, ...]) -> Offer:

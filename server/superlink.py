@@ -73,7 +73,7 @@ FLEET_PATHS = frozenset(
         "confirm-message-received",
     )
 )
-PULL_PATH = "/v1/fleet/pull-messages"
+PULL_PATH, PUSH_PATH = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
 ACTIVATE_PATH = "/v1/fleet/activate-node"
 PUBLIC_KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER
 CONTROL_PREFIX = "/v1/control/"

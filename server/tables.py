@@ -20,10 +20,12 @@ CREATE TABLE IF NOT EXISTS invitations (
 CREATE TABLE IF NOT EXISTS hospitals (
   id TEXT PRIMARY KEY, public BLOB NOT NULL, fingerprint TEXT NOT NULL, serial TEXT NOT NULL,
   revoked INTEGER NOT NULL DEFAULT 0, node INTEGER, connections INTEGER NOT NULL DEFAULT 0,
-  enrolled TEXT NOT NULL, earlier TEXT) STRICT;
+  enrolled TEXT NOT NULL, earlier TEXT, certified TEXT) STRICT;
 CREATE TABLE IF NOT EXISTS studies (
   digest TEXT PRIMARY KEY, document BLOB NOT NULL, signature TEXT NOT NULL,
   status TEXT NOT NULL, created TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS drafts (
+  id TEXT PRIMARY KEY, document TEXT NOT NULL, person TEXT NOT NULL, time TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS approvals (
   study TEXT NOT NULL, hospital TEXT NOT NULL, document TEXT NOT NULL, signature TEXT NOT NULL,
   PRIMARY KEY (study, hospital)) STRICT;
@@ -61,6 +63,7 @@ class Tables:
         self._db = open_database(path, _TABLES, schema=1, what="coordinator")
         self._db.execute("PRAGMA secure_delete = ON")  # what is erased is overwritten
         self._add_column("hospitals", "earlier TEXT")  # since FLO 0.2
+        self._add_column("hospitals", "certified TEXT")  # since FLO 0.5
         self._add_column("runs", "launch INTEGER NOT NULL DEFAULT 0")  # since FLO 0.3
         self._add_column("studies", "place TEXT NOT NULL DEFAULT 'here'")  # since FLO 0.4
         self._db.execute("INSERT OR IGNORE INTO given SELECT * FROM approvals")  # of FLO 0.2

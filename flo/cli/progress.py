@@ -13,8 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from flo.cli.screen import console, plain
-from flo.privacy.accounting import epsilon_of
-from flo.privacy.plan import Plan
+from flo.server.following import Following
 from flo.study import Study
 
 _POLL_SECONDS = 0.2
@@ -26,10 +25,7 @@ class StudyProgress:
     """A live view fed with the coordinator's events."""
 
     def __init__(self, study: Study) -> None:
-        self._study, self._plan = study, Plan.of(study)
-        self._done = {hospital.id: 0 for hospital in study.hospitals}
-        self._state = {hospital.id: "asked to approve" for hospital in study.hospitals}
-        self._seconds: list[float] = []
+        self._study, self._following = study, Following(study)
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -55,87 +51,35 @@ class StudyProgress:
     @property
     def seconds(self) -> list[float]:
         """Seconds of each training round so far."""
-        return self._seconds
+        return [done.seconds for done in self._following.rounds if done.phase == "training"]
 
     def follow(self, ask: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
         """Poll ``ask(after)`` until the study has ended and its model, if any, has its card."""
-        last, carded = 0, False
+        following = self._following
         while True:
-            summary = ask(last)
+            summary = ask(following.last)
             for event in summary["events"]:
-                last = event["number"]
-                carded |= event["kind"] in ("published", "no-card")
-                self._take(event["kind"], event["facts"])
+                following.take(event)
             self._live.update(self._view(), refresh=True)
             over = summary["status"] in ("done", "stopped", "ended") and not summary["events"]
-            if over and (carded or "model" not in (summary["result"] or {})):
+            if over and (following.carded or "model" not in (summary["result"] or {})):
                 return summary
             time.sleep(_POLL_SECONDS)
 
-    def _take(self, kind: str, facts: dict[str, Any]) -> None:
-        if kind == "approved":
-            self._state[facts["hospital"]] = "approved"
-            self._progress.advance(self._task)
-        elif kind == "started":
-            planned = next(iter(self._plan.parts.values())).planned
-            self._progress.update(
-                self._task, description="waiting for sites", total=planned, completed=0
-            )
-        elif kind == "paused":
-            why = str(facts.get("why", "too few sites are there"))
-            self._progress.update(self._task, description=f"paused: {plain(why)[:_LONGEST]}")
-        elif kind == "job-begun":
-            self._progress.update(self._task, description=f"job {facts['job']} is starting")
-        elif kind in ("job-over", "failed"):
-            why = plain(str(facts["why"]))[:_LONGEST]
-            self._progress.update(self._task, description=f"another job follows: {why}")
-        elif kind == "online":
-            self._progress.update(self._task, description="rounds")
-            for hospital in facts["hospitals"]:
-                self._state[hospital] = "online"
-        elif kind == "round" and facts["phase"] == "training":
-            self._progress.update(self._task, completed=facts["round"])
-            self._seconds.append(facts["seconds"])
-            for hospital in facts["cohort"]:
-                self._done[hospital] += 1
-                self._state[hospital] = f"round {facts['round']}"
-        elif kind == "round" and facts["phase"] == "survey":
-            self._progress.update(self._task, completed=1)
-            for hospital in facts["cohort"]:
-                self._done[hospital] += 1
-                self._state[hospital] = "counted"
-        elif kind == "round":
-            self._state.update(dict.fromkeys(facts["cohort"], "evaluated"))
-        elif kind == "declined":
-            words = {"refuse": "refused by its steward", "withdraw": "withdrawn by its steward"}
-            self._state[facts["hospital"]] = words[facts["decision"]]
-        elif kind == "attempt-failed":
-            self._take_failed(facts)
-        elif kind == "excluded":
-            self._state[facts["hospital"]] = "excluded"
-        elif kind == "refused":
-            self._state[facts["hospital"]] = f"refused: {plain(str(facts['code']))}"
-        elif kind == "extract":
-            self._state[facts["hospital"]] = "ledger settled"
-
-    def _take_failed(self, facts: dict[str, Any]) -> None:
-        """An attempt was thrown away; with distributed noise whoever answered paid for it."""
-        for hospital in facts["missing"]:
-            self._state[hospital] = f"missing in round {facts['round']}"
-        if self._study.mechanism.noise == "distributed" and facts["phase"] in (
-            "training",
-            "survey",
-        ):
-            for hospital in set(facts["cohort"]) - set(facts["missing"]):
-                self._done[hospital] += 1
-
     def _view(self) -> Group:
-        purpose, part = next(iter(self._plan.parts.items()))
-        table = Table("hospital", "state", f"ε spent in {purpose}", "of", "", box=None)
-        budget = getattr(self._study, "survey" if purpose == "survey" else "mechanism").epsilon
-        for hospital, done in self._done.items():
-            spent = epsilon_of(part.mechanism, done, part.delta)
-            filled = min(_BAR, round(_BAR * spent / budget))
+        following = self._following
+        waiting = following.now == "approvals"
+        self._progress.update(
+            self._task,
+            description=plain(following.now)[:_LONGEST],
+            total=len(following.seats) if waiting else following.planned,
+            completed=len(following.approved) if waiting else following.done,
+        )
+        table = Table("hospital", "state", f"ε spent in {following.purpose}", "of", "", box=None)
+        for hospital, seat in following.seats.items():
+            spent = following.spent(hospital)
+            filled = min(_BAR, round(_BAR * spent / following.budget))
             bar = "█" * filled + "░" * (_BAR - filled)
-            table.add_row(hospital, self._state[hospital], f"{spent:.3f}", f"{budget:g}", bar)
+            row = (plain(seat.word), f"{spent:.3f}", f"{following.budget:g}", bar)
+            table.add_row(hospital, *row)
         return Group(self._progress, table)

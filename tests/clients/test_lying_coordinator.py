@@ -156,7 +156,8 @@ def test_a_kept_reply_that_was_changed_on_the_disk_is_refused_and_never_recomput
 ) -> None:
     site.ask()
     (kept,) = site.replies()
-    kept.write_bytes(kept.read_bytes()[:-1] + b"\0")
+    data = kept.read_bytes()
+    kept.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     site.refuses("settled")
 
 
@@ -166,7 +167,7 @@ def test_a_kept_reply_that_was_changed_on_the_disk_is_refused_and_never_recomput
         pytest.param(lambda data: b"", id="nothing"),
         pytest.param(lambda data: data[:50], id="truncated"),
         pytest.param(lambda data: data[:-8], id="a weight less than named"),
-        pytest.param(lambda data: data[:-1] + b"\x01", id="another model than named"),
+        pytest.param(lambda data: data[:-1] + bytes([data[-1] ^ 1]), id="another model than named"),
         pytest.param(lambda data: data.replace(b"training", b"TRAINING"), id="unknown purpose"),
         pytest.param(lambda data: data.replace(b'"round":1', b'"round":x'), id="no JSON"),
     ],

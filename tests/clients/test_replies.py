@@ -41,7 +41,8 @@ def test_a_settled_studys_replies_are_gone_and_others_stay(replies: KeptReplies)
 def test_a_changed_reply_is_refused(replies: KeptReplies, tmp_path: Path) -> None:
     digest = replies.keep(STUDY, VALUES)
     (path,) = (tmp_path / "replies").iterdir()
-    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(TrustError):
         replies.load(STUDY, digest, 0)
 

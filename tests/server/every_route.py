@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
 
+from flo.audit_log import AuditLog
+from flo.identity import Identity
+from flo.server.acts import Acts
+from flo.server.console.routes import Console
+from flo.server.console.studies import Board, Stories
 from flo.server.job_access import JobKeys
 from flo.server.operator_api import operator_app
 from flo.server.refusals import Refusals
 from flo.server.store import Offer, Store
+from flo.server.turns import Turns
 from flo.study import Study
 
 
-def own_calls(store: Store) -> FastAPI:
-    """The application behind them, which does nothing."""
-    return operator_app(store, Path(), list, _offers, _shreds, _opens, bytes, bool, Refusals(store))
+@contextmanager
+def own_calls(folder: Path) -> Iterator[list[FastAPI]]:
+    """The applications behind them, which do nothing: for programs, and the console."""
+    identity = Identity.new()
+    with (
+        closing(Store(folder / "coordinator.sqlite")) as store,
+        closing(AuditLog(folder / "audit.sqlite", identity)) as log,
+    ):
+        acts, refusals = Acts(store, _offers, _shreds, bytes), Refusals(store)
+        board = Board(store, Stories(store), Turns(), bool, "0" * 64)
+        console = Console(acts, board, log, _nothing, identity.fingerprint, refusals)
+        yield [
+            operator_app(store, acts, Path(), list, _opens, bool, refusals),
+            console.app(),
+        ]
 
 
 def filled(path: str) -> str:
     """A route's path with names of nothing that is there."""
     run = "run-0-000000"
-    for name, value in {"{digest}": "0" * 64, "{run}": run, "{job}": f"flo-{run}-1"}.items():
+    for name, value in {
+        "{digest}": "0" * 64,
+        "{run}": run,
+        "{job}": f"flo-{run}-1",
+        "{draft}": "0" * 16,
+        "{file}": "card",
+    }.items():
         path = path.replace(name, value)
     return path
 
@@ -36,3 +62,7 @@ def _shreds(offer: Offer, person: str) -> int:
 
 def _opens(job: str) -> JobKeys:
     raise AssertionError
+
+
+def _nothing() -> None:
+    return

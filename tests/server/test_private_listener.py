@@ -10,7 +10,6 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from flwr.supercore.constant import SUPEREXEC_AUTH_SIGNATURE_HEADER, TASK_TOKEN_HEADER
 
-from flo.server.store import Store
 from flo.server.superlink import PUT_PATH, TAKE_PATH, SuperLink
 from flo.server.tokens import issue
 from tests.server.every_route import filled, own_calls
@@ -33,15 +32,14 @@ WRONG = {
 @pytest.fixture(scope="module")
 def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
     """Every (method, path) of the embedded Flower app and of FLO's own."""
-    store = Store(tmp_path_factory.mktemp("store") / "coordinator.sqlite")
     flower = SuperLink(superexec_secret=bytes(32)).control
-    found = {
-        (method, filled(route.path or ""))
-        for app in (flower, own_calls(store))
-        for route in iter_route_contexts(app.routes)
-        for method in route.methods or ()
-    }
-    store.close()
+    with own_calls(tmp_path_factory.mktemp("own")) as own:
+        found = {
+            (method, filled(route.path or ""))
+            for app in (flower, *own)
+            for route in iter_route_contexts(app.routes)
+            for method in route.methods or ()
+        }
     return sorted(found | {("POST", PUT_PATH), ("POST", TAKE_PATH)})
 
 
@@ -67,7 +65,15 @@ def test_every_route_but_health_wants_a_credential(
     open_routes = {
         route: status for route, status in _statuses(coordinator, routes, headers) if status != 401
     }
-    assert open_routes == {("GET", "/health"): 204, ("HEAD", "/health"): 204}
+    pages = {route: status for route, status in open_routes.items() if route[1][:8] == "/console"}
+    assert open_routes.items() - pages.items() == {
+        (("GET", "/health"), 204),
+        (("HEAD", "/health"), 204),
+    }
+    assert {(method, status) for (method, _), status in pages.items()} == {
+        ("GET", 303),  # to the form to sign in with
+        ("POST", 403),  # from no page of ours
+    }
 
 
 @pytest.mark.parametrize(

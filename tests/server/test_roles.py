@@ -12,8 +12,8 @@ from fastapi.routing import iter_route_contexts
 
 from flo import canonical
 from flo.errors import PolicyError
+from flo.server.console.door import CONSOLE, COOKIE
 from flo.server.roles import ALLOWED, ROUTES, refuse_forbidden
-from flo.server.store import Store
 from flo.server.superlink import SuperLink
 from flo.server.tokens import Role, issue
 from tests.builders import HOSPITALS, small_study
@@ -37,11 +37,9 @@ def registered(app: Any) -> set[Route]:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> set[Route]:
-    """Every route of FLO's own calls for people."""
-    store = Store(tmp_path_factory.mktemp("store") / "coordinator.sqlite")
-    found = registered(own_calls(store))
-    store.close()
-    return found
+    """Every route of FLO's own for people: their programs' calls, and the console's pages."""
+    with own_calls(tmp_path_factory.mktemp("own")) as apps:
+        return set().union(*map(registered, apps))
 
 
 @pytest.fixture(scope="module")
@@ -65,23 +63,27 @@ def tokens(coordinator: RealCoordinator) -> dict[Role, dict[str, str]]:
 
 
 def bearer(text: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {text}"}
+    """What a program shows, and a browser."""
+    return {"authorization": f"Bearer {text}", "cookie": f"{COOKIE}={text}"}
 
 
 def asked(
     coordinator: RealCoordinator, routes: set[Route], headers: dict[str, str]
 ) -> dict[Route, int]:
     """Route -> status, for all of them over one connection."""
-    with coordinator.connection(coordinator.private_port, coordinator.anonymous()) as connection:
-        return {
-            (method, path): ask(
-                connection,
-                method,
-                filled(path),
-                headers=headers,
-            ).status
-            for method, path in sorted(routes)
+    port, anyone = coordinator.private_port, coordinator.anonymous()
+    headers = {**headers, "origin": f"https://127.0.0.1:{port}"}
+    streams = {(method, path) for method, path in routes if path.endswith("/live")}
+    with coordinator.connection(port, anyone) as connection:
+        found = {
+            (method, path): ask(connection, method, filled(path), headers=headers).status
+            for method, path in sorted(routes - streams)
         }
+    for method, path in streams:  # they have no end
+        with coordinator.connection(port, anyone) as connection:
+            connection.request(method, filled(path), headers=headers)
+            found[method, path] = connection.getresponse().status
+    return found
 
 
 # -- the table -------------------------------------------------------------------------------------
@@ -125,7 +127,7 @@ def test_each_role_gets_what_the_table_says(
     assert {route: status not in (401, 403) for route, status in statuses.items()} == {
         route: ALLOWED[role, action] for route, action in ROUTES.items()
     }
-    assert all(status in (200, 400, 401, 403) for status in statuses.values())
+    assert all(status in (200, 303, 400, 401, 403) for status in statuses.values())
     assert (statuses["GET", HOSPITALS_PATH] == 200) == (role not in ("aggregator", "launch"))
 
 
@@ -194,7 +196,10 @@ def test_an_unknown_role_in_a_signed_token_is_denied(
 ) -> None:
     assert coordinator.private("GET", STUDIES, headers=signed(coordinator)).status == 200
     statuses = asked(coordinator, own, signed(coordinator, role=role))
-    assert set(statuses.values()) == {401}
+    to_sign_in = {route for route in own if route[0] == "GET" and route[1].startswith(CONSOLE)} - {
+        route for route in own if route[1].endswith("/live")
+    }
+    assert statuses == {route: 303 if route in to_sign_in else 401 for route in own}
 
 
 def test_a_query_gives_no_other_rights(

@@ -1,0 +1,102 @@
+// Keeps a page as things stand: parts of it are replaced when the server says so. Where the server
+// does not answer, the page says so, since when, and goes on by itself once it is back.
+"use strict";
+
+(() => {
+  const SILENCE = 12000; // the server says something every 5 s
+  const AGAIN = 500;
+  const body = document.body;
+  const address = body.dataset.live;
+  const notice = document.getElementById("connection");
+  let source, watch, boot, heard = Date.now(), lost = 0, said = "";
+
+  const time = (moment) => new Date(moment).toLocaleTimeString();
+
+  function say(text, kind) {
+    if (said === text) return;
+    said = text;
+    notice.textContent = text;
+    notice.className = kind;
+    notice.hidden = !text;
+  }
+
+  function listening() {
+    heard = Date.now();
+    clearTimeout(watch);
+    watch = setTimeout(again, SILENCE);
+  }
+
+  function again() {
+    clearTimeout(watch);
+    source.close();
+    if (!lost) lost = Date.now();
+    say(`No answer since ${time(heard)}: what you see is from then. Trying again by itself…`, "bad");
+    setTimeout(connect, AGAIN);
+  }
+
+  function connect() {
+    source = new EventSource(address);
+    source.addEventListener("hello", (event) => {
+      listening();
+      const restarted = boot && boot !== event.data;
+      boot = event.data;
+      if (lost) {
+        const away = Math.max(1, Math.round((Date.now() - lost) / 1000));
+        say(`Back at ${time(Date.now())}, after ${away} s${restarted
+          ? ": it was restarted. Runs go on from their saved state." : "."}`, "good");
+        lost = 0;
+      }
+    });
+    source.addEventListener("part", (event) => {
+      listening();
+      const { id, html } = JSON.parse(event.data);
+      replace(document.getElementById(id), html);
+    });
+    source.addEventListener("beat", listening);
+    source.addEventListener("over", () => { location.reload(); }); // the session has ended
+    source.onerror = again;
+    clearTimeout(watch);
+    watch = setTimeout(again, SILENCE);
+  }
+
+  function replace(element, html) {
+    if (!element) return;
+    const focused = element.contains(document.activeElement) ? document.activeElement : null;
+    const open = [...element.querySelectorAll("details[open][id]")].map((one) => one.id);
+    element.innerHTML = html;
+    for (const id of open) document.getElementById(id)?.setAttribute("open", "");
+    if (focused?.id) document.getElementById(focused.id)?.focus({ preventScroll: true });
+    body.dataset.updated = String(Date.now());
+  }
+
+  if (address) connect();
+
+  // A file is read here, into the text field beside it; it is sent with the form like typed text.
+  for (const chooser of document.querySelectorAll("input[type=file][data-into]")) {
+    chooser.addEventListener("change", async () => {
+      const [file] = chooser.files;
+      if (file) document.getElementById(chooser.dataset.into).value = await file.text();
+    });
+  }
+
+  // What stands behind # in a link is sent to no server: so a sign-in link is filled in here.
+  const token = document.getElementById("token");
+  if (token && location.hash.length > 1) {
+    token.value = location.hash.slice(1);
+    history.replaceState(null, "", location.pathname + location.search);
+    token.form.requestSubmit();
+  }
+
+  // A form is sent once, and says that it works while the answer is awaited.
+  for (const form of document.querySelectorAll("form[method=post]")) {
+    form.addEventListener("submit", (event) => {
+      if (form.dataset.sent) { event.preventDefault(); return; }
+      form.dataset.sent = "yes";
+      const button = event.submitter;
+      if (button?.dataset.working) button.textContent = button.dataset.working;
+    });
+  }
+  addEventListener("pageshow", () => {
+    for (const form of document.querySelectorAll("form")) delete form.dataset.sent;
+  });
+})();

@@ -1,0 +1,174 @@
+"""Where everything in a plot stands: numbers in, coordinates out; ``plots.html.j2`` draws them.
+
+A plot of ours has one message, and the numbers it shows stand in a table or sentence beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 720.0, 260.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 84.0, 14.0, 40.0
+_ROW, _NAMES = 34.0, 190.0
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Tick:
+    """``at``: a coordinate."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """``points``: as SVG wants them. ``end``: where its label stands."""
+
+    points: str
+    end: Point
+    label: str
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Lines over two axes. ``limit``: height of a horizontal line, if there is one."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+    across: list[Tick]
+    up: list[Tick]
+    lines: list[Line]
+    marks: list[Point]
+    limit: float | None
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One row of intervals: the name's height, and where low, middle and high stand."""
+
+    name: str
+    y: float
+    low: float
+    middle: float
+    high: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Intervals:
+    width: float
+    height: float
+    left: float
+    right: float
+    bottom: float
+    across: list[Tick]
+    rows: list[Interval]
+
+
+def plane(
+    lines: Sequence[tuple[str, Sequence[Point]]],
+    *,
+    most_across: float,
+    least_top: float,
+    marks: Sequence[Point] = (),
+    limit: float | None = None,
+    steps: bool = False,
+    across: Sequence[tuple[float, str]] | None = None,
+) -> Plane:
+    """Lines from (0, 0) to the right of ``most_across``; the top is above every point and limit.
+
+    ``steps``: a value holds until the next. ``across``: ticks, if not plain numbers.
+    """
+    highest = max(
+        [least_top, limit or 0.0, *(y for _, points in lines for _, y in points)],
+    )
+    top_tick, ticks = _ticks(highest)
+    right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
+    wide = max(most_across, 1e-9)
+
+    def place(point: Point) -> Point:
+        x = _LEFT + (right - _LEFT) * min(point[0] / wide, 1.0)
+        return round(x, 1), round(bottom - (bottom - _TOP) * point[1] / top_tick, 1)
+
+    named = across if across is not None else [(n, f"{n:g}") for n in _whole(most_across)]
+    return Plane(
+        WIDTH,
+        HEIGHT,
+        _LEFT,
+        right,
+        _TOP,
+        bottom,
+        [Tick(place((n, 0))[0], label) for n, label in named],
+        [Tick(place((0, n))[1], f"{n:g}") for n in ticks],
+        [_line(label, [place(p) for p in points], steps) for label, points in lines if points],
+        [place(mark) for mark in marks],
+        None if limit is None else place((0, limit))[1],
+    )
+
+
+def intervals(
+    rows: Sequence[tuple[str, float, float, float]], low: float, high: float
+) -> Intervals:
+    """(name, low, middle, high) rows on one axis from ``low`` to ``high``."""
+    left, right = _NAMES, WIDTH - 24.0
+
+    def place(value: float) -> float:
+        share = (min(max(value, low), high) - low) / (high - low)
+        return round(left + (right - left) * share, 1)
+
+    bottom = _ROW * len(rows) + 6
+    tick = (high - low) / 5
+    return Intervals(
+        WIDTH,
+        bottom + 34,
+        left,
+        right,
+        bottom,
+        [Tick(place(low + n * tick), f"{low + n * tick:.1f}") for n in range(6)],
+        [
+            Interval(
+                name,
+                _ROW * (number + 0.5),
+                place(below),
+                place(middle),
+                place(above),
+                f"{middle:.3f} ({below:.3f} to {above:.3f})",
+            )
+            for number, (name, below, middle, above) in enumerate(rows)
+        ],
+    )
+
+
+def bar(share: float) -> float:
+    """Percent of a bar's length, with one decimal."""
+    return round(100 * min(1.0, max(0.0, share)), 1)
+
+
+def _line(label: str, points: Sequence[Point], steps: bool) -> Line:
+    drawn = []
+    for n, (x, y) in enumerate(points):
+        if steps and n:
+            drawn.append(f"{x},{points[n - 1][1]}")
+        drawn.append(f"{x},{y}")
+    return Line(" ".join(drawn), points[-1], label)
+
+
+def _ticks(highest: float) -> tuple[float, list[float]]:
+    """A round number at or above ``highest``, and four or five ticks up to it."""
+    rough = max(highest, 1e-9) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * n for n in (1, 2, 2.5, 5, 10) if power * n >= rough)
+    count = math.ceil(highest / step - 1e-9)
+    return step * count, [round(step * n, 12) for n in range(count + 1)]
+
+
+def _whole(most: float) -> list[int]:
+    step = next(s for n in range(9) for s in (10**n, 2 * 10**n, 5 * 10**n) if most / s <= 8)
+    return list(range(0, int(most) + 1, step))

@@ -1,0 +1,156 @@
+"""Who gets into the console: a person's token, shown once and kept by the browser in a cookie.
+
+    /console/style.css ...   the look of the pages, for everyone
+    /console/sign-in         shows a form; takes a token, or the access file that holds it
+    anything else            the cookie's token, whose role ``flo.server.roles`` allows it
+The cookie is the token and nothing else, so it ends with it. Scripts cannot read it, and it is sent
+over TLS to this very host only. A form counts only if the browser says that it stood on a page of
+ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+from starlette.responses import Response
+
+from flo import canonical, pages
+from flo.errors import FloError, MessageError, PolicyError, TrustError
+from flo.server.asgi import headers_of
+from flo.server.protocol import PERSON, App, Receive, Scope, Send
+from flo.server.refusals import Refusals
+from flo.server.roles import refuse_forbidden
+from flo.server.tokens import Token
+from flo.server.tokens import read as read_token
+
+log = logging.getLogger("flo.server.console")
+
+CONSOLE = "/console"
+SIGN_IN, SIGN_OUT = f"{CONSOLE}/sign-in", f"{CONSOLE}/sign-out"
+COOKIE = "__Host-flo"
+TEMPLATES = Path(__file__).parent
+_MOST_SHOWN = 32_768  # an access file with its certificate, as a form
+
+
+class Door:
+    """ASGI application: ``inside`` sees requests of people who may make them."""
+
+    def __init__(self, inside: App, public: bytes, refusals: Refusals) -> None:
+        """``public``: the coordinator's key, which signs tokens."""
+        self._inside, self._public, self._refusals = inside, public, refusals
+        self._pages = pages.Pages(TEMPLATES, base=CONSOLE, person=None)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._at_the_door(scope, receive)
+        if response is not None:
+            await response(scope, receive, send)
+            return
+        await self._inside(scope, receive, send)
+
+    async def _at_the_door(self, scope: Scope, receive: Receive) -> Response | None:
+        """The answer, or None for who may go in; the token is then in the scope."""
+        path, method, headers = scope["path"], scope["method"], headers_of(scope)
+        name = path.removeprefix(f"{CONSOLE}/")
+        if method == "GET" and name in pages.STATIC:
+            return pages.static(name)
+        if method == "POST" and pages.is_foreign(headers, _origin(headers)):
+            return await self._refuse(path, 403, "this form did not come from a page of ours")
+        if path == SIGN_IN:
+            return await self._sign_in(method, receive, scope)
+        if path == SIGN_OUT and method == "POST":
+            return _with_cookie(pages.redirect(SIGN_IN), "", 0)
+        try:
+            token = read_token(_cookie(headers), self._public)
+        except TrustError as error:
+            if method != "GET" or path.endswith("/live"):
+                return await self._refuse(path, 401, f"signed out: {error}")
+            return pages.redirect(f"{SIGN_IN}?next={quote(path)}")
+        try:
+            refuse_forbidden(token.role, method, path)
+        except PolicyError as error:
+            return await self._refuse(path, 403, f"{token.name}: {error}")
+        scope[PERSON] = token
+        return None
+
+    async def _sign_in(self, method: str, receive: Receive, scope: Scope) -> Response | None:
+        query = scope["query_string"].decode("latin-1")
+        if method == "GET":
+            return self._form(200, query)
+        try:
+            fields = await pages.read_form(receive, _MOST_SHOWN)
+            token = read_token(_token_in(fields.get("token", "")), self._public)
+            if token.role not in ("operator", "viewer", "auditor"):
+                raise TrustError("this token is a job's, not a person's")
+        except FloError as error:
+            await self._note(SIGN_IN, str(error))
+            return self._form(403, query, str(error))
+        await asyncio.to_thread(
+            self._refusals.note, "signed-in", id=token.id, name=token.name, role=token.role
+        )
+        text = _token_in(fields["token"])
+        return _with_cookie(pages.redirect(_next(query)), text, int(token.expires - time.time()))
+
+    def _form(self, status: int, query: str, why: str = "") -> Response:
+        return self._pages.page("sign_in.html.j2", status, query=query, why=why)
+
+    async def _refuse(self, path: str, status: int, why: str) -> Response:
+        await self._note(path, why)
+        return self._pages.page(
+            "problem.html.j2",
+            status,
+            title="Not allowed",
+            why=why,
+            hint="ask whoever runs the coordinator for a token with another role, or sign in again",
+        )
+
+    async def _note(self, path: str, why: str) -> None:
+        facts = {"path": path[:80], "why": why}
+        log.warning("refused", extra={"fields": facts})
+        await asyncio.to_thread(self._refusals.note, "denied", **facts)
+
+
+def person_of(scope: Scope) -> Token:
+    token: Token = scope[PERSON]
+    return token
+
+
+def _origin(headers: dict[bytes, bytes]) -> str:
+    return f"https://{headers.get(b'host', b'').decode('latin-1')}"
+
+
+def _cookie(headers: dict[bytes, bytes]) -> str:
+    for part in headers.get(b"cookie", b"").decode("latin-1").split(";"):
+        name, _, value = part.strip().partition("=")
+        if name == COOKIE:
+            return value
+    return ""
+
+
+def _with_cookie(response: Response, value: str, seconds: int) -> Response:
+    response.set_cookie(
+        COOKIE, value, max_age=seconds, path="/", secure=True, httponly=True, samesite="lax"
+    )
+    return response
+
+
+def _token_in(text: str) -> str:
+    """A token as it is, or as it stands in an access file. Raises MessageError."""
+    text = text.strip()
+    if not text.startswith("{"):
+        return text
+    document = canonical.decode(text.encode(), limit=_MOST_SHOWN, what="access file")
+    found = document.get("token") if isinstance(document, dict) else None
+    if not isinstance(found, str):
+        raise MessageError("this is not an access file: it has no token")
+    return found
+
+
+def _next(query: str) -> str:
+    """Where whoever signs in wanted to go: a page of the console, or its first."""
+    wanted = pages.form_of(query.encode()).get("next", "") if query else ""
+    plain = all(letter.isalnum() or letter in "/-" for letter in wanted)
+    return wanted if plain and wanted.startswith(f"{CONSOLE}/") else CONSOLE

@@ -1,0 +1,241 @@
+"""What the console says of studies and hospitals: facts for its templates, no decisions."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flo.pages import plots
+from flo.server.authority import SITE_DAYS
+from flo.server.following import Following
+from flo.server.members import Member
+from flo.server.store import Offer, Store
+from flo.server.turns import Turns
+from flo.study import Study
+
+STEPS = ("draft", "signed", "approvals", "running", "done")
+_STEP_OF = {"offered": "approvals", "running": "running", "paused": "running", "done": "done"}
+_CHIP = {"running": "good working", "done": "good", "paused": "warn", "ended": "bad"}
+_LATE_SECONDS, _LATE_FACTOR, _RECENT = 2.0, 3.0, 10
+_MOST_POINTS = 60
+_RENEW_SOON_DAYS = 30
+
+
+class Stories:
+    """Each study's story so far. Every event is read once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._lock = store, threading.Lock()
+        self._known: dict[str, Following] = {}
+
+    def of(self, study: Study) -> Following:
+        with self._lock:
+            following = self._known.setdefault(study.digest, Following(study))
+            while events := self._store.events(study.digest, following.last):
+                for event in events:
+                    following.take(event)
+            return following
+
+
+@dataclass(frozen=True)
+class Line:
+    """A study in the list. ``word``: how far it is; ``chip``: how that looks."""
+
+    name: str
+    version: int
+    digest: str
+    word: str
+    chip: str
+    approved: str
+    rounds: str
+    epsilon: float
+    since: str
+
+
+@dataclass(frozen=True)
+class SeatNow:
+    """One hospital in a study, at this moment. ``agent``: word and look of its agent."""
+
+    hospital: str
+    agent: str
+    chip: str
+    word: str
+    spent: float
+    share: float
+
+
+@dataclass(frozen=True)
+class HospitalNow:
+    id: str
+    fingerprint: str
+    agent: str
+    chip: str
+    heard: str
+    certificate: str
+    chip_of_certificate: str
+    code: str
+    same_code: bool | None
+    studies: int
+
+
+@dataclass
+class Board:
+    """Reads what is shown from the coordinator's own state.
+
+    ``is_online``: whether the agent behind a node is there. ``code``: digest of the code here.
+    """
+
+    store: Store
+    stories: Stories
+    turns: Turns
+    is_online: Callable[[int], bool]
+    code: str
+
+    # -- lists -----------------------------------------------------------------------------------
+
+    def lines(self) -> list[Line]:
+        return [self._line(offer) for offer in reversed(self.store.offers())]
+
+    def _line(self, offer: Offer) -> Line:
+        study, story = offer.study, self.stories.of(offer.study)
+        word, chip = state_of(offer, story)
+        return Line(
+            study.name,
+            study.version,
+            study.digest,
+            word,
+            chip,
+            f"{len(story.approved)} of {len(study.hospitals)}",
+            f"{story.done} of {story.planned}",
+            study.largest_epsilon,
+            story.times.get(offer.status, story.times.get("offered", "")),
+        )
+
+    def hospitals(self) -> list[HospitalNow]:
+        nodes, offers = self.store.nodes(), self.store.offers()
+        codes = self._codes(offers)
+        return [self._hospital(member, nodes, offers, codes) for member in self.store.members()]
+
+    def _hospital(
+        self, member: Member, nodes: dict[str, int], offers: list[Offer], codes: dict[str, str]
+    ) -> HospitalNow:
+        agent, chip = self._agent(member.id, nodes, member.revoked)
+        heard = self.turns.of(member.id).heard
+        left = days_left(member)
+        code = codes.get(member.id, "")
+        return HospitalNow(
+            member.id,
+            member.fingerprint,
+            agent,
+            chip,
+            "not since this start" if heard is None else f"{heard:.0f} s ago",
+            "revoked" if member.revoked else f"ends in {left} days",
+            "bad" if member.revoked or left < 0 else "warn" if left < _RENEW_SOON_DAYS else "good",
+            code,
+            code == self.code if code else None,
+            sum(any(h.id == member.id for h in offer.study.hospitals) for offer in offers),
+        )
+
+    def _codes(self, offers: list[Offer]) -> dict[str, str]:
+        """Of each hospital, the code that its latest approval is for."""
+        found: dict[str, str] = {}
+        for offer in offers:
+            last = self.store.last_facts(offer.study.digest, "approved", by="hospital")
+            found |= {hospital: str(facts.get("code", "")) for hospital, facts in last.items()}
+        return found
+
+    def _agent(
+        self, hospital: str, nodes: dict[str, int], revoked: bool = False
+    ) -> tuple[str, str]:
+        if revoked:
+            return "refused", "bad"
+        if hospital in nodes and self.is_online(nodes[hospital]):
+            return "online", "good"
+        return "not connected", "warn"
+
+    # -- one study -------------------------------------------------------------------------------
+
+    def seats(self, study: Study) -> list[SeatNow]:
+        story, nodes = self.stories.of(study), self.store.nodes()
+        usual = _usual_seconds(story)
+        seats = []
+        for hospital, seat in story.seats.items():
+            agent, chip = self._agent(hospital, nodes)
+            working = self.turns.of(hospital).working
+            if working is not None and agent == "online":
+                late = working > max(_LATE_SECONDS, _LATE_FACTOR * usual)
+                agent = f"late, {working:.0f} s" if late else f"at work, {working:.1f} s"
+                chip = "warn" if late else "good working"
+            spent = story.spent(hospital)
+            seats.append(
+                SeatNow(hospital, agent, chip, seat.word, spent, spent / max(story.budget, 1e-12))
+            )
+        return seats
+
+    def version(self) -> object:
+        """Another whenever something was entered."""
+        return self.store.last_event_number()
+
+
+def state_of(offer: Offer, story: Following) -> tuple[str, str]:
+    """A study's state in words, and how it looks."""
+    if offer.status == "offered":
+        missing = len(offer.study.hospitals) - len(story.approved)
+        return (f"waiting for {missing} approvals" if missing else "about to start"), ""
+    return offer.status, _CHIP.get(offer.status, "")
+
+
+def step_of(offer: Offer | None) -> int:
+    """Where in ``STEPS`` a study is; one that was stopped got as far as running."""
+    return 0 if offer is None else STEPS.index(_STEP_OF.get(offer.status, "running"))
+
+
+def seconds_plot(story: Following) -> plots.Plane | None:
+    """Seconds of each round; crosses where attempts were thrown away before it."""
+    rounds = [one for one in story.rounds if one.phase == "training"]
+    if not rounds:
+        return None
+    return plots.plane(
+        [("seconds", [(one.number, one.seconds) for one in rounds])],
+        most_across=max(story.planned, 1),
+        least_top=0.1,
+        marks=[(one.number, one.seconds) for one in rounds if one.retries],
+    )
+
+
+def epsilon_plot(story: Following) -> plots.Plane | None:
+    """ε after each release of whoever made most, against the study's."""
+    done = max((seat.done for seat in story.seats.values()), default=0)
+    if not done:
+        return None
+    every = max(1, -(-done // _MOST_POINTS))
+    counts = sorted({*range(0, done + 1, every), done})
+    return plots.plane(
+        [("spent", [(n, story.spent_after(n)) for n in counts])],
+        most_across=max(story.planned, done),
+        least_top=story.budget,
+        limit=story.budget,
+    )
+
+
+def quality_plot(result: dict[str, Any]) -> plots.Intervals | None:
+    """The noisy AUC and its subgroups', each with its interval: of a run's result, or a card."""
+    everyone = result.get("estimate") or result.get("evaluation")
+    found = {"all held-out patients": everyone} | (result.get("subgroups") or {})
+    rows = [(name, one["low"], one["auc"], one["high"]) for name, one in found.items() if one]
+    return plots.intervals(rows, 0.0, 1.0) if rows else None
+
+
+def days_left(member: Member) -> int:
+    """Of a hospital's certificate, in whole days."""
+    ends = datetime.fromisoformat(member.certified) + timedelta(days=SITE_DAYS)
+    return (ends - datetime.now(UTC)).days
+
+
+def _usual_seconds(story: Following) -> float:
+    recent = [one.seconds for one in story.rounds[-_RECENT:]]
+    return statistics.median(recent) if recent else story.study.limits.deadline_seconds / 4
