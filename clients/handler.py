@@ -1,8 +1,9 @@
 """What a site does with one request: decide, compute, write ahead, answer.
 
     1. the request parses and names this hospital in its cohort;
-    2. the study has a valid, unexpired approval of this site's steward, for the installed code,
-       and the site's policy still allows it;
+    2. nobody has stopped everything here (``flo.clients.halt``), and the study has a valid,
+       unexpired approval of this site's steward, for the installed code, and the site's policy
+       still allows it;
     3. the relayed heads agree with this ledger (it was not rolled back), partners' are witnessed;
     4. ``join``: our run key and what we saw of our partners' ledgers; no release. Data and model
        are loaded now, so that the first attempt, which may cost, need not wait for them;
@@ -31,6 +32,7 @@ import numpy as np
 from flo.canonical import Bytes
 from flo.clients import approval
 from flo.clients.approval import Approval, delete_snapshots, snapshot_path
+from flo.clients.halt import refuse_halted
 from flo.clients.home import SiteHome
 from flo.clients.message_log import MessageLog
 from flo.clients.partners import Partners, Refusal
@@ -151,6 +153,7 @@ class Handler:
                 return self._reply(header, "joined", key=key, vouchers=vouchers)
             case "release":
                 values = self._release(request, approved, study)
+                self._refuse_halted()  # what was charged meanwhile stays here
                 return self._reply(header, "release", values, cohort=_cohort_of(header))
             case "finish":
                 settle(self._ledger, self._replies, self._home, approved, study)
@@ -172,6 +175,7 @@ class Handler:
             raise Refusal("not-approved", str(error)) from error
         study = approved.read_study()
         if header.kind != "finish":
+            self._refuse_halted()
             self._refuse_by_policy(approved)
         unknown = set(header.cohort) - {hospital.id for hospital in study.hospitals}
         if unknown:
@@ -183,6 +187,12 @@ class Handler:
             if not 1 <= header.round <= last:
                 raise Refusal("malformed", f"round {header.round} is outside 1..{last}")
         return approved, study
+
+    def _refuse_halted(self) -> None:
+        try:
+            refuse_halted(self._home)
+        except RefusedError as error:
+            raise Refusal("not-ready", str(error)) from error
 
     def _refuse_withdrawn(self, study: str) -> None:
         try:
@@ -234,6 +244,7 @@ class Handler:
             values = mask(study, header, own, noisy)
             with self._home.swapping():
                 newest = approval.load(self._home, study.digest)
+                self._refuse_halted()
                 if newest.snapshot == approved.snapshot:
                     sent = reply = self._replies.keep(study.digest, values)
                     if ring and study.mechanism.noise == "local":

@@ -29,7 +29,7 @@ from flo.audit_log import AuditLog, existing
 from flo.clients.policy import Policy
 from flo.clients.policy_file import in_force, sign, write_toml
 from flo.errors import PolicyError, RefusedError, TrustError, UsageError
-from flo.files import locked, make_private_directory, write_private
+from flo.files import is_locked, locked, make_private_directory, write_private
 from flo.identity import Identity, fingerprint, verify
 from flo.keystore import KeyStore, KeyStoreConfig, read_secret, write_secret
 from flo.privacy.ledger import Ledger
@@ -40,6 +40,7 @@ from flo.study import Identifier, largest_delta, round_size
 
 _DEFAULT = Policy()
 _PATIENCE_SECONDS = 30.0
+_LOOK_SECONDS = 0.5  # whoever looks whether the lock is held holds it for a moment
 RESTORED = "restored.json"  # there until a restored ledger is recovered
 
 
@@ -262,8 +263,13 @@ class SiteHome:
     def agent_lock(self) -> Iterator[None]:
         """Held by the one agent of this site. Raises RefusedError if another one runs."""
         why = f"another agent already runs on the ledger in {self.directory}"
-        with locked(self.directory / "agent.lock", why):
+        with locked(self.directory / "agent.lock", why, patience=_LOOK_SECONDS):
             yield
+
+    @property
+    def agent_runs(self) -> bool:
+        """Whether an agent of this site runs now."""
+        return is_locked(self.directory / "agent.lock")
 
 
 class CoordinatorInfo(Document):

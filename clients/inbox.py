@@ -10,22 +10,29 @@ from __future__ import annotations
 
 import logging
 import subprocess
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from flo import canonical
 from flo.claims import Digest
-from flo.clients.approval import approval_path, first_path, refusal_path, withdrawal_path
+from flo.clients.approval import (
+    approval_path,
+    first_path,
+    readable,
+    refusal_path,
+    withdrawal_path,
+)
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.enrol import newest_key
 from flo.clients.home import SiteHome
-from flo.clients.offers import offered_studies
+from flo.clients.offers import known_studies, offered_studies
 from flo.errors import MessageError, TrustError, UsageError
 from flo.files import write_private
 from flo.identity import fingerprint
 from flo.settings import Document, parse
-from flo.study import Study
+from flo.study import UNDER_WAY, Study, from_canonical
 
 log = logging.getLogger("flo.clients.inbox")
 _FILE, _LIMIT, _SECONDS = "told.json", 1 << 20, 30
@@ -38,6 +45,52 @@ class _Told(Document):
     schema_version: Literal[1] = 1
     studies: Annotated[tuple[Digest, ...], Field(max_length=_MOST_TOLD)] = ()
     key: Digest | None = None  # the coordinator's newest, by its fingerprint
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A study that names us. ``status``: at the coordinator; ``here``: what was decided."""
+
+    name: str
+    version: int
+    digest: str
+    epsilon: float
+    expires: str
+    status: str
+    here: str
+
+
+def listed(home: SiteHome, api: CoordinatorApi) -> list[Listed]:
+    """Every study that the coordinator lists for this hospital."""
+    found = []
+    for item in known_studies(api):
+        study = from_canonical(item.study.encode())
+        here: str = decided(home, study.digest)
+        if item.status not in UNDER_WAY and here.startswith("waiting"):
+            here = "not approved"
+        found.append(_listed(study, item.status, here))
+    return found
+
+
+def listed_here(home: SiteHome) -> list[Listed]:
+    """Those that were approved here, for when the coordinator cannot be asked."""
+    return [
+        _listed(approved.read_study(), "not known now", decided(home, digest))
+        for digest, approved in readable(home)
+        if approved is not None
+    ]
+
+
+def _listed(study: Study, status: str, here: str) -> Listed:
+    return Listed(
+        study.name,
+        study.version,
+        study.digest,
+        study.largest_epsilon,
+        study.expires.isoformat(),
+        status,
+        here,
+    )
 
 
 def decided(home: SiteHome, study: str) -> Here:

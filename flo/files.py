@@ -57,6 +57,22 @@ def locked(path: Path, why: str, *, patience: float = 0.0) -> Iterator[None]:
         os.close(handle)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds this lock. Whoever wants it just then has to try again."""
+    import fcntl
+
+    if not path.exists():
+        return False
+    handle = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 @contextmanager
 def in_memory(data: bytes) -> Iterator[str]:
     """A path under which processes of this user read ``data``, which touches no disk (Linux)."""

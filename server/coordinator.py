@@ -33,6 +33,7 @@ from flo.server.console.door import Door
 from flo.server.console.routes import Console
 from flo.server.console.studies import Board, Stories
 from flo.server.gateway import Gateway
+from flo.server.heard import Heard
 from flo.server.home import (
     CHECKPOINT_KEY_VARIABLE,
     HOME_VARIABLE,
@@ -53,7 +54,6 @@ from flo.server.site_api import SiteApi
 from flo.server.store import Offer, Place, Store
 from flo.server.superexec import start_superexec
 from flo.server.superlink import SuperLink
-from flo.server.turns import Turns
 from flo.study import UNDER_WAY, Study
 
 log = logging.getLogger("flo.server")
@@ -131,7 +131,7 @@ class Coordinator:
         audit_store: ArtifactStore | None = None,
     ) -> None:
         self._home, self._store, self._admission = home, home.store(), home.store()
-        self._bell, self._parcels, self._turns = Bell(), Parcels(), Turns()
+        self._bell, self._parcels, self._heard = Bell(), Parcels(), Heard()
         self._identity, self._audit_log = home.identity(), home.audit_log()
         self._refusals = Refusals(self._store)
         self._chain = home.chain_path.read_bytes()
@@ -172,7 +172,7 @@ class Coordinator:
                 self._bell,
                 self._traffic,
                 self._parcels,
-                self._turns,
+                self._heard,
             ),
             ca=self._home.ca_path,
             lifespan=False,
@@ -252,8 +252,8 @@ class Coordinator:
         board = Board(
             self._store,
             Stories(self._store),
-            self._turns,
-            self._superlink.is_online,
+            self._heard,
+            self._superlink,
             code_digest(),
         )
         return Console(
@@ -367,7 +367,6 @@ class Coordinator:
             return
         if node is not None and peer.serial in (member.serial, member.earlier):
             self._superlink.mark_offline(node)
-            self._turns.gone(peer.hospital)
             log.info("gone", extra={"fields": {"hospital": peer.hospital}})
 
 

@@ -80,6 +80,15 @@ class Following:
     def spent_after(self, releases: int) -> float:
         return epsilon_of(self._part.mechanism, releases, self._part.delta)
 
+    @property
+    def doing(self) -> str:
+        """What is under way, in words."""
+        if self.now != "rounds":
+            return self.now
+        if self.done < self.planned:
+            return f"{self.purpose}, round {self.done + 1} of {self.planned}"
+        return "evaluation" if self.rounds[-1].phase in _PAID else "being published"
+
     def take(self, event: Mapping[str, Any]) -> None:
         """An event as ``flo.server.store`` lists it: number, time, kind, facts."""
         kind, facts = event["kind"], event["facts"]

@@ -30,6 +30,7 @@ from flo.parcel import FETCH_PATH, OFFER_PATH, RUN_HEADER
 from flo.server.asgi import Allowance, Refused, answer, headers_of, read_body, replay
 from flo.server.authority import Peer, read_peer
 from flo.server.bell import Bell
+from flo.server.heard import Heard
 from flo.server.metrics import Traffic
 from flo.server.parcels import Parcels, name_in, number_in
 from flo.server.protocol import PEER, Receive, Scope, Send
@@ -41,10 +42,8 @@ from flo.server.superlink import (
     FLEET_PATHS,
     PUBLIC_KEY_HEADER,
     PULL_PATH,
-    PUSH_PATH,
     SuperLink,
 )
-from flo.server.turns import Turns
 
 log = logging.getLogger("flo.server.gateway")
 
@@ -77,9 +76,9 @@ class Gateway:
         bell: Bell,
         traffic: Traffic,
         parcels: Parcels,
-        turns: Turns,
+        heard: Heard,
     ) -> None:
-        self._traffic, self._parcels, self._turns = traffic, parcels, turns
+        self._traffic, self._parcels, self._heard = traffic, parcels, heard
         self._superlink, self._site_api, self._store = superlink, site_api, store
         self._refusals, self._bell = refusals, bell
         self._allowance = Allowance(MAX_MESSAGE_BYTES + MAX_SITE_BODY)
@@ -92,7 +91,7 @@ class Gateway:
             if scope["method"] != "POST" or path not in _OF_A_NODE | set(SITE_CALLS):
                 raise Refused(404, "not on the list")
             peer = self._admit(scope, path)
-            self._turns.heard(peer.hospital)
+            self._heard.note(peer.hospital)
             if path == OFFER_PATH:
                 await self._offer(scope, receive, send)
                 return
@@ -124,10 +123,6 @@ class Gateway:
             if not await self._hold(key, receive):
                 return
             self._admit(scope, path)  # who was revoked meanwhile gets no message
-            if self._superlink.has_message_for(key):
-                self._turns.asked(peer.hospital)
-        elif path == PUSH_PATH:
-            self._turns.answered(peer.hospital)
         await self._superlink.fleet(scope, replay(body, receive), send)
         self._bell.ring()
 

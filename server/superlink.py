@@ -73,7 +73,7 @@ FLEET_PATHS = frozenset(
         "confirm-message-received",
     )
 )
-PULL_PATH, PUSH_PATH = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
+PULL_PATH = "/v1/fleet/pull-messages"
 ACTIVATE_PATH = "/v1/fleet/activate-node"
 PUBLIC_KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER
 CONTROL_PREFIX = "/v1/control/"
@@ -163,6 +163,23 @@ class SuperLink:
     def is_online(self, node: int) -> bool:
         """Whether Flower takes this node's agent for connected."""
         return bool(self._state.get_node_info(node_ids=[node], statuses=[NodeStatus.ONLINE]))
+
+    def owes_since(self, node: int) -> float | None:
+        """Since when (seconds since 1970) a node owes an answer in a run that is under way.
+
+        None if it owes none.
+        """
+        answers = self._state.message_ins_id_to_message_res_id
+        return min(
+            (
+                message.metadata.created_at
+                for identifier, message in list(self._state.message_ins_store.items())
+                if message.metadata.dst_node_id == node
+                and identifier not in answers
+                and not self.has_finished(message.metadata.run_id)
+            ),
+            default=None,
+        )
 
     def answered_of(self, body: bytes) -> tuple[bytes, bool]:
         """A ServerApp's question cut down to replies that are there, and whether any is.

@@ -37,7 +37,8 @@ class Access(Document):
     token: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._=-]{1,2048}$")]
 
 
-def _read(place: Path) -> Access:
+def read_access(place: Path) -> Access:
+    """An access file. Raises UsageError if it is none."""
     try:
         document = canonical.decode(place.read_bytes(), limit=_LIMIT, what=str(place))
         return parse(Access, document, str(place))
@@ -51,7 +52,7 @@ class Operator:
     def __init__(self, place: Path) -> None:
         self._home = None if place.is_file() else CoordinatorHome.open(place)
         if self._home is None:
-            self._access = _read(place)
+            self._access = read_access(place)
         else:
             url, ca = self._home.private_url, self._home.ca_path.read_text()
             unsigned = "-"  # a token is signed when it is needed

@@ -86,6 +86,7 @@ def enrol(
     say(f"{done.hospital} is enrolled. Compare by telephone before you approve anything:")
     say(f"  ours:        {spoken(done.own)}")
     say(f"  coordinator: {spoken(done.coordinator)}")
+    say(f"next: flo site run --home {home}, and beside it, to decide: flo site desk --home {home}")
 
 
 @app.command()

@@ -59,25 +59,20 @@ def inbox(home: Home = DEFAULT_HOME) -> None:
     from flo.cli.screen import console, plain, working
     from flo.clients.enrol import connect
     from flo.clients.home import SiteHome
-    from flo.clients.inbox import decided
-    from flo.clients.offers import known_studies
-    from flo.study import UNDER_WAY, from_canonical
+    from flo.clients.inbox import listed
 
     opened = SiteHome.open(home)
     with working("asking the coordinator for studies"), connect(opened) as api:
-        known = known_studies(api)
+        known = listed(opened, api)
     table = Table("study", "version", "digest", "ε", "coordinator", "here")
     for item in known:
-        study = from_canonical(item.study.encode())
-        here = decided(opened, study.digest)
-        over = item.status not in UNDER_WAY
         table.add_row(
-            plain(study.name),
-            str(study.version),
-            study.digest[:12],
-            f"{study.largest_epsilon:g}",
+            plain(item.name),
+            str(item.version),
+            item.digest[:12],
+            f"{item.epsilon:g}",
             plain(item.status),
-            "not approved" if over and here.startswith("waiting") else here,
+            item.here,
         )
     console().print(table)
 

@@ -79,12 +79,12 @@ class Pages:
         # Known everywhere, so that a live block needs nothing of the page around it.
         self._environment.globals.update({name: getattr(macros, name) for name in _MACROS})
 
-    def page(self, template: str, status: int = 200, **values: Any) -> Response:
+    def page(self, template: str, status: int = 200, /, **values: Any) -> Response:
         """A whole page."""
         text = self._environment.get_template(template).render(values)
         return HTMLResponse(text, status, headers=HEADERS)
 
-    def parts(self, template: str, **values: Any) -> dict[str, str]:
+    def parts(self, template: str, /, **values: Any) -> dict[str, str]:
         """The live blocks of a page, by the id of the element that holds each."""
         found = self._environment.get_template(template)
         context = found.new_context(values)

@@ -59,14 +59,19 @@
     watch = setTimeout(again, SILENCE);
   }
 
+  // Whoever stands on something in it with the keyboard stays there, as long as it is there.
   function replace(element, html) {
-    if (!element) return;
-    const focused = element.contains(document.activeElement) ? document.activeElement : null;
-    const open = [...element.querySelectorAll("details[open][id]")].map((one) => one.id);
-    element.innerHTML = html;
-    for (const id of open) document.getElementById(id)?.setAttribute("open", "");
-    if (focused?.id) document.getElementById(focused.id)?.focus({ preventScroll: true });
-    body.dataset.updated = String(Date.now());
+    const fresh = document.createElement("template");
+    fresh.innerHTML = html;
+    if (!element || fresh.innerHTML === element.innerHTML) return;
+    const stands = "a, button, input, summary, [tabindex]";
+    const place = [...element.querySelectorAll(stands)].indexOf(document.activeElement);
+    const address = document.activeElement.getAttribute("href");
+    element.replaceChildren(fresh.content);
+    if (place < 0) return;
+    const now = [...element.querySelectorAll(stands)];
+    const same = now.find((one) => address && one.getAttribute("href") === address) || now[place];
+    same?.focus({ preventScroll: true });
   }
 
   if (address) connect();

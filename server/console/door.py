@@ -131,8 +131,9 @@ def _cookie(headers: dict[bytes, bytes]) -> str:
 
 
 def _with_cookie(response: Response, value: str, seconds: int) -> Response:
-    response.set_cookie(
-        COOKIE, value, max_age=seconds, path="/", secure=True, httponly=True, samesite="lax"
+    """``value``: a token, none of whose letters needs quotes, or nothing."""
+    response.headers["set-cookie"] = (
+        f"{COOKIE}={value}; Max-Age={seconds}; Path=/; Secure; HttpOnly; SameSite=Lax"
     )
     return response
 

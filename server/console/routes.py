@@ -20,11 +20,11 @@ from flo.audit_log import AuditLog
 from flo.errors import FloError, StudyError
 from flo.model_card import ModelCard, read_card
 from flo.pages.live import Live
+from flo.pages.record import ChainCheck, countersigned
 from flo.privacy.report_page import render
 from flo.privacy.sheet import sections
 from flo.server.acts import Acts
 from flo.server.console.door import CONSOLE, TEMPLATES, person_of
-from flo.server.console.record import ChainCheck, countersigned
 from flo.server.console.studies import (
     STEPS,
     Board,
@@ -72,7 +72,7 @@ def _app(console: Console) -> FastAPI:
     acts, board, store = console.acts, console.board, console.acts.store
     check = ChainCheck(console.log)
 
-    def page(request: Request, template: str, status: int = 200, **values: Any) -> Response:
+    def page(request: Request, template: str, status: int = 200, /, **values: Any) -> Response:
         person = person_of(request.scope)
         return shown.page(template, status, **_always(person, request.url.path), **values)
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import statistics
 import threading
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from flo.pages import plots
 from flo.server.authority import SITE_DAYS
 from flo.server.following import Following
+from flo.server.heard import Heard
 from flo.server.members import Member
 from flo.server.store import Offer, Store
-from flo.server.turns import Turns
 from flo.study import Study
 
 STEPS = ("draft", "signed", "approvals", "running", "done")
@@ -82,17 +82,27 @@ class HospitalNow:
     studies: int
 
 
+class Agents(Protocol):
+    """What is known of the agents behind Flower's nodes."""
+
+    def is_online(self, node: int) -> bool:
+        """Whether it is there."""
+
+    def owes_since(self, node: int) -> float | None:
+        """Since when (seconds since 1970) it owes an answer; None if it owes none."""
+
+
 @dataclass
 class Board:
     """Reads what is shown from the coordinator's own state.
 
-    ``is_online``: whether the agent behind a node is there. ``code``: digest of the code here.
+    ``code``: digest of the code here.
     """
 
     store: Store
     stories: Stories
-    turns: Turns
-    is_online: Callable[[int], bool]
+    heard: Heard
+    agents: Agents
     code: str
 
     # -- lists -----------------------------------------------------------------------------------
@@ -124,7 +134,7 @@ class Board:
         self, member: Member, nodes: dict[str, int], offers: list[Offer], codes: dict[str, str]
     ) -> HospitalNow:
         agent, chip = self._agent(member.id, nodes, member.revoked)
-        heard = self.turns.of(member.id).heard
+        heard = self.heard.ago(member.id)
         left = days_left(member)
         code = codes.get(member.id, "")
         return HospitalNow(
@@ -153,7 +163,7 @@ class Board:
     ) -> tuple[str, str]:
         if revoked:
             return "refused", "bad"
-        if hospital in nodes and self.is_online(nodes[hospital]):
+        if hospital in nodes and self.agents.is_online(nodes[hospital]):
             return "online", "good"
         return "not connected", "warn"
 
@@ -165,8 +175,9 @@ class Board:
         seats = []
         for hospital, seat in story.seats.items():
             agent, chip = self._agent(hospital, nodes)
-            working = self.turns.of(hospital).working
-            if working is not None and agent == "online":
+            since = self.agents.owes_since(nodes[hospital]) if agent == "online" else None
+            if since is not None:
+                working = max(0.0, time.time() - since)
                 late = working > max(_LATE_SECONDS, _LATE_FACTOR * usual)
                 agent = f"late, {working:.0f} s" if late else f"at work, {working:.1f} s"
                 chip = "warn" if late else "good working"

@@ -13,11 +13,11 @@ from flo.identity import Identity
 from flo.server.acts import Acts
 from flo.server.console.routes import Console
 from flo.server.console.studies import Board, Stories
+from flo.server.heard import Heard
 from flo.server.job_access import JobKeys
 from flo.server.operator_api import operator_app
 from flo.server.refusals import Refusals
 from flo.server.store import Offer, Store
-from flo.server.turns import Turns
 from flo.study import Study
 
 
@@ -30,12 +30,22 @@ def own_calls(folder: Path) -> Iterator[list[FastAPI]]:
         closing(AuditLog(folder / "audit.sqlite", identity)) as log,
     ):
         acts, refusals = Acts(store, _offers, _shreds, bytes), Refusals(store)
-        board = Board(store, Stories(store), Turns(), bool, "0" * 64)
+        board = Board(store, Stories(store), Heard(), _Nobody(), "0" * 64)
         console = Console(acts, board, log, _nothing, identity.fingerprint, refusals)
         yield [
             operator_app(store, acts, Path(), list, _opens, bool, refusals),
             console.app(),
         ]
+
+
+class _Nobody:
+    """No agent is connected."""
+
+    def is_online(self, node: int) -> bool:
+        return False
+
+    def owes_since(self, node: int) -> float | None:
+        return None
 
 
 def filled(path: str) -> str:

@@ -1,4 +1,4 @@
-"""What the audit page says of the log: how far it was checked, and who has countersigned it."""
+"""What a page says of an audit log: how far it was checked, and who has countersigned it."""
 
 from __future__ import annotations
 

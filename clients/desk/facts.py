@@ -1,0 +1,229 @@
+"""What the desk says: facts for its templates, from the site's own records. No decisions.
+
+What is shown of patients is what the ledger and the policy hold; no page reads a data file.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from flo.clients.address_book import AddressBook
+from flo.clients.home import Population, SiteHome
+from flo.clients.policy import Policy
+from flo.clients.policy_file import EXPLAINED
+from flo.clients.review import review
+from flo.identity import spoken
+from flo.pages import plots
+from flo.privacy import budget
+from flo.privacy.budget import Affordable, Moment, StudyUse
+from flo.privacy.ledger import Ledger
+from flo.privacy.life import SUB_LEDGERS, LifeBudget
+from flo.privacy.plan import Plan
+from flo.privacy.sheet import Section
+from flo.study import Study
+
+_MOST_MOMENTS, _MOST_RELEASES = 120, 200
+_HEARD = 4  # groups of four digits at a fingerprint's end, typed as they are read out: 64 bits
+
+
+@dataclass(frozen=True)
+class Partner:
+    """One whose fingerprint was not compared. ``begins``: all of it but what is to be heard."""
+
+    hospital: str
+    begins: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a study takes of one sub-ledger, and what is free there: shares of the life budget."""
+
+    sub_ledger: str
+    takes: float
+    free: float
+
+
+@dataclass(frozen=True)
+class Life:
+    """A population's budget as its steward wants to see it."""
+
+    name: str
+    life: LifeBudget
+    now: Moment
+    fits: dict[str, Affordable]
+    uses: list[StudyUse]
+    plot: plots.Plane
+    moments: int
+
+
+@dataclass(frozen=True)
+class Left:
+    """One release: what left, when, of which study."""
+
+    row: int
+    time: str
+    kind: str
+    study: str
+    purpose: str
+    round: int
+    attempt: int
+    cohort: str
+    reply: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Whether a study of some ε would still fit: what it takes, and the largest after it."""
+
+    epsilon: float
+    takes: float
+    free: float
+    fits: bool
+    then: float
+
+
+def sheet(home: SiteHome, study: Study, population: Population) -> list[Section]:
+    """The review sheet; of fingerprints that nobody compared the end is left out.
+
+    It has to be heard by telephone, so it must not stand beside the field that it is typed into.
+    """
+    hidden = {p: spoken(study.hospital(p).fingerprint) for p in strangers(home, study)}
+    sections = review(home, study, population)
+    for whole in hidden.values():
+        sections = [
+            Section(
+                part.heading,
+                tuple((label, text.replace(whole, _begins(whole))) for label, text in part.lines),
+            )
+            for part in sections
+        ]
+    return sections
+
+
+def strangers(home: SiteHome, study: Study) -> list[str]:
+    return AddressBook.load(home).unconfirmed(study, home.config.hospital)
+
+
+def partners(home: SiteHome, study: Study) -> list[Partner]:
+    return [
+        Partner(name, _begins(spoken(study.hospital(name).fingerprint)))
+        for name in strangers(home, study)
+    ]
+
+
+def is_what_was_heard(study: Study, hospital: str, typed: str) -> bool:
+    """Whether the end of the fingerprint that the study names was typed."""
+    heard = "".join(typed.split()).lower()
+    return heard == study.hospital(hospital).fingerprint[-4 * _HEARD :]
+
+
+def costs(home: SiteHome, study: Study, population: Population, *, if_broken: bool) -> list[Cost]:
+    with closing(home.ledger()) as ledger:
+        balance = ledger.balance()
+    life = balance.lives[population.name]
+    plan = Plan.of(study).if_broken(study) if if_broken else Plan.of(study)
+    taken = plan.shares(life)
+    return [
+        Cost(side, taken[side], life.share(max(0.0, balance.remaining(population.name, side))))
+        for side in SUB_LEDGERS
+    ]
+
+
+def lives(ledger: Ledger) -> list[Life]:
+    rows, balance = list(ledger.rows()), ledger.balance()
+    found = []
+    for name, life in balance.lives.items():
+        moments = budget.over_time(rows, name, _MOST_MOMENTS)
+        fits = {
+            side: budget.affordable(life, balance.remaining(name, side)) for side in SUB_LEDGERS
+        }
+        uses = budget.by_study(rows, balance, name)
+        found.append(Life(name, life, moments[-1], fits, uses, _over_time(moments), len(moments)))
+    return found
+
+
+def would_fit(ledger: Ledger, population: str, epsilon: float) -> list[tuple[str, Answer]]:
+    """For each sub-ledger: a full-batch study of that own ε, at the budget's δ."""
+    balance = ledger.balance()
+    life = balance.lives[population]
+    cost, found = life.cost_of(epsilon), []
+    for side in SUB_LEDGERS:
+        left = balance.remaining(population, side)
+        fits = cost <= left
+        then = life.largest_epsilon(left - cost) if fits else life.largest_epsilon(left)
+        free = life.share(max(0.0, left))
+        found.append((side, Answer(epsilon, life.share(cost), free, fits, then)))
+    return found
+
+
+def releases(ledger: Ledger) -> tuple[list[Left], int]:
+    """The latest that left, the latest first, and how many there are in all."""
+    names, found = dict[int, str](), list[Left]()
+    for row in ledger.rows():
+        public, private = row.public, row.private or {}
+        if public["kind"] == "reserve":
+            names[row.sequence] = f"{private.get('name', '')} v{private.get('version', '?')}"
+        elif public["kind"] in ("release", "repeat"):
+            found.append(
+                Left(
+                    row.sequence,
+                    public["time"],
+                    "sent again, at no cost" if public["kind"] == "repeat" else "released",
+                    names.get(public["reservation"], "unnamed"),
+                    public["purpose"],
+                    private.get("round", 0),
+                    private.get("attempt", 0),
+                    private.get("cohort", ""),
+                    public["reply"],
+                )
+            )
+    return found[::-1][:_MOST_RELEASES], len(found)
+
+
+def rules(policy: Policy) -> list[tuple[str, str, str]]:
+    """(rule, value, meaning) of a policy."""
+    values: dict[str, Any] = policy.model_dump(mode="json", exclude={"people", "schema_version"})
+    return [
+        (name, _value(values[name]), EXPLAINED[name][1]) for name in EXPLAINED if name in values
+    ]
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "not limited"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return f"{value['begin']} to {value['end']}"
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def _over_time(moments: list[Moment]) -> plots.Plane:
+    """Spent or reserved, in percent of the life budget, over the time since it was born."""
+    times = [datetime.fromisoformat(moment.time) for moment in moments]
+    seconds = [(time - times[0]).total_seconds() for time in times]
+    most = max(seconds[-1], 1.0)
+    day = most > 2 * 86_400
+    ticks = [(0.0, _tick(times[0], day)), (most, _tick(times[-1], day))]
+    return plots.plane(
+        [
+            (side, [(s, 100 * m.committed[side]) for s, m in zip(seconds, moments, strict=True)])
+            for side in SUB_LEDGERS
+        ],
+        most_across=most,
+        least_top=100,
+        limit=100,
+        steps=True,
+        across=ticks,
+    )
+
+
+def _tick(time: datetime, day: bool) -> str:
+    return f"{time:%Y-%m-%d}" if day else f"{time:%H:%M:%S}"
+
+
+def _begins(fingerprint: str) -> str:
+    return " ".join([*fingerprint.split()[:-_HEARD], *["····"] * _HEARD])

@@ -1,0 +1,60 @@
+"""Keeps the desk there: one loopback port, until the command is ended."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from flo.clients.desk.guard import Guard
+from flo.clients.desk.routes import Desk
+from flo.clients.home import SiteHome
+from flo.errors import NetworkError
+from flo.pages.live import Live
+
+
+class _Server(uvicorn.Server):
+    """Ends open streams first, so that ending takes no time."""
+
+    def __init__(self, config: uvicorn.Config, live: Live) -> None:
+        super().__init__(config)
+        self._live = live
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        asyncio.get_event_loop().call_soon_threadsafe(self._live.closing.set)
+        super().handle_exit(sig, frame)
+
+
+def serve_desk(home: SiteHome, port: int, show_link: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM. ``port``: 0 for any that is free.
+
+    ``show_link``: told of the link that opens the desk, and of a new one when that was used.
+
+    Raises:
+        NetworkError: the port is in use.
+    """
+    try:
+        bound = socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        raise NetworkError(
+            f"port {port} on 127.0.0.1 cannot be had ({error.strerror})",
+            hint="choose another --port, or leave it out",
+        ) from error
+    guard = Guard(bound.getsockname()[1], show_link)
+    desk = Desk(home, guard.base)
+    guard.inside = desk.app()
+    config = uvicorn.Config(
+        guard,
+        ws="none",
+        lifespan="off",
+        server_header=False,
+        proxy_headers=False,
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=2,
+    )
+    guard.offer_link()
+    _Server(config, desk.live).run([bound])

@@ -1,0 +1,95 @@
+"""``flo coordinator console``, ``flo site desk``, and the red button: pages for people."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flo.cli import coordinator, site
+
+_HOURS = 8
+
+
+@coordinator.app.command()
+def console(home: coordinator.Home = coordinator.DEFAULT_HOME) -> None:
+    """Show the link that opens the console; --home may be an access file of yours."""
+    from flo.cli.operator import read_access
+    from flo.cli.screen import say
+    from flo.server.console.door import SIGN_IN
+    from flo.server.home import CoordinatorHome
+    from flo.server.tokens import issue
+
+    if home.is_file():
+        access = read_access(home)
+        say("open this link, which is like a password, in your browser:")
+        say(f"{access.url}{SIGN_IN}#{access.token}")
+        return
+    opened = CoordinatorHome.open(home)
+    text, made = issue(opened.identity(), "owner of the folder", "operator", _HOURS * 3600)
+    with opened.recording() as store:
+        store.add_event(
+            None,
+            "token-issued",
+            id=made.id,
+            name=made.name,
+            role=made.role,
+            expires=made.expires,
+        )
+    say(f"open this link, which is like a password for {_HOURS} hours, in your browser:")
+    say(f"{opened.private_url}{SIGN_IN}#{text}")
+    say(
+        f"A browser that does not know {opened.ca_path} asks whether to trust it: import that file,"
+    )
+    say("or compare the certificate's SHA-256 fingerprint with this one:")
+    say(_certificate_fingerprint(opened.certificate_path.read_bytes()))
+
+
+@site.app.command()
+def desk(
+    home: site.Home = site.DEFAULT_HOME,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 0,
+) -> None:
+    """Open the steward's desk: inbox, decisions, budget, log, stop button. On this machine only."""
+    from flo.cli.screen import say
+    from flo.clients.desk.serve import serve_desk
+    from flo.clients.home import SiteHome
+
+    opened = SiteHome.open(home)
+    say(f"the desk of {opened.config.hospital}; Ctrl-C ends it, and nothing else")
+
+    def show_link(link: str) -> None:
+        say(f"open it in your browser, once, with: {link}")
+
+    serve_desk(opened, port, show_link)
+
+
+@site.app.command()
+def stop(home: site.Home = site.DEFAULT_HOME) -> None:
+    """Stop everything: nothing more leaves this hospital until `flo site resume`."""
+    from flo.cli.screen import say
+    from flo.clients.halt import halt
+    from flo.clients.home import SiteHome
+
+    made = halt(SiteHome.open(home))
+    say(f"[bold red]everything is stopped[/] since {made.time}; nothing more leaves this hospital")
+    say("approvals and reservations stay; to let it go on: flo site resume")
+
+
+@site.app.command()
+def resume(home: site.Home = site.DEFAULT_HOME) -> None:
+    """Let a site go on that was stopped."""
+    from flo.cli.screen import say
+    from flo.clients.halt import go_on
+    from flo.clients.home import SiteHome
+
+    go_on(SiteHome.open(home))
+    say("it goes on: what is approved is answered again")
+
+
+def _certificate_fingerprint(pem: bytes) -> str:
+    """As browsers show it: SHA-256 of the certificate, in pairs."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+
+    return x509.load_pem_x509_certificate(pem).fingerprint(hashes.SHA256()).hex(":").upper()

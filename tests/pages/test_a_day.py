@@ -1,0 +1,188 @@
+"""A day of three people: a coordinator on the console, stewards at their desks, an auditor."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+import tomli_w
+from playwright.sync_api import Browser
+
+from flo.clients.home import SiteHome
+from flo.identity import spoken
+from flo.study import round_size
+from tests.builders import HOSPITALS, csv_text, study_document
+from tests.end_to_end.agents import agent
+from tests.pages.browser import Person, desk, person, sign_in
+from tests.server.stage import RealCoordinator, flo
+
+pytestmark = pytest.mark.slow
+
+MOST_STEPS = 10
+STEPS = 12
+
+
+@pytest.fixture
+def study_toml() -> str:
+    document = study_document(
+        name="chest-pain",
+        purpose="Recognise who needs an exercise test.",
+        mechanism={
+            **study_document()["mechanism"],
+            "noise": "distributed",
+            "masking": "on",
+            "epsilon": 0.5,
+            "steps": STEPS,
+        },
+    )
+    document["evaluation"]["epsilon"] = 0.5
+    return tomli_w.dumps(document)
+
+
+def test_from_an_invitation_to_a_report(
+    coordinator: RealCoordinator, browser: Browser, study_toml: str, shots: Path, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        operator = stack.enter_context(person(browser, shots))
+        sign_in(operator, coordinator.home, "operator", "Olga Operator")
+        operator.reads("No study yet.")
+        operator.shows("console-empty")
+        operator.click("Hospitals")
+        operator.reads("No hospital has enrolled yet.")
+
+        steps = {name: enrolled(coordinator, name, tmp_path) for name in HOSPITALS}
+        sites = {name: SiteHome.open(tmp_path / name / "site") for name in HOSPITALS}
+        operator.reads(spoken(sites["north"].identity().fingerprint))  # it appears by itself
+        operator.shows("console-hospitals")
+
+        write_and_sign(operator, study_toml)
+        stewards = {
+            name: at_the_desk(browser, sites[name], shots, tmp_path, stack) for name in HOSPITALS
+        }
+        for name, steward in stewards.items():
+            decides(steward, sites, name)
+            steps[name] += steward.clicks
+        assert max(steps.values()) <= MOST_STEPS, steps
+
+        operator.reads(re.compile("about to start|running"))
+        operator.reads(re.compile(r"[1-9] of 12"))
+        operator.shows("console-running")
+        operator.reads("Noisy AUC")
+        operator.click("Model, report and card")
+        operator.reads("Lineage")
+        operator.shows("console-model")
+        with operator.page.expect_download() as downloaded:
+            operator.click("Download the model")
+        downloaded.value.save_as(tmp_path / downloaded.value.suggested_filename)
+        with operator.page.expect_download() as downloaded:
+            operator.click("The report, to verify")
+        report = tmp_path / "report.json"
+        downloaded.value.save_as(report)
+        assert flo("audit", "verify", report).returncode == 0
+        operator.click("Read the privacy report")
+        operator.reads("Every patient's guarantee")
+        operator.page.go_back()
+        operator.click("Audit log")
+        operator.reads(re.compile("Unbroken up to entry"))
+        operator.shows("console-audit")
+
+        after_the_run(stewards["north"], sites["north"])
+        assert [someone.complaints for someone in (operator, *stewards.values())] == [[]] * 4
+
+
+def enrolled(coordinator: RealCoordinator, name: str, folder: Path) -> int:
+    """An invited hospital with a CSV, on its own machine: how many commands it took so far."""
+    invitation, site = folder / f"{name}.json", folder / name / "site"
+    site.parent.mkdir()
+    data = site.parent / "patients.csv"
+    data.write_text(csv_text(prefix=name))
+    invite = ("coordinator", "invite", name, "--out", invitation)
+    assert flo(*invite, "--home", coordinator.home.directory).returncode == 0
+    size = str(round_size(40))
+    made = flo("site", "init", name, "--data", data, "--declared-size", size, "--home", site)
+    assert "next: flo site enrol" in made.stdout, made.stderr
+    done = flo("site", "enrol", invitation, "--home", site)
+    assert "next: flo site run" in done.stdout, done.stderr
+    assert "flo site desk" in done.stdout
+    return 2
+
+
+def write_and_sign(operator: Person, study_toml: str) -> None:
+    operator.click("Studies")
+    operator.click("Write a study")
+    operator.page.get_by_label("or its text").fill(study_toml.replace("steps = 12", "steps = 0"))
+    operator.click("Check and save the draft")
+    operator.reads("Not saved yet.")
+    operator.reads(re.compile("mechanism.steps"))
+    operator.shows("console-write")
+    assert "400" in operator.complaints.pop()  # the browser's word for what the page explains
+    operator.page.get_by_label("or its text").fill(study_toml)
+    operator.click("Check and save the draft")
+    operator.reads("Is everyone there?")
+    operator.shows("console-draft")
+    operator.click("Sign, and offer it")
+    operator.reads("waiting for 3 approvals")
+
+
+def at_the_desk(
+    browser: Browser, site: SiteHome, shots: Path, folder: Path, stack: ExitStack
+) -> Person:
+    """Agent and desk are started (two commands), and the link is opened."""
+    stack.enter_context(agent(site))
+    link = stack.enter_context(desk(site, said=folder / f"{site.config.hospital}.desk"))
+    someone = stack.enter_context(person(browser, shots))
+    someone.clicks = 3
+    someone.page.goto(link)
+    someone.reads("the agent runs")
+    return someone
+
+
+def decides(steward: Person, sites: dict[str, SiteHome], name: str) -> None:
+    first = name == "north"
+    steward.reads("waiting for you")
+    if first:
+        steward.shows("desk-inbox")
+    steward.click("chest-pain, version 1")
+    steward.reads("Compare partners' keys by telephone")
+    for partner in set(sites) - {name}:
+        key = spoken(sites[partner].identity().fingerprint)
+        assert key not in steward.page.content()
+        steward.page.get_by_label(partner).fill(" ".join(key.split()[-4:]))
+    if first:
+        steward.shows("desk-review")
+    steward.click("Keep what I compared")
+    steward.page.wait_for_url("**#partners")
+    steward.click("Approve…")
+    steward.reads("One approval is one reservation")
+    if first:
+        steward.shows("desk-approve")
+    steward.click("Check the data, approve, and reserve")
+    steward.reads("the budget is reserved")
+
+
+def after_the_run(steward: Person, site: SiteHome) -> None:
+    steward.click("See the budget")
+    steward.reads("What could I still afford?")
+    steward.page.get_by_label("A study of ε =").fill("0.3")
+    steward.click("Would it fit?")
+    steward.reads("training: it fits.")
+    steward.shows("desk-budget")
+    steward.click("Releases")
+    with closing(site.ledger()) as ledger:
+        count = sum(row.public["kind"] == "release" for row in ledger.rows())
+    steward.reads(f"{count} in all")
+    steward.shows("desk-releases")
+    steward.click("Policy")
+    steward.reads("In force and signed")
+    steward.click("Opt-outs")
+    steward.page.get_by_label("The patient's id").fill("north0007")
+    steward.page.get_by_label("Also make a signed record").check()
+    steward.click("Take this patient out")
+    steward.reads("hold them no more: 1.")
+    steward.reads("odds change by at most")
+    steward.shows("desk-opt-out")
+    steward.click("Log")
+    steward.reads(re.compile("Unbroken up to entry"))
+    steward.shows("desk-log")
