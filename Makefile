@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 AWS    := $(VENV)/.ready-aws
 
-.PHONY: demo test test-full lint types bench bench-quick bench-load bench-faults clean
+.PHONY: demo test test-full lint types screenshots bench bench-quick bench-load bench-pages bench-faults clean
 
 $(READY): pyproject.toml constraints.txt examples/data-requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,10 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
+screenshots: $(READY)
+	FLO_SCREENSHOTS=build/pages $(BIN)/python -m pytest -m slow tests/pages/test_a_day.py
+	grep -o 'pages/[a-z-]*\.png' docs/pages.md | xargs -I{} cp build/{} docs/{}
+
 bench: $(READY)
 	$(BIN)/flo bench
 
@@ -42,6 +46,9 @@ bench-quick: $(READY)
 
 bench-load: $(READY)
 	$(BIN)/python -m tests.load 16 64
+
+bench-pages: $(READY)
+	$(BIN)/python -m tests.pages.measure
 
 bench-faults: $(READY)
 	$(BIN)/python -m tests.faults 200

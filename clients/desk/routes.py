@@ -232,7 +232,7 @@ def _app(desk: Desk) -> FastAPI:
         person = _person(await form(request))
         signed = await asyncio.to_thread(sign, home.directory, home.identity(), person)
         waits = signed is None
-        return page(request, "policy.html.j2", **_policy(home), waits=waits)
+        return page(request, "policy.html.j2", **(_policy(home) | {"waits": waits}))
 
     @app.get(f"{base}/opt-outs")
     def opt_outs(request: Request) -> Response:

@@ -54,8 +54,10 @@ def desk(
     from flo.cli.screen import say
     from flo.clients.desk.serve import serve_desk
     from flo.clients.home import SiteHome
+    from flo.logs import start_logging
 
     opened = SiteHome.open(home)
+    start_logging(home / "log" / "desk.jsonl", verbosity=-1)
     say(f"the desk of {opened.config.hospital}; Ctrl-C ends it, and nothing else")
 
     def show_link(link: str) -> None:
