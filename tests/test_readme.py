@@ -1,10 +1,11 @@
-"""Every command and option that README names exists, and its two commands are what make runs."""
+"""Every command and option that README and docs name exists; README names them all."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -15,21 +16,53 @@ from flo.cli import app
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```console\n(.*?)```", README, flags=re.DOTALL)
-SPANS = re.findall(r"`(flo [^`]+)`", README)
-LINES = [line for block in BLOCKS for line in block.splitlines() if line.startswith("flo ")]
-COMMANDS = sorted({*LINES, *SPANS} - {"flo --help"})
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def named(page: Path) -> set[str]:
+    """Commands on a page: whole lines of its blocks, and those within a sentence."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"```[a-z]*\n(.*?)```", text, flags=re.DOTALL)
+    lines = {line for block in blocks for line in block.splitlines() if line.startswith("flo ")}
+    spans = re.findall(r"`(flo [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return lines | {" ".join(span.split()) for span in spans}
+
+
+COMMANDS = sorted(set().union(*map(named, PAGES)) - {"flo --help"})
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_that_readme_names_exists_with_its_options(line: str) -> None:
-    words = shlex.split(line)[1:]
-    path = [word for word in words[:2] if re.fullmatch(r"[a-z]+", word)]
+def test_a_command_that_a_page_names_exists_with_its_options(line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    path = [word for word in words[:2] if re.fullmatch(r"[a-z][a-z-]+", word)]
     if path[0] in ("simulate", "demo", "data", "bench"):
         path = path[:1]
     shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output
     for option in (word for word in words if word.startswith("--")):
         assert option in shown.output, f"{line}: {option}"
+
+
+def test_a_command_that_an_error_or_a_page_of_ours_names_exists() -> None:
+    """With the options that stand behind it on the same line."""
+    rooms = ("flo/cli", "flo/bench", "flo/pages", "server", "clients", "privacy", "infra")
+    sources = [path for room in rooms for path in (ROOT / room).rglob("*")]
+    sources += (ROOT / "flo").glob("*.py")
+    groups = {name: command.commands for name, command in _groups().items()}
+    said = re.compile(rf"\bflo ({'|'.join(groups)}) ([a-z][a-z-]+)")
+    found = {
+        (group, command)
+        for path in sources
+        if path.suffix in (".py", ".j2")
+        for group, command in said.findall(path.read_text(encoding="utf-8"))
+    }
+    assert len(found) > 40
+    assert {(group, command) for group, command in found if command not in groups[group]} == set()
+
+
+def _groups() -> dict[str, Any]:
+    root: Any = get_command(app)
+    return {name: found for name, found in root.commands.items() if hasattr(found, "commands")}
 
 
 def test_readme_names_every_command() -> None:
