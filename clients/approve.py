@@ -8,7 +8,7 @@ yes with a key of their own, and only the last of those it asks for reserves any
 from __future__ import annotations
 
 from collections.abc import Collection
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 
 from flo.clients import approval
@@ -28,6 +28,7 @@ from flo.decisions import Approve, PersonApproval, Signed, Terms
 from flo.environment import code_digest
 from flo.errors import FloError, PolicyError, RefusedError, TrustError
 from flo.privacy.ledger import Ledger
+from flo.privacy.plan import Plan
 from flo.privacy.split import is_held_out, keyed_hash
 from flo.study import Study
 
@@ -51,14 +52,9 @@ def approve(
     study, hospital = offered.study, home.config.hospital
     refuse_forged(offered, home.coordinator)
     with home.deciding():
-        approval.refuse_withdrawn(home, study.digest)
         kept = _kept(home, study.digest)
-        terms = terms_of(home, study, population, if_broken=if_broken)
-        if_broken, policy = terms.charged == "if-broken", home.policy
-        epsilon = charged_epsilon(study.canonical_bytes.decode(), if_broken)
-        identity, unconfirmed = home.identity(), terms.unconfirmed
-        check_study(study, hospital, identity.fingerprint, policy, epsilon, unconfirmed)
-        refuse_strangers(study, unconfirmed, if_broken=if_broken)
+        terms, policy = terms_of(home, study, population, if_broken=if_broken), home.policy
+        if_broken = _refuse_by_rules(home, study, population, if_broken=if_broken)
         if kept is not None and _still_good(kept, policy, hospital):
             return _announce(api, kept)
         refuse_missing_people(policy, study.digest, hospital, terms, people)
@@ -66,6 +62,43 @@ def approve(
             kept = _reserve(home, api, offered, population, policy, if_broken=if_broken)
         approved = _sign(home, kept, terms, people)
     return _announce(api, approved)
+
+
+def rehearse(
+    home: SiteHome,
+    api: CoordinatorApi,
+    offered: Offered,
+    population: Population,
+    *,
+    if_broken: bool = False,
+) -> None:
+    """All that ``approve`` checks but people's keys; nothing is kept, spent or sent by it.
+
+    Raises as ``approve`` does: what would stand in the way.
+    """
+    study = offered.study
+    refuse_forged(offered, home.coordinator)
+    with home.deciding():
+        if_broken = _refuse_by_rules(home, study, population, if_broken=if_broken)
+        if _kept(home, study.digest) is None:
+            with suppress(_Rehearsed):
+                _reserve(
+                    home, api, offered, population, home.policy, if_broken=if_broken, keep=False
+                )
+
+
+def shares(
+    home: SiteHome, study: Study, population: Population, *, if_broken: bool
+) -> dict[str, float]:
+    """What a study takes of the life budget, by sub-ledger."""
+    with closing(home.ledger()) as ledger:
+        life = ledger.balance().lives[population.name]
+    plan = Plan.of(study).if_broken(study) if if_broken else Plan.of(study)
+    return plan.shares(life)
+
+
+class _Rehearsed(Exception):
+    """The ledger's gate would have let it in; its transaction is rolled back."""
 
 
 def terms_of(home: SiteHome, study: Study, population: Population, *, if_broken: bool) -> Terms:
@@ -81,6 +114,20 @@ def terms_of(home: SiteHome, study: Study, population: Population, *, if_broken:
         code=code_digest(),
         policy=home.policy.digest,
     )
+
+
+def _refuse_by_rules(
+    home: SiteHome, study: Study, population: Population, *, if_broken: bool
+) -> bool:
+    """Whether it is charged as if the sum were broken. Raises what our own rules say against it."""
+    approval.refuse_withdrawn(home, study.digest)
+    terms = terms_of(home, study, population, if_broken=if_broken)
+    broken, unconfirmed = terms.charged == "if-broken", terms.unconfirmed
+    epsilon = charged_epsilon(study.canonical_bytes.decode(), broken)
+    own = home.identity().fingerprint
+    check_study(study, home.config.hospital, own, home.policy, epsilon, unconfirmed)
+    refuse_strangers(study, unconfirmed, if_broken=broken)
+    return broken
 
 
 def _kept(home: SiteHome, digest: str) -> Approval | None:
@@ -174,8 +221,12 @@ def _reserve(
     policy: Policy,
     *,
     if_broken: bool,
+    keep: bool = True,
 ) -> Approval:
-    """Check and freeze the data, and reserve the budget: an approval without its decision."""
+    """Check and freeze the data, and reserve the budget: an approval without its decision.
+
+    Raises _Rehearsed where it would reserve, if nothing is to be kept.
+    """
     study = offered.study
     # pandas comes with these two and takes half a second; the agent, which also imports this
     # module, never reads a hospital's file.
@@ -192,24 +243,31 @@ def _reserve(
         _refuse_changed_birth(home, ledger, population)
         hashes = {name: keyed_hash(home.patients_key, name) for name in checked.patient_ids}
         path = snapshot_path(home, study.digest, digest)
-        snapshot.write(path)
+        if keep:
+            snapshot.write(path)
+
+        def allowed() -> None:
+            refuse_over_a_year(
+                policy,
+                ledger,
+                study,
+                population.name,
+                if_broken=if_broken,
+                now=datetime.now(UTC),
+            )
+            if not keep:
+                raise _Rehearsed
+
         try:
             reservation = ledger.reserve(
                 study,
                 population.name,
                 set(hashes.values()),
                 if_broken=if_broken,
-                allowed=lambda: refuse_over_a_year(
-                    policy,
-                    ledger,
-                    study,
-                    population.name,
-                    if_broken=if_broken,
-                    now=datetime.now(UTC),
-                ),
+                allowed=allowed,
             )
         except FloError:
-            path.unlink()
+            path.unlink(missing_ok=True)
             raise
     held_out = {n for n in hashes if is_held_out(home.split_key, n, population.hold_out)}
     Members(

@@ -11,6 +11,7 @@ from flo.cli import backups as _registers_backups  # noqa: F401
 from flo.cli import hospital as _registers_commands  # noqa: F401 - and those of steward
 from flo.cli import pages as _registers_pages  # noqa: F401
 from flo.cli import registry as _registers_more  # noqa: F401
+from flo.cli.command import command
 
 app = typer.Typer(
     name="flo",
@@ -25,9 +26,8 @@ app.add_typer(site.app, name="site", help="A hospital's site: enrol, approve, ru
 app.add_typer(audit.app, name="audit", help="Reports, audit logs, evidence: make and verify.")
 app.add_typer(model.app, name="model", help="Published models: look, fetch, predict.")
 app.add_typer(aws.app, name="aws", help="A consortium's AWS account, by one template.")
-app.command()(lab.simulate)
-app.command()(lab.demo)
-app.command()(lab.data)
+for alone in (lab.simulate, lab.demo, lab.data):
+    command(app)(alone)
 app.command()(bench.bench)
 
 

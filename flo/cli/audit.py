@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from flo.cli import results
+from flo.cli.command import command
 
 app = typer.Typer(no_args_is_help=True)
 _LEFT_TO_THE_EXPORT = ("reply", "run")  # of every message
@@ -15,11 +18,11 @@ Place = Annotated[
 ]
 
 
-@app.command()
+@command(app)
 def report(
     extracts: Annotated[list[Path], typer.Argument(help="Signed extracts, one per hospital.")],
     out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")] = Path(),
-) -> None:
+) -> results.PagesWritten:
     """Join signed ledger extracts into report.json and a report.html that people can read."""
     from flo.cli.screen import say, working
     from flo.errors import UsageError
@@ -38,15 +41,16 @@ def report(
     write_public(out / "report.html", page.encode())
     say(f"{out / 'report.json'} and {out / 'report.html'} written")
     say(f"anyone can check it offline: flo audit verify {out / 'report.json'}")
+    return results.PagesWritten(str(out / "report.json"), str(out / "report.html"))
 
 
-@app.command()
+@command(app)
 def verify(
     files: Annotated[
         list[Path],
         typer.Argument(metavar="FILE...", help="A report, or exported audit logs, or evidence."),
     ],
-) -> None:
+) -> results.Verified:
     """Check reports, audit logs and evidence offline; fails on any changed byte, names the place.
 
     Of several logs each is also checked against what the others countersigned of it.
@@ -67,13 +71,12 @@ def verify(
             logs.append(data)
         else:
             others.append((pack.is_evidence(document), data))
-    for is_evidence, data in others:
-        _verify_evidence(data) if is_evidence else _verify_report(data)
-    if logs:
-        _verify_logs(logs)
+    reports = [_verified_report(data) for is_evidence, data in others if not is_evidence]
+    evidence = [_verified_evidence(data) for is_evidence, data in others if is_evidence]
+    return results.Verified(reports, _verified_logs(logs) if logs else [], evidence)
 
 
-def _verify_report(data: bytes) -> None:
+def _verified_report(data: bytes) -> dict[str, Any]:
     from flo.cli.screen import say, working
     from flo.identity import spoken
     from flo.privacy.report import verify as check
@@ -92,9 +95,18 @@ def _verify_report(data: bytes) -> None:
         say(f"    key {spoken(site['fingerprint'])}")
     say(f"  coordinator's key {spoken(facts['study']['coordinator'])}")
     say("Compare the keys by telephone: the report proves what these keys signed.")
+    kept = ("hospital", "fingerprint", "epsilon_charged", "epsilon_released", "delta")
+    return {
+        "study": facts["study"]["name"],
+        "digest": facts["study"]["digest"],
+        "coordinator": facts["study"]["coordinator"],
+        "hospitals": [{name: site[name] for name in kept} for site in facts["hospitals"]],
+    }
 
 
-def _verify_logs(documents: list[bytes]) -> None:
+def _verified_logs(documents: list[bytes]) -> list[dict[str, Any]]:
+    from dataclasses import asdict
+
     from flo.audit_chain import verify as check
     from flo.cli.screen import plain, say, working
     from flo.identity import spoken
@@ -114,9 +126,10 @@ def _verify_logs(documents: list[bytes]) -> None:
             say("  countersigned by nobody yet")
     if len(found) == 1:
         say("A log cut at its end shows only beside the other side's: verify both together.")
+    return [asdict(log) for log in found]
 
 
-def _verify_evidence(data: bytes) -> None:
+def _verified_evidence(data: bytes) -> dict[str, Any]:
     from flo.cli.screen import plain, say
     from flo.identity import spoken
     from flo.infra.evidence import pack
@@ -128,15 +141,16 @@ def _verify_evidence(data: bytes) -> None:
         f"{plain(body['made'][:19])}, {shown} of {len(body['rows'])} rows shown"
     )
     say(f"  key {spoken(body['fingerprint'])}")
+    return {"owner": body["owner"], "made": body["made"], "shown": shown, "rows": len(body["rows"])}
 
 
-@app.command()
+@command(app)
 def log(
     home: Place,
     study: Annotated[str | None, typer.Option(help="Only this study: start of its digest.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only this kind of entry.")] = None,
     last: Annotated[int, typer.Option(min=1, help="How many of the latest.")] = 50,
-) -> None:
+) -> results.LogShown:
     """Show the latest entries of an audit log, oldest first."""
     from rich.table import Table
 
@@ -164,26 +178,32 @@ def log(
         )
     console().print(table)
     say(f"{len(export.entries)} entries in the audit log of {plain(export.owner)}")
+    entries = [
+        entry.model_dump(mode="json", include={"number", "time", "kind", "study", "facts"})
+        for entry in chosen
+    ]
+    return results.LogShown(export.owner, len(export.entries), entries)
 
 
-@app.command()
+@command(app)
 def export(
     home: Place,
     out: Annotated[Path, typer.Option(help="Where to write the log.")],
-) -> None:
+) -> results.FileWritten:
     """Write a whole audit log to a file that anyone can verify offline."""
     from flo.cli.screen import say
     from flo.files import write_private
 
     write_private(out, _export(home))
     say(f"audit log in {out}; check it, beside the other side's: flo audit verify {out} OTHER")
+    return results.FileWritten(str(out))
 
 
-@app.command()
+@command(app)
 def evidence(
     home: Place,
     out: Annotated[Path, typer.Option(help="Folder for evidence.json and evidence.html.")] = Path(),
-) -> None:
+) -> results.EvidenceWritten:
     """What HIPAA and GDPR ask for, the mechanism, and what proves it in this installation."""
     from flo.cli.screen import console, plain, say, working
     from flo.files import write_private
@@ -202,6 +222,9 @@ def evidence(
     for reference in missing:
         console().print(f"  not shown: {plain(reference)}")
     say("This is evidence for your own assessment, not a certificate.")
+    shown = len(body["rows"]) - len(missing)
+    pages = (str(out / "evidence.json"), str(out / "evidence.html"))
+    return results.EvidenceWritten(*pages, shown, missing)
 
 
 def _short(value: object) -> str:
@@ -234,23 +257,21 @@ def _export(place: Path) -> bytes:
         return log.export("coordinator")
 
 
-@app.command()
+@command(app)
 def attack(
     study: Annotated[Path, typer.Argument(help="A study in TOML.")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Numbers as JSON.")] = None,
-) -> None:
+) -> results.Attacked:
     """Attack the trainer on made-up patients: a lower bound on ε that catches bugs, no proof."""
     from dataclasses import asdict
 
     from flo.attack import attack as run
-    from flo.cli.screen import say, working, write_json
+    from flo.cli.screen import say, working
     from flo.errors import TrustError
     from flo.study import load
 
     loaded = load(study)
     with working("making up patients") as status:
         found = run(loaded, progress=status.update)
-    write_json(json_file, {"schema_version": 1, "private": False, **asdict(found)})
     say(
         f"{found.right} of {found.guesses} guesses about {found.canaries} made-up patients were "
         f"right ({found.right / found.guesses:.1%}; 50 % is chance)"
@@ -265,3 +286,4 @@ def attack(
             hint="do not run studies with it; reinstall FLO and report this",
         )
     say("no bug found. This cannot certify an ε below 1: only the proof and the ledger can.")
+    return results.Attacked(**asdict(found))

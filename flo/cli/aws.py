@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flo.cli import results
+from flo.cli.command import command
+from flo.cli.study import DryRun
+
 if TYPE_CHECKING:
     from flo.infra.aws.stack import Event
 
@@ -21,7 +25,7 @@ Image = Annotated[
 Address = Annotated[str, typer.Option(help="E-mail address that is told of alarms.")]
 
 
-@app.command()
+@command(app)
 def plan(
     networks: Networks,
     alarms: Address,
@@ -29,8 +33,10 @@ def plan(
     region: Region,
     name: Name = "flo",
     hospitals: Annotated[int, typer.Option(min=2, max=50, help="For the cost note.")] = 4,
-) -> None:
+) -> results.StackPlanned:
     """Show what would be made or changed in the account, and what it would cost; change nothing."""
+    from dataclasses import asdict
+
     from rich.table import Table
 
     from flo.cli.screen import console, say, working
@@ -45,11 +51,12 @@ def plan(
         table.add_row(change.action, change.name, change.type, replaced)
     console().print(table)
     say(f"{len(changes)} changes; nothing was changed")
-    _show_costs(hospitals)
+    dollars = _show_costs(hospitals)
     say(f"next: flo aws deploy with the same options makes them in {region}")
+    return results.StackPlanned([asdict(change) for change in changes], dollars)
 
 
-@app.command()
+@command(app)
 def deploy(
     networks: Networks,
     alarms: Address,
@@ -57,22 +64,31 @@ def deploy(
     region: Region,
     name: Name = "flo",
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
-) -> None:
+    dry_run: DryRun = False,
+) -> results.StackState:
     """Make or change the stack, then print what coordinator.toml needs of it."""
     from flo.cli.screen import confirmed, say
     from flo.errors import RefusedError
     from flo.infra.aws.stack import Stack
 
+    stack = Stack(name, region)
+    if dry_run:
+        changes = stack.plan(_parameters(region, networks, alarms, image))
+        for change in changes:
+            say(f"{change.action} {change.name} ({change.type})")
+        say(f"{len(changes)} changes; nothing was changed. `flo aws plan` has the costs")
+        return results.StackState(name, stack.status() or "gone", {})
     if not confirmed(f"Make or change stack {name} in {region}? It costs money.", yes):
         raise RefusedError("nothing was changed", hint="`flo aws plan` shows what would be")
-    stack = Stack(name, region)
     stack.deploy(_parameters(region, networks, alarms, image), _show_step)
-    say(f"{name} is {stack.status()}")
-    _show_settings(stack.outputs())
+    state, outputs = stack.status() or "gone", stack.outputs()
+    say(f"{name} is {state}")
+    _show_settings(outputs)
+    return results.StackState(name, state, outputs)
 
 
-@app.command()
-def status(region: Region, name: Name = "flo") -> None:
+@command(app)
+def status(region: Region, name: Name = "flo") -> results.StackState:
     """Show how the stack is, and what coordinator.toml needs of it."""
     from flo.cli.screen import say
     from flo.errors import UsageError
@@ -86,23 +102,30 @@ def status(region: Region, name: Name = "flo") -> None:
     outputs = stack.outputs()
     if outputs:
         _show_settings(outputs)
+    return results.StackState(name, found, outputs)
 
 
-@app.command()
+@command(app)
 def destroy(
     region: Region,
     name: Name = "flo",
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
-) -> None:
+    dry_run: DryRun = False,
+) -> results.StackState:
     """Take the stack down; buckets, keys, logs, images and the machine's disk stay."""
     from flo.cli.screen import confirmed, say
     from flo.errors import RefusedError
     from flo.infra.aws.stack import Stack
 
+    if dry_run:
+        found = Stack(name, region).status() or "gone"
+        say(f"{name} is {found}; it would be taken down, and nothing was changed")
+        return results.StackState(name, found, {})
     if not confirmed(f"Take down stack {name} in {region}? Hospitals lose their coordinator.", yes):
         raise RefusedError("nothing was changed", hint="--yes takes it down at once")
     Stack(name, region).destroy(_show_step)
     say(f"{name} is gone; buckets, keys, logs, images and the disk are still there and cost money")
+    return results.StackState(name, "gone", {})
 
 
 def _parameters(region: str, networks: str, alarms: str, image: str) -> dict[str, str]:
@@ -149,7 +172,7 @@ def _show_settings(outputs: dict[str, str]) -> None:
     )
 
 
-def _show_costs(hospitals: int) -> None:
+def _show_costs(hospitals: int) -> dict[str, float]:
     from rich.table import Table
 
     from flo.cli.screen import console, say
@@ -166,3 +189,4 @@ def _show_costs(hospitals: int) -> None:
         f"{use.studies} studies of {use.rounds} rounds, models of {use.model_mb:g} MB; list prices "
         "of us-east-1 as of November 2026, not read from AWS (docs/aws.md)"
     )
+    return found

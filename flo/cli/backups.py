@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flo.cli import coordinator, site
+from flo.cli import coordinator, results, site
+from flo.cli.command import command
 
 if TYPE_CHECKING:
     from flo.privacy.ledger import Restored
@@ -16,8 +17,8 @@ Out = Annotated[Path, typer.Argument(help="The file to write.")]
 File = Annotated[Path, typer.Argument(help="What `backup` wrote.")]
 
 
-@site.app.command("backup")
-def site_backup(out: Out, home: site.Home = site.DEFAULT_HOME) -> None:
+@command(site.app, "backup")
+def site_backup(out: Out, home: site.Home = site.DEFAULT_HOME) -> results.BackupWritten:
     """Write this site's folder, ledger and keys into one file that a passphrase opens."""
     from flo.cli.screen import say, working
     from flo.clients.home import SiteHome
@@ -29,13 +30,15 @@ def site_backup(out: Out, home: site.Home = site.DEFAULT_HOME) -> None:
     with working("copying"):
         count = back_up(opened, out, secret)
     say(f"{out} holds {count} files; frozen patients and kept replies are not among them")
-    if opened.config.keystore.path is not None:
-        say(f"keep a copy of {opened.config.keystore.path} too: it is not in this file")
+    kept = opened.config.keystore.path
+    if kept is not None:
+        say(f"keep a copy of {kept} too: it is not in this file")
     say("make one after every study: what a restored ledger lost is charged in full")
+    return results.BackupWritten(str(out), count, str(kept) if kept else None)
 
 
-@site.app.command("restore")
-def site_restore(file: File, home: site.Home = site.DEFAULT_HOME) -> None:
+@command(site.app, "restore")
+def site_restore(file: File, home: site.Home = site.DEFAULT_HOME) -> results.SiteRecovered:
     """Unpack a backup into a new folder, then charge what may have happened since it was made."""
     from flo.cli.screen import say, working
     from flo.clients.enrol import connect
@@ -57,11 +60,11 @@ def site_restore(file: File, home: site.Home = site.DEFAULT_HOME) -> None:
         say("if the certificate was renewed since: flo site enrol INVITATION, a new one")
         say(f"then: flo site recover --home {home}")
         raise typer.Exit(type(error).exit_code) from error
-    _tell(restored)
+    return _told(restored)
 
 
-@site.app.command("recover")
-def site_recover(home: site.Home = site.DEFAULT_HOME) -> None:
+@command(site.app, "recover")
+def site_recover(home: site.Home = site.DEFAULT_HOME) -> results.SiteRecovered:
     """Charge in full whatever this ledger may have lost, and open it again."""
     from flo.cli.screen import working
     from flo.clients.enrol import connect
@@ -71,10 +74,10 @@ def site_recover(home: site.Home = site.DEFAULT_HOME) -> None:
     opened = SiteHome.open(home)
     with working("asking the coordinator what it saw since"), connect(opened) as api:
         restored = recover(opened, api)
-    _tell(restored)
+    return _told(restored)
 
 
-def _tell(restored: Restored) -> None:
+def _told(restored: Restored) -> results.SiteRecovered:
     from flo.cli.screen import plain, say
 
     say(f"{restored.lost} rows of the ledger were lost, as far as others saw")
@@ -86,10 +89,13 @@ def _tell(restored: Restored) -> None:
     say("[bold]policy and opt-outs are those of the backup[/]: read the policy (flo site policy),")
     say("enter whoever opted out since (flo site opt-out), then: flo site policy --sign")
     say("flo site budget shows what remains; flo site run goes on")
+    return results.SiteRecovered(restored.lost, list(restored.studies), list(restored.exhausted))
 
 
-@coordinator.app.command("backup")
-def coordinator_backup(out: Out, home: coordinator.Home = coordinator.DEFAULT_HOME) -> None:
+@command(coordinator.app, "backup")
+def coordinator_backup(
+    out: Out, home: coordinator.Home = coordinator.DEFAULT_HOME
+) -> results.BackupWritten:
     """Write the coordinator's folder, keys and runs into one file that a passphrase opens."""
     from flo import backup
     from flo.cli.screen import say, working
@@ -105,12 +111,16 @@ def coordinator_backup(out: Out, home: coordinator.Home = coordinator.DEFAULT_HO
     with opened.recording() as store:
         store.add_event(None, "backed-up", files=count)
     say(f"{out} holds {count} files")
-    if opened.config.keystore.path is not None:
-        say(f"keep a copy of {opened.config.keystore.path} too: it is not in this file")
+    kept = opened.config.keystore.path
+    if kept is not None:
+        say(f"keep a copy of {kept} too: it is not in this file")
+    return results.BackupWritten(str(out), count, str(kept) if kept else None)
 
 
-@coordinator.app.command("restore")
-def coordinator_restore(file: File, home: coordinator.Home = coordinator.DEFAULT_HOME) -> None:
+@command(coordinator.app, "restore")
+def coordinator_restore(
+    file: File, home: coordinator.Home = coordinator.DEFAULT_HOME
+) -> results.CoordinatorRestored:
     """Unpack a backup into a new folder; `flo coordinator serve` goes on from there."""
     from flo import backup
     from flo.cli.screen import say, working
@@ -132,3 +142,4 @@ def coordinator_restore(file: File, home: coordinator.Home = coordinator.DEFAULT
     say("studies offered since are not known here: launch a new version, the old one has its run")
     say("sites say in their logs that a backup was restored; a run goes on from its state of then")
     say(f"next: flo coordinator serve --home {home}")
+    return results.CoordinatorRestored(str(home), found.header.made, let_in)

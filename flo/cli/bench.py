@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from flo.cli import results
+from flo.cli.command import STANDARD_OUTPUT, JsonFile, write_json
 
 GROUPS = (
     *("rounds", "end-to-end", "step", "noise", "secure-sum", "aggregate", "ledger", "simulate"),
@@ -21,7 +23,7 @@ def bench(
     ] = None,
     device: Annotated[str, typer.Option(help="Where steps run: cpu or cuda.")] = "cpu",
     quick: Annotated[bool, typer.Option(help="The few rows that tell most.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Rows as JSON.")] = None,
+    json_file: JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="Rows as a picture, in SVG.")] = None,
 ) -> None:
     """Measure what FLO costs here, as ratios against references in the same run."""
@@ -43,8 +45,8 @@ def bench(
             status.update(group)
             for row in _rows(group, device, quick=quick):
                 rows.append(row)
-                if json_file:  # at once: the next row may take minutes, and fail
-                    json_file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+                if json_file != STANDARD_OUTPUT:  # at once: the next may take minutes, and fail
+                    write_json(json_file, results.Measured(rows))
                 status.update(f"{group}: {row['name']} took {row['ratio']:.2f} × {row['how']}")
     table = Table(box=None)
     for name in ("group", "name", "flo", "reference", "ratio", "unit", "runs", "how"):
@@ -54,6 +56,8 @@ def bench(
     console().print(table)
     if plot:
         plot.write_text(svg(rows), encoding="utf-8")
+    if json_file == STANDARD_OUTPUT:
+        write_json(json_file, results.Measured(rows))
 
 
 def _rows(group: str, device: str, *, quick: bool) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,9 +13,9 @@ if TYPE_CHECKING:
 _BAR, _CURVE, _LEVELS = 40, 60, " ▁▂▃▄▅▆▇█"
 
 
-def show(ledger: Ledger, json_file: Path | None) -> None:
-    """Draw every population's life budget; the same numbers as JSON if asked for."""
-    from flo.cli.screen import console, say, write_json
+def show(ledger: Ledger) -> list[dict[str, Any]]:
+    """Draw every population's life budget. Returns the same numbers, as ``--json`` has them."""
+    from flo.cli.screen import console, say
     from flo.privacy import budget
     from flo.privacy.life import SUB_LEDGERS
 
@@ -43,7 +42,7 @@ def show(ledger: Ledger, json_file: Path | None) -> None:
                 else f"still affordable in {sub_ledger}: nothing, this budget is spent for good"
             )
         documents.append(_document(name, moments[-1], fits, life.epsilon, life.delta, uses))
-    write_json(json_file, {"schema_version": 2, "populations": documents})
+    return documents
 
 
 def _bar(sub_ledger: str, now: Moment) -> str:

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from flo.cli import results
+from flo.cli.command import command
+
 app = typer.Typer(no_args_is_help=True)
 Home = Annotated[
     Path, typer.Option(envvar="FLO_COORDINATOR_HOME", help="The coordinator's folder.")
@@ -14,7 +17,7 @@ Home = Annotated[
 DEFAULT_HOME = Path("coordinator")
 
 
-@app.command()
+@command(app)
 def init(
     home: Home = DEFAULT_HOME,
     host: Annotated[
@@ -41,7 +44,7 @@ def init(
     signing_key: Annotated[
         str | None, typer.Option(help="ARN of the KMS key that is this coordinator's identity.")
     ] = None,
-) -> None:
+) -> results.CoordinatorMade:
     """Make the coordinator's keys, certificate authority and configuration."""
     from flo.cli.screen import keystore_document, say
     from flo.errors import UsageError
@@ -71,6 +74,7 @@ def init(
     say(f"coordinator made in {home}")
     say(f"fingerprint, to read out to hospitals: {spoken(made.identity().fingerprint)}")
     say(f"next: flo coordinator serve --home {home}")
+    return results.CoordinatorMade(str(home), made.identity().fingerprint)
 
 
 @app.command()
@@ -94,12 +98,12 @@ def serve(
     serve_until_stopped(opened, SageMakerJobs(opened.config.aws), audit_store(opened.config.aws))
 
 
-@app.command()
+@command(app)
 def invite(
     hospital: Annotated[str, typer.Argument(help="Id of the hospital, such as cleveland.")],
     out: Annotated[Path | None, typer.Option(help="Where to write the invitation.")] = None,
     home: Home = DEFAULT_HOME,
-) -> None:
+) -> results.Invited:
     """Write a one-time invitation for a hospital; pass it on like a password."""
     from contextlib import closing
 
@@ -108,6 +112,7 @@ def invite(
     from flo.cli.screen import say
     from flo.errors import UsageError
     from flo.files import write_private
+    from flo.server.authority import BOOTSTRAP_DAYS
     from flo.server.home import CoordinatorHome
     from flo.server.invitations import invite as make_invitation
     from flo.study import Identifier
@@ -123,19 +128,21 @@ def invite(
     with closing(opened.store()) as store:
         member = store.member(hospital)
     write_private(path, make_invitation(opened, hospital))
-    say(f"{path} opens enrolment once, within 7 days")
-    if member is not None and not member.revoked:
+    say(f"{path} opens enrolment once, within {BOOTSTRAP_DAYS} days")
+    replaces = member is not None and not member.revoked
+    if replaces:
         say(
             f"[yellow]{hospital} is enrolled already:[/] whoever uses this takes its place; "
             f"flo coordinator revoke {hospital} ends both"
         )
+    return results.Invited(hospital, str(path), BOOTSTRAP_DAYS, replaces)
 
 
-@app.command()
+@command(app)
 def revoke(
     hospital: Annotated[str, typer.Argument(help="Id of the hospital.")],
     home: Home = DEFAULT_HOME,
-) -> None:
+) -> results.Revoked:
     """Refuse a hospital from its next request on; its data and ledger are its own."""
     from flo.cli.screen import say
     from flo.errors import UsageError
@@ -147,10 +154,11 @@ def revoke(
         store.add_event(None, "revoked", hospital=hospital)
         store.revoke(hospital)
     say(f"{hospital} is refused from its next request on")
+    return results.Revoked(hospital)
 
 
-@app.command()
-def hospitals(home: Home = DEFAULT_HOME) -> None:
+@command(app)
+def hospitals(home: Home = DEFAULT_HOME) -> results.Hospitals:
     """List enrolled hospitals with their fingerprints, and the coordinator's own."""
     from rich.table import Table
 
@@ -159,25 +167,27 @@ def hospitals(home: Home = DEFAULT_HOME) -> None:
     from flo.server.home import CoordinatorHome
 
     opened = CoordinatorHome.open(home)
+    found, own = [], opened.identity().fingerprint
     store = opened.store()
     table = Table("hospital", "fingerprint", "status")
     for member in store.members():
         status = "revoked" if member.revoked else "enrolled"
         table.add_row(member.id, spoken(member.fingerprint), status)
+        found.append(results.EnrolledHospital(member.id, member.fingerprint, member.revoked))
     store.close()
     console().print(table)
-    own = spoken(opened.identity().fingerprint)
-    console().print(f"the coordinator's own, to read out: {own}", soft_wrap=True)
+    console().print(f"the coordinator's own, to read out: {spoken(own)}", soft_wrap=True)
+    return results.Hospitals(own, found)
 
 
-@app.command()
+@command(app)
 def token(
     name: Annotated[str, typer.Argument(help="Who it is for, as the audit log will name them.")],
     role: Annotated[str, typer.Option(help="operator, viewer or auditor.")] = "viewer",
     hours: Annotated[float, typer.Option(help="How long it lives, 24 at most.")] = 8,
     out: Annotated[Path | None, typer.Option(help="Where to write the access file.")] = None,
     home: Home = DEFAULT_HOME,
-) -> None:
+) -> results.TokenWritten:
     """Write an access file with a signed, short-lived token; use it as --home of other commands."""
     from typing import get_args
 
@@ -205,12 +215,13 @@ def token(
         )
     access = Access(url=opened.private_url, ca=opened.ca_path.read_text(), token=text)
     write_private(path, canonical.encode(access.model_dump(mode="json")))
-    may = ", ".join(action for (who, action), yes in ALLOWED.items() if who == role and yes)
-    say(f"{path}: {name} may {may}")
+    may = [action for (who, action), yes in ALLOWED.items() if who == role and yes]
+    say(f"{path}: {name} may {', '.join(may)}")
     say(f"for {hours:g} hours; pass it on like a password. Use: flo study list --home {path}")
+    return results.TokenWritten(str(path), name, role, hours, may)
 
 
-@app.command()
+@command(app)
 def rewrap(
     keystore: Annotated[
         str, typer.Option(help="What seals the keys from now on: file, passphrase, or a KMS ARN.")
@@ -219,7 +230,7 @@ def rewrap(
         Path | None, typer.Option(help="The key file, if not in the folder.")
     ] = None,
     home: Home = DEFAULT_HOME,
-) -> None:
+) -> results.Rewrapped:
     """Move this coordinator's secrets to another key store, or another key in KMS."""
     from flo.cli.screen import keystore_document, say, working
     from flo.keystore import KeyStoreConfig
@@ -232,13 +243,14 @@ def rewrap(
         count = move(CoordinatorHome.open(home), config)
     say(f"{count} secrets are sealed anew; the key store before opens nothing here any more")
     say("keep it as long as you keep backups that were made under it")
+    return results.Rewrapped(count)
 
 
-@app.command("replace-key")
+@command(app, "replace-key")
 def replace_key(
     home: Home = DEFAULT_HOME,
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
-) -> None:
+) -> results.KeyReplaced:
     """Make a new identity key, signed over by the old one; every steward compares it anew."""
     from flo.cli.screen import confirmed, say
     from flo.errors import RefusedError
@@ -250,6 +262,8 @@ def replace_key(
     if not confirmed("Replace the coordinator's identity key? Tokens end at once.", yes):
         raise RefusedError("nothing was changed", hint="--yes replaces at once")
     step = replace(opened)
-    say(f"new fingerprint, to read out: {spoken(fingerprint(bytes.fromhex(step.new)))}")
+    made = fingerprint(bytes.fromhex(step.new))
+    say(f"new fingerprint, to read out: {spoken(made)}")
     say("hospitals accept it with: flo site coordinator --accept FINGERPRINT")
     say("invitations and tokens that were out have ended; make new ones")
+    return results.KeyReplaced(made)

@@ -7,16 +7,18 @@ from typing import Annotated
 
 import typer
 
+from flo.cli import results
+from flo.cli.command import command
 from flo.cli.site import DEFAULT_HOME, Home, app
 from flo.cli.steward import PersonKey, person_key
 
 
-@app.command()
+@command(app)
 def policy(
     home: Home = DEFAULT_HOME,
     sign: Annotated[bool, typer.Option("--sign", help="Put policy.toml in force.")] = False,
     person: PersonKey = None,
-) -> None:
+) -> results.PolicyShown:
     """Show what this site allows; sign policy.toml after you have edited it."""
     from flo.cli.screen import plain, say
     from flo.clients.home import SiteHome
@@ -27,7 +29,8 @@ def policy(
     opened = SiteHome.open(home)
     if sign and put_in_force(opened.directory, opened.identity(), person_key(person)) is None:
         say("signed; the policy in force asks for more people: flo site policy --sign --person KEY")
-        return
+        waiting = read_edited(opened.directory / "policy.toml")
+        return results.PolicyShown(waiting.digest, False, waiting.model_dump(mode="json"))
     found, refused = read_edited(opened.directory / "policy.toml"), None
     try:
         found = opened.policy
@@ -42,9 +45,10 @@ def policy(
     if refused is not None:  # it is shown all the same: somebody has to look at it before signing
         raise refused
     say(f"in force, digest {found.digest[:12]}; {home / 'policy.toml'} is signed")
+    return results.PolicyShown(found.digest, sign, found.model_dump(mode="json"))
 
 
-@app.command()
+@command(app)
 def person(
     name: Annotated[str, typer.Argument(help="The person's name, as approvals will carry it.")],
     out: Annotated[Path, typer.Option(help="Where to write the person's key.")],
@@ -52,7 +56,7 @@ def person(
         str,
         typer.Option(help="steward, data protection officer, ethics committee or physician."),
     ] = "steward",
-) -> None:
+) -> results.PersonKey:
     """Make a key of a person's own, opened by a passphrase, to approve with."""
     from flo.cli.screen import plain, say
     from flo.clients.people import new_key
@@ -61,10 +65,12 @@ def person(
     made = new_key(out, passphrase(f"passphrase for {out}", new=True))
     say(f"{out} is the key of {name}; keep it, and the passphrase, to yourself")
     say("add this to policy.toml, then: flo site policy --sign")
-    say(plain(f'\n[[people]]\nname = "{name}"\nrole = "{role}"\npublic = "{made.public.hex()}"'))
+    public = made.public.hex()
+    say(plain(f'\n[[people]]\nname = "{name}"\nrole = "{role}"\npublic = "{public}"'))
+    return results.PersonKey(str(out), name, role, public)
 
 
-@app.command("opt-out")
+@command(app, "opt-out")
 def opt_out(
     home: Home = DEFAULT_HOME,
     begin_a_new_list: Annotated[
@@ -74,7 +80,7 @@ def opt_out(
             help="Only if the list is lost for good: all on it take part again until asked anew.",
         ),
     ] = False,
-) -> None:
+) -> results.OptedOut:
     """Ask for a patient who does not take part: from the next round on, and in nothing later."""
     from flo.cli.screen import say
     from flo.clients.consent import begin_a_new_list as begin
@@ -86,16 +92,18 @@ def opt_out(
     if begin_a_new_list:
         begin(opened)
         say("a new, empty list; opt out again everyone who was on the old one")
-        return
+        return results.OptedOut(0, known=True)
     patient = _patient_id()
     changed = take_out(opened, patient)
     say(f"noted; the patient was taken out of {len(changed)} studies and takes part in none later")
-    if not is_in_a_file(opened, patient):
+    known = is_in_a_file(opened, patient)
+    if not known:
         say("[yellow]no data file here holds this id:[/] is it spelt as there?")
+    return results.OptedOut(len(changed), known)
 
 
-@app.command()
-def erase(home: Home = DEFAULT_HOME) -> None:
+@command(app)
+def erase(home: Home = DEFAULT_HOME) -> results.Erased:
     """Opt a patient out and record which models they contributed to, how much. Asks for the id."""
     from rich.table import Table
 
@@ -121,12 +129,15 @@ def erase(home: Home = DEFAULT_HOME) -> None:
         console().print(table)
     else:
         say("this id is in no study that was approved here")
-    if not is_in_a_file(opened, patient):
+    known = is_in_a_file(opened, patient)
+    if not known:
         say("[yellow]no data file here holds this id:[/] is it spelt as there?")
     if made.unknown:
         say(f"not known for {len(made.unknown)} studies approved before members were kept")
     say(made.said)
     say(f"signed record, without the patient's id: {path}")
+    contributions = [part.model_dump(mode="json") for part in made.contributions]
+    return results.Erased(str(path), known, contributions, list(made.unknown))
 
 
 def _patient_id() -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flo.cli import results
+
 if TYPE_CHECKING:
     from flo.simulation import Engine
 
@@ -34,10 +36,9 @@ def simulate(
     unsafe_not_private: Annotated[
         bool, typer.Option("--unsafe-not-private", help="Allow data that a ledger protects.")
     ] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Result as JSON.")] = None,
-) -> None:
+) -> results.Simulated:
     """Run a study in one process on data you may see; prints exact numbers, so NOT private."""
-    from flo.cli.screen import say, working, write_json
+    from flo.cli.screen import say, working
     from flo.errors import UsageError
     from flo.simulation import load_hospitals
     from flo.simulation import simulate as run
@@ -71,7 +72,7 @@ def simulate(
     if compare:
         say(f"pooled without privacy {result['auc_pooled']:.4f}")
         say(f"each hospital alone    {result['auc_alone']:.4f}")
-    write_json(json_file, result)
+    return results.Simulated(**result)
 
 
 def _ray() -> Engine:
@@ -90,27 +91,27 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="Folder with HOSPITAL.csv for each hospital of the study.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Result as JSON.")] = None,
-) -> None:
+) -> results.Demonstrated:
     """Hospitals train one private model on this machine, each a process, over mutual TLS."""
     from flo.cli.demo import STUDY, run_demo
-    from flo.cli.screen import write_json
 
-    write_json(json_file, run_demo(directory, study or STUDY, data))
+    return results.Demonstrated(**run_demo(directory, study or STUDY, data))
 
 
 def data(
     name: Annotated[str, typer.Argument(help="heart, support2 or fars")],
     directory: Annotated[Path, typer.Argument(help="Where to write HOSPITAL.csv files.")],
-) -> None:
+) -> results.DataWritten:
     """Write a data set of real patients out, one CSV per hospital."""
     from flo.cli.screen import say
     from flo.datasets import CREDITS, write
 
     name = {"heart": "heart-disease"}.get(name, name)
-    for path in write(name, directory):
-        say(str(path))
+    files = [str(path) for path in write(name, directory)]
+    for file in files:
+        say(file)
     say(CREDITS[name])
+    return results.DataWritten(files, CREDITS[name])
 
 
 def _refuse_registered(directory: Path) -> None:

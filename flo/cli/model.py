@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flo.cli import results
+from flo.cli.command import command
 from flo.cli.site import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
@@ -21,12 +23,12 @@ Coordinator = Annotated[
 ]
 
 
-@app.command("list")
+@command(app, "list")
 def list_(
     directory: Annotated[Path, typer.Argument(help="A folder with models.")] = Path("models"),
     home: Home = DEFAULT_HOME,
     coordinator: Coordinator = None,
-) -> None:
+) -> results.Models:
     """List the models in a folder, each checked."""
     from rich.table import Column, Table
 
@@ -35,36 +37,47 @@ def list_(
     from flo.model_card import PublishedModel
 
     trusted = trusted_coordinators(home, coordinator)
-    cards = sorted(directory.glob("*.card.json"))
+    cards, lines = sorted(directory.glob("*.card.json")), list[results.ModelLine]()
     if not cards:
         say(f"no models in {directory}; `flo model fetch STUDY` gets one from the coordinator")
-        return
+        return results.Models([])
     table = Table(Column("model", overflow="fold"), "version", "ε", "AUC", "made")
     for path in cards:
+        name = path.name.removesuffix(".card.json")
         try:
             model = PublishedModel.open(path, *trusted)
         except FloError as error:
             table.add_row(plain(path.name), "", "", f"[red]refused:[/] {plain(str(error))}", "")
+            lines.append(results.ModelLine(name, None, None, None, None, str(error)))
             continue
+        card = model.card
+        auc = card.evaluation.auc if card.evaluation else None
+        version = model.study.version
+        lines.append(results.ModelLine(name, version, card.epsilon, auc, card.made, None))
         table.add_row(
-            plain(path.name.removesuffix(".card.json")),
-            str(model.study.version),
-            f"{model.card.epsilon:.4f}",
-            _quality(model.card.evaluation),
-            model.card.made[:10],
+            plain(name),
+            str(version),
+            f"{card.epsilon:.4f}",
+            _quality(card.evaluation),
+            card.made[:10],
         )
     console().print(table)
+    return results.Models(lines)
 
 
-@app.command()
-def show(model: ModelFile, home: Home = DEFAULT_HOME, coordinator: Coordinator = None) -> None:
+@command(app)
+def show(
+    model: ModelFile, home: Home = DEFAULT_HOME, coordinator: Coordinator = None
+) -> results.ModelShown:
     """Check a model's signature and show its card: study, privacy, evaluation, inputs."""
     from flo.cli.screen import console, show_sheet
 
-    show_sheet(_sections(_open(model, home, coordinator)), console())
+    opened = _open(model, home, coordinator)
+    show_sheet(_sections(opened), console())
+    return results.ModelShown(opened.card.model_dump(mode="json"))
 
 
-@app.command()
+@command(app)
 def fetch(
     study: Annotated[
         str,
@@ -73,13 +86,12 @@ def fetch(
     home: Home = DEFAULT_HOME,
     out: Annotated[Path, typer.Option(help="Folder for the model and its card.")] = Path("models"),
     coordinator: Coordinator = None,
-) -> None:
+) -> results.ModelFetched:
     """Get a model from the coordinator, or a registry; kept only if everything checks."""
     if study.startswith("arn:"):
         from flo.cli.registry import fetch_package
 
-        fetch_package(study, out, trusted_coordinators(home, coordinator))
-        return
+        return fetch_package(study, out, trusted_coordinators(home, coordinator))
     from flo.cli.screen import say, working
     from flo.clients.enrol import connect
     from flo.clients.home import SiteHome
@@ -90,9 +102,10 @@ def fetch(
         card = get(opened, api, study, out)
     say(f"checked and kept: {card}")
     say(f"next: flo model predict {card} --data FILE --out FILE --home {home}")
+    return results.ModelFetched(str(card))
 
 
-@app.command()
+@command(app)
 def predict(
     model: ModelFile,
     data: Annotated[Path, typer.Option(help="CSV or Parquet with the study's columns.")],
@@ -102,7 +115,7 @@ def predict(
     id_column: Annotated[str, typer.Option(help="Column to repeat, if it is there.")] = (
         "patient_id"
     ),
-) -> None:
+) -> results.Predicted:
     """Score the patients of a file with a published model: offline, nothing leaves."""
     from flo.cli.screen import say, working
     from flo.clients.predict import predict as score
@@ -111,15 +124,16 @@ def predict(
     with working("predicting"):
         count = score(opened, data, out, id_column)
     say(f"{count} records scored in {out}: the model's probability of {opened.study.data.label}")
+    return results.Predicted(str(out), count)
 
 
-@app.command()
+@command(app)
 def export(
     model: ModelFile,
     out: Annotated[Path, typer.Option(help="Where to write the ONNX file.")],
     home: Home = DEFAULT_HOME,
     coordinator: Coordinator = None,
-) -> None:
+) -> results.FileWritten:
     """Write a checked model as ONNX, from encoded inputs to scores, for other software."""
     from flo.cli.screen import say, working
     from flo.files import write_public
@@ -129,6 +143,7 @@ def export(
     with working("exporting"):
         write_public(out, to_onnx(opened))
     say(f"{out}: inputs by name and order are in its metadata; FLO's signature does not cover it")
+    return results.FileWritten(str(out))
 
 
 def _open(path: Path, home: Path, coordinator: str | None) -> PublishedModel:

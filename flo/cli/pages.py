@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from flo.cli import coordinator, site
+from flo.cli import coordinator, results, site
+from flo.cli.command import command
 
 _HOURS = 8
 
 
-@coordinator.app.command()
-def console(home: coordinator.Home = coordinator.DEFAULT_HOME) -> None:
+@command(coordinator.app)
+def console(home: coordinator.Home = coordinator.DEFAULT_HOME) -> results.ConsoleLink:
     """Show the link that opens the console; --home may be an access file of yours."""
     from flo.cli.operator import read_access
     from flo.cli.screen import say
@@ -23,8 +24,9 @@ def console(home: coordinator.Home = coordinator.DEFAULT_HOME) -> None:
     if home.is_file():
         access = read_access(home)
         say("open this link, which is like a password, in your browser:")
-        say(f"{access.url}{SIGN_IN}#{access.token}")
-        return
+        link = f"{access.url}{SIGN_IN}#{access.token}"
+        say(link)
+        return results.ConsoleLink(link, None, None)
     opened = CoordinatorHome.open(home)
     text, made = issue(opened.identity(), "owner of the folder", "operator", _HOURS * 3600)
     with opened.recording() as store:
@@ -37,12 +39,15 @@ def console(home: coordinator.Home = coordinator.DEFAULT_HOME) -> None:
             expires=made.expires,
         )
     say(f"open this link, which is like a password for {_HOURS} hours, in your browser:")
-    say(f"{opened.private_url}{SIGN_IN}#{text}")
+    link = f"{opened.private_url}{SIGN_IN}#{text}"
+    say(link)
     say(
         f"A browser that does not know {opened.ca_path} asks whether to trust it: import that file,"
     )
     say("or compare the certificate's SHA-256 fingerprint with this one:")
-    say(_certificate_fingerprint(opened.certificate_path.read_bytes()))
+    certificate = _certificate_fingerprint(opened.certificate_path.read_bytes())
+    say(certificate)
+    return results.ConsoleLink(link, _HOURS, certificate)
 
 
 @site.app.command()
@@ -66,8 +71,8 @@ def desk(
     serve_desk(opened, port, show_link)
 
 
-@site.app.command()
-def stop(home: site.Home = site.DEFAULT_HOME) -> None:
+@command(site.app)
+def stop(home: site.Home = site.DEFAULT_HOME) -> results.Halted:
     """Stop everything: nothing more leaves this hospital until `flo site resume`."""
     from flo.cli.screen import say
     from flo.clients.halt import halt
@@ -76,10 +81,11 @@ def stop(home: site.Home = site.DEFAULT_HOME) -> None:
     made = halt(SiteHome.open(home))
     say(f"[bold red]everything is stopped[/] since {made.time}; nothing more leaves this hospital")
     say("approvals and reservations stay; to let it go on: flo site resume")
+    return results.Halted(made.time)
 
 
-@site.app.command()
-def resume(home: site.Home = site.DEFAULT_HOME) -> None:
+@command(site.app)
+def resume(home: site.Home = site.DEFAULT_HOME) -> results.Halted:
     """Let a site go on that was stopped."""
     from flo.cli.screen import say
     from flo.clients.halt import go_on
@@ -87,6 +93,7 @@ def resume(home: site.Home = site.DEFAULT_HOME) -> None:
 
     go_on(SiteHome.open(home))
     say("it goes on: what is approved is answered again")
+    return results.Halted(None)
 
 
 def _certificate_fingerprint(pem: bytes) -> str:

@@ -3,40 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from flo.cli import model
+from flo.cli import model, results
+from flo.cli.command import command
 from flo.cli.coordinator import DEFAULT_HOME, Home
+from flo.cli.study import DryRun
 
 Package = Annotated[str, typer.Argument(help="ARN of a model package.")]
 
 
-@model.app.command()
-def register(path: model.ModelFile, home: Home = DEFAULT_HOME) -> None:
+@command(model.app)
+def register(
+    path: model.ModelFile, home: Home = DEFAULT_HOME, dry_run: DryRun = False
+) -> results.PackageState:
     """Put a published model of this coordinator into its account's registry, to be approved."""
     from flo.cli.screen import say, working
     from flo.errors import UsageError
     from flo.infra.aws.registry import Registry
+    from flo.model_card import PublishedModel
     from flo.server.home import CoordinatorHome
 
     opened = CoordinatorHome.open(home)
     config = opened.config.aws
     if config is None:
         raise UsageError(f"{opened.config_path} has no [aws] section", hint="flo aws deploy")
+    trusted = model.trusted_coordinators(home, None)
+    if dry_run:
+        card = PublishedModel.open(path, *trusted).card
+        say(f"run {card.run} would be put into the registry of {config.region}, to be approved")
+        say("nothing was put there; the same without --dry-run does it")
+        return results.PackageState(str(path), "planned")
     with working("registering"):
-        trusted = model.trusted_coordinators(home, None)
         arn = Registry(config.region).register(config, path, *trusted)
     say(f"{arn} waits for approval")
     say(f"next: flo model approve {arn} --why REASON")
+    return results.PackageState(arn, "PendingManualApproval")
 
 
-@model.app.command()
+@command(model.app)
 def packages(
     study: Annotated[str, typer.Argument(help="Name of a study.")],
     region: Annotated[str, typer.Option(envvar="AWS_REGION", help="AWS region.")],
-) -> None:
+) -> results.Packages:
     """List a study's packages in the registry, the newest first."""
     from rich.table import Column, Table
 
@@ -44,28 +55,43 @@ def packages(
     from flo.infra.aws.registry import Registry
 
     table = Table(Column("package", overflow="fold"), "approval", "ε", "run", "made")
+    lines = []
     for found in Registry(region).packages(study):
+        lines.append(
+            results.PackageLine(
+                found.arn, found.approval, found.epsilon, found.run, str(found.created)
+            )
+        )
         table.add_row(
             plain(found.arn), found.approval, plain(found.epsilon), plain(found.run), found.created
         )
     console().print(table)
+    return results.Packages(lines)
 
 
-@model.app.command()
+@command(model.app)
 def approve(
     package: Package,
     why: Annotated[str, typer.Option(help="Kept with the package.")],
     reject: Annotated[bool, typer.Option("--reject", help="Say no instead.")] = False,
-) -> None:
+    dry_run: DryRun = False,
+) -> results.PackageState:
     """Approve a package of the registry, or reject it; only an approved one is fetched."""
     from flo.cli.screen import say
     from flo.infra.aws.registry import Registry
 
-    Registry.of(package).decide(package, "Rejected" if reject else "Approved", why)
-    say(f"{package} is {'rejected' if reject else 'approved'}")
+    decision: Literal["Approved", "Rejected"] = "Rejected" if reject else "Approved"
+    registry = Registry.of(package)
+    if dry_run:
+        now = registry.approval_of(package)
+        say(f"{package} is {now}; it would be {decision}, and nothing was changed")
+        return results.PackageState(package, now)
+    registry.decide(package, decision, why)
+    say(f"{package} is {decision.lower()}")
+    return results.PackageState(package, decision)
 
 
-def fetch_package(arn: str, out: Path, trusted: list[str]) -> None:
+def fetch_package(arn: str, out: Path, trusted: list[str]) -> results.ModelFetched:
     """Fetch an approved package, checked against these coordinators' fingerprints."""
     from flo.cli.screen import say, working
     from flo.infra.aws.registry import Registry
@@ -73,3 +99,4 @@ def fetch_package(arn: str, out: Path, trusted: list[str]) -> None:
     with working("fetching"):
         card = Registry.of(arn).fetch(arn, out, *trusted)
     say(f"{card}: signed, and the tensors are the card's")
+    return results.ModelFetched(str(card))

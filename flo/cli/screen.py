@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +16,20 @@ if TYPE_CHECKING:
     from flo.privacy.sheet import Section
 
 
+_words_to_error = False
+
+
+def words_to_standard_error() -> None:
+    """From now on standard output has JSON and nothing else."""
+    global _words_to_error
+    _words_to_error = True
+
+
 def console(*, error: bool = False) -> Console:
     """A rich console; results go to standard output, everything else to standard error."""
     from rich.console import Console
 
-    return Console(stderr=error, highlight=False, soft_wrap=error)
+    return Console(stderr=error or _words_to_error, highlight=False, soft_wrap=error)
 
 
 def say(text: str) -> None:
@@ -62,12 +70,6 @@ def show_sheet(parts: list[Section], out: Console) -> None:
         for label, text in section.lines:
             table.add_row(plain(label), plain(text))
         out.print(table)
-
-
-def write_json(path: Path | None, document: dict[str, Any]) -> None:
-    """Write a result where the user asked for it, if anywhere."""
-    if path is not None:
-        path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from flo.cli import results
+from flo.cli.command import command
+
 app = typer.Typer(no_args_is_help=True)
 Home = Annotated[Path, typer.Option(envvar="FLO_SITE_HOME", help="The site's folder.")]
 DEFAULT_HOME = Path("site")
 
 
-@app.command()
+@command(app)
 def init(
     hospital: Annotated[str, typer.Argument(help="Id of this hospital, as in its invitation.")],
     data: Annotated[Path, typer.Option(help="CSV or Parquet file with the patients.")],
@@ -30,7 +33,7 @@ def init(
     keystore_path: Annotated[
         Path | None, typer.Option(help="The key file, if not in the folder.")
     ] = None,
-) -> None:
+) -> results.SiteMade:
     """Make this hospital's keys, its ledger, its policy, and the life budget of its patients."""
     from flo.cli.screen import keystore_document, say
     from flo.clients.home import SiteHome, make_config
@@ -54,27 +57,30 @@ def init(
     made = SiteHome.create(home, config, policy)
     size = config.populations[0].declared_size
     say(f"site of {hospital} made in {home}; declared size {size}")
-    say(f"life budget: ε = {epsilon:g} at δ = {largest_delta(size):g}, for good")
-    say(f"fingerprint, to read out: {spoken(made.identity().fingerprint)}")
+    own, delta = made.identity().fingerprint, largest_delta(size)
+    say(f"life budget: ε = {epsilon:g} at δ = {delta:g}, for good")
+    say(f"fingerprint, to read out: {spoken(own)}")
     say(f"what this site allows: {home / 'policy.toml'} (flo site policy)")
     say(f"next: flo site enrol INVITATION --home {home}")
+    return results.SiteMade(hospital, str(home), size, epsilon, delta, own)
 
 
-@app.command()
-def population(home: Home = DEFAULT_HOME) -> None:
+@command(app)
+def population(home: Home = DEFAULT_HOME) -> results.Registered:
     """Register populations that were added to site.toml; their budgets are fixed from then on."""
     from flo.cli.screen import say
     from flo.clients.home import SiteHome
 
     added = SiteHome.open(home).register_populations()
     say(f"registered: {', '.join(added)}" if added else "nothing new in site.toml")
+    return results.Registered(added)
 
 
-@app.command()
+@command(app)
 def enrol(
     invitation: Annotated[Path, typer.Argument(help="The file the coordinator gave you.")],
     home: Home = DEFAULT_HOME,
-) -> None:
+) -> results.SiteEnrolled:
     """Get a certificate for this site's key; the key stays here."""
     from flo.cli.screen import say, working
     from flo.clients.enrol import enrol as use_invitation
@@ -87,36 +93,39 @@ def enrol(
     say(f"  ours:        {spoken(done.own)}")
     say(f"  coordinator: {spoken(done.coordinator)}")
     say(f"next: flo site run --home {home}, and beside it, to decide: flo site desk --home {home}")
+    return results.SiteEnrolled(done.hospital, done.own, done.coordinator)
 
 
-@app.command()
+@command(app)
 def coordinator(
     accept: Annotated[
         str | None, typer.Option(help="Fingerprint of its new key, as it was read out to you.")
     ] = None,
     home: Home = DEFAULT_HOME,
-) -> None:
+) -> results.CoordinatorKey:
     """Show the coordinator's fingerprint; follow it to a new key once you have compared it."""
     from flo.cli.screen import say
     from flo.clients.enrol import accept_coordinator, connect
     from flo.clients.home import SiteHome
-    from flo.identity import fingerprint, spoken
+    from flo.identity import spoken
 
     opened = SiteHome.open(home)
     if accept is not None:
         with connect(opened) as api:
             accept_coordinator(opened, api, accept)
     info = opened.coordinator
-    say(f"{info.url}: {spoken(fingerprint(bytes.fromhex(info.public)))}")
-    for public in info.earlier:
-        say(f"  before: {spoken(fingerprint(bytes.fromhex(public)))}")
+    now, *earlier = info.fingerprints
+    say(f"{info.url}: {spoken(now)}")
+    for before in earlier:
+        say(f"  before: {spoken(before)}")
+    return results.CoordinatorKey(info.url, now, earlier)
 
 
-@app.command()
+@command(app)
 def leave(
     home: Home = DEFAULT_HOME,
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
-) -> None:
+) -> results.Left:
     """Leave the consortium: our certificate is revoked; data, ledger, keys and logs stay here."""
     from flo.cli.screen import confirmed, say
     from flo.clients.enrol import connect
@@ -130,6 +139,7 @@ def leave(
     with connect(opened) as api:
         go(opened, api)
     say("left: the certificate is revoked; the ledger and its budget are kept for good")
+    return results.Left(opened.config.hospital)
 
 
 @app.command()
@@ -156,26 +166,26 @@ def run(
     Agent(opened, wanted).run()
 
 
-@app.command()
+@command(app)
 def budget(
     home: Home = DEFAULT_HOME,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Numbers as JSON.")] = None,
-) -> None:
+) -> results.Budget:
     """Draw each population's life budget: spent, reserved, free, over time, and what still fits."""
     from flo.cli.budget import show
     from flo.clients.home import SiteHome
 
     ledger = SiteHome.open(home).ledger()
-    show(ledger, json_file)
+    found = show(ledger)
     ledger.close()
+    return results.Budget(found)
 
 
-@app.command()
+@command(app)
 def extract(
     study: Annotated[str, typer.Argument(help="Digest of an approved study, or its start.")],
     out: Annotated[Path, typer.Option(help="Where to write the signed extract.")],
     home: Home = DEFAULT_HOME,
-) -> None:
+) -> results.FileWritten:
     """Sign an extract of the ledger for one study, for the auditor."""
     from flo.cli.screen import say
     from flo.cli.steward import approved_digest
@@ -189,3 +199,4 @@ def extract(
     write_public(out, make_extract(opened, ledger, digest))
     ledger.close()
     say(f"signed extract in {out}")
+    return results.FileWritten(str(out))

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flo.cli import results
+from flo.cli.command import command
 from flo.cli.site import DEFAULT_HOME, Home, app
+from flo.cli.study import DryRun
 
 if TYPE_CHECKING:
     from flo.clients.coordinator_api import CoordinatorApi
@@ -23,13 +26,13 @@ PersonKey = Annotated[
 ]
 
 
-@app.command()
+@command(app)
 def confirm(
     partners: Annotated[
         list[str] | None, typer.Argument(help="HOSPITAL=FINGERPRINT, as it was read out to you.")
     ] = None,
     home: Home = DEFAULT_HOME,
-) -> None:
+) -> results.Partners:
     """Keep partners' fingerprints that you compared by telephone; alone, list them."""
     from flo.cli.screen import say
     from flo.clients.address_book import AddressBook, parse_entries
@@ -49,11 +52,14 @@ def confirm(
         say(f"{hospital}: {spoken(fingerprint)}")
     if not book.confirmed:
         say("no partner's fingerprint was compared yet: flo site confirm HOSPITAL=FINGERPRINT")
+    return results.Partners(dict(book.confirmed))
 
 
-@app.command()
-def inbox(home: Home = DEFAULT_HOME) -> None:
+@command(app)
+def inbox(home: Home = DEFAULT_HOME) -> results.Inbox:
     """List the studies that name this hospital, and what was decided about each here."""
+    from dataclasses import asdict
+
     from rich.table import Table
 
     from flo.cli.screen import console, plain, working
@@ -75,15 +81,16 @@ def inbox(home: Home = DEFAULT_HOME) -> None:
             item.here,
         )
     console().print(table)
+    return results.Inbox([results.Waiting(**asdict(item)) for item in known])
 
 
-@app.command()
+@command(app)
 def review(
     study: StudyName = None,
     home: Home = DEFAULT_HOME,
     population: Annotated[str | None, typer.Option(help="Which population takes part.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page to read or print.")] = None,
-) -> None:
+) -> results.Sheet:
     """Read a study in plain language: what leaves, what it costs, what changed, our rules."""
     from flo.cli.screen import console, say, show_sheet, working
     from flo.clients.enrol import connect
@@ -103,9 +110,14 @@ def review(
         write_private(html, page(opened, offered.study, chosen).encode())
         say(f"\nthe same to print: {html}")
     opened.record("reviewed", offered.study.digest)
+    listed = [
+        {"heading": part.heading, "lines": [list(line) for line in part.lines]} for part in parts
+    ]
+    written = str(html) if html else None
+    return results.Sheet(offered.study.name, offered.study.digest, listed, written)
 
 
-@app.command()
+@command(app)
 def approve(
     study: StudyName = None,
     home: Home = DEFAULT_HOME,
@@ -120,12 +132,13 @@ def approve(
         ),
     ] = False,
     person: PersonKey = None,
-) -> None:
+    dry_run: DryRun = False,
+) -> results.Approval:
     """Read a study, check the data on this screen, and approve: one approval, one reservation."""
     from flo.cli.screen import confirmed, console, say, show_sheet, working
     from flo.clients.address_book import AddressBook, refuse_strangers
     from flo.clients.approve import approve as sign
-    from flo.clients.approve import terms_of
+    from flo.clients.approve import rehearse, shares, terms_of
     from flo.clients.enrol import connect
     from flo.clients.home import SiteHome
     from flo.clients.offers import choose
@@ -141,6 +154,14 @@ def approve(
         unconfirmed = AddressBook.load(opened).unconfirmed(offered.study, opened.config.hospital)
         show_sheet(sheet(opened, offered.study, chosen), console())
         refuse_strangers(offered.study, unconfirmed, if_broken=if_broken)
+        takes = shares(opened, offered.study, chosen, if_broken=if_broken)
+        named = (offered.study.name, offered.study.digest)
+        if dry_run:
+            with working("checking the data and the budget"):
+                rehearse(opened, api, offered, chosen, if_broken=if_broken)
+            say("\nthe data fit, the policy allows it, the budget has room; nothing was reserved")
+            needed = opened.policy.approvers
+            return results.Approval(*named, False, True, takes, [], needed)
         if not confirmed("\nApprove this study and reserve its whole cost?", yes):
             raise RefusedError("not approved; nothing was spent", hint="--yes approves at once")
         terms = terms_of(opened, offered.study, chosen, if_broken=if_broken)
@@ -150,18 +171,21 @@ def approve(
             said = ", ".join(given.name for given in people)
             say(f"\n{said} said yes to {digest}; the policy asks for {needed} people")
             say(f"nothing is reserved yet; next: flo site approve {digest} --person KEY")
-            return
+            yet = [given.name for given in people]
+            return results.Approval(*named, False, False, takes, yet, needed)
         with working("checking the data and reserving the budget"):
             sign(opened, api, offered, chosen, if_broken=if_broken, people=people)
     say(f"\napproved {offered.study.name} ({digest}); budget reserved")
+    said_yes = [given.name for given in people]
+    return results.Approval(*named, True, False, takes, said_yes, needed)
 
 
-@app.command()
+@command(app)
 def refuse(
     study: Annotated[str, typer.Argument(help="Name or digest of a study on offer.")],
     reason: Annotated[str, typer.Option(help="For the coordinator to read; no patient data.")],
     home: Home = DEFAULT_HOME,
-) -> None:
+) -> results.Decided:
     """Say no to a study; nothing is spent, and you may still approve it later."""
     from flo.cli.screen import say
     from flo.clients.decisions import refuse as sign
@@ -174,14 +198,15 @@ def refuse(
         chosen = choose(_wait_for_offers(opened, api, 0), study).study
         sign(opened, api, chosen.digest, reason)
     say(f"refused {chosen.name} ({chosen.digest[:12]}); the coordinator was told")
+    return results.Decided(chosen.digest, "refused", told=True)
 
 
-@app.command()
+@command(app)
 def withdraw(
     study: Annotated[str, typer.Argument(help="Name or digest of an approved study.")],
     reason: Annotated[str, typer.Option(help="For the coordinator to read; no patient data.")],
     home: Home = DEFAULT_HOME,
-) -> None:
+) -> results.Decided:
     """End an approval: the agent refuses the study's next message; the ledger keeps the past."""
     from flo.cli.screen import say
     from flo.clients.decisions import withdraw as sign
@@ -195,6 +220,7 @@ def withdraw(
     say(f"withdrawn: {digest[:12]}; nothing more is released, and what was not used is free again")
     if not told:
         say("[yellow]the coordinator could not be told;[/] it learns it from the agent's refusal")
+    return results.Decided(digest, "withdrawn", told)
 
 
 def approved_digest(home: SiteHome, wanted: str) -> str:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flo.cli import results
+from flo.cli.command import command
 from flo.cli.coordinator import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
     from flo.advice import Way
+    from flo.cli.operator import Operator
     from flo.study import Study
 
 app = typer.Typer(no_args_is_help=True)
 StudyFile = Annotated[Path, typer.Argument(help="A study in TOML.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check all of it, and say what would happen; do nothing.")
+]
 StudyName = Annotated[str, typer.Argument(help="Name of a study, or the start of its digest.")]
 
 
-@app.command()
+@command(app)
 def new(
     csv: Annotated[Path, typer.Argument(help="A CSV file whose header names the columns.")],
     name: Annotated[str, typer.Option(help="Name of the study.")],
@@ -36,7 +43,7 @@ def new(
         "patient_id"
     ),
     out: Annotated[Path, typer.Option(help="Where to write the study.")] = Path("study.toml"),
-) -> None:
+) -> results.FileWritten:
     """Scaffold a study from a CSV header and declared bounds; no value of the file is read."""
     from flo.cli.screen import say
     from flo.scaffold import scaffold
@@ -44,16 +51,16 @@ def new(
     text = scaffold(csv, name, label, hospital, number or [], category or [], id_column)
     out.write_text(text, encoding="utf-8")
     say(f"{out} written; complete purpose and legal basis, then: flo study check {out}")
+    return results.FileWritten(str(out))
 
 
-@app.command()
+@command(app)
 def check(
     study: StudyFile,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Numbers as JSON.")] = None,
-) -> None:
+) -> results.StudyChecked:
     """Explain a study in plain language: what leaves, σ, ε, shares of a budget, what to expect."""
     from flo import advice
-    from flo.cli.screen import console, say, show_sheet, working, write_json
+    from flo.cli.screen import console, say, show_sheet, working
     from flo.privacy.plan import Plan
     from flo.privacy.sheet import sections
     from flo.study import load
@@ -69,27 +76,23 @@ def check(
         found = advice.ways(loaded, status.update)
     if found:
         _show_ways(loaded, found)
-    write_json(
-        json_file,
-        {
-            "schema_version": 1,
-            "study": loaded.name,
-            "digest": loaded.digest,
-            "epsilon": plan.epsilon,
-            "epsilon_pld": plan.epsilon_pld,
-            "delta": loaded.mechanism.delta,
-            "sigma": next(iter(plan.parts.values())).mechanism.noise_multiplier,
-            "steps": loaded.mechanism.steps,
-            "ways": [
-                {
-                    "mechanism": way.study.mechanism.model_dump(mode="json"),
-                    **{"share_of_life": way.share, "auc": way.auc, "fits": way.fits},
-                    **{"lost": way.lost, "lost_error": way.error},
-                }
-                for way in found
-            ],
-            "recommended": advice.recommended(found).changes(loaded) if found else None,
-        },
+    return results.StudyChecked(
+        study=loaded.name,
+        digest=loaded.digest,
+        epsilon=plan.epsilon,
+        epsilon_pld=plan.epsilon_pld,
+        delta=loaded.mechanism.delta,
+        sigma=next(iter(plan.parts.values())).mechanism.noise_multiplier,
+        steps=loaded.mechanism.steps,
+        ways=[
+            {
+                "mechanism": way.study.mechanism.model_dump(mode="json"),
+                **{"share_of_life": way.share, "auc": way.auc, "fits": way.fits},
+                **{"lost": way.lost, "lost_error": way.error},
+            }
+            for way in found
+        ],
+        recommended=advice.recommended(found).changes(loaded) if found else None,
     )
 
 
@@ -133,7 +136,7 @@ def _show_ways(study: Study, found: list[Way]) -> None:
         say(f"  change in {plain('[mechanism]')}: {plain(lines)}")
 
 
-@app.command()
+@command(app)
 def launch(
     study: StudyFile,
     home: Home = DEFAULT_HOME,
@@ -141,7 +144,8 @@ def launch(
     on: Annotated[
         str, typer.Option(help="Where its runs are aggregated: here or sagemaker.")
     ] = "here",
-) -> None:
+    dry_run: DryRun = False,
+) -> results.StudyState:
     """Sign a study, offer it to its hospitals, and follow it: approvals, rounds, result."""
     from typing import get_args
 
@@ -153,14 +157,16 @@ def launch(
 
     if on not in get_args(Place):
         raise UsageError(f"--on {on} is not one of {', '.join(get_args(Place))}")
-    summary = Operator(home).call("POST", f"studies?on={on}", body=load(study).canonical_bytes)
+    loaded, operator = load(study), Operator(home)
+    if dry_run:
+        return _planned(operator, loaded)
+    summary = operator.call("POST", f"studies?on={on}", body=loaded.canonical_bytes)
     where = "" if on == "here" else f", to be aggregated on {on}"
     say(f"offered: {study} (digest {summary['digest'][:12]}){where}")
-    if not detach:
-        follow(home, summary["digest"])
+    return state_of(summary if detach else follow(home, summary["digest"]))
 
 
-@app.command()
+@command(app)
 def survey(
     study: StudyFile,
     epsilon: Annotated[float, typer.Option(help="The survey's own ε.")] = 0.3,
@@ -170,7 +176,7 @@ def survey(
     bins: Annotated[int, typer.Option(min=2, max=50, help="Ranges a number is counted in.")] = 5,
     home: Home = DEFAULT_HOME,
     launch: Annotated[bool, typer.Option(help="Without it, only explained.")] = False,
-) -> None:
+) -> results.StudyState:
     """Count patients by label and columns, with noise, before a study; sites approve it first."""
     from flo.cli.operator import Operator
     from flo.cli.screen import console, say, show_sheet, working
@@ -185,34 +191,36 @@ def survey(
     if not launch:
         show_sheet(parts, console())
         say(f"\nnext: the same with --launch offers {asked.name} to its hospitals")
-        return
+        return _state(asked, "planned")
     summary = Operator(home).call("POST", "studies", body=asked.canonical_bytes)
     say(f"offered: {asked.name} (digest {summary['digest'][:12]})")
-    follow(home, summary["digest"])
+    return state_of(follow(home, summary["digest"]))
 
 
-@app.command()
-def watch(study: StudyName, home: Home = DEFAULT_HOME) -> None:
+@command(app)
+def watch(study: StudyName, home: Home = DEFAULT_HOME) -> results.StudyState:
     """Follow a study until it ends."""
-    follow(home, _find(home, study)["digest"])
+    return state_of(follow(home, _find(home, study)["digest"]))
 
 
-@app.command()
-def stop(study: StudyName, home: Home = DEFAULT_HOME) -> None:
+@command(app)
+def stop(study: StudyName, home: Home = DEFAULT_HOME) -> results.Stopping:
     """End a study after the round at hand; hospitals get back what was not used."""
     from flo.cli.operator import Operator
     from flo.cli.screen import say
 
-    Operator(home).call("POST", f"studies/{_find(home, study)['digest']}/stop")
+    digest = str(_find(home, study)["digest"])
+    Operator(home).call("POST", f"studies/{digest}/stop")
     say("stopping after the round at hand")
+    return results.Stopping(digest)
 
 
-@app.command()
+@command(app)
 def shred(
     study: StudyName,
     home: Home = DEFAULT_HOME,
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
-) -> None:
+) -> results.Shredded:
     """Erase a study's saved states and models for good; card, report and audit log stay."""
     from flo.cli.operator import Operator
     from flo.cli.screen import confirmed, say
@@ -225,38 +233,37 @@ def shred(
     say(f"its key is gone, and {done['removed']} files and objects with it")
     say("backups of the coordinator made before now still hold the key: make a new one, and")
     say("destroy those; models that hospitals have fetched are theirs")
+    return results.Shredded(str(found["digest"]), int(done["removed"]))
 
 
-@app.command("list")
-def list_(home: Home = DEFAULT_HOME) -> None:
+@command(app, "list")
+def list_(home: Home = DEFAULT_HOME) -> results.Studies:
     """List studies with their status."""
-    import json
-
     from rich.table import Table
 
     from flo.cli.operator import Operator
-    from flo.cli.screen import console
+    from flo.cli.screen import console, plain
 
     table = Table("study", "version", "digest", "status", "approved")
-    for summary in Operator(home).call("GET", "studies"):
-        document = json.loads(summary["study"])
-        total = len(document["hospitals"])
+    found = [state_of(summary) for summary in Operator(home).call("GET", "studies")]
+    for one in found:
         table.add_row(
-            document["name"],
-            str(document["version"]),
-            summary["digest"][:12],
-            summary["status"],
-            f"{len(summary['approved'])}/{total}",
+            plain(one.study),
+            str(one.version),
+            one.digest[:12],
+            one.status,
+            f"{len(one.approved)}/{len(one.hospitals)}",
         )
     console().print(table)
+    return results.Studies(found)
 
 
-@app.command()
+@command(app)
 def extracts(
     study: StudyName,
     out: Annotated[Path, typer.Option(help="Folder for the extracts.")],
     home: Home = DEFAULT_HOME,
-) -> None:
+) -> results.ExtractsSaved:
     """Save the signed ledger extracts that hospitals sent for a study."""
     from flo.cli.operator import Operator
     from flo.cli.screen import say
@@ -266,6 +273,55 @@ def extracts(
     for hospital, document in found.items():
         (out / f"{hospital}.json").write_text(document, encoding="utf-8")
     say(f"{len(found)} extracts in {out}")
+    return results.ExtractsSaved(str(out), sorted(found))
+
+
+def state_of(summary: dict[str, Any]) -> results.StudyState:
+    """A study as the coordinator tells of it."""
+    from flo.study import from_canonical
+
+    study = from_canonical(summary["study"].encode())
+    told = {name: summary[name] for name in ("place", "approved", "run", "result")}
+    return _state(study, summary["status"], **told)
+
+
+def _state(
+    study: Study,
+    status: str,
+    place: str = "here",
+    approved: Sequence[str] = (),
+    run: str | None = None,
+    result: dict[str, Any] | None = None,
+) -> results.StudyState:
+    hospitals = [hospital.id for hospital in study.hospitals]
+    named = (study.name, study.version, study.digest)
+    return results.StudyState(*named, status, place, hospitals, list(approved), run, result)
+
+
+def _planned(operator: Operator, study: Study) -> results.StudyState:
+    """What launching it now would sign. Raises StudyError: a hospital is not there to sign for."""
+    from flo.cli.screen import say
+    from flo.errors import StudyError
+    from flo.identity import spoken
+
+    enrolled = {
+        one["id"]: one["fingerprint"]
+        for one in operator.call("GET", "hospitals")
+        if not one["revoked"]
+    }
+    for hospital in study.hospitals:
+        if hospital.id not in enrolled:
+            raise StudyError(
+                f"hospital {hospital.id!r} is not enrolled",
+                hint=f"flo coordinator invite {hospital.id}",
+            )
+    complete = study.with_fingerprints(enrolled)
+    say(f"{complete.name}, version {complete.version}, would be signed with digest")
+    say(f"  {complete.digest}")
+    for hospital in complete.hospitals:
+        say(f"  offered to {hospital.id}: {spoken(hospital.fingerprint)}")
+    say("nothing was signed or sent; the same without --dry-run does it")
+    return _state(complete, "planned")
 
 
 def follow(home: Path, digest: str) -> dict[str, Any]:

@@ -122,6 +122,10 @@ class Registry:
                 CustomerMetadataProperties=facts,  # as they are: moto would drop them
             )
 
+    def approval_of(self, arn: str) -> str:
+        """PendingManualApproval, Approved or Rejected. Raises as ``decide`` does."""
+        return self._described(arn).approval
+
     def fetch(self, arn: str, folder: Path, *coordinators: str) -> Path:
         """Write an approved package's card and tensors, once all of it has been checked.
 

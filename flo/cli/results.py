@@ -1,0 +1,567 @@
+"""What commands return, as ``--json`` writes it; docs/json.md is made from this module.
+
+Names, digests and numbers only: no secret, and nothing of a patient. Paths are as they were given.
+Times are ISO 8601 in UTC. A field that changes its meaning raises ``schema_version``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of every command."""
+
+    schema_version: int = field(default=1, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Refusal(Result):
+    """Of a command that did not do what it was asked; ``exit_code`` as in README."""
+
+    error: str
+    what_to_do: str
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class FileWritten(Result):
+    """``file``: the one that was written."""
+
+    file: str
+
+
+@dataclass(frozen=True)
+class BackupWritten(Result):
+    """``files``: how many it holds. ``keep_too``: the key file that is not among them, if any."""
+
+    file: str
+    files: int
+    keep_too: str | None
+
+
+# -- coordinator -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CoordinatorMade(Result):
+    """``fingerprint``: of its identity key."""
+
+    home: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Invited(Result):
+    """``replaces``: whoever uses it takes the place of a hospital that is enrolled."""
+
+    hospital: str
+    file: str
+    days: int
+    replaces: bool
+
+
+@dataclass(frozen=True)
+class Revoked(Result):
+    """A hospital that is refused from its next request on."""
+
+    hospital: str
+
+
+@dataclass(frozen=True)
+class EnrolledHospital:
+    """One line of ``Hospitals``."""
+
+    hospital: str
+    fingerprint: str
+    revoked: bool
+
+
+@dataclass(frozen=True)
+class Hospitals(Result):
+    """``coordinator``: the coordinator's own fingerprint."""
+
+    coordinator: str
+    hospitals: list[EnrolledHospital]
+
+
+@dataclass(frozen=True)
+class TokenWritten(Result):
+    """``may``: what its role allows. The token is in the file only."""
+
+    file: str
+    name: str
+    role: str
+    hours: float
+    may: list[str]
+
+
+@dataclass(frozen=True)
+class ConsoleLink(Result):
+    """``link`` signs in whoever opens it: it is like a password. ``certificate``: SHA-256."""
+
+    link: str
+    hours: float | None
+    certificate: str | None
+
+
+@dataclass(frozen=True)
+class Rewrapped(Result):
+    """``secrets``: how many are sealed anew."""
+
+    secrets: int
+
+
+@dataclass(frozen=True)
+class KeyReplaced(Result):
+    """``fingerprint``: of the new identity key."""
+
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class CoordinatorRestored(Result):
+    """``made``: when the backup was. ``let_in``: hospitals that are let in again."""
+
+    home: str
+    made: str
+    let_in: list[str]
+
+
+# -- studies ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StudyChecked(Result):
+    """``ways``: mechanisms that were tried on made-up patients; ``recommended``: what to change."""
+
+    study: str
+    digest: str
+    epsilon: float
+    epsilon_pld: float
+    delta: float
+    sigma: float
+    steps: int
+    ways: list[dict[str, Any]]
+    recommended: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class StudyState(Result):
+    """``status``: planned (nothing was sent), offered, running, paused, done, stopped or ended.
+
+    ``result``: what its run came to: rounds, epsilon, delta, estimate, subgroups, survey, model.
+    """
+
+    study: str
+    version: int
+    digest: str
+    status: str
+    place: str
+    hospitals: list[str]
+    approved: list[str]
+    run: str | None
+    result: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Studies(Result):
+    """All that were signed here, the oldest first."""
+
+    studies: list[StudyState]
+
+
+@dataclass(frozen=True)
+class Stopping(Result):
+    """A study that ends after the round at hand."""
+
+    digest: str
+
+
+@dataclass(frozen=True)
+class Shredded(Result):
+    """``removed``: files and objects."""
+
+    digest: str
+    removed: int
+
+
+@dataclass(frozen=True)
+class ExtractsSaved(Result):
+    """``hospitals``: those whose signed extract is in the folder."""
+
+    folder: str
+    hospitals: list[str]
+
+
+# -- site ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SiteMade(Result):
+    """``epsilon``, ``delta``: the life budget. ``fingerprint``: of the site's identity key."""
+
+    hospital: str
+    home: str
+    declared_size: int
+    epsilon: float
+    delta: float
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Registered(Result):
+    """``populations``: those that were new in site.toml."""
+
+    populations: list[str]
+
+
+@dataclass(frozen=True)
+class SiteEnrolled(Result):
+    """Both fingerprints, to be compared by telephone."""
+
+    hospital: str
+    fingerprint: str
+    coordinator: str
+
+
+@dataclass(frozen=True)
+class CoordinatorKey(Result):
+    """``earlier``: fingerprints of keys that the present one follows."""
+
+    url: str
+    fingerprint: str
+    earlier: list[str]
+
+
+@dataclass(frozen=True)
+class Left(Result):
+    """The hospital has left, and its certificate is revoked."""
+
+    hospital: str
+
+
+@dataclass(frozen=True)
+class Partners(Result):
+    """``confirmed``: hospital to fingerprint, as compared by telephone."""
+
+    confirmed: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """One line of ``Inbox``. ``status``: at the coordinator; ``here``: what was decided."""
+
+    name: str
+    version: int
+    digest: str
+    epsilon: float
+    expires: str
+    status: str
+    here: str
+
+
+@dataclass(frozen=True)
+class Inbox(Result):
+    """Studies that name this hospital."""
+
+    studies: list[Waiting]
+
+
+@dataclass(frozen=True)
+class Sheet(Result):
+    """``sections``: headings, each with its (label, text) lines. ``page``: the HTML, if asked."""
+
+    study: str
+    digest: str
+    sections: list[dict[str, Any]]
+    page: str | None
+
+
+@dataclass(frozen=True)
+class Approval(Result):
+    """``approved``: false while other people have to say yes, and for a ``dry_run``.
+
+    ``takes``: shares of the life budget, by sub-ledger. ``people``: who has said yes.
+    """
+
+    study: str
+    digest: str
+    approved: bool
+    dry_run: bool
+    takes: dict[str, float]
+    people: list[str]
+    needed: int
+
+
+@dataclass(frozen=True)
+class Decided(Result):
+    """``decision``: refused or withdrawn. ``told``: whether the coordinator could be."""
+
+    digest: str
+    decision: str
+    told: bool
+
+
+@dataclass(frozen=True)
+class Halted(Result):
+    """``since``: from when on nothing leaves this hospital; null if it goes on."""
+
+    since: str | None
+
+
+@dataclass(frozen=True)
+class PolicyShown(Result):
+    """``rules``: as in policy.toml. ``signed``: whether this call put them in force."""
+
+    digest: str
+    signed: bool
+    rules: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PersonKey(Result):
+    """``public``: for [[people]] in policy.toml. The private key is in the file only."""
+
+    file: str
+    name: str
+    role: str
+    public: str
+
+
+@dataclass(frozen=True)
+class OptedOut(Result):
+    """``studies``: how many the patient was taken out of. ``known``: a data file has the id."""
+
+    studies: int
+    known: bool
+
+
+@dataclass(frozen=True)
+class Erased(Result):
+    """``contributions``: study, releases, ε and the factor by which odds change at most."""
+
+    record: str
+    known: bool
+    contributions: list[dict[str, Any]]
+    unknown: list[str]
+
+
+@dataclass(frozen=True)
+class Budget(Result):
+    """``populations``: life (ε, δ), what is spent, reserved and free by sub-ledger, by study."""
+
+    populations: list[dict[str, Any]]
+    schema_version: int = field(default=2, kw_only=True)
+
+
+@dataclass(frozen=True)
+class SiteRecovered(Result):
+    """``studies``: approved since the backup; ``exhausted``: populations with nothing left."""
+
+    lost_rows: int
+    studies: list[str]
+    exhausted: list[str]
+
+
+# -- audit -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PagesWritten(Result):
+    """The document, and the page made from it."""
+
+    document: str
+    page: str
+
+
+@dataclass(frozen=True)
+class Verified(Result):
+    """What holds of each file: reports by hospital, logs by owner, evidence by row."""
+
+    reports: list[dict[str, Any]]
+    logs: list[dict[str, Any]]
+    evidence: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class LogShown(Result):
+    """``entries``: number, time, kind, study, facts. ``count``: of the whole log."""
+
+    owner: str
+    count: int
+    entries: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class EvidenceWritten(Result):
+    """``missing``: references of rows that nothing in this installation shows."""
+
+    document: str
+    page: str
+    shown: int
+    missing: list[str]
+
+
+@dataclass(frozen=True)
+class Attacked(Result):
+    """A lower bound on ε from guesses about made-up patients, beside what is claimed."""
+
+    claimed: float
+    lower_bound: float
+    confidence: float
+    canaries: int
+    guesses: int
+    right: int
+    private: bool = False
+
+
+# -- models ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelLine:
+    """One line of ``Models``. ``refused``: why it does not count, if it does not."""
+
+    model: str
+    version: int | None
+    epsilon: float | None
+    auc: float | None
+    made: str | None
+    refused: str | None
+
+
+@dataclass(frozen=True)
+class Models(Result):
+    """Published models in a folder."""
+
+    models: list[ModelLine]
+
+
+@dataclass(frozen=True)
+class ModelShown(Result):
+    """``card``: the signed card, checked."""
+
+    card: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelFetched(Result):
+    """``card``: where it lies, its tensors beside it."""
+
+    card: str
+
+
+@dataclass(frozen=True)
+class Predicted(Result):
+    """``records``: how many were scored."""
+
+    file: str
+    records: int
+
+
+@dataclass(frozen=True)
+class PackageState(Result):
+    """``approval``: PendingManualApproval, Approved or Rejected; planned for a dry run."""
+
+    package: str
+    approval: str
+
+
+@dataclass(frozen=True)
+class PackageLine:
+    """One line of ``Packages``."""
+
+    package: str
+    approval: str
+    epsilon: str
+    run: str
+    made: str
+
+
+@dataclass(frozen=True)
+class Packages(Result):
+    """A study's packages in the registry, the newest first."""
+
+    packages: list[PackageLine]
+
+
+# -- AWS -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StackPlanned(Result):
+    """``changes``: action, name, type, replaced. ``dollars``: a month, about, by service."""
+
+    changes: list[dict[str, Any]]
+    dollars: dict[str, float]
+
+
+@dataclass(frozen=True)
+class StackState(Result):
+    """``status``: CloudFormation's, or gone. ``outputs``: what coordinator.toml needs."""
+
+    name: str
+    status: str
+    outputs: dict[str, str]
+
+
+# -- on one machine --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Simulated(Result):
+    """Exact numbers, so never private. ``auc_pooled``, ``auc_alone``: with ``--compare`` only."""
+
+    study: str
+    digest: str
+    auc: float
+    auc_std: float
+    epsilon: float
+    delta: float
+    trust_model: str
+    masks: str
+    rounds: int
+    seconds_per_round: float
+    seconds_total: float
+    report: str | None
+    sites: dict[str, Any]
+    private: bool = False
+    auc_pooled: float | None = None
+    auc_alone: float | None = None
+
+
+@dataclass(frozen=True)
+class Demonstrated(Result):
+    """``seconds_from_launch``: from offering the study to the verified report."""
+
+    status: str
+    auc: float | None
+    auc_interval: list[float] | None
+    epsilon: float | None
+    delta: float | None
+    trust_model: str
+    rounds: int | None
+    report: str
+    sites: dict[str, Any]
+    seconds_per_round: float
+    seconds_from_launch: float
+    seconds_total: float
+    private: bool = True
+
+
+@dataclass(frozen=True)
+class DataWritten(Result):
+    """``credit``: whose data they are."""
+
+    files: list[str]
+    credit: str
+
+
+@dataclass(frozen=True)
+class Measured(Result):
+    """``rows``: group, name, flo, reference, ratio, unit, runs, how."""
+
+    rows: list[dict[str, Any]]

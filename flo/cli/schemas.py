@@ -1,0 +1,107 @@
+"""docs/json.md, made from what commands return: ``python -m flo.cli.schemas > docs/json.md``."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any, get_type_hints
+
+import typer
+
+from flo.cli import app, results
+
+ENDLESS = ("coordinator serve", "site run", "site desk")  # they return nothing to anybody
+
+_HEAD = """\
+# What commands return as JSON
+
+Every command takes `--json FILE`; `--json -` writes to standard output, and what is said to people
+goes to standard error instead. A command that was refused writes a `Refusal` and ends with its exit
+code. `flo coordinator serve`, `flo site run` and `flo site desk` run until they are ended and
+return nothing.
+
+Names, digests and numbers only: no secret (but the link of `flo coordinator console`, which is
+one), and nothing of a patient. Times are ISO 8601 in UTC, fingerprints and digests SHA-256 in
+hexadecimal, ε, δ and shares plain numbers. A field that changes its meaning raises
+`schema_version`. This page is made from the code: `python -m flo.cli.schemas`.
+
+| command | returns |
+|---|---|
+"""
+
+
+def returned() -> dict[str, type]:
+    """Every command by its words, with what it returns; ``bench`` writes its rows as they come."""
+    return {words: _result_of(command) for words, command in _commands() if words not in ENDLESS}
+
+
+def page() -> str:
+    """The page's text."""
+    found = returned()
+    rows = "".join(f"| `flo {words}` | `{kind.__name__}` |\n" for words, kind in found.items())
+    used = [results.Refusal, *dict.fromkeys(found.values())]
+    inner = [kind for kind in _all_results() if kind not in used]
+    return f"{_HEAD}{rows}\n" + "\n".join(map(_section, [*used, *inner]))
+
+
+def _commands() -> Iterator[tuple[str, Any]]:
+    waiting = [("", typer.main.get_command(app))]
+    while waiting:
+        words, command = waiting.pop()
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            yield words, command
+            continue
+        names = sorted(inner, reverse=True)
+        waiting += [(f"{words} {name}".strip(), inner[name]) for name in names]
+
+
+def _result_of(command: Any) -> type:
+    function = inspect.unwrap(command.callback)
+    found: type = get_type_hints(function, include_extras=True)["return"]
+    return results.Measured if found is type(None) else found
+
+
+def _all_results() -> list[type]:
+    kinds = [kind for _, kind in inspect.getmembers(results, inspect.isclass)]
+    return [
+        kind
+        for kind in kinds
+        if dataclasses.is_dataclass(kind) and kind is not results.Result
+    ]  # fmt: skip
+
+
+def _section(kind: type) -> str:
+    said = re.sub(r"``([^`]*)``", r"`\1`", inspect.getdoc(kind) or "")
+    rows = "".join(
+        f"| `{item.name}` | {_shown(item)} |\n"
+        for item in dataclasses.fields(kind)
+        if item.name != "schema_version"
+    )
+    versions = [f.default for f in dataclasses.fields(kind) if f.name == "schema_version"]
+    version = f"\n\n`schema_version` {versions[0]}" if versions else ""
+    table = f"\n\n| field | is |\n|---|---|\n{rows}" if rows else "\n"
+    return f"## {kind.__name__}\n\n{said}{version}{table}"
+
+
+def _shown(item: dataclasses.Field[Any]) -> str:
+    text = str(item.type)
+    for plain, word in (
+        ("dict[str, Any]", "object"),
+        ("dict[str, str]", "object of texts"),
+        ("dict[str, float]", "object of numbers"),
+        ("str", "text"),
+        ("int", "whole number"),
+        ("float", "number"),
+        ("bool", "true or false"),
+        ("None", "null"),
+    ):
+        text = re.sub(rf"(?<!\w){re.escape(plain)}(?!\w)", word, text)
+    return re.sub(r"list\[(.*?)\]", r"list of \1", text).replace(" | ", " or ")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
