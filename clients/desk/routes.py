@@ -18,12 +18,12 @@ from starlette.responses import Response
 from flo import canonical, pages
 from flo.clients import consent
 from flo.clients.address_book import AddressBook, refuse_strangers
-from flo.clients.approve import approve, terms_of
+from flo.clients.approve import approve, rehearse, terms_of
 from flo.clients.decisions import refuse, withdraw
 from flo.clients.desk import facts
 from flo.clients.enrol import connect
 from flo.clients.halt import go_on, halt, halted
-from flo.clients.home import SiteHome
+from flo.clients.home import Population, SiteHome
 from flo.clients.inbox import Listed, decided, listed, listed_here
 from flo.clients.offers import Offered
 from flo.clients.people import load_key, say_yes
@@ -129,17 +129,22 @@ def _app(desk: Desk) -> FastAPI:
         digest: str, request: Request, population: str | None = None, broken: str = ""
     ) -> Response:
         chosen = home.config.population(population or home.config.populations[0].name)
-        known, if_broken = _known(home, digest), bool(broken)
-        strangers = facts.strangers(home, known.study)
-        refuse_strangers(known.study, strangers, if_broken=if_broken)
+        return asked(request, _known(home, digest).study, chosen, if_broken=bool(broken))
+
+    def asked(
+        request: Request, study: Study, chosen: Population, *, if_broken: bool, looked: bool = False
+    ) -> Response:
+        strangers = facts.strangers(home, study)
+        refuse_strangers(study, strangers, if_broken=if_broken)
         return page(
             request,
             "approve.html.j2",
-            study=known.study,
+            study=study,
+            looked=looked,
             population=chosen,
             strangers=strangers,
             broken=if_broken,
-            costs=facts.costs(home, known.study, chosen, if_broken=if_broken),
+            costs=facts.costs(home, study, chosen, if_broken=if_broken),
             policy=home.policy,
         )
 
@@ -152,12 +157,16 @@ def _app(desk: Desk) -> FastAPI:
         offered = _known(home, digest)
         if offered.status not in UNDER_WAY:
             raise UsageError(f"study {offered.study.name} is {offered.status}, not on offer")
+        kept = Offered(offered.study, offered.signature)
+        if "only" in fields:
+            with connect(home) as api:
+                rehearse(home, api, kept, chosen, if_broken=if_broken)
+            return asked(request, offered.study, chosen, if_broken=if_broken, looked=True)
         terms = terms_of(home, offered.study, chosen, if_broken=if_broken)
         people = say_yes(home, offered.study, terms, _person(fields))
         if people and len(people) < home.policy.approvers:
             return pages.redirect(f"{base}/studies/{digest}")
         with connect(home) as api:
-            kept = Offered(offered.study, offered.signature)
             approve(home, api, kept, chosen, if_broken=if_broken, people=people)
         return page(request, "approved.html.j2", study=offered.study)
 

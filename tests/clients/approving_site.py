@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from flo.clients.approval import Approval
-from flo.clients.approve import approve
+from flo.clients.approve import approve, rehearse
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.home import SiteHome
 from flo.clients.offers import Offered
@@ -39,6 +39,12 @@ class Site:
         api, patients = cast(CoordinatorApi, self.api), self.home.config.population(population)
         return approve(self.home, api, offer, patients, if_broken=if_broken)
 
+    def rehearse(
+        self, offer: Offered, population: str = "main", *, if_broken: bool = False
+    ) -> None:
+        api, patients = cast(CoordinatorApi, self.api), self.home.config.population(population)
+        rehearse(self.home, api, offer, patients, if_broken=if_broken)
+
     def kinds(self) -> list[str]:
         ledger = self.home.ledger()
         found = [str(row.public["kind"]) for row in ledger.rows()]
@@ -65,16 +71,17 @@ class Site:
         heads: bool = False,
         if_broken: bool = False,
     ) -> None:
-        """``approve`` raises ``error``; ledger and files are as before, and nothing was told.
+        """``approve`` raises ``error``, and so does its rehearsal; nothing was changed or told.
 
         ``heads``: the refusal needs the ledger, whose head is confirmed first; nothing else is.
         """
         before = self.kinds(), self.approved()
-        calls = [*self.api.calls, *(self.heads() if heads else [])]
-        with pytest.raises(error, match=why):
-            self.approve(offer, name, if_broken=if_broken)
-        assert before == (self.kinds(), self.approved())
-        assert self.api.calls == calls
+        for said in (self.rehearse, self.approve):
+            calls = [*self.api.calls, *(self.heads() if heads else [])]
+            with pytest.raises(error, match=why):
+                said(offer, name, if_broken=if_broken)
+            assert before == (self.kinds(), self.approved())
+            assert self.api.calls == calls
 
     def allow(self, **rules: Any) -> None:
         """Put a policy with these rules in force."""

@@ -158,6 +158,8 @@ def decides(steward: Person, sites: dict[str, SiteHome], name: str) -> None:
     steward.reads("One approval is one reservation")
     if first:
         steward.shows("desk-approve")
+        steward.page.get_by_role("button", name="Only check the data").click()
+        steward.reads("Nothing was reserved.")
     steward.click("Check the data, approve, and reserve")
     steward.reads("the budget is reserved")
 
