@@ -24,6 +24,7 @@ from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.enrol import connect, context_of, renew_when_due
 from flo.clients.extract import extract_path, make_extract
 from flo.clients.flower import FleetLink
+from flo.clients.halt import halted, refuse_halted
 from flo.clients.handler import Handler, settle
 from flo.clients.home import SiteHome
 from flo.clients.inbox import tell_of_new
@@ -43,6 +44,7 @@ from flo.errors import (
 )
 from flo.files import write_private
 from flo.memory import keep_freed_memory
+from flo.messages import decode_reply
 from flo.privacy.ledger import Ledger
 from flo.study import UNDER_WAY, Study
 
@@ -50,7 +52,7 @@ log = logging.getLogger("flo.clients.agent")
 
 _FIRST_WAIT, _SHORT_WAIT, _LONGEST_WAIT = 0.2, 2.0, 30.0
 _SOON_SECONDS = 60.0  # a coordinator that only restarts is back by then
-_CLOSED_SECONDS, _LOOK_SECONDS = 30.0, 60.0
+_CLOSED_SECONDS, _LOOK_SECONDS, _HALTED_SECONDS = 30.0, 60.0, 1.0
 
 
 class Agent:
@@ -125,6 +127,9 @@ class Agent:
     def _serve(self, ledger: Ledger) -> None:
         backoff = Backoff()
         while not self._stopping.is_set():
+            if halted(self._home) is not None:
+                self._stopping.wait(_HALTED_SECONDS)
+                continue
             if not self._is_open():
                 self._stopping.wait(_CLOSED_SECONDS)
                 continue
@@ -151,7 +156,11 @@ class Agent:
                 self._stopping.wait(backoff.next())
 
     def _answer_forever(self, link: FleetLink, handler: Handler) -> None:
-        """Until the connection is lost, or this site's hours are over."""
+        """Until the connection is lost, this site's hours are over, or all is stopped here.
+
+        Who is stopped goes away: a run that waits for it costs its partners nothing, while every
+        attempt that it refused would cost them one.
+        """
         look_around = time.monotonic() + _LOOK_SECONDS
         while not self._stopping.is_set():
             try:
@@ -162,12 +171,20 @@ class Agent:
             if incoming is not None:
                 reply = handler.answer(incoming.data)
                 if reply is not None:
-                    link.reply(incoming, reply)
+                    leaves = decode_reply(reply).header.kind in ("release", "joined")
+                    link.reply(incoming, reply, self._refuse_halted if leaves else _always)
+            if halted(self._home) is not None:
+                log.info("everything is stopped here")
+                return
             if time.monotonic() > look_around:
                 self._look_around(link)
                 if not self._is_open():
                     return
                 look_around = time.monotonic() + _LOOK_SECONDS
+
+    def _refuse_halted(self) -> None:
+        """Raises RefusedError once somebody has pressed the red button."""
+        refuse_halted(self._home)
 
     def _is_open(self) -> bool:
         """Whether the policy in force lets this site release anything now."""
@@ -229,6 +246,7 @@ class Agent:
         document = make_extract(self._home, ledger, study.digest, self._worker.layers)
         write_private(extract_path(self._home, study.digest), document)
         try:
+            refuse_halted(self._home)
             with connect(self._home) as api:
                 api.call("reports", {"study": study.digest, "extract": document.decode()})
                 self._countersign(api)
@@ -253,6 +271,10 @@ class Backoff:
         chosen = min(self._wait * random.uniform(0.5, 1.5), _SHORT_WAIT if soon else _LONGEST_WAIT)  # noqa: S311
         self._wait = min(2 * self._wait, _LONGEST_WAIT)
         return chosen
+
+
+def _always() -> None:
+    """Refusals and settlements leave in any case."""
 
 
 class _Stop(BaseException):

@@ -10,6 +10,7 @@ import contextlib
 import secrets
 import ssl
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -146,8 +147,12 @@ class FleetLink:
         data = self._parcels.fetch(name, head, size)
         return Incoming(data, message)
 
-    def reply(self, incoming: Incoming, data: bytes) -> None:
+    def reply(
+        self, incoming: Incoming, data: bytes, may_leave: Callable[[], None] = lambda: None
+    ) -> None:
         """Send the answer to ``incoming``.
+
+        ``may_leave``: raises if it may not leave any more; asked before each part of it does.
 
         Raises:
             NetworkError, TrustError: see ``_call``. MessageError: they ask for what is not there,
@@ -173,6 +178,7 @@ class FleetLink:
             if not set(response.objects_to_push) <= set(objects):
                 raise MessageError("the coordinator asks for a part that this reply does not have")
             for identifier in response.objects_to_push:
+                may_leave()
                 self._call_in_run(
                     self._client.PushObject,
                     PushObjectRequest(
@@ -184,7 +190,7 @@ class FleetLink:
                     ),
                 )
         if name:
-            self._parcels.offer(message.metadata.run_id, name, memoryview(data))
+            self._parcels.offer(message.metadata.run_id, name, memoryview(data), may_leave)
 
     def _pull_object(self, run: int, identifier: str) -> bytes:
         response = self._call_in_run(

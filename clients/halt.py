@@ -2,13 +2,16 @@
 
 Pressed at any time, by whoever uses the site's folder. Once it is pressed nothing more is computed,
 charged or sent: it is looked at before a request is acted on, again in the moment in which a
-release would be charged, and once more before one is sent. What had gone out is gone. Approvals,
+release would be charged, and before each part of one is sent. What had gone out is gone. Approvals,
 reservations and patients' frozen copies stay, so that going on costs nothing; studies under way may
-end meanwhile without this hospital. The coordinator sees the one code "not ready".
+end meanwhile without this hospital. The coordinator sees the one code "not ready", or nobody there.
+
+The file comes first and alone: whatever else fails or takes its time, it stops everything.
 """
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -19,6 +22,8 @@ from flo.clients.home import SiteHome
 from flo.errors import FloError, RefusedError
 from flo.files import write_private
 from flo.settings import Document, parse
+
+log = logging.getLogger("flo.clients.halt")
 
 _FILE, _LIMIT = "halted.json", 4096
 
@@ -44,15 +49,25 @@ def halted(home: SiteHome) -> Halt | None:
         return Halt(time="an unknown time")
 
 
-def halt(home: SiteHome) -> Halt:
-    """Stop. No release is charged after this has returned."""
-    with home.swapping():
-        found = halted(home)
-        if found is None:
-            found = Halt(time=datetime.now(UTC).isoformat(timespec="seconds"))
-            write_private(home.directory / _FILE, canonical.encode(found.model_dump(mode="json")))
+def halt(home: SiteHome) -> tuple[Halt, str]:
+    """Stop. Returns what holds now, and what could not be made sure of, if anything.
+
+    No release is charged after this has returned with nothing to say.
+    """
+    found, said = halted(home), ""
+    if found is None:
+        found = Halt(time=datetime.now(UTC).isoformat(timespec="seconds"))
+        write_private(home.directory / _FILE, canonical.encode(found.model_dump(mode="json")))
+        try:
             home.record("all-stopped")
-    return found
+        except Exception as error:  # of whatever kind: it is stopped
+            log.exception("stopped, and it could not be entered in the audit log")
+            said = f"it could not be entered in the audit log ({type(error).__name__}). "
+    try:
+        with home.swapping():  # what was being charged just then is over
+            return found, said
+    except RefusedError:
+        return found, said + "a release that was being charged just then may be in the ledger."
 
 
 def go_on(home: SiteHome) -> None:

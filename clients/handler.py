@@ -150,6 +150,7 @@ class Handler:
             case "join":
                 self._prepare(approved, study)
                 key, vouchers = self._partners.join(header, study)
+                self._refuse_halted()
                 return self._reply(header, "joined", key=key, vouchers=vouchers)
             case "release":
                 values = self._release(request, approved, study)
@@ -291,13 +292,15 @@ class Handler:
         values: Values,
     ) -> Values:
         """An earlier attempt's noisy bits once more, under this attempt's pads, at charge 0."""
-        facts = _facts(header, earlier.reply, self._replies.keep(study.digest, values))
-        try:
-            self._ledger.repeat(
-                approved.reservation, earlier, header.purpose, request_key(header), facts
-            )
-        except BudgetError as error:
-            raise Refusal("settled", str(error)) from error
+        with self._home.swapping():
+            self._refuse_halted()
+            facts = _facts(header, earlier.reply, self._replies.keep(study.digest, values))
+            try:
+                self._ledger.repeat(
+                    approved.reservation, earlier, header.purpose, request_key(header), facts
+                )
+            except BudgetError as error:
+                raise Refusal("settled", str(error)) from error
         return values
 
     def _refuse_spent(self, approved: Approval, purpose: Purpose) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -28,7 +28,7 @@ from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.enrol import newest_key
 from flo.clients.home import SiteHome
 from flo.clients.offers import known_studies, offered_studies
-from flo.errors import MessageError, TrustError, UsageError
+from flo.errors import FloError, MessageError, TrustError, UsageError
 from flo.files import write_private
 from flo.identity import fingerprint
 from flo.settings import Document, parse
@@ -37,6 +37,7 @@ from flo.study import UNDER_WAY, Study, from_canonical
 log = logging.getLogger("flo.clients.inbox")
 _FILE, _LIMIT, _SECONDS = "told.json", 1 << 20, 30
 _MOST_TOLD = 10_000
+_NONE = "not signed by the coordinator, or of another version of FLO"
 
 Here = Literal["withdrawn", "approved", "refused", "waiting for another person", "waiting for you"]
 
@@ -61,19 +62,32 @@ class Listed:
 
 
 def listed(home: SiteHome, api: CoordinatorApi) -> list[Listed]:
-    """Every study that the coordinator lists for this hospital."""
+    """Every study that the coordinator lists for this hospital, and all that were approved here.
+
+    One that cannot be read, or is not signed by a key of the coordinator's, is none to decide on.
+    """
     found = []
     for item in known_studies(api):
-        study = from_canonical(item.study.encode())
+        data = item.study.encode()
+        try:
+            home.coordinator.signer_of(data, item.signature)
+            study = from_canonical(data)
+        except FloError as error:
+            log.error(f"a study that the coordinator lists cannot be read or trusted: {error}")
+            digest = canonical.digest(data)
+            found.append(Listed("a study that cannot be read", 0, digest, 0.0, "", "", _NONE))
+            continue
         here: str = decided(home, study.digest)
         if item.status not in UNDER_WAY and here.startswith("waiting"):
             here = "not approved"
         found.append(_listed(study, item.status, here))
-    return found
+    known = {one.digest for one in found}
+    hidden = [one for one in listed_here(home) if one.digest not in known]
+    return [*found, *(replace(one, status="not listed there") for one in hidden)]
 
 
 def listed_here(home: SiteHome) -> list[Listed]:
-    """Those that were approved here, for when the coordinator cannot be asked."""
+    """Those that were approved here, also when the coordinator cannot be asked."""
     return [
         _listed(approved.read_study(), "not known now", decided(home, digest))
         for digest, approved in readable(home)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import StringConstraints
 
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.home import CoordinatorInfo
@@ -28,7 +31,7 @@ class KnownStudy(Document):
 
     study: str
     signature: str
-    status: str
+    status: Annotated[str, StringConstraints(pattern=r"^[a-z-]{1,20}$")]
 
 
 class _Listing(Document):

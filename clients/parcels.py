@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ssl
+from collections.abc import Callable, Iterator
 
 import httpx
 import numpy as np
@@ -56,14 +57,21 @@ class ParcelLink:
             raise MessageError(f"a parcel of {there - len(head)} bytes, {size} were announced")
         return data
 
-    def offer(self, run: int, name: str, body: memoryview) -> None:
+    def offer(self, run: int, name: str, body: memoryview, may_leave: Callable[[], None]) -> None:
         """Wait until it was taken, or is no longer wanted. Raises NetworkError, TrustError.
 
-        ``run``: Flower's id of the run that it is for.
+        ``run``: Flower's id of the run that it is for. ``may_leave``: asked before each piece;
+        what it raises ends the upload.
         """
+
+        def held() -> Iterator[bytes]:
+            for piece in pieces(body):
+                may_leave()
+                yield piece
+
         headers = {NAME_HEADER: name, RUN_HEADER: str(run), "content-length": str(len(body))}
         try:
-            response = self._http.post(OFFER_PATH, content=pieces(body), headers=headers)
+            response = self._http.post(OFFER_PATH, content=held(), headers=headers)
         except httpx.HTTPError as error:
             raise self._lost(error) from error
         if response.status_code != 409:  # a newer request is there already

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from flo import canonical
 from flo.audit_chain import (
     MOST_DIGESTS,
@@ -30,7 +32,7 @@ from flo.audit_chain import (
 )
 from flo.claims import row_statement
 from flo.database import open_database, writing
-from flo.errors import TrustError
+from flo.errors import MessageError, TrustError
 from flo.identity import Signer, fingerprint
 
 _LONGEST_FACTS = 16_384
@@ -150,9 +152,19 @@ class AuditLog:
         Returns number and hash of the last that holds. Raises TrustError at one that does not.
         """
         with self._lock:
+            if number and self._one("SELECT hash FROM entries WHERE number = ?", number) != (
+                hash_,
+            ):
+                raise TrustError(f"this log: entry {number} was edited or cut out since")
             rows = self._db.execute(
                 _ENTRY + " WHERE number > ? ORDER BY number LIMIT ?", (number, most)
             ).fetchall()
+            (last,) = self._db.execute("SELECT coalesce(max(number), 0) FROM entries").fetchone()
+            seen = max((receipt.number for receipt in self.receipts()), default=0)
+        if seen > last:
+            raise TrustError(
+                f"this log: it ends at entry {last}, and entry {seen} was countersigned"
+            )
         for entry in map(_entry, rows):
             check_entry(entry, "this log", number + 1, hash_, self._signer_of(number + 1))
             number, hash_ = entry.number, entry.hash
@@ -351,16 +363,19 @@ class AuditLog:
 
 def _entry(row: tuple[Any, ...]) -> Entry:
     number, time, kind, study, facts, salt, hash_, signature = row
-    return Entry(
-        number=number,
-        time=time,
-        kind=kind,
-        study=study,
-        facts=_document(facts),
-        salt=salt,
-        hash=hash_,
-        signature=signature,
-    )
+    try:
+        return Entry(
+            number=number,
+            time=time,
+            kind=kind,
+            study=study,
+            facts=_document(facts),
+            salt=salt,
+            hash=hash_,
+            signature=signature,
+        )
+    except (ValidationError, MessageError) as error:
+        raise TrustError(f"this log: entry {number} was edited") from error
 
 
 def _document(text: str) -> Any:

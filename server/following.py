@@ -6,7 +6,7 @@ approved, who took part, which round, how long it took, and what ε the schedule
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +74,7 @@ class Following:
         return chosen.epsilon if chosen else 0.0
 
     def spent(self, hospital: str) -> float:
-        """ε that this hospital has spent on the first part, by the study's schedule."""
+        """ε that this hospital has spent on the first part at most, by the study's schedule."""
         return self.spent_after(self.seats[hospital].done)
 
     def spent_after(self, releases: int) -> float:
@@ -127,7 +127,13 @@ class Following:
 
     def _say(self, word: str, *hospitals: str) -> None:
         for hospital in hospitals:
-            self.seats[hospital].word = word
+            if hospital in self.seats:  # a job elsewhere may name others
+                self.seats[hospital].word = word
+
+    def _count(self, cohort: Sequence[str]) -> None:
+        for hospital in cohort:
+            if hospital in self.seats:
+                self.seats[hospital].done += 1
 
     def _round(self, facts: Mapping[str, Any], time: str) -> None:
         phase, cohort = facts["phase"], facts["cohort"]
@@ -140,14 +146,12 @@ class Following:
         words = {"training": f"round {facts['round']}", "survey": "counted"}
         self._say(words.get(phase, "evaluated"), *cohort)
         if phase in _PAID:
-            for hospital in cohort:
-                self.seats[hospital].done += 1
+            self._count(cohort)
 
     def _attempt_failed(self, facts: Mapping[str, Any]) -> None:
-        """Thrown away; with distributed noise whoever answered paid for it."""
+        """Thrown away; with distributed noise whoever answered, in time or not, paid for it."""
         self.retries += 1
         self._failed += 1
         self._say(f"missing in round {facts['round']}", *facts["missing"])
         if self.study.mechanism.noise == "distributed" and facts["phase"] in _PAID:
-            for hospital in set(facts["cohort"]) - set(facts["missing"]):
-                self.seats[hospital].done += 1
+            self._count(facts["cohort"])

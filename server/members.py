@@ -9,7 +9,7 @@ from flo.errors import TrustError
 from flo.server.tables import Tables, now
 
 _SELECT_MEMBER = (
-    "SELECT id, public, fingerprint, serial, revoked, node, earlier, coalesce(certified, enrolled)"
+    "SELECT id, public, fingerprint, serial, revoked, node, earlier, coalesce(certified, '')"
     " FROM hospitals"
 )
 

@@ -8,6 +8,7 @@ finds; it decides nothing.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -209,4 +210,10 @@ def _event(row: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _offer(row: tuple[Any, ...]) -> Offer:
-    return Offer(from_canonical(bytes(row[0])), row[1], row[2], row[3])
+    return Offer(_study(bytes(row[0])), row[1], row[2], row[3])
+
+
+@functools.lru_cache(maxsize=512)
+def _study(document: bytes) -> Study:
+    """Each is read once: pages ask for all of them again and again."""
+    return from_canonical(document)

@@ -171,7 +171,7 @@ def releases(ledger: Ledger) -> tuple[list[Left], int]:
                 Left(
                     row.sequence,
                     public["time"],
-                    "sent again, at no cost" if public["kind"] == "repeat" else "released",
+                    "again, at no cost" if public["kind"] == "repeat" else "charged",
                     names.get(public["reservation"], "unnamed"),
                     public["purpose"],
                     private.get("round", 0),

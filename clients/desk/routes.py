@@ -16,8 +16,9 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from flo import canonical, pages
-from flo.clients import consent
+from flo.clients import approval, consent
 from flo.clients.address_book import AddressBook, refuse_strangers
+from flo.clients.approval import approval_path
 from flo.clients.approve import approve, rehearse, terms_of
 from flo.clients.decisions import refuse, withdraw
 from flo.clients.desk import facts
@@ -25,10 +26,11 @@ from flo.clients.enrol import connect
 from flo.clients.halt import go_on, halt, halted
 from flo.clients.home import Population, SiteHome
 from flo.clients.inbox import Listed, decided, listed, listed_here
-from flo.clients.offers import Offered
+from flo.clients.offers import Offered, known_studies
 from flo.clients.people import load_key, say_yes
+from flo.clients.policy import Policy
 from flo.clients.policy_file import read_edited, sign
-from flo.errors import FloError, NetworkError, TrustError, UsageError
+from flo.errors import FloError, NetworkError, PolicyError, TrustError, UsageError
 from flo.identity import Identity, fingerprint
 from flo.pages.live import Live
 from flo.pages.record import ChainCheck, countersigned
@@ -79,19 +81,18 @@ def _app(desk: Desk) -> FastAPI:
     def inbox(request: Request) -> Response:
         studies, why = _inbox(home)
         values = {"studies": studies, "why": why, **_now(home)}
-        return page(request, "inbox.html.j2", live=f"{base}/live", **values)
+        return page(request, "inbox.html.j2", **values)
 
     @app.get(f"{base}/live")
     async def inbox_live(request: Request) -> Response:
         def parts() -> dict[str, str]:
             return shown.parts("inbox.html.j2", **_always(home, base), **_now(home))
 
-        return desk.live.stream(lambda: _version(home), parts)
+        return desk.live.stream(lambda: _version(home), parts, shown=base)
 
     @app.post(f"{base}/stop")
     def stop(request: Request) -> Response:
-        halt(home)
-        return page(request, "stopped.html.j2")
+        return page(request, "stopped.html.j2", but=halt(home)[1])
 
     @app.post(f"{base}/resume")
     def resume() -> Response:
@@ -110,7 +111,7 @@ def _app(desk: Desk) -> FastAPI:
             "study.html.j2",
             study=known.study,
             status=known.status,
-            open=known.status in UNDER_WAY,
+            open=known.status in (*UNDER_WAY, "not known now"),
             here=decided(home, digest),
             sections=facts.sheet(home, known.study, chosen),
             partners=facts.partners(home, known.study),
@@ -166,9 +167,15 @@ def _app(desk: Desk) -> FastAPI:
         people = say_yes(home, offered.study, terms, _person(fields))
         if people and len(people) < home.policy.approvers:
             return pages.redirect(f"{base}/studies/{digest}")
-        with connect(home) as api:
-            approve(home, api, kept, chosen, if_broken=if_broken, people=people)
-        return page(request, "approved.html.j2", study=offered.study)
+        told = True
+        try:
+            with connect(home) as api:
+                approve(home, api, kept, chosen, if_broken=if_broken, people=people)
+        except NetworkError:
+            if decided(home, digest) != "approved":
+                raise
+            told = False
+        return page(request, "approved.html.j2", study=offered.study, told=told)
 
     @app.post(f"{base}{_STUDY}/refuse")
     async def say_no(digest: str, request: Request) -> Response:
@@ -198,7 +205,8 @@ def _app(desk: Desk) -> FastAPI:
     def budget(request: Request, population: str = "", epsilon: str = "") -> Response:
         with closing(home.ledger()) as ledger:
             asked = _asked(epsilon)
-            answers = facts.would_fit(ledger, population, asked) if asked else []
+            chosen = home.config.population(population).name if asked else ""
+            answers = facts.would_fit(ledger, chosen, asked) if asked else []
             found = facts.lives(ledger)
         values: dict[str, Any] = {
             "lives": found,
@@ -238,9 +246,8 @@ def _app(desk: Desk) -> FastAPI:
 
     @app.post(f"{base}/policy")
     async def sign_policy(request: Request) -> Response:
-        person = _person(await form(request))
-        signed = await asyncio.to_thread(sign, home.directory, home.identity(), person)
-        waits = signed is None
+        fields = await form(request)
+        waits = await asyncio.to_thread(_sign_policy, home, fields) is None
         return page(request, "policy.html.j2", **(_policy(home) | {"waits": waits}))
 
     @app.get(f"{base}/opt-outs")
@@ -257,7 +264,11 @@ def _app(desk: Desk) -> FastAPI:
         patient = fields.get("patient", "")
         changed = consent.opt_out(home, patient)
         made, path = consent.erase(home, patient) if "record" in fields else (None, None)
-        said: Any = {"changed": len(changed), "known": consent.is_in_a_file(home, patient)}
+        try:
+            known = consent.is_in_a_file(home, patient)
+        except FloError:  # the file is away; the patient is out all the same
+            known = False
+        said: Any = {"changed": len(changed), "known": known}
         count = len(consent.OptOuts.load(home).patients)
         record: Any = {"made": made, "path": path} if made else None
         return page(request, "opt_outs.html.j2", count=count, said=said, record=record)
@@ -267,7 +278,14 @@ def _app(desk: Desk) -> FastAPI:
 
 def _always(home: SiteHome, path: str) -> dict[str, Any]:
     """What the frame of every page shows."""
-    return {"path": path, "halt": halted(home), "now": pages.now()}
+    base = "/".join(path.split("/")[:2])
+    return {
+        "path": path,
+        "halt": halted(home),
+        "now": pages.now(),
+        "live": f"{base}/live",
+        "once": True,
+    }
 
 
 def _now(home: SiteHome) -> dict[str, Any]:
@@ -287,7 +305,7 @@ def _inbox(home: SiteHome) -> tuple[list[Listed], str]:
     try:
         with connect(home) as api:
             return listed(home, api), ""
-    except (NetworkError, UsageError, TrustError) as error:
+    except FloError as error:
         return listed_here(home), f"{error}. {error.hint}".strip()
 
 
@@ -301,17 +319,24 @@ class _Known:
 def _known(home: SiteHome, digest: str) -> _Known:
     """A study that names this hospital, signed by a key of the coordinator's.
 
+    What was approved here is known here, whatever the coordinator says, or if it says nothing.
+
     Raises:
         UsageError: there is none of this digest. TrustError: it is forged.
     """
-    from flo.clients.offers import known_studies
-
-    with connect(home) as api:
-        for item in known_studies(api):
-            if canonical.digest(item.study.encode()) == digest:
-                home.coordinator.signer_of(item.study.encode(), item.signature)
-                return _Known(from_canonical(item.study.encode()), item.signature, item.status)
-    raise UsageError(f"no study {digest[:12]} names this hospital", hint="look into the inbox")
+    kept = approval.read(home, digest) if approval_path(home, digest).exists() else None
+    try:
+        with connect(home) as api:
+            for item in known_studies(api):
+                if canonical.digest(item.study.encode()) == digest:
+                    home.coordinator.signer_of(item.study.encode(), item.signature)
+                    return _Known(from_canonical(item.study.encode()), item.signature, item.status)
+    except NetworkError:
+        if kept is None:
+            raise
+    if kept is None:
+        raise UsageError(f"no study {digest[:12]} names this hospital", hint="look into the inbox")
+    return _Known(kept.read_study(), kept.study_signature, "not known now")
 
 
 def _confirm(home: SiteHome, study: Study, fields: dict[str, str]) -> None:
@@ -361,6 +386,16 @@ def _asked(epsilon: str) -> float | None:
     if not 0.01 <= asked <= 10:
         raise UsageError(f"ε = {asked:g} is not within 0.01 and 10", hint="such as 0.3")
     return asked
+
+
+def _sign_policy(home: SiteHome, fields: dict[str, str]) -> Policy | None:
+    """Raises PolicyError: it is no longer the one that was shown."""
+    shown = read_edited(home.directory / "policy.toml")
+    if fields.get("digest") != shown.digest:
+        raise PolicyError(
+            "nothing was signed: policy.toml is another than was shown", hint="read it again"
+        )
+    return sign(home.directory, home.identity(), _person(fields))
 
 
 def _policy(home: SiteHome) -> dict[str, Any]:

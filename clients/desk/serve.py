@@ -6,14 +6,48 @@ import asyncio
 import socket
 from collections.abc import Callable
 from types import FrameType
+from typing import ClassVar
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from flo.clients.desk.guard import Guard
 from flo.clients.desk.routes import Desk
 from flo.clients.home import SiteHome
 from flo.errors import NetworkError
 from flo.pages.live import Live
+
+_HEAD_SECONDS, _MOST_WAITING = 5.0, 100
+
+
+class _Protocol(HttpToolsProtocol):
+    """Cuts whoever connects and asks nothing, so that nobody on this machine keeps others out."""
+
+    waiting: ClassVar[list[_Protocol]] = []
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.waiting.append(self)
+        asyncio.get_running_loop().call_later(_HEAD_SECONDS, self._give_up)
+        if len(self.waiting) > _MOST_WAITING:
+            self.waiting[0]._give_up()
+
+    def on_headers_complete(self) -> None:
+        self._asked()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._asked()
+        super().connection_lost(exc)
+
+    def _asked(self) -> None:
+        if self in self.waiting:
+            self.waiting.remove(self)
+
+    def _give_up(self) -> None:
+        if self in self.waiting:
+            self.waiting.remove(self)
+            self.transport.abort()
 
 
 class _Server(uvicorn.Server):
@@ -48,6 +82,7 @@ def serve_desk(home: SiteHome, port: int, show_link: Callable[[str], None]) -> N
     guard.inside = desk.app()
     config = uvicorn.Config(
         guard,
+        http=_Protocol,
         ws="none",
         lifespan="off",
         server_header=False,

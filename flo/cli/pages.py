@@ -78,8 +78,10 @@ def stop(home: site.Home = site.DEFAULT_HOME) -> results.Halted:
     from flo.clients.halt import halt
     from flo.clients.home import SiteHome
 
-    made = halt(SiteHome.open(home))
+    made, but = halt(SiteHome.open(home))
     say(f"[bold red]everything is stopped[/] since {made.time}; nothing more leaves this hospital")
+    if but:
+        say(f"[yellow]but:[/] {but}")
     say("approvals and reservations stay; to let it go on: flo site resume")
     return results.Halted(made.time)
 

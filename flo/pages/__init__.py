@@ -121,6 +121,8 @@ async def read_form(receive: Callable[[], Awaitable[Any]], limit: int) -> dict[s
         async with asyncio.timeout(_FORM_SECONDS):
             while more:
                 message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise MessageError("the form was cut off")
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
                 if size > limit:

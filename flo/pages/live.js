@@ -4,11 +4,11 @@
 
 (() => {
   const SILENCE = 12000; // the server says something every 5 s
-  const AGAIN = 500;
+  const FIRST = 500, LONGEST = 30000;
   const body = document.body;
   const address = body.dataset.live;
   const notice = document.getElementById("connection");
-  let source, watch, boot, heard = Date.now(), lost = 0, said = "";
+  let source, watch, boot, heard = Date.now(), lost = 0, wait = FIRST, said = "";
 
   const time = (moment) => new Date(moment).toLocaleTimeString();
 
@@ -26,12 +26,29 @@
     watch = setTimeout(again, SILENCE);
   }
 
-  function again() {
+  function close() {
     clearTimeout(watch);
     source.close();
+  }
+
+  // Whoever answers at this address after a desk has ended may be anybody: nothing is sent there.
+  function end(text) {
+    close();
+    say(text, "bad");
+    for (const one of document.querySelectorAll("button, input, textarea, select")) one.disabled = true;
+    for (const one of document.querySelectorAll("a[href]")) one.removeAttribute("href");
+  }
+
+  function again() {
+    if ("once" in body.dataset) {
+      end("This desk has ended. Close this page, and open the new one with the link on the terminal.");
+      return;
+    }
+    close();
     if (!lost) lost = Date.now();
     say(`No answer since ${time(heard)}: what you see is from then. Trying again by itself…`, "bad");
-    setTimeout(connect, AGAIN);
+    setTimeout(connect, wait);
+    wait = Math.min(2 * wait, LONGEST);
   }
 
   function connect() {
@@ -40,6 +57,7 @@
       listening();
       const restarted = boot && boot !== event.data;
       boot = event.data;
+      wait = FIRST;
       if (lost) {
         const away = Math.max(1, Math.round((Date.now() - lost) / 1000));
         say(`Back at ${time(Date.now())}, after ${away} s${restarted
@@ -53,7 +71,11 @@
       replace(document.getElementById(id), html);
     });
     source.addEventListener("beat", listening);
-    source.addEventListener("over", () => { location.reload(); }); // the session has ended
+    source.addEventListener("over", () => { close(); location.reload(); }); // signed out by now
+    source.addEventListener("full", () => {
+      close();
+      say("Too many pages are open to keep this one up to date. Close some, then load it anew.", "bad");
+    });
     source.onerror = again;
     clearTimeout(watch);
     watch = setTimeout(again, SILENCE);
@@ -66,11 +88,11 @@
     if (!element || fresh.innerHTML === element.innerHTML) return;
     const stands = "a, button, input, summary, [tabindex]";
     const place = [...element.querySelectorAll(stands)].indexOf(document.activeElement);
-    const address = document.activeElement.getAttribute("href");
+    const where = document.activeElement.getAttribute("href");
     element.replaceChildren(fresh.content);
     if (place < 0) return;
     const now = [...element.querySelectorAll(stands)];
-    const same = now.find((one) => address && one.getAttribute("href") === address) || now[place];
+    const same = now.find((one) => where && one.getAttribute("href") === where) || now[place];
     same?.focus({ preventScroll: true });
   }
 
@@ -84,12 +106,19 @@
     });
   }
 
-  // What stands behind # in a link is sent to no server: so a sign-in link is filled in here.
+  // What stands behind # in a link is sent to no server: a sign-in link is filled in here. It is
+  // not sent by itself: any page can open a link, and it says whom it would sign in.
   const token = document.getElementById("token");
   if (token && location.hash.length > 1) {
     token.value = location.hash.slice(1);
     history.replaceState(null, "", location.pathname + location.search);
-    token.form.requestSubmit();
+    try {
+      const bytes = Uint8Array.from(
+        atob(token.value.split(".")[0].replace(/-/g, "+").replace(/_/g, "/")),
+        (letter) => letter.charCodeAt(0));
+      const { name, role } = JSON.parse(new TextDecoder().decode(bytes));
+      document.getElementById("whom").textContent = `This link signs you in as ${name}, ${role}.`;
+    } catch { /* then it says nothing, and the server refuses it */ }
   }
 
   // A form is sent once, and says that it works while the answer is awaited.

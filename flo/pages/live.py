@@ -1,9 +1,13 @@
 """Pages that stay as things stand: what changed is sent as server-sent events (WHATWG HTML 9.2).
 
-hello  how this process is called; another name means that it was started anew
-part   {"id", "html"}: what an element of the page holds from now on
-beat   nothing has changed, and the line is alive
-over   whoever looks may look no longer
+    hello  how this process is called; another name means that it was started anew
+    part   {"id", "html"}: what an element of the page holds from now on
+    beat   nothing has changed, and the line is alive
+    over   whoever looks may look no longer
+    full   too many pages are open for this one to be kept up to date
+
+Pages are looked after by a few threads of their own, and those that show the same to people who may
+do the same share what is made for them: however many are open, nobody else has to wait.
 """
 
 from __future__ import annotations
@@ -12,77 +16,113 @@ import asyncio
 import json
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from starlette.responses import Response, StreamingResponse
 
-from flo.errors import RefusedError
 from flo.pages import HEADERS
 
 _LOOK_SECONDS, _RENDER_SECONDS, _BEAT_SECONDS = 0.2, 2.0, 5.0
-_MOST_STREAMS = 64
+_MOST_STREAMS, _MOST_OF_ONE = 64, 8
+_THREADS = 2
+AnswerT = TypeVar("AnswerT")
+Parts = dict[str, str]
 
 
 class Live:
     """The streams of one process; they end when it does."""
 
     def __init__(self) -> None:
-        self._boot, self._open = secrets.token_hex(8), 0
+        self._boot, self._open = secrets.token_hex(8), Counter[str]()
+        self._made: dict[str, tuple[object, float, Parts]] = {}
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pages")
         self.closing = asyncio.Event()
 
     def stream(
         self,
         version: Callable[[], object],
-        parts: Callable[[], dict[str, str]],
+        parts: Callable[[], Parts],
+        *,
+        shown: str,
+        owner: str = "",
         until: float = float("inf"),
     ) -> Response:
         """What changes of a page, until it is closed, or until a time (seconds since 1970).
 
         ``version``: cheap, and another whenever something may have happened. ``parts``: made anew
-        then, and every two seconds besides. Both are called in a thread.
-
-        Raises:
-            RefusedError: too many pages are open.
+        then, and every two seconds besides. Both are called in a thread. ``shown``: the same for
+        pages whose parts are the same. ``owner``: who may have only so many pages open.
         """
-        if self._open >= _MOST_STREAMS:
-            raise RefusedError(f"{_MOST_STREAMS} pages are open already", hint="close some")
-        headers = HEADERS | {"content-type": "text/event-stream", "x-accel-buffering": "no"}
-        return StreamingResponse(self._events(version, parts, until), headers=headers)
+        if self._open.total() >= _MOST_STREAMS or self._open[owner] >= _MOST_OF_ONE:
+            return _answer(_only("full"))
+        return _answer(self._events(version, parts, shown, owner, until))
 
     async def _events(
-        self, version: Callable[[], object], parts: Callable[[], dict[str, str]], until: float
+        self,
+        version: Callable[[], object],
+        parts: Callable[[], Parts],
+        shown: str,
+        owner: str,
+        until: float,
     ) -> AsyncIterator[str]:
-        self._open += 1
+        self._open[owner] += 1
         try:
             yield _event("hello", self._boot)
-            known, sent = object(), dict[str, str]()
-            rendered = beaten = 0.0
+            sent, beaten = Parts(), 0.0
             while not self.closing.is_set():
                 if time.time() >= until:
                     yield _event("over", "")
                     return
-                now, seen = time.monotonic(), await asyncio.to_thread(version)
-                if seen != known or now - rendered >= _RENDER_SECONDS:
-                    known, rendered = seen, now
-                    made = await asyncio.to_thread(parts)
-                    for name, html in made.items():
-                        if sent.get(name) != html:
-                            beaten = now
-                            yield _event("part", {"id": name, "html": html})
-                    sent = made
-                if now - beaten >= _BEAT_SECONDS:
-                    beaten = now
+                seen = await self._in_a_thread(version)
+                made = await self._fresh(shown, seen, parts)
+                for name, html in made.items():
+                    if sent.get(name) != html:
+                        beaten = time.monotonic()
+                        yield _event("part", {"id": name, "html": html})
+                sent = made
+                if time.monotonic() - beaten >= _BEAT_SECONDS:
+                    beaten = time.monotonic()
                     yield _event("beat", "")
                 await self._pause()
         finally:
-            self._open -= 1
+            self._open[owner] -= 1
+
+    async def _fresh(self, shown: str, seen: object, parts: Callable[[], Parts]) -> Parts:
+        """As made before for whoever sees the same, or anew."""
+        known = self._made.get(shown)
+        if known and known[0] == seen and time.monotonic() - known[1] < _RENDER_SECONDS:
+            return known[2]
+        made = await self._in_a_thread(parts)
+        if len(self._made) >= _MOST_STREAMS:
+            self._made.clear()
+        self._made[shown] = seen, time.monotonic(), made
+        return made
+
+    async def _in_a_thread(self, work: Callable[[], AnswerT]) -> AnswerT:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _pause(self) -> None:
         try:
             await asyncio.wait_for(self.closing.wait(), _LOOK_SECONDS)
         except TimeoutError:
             return
+
+
+def over() -> Response:
+    """For a page whose reader may look no longer."""
+    return _answer(_only("over"))
+
+
+async def _only(kind: str) -> AsyncIterator[str]:
+    yield _event(kind, "")
+
+
+def _answer(events: AsyncIterator[str]) -> Response:
+    headers = HEADERS | {"content-type": "text/event-stream", "x-accel-buffering": "no"}
+    return StreamingResponse(events, headers=headers)
 
 
 def _event(kind: str, data: Any) -> str:

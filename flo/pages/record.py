@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 
 from flo.audit_chain import ZERO_HASH
 from flo.audit_log import AuditLog
 from flo.errors import TrustError
 
-_MOST_AT_ONCE = 2000
+_AT_ONCE, _SECONDS = 50, 0.2
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,11 @@ class Checked:
 
 
 class ChainCheck:
-    """Checks a log's hashes and signatures, each entry once, a part at every call."""
+    """Checks a log's hashes and signatures from its first entry on, a fifth of a second a look.
+
+    A long log is gone through over several looks; then it begins anew, so that nothing that was
+    found to hold once is taken for that for good.
+    """
 
     def __init__(self, log: AuditLog) -> None:
         self._log, self._lock = log, threading.Lock()
@@ -29,12 +34,20 @@ class ChainCheck:
 
     def go_on(self) -> Checked:
         with self._lock:
+            end = time.monotonic() + _SECONDS
             try:
-                self._number, self._hash = self._log.checked(
-                    self._number, self._hash, most=_MOST_AT_ONCE
-                )
+                while time.monotonic() < end:
+                    before = self._number
+                    self._number, self._hash = self._log.checked(
+                        self._number, self._hash, most=_AT_ONCE
+                    )
+                    if self._number == before:
+                        self._number, self._hash = 0, ZERO_HASH
+                        return Checked(before, None)
             except TrustError as error:
-                return Checked(self._number, str(error))
+                found = Checked(self._number, str(error))
+                self._number, self._hash = 0, ZERO_HASH
+                return found
             return Checked(self._number, None)
 
 

@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from flo import canonical, pages
 from flo.errors import FloError, MessageError, PolicyError, TrustError
+from flo.pages.live import over
 from flo.server.asgi import headers_of
 from flo.server.protocol import PERSON, App, Receive, Scope, Send
 from flo.server.refusals import Refusals
@@ -66,7 +67,9 @@ class Door:
         try:
             token = read_token(_cookie(headers), self._public)
         except TrustError as error:
-            if method != "GET" or path.endswith("/live"):
+            if path.endswith("/live"):
+                return over()
+            if method != "GET":
                 return await self._refuse(path, 401, f"signed out: {error}")
             return pages.redirect(f"{SIGN_IN}?next={quote(path)}")
         try:

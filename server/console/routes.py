@@ -7,6 +7,7 @@ says what it means.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,7 @@ from flo.server.console.studies import (
     step_of,
 )
 from flo.server.drafts import Draft
+from flo.server.members import Member
 from flo.server.publish import published
 from flo.server.refusals import Refusals
 from flo.server.roles import ALLOWED
@@ -82,6 +84,8 @@ def _app(console: Console) -> FastAPI:
         return console.live.stream(
             board.version,
             lambda: shown.parts(template, **_always(person, path), **values()),
+            shown=f"{path} {person.role}",
+            owner=person.id,
             until=person.expires,
         )
 
@@ -99,7 +103,7 @@ def _app(console: Console) -> FastAPI:
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> Response:
         """Of whatever kind; it is in the coordinator's log, with its place."""
-        why = f"This is a bug in FLO ({type(error).__name__}). Nothing was changed by looking."
+        why = f"This is a bug in FLO ({type(error).__name__}). "
         hint = "the coordinator's log names the place; please report it"
         return page(request, "problem.html.j2", 500, title="A bug", why=why, hint=hint)
 
@@ -198,8 +202,7 @@ def _app(console: Console) -> FastAPI:
         planned = from_toml(found.document, what="this draft")
         members = {m.id: m for m in store.members() if not m.revoked}
         ready = [(h, members.get(h.id)) for h in planned.hospitals]
-        keys = {name: member.fingerprint for name, member in members.items()}
-        known = planned.with_fingerprints(keys) if all(m for _, m in ready) else planned
+        known = _with_keys(planned, store.members())
         return page(
             request,
             "draft.html.j2",
@@ -212,12 +215,18 @@ def _app(console: Console) -> FastAPI:
 
     @app.post(f"{CONSOLE}/drafts/{{draft}}/sign")
     async def sign_draft(draft: str, request: Request) -> Response:
-        place = (await pages.read_form(request.receive, 4096)).get("place", "here")
+        fields = await pages.read_form(request.receive, 4096)
+        place = fields.get("place")
         chosen = next((known for known in acts.places if known == place), None)
         if chosen is None:
             raise StudyError(f"runs cannot be carried out at {place!r} here")
         found = await asyncio.to_thread(store.draft, draft)
-        planned = from_toml(found.document, what="this draft")
+        planned = _with_keys(from_toml(found.document, what="this draft"), store.members())
+        if fields.get("digest") != planned.digest:
+            raise StudyError(
+                "nothing was signed: the draft, or a hospital's key, is another than was shown",
+                hint="read the draft again",
+            )
         person = person_of(request.scope).name
         offer = await asyncio.to_thread(acts.offer, planned, person, chosen)
         await asyncio.to_thread(store.discard_draft, draft)
@@ -301,7 +310,7 @@ def _study_shown(offer: Offer, board: Board) -> dict[str, Any]:
         "story": story,
         "word": word,
         "chip": chip,
-        "step": step_of(offer),
+        "step": step_of(offer, has_run=record is not None),
         "seats": board.seats(offer.study),
         "seconds": seconds_plot(story),
         "epsilons": epsilon_plot(story),
@@ -343,12 +352,22 @@ def _report_of(card: Path) -> Path:
     return card.with_name(card.name.replace(".card.", ".report."))
 
 
+def _with_keys(planned: Study, members: list[Member]) -> Study:
+    """With the keys of its hospitals, once all of them are enrolled."""
+    keys = {member.id: member.fingerprint for member in members if not member.revoked}
+    enrolled = all(hospital.id in keys for hospital in planned.hospitals)
+    return planned.with_fingerprints(keys) if enrolled else planned
+
+
+@functools.lru_cache(maxsize=128)
+def _read_draft(document: str) -> Study | None:
+    """None for one that an earlier version of FLO could read."""
+    try:
+        return from_toml(document, what="draft")
+    except FloError:
+        return None
+
+
 def _drafts(drafts: list[Draft]) -> list[tuple[Draft, Study | None]]:
-    """With what each says; None for one that an earlier version of FLO could read."""
-    found: list[tuple[Draft, Study | None]] = []
-    for draft in drafts:
-        try:
-            found.append((draft, from_toml(draft.document, what="draft")))
-        except FloError:
-            found.append((draft, None))
-    return found
+    """With what each says."""
+    return [(draft, _read_draft(draft.document)) for draft in drafts]

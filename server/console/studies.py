@@ -19,6 +19,7 @@ from flo.study import Study
 
 STEPS = ("draft", "signed", "approvals", "running", "done")
 _STEP_OF = {"offered": "approvals", "running": "running", "paused": "running", "done": "done"}
+_EVENT_OF = {"running": "started"}  # where a status is not called as its event
 _CHIP = {"running": "good working", "done": "good", "paused": "warn", "ended": "bad"}
 _LATE_SECONDS, _LATE_FACTOR, _RECENT = 2.0, 3.0, 10
 _MOST_POINTS = 60
@@ -122,7 +123,7 @@ class Board:
             f"{len(story.approved)} of {len(study.hospitals)}",
             f"{story.done} of {story.planned}",
             study.largest_epsilon,
-            story.times.get(offer.status, story.times.get("offered", "")),
+            story.times.get(_EVENT_OF.get(offer.status, offer.status), story.times["offered"]),
         )
 
     def hospitals(self) -> list[HospitalNow]:
@@ -135,7 +136,6 @@ class Board:
     ) -> HospitalNow:
         agent, chip = self._agent(member.id, nodes, member.revoked)
         heard = self.heard.ago(member.id)
-        left = days_left(member)
         code = codes.get(member.id, "")
         return HospitalNow(
             member.id,
@@ -143,8 +143,7 @@ class Board:
             agent,
             chip,
             "not since this start" if heard is None else f"{heard:.0f} s ago",
-            "revoked" if member.revoked else f"ends in {left} days",
-            "bad" if member.revoked or left < 0 else "warn" if left < _RENEW_SOON_DAYS else "good",
+            *_certificate(member),
             code,
             code == self.code if code else None,
             sum(any(h.id == member.id for h in offer.study.hospitals) for offer in offers),
@@ -200,9 +199,9 @@ def state_of(offer: Offer, story: Following) -> tuple[str, str]:
     return offer.status, _CHIP.get(offer.status, "")
 
 
-def step_of(offer: Offer | None) -> int:
-    """Where in ``STEPS`` a study is; one that was stopped got as far as running."""
-    return 0 if offer is None else STEPS.index(_STEP_OF.get(offer.status, "running"))
+def step_of(offer: Offer, *, has_run: bool) -> int:
+    """Where in ``STEPS`` a study is, or how far one got that was stopped."""
+    return STEPS.index(_STEP_OF.get(offer.status, "running" if has_run else "approvals"))
 
 
 def seconds_plot(story: Following) -> plots.Plane | None:
@@ -241,10 +240,16 @@ def quality_plot(result: dict[str, Any]) -> plots.Intervals | None:
     return plots.intervals(rows, 0.0, 1.0) if rows else None
 
 
-def days_left(member: Member) -> int:
-    """Of a hospital's certificate, in whole days."""
+def _certificate(member: Member) -> tuple[str, str]:
+    """When a hospital's certificate ends, and how that looks."""
+    if member.revoked:
+        return "revoked", "bad"
+    if not member.certified:  # issued by FLO 0.4 or earlier, and not renewed since
+        return "end not known here", ""
     ends = datetime.fromisoformat(member.certified) + timedelta(days=SITE_DAYS)
-    return (ends - datetime.now(UTC)).days
+    left = (ends - datetime.now(UTC)).days
+    look = "bad" if left < 0 else "warn" if left < _RENEW_SOON_DAYS else "good"
+    return f"ends in {left} days", look
 
 
 def _usual_seconds(story: Following) -> float:

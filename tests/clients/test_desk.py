@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import http.client
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
@@ -188,9 +189,24 @@ def test_a_patients_id_is_in_no_file_and_on_no_page_afterwards(opened: Opened) -
         assert PATIENT.encode() not in path.read_bytes(), path
 
 
+def test_a_patient_is_out_though_the_data_file_is_away(opened: Opened) -> None:
+    opened.desk.home.config.populations[0].file.unlink()
+    status, text = opened.post("/opt-outs", patient=PATIENT)
+    assert (status, "1 on the list" in text) == (200, True)
+
+
+def test_nobody_keeps_others_out_by_connecting_and_asking_nothing(opened: Opened) -> None:
+    with ExitStack() as stack:
+        port = urlsplit(opened.url).port
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        assert opened.post("/stop")[0] == 200
+    assert halted(opened.desk.home) is not None
+
+
 def test_a_wrong_id_is_asked_about(opened: Opened) -> None:
     _, text = opened.post("/opt-outs", patient="nobody")
-    assert "No data file here holds this id" in text
+    assert "No data file that can be read here holds this id" in text
 
 
 def test_an_edited_policy_is_shown_as_not_in_force_and_can_be_signed(opened: Opened) -> None:
@@ -198,14 +214,25 @@ def test_an_edited_policy_is_shown_as_not_in_force_and_can_be_signed(opened: Ope
     path = home.directory / "policy.toml"
     path.write_text(path.read_text() + "\nmasking_required = true\n")
     assert "Not in force, so nothing is released" in opened.get("/policy")
-    status, text = opened.post("/policy", key="", passphrase="")
+    shown = re.findall(r'name="digest" value="(\w+)"', opened.get("/policy"))[0]
+    edited = path.read_text()
+    path.write_text(edited + "\nconsent_to_epsilon_of_one_or_more = true\n")
+    status, text = opened.post("/policy", digest=shown)
+    assert (status, "policy.toml is another than was shown" in text) == (400, True)
+    path.write_text(edited)
+    status, text = opened.post("/policy", digest=shown, key="", passphrase="")
     assert (status, "In force and signed" in text) == (200, True)
     assert home.policy.masking_required
 
 
-@pytest.mark.parametrize("asked", ["zero", "0", "99", "nan", "<script>"])
-def test_a_senseless_question_is_answered_with_the_way_out(opened: Opened, asked: str) -> None:
-    query = urlencode({"population": "main", "epsilon": asked})
+@pytest.mark.parametrize(
+    ("asked", "of"),
+    [("zero", "main"), ("0", "main"), ("nan", "main"), ("<script>", "main"), ("0.3", "nobody")],
+)
+def test_a_senseless_question_is_answered_with_the_way_out(
+    opened: Opened, asked: str, of: str
+) -> None:
+    query = urlencode({"population": of, "epsilon": asked})
     status, _, text = opened.desk.ask("GET", f"{opened.url}/budget?{query}", cookie=opened.cookie)
     assert (status, "What to do" in text, "<script>" in text) == (400, True, False)
 

@@ -84,6 +84,37 @@ def test_pressed_after_the_charge_what_was_charged_stays_here(
     assert site.kinds()[-1] == "release"
 
 
+def test_pressed_while_a_run_is_joined_no_key_leaves(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site.releaser, "warm_up", pressing(site, site.releaser.warm_up))
+    reply = site.ask(kind="join")
+    assert (reply.header.code, reply.header.key) == ("not-ready", None)
+
+
+def test_it_stops_at_once_though_frozen_patients_are_being_exchanged(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flo.clients.home._PATIENCE_SECONDS", 0.0)
+    with site.home.swapping():
+        _, said = halt(site.home)
+        assert "may be in the ledger" in said
+    site.refuses("not-ready")
+
+
+def test_it_stops_though_nothing_can_be_entered(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(type(site.home), "record", full)
+    _, said = halt(site.home)
+    assert "could not be entered in the audit log" in said
+    monkeypatch.undo()
+    site.refuses("not-ready")
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\x00", b"{}", b'{"schema_version":9}'])
 def test_the_file_stops_everything_whatever_stands_in_it(site: Site, content: bytes) -> None:
     (site.home.directory / "halted.json").write_bytes(content)
@@ -92,7 +123,7 @@ def test_the_file_stops_everything_whatever_stands_in_it(site: Site, content: by
 
 
 def test_pressing_it_twice_is_pressing_it_once(site: Site) -> None:
-    assert halt(site.home) == halt(site.home)
+    assert halt(site.home)[0] == halt(site.home)[0]
     assert entered(site) == ["all-stopped"]
 
 

@@ -17,11 +17,13 @@ from starlette.responses import StreamingResponse
 
 from flo import pages
 from flo.audit_log import AuditLog
-from flo.errors import MessageError, RefusedError
+from flo.errors import MessageError
 from flo.identity import Identity
 from flo.pages import plots
 from flo.pages.live import Live
 from flo.pages.record import ChainCheck
+
+FULL = "event: full\ndata: \n\n"
 
 # -- plots -----------------------------------------------------------------------------------------
 
@@ -81,6 +83,26 @@ def test_a_form_is_read_as_a_browser_sends_it(fields: dict[str, str]) -> None:
     assert pages.form_of(urlencode(fields).encode()) == unchanged
 
 
+def test_a_form_that_is_cut_off_is_not_taken_for_a_whole_one() -> None:
+    messages: list[dict[str, Any]] = [
+        {"type": "http.request", "body": b"patient=12", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    parts = iter(messages)
+
+    async def receive() -> dict[str, Any]:
+        return next(parts)
+
+    with pytest.raises(MessageError, match="cut off"):
+        asyncio.run(pages.read_form(receive, 100))
+
+
+def test_what_reorders_a_line_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "page.j2").write_text("{{ said }}")
+    shown = pages.Pages(tmp_path, base="").page("page.j2", said="a\u202eb\x1b[2J<b>")
+    assert bytes(shown.body).decode() == "a\ufffdb\ufffd[2J&lt;b&gt;"
+
+
 @pytest.mark.parametrize("body", [b"a", b"\xff", b"a=%ff", b"a=1&a=2", b"&".join([b"a=1"] * 99)])
 def test_what_is_no_form_is_refused(body: bytes) -> None:
     with pytest.raises(MessageError):
@@ -100,7 +122,7 @@ async def said(stream: AsyncIterator[Any], count: int) -> list[str]:
 
 
 def events(live: Live, **given: Any) -> AsyncIterator[Any]:
-    answer = live.stream(**given)
+    answer = live.stream(**({"shown": "page"} | given))
     assert isinstance(answer, StreamingResponse)
     return aiter(answer.body_iterator)
 
@@ -116,6 +138,21 @@ def test_only_parts_that_changed_are_sent_again() -> None:
     assert hello.startswith("event: hello")
     assert ('"a"' in first, '"b"' in second) == (True, True)
     assert '"html": "2"' in third
+
+
+def test_pages_that_show_the_same_share_what_is_made_for_them() -> None:
+    made = itertools.count()
+
+    async def scene() -> None:
+        live = Live()
+        streams = [
+            events(live, version=int, parts=lambda: {"a": str(next(made))}) for _ in range(5)
+        ]
+        for stream in streams:
+            assert [text.split("\n")[0] for text in await said(stream, 2)][1] == "event: part"
+
+    asyncio.run(scene())
+    assert next(made) == 1
 
 
 def test_a_stream_ends_with_the_session_and_says_so() -> None:
@@ -136,16 +173,18 @@ def test_a_stream_ends_when_the_process_does() -> None:
     assert len(asyncio.run(scene())) == 1
 
 
-def test_pages_that_are_open_are_limited_and_a_closed_one_makes_room() -> None:
+def test_pages_that_are_open_are_limited_also_for_one_person_and_a_closed_one_makes_room() -> None:
     async def scene() -> None:
         live = Live()
-        streams = [events(live, version=int, parts=dict) for _ in range(64)]
+        streams = [
+            events(live, version=int, parts=dict, owner=str(number // 8)) for number in range(64)
+        ]
         for stream in streams:
             await anext(stream)
-        with pytest.raises(RefusedError, match="64 pages"):
-            live.stream(int, dict)
+        assert await said(events(live, version=int, parts=dict, owner="late"), 1) == [FULL]
         await streams[0].aclose()  # type: ignore[attr-defined]
-        live.stream(int, dict)
+        assert await said(events(live, version=int, parts=dict, owner="1"), 1) == [FULL]
+        assert await said(events(live, version=int, parts=dict, owner="0"), 1) != [FULL]
         for stream in streams[1:]:
             await stream.aclose()  # type: ignore[attr-defined]
 
@@ -169,6 +208,34 @@ def test_a_log_is_checked_further_at_every_look_and_an_edited_entry_is_named(
         with closing(sqlite3.connect(path)) as db:
             db.execute("UPDATE entries SET facts = '{}' WHERE number = 3")
             db.commit()
-        broken = ChainCheck(log).go_on()
-        assert broken.number == 0
-        assert "entry 3 was edited" in str(broken.broken)
+        assert "entry 3 was edited" in str(check.go_on().broken)  # though it held before
+
+
+@pytest.mark.parametrize("kind", ["not a kind", ""])
+def test_an_entry_that_cannot_be_read_is_one_that_was_edited(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "audit.sqlite"
+    with closing(AuditLog(path, Identity.new())) as log:
+        log.append("reviewed")
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("UPDATE entries SET kind = ?", (kind,))
+            db.commit()
+        assert "entry 1 was edited" in str(ChainCheck(log).go_on().broken)
+
+
+def test_a_log_that_was_cut_is_not_said_to_hold(tmp_path: Path) -> None:
+    path, other = tmp_path / "audit.sqlite", Identity.new()
+    with (
+        closing(AuditLog(path, Identity.new())) as log,
+        closing(AuditLog(tmp_path / "other.sqlite", other)) as theirs,
+    ):
+        for _ in range(5):
+            log.append("reviewed")
+        growth = log.growth({other.fingerprint})
+        assert growth is not None
+        log.keep_receipt(theirs.countersign(growth), other.fingerprint)
+        check = ChainCheck(log)
+        assert check.go_on().broken is None
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("DELETE FROM entries WHERE number > 3")
+            db.commit()
+        assert "entry 5 was countersigned" in str(check.go_on().broken)

@@ -120,6 +120,8 @@ def sign_in(someone: Person, home: CoordinatorHome, role: PersonRole, name: str)
     """With the link that `flo coordinator console` prints."""
     text, _ = issue(home.identity(), name, role, 3600)
     someone.page.goto(f"{home.private_url}/console/sign-in#{text}")
+    someone.reads(f"This link signs you in as {name}, {role}.")
+    someone.click("Sign in")
     someone.page.wait_for_url(f"{home.private_url}/console")
 
 

@@ -100,5 +100,6 @@ def test_a_page_whose_session_ends_asks_to_sign_in_again(
     with person(browser, tmp_path) as someone:
         text, _ = issue(coordinator.home.identity(), "Vera", "viewer", 4)
         someone.page.goto(f"{coordinator.home.private_url}/console/sign-in#{text}")
+        someone.click("Sign in")
         someone.reads("Studies")
         someone.reads("Sign in to the coordinator")

@@ -145,7 +145,10 @@ def test_whoever_signs_in_comes_to_the_page_that_was_asked_for(
 def test_an_expired_token_shows_nothing_any_more(coordinator: RealCoordinator) -> None:
     text, _ = issue(coordinator.home.identity(), "Late", "operator", 60, now=0)
     assert Browser(coordinator, text).get("/console")[0] == 303
-    assert Browser(coordinator, text).get("/console/live")[0] == 401
+    before = len(entries(coordinator, "denied"))
+    status, _, said = Browser(coordinator, text).get("/console/live")
+    assert (status, said) == (200, "event: over\ndata: \n\n")
+    assert len(entries(coordinator, "denied")) == before  # a forgotten page fills no log
     assert Browser(coordinator, text).post("/console/drafts", document="x")[0] == 401
 
 
@@ -231,7 +234,8 @@ def test_a_draft_of_hospitals_that_are_not_enrolled_cannot_be_signed(operator: B
     path, page = draft(operator, name="too-early")
     assert "It cannot be signed yet" in page
     assert "flo coordinator invite north" in page
-    status, _, text = operator.post(f"{path}/sign", place="here")
+    shown = re.findall(r"<dt>digest</dt><dd>(\w+)</dd>", page)[0]
+    status, _, text = operator.post(f"{path}/sign", place="here", digest=shown)
     assert (status, "not enrolled" in text) == (400, True)
     assert operator.get(path)[0] == 200  # it is still there
 
@@ -261,9 +265,14 @@ def signed(coordinator: RealCoordinator, operator: Browser, tmp_path: Path) -> s
     for hospital in document["hospitals"]:
         coordinator.enrol(tmp_path / hospital["id"], hospital["id"])
     _, headers, _ = operator.post("/console/drafts", document=tomli_w.dumps(document))
-    status, headers, text = operator.post(f"{headers['location']}/sign", place="here")
+    path, page = headers["location"], operator.get(headers["location"])[2]
+    status, headers, text = operator.post(f"{path}/sign", place="here", digest=to_be_signed(page))
     assert status == 303, text
     return headers["location"]
+
+
+def to_be_signed(page: str) -> str:
+    return str(re.findall(r'name="digest" value="(\w+)"', page)[0])
 
 
 def test_signing_a_draft_offers_it_in_the_name_of_the_person(
@@ -272,6 +281,22 @@ def test_signing_a_draft_offers_it_in_the_name_of_the_person(
     assert "waiting for 3 approvals" in operator.get(signed)[2]
     assert entries(coordinator, "offered")[-1]["by"] == "Olga Operator"
     assert operator.post("/console/drafts/" + "0" * 16 + "/sign", place="here")[0] == 400
+
+
+def test_what_is_signed_is_what_was_shown(
+    coordinator: RealCoordinator, operator: Browser, signed: str, tmp_path: Path
+) -> None:
+    """Neither a draft that was changed meanwhile, nor another key of a hospital."""
+    path, page = draft(operator, name=f"moving-{secrets.token_hex(3)}")
+    seen = to_be_signed(page)
+    coordinator.enrol(tmp_path / "again", "north")
+    for fields in ({"digest": seen}, {"digest": ""}, {}):
+        status, _, text = operator.post(f"{path}/sign", place="here", **fields)
+        assert (status, "another than was shown" in text) == (400, True)
+    now = to_be_signed(operator.get(path)[2])
+    assert now != seen
+    assert operator.post(f"{path}/sign", digest=now)[0] == 400  # and where, is not guessed
+    assert operator.post(f"{path}/sign", place="here", digest=now)[0] == 303
 
 
 def test_a_study_is_carried_out_only_where_this_coordinator_can(
