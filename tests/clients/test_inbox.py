@@ -17,9 +17,10 @@ from flo.cli.steward import inbox
 from flo.clients.approve import terms_of
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.decisions import refuse, withdraw
+from flo.clients.inbox import listed
 from flo.clients.offers import Offered
 from flo.clients.people import say_yes
-from flo.errors import NetworkError
+from flo.errors import NetworkError, UsageError
 from flo.identity import Identity
 from flo.succession import Step
 from tests.clients.approving_site import COORDINATOR
@@ -102,6 +103,41 @@ def test_the_list_shows_what_may_still_be_decided(
     assert ["second", "1", done.study.digest[:12], "0.2", "done", "approved"] in [
         r[1:-1] for r in rows
     ]
+
+
+def shown(steward: Steward) -> list[tuple[str, str, str]]:
+    found = listed(steward.home, cast(CoordinatorApi, steward.api))
+    return [(one.name, one.status, one.here) for one in found]
+
+
+def test_what_was_approved_here_is_listed_whatever_the_coordinator_lists(steward: Steward) -> None:
+    steward.site.approve(steward.offers(FIRST))
+    steward.offers(SECOND)
+    del steward.api.listed[0]
+    assert shown(steward) == [
+        ("second", "offered", "waiting for you"),
+        ("first", "not listed there", "approved"),
+    ]
+
+
+@pytest.mark.parametrize("what", ["of another schema", "signed by a stranger"])
+def test_one_study_that_cannot_be_trusted_hides_no_other(steward: Steward, what: str) -> None:
+    if what == "signed by a stranger":
+        steward.offers(FIRST, signer=Identity.new())
+    else:
+        text = '{"schema_version":99}'
+        signature = COORDINATOR.sign("study", text.encode())
+        steward.api.listed.append({"study": text, "signature": signature, "status": "offered"})
+    steward.offers(SECOND)
+    bad, good = shown(steward)
+    assert bad[0] == "a study that cannot be read"
+    assert good == ("second", "offered", "waiting for you")
+
+
+def test_a_status_is_a_word_and_no_message_to_the_steward(steward: Steward) -> None:
+    steward.offers(FIRST, status="APPROVED by your hospital")
+    with pytest.raises(UsageError, match="status"):
+        shown(steward)
 
 
 # -- the command ----------------------------------------------------------------------------------

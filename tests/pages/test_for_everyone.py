@@ -121,6 +121,24 @@ def test_who_may_not_act_sees_no_button_for_it(
         someone.reads("may not shred a study")
 
 
+def test_a_desk_that_has_ended_is_never_asked_again(
+    finished: Finished, browser: Browser, tmp_path: Path
+) -> None:
+    """Whoever listens there afterwards may be anybody, and the page asks for passphrases."""
+    with ExitStack() as stack:
+        someone = stack.enter_context(person(browser, tmp_path))
+        with desk(finished.sites[0], said=tmp_path / "said") as opened:
+            someone.page.goto(opened)
+            someone.click("Opt-outs")
+            someone.page.get_by_label("The patient's id").fill("north0001")
+        someone.reads("This desk has ended.")
+        asked: list[str] = []
+        someone.page.on("request", lambda request: asked.append(request.url))
+        someone.page.wait_for_timeout(3000)
+        assert asked == []
+        assert someone.page.locator("button:enabled, input:enabled, a[href]").count() == 0
+
+
 def test_a_keyboard_is_enough_to_come_from_the_list_to_a_study(
     finished: Finished, browser: Browser, tmp_path: Path
 ) -> None:
