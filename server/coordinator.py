@@ -30,7 +30,8 @@ from flo.server.audit_copies import AuditCopies
 from flo.server.authority import read_peer
 from flo.server.bell import Bell
 from flo.server.console.door import Door
-from flo.server.console.routes import Console
+from flo.server.console.room import Room
+from flo.server.console.routes import console_app
 from flo.server.console.studies import Board, Stories
 from flo.server.gateway import Gateway
 from flo.server.heard import Heard
@@ -198,7 +199,7 @@ class Coordinator:
             PrivateListener(
                 self._superlink,
                 people,
-                Door(console.app(), self._identity.public, self._refusals),
+                Door(console_app(console), self._identity.public, self._refusals),
                 self._identity.public,
                 self._refusals,
                 self._bell,
@@ -248,7 +249,7 @@ class Coordinator:
             self._admission.close()
             self._audit_log.close()
 
-    def _console(self, acts: Acts) -> Console:
+    def _console(self, acts: Acts) -> Room:
         board = Board(
             self._store,
             Stories(self._store),
@@ -256,7 +257,7 @@ class Coordinator:
             self._superlink,
             code_digest(),
         )
-        return Console(
+        return Room(
             acts,
             board,
             self._audit_log,

@@ -12,7 +12,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from flo.clients.desk.guard import Guard
-from flo.clients.desk.routes import Desk
+from flo.clients.desk.room import Room
+from flo.clients.desk.routes import desk_app
 from flo.clients.home import SiteHome
 from flo.errors import NetworkError
 from flo.pages.live import Live
@@ -78,8 +79,8 @@ def serve_desk(home: SiteHome, port: int, show_link: Callable[[str], None]) -> N
             hint="choose another --port, or leave it out",
         ) from error
     guard = Guard(bound.getsockname()[1], show_link)
-    desk = Desk(home, guard.base)
-    guard.inside = desk.app()
+    room = Room(home, guard.base)
+    guard.inside = desk_app(room)
     config = uvicorn.Config(
         guard,
         http=_Protocol,
@@ -92,4 +93,4 @@ def serve_desk(home: SiteHome, port: int, show_link: Callable[[str], None]) -> N
         timeout_graceful_shutdown=2,
     )
     guard.offer_link()
-    _Server(config, desk.live).run([bound])
+    _Server(config, room.live).run([bound])

@@ -11,7 +11,8 @@ from fastapi import FastAPI
 from flo.audit_log import AuditLog
 from flo.identity import Identity
 from flo.server.acts import Acts
-from flo.server.console.routes import Console
+from flo.server.console.room import Room
+from flo.server.console.routes import console_app
 from flo.server.console.studies import Board, Stories
 from flo.server.heard import Heard
 from flo.server.job_access import JobKeys
@@ -31,10 +32,10 @@ def own_calls(folder: Path) -> Iterator[list[FastAPI]]:
     ):
         acts, refusals = Acts(store, _offers, _shreds, bytes), Refusals(store)
         board = Board(store, Stories(store), Heard(), _Nobody(), "0" * 64)
-        console = Console(acts, board, log, _nothing, identity.fingerprint, refusals)
+        room = Room(acts, board, log, _nothing, identity.fingerprint, refusals)
         yield [
             operator_app(store, acts, Path(), list, _opens, bool, refusals),
-            console.app(),
+            console_app(room),
         ]
 
 

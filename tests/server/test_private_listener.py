@@ -70,9 +70,11 @@ def test_every_route_but_health_wants_a_credential(
         (("GET", "/health"), 204),
         (("HEAD", "/health"), 204),
     }
-    assert {(method, status) for (method, _), status in pages.items()} == {
-        ("GET", 303),  # to the form to sign in with
-        ("POST", 403),  # from no page of ours
+    streams = {route for route in pages if route[1].endswith("/live")}
+    assert {(route[0], route in streams, status) for route, status in pages.items()} == {
+        ("GET", False, 303),  # to the form to sign in with
+        ("GET", True, 200),  # which says that it is over, and no more
+        ("POST", False, 403),  # from no page of ours
     }
 
 

@@ -1,0 +1,85 @@
+"""The desk's pages about what this hospital lays down: its policy, and patients' wishes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from flo.clients import consent
+from flo.clients.desk import facts
+from flo.clients.desk.room import Room, person_in
+from flo.clients.home import SiteHome
+from flo.clients.policy import Policy
+from flo.clients.policy_file import read_edited, sign
+from flo.errors import FloError, PolicyError, TrustError
+from flo.identity import fingerprint
+
+
+def policy_router(room: Room) -> APIRouter:
+    router, home = APIRouter(), room.home
+
+    @router.get(f"{room.base}/policy")
+    def policy(request: Request) -> Response:
+        return room.page(request, "policy.html.j2", **_policy(home))
+
+    @router.post(f"{room.base}/policy")
+    async def sign_policy(request: Request) -> Response:
+        fields = await room.form(request)
+        waits = await asyncio.to_thread(_sign_policy, home, fields) is None
+        return room.page(request, "policy.html.j2", **(_policy(home) | {"waits": waits}))
+
+    @router.get(f"{room.base}/opt-outs")
+    def opt_outs(request: Request) -> Response:
+        count = len(consent.OptOuts.load(home).patients)
+        return room.page(request, "opt_outs.html.j2", count=count, said=None, record=None)
+
+    @router.post(f"{room.base}/opt-outs")
+    async def take_out(request: Request) -> Response:
+        fields = await room.form(request)
+        return await asyncio.to_thread(taken_out, request, fields)
+
+    def taken_out(request: Request, fields: dict[str, str]) -> Response:
+        patient = fields.get("patient", "")
+        changed = consent.opt_out(home, patient)
+        made, path = consent.erase(home, patient) if "record" in fields else (None, None)
+        try:
+            known = consent.is_in_a_file(home, patient)
+        except FloError:  # the file is away; the patient is out all the same
+            known = False
+        said: Any = {"changed": len(changed), "known": known}
+        count = len(consent.OptOuts.load(home).patients)
+        record: Any = {"made": made, "path": path} if made else None
+        return room.page(request, "opt_outs.html.j2", count=count, said=said, record=record)
+
+    return router
+
+
+def _sign_policy(home: SiteHome, fields: dict[str, str]) -> Policy | None:
+    """Raises PolicyError: it is no longer the one that was shown."""
+    shown = read_edited(home.directory / "policy.toml")
+    if fields.get("digest") != shown.digest:
+        raise PolicyError(
+            "nothing was signed: policy.toml is another than was shown", hint="read it again"
+        )
+    return sign(home.directory, home.identity(), person_in(fields))
+
+
+def _policy(home: SiteHome) -> dict[str, Any]:
+    """What is in force, or what stands in policy.toml and why it is not."""
+    found, why = read_edited(home.directory / "policy.toml"), None
+    try:
+        found = home.policy
+    except TrustError as error:
+        why = error
+    people = [(p.name, p.role, fingerprint(bytes.fromhex(p.public))) for p in found.people]
+    return {
+        "rules": facts.rules(found),
+        "people": people,
+        "digest": found.digest,
+        "path_of_policy": home.directory / "policy.toml",
+        "why": why,
+        "waits": False,
+    }

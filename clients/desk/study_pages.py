@@ -1,0 +1,194 @@
+"""The desk's pages about one study: read it, compare keys, say yes, no, or no longer."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from flo import canonical, pages
+from flo.clients import approval
+from flo.clients.address_book import AddressBook, refuse_strangers
+from flo.clients.approval import approval_path
+from flo.clients.approve import approve, rehearse, terms_of
+from flo.clients.decisions import refuse, withdraw
+from flo.clients.desk import facts
+from flo.clients.desk.room import Room, person_in
+from flo.clients.enrol import connect
+from flo.clients.home import Population, SiteHome
+from flo.clients.inbox import decided
+from flo.clients.offers import Offered, known_studies
+from flo.clients.people import say_yes
+from flo.errors import NetworkError, TrustError, UsageError
+from flo.study import UNDER_WAY, Study, from_canonical
+
+_STUDY = "/studies/{digest}"
+_AWAY = "not known now"  # the status of a study that only this site's own approval tells of
+
+
+def study_router(room: Room) -> APIRouter:
+    router, home = APIRouter(), room.home
+
+    @router.get(f"{room.base}{_STUDY}")
+    def study(digest: str, request: Request, population: str | None = None) -> Response:
+        chosen = home.config.population(population or home.config.populations[0].name)
+        known = _known(home, digest)
+        home.record("reviewed", digest)
+        return room.page(
+            request,
+            "study.html.j2",
+            study=known.study,
+            status=known.status,
+            open=known.status in (*UNDER_WAY, _AWAY),
+            here=decided(home, digest),
+            sections=facts.sheet(home, known.study, chosen),
+            partners=facts.partners(home, known.study),
+            populations=[one.name for one in home.config.populations],
+            population=chosen.name,
+        )
+
+    @router.post(f"{room.base}{_STUDY}/confirm")
+    async def confirm(digest: str, request: Request) -> Response:
+        fields, known = await room.form(request), await asyncio.to_thread(_known, room.home, digest)
+        await asyncio.to_thread(_confirm, room.home, known.study, fields)
+        return pages.redirect(f"{room.base}/studies/{digest}#partners")
+
+    @router.get(f"{room.base}{_STUDY}/approve")
+    def ask(
+        digest: str, request: Request, population: str | None = None, broken: str = ""
+    ) -> Response:
+        chosen = home.config.population(population or home.config.populations[0].name)
+        return asked(request, _known(home, digest).study, chosen, if_broken=bool(broken))
+
+    def asked(
+        request: Request, study: Study, chosen: Population, *, if_broken: bool, looked: bool = False
+    ) -> Response:
+        strangers = facts.strangers(home, study)
+        refuse_strangers(study, strangers, if_broken=if_broken)
+        return room.page(
+            request,
+            "approve.html.j2",
+            study=study,
+            looked=looked,
+            population=chosen,
+            strangers=strangers,
+            broken=if_broken,
+            costs=facts.costs(home, study, chosen, if_broken=if_broken),
+            policy=home.policy,
+        )
+
+    @router.post(f"{room.base}{_STUDY}/approve")
+    async def say_it(digest: str, request: Request) -> Response:
+        return await asyncio.to_thread(approved, digest, request, await room.form(request))
+
+    def approved(digest: str, request: Request, fields: dict[str, str]) -> Response:
+        chosen, if_broken = home.config.population(fields.get("population")), "broken" in fields
+        offered = _known(home, digest)
+        if offered.status not in UNDER_WAY:
+            raise UsageError(f"study {offered.study.name} is {offered.status}, not on offer")
+        kept = Offered(offered.study, offered.signature)
+        if "only" in fields:
+            with connect(home) as api:
+                rehearse(home, api, kept, chosen, if_broken=if_broken)
+            return asked(request, offered.study, chosen, if_broken=if_broken, looked=True)
+        terms = terms_of(home, offered.study, chosen, if_broken=if_broken)
+        people = say_yes(home, offered.study, terms, person_in(fields))
+        if people and len(people) < home.policy.approvers:
+            return pages.redirect(f"{room.base}/studies/{digest}")
+        told = True
+        try:
+            with connect(home) as api:
+                approve(home, api, kept, chosen, if_broken=if_broken, people=people)
+        except NetworkError:
+            if decided(home, digest) != "approved":
+                raise
+            told = False
+        return room.page(request, "approved.html.j2", study=offered.study, told=told)
+
+    @router.post(f"{room.base}{_STUDY}/refuse")
+    async def say_no(digest: str, request: Request) -> Response:
+        reason = _reason(await room.form(request))
+
+        def told() -> None:
+            with connect(home) as api:
+                refuse(home, api, _known(home, digest).study.digest, reason)
+
+        await asyncio.to_thread(told)
+        return pages.redirect(f"{room.base}/studies/{digest}")
+
+    @router.post(f"{room.base}{_STUDY}/withdraw")
+    async def no_longer(digest: str, request: Request) -> Response:
+        reason = _reason(await room.form(request))
+
+        def told() -> bool:
+            with connect(home) as api:
+                return withdraw(home, api, digest, reason)
+
+        informed = await asyncio.to_thread(told)
+        return room.page(request, "withdrawn.html.j2", digest=digest, informed=informed)
+
+    return router
+
+
+@dataclass(frozen=True)
+class _Known:
+    study: Study
+    signature: str
+    status: str
+
+
+def _known(home: SiteHome, digest: str) -> _Known:
+    """A study that names this hospital, signed by a key of the coordinator's.
+
+    What was approved here is known here, whatever the coordinator says, or if it says nothing.
+
+    Raises:
+        UsageError: there is none of this digest. TrustError: it is forged.
+    """
+    kept = approval.read(home, digest) if approval_path(home, digest).exists() else None
+    try:
+        with connect(home) as api:
+            for item in known_studies(api):
+                if canonical.digest(item.study.encode()) == digest:
+                    home.coordinator.signer_of(item.study.encode(), item.signature)
+                    return _Known(from_canonical(item.study.encode()), item.signature, item.status)
+    except NetworkError:
+        if kept is None:
+            raise
+    if kept is None:
+        raise UsageError(f"no study {digest[:12]} names this hospital", hint="look into the inbox")
+    return _Known(kept.read_study(), kept.study_signature, _AWAY)
+
+
+def _confirm(home: SiteHome, study: Study, fields: dict[str, str]) -> None:
+    """Keep the partners whose fingerprints were heard as the study names them; nobody else."""
+    heard = {name.removeprefix("of-"): typed for name, typed in fields.items() if typed.strip()}
+    wrong = [
+        name for name, typed in heard.items() if not facts.is_what_was_heard(study, name, typed)
+    ]
+    if wrong or not heard:
+        named = ", ".join(wrong)
+        raise TrustError(
+            f"what was typed for {named} is not how the key ends that this study names"
+            if wrong
+            else "nothing was typed",
+            hint=f"nothing was kept. If {named} read it out so, do not approve: somebody shows you "
+            "another key than theirs"
+            if wrong
+            else "type what the partner reads out to you",
+        )
+    keys = {name: study.hospital(name).fingerprint for name in heard}
+    AddressBook.load(home).confirm(home, keys)
+    for name, key in keys.items():
+        home.record("partner-confirmed", hospital=name, fingerprint=key)
+
+
+def _reason(fields: dict[str, str]) -> str:
+    reason = fields.get("reason", "").strip()
+    if not reason:
+        raise UsageError(
+            "no reason was given", hint="the coordinator reads it; write no patient data into it"
+        )
+    return reason

@@ -1,0 +1,118 @@
+"""The console's pages about studies that are being written: save, change, sign, discard."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from flo import pages
+from flo.errors import FloError, StudyError
+from flo.privacy.sheet import sections
+from flo.server.console.door import CONSOLE, person_of
+from flo.server.console.room import Room
+from flo.server.drafts import Draft
+from flo.server.members import Member
+from flo.study import MAX_STUDY_BYTES, Study, from_toml
+
+_MOST_FORM = 3 * MAX_STUDY_BYTES + 4096  # a browser sends a study's special letters as three
+_FIRST_DRAFT = "# A study in TOML: `flo study new` writes one to begin with.\n"
+
+
+def draft_router(room: Room) -> APIRouter:
+    router, acts, store = APIRouter(), room.acts, room.acts.store
+
+    @router.get(f"{CONSOLE}/drafts/new")
+    def new_draft(request: Request) -> Response:
+        return room.page(request, "write.html.j2", document=_FIRST_DRAFT, draft=None, why="")
+
+    @router.get(f"{CONSOLE}/drafts/{{draft}}/edit")
+    def edit_draft(draft: str, request: Request) -> Response:
+        found = store.draft(draft)
+        return room.page(request, "write.html.j2", document=found.document, draft=draft, why="")
+
+    @router.post(f"{CONSOLE}/drafts")
+    async def save_draft(request: Request) -> Response:
+        return await keep_draft(request, None)
+
+    @router.post(f"{CONSOLE}/drafts/{{draft}}/edit")
+    async def save_again(draft: str, request: Request) -> Response:
+        await asyncio.to_thread(store.draft, draft)
+        return await keep_draft(request, draft)
+
+    async def keep_draft(request: Request, draft: str | None) -> Response:
+        document = (await pages.read_form(request.receive, _MOST_FORM)).get("document", "")
+        try:
+            from_toml(document, what="this draft")
+        except FloError as error:
+            shown_again = {"document": document, "draft": draft, "why": str(error)}
+            return room.page(request, "write.html.j2", 400, **shown_again)
+        person = person_of(request.scope).name
+        kept = await asyncio.to_thread(store.save_draft, document, person, draft)
+        return pages.redirect(f"{CONSOLE}/drafts/{kept}")
+
+    @router.get(f"{CONSOLE}/drafts/{{draft}}")
+    def draft_page(draft: str, request: Request) -> Response:
+        found = store.draft(draft)
+        planned = from_toml(found.document, what="this draft")
+        members = {m.id: m for m in store.members() if not m.revoked}
+        ready = [(h, members.get(h.id)) for h in planned.hospitals]
+        known = _with_keys(planned, store.members())
+        return room.page(
+            request,
+            "draft.html.j2",
+            draft=found,
+            study=known,
+            ready=ready,
+            sections=sections(known),
+            places=acts.places,
+        )
+
+    @router.post(f"{CONSOLE}/drafts/{{draft}}/sign")
+    async def sign_draft(draft: str, request: Request) -> Response:
+        fields = await pages.read_form(request.receive, 4096)
+        place = fields.get("place")
+        chosen = next((known for known in acts.places if known == place), None)
+        if chosen is None:
+            raise StudyError(f"runs cannot be carried out at {place!r} here")
+        found = await asyncio.to_thread(store.draft, draft)
+        planned = _with_keys(from_toml(found.document, what="this draft"), store.members())
+        if fields.get("digest") != planned.digest:
+            raise StudyError(
+                "nothing was signed: the draft, or a hospital's key, is another than was shown",
+                hint="read the draft again",
+            )
+        person = person_of(request.scope).name
+        offer = await asyncio.to_thread(acts.offer, planned, person, chosen)
+        await asyncio.to_thread(store.discard_draft, draft)
+        return pages.redirect(f"{CONSOLE}/studies/{offer.study.digest}")
+
+    @router.post(f"{CONSOLE}/drafts/{{draft}}/discard")
+    def discard_draft(draft: str, request: Request) -> Response:
+        store.discard_draft(draft)
+        return pages.redirect(CONSOLE)
+
+    return router
+
+
+@functools.lru_cache(maxsize=128)
+def _read_draft(document: str) -> Study | None:
+    """None for one that an earlier version of FLO could read."""
+    try:
+        return from_toml(document, what="draft")
+    except FloError:
+        return None
+
+
+def read_drafts(drafts: list[Draft]) -> list[tuple[Draft, Study | None]]:
+    """With what each says."""
+    return [(draft, _read_draft(draft.document)) for draft in drafts]
+
+
+def _with_keys(planned: Study, members: list[Member]) -> Study:
+    """With the keys of its hospitals, once all of them are enrolled."""
+    keys = {member.id: member.fingerprint for member in members if not member.revoked}
+    enrolled = all(hospital.id in keys for hospital in planned.hospitals)
+    return planned.with_fingerprints(keys) if enrolled else planned

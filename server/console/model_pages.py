@@ -1,0 +1,72 @@
+"""The console's pages about published models: card, lineage, report, files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from flo import pages
+from flo.errors import StudyError
+from flo.model_card import ModelCard, read_card
+from flo.privacy.report_page import render
+from flo.server.console.door import CONSOLE
+from flo.server.console.room import Room
+from flo.server.console.studies import Board, quality_plot
+from flo.server.publish import published
+from flo.server.store import Offer
+
+
+def model_router(room: Room) -> APIRouter:
+    router, acts, board = APIRouter(), room.acts, room.board
+
+    @router.get(f"{CONSOLE}/studies/{{digest}}/model")
+    def model(digest: str, request: Request) -> Response:
+        offer = acts.find(digest)
+        card, _ = _model_files(board, offer)
+        return room.page(request, "model.html.j2", **_model_shown(board, offer, read_card(card)))
+
+    @router.get(f"{CONSOLE}/studies/{{digest}}/report")
+    def report(digest: str) -> Response:
+        document = _report_of(_model_files(board, acts.find(digest))[0])
+        return Response(render(document.read_bytes()), headers=pages.ALONE, media_type="text/html")
+
+    @router.get(f"{CONSOLE}/studies/{{digest}}/files/{{file}}")
+    def model_file(digest: str, file: str) -> Response:
+        card, tensors = _model_files(board, acts.find(digest))
+        path = {"card": card, "tensors": tensors, "report": _report_of(card)}[file]
+        return pages.download(path.read_bytes(), path.name)
+
+    return router
+
+
+def _model_shown(board: Board, offer: Offer, card: ModelCard) -> dict[str, Any]:
+    """Card, and lineage: the versions of this study that were signed here, and their models."""
+    versions = [other for other in board.store.offers() if other.study.name == offer.study.name]
+    return {
+        "study": offer.study,
+        "card": card,
+        "quality": quality_plot(card.model_dump(include={"evaluation", "subgroups"})),
+        "versions": [
+            (other, published(board.store, other.study.digest) is not None) for other in versions
+        ],
+        "extracts": sorted(board.store.extracts(offer.study.digest)),
+        "has_report": _report_of(_model_files(board, offer)[0]).is_file(),
+    }
+
+
+def _model_files(board: Board, offer: Offer) -> tuple[Path, Path]:
+    """Card and tensors. Raises StudyError if they are not there (yet)."""
+    found = published(board.store, offer.study.digest)
+    if found is None:
+        raise StudyError(
+            f"study {offer.study.name} has no published model",
+            hint="a model is published when its run is done and its hospitals have reported",
+        )
+    return found
+
+
+def _report_of(card: Path) -> Path:
+    return card.with_name(card.name.replace(".card.", ".report."))
