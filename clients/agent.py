@@ -52,7 +52,7 @@ log = logging.getLogger("flo.clients.agent")
 
 _FIRST_WAIT, _SHORT_WAIT, _LONGEST_WAIT = 0.2, 2.0, 30.0
 _SOON_SECONDS = 60.0  # a coordinator that only restarts is back by then
-_CLOSED_SECONDS, _LOOK_SECONDS, _HALTED_SECONDS = 30.0, 60.0, 1.0
+_CLOSED_SECONDS, _LOOK_SECONDS = 2.0, 60.0
 
 
 class Agent:
@@ -68,6 +68,7 @@ class Agent:
         )
         self._run_keys = RunKeys(home.identity())
         self._stopping = threading.Event()
+        self._closed = ""
 
     def stop(self, *_: int | FrameType | None) -> None:
         """End now, at any point: the ledger's write order makes every point safe."""
@@ -127,10 +128,7 @@ class Agent:
     def _serve(self, ledger: Ledger) -> None:
         backoff = Backoff()
         while not self._stopping.is_set():
-            if halted(self._home) is not None:
-                self._stopping.wait(_HALTED_SECONDS)
-                continue
-            if not self._is_open():
+            if self._is_closed():
                 self._stopping.wait(_CLOSED_SECONDS)
                 continue
             try:
@@ -156,9 +154,10 @@ class Agent:
                 self._stopping.wait(backoff.next())
 
     def _answer_forever(self, link: FleetLink, handler: Handler) -> None:
-        """Until the connection is lost, this site's hours are over, or all is stopped here.
+        """Until the connection is lost, or nothing is released here: all is stopped, the policy is
+        being edited, or the site's hours are over.
 
-        Who is stopped goes away: a run that waits for it costs its partners nothing, while every
+        Who would refuse goes away: a run that waits for it costs its partners nothing, while every
         attempt that it refused would cost them one.
         """
         look_around = time.monotonic() + _LOOK_SECONDS
@@ -168,17 +167,18 @@ class Agent:
             except MessageError as error:
                 log.warning(f"ignored: {error}")
                 continue
+            refused = incoming is None  # for a while nobody asked: time to look
             if incoming is not None:
                 reply = handler.answer(incoming.data)
                 if reply is not None:
-                    leaves = decode_reply(reply).header.kind in ("release", "joined")
+                    kind = decode_reply(reply).header.kind
+                    refused, leaves = kind == "refused", kind in ("release", "joined")
                     link.reply(incoming, reply, self._refuse_halted if leaves else _always)
-            if halted(self._home) is not None:
-                log.info("everything is stopped here")
+            if refused and self._is_closed():
                 return
             if time.monotonic() > look_around:
                 self._look_around(link)
-                if not self._is_open():
+                if self._is_closed():
                     return
                 look_around = time.monotonic() + _LOOK_SECONDS
 
@@ -186,17 +186,25 @@ class Agent:
         """Raises RefusedError once somebody has pressed the red button."""
         refuse_halted(self._home)
 
-    def _is_open(self) -> bool:
-        """Whether the policy in force lets this site release anything now."""
+    def _is_closed(self) -> bool:
+        """Whether nothing may be released here now; why, is said once."""
+        why = self._why_closed()
+        if why != self._closed:
+            log.warning(f"off line: {why}" if why else "open again")
+            self._closed = why
+        return bool(why)
+
+    def _why_closed(self) -> str:
+        since = halted(self._home)
+        if since is not None:
+            return f"everything is stopped here since {since.time}"
         try:
             policy = self._home.policy
         except TrustError as error:  # being edited: until it is signed again
-            log.error(f"closed: {error}")
-            return False
+            return f"{error} ({error.hint})"
         if not policy.is_open(datetime.now().astimezone()):
-            log.info("closed: outside the hours of this site's policy")
-            return False
-        return True
+            return "outside the hours of this site's policy"
+        return ""
 
     def _look_around(self, link: FleetLink) -> None:
         """What an agent does now and then."""

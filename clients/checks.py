@@ -20,6 +20,7 @@ from flo.privacy.split import normalise
 from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
 
 _ROWS_SHOWN = 5
+_CODES_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,11 @@ def _encode(
     absent = cells.isna().to_numpy(dtype=bool)
     findings = []
     if column.missing == "refuse":
-        findings += _rows(column.name, "has no missing-value rule but cells are missing", absent)
+        findings += _rows(
+            column.name,
+            "has no missing-value rule but cells are missing",
+            absent,
+        )
     if isinstance(column, NumberColumn):
         found, values = _numbers(column, cells, absent)
         return findings + found, encode_number(column, values)
@@ -198,7 +203,13 @@ def _codes(
     index = {code: i for i, code in enumerate(column.codes)}
     codes = np.array([index.get(cell, -1) for cell in cells], dtype=np.int64)
     unknown = (codes < 0) & ~absent
-    return _rows(column.name, "must be a code of the study's codebook", unknown), codes
+    return _rows(
+        column.name, f"must be a code of the study's codebook ({_some(column.codes)})", unknown
+    ), codes
+
+
+def _some(codes: tuple[str, ...]) -> str:
+    return ", ".join(codes[:_CODES_SHOWN]) + (", ..." if len(codes) > _CODES_SHOWN else "")
 
 
 def _rows(column: str, rule: str, broken: pd.Series | npt.NDArray[np.bool_]) -> list[Finding]:
@@ -209,7 +220,8 @@ def _rows(column: str, rule: str, broken: pd.Series | npt.NDArray[np.bool_]) -> 
 def _refusal(findings: list[Finding]) -> DataError:
     return DataError(
         "the data do not fit the study; nothing was approved, spent or sent:\n" + _listed(findings),
-        hint="mend the file (or the study), then approve again",
+        hint="rows are counted from the first one below the header; mend the file (or the study), "
+        "then approve again",
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import tomli_w
 
 from flo.errors import UsageError
-from flo.study import from_document, largest_delta, round_size
+from flo.study import PLACEHOLDER, from_document, largest_delta, round_size
 
 _LONGEST_HEADER = 1 << 20
 
@@ -51,8 +51,8 @@ def scaffold(
         "schema_version": 2,
         "name": name,
         "version": 1,
-        "purpose": "Write here, in plain language, what the model is for.",
-        "legal_basis": "Write here on which legal basis the patients' data are used.",
+        "purpose": f"{PLACEHOLDER}, in plain language, what the model is for.",
+        "legal_basis": f"{PLACEHOLDER} on which legal basis the patients' data are used.",
         "expires": (datetime.now(UTC) + timedelta(days=365)).date().isoformat(),
         "hospitals": partners,
         "data": {
@@ -71,9 +71,9 @@ def scaffold(
             "steps": 30,
             "learning_rate": 0.5,
             "momentum": 0.9,
-            "retry_allowance": 0,
+            "retry_allowance": 2,
         },
-        "evaluation": {"epsilon": 0.5, "bins": 4, "retry_allowance": 0},
+        "evaluation": {"epsilon": 0.5, "bins": 4, "retry_allowance": 1},
         "limits": {"deadline_seconds": 60, "minimum_cohort": _smallest(len(partners))},
     }
     from_document(document, what="the draft")

@@ -36,6 +36,7 @@ SCHEMA_VERSION = 2
 MAX_STUDY_BYTES = 256 * 1024
 LARGEST_DELTA = 1e-6
 MOST_SQUARED_INPUTS = 1000
+PLACEHOLDER = "Write here"  # begins what nobody has written yet; never signed
 UNDER_WAY = ("offered", "running", "paused")  # of a study at its coordinator: it may still cost
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -303,6 +304,15 @@ class Study(Document):
     @property
     def digest(self) -> str:
         return canonical.digest(self.canonical_bytes)
+
+    def refuse_unfinished(self) -> None:
+        """Raises StudyError while purpose or legal basis are those of the scaffold."""
+        for name in ("purpose", "legal_basis"):
+            if getattr(self, name).startswith(PLACEHOLDER):
+                raise StudyError(
+                    f"{name} has not been written yet: {getattr(self, name)!r}",
+                    hint="stewards decide by it: write what it is, in plain language",
+                )
 
     def hospital(self, hospital_id: str) -> Hospital:
         """The partner of that id. Raises StudyError if the study does not name it."""

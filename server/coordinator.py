@@ -73,6 +73,7 @@ def complete_and_sign(
     Raises:
         StudyError: a hospital is not enrolled, is revoked, or has another key.
     """
+    study.refuse_unfinished()
     members = {member.id: member for member in store.members() if not member.revoked}
     complete = study.with_fingerprints({m.id: m.fingerprint for m in members.values()})
     for hospital in complete.hospitals:

@@ -51,11 +51,17 @@ class Following:
     times: dict[str, str] = field(default_factory=dict)  # of the latest of each kind
     last: int = 0
     carded: bool = False
+    broke_off: str = ""  # what the last attempt lacked, if nothing came after it
     _failed: int = 0
 
     def __post_init__(self) -> None:
         self.seats = {hospital.id: Seat() for hospital in self.study.hospitals}
         self.purpose, self._part = next(iter(Plan.of(self.study).parts.items()))
+
+    @property
+    def refused(self) -> int:
+        """Hospitals whose steward said no, or no longer."""
+        return sum(seat.word in _DECLINED.values() for seat in self.seats.values())
 
     @property
     def planned(self) -> int:
@@ -142,7 +148,7 @@ class Following:
                 phase, facts["round"], tuple(cohort), facts["seconds"], time, retries=self._failed
             )
         )
-        self._failed, self.now = 0, "rounds"
+        self._failed, self.now, self.broke_off = 0, "rounds", ""
         words = {"training": f"round {facts['round']}", "survey": "counted"}
         self._say(words.get(phase, "evaluated"), *cohort)
         if phase in _PAID:
@@ -152,6 +158,8 @@ class Following:
         """Thrown away; with distributed noise whoever answered, in time or not, paid for it."""
         self.retries += 1
         self._failed += 1
+        missing = ", ".join(facts["missing"]) or "nobody"
+        self.broke_off = f"round {facts['round']}: {facts['why']} (missing: {missing})"
         self._say(f"missing in round {facts['round']}", *facts["missing"])
         if self.study.mechanism.noise == "distributed" and facts["phase"] in _PAID:
             self._count(facts["cohort"])

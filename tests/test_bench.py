@@ -48,7 +48,7 @@ def test_a_small_group_prints_a_table_and_writes_rows(tmp_path: Path) -> None:
         catch_exceptions=False,
     )
     assert done.exit_code == 0
-    rows = json.loads(file.read_text())
+    rows = json.loads(file.read_text())["rows"]
     assert [row["name"] for row in rows] == [
         f"{size} exact samples" for size in ("100", "10,000", "1,000,000")
     ]
@@ -70,7 +70,7 @@ def test_without_a_group_all_are_measured_in_order(
     file = tmp_path / "rows.json"
     command = ["bench", "--device", "cuda", "--json", str(file)]
     assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
-    rows = json.loads(file.read_text())
+    rows = json.loads(file.read_text())["rows"]
     assert tuple(row["group"] for row in rows) == GROUPS
     assert {row["name"] for row in rows} == {"nothing, cuda"}
 
@@ -86,7 +86,7 @@ def test_rows_that_were_measured_are_kept_when_a_later_one_fails(
     file = tmp_path / "rows.json"
     with pytest.raises(FloError, match="did not come"):
         CliRunner().invoke(app, ["bench", "noise", "--json", str(file)], catch_exceptions=False)
-    assert [row["group"] for row in json.loads(file.read_text())] == ["noise"]
+    assert [row["group"] for row in json.loads(file.read_text())["rows"]] == ["noise"]
 
 
 def test_every_group_has_rows_to_measure() -> None:

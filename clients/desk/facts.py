@@ -22,6 +22,7 @@ from flo.privacy.budget import Affordable, Moment, StudyUse
 from flo.privacy.ledger import Ledger
 from flo.privacy.life import SUB_LEDGERS, LifeBudget
 from flo.privacy.plan import Plan
+from flo.privacy.rows import Row
 from flo.privacy.sheet import Section
 from flo.study import Study
 
@@ -136,7 +137,7 @@ def lives(ledger: Ledger) -> list[Life]:
     rows, balance = list(ledger.rows()), ledger.balance()
     found = []
     for name, life in balance.lives.items():
-        moments = budget.over_time(rows, name, _MOST_MOMENTS)
+        moments = [_birth(rows, name), *budget.over_time(rows, name, _MOST_MOMENTS)]
         fits = {
             side: budget.affordable(life, balance.remaining(name, side)) for side in SUB_LEDGERS
         }
@@ -199,6 +200,17 @@ def _value(value: Any) -> str:
     if isinstance(value, dict):
         return f"{value['begin']} to {value['end']}"
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def _birth(rows: list[Row], population: str) -> Moment:
+    """Nothing is spent yet."""
+    born = next(
+        row.public["time"]
+        for row in rows
+        if row.public["kind"] == "birth" and row.public["population"] == population
+    )
+    nothing = dict.fromkeys(SUB_LEDGERS, 0.0)
+    return Moment(born, nothing, nothing)
 
 
 def _over_time(moments: list[Moment]) -> plots.Plane:

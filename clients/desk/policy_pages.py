@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -67,6 +68,13 @@ def _sign_policy(home: SiteHome, fields: dict[str, str]) -> Policy | None:
     return sign(home.directory, home.identity(), person_in(fields))
 
 
+def _asks_people(home: SiteHome) -> bool:
+    """Whether a change of the policy in force has to be signed by people it names."""
+    with closing(home.audit_log()) as log:
+        last = log.last("policy-signed")
+    return bool(last and last.facts["people"])
+
+
 def _policy(home: SiteHome) -> dict[str, Any]:
     """What is in force, or what stands in policy.toml and why it is not."""
     found, why = read_edited(home.directory / "policy.toml"), None
@@ -81,5 +89,6 @@ def _policy(home: SiteHome) -> dict[str, Any]:
         "digest": found.digest,
         "path_of_policy": home.directory / "policy.toml",
         "why": why,
+        "asks_people": _asks_people(home),
         "waits": False,
     }

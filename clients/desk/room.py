@@ -36,6 +36,7 @@ class Room:
             base=self.base,
             hospital=self.home.config.hospital,
             fingerprint=self.home.identity().fingerprint,
+            coordinator=_coordinator(self.home),
         )
 
     def page(
@@ -60,6 +61,11 @@ class Room:
             "live": f"{self.base}/live",
             "once": True,
         }
+
+
+def _coordinator(home: SiteHome) -> str:
+    """Fingerprint of the coordinator's key as it is trusted here; empty before enrolment."""
+    return home.coordinator.fingerprints[0] if home.coordinator_path.exists() else ""
 
 
 def person_in(fields: dict[str, str]) -> Identity | None:

@@ -22,7 +22,7 @@ from flo.clients.enrol import connect
 from flo.clients.halt import go_on, halt
 from flo.clients.home import SiteHome
 from flo.clients.inbox import Listed, listed, listed_here
-from flo.errors import FloError
+from flo.errors import FloError, TrustError
 
 _LATEST = 5
 
@@ -33,12 +33,13 @@ def desk_app(room: Room) -> FastAPI:
 
     @app.exception_handler(FloError)
     async def _problem(request: Request, error: FloError) -> Response:
-        return room.page(request, "problem.html.j2", 400, why=str(error), hint=error.hint)
+        shown = {"why": str(error), "hint": error.hint, "back": pages.came_from(request)}
+        return room.page(request, "problem.html.j2", 400, **shown)
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> Response:
         why = f"this is a bug in FLO ({type(error).__name__})"
-        return room.page(request, "problem.html.j2", 500, why=why, hint="please report it")
+        return room.page(request, "problem.html.j2", 500, why=why, hint="please report it", back="")
 
     @app.get(base)
     def inbox(request: Request) -> Response:
@@ -70,7 +71,21 @@ def _now(home: SiteHome) -> dict[str, Any]:
     """What stays as things stand while the inbox is open."""
     with closing(home.ledger()) as ledger:
         found, count = facts.releases(ledger)
-    return {"agent": home.agent_runs, "latest": found[:_LATEST], "count": count}
+    return {
+        "unsigned": _unsigned(home),
+        "agent": home.agent_runs,
+        "latest": found[:_LATEST],
+        "count": count,
+    }
+
+
+def _unsigned(home: SiteHome) -> str:
+    """Why the policy is not in force; empty if it is."""
+    try:
+        home.policy  # noqa: B018 - reading it is checking it
+    except TrustError as error:
+        return str(error)
+    return ""
 
 
 def _version(home: SiteHome) -> object:

@@ -21,7 +21,7 @@ from flo.clients.home import Population, SiteHome
 from flo.clients.inbox import decided
 from flo.clients.offers import Offered, known_studies
 from flo.clients.people import say_yes
-from flo.errors import NetworkError, TrustError, UsageError
+from flo.errors import NetworkError, PolicyError, TrustError, UsageError
 from flo.study import UNDER_WAY, Study, from_canonical
 
 _STUDY = "/studies/{digest}"
@@ -66,7 +66,11 @@ def study_router(room: Room) -> APIRouter:
         request: Request, study: Study, chosen: Population, *, if_broken: bool, looked: bool = False
     ) -> Response:
         strangers = facts.strangers(home, study)
-        refuse_strangers(study, strangers, if_broken=if_broken)
+        try:
+            refuse_strangers(study, strangers, if_broken=if_broken)
+        except PolicyError as error:
+            hint = "compare their keys on the page of the study; or tick there that you approve"
+            raise PolicyError(str(error), hint=f"{hint} without, at the larger ε") from error
         return room.page(
             request,
             "approve.html.j2",
@@ -168,16 +172,15 @@ def _confirm(home: SiteHome, study: Study, fields: dict[str, str]) -> None:
     wrong = [
         name for name, typed in heard.items() if not facts.is_what_was_heard(study, name, typed)
     ]
-    if wrong or not heard:
+    if not heard:
+        raise UsageError("nothing was typed", hint="type what the partner reads out to you")
+    if wrong:
         named = ", ".join(wrong)
         raise TrustError(
-            f"what was typed for {named} is not how the key ends that this study names"
-            if wrong
-            else "nothing was typed",
-            hint=f"nothing was kept. If {named} read it out so, do not approve: somebody shows you "
-            "another key than theirs"
-            if wrong
-            else "type what the partner reads out to you",
+            f"nothing was kept: what was typed for {named} is not how the key ends that this study "
+            "names",
+            hint="look for a slip: four groups of four letters or digits. If it is read out so "
+            "again, do not approve: somebody shows you another key than theirs",
         )
     keys = {name: study.hospital(name).fingerprint for name in heard}
     AddressBook.load(home).confirm(home, keys)

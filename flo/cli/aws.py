@@ -71,8 +71,8 @@ def deploy(
     from flo.errors import RefusedError
     from flo.infra.aws.stack import Stack
 
-    stack = Stack(name, region)
     if dry_run:
+        stack = Stack(name, region)
         changes = stack.plan(_parameters(region, networks, alarms, image))
         for change in changes:
             say(f"{change.action} {change.name} ({change.type})")
@@ -80,6 +80,7 @@ def deploy(
         return results.StackState(name, stack.status() or "gone", {})
     if not confirmed(f"Make or change stack {name} in {region}? It costs money.", yes):
         raise RefusedError("nothing was changed", hint="`flo aws plan` shows what would be")
+    stack = Stack(name, region)
     stack.deploy(_parameters(region, networks, alarms, image), _show_step)
     state, outputs = stack.status() or "gone", stack.outputs()
     say(f"{name} is {state}")

@@ -25,6 +25,9 @@ STANDARD_OUTPUT = Path("-")
 
 
 def _chosen(path: Path | None) -> Path | None:
+    """Looked at before anything is done."""
+    if path not in (None, STANDARD_OUTPUT) and (path.is_dir() or not path.parent.is_dir()):
+        raise typer.BadParameter(f"{path} is no file that can be written; nothing was done")
     if path == STANDARD_OUTPUT:
         from flo.cli import screen
 

@@ -45,7 +45,7 @@ def policy(
     if refused is not None:  # it is shown all the same: somebody has to look at it before signing
         raise refused
     say(f"in force, digest {found.digest[:12]}; {home / 'policy.toml'} is signed")
-    return results.PolicyShown(found.digest, sign, found.model_dump(mode="json"))
+    return results.PolicyShown(found.digest, True, found.model_dump(mode="json"))
 
 
 @command(app)

@@ -194,7 +194,7 @@ def _sections(model: PublishedModel) -> list[Section]:
                 ("score", f"probability of {study.data.label}; a record is {study.data.record}"),
                 ("kind", f"{study.model.kind}, {parameter_count(study)} parameters"),
                 ("inputs", ", ".join(input_names(study.data))[:2000]),
-                ("rounds", str(card.rounds)),
+                ("rounds", f"{card.rounds} of {study.mechanism.steps}"),
                 ("made", card.made),
             ),
         ),

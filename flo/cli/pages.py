@@ -47,6 +47,7 @@ def console(home: coordinator.Home = coordinator.DEFAULT_HOME) -> results.Consol
     say("or compare the certificate's SHA-256 fingerprint with this one:")
     certificate = _certificate_fingerprint(opened.certificate_path.read_bytes())
     say(certificate)
+    say(f"It is there while this runs: flo coordinator serve --home {home}")
     return results.ConsoleLink(link, _HOURS, certificate)
 
 

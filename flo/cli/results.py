@@ -135,7 +135,10 @@ class CoordinatorRestored(Result):
 
 @dataclass(frozen=True)
 class StudyChecked(Result):
-    """``ways``: mechanisms that were tried on made-up patients; ``recommended``: what to change."""
+    """``digest``: as it is written; a signed study names keys, so it has another one.
+
+    ``ways``: mechanisms that were tried on made-up patients; ``recommended``: what to change.
+    """
 
     study: str
     digest: str
@@ -314,10 +317,10 @@ class Halted(Result):
 
 @dataclass(frozen=True)
 class PolicyShown(Result):
-    """``rules``: as in policy.toml. ``signed``: whether this call put them in force."""
+    """``rules``: as in policy.toml; ``in_force``: false while more people have to sign them."""
 
     digest: str
-    signed: bool
+    in_force: bool
     rules: dict[str, Any]
 
 
@@ -388,7 +391,7 @@ class Verified(Result):
 
 @dataclass(frozen=True)
 class LogShown(Result):
-    """``entries``: number, time, kind, study, facts. ``count``: of the whole log."""
+    """``entries``: the latest, as many as ``--last`` says. ``count``: of the whole log."""
 
     owner: str
     count: int

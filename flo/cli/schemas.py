@@ -20,8 +20,8 @@ _HEAD = """\
 
 Every command takes `--json FILE`; `--json -` writes to standard output, and what is said to people
 goes to standard error instead. A command that was refused writes a `Refusal` and ends with its exit
-code. `flo coordinator serve`, `flo site run` and `flo site desk` run until they are ended and
-return nothing.
+code; one whose words cannot be understood ends with 2 and writes nothing. `flo coordinator serve`,
+`flo site run` and `flo site desk` run until they are ended and return nothing.
 
 Names, digests and numbers only: no secret (but the link of `flo coordinator console`, which is
 one), and nothing of a patient. Times are ISO 8601 in UTC, fingerprints and digests SHA-256 in

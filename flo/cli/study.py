@@ -46,7 +46,11 @@ def new(
 ) -> results.FileWritten:
     """Scaffold a study from a CSV header and declared bounds; no value of the file is read."""
     from flo.cli.screen import say
+    from flo.errors import UsageError
     from flo.scaffold import scaffold
+
+    if out.exists():
+        raise UsageError(f"{out} exists already", hint="choose another --out, or move it away")
 
     text = scaffold(csv, name, label, hospital, number or [], category or [], id_column)
     out.write_text(text, encoding="utf-8")
@@ -300,9 +304,12 @@ def _state(
 
 def _planned(operator: Operator, study: Study) -> results.StudyState:
     """What launching it now would sign. Raises StudyError: a hospital is not there to sign for."""
+    from datetime import UTC, datetime
+
     from flo.cli.screen import say
     from flo.errors import StudyError
     from flo.identity import spoken
+    from flo.study import UNDER_WAY
 
     enrolled = {
         one["id"]: one["fingerprint"]
@@ -315,7 +322,16 @@ def _planned(operator: Operator, study: Study) -> results.StudyState:
                 f"hospital {hospital.id!r} is not enrolled",
                 hint=f"flo coordinator invite {hospital.id}",
             )
+    study.refuse_unfinished()
     complete = study.with_fingerprints(enrolled)
+    over = {one["digest"]: one["status"] for one in operator.call("GET", "studies")}
+    if over.get(complete.digest, "offered") not in UNDER_WAY:
+        raise StudyError(
+            f"this very study is {over[complete.digest]} already",
+            hint=f"another run is another agreement: set version = {complete.version + 1}",
+        )
+    if complete.expires < datetime.now(UTC).date():
+        raise StudyError(f"the study expired on {complete.expires}", hint="set a later `expires`")
     say(f"{complete.name}, version {complete.version}, would be signed with digest")
     say(f"  {complete.digest}")
     for hospital in complete.hospitals:

@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from flo.errors import MessageError
@@ -156,6 +157,13 @@ def is_foreign(headers: dict[bytes, bytes], origin: str) -> bool:
     Browsers name the origin of every form; who does not is no browser of ours.
     """
     return headers.get(b"origin", b"").decode("latin-1") != origin
+
+
+def came_from(request: Request) -> str:
+    """The path of the page of ours that a request came from; empty if it is not known."""
+    address = urlsplit(request.headers.get("referer", ""))
+    own = address.netloc == request.headers.get("host", "")
+    return address.path if own and address.path != request.url.path else ""
 
 
 def now() -> str:

@@ -20,8 +20,11 @@
     notice.hidden = !text;
   }
 
+  const asOf = document.getElementById("asof");
+
   function listening() {
     heard = Date.now();
+    if (asOf) asOf.textContent = `As of ${time(heard)}, your time.`;
     clearTimeout(watch);
     watch = setTimeout(again, SILENCE);
   }
@@ -41,7 +44,7 @@
 
   function again() {
     if ("once" in body.dataset) {
-      end("This desk has ended. Close this page, and open the new one with the link on the terminal.");
+      end("This desk has ended. Close this page. To stop what leaves here: flo site stop. For a new desk: flo site desk.");
       return;
     }
     close();

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 WIDTH, HEIGHT = 720.0, 260.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 84.0, 14.0, 40.0
-_ROW, _NAMES = 34.0, 190.0
+_ROW, _NAMES, _LABEL = 34.0, 190.0, 15.0
 Point = tuple[float, float]
 
 
@@ -30,6 +30,7 @@ class Line:
     points: str
     end: Point
     label: str
+    label_y: float
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,9 @@ def plane(
         bottom,
         [Tick(place((n, 0))[0], label) for n, label in named],
         [Tick(place((0, n))[1], f"{n:g}") for n in ticks],
-        [_line(label, [place(p) for p in points], steps) for label, points in lines if points],
+        _apart(
+            [_line(label, [place(p) for p in points], steps) for label, points in lines if points]
+        ),
         [place(mark) for mark in marks],
         None if limit is None else place((0, limit))[1],
     )
@@ -157,7 +160,16 @@ def _line(label: str, points: Sequence[Point], steps: bool) -> Line:
         if steps and n:
             drawn.append(f"{x},{points[n - 1][1]}")
         drawn.append(f"{x},{y}")
-    return Line(" ".join(drawn), points[-1], label)
+    return Line(" ".join(drawn), points[-1], label, points[-1][1])
+
+
+def _apart(lines: list[Line]) -> list[Line]:
+    """With labels that do not lie on each other."""
+    moved, lowest = {}, -math.inf
+    for line in sorted(lines, key=lambda line: line.end[1]):
+        lowest = max(line.end[1], lowest + _LABEL)
+        moved[line.label] = replace(line, label_y=lowest)
+    return [moved[line.label] for line in lines]
 
 
 def _ticks(highest: float) -> tuple[float, list[float]]:

@@ -34,7 +34,12 @@ def console_app(room: Room) -> FastAPI:
         await asyncio.to_thread(
             room.refusals.note, "refused-call", path=path, person=person.name, why=why
         )
-        shown = {"title": "That did not work", "why": why, "hint": error.hint}
+        shown = {
+            "title": "That did not work",
+            "why": why,
+            "hint": error.hint,
+            "back": pages.came_from(request),
+        }
         return room.page(request, "problem.html.j2", 400, **shown)
 
     @app.exception_handler(Exception)

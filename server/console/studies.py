@@ -23,6 +23,7 @@ _EVENT_OF = {"running": "started"}  # where a status is not called as its event
 _CHIP = {"running": "good working", "done": "good", "paused": "warn", "ended": "bad"}
 _LATE_SECONDS, _LATE_FACTOR, _RECENT = 2.0, 3.0, 10
 _MOST_POINTS = 60
+ABSENT = "not connected"
 _RENEW_SOON_DAYS = 30
 
 
@@ -164,7 +165,7 @@ class Board:
             return "refused", "bad"
         if hospital in nodes and self.agents.is_online(nodes[hospital]):
             return "online", "good"
-        return "not connected", "warn"
+        return ABSENT, "warn"
 
     # -- one study -------------------------------------------------------------------------------
 
@@ -194,8 +195,10 @@ class Board:
 def state_of(offer: Offer, story: Following) -> tuple[str, str]:
     """A study's state in words, and how it looks."""
     if offer.status == "offered":
-        missing = len(offer.study.hospitals) - len(story.approved)
-        return (f"waiting for {missing} approvals" if missing else "about to start"), ""
+        missing = len(offer.study.hospitals) - len(story.approved) - story.refused
+        said = [f"{story.refused} refused"] if story.refused else []
+        said += [f"waiting for {missing} approvals"] if missing else []
+        return ", ".join(said) or "about to start", "warn" if story.refused else ""
     return offer.status, _CHIP.get(offer.status, "")
 
 

@@ -15,6 +15,7 @@ from flo.server.console.door import CONSOLE, person_of
 from flo.server.console.draft_pages import read_drafts
 from flo.server.console.room import Room
 from flo.server.console.studies import (
+    ABSENT,
     Board,
     epsilon_plot,
     quality_plot,
@@ -95,6 +96,7 @@ def _study_shown(offer: Offer, board: Board) -> dict[str, Any]:
     record = board.store.last_run(offer.study.digest)
     result = (record.result or {}) if record else {}
     word, chip = state_of(offer, story)
+    seats = board.seats(offer.study)
     recent = board.store.latest_events(offer.study.digest, _LATEST)
     return {
         "offer": offer,
@@ -103,7 +105,7 @@ def _study_shown(offer: Offer, board: Board) -> dict[str, Any]:
         "word": word,
         "chip": chip,
         "step": step_of(offer, has_run=record is not None),
-        "seats": board.seats(offer.study),
+        "seats": seats,
         "seconds": seconds_plot(story),
         "epsilons": epsilon_plot(story),
         "quality": quality_plot(result),
@@ -111,4 +113,5 @@ def _study_shown(offer: Offer, board: Board) -> dict[str, Any]:
         "stopping": record is not None and board.store.stop_requested(record.id),
         "has_card": published(board.store, offer.study.digest) is not None,
         "events": recent,
+        "absent": [seat.hospital for seat in seats if seat.agent == ABSENT],
     }

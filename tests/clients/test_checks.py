@@ -86,7 +86,7 @@ TABLES = [
     ),
     pytest.param(
         with_cell("ward", 2, "secretcode"),
-        "'ward': must be a code of the study's codebook, 1 record (row 2)",
+        "'ward': must be a code of the study's codebook (a, b, c), 1 record (row 2)",
         id="outside the codebook",
     ),
     pytest.param(with_cell("ward", 2, "A"), "'ward': must be a code", id="code in another case"),

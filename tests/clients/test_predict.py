@@ -242,8 +242,16 @@ BAD = [
     ("age", f"-{SECRET}", r"'age': must lie within \[0, 100\] years, 1 record \(row 3\)"),
     ("age", f"{SECRET}x", r"'age': must be a number, 1 record \(row 3\)"),
     ("age", "inf", r"'age': must be finite, 1 record \(row 3\)"),
-    ("ward", SECRET, r"'ward': must be a code of the study's codebook, 1 record \(row 3\)"),
-    ("ward", "A", r"'ward': must be a code of the study's codebook, 1 record \(row 3\)"),
+    (
+        "ward",
+        SECRET,
+        r"'ward': must be a code of the study's codebook \(a, b, c\), 1 record \(row 3\)",
+    ),
+    (
+        "ward",
+        "A",
+        r"'ward': must be a code of the study's codebook \(a, b, c\), 1 record \(row 3\)",
+    ),
 ]
 
 

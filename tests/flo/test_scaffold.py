@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from flo.errors import UsageError
+from flo.errors import StudyError, UsageError
 from flo.scaffold import scaffold
 from flo.study import SCHEMA_VERSION, Study, from_document
+from tests.server.stage import flo
 
 HEADER = "patient_id,age,ward,ill\n"
 
@@ -111,3 +112,25 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_line_with_a_patient_is_never_read(tmp_path: Path) -> None:
     draft(tmp_path, data=HEADER.encode() + b"\xff\xfe\x00 no text at all \x80")
+
+
+def test_a_draft_has_retries_and_is_not_signed_before_somebody_wrote_what_it_is_for(
+    tmp_path: Path,
+) -> None:
+    study = draft(tmp_path)
+    assert study.mechanism.retry_allowance > 0 < study.evaluation.retry_allowance
+    for field in ("purpose", "legal_basis"):
+        written = {"purpose": "To test.", "legal_basis": "None."} | {field: getattr(study, field)}
+        with pytest.raises(StudyError, match=f"{field} has not been written yet"):
+            study.model_copy(update=written).refuse_unfinished()
+
+
+def test_a_study_that_is_there_already_is_not_written_over(tmp_path: Path) -> None:
+    csv, out = tmp_path / "patients.csv", tmp_path / "study.toml"
+    csv.write_text(HEADER)
+    out.write_text("mine")
+    declared = ("--name", "tiny", "--label", "ill", "--hospital", "north:40")
+    columns = ("--number", "age:0:110:years", "--category", "ward:a,b,c")
+    done = flo("study", "new", csv, *declared, *columns, "--out", out)
+    assert (done.returncode, out.read_text()) == (2, "mine")
+    assert "exists already" in done.stderr

@@ -240,6 +240,16 @@ def test_a_draft_of_hospitals_that_are_not_enrolled_cannot_be_signed(operator: B
     assert operator.get(path)[0] == 200  # it is still there
 
 
+def test_what_nobody_has_written_yet_is_never_signed(
+    coordinator: RealCoordinator, operator: Browser, tmp_path: Path
+) -> None:
+    for name in ("north", "south", "west"):
+        coordinator.enrol(tmp_path / name, name)
+    path, page = draft(operator, name="unwritten", purpose="Write here, in plain language, why.")
+    status, _, text = operator.post(f"{path}/sign", place="here", digest=to_be_signed(page))
+    assert (status, "purpose has not been written yet" in text) == (400, True)
+
+
 def test_a_draft_is_changed_and_discarded(operator: Browser) -> None:
     path, _ = draft(operator, name="first")
     changed = tomli_w.dumps(study_document(name="second"))
