@@ -89,6 +89,8 @@ class Live:
                 await self._pause()
         finally:
             self._open[owner] -= 1
+            if not self._open[owner]:
+                del self._open[owner]
 
     async def _fresh(self, shown: str, seen: object, parts: Callable[[], Parts]) -> Parts:
         """As made before for whoever sees the same, or anew."""
