@@ -178,6 +178,13 @@ def test_a_coordinator_that_is_away_is_said_to_be_and_the_rest_works(opened: Ope
     assert "Nothing has ever left this hospital" in opened.get("/releases")
 
 
+def test_without_script_only_the_inbox_is_loaded_again_by_itself(opened: Opened) -> None:
+    """A page with a form would lose what is being typed."""
+    assert 'http-equiv="refresh"' in opened.get()
+    for path in ("/opt-outs", "/policy", "/budget", "/releases", "/log"):
+        assert "http-equiv" not in opened.get(path)
+
+
 def test_a_patients_id_is_in_no_file_and_on_no_page_afterwards(opened: Opened) -> None:
     status, text = opened.post("/opt-outs", patient=PATIENT, record="yes")
     assert status == 200, text
