@@ -8,6 +8,7 @@ NOISY gets every noisy vector, int64 little endian, one after the other; SENT ev
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ def main(noisy_path: str, sent_path: str, home: str) -> None:
             file.write(noisy.astype("<i8").tobytes())
         return mask(study, header, own, noisy)
 
-    def replying(link: FleetLink, incoming: Incoming, data: bytes) -> None:
+    def replying(
+        link: FleetLink, incoming: Incoming, data: bytes, may_leave: Callable[[], None]
+    ) -> None:
         with Path(sent_path).open("ab") as file:
             file.write(data)
-        reply(link, incoming, data)
+        reply(link, incoming, data, may_leave)
 
     vars(handler)["mask"] = recording
     reply = FleetLink.reply

@@ -19,6 +19,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from flo.clients import agent, handler
@@ -55,10 +56,12 @@ class Mischief:
         def pull(link: FleetLink) -> Incoming | None:
             return self._waiting.popleft() if self._waiting else self._next(self._pull(link))
 
-        def reply(link: FleetLink, incoming: Incoming, data: bytes) -> None:
+        def reply(
+            link: FleetLink, incoming: Incoming, data: bytes, may_leave: Callable[[], None]
+        ) -> None:
             with self._sent.open("ab") as file:
                 file.write(len(data).to_bytes(4, "big") + data)
-            self._reply(link, incoming, data)
+            self._reply(link, incoming, data, may_leave)
 
         def answer(self_: handler.Handler, data: bytes) -> bytes | None:
             while self._before:
