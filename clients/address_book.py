@@ -40,7 +40,9 @@ class AddressBook(Document):
         return parse(cls, document, str(path))
 
     def confirm(self, home: SiteHome, entries: dict[str, str]) -> AddressBook:
-        """Keep fingerprints as they were read out; spaces and capitals do not matter.
+        """Keep fingerprints as they were read out, and enter them in the audit log.
+
+        Spaces and capitals do not matter.
 
         Raises:
             UsageError: not a fingerprint.
@@ -51,6 +53,10 @@ class AddressBook(Document):
         write_private(
             home.directory / "partners.json", canonical.encode(book.model_dump(mode="json"))
         )
+        for hospital in entries:
+            home.record(
+                "partner-confirmed", hospital=hospital, fingerprint=book.confirmed[hospital]
+            )
         return book
 
     def unconfirmed(self, study: Study, hospital: str) -> list[str]:

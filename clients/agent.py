@@ -167,14 +167,14 @@ class Agent:
             except MessageError as error:
                 log.warning(f"ignored: {error}")
                 continue
-            refused = incoming is None  # for a while nobody asked: time to look
+            look = incoming is None  # for a while nobody asked
             if incoming is not None:
                 reply = handler.answer(incoming.data)
                 if reply is not None:
                     kind = decode_reply(reply).header.kind
-                    refused, leaves = kind == "refused", kind in ("release", "joined")
+                    look, leaves = kind == "refused", kind in ("release", "joined")
                     link.reply(incoming, reply, self._refuse_halted if leaves else _always)
-            if refused and self._is_closed():
+            if look and self._is_closed():
                 return
             if time.monotonic() > look_around:
                 self._look_around(link)

@@ -52,14 +52,14 @@ def approve(
     study, hospital = offered.study, home.config.hospital
     refuse_forged(offered, home.coordinator)
     with home.deciding():
-        kept = _kept(home, study.digest)
-        terms, policy = terms_of(home, study, population, if_broken=if_broken), home.policy
-        if_broken = _refuse_by_rules(home, study, population, if_broken=if_broken)
+        kept, policy = _kept(home, study.digest), home.policy
+        terms = _allowed_terms(home, study, population, policy, if_broken=if_broken)
         if kept is not None and _still_good(kept, policy, hospital):
             return _announce(api, kept)
         refuse_missing_people(policy, study.digest, hospital, terms, people)
         if kept is None:
-            kept = _reserve(home, api, offered, population, policy, if_broken=if_broken)
+            broken = terms.charged == "if-broken"
+            kept = _reserve(home, api, offered, population, policy, if_broken=broken)
         approved = _sign(home, kept, terms, people)
     return _announce(api, approved)
 
@@ -79,12 +79,12 @@ def rehearse(
     study = offered.study
     refuse_forged(offered, home.coordinator)
     with home.deciding():
-        if_broken = _refuse_by_rules(home, study, population, if_broken=if_broken)
+        policy = home.policy
+        terms = _allowed_terms(home, study, population, policy, if_broken=if_broken)
+        broken = terms.charged == "if-broken"
         if _kept(home, study.digest) is None:
             with suppress(_Rehearsed):
-                _reserve(
-                    home, api, offered, population, home.policy, if_broken=if_broken, keep=False
-                )
+                _reserve(home, api, offered, population, policy, if_broken=broken, keep=False)
 
 
 def shares(
@@ -103,6 +103,12 @@ class _Rehearsed(Exception):
 
 def terms_of(home: SiteHome, study: Study, population: Population, *, if_broken: bool) -> Terms:
     """What a yes to this study would be to, here and now; a kept approval keeps what it pays."""
+    return _terms(home, study, population, home.policy, if_broken=if_broken)
+
+
+def _terms(
+    home: SiteHome, study: Study, population: Population, policy: Policy, *, if_broken: bool
+) -> Terms:
     kept = _kept(home, study.digest)
     if kept is not None:
         if_broken = kept.read_decision().charged == "if-broken"
@@ -112,22 +118,22 @@ def terms_of(home: SiteHome, study: Study, population: Population, *, if_broken:
         unconfirmed=tuple(AddressBook.load(home).unconfirmed(study, home.config.hospital)),
         charged="if-broken" if broken else "as-designed",
         code=code_digest(),
-        policy=home.policy.digest,
+        policy=policy.digest,
     )
 
 
-def _refuse_by_rules(
-    home: SiteHome, study: Study, population: Population, *, if_broken: bool
-) -> bool:
-    """Whether it is charged as if the sum were broken. Raises what our own rules say against it."""
+def _allowed_terms(
+    home: SiteHome, study: Study, population: Population, policy: Policy, *, if_broken: bool
+) -> Terms:
+    """The terms of a yes. Raises what our own rules say against one."""
     approval.refuse_withdrawn(home, study.digest)
-    terms = terms_of(home, study, population, if_broken=if_broken)
+    terms = _terms(home, study, population, policy, if_broken=if_broken)
     broken, unconfirmed = terms.charged == "if-broken", terms.unconfirmed
     epsilon = charged_epsilon(study.canonical_bytes.decode(), broken)
     own = home.identity().fingerprint
-    check_study(study, home.config.hospital, own, home.policy, epsilon, unconfirmed)
+    check_study(study, home.config.hospital, own, policy, epsilon, unconfirmed)
     refuse_strangers(study, unconfirmed, if_broken=broken)
-    return broken
+    return terms
 
 
 def _kept(home: SiteHome, digest: str) -> Approval | None:

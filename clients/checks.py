@@ -168,11 +168,8 @@ def _encode(
     absent = cells.isna().to_numpy(dtype=bool)
     findings = []
     if column.missing == "refuse":
-        findings += _rows(
-            column.name,
-            "has no missing-value rule but cells are missing",
-            absent,
-        )
+        rule = "has no missing-value rule but cells are missing"
+        findings += _rows(column.name, rule, absent)
     if isinstance(column, NumberColumn):
         found, values = _numbers(column, cells, absent)
         return findings + found, encode_number(column, values)
@@ -203,9 +200,8 @@ def _codes(
     index = {code: i for i, code in enumerate(column.codes)}
     codes = np.array([index.get(cell, -1) for cell in cells], dtype=np.int64)
     unknown = (codes < 0) & ~absent
-    return _rows(
-        column.name, f"must be a code of the study's codebook ({_some(column.codes)})", unknown
-    ), codes
+    rule = f"must be a code of the study's codebook ({_some(column.codes)})"
+    return _rows(column.name, rule, unknown), codes
 
 
 def _some(codes: tuple[str, ...]) -> str:

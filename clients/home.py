@@ -9,6 +9,7 @@ keystore.key        seals the keys and kept replies (or keystore.json, opened by
 certificate.pem  ca.pem  coordinator.json                             (after enrolment)
 ledger.sqlite       every release, for life
 audit.sqlite        the signed audit log
+halted.json         everything is stopped here              (while it is there)
 approved/  snapshots/  replies/  extracts/  erasures/
 """
 

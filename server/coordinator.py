@@ -22,7 +22,7 @@ import uvicorn
 
 from flo.artifacts import ArtifactStore
 from flo.environment import code_digest
-from flo.errors import FloError, StudyError, TrustError
+from flo.errors import FloError, TrustError
 from flo.files import in_memory, write_private
 from flo.server import succession
 from flo.server.acts import Acts
@@ -45,6 +45,7 @@ from flo.server.jobs import Aggregators, Jobs
 from flo.server.listeners import Listener, bind, listener, show_anew
 from flo.server.members import Member
 from flo.server.metrics import Meter, Metric, Traffic, measured
+from flo.server.offering import completed
 from flo.server.operator_api import PrivateListener, operator_app
 from flo.server.parcels import Parcels
 from flo.server.presence import Presence
@@ -55,7 +56,7 @@ from flo.server.site_api import SiteApi
 from flo.server.store import Offer, Place, Store
 from flo.server.superexec import start_superexec
 from flo.server.superlink import SuperLink
-from flo.study import UNDER_WAY, Study
+from flo.study import Study
 
 log = logging.getLogger("flo.server")
 
@@ -71,29 +72,14 @@ def complete_and_sign(
     ``person``: in whose name, for the audit log. ``place``: where its runs are carried out.
 
     Raises:
-        StudyError: a hospital is not enrolled, is revoked, or has another key.
+        StudyError: as ``flo.server.offering.completed``.
     """
-    study.refuse_unfinished()
-    members = {member.id: member for member in store.members() if not member.revoked}
-    complete = study.with_fingerprints({m.id: m.fingerprint for m in members.values()})
-    for hospital in complete.hospitals:
-        if hospital.id not in members:
-            raise StudyError(
-                f"hospital {hospital.id!r} is not enrolled",
-                hint=f"flo coordinator invite {hospital.id}",
-            )
-        if members[hospital.id].fingerprint != hospital.fingerprint:
-            raise StudyError(
-                f"the study names another identity key for {hospital.id!r} than the enrolled one"
-            )
-    if complete.expires < datetime.now(UTC).date():
-        raise StudyError(f"the study expired on {complete.expires}", hint="set a later `expires`")
-    known = store.offer(complete.digest)
-    if known is not None and known.status not in UNDER_WAY:
-        raise StudyError(
-            f"this very study is {known.status} already",
-            hint=f"another run is another agreement: set version = {complete.version + 1}",
-        )
+
+    def status_of(digest: str) -> str | None:
+        known = store.offer(digest)
+        return known.status if known else None
+
+    complete = completed(study, store.keys(), status_of, datetime.now(UTC).date())
     signature = home.identity().sign("study", complete.canonical_bytes)
     store.add_study(complete, signature, place)
     store.add_event(

@@ -93,6 +93,10 @@ class MemberTables(Tables):
         rows = self._all(_SELECT_MEMBER + " ORDER BY id")
         return [_member(row) for row in rows]
 
+    def keys(self) -> dict[str, str]:
+        """Fingerprint of each hospital that is enrolled and was not revoked."""
+        return {one.id: one.fingerprint for one in self.members() if not one.revoked}
+
     def member(self, hospital: str) -> Member | None:
         row = self._one(_SELECT_MEMBER + " WHERE id = ?", hospital)
         return _member(row) if row else None

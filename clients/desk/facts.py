@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from flo.clients.address_book import AddressBook
+from flo.clients.approve import shares
 from flo.clients.home import Population, SiteHome
 from flo.clients.policy import Policy
 from flo.clients.policy_file import EXPLAINED
@@ -21,7 +22,6 @@ from flo.privacy import budget
 from flo.privacy.budget import Affordable, Moment, StudyUse
 from flo.privacy.ledger import Ledger
 from flo.privacy.life import SUB_LEDGERS, LifeBudget
-from flo.privacy.plan import Plan
 from flo.privacy.rows import Row
 from flo.privacy.sheet import Section
 from flo.study import Study
@@ -57,7 +57,6 @@ class Life:
     fits: dict[str, Affordable]
     uses: list[StudyUse]
     plot: plots.Plane
-    moments: int
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,6 @@ class Left:
     purpose: str
     round: int
     attempt: int
-    cohort: str
     reply: str
 
 
@@ -122,11 +120,10 @@ def is_what_was_heard(study: Study, hospital: str, typed: str) -> bool:
 
 
 def costs(home: SiteHome, study: Study, population: Population, *, if_broken: bool) -> list[Cost]:
+    taken = shares(home, study, population, if_broken=if_broken)
     with closing(home.ledger()) as ledger:
         balance = ledger.balance()
     life = balance.lives[population.name]
-    plan = Plan.of(study).if_broken(study) if if_broken else Plan.of(study)
-    taken = plan.shares(life)
     return [
         Cost(side, taken[side], life.share(max(0.0, balance.remaining(population.name, side))))
         for side in SUB_LEDGERS
@@ -142,7 +139,7 @@ def lives(ledger: Ledger) -> list[Life]:
             side: budget.affordable(life, balance.remaining(name, side)) for side in SUB_LEDGERS
         }
         uses = budget.by_study(rows, balance, name)
-        found.append(Life(name, life, moments[-1], fits, uses, _over_time(moments), len(moments)))
+        found.append(Life(name, life, moments[-1], fits, uses, _over_time(moments)))
     return found
 
 
@@ -177,7 +174,6 @@ def releases(ledger: Ledger) -> tuple[list[Left], int]:
                     public["purpose"],
                     private.get("round", 0),
                     private.get("attempt", 0),
-                    private.get("cohort", ""),
                     public["reply"],
                 )
             )

@@ -25,6 +25,15 @@ from flo.clients.inbox import Listed, listed, listed_here
 from flo.errors import FloError, TrustError
 
 _LATEST = 5
+_WATCHED = (
+    "ledger.sqlite",
+    "ledger.sqlite-wal",
+    "audit.sqlite",
+    "audit.sqlite-wal",
+    "policy.toml",
+    "policy.signed.json",
+    "halted.json",
+)
 
 
 def desk_app(room: Room) -> FastAPI:
@@ -89,8 +98,14 @@ def _unsigned(home: SiteHome) -> str:
 
 
 def _version(home: SiteHome) -> object:
-    with closing(home.audit_log()) as log:
-        return log.latest(1)[1]
+    """Another whenever one of these was written, or is there no longer."""
+    times = list[int | None]()
+    for name in _WATCHED:
+        try:
+            times.append((home.directory / name).stat().st_mtime_ns)
+        except FileNotFoundError:
+            times.append(None)
+    return times
 
 
 def _inbox(home: SiteHome) -> tuple[list[Listed], str]:

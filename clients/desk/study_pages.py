@@ -21,7 +21,7 @@ from flo.clients.home import Population, SiteHome
 from flo.clients.inbox import decided
 from flo.clients.offers import Offered, known_studies
 from flo.clients.people import say_yes
-from flo.errors import NetworkError, PolicyError, TrustError, UsageError
+from flo.errors import FloError, NetworkError, PolicyError, TrustError, UsageError
 from flo.study import UNDER_WAY, Study, from_canonical
 
 _STUDY = "/studies/{digest}"
@@ -51,8 +51,8 @@ def study_router(room: Room) -> APIRouter:
 
     @router.post(f"{room.base}{_STUDY}/confirm")
     async def confirm(digest: str, request: Request) -> Response:
-        fields, known = await room.form(request), await asyncio.to_thread(_known, room.home, digest)
-        await asyncio.to_thread(_confirm, room.home, known.study, fields)
+        fields, known = await room.form(request), await asyncio.to_thread(_known, home, digest)
+        await asyncio.to_thread(_confirm, home, known.study, fields)
         return pages.redirect(f"{room.base}/studies/{digest}#partners")
 
     @router.get(f"{room.base}{_STUDY}/approve")
@@ -146,7 +146,8 @@ class _Known:
 def _known(home: SiteHome, digest: str) -> _Known:
     """A study that names this hospital, signed by a key of the coordinator's.
 
-    What was approved here is known here, whatever the coordinator says, or if it says nothing.
+    What was approved here is known here, whatever the coordinator says or leaves unsaid: it cannot
+    keep an approval from being withdrawn.
 
     Raises:
         UsageError: there is none of this digest. TrustError: it is forged.
@@ -158,7 +159,7 @@ def _known(home: SiteHome, digest: str) -> _Known:
                 if canonical.digest(item.study.encode()) == digest:
                     home.coordinator.signer_of(item.study.encode(), item.signature)
                     return _Known(from_canonical(item.study.encode()), item.signature, item.status)
-    except NetworkError:
+    except FloError:
         if kept is None:
             raise
     if kept is None:
@@ -184,8 +185,6 @@ def _confirm(home: SiteHome, study: Study, fields: dict[str, str]) -> None:
         )
     keys = {name: study.hospital(name).fingerprint for name in heard}
     AddressBook.load(home).confirm(home, keys)
-    for name, key in keys.items():
-        home.record("partner-confirmed", hospital=name, fingerprint=key)
 
 
 def _reason(fields: dict[str, str]) -> str:

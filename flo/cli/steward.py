@@ -42,12 +42,7 @@ def confirm(
     opened = SiteHome.open(home)
     book = AddressBook.load(opened)
     if partners:
-        entries = parse_entries(partners)
-        book = book.confirm(opened, entries)
-        for hospital in entries:
-            opened.record(
-                "partner-confirmed", hospital=hospital, fingerprint=book.confirmed[hospital]
-            )
+        book = book.confirm(opened, parse_entries(partners))
     for hospital, fingerprint in sorted(book.confirmed.items()):
         say(f"{hospital}: {spoken(fingerprint)}")
     if not book.confirmed:

@@ -303,35 +303,20 @@ def _state(
 
 
 def _planned(operator: Operator, study: Study) -> results.StudyState:
-    """What launching it now would sign. Raises StudyError: a hospital is not there to sign for."""
+    """What launching it now would sign. Raises StudyError: why it would not be signed."""
     from datetime import UTC, datetime
 
     from flo.cli.screen import say
-    from flo.errors import StudyError
     from flo.identity import spoken
-    from flo.study import UNDER_WAY
+    from flo.server.offering import completed
 
-    enrolled = {
+    keys = {
         one["id"]: one["fingerprint"]
         for one in operator.call("GET", "hospitals")
         if not one["revoked"]
     }
-    for hospital in study.hospitals:
-        if hospital.id not in enrolled:
-            raise StudyError(
-                f"hospital {hospital.id!r} is not enrolled",
-                hint=f"flo coordinator invite {hospital.id}",
-            )
-    study.refuse_unfinished()
-    complete = study.with_fingerprints(enrolled)
-    over = {one["digest"]: one["status"] for one in operator.call("GET", "studies")}
-    if over.get(complete.digest, "offered") not in UNDER_WAY:
-        raise StudyError(
-            f"this very study is {over[complete.digest]} already",
-            hint=f"another run is another agreement: set version = {complete.version + 1}",
-        )
-    if complete.expires < datetime.now(UTC).date():
-        raise StudyError(f"the study expired on {complete.expires}", hint="set a later `expires`")
+    known = {one["digest"]: one["status"] for one in operator.call("GET", "studies")}
+    complete = completed(study, keys, known.get, datetime.now(UTC).date())
     say(f"{complete.name}, version {complete.version}, would be signed with digest")
     say(f"  {complete.digest}")
     for hospital in complete.hospitals:

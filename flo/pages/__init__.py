@@ -68,7 +68,6 @@ class Pages:
         self._environment.filters.update(
             spoken=spoken,
             short=lambda digest: str(digest)[:12],
-            clock=lambda time: str(time)[11:19],
             day=lambda time: str(time)[:10],
             moment=lambda time: str(time)[:19].replace("T", " "),
             percent=lambda share: f"{100 * share:.1f} %",
@@ -163,7 +162,8 @@ def came_from(request: Request) -> str:
     """The path of the page of ours that a request came from; empty if it is not known."""
     address = urlsplit(request.headers.get("referer", ""))
     own = address.netloc == request.headers.get("host", "")
-    return address.path if own and address.path != request.url.path else ""
+    elsewhere = address.path.startswith("//")  # as a link, it would name another host
+    return address.path if own and not elsewhere and address.path != request.url.path else ""
 
 
 def now() -> str:

@@ -22,11 +22,15 @@
 
   const asOf = document.getElementById("asof");
 
+  function alive() {
+    clearTimeout(watch);
+    watch = setTimeout(again, SILENCE);
+  }
+
   function listening() {
     heard = Date.now();
     if (asOf) asOf.textContent = `As of ${time(heard)}, your time.`;
-    clearTimeout(watch);
-    watch = setTimeout(again, SILENCE);
+    alive();
   }
 
   function close() {
@@ -37,7 +41,7 @@
   // Whoever answers at this address after a desk has ended may be anybody: nothing is sent there.
   function end(text) {
     close();
-    say(text, "bad");
+    setTimeout(say, 1000, text, "bad"); // a page that is being left may end here as well
     for (const one of document.querySelectorAll("button, input, textarea, select")) one.disabled = true;
     for (const one of document.querySelectorAll("a[href]")) one.removeAttribute("href");
   }
@@ -74,14 +78,18 @@
       replace(document.getElementById(id), html);
     });
     source.addEventListener("beat", listening);
+    source.addEventListener("failed", () => {
+      alive();
+      if (!lost) lost = Date.now();
+      say(`What you see is from ${time(heard)}: what holds now cannot be read. Trying again by itself…`, "bad");
+    });
     source.addEventListener("over", () => { close(); location.reload(); }); // signed out by now
     source.addEventListener("full", () => {
       close();
       say("Too many pages are open to keep this one up to date. Close some, then load it anew.", "bad");
     });
     source.onerror = again;
-    clearTimeout(watch);
-    watch = setTimeout(again, SILENCE);
+    alive();
   }
 
   // Whoever stands on something in it with the keyboard stays there, as long as it is there.

@@ -1,6 +1,7 @@
 """Pages that stay as things stand: what changed is sent as server-sent events (WHATWG HTML 9.2).
 
     hello  how this process is called; another name means that it was started anew
+    failed what is shown now cannot be made; it is tried again, and the next hello says that it can
     part   {"id", "html"}: what an element of the page holds from now on
     beat   nothing has changed, and the line is alive
     over   whoever looks may look no longer
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 import time
 from collections import Counter
@@ -24,6 +26,8 @@ from typing import Any, TypeVar
 from starlette.responses import Response, StreamingResponse
 
 from flo.pages import HEADERS
+
+log = logging.getLogger("flo.pages")
 
 _LOOK_SECONDS, _RENDER_SECONDS, _BEAT_SECONDS = 0.2, 2.0, 5.0
 _MOST_STREAMS, _MOST_OF_ONE = 64, 8
@@ -38,6 +42,7 @@ class Live:
     def __init__(self) -> None:
         self._boot, self._open = secrets.token_hex(8), Counter[str]()
         self._made: dict[str, tuple[object, float, Parts]] = {}
+        self._failing = set[str]()  # said in the log once
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pages")
         self.closing = asyncio.Event()
 
@@ -71,26 +76,41 @@ class Live:
         self._open[owner] += 1
         try:
             yield _event("hello", self._boot)
-            sent, beaten = Parts(), 0.0
+            sent, beaten, state = Parts(), 0.0, "hello"
             while not self.closing.is_set():
                 if time.time() >= until:
                     yield _event("over", "")
                     return
-                seen = await self._in_a_thread(version)
-                made = await self._fresh(shown, seen, parts)
+                made, now = await self._look(version, parts, shown)
+                if now != state:
+                    state, beaten = now, time.monotonic()
+                    yield _event(state, self._boot)
                 for name, html in made.items():
                     if sent.get(name) != html:
                         beaten = time.monotonic()
                         yield _event("part", {"id": name, "html": html})
-                sent = made
+                sent |= made
                 if time.monotonic() - beaten >= _BEAT_SECONDS:
                     beaten = time.monotonic()
-                    yield _event("beat", "")
+                    yield _event("beat" if state == "hello" else state, self._boot)
                 await self._pause()
         finally:
             self._open[owner] -= 1
             if not self._open[owner]:
                 del self._open[owner]
+
+    async def _look(
+        self, version: Callable[[], object], parts: Callable[[], Parts], shown: str
+    ) -> tuple[Parts, str]:
+        """What is to be shown, and "hello"; or nothing, and "failed"."""
+        try:
+            seen = await self._in_a_thread(version)
+            return await self._fresh(shown, seen, parts), "hello"
+        except Exception:  # of whatever kind: the page says that it is not up to date
+            if shown not in self._failing:
+                log.exception("a page cannot be kept up to date; it is tried again")
+            self._failing.add(shown)
+            return Parts(), "failed"
 
     async def _fresh(self, shown: str, seen: object, parts: Callable[[], Parts]) -> Parts:
         """As made before for whoever sees the same, or anew."""
@@ -98,6 +118,7 @@ class Live:
         if known and known[0] == seen and time.monotonic() - known[1] < _RENDER_SECONDS:
             return known[2]
         made = await self._in_a_thread(parts)
+        self._failing.discard(shown)
         if len(self._made) >= _MOST_STREAMS:
             self._made.clear()
         self._made[shown] = seen, time.monotonic(), made

@@ -59,7 +59,6 @@ class Interval:
     low: float
     middle: float
     high: float
-    text: str
 
 
 @dataclass(frozen=True)
@@ -136,14 +135,7 @@ def intervals(
         bottom,
         [Tick(place(low + n * tick), f"{low + n * tick:.1f}") for n in range(6)],
         [
-            Interval(
-                name,
-                _ROW * (number + 0.5),
-                place(below),
-                place(middle),
-                place(above),
-                f"{middle:.3f} ({below:.3f} to {above:.3f})",
-            )
+            Interval(name, _ROW * (number + 0.5), place(below), place(middle), place(above))
             for number, (name, below, middle, above) in enumerate(rows)
         ],
     )

@@ -34,6 +34,7 @@ CONSOLE = "/console"
 SIGN_IN, SIGN_OUT = f"{CONSOLE}/sign-in", f"{CONSOLE}/sign-out"
 COOKIE = "__Host-flo"
 TEMPLATES = Path(__file__).parent
+_SAFE = ("GET", "HEAD")  # what changes nothing
 _MOST_SHOWN = 32_768  # an access file with its certificate, as a form
 
 
@@ -58,7 +59,7 @@ class Door:
         name = path.removeprefix(f"{CONSOLE}/")
         if method == "GET" and name in pages.STATIC:
             return pages.static(name)
-        if method == "POST" and pages.is_foreign(headers, _origin(headers)):
+        if method not in _SAFE and pages.is_foreign(headers, _origin(headers)):
             return await self._refuse(path, 403, "this form did not come from a page of ours")
         if path == SIGN_IN:
             return await self._sign_in(method, receive, scope)
@@ -69,7 +70,7 @@ class Door:
         except TrustError as error:
             if path.endswith("/live"):
                 return over()
-            if method != "GET":
+            if method not in _SAFE:
                 return await self._refuse(path, 401, f"signed out: {error}")
             return pages.redirect(f"{SIGN_IN}?next={quote(path)}")
         try:
@@ -79,9 +80,9 @@ class Door:
         scope[PERSON] = token
         return None
 
-    async def _sign_in(self, method: str, receive: Receive, scope: Scope) -> Response | None:
+    async def _sign_in(self, method: str, receive: Receive, scope: Scope) -> Response:
         query = scope["query_string"].decode("latin-1")
-        if method == "GET":
+        if method != "POST":
             return self._form(200, query)
         try:
             fields = await pages.read_form(receive, _MOST_SHOWN)
@@ -155,6 +156,9 @@ def _token_in(text: str) -> str:
 
 def _next(query: str) -> str:
     """Where whoever signs in wanted to go: a page of the console, or its first."""
-    wanted = pages.form_of(query.encode()).get("next", "") if query else ""
+    try:
+        wanted = pages.form_of(query.encode()).get("next", "")
+    except MessageError:
+        return CONSOLE
     plain = all(letter.isalnum() or letter in "/-" for letter in wanted)
     return wanted if plain and wanted.startswith(f"{CONSOLE}/") else CONSOLE

@@ -14,7 +14,7 @@ from flo.privacy.sheet import sections
 from flo.server.console.door import CONSOLE, person_of
 from flo.server.console.room import Room
 from flo.server.drafts import Draft
-from flo.server.members import Member
+from flo.server.offering import with_keys
 from flo.study import MAX_STUDY_BYTES, Study, from_toml
 
 _MOST_FORM = 3 * MAX_STUDY_BYTES + 4096  # a browser sends a study's special letters as three
@@ -57,15 +57,14 @@ def draft_router(room: Room) -> APIRouter:
     def draft_page(draft: str, request: Request) -> Response:
         found = store.draft(draft)
         planned = from_toml(found.document, what="this draft")
-        members = {m.id: m for m in store.members() if not m.revoked}
-        ready = [(h, members.get(h.id)) for h in planned.hospitals]
-        known = _with_keys(planned, store.members())
+        keys = store.keys()
+        known = _as_signed(planned, keys)
         return room.page(
             request,
             "draft.html.j2",
             draft=found,
             study=known,
-            ready=ready,
+            ready=[(hospital.id, keys.get(hospital.id)) for hospital in planned.hospitals],
             sections=sections(known),
             places=acts.places,
         )
@@ -76,9 +75,13 @@ def draft_router(room: Room) -> APIRouter:
         place = fields.get("place")
         chosen = next((known for known in acts.places if known == place), None)
         if chosen is None:
-            raise StudyError(f"runs cannot be carried out at {place!r} here")
+            raise StudyError(
+                f"runs cannot be carried out at {place!r} here",
+                hint=f"they can at: {', '.join(acts.places)}",
+            )
         found = await asyncio.to_thread(store.draft, draft)
-        planned = _with_keys(from_toml(found.document, what="this draft"), store.members())
+        keys = await asyncio.to_thread(store.keys)
+        planned = _as_signed(from_toml(found.document, what="this draft"), keys)
         if fields.get("digest") != planned.digest:
             raise StudyError(
                 "nothing was signed: the draft, or a hospital's key, is another than was shown",
@@ -111,8 +114,9 @@ def read_drafts(drafts: list[Draft]) -> list[tuple[Draft, Study | None]]:
     return [(draft, _read_draft(draft.document)) for draft in drafts]
 
 
-def _with_keys(planned: Study, members: list[Member]) -> Study:
-    """With the keys of its hospitals, once all of them are enrolled."""
-    keys = {member.id: member.fingerprint for member in members if not member.revoked}
-    enrolled = all(hospital.id in keys for hospital in planned.hospitals)
-    return planned.with_fingerprints(keys) if enrolled else planned
+def _as_signed(planned: Study, keys: dict[str, str]) -> Study:
+    """As it would be signed, or as it was typed while it could not be."""
+    try:
+        return with_keys(planned, keys)
+    except StudyError:
+        return planned

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
 from flo import pages
 from flo.errors import StudyError
@@ -30,14 +30,13 @@ def model_router(room: Room) -> APIRouter:
 
     @router.get(f"{CONSOLE}/studies/{{digest}}/report")
     def report(digest: str) -> Response:
-        document = _report_of(_model_files(board, acts.find(digest))[0])
+        document = _file_of(board, acts.find(digest), "report")
         return Response(render(document.read_bytes()), headers=pages.ALONE, media_type="text/html")
 
     @router.get(f"{CONSOLE}/studies/{{digest}}/files/{{file}}")
     def model_file(digest: str, file: str) -> Response:
-        card, tensors = _model_files(board, acts.find(digest))
-        path = {"card": card, "tensors": tensors, "report": _report_of(card)}[file]
-        return pages.download(path.read_bytes(), path.name)
+        path = _file_of(board, acts.find(digest), file)
+        return FileResponse(path, headers=pages.HEADERS, filename=path.name)
 
     return router
 
@@ -66,6 +65,18 @@ def _model_files(board: Board, offer: Offer) -> tuple[Path, Path]:
             hint="a model is published when its run is done and its hospitals have reported",
         )
     return found
+
+
+def _file_of(board: Board, offer: Offer, name: str) -> Path:
+    """Raises StudyError if there is no such file (yet)."""
+    card, tensors = _model_files(board, offer)
+    path = {"card": card, "tensors": tensors, "report": _report_of(card)}.get(name)
+    if path is None or not path.is_file():
+        raise StudyError(
+            f"the model of study {offer.study.name} has no file {name[:20]!r} here",
+            hint="its page lists what there is",
+        )
+    return path
 
 
 def _report_of(card: Path) -> Path:

@@ -115,6 +115,7 @@ class Board:
     def _line(self, offer: Offer) -> Line:
         study, story = offer.study, self.stories.of(offer.study)
         word, chip = state_of(offer, story)
+        offered = story.times.get("offered", "")  # not yet, for a moment
         return Line(
             study.name,
             study.version,
@@ -124,7 +125,7 @@ class Board:
             f"{len(story.approved)} of {len(study.hospitals)}",
             f"{story.done} of {story.planned}",
             study.largest_epsilon,
-            story.times.get(_EVENT_OF.get(offer.status, offer.status), story.times["offered"]),
+            story.times.get(_EVENT_OF.get(offer.status, offer.status), offered),
         )
 
     def hospitals(self) -> list[HospitalNow]:

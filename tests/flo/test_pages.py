@@ -155,6 +155,26 @@ def test_pages_that_show_the_same_share_what_is_made_for_them() -> None:
     assert next(made) == 1
 
 
+def test_a_page_that_cannot_be_kept_up_to_date_says_so_and_goes_on_when_it_can(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene() -> list[str]:
+        looks = itertools.count()
+
+        def parts() -> dict[str, str]:
+            if next(looks) in (1, 2):
+                raise OSError("busy")
+            return {"a": "shown"}
+
+        return await said(events(Live(), version=object, parts=parts), 4)
+
+    kinds = [text.split("\n")[0] for text in asyncio.run(scene())]
+    assert kinds == ["event: hello", "event: part", "event: failed", "event: hello"]
+    assert [one.getMessage() for one in caplog.records if one.name == "flo.pages"] == [
+        "a page cannot be kept up to date; it is tried again"
+    ]
+
+
 def test_a_stream_ends_with_the_session_and_says_so() -> None:
     async def scene() -> list[str]:
         return await said(events(Live(), version=int, parts=dict, until=0.0), 9)

@@ -71,7 +71,8 @@ def test_every_page_of_the_console_can_be_used_by_everyone(
     sign_in(someone, home, "operator", "Olga Operator")
     for path in _console(finished.digest):
         is_fine(someone, f"{home.private_url}{path}")
-    for path in (f"/console/studies/{'0' * 64}", f"/console/drafts/{'0' * 16}", "/console/nowhere"):
+    studies = f"/console/studies/{'0' * 64}", f"/console/studies/{finished.digest}/files/other"
+    for path in (*studies, f"/console/drafts/{'0' * 16}", "/console/nowhere"):
         is_fine(someone, f"{home.private_url}{path}", problem=True)
 
 

@@ -55,14 +55,14 @@ class Browser:
         self.origin: str | None = f"https://127.0.0.1:{coordinator.private_port}"
 
     def get(self, path: str) -> tuple[int, dict[str, str], str]:
-        return self._ask("GET", path, {}, "")
+        return self.ask("GET", path, {})
 
     def post(self, path: str, **fields: str) -> tuple[int, dict[str, str], str]:
         origin = {} if self.origin is None else {"origin": self.origin}
-        return self._ask("POST", path, origin, urlencode(fields))
+        return self.ask("POST", path, origin, urlencode(fields))
 
-    def _ask(
-        self, method: str, path: str, headers: dict[str, str], body: str
+    def ask(
+        self, method: str, path: str, headers: dict[str, str], body: str = ""
     ) -> tuple[int, dict[str, str], str]:
         shown = {"cookie": f"{COOKIE}={self.cookie}"} if self.cookie else {}
         port, anyone = self._coordinator.private_port, self._coordinator.anonymous()
@@ -133,6 +133,15 @@ def test_signing_in_leads_to_no_other_place(coordinator: RealCoordinator, wanted
     assert (status, headers["location"]) == (303, "/console")
 
 
+def test_an_address_that_makes_no_sense_leads_to_the_first_page(
+    coordinator: RealCoordinator,
+) -> None:
+    for query in ("next", "next=%ff", "next=/console/audit&next=/console/hospitals"):
+        path = f"{SIGN_IN}?{query}"
+        status, headers, _ = Browser(coordinator).post(path, token=token(coordinator))
+        assert (status, headers["location"]) == (303, "/console")
+
+
 def test_whoever_signs_in_comes_to_the_page_that_was_asked_for(
     coordinator: RealCoordinator,
 ) -> None:
@@ -177,6 +186,9 @@ def test_a_form_on_another_page_changes_nothing(operator: Browser, origin: str |
     for path in (SIGN_IN, "/console/drafts", "/console/sign-out"):
         assert operator.post(path, document=document, token=str(operator.cookie))[0] == 403
     assert "foreign" not in operator.get("/console")[2]
+    for method in ("PUT", "DELETE", "PATCH", "OPTIONS"):
+        headers = {} if origin is None else {"origin": origin}
+        assert operator.ask(method, "/console/drafts", headers)[0] == 403
 
 
 def test_no_page_may_load_run_or_frame_anything_of_others(operator: Browser) -> None:
@@ -315,6 +327,7 @@ def test_a_study_is_carried_out_only_where_this_coordinator_can(
     path, _ = draft(operator, name=f"elsewhere-{secrets.token_hex(3)}")
     status, _, text = operator.post(f"{path}/sign", place="sagemaker")
     assert (status, "cannot be carried out" in text) == (400, True)
+    assert "they can at: here" in text
 
 
 def test_stopping_is_asked_for_twice_and_stands_in_the_log(

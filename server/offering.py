@@ -1,0 +1,54 @@
+"""What has to hold of a study before it is signed and offered. Rules only.
+
+The signer, the console's page of a draft and ``flo study launch --dry-run`` all ask here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import date
+
+from flo.errors import StudyError
+from flo.study import UNDER_WAY, Study
+
+
+def with_keys(study: Study, keys: Mapping[str, str]) -> Study:
+    """The study with the keys of its hospitals. ``keys``: id -> fingerprint of who is enrolled.
+
+    Raises:
+        StudyError: a hospital is not enrolled or was revoked, or has another key.
+    """
+    complete = study.with_fingerprints(dict(keys))
+    for hospital in complete.hospitals:
+        if hospital.id not in keys:
+            raise StudyError(
+                f"hospital {hospital.id!r} is not enrolled",
+                hint=f"flo coordinator invite {hospital.id}",
+            )
+        if keys[hospital.id] != hospital.fingerprint:
+            raise StudyError(
+                f"the study names another identity key for {hospital.id!r} than the enrolled one",
+                hint="leave its fingerprint out of the study: it is filled in from enrolment",
+            )
+    return complete
+
+
+def completed(
+    study: Study, keys: Mapping[str, str], status_of: Callable[[str], str | None], today: date
+) -> Study:
+    """The study as it is to be signed. ``status_of``: by digest, of one that was offered before.
+
+    Raises:
+        StudyError: also if something is yet to be written, it has expired, or its time is over.
+    """
+    study.refuse_unfinished()
+    complete = with_keys(study, keys)
+    if complete.expires < today:
+        raise StudyError(f"the study expired on {complete.expires}", hint="set a later `expires`")
+    status = status_of(complete.digest)
+    if status is not None and status not in UNDER_WAY:
+        raise StudyError(
+            f"this very study is {status} already",
+            hint=f"another run is another agreement: set version = {complete.version + 1}",
+        )
+    return complete

@@ -1,0 +1,64 @@
+"""What has to hold before a study is signed, and that a refusal names the way out."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+
+from flo.errors import StudyError
+from flo.server.offering import completed
+from flo.study import PLACEHOLDER, UNDER_WAY, from_document
+from tests.builders import HOSPITALS, study_document
+
+TODAY = date(2026, 1, 1)
+KEYS = {name: f"{number:02x}" * 32 for number, name in enumerate(HOSPITALS, 1)}
+*MOST, LAST = HOSPITALS
+
+
+def study(*, typed: str = "", **changes: Any) -> Any:
+    """Expires today. ``typed``: the last hospital's key, as somebody wrote it."""
+    document = study_document(**{"expires": TODAY.isoformat()} | changes)
+    document["hospitals"][-1]["fingerprint"] = typed
+    return from_document(document)
+
+
+@pytest.mark.parametrize("typed", ["", KEYS[LAST]])
+@pytest.mark.parametrize("status", [None, *UNDER_WAY])
+def test_the_keys_are_those_of_enrolment(typed: str, status: str | None) -> None:
+    signed = completed(study(typed=typed), KEYS, lambda digest: status, TODAY)
+    assert {hospital.id: hospital.fingerprint for hospital in signed.hospitals} == KEYS
+
+
+@pytest.mark.parametrize("typed", ["", KEYS[LAST]])
+def test_who_is_not_enrolled_is_named(typed: str) -> None:
+    keys = {name: KEYS[name] for name in MOST}
+    with pytest.raises(StudyError, match=f"'{LAST}' is not enrolled") as refused:
+        completed(study(typed=typed), keys, lambda digest: None, TODAY)
+    assert refused.value.hint == f"flo coordinator invite {LAST}"
+
+
+def test_another_key_than_the_enrolled_one_is_not_signed() -> None:
+    with pytest.raises(StudyError, match=f"another identity key for '{LAST}'") as refused:
+        completed(study(typed="ff" * 32), KEYS, lambda digest: None, TODAY)
+    assert "leave its fingerprint out" in refused.value.hint
+
+
+def test_what_nobody_wrote_is_not_signed() -> None:
+    with pytest.raises(StudyError, match="purpose has not been written yet"):
+        completed(study(purpose=f"{PLACEHOLDER} why"), KEYS, lambda digest: None, TODAY)
+
+
+def test_a_study_can_be_signed_until_the_day_on_which_it_expires() -> None:
+    with pytest.raises(StudyError, match="expired on 2026-01-01") as refused:
+        completed(study(), KEYS, lambda digest: None, TODAY + timedelta(days=1))
+    assert refused.value.hint == "set a later `expires`"
+
+
+@pytest.mark.parametrize("status", ["done", "stopped", "ended"])
+def test_a_study_that_is_over_is_not_signed_again(status: str) -> None:
+    known = completed(study(), KEYS, lambda digest: None, TODAY).digest
+    with pytest.raises(StudyError, match=f"very study is {status} already") as refused:
+        completed(study(), KEYS, {known: status}.get, TODAY)
+    assert "version = 2" in refused.value.hint
