@@ -17,6 +17,8 @@ from flo.clients.approval import Approval, approval_path, charged_epsilon, first
 from flo.clients.consent import left_out
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.home import Population, SiteHome
+from flo.clients.mapping import StudyMapping
+from flo.clients.mapping_file import mapping_of
 from flo.clients.members import Members
 from flo.clients.offers import Offered, refuse_forged
 from flo.clients.people import refuse_missing_people
@@ -52,14 +54,14 @@ def approve(
     study, hospital = offered.study, home.config.hospital
     refuse_forged(offered, home.coordinator)
     with home.deciding():
-        kept, policy = _kept(home, study.digest), home.policy
-        terms = _allowed_terms(home, study, population, policy, if_broken=if_broken)
+        kept, policy, mapping = _kept(home, study.digest), home.policy, mapping_of(home, study)
+        terms = _allowed_terms(home, study, population, policy, mapping, if_broken=if_broken)
         if kept is not None and _still_good(kept, policy, hospital):
             return _announce(api, kept)
         refuse_missing_people(policy, study.digest, hospital, terms, people)
         if kept is None:
             broken = terms.charged == "if-broken"
-            kept = _reserve(home, api, offered, population, policy, if_broken=broken)
+            kept = _reserve(home, api, offered, population, policy, mapping, if_broken=broken)
         approved = _sign(home, kept, terms, people)
     return _announce(api, approved)
 
@@ -79,12 +81,14 @@ def rehearse(
     study = offered.study
     refuse_forged(offered, home.coordinator)
     with home.deciding():
-        policy = home.policy
-        terms = _allowed_terms(home, study, population, policy, if_broken=if_broken)
+        policy, mapping = home.policy, mapping_of(home, study)
+        terms = _allowed_terms(home, study, population, policy, mapping, if_broken=if_broken)
         broken = terms.charged == "if-broken"
         if _kept(home, study.digest) is None:
             with suppress(_Rehearsed):
-                _reserve(home, api, offered, population, policy, if_broken=broken, keep=False)
+                _reserve(
+                    home, api, offered, population, policy, mapping, if_broken=broken, keep=False
+                )
 
 
 def shares(
@@ -103,15 +107,24 @@ class _Rehearsed(Exception):
 
 def terms_of(home: SiteHome, study: Study, population: Population, *, if_broken: bool) -> Terms:
     """What a yes to this study would be to, here and now; a kept approval keeps what it pays."""
-    return _terms(home, study, population, home.policy, if_broken=if_broken)
+    mapping = mapping_of(home, study)
+    return _terms(home, study, population, home.policy, mapping, if_broken=if_broken)
 
 
 def _terms(
-    home: SiteHome, study: Study, population: Population, policy: Policy, *, if_broken: bool
+    home: SiteHome,
+    study: Study,
+    population: Population,
+    policy: Policy,
+    mapping: StudyMapping | None,
+    *,
+    if_broken: bool,
 ) -> Terms:
     kept = _kept(home, study.digest)
+    read_by = mapping.commitment(home.patients_key) if mapping else None
     if kept is not None:
-        if_broken = kept.read_decision().charged == "if-broken"
+        before = kept.read_decision()
+        if_broken, read_by = before.charged == "if-broken", before.mapping
     broken = if_broken and study.mechanism.noise == "distributed"
     return Terms(
         population=kept.population if kept else population.name,
@@ -119,15 +132,22 @@ def _terms(
         charged="if-broken" if broken else "as-designed",
         code=code_digest(),
         policy=policy.digest,
+        mapping=read_by,
     )
 
 
 def _allowed_terms(
-    home: SiteHome, study: Study, population: Population, policy: Policy, *, if_broken: bool
+    home: SiteHome,
+    study: Study,
+    population: Population,
+    policy: Policy,
+    mapping: StudyMapping | None,
+    *,
+    if_broken: bool,
 ) -> Terms:
     """The terms of a yes. Raises what our own rules say against one."""
     approval.refuse_withdrawn(home, study.digest)
-    terms = _terms(home, study, population, policy, if_broken=if_broken)
+    terms = _terms(home, study, population, policy, mapping, if_broken=if_broken)
     broken, unconfirmed = terms.charged == "if-broken", terms.unconfirmed
     epsilon = charged_epsilon(study.canonical_bytes.decode(), broken)
     own = home.identity().fingerprint
@@ -166,6 +186,7 @@ def _sign(
     with closing(home.ledger()) as ledger:
         head = ledger.head()
     decision = Approve(
+        schema_version=4 if terms.mapping else 3,
         study=study.digest,
         hospital=home.config.hospital,
         time=_now(),
@@ -225,6 +246,7 @@ def _reserve(
     offered: Offered,
     population: Population,
     policy: Policy,
+    mapping: StudyMapping | None,
     *,
     if_broken: bool,
     keep: bool = True,
@@ -234,13 +256,13 @@ def _reserve(
     Raises _Rehearsed where it would reserve, if nothing is to be kept.
     """
     study = offered.study
-    # pandas comes with these two and takes half a second; the agent, which also imports this
-    # module, never reads a hospital's file.
-    from flo.clients.checks import check
-    from flo.clients.source import read_table
+    # pandas comes with it and takes its time; the agent, which also imports this module, never
+    # reads a hospital's file.
+    from flo.clients.quality.check import gate
 
-    table = read_table(population.file, lambda name: name not in population.ignore)
-    checked = check(table, study.data, population.id_column, frozenset(population.ignore))
+    checked = gate(
+        population.open(), study.data, population.id_column, mapping, population.ignore
+    )
     checked = checked.without(left_out(home, set(checked.patient_ids)))
     snapshot = Snapshot.of(checked, home.split_key, population.hold_out)
     digest = snapshot.digest

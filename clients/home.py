@@ -2,6 +2,7 @@
 
 site.toml           who we are, which populations, how keys are sealed
 policy.toml         what this site allows (the site's own, wins), in force once signed
+mapping.toml        which of its fields are a study's columns        (where names differ)
 identity.key        signs ledger rows and approvals; TLS and node key (sealed, 0600)
 split.key           who is held out                                   (sealed, never changes)
 patients.key        keyed hashes that find overlaps                   (sealed, never changes)
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
 from pydantic import Field, field_validator, model_validator
@@ -29,6 +30,7 @@ from flo import canonical
 from flo.audit_log import AuditLog, existing
 from flo.clients.policy import Policy
 from flo.clients.policy_file import in_force, sign, write_toml
+from flo.clients.sources.places import Place
 from flo.errors import PolicyError, RefusedError, TrustError, UsageError
 from flo.files import is_locked, locked, make_private_directory, write_private
 from flo.identity import Identity, fingerprint, verify
@@ -39,6 +41,9 @@ from flo.schema import Text
 from flo.settings import Document, parse, read_toml
 from flo.study import Identifier, largest_delta, round_size
 
+if TYPE_CHECKING:
+    from flo.clients.sources.source import Source
+
 _DEFAULT = Policy()
 _PATIENCE_SECONDS = 30.0
 _LOOK_SECONDS = 0.5  # whoever looks whether the lock is held holds it for a moment
@@ -46,10 +51,14 @@ RESTORED = "restored.json"  # there until a restored ledger is recovered
 
 
 class Population(Document):
-    """Every file that may hold the same patients, and the budget they have for life."""
+    """Every place that may hold the same patients, and the budget they have for life.
+
+    ``file`` (CSV or Parquet) or ``source``: where FLO reads them.
+    """
 
     name: Identifier
-    file: Path
+    file: Path | None = None
+    source: Place | None = None
     id_column: Text
     hold_out: Annotated[float, Field(ge=0.05, le=0.95)]
     epsilon: Annotated[float, Field(gt=0, le=10)]
@@ -64,6 +73,28 @@ class Population(Document):
         if size != round_size(size):
             raise ValueError(f"declared size {size} is not rounded; write {round_size(size)}")
         return size
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> Population:
+        if (self.file is None) == (self.source is None):
+            raise ValueError("give either `file` or `source`")
+        return self
+
+    @property
+    def place(self) -> str:
+        """Where its patients are, in words."""
+        if self.source is not None:
+            return self.source.words
+        return self.file.name if self.file is not None else ""
+
+    def open(self) -> Source:
+        """Where its patients are read. Raises DataError or UsageError: it is not there."""
+        if self.source is not None:
+            return self.source.open(self.id_column)
+        # Arrow comes with it and takes its time; the agent never reads a hospital's file.
+        from flo.clients.sources.files import open_file
+
+        return open_file(self.file or Path(), self.id_column)
 
 
 class SiteConfig(Document):

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flo.clients.checks import check_inputs
-from flo.clients.source import read_table
+from flo.clients.quality.cells import as_text
+from flo.clients.quality.check import check_inputs
+from flo.clients.sources.files import open_file
 from flo.errors import UsageError
 from flo.files import write_private
 from flo.model_card import PublishedModel
@@ -34,10 +35,10 @@ def predict(model: PublishedModel, data: Path, out: Path, id_column: str) -> int
         raise UsageError(f"--out {out} would overwrite the data", hint="choose another file")
     if out.is_dir() or not out.parent.is_dir():
         raise UsageError(f"--out {out} is no file in a folder that exists")
-    table = read_table(data)
-    inputs = check_inputs(table, model.study.data)
+    source = open_file(data, id_column)
+    inputs = check_inputs(source, model.study.data)
     scores = 0.5 * (1 + np.tanh(log_odds(model.study, model.weights, inputs) / 2))
-    ids = table[id_column].tolist() if id_column in table.columns else None
+    ids = [cell for batch in source.ids() for cell in as_text(batch).to_pylist()]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", *([id_column] if ids else []), "score"])

@@ -99,7 +99,7 @@ def _here(home: SiteHome, study: Study, population: Population) -> Section:
         "At this hospital",
         (
             ("our decision", decided(home, study.digest)),
-            ("patients", f"population {population.name}, {population.file.name}"),
+            ("patients", f"population {population.name}, {population.place}"),
             *([("OUR POLICY FORBIDS", text) for text in broken] or [("our policy", "allows it")]),
             (
                 "who approves",

@@ -21,7 +21,7 @@ from flo.privacy.patients import Patients
 from flo.privacy.split import is_held_out
 
 if TYPE_CHECKING:
-    from flo.clients.checks import Checked
+    from flo.clients.quality.check import Checked
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
 """What a hospital decides about a study, as it is signed: yes (``Approve``), no, or no longer.
 
 The site's identity signs the whole document; ``people`` are those who said yes, each by a key of
-their own where the site's policy names them. Version 2 knew neither people nor code, version 1 no
-partners that were not compared.
+their own where the site's policy names them. Version 3 knew no mapping, version 2 neither people
+nor code, version 1 no partners that were not compared.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, RootModel, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, RootModel, StringConstraints, ValidationError, model_validator
 
 from flo import canonical
 from flo.claims import Claim, Digest, Head
@@ -33,6 +33,8 @@ class Terms(Document):
     ``population``: whose patients. ``unconfirmed``: partners whose fingerprints were not compared.
     ``charged``: whether the ledger pays for the study as designed or as if the secure sum were
     broken. ``code`` and ``policy``: digests of the installed code and of the policy in force.
+    ``mapping``: keyed digest of how the hospital's fields become the study's columns, if they have
+    other names there; it tells nobody else which findings about its patients it accepted.
     """
 
     population: Identifier | None = None
@@ -40,10 +42,18 @@ class Terms(Document):
     charged: Literal["as-designed", "if-broken"] = "as-designed"
     code: Digest | None = None
     policy: Digest | None = None
+    mapping: Digest | None = None
+
+    def as_document(self) -> dict[str, Any]:
+        """As it is signed. Without a mapping as before there were any, so that digests hold."""
+        document = self.model_dump(mode="json")
+        if self.mapping is None:
+            del document["mapping"]
+        return document
 
     @property
     def digest(self) -> str:
-        return canonical.digest(canonical.encode(self.model_dump(mode="json")))
+        return canonical.digest(canonical.encode(self.as_document()))
 
 
 class PersonApproval(Claim):
@@ -92,7 +102,7 @@ class PersonApproval(Claim):
 class Approve(Terms):
     """A steward's approval, on its terms."""
 
-    schema_version: Literal[1, 2, 3] = 3
+    schema_version: Literal[1, 2, 3, 4] = 3  # 4 with a mapping
     decision: Literal["approve"] = "approve"
     study: Digest
     hospital: Identifier
@@ -100,6 +110,12 @@ class Approve(Terms):
     time: Time
     head: Head
     people: Annotated[tuple[PersonApproval, ...], Field(max_length=8)] = ()
+
+    @model_validator(mode="after")
+    def _states_a_mapping_since_version_4(self) -> Approve:
+        if (self.mapping is not None) != (self.schema_version == 4):
+            raise ValueError("a mapping is stated in schema_version 4, and only there")
+        return self
 
     @property
     def terms(self) -> Terms:
@@ -147,7 +163,9 @@ class Signed(Document):
 
     @classmethod
     def by(cls, identity: Identity, decision: Approve | Decline) -> Signed:
-        document = canonical.encode(decision.model_dump(mode="json"))
+        approves = isinstance(decision, Approve)
+        plain = decision.as_document() if approves else decision.model_dump(mode="json")
+        document = canonical.encode(plain)
         return cls(document=document.decode(), signature=identity.sign("approval", document))
 
     def to_bytes(self) -> bytes:

@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from scipy.optimize import minimize
 from scipy.stats import rankdata
 
 from flo.claims import Head
-from flo.clients.checks import Checked, check
+from flo.clients.quality.check import Checked, check
 from flo.clients.snapshot import Snapshot
-from flo.clients.source import as_text, read_table
+from flo.clients.sources.files import Frame, TableSource, open_file
 from flo.clients.trainer import Trainer, private_step
 from flo.datasets import DATASETS
 from flo.errors import UsageError
@@ -54,16 +55,19 @@ def load_hospitals(study: Study, directory: Path | None, id_column: str) -> dict
             raise UsageError(
                 f"study {study.name!r} has no data set of its own", hint="give --data DIR"
             )
-        tables = {name: as_text(table) for name, table in DATASETS[study.name]().items()}
+        sources: dict[str, TableSource] = {
+            name: Frame(name, id_column, pa.Table.from_pandas(table, preserve_index=False))
+            for name, table in DATASETS[study.name]().items()
+        }
     else:
-        tables = {}
+        sources = {}
         for hospital in study.hospitals:
             files = sorted(p for p in directory.glob(f"{hospital.id}.*") if p.is_file())
             if not files:
                 raise UsageError(f"no file {directory}/{hospital.id}.csv or .parquet")
-            tables[hospital.id] = read_table(files[0])
+            sources[hospital.id] = open_file(files[0], id_column)
     return {
-        hospital.id: check(tables[hospital.id], study.data, id_column)
+        hospital.id: check(sources[hospital.id], study.data, id_column)
         for hospital in study.hospitals
     }
 

@@ -29,8 +29,8 @@ from flo.privacy.rows import ZERO_HASH, Balance, Reservation, Row, lost_head, nu
 from flo.privacy.sheet import ACCOUNTANT, ADJACENCY, NOT_COVERED, UNIT, trust
 from flo.study import Study, from_canonical
 
-SCHEMA_VERSION = 4  # of a report with a ledger that was restored from a backup; otherwise 3
-_WITHOUT_RESTORED = 3
+SCHEMA_VERSION = 5  # with a hospital that mapped its fields to the study's columns
+_WITH_RESTORED, _USUAL = 4, 3  # with a ledger that was restored from a backup, and without either
 MAX_REPORT_BYTES = 1 << 30
 NOT_SHOWN = (
     *NOT_COVERED,
@@ -64,8 +64,7 @@ def build(extracts: list[bytes]) -> bytes:
         for extract in extracts
     ]
     evidence.sort(key=_hospital)
-    restored = any(map(_is_restored, evidence))
-    return _document(evidence, SCHEMA_VERSION if restored else _WITHOUT_RESTORED)
+    return _document(evidence)
 
 
 def verify(report: bytes) -> dict[str, Any]:
@@ -81,20 +80,31 @@ def verify(report: bytes) -> dict[str, Any]:
     return facts
 
 
-def _document(evidence: list[Any], version: int) -> bytes:
+def _document(evidence: list[Any], version: int | None = None) -> bytes:
+    """``version``: of a report that was made before; else the one that the evidence needs."""
     try:
         facts, latest = _facts(evidence), max(_version(one) for one in evidence)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
         raise MessageError(f"the evidence has the wrong shape ({type(error).__name__})") from error
+    version = max(_USUAL, latest) if version is None else version
     if latest > version:
         raise TrustError(f"a report of version {version} holds later evidence: it hides facts")
     if version < SCHEMA_VERSION:
+        facts = _as_version_4(facts)
+    if version < _WITH_RESTORED:
         facts = _as_version_3(facts)
     if version < 3:
         facts = _as_version_2(facts)
     if version == 1:
         facts = _as_version_1(facts)
     return canonical.encode({"schema_version": version, "facts": facts, "evidence": evidence})
+
+
+def _as_version_4(facts: dict[str, Any]) -> dict[str, Any]:
+    """Of hospitals whose fields have the study's names."""
+    for site in facts["hospitals"]:
+        del site["mapping"]
+    return facts
 
 
 def _as_version_3(facts: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +139,8 @@ def _version(document: Any) -> int:
     return max(
         int(body["schema_version"]),
         int(decision["schema_version"]),
-        SCHEMA_VERSION if _is_restored(document) else 1,
+        SCHEMA_VERSION if decision.get("mapping") else 1,
+        _WITH_RESTORED if _is_restored(document) else 1,
         from_canonical(str(body["study"]).encode()).schema_version,
     )
 
@@ -257,6 +268,7 @@ def _hospital_facts(
         "charged": str(decision.get("charged", "as-designed")),
         "unconfirmed": [str(name) for name in decision.get("unconfirmed", [])],
         "approved_by": _people(study, partner.id, decision),
+        "mapping": decision.get("mapping"),
         "confinement": str(body["software"].get("confinement", "not stated")),
         "life": {"epsilon": life.epsilon, "delta": life.delta, "born": birth},
         "populations": len(balance.lives),

@@ -376,9 +376,9 @@ def test_a_coordinators_file_of_a_later_schema_is_refused(home: SiteHome) -> Non
         _ = home.coordinator
 
 
-@pytest.mark.parametrize("claimed", [0, 5, "1", None, True], ids=repr)
+@pytest.mark.parametrize("claimed", [0, 6, "1", None, True], ids=repr)
 def test_a_report_of_a_later_schema_is_refused(kept: Path, claimed: object) -> None:
-    with pytest.raises(MessageError, match="schema version 1 to 4"):
+    with pytest.raises(MessageError, match="schema version 1 to 5"):
         verify(changed_json(kept / "report.json", schema_version=claimed))
 
 

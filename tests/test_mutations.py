@@ -18,7 +18,7 @@ from scipy.stats import chi2
 
 from flo import canonical
 from flo.clients.approve import approve
-from flo.clients.checks import Checked
+from flo.clients.quality.check import Checked
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.handler import Handler
 from flo.clients.home import SiteHome

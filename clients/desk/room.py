@@ -18,6 +18,7 @@ from flo.identity import Identity
 from flo.pages.live import Live
 
 _TEMPLATES = Path(__file__).parent
+QUALITY = _TEMPLATES.parent / "quality"
 _MOST_FORM = 16_384
 
 
@@ -33,6 +34,7 @@ class Room:
     def _pages(self) -> pages.Pages:
         return pages.Pages(
             _TEMPLATES,
+            QUALITY,
             base=self.base,
             hospital=self.home.config.hospital,
             fingerprint=self.home.identity().fingerprint,

@@ -19,6 +19,7 @@ from flo.clients.desk.room import Room, person_in
 from flo.clients.enrol import connect
 from flo.clients.home import Population, SiteHome
 from flo.clients.inbox import decided
+from flo.clients.inspect import inspect
 from flo.clients.offers import Offered, known_studies
 from flo.clients.people import say_yes
 from flo.errors import FloError, NetworkError, PolicyError, TrustError, UsageError
@@ -47,6 +48,19 @@ def study_router(room: Room) -> APIRouter:
             partners=facts.partners(home, known.study),
             populations=[one.name for one in home.config.populations],
             population=chosen.name,
+        )
+
+    @router.get(f"{room.base}{_STUDY}/data")
+    def data(digest: str, request: Request, population: str | None = None) -> Response:
+        chosen = home.config.population(population or home.config.populations[0].name)
+        study = _known(home, digest).study
+        return room.page(
+            request,
+            "data.html.j2",
+            study=study.name,
+            digest=digest,
+            place=chosen.place,
+            seen=inspect(home, study, chosen),
         )
 
     @router.post(f"{room.base}{_STUDY}/confirm")

@@ -8,6 +8,7 @@ import typer
 
 from flo.cli import audit, aws, bench, coordinator, lab, model, site, study
 from flo.cli import backups as _registers_backups  # noqa: F401
+from flo.cli import connect as _registers_sources  # noqa: F401
 from flo.cli import hospital as _registers_commands  # noqa: F401 - and those of steward
 from flo.cli import pages as _registers_pages  # noqa: F401
 from flo.cli import registry as _registers_more  # noqa: F401

@@ -100,14 +100,25 @@ def demo(
 
 def data(
     name: Annotated[str, typer.Argument(help="heart, support2 or fars")],
-    directory: Annotated[Path, typer.Argument(help="Where to write HOSPITAL.csv files.")],
+    directory: Annotated[Path, typer.Argument(help="Where to write a file for each hospital.")],
+    form: Annotated[
+        str, typer.Option("--as", help="csv; of heart also parquet, sql, fhir or omop.")
+    ] = "csv",
 ) -> results.DataWritten:
-    """Write a data set of real patients out, one CSV per hospital."""
+    """Write a data set of real patients out, as a file or folder for each hospital."""
     from flo.cli.screen import say
-    from flo.datasets import CREDITS, write
+    from flo.datasets import CREDITS, heart, write
+    from flo.errors import UsageError
+    from flo.sample_sources import write_as
 
     name = {"heart": "heart-disease"}.get(name, name)
-    files = [str(path) for path in write(name, directory)]
+    if form == "csv":
+        paths = write(name, directory)
+    elif name == "heart-disease":
+        paths = write_as(form, heart(), directory)
+    else:
+        raise UsageError(f"{name} is written as csv only", hint="heart: parquet, sql, fhir, omop")
+    files = [str(path) for path in paths]
     for file in files:
         say(file)
     say(CREDITS[name])

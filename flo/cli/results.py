@@ -284,6 +284,40 @@ class Sheet(Result):
 
 
 @dataclass(frozen=True)
+class Mapped(Result):
+    """``columns``: the study's columns, or with ``--fields`` our fields, and what each is here.
+
+    ``open``: columns for which nothing was found. ``file``: what was written, if anything.
+    """
+
+    file: str | None
+    columns: dict[str, str | None]
+    open: list[str]
+
+
+@dataclass(frozen=True)
+class DataFinding:
+    """What was found in the data: no value, but how many records; stays at the hospital."""
+
+    column: str
+    rule: str
+    count: int
+    level: str
+
+
+@dataclass(frozen=True)
+class Inspected(Result):
+    """``in_the_way``: of an approval; ``known``: notes, and what the mapping accepts."""
+
+    study: str
+    records: int
+    patients: int
+    in_the_way: list[DataFinding]
+    known: list[DataFinding]
+    page: str | None
+
+
+@dataclass(frozen=True)
 class Approval(Result):
     """``approved``: false while other people have to say yes, and for a ``dry_run``.
 

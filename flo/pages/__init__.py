@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -32,7 +33,7 @@ _STATIC = {
 }
 STATIC = frozenset(_STATIC)
 LIVE = "live_"  # begins the name of a template's block that is sent again when it changes
-_MACROS = ("plane", "intervals", "bar", "wide")
+_MACROS = ("plane", "intervals", "bar", "bars", "wide")
 _MOST_FIELDS, _FORM_SECONDS = 50, 30.0
 HEADERS = {
     "cache-control": "no-store",
@@ -54,11 +55,11 @@ ALONE = HEADERS | {
 
 
 class Pages:
-    """The templates of one room. ``always``: values that every page of it is given."""
+    """The templates of one room, in its folders. ``always``: values that every page is given."""
 
-    def __init__(self, folder: Path, **always: Any) -> None:
+    def __init__(self, *folders: Path, **always: Any) -> None:
         self._environment = Environment(
-            loader=FileSystemLoader([folder, _HERE]),
+            loader=FileSystemLoader([*folders, _HERE]),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,
@@ -81,8 +82,15 @@ class Pages:
 
     def page(self, template: str, status: int = 200, /, **values: Any) -> Response:
         """A whole page."""
-        text = self._environment.get_template(template).render(values)
-        return HTMLResponse(text, status, headers=HEADERS)
+        return HTMLResponse(self._render(template, values), status, headers=HEADERS)
+
+    def text(self, template: str, /, **values: Any) -> str:
+        """A page that is a file: it brings its own style, as ``style``, and loads nothing."""
+        style = Markup((_HERE / "style.css").read_text(encoding="utf-8"))  # noqa: S704 - our own
+        return self._render(template, {**values, "style": style})
+
+    def _render(self, template: str, values: dict[str, Any]) -> str:
+        return self._environment.get_template(template).render(values)
 
     def parts(self, template: str, /, **values: Any) -> dict[str, str]:
         """The live blocks of a page, by the id of the element that holds each."""

@@ -72,6 +72,18 @@ class Intervals:
     rows: list[Interval]
 
 
+@dataclass(frozen=True)
+class Bars:
+    """Bars side by side: (x, top, height, top of the dark part, height of the dark part)."""
+
+    width: float
+    height: float
+    bottom: float
+    bar: float
+    bars: list[tuple[float, float, float, float, float]]
+    across: list[Tick]
+
+
 def plane(
     lines: Sequence[tuple[str, Sequence[Point]]],
     *,
@@ -139,6 +151,32 @@ def intervals(
             for number, (name, below, middle, above) in enumerate(rows)
         ],
     )
+
+
+def bars(counts: Sequence[int], dark: Sequence[int], names: Sequence[str]) -> Bars:
+    """How often each value occurs, small, and the ``dark`` part of it.
+
+    ``names``: of each bar, or, if there are fewer, spread evenly from the first to the last.
+    """
+    width, bottom, longest = 260.0, 56.0, max([1, *counts])
+    each = width / max(1, len(counts))
+
+    def high(count: int) -> float:
+        return round((bottom - 4) * count / longest, 1)
+
+    drawn = [
+        (round(n * each, 1), round(bottom - high(all_), 1), high(all_), round(bottom - high(d), 1), high(d))
+        for n, (all_, d) in enumerate(zip(counts, dark, strict=True))
+    ]
+    if len(names) == len(counts):
+        fits = max(3, int(each / 6.5))  # letters under a bar
+        across = [
+            Tick(round((n + 0.5) * each, 1), name if len(name) <= fits else f"{name[: fits - 1]}…")
+            for n, name in enumerate(names)
+        ]
+    else:
+        across = [Tick(round(width * n / (len(names) - 1), 1), n_) for n, n_ in enumerate(names)]
+    return Bars(width, bottom + 18, bottom, round(each * 0.86, 1), drawn, across)
 
 
 def bar(share: float) -> float:

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from flo import canonical
-from flo.clients.checks import check
+from flo.clients.quality.check import check
 from flo.clients.home import SiteHome
 from flo.clients.snapshot import Snapshot
-from flo.clients.source import read_table
+from flo.clients.sources.files import open_file
 from flo.clients.trainer import Trainer
 from flo.messages import Purpose
 from flo.models import initial_weights
@@ -63,7 +63,7 @@ def frozen_without(home: SiteHome, study: Study, *gone: str) -> Snapshot:
     lines = home.config.populations[0].file.read_text().splitlines(keepends=True)
     path = home.directory / "fewer.csv"
     path.write_text("".join(line for line in lines if line.split(",")[0] not in gone))
-    checked = check(read_table(path), study.data, "patient_id")
+    checked = check(open_file(path, "patient_id"), study.data, "patient_id")
     path.unlink()
     return Snapshot.of(checked, home.split_key, 0.3)
 

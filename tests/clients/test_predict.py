@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flo.clients.checks import check, check_inputs
+from flo.clients.quality.check import check, check_inputs
 from flo.clients.predict import predict
-from flo.clients.source import read_table
+from flo.clients.sources.files import open_file
 from flo.errors import DataError, FloError, UsageError
 from flo.model_card import PublishedModel
 from flo.models import log_odds
@@ -87,7 +87,7 @@ def test_patients_are_encoded_and_scored_as_in_training(
     tmp_path: Path, out: Path, model: PublishedModel
 ) -> None:
     data = written(tmp_path, table_of(model))
-    table = read_table(data)
+    table = open_file(data, "patient_id")
     trained = check(table, model.study.data, "patient_id").inputs
     np.testing.assert_array_equal(check_inputs(table, model.study.data), trained)
     assert predict(model, data, out, "patient_id") == COUNT

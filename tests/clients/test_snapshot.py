@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flo.clients.checks import Checked
+from flo.clients.quality.check import Checked
 from flo.clients.snapshot import Snapshot
 from flo.errors import TrustError
 from flo.privacy.patients import Patients

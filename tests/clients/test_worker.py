@@ -16,9 +16,9 @@ from typing import IO, Any
 import numpy as np
 import pytest
 
-from flo.clients.checks import check
+from flo.clients.quality.check import check
 from flo.clients.snapshot import Snapshot
-from flo.clients.source import read_table
+from flo.clients.sources.files import open_file
 from flo.clients.worker import Worker, read_frame, write_frame
 from flo.errors import MessageError, RefusedError
 from flo.messages import Purpose
@@ -64,7 +64,7 @@ def close(child: subprocess.Popen[bytes]) -> None:
 def snapshot(tmp_path: Path) -> Snapshot:
     (tmp_path / "patients.csv").write_text(csv_text())
     return Snapshot.of(
-        check(read_table(tmp_path / "patients.csv"), STUDY.data, "patient_id"), b"k" * 32, 0.3
+        check(open_file(tmp_path / "patients.csv", "patient_id"), STUDY.data, "patient_id"), b"k" * 32, 0.3
     )
 
 

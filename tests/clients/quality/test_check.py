@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flo.clients.checks import Checked, check
-from flo.clients.source import read_table
+from flo.clients.mapping import by_name
+from flo.clients.quality.check import Checked, check
+from flo.clients.sources.files import TableSource, open_file
 from flo.errors import DataError
 from flo.schema import Schema
 from tests.builders import small_study
@@ -38,7 +39,7 @@ def good() -> dict[str, list[Any]]:
     }
 
 
-def written(folder: Path, kind: str, columns: dict[str, list[Any]]) -> pd.DataFrame:
+def written(folder: Path, kind: str, columns: dict[str, list[Any]]) -> TableSource:
     """The columns as the hospital's file of that kind, read as FLO reads it."""
     path = folder / f"patients.{kind}"
     table = pd.DataFrame(columns, dtype=object)
@@ -46,7 +47,7 @@ def written(folder: Path, kind: str, columns: dict[str, list[Any]]) -> pd.DataFr
         table.to_csv(path, index=False)
     else:
         table.astype("string").to_parquet(path)
-    return read_table(path)
+    return open_file(path, "patient_id")
 
 
 def with_cell(column: str, row: int, value: str | None) -> dict[str, list[Any]]:
@@ -146,7 +147,7 @@ def test_numbers_in_a_parquet_file_fit_like_text(tmp_path: Path) -> None:
             "ill": [0.0, 1.0, 1.0],
         }
     ).to_parquet(path)
-    checked = check(read_table(path), INDICATED, "patient_id")
+    checked = check(open_file(path, "patient_id"), INDICATED, "patient_id")
     assert checked.patient_ids == ["7", "8", "9"]
     assert checked.inputs[:, 1].tolist() == [0, 1, 0]
     assert checked.labels.tolist() == [0, 1, 1]
@@ -210,7 +211,7 @@ def test_a_file_that_cannot_be_read_is_named_and_not_quoted(
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(DataError) as refusal:
-        read_table(path)
+        list(open_file(path, "a").read(by_name(["b"]), SCHEMA))
     assert name in str(refusal.value)
     assert fragment in str(refusal.value)
     assert "secretcode" not in str(refusal.value)
@@ -230,7 +231,7 @@ def test_a_row_with_a_cell_too_many_never_shifts_the_columns(tmp_path: Path) -> 
     # every row has one cell more than the header: the first must not become an index
     path.write_text("patient_id,age,ward,ill\nx,p1,20,a,0\nx,p2,50,b,1\n")
     with pytest.raises(DataError):
-        check(read_table(path), SCHEMA, "patient_id")
+        check(open_file(path, "patient_id"), SCHEMA, "patient_id")
 
 
 # -- images ----------------------------------------------------------------------------------------

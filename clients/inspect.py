@@ -1,0 +1,37 @@
+"""``flo site inspect``: what the quality gate would say, with numbers, for this site's own eyes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flo.clients.home import Population, SiteHome
+from flo.clients.mapping_file import mapping_of
+from flo.study import Study
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flo.clients.quality.inspection import Inspection
+
+
+def inspect(
+    home: SiteHome,
+    study: Study,
+    population: Population,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Inspection:
+    """Look at a population's data as an approval of the study would; nothing is kept or sent.
+
+    Raises:
+        DataError: they cannot be read, or columns are missing. UsageError: no mapping for it.
+    """
+    # pandas comes with these and takes its time.
+    from flo.clients.quality.check import look
+    from flo.clients.quality.inspection import inspection
+
+    mapping = mapping_of(home, study)
+    looked = look(
+        population.open(), study.data, population.id_column, mapping, population.ignore, progress
+    )
+    home.record("data-inspected", study.digest, population=population.name)
+    return inspection(looked, study.data, mapping.accepted if mapping else {})

@@ -1,0 +1,79 @@
+"""``mapping.toml`` in a site's folder: reading it, and adding the section of a study to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping as AbstractMapping
+from typing import Any
+
+import tomli_w
+
+from flo.clients.home import SiteHome
+from flo.clients.mapping import Mapping, MappedColumn, StudyMapping
+from flo.errors import UsageError
+from flo.files import write_private
+from flo.settings import parse, read_toml
+from flo.study import Study
+
+FILE = "mapping.toml"
+_HEADING = """\
+# Which of this hospital's fields is which column of a study. Its steward reads it before approving;
+# an approval is bound to it. What a line may say: docs/connectors.md.
+schema_version = 1
+"""
+
+
+def mapping_of(home: SiteHome, study: Study) -> StudyMapping | None:
+    """The section of this study, by its name; None if there is none.
+
+    Raises:
+        UsageError: the file is not one.
+    """
+    path = home.directory / FILE
+    if not path.exists():
+        return None
+    return parse(Mapping, read_toml(path), str(path)).studies.get(study.name)
+
+
+def add(
+    home: SiteHome,
+    study: Study,
+    lines: AbstractMapping[str, tuple[MappedColumn | None, str]],
+    settings: AbstractMapping[str, Any],
+) -> None:
+    """Append a section for ``study``: each column's field, and a remark for whoever reviews it.
+
+    A column without a field is written as a comment, so that the mapping is refused until somebody
+    has filled it in.
+
+    Raises:
+        UsageError: the study has a section already, or the file is not one.
+    """
+    if mapping_of(home, study) is not None:
+        raise UsageError(f"{FILE} has a section for {study.name} already", hint="edit it there")
+    path = home.directory / FILE
+    text = path.read_text(encoding="utf-8") if path.exists() else _HEADING
+    text += f"\n[studies.{study.name}]\n{tomli_w.dumps(dict(settings))}"
+    text += f"\n[studies.{study.name}.columns]\n"
+    for name, (mapped, remark) in lines.items():
+        text += _line(name, mapped, remark)
+    write_private(path, text.encode())
+
+
+def _line(name: str, mapped: MappedColumn | None, remark: str) -> str:
+    comment = f"  # {remark}" if remark else ""
+    if mapped is None:
+        return f'# {json.dumps(name)} = {{ field = "" }}{comment}\n'
+    values = mapped.model_dump(mode="json", exclude_defaults=True)
+    inline = ", ".join(f"{key} = {_inline(value)}" for key, value in values.items())
+    return f"{json.dumps(name, ensure_ascii=False)} = {{ {inline} }}{comment}\n"
+
+
+def _inline(value: Any) -> str:
+    """A TOML value on one line. JSON's strings, numbers and lists are TOML's."""
+    if isinstance(value, dict):
+        inner = ", ".join(
+            f"{json.dumps(k, ensure_ascii=False)} = {_inline(v)}" for k, v in value.items()
+        )
+        return f"{{ {inner} }}"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,250 @@
+"""Does this source's data fit the study, yes or no, and where not; if so, encoded for training.
+
+After data have passed and are frozen, nothing in them can stop, delay or change a round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from flo.clients.mapping import MappedColumn, StudyMapping, by_name, problems
+from flo.clients.quality import rules
+from flo.clients.quality.findings import Finding, listed, refuse
+from flo.clients.quality.identifiers import kind_of_identifier
+from flo.clients.quality.suspicions import suspicions
+from flo.clients.quality.table import Progress, Table, read
+from flo.clients.sources.source import Source
+from flo.errors import DataError, UsageError
+from flo.features import encode_category, encode_number, scale
+from flo.schema import CategoryColumn, ImageColumn, Schema
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A table that fits: model inputs (n, d), labels (n,), and each record's patient id.
+
+    Of each patient the study's first ``most_records`` records, in the order of the source.
+    """
+
+    inputs: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.float64]
+    patient_ids: list[str]
+
+    def without(self, names: Collection[str]) -> Checked:
+        """The same without the records of these patients."""
+        if not names:
+            return self
+        kept = np.array([name not in names for name in self.patient_ids], dtype=bool)
+        ids = [name for name in self.patient_ids if name not in names]
+        return Checked(self.inputs[kept], self.labels[kept], ids)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What the gate saw: the table, and everything that was found."""
+
+    table: Table
+    found: list[Finding]
+
+
+def look(
+    source: Source,
+    schema: Schema,
+    id_column: str,
+    mapping: StudyMapping | None = None,
+    ignore: Collection[str] = (),
+    progress: Progress = lambda done: None,
+) -> Looked:
+    """Read everything and say what does not fit, and what looks wrong though it fits.
+
+    ``mapping``: None where the source's fields have the study's names.
+
+    Raises:
+        DataError: it cannot be read, or columns are missing. UsageError: the mapping is none for
+        this study.
+    """
+    looked = _by_the_rules(source, schema, id_column, mapping, ignore, progress)
+    if len(looked.table) == 0:
+        return looked
+    return Looked(looked.table, looked.found + suspicions(looked.table, schema, id_column))
+
+
+def check(
+    source: Source,
+    schema: Schema,
+    id_column: str,
+    ignore: Collection[str] = (),
+) -> Checked:
+    """Encode data whose fields have the study's names, by the study's own rules alone.
+
+    Raises:
+        DataError: with every finding, not only the first.
+    """
+    looked = _by_the_rules(source, schema, id_column, None, ignore)
+    refuse(looked.found, {})
+    return encode(looked.table, schema)
+
+
+def gate(
+    source: Source,
+    schema: Schema,
+    id_column: str,
+    mapping: StudyMapping | None,
+    ignore: Collection[str] = (),
+) -> Checked:
+    """What an approval freezes: data that fit, and in which nothing looks wrong but what the
+    mapping accepts.
+
+    Raises:
+        DataError: with every finding that stands in the way. UsageError: see ``look``.
+    """
+    looked = look(source, schema, id_column, mapping, ignore)
+    refuse(looked.found, mapping.accepted if mapping else {})
+    return encode(looked.table, schema)
+
+
+def check_inputs(source: Source, schema: Schema) -> npt.NDArray[np.float64]:
+    """Model inputs (n, d) of patients to predict for: no label and no id needed, the rest as above.
+
+    Raises:
+        DataError: with every finding, not only the first.
+    """
+    wanted = _input_fields(schema)
+    present = {offer.field for offer in source.offers()}
+    found = [Finding(name, "is missing from the file") for name in sorted(wanted - present)]
+    if not found:
+        table = read(source, schema, by_name(sorted(wanted)))
+        if len(table) == 0:
+            found = [Finding(schema.columns[0].name, "holds no records")]
+        else:
+            found = rules.broken(table, schema, "", labelled=False)
+    if found:
+        raise DataError(
+            "the data do not fit the model; nothing was predicted:\n" + listed(found),
+            hint="mend the file: columns, units and codes are the study's, as in training",
+        )
+    return _inputs(table, schema)
+
+
+def encode(table: Table, schema: Schema) -> Checked:
+    """A table in which no rule is broken, for training."""
+    names = table.ids
+    most = 1 if schema.records_per_patient == "one" else schema.most_records
+    kept = (pd.Series(names).groupby(names).cumcount() < most).to_numpy()
+    labels = (table.columns[schema.label] == "1").to_numpy(dtype=np.float64)
+    inputs = _inputs(table, schema)
+    return Checked(
+        inputs if kept.all() else inputs[kept],
+        labels[kept],
+        [name for name, keep in zip(names, kept, strict=True) if keep],
+    )
+
+
+def _by_the_rules(
+    source: Source,
+    schema: Schema,
+    id_column: str,
+    mapping: StudyMapping | None,
+    ignore: Collection[str],
+    progress: Progress = lambda done: None,
+) -> Looked:
+    used = _mapping(source, schema, id_column, mapping, ignore)
+    table = read(source, schema, used, progress)
+    if len(table) == 0:
+        return Looked(table, [Finding(id_column, "the file holds no records")])
+    return Looked(table, rules.broken(table, schema, id_column))
+
+
+def _inputs(table: Table, schema: Schema) -> npt.NDArray[np.float64]:
+    parts = []
+    for column in schema.columns:
+        if isinstance(column, ImageColumn):
+            parts.append(scale(column, table.images[column.name]))
+        elif isinstance(column, CategoryColumn):
+            cells = table.columns[column.name].cat
+            place = {code: number for number, code in enumerate(column.codes)}
+            codes = np.array([*(place.get(c, -1) for c in cells.categories), -1], dtype=np.int64)
+            parts.append(encode_category(column, codes[cells.codes.to_numpy()]))
+        else:
+            parts.append(encode_number(column, table.columns[column.name].to_numpy()))
+    return np.concatenate(parts, axis=1)
+
+
+def _input_fields(schema: Schema) -> set[str]:
+    names = set[str]()
+    for column in schema.columns:
+        names |= set(column.pixels) if isinstance(column, ImageColumn) else {column.name}
+    return names
+
+
+def _mapping(
+    source: Source,
+    schema: Schema,
+    id_column: str,
+    mapping: StudyMapping | None,
+    ignore: Collection[str],
+) -> StudyMapping:
+    """The mapping to read by, its images pixel by pixel where the source is a table.
+
+    Raises:
+        DataError: columns that the source lacks or has too many. UsageError: no mapping for it.
+    """
+    wanted = _input_fields(schema) | {schema.label}
+    if id_column in wanted:
+        refuse([Finding(id_column, "is this population's patient id; no study may use it")], {})
+    if mapping is not None:
+        if wrong := problems(mapping, schema):
+            lines = "\n".join(f"  {line}" for line in wrong)
+            raise UsageError(
+                f"mapping.toml is not one for this study:\n{lines}",
+                hint="mend it; `flo site map` shows the study's columns beside the source's fields",
+            )
+        used = _pixel_by_pixel(mapping, schema) if source.is_table else mapping
+    elif source.is_table:
+        used = by_name(sorted(wanted))
+    else:
+        raise UsageError(
+            f"{source.name} has no columns of the study's names, so it needs a mapping",
+            hint="flo site map STUDY writes one to review",
+        )
+    if source.is_table:
+        present = {offer.field for offer in source.offers()}
+        fields = {id_column} | {column.field for column in used.columns.values()}
+        lacking = sorted(fields - present)
+        found = [Finding(name, "is missing from the file") for name in lacking]
+        if mapping is None:
+            found += _strange(source, sorted(present - fields - set(ignore)), schema)
+        refuse(found, {})
+    return used
+
+
+def _strange(source: Source, names: list[str], schema: Schema) -> list[Finding]:
+    """Columns that neither the study nor site.toml names, and what their first cells look like."""
+    if not names:
+        return []
+    found = []
+    first = next(iter(source.read(by_name(names), schema)), None)
+    for name in names:
+        kind = None if first is None else kind_of_identifier(first.columns[name])
+        rule = f"holds {kind}: no study may have them" if kind else "is not in the study"
+        rule += "; remove it, or list it under `ignore` in site.toml"
+        found.append(Finding(name, rule))
+    return found
+
+
+def _pixel_by_pixel(mapping: StudyMapping, schema: Schema) -> StudyMapping:
+    """The image column ``px`` that is the field ``scan`` here: ``px_0`` is ``scan_0``, and so on."""
+    columns = dict(mapping.columns)
+    for image in schema.columns:
+        if isinstance(image, ImageColumn):
+            field = columns.pop(image.name).field
+            columns |= {
+                pixel: MappedColumn.model_construct(field=f"{field}_{number}")
+                for number, pixel in enumerate(image.pixels)
+            }
+    return mapping.model_copy(update={"columns": columns})

@@ -1,0 +1,83 @@
+"""What is wrong with some data, in words that hold no value of a patient's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from flo.errors import DataError
+
+Level = Literal["refused", "to accept", "note"]
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``rule``: what does not hold. ``rows``: the first of ``count`` records, 1 = the first one.
+
+    ``level``: *refused* is mended before anything is approved; *to accept* is mended, or accepted
+    in the mapping under ``name`` with a reason; a *note* stands in nobody's way.
+    """
+
+    column: str
+    rule: str
+    rows: tuple[int, ...] = ()
+    count: int = 0
+    level: Level = "refused"
+    kind: str = ""
+
+    @property
+    def name(self) -> str:
+        """Under which a mapping accepts it."""
+        return f"{self.kind}: {self.column}" if self.column else self.kind
+
+    def __str__(self) -> str:
+        place = f"column {self.column!r}: " if self.column else ""
+        if not self.rows:
+            return f"{place}{self.rule}"
+        shown = ", ".join(str(row) for row in self.rows)
+        more = ", ..." if self.count > len(self.rows) else ""
+        noun, where = ("record", "row") if self.count == 1 else ("records", "rows")
+        return f"{place}{self.rule}, {self.count} {noun} ({where} {shown}{more})"
+
+
+def rows(
+    column: str,
+    rule: str,
+    broken: npt.NDArray[np.bool_],
+    *,
+    level: Level = "refused",
+    kind: str = "",
+) -> list[Finding]:
+    """A finding about the records where ``broken``, shape (n,); none if there are none."""
+    places = np.flatnonzero(broken)
+    if not len(places):
+        return []
+    first = tuple(int(place) + 1 for place in places[:_SHOWN])
+    return [Finding(column, rule, first, len(places), level, kind)]
+
+
+def refuse(found: Sequence[Finding], accepted: Mapping[str, str]) -> None:
+    """Raises DataError with every finding that stands in the way, not only the first."""
+    hard = [finding for finding in found if finding.level == "refused"]
+    open_ = [f for f in found if f.level == "to accept" and f.name not in accepted]
+    if not hard and not open_:
+        return
+    names = ", ".join(f'"{finding.name}"' for finding in open_)
+    hint = "rows are counted from the first one below the header; mend the data (or the study)"
+    if open_:
+        hint += f"; what is as it should be is accepted in mapping.toml, with why: {names}"
+    raise DataError(
+        "the data do not fit the study; nothing was approved, spent or sent:\n"
+        + listed([*hard, *open_]),
+        hint=f"{hint}; then approve again",
+    )
+
+
+def listed(found: Sequence[Finding]) -> str:
+    """One line each."""
+    return "\n".join(f"  {finding}" for finding in found)

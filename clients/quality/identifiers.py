@@ -1,0 +1,98 @@
+"""What tells who a patient is, by its look: names, record numbers, e-mail, telephone, dates of
+birth, free text. None of it may be a study's column (HIPAA, 45 CFR 164.514(b)(2), lists them).
+
+Looks can deceive both ways. What holds against a hospital's own mistake is that a number has public
+bounds and a category a public codebook; this only says, where such a rule is broken or could be
+too wide, what the cells seem to be.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from flo.clients.quality.cells import Floats, as_text
+from flo.clients.quality.findings import Finding
+from flo.schema import CategoryColumn, ImageColumn, Schema
+
+IDENTIFIER = "identifier"
+_MOST_CELLS = 2000  # looked at; a column that is full of identifiers shows it in its first ones
+_SHARE = 0.5  # of them
+_SHORTEST_NUMBER = 6  # digits
+_FEWEST = 20  # cells, for numbers to look like record numbers
+_DISTINCT = 0.98
+_LONG_TEXT, _WORDS = 40, 5
+_DATE = r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([T ]\d{1,2}:\d{2}.*)?"
+_KINDS = (
+    ("e-mail addresses", re.compile(r"[^@\s]+@[^@\s]+\.[A-Za-z]{2,}")),
+    ("dates, such as of birth", re.compile(_DATE)),
+    ("telephone numbers", re.compile(r"(\+\d[\d ()/.-]{6,}|\(?0\d[\d ()/.-]{6,}|\d{3}-\d{3}-\d{4})")),
+    ("record or insurance numbers", re.compile(r"(?=.*\d{5})[A-Za-z]{0,4}[ -]?[\d -]{5,}[A-Za-z]?")),
+    ("names", re.compile(r"[^\W\d_][\w'’-]+,? ([^\W\d_]\.? )?[^\W\d_][\w'’-]+")),
+)
+
+
+def kind_of_identifier(cells: pa.Array) -> str | None:
+    """What most of the first cells look like, if that tells who a patient is."""
+    try:
+        text = as_text(cells[:_MOST_CELLS]).drop_null().to_pylist()
+    except TypeError:
+        return None
+    return _kind(text)
+
+
+def identifiers(columns: pd.DataFrame, ids: list[str], schema: Schema) -> list[Finding]:
+    """Columns of the study that hold what tells who a patient is."""
+    found = []
+    for column in schema.columns:
+        if isinstance(column, ImageColumn):
+            continue
+        cells = columns[column.name]
+        if isinstance(column, CategoryColumn):
+            strange = [c for c in cells.cat.categories if c not in column.codes]
+            kind = _kind([str(cell).lstrip("\0") for cell in strange[:_MOST_CELLS]])
+        else:
+            kind = _kind_of_numbers(cells.to_numpy(), ids)
+        if kind:
+            level = "refused" if isinstance(column, CategoryColumn) else "to accept"
+            rule = f"holds what looks like {kind}, which no study may have"
+            found.append(Finding(column.name, rule, level=level, kind=IDENTIFIER))
+    return found
+
+
+def _kind(cells: list[str]) -> str | None:
+    if not cells:
+        return None
+    for name, pattern in _KINDS:
+        if np.mean([pattern.fullmatch(cell) is not None for cell in cells]) >= _SHARE:
+            return name
+    long = [len(cell) > _LONG_TEXT or len(cell.split()) >= _WORDS for cell in cells]
+    return "free text" if np.mean(long) >= _SHARE else None
+
+
+def _kind_of_numbers(values: Floats, ids: list[str]) -> str | None:
+    there = ~np.isnan(values)
+    known = values[there]
+    if len(known) < _FEWEST or not (known == np.floor(known)).all():
+        return None
+    digits = [re.sub(r"\D", "", ids[place]).lstrip("0") for place in np.flatnonzero(there)]
+    whole = [f"{value:.0f}" for value in np.abs(known)]
+    if np.mean([a == b for a, b in zip(whole, digits, strict=True)]) >= _SHARE:
+        return "the patients' own ids"
+    if _share_of_days(known) >= _DISTINCT:
+        return "dates, such as of birth"
+    long = np.mean([len(number) >= _SHORTEST_NUMBER for number in whole])
+    if long >= _DISTINCT and len(np.unique(known)) >= _DISTINCT * len(known):
+        return "record or telephone numbers"
+    return None
+
+
+def _share_of_days(known: Floats) -> float:
+    """Of numbers that read as a day of the last 150 years, such as 19580402."""
+    if known.min() < 18_700_000 or known.max() > 21_001_231:
+        return 0.0
+    days = pd.to_datetime(pd.Series(known.astype(np.int64).astype(str)), format="%Y%m%d", errors="coerce")
+    return float(days.notna().mean())

@@ -1,0 +1,137 @@
+"""What a steward sees of the data before a study: each column's shape, and every finding.
+
+It holds exact numbers of patients, so it is for this hospital's own screen and files. The page is
+one HTML document that loads nothing; only its owner can read the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from flo.clients.quality.cells import Floats, Mask
+from flo.clients.quality.check import Looked
+from flo.clients.quality.findings import Finding
+from flo.pages import Pages
+from flo.pages.plots import Bars, bars
+from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
+
+TEMPLATES = Path(__file__).parent
+_BINS, _MOST_BARS = 20, 12
+
+
+@dataclass(frozen=True)
+class ColumnSeen:
+    """``rule``: what the study says of it. ``numbers``: least, quarter, middle, three quarters and
+    most of what is known, for a number. ``plot``: how often which values occur; with label 1 dark.
+    """
+
+    name: str
+    rule: str
+    missing: float
+    numbers: tuple[float, ...]
+    plot: Bars | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """``positive``: share of records with label 1. ``accepted``: finding -> why, of the mapping."""
+
+    records: int
+    patients: int
+    most_records: int
+    positive: float
+    columns: list[ColumnSeen]
+    found: list[Finding]
+    accepted: Mapping[str, str]
+
+    @property
+    def in_the_way(self) -> list[Finding]:
+        """What must be mended or accepted before this can be approved."""
+        return [
+            f
+            for f in self.found
+            if f.level == "refused" or (f.level == "to accept" and f.name not in self.accepted)
+        ]
+
+    @property
+    def in_nobodys_way(self) -> list[Finding]:
+        return [finding for finding in self.found if finding not in self.in_the_way]
+
+
+def inspection(looked: Looked, schema: Schema, accepted: Mapping[str, str]) -> Inspection:
+    """Of a source that was looked at; it may hold no record at all."""
+    table = looked.table
+    label = table.columns.get(schema.label)
+    ill = np.zeros(len(table), dtype=bool) if label is None else (label == "1").to_numpy()
+    of_each = pd.Series(table.ids, dtype=object).value_counts()
+    seen = []
+    for column in schema.columns:
+        if isinstance(column, ImageColumn):
+            values = table.images.get(column.name, np.zeros((0, 1))).mean(axis=1)
+        elif column.name in table.columns:
+            cells = table.columns[column.name]
+            if isinstance(column, CategoryColumn):
+                seen.append(_of_codes(column, cells, ill))
+                continue
+            values = cells.to_numpy()
+        else:
+            continue
+        seen.append(_of_numbers(column, values, ill))
+    return Inspection(
+        len(table),
+        len(of_each),
+        int(of_each.max()) if len(of_each) else 0,
+        float(ill.mean()) if len(ill) else 0.0,
+        seen,
+        looked.found,
+        accepted,
+    )
+
+
+def page(seen: Inspection, study: str, place: str, now: str) -> str:
+    """One self-contained HTML page."""
+    return Pages(TEMPLATES, base="").text(
+        "inspect.html.j2", seen=seen, study=study, place=place, now=now
+    )
+
+
+def _of_numbers(column: NumberColumn | ImageColumn, values: Floats, ill: Mask) -> ColumnSeen:
+    there = ~np.isnan(values)
+    known = values[there]
+    rule = f"{column.minimum:g} to {column.maximum:g}"
+    if isinstance(column, NumberColumn):
+        rule += f" {column.unit}"
+    else:
+        rule = f"{column.height} × {column.width} pixels, {rule}; shown: each image's mean"
+    missing = 1.0 - float(there.mean()) if len(values) else 0.0
+    if not len(known):
+        return ColumnSeen(column.name, rule, missing, (), None)
+    numbers = tuple(float(q) for q in np.quantile(known, [0, 0.25, 0.5, 0.75, 1]))
+    # Over the study's bounds, so that a crowd at one end shows; what lies outside is at the edge.
+    edges = np.linspace(column.minimum, column.maximum, _BINS + 1)
+    counts = np.histogram(np.clip(known, edges[0], edges[-1]), edges)[0]
+    dark = np.histogram(np.clip(known[ill[there]], edges[0], edges[-1]), edges)[0]
+    names = [f"{edge:g}" for edge in (column.minimum, (edges[0] + edges[-1]) / 2, column.maximum)]
+    return ColumnSeen(column.name, rule, missing, numbers, bars(counts, dark, names))
+
+
+def _of_codes(column: CategoryColumn, cells: pd.Series, ill: Mask) -> ColumnSeen:
+    counts = cells.value_counts()
+    dark = cells[ill].value_counts()
+    codes = [code for code in column.codes if counts.get(code, 0) or len(column.codes) <= _MOST_BARS]
+    codes = sorted(codes, key=lambda code: -counts.get(code, 0))[:_MOST_BARS]
+    more = len(column.codes) - len(codes)
+    rule = f"{len(column.codes)} codes" + (f", {more} rarer ones not drawn" if more else "")
+    plot = bars(
+        [int(counts.get(code, 0)) for code in codes],
+        [int(dark.get(code, 0)) for code in codes],
+        codes,
+    )
+    return ColumnSeen(column.name, rule, float(cells.isna().mean()) if len(cells) else 0.0, (), plot)
+
+

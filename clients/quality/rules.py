@@ -1,0 +1,88 @@
+"""The rules that a study's schema states, as a pandera schema; every record that breaks one.
+
+Types, public bounds, codebooks, missing values, one record a patient. pandera reports a cell for
+each failure; only its column, rule and place are taken on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandera.pandas as pandera
+from pandera.errors import SchemaErrors
+
+from flo.clients.quality.findings import Finding, rows
+from flo.clients.quality.table import Table
+from flo.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
+
+LABELS = ("0", "1")
+ID = "\0id"  # a name that no column has
+_CODES_SHOWN = 8
+_MISSING = "has no missing-value rule but cells are missing"
+_NO_ID, _REPEATED = "every record needs a patient id", "the study says one record per patient"
+_NO_LABEL = "the label must be 0 or 1"
+
+
+def broken(table: Table, schema: Schema, id_column: str, *, labelled: bool = True) -> list[Finding]:
+    """Every rule of the study's schema that records of the table break.
+
+    ``labelled``: whether labels and ids are there and count.
+    """
+    frame = table.columns
+    if labelled:
+        frame = frame.assign(**{ID: table.ids})
+    found = table.unread + [f for c in schema.columns for f in _image(c, table)]
+    try:
+        _as_pandera(schema, labelled=labelled).validate(frame, lazy=True)
+    except SchemaErrors as error:
+        cases = error.failure_cases[["column", "check", "index"]]
+    else:
+        return found
+    order = [c.name for c in schema.columns]
+    places = {name: n for n, name in enumerate([ID, schema.label, *order])}
+    groups = sorted(cases.groupby(["column", "check"], sort=False), key=lambda g: places[g[0][0]])
+    for (name, check), failed in groups:
+        mask = np.zeros(len(table), dtype=bool)
+        mask[failed["index"].to_numpy(dtype=np.int64)] = True
+        if name == ID:
+            found += rows(id_column, str(check), mask)
+        elif check == "not_nullable":
+            found += rows(name, _MISSING, mask & ~table.unread_in(name))
+        else:
+            found += rows(name, str(check), mask)
+    return found
+
+
+def _as_pandera(schema: Schema, *, labelled: bool) -> pandera.DataFrameSchema:
+    columns = {c.name: _column(c) for c in schema.columns if not isinstance(c, ImageColumn)}
+    if labelled:
+        known = pandera.Check(lambda ids: ids != "", error=_NO_ID)
+        once = pandera.Check(
+            lambda ids: ~ids.duplicated(keep=False) | (ids == ""), error=_REPEATED
+        )
+        one = schema.records_per_patient == "one"
+        columns[ID] = pandera.Column(checks=[known, once] if one else [known])
+        label = pandera.Check.isin(LABELS, error=_NO_LABEL, ignore_na=False)
+        columns[schema.label] = pandera.Column(checks=label, nullable=True)
+    return pandera.DataFrameSchema(columns)
+
+
+def _column(column: NumberColumn | CategoryColumn) -> pandera.Column:
+    nullable = column.missing == "indicator"
+    if isinstance(column, NumberColumn):
+        bounds = f"must lie within [{column.minimum:g}, {column.maximum:g}] {column.unit}"
+        check = pandera.Check.in_range(column.minimum, column.maximum, error=bounds)
+        return pandera.Column(float, check, nullable=nullable)
+    some = ", ".join(column.codes[:_CODES_SHOWN])
+    some += ", ..." if len(column.codes) > _CODES_SHOWN else ""
+    rule = f"must be a code of the study's codebook ({some})"
+    check = pandera.Check.isin(list(column.codes), error=rule)
+    return pandera.Column(checks=check, nullable=nullable)
+
+
+def _image(column: Column, table: Table) -> list[Finding]:
+    if not isinstance(column, ImageColumn) or column.name not in table.images:
+        return []
+    values = table.images[column.name]
+    bounds = f"[{column.minimum:g}, {column.maximum:g}]"
+    outside = ~((values >= column.minimum) & (values <= column.maximum)).all(axis=1)
+    return rows(column.name, f"every pixel must be a number within {bounds}", outside)

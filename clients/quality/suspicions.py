@@ -1,0 +1,213 @@
+"""What fits the study's rules and looks wrong all the same: swapped columns, shifted codes, columns
+that give the label away, patients who are there twice.
+
+Each is a rule of thumb with its threshold in sight. What one says is shown to the steward, who
+mends it or writes down why it is as it should be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from flo.clients.quality.cells import Floats, Mask
+from flo.clients.quality.findings import Finding, rows
+from flo.clients.quality.identifiers import identifiers
+from flo.clients.quality.table import Table
+from flo.clients.quality.units import wrong_unit
+from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
+
+SWAPPED, SHIFTED, LEAK = "swapped columns", "shifted codes", "label leak"
+DOUBLES, SAME_ID, MISSING = "duplicated patients", "one patient two ids", "missing"
+_OUTSIDE, _FITS = 0.2, 0.95
+_LEAK_AUC, _FEWEST_OF_A_CLASS = 0.95, 20
+_DOUBLE_SHARE = 0.01
+_BITS = 20  # that a record's cells tell on average, for equal ones to be more than chance
+_MOSTLY = 0.95
+
+
+def suspicions(table: Table, schema: Schema, id_column: str) -> list[Finding]:
+    """Everything that looks wrong about a table with at least one record."""
+    numbers = [c for c in schema.columns if isinstance(c, NumberColumn)]
+    categories = [c for c in schema.columns if isinstance(c, CategoryColumn)]
+    found = identifiers(table.columns, table.ids, schema)
+    swapped = _swapped_numbers(table, numbers) + _swapped_codes(table, categories)
+    found += swapped
+    explained = {name for finding in swapped for name in finding.column.split(" and ")}
+    for column in numbers:
+        if column.name not in explained:
+            found += wrong_unit(column, table.columns[column.name].to_numpy())
+    for category in categories:
+        found += _shifted(table, category)
+    found += _leaks(table, schema)
+    found += _doubles(table, schema) + _same_patient(table, id_column)
+    return found + _mostly_missing(table, schema)
+
+
+def _swapped_numbers(table: Table, columns: list[NumberColumn]) -> list[Finding]:
+    """Pairs of which each lies within the other's bounds, and not within its own."""
+    found = []
+    known = {c.name: table.columns[c.name].dropna().to_numpy() for c in columns}
+    strange = {c.name for c in columns if _share_inside(known[c.name], c) < 1 - _OUTSIDE}
+    for place, one in enumerate(columns):
+        for other in columns[place + 1 :]:
+            if not strange & {one.name, other.name}:
+                continue
+            here = _share_inside(known[one.name], other), _share_inside(known[other.name], one)
+            if min(here) >= _FITS:
+                found.append(_are_swapped(one.name, other.name, "bounds"))
+    return found
+
+
+def _share_inside(values: Floats, column: NumberColumn) -> float:
+    if not len(values):
+        return 1.0
+    return float(np.mean((values >= column.minimum) & (values <= column.maximum)))
+
+
+def _swapped_codes(table: Table, columns: list[CategoryColumn]) -> list[Finding]:
+    found = []
+    cells = {c.name: set(table.columns[c.name].cat.categories) for c in columns}
+    for place, one in enumerate(columns):
+        for other in columns[place + 1 :]:
+            here, there = cells[one.name], cells[other.name]
+            if here <= set(other.codes) and there <= set(one.codes):
+                if not (here <= set(one.codes) and there <= set(other.codes)):
+                    found.append(_are_swapped(one.name, other.name, "codebooks"))
+    return found
+
+
+def _are_swapped(one: str, other: str, by: str) -> Finding:
+    rule = f"look swapped: each fits the other's {by}, and not its own"
+    return Finding(f"{one} and {other}", rule, kind=SWAPPED)
+
+
+def _shifted(table: Table, column: CategoryColumn) -> list[Finding]:
+    """Whole numbers as codes, of which all would be known were they one more or one less."""
+    cells = [str(cell) for cell in table.columns[column.name].cat.categories]
+    whole = [cell for cell in cells if re.fullmatch(r"-?\d{1,9}", cell)]
+    if len(whole) < 2 or len(whole) < len(cells) or set(cells) <= set(column.codes):
+        return []
+    for step in (1, -1):
+        if {str(int(cell) + step) for cell in whole} <= set(column.codes):
+            more = "more" if step > 0 else "less"
+            rule = f"codes look shifted: all would be in the codebook were they one {more}"
+            return [Finding(column.name, rule, kind=SHIFTED)]
+    return []
+
+
+def _leaks(table: Table, schema: Schema) -> list[Finding]:
+    """Columns that tell the label almost alone, by the area under their own ROC curve."""
+    label = table.columns[schema.label]
+    ill, known = (label == "1").to_numpy(), label.isin(["0", "1"]).to_numpy()
+    if min((ill & known).sum(), (~ill & known).sum()) < _FEWEST_OF_A_CLASS:
+        return []
+    found = []
+    for column in schema.columns:
+        if isinstance(column, ImageColumn):
+            continue
+        area = _missing_area(table.columns[column.name], ill, known)
+        area = max(area, _own_area(table.columns[column.name], column, ill, known))
+        if area >= _LEAK_AUC:
+            rule = (
+                f"tells the label almost alone (AUC {area:.2f}): was it written down after the "
+                "outcome, or because of it?"
+            )
+            found.append(Finding(column.name, rule, level="to accept", kind=LEAK))
+    return found
+
+
+def _own_area(
+    cells: pd.Series, column: NumberColumn | CategoryColumn, ill: Mask, known: Mask
+) -> float:
+    if isinstance(column, NumberColumn):
+        there = known & cells.notna().to_numpy()
+        return _area(cells.to_numpy()[there], ill[there])
+    codes = cells.cat.codes.to_numpy().astype(np.int64) + 1
+    # How often a code goes with the label, learnt on every other record and tried on the rest:
+    # on the same ones a code that occurs once would tell its label.
+    learnt, tried = known.copy(), known.copy()
+    learnt[::2], tried[1::2] = False, False
+    size = int(codes.max()) + 1
+    sums = np.bincount(codes[learnt], weights=ill[learnt], minlength=size)
+    counts = np.bincount(codes[learnt], minlength=size)
+    rates = (sums + ill[learnt].mean()) / (counts + 1)
+    return _area(rates[codes[tried]], ill[tried])
+
+
+def _missing_area(cells: pd.Series, ill: Mask, known: Mask) -> float:
+    missing = cells.isna().to_numpy()
+    if not missing.any():
+        return 0.5
+    area = 0.5 + (missing[known & ill].mean() - missing[known & ~ill].mean()) / 2
+    return float(max(area, 1 - area))
+
+
+def _area(score: Floats, ill: Mask) -> float:
+    """Area under the ROC curve by ranks, in whichever direction it is larger."""
+    count = int(ill.sum())
+    if min(count, len(ill) - count) < _FEWEST_OF_A_CLASS / 2:
+        return 0.5
+    ranks = rankdata(score)
+    area = (ranks[ill].sum() - count * (count + 1) / 2) / (count * (len(ill) - count))
+    return float(max(area, 1 - area))
+
+
+def _doubles(table: Table, schema: Schema) -> list[Finding]:
+    """Records that are alike in every cell under another id, where that is no coincidence."""
+    names = [c.name for c in schema.columns if not isinstance(c, ImageColumn)]
+    if not names:
+        return _double_images(table)
+    if sum(_bits(table.columns[name]) for name in names) < _BITS:
+        return []
+    hashes = pd.util.hash_pandas_object(
+        table.columns[[*names, schema.label]], index=False, categorize=True
+    ).to_numpy()
+    return _same_records(table, hashes)
+
+
+def _double_images(table: Table) -> list[Finding]:
+    rounded = np.concatenate(list(table.images.values()), axis=1)
+    return _same_records(table, np.array([hash(row.tobytes()) for row in rounded]))
+
+
+def _same_records(table: Table, hashes: np.ndarray) -> list[Finding]:
+    ids = pd.Series(table.ids)
+    first = pd.Series(hashes).groupby(hashes).transform("size").to_numpy() > 1
+    others = ids.groupby(hashes).transform("nunique").to_numpy() > 1
+    again = first & others & pd.Series(hashes).duplicated().to_numpy()
+    level = "to accept" if again.mean() >= _DOUBLE_SHARE else "note"
+    rule = "records are alike in every cell under another patient id"
+    return rows("", rule, again, level=level, kind=DOUBLES)
+
+
+def _bits(cells: pd.Series) -> float:
+    """How much a cell of this column tells, as -log2 of how often two of them are equal."""
+    share = cells.value_counts(normalize=True, dropna=False).to_numpy()
+    return float(-np.log2(np.sum(share**2)))
+
+
+def _same_patient(table: Table, id_column: str) -> list[Finding]:
+    """Ids that differ by zeros in front and by marks only: one patient would count as two."""
+    distinct = dict.fromkeys(table.ids)
+    plain = {name: re.sub(r"(?<!\d)0+(?=\d)|[\W_]", "", name) for name in distinct}
+    often = Counter(plain.values())
+    twice = np.array([often[plain[name]] > 1 for name in table.ids], dtype=bool)
+    rule = "ids differ by leading zeros or marks only: are they the same patients?"
+    return rows(id_column, rule, twice, level="to accept", kind=SAME_ID)
+
+
+def _mostly_missing(table: Table, schema: Schema) -> list[Finding]:
+    found = []
+    for column in schema.columns:
+        if isinstance(column, ImageColumn):
+            continue
+        share = float(table.columns[column.name].isna().mean())
+        if share >= _MOSTLY and column.missing == "indicator":
+            rule = "is missing in every record" if share == 1 else f"is missing in {share:.0%}"
+            found.append(Finding(column.name, rule, level="note", kind=MISSING))
+    return found

@@ -1,0 +1,181 @@
+"""From a source's cells to a table of numbers and codes, column by column and batch by batch.
+
+The mapping's units, codes and missing cells are applied here. Only numbers and codes are kept, so a
+million records of thirty columns take some hundred megabytes whatever the source holds beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flo.clients.mapping import MappedColumn, StudyMapping
+from flo.clients.quality.cells import Floats, Mask, as_numbers, as_text
+from flo.clients.quality.findings import Finding, rows
+from flo.clients.sources.source import Source
+from flo.privacy.split import normalise
+from flo.schema import ImageColumn, NumberColumn, Schema
+
+NOT_A_NUMBER, NOT_FINITE = "must be a number", "must be finite"
+_UNKNOWN = "\0"  # begins a cell that the mapping's codes do not name; in no codebook
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """n records. ``ids``: as patients are known here, "" for a missing one.
+
+    ``columns``: numbers as float64 with NaN for missing, codes as a categorical with NaN for
+    missing. ``images``: (n, pixels), NaN for what is no number. ``wrong``: (column, rule) -> the
+    cells that could not be read, (n,); a number among them stands as NaN.
+    """
+
+    ids: list[str]
+    columns: pd.DataFrame
+    images: dict[str, Floats] = field(default_factory=dict)
+    wrong: dict[tuple[str, str], Mask] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def unread(self) -> list[Finding]:
+        """What could not be read."""
+        return [
+            finding
+            for (column, rule), mask in self.wrong.items()
+            for finding in rows(column, rule, mask)
+        ]
+
+    def unread_in(self, column: str) -> Mask:
+        """Cells of a column that could not be read, (n,)."""
+        masks = [mask for (name, _), mask in self.wrong.items() if name == column]
+        return np.any(masks, axis=0) if masks else np.zeros(len(self), dtype=bool)
+
+
+def read(
+    source: Source,
+    schema: Schema,
+    mapping: StudyMapping,
+    progress: Progress = lambda done: None,
+) -> Table:
+    """The records that ``mapping`` asks for. Columns that it does not name are not in the table.
+
+    ``progress`` is told how many records were read.
+
+    Raises:
+        DataError: the source cannot be read. UsageError: it cannot be reached.
+    """
+    images = {c.name: c for c in schema.columns if isinstance(c, ImageColumn)}
+    pixels = {pixel: image.name for image in images.values() for pixel in image.pixels}
+    numbers = {c.name for c in schema.columns if isinstance(c, NumberColumn)}
+    ids: list[str] = []
+    values: dict[str, list[Floats]] = {}
+    codes: dict[str, list[pa.Array]] = {}
+    wrong: dict[tuple[str, str], list[tuple[int, Mask]]] = {}
+    for batch in source.read(mapping, schema):
+        begin = len(ids)
+        for name, cells in batch.columns.items():
+            mapped = mapping.columns[name]
+            if name in images:
+                values.setdefault(name, []).append(_image(cells))
+            elif name in pixels or name in numbers:
+                found, broken = _numbers(name, cells, mapped)
+                values.setdefault(name, []).append(found)
+                for key, mask in broken.items() if name in numbers else ():
+                    wrong.setdefault(key, []).append((begin, mask))
+            else:
+                codes.setdefault(name, []).append(_coded(name, cells, mapped))
+        for key, mask in batch.wrong.items():
+            wrong.setdefault(key, []).append((begin, mask))
+        ids += [normalise(name) if name else "" for name in _text("", batch.ids).to_pylist()]
+        progress(len(ids))
+    joined = {name: np.concatenate(parts) for name, parts in values.items()}
+    for image in images.values():
+        if image.pixels[0] in joined:
+            joined[image.name] = np.stack([joined.pop(pixel) for pixel in image.pixels], axis=1)
+    columns = {name: joined[name] for name in joined if name not in images}
+    columns |= {name: _categorical(parts) for name, parts in codes.items()}
+    return Table(
+        ids,
+        pd.DataFrame(columns, index=range(len(ids))),
+        {name: joined[name] for name in images if name in joined},
+        {key: _whole(parts, len(ids)) for key, parts in wrong.items() if _any(parts)},
+    )
+
+
+def _numbers(
+    name: str, cells: pa.Array, mapped: MappedColumn
+) -> tuple[Floats, dict[tuple[str, str], Mask]]:
+    if mapped.missing:
+        cells = _without(_text(name, cells), mapped.missing)
+    try:
+        values, text = as_numbers(cells)
+    except TypeError as error:
+        values, text = np.full(len(cells), np.nan), np.ones(len(cells), dtype=bool)
+        return values, {(name, f"{NOT_A_NUMBER}, not {error}"): text}
+    infinite = np.isinf(values)
+    values[infinite] = np.nan
+    if mapped.multiply is not None:
+        values = values * mapped.multiply + mapped.add
+    return values, {(name, NOT_A_NUMBER): text, (name, NOT_FINITE): infinite}
+
+
+def _coded(name: str, cells: pa.Array, mapped: MappedColumn) -> pa.DictionaryArray:
+    text = _without(_text(name, cells), mapped.missing)
+    found = text.dictionary_encode()
+    if not mapped.codes:
+        return found
+    named = [mapped.codes.get(cell, f"{_UNKNOWN}{cell}") for cell in found.dictionary.to_pylist()]
+    # Two cells may mean one code, so it is encoded anew.
+    return (
+        pa.DictionaryArray.from_arrays(found.indices, pa.array(named, pa.string()))
+        .dictionary_decode()
+        .dictionary_encode()
+    )
+
+
+def _text(name: str, cells: pa.Array) -> pa.StringArray:
+    try:
+        return as_text(cells)
+    except TypeError:  # cells that are no text at all are nothing a codebook names
+        return pa.array([_UNKNOWN] * len(cells), pa.string())
+
+
+def _without(text: pa.StringArray, missing: tuple[str, ...]) -> pa.StringArray:
+    if not missing:
+        return text
+    return pc.if_else(
+        pc.is_in(text, value_set=pa.array(missing)), pa.scalar(None, pa.string()), text
+    )
+
+
+def _image(cells: pa.Array) -> Floats:
+    """Shape (records, pixels)."""
+    flat = np.asarray(cells.flatten().to_numpy(zero_copy_only=False), dtype=np.float64)
+    return flat.reshape(len(cells), -1)
+
+
+def _categorical(parts: list[pa.Array]) -> pd.Categorical:
+    whole = pa.chunked_array(parts).unify_dictionaries().combine_chunks()
+    whole = whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole
+    indices = pc.fill_null(whole.indices, -1).to_numpy(zero_copy_only=False)
+    names = np.array(whole.dictionary.to_pylist(), dtype=object)
+    return pd.Categorical.from_codes(indices, categories=pd.Index(names, dtype=object))
+
+
+def _any(parts: list[tuple[int, Mask]]) -> bool:
+    return any(mask.any() for _, mask in parts)
+
+
+def _whole(parts: list[tuple[int, Mask]], count: int) -> npt.NDArray[np.bool_]:
+    mask = np.zeros(count, dtype=bool)
+    for begin, part in parts:
+        mask[begin : begin + len(part)] = part
+    return mask

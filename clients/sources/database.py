@@ -1,0 +1,58 @@
+"""Reading a database through SQLAlchemy: one connection, read only, rows streamed.
+
+Nothing here writes, and errors are told without the address, which may hold a password, and without
+a row. Give FLO a user of the database that may only read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from flo.clients.sources.events import as_array
+from flo.clients.sources.source import BATCH
+from flo.errors import DataError, UsageError
+
+
+def engine(address: str) -> sa.Engine:
+    """Raises UsageError for an address that cannot be one."""
+    try:
+        return sa.create_engine(address, hide_parameters=True)
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise UsageError(
+            f"the database's address cannot be used ({type(error).__name__})",
+            hint="DIALECT+DRIVER://USER@HOST/DATABASE, and the driver installed beside FLO",
+        ) from None
+
+
+@contextmanager
+def reading(database: sa.Engine, name: str) -> Iterator[sa.Connection]:
+    """A connection in one read-only transaction, where the database knows such. Raises DataError."""
+    options: dict[str, Any] = {"stream_results": True}
+    if database.dialect.name == "postgresql":
+        options |= {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
+    try:
+        with database.connect() as connection:
+            connection = connection.execution_options(**options)
+            if database.dialect.name == "sqlite":
+                connection.exec_driver_sql("PRAGMA query_only = ON")
+            yield connection
+    except (SQLAlchemyError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{name} cannot be read ({type(error).__name__})",
+            hint="try the address with the database's own client; the user needs to read only",
+        ) from None
+
+
+def batches(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[pa.RecordBatch]:
+    """The rows of a query. A column of one kind of number stays one, all else becomes text."""
+    result = connection.execute(query)
+    names = list(result.keys())
+    for rows in result.yield_per(BATCH).partitions():
+        columns = zip(*rows, strict=True)
+        yield pa.RecordBatch.from_arrays([as_array(list(cells)) for cells in columns], names=names)

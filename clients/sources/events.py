@@ -1,0 +1,99 @@
+"""From what happened to patients, and when, to one cell a record: what FHIR and OMOP have in common.
+
+A record has a patient and a day. Of a column's events the mapping's ``when`` chooses one: the last
+on or before the day, the first after it, or the last of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from flo.clients.mapping import MappedColumn, same_unit
+from flo.clients.sources.source import BATCH, Batch
+from flo.schema import NumberColumn, Schema
+
+NO_UNIT = "none"  # what a mapping calls the unit of values that should have one and do not
+
+
+@dataclass
+class Column:
+    """One column's cells, (records,), filled event by event.
+
+    ``happened``: whether what counts is that something happened: 1, and 0 where it did not.
+    """
+
+    mapped: MappedColumn
+    values: list[Any]
+    days: list[date | None]
+    units: list[str | None]
+
+    @classmethod
+    def empty(cls, mapped: MappedColumn, count: int, *, happened: bool) -> Column:
+        start = 0 if happened else None
+        return cls(mapped, [start] * count, [None] * count, [None] * count)
+
+    def add(
+        self, record: int, at: date, day: date | None, value: Any = 1, unit: str | None = None
+    ) -> None:
+        """An event of ``record``'s patient on ``day``; the record's own day is ``at``.
+
+        Of two on one day the later given counts. Without a day it counts at ``any`` time only.
+        """
+        when, before = self.mapped.when, self.days[record]
+        if day is None:
+            if when == "any" and before is None:
+                self.values[record], self.units[record] = value, unit
+            return
+        if (when == "until" and day > at) or (when == "after" and day <= at):
+            return
+        if before is not None and (day > before if when == "after" else day < before):
+            return
+        self.values[record], self.days[record], self.units[record] = value, day, unit
+
+    def wrong_units(self, wanted: str) -> dict[str, np.ndarray]:
+        """Rule -> values whose unit is not the one that the mapping says they have."""
+        expected = self.mapped.unit or wanted
+        found: dict[str, np.ndarray] = {}
+        for given in {unit for unit in self.units if unit is not None}:
+            if not same_unit(given, expected):
+                mask = np.array([unit == given for unit in self.units])
+                found[f"has the unit {given!r} where {expected!r} is expected"] = mask
+        return found
+
+
+def in_batches(
+    ids: Sequence[str], columns: Mapping[str, Column], schema: Schema
+) -> Iterator[Batch]:
+    """The records, once all events are in."""
+    wrong = {
+        (one.name, rule): mask
+        for one in schema.columns
+        if isinstance(one, NumberColumn) and one.name in columns
+        for rule, mask in columns[one.name].wrong_units(one.unit).items()
+    }
+    for begin in range(0, len(ids), BATCH):
+        part = slice(begin, begin + BATCH)
+        yield Batch(
+            pa.array(ids[part], pa.string()),
+            {name: as_array(column.values[part]) for name, column in columns.items()},
+            {key: mask[part] for key, mask in wrong.items()},
+        )
+
+
+def as_array(cells: list[Any]) -> pa.Array:
+    """Cells of one kind as that kind; else as text."""
+    try:
+        return pa.array(cells)
+    except (pa.ArrowException, OverflowError):
+        return pa.array([None if cell is None else str(cell) for cell in cells])
+
+
+def years_between(born: date, at: date) -> int:
+    """Whole years of age."""
+    return at.year - born.year - ((at.month, at.day) < (born.month, born.day))

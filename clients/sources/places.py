@@ -1,0 +1,101 @@
+"""``source`` of a population in ``site.toml``: where its patients are; and opening it.
+
+Addresses of databases hold passwords, so they stand in an environment variable and not in a file.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from flo.errors import UsageError
+from flo.settings import Document
+
+if TYPE_CHECKING:
+    from flo.clients.sources.source import Source
+
+Variable = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,99}$")]
+SqlName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
+
+
+class SqlPlace(Document):
+    """A table or view that has one row for each record. ``address``: the variable with its URL."""
+
+    kind: Literal["sql"]
+    address: Variable
+    table: SqlName
+    schema_name: SqlName | None = None
+
+    @property
+    def words(self) -> str:
+        return f"{self.table} in the database that {self.address} names"
+
+    def open(self, id_column: str) -> Source:
+        from flo.clients.sources.sql import SqlTable
+
+        return SqlTable(_address(self.address), self.table, self.schema_name, id_column)
+
+
+class FhirPlace(Document):
+    """A folder with a FHIR R4 bulk export: ``*.ndjson``, each with resources of one type."""
+
+    kind: Literal["fhir"]
+    folder: Path
+
+    @property
+    def words(self) -> str:
+        return f"FHIR export {self.folder.name}"
+
+    def open(self, id_column: str) -> Source:
+        from flo.clients.sources.fhir import FhirExport
+
+        return FhirExport(self.folder, id_column)
+
+
+class OmopPlace(Document):
+    """A database with the OMOP common data model, version 5.3 or 5.4."""
+
+    kind: Literal["omop"]
+    address: Variable
+    schema_name: SqlName | None = None
+
+    @property
+    def words(self) -> str:
+        return f"OMOP database that {self.address} names"
+
+    def open(self, id_column: str) -> Source:
+        from flo.clients.sources.omop import OmopDatabase
+
+        return OmopDatabase(_address(self.address), self.schema_name, id_column)
+
+
+class DicomPlace(Document):
+    """A folder with DICOM images, and a CSV file with what is known of each beside them."""
+
+    kind: Literal["dicom"]
+    folder: Path
+    labels: Path
+
+    @property
+    def words(self) -> str:
+        return f"DICOM folder {self.folder.name}"
+
+    def open(self, id_column: str) -> Source:
+        from flo.clients.sources.dicom import DicomFolder
+
+        return DicomFolder(self.folder, self.labels, id_column)
+
+
+Place = Annotated[SqlPlace | FhirPlace | OmopPlace | DicomPlace, Field(discriminator="kind")]
+
+
+def _address(variable: str) -> str:
+    if not os.environ.get(variable):
+        raise UsageError(
+            f"the environment variable {variable} is not set",
+            hint="it holds the database's address, such as postgresql+psycopg://reader@db/cdm",
+        )
+    return os.environ[variable]

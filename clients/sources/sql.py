@@ -1,0 +1,37 @@
+"""A table or view of a database, through SQLAlchemy; its columns are the fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import sqlalchemy as sa
+
+from flo.clients.sources.database import batches, engine, reading
+from flo.clients.sources.files import TableSource
+from flo.errors import DataError
+
+
+class SqlTable(TableSource):
+    def __init__(self, address: str, table: str, schema: str | None, id_column: str) -> None:
+        super().__init__(table, id_column)
+        self._engine, self._schema = engine(address), schema
+
+    def _names(self) -> list[str]:
+        with reading(self._engine, self.name) as connection:
+            look = sa.inspect(connection)
+            known = {*look.get_table_names(self._schema), *look.get_view_names(self._schema)}
+            if self.name not in known:
+                raise DataError(
+                    f"the database has no table or view {self.name!r} that this user may see",
+                    hint="set `table` (and `schema_name`) under `source` in site.toml",
+                )
+            return [str(column["name"]) for column in look.get_columns(self.name, self._schema)]
+
+    def _batches(self, wanted: list[str]) -> Iterator[pa.RecordBatch]:
+        columns = [sa.column(name) for name in wanted]
+        table = sa.table(self.name, *columns, schema=self._schema)
+        # In the order of the ids, so that "the first records of a patient" are always the same.
+        query = sa.select(*columns).order_by(*columns)
+        with reading(self._engine, self.name) as connection:
+            yield from batches(connection, query.select_from(table))

@@ -1,0 +1,146 @@
+"""A first mapping for a study, from the names, texts and units of a source's fields. Rules only.
+
+A guess is a guess: what is alike in name is offered, what is not stays open, and the steward reads
+every line. Nothing of a patient is looked at here but the spellings of a coded field's cells.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from flo.clients.mapping import MappedColumn, same_unit
+from flo.clients.quality.units import CONVERSIONS
+from flo.clients.sources.source import Offer
+from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
+
+_ALIKE = 0.6  # from 0 to 1; below nothing is offered
+_PREFIX = 3  # letters that a short form has at least, such as chol for cholesterol
+Spellings = Callable[[Offer], dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """``mapped``: None if nothing is alike. ``remark``: what the steward should look at."""
+
+    mapped: MappedColumn | None
+    remark: str = ""
+
+
+def suggest(
+    schema: Schema, offers: Sequence[Offer], spellings: Spellings
+) -> dict[str, Suggestion]:
+    """A suggestion for the label and each column of the study, in this order.
+
+    ``spellings``: the different cells of a field and what they mean; none if there are many.
+    """
+    found = {schema.label: _column(schema.label, ("0", "1"), offers, spellings)}
+    for column in schema.columns:
+        match column:
+            case ImageColumn():
+                pixels = [offer for offer in offers if offer.field == "pixels"]
+                mapped = MappedColumn(field="pixels") if pixels else None
+                found[column.name] = Suggestion(mapped, _what(column))
+            case CategoryColumn():
+                found[column.name] = _column(column.name, column.codes, offers, spellings)
+            case NumberColumn():
+                found[column.name] = _number(column, offers)
+    return found
+
+
+def _number(column: NumberColumn, offers: Sequence[Offer]) -> Suggestion:
+    best = _most_alike(column.name, offers)
+    if best is None:
+        return Suggestion(None, _what(column))
+    if not best.unit or same_unit(best.unit, column.unit):
+        return Suggestion(MappedColumn(field=best.field), _seen(best, _what(column)))
+    ways = [
+        c
+        for c in CONVERSIONS
+        if same_unit(c.given, best.unit)
+        and same_unit(c.wanted, column.unit)
+        and (not c.what or c.what.split()[0].casefold() in best.text.casefold())
+    ]
+    if not ways:
+        remark = f"{_seen(best, _what(column))}; its unit is {best.unit}: give unit and multiply"
+        return Suggestion(None, f"{best.field}? {remark}")
+    way = ways[0]
+    mapped = MappedColumn(field=best.field, unit=best.unit, multiply=way.factor, add=way.offset)
+    return Suggestion(mapped, _seen(best, f"{_what(column)}; check the conversion"))
+
+
+def _column(
+    name: str, codes: Sequence[str], offers: Sequence[Offer], spellings: Spellings
+) -> Suggestion:
+    what = f"codes: {', '.join(codes[:6])}" + (", ..." if len(codes) > 6 else "")
+    best = _most_alike(name, offers)
+    if best is None:
+        return Suggestion(None, what)
+    cells = spellings(best)
+    if set(cells) <= set(codes):
+        return Suggestion(MappedColumn(field=best.field), _seen(best, what))
+    pairs = {cell: c for cell, word in cells.items() if (c := _code(word, codes)) is not None}
+    left = [cell for cell in cells if cell not in pairs]
+    remark = _seen(best, what)
+    if left:
+        remark += f"; without a code yet: {', '.join(left[:6])}"
+    mapped = MappedColumn(field=best.field, codes=pairs) if pairs else None
+    return Suggestion(mapped, remark if mapped else f"{best.field}? {remark}")
+
+
+def _code(cell: str, codes: Sequence[str]) -> str | None:
+    """The only code that a cell is another spelling of."""
+    same = [code for code in codes if _plain(code) == _plain(cell)]
+    short = [code for code in codes if len(_plain(cell)) == 1 and _plain(code)[:1] == _plain(cell)]
+    truth = {"true": "1", "yes": "1", "false": "0", "no": "0"}.get(_plain(cell))
+    for matching in (same, short, [truth] if truth in codes else []):
+        if len(matching) == 1:
+            return matching[0]
+    return None
+
+
+def _most_alike(name: str, offers: Sequence[Offer]) -> Offer | None:
+    scored = [(_alike(name, offer), -place) for place, offer in enumerate(offers)]
+    score, place = max(scored, default=(0.0, 0))
+    return offers[-place] if score >= _ALIKE else None
+
+
+def _alike(name: str, offer: Offer) -> float:
+    """1 for the same name, less for a short form of a word, or for letters in common."""
+    tail = re.split(r"[:|]", offer.field)[-1]
+    best = 0.0
+    for text in (offer.field, tail, offer.text):
+        if not text:
+            continue
+        if _plain(text) == _plain(name):
+            return 1.0
+        words = {_plain(word) for word in re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", text)} - {""}
+        wanted = [_plain(word) for word in re.split(r"[\W_]+", name) if _plain(word)]
+        hits = [any(_short_form(one, other) for other in words) for one in wanted]
+        if wanted and all(hits):
+            # Of several that have the word, the one with fewest others.
+            best = max(best, 0.9 - 0.01 * min(len(words), 20))
+        best = max(best, 0.9 * difflib.SequenceMatcher(None, _plain(text), _plain(name)).ratio())
+    return best
+
+
+def _short_form(one: str, other: str) -> bool:
+    if one == other:
+        return True
+    return min(len(one), len(other)) >= _PREFIX and (one.startswith(other) or other.startswith(one))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\W_]", "", text).casefold()
+
+
+def _what(column: NumberColumn | ImageColumn) -> str:
+    if isinstance(column, ImageColumn):
+        return f"{column.height} × {column.width}, {column.minimum:g} to {column.maximum:g}"
+    return f"{column.minimum:g} to {column.maximum:g} {column.unit}"
+
+
+def _seen(offer: Offer, what: str) -> str:
+    return f"{offer.text}: {what}" if offer.text else what
