@@ -260,9 +260,7 @@ def _reserve(
     # reads a hospital's file.
     from flo.clients.quality.check import gate
 
-    checked = gate(
-        population.open(), study.data, population.id_column, mapping, population.ignore
-    )
+    checked = gate(population.open(), study.data, population.id_column, mapping, population.ignore)
     checked = checked.without(left_out(home, set(checked.patient_ids)))
     snapshot = Snapshot.of(checked, home.split_key, population.hold_out)
     digest = snapshot.digest

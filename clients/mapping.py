@@ -40,7 +40,7 @@ class MappedColumn(Document):
     unit: Text | None = None
     multiply: Factor | None = None
     add: Factor = 0.0
-    codes: Annotated[dict[Cell, Code], Field(max_length=500)] = {}
+    codes: Annotated[dict[Cell, Code], Field(max_length=500)] = Field(default_factory=dict)
     missing: Annotated[tuple[Cell, ...], Field(max_length=50)] = ()
     when: Literal["until", "after", "any"] = "until"
 
@@ -63,7 +63,9 @@ class StudyMapping(Document):
     columns: Annotated[dict[ColumnName, MappedColumn], Field(max_length=5001)]
     as_of: date | None = None
     cohort: Annotated[int, Field(ge=0)] | None = None
-    accepted: Annotated[dict[FindingName, Text], Field(max_length=500)] = {}
+    accepted: Annotated[dict[FindingName, Text], Field(max_length=500)] = Field(
+        default_factory=dict
+    )
 
     def commitment(self, key: bytes) -> str:
         """What an approval names: HMAC-SHA256, so that nobody without the site's key can try out
@@ -76,7 +78,9 @@ class Mapping(Document):
     """``mapping.toml``: by the study's name, so that its next version finds it."""
 
     schema_version: Literal[1] = 1
-    studies: Annotated[dict[Identifier, StudyMapping], Field(max_length=1000)] = {}
+    studies: Annotated[dict[Identifier, StudyMapping], Field(max_length=1000)] = Field(
+        default_factory=dict
+    )
 
 
 def by_name(names: Iterable[str]) -> StudyMapping:
@@ -117,7 +121,7 @@ _ALIASES = {"beatsperminute": "/min", "bpm": "/min", "1/min": "/min", "beats/min
 
 
 def _plain(unit: str) -> str:
-    plain = unit.replace("μ", "u").replace("µ", "u")  # noqa: RUF001 - two letters for one sign
+    plain = unit.replace("μ", "u").replace("µ", "u")
     plain = re.sub(r"[\s\[\]{}_]", "", plain).casefold()
     return _ALIASES.get(plain, plain)
 

@@ -9,7 +9,7 @@ from typing import Any
 import tomli_w
 
 from flo.clients.home import SiteHome
-from flo.clients.mapping import Mapping, MappedColumn, StudyMapping
+from flo.clients.mapping import MappedColumn, Mapping, StudyMapping
 from flo.errors import UsageError
 from flo.files import write_private
 from flo.settings import parse, read_toml

@@ -29,9 +29,7 @@ class Suggestion:
     remark: str = ""
 
 
-def suggest(
-    schema: Schema, offers: Sequence[Offer], spellings: Spellings
-) -> dict[str, Suggestion]:
+def suggest(schema: Schema, offers: Sequence[Offer], spellings: Spellings) -> dict[str, Suggestion]:
     """A suggestion for the label and each column of the study, in this order.
 
     ``spellings``: the different cells of a field and what they mean; none if there are many.

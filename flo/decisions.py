@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, RootModel, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    RootModel,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from flo import canonical
 from flo.claims import Claim, Digest, Head
@@ -163,8 +170,10 @@ class Signed(Document):
 
     @classmethod
     def by(cls, identity: Identity, decision: Approve | Decline) -> Signed:
-        approves = isinstance(decision, Approve)
-        plain = decision.as_document() if approves else decision.model_dump(mode="json")
+        if isinstance(decision, Approve):
+            plain = decision.as_document()
+        else:
+            plain = decision.model_dump(mode="json")
         document = canonical.encode(plain)
         return cls(document=document.decode(), signature=identity.sign("approval", document))
 

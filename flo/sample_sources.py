@@ -230,12 +230,20 @@ _OMOP = {
     ),
     "measurement": (
         *("measurement_id INTEGER", "person_id INTEGER", "measurement_concept_id INTEGER"),
-        *("measurement_date DATE", "measurement_type_concept_id INTEGER", "value_as_number NUMERIC"),
+        *(
+            "measurement_date DATE",
+            "measurement_type_concept_id INTEGER",
+            "value_as_number NUMERIC",
+        ),
         *("value_as_concept_id INTEGER", "unit_concept_id INTEGER"),
     ),
     "observation": (
         *("observation_id INTEGER", "person_id INTEGER", "observation_concept_id INTEGER"),
-        *("observation_date DATE", "observation_type_concept_id INTEGER", "value_as_number NUMERIC"),
+        *(
+            "observation_date DATE",
+            "observation_type_concept_id INTEGER",
+            "value_as_number NUMERIC",
+        ),
         *("value_as_string VARCHAR(60)", "value_as_concept_id INTEGER", "unit_concept_id INTEGER"),
     ),
     "drug_exposure": (

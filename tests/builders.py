@@ -99,6 +99,13 @@ def make_site(
     return SiteHome.create(folder / "site", config)
 
 
+def data_file(home: SiteHome) -> Path:
+    """The file that a made site reads its patients from."""
+    file = home.config.population(None).file
+    assert file is not None
+    return file
+
+
 def pretend_enrolled(home: SiteHome, coordinator: Identity) -> None:
     """Write what enrolment leaves at a site, for tests that need no network."""
     info = {"schema_version": 1, "url": "https://127.0.0.1:1", "public": coordinator.public.hex()}

@@ -18,10 +18,10 @@ from scipy.stats import chi2
 
 from flo import canonical
 from flo.clients.approve import approve
-from flo.clients.quality.check import Checked
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.handler import Handler
 from flo.clients.home import SiteHome
+from flo.clients.quality.check import Checked
 from flo.clients.run_keys import RunKeys
 from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer

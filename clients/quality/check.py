@@ -136,7 +136,7 @@ def encode(table: Table, schema: Schema) -> Checked:
     names = table.ids
     most = 1 if schema.records_per_patient == "one" else schema.most_records
     kept = (pd.Series(names).groupby(names).cumcount() < most).to_numpy()
-    labels = (table.columns[schema.label] == "1").to_numpy(dtype=np.float64)
+    labels = np.asarray(table.columns[schema.label] == "1", dtype=np.float64)
     inputs = _inputs(table, schema)
     return Checked(
         inputs if kept.all() else inputs[kept],
@@ -238,7 +238,7 @@ def _strange(source: Source, names: list[str], schema: Schema) -> list[Finding]:
 
 
 def _pixel_by_pixel(mapping: StudyMapping, schema: Schema) -> StudyMapping:
-    """The image column ``px`` that is the field ``scan`` here: ``px_0`` is ``scan_0``, and so on."""
+    """The image column ``px`` that is the field ``scan`` here: ``px_0`` is ``scan_0``, ..."""
     columns = dict(mapping.columns)
     for image in schema.columns:
         if isinstance(image, ImageColumn):

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from flo.clients.quality.cells import Floats, as_text
-from flo.clients.quality.findings import Finding
+from flo.clients.quality.findings import Finding, Level
 from flo.schema import CategoryColumn, ImageColumn, Schema
 
 IDENTIFIER = "identifier"
@@ -29,8 +29,14 @@ _DATE = r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([T ]\d
 _KINDS = (
     ("e-mail addresses", re.compile(r"[^@\s]+@[^@\s]+\.[A-Za-z]{2,}")),
     ("dates, such as of birth", re.compile(_DATE)),
-    ("telephone numbers", re.compile(r"(\+\d[\d ()/.-]{6,}|\(?0\d[\d ()/.-]{6,}|\d{3}-\d{3}-\d{4})")),
-    ("record or insurance numbers", re.compile(r"(?=.*\d{5})[A-Za-z]{0,4}[ -]?[\d -]{5,}[A-Za-z]?")),
+    (
+        "telephone numbers",
+        re.compile(r"(\+\d[\d ()/.-]{6,}|\(?0\d[\d ()/.-]{6,}|\d{3}-\d{3}-\d{4})"),
+    ),
+    (
+        "record or insurance numbers",
+        re.compile(r"(?=.*\d{5})[A-Za-z]{0,4}[ -]?[\d -]{5,}[A-Za-z]?"),
+    ),
     ("names", re.compile(r"[^\W\d_][\w'’-]+,? ([^\W\d_]\.? )?[^\W\d_][\w'’-]+")),
 )
 
@@ -57,7 +63,7 @@ def identifiers(columns: pd.DataFrame, ids: list[str], schema: Schema) -> list[F
         else:
             kind = _kind_of_numbers(cells.to_numpy(), ids)
         if kind:
-            level = "refused" if isinstance(column, CategoryColumn) else "to accept"
+            level: Level = "refused" if isinstance(column, CategoryColumn) else "to accept"
             rule = f"holds what looks like {kind}, which no study may have"
             found.append(Finding(column.name, rule, level=level, kind=IDENTIFIER))
     return found
@@ -94,5 +100,7 @@ def _share_of_days(known: Floats) -> float:
     """Of numbers that read as a day of the last 150 years, such as 19580402."""
     if known.min() < 18_700_000 or known.max() > 21_001_231:
         return 0.0
-    days = pd.to_datetime(pd.Series(known.astype(np.int64).astype(str)), format="%Y%m%d", errors="coerce")
+    days = pd.to_datetime(
+        pd.Series(known.astype(np.int64).astype(str)), format="%Y%m%d", errors="coerce"
+    )
     return float(days.notna().mean())

@@ -117,13 +117,17 @@ def _of_numbers(column: NumberColumn | ImageColumn, values: Floats, ill: Mask) -
     counts = np.histogram(np.clip(known, edges[0], edges[-1]), edges)[0]
     dark = np.histogram(np.clip(known[ill[there]], edges[0], edges[-1]), edges)[0]
     names = [f"{edge:g}" for edge in (column.minimum, (edges[0] + edges[-1]) / 2, column.maximum)]
-    return ColumnSeen(column.name, rule, missing, numbers, bars(counts, dark, names))
+    return ColumnSeen(
+        column.name, rule, missing, numbers, bars(counts.tolist(), dark.tolist(), names)
+    )
 
 
 def _of_codes(column: CategoryColumn, cells: pd.Series, ill: Mask) -> ColumnSeen:
     counts = cells.value_counts()
     dark = cells[ill].value_counts()
-    codes = [code for code in column.codes if counts.get(code, 0) or len(column.codes) <= _MOST_BARS]
+    codes = [
+        code for code in column.codes if counts.get(code, 0) or len(column.codes) <= _MOST_BARS
+    ]
     codes = sorted(codes, key=lambda code: -counts.get(code, 0))[:_MOST_BARS]
     more = len(column.codes) - len(codes)
     rule = f"{len(column.codes)} codes" + (f", {more} rarer ones not drawn" if more else "")
@@ -132,6 +136,6 @@ def _of_codes(column: CategoryColumn, cells: pd.Series, ill: Mask) -> ColumnSeen
         [int(dark.get(code, 0)) for code in codes],
         codes,
     )
-    return ColumnSeen(column.name, rule, float(cells.isna().mean()) if len(cells) else 0.0, (), plot)
-
-
+    return ColumnSeen(
+        column.name, rule, float(cells.isna().mean()) if len(cells) else 0.0, (), plot
+    )

@@ -46,7 +46,7 @@ def broken(table: Table, schema: Schema, id_column: str, *, labelled: bool = Tru
         if name == ID:
             found += rows(id_column, str(check), mask)
         elif check == "not_nullable":
-            found += rows(name, _MISSING, mask & ~table.unread_in(name))
+            found += rows(name, _MISSING, np.where(table.unread_in(name), False, mask))
         else:
             found += rows(name, str(check), mask)
     return found
@@ -56,9 +56,7 @@ def _as_pandera(schema: Schema, *, labelled: bool) -> pandera.DataFrameSchema:
     columns = {c.name: _column(c) for c in schema.columns if not isinstance(c, ImageColumn)}
     if labelled:
         known = pandera.Check(lambda ids: ids != "", error=_NO_ID)
-        once = pandera.Check(
-            lambda ids: ~ids.duplicated(keep=False) | (ids == ""), error=_REPEATED
-        )
+        once = pandera.Check(lambda ids: ~ids.duplicated(keep=False) | (ids == ""), error=_REPEATED)
         one = schema.records_per_patient == "one"
         columns[ID] = pandera.Column(checks=[known, once] if one else [known])
         label = pandera.Check.isin(LABELS, error=_NO_LABEL, ignore_na=False)
@@ -84,5 +82,5 @@ def _image(column: Column, table: Table) -> list[Finding]:
         return []
     values = table.images[column.name]
     bounds = f"[{column.minimum:g}, {column.maximum:g}]"
-    outside = ~((values >= column.minimum) & (values <= column.maximum)).all(axis=1)
+    outside = np.any(~((values >= column.minimum) & (values <= column.maximum)), axis=1)
     return rows(column.name, f"every pixel must be a number within {bounds}", outside)

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from flo.clients.quality.cells import Floats, Mask
-from flo.clients.quality.findings import Finding, rows
+from flo.clients.quality.findings import Finding, Level, rows
 from flo.clients.quality.identifiers import identifiers
 from flo.clients.quality.table import Table
 from flo.clients.quality.units import wrong_unit
@@ -75,9 +75,9 @@ def _swapped_codes(table: Table, columns: list[CategoryColumn]) -> list[Finding]
     for place, one in enumerate(columns):
         for other in columns[place + 1 :]:
             here, there = cells[one.name], cells[other.name]
-            if here <= set(other.codes) and there <= set(one.codes):
-                if not (here <= set(one.codes) and there <= set(other.codes)):
-                    found.append(_are_swapped(one.name, other.name, "codebooks"))
+            fit = here <= set(one.codes) and there <= set(other.codes)
+            if not fit and here <= set(other.codes) and there <= set(one.codes):
+                found.append(_are_swapped(one.name, other.name, "codebooks"))
     return found
 
 
@@ -180,7 +180,7 @@ def _same_records(table: Table, hashes: np.ndarray) -> list[Finding]:
     first = pd.Series(hashes).groupby(hashes).transform("size").to_numpy() > 1
     others = ids.groupby(hashes).transform("nunique").to_numpy() > 1
     again = first & others & pd.Series(hashes).duplicated().to_numpy()
-    level = "to accept" if again.mean() >= _DOUBLE_SHARE else "note"
+    level: Level = "to accept" if again.mean() >= _DOUBLE_SHARE else "note"
     rule = "records are alike in every cell under another patient id"
     return rows("", rule, again, level=level, kind=DOUBLES)
 

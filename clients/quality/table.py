@@ -100,7 +100,9 @@ def read(
     for image in images.values():
         if image.pixels[0] in joined:
             joined[image.name] = np.stack([joined.pop(pixel) for pixel in image.pixels], axis=1)
-    columns = {name: joined[name] for name in joined if name not in images}
+    columns: dict[str, Floats | pd.Categorical] = {
+        name: values for name, values in joined.items() if name not in images
+    }
     columns |= {name: _categorical(parts) for name, parts in codes.items()}
     return Table(
         ids,

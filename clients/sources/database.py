@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,19 +21,26 @@ from flo.errors import DataError, UsageError
 
 
 def engine(address: str) -> sa.Engine:
-    """Raises UsageError for an address that cannot be one."""
+    """Raises UsageError for an address that cannot be one, DataError for a file that is not there."""
     try:
-        return sa.create_engine(address, hide_parameters=True)
+        made = sa.create_engine(address, hide_parameters=True)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise UsageError(
             f"the database's address cannot be used ({type(error).__name__})",
             hint="DIALECT+DRIVER://USER@HOST/DATABASE, and the driver installed beside FLO",
         ) from None
+    file = made.url.database
+    if made.dialect.name == "sqlite" and not (file and Path(file).is_file()):
+        raise DataError("the database's file does not exist")  # SQLite would make an empty one
+    return made
 
 
 @contextmanager
 def reading(database: sa.Engine, name: str) -> Iterator[sa.Connection]:
-    """A connection in one read-only transaction, where the database knows such. Raises DataError."""
+    """A connection in one transaction, read-only where the database knows such.
+
+    Raises DataError.
+    """
     options: dict[str, Any] = {"stream_results": True}
     if database.dialect.name == "postgresql":
         options |= {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
@@ -49,7 +57,9 @@ def reading(database: sa.Engine, name: str) -> Iterator[sa.Connection]:
         ) from None
 
 
-def batches(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[pa.RecordBatch]:
+def batches(
+    connection: sa.Connection, query: sa.Select[*tuple[Any, ...]]
+) -> Iterator[pa.RecordBatch]:
     """The rows of a query. A column of one kind of number stays one, all else becomes text."""
     result = connection.execute(query)
     names = list(result.keys())

@@ -26,7 +26,7 @@ from flo.clients.mapping import StudyMapping
 from flo.clients.sources.events import as_array
 from flo.clients.sources.source import Batch, Offer
 from flo.errors import DataError, UsageError
-from flo.schema import ImageColumn
+from flo.schema import ImageColumn, Schema
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -181,7 +181,7 @@ def _years(age: str) -> float | None:
 def _pixels(image: Dataset, column: ImageColumn, name: str) -> list[float]:
     """The image as the study wants it, channel by channel, shape (channels · height · width,)."""
     import torch
-    from pydicom.pixels import apply_modality_lut
+    from pydicom.pixels.processing import apply_modality_lut
 
     try:
         values = np.asarray(apply_modality_lut(image.pixel_array, image), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""From what happened to patients, and when, to one cell a record: what FHIR and OMOP have in common.
+"""From what happened to patients, and when, to one cell a record: for FHIR and for OMOP.
 
 A record has a patient and a day. Of a column's events the mapping's ``when`` chooses one: the last
 on or before the day, the first after it, or the last of all.

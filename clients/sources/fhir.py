@@ -92,8 +92,11 @@ class FhirExport:
         known = list[Resource]()
         for name, patient in self._patients():
             key = str(patient.get("id"))
-            other = [_id_of(link.get("other")) for link in _list(patient, "link")
-                     if link.get("type") == "replaced-by"]
+            other = [
+                _id_of(link.get("other"))
+                for link in _list(patient, "link")
+                if link.get("type") == "replaced-by"
+            ]
             if other and other[0]:
                 merged[key] = other[0]
                 continue
@@ -209,7 +212,11 @@ def _codings(concept: Any) -> list[tuple[str, str, str]]:
     if not isinstance(concept, dict):
         return []
     return [
-        (str(c.get("system") or ""), str(c["code"]), str(c.get("display") or concept.get("text") or ""))
+        (
+            str(c.get("system") or ""),
+            str(c["code"]),
+            str(c.get("display") or concept.get("text") or ""),
+        )
         for c in _list(concept, "coding")
         if c.get("code")
     ]

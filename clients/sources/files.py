@@ -181,5 +181,3 @@ def _unreadable(name: str, kind: str, error: Exception) -> DataError:
         f"{name} cannot be read as {kind}{place} ({type(error).__name__})",
         hint=hint if kind == "csv" else "",
     )
-
-

@@ -121,7 +121,9 @@ class OmopDatabase:
                 kind, concepts = _parsed(mapped.field)
                 events = _TABLES.get(kind)
                 column = Column.empty(
-                    mapped, len(records), happened=kind == "death" or not (events is None or events.values)
+                    mapped,
+                    len(records),
+                    happened=kind == "death" or not (events is None or events.values),
                 )
                 if events is not None:
                     self._fill(connection, column, events, concepts, mapping.cohort, records)
@@ -198,11 +200,14 @@ class OmopDatabase:
         )
         places = _places(records)
         for row in connection.execute(query):
-            value, unit_code = 1, None
+            value: Any = 1
+            unit_code = None
             if events.values:
                 unit_code, number, concept, *texts = row[2:]
                 unit_code = unit_code or NO_UNIT
-                value = next((v for v in (number, _concept(concept), *texts) if v is not None), None)
+                value = next(
+                    (v for v in (number, _concept(concept), *texts) if v is not None), None
+                )
                 if value is None:
                     continue
             for place in places.get(row[0], ()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
@@ -29,9 +30,9 @@ class SqlTable(TableSource):
             return [str(column["name"]) for column in look.get_columns(self.name, self._schema)]
 
     def _batches(self, wanted: list[str]) -> Iterator[pa.RecordBatch]:
-        columns = [sa.column(name) for name in wanted]
+        columns: list[sa.ColumnClause[object]] = [sa.column(name) for name in wanted]
         table = sa.table(self.name, *columns, schema=self._schema)
         # In the order of the ids, so that "the first records of a patient" are always the same.
-        query = sa.select(*columns).order_by(*columns)
+        query: sa.Select[*tuple[Any, ...]] = sa.select(*columns).order_by(*columns)
         with reading(self._engine, self.name) as connection:
             yield from batches(connection, query.select_from(table))

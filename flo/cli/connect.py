@@ -60,7 +60,8 @@ def map_fields(
     say(f"written to {path}: read every line, then see what it gives:")
     say(f"next: flo site inspect {study} --home {home}")
     if open_:
-        say(f"[yellow]without a field yet:[/] {', '.join(open_)}; all we have: flo site map --fields")
+        say(f"[yellow]without a field yet:[/] {', '.join(open_)}")
+        say(f"all fields there are: flo site map {study} --fields --home {home}")
     mapped = {name: one.mapped.field if one.mapped else None for name, one in found.items()}
     return results.Mapped(str(path), mapped, open_)
 

@@ -165,7 +165,13 @@ def bars(counts: Sequence[int], dark: Sequence[int], names: Sequence[str]) -> Ba
         return round((bottom - 4) * count / longest, 1)
 
     drawn = [
-        (round(n * each, 1), round(bottom - high(all_), 1), high(all_), round(bottom - high(d), 1), high(d))
+        (
+            round(n * each, 1),
+            round(bottom - high(all_), 1),
+            high(all_),
+            round(bottom - high(d), 1),
+            high(d),
+        )
         for n, (all_, d) in enumerate(zip(counts, dark, strict=True))
     ]
     if len(names) == len(counts):

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flo import canonical
-from flo.clients.quality.check import check
 from flo.clients.home import SiteHome
+from flo.clients.quality.check import check
 from flo.clients.snapshot import Snapshot
 from flo.clients.sources.files import open_file
 from flo.clients.trainer import Trainer
@@ -19,7 +19,7 @@ from flo.messages import Purpose
 from flo.models import initial_weights
 from flo.privacy.split import is_held_out
 from flo.study import Study
-from tests.builders import NoNoise
+from tests.builders import NoNoise, data_file
 from tests.clients.asked_site import Site, approved_site
 
 PATIENTS = [f"north{i:04d}" for i in range(40)]
@@ -60,7 +60,7 @@ def one_of(home: SiteHome, *, held_out: bool) -> str:
 
 def frozen_without(home: SiteHome, study: Study, *gone: str) -> Snapshot:
     """What would be frozen if the hospital's file did not know these patients."""
-    lines = home.config.populations[0].file.read_text().splitlines(keepends=True)
+    lines = data_file(home).read_text().splitlines(keepends=True)
     path = home.directory / "fewer.csv"
     path.write_text("".join(line for line in lines if line.split(",")[0] not in gone))
     checked = check(open_file(path, "patient_id"), study.data, "patient_id")

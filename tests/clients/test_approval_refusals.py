@@ -27,6 +27,7 @@ from flo.study import Study, from_document
 from tests.builders import (
     SilentApi,
     csv_text,
+    data_file,
     make_site,
     pretend_enrolled,
     small_study,
@@ -212,12 +213,12 @@ def test_a_study_with_a_larger_delta_than_the_ledger_is_refused(tmp_path: Path) 
     ],
 )
 def test_data_that_do_not_fit_leave_no_trace(site: Site, cells: str, why: str) -> None:
-    site.home.config.populations[0].file.write_text(f"patient_id,age,ward,ill\n{cells}\n")
+    data_file(site.home).write_text(f"patient_id,age,ward,ill\n{cells}\n")
     site.refuses(site.offer(), DataError, why)
 
 
 def test_a_data_file_that_is_gone_leaves_no_trace(site: Site) -> None:
-    site.home.config.populations[0].file.unlink()
+    data_file(site.home).unlink()
     site.refuses(site.offer(), DataError, "does not exist")
 
 
@@ -271,7 +272,7 @@ def test_a_refused_population_does_not_claim_the_patients_of_another(site: Site)
 def test_what_was_fixed_at_birth_cannot_be_changed_in_site_toml(
     site: Site, old: str, new: str
 ) -> None:
-    data = site.home.config.populations[0].file
+    data = data_file(site.home)
     site.edit_config(old, new)
     if "mrn" in new:
         data.write_text(data.read_text().replace("patient_id", "mrn"))

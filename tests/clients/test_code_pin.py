@@ -19,7 +19,7 @@ from flo.clients.offers import Offered
 from flo.environment import code_digest
 from flo.errors import FloError, PolicyError, RefusedError, TrustError
 from flo.identity import verify
-from tests.builders import SilentApi
+from tests.builders import SilentApi, data_file
 from tests.clients.approving_site import Site as ApprovingSite
 from tests.clients.approving_site import enrolled_site
 from tests.clients.asked_site import Site, approved_site
@@ -118,7 +118,7 @@ def test_a_renewal_charges_nothing_and_the_study_goes_on(updated: Site) -> None:
     before, rows = approval.load(updated.home, updated.study.digest), updated.kinds()
     charged, first = updated.charged(), updated.replies()
     api = SilentApi()
-    updated.home.config.population(None).file.unlink()  # what was frozen stays frozen
+    data_file(updated.home).unlink()  # what was frozen stays frozen
     renewed = renew(updated, api)
     assert renewed == approval.load(updated.home, updated.study.digest)
     assert renewed.read_decision().code == code_digest()

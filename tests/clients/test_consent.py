@@ -20,7 +20,7 @@ from flo.errors import RefusedError, TrustError, UsageError
 from flo.keystore import read_secret
 from flo.messages import Purpose
 from flo.privacy.split import keyed_hash
-from tests.builders import small_study
+from tests.builders import data_file, small_study
 from tests.clients.approving_site import enrolled_site
 from tests.clients.asked_site import Site, approved_site
 from tests.clients.exact_site import (
@@ -146,7 +146,7 @@ def test_they_are_in_no_study_that_is_approved_later(tmp_path: Path, spelling: s
 
 def test_all_of_a_patients_records_go(tmp_path: Path) -> None:
     site = enrolled_site(tmp_path)
-    path = site.home.config.populations[0].file
+    path = data_file(site.home)
     header, *lines = path.read_text().splitlines(keepends=True)
     path.write_text(header + "".join(lines + lines[::-2] + lines[1:3] * 5))
     many = small_study().data.model_copy(update={"records_per_patient": "many", "most_records": 8})

@@ -18,7 +18,7 @@ import pytest
 from flo.clients.halt import halted
 from flo.clients.home import SiteHome
 from flo.identity import Identity
-from tests.builders import make_site, pretend_enrolled
+from tests.builders import data_file, make_site, pretend_enrolled
 
 PATIENT = "north0007"
 
@@ -197,7 +197,7 @@ def test_a_patients_id_is_in_no_file_and_on_no_page_afterwards(opened: Opened) -
 
 
 def test_a_patient_is_out_though_the_data_file_is_away(opened: Opened) -> None:
-    opened.desk.home.config.populations[0].file.unlink()
+    data_file(opened.desk.home).unlink()
     status, text = opened.post("/opt-outs", patient=PATIENT)
     assert (status, "1 on the list" in text) == (200, True)
 

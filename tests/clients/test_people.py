@@ -30,7 +30,7 @@ from flo.server.refusals import Refusals
 from flo.server.site_api import SiteApi
 from flo.server.store import Store
 from flo.succession import Succession
-from tests.builders import small_study
+from tests.builders import data_file, small_study
 from tests.clients.approving_site import Site, enrolled_site
 
 ADA, BEN, EVE = Identity.new(), Identity.new(), Identity.new()
@@ -151,7 +151,7 @@ def test_each_yes_is_in_the_audit_log_with_name_and_role(hospital: Hospital) -> 
 def test_an_approval_that_failed_for_another_reason_is_made_by_asking_the_last_person_again(
     hospital: Hospital,
 ) -> None:
-    data = hospital.site.home.config.population(None).file
+    data = data_file(hospital.site.home)
     text = data.read_text()
     data.write_text(text.replace(",a,", ",z,"))
     hospital.hears(ADA)

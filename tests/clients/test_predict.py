@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flo.clients.quality.check import check, check_inputs
 from flo.clients.predict import predict
+from flo.clients.quality.check import check, check_inputs
 from flo.clients.sources.files import open_file
 from flo.errors import DataError, FloError, UsageError
 from flo.model_card import PublishedModel

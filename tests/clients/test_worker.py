@@ -64,7 +64,9 @@ def close(child: subprocess.Popen[bytes]) -> None:
 def snapshot(tmp_path: Path) -> Snapshot:
     (tmp_path / "patients.csv").write_text(csv_text())
     return Snapshot.of(
-        check(open_file(tmp_path / "patients.csv", "patient_id"), STUDY.data, "patient_id"), b"k" * 32, 0.3
+        check(open_file(tmp_path / "patients.csv", "patient_id"), STUDY.data, "patient_id"),
+        b"k" * 32,
+        0.3,
     )
 
 

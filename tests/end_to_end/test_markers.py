@@ -23,7 +23,7 @@ from flo.cli.operator import Operator
 from flo.clients.home import SiteHome
 from flo.features import scale
 from flo.schema import NumberColumn
-from tests.builders import small_study, study_document
+from tests.builders import data_file, small_study, study_document
 from tests.end_to_end.agents import agent
 from tests.server.stage import RealCoordinator, flo, new_home
 
@@ -92,7 +92,7 @@ def test_no_planted_value_is_found_anywhere(tmp_path: Path) -> None:
         coordinator.wait_until_ready()
         homes = [coordinator.enrol(tmp_path / name, name) for name in SITES]
         for home, name in zip(homes, SITES, strict=True):
-            home.config.populations[0].file.write_text(planted_csv(name))
+            data_file(home).write_text(planted_csv(name))
         at = str(coordinator.home.directory)
         do("coordinator", "token", "Vera", "--role", "auditor", "--home", at,
            "--out", tmp_path / "access.json")  # fmt: skip
@@ -138,7 +138,7 @@ def test_no_planted_value_is_found_anywhere(tmp_path: Path) -> None:
 
 def _a_bad_file_is_refused(home: SiteHome, digest: str, do: object) -> None:
     """An error about the data names column, rule and rows, and no value."""
-    file = home.config.populations[0].file
+    file = data_file(home)
     good = file.read_text()
     file.write_text(good.replace(f"{MARK}-north-007,{AGE}", f"{MARK}-north-007,{MARK}{AGE}"))
     done = flo("site", "approve", digest, "--yes", "--home", home.directory)

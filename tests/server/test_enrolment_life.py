@@ -18,7 +18,7 @@ from flo.clients.witness import countersign
 from flo.errors import RefusedError, TrustError, UsageError
 from flo.identity import Identity
 from flo.server.home import sign_events
-from tests.builders import small_study
+from tests.builders import data_file, small_study
 from tests.server.stage import RealCoordinator, ask, flo
 
 STUDIES = "/v1/site/studies"
@@ -117,7 +117,7 @@ def test_a_hospital_that_leaves_keeps_its_ledger_and_is_refused_afterwards(
     assert not is_served(coordinator, shown)
     with closing(site.ledger()) as ledger:
         assert ledger.head() == head
-    assert site.config.populations[0].file.is_file()
+    assert data_file(site).is_file()
     with pytest.raises(UsageError, match="not enrolled"):
         connect(site)
 
