@@ -10,10 +10,10 @@ from flo.clients.mapping_file import add
 from flo.clients.quality.cells import as_text
 from flo.clients.sources.source import Offer, Source
 from flo.clients.suggest import Suggestion, suggest
-from flo.errors import FloError
 from flo.study import Study
 
-_MOST_SPELLINGS = 50
+_MOST_SPELLINGS = 50  # more are no codes
+_MOST_FIELDS = 200  # looked at
 
 
 def draft(home: SiteHome, study: Study, population: Population) -> dict[str, Suggestion]:
@@ -24,12 +24,8 @@ def draft(home: SiteHome, study: Study, population: Population) -> dict[str, Sug
     """
     source = population.open()
     settings = source.settings()
-
-    def spellings(offer: Offer) -> dict[str, str]:
-        return _spellings(source, offer, study, settings)
-
     offers = [offer for offer in source.offers() if offer.field != population.id_column]
-    found = suggest(study.data, offers, spellings)
+    found = suggest(study.data, offers, _spellings(source, offers, study, settings))
     lines = {name: (one.mapped, one.remark) for name, one in found.items()}
     add(home, study, lines, settings)
     home.record("mapping-drafted", study.digest, open=sum(s.mapped is None for s in found.values()))
@@ -37,16 +33,18 @@ def draft(home: SiteHome, study: Study, population: Population) -> dict[str, Sug
 
 
 def _spellings(
-    source: Source, offer: Offer, study: Study, settings: dict[str, object]
-) -> dict[str, str]:
-    """The different cells of a field, and their meaning; none if they are many or not cells."""
-    column = MappedColumn(field=offer.field, when="any")
-    mapping = StudyMapping.model_validate({"columns": {"x": column}, **settings})
-    cells = dict[str, None]()
-    with suppress(FloError, TypeError):
-        for batch in source.read(mapping, study.data):
-            found = as_text(batch.columns["x"]).unique().drop_null().to_pylist()
-            cells |= dict.fromkeys(found)
-            if len(cells) > _MOST_SPELLINGS:
-                return {}
-    return source.words(sorted(cells))
+    source: Source, offers: list[Offer], study: Study, settings: dict[str, object]
+) -> dict[str, dict[str, str]]:
+    """Field -> its different cells and their meaning, of the first fields that may be coded."""
+    coded = [offer.field for offer in offers if not offer.unit and offer.field != "pixels"]
+    named = {f"f{number}": field for number, field in enumerate(coded[:_MOST_FIELDS])}
+    columns = {name: MappedColumn(field=field, when="any") for name, field in named.items()}
+    mapping = StudyMapping.model_validate({"columns": columns, **settings})
+    cells = {name: set[str]() for name in named}
+    for batch in source.read(mapping, study.data):
+        for name in list(cells):
+            with suppress(TypeError):  # lists and the like are no codes
+                cells[name] |= set(as_text(batch.columns[name]).unique().drop_null().to_pylist())
+            if len(cells[name]) > _MOST_SPELLINGS:
+                del cells[name]
+    return {named[name]: source.words(sorted(found)) for name, found in cells.items() if found}

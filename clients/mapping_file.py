@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping as AbstractMapping
 from typing import Any
 
@@ -63,17 +64,19 @@ def add(
 def _line(name: str, mapped: MappedColumn | None, remark: str) -> str:
     comment = f"  # {remark}" if remark else ""
     if mapped is None:
-        return f'# {json.dumps(name)} = {{ field = "" }}{comment}\n'
+        return f'# {_key(name)} = {{ field = "" }}{comment}\n'
     values = mapped.model_dump(mode="json", exclude_defaults=True)
     inline = ", ".join(f"{key} = {_inline(value)}" for key, value in values.items())
-    return f"{json.dumps(name, ensure_ascii=False)} = {{ {inline} }}{comment}\n"
+    return f"{_key(name)} = {{ {inline} }}{comment}\n"
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
 def _inline(value: Any) -> str:
     """A TOML value on one line. JSON's strings, numbers and lists are TOML's."""
     if isinstance(value, dict):
-        inner = ", ".join(
-            f"{json.dumps(k, ensure_ascii=False)} = {_inline(v)}" for k, v in value.items()
-        )
+        inner = ", ".join(f"{_key(k)} = {_inline(v)}" for k, v in value.items())
         return f"{{ {inner} }}"
     return json.dumps(value, ensure_ascii=False)

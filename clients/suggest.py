@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flo.clients.mapping import MappedColumn, same_unit
@@ -18,7 +18,10 @@ from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
 
 _ALIKE = 0.6  # from 0 to 1; below nothing is offered
 _PREFIX = 3  # letters that a short form has at least, such as chol for cholesterol
-Spellings = Callable[[Offer], dict[str, str]]
+_SYNONYMS = {"sex": "gender", "pulse": "heartrate"}
+_ANYTHING = {"0", "1", "true", "false", "yes", "no"}  # codes that many a field has
+_CANDIDATES = 3  # named where nothing is alike enough
+Spellings = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Suggestion:
 def suggest(schema: Schema, offers: Sequence[Offer], spellings: Spellings) -> dict[str, Suggestion]:
     """A suggestion for the label and each column of the study, in this order.
 
-    ``spellings``: the different cells of a field and what they mean; none if there are many.
+    ``spellings``: field -> its different cells and what they mean, where these are few.
     """
     found = {schema.label: _column(schema.label, ("0", "1"), offers, spellings)}
     for column in schema.columns:
@@ -51,7 +54,8 @@ def suggest(schema: Schema, offers: Sequence[Offer], spellings: Spellings) -> di
 def _number(column: NumberColumn, offers: Sequence[Offer]) -> Suggestion:
     best = _most_alike(column.name, offers)
     if best is None:
-        return Suggestion(None, _what(column))
+        same = [offer for offer in offers if offer.unit and same_unit(offer.unit, column.unit)]
+        return Suggestion(None, _what(column) + _candidates(same, "has this unit"))
     if not best.unit or same_unit(best.unit, column.unit):
         return Suggestion(MappedColumn(field=best.field), _seen(best, _what(column)))
     ways = [
@@ -75,8 +79,11 @@ def _column(
     what = f"codes: {', '.join(codes[:6])}" + (", ..." if len(codes) > 6 else "")
     best = _most_alike(name, offers)
     if best is None:
-        return Suggestion(None, what)
-    cells = spellings(best)
+        fitting = [offer for offer in offers if _fits(spellings.get(offer.field, {}), codes)]
+        if len(fitting) != 1 or {_plain(code) for code in codes} <= _ANYTHING:
+            return Suggestion(None, what + _candidates(fitting, "has these codes"))
+        best = fitting[0]
+    cells = spellings.get(best.field, {})
     if set(cells) <= set(codes):
         return Suggestion(MappedColumn(field=best.field), _seen(best, what))
     pairs = {cell: c for cell, word in cells.items() if (c := _code(word, codes)) is not None}
@@ -86,6 +93,19 @@ def _column(
         remark += f"; without a code yet: {', '.join(left[:6])}"
     mapped = MappedColumn(field=best.field, codes=pairs) if pairs else None
     return Suggestion(mapped, remark if mapped else f"{best.field}? {remark}")
+
+
+def _fits(cells: Mapping[str, str], codes: Sequence[str]) -> bool:
+    """Whether a field's cells spell codes of this codebook, and at least two of them."""
+    named = {_code(word, codes) for word in cells.values()}
+    return len(named) > 1 and None not in named
+
+
+def _candidates(offers: Sequence[Offer], why: str) -> str:
+    if not offers:
+        return ""
+    some = [f"{o.field} ({o.text})" if o.text else o.field for o in offers[:_CANDIDATES]]
+    return f"; {why}: {', '.join(some)}" + (", ..." if len(offers) > _CANDIDATES else "")
 
 
 def _code(cell: str, codes: Sequence[str]) -> str | None:
@@ -107,12 +127,12 @@ def _most_alike(name: str, offers: Sequence[Offer]) -> Offer | None:
 
 def _alike(name: str, offer: Offer) -> float:
     """1 for the same name, less for a short form of a word, or for letters in common."""
-    tail = re.split(r"[:|]", offer.field)[-1]
-    best = 0.0
-    for text in (offer.field, tail, offer.text):
+    tail = re.split(r"[:|]", offer.field)[-1]  # before it stands a kind, or a system's address
+    best, wished = 0.0, {_plain(name), _SYNONYMS.get(_plain(name))}
+    for text in (tail, offer.text):
         if not text:
             continue
-        if _plain(text) == _plain(name):
+        if _plain(text) in wished:
             return 1.0
         words = {_plain(word) for word in re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", text)} - {""}
         wanted = [_plain(word) for word in re.split(r"[\W_]+", name) if _plain(word)]

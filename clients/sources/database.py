@@ -21,7 +21,7 @@ from flo.errors import DataError, UsageError
 
 
 def engine(address: str) -> sa.Engine:
-    """Raises UsageError for an address that cannot be one, DataError for a file that is not there."""
+    """Raises UsageError for an address that cannot be one, DataError if its file is not there."""
     try:
         made = sa.create_engine(address, hide_parameters=True)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
