@@ -133,7 +133,7 @@ def write_omop(table: pd.DataFrame, folder: Path, hospital: str) -> Path:
     """An SQLite file with the tables of OMOP CDM 5.4 that hold patients, events and one cohort."""
     path = folder / f"{hospital}-omop.sqlite"
     path.unlink(missing_ok=True)
-    codes = _code_concepts(table)
+    codes = code_concepts(table)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _OMOP}
     rows["concept"] = list(_concepts(codes))
     for person, row in enumerate(table.to_dict("records"), start=1):
@@ -282,7 +282,7 @@ def _value(one: Observed, value: Any) -> dict[str, Any]:
     return {"valueQuantity": quantity}
 
 
-def _code_concepts(table: pd.DataFrame) -> dict[tuple[str, str], int]:
+def code_concepts(table: pd.DataFrame) -> dict[tuple[str, str], int]:
     """(column, code) -> a concept of our own."""
     pairs = [
         (one.column, str(code))

@@ -69,6 +69,17 @@ def identifiers(columns: pd.DataFrame, ids: list[str], schema: Schema) -> list[F
     return found
 
 
+def weak_ids(ids: list[str], id_column: str) -> list[Finding]:
+    """A note where patients are known by what changes, or by what two of them may have."""
+    kind = _kind(list(dict.fromkeys(ids))[:_MOST_CELLS])
+    if kind not in ("names", "e-mail addresses"):
+        return []
+    rule = (
+        f"holds what looks like {kind}: who has two counts as two patients, and two of one as one"
+    )
+    return [Finding(id_column, rule, level="note", kind=IDENTIFIER)]
+
+
 def _kind(cells: list[str]) -> str | None:
     if not cells:
         return None

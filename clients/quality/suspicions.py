@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 
 from flo.clients.quality.cells import Floats, Mask
 from flo.clients.quality.findings import Finding, Level, rows
-from flo.clients.quality.identifiers import identifiers
+from flo.clients.quality.identifiers import identifiers, weak_ids
 from flo.clients.quality.table import Table
 from flo.clients.quality.units import wrong_unit
 from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
@@ -44,6 +44,7 @@ def suspicions(table: Table, schema: Schema, id_column: str) -> list[Finding]:
     for category in categories:
         found += _shifted(table, category)
     found += _leaks(table, schema)
+    found += weak_ids(table.ids, id_column)
     found += _doubles(table, schema) + _same_patient(table, id_column)
     return found + _mostly_missing(table, schema)
 

@@ -6,6 +6,7 @@ million records of thirty columns take some hundred megabytes whatever the sourc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -115,18 +116,25 @@ def read(
 def _numbers(
     name: str, cells: pa.Array, mapped: MappedColumn
 ) -> tuple[Floats, dict[tuple[str, str], Mask]]:
-    if mapped.missing:
-        cells = _without(_text(name, cells), mapped.missing)
+    words, absent = _missing(mapped.missing)
+    if words:
+        cells = _without(_text(name, cells), words)
     try:
         values, text = as_numbers(cells)
     except TypeError as error:
         values, text = np.full(len(cells), np.nan), np.ones(len(cells), dtype=bool)
         return values, {(name, f"{NOT_A_NUMBER}, not {error}"): text}
     infinite = np.isinf(values)
-    values[infinite] = np.nan
+    values[infinite | np.isin(values, absent)] = np.nan
     if mapped.multiply is not None:
         values = values * mapped.multiply + mapped.add
     return values, {(name, NOT_A_NUMBER): text, (name, NOT_FINITE): infinite}
+
+
+def _missing(cells: tuple[str, ...]) -> tuple[tuple[str, ...], list[float]]:
+    """Words, and numbers, which have many spellings: -1 and -1.0."""
+    numbers = {cell: float(cell) for cell in cells if re.fullmatch(r"-?\d+(\.\d+)?", cell)}
+    return tuple(cell for cell in cells if cell not in numbers), list(numbers.values())
 
 
 def _coded(name: str, cells: pa.Array, mapped: MappedColumn) -> pa.DictionaryArray:

@@ -19,6 +19,7 @@ from flo.clients.sources.source import BATCH, Batch
 from flo.schema import NumberColumn, Schema
 
 NO_UNIT = "none"  # what a mapping calls the unit of values that should have one and do not
+_NO_UNIT_HINT = f" (if they are in it: unit = {NO_UNIT!r}, multiply = 1 in mapping.toml)"
 
 
 @dataclass
@@ -63,7 +64,10 @@ class Column:
         for given in {unit for unit in self.units if unit is not None}:
             if not same_unit(given, expected):
                 mask = np.array([unit == given for unit in self.units])
-                found[f"has the unit {given!r} where {expected!r} is expected"] = mask
+                has, hint = f"the unit {given!r}", ""
+                if given == NO_UNIT:
+                    has, hint = "no unit", _NO_UNIT_HINT
+                found[f"has {has} where {expected!r} is expected{hint}"] = mask
         return found
 
 

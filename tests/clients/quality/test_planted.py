@@ -1,0 +1,168 @@
+"""One fault planted in real data, found and named; and none found where none was planted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flo.clients.quality.check import Looked, gate, look
+from flo.clients.quality.findings import Finding
+from flo.clients.sources.files import open_file
+from flo.datasets import DATASETS, heart
+from flo.errors import DataError
+from flo.schema import Schema
+from flo.study import load
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+HEART = load(EXAMPLES / "heart" / "study.toml").data
+TABLE = heart()["cleveland"]
+Plant = Callable[[pd.DataFrame], pd.DataFrame]
+
+
+def looked(table: pd.DataFrame, folder: Path, schema: Schema = HEART) -> Looked:
+    table.to_csv(folder / "x.csv", index=False)
+    return look(open_file(folder / "x.csv", "patient_id"), schema, "patient_id")
+
+
+def named(found: list[Finding], kind: str) -> list[Finding]:
+    return [finding for finding in found if finding.kind == kind]
+
+
+def in_mmol(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(chol=(table["chol"] / 38.67).round(2))
+
+
+def half_in_mmol(table: pd.DataFrame) -> pd.DataFrame:
+    chol = table["chol"].where(np.arange(len(table)) % 2 == 0, table["chol"] / 38.67)
+    return table.assign(chol=chol.round(2))
+
+
+def in_kilopascal(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(trestbps=(table["trestbps"] / 7.50062).round(1))
+
+
+def in_months(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(age=table["age"] * 12)
+
+
+def swapped_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    return table.rename(columns={"chol": "thalch", "thalch": "chol"})
+
+
+def swapped_codes(table: pd.DataFrame) -> pd.DataFrame:
+    return table.rename(columns={"sex": "exang", "exang": "sex"})
+
+
+def swapped_columns_of_codes(table: pd.DataFrame) -> pd.DataFrame:
+    return table.rename(columns={"slope": "thal", "thal": "slope"})
+
+
+def leaked(table: pd.DataFrame) -> pd.DataFrame:
+    """Vessels were coloured because of the diagnosis, for all but a few."""
+    ca = (3 * table["disease"]).where(np.arange(len(table)) % 40 != 0, 0)
+    return table.assign(ca=ca)
+
+
+def leaked_by_absence(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(ca=table["ca"].where(table["disease"] == 1))
+
+
+def doubled(table: pd.DataFrame) -> pd.DataFrame:
+    again = table.head(20).assign(patient_id=[f"again-{n}" for n in range(20)])
+    return pd.concat([table, again], ignore_index=True)
+
+
+def same_patients(table: pd.DataFrame) -> pd.DataFrame:
+    """The later visits of some under an id with a zero more."""
+    again = table.head(6).assign(
+        patient_id=lambda t: t["patient_id"].str.replace("-", "-0"), age=44
+    )
+    return pd.concat([table, again], ignore_index=True)
+
+
+PLANTED = [
+    pytest.param(in_mmol, "unit", "chol", "mmol/L where the study has mg/dL of cholesterol"),
+    pytest.param(half_in_mmol, "unit", "chol", "mmol/L where the study has mg/dL of cholesterol"),
+    pytest.param(in_kilopascal, "unit", "trestbps", "kPa where the study has mm Hg"),
+    pytest.param(in_months, "unit", "age", "months where the study has years"),
+    pytest.param(swapped_numbers, "swapped columns", "chol and thalch", "look swapped"),
+    pytest.param(swapped_codes, "swapped columns", "sex and exang", "look swapped"),
+    pytest.param(swapped_columns_of_codes, "swapped columns", "slope and thal", "look swapped"),
+    pytest.param(leaked, "label leak", "ca", "tells the label almost alone"),
+    pytest.param(leaked_by_absence, "label leak", "ca", "tells the label almost alone"),
+    pytest.param(doubled, "duplicated patients", "", "alike in every cell, 20 records"),
+    pytest.param(same_patients, "one patient two ids", "patient_id", "same patients?, 12 records"),
+]
+
+
+@pytest.mark.parametrize(("plant", "kind", "column", "words"), PLANTED)
+def test_a_planted_fault_is_found_and_named_and_is_in_the_way(
+    plant: Plant, kind: str, column: str, words: str, tmp_path: Path
+) -> None:
+    found = looked(plant(TABLE), tmp_path).found
+    (one,) = named(found, kind)
+    assert one.column == column
+    assert all(word in str(one) for word in words.split(", "))
+    with pytest.raises(DataError, match=f"{column or 'alike'}"):
+        gate(open_file(tmp_path / "x.csv", "patient_id"), HEART, "patient_id", None)
+
+
+CODED = Schema.model_validate(
+    {
+        **HEART.model_dump(),
+        "columns": [
+            HEART.columns[0].model_dump(),
+            {"kind": "category", "name": "stage", "codes": ["1", "2", "3", "4"]},
+        ],
+    }
+)
+
+
+@pytest.mark.parametrize(("step", "words"), [(-1, "one more"), (1, "one less")])
+def test_a_shifted_codebook_is_found_and_named(step: int, words: str, tmp_path: Path) -> None:
+    stage = 1 + np.arange(len(TABLE)) * 7 % 4 + step
+    table = TABLE[["patient_id", "age", "disease"]].assign(stage=stage)
+    (one,) = named(looked(table, tmp_path, CODED).found, "shifted codes")
+    assert one.column == "stage"
+    assert words in one.rule
+
+
+def test_within_bounds_a_wrong_unit_is_asked_about(tmp_path: Path) -> None:
+    """µmol/L beside bounds that are wide enough for both: only where the values crowd tells."""
+    wide = Schema.model_validate(
+        {
+            **HEART.model_dump(),
+            "columns": [
+                {
+                    **{"kind": "number", "name": "glucose", "unit": "mg/dL"},
+                    **{"minimum": 0, "maximum": 500},
+                }
+            ],
+        }
+    )
+    values = np.random.default_rng(3).normal(110, 30, len(TABLE)).clip(50, 400)
+    table = TABLE[["patient_id", "disease"]].assign(glucose=(values / 18.016).round(1))
+    (one,) = named(looked(table, tmp_path, wide).found, "unit")
+    assert one.level == "to accept"
+    assert "mmol/L where the study has mg/dL of glucose" in one.rule
+    right = TABLE[["patient_id", "disease"]].assign(glucose=values.round(1))
+    assert not named(looked(right, tmp_path, wide).found, "unit")
+
+
+def test_what_is_mostly_missing_is_noted(tmp_path: Path) -> None:
+    found = looked(TABLE.assign(ca=float("nan")), tmp_path).found
+    (one,) = named(found, "missing")
+    assert (one.column, one.level) == ("ca", "note")
+
+
+@pytest.mark.parametrize("name", [*DATASETS])
+def test_nothing_is_in_the_way_at_any_real_site(name: str, tmp_path: Path) -> None:
+    """63 sites: a gate that cries wolf is soon opened for everything."""
+    schema = load(EXAMPLES / name.split("-")[0] / "study.toml").data
+    for hospital, table in DATASETS[name]().items():
+        found = looked(table, tmp_path, schema).found
+        assert not [str(f) for f in found if f.level != "note"], hospital

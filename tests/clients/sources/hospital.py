@@ -1,0 +1,93 @@
+"""The same hospital's patients in each system that FLO reads, and the mapping for each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from flo import sample_sources as samples
+from flo.clients.mapping import StudyMapping
+from flo.clients.quality.check import Checked, gate
+from flo.clients.sources.fhir import FhirExport
+from flo.clients.sources.files import open_file
+from flo.clients.sources.omop import OmopDatabase
+from flo.clients.sources.source import Source
+from flo.clients.sources.sql import SqlTable
+from flo.schema import Schema
+from flo.study import load
+
+HEART = load(Path(__file__).parents[3] / "examples" / "heart" / "study.toml").data
+HOSPITALS = ("cleveland", "hungary", "switzerland", "va-long-beach")
+
+
+def source(kind: str, table: pd.DataFrame, folder: Path) -> Source:
+    """These patients as a source of that kind, written and opened."""
+    if kind == "csv":
+        table.to_csv(folder / "heart.csv", index=False)
+        return open_file(folder / "heart.csv", "patient_id")
+    path = samples.FORMS[kind](table, folder, "heart")
+    match kind:
+        case "parquet":
+            return open_file(path, "patient_id")
+        case "sql":
+            return SqlTable(f"sqlite:///{path}", "patients", None, "patient_id")
+        case "fhir":
+            return FhirExport(path, "id")
+        case _:
+            return OmopDatabase(f"sqlite:///{path}", None, "person_source_value")
+
+
+def mapping(kind: str, table: pd.DataFrame) -> StudyMapping | None:
+    """What a hospital with such a system would write; none for tables with the study's names."""
+    if kind not in ("fhir", "omop"):
+        return None
+    columns = _fhir() if kind == "fhir" else _omop(table)
+    own = {"as_of": samples.DAY} if kind == "fhir" else {"cohort": samples.COHORT}
+    return StudyMapping.model_validate_json(json.dumps({"columns": columns, **own}))
+
+
+def checked(kind: str, table: pd.DataFrame, folder: Path, schema: Schema = HEART) -> Checked:
+    """Through the gate, in the order of the ids."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = gate(source(kind, table, folder), schema, "patient_id", mapping(kind, table))
+    order = sorted(range(len(found.patient_ids)), key=found.patient_ids.__getitem__)
+    return Checked(found.inputs[order], found.labels[order], [found.patient_ids[n] for n in order])
+
+
+def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Apply ``edit`` to every resource of an NDJSON file."""
+    resources = [json.loads(line) for line in path.read_text().splitlines()]
+    for resource in resources:
+        edit(resource)
+    path.write_text("".join(json.dumps(resource) + "\n" for resource in resources))
+
+
+def _fhir() -> dict[str, Any]:
+    columns: dict[str, Any] = {
+        "disease": {"field": f"condition:{samples.SNOMED}|{samples.DISEASE[0]}"},
+        "age": {"field": "patient:age"},
+        "sex": {"field": "patient:gender", "codes": {"male": "Male", "female": "Female"}},
+    }
+    for one in samples.OBSERVED:
+        columns[one.column] = {"field": f"observation:{one.system}|{one.code}"}
+    return columns
+
+
+def _omop(table: pd.DataFrame) -> dict[str, Any]:
+    columns: dict[str, Any] = {
+        "disease": {"field": f"condition:{samples.DISEASE[2]}"},
+        "age": {"field": "person:age"},
+        "sex": {"field": "person:gender", "codes": {"8507": "Male", "8532": "Female"}},
+    }
+    codes = samples.code_concepts(table)
+    for one in samples.OBSERVED:
+        columns[one.column] = {"field": f"measurement:{one.concept}"}
+        own = {str(n): code for (name, code), n in codes.items() if name == one.column}
+        if own:
+            columns[one.column]["codes"] = own
+    columns["ca"] |= {"unit": "none", "multiply": 1}  # a count, of which OMOP keeps no unit
+    return columns

@@ -1,0 +1,153 @@
+"""DICOM images become the study's pixels; tags that could tell who a patient is are never read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+
+from flo.clients.mapping import StudyMapping
+from flo.clients.quality.check import Checked, gate, look
+from flo.clients.sources.dicom import DicomFolder
+from flo.errors import DataError, UsageError
+from tests.clients.sources.images import CT, MAPPING, SCHEMA, write
+
+
+def through_the_gate(folder: tuple[Path, Path]) -> Checked:
+    return gate(DicomFolder(*folder, "PatientID"), SCHEMA, "PatientID", MAPPING)
+
+
+def test_pixels_are_hounsfield_units_averaged_to_the_studys_size(tmp_path: Path) -> None:
+    found = through_the_gate(write(tmp_path))
+    image = pydicom.dcmread(CT)
+    units = image.pixel_array * float(image.RescaleSlope) + float(image.RescaleIntercept)
+    averaged = units.reshape(8, 16, 8, 16).mean(axis=(1, 3))
+    np.testing.assert_allclose(
+        found.inputs[0].reshape(8, 8), np.clip(averaged, -1000, 1000) / 1000, atol=1e-9
+    )
+    assert found.patient_ids == ["p0", "p1", "p2", "p3"]
+    np.testing.assert_array_equal(found.labels, [0, 1, 0, 1])
+
+
+def test_low_is_white_is_turned_round(tmp_path: Path) -> None:
+    def inverted(number: int, image: Any) -> None:
+        image.PhotometricInterpretation = "MONOCHROME1"
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    usual = through_the_gate(write(tmp_path / "a")).inputs
+    turned = through_the_gate(write(tmp_path / "b", edit=inverted)).inputs
+    assert np.corrcoef(usual.ravel(), turned.ravel())[0, 1] < -0.9
+
+
+@pytest.mark.parametrize("keyword", ["BurnedInAnnotation", "RecognizableVisualFeatures"])
+def test_an_image_that_shows_who_it_is_of_is_refused(tmp_path: Path, keyword: str) -> None:
+    def marked(number: int, image: Any) -> None:
+        if number == 2:
+            setattr(image, keyword, "YES")
+
+    folder = write(tmp_path, edit=marked)
+    with pytest.raises(DataError, match=r"burned into the image .*1 record \(row 3\)"):
+        through_the_gate(folder)
+
+
+IDENTIFYING = [
+    "dicom:PatientName",
+    "dicom:PatientID",
+    "dicom:PatientBirthDate",
+    "dicom:StudyDate",
+    "dicom:StudyInstanceUID",
+    "dicom:InstitutionName",
+    "dicom:PatientAddress",
+]
+
+
+@pytest.mark.parametrize("field", IDENTIFYING)
+def test_a_tag_that_may_tell_who_a_patient_is_is_no_field(tmp_path: Path, field: str) -> None:
+    def told(number: int, image: Any) -> None:
+        image.PatientAddress = "St James's Square"
+        image.PatientBirthDate = "18151210"
+
+    source = DicomFolder(*write(tmp_path, edit=told), "PatientID")
+    assert field not in {offer.field for offer in source.offers()}
+    mapping = StudyMapping.model_validate({"columns": {"x": {"field": field}}})
+    with pytest.raises(UsageError, match=f"{field}: a tag of kind .. may hold"):
+        list(source.read(mapping, SCHEMA))
+
+
+def test_a_number_of_a_tag_is_a_field(tmp_path: Path) -> None:
+    source = DicomFolder(*write(tmp_path), "PatientID")
+    columns = {"x": {"field": "dicom:SliceThickness"}, "y": {"field": "dicom:PatientAge"}}
+    (batch,) = source.read(StudyMapping.model_validate({"columns": columns}), SCHEMA)
+    assert batch.columns["x"].to_pylist() == [5.0] * 4
+    assert batch.columns["y"].to_pylist() == [0.0] * 4  # 000Y in the source
+
+
+def test_images_without_a_label_and_other_files_are_no_records(tmp_path: Path) -> None:
+    images, labels = write(tmp_path)
+    (images / "notes.txt").write_text("not an image")
+    lines = labels.read_text().splitlines()
+    labels.write_text("\n".join(lines[:3]) + "\n")
+    found = look(DicomFolder(images, labels, "PatientID"), SCHEMA, "PatientID", MAPPING)
+    assert found.table.ids == ["p0", "p1"]
+
+
+def test_labels_may_be_told_by_series_or_patient(tmp_path: Path) -> None:
+    images, labels = write(tmp_path)
+    labels.write_text("PatientID,malignant,local\nP0,1,x0\nP1,0,x1\n")
+    found = gate(DicomFolder(images, labels, "local"), SCHEMA, "local", MAPPING)
+    assert found.patient_ids == ["x0", "x1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("name,malignant\nLovelace,1\n", "does not say of which images"),
+        ("PatientID,malignant\nP0,1\nP0,0\n", "row 2: its PatientID stands twice"),
+        ('PatientID,malignant\n"P0,1\n', "cannot be read"),
+    ],
+)
+def test_labels_that_are_none_are_refused_without_a_cell(
+    tmp_path: Path, text: str, why: str
+) -> None:
+    images, labels = write(tmp_path)
+    labels.write_text(text)
+    with pytest.raises(DataError, match=why) as refused:
+        DicomFolder(images, labels, "PatientID")
+    assert "Lovelace" not in str(refused.value)
+
+
+def test_an_image_of_another_shape_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    colour = SCHEMA.model_copy(
+        update={"columns": (SCHEMA.columns[0].model_copy(update={"channels": 3}),)}
+    )
+    with pytest.raises(DataError, match="the study wants 3 channels"):
+        look(DicomFolder(*folder, "PatientID"), colour, "PatientID", MAPPING)
+
+
+def test_pixels_that_are_cut_off_are_refused(tmp_path: Path) -> None:
+    def cut(number: int, image: Any) -> None:
+        image.PixelData = image.PixelData[:100]
+
+    with pytest.raises(DataError, match="pixels cannot be decoded"):
+        through_the_gate(write(tmp_path, edit=cut))
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    images, labels = write(tmp_path)
+    for image in images.iterdir():
+        image.unlink()
+    with pytest.raises(DataError, match="holds no DICOM image"):
+        DicomFolder(images, labels, "PatientID").offers()
+
+
+def test_the_same_image_under_two_ids_is_told(tmp_path: Path) -> None:
+    def same(number: int, image: Any) -> None:
+        image.PixelData = pydicom.dcmread(CT).PixelData
+
+    with pytest.raises(DataError, match="alike in every cell under another patient id"):
+        through_the_gate(write(tmp_path, edit=same))

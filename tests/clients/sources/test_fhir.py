@@ -1,0 +1,235 @@
+"""A FHIR export is read as its resources mean it, and nothing but what the mapping names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flo.clients.mapping import StudyMapping
+from flo.clients.sources.fhir import FhirExport
+from flo.errors import DataError, UsageError
+from tests.builders import small_study
+
+LOINC = "http://loinc.org"
+CHOL = f"observation:{LOINC}|2093-3"
+ILL = "condition:http://snomed.info/sct|53741008"
+SCHEMA = small_study().data
+
+
+def patient(name: str = "a", **more: Any) -> dict[str, Any]:
+    return {"resourceType": "Patient", "id": name, "birthDate": "1950-06-15", **more}
+
+
+def code(system: str, value: str) -> dict[str, Any]:
+    return {"coding": [{"system": system, "code": value}]}
+
+
+def chol(value: float, day: str | None = "2020-01-01", **more: Any) -> dict[str, Any]:
+    return {
+        "resourceType": "Observation",
+        "status": "final",
+        "subject": {"reference": "Patient/a"},
+        "code": code(LOINC, "2093-3"),
+        "valueQuantity": {"value": value, "code": "mg/dL"},
+        **({"effectiveDateTime": day} if day else {}),
+        **more,
+    }
+
+
+def ill(day: str | None = "2020-01-01", **more: Any) -> dict[str, Any]:
+    return {
+        "resourceType": "Condition",
+        "subject": {"reference": "Patient/a"},
+        "code": code("http://snomed.info/sct", "53741008"),
+        **({"onsetDateTime": day} if day else {}),
+        **more,
+    }
+
+
+Export = Callable[..., FhirExport]
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Export:
+    def write(*resources: dict[str, Any], id_column: str = "id") -> FhirExport:
+        for kind in ("Patient", "Condition", "Observation"):
+            lines = [json.dumps(r) for r in resources if r["resourceType"] == kind]
+            (tmp_path / f"{kind}.ndjson").write_text("".join(f"{line}\n" for line in lines))
+        return FhirExport(tmp_path, id_column)
+
+    return write
+
+
+def cells(source: FhirExport, field: str, **mapped: Any) -> list[Any]:
+    document = {"columns": {"x": {"field": field, **mapped}}, "as_of": "2021-01-01"}
+    return [
+        cell
+        for batch in source.read(StudyMapping.model_validate_json(json.dumps(document)), SCHEMA)
+        for cell in batch.columns["x"].to_pylist()
+    ]
+
+
+def test_of_several_values_the_last_before_the_records_day_counts(export: Export) -> None:
+    source = export(
+        patient(), chol(200, "2019-01-01"), chol(240, "2020-12-31"), chol(300, "2021-01-02")
+    )
+    assert cells(source, CHOL) == [240]
+    assert cells(source, CHOL, when="after") == [300]
+    assert cells(source, CHOL, when="any") == [300]
+
+
+def test_the_first_after_the_day_counts_when_after_is_asked(export: Export) -> None:
+    source = export(patient(), chol(300, "2022-01-01"), chol(280, "2021-06-01"))
+    assert cells(source, CHOL, when="after") == [280]
+    assert cells(source, CHOL) == [None]
+
+
+def test_a_month_or_a_year_counts_as_its_last_day(export: Export) -> None:
+    source = export(patient(), chol(200, "2020-12"), chol(300, "2021"), chol(310, "2021-02"))
+    assert cells(source, CHOL) == [200]
+
+
+def test_without_a_day_it_counts_at_any_time_only(export: Export) -> None:
+    source = export(patient(), chol(200, None))
+    assert cells(source, CHOL) == [None]
+    assert cells(source, CHOL, when="any") == [200]
+
+
+@pytest.mark.parametrize("status", ["preliminary", "registered", "cancelled", "entered-in-error"])
+def test_what_is_not_final_does_not_count(export: Export, status: str) -> None:
+    assert cells(export(patient(), chol(200, status=status)), CHOL) == [None]
+
+
+@pytest.mark.parametrize("status", ["amended", "corrected"])
+def test_a_correction_counts(export: Export, status: str) -> None:
+    assert cells(export(patient(), chol(200, status=status)), CHOL) == [200]
+
+
+@pytest.mark.parametrize("status", ["refuted", "entered-in-error"])
+def test_a_refuted_condition_is_none(export: Export, status: str) -> None:
+    system = "http://terminology.hl7.org/CodeSystem/condition-ver-status"
+    assert cells(export(patient(), ill(verificationStatus=code(system, status))), ILL) == [0]
+    assert cells(export(patient(), ill(verificationStatus=code(system, "confirmed"))), ILL) == [1]
+
+
+def test_who_has_no_condition_has_0(export: Export) -> None:
+    source = export(patient("a"), patient("b"), ill())
+    assert cells(source, ILL) == [1, 0]
+
+
+def test_a_component_counts_by_its_own_code(export: Export) -> None:
+    pressure = {
+        **chol(0),
+        "code": code(LOINC, "85354-9"),
+        "valueQuantity": None,
+        "component": [
+            {"code": code(LOINC, "8480-6"), "valueQuantity": {"value": 130, "code": "mm[Hg]"}},
+            {"code": code(LOINC, "8462-4"), "valueQuantity": {"value": 80, "code": "mm[Hg]"}},
+        ],
+    }
+    source = export(patient(), pressure)
+    assert cells(source, f"observation:{LOINC}|8480-6") == [130]
+    assert cells(source, f"observation:{LOINC}|8462-4") == [80]
+
+
+def test_several_codes_are_one_column(export: Export) -> None:
+    other = {**chol(250, "2020-05-01"), "code": code(LOINC, "14647-2")}
+    assert cells(export(patient(), chol(200), other), f"{CHOL},14647-2") == [250]
+
+
+def test_a_merged_patients_records_are_those_of_who_replaced_them(export: Export) -> None:
+    link = [{"other": {"reference": "Patient/b"}, "type": "replaced-by"}]
+    source = export(patient("a", link=link), patient("b"), chol(200))
+    assert cells(source, CHOL) == [200]
+
+
+def test_below_a_limit_is_no_number(export: Export) -> None:
+    low = {"valueQuantity": {"value": 5, "comparator": "<", "code": "mg/dL"}}
+    assert cells(export(patient(), chol(0, **low)), CHOL) == ["< 5"]
+
+
+@pytest.mark.parametrize(
+    ("born", "years"),
+    [("1950-01-01", 71), ("1950-01-02", 70), ("1950", 71), ("1950-06", 70), (None, None)],
+)
+def test_age_is_in_whole_years_on_the_records_day(
+    export: Export, born: str | None, years: int | None
+) -> None:
+    assert cells(export(patient(birthDate=born)), "patient:age") == [years]
+
+
+@pytest.mark.parametrize(
+    ("value", "dead"),
+    [
+        ({"deceasedBoolean": True}, 1),
+        ({"deceasedBoolean": False}, 0),
+        ({"deceasedDateTime": "2020"}, 1),
+        ({}, 0),
+    ],
+)
+def test_deceased_is_1_or_0(export: Export, value: dict[str, Any], dead: int) -> None:
+    assert cells(export(patient(**value)), "patient:deceased") == [dead]
+
+
+def test_patients_are_known_by_the_identifier_that_site_toml_names(export: Export) -> None:
+    own = {"system": "urn:mrn", "value": "M1"}
+    source = export(
+        patient(identifier=[{"system": "urn:x", "value": "X"}, own]), id_column="urn:mrn"
+    )
+    assert [name for ids in source.ids() for name in ids.to_pylist()] == ["M1"]
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["patient:name", "patient:birthDate", "patient:telecom", "observation:2093-3", "note", "x|y"],
+)
+def test_what_tells_who_a_patient_is_is_no_field(export: Export, field: str) -> None:
+    with pytest.raises(UsageError, match="no field of a FHIR export"):
+        cells(export(patient()), field)
+
+
+def test_a_mapping_without_a_day_is_refused(export: Export) -> None:
+    mapping = StudyMapping.model_validate({"columns": {"x": {"field": CHOL}}})
+    with pytest.raises(UsageError, match="names no day"):
+        list(export(patient()).read(mapping, SCHEMA))
+
+
+@pytest.mark.parametrize(
+    "line", ["Ada Lovelace", "[1]", '{"resourceType": ', "[" * 5000], ids=lambda line: line[:6]
+)
+def test_a_line_that_is_none_is_refused_without_showing_it(tmp_path: Path, line: str) -> None:
+    (tmp_path / "Patient.ndjson").write_text(f"{json.dumps(patient())}\n{line}\n")
+    with pytest.raises(DataError, match=r"Patient\.ndjson, line 2: is not") as refused:
+        cells(FhirExport(tmp_path, "id"), "patient:age")
+    assert "Lovelace" not in str(refused.value)
+
+
+def test_a_line_without_end_is_not_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flo.clients.sources.fhir._LONGEST_LINE", 100)
+    (tmp_path / "Patient.ndjson").write_text(json.dumps(patient(x="y" * 200)) + "\n")
+    with pytest.raises(DataError, match="line 1: more than"):
+        cells(FhirExport(tmp_path, "id"), "patient:age")
+
+
+STRANGE: Iterable[Any] = [None, 7, "text", [], [None, 3], {"coding": "x"}, {"coding": [None]}]
+
+
+@pytest.mark.parametrize("strange", STRANGE, ids=repr)
+@pytest.mark.parametrize("place", ["code", "subject", "valueQuantity", "effectiveDateTime"])
+def test_parts_that_are_not_what_they_should_be_count_as_absent(
+    export: Export, place: str, strange: Any
+) -> None:
+    source = export(patient(), {**chol(200), "component": strange, place: strange})
+    assert cells(source, CHOL) == [None]
+    source.offers()
+
+
+def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no \*\.ndjson"):
+        FhirExport(tmp_path, "id")

@@ -1,0 +1,123 @@
+"""CSV files as spreadsheets write them, and Parquet files, are one and the same table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flo.clients.mapping import StudyMapping
+from flo.clients.quality.check import check, gate
+from flo.clients.sources.files import open_file
+from flo.errors import DataError
+from tests.builders import small_study
+
+SCHEMA = small_study().data
+LINES = ["patient_id,age,ward,ill", "p1,20.5,a,0", "p2,50,b,1"]
+
+
+def read(folder: Path, text: str | bytes, name: str = "x.csv") -> np.ndarray:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return check(open_file(path, "patient_id"), SCHEMA, "patient_id").inputs
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"], ids=repr)
+def test_what_separates_cells_is_seen(tmp_path: Path, separator: str) -> None:
+    usual = read(tmp_path, "\n".join(LINES))
+    other = read(tmp_path, "\n".join(line.replace(",", separator) for line in LINES))
+    np.testing.assert_array_equal(usual, other)
+
+
+def test_with_semicolons_a_comma_is_the_decimal_sign(tmp_path: Path) -> None:
+    usual = read(tmp_path, "\n".join(LINES))
+    spreadsheet = "\r\n".join(line.replace(",", ";").replace(".", ",") for line in LINES)
+    np.testing.assert_array_equal(usual, read(tmp_path, f"\ufeff{spreadsheet}\r\n"))
+
+
+def test_with_commas_it_is_not(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="'age': must be a number, 1 record"):
+        read(tmp_path, 'patient_id,age,ward,ill\np1,"20,5",a,0\np2,50,b,1\n')
+
+
+def test_a_cell_in_quotes_may_hold_separators_and_lines(tmp_path: Path) -> None:
+    text = 'patient_id,age,ward,ill\n"p,\n1",20.5,a,0\np2,50,b,1\n'
+    np.testing.assert_array_equal(read(tmp_path, text), read(tmp_path, "\n".join(LINES)))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("patient_id,age,ward,ill\np1,20,a,0,secretcode\n", "cannot be read as csv, row 1"),
+        ("patient_id,age,age,ward,ill\np1,20,20,a,0\n", "same column name stands twice"),
+        (b"patient_id,age,ward,ill\np1,20,\xff\xfesecretcode,0\n", "cannot be read as csv"),
+        ("", "cannot be read as csv"),
+        ("patient_id,age,ward,ill\n", "holds no records"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused_without_a_cell(
+    tmp_path: Path, text: str | bytes, why: str
+) -> None:
+    with pytest.raises(DataError, match=why) as refused:
+        read(tmp_path, text)
+    assert "secretcode" not in f"{refused.value}{refused.value.hint}"
+
+
+def test_a_parquet_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        read(tmp_path, "PAR1 nonsense", "x.parquet")
+
+
+def test_another_kind_of_file_is_refused_with_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"x\.xlsx: only \.csv and \.parquet"):
+        read(tmp_path, "", "x.xlsx")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_mapping_renames_converts_and_recodes(tmp_path: Path, kind: str) -> None:
+    table = pd.DataFrame(
+        {
+            "mrn": ["p1", "p2", "p3"],
+            "months": [240.0, 600.0, -1.0],
+            "station": ["A1", "B9", "A2"],
+            "outcome": ["healthy", "sick", "sick"],
+            "surname": ["Lovelace", "Byron", "Babbage"],  # not mapped, so never read
+        }
+    )
+    path = tmp_path / f"x.{kind}"
+    table.to_csv(path, index=False) if kind == "csv" else table.to_parquet(path)
+    schema = SCHEMA.model_copy(
+        update={
+            "columns": (
+                SCHEMA.columns[0].model_copy(update={"missing": "indicator", "missing_value": 50}),
+                SCHEMA.columns[1],
+            )
+        }
+    )
+    mapping = StudyMapping.model_validate(
+        {
+            "columns": {
+                "age": {"field": "months", "unit": "months", "multiply": 1 / 12, "missing": ["-1"]},
+                "ward": {"field": "station", "codes": {"A1": "a", "A2": "a", "B9": "b"}},
+                "ill": {"field": "outcome", "codes": {"healthy": "0", "sick": "1"}},
+            }
+        }
+    )
+    found = gate(open_file(path, "mrn"), schema, "mrn", mapping)
+    assert found.patient_ids == ["p1", "p2", "p3"]
+    np.testing.assert_array_equal(found.labels, [0, 1, 1])
+    np.testing.assert_allclose(found.inputs[:, 0], [-0.6, 0.0, 0.0])
+    np.testing.assert_array_equal(found.inputs[:, 1], [0, 0, 1])  # unknown
+    np.testing.assert_array_equal(found.inputs[:, 2:5], [[1, 0, 0], [0, 1, 0], [1, 0, 0]])
+
+
+def test_a_code_that_the_mapping_does_not_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("patient_id,age,ward,ill\np1,20,a,0\np2,50,b,1\n")
+    columns = {name: {"field": name} for name in ("age", "ward", "ill")}
+    mapping = StudyMapping.model_validate(
+        {"columns": columns | {"ward": {"field": "ward", "codes": {"a": "a"}}}}
+    )
+    with pytest.raises(DataError, match=r"'ward': must be a code of the study's codebook .*row 2"):
+        gate(open_file(tmp_path / "x.csv", "patient_id"), SCHEMA, "patient_id", mapping)

@@ -1,0 +1,182 @@
+"""What tells who a patient is, planted in every connector's sample, is refused before approval.
+
+Nothing is frozen or reserved, and no error shows a planted cell.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flo import sample_sources as samples
+from flo.clients.mapping import StudyMapping
+from flo.clients.quality.check import gate, look
+from flo.clients.sources.dicom import DicomFolder
+from flo.clients.sources.source import Source
+from flo.datasets import heart
+from flo.errors import DataError, FloError
+from flo.schema import Schema
+from tests.clients.sources import images
+from tests.clients.sources.hospital import HEART, change, mapping, source
+
+TABLE = heart()["switzerland"]
+
+IDENTIFIERS: dict[str, tuple[str, Callable[[int], str]]] = {
+    "names": (
+        "names",
+        lambda n: f"{['Ada', 'Rosa', 'Mary', 'Jean'][n % 4]} {['Byron', 'King', 'Hall'][n % 3]}",
+    ),
+    "record numbers": ("record or insurance numbers", lambda n: f"MRN {7_000_000 + 13 * n}"),
+    "e-mail": ("e-mail addresses", lambda n: f"patient.{n}@north.example"),
+    "telephone": ("telephone numbers", lambda n: f"+41 44 555 {n:02d} {n * 7 % 100:02d}"),
+    "birth": ("dates, such as of birth", lambda n: f"19{20 + n % 70}-0{1 + n % 9}-1{n % 10}"),
+    "free text": ("free text", lambda n: f"seen on the ward today and in good spirits, bed {n}"),
+}
+planted = pytest.mark.parametrize("what", IDENTIFIERS)
+
+
+def cells(what: str) -> list[str]:
+    return [IDENTIFIERS[what][1](n) for n in range(len(TABLE))]
+
+
+def refused(
+    source: Source, what: str, by: StudyMapping | None = None, schema: Schema = HEART
+) -> str:
+    with pytest.raises(FloError) as error:
+        gate(source, schema, "patient_id", by)
+    said = f"{error.value}\n{error.value.hint}"
+    assert not [cell for cell in cells(what) if cell in said]
+    return said
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "sql"])
+@planted
+def test_in_a_column_of_the_study(what: str, kind: str, tmp_path: Path) -> None:
+    table = TABLE.assign(cp=cells(what))
+    said = refused(source(kind, table, tmp_path), what)
+    assert f"column 'cp': holds what looks like {IDENTIFIERS[what][0]}" in said
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "sql"])
+@planted
+def test_in_a_column_beside_those_of_the_study(what: str, kind: str, tmp_path: Path) -> None:
+    table = TABLE.assign(note=cells(what))
+    said = refused(source(kind, table, tmp_path), what)
+    assert f"column 'note': holds {IDENTIFIERS[what][0]}: no study may have them" in said
+
+
+@planted
+def test_in_a_fhir_export(what: str, tmp_path: Path) -> None:
+    by = mapping("fhir", TABLE)
+    found = source("fhir", TABLE, tmp_path)
+    numbers = iter(range(10_000))
+
+    def plant(resource: dict[str, Any]) -> None:
+        if resource["code"]["coding"][0]["code"] == "cp":
+            del resource["valueCodeableConcept"]
+            resource["valueString"] = IDENTIFIERS[what][1](next(numbers))
+
+    change(tmp_path / "heart-fhir" / "Observation.ndjson", plant)
+    said = refused(found, what, by)
+    assert f"column 'cp': holds what looks like {IDENTIFIERS[what][0]}" in said
+
+
+@planted
+def test_in_an_omop_database(what: str, tmp_path: Path) -> None:
+    by = mapping("omop", TABLE)
+    assert by is not None
+    found = source("omop", TABLE, tmp_path)
+    with closing(sqlite3.connect(tmp_path / "heart-omop.sqlite")) as connection, connection:
+        for number, cell in enumerate(cells(what), start=1):
+            connection.execute(
+                "INSERT INTO observation (person_id, observation_concept_id, observation_date, "
+                "value_as_string) VALUES (?, 99, ?, ?)",
+                (number, samples.DAY, cell),
+            )
+    columns = by.model_dump()["columns"] | {"cp": {"field": "observation:99"}}
+    said = refused(found, what, StudyMapping(columns=columns, cohort=samples.COHORT))
+    assert f"column 'cp': holds what looks like {IDENTIFIERS[what][0]}" in said
+
+
+@planted
+def test_in_a_dicom_folder(what: str, tmp_path: Path) -> None:
+    """In the labels; of the images' own tags only harmless kinds are fields (test_dicom)."""
+    coded = Schema.model_validate(
+        {
+            **images.SCHEMA.model_dump(),
+            "columns": [{"kind": "category", "name": "reader", "codes": ["a", "b"]}],
+        }
+    )
+    folder = images.write(
+        tmp_path,
+        patients=8,
+        heading="SOPInstanceUID,malignant,reader",
+        more=lambda n: f',"{IDENTIFIERS[what][1](n)}"',
+    )
+    by = StudyMapping.model_validate(
+        {"columns": {"reader": {"field": "reader"}, "ill": {"field": "malignant"}}}
+    )
+    said = refused(DicomFolder(*folder, "PatientID"), what, by, coded)
+    assert f"column 'reader': holds what looks like {IDENTIFIERS[what][0]}" in said
+
+
+def test_what_a_fhir_patient_is_called_is_never_read(tmp_path: Path) -> None:
+    """Names, addresses and record numbers of the resource itself reach nothing."""
+    found = source("fhir", TABLE, tmp_path)
+
+    def plant(resource: dict[str, Any]) -> None:
+        resource["name"] = [{"family": "Secretname"}]
+        resource["telecom"] = [{"system": "phone", "value": "Secretname"}]
+        resource["identifier"] = [{"system": "urn:mrn", "value": "Secretname"}]
+        resource["text"] = {"status": "generated", "div": "<div>Secretname</div>"}
+
+    change(tmp_path / "heart-fhir" / "Patient.ndjson", plant)
+    by = mapping("fhir", TABLE)
+    assert by is not None
+    batches = list(found.read(by, HEART))
+    assert "Secretname" not in repr([(b.ids.to_pylist(), b.columns) for b in batches])
+    assert len(gate(found, HEART, "id", by).labels) == len(TABLE)
+
+
+NUMBERS: dict[str, tuple[str, Callable[[int], float]]] = {
+    "days of birth": ("dates, such as of birth", lambda n: 19_200_101 + 10_000 * (n % 70) + n % 28),
+    "record numbers": ("record or telephone numbers", lambda n: 7_000_000 + 13 * n),
+    "their own ids": ("the patients' own ids", lambda n: n + 1),
+}
+
+
+@pytest.mark.parametrize("what", NUMBERS)
+def test_as_numbers_within_wide_bounds(what: str, tmp_path: Path) -> None:
+    wide = HEART.columns[0].model_copy(update={"maximum": 1e9, "minimum": 0})
+    schema = HEART.model_copy(update={"columns": (wide, *HEART.columns[1:])})
+    table = TABLE.assign(
+        age=[NUMBERS[what][1](n) for n in range(len(TABLE))],
+        patient_id=[f"uci-{n + 1:04d}" for n in range(len(TABLE))],
+    )
+    with pytest.raises(DataError, match=f"'age': holds what looks like {NUMBERS[what][0]}"):
+        gate(source("csv", table, tmp_path), schema, "patient_id", None)
+
+
+@pytest.mark.parametrize("what", ["names", "e-mail"])
+def test_an_id_column_of_names_is_noted(what: str, tmp_path: Path) -> None:
+    names = [f"Ada {chr(65 + n // 26)}{chr(97 + n % 26)}ron" for n in range(len(TABLE))]
+    table = TABLE.assign(patient_id=names if what == "names" else cells(what))
+    found = look(source("csv", table, tmp_path), HEART, "patient_id").found
+    (one,) = [finding for finding in found if finding.column == "patient_id"]
+    assert (one.level, one.rule.split(":")[0]) == (
+        "note",
+        f"holds what looks like {IDENTIFIERS[what][0]}",
+    )
+
+
+def test_a_finding_is_told_as_json_without_a_cell(tmp_path: Path) -> None:
+    table = TABLE.assign(cp=cells("names"))
+    looked = look(source("csv", table, tmp_path), HEART, "patient_id")
+    told = json.dumps([str(finding) for finding in looked.found])
+    assert not [cell for cell in cells("names") if cell in told]
