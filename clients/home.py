@@ -362,13 +362,16 @@ def make_config(
     hold_out: float,
     keystore: dict[str, str] | None = None,
 ) -> SiteConfig:
-    """A site's first configuration, with one population called ``main``."""
+    """A site's first configuration, with one population called ``main``.
+
+    ``file``: its patients, or a TOML file with the ``[source]`` to read them from.
+    """
     document = {
         "hospital": hospital,
         "populations": [
             {
                 "name": "main",
-                "file": str(file.resolve()),
+                **_place(file),
                 "id_column": id_column,
                 "hold_out": hold_out,
                 "epsilon": epsilon,
@@ -378,3 +381,18 @@ def make_config(
         "keystore": keystore or {},
     }
     return parse(SiteConfig, document, "site configuration")
+
+
+class _Described(Document):
+    source: Place
+
+
+def _place(file: Path) -> dict[str, Any]:
+    if file.suffix != ".toml":
+        return {"file": str(file.resolve())}
+    source = parse(_Described, read_toml(file), str(file)).source
+    document = source.model_dump(mode="json", exclude_none=True)
+    for name in ("folder", "labels"):
+        if name in document:  # seen from where the file lies
+            document[name] = str((file.parent / document[name]).resolve())
+    return {"source": document}

@@ -15,6 +15,7 @@ from flo.errors import UsageError
 from flo.files import write_private
 from flo.settings import parse, read_toml
 from flo.study import Study
+from flo.text import printable
 
 FILE = "mapping.toml"
 _HEADING = """\
@@ -62,7 +63,9 @@ def add(
 
 
 def _line(name: str, mapped: MappedColumn | None, remark: str) -> str:
-    comment = f"  # {remark}" if remark else ""
+    # From a foreign system: a line break would end the comment.
+    words = " ".join(printable(remark).split())
+    comment = f"  # {words}" if words else ""
     if mapped is None:
         return f'# {_key(name)} = {{ field = "" }}{comment}\n'
     values = mapped.model_dump(mode="json", exclude_defaults=True)

@@ -137,8 +137,12 @@ def _refuse_registered(directory: Path) -> None:
                 continue
             with config.open("rb") as file:
                 populations = tomllib.load(file).get("populations", [])
-            files = {str(Path(str(p.get("file"))).resolve()) for p in populations}
-            if files & {str(path) for path in directory.resolve().glob("*")}:
+            sources = [p.get("source", {}) for p in populations]
+            places = [p.get("file") for p in populations] + [s.get("folder") for s in sources]
+            files = {str(Path(str(place)).resolve()) for place in places}
+            if files & {
+                str(path) for path in (directory.resolve(), *directory.resolve().glob("*"))
+            }:
                 raise RefusedError(
                     f"{directory} holds data that the ledger of {config.parent} protects",
                     hint="simulation prints exact numbers; --unsafe-not-private if you must",
