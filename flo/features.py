@@ -56,13 +56,13 @@ def scale(column: NumberColumn | ImageColumn, values: Floats) -> Floats:
 def encode_category(column: CategoryColumn, codes: Codes) -> Floats:
     """Shape (n,) of indices into the codebook, -1 for missing -> (n, inputs of this column)."""
     missing = codes < 0
-    if len(column.codes) == 2:
-        inputs = (codes == 1).astype(np.float64)[:, None]
-    else:
-        inputs = (codes[:, None] == np.arange(len(column.codes))[None]).astype(np.float64)
+    shown = [1] if len(column.codes) == 2 else range(len(column.codes))
+    inputs = np.zeros((len(codes), len(_names(column))))
+    for place, code in enumerate(shown):
+        inputs[:, place] = codes == code
     if column.missing == "indicator":
-        return np.hstack([inputs, missing[:, None].astype(np.float64)])
-    return np.asarray(inputs, dtype=np.float64)
+        inputs[:, -1] = missing
+    return inputs
 
 
 def cells(column: Column, bins: int) -> list[str]:

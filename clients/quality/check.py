@@ -20,8 +20,10 @@ from flo.clients.quality.suspicions import suspicions
 from flo.clients.quality.table import Progress, Table, read
 from flo.clients.sources.source import Source
 from flo.errors import DataError, UsageError
-from flo.features import encode_category, encode_number, scale
-from flo.schema import CategoryColumn, ImageColumn, Schema
+from flo.features import encode_category, encode_number, input_names, scale
+from flo.schema import Column, ImageColumn, NumberColumn, Schema
+
+_BLOCK = 8192  # records encoded at a time: a row is written whole while it is at hand
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ def encode(table: Table, schema: Schema) -> Checked:
     """A table in which no rule is broken, for training."""
     names = table.ids
     most = 1 if schema.records_per_patient == "one" else schema.most_records
-    kept = (pd.Series(names).groupby(names).cumcount() < most).to_numpy()
+    series = pd.Series(names)
+    kept = (series.groupby(series).cumcount() < most).to_numpy()
     labels = np.asarray(table.columns[schema.label] == "1", dtype=np.float64)
     inputs = _inputs(table, schema)
     return Checked(
@@ -161,18 +164,23 @@ def _by_the_rules(
 
 
 def _inputs(table: Table, schema: Schema) -> npt.NDArray[np.float64]:
-    parts = []
-    for column in schema.columns:
-        if isinstance(column, ImageColumn):
-            parts.append(scale(column, table.images[column.name]))
-        elif isinstance(column, CategoryColumn):
-            cells = table.columns[column.name].cat
-            place = {code: number for number, code in enumerate(column.codes)}
-            codes = np.array([*(place.get(c, -1) for c in cells.categories), -1], dtype=np.int64)
-            parts.append(encode_category(column, codes[cells.codes.to_numpy()]))
-        else:
-            parts.append(encode_number(column, table.columns[column.name].to_numpy()))
-    return np.concatenate(parts, axis=1)
+    inputs = np.empty((len(table), len(input_names(schema))))
+    for begin in range(0, len(table), _BLOCK):
+        rows = slice(begin, begin + _BLOCK)
+        parts = [_encoded(table, column, rows) for column in schema.columns]
+        np.concatenate(parts, axis=1, out=inputs[rows])
+    return inputs
+
+
+def _encoded(table: Table, column: Column, rows: slice) -> npt.NDArray[np.float64]:
+    if isinstance(column, ImageColumn):
+        return scale(column, table.images[column.name][rows])
+    cells = table.columns[column.name].iloc[rows]
+    if isinstance(column, NumberColumn):
+        return encode_number(column, cells.to_numpy())
+    place = {code: number for number, code in enumerate(column.codes)}
+    codes = np.array([*(place.get(c, -1) for c in cells.cat.categories), -1], dtype=np.int64)
+    return encode_category(column, codes[cells.cat.codes.to_numpy()])
 
 
 def _input_fields(schema: Schema) -> set[str]:

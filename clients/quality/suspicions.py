@@ -8,10 +8,12 @@ mends it or writes down why it is as it should be.
 from __future__ import annotations
 
 import re
-from collections import Counter
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.stats import rankdata
 
 from flo.clients.quality.cells import Floats, Mask
@@ -24,7 +26,7 @@ from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
 SWAPPED, SHIFTED, LEAK = "swapped columns", "shifted codes", "label leak"
 DOUBLES, SAME_ID, MISSING = "duplicated patients", "one patient two ids", "missing"
 _OUTSIDE, _FITS = 0.2, 0.95
-_LEAK_AUC, _FEWEST_OF_A_CLASS = 0.95, 20
+_LEAK_AUC, _FEWEST_OF_A_CLASS, _MOST_OF_A_CLASS = 0.95, 20, 50_000
 _DOUBLE_SHARE = 0.01
 _BITS = 20  # that a record's cells tell on average, for equal ones to be more than chance
 _MOSTLY = 0.95
@@ -104,15 +106,16 @@ def _shifted(table: Table, column: CategoryColumn) -> list[Finding]:
 def _leaks(table: Table, schema: Schema) -> list[Finding]:
     """Columns that tell the label almost alone, by the area under their own ROC curve."""
     label = table.columns[schema.label]
-    ill, known = (label == "1").to_numpy(), label.isin(["0", "1"]).to_numpy()
-    if min((ill & known).sum(), (~ill & known).sum()) < _FEWEST_OF_A_CLASS:
+    classes = [_spread((label == code).to_numpy()) for code in ("1", "0")]
+    if min(len(one) for one in classes) < _FEWEST_OF_A_CLASS:
         return []
-    found = []
+    chosen = np.sort(np.concatenate(classes))
+    ill, found = (label == "1").to_numpy()[chosen], []
     for column in schema.columns:
         if isinstance(column, ImageColumn):
             continue
-        area = _missing_area(table.columns[column.name], ill, known)
-        area = max(area, _own_area(table.columns[column.name], column, ill, known))
+        cells = table.columns[column.name].iloc[chosen]
+        area = max(_missing_area(cells, ill), _own_area(cells, column, ill))
         if area >= _LEAK_AUC:
             rule = (
                 f"tells the label almost alone (AUC {area:.2f}): was it written down after the "
@@ -122,29 +125,31 @@ def _leaks(table: Table, schema: Schema) -> list[Finding]:
     return found
 
 
-def _own_area(
-    cells: pd.Series, column: NumberColumn | CategoryColumn, ill: Mask, known: Mask
-) -> float:
+def _spread(of: Mask) -> npt.NDArray[np.int64]:
+    """Places of a class, and of a large one some: an area compares classes, whatever their size."""
+    places = np.flatnonzero(of)
+    return places[:: 1 + len(places) // _MOST_OF_A_CLASS]
+
+
+def _own_area(cells: pd.Series, column: NumberColumn | CategoryColumn, ill: Mask) -> float:
     if isinstance(column, NumberColumn):
-        there = known & cells.notna().to_numpy()
+        there = cells.notna().to_numpy()
         return _area(cells.to_numpy()[there], ill[there])
     codes = cells.cat.codes.to_numpy().astype(np.int64) + 1
     # How often a code goes with the label, learnt on every other record and tried on the rest:
     # on the same ones a code that occurs once would tell its label.
-    learnt, tried = known.copy(), known.copy()
-    learnt[::2], tried[1::2] = False, False
     size = int(codes.max()) + 1
-    sums = np.bincount(codes[learnt], weights=ill[learnt], minlength=size)
-    counts = np.bincount(codes[learnt], minlength=size)
-    rates = (sums + ill[learnt].mean()) / (counts + 1)
-    return _area(rates[codes[tried]], ill[tried])
+    sums = np.bincount(codes[1::2], weights=ill[1::2], minlength=size)
+    counts = np.bincount(codes[1::2], minlength=size)
+    rates = (sums + ill[1::2].mean()) / (counts + 1)
+    return _area(rates[codes[::2]], ill[::2])
 
 
-def _missing_area(cells: pd.Series, ill: Mask, known: Mask) -> float:
+def _missing_area(cells: pd.Series, ill: Mask) -> float:
     missing = cells.isna().to_numpy()
     if not missing.any():
         return 0.5
-    area = 0.5 + (missing[known & ill].mean() - missing[known & ~ill].mean()) / 2
+    area = 0.5 + (missing[ill].mean() - missing[~ill].mean()) / 2
     return float(max(area, 1 - area))
 
 
@@ -194,10 +199,13 @@ def _bits(cells: pd.Series) -> float:
 
 def _same_patient(table: Table, id_column: str) -> list[Finding]:
     """Ids that differ by zeros in front and by marks only: one patient would count as two."""
-    distinct = dict.fromkeys(table.ids)
-    plain = {name: re.sub(r"(?<!\d)0+(?=\d)|[\W_]", "", name) for name in distinct}
-    often = Counter(plain.values())
-    twice = np.array([often[plain[name]] > 1 for name in table.ids], dtype=bool)
+    ids = pa.array(table.ids, pa.string())
+    plain = pc.replace_substring_regex(ids, r"[^\pL\pN]", "")
+    plain = pc.replace_substring_regex(plain, r"(^|\D)0+(\d)", r"\1\2")
+    if pc.count_distinct(plain).as_py() == pc.count_distinct(ids).as_py():
+        return []
+    spelt = pd.DataFrame({"id": table.ids, "plain": plain.to_pylist()})
+    twice = (spelt.groupby("plain")["id"].transform("nunique") > 1).to_numpy()
     rule = "ids differ by leading zeros or marks only: are they the same patients?"
     return rows(id_column, rule, twice, level="to accept", kind=SAME_ID)
 

@@ -13,7 +13,7 @@ from flo.cli.command import STANDARD_OUTPUT, JsonFile, write_json
 
 GROUPS = (
     *("rounds", "end-to-end", "step", "noise", "secure-sum", "aggregate", "ledger", "simulate"),
-    *("seal", "start"),
+    *("gate", "seal", "start"),
 )
 
 
@@ -64,6 +64,7 @@ def _rows(group: str, device: str, *, quick: bool) -> Iterator[dict[str, Any]]:
     from flo.bench import (
         aggregate,
         end_to_end,
+        gate,
         ledger,
         others,
         rounds,
@@ -82,6 +83,7 @@ def _rows(group: str, device: str, *, quick: bool) -> Iterator[dict[str, Any]]:
         "aggregate": lambda: aggregate.rows(quick=quick),
         "ledger": lambda: ledger.rows(quick=quick),
         "simulate": lambda: simulate.rows(quick=quick),
+        "gate": lambda: gate.rows(quick=quick),
         "seal": seal.rows,
         "start": lambda: others.start([""] if quick else ["", *_every_command()]),
     }

@@ -175,7 +175,7 @@ def bars(counts: Sequence[int], dark: Sequence[int], names: Sequence[str]) -> Ba
         for n, (all_, d) in enumerate(zip(counts, dark, strict=True))
     ]
     if len(names) == len(counts):
-        fits = max(3, int(each / 6.5))  # letters under a bar
+        fits = max(3, int(each / 7.5))  # letters under a bar
         across = [
             Tick(round((n + 0.5) * each, 1), name if len(name) <= fits else f"{name[: fits - 1]}…")
             for n, name in enumerate(names)

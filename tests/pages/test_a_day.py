@@ -154,6 +154,11 @@ def decides(steward: Person, sites: dict[str, SiteHome], name: str) -> None:
         steward.shows("desk-review")
     steward.click("Keep what I compared")
     steward.page.wait_for_url("**#partners")
+    if first:
+        steward.click("Look at our data for it")
+        steward.reads("The data fit the study.")
+        steward.shows("desk-data")
+        steward.click("Back to the study")
     steward.click("Approve…")
     steward.reads("One approval is one reservation")
     if first:

@@ -95,7 +95,8 @@ def test_every_page_of_the_desk_can_be_used_by_everyone(
     desk_url = f"{base[0]}/desk-{base[1].split('/')[0].split('?')[0]}"
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": round(width / zoom), "height": round(860 / zoom)})
-    for path in (*_DESK, f"/studies/{finished.digest}"):
+    study = f"/studies/{finished.digest}"
+    for path in (*_DESK, study, f"{study}/data"):
         is_fine(at_the_desk, f"{desk_url}{path}")
     for path in (f"/studies/{'0' * 64}", "/budget?population=main&epsilon=much"):
         is_fine(at_the_desk, f"{desk_url}{path}", problem=True)
