@@ -41,7 +41,10 @@ STUDY = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
 _MARK = ".flo-demo"
 # Commands are forked from a process that has imported already what they import.
 _COMMANDS = multiprocessing.get_context("forkserver")
-_IMPORTED = ("flo.cli.steward", "flo.clients.approve", "flo.clients.review", "dp_accounting.pld")
+_IMPORTED = (
+    *("flo.cli.steward", "flo.clients.approve", "flo.clients.review", "dp_accounting.pld"),
+    "flo.clients.quality.check",
+)
 
 
 @dataclass
@@ -121,8 +124,9 @@ def run_demo(directory: Path, study_file: Path, data: Path | None) -> dict[str, 
     chosen = study.load(study_file)
     credit = ""
     if data is None:
-        data, credit = directory / "data", f"\n{datasets.HEART_CREDIT}"
+        data = directory / "data"
         datasets.write(chosen.name, data)
+        credit = f"\n{datasets.CREDITS[chosen.name]}"
     _refuse_missing(data, chosen)
     out.print(Panel(f"[bold]{chosen.purpose}[/]{credit}", title="FLO demo"))
     with _stage(directory) as cast:

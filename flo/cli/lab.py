@@ -99,7 +99,7 @@ def demo(
 
 
 def data(
-    name: Annotated[str, typer.Argument(help="heart, support2 or fars")],
+    name: Annotated[str, typer.Argument(help="heart, support2, fars, lidc or watch")],
     directory: Annotated[Path, typer.Argument(help="Where to write a file for each hospital.")],
     form: Annotated[
         str, typer.Option("--as", help="csv; of heart also parquet, sql, fhir or omop.")
@@ -115,7 +115,7 @@ def data(
     if form == "csv":
         paths = write(name, directory)
     elif name == "heart-disease":
-        paths = write_as(form, heart(), directory)
+        paths = write_as(form, heart.load(), directory)
     else:
         raise UsageError(f"{name} is written as csv only", hint="heart: parquet, sql, fhir, omop")
     files = [str(path) for path in paths]

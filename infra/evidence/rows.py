@@ -295,7 +295,10 @@ ROWS: tuple[Requirement, ...] = (
         "GDPR Art. 5(1)(d)",
         "accuracy",
         "types, bounds, codes and duplicates are checked at the site before approval",
-        ("tests/clients/test_checks.py::test_a_table_that_fits_is_encoded",),
+        (
+            "tests/clients/quality/test_check.py::test_a_table_that_fits_is_encoded",
+            "tests/clients/sources/test_identifiers.py::test_in_a_column_of_the_study",
+        ),
         _accurate,
     ),
     Requirement(

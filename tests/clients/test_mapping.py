@@ -16,7 +16,7 @@ from flo.clients.mapping_file import FILE, add, mapping_of
 from flo.clients.sources.source import Offer
 from flo.clients.suggest import suggest
 from flo.decisions import read_approval
-from flo.errors import DataError, UsageError
+from flo.errors import DataError, FloError, UsageError
 from flo.schema import Schema
 from tests.builders import data_file, small_study
 from tests.clients.approving_site import Site, enrolled_site
@@ -240,7 +240,7 @@ def test_two_people_say_yes_to_the_same_mapping(tmp_path: Path) -> None:
     write(hospital.site, COLUMNS, accepted={"label leak: age": "It is so."})
     people = hospital.hears(BEN)
     assert [person.name for person in people] == ["Ben"]  # Ada's was to other terms
-    hospital.refuses(people, Exception, "2 people")
+    hospital.refuses(people, FloError, "2 people")
     assert len(hospital.hears(ADA)) == 2
 
 

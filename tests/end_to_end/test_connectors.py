@@ -24,7 +24,7 @@ from tests.server.stage import RealCoordinator, flo, new_home, served
 
 STUDY = load(Path(__file__).parents[2] / "examples" / "heart" / "study.toml")
 KINDS = {"cleveland": "csv", "hungary": "sql", "switzerland": "fhir", "va-long-beach": "omop"}
-TABLES = heart()
+TABLES = heart.load()
 
 
 def told(*arguments: str | Path) -> Any:

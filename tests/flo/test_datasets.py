@@ -28,7 +28,7 @@ LEAKS = {
 @pytest.fixture(scope="module")
 def support2() -> dict[str, pd.DataFrame]:
     try:
-        return datasets.support2()
+        return datasets.support2.load()
     except UsageError as error:
         pytest.skip(f"{error}; {error.hint}")
 
@@ -60,7 +60,7 @@ def test_no_column_of_support2_tells_the_outcome_by_itself(
 ) -> None:
     # aps, the best, has an AUC of .79; of the source's leaks surv2m has .84 and d.time .97.
     whole = pd.concat(support2.values())
-    for name in datasets.SUPPORT2_LIMITS:
+    for name in datasets.support2.LIMITS:
         values = whole[name].fillna(whole[name].median()).to_numpy(dtype=np.float64)
         found = exact_auc(values, whole["hospdead"].to_numpy(dtype=np.float64))
         assert max(found, 1 - found) < 0.8, name
@@ -105,7 +105,7 @@ def test_the_support2_bounds_are_the_limits_at_which_its_extract_stops(study: St
         for column in study.data.columns
         if isinstance(column, NumberColumn)
     }
-    assert bounds == datasets.SUPPORT2_LIMITS
+    assert bounds == datasets.support2.LIMITS
 
 
 def test_flo_data_writes_support2_with_its_own_credit(
@@ -137,7 +137,7 @@ FARS = Path(__file__).resolve().parents[2] / "examples" / "fars" / "study.toml"
 @pytest.fixture(scope="module")
 def fars() -> dict[str, pd.DataFrame]:
     try:
-        return datasets.fars()
+        return datasets.fars.load()
     except UsageError as error:
         pytest.skip(f"{error}; {error.hint}")
 
@@ -158,8 +158,8 @@ def test_fars_is_99759_people_of_the_51_states_of_its_study(fars: dict[str, pd.D
 
 def test_fars_leaves_out_what_is_known_of_the_dead_only(fars: dict[str, pd.DataFrame]) -> None:
     for people in fars.values():
-        assert set(people) == {"patient_id", "age", "died", *datasets.FARS_COLUMNS}
-    left_out = " ".join(datasets.FARS_COLUMNS.values())
+        assert set(people) == {"patient_id", "age", "died", *datasets.fars.COLUMNS}
+    left_out = " ".join(datasets.fars.COLUMNS.values())
     assert not any(word in left_out for word in ("TEST", "RACE", "HISPANIC", "FACTOR", "TAKEN"))
 
 

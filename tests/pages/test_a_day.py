@@ -154,11 +154,12 @@ def decides(steward: Person, sites: dict[str, SiteHome], name: str) -> None:
         steward.shows("desk-review")
     steward.click("Keep what I compared")
     steward.page.wait_for_url("**#partners")
-    if first:
-        steward.click("Look at our data for it")
+    if first:  # who wants to look first; a yes looks at the same things
+        study = steward.page.url.split("#")[0]
+        steward.page.goto(f"{study}/data?population=main")
         steward.reads("The data fit the study.")
         steward.shows("desk-data")
-        steward.click("Back to the study")
+        steward.page.goto(study)
     steward.click("Approve…")
     steward.reads("One approval is one reservation")
     if first:

@@ -19,7 +19,7 @@ from flo.study import load
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 HEART = load(EXAMPLES / "heart" / "study.toml").data
-TABLE = heart()["cleveland"]
+TABLE = heart.load()["cleveland"]
 Plant = Callable[[pd.DataFrame], pd.DataFrame]
 
 

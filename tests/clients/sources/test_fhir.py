@@ -148,8 +148,8 @@ def test_a_merged_patients_records_are_those_of_who_replaced_them(export: Export
 
 
 def test_below_a_limit_is_no_number(export: Export) -> None:
-    low = {"valueQuantity": {"value": 5, "comparator": "<", "code": "mg/dL"}}
-    assert cells(export(patient(), chol(0, **low)), CHOL) == ["< 5"]
+    low = {**chol(5), "valueQuantity": {"value": 5, "comparator": "<", "code": "mg/dL"}}
+    assert cells(export(patient(), low), CHOL) == ["< 5"]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from flo.schema import Schema
 from tests.clients.sources import images
 from tests.clients.sources.hospital import HEART, change, mapping, source
 
-TABLE = heart()["switzerland"]
+TABLE = heart.load()["switzerland"]
 
 IDENTIFIERS: dict[str, tuple[str, Callable[[int], str]]] = {
     "names": (

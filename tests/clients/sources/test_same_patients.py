@@ -19,7 +19,7 @@ from tests.clients.sources.hospital import HOSPITALS, checked
 def test_every_system_gives_the_columns_of_the_csv(
     hospital: str, kind: str, tmp_path: Path
 ) -> None:
-    table = heart()[hospital]
+    table = heart.load()[hospital]
     wanted, found = (checked(k, table, tmp_path / k) for k in ("csv", kind))
     assert found.patient_ids == wanted.patient_ids
     assert len(found.patient_ids) == len(table)
@@ -28,7 +28,7 @@ def test_every_system_gives_the_columns_of_the_csv(
 
 
 def test_the_fhir_sample_is_fhir_r4(tmp_path: Path) -> None:
-    folder = samples.write_fhir(heart()["switzerland"], tmp_path, "switzerland")
+    folder = samples.write_fhir(heart.load()["switzerland"], tmp_path, "switzerland")
     seen = 0
     for path in folder.glob("*.ndjson"):
         model = get_fhir_model_class(path.stem)

