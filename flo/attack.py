@@ -25,7 +25,7 @@ from flo import models
 from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer
 from flo.errors import UsageError
-from flo.features import encode_category, encode_number
+from flo.features import encode_category, encode_image, encode_number
 from flo.privacy.bookkeeping import binary_loss
 from flo.privacy.entropy import SystemStream
 from flo.privacy.mechanisms import GRID
@@ -105,7 +105,7 @@ def made_up_patients(schema: Schema, count: int) -> Patients:
             parts.append(encode_category(column, codes))
         elif isinstance(column, ImageColumn):
             pixels = _coins(count * len(column.pixels)).reshape(count, -1)
-            parts.append(np.where(pixels, 1.0, -1.0))
+            parts.append(encode_image(column, np.where(pixels, 1.0, -1.0)))
         else:
             edges = np.where(_coins(count), column.maximum, column.minimum)
             parts.append(encode_number(column, edges))

@@ -2,8 +2,8 @@
 
 Numbers are scaled by the study's bounds to [-1, 1]; a category of two codes becomes 0 or 1, one
 of more codes an input per code; a missing number becomes the study's public constant, a missing
-code zeros, and an indicator says so. Nothing is fitted on patients, so the encoding of one patient
-never depends on another. Fewer inputs mean less noise, which grows with the root of their count.
+code zeros, and an indicator says so; an image its pixels, or fixed features of them. Nothing is
+fitted on patients, so the encoding of one patient never depends on another. Fewer inputs mean less noise, which grows with the root of their count.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from flo import scattering
 from flo.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
 
 Floats = npt.NDArray[np.float64]
@@ -26,7 +27,10 @@ def input_names(schema: Schema) -> list[str]:
 
 def _names(column: Column) -> list[str]:
     if isinstance(column, ImageColumn):
-        return list(column.pixels)
+        if column.scattering is None:
+            return list(column.pixels)
+        each = scattering.count(column.height, column.width, column.scattering)
+        return [f"{column.name}=wavelet {i}" for i in range(column.channels * each)]
     if isinstance(column, NumberColumn):
         names = [column.name]
     elif len(column.codes) == 2:
@@ -51,6 +55,14 @@ def encode_number(column: NumberColumn, values: Floats) -> Floats:
 def scale(column: NumberColumn | ImageColumn, values: Floats) -> Floats:
     """Values within the column's bounds to [-1, 1], any shape."""
     return np.asarray(2 * ((values - column.minimum) / (column.maximum - column.minimum)) - 1)
+
+
+def encode_image(column: ImageColumn, scaled: Floats) -> Floats:
+    """Pixels in [-1, 1], shape (n, pixels), -> (n, inputs of this column)."""
+    if column.scattering is None:
+        return scaled
+    planes = scaled.reshape(-1, column.height, column.width)
+    return scattering.scatter(planes, column.scattering).reshape(len(scaled), -1)
 
 
 def encode_category(column: CategoryColumn, codes: Codes) -> Floats:

@@ -93,7 +93,11 @@ class CategoryColumn(Document):
 
 
 class ImageColumn(Document):
-    """One image a record: table columns ``name_0`` .. ``name_{pixels-1}``, in rows, by channel."""
+    """One image a record: table columns ``name_0`` .. ``name_{pixels-1}``, in rows, by channel.
+
+    ``scattering``: with it the model's inputs are not pixels but fixed wavelet features of so many
+    scales (``flo.scattering``).
+    """
 
     kind: Literal["image"]
     name: ColumnName
@@ -103,9 +107,16 @@ class ImageColumn(Document):
     minimum: Bound
     maximum: Bound
     missing: Literal["refuse"] = "refuse"
+    scattering: Annotated[int, Field(ge=1, le=6)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ImageColumn:
+        step = 1 << (self.scattering or 0)
+        if self.height % step or self.width % step:
+            raise ValueError(
+                f"column {self.name}: scattering = {self.scattering} needs sides that are "
+                f"multiples of {step}"
+            )
         if not self.minimum < self.maximum:
             raise ValueError(f"column {self.name}: minimum must be below maximum")
         size = self.channels * self.height * self.width

@@ -238,10 +238,11 @@ class Study(Document):
             found = networks.output(self.model.network, len(input_names(self.data)))
             if found != (1,):
                 raise ValueError(f"the pack's last layer gives {found}; one log odds, (1,), is due")
-            if images and len(self.data.columns) != 1:
-                raise ValueError("an image column stands alone in a study")
-        elif (self.model.kind == "cnn") != bool(images) or (images and len(self.data.columns) != 1):
-            raise ValueError("a cnn needs one image column and no other; other models need none")
+        raw = [column for column in images if column.scattering is None]
+        if self.model.kind == "cnn" and not raw:
+            raise ValueError("a cnn needs an image column, without scattering")
+        if raw and len(self.data.columns) != 1:
+            raise ValueError("an image column stands alone in a study, unless it has scattering")
         for name in self.evaluation.subgroups:
             self.data.category(name)
         if len(set(self.evaluation.subgroups)) != len(self.evaluation.subgroups):
@@ -299,6 +300,9 @@ class Study(Document):
         for name, usual in (("aggregation", "sum"), ("algorithm", "fedavgm")):
             if document["mechanism"][name] == usual:
                 del document["mechanism"][name]
+        for column in document["data"]["columns"]:
+            if column["kind"] == "image" and column["scattering"] is None:
+                del column["scattering"]
         return canonical.encode(_as_version_1(document) if self.schema_version == 1 else document)
 
     @property

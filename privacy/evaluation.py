@@ -36,7 +36,7 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from flo import models
-from flo.features import cell_of, cells, encode_category, encode_number
+from flo.features import cell_of, cells, encode_category, encode_image, encode_number
 from flo.privacy.histograms import weighted_counts
 from flo.privacy.patients import Patients
 from flo.schema import ImageColumn, NumberColumn, Schema
@@ -201,11 +201,8 @@ def made_up_inputs(schema: Schema) -> Floats:
     parts = []
     for i, column in enumerate(schema.columns):
         if isinstance(column, ImageColumn):
-            parts.append(
-                np.concatenate(
-                    [_bell(number, _prime(j)) for j in range(len(column.pixels))], axis=1
-                )
-            )
+            bells = [_bell(number, _prime(j)) for j in range(len(column.pixels))]
+            parts.append(encode_image(column, np.concatenate(bells, axis=1)))
             continue
         u = (number * math.sqrt(_prime(2 * i))) % 1
         missing = (number * math.sqrt(_prime(2 * i + 1))) % 1 < _MADE_UP_MISSING

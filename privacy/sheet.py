@@ -131,6 +131,8 @@ def _columns(study: Study) -> Section:
                 f"image of {column.height} × {column.width} × {column.channels}, "
                 f"{column.minimum:g} to {column.maximum:g}; missing {rule}"
             )
+            if column.scattering is not None:
+                text += f"; seen through fixed wavelets of {column.scattering} scales"
         else:
             text = f"{', '.join(column.codes)}; missing {rule}"
         lines.append((f"column {column.name!r}", text))

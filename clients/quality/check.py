@@ -20,7 +20,7 @@ from flo.clients.quality.suspicions import suspicions
 from flo.clients.quality.table import Progress, Table, read
 from flo.clients.sources.source import Source
 from flo.errors import DataError, UsageError
-from flo.features import encode_category, encode_number, input_names, scale
+from flo.features import encode_category, encode_image, encode_number, input_names, scale
 from flo.schema import Column, ImageColumn, NumberColumn, Schema
 
 _BLOCK = 8192  # records encoded at a time: a row is written whole while it is at hand
@@ -174,7 +174,7 @@ def _inputs(table: Table, schema: Schema) -> npt.NDArray[np.float64]:
 
 def _encoded(table: Table, column: Column, rows: slice) -> npt.NDArray[np.float64]:
     if isinstance(column, ImageColumn):
-        return scale(column, table.images[column.name][rows])
+        return encode_image(column, scale(column, table.images[column.name][rows]))
     cells = table.columns[column.name].iloc[rows]
     if isinstance(column, NumberColumn):
         return encode_number(column, cells.to_numpy())

@@ -49,9 +49,9 @@ def rows(*, quick: bool) -> Iterator[Row]:
 
 
 def schema() -> Schema:
-    number = {"kind": "number", "unit": "mg/dL", "minimum": 0, "maximum": 200}
-    coded = {"kind": "category", "codes": _CODES, "missing": "indicator"}
-    columns: list[dict[str, object]] = [number | {"name": f"n{i}"} for i in range(_NUMBERS)]
+    number: dict[str, object] = {"kind": "number", "unit": "mg/dL", "minimum": 0, "maximum": 200}
+    coded: dict[str, object] = {"kind": "category", "codes": _CODES, "missing": "indicator"}
+    columns = [number | {"name": f"n{i}"} for i in range(_NUMBERS)]
     columns += [coded | {"name": f"c{i}"} for i in range(_CODED)]
     return Schema.model_validate(
         {"record": "patient", "records_per_patient": "one", "label": "ill", "columns": columns}

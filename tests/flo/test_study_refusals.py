@@ -127,10 +127,10 @@ def two_columns(name: str) -> list[dict[str, Any]]:
         pytest.param("model", {"kind": "mlp", "hidden": [4097]}, "hidden", id="layer too wide"),
         pytest.param("model", {"kind": "mlp", "hidden": [1.5]}, "hidden", id="half a unit"),
         pytest.param("model", {"kind": "logistic", "hidden": [8]}, "hidden", id="hidden logistic"),
-        pytest.param("model", {"kind": "cnn"}, "a cnn needs one image", id="cnn without image"),
+        pytest.param("model", {"kind": "cnn"}, "a cnn needs an image", id="cnn without image"),
         pytest.param("model", {"kind": "resnet"}, "model", id="unknown model"),
         pytest.param("model", {"kind": "cnn", "pretrained": True}, "pretrained", id="unknown key"),
-        pytest.param(AGE, IMAGE, "other models need none", id="an image for a logistic model"),
+        pytest.param(AGE, IMAGE, "stands alone in a study", id="an image beside a number"),
         pytest.param("model", {**PACK, "layers": []}, "layers", id="pack of no layers"),
         pytest.param("model", {**PACK, "layers": LINEAR * 65}, "layers", id="pack of 65 layers"),
         pytest.param("model", {**PACK, "name": "../x"}, "name", id="pack with a path for a name"),
@@ -201,7 +201,9 @@ def test_a_study_that_breaks_a_rule_is_refused(path: str, value: Any, field: str
         pytest.param(imaging(missing="indicator"), "missing", id="an image may not be missing"),
         pytest.param(imaging(name="../px"), "name", id="traversal"),
         pytest.param(imaging(label="px"), "label 'px' is also", id="label is the image"),
-        pytest.param(imaging("logistic"), "other models need none", id="logistic"),
+        pytest.param(imaging(scattering=2), "multiples of 4", id="sides that no wavelet halves"),
+        pytest.param(imaging(scattering=0), "scattering", id="no scale"),
+        pytest.param(imaging(width=8, scattering=2), "a cnn needs", id="a cnn of wavelets"),
     ],
 )
 def test_an_image_column_that_breaks_a_rule_is_refused(
@@ -217,7 +219,7 @@ def test_a_cnn_with_a_second_column_is_refused(other: dict[str, Any]) -> None:
     document = imaging()
     for columns in ([*document["data"]["columns"], other], [other, *document["data"]["columns"]]):
         document["data"]["columns"] = columns
-        with pytest.raises(StudyError, match="one image column and no other"):
+        with pytest.raises(StudyError, match="stands alone in a study"):
             from_document(document)
 
 
