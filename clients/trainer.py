@@ -14,6 +14,7 @@ from flo.clients.snapshot import Snapshot
 from flo.errors import UsageError
 from flo.messages import Purpose
 from flo.privacy import evaluation, least_squares, ring, survey
+from flo.privacy.augmentation import augmented, copies
 from flo.privacy.bookkeeping import binary_loss
 from flo.privacy.discrete_gaussian import Noise, SystemNoise
 from flo.privacy.plan import Plan, noise_shares
@@ -39,7 +40,8 @@ class Trainer:
         self._noise = noise or SystemNoise()
         self._plan = Plan.of(study)
         if step := step or private_step(study, device):
-            self._step, self._batches = step, step.batches(snapshot.training)
+            self._step = step
+            self._batches = step.batches(augmented(study, snapshot.training))
 
     def release(self, purpose: Purpose, weights: Vector, cohort_size: int) -> npt.NDArray[np.int64]:
         """The noisy sum on its grid, shape (length of the purpose's mechanism,)."""
@@ -51,6 +53,7 @@ class Trainer:
                 chosen = mechanism.choose(self._snapshot.training.count, self._noise)
                 with models.as_many_threads_as_help(self._study):
                     exact = self._step.clipped_sum(weights, self._batches, chosen)
+                exact /= copies(self._study)
             case "evaluation":
                 exact = evaluation.counts(self._study, weights, self._snapshot.held_out)
             case "survey":
@@ -68,10 +71,10 @@ def private_step(study: Study, device: str) -> PrivateStep | None:
     return PrivateStep(
         models.build(study),
         binary_loss,
-        study.mechanism.clip,
+        study.mechanism.clip * copies(study),
         examples=evaluation.made_up_inputs(study.data),
-        batch=models.largest_batch(study),
-        many_records=study.data.records_per_patient == "many",
+        batch=models.largest_batch(study, copies(study)),
+        many_records=study.data.records_per_patient == "many" or copies(study) > 1,
         device=device,
     )
 

@@ -1,8 +1,25 @@
 """FLO: hospitals train one model together and prove what it cost in privacy.
 
-Importing this package loads nothing heavy; pick the room you need:
-``flo.study`` (the signed agreement), ``flo.privacy`` (mechanisms, accounting, ledger, report),
-``flo.server`` (coordinator), ``flo.clients`` (a hospital's site), ``flo.simulation``.
+Importing this package loads nothing heavy. In a notebook: ``flo.load``, ``flo.simulate``,
+``flo.compare`` (``flo.lab``). Else pick the room you need: ``flo.study`` (the signed agreement),
+``flo.privacy`` (mechanisms, accounting, ledger, report), ``flo.server`` (coordinator),
+``flo.clients`` (a hospital's site), ``flo.simulation``.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flo.lab import compare, load, simulate
+
 __version__ = "0.1.0"
+__all__ = ["compare", "load", "simulate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'flo' has no attribute {name!r}")
+    from flo import lab
+
+    return getattr(lab, name)

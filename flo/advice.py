@@ -34,13 +34,15 @@ from flo.privacy.life import LifeBudget
 from flo.privacy.patients import Patients
 from flo.privacy.plan import Plan
 from flo.privacy.sheet import ASSUMED_HOLD_OUT, DEAR
-from flo.simulation import Fold, exact_auc, pooled_auc, run_once
+from flo.scores import exact_auc
+from flo.simulation import Fold, pooled, run_once
 from flo.study import MOST_SQUARED_INPUTS, Study, from_document, round_size
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
 
 MOST_LOST = 0.02
+BEARABLE = 0.1  # AUC lost; beyond it a study is advised against
 _APART = 0.75  # t, an AUC of about .85
 _FEWEST, _MOST = 3, 8  # made-up laws: more for small studies, whose noise differs more
 _MANY_PATIENTS, _MOST_PATIENTS = 30_000, 50_000
@@ -99,7 +101,7 @@ def ways(study: Study, progress: Progress = lambda text: None) -> list[Way]:
     everyone = sum(hospital.declared_size for hospital in small.hospitals)
     laws = min(max(_MANY_PATIENTS // everyone, _FEWEST), _MOST)
     folds = [_made_up(small, law) for law in range(laws)]
-    without = [pooled_auc(fold) for fold in folds]
+    without = [pooled(fold).auc for fold in folds]
     life = LifeBudget.born(study.mechanism.epsilon, study.mechanism.delta)
 
     def tried(variant: Study) -> Way:
@@ -127,6 +129,11 @@ def recommended(found: list[Way]) -> Way:
     """The cheapest that fits; if none does, the one that loses least."""
     fitting = [way for way in found if way.fits]
     return fitting[0] if fitting else min(found, key=lambda way: way.lost)
+
+
+def advised_against(found: list[Way]) -> bool:
+    """Whether even the way that loses least loses more than anybody would want to live with."""
+    return bool(found) and min(way.lost for way in found) > BEARABLE
 
 
 def _of_at_most(study: Study, patients: int) -> Study:
@@ -162,6 +169,7 @@ def _variants(study: Study) -> list[Study]:
         return [study]
     changes = {**_USUAL[other], "algorithm": other}
     if other == "least-squares":  # where each retry costs as much as the round
+        changes |= {"augmentation": "none"}
         changes["retry_allowance"] = min(1, study.mechanism.retry_allowance)
     return [study, study.with_mechanism(**changes)]
 

@@ -26,6 +26,7 @@ from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer
 from flo.errors import UsageError
 from flo.features import encode_category, encode_image, encode_number
+from flo.privacy.augmentation import augmented, copies
 from flo.privacy.bookkeeping import binary_loss
 from flo.privacy.entropy import SystemStream
 from flo.privacy.mechanisms import GRID
@@ -176,8 +177,10 @@ def _gradients(study: Study, weights: Vector, canaries: Patients) -> Floats:
     module = models.build(study).double()
     torch.nn.utils.vector_to_parameters(torch.from_numpy(weights).double(), module.parameters())
     rows = []
-    for record, label in zip(canaries.inputs, canaries.labels, strict=True):
-        loss = binary_loss(module(torch.from_numpy(record)[None]), torch.tensor([label])).sum()
+    turned, count = augmented(study, canaries), copies(study)
+    for place in range(0, len(turned.labels), count):
+        inputs, labels = (a[place : place + count] for a in (turned.inputs, turned.labels))
+        loss = binary_loss(module(torch.from_numpy(inputs)), torch.from_numpy(labels)).mean()
         slopes = torch.autograd.grad(loss, list(module.parameters()))
         rows.append(torch.cat([slope.flatten() for slope in slopes]).numpy())
     return np.stack(rows)

@@ -3,7 +3,8 @@
 Numbers are scaled by the study's bounds to [-1, 1]; a category of two codes becomes 0 or 1, one
 of more codes an input per code; a missing number becomes the study's public constant, a missing
 code zeros, and an indicator says so; an image its pixels, or fixed features of them. Nothing is
-fitted on patients, so the encoding of one patient never depends on another. Fewer inputs mean less noise, which grows with the root of their count.
+fitted on patients, so the encoding of one patient never depends on another. Fewer inputs mean less
+noise, which grows with the root of their count.
 """
 
 from __future__ import annotations

@@ -111,15 +111,16 @@ def build(study: Study) -> torch.nn.Sequential:
     return module.double() if precision(study) == np.float64 else module
 
 
-def largest_batch(study: Study) -> int:
+def largest_batch(study: Study, copies: int = 1) -> int:
     """Records in a micro-batch: public, a power of two, no more than the largest partner needs.
 
-    Never fewer than one patient may have.
+    Never fewer than one patient may have. ``copies``: of each record.
     """
     many = study.data.records_per_patient == "many"
     image = any(isinstance(column, ImageColumn) for column in study.data.columns)
-    wanted = min(128 if image else 512, study.largest_size)
-    return 1 << (max(wanted, study.data.most_records if many else 1) - 1).bit_length()
+    wanted = min(128 if image else 512, study.largest_size * copies)
+    least = (study.data.most_records if many else 1) * copies
+    return 1 << (max(wanted, least) - 1).bit_length()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ all patients at once and prints exact numbers, so its results are *not private* 
 from __future__ import annotations
 
 import hashlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -20,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from scipy.optimize import minimize
-from scipy.stats import rankdata
 
 from flo.claims import Head
 from flo.clients.quality.check import Checked, check
@@ -33,6 +33,7 @@ from flo.models import log_odds
 from flo.privacy.plan import Plan, ring_of
 from flo.privacy.ring import enter
 from flo.privacy.split import position
+from flo.scores import Scores, interval
 from flo.server.gathering import Gathered
 from flo.server.rounds import RunState, advance
 from flo.server.run import run_study
@@ -51,13 +52,14 @@ def load_hospitals(study: Study, directory: Path | None, id_column: str) -> dict
         UsageError: a hospital of the study has no file. DataError: a file does not fit.
     """
     if directory is None:
-        if study.name not in DATASETS:
+        name = next((n for n in DATASETS if f"{study.name}-".startswith(f"{n}-")), None)
+        if name is None:
             raise UsageError(
                 f"study {study.name!r} has no data set of its own", hint="give --data DIR"
             )
         sources: dict[str, TableSource] = {
-            name: Frame(name, id_column, pa.Table.from_pandas(table, preserve_index=False))
-            for name, table in DATASETS[study.name]().items()
+            hospital: Frame(hospital, id_column, pa.Table.from_pandas(table, preserve_index=False))
+            for hospital, table in DATASETS[name]().items()
         }
     else:
         sources = {}
@@ -74,9 +76,14 @@ def load_hospitals(study: Study, directory: Path | None, id_column: str) -> dict
 
 @dataclass
 class Fold:
-    """One train/test split: a snapshot per hospital."""
+    """One train/test split: a snapshot per hospital.
+
+    ``tested``: whose each held-out record is, in the order of the snapshots, by a number that is
+    the same in every fold; left out, by their number in this one.
+    """
 
     snapshots: dict[str, Snapshot]
+    tested: npt.NDArray[np.int64] | None = None
 
 
 Engine = Callable[[Study, Fold], tuple[RunState, list[float]]]
@@ -88,12 +95,22 @@ def folds(hospitals: dict[str, Checked], count: int, seed: int) -> Iterator[Fold
     Fold k holds out the patients whose position lies in [k/count, (k+1)/count).
     """
     key = hashlib.sha256(f"flo simulate {seed}".encode()).digest()
+    everyone = dict.fromkeys((h, name) for h, c in hospitals.items() for name in c.patient_ids)
+    numbers = {known: number for number, known in enumerate(everyone)}
     for k in range(count):
+        aside = {
+            hospital: _within(checked, key, k / count, (k + 1) / count)
+            for hospital, checked in hospitals.items()
+        }
+        tested = [
+            numbers[hospital, name]
+            for hospital, checked in hospitals.items()
+            for name in checked.patient_ids
+            if name in aside[hospital]
+        ]
         yield Fold(
-            {
-                hospital: _split(checked, key, k / count, (k + 1) / count)
-                for hospital, checked in hospitals.items()
-            }
+            {h: Snapshot.divided(checked, aside[h]) for h, checked in hospitals.items()},
+            np.array(tested, dtype=np.int64),
         )
 
 
@@ -110,6 +127,74 @@ def run_once(
     return state, store.seconds
 
 
+@dataclass(frozen=True)
+class Simulation:
+    """A study tried by cross-validation: its ``private`` model, one test a fold and seed.
+
+    Beside it, if asked for, an ordinary logistic regression without privacy: ``pooled`` over all
+    hospitals' patients, and ``alone``, one for each hospital, all tested on the same patients.
+    ``seconds``: of every round.
+    """
+
+    study: Study
+    masks: str
+    private: list[Scores] = field(default_factory=list)
+    pooled: list[Scores] = field(default_factory=list)
+    alone: list[Scores] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def auc(self) -> float:
+        """Exact AUC on the held-out patients of all hospitals, mean over folds and seeds."""
+        return _mean(self.private)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 %, over who the test patients are (``flo.scores``)."""
+        return interval(self.private)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The keys of ``flo simulate --json``.
+
+        ``report`` is None: a simulation touches no ledger, so there is nothing to report.
+        ``auc_std``: standard deviation over folds and seeds.
+        """
+        plan = Plan.of(self.study)
+        budget = {"epsilon": plan.epsilon, "delta": self.study.mechanism.delta}
+        result: dict[str, Any] = {
+            "schema_version": 1,
+            "private": False,
+            "study": self.study.name,
+            "digest": self.study.digest,
+            "auc": self.auc,
+            "auc_std": statistics.pstdev(test.auc for test in self.private),
+            "auc_interval": list(self.interval),
+            **budget,
+            "trust_model": f"{self.study.mechanism.noise} noise",
+            "masks": self.masks,
+            "rounds": self.study.mechanism.steps,
+            "seconds_per_round": statistics.median(self.seconds),
+            "seconds_total": math.fsum(self.seconds),
+            "report": None,
+            "sites": {
+                hospital.id: {
+                    "declared_size": hospital.declared_size,
+                    **budget,
+                    "rounds": self.study.mechanism.steps,
+                }
+                for hospital in self.study.hospitals
+            },
+        }
+        if self.pooled:
+            result |= {"auc_pooled": _mean(self.pooled), "auc_alone": _mean(self.alone)}
+        return result
+
+
+def _mean(tests: list[Scores]) -> float:
+    return statistics.fmean(test.auc for test in tests)
+
+
 def simulate(
     study: Study,
     hospitals: dict[str, Checked],
@@ -120,62 +205,31 @@ def simulate(
     fast: bool = False,
     engine: Engine | None = None,
     progress: Progress = lambda text: None,
-) -> dict[str, Any]:
-    """Cross-validate a study. The keys of the result are those of ``flo simulate --json``.
+) -> Simulation:
+    """Cross-validate: train the whole study on each fold, test it on the patients left out.
 
-    ``report`` is None: a simulation touches no ledger, so there is nothing to report.
-    ``auc``: exact AUC on the pooled held-out patients of all hospitals, mean over folds and seeds;
-    ``auc_std``: its standard deviation over them. ``fast``: sums are taken in the clear inside this
-    process instead of through masks; noise and ε are the same. ``engine``: what runs a study on a
-    fold; this process if left out.
+    ``fast``: sums are taken in the clear inside this process instead of through masks; noise and ε
+    are the same. ``engine``: what runs a study on a fold; this process if left out.
+
+    Raises:
+        UsageError: a survey, which trains nothing; too few patients for the folds.
     """
     if study.survey:
         raise UsageError("a survey trains nothing", hint="simulate the planned study instead")
-    run, began = engine or partial(run_once, fast=fast), time.monotonic()
-    aucs: list[float] = []
-    pooled: list[float] = []
-    alone: list[float] = []
-    seconds: list[float] = []
+    run = engine or partial(run_once, fast=fast)
+    found = Simulation(
+        study, "none: summed in the clear" if fast or not study.masked else "as deployed"
+    )
     for seed in range(seeds):
         for number, fold in enumerate(folds(hospitals, fold_count, seed)):
             progress(f"seed {seed + 1}/{seeds}, fold {number + 1}/{fold_count}")
             state, per_round = run(study, fold)
-            seconds += per_round
-            test = _test_patients(fold)
-            aucs.append(exact_auc(log_odds(study, state.model, test[0]), test[1]))
+            found.seconds.extend(per_round)
+            found.private.append(_tested(fold, partial(log_odds, study, state.model)))
             if compare:
-                pooled.append(pooled_auc(fold))
-                alone += [_unprotected([one], test) for one in fold.snapshots.values()]
-    plan = Plan.of(study)
-    result: dict[str, Any] = {
-        "schema_version": 1,
-        "private": False,
-        "study": study.name,
-        "digest": study.digest,
-        "auc": statistics.fmean(aucs),
-        "auc_std": statistics.pstdev(aucs),
-        "epsilon": plan.epsilon,
-        "delta": study.mechanism.delta,
-        "trust_model": f"{study.mechanism.noise} noise",
-        "masks": "none: summed in the clear" if fast or not study.masked else "as deployed",
-        "rounds": study.mechanism.steps,
-        "seconds_per_round": statistics.median(seconds),
-        "seconds_total": time.monotonic() - began,
-        "report": None,
-        "sites": {
-            hospital.id: {
-                "declared_size": hospital.declared_size,
-                "epsilon": plan.epsilon,
-                "delta": study.mechanism.delta,
-                "rounds": study.mechanism.steps,
-            }
-            for hospital in study.hospitals
-        },
-    }
-    if compare:
-        result["auc_pooled"] = statistics.fmean(pooled)
-        result["auc_alone"] = statistics.fmean(alone)
-    return result
+                found.pooled.append(pooled(fold))
+                found.alone.extend(_unprotected([one], fold) for one in fold.snapshots.values())
+    return found
 
 
 def _run_fast(study: Study, fold: Fold, device: str) -> tuple[RunState, list[float]]:
@@ -204,19 +258,9 @@ def trainers_of(study: Study, fold: Fold, device: str) -> dict[str, Trainer]:
     }
 
 
-def pooled_auc(fold: Fold) -> float:
-    """Exact AUC of an ordinary logistic regression on all hospitals' patients. Not private."""
-    return _unprotected(list(fold.snapshots.values()), _test_patients(fold))
-
-
-def exact_auc(score: Floats, label: Floats) -> float:
-    """Area under the ROC curve by ranks (Mann-Whitney), ties counted half. Not private."""
-    positive = label == 1
-    count, rest = int(positive.sum()), int((~positive).sum())
-    if not count or not rest:
-        raise UsageError("the held-out patients are all of one class; use fewer folds")
-    ranks = rankdata(score)
-    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * rest))
+def pooled(fold: Fold) -> Scores:
+    """An ordinary logistic regression on all hospitals' patients, without privacy."""
+    return _unprotected(list(fold.snapshots.values()), fold)
 
 
 class _InProcess:
@@ -264,21 +308,27 @@ class Memory:
         return False
 
 
-def _split(checked: Checked, key: bytes, low: float, high: float) -> Snapshot:
-    aside = {name for name in checked.patient_ids if low <= position(key, name) < high}
-    return Snapshot.divided(checked, aside)
+def _within(checked: Checked, key: bytes, low: float, high: float) -> set[str]:
+    """Patients whose position lies within [low, high)."""
+    return {name for name in set(checked.patient_ids) if low <= position(key, name) < high}
 
 
-def _test_patients(fold: Fold) -> tuple[Floats, Floats]:
+def _tested(fold: Fold, score: Callable[[Floats], Floats]) -> Scores:
+    """The held-out patients of all hospitals, scored; one known to two hospitals counts twice."""
     held = [snapshot.held_out for snapshot in fold.snapshots.values()]
-    return (
-        np.concatenate([patients.inputs for patients in held]),
+    tested = fold.tested
+    if tested is None:
+        before = np.cumsum([0, *(patients.count for patients in held)])
+        tested = np.concatenate([p.patient + n for p, n in zip(held, before, strict=False)])
+    return Scores(
+        score(np.concatenate([patients.inputs for patients in held])),
         np.concatenate([patients.labels for patients in held]),
+        tested,
     )
 
 
-def _unprotected(snapshots: list[Snapshot], test: tuple[Floats, Floats]) -> float:
-    """AUC of an ordinary logistic regression on these hospitals' patients, without privacy."""
+def _unprotected(snapshots: list[Snapshot], fold: Fold) -> Scores:
+    """An ordinary logistic regression on these hospitals' patients, without privacy."""
     inputs = np.concatenate([snapshot.training.inputs for snapshot in snapshots])
     labels = np.concatenate([snapshot.training.labels for snapshot in snapshots])
     inputs = np.hstack([inputs, np.ones((len(inputs), 1))])
@@ -291,4 +341,4 @@ def _unprotected(snapshots: list[Snapshot], test: tuple[Floats, Floats]) -> floa
         return float(value), slope
 
     found = minimize(loss, np.zeros(inputs.shape[1]), jac=True, method="L-BFGS-B")
-    return exact_auc(test[0] @ found.x[:-1] + found.x[-1], test[1])
+    return _tested(fold, lambda rows: rows @ found.x[:-1] + found.x[-1])

@@ -68,8 +68,9 @@ class Mechanism(Document):
     with which a patient takes part in a step, decided anew at the site each time. ``masking``:
     whether the coordinator sees only the cohort's sum, for every purpose of the study.
     ``algorithm``: a momentum step of ``learning_rate`` along each round's noisy mean gradient
-    (FedAvgM), or ``flo.privacy.least_squares`` from one round. ``aggregation``: how a step is made
-    of each hospital's sum, if the coordinator sees those.
+    (FedAvgM), or ``flo.privacy.least_squares`` from one round. ``augmentation``: whether a
+    patient's gradient is averaged over flips and turns of images (``flo.privacy.augmentation``).
+    ``aggregation``: how a step is made of each hospital's sum, if the coordinator sees those.
     """
 
     algorithm: Literal["fedavgm", "least-squares"] = "fedavgm"
@@ -83,6 +84,7 @@ class Mechanism(Document):
     learning_rate: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     retry_allowance: Annotated[int, Field(ge=0, le=1000)] = 2
+    augmentation: Literal["none", "flips"] = "none"
     aggregation: Literal["sum", "median", "trimmed-mean"] = "sum"
     colluders: Annotated[int, Field(ge=1)] | None = None
     dropouts: Annotated[int, Field(ge=0)] | None = None
@@ -99,6 +101,8 @@ class Mechanism(Document):
             )
         elif self.learning_rate or self.momentum:
             raise ValueError("least-squares takes no steps: no learning_rate, no momentum")
+        elif self.augmentation != "none":
+            raise ValueError("least-squares knows no augmentation")
         return self
 
 
@@ -239,6 +243,8 @@ class Study(Document):
             if found != (1,):
                 raise ValueError(f"the pack's last layer gives {found}; one log odds, (1,), is due")
         raw = [column for column in images if column.scattering is None]
+        if self.mechanism.augmentation != "none" and not raw:
+            raise ValueError("augmentation turns an image column without scattering; there is none")
         if self.model.kind == "cnn" and not raw:
             raise ValueError("a cnn needs an image column, without scattering")
         if raw and len(self.data.columns) != 1:
@@ -297,7 +303,11 @@ class Study(Document):
     def canonical_bytes(self) -> bytes:
         document = self.model_dump(mode="json")
         # As FLO 0.2 wrote it: its digests still hold.
-        for name, usual in (("aggregation", "sum"), ("algorithm", "fedavgm")):
+        for name, usual in (
+            ("aggregation", "sum"),
+            ("algorithm", "fedavgm"),
+            ("augmentation", "none"),
+        ):
             if document["mechanism"][name] == usual:
                 del document["mechanism"][name]
         for column in document["data"]["columns"]:

@@ -13,6 +13,7 @@ from flo.model_kinds import Pack
 from flo.models import layers
 from flo.privacy import survey
 from flo.privacy.accounting import true_positive_rate
+from flo.privacy.augmentation import copies
 from flo.privacy.evaluation import expected_half_width
 from flo.privacy.life import LifeBudget
 from flo.privacy.plan import Plan, combined_variance, training_length
@@ -173,6 +174,14 @@ def _together(study: Study) -> list[tuple[str, str]]:
     ]
 
 
+def _turned(study: Study) -> list[tuple[str, str]]:
+    count = copies(study)
+    if count == 1:
+        return []
+    text = f"a patient's part is the mean over {count} flips and turns of each image, then clipped"
+    return [("augmentation", text)]
+
+
 def _training_leaves(study: Study) -> list[tuple[str, str]]:
     sigma = Plan.of(study).part("training").mechanism.noise_multiplier
     chance = study.mechanism.sampling
@@ -190,6 +199,7 @@ def _training_leaves(study: Study) -> list[tuple[str, str]]:
             f"{study.mechanism.clip:g}, then noise of σ = {sigma:.4f} times that {where}",
         ),
         ("clipping", _clipping(study)),
+        *_turned(study),
         (
             "evaluation",
             f"one noisy histogram of {bins} score bins for each class{by}, on held-out patients "

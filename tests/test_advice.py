@@ -10,8 +10,8 @@ import pytest
 import tomli_w
 
 from flo import advice
-from flo.advice import MOST_LOST, Way, recommended, ways
-from flo.study import Study, from_document
+from flo.advice import MOST_LOST, Way, advised_against, recommended, ways
+from flo.study import Study, from_document, load
 from tests.builders import small_study, study_document
 from tests.server.stage import flo
 
@@ -44,6 +44,14 @@ def test_where_too_few_patients_are_nothing_fits_and_the_least_bad_is_named() ->
     assert [way.study.mechanism.epsilon for way in found] == [0.1, 0.1], "half of it is no use"
     assert not any(way.fits for way in found)
     assert recommended(found).lost == min(way.lost for way in found)
+
+
+def test_a_study_of_ten_people_is_advised_against() -> None:
+    """However many records they have: the unit is the person."""
+    watch = load(Path(__file__).parents[1] / "examples" / "watch" / "study.toml")
+    assert advised_against(ways(watch))
+    assert not advised_against([])
+    assert not advised_against([way(1.0, 3, 0.09), way(1.0, 3, 0.3)])
 
 
 def way(share: float, steps: int, lost: float, error: float = 0.0, epsilon: float = 0.9) -> Way:

@@ -15,7 +15,8 @@ from flo import study as studies
 from flo.errors import UsageError
 from flo.models import initial_weights, parameter_count
 from flo.privacy.plan import Plan
-from flo.simulation import exact_auc, folds, load_hospitals, run_once, simulate
+from flo.scores import exact_auc
+from flo.simulation import folds, load_hospitals, run_once, simulate
 from flo.study import Study, from_document
 from tests.builders import HOSPITALS, NoNoise, csv_text, small_study, study_document
 from tests.flo.studies import PACK
@@ -25,7 +26,7 @@ HEART = Path(studies.__file__).parent / "examples" / "heart" / "study.toml"
 KEYS = {
     *("auc", "auc_std", "auc_pooled", "auc_alone", "epsilon", "delta", "trust_model", "rounds"),
     *("seconds_per_round", "seconds_total", "report", "sites", "private", "schema_version"),
-    *("study", "digest", "masks"),
+    *("study", "digest", "masks", "auc_interval"),
 }
 
 
@@ -48,7 +49,7 @@ def data(tmp_path: Path) -> Path:
 def test_the_result_has_the_documented_keys_and_says_not_private(data: Path) -> None:
     study = small_study()
     hospitals = load_hospitals(study, data, "patient_id")
-    result = simulate(study, hospitals, fold_count=2, compare=True)
+    result = simulate(study, hospitals, fold_count=2, compare=True).document
     assert set(result) == KEYS
     assert result["private"] is False
     assert set(result["sites"]) == set(HOSPITALS)
@@ -104,7 +105,7 @@ def test_every_kind_of_study_runs_to_its_end(data: Path, study: Study) -> None:
 def test_the_result_of_every_kind_of_study_has_the_documented_keys(data: Path, name: str) -> None:
     study = OTHERS[name]
     hospitals = load_hospitals(study, data, "patient_id")
-    result = simulate(study, hospitals, fold_count=2)
+    result = simulate(study, hospitals, fold_count=2).document
     assert set(result) == KEYS - {"auc_pooled", "auc_alone"}
     assert result["private"] is False
     assert result["epsilon"] == Plan.of(study).epsilon <= 0.9

@@ -13,7 +13,7 @@ from pathlib import Path
 from flo import study as studies
 from flo.bench import Row
 from flo.bench.made_up import study_of, write
-from flo.simulation import Fold, folds, load_hospitals, pooled_auc, run_once
+from flo.simulation import Fold, folds, load_hospitals, pooled, run_once
 from flo.study import Study
 
 _FARS = Path(__file__).parent.parent / "examples" / "fars" / "study.toml"
@@ -38,7 +38,7 @@ def _row(name: str, study: Study, fold: Fold) -> Row:
     run_once(study, fold, fast=True)
     flo = time.perf_counter() - began
     began = time.perf_counter()
-    pooled_auc(fold)
+    pooled(fold)
     reference = time.perf_counter() - began
     return {
         "group": "simulate",

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from flo.cli import results
-
-if TYPE_CHECKING:
-    from flo.simulation import Engine
 
 
 def simulate(
@@ -39,46 +36,33 @@ def simulate(
 ) -> results.Simulated:
     """Run a study in one process on data you may see; prints exact numbers, so NOT private."""
     from flo.cli.screen import say, working
-    from flo.errors import UsageError
-    from flo.simulation import load_hospitals
-    from flo.simulation import simulate as run
-    from flo.study import load
+    from flo.lab import simulate as run
 
-    if engine not in ("loop", "ray") or (fast and engine == "ray"):
-        raise UsageError(f"--engine {engine} is not one of loop, ray; --fast needs loop")
-    loaded = load(study)
-    if data is not None and not unsafe_not_private:
-        _refuse_registered(data)
-    chosen = loaded if epsilon is None else loaded.with_epsilon(epsilon)
-    if noise is not None:
-        masking = "on" if noise == "distributed" else chosen.mechanism.masking
-        chosen = chosen.with_mechanism(noise=noise, masking=masking)
     with working("loading patients") as status:
-        hospitals = load_hospitals(chosen, data, id_column)
         result = run(
-            chosen,
-            hospitals,
-            fold_count=folds,
+            study,
+            data,
+            epsilon=epsilon,
+            noise=noise,
+            folds=folds,
             seeds=seeds,
             compare=compare,
+            id_column=id_column,
             fast=fast,
-            engine=_ray() if engine == "ray" else None,
+            engine=engine,
+            unsafe_not_private=unsafe_not_private,
             progress=status.update,
-        )
+        ).document
     say("[bold yellow]NOT PRIVATE[/]: exact numbers on data this process can see")
-    say(f"AUC {result['auc']:.4f} ± {result['auc_std']:.4f} (sd over folds and seeds)")
+    low, high = result["auc_interval"]
+    say(f"AUC {result['auc']:.4f}, 95 % interval over test patients {low:.4f} to {high:.4f}")
+    say(f"standard deviation over folds and seeds: {result['auc_std']:.4f}")
     say(f"ε = {result['epsilon']:.4f}, δ = {result['delta']:g}, {result['trust_model']}")
     say(f"masks: {result['masks']}")
     if compare:
         say(f"pooled without privacy {result['auc_pooled']:.4f}")
         say(f"each hospital alone    {result['auc_alone']:.4f}")
     return results.Simulated(**result)
-
-
-def _ray() -> Engine:
-    from flo.ray_engine import run_on_ray
-
-    return run_on_ray
 
 
 def demo(
@@ -123,27 +107,3 @@ def data(
         say(file)
     say(CREDITS[name])
     return results.DataWritten(files, CREDITS[name])
-
-
-def _refuse_registered(directory: Path) -> None:
-    """A file that a site's ledger protects may not be simulated on by accident."""
-    import tomllib
-
-    from flo.errors import RefusedError
-
-    for parent in (directory.resolve(), *directory.resolve().parents):
-        for config in (parent / "site.toml", *parent.glob("*/site.toml")):
-            if not config.is_file():
-                continue
-            with config.open("rb") as file:
-                populations = tomllib.load(file).get("populations", [])
-            sources = [p.get("source", {}) for p in populations]
-            places = [p.get("file") for p in populations] + [s.get("folder") for s in sources]
-            files = {str(Path(str(place)).resolve()) for place in places}
-            if files & {
-                str(path) for path in (directory.resolve(), *directory.resolve().glob("*"))
-            }:
-                raise RefusedError(
-                    f"{directory} holds data that the ledger of {config.parent} protects",
-                    hint="simulation prints exact numbers; --unsafe-not-private if you must",
-                )

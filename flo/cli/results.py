@@ -137,7 +137,8 @@ class CoordinatorRestored(Result):
 class StudyChecked(Result):
     """``digest``: as it is written; a signed study names keys, so it has another one.
 
-    ``ways``: mechanisms that were tried on made-up patients; ``recommended``: what to change.
+    ``ways``: mechanisms that were tried on made-up patients; ``recommended``: what to change;
+    ``advised_against``: at this size noise leaves little of any model.
     """
 
     study: str
@@ -149,6 +150,7 @@ class StudyChecked(Result):
     steps: int
     ways: list[dict[str, Any]]
     recommended: dict[str, Any] | None
+    advised_against: bool
 
 
 @dataclass(frozen=True)
@@ -550,12 +552,16 @@ class StackState(Result):
 
 @dataclass(frozen=True)
 class Simulated(Result):
-    """Exact numbers, so never private. ``auc_pooled``, ``auc_alone``: with ``--compare`` only."""
+    """Exact numbers, so never private. ``auc_pooled``, ``auc_alone``: with ``--compare`` only.
+
+    ``auc_interval``: 95 %, over who the test patients are.
+    """
 
     study: str
     digest: str
     auc: float
     auc_std: float
+    auc_interval: list[float]
     epsilon: float
     delta: float
     trust_model: str

@@ -97,6 +97,7 @@ def check(
             for way in found
         ],
         recommended=advice.recommended(found).changes(loaded) if found else None,
+        advised_against=advice.advised_against(found),
     )
 
 
@@ -132,6 +133,11 @@ def _show_ways(study: Study, found: list[Way]) -> None:
         why = (
             f"none is surely within {limit} of a regression without privacy, and this comes "
             "closest. More patients, more ε or another schedule may help"
+        )
+    if advice.advised_against(found):
+        say(
+            f"[bold red]advised against:[/] at this size noise leaves AUC {best.auc:.2f} of "
+            f"{best.auc + best.lost:.2f}; more patients would help, more records of them would not"
         )
     standing = "" if changes else " as the study stands"
     say(f"[bold]recommended:[/] {best.study.mechanism.algorithm}{standing}; {why}")

@@ -1,4 +1,4 @@
-"""Watch signals: ten people doing seven exercises, in windows; one site a person.
+"""Watch signals: ten people doing seven exercises, in windows, all at one place.
 
 Ten people are ten units of privacy, whatever the number of windows: the example of what a study
 cannot do at ε < 1.
@@ -22,13 +22,13 @@ _SIGNALS = ("ax", "ay", "az", "wx", "wy", "wz")  # acceleration (g), turning rat
 _ROW = 6  # the exercise whose windows have label 1
 CREDIT = (
     "Watch signals: D. Burns et al., Physiological Measurement 39 (2018), by way of seglearn. Ten "
-    "people, each a site of its own (natural); a record is a window of two seconds."
+    "people at one place (natural); a record is a window of two seconds, the label: rowing or not."
 )
 
 
 def load() -> dict[str, pd.DataFrame]:
-    """Person -> windows of all exercises (4,677 in all): ``patient_id``, ``rowing``, and of each
-    signal its mean and spread over the window.
+    """The only place -> windows of all exercises (4,677 in all): ``patient_id``, ``rowing``, and of
+    each signal its mean and spread over the window.
 
     Raises:
         UsageError: not installed. TrustError: the file is not the pinned one.
@@ -38,15 +38,12 @@ def load() -> dict[str, pd.DataFrame]:
         # It is a pickle, which could run anything: only the file that was looked at is opened.
         raise TrustError(f"{_FILE} is not the file of seglearn 1.2.5")
     known = np.load(io.BytesIO(data), allow_pickle=True).item()
-    rows: dict[int, list[list[object]]] = {}
+    rows: list[list[object]] = []
     for signal, exercise, person in zip(known["X"], known["y"], known["subject"], strict=True):
         for begin in range(0, len(signal) - _WINDOW + 1, _WINDOW // 2):
             window = signal[begin : begin + _WINDOW]
             numbers = [*window.mean(axis=0).round(4), *window.std(axis=0).round(4)]
             row = [f"person-{person}", int(exercise == _ROW), *numbers]
-            rows.setdefault(int(person), []).append(row)
+            rows.append(row)
     names = [f"{what}_{signal}" for what in ("mean", "spread") for signal in _SIGNALS]
-    return {
-        f"person-{person}": pd.DataFrame(rows[person], columns=["patient_id", "rowing", *names])
-        for person in sorted(rows)
-    }
+    return {"lab": pd.DataFrame(rows, columns=["patient_id", "rowing", *names])}

@@ -14,7 +14,8 @@ from flo.cli import app
 from flo.errors import UsageError
 from flo.privacy.plan import Plan
 from flo.schema import NumberColumn
-from flo.simulation import exact_auc, load_hospitals, simulate
+from flo.scores import exact_auc
+from flo.simulation import load_hospitals, simulate
 from flo.study import Study, load
 
 SUPPORT2 = Path(__file__).resolve().parents[2] / "examples" / "support2" / "study.toml"
@@ -124,7 +125,9 @@ def test_half_an_epsilon_costs_the_support2_study_less_than_a_hundredth_of_auc(
     study: Study,
 ) -> None:
     # Over 20 splits the noise moves the mean by .001; the gap is .005, four to five of these below.
-    found = simulate(study, load_hospitals(study, None, "patient_id"), seeds=4, compare=True)
+    found = simulate(
+        study, load_hospitals(study, None, "patient_id"), seeds=4, compare=True
+    ).document
     assert found["auc"] >= found["auc_pooled"] - 0.01
     assert found["auc"] > found["auc_alone"] + 0.01
 
@@ -166,7 +169,9 @@ def test_fars_leaves_out_what_is_known_of_the_dead_only(fars: dict[str, pd.DataF
 def test_fifty_one_states_learn_together_at_half_an_epsilon(fars: dict[str, pd.DataFrame]) -> None:
     """Five folds, real noise."""
     study = load(FARS)
-    found = simulate(study, load_hospitals(study, None, "patient_id"), fold_count=5, fast=True)
+    found = simulate(
+        study, load_hospitals(study, None, "patient_id"), fold_count=5, fast=True
+    ).document
     assert found["epsilon"] <= 0.5
     assert found["trust_model"] == "distributed noise"
     assert found["auc"] >= 0.83

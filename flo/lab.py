@@ -1,0 +1,179 @@
+"""Trying studies on data you may see, in a notebook or a script: ``flo.simulate``, ``flo.compare``.
+
+    study = flo.load("examples/heart/study.toml")
+    result = flo.simulate(study, compare=True)
+    result.auc, result.interval
+    result                                  # in a notebook: a table and plots
+
+All numbers are exact, so nothing here is private; data that a site's ledger protects are refused.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flo.errors import RefusedError, UsageError
+from flo.pages import Pages
+from flo.pages.plots import intervals, plane
+from flo.privacy.sheet import trust
+from flo.scores import Scores, interval, roc
+from flo.simulation import Engine, Progress, Simulation, load_hospitals
+from flo.simulation import simulate as _simulate
+from flo.study import Study, load
+
+__all__ = ["Comparison", "Result", "compare", "load", "simulate"]
+_ENGINES = ("loop", "ray")
+_LEAST_SHOWN = 0.5  # AUC at the left of a plot; that of a coin
+Row = tuple[str, float, float, float]
+
+
+@dataclass(frozen=True, repr=False)
+class Result(Simulation):
+    """A simulation that shows itself in a notebook."""
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        return f"{self.study.name}: AUC {self.auc:.3f} ({low:.3f} to {high:.3f}), not private"
+
+    @property
+    def rows(self) -> list[Row]:
+        """(what, low, AUC, high) of each way of training, with 95 % intervals."""
+        ways = (
+            (f"ε = {self.study.mechanism.epsilon:g}", self.private),
+            ("pooled, not private", self.pooled),
+            ("alone, not private", self.alone),
+        )
+        return [_row(name, tests) for name, tests in ways if tests]
+
+    def _repr_html_(self) -> str:
+        curves = [("this study", roc(self.private))]
+        if self.pooled:
+            curves.append(("pooled", roc(self.pooled)))
+        ticks = [(n / 4, f"{n / 4:g}") for n in range(5)]
+        return _shown(
+            self.rows,
+            title=f"{self.study.name}, version {self.study.version}",
+            trust=trust(self.study),
+            curves=plane(curves, most_across=1.0, least_top=1.0, across=ticks),
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Results beside each other, by name."""
+
+    results: Mapping[str, Result]
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {result!r}" for name, result in self.results.items())
+
+    @property
+    def rows(self) -> list[Row]:
+        return [_row(name, result.private) for name, result in self.results.items()]
+
+    def _repr_html_(self) -> str:
+        return _shown(self.rows, title="Compared", trust=None, curves=None)
+
+
+def simulate(
+    study: Study | Path | str,
+    data: Path | str | None = None,
+    *,
+    epsilon: float | None = None,
+    noise: str | None = None,
+    folds: int = 5,
+    seeds: int = 1,
+    compare: bool = False,
+    id_column: str = "patient_id",
+    fast: bool = True,
+    engine: str = "loop",
+    unsafe_not_private: bool = False,
+    progress: Progress = lambda text: None,
+) -> Result:
+    """Cross-validate a study, with the trainer, the rounds and the noise of a real run.
+
+    Args:
+        study: a study, or the path of its TOML.
+        data: folder with HOSPITAL.csv or HOSPITAL.parquet; left out, the study's own data set.
+        epsilon, noise: instead of the study's.
+        folds, seeds: of cross-validation, and how often it is repeated.
+        compare: add logistic regressions without privacy, pooled and alone.
+        fast: sum in the clear instead of through masks; same noise, same ε.
+        engine: ``loop`` in this process, or ``ray``, Flower's simulation runtime.
+        unsafe_not_private: allow data that a site's ledger protects.
+
+    Raises:
+        UsageError: no data, or settings that do not go together. DataError: data that do not fit.
+        RefusedError: data that a ledger protects. StudyError: no study.
+    """
+    if engine not in _ENGINES or (fast and engine == "ray"):
+        raise UsageError(f"engine {engine} is not one of {', '.join(_ENGINES)}; fast needs loop")
+    if noise not in (None, "local", "distributed"):
+        raise UsageError(f"noise {noise} is not one of local, distributed")
+    chosen = study if isinstance(study, Study) else load(Path(study))
+    directory = None if data is None else Path(data)
+    if directory is not None and not unsafe_not_private:
+        _refuse_registered(directory)
+    if epsilon is not None:
+        chosen = chosen.with_epsilon(epsilon)
+    if noise is not None:
+        masking = "on" if noise == "distributed" else chosen.mechanism.masking
+        chosen = chosen.with_mechanism(noise=noise, masking=masking)
+    run: Engine | None = None
+    if engine == "ray":
+        from flo.ray_engine import run_on_ray
+
+        run = run_on_ray
+    progress("loading patients")
+    found = _simulate(
+        chosen,
+        load_hospitals(chosen, directory, id_column),
+        fold_count=folds,
+        seeds=seeds,
+        compare=compare,
+        fast=fast,
+        engine=run,
+        progress=progress,
+    )
+    return Result(**vars(found))
+
+
+def compare(results: Mapping[str, Result]) -> Comparison:
+    """Results beside each other, such as of several ε."""
+    return Comparison(dict(results))
+
+
+def _row(name: str, tests: list[Scores]) -> Row:
+    low, high = interval(tests)
+    return name, low, sum(test.auc for test in tests) / len(tests), high
+
+
+def _shown(rows: list[Row], **values: object) -> str:
+    least = min([_LEAST_SHOWN, *(low for _, low, _, _ in rows)])
+    return Pages(Path(__file__).parent, base="").text(
+        "lab.html.j2", rows=rows, aucs=intervals(rows, least, 1.0), **values
+    )
+
+
+def _refuse_registered(directory: Path) -> None:
+    """A file that a site's ledger protects may not be simulated on by accident."""
+    for parent in (directory.resolve(), *directory.resolve().parents):
+        for config in (parent / "site.toml", *parent.glob("*/site.toml")):
+            if not config.is_file():
+                continue
+            with config.open("rb") as file:
+                populations = tomllib.load(file).get("populations", [])
+            sources = [p.get("source", {}) for p in populations]
+            places = [p.get("file") for p in populations] + [s.get("folder") for s in sources]
+            files = {str(Path(str(place)).resolve()) for place in places}
+            if files & {
+                str(path) for path in (directory.resolve(), *directory.resolve().glob("*"))
+            }:
+                raise RefusedError(
+                    f"{directory} holds data that the ledger of {config.parent} protects",
+                    hint="simulation prints exact numbers; --unsafe-not-private (in Python "
+                    "unsafe_not_private=True) if you must",
+                )

@@ -1,0 +1,96 @@
+"""Each example's page tells who they are and what came of it; its command gives it again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from flo.study import Study, load
+from tests.server.stage import flo
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "examples").glob("*/README.md"))
+STUDIES = sorted((ROOT / "examples").glob("*/*.toml"))
+_ROW = re.compile(
+    r"\| \[[\w.-]+\]\(([\w.-]+)\) \| ([\d.]+) \| (local|distributed) "
+    r"\| (\.\d+) \((\.\d+) to (1\.0+|\.\d+)\) \| ± (\.\d+) \| (\.\d+) \| (\.\d+) \|"
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a page says of one study."""
+
+    page: Path
+    study: Path
+    epsilon: float
+    noise: str
+    auc: float
+    error: float
+    pooled: float
+    alone: float
+    command: list[str]
+
+
+def rows() -> list[Row]:
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        commands = re.findall(r"^flo (simulate .*)$", text, flags=re.MULTILINE)
+        for file, epsilon, noise, auc, _, _, error, pooled, alone in _ROW.findall(text):
+            path = page.parent / file
+            named = str(path.relative_to(ROOT))
+            (command,) = [c for c in commands if named in c]
+            of, within, all_, one = (float(x) for x in (auc, error, pooled, alone))
+            words = shlex.split(command)
+            found.append(Row(page, path, float(epsilon), noise, of, within, all_, one, words))
+    return found
+
+
+ROWS = rows()
+each = pytest.mark.parametrize(
+    "row", ROWS, ids=lambda row: f"{row.page.parent.name}/{row.study.name}"
+)
+
+
+def test_every_study_has_a_row_on_the_page_beside_it() -> None:
+    assert {row.study for row in ROWS} == set(STUDIES)
+    assert {page.parent for page in PAGES} == {study.parent for study in STUDIES}
+
+
+@each
+def test_a_page_says_what_its_study_says(row: Row) -> None:
+    study: Study = load(row.study)
+    assert (row.epsilon, row.noise) == (study.mechanism.epsilon, study.mechanism.noise)
+    study.refuse_unfinished()
+    text = row.page.read_text(encoding="utf-8")
+    assert re.search(r"\*\*Sites\*\*:.*(natural|simulated)", text)
+    assert re.search(r"\*\*A record\*\*:", text)
+    assert "cannot show" in text
+
+
+@each
+@pytest.mark.slow
+def test_the_numbers_of_a_page_come_again_within_its_error(row: Row) -> None:
+    done = flo(
+        *row.command[:1], ROOT / row.command[1], *row.command[2:], "--json", "-", seconds=900
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["auc"] == pytest.approx(row.auc, abs=row.error)
+    assert found["auc_pooled"] == pytest.approx(row.pooled, abs=0.0015)
+    assert found["auc_alone"] == pytest.approx(row.alone, abs=0.0015)
+
+
+def test_the_notebook_runs_from_top_to_bottom() -> None:
+    notebook = json.loads((ROOT / "examples" / "notebook.ipynb").read_text(encoding="utf-8"))
+    names: dict[str, object] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), "notebook.ipynb", "exec"), names)
+    assert {"result", "by_epsilon", "one_round"} <= set(names)
