@@ -22,7 +22,8 @@ from flo.privacy.sheet import trust
 from flo.scores import Scores, interval, roc
 from flo.simulation import Engine, Progress, Simulation, load_hospitals
 from flo.simulation import simulate as _simulate
-from flo.study import Study, load
+from flo.study import Study
+from flo.study import load as _load
 
 __all__ = ["Comparison", "Result", "compare", "load", "simulate"]
 _ENGINES = ("loop", "ray")
@@ -78,6 +79,11 @@ class Comparison:
         return _shown(self.rows, title="Compared", trust=None, curves=None)
 
 
+def load(path: Path | str) -> Study:
+    """A study from its TOML. Raises StudyError or UsageError."""
+    return _load(Path(path))
+
+
 def simulate(
     study: Study | Path | str,
     data: Path | str | None = None,
@@ -113,7 +119,7 @@ def simulate(
         raise UsageError(f"engine {engine} is not one of {', '.join(_ENGINES)}; fast needs loop")
     if noise not in (None, "local", "distributed"):
         raise UsageError(f"noise {noise} is not one of local, distributed")
-    chosen = study if isinstance(study, Study) else load(Path(study))
+    chosen = study if isinstance(study, Study) else load(study)
     directory = None if data is None else Path(data)
     if directory is not None and not unsafe_not_private:
         _refuse_registered(directory)
