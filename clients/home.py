@@ -89,12 +89,13 @@ class Population(Document):
 
     def open(self) -> Source:
         """Where its patients are read. Raises DataError or UsageError: it is not there."""
-        if self.source is not None:
-            return self.source.open(self.id_column)
         # Arrow comes with it and takes its time; the agent never reads a hospital's file.
         from flo.clients.sources.files import open_file
+        from flo.clients.sources.guarded import Guarded
 
-        return open_file(self.file or Path(), self.id_column)
+        if self.source is not None:
+            return Guarded(self.source.open(self.id_column))
+        return Guarded(open_file(self.file or Path(), self.id_column))
 
 
 class SiteConfig(Document):

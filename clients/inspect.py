@@ -34,4 +34,4 @@ def inspect(
         population.open(), study.data, population.id_column, mapping, population.ignore, progress
     )
     home.record("data-inspected", study.digest, population=population.name)
-    return inspection(looked, study.data, mapping.accepted if mapping else {})
+    return inspection(looked, study.data, mapping)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+import pyarrow as pa
+
 from flo.clients.home import Population, SiteHome
 from flo.clients.mapping import MappedColumn, StudyMapping
 from flo.clients.mapping_file import add
 from flo.clients.quality.cells import as_text
+from flo.clients.quality.identifiers import kind_of_identifier
 from flo.clients.sources.source import Offer, Source
 from flo.clients.suggest import Suggestion, suggest
 from flo.study import Study
 
 _MOST_SPELLINGS = 50  # more are no codes
 _MOST_FIELDS = 200  # looked at
+_LONGEST, _LONGEST_FIELD = 100, 500  # characters
 
 
 def draft(home: SiteHome, study: Study, population: Population) -> dict[str, Suggestion]:
@@ -24,7 +28,11 @@ def draft(home: SiteHome, study: Study, population: Population) -> dict[str, Sug
     """
     source = population.open()
     settings = source.settings()
-    offers = [offer for offer in source.offers() if offer.field != population.id_column]
+    offers = [
+        offer
+        for offer in source.offers()
+        if offer.field != population.id_column and 0 < len(offer.field) <= _LONGEST_FIELD
+    ]
     found = suggest(study.data, offers, _spellings(source, offers, study, settings))
     lines = {name: (one.mapped, one.remark) for name, one in found.items()}
     add(home, study, lines, settings)
@@ -45,6 +53,11 @@ def _spellings(
         for name in list(cells):
             with suppress(TypeError):  # lists and the like are no codes
                 cells[name] |= set(as_text(batch.columns[name]).unique().drop_null().to_pylist())
-            if len(cells[name]) > _MOST_SPELLINGS:
+            if len(cells[name]) > _MOST_SPELLINGS or any(len(c) > _LONGEST for c in cells[name]):
                 del cells[name]
-    return {named[name]: source.words(sorted(found)) for name, found in cells.items() if found}
+    return {
+        named[name]: source.words(sorted(found))
+        for name, found in cells.items()
+        # A draft is text for people: no cell stands in it that tells who somebody is.
+        if found and kind_of_identifier(pa.array(sorted(found))) is None
+    }

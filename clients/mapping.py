@@ -57,10 +57,13 @@ class StudyMapping(Document):
     """How one study's columns are got here.
 
     ``as_of``: the day of every record, where the source has events and no cohort. ``cohort``: the
-    OMOP cohort whose entries are the records. ``accepted``: finding -> why it is no fault.
+    OMOP cohort whose entries are the records. A table whose fields have the study's names needs no
+    ``columns``. ``accepted``: finding -> why it is no fault.
     """
 
-    columns: Annotated[dict[ColumnName, MappedColumn], Field(max_length=5001)]
+    columns: Annotated[dict[ColumnName, MappedColumn], Field(max_length=5001)] = Field(
+        default_factory=dict
+    )
     as_of: date | None = None
     cohort: Annotated[int, Field(ge=0)] | None = None
     accepted: Annotated[dict[FindingName, Text], Field(max_length=500)] = Field(

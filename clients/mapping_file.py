@@ -13,7 +13,7 @@ from flo.clients.home import SiteHome
 from flo.clients.mapping import MappedColumn, Mapping, StudyMapping
 from flo.errors import UsageError
 from flo.files import write_private
-from flo.settings import parse, read_toml
+from flo.settings import parse, parse_toml, read_toml
 from flo.study import Study
 from flo.text import printable
 
@@ -59,6 +59,7 @@ def add(
     text += f"\n[studies.{study.name}.columns]\n"
     for name, (mapped, remark) in lines.items():
         text += _line(name, mapped, remark)
+    parse(Mapping, parse_toml(text, FILE), FILE)  # what cannot be read again is not written
     write_private(path, text.encode())
 
 
@@ -74,7 +75,11 @@ def _line(name: str, mapped: MappedColumn | None, remark: str) -> str:
 
 
 def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _text(name)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's own rule
 
 
 def _inline(value: Any) -> str:
@@ -82,4 +87,4 @@ def _inline(value: Any) -> str:
     if isinstance(value, dict):
         inner = ", ".join(f"{_key(k)} = {_inline(v)}" for k, v in value.items())
         return f"{{ {inner} }}"
-    return json.dumps(value, ensure_ascii=False)
+    return _text(value)

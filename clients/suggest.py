@@ -37,7 +37,10 @@ def suggest(schema: Schema, offers: Sequence[Offer], spellings: Spellings) -> di
 
     ``spellings``: field -> its different cells and what they mean, where these are few.
     """
-    found = {schema.label: _column(schema.label, ("0", "1"), offers, spellings)}
+    named = [offer for offer in offers if _alike(schema.label, offer, letters=False) >= _ALIKE]
+    found = {schema.label: _column(schema.label, ("0", "1"), named, spellings)}
+    if not named:  # what only looks like it would be a model of something else
+        found[schema.label] = _column(schema.label, ("0", "1"), [], spellings, others=offers)
     for column in schema.columns:
         match column:
             case ImageColumn():
@@ -74,22 +77,27 @@ def _number(column: NumberColumn, offers: Sequence[Offer]) -> Suggestion:
 
 
 def _column(
-    name: str, codes: Sequence[str], offers: Sequence[Offer], spellings: Spellings
+    name: str,
+    codes: Sequence[str],
+    offers: Sequence[Offer],
+    spellings: Spellings,
+    others: Sequence[Offer] = (),
 ) -> Suggestion:
     what = f"codes: {', '.join(codes[:6])}" + (", ..." if len(codes) > 6 else "")
     best = _most_alike(name, offers)
     if best is None:
-        fitting = [offer for offer in offers if _fits(spellings.get(offer.field, {}), codes)]
+        fitting = [o for o in (*offers, *others) if _fits(spellings.get(o.field, {}), codes)]
         if len(fitting) != 1 or {_plain(code) for code in codes} <= _ANYTHING:
-            return Suggestion(None, what + _candidates(fitting, "has these codes"))
+            of_each = {o.field: _pairs(spellings[o.field], codes) for o in fitting}
+            return Suggestion(None, what + _candidates(fitting, "has these codes", of_each))
         best = fitting[0]
     cells = spellings.get(best.field, {})
     if set(cells) <= set(codes):
         return Suggestion(MappedColumn(field=best.field), _seen(best, what))
-    pairs = {cell: c for cell, word in cells.items() if (c := _code(word, codes)) is not None}
+    pairs = _pairs(cells, codes)
     left = [cell for cell in cells if cell not in pairs]
     remark = _seen(best, what)
-    if left:
+    if left and pairs:
         remark += f"; without a code yet: {', '.join(left[:6])}"
     mapped = MappedColumn(field=best.field, codes=pairs) if pairs else None
     return Suggestion(mapped, remark if mapped else f"{best.field}? {remark}")
@@ -101,10 +109,24 @@ def _fits(cells: Mapping[str, str], codes: Sequence[str]) -> bool:
     return len(named) > 1 and None not in named
 
 
-def _candidates(offers: Sequence[Offer], why: str) -> str:
+def _pairs(cells: Mapping[str, str], codes: Sequence[str]) -> dict[str, str]:
+    return {cell: c for cell, word in cells.items() if (c := _code(word, codes)) is not None}
+
+
+def _candidates(
+    offers: Sequence[Offer], why: str, pairs: Mapping[str, Mapping[str, str]] | None = None
+) -> str:
     if not offers:
         return ""
-    some = [f"{o.field} ({o.text})" if o.text else o.field for o in offers[:_CANDIDATES]]
+    some = []
+    for offer in offers[:_CANDIDATES]:
+        own = {
+            cell: code for cell, code in (pairs or {}).get(offer.field, {}).items() if cell != code
+        }
+        codes = (
+            f" codes {', '.join(f'{cell} = {code}' for cell, code in own.items())}" if own else ""
+        )
+        some.append((f"{offer.field} ({offer.text})" if offer.text else offer.field) + codes)
     return f"; {why}: {', '.join(some)}" + (", ..." if len(offers) > _CANDIDATES else "")
 
 
@@ -125,8 +147,8 @@ def _most_alike(name: str, offers: Sequence[Offer]) -> Offer | None:
     return offers[-place] if score >= _ALIKE else None
 
 
-def _alike(name: str, offer: Offer) -> float:
-    """1 for the same name, less for a short form of a word, or for letters in common."""
+def _alike(name: str, offer: Offer, *, letters: bool = True) -> float:
+    """1 for the same name, less for a short form of a word, or for ``letters`` in common."""
     tail = re.split(r"[:|]", offer.field)[-1]  # before it stands a kind, or a system's address
     best, wished = 0.0, {_plain(name), _SYNONYMS.get(_plain(name))}
     for text in (tail, offer.text):
@@ -140,7 +162,10 @@ def _alike(name: str, offer: Offer) -> float:
         if wanted and all(hits):
             # Of several that have the word, the one with fewest others.
             best = max(best, 0.9 - 0.01 * min(len(words), 20))
-        best = max(best, 0.9 * difflib.SequenceMatcher(None, _plain(text), _plain(name)).ratio())
+        if letters:
+            best = max(
+                best, 0.9 * difflib.SequenceMatcher(None, _plain(text), _plain(name)).ratio()
+            )
     return best
 
 

@@ -10,7 +10,6 @@ All numbers are exact, so nothing here is private; data that a site's ledger pro
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from flo.pages import Pages
 from flo.pages.plots import intervals, plane
 from flo.privacy.sheet import trust
 from flo.scores import Scores, interval, roc
+from flo.settings import read_toml
 from flo.simulation import Engine, Progress, Simulation, load_hospitals
 from flo.simulation import simulate as _simulate
 from flo.study import Study
@@ -166,18 +166,17 @@ def _shown(rows: list[Row], **values: object) -> str:
 
 def _refuse_registered(directory: Path) -> None:
     """A file that a site's ledger protects may not be simulated on by accident."""
-    for parent in (directory.resolve(), *directory.resolve().parents):
+    given = {path.resolve() for path in (directory, *directory.glob("*"))}
+    for parent in {directory.resolve(), *(parent for path in given for parent in path.parents)}:
         for config in (parent / "site.toml", *parent.glob("*/site.toml")):
             if not config.is_file():
                 continue
-            with config.open("rb") as file:
-                populations = tomllib.load(file).get("populations", [])
+            populations = read_toml(config).get("populations", [])
             sources = [p.get("source", {}) for p in populations]
-            places = [p.get("file") for p in populations] + [s.get("folder") for s in sources]
-            files = {str(Path(str(place)).resolve()) for place in places}
-            if files & {
-                str(path) for path in (directory.resolve(), *directory.resolve().glob("*"))
-            }:
+            places = [p.get("file") for p in populations]
+            places += [source.get(name) for source in sources for name in ("folder", "labels")]
+            files = {Path(str(place)).resolve() for place in places if place}
+            if files & given:
                 raise RefusedError(
                     f"{directory} holds data that the ledger of {config.parent} protects",
                     hint="simulation prints exact numbers; --unsafe-not-private (in Python "

@@ -45,7 +45,9 @@ def exact_auc(score: Floats, label: Floats) -> float:
     positive = label == 1
     count, rest = int(positive.sum()), int((~positive).sum())
     if not count or not rest:
-        raise UsageError("the held-out patients are all of one class; use fewer folds")
+        raise UsageError(
+            "the held-out patients are all of one class", hint="use fewer folds: --folds 2"
+        )
     ranks = rankdata(score)
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * rest))
 

@@ -76,6 +76,12 @@ def test_data_that_a_ledger_protects_are_refused(tmp_path: Path) -> None:
     home = make_site(tmp_path / "north", "north")
     with pytest.raises(RefusedError, match="that the ledger of"):
         flo.simulate(small_study(), home.directory.parent)
+    elsewhere = tmp_path / "try"
+    elsewhere.mkdir()
+    (home.directory.parent / "try").symlink_to(elsewhere)
+    (elsewhere / "north.csv").symlink_to(home.directory.parent / "patients.csv")
+    with pytest.raises(RefusedError, match="that the ledger of"):
+        flo.simulate(small_study(), elsewhere)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def as_text(cells: pa.Array) -> pa.StringArray:
         return pc.coalesce(integers.cast(pa.string()), cells.cast(pa.string()))
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            raise TypeError(f"cells of type {kind}")
+            raise TypeError("lists, structures or bytes")  # a structure's type names its keys
         return cells.cast(pa.string())
     trimmed = pc.utf8_trim_whitespace(cells.cast(pa.string()))
     absent = pc.is_in(pc.utf8_lower(trimmed), value_set=_MISSING)

@@ -205,7 +205,7 @@ def _mapping(
     wanted = _input_fields(schema) | {schema.label}
     if id_column in wanted:
         refuse([Finding(id_column, "is this population's patient id; no study may use it")], {})
-    if mapping is not None:
+    if mapping is not None and not (source.is_table and not mapping.columns):
         if wrong := problems(mapping, schema):
             lines = "\n".join(f"  {line}" for line in wrong)
             raise UsageError(
@@ -224,8 +224,16 @@ def _mapping(
         present = {offer.field for offer in source.offers()}
         fields = {id_column} | {column.field for column in used.columns.values()}
         lacking = sorted(fields - present)
-        found = [Finding(name, "is missing from the file") for name in lacking]
-        if mapping is None:
+        of = {column.field: name for name, column in used.columns.items()}
+        found = []
+        for name in lacking:
+            rule = "is missing from the file"
+            if name == id_column:
+                rule += ", and is the id_column that site.toml names"
+            elif of[name] != name:
+                rule += f", and is what the mapping has for {of[name]!r}"
+            found.append(Finding(name, rule))
+        if mapping is None or not mapping.columns:
             found += _strange(source, sorted(present - fields - set(ignore)), schema)
         refuse(found, {})
     return used

@@ -20,24 +20,22 @@ from flo.schema import CategoryColumn, ImageColumn, Schema
 
 IDENTIFIER = "identifier"
 _MOST_CELLS = 2000  # looked at; a column that is full of identifiers shows it in its first ones
-_SHARE = 0.5  # of them
+_SHARE, _HALF = 0.2, 0.5  # of them
 _SHORTEST_NUMBER = 6  # digits
 _FEWEST = 20  # cells, for numbers to look like record numbers
 _DISTINCT = 0.98
 _LONG_TEXT, _WORDS = 40, 5
 _DATE = r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([T ]\d{1,2}:\d{2}.*)?"
+_MONTHS = r"\d{1,2}[. -]+[^\W\d_]{3,9}[. -]+\d{4}"
+_PHONE = r"(\+\d[\d ()/.-]{6,}|\(?0\d[\d ()/.-]{6,}|\(?\d{3}\)?[ -]\d{3}-\d{4})"
+_RECORD = r"(?=.*\d{5})[A-Za-z]{0,4}[ -]?[\d /-]{5,}[A-Za-z]?|\d{3}-\d{2}-\d{4}|\d{3} \d{3} \d{4}"
+_WORD = r"[^\W\d_][\w'’.-]*"
 _KINDS = (
     ("e-mail addresses", re.compile(r"[^@\s]+@[^@\s]+\.[A-Za-z]{2,}")),
-    ("dates, such as of birth", re.compile(_DATE)),
-    (
-        "telephone numbers",
-        re.compile(r"(\+\d[\d ()/.-]{6,}|\(?0\d[\d ()/.-]{6,}|\d{3}-\d{3}-\d{4})"),
-    ),
-    (
-        "record or insurance numbers",
-        re.compile(r"(?=.*\d{5})[A-Za-z]{0,4}[ -]?[\d -]{5,}[A-Za-z]?"),
-    ),
-    ("names", re.compile(r"[^\W\d_][\w'’-]+,? ([^\W\d_]\.? )?[^\W\d_][\w'’-]+")),
+    ("dates, such as of birth", re.compile(f"{_DATE}|{_MONTHS}")),
+    ("telephone numbers", re.compile(_PHONE)),
+    ("record or insurance numbers", re.compile(_RECORD)),
+    ("names", re.compile(rf"{_WORD},?( {_WORD},?){{1,5}}")),
 )
 
 
@@ -58,13 +56,16 @@ def identifiers(columns: pd.DataFrame, ids: list[str], schema: Schema) -> list[F
             continue
         cells = columns[column.name]
         if isinstance(column, CategoryColumn):
-            strange = [c for c in cells.cat.categories if c not in column.codes]
+            known = {code.casefold() for code in column.codes}
+            strange = [c for c in cells.cat.categories if c.lstrip("\0").casefold() not in known]
             kind = _kind([str(cell).lstrip("\0") for cell in strange[:_MOST_CELLS]])
         else:
             kind = _kind_of_numbers(cells.to_numpy(), ids)
         if kind:
             level: Level = "refused" if isinstance(column, CategoryColumn) else "to accept"
             rule = f"holds what looks like {kind}, which no study may have"
+            if isinstance(column, CategoryColumn) and "numbers" in kind:
+                rule += "; if they are codes or concepts, name them under `codes` in mapping.toml"
             found.append(Finding(column.name, rule, level=level, kind=IDENTIFIER))
     return found
 
@@ -93,25 +94,28 @@ def _kind(cells: list[str]) -> str | None:
 def _kind_of_numbers(values: Floats, ids: list[str]) -> str | None:
     there = ~np.isnan(values)
     known = values[there]
-    if len(known) < _FEWEST or not (known == np.floor(known)).all():
+    if len(known) < _FEWEST or np.mean(known == np.floor(known)) < _DISTINCT:
         return None
-    digits = [re.sub(r"\D", "", ids[place]).lstrip("0") for place in np.flatnonzero(there)]
+    names = [ids[place] for place in np.flatnonzero(there)]
+    digits = [re.sub(r".*?(\d*)\W*$", r"\1", name).lstrip("0") for name in names]
     whole = [f"{value:.0f}" for value in np.abs(known)]
-    if np.mean([a == b for a, b in zip(whole, digits, strict=True)]) >= _SHARE:
+    if np.mean([a == b for a, b in zip(whole, digits, strict=True)]) >= _HALF:
         return "the patients' own ids"
     if _share_of_days(known) >= _DISTINCT:
         return "dates, such as of birth"
     long = np.mean([len(number) >= _SHORTEST_NUMBER for number in whole])
-    if long >= _DISTINCT and len(np.unique(known)) >= _DISTINCT * len(known):
+    if long >= _DISTINCT and len(np.unique(known)) >= _DISTINCT * len(set(names)):
         return "record or telephone numbers"
     return None
 
 
 def _share_of_days(known: Floats) -> float:
-    """Of numbers that read as a day of the last 150 years, such as 19580402."""
-    if known.min() < 18_700_000 or known.max() > 21_001_231:
-        return 0.0
-    days = pd.to_datetime(
-        pd.Series(known.astype(np.int64).astype(str)), format="%Y%m%d", errors="coerce"
-    )
-    return float(days.notna().mean())
+    """Of numbers that read as a day since 1870, such as 19580402 or 2041958."""
+    possible = known[(known >= 1_011_870) & (known <= 31_122_100)].astype(np.int64)
+    text = pd.Series(possible).astype(str).str.zfill(8)
+    shares = [0.0]
+    for form, year in (("%Y%m%d", slice(0, 4)), ("%d%m%Y", slice(4, 8))):
+        days = pd.to_datetime(text, format=form, errors="coerce").notna()
+        known_year = text.str[year].astype(int).between(1870, 2100)
+        shares.append(float((days & known_year).sum()) / len(known))
+    return max(shares)

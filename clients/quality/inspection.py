@@ -7,12 +7,13 @@ one HTML document that loads nothing; only its owner can read the file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from flo.clients.mapping import StudyMapping
 from flo.clients.quality.cells import Floats, Mask
 from flo.clients.quality.check import Looked
 from flo.clients.quality.findings import Finding
@@ -28,6 +29,7 @@ _BINS, _MOST_BARS = 20, 12
 class ColumnSeen:
     """``rule``: what the study says of it. ``numbers``: least, quarter, middle, three quarters and
     most of what is known, for a number. ``plot``: how often which values occur; with label 1 dark.
+    ``field``: what the mapping has for it.
     """
 
     name: str
@@ -35,6 +37,7 @@ class ColumnSeen:
     missing: float
     numbers: tuple[float, ...]
     plot: Bars | None
+    field: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,12 @@ class Inspection:
     columns: list[ColumnSeen]
     found: list[Finding]
     accepted: Mapping[str, str]
+    label: str
+
+    @property
+    def unused(self) -> list[str]:
+        """What the mapping accepts and nothing found."""
+        return sorted(set(self.accepted) - {finding.name for finding in self.found})
 
     @property
     def in_the_way(self) -> list[Finding]:
@@ -63,13 +72,13 @@ class Inspection:
         return [finding for finding in self.found if finding not in self.in_the_way]
 
 
-def inspection(looked: Looked, schema: Schema, accepted: Mapping[str, str]) -> Inspection:
+def inspection(looked: Looked, schema: Schema, mapping: StudyMapping | None) -> Inspection:
     """Of a source that was looked at; it may hold no record at all."""
     table = looked.table
     label = table.columns.get(schema.label)
     ill = np.zeros(len(table), dtype=bool) if label is None else (label == "1").to_numpy()
     of_each = pd.Series(table.ids, dtype=object).value_counts()
-    seen = []
+    seen = [] if label is None else [_of_label(schema.label, label)]
     for column in schema.columns:
         if isinstance(column, ImageColumn):
             values = table.images.get(column.name, np.zeros((0, 1))).mean(axis=1)
@@ -87,10 +96,26 @@ def inspection(looked: Looked, schema: Schema, accepted: Mapping[str, str]) -> I
         len(of_each),
         int(of_each.max()) if len(of_each) else 0,
         float(ill.mean()) if len(ill) else 0.0,
-        seen,
+        [replace(one, field=_field(mapping, one.name)) for one in seen],
         looked.found,
-        accepted,
+        mapping.accepted if mapping else {},
+        schema.label,
     )
+
+
+def _field(mapping: StudyMapping | None, name: str) -> str:
+    mapped = mapping.columns.get(name) if mapping else None
+    if mapped is None:
+        return ""
+    unit = f", {mapped.unit} × {mapped.multiply:g}" if mapped.multiply is not None else ""
+    codes = "".join(f", {cell} = {code}" for cell, code in list(mapped.codes.items())[:_MOST_BARS])
+    return f"{mapped.field}{unit}{codes}"
+
+
+def _of_label(name: str, cells: pd.Series) -> ColumnSeen:
+    counts = [int((cells == code).sum()) for code in ("0", "1")]
+    plot = bars(counts, [0, counts[1]], ["0", "1"])
+    return ColumnSeen(name, "the label, 0 or 1", float(cells.isna().mean()), (), plot)
 
 
 def page(seen: Inspection, study: str, place: str, now: str) -> str:

@@ -24,6 +24,7 @@ from flo.clients.quality.units import wrong_unit
 from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
 
 SWAPPED, SHIFTED, LEAK = "swapped columns", "shifted codes", "label leak"
+ONE_CLASS = "label of one class"
 DOUBLES, SAME_ID, MISSING = "duplicated patients", "one patient two ids", "missing"
 _OUTSIDE, _FITS = 0.2, 0.95
 _LEAK_AUC, _FEWEST_OF_A_CLASS, _MOST_OF_A_CLASS = 0.95, 20, 50_000
@@ -48,7 +49,7 @@ def suspicions(table: Table, schema: Schema, id_column: str) -> list[Finding]:
     found += _leaks(table, schema)
     found += weak_ids(table.ids, id_column)
     found += _doubles(table, schema) + _same_patient(table, id_column)
-    return found + _mostly_missing(table, schema)
+    return found + _one_class(table, schema) + _mostly_missing(table, schema)
 
 
 def _swapped_numbers(table: Table, columns: list[NumberColumn]) -> list[Finding]:
@@ -208,6 +209,15 @@ def _same_patient(table: Table, id_column: str) -> list[Finding]:
     twice = (spelt.groupby("plain")["id"].transform("nunique") > 1).to_numpy()
     rule = "ids differ by leading zeros or marks only: are they the same patients?"
     return rows(id_column, rule, twice, level="to accept", kind=SAME_ID)
+
+
+def _one_class(table: Table, schema: Schema) -> list[Finding]:
+    """A label that never changes: nobody was ill, or the mapping names another thing."""
+    present = [code for code in ("0", "1") if (table.columns[schema.label] == code).any()]
+    if len(present) != 1:
+        return []
+    rule = f"is {present[0]} in every record: is it the right field, with the right codes?"
+    return [Finding(schema.label, rule, level="to accept", kind=ONE_CLASS)]
 
 
 def _mostly_missing(table: Table, schema: Schema) -> list[Finding]:

@@ -41,6 +41,7 @@ class Table:
     columns: pd.DataFrame
     images: dict[str, Floats] = field(default_factory=dict)
     wrong: dict[tuple[str, str], Mask] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -52,7 +53,7 @@ class Table:
             finding
             for (column, rule), mask in self.wrong.items()
             for finding in rows(column, rule, mask)
-        ]
+        ] + [Finding("", f"{rule}: {count}", level="note") for rule, count in self.notes.items()]
 
     def unread_in(self, column: str) -> Mask:
         """Cells of a column that could not be read, (n,)."""
@@ -77,6 +78,7 @@ def read(
     pixels = {pixel: image.name for image in images.values() for pixel in image.pixels}
     numbers = {c.name for c in schema.columns if isinstance(c, NumberColumn)}
     ids: list[str] = []
+    notes: dict[str, int] = {}
     values: dict[str, list[Floats]] = {}
     codes: dict[str, list[pa.Array]] = {}
     wrong: dict[tuple[str, str], list[tuple[int, Mask]]] = {}
@@ -93,6 +95,7 @@ def read(
                     wrong.setdefault(key, []).append((begin, mask))
             else:
                 codes.setdefault(name, []).append(_coded(name, cells, mapped))
+        notes |= batch.notes
         for key, mask in batch.wrong.items():
             wrong.setdefault(key, []).append((begin, mask))
         ids += [normalise(name) if name else "" for name in _text("", batch.ids).to_pylist()]
@@ -110,6 +113,7 @@ def read(
         pd.DataFrame(columns, index=range(len(ids))),
         {name: joined[name] for name in images if name in joined},
         {key: _whole(parts, len(ids)) for key, parts in wrong.items() if _any(parts)},
+        notes,
     )
 
 

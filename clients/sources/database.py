@@ -24,15 +24,20 @@ def engine(address: str) -> sa.Engine:
     """Raises UsageError for an address that cannot be one, DataError if its file is not there."""
     try:
         made = sa.create_engine(address, hide_parameters=True)
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
         raise UsageError(
-            f"the database's address cannot be used ({type(error).__name__})",
-            hint="DIALECT+DRIVER://USER@HOST/DATABASE, and the driver installed beside FLO",
+            f"the database's address cannot be used ({type(error).__name__}{_lacking(error)})",
+            hint="DIALECT+DRIVER://USER@HOST/DATABASE, such as postgresql+psycopg://reader@db/cdm, "
+            "and the driver installed beside FLO (pip install psycopg); percent-encode @ : / in it",
         ) from None
     file = made.url.database
     if made.dialect.name == "sqlite" and not (file and Path(file).is_file()):
         raise DataError("the database's file does not exist")  # SQLite would make an empty one
     return made
+
+
+def _lacking(error: Exception) -> str:
+    return f": {error.name}" if isinstance(error, ModuleNotFoundError) else ""
 
 
 @contextmanager

@@ -67,15 +67,19 @@ class DicomFolder:
         images = {c.name: c for c in schema.columns if isinstance(c, ImageColumn)}
         wanted = {name: mapped.field for name, mapped in mapping.columns.items()}
         part: list[tuple[Dataset, dict[str, str]]] = []
+        seen = set[str]()
         for image in self._images(pixels="pixels" in wanted.values()):
             known = self._labels.get(str(image.get(self._key, "")))
             if known is not None:  # images of which nothing is known are no records
                 part.append((image, known))
+                seen.add(str(image.get(self._key)))
             if len(part) == _BATCH:
                 yield self._batch(part, wanted, images)
                 part = []
         if part:
             yield self._batch(part, wanted, images)
+        if missing := len(self._labels.keys() - seen):
+            raise DataError(f"{self.name}: {missing} lines of the labels have no readable image")
 
     def _batch(
         self,
@@ -130,6 +134,8 @@ def _read_labels(path: Path) -> tuple[str, dict[str, dict[str, str]]]:
                 )
             found: dict[str, dict[str, str]] = {}
             for number, line in enumerate(reader, start=1):
+                if None in line:
+                    raise DataError(f"{path.name}, row {number}: has more cells than the header")
                 if line[key] in found:
                     raise DataError(f"{path.name}, row {number}: its {key} stands twice")
                 found[line.pop(key)] = line
@@ -139,14 +145,15 @@ def _read_labels(path: Path) -> tuple[str, dict[str, dict[str, str]]]:
 
 
 def _is_harmless(element: Any) -> bool:
-    return bool(element.keyword) and element.VR in _HARMLESS and not element.tag.is_private
+    from pydicom.datadict import dictionary_has_tag, dictionary_VR
+
+    # What the standard says of it, not what the file claims.
+    return dictionary_has_tag(element.tag) and dictionary_VR(element.tag) in _HARMLESS
 
 
 def _is_burned_in(image: Dataset) -> bool:
-    return "YES" in (
-        str(image.get("BurnedInAnnotation", "")).upper(),
-        str(image.get("RecognizableVisualFeatures", "")).upper(),
-    )
+    said = (image.get("BurnedInAnnotation"), image.get("RecognizableVisualFeatures"))
+    return any(str(one).strip().upper() not in ("NONE", "", "NO") for one in said)
 
 
 def _cell(image: Dataset, known: Mapping[str, str], field: str) -> Any:
@@ -190,6 +197,8 @@ def _pixels(image: Dataset, column: ImageColumn, name: str) -> list[float]:
             f"{name}: an image's pixels cannot be decoded ({type(error).__name__})",
             hint="pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg for compressed ones",
         ) from None
+    if int(image.get("NumberOfFrames") or 1) > 1:
+        raise DataError(f"{name}: an image has several frames; one is read")
     if values.ndim == 2:
         values = values[None]
     elif values.ndim == 3 and image.get("SamplesPerPixel", 1) == values.shape[-1]:

@@ -15,10 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from flo.clients.mapping import MappedColumn, same_unit
+from flo.clients.quality.units import CONVERSIONS
 from flo.clients.sources.source import BATCH, Batch
 from flo.schema import NumberColumn, Schema
 
 NO_UNIT = "none"  # what a mapping calls the unit of values that should have one and do not
+_NAMED = {NO_UNIT, *(unit for one in CONVERSIONS for unit in (one.given, one.wanted))}
 _NO_UNIT_HINT = f" (if they are in it: unit = {NO_UNIT!r}, multiply = 1 in mapping.toml)"
 
 
@@ -61,10 +63,13 @@ class Column:
         """Rule -> values whose unit is not the one that the mapping says they have."""
         expected = self.mapped.unit or wanted
         found: dict[str, np.ndarray] = {}
-        for given in {unit for unit in self.units if unit is not None}:
-            if not same_unit(given, expected):
-                mask = np.array([unit == given for unit in self.units])
-                has, hint = f"the unit {given!r}", ""
+        wrong = [u for u in self.units if u is not None and not same_unit(u, expected)]
+        # A unit is text of the source, which may hold anything; known ones are named.
+        named = {unit: unit if unit in _NAMED else "another" for unit in set(wrong)}
+        shown = np.array([named.get(unit or "", "") for unit in self.units])
+        for given in sorted(set(named.values())):
+            if (mask := shown == given).any():
+                has, hint = f"the unit {given!r}" if given != "another" else "another unit", ""
                 if given == NO_UNIT:
                     has, hint = "no unit", _NO_UNIT_HINT
                 found[f"has {has} where {expected!r} is expected{hint}"] = mask
@@ -72,7 +77,10 @@ class Column:
 
 
 def in_batches(
-    ids: Sequence[str], columns: Mapping[str, Column], schema: Schema
+    ids: Sequence[str],
+    columns: Mapping[str, Column],
+    schema: Schema,
+    notes: Mapping[str, int] | None = None,
 ) -> Iterator[Batch]:
     """The records, once all events are in."""
     wrong = {
@@ -87,6 +95,7 @@ def in_batches(
             pa.array(ids[part], pa.string()),
             {name: as_array(column.values[part]) for name, column in columns.items()},
             {key: mask[part] for key, mask in wrong.items()},
+            dict(notes or {}),
         )
 
 

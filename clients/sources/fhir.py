@@ -7,8 +7,9 @@ One record for each patient, on the mapping's day ``as_of``. Fields:
     observation:SYSTEM|CODE         its value, or that of the component with this code
 
 Several codes of one system are separated by commas. What was entered in error, is preliminary or
-refuted does not count (http://hl7.org/fhir/R4/observation.html, .../condition.html). Records of a
-merged patient are those of the one it was replaced by. Nothing else of a resource is looked at.
+refuted does not count (http://hl7.org/fhir/R4/observation.html, .../condition.html). Patients who
+were merged are left out, all that were involved: they had two ids, and may have opted out, or paid,
+under the other one. Nothing else of a resource is looked at.
 """
 
 from __future__ import annotations
@@ -46,6 +47,13 @@ class FhirExport:
     def __init__(self, folder: Path, id_column: str) -> None:
         """``id_column``: ``id``, or the system of the identifier that patients are known by."""
         self.name, self._folder, self._id = folder.name, folder, id_column
+        if not folder.is_dir():
+            raise DataError(f"folder {folder} does not exist", hint="set `folder` in site.toml")
+        if id_column != "id" and ":" not in id_column:
+            raise UsageError(
+                f"id_column {id_column!r} is nothing that FHIR patients are known by",
+                hint="id, or the system of their identifier, such as urn:oid:2.16.756.5.30",
+            )
         if not any(folder.glob("*.ndjson")):
             raise DataError(
                 f"{folder} holds no *.ndjson file",
@@ -88,17 +96,11 @@ class FhirExport:
                 hint='write as_of = "YYYY-MM-DD" into its section of mapping.toml',
             )
         at = mapping.as_of
-        ids, numbers, merged = list[str](), dict[str, int](), dict[str, str]()
+        ids, numbers, merged = list[str](), dict[str, int](), self._merged()
         known = list[Resource]()
         for name, patient in self._patients():
             key = str(patient.get("id"))
-            other = [
-                _id_of(link.get("other"))
-                for link in _list(patient, "link")
-                if link.get("type") == "replaced-by"
-            ]
-            if other and other[0]:
-                merged[key] = other[0]
+            if key in merged:
                 continue
             numbers[key] = len(ids)
             ids.append(name)
@@ -114,10 +116,9 @@ class FhirExport:
                 for column in columns.values()
                 for code in _codes(column.mapped.field, kind)
             }
-            marks = [json.dumps(code).encode() for _, code in wanted]
+            marks = [json.dumps(code, ensure_ascii=False).encode() for _, code in wanted]
             for event in self._resources(kind, marks) if wanted else ():
-                subject = _id_of(event.get("subject"))
-                record = numbers.get(merged.get(subject, subject))
+                record = numbers.get(_id_of(event.get("subject")))
                 if record is None or not _counts(kind, event):
                     continue
                 for part in (event, *_list(event, "component")):
@@ -127,35 +128,63 @@ class FhirExport:
                                 column.add(record, at, _began(event))
                             elif (value := _value(part)) is not None:
                                 column.add(record, at, _observed(event), value, _unit(part))
-        yield from in_batches(ids, columns, schema)
+        notes = {"patients who were merged, and are left out": len(merged)} if merged else {}
+        yield from in_batches(ids, columns, schema, notes)
 
     def _patients(self) -> Iterator[tuple[str, Resource]]:
         for patient in self._resources("Patient"):
             if self._id == "id":
                 yield str(patient.get("id") or ""), patient
             else:
-                own = [i for i in _list(patient, "identifier") if i.get("system") == self._id]
-                yield (str(own[0].get("value") or "") if own else ""), patient
+                own = {
+                    str(i.get("value") or "")
+                    for i in _list(patient, "identifier")
+                    if i.get("system") == self._id and i.get("use") != "old"
+                }
+                # Of two nobody could say which one is charged: none, and the gate refuses it.
+                yield (own.pop() if len(own) == 1 else ""), patient
+
+    def _merged(self) -> set[str]:
+        """Every patient who replaces or is replaced by another."""
+        found = set[str]()
+        for _, patient in self._patients():
+            for link in _list(patient, "link"):
+                if link.get("type") in ("replaced-by", "replaces"):
+                    found |= {str(patient.get("id")), _id_of(link.get("other"))}
+        return found - {""}
 
     def _resources(self, kind: str, marks: list[bytes] | None = None) -> Iterator[Resource]:
         """Resources of one type; with ``marks``, those whose line holds one of them."""
         for path in sorted(self._folder.glob("*.ndjson")):
             with path.open("rb") as file:
-                number = 0
+                number, seen = 0, False
                 while line := file.readline(_LONGEST_LINE + 1):
                     number += 1
                     if len(line) > _LONGEST_LINE:
                         raise DataError(
                             f"{path.name}, line {number}: more than {_LONGEST_LINE >> 20} MiB"
                         )
-                    if number > 1 and marks and not any(mark in line for mark in marks):
+                    if number > 1 and marks and not _may_hold(line, marks):
                         continue
                     if not line.strip():
                         continue
                     resource = _parsed(line, path.name, number)
-                    if resource.get("resourceType") != kind:
-                        break  # a bulk file holds one type
+                    found = resource.get("resourceType")
+                    if found == "OperationOutcome" or (seen and found != kind):
+                        raise DataError(
+                            f"{path.name}, line {number}: holds another kind of resource",
+                            hint="a bulk file holds one type; if the export reports errors, "
+                            "export again",
+                        )
+                    if found != kind:
+                        break
+                    seen = True
                     yield resource
+
+
+def _may_hold(line: bytes, marks: list[bytes]) -> bool:
+    """A backslash may spell anything, so such a line is always parsed."""
+    return b"\\" in line or any(mark in line for mark in marks)
 
 
 def _parsed(line: bytes, name: str, number: int) -> Resource:
@@ -218,7 +247,7 @@ def _codings(concept: Any) -> list[tuple[str, str, str]]:
             str(c.get("display") or concept.get("text") or ""),
         )
         for c in _list(concept, "coding")
-        if c.get("code")
+        if isinstance(c.get("code"), str) and c["code"]
     ]
 
 

@@ -92,12 +92,20 @@ class CsvFile(TableSource):
             include_columns=wanted,
             strings_can_be_null=False,
         )
-        separator = self._separator()
+        separator, rows = self._separator(), 0
         try:
             for batch in self._open(as_text):
+                rows += len(batch)
                 yield batch if separator != ";" else _with_points(batch)
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
             raise _unreadable(self.name, "csv", error) from None
+        with self._path.open("rb") as file:
+            lines = sum(1 for line in file if line.strip()) - 1
+        if lines != rows:  # a stray quote swallows all lines up to the next one
+            raise DataError(
+                f"{self.name} has {lines} lines below its header and {rows} rows",
+                hint="a quotation mark is not closed, or a cell holds a line break",
+            )
 
     def _open(self, convert: pyarrow.csv.ConvertOptions) -> pyarrow.csv.CSVStreamingReader:
         try:

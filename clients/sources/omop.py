@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,7 @@ _TABLES = {
     "measurement": _Events("measurement", "measurement", "measurement_date", values=True),
     "observation": _Events("observation", "observation", "observation_date", values=True),
 }
+_IDS = ("person_id", "person_source_value")
 _PERSON_FIELDS = ("person:age", "person:gender", "death")
 
 
@@ -60,6 +62,11 @@ class OmopDatabase:
 
     def __init__(self, address: str, schema: str | None, id_column: str) -> None:
         """``id_column``: a column of ``person``: person_id, or person_source_value."""
+        if id_column not in _IDS:
+            raise UsageError(
+                f"id_column {id_column!r} is no id of OMOP's table person",
+                hint=f"set it to {' or '.join(_IDS)}",
+            )
         self._engine, self._schema, self._id = engine(address), schema, id_column
 
     def offers(self) -> list[Offer]:
@@ -163,7 +170,7 @@ class OmopDatabase:
                 at=_day(row[1]) or datetime.date.max,
                 name=_text(row[2]) or "",
                 gender=_text(row[3]),
-                born=None if row[4] is None else datetime.date(row[4], row[5] or 1, row[6] or 1),
+                born=_born(row[4], row[5] or 1, row[6] or 1),
             )
             for row in connection.execute(query)
         ]
@@ -291,7 +298,15 @@ def _day(value: Any) -> datetime.date | None:
         return value.date()
     if isinstance(value, datetime.date) or value is None:
         return value
-    return datetime.date.fromisoformat(str(value)[:10])  # SQLite has no dates
+    with suppress(ValueError):
+        return datetime.date.fromisoformat(str(value)[:10])  # SQLite has no dates
+    return None
+
+
+def _born(year: Any, month: Any, day: Any) -> datetime.date | None:
+    with suppress(ValueError, TypeError, OverflowError):
+        return datetime.date(year, month, day)
+    return None
 
 
 def _text(value: Any) -> str | None:

@@ -31,7 +31,7 @@ def map_fields(
     ] = False,
 ) -> results.Mapped:
     """Draft which of our fields is which column of a study, into mapping.toml, for review."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from flo.cli.screen import console, plain, say, working
     from flo.clients.home import SiteHome
@@ -43,7 +43,7 @@ def map_fields(
     if fields:
         with working(f"looking through {chosen.place}"):
             offers = chosen.open().offers()
-        table = Table("field", "what it is", "unit")
+        table = Table(Column("field", overflow="fold"), "what it is", "unit")
         for offer in offers:
             table.add_row(plain(offer.field), plain(offer.text), plain(offer.unit))
         console().print(table)
@@ -51,7 +51,7 @@ def map_fields(
     wanted = _study(opened, study)
     with working(f"looking through {chosen.place}"):
         found = draft(opened, wanted, chosen)
-    table = Table("column of the study", "our field", "look at")
+    table = Table("column of the study", Column("our field", overflow="fold"), "look at")
     for name, one in found.items():
         field = plain(one.mapped.field) if one.mapped else "[bold red]not found[/]"
         table.add_row(plain(name), field, plain(one.remark))
@@ -97,6 +97,8 @@ def inspect_data(
     for finding in seen.in_nobodys_way:
         why = seen.accepted.get(finding.name)
         say(f"worth knowing: {plain(str(finding))}" + (f" (accepted: {plain(why)})" if why else ""))
+    for name in seen.unused:
+        say(f"[yellow]accepted in mapping.toml, and not found:[/] {plain(name)}")
     for finding in seen.in_the_way:
         say(f"[bold red]in the way:[/] {plain(str(finding))}")
         if finding.level == "to accept":
@@ -126,8 +128,11 @@ def _study(home: SiteHome, wanted: str) -> Study:
     from flo.cli.screen import working
     from flo.clients.enrol import connect
     from flo.clients.offers import choose, offered_studies
+    from flo.errors import UsageError
 
     if Path(wanted).is_file():
         return study.load(Path(wanted))
+    if Path(wanted).suffix:
+        raise UsageError(f"there is no study file {wanted}")
     with connect(home) as api, working("asking the coordinator for studies"):
         return choose(offered_studies(api, home.coordinator), wanted).study

@@ -18,7 +18,7 @@ DEFAULT_HOME = Path("site")
 @command(app)
 def init(
     hospital: Annotated[str, typer.Argument(help="Id of this hospital, as in its invitation.")],
-    data: Annotated[Path, typer.Option(help="CSV or Parquet file, or TOML with a [source].")],
+    data: Annotated[Path, typer.Option(help="CSV or Parquet file, or TOML with a \\[source].")],
     declared_size: Annotated[int, typer.Option(help="Public, rounded number of patients.")],
     home: Home = DEFAULT_HOME,
     id_column: Annotated[str, typer.Option(help="Column with the patient id.")] = "patient_id",

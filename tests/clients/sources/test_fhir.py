@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flo.clients.mapping import StudyMapping
+from flo.clients.quality.check import look
 from flo.clients.sources.fhir import FhirExport
 from flo.errors import DataError, UsageError
 from tests.builders import small_study
@@ -51,6 +52,18 @@ def ill(day: str | None = "2020-01-01", **more: Any) -> dict[str, Any]:
 
 
 Export = Callable[..., FhirExport]
+MAPPING = StudyMapping.model_validate_json(
+    json.dumps(
+        {
+            "columns": {
+                "age": {"field": "patient:age"},
+                "ward": {"field": "patient:gender"},
+                "ill": {"field": "patient:deceased"},
+            },
+            "as_of": "2021-01-01",
+        }
+    )
+)
 
 
 @pytest.fixture
@@ -141,10 +154,68 @@ def test_several_codes_are_one_column(export: Export) -> None:
     assert cells(export(patient(), chol(200), other), f"{CHOL},14647-2") == [250]
 
 
-def test_a_merged_patients_records_are_those_of_who_replaced_them(export: Export) -> None:
-    link = [{"other": {"reference": "Patient/b"}, "type": "replaced-by"}]
-    source = export(patient("a", link=link), patient("b"), chol(200))
-    assert cells(source, CHOL) == [200]
+@pytest.mark.parametrize("on_whom", ["replaced-by", "replaces"])
+def test_merged_patients_are_left_out_whoever_says_so(export: Export, on_whom: str) -> None:
+    """The one who stays may have opted out, or paid, under the id that went."""
+    link = [{"other": {"reference": "Patient/b"}, "type": on_whom}]
+    source = export(patient("a", link=link), patient("b"), patient("c"), chol(200))
+    assert cells(source, "patient:age") == [70]
+    assert [name for ids in source.ids() for name in ids.to_pylist()] == ["a", "b", "c"]
+    table = look(source, SCHEMA, "id", MAPPING).table
+    assert [str(note) for note in table.unread] == ["patients who were merged, and are left out: 2"]
+
+
+def test_of_two_present_identifiers_none_is_chosen_and_old_ones_do_not_count(
+    export: Export,
+) -> None:
+    def known_by(*identifiers: dict[str, str]) -> list[str]:
+        own = [{"system": "urn:mrn", **identifier} for identifier in identifiers]
+        source = export(patient(identifier=own), id_column="urn:mrn")
+        return [name for ids in source.ids() for name in ids.to_pylist()]
+
+    assert known_by({"value": "m1", "use": "old"}, {"value": "m2"}) == ["m2"]
+    assert known_by({"value": "m1"}, {"value": "m2"}) == [""]
+
+
+def test_a_file_in_which_the_kind_changes_is_refused(export: Export, tmp_path: Path) -> None:
+    source, file = export(patient("a"), patient("b")), tmp_path / "Patient.ndjson"
+    outcome = json.dumps({"resourceType": "OperationOutcome", "issue": []})
+    for text in (f"{file.read_text()}{outcome}\n", f"{outcome}\n{file.read_text()}"):
+        file.write_text(text)
+        with pytest.raises(DataError, match="holds another kind of resource"):
+            cells(source, "patient:age")
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("name", ["Größe", "A/1", 'a"b', "a\\b", "44"])
+def test_a_code_is_found_however_its_file_spells_it(
+    export: Export, tmp_path: Path, name: str, ascii_only: bool
+) -> None:
+    event = {**chol(200), "code": code(LOINC, name)}
+    source = export(patient(), chol(1), event)
+    (tmp_path / "Observation.ndjson").write_text(
+        f"{json.dumps(chol(1))}\n{json.dumps(event, ensure_ascii=ascii_only)}\n", encoding="utf-8"
+    )
+    assert cells(source, f"observation:{LOINC}|{name}") == [200]
+
+
+def test_a_unit_that_is_not_known_is_not_quoted(export: Export) -> None:
+    given = {"value": 5, "unit": "Hans Müller, born 3.4.1958"}
+    source = export(patient(), {**chol(5), "valueQuantity": given})
+    mapping = {"columns": {"age": {"field": CHOL}}, "as_of": "2021-01-01"}
+    (batch,) = source.read(StudyMapping.model_validate_json(json.dumps(mapping)), SCHEMA)
+    assert [rule for _, rule in batch.wrong] == ["has another unit where 'years' is expected"]
+    known = {**chol(5), "valueQuantity": {"value": 5, "unit": "months"}}
+    (batch,) = export(patient(), known).read(
+        StudyMapping.model_validate_json(json.dumps(mapping)), SCHEMA
+    )
+    assert [rule for _, rule in batch.wrong] == ["has the unit 'months' where 'years' is expected"]
+
+
+@pytest.mark.parametrize("id_column", ["patient_id", "person_source_value"])
+def test_an_id_column_that_fhir_does_not_have_is_refused(export: Export, id_column: str) -> None:
+    with pytest.raises(UsageError, match="is nothing that FHIR patients are known by"):
+        export(patient(), id_column=id_column)
 
 
 def test_below_a_limit_is_no_number(export: Export) -> None:
@@ -233,3 +304,5 @@ def test_parts_that_are_not_what_they_should_be_count_as_absent(
 def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no \*\.ndjson"):
         FhirExport(tmp_path, "id")
+    with pytest.raises(DataError, match="does not exist"):
+        FhirExport(tmp_path / "none", "id")

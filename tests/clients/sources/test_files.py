@@ -42,9 +42,20 @@ def test_with_commas_it_is_not(tmp_path: Path) -> None:
         read(tmp_path, 'patient_id,age,ward,ill\np1,"20,5",a,0\np2,50,b,1\n')
 
 
-def test_a_cell_in_quotes_may_hold_separators_and_lines(tmp_path: Path) -> None:
-    text = 'patient_id,age,ward,ill\n"p,\n1",20.5,a,0\np2,50,b,1\n'
+def test_a_cell_in_quotes_may_hold_separators(tmp_path: Path) -> None:
+    text = 'patient_id,age,ward,ill\n"p,1",20.5,a,0\n\np2,50,b,1\n'
     np.testing.assert_array_equal(read(tmp_path, text), read(tmp_path, "\n".join(LINES)))
+
+
+@pytest.mark.parametrize("closing", ["", '7"'], ids=["open", "closed later"])
+def test_a_stray_quote_swallows_no_patient(tmp_path: Path, closing: str) -> None:
+    """Also in a column that nobody asked for."""
+    rows = [f"p{n},{20 + n % 60},a,{n % 2},x" for n in range(100)]
+    rows[40] = 'p40,33,a,0,"5 inch'
+    rows[60] = f"p60,33,a,0,{closing}"
+    (tmp_path / "x.csv").write_text("\n".join(["patient_id,age,ward,ill,note", *rows]) + "\n")
+    with pytest.raises(DataError, match="has 100 lines below its header and"):
+        check(open_file(tmp_path / "x.csv", "patient_id"), SCHEMA, "patient_id", ["note"])
 
 
 @pytest.mark.parametrize(

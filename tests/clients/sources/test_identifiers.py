@@ -12,11 +12,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from flo import sample_sources as samples
 from flo.clients.mapping import StudyMapping
 from flo.clients.quality.check import gate, look
+from flo.clients.quality.identifiers import kind_of_identifier
 from flo.clients.sources.dicom import DicomFolder
 from flo.clients.sources.source import Source
 from flo.datasets import heart
@@ -144,8 +146,35 @@ def test_what_a_fhir_patient_is_called_is_never_read(tmp_path: Path) -> None:
     assert len(gate(found, HEART, "id", by).labels) == len(TABLE)
 
 
+SPELLINGS = {
+    "names": [
+        *("Dr. med. Hans Meier", "von der Heide, Anna", "Charles de Gaulle", "J. Müller"),
+        *("María José García López", "Müller, J.", "Hans-Peter Müller-Lüdenscheidt"),
+    ],
+    "telephone numbers": ["(555) 123-4567", "555-123-4567", "+49 (0)30 1234567", "030/1234567"],
+    "record or insurance numbers": ["123-45-6789", "943 476 5919", "12345/2020", "MRN 0012345"],
+    "dates, such as of birth": ["2. April 1958", "02-Apr-1958", "3.4.1958", "1958-04-03T00:00"],
+    "e-mail addresses": ["a.b@north.example"],
+}
+
+
+@pytest.mark.parametrize("what", SPELLINGS)
+def test_usual_spellings_are_known(what: str) -> None:
+    for cell in SPELLINGS[what]:
+        assert kind_of_identifier(pa.array([cell])) == what, cell
+
+
+def test_one_in_five_is_enough() -> None:
+    cells = ["a", "b", "c", "d"] * 5 + ["Ada Byron", "Jean King"] * 3
+    assert kind_of_identifier(pa.array(cells)) == "names"
+
+
 NUMBERS: dict[str, tuple[str, Callable[[int], float]]] = {
     "days of birth": ("dates, such as of birth", lambda n: 19_200_101 + 10_000 * (n % 70) + n % 28),
+    "days of birth the other way": (
+        "dates, such as of birth",
+        lambda n: 99_999_999 if n == 50 else 1_000_000 * (1 + n % 28) + 41_920 + n % 70,
+    ),
     "record numbers": ("record or telephone numbers", lambda n: 7_000_000 + 13 * n),
     "their own ids": ("the patients' own ids", lambda n: n + 1),
 }

@@ -147,6 +147,28 @@ def test_the_only_cohort_is_suggested_and_fields_have_names_and_units(database: 
     assert database.source.settings() == {}
 
 
+@pytest.mark.parametrize(
+    "born", [(1950, 13, 1), (1950, 2, 31), (0, 1, 1), ("Müller", 1, 1), (10**12, 1, 1)]
+)
+def test_a_birthday_that_is_none_is_missing(database: Database, born: tuple[Any, int, int]) -> None:
+    database.enters(1, "2020-06-01")
+    database._run(
+        "UPDATE person SET year_of_birth = ?, month_of_birth = ?, day_of_birth = ?", *born
+    )
+    assert database.cells("person:age") == [None]
+
+
+def test_a_day_that_is_none_is_never_before_or_after(database: Database) -> None:
+    database.enters(1, "2020-06-01")
+    database.measured(1, "Müller, Ha", 5)
+    assert database.cells(CHOL) == [None]
+
+
+def test_an_id_column_that_omop_does_not_have_is_refused(database: Database) -> None:
+    with pytest.raises(UsageError, match="no id of OMOP's table person"):
+        OmopDatabase(f"sqlite:///{database.path}", None, "patient_id")
+
+
 def test_a_database_with_other_tables_is_refused_without_its_address(tmp_path: Path) -> None:
     path = tmp_path / "secret-name.sqlite"
     with closing(sqlite3.connect(path)) as connection, connection:

@@ -65,6 +65,8 @@ def test_nothing_is_made_or_written(file: Path, tmp_path: Path) -> None:
     [
         "postgresql+psycopg://reader:hunter2@127.0.0.1:1/db",
         "nonsense://reader:hunter2@host/db",
+        "postgresql+psycopg://reader:p@ss:hunter2@db/cdm",
+        "postgresql://db:hunter2/cdm",
         "hunter2",
         "",
     ],
