@@ -47,7 +47,7 @@ def rows() -> list[Row]:
             named = str(path.relative_to(ROOT))
             (command,) = [c for c in commands if named in c]
             of, within, all_, one = (float(x) for x in (auc, error, pooled, alone))
-            words = shlex.split(command)
+            words = shlex.split(command, comments=True)
             found.append(Row(page, path, float(epsilon), noise, of, within, all_, one, words))
     return found
 

@@ -152,7 +152,8 @@ OTHER = {
 }
 PLAIN = small_study().model_dump(mode="json")
 FIXED = {"schema_version", "model.kind", f"{AGE}.kind", f"{WARD}.kind"}
-COUPLED = {f"{AGE}.missing", f"{AGE}.missing_value", "mechanism.noise"}
+# Of images only: tests/privacy/test_augmentation.py.
+COUPLED = {*(f"{AGE}.missing", f"{AGE}.missing_value", "mechanism.noise", "mechanism.augmentation")}
 
 
 @pytest.mark.parametrize("path", sorted(set(leaves(PLAIN)) - FIXED - COUPLED))

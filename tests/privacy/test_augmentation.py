@@ -128,6 +128,7 @@ def test_one_patient_moves_the_sum_by_the_clip_at_most(number: int) -> None:
 def test_without_it_nothing_changes_to_the_bit() -> None:
     plain, patients = study(augmentation="none"), some()
     assert b"augmentation" not in plain.canonical_bytes
+    assert study().digest != plain.digest
     step = private_step(plain, "cpu")
     assert step is not None
     exact = step.clipped_sum(models.initial_weights(plain), step.batches(patients))
