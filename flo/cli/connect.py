@@ -51,7 +51,11 @@ def map_fields(
     wanted = _study(opened, study)
     with working(f"looking through {chosen.place}"):
         found = draft(opened, wanted, chosen)
-    table = Table("column of the study", Column("our field", overflow="fold"), "look at")
+    table = Table(
+        "column of the study",
+        Column("our field", overflow="fold"),
+        Column("look at", overflow="fold"),
+    )
     for name, one in found.items():
         field = plain(one.mapped.field) if one.mapped else "[bold red]not found[/]"
         table.add_row(plain(name), field, plain(one.remark))
