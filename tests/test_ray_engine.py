@@ -84,4 +84,4 @@ def test_without_ray_it_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatc
 def test_an_engine_that_is_not_there_is_refused(options: list[str]) -> None:
     done = flo("simulate", HEART, *options)
     assert done.returncode == 2
-    assert "is not one of loop, ray; --fast needs loop" in done.stderr
+    assert "is not one of loop, ray; fast needs loop" in done.stderr
