@@ -212,7 +212,12 @@ def _same_patient(table: Table, id_column: str) -> list[Finding]:
 
 
 def _one_class(table: Table, schema: Schema) -> list[Finding]:
-    """A label that never changes: nobody was ill, or the mapping names another thing."""
+    """A label that never changes: nobody was ill, or the mapping names another thing.
+
+    Among a few records it is no surprise.
+    """
+    if len(table) < _FEWEST_OF_A_CLASS:
+        return []
     present = [code for code in ("0", "1") if (table.columns[schema.label] == code).any()]
     if len(present) != 1:
         return []
