@@ -15,6 +15,7 @@ import numpy as np
 from flo.clients.quality.cells import as_text
 from flo.clients.quality.check import check_inputs
 from flo.clients.sources.files import open_file
+from flo.clients.sources.guarded import Guarded
 from flo.errors import UsageError
 from flo.files import write_private
 from flo.model_card import PublishedModel
@@ -35,7 +36,7 @@ def predict(model: PublishedModel, data: Path, out: Path, id_column: str) -> int
         raise UsageError(f"--out {out} would overwrite the data", hint="choose another file")
     if out.is_dir() or not out.parent.is_dir():
         raise UsageError(f"--out {out} is no file in a folder that exists")
-    source = open_file(data, id_column)
+    source = Guarded(open_file(data, id_column))
     inputs = check_inputs(source, model.study.data)
     scores = 0.5 * (1 + np.tanh(log_odds(model.study, model.weights, inputs) / 2))
     ids = [cell for batch in source.ids() for cell in as_text(batch).to_pylist()]

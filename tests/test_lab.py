@@ -6,13 +6,11 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tomli_w
-import torch
 
 import flo
 from flo.errors import RefusedError, UsageError
@@ -20,13 +18,7 @@ from flo.scores import Scores, exact_auc, interval, roc
 from tests.builders import HOSPITALS, csv_text, make_site, small_study
 from tests.server.stage import flo as command
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ class Guarded:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except (FloError, GeneratorExit):
+        except FloError:
             raise
         except Exception as error:  # noqa: BLE001 - libraries raise whatever they like
             raise DataError(

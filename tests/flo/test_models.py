@@ -6,7 +6,6 @@ import hashlib
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -46,13 +45,7 @@ every_study = pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES.key
 every_network = pytest.mark.parametrize("study", NETWORKS.values(), ids=NETWORKS.keys())
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks are ten times faster so where other tests run on the same cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def some_weights(study: Study, seed: int = 1) -> Floats:

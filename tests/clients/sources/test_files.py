@@ -11,6 +11,7 @@ import pytest
 from flo.clients.mapping import StudyMapping
 from flo.clients.quality.check import check, gate
 from flo.clients.sources.files import open_file
+from flo.clients.sources.guarded import Guarded
 from flo.errors import DataError
 from tests.builders import small_study
 
@@ -74,6 +75,14 @@ def test_a_file_that_is_no_table_is_refused_without_a_cell(
     with pytest.raises(DataError, match=why) as refused:
         read(tmp_path, text)
     assert "secretcode" not in f"{refused.value}{refused.value.hint}"
+
+
+def test_a_header_in_another_encoding_is_told_without_it(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes("patient_id,größe\np1,1\n".encode("cp1252"))
+    source = Guarded(open_file(tmp_path / "x.csv", "patient_id"))
+    with pytest.raises(DataError, match=r"x\.csv cannot be read") as refused:
+        source.offers()
+    assert "UTF-8" in str(refused.value.hint)
 
 
 def test_a_parquet_file_that_is_none_is_refused(tmp_path: Path) -> None:
