@@ -42,7 +42,7 @@ Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
 
 MOST_LOST = 0.02
-BEARABLE = 0.1  # AUC lost; beyond it a study is advised against
+BEARABLE = 0.1  # AUC lost; a study that may lose more is advised against
 _APART = 0.75  # t, an AUC of about .85
 _FEWEST, _MOST = 3, 8  # made-up laws: more for small studies, whose noise differs more
 _MANY_PATIENTS, _MOST_PATIENTS = 30_000, 50_000
@@ -74,7 +74,12 @@ class Way:
 
     @property
     def fits(self) -> bool:
-        return self.lost + 2 * self.error <= MOST_LOST and self.share <= DEAR
+        return self.at_most_lost <= MOST_LOST and self.share <= DEAR
+
+    @property
+    def at_most_lost(self) -> float:
+        """With two standard errors: what a few trials leave open counts against the study."""
+        return self.lost + 2 * self.error
 
     @property
     def price(self) -> tuple[float, int]:
@@ -132,8 +137,8 @@ def recommended(found: list[Way]) -> Way:
 
 
 def advised_against(found: list[Way]) -> bool:
-    """Whether even the way that loses least loses more than anybody would want to live with."""
-    return bool(found) and min(way.lost for way in found) > BEARABLE
+    """Whether no way surely, by two standard errors, loses what one can live with, or less."""
+    return bool(found) and min(way.at_most_lost for way in found) > BEARABLE
 
 
 def _of_at_most(study: Study, patients: int) -> Study:

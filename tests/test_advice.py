@@ -52,6 +52,7 @@ def test_a_study_of_ten_people_is_advised_against() -> None:
     assert advised_against(ways(watch))
     assert not advised_against([])
     assert not advised_against([way(1.0, 3, 0.09), way(1.0, 3, 0.3)])
+    assert advised_against([way(1.0, 3, 0.09, error=0.006)]), "a lucky trial is no reason"
 
 
 def way(share: float, steps: int, lost: float, error: float = 0.0, epsilon: float = 0.9) -> Way:
