@@ -46,6 +46,7 @@ from flo.files import write_private
 from flo.memory import keep_freed_memory
 from flo.messages import decode_reply
 from flo.privacy.ledger import Ledger
+from flo.proxy import keep_direct
 from flo.study import UNDER_WAY, Study
 
 log = logging.getLogger("flo.clients.agent")
@@ -86,6 +87,7 @@ class Agent:
             in as the site's policy asks.
         """
         allow_no_looking_in()
+        keep_direct()
         keep_freed_memory()
         with self._home.agent_lock():
             ledger = self._home.ledger()

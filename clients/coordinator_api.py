@@ -18,6 +18,8 @@ from flo.errors import (
     TrustError,
     UsageError,
 )
+from flo.proxy import proxy_for, shown
+from flo.text import printable
 from flo.tls import show
 
 MAX_REPLY_BYTES = 64 << 20
@@ -45,10 +47,13 @@ def client_context(ca: str, certificate: bytes, key: bytes) -> ssl.SSLContext:
 
 
 class CappedTransport(httpx.HTTPTransport):
-    """Refuses encoded replies and stops reading one that grows past its limit."""
+    """Refuses encoded replies and stops reading one that grows past its limit.
 
-    def __init__(self, context: ssl.SSLContext, limit: int) -> None:
-        super().__init__(verify=context, retries=0)
+    Through the proxy that the environment names for ``url``, which sees nothing of what TLS holds.
+    """
+
+    def __init__(self, url: str, context: ssl.SSLContext, limit: int) -> None:
+        super().__init__(verify=context, retries=0, proxy=proxy_for(url))
         self._limit = limit
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -95,7 +100,7 @@ class CoordinatorApi:
         try:
             self._http = httpx.Client(
                 base_url=url,
-                transport=CappedTransport(context, MAX_REPLY_BYTES),
+                transport=CappedTransport(url, context, MAX_REPLY_BYTES),
                 timeout=_TIMEOUT,
                 follow_redirects=False,
             )
@@ -137,9 +142,17 @@ class CoordinatorApi:
                 f"{self._url} shows a certificate of another authority, or refused ours",
                 hint="compare the coordinator's fingerprint; enrol again if its keys changed",
             )
+        proxy = proxy_for(self._url)
+        if proxy is None:
+            return NetworkError(
+                f"the coordinator at {self._url} cannot be reached ({type(error).__name__})",
+                hint="is `flo coordinator serve` running, and does the firewall allow it?",
+            )
+        said = f": {printable(str(error))[:200]}" if isinstance(error, httpx.ProxyError) else ""
         return NetworkError(
-            f"the coordinator at {self._url} cannot be reached ({type(error).__name__})",
-            hint="is `flo coordinator serve` running, and does the firewall allow it?",
+            f"the coordinator at {self._url} cannot be reached through the proxy {shown(proxy)} "
+            f"({type(error).__name__}{said})",
+            hint="HTTPS_PROXY names it; `flo doctor` tells which part does not answer",
         )
 
     @staticmethod

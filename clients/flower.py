@@ -231,7 +231,7 @@ class FleetLink:
         # Flower's own client follows redirects and reads replies of any size.
         client._client.close()
         client._client = httpx.Client(
-            transport=CappedTransport(self._context, MAX_MESSAGE_BYTES),
+            transport=CappedTransport(self._url, self._context, MAX_MESSAGE_BYTES),
             timeout=30.0,
             follow_redirects=False,
         )

@@ -25,7 +25,7 @@ class ParcelLink:
         self._url = url
         self._http = httpx.Client(
             base_url=url,
-            transport=CappedTransport(context, MAX_MESSAGE_BYTES),
+            transport=CappedTransport(url, context, MAX_MESSAGE_BYTES),
             timeout=_TIMEOUT,
             follow_redirects=False,
             headers={header: base64.b64encode(key).decode()},

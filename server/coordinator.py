@@ -24,6 +24,7 @@ from flo.artifacts import ArtifactStore
 from flo.environment import code_digest
 from flo.errors import FloError, TrustError
 from flo.files import in_memory, write_private
+from flo.proxy import keep_direct
 from flo.server import succession
 from flo.server.acts import Acts
 from flo.server.audit_copies import AuditCopies
@@ -104,6 +105,7 @@ def serve(
     """
     factory = uvicorn.Config(app="unused", loop="auto", log_config=None).get_loop_factory()
     home.refuse_half_replaced()
+    keep_direct(home.config.private_host)  # Flower's own parts, here, dial only each other
     with home.serving(), asyncio.Runner(loop_factory=factory) as runner:
         home.renew_certificate(days=_RENEW_DAYS)
         runner.run(Coordinator(home, aggregators, audit_store).serve())

@@ -20,6 +20,7 @@ from flo.errors import (
     TrustError,
     UsageError,
 )
+from flo.proxy import proxy_for
 from flo.server.home import CoordinatorHome
 from flo.server.tokens import issue
 from flo.settings import Document, parse
@@ -62,7 +63,13 @@ class Operator:
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         try:
             context.load_verify_locations(cadata=self._access.ca)
-            self._http = httpx.Client(base_url=self._access.url, verify=context, timeout=30)
+            self._http = httpx.Client(
+                base_url=self._access.url,
+                verify=context,
+                timeout=30,
+                trust_env=False,
+                proxy=proxy_for(self._access.url),
+            )
         except (ssl.SSLError, ValueError, TypeError, httpx.InvalidURL) as error:
             raise UsageError(f"{place} is not an access file", hint=_ASK_AGAIN) from error
         self._token, self._good_until = self._access.token, float("inf")

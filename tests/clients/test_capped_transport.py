@@ -134,7 +134,9 @@ def test_a_compressed_reply_is_refused(stage: Stage) -> None:
     stage.answer.body = gzip.compress(b" " * 10_000_000)
     stage.answer.headers["content-encoding"] = "gzip"
     with (
-        httpx.Client(base_url=stage.url, transport=CappedTransport(stage.context, LIMIT)) as client,
+        httpx.Client(
+            base_url=stage.url, transport=CappedTransport(stage.url, stage.context, LIMIT)
+        ) as client,
         pytest.raises(httpx.DecodingError, match="compressed reply is refused"),
     ):
         client.post("/v1/site/heads", content=b"{}")

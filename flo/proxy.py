@@ -1,0 +1,62 @@
+"""Which proxy a connection takes: ``HTTPS_PROXY`` and ``NO_PROXY``, as elsewhere.
+
+Never for this machine itself: who sets a proxy for a whole machine means the world outside.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment
+
+from flo.errors import UsageError
+
+_NAMES = ("NO_PROXY", "no_proxy")
+
+
+def proxy_for(url: str) -> str | None:
+    """The proxy's address for a connection to this one; None for a direct one.
+
+    Raises:
+        UsageError: the variable names a kind of proxy that FLO does not speak to.
+    """
+    host, proxies = urlsplit(url).hostname, getproxies_environment()
+    named = proxies.get("https")
+    if not host or not named or is_here(host) or proxy_bypass_environment(host, proxies):
+        return None
+    proxy = named if "://" in named else f"http://{named}"
+    scheme = urlsplit(proxy).scheme.lower()
+    if scheme not in ("http", "https"):
+        raise UsageError(
+            f"HTTPS_PROXY names a {scheme} proxy, and FLO speaks to http and https ones",
+            hint="name one of those, or leave this host out with NO_PROXY",
+        )
+    return proxy
+
+
+def shown(proxy: str) -> str:
+    """A proxy's host and port; its address may hold a password."""
+    parts = urlsplit(proxy)
+    return f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+def is_here(host: str) -> bool:
+    """Whether it names this machine's own loopback."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def keep_direct(*hosts: str) -> None:
+    """Let Flower's clients, here and in processes started here, dial these hosts and loopback
+    without a proxy. They fail at once where ``ALL_PROXY`` names a kind that they cannot use, so it
+    goes; FLO itself looks at ``HTTPS_PROXY`` only.
+    """
+    for name in ("ALL_PROXY", "all_proxy"):
+        os.environ.pop(name, None)
+    named = os.environ.get(_NAMES[0]) or os.environ.get(_NAMES[1]) or ""
+    wanted = dict.fromkeys([*filter(None, named.split(",")), "127.0.0.1", "localhost", *hosts])
+    for name in _NAMES:
+        os.environ[name] = ",".join(wanted)
