@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 from flo.errors import UsageError
 
@@ -21,9 +21,8 @@ def proxy_for(url: str) -> str | None:
     Raises:
         UsageError: the variable names a kind of proxy that FLO does not speak to.
     """
-    host, proxies = urlsplit(url).hostname, getproxies_environment()
-    named = proxies.get("https")
-    if not host or not named or is_here(host) or proxy_bypass_environment(host, proxies):
+    host, named = urlsplit(url).hostname, getproxies_environment().get("https")
+    if not host or not named or is_here(host) or proxy_bypass(host):
         return None
     proxy = named if "://" in named else f"http://{named}"
     scheme = urlsplit(proxy).scheme.lower()

@@ -187,6 +187,13 @@ def days_left(pem: bytes) -> float:
     return (end - datetime.now(UTC)) / timedelta(days=1)
 
 
+def names_in(pem: bytes) -> set[str]:
+    """Names and addresses that a listener's certificate holds for."""
+    read = x509.load_pem_x509_certificate(pem)
+    stated = read.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {str(name.value) for name in stated}
+
+
 def read_request(pem: bytes, hospital: str) -> ec.EllipticCurvePublicKey:
     """The key of a certificate signing request.
 

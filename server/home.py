@@ -35,7 +35,7 @@ from flo.errors import RefusedError, UsageError
 from flo.files import locked, make_private_directory, write_public
 from flo.identity import Identity, Signer
 from flo.keystore import KeyStore, KeyStoreConfig, KmsKey, read_secret, write_secret
-from flo.server.authority import Authority, days_left
+from flo.server.authority import Authority, days_left, names_in
 from flo.server.aws_config import AwsConfig
 from flo.server.store import Store
 from flo.settings import Document, parse, read_toml
@@ -214,8 +214,10 @@ class CoordinatorHome:
             yield
 
     def renew_certificate(self, *, days: float) -> bool:
-        """Issue the listeners' certificate anew if it has fewer ``days`` left."""
-        if days_left(self.certificate_path.read_bytes()) > days:
+        """Issue the listeners' certificate anew if it has fewer ``days`` left, or coordinator.toml
+        has other names now."""
+        pem, config = self.certificate_path.read_bytes(), self.config
+        if days_left(pem) > days and {config.host, config.private_host} <= names_in(pem):
             return False
         self.issue_certificate(self.tls_identity())
         return True

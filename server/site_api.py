@@ -11,6 +11,7 @@
     leave      the hospital revokes its own certificate
     audit      heads of both audit logs, each countersigned by the other side
     keys       the coordinator's identity keys, each signed over to the next
+    software   what the coordinator runs, and what time it has: for ``flo doctor``
 
 Every body has a schema; a name inside a body never overrides the certificate's.
 """
@@ -18,7 +19,9 @@ Every body has a schema; a name inside a body never overrides the certificate's.
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
@@ -28,6 +31,7 @@ from flo.audit_chain import Growth, Receipt
 from flo.audit_log import AuditLog
 from flo.claims import Digest, Head, PublicKey, Signature
 from flo.decisions import Decision, Decline
+from flo.environment import software
 from flo.errors import MessageError, StudyError, TrustError
 from flo.identity import Signer, fingerprint, public_bytes, verify
 from flo.server.authority import Authority, Peer, read_request
@@ -182,6 +186,10 @@ class SiteApi:
         _parse(NoBody, body)
         return self._succession.model_dump(mode="json")
 
+    def software(self, peer: Peer, body: bytes) -> Any:
+        _parse(NoBody, body)
+        return {"software": _running(), "time": datetime.now(UTC).isoformat()}
+
     def studies(self, peer: Peer, body: bytes) -> Any:
         _parse(NoBody, body)
         return [
@@ -307,6 +315,9 @@ class SiteApi:
         self._store.keep_head(peer.hospital, head)
 
 
+_running = functools.cache(software)  # what is on the disk may be newer than this process
+
+
 SITE_CALLS: dict[str, Callable[[SiteApi, Peer, bytes], Any]] = {
     "/v1/site/enrol": SiteApi.enrol,
     "/v1/site/studies": SiteApi.studies,
@@ -319,6 +330,7 @@ SITE_CALLS: dict[str, Callable[[SiteApi, Peer, bytes], Any]] = {
     "/v1/site/leave": SiteApi.leave,
     "/v1/site/audit": SiteApi.audit,
     "/v1/site/keys": SiteApi.keys,
+    "/v1/site/software": SiteApi.software,
 }
 
 

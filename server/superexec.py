@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flo.memory import KEEPING
 
+PROGRAM = "flower-superexec"  # beside the interpreter
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -30,7 +31,7 @@ def start_superexec(
     with (home / "superexec.log").open("ab") as log:
         return subprocess.Popen(
             [
-                str(scripts / "flower-superexec"),
+                str(scripts / PROGRAM),
                 *("--runtime-api-address", url.removeprefix("https://")),
                 *("--root-certificates", str(ca)),
                 *("--superexec-auth-secret-file", str(secret)),

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from flo.cli import audit, aws, bench, coordinator, lab, model, site, study
+from flo.cli import audit, aws, bench, coordinator, doctor, lab, model, site, study
 from flo.cli import backups as _registers_backups  # noqa: F401
 from flo.cli import connect as _registers_sources  # noqa: F401
 from flo.cli import hospital as _registers_commands  # noqa: F401 - and those of steward
@@ -27,7 +27,7 @@ app.add_typer(site.app, name="site", help="A hospital's site: enrol, approve, ru
 app.add_typer(audit.app, name="audit", help="Reports, audit logs, evidence: make and verify.")
 app.add_typer(model.app, name="model", help="Published models: look, fetch, predict.")
 app.add_typer(aws.app, name="aws", help="A consortium's AWS account, by one template.")
-for alone in (lab.simulate, lab.demo, lab.data):
+for alone in (lab.simulate, lab.demo, lab.data, doctor.doctor):
     command(app)(alone)
 app.command()(bench.bench)
 

@@ -66,6 +66,8 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[CommandT], C
                 write_json(json_file, Refusal(str(error), error.hint, error.exit_code))
                 raise
             write_json(json_file, result)
+            if result.ends_in():
+                raise typer.Exit(result.ends_in())
 
         run.__annotations__ = {**function.__annotations__, "json_file": JsonFile}
         parameters = [*signature.parameters.values(), added]

@@ -9,12 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from flo.errors import EXIT_OK, EXIT_REFUSED
+
 
 @dataclass(frozen=True)
 class Result:
     """Of every command."""
 
     schema_version: int = field(default=1, kw_only=True)
+
+    def ends_in(self) -> int:
+        """The command's exit code."""
+        return 0
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,32 @@ class BackupWritten(Result):
     file: str
     files: int
     keep_too: str | None
+
+
+@dataclass(frozen=True)
+class Checked(Result):
+    """Of ``flo doctor``, which ends in 3 where no round could run.
+
+    ``findings``: what was looked at, its ``state`` (ok, warning, broken), what was found, and how
+    to mend it. ``could_run``: nothing is broken.
+    """
+
+    folder: str
+    could_run: bool
+    findings: list[Finding]
+
+    def ends_in(self) -> int:
+        return EXIT_OK if self.could_run else EXIT_REFUSED
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``what`` was looked at; ``mend`` is empty where it is ok."""
+
+    what: str
+    state: str
+    says: str
+    mend: str
 
 
 # -- coordinator -----------------------------------------------------------------------------------

@@ -40,7 +40,10 @@ def proxy(
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            target = self.rfile.readline().split()[1].decode()
+            asked = self.rfile.readline().split()
+            if not asked:  # somebody looked whether we are there
+                return
+            target = asked[1].decode()
             headers = dict(self._headers())
             host, _, port = target.rpartition(":")
             status = 200 if host in names else 502
@@ -51,8 +54,11 @@ def proxy(
             if status != 200:
                 return
             if inspects:
-                with contextlib.suppress(OSError):
-                    _inspector(host).wrap_socket(self.connection, server_side=True).recv(1)
+                with (
+                    contextlib.suppress(OSError),
+                    _inspector(host).wrap_socket(self.connection, server_side=True) as shown,
+                ):
+                    shown.recv(1)
                 return
             with socket.create_connection((names[host], int(port))) as there:
                 _join(self.connection, there)

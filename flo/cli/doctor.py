@@ -1,0 +1,96 @@
+"""``flo doctor``: could a round run from here, and if not, what is to be mended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flo.cli import coordinator as of_coordinator
+from flo.cli import results
+from flo.cli import site as of_site
+
+if TYPE_CHECKING:
+    from flo.checkup import Finding
+
+_MARKS = {
+    "ok": "[green]ok     [/]",
+    "warning": "[yellow]look at[/]",
+    "broken": "[bold red]broken [/]",
+}
+_HOMES = (
+    (of_site.DEFAULT_HOME, "site.toml"),
+    (of_coordinator.DEFAULT_HOME, "coordinator.toml"),
+)
+
+
+def doctor(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="A site's or coordinator's folder; if left out, the one here."),
+    ] = None,
+) -> results.Checked:
+    """Look at this machine and at a site or coordinator on it, and say how to mend what is broken.
+
+    Nothing is changed, spent or released. Ends in 0 if a round could run, else in 3.
+    """
+    from flo.checkup import could_run
+    from flo.cli.screen import plain, say, working
+
+    place, found = folder or _here(), []
+    with working("looking"):
+        for finding in _look_at(place, given=folder is not None):
+            found.append(finding)
+            say(f"{_MARKS[finding.state]} {finding.what}: {plain(finding.says)}")
+            if finding.mend:
+                say(f"        [bold]mend:[/] {plain(finding.mend)}")
+    broken = dict.fromkeys(finding.what for finding in found if finding.state == "broken")
+    if broken:
+        say(f"[bold red]no round could run:[/] mend {', '.join(broken)} first")
+    else:
+        say("[bold]a round could run[/]")
+    listed = [results.Finding(one.what, one.state, one.says, one.mend) for one in found]
+    return results.Checked(str(place), could_run(found), listed)
+
+
+def _here() -> Path:
+    """The folder that commands use when none is named, if there is one here."""
+    for place, configuration in _HOMES:
+        if (place / configuration).exists():
+            return place
+    return Path()
+
+
+def _look_at(place: Path, *, given: bool) -> Iterator[Finding]:
+    from flo.checkup import Finding, machine, private
+    from flo.errors import UsageError
+
+    is_site, is_coordinator = ((place / configuration).exists() for _, configuration in _HOMES)
+    if given and not (is_site or is_coordinator):
+        raise UsageError(
+            f"{place} is neither a site's folder nor a coordinator's",
+            hint="without a folder, flo doctor looks at this machine alone",
+        )
+    yield from machine(place)
+    if is_site or is_coordinator:
+        yield private(place, place.stat(), os.geteuid())
+    if is_site:
+        from flo.clients.checkup import site
+        from flo.clients.home import SiteHome
+
+        yield from site(SiteHome.open(place))
+    elif is_coordinator:
+        from flo.server.checkup import coordinator
+        from flo.server.home import CoordinatorHome
+
+        yield from coordinator(CoordinatorHome.open(place))
+    else:
+        yield Finding(
+            "folder",
+            "warning",
+            "neither a site nor a coordinator is here, so this machine alone was looked at",
+            "flo site init, or flo coordinator init; or name its folder",
+        )

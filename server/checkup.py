@@ -1,0 +1,166 @@
+"""What ``flo doctor`` finds at a coordinator: its records, ports, certificate and limits."""
+
+from __future__ import annotations
+
+import ipaddress
+import resource
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+
+from flo.checkup import Finding, clock_alone, kernel_clock_state, tried
+from flo.errors import FloError
+from flo.files import is_locked
+from flo.server.authority import days_left, names_in
+from flo.server.home import CoordinatorHome
+from flo.server.listeners import bind
+from flo.server.superexec import PROGRAM
+
+_WARN_DAYS = 14.0  # a running coordinator renews it at 30
+_FEW_FILES = 1024
+_SECONDS = 5.0
+
+
+def coordinator(home: CoordinatorHome) -> Iterator[Finding]:
+    """Everything a round needs here."""
+    try:
+        config = home.config
+    except FloError as error:
+        mend = error.hint or "edit coordinator.toml"
+        yield Finding("configuration", "broken", str(error), mend)
+        return
+    yield Finding("configuration", "ok", f"hospitals dial {config.host}:{config.port}")
+    keys = tried("key store", lambda: f"opens; fingerprint {home.identity().fingerprint[:16]}")
+    yield keys
+    if keys.state == "broken":
+        return
+    yield tried("records", lambda: _records(home))
+    yield address(config.host, config.bind)
+    yield from _ports(home)
+    yield certificate(home.certificate_path.read_bytes(), [config.host, config.private_host])
+    yield program(Path(sys.executable).parent / PROGRAM)
+    yield open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    yield clock_alone(kernel_clock_state())
+
+
+def _records(home: CoordinatorHome) -> str:
+    home.refuse_half_replaced()
+    with closing(home.store()) as store, closing(home.audit_log()):
+        return f"{len(store.members())} hospitals, {len(store.offers())} studies"
+
+
+def address(host: str, listens: str) -> Finding:
+    """Whether hospitals elsewhere could dial this name. ``listens``: the address it is bound to."""
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    except OSError as error:
+        return Finding(
+            "address",
+            "broken",
+            f"hospitals dial {host}, and no address is known for it ({error.strerror})",
+            "register the name, or choose another: flo coordinator init --host NAME",
+        )
+    outside = {one for one in found if not ipaddress.ip_address(one).is_loopback}
+    if not outside:
+        return Finding(
+            "address",
+            "warning",
+            f"hospitals dial {host}, which is this machine only",
+            "for hospitals elsewhere: flo coordinator init --host NAME --bind 0.0.0.0",
+        )
+    if ipaddress.ip_address(listens).is_loopback:
+        return Finding(
+            "address",
+            "broken",
+            f"hospitals dial {host}, and this coordinator listens on {listens} only",
+            'set bind = "0.0.0.0" in coordinator.toml',
+        )
+    return Finding("address", "ok", f"{host} is {', '.join(sorted(outside))}")
+
+
+def _ports(home: CoordinatorHome) -> Iterator[Finding]:
+    config = home.config
+    if not is_locked(home.directory / "serve.lock"):
+        for host, port in (
+            (config.bind, config.port),
+            (config.private_host, config.private_port),
+        ):
+            yield tried("ports", lambda host=host, port=port: _bound(host, port))  # type: ignore[misc]
+        return
+    context = ssl.create_default_context(cafile=str(home.ca_path))
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        with httpx.Client(verify=context, timeout=_SECONDS, trust_env=False) as client:
+            status = str(client.get(f"{home.private_url}/health").status_code)
+    except httpx.HTTPError as error:
+        status = type(error).__name__
+    if status == "204":
+        yield Finding("ports", "ok", f"{config.port} and {config.private_port}, being served")
+        return
+    yield Finding(
+        "ports",
+        "broken",
+        f"a coordinator runs on this folder and does not answer at {home.private_url} ({status})",
+        "see log/coordinator.jsonl; if coordinator.toml was edited, restart it",
+    )
+
+
+def _bound(host: str, port: int) -> str:
+    bind(host, port).close()
+    return f"{port} on {host} is free"
+
+
+def certificate(pem: bytes, names: list[str]) -> Finding:
+    """The listeners' certificate, which must hold for these names and addresses."""
+    missing = [name for name in names if name not in names_in(pem)]
+    if missing:
+        return Finding(
+            "certificate",
+            "broken",
+            f"the listeners' certificate does not hold for {', '.join(missing)}",
+            "start the coordinator anew: it issues one for the names in coordinator.toml",
+        )
+    left = days_left(pem)
+    until = f"{datetime.now(UTC) + timedelta(days=left):%Y-%m-%d}"
+    if left < 0:
+        return Finding(
+            "certificate",
+            "broken",
+            f"ended on {until}",
+            "start the coordinator, which renews it; is the clock right?",
+        )
+    if left < _WARN_DAYS:
+        return Finding(
+            "certificate", "warning", f"{left:.0f} days left", "start it: a coordinator renews it"
+        )
+    return Finding("certificate", "ok", f"until {until}")
+
+
+def program(path: Path) -> Finding:
+    """Flower's program that carries out rounds, beside this interpreter."""
+    if path.is_file():
+        return Finding("rounds", "ok", f"{path.name} is there")
+    return Finding(
+        "rounds",
+        "broken",
+        f"{path} is missing, and with it whatever carries out rounds",
+        f"{sys.executable} -m pip install --force-reinstall --no-deps 'flwr>=1.42,<1.43'",
+    )
+
+
+def open_files(limit: int) -> Finding:
+    """How many files a process may have open here; each hospital's agent needs some."""
+    if 0 < limit < _FEW_FILES:
+        return Finding(
+            "open files",
+            "warning",
+            f"{limit} at most, and every hospital takes four",
+            "raise it: LimitNOFILE=65536 in the unit, or ulimit -n 65536",
+        )
+    return Finding("open files", "ok", f"{limit} at most")

@@ -1,0 +1,390 @@
+"""``flo doctor`` names what is broken at a hospital, and how to mend it; its exit code says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from flo import checkup
+from flo.checkup import Finding
+from flo.clients import checkup as at_a_site
+from flo.clients.home import SiteHome
+from flo.clients.policy import Policy
+from flo.clients.policy_file import sign, write_toml
+from flo.errors import EXIT_OK, EXIT_REFUSED
+from tests.builders import data_file, make_site
+from tests.clients.proxies import INSPECTOR, proxy
+from tests.clients.test_confinement import readable_home  # noqa: F401 - a fixture
+from tests.clients.test_proxy import FAR, HOST, NAMES, far_away
+from tests.server.stage import RealCoordinator, flo, serving
+
+
+@dataclass
+class Clinic:
+    """A hospital whose site is in order, and its coordinator."""
+
+    site: SiteHome
+    coordinator: RealCoordinator
+
+    def doctor(self) -> tuple[int, dict[str, Finding], str]:
+        return doctor(self.site.directory)
+
+
+def doctor(folder: Path) -> tuple[int, dict[str, Finding], str]:
+    """The exit code, what was found (the worst of each name), and what was shown."""
+    done = flo("doctor", folder, "--json", folder.parent / "found.json")
+    document = json.loads((folder.parent / "found.json").read_text())
+    found: dict[str, Finding] = {}
+    for one in document["findings"]:
+        if found.get(one["what"]) is None or one["state"] == "broken":
+            found[one["what"]] = Finding(**one)
+    assert document["could_run"] == (done.returncode == EXIT_OK)
+    return done.returncode, found, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordinator]:
+    with serving(tmp_path_factory.mktemp("doctor") / "coordinator") as real:
+        yield real
+
+
+@pytest.fixture
+def clinic(coordinator: RealCoordinator, tmp_path: Path) -> Clinic:
+    return Clinic(coordinator.enrol(tmp_path / "north", "north"), coordinator)
+
+
+def test_a_site_in_order_is_said_to_be_ready_and_nothing_changes(clinic: Clinic) -> None:
+    before = {path: path.read_bytes() for path in files(clinic.site.directory)}
+    code, found, shown = clinic.doctor()
+    assert code == EXIT_OK, shown
+    assert {finding.state for finding in found.values()} == {"ok"}, shown
+    assert found.keys() == {
+        *("python", "libraries", "disk", "folder", "configuration", "key store", "ledger"),
+        *("policy", "red button", "data of main", "gpu", "sandbox", "certificate"),
+        *("coordinator", "clock", "versions"),
+    }
+    assert "a round could run" in shown
+    assert {path: path.read_bytes() for path in files(clinic.site.directory)} == before
+
+
+def files(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".lock",)]
+
+
+# -- broken set-ups, each made for real ------------------------------------------------------------
+
+
+def no_gpu(clinic: Clinic) -> None:
+    edit(clinic.site, 'device = "auto"', 'device = "cuda"')
+
+
+def open_to_all(clinic: Clinic) -> None:
+    clinic.site.directory.chmod(0o755)
+
+
+def unsigned_policy(clinic: Clinic) -> None:
+    path = clinic.site.directory / "policy.toml"
+    path.write_text(path.read_text() + "\nmasking_required = true\n")
+
+
+def red_button(clinic: Clinic) -> None:
+    assert flo("site", "stop", "--home", clinic.site.directory).returncode == 0
+
+
+def damaged_ledger(clinic: Clinic) -> None:
+    path = clinic.site.directory / "ledger.sqlite"
+    path.write_bytes(path.read_bytes()[:4096] + b"\0" * 8192)
+
+
+def lost_key(clinic: Clinic) -> None:
+    (clinic.site.directory / "keystore.key").unlink()
+
+
+def not_enrolled(clinic: Clinic) -> None:
+    (clinic.site.directory / "certificate.pem").unlink()
+
+
+def certificate_ended(clinic: Clinic) -> None:
+    """Issued with days to live that are over."""
+    home, key = clinic.coordinator.home, clinic.site.identity().key
+    with mock.patch("flo.server.authority.SITE_DAYS", 0.00001):
+        pem, _ = home.authority().issue_client("north", "site", key.public_key())
+    (clinic.site.directory / "certificate.pem").write_bytes(pem)
+    time.sleep(1.5)
+
+
+def revoked(clinic: Clinic) -> None:
+    done = flo("coordinator", "revoke", "north", "--home", clinic.coordinator.home.directory)
+    assert done.returncode == 0
+
+
+def nobody_answers(clinic: Clinic) -> None:
+    dials(clinic.site, "https://127.0.0.1:1")
+
+
+def unknown_name(clinic: Clinic) -> None:
+    dials(clinic.site, FAR)
+
+
+def misspelt(clinic: Clinic) -> None:
+    edit(clinic.site, 'device = "auto"', 'devise = "auto"')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("breaks", "what", "says", "mend"),
+    [
+        (no_gpu, "gpu", "device = cuda, but torch", 'device = "auto" in site.toml'),
+        (open_to_all, "folder", "open to other users (755)", "chmod 700"),
+        (unsigned_policy, "policy", "was edited", "flo site policy --sign"),
+        (red_button, "red button", "everything is stopped here", "flo site resume"),
+        (damaged_ledger, "ledger", "ledger", "flo site restore"),
+        (lost_key, "key store", "no key store at", "restore it"),
+        (not_enrolled, "certificate", "not enrolled", "flo site enrol INVITATION"),
+        (certificate_ended, "certificate", "ended on", "a new invitation"),
+        (revoked, "coordinator", "refused software", "a revoked hospital needs a new one"),
+        (nobody_answers, "coordinator", "127.0.0.1:1 does not answer", "flo coordinator serve"),
+        (unknown_name, "coordinator", f"no address is known for {HOST}", "DNS"),
+        (misspelt, "configuration", "devise", "site.toml"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_what_is_broken_is_named_with_its_mend(
+    breaks: Any, what: str, says: str, mend: str, clinic: Clinic
+) -> None:
+    breaks(clinic)
+    code, found, shown = clinic.doctor()
+    assert code == EXIT_REFUSED
+    broken = found[what]
+    assert broken.state == "broken", shown
+    assert says in broken.says, shown
+    assert mend in broken.mend, shown
+    assert f"mend {what}" in shown or f", {what}" in shown
+
+
+def edit(site: SiteHome, old: str, new: str) -> None:
+    text = site.config_path.read_text()
+    assert old in text
+    site.config_path.write_text(text.replace(old, new))
+
+
+def dials(site: SiteHome, url: str) -> None:
+    document = json.loads(site.coordinator_path.read_text()) | {"url": url}
+    site.coordinator_path.write_text(json.dumps(document, sort_keys=True))
+
+
+def test_a_layer_that_the_policy_asks_for_and_the_kernel_does_not_give(
+    readable_home: SiteHome,  # noqa: F811
+) -> None:
+    write_toml(readable_home.directory / "policy.toml", Policy(confinement=("landlock",)))
+    sign(readable_home.directory, readable_home.identity())
+    code, found, shown = doctor(readable_home.directory)
+    assert (code, found["sandbox"].state) == (EXIT_REFUSED, "broken"), shown
+    assert "does not give landlock" in found["sandbox"].says
+    assert "kernel.unprivileged_userns_clone" in found["sandbox"].mend
+
+
+def test_data_that_cannot_be_read_keep_no_approved_study_from_going_on(clinic: Clinic) -> None:
+    data_file(clinic.site).unlink()
+    code, found, shown = clinic.doctor()
+    assert (code, found["data of main"].state) == (EXIT_OK, "warning"), shown
+    assert "patients.csv does not exist" in found["data of main"].says
+    assert "site.toml" in found["data of main"].mend
+
+
+def test_a_restored_site_that_was_not_recovered(clinic: Clinic) -> None:
+    (clinic.site.directory / "restored.json").write_text("{}")
+    _, found, _ = clinic.doctor()
+    assert (found["ledger"].state, "flo site recover" in found["ledger"].mend) == ("broken", True)
+
+
+def test_a_ledger_that_is_not_there_is_not_made(clinic: Clinic) -> None:
+    path = clinic.site.directory / "ledger.sqlite"
+    path.unlink()
+    _, found, _ = clinic.doctor()
+    assert (found["ledger"].state, path.exists()) == ("broken", False)
+    assert "flo site recover" in found["ledger"].mend
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser mounts")
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    """A real, small file system."""
+    with mounted(tmp_path / "disk", "4m") as disk:
+        site = make_site(disk)
+        code, found, _ = doctor(site.directory)
+        assert (code, found["disk"].state) == (EXIT_REFUSED, "broken")
+        assert "tmpfs" in found["disk"].says
+        assert "free at least 200 MiB" in found["disk"].mend
+
+
+@contextmanager
+def mounted(folder: Path, size: str) -> Iterator[Path]:
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+# -- the way out ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordinator]:
+    with far_away(tmp_path_factory.mktemp("far") / "coordinator") as real:
+        yield real
+
+
+@pytest.fixture
+def behind(far: RealCoordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clinic:
+    """A hospital that enrolled through a proxy."""
+    with proxy(NAMES) as found:
+        monkeypatch.setenv("HTTPS_PROXY", found.url)
+        return Clinic(far.enrol(tmp_path / "north", "north"), far)
+
+
+def test_a_proxy_that_lets_us_through_is_named(
+    behind: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with proxy(NAMES, password=True) as found:
+        monkeypatch.setenv("HTTPS_PROXY", found.url.replace("//", "//anna:secret@"))
+        code, findings, shown = behind.doctor()
+    assert code == EXIT_OK, shown
+    assert findings["proxy"].says.endswith("as HTTPS_PROXY says")
+    assert "secret" not in shown
+
+
+@pytest.mark.parametrize(
+    ("how", "says", "mend"),
+    [
+        ({"inspects": True}, f"looks into TLS: {INSPECTOR}", "exempted from TLS inspection"),
+        ({"password": True}, "does not let us through (Tunnel connection failed: 407", "PASSWORD"),
+        ({"names": {}}, "does not let us through (Tunnel connection failed: 502", "allow CONNECT"),
+    ],
+    ids=["inspects", "password", "closed"],
+)
+def test_a_proxy_in_the_way_is_named(
+    how: dict[str, Any], says: str, mend: str, behind: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with proxy(**{"names": NAMES} | how) as found:
+        monkeypatch.setenv("HTTPS_PROXY", found.url)
+        code, findings, shown = behind.doctor()
+    assert (code, findings["proxy"].state) == (EXIT_REFUSED, "broken"), shown
+    for part in says.split(": "):
+        assert part in findings["proxy"].says
+    assert mend in findings["proxy"].mend
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("http://127.0.0.1:1", "127.0.0.1:1 does not answer"),
+        ("http://proxy.hospital.test:3128", "no address is known for proxy.hospital.test"),
+        ("socks5://127.0.0.1:1", "a socks5 proxy"),
+    ],
+)
+def test_a_proxy_that_is_not_there_is_named(
+    address: str, says: str, behind: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", address)
+    code, findings, shown = behind.doctor()
+    assert (code, findings["proxy"].state) == (EXIT_REFUSED, "broken"), shown
+    assert says in findings["proxy"].says
+    assert "HTTPS_PROXY" in findings["proxy"].says + findings["proxy"].mend
+
+
+def test_a_coordinator_of_another_release_and_with_another_time(tmp_path: Path) -> None:
+    """Its process has both, really."""
+    before = (
+        "import flo; flo.__version__ = '9.0.0'\n"
+        "import datetime as d, flo.server.site_api as s\n"
+        "class Late(d.datetime):\n"
+        "    @classmethod\n"
+        "    def now(cls, tz=None): return super().now(tz) + d.timedelta(minutes=20)\n"
+        "s.datetime = Late"
+    )
+    with serving(tmp_path / "coordinator", before) as real:
+        clinic = Clinic(real.enrol(tmp_path / "north", "north"), real)
+        code, found, shown = clinic.doctor()
+    assert code == EXIT_REFUSED
+    assert (found["versions"].state, found["clock"].state) == ("broken", "broken"), shown
+    assert "9.0.0 there" in found["versions"].says
+    assert "install the same release" in found["versions"].mend
+    assert "1200 s behind the coordinator's" in found["clock"].says
+    assert "timedatectl set-ntp true" in found["clock"].mend
+
+
+# -- what cannot be broken here, by the rules -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("finding", "state", "mend"),
+    [
+        (checkup.python((3, 10, 2), "Linux", True), "broken", "Python 3.11"),
+        (checkup.python((3, 12, 1), "Darwin", True), "broken", "Linux"),
+        (checkup.python((3, 12, 1), "Linux", False), "broken", "64-bit"),
+        (checkup.libraries(["flwr<1.43,>=1.42"], {"flwr": "1.44.0"}), "broken", "'flwr<1.43,>="),
+        (checkup.libraries(["dp_accounting==0.6.0"], {}), "broken", "'dp_accounting==0.6.0'"),
+        (checkup.libraries(["onnx>=1; extra == 'onnx'"], {}), "ok", ""),
+        (checkup.disk(Path("x"), 1 << 40, "nfs4"), "broken", "local disk"),
+        (checkup.disk(Path("x"), 1 << 30, "ext4"), "warning", "more"),
+        (checkup.clock_beside(-400), "broken", "timedatectl"),
+        (checkup.clock_beside(40), "warning", "timedatectl"),
+        (checkup.clock_alone(5), "warning", "timedatectl"),
+        (checkup.clock_alone(0), "ok", ""),
+        (at_a_site.gpu("auto", has_driver=True, torch_version="2+cpu"), "warning", "CUDA"),
+        (at_a_site.gpu("cuda", has_driver=True, torch_version="2+cpu"), "broken", "CUDA"),
+        (at_a_site.gpu("cuda", has_driver=False, torch_version="2"), "broken", "driver"),
+    ],
+)
+def test_the_rules(finding: Finding, state: str, mend: str) -> None:
+    assert finding.state == state
+    assert mend in finding.mend
+
+
+def test_a_folder_of_another_user(tmp_path: Path) -> None:
+    found = checkup.private(tmp_path, tmp_path.stat(), os.geteuid() + 1)
+    assert (found.state, "chown" in found.mend) == ("broken", True)
+
+
+def test_the_file_system_of_a_folder_is_that_of_its_closest_mount() -> None:
+    mounts = (
+        "1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n"
+        "2 1 0:50 / /data rw - nfs4 server:/data rw\n"
+        "3 2 8:2 / /data/local\\040disk rw - xfs /dev/sdb1 rw\n"
+    )
+    for folder, kind in [("/srv", "ext4"), ("/data/a", "nfs4"), ("/data/local disk/a", "xfs")]:
+        assert checkup.filesystem_of(Path(folder), mounts) == kind
+
+
+def test_a_certificate_that_is_about_to_end_or_begins_later(clinic: Clinic) -> None:
+    now = datetime.now(UTC)
+    assert at_a_site.certificate(clinic.site, now + timedelta(days=350)).state == "warning"
+    early = at_a_site.certificate(clinic.site, now - timedelta(days=2))
+    assert (early.state, "clock is behind" in early.mend) == ("broken", True)
+
+
+def test_without_a_folder_the_machine_alone_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = flo("doctor")
+    assert done.returncode == EXIT_OK
+    assert "this machine alone" in done.stdout
+    done = flo("doctor", tmp_path)
+    assert "neither a site's folder nor a coordinator's" in done.stderr

@@ -1,0 +1,90 @@
+"""``flo doctor`` on a coordinator's machine."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from flo.errors import EXIT_OK, EXIT_REFUSED
+from flo.server import checkup
+from flo.server.authority import names_in
+from flo.server.home import CoordinatorHome
+from tests.clients.test_doctor import doctor
+from tests.server.stage import new_home, serving
+
+
+def edit(home: CoordinatorHome, old: str, new: str) -> None:
+    text = home.config_path.read_text()
+    assert old in text
+    home.config_path.write_text(text.replace(old, new))
+
+
+def test_a_coordinator_that_serves_is_said_to_be_ready(tmp_path: Path) -> None:
+    with serving(tmp_path / "coordinator") as real:
+        code, found, shown = doctor(real.home.directory)
+    assert code == EXIT_OK, shown
+    assert found["ports"].says.endswith("being served")
+    assert found["address"].state == "warning", "hospitals elsewhere cannot dial loopback"
+    assert "--host NAME" in found["address"].mend
+    assert {"rounds", "records", "certificate", "open files", "clock"} <= found.keys()
+
+
+def test_a_port_that_another_program_holds_is_named(tmp_path: Path) -> None:
+    home = new_home(tmp_path / "coordinator")
+    with socket.create_server(("127.0.0.1", home.config.private_port)):
+        code, found, shown = doctor(home.directory)
+    assert (code, found["ports"].state) == (EXIT_REFUSED, "broken"), shown
+    assert f"port {home.config.private_port} on 127.0.0.1 is in use" in found["ports"].says
+    assert "coordinator.toml" in found["ports"].mend
+
+
+def test_a_changed_name_is_named_until_the_coordinator_has_a_certificate_for_it(
+    tmp_path: Path,
+) -> None:
+    home = new_home(tmp_path / "coordinator")
+    edit(home, 'host = "127.0.0.1"\nbind', 'host = "localhost.localdomain"\nbind')
+    _, found, shown = doctor(home.directory)
+    assert found["certificate"].state == "broken", shown
+    assert "does not hold for localhost.localdomain" in found["certificate"].says
+    assert home.renew_certificate(days=30.0), "as a start does"
+    assert "localhost.localdomain" in names_in(home.certificate_path.read_bytes())
+    assert not home.renew_certificate(days=30.0)
+    _, found, _ = doctor(home.directory)
+    assert found["certificate"].state == "ok"
+
+
+def test_a_change_of_keys_that_was_cut_off_is_named(tmp_path: Path) -> None:
+    home = new_home(tmp_path / "coordinator")
+    shutil.copy(home.key_path, home.next_key_path)
+    code, found, _ = doctor(home.directory)
+    assert (code, found["records"].state) == (EXIT_REFUSED, "broken")
+    assert found["records"].mend == "finish it: flo coordinator replace-key"
+
+
+@pytest.mark.parametrize(
+    ("host", "listens", "state", "mend"),
+    [
+        ("127.0.0.1", "127.0.0.1", "warning", "--host NAME"),
+        ("no-such-host.test", "0.0.0.0", "broken", "register the name"),
+        ("192.0.2.7", "127.0.0.1", "broken", 'bind = "0.0.0.0"'),
+        ("192.0.2.7", "0.0.0.0", "ok", ""),
+    ],
+)
+def test_whether_hospitals_could_dial_it(host: str, listens: str, state: str, mend: str) -> None:
+    found = checkup.address(host, listens)
+    assert found.state == state
+    assert mend in found.mend
+
+
+def test_what_carries_out_rounds_has_to_be_there(tmp_path: Path) -> None:
+    found = checkup.program(tmp_path / "flower-superexec")
+    assert (found.state, "pip install" in found.mend) == ("broken", True)
+
+
+def test_few_open_files_are_few_hospitals() -> None:
+    assert checkup.open_files(256).state == "warning"
+    assert checkup.open_files(65_536).state == "ok"
+    assert checkup.open_files(-1).state == "ok", "no limit"
