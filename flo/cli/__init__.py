@@ -12,6 +12,7 @@ from flo.cli import connect as _registers_sources  # noqa: F401
 from flo.cli import hospital as _registers_commands  # noqa: F401 - and those of steward
 from flo.cli import pages as _registers_pages  # noqa: F401
 from flo.cli import registry as _registers_more  # noqa: F401
+from flo.cli import unit as _registers_units  # noqa: F401
 from flo.cli.command import command
 
 app = typer.Typer(

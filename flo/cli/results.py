@@ -49,6 +49,13 @@ class BackupWritten(Result):
 
 
 @dataclass(frozen=True)
+class Unit(Result):
+    """``unit``: the text of a systemd unit."""
+
+    unit: str
+
+
+@dataclass(frozen=True)
 class Checked(Result):
     """Of ``flo doctor``, which ends in 3 where no round could run.
 

@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,16 @@ class RealCoordinator:
         )
 
     def wait_until_ready(self) -> None:
+        self.wait_until_served(while_=lambda: self._process.poll() is None)
+
+    def wait_until_served(self, *, while_: Callable[[], bool] = lambda: True) -> None:
+        """By whatever process: it answers."""
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
             with contextlib.suppress(OSError):
                 if self.private("GET", "/health").status == 204:
                     return
-            if self._process.poll() is not None:
+            if not while_():
                 break
             time.sleep(0.05)
         raise AssertionError((self.home.directory / "serve.log").read_text())

@@ -1,0 +1,73 @@
+"""A unit for the site or the coordinator in a folder, for the Python that runs now."""
+
+from __future__ import annotations
+
+import pwd
+import sys
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from flo import __version__
+from flo.errors import UsageError
+
+What = Literal["site", "coordinator"]
+_VERBS = {"site": "run", "coordinator": "serve"}
+
+
+def unit(what: What, home: Path, user: str, device: str = "cpu") -> str:
+    """The unit file's text.
+
+    ``user``: owns the folder and runs FLO. ``device``: auto, cpu or cuda, as in site.toml.
+
+    Raises:
+        UsageError: no such user, it does not own the folder, or a path that systemd would split
+        or hide.
+    """
+    place = home.resolve()
+    try:
+        number = pwd.getpwnam(user).pw_uid
+    except KeyError as error:
+        raise UsageError(
+            f"there is no user {user!r} on this machine",
+            hint=f"useradd --system --shell /usr/sbin/nologin {user}, or name another: --user",
+        ) from error
+    if place.stat().st_uid != number:
+        raise UsageError(
+            f"{place} does not belong to {user}",
+            hint=f"chown -R {user} {place}, or name its owner: --user",
+        )
+    if any(place.is_relative_to(shared) for shared in ("/tmp", "/var/tmp")):  # noqa: S108
+        raise UsageError(
+            f"{place} is in a place for temporary files, where a unit sees its own only",
+            hint="move the folder, such as to /var/lib/flo",
+        )
+    for path in (str(place), sys.executable):
+        if not path.isascii() or any(sign in path for sign in " \t%\\\"'$;"):
+            raise UsageError(
+                f"{path!r} has a sign that means something to systemd",
+                hint="use a folder of letters, digits, hyphens, dots and slashes",
+            )
+    pages = Environment(
+        loader=PackageLoader("flo.infra.systemd", ""),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - a unit, no page
+    )
+    return pages.get_template("unit.service.j2").render(
+        what=what,
+        verb=_VERBS[what],
+        home=place,
+        user=user,
+        device=device,
+        python=sys.executable,
+        version=__version__,
+        environment=f"/etc/flo/{what}.env",
+        written_by=f"flo {what} unit",
+        in_home=any(
+            path.is_relative_to(above)
+            for path in (place, Path(sys.executable), Path(sys.executable).resolve())
+            for above in ("/home", "/root")
+        ),
+    )
