@@ -1,11 +1,12 @@
 # One way to run each thing. `make demo` and `make test` are all that a newcomer needs.
 PYTHON ?= python3
 VENV   ?= .venv
+EXTRAS ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 AWS    := $(VENV)/.ready-aws
 
-.PHONY: demo test test-full lint types screenshots bench bench-quick bench-load bench-pages bench-faults clean
+.PHONY: demo test test-full lint types screenshots bench bench-quick bench-load bench-pages bench-faults bundle clean
 
 $(READY): pyproject.toml constraints.txt examples/data-requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +53,10 @@ bench-pages: $(READY)
 
 bench-faults: $(READY)
 	$(BIN)/python -m tests.faults 200
+
+bundle: $(READY)
+	rm -rf build/bundle
+	PYTHONPATH=. $(BIN)/python -m flo.infra.bundle . build/bundle --extras "$(EXTRAS)"
 
 clean:
 	rm -rf $(VENV) .demo build dist *.egg-info

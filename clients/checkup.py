@@ -21,6 +21,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from cryptography import x509
+from packaging.version import Version
 from pydantic import AwareDatetime
 
 from flo.checkup import Finding, clock_beside, tried
@@ -350,24 +351,31 @@ def _refused(home: SiteHome, issuer: str, error: FloError) -> Finding:
 
 
 def versions(ours: dict[str, str], theirs: dict[str, str]) -> Finding:
-    """Our software beside the coordinator's, as ``flo.environment.software`` gives both."""
+    """Our software beside the coordinator's, as ``flo.environment.software`` gives both.
+
+    A release works with the one before it and the one after it; Flower's have to be the same.
+    """
     apart = [
         f"{name} {ours.get(name, 'missing')} here, {theirs.get(name, 'missing')} there"
         for name in ("flo", "flwr")
         if ours.get(name) != theirs.get(name)
     ]
+    mend = "install the same release on both sides (docs/operating.md, upgrading)"
     if apart:
-        return Finding(
-            "versions",
-            "broken",
-            "; ".join(apart),
-            "install the same release on both sides (docs/operating.md, upgrading)",
-        )
+        near = _are_neighbours(ours, theirs)
+        return Finding("versions", "warning" if near else "broken", "; ".join(apart), mend)
     if ours.get("code_digest") != theirs.get("code_digest"):
-        return Finding(
-            "versions",
-            "warning",
-            "the same version with other code: one side runs a checkout or an edited copy",
-            "install the release's wheel on both sides",
-        )
+        said = "the same version with other code: one side runs a checkout or an edited copy"
+        return Finding("versions", "warning", said, mend)
     return Finding("versions", "ok", f"FLO {ours['flo']}, as the coordinator")
+
+
+def _are_neighbours(ours: dict[str, str], theirs: dict[str, str]) -> bool:
+    try:
+        (major, minor), (other, beside) = (
+            Version(found["flo"]).release[:2] for found in (ours, theirs)
+        )
+        flower, others = (Version(found["flwr"]).release[:2] for found in (ours, theirs))
+    except (KeyError, ValueError):
+        return False
+    return (major, flower) == (other, others) and abs(minor - beside) <= 1

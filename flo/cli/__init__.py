@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -37,6 +38,9 @@ def main() -> None:
     """Run the command line; every expected failure ends in its exit code and the way out."""
     from flo.cli.screen import explain
 
+    for stream in (sys.stdout, sys.stderr):  # Windows hands on files in an encoding without ε
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
     try:
         app()
     except Exception as error:  # noqa: BLE001 - the last resort, so that no traceback is shown

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flo.privacy.sheet import Section
 
 
+_OF_LINUX = ("fcntl", "grp", "pwd", "resource")  # modules of Python's own
 _words_to_error = False
 
 
@@ -50,6 +51,10 @@ def explain(error: Exception) -> int:
     if isinstance(error, OSError) and isinstance(error.filename, str | Path):
         out.print(f"[bold red]error:[/] {plain(f'{error.filename}: {error.strerror}')}")
         out.print("[bold]what to do:[/] see that this path is there and that you may use it")
+        return EXIT_USAGE
+    if isinstance(error, ModuleNotFoundError) and error.name in _OF_LINUX:
+        out.print("[bold red]error:[/] agents and coordinators run on Linux only")
+        out.print("[bold]what to do:[/] here: flo audit verify, flo study check")
         return EXIT_USAGE
     out.print(
         f"[bold red]this is a bug in FLO:[/] {type(error).__name__} "

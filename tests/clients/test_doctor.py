@@ -357,6 +357,27 @@ def test_the_rules(finding: Finding, state: str, mend: str) -> None:
     assert mend in finding.mend
 
 
+@pytest.mark.parametrize(
+    ("theirs", "state"),
+    [
+        ({}, "ok"),
+        ({"code_digest": "b"}, "warning"),
+        ({"flo": "0.3.1"}, "warning"),
+        ({"flo": "0.1.0"}, "warning"),
+        ({"flo": "0.4.0"}, "broken"),
+        ({"flo": "1.2.0"}, "broken"),
+        ({"flwr": "1.42.1"}, "warning"),
+        ({"flwr": "1.43.0"}, "broken"),
+        ({"flo": "who knows"}, "broken"),
+    ],
+)
+def test_a_release_works_with_its_neighbours_only(theirs: dict[str, str], state: str) -> None:
+    ours = {"flo": "0.2.0", "flwr": "1.42.0", "code_digest": "a"}
+    found = at_a_site.versions(ours, ours | theirs)
+    assert found.state == state
+    assert all(f"{value} there" in found.says for value in theirs.values() if value != "b")
+
+
 def test_a_folder_of_another_user(tmp_path: Path) -> None:
     found = checkup.private(tmp_path, tmp_path.stat(), os.geteuid() + 1)
     assert (found.state, "chown" in found.mend) == ("broken", True)

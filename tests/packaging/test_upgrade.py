@@ -1,0 +1,188 @@
+"""From a release to the next and back, with everything an installation keeps.
+
+The older release is the wheel in ``tests/kept/releases``; the newer one is built from this tree.
+Both are installed as at a hospital, and one consortium's folders go from hand to hand.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from flo.clients.home import SiteHome
+from tests.builders import csv_text, study_document
+from tests.packaging.environments import KEPT, Installed, build, install
+from tests.server.stage import free_ports
+
+pytestmark = pytest.mark.slow
+SITES = ("north", "south", "west")
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    (wheel,) = KEPT.glob("*.whl")
+    return install(wheel, tmp_path_factory.mktemp("older") / "flo")
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    folder = tmp_path_factory.mktemp("newer")
+    return install(build(folder), folder / "flo")
+
+
+class Consortium:
+    """Folders of a coordinator and three hospitals, which outlive any installation."""
+
+    def __init__(self, folder: Path, made_by: Installed) -> None:
+        self.folder, self.coordinator = folder, folder / "coordinator"
+        port, private_port = free_ports(2)
+        made_by.done(
+            *("coordinator", "init", "--home", self.coordinator),
+            *("--port", str(port), "--private-port", str(private_port)),
+        )
+        for name in SITES:
+            (folder / f"{name}.csv").write_text(csv_text(prefix=name))
+            made_by.done(
+                *("site", "init", name, "--data", folder / f"{name}.csv"),
+                *("--declared-size", "40", "--home", self.site(name)),
+            )
+
+    def site(self, name: str) -> Path:
+        return self.folder / name
+
+    def enrol(self, installed: Installed) -> None:
+        with self.serving(installed):
+            for name in SITES:
+                invitation = self.folder / f"{name}.json"
+                installed.done(
+                    *("coordinator", "invite", name, "--out", invitation),
+                    *("--home", self.coordinator),
+                )
+                installed.done("site", "enrol", invitation, "--home", self.site(name))
+
+    def carry_out(
+        self, version: int, at_coordinator: Installed, at_sites: dict[str, Installed]
+    ) -> Path:
+        """A study from launch to verified report; its report."""
+        document = study_document(version=version)
+        document["hospitals"] = [{"id": name, "declared_size": 40} for name in SITES]
+        document["mechanism"] |= {"masking": "on", "noise": "distributed", "epsilon": 0.3}
+        document["evaluation"]["epsilon"] = 0.3
+        file = self.folder / f"study-{version}.toml"
+        file.write_text(tomli_w.dumps(document))
+        own = {
+            name: f"{name}={SiteHome.open(self.site(name)).identity().fingerprint}"
+            for name in SITES
+        }
+        with ExitStack() as running:
+            running.enter_context(self.serving(at_coordinator))
+            for name, installed in at_sites.items():
+                log = self.folder / f"{name}.log"
+                agent = ("site", "run", "--home", self.site(name))
+                running.enter_context(installed.running(*agent, log=log))
+            at_coordinator.done(*("study", "launch", file, "--detach", "--home", self.coordinator))
+            for name, installed in at_sites.items():
+                home = ("--home", self.site(name))
+                installed.done("site", "confirm", *own.values(), *home)
+                installed.done("site", "approve", "--yes", "--wait", "30", *home)
+            self._wait_until_done(at_coordinator, version)
+            out = self.folder / f"extracts-{version}"
+            studies = self._studies(at_coordinator)
+            digest = next(one["digest"] for one in studies if one["version"] == version)
+            at_coordinator.done(
+                *("study", "extracts", digest, "--out", out, "--home", self.coordinator)
+            )
+        at_coordinator.done("audit", "report", *sorted(out.glob("*.json")), "--out", out)
+        return out / "report.json"
+
+    def shares(self, installed: Installed, name: str) -> Any:
+        """What a site's ledger says of its life, by this release."""
+        text = installed.done("site", "budget", "--home", self.site(name), "--json", "-")
+        return json.loads(text)["populations"]
+
+    @contextmanager
+    def serving(self, installed: Installed) -> Iterator[None]:
+        """``flo coordinator serve``, from when it answers on."""
+        serve, log = ("coordinator", "serve", "--home", self.coordinator), self.folder / "serve.log"
+        with installed.running(*serve, log=log):
+            end = time.monotonic() + 40
+            while installed.flo("study", "list", "--home", self.coordinator).returncode != 0:
+                assert time.monotonic() < end, log.read_text()
+                time.sleep(0.2)
+            yield
+
+    def _studies(self, installed: Installed) -> list[dict[str, Any]]:
+        done = installed.flo("study", "list", "--home", self.coordinator, "--json", "-")
+        return list(json.loads(done.stdout)["studies"]) if done.returncode == 0 else []
+
+    def _wait_until_done(self, installed: Installed, version: int) -> None:
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            for study in self._studies(installed):
+                if study["version"] == version and study["status"] == "done":
+                    return
+            time.sleep(0.5)
+        logs = [path.read_text()[-2000:] for path in self.folder.glob("*.log")]
+        raise AssertionError("\n".join(logs))
+
+
+@pytest.fixture
+def consortium(tmp_path: Path, older: Installed) -> Consortium:
+    made = Consortium(tmp_path, older)
+    made.enrol(older)
+    return made
+
+
+def everywhere(installed: Installed) -> dict[str, Installed]:
+    return dict.fromkeys(SITES, installed)
+
+
+def test_a_consortium_is_upgraded_goes_on_and_is_rolled_back(
+    consortium: Consortium, older: Installed, newer: Installed
+) -> None:
+    reports = [consortium.carry_out(1, older, everywhere(older))]
+    spent = consortium.shares(older, "north")
+    assert consortium.shares(newer, "north") == spent, "both read the same ledger alike"
+    reports.append(consortium.carry_out(2, newer, everywhere(newer)))
+    more = consortium.shares(newer, "north")
+    assert more != spent
+    assert consortium.shares(older, "north") == more, "what the newer one spent is never forgotten"
+    reports.append(consortium.carry_out(3, older, everywhere(older)))
+    for report in reports:
+        for installed in (older, newer):
+            installed.done("audit", "verify", report)
+    log = ("audit", "log", "--home", consortium.coordinator)
+    assert newer.done(*log).count("done") == older.done(*log).count("done") > 0
+
+
+def test_hospitals_are_upgraded_one_after_the_other(
+    consortium: Consortium, older: Installed, newer: Installed
+) -> None:
+    mixed = {"north": newer, "south": older, "west": older}
+    newer.done("audit", "verify", consortium.carry_out(1, newer, mixed))
+    newer.done("audit", "verify", consortium.carry_out(2, older, mixed))
+
+
+def test_an_older_backup_is_restored_by_the_newer_release(
+    consortium: Consortium, older: Installed, newer: Installed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = consortium.folder / "passphrase"
+    secret.write_text("correct horse battery staple\n")
+    monkeypatch.setenv("FLO_PASSPHRASE_FILE", str(secret))
+    backup, site = consortium.folder / "north.backup", consortium.site("north")
+    older.done("site", "backup", backup, "--home", site)
+    consortium.carry_out(1, older, everywhere(older))
+    spent = consortium.shares(older, "north")
+    site.rename(consortium.folder / "lost")
+    with consortium.serving(newer):
+        newer.done("site", "restore", backup, "--home", site)
+    (restored,), (lost,) = consortium.shares(newer, "north"), spent
+    for side, before in lost["sub_ledgers"].items():
+        assert restored["sub_ledgers"][side]["free"] <= before["free"] + 1e-12, side
