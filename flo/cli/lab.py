@@ -89,12 +89,15 @@ def data(
         str, typer.Option("--as", help="csv; of heart also parquet, sql, fhir or omop.")
     ] = "csv",
 ) -> results.DataWritten:
-    """Write a data set of real patients out, as a file or folder for each hospital."""
+    """Write a data set of real patients out, for each hospital, and the study that learns of it."""
+    import shutil
+
     from flo.cli.screen import say
     from flo.datasets import CREDITS, heart, write
     from flo.errors import UsageError
     from flo.sample_sources import write_as
 
+    studies = sorted((Path(__file__).parents[1] / "examples" / name).glob("*.toml"))
     name = {"heart": "heart-disease"}.get(name, name)
     if form == "csv":
         paths = write(name, directory)
@@ -102,7 +105,7 @@ def data(
         paths = write_as(form, heart.load(), directory)
     else:
         raise UsageError(f"{name} is written as csv only", hint="heart: parquet, sql, fhir, omop")
-    files = [str(path) for path in paths]
+    files = [*map(str, paths), *(shutil.copy(study, directory / study.name) for study in studies)]
     for file in files:
         say(file)
     say(CREDITS[name])

@@ -1,0 +1,96 @@
+"""How the documentation is built (``make docs``). Pages load nothing from elsewhere."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Before autodoc, which reloads modules: FastAPI's cannot be made twice in one process.
+import flo.server.operator_api  # noqa: F401
+from typer.main import get_command
+
+import flo
+import flo.cli
+
+commands: Any = types.ModuleType("flo_commands")  # where reference/commands.md finds them
+commands.app = get_command(flo.cli.app)
+sys.modules["flo_commands"] = commands
+
+project, author = "FLO", "the FLO authors"
+version = release = flo.__version__
+extensions = [
+    "myst_parser",
+    "sphinx.ext.apidoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_click",
+]
+exclude_patterns = ["reference/api/modules.rst", "drawings/*.py"]
+html_theme, html_title = "furo", f"FLO {release}"
+html_copy_source = False
+myst_heading_anchors = 4
+# Names that several rooms have are links to none of them.
+suppress_warnings = ["config.cache", "ref.python"]
+
+_FLO = Path(__file__).parents[1] / "flo"
+apidoc_modules = [
+    {
+        "path": _FLO,
+        "destination": "reference/api",
+        "exclude_patterns": [str(_FLO / "examples"), str(_FLO / "bench" / "references" / "*_*")],
+        "follow_links": True,
+        "separate_modules": True,
+        "module_first": True,
+    }
+]
+autodoc_inherit_docstrings = False
+autodoc_member_order = "bysource"
+autodoc_mock_imports = [
+    *("aws_cryptographic_material_providers", "aws_encryption_sdk", "boto3", "botocore"),
+    *("ray", "sagemaker"),
+]
+
+_SECTIONS = ("Raises:", "Attributes:")
+# Links out of docs/ that stay on the site, where docs/examples and docs/changelog.md are links.
+_ROOT = re.compile(r"\]\((?:\.\./)+(examples/|CHANGELOG\.md|docs/)")
+_PLACES = {"examples/": "/examples/", "CHANGELOG.md": "/changelog.md", "docs/": "/"}
+
+
+def stay_on_the_site(_: Any, __: str, source: list[str]) -> None:
+    """Lead links to the repository's other pages to where they are here."""
+    source[0] = _ROOT.sub(lambda found: f"]({_PLACES[found[1]]}", source[0])
+
+
+def keep_the_shape(*event: Any) -> None:
+    """Docstrings are plain text: what is indented or drawn as a table is shown as it stands."""
+    lines: list[str] = event[-1]
+    lines[:] = list(_shaped(lines))
+
+
+def _shaped(lines: list[str]) -> Iterator[str]:
+    before, as_it_stands = "", False
+    for line in lines:
+        drawn = line.startswith("|") or (
+            line.startswith("  ") and not before.startswith((" ", *_SECTIONS))
+        )
+        if as_it_stands and line and not line.startswith((" ", "|")):
+            as_it_stands = False
+            yield ""
+        if drawn and not as_it_stands and not before.startswith(_SECTIONS):
+            as_it_stands = True
+            yield from ("", "::", "")
+        if as_it_stands:
+            yield f"    {line}" if line else ""
+        else:
+            yield re.sub(r"(``.*?``)|\|", lambda found: found[1] or "\\|", line)
+        before = line or before
+
+
+def setup(app: Any) -> None:
+    """Sphinx calls it."""
+    app.connect("source-read", stay_on_the_site)
+    app.connect("autodoc-process-docstring", keep_the_shape, priority=100)
