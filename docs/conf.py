@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Before autodoc, which reloads modules: FastAPI's cannot be made twice in one process.
-import flo.server.operator_api  # noqa: F401
 from typer.main import get_command
 
 import flo
 import flo.cli
+import flo.server.operator_api  # autodoc reloads modules, and FastAPI's cannot be made twice
 
 commands: Any = types.ModuleType("flo_commands")  # where reference/commands.md finds them
 commands.app = get_command(flo.cli.app)
@@ -36,18 +36,23 @@ myst_heading_anchors = 4
 # Names that several rooms have are links to none of them.
 suppress_warnings = ["config.cache", "ref.python"]
 
-_FLO = Path(__file__).parents[1] / "flo"
+_HERE, _ROOT = Path(__file__).parent, Path(__file__).parents[1]
+_FLO = _ROOT / "flo"
+# The repository's other pages are part of the site; copies, which git does not see.
+shutil.copytree(_ROOT / "examples", _HERE / "examples", dirs_exist_ok=True)
+shutil.copy(_ROOT / "CHANGELOG.md", _HERE / "changelog.md")
 apidoc_modules = [
     {
         "path": _FLO,
         "destination": "reference/api",
         "exclude_patterns": [str(_FLO / "examples"), str(_FLO / "bench" / "references" / "*_*")],
         "follow_links": True,
-        "separate_modules": True,
+        "separate_modules": False,
         "module_first": True,
     }
 ]
 autodoc_inherit_docstrings = False
+napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_mock_imports = [
     *("aws_cryptographic_material_providers", "aws_encryption_sdk", "boto3", "botocore"),
@@ -55,14 +60,13 @@ autodoc_mock_imports = [
 ]
 
 _SECTIONS = ("Raises:", "Attributes:")
-# Links out of docs/ that stay on the site, where docs/examples and docs/changelog.md are links.
-_ROOT = re.compile(r"\]\((?:\.\./)+(examples/|CHANGELOG\.md|docs/)")
+_ELSEWHERE = re.compile(r"\]\((?:\.\./)*(examples/|CHANGELOG\.md|docs/)")
 _PLACES = {"examples/": "/examples/", "CHANGELOG.md": "/changelog.md", "docs/": "/"}
 
 
 def stay_on_the_site(_: Any, __: str, source: list[str]) -> None:
-    """Lead links to the repository's other pages to where they are here."""
-    source[0] = _ROOT.sub(lambda found: f"]({_PLACES[found[1]]}", source[0])
+    """Lead links to the repository's other pages to their copies here."""
+    source[0] = _ELSEWHERE.sub(lambda found: f"]({_PLACES[found[1]]}", source[0])
 
 
 def keep_the_shape(*event: Any) -> None:
