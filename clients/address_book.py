@@ -33,6 +33,7 @@ class AddressBook(Document):
 
     @classmethod
     def load(cls, home: SiteHome) -> AddressBook:
+        """The site's own; where there is no file yet, nobody is confirmed."""
         path = home.directory / "partners.json"
         if not path.exists():
             return cls()

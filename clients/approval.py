@@ -50,11 +50,13 @@ class Approval(Document):
         return canonical.encode(self.model_dump(mode="json", exclude={"signature"}))
 
     def signed(self, identity: Identity) -> Approval:
+        """The same, signed by the site's identity key in place of any signature before."""
         return self.model_copy(
             update={"signature": identity.sign("kept-approval", self.statement())}
         )
 
     def read_study(self) -> Study:
+        """The study as it was approved. Raises MessageError or StudyError if it is none."""
         return from_canonical(self.study.encode())
 
     def read_decision(self) -> Approve:
@@ -128,6 +130,7 @@ def refuse_expired(approval: Approval) -> None:
 
 
 def is_expired(approval: Approval) -> bool:
+    """Whether the study's last day, in UTC, is over."""
     return approval.read_study().expires < datetime.now(UTC).date()
 
 
@@ -153,6 +156,7 @@ def refuse_other_code(approval: Approval, code: str) -> None:
 
 
 def approval_path(home: SiteHome, digest: str) -> Path:
+    """Where the approval of the study with this digest is kept."""
     return home.directory / "approved" / f"{digest}.json"
 
 
@@ -162,10 +166,12 @@ def first_path(home: SiteHome, digest: str) -> Path:
 
 
 def withdrawal_path(home: SiteHome, digest: str) -> Path:
+    """Where the signed withdrawal is kept; while it is there, the approval holds no longer."""
     return home.directory / "approved" / f"{digest}.withdrawn.json"
 
 
 def refusal_path(home: SiteHome, digest: str) -> Path:
+    """Where the signed refusal is kept, of a study that is not approved."""
     return home.directory / "approved" / f"{digest}.refused.json"
 
 

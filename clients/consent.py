@@ -61,6 +61,7 @@ class OptOuts(Document):
 
     @property
     def digest(self) -> str:
+        """SHA-256 of the whole list, by which the audit log and the list after it name it."""
         return canonical.digest(canonical.encode(self.model_dump(mode="json")))
 
     @classmethod
@@ -89,11 +90,13 @@ class OptOuts(Document):
         home.record("opt-out", listed=len(self.patients), list=self.digest, studies=studies)
 
     def with_patient(self, patient: str) -> OptOuts:
+        """The list that follows this one with the patient on it; this one, if they are on it."""
         if patient in self.patients:
             return self
         return OptOuts(patients=(*self.patients, patient), before=self.digest)
 
     def save(self, home: SiteHome) -> None:
+        """Write it sealed; the audit log names it only after ``enter``."""
         data = canonical.encode(self.model_dump(mode="json"))
         write_secret(home.directory / "optouts.sealed", home.keystore(), _PURPOSE, data)
 

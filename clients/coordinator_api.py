@@ -57,6 +57,11 @@ class CappedTransport(httpx.HTTPTransport):
         self._limit = limit
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send it, asking for no compression, and give the reply with its stream under the limit.
+
+        Raises:
+            httpx.HTTPError: the reply is compressed, or could not be fetched.
+        """
         request.headers["accept-encoding"] = "identity"
         response = super().handle_request(request)
         if response.headers.get("content-encoding", "identity") != "identity":

@@ -34,6 +34,12 @@ _Pem = Annotated[str, Field(max_length=8192)]
 
 
 class Invitation(Document):
+    """A file from the coordinator with which a hospital enrols once, before ``expires``.
+
+    ``coordinator``: the public key (DER, hexadecimal) that signs its studies. ``ca``,
+    ``certificate`` and ``key`` are PEM; the last two open enrolment and nothing else.
+    """
+
     schema_version: Literal[1]
     hospital: Identifier
     url: Annotated[str, Field(pattern=r"^https://[A-Za-z0-9.:\[\]-]{1,253}$")]
@@ -207,6 +213,7 @@ def request(hospital: str, identity: Identity) -> str:
 
 
 def keep_coordinator(home: SiteHome, info: CoordinatorInfo) -> None:
+    """Write ``coordinator.json``: what this coordinator signs is taken from now on."""
     document = canonical.encode(info.model_dump(mode="json"))
     write_public(home.coordinator_path, document)
 

@@ -114,6 +114,7 @@ class Handler:
         self._on_settled = on_settled
 
     def close(self) -> None:
+        """Enter in the audit log what was only counted, and close it."""
         self._message_log.close()
 
     def answer(self, data: Bytes) -> bytes | None:

@@ -132,6 +132,8 @@ class SiteConfig(Document):
 
 @dataclass(frozen=True)
 class SiteHome:
+    """One site's folder. Nothing of it stays in memory: what is asked for is read from the disk."""
+
     directory: Path
 
     @classmethod
@@ -211,16 +213,20 @@ class SiteHome:
 
     @property
     def config_path(self) -> Path:
+        """Where the configuration is, which people edit."""
         return self.directory / "site.toml"
 
     @property
     def config(self) -> SiteConfig:
+        """The configuration. Raises UsageError naming the fields that are wrong."""
         return parse(SiteConfig, read_toml(self.config_path), str(self.config_path))
 
     def keystore(self) -> KeyStore:
+        """What seals this folder's keys and kept replies. Raises UsageError or TrustError."""
         return self.config.keystore.open(self.directory)
 
     def identity(self) -> Identity:
+        """The site's own key: it signs rows and decisions. Raises UsageError or TrustError."""
         return Identity.load(self.directory / "identity.key", self.keystore())
 
     @property
@@ -238,6 +244,7 @@ class SiteHome:
         return Ledger(self.directory / "ledger.sqlite", self.identity())
 
     def audit_log(self) -> AuditLog:
+        """The site's audit log, to be closed. Raises TrustError if it is gone or was edited."""
         return existing(self.directory / "audit.sqlite", self.identity())
 
     def record(self, kind: str, study: str | None = None, **facts: Any) -> None:
@@ -247,10 +254,12 @@ class SiteHome:
 
     @property
     def split_key(self) -> bytes:
+        """32 bytes that decide who is held out (``flo.privacy.split``); never changed."""
         return self._secret("split.key")
 
     @property
     def patients_key(self) -> bytes:
+        """32 bytes under which patient ids are hashed to find overlaps; never changed."""
         return self._secret("patients.key")
 
     def _secret(self, name: str) -> bytes:
@@ -265,6 +274,7 @@ class SiteHome:
 
     @property
     def coordinator_path(self) -> Path:
+        """Where ``CoordinatorInfo`` is kept after enrolment."""
         return self.directory / "coordinator.json"
 
     @property

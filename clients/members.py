@@ -50,6 +50,7 @@ class Members(Document):
         return parse(cls, canonical.decode(data, limit=_LIMIT, what="members"), str(path))
 
     def save(self, home: SiteHome, study: str, snapshot: str) -> None:
+        """Write them sealed, bound to this snapshot."""
         data = canonical.encode(self.model_dump(mode="json"))
         path = _path(home, study, snapshot)
         write_secret(path, home.keystore(), f"members of {snapshot}", data)

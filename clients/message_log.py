@@ -15,10 +15,13 @@ _MOST_A_MINUTE = {"answered": 3000, "refused": 120, "malformed": 120}
 
 
 class MessageLog:
+    """The audit log as it is written while messages come; too many in a minute are only counted."""
+
     def __init__(self, home: SiteHome) -> None:
         self._log, self._shares = home.audit_log(), MinuteShares()
 
     def close(self) -> None:
+        """Enter the numbers of what was only counted so far, and close the log."""
         self._enter_counted(now=True)
         self._log.close()
 

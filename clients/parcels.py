@@ -32,6 +32,7 @@ class ParcelLink:
         )
 
     def close(self) -> None:
+        """Close the connections; a parcel on its way is lost."""
         self._http.close()
 
     def fetch(self, name: str, head: bytes, size: int) -> memoryview:

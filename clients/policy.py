@@ -37,6 +37,7 @@ class Hours(Document):
     end: Clock
 
     def contain(self, moment: time) -> bool:
+        """Whether this local time lies within, ``begin`` included and ``end`` not."""
         begin, end = time.fromisoformat(self.begin), time.fromisoformat(self.end)
         if begin <= end:
             return begin <= moment < end
@@ -61,6 +62,7 @@ class Person(Document):
 
     @property
     def fingerprint(self) -> str:
+        """Of the person's public key, as it is compared and entered in the audit log."""
         return fingerprint(bytes.fromhex(self.public))
 
 
@@ -110,6 +112,7 @@ class Policy(Document):
 
     @property
     def digest(self) -> str:
+        """SHA-256 of the whole policy, defaults included."""
         return canonical.digest(canonical.encode(self.model_dump(mode="json")))
 
     def person(self, key: Identity) -> Person:

@@ -17,6 +17,8 @@ from flo.messages import Values, values_bytes, values_from
 
 
 class KeptReplies:
+    """The kept replies of one site, by study and digest, each sealed for its own place."""
+
     def __init__(self, directory: Path, keystore: KeyStore) -> None:
         self._directory, self._keystore = directory, keystore
 

@@ -46,6 +46,7 @@ class Snapshot:
         return cls(_patients(checked, ~aside), _patients(checked, aside))
 
     def to_bytes(self) -> bytes:
+        """As an uncompressed ``.npz`` without pickles; the same patients give the same bytes."""
         buffer = io.BytesIO()
         arrays = _arrays("training", self.training) | _arrays("held", self.held_out)
         np.savez(buffer, allow_pickle=False, **arrays)

@@ -38,6 +38,10 @@ _PIPE_BYTES = 1 << 20
 
 
 def write_frame(pipe: IO[bytes], header: dict[str, Any], body: bytes | memoryview = b"") -> None:
+    """Write one frame and flush it: a header's length and JSON, a body's length and bytes.
+
+    Lengths are big-endian, of 4 and of 8 bytes. ``read_frame`` is its counterpart.
+    """
     head = canonical.encode(header)
     pipe.write(len(head).to_bytes(4, "big") + head + len(body).to_bytes(8, "big"))
     pipe.write(body)

@@ -1,0 +1,1 @@
+"""Studies that run as they are; part of the wheel, so that ``flo demo`` finds them anywhere."""

@@ -74,6 +74,7 @@ class Way:
 
     @property
     def fits(self) -> bool:
+        """Whether it is advised: little may be lost, and its share of the budget is not dear."""
         return self.at_most_lost <= MOST_LOST and self.share <= DEAR
 
     @property
@@ -83,6 +84,7 @@ class Way:
 
     @property
     def price(self) -> tuple[float, int]:
+        """What a cheaper way has less of: share of the budget to 0.1 %, then steps."""
         return round(self.share, 3), self.study.mechanism.steps
 
     def changes(self, study: Study) -> dict[str, Any]:

@@ -23,6 +23,11 @@ _KEY = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,199}(/[a-z0-9][A-Za-z0-9._-]{0,199}
 
 
 class ArtifactStore(Protocol):
+    """Keeps bytes under a key, once and for good; a key is never written a second time.
+
+    Besides what stands at each method, the network's stores raise NetworkError.
+    """
+
     def put(self, key: str, data: Bytes) -> None:
         """Keep ``data`` for good, durably when this returns.
 
@@ -51,6 +56,7 @@ class LocalArtifacts:
         self._directory = make_private_directory(directory)
 
     def put(self, key: str, data: Bytes) -> None:
+        """The same bytes again, as after a cut-off try, are no error."""
         try:
             self.put_pieces(key, [data])
         except RefusedError:
@@ -74,6 +80,7 @@ class LocalArtifacts:
         _flush(path.parent)
 
     def get(self, key: str, limit: int) -> bytes:
+        """Reads no more than ``limit`` bytes and one."""
         try:
             with self._path(key).open("rb") as file:
                 data = file.read(limit + 1)
@@ -84,6 +91,7 @@ class LocalArtifacts:
         return data
 
     def keys(self, prefix: str) -> list[str]:
+        """Files that are cut off or not ours are passed over."""
         found = (p.relative_to(self._directory) for p in self._directory.rglob("*") if p.is_file())
         return sorted(
             path.as_posix()
@@ -92,6 +100,7 @@ class LocalArtifacts:
         )
 
     def remove(self, key: str) -> None:
+        """There is one version only; the disk may hold its bytes until they are written over."""
         with contextlib.suppress(FileNotFoundError):
             self._path(key).unlink()
 
@@ -107,14 +116,17 @@ def checked(key: str) -> str:
 
 
 def already_kept(key: str) -> RefusedError:
+    """The error of every store where a key is taken."""
     return RefusedError(f"{key} is kept already, by another process; nothing was overwritten")
 
 
 def not_kept(key: str) -> UsageError:
+    """The error of every store where a key is not there."""
     return UsageError(f"nothing is kept under {key}")
 
 
 def too_large(key: str, limit: int) -> TrustError:
+    """The error of every store where there is more than the caller is ready to read."""
     return TrustError(f"{key} has more than {limit} bytes")
 
 

@@ -73,6 +73,7 @@ class Receipt(Claim):
 
     @classmethod
     def given(cls, identity: Signer, head: LogHead) -> Receipt:
+        """Sign for a head; the caller has checked that it is the log's."""
         statement = _receipt_statement(head.fingerprint, head.number, head.hash)
         return cls(
             owner=head.fingerprint,
@@ -102,6 +103,7 @@ class Entry(Document):
 
     @property
     def digest(self) -> str:
+        """What the chain covers of the entry, its salt included."""
         parts = [self.number, self.time, self.kind, self.study, self.facts, self.salt]
         return canonical.digest(canonical.encode(parts))
 
@@ -122,6 +124,7 @@ class Export(Document):
     signature: Signature
 
     def statement(self) -> bytes:
+        """What the owner signs: everything but the signature."""
         return canonical.encode(self.model_dump(mode="json", exclude={"signature"}))
 
     def keys(self) -> Iterator[str]:
@@ -133,6 +136,7 @@ class Export(Document):
 
     @property
     def fingerprints(self) -> frozenset[str]:
+        """Of all keys that the owner had. Raises TrustError if one is no key."""
         try:
             return frozenset(fingerprint(bytes.fromhex(public)) for public in self.keys())
         except ValueError as error:

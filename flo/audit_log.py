@@ -86,6 +86,7 @@ class AuditLog:
             head.check(identity.fingerprint)
 
     def close(self) -> None:
+        """Close this connection; what was entered is on the disk already."""
         self._db.close()
 
     @property

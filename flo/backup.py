@@ -48,6 +48,8 @@ class Header(Document):
 
 @dataclass(frozen=True)
 class Backup:
+    """A backup that was opened: path below the folder -> what it held."""
+
     header: Header
     files: dict[str, bytes]
 

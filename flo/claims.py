@@ -30,6 +30,7 @@ class Claim(Document):
 
     @property
     def fingerprint(self) -> str:
+        """Of whoever signed it; says nothing of whether the signature is good."""
         return fingerprint(bytes.fromhex(self.public))
 
     def _check(self, signer: str, purpose: str, statement: bytes) -> None:
@@ -60,6 +61,7 @@ class RunKey(Claim):
 
     @classmethod
     def signed(cls, identity: Identity, study: str, run: str, epoch: int, key: str) -> RunKey:
+        """Sign the public half ``key`` for this run and epoch."""
         signature = identity.sign("run-key", _run_key_statement(study, run, epoch, key))
         return cls(epoch=epoch, key=key, public=identity.public.hex(), signature=signature)
 

@@ -60,6 +60,7 @@ class Terms(Document):
 
     @property
     def digest(self) -> str:
+        """SHA-256 of the terms as they are signed: what people's signatures name."""
         return canonical.digest(canonical.encode(self.as_document()))
 
 
@@ -85,6 +86,7 @@ class PersonApproval(Claim):
         terms: str,
         time: str,
     ) -> PersonApproval:
+        """Sign with the person's own key. ``terms``: digest of the ``Terms`` that were read."""
         statement = _person_statement(name, role, study, hospital, terms, time)
         return cls(
             name=name,
@@ -126,6 +128,7 @@ class Approve(Terms):
 
     @property
     def terms(self) -> Terms:
+        """The terms alone, whose digest people signed."""
         return Terms.model_validate({name: getattr(self, name) for name in Terms.model_fields})
 
 
@@ -170,6 +173,7 @@ class Signed(Document):
 
     @classmethod
     def by(cls, identity: Identity, decision: Approve | Decline) -> Signed:
+        """Sign a decision with the site's identity key."""
         if isinstance(decision, Approve):
             plain = decision.as_document()
         else:
@@ -178,6 +182,7 @@ class Signed(Document):
         return cls(document=document.decode(), signature=identity.sign("approval", document))
 
     def to_bytes(self) -> bytes:
+        """Canonical bytes, as they are kept."""
         return canonical.encode(self.model_dump(mode="json"))
 
 

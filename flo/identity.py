@@ -48,6 +48,7 @@ class Identity:
 
     @classmethod
     def new(cls) -> Identity:
+        """A new key from the operating system's randomness."""
         return cls(ec.generate_private_key(ec.SECP384R1()))
 
     @classmethod
@@ -71,6 +72,7 @@ class Identity:
         write_secret(path, keystore, "identity-key", self.pem())
 
     def pem(self) -> bytes:
+        """The private key in the clear (PKCS 8, PEM), to be sealed or held in memory."""
         return self.key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
@@ -84,6 +86,7 @@ class Identity:
 
     @property
     def fingerprint(self) -> str:
+        """Of the public half: what a study names and people compare."""
         return fingerprint(self.public)
 
     def sign(self, purpose: str, message: bytes) -> str:
@@ -121,6 +124,7 @@ def load_public(public: bytes) -> ec.EllipticCurvePublicKey:
 
 
 def public_bytes(key: ec.EllipticCurvePublicKey) -> bytes:
+    """The key as it is named, signed and hashed everywhere: DER, SubjectPublicKeyInfo."""
     return key.public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )

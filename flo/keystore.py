@@ -48,6 +48,12 @@ SEALED_MORE = _NONCE + _TAG  # bytes
 
 
 class KeyStore(Protocol):
+    """Seals bytes for a context: the same words have to be said to open them.
+
+    A context is no secret; it keeps one sealed thing from being taken for another. Raises
+    NetworkError where the key lies elsewhere and cannot be reached.
+    """
+
     @property
     def key_id(self) -> str:
         """Which key this is; tells nothing of it."""
@@ -67,6 +73,7 @@ class AesKeyStore:
         self.key_id = hmac.digest(key, b"flo/1/key-id", "sha256")[:8].hex()
 
     def seal(self, context: Context, data: canonical.Bytes) -> bytes:
+        """Under a fresh random nonce each time; the context is authenticated and not kept."""
         nonce, sealed = os.urandom(_NONCE), bytearray(len(data) + SEALED_MORE)
         sealed[:_NONCE] = nonce
         within = memoryview(sealed)[_NONCE:]
@@ -85,6 +92,7 @@ class AesKeyStore:
         yield encryptor.tag
 
     def open(self, context: Context, sealed: bytes) -> bytes:
+        """Raises TrustError also for what is too short to have been sealed."""
         try:
             return self._cipher.decrypt(sealed[:12], sealed[12:], canonical.encode(context))
         except (InvalidTag, ValueError) as error:
@@ -145,6 +153,11 @@ class PassphraseKeyStore(AesKeyStore):
 
     @staticmethod
     def rewrap(path: Path, passphrase: bytes, key: bytes) -> None:
+        """Let this passphrase, and no other, open ``key``; what it sealed stays as it is.
+
+        Raises:
+            UsageError: the passphrase is too short.
+        """
         salt, cost = os.urandom(16), 1 << 16
         wrapped = by_passphrase(passphrase, salt, cost).seal({"purpose": "keystore"}, key)
         kept = _Wrapped(salt=salt.hex(), cost=cost, wrapped=wrapped.hex())

@@ -73,6 +73,7 @@ class Comparison:
 
     @property
     def rows(self) -> list[Row]:
+        """A line for each result, in the order in which they were given."""
         return [_row(name, result.private) for name, result in self.results.items()]
 
     def _repr_html_(self) -> str:

@@ -21,6 +21,7 @@ class JsonFormatter(logging.Formatter):
     """time, level, logger, event, and the ``extra={"fields": {...}}`` of the call."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """One line of JSON; of an exception its type and place, as its text may quote a value."""
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -40,9 +41,11 @@ class ScreenFormatter(logging.Formatter):
     """Local time and the event; of an exception only its type and place."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """One event without control characters, which a terminal would obey."""
         return printable(super().format(record))
 
     def formatException(self, ei: Any) -> str:
+        """Type and place only: the text may quote a value."""
         return f"{ei[0].__name__} at {_last_line(ei[2])}"
 
 

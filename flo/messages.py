@@ -104,12 +104,23 @@ class ReplyHeader(Document):
 
 @dataclass(frozen=True)
 class Request:
+    """What a hospital is asked. ``weights``: the model (p,), in the precision of the study.
+
+    They are float32 or float64, and empty where no model is needed, as to join or for a survey.
+    """
+
     header: RequestHeader
     weights: Vector
 
 
 @dataclass(frozen=True)
 class Reply:
+    """What a hospital answers, all of it that leaves. ``values``: (length,), noisy.
+
+    int64 grid steps, or uint32 or uint64 in the ring that the header names; empty without a
+    release.
+    """
+
     header: ReplyHeader
     values: Values
 
@@ -125,6 +136,7 @@ def request_parts(request: Request) -> tuple[bytes, memoryview]:
 
 
 def encode_request(request: Request) -> bytes:
+    """The whole request as one piece, with a copy of the model in it."""
     return b"".join(request_parts(request))
 
 
@@ -155,6 +167,7 @@ def request_header_of(data: canonical.Bytes) -> RequestHeader:
 
 
 def encode_reply(reply: Reply) -> bytes:
+    """Length of the header (4 bytes, big-endian), header, and values, little-endian."""
     return b"".join((_head(reply.header), _little(reply.values)))
 
 

@@ -73,6 +73,7 @@ class ModelCard(Document):
     signature: Signature | Literal[""] = ""
 
     def signed(self, identity: Signer) -> ModelCard:
+        """The same in the name of this coordinator, in place of any signature before."""
         unsigned = self.model_copy(update={"coordinator": identity.public.hex(), "signature": ""})
         signature = identity.sign("model-card", unsigned._statement())
         return unsigned.model_copy(update={"signature": signature})
@@ -110,6 +111,7 @@ class ModelCard(Document):
             raise TrustError("the model card says something else than its study implies")
 
     def to_bytes(self) -> bytes:
+        """Canonical bytes, as the card's file holds them."""
         return canonical.encode(self.model_dump(mode="json"))
 
     def _statement(self) -> bytes:

@@ -19,6 +19,8 @@ PackName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$"
 
 
 class Logistic(Document):
+    """Logistic regression: one weight for each input, and a bias."""
+
     kind: Literal["logistic"]
 
 
@@ -58,6 +60,7 @@ class Pack(Document):
 
     @property
     def network(self) -> list[Layer]:
+        """Its layers, as ``flo.networks`` checks and counts them."""
         return [Layer(layer.kind, layer.sizes) for layer in self.layers]
 
 

@@ -60,6 +60,7 @@ OBSERVED = (
 
 
 def write_parquet(table: pd.DataFrame, folder: Path, hospital: str) -> Path:
+    """One hospital's table as ``{hospital}.parquet``; gives its path."""
     path = folder / f"{hospital}.parquet"
     # Two columns hold truth values beside missing ones, which have no type of their own.
     table.astype({"fbs": "string", "exang": "string"}).to_parquet(path, index=False)

@@ -33,6 +33,7 @@ class Scores:
 
     @property
     def auc(self) -> float:
+        """Exact, so not private. Raises UsageError if all are of one class."""
         return exact_auc(self.scores, self.labels)
 
 

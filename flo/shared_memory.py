@@ -25,12 +25,14 @@ class SharedBytes:
         self.place = f"/proc/{os.getpid()}/fd/{self._handle}"
 
     def write(self, data: bytes | memoryview, start: int = 0) -> None:
+        """Write from byte ``start`` on, over what was there; nothing is cut off behind it."""
         view = memoryview(data)
         while view:
             written = os.pwrite(self._handle, view, start)
             view, start = view[written:], start + written
 
     def close(self) -> None:
+        """Nobody can open it any more; who has opened it reads on."""
         os.close(self._handle)
 
 

@@ -60,6 +60,7 @@ class SimulatedSites:
 
     @property
     def hospitals(self) -> set[str]:
+        """Ids of those that answer here."""
         return set(self._keys)
 
     def answer(self, hospital: str, data: bytes) -> bytes:

@@ -294,6 +294,7 @@ class Memory:
         """Nothing outlives a simulation."""
 
     def heads(self) -> dict[str, Head]:
+        """The last head that each hospital showed."""
         return self.seen
 
     def keep_head(self, hospital: str, head: Head) -> None:
@@ -301,10 +302,12 @@ class Memory:
         self.seen[hospital] = head
 
     def event(self, kind: str, **facts: object) -> None:
+        """Only a round's seconds are kept."""
         if kind == "round":
             self.seconds.append(float(str(facts["seconds"])))
 
     def stop_requested(self) -> bool:
+        """Never: a simulation ends by itself."""
         return False
 
 

@@ -132,6 +132,8 @@ class Survey(Document):
 
 
 class Limits(Document):
+    """How long an attempt waits for its cohort, and how few hospitals may make one."""
+
     deadline_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
     minimum_cohort: Annotated[int, Field(ge=1)]
 
@@ -301,6 +303,11 @@ class Study(Document):
 
     @property
     def canonical_bytes(self) -> bytes:
+        """What is signed, hashed, sent and kept: canonical JSON in the form of the study's version.
+
+        What a later FLO added is left out at its usual value, so that digests of older studies
+        hold.
+        """
         document = self.model_dump(mode="json")
         # As FLO 0.2 wrote it: its digests still hold.
         for name, usual in (
@@ -317,6 +324,7 @@ class Study(Document):
 
     @property
     def digest(self) -> str:
+        """SHA-256 of ``canonical_bytes``: the study's name everywhere."""
         return canonical.digest(self.canonical_bytes)
 
     def refuse_unfinished(self) -> None:

@@ -25,6 +25,7 @@ class Step(Document):
 
     @classmethod
     def signed(cls, old: Identity, new: Identity, time: str) -> Step:
+        """Both keys sign the step: the old one lets go, the new one takes over."""
         statement = _statement(old.public.hex(), new.public.hex(), time)
         return cls(
             old=old.public.hex(),
@@ -49,6 +50,7 @@ class Succession(Document):
 
     @classmethod
     def read(cls, data: bytes) -> Succession:
+        """Parse steps; ``check`` says whether they hold. Raises MessageError or UsageError."""
         document = canonical.decode(data, limit=_LIMIT, what="succession of keys")
         return parse(cls, document, "succession of keys")
 

@@ -28,10 +28,11 @@ _LARGEST_SIGMA = 1e6
 
 @lru_cache(maxsize=4096)
 def epsilon_of(mechanism: Mechanism, count: int, delta: float) -> float:
-    """ε at ``delta`` of ``count`` releases of ``mechanism``, by RDP.
+    """ε at ``delta`` of ``count`` releases of ``mechanism``, by RDP; infinite where unknown.
 
     (α, ρ)-RDP implies (ε, δ)-DP for ε = ρ + ln((α-1)/α) - (ln δ + ln α)/(α-1): Canonne, Kamath,
-    Steinke (2020), Proposition 12. The smallest over ``ORDERS``.
+    Steinke (2020), Proposition 12. The smallest over ``ORDERS``. ``count`` >= 0, where 0 costs
+    nothing; ``delta`` in (0, 1).
     """
     if count == 0:
         return 0.0
@@ -73,7 +74,10 @@ def calibrate(
 
 @lru_cache(maxsize=256)
 def pld_epsilon(mechanism: Mechanism, count: int, delta: float) -> float:
-    """ε of the Gaussian equivalent by PLD. ``count`` Gaussians of σ equal one of σ/√count."""
+    """ε of the Gaussian equivalent by PLD. ``count`` Gaussians of σ equal one of σ/√count.
+
+    ``count`` >= 0 and ``delta`` in (0, 1). For discrete noise it is no proof; it never gates.
+    """
     from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
     from dp_accounting.pld import PLDAccountant
 
@@ -91,7 +95,8 @@ def pld_epsilon(mechanism: Mechanism, count: int, delta: float) -> float:
 def true_positive_rate(epsilon: float, delta: float, false_positive_rate: float = 0.01) -> float:
     """The most an attacker can gain: TPR ≤ e^ε·FPR + δ and TPR ≤ 1 - e^-ε·(1 - δ - FPR).
 
-    Kairouz, Oh, Viswanath (2015): the trade-off curve of an (ε, δ)-DP release.
+    Kairouz, Oh, Viswanath (2015): the trade-off curve of an (ε, δ)-DP release. ε >= 0, δ and FPR in
+    [0, 1]; so is the answer.
     """
     bound = math.exp(epsilon) * false_positive_rate + delta
     other = 1 - math.exp(-epsilon) * (1 - delta - false_positive_rate)

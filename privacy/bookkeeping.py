@@ -81,6 +81,7 @@ class BookKeeping:
         return [frame.by_patient(t) for t in rows]
 
     def parts(self, frame: Frame) -> list[Part]:
+        """One part for each layer with parameters, in the model's order."""
         _, kept = self._pass(frame)
         return self._parts(frame, kept)
 

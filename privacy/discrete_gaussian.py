@@ -46,6 +46,8 @@ Integers = npt.NDArray[np.int64]
 
 
 class Source(Protocol):
+    """The random bits that samples are made of: independent, uniform, and none handed out twice."""
+
     def words(self, count: int) -> Words:
         """Uniform 64-bit words."""
 

@@ -50,7 +50,14 @@ _MADE_UP, _MADE_UP_IMAGES, _MADE_UP_MISSING = 4096, 256, 0.1
 
 @dataclass(frozen=True)
 class Estimate:
-    """AUC with its interval at ``level``; ``noise_share`` is noise's part of the variance."""
+    """AUC with its interval.
+
+    Attributes:
+        auc: of the binned score, in [0, 1].
+        low, high: 0 <= low <= auc <= high <= 1.
+        level: how often such intervals hold the truth, in (0, 1).
+        noise_share: noise's part of the variance, the rest being sampling's; in [0, 1].
+    """
 
     auc: float
     low: float
@@ -134,7 +141,8 @@ def read(study: Study, noisy: Floats, variance: float) -> tuple[Estimate, dict[s
 def auc(counts: Floats, noise_variance: float, level: float = 0.9) -> Estimate:
     """AUC from a (noisy) histogram of shape (2·bins,) with that noise variance per cell.
 
-    Nothing is clamped before the very end. With too little signal the interval is [0, 1].
+    Negatives by bin, then positives. Nothing is clamped before the very end. With too little signal
+    the interval is [0, 1]. ``level`` in (0, 1).
     """
     negative, positive = np.split(counts, 2)
     total = float(positive.sum() * negative.sum())
@@ -159,7 +167,9 @@ def expected_half_width(
 ) -> float:
     """Half width of the interval to expect before anything runs, for a model of AUC about .85.
 
-    Scores of the two classes are taken as normal, 1.5 standard deviations apart.
+    Scores of the two classes are taken as normal, 1.5 standard deviations apart. ``patients`` > 0,
+    ``prevalence`` and ``level`` in (0, 1): with one class alone there is no AUC
+    (ZeroDivisionError). The answer lies in [0, 0.5].
     """
     normal = NormalDist()
     cuts = [3.5 * (i + 1) / bins - 1.0 for i in range(bins - 1)]

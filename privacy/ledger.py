@@ -95,6 +95,7 @@ class Ledger:
             raise
 
     def close(self) -> None:
+        """Close the file; a row that was written is on the disk already."""
         self._file.close()
 
     # -- reading ---------------------------------------------------------------------------------
@@ -199,8 +200,10 @@ class Ledger:
         nothing: a refusal keeps neither.
 
         Raises:
-            BudgetError: it does not fit; says what remains and the largest ε that would.
+            BudgetError: it does not fit; says what remains and the largest ε that would. Or the
+            study was settled here, or is reserved for another population or charge.
             DataError: a patient is also in another population of this site.
+            UsageError: the population is not registered.
         """
         plan = Plan.of(study).if_broken(study) if if_broken else Plan.of(study)
         with self._transaction():
@@ -259,7 +262,8 @@ class Ledger:
         """Record that kept bits go out again under another attempt, at charge 0.
 
         Raises:
-            BudgetError: the reservation is settled. TrustError: they are not the same bits.
+            BudgetError: the reservation is settled, or of another study.
+            TrustError: they are not the same bits, or this request was answered before.
         """
         with self._transaction():
             held = self._open(reservation, facts["study"])

@@ -44,6 +44,7 @@ class LedgerFile:
         self._db = open_database(path, _TABLES, schema=SCHEMA_VERSION, what="ledger")
 
     def close(self) -> None:
+        """Close this connection; other processes keep theirs."""
         self._db.close()
 
     def writing(self) -> AbstractContextManager[None]:
@@ -90,6 +91,7 @@ class LedgerFile:
             raise TrustError("this request was answered before and is never recomputed") from error
 
     def hash_at(self, sequence: int) -> str | None:
+        """Hash of the row of that number; None if it is not written yet, or was lost."""
         found = self._db.execute("SELECT hash FROM rows WHERE sequence = ?", (sequence,)).fetchone()
         return found[0] if found else None
 
@@ -155,6 +157,7 @@ class LedgerFile:
         return found
 
     def keep_run_key(self, study: str, run: str, hospital: str, key: RunKey) -> None:
+        """Keep a partner's run key in place of the one before; the caller compares epochs."""
         self._db.execute(
             "INSERT OR REPLACE INTO run_keys VALUES (?, ?, ?, ?, ?)",
             (study, run, hospital, key.epoch, key.key),

@@ -71,8 +71,8 @@ class Mechanism:
     """What all mechanisms share.
 
     Attributes:
-        length: number of coordinates; >= 1.
-        noise_multiplier: σ, noise standard deviation in units of the sensitivity; > 0.
+        length: number of coordinates, in 1..2^40.
+        noise_multiplier: σ, noise standard deviation in units of the sensitivity; in [0.001, ∞).
     """
 
     kind: ClassVar[str]
@@ -103,6 +103,9 @@ class Mechanism:
         """Noise variance in grid steps², rounded up: (σ·Δ)² / ``shares``.
 
         ``shares`` = 1 for local noise; |cohort| - b for one hospital's share of distributed noise.
+
+        Raises:
+            ValueError: ``shares`` is below 1, or a share's variance below 100 grid steps².
         """
         if shares < 1:
             raise ValueError(f"shares must be at least 1, got {shares}")
@@ -121,8 +124,12 @@ class Mechanism:
     ) -> Integers:
         """Round ``total`` (length,), an exact clipped sum, to the grid and add noise.
 
+        ``total`` is float64 and finite, in the unit of ``norm``; what comes back is in grid steps.
         Coordinates are clamped to ±``limit`` grid steps first, if there is one, which moves no two
         values further apart; masked sums need it (``flo.privacy.ring``).
+
+        Raises:
+            ValueError: ``total`` has another shape, or ``shares`` is refused (``variance_steps``).
         """
         if total.shape != (self.length,):
             raise ValueError(f"a sum of shape {total.shape} is not ({self.length},)")
@@ -186,6 +193,7 @@ class FullBatchSum(Mechanism):
 
     @property
     def norm(self) -> float:
+        """The clip itself."""
         return self.clip
 
 
@@ -229,15 +237,18 @@ class PoissonSum(FullBatchSum):
             raise ValueError(f"sampling must lie in [0.001, 1), got {self.sampling}")
 
     def choose(self, count: int, noise: Noise) -> Mask:
+        """A coin of probability q for each patient, (count,), thrown anew by every call."""
         return noise.choose(self.sampling, count)
 
     def variance_steps(self, shares: int = 1) -> int:
+        """Of the whole noise. Raises ValueError for shares: there is no proof for them."""
         if shares != 1:
             raise ValueError("sampled sums have no noise shares: there is no proof for them")
         return super().variance_steps()
 
     @property
     def event(self) -> dp_accounting.DpEvent:
+        """The Poisson-sampled Gaussian event; for PLD it is the Gaussian equivalent."""
         import dp_accounting
 
         return dp_accounting.PoissonSampledDpEvent(self.sampling, super().event)
@@ -269,6 +280,7 @@ class Histogram(Mechanism):
 
     @property
     def norm(self) -> float:
+        """√groups: a patient may spend the whole weight 1 of each grouping on one cell."""
         return math.sqrt(self.groups)
 
 

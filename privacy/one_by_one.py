@@ -23,6 +23,13 @@ _CHUNK = 64
 
 
 class Vmapped:
+    """One record's gradient, written once and mapped over the records; a patient's is their sum.
+
+    Patients share the parameters and nothing else. A forward pass that branches on values, or
+    writes into a buffer in place, raises RuntimeError. Padding (zeros) weighs 0; where its gradient
+    is not finite, nor is that of its patient.
+    """
+
     name = "vmap"
 
     def __init__(self, module: nn.Module, loss: Loss) -> None:
@@ -40,12 +47,14 @@ class Vmapped:
         self._gradients = vmap(grad(one, has_aux=True), (None, 0, 0, 0), chunk_size=_CHUNK)
 
     def seen(self, frame: Frame) -> list[torch.Tensor]:
+        """All it computes of records and patients: losses, gradients, squared norms; (P, …)."""
         losses, *gradients = self._records(frame)
         whole = self._whole(frame, gradients)
         seen = (losses, *gradients, *whole.gradients, whole.norm_squared)
         return [frame.by_patient(t) for t in seen]
 
     def parts(self, frame: Frame) -> list[Part]:
+        """One part with every parameter, its gradients (P, …) in the parameters' dtype."""
         _, *gradients = self._records(frame)
         return [self._whole(frame, gradients)]
 
@@ -61,15 +70,23 @@ class Vmapped:
 
 
 class Looped:
+    """Plain autograd, one patient's records at a time; the model never sees padding.
+
+    Patients share the parameters and nothing else; one who is all padding has a gradient of zeros,
+    and so has a parameter that the loss does not depend on.
+    """
+
     name = "loop"
 
     def __init__(self, module: nn.Module, loss: Loss) -> None:
         self._module, self._loss = module, loss
 
     def seen(self, frame: Frame) -> list[torch.Tensor]:
+        """All it computes: losses (P, 1) and, for each parameter, gradients (P, …)."""
         return [frame.by_patient(t) for t in self._patients(frame)]
 
     def parts(self, frame: Frame) -> list[Part]:
+        """One part with every parameter, its gradients (P, …) in the parameters' dtype."""
         return [Whole(self._patients(frame)[1:])]
 
     def _patients(self, frame: Frame) -> list[torch.Tensor]:

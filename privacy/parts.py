@@ -40,6 +40,7 @@ class Whole:
 
     @property
     def norm_squared(self) -> torch.Tensor:
+        """Of the gradient that is written out, in float64; no slack, as nothing cancels in it."""
         parts = [
             torch.linalg.vector_norm(g.flatten(1), dim=1, dtype=torch.float64) ** 2
             for g in self.gradients
@@ -47,6 +48,7 @@ class Whole:
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
     def total(self, factors: torch.Tensor) -> list[torch.Tensor]:
+        """Gradients times factors in float64; what is not finite counts as a finite number."""
         return [
             (factors @ torch.nan_to_num(g.flatten(1)).double()).reshape(g.shape[1:])
             for g in self.gradients
@@ -63,9 +65,11 @@ class Outer:
 
     @property
     def norm_squared(self) -> torch.Tensor:
+        """‖b‖²·(‖a‖² + 1 for a bias) in float64; no slack, as nothing cancels in it."""
         return _length(self.b) ** 2 * (_length(self.a) ** 2 + self.bias)
 
     def total(self, factors: torch.Tensor) -> list[torch.Tensor]:
+        """Of weight and bias in one product each; no patient's gradient is ever written out."""
         b = torch.nan_to_num(self.b) * factors[:, None]
         weight = b.T @ torch.nan_to_num(self.a)
         return [weight, b.sum(0)] if self.bias else [weight]
@@ -82,6 +86,10 @@ class Products:
 
     @property
     def norm_squared(self) -> torch.Tensor:
+        """Σ_lm (a_l·a_m + bias)(b_l·b_m), plus 10^-10 of what it could be; float64.
+
+        It could be (Σ_l √(‖a_l‖² + bias)·‖b_l‖)²: products of both signs cancel.
+        """
         a, b = self.a.double(), self.b.double()
         similar = torch.bmm(a, a.transpose(1, 2)) + self.bias
         squares = (similar * torch.bmm(b, b.transpose(1, 2))).sum((1, 2))
@@ -89,6 +97,7 @@ class Products:
         return squares.clamp_min(0) + _CANCELLATION * largest.sum(1) ** 2
 
     def total(self, factors: torch.Tensor) -> list[torch.Tensor]:
+        """Over patients and L at once, in float64; the weight's in the layer's ``shape``."""
         b = (torch.nan_to_num(self.b).double() * factors[:, None, None]).flatten(0, 1)
         weight = b.T @ torch.nan_to_num(self.a).double().flatten(0, 1)
         return [weight.reshape(self.shape), *([b.sum(0)] if self.bias else [])]
@@ -104,11 +113,13 @@ class Looked:
 
     @property
     def norm_squared(self) -> torch.Tensor:
+        """Σ_lm b_l·b_m where l and m look up one row, plus 10^-10 of (Σ_l ‖b_l‖)²."""
         same = self.ids[:, :, None] == self.ids[:, None, :]
         squares = (torch.bmm(self.b, self.b.transpose(1, 2)) * same).sum((1, 2))
         return squares.clamp_min(0) + _CANCELLATION * _length(self.b).sum(1) ** 2
 
     def total(self, factors: torch.Tensor) -> list[torch.Tensor]:
+        """The table's gradient (rows, e) in float64, zero in rows that nobody looks up."""
         b = torch.nan_to_num(self.b) * factors[:, None, None]
         table = torch.zeros((self.rows, b.shape[2]), dtype=torch.float64, device=b.device)
         return [table.index_add_(0, self.ids.flatten(), b.flatten(0, 1))]

@@ -39,6 +39,7 @@ class Part:
 
     @property
     def epsilon_pld(self) -> float:
+        """The same by PLD, Gaussian-equivalent: printed beside it, and never a gate."""
         return accounting.pld_epsilon(self.mechanism, self.releases, self.delta)
 
     def cost(self, order: int) -> float:
@@ -54,6 +55,11 @@ class Plan:
 
     @classmethod
     def of(cls, study: Study) -> Plan:
+        """The plan of a study, as everybody finds it; computed once and kept.
+
+        Raises:
+            StudyError: no σ up to 10^6 shows an ε that the study asks for.
+        """
         return _plan(study)
 
     def if_broken(self, study: Study) -> Plan:
@@ -73,6 +79,7 @@ class Plan:
         return Plan({purpose: alone(part) for purpose, part in self.parts.items()})
 
     def part(self, purpose: str) -> Part:
+        """Raises KeyError for a purpose that the study does not have."""
         return self.parts[purpose]
 
     @property

@@ -103,6 +103,7 @@ class Row:
             raise TrustError(f"ledger row {sequence} was edited, or a row before it is missing")
 
     def as_document(self) -> dict[str, Any]:
+        """The row as an extract carries it; ``private`` and ``salt`` are null where hidden."""
         return {
             "sequence": self.sequence,
             "public": self.public,
@@ -316,6 +317,7 @@ class Balance:
         return self._cost(population, sub_ledger, lambda held, purpose: held.released[purpose])
 
     def remaining(self, population: str, sub_ledger: str) -> float:
+        """Rényi cost that still fits into a population's sub-ledger; about 0 when used up."""
         return self.lives[population].renyi - self.committed(population, sub_ledger)
 
     def _cost(

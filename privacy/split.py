@@ -12,7 +12,11 @@ import hmac
 
 
 def normalise(patient_id: str) -> str:
-    """The one spelling under which a patient is known: no outer spaces, case folded."""
+    """The one spelling under which a patient is known: no outer spaces, case folded.
+
+    No more than that: an ``é`` of one character and an ``é`` of two are two patients with a budget
+    each, so all files of a population have to write ids alike.
+    """
     return patient_id.strip().casefold()
 
 
@@ -22,10 +26,10 @@ def keyed_hash(key: bytes, patient_id: str) -> str:
 
 
 def position(key: bytes, patient_id: str) -> float:
-    """A patient's fixed place in [0, 1) for ``key``."""
+    """A patient's fixed place in [0, 1) for ``key``: the first 52 bits of ``keyed_hash``."""
     return int(keyed_hash(key, patient_id)[:13], 16) / 16**13
 
 
 def is_held_out(key: bytes, patient_id: str, hold_out: float) -> bool:
-    """Whether this patient is evaluated on and never trained on."""
+    """Whether this patient is evaluated on and never trained on; ``hold_out`` lies in (0, 1)."""
     return position(key, patient_id) < hold_out

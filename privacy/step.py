@@ -76,7 +76,13 @@ class PrivateStep:
         return Batches(patients, self._batch, self._device, self._flat.dtype)
 
     def clipped_sum(self, weights: Vector, batches: Batches, chosen: Mask | None = None) -> Floats:
-        """Σ over (chosen) patients of clip(∇ Σ_records loss, ``clip``) at ``weights``, (p,)."""
+        """Σ over (chosen) patients of clip(∇ Σ_records loss, ``clip``) at ``weights``, (p,).
+
+        Float64; zeros if nobody is there. ``chosen``: (patients,) booleans.
+
+        Raises:
+            ValueError: ``weights`` is not (p,).
+        """
         if weights.shape != self._flat.shape:
             raise ValueError(f"{weights.size} weights for a model of {len(self._flat)} parameters")
         self._flat.copy_(torch.from_numpy(np.require(weights, requirements="W")))

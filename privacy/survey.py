@@ -42,6 +42,7 @@ def layout(study: Study) -> dict[str, list[str]]:
 
 
 def length(study: Study) -> int:
+    """Number of cells of the release, the label's among them. Raises StudyError: no survey."""
     return sum(len(names) for names in layout(study).values())
 
 

@@ -23,6 +23,7 @@ class Refused(Exception):
 
 
 def headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """Header name in lower case -> value; of a header sent twice the last one."""
     return dict(scope["headers"])
 
 
@@ -104,6 +105,7 @@ def with_length(scope: Scope, length: int) -> Scope:
 
 
 async def answer(send: Send, status: int, document: Any | None) -> None:
+    """Send a whole response, JSON or (None) empty, that nobody may cache."""
     body = b"" if document is None else json.dumps(document).encode()
     headers = [(b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store")]
     if body:

@@ -46,9 +46,11 @@ class Attendance:
         return len(self._hospitals) - len(self._gone) >= self._floor
 
     def is_gone(self, hospital: str) -> bool:
+        """Whether this hospital is asked nothing more in this run."""
         return hospital in self._gone
 
     def refused(self, hospital: str, code: str) -> None:
+        """A hospital answered with this refusal code; the module's table says what follows."""
         if code in GONE_FOR_GOOD:
             self._gone.add(hospital)
         elif code in FORGIVEN_ONCE and hospital not in self._forgiven:
@@ -57,6 +59,7 @@ class Attendance:
             self.missed(hospital)
 
     def missed(self, hospital: str) -> None:
+        """A hospital gave no usable answer; counted once a round, however often it happens."""
         if hospital in self._out:
             return
         self._out.add(hospital)
@@ -66,5 +69,6 @@ class Attendance:
             self._gone.add(hospital)
 
     def next_round(self) -> None:
+        """Who was out may take part again; misses of earlier rounds stay counted."""
         self._out.clear()
         self._forgiven.clear()

@@ -51,6 +51,7 @@ class Authority:
 
     @classmethod
     def create(cls, directory: Path, keystore: KeyStore) -> Authority:
+        """Make a root of our own: EC P-384, for ten years, which signs end certificates only."""
         identity = Identity.new()
         name = _name("FLO coordinator CA", "ca")
         certificate = (
@@ -112,6 +113,7 @@ class Authority:
 
     @property
     def pem(self) -> bytes:
+        """The certificate by which others check what this authority issued."""
         return _pem(self.certificate)
 
     def issue_server(self, identity: Identity, hosts: list[str]) -> bytes:

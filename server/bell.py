@@ -13,9 +13,11 @@ class Bell:
         self._event = asyncio.Event()
 
     def ring(self) -> None:
+        """Wake all who wait now, and nobody who waits later. On the event loop only."""
         self._event.set()
         self._event = asyncio.Event()
 
     async def wait(self, seconds: float) -> None:
+        """Until the next ring, or for so many seconds; the caller looks which it was."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._event.wait(), seconds)

@@ -23,6 +23,11 @@ _BACK_SECONDS = 3.0  # for agents to come back after a restart
 
 
 class KeptRun(RunStore, Protocol):
+    """Where a run's state is kept and its end told: ``StoredRun`` here, ``RemoteRun`` elsewhere.
+
+    Each call may raise FloError, as when another process has the run.
+    """
+
     def load(self) -> RunState | None:
         """The saved state; None if there is none yet. Raises TrustError if it was changed."""
 

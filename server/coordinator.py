@@ -140,6 +140,7 @@ class Coordinator:
         self._runs = Runs(home, self._store, self._superlink, self._jobs)
 
     async def serve(self) -> None:
+        """Serve hospitals, operators and runs until SIGTERM or SIGINT, then close all in order."""
         config = self._home.config
         outside_socket = bind(config.bind, config.port)
         inside_socket = bind(config.private_host, config.private_port)

@@ -23,6 +23,8 @@ class Draft:
 
 
 class DraftTables(Tables):
+    """The table of drafts; at most so many are kept, and nothing about them is checked."""
+
     def save_draft(self, document: str, person: str, draft: str | None = None) -> str:
         """Keep a draft, or what became of it. Returns its id. Raises StudyError: too many."""
         name = draft or secrets.token_hex(8)
@@ -39,6 +41,7 @@ class DraftTables(Tables):
         return name
 
     def drafts(self) -> list[Draft]:
+        """All drafts, the one that was saved last at the end."""
         return [_draft(row) for row in self._all("SELECT * FROM drafts ORDER BY time")]
 
     def draft(self, draft: str) -> Draft:
@@ -49,6 +52,7 @@ class DraftTables(Tables):
         return _draft(row)
 
     def discard_draft(self, draft: str) -> None:
+        """Remove a draft; nothing happens if it is not there."""
         self._write("DELETE FROM drafts WHERE id = ?", draft)
 
 

@@ -84,6 +84,7 @@ class Following:
         return self.spent_after(self.seats[hospital].done)
 
     def spent_after(self, releases: int) -> float:
+        """ε at the study's δ of so many releases of its first part, by RDP."""
         return epsilon_of(self._part.mechanism, releases, self._part.delta)
 
     @property

@@ -84,6 +84,7 @@ class Gateway:
         self._allowance = Allowance(MAX_MESSAGE_BYTES + MAX_SITE_BODY)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request of a hospital; whatever is not on the list is refused and noted."""
         if scope["type"] != "http":
             return
         path, send = scope["path"], self._traffic.counting(send)

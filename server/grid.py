@@ -161,6 +161,11 @@ class GridParcels:
         self._shared = SharedBytes() if here else None
 
     def put(self, name: str, nodes: Collection[int], body: memoryview) -> None:
+        """In memory or streamed, tried again for a while.
+
+        Raises:
+            NetworkError: the coordinator did not take it.
+        """
         headers = self._headers(name, nodes)
         if self._shared is not None:
             self._shared.write(body)  # who still fetches the last one sees that it is none
@@ -182,6 +187,7 @@ class GridParcels:
                 return
 
     def take(self, name: str, node: int, size: int, seconds: float) -> memoryview:
+        """From memory or streamed, tried once. Raises MessageError if it does not come whole."""
         headers = self._headers(name, [node]) | {SIZE_HEADER: str(size)}
         try:
             if self._shared is None:

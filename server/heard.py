@@ -13,6 +13,7 @@ class Heard:
         self._clock, self._last = clock, dict[str, float]()
 
     def note(self, hospital: str) -> None:
+        """This hospital was heard of just now."""
         self._last[hospital] = self._clock()
 
     def ago(self, hospital: str) -> float | None:

@@ -64,6 +64,8 @@ class CoordinatorConfig(Document):
 
 @dataclass(frozen=True)
 class CoordinatorHome:
+    """One coordinator's folder. Nothing of it stays in memory: all is read from the disk anew."""
+
     directory: Path
 
     @classmethod
@@ -112,18 +114,22 @@ class CoordinatorHome:
 
     @property
     def config_path(self) -> Path:
+        """Where the configuration is, which people edit."""
         return self.directory / "coordinator.toml"
 
     @property
     def certificate_path(self) -> Path:
+        """Where the listeners' certificate is (PEM)."""
         return self.directory / "server.pem"
 
     @property
     def key_path(self) -> Path:
+        """Where the listeners' key is, sealed."""
         return self.directory / "identity.key"
 
     @property
     def ca_path(self) -> Path:
+        """Where the authority's certificate is (PEM), which hospitals and jobs trust."""
         return self.directory / "ca.pem"
 
     @property
@@ -133,6 +139,7 @@ class CoordinatorHome:
 
     @property
     def next_key_path(self) -> Path:
+        """Where the key that is to follow lies, sealed, while a key is being replaced."""
         return self.directory / "identity.next.key"
 
     def refuse_half_replaced(self) -> None:
@@ -150,18 +157,22 @@ class CoordinatorHome:
 
     @property
     def superexec_secret_path(self) -> Path:
+        """Where Flower's SuperExec finds its secret; of one start only, and in no backup."""
         return self.directory / "superexec.secret"
 
     @property
     def config(self) -> CoordinatorConfig:
+        """The configuration. Raises UsageError naming the fields that are wrong."""
         return parse(CoordinatorConfig, read_toml(self.config_path), str(self.config_path))
 
     @property
     def private_url(self) -> str:
+        """Where operators, jobs and runs reach this coordinator."""
         config = self.config
         return f"https://{config.private_host}:{config.private_port}"
 
     def keystore(self) -> KeyStore:
+        """What seals this folder's keys. Raises UsageError or TrustError."""
         return self.config.keystore.open(self.directory)
 
     def identity(self) -> Signer:
@@ -174,6 +185,7 @@ class CoordinatorHome:
         return Identity.load(self.key_path, self.keystore())
 
     def authority(self) -> Authority:
+        """The certificate authority, its key opened. Raises UsageError or TrustError."""
         return Authority(self.directory, self.keystore())
 
     def checkpoint_key(self) -> bytes:
@@ -188,9 +200,11 @@ class CoordinatorHome:
         return LocalArtifacts(self.directory / "states")
 
     def store(self) -> Store:
+        """The database, to be closed; several processes may have it open."""
         return Store(self.directory / "coordinator.sqlite")
 
     def audit_log(self) -> AuditLog:
+        """The audit log, to be closed. Raises TrustError if it is gone or was edited."""
         return existing(self.directory / "audit.sqlite", self.identity())
 
     @contextmanager

@@ -53,6 +53,8 @@ class Lent:
 
 
 class Aggregators(Protocol):
+    """Where jobs run, as SageMaker: begins them by name and knows how they are."""
+
     app: str
     """The ServerApp of a job, by name."""
     token_seconds: int
@@ -69,6 +71,12 @@ class Aggregators(Protocol):
 
 
 class Jobs:
+    """The jobs of this coordinator: which runs are lent to which, and whether they may still go on.
+
+    Loans are in memory; ``carry_out`` makes them anew after a start. ``aggregators``: None without
+    an AWS account, and then whatever needs one raises UsageError.
+    """
+
     def __init__(
         self,
         home: CoordinatorHome,
@@ -84,6 +92,7 @@ class Jobs:
 
     @property
     def app(self) -> str:
+        """The ServerApp that Flower starts for a job."""
         return self._elsewhere.app
 
     @property

@@ -73,6 +73,7 @@ class Handlers:
         return getattr(self._handlers, name)
 
     def acquire_task(self, request: AcquireTaskRequest, state: Any) -> AcquireTaskResponse:
+        """The oldest pending task of a run that may be given out here; empty if there is none."""
         with self._giving:
             for task in state.get_tasks(statuses=[Status.PENDING], order_by="pending_at"):
                 if task.type in request.supported_task_types and self._may(task.run_id):
@@ -92,17 +93,20 @@ class LentHandlers(Handlers):
         self._loan = loan
 
     def get_nodes(self, request: Any, state: Any, task: Any) -> GetNodesResponse:
+        """Only the nodes of the lent study's hospitals."""
         ours = set(self._loan.nodes())
         found = self._handlers.get_nodes(request, state, task)
         return GetNodesResponse(nodes=[node for node in found.nodes if node.node_id in ours])
 
     def push_messages(self, request: Any, state: Any, task: Any) -> Any:
+        """Refused as a whole if one message goes to another study's hospital."""
         ours = set(self._loan.nodes())
         if not {m.metadata.dst_node_id for m in request.messages_list} <= ours:
             raise _refused("a message to a hospital of another study")
         return self._handlers.push_messages(request, state, task)
 
     def push_object(self, request: Any, state: Any, task: Any) -> Any:
+        """Refused unless it is part of a request of the lent study and run."""
         try:
             self._loan.refuse_object(request.object_content)
         except FloError as error:

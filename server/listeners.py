@@ -41,6 +41,7 @@ class Listener(uvicorn.Server):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on these sockets, whose handshakes are ours and not asyncio's."""
         await super().startup(sockets=[])
         for bound in sockets or []:
             bound.listen(self.config.backlog)
@@ -48,6 +49,7 @@ class Listener(uvicorn.Server):
             self._spawn(self._accept(bound))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more and end unfinished handshakes, then as uvicorn does."""
         for task in self._tasks:
             task.cancel()
         await super().shutdown(sockets=sockets)

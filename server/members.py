@@ -30,7 +30,10 @@ class Member:
 
 
 class MemberTables(Tables):
+    """The tables of invitations and hospitals."""
+
     def add_invitation(self, serial: str, hospital: str) -> None:
+        """Keep an invitation, by its certificate's serial number; it is good once."""
         self._write("INSERT INTO invitations (serial, hospital) VALUES (?, ?)", serial, hospital)
 
     def invited(self, serial: str, hospital: str) -> bool:
@@ -90,6 +93,7 @@ class MemberTables(Tables):
         self._write("UPDATE hospitals SET earlier = NULL WHERE id = ?", hospital)
 
     def members(self) -> list[Member]:
+        """All hospitals by id, the revoked ones too."""
         rows = self._all(_SELECT_MEMBER + " ORDER BY id")
         return [_member(row) for row in rows]
 
@@ -98,6 +102,7 @@ class MemberTables(Tables):
         return {one.id: one.fingerprint for one in self.members() if not one.revoked}
 
     def member(self, hospital: str) -> Member | None:
+        """The hospital of this id, revoked or not; None if it is not enrolled."""
         row = self._one(_SELECT_MEMBER + " WHERE id = ?", hospital)
         return _member(row) if row else None
 

@@ -102,6 +102,7 @@ class PrivateListener:
         self._allowance = Allowance(MAX_MESSAGE_BYTES + max(_MAX_QUESTION.values()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; whoever shows no credential for its path is refused and noted."""
         if scope["type"] == "lifespan":
             await self._superlink.control(scope, receive, send)
             return

@@ -20,6 +20,11 @@ class Patience:
         self._seen: dict[str, deque[float]] = {}
 
     def seconds(self, phase: str) -> float:
+        """How long to wait in a round of this phase.
+
+        Ten times the slowest of the last twenty, and at least ten seconds; the whole deadline
+        before five were seen.
+        """
         seen = self._seen.get(phase, ())
         if len(seen) < _ENOUGH:
             return self._deadline

@@ -25,11 +25,13 @@ class Presence:
         self._looking: dict[bytes, asyncio.TimerHandle] = {}
 
     def opened(self, certificate: bytes) -> None:
+        """One connection more; a client that is back in time is not reported as gone."""
         self._open[certificate] += 1
         if timer := self._looking.pop(certificate, None):
             timer.cancel()
 
     def closed(self, certificate: bytes) -> None:
+        """One connection less; after the last one ``on_gone`` waits a second for another."""
         self._open[certificate] -= 1
         if self._open[certificate] <= 0:
             del self._open[certificate]

@@ -45,6 +45,7 @@ class PeerProtocol(HttpToolsProtocol):
     _body_bytes = _other_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Put the client's certificate into every request's scope, and wait for a head."""
         super().connection_made(transport)
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         certificate = tls.getpeercert(binary_form=True) if tls is not None else None
@@ -61,6 +62,7 @@ class PeerProtocol(HttpToolsProtocol):
         self._expect_a_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Whoever is gone is counted out, once."""
         super().connection_lost(exc)
         self._have_a_head()
         certificate, self._certificate = self._certificate, None
@@ -68,16 +70,19 @@ class PeerProtocol(HttpToolsProtocol):
             self.presence.closed(certificate)
 
     def data_received(self, data: bytes) -> None:
+        """Cut the connection once what is no body is more than a head may be."""
         self._other_bytes += len(data)
         super().data_received(data)
         if self._other_bytes > MAX_HEAD_BYTES + self._body_bytes // _FRAMING:
             self._cut(f"more than {MAX_HEAD_BYTES} bytes that are no body")
 
     def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, and tell who sent it."""
         self._tell("not HTTP as it should be")
         super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
+        """A request begins: cut the connection if too many wait, else count anew."""
         if len(self.pipeline) >= _MOST_QUEUED:
             self._cut("requests in a queue before the last one was answered")
         super().on_message_begin()
@@ -85,10 +90,12 @@ class PeerProtocol(HttpToolsProtocol):
         self._expect_a_head()
 
     def on_headers_complete(self) -> None:
+        """The head came in time."""
         self._have_a_head()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        """Bytes of a body are limited by whoever reads it, so they leave the count here."""
         self._body_bytes += len(body)
         self._other_bytes -= len(body)
         super().on_body(body)

@@ -35,14 +35,17 @@ _QUALITY = ("auc", "low", "high", "level")
 
 
 def tensors_path(home: CoordinatorHome, study: Study, run: str) -> Path:
+    """Where the model of a run lies in the coordinator's folder."""
     return home.directory / "models" / tensors_name(study, run)
 
 
 def tensors_name(study: Study, run: str) -> str:
+    """The file's name: the study's and the run's, so no two runs share one."""
     return f"{study.name}-{run}.safetensors"
 
 
 def write_tensors(home: CoordinatorHome, study: Study, run: str, state: RunState) -> Path:
+    """Write the model of a state, whole or not at all; the card follows later."""
     path = tensors_path(home, study, run)
     write_public(path, tensors_of(study, run, state))
     return path

@@ -79,6 +79,11 @@ class RemoteRun:
         return checkpoint.from_bytes(state, self._vectors.load)
 
     def save(self, state: RunState) -> None:
+        """Seal the state, put it in the store, tell its place.
+
+        Raises:
+            RefusedError: the run goes on elsewhere, or is over.
+        """
         context = self._context(state.phase, state.round)
         named: set[str] = set()
 
@@ -138,37 +143,50 @@ class RemoteRun:
     # -- what the coordinator keeps ----------------------------------------------------------------
 
     def keep_head(self, hospital: str, head: Head) -> None:
+        """Kept until the next call tells it. Raises TrustError if the hospital did not sign it."""
         head.check(self.study.hospital(hospital).fingerprint)
         if hospital not in self._heads or head.sequence > self._heads[hospital].sequence:
             self._heads[hospital] = head
 
     def heads(self) -> dict[str, Head]:
+        """Tell what was seen here, and give what the coordinator knows then."""
         self._tell()
         return dict(self._look.heads)
 
     def event(self, kind: str, **facts: object) -> None:
+        """Kept here until the next call tells it; text is cut to 500 characters.
+
+        Raises:
+            UsageError: a run has no such event, or it has other facts.
+        """
         cut = {n: v[:_LONGEST] if isinstance(v, str) else v for n, v in facts.items()}
         self._events.append(parse(Event, {"kind": kind, "facts": cut}, "an event"))
 
     def stop_requested(self) -> bool:
+        """As the coordinator said within the last 0.3 seconds."""
         return self._fresh().stop
 
     def nodes(self) -> dict[str, int]:
+        """As the coordinator said within the last 0.3 seconds."""
         return {hospital: int(node) for hospital, node in self._fresh().nodes.items()}
 
     def connections(self) -> dict[str, int]:
+        """As the coordinator said within the last 0.3 seconds."""
         return dict(self._fresh().connections)
 
     def pause(self, **facts: object) -> None:
+        """Tell it; the saved states stay."""
         self.event("paused", **facts)
         self._tell(end=End(status="paused"))
 
     def end(self, status: str, result: dict[str, Any]) -> None:
+        """Tell it, then remove every saved state of the run."""
         self.event(status, **result)
         self._tell(end=parse(End, {"status": status, "result": result}, "the end"))
         self._remove_before(self._number + 1 + REUSED)
 
     def failed(self, why: str) -> None:
+        """Told if that is possible; raises nothing, as something has failed already."""
         self.event("failed", why=why)
         with contextlib.suppress(FloError):  # the run is another process's, or nobody answers
             self._tell()

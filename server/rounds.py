@@ -69,6 +69,7 @@ class RunState:
 
     @classmethod
     def start(cls, study: Study) -> RunState:
+        """Before the first round: the model's public initial weights, or none for a survey."""
         weights = np.zeros(0) if study.survey else initial_weights(study)
         velocity = np.zeros_like(weights) if study.mechanism.momentum else NO_WEIGHTS
         tail_sum = np.zeros_like(weights)

@@ -47,6 +47,8 @@ End = Literal["done", "stopped", "paused", "ended"]
 
 
 class Exchange(Protocol):
+    """How a run's requests reach hospitals and replies come back; it checks nothing in them."""
+
     def ask(
         self, hospitals: Collection[str], request: tuple[bytes, memoryview], deadline_seconds: float
     ) -> Iterator[tuple[str, Bytes]]:
@@ -60,6 +62,8 @@ class Exchange(Protocol):
 
 
 class RunStore(Protocol):
+    """Keeps what a run must not forget, and hears what happens in it."""
+
     def save(self, state: RunState) -> None:
         """Keep the state, atomically, before anything is asked with it."""
 

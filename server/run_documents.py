@@ -174,6 +174,12 @@ class Tell(Document):
 
 
 class Look(Document):
+    """What the coordinator sees of the run at this moment.
+
+    ``nodes``: hospital -> Flower's node id, in decimals. ``connections``: how often each agent has
+    connected. ``heads``: the highest seen of each. ``stop``: whether it is to end after this round.
+    """
+
     nodes: dict[Identifier, _Node]
     connections: dict[Identifier, _Count]
     heads: dict[Identifier, Head]
@@ -181,6 +187,8 @@ class Look(Document):
 
 
 class Taken(Document):
+    """The answer to ``take``: the study as canonical text, this launch's number, where to go on."""
+
     study: Annotated[str, StringConstraints(max_length=MAX_STUDY_BYTES)]
     launch: _Count
     saved: Saved | None

@@ -53,6 +53,7 @@ class RunLink:
         return self._call("POST", f"/v1/job/{job}/open", b"")
 
     def close(self) -> None:
+        """Close the connections."""
         self._http.close()
 
     def _call(self, method: str, path: str, body: bytes | None) -> Any:

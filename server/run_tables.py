@@ -15,6 +15,11 @@ from flo.server.tables import Tables, now
 
 @dataclass(frozen=True)
 class RunRecord:
+    """A run as it is kept: running, paused, done, stopped or ended.
+
+    ``study``: its digest. ``state``: sealed; None if none was saved yet, or asked for.
+    """
+
     id: str
     study: str
     status: str
@@ -23,6 +28,8 @@ class RunRecord:
 
 
 class RunTables(Tables):
+    """The tables of runs and their jobs; whatever an earlier launch writes is refused."""
+
     def start_run(self, run: str, study: str) -> bool:
         """Turn an offered study into a running one with this run, or neither. False if it ran."""
         with self._transaction():
@@ -44,6 +51,7 @@ class RunTables(Tables):
         return [_run(row) for row in rows]
 
     def run(self, run: str) -> RunRecord | None:
+        """The run with its sealed state; None if there is none of this id."""
         row = self._one("SELECT id, study, status, state, result FROM runs WHERE id = ?", run)
         return _run(row) if row else None
 
@@ -126,6 +134,7 @@ class RunTables(Tables):
         return str(run), str(study)
 
     def last_job(self, run: str) -> str | None:
+        """The name of the run's latest job; None if it never had one."""
         row = self._one("SELECT name FROM jobs WHERE run = ? ORDER BY number DESC LIMIT 1", run)
         return str(row[0]) if row else None
 
@@ -166,6 +175,7 @@ class RunTables(Tables):
             return changed.rowcount > 0
 
     def stop_requested(self, run: str) -> bool:
+        """Whether somebody asked for its end; False for a run that is not known."""
         found = self._one("SELECT stop FROM runs WHERE id = ?", run)
         return bool(found and found[0])
 

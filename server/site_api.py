@@ -61,20 +61,28 @@ class EnrolBody(Document):
 
 
 class HeadsBody(Document):
+    """``head``: of the hospital's ledger; None while it has none."""
+
     head: Head | None = None
 
 
 class ApprovalBody(Document):
+    """A decision (``flo.decisions``) as canonical text, and the hospital's signature of it."""
+
     document: Annotated[str, StringConstraints(max_length=65_536)]
     signature: Signature
 
 
 class ReportBody(Document):
+    """``extract``: of the hospital's ledger for this study, signed, as canonical text."""
+
     study: Digest
     extract: Annotated[str, Field(max_length=MAX_REPORT_BODY)]
 
 
 class ModelBody(Document):
+    """``study``: digest of the one whose model is asked for."""
+
     study: Digest
 
 
@@ -92,6 +100,12 @@ class AuditBody(Document):
 
 
 class SiteApi:
+    """Answers hospitals. ``peer`` is whom TLS and the gateway let in; bodies are not trusted.
+
+    Each call raises a FloError whose text is safe to show: MessageError where the body breaks its
+    form.
+    """
+
     def __init__(
         self,
         store: Store,
@@ -120,6 +134,12 @@ class SiteApi:
         self._store.drop_earlier(peer.hospital)
 
     def enrol(self, peer: Peer, body: bytes) -> Any:
+        """Use up an invitation: a certificate for the key of the request, in the invited name only.
+
+        Raises:
+            TrustError: the invitation was used, is of an earlier key, or the request is not in
+            order.
+        """
         wish = _parse(EnrolBody, body)
         if wish.coordinator not in (None, self._identity.public.hex()):
             raise TrustError("this invitation names an earlier key of the coordinator")
@@ -183,14 +203,17 @@ class SiteApi:
         }
 
     def keys(self, peer: Peer, body: bytes) -> Any:
+        """The steps from the coordinator's first key to the present one."""
         _parse(NoBody, body)
         return self._succession.model_dump(mode="json")
 
     def software(self, peer: Peer, body: bytes) -> Any:
+        """What runs here, and the time here, to compare."""
         _parse(NoBody, body)
         return {"software": _running(), "time": datetime.now(UTC).isoformat()}
 
     def studies(self, peer: Peer, body: bytes) -> Any:
+        """Every study that names this hospital, over or not, with signature and status."""
         _parse(NoBody, body)
         return [
             {
@@ -203,6 +226,12 @@ class SiteApi:
         ]
 
     def approvals(self, peer: Peer, body: bytes) -> Any:
+        """Keep a yes, no, or no longer, signed by the key that the study names for this hospital.
+
+        Raises:
+            StudyError: the study is not under way. TrustError: signed or meant otherwise, or too
+            old.
+        """
         given = _parse(ApprovalBody, body)
         document = given.document.encode()
         decision = _parse(Decision, document).root
@@ -265,6 +294,13 @@ class SiteApi:
         return {"head": kept.model_dump(mode="json") if kept else None}
 
     def reports(self, peer: Peer, body: bytes) -> Any:
+        """Keep the hospital's signed extract of a study, in place of an earlier one.
+
+        Raises:
+            StudyError: the study is not known, or does not name it. TrustError: it is not signed by
+            it.
+            MessageError: it is no extract, or of another hospital or study.
+        """
         given = _parse(ReportBody, body)
         offer = self._store.offer(given.study)
         if offer is None:
@@ -287,6 +323,12 @@ class SiteApi:
         return {}
 
     def models(self, peer: Peer, body: bytes) -> Any:
+        """Card and tensors (base64) of a study's published model, for hospitals of the study.
+
+        Raises:
+            StudyError: there is none yet, or it is larger than what fits one reply.
+            TrustError: the study names another key for this hospital.
+        """
         wish = _parse(ModelBody, body)
         offer = self._store.offer(wish.study)
         if offer is None:

@@ -40,7 +40,10 @@ class Offer:
 
 
 class Store(MemberTables, RunTables, DraftTables):
+    """All tables together. Each call is one transaction; several processes may share the file."""
+
     def add_study(self, study: Study, signature: str, place: Place = "here") -> None:
+        """Keep a signed study as offered; offered again, only its place may change."""
         self._write(
             "INSERT INTO studies (digest, document, signature, status, created, place)"
             " VALUES (?, ?, ?, 'offered', ?, ?) ON CONFLICT (digest) DO UPDATE SET"
@@ -53,13 +56,16 @@ class Store(MemberTables, RunTables, DraftTables):
         )
 
     def offers(self) -> list[Offer]:
+        """All studies, the oldest first."""
         return [_offer(row) for row in self._all(_SELECT_OFFER + " ORDER BY created")]
 
     def offer(self, digest: str) -> Offer | None:
+        """The study with this digest; None if there is none."""
         row = self._one(_SELECT_OFFER + " WHERE digest = ?", digest)
         return _offer(row) if row else None
 
     def set_status(self, digest: str, status: str) -> None:
+        """How far the study is; the caller knows which step may follow which."""
         self._write("UPDATE studies SET status = ? WHERE digest = ?", status, digest)
 
     def add_approval(
@@ -116,6 +122,7 @@ class Store(MemberTables, RunTables, DraftTables):
     # -- events, heads, extracts -----------------------------------------------------------------
 
     def add_event(self, study: str | None, kind: str, **facts: object) -> None:
+        """Append an event: of a study, or (None) of the coordinator. Public facts only."""
         self._write(
             "INSERT INTO events (study, time, kind, facts) VALUES (?, ?, ?, ?)",
             study,
@@ -125,6 +132,7 @@ class Store(MemberTables, RunTables, DraftTables):
         )
 
     def events(self, study: str, after: int = 0) -> list[dict[str, Any]]:
+        """The next 1000 events of a study at most, behind number ``after``, in their order."""
         rows = self._all(
             "SELECT number, time, kind, facts FROM events WHERE study = ? AND number > ?"
             " ORDER BY number LIMIT 1000",
@@ -176,10 +184,12 @@ class Store(MemberTables, RunTables, DraftTables):
         return {str(facts[by]): facts for facts in (json.loads(row[0]) for row in rows)}
 
     def last_event_number(self) -> int:
+        """Number of the last event of all; 0 if there is none."""
         row = self._one("SELECT coalesce(max(number), 0) FROM events")
         return int(row[0]) if row else 0
 
     def keep_head(self, hospital: str, head: Head) -> None:
+        """Keep the head if it is higher than the kept one; the caller has checked its signature."""
         self._write(
             "INSERT INTO heads VALUES (?, ?, ?, ?, ?) ON CONFLICT (hospital) DO UPDATE SET"
             " sequence = excluded.sequence, hash = excluded.hash, signature = excluded.signature,"
@@ -192,15 +202,18 @@ class Store(MemberTables, RunTables, DraftTables):
         )
 
     def heads(self) -> dict[str, Head]:
+        """Hospital -> the highest head seen of its ledger."""
         return {
             row[0]: Head(sequence=row[1], hash=row[2], signature=row[3], public=row[4])
             for row in self._all("SELECT hospital, sequence, hash, signature, public FROM heads")
         }
 
     def add_extract(self, study: str, hospital: str, document: bytes) -> None:
+        """Keep an extract in place of the hospital's earlier one; the caller has checked it."""
         self._write("INSERT OR REPLACE INTO extracts VALUES (?, ?, ?)", study, hospital, document)
 
     def extracts(self, study: str) -> dict[str, bytes]:
+        """Hospital -> its latest extract for this study, as it came."""
         rows = self._all("SELECT hospital, document FROM extracts WHERE study = ?", study)
         return {row[0]: bytes(row[1]) for row in rows}
 

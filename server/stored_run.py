@@ -35,6 +35,7 @@ class StoredRun:
         self.nodes, self.connections = store.nodes, store.connections
 
     def load(self) -> RunState | None:
+        """The saved state; None if there is none yet. Raises TrustError if it was changed."""
         record = self._store.run(self._run)
         if record is None or record.state is None:
             return None
@@ -42,6 +43,11 @@ class StoredRun:
         return checkpoint.from_bytes(state, self._vectors.load)
 
     def save(self, state: RunState) -> None:
+        """Seal it into the database, its large vectors beside it; old ones are removed.
+
+        Raises:
+            RefusedError: the run is over, or a later launch has it.
+        """
         self._number += 1
         named: set[str] = set()
 
@@ -58,30 +64,37 @@ class StoredRun:
             give_back_freed_memory()  # the vectors before these: other things would settle there
 
     def pause(self, **facts: object) -> None:
+        """Raises RefusedError, as ``save`` does."""
         self._store.pause_run(self._run, self._launch)
         self.event("paused", **facts)
 
     def end(self, status: str, result: dict[str, Any]) -> None:
+        """Keep the result and remove all vectors. Raises RefusedError, as ``save`` does."""
         self._store.end_run(self._run, self._launch, status, result)
         self._named = []
         self._remove_all_but(set())
         self.event(status, **result)
 
     def failed(self, why: str) -> None:
+        """Only told: the run stays as it was saved."""
         self.event("failed", why=why)
 
     def heads(self) -> dict[str, Head]:
+        """Hospital -> the highest head seen, in any study; of this study's hospitals."""
         partners = {hospital.id for hospital in self._study.hospitals}
         return {name: head for name, head in self._store.heads().items() if name in partners}
 
     def keep_head(self, hospital: str, head: Head) -> None:
+        """Raises TrustError if it is not signed by the key that the study names."""
         head.check(self._study.hospital(hospital).fingerprint)
         self._store.keep_head(hospital, head)
 
     def event(self, kind: str, **facts: object) -> None:
+        """Entered in the study's story."""
         self._store.add_event(self._study.digest, kind, **facts)
 
     def stop_requested(self) -> bool:
+        """As the database has it now."""
         return self._store.stop_requested(self._run)
 
     def _remove_all_but(self, named: set[str]) -> None:

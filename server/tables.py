@@ -69,6 +69,7 @@ class Tables:
         self._db.execute("INSERT OR IGNORE INTO given SELECT * FROM approvals")  # of FLO 0.2
 
     def close(self) -> None:
+        """Close this connection; what was written is on the disk already."""
         self._db.close()
 
     @contextmanager
@@ -97,4 +98,5 @@ class Tables:
 
 
 def now() -> str:
+    """The time in UTC to the millisecond, ISO 8601, so that later is greater as text."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -103,10 +103,16 @@ def sheet(home: SiteHome, study: Study, population: Population) -> list[Section]
 
 
 def strangers(home: SiteHome, study: Study) -> list[str]:
+    """Partners whose fingerprint nobody here has compared.
+
+    Raises:
+        TrustError: the study names another key than the one that was compared.
+    """
     return AddressBook.load(home).unconfirmed(study, home.config.hospital)
 
 
 def partners(home: SiteHome, study: Study) -> list[Partner]:
+    """The same as the page shows them: what is to be heard by telephone is left out."""
     return [
         Partner(name, _begins(spoken(study.hospital(name).fingerprint)))
         for name in strangers(home, study)
@@ -120,6 +126,10 @@ def is_what_was_heard(study: Study, hospital: str, typed: str) -> bool:
 
 
 def costs(home: SiteHome, study: Study, population: Population, *, if_broken: bool) -> list[Cost]:
+    """What the study takes of each sub-ledger of this population, and what is free.
+
+    Nothing is reserved. ``if_broken``: at what it costs should the secure sum be broken.
+    """
     taken = shares(home, study, population, if_broken=if_broken)
     with closing(home.ledger()) as ledger:
         balance = ledger.balance()
@@ -131,6 +141,7 @@ def costs(home: SiteHome, study: Study, population: Population, *, if_broken: bo
 
 
 def lives(ledger: Ledger) -> list[Life]:
+    """Every population's budget, in the order in which they were registered."""
     rows, balance = list(ledger.rows()), ledger.balance()
     found = []
     for name, life in balance.lives.items():

@@ -46,6 +46,7 @@ class Guard:
         self._renewed(f"{self._link}{self._code}")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what the steward's browser asks; all else is answered here, the link included."""
         if scope["type"] != "http":
             return
         refusal = self._answer(scope)

@@ -20,6 +20,7 @@ from flo.identity import fingerprint
 
 
 def policy_router(room: Room) -> APIRouter:
+    """Routes to read and sign the policy, and to take a patient out."""
     router, home = APIRouter(), room.home
 
     @router.get(f"{room.base}/policy")

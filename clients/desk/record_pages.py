@@ -17,6 +17,7 @@ _ENTRIES = 100
 
 
 def record_router(room: Room) -> APIRouter:
+    """Routes to read budget, releases and audit log; nothing is changed by them."""
     router, home = APIRouter(), room.home
     check = ChainCheck(home.audit_log())
 

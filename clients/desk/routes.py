@@ -37,6 +37,7 @@ _WATCHED = (
 
 
 def desk_app(room: Room) -> FastAPI:
+    """The desk behind its ``Guard``: all its pages, and every failure as a page that says why."""
     app = FastAPI(title="FLO desk", docs_url=None, redoc_url=None, openapi_url=None)
     home, base = room.home, room.base
 

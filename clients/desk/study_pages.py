@@ -30,6 +30,7 @@ _AWAY = "not known now"  # the status of a study that only this site's own appro
 
 
 def study_router(room: Room) -> APIRouter:
+    """Routes of one study; that it was looked at is entered in the audit log."""
     router, home = APIRouter(), room.home
 
     @router.get(f"{room.base}{_STUDY}")

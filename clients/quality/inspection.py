@@ -69,6 +69,7 @@ class Inspection:
 
     @property
     def in_nobodys_way(self) -> list[Finding]:
+        """What was found and hinders nothing: notes, and what the mapping accepts."""
         return [finding for finding in self.found if finding not in self.in_the_way]
 
 

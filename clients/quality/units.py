@@ -34,9 +34,11 @@ class Conversion:
     what: str = ""
 
     def of(self, values: Floats) -> Floats:
+        """Values in ``given``, as they are in ``wanted``; NaN stays NaN."""
         return values * self.factor + self.offset
 
     def back(self) -> Conversion:
+        """The conversion from ``wanted`` to ``given``."""
         return Conversion(
             self.wanted, self.given, 1 / self.factor, -self.offset / self.factor, self.what
         )

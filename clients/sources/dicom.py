@@ -38,6 +38,8 @@ _BURNED_IN = "says that text, such as a name, is burned into the image (0028,030
 
 
 class DicomFolder:
+    """A ``Source`` of images. The labels file is read at once, the images one after the other."""
+
     is_table = False
 
     def __init__(self, folder: Path, labels: Path, id_column: str) -> None:
@@ -46,6 +48,7 @@ class DicomFolder:
         self._key, self._labels = _read_labels(labels)
 
     def offers(self) -> list[Offer]:
+        """Pixels, columns of the labels, and harmless tags of one image. Raises DataError: none."""
         first = next(self._images(pixels=False), None)
         if first is None:
             raise DataError(f"{self._folder} holds no DICOM image")
@@ -54,16 +57,26 @@ class DicomFolder:
         return [Offer("pixels", "the image"), *(Offer(name) for name in known), *tags]
 
     def settings(self) -> dict[str, Any]:
+        """Nothing: a mapping of images needs columns only."""
         return {}
 
     def words(self, cells: list[str]) -> dict[str, str]:
+        """Each cell as its own meaning: no codebook comes with images."""
         return dict(zip(cells, cells, strict=True))
 
     def ids(self) -> Iterator[pa.Array]:
+        """One id for each image: a patient's comes as often as they have images."""
         for image in self._images(pixels=False):
             yield pa.array([self._patient(image)], pa.string())
 
     def read(self, mapping: StudyMapping, schema: Schema) -> Iterator[Batch]:
+        """A record for each image of which the labels say something, by 256.
+
+        Raises:
+            DataError: an image cannot be decoded or has another shape, or a line of the labels has
+            none.
+            UsageError: a mapped field is none, or its tag may hold a name, a date or free text.
+        """
         images = {c.name: c for c in schema.columns if isinstance(c, ImageColumn)}
         wanted = {name: mapped.field for name, mapped in mapping.columns.items()}
         part: list[tuple[Dataset, dict[str, str]]] = []

@@ -38,6 +38,7 @@ class Column:
 
     @classmethod
     def empty(cls, mapped: MappedColumn, count: int, *, happened: bool) -> Column:
+        """Of records to which nothing happened yet: 0 with ``happened``, else missing."""
         start = 0 if happened else None
         return cls(mapped, [start] * count, [None] * count, [None] * count)
 

@@ -37,11 +37,13 @@ _COUNTING_OBSERVATIONS = ("final", "amended", "corrected")
 _NO_CONDITION = ("entered-in-error", "refuted")
 _PATIENT_FIELDS = ("patient:age", "patient:gender", "patient:deceased")
 _PARTIAL = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?")
-_LINES_SAMPLED = 200_000  # of each file, to see which codes there are
+_LINES_SAMPLED = 200_000  # of each kind of resource, to see which codes there are
 Resource = dict[str, Any]
 
 
 class FhirExport:
+    """A ``Source`` of one export; its files are read line by line, however large."""
+
     is_table = False
 
     def __init__(self, folder: Path, id_column: str) -> None:
@@ -61,6 +63,7 @@ class FhirExport:
             )
 
     def offers(self) -> list[Offer]:
+        """Fields of patients, and codes, frequent ones first, of 200,000 resources of a kind."""
         codes: Counter[str] = Counter()
         seen: dict[str, Offer] = {}
         for kind in ("Condition", "Observation"):
@@ -84,12 +87,19 @@ class FhirExport:
         return {"as_of": max(known, default=date.today())}  # noqa: DTZ011 - a hospital's own day
 
     def words(self, cells: list[str]) -> dict[str, str]:
+        """Each cell as its own meaning: the export names values by code or text as they are."""
         return dict(zip(cells, cells, strict=True))
 
     def ids(self) -> Iterator[pa.Array]:
+        """One id for each patient of the export, merged ones included."""
         yield pa.array([name for name, _ in self._patients()], pa.string())
 
     def read(self, mapping: StudyMapping, schema: Schema) -> Iterator[Batch]:
+        """A record for each patient who was never merged, as of the mapping's day.
+
+        Raises:
+            UsageError: the mapping names no day ``as_of``.
+        """
         if mapping.as_of is None:
             raise UsageError(
                 "the mapping names no day for the records",

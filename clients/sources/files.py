@@ -36,20 +36,25 @@ class TableSource:
         self.name, self._id_column = name, id_column
 
     def offers(self) -> list[Offer]:
+        """Its columns by name, the id column among them."""
         return [Offer(name) for name in self._names()]
 
     def settings(self) -> dict[str, Any]:
+        """Nothing: a mapping of a table needs columns only."""
         return {}
 
     def words(self, cells: list[str]) -> dict[str, str]:
+        """Each cell as its own meaning: a table has no codebook."""
         return dict(zip(cells, cells, strict=True))
 
     def ids(self) -> Iterator[pa.Array]:
+        """The id column, repeated ids included; nothing where there is no such column."""
         if self._id_column in self._names():
             for batch in self._batches([self._id_column]):
                 yield batch.column(0)
 
     def read(self, mapping: StudyMapping, schema: Schema) -> Iterator[Batch]:
+        """The mapped columns in the table's order; ids are null where there is no id column."""
         fields = {name: column.field for name, column in mapping.columns.items()}
         known = [self._id_column] if self._id_column in self._names() else []
         for batch in self._batches(list(dict.fromkeys([*known, *fields.values()]))):
@@ -79,6 +84,12 @@ class Frame(TableSource):
 
 
 class CsvFile(TableSource):
+    """A CSV file in UTF-8: a header line, then rows of text, which nothing here turns into numbers.
+
+    Its separator is that of ``, ; | `` and tab that its header has most of; with ``;`` a decimal
+    comma becomes a point. Raises DataError if it does not exist.
+    """
+
     def __init__(self, path: Path, id_column: str) -> None:
         super().__init__(path.name, id_column)
         self._path = _there(path)
@@ -127,6 +138,8 @@ class CsvFile(TableSource):
 
 
 class ParquetFile(TableSource):
+    """A Parquet file; its columns keep their types. Raises DataError if it does not exist."""
+
     def __init__(self, path: Path, id_column: str) -> None:
         super().__init__(path.name, id_column)
         self._path = _there(path)

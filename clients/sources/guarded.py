@@ -15,27 +15,34 @@ from flo.schema import Schema
 
 
 class Guarded:
+    """Another source, as it is, but for its errors. Raises FloError and nothing else."""
+
     def __init__(self, source: Source) -> None:
         self._source = source
         self.name, self.is_table = source.name, source.is_table
 
     def offers(self) -> list[Offer]:
+        """As the source has it."""
         with self._told():
             return self._source.offers()
 
     def settings(self) -> dict[str, Any]:
+        """As the source has it."""
         with self._told():
             return self._source.settings()
 
     def words(self, cells: list[str]) -> dict[str, str]:
+        """As the source has it."""
         with self._told():
             return self._source.words(cells)
 
     def ids(self) -> Iterator[pa.Array]:
+        """As the source has it; also what fails halfway through is told in our words."""
         with self._told():
             yield from self._source.ids()
 
     def read(self, mapping: StudyMapping, schema: Schema) -> Iterator[Batch]:
+        """As the source has it; also what fails halfway through is told in our words."""
         with self._told():
             yield from self._source.read(mapping, schema)
 

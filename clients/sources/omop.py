@@ -57,6 +57,8 @@ _PERSON_FIELDS = ("person:age", "person:gender", "death")
 
 
 class OmopDatabase:
+    """A ``Source`` of one database, read through its tables' standard names and never written."""
+
     is_table = False
     name = "the OMOP database"
 
@@ -70,6 +72,7 @@ class OmopDatabase:
         self._engine, self._schema, self._id = engine(address), schema, id_column
 
     def offers(self) -> list[Offer]:
+        """Fields of persons, and of each table the 2000 most frequent concepts."""
         found = [Offer(field) for field in _PERSON_FIELDS]
         concept = self._table("concept", "concept_id", "concept_name", "concept_code")
         with reading(self._engine, self.name) as connection:
@@ -102,6 +105,7 @@ class OmopDatabase:
         return {"cohort": numbers[0]} if len(numbers) == 1 else {}
 
     def words(self, cells: list[str]) -> dict[str, str]:
+        """The names of concepts, of those cells that are concept ids."""
         concept = self._table("concept", "concept_id", "concept_name")
         numbers = [int(cell) for cell in cells if cell.isdecimal()]
         query = sa.select(concept).where(concept.c.concept_id.in_(numbers))
@@ -110,12 +114,14 @@ class OmopDatabase:
         return {cell: known.get(cell, cell) for cell in cells}
 
     def ids(self) -> Iterator[pa.Array]:
+        """One id for each row of ``person``, of everybody and not of a cohort only."""
         person = self._table("person", self._id)
         with reading(self._engine, self.name) as connection:
             for rows in connection.execute(sa.select(person.c[self._id])).partitions(BATCH):
                 yield pa.array([_text(row[0]) for row in rows], pa.string())
 
     def read(self, mapping: StudyMapping, schema: Schema) -> Iterator[Batch]:
+        """A record for each entry of the mapping's cohort. Raises UsageError if it names none."""
         if mapping.cohort is None:
             raise UsageError(
                 "the mapping names no cohort",

@@ -31,9 +31,11 @@ class SqlPlace(Document):
 
     @property
     def words(self) -> str:
+        """Table and variable; never the address, which holds a password."""
         return f"{self.table} in the database that {self.address} names"
 
     def open(self, id_column: str) -> Source:
+        """The table. Raises UsageError if the variable is not set."""
         from flo.clients.sources.sql import SqlTable
 
         return SqlTable(_address(self.address), self.table, self.schema_name, id_column)
@@ -47,9 +49,11 @@ class FhirPlace(Document):
 
     @property
     def words(self) -> str:
+        """The folder's own name, without those above it."""
         return f"FHIR export {self.folder.name}"
 
     def open(self, id_column: str) -> Source:
+        """The export. Raises DataError or UsageError if it is none."""
         from flo.clients.sources.fhir import FhirExport
 
         return FhirExport(self.folder, id_column)
@@ -64,9 +68,11 @@ class OmopPlace(Document):
 
     @property
     def words(self) -> str:
+        """The variable; never the address, which holds a password."""
         return f"OMOP database that {self.address} names"
 
     def open(self, id_column: str) -> Source:
+        """The database. Raises UsageError if the variable is not set, or ``id_column`` is no id."""
         from flo.clients.sources.omop import OmopDatabase
 
         return OmopDatabase(_address(self.address), self.schema_name, id_column)
@@ -81,9 +87,11 @@ class DicomPlace(Document):
 
     @property
     def words(self) -> str:
+        """The folder's own name, without those above it."""
         return f"DICOM folder {self.folder.name}"
 
     def open(self, id_column: str) -> Source:
+        """The folder, its labels read. Raises DataError if they cannot be."""
         from flo.clients.sources.dicom import DicomFolder
 
         return DicomFolder(self.folder, self.labels, id_column)

@@ -14,6 +14,11 @@ from flo.errors import DataError
 
 
 class SqlTable(TableSource):
+    """A table or view, given in the order of its ids, then of all else that is read.
+
+    ``address``: a URL of SQLAlchemy's; errors never quote it.
+    """
+
     def __init__(self, address: str, table: str, schema: str | None, id_column: str) -> None:
         super().__init__(table, id_column)
         self._engine, self._schema = engine(address), schema

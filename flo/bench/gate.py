@@ -30,6 +30,7 @@ _RUNS = 3
 
 
 def rows(*, quick: bool) -> Iterator[Row]:
+    """Seconds and megabytes of both, each run in a process of its own; medians."""
     records = _RECORDS // 10 if quick else _RECORDS
     with tempfile.TemporaryDirectory() as folder:
         for path in _write(Path(folder), records):
@@ -49,6 +50,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
 
 
 def schema() -> Schema:
+    """Twenty numbers and ten codes, as the written files have them."""
     number: dict[str, object] = {"kind": "number", "unit": "mg/dL", "minimum": 0, "maximum": 200}
     coded: dict[str, object] = {"kind": "category", "codes": _CODES, "missing": "indicator"}
     columns = [number | {"name": f"n{i}"} for i in range(_NUMBERS)]
@@ -93,6 +95,7 @@ def _read(who: str, path: Path) -> None:
 
 
 def main() -> None:
+    """One measured run: ``flo`` or ``pandas``, and a file; prints seconds and megabytes as JSON."""
     began = time.perf_counter()
     _read(sys.argv[1], Path(sys.argv[2]))
     seconds = time.perf_counter() - began

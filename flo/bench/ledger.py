@@ -27,6 +27,7 @@ ENTRIES = (10, 100, 1000, 10_000)
 
 
 def rows(*, quick: bool) -> Iterator[Row]:
+    """What one ledger costs as it grows; it is charged for real, release by release."""
     with tempfile.TemporaryDirectory() as folder:
         home, study, reservation = _site(Path(folder))
         book, numbers = home.ledger(), count()

@@ -29,6 +29,7 @@ _START_SECONDS = 30.0
 
 
 def rows() -> Iterator[Row]:
+    """Both key stores; KMS only where its emulation and its SDK are installed."""
     data = os.urandom(_BYTES)
     with tempfile.TemporaryDirectory() as folder:
         yield from _rows("a key of its own", LocalKeyStore(Path(folder) / "key"), data)

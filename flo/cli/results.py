@@ -68,6 +68,7 @@ class Checked(Result):
     findings: list[Finding]
 
     def ends_in(self) -> int:
+        """0, or 3 where no round could run."""
         return EXIT_OK if self.could_run else EXIT_REFUSED
 
 

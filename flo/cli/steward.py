@@ -238,6 +238,7 @@ def approved_digest(home: SiteHome, wanted: str) -> str:
 
 
 def person_key(path: Path | None) -> Identity | None:
+    """The key in this file, its passphrase asked for on the terminal; None for no file."""
     from flo.clients.people import load_key
     from flo.keystore import passphrase
 

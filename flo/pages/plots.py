@@ -63,6 +63,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class Intervals:
+    """A plot of intervals below each other: its frame, the ticks across, and a row for each."""
+
     width: float
     height: float
     left: float

@@ -33,6 +33,10 @@ class ChainCheck:
         self._number, self._hash = 0, ZERO_HASH
 
     def go_on(self) -> Checked:
+        """Check on from where the last look stopped; after the log's end it begins anew.
+
+        What does not hold is in the answer, never raised.
+        """
         with self._lock:
             end = time.monotonic() + _SECONDS
             try:

@@ -73,6 +73,7 @@ class KmsKeyStore:
         return bytes(sealed)
 
     def open(self, context: Context, sealed: bytes) -> bytes:
+        """Raises TrustError also for an empty context, and NetworkError if KMS does not answer."""
         if not context:
             raise TrustError("nothing is opened without the context that it was sealed for")
         try:
@@ -118,6 +119,7 @@ class KmsSigner:
 
     @property
     def fingerprint(self) -> str:
+        """Of the public half, as of a key that lies in a file."""
         return fingerprint(self.public)
 
     def sign(self, purpose: str, message: bytes) -> str:

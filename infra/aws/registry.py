@@ -52,6 +52,8 @@ class Package:
 
 
 class Registry:
+    """The model registry of one region; a model is checked going in and coming out."""
+
     def __init__(self, region: str) -> None:
         self._region = region
         self._sagemaker = client("sagemaker", region)

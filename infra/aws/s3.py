@@ -34,6 +34,7 @@ class S3Artifacts:
         self._kms_key, self._lock_days = kms_key, lock_days
 
     def put(self, key: str, data: Bytes) -> None:
+        """Written only where nothing is yet (If-None-Match); the same bytes again are no error."""
         from botocore.exceptions import ClientError
 
         whole = bytes(data)
@@ -50,6 +51,7 @@ class S3Artifacts:
                 raise
 
     def get(self, key: str, limit: int) -> bytes:
+        """Its checksum is compared by the SDK; too large a body is not read."""
         from botocore.exceptions import ClientError
 
         with in_our_words(f"reading s3://{self._bucket}/{self._prefix}{key}"):
@@ -65,6 +67,7 @@ class S3Artifacts:
             return data
 
     def keys(self, prefix: str) -> list[str]:
+        """All pages of the listing, without the prefix."""
         pages = self._client.get_paginator("list_objects_v2")
         with in_our_words(f"listing s3://{self._bucket}/{self._prefix}{prefix}"):
             return sorted(
@@ -74,6 +77,7 @@ class S3Artifacts:
             )
 
     def remove(self, key: str) -> None:
+        """Every version and delete marker, so nothing can be brought back."""
         place = self._place(key)  # whatever lies there, also what FLO would not have put
         with in_our_words(f"removing s3://{self._bucket}/{place['Key']}"):
             for version in self._versions(place["Key"]):

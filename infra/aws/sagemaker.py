@@ -110,6 +110,7 @@ class SageMakerJobs:
         submit(training_job(self._config, access), self._config.region)
 
     def state(self, job: str) -> JobState:
+        """A job that SageMaker does not know is over; why one failed is cut to 300 characters."""
         from botocore.exceptions import ClientError
 
         sagemaker = client("sagemaker", self._config.region)
@@ -127,6 +128,7 @@ class SageMakerJobs:
         return JobState(over=True, why=f"{_OVER[status]}: {why}" if why else _OVER[status])
 
     def artifacts(self, study: str) -> ArtifactStore:
+        """The study's part of the configured bucket."""
         config = self._config
         return study_artifacts(config.region, config.bucket, config.artifacts_key, study)
 

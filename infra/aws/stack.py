@@ -39,6 +39,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Event:
+    """One step of a deployment, in CloudFormation's words. ``why``: "" unless it says."""
+
     name: str
     type: str
     status: str
@@ -46,6 +48,8 @@ class Event:
 
 
 class Stack:
+    """One stack of one region, by name, in the account of the credentials that AWS's SDK finds."""
+
     def __init__(self, name: str, region: str, sleep: Callable[[float], None] = time.sleep) -> None:
         self.name, self.region, self._sleep = name, region, sleep
         self._formation = client("cloudformation", region)

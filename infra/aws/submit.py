@@ -44,6 +44,7 @@ def submit(request: dict[str, Any], region: str) -> None:
 
 
 def main() -> int:
+    """Exit code 0, or that of the error, which is told on standard error."""
     try:
         submit(json.loads(sys.stdin.read(_LIMIT)), sys.argv[1])
     except FloError as error:

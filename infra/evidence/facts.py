@@ -59,9 +59,11 @@ class Facts:
     problems: tuple[str, ...]
 
     def numbers(self, *kinds: str) -> list[int]:
+        """Numbers of all entries of these kinds, the oldest first."""
         return sorted(number for kind in kinds for number in self.kinds.get(kind, []))
 
     def last(self, kind: str) -> Entry | None:
+        """The latest entry of this kind; None if there is none."""
         numbers = self.kinds.get(kind)
         return self.entries[numbers[-1] - 1] if numbers else None
 

@@ -47,6 +47,7 @@ class Door:
         self._pages = pages.Pages(TEMPLATES, base=CONSOLE, person=None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what a signed-in person's role allows; all else is answered here."""
         response = await self._at_the_door(scope, receive)
         if response is not None:
             await response(scope, receive, send)
@@ -118,6 +119,7 @@ class Door:
 
 
 def person_of(scope: Scope) -> Token:
+    """Whose token the request came with; behind a ``Door`` there always is one."""
     token: Token = scope[PERSON]
     return token
 

@@ -22,6 +22,7 @@ _FIRST_DRAFT = "# A study in TOML: `flo study new` writes one to begin with.\n"
 
 
 def draft_router(room: Room) -> APIRouter:
+    """Routes to write, change, sign and discard drafts."""
     router, acts, store = APIRouter(), room.acts, room.acts.store
 
     @router.get(f"{CONSOLE}/drafts/new")

@@ -20,6 +20,7 @@ from flo.server.store import Offer
 
 
 def model_router(room: Room) -> APIRouter:
+    """Routes to read a published model's card and report, and to fetch its files."""
     router, acts, board = APIRouter(), room.acts, room.board
 
     @router.get(f"{CONSOLE}/studies/{{digest}}/model")

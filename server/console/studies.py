@@ -35,6 +35,7 @@ class Stories:
         self._known: dict[str, Following] = {}
 
     def of(self, study: Study) -> Following:
+        """The study's story up to now, the same object each time. Thread-safe."""
         with self._lock:
             following = self._known.setdefault(study.digest, Following(study))
             while events := self._store.events(study.digest, following.last):
@@ -72,6 +73,12 @@ class SeatNow:
 
 @dataclass(frozen=True)
 class HospitalNow:
+    """One hospital of the consortium, at this moment, in the words of the page.
+
+    ``chip`` and ``chip_of_certificate``: how agent and certificate look. ``code``: what its latest
+    approval is for, "" if it has given none; ``same_code`` is None then. ``studies``: that name it.
+    """
+
     id: str
     fingerprint: str
     agent: str
@@ -110,6 +117,7 @@ class Board:
     # -- lists -----------------------------------------------------------------------------------
 
     def lines(self) -> list[Line]:
+        """A line for every study, the newest first."""
         return [self._line(offer) for offer in reversed(self.store.offers())]
 
     def _line(self, offer: Offer) -> Line:
@@ -129,6 +137,7 @@ class Board:
         )
 
     def hospitals(self) -> list[HospitalNow]:
+        """Every hospital that is enrolled, the revoked ones too, by id."""
         nodes, offers = self.store.nodes(), self.store.offers()
         codes = self._codes(offers)
         return [self._hospital(member, nodes, offers, codes) for member in self.store.members()]
@@ -171,6 +180,7 @@ class Board:
     # -- one study -------------------------------------------------------------------------------
 
     def seats(self, study: Study) -> list[SeatNow]:
+        """The hospitals of a study, each with what it has spent of the first part's budget."""
         story, nodes = self.stories.of(study), self.store.nodes()
         usual = _usual_seconds(story)
         seats = []

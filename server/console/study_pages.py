@@ -30,6 +30,7 @@ _LATEST = 15
 
 
 def study_router(room: Room) -> APIRouter:
+    """Routes of signed studies: the list, one as it goes on, its review sheet, stop, erase."""
     router, acts, board = APIRouter(), room.acts, room.board
 
     def studies_shown() -> dict[str, Any]:

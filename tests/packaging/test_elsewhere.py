@@ -1,7 +1,7 @@
 """`flo audit verify` and `flo study check` on Windows and macOS, as far as Linux can show it.
 
-What those systems lack is taken away from Python before FLO is loaded, for real; their file systems,
-terminals and builds of libraries are not here.
+What those systems lack is taken away from Python before FLO is loaded, for real; their file
+systems, terminals and builds of libraries are not here.
 """
 
 from __future__ import annotations

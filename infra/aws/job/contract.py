@@ -50,26 +50,32 @@ class Place:
 
     @classmethod
     def of_this_process(cls) -> Place:
+        """``/opt/ml``, or what ``FLO_ML_ROOT`` says."""
         return cls(Path(os.environ.get(ROOT_VARIABLE, "/opt/ml")))
 
     @property
     def hyperparameters(self) -> Path:
+        """Where SageMaker writes what the job may be told in the open."""
         return self.root / "input" / "config" / "hyperparameters.json"
 
     @property
     def launch(self) -> Path:
+        """Where SageMaker puts the sealed launch document."""
         return self.root / "input" / "data" / CHANNEL / LAUNCH_FILE
 
     @property
     def checkpoints(self) -> Path:
+        """The folder that SageMaker keeps in step with the bucket."""
         return self.root / "checkpoints"
 
     @property
     def model(self) -> Path:
+        """The folder that SageMaker packs and uploads once the job succeeded."""
         return self.root / "model"
 
     @property
     def failure(self) -> Path:
+        """The file whose beginning SageMaker shows of a job that failed."""
         return self.root / "output" / "failure"
 
     def read_hyperparameters(self) -> HyperParameters:
@@ -82,5 +88,6 @@ class Place:
         return parse(HyperParameters, document, "hyperparameters")
 
     def write_failure(self, why: str) -> None:
+        """Say in at most 1024 characters why the job failed; whoever may see the job reads it."""
         self.failure.parent.mkdir(parents=True, exist_ok=True)
         self.failure.write_text(why[:REASON_CHARACTERS], encoding="utf-8")

@@ -127,6 +127,7 @@ def _link(access: JobAccess, token: str, stop: threading.Event) -> RunLink:
 
 
 def launch_context(study: str, run: str) -> dict[str, str]:
+    """For what a launch document is sealed: it opens for this study and run only."""
     return {"purpose": "launch", "study": study, "run": run}
 
 

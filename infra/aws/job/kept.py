@@ -26,6 +26,7 @@ def study_artifacts(region: str, bucket: str, key: str, study: str) -> S3Artifac
 
 
 def prefix_of(study: str) -> str:
+    """What all keys of a study begin with in the bucket; ``study`` is its digest."""
     return f"studies/{study}/"
 
 
@@ -42,6 +43,7 @@ class JobArtifacts:
         folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, key: str, data: Bytes) -> None:
+        """Durable in the bucket first; of this run's states the last two stay in the folder."""
         self._durable.put(key, data)
         local = self._local(key)
         if local is not None:
@@ -50,6 +52,7 @@ class JobArtifacts:
                 older.unlink()
 
     def get(self, key: str, limit: int) -> bytes:
+        """From the folder if it is there, else from the bucket."""
         local = self._local(key)
         if local is None or not local.is_file():
             return self._durable.get(key, limit)
@@ -58,9 +61,11 @@ class JobArtifacts:
         return local.read_bytes()
 
     def keys(self, prefix: str) -> list[str]:
+        """As the bucket has them."""
         return self._durable.keys(prefix)
 
     def remove(self, key: str) -> None:
+        """From the bucket and from the folder."""
         self._durable.remove(key)
         local = self._local(key)
         if local is not None:

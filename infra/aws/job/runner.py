@@ -136,6 +136,7 @@ def recorded(job: str) -> dict[str, Any]:
 
 
 def main() -> int:
+    """Run one recorded job to its end; 0 if it completed, 1 if it failed or was stopped."""
     job, folder = sys.argv[1], Path(sys.argv[2])
     local = LocalJob(recorded(job), folder, client("s3"))
     local.start()

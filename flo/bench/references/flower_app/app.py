@@ -17,6 +17,7 @@ server = ServerApp()
 
 @client.train()
 def train(message: Message, context: Context) -> Message:
+    """What a client does in a round: next to nothing, so that the exchange is what is timed."""
     (model,) = message.content.array_records["arrays"].to_numpy_ndarrays()
     update = ArrayRecord([model + np.float32(context.node_id % 1000)])
     metrics = MetricRecord({"num-examples": 20})
@@ -29,10 +30,12 @@ class Timed(FedAvg):
     instants: list[float]
 
     def configure_train(self, *given: Any, **named: Any) -> Any:
+        """A round begins."""
         self.instants.append(time.time())
         return super().configure_train(*given, **named)
 
     def aggregate_train(self, *given: Any, **named: Any) -> Any:
+        """A round is over; the last one's time stays."""
         found = super().aggregate_train(*given, **named)
         self.ended = time.time()
         return found
@@ -40,6 +43,7 @@ class Timed(FedAvg):
 
 @server.main()
 def main(grid: Grid, context: Context) -> None:
+    """Rounds over ``sites`` clients and ``floats`` numbers; writes the instants to ``times``."""
     wanted = context.run_config
     sites = int(wanted["sites"])
     strategy = Timed(
