@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 AWS    := $(VENV)/.ready-aws
 
-.PHONY: demo test test-full lint types screenshots bench bench-quick bench-load bench-pages bench-faults bundle clean
+.PHONY: demo test test-full lint types screenshots bench bench-quick bench-load bench-pages bench-faults docs bundle clean
 
 $(READY): pyproject.toml constraints.txt examples/data-requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -54,9 +54,14 @@ bench-pages: $(READY)
 bench-faults: $(READY)
 	$(BIN)/python -m tests.faults 200
 
+docs: $(READY)
+	rm -rf build/docs docs/reference/api
+	PYTHONPATH=. $(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	$(BIN)/python docs/links.py build/docs
+
 bundle: $(READY)
 	rm -rf build/bundle
 	PYTHONPATH=. $(BIN)/python -m flo.infra.bundle . build/bundle --extras "$(EXTRAS)"
 
 clean:
-	rm -rf $(VENV) .demo build dist *.egg-info
+	rm -rf $(VENV) .demo build dist *.egg-info docs/examples docs/changelog.md docs/reference/api

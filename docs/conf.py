@@ -29,9 +29,9 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_click",
 ]
-exclude_patterns = ["reference/api/modules.rst", "drawings/*.py"]
+exclude_patterns = ["reference/api/modules.rst"]
 html_theme, html_title = "furo", f"FLO {release}"
-html_copy_source = False
+html_copy_source = html_show_copyright = False
 myst_heading_anchors = 4
 # Names that several rooms have are links to none of them.
 suppress_warnings = ["config.cache", "ref.python"]

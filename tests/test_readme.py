@@ -80,4 +80,6 @@ def test_the_two_commands_are_make_targets() -> None:
 
 
 def test_ci_runs_the_commands_that_contributors_run() -> None:
-    assert "make lint types test test-full" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "make lint types docs test test-full" in (ROOT / ".ci" / "run").read_text(
+        encoding="utf-8"
+    )

@@ -105,7 +105,8 @@ def data(
         paths = write_as(form, heart.load(), directory)
     else:
         raise UsageError(f"{name} is written as csv only", hint="heart: parquet, sql, fhir, omop")
-    files = [*map(str, paths), *(shutil.copy(study, directory / study.name) for study in studies)]
+    copied = [shutil.copy(study, directory / study.name) for study in studies]
+    files = [*map(str, paths), *map(str, copied)]
     for file in files:
         say(file)
     say(CREDITS[name])
