@@ -11,6 +11,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from flo import __version__
 from flo.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -63,6 +64,11 @@ def test_a_command_that_an_error_or_a_page_of_ours_names_exists() -> None:
 def _groups() -> dict[str, Any]:
     root: Any = get_command(app)
     return {name: found for name, found in root.commands.items() if hasattr(found, "commands")}
+
+
+def test_the_version_is_said_where_people_ask_for_it() -> None:
+    shown = CliRunner().invoke(app, ["--version"])
+    assert (shown.exit_code, shown.output) == (0, f"FLO {__version__}\n")
 
 
 def test_readme_names_every_command() -> None:

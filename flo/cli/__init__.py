@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Annotated
 
 import typer
 
+from flo import __version__
 from flo.cli import audit, aws, bench, coordinator, doctor, lab, model, site, study
 from flo.cli import backups as _registers_backups  # noqa: F401
 from flo.cli import connect as _registers_sources  # noqa: F401
@@ -23,6 +25,24 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"FLO {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Hospitals train one model together and prove what it cost in privacy."""
+
+
 app.add_typer(study.app, name="study", help="Write, explain, launch and watch studies.")
 app.add_typer(coordinator.app, name="coordinator", help="Run the coordinator.")
 app.add_typer(site.app, name="site", help="A hospital's site: enrol, approve, run, budget.")
