@@ -23,7 +23,7 @@ from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.enrol import connect
 from flo.clients.home import SiteHome
 from flo.clients.models import fetch
-from flo.errors import EXIT_OK, RefusedError, TrustError
+from flo.errors import EXIT_OK, MessageError, TrustError
 from flo.features import input_names
 from flo.model_card import ModelCard, PublishedModel
 from flo.models import initial_weights
@@ -480,7 +480,7 @@ def test_a_model_is_for_the_hospitals_of_its_study_and_once_it_is_published(
 
 def test_the_sites_own_command_fetches_it(clinics: Clinics, tmp_path: Path) -> None:
     site, name = clinics.sites[0], clinics.offer.study.name
-    with connect(site) as api, pytest.raises(RefusedError, match="no published model yet"):
+    with connect(site) as api, pytest.raises(MessageError, match="no published model yet"):
         fetch(site, api, name, tmp_path / "models")
     card = clinics.publish()
     done = flo("model", "fetch", name, "--home", site.directory, "--out", tmp_path / "models")
