@@ -159,10 +159,9 @@ def run(
     from flo.clients.home import SiteHome
     from flo.errors import UsageError
     from flo.logs import start_logging
-    from flo.settings import choose
 
     opened = SiteHome.open(home)
-    wanted = choose(device, opened.config.device, "auto")
+    wanted = opened.config.device if device is None else device
     if wanted not in ("auto", "cpu", "cuda"):
         raise UsageError(f"device {wanted!r} is not one of auto, cpu, cuda")
     start_logging(home / "log" / "agent.jsonl", verbosity=-1 if quiet else verbose)
