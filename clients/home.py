@@ -2,7 +2,10 @@
 
 site.toml           who we are, which populations, how keys are sealed
 policy.toml         what this site allows (the site's own, wins), in force once signed
+policy.signed.json  the policy in force, as it was signed
+policy.waiting.json who has signed a new policy, until enough people have
 mapping.toml        which of its fields are a study's columns        (where names differ)
+partners.json       keys of partners that people compared
 identity.key        signs ledger rows and approvals; TLS and node key (sealed, 0600)
 split.key           who is held out                                   (sealed, never changes)
 patients.key        keyed hashes that find overlaps                   (sealed, never changes)
@@ -10,8 +13,17 @@ keystore.key        seals the keys and kept replies (or keystore.json, opened by
 certificate.pem  ca.pem  coordinator.json                             (after enrolment)
 ledger.sqlite       every release, for life
 audit.sqlite        the signed audit log
+optouts.sealed      keyed hashes of patients who opted out            (sealed)
+told.json           of which studies and key the notify command told
 halted.json         everything is stopped here              (while it is there)
-approved/  snapshots/  replies/  extracts/  erasures/
+restored.json       a backup was put back and is not recovered        (while it is there)
+approved/           approvals, refusals and withdrawals, as they were signed
+snapshots/          each approved study's patients, as they were frozen
+replies/            what was charged and may have to be sent again    (sealed)
+extracts/           what auditors are shown of the ledger
+erasures/           statements about patients who were taken out
+log/                what the agent and the desk said
+agent.lock  decision.lock  snapshots.lock   (empty: see ``SiteHome``)
 """
 
 from __future__ import annotations
@@ -280,7 +292,8 @@ class SiteHome:
 
     @contextmanager
     def deciding(self) -> Iterator[None]:
-        """Held while a study is approved or ended, or a patient taken out. Raises RefusedError."""
+        """Held while a study is approved or refused, a patient is taken out, or the folder is
+        backed up or recovered. Raises RefusedError if another decision is being made."""
         with locked(self.directory / "decision.lock", "another decision is being made here"):
             yield
 

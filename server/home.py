@@ -13,8 +13,12 @@ coordinator.sqlite  hospitals, studies, approvals, runs, events waiting to be si
 audit.sqlite        the signed audit log
 identity.next.key   while a key is replaced: the one that follows
 succession.json     earlier identity keys, each signed over to the next
+serve.lock          (empty: see ``CoordinatorHome.serving``)
 models/             published models
 states/             large vectors of saved states, while their runs go on
+flower/             what Flower writes for itself
+superexec.log       what the process that starts ServerApps said
+log/                what the coordinator said, and its metrics
 """
 
 from __future__ import annotations
