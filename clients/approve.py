@@ -227,11 +227,22 @@ def check_study(
         it has expired.
     """
     if study.hospital(hospital).fingerprint != own:
-        raise TrustError(f"the study names another identity key for {hospital}")
-    if any(not partner.fingerprint for partner in study.hospitals):
-        raise TrustError("the study does not name every partner's fingerprint")
+        raise TrustError(
+            f"the study names another identity key for {hospital} than this site's {own[:12]}",
+            hint="compare fingerprints with the coordinator; a new key needs a new enrolment and a "
+            "new version of the study",
+        )
+    nameless = [partner.id for partner in study.hospitals if not partner.fingerprint]
+    if nameless:
+        raise TrustError(
+            f"the study does not name every partner's fingerprint: {', '.join(nameless)}",
+            hint="ask the coordinator for a new version, once all hospitals are enrolled",
+        )
     if study.expires < datetime.now(UTC).date():
-        raise RefusedError(f"the study expired on {study.expires}")
+        raise RefusedError(
+            f"the study expired on {study.expires}",
+            hint="ask the coordinator for a new version with a later `expires`",
+        )
     if study.mechanism.noise == "distributed" and not study.masked:
         raise PolicyError(
             "distributed noise without masks is never approved",

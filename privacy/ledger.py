@@ -239,7 +239,12 @@ class Ledger:
         with self._transaction():
             held = self._open(reservation, facts["study"])
             if held.remaining(purpose) < 1:
-                raise BudgetError(f"this study has no {purpose} release left")
+                reserved = held.parts[purpose].releases if purpose in held.parts else 0
+                raise BudgetError(
+                    f"study {facts['study'][:12]} has no {purpose} release left of the {reserved} "
+                    "that were reserved",
+                    hint="withdraw it, and ask the coordinator for a new version of the study",
+                )
             self._append(
                 {
                     "kind": "release",
@@ -306,7 +311,10 @@ class Ledger:
         if kept == (key.epoch, key.key):
             return
         if kept is not None and key.epoch <= kept[0]:
-            raise TrustError(f"epoch {key.epoch} with another key, and {kept[0]} was seen before")
+            raise TrustError(
+                f"{hospital} shows another key of epoch {key.epoch} for {run}, and one of epoch "
+                f"{kept[0]} was seen before"
+            )
         self._file.keep_run_key(study, run, hospital, key)
 
     def confirm(self, seen: Head) -> None:
@@ -415,7 +423,10 @@ class Ledger:
     def _open(self, reservation: int, study: str) -> Reservation:
         held = self._balance.reservations.get(reservation)
         if held is None or held.settled or self._reserved.get(reservation) != study:
-            raise BudgetError("the study has no open reservation in this ledger")
+            raise BudgetError(
+                f"study {study[:12]} has no open reservation in this ledger",
+                hint="it has ended, was withdrawn, or was never approved here: flo site inbox",
+            )
         return held
 
     def _reservation(self, study: str) -> int | None:
