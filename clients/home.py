@@ -45,7 +45,7 @@ from flo.clients.policy_file import in_force, sign, write_toml
 from flo.clients.sources.places import Place
 from flo.errors import PolicyError, RefusedError, TrustError, UsageError
 from flo.files import is_locked, locked, make_private_directory, write_private
-from flo.identity import Identity, fingerprint, verify
+from flo.identity import IDENTITY_PURPOSE, Identity, fingerprint, verify
 from flo.keystore import KeyStore, KeyStoreConfig, read_secret, write_secret
 from flo.privacy.ledger import Ledger
 from flo.privacy.life import LifeBudget
@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 _DEFAULT = Policy()
 _PATIENCE_SECONDS = 30.0
 _LOOK_SECONDS = 0.5  # whoever looks whether the lock is held holds it for a moment
+_NEVER_CHANGED = ("split.key", "patients.key")
+SECRETS = {"identity.key": IDENTITY_PURPOSE, **{name: name for name in _NEVER_CHANGED}}
 RESTORED = "restored.json"  # there until a restored ledger is recovered
 
 
@@ -163,7 +165,7 @@ class SiteHome:
             make_private_directory(directory / name)
         keystore, identity = config.keystore.open(directory), Identity.new()
         identity.save(directory / "identity.key", keystore)
-        for name in ("split.key", "patients.key"):
+        for name in _NEVER_CHANGED:
             write_secret(directory / name, keystore, name, os.urandom(32))
         write_private(
             home.config_path,
@@ -270,10 +272,7 @@ class SiteHome:
 
     def key_commitments(self) -> dict[str, str]:
         """What a birth row keeps of the keys that must never change."""
-        return {
-            "split.key": canonical.digest(self.split_key),
-            "patients.key": canonical.digest(self.patients_key),
-        }
+        return {name: canonical.digest(self._secret(name)) for name in _NEVER_CHANGED}
 
     @property
     def coordinator_path(self) -> Path:

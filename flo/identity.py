@@ -20,6 +20,7 @@ from flo.errors import TrustError
 from flo.keystore import KeyStore, read_secret, write_secret
 
 _HASH = ec.ECDSA(hashes.SHA384())
+IDENTITY_PURPOSE = "identity-key"  # for which a key store seals it
 
 
 class Signer(Protocol):
@@ -64,11 +65,11 @@ class Identity:
     @classmethod
     def load(cls, path: Path, keystore: KeyStore) -> Identity:
         """Read a key that ``save`` wrote. Raises UsageError if it is missing, or TrustError."""
-        return cls.read(read_secret(path, keystore, "identity-key", plain=True), str(path))
+        return cls.read(read_secret(path, keystore, IDENTITY_PURPOSE, plain=True), str(path))
 
     def save(self, path: Path, keystore: KeyStore) -> None:
         """Write the key sealed by the folder's key store, mode 0600."""
-        write_secret(path, keystore, "identity-key", self.pem())
+        write_secret(path, keystore, IDENTITY_PURPOSE, self.pem())
 
     def pem(self) -> bytes:
         return self.key.private_bytes(

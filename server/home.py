@@ -37,9 +37,9 @@ from flo.artifacts import LocalArtifacts
 from flo.audit_log import AuditLog, existing
 from flo.errors import RefusedError, UsageError
 from flo.files import locked, make_private_directory, write_public
-from flo.identity import Identity, Signer
+from flo.identity import IDENTITY_PURPOSE, Identity, Signer
 from flo.keystore import KeyStore, KeyStoreConfig, KmsKey, read_secret, write_secret
-from flo.server.authority import Authority, days_left, names_in
+from flo.server.authority import CA_PURPOSE, Authority, days_left, names_in
 from flo.server.aws_config import AwsConfig
 from flo.server.store import Store
 from flo.settings import Document, parse, read_toml
@@ -47,6 +47,11 @@ from flo.settings import Document, parse, read_toml
 _SIGNED_AT_ONCE = 50  # so that a signer which fails loses little
 REWRAPPED = ".rewrapped"  # of a secret while it moves to another key store
 HOME_VARIABLE = "FLO_COORDINATOR_HOME"
+SECRETS = {  # what lies sealed in the folder, and for which purpose
+    "identity.key": IDENTITY_PURPOSE,
+    "ca.key": CA_PURPOSE,
+    "checkpoint.key": "checkpoints",
+}
 NOT_BACKED_UP = ("superexec.secret", "flower", "log", "serve.log", "superexec.log")
 CHECKPOINT_KEY_VARIABLE = "FLO_CHECKPOINT_KEY"  # of a ServerApp: where its one key can be read
 Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -136,6 +141,10 @@ class CoordinatorHome:
         return self.directory / "chain.pem"
 
     @property
+    def checkpoint_key_path(self) -> Path:
+        return self.directory / "checkpoint.key"
+
+    @property
     def next_key_path(self) -> Path:
         return self.directory / "identity.next.key"
 
@@ -182,10 +191,10 @@ class CoordinatorHome:
 
     def checkpoint_key(self) -> bytes:
         """The key for saved states, made at the first call."""
-        path, keystore = self.directory / "checkpoint.key", self.keystore()
+        path, keystore = self.checkpoint_key_path, self.keystore()
         if not path.exists():
-            write_secret(path, keystore, "checkpoints", secrets.token_bytes(32))
-        return read_secret(path, keystore, "checkpoints")
+            write_secret(path, keystore, SECRETS[path.name], secrets.token_bytes(32))
+        return read_secret(path, keystore, SECRETS[path.name])
 
     def states(self) -> LocalArtifacts:
         """Where large vectors of saved states lie."""
