@@ -18,7 +18,7 @@ from typing import Any
 
 from flo import canonical
 from flo.claims import Head, row_statement
-from flo.decisions import Approve
+from flo.decisions import MAX_DECISION_BYTES, Approve
 from flo.errors import MessageError, TrustError
 from flo.identity import fingerprint
 from flo.identity import verify as verify_signature
@@ -135,7 +135,9 @@ def _as_version_1(facts: dict[str, Any]) -> dict[str, Any]:
 def _version(document: Any) -> int:
     """Schema version of an extract, or of what is in it if that is later."""
     body = document["body"]
-    decision = canonical.decode(str(body["decision"]).encode(), limit=65_536, what="approval")
+    decision = canonical.decode(
+        str(body["decision"]).encode(), limit=MAX_DECISION_BYTES, what="approval"
+    )
     return max(
         int(body["schema_version"]),
         int(decision["schema_version"]),
@@ -311,7 +313,7 @@ def _decision(study: Study, hospital: str, public: bytes, body: dict[str, Any]) 
     """The steward's signed decision. Raises TrustError if it is not about this study."""
     decision = str(body["decision"]).encode()
     verify_signature(public, "approval", decision, body["decision_signature"])
-    content = canonical.decode(decision, limit=65_536, what="approval")
+    content = canonical.decode(decision, limit=MAX_DECISION_BYTES, what="approval")
     if (content["study"], content["hospital"], content["decision"]) != (
         study.digest,
         hospital,

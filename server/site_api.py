@@ -29,8 +29,8 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError
 from flo import canonical
 from flo.audit_chain import Growth, Receipt
 from flo.audit_log import AuditLog
-from flo.claims import Digest, Head, PublicKey, Signature
-from flo.decisions import Decision, Decline
+from flo.claims import Digest, Head, PublicKey
+from flo.decisions import Decision, Decline, Signed
 from flo.environment import software
 from flo.errors import MessageError, StudyError, TrustError
 from flo.identity import Signer, fingerprint, public_bytes, verify
@@ -62,11 +62,6 @@ class EnrolBody(Document):
 
 class HeadsBody(Document):
     head: Head | None = None
-
-
-class ApprovalBody(Document):
-    document: Annotated[str, StringConstraints(max_length=65_536)]
-    signature: Signature
 
 
 class ReportBody(Document):
@@ -203,7 +198,7 @@ class SiteApi:
         ]
 
     def approvals(self, peer: Peer, body: bytes) -> Any:
-        given = _parse(ApprovalBody, body)
+        given = _parse(Signed, body)
         document = given.document.encode()
         decision = _parse(Decision, document).root
         verify(peer.public, "approval", document, given.signature)
