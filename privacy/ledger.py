@@ -90,7 +90,7 @@ class Ledger:
         try:
             self._catch_up()
             self._check_last_signature()
-        except BaseException:
+        except BaseException:  # when interrupted, too: the file must not stay open
             self._file.close()
             raise
 
@@ -477,7 +477,7 @@ class Ledger:
             with self._file.writing():
                 self._catch_up()
                 yield
-        except BaseException:
+        except BaseException:  # when interrupted, too: rows that were rolled back were added up
             self._balance, self._last = Balance(), None
             self._reserved.clear()
             self._catch_up()

@@ -84,6 +84,7 @@ def _document(evidence: list[Any], version: int | None = None) -> bytes:
     """``version``: of a report that was made before; else the one that the evidence needs."""
     try:
         facts, latest = _facts(evidence), max(_version(one) for one in evidence)
+    # whatever shape somebody else's document has
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
         raise MessageError(f"the evidence has the wrong shape ({type(error).__name__})") from error
     version = max(_USUAL, latest) if version is None else version
