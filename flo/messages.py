@@ -124,10 +124,6 @@ def request_parts(request: Request) -> tuple[bytes, memoryview]:
     return _head(request.header), _little(request.weights)
 
 
-def encode_request(request: Request) -> bytes:
-    return b"".join(request_parts(request))
-
-
 def decode_request(data: canonical.Bytes) -> Request:
     """Raises MessageError unless the header is valid and the body is the model it names.
 
