@@ -35,7 +35,7 @@ from flo.clients.snapshot import Snapshot
 from flo.errors import RefusedError, TrustError, UsageError
 from flo.files import write_private
 from flo.keystore import read_secret, write_secret
-from flo.privacy.accounting import epsilon_of
+from flo.privacy.accounting import epsilon_of, rounded_up
 from flo.privacy.ledger import Ledger
 from flo.privacy.life import CHARGES
 from flo.privacy.rows import Reservation
@@ -321,4 +321,4 @@ def _contribution(ledger: Ledger, approved: Approval, side: Side, row: int) -> C
 def _epsilon(held: Reservation, made: dict[str, int], delta: float) -> float:
     """One purpose touches one side, so nothing is added up. Rounded up."""
     spent = [epsilon_of(held.parts[p].mechanism, count, delta) for p, count in made.items()]
-    return math.ceil(max(spent, default=0.0) * 1e6) / 1e6
+    return rounded_up(max(spent, default=0.0))

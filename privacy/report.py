@@ -12,7 +12,6 @@ and that every ε follows from it. What it cannot show stands in ``NOT_SHOWN``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +21,13 @@ from flo.decisions import MAX_DECISION_BYTES, Approve
 from flo.errors import MessageError, TrustError
 from flo.identity import fingerprint
 from flo.identity import verify as verify_signature
-from flo.privacy.accounting import epsilon_of, pld_epsilon, true_positive_rate
+from flo.privacy.accounting import (
+    epsilon_of,
+    pld_epsilon,
+    rounded_down,
+    rounded_up,
+    true_positive_rate,
+)
 from flo.privacy.life import SUB_LEDGERS
 from flo.privacy.plan import Plan
 from flo.privacy.rows import ZERO_HASH, Balance, Reservation, Row, lost_head, number_after
@@ -184,16 +189,20 @@ def _facts(evidence: list[Any]) -> dict[str, Any]:
             "coordinator": fingerprint(coordinator),
         },
         "guarantee": {
-            "epsilon": _up(plan.epsilon),
-            "epsilon_pld": _up(plan.epsilon_pld),
-            "epsilon_if_secure_sum_is_broken": _up(plan.if_broken(study).epsilon),
+            "epsilon": rounded_up(plan.epsilon),
+            "epsilon_pld": rounded_up(plan.epsilon_pld),
+            "epsilon_if_secure_sum_is_broken": rounded_up(plan.if_broken(study).epsilon),
             "delta": delta,
             "unit": UNIT,
             "adjacency": ADJACENCY,
             "accountant": ACCOUNTANT,
             "trust_model": trust(study),
-            "epsilon_at_two_hospitals": _up(plan.epsilon_at_two_hospitals(study.mechanism.noise)),
-            "attacker_true_positives_at_1_percent": _up(true_positive_rate(plan.epsilon, delta)),
+            "epsilon_at_two_hospitals": rounded_up(
+                plan.epsilon_at_two_hospitals(study.mechanism.noise)
+            ),
+            "attacker_true_positives_at_1_percent": rounded_up(
+                true_positive_rate(plan.epsilon, delta)
+            ),
         },
         "hospitals": [_hospital_facts(study, plan, body, bodies) for body in bodies],
         "same_code": len({body["software"].get("code_digest") for body in bodies}) == 1,
@@ -255,12 +264,12 @@ def _hospital_facts(
         "made": body["made"],
         "delta": delta,
         "sigma": {purpose: part.mechanism.noise_multiplier for purpose, part in parts.items()},
-        "epsilon_designed": _up(plan.epsilon),
-        "epsilon_charged": _up(charged.epsilon),
-        "epsilon_released": _up(
+        "epsilon_designed": rounded_up(plan.epsilon),
+        "epsilon_charged": rounded_up(charged.epsilon),
+        "epsilon_released": rounded_up(
             max(epsilon_of(part.mechanism, counts[p], delta) for p, part in parts.items())
         ),
-        "epsilon_released_pld": _up(
+        "epsilon_released_pld": rounded_up(
             max(pld_epsilon(part.mechanism, counts[p], delta) for p, part in parts.items())
         ),
         "releases_training": counts["training"],
@@ -277,9 +286,9 @@ def _hospital_facts(
         "populations": len(balance.lives),
         "shares": {
             sub_ledger: {
-                "this_study": _up(life.share(reservation.cost(sub_ledger, life.order))),
-                "all": _up(life.share(balance.committed(body["population"], sub_ledger))),
-                "left": _down(life.share(balance.remaining(body["population"], sub_ledger))),
+                "this_study": rounded_up(life.share(reservation.cost(sub_ledger, life.order))),
+                "all": rounded_up(life.share(balance.committed(body["population"], sub_ledger))),
+                "left": rounded_down(life.share(balance.remaining(body["population"], sub_ledger))),
             }
             for sub_ledger in SUB_LEDGERS
         },
@@ -290,7 +299,7 @@ def _hospital_facts(
             if row.public["kind"] == "repeat" and row.public["reservation"] == body["reservation"]
         ),
         "epsilon_by_release": [
-            [n, _up(epsilon_of(parts[first].mechanism, n, delta))]
+            [n, rounded_up(epsilon_of(parts[first].mechanism, n, delta))]
             for n in _curve_points(counts[first])
         ],
         "software": {name: str(value) for name, value in body["software"].items()},
@@ -412,15 +421,6 @@ def _curve_points(count: int) -> list[int]:
     """Up to 200 release numbers from 1 to ``count``, the last always among them."""
     step = max(1, -(-count // 200))
     return sorted({*range(1, count + 1, step), count} - {0})
-
-
-def _up(value: float) -> float:
-    """Rounded up to 6 decimals: towards more privacy spent, and equal on every machine."""
-    return math.ceil(value * 1e6) / 1e6
-
-
-def _down(value: float) -> float:
-    return max(0.0, math.floor(value * 1e6) / 1e6)
 
 
 def _row(document: dict[str, Any]) -> Row:
