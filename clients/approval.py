@@ -64,14 +64,18 @@ class Approval(Document):
     @property
     def epsilon(self) -> float:
         """What the ledger pays for it."""
-        return charged_epsilon(self.study, self.read_decision().charged == "if-broken")
+        return charged_epsilon(self.study, self.read_decision().if_broken)
 
 
 @functools.lru_cache(maxsize=256)
 def charged_epsilon(study: str, if_broken: bool) -> float:
-    """ε of a study (canonical text), as designed or as if the secure sum were broken."""
+    """ε of a study (canonical text), as designed or as if the secure sum were broken.
+
+    As designed it is the one that the study asks for, which rules of a policy are about; its plan
+    is calibrated to no more than that.
+    """
     found = from_canonical(study.encode())
-    return Plan.of(found).if_broken(found).epsilon if if_broken else found.largest_epsilon
+    return Plan.charged(found, if_broken=True).epsilon if if_broken else found.largest_epsilon
 
 
 def load(home: SiteHome, digest: str) -> Approval:

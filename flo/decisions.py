@@ -53,6 +53,11 @@ class Terms(Document):
     policy: Digest | None = None
     mapping: Digest | None = None
 
+    @property
+    def if_broken(self) -> bool:
+        """Whether the ledger pays as if the secure sum were broken."""
+        return self.charged == "if-broken"
+
     def as_document(self) -> dict[str, Any]:
         """As it is signed. Without a mapping as before there were any, so that digests hold."""
         document = self.model_dump(mode="json")

@@ -43,10 +43,8 @@ class Extract:
     witnesses: list[str]
 
     @classmethod
-    def read(
-        cls, study: Study, plan: Plan, body: dict[str, Any], bodies: list[dict[str, Any]]
-    ) -> Extract:
-        """From its ``signed_body`` and those of all extracts; ``plan``: the study's, as designed.
+    def read(cls, study: Study, body: dict[str, Any], bodies: list[dict[str, Any]]) -> Extract:
+        """From its ``signed_body``, and those of all extracts.
 
         Raises:
             TrustError: a key, signature, chain or number does not hold, or something is hidden.
@@ -60,7 +58,7 @@ class Extract:
                 f"{hospital}: the extract is signed by another key than the study names"
             )
         decision = _decision(study, public, body)
-        charged = plan.if_broken(study) if decision.get("charged") == "if-broken" else plan
+        charged = Plan.charged(study, if_broken=decision.get("charged") == "if-broken")
         rows = [_row(document) for document in body["rows"]]
         balance, born = _replay(rows, public, body["population"])
         witnesses = _check_witnesses(hospital, signer, rows, balance, bodies)

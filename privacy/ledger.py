@@ -203,7 +203,7 @@ class Ledger:
             BudgetError: it does not fit; says what remains and the largest ε that would.
             DataError: a patient is also in another population of this site.
         """
-        plan = Plan.of(study).if_broken(study) if if_broken else Plan.of(study)
+        plan = Plan.charged(study, if_broken=if_broken)
         with self._transaction():
             if population not in self._balance.lives:
                 raise UsageError(f"population {population!r} is not registered in this ledger")
@@ -403,8 +403,7 @@ class Ledger:
 
     def _reserve_if_it_fits(self, found: Approved, population: str) -> int | None:
         """A reservation for what was approved since the backup; None if there is no room."""
-        plan = Plan.of(found.study)
-        plan = plan.if_broken(found.study) if found.if_broken else plan
+        plan = Plan.charged(found.study, if_broken=found.if_broken)
         if population not in self._balance.lives or gate.without_room(
             self._balance, plan, population
         ):

@@ -167,7 +167,7 @@ def _facts(evidence: list[Any]) -> dict[str, Any]:
     for body in bodies:
         verify_signature(coordinator, "study", study_bytes, body["study_signature"])
     plan, delta = Plan.of(study), study.mechanism.delta
-    extracts = [Extract.read(study, plan, body, bodies) for body in bodies]
+    extracts = [Extract.read(study, body, bodies) for body in bodies]
     return {
         "study": {
             "name": study.name,
