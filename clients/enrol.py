@@ -22,7 +22,7 @@ from flo.clients.coordinator_api import CoordinatorApi, client_context
 from flo.clients.home import CoordinatorInfo, SiteHome
 from flo.errors import RefusedError, TrustError, UsageError
 from flo.files import write_public
-from flo.identity import Identity, fingerprint, spoken
+from flo.identity import Identity, fingerprint, heard, spoken
 from flo.settings import Document, parse
 from flo.study import Identifier
 from flo.succession import Succession
@@ -181,7 +181,7 @@ def accept_coordinator(home: SiteHome, api: CoordinatorApi, spoken_fingerprint: 
     """
     info = home.coordinator
     newest = newest_key(home, api)
-    compared = "".join(spoken_fingerprint.split()).lower()
+    compared = heard(spoken_fingerprint)
     if fingerprint(bytes.fromhex(newest)) != compared:
         raise TrustError(
             f"the coordinator's newest key is not the one you compared, {spoken(compared)[:80]!r}",

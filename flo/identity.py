@@ -137,6 +137,11 @@ def spoken(fingerprint_hex: str) -> str:
     return " ".join(fingerprint_hex[i : i + 4] for i in range(0, len(fingerprint_hex), 4))
 
 
+def heard(text: str) -> str:
+    """A fingerprint as it was read out or typed: spaces and capitals do not matter."""
+    return "".join(text.split()).lower()
+
+
 def framed(purpose: str, message: bytes) -> bytes:
     """What is signed."""
     return b"flo/1/" + purpose.encode() + b"\x00" + message
