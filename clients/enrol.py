@@ -6,6 +6,7 @@ The identity key is made here and stays here; only certificate requests and sign
 from __future__ import annotations
 
 import ssl
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -149,9 +150,8 @@ def leave(home: SiteHome, api: CoordinatorApi) -> None:
     Raises:
         RefusedError: an approved study is still open here; withdraw it first.
     """
-    ledger = home.ledger()
-    held = [held for held in ledger.balance().reservations.values() if not held.settled]
-    ledger.close()
+    with closing(home.ledger()) as ledger:
+        held = [held for held in ledger.balance().reservations.values() if not held.settled]
     if held:
         raise RefusedError(
             f"{len(held)} approved studies are still open here",

@@ -191,37 +191,39 @@ class SiteHome:
 
     def register_populations(self) -> list[str]:
         """Register the populations of site.toml that the ledger does not know. Returns names."""
-        ledger, config, policy = self.ledger(), self.config, self.policy
-        added = []
-        for population in config.populations:
-            if population.name not in ledger.balance().lives:
-                refuse_population(population, policy)
-                if ledger.balance().lives and population.statement is None:
-                    raise PolicyError(
-                        f"population {population.name!r} needs the steward's statement that none "
-                        "of its patients are in another population",
-                        hint="write it under `statement` in site.toml; the ledger signs it",
-                    )
-                ledger.register_population(
-                    population.name,
-                    epsilon=population.epsilon,
-                    declared_size=population.declared_size,
-                    hold_out=population.hold_out,
-                    private={
-                        "id_column": population.id_column,
-                        "statement": population.statement,
-                        **self.key_commitments(),
-                    },
-                )
-                self.record(
-                    "budget-born",
-                    population=population.name,
-                    epsilon=population.epsilon,
-                    declared_size=population.declared_size,
-                )
-                added.append(population.name)
-        ledger.close()
+        config, policy, added = self.config, self.policy, []
+        with closing(self.ledger()) as ledger:
+            for population in config.populations:
+                if population.name not in ledger.balance().lives:
+                    refuse_population(population, policy)
+                    self._register(ledger, population)
+                    added.append(population.name)
         return added
+
+    def _register(self, ledger: Ledger, population: Population) -> None:
+        if ledger.balance().lives and population.statement is None:
+            raise PolicyError(
+                f"population {population.name!r} needs the steward's statement that none "
+                "of its patients are in another population",
+                hint="write it under `statement` in site.toml; the ledger signs it",
+            )
+        ledger.register_population(
+            population.name,
+            epsilon=population.epsilon,
+            declared_size=population.declared_size,
+            hold_out=population.hold_out,
+            private={
+                "id_column": population.id_column,
+                "statement": population.statement,
+                **self.key_commitments(),
+            },
+        )
+        self.record(
+            "budget-born",
+            population=population.name,
+            epsilon=population.epsilon,
+            declared_size=population.declared_size,
+        )
 
     @property
     def config_path(self) -> Path:

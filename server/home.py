@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -210,13 +210,11 @@ class CoordinatorHome:
     def recording(self) -> Iterator[Store]:
         """The store, for a command; what it enters as events is signed before the command ends."""
         self.refuse_half_replaced()
-        store, log = self.store(), self.audit_log()
-        try:
-            yield store
-        finally:
-            sign_events(store, log)
-            store.close()
-            log.close()
+        with closing(self.store()) as store, closing(self.audit_log()) as log:
+            try:
+                yield store
+            finally:
+                sign_events(store, log)
 
     @contextmanager
     def serving(self) -> Iterator[None]:

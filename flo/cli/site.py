@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -176,10 +177,8 @@ def budget(
     from flo.cli.budget import show
     from flo.clients.home import SiteHome
 
-    ledger = SiteHome.open(home).ledger()
-    found = show(ledger)
-    ledger.close()
-    return results.Budget(found)
+    with closing(SiteHome.open(home).ledger()) as ledger:
+        return results.Budget(show(ledger))
 
 
 @command(app)
@@ -197,8 +196,7 @@ def extract(
 
     opened = SiteHome.open(home)
     digest = approved_digest(opened, study)
-    ledger = opened.ledger()
-    write_public(out, make_extract(opened, ledger, digest))
-    ledger.close()
+    with closing(opened.ledger()) as ledger:
+        write_public(out, make_extract(opened, ledger, digest))
     say(f"signed extract in {out}")
     return results.FileWritten(str(out))
