@@ -132,7 +132,7 @@ def refuse_expired(approval: Approval) -> None:
 
 
 def is_expired(approval: Approval) -> bool:
-    return approval.read_study().expires < datetime.now(UTC).date()
+    return approval.read_study().has_expired(datetime.now(UTC).date())
 
 
 def refuse_withdrawn(home: SiteHome, digest: str) -> None:

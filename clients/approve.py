@@ -245,7 +245,7 @@ def check_study(
             f"the study does not name every partner's fingerprint: {', '.join(nameless)}",
             hint="ask the coordinator for a new version, once all hospitals are enrolled",
         )
-    if study.expires < datetime.now(UTC).date():
+    if study.has_expired(datetime.now(UTC).date()):
         raise RefusedError(
             f"the study expired on {study.expires}",
             hint="ask the coordinator for a new version with a later `expires`",
