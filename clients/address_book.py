@@ -18,7 +18,7 @@ from flo.claims import Digest
 from flo.clients.home import SiteHome
 from flo.errors import PolicyError, TrustError, UsageError
 from flo.files import write_private
-from flo.identity import spoken
+from flo.identity import heard, spoken
 from flo.settings import Document, parse
 from flo.study import Identifier, Study
 
@@ -48,7 +48,7 @@ class AddressBook(Document):
         Raises:
             UsageError: not a fingerprint.
         """
-        plain = {name: "".join(text.split()).lower() for name, text in entries.items()}
+        plain = {name: heard(text) for name, text in entries.items()}
         document = {"schema_version": 1, "confirmed": {**self.confirmed, **plain}}
         book = parse(AddressBook, document, "fingerprints (64 hexadecimal digits each)")
         write_private(

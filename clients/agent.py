@@ -89,8 +89,7 @@ class Agent:
         allow_no_looking_in()
         keep_direct()
         keep_freed_memory()
-        with self._home.agent_lock():
-            ledger = self._home.ledger()
+        with self._home.agent_lock(), closing(self._home.ledger()) as ledger:
             self._sweep(ledger)
             self._worker.start()
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -105,7 +104,6 @@ class Agent:
                 raise
             finally:
                 self._worker.stop()
-                ledger.close()
 
     def _sweep(self, ledger: Ledger) -> None:
         try:

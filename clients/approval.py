@@ -66,14 +66,18 @@ class Approval(Document):
     @property
     def epsilon(self) -> float:
         """What the ledger pays for it."""
-        return charged_epsilon(self.study, self.read_decision().charged == "if-broken")
+        return charged_epsilon(self.study, self.read_decision().if_broken)
 
 
 @functools.lru_cache(maxsize=256)
 def charged_epsilon(study: str, if_broken: bool) -> float:
-    """ε of a study (canonical text), as designed or as if the secure sum were broken."""
+    """ε of a study (canonical text), as designed or as if the secure sum were broken.
+
+    As designed it is the one that the study asks for, which rules of a policy are about; its plan
+    is calibrated to no more than that.
+    """
     found = from_canonical(study.encode())
-    return Plan.of(found).if_broken(found).epsilon if if_broken else found.largest_epsilon
+    return Plan.charged(found, if_broken=True).epsilon if if_broken else found.largest_epsilon
 
 
 def load(home: SiteHome, digest: str) -> Approval:
@@ -131,7 +135,7 @@ def refuse_expired(approval: Approval) -> None:
 
 def is_expired(approval: Approval) -> bool:
     """Whether the study's last day, in UTC, is over."""
-    return approval.read_study().expires < datetime.now(UTC).date()
+    return approval.read_study().has_expired(datetime.now(UTC).date())
 
 
 def refuse_withdrawn(home: SiteHome, digest: str) -> None:

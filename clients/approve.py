@@ -60,8 +60,9 @@ def approve(
             return _announce(api, kept)
         refuse_missing_people(policy, study.digest, hospital, terms, people)
         if kept is None:
-            broken = terms.charged == "if-broken"
-            kept = _reserve(home, api, offered, population, policy, mapping, if_broken=broken)
+            kept = _reserve(
+                home, api, offered, population, policy, mapping, if_broken=terms.if_broken
+            )
         approved = _sign(home, kept, terms, people)
     return _announce(api, approved)
 
@@ -83,11 +84,17 @@ def rehearse(
     with home.deciding():
         policy, mapping = home.policy, mapping_of(home, study)
         terms = _allowed_terms(home, study, population, policy, mapping, if_broken=if_broken)
-        broken = terms.charged == "if-broken"
         if _kept(home, study.digest) is None:
             with suppress(_Rehearsed):
                 _reserve(
-                    home, api, offered, population, policy, mapping, if_broken=broken, keep=False
+                    home,
+                    api,
+                    offered,
+                    population,
+                    policy,
+                    mapping,
+                    if_broken=terms.if_broken,
+                    keep=False,
                 )
 
 
@@ -97,7 +104,7 @@ def shares(
     """What a study takes of the life budget, by sub-ledger."""
     with closing(home.ledger()) as ledger:
         life = ledger.balance().lives[population.name]
-    plan = Plan.of(study).if_broken(study) if if_broken else Plan.of(study)
+    plan = Plan.charged(study, if_broken=if_broken)
     return plan.shares(life)
 
 
@@ -124,7 +131,7 @@ def _terms(
     read_by = mapping.commitment(home.patients_key) if mapping else None
     if kept is not None:
         before = kept.read_decision()
-        if_broken, read_by = before.charged == "if-broken", before.mapping
+        if_broken, read_by = before.if_broken, before.mapping
     broken = if_broken and study.mechanism.noise == "distributed"
     return Terms(
         population=kept.population if kept else population.name,
@@ -148,7 +155,7 @@ def _allowed_terms(
     """The terms of a yes. Raises what our own rules say against one."""
     approval.refuse_withdrawn(home, study.digest)
     terms = _terms(home, study, population, policy, mapping, if_broken=if_broken)
-    broken, unconfirmed = terms.charged == "if-broken", terms.unconfirmed
+    broken, unconfirmed = terms.if_broken, terms.unconfirmed
     epsilon = charged_epsilon(study.canonical_bytes.decode(), broken)
     own = home.identity().fingerprint
     check_study(study, home.config.hospital, own, policy, epsilon, unconfirmed)
@@ -227,11 +234,22 @@ def check_study(
         it has expired.
     """
     if study.hospital(hospital).fingerprint != own:
-        raise TrustError(f"the study names another identity key for {hospital}")
-    if any(not partner.fingerprint for partner in study.hospitals):
-        raise TrustError("the study does not name every partner's fingerprint")
-    if study.expires < datetime.now(UTC).date():
-        raise RefusedError(f"the study expired on {study.expires}")
+        raise TrustError(
+            f"the study names another identity key for {hospital} than this site's {own[:12]}",
+            hint="compare fingerprints with the coordinator; a new key needs a new enrolment and a "
+            "new version of the study",
+        )
+    nameless = [partner.id for partner in study.hospitals if not partner.fingerprint]
+    if nameless:
+        raise TrustError(
+            f"the study does not name every partner's fingerprint: {', '.join(nameless)}",
+            hint="ask the coordinator for a new version, once all hospitals are enrolled",
+        )
+    if study.has_expired(datetime.now(UTC).date()):
+        raise RefusedError(
+            f"the study expired on {study.expires}",
+            hint="ask the coordinator for a new version with a later `expires`",
+        )
     if study.mechanism.noise == "distributed" and not study.masked:
         raise PolicyError(
             "distributed noise without masks is never approved",

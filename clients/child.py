@@ -71,8 +71,7 @@ def serve(wanted: str, layers: dict[str, bool]) -> None:
                 sent = narrowed(values)
                 head = {"status": "ok", "kind": sent.dtype.str}
                 write_frame(answers, head, sent.data.cast("B"))
-        except Exception:
-            # Whatever went wrong, the outside learns one code; the site's own log has the place.
+        except Exception:  # of whatever kind: the outside learns one code, our log the place
             log.exception("the child could not answer")
             write_frame(answers, {"status": "not-ready"})
 

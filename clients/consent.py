@@ -35,8 +35,9 @@ from flo.clients.snapshot import Snapshot
 from flo.errors import RefusedError, TrustError, UsageError
 from flo.files import write_private
 from flo.keystore import read_secret, write_secret
-from flo.privacy.accounting import epsilon_of
+from flo.privacy.accounting import epsilon_of, rounded_up
 from flo.privacy.ledger import Ledger
+from flo.privacy.life import CHARGES
 from flo.privacy.rows import Reservation
 from flo.privacy.split import keyed_hash, normalise
 from flo.settings import Document, parse
@@ -45,6 +46,7 @@ log = logging.getLogger("flo.clients.consent")
 
 _LIMIT = 1 << 30
 _PURPOSE = "opt-outs"
+_SUB_LEDGER: dict[Side, str] = {"training": "training", "held_out": "evaluation"}
 
 
 class OptOuts(Document):
@@ -294,7 +296,7 @@ def _contribution(ledger: Ledger, approved: Approval, side: Side, row: int) -> C
     """What the patient was part of, from the approval to the ledger's ``row``."""
     study = approved.read_study()
     held = ledger.balance().reservations[approved.reservation]
-    purposes = [p for p in held.parts if _touches(p, side)]
+    purposes = [p for p in held.parts if _SUB_LEDGER[side] in CHARGES[p]]
     made = {
         purpose: sum(
             1
@@ -319,11 +321,7 @@ def _contribution(ledger: Ledger, approved: Approval, side: Side, row: int) -> C
     )
 
 
-def _touches(purpose: str, side: Side) -> bool:
-    return purpose == "survey" or (purpose == "training") == (side == "training")
-
-
 def _epsilon(held: Reservation, made: dict[str, int], delta: float) -> float:
     """One purpose touches one side, so nothing is added up. Rounded up."""
     spent = [epsilon_of(held.parts[p].mechanism, count, delta) for p, count in made.items()]
-    return math.ceil(max(spent, default=0.0) * 1e6) / 1e6
+    return rounded_up(max(spent, default=0.0))

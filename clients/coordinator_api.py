@@ -11,7 +11,6 @@ import httpx
 
 from flo import canonical
 from flo.errors import (
-    EXIT_TRUST,
     MessageError,
     NetworkError,
     RefusedError,
@@ -128,7 +127,8 @@ class CoordinatorApi:
 
         Raises:
             NetworkError: not reachable. TrustError: not who they should be, or they refuse us.
-            RefusedError: they understood and said no.
+            RefusedError: a rule of theirs says no. MessageError: what was asked for does not fit
+            them, by its shape or because it is not there.
         """
         try:
             response = self._http.post(f"/v1/site/{name}", content=canonical.encode(body))
@@ -172,6 +172,5 @@ class CoordinatorApi:
                 f"the coordinator refused {name}: {why}",
                 hint="an invitation works once; a revoked hospital needs a new one",
             )
-        error = RefusedError(f"the coordinator refused {name}: {why}")
-        error.exit_code = EXIT_TRUST if response.status_code == 400 else error.exit_code
-        return error
+        family = MessageError if response.status_code == 400 else RefusedError
+        return family(f"the coordinator refused {name}: {why}")

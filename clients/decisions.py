@@ -94,11 +94,8 @@ def withdraw(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> bo
 
 
 def _sign(home: SiteHome, decision: Literal["refuse", "withdraw"], study: str, why: str) -> Signed:
-    ledger = home.ledger()
-    try:
+    with closing(home.ledger()) as ledger:
         head = ledger.head()
-    finally:
-        ledger.close()
     made = Decline(
         decision=decision,
         study=study,

@@ -6,6 +6,7 @@ The identity key is made here and stays here; only certificate requests and sign
 from __future__ import annotations
 
 import ssl
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from flo.clients.coordinator_api import CoordinatorApi, client_context
 from flo.clients.home import CoordinatorInfo, SiteHome
 from flo.errors import RefusedError, TrustError, UsageError
 from flo.files import write_public
-from flo.identity import Identity, fingerprint, spoken
+from flo.identity import Identity, fingerprint, heard, spoken
 from flo.settings import Document, parse
 from flo.study import Identifier
 from flo.succession import Succession
@@ -155,9 +156,8 @@ def leave(home: SiteHome, api: CoordinatorApi) -> None:
     Raises:
         RefusedError: an approved study is still open here; withdraw it first.
     """
-    ledger = home.ledger()
-    held = [held for held in ledger.balance().reservations.values() if not held.settled]
-    ledger.close()
+    with closing(home.ledger()) as ledger:
+        held = [held for held in ledger.balance().reservations.values() if not held.settled]
     if held:
         raise RefusedError(
             f"{len(held)} approved studies are still open here",
@@ -187,7 +187,7 @@ def accept_coordinator(home: SiteHome, api: CoordinatorApi, spoken_fingerprint: 
     """
     info = home.coordinator
     newest = newest_key(home, api)
-    compared = "".join(spoken_fingerprint.split()).lower()
+    compared = heard(spoken_fingerprint)
     if fingerprint(bytes.fromhex(newest)) != compared:
         raise TrustError(
             f"the coordinator's newest key is not the one you compared, {spoken(compared)[:80]!r}",

@@ -2,7 +2,10 @@
 
 site.toml           who we are, which populations, how keys are sealed
 policy.toml         what this site allows (the site's own, wins), in force once signed
+policy.signed.json  the policy in force, as it was signed
+policy.waiting.json who has signed a new policy, until enough people have
 mapping.toml        which of its fields are a study's columns        (where names differ)
+partners.json       keys of partners that people compared
 identity.key        signs ledger rows and approvals; TLS and node key (sealed, 0600)
 split.key           who is held out                                   (sealed, never changes)
 patients.key        keyed hashes that find overlaps                   (sealed, never changes)
@@ -10,8 +13,17 @@ keystore.key        seals the keys and kept replies (or keystore.json, opened by
 certificate.pem  ca.pem  coordinator.json                             (after enrolment)
 ledger.sqlite       every release, for life
 audit.sqlite        the signed audit log
+optouts.sealed      keyed hashes of patients who opted out            (sealed)
+told.json           of which studies and key the notify command told
 halted.json         everything is stopped here              (while it is there)
-approved/  snapshots/  replies/  extracts/  erasures/
+restored.json       a backup was put back and is not recovered        (while it is there)
+approved/           approvals, refusals and withdrawals, as they were signed
+snapshots/          each approved study's patients, as they were frozen
+replies/            what was charged and may have to be sent again    (sealed)
+extracts/           what auditors are shown of the ledger
+erasures/           statements about patients who were taken out
+log/                what the agent and the desk said
+agent.lock  decision.lock  snapshots.lock   (empty: see ``SiteHome``)
 """
 
 from __future__ import annotations
@@ -33,7 +45,7 @@ from flo.clients.policy_file import in_force, sign, write_toml
 from flo.clients.sources.places import Place
 from flo.errors import PolicyError, RefusedError, TrustError, UsageError
 from flo.files import is_locked, locked, make_private_directory, write_private
-from flo.identity import Identity, fingerprint, verify
+from flo.identity import IDENTITY_PURPOSE, Identity, fingerprint, verify
 from flo.keystore import KeyStore, KeyStoreConfig, read_secret, write_secret
 from flo.privacy.ledger import Ledger
 from flo.privacy.life import LifeBudget
@@ -47,6 +59,8 @@ if TYPE_CHECKING:
 _DEFAULT = Policy()
 _PATIENCE_SECONDS = 30.0
 _LOOK_SECONDS = 0.5  # whoever looks whether the lock is held holds it for a moment
+_NEVER_CHANGED = ("split.key", "patients.key")
+SECRETS = {"identity.key": IDENTITY_PURPOSE, **{name: name for name in _NEVER_CHANGED}}
 RESTORED = "restored.json"  # there until a restored ledger is recovered
 
 
@@ -153,7 +167,7 @@ class SiteHome:
             make_private_directory(directory / name)
         keystore, identity = config.keystore.open(directory), Identity.new()
         identity.save(directory / "identity.key", keystore)
-        for name in ("split.key", "patients.key"):
+        for name in _NEVER_CHANGED:
             write_secret(directory / name, keystore, name, os.urandom(32))
         write_private(
             home.config_path,
@@ -179,37 +193,39 @@ class SiteHome:
 
     def register_populations(self) -> list[str]:
         """Register the populations of site.toml that the ledger does not know. Returns names."""
-        ledger, config, policy = self.ledger(), self.config, self.policy
-        added = []
-        for population in config.populations:
-            if population.name not in ledger.balance().lives:
-                refuse_population(population, policy)
-                if ledger.balance().lives and population.statement is None:
-                    raise PolicyError(
-                        f"population {population.name!r} needs the steward's statement that none "
-                        "of its patients are in another population",
-                        hint="write it under `statement` in site.toml; the ledger signs it",
-                    )
-                ledger.register_population(
-                    population.name,
-                    epsilon=population.epsilon,
-                    declared_size=population.declared_size,
-                    hold_out=population.hold_out,
-                    private={
-                        "id_column": population.id_column,
-                        "statement": population.statement,
-                        **self.key_commitments(),
-                    },
-                )
-                self.record(
-                    "budget-born",
-                    population=population.name,
-                    epsilon=population.epsilon,
-                    declared_size=population.declared_size,
-                )
-                added.append(population.name)
-        ledger.close()
+        config, policy, added = self.config, self.policy, []
+        with closing(self.ledger()) as ledger:
+            for population in config.populations:
+                if population.name not in ledger.balance().lives:
+                    refuse_population(population, policy)
+                    self._register(ledger, population)
+                    added.append(population.name)
         return added
+
+    def _register(self, ledger: Ledger, population: Population) -> None:
+        if ledger.balance().lives and population.statement is None:
+            raise PolicyError(
+                f"population {population.name!r} needs the steward's statement that none "
+                "of its patients are in another population",
+                hint="write it under `statement` in site.toml; the ledger signs it",
+            )
+        ledger.register_population(
+            population.name,
+            epsilon=population.epsilon,
+            declared_size=population.declared_size,
+            hold_out=population.hold_out,
+            private={
+                "id_column": population.id_column,
+                "statement": population.statement,
+                **self.key_commitments(),
+            },
+        )
+        self.record(
+            "budget-born",
+            population=population.name,
+            epsilon=population.epsilon,
+            declared_size=population.declared_size,
+        )
 
     @property
     def config_path(self) -> Path:
@@ -267,10 +283,7 @@ class SiteHome:
 
     def key_commitments(self) -> dict[str, str]:
         """What a birth row keeps of the keys that must never change."""
-        return {
-            "split.key": canonical.digest(self.split_key),
-            "patients.key": canonical.digest(self.patients_key),
-        }
+        return {name: canonical.digest(self._secret(name)) for name in _NEVER_CHANGED}
 
     @property
     def coordinator_path(self) -> Path:
@@ -290,7 +303,8 @@ class SiteHome:
 
     @contextmanager
     def deciding(self) -> Iterator[None]:
-        """Held while a study is approved or ended, or a patient taken out. Raises RefusedError."""
+        """Held while a study is approved or refused, a patient is taken out, or the folder is
+        backed up or recovered. Raises RefusedError if another decision is being made."""
         with locked(self.directory / "decision.lock", "another decision is being made here"):
             yield
 

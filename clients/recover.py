@@ -105,6 +105,5 @@ def _ever_approved(home: SiteHome, api: CoordinatorApi) -> Iterator[Approved]:
             if study.digest <= after:
                 raise TrustError("the coordinator shows our approvals out of order")
             after = study.digest
-            broken = decision.charged == "if-broken"
-            yield Approved(study, decision.population, broken)
+            yield Approved(study, decision.population, decision.if_broken)
     raise TrustError("the coordinator shows approvals of ours without end")

@@ -49,17 +49,19 @@ def write_frame(pipe: IO[bytes], header: dict[str, Any], body: bytes | memoryvie
 
 
 def read_frame(pipe: IO[bytes]) -> tuple[dict[str, Any], memoryview] | None:
-    """The next frame, or None when the other side has closed the pipe."""
+    """The next frame, or None when the other side has closed the pipe.
+
+    Raises:
+        MessageError: header or body is larger than a frame's may be, or the header is no object.
+    """
     prefix = pipe.read(4)
     if len(prefix) < 4:
         return None
-    size = int.from_bytes(prefix, "big")
+    size = _within(_HEADER_LIMIT, "header", prefix)
     header = canonical.decode(pipe.read(size), limit=_HEADER_LIMIT, what="frame")
     if not isinstance(header, dict):
         raise MessageError("a frame's header is a JSON object")
-    length = int.from_bytes(pipe.read(8), "big")
-    if length > _BODY_LIMIT:
-        raise RefusedError(f"a frame of {length} bytes")
+    length = _within(_BODY_LIMIT, "body", pipe.read(8))
     body = np.empty(length, dtype=np.uint8).data
     there = 0
     while there < length:
@@ -68,6 +70,13 @@ def read_frame(pipe: IO[bytes]) -> tuple[dict[str, Any], memoryview] | None:
             return None
         there += size
     return header, body
+
+
+def _within(limit: int, part: str, announced: bytes) -> int:
+    size = int.from_bytes(announced, "big")
+    if size > limit:
+        raise MessageError(f"a frame whose {part} has {size} bytes, of at most {limit}")
+    return size
 
 
 class Worker:

@@ -37,7 +37,7 @@ def refuse_over_a_year(
             f"largest_epsilon_a_year = {policy.largest_epsilon_a_year:g} in the site's policy has "
             f"no room for any study: {error}"
         ) from error
-    plan = Plan.of(study).if_broken(study) if if_broken else Plan.of(study)
+    plan = Plan.charged(study, if_broken=if_broken)
     for sub_ledger in SUB_LEDGERS:
         used = committed_since(
             rows, balance, population, a_year_before(now), year.order, sub_ledger

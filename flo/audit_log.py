@@ -115,13 +115,10 @@ class AuditLog:
         found = self._one("SELECT coalesce(max(source), 0) FROM entries")
         return int(found[0]) if found else 0
 
-    def entries(self, *, after: int = 0, study: str | None = None) -> Iterator[Entry]:
-        """Entries behind ``after``, of one study if asked for."""
+    def entries(self) -> Iterator[Entry]:
+        """All entries, from the first on."""
         with self._lock:
-            rows = self._db.execute(
-                _ENTRY + " WHERE number > ? AND (? IS NULL OR study = ?) ORDER BY number",
-                (after, study, study),
-            ).fetchall()
+            rows = self._db.execute(_ENTRY + " ORDER BY number").fetchall()
         return map(_entry, rows)
 
     def last(self, kind: str) -> Entry | None:
@@ -147,7 +144,7 @@ class AuditLog:
             (count,) = self._db.execute("SELECT count(*) FROM entries").fetchone()
         return list(map(_entry, rows)), int(count)
 
-    def checked(self, number: int = 0, hash_: str = ZERO_HASH, *, most: int) -> tuple[int, str]:
+    def checked(self, number: int, hash_: str, *, most: int) -> tuple[int, str]:
         """Check up to ``most`` entries behind entry ``number``, which ended in ``hash_``.
 
         Returns number and hash of the last that holds. Raises TrustError at one that does not.

@@ -91,8 +91,13 @@ def read(path: Path, kind: Kind, secret: bytes) -> Backup:
         UsageError: no backup, or one of another kind. TrustError: another passphrase, or it was
         changed.
     """
-    if not path.is_file() or path.stat().st_size > _LARGEST:
+    if not path.is_file():
         raise UsageError(f"no backup at {path}")
+    if path.stat().st_size > _LARGEST:
+        raise UsageError(
+            f"{path} has {path.stat().st_size} bytes, and a backup may have {_LARGEST}",
+            hint="a coordinator's folder grows by its models/: move old ones away before a backup",
+        )
     data = path.read_bytes()
     start = len(_MAGIC) + 4
     size = int.from_bytes(data[len(_MAGIC) : start], "big")

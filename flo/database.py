@@ -54,7 +54,7 @@ def writing(db: sqlite3.Connection) -> Iterator[None]:
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
-    except BaseException:
+    except BaseException:  # when interrupted, too: a transaction must not stay open
         db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")

@@ -19,12 +19,14 @@ from pydantic import (
 )
 
 from flo import canonical
-from flo.claims import Claim, Digest, Head
+from flo.claims import Claim, Digest, Head, Signature
 from flo.errors import TrustError
 from flo.identity import Identity
 from flo.schema import only_printable
 from flo.settings import Document, problems
 from flo.study import Identifier
+
+MAX_DECISION_BYTES = 65_536
 
 PersonName = Annotated[str, StringConstraints(pattern=r"^[\w.@ '-]{1,60}$")]
 PersonRole = Literal["steward", "data protection officer", "ethics committee", "physician"]
@@ -50,6 +52,11 @@ class Terms(Document):
     code: Digest | None = None
     policy: Digest | None = None
     mapping: Digest | None = None
+
+    @property
+    def if_broken(self) -> bool:
+        """Whether the ledger pays as if the secure sum were broken."""
+        return self.charged == "if-broken"
 
     def as_document(self) -> dict[str, Any]:
         """As it is signed. Without a mapping as before there were any, so that digests hold."""
@@ -155,7 +162,7 @@ def read_approval(document: str) -> Approve:
     Raises:
         TrustError: it is something else. MessageError: not JSON.
     """
-    text = canonical.decode(document.encode(), limit=65_536, what="decision")
+    text = canonical.decode(document.encode(), limit=MAX_DECISION_BYTES, what="decision")
     try:
         decision = Decision.model_validate(text).root
     except ValidationError as error:
@@ -168,8 +175,8 @@ def read_approval(document: str) -> Approve:
 class Signed(Document):
     """A decision as it is kept and told: its canonical document, and the site's signature."""
 
-    document: Annotated[str, StringConstraints(max_length=65_536)]
-    signature: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,300}$")]
+    document: Annotated[str, StringConstraints(max_length=MAX_DECISION_BYTES)]
+    signature: Signature
 
     @classmethod
     def by(cls, identity: Identity, decision: Approve | Decline) -> Signed:

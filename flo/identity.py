@@ -20,6 +20,7 @@ from flo.errors import TrustError
 from flo.keystore import KeyStore, read_secret, write_secret
 
 _HASH = ec.ECDSA(hashes.SHA384())
+IDENTITY_PURPOSE = "identity-key"  # for which a key store seals it
 
 
 class Signer(Protocol):
@@ -65,11 +66,11 @@ class Identity:
     @classmethod
     def load(cls, path: Path, keystore: KeyStore) -> Identity:
         """Read a key that ``save`` wrote. Raises UsageError if it is missing, or TrustError."""
-        return cls.read(read_secret(path, keystore, "identity-key", plain=True), str(path))
+        return cls.read(read_secret(path, keystore, IDENTITY_PURPOSE, plain=True), str(path))
 
     def save(self, path: Path, keystore: KeyStore) -> None:
         """Write the key sealed by the folder's key store, mode 0600."""
-        write_secret(path, keystore, "identity-key", self.pem())
+        write_secret(path, keystore, IDENTITY_PURPOSE, self.pem())
 
     def pem(self) -> bytes:
         """The private key in the clear (PKCS 8, PEM), to be sealed or held in memory."""
@@ -138,6 +139,11 @@ def fingerprint(public: bytes) -> str:
 def spoken(fingerprint_hex: str) -> str:
     """A fingerprint in groups of four, as people compare it by telephone."""
     return " ".join(fingerprint_hex[i : i + 4] for i in range(0, len(fingerprint_hex), 4))
+
+
+def heard(text: str) -> str:
+    """A fingerprint as it was read out or typed: spaces and capitals do not matter."""
+    return "".join(text.split()).lower()
 
 
 def framed(purpose: str, message: bytes) -> bytes:

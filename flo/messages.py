@@ -135,11 +135,6 @@ def request_parts(request: Request) -> tuple[bytes, memoryview]:
     return _head(request.header), _little(request.weights)
 
 
-def encode_request(request: Request) -> bytes:
-    """The whole request as one piece, with a copy of the model in it."""
-    return b"".join(request_parts(request))
-
-
 def decode_request(data: canonical.Bytes) -> Request:
     """Raises MessageError unless the header is valid and the body is the model it names.
 

@@ -1,7 +1,7 @@
-"""Settings: flag, then FLO_* variable, then the file, then the default.
+"""Reading TOML, and building documents from what was read: errors name the field and its rule.
 
-Typer gives flags and their ``FLO_*`` variables; this module adds the file below them, so every
-command resolves a setting through ``choose`` and the order cannot differ from place to place.
+A setting is the flag, then its ``FLO_*`` variable (Typer gives both), then the file, and its
+documents hold the defaults.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from flo.text import printable
 
 _LONGEST_PLACE = 200
 
-T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound="Document")
 
 
@@ -25,13 +24,6 @@ class Document(BaseModel):
     """A frozen document read from a file or a peer: unknown keys are errors, numbers are finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=False)
-
-
-def choose(flag_or_variable: T | None, from_file: T | None, default: T) -> T:
-    """The first that is given: flag or FLO_* variable, file, default."""
-    if flag_or_variable is not None:
-        return flag_or_variable
-    return default if from_file is None else from_file
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -114,14 +114,12 @@ def folds(hospitals: dict[str, Checked], count: int, seed: int) -> Iterator[Fold
         )
 
 
-def run_once(
-    study: Study, fold: Fold, device: str = "cpu", *, fast: bool = False
-) -> tuple[RunState, list[float]]:
+def run_once(study: Study, fold: Fold, *, fast: bool = False) -> tuple[RunState, list[float]]:
     """Run the whole study on one fold. Returns the final state and seconds per round."""
     enrolled, identities = enrol(study)
     if fast:
-        return _run_fast(enrolled, fold, device)
-    store, trainers = Memory(), trainers_of(enrolled, fold, device)
+        return _run_fast(enrolled, fold)
+    store, trainers = Memory(), trainers_of(enrolled, fold)
     exchange = _InProcess(SimulatedSites(enrolled, trainers, run_keys(enrolled, identities)))
     state, _ = run_study(enrolled, RUN, RunState.start(enrolled), exchange, store)
     return state, store.seconds
@@ -232,9 +230,9 @@ def simulate(
     return found
 
 
-def _run_fast(study: Study, fold: Fold, device: str) -> tuple[RunState, list[float]]:
+def _run_fast(study: Study, fold: Fold) -> tuple[RunState, list[float]]:
     """The same releases, summed as they are made: no messages, no keys, no masks."""
-    trainers = trainers_of(study, fold, device)
+    trainers = trainers_of(study, fold)
     state, seconds = RunState.start(study), list[float]()
     everyone = tuple(sorted(trainers))
     while state.phase != "done":
@@ -249,11 +247,11 @@ def _run_fast(study: Study, fold: Fold, device: str) -> tuple[RunState, list[flo
     return state, seconds
 
 
-def trainers_of(study: Study, fold: Fold, device: str) -> dict[str, Trainer]:
+def trainers_of(study: Study, fold: Fold) -> dict[str, Trainer]:
     """A trainer for each hospital; the module, which is the same for all, is made once."""
-    step = private_step(study, device)
+    step = private_step(study, "cpu")
     return {
-        hospital: Trainer(study, snapshot, device=device, step=step)
+        hospital: Trainer(study, snapshot, step=step)
         for hospital, snapshot in fold.snapshots.items()
     }
 

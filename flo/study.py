@@ -277,6 +277,10 @@ class Study(Document):
             return self.survey.epsilon
         return max(self.mechanism.epsilon, self.evaluation.epsilon)
 
+    def has_expired(self, today: date) -> bool:
+        """Whether its last day is over: it can still be signed, approved and run on that day."""
+        return self.expires < today
+
     @property
     def colluders(self) -> int:
         """b: how many hospitals may collude with the coordinator under distributed noise."""

@@ -101,3 +101,13 @@ def true_positive_rate(epsilon: float, delta: float, false_positive_rate: float 
     bound = math.exp(epsilon) * false_positive_rate + delta
     other = 1 - math.exp(-epsilon) * (1 - delta - false_positive_rate)
     return min(1.0, bound, other)
+
+
+def rounded_up(value: float) -> float:
+    """Rounded up to 6 decimals: towards more privacy spent, and equal on every machine."""
+    return math.ceil(value * 1e6) / 1e6
+
+
+def rounded_down(value: float) -> float:
+    """Rounded down to 6 decimals, and at least 0: of what is left, towards less."""
+    return max(0.0, math.floor(value * 1e6) / 1e6)

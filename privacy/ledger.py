@@ -5,7 +5,8 @@ the row that names its digest; only then may a byte leave. A row without a reply
 decision is taken inside one write transaction, so two studies in two processes cannot both take the
 last of a budget. Refusals raise before anything is written.
 
-The file is ``flo.privacy.ledger_file``'s; what rows add up to is ``flo.privacy.rows``'.
+The file is ``flo.privacy.ledger_file``'s; what rows add up to is ``flo.privacy.rows``'; what may be
+reserved is ``flo.privacy.gate``'s.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from typing import Any
 from flo.claims import Head, RunKey, row_statement
 from flo.errors import BudgetError, DataError, TrustError, UsageError
 from flo.identity import Identity, verify
+from flo.privacy import gate
 from flo.privacy.ledger_file import LedgerFile, request_fields
-from flo.privacy.life import SUB_LEDGERS, LifeBudget
+from flo.privacy.life import LifeBudget
 from flo.privacy.plan import Plan
 from flo.privacy.rows import (
-    MOST_ROWS,
     ZERO_HASH,
     Balance,
     Reservation,
@@ -90,7 +91,7 @@ class Ledger:
         try:
             self._catch_up()
             self._check_last_signature()
-        except BaseException:
+        except BaseException:  # when interrupted, too: the file must not stay open
             self._file.close()
             raise
 
@@ -205,7 +206,7 @@ class Ledger:
             DataError: a patient is also in another population of this site.
             UsageError: the population is not registered.
         """
-        plan = Plan.of(study).if_broken(study) if if_broken else Plan.of(study)
+        plan = Plan.charged(study, if_broken=if_broken)
         with self._transaction():
             if population not in self._balance.lives:
                 raise UsageError(f"population {population!r} is not registered in this ledger")
@@ -218,11 +219,11 @@ class Ledger:
                     hint="ask the coordinator for a new version of the study",
                 )
             if kept is not None:
-                self._refuse_another(kept, plan, population)
+                gate.refuse_another(self._balance.reservations[kept], plan, population)
                 return kept
-            self._refuse_what_does_not_fit(plan, study, population)
+            gate.refuse_what_does_not_fit(self._balance, plan, study, population)
             allowed()
-            return self._append(_reservation_row(population, plan), _of(study))
+            return self._append(gate.reservation_row(population, plan), _of(study))
 
     def open_reservation(self, study: str) -> int | None:
         """Row number of what is set aside for the study of this digest; None if nothing is."""
@@ -242,7 +243,12 @@ class Ledger:
         with self._transaction():
             held = self._open(reservation, facts["study"])
             if held.remaining(purpose) < 1:
-                raise BudgetError(f"this study has no {purpose} release left")
+                reserved = held.parts[purpose].releases if purpose in held.parts else 0
+                raise BudgetError(
+                    f"study {facts['study'][:12]} has no {purpose} release left of the {reserved} "
+                    "that were reserved",
+                    hint="withdraw it, and ask the coordinator for a new version of the study",
+                )
             self._append(
                 {
                     "kind": "release",
@@ -310,7 +316,10 @@ class Ledger:
         if kept == (key.epoch, key.key):
             return
         if kept is not None and key.epoch <= kept[0]:
-            raise TrustError(f"epoch {key.epoch} with another key, and {kept[0]} was seen before")
+            raise TrustError(
+                f"{hospital} shows another key of epoch {key.epoch} for {run}, and one of epoch "
+                f"{kept[0]} was seen before"
+            )
         self._file.keep_run_key(study, run, hospital, key)
 
     def confirm(self, seen: Head) -> None:
@@ -349,11 +358,11 @@ class Ledger:
             lost = head.sequence - self._balance.last if head else 0
             shown = {found.study.digest: found.study for found in approved}
             explained = 1 + sum(
-                2 + _rows(shown.get(self._reserved[number])) * held.size
+                gate.rows_explained(held, shown.get(self._reserved[number]))
                 for number, held in self._balance.reservations.items()
                 if not held.settled
             )
-            self._append(_restored(head), {})
+            self._append(gate.restored_row(head), {})
             added, exhausted = [], set[str]()
             for found in approved:
                 if found.study.digest in self._reserved.values():
@@ -363,12 +372,13 @@ class Ledger:
                 if not number:
                     exhausted |= {population} if population else set(self._balance.lives)
                 else:
-                    explained += 2 + _rows(found.study) * self._balance.reservations[number].size
+                    held = self._balance.reservations[number]
+                    explained += gate.rows_explained(held, found.study)
                     added.append(found.study.digest)
             if lost > explained:
                 exhausted |= set(self._balance.lives)
             if added or exhausted:
-                self._append(_restored(None, exhausted), {})
+                self._append(gate.restored_row(None, exhausted), {})
         return Restored(lost, tuple(added), tuple(sorted(exhausted)))
 
     def lost_head(self, seen: Head | None) -> Head | None:
@@ -397,15 +407,12 @@ class Ledger:
 
     def _reserve_if_it_fits(self, found: Approved, population: str) -> int | None:
         """A reservation for what was approved since the backup; None if there is no room."""
-        plan = Plan.of(found.study)
-        plan = plan.if_broken(found.study) if found.if_broken else plan
-        life = self._balance.lives.get(population)
-        if life is None or any(
-            not plan.cost(sub_ledger, life.order) <= self._balance.remaining(population, sub_ledger)
-            for sub_ledger in SUB_LEDGERS
+        plan = Plan.charged(found.study, if_broken=found.if_broken)
+        if population not in self._balance.lives or gate.without_room(
+            self._balance, plan, population
         ):
             return None
-        return self._append(_reservation_row(population, plan), _of(found.study))
+        return self._append(gate.reservation_row(population, plan), _of(found.study))
 
     def _remember_patients(self, population: str, hashes: Collection[str]) -> None:
         overlap = self._file.add_patients(population, hashes)
@@ -419,7 +426,10 @@ class Ledger:
     def _open(self, reservation: int, study: str) -> Reservation:
         held = self._balance.reservations.get(reservation)
         if held is None or held.settled or self._reserved.get(reservation) != study:
-            raise BudgetError("the study has no open reservation in this ledger")
+            raise BudgetError(
+                f"study {study[:12]} has no open reservation in this ledger",
+                hint="it has ended, was withdrawn, or was never approved here: flo site inbox",
+            )
         return held
 
     def _reservation(self, study: str) -> int | None:
@@ -428,49 +438,13 @@ class Ledger:
                 return row.sequence
         return None
 
-    def _refuse_another(self, kept: int, plan: Plan, population: str) -> None:
-        """An open reservation is kept for what it was made for, and for nothing else."""
-        held = self._balance.reservations[kept]
-        reserved = {name: (part.document, part.releases) for name, part in held.parts.items()}
-        wanted = {
-            name: (plan.part(name).mechanism.as_document(), plan.part(name).releases)
-            for name in plan.parts
-        }
-        if held.population != population or reserved != wanted:
-            raise BudgetError(
-                f"this study has a reservation of population {held.population!r} already, made "
-                "when an approval was cut off, and this one would be for something else",
-                hint="approve it as it was begun (population, --as-if-broken), or refuse it: "
-                "flo site refuse STUDY --reason ...",
-            )
-
-    def _refuse_what_does_not_fit(self, plan: Plan, study: Study, population: str) -> None:
-        life = self._balance.lives[population]
-        if study.mechanism.delta > life.delta:
-            raise BudgetError(
-                f"the study's delta {study.mechanism.delta:g} is larger than this ledger's "
-                f"{life.delta:g}"
-            )
-        for sub_ledger in SUB_LEDGERS:
-            cost = plan.cost(sub_ledger, life.order)
-            remaining = self._balance.remaining(population, sub_ledger)
-            if not cost <= remaining:
-                fits = life.largest_epsilon(remaining, study.mechanism.delta)
-                raise BudgetError(
-                    f"the study's {sub_ledger} takes {life.share(cost):.1%} of the life budget of "
-                    f"population {population!r} (ε = {life.epsilon:g}, δ = {life.delta:g}), and "
-                    f"{max(0.0, life.share(remaining)):.1%} remains; the largest ε that would fit "
-                    f"is {fits:.4f}",
-                    hint="ask the coordinator for a study with that ε or less",
-                )
-
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         try:
             with self._file.writing():
                 self._catch_up()
                 yield
-        except BaseException:
+        except BaseException:  # when interrupted, too: rows that were rolled back were added up
             self._balance, self._last = Balance(), None
             self._reserved.clear()
             self._catch_up()
@@ -518,30 +492,6 @@ class Ledger:
         if row.public["kind"] == "reserve":
             self._reserved[row.sequence] = (row.private or {})["study"]
         self._last = row
-
-
-def _rows(study: Study | None) -> int:
-    """Rows that one release of a study can have made. Distributed noise is drawn anew each time."""
-    return 1 if study is None or study.mechanism.noise == "distributed" else MOST_ROWS
-
-
-def _restored(head: Head | None, exhausted: Collection[str] = ()) -> dict[str, Any]:
-    named = head.model_dump(mode="json") if head else None
-    return {"kind": "restored", "head": named, "exhausted": sorted(exhausted)}
-
-
-def _reservation_row(population: str, plan: Plan) -> dict[str, Any]:
-    return {
-        "kind": "reserve",
-        "population": population,
-        "parts": {
-            purpose: {
-                "mechanism": plan.part(purpose).mechanism.as_document(),
-                "releases": plan.part(purpose).releases,
-            }
-            for purpose in plan.parts
-        },
-    }
 
 
 def _of(study: Study) -> dict[str, Any]:

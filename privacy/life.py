@@ -38,7 +38,9 @@ class LifeBudget:
     def born(cls, epsilon: float, delta: float) -> LifeBudget:
         """Raises ValueError unless ε > 0 and 0 < δ < 1 leave any room at all."""
         if not (epsilon > 0 and 0 < delta < 1):
-            raise ValueError(f"a life budget needs epsilon > 0 and 0 < delta < 1, got {epsilon}")
+            raise ValueError(
+                f"a life budget needs epsilon > 0 and 0 < delta < 1, got {epsilon} and {delta}"
+            )
         order = max(ORDERS, key=lambda a: _renyi(epsilon, delta, a) / a)
         renyi = _renyi(epsilon, delta, order)
         if renyi <= 0:

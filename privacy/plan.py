@@ -62,6 +62,12 @@ class Plan:
         """
         return _plan(study)
 
+    @classmethod
+    def charged(cls, study: Study, *, if_broken: bool) -> Plan:
+        """The plan that a ledger pays for: as designed, or should the secure sum be broken."""
+        plan = cls.of(study)
+        return plan.if_broken(study) if if_broken else plan
+
     def if_broken(self, study: Study) -> Plan:
         """The same releases at what they cost should every single upload be seen.
 

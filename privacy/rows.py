@@ -201,7 +201,7 @@ class Balance:
             if self.is_recovering and kind not in ("reserve", "restored"):
                 raise ValueError("rows were lost that no study explains")
             _TAKE[kind](self, row.sequence, row.public)
-        except (
+        except (  # whatever shape somebody else's row has
             KeyError,
             TypeError,
             ValueError,

@@ -29,6 +29,7 @@ from flo.keystore import KeyStore, read_secret, write_secret
 
 _CA_DAYS, _SERVER_DAYS, SITE_DAYS, BOOTSTRAP_DAYS = 3650, 398, 365, 7
 _LEEWAY = timedelta(minutes=5)
+CA_PURPOSE = "ca-key"  # for which the key store seals its key
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Authority:
     """Issues certificates. Keys: ``ca.key`` (sealed, 0600), ``ca.pem`` beside it."""
 
     def __init__(self, directory: Path, keystore: KeyStore) -> None:
-        pem = read_secret(directory / "ca.key", keystore, "ca-key")
+        pem = read_secret(directory / "ca.key", keystore, CA_PURPOSE)
         self._key = _signing_key(pem)
         self.certificate = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
 
@@ -64,7 +65,7 @@ class Authority:
             .add_extension(_usage(signs_certificates=True), critical=True)
             .sign(identity.key, hashes.SHA384())
         )
-        write_secret(directory / "ca.key", keystore, "ca-key", identity.pem())
+        write_secret(directory / "ca.key", keystore, CA_PURPOSE, identity.pem())
         for file in ("ca.pem", "chain.pem"):
             write_public(directory / file, _pem(certificate))
         return cls(directory, keystore)
@@ -106,7 +107,7 @@ class Authority:
             )
         if _signing_key(key).public_key() != found.public_key():
             raise UsageError("the CA's key is not the key of its certificate")
-        write_secret(directory / "ca.key", keystore, "ca-key", key)
+        write_secret(directory / "ca.key", keystore, CA_PURPOSE, key)
         write_public(directory / "ca.pem", _pem(found))
         write_public(directory / "chain.pem", b"".join(map(_pem, [found, *above])))
         return cls(directory, keystore)

@@ -47,9 +47,10 @@ from flo.server.listeners import Listener, bind, listener, show_anew
 from flo.server.members import Member
 from flo.server.metrics import Meter, Metric, Traffic, measured
 from flo.server.offering import completed
-from flo.server.operator_api import PrivateListener, operator_app
+from flo.server.operator_api import operator_app
 from flo.server.parcels import Parcels
 from flo.server.presence import Presence
+from flo.server.private_listener import PrivateListener
 from flo.server.refusals import Refusals
 from flo.server.runs import Runs
 from flo.server.shred import shred

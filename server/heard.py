@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 
 class Heard:
     """Told by the gateway on its event loop; read from any thread."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._last = clock, dict[str, float]()
+    def __init__(self) -> None:
+        self._last = dict[str, float]()
 
     def note(self, hospital: str) -> None:
         """This hospital was heard of just now."""
-        self._last[hospital] = self._clock()
+        self._last[hospital] = time.monotonic()
 
     def ago(self, hospital: str) -> float | None:
         """Seconds; None if not since this process began."""
         last = self._last.get(hospital)
-        return None if last is None else self._clock() - last
+        return None if last is None else time.monotonic() - last

@@ -13,15 +13,19 @@ coordinator.sqlite  hospitals, studies, approvals, runs, events waiting to be si
 audit.sqlite        the signed audit log
 identity.next.key   while a key is replaced: the one that follows
 succession.json     earlier identity keys, each signed over to the next
+serve.lock          (empty: see ``CoordinatorHome.serving``)
 models/             published models
 states/             large vectors of saved states, while their runs go on
+flower/             what Flower writes for itself
+superexec.log       what the process that starts ServerApps said
+log/                what the coordinator said, and its metrics
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,9 +37,9 @@ from flo.artifacts import LocalArtifacts
 from flo.audit_log import AuditLog, existing
 from flo.errors import RefusedError, UsageError
 from flo.files import locked, make_private_directory, write_public
-from flo.identity import Identity, Signer
+from flo.identity import IDENTITY_PURPOSE, Identity, Signer
 from flo.keystore import KeyStore, KeyStoreConfig, KmsKey, read_secret, write_secret
-from flo.server.authority import Authority, days_left, names_in
+from flo.server.authority import CA_PURPOSE, Authority, days_left, names_in
 from flo.server.aws_config import AwsConfig
 from flo.server.store import Store
 from flo.settings import Document, parse, read_toml
@@ -43,6 +47,11 @@ from flo.settings import Document, parse, read_toml
 _SIGNED_AT_ONCE = 50  # so that a signer which fails loses little
 REWRAPPED = ".rewrapped"  # of a secret while it moves to another key store
 HOME_VARIABLE = "FLO_COORDINATOR_HOME"
+SECRETS = {  # what lies sealed in the folder, and for which purpose
+    "identity.key": IDENTITY_PURPOSE,
+    "ca.key": CA_PURPOSE,
+    "checkpoint.key": "checkpoints",
+}
 NOT_BACKED_UP = ("superexec.secret", "flower", "log", "serve.log", "superexec.log")
 CHECKPOINT_KEY_VARIABLE = "FLO_CHECKPOINT_KEY"  # of a ServerApp: where its one key can be read
 Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -138,6 +147,11 @@ class CoordinatorHome:
         return self.directory / "chain.pem"
 
     @property
+    def checkpoint_key_path(self) -> Path:
+        """The sealed key that opens saved states of runs."""
+        return self.directory / "checkpoint.key"
+
+    @property
     def next_key_path(self) -> Path:
         """Where the key that is to follow lies, sealed, while a key is being replaced."""
         return self.directory / "identity.next.key"
@@ -190,10 +204,10 @@ class CoordinatorHome:
 
     def checkpoint_key(self) -> bytes:
         """The key for saved states, made at the first call."""
-        path, keystore = self.directory / "checkpoint.key", self.keystore()
+        path, keystore = self.checkpoint_key_path, self.keystore()
         if not path.exists():
-            write_secret(path, keystore, "checkpoints", secrets.token_bytes(32))
-        return read_secret(path, keystore, "checkpoints")
+            write_secret(path, keystore, SECRETS[path.name], secrets.token_bytes(32))
+        return read_secret(path, keystore, SECRETS[path.name])
 
     def states(self) -> LocalArtifacts:
         """Where large vectors of saved states lie."""
@@ -211,13 +225,11 @@ class CoordinatorHome:
     def recording(self) -> Iterator[Store]:
         """The store, for a command; what it enters as events is signed before the command ends."""
         self.refuse_half_replaced()
-        store, log = self.store(), self.audit_log()
-        try:
-            yield store
-        finally:
-            sign_events(store, log)
-            store.close()
-            log.close()
+        with closing(self.store()) as store, closing(self.audit_log()) as log:
+            try:
+                yield store
+            finally:
+                sign_events(store, log)
 
     @contextmanager
     def serving(self) -> Iterator[None]:

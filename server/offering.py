@@ -43,7 +43,7 @@ def completed(
     """
     study.refuse_unfinished()
     complete = with_keys(study, keys)
-    if complete.expires < today:
+    if complete.has_expired(today):
         raise StudyError(f"the study expired on {complete.expires}", hint="set a later `expires`")
     status = status_of(complete.digest)
     if status is not None and status not in UNDER_WAY:

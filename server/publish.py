@@ -77,8 +77,8 @@ def write_card(
     extracts: dict[str, bytes],
 ) -> Path:
     """Make the report, sign the card that names it, and keep both beside the tensors."""
-    study, tensors = offer.study, Path(result["model"])
-    card_path, _ = paths_of(tensors)
+    study, path = offer.study, Path(result["model"])
+    tensors, (card_path, _) = path.read_bytes(), paths_of(path)
     report, extracts = _report(study, extracts)
     if report is not None:
         write_public(card_path.with_name(card_path.name.replace(".card.", ".report.")), report)
@@ -88,7 +88,7 @@ def write_card(
         study_signature=offer.signature,
         run=run,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        file=canonical.digest(tensors.read_bytes()),
+        file=canonical.digest(tensors),
         rounds=result["rounds"],
         epsilon=result["epsilon"],
         delta=result["delta"],
@@ -101,7 +101,7 @@ def write_card(
         without_extract=tuple(sorted({h.id for h in study.hospitals} - set(extracts))),
         coordinator=identity.public.hex(),
     ).signed(identity)
-    PublishedModel.of(card, tensors.read_bytes(), identity.fingerprint)
+    PublishedModel.of(card, tensors, identity.fingerprint)
     write_public(card_path, card.to_bytes())
     return card_path
 

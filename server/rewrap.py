@@ -17,13 +17,7 @@ import tomli_w
 from flo.errors import RefusedError, TrustError
 from flo.files import write_public
 from flo.keystore import KeyStoreConfig, read_secret, write_secret
-from flo.server.home import REWRAPPED, CoordinatorHome
-
-_PURPOSES = {
-    "identity.key": "identity-key",
-    "ca.key": "ca-key",
-    "checkpoint.key": "checkpoints",
-}
+from flo.server.home import REWRAPPED, SECRETS, CoordinatorHome
 
 
 def rewrap(home: CoordinatorHome, config: KeyStoreConfig) -> int:
@@ -57,7 +51,7 @@ def _begun(home: CoordinatorHome) -> list[Path]:
     Before it, what lies in its place opens with the key store that the configuration names.
     """
     found = []
-    for name, purpose in _PURPOSES.items():
+    for name, purpose in SECRETS.items():
         path = home.directory / (name + REWRAPPED)
         if path.exists():
             try:
@@ -72,7 +66,7 @@ def _begun(home: CoordinatorHome) -> list[Path]:
 def _seal_anew(home: CoordinatorHome, config: KeyStoreConfig) -> list[Path]:
     old, new = home.keystore(), config.open_new(home.directory)
     made = []
-    for name, purpose in _PURPOSES.items():
+    for name, purpose in SECRETS.items():
         path = home.directory / name
         if path.exists():
             secret = read_secret(path, old, purpose)

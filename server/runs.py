@@ -164,7 +164,7 @@ class Runs:
 
     def _over(self, study: Study) -> str | None:
         """Why a paused run will never go on; None if it may."""
-        if study.expires < datetime.now(UTC).date():
+        if study.has_expired(datetime.now(UTC).date()):
             return f"the study expired on {study.expires}"
         approving = len(self._store.approvals(study.digest))
         if approving < study.cohort_floor:

@@ -29,8 +29,8 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError
 from flo import canonical
 from flo.audit_chain import Growth, Receipt
 from flo.audit_log import AuditLog
-from flo.claims import Digest, Head, PublicKey, Signature
-from flo.decisions import Decision, Decline
+from flo.claims import Digest, Head, PublicKey
+from flo.decisions import Decision, Decline, Signed
 from flo.environment import software
 from flo.errors import MessageError, StudyError, TrustError
 from flo.identity import Signer, fingerprint, public_bytes, verify
@@ -64,13 +64,6 @@ class HeadsBody(Document):
     """``head``: of the hospital's ledger; None while it has none."""
 
     head: Head | None = None
-
-
-class ApprovalBody(Document):
-    """A decision (``flo.decisions``) as canonical text, and the hospital's signature of it."""
-
-    document: Annotated[str, StringConstraints(max_length=65_536)]
-    signature: Signature
 
 
 class ReportBody(Document):
@@ -232,7 +225,7 @@ class SiteApi:
             StudyError: the study is not under way. TrustError: signed or meant otherwise, or too
             old.
         """
-        given = _parse(ApprovalBody, body)
+        given = _parse(Signed, body)
         document = given.document.encode()
         decision = _parse(Decision, document).root
         verify(peer.public, "approval", document, given.signature)

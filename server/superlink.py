@@ -1,10 +1,9 @@
-"""Flower's SuperLink inside the coordinator: with ``flo.server.grid`` its only contact with Flower.
+"""Flower's SuperLink inside the coordinator: its app, what waits for whom, nodes and runs.
 
-Flower's types do not travel further than these two modules. Its internals that are touched are held
-by contract tests (``tests/server/test_flower_contract.py``) and by ``flwr>=1.42,<1.43``.
-
-* ``SuperLink``: the FastAPI app (state in memory, ``isolation="process"``, no telemetry), a peek at
-  what waits for whom, node registration and run start.
+State in memory, ``isolation="process"``, no telemetry. The adapter to Flower is this module,
+``flo.server.lent`` and ``flo.server.grid``; Flower's types do not travel further. Its internals
+that are touched are held by contract tests (``tests/server/test_flower_contract.py``) and by
+``flwr>=1.42,<1.43``.
 """
 
 from __future__ import annotations

@@ -19,13 +19,18 @@ from flo.messages import (
     RequestHeader,
     Values,
     decode_reply,
-    encode_request,
     model_digest,
+    request_parts,
 )
 from flo.privacy.ledger import Ledger
 from flo.privacy.masking import Attempt, cohort_digest, masked, new_run_key, pair_secret
 from flo.privacy.ring import Integers, leave
 from flo.study import Study
+
+
+def encode_request(request: Request) -> bytes:
+    """The whole of it, as a site gets it."""
+    return b"".join(request_parts(request))
 
 
 @cache

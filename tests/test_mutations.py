@@ -26,14 +26,7 @@ from flo.clients.run_keys import RunKeys
 from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer
 from flo.identity import Identity
-from flo.messages import (
-    Reply,
-    Request,
-    RequestHeader,
-    decode_reply,
-    encode_request,
-    model_digest,
-)
+from flo.messages import Reply, Request, RequestHeader, decode_reply, model_digest
 from flo.privacy.discrete_gaussian import SystemNoise
 from flo.privacy.ledger import Ledger
 from flo.privacy.patients import Patients
@@ -49,7 +42,7 @@ from tests.builders import (
     pretend_enrolled,
     small_study,
 )
-from tests.company import claims
+from tests.company import claims, encode_request
 
 Steps = npt.NDArray[np.int64]
 LENGTH = 6  # parameters of the small study

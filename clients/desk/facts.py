@@ -16,7 +16,7 @@ from flo.clients.home import Population, SiteHome
 from flo.clients.policy import Policy
 from flo.clients.policy_file import EXPLAINED
 from flo.clients.review import review
-from flo.identity import spoken
+from flo.identity import heard, spoken
 from flo.pages import plots
 from flo.privacy import budget
 from flo.privacy.budget import Affordable, Moment, StudyUse
@@ -121,8 +121,7 @@ def partners(home: SiteHome, study: Study) -> list[Partner]:
 
 def is_what_was_heard(study: Study, hospital: str, typed: str) -> bool:
     """Whether the end of the fingerprint that the study names was typed."""
-    heard = "".join(typed.split()).lower()
-    return heard == study.hospital(hospital).fingerprint[-4 * _HEARD :]
+    return heard(typed) == study.hospital(hospital).fingerprint[-4 * _HEARD :]
 
 
 def costs(home: SiteHome, study: Study, population: Population, *, if_broken: bool) -> list[Cost]:

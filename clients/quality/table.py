@@ -98,7 +98,7 @@ def read(
         notes |= batch.notes
         for key, mask in batch.wrong.items():
             wrong.setdefault(key, []).append((begin, mask))
-        ids += [normalise(name) if name else "" for name in _text("", batch.ids).to_pylist()]
+        ids += [normalise(name) if name else "" for name in _text(batch.ids).to_pylist()]
         progress(len(ids))
     joined = {name: np.concatenate(parts) for name, parts in values.items()}
     for image in images.values():
@@ -122,7 +122,7 @@ def _numbers(
 ) -> tuple[Floats, dict[tuple[str, str], Mask]]:
     words, absent = _missing(mapped.missing)
     if words:
-        cells = _without(_text(name, cells), words)
+        cells = _without(_text(cells), words)
     try:
         values, text = as_numbers(cells)
     except TypeError as error:
@@ -142,7 +142,7 @@ def _missing(cells: tuple[str, ...]) -> tuple[tuple[str, ...], list[float]]:
 
 
 def _coded(name: str, cells: pa.Array, mapped: MappedColumn) -> pa.DictionaryArray:
-    text = _without(_text(name, cells), mapped.missing)
+    text = _without(_text(cells), mapped.missing)
     found = text.dictionary_encode()
     if not mapped.codes:
         return found
@@ -155,7 +155,7 @@ def _coded(name: str, cells: pa.Array, mapped: MappedColumn) -> pa.DictionaryArr
     )
 
 
-def _text(name: str, cells: pa.Array) -> pa.StringArray:
+def _text(cells: pa.Array) -> pa.StringArray:
     try:
         return as_text(cells)
     except TypeError:  # cells that are no text at all are nothing a codebook names

@@ -209,7 +209,7 @@ def _pixels(image: Dataset, column: ImageColumn, name: str) -> list[float]:
         raise DataError(
             f"{name}: an image's pixels cannot be decoded ({type(error).__name__})",
             hint="pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg for compressed ones",
-        ) from None
+        ) from None  # what it quotes may be a patient's
     if int(image.get("NumberOfFrames") or 1) > 1:
         raise DataError(f"{name}: an image has several frames; one is read")
     if values.ndim == 2:

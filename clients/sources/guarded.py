@@ -56,4 +56,4 @@ class Guarded:
             raise DataError(
                 f"{self.name} cannot be read ({type(error).__name__})",
                 hint="something in it is not what its format says; export it anew, text as UTF-8",
-            ) from None
+            ) from None  # what it quotes may be a patient's

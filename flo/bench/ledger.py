@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,8 @@ def _of(home: SiteHome, book: Ledger, study: Study, entries: int) -> Iterator[Ro
     extract.write_bytes(make_extract(home, book, study.digest))
 
     def open_and_gate() -> None:
-        opened = home.ledger()
-        opened.balance().remaining("main", "training")
-        opened.close()
+        with closing(home.ledger()) as opened:
+            opened.balance().remaining("main", "training")
 
     data = (home.directory / "ledger.sqlite").read_bytes()
     yield compared(

@@ -164,7 +164,7 @@ def trusted_coordinators(home: Path, fingerprint: str | None) -> list[str]:
     from flo.server.succession import steps
 
     if fingerprint is not None:
-        return ["".join(fingerprint.split()).lower()]
+        return [identity.heard(fingerprint)]
     if CoordinatorHome(home).config_path.exists():
         opened = CoordinatorHome.open(home)
         earlier = [identity.fingerprint(bytes.fromhex(s.old)) for s in steps(opened).steps]

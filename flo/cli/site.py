@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -159,10 +160,9 @@ def run(
     from flo.clients.home import SiteHome
     from flo.errors import UsageError
     from flo.logs import start_logging
-    from flo.settings import choose
 
     opened = SiteHome.open(home)
-    wanted = choose(device, opened.config.device, "auto")
+    wanted = opened.config.device if device is None else device
     if wanted not in ("auto", "cpu", "cuda"):
         raise UsageError(f"device {wanted!r} is not one of auto, cpu, cuda")
     start_logging(home / "log" / "agent.jsonl", verbosity=-1 if quiet else verbose)
@@ -177,10 +177,8 @@ def budget(
     from flo.cli.budget import show
     from flo.clients.home import SiteHome
 
-    ledger = SiteHome.open(home).ledger()
-    found = show(ledger)
-    ledger.close()
-    return results.Budget(found)
+    with closing(SiteHome.open(home).ledger()) as ledger:
+        return results.Budget(show(ledger))
 
 
 @command(app)
@@ -198,8 +196,7 @@ def extract(
 
     opened = SiteHome.open(home)
     digest = approved_digest(opened, study)
-    ledger = opened.ledger()
-    write_public(out, make_extract(opened, ledger, digest))
-    ledger.close()
+    with closing(opened.ledger()) as ledger:
+        write_public(out, make_extract(opened, ledger, digest))
     say(f"signed extract in {out}")
     return results.FileWritten(str(out))

@@ -67,7 +67,7 @@ class KmsKeyStore:
                 algorithm=AlgorithmSuite.AES_256_GCM_HKDF_SHA512_COMMIT_KEY,
                 frame_length=_FRAME_BYTES,
             )
-        except Exception as error:  # the SDK's own, or KMS's through it
+        except Exception as error:  # the SDK's own, or KMS's, which it wraps
             self._kms.raise_what_it_said("sealing under KMS")
             raise TrustError(f"sealing under {self.key_id} failed: {error}") from error
         return bytes(sealed)
@@ -80,7 +80,7 @@ class KmsKeyStore:
             data, header = self._sdk.decrypt(
                 source=sealed, keyring=self._keyring, encryption_context=context
             )
-        except Exception as error:  # the SDK's, KMS's through it, cryptography's
+        except Exception as error:  # the SDK's, KMS's, which it wraps, cryptography's
             try:
                 self._kms.raise_what_it_said("opening under KMS")
             except NetworkError:
@@ -172,6 +172,6 @@ class _Heard:
         self._error = None
         try:
             return call(**request)
-        except Exception as error:
+        except Exception as error:  # kept for ``raise_what_it_said``: the SDK hides it
             self._error = error
             raise

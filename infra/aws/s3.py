@@ -118,7 +118,7 @@ class S3Artifacts:
             self._client.complete_multipart_upload(
                 **upload, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
             )
-        except BaseException:
+        except BaseException:  # when stopped, too: parts that are never completed cost money
             with contextlib.suppress(Exception):  # what went wrong first is what is told
                 self._client.abort_multipart_upload(**upload)
             raise

@@ -50,8 +50,8 @@ class Event:
 class Stack:
     """One stack of one region, by name, in the account of the credentials that AWS's SDK finds."""
 
-    def __init__(self, name: str, region: str, sleep: Callable[[float], None] = time.sleep) -> None:
-        self.name, self.region, self._sleep = name, region, sleep
+    def __init__(self, name: str, region: str) -> None:
+        self.name, self.region = name, region
         self._formation = client("cloudformation", region)
 
     def status(self) -> str | None:
@@ -85,13 +85,15 @@ class Stack:
         """
         before, began = self.status(), time.time()
         request = self._request(parameters)
+        from botocore.exceptions import ClientError
+
         with in_our_words(f"deploying {self.name}"):
             if before in (None, "REVIEW_IN_PROGRESS"):
                 self._formation.create_stack(**request, OnFailure="ROLLBACK")
             else:
                 try:
                     self._formation.update_stack(**request)
-                except Exception as error:
+                except ClientError as error:  # CloudFormation has no code of its own for this
                     if "No updates are to be performed" in str(error):
                         return
                     raise
@@ -154,7 +156,7 @@ class Stack:
                 if "ROLLBACK" in status or status.endswith("_FAILED"):
                     raise FloError(f"{self.name} is {status}: {failed or 'see its events'}")
                 return
-            self._sleep(_LOOK_SECONDS)
+            time.sleep(_LOOK_SECONDS)
         raise FloError(f"{self.name} was not ready within {_MOST_SECONDS:g} seconds")
 
     def _events(self, began: float) -> Iterator[tuple[str, Event]]:

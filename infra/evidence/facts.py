@@ -20,15 +20,17 @@ from cryptography.exceptions import InvalidSignature
 from flo.audit_chain import Entry, read_export, verify
 from flo.clients import approval
 from flo.clients.approval import approved_digests
+from flo.clients.home import SECRETS as SITE_SECRETS
 from flo.clients.home import SiteHome
 from flo.errors import FloError, TrustError, UsageError
 from flo.identity import Signer
 from flo.identity import verify as verify_signature
 from flo.keystore import KeyStore, KeyStoreConfig, read_secret
+from flo.server.home import SECRETS as COORDINATOR_SECRETS
 from flo.server.home import CoordinatorHome, sign_events
 from flo.server.store import Offer
 from flo.server.succession import steps
-from flo.study import Study, from_canonical
+from flo.study import UNDER_WAY, Study
 
 Side = Literal["site", "coordinator"]
 
@@ -118,11 +120,7 @@ def _site(home: SiteHome) -> Facts:
         document,
         problems,
         folder=home.directory,
-        secrets={
-            "identity.key": "identity-key",
-            "split.key": "split.key",
-            "patients.key": "patients.key",
-        },
+        secrets=SITE_SECRETS,
         partners=partners,
         certificate=home.directory / "certificate.pem",
         keystore=home.config.keystore,
@@ -140,6 +138,9 @@ def _coordinator(home: CoordinatorHome) -> Facts:
         document = log.export("coordinator")
         offers, problems = store.offers(), list[str]()
         partners = {member.fingerprint for member in store.members()}
+    secrets = dict(COORDINATOR_SECRETS)
+    if not home.checkpoint_key_path.exists():  # it is made for the first run
+        del secrets[home.checkpoint_key_path.name]
     earlier = [step.old for step in steps(home).steps]
     public = [bytes.fromhex(key) for key in (*earlier, home.identity().public.hex())]
     for offer in offers:
@@ -152,12 +153,12 @@ def _coordinator(home: CoordinatorHome) -> Facts:
         document,
         problems,
         folder=home.directory,
-        secrets={"identity.key": "identity-key", "ca.key": "ca-key"},
+        secrets=secrets,
         partners=partners,
         certificate=home.certificate_path,
         keystore=home.config.keystore,
-        studies=[from_canonical(offer.study.canonical_bytes) for offer in offers],
-        open_studies={o.study.digest for o in offers if o.status in ("offered", "running")},
+        studies=[offer.study for offer in offers],
+        open_studies={offer.study.digest for offer in offers if offer.status in UNDER_WAY},
         policy={},
         lives={},
         kept=set(),

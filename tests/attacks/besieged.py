@@ -20,13 +20,13 @@ from flo.clients.handler import Handler
 from flo.clients.home import SiteHome
 from flo.clients.offers import Offered
 from flo.files import write_private
-from flo.messages import Request, RequestHeader, decode_reply, encode_request, model_digest
+from flo.messages import Request, RequestHeader, decode_reply, model_digest
 from flo.models import initial_weights
 from flo.study import Study
 from flo.vectors import Vector
 from tests.attacks.liar import HOSPITAL, LyingCoordinator
 from tests.builders import make_site, offered, small_study
-from tests.company import claims
+from tests.company import claims, encode_request
 
 RUN = "run-1"
 

@@ -16,15 +16,7 @@ from flo.clients.handler import Handler
 from flo.clients.home import SiteHome
 from flo.clients.run_keys import RunKeys
 from flo.identity import Identity
-from flo.messages import (
-    Reply,
-    Request,
-    RequestHeader,
-    decode_reply,
-    decode_request,
-    encode_request,
-    model_digest,
-)
+from flo.messages import Reply, Request, RequestHeader, decode_reply, decode_request, model_digest
 from flo.models import initial_weights, parameter_count
 from flo.privacy.ledger import Ledger
 from flo.study import Study
@@ -37,7 +29,7 @@ from tests.builders import (
     pretend_enrolled,
     small_study,
 )
-from tests.company import claims, partner
+from tests.company import claims, encode_request, partner
 
 COORDINATOR = Identity.new()
 PARTNERS = {name: partner(name) for name in ("south", "west")}

@@ -16,20 +16,12 @@ from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.handler import Handler, Releaser
 from flo.clients.home import SiteHome
 from flo.identity import Identity
-from flo.messages import (
-    Reply,
-    Request,
-    RequestHeader,
-    Values,
-    decode_reply,
-    encode_request,
-    model_digest,
-)
+from flo.messages import Reply, Request, RequestHeader, Values, decode_reply, model_digest
 from flo.models import initial_weights
 from flo.privacy.ledger import Ledger
 from flo.study import Study
 from tests.builders import SilentApi, make_site, offered, pretend_enrolled, small_study
-from tests.company import handler_of
+from tests.company import encode_request, handler_of
 
 COORDINATOR = Identity.new()
 ReleaserOf = Callable[[SiteHome, Study], Releaser]

@@ -184,8 +184,9 @@ def test_a_reply_that_is_no_document_is_refused(stage: Stage, body: bytes) -> No
         pytest.param(403, b'{"error":"revoked"}', TrustError, "refused heads: revoked", id="403"),
         pytest.param(401, b"", TrustError, "status 401", id="401"),
         pytest.param(409, b'{"error":"no"}', RefusedError, "refused heads: no", id="409"),
+        pytest.param(400, b'{"error":"odd"}', MessageError, "refused heads: odd", id="400"),
         pytest.param(500, b"<html>", NetworkError, "answered heads with 500", id="500"),
-        pytest.param(400, b"[]", RefusedError, "status 400", id="no error in it"),
+        pytest.param(400, b"[]", MessageError, "status 400", id="no error in it"),
     ],
 )
 def test_a_no_is_told_apart_by_who_must_act(

@@ -16,14 +16,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from flo.clients.confinement import LAYERS
 from flo.clients.home import SiteHome
-from flo.clients.policy import Policy
-from flo.clients.policy_file import sign, write_toml
+from flo.clients.policy import Layer, Policy
+from flo.clients.policy_file import EXPLAINED, sign, write_toml
 from flo.clients.worker import Worker
 from flo.errors import EXIT_REFUSED, RefusedError
 from tests.builders import make_site, small_study
@@ -47,6 +48,11 @@ def test_every_layer_holds_on_this_machine(tmp_path: Path) -> None:
     layers = worker.layers
     worker.stop()
     assert layers == dict.fromkeys(LAYERS, True)
+
+
+def test_a_policy_can_ask_for_every_layer_and_for_no_other() -> None:
+    assert set(get_args(Layer)) == set(LAYERS)
+    assert set(json.loads(EXPLAINED["confinement"][0])) == set(LAYERS)
 
 
 def test_every_layer_holds_for_a_user_without_rights_too(inside: Inside) -> None:

@@ -20,7 +20,7 @@ from flo.errors import (
     EXIT_TRUST,
     EXIT_USAGE,
     FloError,
-    RefusedError,
+    MessageError,
     UsageError,
 )
 from flo.identity import spoken
@@ -188,8 +188,8 @@ def test_a_refused_model_leaves_the_one_of_before_alone(site: SiteHome, tmp_path
 
 
 def test_a_model_that_is_not_published_is_not_kept(site: SiteHome, tmp_path: Path) -> None:
-    with pytest.raises(RefusedError, match="no published model yet"):
-        fetched(site, ToldApi(RefusedError("no published model yet")), tmp_path / "models")
+    with pytest.raises(MessageError, match="no published model yet"):
+        fetched(site, ToldApi(MessageError("no published model yet")), tmp_path / "models")
     assert not (tmp_path / "models").exists()
 
 

@@ -15,7 +15,6 @@ from flo.clients.quality.check import Checked
 from flo.clients.snapshot import Snapshot
 from flo.errors import TrustError
 from flo.privacy.patients import Patients
-from flo.privacy.split import is_held_out
 
 KEY = bytes(range(32))
 
@@ -73,7 +72,6 @@ def test_a_patients_records_stay_together_under_one_number() -> None:
     assert snapshot.training.patient.tolist() == [0, 1, 0, 1, 0]
     assert snapshot.training.count == 2
     assert snapshot.held_out.count == 1
-    assert all(is_held_out(KEY, name, 0.3) == is_held_out(KEY, name, 0.3) for name in ids)
 
 
 def test_a_snapshot_reads_back_and_is_for_its_owner_only(tmp_path: Path) -> None:

@@ -33,12 +33,12 @@ from flo.clients.witness import countersign
 from flo.errors import FloError
 from flo.identity import Identity
 from flo.keystore import LocalKeyStore
-from flo.messages import Request, RequestHeader, encode_request, model_digest
+from flo.messages import Request, RequestHeader, model_digest
 from flo.privacy.ledger import Ledger
 from flo.server.authority import Authority
 from flo.study import Study
 from tests.builders import CountingReleaser, make_site, offered, small_study, study_document
-from tests.company import claims, join, run_key, signed
+from tests.company import claims, encode_request, join, run_key, signed
 
 
 class Overheard(Handler):

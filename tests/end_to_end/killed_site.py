@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from flo.clients.home import SiteHome
 from flo.identity import Identity
-from flo.messages import Request, RequestHeader, encode_request, model_digest
+from flo.messages import Request, RequestHeader, model_digest
 from flo.study import from_canonical
-from tests.company import claims, handler_of
+from tests.company import claims, encode_request, handler_of
 
 LENGTH = 6  # parameters of the small study
 REQUEST = 1 << 24

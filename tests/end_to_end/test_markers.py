@@ -2,7 +2,7 @@
 
 Searched: every log, report, database, approval, extract, error text and console line of a hospital
 and of the coordinator. Not searched: the hospital's own file and the frozen snapshots, which hold
-patients by their nature (and are shown to hold the markers, so the search can find them).
+patients by their nature (the files are shown to hold the markers, so the search can find them).
 """
 
 from __future__ import annotations
@@ -132,8 +132,9 @@ def test_no_planted_value_is_found_anywhere(tmp_path: Path) -> None:
         for what, needle in wanted.items():
             assert needle not in data, f"{what} is in {path}"
     assert sum(1 for _ in searched(tmp_path)) > 60
-    snapshots = [p.read_bytes() for p in tmp_path.rglob("*.csv")]
-    assert all(MARK.encode() in data for data in snapshots)
+    files = [path.read_bytes() for path in tmp_path.rglob("*.csv")]
+    assert len(files) == len(homes)
+    assert all(MARK.encode() in data for data in files)
 
 
 def _a_bad_file_is_refused(home: SiteHome, digest: str, do: object) -> None:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from flo.errors import TrustError, UsageError
-from flo.identity import Identity, fingerprint, public_bytes, spoken, verify
+from flo.identity import Identity, fingerprint, heard, public_bytes, spoken, verify
 from flo.keystore import LocalKeyStore
 
 KEY = Identity.new()
@@ -101,8 +101,9 @@ def test_repr_hides_the_key() -> None:
     assert "key" not in repr(KEY).lower()
 
 
-def test_a_fingerprint_is_spoken_in_groups_of_four() -> None:
+def test_a_fingerprint_is_spoken_in_groups_of_four_and_heard_as_it_was() -> None:
     assert spoken("0123456789ab") == "0123 4567 89ab"
+    assert heard(" 0123 4567\n89AB ") == "0123456789ab"
 
 
 def test_what_is_sealed_opens_again_also_after_a_restart(tmp_path: Path) -> None:

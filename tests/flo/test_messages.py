@@ -25,10 +25,10 @@ from flo.messages import (
     decode_request,
     divided,
     encode_reply,
-    encode_request,
     model_digest,
     request_header_of,
 )
+from tests.company import encode_request
 
 WEIGHTS = np.array([0.5, -1.25, 3e-300])
 HEAD = {"sequence": 3, "hash": "b" * 64, "signature": "cd", "public": "ef"}

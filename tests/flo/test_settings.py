@@ -8,26 +8,8 @@ from pathlib import Path
 import pytest
 
 from flo.errors import UsageError
-from flo.settings import Document, choose, parse, read_toml
+from flo.settings import Document, parse, read_toml
 from tests.builders import make_site
-
-
-@pytest.mark.parametrize(
-    ("given", "file", "expected"),
-    [
-        pytest.param("flag", "file", "flag", id="flag or variable first"),
-        pytest.param(None, "file", "file", id="then the file"),
-        pytest.param(None, None, "default", id="then the default"),
-        pytest.param("", "file", "", id="an empty flag is given"),
-    ],
-)
-def test_the_first_that_is_given_wins(given: str | None, file: str | None, expected: str) -> None:
-    assert choose(given, file, "default") == expected
-
-
-def test_zero_and_false_count_as_given() -> None:
-    assert choose(0, 1, 2) == 0
-    assert choose(None, False, True) is False
 
 
 @pytest.mark.parametrize(

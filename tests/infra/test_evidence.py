@@ -165,6 +165,19 @@ def test_a_coordinators_pack_shows_its_tokens(tmp_path: Path) -> None:
     assert (body["side"], row(body, "HIPAA 164.312(a)(2)(iii)")["shown"]) == ("coordinator", True)
 
 
+def test_a_coordinators_seals_are_shown_with_the_one_of_saved_states_once_it_is_made(
+    tmp_path: Path,
+) -> None:
+    home = CoordinatorHome.create(tmp_path / "c", CoordinatorConfig())
+    shown = row(body_of(home), "GDPR Art. 32(1)(a)")["evidence"][0]
+    assert shown.startswith("identity.key, ca.key: ")
+    home.checkpoint_key()
+    shown = row(body_of(home), "GDPR Art. 32(1)(a)")["evidence"][0]
+    assert shown.startswith("identity.key, ca.key, checkpoint.key: ")
+    home.checkpoint_key_path.write_bytes(b"flo-sealed-1\n" + bytes(40))
+    assert not row(body_of(home), "GDPR Art. 32(1)(a)")["shown"]
+
+
 def test_an_edited_pack_does_not_verify(approved: Site) -> None:
     document = json.loads(make(approved.home.directory))
     document["body"]["rows"][1]["shown"] = True

@@ -20,11 +20,11 @@ from flo.clients.handler import Handler
 from flo.clients.home import SiteHome
 from flo.clients.run_keys import RunKeys
 from flo.identity import Identity
-from flo.messages import Request, RequestHeader, decode_reply, encode_request, model_digest
+from flo.messages import Request, RequestHeader, decode_reply, model_digest
 from flo.models import parameter_count
 from flo.study import Study
 from tests.builders import CountingReleaser, SilentApi, make_site, offered, pretend_enrolled
-from tests.company import claims
+from tests.company import claims, encode_request
 
 
 def run(home: SiteHome, study: Study, rounds: int, homes: list[SiteHome]) -> None:

@@ -12,11 +12,12 @@ from fastapi.routing import iter_route_contexts
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.supercore.error import FlowerError
 
-from flo.messages import Request, encode_request
+from flo.messages import Request
 from flo.server.lent import RUNTIME_CALLS, LentHandlers, Loan
 from flo.server.rounds import NO_WEIGHTS, RunState, request_header
 from flo.server.superlink import SuperLink
 from tests.builders import small_study
+from tests.company import encode_request
 
 STUDY, OTHER = small_study(), small_study(name="other")
 RUN = "run-1-000001"

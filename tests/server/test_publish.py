@@ -23,9 +23,9 @@ from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.enrol import connect
 from flo.clients.home import SiteHome
 from flo.clients.models import fetch
-from flo.errors import EXIT_OK, RefusedError, TrustError
+from flo.errors import EXIT_OK, MessageError, TrustError
 from flo.features import input_names
-from flo.model_card import PublishedModel
+from flo.model_card import ModelCard, PublishedModel
 from flo.models import initial_weights
 from flo.privacy.plan import Plan
 from flo.privacy.report import build, verify
@@ -298,8 +298,13 @@ def test_a_survey_is_never_published(scene: Scene, tmp_path: Path) -> None:
 # -- a coordinator that starts again ---------------------------------------------------------------
 
 
-def restarted(folder: Path, result: Callable[[CoordinatorHome, Offer], dict[str, Any]]) -> None:
-    """What a coordinator does at its start about a run that ended before, without a card."""
+def restarted(
+    folder: Path, result: Callable[[CoordinatorHome, Offer], dict[str, Any]]
+) -> list[tuple[str, Any]]:
+    """What a coordinator does at its start about a run that ended before, without a card.
+
+    The events of that, each with its reason where it has one.
+    """
     home = CoordinatorHome.create(folder / "home", CoordinatorConfig())
     offer = offered(study("old"), [], home.tls_identity())
     with closing(home.store()) as store:
@@ -316,10 +321,18 @@ def restarted(folder: Path, result: Callable[[CoordinatorHome, Offer], dict[str,
     try:
         coordinator._recover()
         coordinator._runs.sign_cards()
-        assert coordinator._runs.uncarded <= {offer.study.digest}
+        assert not coordinator._runs.uncarded
+        events = coordinator._store.events(offer.study.digest)
+        return [(event["kind"], event["facts"].get("why")) for event in events]
     finally:
         coordinator._store.close()
         coordinator._admission.close()
+
+
+def card_of_the_restarted(folder: Path) -> ModelCard:
+    home = CoordinatorHome.open(folder / "home")
+    model = home.directory / "models" / "old-run-1.card.json"
+    return PublishedModel.open(model, home.identity().fingerprint).card
 
 
 def test_a_card_that_was_not_signed_before_a_restart_is_signed_after_it(tmp_path: Path) -> None:
@@ -328,10 +341,8 @@ def test_a_card_that_was_not_signed_before_a_restart_is_signed_after_it(tmp_path
         aged(Path(found["model"]), 60)
         return found
 
-    restarted(tmp_path, result)
-    home = CoordinatorHome.open(tmp_path / "home")
-    model = home.directory / "models" / "old-run-1.card.json"
-    assert PublishedModel.open(model, home.identity().fingerprint).card.run == "run-1"
+    assert restarted(tmp_path, result) == [("published", None)]
+    assert card_of_the_restarted(tmp_path).run == "run-1"
 
 
 def test_a_model_that_was_moved_away_does_not_stop_the_coordinator(tmp_path: Path) -> None:
@@ -340,7 +351,7 @@ def test_a_model_that_was_moved_away_does_not_stop_the_coordinator(tmp_path: Pat
         Path(found["model"]).unlink()
         return found
 
-    restarted(tmp_path, result)
+    assert restarted(tmp_path, result) == [("no-card", "FileNotFoundError")]
 
 
 def test_a_run_that_ended_under_flo_0_1_does_not_stop_the_coordinator(tmp_path: Path) -> None:
@@ -350,7 +361,8 @@ def test_a_run_that_ended_under_flo_0_1_does_not_stop_the_coordinator(tmp_path: 
         del found["subgroups"]
         return found
 
-    restarted(tmp_path, result)
+    assert restarted(tmp_path, result) == [("published", None)]
+    assert card_of_the_restarted(tmp_path).subgroups == {}
 
 
 def nested(depth: int) -> list[Any]:
@@ -468,7 +480,7 @@ def test_a_model_is_for_the_hospitals_of_its_study_and_once_it_is_published(
 
 def test_the_sites_own_command_fetches_it(clinics: Clinics, tmp_path: Path) -> None:
     site, name = clinics.sites[0], clinics.offer.study.name
-    with connect(site) as api, pytest.raises(RefusedError, match="no published model yet"):
+    with connect(site) as api, pytest.raises(MessageError, match="no published model yet"):
         fetch(site, api, name, tmp_path / "models")
     card = clinics.publish()
     done = flo("model", "fetch", name, "--home", site.directory, "--out", tmp_path / "models")

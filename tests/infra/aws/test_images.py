@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from flo.errors import UsageError
 from flo.files import locked
 from flo.infra.aws.job.runner import LocalJob
 from flo.infra.aws.sagemaker import ENTRYPOINT
@@ -98,5 +99,5 @@ def test_the_runner_runs_no_other_entry_point(tmp_path: Path) -> None:
             return []
 
     pytest.importorskip("botocore")
-    with pytest.raises(Exception, match="an entry point of 'bash' is not run here"):
+    with pytest.raises(UsageError, match="an entry point of 'bash' is not run here"):
         LocalJob(request, tmp_path, Empty()).start()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flo import sealed
+from flo.errors import EXIT_USAGE, FloError
 from flo.infra.aws.job.contract import HyperParameters
 from flo.infra.aws.job.entry import launch_context, opened
 from flo.infra.aws.job.runner import recorded
@@ -212,5 +213,6 @@ def test_without_an_account_nothing_is_launched_elsewhere(stage: Stage) -> None:
     stage.coordinator.stop()
     stage.coordinator = RealCoordinator(stage.home)
     stage.coordinator.wait_until_ready()
-    with pytest.raises(Exception, match="this coordinator has no AWS account"):
+    with pytest.raises(FloError, match="this coordinator has no AWS account") as refused:
         stage.launch("local noise", steps=3)
+    assert refused.value.exit_code == EXIT_USAGE
