@@ -30,7 +30,13 @@ from flo.keystore import by_passphrase
 from flo.settings import Document, parse
 
 Kind = Literal["site", "coordinator"]
-_MAGIC, _HEADER_LIMIT, _LARGEST = b"flo-backup-1\n", 4096, 8 << 30
+_MAGIC, _HEADER_LIMIT = b"flo-backup-1\n", 4096
+_LARGEST = (1 << 31) - 1  # bytes, of which AES-GCM here seals so many at once
+_OF_THE_FRAME, _OF_A_MEMBER = 1 << 20, 2048  # more than header, seal and tar's ends; tar's blocks
+_SMALLER = (
+    "a coordinator's folder grows by its models/: move old ones elsewhere; they are signed and "
+    "need no secrecy"
+)
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}){0,5}")
 _COST = 1 << 16
 
@@ -60,7 +66,7 @@ def write(
     """Write the folder's files, but for ``leave_out`` at its top; returns how many there are.
 
     Raises:
-        UsageError: ``out`` exists, or the passphrase is too short.
+        UsageError: ``out`` exists, the passphrase is too short, or the folder is too large.
     """
     if out.exists():
         raise UsageError(f"{out} exists already", hint="choose another name")
@@ -72,11 +78,17 @@ def write(
     )
     text = canonical.encode(header.model_dump(mode="json"))
     cipher = by_passphrase(secret, bytes.fromhex(header.salt), header.cost)
-    archive, count = io.BytesIO(), 0
+    archive, count, room = io.BytesIO(), 0, _LARGEST - _OF_THE_FRAME
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for path, data in _files(directory, leave_out):
             member = tarfile.TarInfo(path)
             member.size = len(data)
+            room -= len(data) + _OF_A_MEMBER
+            if room < 0:
+                raise UsageError(
+                    f"{directory} holds more than the {_LARGEST >> 20:,} MiB of a backup",
+                    hint=_SMALLER,
+                )
             tar.addfile(member, io.BytesIO(data))
             count += 1
     sealed = cipher.seal({"header": text.decode()}, archive.getvalue())
@@ -96,7 +108,7 @@ def read(path: Path, kind: Kind, secret: bytes) -> Backup:
     if path.stat().st_size > _LARGEST:
         raise UsageError(
             f"{path} has {path.stat().st_size} bytes, and a backup may have {_LARGEST}",
-            hint="a coordinator's folder grows by its models/: move old ones away before a backup",
+            hint=_SMALLER,
         )
     data = path.read_bytes()
     start = len(_MAGIC) + 4

@@ -231,6 +231,8 @@ def _well_kept(path: Path, keystore: KeyStore, purpose: str) -> bool:
 
 
 def _described(keystore: KeyStoreConfig) -> str:
+    if keystore.kind == "kms":
+        return "a key in KMS, by the permissions of that account"
     if keystore.kind == "passphrase":
         return "opened by a passphrase"
     if keystore.path is None:

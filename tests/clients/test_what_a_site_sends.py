@@ -63,6 +63,7 @@ ACCOUNTED = {
     "renew.request": "a key and the hospital's id, signed",
     "leave": "nothing is said",
     "keys": "nothing is said",
+    "software": "nothing is said",
     **{f"audit.growth.head.{name}": LOG for name in ("number", "hash", "public", "signature")},
     "audit.growth": "nothing, where the coordinator has seen all of it",
     "audit.growth.after": "up to where the coordinator has seen it before",

@@ -16,8 +16,10 @@ from flo import canonical
 from flo.audit_chain import Growth, Receipt
 from flo.audit_log import AuditLog
 from flo.canonical import Bytes
+from flo.checkup import could_run
 from flo.clients.agent import Agent
 from flo.clients.approve import approve, terms_of
+from flo.clients.checkup import asked
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.decisions import refuse
 from flo.clients.enrol import accept_coordinator, connect, enrol, leave, renew_when_due
@@ -30,6 +32,7 @@ from flo.clients.policy_file import sign, write_toml
 from flo.clients.recover import recover
 from flo.clients.run_keys import RunKeys
 from flo.clients.witness import countersign
+from flo.environment import software
 from flo.errors import FloError
 from flo.identity import Identity
 from flo.keystore import LocalKeyStore
@@ -81,6 +84,7 @@ class WholeLife:
         self.said.append((name, json.loads(canonical.encode(body))))
         known = {"heads": {"head": None}, "studies": self.listed, "keys": {"steps": []}}
         known["given"] = {"given": []}
+        known["software"] = {"software": software(), "time": datetime.now(UTC).isoformat()}
         if name in ("enrol", "renew"):
             key = self.home.identity().key.public_key()
             pem, _ = self.authority.issue_client("north", "site", key)
@@ -108,6 +112,7 @@ class WholeLife:
             renew_when_due(self.home, api, days=1000)
             countersign(api, log, self.home.coordinator)
             accept_coordinator(self.home, api, self.coordinator.fingerprint)
+        assert could_run(asked(self.home, issuer=""))
         with connect(self.home) as api:
             refuse(self.home, api, "a" * 64, "Not now.")
         for study in _studies():
@@ -170,9 +175,9 @@ class WholeLife:
         _, key = run_key(self.partner, study.digest)
         join(handler, study, keys={"south": key})
         head = len(self.replies) + 1
-        asked = [(purpose, 1, "release") for purpose in study.purposes]
-        asked += [(study.purposes[0], 2, "release"), (study.purposes[0], 1, "finish")]
-        for purpose, attempt, kind in [*asked, (study.purposes[0], 9, "release")]:
+        requests = [(purpose, 1, "release") for purpose in study.purposes]
+        requests += [(study.purposes[0], 2, "release"), (study.purposes[0], 1, "finish")]
+        for purpose, attempt, kind in [*requests, (study.purposes[0], 9, "release")]:
             weights = np.zeros(0 if study.survey else 6)
             header = RequestHeader.model_validate(
                 {

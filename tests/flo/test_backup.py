@@ -44,6 +44,16 @@ def written(folder: Path, out: Path) -> Path:
     return out
 
 
+def test_a_folder_that_no_backup_can_hold_is_refused_before_anything_is_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup, "_LARGEST", (1 << 20) + 20_000)
+    (folder / "approved" / "large").write_bytes(bytes(40_000))
+    with pytest.raises(UsageError, match="holds more than the 1 MiB of a backup"):
+        written(folder, tmp_path / "north.backup")
+    assert not (tmp_path / "north.backup").exists()
+
+
 def test_a_folder_comes_back_without_what_is_left_out(folder: Path, tmp_path: Path) -> None:
     out = written(folder, tmp_path / "north.backup")
     assert stat.S_IMODE(out.stat().st_mode) == 0o600

@@ -24,8 +24,10 @@ from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.home import SiteHome
 from flo.errors import FloError, MessageError, TrustError, UsageError
 from flo.identity import Identity
+from flo.infra.evidence import facts
 from flo.infra.evidence.pack import FILL_IN, make, render, verify
 from flo.infra.evidence.rows import ROWS
+from flo.keystore import KeyStoreConfig
 from flo.server.home import CoordinatorConfig, CoordinatorHome
 from flo.server.tokens import issue
 from tests.builders import SilentApi, small_study
@@ -290,3 +292,16 @@ def test_a_pack_without_a_field_is_refused_before_it_is_shown(approved: Site) ->
         signature = identity.sign("evidence", canonical.encode(body))
         with pytest.raises(MessageError, match=f"{gone}: Field required"):
             render(canonical.encode({"body": body, "signature": signature}))
+
+
+@pytest.mark.parametrize(
+    ("keystore", "said"),
+    [
+        ({}, "in the same folder"),
+        ({"path": "/mnt/token/key"}, "a key file elsewhere"),
+        ({"kind": "passphrase"}, "opened by a passphrase"),
+        ({"kind": "kms", "key": f"arn:aws:kms:eu-central-1:123456789012:key/{'0' * 8}"}, "in KMS"),
+    ],
+)
+def test_what_opens_the_keys_is_said_as_it_is(keystore: dict[str, str], said: str) -> None:
+    assert said in facts._described(KeyStoreConfig.model_validate(keystore))
