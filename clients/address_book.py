@@ -19,7 +19,7 @@ from flo.clients.home import SiteHome
 from flo.errors import PolicyError, TrustError, UsageError
 from flo.files import write_private
 from flo.identity import heard, spoken
-from flo.settings import Document, parse
+from flo.settings import Document, parse, read_json
 from flo.study import Identifier, Study
 
 _LIMIT = 1 << 20
@@ -37,8 +37,7 @@ class AddressBook(Document):
         path = home.directory / "partners.json"
         if not path.exists():
             return cls()
-        document = canonical.decode(path.read_bytes(), limit=_LIMIT, what=str(path))
-        return parse(cls, document, str(path))
+        return read_json(cls, path, limit=_LIMIT)
 
     def confirm(self, home: SiteHome, entries: dict[str, str]) -> AddressBook:
         """Keep fingerprints as they were read out, and enter them in the audit log.

@@ -21,7 +21,7 @@ from flo.files import write_private
 from flo.identity import Identity, verify
 from flo.privacy.ledger import Ledger
 from flo.privacy.plan import Plan
-from flo.settings import Document, parse
+from flo.settings import Document, read_json
 from flo.study import MAX_STUDY_BYTES, Identifier, Study, from_canonical
 
 log = logging.getLogger("flo.clients.approval")
@@ -101,8 +101,7 @@ def read(home: SiteHome, digest: str) -> Approval:
     path = approval_path(home, digest)
     if not path.exists():
         raise RefusedError(f"study {digest[:12]} is not approved here")
-    document = canonical.decode(path.read_bytes(), limit=_LIMIT, what="approval")
-    approval = parse(Approval, document, str(path))
+    approval = read_json(Approval, path, limit=_LIMIT)
     data = approval.study.encode()
     if canonical.digest(data) != digest:
         raise TrustError(f"the approval of study {digest[:12]} holds another study")

@@ -13,7 +13,6 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import Literal
 
-from flo import canonical
 from flo.clients.approval import (
     approval_path,
     delete_snapshots,
@@ -30,9 +29,11 @@ from flo.clients.replies import KeptReplies
 from flo.decisions import Decline, Signed
 from flo.errors import FloError, RefusedError
 from flo.files import write_private
-from flo.settings import parse
+from flo.settings import read_json
 
 log = logging.getLogger("flo.clients.decisions")
+
+_LIMIT = 1 << 20
 
 
 def refuse(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> None:
@@ -84,8 +85,7 @@ def withdraw(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> bo
         try:
             extract = make_extract(home, ledger, study)
             write_private(extract_path(home, study), extract)
-            document = canonical.decode(path.read_bytes(), limit=1 << 20, what=str(path))
-            _tell(api, parse(Signed, document, str(path)))
+            _tell(api, read_json(Signed, path, limit=_LIMIT))
             api.call("reports", {"study": study, "extract": extract.decode()})
         except FloError as error:
             log.warning(f"withdrawn here; the coordinator could not be told: {error}")

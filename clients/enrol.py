@@ -24,7 +24,7 @@ from flo.clients.home import CoordinatorInfo, SiteHome
 from flo.errors import RefusedError, TrustError, UsageError
 from flo.files import write_public
 from flo.identity import Identity, fingerprint, heard, spoken
-from flo.settings import Document, parse
+from flo.settings import Document, parse, read_json
 from flo.study import Identifier
 from flo.succession import Succession
 
@@ -74,11 +74,7 @@ def enrol(home: SiteHome, invitation_path: Path) -> Enrolled:
     """
     if not invitation_path.is_file():
         raise UsageError(f"no invitation at {invitation_path}")
-    invitation = parse(
-        Invitation,
-        canonical.decode(invitation_path.read_bytes(), limit=_LIMIT, what="invitation"),
-        str(invitation_path),
-    )
+    invitation = read_json(Invitation, invitation_path, limit=_LIMIT)
     config, identity = home.config, home.identity()
     if invitation.hospital != config.hospital:
         raise UsageError(

@@ -21,7 +21,7 @@ from flo import canonical
 from flo.clients.home import SiteHome
 from flo.errors import FloError, RefusedError
 from flo.files import write_private
-from flo.settings import Document, parse
+from flo.settings import Document, read_json
 
 log = logging.getLogger("flo.clients.halt")
 
@@ -44,7 +44,7 @@ def halted(home: SiteHome) -> Halt | None:
     if not path.exists():
         return None
     try:
-        return parse(Halt, canonical.decode(path.read_bytes(), limit=_LIMIT, what=_FILE), _FILE)
+        return read_json(Halt, path, limit=_LIMIT)
     except (FloError, OSError):
         return Halt(time="an unknown time")
 

@@ -50,7 +50,7 @@ from flo.keystore import KeyStore, KeyStoreConfig, read_secret, write_secret
 from flo.privacy.ledger import Ledger
 from flo.privacy.life import LifeBudget
 from flo.schema import Text
-from flo.settings import Document, parse, read_toml
+from flo.settings import Document, parse, read_json, read_toml
 from flo.study import Identifier, largest_delta, round_size
 
 if TYPE_CHECKING:
@@ -298,8 +298,7 @@ class SiteHome:
             raise UsageError(
                 "this site is not enrolled", hint="run `flo site enrol INVITATION` first"
             )
-        document = canonical.decode(path.read_bytes(), limit=65_536, what=str(path))
-        return parse(CoordinatorInfo, document, str(path))
+        return read_json(CoordinatorInfo, path, limit=65_536)
 
     @contextmanager
     def deciding(self) -> Iterator[None]:

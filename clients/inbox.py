@@ -31,7 +31,7 @@ from flo.clients.offers import known_studies, offered_studies
 from flo.errors import FloError, MessageError, TrustError, UsageError
 from flo.files import write_private
 from flo.identity import fingerprint
-from flo.settings import Document, parse
+from flo.settings import Document, read_json
 from flo.study import UNDER_WAY, Study, from_canonical
 
 log = logging.getLogger("flo.clients.inbox")
@@ -166,7 +166,7 @@ def _told(home: SiteHome) -> _Told:
     path = home.directory / _FILE
     if not path.exists():
         return _Told()
-    return parse(_Told, canonical.decode(path.read_bytes(), limit=_LIMIT, what="told"), "told")
+    return read_json(_Told, path, limit=_LIMIT)
 
 
 def _keep(home: SiteHome, told: _Told) -> None:

@@ -22,7 +22,7 @@ from flo.decisions import PersonApproval, Terms
 from flo.errors import PolicyError, TrustError, UsageError
 from flo.files import write_private
 from flo.identity import Identity
-from flo.settings import Document, parse
+from flo.settings import Document, read_json
 from flo.study import Study
 
 _SHORTEST, _LIMIT = 12, 1 << 20
@@ -62,8 +62,7 @@ def say_yes(
     person, path = policy.person(key), first_path(home, study.digest)
     earlier: tuple[PersonApproval, ...] = ()
     if path.exists():
-        document = canonical.decode(path.read_bytes(), limit=_LIMIT, what=str(path))
-        kept = parse(_First, document, str(path)).people
+        kept = read_json(_First, path, limit=_LIMIT).people
         earlier = tuple(
             given for given in kept if given.terms == terms.digest and _is_named(policy, given)
         )

@@ -23,7 +23,7 @@ from flo.clients.policy import Policy
 from flo.errors import PolicyError, TrustError, UsageError
 from flo.files import write_private
 from flo.identity import Identity, fingerprint, verify
-from flo.settings import Document, parse, read_toml
+from flo.settings import Document, parse, read_json, read_toml
 
 _LIMIT = 1 << 20
 _SIGNED = "policy-signed"
@@ -154,9 +154,8 @@ def in_force(directory: Path, identity: Identity) -> Policy:
     path = directory / "policy.signed.json"
     if not path.exists():
         raise TrustError("this site's policy is not signed", hint="flo site policy --sign")
-    document = canonical.decode(path.read_bytes(), limit=_LIMIT, what=str(path))
     try:
-        signed = parse(_SignedPolicy, document, str(path))
+        signed = read_json(_SignedPolicy, path, limit=_LIMIT)
         edited = read_edited(directory / "policy.toml")
     except UsageError as error:
         raise TrustError(f"the site's policy cannot be read: {error}") from error
@@ -202,8 +201,7 @@ def _signatures(
     path = directory / "policy.waiting.json"
     kept: dict[str, _Signature] = {}
     if path.exists():
-        document = canonical.decode(path.read_bytes(), limit=_LIMIT, what=str(path))
-        waiting = parse(_Waiting, document, str(path))
+        waiting = read_json(_Waiting, path, limit=_LIMIT)
         for given in waiting.people if waiting.policy == policy.digest else ():
             public = bytes.fromhex(given.public)
             with suppress(TrustError):  # for what followed another policy; it counts no more

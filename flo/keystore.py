@@ -32,7 +32,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from flo import canonical
 from flo.errors import TrustError, UsageError
 from flo.files import write_private
-from flo.settings import Document, parse
+from flo.settings import Document, read_json
 
 Context = dict[str, str]
 KmsKey = Annotated[
@@ -140,8 +140,7 @@ class PassphraseKeyStore(AesKeyStore):
         """Raises UsageError for a short passphrase at first use, TrustError for a wrong one."""
         if not path.exists():
             self.rewrap(path, passphrase, os.urandom(32))
-        document = canonical.decode(path.read_bytes(), limit=_LIMIT, what=str(path))
-        kept = parse(_Wrapped, document, str(path))
+        kept = read_json(_Wrapped, path, limit=_LIMIT)
         wrapping = by_passphrase(passphrase, bytes.fromhex(kept.salt), kept.cost, short=True)
         try:
             key = wrapping.open({"purpose": "keystore"}, bytes.fromhex(kept.wrapped))

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from flo import canonical
 from flo.errors import UsageError
 from flo.text import printable
 
@@ -55,6 +56,17 @@ def parse(model: type[ModelT], value: Any, what: str) -> ModelT:
         return model.model_validate(value)
     except ValidationError as error:
         raise UsageError(f"{what}:\n{problems(error)}") from error
+
+
+def read_json(model: type[ModelT], path: Path, *, limit: int) -> ModelT:
+    """Build ``model`` from a file of JSON, of which at most ``limit`` bytes are read.
+
+    Raises:
+        MessageError: it is larger, or no JSON. UsageError: it breaks the model's rules.
+    """
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    return parse(model, canonical.decode(data, limit=limit, what=str(path)), str(path))
 
 
 def problems(error: ValidationError, *, foreign: bool = False) -> str:

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 import httpx
 from pydantic import Field, StringConstraints
 
-from flo import canonical
 from flo.errors import (
     EXIT_USAGE,
     FloError,
@@ -23,7 +22,7 @@ from flo.errors import (
 from flo.proxy import proxy_for
 from flo.server.home import CoordinatorHome
 from flo.server.tokens import issue
-from flo.settings import Document, parse
+from flo.settings import Document, read_json
 
 _LIMIT, _OWN_SECONDS = 1 << 20, 900
 _ASK_AGAIN = "ask whoever owns the coordinator's folder: flo coordinator token NAME --role ROLE"
@@ -41,8 +40,7 @@ class Access(Document):
 def read_access(place: Path) -> Access:
     """An access file. Raises UsageError if it is none."""
     try:
-        document = canonical.decode(place.read_bytes(), limit=_LIMIT, what=str(place))
-        return parse(Access, document, str(place))
+        return read_json(Access, place, limit=_LIMIT)
     except (MessageError, UsageError) as error:
         raise UsageError(f"{place} is not an access file: {error}", hint=_ASK_AGAIN) from error
 

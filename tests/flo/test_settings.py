@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flo.errors import UsageError
-from flo.settings import Document, parse, read_toml
+from flo.errors import MessageError, UsageError
+from flo.settings import Document, parse, read_json, read_toml
 from tests.builders import make_site
 
 
@@ -98,3 +98,15 @@ def test_a_file_that_cannot_be_read_is_named(
         path.write_bytes(data)
     with pytest.raises(UsageError, match=f"some.toml.*{fragment}"):
         read_toml(path)
+
+
+def test_of_a_file_no_more_is_read_than_its_limit(tmp_path: Path) -> None:
+    """A file without end, as someone might leave in a site's folder, fills no memory."""
+    endless = tmp_path / "endless.json"
+    with endless.open("wb") as file:
+        file.truncate(1 << 40)  # sparse: a terabyte of nothing
+    with pytest.raises(MessageError, match="limit 64"):
+        read_json(Document, endless, limit=64)
+    small = tmp_path / "small.json"
+    small.write_bytes(b"{}")
+    assert read_json(Document, small, limit=64) == Document()
