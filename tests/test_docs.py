@@ -105,8 +105,10 @@ def script() -> Iterator[str]:
             yield f"echo '=== {page}' >&2"
             for line in block.splitlines():
                 yield line
-                if line.endswith("&") or line.startswith("pkill"):
-                    yield "sleep 8"
+                if "coordinator serve" in line and line.endswith("&"):
+                    yield "for i in $(seq 90); do flo study list > listed 2>&1 && break; sleep 1; done"
+                elif line.startswith("pkill"):
+                    yield f"while {line.replace('pkill', 'pgrep', 1)}; do sleep 1; done"
 
 
 @pytest.mark.slow
@@ -130,7 +132,7 @@ def test_everything_that_the_pages_tell_people_to_type_works(tmp_path: Path) -> 
         ) as process,
     ):
         try:
-            assert process.wait(timeout=500) == 0, said.read_text()[-4000:]
+            assert process.wait(timeout=900) == 0, said.read_text()[-4000:]
         finally:
             os.killpg(process.pid, signal.SIGKILL)
     assert (folder / "report.json").is_file()
