@@ -106,7 +106,7 @@ def script() -> Iterator[str]:
             for line in block.splitlines():
                 yield line
                 if "coordinator serve" in line and line.endswith("&"):
-                    yield "for i in $(seq 90); do flo study list > listed 2>&1 && break; sleep 1; done"
+                    yield "until flo study list > listed 2>&1; do sleep 1; done"
                 elif line.startswith("pkill"):
                     yield f"while {line.replace('pkill', 'pgrep', 1)}; do sleep 1; done"
 
