@@ -117,12 +117,13 @@ def test_everything_that_the_pages_tell_people_to_type_works(tmp_path: Path) -> 
     kept = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     said = tmp_path / "said.txt"
-    folder = tmp_path / "day"
+    folder, day = tmp_path / "day", tmp_path / "day.sh"
     folder.mkdir()
+    day.write_text("\n".join(script()), encoding="utf-8")
     with (
         said.open("wb") as out,
         subprocess.Popen(
-            ["bash", "-euxo", "pipefail", "-c", "\n".join(script())],
+            ["bash", "-euxo", "pipefail", day],
             cwd=folder,
             env={**kept, **ports, "PATH": path, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
