@@ -284,7 +284,7 @@ def _reserve(
     digest = snapshot.digest
     with closing(home.ledger()) as ledger:
         confirm_head(api, ledger)
-        _refuse_changed_birth(home, ledger, population)
+        refuse_changed_birth(home, ledger, population)
         hashes = {name: keyed_hash(home.patients_key, name) for name in checked.patient_ids}
         path = snapshot_path(home, study.digest, digest)
         if keep:
@@ -340,7 +340,7 @@ def _announce(api: CoordinatorApi, approved: Approval) -> Approval:
     return approved
 
 
-def _refuse_changed_birth(home: SiteHome, ledger: Ledger, population: Population) -> None:
+def refuse_changed_birth(home: SiteHome, ledger: Ledger, population: Population) -> None:
     """What was fixed at birth cannot be changed afterwards: site.toml, split key, patients key."""
     commitments = home.key_commitments()
     for row in ledger.rows():

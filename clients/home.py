@@ -44,7 +44,7 @@ from flo.clients.policy import Policy
 from flo.clients.policy_file import in_force, sign, write_toml
 from flo.clients.sources.places import Place
 from flo.errors import PolicyError, RefusedError, TrustError, UsageError
-from flo.files import is_locked, locked, make_private_directory, write_private
+from flo.files import is_locked, locked, make_private_directory, refuse_anothers, write_private
 from flo.identity import IDENTITY_PURPOSE, Identity, fingerprint, verify
 from flo.keystore import KeyStore, KeyStoreConfig, read_secret, write_secret
 from flo.privacy.ledger import Ledger
@@ -182,13 +182,14 @@ class SiteHome:
 
     @classmethod
     def open(cls, directory: Path) -> SiteHome:
-        """Raises UsageError if ``flo site init`` was not run there."""
+        """Raises UsageError if ``flo site init`` was not run there, or root is not its owner."""
         home = cls(directory)
         if not home.config_path.exists():
             raise UsageError(
                 f"{directory} is not a site's folder",
                 hint=f"run `flo site init --home {directory} ...`",
             )
+        refuse_anothers(directory)
         return home
 
     def register_populations(self) -> list[str]:

@@ -31,6 +31,7 @@ extensions = [
 ]
 exclude_patterns = ["reference/api/modules.rst"]
 html_theme, html_title = "furo", f"FLO {release}"
+html_static_path, html_css_files = ["_static"], ["flo.css"]
 html_copy_source = html_show_copyright = False
 myst_heading_anchors = 4
 # Names that several rooms have are links to none of them.

@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import sqlite3
 import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -52,12 +53,16 @@ def could_run(findings: Iterable[Finding]) -> bool:
     return all(finding.state != "broken" for finding in findings)
 
 
-def tried(what: str, attempt: Callable[[], str]) -> Finding:
-    """What ``attempt`` says of itself, or the error it raised with its way out."""
+def tried(what: str, attempt: Callable[[], str], mend: str) -> Finding:
+    """What ``attempt`` says of itself, or the error it raised with its way out, or ``mend``."""
     try:
         return Finding(what, "ok", attempt())
     except FloError as error:
-        return Finding(what, "broken", str(error), error.hint or "see docs/operating.md")
+        return Finding(what, "broken", str(error), error.hint or mend)
+    except OSError as error:
+        return Finding(what, "broken", f"{error.filename}: {error.strerror}", mend)
+    except sqlite3.Error as error:
+        return Finding(what, "broken", f"the database cannot be read: {error}", mend)
 
 
 def machine(folder: Path) -> list[Finding]:
@@ -131,15 +136,26 @@ def disk(folder: Path, free: int, filesystem: str) -> Finding:
     return Finding("disk", "ok", said)
 
 
-def private(folder: Path, found: os.stat_result, user: int) -> Finding:
-    """Whether the folder is this user's and nobody else's. ``found``: of the folder."""
-    owner, mode = found.st_uid, stat.S_IMODE(found.st_mode)
-    if owner != user:
+def private(folder: Path, mode: int, owners: Mapping[Path, int], user: int) -> Finding:
+    """Whether the folder, and all in it, is this user's and nobody else's.
+
+    ``mode``: of the folder. ``owners``: who owns it, and each thing in it.
+    """
+    others = {path: owner for path, owner in owners.items() if owner != user}
+    if folder in others:
         return Finding(
             "folder",
             "broken",
-            f"{folder} belongs to user {owner}, and this is user {user}",
-            f"run FLO as its owner: sudo -u '#{owner}' flo ...; or chown -R it",
+            f"{folder} belongs to user {others[folder]}, and this is user {user}",
+            f"run FLO as its owner: sudo -u '#{others[folder]}' flo doctor {folder}",
+        )
+    if others:
+        path, owner = next(iter(others.items()))
+        return Finding(
+            "folder",
+            "broken",
+            f"{len(others)} files in {folder} are another user's, such as {path.name} ({owner})",
+            f"chown -R '#{user}' {folder} (as root); run FLO as the folder's owner only",
         )
     if mode & 0o077:
         return Finding(
@@ -149,6 +165,13 @@ def private(folder: Path, found: os.stat_result, user: int) -> Finding:
             f"chmod 700 {folder}",
         )
     return Finding("folder", "ok", f"{folder} is this user's only")
+
+
+def looked_at(folder: Path) -> Finding:
+    """``private`` of a folder as it is."""
+    paths = [folder, *folder.rglob("*")]
+    owners = {path: path.lstat().st_uid for path in paths}
+    return private(folder, stat.S_IMODE(folder.stat().st_mode), owners, os.geteuid())
 
 
 def clock_beside(offset: float) -> Finding:
@@ -197,10 +220,11 @@ def _required() -> list[str]:
 
 
 def _installed() -> dict[str, str]:
-    return {
-        _normalised(str(found.metadata["Name"])): found.version
-        for found in importlib.metadata.distributions()
-    }
+    """Of what is installed twice, the one that Python imports: it stands first on the path."""
+    found: dict[str, str] = {}
+    for one in importlib.metadata.distributions():
+        found.setdefault(_normalised(str(one.metadata["Name"])), one.version)
+    return found
 
 
 def _normalised(name: str) -> str:

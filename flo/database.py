@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flo.errors import TrustError, UsageError
 
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _META = "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;"
 
 
@@ -17,34 +18,43 @@ def open_database(path: Path, tables: str, *, schema: int, what: str) -> sqlite3
     """Open, or create for its owner only (0600), with these tables. Threads may share it.
 
     Raises:
-        UsageError: a file of another schema; ``what`` names it. TrustError: it is damaged.
+        UsageError: a file of another schema; ``what`` names it; or not ours to write, or no room.
+        TrustError: it is damaged.
     """
-    with suppress(FileExistsError):
-        # Only a file that nobody has open yet: closing one ends this process's locks on it.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+    try:
+        with suppress(FileExistsError):
+            # Only a file that nobody has open yet: closing one ends this process's locks on it.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+    except (OSError, sqlite3.Error) as error:
+        raise unusable(path, error) from error
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.executescript(_META + tables)
         db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(schema),))
         (found,) = db.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
-    except sqlite3.DatabaseError as error:
+    except sqlite3.Error as error:
         db.close()
-        if isinstance(error, sqlite3.OperationalError):  # locked, full, read-only: no damage
-            raise
-        raise damaged(path, error) from error
+        raise unusable(path, error) from error
     if found != str(schema):
         db.close()
         raise UsageError(f"{path} has {what} schema {found}; this version reads {schema}")
     return db
 
 
-def damaged(path: Path, error: sqlite3.DatabaseError) -> TrustError:
-    """What to say of a file that SQLite cannot read."""
-    return TrustError(
-        f"{path} is damaged: {error}",
-        hint="restore the folder from its newest backup: flo site restore, flo coordinator restore",
+def unusable(path: Path, error: OSError | sqlite3.Error) -> UsageError | TrustError:
+    """What to say of a file that SQLite cannot use: it is damaged, or something is in the way."""
+    if getattr(error, "sqlite_errorcode", None) in _DAMAGE:
+        return TrustError(
+            f"{path} is damaged: {error}",
+            hint="move the folder away and restore its newest backup: flo site restore, "
+            "flo coordinator restore",
+        )
+    why = error.strerror if isinstance(error, OSError) else str(error)
+    return UsageError(
+        f"{path} cannot be used: {why}",
+        hint="it is whole: give it back to its owner (chown), free the disk, or mount it writable",
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flo.errors import RefusedError
+from flo.errors import RefusedError, UsageError
 
 _LOOK_SECONDS = 0.01
 
@@ -29,6 +29,21 @@ def make_private_directory(path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
     return path
+
+
+def refuse_anothers(folder: Path) -> None:
+    """What root makes in another user's folder, that user's agent cannot use.
+
+    Raises:
+        UsageError: this is root, and the folder is somebody else's.
+    """
+    owner = folder.stat().st_uid
+    if os.geteuid() == 0 and owner != 0:
+        raise UsageError(
+            f"{folder} belongs to user {owner}, and this is root: what it writes there, its owner "
+            "could not use",
+            hint=f"sudo -u '#{owner}' flo ...",
+        )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -36,11 +37,15 @@ def coordinator(home: CoordinatorHome) -> Iterator[Finding]:
         yield Finding("configuration", "broken", str(error), mend)
         return
     yield Finding("configuration", "ok", f"hospitals dial {config.host}:{config.port}")
-    keys = tried("key store", lambda: f"opens; fingerprint {home.identity().fingerprint[:16]}")
+    keys = tried(
+        "key store",
+        lambda: f"opens; fingerprint {home.identity().fingerprint[:16]}",
+        "put the key store back that sealed this folder's keys",
+    )
     yield keys
     if keys.state == "broken":
         return
-    yield tried("records", lambda: _records(home))
+    yield tried("records", lambda: _records(home), "restore: flo coordinator restore")
     yield address(config.host, config.bind)
     yield from _ports(home)
     yield certificate(home.certificate_path.read_bytes(), [config.host, config.private_host])
@@ -64,7 +69,7 @@ def address(host: str, listens: str) -> Finding:
             "address",
             "broken",
             f"hospitals dial {host}, and no address is known for it ({error.strerror})",
-            "register the name, or choose another: flo coordinator init --host NAME",
+            "register the name, or set another `host` in coordinator.toml",
         )
     outside = {one for one in found if not ipaddress.ip_address(one).is_loopback}
     if not outside:
@@ -72,7 +77,8 @@ def address(host: str, listens: str) -> Finding:
             "address",
             "warning",
             f"hospitals dial {host}, which is this machine only",
-            "for hospitals elsewhere: flo coordinator init --host NAME --bind 0.0.0.0",
+            'for hospitals elsewhere: host = "NAME", bind = "0.0.0.0" in coordinator.toml; start '
+            "it anew, and invite hospitals anew",
         )
     if ipaddress.ip_address(listens).is_loopback:
         return Finding(
@@ -91,7 +97,13 @@ def _ports(home: CoordinatorHome) -> Iterator[Finding]:
             (config.bind, config.port),
             (config.private_host, config.private_port),
         ):
-            yield tried("ports", lambda host=host, port=port: _bound(host, port))  # type: ignore[misc]
+            yield tried("ports", partial(_bound, host, port), "set another port")
+        yield Finding(
+            "serving",
+            "warning",
+            "no coordinator runs on this folder",
+            "systemctl start flo-coordinator; or flo coordinator serve",
+        )
         return
     context = ssl.create_default_context(cafile=str(home.ca_path))
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

@@ -36,7 +36,7 @@ from pydantic import Field
 from flo.artifacts import LocalArtifacts
 from flo.audit_log import AuditLog, existing
 from flo.errors import RefusedError, UsageError
-from flo.files import locked, make_private_directory, write_public
+from flo.files import locked, make_private_directory, refuse_anothers, write_public
 from flo.identity import IDENTITY_PURPOSE, Identity, Signer
 from flo.keystore import KeyStore, KeyStoreConfig, KmsKey, read_secret, write_secret
 from flo.server.authority import CA_PURPOSE, Authority, days_left, names_in
@@ -112,13 +112,14 @@ class CoordinatorHome:
 
     @classmethod
     def open(cls, directory: Path) -> CoordinatorHome:
-        """Raises UsageError if ``init`` was not run there."""
+        """Raises UsageError if ``init`` was not run there, or this is root on another's folder."""
         home = cls(directory)
         if not home.config_path.exists():
             raise UsageError(
                 f"{directory} is not a coordinator's folder",
                 hint=f"run `flo coordinator init --home {directory}`",
             )
+        refuse_anothers(directory)
         return home
 
     @property

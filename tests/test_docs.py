@@ -105,10 +105,11 @@ def script() -> Iterator[str]:
             yield f"echo '=== {page}' >&2"
             for line in block.splitlines():
                 yield line
-                if "coordinator serve" in line and line.endswith("&"):
+                if "coordinator serve" in line:
                     yield "until flo study list > listed 2>&1; do sleep 1; done"
-                elif line.startswith("pkill"):
-                    yield f"while {line.replace('pkill', 'pgrep', 1)}; do sleep 1; done"
+                elif line.startswith("kill "):
+                    ended = line.partition("#")[0].replace("kill ", "kill -0 ")
+                    yield f"while {ended} 2> listed; do sleep 1; done"
 
 
 @pytest.mark.slow

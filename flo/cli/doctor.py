@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,8 +49,10 @@ def doctor(
     broken = dict.fromkeys(finding.what for finding in found if finding.state == "broken")
     if broken:
         say(f"[bold red]no round could run:[/] mend {', '.join(broken)} first")
-    else:
+    elif (place / "site.toml").exists() or (place / "coordinator.toml").exists():
         say("[bold]a round could run[/]")
+    else:
+        say("[bold]nothing on this machine stands in the way[/]")
     listed = [results.Finding(one.what, one.state, one.says, one.mend) for one in found]
     return results.Checked(str(place), could_run(found), listed)
 
@@ -65,7 +66,7 @@ def _here() -> Path:
 
 
 def _look_at(place: Path, *, given: bool) -> Iterator[Finding]:
-    from flo.checkup import Finding, machine, private
+    from flo.checkup import Finding, looked_at, machine
     from flo.errors import UsageError
 
     is_site, is_coordinator = ((place / configuration).exists() for _, configuration in _HOMES)
@@ -76,7 +77,10 @@ def _look_at(place: Path, *, given: bool) -> Iterator[Finding]:
         )
     yield from machine(place)
     if is_site or is_coordinator:
-        yield private(place, place.stat(), os.geteuid())
+        own = looked_at(place)
+        yield own
+        if own.state == "broken":
+            return  # what stands in it cannot be judged
     if is_site:
         from flo.clients.checkup import site
         from flo.clients.home import SiteHome

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,11 +20,13 @@ import pytest
 
 from flo import checkup
 from flo.checkup import Finding
+from flo.claims import Head
 from flo.clients import checkup as at_a_site
+from flo.clients import way_out
 from flo.clients.home import SiteHome
 from flo.clients.policy import Policy
 from flo.clients.policy_file import sign, write_toml
-from flo.errors import EXIT_OK, EXIT_REFUSED
+from flo.errors import EXIT_OK, EXIT_REFUSED, EXIT_USAGE
 from tests.builders import data_file, make_site
 from tests.clients.proxies import INSPECTOR, proxy
 from tests.clients.test_confinement import readable_home  # noqa: F401 - a fixture
@@ -41,10 +45,12 @@ class Clinic:
         return doctor(self.site.directory)
 
 
-def doctor(folder: Path) -> tuple[int, dict[str, Finding], str]:
+def doctor(folder: Path, out: Path | None = None) -> tuple[int, dict[str, Finding], str]:
     """The exit code, what was found (the worst of each name), and what was shown."""
-    done = flo("doctor", folder, "--json", folder.parent / "found.json")
-    document = json.loads((folder.parent / "found.json").read_text())
+    written = (out or folder.parent) / "found.json"
+    done = flo("doctor", folder, "--json", written)
+    assert written.exists(), done.stderr
+    document = json.loads(written.read_text())
     found: dict[str, Finding] = {}
     for one in document["findings"]:
         if found.get(one["what"]) is None or one["state"] == "broken":
@@ -68,11 +74,11 @@ def test_a_site_in_order_is_said_to_be_ready_and_nothing_changes(clinic: Clinic)
     before = {path: path.read_bytes() for path in files(clinic.site.directory)}
     code, found, shown = clinic.doctor()
     assert code == EXIT_OK, shown
-    assert {finding.state for finding in found.values()} == {"ok"}, shown
+    assert {what for what, finding in found.items() if finding.state != "ok"} == {"agent"}, shown
     assert found.keys() == {
         *("python", "libraries", "disk", "folder", "configuration", "key store", "ledger"),
-        *("policy", "red button", "data of main", "gpu", "sandbox", "certificate"),
-        *("coordinator", "clock", "versions"),
+        *("settings", "policy", "agent", "red button", "data of main", "gpu", "sandbox"),
+        *("certificate", "coordinator", "clock", "versions", "coordinator's key", "newest ledger"),
     }
     assert "a round could run" in shown
     assert {path: path.read_bytes() for path in files(clinic.site.directory)} == before
@@ -137,6 +143,14 @@ def unknown_name(clinic: Clinic) -> None:
     dials(clinic.site, FAR)
 
 
+def another_life(clinic: Clinic) -> None:
+    edit(clinic.site, "hold_out = 0.3", "hold_out = 0.2")
+
+
+def roots_file(clinic: Clinic) -> None:
+    os.chown(clinic.site.directory / "ledger.sqlite", 65_534, -1)
+
+
 def misspelt(clinic: Clinic) -> None:
     edit(clinic.site, 'device = "auto"', 'devise = "auto"')
 
@@ -156,6 +170,8 @@ def misspelt(clinic: Clinic) -> None:
         (revoked, "coordinator", "refused software", "a revoked hospital needs a new one"),
         (nobody_answers, "coordinator", "127.0.0.1:1 does not answer", "flo coordinator serve"),
         (unknown_name, "coordinator", f"no address is known for {HOST}", "DNS"),
+        (another_life, "settings", "hold_out is 0.2 in site.toml but was fixed", "put site.toml"),
+        (roots_file, "folder", "another user's, such as ledger.sqlite (65534)", "chown -R"),
         (misspelt, "configuration", "devise", "site.toml"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -226,6 +242,24 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
         assert (code, found["disk"].state) == (EXIT_REFUSED, "broken")
         assert "tmpfs" in found["disk"].says
         assert "free at least 200 MiB" in found["disk"].mend
+        (disk / "rest").write_bytes(b"0" * (shutil.disk_usage(disk).free - 4096))
+        with contextlib.suppress(OSError):
+            (disk / "last").write_bytes(b"0" * 8192)
+        code, found, shown = doctor(site.directory, disk.parent)
+        assert "bug in FLO" not in shown
+        assert "damaged" not in shown
+        assert (code, found["disk"].state) == (EXIT_REFUSED, "broken")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser mounts")
+def test_a_disk_that_is_mounted_read_only_is_no_damage(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "4m") as disk:
+        site = make_site(disk)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        code, found, shown = doctor(site.directory, tmp_path)
+        assert (code, found["ledger"].state) == (EXIT_REFUSED, "broken"), shown
+        assert "damaged" not in shown
+        assert "mount it writable" in found["ledger"].mend
 
 
 @contextmanager
@@ -373,14 +407,34 @@ def test_the_rules(finding: Finding, state: str, mend: str) -> None:
 )
 def test_a_release_works_with_its_neighbours_only(theirs: dict[str, str], state: str) -> None:
     ours = {"flo": "0.2.0", "flwr": "1.42.0", "code_digest": "a"}
-    found = at_a_site.versions(ours, ours | theirs)
+    found = way_out.versions(ours, ours | theirs)
     assert found.state == state
     assert all(f"{value} there" in found.says for value in theirs.values() if value != "b")
 
 
-def test_a_folder_of_another_user(tmp_path: Path) -> None:
-    found = checkup.private(tmp_path, tmp_path.stat(), os.geteuid() + 1)
-    assert (found.state, "chown" in found.mend) == ("broken", True)
+def test_a_folder_of_another_user_or_with_another_users_files(tmp_path: Path) -> None:
+    """As when root ran a command on the agent's folder."""
+    lock = tmp_path / "decision.lock"
+    found = checkup.private(tmp_path, 0o700, {tmp_path: 7, lock: 7}, 8)
+    assert (found.state, "sudo -u '#7'" in found.mend) == ("broken", True)
+    found = checkup.private(tmp_path, 0o700, {tmp_path: 7, lock: 0}, 7)
+    assert (found.state, "chown -R '#7'" in found.mend) == ("broken", True)
+    assert "decision.lock (0)" in found.says
+
+
+def test_two_copies_of_a_ledger_are_told_apart() -> None:
+    ours = Head(sequence=9, hash="a" * 64, signature="b" * 96, public="c" * 240)
+    assert way_out.ledger_beside(None, ours).state == "ok"
+    assert way_out.ledger_beside(ours, ours).state == "ok"
+    for newer in ({"sequence": 12}, {"hash": "d" * 64}):
+        found = way_out.ledger_beside(ours.model_copy(update=newer), ours)
+        assert (found.state, "flo site restore" in found.mend) == ("broken", True)
+
+
+def test_a_new_key_of_the_coordinator_is_named_until_it_was_compared() -> None:
+    assert way_out.coordinator_key("ab", "ab").state == "ok"
+    found = way_out.coordinator_key("ab", "cd")
+    assert (found.state, "flo site coordinator --accept" in found.mend) == ("warning", True)
 
 
 def test_the_file_system_of_a_folder_is_that_of_its_closest_mount() -> None:
@@ -409,3 +463,15 @@ def test_without_a_folder_the_machine_alone_is_looked_at(
     assert "this machine alone" in done.stdout
     done = flo("doctor", tmp_path)
     assert "neither a site's folder nor a coordinator's" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser gives files away")
+def test_root_does_not_work_on_the_folder_of_the_agents_user(tmp_path: Path) -> None:
+    """What it made there, the agent could not use."""
+    site = make_site(tmp_path)
+    os.chown(site.directory, 65_534, -1)
+    for command in (("site", "budget"), ("site", "policy", "--sign")):
+        done = flo(*command, "--home", site.directory)
+        assert done.returncode == EXIT_USAGE
+        assert "belongs to user 65534, and this is root" in done.stderr
+        assert "sudo -u '#65534' flo" in done.stderr

@@ -19,7 +19,6 @@ from flo.canonical import Bytes
 from flo.checkup import could_run
 from flo.clients.agent import Agent
 from flo.clients.approve import approve, terms_of
-from flo.clients.checkup import asked
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.decisions import refuse
 from flo.clients.enrol import accept_coordinator, connect, enrol, leave, renew_when_due
@@ -31,6 +30,7 @@ from flo.clients.policy import Person, Policy
 from flo.clients.policy_file import sign, write_toml
 from flo.clients.recover import recover
 from flo.clients.run_keys import RunKeys
+from flo.clients.way_out import asked
 from flo.clients.witness import countersign
 from flo.environment import software
 from flo.errors import FloError

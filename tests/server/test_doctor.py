@@ -28,7 +28,7 @@ def test_a_coordinator_that_serves_is_said_to_be_ready(tmp_path: Path) -> None:
     assert code == EXIT_OK, shown
     assert found["ports"].says.endswith("being served")
     assert found["address"].state == "warning", "hospitals elsewhere cannot dial loopback"
-    assert "--host NAME" in found["address"].mend
+    assert 'host = "NAME"' in found["address"].mend
     assert {"rounds", "records", "certificate", "open files", "clock"} <= found.keys()
 
 
@@ -67,7 +67,7 @@ def test_a_change_of_keys_that_was_cut_off_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("host", "listens", "state", "mend"),
     [
-        ("127.0.0.1", "127.0.0.1", "warning", "--host NAME"),
+        ("127.0.0.1", "127.0.0.1", "warning", 'host = "NAME"'),
         ("no-such-host.test", "0.0.0.0", "broken", "register the name"),
         ("192.0.2.7", "127.0.0.1", "broken", 'bind = "0.0.0.0"'),
         ("192.0.2.7", "0.0.0.0", "ok", ""),
