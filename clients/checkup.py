@@ -26,7 +26,7 @@ from flo.clients.home import Population, SiteHome
 from flo.clients.way_out import way_out
 from flo.clients.worker import Worker
 from flo.database import unusable
-from flo.errors import FloError, TrustError
+from flo.errors import DataError, FloError, TrustError
 
 _RESTORE = "move the folder away, then: flo site restore"
 _WARN_DAYS = 30.0
@@ -128,7 +128,11 @@ def _data(home: SiteHome) -> Iterator[Finding]:
 def _opened(population: Population) -> str:
     source = population.open()
     source.offers()
-    next(iter(source.ids()), None)
+    if next(iter(source.ids()), None) is None:
+        raise DataError(
+            f"{population.place} has no patient in it, or no {population.id_column!r}",
+            hint="id_column in site.toml is fixed for life; give the data that column",
+        )
     return f"{population.place} can be read"
 
 
@@ -219,7 +223,8 @@ def certificate(home: SiteHome, now: datetime) -> Finding:
     except ValueError:
         read = None
     except FloError as error:
-        return Finding("certificate", "broken", str(error), error.hint)
+        clock = f"; if it is not {now:%Y-%m-%d} today, set this machine's clock"
+        return Finding("certificate", "broken", str(error), error.hint + clock)
     if read is None:
         return Finding(
             "certificate", "broken", f"{path} is no certificate", "restore it, or enrol again"

@@ -52,6 +52,11 @@ class Guarded:
             yield
         except FloError:
             raise
+        except PermissionError:
+            raise DataError(
+                f"{self.name} may not be read by the user that runs FLO",
+                hint="let that user read it, and the folders above it: chown, chmod or setfacl",
+            ) from None
         except Exception as error:  # noqa: BLE001 - libraries raise whatever they like
             raise DataError(
                 f"{self.name} cannot be read ({type(error).__name__})",

@@ -219,6 +219,13 @@ def test_data_that_cannot_be_read_keep_no_approved_study_from_going_on(clinic: C
     assert "site.toml" in found["data of main"].mend
 
 
+def test_data_that_lack_the_id_or_may_not_be_read_are_named(clinic: Clinic) -> None:
+    data_file(clinic.site).write_text("name,age\nx,3\n")
+    code, found, shown = clinic.doctor()
+    assert (code, found["data of main"].state) == (EXIT_OK, "warning"), shown
+    assert "patient_id" in found["data of main"].says
+
+
 def test_a_restored_site_that_was_not_recovered(clinic: Clinic) -> None:
     (clinic.site.directory / "restored.json").write_text("{}")
     _, found, _ = clinic.doctor()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from flo.clients.mapping import StudyMapping
 from flo.clients.quality.check import check, gate
 from flo.clients.sources.files import open_file
 from flo.clients.sources.guarded import Guarded
+from flo.clients.sources.source import Offer, Source
 from flo.errors import DataError
 from tests.builders import small_study
 
@@ -141,3 +143,17 @@ def test_a_code_that_the_mapping_does_not_name_is_refused(tmp_path: Path) -> Non
     )
     with pytest.raises(DataError, match=r"'ward': must be a code of the study's codebook .*row 2"):
         gate(open_file(tmp_path / "x.csv", "patient_id"), SCHEMA, "patient_id", mapping)
+
+
+def test_a_file_that_this_user_may_not_read_is_named_with_the_way_out() -> None:
+    """The superuser may, so the source says what the system would."""
+
+    class Locked:
+        name, is_table = "patients.csv", True
+
+        def offers(self) -> list[Offer]:
+            raise PermissionError(13, "Permission denied", "/secret/patients.csv")
+
+    with pytest.raises(DataError, match=r"patients\.csv may not be read by the user") as refused:
+        Guarded(cast(Source, Locked())).offers()
+    assert "chown" in refused.value.hint
