@@ -170,6 +170,7 @@ class Calls:
             "keys": [{}],
             "leave": [{}],
             "given": [{"after": ""}, {"after": "a" * 64}],
+            "software": [{}],
         }
         assert {f"/v1/site/{name}" for name in bodies} == set(SITE_CALLS)
         peers = {"enrol": self._bootstrap("guest")}
