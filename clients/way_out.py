@@ -26,7 +26,7 @@ from flo.clients.home import SiteHome
 from flo.clients.witness import head_seen
 from flo.environment import software
 from flo.errors import FloError
-from flo.proxy import proxy_for, shown
+from flo.proxy import place_of, proxy_for, shown
 from flo.settings import Document, parse
 from flo.text import printable
 
@@ -64,14 +64,14 @@ def way_out(home: SiteHome) -> Iterator[Finding]:
 
 
 def _resolves(what: str, address: str) -> Finding:
-    parts = urlsplit(address)
+    host, port = place_of(address)
     try:
-        socket.getaddrinfo(parts.hostname, parts.port or 443)
+        socket.getaddrinfo(host, port)
     except OSError as error:
         return Finding(
             what,
             "broken",
-            f"no address is known for {parts.hostname} ({error.strerror})",
+            f"no address is known for {host} ({error.strerror})",
             "check the name and this machine's DNS (getent hosts), or add it to /etc/hosts; "
             + (
                 "HTTPS_PROXY names it" if what == "proxy" else "or set HTTPS_PROXY, if there is one"
@@ -81,8 +81,7 @@ def _resolves(what: str, address: str) -> Finding:
 
 
 def _answers(what: str, address: str) -> Finding:
-    parts = urlsplit(address)
-    place = (parts.hostname or "", parts.port or 443)
+    place = place_of(address)
     try:
         socket.create_connection(place, timeout=_CONNECT_SECONDS).close()
     except OSError as error:
@@ -100,22 +99,25 @@ def _answers(what: str, address: str) -> Finding:
 def issuer_seen(url: str, proxy: str | None) -> str | Finding:
     """Who issued the certificate that is shown under the coordinator's address; verifies nothing.
 
-    Nothing is sent there, and nothing that it shows is trusted. Empty where nobody shows one.
+    Nothing is sent there, and nothing that it shows is trusted. Empty where nobody shows one, or
+    behind a proxy that is itself spoken to by TLS: its password would go there in the clear.
     """
+    if proxy and urlsplit(proxy).scheme.lower() == "https":
+        return ""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    there, way = urlsplit(url), urlsplit(proxy or url)
-    place = (way.hostname or "", way.port or 443)
-    line = http.client.HTTPSConnection(*place, context=context, timeout=_CONNECT_SECONDS)
+    line = http.client.HTTPSConnection(
+        *place_of(proxy or url), context=context, timeout=_CONNECT_SECONDS
+    )
     if proxy:
-        line.set_tunnel(there.hostname or "", there.port or 443, _password(way))
+        line.set_tunnel(*place_of(url), _password(urlsplit(proxy)))
     try:
         with closing(line):
             line.connect()
             der = line.sock.getpeercert(binary_form=True)
     except ssl.SSLError:
         return ""
-    except OSError as error:  # http.client says so of a tunnel that it did not get
+    except (OSError, http.client.HTTPException) as error:  # no tunnel, or no HTTP at all
         return _closed(url, proxy, printable(str(error))[:100]) if proxy else ""
     return x509.load_der_x509_certificate(der).issuer.rfc4514_string() if der else ""
 

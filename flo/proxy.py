@@ -31,13 +31,32 @@ def proxy_for(url: str) -> str | None:
             f"HTTPS_PROXY names a {scheme} proxy, and FLO speaks to http and https ones",
             hint="name one of those, or leave this host out with NO_PROXY",
         )
+    try:
+        place_of(proxy)
+    except ValueError as error:
+        raise UsageError(
+            f"HTTPS_PROXY names no host and port: {error}",
+            hint="write it as http://HOST:PORT, with signs in a password as %XX",
+        ) from None  # what it quotes may be a password's
     return proxy
+
+
+def place_of(address: str) -> tuple[str, int]:
+    """Host and port of an address. Raises ValueError if it has none; the text quotes nothing."""
+    parts = urlsplit(address)
+    try:
+        port = parts.port or (80 if parts.scheme.lower() == "http" else 443)
+    except ValueError:
+        raise ValueError("its port is no number up to 65535") from None
+    if not parts.hostname:
+        raise ValueError("it has no host")
+    return parts.hostname, port
 
 
 def shown(proxy: str) -> str:
     """A proxy's host and port; its address may hold a password."""
-    parts = urlsplit(proxy)
-    return f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+    host, port = place_of(proxy)
+    return f"{host}:{port}"
 
 
 def is_here(host: str) -> bool:

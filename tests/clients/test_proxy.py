@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from flo.clients.enrol import connect
+from flo.clients.way_out import issuer_seen
 from flo.errors import NetworkError, TrustError, UsageError
-from flo.proxy import keep_direct, proxy_for, shown
+from flo.proxy import keep_direct, place_of, proxy_for, shown
 from flo.server.home import CoordinatorConfig, CoordinatorHome
 from tests.clients.proxies import Proxy, proxy
 from tests.end_to_end.agents import agent
@@ -60,9 +61,28 @@ def test_a_kind_of_proxy_that_flo_does_not_speak_to_is_named(
         proxy_for(FAR)
 
 
+@pytest.mark.parametrize("address", ["http://anna:se#cret@proxy:3128", "http://proxy:many"])
+def test_an_address_of_no_proxy_is_refused_without_its_password(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", address)
+    with pytest.raises(UsageError, match="names no host and port") as refused:
+        proxy_for(FAR)
+    assert "cret" not in str(refused.value)
+
+
+def test_a_password_of_a_proxy_that_speaks_tls_is_never_sent_in_the_clear() -> None:
+    """The doctor looks at no certificate through it: nobody is dialled at all."""
+    with proxy(NAMES) as found:
+        https = found.url.replace("http://", "https://anna:secret@")
+        assert issuer_seen(FAR, https) == ""
+        assert found.seen == []
+
+
 def test_a_proxys_password_is_never_shown() -> None:
     assert shown("http://anna:secret@proxy.hospital.org:3128") == "proxy.hospital.org:3128"
     assert shown("https://proxy.hospital.org") == "proxy.hospital.org:443"
+    assert place_of("http://proxy.hospital.org") == ("proxy.hospital.org", 80)
 
 
 def test_the_parts_of_a_coordinator_dial_each_other_directly(
