@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from flo.checkup import Finding, tried
+from flo.checkup import Finding, key_store, tried
 from flo.clients.approve import refuse_changed_birth
 from flo.clients.enrol import context_of
 from flo.clients.halt import halted
@@ -42,11 +42,7 @@ def site(home: SiteHome) -> Iterator[Finding]:
         yield Finding("configuration", "broken", str(error), error.hint or "edit site.toml")
         return
     yield Finding("configuration", "ok", f"{home.config.hospital}, {home.config_path}")
-    keys = tried(
-        "key store",
-        lambda: f"opens; fingerprint {home.identity().fingerprint[:16]}",
-        "put the key store back that sealed this folder's keys",
-    )
+    keys = key_store(lambda: home.identity().fingerprint)
     yield keys
     if keys.state == "broken":
         return

@@ -65,6 +65,15 @@ def tried(what: str, attempt: Callable[[], str], mend: str) -> Finding:
         return Finding(what, "broken", f"the database cannot be read: {error}", mend)
 
 
+def key_store(fingerprint: Callable[[], str]) -> Finding:
+    """Whether a folder's key store opens its identity key, whose fingerprint is asked for."""
+    return tried(
+        "key store",
+        lambda: f"opens; fingerprint {fingerprint()[:16]}",
+        "put the key store back that sealed this folder's keys",
+    )
+
+
 def machine(folder: Path) -> list[Finding]:
     """What holds of this machine and of the disk that a folder is on."""
     free = shutil.disk_usage(folder).free

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from flo.checkup import Finding, clock_alone, kernel_clock_state, tried
+from flo.checkup import Finding, clock_alone, kernel_clock_state, key_store, tried
 from flo.errors import FloError
 from flo.files import is_locked
 from flo.server.authority import days_left, names_in
@@ -37,18 +37,18 @@ def coordinator(home: CoordinatorHome) -> Iterator[Finding]:
         yield Finding("configuration", "broken", str(error), mend)
         return
     yield Finding("configuration", "ok", f"hospitals dial {config.host}:{config.port}")
-    keys = tried(
-        "key store",
-        lambda: f"opens; fingerprint {home.identity().fingerprint[:16]}",
-        "put the key store back that sealed this folder's keys",
-    )
+    keys = key_store(lambda: home.identity().fingerprint)
     yield keys
     if keys.state == "broken":
         return
     yield tried("records", lambda: _records(home), "restore: flo coordinator restore")
     yield address(config.host, config.bind)
     yield from _ports(home)
-    yield certificate(home.certificate_path.read_bytes(), [config.host, config.private_host])
+    if home.certificate_path.is_file():
+        yield certificate(home.certificate_path.read_bytes(), [config.host, config.private_host])
+    else:
+        missing = f"{home.certificate_path} is missing"
+        yield Finding("certificate", "broken", missing, "restore: flo coordinator restore")
     yield program(Path(sys.executable).parent / PROGRAM)
     yield open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     yield clock_alone(kernel_clock_state())

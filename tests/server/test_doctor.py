@@ -56,6 +56,14 @@ def test_a_changed_name_is_named_until_the_coordinator_has_a_certificate_for_it(
     assert found["certificate"].state == "ok"
 
 
+def test_a_certificate_that_is_missing_is_named(tmp_path: Path) -> None:
+    home = new_home(tmp_path / "coordinator")
+    home.certificate_path.unlink()
+    code, found, shown = doctor(home.directory)
+    assert (code, found["certificate"].state) == (EXIT_REFUSED, "broken"), shown
+    assert "server.pem is missing" in found["certificate"].says
+
+
 def test_a_change_of_keys_that_was_cut_off_is_named(tmp_path: Path) -> None:
     home = new_home(tmp_path / "coordinator")
     shutil.copy(home.key_path, home.next_key_path)
