@@ -6,13 +6,15 @@ One record for each entry of the mapping's ``cohort``, on its ``cohort_start_dat
     condition:CONCEPT  drug:CONCEPT  procedure:CONCEPT      1 if it happened, else 0
     measurement:CONCEPT  observation:CONCEPT                its value: a number or a concept
 
-Several concepts are separated by commas; a concept does not bring its descendants along. Tables and
+Several concepts are separated by commas. ``201826+`` is a concept with its descendants, as OMOP's
+table ``concept_ancestor`` has them; without the sign it does not bring them along. Tables and
 columns: https://ohdsi.github.io/CommonDataModel/cdm54.html.
 """
 
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -54,6 +56,7 @@ _TABLES = {
 }
 _IDS = ("person_id", "person_source_value")
 _PERSON_FIELDS = ("person:age", "person:gender", "death")
+_CONCEPT = re.compile(r"(\d{1,18})(\+?)", re.ASCII)
 
 
 class OmopDatabase:
@@ -186,7 +189,7 @@ class OmopDatabase:
         connection: sa.Connection,
         column: Column,
         events: _Events,
-        concepts: list[int],
+        concepts: list[_Concept],
         cohort_number: int,
         records: list[_Record],
     ) -> None:
@@ -208,7 +211,7 @@ class OmopDatabase:
         query = (
             sa.select(*wanted)
             .select_from(joined)
-            .where(table.c[events.concept].in_(concepts), table.c.person_id.in_(ours))
+            .where(self._among(table.c[events.concept], concepts), table.c.person_id.in_(ours))
             .order_by(*wanted)
         )
         places = _places(records)
@@ -234,6 +237,18 @@ class OmopDatabase:
         for person, day in connection.execute(sa.select(death.c.person_id, death.c.death_date)):
             for place in places.get(person, ()):
                 column.add(place, records[place].at, _day(day))
+
+    def _among(
+        self, column: sa.ColumnElement[int], concepts: list[_Concept]
+    ) -> sa.ColumnElement[bool]:
+        """Whether it is one of the concepts, or a descendant of one that brings them along."""
+        named = column.in_([concept.number for concept in concepts])
+        ancestors = [concept.number for concept in concepts if concept.descendants]
+        if not ancestors:
+            return named
+        table = self._table("concept_ancestor", "ancestor_concept_id", "descendant_concept_id")
+        below = sa.select(table.c.descendant_concept_id)
+        return sa.or_(named, column.in_(below.where(table.c.ancestor_concept_id.in_(ancestors))))
 
     def _units(self, connection: sa.Connection, events: _Events) -> dict[int, str]:
         """The unit that a concept's values have most often."""
@@ -270,6 +285,14 @@ class _Record:
         return None if self.born is None else years_between(self.born, self.at)
 
 
+@dataclass(frozen=True)
+class _Concept:
+    """A concept that a mapping names; ``descendants``: and all below it."""
+
+    number: int
+    descendants: bool
+
+
 def _places(records: list[_Record]) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     for place, record in enumerate(records):
@@ -277,21 +300,21 @@ def _places(records: list[_Record]) -> dict[int, list[int]]:
     return found
 
 
-def _parsed(field: str) -> tuple[str, list[int]]:
+def _parsed(field: str) -> tuple[str, list[_Concept]]:
     """What a field is, and of which concepts. Raises UsageError."""
     if field == "death":
         return "death", []
     if field in _PERSON_FIELDS:
         return field.removeprefix("person:"), []
     kind, _, concepts = field.partition(":")
-    numbers = concepts.split(",")
-    if kind not in _TABLES or not all(number.isdecimal() for number in numbers):
+    named = [_CONCEPT.fullmatch(one) for one in concepts.split(",")]
+    if kind not in _TABLES or not all(named):
         raise UsageError(
             f"{field!r} is no field of an OMOP database",
             hint="person:age, person:gender, death, or condition, drug, procedure, measurement or "
-            "observation with concepts, such as measurement:3027114",
+            "observation with concepts, such as measurement:3027114 or condition:201826+",
         )
-    return kind, [int(number) for number in numbers]
+    return kind, [_Concept(int(one[1]), bool(one[2])) for one in named if one]
 
 
 def _concept(number: int | None) -> str | None:

@@ -349,7 +349,10 @@ class DataFinding:
 
 @dataclass(frozen=True)
 class Inspected(Result):
-    """``in_the_way``: of an approval; ``known``: notes, and what the mapping accepts."""
+    """Of ``flo site inspect``, which ends in 3 where an approval would be refused.
+
+    ``in_the_way``: of an approval; ``known``: notes, and what the mapping accepts.
+    """
 
     study: str
     records: int
@@ -357,6 +360,10 @@ class Inspected(Result):
     in_the_way: list[DataFinding]
     known: list[DataFinding]
     page: str | None
+
+    def ends_in(self) -> int:
+        """0, or 3 where the gate would refuse the data."""
+        return EXIT_REFUSED if self.in_the_way else EXIT_OK
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ class Database:
     def __init__(self, folder: Path) -> None:
         table = pd.DataFrame([_row("p1", 50), _row("p2", 60)])
         self.path = samples.write_omop(table, folder, "two")
-        self._run("DELETE FROM measurement")
+        self.run("DELETE FROM measurement")
 
-    def _run(self, statement: str, *values: Any) -> None:
+    def run(self, statement: str, *values: Any) -> None:
         with closing(sqlite3.connect(self.path)) as connection, connection:
             connection.execute(statement, values)
 
@@ -40,7 +40,7 @@ class Database:
         number: float | None,
         concept: int | None = None,
     ) -> None:
-        self._run(
+        self.run(
             "INSERT INTO measurement (measurement_concept_id, unit_concept_id, person_id, "
             "measurement_date, value_as_number, value_as_concept_id) "
             "VALUES (3027114, 8840, ?, ?, ?, ?)",
@@ -48,10 +48,10 @@ class Database:
         )
 
     def enters(self, person: int, day: str, cohort: int = 2) -> None:
-        self._run("INSERT INTO cohort VALUES (?, ?, ?, ?)", cohort, person, day, day)
+        self.run("INSERT INTO cohort VALUES (?, ?, ?, ?)", cohort, person, day, day)
 
     def died(self, person: int, day: str) -> None:
-        self._run("INSERT INTO death VALUES (?, ?)", person, day)
+        self.run("INSERT INTO death VALUES (?, ?)", person, day)
 
     @property
     def source(self) -> OmopDatabase:
@@ -123,8 +123,36 @@ def test_several_concepts_are_one_column(database: Database) -> None:
     assert database.cells("measurement:1,3027114") == [5.0]
 
 
+def test_a_concept_with_a_plus_brings_its_descendants_along(database: Database) -> None:
+    database.run(
+        "CREATE TABLE concept_ancestor (ancestor_concept_id INT, descendant_concept_id INT)"
+    )
+    database.run("INSERT INTO concept_ancestor VALUES (1, 3027114), (2, 4), (3027114, 3027114)")
+    database.enters(1, "2021-01-01")
+    database.measured(1, "2020-01-01", 5)
+    assert database.cells("measurement:1+") == [5.0]
+    assert database.cells("measurement:2+,3027114") == [5.0]
+    assert database.cells("measurement:1") == [None]
+    assert database.cells("measurement:2+") == [None]
+
+
+def test_without_the_table_of_descendants_they_are_not_taken_for_none(database: Database) -> None:
+    database.enters(1, "2021-01-01")
+    with pytest.raises(DataError, match="cannot be read"):
+        database.cells("measurement:1+")
+
+
 @pytest.mark.parametrize(
-    "field", ["person:name", "measurement:chol", "note:1", "visit:2", "measurement:"]
+    "field",
+    [
+        "measurement:1++",
+        "measurement:+",
+        "person:name",
+        "measurement:chol",
+        "note:1",
+        "visit:2",
+        "measurement:",
+    ],
 )
 def test_what_is_no_field_is_refused(database: Database, field: str) -> None:
     database.enters(1, "2021-01-01")
@@ -152,9 +180,7 @@ def test_the_only_cohort_is_suggested_and_fields_have_names_and_units(database: 
 )
 def test_a_birthday_that_is_none_is_missing(database: Database, born: tuple[Any, int, int]) -> None:
     database.enters(1, "2020-06-01")
-    database._run(
-        "UPDATE person SET year_of_birth = ?, month_of_birth = ?, day_of_birth = ?", *born
-    )
+    database.run("UPDATE person SET year_of_birth = ?, month_of_birth = ?, day_of_birth = ?", *born)
     assert database.cells("person:age") == [None]
 
 
