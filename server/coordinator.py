@@ -77,11 +77,8 @@ def complete_and_sign(
         StudyError: as ``flo.server.offering.completed``.
     """
 
-    def status_of(digest: str) -> str | None:
-        known = store.offer(digest)
-        return known.status if known else None
-
-    complete = completed(study, store.keys(), status_of, datetime.now(UTC).date())
+    earlier = [(offer.study, offer.status) for offer in store.offers()]
+    complete = completed(study, store.keys(), earlier, datetime.now(UTC).date())
     signature = home.identity().sign("study", complete.canonical_bytes)
     store.add_study(complete, signature, place)
     store.add_event(

@@ -5,7 +5,7 @@ The signer, the console's page of a draft and ``flo study launch --dry-run`` all
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from datetime import date
 
 from flo.errors import StudyError
@@ -34,9 +34,9 @@ def with_keys(study: Study, keys: Mapping[str, str]) -> Study:
 
 
 def completed(
-    study: Study, keys: Mapping[str, str], status_of: Callable[[str], str | None], today: date
+    study: Study, keys: Mapping[str, str], earlier: Collection[tuple[Study, str]], today: date
 ) -> Study:
-    """The study as it is to be signed. ``status_of``: by digest, of one that was offered before.
+    """The study as it is to be signed. ``earlier``: what was signed before, each with its status.
 
     Raises:
         StudyError: also if something is yet to be written, it has expired, or its time is over.
@@ -45,10 +45,17 @@ def completed(
     complete = with_keys(study, keys)
     if complete.has_expired(today):
         raise StudyError(f"the study expired on {complete.expires}", hint="set a later `expires`")
-    status = status_of(complete.digest)
-    if status is not None and status not in UNDER_WAY:
+    versions = [one.version for one, _ in earlier if one.name == complete.name]
+    hint = f"set version = {1 + max(versions, default=0)}"
+    same = [status for one, status in earlier if one.digest == complete.digest]
+    if same and same[0] not in UNDER_WAY:
         raise StudyError(
-            f"this very study is {status} already",
-            hint=f"another run is another agreement: set version = {complete.version + 1}",
+            f"this very study is {same[0]} already",
+            hint=f"another run is another agreement: {hint}",
+        )
+    if not same and complete.version in versions:
+        raise StudyError(
+            f"version {complete.version} of {complete.name} was signed with another text",
+            hint=f"people speak of a study by name and version: {hint}",
         )
     return complete

@@ -315,14 +315,18 @@ def _planned(operator: Operator, study: Study) -> results.StudyState:
     from flo.cli.screen import say
     from flo.identity import spoken
     from flo.server.offering import completed
+    from flo.study import from_canonical
 
     keys = {
         one["id"]: one["fingerprint"]
         for one in operator.call("GET", "hospitals")
         if not one["revoked"]
     }
-    known = {one["digest"]: one["status"] for one in operator.call("GET", "studies")}
-    complete = completed(study, keys, known.get, datetime.now(UTC).date())
+    earlier = [
+        (from_canonical(one["study"].encode()), one["status"])
+        for one in operator.call("GET", "studies")
+    ]
+    complete = completed(study, keys, earlier, datetime.now(UTC).date())
     say(f"{complete.name}, version {complete.version}, would be signed with digest")
     say(f"  {complete.digest}")
     for hospital in complete.hospitals:

@@ -27,7 +27,8 @@ def study(*, typed: str = "", **changes: Any) -> Any:
 @pytest.mark.parametrize("typed", ["", KEYS[LAST]])
 @pytest.mark.parametrize("status", [None, *UNDER_WAY])
 def test_the_keys_are_those_of_enrolment(typed: str, status: str | None) -> None:
-    signed = completed(study(typed=typed), KEYS, lambda digest: status, TODAY)
+    earlier = [(completed(study(), KEYS, [], TODAY), status)] if status else []
+    signed = completed(study(typed=typed), KEYS, earlier, TODAY)
     assert {hospital.id: hospital.fingerprint for hospital in signed.hospitals} == KEYS
 
 
@@ -35,30 +36,42 @@ def test_the_keys_are_those_of_enrolment(typed: str, status: str | None) -> None
 def test_who_is_not_enrolled_is_named(typed: str) -> None:
     keys = {name: KEYS[name] for name in MOST}
     with pytest.raises(StudyError, match=f"'{LAST}' is not enrolled") as refused:
-        completed(study(typed=typed), keys, lambda digest: None, TODAY)
+        completed(study(typed=typed), keys, [], TODAY)
     assert refused.value.hint == f"flo coordinator invite {LAST}"
 
 
 def test_another_key_than_the_enrolled_one_is_not_signed() -> None:
     with pytest.raises(StudyError, match=f"another identity key for '{LAST}'") as refused:
-        completed(study(typed="ff" * 32), KEYS, lambda digest: None, TODAY)
+        completed(study(typed="ff" * 32), KEYS, [], TODAY)
     assert "leave its fingerprint out" in refused.value.hint
 
 
 def test_what_nobody_wrote_is_not_signed() -> None:
     with pytest.raises(StudyError, match="purpose has not been written yet"):
-        completed(study(purpose=f"{PLACEHOLDER} why"), KEYS, lambda digest: None, TODAY)
+        completed(study(purpose=f"{PLACEHOLDER} why"), KEYS, [], TODAY)
 
 
 def test_a_study_can_be_signed_until_the_day_on_which_it_expires() -> None:
     with pytest.raises(StudyError, match="expired on 2026-01-01") as refused:
-        completed(study(), KEYS, lambda digest: None, TODAY + timedelta(days=1))
+        completed(study(), KEYS, [], TODAY + timedelta(days=1))
     assert refused.value.hint == "set a later `expires`"
 
 
 @pytest.mark.parametrize("status", ["done", "stopped", "ended"])
 def test_a_study_that_is_over_is_not_signed_again(status: str) -> None:
-    known = completed(study(), KEYS, lambda digest: None, TODAY).digest
+    known = completed(study(), KEYS, [], TODAY)
     with pytest.raises(StudyError, match=f"very study is {status} already") as refused:
-        completed(study(), KEYS, {known: status}.get, TODAY)
+        completed(study(), KEYS, [(known, status)], TODAY)
     assert "version = 2" in refused.value.hint
+
+
+@pytest.mark.parametrize("status", [*UNDER_WAY, "done", "stopped", "ended"])
+def test_a_name_and_version_stand_for_one_text(status: str) -> None:
+    earlier = [(study(purpose="Another."), status), (study(version=4), "done")]
+    with pytest.raises(
+        StudyError, match="version 1 of tiny was signed with another text"
+    ) as refused:
+        completed(study(), KEYS, earlier, TODAY)
+    assert "version = 5" in refused.value.hint
+    assert completed(study(version=5), KEYS, earlier, TODAY).version == 5
+    assert completed(study(name="other"), KEYS, earlier, TODAY).name == "other"
