@@ -30,7 +30,7 @@ def broken(table: Table, schema: Schema, id_column: str, *, labelled: bool = Tru
     frame = table.columns
     if labelled:
         frame = frame.assign(**{ID: table.ids})
-    found = table.unread + [f for c in schema.columns for f in _image(c, table)]
+    found = table.of_source + [f for c in schema.columns for f in _image(c, table)]
     try:
         _as_pandera(schema, labelled=labelled).validate(frame, lazy=True)
     except SchemaErrors as error:

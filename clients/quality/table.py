@@ -34,26 +34,37 @@ class Table:
 
     ``columns``: numbers as float64 with NaN for missing, codes as a categorical with NaN for
     missing. ``images``: (n, pixels), NaN for what is no number. ``wrong``: (column, rule) -> the
-    cells that could not be read, (n,); a number among them stands as NaN.
+    cells that could not be read, (n,); a number among them stands as NaN. ``doubts`` and ``notes``:
+    the source's own, as in its batches.
     """
 
     ids: list[str]
     columns: pd.DataFrame
     images: dict[str, Floats] = field(default_factory=dict)
     wrong: dict[tuple[str, str], Mask] = field(default_factory=dict)
+    doubts: dict[tuple[str, str, str], int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
-    def unread(self) -> list[Finding]:
-        """What could not be read."""
-        return [
+    def of_source(self) -> list[Finding]:
+        """What could not be read, and what the source itself is in doubt about or notes."""
+        wrong = [
             finding
             for (column, rule), mask in self.wrong.items()
             for finding in rows(column, rule, mask)
-        ] + [Finding("", f"{rule}: {count}", level="note") for rule, count in self.notes.items()]
+        ]
+        doubts = [
+            Finding(column, f"{rule}: {count}", level="to accept", kind=kind)
+            for (kind, column, rule), count in self.doubts.items()
+        ]
+        return (
+            wrong
+            + doubts
+            + [Finding("", f"{rule}: {count}", level="note") for rule, count in self.notes.items()]
+        )
 
     def unread_in(self, column: str) -> Mask:
         """Cells of a column that could not be read, (n,)."""
@@ -78,6 +89,7 @@ def read(
     pixels = {pixel: image.name for image in images.values() for pixel in image.pixels}
     numbers = {c.name for c in schema.columns if isinstance(c, NumberColumn)}
     ids: list[str] = []
+    doubts: dict[tuple[str, str, str], int] = {}
     notes: dict[str, int] = {}
     values: dict[str, list[Floats]] = {}
     codes: dict[str, list[pa.Array]] = {}
@@ -95,6 +107,7 @@ def read(
                     wrong.setdefault(key, []).append((begin, mask))
             else:
                 codes.setdefault(name, []).append(_coded(name, cells, mapped))
+        doubts |= batch.doubts
         notes |= batch.notes
         for key, mask in batch.wrong.items():
             wrong.setdefault(key, []).append((begin, mask))
@@ -113,6 +126,7 @@ def read(
         pd.DataFrame(columns, index=range(len(ids))),
         {name: joined[name] for name in images if name in joined},
         {key: _whole(parts, len(ids)) for key, parts in wrong.items() if _any(parts)},
+        doubts,
         notes,
     )
 

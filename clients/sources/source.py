@@ -29,12 +29,15 @@ class Offer:
 class Batch:
     """Some records. ``ids`` and every column have one length n; an image column is a list of its
     pixels. ``wrong``: (column, rule) -> the cells that the source itself found wrong, shape (n,).
-    ``notes``: what a steward should know, and of how many patients.
+    ``doubts``: (kind, column, rule) -> how many; what a steward mends or accepts under kind and
+    column. ``notes``: what a steward should know, and of how many patients. Doubts and notes are of
+    the whole source, alike in every batch.
     """
 
     ids: pa.Array
     columns: dict[str, pa.Array]
     wrong: dict[tuple[str, str], npt.NDArray[np.bool_]] = field(default_factory=dict)
+    doubts: dict[tuple[str, str, str], int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
 
 
