@@ -96,7 +96,7 @@ def in_batches(
             pa.array(ids[part], pa.string()),
             {name: as_array(column.values[part]) for name, column in columns.items()},
             {key: mask[part] for key, mask in wrong.items()},
-            dict(notes or {}),
+            notes=dict(notes or {}),
         )
 
 
