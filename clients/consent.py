@@ -216,9 +216,9 @@ def is_in_a_file(home: SiteHome, patient_id: str) -> bool:
 
 def _ids(population: Population) -> list[object]:
     # Arrow comes with it and takes its time.
-    from flo.clients.quality.cells import as_text
+    from flo.clients.quality.cells import as_ids
 
-    return [cell for batch in population.open().ids() for cell in as_text(batch).to_pylist()]
+    return [cell for batch in population.open().ids() for cell in as_ids(batch).to_pylist()]
 
 
 def erase(home: SiteHome, patient_id: str) -> tuple[Erasure, Path]:

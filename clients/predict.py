@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flo.clients.quality.cells import as_text
+from flo.clients.quality.cells import as_ids
 from flo.clients.quality.check import check_inputs
 from flo.clients.sources.files import open_file
 from flo.clients.sources.guarded import Guarded
@@ -39,7 +39,7 @@ def predict(model: PublishedModel, data: Path, out: Path, id_column: str) -> int
     source = Guarded(open_file(data, id_column))
     inputs = check_inputs(source, model.study.data)
     scores = 0.5 * (1 + np.tanh(log_odds(model.study, model.weights, inputs) / 2))
-    ids = [cell for batch in source.ids() for cell in as_text(batch).to_pylist()]
+    ids = [cell for batch in source.ids() for cell in as_ids(batch).to_pylist()]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", *([id_column] if ids else []), "score"])

@@ -7,7 +7,7 @@ million records of thirty columns take some hundred megabytes whatever the sourc
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,14 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flo.clients.mapping import MappedColumn, StudyMapping
-from flo.clients.quality.cells import Floats, Mask, as_numbers, as_text
+from flo.clients.quality.cells import Floats, Mask, as_ids, as_numbers, as_text
 from flo.clients.quality.findings import Finding, rows
 from flo.clients.sources.source import Source
 from flo.privacy.split import normalise
-from flo.schema import ImageColumn, NumberColumn, Schema
+from flo.schema import MISSING, CategoryColumn, ImageColumn, NumberColumn, Schema
 
 NOT_A_NUMBER, NOT_FINITE = "must be a number", "must be finite"
 _UNKNOWN = "\0"  # begins a cell that the mapping's codes do not name; in no codebook
+_WHOLE = re.compile(r"(-?\d+)\.0+")
 Progress = Callable[[int], None]
 
 
@@ -88,6 +89,8 @@ def read(
     images = {c.name: c for c in schema.columns if isinstance(c, ImageColumn)}
     pixels = {pixel: image.name for image in images.values() for pixel in image.pixels}
     numbers = {c.name for c in schema.columns if isinstance(c, NumberColumn)}
+    known = {c.name: c.codes for c in schema.columns if isinstance(c, CategoryColumn)}
+    known[schema.label] = ("0", "1")
     ids: list[str] = []
     doubts: dict[tuple[str, str, str], int] = {}
     notes: dict[str, int] = {}
@@ -106,12 +109,12 @@ def read(
                 for key, mask in broken.items() if name in numbers else ():
                     wrong.setdefault(key, []).append((begin, mask))
             else:
-                codes.setdefault(name, []).append(_coded(name, cells, mapped))
+                codes.setdefault(name, []).append(_coded(cells, mapped, known[name]))
         doubts |= batch.doubts
         notes |= batch.notes
         for key, mask in batch.wrong.items():
             wrong.setdefault(key, []).append((begin, mask))
-        ids += [normalise(name) if name else "" for name in _text(batch.ids).to_pylist()]
+        ids += [normalise(name) if name else "" for name in as_ids(batch.ids).to_pylist()]
         progress(len(ids))
     joined = {name: np.concatenate(parts) for name, parts in values.items()}
     for image in images.values():
@@ -155,12 +158,10 @@ def _missing(cells: tuple[str, ...]) -> tuple[tuple[str, ...], list[float]]:
     return tuple(cell for cell in cells if cell not in numbers), list(numbers.values())
 
 
-def _coded(name: str, cells: pa.Array, mapped: MappedColumn) -> pa.DictionaryArray:
-    text = _without(_text(cells), mapped.missing)
+def _coded(cells: pa.Array, mapped: MappedColumn, known: tuple[str, ...]) -> pa.DictionaryArray:
+    text = _without(_text(cells, as_spelt=bool(mapped.codes)), mapped.missing)
     found = text.dictionary_encode()
-    if not mapped.codes:
-        return found
-    named = [mapped.codes.get(cell, f"{_UNKNOWN}{cell}") for cell in found.dictionary.to_pylist()]
+    named = [_code(cell, mapped.codes, known) for cell in found.dictionary.to_pylist()]
     # Two cells may mean one code, so it is encoded anew.
     return (
         pa.DictionaryArray.from_arrays(found.indices, pa.array(named, pa.string()))
@@ -169,9 +170,24 @@ def _coded(name: str, cells: pa.Array, mapped: MappedColumn) -> pa.DictionaryArr
     )
 
 
-def _text(cells: pa.Array) -> pa.StringArray:
+def _code(cell: str, codes: Mapping[str, str], known: tuple[str, ...]) -> str | None:
+    """What a cell is in the study: also an empty one and words such as None, if ``codes`` say so.
+
+    A whole number that a file writes with decimals, 1.0, is that number, as in Parquet.
+    """
+    wanted = codes or known
+    if cell not in wanted and (whole := _WHOLE.fullmatch(cell)) and whole[1] in wanted:
+        cell = whole[1]
+    if not codes:
+        return cell
+    if cell in codes:
+        return codes[cell]
+    return None if cell.lower() in MISSING else f"{_UNKNOWN}{cell}"
+
+
+def _text(cells: pa.Array, *, as_spelt: bool = False) -> pa.StringArray:
     try:
-        return as_text(cells)
+        return as_text(cells, as_spelt=as_spelt)
     except TypeError:  # cells that are no text at all are nothing a codebook names
         return pa.array([_UNKNOWN] * len(cells), pa.string())
 

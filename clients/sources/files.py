@@ -1,14 +1,17 @@
 """CSV and Parquet files, and tables in memory.
 
 A CSV file is UTF-8 with a header; what separates its cells is seen in the header: comma, semicolon,
-tab or bar. With semicolons a cell such as ``5,2`` is the number 5.2, as spreadsheets write it
-where the comma is the decimal sign.
+tab or bar. With semicolons or tabs a cell of a number's column such as ``5,2`` is 5.2, as
+spreadsheets write it where the comma is the decimal sign; there ``1.234`` may be a thousand, which
+the steward is asked about.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,17 @@ import pyarrow.parquet
 from flo.clients.mapping import StudyMapping
 from flo.clients.sources.source import BATCH, Batch, Offer
 from flo.errors import DataError
-from flo.schema import Schema
+from flo.schema import ImageColumn, NumberColumn, Schema
 
 _BLOCK_BYTES = 8 << 20
 _LONGEST_HEADER = 4 << 20
 _COMMA_NUMBER = r"^\s*([+-]?\d+),(\d+)\s*$"
+_THOUSANDS = r"^\s*[+-]?[1-9]\d{0,2}(\.\d{3})+\s*$"
+_POINT_NUMBER = r"^\s*[+-]?\d+\.(\d{1,2}|\d{4,})\s*$"
+_MAY_BE_THOUSANDS = (
+    "numbers such as 1.234 are read with a decimal point; if the point marks thousands, export "
+    "them without it"
+)
 
 
 class TableSource:
@@ -86,16 +95,42 @@ class Frame(TableSource):
 class CsvFile(TableSource):
     """A CSV file in UTF-8: a header line, then rows of text, which nothing here turns into numbers.
 
-    Its separator is that of ``, ; | `` and tab that its header has most of; with ``;`` a decimal
-    comma becomes a point. Raises DataError if it does not exist.
+    Its separator is that of ``, ; | `` and tab that its header has most of, outside of quotes.
+    Raises DataError if it does not exist.
     """
 
     def __init__(self, path: Path, id_column: str) -> None:
         super().__init__(path.name, id_column)
         self._path = _there(path)
 
+    def read(self, mapping: StudyMapping, schema: Schema) -> Iterator[Batch]:
+        """As a table's; numbers with a decimal comma have a point, unless commas separate cells."""
+        if self._separator() in ",|":
+            yield from super().read(mapping, schema)
+            return
+        numbers = _numbers(schema) & mapping.columns.keys()
+        thousands, points = Counter[str](), Counter[str]()
+        for batch in super().read(mapping, schema):
+            for name in numbers:
+                thousands[name] += _count(batch.columns[name], _THOUSANDS)
+                points[name] += _count(batch.columns[name], _POINT_NUMBER)
+            doubts = {
+                ("thousands", name, _MAY_BE_THOUSANDS): thousands[name]
+                for name in sorted(numbers)
+                if thousands[name] and not points[name]
+            }
+            cells = {
+                name: _with_points(cells) if name in numbers else cells
+                for name, cells in batch.columns.items()
+            }
+            yield replace(batch, columns=cells, doubts=doubts)
+
     def _names(self) -> list[str]:
-        return _distinct(self.name, self._open(pyarrow.csv.ConvertOptions()).schema.names)
+        try:
+            names = self._open(pyarrow.csv.ConvertOptions()).schema.names
+        except UnicodeDecodeError as error:  # only the names are decoded, and only now
+            raise self._unreadable(error) from None
+        return _distinct(self.name, names)
 
     def _batches(self, wanted: list[str]) -> Iterator[pa.RecordBatch]:
         as_text = pyarrow.csv.ConvertOptions(
@@ -103,13 +138,13 @@ class CsvFile(TableSource):
             include_columns=wanted,
             strings_can_be_null=False,
         )
-        separator, rows = self._separator(), 0
+        rows = 0
         try:
             for batch in self._open(as_text):
                 rows += len(batch)
-                yield batch if separator != ";" else _with_points(batch)
+                yield batch
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            raise _unreadable(self.name, "csv", error) from None
+            raise self._unreadable(error) from None
         with self._path.open("rb") as file:
             lines = sum(1 for line in file if line.strip()) - 1
         if lines != rows:  # a stray quote swallows all lines up to the next one
@@ -129,12 +164,24 @@ class CsvFile(TableSource):
                 convert_options=convert,
             )
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            raise _unreadable(self.name, "csv", error) from None
+            raise self._unreadable(error) from None
 
     def _separator(self) -> str:
         with self._path.open("rb") as file:
-            line = file.readline(_LONGEST_HEADER)
+            line = re.sub(rb'"[^"]*"', b"", file.readline(_LONGEST_HEADER))
         return max(",;\t|", key=lambda mark: line.count(mark.encode()))
+
+    def _unreadable(self, error: Exception) -> DataError:
+        hint = "a CSV file is UTF-8 text with a header; every row has as many cells as the header"
+        with self._path.open("rb") as file:
+            first = file.readline(_LONGEST_HEADER)
+            if first.startswith((b"\xff\xfe", b"\xfe\xff")):
+                hint = "it is UTF-16: export it as UTF-8"
+            elif first.lower().startswith((b"sep=", b"\xef\xbb\xbfsep=")):
+                hint = "its first line is for a spreadsheet (sep=): remove that line"
+            elif not all(_is_utf8(line) for line in (first, *file)):
+                hint = "it is not UTF-8; from a spreadsheet, save it as CSV UTF-8"
+        return _unreadable(self.name, "csv", error, hint)
 
 
 class ParquetFile(TableSource):
@@ -174,6 +221,10 @@ def open_file(path: Path, id_column: str) -> TableSource:
 
 
 def _there(path: Path) -> Path:
+    if path.is_dir():
+        raise DataError(
+            f"data file {path} is a folder", hint="write the table as one file, and name that"
+        )
     if not path.is_file():
         raise DataError(f"data file {path} does not exist", hint="set `file` in site.toml")
     return path
@@ -185,20 +236,33 @@ def _distinct(name: str, columns: list[str]) -> list[str]:
     return columns
 
 
-def _with_points(batch: pa.RecordBatch) -> pa.RecordBatch:
-    arrays = [
-        pc.replace_substring_regex(array, pattern=_COMMA_NUMBER, replacement=r"\1.\2")
-        for array in batch.columns
-    ]
-    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+def _numbers(schema: Schema) -> set[str]:
+    """Columns of the study that hold numbers: an image's are its pixels."""
+    found = {column.name for column in schema.columns if isinstance(column, NumberColumn)}
+    return found.union(*(c.pixels for c in schema.columns if isinstance(c, ImageColumn)))
 
 
-def _unreadable(name: str, kind: str, error: Exception) -> DataError:
+def _with_points(cells: pa.StringArray) -> pa.StringArray:
+    return pc.replace_substring_regex(cells, pattern=_COMMA_NUMBER, replacement=r"\1.\2")
+
+
+def _count(cells: pa.StringArray, pattern: str) -> int:
+    return pc.sum(pc.match_substring_regex(cells, pattern)).as_py() or 0
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _unreadable(name: str, kind: str, error: Exception, hint: str = "") -> DataError:
     # Arrow quotes rows in its messages, so only its kind of complaint is passed on.
     row = re.search(r"Row #(\d+)", str(error))
     place = f", row {int(row[1]) - 1}" if row else ""
-    hint = "a CSV file is UTF-8 text with a header; every row has as many cells as the header"
     return DataError(
         f"{name} cannot be read as {kind}{place} ({type(error).__name__})",
-        hint=hint if kind == "csv" else "",
+        hint=hint,
     )

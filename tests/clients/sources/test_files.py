@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 
 from flo.clients.mapping import StudyMapping
-from flo.clients.quality.check import check, gate
+from flo.clients.quality.check import check, gate, look
 from flo.clients.sources.files import open_file
 from flo.clients.sources.guarded import Guarded
 from flo.clients.sources.source import Offer, Source
 from flo.errors import DataError
+from flo.schema import Schema
 from tests.builders import small_study
 
 SCHEMA = small_study().data
@@ -38,6 +39,65 @@ def test_with_semicolons_a_comma_is_the_decimal_sign(tmp_path: Path) -> None:
     usual = read(tmp_path, "\n".join(LINES))
     spreadsheet = "\r\n".join(line.replace(",", ";").replace(".", ",") for line in LINES)
     np.testing.assert_array_equal(usual, read(tmp_path, f"\ufeff{spreadsheet}\r\n"))
+
+
+@pytest.mark.parametrize("separator", [";", "\t"], ids=repr)
+def test_a_point_may_mark_thousands_where_a_comma_is_the_decimal_sign(
+    tmp_path: Path, separator: str
+) -> None:
+    rows = ["patient_id,age,ward,ill", "p1,1.234,a,0", "p2,50,b,1", "p3,7;5,b,1"]
+    text = "\n".join(rows).replace(",", separator).replace("7;5", "7,5")
+    (tmp_path / "x.csv").write_text(text.replace(f"7{separator}5", "7,5"))
+    found = look(open_file(tmp_path / "x.csv", "patient_id"), SCHEMA, "patient_id").found
+    (one,) = [finding for finding in found if finding.kind == "thousands"]
+    assert (one.column, one.level, one.rule[-3:]) == ("age", "to accept", ": 1")
+
+
+@pytest.mark.parametrize("cell", ["1.25", "1.2345", "0.125"])
+def test_what_can_only_be_a_decimal_point_is_one(tmp_path: Path, cell: str) -> None:
+    (tmp_path / "x.csv").write_text(f"patient_id;age;ward;ill\np1;1.234;a;0\np2;{cell};b;1\n")
+    found = look(open_file(tmp_path / "x.csv", "patient_id"), SCHEMA, "patient_id").found
+    assert bool(found) == (cell == "0.125")  # which says nothing about the other
+
+
+def test_the_comma_of_an_id_or_a_code_stays(tmp_path: Path) -> None:
+    coded = Schema.model_validate(
+        {
+            **SCHEMA.model_dump(),
+            "columns": [{"kind": "category", "name": "ward", "codes": ["1,2", "1.2"]}],
+        }
+    )
+    (tmp_path / "x.csv").write_text("patient_id;ward;ill\n1,5;1,2;0\n1.5;1.2;1\n")
+    checked = check(open_file(tmp_path / "x.csv", "patient_id"), coded, "patient_id")
+    assert checked.patient_ids == ["1,5", "1.5"]
+    assert checked.inputs.ravel().tolist() == [0, 1]
+
+
+def test_a_separator_within_a_quoted_name_separates_nothing(tmp_path: Path) -> None:
+    text = '"patient_id";"plt, Tsd/µl, EDTA, 1, 2";age;ward;ill\np1;5;20,5;a;0\np2;6;50;b;1\n'
+    (tmp_path / "x.csv").write_text(text)
+    assert len(open_file(tmp_path / "x.csv", "patient_id").offers()) == 5
+
+
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [
+        ("\n".join(LINES).encode("utf-16"), "UTF-16"),
+        ("\n".join(LINES).replace("a", "ä").encode("cp1252"), "not UTF-8"),
+        (("sep=;\n" + "\n".join(LINES)).encode(), "remove that line"),
+    ],
+    ids=["utf-16", "windows", "sep="],
+)
+def test_what_is_unusual_about_a_file_is_said(tmp_path: Path, data: bytes, hint: str) -> None:
+    with pytest.raises(DataError, match="cannot be read as csv") as refused:
+        read(tmp_path, data)
+    assert hint in refused.value.hint
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").mkdir()
+    with pytest.raises(DataError, match="is a folder"):
+        open_file(tmp_path / "x.parquet", "patient_id")
 
 
 def test_with_commas_it_is_not(tmp_path: Path) -> None:
