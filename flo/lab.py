@@ -13,17 +13,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flo.errors import RefusedError, UsageError
+from flo.features import input_names
 from flo.pages import Pages
 from flo.pages.plots import intervals, plane
 from flo.privacy.sheet import trust
-from flo.scores import Scores, interval, roc
+from flo.scores import Scores, difference, interval, roc
 from flo.settings import read_toml
-from flo.simulation import Engine, Progress, Simulation, load_hospitals
+from flo.simulation import Engine, Progress, load_hospitals
 from flo.simulation import simulate as _simulate
+from flo.simulation_result import Simulation
 from flo.study import Study
 from flo.study import load as _load
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Comparison", "Result", "compare", "load", "simulate"]
 _ENGINES = ("loop", "ray")
@@ -37,7 +43,13 @@ class Result(Simulation):
 
     def __repr__(self) -> str:
         low, high = self.interval
-        return f"{self.study.name}: AUC {self.auc:.3f} ({low:.3f} to {high:.3f}), not private"
+        told, noise = self.study.mechanism, ""
+        if self.noise is not None:
+            noise = f", ± {self.noise:.3f} by noise"
+        return (
+            f"{self.study.name}, ε = {told.epsilon:g}, δ = {told.delta:g}: AUC {self.auc:.3f} "
+            f"({low:.3f} to {high:.3f} over patients{noise}), not private"
+        )
 
     @property
     def rows(self) -> list[Row]:
@@ -45,20 +57,49 @@ class Result(Simulation):
         ways = (
             (f"ε = {self.study.mechanism.epsilon:g}", self.private),
             ("pooled, not private", self.pooled),
-            ("alone, not private", self.alone),
+            ("each alone, tested on all", self.elsewhere),
         )
         return [_row(name, tests) for name, tests in ways if tests]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for each hospital: ``patients`` and ``positive`` ones, and AUCs among its own."""
+        import pandas as pd
+
+        columns = ["patients", "positive", "auc", "auc_pooled", "auc_alone"]
+        found = pd.DataFrame.from_dict(self.hospitals, orient="index")
+        return found[[name for name in columns if name in found]]
+
+    @property
+    def coefficients(self) -> pd.Series:
+        """Of a logistic model, by input, the mean over all that were trained; the last is the
+        intercept.
+
+        Raises:
+            UsageError: another kind of model.
+        """
+        import pandas as pd
+
+        if self.study.model.kind != "logistic":
+            raise UsageError(f"a model of kind {self.study.model.kind} has no coefficients")
+        names = [*input_names(self.study.data), "intercept"]
+        return pd.Series(sum(self.models) / len(self.models), index=names)
 
     def _repr_html_(self) -> str:
         curves = [("this study", roc(self.private))]
         if self.pooled:
             curves.append(("pooled", roc(self.pooled)))
+        curves.append(("a coin", [(0.0, 0.0), (1.0, 1.0)]))
         ticks = [(n / 4, f"{n / 4:g}") for n in range(5)]
         return _shown(
             self.rows,
             title=f"{self.study.name}, version {self.study.version}",
             trust=trust(self.study),
             curves=plane(curves, most_across=1.0, least_top=1.0, across=ticks),
+            hospitals=self.hospitals,
+            compared=bool(self.pooled),
+            noise=self.noise,
+            calibration=self.document["calibration"],
         )
 
 
@@ -71,13 +112,26 @@ class Comparison:
     def __repr__(self) -> str:
         return "\n".join(f"{name}: {result!r}" for name, result in self.results.items())
 
+    def __getitem__(self, name: str) -> Result:
+        return self.results[name]
+
     @property
     def rows(self) -> list[Row]:
         """A line for each result, in the order in which they were given."""
         return [_row(name, result.private) for name, result in self.results.items()]
 
+    @property
+    def differences(self) -> list[Row]:
+        """(what, low, middle, high): AUCs less that of the first, on the same patients.
+
+        Raises:
+            UsageError: they were tested on other patients.
+        """
+        (_, first), *rest = self.results.items()
+        return [(name, *difference(one.private, first.private)) for name, one in rest]
+
     def _repr_html_(self) -> str:
-        return _shown(self.rows, title="Compared", trust=None, curves=None)
+        return _shown(self.rows, title="Compared", differences=self.differences)
 
 
 def load(path: Path | str) -> Study:
@@ -87,12 +141,13 @@ def load(path: Path | str) -> Study:
 
 def simulate(
     study: Study | Path | str,
-    data: Path | str | None = None,
+    data: Path | str | Mapping[str, pd.DataFrame] | None = None,
     *,
     epsilon: float | None = None,
     noise: str | None = None,
     folds: int = 5,
     seeds: int = 1,
+    redraws: int = 1,
     compare: bool = False,
     id_column: str = "patient_id",
     fast: bool = True,
@@ -104,9 +159,11 @@ def simulate(
 
     Args:
         study: a study, or the path of its TOML.
-        data: folder with HOSPITAL.csv or HOSPITAL.parquet; left out, the study's own data set.
+        data: folder with HOSPITAL.csv or HOSPITAL.parquet, or a DataFrame for each hospital; left
+            out, the study's own data set.
         epsilon, noise: instead of the study's.
-        folds, seeds: of cross-validation, and how often it is repeated.
+        folds, seeds: of cross-validation, and how often it is repeated with other folds.
+        redraws: how often each fold is trained anew, to see what the noise alone does.
         compare: add logistic regressions without privacy, pooled and alone.
         fast: sum in the clear instead of through masks; same noise, same ε.
         engine: ``loop`` in this process, or ``ray``, Flower's simulation runtime.
@@ -121,9 +178,9 @@ def simulate(
     if noise not in (None, "local", "distributed"):
         raise UsageError(f"noise {noise} is not one of local, distributed")
     chosen = study if isinstance(study, Study) else load(study)
-    directory = None if data is None else Path(data)
-    if directory is not None and not unsafe_not_private:
-        _refuse_registered(directory)
+    given = Path(data) if isinstance(data, str | Path) else data
+    if isinstance(given, Path) and not unsafe_not_private:
+        _refuse_registered(given)
     if epsilon is not None:
         chosen = chosen.with_epsilon(epsilon)
     if noise is not None:
@@ -137,9 +194,10 @@ def simulate(
     progress("loading patients")
     found = _simulate(
         chosen,
-        load_hospitals(chosen, directory, id_column),
+        load_hospitals(chosen, given, id_column),
         fold_count=folds,
         seeds=seeds,
+        redraws=redraws,
         compare=compare,
         fast=fast,
         engine=run,
@@ -149,8 +207,18 @@ def simulate(
 
 
 def compare(results: Mapping[str, Result]) -> Comparison:
-    """Results beside each other, such as of several ε."""
-    return Comparison(dict(results))
+    """Results beside each other, by name, such as of several ε.
+
+    Raises:
+        UsageError: none, or something that is no result.
+    """
+    named = dict(results) if isinstance(results, Mapping) else {}
+    if not named or not all(isinstance(result, Result) for result in named.values()):
+        raise UsageError(
+            "what is compared are results of flo.simulate, by name",
+            hint='flo.compare({"one": result, "other": another})',
+        )
+    return Comparison(named)
 
 
 def _row(name: str, tests: list[Scores]) -> Row:
@@ -158,10 +226,15 @@ def _row(name: str, tests: list[Scores]) -> Row:
     return name, low, sum(test.auc for test in tests) / len(tests), high
 
 
-def _shown(rows: list[Row], **values: object) -> str:
+def _shown(rows: list[Row], title: str, **values: object) -> str:
+    optional = ("trust", "curves", "hospitals", "compared", "noise", "calibration", "differences")
     least = min([_LEAST_SHOWN, *(low for _, low, _, _ in rows)])
     return Pages(Path(__file__).parent, base="").text(
-        "lab.html.j2", rows=rows, aucs=intervals(rows, least, 1.0), **values
+        "lab.html.j2",
+        title=title,
+        rows=rows,
+        aucs=intervals(rows, least, 1.0),
+        **(dict.fromkeys(optional) | values),
     )
 
 

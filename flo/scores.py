@@ -22,19 +22,53 @@ _POINTS = 101  # of a curve
 
 @dataclass(frozen=True)
 class Scores:
-    """n records of one test: ``scores`` (n,), ``labels`` 0 or 1 (n,), and whose each is, (n,).
+    """n records of one test: ``scores``, log-odds (n,), ``labels`` 0 or 1 (n,), whose each is, and
+    where, by number (n,).
 
-    A patient has the same number in every test.
+    A patient has the same number in every test, and so has a hospital.
     """
 
     scores: Floats
     labels: Floats
     patients: Integers
+    hospitals: Integers
 
     @property
     def auc(self) -> float:
         """Exact, so not private. Raises UsageError if all are of one class."""
         return exact_auc(self.scores, self.labels)
+
+    def of(self, hospital: int) -> Scores:
+        """The records of one hospital, maybe none."""
+        own = self.hospitals == hospital
+        return Scores(self.scores[own], self.labels[own], self.patients[own], self.hospitals[own])
+
+
+def within(tests: Sequence[Scores], hospital: int) -> float | None:
+    """AUC among one hospital's patients: the share of pairs (ill, well) of one test in order.
+
+    None where no test has such a pair.
+    """
+    pairs = right = 0.0
+    for test in tests:
+        own = test.of(hospital)
+        ill = float(own.labels.sum())
+        if 0 < ill < len(own.labels):
+            pairs += ill * (len(own.labels) - ill)
+            right += ill * (len(own.labels) - ill) * own.auc
+    return right / pairs if pairs else None
+
+
+def calibration(tests: Sequence[Scores]) -> dict[str, float]:
+    """``predicted`` and ``observed`` share of label 1, and the ``brier`` score: the mean square of
+    what lies between a record's predicted risk and its label, 0 to 1, less is better."""
+    risk = np.concatenate([0.5 * (1 + np.tanh(test.scores / 2)) for test in tests])
+    label = np.concatenate([test.labels for test in tests])
+    return {
+        "predicted": float(risk.mean()),
+        "observed": float(label.mean()),
+        "brier": float(np.mean((risk - label) ** 2)),
+    }
 
 
 def exact_auc(score: Floats, label: Floats) -> float:
@@ -47,7 +81,7 @@ def exact_auc(score: Floats, label: Floats) -> float:
     count, rest = int(positive.sum()), int((~positive).sum())
     if not count or not rest:
         raise UsageError(
-            "the held-out patients are all of one class", hint="use fewer folds: --folds 2"
+            "the held-out patients of a fold are all of one class", hint="use fewer folds"
         )
     ranks = rankdata(score)
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * rest))
@@ -61,12 +95,36 @@ def interval(tests: Sequence[Scores]) -> tuple[float, float]:
     infinitesimal jackknife). It says nothing of how training and noise would fall out another time.
     """
     mean = float(np.mean([test.auc for test in tests]))
+    half = _TWO_SIDED * _error(_by_patient(tests))
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def difference(tests: Sequence[Scores], others: Sequence[Scores]) -> tuple[float, float, float]:
+    """(low, middle, high): how much larger the mean AUC of ``tests`` is than that of ``others``,
+    with a 95 % interval over who the patients are, who have to be the same in both.
+
+    Raises:
+        UsageError: they were tested on other patients.
+    """
+    ours, theirs = _by_patient(tests), _by_patient(others)
+    if len(ours) != len(theirs) or {*ours} != {*theirs}:
+        raise UsageError("what is compared was tested on other patients", hint="use one data set")
+    mean = float(np.mean([t.auc for t in tests]) - np.mean([t.auc for t in others]))
+    half = _TWO_SIDED * _error({patient: ours[patient] - theirs[patient] for patient in ours})
+    return mean - half, mean, mean + half
+
+
+def _by_patient(tests: Sequence[Scores]) -> dict[int, float]:
+    """Each patient's influence on the mean AUC of the tests."""
     every = np.concatenate([test.patients for test in tests])
     influence = np.concatenate([_influence(test) for test in tests]) / len(tests)
-    _, place = np.unique(every, return_inverse=True)
-    each = np.bincount(place, weights=influence)
-    error = float(np.sqrt(len(each) / max(len(each) - 1, 1) * (each**2).sum()))
-    return max(0.0, mean - _TWO_SIDED * error), min(1.0, mean + _TWO_SIDED * error)
+    patients, place = np.unique(every, return_inverse=True)
+    return dict(zip(patients.tolist(), np.bincount(place, weights=influence).tolist(), strict=True))
+
+
+def _error(influences: dict[int, float]) -> float:
+    each = np.array(list(influences.values()))
+    return float(np.sqrt(len(each) / max(len(each) - 1, 1) * (each**2).sum()))
 
 
 def roc(tests: Sequence[Scores]) -> list[tuple[float, float]]:

@@ -8,19 +8,16 @@ all patients at once and prints exact numbers, so its results are *not private* 
 from __future__ import annotations
 
 import hashlib
-import math
-import statistics
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
-from scipy.optimize import minimize
 
 from flo.claims import Head
 from flo.clients.quality.check import Checked, check
@@ -28,50 +25,63 @@ from flo.clients.snapshot import Snapshot
 from flo.clients.sources.files import Frame, TableSource, open_file
 from flo.clients.trainer import Trainer, private_step
 from flo.datasets import DATASETS
-from flo.errors import UsageError
+from flo.errors import DataError, UsageError
 from flo.models import log_odds
 from flo.privacy.plan import Plan, ring_of
 from flo.privacy.ring import enter
 from flo.privacy.split import position
-from flo.scores import Scores, interval
+from flo.regression import unprotected
+from flo.scores import Scores
 from flo.server.gathering import Gathered
 from flo.server.rounds import RunState, advance
 from flo.server.run import run_study
 from flo.simulated_sites import RUN, SimulatedSites, enrol, run_keys
+from flo.simulation_result import Simulation
 from flo.study import Study
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
-_PENALTY = 3.0  # L2; of 1, 3, 10 and 30 the kindest to both comparisons on the heart data
 
 
-def load_hospitals(study: Study, directory: Path | None, id_column: str) -> dict[str, Checked]:
-    """Hospital id -> checked data, from ``directory/HOSPITAL.{csv,parquet}`` or the package.
+def load_hospitals(
+    study: Study, data: Path | Mapping[str, pd.DataFrame] | None, id_column: str
+) -> dict[str, Checked]:
+    """Hospital id -> checked data, from a folder with ``HOSPITAL.{csv,parquet}``, from tables by
+    hospital, or from the data set that ships for the study.
 
     Raises:
-        UsageError: a hospital of the study has no file. DataError: a file does not fit.
+        UsageError: a hospital of the study has no data. DataError: some do not fit; it says whose.
     """
-    if directory is None:
+    if data is None:
         name = next((n for n in DATASETS if f"{study.name}-".startswith(f"{n}-")), None)
         if name is None:
             raise UsageError(
                 f"study {study.name!r} has no data set of its own", hint="give --data DIR"
             )
-        sources: dict[str, TableSource] = {
-            hospital: Frame(hospital, id_column, pa.Table.from_pandas(table, preserve_index=False))
-            for hospital, table in DATASETS[name]().items()
-        }
-    else:
-        sources = {}
-        for hospital in study.hospitals:
-            files = sorted(p for p in directory.glob(f"{hospital.id}.*") if p.is_file())
+        data = DATASETS[name]()
+    sources: dict[str, TableSource] = {}
+    for hospital in study.hospitals:
+        if isinstance(data, Path):
+            files = sorted(p for p in data.glob(f"{hospital.id}.*") if p.is_file())
             if not files:
-                raise UsageError(f"no file {directory}/{hospital.id}.csv or .parquet")
+                raise UsageError(f"no file {data}/{hospital.id}.csv or .parquet")
             sources[hospital.id] = open_file(files[0], id_column)
+        elif hospital.id not in data:
+            raise UsageError(f"there is no table for hospital {hospital.id!r}")
+        else:
+            table = pa.Table.from_pandas(data[hospital.id], preserve_index=False)
+            sources[hospital.id] = Frame(hospital.id, id_column, table)
     return {
-        hospital.id: check(sources[hospital.id], study.data, id_column)
+        hospital.id: _checked(hospital.id, sources[hospital.id], study, id_column)
         for hospital in study.hospitals
     }
+
+
+def _checked(hospital: str, source: TableSource, study: Study, id_column: str) -> Checked:
+    try:
+        return check(source, study.data, id_column)
+    except DataError as error:
+        raise DataError(f"{hospital}: {error}", hint=error.hint) from None
 
 
 @dataclass
@@ -125,80 +135,13 @@ def run_once(study: Study, fold: Fold, *, fast: bool = False) -> tuple[RunState,
     return state, store.seconds
 
 
-@dataclass(frozen=True)
-class Simulation:
-    """A study tried by cross-validation: its ``private`` model, one test a fold and seed.
-
-    Beside it, if asked for, an ordinary logistic regression without privacy: ``pooled`` over all
-    hospitals' patients, and ``alone``, one for each hospital, all tested on the same patients.
-    ``seconds``: of every round.
-    """
-
-    study: Study
-    masks: str
-    private: list[Scores] = field(default_factory=list)
-    pooled: list[Scores] = field(default_factory=list)
-    alone: list[Scores] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-
-    @property
-    def auc(self) -> float:
-        """Exact AUC on the held-out patients of all hospitals, mean over folds and seeds."""
-        return _mean(self.private)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 %, over who the test patients are (``flo.scores``)."""
-        return interval(self.private)
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """The keys of ``flo simulate --json``.
-
-        ``report`` is None: a simulation touches no ledger, so there is nothing to report.
-        ``auc_std``: standard deviation over folds and seeds.
-        """
-        plan = Plan.of(self.study)
-        budget = {"epsilon": plan.epsilon, "delta": self.study.mechanism.delta}
-        result: dict[str, Any] = {
-            "schema_version": 1,
-            "private": False,
-            "study": self.study.name,
-            "digest": self.study.digest,
-            "auc": self.auc,
-            "auc_std": statistics.pstdev(test.auc for test in self.private),
-            "auc_interval": list(self.interval),
-            **budget,
-            "trust_model": f"{self.study.mechanism.noise} noise",
-            "masks": self.masks,
-            "rounds": self.study.mechanism.steps,
-            "seconds_per_round": statistics.median(self.seconds),
-            "seconds_total": math.fsum(self.seconds),
-            "report": None,
-            "sites": {
-                hospital.id: {
-                    "declared_size": hospital.declared_size,
-                    **budget,
-                    "rounds": self.study.mechanism.steps,
-                }
-                for hospital in self.study.hospitals
-            },
-        }
-        if self.pooled:
-            result |= {"auc_pooled": _mean(self.pooled), "auc_alone": _mean(self.alone)}
-        return result
-
-
-def _mean(tests: list[Scores]) -> float:
-    return statistics.fmean(test.auc for test in tests)
-
-
 def simulate(
     study: Study,
     hospitals: dict[str, Checked],
     *,
     fold_count: int = 5,
     seeds: int = 1,
+    redraws: int = 1,
     compare: bool = False,
     fast: bool = False,
     engine: Engine | None = None,
@@ -206,28 +149,53 @@ def simulate(
 ) -> Simulation:
     """Cross-validate: train the whole study on each fold, test it on the patients left out.
 
-    ``fast``: sums are taken in the clear inside this process instead of through masks; noise and ε
-    are the same. ``engine``: what runs a study on a fold; this process if left out.
+    ``seeds``: how often it is repeated with other folds. ``redraws``: how often each fold is
+    trained anew, which differs in nothing but the noise. ``fast``: sums are taken in the clear
+    inside this process instead of through masks; noise and ε are the same. ``engine``: what runs a
+    study on a fold; this process if left out.
 
     Raises:
-        UsageError: a survey, which trains nothing; too few patients for the folds.
+        UsageError: a survey, which trains nothing; too few patients for the folds, or fewer than
+        two of these.
     """
+    for name, count, least in (
+        ("folds", fold_count, 2),
+        ("seeds", seeds, 1),
+        ("redraws", redraws, 1),
+    ):
+        if count < least:
+            raise UsageError(f"{name} = {count} is too few", hint=f"{least} or more")
     if study.survey:
         raise UsageError("a survey trains nothing", hint="simulate the planned study instead")
     run = engine or partial(run_once, fast=fast)
+    hospitals = {hospital.id: hospitals[hospital.id] for hospital in study.hospitals}
     found = Simulation(
         study, "none: summed in the clear" if fast or not study.masked else "as deployed"
     )
     for seed in range(seeds):
         for number, fold in enumerate(folds(hospitals, fold_count, seed)):
-            progress(f"seed {seed + 1}/{seeds}, fold {number + 1}/{fold_count}")
-            state, per_round = run(study, fold)
-            found.seconds.extend(per_round)
-            found.private.append(_tested(fold, partial(log_odds, study, state.model)))
+            tests = []
+            for redraw in range(redraws):
+                again = f", noise {redraw + 1}/{redraws}" if redraws > 1 else ""
+                progress(f"seed {seed + 1}/{seeds}, fold {number + 1}/{fold_count}{again}")
+                state, per_round = run(study, fold)
+                found.seconds.extend(per_round)
+                found.models.append(state.model)
+                tests.append(_tested(fold, partial(log_odds, study, state.model)))
+            found.private.extend(tests)
+            found.redrawn.append([test.auc for test in tests])
             if compare:
-                found.pooled.append(pooled(fold))
-                found.alone.extend(_unprotected([one], fold) for one in fold.snapshots.values())
+                _compare(found, fold)
     return found
+
+
+def _compare(found: Simulation, fold: Fold) -> None:
+    """The same patients, scored by regressions without privacy."""
+    found.pooled.append(pooled(fold))
+    for number, snapshot in enumerate(fold.snapshots.values()):
+        everywhere = _tested(fold, unprotected([snapshot]))
+        found.elsewhere.append(everywhere)
+        found.alone.append(everywhere.of(number))
 
 
 def _run_fast(study: Study, fold: Fold) -> tuple[RunState, list[float]]:
@@ -258,7 +226,7 @@ def trainers_of(study: Study, fold: Fold) -> dict[str, Trainer]:
 
 def pooled(fold: Fold) -> Scores:
     """An ordinary logistic regression on all hospitals' patients, without privacy."""
-    return _unprotected(list(fold.snapshots.values()), fold)
+    return _tested(fold, unprotected(list(fold.snapshots.values())))
 
 
 class _InProcess:
@@ -321,25 +289,10 @@ def _tested(fold: Fold, score: Callable[[Floats], Floats]) -> Scores:
     if tested is None:
         before = np.cumsum([0, *(patients.count for patients in held)])
         tested = np.concatenate([p.patient + n for p, n in zip(held, before, strict=False)])
+    sizes = [len(patients.labels) for patients in held]
     return Scores(
         score(np.concatenate([patients.inputs for patients in held])),
         np.concatenate([patients.labels for patients in held]),
         tested,
+        np.repeat(np.arange(len(held)), sizes),
     )
-
-
-def _unprotected(snapshots: list[Snapshot], fold: Fold) -> Scores:
-    """An ordinary logistic regression on these hospitals' patients, without privacy."""
-    inputs = np.concatenate([snapshot.training.inputs for snapshot in snapshots])
-    labels = np.concatenate([snapshot.training.labels for snapshot in snapshots])
-    inputs = np.hstack([inputs, np.ones((len(inputs), 1))])
-
-    def loss(weights: Floats) -> tuple[float, Floats]:
-        margin = inputs @ weights
-        value = np.logaddexp(0, margin).sum() - labels @ margin
-        value += 0.5 * _PENALTY * weights @ weights
-        slope = inputs.T @ (0.5 * (1 + np.tanh(margin / 2)) - labels) + _PENALTY * weights
-        return float(value), slope
-
-    found = minimize(loss, np.zeros(inputs.shape[1]), jac=True, method="L-BFGS-B")
-    return _tested(fold, lambda rows: rows @ found.x[:-1] + found.x[-1])

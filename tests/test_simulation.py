@@ -24,7 +24,15 @@ HEART = Path(studies.__file__).parent / "examples" / "heart" / "study.toml"
 KEYS = {
     *("auc", "auc_std", "auc_pooled", "auc_alone", "epsilon", "delta", "trust_model", "rounds"),
     *("seconds_per_round", "seconds_total", "report", "sites", "private", "schema_version"),
-    *("study", "digest", "masks", "auc_interval"),
+    *("study", "digest", "masks", "auc_interval", "auc_noise", "auc_within", "calibration"),
+    *("auc_within_pooled", "auc_within_alone", "calibration_pooled"),
+}
+COMPARED = {
+    "auc_pooled",
+    "auc_alone",
+    "auc_within_pooled",
+    "auc_within_alone",
+    "calibration_pooled",
 }
 
 
@@ -98,7 +106,7 @@ def test_the_result_of_every_kind_of_study_has_the_documented_keys(data: Path, n
     study = OTHERS[name]
     hospitals = load_hospitals(study, data, "patient_id")
     result = simulate(study, hospitals, fold_count=2).document
-    assert set(result) == KEYS - {"auc_pooled", "auc_alone"}
+    assert set(result) == KEYS - COMPARED
     assert result["private"] is False
     assert result["epsilon"] == Plan.of(study).epsilon <= 0.9
     assert 0 <= result["auc"] <= 1

@@ -88,7 +88,12 @@ def check(
         DataError: with every finding, not only the first.
     """
     looked = _by_the_rules(source, schema, id_column, None, ignore)
-    refuse(looked.found, {})
+    found = [finding for finding in looked.found if finding.level != "note"]
+    if found:
+        raise DataError(
+            f"the data do not fit the study:\n{listed(found)}",
+            hint="rows are counted from the first one below the header",
+        )
     return encode(looked.table, schema)
 
 

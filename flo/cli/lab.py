@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flo.cli import results
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def simulate(
@@ -19,6 +22,9 @@ def simulate(
     noise: Annotated[str | None, typer.Option(help="local or distributed, instead.")] = None,
     folds: Annotated[int, typer.Option(min=2, max=50, help="Cross-validation folds.")] = 5,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Repetitions.")] = 1,
+    redraws: Annotated[
+        int, typer.Option(min=1, max=1000, help="Draw each fold's noise anew so often.")
+    ] = 1,
     compare: Annotated[bool, typer.Option(help="Add pooled and alone, without privacy.")] = False,
     id_column: Annotated[str, typer.Option(help="Column with the patient id.")] = "patient_id",
     fast: Annotated[
@@ -35,7 +41,7 @@ def simulate(
     ] = False,
 ) -> results.Simulated:
     """Run a study in one process on data you may see; prints exact numbers, so NOT private."""
-    from flo.cli.screen import say, working
+    from flo.cli.screen import console, say, working
     from flo.lab import simulate as run
 
     with working("loading patients") as status:
@@ -46,6 +52,7 @@ def simulate(
             noise=noise,
             folds=folds,
             seeds=seeds,
+            redraws=redraws,
             compare=compare,
             id_column=id_column,
             fast=fast,
@@ -56,13 +63,42 @@ def simulate(
     say("[bold yellow]NOT PRIVATE[/]: exact numbers on data this process can see")
     low, high = result["auc_interval"]
     say(f"AUC {result['auc']:.4f}, 95 % interval over test patients {low:.4f} to {high:.4f}")
-    say(f"standard deviation over folds and seeds: {result['auc_std']:.4f}")
+    if result["auc_noise"] is not None:
+        say(f"noise drawn anew moves one model's AUC by {result['auc_noise']:.4f} (st. deviation)")
     say(f"ε = {result['epsilon']:.4f}, δ = {result['delta']:g}, {result['trust_model']}")
     say(f"masks: {result['masks']}")
+    risk = result["calibration"]
+    say(
+        f"predicted risk {risk['predicted']:.3f}, observed {risk['observed']:.3f}, Brier score "
+        f"{risk['brier']:.3f}"
+    )
     if compare:
         say(f"pooled without privacy {result['auc_pooled']:.4f}")
-        say(f"each hospital alone    {result['auc_alone']:.4f}")
+        say(f"each alone without privacy, tested on all {result['auc_alone']:.4f}")
+    console().print(_by_hospital(result, compare=compare))
     return results.Simulated(**result)
+
+
+def _by_hospital(result: dict[str, Any], *, compare: bool) -> Table:
+    """AUCs among each hospital's own patients, and their mean."""
+    from rich.table import Table
+
+    from flo.cli.screen import plain
+
+    ways = {"auc": "this study"} | (
+        {"auc_pooled": "pooled", "auc_alone": "alone"} if compare else {}
+    )
+    table = Table("among its own patients", "patients", "positive", *ways.values())
+
+    def shown(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    for hospital, one in result["sites"].items():
+        counts = [f"{one['patients']:,}", f"{one['positive']:,}"]
+        table.add_row(plain(hospital), *counts, *(shown(one[way]) for way in ways))
+    means = [shown(result[way.replace("auc", "auc_within")]) for way in ways]
+    table.add_row("mean over hospitals", "", "", *means, style="bold")
+    return table
 
 
 def demo(

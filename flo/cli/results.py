@@ -599,9 +599,14 @@ class StackState(Result):
 
 @dataclass(frozen=True)
 class Simulated(Result):
-    """Exact numbers, so never private. ``auc_pooled``, ``auc_alone``: with ``--compare`` only.
+    """Exact numbers, so never private. ``pooled`` and ``alone``: with ``--compare`` only.
 
-    ``auc_interval``: 95 %, over who the test patients are.
+    ``auc_interval``: 95 %, over who the test patients are. ``auc_noise``: standard deviation of one
+    model's AUC when its noise is drawn anew, with ``--redraws``. ``auc_pooled`` and ``auc_alone``:
+    regressions without privacy, of all hospitals and of one, tested on the patients of all.
+    ``auc_within``...: the mean over hospitals, each tested on its own patients. ``sites``: by
+    hospital, ``patients`` and ``positive`` ones, and AUCs among them. ``calibration``: the
+    ``predicted`` and ``observed`` share of label 1, and the ``brier`` score.
     """
 
     study: str
@@ -609,6 +614,9 @@ class Simulated(Result):
     auc: float
     auc_std: float
     auc_interval: list[float]
+    auc_noise: float | None
+    auc_within: float | None
+    calibration: dict[str, float]
     epsilon: float
     delta: float
     trust_model: str
@@ -621,6 +629,9 @@ class Simulated(Result):
     private: bool = False
     auc_pooled: float | None = None
     auc_alone: float | None = None
+    auc_within_pooled: float | None = None
+    auc_within_alone: float | None = None
+    calibration_pooled: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)

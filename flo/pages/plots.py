@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 WIDTH, HEIGHT = 720.0, 260.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 84.0, 14.0, 40.0
-_ROW, _NAMES, _LABEL = 34.0, 190.0, 15.0
+_ROW, _NAMES, _LABEL, _LETTERS = 34.0, 190.0, 15.0, 28
 Point = tuple[float, float]
 
 
@@ -132,24 +132,29 @@ def plane(
 def intervals(
     rows: Sequence[tuple[str, float, float, float]], low: float, high: float
 ) -> Intervals:
-    """(name, low, middle, high) rows on one axis from ``low`` to ``high``."""
+    """(name, low, middle, high) rows on one axis from ``low``, or a little less, to ``high``.
+
+    Ticks are at whole steps below ``high``. A name that is too long for its place is cut.
+    """
     left, right = _NAMES, WIDTH - 24.0
+    step = 0.1 if high - low <= 0.6 else 0.2
+    count = math.ceil((high - low) / step - 1e-9)
+    low = high - count * step
 
     def place(value: float) -> float:
         share = (min(max(value, low), high) - low) / (high - low)
         return round(left + (right - left) * share, 1)
 
     bottom = _ROW * len(rows) + 6
-    tick = (high - low) / 5
     return Intervals(
         WIDTH,
         bottom + 34,
         left,
         right,
         bottom,
-        [Tick(place(low + n * tick), f"{low + n * tick:.1f}") for n in range(6)],
+        [Tick(place(low + n * step), f"{low + n * step:.1f}") for n in range(count + 1)],
         [
-            Interval(name, _ROW * (number + 0.5), place(below), place(middle), place(above))
+            Interval(_cut(name), _ROW * (number + 0.5), place(below), place(middle), place(above))
             for number, (name, below, middle, above) in enumerate(rows)
         ],
     )
@@ -199,6 +204,10 @@ def _line(label: str, points: Sequence[Point], steps: bool) -> Line:
             drawn.append(f"{x},{points[n - 1][1]}")
         drawn.append(f"{x},{y}")
     return Line(" ".join(drawn), points[-1], label, points[-1][1])
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
 
 
 def _apart(lines: list[Line]) -> list[Line]:

@@ -1,0 +1,138 @@
+"""What a simulation found: among all patients, within each hospital, and beside no privacy."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flo.privacy.plan import Plan
+from flo.scores import Scores, calibration, interval, within
+from flo.study import Study
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A study tried by cross-validation: its ``private`` model, one test for each seed, fold and
+    redraw of the noise.
+
+    Beside it, if asked for, an ordinary logistic regression without privacy: ``pooled`` over all
+    hospitals' patients; ``alone``, one for each hospital, tested on its own patients; and
+    ``elsewhere``, the same one tested on those of all hospitals.
+
+    ``redrawn``: the AUCs of each fold whose noise was drawn several times. ``models``: the weights
+    of each private model. ``seconds``: of every round.
+    """
+
+    study: Study
+    masks: str
+    private: list[Scores] = field(default_factory=list)
+    pooled: list[Scores] = field(default_factory=list)
+    alone: list[Scores] = field(default_factory=list)
+    elsewhere: list[Scores] = field(default_factory=list)
+    redrawn: list[list[float]] = field(default_factory=list)
+    models: list[npt.NDArray[np.floating]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def auc(self) -> float:
+        """Exact AUC on the held-out patients of all hospitals, mean over the tests."""
+        return _mean(self.private)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 %, over who the test patients are (``flo.scores``)."""
+        return interval(self.private)
+
+    @property
+    def noise(self) -> float | None:
+        """Standard deviation of one model's AUC as its noise is drawn anew; None if it was not."""
+        drawn = [aucs for aucs in self.redrawn if len(aucs) > 1]
+        if not drawn:
+            return None
+        return math.sqrt(statistics.fmean(statistics.variance(aucs) for aucs in drawn))
+
+    @property
+    def hospitals(self) -> dict[str, dict[str, Any]]:
+        """By hospital: ``patients`` and ``positive`` ones who were tested, and AUCs among them.
+
+        An AUC is None where no test had patients of both kinds.
+        """
+        ways = {"auc": self.private} | (
+            {"auc_pooled": self.pooled, "auc_alone": self.alone} if self.pooled else {}
+        )
+        return {
+            hospital.id: {
+                "declared_size": hospital.declared_size,
+                **_tested(self.private, number),
+                **{name: within(tests, number) for name, tests in ways.items()},
+            }
+            for number, hospital in enumerate(self.study.hospitals)
+        }
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The keys of ``flo simulate --json``.
+
+        ``report`` is None: a simulation touches no ledger, so there is nothing to report.
+        ``auc_std``: standard deviation over tests, most of it of who was tested.
+        """
+        plan = Plan.of(self.study)
+        budget = {"epsilon": plan.epsilon, "delta": self.study.mechanism.delta}
+        rounds = self.study.mechanism.steps
+        hospitals = self.hospitals
+        result: dict[str, Any] = {
+            "schema_version": 1,
+            "private": False,
+            "study": self.study.name,
+            "digest": self.study.digest,
+            "auc": self.auc,
+            "auc_std": statistics.pstdev(test.auc for test in self.private),
+            "auc_interval": list(self.interval),
+            "auc_noise": self.noise,
+            "auc_within": _over(hospitals, "auc"),
+            "calibration": calibration(self.private),
+            **budget,
+            "trust_model": f"{self.study.mechanism.noise} noise",
+            "masks": self.masks,
+            "rounds": rounds,
+            "seconds_per_round": statistics.median(self.seconds),
+            "seconds_total": math.fsum(self.seconds),
+            "report": None,
+            "sites": {
+                hospital: {**found, **budget, "rounds": rounds}
+                for hospital, found in hospitals.items()
+            },
+        }
+        if self.pooled:
+            result |= {
+                "auc_pooled": _mean(self.pooled),
+                "auc_alone": _mean(self.elsewhere),
+                "auc_within_pooled": _over(hospitals, "auc_pooled"),
+                "auc_within_alone": _over(hospitals, "auc_alone"),
+                "calibration_pooled": calibration(self.pooled),
+            }
+        return result
+
+
+def _mean(tests: Sequence[Scores]) -> float:
+    return statistics.fmean(test.auc for test in tests)
+
+
+def _over(hospitals: dict[str, dict[str, Any]], name: str) -> float | None:
+    """The mean over hospitals that have it."""
+    known = [found[name] for found in hospitals.values() if found[name] is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _tested(tests: Sequence[Scores], hospital: int) -> dict[str, int]:
+    """Different patients, and those of them with a record whose label is 1."""
+    own = [test.of(hospital) for test in tests]
+    patients = np.concatenate([test.patients for test in own])
+    ill = np.concatenate([test.patients[test.labels == 1] for test in own])
+    return {"patients": len(np.unique(patients)), "positive": len(np.unique(ill))}
