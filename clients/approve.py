@@ -274,17 +274,25 @@ def _reserve(
     Raises _Rehearsed where it would reserve, if nothing is to be kept.
     """
     study = offered.study
-    # pandas comes with it and takes its time; the agent, which also imports this module, never
+    # pandas comes with these and takes its time; the agent, which also imports this module, never
     # reads a hospital's file.
+    from flo.clients.familiar import unfamiliar
     from flo.clients.quality.check import gate
 
-    checked = gate(population.open(), study.data, population.id_column, mapping, population.ignore)
-    checked = checked.without(left_out(home, set(checked.patient_ids)))
-    snapshot = Snapshot.of(checked, home.split_key, population.hold_out)
-    digest = snapshot.digest
     with closing(home.ledger()) as ledger:
-        confirm_head(api, ledger)
+        confirm_head(api, ledger)  # before the data are read: a call tells nothing of them
         refuse_changed_birth(home, ledger, population)
+        checked = gate(
+            population.open(),
+            study.data,
+            population.id_column,
+            mapping,
+            population.ignore,
+            also=unfamiliar(home, population),
+        )
+        checked = checked.without(left_out(home, set(checked.patient_ids)))
+        snapshot = Snapshot.of(checked, home.split_key, population.hold_out)
+        digest = snapshot.digest
         hashes = {name: keyed_hash(home.patients_key, name) for name in checked.patient_ids}
         path = snapshot_path(home, study.digest, digest)
         if keep:

@@ -26,12 +26,14 @@ def inspect(
         DataError: they cannot be read, or columns are missing. UsageError: no mapping for it.
     """
     # pandas comes with these and takes its time.
-    from flo.clients.quality.check import look
+    from flo.clients.familiar import unfamiliar
+    from flo.clients.quality.check import Looked, look
     from flo.clients.quality.inspection import inspection
 
     mapping = mapping_of(home, study)
     looked = look(
         population.open(), study.data, population.id_column, mapping, population.ignore, progress
     )
+    looked = Looked(looked.table, [*looked.found, *unfamiliar(home, population)])
     home.record("data-inspected", study.digest, population=population.name)
     return inspection(looked, study.data, mapping)

@@ -5,7 +5,7 @@ After data have passed and are frozen, nothing in them can stop, delay or change
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,15 +98,16 @@ def gate(
     id_column: str,
     mapping: StudyMapping | None,
     ignore: Collection[str] = (),
+    also: Sequence[Finding] = (),
 ) -> Checked:
     """What an approval freezes: data that fit, and in which nothing looks wrong but what the
-    mapping accepts.
+    mapping accepts. ``also``: findings that others made of them.
 
     Raises:
         DataError: with every finding that stands in the way. UsageError: see ``look``.
     """
     looked = look(source, schema, id_column, mapping, ignore)
-    refuse(looked.found, mapping.accepted if mapping else {})
+    refuse([*looked.found, *also], mapping.accepted if mapping else {})
     return encode(looked.table, schema)
 
 

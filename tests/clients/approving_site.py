@@ -73,7 +73,8 @@ class Site:
     ) -> None:
         """``approve`` raises ``error``, and so does its rehearsal; nothing was changed or told.
 
-        ``heads``: the refusal needs the ledger, whose head is confirmed first; nothing else is.
+        ``heads``: the refusal needs the ledger or the data. Before either the head is confirmed,
+        so that what is called tells nothing of the data.
         """
         before = self.kinds(), self.approved()
         for said in (self.rehearse, self.approve):

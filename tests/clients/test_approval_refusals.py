@@ -214,12 +214,12 @@ def test_a_study_with_a_larger_delta_than_the_ledger_is_refused(tmp_path: Path) 
 )
 def test_data_that_do_not_fit_leave_no_trace(site: Site, cells: str, why: str) -> None:
     data_file(site.home).write_text(f"patient_id,age,ward,ill\n{cells}\n")
-    site.refuses(site.offer(), DataError, why)
+    site.refuses(site.offer(), DataError, why, heads=True)
 
 
 def test_a_data_file_that_is_gone_leaves_no_trace(site: Site) -> None:
     data_file(site.home).unlink()
-    site.refuses(site.offer(), DataError, "does not exist")
+    site.refuses(site.offer(), DataError, "does not exist", heads=True)
 
 
 def add_population(site: Site, name: str, declared_size: int = 40) -> None:

@@ -1,0 +1,58 @@
+"""Whether patients are still known by the ids that they had.
+
+Budgets, opt-outs and the split go by the id. An export that writes ``7`` where it wrote ``00007``
+makes everybody a new patient: who had opted out takes part again, and who was held out is trained
+on. Within one table that cannot be seen; here the ids are compared, as keyed hashes, with those of
+earlier studies and of opt-outs.
+"""
+
+from __future__ import annotations
+
+from flo.clients.approval import readable
+from flo.clients.consent import OptOuts
+from flo.clients.home import Population, SiteHome
+from flo.clients.members import Members
+from flo.clients.quality.cells import as_ids
+from flo.clients.quality.findings import Finding
+from flo.privacy.split import keyed_hash
+
+OTHER_IDS = "other ids"
+_FEWEST, _SHARE = 10, 0.5  # of earlier patients, who are still there
+
+
+def unfamiliar(home: SiteHome, population: Population) -> list[Finding]:
+    """What there is to say about the ids of a population that had earlier studies or opt-outs.
+
+    Of all that its source holds, not of a study's cohort only.
+
+    Raises:
+        DataError: the source cannot be read. TrustError: the list of opt-outs is gone or older.
+    """
+    earlier, out = _earlier(home, population), set(OptOuts.load(home).patients)
+    if not earlier and not out:
+        return []
+    names = {name for cells in population.open().ids() for name in as_ids(cells).to_pylist()}
+    here = {keyed_hash(home.patients_key, name) for name in names - {None}}
+    found = []
+    if out:
+        rule = (
+            f"patients who opted out: {len(out & here)} of {len(out)} are there, and are left out"
+        )
+        found.append(Finding(population.id_column, rule, level="note"))
+    if len(earlier) >= _FEWEST and len(earlier & here) < _SHARE * len(earlier):
+        rule = (
+            f"patients of earlier studies: {len(earlier & here)} of {len(earlier)} are there; are "
+            "ids written as they were? Otherwise opt-outs and budgets hold for nobody"
+        )
+        found.append(Finding(population.id_column, rule, level="to accept", kind=OTHER_IDS))
+    return found
+
+
+def _earlier(home: SiteHome, population: Population) -> set[str]:
+    """Keyed hashes of who was in a study of this population before and did not opt out."""
+    found = set[str]()
+    for study, approved in readable(home):
+        if approved is not None and approved.population == population.name:
+            members = Members.load(home, study, approved.snapshot)
+            found |= {*members.training, *members.held_out} if members else set()
+    return found
