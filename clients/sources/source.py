@@ -31,7 +31,7 @@ class Batch:
     pixels. ``wrong``: (column, rule) -> the cells that the source itself found wrong, shape (n,).
     ``doubts``: (kind, column, rule) -> how many; what a steward mends or accepts under kind and
     column. ``notes``: what a steward should know, and of how many patients. Doubts and notes are of
-    the whole source, alike in every batch.
+    the whole source: alike in every batch, or in the last alone.
     """
 
     ids: pa.Array

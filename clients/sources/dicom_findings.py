@@ -1,0 +1,114 @@
+"""What one reading of a DICOM folder came across, in words that name no patient and no file."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from flo.clients.sources.dicom_files import Beside
+from flo.errors import DataError
+from flo.schema import ImageColumn
+
+_BOUND_SHARE = 0.05  # of the images: fewer are empty slices
+_SHOWN = 5  # numbers of files
+_SCREEN = "captures of a screen, in which a name may be burned in though no tag says so"
+_AT_A_BOUND = "images lie wholly at one of the study's bounds: are they in its unit?"
+_UNREAD = "files look like DICOM images and were not read"
+_OTHERS = (
+    "DICOM files without an image of a patient (localizers, segmentations, presentation states, "
+    "reports) are no records"
+)
+_LINKS = "links to folders, or to nothing, were not followed"
+_TWICE = "files hold an image that another one holds too, which counts once"
+
+
+@dataclass
+class Tally:
+    """Counts of images that became records, and of files that did not.
+
+    ``broken``: (what is wrong, the way out) -> numbers of files, see ``dicom_files``.
+    """
+
+    beside: Beside = field(default_factory=Beside)
+    broken: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    instances: set[tuple[str, str]] = field(default_factory=set)
+    at_a_bound: Counter[str] = field(default_factory=Counter)
+    records: int = 0
+    screens: int = 0
+    twice: int = 0
+
+    def is_new(self, instance: str, patient: str) -> bool:
+        """Whether no image of the patient had this SOPInstanceUID. Without one each is new."""
+        if instance and (instance, patient) in self.instances:
+            self.twice += 1
+            return False
+        self.instances.add((instance, patient))
+        return True
+
+    def add_broken(self, number: int, error: DataError) -> None:
+        """The image in file ``number`` is none for the study."""
+        self.broken.setdefault((str(error), error.hint), []).append(number)
+
+    def add(self, *, of_a_screen: bool) -> None:
+        """A record."""
+        self.records += 1
+        self.screens += of_a_screen
+
+    def add_pixels(self, column: ImageColumn, values: npt.NDArray[np.float64]) -> None:
+        """A record's pixels, where nothing is wrong with the image."""
+        least = values.min()
+        alike = least == values.max()
+        self.at_a_bound[column.name] += bool(alike and least in (column.minimum, column.maximum))
+
+    def doubts(self, column: str) -> dict[tuple[str, str, str], int]:
+        """For a steward to mend or accept, as in a ``Batch``; ``column``: with the images."""
+        found = {}
+        if self.screens:
+            found["screen captures", column, _SCREEN] = self.screens
+        for name, count in self.at_a_bound.items():
+            if count and count >= _BOUND_SHARE * self.records:
+                found["images at a bound", name, _AT_A_BOUND] = count
+        if unread := self.beside.unread:
+            found["unread images", "", f"{_UNREAD} ({_files(unread)} by path)"] = len(unread)
+        return found
+
+    def notes(self) -> dict[str, int]:
+        """What stands in nobody's way, as in a ``Batch``."""
+        counts = {_OTHERS: self.beside.others, _LINKS: self.beside.links, _TWICE: self.twice}
+        return {rule: count for rule, count in counts.items() if count}
+
+    def refuse_broken(self, folder: Path) -> None:
+        """Raises DataError: images that cannot be read, all of them, by their numbers."""
+        if not self.broken:
+            return
+        lines = [f"  {_files(numbers)}: {wrong}" for (wrong, _), numbers in self.broken.items()]
+        ways = dict.fromkeys(way for _, way in self.broken if way)
+        first = min(min(numbers) for numbers in self.broken.values())
+        name_it = f"find {shlex.quote(str(folder))}/ -xtype f | LC_ALL=C sort | sed -n {first}p"
+        raise DataError(
+            f"{folder.name}: images cannot be read (files are counted in the order of paths):\n"
+            + "\n".join(lines),
+            hint="; ".join([f"mend or move them (`{name_it}` names file {first})", *ways]),
+        )
+
+    def refuse_missing(self, folder: Path, count: int, key: str) -> None:
+        """Raises DataError: ``count`` lines of the labels found no image by their ``key``."""
+        if not count:
+            return
+        hint = f"is each {key} spelt as in the images, with the zeros before it?"
+        for rule, files in {_UNREAD: len(self.beside.unread), **self.notes()}.items():
+            hint += f"; {rule}: {files}" if files else ""
+        raise DataError(
+            f"{folder.name}: {count} lines of the labels have no readable image", hint=hint
+        )
+
+
+def _files(numbers: list[int]) -> str:
+    shown = ", ".join(str(number) for number in numbers[:_SHOWN])
+    more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
+    return f"file{'s' if len(numbers) > 1 else ''} {shown}{more}"
