@@ -212,7 +212,10 @@ def compare(results: Mapping[str, Result]) -> Comparison:
     Raises:
         UsageError: none, or something that is no result.
     """
-    named = dict(results) if isinstance(results, Mapping) else {}
+    try:
+        named = dict(results)
+    except (TypeError, ValueError):
+        named = {}
     if not named or not all(isinstance(result, Result) for result in named.values()):
         raise UsageError(
             "what is compared are results of flo.simulate, by name",

@@ -7,9 +7,9 @@ stands in ``flo.networks``; what is built from them in ``flo.models``.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from flo import canonical
 from flo.networks import Layer, LayerKind
@@ -39,10 +39,25 @@ class Cnn(Document):
     kind: Literal["cnn"]
 
 
+_INSTEAD = {
+    "BatchNorm": "it mixes patients, so that none of them can be clipped alone: use GroupNorm",
+    "Dropout": "the noise of privacy does what it is for: leave it out",
+    "ReLU": "use Tanh, whose bounded slope suits clipped gradients",
+}
+
+
+def _private(kind: Any) -> Any:
+    """Raises ValueError for a usual layer that training under privacy has another one for."""
+    for name, why in _INSTEAD.items():
+        if isinstance(kind, str) and kind.startswith(name):
+            raise ValueError(f"{name} is no layer here; {why}")
+    return kind
+
+
 class PackLayer(Document):
     """One layer of a pack. ``sizes``: as ``flo.networks.Layer`` has them."""
 
-    kind: LayerKind
+    kind: Annotated[LayerKind, BeforeValidator(_private)]
     sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=3)] = ()
 
 

@@ -55,11 +55,13 @@ class Layer:
             case "Linear", (inputs, outputs), (width,) if width == inputs:
                 return (outputs,)
             case "Conv2d", (inputs, outputs, kernel), (channels, height, width) if (
-                channels == inputs and kernel % 2 == 1
+                channels == inputs and kernel % 2 == 1 and kernel < 2 * max(height, width)
             ):
                 return (outputs, height, width)
-            case "GroupNorm", (groups, channels), (first, _, _) if (
-                channels == first and channels % groups == 0
+            case "GroupNorm", (groups, channels), (first, height, width) if (
+                channels == first
+                and channels % groups == 0
+                and channels // groups * height * width > 1
             ):
                 return record
             case "Tanh", (), _:
@@ -75,6 +77,21 @@ class Layer:
             case "Flatten", (), _:
                 return (math.prod(record),)
         return None
+
+
+_WANTED: dict[LayerKind, str] = {
+    "Linear": "sizes: inputs, outputs; it takes a flat record of so many inputs",
+    "Conv2d": "sizes: channels in, channels out, kernel; it takes (channels in, height, width), "
+    "and its kernel is odd and less than twice the image",
+    "GroupNorm": "sizes: groups, channels; it takes (channels, height, width), groups divide the "
+    "channels, and a group holds more than one number of a record",
+    "Tanh": "no sizes",
+    "AvgPool2d": "sizes: kernel, at most the image's sides; it takes (channels, height, width)",
+    "AdaptiveAvgPool2d": "sizes: the side it makes, at most the image's; it takes (channels, "
+    "height, width)",
+    "Unflatten": "sizes: channels, height, width; it takes a flat record of as many numbers",
+    "Flatten": "no sizes",
+}
 
 
 def logistic(inputs: int) -> list[Layer]:
@@ -120,13 +137,15 @@ def output(layers: list[Layer], inputs: int) -> Shape:
         if after is None:
             raise ValueError(
                 f"layer {place}: {layer.kind} of sizes {layer.sizes} does not take a record of "
-                f"shape {record}"
+                f"shape {record} ({_WANTED[layer.kind]})"
             )
         if math.prod(after) > MOST_NUMBERS:
             raise ValueError(
                 f"layer {place}: a record becomes {math.prod(after)} numbers, limit {MOST_NUMBERS}"
             )
         record = after
+    if layers[-1].kind == "Tanh":
+        raise ValueError("the last layer is a Tanh: log odds would never leave -1 to 1")
     if size(layers) == 0:
         raise ValueError("no layer has anything to train")
     if size(layers) > MOST_PARAMETERS:

@@ -97,13 +97,14 @@ def test_what_comes_out_is_known_without_torch(
     assert networks.output(layers, inputs) == (outputs,)
 
 
-RECORDS = [(6,), (24,), (4, 2, 3), (2, 8, 7), (8, 3, 3), (3, 1, 1)]
+RECORDS = [(6,), (24,), (4, 2, 3), (2, 8, 7), (8, 3, 3), (3, 1, 1), (4, 1, 1)]
 LAYERS = [
     *(Layer("Linear", (6, 2)), Layer("Linear", (24, 1)), Layer("Conv2d", (4, 2, 3))),
     *(Layer("Conv2d", (2, 1, 2)), Layer("Conv2d", (2, 5, 1)), Layer("GroupNorm", (2, 8))),
     *(Layer("GroupNorm", (3, 8)), Layer("GroupNorm", (1, 3)), Layer("AvgPool2d", (2,))),
     *(Layer("AvgPool2d", (9,)), Layer("AdaptiveAvgPool2d", (2,)), Layer("Tanh"), Layer("Flatten")),
     *(Layer("Unflatten", (4, 2, 3)), Layer("Unflatten", (1, 2, 3)), Layer("Linear", (6,))),
+    *(Layer("GroupNorm", (4, 4)), Layer("GroupNorm", (2, 4))),
 ]
 
 
@@ -134,6 +135,11 @@ def test_a_convolution_of_even_width_and_a_pool_that_enlarges_are_not_taken() ->
             [Layer("Unflatten", (1, 2, 3)), *[Layer("Conv2d", (1, 200_000, 1))]],
             "becomes 1200000 numbers, limit 1000000",
         ),
+        ([Layer("Linear", (6, 1)), Layer("Tanh")], "the last layer is a Tanh"),
+        ([Layer("Unflatten", (1, 2, 3)), Layer("Conv2d", (1, 1, 2))], "its kernel is odd"),
+        ([Layer("Unflatten", (1, 2, 3)), Layer("Conv2d", (1, 1, 7))], "less than twice the image"),
+        ([Layer("Unflatten", (6, 1, 1)), Layer("GroupNorm", (6, 6))], "more than one number"),
+        ([Layer("Unflatten", (6, 1, 1)), Layer("GroupNorm", (4, 6))], "groups divide"),
     ],
 )
 def test_a_network_that_does_not_fit_together_or_is_too_large_is_refused(

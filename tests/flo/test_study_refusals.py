@@ -140,6 +140,15 @@ def two_columns(name: str) -> list[dict[str, Any]]:
             "model", {**PACK, "layers": [{"kind": "os.system"}]}, "kind", id="an import for a layer"
         ),
         pytest.param("model", {**PACK, "layers": LINEAR}, "gives (8,)", id="pack of eight outputs"),
+        *(
+            pytest.param(
+                "model",
+                {**PACK, "layers": [{"kind": kind}, *LINEAR]},
+                f"{kind.rstrip('12d')} is no layer here",
+                id=kind,
+            )
+            for kind in ("BatchNorm2d", "Dropout", "ReLU")
+        ),
         pytest.param(
             "model",
             {**PACK, "layers": PACK["layers"][1:]},
