@@ -34,6 +34,7 @@ from flo.privacy.life import LifeBudget
 from flo.privacy.patients import Patients
 from flo.privacy.plan import Plan
 from flo.privacy.sheet import ASSUMED_HOLD_OUT, DEAR
+from flo.schema import ImageColumn
 from flo.scores import exact_auc
 from flo.simulation import Fold, pooled, run_once
 from flo.study import MOST_SQUARED_INPUTS, Study, from_document, round_size
@@ -94,15 +95,24 @@ class Way:
         return {name: value for name, value in wanted.items() if value != now[name]}
 
 
-def ways(study: Study, progress: Progress = lambda text: None) -> list[Way]:
-    """Cheapest first.
-
-    Empty for surveys, other models than logistic, studies of FLO 0.1, and those whose trial would
-    take long.
-    """
-    if study.survey or study.model.kind != "logistic" or study.schema_version == 1:
-        return []
+def why_not(study: Study) -> str | None:
+    """Why a study is not tried on made-up patients; None if it is."""
+    if study.survey:
+        return "a survey trains nothing"
+    if study.schema_version == 1:
+        return "a study of schema_version 1 is only read"
+    if any(isinstance(column, ImageColumn) for column in study.data.columns):
+        return "made-up images have nothing of what real ones have in common"
+    if study.model.kind != "logistic":
+        return f"a model of kind {study.model.kind} takes long to try"
     if len(study.hospitals) * study.mechanism.steps > _MOST_EXCHANGES:
+        return f"hospitals × rounds are more than {_MOST_EXCHANGES}"
+    return None
+
+
+def ways(study: Study, progress: Progress = lambda text: None) -> list[Way]:
+    """Cheapest first; empty where ``why_not`` says why."""
+    if why_not(study):
         return []
     small = _of_at_most(study, _MOST_PATIENTS)
     everyone = sum(hospital.declared_size for hospital in small.hospitals)
@@ -130,6 +140,14 @@ def ways(study: Study, progress: Progress = lambda text: None) -> list[Way]:
         if found[-1].fits and (halved := _halved(variant)) is not None:
             found.append(tried(halved))
     return sorted(found, key=lambda way: way.price)
+
+
+def stand_in(study: Study) -> Study:
+    """The study with a logistic model in place of its network, which would be noisier still."""
+    document = study.model_dump(mode="json")
+    document["model"] = {"kind": "logistic"}
+    document["mechanism"] |= {**_USUAL["fedavgm"], "algorithm": "fedavgm", "augmentation": "none"}
+    return from_document(document)
 
 
 def recommended(found: list[Way]) -> Way:

@@ -138,3 +138,27 @@ def test_study_check_shows_it_and_says_what_to_change(tmp_path: Path) -> None:
         "the lines make a valid study"
     )
     assert {way["mechanism"]["algorithm"] for way in result["ways"]} == {"fedavgm", "least-squares"}
+
+
+@pytest.mark.parametrize(("patients", "against"), [(40, True), (3000, None)])
+def test_a_network_is_judged_by_the_logistic_model_that_has_less_noise(
+    tmp_path: Path, patients: int, against: bool | None
+) -> None:
+    document = small_study(model={"kind": "mlp", "hidden": [64, 64]}).model_dump(
+        mode="json", exclude_none=True
+    )
+    for hospital in document["hospitals"]:
+        hospital["declared_size"] = patients
+    (tmp_path / "study.toml").write_text(tomli_w.dumps(document))
+    done = flo("study", "check", tmp_path / "study.toml", "--json", "-", seconds=300)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["advised_against"], told["ways"], told["recommended"]) == (against, [], None)
+    assert "a network has more noise" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("name", ["linear", "wavelets", "cnn"])
+def test_of_images_nothing_is_said_that_made_up_ones_cannot_show(name: str) -> None:
+    study = load(Path(__file__).parents[1] / "examples" / "lidc" / f"{name}.toml")
+    assert ways(study) == []
+    assert "made-up images" in str(advice.why_not(study))

@@ -178,7 +178,8 @@ class StudyChecked(Result):
     """``digest``: as it is written; a signed study names keys, so it has another one.
 
     ``ways``: mechanisms that were tried on made-up patients; ``recommended``: what to change;
-    ``advised_against``: at this size noise leaves little of any model.
+    ``advised_against``: at this size noise leaves little of any model; null where nothing was
+    tried, or only a logistic model in a network's place, which has less noise.
     """
 
     study: str
@@ -190,7 +191,7 @@ class StudyChecked(Result):
     steps: int
     ways: list[dict[str, Any]]
     recommended: dict[str, Any] | None
-    advised_against: bool
+    advised_against: bool | None
 
 
 @dataclass(frozen=True)

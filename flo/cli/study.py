@@ -78,8 +78,19 @@ def check(
         say("\n[bold yellow]ε is 1 or more:[/] every site's own policy must consent.")
     with working("trying algorithms on made-up patients") as status:
         found = advice.ways(loaded, status.update)
+        twin = [] if loaded.model.kind == "logistic" else advice.ways(advice.stand_in(loaded))
+    against = advice.advised_against(found or twin) if found or twin else None
     if found:
         _show_ways(loaded, found)
+    else:
+        say(f"not tried on made-up patients: {advice.why_not(loaded)}")
+        say("  flo simulate tries it on data you may see")
+    if twin:
+        best = advice.recommended(twin)
+        kept = f"AUC {best.auc:.2f} of {best.auc + best.lost:.2f}"
+        what = "advised against" if against else "in its place"
+        say(f"[bold]{what}:[/] a logistic model keeps {kept}, and a network has more noise")
+        against = against or None
     return results.StudyChecked(
         study=loaded.name,
         digest=loaded.digest,
@@ -97,7 +108,7 @@ def check(
             for way in found
         ],
         recommended=advice.recommended(found).changes(loaded) if found else None,
-        advised_against=advice.advised_against(found),
+        advised_against=against,
     )
 
 
