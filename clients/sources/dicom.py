@@ -78,7 +78,7 @@ class DicomFolder:
             UsageError: a mapped field is none, or its tag may hold a name, a date or free text.
         """
         images = {c.name: c for c in schema.columns if isinstance(c, ImageColumn)}
-        wanted = {name: mapped.field for name, mapped in mapping.columns.items()}
+        wanted = {name: mapped.one_field(name) for name, mapped in mapping.columns.items()}
         part: list[tuple[Dataset, dict[str, str]]] = []
         seen = set[str]()
         for image in self._images(pixels="pixels" in wanted.values()):

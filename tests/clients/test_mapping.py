@@ -125,7 +125,7 @@ SCHEMA = Schema.model_validate(
 
 def suggested(*offers: Offer, **spellings: dict[str, str]) -> dict[str, str | None]:
     found = suggest(SCHEMA, offers, spellings)
-    return {name: one.mapped.field if one.mapped else None for name, one in found.items()}
+    return {name: one.mapped.fields[0] if one.mapped else None for name, one in found.items()}
 
 
 def test_a_short_form_of_the_name_is_found_and_converted() -> None:
