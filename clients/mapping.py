@@ -15,7 +15,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from flo import canonical
 from flo.errors import UsageError
@@ -23,11 +23,21 @@ from flo.schema import CategoryColumn, Code, ColumnName, ImageColumn, NumberColu
 from flo.settings import Document
 from flo.study import Identifier
 
-FieldName = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 FindingName = Annotated[str, StringConstraints(pattern=r"^[a-z ]{3,40}(: .{1,100})?$")]
 Cell = Annotated[str, StringConstraints(max_length=200)]
 Factor = Annotated[float, Field(ge=-1e12, le=1e12)]
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_LONGEST_FIELD, _MOST_FIELDS = 500, 100
+
+
+def _fields(field: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    names = (field,) if isinstance(field, str) else field
+    if not 0 < len(names) <= _MOST_FIELDS or not all(0 < len(n) <= _LONGEST_FIELD for n in names):
+        raise ValueError(
+            f"a field has 1 to {_LONGEST_FIELD} characters, and a list 1 to {_MOST_FIELDS} fields; "
+            "of FHIR and OMOP what is too long for one can be a list of several"
+        )
+    return field
 
 
 class MappedColumn(Document):
@@ -40,7 +50,7 @@ class MappedColumn(Document):
     times, the last ``until`` the record's day, the first ``after`` it, or the last at ``any`` time.
     """
 
-    field: FieldName | Annotated[tuple[FieldName, ...], Field(min_length=1, max_length=100)]
+    field: Annotated[str | tuple[str, ...], AfterValidator(_fields)]
     unit: Text | None = None
     multiply: Factor | None = None
     add: Factor = 0.0
