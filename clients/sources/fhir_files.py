@@ -21,6 +21,7 @@ from flo.errors import DataError
 Resource = dict[str, Any]
 _LONGEST_LINE = 16 << 20  # bytes, unpacked
 _ENDINGS = (".ndjson", ".ndjson.gz")
+_TELLING = (b"", b"OperationOutcome", b"Bundle")  # are parsed, whatever is looked for
 _TYPE = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"resourceType"\s*:\s*"([A-Za-z]+)"')
 
 
@@ -32,7 +33,7 @@ class BulkFiles:
         if not folder.is_dir():
             raise DataError(f"folder {folder} does not exist", hint="set `folder` in site.toml")
         self._paths = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(_ENDINGS))
-        self._types: dict[Path, set[str]] = {}  # of what was read to its end
+        self._types: dict[Path, set[str]] = {}  # of each file that was read to its end
         if not self._paths:
             raise DataError(
                 f"{folder} holds no *.ndjson or *.ndjson.gz file",
@@ -46,32 +47,24 @@ class BulkFiles:
                 yield from self._of(path, kind, marks)
 
     def _of(self, path: Path, kind: str, marks: list[bytes] | None) -> Iterator[Resource]:
-        types = set[str]()
+        types, name = set[bytes](), kind.encode()
         for number, line, last in _lines(path):
-            place = f"{path.name}, line {number}"
             start = _TYPE.match(line)
-            found = start[1].decode() if start else None
-            needed = found in (None, "OperationOutcome") or (
-                found == kind and (not marks or _may_hold(line, marks))
-            )
-            if needed and len(line) > _LONGEST_LINE:
-                raise DataError(f"{place}: more than {_LONGEST_LINE >> 20} MiB")
+            found = start[1] if start else b""
+            needed = found in _TELLING or (found == name and (not marks or _may_hold(line, marks)))
             if needed or (last and len(line) <= _LONGEST_LINE):
+                place = f"{path.name}, line {number}"
                 resource = _parsed(line, place)
-                found = str(resource.get("resourceType") or "")
-                if found == kind:
+                found = str(resource.get("resourceType") or "").encode()
+                if found == name:
                     yield resource
-                elif found == "OperationOutcome":
+                else:
                     _must_be_harmless(resource, place)
-            types.add(found or "")
-            if found == "Bundle":
-                raise DataError(
-                    f"{place}: is a Bundle, in which nothing is looked for",
-                    hint="export anew, all of it ($export without _since), a resource in a line",
-                )
-            if "" in types and len(types) > 1:  # by itself it is a log of the export
-                _is_no_resource(place)
-        self._types[path] = types
+            if found not in types:
+                types.add(found)
+                if b"" in types and len(types) > 1:  # by itself it is a log of the export
+                    _is_no_resource(f"{path.name}, line {number}")
+        self._types[path] = {one.decode() for one in types}
 
 
 def listed(resource: Resource, name: str) -> list[Resource]:
@@ -111,10 +104,17 @@ def _opened(path: Path) -> IO[bytes]:
 
 def _may_hold(line: bytes, marks: list[bytes]) -> bool:
     """A backslash may spell anything, so such a line is always parsed."""
-    return b"\\" in line or any(mark in line for mark in marks)
+    if b"\\" in line:
+        return True
+    for mark in marks:  # noqa: SIM110 - this is done for every line of an export
+        if mark in line:
+            return True
+    return False
 
 
 def _parsed(line: bytes, place: str) -> Resource:
+    if len(line) > _LONGEST_LINE:
+        raise DataError(f"{place}: more than {_LONGEST_LINE >> 20} MiB")
     try:
         resource = _JSON.decode(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):
@@ -137,8 +137,17 @@ def _is_no_resource(place: str) -> NoReturn:
     raise DataError(f"{place}: is not a resource", hint="each line of the file must be one")
 
 
-def _must_be_harmless(outcome: Resource, place: str) -> None:
-    if any(issue.get("severity") in ("error", "fatal") for issue in listed(outcome, "issue")):
+def _must_be_harmless(resource: Resource, place: str) -> None:
+    """A resource of another type than what is looked for: does it say that something is lacking?"""
+    kind = resource.get("resourceType")
+    if kind == "Bundle":
+        raise DataError(
+            f"{place}: is a Bundle, in which nothing is looked for",
+            hint="export anew, all of it ($export without _since), a resource in a line",
+        )
+    if kind == "OperationOutcome" and any(
+        issue.get("severity") in ("error", "fatal") for issue in listed(resource, "issue")
+    ):
         raise DataError(
             f"{place}: the export reports an error, so something may be lacking",
             hint="see what the FHIR server says there (OperationOutcome), and export again",
