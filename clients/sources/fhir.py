@@ -155,7 +155,7 @@ class FhirExport:
                 continue
             seen |= set[Code]().union(*(found for _, found in parts))
             if event.get("id"):
-                ids.append(hash(event["id"]))  # of millions, whose text would fill the memory
+                ids.append(hash(str(event["id"])))  # of millions, whose text would fill the memory
             place, fit = patients.meant(event.get("subject")), counts(event)
             for part, found in parts:
                 for column in {one for code in found for one in wanted[code]}:
