@@ -12,37 +12,73 @@ import hmac
 import re
 from collections.abc import Iterable
 from datetime import date
+from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from flo import canonical
+from flo.errors import UsageError
 from flo.schema import CategoryColumn, Code, ColumnName, ImageColumn, NumberColumn, Schema, Text
 from flo.settings import Document
 from flo.study import Identifier
 
-FieldName = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 FindingName = Annotated[str, StringConstraints(pattern=r"^[a-z ]{3,40}(: .{1,100})?$")]
 Cell = Annotated[str, StringConstraints(max_length=200)]
 Factor = Annotated[float, Field(ge=-1e12, le=1e12)]
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_LONGEST_FIELD, _MOST_FIELDS = 500, 100
+
+
+def _fields(field: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    names = (field,) if isinstance(field, str) else field
+    if not 0 < len(names) <= _MOST_FIELDS or not all(0 < len(n) <= _LONGEST_FIELD for n in names):
+        raise ValueError(
+            f"a field has 1 to {_LONGEST_FIELD} characters, and a list 1 to {_MOST_FIELDS} fields; "
+            "of FHIR and OMOP what is too long for one can be a list of several"
+        )
+    return field
 
 
 class MappedColumn(Document):
     """One column of the study, or its label.
 
+    ``field``: its field here; of FHIR and OMOP also several, whose events are all the column's.
     ``unit``: the field's unit where it is not the study's; then value · ``multiply`` + ``add`` is
     in the study's. ``codes``: cell -> the study's code; a cell that is not named is refused.
     ``missing``: cells that mean "not known". ``when``: of what happened to a patient several
     times, the last ``until`` the record's day, the first ``after`` it, or the last at ``any`` time.
     """
 
-    field: FieldName
+    field: Annotated[str | tuple[str, ...], AfterValidator(_fields)]
     unit: Text | None = None
     multiply: Factor | None = None
     add: Factor = 0.0
     codes: Annotated[dict[Cell, Code], Field(max_length=500)] = Field(default_factory=dict)
     missing: Annotated[tuple[Cell, ...], Field(max_length=50)] = ()
     when: Literal["until", "after", "any"] = "until"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The field, or all of several."""
+        return (self.field,) if isinstance(self.field, str) else tuple(dict.fromkeys(self.field))
+
+    def one_field(self, name: str) -> str:
+        """The only field of the column ``name``. Raises UsageError if it is a list of them."""
+        if isinstance(self.field, str):
+            return self.field
+        raise UsageError(
+            f"{name}: `field` is a list, which only FHIR and OMOP have",
+            hint="name one field in mapping.toml; a view of the tables can join several",
+        )
+
+    def means_missing(self, value: object) -> bool:
+        """Whether ``missing`` names this value: as it is spelt, or as the same number."""
+        if not self.missing or isinstance(value, bool):
+            return False
+        if not isinstance(value, int | float | Decimal):
+            return value in self.missing
+        return any(_NUMBER.fullmatch(cell) and float(cell) == value for cell in self.missing)
 
     @model_validator(mode="after")
     def _consistent(self) -> MappedColumn:
@@ -112,7 +148,10 @@ def problems(mapping: StudyMapping, schema: Schema) -> list[str]:
 
 
 def same_unit(one: str, other: str) -> bool:
-    """Whether two spellings are one unit: mg/dL and mg/dl, mm Hg and UCUM's mm[Hg]."""
+    """Whether two spellings are one unit: mg/dL and mg/dl, mm Hg and UCUM's mm[Hg].
+
+    A thousand in a microlitre is a thousand million in a litre, so K/uL and 10*9/L are one too.
+    """
     return _plain(one) == _plain(other)
 
 
@@ -120,12 +159,16 @@ _ALIASES = {"beatsperminute": "/min", "bpm": "/min", "1/min": "/min", "beats/min
     "countsperminute": "/min",
     **{"a": "years", "yr": "years", "year": "years", "d": "days", "day": "days"},
     **{"degc": "°c", "cel": "°c", "degf": "°f", "percent": "%"},
+    **dict.fromkeys(("10*9/l", "10*3/ul", "10^3/ul", "k/ul", "thousand/ul"), "10^9/l"),
 }
 
 
 def _plain(unit: str) -> str:
     plain = unit.replace("μ", "u").replace("µ", "u")
-    plain = re.sub(r"[\s\[\]{}_]", "", plain).casefold()
+    plain = re.sub(r"[\s\[\]{}_]", "", plain)
+    if plain == "G/L":  # giga; a gram is g, and only its case tells
+        return "10^9/l"
+    plain = plain.casefold()
     return _ALIASES.get(plain, plain)
 
 

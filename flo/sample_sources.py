@@ -227,13 +227,16 @@ _OMOP = {
     ),
     "condition_occurrence": (
         *("condition_occurrence_id INTEGER", "person_id INTEGER", "condition_concept_id INTEGER"),
-        *("condition_start_date DATE", "condition_type_concept_id INTEGER"),
+        *("condition_start_date DATE", "condition_start_datetime TIMESTAMP"),
+        *("condition_type_concept_id INTEGER", "condition_status_concept_id INTEGER"),
     ),
     "measurement": (
         *("measurement_id INTEGER", "person_id INTEGER", "measurement_concept_id INTEGER"),
         *(
             "measurement_date DATE",
+            "measurement_datetime TIMESTAMP",
             "measurement_type_concept_id INTEGER",
+            "operator_concept_id INTEGER",
             "value_as_number NUMERIC",
         ),
         *("value_as_concept_id INTEGER", "unit_concept_id INTEGER"),
@@ -242,6 +245,7 @@ _OMOP = {
         *("observation_id INTEGER", "person_id INTEGER", "observation_concept_id INTEGER"),
         *(
             "observation_date DATE",
+            "observation_datetime TIMESTAMP",
             "observation_type_concept_id INTEGER",
             "value_as_number NUMERIC",
         ),
@@ -249,11 +253,13 @@ _OMOP = {
     ),
     "drug_exposure": (
         *("drug_exposure_id INTEGER", "person_id INTEGER", "drug_concept_id INTEGER"),
-        *("drug_exposure_start_date DATE", "drug_type_concept_id INTEGER"),
+        *("drug_exposure_start_date DATE", "drug_exposure_start_datetime TIMESTAMP"),
+        "drug_type_concept_id INTEGER",
     ),
     "procedure_occurrence": (
         *("procedure_occurrence_id INTEGER", "person_id INTEGER", "procedure_concept_id INTEGER"),
-        *("procedure_date DATE", "procedure_type_concept_id INTEGER"),
+        *("procedure_date DATE", "procedure_datetime TIMESTAMP"),
+        "procedure_type_concept_id INTEGER",
     ),
     "death": ("person_id INTEGER", "death_date DATE"),
     "concept": (

@@ -52,6 +52,12 @@ def test_a_kept_mapping_is_one_for_its_study() -> None:
     assert problems(mapping.studies[study.name], study.data) == []
 
 
+def test_a_kept_mapping_has_the_commitment_it_had() -> None:
+    kept = parse(Mapping, read_toml(KEPT / "mapping.toml"), "mapping.toml").studies
+    found = kept[kept_approval().read_study().name].commitment(b"k" * 32)
+    assert found == "5eda27637b430a42e5d8e1933c8973f295bcfc3b854c6811f791ca9dded98811"
+
+
 @pytest.mark.parametrize("version", [0, 2, "1"], ids=repr)
 def test_a_mapping_of_a_later_version_is_refused(version: object) -> None:
     document = read_toml(KEPT / "mapping.toml") | {"schema_version": version}

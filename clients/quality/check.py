@@ -228,9 +228,9 @@ def _mapping(
         )
     if source.is_table:
         present = {offer.field for offer in source.offers()}
-        fields = {id_column} | {column.field for column in used.columns.values()}
+        of = {column.one_field(name): name for name, column in used.columns.items()}
+        fields = {id_column, *of}
         lacking = sorted(fields - present)
-        of = {column.field: name for name, column in used.columns.items()}
         found = []
         for name in lacking:
             rule = "is missing from the file"
@@ -264,7 +264,7 @@ def _pixel_by_pixel(mapping: StudyMapping, schema: Schema) -> StudyMapping:
     columns = dict(mapping.columns)
     for image in schema.columns:
         if isinstance(image, ImageColumn):
-            field = columns.pop(image.name).field
+            field = columns.pop(image.name).one_field(image.name)
             columns |= {
                 pixel: MappedColumn.model_construct(field=f"{field}_{number}")
                 for number, pixel in enumerate(image.pixels)

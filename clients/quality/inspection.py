@@ -23,13 +23,15 @@ from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
 
 TEMPLATES = Path(__file__).parent
 _BINS, _MOST_BARS = 20, 12
+_WHEN = {"after": "the first after the record's day", "any": "the last at any time"}
 
 
 @dataclass(frozen=True)
 class ColumnSeen:
     """``rule``: what the study says of it. ``numbers``: least, quarter, middle, three quarters and
     most of what is known, for a number. ``plot``: how often which values occur; with label 1 dark.
-    ``field``: what the mapping has for it.
+    ``field``: what the mapping has for it. ``when``: which of several events counts, if that is not
+    the last until the record's day.
     """
 
     name: str
@@ -38,11 +40,15 @@ class ColumnSeen:
     numbers: tuple[float, ...]
     plot: Bars | None
     field: str = ""
+    when: str = ""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """``positive``: share of records with label 1. ``accepted``: finding -> why, of the mapping."""
+    """``positive``: share of records with label 1. ``accepted``: finding -> why, of the mapping.
+
+    ``day``: of which day the records are, where the mapping says it.
+    """
 
     records: int
     patients: int
@@ -52,6 +58,7 @@ class Inspection:
     found: list[Finding]
     accepted: Mapping[str, str]
     label: str
+    day: str
 
     @property
     def unused(self) -> list[str]:
@@ -97,11 +104,28 @@ def inspection(looked: Looked, schema: Schema, mapping: StudyMapping | None) -> 
         len(of_each),
         int(of_each.max()) if len(of_each) else 0,
         float(ill.mean()) if len(ill) else 0.0,
-        [replace(one, field=_field(mapping, one.name)) for one in seen],
+        [
+            replace(one, field=_field(mapping, one.name), when=_when(mapping, one.name))
+            for one in seen
+        ],
         looked.found,
         mapping.accepted if mapping else {},
         schema.label,
+        _day(mapping),
     )
+
+
+def _day(mapping: StudyMapping | None) -> str:
+    if mapping is None:
+        return ""
+    day = f"on {mapping.as_of}" if mapping.as_of else ""
+    cohort = f"entries of cohort {mapping.cohort}" if mapping.cohort is not None else ""
+    return ", ".join(one for one in (cohort, day) if one)
+
+
+def _when(mapping: StudyMapping | None, name: str) -> str:
+    mapped = mapping.columns.get(name) if mapping else None
+    return _WHEN.get(mapped.when, "") if mapped else ""
 
 
 def _field(mapping: StudyMapping | None, name: str) -> str:
@@ -110,7 +134,7 @@ def _field(mapping: StudyMapping | None, name: str) -> str:
         return ""
     unit = f", {mapped.unit} × {mapped.multiply:g}" if mapped.multiply is not None else ""
     codes = "".join(f", {cell} = {code}" for cell, code in list(mapped.codes.items())[:_MOST_BARS])
-    return f"{mapped.field}{unit}{codes}"
+    return f"{' or '.join(mapped.fields)}{unit}{codes}"
 
 
 def _of_label(name: str, cells: pd.Series) -> ColumnSeen:

@@ -24,6 +24,11 @@ from flo.privacy.split import normalise
 from flo.schema import MISSING, CategoryColumn, ImageColumn, NumberColumn, Schema
 
 NOT_A_NUMBER, NOT_FINITE = "must be a number", "must be finite"
+_ONLY_A_BOUND = (
+    f"{NOT_A_NUMBER}, and is only known to lie below or above one (a comparator: <, <=, >, >=); "
+    'what of this means "not known" can be named under `missing` in mapping.toml, as it is spelt'
+)
+_BOUND = r"^(<|>|≤|≥|\? )"
 _UNKNOWN = "\0"  # begins a cell that the mapping's codes do not name; in no codebook
 _WHOLE = re.compile(r"(-?\d+)\.0+")
 Progress = Callable[[int], None]
@@ -149,7 +154,21 @@ def _numbers(
     values[infinite | np.isin(values, absent)] = np.nan
     if mapped.multiply is not None:
         values = values * mapped.multiply + mapped.add
-    return values, {(name, NOT_A_NUMBER): text, (name, NOT_FINITE): infinite}
+    bounds = _bounds(cells, text)
+    return values, {
+        (name, NOT_A_NUMBER): text & ~bounds,
+        (name, _ONLY_A_BOUND): bounds,
+        (name, NOT_FINITE): infinite,
+    }
+
+
+def _bounds(cells: pa.Array, text: Mask) -> Mask:
+    """Which cells, of those that are no number, begin with a comparator."""
+    if not text.any():
+        return text
+    found = pc.fill_null(pc.match_substring_regex(_text(cells), _BOUND), False)
+    begins: Mask = np.asarray(found.to_numpy(zero_copy_only=False), dtype=bool)
+    return text & begins
 
 
 def _missing(cells: tuple[str, ...]) -> tuple[tuple[str, ...], list[float]]:

@@ -98,9 +98,10 @@ class DicomFolder:
         """
         pixels = {c.name: c for c in schema.columns if isinstance(c, ImageColumn)}
         pixels = {name: column for name, column in pixels.items() if name in mapping.columns}
+        fields = {name: mapped.one_field(name) for name, mapped in mapping.columns.items()}
         others = {name: one for name, one in mapping.columns.items() if name not in pixels}
-        told = {name: one for name, one in others.items() if not one.field.startswith("dicom:")}
-        tags = {name: one.field for name, one in others.items() if name not in told}
+        told = {n: one for n, one in others.items() if not fields[n].startswith("dicom:")}
+        tags = {name: fields[name] for name in others if name not in told}
         lines, doubts = self._labels.read(mapping.model_copy(update={"columns": told}), schema)
         tally, found, part = Tally(), set[str](), list[_Record]()
         for image in images(self._folder, tally.beside):

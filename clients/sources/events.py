@@ -1,14 +1,17 @@
 """From what happened to patients, and when, to one cell a record: for FHIR and for OMOP.
 
 A record has a patient and a day. Of a column's events the mapping's ``when`` chooses one: the last
-on or before the day, the first after it, or the last of all.
+on or before the day, the first after it, or the last of all. What of a column's events could not
+be used is counted, and told: to be accepted where it may be a fault of the source, else as a note.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import date, datetime
 from typing import Any
 
 import numpy as np
@@ -23,51 +26,124 @@ NO_UNIT = "none"  # what a mapping calls the unit of values that should have one
 _NAMED = {NO_UNIT, *(unit for one in CONVERSIONS for unit in (one.given, one.wanted))}
 _NO_UNIT_HINT = f" (if they are in it: unit = {NO_UNIT!r}, multiply = 1 in mapping.toml)"
 
+LOST = "events of nobody who is in the export"
+UNDATED = "events without a day, which do not count"
+UNFIT = "events that are preliminary, refuted or entered in error, and do not count"
+EMPTY = "events without a value"
+_KINDS = {LOST: "lost events", UNDATED: "no day"}
+_SHARE = 0.01  # of a column's events; fewer are a note
+_LONGEST = 80  # characters of a field, in what is told of it
 
-@dataclass
+
+@dataclass(frozen=True)
+class Span:
+    """When something happened, as far as it is known: from its ``first`` day to its ``last`` one.
+
+    A day is the local one; ``begin`` and ``end``, which order what is of one day, are in UTC where
+    the source knows a zone.
+    """
+
+    first: date
+    last: date
+    begin: datetime = datetime.min  # noqa: DTZ901 - compared with each other only
+    end: datetime = datetime.max  # noqa: DTZ901
+
+
+@dataclass(eq=False)
 class Column:
     """One column's cells, (records,), filled event by event.
 
     ``happened``: whether what counts is that something happened: 1, and 0 where it did not.
+    ``counts``: what is told -> of how many events. ``nowhere``: fields in which nothing was found.
     """
 
     mapped: MappedColumn
+    happened: bool
     values: list[Any]
-    days: list[date | None]
+    days: list[tuple[date, datetime] | None]
     units: list[str | None]
+    events: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    nowhere: list[str] = field(default_factory=list)
 
     @classmethod
     def empty(cls, mapped: MappedColumn, count: int, *, happened: bool) -> Column:
         """Of records to which nothing happened yet: 0 with ``happened``, else missing."""
         start = 0 if happened else None
-        return cls(mapped, [start] * count, [None] * count, [None] * count)
+        return cls(mapped, happened, [start] * count, [None] * count, [None] * count)
 
     def add(
-        self, record: int, at: date, day: date | None, value: Any = 1, unit: str | None = None
+        self, record: int, at: date, span: Span | None, value: Any = 1, unit: str | None = None
     ) -> None:
-        """An event of ``record``'s patient on ``day``; the record's own day is ``at``.
+        """An event of ``record``'s patient; the record's own day is ``at``.
 
-        Of two on one day the later given counts. Without a day it counts at ``any`` time only.
+        Of a span the end counts, and with ``after`` its beginning, so that nothing slips over the
+        record's day. Of what is equal the later given counts, with ``after`` the earlier. Without
+        a day it counts at ``any`` time only, and if nothing has one.
         """
         when, before = self.mapped.when, self.days[record]
-        if day is None:
-            if when == "any" and before is None:
+        self.events += 1
+        if span is None:
+            if when != "any":
+                self.counts[UNDATED] += 1
+            elif before is None:
                 self.values[record], self.units[record] = value, unit
             return
-        if (when == "until" and day > at) or (when == "after" and day <= at):
+        own = (span.first, span.begin) if when == "after" else (span.last, span.end)
+        if (when == "until" and own[0] > at) or (when == "after" and own[0] <= at):
             return
-        if before is not None and (day > before if when == "after" else day < before):
+        if before is not None and (own >= before if when == "after" else own < before):
             return
-        self.values[record], self.days[record], self.units[record] = value, day, unit
+        self.values[record], self.days[record], self.units[record] = value, own, unit
+
+    def lose(self) -> None:
+        """An event of somebody who is not there."""
+        self.events += 1
+        self.counts[LOST] += 1
+
+    def sought(self, name: str, missed: int, of: int) -> None:
+        """In the field ``name``, ``missed`` of its ``of`` codes were found nowhere."""
+        if missed == of:
+            self.nowhere.append(name)
+        elif missed:
+            self.counts[f"codes found nowhere, of {of} in {_short(name)}"] += missed
+
+    def told(self, name: str) -> tuple[dict[tuple[str, str, str], int], dict[str, int]]:
+        """Doubts and notes of this column, which is called ``name``.
+
+        A column of values in which nothing was found is missing throughout, which everybody sees;
+        that nothing ever happened looks like a fact.
+        """
+        doubts: dict[tuple[str, str, str], int] = {}
+        notes = dict[str, int]()
+        for rule, count in self.counts.items():
+            if rule in _KINDS and count >= _SHARE * self.events:
+                doubts[_KINDS[rule], name, rule] = count
+            else:
+                notes[f"{name}: {rule}"] = count
+        for one in self.nowhere:
+            rule = f"events of {_short(one)}, which is found nowhere"
+            if self.happened:
+                doubts["nothing found", name, rule] = 0
+            else:
+                notes[f"{name}: {rule}"] = 0
+        return doubts, notes
 
     def wrong_units(self, wanted: str) -> dict[str, np.ndarray]:
-        """Rule -> values whose unit is not the one that the mapping says they have."""
+        """Rule -> values whose unit is not the one that the mapping says they have.
+
+        What the mapping declares missing has no unit to be wrong in.
+        """
         expected = self.mapped.unit or wanted
         found: dict[str, np.ndarray] = {}
-        wrong = [u for u in self.units if u is not None and not same_unit(u, expected)]
+        units = self.units
+        if self.mapped.missing:
+            cells = zip(self.values, units, strict=True)
+            units = [None if self.mapped.means_missing(value) else unit for value, unit in cells]
+        wrong = {u for u in set(units) if u is not None and not same_unit(u, expected)}
         # A unit is text of the source, which may hold anything; known ones are named.
-        named = {unit: unit if unit in _NAMED else "another" for unit in set(wrong)}
-        shown = np.array([named.get(unit or "", "") for unit in self.units])
+        named = {unit: unit if unit in _NAMED else "another" for unit in wrong}
+        shown = np.array([named.get(unit or "", "") for unit in units])
         for given in sorted(set(named.values())):
             if (mask := shown == given).any():
                 has, hint = f"the unit {given!r}" if given != "another" else "another unit", ""
@@ -90,14 +166,25 @@ def in_batches(
         if isinstance(one, NumberColumn) and one.name in columns
         for rule, mask in columns[one.name].wrong_units(one.unit).items()
     }
+    told = [column.told(name) for name, column in columns.items()]
+    doubts = {key: count for found, _ in told for key, count in found.items()}
+    noted = {rule: count for _, found in told for rule, count in found.items()}
     for begin in range(0, len(ids), BATCH):
         part = slice(begin, begin + BATCH)
         yield Batch(
             pa.array(ids[part], pa.string()),
             {name: as_array(column.values[part]) for name, column in columns.items()},
             {key: mask[part] for key, mask in wrong.items()},
-            notes=dict(notes or {}),
+            doubts=doubts,
+            notes={**(notes or {}), **noted},
         )
+
+
+def bound(sign: str, number: Any) -> str:
+    """``< 5``: a result that is only known to lie below 5 is no number to reckon with."""
+    with suppress(ValueError, TypeError):
+        number = f"{float(number):.15g}"
+    return f"{sign} {number}"
 
 
 def as_array(cells: list[Any]) -> pa.Array:
@@ -111,3 +198,7 @@ def as_array(cells: list[Any]) -> pa.Array:
 def years_between(born: date, at: date) -> int:
     """Whole years of age."""
     return at.year - born.year - ((at.month, at.day) < (born.month, born.day))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…"

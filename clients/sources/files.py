@@ -64,7 +64,7 @@ class TableSource:
 
     def read(self, mapping: StudyMapping, schema: Schema) -> Iterator[Batch]:
         """The mapped columns in the table's order; ids are null where there is no id column."""
-        fields = {name: column.field for name, column in mapping.columns.items()}
+        fields = {name: column.one_field(name) for name, column in mapping.columns.items()}
         known = [self._id_column] if self._id_column in self._names() else []
         for batch in self._batches(list(dict.fromkeys([*known, *fields.values()]))):
             cells = dict(zip(batch.schema.names, batch.columns, strict=True))

@@ -6,10 +6,11 @@ Addresses of databases hold passwords, so they stand in an environment variable 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from flo.errors import UsageError
 from flo.settings import Document
@@ -18,7 +19,18 @@ if TYPE_CHECKING:
     from flo.clients.sources.source import Source
 
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,99}$")]
-SqlName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
+
+
+def _sql_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", name):
+        raise ValueError(
+            "a name has the letters A to Z and a to z, digits and _ only, begins with no digit and "
+            "has at most 63 of them; for another one make a view with such a name"
+        )
+    return name
+
+
+SqlName = Annotated[str, AfterValidator(_sql_name)]
 
 
 class SqlPlace(Document):
@@ -42,7 +54,7 @@ class SqlPlace(Document):
 
 
 class FhirPlace(Document):
-    """A folder with a FHIR R4 bulk export: ``*.ndjson``, each with resources of one type."""
+    """A folder with a FHIR R4 bulk export: ``*.ndjson`` and ``*.ndjson.gz``, however deep."""
 
     kind: Literal["fhir"]
     folder: Path
@@ -60,11 +72,17 @@ class FhirPlace(Document):
 
 
 class OmopPlace(Document):
-    """A database with the OMOP common data model, version 5.3 or 5.4."""
+    """A database with the OMOP common data model, version 5.3 or 5.4.
+
+    ``vocabulary_schema``, ``cohort_schema``: where the vocabulary and the cohorts are, if not in
+    ``schema_name``, as OHDSI's tools set it up.
+    """
 
     kind: Literal["omop"]
     address: Variable
     schema_name: SqlName | None = None
+    vocabulary_schema: SqlName | None = None
+    cohort_schema: SqlName | None = None
 
     @property
     def words(self) -> str:
@@ -75,7 +93,13 @@ class OmopPlace(Document):
         """The database. Raises UsageError if the variable is not set, or ``id_column`` is no id."""
         from flo.clients.sources.omop import OmopDatabase
 
-        return OmopDatabase(_address(self.address), self.schema_name, id_column)
+        return OmopDatabase(
+            _address(self.address),
+            self.schema_name,
+            id_column,
+            vocabulary=self.vocabulary_schema,
+            cohorts=self.cohort_schema,
+        )
 
 
 class DicomPlace(Document):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +28,8 @@ class SqlTable(TableSource):
         with reading(self._engine, self.name) as connection:
             look = sa.inspect(connection)
             known = {*look.get_table_names(self._schema), *look.get_view_names(self._schema)}
+            with suppress(NotImplementedError):  # where the database has no such views
+                known |= set(look.get_materialized_view_names(self._schema))
             if self.name not in known:
                 raise DataError(
                     f"the database has no table or view {self.name!r} that this user may see",

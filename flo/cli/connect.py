@@ -57,7 +57,7 @@ def map_fields(
         Column("look at", overflow="fold"),
     )
     for name, one in found.items():
-        field = plain(one.mapped.field) if one.mapped else "[bold red]not found[/]"
+        field = plain(", ".join(one.mapped.fields)) if one.mapped else "[bold red]not found[/]"
         table.add_row(plain(name), field, plain(one.remark))
     console().print(table)
     path, open_ = opened.directory / FILE, [n for n, one in found.items() if one.mapped is None]
@@ -66,7 +66,9 @@ def map_fields(
     if open_:
         say(f"[yellow]without a field yet:[/] {', '.join(open_)}")
         say(f"all fields there are: flo site map {study} --fields --home {home}")
-    mapped = {name: one.mapped.field if one.mapped else None for name, one in found.items()}
+    mapped = {
+        name: ", ".join(one.mapped.fields) if one.mapped else None for name, one in found.items()
+    }
     return results.Mapped(str(path), mapped, open_)
 
 
@@ -96,6 +98,11 @@ def inspect_data(
     with working(f"reading {chosen.place}") as status:
         seen = inspect(opened, wanted, chosen, lambda n: status.update(f"{n:,} records read"))
     say(f"{seen.records} records of {seen.patients} patients, {seen.positive:.1%} with label 1")
+    if seen.day:
+        say(f"the records are {seen.day}")
+    for one in seen.columns:
+        if one.when:
+            say(f"of {plain(one.name)} counts {one.when}")
     table = Table("column", "the study says", "missing", "least", "middle", "most")
     for one in seen.columns:
         numbers = [f"{one.numbers[n]:g}" for n in (0, 2, 4)] if one.numbers else ["", "", ""]

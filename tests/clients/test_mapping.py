@@ -80,6 +80,10 @@ def test_a_mapping_that_does_not_fit_says_where(columns: dict[str, Any], why: li
         {"field": "a", "add": 1},
         {"field": "a", "unit": "m", "multiply": 0},
         {"field": ""},
+        {"field": []},
+        {"field": ["a", ""]},
+        {"field": ["a" * 501]},
+        {"field": ["a"] * 101},
         {"field": "a", "when": "never"},
         {"field": "a", "format": "x"},
     ],
@@ -93,15 +97,23 @@ def test_a_line_that_means_nothing_is_refused(site: Site, column: dict[str, Any]
 @pytest.mark.parametrize(
     ("one", "other"),
     [("mg/dL", "mg/dl"), ("mm Hg", "mm[Hg]"), ("/min", "beats per minute"), ("a", "years"),
-     ("µmol/L", "umol/L"), ("Cel", "°C"), ("degF", "°F")],
+     ("µmol/L", "umol/L"), ("Cel", "°C"), ("degF", "°F"), ("10*3/uL", "K/µL"),
+     ("thousand/uL", "10^3/uL"), ("10*9/L", "G/L"), ("10^9/L", "10*3/uL")],
 )  # fmt: skip
 def test_spellings_of_one_unit_are_one(one: str, other: str) -> None:
     assert same_unit(one, other)
 
 
-@pytest.mark.parametrize(("one", "other"), [("mg/dL", "mmol/L"), ("g/L", "mg/L"), ("a", "d")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("mg/dL", "mmol/L"), ("g/L", "mg/L"), ("a", "d"), ("G/L", "g/L")]
+)
 def test_units_are_not_one(one: str, other: str) -> None:
     assert not same_unit(one, other)
+
+
+def test_a_list_of_fields_is_refused_where_a_column_is_one_field(site: Site) -> None:
+    write(site, COLUMNS | {"age": {"field": ["age", "years"]}})
+    site.refuses(site.offer(), UsageError, "age: `field` is a list, which only FHIR and OMOP have")
 
 
 # -- a first draft --------------------------------------------------------------------------------
@@ -125,7 +137,7 @@ SCHEMA = Schema.model_validate(
 
 def suggested(*offers: Offer, **spellings: dict[str, str]) -> dict[str, str | None]:
     found = suggest(SCHEMA, offers, spellings)
-    return {name: one.mapped.field if one.mapped else None for name, one in found.items()}
+    return {name: one.mapped.fields[0] if one.mapped else None for name, one in found.items()}
 
 
 def test_a_short_form_of_the_name_is_found_and_converted() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,19 @@ def test_what_an_approval_would_refuse_ends_in_3_and_names_no_value(home: SiteHo
         assert "Mustermann" not in text
     for path in home.directory.rglob("*"):
         assert not path.is_file() or b"Mustermann" not in path.read_bytes(), path
+
+
+def test_the_day_of_the_records_and_which_event_counts_are_shown(
+    home: SiteHome, tmp_path: Path
+) -> None:
+    columns = {name: {"field": name} for name in ("age", "ward", "ill")}
+    columns["ill"] |= {"when": "after"}
+    section = {"columns": columns, "as_of": date(2021, 1, 1), "cohort": 7}
+    document = {"schema_version": 1, "studies": {small_study().name: section}}
+    (home.directory / "mapping.toml").write_text(tomli_w.dumps(document))
+    study, page = str(tmp_path / "study.toml"), tmp_path / "look.html"
+    words = ["site", "inspect", study, "--home", str(home.directory), "--html", str(page)]
+    said = CliRunner().invoke(app, words).output
+    for text in (said, page.read_text()):
+        assert "entries of cohort 7, on 2021-01-01" in " ".join(text.split())
+        assert text.count("the first after the record") == 1

@@ -198,3 +198,10 @@ def test_the_same_image_under_two_ids_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="alike in every cell under another patient id"):
         through_the_gate(write(tmp_path, edit=same))
+
+
+def test_a_list_of_fields_is_refused(tmp_path: Path) -> None:
+    label = MAPPING.columns[SCHEMA.label].model_copy(update={"field": ("a", "b")})
+    mapping = MAPPING.model_copy(update={"columns": {**MAPPING.columns, SCHEMA.label: label}})
+    with pytest.raises(UsageError, match=f"{SCHEMA.label}: `field` is a list"):
+        gate(DicomFolder(*write(tmp_path), "PatientID"), SCHEMA, "PatientID", mapping)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +14,20 @@ from flo.clients.mapping import StudyMapping
 from flo.clients.quality.check import look
 from flo.clients.sources.fhir import FhirExport
 from flo.errors import DataError, UsageError
-from tests.builders import small_study
+from tests.clients.sources.exports import (
+    CHOL,
+    ILL,
+    LOINC,
+    SCHEMA,
+    cells,
+    chol,
+    code,
+    ill,
+    patient,
+    read,
+    write,
+)
 
-LOINC = "http://loinc.org"
-CHOL = f"observation:{LOINC}|2093-3"
-ILL = "condition:http://snomed.info/sct|53741008"
-SCHEMA = small_study().data
-
-
-def patient(name: str = "a", **more: Any) -> dict[str, Any]:
-    return {"resourceType": "Patient", "id": name, "birthDate": "1950-06-15", **more}
-
-
-def code(system: str, value: str) -> dict[str, Any]:
-    return {"coding": [{"system": system, "code": value}]}
-
-
-def chol(value: float, day: str | None = "2020-01-01", **more: Any) -> dict[str, Any]:
-    return {
-        "resourceType": "Observation",
-        "status": "final",
-        "subject": {"reference": "Patient/a"},
-        "code": code(LOINC, "2093-3"),
-        "valueQuantity": {"value": value, "code": "mg/dL"},
-        **({"effectiveDateTime": day} if day else {}),
-        **more,
-    }
-
-
-def ill(day: str | None = "2020-01-01", **more: Any) -> dict[str, Any]:
-    return {
-        "resourceType": "Condition",
-        "subject": {"reference": "Patient/a"},
-        "code": code("http://snomed.info/sct", "53741008"),
-        **({"onsetDateTime": day} if day else {}),
-        **more,
-    }
-
-
-Export = Callable[..., FhirExport]
 MAPPING = StudyMapping.model_validate_json(
     json.dumps(
         {
@@ -64,26 +40,12 @@ MAPPING = StudyMapping.model_validate_json(
         }
     )
 )
+Export = Callable[..., FhirExport]
 
 
 @pytest.fixture
 def export(tmp_path: Path) -> Export:
-    def write(*resources: dict[str, Any], id_column: str = "id") -> FhirExport:
-        for kind in ("Patient", "Condition", "Observation"):
-            lines = [json.dumps(r) for r in resources if r["resourceType"] == kind]
-            (tmp_path / f"{kind}.ndjson").write_text("".join(f"{line}\n" for line in lines))
-        return FhirExport(tmp_path, id_column)
-
-    return write
-
-
-def cells(source: FhirExport, field: str, **mapped: Any) -> list[Any]:
-    document = {"columns": {"x": {"field": field, **mapped}}, "as_of": "2021-01-01"}
-    return [
-        cell
-        for batch in source.read(StudyMapping.model_validate_json(json.dumps(document)), SCHEMA)
-        for cell in batch.columns["x"].to_pylist()
-    ]
+    return partial(write, tmp_path)
 
 
 def test_of_several_values_the_last_before_the_records_day_counts(export: Export) -> None:
@@ -163,7 +125,7 @@ def test_merged_patients_are_left_out_whoever_says_so(export: Export, on_whom: s
     assert [name for ids in source.ids() for name in ids.to_pylist()] == ["a", "b", "c"]
     table = look(source, SCHEMA, "id", MAPPING).table
     assert [str(note) for note in table.of_source] == [
-        "patients who were merged, and are left out: 2"
+        "patients who are linked with another, and are left out: 2"
     ]
 
 
@@ -179,13 +141,20 @@ def test_of_two_present_identifiers_none_is_chosen_and_old_ones_do_not_count(
     assert known_by({"value": "m1"}, {"value": "m2"}) == [""]
 
 
-def test_a_file_in_which_the_kind_changes_is_refused(export: Export, tmp_path: Path) -> None:
-    source, file = export(patient("a"), patient("b")), tmp_path / "Patient.ndjson"
-    outcome = json.dumps({"resourceType": "OperationOutcome", "issue": []})
-    for text in (f"{file.read_text()}{outcome}\n", f"{outcome}\n{file.read_text()}"):
-        file.write_text(text)
-        with pytest.raises(DataError, match="holds another kind of resource"):
-            cells(source, "patient:age")
+def test_an_export_that_reports_an_error_is_refused(export: Export, tmp_path: Path) -> None:
+    source = export(patient("a"))
+    for severity, harmless in (("information", True), ("warning", True), ("error", False)):
+        issue = [{"severity": severity, "diagnostics": "Hans Müller"}]
+        outcome = {"resourceType": "OperationOutcome", "issue": issue}
+        (tmp_path / "errors.ndjson").write_text(json.dumps(outcome))
+        source = FhirExport(tmp_path, "id")
+        if harmless:
+            assert cells(source, "patient:age") == [70]
+        else:
+            with pytest.raises(
+                DataError, match=r"errors\.ndjson, line 1: the export reports an err"
+            ):
+                cells(source, "patient:age")
 
 
 @pytest.mark.parametrize("ascii_only", [True, False])
@@ -238,7 +207,6 @@ def test_age_is_in_whole_years_on_the_records_day(
 @pytest.mark.parametrize(
     ("value", "dead"),
     [
-        ({"deceasedBoolean": True}, 1),
         ({"deceasedBoolean": False}, 0),
         ({"deceasedDateTime": "2020"}, 1),
         ({}, 0),
@@ -284,7 +252,7 @@ def test_a_line_that_is_none_is_refused_without_showing_it(tmp_path: Path, line:
 def test_a_line_without_end_is_not_read_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flo.clients.sources.fhir._LONGEST_LINE", 100)
+    monkeypatch.setattr("flo.clients.sources.fhir_files._LONGEST_LINE", 100)
     (tmp_path / "Patient.ndjson").write_text(json.dumps(patient(x="y" * 200)) + "\n")
     with pytest.raises(DataError, match="line 1: more than"):
         cells(FhirExport(tmp_path, "id"), "patient:age")
@@ -308,3 +276,149 @@ def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
         FhirExport(tmp_path, "id")
     with pytest.raises(DataError, match="does not exist"):
         FhirExport(tmp_path / "none", "id")
+
+
+# -- days -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("day", ["2021", "2021-01"])
+def test_a_month_around_the_records_day_is_neither_before_nor_after_it(
+    export: Export, day: str
+) -> None:
+    source = export(patient(), chol(200, day))
+    assert cells(source, CHOL) == cells(source, CHOL, when="after") == [None]
+    assert cells(source, CHOL, when="any") == [200]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_two_on_one_day_the_time_decides(export: Export, turned: bool) -> None:
+    """In UTC: 23:30 in New York is later than 23:45 in Berlin."""
+    for year, when, wanted in ((2020, "until", 180), (2022, "after", 300)):
+        events = [
+            chol(300, f"{year}-05-01T23:45:00+02:00"),
+            chol(180, f"{year}-05-01T23:30:00.5-04:00"),
+        ]
+        source = export(patient(), *(events[::-1] if turned else events))
+        assert cells(source, CHOL, when=when) == [wanted]
+
+
+def test_of_what_is_equal_the_later_given_counts_and_after_the_day_the_earlier(
+    export: Export,
+) -> None:
+    source = export(patient(), chol(1, "2020-05-01"), chol(2, "2020-05-01"))
+    assert cells(source, CHOL) == [2]
+    source = export(patient(), chol(1, "2022-05-01"), chol(2, "2022-05-01"))
+    assert cells(source, CHOL, when="after") == [1]
+
+
+@pytest.mark.parametrize(
+    ("onset", "until", "after"),
+    [
+        ({"onsetAge": {"value": 45, "code": "a"}}, 1, 0),
+        ({"onsetAge": {"value": 70, "unit": "years"}}, 0, 0),  # from June 2020 to June 2021
+        ({"onsetAge": {"value": 71, "code": "a"}}, 0, 1),
+        ({"onsetPeriod": {"start": "2020-03", "end": "2020-05"}}, 1, 0),
+        ({"onsetPeriod": {"start": "2020-03", "end": "2021-05"}}, 0, 0),
+        ({"onsetPeriod": {"start": "2021-03"}}, 0, 1),
+        ({"onsetAge": {"value": 45, "code": "a"}, "recordedDate": "2022-01-01"}, 1, 0),
+        ({"recordedDate": "2020-01-01"}, 1, 0),
+    ],
+    ids=str,
+)
+def test_a_condition_began_when_any_kind_of_onset_says(
+    export: Export, onset: dict[str, Any], until: int, after: int
+) -> None:
+    source = export(patient(), ill(None, **onset))
+    assert (cells(source, ILL), cells(source, ILL, when="after")) == ([until], [after])
+
+
+def test_a_condition_without_a_day_is_told(export: Export) -> None:
+    strange = ill(None, onsetString="childhood", recordedDate="2019-01-01")
+    (batch,) = read(export(patient(), strange), ILL)
+    assert [key[:2] for key in batch.doubts] == [("no day", "x")]
+    (batch,) = read(export(patient(), strange, *[ill()] * 100), ILL)
+    assert (batch.doubts, list(batch.notes.values())) == ({}, [1])
+    (batch,) = read(export(patient(), strange), ILL, when="any")
+    assert (batch.doubts, batch.notes) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("value", "until", "after", "ever"),
+    [
+        ({"deceasedDateTime": "2020-03-01"}, 1, 0, 1),
+        ({"deceasedDateTime": "2023-05-05T10:00:00Z"}, 0, 1, 1),
+        ({"deceasedBoolean": True}, None, None, 1),
+        ({"_deceasedDateTime": {"extension": []}}, None, None, None),
+        ({"deceasedBoolean": False}, 0, 0, 0),
+    ],
+    ids=str,
+)
+def test_a_death_is_before_or_after_the_day(
+    export: Export, value: dict[str, Any], until: Any, after: Any, ever: Any
+) -> None:
+    source, field = export(patient(**value)), "patient:deceased"
+    found = [cells(source, field, when=when) for when in ("until", "after", "any")]
+    assert found == [[until], [after], [ever]]
+
+
+# -- what counts, and as what ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["unconfirmed", "provisional", "differential", "refuted"])
+def test_only_a_confirmed_condition_counts_however_its_status_is_spelt(
+    export: Export, status: str
+) -> None:
+    system = "http://terminology.hl7.org/CodeSystem/condition-ver-status"
+    for spelt in (code(system, status), status, {"text": status.capitalize()}):
+        (batch,) = read(export(patient(), ill(verificationStatus=spelt)), ILL)
+        assert batch.columns["x"].to_pylist() == [0]
+        assert list(batch.notes.values()) == [1]
+    known: list[Any] = [code(system, "confirmed"), "confirmed", {"text": "Confirmed"}, None, {}]
+    for one in known:
+        assert cells(export(patient(), ill(verificationStatus=one)), ILL) == [1]
+
+
+def observed(**value: Any) -> dict[str, Any]:
+    return chol(0, "2020-06-01", valueQuantity=None, **value)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ({"valueCodeableConcept": {"text": "Positive"}}, "Positive"),
+        ({"valueCodeableConcept": {"coding": [{"display": "Positive"}]}}, "Positive"),
+        ({"valueCodeableConcept": {"coding": [{"code": "L"}, {"code": "P"}]}}, "P"),
+        ({"valueCodeableConcept": {"coding": [{"code": "L"}, {"code": "M"}]}}, "L"),
+        ({"valueRange": {"low": {"value": 200}}}, "valueRange"),
+        ({"valueRatio": {"numerator": {"value": 1}}}, "valueRatio"),
+    ],
+    ids=str,
+)
+def test_no_older_value_stands_in_for_one_that_is_not_understood(
+    export: Export, value: dict[str, Any], found: str
+) -> None:
+    older = chol(200, "2019-01-01")
+    assert cells(export(patient(), older, observed(**value)), CHOL, codes={"P": "1"}) == [found]
+
+
+def test_an_event_without_a_value_is_noted(export: Export) -> None:
+    (batch,) = read(export(patient(), chol(200), observed()), CHOL)
+    assert batch.columns["x"].to_pylist() == [200]
+    assert batch.notes == {"x: events without a value": 1}
+
+
+def test_that_a_result_is_only_a_bound_is_said_and_can_be_named_as_missing(
+    export: Export,
+) -> None:
+    low = {"value": 5.0, "comparator": "<", "code": "g"}
+    source = export(patient(), {**chol(5), "valueQuantity": low})
+    columns = {"age": {"field": CHOL}, "ward": {"field": CHOL}, "ill": {"field": CHOL}}
+    for missing, wanted in ((["< 5"], []), ([], ["another unit", "comparator"])):
+        columns["age"] = {"field": CHOL, "missing": missing}  # type: ignore[dict-item]
+        document = json.dumps({"columns": columns, "as_of": "2021-01-01"})
+        found = look(source, SCHEMA, "id", StudyMapping.model_validate_json(document)).table
+        rules = [rule for column, rule in found.wrong if column == "age"]
+        assert [
+            word for word in ("another unit", "comparator") if word in " ".join(rules)
+        ] == wanted
+        assert "5" not in "".join(rules)

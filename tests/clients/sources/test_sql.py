@@ -8,12 +8,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from flo.clients.mapping import by_name
 from flo.clients.sources.database import engine
 from flo.clients.sources.places import SqlPlace
 from flo.clients.sources.sql import SqlTable
 from flo.errors import DataError, FloError, UsageError
+from flo.settings import parse
 from tests.builders import small_study
 
 SCHEMA = small_study().data
@@ -94,3 +96,19 @@ def test_a_statement_that_would_write_is_refused_by_the_connection(file: Path) -
         reading(engine(f"sqlite:///{file}"), "x") as c,
     ):
         c.exec_driver_sql("DELETE FROM patients")
+
+
+def test_a_materialised_view_is_found(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite has none, so a view stands for one, as PostgreSQL lists it."""
+    look = sa.engine.reflection.Inspector
+    monkeypatch.setattr(look, "get_view_names", lambda *_: [])
+    with pytest.raises(DataError, match="no table or view 'adults'"):
+        table(file, "adults").offers()
+    monkeypatch.setattr(look, "get_materialized_view_names", lambda *_: ["adults"])
+    assert [offer.field for offer in table(file, "adults").offers()] == ["id", "age", "ward"]
+
+
+def test_a_name_with_other_letters_is_refused_with_a_way_out() -> None:
+    document = {"kind": "sql", "address": "DB", "table": "Patienten-Liste"}
+    with pytest.raises(UsageError, match=r"table: a name has the letters A to Z .* make a view"):
+        parse(SqlPlace, document, "site.toml")

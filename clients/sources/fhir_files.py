@@ -1,0 +1,154 @@
+"""The files of a FHIR bulk export, resource by resource.
+
+All ``*.ndjson`` and ``*.ndjson.gz`` of a folder and those in it, in any case. Each line has one
+resource; the bulk data specification wants one type in a file, and several do no harm here. What
+cannot be taken for whole is refused, and never left out: a line that is no JSON, a last line that
+was cut off, errors that the export reports, resources within a Bundle.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NoReturn, cast
+
+from flo.errors import DataError
+
+Resource = dict[str, Any]
+_LONGEST_LINE = 16 << 20  # bytes, unpacked
+_ENDINGS = (".ndjson", ".ndjson.gz")
+_TELLING = (b"", b"OperationOutcome", b"Bundle")  # are parsed, whatever is looked for
+_TYPE = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"resourceType"\s*:\s*"([A-Za-z]+)"')
+
+
+class BulkFiles:
+    """The files of one export; read line by line, however large."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises DataError for a folder that is none, or holds no such file."""
+        if not folder.is_dir():
+            raise DataError(f"folder {folder} does not exist", hint="set `folder` in site.toml")
+        self._paths = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(_ENDINGS))
+        self._types: dict[Path, set[str]] = {}  # of each file that was read to its end
+        if not self._paths:
+            raise DataError(
+                f"{folder} holds no *.ndjson or *.ndjson.gz file",
+                hint="it is what a bulk export ($export) of the FHIR server writes",
+            )
+
+    def resources(self, kind: str, marks: list[bytes] | None = None) -> Iterator[Resource]:
+        """Resources of one type; with ``marks``, at least those whose line holds one of them."""
+        for path in self._paths:
+            if kind in self._types.get(path, {kind}):
+                yield from self._of(path, kind, marks)
+
+    def _of(self, path: Path, kind: str, marks: list[bytes] | None) -> Iterator[Resource]:
+        types, name = set[bytes](), kind.encode()
+        for number, line, last in _lines(path):
+            start = _TYPE.match(line)
+            found = start[1] if start else b""
+            needed = found in _TELLING or (found == name and (not marks or _may_hold(line, marks)))
+            if needed or (last and len(line) <= _LONGEST_LINE):
+                place = f"{path.name}, line {number}"
+                resource = _parsed(line, place)
+                found = str(resource.get("resourceType") or "").encode()
+                if found == name:
+                    yield resource
+                else:
+                    _must_be_harmless(resource, place)
+            if found not in types:
+                types.add(found)
+                if b"" in types and len(types) > 1:  # by itself it is a log of the export
+                    _is_no_resource(f"{path.name}, line {number}")
+        self._types[path] = {one.decode() for one in types}
+
+
+def listed(resource: Resource, name: str) -> list[Resource]:
+    """The objects of a list in a resource; none if there is no such list."""
+    found = resource.get(name)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
+    """Number, line, and whether it is the last; of one that is too long more than the limit."""
+    held: tuple[int, bytes] | None = None
+    number = 0
+    try:
+        with _opened(path) as file:
+            while line := file.readline(_LONGEST_LINE + 1):
+                number += 1
+                rest = line
+                while len(rest) > _LONGEST_LINE and not rest.endswith(b"\n"):
+                    rest = file.readline(_LONGEST_LINE + 1)
+                if line.isspace():
+                    continue
+                if held is not None:
+                    yield *held, False
+                held = number, line
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise DataError(
+            f"{path.name} is no whole gzip file", hint="copy or export it again"
+        ) from None
+    if held is not None:
+        yield *held, True
+
+
+def _opened(path: Path) -> IO[bytes]:
+    packed = path.name.lower().endswith(".gz")
+    return cast("IO[bytes]", gzip.open(path, "rb")) if packed else path.open("rb")
+
+
+def _may_hold(line: bytes, marks: list[bytes]) -> bool:
+    """A backslash may spell anything, so such a line is always parsed."""
+    if b"\\" in line:
+        return True
+    for mark in marks:  # noqa: SIM110 - this is done for every line of an export
+        if mark in line:
+            return True
+    return False
+
+
+def _parsed(line: bytes, place: str) -> Resource:
+    if len(line) > _LONGEST_LINE:
+        raise DataError(f"{place}: more than {_LONGEST_LINE >> 20} MiB")
+    try:
+        resource = _JSON.decode(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        raise DataError(
+            f"{place}: is not JSON", hint="was the file cut off? copy or export it again"
+        ) from None
+    if not isinstance(resource, dict):
+        _is_no_resource(place)
+    return resource
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(text)  # NaN and Infinity are Python's, and not JSON's
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_number)
+
+
+def _is_no_resource(place: str) -> NoReturn:
+    raise DataError(f"{place}: is not a resource", hint="each line of the file must be one")
+
+
+def _must_be_harmless(resource: Resource, place: str) -> None:
+    """A resource of another type than what is looked for: does it say that something is lacking?"""
+    kind = resource.get("resourceType")
+    if kind == "Bundle":
+        raise DataError(
+            f"{place}: is a Bundle, in which nothing is looked for",
+            hint="export anew, all of it ($export without _since), a resource in a line",
+        )
+    if kind == "OperationOutcome" and any(
+        issue.get("severity") in ("error", "fatal") for issue in listed(resource, "issue")
+    ):
+        raise DataError(
+            f"{place}: the export reports an error, so something may be lacking",
+            hint="see what the FHIR server says there (OperationOutcome), and export again",
+        )

@@ -1,0 +1,142 @@
+"""The patients of a FHIR export: who they are, whom a reference means, and who has two resources.
+
+A reference (https://hl7.org/fhir/R4/references.html) names a patient by the resource's id, as
+``Patient/ID`` with or without an address or as ``urn:uuid:ID``; or by an identifier, in itself or
+as ``Patient?identifier=SYSTEM|VALUE``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import date
+from functools import cached_property
+from typing import Any
+from urllib.parse import parse_qs
+
+from flo.clients.sources.events import Column, years_between
+from flo.clients.sources.fhir_days import span
+from flo.clients.sources.fhir_files import BulkFiles, Resource, listed
+from flo.errors import DataError
+
+_ID = re.compile(r"(?:(?:^|.*/)Patient/|urn:(?:uuid|oid):)?([^/#?|]+)(?:[/#?].*)?")
+_KEPT = ("birthDate", "gender", "deceasedBoolean", "deceasedDateTime", "_deceasedDateTime")
+
+
+class Patients:
+    """All patients of an export by their place in it, from 0.
+
+    ``names``: as patients are known here. ``merged``: who was linked with another. ``inactive``:
+    how many are marked as no longer in use.
+    """
+
+    def __init__(self, files: BulkFiles, id_column: str) -> None:
+        """Raises DataError if a patient is there twice."""
+        self._files = files
+        self.names = list[str]()
+        self.merged, self.inactive = set[int](), 0
+        self._known, self._places = list[Resource](), dict[str, int]()
+        links = list[tuple[int, Any]]()
+        for place, patient in enumerate(files.resources("Patient")):
+            key = str(patient.get("id") or "")
+            if key in self._places:
+                raise there_twice()
+            if key:
+                self._places[key] = place
+            self.names.append(name_of(patient, id_column))
+            self._known.append({name: patient[name] for name in _KEPT if name in patient})
+            self.inactive += patient.get("active") is False
+            links += [(place, one.get("other")) for one in listed(patient, "link")]
+        for place, other in links:
+            if not _is_relative(other):
+                self.merged |= {place, *self._those(other)}
+
+    def born(self, place: int) -> Any:
+        """The date of birth, as it is written."""
+        return self._known[place].get("birthDate")
+
+    def meant(self, reference: Any) -> int | None:
+        """The only patient whom a reference can mean."""
+        found = self._those(reference)
+        return found[0] if len(found) == 1 else None
+
+    def tell(self, column: Column, record: int, place: int, at: date) -> None:
+        """Fill one cell of a column whose field is one of a patient's."""
+        patient = self._known[place]
+        if column.mapped.field == "patient:gender":
+            column.values[record] = patient.get("gender")
+        elif column.mapped.field == "patient:age":
+            born = span(patient.get("birthDate"))
+            column.values[record] = None if born is None else years_between(born.first, at)
+        elif (died := span(patient.get("deceasedDateTime"))) is not None:
+            column.add(record, at, died)
+        elif patient.get("deceasedBoolean") is True:  # nobody knows when
+            column.values[record] = 1 if column.mapped.when == "any" else None
+        elif {"deceasedDateTime", "_deceasedDateTime"} & patient.keys():  # a day that is none
+            column.values[record] = None
+
+    def _those(self, reference: Any) -> list[int]:
+        """All whom a reference may mean."""
+        if not isinstance(reference, dict):
+            return []
+        text = reference.get("reference")
+        if isinstance(text, str):
+            found = _ID.fullmatch(text)
+            if found and found[1] in self._places:
+                return [self._places[found[1]]]
+            for token in parse_qs(text.partition("?")[2]).get("identifier", ()):
+                system, _, value = token.rpartition("|")
+                if places := self._by_identifier.get((system, value)):
+                    return places
+        identifier = reference.get("identifier")
+        if not isinstance(identifier, dict):
+            return []
+        return self._by_identifier.get(_pair(identifier), [])
+
+    @cached_property
+    def _by_identifier(self) -> dict[tuple[str, str], list[int]]:
+        """Read only where a reference needs it: patients have many."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for place, patient in enumerate(self._files.resources("Patient")):
+            for pair in {_pair(one) for one in listed(patient, "identifier")}:
+                found.setdefault(pair, []).append(place)
+        return found
+
+
+def names(files: BulkFiles, id_column: str) -> Iterator[str]:
+    """What each patient is known by here."""
+    return (name_of(patient, id_column) for patient in files.resources("Patient"))
+
+
+def name_of(patient: Resource, id_column: str) -> str:
+    """The id, or the value of the identifier with the system ``id_column``; "" for none.
+
+    Of two nobody could say which one is charged: none, and the gate refuses it.
+    """
+    if id_column == "id":
+        return str(patient.get("id") or "")
+    own = {
+        str(one.get("value") or "")
+        for one in listed(patient, "identifier")
+        if one.get("system") == id_column and one.get("use") != "old"
+    }
+    return own.pop() if len(own) == 1 else ""
+
+
+def there_twice() -> DataError:
+    """An id names one state of one resource, so with two nobody knows which one is true."""
+    return DataError(
+        "the export holds a resource twice", hint="export anew, all of it, into an empty folder"
+    )
+
+
+def _pair(identifier: Resource) -> tuple[str, str]:
+    return str(identifier.get("system") or ""), str(identifier.get("value") or "")
+
+
+def _is_relative(reference: Any) -> bool:
+    """A mother may be linked with herself as her child's relative: she has one patient's id."""
+    if not isinstance(reference, dict):
+        return False
+    text = str(reference.get("reference") or "")
+    return reference.get("type") == "RelatedPerson" or "RelatedPerson/" in text

@@ -1,0 +1,188 @@
+"""The tables of the OMOP common data model that are read, where they are, and what a field asks.
+
+Tables and columns: https://ohdsi.github.io/CommonDataModel/cdm54.html, of which 5.3 has the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.exc import NoSuchTableError
+
+from flo.clients.mapping import MappedColumn
+from flo.clients.sources.database import engine, reading
+from flo.errors import DataError, UsageError
+
+PERSON_FIELDS = ("person:age", "person:gender", "death")
+_VOCABULARY = ("concept", "concept_ancestor")
+_CONCEPT = re.compile(r"(\d{1,18})(\+?)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Events:
+    """A table of events, and the prefixes of its columns. ``happened``: its rows have no values."""
+
+    table: str
+    prefix: str
+    start: str
+    happened: bool = True
+
+    @property
+    def id(self) -> str:
+        """Its own key."""
+        return f"{self.table}_id"
+
+    @property
+    def concept(self) -> str:
+        """What it is about."""
+        return f"{self.prefix}_concept_id"
+
+    @property
+    def day(self) -> str:
+        """The local day, which every event has."""
+        return f"{self.start}_date"
+
+    @property
+    def moment(self) -> str:
+        """The time of that day, which may be null."""
+        return f"{self.start}_datetime"
+
+    @property
+    def more(self) -> tuple[str, ...]:
+        """What else is read: of values their parts, of diagnoses whether they are final."""
+        if self.happened:
+            return ("condition_status_concept_id",) if self.prefix == "condition" else ()
+        own = "operator_concept_id" if self.prefix == "measurement" else "value_as_string"
+        return ("value_as_number", "value_as_concept_id", "unit_concept_id", own)
+
+
+TABLES = {
+    "condition": Events("condition_occurrence", "condition", "condition_start"),
+    "drug": Events("drug_exposure", "drug", "drug_exposure_start"),
+    "procedure": Events("procedure_occurrence", "procedure", "procedure"),
+    "measurement": Events("measurement", "measurement", "measurement", happened=False),
+    "observation": Events("observation", "observation", "observation", happened=False),
+}
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A concept that a mapping names; ``descendants``: and all below it."""
+
+    number: int
+    descendants: bool
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A field: ``kind`` of what (age, gender, death, or one of ``TABLES``), and which concepts."""
+
+    field: str
+    kind: str
+    concepts: tuple[Concept, ...] = ()
+
+    @property
+    def happened(self) -> bool:
+        """Whether it is 1 or 0, and no value."""
+        return self.kind == "death" or (self.kind in TABLES and TABLES[self.kind].happened)
+
+
+def asked(mapped: MappedColumn) -> list[Asked]:
+    """What a column's fields are. Raises UsageError."""
+    found = [_parsed(field) for field in mapped.fields]
+    if len(found) > 1 and (
+        len({one.happened for one in found}) > 1 or {"age", "gender"} & {one.kind for one in found}
+    ):
+        raise UsageError(
+            f"the fields of one column are of different kinds: {list(mapped.fields)}",
+            hint="a column is 1 or 0 (death, condition, drug, procedure), or a value (measurement, "
+            "observation); age and gender stand alone",
+        )
+    return found
+
+
+class Database:
+    """An OMOP database; its vocabulary and its cohorts may be in schemas of their own."""
+
+    name = "the OMOP database"
+
+    def __init__(
+        self, address: str, schema: str | None, vocabulary: str | None, cohorts: str | None
+    ) -> None:
+        self._engine, self._schema = engine(address), schema
+        self._others = dict.fromkeys(_VOCABULARY, vocabulary) | {"cohort": cohorts}
+        self._used: dict[str, set[str]] = {}
+
+    def table(self, name: str, *columns: str) -> sa.TableClause:
+        """A table with those of its columns that are wanted."""
+        self._used.setdefault(name, set()).update(columns)
+        return sa.table(name, *(sa.column(c) for c in columns), schema=self._schema_of(name))
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """As ``database.reading``; where a table or column of the standard lacks it is named."""
+        try:
+            with reading(self._engine, self.name) as connection:
+                yield connection
+        except DataError:
+            lacking: list[str] = []
+            with suppress(DataError):
+                lacking = self._lacking()
+            if not lacking:
+                raise
+            raise DataError(
+                f"{self.name} has no {', '.join(lacking)} that this user may see",
+                hint="set schema_name (vocabulary_schema, cohort_schema) under `source` in "
+                "site.toml; the tables and columns are those of OMOP CDM 5.3 and 5.4",
+            ) from None
+
+    def among(
+        self, column: sa.ColumnElement[int], concepts: tuple[Concept, ...]
+    ) -> sa.ColumnElement[bool]:
+        """Whether it is one of the concepts, or a descendant of one that brings them along."""
+        named = column.in_([concept.number for concept in concepts])
+        ancestors = [concept.number for concept in concepts if concept.descendants]
+        if not ancestors:
+            return named
+        table = self.table("concept_ancestor", "ancestor_concept_id", "descendant_concept_id")
+        below = sa.select(table.c.descendant_concept_id)
+        return sa.or_(named, column.in_(below.where(table.c.ancestor_concept_id.in_(ancestors))))
+
+    def _schema_of(self, table: str) -> str | None:
+        return self._others.get(table) or self._schema
+
+    def _lacking(self) -> list[str]:
+        """Tables and columns that were asked for and are not there."""
+        found = []
+        with reading(self._engine, self.name) as connection:
+            look = sa.inspect(connection)
+            for table, columns in self._used.items():
+                try:
+                    known = {
+                        str(c["name"]).lower()
+                        for c in look.get_columns(table, self._schema_of(table))
+                    }
+                except NoSuchTableError:
+                    found.append(f"table {table}")
+                    continue
+                found += [f"column {table}.{column}" for column in sorted(columns - known)]
+        return found
+
+
+def _parsed(field: str) -> Asked:
+    if field in PERSON_FIELDS:
+        return Asked(field, field.removeprefix("person:"))
+    kind, _, concepts = field.partition(":")
+    named = [_CONCEPT.fullmatch(one) for one in concepts.split(",")]
+    if kind not in TABLES or not all(named):
+        raise UsageError(
+            f"{field!r} is no field of an OMOP database",
+            hint="person:age, person:gender, death, or condition, drug, procedure, measurement or "
+            "observation with concepts, such as measurement:3027114 or condition:201826+; of "
+            "several kinds a list of fields",
+        )
+    return Asked(field, kind, tuple(Concept(int(one[1]), bool(one[2])) for one in named if one))
