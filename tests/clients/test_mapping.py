@@ -113,7 +113,12 @@ def test_units_are_not_one(one: str, other: str) -> None:
 
 def test_a_list_of_fields_is_refused_where_a_column_is_one_field(site: Site) -> None:
     write(site, COLUMNS | {"age": {"field": ["age", "years"]}})
-    site.refuses(site.offer(), UsageError, "age: `field` is a list, which only FHIR and OMOP have")
+    site.refuses(
+        site.offer(),
+        UsageError,
+        "age: `field` is a list, which only FHIR and OMOP have",
+        heads=True,
+    )
 
 
 # -- a first draft --------------------------------------------------------------------------------
