@@ -25,8 +25,8 @@ from flo.models import log_odds
 def predict(model: PublishedModel, data: Path, out: Path, id_column: str) -> int:
     """Write ``row``, the id column where the file has one, and ``score`` for each record of a file.
 
-    ``row``: 1 for the first record. ``score``: the model's probability of label 1, 0 to 1. Returns
-    the number of records.
+    ``row``: 1 for the first record. ``score``: 0 to 1, higher where label 1 is likelier; it
+    ranks patients and is not calibrated. Returns the number of records.
 
     Raises:
         DataError: the file does not fit the study's columns. UsageError: ``out`` is ``data``, or no

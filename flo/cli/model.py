@@ -123,7 +123,8 @@ def predict(
     opened = _open(model, home, coordinator)
     with working("predicting"):
         count = score(opened, data, out, id_column)
-    say(f"{count} records scored in {out}: the model's probability of {opened.study.data.label}")
+    say(f"{count} records scored in {out}: higher is likelier to be {opened.study.data.label}")
+    say("scores rank patients; they are not calibrated to how common it is here")
     return results.Predicted(str(out), count)
 
 
@@ -191,7 +192,7 @@ def _sections(model: PublishedModel) -> list[Section]:
             (
                 ("study", f"{study.name}, version {study.version}"),
                 ("purpose", study.purpose),
-                ("score", f"probability of {study.data.label}; a record is {study.data.record}"),
+                ("score", f"likelier {study.data.label} (uncalibrated); a record is {study.data.record}"),
                 ("kind", f"{study.model.kind}, {parameter_count(study)} parameters"),
                 ("inputs", ", ".join(input_names(study.data))[:2000]),
                 ("rounds", f"{card.rounds} of {study.mechanism.steps}"),
