@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tomli_w
 
 import flo
-from flo.errors import RefusedError, UsageError
-from flo.scores import Scores, exact_auc, interval, roc
+from flo.errors import DataError, RefusedError, UsageError
+from flo.features import input_names
+from flo.scores import Scores, calibration, exact_auc, interval, roc, within
 from tests.builders import HOSPITALS, csv_text, make_site, small_study
 from tests.server.stage import flo as command
 
@@ -102,6 +107,86 @@ def test_the_command_gives_the_same_keys(data: Path, tmp_path: Path) -> None:
     } == set(ours)
 
 
+def tables() -> dict[str, pd.DataFrame]:
+    return {name: pd.read_csv(io.StringIO(csv_text(60, prefix=name))) for name in HOSPITALS}
+
+
+def test_tables_in_memory_are_as_good_as_files(data: Path) -> None:
+    from_files = flo.simulate(small_study(), data, folds=2, compare=True)
+    from_tables = flo.simulate(small_study(), tables(), folds=2, compare=True)
+    assert from_files.document["auc_pooled"] == from_tables.document["auc_pooled"]
+    with pytest.raises(UsageError, match="no table for hospital 'west'"):
+        flo.simulate(small_study(), {n: t for n, t in tables().items() if n != "west"})
+
+
+def test_a_table_that_does_not_fit_says_whose_it_is_and_speaks_of_no_site() -> None:
+    given = tables()
+    given["south"].loc[3, "ill"] = 7
+    with pytest.raises(DataError, match=r"^south: the data do not fit the study:\n.*row 4") as no:
+        flo.simulate(small_study(), given)
+    assert "approve" not in f"{no.value}{no.value.hint}"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"folds": 1}, {"folds": 0}, {"seeds": 0}, {"redraws": 0}], ids=str
+)
+def test_nothing_is_trained_on_nobody(settings: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="is too few"):
+        flo.simulate(small_study(), tables(), **settings)  # type: ignore[arg-type]
+
+
+def test_each_hospital_sees_what_it_has_of_it() -> None:
+    result = flo.simulate(small_study(), tables(), folds=3, compare=True)
+    table = result.table
+    assert list(table.index) == list(HOSPITALS)
+    assert list(table.columns) == ["patients", "positive", "auc", "auc_pooled", "auc_alone"]
+    assert table["patients"].tolist() == [60, 60, 60]
+    assert table["positive"].tolist() == [29, 29, 29]
+    mean = result.document["auc_within_alone"]
+    assert table["auc_alone"].mean() == pytest.approx(mean, abs=1e-12)
+    assert [test.hospitals.tolist() for test in result.alone[:3]] == [
+        [number] * len(test.labels) for number, test in enumerate(result.alone[:3])
+    ]
+
+
+def test_noise_is_drawn_anew_and_told_apart_from_whom_was_tested() -> None:
+    once = flo.simulate(small_study(), tables(), folds=2)
+    assert once.noise is None
+    often = flo.simulate(small_study(), tables(), folds=2, redraws=4)
+    assert len(often.private) == len(often.models) == 8
+    spread = [statistics.variance(aucs) for aucs in often.redrawn]
+    assert often.noise == pytest.approx(np.sqrt(np.mean(spread)))
+    assert f"± {often.noise:.3f} by noise" in repr(often)
+    assert "is drawn anew" in often._repr_html_()
+
+
+def test_a_logistic_models_coefficients_have_names() -> None:
+    result = flo.simulate(small_study(), tables(), folds=2)
+    found = result.coefficients
+    assert list(found.index) == [*input_names(small_study().data), "intercept"]
+    assert found["age"] == pytest.approx(np.mean([model[0] for model in result.models]))
+
+
+def test_results_are_compared_on_the_same_patients() -> None:
+    one = flo.simulate(small_study(), tables(), folds=2)
+    compared = flo.compare({"one": one, "same": one})
+    assert compared["same"] is one
+    assert compared.differences == [("same", 0, 0, 0)]
+    other = flo.simulate(small_study(), tables(), folds=2, epsilon=0.1)
+    ((_, low, middle, high),) = flo.compare({"one": one, "other": other}).differences
+    assert low <= middle <= high
+    assert middle == pytest.approx(other.auc - one.auc)
+    fewer = {name: table.head(50) for name, table in tables().items()}
+    with pytest.raises(UsageError, match="on other patients"):
+        flo.compare({"one": one, "few": flo.simulate(small_study(), fewer, folds=2)})._repr_html_()
+
+
+@pytest.mark.parametrize("what", [{}, [1], None, {"a": 1}], ids=repr)
+def test_what_is_no_result_is_not_compared(what: Any) -> None:
+    with pytest.raises(UsageError, match=r"results of flo\.simulate, by name"):
+        flo.compare(what)
+
+
 # -- what is said of scores -----------------------------------------------------------------------
 
 
@@ -136,6 +221,29 @@ def test_records_of_one_patient_make_it_wider() -> None:
     low, high = interval([few])
     narrow, wide = interval([alone])
     assert high - low > 2 * (wide - narrow)
+
+
+def test_within_a_hospital_only_its_own_pairs_count() -> None:
+    """Two hospitals that differ in how ill their patients are, and rank them at random within."""
+    rng = np.random.default_rng(3)
+    ill = np.concatenate([np.arange(500) % 10 == 0, np.arange(500) % 10 > 0]).astype(np.float64)
+    where = np.repeat([0, 1], 500)
+    test = Scores(4.0 * where + rng.normal(size=1000), ill, np.arange(1000), where)
+    assert test.auc > 0.85
+    for hospital in (0, 1):
+        found = within([test], hospital)
+        assert found == exact_auc(test.scores[where == hospital], ill[where == hospital])
+        assert found == pytest.approx(0.5, abs=0.1)
+    assert within([test, test], 1) == pytest.approx(within([test], 1))
+    assert within([Scores(test.scores[:9], ill[:9] * 0, test.patients[:9], where[:9])], 0) is None
+
+
+def test_calibration_is_that_of_the_risks() -> None:
+    scores, labels = np.array([0.0, 0.0, np.log(3), np.log(3)]), np.array([0.0, 1.0, 1.0, 1.0])
+    found = calibration([Scores(scores, labels, np.arange(4), np.zeros(4, dtype=np.int64))])
+    assert found == pytest.approx(
+        {"predicted": 0.625, "observed": 0.75, "brier": (0.25 + 0.25 + 2 / 16) / 4}
+    )
 
 
 def test_the_curve_encloses_the_auc() -> None:
