@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from dataclasses import dataclass
@@ -18,7 +19,11 @@ PAGES = sorted((ROOT / "examples").glob("*/README.md"))
 STUDIES = sorted((ROOT / "examples").glob("*/*.toml"))
 _ROW = re.compile(
     r"\| \[[\w.-]+\]\(([\w.-]+)\) \| ([\d.]+) \| (local|distributed) "
-    r"\| (\.\d+) \((\.\d+) to (1\.0+|\.\d+)\) \| ± (\.\d+) \| (\.\d+) \| (\.\d+) \|"
+    r"\| (\.\d+) \(\.\d+ to (?:1\.0+|\.\d+)\) \| ± (\.\d+) "
+    r"\| (\.\d+) \| (\.\d+) \| (\.\d+) \| (\.\d+) \|"
+)
+_HOSPITAL = re.compile(
+    r"^\| ([a-z0-9-]+) \| ([\d,]+) \| ([\d,]+) \| (\.\d+) \| (\.\d+) \| (\.\d+) \|$", re.MULTILINE
 )
 
 
@@ -28,13 +33,23 @@ class Row:
 
     page: Path
     study: Path
-    epsilon: float
-    noise: str
-    auc: float
-    error: float
-    pooled: float
-    alone: float
     command: list[str]
+    epsilon: float
+    trust: str
+    auc: float
+    noise: float
+    pooled: float
+    within: float
+    within_pooled: float
+    within_alone: float
+
+    @property
+    def error(self) -> float:
+        """Of the mean over the folds: four standard deviations of the noise, and the rounding."""
+        folds = (
+            int(self.command[self.command.index("--folds") + 1]) if "--folds" in self.command else 5
+        )
+        return 4 * self.noise / math.sqrt(folds) + 0.002
 
 
 def rows() -> list[Row]:
@@ -42,13 +57,12 @@ def rows() -> list[Row]:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         commands = re.findall(r"^flo (simulate .*)$", text, flags=re.MULTILINE)
-        for file, epsilon, noise, auc, _, _, error, pooled, alone in _ROW.findall(text):
+        for file, epsilon, trust, *numbers in _ROW.findall(text):
             path = page.parent / file
             named = str(path.relative_to(ROOT))
             (command,) = [c for c in commands if named in c]
-            of, within, all_, one = (float(x) for x in (auc, error, pooled, alone))
             words = shlex.split(command, comments=True)
-            found.append(Row(page, path, float(epsilon), noise, of, within, all_, one, words))
+            found.append(Row(page, path, words, float(epsilon), trust, *map(float, numbers)))
     return found
 
 
@@ -66,7 +80,7 @@ def test_every_study_has_a_row_on_the_page_beside_it() -> None:
 @each
 def test_a_page_says_what_its_study_says(row: Row) -> None:
     study: Study = load(row.study)
-    assert (row.epsilon, row.noise) == (study.mechanism.epsilon, study.mechanism.noise)
+    assert (row.epsilon, row.trust) == (study.mechanism.epsilon, study.mechanism.noise)
     study.refuse_unfinished()
     text = row.page.read_text(encoding="utf-8")
     assert re.search(r"\*\*Sites\*\*:.*(natural|simulated)", text)
@@ -83,8 +97,20 @@ def test_the_numbers_of_a_page_come_again_within_its_error(row: Row) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["auc"] == pytest.approx(row.auc, abs=row.error)
-    assert found["auc_pooled"] == pytest.approx(row.pooled, abs=0.0015)
-    assert found["auc_alone"] == pytest.approx(row.alone, abs=0.0015)
+    assert found["auc_within"] == pytest.approx(row.within, abs=4 * row.noise + 0.01)
+    for name, said in (
+        ("auc_pooled", row.pooled),
+        ("auc_within_pooled", row.within_pooled),
+        ("auc_within_alone", row.within_alone),
+    ):
+        assert found[name] == pytest.approx(said, abs=0.0015), name
+    told = _HOSPITAL.findall(row.page.read_text(encoding="utf-8"))
+    assert len(told) in (0, len(found["sites"]))
+    for hospital, patients, positive, _, pooled, alone in told:
+        one = found["sites"][hospital]
+        assert (f"{one['patients']:,}", f"{one['positive']:,}") == (patients, positive)
+        assert one["auc_pooled"] == pytest.approx(float(pooled), abs=0.0015)
+        assert one["auc_alone"] == pytest.approx(float(alone), abs=0.0015)
 
 
 def test_the_notebook_runs_from_top_to_bottom() -> None:
