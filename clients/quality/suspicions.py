@@ -12,12 +12,11 @@ import re
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 from scipy.stats import rankdata
 
 from flo.clients.quality.cells import Floats, Mask
-from flo.clients.quality.findings import Finding, Level, rows
+from flo.clients.quality.doubles import doubles, same_patient
+from flo.clients.quality.findings import Finding
 from flo.clients.quality.identifiers import identifiers, weak_ids
 from flo.clients.quality.table import Table
 from flo.clients.quality.units import wrong_unit
@@ -25,11 +24,9 @@ from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
 
 SWAPPED, SHIFTED, LEAK = "swapped columns", "shifted codes", "label leak"
 ONE_CLASS = "label of one class"
-DOUBLES, SAME_ID, MISSING = "duplicated patients", "one patient two ids", "missing"
+MISSING = "missing"
 _OUTSIDE, _FITS = 0.2, 0.95
 _LEAK_AUC, _FEWEST_OF_A_CLASS, _MOST_OF_A_CLASS = 0.95, 20, 50_000
-_DOUBLE_SHARE = 0.01
-_BITS = 20  # that a record's cells tell on average, for equal ones to be more than chance
 _MOSTLY = 0.95
 
 
@@ -48,7 +45,7 @@ def suspicions(table: Table, schema: Schema, id_column: str) -> list[Finding]:
         found += _shifted(table, category)
     found += _leaks(table, schema)
     found += weak_ids(table.ids, id_column)
-    found += _doubles(table, schema) + _same_patient(table, id_column)
+    found += doubles(table, schema) + same_patient(table, id_column)
     return found + _one_class(table, schema) + _mostly_missing(table, schema)
 
 
@@ -162,53 +159,6 @@ def _area(score: Floats, ill: Mask) -> float:
     ranks = rankdata(score)
     area = (ranks[ill].sum() - count * (count + 1) / 2) / (count * (len(ill) - count))
     return float(max(area, 1 - area))
-
-
-def _doubles(table: Table, schema: Schema) -> list[Finding]:
-    """Records that are alike in every cell under another id, where that is no coincidence."""
-    names = [c.name for c in schema.columns if not isinstance(c, ImageColumn)]
-    if not names:
-        return _double_images(table)
-    if sum(_bits(table.columns[name]) for name in names) < _BITS:
-        return []
-    hashes = pd.util.hash_pandas_object(
-        table.columns[[*names, schema.label]], index=False, categorize=True
-    ).to_numpy()
-    return _same_records(table, hashes)
-
-
-def _double_images(table: Table) -> list[Finding]:
-    rounded = np.concatenate(list(table.images.values()), axis=1)
-    return _same_records(table, np.array([hash(row.tobytes()) for row in rounded]))
-
-
-def _same_records(table: Table, hashes: np.ndarray) -> list[Finding]:
-    ids = pd.Series(table.ids)
-    first = pd.Series(hashes).groupby(hashes).transform("size").to_numpy() > 1
-    others = ids.groupby(hashes).transform("nunique").to_numpy() > 1
-    again = first & others & pd.Series(hashes).duplicated().to_numpy()
-    level: Level = "to accept" if again.mean() >= _DOUBLE_SHARE else "note"
-    rule = "records are alike in every cell under another patient id"
-    return rows("", rule, again, level=level, kind=DOUBLES)
-
-
-def _bits(cells: pd.Series) -> float:
-    """How much a cell of this column tells, as -log2 of how often two of them are equal."""
-    share = cells.value_counts(normalize=True, dropna=False).to_numpy()
-    return float(-np.log2(np.sum(share**2)))
-
-
-def _same_patient(table: Table, id_column: str) -> list[Finding]:
-    """Ids that differ by zeros in front and by marks only: one patient would count as two."""
-    ids = pa.array(table.ids, pa.string())
-    plain = pc.replace_substring_regex(ids, r"[^\pL\pN]", "")
-    plain = pc.replace_substring_regex(plain, r"(^|\D)0+(\d)", r"\1\2")
-    if pc.count_distinct(plain).as_py() == pc.count_distinct(ids).as_py():
-        return []
-    spelt = pd.DataFrame({"id": table.ids, "plain": plain.to_pylist()})
-    twice = (spelt.groupby("plain")["id"].transform("nunique") > 1).to_numpy()
-    rule = "ids differ by leading zeros or marks only: are they the same patients?"
-    return rows(id_column, rule, twice, level="to accept", kind=SAME_ID)
 
 
 def _one_class(table: Table, schema: Schema) -> list[Finding]:

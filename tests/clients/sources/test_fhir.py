@@ -162,7 +162,9 @@ def test_merged_patients_are_left_out_whoever_says_so(export: Export, on_whom: s
     assert cells(source, "patient:age") == [70]
     assert [name for ids in source.ids() for name in ids.to_pylist()] == ["a", "b", "c"]
     table = look(source, SCHEMA, "id", MAPPING).table
-    assert [str(note) for note in table.of_source] == ["patients who were merged, and are left out: 2"]
+    assert [str(note) for note in table.of_source] == [
+        "patients who were merged, and are left out: 2"
+    ]
 
 
 def test_of_two_present_identifiers_none_is_chosen_and_old_ones_do_not_count(
