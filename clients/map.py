@@ -10,6 +10,7 @@ from flo.clients.home import Population, SiteHome
 from flo.clients.mapping import MappedColumn, StudyMapping
 from flo.clients.mapping_file import add
 from flo.clients.quality.cells import as_text
+from flo.clients.quality.header import refuse_cells
 from flo.clients.quality.identifiers import kind_of_identifier
 from flo.clients.sources.source import Offer, Source
 from flo.clients.suggest import Suggestion, suggest
@@ -30,7 +31,7 @@ def draft(home: SiteHome, study: Study, population: Population) -> dict[str, Sug
     settings = source.settings()
     offers = [
         offer
-        for offer in source.offers()
+        for offer in fields_of(population)
         if offer.field != population.id_column and 0 < len(offer.field) <= _LONGEST_FIELD
     ]
     found = suggest(study.data, offers, _spellings(source, offers, study, settings))
@@ -38,6 +39,19 @@ def draft(home: SiteHome, study: Study, population: Population) -> dict[str, Sug
     add(home, study, lines, settings)
     home.record("mapping-drafted", study.digest, open=sum(s.mapped is None for s in found.values()))
     return found
+
+
+def fields_of(population: Population) -> list[Offer]:
+    """All that the population's source has.
+
+    Raises:
+        DataError: it cannot be read, or what should be names looks like a patient's cells.
+    """
+    source = population.open()
+    offers = source.offers()
+    if source.is_table:
+        refuse_cells([offer.field for offer in offers], population.id_column)
+    return offers
 
 
 def _spellings(
