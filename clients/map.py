@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from flo.study import Study
 _MOST_SPELLINGS = 50  # more are no codes
 _MOST_FIELDS = 200  # looked at
 _LONGEST, _LONGEST_FIELD = 100, 500  # characters
+_CONCEPT = r"\d{1,9}"
 
 
 def draft(home: SiteHome, study: Study, population: Population) -> dict[str, Suggestion]:
@@ -70,8 +72,19 @@ def _spellings(
             if len(cells[name]) > _MOST_SPELLINGS or any(len(c) > _LONGEST for c in cells[name]):
                 del cells[name]
     return {
-        named[name]: source.words(sorted(found))
+        named[name]: words
         for name, found in cells.items()
-        # A draft is text for people: no cell stands in it that tells who somebody is.
-        if found and kind_of_identifier(pa.array(sorted(found))) is None
+        if found and (words := _words(source, found))
     }
+
+
+def _words(source: Source, cells: set[str]) -> dict[str, str]:
+    """Cells and what they mean; none where they may tell who somebody is, which no draft holds.
+
+    Numbers that look like those of records are concepts if the source knows what they mean.
+    """
+    telling = kind_of_identifier(pa.array(sorted(cells), pa.string())) is not None
+    if telling and not all(re.fullmatch(_CONCEPT, cell) for cell in cells):
+        return {}
+    words = source.words(sorted(cells))
+    return {} if telling and any(cell == word for cell, word in words.items()) else words
