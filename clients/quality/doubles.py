@@ -27,7 +27,7 @@ _SHARE = 0.01  # of the records
 _BITS, _CHANCE = 20, 0.001
 _MOST_TIMES = 10  # k; records that occur more often are few and tell nothing
 _DEVIATIONS = 3.0  # of log f_k² / (f_(k-1) f_(k+1)); at 51 real sites the largest is 1.9
-_FEWEST = 20  # different records that occur at most so often, for that to tell anything
+_FEWEST = 20  # records, and different ones that occur at most so often, to tell anything
 
 
 def doubles(table: Table, schema: Schema) -> list[Finding]:
@@ -59,7 +59,7 @@ def _alike(records: npt.NDArray[np.integer], ids: list[str]) -> list[Finding]:
 def _too_often(records: npt.NDArray[np.integer], ids: list[str]) -> list[Finding]:
     again, times = _again(records, ids)
     count = np.bincount(times[~again & (times > 0)], minlength=_MOST_TIMES + 2).astype(float)
-    if again.any() and count[1 : _MOST_TIMES + 1].sum() < _FEWEST:
+    if again.any() and len(ids) >= _FEWEST and count[1 : _MOST_TIMES + 1].sum() < _FEWEST:
         rule = "duplicates were not looked for: a record tells too little, and many are alike"
         return [Finding("", rule, level="note", kind=DOUBLES)]
     often = np.arange(2, _MOST_TIMES + 1)
