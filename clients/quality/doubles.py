@@ -39,11 +39,13 @@ def doubles(table: Table, schema: Schema) -> list[Finding]:
         pixels = np.concatenate(list(table.images.values()), axis=1)
         records = np.array([hash(row.tobytes()) for row in pixels])
         return _alike(records, table.ids)
-    cells = table.columns[[*(c.name for c in schema.columns), schema.label]]
-    records = pd.util.hash_pandas_object(cells, index=False, categorize=True).to_numpy()
+    names = [column.name for column in schema.columns]
+    records = pd.util.hash_pandas_object(
+        table.columns[[*names, schema.label]], index=False, categorize=True
+    ).to_numpy()
     # Each record once, however often it was copied: what copies share tells nothing.
     once = ~pd.Series(records).duplicated().to_numpy()
-    bits = sum(_bits(cells[column.name][once]) for column in schema.columns)
+    bits = sum(_bits(table.columns[name][once]) for name in names)
     if bits >= max(_BITS, np.log2(once.sum() / _CHANCE)):
         return _alike(records, table.ids)
     return _too_often(records, table.ids)
@@ -86,12 +88,14 @@ def _again(
 
     A patient's own record that comes again counts 0 times, and is not again another's.
     """
-    pairs = pd.DataFrame({"record": records, "id": ids})
+    shared = np.flatnonzero(pd.Series(records).duplicated(keep=False).to_numpy())
+    again, times = np.zeros(len(ids), dtype=bool), np.ones(len(ids), dtype=np.int64)
+    pairs = pd.DataFrame({"record": records[shared], "id": [ids[place] for place in shared]})
     own = pairs.duplicated().to_numpy()
     others = pairs["record"][~own]
-    again, times = np.zeros(len(ids), dtype=bool), np.zeros(len(ids), dtype=np.int64)
-    again[~own] = others.duplicated().to_numpy()
-    times[~own] = others.groupby(others).transform("size").to_numpy()
+    times[shared[own]] = 0
+    times[shared[~own]] = others.groupby(others).transform("size").to_numpy()
+    again[shared[~own]] = others.duplicated().to_numpy()
     return again, times
 
 
