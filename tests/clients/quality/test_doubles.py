@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 
@@ -91,23 +92,26 @@ def test_a_patients_own_record_twice_is_no_duplicate() -> None:
     assert not found(states, FARS)
 
 
+def measured(*values: npt.NDArray[np.int64]) -> tuple[pd.DataFrame, Schema]:
+    """Patients of whom so many numbers are known, and the study."""
+    bounds = {"kind": "number", "unit": "1", "minimum": 0, "maximum": 1000}
+    columns = [bounds | {"name": f"v{n}"} for n in range(len(values))]
+    schema = Schema.model_validate({**HEART.model_dump(), "columns": columns})
+    table = pd.DataFrame({f"v{n}": cells.astype(float) for n, cells in enumerate(values)})
+    return table.assign(patient_id=[f"p{n}" for n in range(len(table))], disease=0), schema
+
+
+@pytest.mark.parametrize(("most", "told"), [(200, True), (100, False)])
+def test_a_few_copies_are_found_where_a_record_tells_20_bits(most: int, told: bool) -> None:
+    """200 patients of 20.9 bits, or of 19.9."""
+    row = np.arange(200)
+    table, schema = measured(row % most, row // 2, 7 * row % 100)
+    assert bool(found(copied(table, table.head(4)), schema)) is told
+
+
 def test_in_a_crowd_two_are_alike_by_chance() -> None:
     """50 000 patients of 21 bits: some hundred have their like, and nobody was copied."""
-    schema = Schema.model_validate(
-        {
-            **HEART.model_dump(),
-            "columns": [
-                {
-                    **{"kind": "number", "name": f"v{n}", "unit": "1"},
-                    **{"minimum": 0, "maximum": 127},
-                }
-                for n in range(3)
-            ],
-        }
-    )
-    values = np.random.default_rng(5).integers(0, 128, (50_000, 3)).astype(float)
-    table = pd.DataFrame(values, columns=["v0", "v1", "v2"])
-    table = table.assign(patient_id=[f"p{n}" for n in range(len(table))], disease=0)
+    table, schema = measured(*np.random.default_rng(5).integers(0, 128, (3, 50_000)))
     assert not found(table, schema)
     (one,) = found(copied(table, table), schema)
     assert one.level == "to accept"
