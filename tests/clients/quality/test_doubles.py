@@ -57,14 +57,10 @@ def test_copies_of_one_patient_are_found_however_many(
 @pytest.mark.parametrize("times", [2, 3])
 def test_copies_of_everybody_are_found_where_some_are_alike_by_chance(times: int) -> None:
     for state, table in STATES.items():
-        again = table
-        for _ in range(times - 1):
-            again = copied(again, table.assign(patient_id=table["patient_id"]))
-        again["patient_id"] = [f"p{n}" for n in range(len(again))]
-        (one,) = found(again, FARS)
+        again = pd.concat([table] * times, ignore_index=True)
+        (one,) = found(again.assign(patient_id=[f"p{n}" for n in range(len(again))]), FARS)
         assert one.level == "to accept", state
         assert f"alike in every cell under {times} patient ids" in one.rule, state
-        assert not found(table, FARS), state
 
 
 def test_copies_of_half_of_them_are_found() -> None:
