@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ from flo.clients.home import Population, SiteHome
 from flo.clients.mapping import MappedColumn, StudyMapping
 from flo.clients.mapping_file import add
 from flo.clients.quality.cells import as_text
+from flo.clients.quality.header import refuse_cells
 from flo.clients.quality.identifiers import kind_of_identifier
 from flo.clients.sources.source import Offer, Source
 from flo.clients.suggest import Suggestion, suggest
@@ -18,6 +20,7 @@ from flo.study import Study
 _MOST_SPELLINGS = 50  # more are no codes
 _MOST_FIELDS = 200  # looked at
 _LONGEST, _LONGEST_FIELD = 100, 500  # characters
+_CONCEPT = r"\d{1,9}"
 
 
 def draft(home: SiteHome, study: Study, population: Population) -> dict[str, Suggestion]:
@@ -30,7 +33,7 @@ def draft(home: SiteHome, study: Study, population: Population) -> dict[str, Sug
     settings = source.settings()
     offers = [
         offer
-        for offer in source.offers()
+        for offer in fields_of(population)
         if offer.field != population.id_column and 0 < len(offer.field) <= _LONGEST_FIELD
     ]
     found = suggest(study.data, offers, _spellings(source, offers, study, settings))
@@ -38,6 +41,19 @@ def draft(home: SiteHome, study: Study, population: Population) -> dict[str, Sug
     add(home, study, lines, settings)
     home.record("mapping-drafted", study.digest, open=sum(s.mapped is None for s in found.values()))
     return found
+
+
+def fields_of(population: Population) -> list[Offer]:
+    """All that the population's source has.
+
+    Raises:
+        DataError: it cannot be read, or what should be names looks like a patient's cells.
+    """
+    source = population.open()
+    offers = source.offers()
+    if source.is_table:
+        refuse_cells([offer.field for offer in offers], population.id_column)
+    return offers
 
 
 def _spellings(
@@ -56,8 +72,19 @@ def _spellings(
             if len(cells[name]) > _MOST_SPELLINGS or any(len(c) > _LONGEST for c in cells[name]):
                 del cells[name]
     return {
-        named[name]: source.words(sorted(found))
+        named[name]: words
         for name, found in cells.items()
-        # A draft is text for people: no cell stands in it that tells who somebody is.
-        if found and kind_of_identifier(pa.array(sorted(found))) is None
+        if found and (words := _words(source, found))
     }
+
+
+def _words(source: Source, cells: set[str]) -> dict[str, str]:
+    """Cells and what they mean; none where they may tell who somebody is, which no draft holds.
+
+    Numbers that look like those of records are concepts if the source knows what they mean.
+    """
+    telling = kind_of_identifier(pa.array(sorted(cells), pa.string())) is not None
+    if telling and not all(re.fullmatch(_CONCEPT, cell) for cell in cells):
+        return {}
+    words = source.words(sorted(cells))
+    return {} if telling and any(cell == word for cell, word in words.items()) else words

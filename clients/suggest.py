@@ -1,7 +1,8 @@
 """A first mapping for a study, from the names, texts and units of a source's fields. Rules only.
 
 A guess is a guess: what is alike in name is offered, what is not stays open, and the steward reads
-every line. Nothing of a patient is looked at here but the spellings of a coded field's cells.
+every line. Nothing of a patient is looked at here but the spellings of a coded field's cells, of
+which only those that spell a code of the study are written.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _ALIKE = 0.6  # from 0 to 1; below nothing is offered
 _PREFIX = 3  # letters that a short form has at least, such as chol for cholesterol
 _SYNONYMS = {"sex": "gender", "pulse": "heartrate"}
 _ANYTHING = {"0", "1", "true", "false", "yes", "no"}  # codes that many a field has
+_LABEL = ("0", "1")
 _CANDIDATES = 3  # named where nothing is alike enough
 Spellings = Mapping[str, Mapping[str, str]]
 
@@ -37,10 +39,7 @@ def suggest(schema: Schema, offers: Sequence[Offer], spellings: Spellings) -> di
 
     ``spellings``: field -> its different cells and what they mean, where these are few.
     """
-    named = [offer for offer in offers if _alike(schema.label, offer, letters=False) >= _ALIKE]
-    found = {schema.label: _column(schema.label, ("0", "1"), named, spellings)}
-    if not named:  # what only looks like it would be a model of something else
-        found[schema.label] = _column(schema.label, ("0", "1"), [], spellings, others=offers)
+    found = {schema.label: _label(schema.label, offers, spellings)}
     for column in schema.columns:
         match column:
             case ImageColumn():
@@ -52,6 +51,17 @@ def suggest(schema: Schema, offers: Sequence[Offer], spellings: Spellings) -> di
             case NumberColumn():
                 found[column.name] = _number(column, offers)
     return found
+
+
+def _label(name: str, offers: Sequence[Offer], spellings: Spellings) -> Suggestion:
+    """A field of the same name; what is a little like it would be a model of something else."""
+    score = {offer: _alike(name, offer, letters=False) for offer in offers}
+    same = [offer for offer in offers if score[offer] == 1]
+    if len(same) == 1:
+        return _column(name, _LABEL, same, spellings)
+    like = sorted((o for o in offers if score[o] >= _ALIKE), key=lambda o: -score[o])
+    left = _column(name, _LABEL, [], spellings, [o for o in offers if o not in like])
+    return Suggestion(None, left.remark + _candidates(like, "has a name like it"))
 
 
 def _number(column: NumberColumn, offers: Sequence[Offer]) -> Suggestion:
@@ -91,16 +101,19 @@ def _column(
             of_each = {o.field: _pairs(spellings[o.field], codes) for o in fitting}
             return Suggestion(None, what + _candidates(fitting, "has these codes", of_each))
         best = fitting[0]
-    cells = spellings.get(best.field, {})
+    cells, remark = spellings.get(best.field, {}), _seen(best, what)
+    if not cells:
+        remark += "; its cells are none, too many, or look like people's names or numbers"
+        return Suggestion(None, f"{best.field}? {remark}: name those that are codes")
     if set(cells) <= set(codes):
-        return Suggestion(MappedColumn(field=best.field), _seen(best, what))
+        return Suggestion(MappedColumn(field=best.field), remark)
     pairs = _pairs(cells, codes)
-    left = [cell for cell in cells if cell not in pairs]
-    remark = _seen(best, what)
-    if left and pairs:
-        remark += f"; without a code yet: {', '.join(left[:6])}"
-    mapped = MappedColumn(field=best.field, codes=pairs) if pairs else None
-    return Suggestion(mapped, remark if mapped else f"{best.field}? {remark}")
+    if not pairs:
+        return Suggestion(None, f"{best.field}? {remark}; none of its {len(cells)} cells is one")
+    # How many others there are, and not which: one that only a few patients have may tell of them.
+    if left := len(cells) - len(pairs):
+        remark += f"; {left} other cells without a code yet"
+    return Suggestion(MappedColumn(field=best.field, codes=pairs), remark)
 
 
 def _fits(cells: Mapping[str, str], codes: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from flo import looks
 from flo.identity import spoken
 from flo.model_kinds import Pack
 from flo.models import layers
@@ -17,11 +18,12 @@ from flo.privacy.augmentation import copies
 from flo.privacy.evaluation import expected_half_width
 from flo.privacy.life import LifeBudget
 from flo.privacy.plan import Plan, combined_variance, training_length
-from flo.schema import ImageColumn, NumberColumn
+from flo.schema import CategoryColumn, Column, ImageColumn, NumberColumn
 from flo.study import Hospital, Study
 
 ASSUMED_HOLD_OUT, ASSUMED_PREVALENCE = 0.3, 0.5
 DEAR = 1.2
+MANY_CODES, WIDE_BOUNDS = 100, 1e6
 
 UNIT = "one patient within one hospital"
 ADJACENCY = "add or remove one patient"
@@ -137,7 +139,20 @@ def _columns(study: Study) -> Section:
         else:
             text = f"{', '.join(column.codes)}; missing {rule}"
         lines.append((f"column {column.name!r}", text))
+        lines += [(f"column {column.name!r}, LOOK CLOSELY", text) for text in _could_tell(column)]
     return Section("Columns used", tuple(lines))
+
+
+def _could_tell(column: Column) -> list[str]:
+    """Where a column has room for what tells who a patient is. Names cannot be told by look."""
+    if isinstance(column, CategoryColumn):
+        found = [f"codes that look like {kind}" for kind in looks.of_codes(column.codes)]
+        if len(column.codes) > MANY_CODES:
+            found.append(f"{len(column.codes)} codes: does none of them name a patient, or a few?")
+        return found
+    if isinstance(column, NumberColumn) and column.maximum - column.minimum >= WIDE_BOUNDS:
+        return ["bounds wide enough for a record number or a date of birth"]
+    return []
 
 
 def _leaves(study: Study) -> Section:

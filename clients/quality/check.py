@@ -15,6 +15,7 @@ import pandas as pd
 from flo.clients.mapping import MappedColumn, StudyMapping, by_name, problems
 from flo.clients.quality import rules
 from flo.clients.quality.findings import Finding, listed, refuse
+from flo.clients.quality.header import refuse_cells
 from flo.clients.quality.identifiers import kind_of_identifier
 from flo.clients.quality.suspicions import suspicions
 from flo.clients.quality.table import Progress, Table, read
@@ -226,9 +227,14 @@ def _mapping(
             f"{source.name} has no columns of the study's names, so it needs a mapping",
             hint="flo site map STUDY writes one to review",
         )
+    its_own = [name for name, column in used.columns.items() if column.field == id_column]
+    refuse(
+        [Finding(name, "is mapped to the patient id; no study may use it") for name in its_own], {}
+    )
     if source.is_table:
         present = {offer.field for offer in source.offers()}
         of = {column.one_field(name): name for name, column in used.columns.items()}
+        refuse_cells(sorted(present), id_column, set(of))
         fields = {id_column, *of}
         lacking = sorted(fields - present)
         found = []

@@ -4,6 +4,11 @@ birth, free text. None of it may be a study's column (HIPAA, 45 CFR 164.514(b)(2
 Looks can deceive both ways. What holds against a hospital's own mistake is that a number has public
 bounds and a category a public codebook; this only says, where such a rule is broken or could be
 too wide, what the cells seem to be.
+
+Not to be told within wide bounds: numbers of four digits and less but years, what was scaled or
+shifted, a few identifiers among many other numbers, and any of fewer than 20 cells. Nor, of a
+codebook, names and plain record numbers of whom several records are here: "typical angina" looks
+like a name, and a concept is a number.
 """
 
 from __future__ import annotations
@@ -14,29 +19,26 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from flo import looks
 from flo.clients.quality.cells import Floats, as_text
-from flo.clients.quality.findings import Finding, Level
-from flo.schema import CategoryColumn, ImageColumn, Schema
+from flo.clients.quality.findings import Finding
+from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
 
 IDENTIFIER = "identifier"
 _MOST_CELLS = 2000  # looked at; a column that is full of identifiers shows it in its first ones
 _SHARE, _HALF = 0.2, 0.5  # of them
-_SHORTEST_NUMBER = 6  # digits
-_FEWEST = 20  # cells, for numbers to look like record numbers
-_DISTINCT = 0.98
+_SHORTEST_NUMBER = 10_000  # of a record
+_FEWEST = 20  # cells, for numbers to look like record numbers, and codes to name a patient each
+_DIFFERENT = 10  # dates or years
+_VARIED = 5  # of six digits: years, months, days
+_NEARLY, _DISTINCT = 0.9, 0.98
+_ONE_BY_ONE = 0.8  # of the codes, each in one patient
+_YEARS, _NO_YEARS = (1870, 2100), (1800, 2200)
+_DAYS = {  # digits -> how they may read as a day or a month
+    8: ("%Y%m%d", "%d%m%Y", "%m%d%Y"),
+    6: ("%y%m%d", "%d%m%y", "%m%d%y", "%Y%m"),
+}
 _LONG_TEXT, _WORDS = 40, 5
-_DATE = r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([T ]\d{1,2}:\d{2}.*)?"
-_MONTHS = r"\d{1,2}[. -]+[^\W\d_]{3,9}[. -]+\d{4}"
-_PHONE = r"(\+\d[\d ()/.-]{6,}|\(?0\d[\d ()/.-]{6,}|\(?\d{3}\)?[ -]\d{3}-\d{4})"
-_RECORD = r"(?=.*\d{5})[A-Za-z]{0,4}[ -]?[\d /-]{5,}[A-Za-z]?|\d{3}-\d{2}-\d{4}|\d{3} \d{3} \d{4}"
-_WORD = r"[^\W\d_][\w'’.-]*"
-_KINDS = (
-    ("e-mail addresses", re.compile(r"[^@\s]+@[^@\s]+\.[A-Za-z]{2,}")),
-    ("dates, such as of birth", re.compile(f"{_DATE}|{_MONTHS}")),
-    ("telephone numbers", re.compile(_PHONE)),
-    ("record or insurance numbers", re.compile(_RECORD)),
-    ("names", re.compile(rf"{_WORD},?( {_WORD},?){{1,5}}")),
-)
 
 
 def kind_of_identifier(cells: pa.Array) -> str | None:
@@ -56,18 +58,38 @@ def identifiers(columns: pd.DataFrame, ids: list[str], schema: Schema) -> list[F
             continue
         cells = columns[column.name]
         if isinstance(column, CategoryColumn):
-            known = {code.casefold() for code in column.codes}
-            strange = [c for c in cells.cat.categories if c.lstrip("\0").casefold() not in known]
-            kind = _kind([str(cell).lstrip("\0") for cell in strange[:_MOST_CELLS]])
-        else:
-            kind = _kind_of_numbers(cells.to_numpy(), ids)
-        if kind:
-            level: Level = "refused" if isinstance(column, CategoryColumn) else "to accept"
+            found += _in_codes(column, cells, ids)
+        elif kind := _kind_of_numbers(column, cells.to_numpy(), ids):
             rule = f"holds what looks like {kind}, which no study may have"
-            if isinstance(column, CategoryColumn) and "numbers" in kind:
-                rule += "; if they are codes or concepts, name them under `codes` in mapping.toml"
-            found.append(Finding(column.name, rule, level=level, kind=IDENTIFIER))
+            found.append(Finding(column.name, rule, level="to accept", kind=IDENTIFIER))
     return found
+
+
+def _in_codes(column: CategoryColumn, cells: pd.Series, ids: list[str]) -> list[Finding]:
+    """What stands beside the codebook is refused; what it seems to invite is asked about."""
+    known = {code.casefold() for code in column.codes}
+    strange = [c for c in cells.cat.categories if c.lstrip("\0").casefold() not in known]
+    kind = _kind([str(cell).lstrip("\0") for cell in strange[:_MOST_CELLS]])
+    if kind:
+        rule = f"holds what looks like {kind}, which no study may have"
+        if "numbers" in kind:
+            rule += "; if they are codes or concepts, name them under `codes` in mapping.toml"
+        return [Finding(column.name, rule, kind=IDENTIFIER)]
+    rule = ""
+    if kinds := looks.of_codes(column.codes):
+        rule = f"the study's codebook has what looks like {' and '.join(kinds)}"
+    elif _one_by_one(cells, ids):
+        rule = "most of its codes are one patient's each: do they name patients?"
+    return [Finding(column.name, rule, level="to accept", kind=IDENTIFIER)] if rule else []
+
+
+def _one_by_one(cells: pd.Series, ids: list[str]) -> bool:
+    """Whether 20 codes and more are here, most of them in exactly one patient."""
+    if cells.nunique() < _FEWEST:
+        return False
+    pairs = pd.DataFrame({"code": cells.cat.codes, "id": ids})[cells.notna().to_numpy()]
+    patients = pairs.drop_duplicates()["code"].value_counts()
+    return bool((patients == 1).mean() >= _ONE_BY_ONE)
 
 
 def weak_ids(ids: list[str], id_column: str) -> list[Finding]:
@@ -84,38 +106,58 @@ def weak_ids(ids: list[str], id_column: str) -> list[Finding]:
 def _kind(cells: list[str]) -> str | None:
     if not cells:
         return None
-    for name, pattern in _KINDS:
-        if np.mean([pattern.fullmatch(cell) is not None for cell in cells]) >= _SHARE:
+    for name, _ in looks.KINDS:
+        if np.mean(looks.like(name, cells)) >= _SHARE:
             return name
     long = [len(cell) > _LONG_TEXT or len(cell.split()) >= _WORDS for cell in cells]
     return "free text" if np.mean(long) >= _SHARE else None
 
 
-def _kind_of_numbers(values: Floats, ids: list[str]) -> str | None:
+def _kind_of_numbers(column: NumberColumn, values: Floats, ids: list[str]) -> str | None:
     there = ~np.isnan(values)
-    known = values[there]
-    if len(known) < _FEWEST or np.mean(known == np.floor(known)) < _DISTINCT:
+    known = np.abs(values[there])
+    whole = known == np.floor(known)
+    if len(known) < _FEWEST or whole.mean() < _NEARLY:
         return None
-    names = [ids[place] for place in np.flatnonzero(there)]
-    digits = [re.sub(r".*?(\d*)\W*$", r"\1", name).lstrip("0") for name in names]
-    whole = [f"{value:.0f}" for value in np.abs(known)]
-    if np.mean([a == b for a, b in zip(whole, digits, strict=True)]) >= _HALF:
+    names = np.array(ids, dtype=object)[there]
+    own = [_last_digits(name) == f"{value:.0f}" for name, value in zip(names, known, strict=True)]
+    if np.mean(own) >= _HALF:
         return "the patients' own ids"
-    if _share_of_days(known) >= _DISTINCT:
+    if _most_days(known[whole]) >= _HALF * len(known):
         return "dates, such as of birth"
-    long = np.mean([len(number) >= _SHORTEST_NUMBER for number in whole])
-    if long >= _DISTINCT and len(np.unique(known)) >= _DISTINCT * len(set(names)):
+    years = known[(known >= _YEARS[0]) & (known <= _YEARS[1])]
+    wide = column.minimum < _NO_YEARS[0] or column.maximum > _NO_YEARS[1]
+    if wide and len(years) >= _NEARLY * len(known) and len(np.unique(years)) >= _DIFFERENT:
+        return "years, such as of birth"
+    long = whole & (known >= _SHORTEST_NUMBER)
+    different, patients = len(np.unique(known[long])), len(set(names[long]))
+    if long.mean() >= _NEARLY and different >= _DISTINCT * patients:
         return "record or telephone numbers"
     return None
 
 
-def _share_of_days(known: Floats) -> float:
-    """Of numbers that read as a day since 1870, such as 19580402 or 2041958."""
-    possible = known[(known >= 1_011_870) & (known <= 31_122_100)].astype(np.int64)
-    text = pd.Series(possible).astype(str).str.zfill(8)
-    shares = [0.0]
-    for form, year in (("%Y%m%d", slice(0, 4)), ("%d%m%Y", slice(4, 8))):
-        days = pd.to_datetime(text, format=form, errors="coerce").notna()
-        known_year = text.str[year].astype(int).between(1870, 2100)
-        shares.append(float((days & known_year).sum()) / len(known))
-    return max(shares)
+def _last_digits(name: str) -> str:
+    """The number that an id ends in, without zeros in front; of a long one its end is looked at."""
+    found = re.search(r"(\d*)\W*$", name[-_LONG_TEXT:])
+    return found[1].lstrip("0") if found else ""
+
+
+def _most_days(whole: Floats) -> int:
+    """Of numbers how many read as a day or month in the same way, such as 19580402 or 20458."""
+    most = 0
+    for digits, forms in _DAYS.items():
+        possible = whole[(whole >= 10 ** (digits - 2)) & (whole < 10**digits)].astype(np.int64)
+        if len(np.unique(possible)) < _DIFFERENT:
+            continue
+        text = pd.Series(possible).astype(str).str.zfill(digits)
+        for form in forms:
+            days = pd.to_datetime(text, format=form, errors="coerce").dropna()
+            if digits == 8 or _varied(days, form):
+                most = max(most, int(days.dt.year.between(*_YEARS).sum()))
+    return most
+
+
+def _varied(days: pd.Series, form: str) -> bool:
+    """Whether every part does: 101325 and 101080 are pressures, all of the tenth of a month."""
+    parts = [days.dt.year, days.dt.month, *([days.dt.day] if "%d" in form else [])]
+    return all(part.nunique() >= _VARIED for part in parts)

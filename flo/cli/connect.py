@@ -35,14 +35,14 @@ def map_fields(
 
     from flo.cli.screen import console, plain, say, working
     from flo.clients.home import SiteHome
-    from flo.clients.map import draft
+    from flo.clients.map import draft, fields_of
     from flo.clients.mapping_file import FILE
 
     opened = SiteHome.open(home)
     chosen = opened.config.population(population)
     if fields:
         with working(f"looking through {chosen.place}"):
-            offers = chosen.open().offers()
+            offers = fields_of(chosen)
         table = Table(Column("field", overflow="fold"), "what it is", "unit")
         for offer in offers:
             table.add_row(plain(offer.field), plain(offer.text), plain(offer.unit))

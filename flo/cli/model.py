@@ -192,7 +192,10 @@ def _sections(model: PublishedModel) -> list[Section]:
             (
                 ("study", f"{study.name}, version {study.version}"),
                 ("purpose", study.purpose),
-                ("score", f"likelier {study.data.label} (uncalibrated); a record is {study.data.record}"),
+                (
+                    "score",
+                    f"likelier {study.data.label} (uncalibrated); a record is {study.data.record}",
+                ),
                 ("kind", f"{study.model.kind}, {parameter_count(study)} parameters"),
                 ("inputs", ", ".join(input_names(study.data))[:2000]),
                 ("rounds", f"{card.rounds} of {study.mechanism.steps}"),

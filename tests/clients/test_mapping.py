@@ -13,6 +13,7 @@ from flo.clients.inspect import inspect
 from flo.clients.map import draft
 from flo.clients.mapping import MappedColumn, StudyMapping, problems, same_unit
 from flo.clients.mapping_file import FILE, add, mapping_of
+from flo.clients.sources.files import TableSource
 from flo.clients.sources.source import Offer
 from flo.clients.suggest import suggest
 from flo.decisions import read_approval
@@ -188,6 +189,59 @@ def test_a_label_is_not_what_looks_a_little_like_it() -> None:
     schema = SCHEMA.model_copy(update={"label": "disease"})
     found = suggest(schema, [Offer("patient:deceased")], {})
     assert found["disease"].mapped is None
+
+
+def test_a_label_is_drafted_only_where_one_field_has_its_name() -> None:
+    schema = SCHEMA.model_copy(update={"label": "disease"})
+    codes = {"0": "0", "1": "1"}
+    like = Offer("condition:s|2556008", "Periodontal disease")
+    one = suggest(schema, [like], {like.field: codes})["disease"]
+    assert one.mapped is None
+    assert "has a name like it: condition:s|2556008 (Periodontal disease)" in one.remark
+    same = Offer("Disease_", "")
+    one = suggest(schema, [like, same], {like.field: codes, "Disease_": codes})["disease"]
+    assert one.mapped == MappedColumn(field="Disease_")
+    both = suggest(schema, [same, Offer("x", "disease")], {"Disease_": codes, "x": codes})
+    assert both["disease"].mapped is None
+    assert "has a name like it: Disease_, x (disease)" in both["disease"].remark
+
+
+def test_a_coded_field_whose_cells_are_not_known_stays_open() -> None:
+    found = suggest(SCHEMA, [Offer("pain")], {})["pain"]
+    assert found.mapped is None
+    assert found.remark.startswith("pain? codes: mild, some, severe; its cells are none, too many,")
+
+
+def test_a_draft_holds_the_cells_that_are_codes_and_says_how_many_others_there_are(
+    site: Site,
+) -> None:
+    """A ward's column with the names of whoever was on duty, here and there."""
+    people = ["Müller", "Keller", "Meier", "Huber", "Frei"]
+    wards = ["A", "b", "c"] * 30 + people
+    rows = [f"p{n},{20 + n % 60},{ward},{n % 2}" for n, ward in enumerate(wards)]
+    data_file(site.home).write_text("patient_id,age,wards,ill\n" + "\n".join(rows) + "\n")
+    found = draft(site.home, STUDY, site.home.config.population(None))["ward"]
+    assert found.mapped == MappedColumn(field="wards", codes={"A": "a", "b": "b", "c": "c"})
+    assert "5 other cells without a code yet" in found.remark
+    text = (site.home.directory / FILE).read_text()
+    assert not [name for name in people if name in text]
+
+
+@pytest.mark.parametrize(("known", "field"), [(True, "ward"), (False, None)])
+def test_numbers_like_those_of_records_are_codes_where_the_source_knows_their_meaning(
+    known: bool, field: str | None, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meaning = {"45878581": "A", "45878582": "B", "45878583": "C"}
+    rows = [f"p{n},{20 + n % 60},{list(meaning)[n % 3]},{n % 2}" for n in range(60)]
+    data_file(site.home).write_text("patient_id,age,ward,ill\n" + "\n".join(rows) + "\n")
+    if known:  # as a database with a table of concepts does
+        monkeypatch.setattr(
+            TableSource, "words", lambda _, cells: {c: meaning.get(c, c) for c in cells}
+        )
+    found = draft(site.home, STUDY, site.home.config.population(None))["ward"]
+    assert (found.mapped.field if found.mapped else None) == field
+    text = (site.home.directory / FILE).read_text()
+    assert ("45878581" in text) is known
 
 
 def test_a_draft_holds_nobodys_name(site: Site) -> None:

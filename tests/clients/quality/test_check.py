@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flo.clients.mapping import by_name
-from flo.clients.quality.check import Checked, check
+from flo.clients.mapping import StudyMapping, by_name
+from flo.clients.quality.check import Checked, check, gate
 from flo.clients.sources.files import TableSource, open_file
 from flo.errors import DataError
 from flo.schema import Schema
@@ -170,6 +170,35 @@ def test_columns_on_the_ignore_list_are_left_out(tmp_path: Path) -> None:
 def test_a_patient_may_have_many_records_if_the_study_says_so(tmp_path: Path) -> None:
     table = written(tmp_path, "csv", {**good(), "patient_id": ["p1", "P1 ", "p2", "p1"]})
     assert check(table, MANY, "patient_id").patient_ids == ["p1", "p1", "p2", "p1"]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_of_a_patient_the_first_records_count_and_no_more(most: int, tmp_path: Path) -> None:
+    schema = MANY.model_copy(update={"most_records": most})
+    table = written(tmp_path, "csv", {**good(), "patient_id": ["p1", "p1", "p2", "p1"]})
+    found = check(table, schema, "patient_id")
+    rows = [row for row, record in enumerate([1, 2, 1, 3]) if record <= most]
+    assert found.patient_ids == [["p1", "p1", "p2", "p1"][row] for row in rows]
+    everything = check(table, MANY, "patient_id")
+    np.testing.assert_array_equal(found.inputs, everything.inputs[rows])
+    np.testing.assert_array_equal(found.labels, everything.labels[rows])
+
+
+def test_the_patient_id_is_no_column_of_a_study(tmp_path: Path) -> None:
+    table = written(tmp_path, "csv", {**good(), "patient_id": ["1", "2", "3", "4"]})
+    for column in ("age", "ward", "ill"):
+        by = StudyMapping.model_validate(
+            {
+                "columns": {
+                    name: {"field": "patient_id" if name == column else name}
+                    for name in ("age", "ward", "ill")
+                }
+            }
+        )
+        with pytest.raises(DataError, match=f"'{column}': is mapped to the patient id"):
+            gate(table, SCHEMA, "patient_id", by)
+    with pytest.raises(DataError, match="'age': is this population's patient id"):
+        check(table, SCHEMA, "age")
 
 
 def test_every_finding_is_shown_not_only_the_first(tmp_path: Path) -> None:

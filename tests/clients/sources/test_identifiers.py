@@ -12,18 +12,21 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
 from flo import sample_sources as samples
 from flo.clients.mapping import StudyMapping
 from flo.clients.quality.check import gate, look
-from flo.clients.quality.identifiers import kind_of_identifier
+from flo.clients.quality.findings import Finding
+from flo.clients.quality.identifiers import identifiers, kind_of_identifier
 from flo.clients.sources.dicom import DicomFolder
 from flo.clients.sources.source import Source
 from flo.datasets import heart
 from flo.errors import DataError, FloError
-from flo.schema import Schema
+from flo.schema import Column, Schema
 from tests.clients.sources import images
 from tests.clients.sources.hospital import HEART, change, mapping, source
 
@@ -169,27 +172,105 @@ def test_one_in_five_is_enough() -> None:
     assert kind_of_identifier(pa.array(cells)) == "names"
 
 
-NUMBERS: dict[str, tuple[str, Callable[[int], float]]] = {
-    "days of birth": ("dates, such as of birth", lambda n: 19_200_101 + 10_000 * (n % 70) + n % 28),
+NUMBERS: dict[str, tuple[str | None, Callable[[int], float]]] = {
+    "days of birth": ("dates", lambda n: 19_200_101 + 10_000 * (n % 70) + n % 28),
     "days of birth the other way": (
-        "dates, such as of birth",
+        "dates",
         lambda n: 99_999_999 if n == 50 else 1_000_000 * (1 + n % 28) + 41_920 + n % 70,
     ),
+    "American days of birth": ("dates", lambda n: 1_011_920 + 10_000 * (n % 28) + n % 70),
+    "short days of birth": (
+        "dates",
+        lambda n: 10_000 * (1 + n % 28) + 100 * (1 + n % 12) + 20 + n % 70,
+    ),
+    "months of birth": ("dates", lambda n: 192_001 + 100 * (n % 70) + n % 12),
+    "days of half of them": ("dates", lambda n: 19_200_101 + n % 28 if n % 2 else 50 + n % 9),
+    "days of fewer": (None, lambda n: 19_200_101 + n % 28 if n % 9 > 4 else 50 + n % 9),
+    "nine days": (None, lambda n: 19_200_101 + n % 9),
+    "pressures": (None, lambda n: 100_100 + 20 * (n % 70)),
+    "no days": (None, lambda n: 400_000 + 1000 * (n % 60)),
+    "years of birth": ("years", lambda n: 1920 + n % 70),
+    "years of fewer": (None, lambda n: 1920 + n % 70 if n % 5 else 50),
+    "nine years": (None, lambda n: 2000 + n % 9),
     "record numbers": ("record or telephone numbers", lambda n: 7_000_000 + 13 * n),
+    "short record numbers": ("record or telephone numbers", lambda n: 40_000 + 13 * n),
+    "shorter numbers": (None, lambda n: 4_000 + 13 * n),
+    "numbers that many have": (None, lambda n: 40_000 + 13 * (n % 99)),
+    "one in fifteen no number of a record": (
+        "record or telephone numbers",
+        lambda n: 7_000_000 + 13 * n if n % 15 else 0.5,
+    ),
+    "one in five none": (None, lambda n: 7_000_000 + 13 * n if n % 5 else 0.5),
     "their own ids": ("the patients' own ids", lambda n: n + 1),
+    "the ids of others": (None, lambda n: n + 2),
 }
+WIDE = HEART.columns[0].model_copy(update={"maximum": 1e9, "minimum": 0})
+
+
+def kind_of(values: list[float], column: Column = WIDE, ids: list[str] | None = None) -> str | None:
+    """What a column of such numbers is asked about as."""
+    schema = HEART.model_copy(update={"columns": (column,)})
+    names = ids or [f"uci-{n + 1:04d}" for n in range(len(values))]
+    found = identifiers(pd.DataFrame({column.name: np.array(values, dtype=float)}), names, schema)
+    assert all(finding.level == "to accept" for finding in found)
+    return found[0].rule if found else None
 
 
 @pytest.mark.parametrize("what", NUMBERS)
-def test_as_numbers_within_wide_bounds(what: str, tmp_path: Path) -> None:
-    wide = HEART.columns[0].model_copy(update={"maximum": 1e9, "minimum": 0})
-    schema = HEART.model_copy(update={"columns": (wide, *HEART.columns[1:])})
-    table = TABLE.assign(
-        age=[NUMBERS[what][1](n) for n in range(len(TABLE))],
-        patient_id=[f"uci-{n + 1:04d}" for n in range(len(TABLE))],
-    )
-    with pytest.raises(DataError, match=f"'age': holds what looks like {NUMBERS[what][0]}"):
+def test_as_numbers_within_wide_bounds(what: str) -> None:
+    kind, number = NUMBERS[what]
+    rule = kind_of([number(n) for n in range(120)])
+    assert (rule or "").startswith(f"holds what looks like {kind}" if kind else "")
+    assert (rule is None) == (kind is None)
+
+
+def test_years_within_bounds_for_years_are_what_the_study_asks_for() -> None:
+    years = WIDE.model_copy(update={"minimum": 1900, "maximum": 2030})
+    assert kind_of([1920 + n % 70 for n in range(120)], years) is None
+
+
+@pytest.mark.parametrize(("cells", "told"), [(20, True), (19, False)])
+def test_from_twenty_numbers_on(cells: int, told: bool) -> None:
+    assert (kind_of([7_000_000 + 13 * n for n in range(cells)]) is not None) is told
+
+
+def test_a_long_id_is_read_at_its_end() -> None:
+    """As long as this one took hours, for one patient."""
+    ids = [f"{'1' * 30_000}a{n + 1:03d}-" for n in range(25)]
+    assert "own ids" in str(kind_of([n + 1 for n in range(25)], ids=ids))
+    assert kind_of([n + 1 for n in range(25)], ids=["1" * 30_000 + "a"] * 25) is None
+
+
+def test_numbers_that_tell_are_in_the_way(tmp_path: Path) -> None:
+    schema = HEART.model_copy(update={"columns": (WIDE, *HEART.columns[1:])})
+    table = TABLE.assign(age=[7_000_000 + 13 * n for n in range(len(TABLE))])
+    with pytest.raises(DataError, match="'age': holds what looks like record"):
         gate(source("csv", table, tmp_path), schema, "patient_id", None)
+
+
+def asked(codes: list[str], cells: list[str], ids: list[str] | None = None) -> list[Finding]:
+    column = {"kind": "category", "name": "cp", "codes": codes}
+    schema = Schema.model_validate({"record": "r", "label": "ill", "columns": [column]})
+    names = ids or [f"p{n}" for n in range(len(cells))]
+    return identifiers(pd.DataFrame({"cp": pd.Categorical(cells)}), names, schema)
+
+
+@pytest.mark.parametrize("what", ["record numbers", "e-mail", "telephone", "birth"])
+def test_a_codebook_that_invites_them_is_asked_about(what: str) -> None:
+    (one,) = asked([*cells(what), "none of these"], ["none of these"])
+    assert one.level == "to accept"
+    assert one.rule == f"the study's codebook has what looks like {IDENTIFIERS[what][0]}"
+
+
+@pytest.mark.parametrize(
+    ("present", "shared", "told"), [(20, 4, True), (20, 5, False), (19, 0, False)]
+)
+def test_codes_of_one_patient_each_are_asked_about(present: int, shared: int, told: bool) -> None:
+    """A name, whatever it looks like: of those present most are in exactly one patient."""
+    codes = [f"{'ABCDEFGHIJ'[n % 10]}{'aeiou'[n // 10]}" for n in range(30)]
+    held = [*codes[:present], *codes[:shared], *codes[:present]]
+    ids = [f"p{n}" for n in range(present + shared)] + [f"p{n}" for n in range(present)]
+    assert bool(asked(codes, held, ids)) is told
 
 
 @pytest.mark.parametrize("what", ["names", "e-mail"])

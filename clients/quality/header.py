@@ -1,0 +1,46 @@
+"""Whether a table's column names are names, or the cells of a patient: a file without a header.
+
+Such names are never shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from flo import looks
+from flo.clients.quality.findings import Finding, refuse
+
+_SHARE = 1 / 3  # of the names
+_NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
+_MEND = "give the file a header, with the id_column that site.toml names"
+
+
+def refuse_cells(names: Sequence[str], id_column: str, wanted: Collection[str] = ()) -> None:
+    """For a table that has no ``id_column``: its names are looked at before any is shown.
+
+    ``wanted``: what else must be there; if nothing of it is, the names may be cells, too.
+
+    Raises:
+        DataError: they look like a patient's cells.
+    """
+    if id_column in names or not names:
+        return
+    cells = sum(_is_like_a_cell(name) for name in names)
+    if cells >= _SHARE * len(names):
+        rule = f"the first line looks like a patient's and not like a header; {_MEND}"
+        refuse([Finding("", rule)], {})
+    if wanted and not set(wanted) & set(names):
+        rule = (
+            f"neither the id_column {id_column!r} nor a column of the study is in the file; if its "
+            f"first line is a patient's, {_MEND}; if its columns have other names, flo site map "
+            "drafts a mapping"
+        )
+        refuse([Finding("", rule)], {})
+
+
+def _is_like_a_cell(name: str) -> bool:
+    if not name.strip() or _NUMBER.fullmatch(name.strip()):
+        return True
+    kinds = [kind for kind, _ in looks.KINDS if kind != looks.NAMES]
+    return any(looks.like(kind, [name.strip()])[0] for kind in kinds)

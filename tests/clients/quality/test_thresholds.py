@@ -1,0 +1,79 @@
+"""Both sides of each threshold of swapped columns and wrong units."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flo.clients.quality.suspicions import suspicions
+from flo.clients.quality.table import Table
+from flo.schema import Schema
+
+
+def kinds(bounds: dict[str, tuple[float, float, str]], **cells: list[float]) -> set[str]:
+    columns = [
+        {"kind": "number", "name": name, "unit": unit, "minimum": low, "maximum": high}
+        for name, (low, high, unit) in bounds.items()
+    ]
+    schema = Schema.model_validate({"record": "r", "label": "ill", "columns": columns})
+    size = len(next(iter(cells.values())))
+    frame = pd.DataFrame({name: np.array(values, dtype=float) for name, values in cells.items()})
+    frame["ill"] = pd.Categorical([str(n % 2) for n in range(size)])
+    found = suspicions(Table([f"p{n}x" for n in range(size)], frame), schema, "id")
+    return {finding.kind for finding in found}
+
+
+SWAPPED = [  # of 100 records: outside a's bounds and inside b's; inside both; b's outside a's
+    (21, 0, True),
+    (20, 0, False),
+    (21, 5, True),
+    (21, 6, False),
+]
+
+
+@pytest.mark.parametrize(("outside", "astray", "told"), SWAPPED)
+@pytest.mark.parametrize("between", [0, 5])
+def test_swapped_numbers(outside: int, astray: int, told: bool, between: int) -> None:
+    """One in five is outside its own bounds, and 95 % fit the other's, however far they stand."""
+    others = {f"c{n}": (0.0, 1.0, "m") for n in range(between)}
+    bounds = {"a": (0.0, 100.0, "m"), **others, "b": (50.0, 200.0, "m")}
+    cells = {name: [0.5] * 100 for name in others}
+    cells["a"] = [150.0] * outside + [80.0] * (100 - outside)
+    cells["b"] = [70.0] * (100 - astray) + [150.0] * astray
+    assert ("swapped columns" in kinds(bounds, **cells)) is told
+
+
+CHOL = {"chol": (80.0, 600.0, "mg/dL")}
+
+
+def chol(mmol: int, odd: int, right: int) -> list[float]:
+    """So many in mmol/L, so many of no unit that is known, and the others right."""
+    few = [4.5 + n % 9 / 10 for n in range(mmol)]
+    return [*few, *[9e9] * odd, *[180.0 + n % 50 for n in range(right)]]
+
+
+OUTSIDE = [  # 2 % and more lie outside, 95 % of these come in, 20 values, 5 of them different
+    (chol(2, 0, 98), True),
+    (chol(1, 0, 98), False),
+    (chol(19, 1, 80), True),
+    (chol(18, 1, 81), False),
+    (chol(20, 0, 0), True),
+    (chol(19, 0, 0), False),
+    ([5.0, 5.1, 5.2, 5.3, 5.4] * 4, True),
+    ([5.0, 5.1, 5.2, 5.3] * 5, False),
+]
+
+
+@pytest.mark.parametrize(("cells", "told"), OUTSIDE)
+def test_another_unit_outside_the_bounds(cells: list[float], told: bool) -> None:
+    assert ("unit" in kinds(CHOL, chol=cells)) is told
+
+
+@pytest.mark.parametrize(
+    ("most", "high", "told"), [(24, 0, True), (26, 0, False), (24, 4, True), (24, 6, False)]
+)
+def test_another_unit_within_the_bounds(most: float, high: int, told: bool) -> None:
+    """95 of 100 glucoses lie in the lowest 5 % of 500 mg/dL, as they do in mmol/L."""
+    cells = [*np.linspace(4, 20, 80), *[most] * (20 - high), *[300.0] * high]
+    assert ("unit" in kinds({"glucose": (0.0, 500.0, "mg/dL")}, glucose=cells)) is told
