@@ -54,7 +54,7 @@ MASKING = {
     ("distributed", "off"): "off: this study cannot be approved",  # FLO 0.1 could write it
 }
 NOT_COVERED = (
-    "A patient known to two hospitals has the larger ε stated; duplicates are not detected.",
+    "A patient known to two hospitals has the larger ε stated; FLO does not find them.",
     "That a hospital takes part, and when it answers, is visible to the coordinator.",
     "A steward's yes or no is not protected.",
     "Releases outside FLO, a second ledger, and the honesty of the installed software.",
