@@ -15,6 +15,7 @@ from flo.clients.quality.header import refuse_cells
 from flo.clients.quality.identifiers import kind_of_identifier
 from flo.clients.sources.source import Offer, Source
 from flo.clients.suggest import Suggestion, suggest
+from flo.schema import CategoryColumn
 from flo.study import Study
 
 _MOST_SPELLINGS = 50  # more are no codes
@@ -71,20 +72,26 @@ def _spellings(
                 cells[name] |= set(as_text(batch.columns[name]).unique().drop_null().to_pylist())
             if len(cells[name]) > _MOST_SPELLINGS or any(len(c) > _LONGEST for c in cells[name]):
                 del cells[name]
+    codes = {c for one in study.data.columns if isinstance(one, CategoryColumn) for c in one.codes}
     return {
         named[name]: words
         for name, found in cells.items()
-        if found and (words := _words(source, found))
+        if found and (words := _words(source, found, {code.casefold() for code in codes}))
     }
 
 
-def _words(source: Source, cells: set[str]) -> dict[str, str]:
-    """Cells and what they mean; none where they may tell who somebody is, which no draft holds.
+def _words(source: Source, cells: set[str], codes: set[str]) -> dict[str, str]:
+    """Cells and what they mean. Of those that spell no code of the study, none where they may tell
+    who somebody is, which no draft holds.
 
     Numbers that look like those of records are concepts if the source knows what they mean.
     """
-    telling = kind_of_identifier(pa.array(sorted(cells), pa.string())) is not None
-    if telling and not all(re.fullmatch(_CONCEPT, cell) for cell in cells):
-        return {}
+    known = {cell for cell in cells if cell.casefold() in codes}
+    strange = sorted(cells - known)
+    telling = kind_of_identifier(pa.array(strange, pa.string())) is not None
+    if telling and not all(re.fullmatch(_CONCEPT, cell) for cell in strange):
+        return source.words(sorted(known))
     words = source.words(sorted(cells))
-    return {} if telling and any(cell == word for cell, word in words.items()) else words
+    if telling and any(words[cell] == cell for cell in strange):
+        return {cell: words[cell] for cell in known}
+    return words

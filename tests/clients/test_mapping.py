@@ -19,6 +19,7 @@ from flo.clients.suggest import suggest
 from flo.decisions import read_approval
 from flo.errors import DataError, FloError, UsageError
 from flo.schema import Schema
+from flo.study import load
 from tests.builders import data_file, small_study
 from tests.clients.approving_site import Site, enrolled_site
 from tests.clients.test_people import ADA, BEN, Hospital
@@ -251,6 +252,16 @@ def test_a_draft_holds_nobodys_name(site: Site) -> None:
     draft(site.home, STUDY, site.home.config.population(None))
     text = (site.home.directory / FILE).read_text()
     assert not [name for name in people if name in text]
+
+
+def test_codes_of_two_words_are_no_names(site: Site) -> None:
+    """Of a real study: what spells its codes is drafted, whatever a name looks like."""
+    heart = load(Path(__file__).parents[2] / "examples" / "heart" / "study.toml")
+    rows = [f"p{n},{('typical angina', 'Ada Byron')[n % 4 == 3]},{n % 2}" for n in range(20)]
+    data_file(site.home).write_text("patient_id,cp,disease\n" + "\n".join(rows) + "\n")
+    found = draft(site.home, heart, site.home.config.population(None))
+    assert (found["cp"].mapped or MappedColumn(field="none")).field == "cp"
+    assert "Ada" not in (site.home.directory / FILE).read_text()
 
 
 def test_a_table_with_the_studys_names_needs_only_what_it_accepts(site: Site) -> None:
