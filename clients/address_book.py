@@ -13,7 +13,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from flo import canonical
 from flo.claims import Digest
 from flo.clients.home import SiteHome
 from flo.errors import PolicyError, TrustError, UsageError
@@ -50,9 +49,7 @@ class AddressBook(Document):
         plain = {name: heard(text) for name, text in entries.items()}
         document = {"schema_version": 1, "confirmed": {**self.confirmed, **plain}}
         book = parse(AddressBook, document, "fingerprints (64 hexadecimal digits each)")
-        write_private(
-            home.directory / "partners.json", canonical.encode(book.model_dump(mode="json"))
-        )
+        write_private(home.directory / "partners.json", book.to_bytes())
         for hospital in entries:
             home.record(
                 "partner-confirmed", hospital=hospital, fingerprint=book.confirmed[hospital]

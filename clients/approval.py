@@ -116,7 +116,7 @@ def read(home: SiteHome, digest: str) -> Approval:
 def keep(home: SiteHome, approval: Approval) -> None:
     """Write it whole, or not at all."""
     path = approval_path(home, approval.read_study().digest)
-    write_private(path, canonical.encode(approval.model_dump(mode="json")))
+    write_private(path, approval.to_bytes())
 
 
 def approved_digests(home: SiteHome) -> list[str]:

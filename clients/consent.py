@@ -64,7 +64,7 @@ class OptOuts(Document):
     @property
     def digest(self) -> str:
         """SHA-256 of the whole list, by which the audit log and the list after it name it."""
-        return canonical.digest(canonical.encode(self.model_dump(mode="json")))
+        return canonical.digest(self.to_bytes())
 
     @classmethod
     def load(cls, home: SiteHome) -> OptOuts:
@@ -99,7 +99,7 @@ class OptOuts(Document):
 
     def save(self, home: SiteHome) -> None:
         """Write it sealed; the audit log names it only after ``enter``."""
-        data = canonical.encode(self.model_dump(mode="json"))
+        data = self.to_bytes()
         write_secret(home.directory / "optouts.sealed", home.keystore(), _PURPOSE, data)
 
 

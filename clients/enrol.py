@@ -210,7 +210,7 @@ def request(hospital: str, identity: Identity) -> str:
 
 def keep_coordinator(home: SiteHome, info: CoordinatorInfo) -> None:
     """Write ``coordinator.json``: what this coordinator signs is taken from now on."""
-    document = canonical.encode(info.model_dump(mode="json"))
+    document = info.to_bytes()
     write_public(home.coordinator_path, document)
 
 

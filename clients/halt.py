@@ -17,7 +17,6 @@ from typing import Annotated, Literal
 
 from pydantic import StringConstraints
 
-from flo import canonical
 from flo.clients.home import SiteHome
 from flo.errors import FloError, RefusedError
 from flo.files import write_private
@@ -57,7 +56,7 @@ def halt(home: SiteHome) -> tuple[Halt, str]:
     found, said = halted(home), ""
     if found is None:
         found = Halt(time=datetime.now(UTC).isoformat(timespec="seconds"))
-        write_private(home.directory / _FILE, canonical.encode(found.model_dump(mode="json")))
+        write_private(home.directory / _FILE, found.to_bytes())
         try:
             home.record("all-stopped")
         except Exception as error:  # of whatever kind: it is stopped

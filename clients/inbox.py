@@ -170,7 +170,7 @@ def _told(home: SiteHome) -> _Told:
 
 
 def _keep(home: SiteHome, told: _Told) -> None:
-    write_private(home.directory / _FILE, canonical.encode(told.model_dump(mode="json")))
+    write_private(home.directory / _FILE, told.to_bytes())
 
 
 def _facts(home: SiteHome, study: Study) -> bytes:

@@ -17,7 +17,6 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from flo import canonical
 from flo.errors import UsageError
 from flo.schema import CategoryColumn, Code, ColumnName, ImageColumn, NumberColumn, Schema, Text
 from flo.settings import Document
@@ -109,7 +108,7 @@ class StudyMapping(Document):
     def commitment(self, key: bytes) -> str:
         """What an approval names: HMAC-SHA256, so that nobody without the site's key can try out
         which findings about its patients were accepted."""
-        statement = canonical.encode(self.model_dump(mode="json"))
+        statement = self.to_bytes()
         return hmac.new(key, b"flo mapping\0" + statement, hashlib.sha256).hexdigest()
 
 

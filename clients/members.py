@@ -51,7 +51,7 @@ class Members(Document):
 
     def save(self, home: SiteHome, study: str, snapshot: str) -> None:
         """Write them sealed, bound to this snapshot."""
-        data = canonical.encode(self.model_dump(mode="json"))
+        data = self.to_bytes()
         path = _path(home, study, snapshot)
         write_secret(path, home.keystore(), f"members of {snapshot}", data)
 

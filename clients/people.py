@@ -14,7 +14,6 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from pydantic import Field
 
-from flo import canonical
 from flo.clients.approval import first_path
 from flo.clients.home import SiteHome
 from flo.clients.policy import Policy
@@ -79,7 +78,7 @@ def say_yes(
     )
     people = (*earlier, own)
     home.record("person-approved", study.digest, name=person.name, role=person.role)
-    write_private(path, canonical.encode(_First(people=people).model_dump(mode="json")))
+    write_private(path, _First(people=people).to_bytes())
     return people
 
 

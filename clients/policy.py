@@ -113,7 +113,7 @@ class Policy(Document):
     @property
     def digest(self) -> str:
         """SHA-256 of the whole policy, defaults included."""
-        return canonical.digest(canonical.encode(self.model_dump(mode="json")))
+        return canonical.digest(self.to_bytes())
 
     def person(self, key: Identity) -> Person:
         """Who holds this key. Raises PolicyError for a stranger."""

@@ -133,7 +133,7 @@ def sign(directory: Path, identity: Identity, person: Identity | None = None) ->
         signature = identity.sign("policy", unsigned.statement())
         signed = unsigned.model_copy(update={"signature": signature})
         path = directory / "policy.signed.json"
-        write_private(path, canonical.encode(signed.model_dump(mode="json")))
+        write_private(path, signed.to_bytes())
         log.append(
             _SIGNED,
             policy=policy.digest,
@@ -213,7 +213,7 @@ def _signatures(
     )
     people = tuple(kept.values())
     waiting = _Waiting(policy=policy.digest, people=people)
-    write_private(path, canonical.encode(waiting.model_dump(mode="json")))
+    write_private(path, waiting.to_bytes())
     return people
 
 

@@ -274,7 +274,7 @@ class AuditLog:
             )
         signature = self._identity.sign("audit-export", unsigned.statement())
         signed = unsigned.model_copy(update={"signature": signature})
-        return canonical.encode(signed.model_dump(mode="json"))
+        return signed.to_bytes()
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -381,4 +381,4 @@ def _document(text: str) -> Any:
 
 
 def _text(claim: LogHead | Receipt) -> str:
-    return canonical.encode(claim.model_dump(mode="json")).decode()
+    return claim.to_bytes().decode()

@@ -76,7 +76,7 @@ def write(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         salt=os.urandom(16).hex(),
     )
-    text = canonical.encode(header.model_dump(mode="json"))
+    text = header.to_bytes()
     cipher = by_passphrase(secret, bytes.fromhex(header.salt), header.cost)
     archive, count, room = io.BytesIO(), 0, _LARGEST - _OF_THE_FRAME
     with tarfile.open(fileobj=archive, mode="w") as tar:

@@ -188,10 +188,6 @@ class Signed(Document):
         document = canonical.encode(plain)
         return cls(document=document.decode(), signature=identity.sign("approval", document))
 
-    def to_bytes(self) -> bytes:
-        """Canonical bytes, as they are kept."""
-        return canonical.encode(self.model_dump(mode="json"))
-
 
 def _person_statement(
     name: str, role: str, study: str, hospital: str, terms: str, time: str

@@ -160,7 +160,7 @@ class PassphraseKeyStore(AesKeyStore):
         salt, cost = os.urandom(16), 1 << 16
         wrapped = by_passphrase(passphrase, salt, cost).seal({"purpose": "keystore"}, key)
         kept = _Wrapped(salt=salt.hex(), cost=cost, wrapped=wrapped.hex())
-        write_private(path, canonical.encode(kept.model_dump(mode="json")))
+        write_private(path, kept.to_bytes())
 
 
 class KeyStoreConfig(Document):

@@ -204,7 +204,7 @@ def _little(vector: npt.NDArray[Any]) -> memoryview:
 
 
 def _head(header: Document) -> bytes:
-    head = canonical.encode(header.model_dump(mode="json"))
+    head = header.to_bytes()
     return len(head).to_bytes(4, "big") + head
 
 

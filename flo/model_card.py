@@ -110,10 +110,6 @@ class ModelCard(Document):
         if not follows:
             raise TrustError("the model card says something else than its study implies")
 
-    def to_bytes(self) -> bytes:
-        """Canonical bytes, as the card's file holds them."""
-        return canonical.encode(self.model_dump(mode="json"))
-
     def _statement(self) -> bytes:
         return canonical.encode(self.model_dump(mode="json", exclude={"signature"}))
 

@@ -71,7 +71,7 @@ class Pack(Document):
     @property
     def digest(self) -> str:
         """SHA-256 of name and layers: what a hospital's policy names to have it installed."""
-        return canonical.digest(canonical.encode(self.model_dump(mode="json")))
+        return canonical.digest(self.to_bytes())
 
     @property
     def network(self) -> list[Layer]:

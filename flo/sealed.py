@@ -45,7 +45,7 @@ def pieces(keystore: AesKeyStore, context: Context, data: canonical.Bytes) -> It
 
 def _head(keystore: KeyStore, context: Context, size: int) -> bytes:
     header = _Header(context=context, key=keystore.key_id, size=size)
-    text = canonical.encode(header.model_dump(mode="json"))
+    text = header.to_bytes()
     return b"".join((_MAGIC, len(text).to_bytes(4, "big"), text))
 
 

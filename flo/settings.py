@@ -26,6 +26,10 @@ class Document(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=False)
 
+    def to_bytes(self) -> bytes:
+        """As it is signed, named by its digest, kept and sent: canonical JSON of all its fields."""
+        return canonical.encode(self.model_dump(mode="json"))
+
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file. Raises UsageError naming the path and the line."""

@@ -26,9 +26,6 @@ HandedT = TypeVar("HandedT", bound="_Handed")
 class _Handed(Document):
     """What is handed on as bytes."""
 
-    def to_bytes(self) -> bytes:
-        return canonical.encode(self.model_dump(mode="json"))
-
     @classmethod
     def from_bytes(cls: type[HandedT], data: bytes) -> HandedT:
         """Raises MessageError, UsageError if it is none."""

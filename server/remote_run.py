@@ -205,7 +205,7 @@ class RemoteRun:
             saved=saved,
             end=end,
         )
-        answer = self._link.post("tell", canonical.encode(told.model_dump(mode="json")))
+        answer = self._link.post("tell", told.to_bytes())
         try:
             self._look = parse(Look, answer, "the coordinator's answer")
         except UsageError as error:

@@ -93,7 +93,7 @@ def _keep(store: Store, offer: Offer, models: Path, run: str, told: Tell) -> Non
         head.check(study.hospital(hospital).fingerprint)
         store.keep_head(hospital, head)
     if told.saved is not None:
-        kept = canonical.encode(told.saved.model_dump(mode="json"))
+        kept = told.saved.to_bytes()
         store.save_state(run, told.launch, kept)
     if told.end is not None:
         _end(store, study, models, run, told.launch, told.end)

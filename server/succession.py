@@ -12,7 +12,6 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flo import canonical
 from flo.errors import RefusedError
 from flo.files import write_public
 from flo.identity import Identity
@@ -60,7 +59,7 @@ def replace_key(home: CoordinatorHome) -> Step:
                     store.add_event(None, "key-replaced", old=step.old, new=step.new)
                     sign_events(store, log)
         earlier = tuple(before for before in steps(home).steps if before.new != step.new)
-        document = canonical.encode(Succession(steps=(*earlier, step)).model_dump(mode="json"))
+        document = Succession(steps=(*earlier, step)).to_bytes()
         write_public(home.directory / "succession.json", document)
         home.issue_certificate(new)
         kept.replace(home.key_path)

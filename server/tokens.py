@@ -55,7 +55,7 @@ def issue(
             f"{name!r} is not a name for a token",
             hint="up to 60 letters, digits, . _ @ - and spaces",
         ) from error
-    document = canonical.encode(token.model_dump(mode="json"))
+    document = token.to_bytes()
     signature = identity.sign("token", document)
     return f"{base64.urlsafe_b64encode(document).decode()}.{signature}", token
 

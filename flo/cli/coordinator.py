@@ -191,7 +191,6 @@ def token(
     """Write an access file with a signed, short-lived token; use it as --home of other commands."""
     from typing import get_args
 
-    from flo import canonical
     from flo.cli.operator import Access
     from flo.cli.screen import say
     from flo.errors import UsageError
@@ -214,7 +213,7 @@ def token(
             None, "token-issued", id=made.id, name=name, role=role, expires=made.expires
         )
     access = Access(url=opened.private_url, ca=opened.ca_path.read_text(), token=text)
-    write_private(path, canonical.encode(access.model_dump(mode="json")))
+    write_private(path, access.to_bytes())
     may = [action for (who, action), yes in ALLOWED.items() if who == role and yes]
     say(f"{path}: {name} may {', '.join(may)}")
     say(f"for {hours:g} hours; pass it on like a password. Use: flo study list --home {path}")
