@@ -53,8 +53,8 @@ MASKING = {
     ("local", "off"): "off: the coordinator sees each hospital's noisy sums one by one",
     ("distributed", "off"): "off: this study cannot be approved",  # FLO 0.1 could write it
 }
-NOT_COVERED = (
-    "A patient known to two hospitals has the larger ε stated; FLO does not find them.",
+NOT_COVERED = (  # stands in every report since 1, and is recomputed by whoever verifies one
+    "A patient known to two hospitals has the larger ε stated; duplicates are not detected.",
     "That a hospital takes part, and when it answers, is visible to the coordinator.",
     "A steward's yes or no is not protected.",
     "Releases outside FLO, a second ledger, and the honesty of the installed software.",

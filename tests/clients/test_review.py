@@ -120,7 +120,7 @@ SAYS: dict[str, list[str]] = {
     "our decision": ["our decision waiting for you"],
     "whose patients": ["population main, patients.csv"],
     "our policy": ["our policy allows it"],
-    "what is not covered": ["FLO does not find them", "the honesty of the installed software"],
+    "what is not covered": ["duplicates are not detected", "the honesty of the installed software"],
 }
 
 
