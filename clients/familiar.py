@@ -16,8 +16,9 @@ from flo.clients.quality.cells import as_ids
 from flo.clients.quality.findings import Finding
 from flo.privacy.split import keyed_hash
 
-OTHER_IDS = "other ids"
-_FEWEST, _SHARE = 10, 0.5  # of earlier patients, who are still there
+OTHER_IDS, OPT_OUTS = "other ids", "opt outs"
+_FEWEST, _FEWEST_OUT = 10, 3  # patients, for their absence to say something
+_SHARE = 0.5  # of them, who are still there
 
 
 def unfamiliar(home: SiteHome, population: Population) -> list[Finding]:
@@ -35,13 +36,20 @@ def unfamiliar(home: SiteHome, population: Population) -> list[Finding]:
     here = {keyed_hash(home.patients_key, name) for name in names - {None}}
     found = []
     if out:
-        rule = (
-            f"patients who opted out: {len(out & here)} of {len(out)} are there, and are left out"
+        once = out & earlier
+        gone = len(once & here) < _SHARE * len(once) or (
+            len(out) >= _FEWEST_OUT and len(out & here) < _SHARE * len(out)
         )
-        found.append(Finding(population.id_column, rule, level="note"))
-    if len(earlier) >= _FEWEST and len(earlier & here) < _SHARE * len(earlier):
+        rule = f"patients who opted out: {len(out & here)} of {len(out)} are there, and left out"
+        if gone:
+            rule += "; were the others taken out of the data, or are ids written in another way?"
+            found.append(Finding(population.id_column, rule, level="to accept", kind=OPT_OUTS))
+        else:
+            found.append(Finding(population.id_column, rule, level="note"))
+    stayed = earlier - out
+    if len(stayed) >= _FEWEST and len(stayed & here) < _SHARE * len(stayed):
         rule = (
-            f"patients of earlier studies: {len(earlier & here)} of {len(earlier)} are there; are "
+            f"patients of earlier studies: {len(stayed & here)} of {len(stayed)} are there; are "
             "ids written as they were? Otherwise opt-outs and budgets hold for nobody"
         )
         found.append(Finding(population.id_column, rule, level="to accept", kind=OTHER_IDS))
@@ -49,10 +57,11 @@ def unfamiliar(home: SiteHome, population: Population) -> list[Finding]:
 
 
 def _earlier(home: SiteHome, population: Population) -> set[str]:
-    """Keyed hashes of who was in a study of this population before and did not opt out."""
+    """Keyed hashes of who was in a study of this population before, also who opted out since."""
     found = set[str]()
     for study, approved in readable(home):
         if approved is not None and approved.population == population.name:
             members = Members.load(home, study, approved.snapshot)
-            found |= {*members.training, *members.held_out} if members else set()
+            if members is not None:
+                found |= {*members.training, *members.held_out, *(o.patient for o in members.left)}
     return found

@@ -15,13 +15,14 @@ from flo.clients.quality.header import refuse_cells
 from flo.clients.quality.identifiers import kind_of_identifier
 from flo.clients.sources.source import Offer, Source
 from flo.clients.suggest import Suggestion, suggest
+from flo.errors import DataError
 from flo.schema import CategoryColumn
 from flo.study import Study
 
 _MOST_SPELLINGS = 50  # more are no codes
 _MOST_FIELDS = 200  # looked at
 _LONGEST, _LONGEST_FIELD = 100, 500  # characters
-_CONCEPT = r"\d{1,9}"
+_CONCEPT = r"\d{1,10}"  # of an OMOP database; its own ones begin at two thousand millions
 
 
 def draft(home: SiteHome, study: Study, population: Population) -> dict[str, Suggestion]:
@@ -52,8 +53,14 @@ def fields_of(population: Population) -> list[Offer]:
     """
     source = population.open()
     offers = source.offers()
-    if source.is_table:
-        refuse_cells([offer.field for offer in offers], population.id_column)
+    names = [offer.field for offer in offers]
+    if source.is_table and population.id_column not in names:
+        refuse_cells(names, population.id_column)
+        raise DataError(
+            f"{source.name} has no column {population.id_column!r}, which site.toml names as the "
+            "patients' id",
+            hint="is its first line a header? Its columns are shown once this one is there",
+        )
     return offers
 
 

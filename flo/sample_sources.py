@@ -236,7 +236,7 @@ _OMOP = {
             "measurement_date DATE",
             "measurement_datetime TIMESTAMP",
             "measurement_type_concept_id INTEGER",
-            "operator_concept_id INTEGER",
+            *("operator_concept_id INTEGER", "value_source_value VARCHAR(50)"),
             "value_as_number NUMERIC",
         ),
         *("value_as_concept_id INTEGER", "unit_concept_id INTEGER"),

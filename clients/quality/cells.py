@@ -49,12 +49,11 @@ def as_text(cells: pa.Array, *, as_spelt: bool = False) -> pa.StringArray:
         return cells.cast(pa.string())
     try:
         trimmed = pc.utf8_trim_whitespace(cells.cast(pa.string()))
+        trimmed.validate(full=True)  # a file may call bytes text
+        absent = pc.is_in(pc.utf8_lower(trimmed), value_set=_MISSING)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise TypeError("bytes") from None  # what Arrow says of them may quote them
-    if as_spelt:
-        return trimmed
-    absent = pc.is_in(pc.utf8_lower(trimmed), value_set=_MISSING)
-    return pc.if_else(absent, pa.scalar(None, pa.string()), trimmed)
+    return trimmed if as_spelt else pc.if_else(absent, pa.scalar(None, pa.string()), trimmed)
 
 
 def as_ids(cells: pa.Array) -> pa.StringArray:

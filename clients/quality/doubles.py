@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flo.clients.quality.cells import Floats, Mask
 from flo.clients.quality.findings import Finding, Level, rows
 from flo.clients.quality.table import Table
 from flo.schema import Schema
@@ -46,9 +47,34 @@ def doubles(table: Table, schema: Schema) -> list[Finding]:
     # Each record once, however often it was copied: what copies share tells nothing.
     once = ~pd.Series(records).duplicated().to_numpy()
     bits = sum(_bits(table.columns[name][once]) for name in names)
-    if bits >= max(_BITS, np.log2(once.sum() / _CHANCE)):
-        return _alike(records, table.ids)
-    return _too_often(records, table.ids)
+    enough = max(_BITS, np.log2(once.sum() / _CHANCE))
+    if bits < enough:
+        return _too_often(records, table.ids)
+    shared = np.flatnonzero(pd.Series(records).duplicated(keep=False).to_numpy())
+    poor = _told(table.columns[names], once, shared) < enough
+    # What tells too little, such as all laboratory values missing, many patients have by chance.
+    records = records.copy()
+    records[shared[poor]] = np.arange(poor.sum()) + len(records)
+    return _alike(records, table.ids)
+
+
+def _told(columns: pd.DataFrame, once: Mask, places: npt.NDArray[np.int64]) -> Floats:
+    """How much each of some records tells, in bits: what is missing in it taken together, and each
+    cell that is there by how rare it is. Shape (places,)."""
+    there = columns.notna()
+    pattern = pd.util.hash_pandas_object(there, index=False).to_numpy()
+    found = _rarity(pd.Series(pattern), once, places)
+    for name in columns:
+        known = there[name].to_numpy()
+        found += np.where(known[places], _rarity(columns[name], once & known, places), 0.0)
+    return found
+
+
+def _rarity(cells: pd.Series, among: Mask, places: npt.NDArray[np.int64]) -> Floats:
+    """-log2 of how often a record's cell is found ``among`` records, at some places."""
+    share = cells[among].value_counts(normalize=True)
+    shares = cells.iloc[places].map(share).astype(float).fillna(1.0).to_numpy()
+    return np.asarray(-np.log2(shares))
 
 
 def _alike(records: npt.NDArray[np.integer], ids: list[str]) -> list[Finding]:

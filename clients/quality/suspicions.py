@@ -157,10 +157,11 @@ def _spread(of: Mask) -> npt.NDArray[np.int64]:
 
 def _half(names: npt.NDArray[np.object_], ill: Mask) -> Mask:
     """Half of each class's patients, in no order that a file could have, and always the same."""
-    chosen, random = np.zeros(len(ill), dtype=bool), np.random.default_rng(0)
+    chosen = np.zeros(len(ill), dtype=bool)
     for of in (ill, ~ill):
         patients, different = pd.factorize(names[of])
-        chosen[of] = (random.permutation(len(different)) % 2 == 0)[patients]
+        hashes = pd.util.hash_array(np.asarray(different, dtype=object))
+        chosen[of] = (hashes.argsort().argsort() % 2 == 0)[patients]
     return chosen
 
 

@@ -28,9 +28,10 @@ _NO_UNIT_HINT = f" (if they are in it: unit = {NO_UNIT!r}, multiply = 1 in mappi
 
 LOST = "events of nobody who is in the export"
 UNDATED = "events without a day, which do not count"
+UNCLEAR = "events that may lie on either side of the record's day, and do not count"
 UNFIT = "events that are preliminary, refuted or entered in error, and do not count"
 EMPTY = "events without a value"
-_KINDS = {LOST: "lost events", UNDATED: "no day"}
+_KINDS = {LOST: "lost events", UNDATED: "no day", UNCLEAR: "unclear day"}
 _SHARE = 0.01  # of a column's events; fewer are a note
 _LONGEST = 80  # characters of a field, in what is told of it
 
@@ -89,6 +90,9 @@ class Column:
             elif before is None:
                 self.values[record], self.units[record] = value, unit
             return
+        if when != "any" and span.first <= at < span.last:
+            self.counts[UNCLEAR] += 1
+            return
         own = (span.first, span.begin) if when == "after" else (span.last, span.end)
         if (when == "until" and own[0] > at) or (when == "after" and own[0] <= at):
             return
@@ -119,6 +123,8 @@ class Column:
         for rule, count in self.counts.items():
             if rule in _KINDS and count >= _SHARE * self.events:
                 doubts[_KINDS[rule], name, rule] = count
+            elif rule == UNFIT and self.happened and not self.events:
+                doubts["nothing counts", name, rule] = count
             else:
                 notes[f"{name}: {rule}"] = count
         for one in self.nowhere:
@@ -158,8 +164,9 @@ def in_batches(
     columns: Mapping[str, Column],
     schema: Schema,
     notes: Mapping[str, int] | None = None,
+    doubts: Mapping[tuple[str, str, str], int] | None = None,
 ) -> Iterator[Batch]:
-    """The records, once all events are in."""
+    """The records, once all events are in. ``notes`` and ``doubts``: of the source as a whole."""
     wrong = {
         (one.name, rule): mask
         for one in schema.columns
@@ -167,7 +174,8 @@ def in_batches(
         for rule, mask in columns[one.name].wrong_units(one.unit).items()
     }
     told = [column.told(name) for name, column in columns.items()]
-    doubts = {key: count for found, _ in told for key, count in found.items()}
+    doubted = dict(doubts or {})
+    doubted |= {key: count for found, _ in told for key, count in found.items()}
     noted = {rule: count for _, found in told for rule, count in found.items()}
     for begin in range(0, len(ids), BATCH):
         part = slice(begin, begin + BATCH)
@@ -175,7 +183,7 @@ def in_batches(
             pa.array(ids[part], pa.string()),
             {name: as_array(column.values[part]) for name, column in columns.items()},
             {key: mask[part] for key, mask in wrong.items()},
-            doubts=doubts,
+            doubts=doubted,
             notes={**(notes or {}), **noted},
         )
 

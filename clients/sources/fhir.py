@@ -38,8 +38,8 @@ from flo.clients.sources.fhir_events import (
     unit,
     value,
 )
-from flo.clients.sources.fhir_files import BulkFiles, Resource, listed
-from flo.clients.sources.fhir_patients import Patients, names, there_twice
+from flo.clients.sources.fhir_files import BESIDE, BulkFiles, Resource, listed
+from flo.clients.sources.fhir_patients import Patients, in_two_states, names, state_of
 from flo.clients.sources.source import Batch, Offer
 from flo.errors import UsageError
 from flo.schema import Schema
@@ -128,7 +128,8 @@ class FhirExport:
             "patients who are marked as not active": patients.inactive,
         }
         shown = {note: count for note, count in notes.items() if count}
-        yield from in_batches([patients.names[p] for p in places], columns, schema, shown)
+        doubts = {("unread files", "", BESIDE): self._files.beside} if self._files.beside else {}
+        yield from in_batches([patients.names[p] for p in places], columns, schema, shown, doubts)
 
     def _fill(
         self,
@@ -144,7 +145,7 @@ class FhirExport:
             for code in set[Code]().union(*fields.values()):
                 wanted.setdefault(code, []).append(column)
         marks = [json.dumps(code, ensure_ascii=False).encode() for _, code in wanted]
-        seen, ids = set[Code](), array("q")
+        seen, ids, states = set[Code](), array("q"), array("q")
         for event in self._files.resources(kind, marks):
             parts = [
                 (part, found)
@@ -156,6 +157,7 @@ class FhirExport:
             seen |= set[Code]().union(*(found for _, found in parts))
             if event.get("id"):
                 ids.append(hash(str(event["id"])))  # of millions, whose text would fill the memory
+                states.append(state_of(event))
             place, fit = patients.meant(event.get("subject")), counts(event)
             for part, found in parts:
                 for column in {one for code in found for one in wanted[code]}:
@@ -165,8 +167,9 @@ class FhirExport:
                         column.lose()
                     elif (record := records.get(place)) is not None:
                         _add(column, record, at, event, part, patients.born(place))
-        if len(np.unique(np.frombuffer(ids, dtype=np.int64))) < len(ids):
-            raise there_twice()
+        both = np.stack([np.frombuffer(one, dtype=np.int64) for one in (ids, states)], axis=1)
+        if len(np.unique(both[:, 0])) < len(np.unique(both, axis=0)):
+            raise in_two_states(kind)
         for column, fields in columns:
             for field, codes in fields.items():
                 column.sought(field, len(codes - seen), len(codes))

@@ -51,14 +51,25 @@ def observed(event: Resource) -> Span | None:
 
 
 def began(event: Resource, born: Any) -> Span | None:
-    """When a condition of somebody born then began; when it was recorded if nothing is said."""
+    """When a condition of somebody born then began: not after it was recorded.
+
+    When it was recorded if nothing is said; some time before if what is said is no day.
+    """
+    recorded = span(event.get("recordedDate"))
     if all(event.get(name) is None for name in _ONSET):
-        return span(event.get("recordedDate"))
-    return (
+        return recorded
+    onset = (
         span(event.get("onsetDateTime"))
         or _period(event.get("onsetPeriod"))
         or _aged(event.get("onsetAge"), span(born))
     )
+    if recorded is None:
+        return onset
+    if onset is None:
+        return Span(date.min, recorded.last, end=recorded.end)
+    if onset.first <= recorded.last < onset.last:
+        return Span(onset.first, recorded.last, onset.begin, recorded.end)
+    return onset
 
 
 def _moment(text: str) -> Iterator[datetime]:

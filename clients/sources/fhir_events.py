@@ -59,7 +59,7 @@ def counts(event: Resource) -> bool:
     status = event.get("verificationStatus")  # a plain code before R4
     said: list[Any] = [status]
     if isinstance(status, dict):
-        said = [code for _, code, _ in codings(status)] or [status.get("text")]
+        said = [status.get("text"), *(code for _, code, _ in codings(status))]
     words = {str(word).strip().casefold() for word in said if word}
     return not words or "confirmed" in words
 

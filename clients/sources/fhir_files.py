@@ -1,9 +1,9 @@
 """The files of a FHIR bulk export, resource by resource.
 
-All ``*.ndjson`` and ``*.ndjson.gz`` of a folder and those in it, in any case. Each line has one
-resource; the bulk data specification wants one type in a file, and several do no harm here. What
-cannot be taken for whole is refused, and never left out: a line that is no JSON, a last line that
-was cut off, errors that the export reports, resources within a Bundle.
+All ``*.ndjson`` and ``*.ndjson.gz`` of a folder and those in it, in any case, but hidden ones. Each
+line has one resource; the bulk data specification wants one type in a file, and several do no harm
+here. What cannot be taken for whole is refused, and never left out: a line that is no JSON, a last
+line that was cut off, errors that the export reports, resources within a Bundle.
 """
 
 from __future__ import annotations
@@ -21,18 +21,27 @@ from flo.errors import DataError
 Resource = dict[str, Any]
 _LONGEST_LINE = 16 << 20  # bytes, unpacked
 _ENDINGS = (".ndjson", ".ndjson.gz")
+_OTHER_ENDINGS = ("ndjson", "jsonl", "json", "parquet", "zip", "tar", "tgz")
+BESIDE = "linked folders and files with other endings (.jsonl, .json, .zip), which are not read"
 _TELLING = (b"", b"OperationOutcome", b"Bundle")  # are parsed, whatever is looked for
 _TYPE = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"resourceType"\s*:\s*"([A-Za-z]+)"')
 
 
 class BulkFiles:
-    """The files of one export; read line by line, however large."""
+    """The files of one export; read line by line, however large.
+
+    ``beside``: how many files and linked folders may belong to it and are not read.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Raises DataError for a folder that is none, or holds no such file."""
         if not folder.is_dir():
             raise DataError(f"folder {folder} does not exist", hint="set `folder` in site.toml")
-        self._paths = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(_ENDINGS))
+        there = [path for path in sorted(folder.rglob("*")) if not path.name.startswith(".")]
+        self._paths = [
+            path for path in there if path.name.lower().endswith(_ENDINGS) and path.is_file()
+        ]
+        self.beside = sum(_may_be_export(path) for path in there if path not in set(self._paths))
         self._types: dict[Path, set[str]] = {}  # of each file that was read to its end
         if not self._paths:
             raise DataError(
@@ -65,6 +74,13 @@ class BulkFiles:
                 if b"" in types and len(types) > 1:  # by itself it is a log of the export
                     _is_no_resource(f"{path.name}, line {number}")
         self._types[path] = {one.decode() for one in types}
+
+
+def _may_be_export(path: Path) -> bool:
+    """A folder behind a link, which is not followed, or resources under another ending."""
+    if path.is_dir():
+        return path.is_symlink()
+    return any(ending in _OTHER_ENDINGS for ending in path.name.lower().split(".")[1:])
 
 
 def listed(resource: Resource, name: str) -> list[Resource]:

@@ -7,6 +7,7 @@ as ``Patient?identifier=SYSTEM|VALUE``.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from datetime import date
@@ -37,11 +38,8 @@ class Patients:
         self.merged, self.inactive = set[int](), 0
         self._known, self._places = list[Resource](), dict[str, int]()
         links = list[tuple[int, Any]]()
-        for place, patient in enumerate(files.resources("Patient")):
-            key = str(patient.get("id") or "")
-            if key in self._places:
-                raise there_twice()
-            if key:
+        for place, patient in enumerate(_different(files)):
+            if key := str(patient.get("id") or ""):
                 self._places[key] = place
             self.names.append(name_of(patient, id_column))
             self._known.append({name: patient[name] for name in _KEPT if name in patient})
@@ -97,7 +95,7 @@ class Patients:
     def _by_identifier(self) -> dict[tuple[str, str], list[int]]:
         """Read only where a reference needs it: patients have many."""
         found: dict[tuple[str, str], list[int]] = {}
-        for place, patient in enumerate(self._files.resources("Patient")):
+        for place, patient in enumerate(_different(self._files)):
             for pair in {_pair(one) for one in listed(patient, "identifier")}:
                 found.setdefault(pair, []).append(place)
         return found
@@ -123,10 +121,29 @@ def name_of(patient: Resource, id_column: str) -> str:
     return own.pop() if len(own) == 1 else ""
 
 
-def there_twice() -> DataError:
+def _different(files: BulkFiles) -> Iterator[Resource]:
+    """Each patient once: servers may give the same one in several files."""
+    known: dict[str, int] = {}
+    for patient in files.resources("Patient"):
+        key = str(patient.get("id") or "")
+        state = state_of(patient)
+        if key not in known or not key:
+            known[key] = state
+            yield patient
+        elif known[key] != state:
+            raise in_two_states("Patient")
+
+
+def state_of(resource: Resource) -> int:
+    """The same number for the same resource, as long as this process lives."""
+    return hash(json.dumps(resource, sort_keys=True))
+
+
+def in_two_states(kind: str) -> DataError:
     """An id names one state of one resource, so with two nobody knows which one is true."""
     return DataError(
-        "the export holds a resource twice", hint="export anew, all of it, into an empty folder"
+        f"the export holds a resource of type {kind} twice, and not alike",
+        hint="export anew, all of it, into an empty folder",
     )
 
 

@@ -109,22 +109,23 @@ class CsvFile(TableSource):
         if self._separator() in ",|":
             yield from super().read(mapping, schema)
             return
-        numbers = _numbers(schema) & mapping.columns.keys()
-        thousands, points = Counter[str](), Counter[str]()
+        numbers = sorted(_numbers(schema) & mapping.columns.keys())
+        thousands, points, commas = Counter[str](), Counter[str](), Counter[str]()
+        held: Batch | None = None
         for batch in super().read(mapping, schema):
+            cells = dict(batch.columns)
             for name in numbers:
-                thousands[name] += _count(batch.columns[name], _THOUSANDS)
-                points[name] += _count(batch.columns[name], _POINT_NUMBER)
-            doubts = {
-                ("thousands", name, _MAY_BE_THOUSANDS): thousands[name]
-                for name in sorted(numbers)
-                if thousands[name] and not points[name]
-            }
-            cells = {
-                name: _with_points(cells) if name in numbers else cells
-                for name, cells in batch.columns.items()
-            }
-            yield replace(batch, columns=cells, doubts=doubts)
+                thousands[name] += _count(cells[name], _THOUSANDS)
+                points[name] += _count(cells[name], _POINT_NUMBER)
+                commas[name] += _count(cells[name], _COMMA_NUMBER)
+                cells[name] = _with_points(cells[name])
+            if held is not None:
+                yield held
+            held = replace(batch, columns=cells)
+        if held is not None:  # of the last batch, when all cells are known
+            asked = [n for n in numbers if thousands[n] and (commas[n] or not points[n])]
+            doubts = {("thousands", n, _MAY_BE_THOUSANDS): thousands[n] for n in asked}
+            yield replace(held, doubts=doubts)
 
     def _names(self) -> list[str]:
         try:

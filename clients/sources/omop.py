@@ -42,6 +42,7 @@ _MOST_CONCEPTS = 2000  # shown, of each table
 _IDS = ("person_id", "person_source_value")
 _PRELIMINARY = 32899  # diagnosis, as its status
 _OPERATORS = {4171756: "<", 4171754: "<=", 4172704: ">", 4171755: ">="}
+TEXT_ONLY = "text only"
 _EQUALS = 4172703
 
 
@@ -277,18 +278,22 @@ def _places(records: list[_Record]) -> dict[int, list[int]]:
 
 
 def _valued(
-    events: Events, number: Any, concept: int | None, unit: int | None, own: Any, code: str | None
+    events: Events, number: Any, concept: int | None, unit: int | None, *own: Any
 ) -> tuple[Any, str]:
-    """A value and its unit. ``own``: the operator of a measurement, the text of an observation.
+    """A value and its unit. ``own``: of a measurement its operator and what was written down, of an
+    observation its text; and the unit's code.
 
     0 is OMOP's "no matching concept"; of a unit that the vocabulary does not have no more is known
-    than that there is one.
+    than that there is one. A measurement that is written down and has no other value is given as
+    ``text only``, which no study takes: an older value must not stand in for it.
     """
+    code, written = own[-1], own[-2]
     unit_code = (code or f"concept {unit}") if unit else NO_UNIT
-    measured = events.prefix == "measurement"
-    if number is not None and measured and own and own != _EQUALS:
-        number = bound(_OPERATORS.get(own, "?"), number)
-    words = None if measured else own or None
+    words = written or None
+    if events.prefix == "measurement":
+        if number is not None and own[0] and own[0] != _EQUALS:
+            number = bound(_OPERATORS.get(own[0], "?"), number)
+        words = TEXT_ONLY if str(written or "").strip() else None
     value = next(
         (v for v in (number, str(concept) if concept else None, words) if v is not None), None
     )

@@ -56,8 +56,11 @@ class Events:
         """What else is read: of values their parts, of diagnoses whether they are final."""
         if self.happened:
             return ("condition_status_concept_id",) if self.prefix == "condition" else ()
-        own = "operator_concept_id" if self.prefix == "measurement" else "value_as_string"
-        return ("value_as_number", "value_as_concept_id", "unit_concept_id", own)
+        own = {
+            "measurement": ("operator_concept_id", "value_source_value"),
+            "observation": ("value_as_string",),
+        }[self.prefix]
+        return ("value_as_number", "value_as_concept_id", "unit_concept_id", *own)
 
 
 TABLES = {

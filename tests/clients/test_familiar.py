@@ -53,8 +53,9 @@ def test_ids_that_nobody_had_before_are_asked_about(
     opt_out(site.home, "north0003")
     assert [finding.level for finding in found(site)] == ["note"]
     respell(site, spelt)
-    note, asked = found(site)
-    assert note.rule == "patients who opted out: 0 of 1 are there, and are left out"
+    out, asked = found(site)
+    assert (out.level, out.kind) == ("to accept", "opt outs")
+    assert out.rule.startswith("patients who opted out: 0 of 1 are there, and left out;")
     assert (asked.column, asked.level, asked.kind) == ("patient_id", "to accept", "other ids")
     assert "patients of earlier studies: 0 of 39 are there" in asked.rule
     second = site.offer(small_study(name="second"))
@@ -64,11 +65,25 @@ def test_ids_that_nobody_had_before_are_asked_about(
 def test_the_same_ids_are_left_out_and_noted(site: Site) -> None:
     opt_out(site.home, "NORTH0003 ")
     (note,) = found(site)
-    assert note.rule == "patients who opted out: 1 of 1 are there, and are left out"
+    assert note.rule == "patients who opted out: 1 of 1 are there, and left out"
     kept = site.approve(site.offer())
     members = Members.load(site.home, site.offer().study.digest, kept.snapshot)
     assert members is not None
     assert len(members.training) + len(members.held_out) == 39
+
+
+def test_opt_outs_alone_are_missed_though_everybody_else_is_there(site: Site) -> None:
+    """Only their ids lost a zero; and before any study, where three or more are."""
+    for number in range(3):
+        opt_out(site.home, f"north000{number}")
+    assert [finding.level for finding in found(site)] == ["note"]
+    respell(site, lambda name: name.replace("north000", "north"))
+    assert [(finding.kind, finding.level) for finding in found(site)] == [("opt outs", "to accept")]
+
+
+def test_one_who_was_never_there_is_no_question(site: Site) -> None:
+    opt_out(site.home, "somebody else")
+    assert [finding.level for finding in found(site)] == ["note"]
 
 
 def test_half_of_new_patients_are_no_surprise(site: Site) -> None:

@@ -10,7 +10,7 @@ import pytest
 import tomli_w
 
 from flo.clients.inspect import inspect
-from flo.clients.map import draft
+from flo.clients.map import draft, fields_of
 from flo.clients.mapping import MappedColumn, StudyMapping, problems, same_unit
 from flo.clients.mapping_file import FILE, add, mapping_of
 from flo.clients.sources.files import TableSource
@@ -232,7 +232,7 @@ def test_a_draft_holds_the_cells_that_are_codes_and_says_how_many_others_there_a
 def test_numbers_like_those_of_records_are_codes_where_the_source_knows_their_meaning(
     known: bool, field: str | None, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    meaning = {"45878581": "A", "45878582": "B", "45878583": "C"}
+    meaning = {"45878581": "A", "45878582": "B", "2000000003": "C"}  # the last one its own
     rows = [f"p{n},{20 + n % 60},{list(meaning)[n % 3]},{n % 2}" for n in range(60)]
     data_file(site.home).write_text("patient_id,age,ward,ill\n" + "\n".join(rows) + "\n")
     if known:  # as a database with a table of concepts does
@@ -252,6 +252,21 @@ def test_a_draft_holds_nobodys_name(site: Site) -> None:
     draft(site.home, STUDY, site.home.config.population(None))
     text = (site.home.directory / FILE).read_text()
     assert not [name for name in people if name in text]
+
+
+@pytest.mark.parametrize("first", ["K-17a,Rosa Keller,female,41", "Keller,Rosa,female,yes"])
+def test_a_file_without_a_header_is_never_listed(first: str, site: Site) -> None:
+    data_file(site.home).write_text(f"{first}\nK-18a,Ada Byron,female,42\n")
+    for asked in (
+        lambda: fields_of(site.home.config.population(None)),
+        lambda: draft(site.home, STUDY, site.home.config.population(None)),
+    ):
+        with pytest.raises(DataError) as refused:
+            asked()
+        said = f"{refused.value}{refused.value.hint}"
+        assert "patient_id" in said
+        assert not [cell for cell in first.split(",") if cell in said]
+    assert not (site.home.directory / FILE).exists()
 
 
 def test_codes_of_two_words_are_no_names(site: Site) -> None:

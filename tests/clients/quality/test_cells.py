@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -112,6 +113,17 @@ def test_a_whole_number_with_decimals_is_the_code_it_spells() -> None:
     table = {"patient_id": ["p1", "p2"], "age": ["50", "60"], "ward": ["a", "b"]}
     source = Frame("x", "patient_id", pa.table({**table, "ill": ["1.0", "0.0"]}))
     assert check(source, SCHEMA, "patient_id").labels.tolist() == [1, 0]
+
+
+def test_bytes_that_a_file_calls_text_are_no_text() -> None:
+    cells = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff")]
+    )
+    for read in (as_text, as_numbers):
+        with pytest.raises(TypeError, match=r"^bytes$"):
+            read(cells)
+    with pytest.raises(DataError, match="not bytes"):
+        as_ids(cells)
 
 
 @pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])

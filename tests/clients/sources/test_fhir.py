@@ -333,13 +333,41 @@ def test_a_condition_began_when_any_kind_of_onset_says(
 
 
 def test_a_condition_without_a_day_is_told(export: Export) -> None:
-    strange = ill(None, onsetString="childhood", recordedDate="2019-01-01")
+    strange = ill(None, onsetString="childhood")
     (batch,) = read(export(patient(), strange), ILL)
     assert [key[:2] for key in batch.doubts] == [("no day", "x")]
     (batch,) = read(export(patient(), strange, *[ill()] * 100), ILL)
     assert (batch.doubts, list(batch.notes.values())) == ({}, [1])
     (batch,) = read(export(patient(), strange), ILL, when="any")
     assert (batch.doubts, batch.notes) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    "onset",
+    [
+        {"onsetString": "childhood"},
+        {"onsetRange": {"low": {"value": 40}}},
+        {"onsetDateTime": "2020"},
+        {"onsetPeriod": {"start": "2019-01-01"}},
+        {"onsetPeriod": {"start": "2019-01-01", "end": "2021-01-01"}},
+    ],
+    ids=str,
+)
+def test_a_condition_began_before_it_was_recorded(export: Export, onset: dict[str, Any]) -> None:
+    """Also one whose year or age reaches over the record's day."""
+    source = export(patient(), ill(None, recordedDate="2020-02-03", **onset))
+    assert cells(source, ILL) == [1]
+    assert cells(source, ILL, when="after") == [0]
+
+
+def test_what_may_lie_on_either_side_of_the_day_is_told(export: Export) -> None:
+    reaches = {"start": "2020-06-01", "end": "2021-06-01"}
+    source = export(patient(), ill(None, onsetPeriod=reaches))
+    for when in ("until", "after"):
+        (batch,) = read(source, ILL, when=when)
+        assert batch.columns["x"].to_pylist() == [0]
+        assert [key[:2] for key in batch.doubts] == [("unclear day", "x")]
+    assert cells(source, ILL, when="any") == [1]
 
 
 @pytest.mark.parametrize(
@@ -372,8 +400,18 @@ def test_only_a_confirmed_condition_counts_however_its_status_is_spelt(
     for spelt in (code(system, status), status, {"text": status.capitalize()}):
         (batch,) = read(export(patient(), ill(verificationStatus=spelt)), ILL)
         assert batch.columns["x"].to_pylist() == [0]
-        assert list(batch.notes.values()) == [1]
-    known: list[Any] = [code(system, "confirmed"), "confirmed", {"text": "Confirmed"}, None, {}]
+        assert [key[:2] for key in batch.doubts] == [("nothing counts", "x")]
+        (batch,) = read(export(patient(), ill(), ill(verificationStatus=spelt)), ILL)
+        assert (batch.doubts, list(batch.notes.values())) == ({}, [1])
+    own = {**code("urn:own", "C"), "text": "Confirmed"}
+    known: list[Any] = [
+        code(system, "confirmed"),
+        "confirmed",
+        {"text": "Confirmed"},
+        None,
+        {},
+        own,
+    ]
     for one in known:
         assert cells(export(patient(), ill(verificationStatus=one)), ILL) == [1]
 

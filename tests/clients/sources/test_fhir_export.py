@@ -89,12 +89,12 @@ def test_events_of_nobody_in_the_export_are_a_doubt_and_few_are_a_note(tmp_path:
     assert (doubts, notes) == ({}, {"x: events of nobody who is in the export": 1})
 
 
-def test_a_resource_that_is_there_twice_is_refused(tmp_path: Path) -> None:
-    twice = [(patient("a"), patient("a"))]
+def test_a_resource_that_is_there_in_two_states_is_refused(tmp_path: Path) -> None:
+    twice = [(patient("a"), patient("a", gender="male"))]
     twice += [(chol(200, id="1"), chol(200, id="1", status="entered-in-error"))]
     for one, other in twice:
         source = write(tmp_path, patient("b"), one, other)
-        with pytest.raises(DataError, match="holds a resource twice"):
+        with pytest.raises(DataError, match="twice, and not alike"):
             cells(source, CHOL)
     other = {**chol(200, id="1"), "code": code(LOINC, "x")}
     assert cells(write(tmp_path, patient(), chol(200, id="1"), other), CHOL) == [200]
@@ -197,6 +197,27 @@ def test_a_field_that_makes_no_sense_is_refused(tmp_path: Path, field: Any, why:
         cells(write(tmp_path, patient(), ill()), field)
 
 
+def test_a_resource_that_is_there_twice_and_alike_counts_once(tmp_path: Path) -> None:
+    """Servers give one several times, where what was asked for overlaps."""
+    one = [patient("a", identifier=[{"system": "urn:x", "value": "7"}]), patient("b")]
+    events = [chol(200, id="1", subject={"identifier": {"system": "urn:x", "value": "7"}})]
+    source = write(tmp_path, *one, *one, *events, *events)
+    assert [batch.ids.to_pylist() for batch in read(source, CHOL)] == [["a", "b"]]
+    assert cells(source, CHOL) == [200, None]
+
+
+def test_what_lies_beside_and_is_not_read_is_a_doubt(tmp_path: Path) -> None:
+    (tmp_path / "export").mkdir()
+    (tmp_path / "more").mkdir()
+    assert told(write(tmp_path / "export", patient(), ill()), ILL)[0] == {}
+    (tmp_path / "export" / "linked").symlink_to(tmp_path / "more")
+    for name in ("Condition.jsonl", "Condition.2.ndjson.bz2", "readme.txt", "._Patient.ndjson"):
+        (tmp_path / "export" / name).write_bytes(b"x")
+    (tmp_path / "export" / "Old.ndjson").mkdir()
+    again = FhirExport(tmp_path / "export", "id")
+    assert told(again, ILL)[0] == {("unread files", ""): 3}
+
+
 def test_a_condition_of_which_there_is_none_anywhere_is_a_doubt(tmp_path: Path) -> None:
     """A slip of the pen in its code would make everybody healthy."""
     source = write(tmp_path, patient(), ill())
@@ -205,4 +226,5 @@ def test_a_condition_of_which_there_is_none_anywhere_is_a_doubt(tmp_path: Path) 
     }
     doubts, notes = told(source, f"{ILL},1")
     assert (doubts, list(notes.values())) == ({}, [1])
-    assert told(write(tmp_path, patient(), ill(verificationStatus="refuted")), ILL)[0] == {}
+    refuted = write(tmp_path, patient(), ill(verificationStatus="refuted"))
+    assert told(refuted, ILL)[0] == {("nothing counts", "x"): 1}

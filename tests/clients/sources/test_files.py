@@ -11,6 +11,7 @@ import pytest
 
 from flo.clients.mapping import StudyMapping
 from flo.clients.quality.check import check, gate, look
+from flo.clients.sources import files
 from flo.clients.sources.files import open_file
 from flo.clients.sources.guarded import Guarded
 from flo.clients.sources.source import Offer, Source
@@ -53,11 +54,24 @@ def test_a_point_may_mark_thousands_where_a_comma_is_the_decimal_sign(
     assert (one.column, one.level, one.rule[-3:]) == ("age", "to accept", ": 1")
 
 
-@pytest.mark.parametrize("cell", ["1.25", "1.2345", "0.125"])
-def test_what_can_only_be_a_decimal_point_is_one(tmp_path: Path, cell: str) -> None:
-    (tmp_path / "x.csv").write_text(f"patient_id;age;ward;ill\np1;1.234;a;0\np2;{cell};b;1\n")
-    found = look(open_file(tmp_path / "x.csv", "patient_id"), SCHEMA, "patient_id").found
-    assert bool(found) == (cell == "0.125")  # which says nothing about the other
+@pytest.mark.parametrize(
+    ("cells", "asked"),
+    [
+        (["1.234", "1.25"], False),
+        (["1.234", "1.2345"], False),
+        (["1.234", "0.125"], True),  # which says nothing about the other
+        (["1.25", "1.234", "7,5"], True),
+    ],
+)
+def test_whether_a_point_marks_thousands_is_asked_once_all_cells_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells: list[str], asked: bool
+) -> None:
+    monkeypatch.setattr(files, "_BLOCK_BYTES", 40)  # a batch has a row or two
+    for order in (cells, cells[::-1]):
+        rows = "".join(f"p{n};{cell};a;{n % 2}\n" for n, cell in enumerate(order))
+        (tmp_path / "x.csv").write_text(f"patient_id;age;ward;ill\n{rows}")
+        found = look(open_file(tmp_path / "x.csv", "patient_id"), SCHEMA, "patient_id").found
+        assert [f.kind for f in found if f.kind == "thousands"] == ["thousands"] * asked
 
 
 def test_the_comma_of_an_id_or_a_code_stays(tmp_path: Path) -> None:

@@ -279,9 +279,21 @@ def test_a_preliminary_diagnosis_does_not_count(database: Database) -> None:
     database.enters(1, "2021-01-01")
     diagnosed(database, 7, status=32899)
     cells, doubts, notes = told(database, "condition:7")
-    assert (cells, doubts, list(notes.values())) == ([0], {}, [1])
+    assert (cells, doubts, notes) == ([0], {("nothing counts", "x"): 1}, {})
     diagnosed(database, 7, status=32903)  # final diagnosis
     assert database.cells("condition:7") == [1]
+
+
+def test_a_result_that_is_only_text_lets_no_older_one_stand_in(database: Database) -> None:
+    database.enters(1, "2021-01-01")
+    database.measured(1, "2019-01-01", None, concept=4181412)
+    database.run(
+        "INSERT INTO measurement (measurement_concept_id, person_id, measurement_date, "
+        "value_source_value) VALUES (3027114, 1, '2020-01-01', 'Positive')"
+    )
+    assert database.cells(CHOL) == ["text only"]
+    database.run("UPDATE measurement SET value_source_value = ' ' WHERE value_source_value > ''")
+    assert database.cells(CHOL) == ["4181412"]
 
 
 def test_an_entry_of_nobody_and_a_value_that_is_none_are_noted(database: Database) -> None:
