@@ -140,7 +140,7 @@ def test_study_check_shows_it_and_says_what_to_change(tmp_path: Path) -> None:
     assert {way["mechanism"]["algorithm"] for way in result["ways"]} == {"fedavgm", "least-squares"}
 
 
-@pytest.mark.parametrize(("patients", "against"), [(40, True), (3000, None)])
+@pytest.mark.parametrize(("patients", "against"), [(15, True), (3000, None)])
 def test_a_network_is_judged_by_the_logistic_model_that_has_less_noise(
     tmp_path: Path, patients: int, against: bool | None
 ) -> None:
