@@ -37,8 +37,10 @@ def unfamiliar(home: SiteHome, population: Population) -> list[Finding]:
     found = []
     if out:
         once = out & earlier
+        # Who was in no study may be of another population, of which nobody is looked for here.
+        all_here = len(home.config.populations) == 1 and len(out) >= _FEWEST_OUT
         gone = len(once & here) < _SHARE * len(once) or (
-            len(out) >= _FEWEST_OUT and len(out & here) < _SHARE * len(out)
+            all_here and len(out & here) < _SHARE * len(out)
         )
         rule = f"patients who opted out: {len(out & here)} of {len(out)} are there, and left out"
         if gone:

@@ -14,6 +14,7 @@ from flo.clients.quality.findings import Finding
 from flo.errors import DataError
 from tests.builders import data_file, small_study
 from tests.clients.approving_site import Site, enrolled_site
+from tests.clients.test_approval_refusals import add_population
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def site(tmp_path: Path) -> Site:
 
 
 def found(site: Site) -> list[Finding]:
-    return unfamiliar(site.home, site.home.config.population(None))
+    return unfamiliar(site.home, site.home.config.population("main"))
 
 
 def respell(site: Site, spelt: Callable[[str], str]) -> None:
@@ -79,6 +80,13 @@ def test_opt_outs_alone_are_missed_though_everybody_else_is_there(site: Site) ->
     assert [finding.level for finding in found(site)] == ["note"]
     respell(site, lambda name: name.replace("north000", "north"))
     assert [(finding.kind, finding.level) for finding in found(site)] == [("opt outs", "to accept")]
+
+
+def test_opt_outs_of_another_population_are_not_missed_in_this_one(site: Site) -> None:
+    add_population(site, "clinic")
+    for number in range(3):
+        opt_out(site.home, f"x000{number}")
+    assert [finding.level for finding in found(site)] == ["note"]
 
 
 def test_one_who_was_never_there_is_no_question(site: Site) -> None:
