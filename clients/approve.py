@@ -282,17 +282,18 @@ def _reserve(
     with closing(home.ledger()) as ledger:
         confirm_head(api, ledger)  # before the data are read: a call tells nothing of them
         refuse_changed_birth(home, ledger, population)
-        checked = gate(
-            population.open(),
-            study.data,
-            population.id_column,
-            mapping,
-            population.ignore,
-            also=unfamiliar(home, population),
-        )
-        checked = checked.without(left_out(home, set(checked.patient_ids)))
-        snapshot = Snapshot.of(checked, home.split_key, population.hold_out)
-        digest = snapshot.digest
+    checked = gate(
+        population.open(),
+        study.data,
+        population.id_column,
+        mapping,
+        population.ignore,
+        also=unfamiliar(home, population),
+    )
+    checked = checked.without(left_out(home, set(checked.patient_ids)))
+    snapshot = Snapshot.of(checked, home.split_key, population.hold_out)
+    digest = snapshot.digest
+    with closing(home.ledger()) as ledger:
         hashes = {name: keyed_hash(home.patients_key, name) for name in checked.patient_ids}
         path = snapshot_path(home, study.digest, digest)
         if keep:
