@@ -20,7 +20,7 @@ from flo.features import input_names
 from flo.pages import Pages
 from flo.pages.plots import intervals, plane
 from flo.privacy.sheet import trust
-from flo.scores import Scores, difference, interval, roc
+from flo.scores import Scores, calibration, difference, interval, roc
 from flo.settings import read_toml
 from flo.simulation import Engine, Progress, load_hospitals
 from flo.simulation import simulate as _simulate
@@ -99,7 +99,7 @@ class Result(Simulation):
             hospitals=self.hospitals,
             compared=bool(self.pooled),
             noise=self.noise,
-            calibration=self.document["calibration"],
+            calibration=calibration(self.private),
         )
 
 

@@ -96,8 +96,7 @@ class CsvFile(TableSource):
     """A CSV file in UTF-8: a header line, then rows of text, which nothing here turns into numbers.
 
     Its separator is that of comma, semicolon, bar and tab that its header has most of, outside of
-    quotes.
-    Raises DataError if it does not exist.
+    quotes. Raises DataError if it does not exist.
     """
 
     def __init__(self, path: Path, id_column: str) -> None:

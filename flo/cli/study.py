@@ -84,7 +84,8 @@ def check(
         _show_ways(loaded, found)
     else:
         say(f"not tried on made-up patients: {advice.why_not(loaded)}")
-        say("  flo simulate tries it on data you may see")
+        if not loaded.survey:
+            say("  flo simulate tries it on data you may see")
     if twin:
         best = advice.recommended(twin)
         kept = f"AUC {best.auc:.2f} of {best.auc + best.lost:.2f}"
