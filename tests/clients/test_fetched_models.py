@@ -96,7 +96,7 @@ def test_a_model_that_checks_is_kept_byte_for_byte(site: SiteHome, tmp_path: Pat
     assert PublishedModel.open(path, COORDINATOR.fingerprint).study == STUDY
 
 
-@pytest.mark.parametrize("wanted", [STUDY.digest, STUDY.digest[:8]])
+@pytest.mark.parametrize("wanted", [STUDY.digest, STUDY.digest[:8]], ids=["whole", "its start"])
 def test_a_study_may_be_named_by_its_digest(site: SiteHome, tmp_path: Path, wanted: str) -> None:
     assert fetched(site, ToldApi(ANSWER), tmp_path, wanted).exists()
 
@@ -104,7 +104,11 @@ def test_a_study_may_be_named_by_its_digest(site: SiteHome, tmp_path: Path, want
 NEWER = from_document(STUDY.model_dump(mode="json") | {"version": 2})
 
 
-@pytest.mark.parametrize("wanted", ["other", "tin", "TINY", STUDY.digest[:8].upper() + "X"])
+@pytest.mark.parametrize(
+    "wanted",
+    ["other", "tin", "TINY", STUDY.digest[:8].upper() + "X"],
+    ids=["another", "cut", "capitals", "no digest"],
+)
 def test_no_such_study_is_refused_before_anything_is_asked(
     site: SiteHome, tmp_path: Path, wanted: str
 ) -> None:
@@ -272,7 +276,9 @@ def test_without_a_coordinator_to_trust_nothing_is_opened(
     assert not (tmp_path / "scores").exists()
 
 
-@pytest.mark.parametrize("fingerprint", ["", "0" * 64, COORDINATOR.fingerprint[:-1]])
+@pytest.mark.parametrize(
+    "fingerprint", ["", "0" * 64, COORDINATOR.fingerprint[:-1]], ids=["none", "zeros", "cut"]
+)
 def test_no_other_fingerprint_opens_a_model(models: Path, fingerprint: str) -> None:
     done = flo("model", "show", models / "tiny-run-1.card.json", "--coordinator", fingerprint)
     wrong(done, EXIT_TRUST, "another coordinator", "telephone")

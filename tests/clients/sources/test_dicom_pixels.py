@@ -37,6 +37,7 @@ def test_low_is_white_is_mirrored_in_the_range_that_is_stored(tmp_path: Path, si
 
     def usual(number: int, image: Any) -> None:
         pixels = np.clip(image.pixel_array, 0, 2047)
+        image.Modality = "DX"
         image.PixelRepresentation = signed
         del image.PixelPaddingValue
         store(image, pixels, bits=12)
@@ -49,6 +50,15 @@ def test_low_is_white_is_mirrored_in_the_range_that_is_stored(tmp_path: Path, si
     np.testing.assert_array_equal(
         looked(tmp_path / "a", mirrored).table.images["ct"],
         looked(tmp_path / "b", usual).table.images["ct"],
+    )
+
+
+def test_hounsfield_units_are_the_same_however_a_ct_is_shown(tmp_path: Path) -> None:
+    def shown(number: int, image: Any) -> None:
+        image.PhotometricInterpretation = "MONOCHROME1"
+
+    np.testing.assert_array_equal(
+        looked(tmp_path / "a", shown).table.images["ct"], looked(tmp_path / "b").table.images["ct"]
     )
 
 
