@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
+import unicodedata
 from collections.abc import Collection
 from contextlib import closing
 from datetime import UTC, datetime
@@ -205,7 +206,7 @@ def begin_a_new_list(home: SiteHome) -> None:
 
 def is_in_a_file(home: SiteHome, patient_id: str) -> bool:
     """Whether any population's file holds records of this id, spelt so."""
-    wanted = normalise(patient_id)
+    wanted = normalise(_composed(patient_id))
     return any(
         normalise(cell) == wanted
         for population in home.config.populations
@@ -263,7 +264,12 @@ def left_out(home: SiteHome, patient_ids: Collection[str]) -> set[str]:
 def _hashed(home: SiteHome, patient_id: str) -> str:
     if not normalise(patient_id):
         raise UsageError("no patient id was given")
-    return keyed_hash(home.patients_key, patient_id)
+    return keyed_hash(home.patients_key, _composed(patient_id))
+
+
+def _composed(patient_id: str) -> str:
+    """As ids in files must be, whatever a keyboard or a list makes of an accent."""
+    return unicodedata.normalize("NFC", patient_id)
 
 
 def _take_out(home: SiteHome, ledger: Ledger, approved: Approval, study: str, hashed: str) -> bool:

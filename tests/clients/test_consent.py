@@ -322,6 +322,16 @@ def test_nobody_opts_out_while_a_study_is_being_approved_and_the_other_way_round
     assert opt_out(site.home, PATIENTS[1]) == []
 
 
+def test_an_id_is_found_however_its_accents_were_typed(tmp_path: Path) -> None:
+    site = enrolled_site(tmp_path)
+    path = site.home.config.populations[0].file
+    assert path is not None
+    path.write_text(path.read_text().replace(f"{PATIENTS[1]},", "zo\u00eb,"))
+    assert is_in_a_file(site.home, "Zoe\u0308")
+    opt_out(site.home, "Zoe\u0308")
+    assert left_out(site.home, ["zo\u00eb", PATIENTS[2]]) == {"zo\u00eb"}
+
+
 def test_an_id_that_no_file_holds_is_noticed(tmp_path: Path) -> None:
     home = enrolled_site(tmp_path).home
     assert is_in_a_file(home, f"  {PATIENTS[1].upper()} ")
