@@ -16,13 +16,14 @@ from flo.clients.address_book import AddressBook, refuse_strangers
 from flo.clients.approval import Approval, approval_path, charged_epsilon, first_path, snapshot_path
 from flo.clients.consent import left_out
 from flo.clients.coordinator_api import CoordinatorApi
-from flo.clients.home import Population, SiteHome
+from flo.clients.home import SiteHome
 from flo.clients.mapping import StudyMapping
 from flo.clients.mapping_file import mapping_of
 from flo.clients.members import Members
 from flo.clients.offers import Offered, refuse_forged
 from flo.clients.people import refuse_missing_people
 from flo.clients.policy import Policy, refuse_violations
+from flo.clients.site_config import Population
 from flo.clients.snapshot import Snapshot
 from flo.clients.witness import confirm_head
 from flo.clients.yearly_budget import refuse_over_a_year

@@ -22,7 +22,8 @@ from flo.checkup import Finding, key_store, tried
 from flo.clients.approve import refuse_changed_birth
 from flo.clients.enrol import context_of
 from flo.clients.halt import halted
-from flo.clients.home import Population, SiteHome
+from flo.clients.home import SiteHome
+from flo.clients.site_config import Population
 from flo.clients.way_out import way_out
 from flo.clients.worker import Worker
 from flo.database import unusable

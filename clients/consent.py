@@ -30,8 +30,9 @@ from flo.clients.approval import (
     snapshot_path,
     sweep,
 )
-from flo.clients.home import Population, SiteHome
+from flo.clients.home import SiteHome
 from flo.clients.members import Members, Side, delete_members
+from flo.clients.site_config import Population
 from flo.clients.snapshot import Snapshot
 from flo.errors import RefusedError, TrustError, UsageError
 from flo.files import write_private

@@ -20,7 +20,8 @@ from pydantic import AwareDatetime, Field
 
 from flo import canonical
 from flo.clients.coordinator_api import CoordinatorApi, client_context
-from flo.clients.home import CoordinatorInfo, SiteHome
+from flo.clients.coordinator_info import CoordinatorInfo
+from flo.clients.home import SiteHome
 from flo.errors import RefusedError, TrustError, UsageError
 from flo.files import write_public
 from flo.identity import Identity, fingerprint, heard, spoken

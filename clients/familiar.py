@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from flo.clients.approval import readable
 from flo.clients.consent import OptOuts
-from flo.clients.home import Population, SiteHome
+from flo.clients.home import SiteHome
 from flo.clients.members import Members
 from flo.clients.quality.cells import as_ids
 from flo.clients.quality.findings import Finding
+from flo.clients.site_config import Population
 from flo.privacy.split import keyed_hash
 
 OTHER_IDS, OPT_OUTS = "other ids", "opt outs"

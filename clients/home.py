@@ -30,31 +30,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any
 
 import tomli_w
-from pydantic import Field, field_validator, model_validator
 
 from flo import canonical
 from flo.audit_log import AuditLog, existing
+from flo.clients.coordinator_info import CoordinatorInfo
 from flo.clients.policy import Policy
 from flo.clients.policy_file import in_force, sign, write_toml
-from flo.clients.sources.places import Place
-from flo.errors import PolicyError, RefusedError, TrustError, UsageError
+from flo.clients.site_config import Population, SiteConfig, refuse_population
+from flo.errors import PolicyError, RefusedError, UsageError
 from flo.files import is_locked, locked, make_private_directory, refuse_anothers, write_private
-from flo.identity import IDENTITY_PURPOSE, Identity, fingerprint, verify
-from flo.keystore import KeyStore, KeyStoreConfig, read_secret, write_secret
+from flo.identity import IDENTITY_PURPOSE, Identity
+from flo.keystore import KeyStore, read_secret, write_secret
 from flo.privacy.ledger import Ledger
-from flo.privacy.life import LifeBudget
-from flo.schema import Text
-from flo.settings import Document, parse, read_json, read_toml
-from flo.study import Identifier, largest_delta, round_size
-
-if TYPE_CHECKING:
-    from flo.clients.sources.source import Source
+from flo.settings import parse, read_json, read_toml
 
 _DEFAULT = Policy()
 _PATIENCE_SECONDS = 30.0
@@ -62,86 +56,6 @@ _LOOK_SECONDS = 0.5  # whoever looks whether the lock is held holds it for a mom
 _NEVER_CHANGED = ("split.key", "patients.key")
 SECRETS = {"identity.key": IDENTITY_PURPOSE, **{name: name for name in _NEVER_CHANGED}}
 RESTORED = "restored.json"  # there until a restored ledger is recovered
-
-
-class Population(Document):
-    """Every place that may hold the same patients, and the budget they have for life.
-
-    ``file`` (CSV or Parquet) or ``source``: where FLO reads them.
-    """
-
-    name: Identifier
-    file: Path | None = None
-    source: Place | None = None
-    id_column: Text
-    hold_out: Annotated[float, Field(ge=0.05, le=0.95)]
-    epsilon: Annotated[float, Field(gt=0, le=10)]
-    declared_size: Annotated[int, Field(ge=10)]
-    statement: Text | None = None
-    normalisation: Literal["strip-casefold"] = "strip-casefold"
-    ignore: tuple[str, ...] = ()
-
-    @field_validator("declared_size")
-    @classmethod
-    def _rounded(cls, size: int) -> int:
-        if size != round_size(size):
-            raise ValueError(f"declared size {size} is not rounded; write {round_size(size)}")
-        return size
-
-    @model_validator(mode="after")
-    def _has_one_place(self) -> Population:
-        if (self.file is None) == (self.source is None):
-            raise ValueError("give either `file` or `source`")
-        return self
-
-    @property
-    def place(self) -> str:
-        """Where its patients are, in words."""
-        if self.source is not None:
-            return self.source.words
-        return self.file.name if self.file is not None else ""
-
-    def open(self) -> Source:
-        """Where its patients are read. Raises DataError or UsageError: it is not there."""
-        # Arrow comes with it and takes its time; the agent never reads a hospital's file.
-        from flo.clients.sources.files import open_file
-        from flo.clients.sources.guarded import Guarded
-
-        if self.source is not None:
-            return Guarded(self.source.open(self.id_column))
-        return Guarded(open_file(self.file or Path(), self.id_column))
-
-
-class SiteConfig(Document):
-    """``site.toml``.
-
-    ``notify``: a command that tells the steward of a new study; it gets facts as JSON on its
-    standard input, never as arguments.
-    """
-
-    schema_version: Literal[1] = 1
-    hospital: Identifier
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    populations: Annotated[tuple[Population, ...], Field(min_length=1)]
-    keystore: KeyStoreConfig = KeyStoreConfig()
-    notify: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _consistent(self) -> SiteConfig:
-        names = [population.name for population in self.populations]
-        if len(set(names)) != len(names):
-            raise ValueError("the same population name stands twice")
-        return self
-
-    def population(self, name: str | None) -> Population:
-        """The population of that name, or the only one. Raises UsageError."""
-        if name is None and len(self.populations) == 1:
-            return self.populations[0]
-        for population in self.populations:
-            if population.name == name:
-                return population
-        known = ", ".join(population.name for population in self.populations)
-        raise UsageError(f"which population? this site has {known}", hint="give --population NAME")
 
 
 @dataclass(frozen=True)
@@ -327,97 +241,3 @@ class SiteHome:
     def agent_runs(self) -> bool:
         """Whether an agent of this site runs now."""
         return is_locked(self.directory / "agent.lock")
-
-
-class CoordinatorInfo(Document):
-    """Where the coordinator is and which key signs its studies.
-
-    ``earlier``: keys that the present one follows; what they signed while they were in use holds.
-    """
-
-    schema_version: Literal[1] = 1
-    url: str
-    public: str
-    earlier: tuple[str, ...] = ()
-
-    @property
-    def fingerprints(self) -> list[str]:
-        """Of the present key and of those it follows."""
-        return [fingerprint(bytes.fromhex(key)) for key in (self.public, *self.earlier)]
-
-    def signer_of(self, study: bytes, signature: str) -> str:
-        """Which of the keys signed this study. Raises TrustError if none did."""
-        for public in self.earlier:
-            with suppress(TrustError):
-                verify(bytes.fromhex(public), "study", study, signature)
-                return public
-        try:
-            verify(bytes.fromhex(self.public), "study", study, signature)
-        except TrustError as error:
-            raise TrustError(
-                str(error),
-                hint="if the coordinator has a new key, compare it by telephone, then: "
-                "flo site coordinator --accept FINGERPRINT",
-            ) from error
-        return self.public
-
-
-def refuse_population(population: Population, policy: Policy) -> None:
-    """Raises PolicyError or UsageError before anything is written."""
-    if population.epsilon >= 1 and not policy.consent_to_epsilon_of_one_or_more:
-        raise PolicyError(
-            f"ε = {population.epsilon:g} is 1 or more and this site's policy does not consent to "
-            "that",
-            hint="if the steward agrees: consent_to_epsilon_of_one_or_more = true in policy.toml, "
-            "signed with `flo site policy --sign`; or --consent-to-epsilon-of-one-or-more at init",
-        )
-    try:
-        LifeBudget.born(population.epsilon, largest_delta(population.declared_size))
-    except ValueError as error:
-        raise UsageError(f"population {population.name!r}: {error}") from error
-
-
-def make_config(
-    hospital: str,
-    *,
-    file: Path,
-    id_column: str,
-    epsilon: float,
-    declared_size: int,
-    hold_out: float,
-    keystore: dict[str, str] | None = None,
-) -> SiteConfig:
-    """A site's first configuration, with one population called ``main``.
-
-    ``file``: its patients, or a TOML file with the ``[source]`` to read them from.
-    """
-    document = {
-        "hospital": hospital,
-        "populations": [
-            {
-                "name": "main",
-                **_place(file),
-                "id_column": id_column,
-                "hold_out": hold_out,
-                "epsilon": epsilon,
-                "declared_size": round_size(declared_size),
-            }
-        ],
-        "keystore": keystore or {},
-    }
-    return parse(SiteConfig, document, "site configuration")
-
-
-class _Described(Document):
-    source: Place
-
-
-def _place(file: Path) -> dict[str, Any]:
-    if file.suffix != ".toml":
-        return {"file": str(file.resolve())}
-    source = parse(_Described, read_toml(file), str(file)).source
-    document = source.model_dump(mode="json", exclude_none=True)
-    for name in ("folder", "labels"):
-        if name in document:  # seen from where the file lies
-            document[name] = str((file.parent / document[name]).resolve())
-    return {"source": document}

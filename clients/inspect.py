@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flo.clients.home import Population, SiteHome
+from flo.clients.home import SiteHome
 from flo.clients.mapping_file import mapping_of
+from flo.clients.site_config import Population
 from flo.study import Study
 
 if TYPE_CHECKING:

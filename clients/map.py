@@ -7,12 +7,13 @@ from contextlib import suppress
 
 import pyarrow as pa
 
-from flo.clients.home import Population, SiteHome
+from flo.clients.home import SiteHome
 from flo.clients.mapping import MappedColumn, StudyMapping
 from flo.clients.mapping_file import add
 from flo.clients.quality.cells import as_text
 from flo.clients.quality.header import refuse_cells
 from flo.clients.quality.identifiers import kind_of_identifier
+from flo.clients.site_config import Population
 from flo.clients.sources.source import Offer, Source
 from flo.clients.suggest import Suggestion, suggest
 from flo.errors import DataError

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import StringConstraints
 
 from flo.clients.coordinator_api import CoordinatorApi
-from flo.clients.home import CoordinatorInfo
+from flo.clients.coordinator_info import CoordinatorInfo
 from flo.errors import StudyError, UsageError
 from flo.identity import verify
 from flo.settings import Document, parse

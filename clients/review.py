@@ -13,9 +13,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flo.clients.address_book import AddressBook
 from flo.clients.approval import readable
-from flo.clients.home import Population, SiteHome
+from flo.clients.home import SiteHome
 from flo.clients.inbox import decided
 from flo.clients.policy import findings
+from flo.clients.site_config import Population
 from flo.environment import code_digest
 from flo.privacy.budget import affordable
 from flo.privacy.life import SUB_LEDGERS, LifeBudget

@@ -10,7 +10,7 @@ from flo.audit_chain import Growth, Receipt
 from flo.audit_log import AuditLog
 from flo.claims import LARGEST_COUNT, Head
 from flo.clients.coordinator_api import CoordinatorApi
-from flo.clients.home import CoordinatorInfo
+from flo.clients.coordinator_info import CoordinatorInfo
 from flo.errors import MessageError, TrustError
 from flo.identity import fingerprint
 from flo.privacy.ledger import Ledger

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from flo import canonical
-from flo.clients.home import SiteHome, make_config
+from flo.clients.home import SiteHome
 from flo.clients.offers import Offered
+from flo.clients.site_config import make_config
 from flo.errors import RefusedError
 from flo.files import write_public
 from flo.identity import Identity

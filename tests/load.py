@@ -30,9 +30,10 @@ from flo.clients.address_book import AddressBook
 from flo.clients.approve import approve
 from flo.clients.enrol import connect, context_of
 from flo.clients.flower import FleetLink
-from flo.clients.home import SiteHome, make_config
+from flo.clients.home import SiteHome
 from flo.clients.offers import choose, offered_studies
 from flo.clients.run_keys import RunKeys
+from flo.clients.site_config import make_config
 from flo.clients.witness import confirm_head
 from flo.errors import NetworkError
 from flo.memory import keep_freed_memory

@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-from flo.clients.home import Population, SiteConfig
+from flo.clients.site_config import Population, SiteConfig
 from flo.server.home import CoordinatorConfig
 from tests.server.stage import free_ports
 

@@ -25,7 +25,8 @@ from flo.audit_log import AuditLog
 from flo.clients import approval
 from flo.clients.approval import approval_path
 from flo.clients.extract import make_extract
-from flo.clients.home import SiteHome, make_config
+from flo.clients.home import SiteHome
+from flo.clients.site_config import make_config
 from flo.errors import BudgetError, FloError, MessageError, StudyError, TrustError, UsageError
 from flo.features import input_names
 from flo.files import write_private

@@ -12,10 +12,11 @@ from typing import Any
 
 from flo.clients.address_book import AddressBook
 from flo.clients.approve import shares
-from flo.clients.home import Population, SiteHome
+from flo.clients.home import SiteHome
 from flo.clients.policy import Policy
 from flo.clients.policy_file import EXPLAINED
 from flo.clients.review import review
+from flo.clients.site_config import Population
 from flo.identity import heard, spoken
 from flo.pages import plots
 from flo.privacy import budget

@@ -17,11 +17,12 @@ from flo.clients.decisions import refuse, withdraw
 from flo.clients.desk import facts
 from flo.clients.desk.room import Room, person_in
 from flo.clients.enrol import connect
-from flo.clients.home import Population, SiteHome
+from flo.clients.home import SiteHome
 from flo.clients.inbox import decided
 from flo.clients.inspect import inspect
 from flo.clients.offers import Offered, known_studies
 from flo.clients.people import say_yes
+from flo.clients.site_config import Population
 from flo.errors import FloError, NetworkError, PolicyError, TrustError, UsageError
 from flo.study import UNDER_WAY, Study, from_canonical
 

@@ -16,8 +16,9 @@ from typing import Any
 from flo.bench import Row, compared
 from flo.clients.approve import approve
 from flo.clients.extract import make_extract
-from flo.clients.home import SiteHome, make_config
+from flo.clients.home import SiteHome
 from flo.clients.offers import Offered
+from flo.clients.site_config import make_config
 from flo.files import write_public
 from flo.identity import Identity
 from flo.privacy.ledger import Ledger

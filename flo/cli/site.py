@@ -37,8 +37,9 @@ def init(
 ) -> results.SiteMade:
     """Make this hospital's keys, its ledger, its policy, and the life budget of its patients."""
     from flo.cli.screen import keystore_document, say
-    from flo.clients.home import SiteHome, make_config
+    from flo.clients.home import SiteHome
     from flo.clients.policy import Policy
+    from flo.clients.site_config import make_config
     from flo.errors import UsageError
     from flo.identity import spoken
     from flo.study import largest_delta

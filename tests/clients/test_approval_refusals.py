@@ -11,7 +11,7 @@ import pytest
 
 from flo.claims import Head, row_statement
 from flo.clients.coordinator_api import CoordinatorApi
-from flo.clients.home import CoordinatorInfo
+from flo.clients.coordinator_info import CoordinatorInfo
 from flo.clients.offers import Offered, offered_studies
 from flo.errors import (
     BudgetError,

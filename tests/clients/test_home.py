@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from flo.clients.home import SiteConfig, SiteHome, make_config
+from flo.clients.home import SiteHome
 from flo.clients.policy import Policy
+from flo.clients.site_config import SiteConfig, make_config
 from flo.errors import PolicyError, RefusedError, UsageError
 from tests.builders import csv_text, make_site
 
