@@ -1,9 +1,9 @@
 """FLO: hospitals train one model together and prove what it cost in privacy.
 
 Importing this package loads nothing heavy. In a notebook: ``flo.load``, ``flo.simulate``,
-``flo.compare`` (``flo.lab``). Else pick the room you need: ``flo.study`` (the signed agreement),
-``flo.privacy`` (mechanisms, accounting, ledger, report), ``flo.server`` (coordinator),
-``flo.clients`` (a hospital's site), ``flo.simulation``.
+``flo.compare``. Else pick the room you need: ``flo.study`` (the signed agreement), ``flo.privacy``
+(mechanisms, accounting, ledger, report), ``flo.server`` (coordinator), ``flo.clients`` (a
+hospital's site), ``flo.lab`` (trying a study on one machine).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flo.lab import compare, load, simulate
+    from flo.lab.notebook import compare, load, simulate
 
 __version__ = "0.2.0"
 __all__ = ["compare", "load", "simulate"]
@@ -20,6 +20,6 @@ __all__ = ["compare", "load", "simulate"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'flo' has no attribute {name!r}")
-    from flo import lab
+    from flo.lab import notebook
 
-    return getattr(lab, name)
+    return getattr(notebook, name)

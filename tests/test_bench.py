@@ -24,8 +24,8 @@ from flo.bench.plot import svg
 from flo.cli import app, demo, main
 from flo.cli.bench import GROUPS, _every_command
 from flo.errors import FloError
+from flo.lab.simulation import folds, load_hospitals, run_once
 from flo.models import parameter_count
-from flo.simulation import folds, load_hospitals, run_once
 from flo.study import load
 
 DOCUMENTED = re.findall(r"``((?:\w+ ){3,}\w+)``", bench.__doc__ or "")[0].split()

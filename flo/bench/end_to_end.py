@@ -20,7 +20,7 @@ from flo.bench import Row
 from flo.bench.references import flower_with_opacus, nvflare_with_opacus
 from flo.bench.rounds import demo
 from flo.features import input_names
-from flo.simulation import load_hospitals
+from flo.lab.simulation import load_hospitals
 
 _REFERENCES: dict[str, Callable[[Path, int, int, int], float]] = {
     "Flower 1.42 + Opacus": flower_with_opacus,

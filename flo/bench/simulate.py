@@ -13,7 +13,7 @@ from pathlib import Path
 from flo import study as studies
 from flo.bench import Row
 from flo.bench.made_up import study_of, write
-from flo.simulation import Fold, folds, load_hospitals, pooled, run_once
+from flo.lab.simulation import Fold, folds, load_hospitals, pooled, run_once
 from flo.study import Study
 
 _FARS = Path(__file__).parent.parent / "examples" / "fars" / "study.toml"

@@ -264,9 +264,9 @@ def attack(
     """Attack the trainer on made-up patients: a lower bound on ε that catches bugs, no proof."""
     from dataclasses import asdict
 
-    from flo.attack import attack as run
     from flo.cli.screen import say, working
     from flo.errors import TrustError
+    from flo.lab.attack import attack as run
     from flo.study import load
 
     loaded = load(study)

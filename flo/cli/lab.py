@@ -42,7 +42,7 @@ def simulate(
 ) -> results.Simulated:
     """Run a study in one process on data you may see; prints exact numbers, so NOT private."""
     from flo.cli.screen import console, say, working
-    from flo.lab import simulate as run
+    from flo.lab.notebook import simulate as run
 
     with working("loading patients") as status:
         result = run(

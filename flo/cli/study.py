@@ -13,8 +13,8 @@ from flo.cli.command import command
 from flo.cli.coordinator import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
-    from flo.advice import Way
     from flo.cli.operator import Operator
+    from flo.lab.advice import Way
     from flo.study import Study
 
 app = typer.Typer(no_args_is_help=True)
@@ -63,8 +63,8 @@ def check(
     study: StudyFile,
 ) -> results.StudyChecked:
     """Explain a study in plain language: what leaves, σ, ε, shares of a budget, what to expect."""
-    from flo import advice
     from flo.cli.screen import console, say, show_sheet, working
+    from flo.lab import advice
     from flo.privacy.plan import Plan
     from flo.privacy.sheet import sections
     from flo.study import load
@@ -119,8 +119,8 @@ def _show_ways(study: Study, found: list[Way]) -> None:
 
     from rich.table import Table
 
-    from flo import advice
     from flo.cli.screen import console, plain, say
+    from flo.lab import advice
 
     table = Table(
         *("algorithm", "ε", "rounds", "of its life", "AUC", "below no privacy"),

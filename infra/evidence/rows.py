@@ -373,7 +373,7 @@ ROWS: tuple[Requirement, ...] = (
         "GDPR Art. 32(1)(d)",
         "regular testing of the measures",
         "the agent tries its locks at every start; `flo audit attack` attacks the trainer",
-        ("tests/test_attack.py::test_a_broken_trainer_of_the_heart_study_is_found",),
+        ("tests/lab/test_attack.py::test_a_broken_trainer_of_the_heart_study_is_found",),
         _tested,
     ),
     Requirement(

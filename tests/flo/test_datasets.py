@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from flo import datasets
 from flo.cli import app
 from flo.errors import UsageError
+from flo.lab.scores import exact_auc
+from flo.lab.simulation import load_hospitals, simulate
 from flo.privacy.plan import Plan
 from flo.schema import NumberColumn
-from flo.scores import exact_auc
-from flo.simulation import load_hospitals, simulate
 from flo.study import Study, load
 
 SUPPORT2 = Path(__file__).resolve().parents[2] / "examples" / "support2" / "study.toml"

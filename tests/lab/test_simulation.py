@@ -11,10 +11,10 @@ import pytest
 
 from flo import study as studies
 from flo.errors import UsageError
+from flo.lab.scores import exact_auc
+from flo.lab.simulation import folds, load_hospitals, run_once, simulate
 from flo.models import initial_weights, parameter_count
 from flo.privacy.plan import Plan
-from flo.scores import exact_auc
-from flo.simulation import folds, load_hospitals, run_once, simulate
 from flo.study import Study, from_document
 from tests.builders import HOSPITALS, NoNoise, csv_text, small_study, study_document
 from tests.flo.studies import PACK

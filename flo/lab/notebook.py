@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 
 from flo.errors import RefusedError, UsageError
 from flo.features import input_names
+from flo.lab.result import Simulation
+from flo.lab.scores import Scores, calibration, difference, interval, roc
+from flo.lab.simulation import Engine, Progress, load_hospitals
+from flo.lab.simulation import simulate as _simulate
 from flo.pages import Pages
 from flo.pages.plots import intervals, plane
 from flo.privacy.sheet import trust
-from flo.scores import Scores, calibration, difference, interval, roc
 from flo.settings import read_toml
-from flo.simulation import Engine, Progress, load_hospitals
-from flo.simulation import simulate as _simulate
-from flo.simulation_result import Simulation
 from flo.study import Study
 from flo.study import load as _load
 
@@ -188,7 +188,7 @@ def simulate(
         chosen = chosen.with_mechanism(noise=noise, masking=masking)
     run: Engine | None = None
     if engine == "ray":
-        from flo.ray_engine import run_on_ray
+        from flo.lab.ray_engine import run_on_ray
 
         run = run_on_ray
     progress("loading patients")
@@ -233,7 +233,7 @@ def _shown(rows: list[Row], title: str, **values: object) -> str:
     optional = ("trust", "curves", "hospitals", "compared", "noise", "calibration", "differences")
     least = min([_LEAST_SHOWN, *(low for _, low, _, _ in rows)])
     return Pages(Path(__file__).parent, base="").text(
-        "lab.html.j2",
+        "notebook.html.j2",
         title=title,
         rows=rows,
         aucs=intervals(rows, least, 1.0),

@@ -26,17 +26,17 @@ from flo.clients.sources.files import Frame, TableSource, open_file
 from flo.clients.trainer import Trainer, private_step
 from flo.datasets import DATASETS
 from flo.errors import DataError, UsageError
+from flo.lab.hospitals import RUN, SimulatedSites, enrol, run_keys
+from flo.lab.regression import unprotected
+from flo.lab.result import Simulation
+from flo.lab.scores import Scores
 from flo.models import log_odds
 from flo.privacy.plan import Plan, ring_of
 from flo.privacy.ring import enter
 from flo.privacy.split import position
-from flo.regression import unprotected
-from flo.scores import Scores
 from flo.server.gathering import Gathered
 from flo.server.rounds import RunState, advance
 from flo.server.run import run_study
-from flo.simulated_sites import RUN, SimulatedSites, enrol, run_keys
-from flo.simulation_result import Simulation
 from flo.study import Study
 
 Floats = npt.NDArray[np.float64]

@@ -17,19 +17,19 @@ import numpy as np
 import pytest
 import tomli_w
 
-from flo import attack as module
-from flo.attack import Attacked, attack, made_up_patients
 from flo.cli import main
 from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer
 from flo.errors import UsageError
+from flo.lab import attack as module
+from flo.lab.attack import Attacked, attack, made_up_patients
 from flo.privacy import least_squares
 from flo.privacy.one_run import lower_bound
 from flo.privacy.plan import Plan
 from flo.study import Study, from_document, load
 from tests.builders import NoNoise, small_study
 
-HEART = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
+HEART = Path(__file__).parents[2] / "examples" / "heart" / "study.toml"
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

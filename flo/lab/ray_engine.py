@@ -35,11 +35,11 @@ from flo.clients.trainer import Trainer, private_step
 from flo.errors import FloError, UsageError
 from flo.files import write_private
 from flo.identity import Identity
+from flo.lab.hospitals import RUN, SimulatedSites, SiteKeys, enrol, run_keys
+from flo.lab.simulation import Fold, Memory
 from flo.privacy.discrete_gaussian import Noise, SystemNoise
 from flo.server.rounds import RunState
 from flo.server.run import run_study
-from flo.simulated_sites import RUN, SimulatedSites, SiteKeys, enrol, run_keys
-from flo.simulation import Fold, Memory
 from flo.study import Study, from_canonical
 
 _RECORD, _BODY, _TYPE = "flo", "message", "query"
@@ -51,7 +51,7 @@ MakeNoise = Callable[[], Noise]
 def run_on_ray(
     study: Study, fold: Fold, make_noise: MakeNoise = SystemNoise
 ) -> tuple[RunState, list[float]]:
-    """As ``flo.simulation.run_once``. ``make_noise``: what workers can import, for tests.
+    """As ``flo.lab.simulation.run_once``. ``make_noise``: what workers can import, for tests.
 
     Raises:
         UsageError: Ray is not installed. FloError: a hospital failed in its worker, or Ray itself.

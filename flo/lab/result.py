@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flo.lab.scores import Scores, calibration, interval, within
 from flo.privacy.plan import Plan
-from flo.scores import Scores, calibration, interval, within
 from flo.study import Study
 
 
@@ -46,7 +46,7 @@ class Simulation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 %, over who the test patients are (``flo.scores``)."""
+        """95 %, over who the test patients are (``flo.lab.scores``)."""
         return interval(self.private)
 
     @property

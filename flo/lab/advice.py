@@ -28,6 +28,8 @@ from scipy.special import ndtri
 from flo.clients.snapshot import Snapshot
 from flo.errors import StudyError
 from flo.features import input_names
+from flo.lab.scores import exact_auc
+from flo.lab.simulation import Fold, pooled, run_once
 from flo.models import log_odds
 from flo.privacy.evaluation import made_up_inputs
 from flo.privacy.life import LifeBudget
@@ -35,8 +37,6 @@ from flo.privacy.patients import Patients
 from flo.privacy.plan import Plan
 from flo.privacy.sheet import ASSUMED_HOLD_OUT, DEAR
 from flo.schema import ImageColumn
-from flo.scores import exact_auc
-from flo.simulation import Fold, pooled, run_once
 from flo.study import MOST_SQUARED_INPUTS, Study, from_document, round_size
 
 Floats = npt.NDArray[np.float64]

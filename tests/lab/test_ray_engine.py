@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from flo import ray_engine
 from flo.bench.made_up import study_of, write
 from flo.clients import trainer
 from flo.errors import FloError, UsageError
-from flo.ray_engine import run_on_ray
-from flo.simulation import folds, load_hospitals, run_once
+from flo.lab import ray_engine
+from flo.lab.ray_engine import run_on_ray
+from flo.lab.simulation import folds, load_hospitals, run_once
 from flo.study import load
 from tests.builders import NoNoise
 from tests.server.stage import flo
 
-HEART = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
+HEART = Path(__file__).parents[2] / "examples" / "heart" / "study.toml"
 
 
 @pytest.mark.slow

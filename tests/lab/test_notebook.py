@@ -19,7 +19,7 @@ import tomli_w
 import flo
 from flo.errors import DataError, RefusedError, UsageError
 from flo.features import input_names
-from flo.scores import Scores, calibration, exact_auc, interval, roc, within
+from flo.lab.scores import Scores, calibration, exact_auc, interval, roc, within
 from tests.builders import HOSPITALS, csv_text, make_site, small_study
 from tests.server.stage import flo as command
 

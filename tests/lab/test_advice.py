@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import tomli_w
 
-from flo import advice
-from flo.advice import MOST_LOST, Way, advised_against, recommended, ways
+from flo.lab import advice
+from flo.lab.advice import MOST_LOST, Way, advised_against, recommended, ways
 from flo.study import Study, from_document, load
 from tests.builders import small_study, study_document
 from tests.server.stage import flo
@@ -48,7 +48,7 @@ def test_where_too_few_patients_are_nothing_fits_and_the_least_bad_is_named() ->
 
 def test_a_study_of_ten_people_is_advised_against() -> None:
     """However many records they have: the unit is the person."""
-    watch = load(Path(__file__).parents[1] / "examples" / "watch" / "study.toml")
+    watch = load(Path(__file__).parents[2] / "examples" / "watch" / "study.toml")
     assert advised_against(ways(watch))
     assert not advised_against([])
     assert not advised_against([way(1.0, 3, 0.09), way(1.0, 3, 0.3)])
@@ -159,6 +159,6 @@ def test_a_network_is_judged_by_the_logistic_model_that_has_less_noise(
 
 @pytest.mark.parametrize("name", ["linear", "wavelets", "cnn"])
 def test_of_images_nothing_is_said_that_made_up_ones_cannot_show(name: str) -> None:
-    study = load(Path(__file__).parents[1] / "examples" / "lidc" / f"{name}.toml")
+    study = load(Path(__file__).parents[2] / "examples" / "lidc" / f"{name}.toml")
     assert ways(study) == []
     assert "made-up images" in str(advice.why_not(study))
