@@ -5,6 +5,8 @@ EXTRAS ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 AWS    := $(VENV)/.ready-aws
+# Two tests at a time, each on a core of its own.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: demo test test-full lint types screenshots bench bench-quick bench-load bench-pages bench-faults docs bundle clean
 
@@ -22,10 +24,10 @@ demo: $(READY)
 	@$(BIN)/flo demo --dir .demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-full: $(AWS)
-	$(BIN)/python -m pytest -m "slow or gpu"
+	$(PYTEST) -m "slow or gpu"
 
 lint: $(READY)
 	$(BIN)/ruff check .

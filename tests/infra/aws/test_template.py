@@ -318,7 +318,11 @@ MATRIX: list[tuple[Request, set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "allowed"), MATRIX, ids=lambda value: str(value)[:90])
+def _named(value: Request | set[str]) -> str:
+    return str(sorted(value) if isinstance(value, set) else value)[:90]
+
+
+@pytest.mark.parametrize(("asked", "allowed"), MATRIX, ids=_named)
 def test_each_role_may_what_it_needs_and_nothing_else(
     loaded: dict[str, Any], asked: Request, allowed: set[str]
 ) -> None:
