@@ -166,22 +166,23 @@ def opt_out(home: SiteHome, patient_id: str) -> list[str]:
         UsageError: no id was given. RefusedError: a study is being approved or ended right now.
         TrustError: the list is not the newest.
     """
-    hashed = _hashed(home, patient_id)
+    hashes = _asked(home, patient_id)
     with home.deciding(), closing(home.ledger()) as ledger:
         known = OptOuts.load(home)
         if not known.is_entered(home):  # that was cut off
             known.enter(home, studies=0)
-        listed = known.with_patient(hashed)
+        listed = known.with_patient(hashes[0])
         listed.save(home)
         with home.swapping():
-            changed = [
+            changed = {
                 study
+                for hashed in hashes
                 for study, approved in readable(home)
                 if approved is not None and _take_out(home, ledger, approved, study, hashed)
-            ]
+            }
             sweep(home, ledger)
         listed.enter(home, studies=len(changed))
-    return changed
+    return sorted(changed)
 
 
 def begin_a_new_list(home: SiteHome) -> None:
@@ -207,7 +208,7 @@ def begin_a_new_list(home: SiteHome) -> None:
 
 def is_in_a_file(home: SiteHome, patient_id: str) -> bool:
     """Whether any population's file holds records of this id, spelt so."""
-    wanted = normalise(_composed(patient_id))
+    wanted = normalise(unicodedata.normalize("NFC", patient_id))
     return any(
         normalise(cell) == wanted
         for population in home.config.populations
@@ -225,7 +226,7 @@ def _ids(population: Population) -> list[object]:
 
 def erase(home: SiteHome, patient_id: str) -> tuple[Erasure, Path]:
     """Opt the patient out, and record which models they contributed to, and how much at most."""
-    hashed = _hashed(home, patient_id)
+    hashes = _asked(home, patient_id)
     opt_out(home, patient_id)
     contributions, unknown = [], []
     with closing(home.ledger()) as ledger:
@@ -235,7 +236,7 @@ def erase(home: SiteHome, patient_id: str) -> tuple[Erasure, Path]:
                 unknown.append(study)
                 continue
             for left in members.left:
-                if left.patient == hashed:
+                if left.patient in hashes:
                     contributions.append(_contribution(ledger, approved, left.side, left.row))
     made = Erasure(
         id=secrets.token_hex(8),
@@ -259,18 +260,19 @@ def left_out(home: SiteHome, patient_ids: Collection[str]) -> set[str]:
     if not out:
         return set()
     key = home.patients_key
-    return {name for name in patient_ids if keyed_hash(key, name) in out}
+    return {name for name in patient_ids if not out.isdisjoint(_hashes(key, name))}
 
 
-def _hashed(home: SiteHome, patient_id: str) -> str:
+def _asked(home: SiteHome, patient_id: str) -> list[str]:
     if not normalise(patient_id):
         raise UsageError("no patient id was given")
-    return keyed_hash(home.patients_key, _composed(patient_id))
+    return _hashes(home.patients_key, patient_id)
 
 
-def _composed(patient_id: str) -> str:
-    """As ids in files must be, whatever a keyboard or a list makes of an accent."""
-    return unicodedata.normalize("NFC", patient_id)
+def _hashes(key: bytes, patient_id: str) -> list[str]:
+    """Of the id as files must spell it, whatever was typed; then as they could up to FLO 0.2."""
+    spelt = (unicodedata.normalize(form, patient_id) for form in ("NFC", "NFD"))
+    return list(dict.fromkeys(keyed_hash(key, one) for one in spelt))
 
 
 def _take_out(home: SiteHome, ledger: Ledger, approved: Approval, study: str, hashed: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from flo.cli import results
 from flo.cli.command import command
 from flo.cli.site import DEFAULT_HOME, Home, app
 from flo.cli.steward import PersonKey, person_key
+
+if TYPE_CHECKING:
+    from flo.clients.home import SiteHome
 
 
 @command(app)
@@ -84,7 +87,6 @@ def opt_out(
     """Ask for a patient who does not take part: from the next round on, and in nothing later."""
     from flo.cli.screen import say
     from flo.clients.consent import begin_a_new_list as begin
-    from flo.clients.consent import is_in_a_file
     from flo.clients.consent import opt_out as take_out
     from flo.clients.home import SiteHome
 
@@ -96,10 +98,7 @@ def opt_out(
     patient = _patient_id()
     changed = take_out(opened, patient)
     say(f"noted; the patient was taken out of {len(changed)} studies and takes part in none later")
-    known = is_in_a_file(opened, patient)
-    if not known:
-        say("[yellow]no data file here holds this id:[/] is it spelt as there?")
-    return results.OptedOut(len(changed), known)
+    return results.OptedOut(len(changed), _is_known(opened, patient))
 
 
 @command(app)
@@ -109,7 +108,6 @@ def erase(home: Home = DEFAULT_HOME) -> results.Erased:
 
     from flo.cli.screen import console, plain, say
     from flo.clients.consent import erase as record
-    from flo.clients.consent import is_in_a_file
     from flo.clients.home import SiteHome
 
     opened, patient = SiteHome.open(home), _patient_id()
@@ -129,15 +127,29 @@ def erase(home: Home = DEFAULT_HOME) -> results.Erased:
         console().print(table)
     else:
         say("this id is in no study that was approved here")
-    known = is_in_a_file(opened, patient)
-    if not known:
-        say("[yellow]no data file here holds this id:[/] is it spelt as there?")
+    known = _is_known(opened, patient)
     if made.unknown:
         say(f"not known for {len(made.unknown)} studies approved before members were kept")
     say(made.said)
     say(f"signed record, without the patient's id: {path}")
     contributions = [part.model_dump(mode="json") for part in made.contributions]
     return results.Erased(str(path), known, contributions, list(made.unknown))
+
+
+def _is_known(home: SiteHome, patient: str) -> bool:
+    """Said, if no data file holds the id; what was asked for is done in any case."""
+    from flo.cli.screen import plain, say
+    from flo.clients.consent import is_in_a_file
+    from flo.errors import FloError
+
+    try:
+        known = is_in_a_file(home, patient)
+    except FloError as error:
+        say(f"[yellow]nobody looked if a data file holds this id:[/] {plain(str(error))}")
+        return False
+    if not known:
+        say("[yellow]no data file here holds this id:[/] is it spelt as there?")
+    return known
 
 
 def _patient_id() -> str:
