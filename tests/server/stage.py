@@ -30,7 +30,7 @@ from flo.server.home import CoordinatorConfig, CoordinatorHome
 from flo.server.invitations import invite
 from tests.builders import make_site
 
-START_SECONDS = 40.0
+START_SECONDS = 120.0
 
 
 @dataclass(frozen=True)

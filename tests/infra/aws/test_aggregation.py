@@ -141,7 +141,7 @@ def test_sigterm_stops_a_job_cleanly_and_another_goes_on_from_there(three: Stage
     three.round_passed(digest, 3)
     first, job = three.sagemaker.latest()
     job.stop()
-    outcome = three.sagemaker.outcome(first, seconds=20)
+    outcome = three.sagemaker.outcome(first)
     assert outcome.status == "Stopped"
     assert "stopped by SIGTERM; the run's state is saved" in outcome.reason
     three.over(digest)
