@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-import unicodedata
 from collections.abc import Collection
 from contextlib import closing
 from datetime import UTC, datetime
@@ -166,23 +165,22 @@ def opt_out(home: SiteHome, patient_id: str) -> list[str]:
         UsageError: no id was given. RefusedError: a study is being approved or ended right now.
         TrustError: the list is not the newest.
     """
-    hashes = _asked(home, patient_id)
+    hashed = _hashed(home, patient_id)
     with home.deciding(), closing(home.ledger()) as ledger:
         known = OptOuts.load(home)
         if not known.is_entered(home):  # that was cut off
             known.enter(home, studies=0)
-        listed = known.with_patient(hashes[0])
+        listed = known.with_patient(hashed)
         listed.save(home)
         with home.swapping():
-            changed = {
+            changed = [
                 study
-                for hashed in hashes
                 for study, approved in readable(home)
                 if approved is not None and _take_out(home, ledger, approved, study, hashed)
-            }
+            ]
             sweep(home, ledger)
         listed.enter(home, studies=len(changed))
-    return sorted(changed)
+    return changed
 
 
 def begin_a_new_list(home: SiteHome) -> None:
@@ -208,7 +206,7 @@ def begin_a_new_list(home: SiteHome) -> None:
 
 def is_in_a_file(home: SiteHome, patient_id: str) -> bool:
     """Whether any population's file holds records of this id, spelt so."""
-    wanted = normalise(unicodedata.normalize("NFC", patient_id))
+    wanted = normalise(patient_id)
     return any(
         normalise(cell) == wanted
         for population in home.config.populations
@@ -226,7 +224,7 @@ def _ids(population: Population) -> list[object]:
 
 def erase(home: SiteHome, patient_id: str) -> tuple[Erasure, Path]:
     """Opt the patient out, and record which models they contributed to, and how much at most."""
-    hashes = _asked(home, patient_id)
+    hashed = _hashed(home, patient_id)
     opt_out(home, patient_id)
     contributions, unknown = [], []
     with closing(home.ledger()) as ledger:
@@ -236,7 +234,7 @@ def erase(home: SiteHome, patient_id: str) -> tuple[Erasure, Path]:
                 unknown.append(study)
                 continue
             for left in members.left:
-                if left.patient in hashes:
+                if left.patient == hashed:
                     contributions.append(_contribution(ledger, approved, left.side, left.row))
     made = Erasure(
         id=secrets.token_hex(8),
@@ -260,19 +258,13 @@ def left_out(home: SiteHome, patient_ids: Collection[str]) -> set[str]:
     if not out:
         return set()
     key = home.patients_key
-    return {name for name in patient_ids if not out.isdisjoint(_hashes(key, name))}
+    return {name for name in patient_ids if keyed_hash(key, name) in out}
 
 
-def _asked(home: SiteHome, patient_id: str) -> list[str]:
+def _hashed(home: SiteHome, patient_id: str) -> str:
     if not normalise(patient_id):
         raise UsageError("no patient id was given")
-    return _hashes(home.patients_key, patient_id)
-
-
-def _hashes(key: bytes, patient_id: str) -> list[str]:
-    """Of the id as files must spell it, whatever was typed; then as they could up to FLO 0.2."""
-    spelt = (unicodedata.normalize(form, patient_id) for form in ("NFC", "NFD"))
-    return list(dict.fromkeys(keyed_hash(key, one) for one in spelt))
+    return keyed_hash(home.patients_key, patient_id)
 
 
 def _take_out(home: SiteHome, ledger: Ledger, approved: Approval, study: str, hashed: str) -> bool:

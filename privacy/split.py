@@ -14,8 +14,8 @@ import hmac
 def normalise(patient_id: str) -> str:
     """The one spelling under which a patient is known: no outer spaces, case folded.
 
-    No more than that: whoever reads ids refuses those that look like another one and are not (see
-    ``flo.clients.quality.cells.as_ids``).
+    No more than that: an ``é`` of one character and an ``é`` of two are two patients with a budget
+    each, so all files of a population have to write ids alike. The gate asks about such ids.
     """
     return patient_id.strip().casefold()
 

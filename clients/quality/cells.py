@@ -5,8 +5,6 @@ Missing is an empty cell, NA, N/A, NaN, null or None, in any case.
 
 from __future__ import annotations
 
-import unicodedata
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -20,7 +18,6 @@ Mask = npt.NDArray[np.bool_]
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _INFINITE = r"(?i)^[+-]?inf(inity)?$"
 _MISSING = pa.array(sorted(MISSING))
-_SEEN = "patient ids that look alike must be one id, or a patient counts twice"
 _EXACT = 2.0**53  # beyond it a float is no exact count of anything
 
 
@@ -62,12 +59,8 @@ def as_text(cells: pa.Array, *, as_spelt: bool = False) -> pa.StringArray:
 def as_ids(cells: pa.Array) -> pa.StringArray:
     """Patient ids: text or whole numbers, null for missing. No two different cells become one.
 
-    Nor does a patient become two whose id looks the same in another file: letters are composed
-    (Unicode NFC), and none is invisible.
-
     Raises:
-        DataError: cells of another kind, whole numbers that a float does not hold exactly, or text
-        that can look the same and be another id.
+        DataError: cells of another kind, or whole numbers that a float does not hold exactly.
     """
     cells = _plain(cells)
     rule, hint = "patient ids must be text or whole numbers", "make them text where they come from"
@@ -79,23 +72,9 @@ def as_ids(cells: pa.Array) -> pa.StringArray:
                 f"{rule}, and some are decimal numbers or have over 15 digits", hint=hint
             )
     try:
-        ids = as_text(cells)
+        return as_text(cells)
     except TypeError as error:
         raise DataError(f"{rule}, not {error}", hint=hint) from None
-    if pc.any(pc.match_substring_regex(ids, r"[\p{Cc}\p{Cf}]")).as_py():
-        raise DataError(
-            f"{_SEEN}, and some hold characters that nobody sees",
-            hint="remove them where they come from",
-        )
-    # Not Arrow's utf8_normalize: that of 25.0 takes letters apart whatever is asked of it.
-    beyond_ascii = ids.filter(pc.invert(pc.string_is_ascii(ids))).to_pylist()
-    if not all(unicodedata.is_normalized("NFC", name) for name in beyond_ascii):
-        raise DataError(
-            f"{_SEEN}, and some write an accent apart from its letter",
-            hint="compose them (Unicode NFC) where they come from: NORMALIZE(id, NFC) in SQL, "
-            "unicodedata.normalize('NFC', id) in Python",
-        )
-    return ids
 
 
 def as_numbers(cells: pa.Array) -> tuple[Floats, Mask]:

@@ -1,4 +1,4 @@
-"""One patient as several: records alike in every cell under other ids, ids that differ in marks.
+"""One patient as several: records alike in every cell under other ids.
 
 Where a record tells much, two alike are one patient. Where it tells little some are alike by chance
 and only how often records occur can tell copies. Let f_k be how many different records occur k
@@ -13,15 +13,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from flo.clients.quality.cells import Floats, Mask
 from flo.clients.quality.findings import Finding, Level, rows
 from flo.clients.quality.table import Table
 from flo.schema import Schema
 
-DOUBLES, SAME_ID = "duplicated patients", "one patient two ids"
+DOUBLES = "duplicated patients"
 _SHARE = 0.01  # of the records
 # Bits that a record's cells tell on average, for equal ones to be more than chance: 20, and so
 # many that fewer than one record in a thousand has its like by chance.
@@ -129,16 +127,3 @@ def _bits(cells: pd.Series) -> float:
     """How much a cell of this column tells, as -log2 of how often two of them are equal."""
     share = cells.value_counts(normalize=True, dropna=False).to_numpy()
     return float(-np.log2(np.sum(share**2)))
-
-
-def same_patient(table: Table, id_column: str) -> list[Finding]:
-    """Ids that differ by zeros in front and by marks only: one patient would count as two."""
-    ids = pa.array(table.ids, pa.string())
-    plain = pc.replace_substring_regex(ids, r"[^\pL\pN]", "")
-    plain = pc.replace_substring_regex(plain, r"(^|\D)0+(\d)", r"\1\2")
-    if pc.count_distinct(plain).as_py() == pc.count_distinct(ids).as_py():
-        return []
-    spelt = pd.DataFrame({"id": table.ids, "plain": plain.to_pylist()})
-    twice = (spelt.groupby("plain")["id"].transform("nunique") > 1).to_numpy()
-    rule = "ids differ by leading zeros or marks only: are they the same patients?"
-    return rows(id_column, rule, twice, level="to accept", kind=SAME_ID)

@@ -15,9 +15,10 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from flo.clients.quality.cells import Floats, Mask
-from flo.clients.quality.doubles import doubles, same_patient
+from flo.clients.quality.doubles import doubles
 from flo.clients.quality.findings import Finding
 from flo.clients.quality.identifiers import identifiers, weak_ids
+from flo.clients.quality.ids import other_characters, same_patient
 from flo.clients.quality.table import Table
 from flo.clients.quality.units import wrong_unit
 from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
@@ -48,6 +49,7 @@ def suspicions(table: Table, schema: Schema, id_column: str) -> list[Finding]:
     found += _leaks(table, schema)
     found += weak_ids(table.ids, id_column)
     found += doubles(table, schema) + same_patient(table, id_column)
+    found += other_characters(table, id_column)
     return found + _one_class(table, schema) + _mostly_missing(table, schema)
 
 

@@ -1,8 +1,8 @@
 """From the values that a DICOM image stores to the study's pixels.
 
 In this order: what is stored, of MONOCHROME1 (low is white) mirrored in the range that it may
-have, but of a CT, whose Hounsfield units are the same however they are shown (PS3.3 C.7.6.3.1.2:
-for display, after the modality's rescale); its real values; held within the study's bounds, as a
+have, unless they have units, which are the same however they are shown (PS3.3 C.7.6.3.1.2: for
+display, after the modality's rescale); its real values; held within the study's bounds, as a
 viewer's window does; padding as the least of them; averaged to the study's size.
 """
 
@@ -54,11 +54,13 @@ def read_pixels(path: Path, column: ImageColumn) -> npt.NDArray[np.float64]:
 
 def has_no_units(header: Dataset) -> bool:
     """Whether it is a CT of which nobody says what its numbers are in Hounsfield units."""
-    return _is_ct(header) and _rescale(header) is None and not header.get("ModalityLUTSequence")
+    is_ct = header.get("Modality") == "CT"
+    return is_ct and _rescale(header) is None and not header.get("ModalityLUTSequence")
 
 
-def _is_ct(header: Dataset) -> bool:
-    return bool(header.get("Modality") == "CT")
+def _has_units(header: Dataset) -> bool:
+    """Hounsfield units, or becquerels per millilitre."""
+    return header.get("Modality") in ("CT", "PT")
 
 
 def _refuse_other_kinds(image: Dataset, column: ImageColumn) -> None:
@@ -94,7 +96,7 @@ def _held(image: Dataset, column: ImageColumn) -> npt.NDArray[np.float64]:
 
     stored = pixel_array(image)
     padding = _padding(image, stored)
-    if image.get("PhotometricInterpretation") == "MONOCHROME1" and not _is_ct(image):
+    if image.get("PhotometricInterpretation") == "MONOCHROME1" and not _has_units(image):
         least, most = _stored_range(image)
         stored = least + most - stored
     values: npt.NDArray[np.float64]

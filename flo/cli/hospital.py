@@ -136,8 +136,8 @@ def erase(home: Home = DEFAULT_HOME) -> results.Erased:
     return results.Erased(str(path), known, contributions, list(made.unknown))
 
 
-def _is_known(home: SiteHome, patient: str) -> bool:
-    """Said, if no data file holds the id; what was asked for is done in any case."""
+def _is_known(home: SiteHome, patient: str) -> bool | None:
+    """Whether a data file holds the id, and said if not. What was asked for is done in any case."""
     from flo.cli.screen import plain, say
     from flo.clients.consent import is_in_a_file
     from flo.errors import FloError
@@ -146,7 +146,7 @@ def _is_known(home: SiteHome, patient: str) -> bool:
         known = is_in_a_file(home, patient)
     except FloError as error:
         say(f"[yellow]nobody looked if a data file holds this id:[/] {plain(str(error))}")
-        return False
+        return None
     if not known:
         say("[yellow]no data file here holds this id:[/] is it spelt as there?")
     return known

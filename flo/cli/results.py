@@ -420,18 +420,22 @@ class PersonKey(Result):
 
 @dataclass(frozen=True)
 class OptedOut(Result):
-    """``studies``: how many the patient was taken out of. ``known``: a data file has the id."""
+    """``studies``: how many the patient was taken out of. ``known``: a data file has the id; null
+    where one could not be read."""
 
     studies: int
-    known: bool
+    known: bool | None
 
 
 @dataclass(frozen=True)
 class Erased(Result):
-    """``contributions``: study, releases, ε and the factor by which odds change at most."""
+    """``contributions``: study, releases, ε and the factor by which odds change at most.
+
+    ``known``: as of ``flo site opt-out``.
+    """
 
     record: str
-    known: bool
+    known: bool | None
     contributions: list[dict[str, Any]]
     unknown: list[str]
 

@@ -16,7 +16,7 @@ from flo.clients.consent import OptOuts, begin_a_new_list, erase, is_in_a_file, 
 from flo.clients.home import SiteHome
 from flo.clients.members import Members
 from flo.clients.worker import Worker, write_frame
-from flo.errors import EXIT_OK, DataError, RefusedError, TrustError, UsageError
+from flo.errors import EXIT_OK, RefusedError, TrustError, UsageError
 from flo.keystore import read_secret
 from flo.messages import Purpose
 from flo.privacy.split import keyed_hash
@@ -323,56 +323,18 @@ def test_nobody_opts_out_while_a_study_is_being_approved_and_the_other_way_round
     assert opt_out(site.home, PATIENTS[1]) == []
 
 
-def test_an_id_is_found_however_its_accents_were_typed(tmp_path: Path) -> None:
-    site = enrolled_site(tmp_path)
-    path = site.home.config.populations[0].file
-    assert path is not None
-    path.write_text(path.read_text().replace(f"{PATIENTS[1]},", "zo\u00eb,"))
-    assert is_in_a_file(site.home, "Zoe\u0308")
-    opt_out(site.home, "Zoe\u0308")
-    assert left_out(site.home, ["zo\u00eb", PATIENTS[2]]) == {"zo\u00eb"}
-
-
-def test_whoever_opted_out_under_an_accent_apart_stays_out(tmp_path: Path) -> None:
-    """As FLO 0.2 kept it; since then ids are composed before they are read."""
-    home = enrolled_site(tmp_path).home
-    with home.deciding():
-        listed = OptOuts.load(home).with_patient(keyed_hash(home.patients_key, "zoe\u0308"))
-        listed.save(home)
-        listed.enter(home, studies=0)
-    assert left_out(home, ["zo\u00eb", "zoe"]) == {"zo\u00eb"}
-
-
-def test_whoever_was_frozen_under_an_accent_apart_is_taken_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As FLO 0.2 froze them."""
-    apart = "zoe\u0308"
-    site = enrolled_site(tmp_path)
-    path = site.home.config.populations[0].file
-    assert path is not None
-    path.write_text(path.read_text().replace(f"{PATIENTS[1]},", f"{apart},"))
-    site.refuses(site.offer(), DataError, "an accent apart from its letter", heads=True)
-    with monkeypatch.context() as before:
-        before.setattr("flo.clients.quality.cells.unicodedata.is_normalized", lambda *_: True)
-        offer = site.offer()
-        site.approve(offer)
-    made, _ = erase(site.home, "zo\u00eb")
-    assert [part.study for part in made.contributions] == [offer.study.digest]
-    approved = approval.load(site.home, offer.study.digest)
-    members = Members.load(site.home, offer.study.digest, approved.snapshot)
-    assert members is not None
-    assert members.side_of(keyed_hash(site.home.patients_key, apart)) is None
-
-
 def test_an_opt_out_is_done_while_the_data_are_away_and_that_is_said(tmp_path: Path) -> None:
     home = enrolled_site(tmp_path).home
     path = home.config.populations[0].file
     assert path is not None
     path.unlink()
-    done = flo("site", "opt-out", "--home", home.directory, typed=f"{PATIENTS[1]}\n")
+    written = tmp_path / "said.json"
+    done = flo(
+        *("site", "opt-out", "--home", home.directory, "--json", written), typed=f"{PATIENTS[1]}\n"
+    )
     assert done.returncode == EXIT_OK
     assert "nobody looked if a data file holds this id" in done.stdout
+    assert json.loads(written.read_text())["known"] is None
     assert left_out(home, PATIENTS) == {PATIENTS[1]}
 
 

@@ -59,23 +59,6 @@ def test_what_cannot_tell_patients_apart_is_refused_without_a_cell(cells: pa.Arr
     assert "ff" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("one", "words"),
-    [
-        ("Zoe\u0308", "write an accent apart from its letter"),
-        ("p\u200b1", "hold characters that nobody sees"),
-        ("p1\ufeff2", "hold characters that nobody sees"),
-        ("p\x001", "hold characters that nobody sees"),
-    ],
-    ids=["decomposed", "zero width", "byte order mark", "NUL"],
-)
-def test_an_id_that_looks_like_another_one_is_refused(one: str, words: str) -> None:
-    with pytest.raises(DataError, match=words) as refused:
-        as_ids(pa.array(["p1", None, one]))
-    assert one not in str(refused.value)
-    assert as_ids(pa.array(["Zo\u00eb", "p 1", "\U00020000"])).to_pylist()[0] == "Zo\u00eb"
-
-
 def test_ids_of_a_study_with_many_records_are_as_many_as_there_are_patients(
     tmp_path: Path,
 ) -> None:

@@ -84,6 +84,13 @@ def same_patients(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, again], ignore_index=True)
 
 
+def accents_apart(table: pd.DataFrame) -> pd.DataFrame:
+    """One patient's visits from two systems, of which one writes the accent apart."""
+    ids = table["patient_id"].tolist()
+    ids[:2] = ["zo\u00eb", "zoe\u0308"]
+    return table.assign(patient_id=ids)
+
+
 PLANTED = [
     pytest.param(in_mmol, "unit", "chol", "mmol/L where the study has mg/dL of cholesterol"),
     pytest.param(half_in_mmol, "unit", "chol", "mmol/L where the study has mg/dL of cholesterol"),
@@ -96,6 +103,10 @@ PLANTED = [
     pytest.param(leaked_by_absence, "label leak", "ca", "tells the label almost alone"),
     pytest.param(doubled, "duplicated patients", "", "alike in every cell, 20 records"),
     pytest.param(same_patients, "one patient two ids", "patient_id", "same patients?, 12 records"),
+    pytest.param(accents_apart, "one patient two ids", "patient_id", "same patients?, 2 records"),
+    pytest.param(
+        accents_apart, "ids in other characters", "patient_id", "apart from its letter, (row 2)"
+    ),
 ]
 
 

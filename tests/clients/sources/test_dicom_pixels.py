@@ -53,8 +53,10 @@ def test_low_is_white_is_mirrored_in_the_range_that_is_stored(tmp_path: Path, si
     )
 
 
-def test_hounsfield_units_are_the_same_however_a_ct_is_shown(tmp_path: Path) -> None:
+@pytest.mark.parametrize("modality", ["CT", "PT"])
+def test_units_are_the_same_however_an_image_is_shown(tmp_path: Path, modality: str) -> None:
     def shown(number: int, image: Any) -> None:
+        image.Modality = modality
         image.PhotometricInterpretation = "MONOCHROME1"
 
     np.testing.assert_array_equal(
