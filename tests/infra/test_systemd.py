@@ -99,7 +99,10 @@ def test_a_study_is_carried_out_by_units_under_a_real_systemd(place: Path) -> No
         (units / f"{name}.service").write_text(done.stdout)
     with booted(units) as systemctl:
         systemctl("start", *written)
-        real.wait_until_served()
+        try:
+            real.wait_until_served()
+        except AssertionError:
+            raise AssertionError((units / "boot.log").read_text()) from None
         digest = launch(real, homes, "distributed noise")
         wait_for(lambda now: now["status"] == "done", real.home.directory, digest)
         for name in written:

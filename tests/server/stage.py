@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import ssl
@@ -221,10 +223,25 @@ def new_home(folder: Path) -> CoordinatorHome:
     return CoordinatorHome.create(folder, CoordinatorConfig(port=port, private_port=private_port))
 
 
+def _ports() -> Iterator[int]:
+    """Below those that the kernel gives to connections, and of each worker's own: whoever comes
+    back to a port must find it as it was left."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    own = range(16_000 + worker * 4_000, 20_000 + worker * 4_000)
+    start = random.randrange(len(own))
+    yield from itertools.cycle([*own[start:], *own[:start]])
+
+
+_PORTS = _ports()
+
+
 def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        bound = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(item.getsockname()[1]) for item in bound]
+    found: list[int] = []
+    while len(found) < count:
+        port = next(_PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+    return found
 
 
 def flo(
