@@ -38,15 +38,19 @@ def unit(what: What, home: Path, user: str, device: str = "cpu") -> str:
             f"{place} does not belong to {user}",
             hint=f"chown -R {user} {place}, or name its owner: --user",
         )
-    if any(place.is_relative_to(shared) for shared in ("/tmp", "/var/tmp")):  # noqa: S108
-        raise UsageError(
-            f"{place} is in a place for temporary files, where a unit sees its own only",
-            hint="move the folder, such as to /var/lib/flo",
-        )
-    for path in (str(place), sys.executable):
-        if not path.isascii() or any(sign in path for sign in " \t%\\\"'$;"):
+    for path, way_out in (
+        (place, "move the folder, such as to /var/lib/flo"),
+        (Path(sys.executable), "install FLO elsewhere, such as in /opt/flo"),
+    ):
+        if is_temporary(path):
             raise UsageError(
-                f"{path!r} has a sign that means something to systemd",
+                f"{path} is in a place for temporary files, where a unit sees its own only",
+                hint=way_out,
+            )
+    for name in (str(place), sys.executable):
+        if not name.isascii() or any(sign in name for sign in " \t%\\\"'$;"):
+            raise UsageError(
+                f"{name!r} has a sign that means something to systemd",
                 hint="use a folder of letters, digits, hyphens, dots and slashes",
             )
     pages = Environment(
@@ -71,3 +75,8 @@ def unit(what: What, home: Path, user: str, device: str = "cpu") -> str:
             for above in ("/home", "/root")
         ),
     )
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a unit, which has a /tmp of its own, would not see it."""
+    return any(path.is_relative_to(shared) for shared in ("/tmp", "/var/tmp"))  # noqa: S108

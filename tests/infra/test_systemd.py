@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import pytest
 from flo.clients.confinement import LAYERS
 from flo.clients.home import SiteHome
 from flo.errors import UsageError
-from flo.infra.systemd.units import unit
+from flo.infra.systemd.units import is_temporary, unit
 from tests.builders import make_site
 from tests.end_to_end.running import SITES, launch, wait_for
 from tests.infra.systemd import booted
@@ -30,6 +31,8 @@ MOST_EXPOSED = {"site": 2.7, "coordinator": 1.9}  # of 10, as systemd-analyze co
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A folder that is not in /tmp, which every unit has for itself alone."""
+    if is_temporary(Path(sys.executable)):
+        pytest.skip("FLO is installed in a place for temporary files, where no unit finds it")
     made = Path(tempfile.mkdtemp(prefix="flo-test-", dir="/srv" if Path("/srv").is_dir() else "/"))
     try:
         yield made
@@ -71,11 +74,17 @@ def test_a_unit_sees_graphics_cards_only_where_they_may_be_used(place: Path, dev
     assert ("PrivateDevices=yes" in text) == (device == "cpu")
 
 
-def test_what_a_unit_could_not_work_with_is_refused(place: Path, tmp_path: Path) -> None:
+def test_what_a_unit_could_not_work_with_is_refused(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UsageError, match="there is no user 'no-such-user'"):
         unit("site", place, "no-such-user")
     with pytest.raises(UsageError, match="does not belong to nobody"):
         unit("site", place, "nobody")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("sys.executable", "/tmp/venv/bin/python")
+        with pytest.raises(UsageError, match="/tmp/venv/bin/python is in a place for temporary"):
+            unit("site", place, owner(place))
     odd = place / "two words"
     odd.mkdir()
     with pytest.raises(UsageError, match="means something to systemd"):
