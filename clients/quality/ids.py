@@ -49,7 +49,8 @@ def other_characters(table: Table, id_column: str) -> list[Finding]:
     odd = np.array([_may_be_written_otherwise(name) for name in table.ids], dtype=bool)
     rule = (
         "ids hold an accent apart from its letter, an unusual space or an invisible character, "
-        "which others may write in another way: there they are other patients"
+        "which others may write in another way: there they are other patients. After a first study "
+        "accept them: a mended id is a new patient, no longer opted out"
     )
     return rows(id_column, rule, odd, level="to accept", kind=OTHER_CHARACTERS)
 

@@ -146,6 +146,7 @@ def _is_known(home: SiteHome, patient: str) -> bool | None:
         known = is_in_a_file(home, patient)
     except FloError as error:
         say(f"[yellow]nobody looked if a data file holds this id:[/] {plain(str(error))}")
+        say("once the data are there, flo site opt-out with the same id looks again")
         return None
     if not known:
         say("[yellow]no data file here holds this id:[/] is it spelt as there?")

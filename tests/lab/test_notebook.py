@@ -26,13 +26,6 @@ from tests.server.stage import flo as command
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    for hospital in HOSPITALS:
-        (tmp_path / f"{hospital}.csv").write_text(csv_text(60, prefix=hospital))
-    return tmp_path
-
-
 def test_importing_the_package_loads_nothing_heavy() -> None:
     script = "import sys, flo; print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run(

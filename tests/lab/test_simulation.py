@@ -16,7 +16,7 @@ from flo.lab.simulation import folds, load_hospitals, run_once, simulate
 from flo.models import initial_weights, parameter_count
 from flo.privacy.plan import Plan
 from flo.study import Study, from_document
-from tests.builders import HOSPITALS, NoNoise, csv_text, small_study, study_document
+from tests.builders import HOSPITALS, NoNoise, small_study, study_document
 from tests.flo.studies import PACK
 from tests.server.stage import flo
 
@@ -37,13 +37,6 @@ COMPARED = {
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    for hospital in HOSPITALS:
-        (tmp_path / f"{hospital}.csv").write_text(csv_text(60, prefix=hospital))
-    return tmp_path
 
 
 def test_the_result_has_the_documented_keys_and_says_not_private(data: Path) -> None:
