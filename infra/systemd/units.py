@@ -38,9 +38,11 @@ def unit(what: What, home: Path, user: str, device: str = "cpu") -> str:
             f"{place} does not belong to {user}",
             hint=f"chown -R {user} {place}, or name its owner: --user",
         )
+    python, elsewhere = Path(sys.executable), "install FLO elsewhere, such as in /opt/flo"
     for path, way_out in (
         (place, "move the folder, such as to /var/lib/flo"),
-        (Path(sys.executable), "install FLO elsewhere, such as in /opt/flo"),
+        (python, elsewhere),
+        (python.resolve(), elsewhere),
     ):
         if is_temporary(path):
             raise UsageError(
@@ -71,7 +73,7 @@ def unit(what: What, home: Path, user: str, device: str = "cpu") -> str:
         written_by=f"flo {what} unit",
         in_home=any(
             path.is_relative_to(above)
-            for path in (place, Path(sys.executable), Path(sys.executable).resolve())
+            for path in (place, python, python.resolve())
             for above in ("/home", "/root")
         ),
     )
