@@ -7,8 +7,11 @@ READY  := $(VENV)/.ready
 AWS    := $(VENV)/.ready-aws
 # Two tests at a time, each on a core of its own.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+# Containers often forbid Python to keep what it compiled: every process that a test starts would
+# compile FLO again.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-full lint types screenshots bench bench-quick bench-load bench-pages bench-faults docs bundle clean
+.PHONY: demo test test-processes test-full examples lint types screenshots bench bench-quick bench-load bench-pages bench-faults docs bundle clean
 
 $(READY): pyproject.toml constraints.txt examples/data-requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,8 +29,14 @@ demo: $(READY)
 test: $(READY)
 	$(PYTEST)
 
+test-processes: $(READY)
+	$(PYTEST) -m "processes and not slow and not gpu"
+
 test-full: $(AWS)
-	$(PYTEST) -m "slow or gpu"
+	$(PYTEST) -m "(slow or gpu) and not examples"
+
+examples: $(READY)
+	$(PYTEST) -m examples
 
 lint: $(READY)
 	$(BIN)/ruff check .

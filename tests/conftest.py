@@ -1,14 +1,105 @@
-"""What holds for every test: none fails because the machine was slow."""
+"""What holds for every test.
+
+* None fails because the machine was slow.
+* Its files are on a memory file system where there is one: flushing them to a disk would take half
+  of the time. ``on_disk`` is a folder for tests about the disk itself.
+* One that starts a process says so (``pytest.mark.processes``), so that `make test` has none of
+  them; one that does not say so fails.
+* What is slow and gives the same again is computed once in this process: the digest of FLO's code,
+  and the key of one passphrase, salt and cost. The functions are the product's own, so that files
+  of another process or release open, too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import gc
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from flo import environment, keystore
+
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+_MEMORY = Path("/dev/shm")
+_ENOUGH_BYTES = 4 << 30
+
+if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ENOUGH_BYTES:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
+environment.code_digest = functools.cache(environment.code_digest)
+keystore._stretched = functools.cache(keystore._stretched)
+
+
+def _started_processes() -> list[str]:
+    """Every process that this one starts from now on."""
+    found: list[str] = []
+    starts = {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty"}
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if event in starts:
+            found.append(f"{event} {arguments[:2]}")
+
+    sys.addaudithook(note)
+    return found
+
+
+_started = _started_processes()
+
+
+def _watched(item: pytest.Item) -> Generator[None]:
+    before = len(_started)
+    yield
+    if len(_started) > before and not any(
+        map(item.get_closest_marker, ("processes", "slow", "examples"))
+    ):
+        pytest.fail(f"mark it with pytest.mark.processes: it starts {_started[before]}")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out a module whose own mark leaves out all its tests: importing it takes time."""
+    left_out = set(re.findall(r"(?:^| and )not (\w+)", config.option.markexpr))
+    if collection_path.suffix != ".py" or not left_out:
+        return None
+    marks = re.search(r"^pytestmark = (.*)", collection_path.read_text(), flags=re.MULTILINE)
+    return bool(marks and left_out & set(re.findall(r"mark\.(\w+)", marks[1]))) or None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What collecting makes stays: it is not searched for garbage, now or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    yield from _watched(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    yield from _watched(item)
+
+
+@pytest.fixture
+def on_disk() -> Iterator[Path]:
+    """A folder on the machine's disk."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -154,6 +154,7 @@ def test_a_device_that_is_not_there_is_refused_in_words(
     assert "abacus" in capsys.readouterr().err
 
 
+@pytest.mark.processes
 def test_the_start_of_every_command_is_measured() -> None:
     commands = _every_command()
     assert len(commands) > 50
@@ -183,6 +184,7 @@ def test_made_up_patients_fit_their_study(tmp_path: Path) -> None:
     assert (found.phase, len(seconds)) == ("done", 6)
 
 
+@pytest.mark.processes
 def test_sums_are_measured_in_a_process_of_their_own() -> None:
     """Flower's side too: its records and its FedAvg are where they are looked for."""
     done = subprocess.run(

@@ -21,9 +21,10 @@ from flo.cli import app, results, schemas
 from flo.clients.home import SiteHome
 from flo.study import round_size
 from tests.builders import HOSPITALS, csv_text, study_document
+from tests.commands import flo
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import wait_for
-from tests.server.stage import RealCoordinator, flo, serving
+from tests.server.stage import RealCoordinator, serving
 
 ROOT = Path(__file__).parent.parent
 RETURNED = schemas.returned()
@@ -84,6 +85,7 @@ def test_json_goes_to_a_file_and_the_words_to_the_screen(tmp_path: Path) -> None
     assert json.loads(path.read_text())["home"] == str(tmp_path / "home")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [("flo ", "site"), ("flo site ap", "approve"), ("flo study launch --dry", "--dry-run")],

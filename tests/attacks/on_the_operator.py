@@ -16,7 +16,7 @@ from flo.study import MAX_STUDY_BYTES
 from tests.attacks.attack import Attack, call, denied, shown
 from tests.attacks.stage import Stage, status
 from tests.builders import small_study
-from tests.server.stage import flo
+from tests.commands import flo
 
 STUDIES = "/v1/flo/studies"
 

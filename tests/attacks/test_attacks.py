@@ -19,6 +19,8 @@ from tests.attacks.attack import Attack, Logged, table
 from tests.attacks.attacks import ATTACKS
 from tests.attacks.stage import Stage, set_up
 
+pytestmark = pytest.mark.processes
+
 THREAT_MODEL = Path(__file__).parents[2] / "docs" / "threat-model.md"
 BEGIN, END = "<!-- attacks -->\n", "<!-- /attacks -->"
 PATIENCE_SECONDS = 5.0  # events wait for a tenth of a second to be signed

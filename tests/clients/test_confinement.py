@@ -29,7 +29,7 @@ from flo.clients.worker import Worker
 from flo.errors import EXIT_REFUSED, RefusedError
 from tests.builders import make_site, small_study
 from tests.clients.locked_in import REFUSED, WHO, Inside, LockedIn, started, two_processes
-from tests.server.stage import flo
+from tests.commands import flo_process
 
 
 @pytest.fixture(scope="module", params=WHO)
@@ -41,6 +41,7 @@ def inside(request: pytest.FixtureRequest) -> Iterator[Inside]:
 # -- all of them ----------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 def test_every_layer_holds_on_this_machine(tmp_path: Path) -> None:
     home = make_site(tmp_path)
     worker = Worker("cpu", home.directory / "snapshots", home.directory / "identity.key", tuple)
@@ -55,11 +56,13 @@ def test_a_policy_can_ask_for_every_layer_and_for_no_other() -> None:
     assert set(json.loads(EXPLAINED["confinement"][0])) == set(LAYERS)
 
 
+@pytest.mark.processes
 def test_every_layer_holds_for_a_user_without_rights_too(inside: Inside) -> None:
     assert inside.locked.layers == dict.fromkeys(LAYERS, True)
     assert inside.free.layers == {}
 
 
+@pytest.mark.processes
 def test_the_data_process_can_do_its_work(inside: Inside) -> None:
     assert inside.locked.tries("(site / 'snapshots' / 'study.npz').read_bytes()") == "b'frozen'"
     assert inside.locked.tries("Path('/dev/null').write_bytes(b'x')") == "1"
@@ -69,6 +72,7 @@ def test_the_data_process_can_do_its_work(inside: Inside) -> None:
 # -- landlock: files ------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "code",
     [
@@ -93,6 +97,7 @@ def test_it_reads_no_file_but_the_snapshots_and_what_python_needs(
     inside.refuses(code)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "code",
     [
@@ -117,6 +122,7 @@ def test_it_writes_no_file(inside: Inside, code: str) -> None:
     inside.refuses(code)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", ["environ", "maps", "mem", "auxv", "cwd/flo", "fd/0"])
 def test_it_does_not_look_into_the_agent(inside: Inside, name: str) -> None:
     inside.refuses(f"os.open(f'/proc/{{os.getppid()}}/{name}', os.O_RDONLY)", root=True)
@@ -125,6 +131,7 @@ def test_it_does_not_look_into_the_agent(inside: Inside, name: str) -> None:
 # -- seccomp and namespace: network ----------------------------------------------------------------
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("kind", "root"),
     [
@@ -141,6 +148,7 @@ def test_it_opens_no_socket_of_any_kind(inside: Inside, kind: str, root: bool) -
     inside.refuses(f"socket.socket({kind})", root=root)
 
 
+@pytest.mark.processes
 def test_it_is_in_a_network_of_its_own_with_nothing_in_it(inside: Inside) -> None:
     here = "[line.split(':')[0].strip() for line in Path('/proc/self/net/dev').open()][2:]"
     assert inside.locked.tries(here) in ("['lo']", "[]")
@@ -150,6 +158,7 @@ def test_it_is_in_a_network_of_its_own_with_nothing_in_it(inside: Inside) -> Non
         assert inside.locked.tries(where) != inside.free.tries(where)
 
 
+@pytest.mark.processes
 def test_a_socket_that_it_inherits_takes_it_nowhere(tmp_path: Path) -> None:
     home = make_site(tmp_path).directory
     with (
@@ -173,6 +182,7 @@ def test_a_socket_that_it_inherits_takes_it_nowhere(tmp_path: Path) -> None:
             assert refused == [not free] * len(tries)
 
 
+@pytest.mark.processes
 def test_it_inherits_its_three_pipes_and_nothing_else(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.set_inheritable(True)
@@ -186,6 +196,7 @@ def test_it_inherits_its_three_pipes_and_nothing_else(tmp_path: Path) -> None:
 # -- its environment ------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 def test_it_runs_no_code_from_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +206,7 @@ def test_it_runs_no_code_from_the_working_directory(
         assert process.tries("sys.path.count('') + sys.path.count(os.getcwd())") == "0"
 
 
+@pytest.mark.processes
 def test_its_environment_holds_nothing_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,13 +238,14 @@ def readable_home() -> Iterator[SiteHome]:
         shutil.rmtree(above)
 
 
+@pytest.mark.processes
 def test_an_agent_whose_policy_asks_for_a_layer_that_does_not_hold_does_not_start(
     readable_home: SiteHome,
 ) -> None:
     policy = Policy(confinement=("landlock", "seccomp"))
     write_toml(readable_home.directory / "policy.toml", policy)
     sign(readable_home.directory, readable_home.identity())
-    done = flo("site", "run", "--home", readable_home.directory, seconds=40)
+    done = flo_process("site", "run", "--home", readable_home.directory, seconds=40)
     assert done.returncode == EXIT_REFUSED
     assert "the process that holds patients is not confined by landlock\n" in done.stderr
     with closing(readable_home.audit_log()) as log:
@@ -240,6 +253,7 @@ def test_an_agent_whose_policy_asks_for_a_layer_that_does_not_hold_does_not_star
     assert set(entry.facts["confinement"]) == set(LAYERS) - {"landlock"}
 
 
+@pytest.mark.processes
 def test_a_child_that_is_not_locked_in_as_required_is_asked_for_nothing(tmp_path: Path) -> None:
     """Also one that was started anew after the first died."""
     home = make_site(tmp_path)

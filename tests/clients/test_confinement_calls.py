@@ -31,6 +31,8 @@ from tests.clients.system_calls import (
     VFORK,
 )
 
+pytestmark = pytest.mark.processes
+
 X86 = platform.machine() == "x86_64"
 
 HERE = 0 if X86 else 1

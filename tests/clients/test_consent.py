@@ -33,8 +33,8 @@ from tests.clients.exact_site import (
     frozen_without,
     one_of,
 )
+from tests.commands import flo
 from tests.privacy.ledgers import study_of
-from tests.server.stage import flo
 
 SIDES: list[tuple[Purpose, bool]] = [("training", False), ("evaluation", True)]
 
@@ -105,6 +105,7 @@ def test_what_was_released_before_is_sent_again_as_it_was(site: Site) -> None:
     assert site.kinds()[-1] == "repeat"
 
 
+@pytest.mark.processes
 def test_the_data_process_forgets_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
 

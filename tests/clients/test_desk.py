@@ -20,6 +20,8 @@ from flo.clients.home import SiteHome
 from flo.identity import Identity
 from tests.builders import data_file, make_site, pretend_enrolled
 
+pytestmark = pytest.mark.processes
+
 PATIENT = "north0007"
 
 

@@ -28,8 +28,8 @@ from flo.model_card import MAX_CARD_BYTES, PublishedModel, paths_of
 from flo.server.home import CoordinatorConfig, CoordinatorHome
 from flo.study import Study, from_document
 from tests.builders import csv_text, make_site, offered, pretend_enrolled
+from tests.commands import flo
 from tests.flo.published import COORDINATOR, MALLORY, Made, made, signed_study
-from tests.server.stage import flo
 
 GOOD = made()
 STUDY, SIGNATURE = signed_study()

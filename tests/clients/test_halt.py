@@ -12,7 +12,7 @@ import pytest
 from flo.clients.halt import go_on, halt, halted
 from flo.errors import RefusedError
 from tests.clients.asked_site import Site, approved_site
-from tests.server.stage import flo
+from tests.commands import flo
 
 
 @pytest.fixture

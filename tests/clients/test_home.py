@@ -168,6 +168,7 @@ def test_an_unknown_key_in_site_toml_is_refused(tmp_path: Path) -> None:
         _ = home.config
 
 
+@pytest.mark.processes
 def test_a_second_agent_in_another_process_is_refused(tmp_path: Path) -> None:
     home = make_site(tmp_path)
     script = (

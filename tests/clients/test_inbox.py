@@ -143,6 +143,7 @@ def test_a_status_is_a_word_and_no_message_to_the_steward(steward: Steward) -> N
 # -- the command ----------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 def test_the_steward_is_told_once_of_each_study(steward: Steward) -> None:
     steward.listens()
     first = steward.offers(FIRST)
@@ -160,6 +161,7 @@ def test_the_steward_is_told_once_of_each_study(steward: Steward) -> None:
     ]
 
 
+@pytest.mark.processes
 def test_it_is_told_what_it_needs_and_nothing_else(steward: Steward) -> None:
     steward.listens()
     digest = steward.offers(FIRST).study.digest
@@ -197,6 +199,7 @@ def test_without_a_command_nothing_is_asked_and_nobody_told(steward: Steward) ->
     assert not (steward.home.directory / "told.json").exists()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("command", "says"),
     [
@@ -219,6 +222,7 @@ def test_a_command_that_fails_is_logged_and_stops_nothing(
     assert steward.entries() == [{"study": offer.study.digest, "worked": False} for offer in offers]
 
 
+@pytest.mark.processes
 def test_a_command_that_hangs_is_ended(
     steward: Steward, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +243,7 @@ def test_a_command_that_hangs_is_ended(
 # -- what is no offer -----------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 def test_an_offer_that_is_not_trusted_is_logged_and_not_told(
     steward: Steward, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -254,6 +259,7 @@ def test_an_offer_that_is_not_trusted_is_logged_and_not_told(
     assert [fact["study"] for fact in steward.told()] == ["first"]
 
 
+@pytest.mark.processes
 def test_the_steward_is_told_once_that_the_coordinator_has_a_new_key(steward: Steward) -> None:
     steward.listens()
     second, third = Identity.new(), Identity.new()
@@ -275,6 +281,7 @@ def test_the_steward_is_told_once_that_the_coordinator_has_a_new_key(steward: St
     assert len(steward.told()) == 3
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("spoil", [{"new_signature": "00"}, {"old": "zz"}, {"more": 1}], ids=str)
 def test_of_a_key_that_does_not_follow_the_steward_is_told_nothing(
     steward: Steward, caplog: pytest.LogCaptureFixture, spoil: dict[str, Any]
@@ -288,6 +295,7 @@ def test_of_a_key_that_does_not_follow_the_steward_is_told_nothing(
     assert [fact.get("study") for fact in steward.told()] == ["first"]
 
 
+@pytest.mark.processes
 def test_what_an_earlier_key_of_the_coordinator_signed_is_no_offer(steward: Steward) -> None:
     steward.listens()
     path, earlier = steward.home.directory / "coordinator.json", Identity.new()
@@ -299,6 +307,7 @@ def test_what_an_earlier_key_of_the_coordinator_signed_is_no_offer(steward: Stew
     assert [fact["study"] for fact in steward.told()] == ["second"]
 
 
+@pytest.mark.processes
 def test_a_coordinator_that_is_away_is_not_the_commands_business(
     steward: Steward, monkeypatch: pytest.MonkeyPatch
 ) -> None:

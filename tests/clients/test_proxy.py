@@ -110,6 +110,7 @@ def use(found: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", found.url)
 
 
+@pytest.mark.processes
 def test_enrolment_through_a_proxy_and_what_is_said_when_it_does_not_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def fresh(name: str) -> Study:
     return small_study(name=name)
 
 
+@pytest.mark.processes
 def test_a_release_has_the_shape_of_its_purpose(
     worker: Worker, snapshot: Snapshot, tmp_path: Path
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_release_has_the_shape_of_its_purpose(
     assert evaluation.shape == (8,)
 
 
+@pytest.mark.processes
 def test_what_was_prepared_is_not_loaded_again(
     worker: Worker, snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +105,7 @@ def test_what_was_prepared_is_not_loaded_again(
     assert asked == ["release"]
 
 
+@pytest.mark.processes
 def test_no_two_releases_carry_the_same_noise(
     worker: Worker, snapshot: Snapshot, tmp_path: Path
 ) -> None:
@@ -114,6 +117,7 @@ def test_no_two_releases_carry_the_same_noise(
     assert one.tolist() != two.tolist()
 
 
+@pytest.mark.processes
 def test_a_child_killed_while_it_is_asked_is_not_ready_and_later_is(
     worker: Worker, snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +160,7 @@ def poisoned(patients: Patients) -> Patients:
     return Patients(patients.inputs * np.nan, patients.labels, patients.patient, patients.count)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("purpose", "length"), [("training", 6), ("evaluation", 8)])
 def test_values_that_are_not_finite_never_stop_a_round(
     worker: Worker, snapshot: Snapshot, tmp_path: Path, purpose: Purpose, length: int
@@ -167,6 +172,7 @@ def test_values_that_are_not_finite_never_stop_a_round(
     assert got.shape == (length,)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("what", ["missing", "changed", "no archive", "a folder"])
 def test_a_snapshot_that_is_not_the_approved_one_is_not_ready(
     worker: Worker, snapshot: Snapshot, tmp_path: Path, what: str
@@ -193,6 +199,7 @@ def test_a_snapshot_that_is_not_the_approved_one_is_not_ready(
     assert child_of(worker).pid == before
 
 
+@pytest.mark.processes
 def test_a_model_of_another_shape_is_not_ready(
     worker: Worker, snapshot: Snapshot, tmp_path: Path
 ) -> None:
@@ -203,6 +210,7 @@ def test_a_model_of_another_shape_is_not_ready(
     assert worker.release(study, tmp_path / "s.npz", digest, "training", WEIGHTS, 3).shape == (6,)
 
 
+@pytest.mark.processes
 def test_the_child_ends_by_itself_when_the_parent_closes_the_pipe(worker: Worker) -> None:
     child = child_of(worker)
     assert child.stdin is not None
@@ -234,6 +242,7 @@ def test_the_child_ends_when_the_parent_is_killed() -> None:
     os.close(handle)
 
 
+@pytest.mark.processes
 def test_stopping_ends_the_child_and_stopping_again_does_nothing(tmp_path: Path) -> None:
     worker = Worker("cpu", tmp_path, tmp_path, tuple)
     worker.start()
@@ -244,6 +253,7 @@ def test_stopping_ends_the_child_and_stopping_again_does_nothing(tmp_path: Path)
     close(child)
 
 
+@pytest.mark.processes
 def test_no_pipe_of_a_stopped_child_stays_open(tmp_path: Path) -> None:
     worker = Worker("cpu", tmp_path, tmp_path, tuple)
     worker.start()

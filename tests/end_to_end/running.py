@@ -15,7 +15,8 @@ from flo.clients.home import SiteHome
 from flo.errors import FloError
 from flo.server.home import CoordinatorHome
 from tests.builders import small_study, study_document
-from tests.server.stage import RealCoordinator, flo
+from tests.commands import flo
+from tests.server.stage import RealCoordinator
 
 SITES = ("north", "south", "west")
 WIDE = {"kind": "mlp", "hidden": [150, 150]}  # too large for Flower's messages

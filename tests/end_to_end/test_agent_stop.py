@@ -13,6 +13,8 @@ from tests.end_to_end.agents import agent
 from tests.faults.processes import processes
 from tests.server.stage import serving
 
+pytestmark = pytest.mark.processes
+
 
 def said(home: SiteHome, what: str) -> None:
     end = time.monotonic() + 60

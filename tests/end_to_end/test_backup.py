@@ -16,9 +16,10 @@ from flo.clients.home import SiteHome
 from flo.keystore import PASSPHRASE_VARIABLE
 from flo.privacy.report import build, verify
 from flo.server.home import CoordinatorHome
+from tests.commands import flo
 from tests.end_to_end.agents import agent, kill
 from tests.end_to_end.running import SITES, launch, releases, rounds, wait_for
-from tests.server.stage import RealCoordinator, flo, new_home, served
+from tests.server.stage import RealCoordinator, new_home, served
 
 STEPS = 40
 pytestmark = pytest.mark.slow

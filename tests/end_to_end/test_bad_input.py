@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,20 +12,9 @@ import tomli_w
 from flo.server.home import CoordinatorConfig, CoordinatorHome
 from flo.server.invitations import invite
 from tests.builders import csv_text, make_site, study_document
+from tests.commands import flo, flo_process
 
 Arguments = list[str | Path]
-
-
-def flo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """One ``flo`` command, run to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "flo.cli", *(str(argument) for argument in arguments)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def _study(folder: Path, **mechanism: object) -> Path:
@@ -165,6 +152,26 @@ def test_bad_input_ends_in_its_exit_code_and_says_why(
     assert "Traceback" not in done.stderr
     assert "bug in FLO" not in done.stderr
     assert _everything_in(tmp_path) == before
+
+
+@pytest.mark.processes
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    "case",
+    [
+        "delta too large",
+        "epsilon of one or more without consent",
+        "garbage report",
+        "coordinator that is not running",
+    ],
+)
+def test_the_program_itself_ends_in_the_same_code_and_words(tmp_path: Path, case: str) -> None:
+    """One case for each exit code, in a process of its own."""
+    make, code, said = CASES[case]
+    done = flo_process(*make(tmp_path))
+    assert done.returncode == code, done.stdout + done.stderr
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
 
 
 def test_an_expired_invitation_is_refused_and_leaves_no_trace(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from flo.datasets import heart
 from flo.privacy.report import verify
 from flo.study import from_document, load
 from tests.clients.sources.hospital import mapping
+from tests.commands import flo
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import wait_for
-from tests.server.stage import RealCoordinator, flo, new_home, served
+from tests.server.stage import RealCoordinator, new_home, served
 
 STUDY = load(Path(__file__).parents[2] / "examples" / "heart" / "study.toml")
 KINDS = {"cleveland": "csv", "hungary": "sql", "switzerland": "fhir", "va-long-beach": "omop"}

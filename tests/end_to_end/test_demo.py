@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from flo import canonical, study
-from tests.server.stage import flo
+from tests.commands import flo, flo_process
 
 DEMO_SECONDS = 240
 HOSPITALS = ("cleveland", "hungary", "switzerland", "va-long-beach")
@@ -46,11 +46,12 @@ class Demo:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("demo")
     directory, json_file = folder / "stage", folder / "demo.json"
-    done = flo("demo", "--dir", directory, "--json", json_file, seconds=DEMO_SECONDS)
+    done = flo_process("demo", "--dir", directory, "--json", json_file, seconds=DEMO_SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
     return Demo(directory, json.loads(json_file.read_text()), done.stdout)
 
 
+@pytest.mark.processes
 def test_the_result_has_the_documented_keys(demo: Demo) -> None:
     assert set(demo.result) >= KEYS
     assert set(demo.result["sites"]) == set(HOSPITALS)
@@ -58,6 +59,7 @@ def test_the_result_has_the_documented_keys(demo: Demo) -> None:
         assert set(site) == {"declared_size", "epsilon", "delta", "rounds"}
 
 
+@pytest.mark.processes
 def test_every_round_ran_and_the_model_was_measured(demo: Demo) -> None:
     assert demo.result["status"] == "done"
     assert demo.result["rounds"] == STUDY.mechanism.steps
@@ -66,6 +68,7 @@ def test_every_round_ran_and_the_model_was_measured(demo: Demo) -> None:
     assert 0 < demo.result["seconds_per_round"] < demo.result["seconds_total"]
 
 
+@pytest.mark.processes
 def test_epsilon_is_below_one_and_is_said_with_its_delta_and_trust_model(demo: Demo) -> None:
     assert 0 < demo.result["epsilon"] < 1
     assert demo.result["delta"] == STUDY.mechanism.delta
@@ -75,12 +78,14 @@ def test_epsilon_is_below_one_and_is_said_with_its_delta_and_trust_model(demo: D
         assert site["delta"] <= 1e-6
 
 
+@pytest.mark.processes
 def test_the_last_screen_says_how_to_verify_the_report(demo: Demo) -> None:
     text = " ".join(demo.screen.split())
     assert "audit verify" in text
     assert "noisy AUC" in text
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("hospital", HOSPITALS)
 def test_a_ledger_has_one_release_for_each_attempt_that_its_hospital_answered(
     demo: Demo, hospital: str
@@ -101,6 +106,7 @@ def events(demo: Demo) -> list[dict[str, Any]]:
         return [{"kind": row[0]} for row in database.execute("SELECT kind FROM events")]
 
 
+@pytest.mark.processes
 def test_the_model_scores_a_hospitals_patients_offline(demo: Demo, tmp_path: Path) -> None:
     (card,) = (demo.directory / "coordinator" / "models").glob("*.card.json")
     site, data = demo.directory / "sites" / "hungary", demo.directory / "data" / "hungary.csv"
@@ -112,6 +118,7 @@ def test_the_model_scores_a_hospitals_patients_offline(demo: Demo, tmp_path: Pat
     assert "every hospital's ledger is in the report" in shown.stdout
 
 
+@pytest.mark.processes
 def test_the_report_that_the_model_card_names_verifies(demo: Demo) -> None:
     models = demo.directory / "coordinator" / "models"
     (card,), (report,) = models.glob("*.card.json"), models.glob("*.report.json")
@@ -119,12 +126,14 @@ def test_the_report_that_the_model_card_names_verifies(demo: Demo) -> None:
     assert flo("audit", "verify", report).returncode == 0
 
 
+@pytest.mark.processes
 def test_the_report_verifies(demo: Demo) -> None:
     done = flo("audit", "verify", demo.directory / "report.json")
     assert done.returncode == 0, done.stderr
     assert all(hospital in done.stdout for hospital in HOSPITALS)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
 def test_a_report_with_one_flipped_byte_does_not_verify(
     demo: Demo, tmp_path: Path, place: float
@@ -136,6 +145,7 @@ def test_a_report_with_one_flipped_byte_does_not_verify(
     assert done.returncode == 4, done.stdout + done.stderr
 
 
+@pytest.mark.processes
 def test_the_report_page_needs_nothing_from_elsewhere(demo: Demo) -> None:
     page = Path(demo.result["report"]).read_text(encoding="utf-8")
     assert not re.search(r"""(?i)<script|<iframe|@import|\bon\w+\s*=\s*["']""", page)
@@ -144,6 +154,7 @@ def test_the_report_page_needs_nothing_from_elsewhere(demo: Demo) -> None:
     assert all(hospital in page for hospital in HOSPITALS)
 
 
+@pytest.mark.processes
 def test_no_process_of_the_demo_is_left(demo: Demo) -> None:
     end = time.monotonic() + 10
     while (left := list(_processes_that_mention(demo.directory))) and time.monotonic() < end:
@@ -161,6 +172,7 @@ def _processes_that_mention(directory: Path) -> Iterator[str]:
             yield command.replace(b"\0", b" ").decode(errors="replace")
 
 
+@pytest.mark.processes
 def test_no_patient_id_stands_anywhere_but_in_the_data_and_its_snapshots(demo: Demo) -> None:
     looked_at = 0
     for path in demo.directory.rglob("*"):
@@ -174,6 +186,7 @@ def test_no_patient_id_stands_anywhere_but_in_the_data_and_its_snapshots(demo: D
     assert b"uci-" in ids, "the search would find nothing"
 
 
+@pytest.mark.processes
 def test_keys_and_tokens_are_readable_by_their_owner_only(demo: Demo) -> None:
     secrets = [
         path

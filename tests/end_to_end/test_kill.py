@@ -182,6 +182,7 @@ def kill_often(site: Site, points: int) -> Tally:
     return site.tally
 
 
+@pytest.mark.processes
 def test_a_site_killed_at_random_instants_never_under_counts(site: Site) -> None:
     points = int(os.environ.get("FLO_KILL_POINTS", "8"))
     tally = kill_often(site, points)

@@ -24,8 +24,9 @@ from flo.clients.home import SiteHome
 from flo.features import scale
 from flo.schema import NumberColumn
 from tests.builders import data_file, small_study, study_document
+from tests.commands import flo
 from tests.end_to_end.agents import agent
-from tests.server.stage import RealCoordinator, flo, new_home
+from tests.server.stage import RealCoordinator, new_home
 
 pytestmark = pytest.mark.slow
 SITES = ("north", "south", "west")

@@ -12,9 +12,10 @@ import pytest
 
 from flo.cli.operator import Operator
 from flo.clients.home import SiteHome
+from tests.commands import flo
 from tests.end_to_end.agents import agent, kill
 from tests.end_to_end.running import SITES, failed, launch, releases, rounds, wait_for
-from tests.server.stage import RealCoordinator, flo, serving
+from tests.server.stage import RealCoordinator, serving
 
 STEPS = 40
 pytestmark = pytest.mark.slow

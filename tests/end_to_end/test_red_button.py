@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from flo.clients.home import SiteHome
+from tests.commands import flo
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import WIDE, launch, wait_for
-from tests.server.stage import flo, serving
+from tests.server.stage import serving
 
 pytestmark = pytest.mark.slow
 

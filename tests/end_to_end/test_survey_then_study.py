@@ -17,7 +17,8 @@ import tomli_w
 
 from flo.clients.home import SiteHome
 from tests.builders import study_document
-from tests.server.stage import RealCoordinator, flo, new_home
+from tests.commands import flo
+from tests.server.stage import RealCoordinator, new_home
 
 SITES = ("north", "south")
 FLO = (sys.executable, "-m", "flo.cli")

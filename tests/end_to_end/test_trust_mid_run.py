@@ -14,8 +14,9 @@ import pytest
 from flo.cli.operator import Operator
 from flo.clients.home import SiteHome
 from tests.builders import small_study, study_document
+from tests.commands import flo
 from tests.end_to_end.agents import agent
-from tests.server.stage import RealCoordinator, flo, serving
+from tests.server.stage import RealCoordinator, serving
 
 pytestmark = pytest.mark.slow
 SITES = ("north", "south", "west")

@@ -21,8 +21,9 @@ from flo.cli.operator import Operator
 from flo.privacy.plan import Plan
 from flo.study import Study, from_canonical
 from tests.builders import small_study, study_document
+from tests.commands import flo
 from tests.end_to_end.agents import agent
-from tests.server.stage import RealCoordinator, flo, new_home
+from tests.server.stage import RealCoordinator, new_home
 
 SITES = ("north", "south", "west")
 STEPS = 30

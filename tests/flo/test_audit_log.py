@@ -351,6 +351,7 @@ def say(child: subprocess.Popen[str], line: str) -> None:
     child.stdin.write(line + "\n")
 
 
+@pytest.mark.processes
 def test_several_processes_keep_one_chain(tmp_path: Path) -> None:
     with (
         writer(tmp_path, "one") as one,
@@ -372,6 +373,7 @@ def test_several_processes_keep_one_chain(tmp_path: Path) -> None:
         assert check(exported(log, "north"))[0].entries == 80
 
 
+@pytest.mark.processes
 def test_a_kill_in_the_middle_leaves_an_unbroken_chain(tmp_path: Path) -> None:
     entered = 0
     for kill in range(3):

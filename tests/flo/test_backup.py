@@ -90,20 +90,26 @@ def test_nothing_of_it_is_in_the_clear(folder: Path, tmp_path: Path) -> None:
     assert b"a = 1" not in data
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_a_changed_byte_is_found(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    place = tmp_path_factory.mktemp("changed")
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup of one file."""
+    place = tmp_path_factory.mktemp("small")
     (place / "home").mkdir()
     (place / "home" / "site.toml").write_text("a = 1\n")
-    whole = bytearray(written(place / "home", place / "out").read_bytes())
+    return written(place / "home", place / "out")
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_changed_byte_is_found(
+    small: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    whole, changed = bytearray(small.read_bytes()), tmp_path_factory.mktemp("changed") / "out"
     at = data.draw(st.integers(0, len(whole) - 1))
     whole[at] ^= data.draw(st.integers(1, 255))
-    (place / "out").write_bytes(whole)
+    changed.write_bytes(whole)
     with pytest.raises(FloError):
-        backup.read(place / "out", "site", SECRET)
+        backup.read(changed, "site", SECRET)
 
 
 def test_another_passphrase_opens_nothing(folder: Path, tmp_path: Path) -> None:

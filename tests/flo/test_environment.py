@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import importlib.metadata
+import inspect
 import json
 import platform
 import shutil
@@ -12,16 +13,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 import flo
-from flo import __version__, environment
-from flo.environment import code_digest, software
+from flo import __version__, canonical, environment
+from flo.environment import software
 
 SOURCE = Path(flo.__file__).parent
 NAMED = {"torch", "opacus", "dp-accounting", "numpy", "scipy", "cryptography", "flwr"}
+code_digest = inspect.unwrap(environment.code_digest)  # computed anew at every call
 IGNORED = shutil.ignore_patterns("__pycache__")
 
 
@@ -97,17 +98,40 @@ def test_versions_and_digests_are_named() -> None:
 
 
 def test_another_library_version_has_another_environment_digest(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    real = importlib.metadata.distributions
+
     def environment_of(**versions: str) -> str:
-        found = [SimpleNamespace(metadata={"Name": n}, version=v) for n, v in versions.items()]
+        """The digest where only these are installed, in this order."""
+        folders = []
+        for name, version in versions.items():
+            folders.append(tmp_path / f"{name}-{version}")
+            where = folders[-1] / f"{name}-{version}.dist-info"
+            where.mkdir(parents=True, exist_ok=True)
+            fields = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+            (where / "METADATA").write_text(f"{fields}\nName: a description\nVersion: 0\n")
+        found = list(real(path=list(map(str, folders))))
+        assert len(found) == len(versions)
         monkeypatch.setattr(importlib.metadata, "distributions", lambda: iter(found))
         return software()["environment_digest"]
 
     one = environment_of(numpy="2.0", pandas="2.2")
+    assert one == canonical.digest(canonical.encode({"numpy": "2.0", "pandas": "2.2"}))
     assert one == environment_of(pandas="2.2", numpy="2.0")
+    assert one == environment_of(NumPy="2.0", pandas="2.2")
     assert one != environment_of(numpy="2.0", pandas="2.3")
     assert one != environment_of(numpy="2.0")
+
+
+def test_every_installed_library_is_named_as_the_standard_library_reads_it() -> None:
+    installed = {
+        found.metadata["Name"].lower(): found.version
+        for found in importlib.metadata.distributions()
+    }
+    assert len(installed) > 50
+    expected = canonical.digest(canonical.encode(installed))
+    assert software()["environment_digest"] == expected
 
 
 def test_nothing_names_a_machine_or_a_person() -> None:
@@ -117,6 +141,7 @@ def test_nothing_names_a_machine_or_a_person() -> None:
     assert "/" not in text
 
 
+@pytest.mark.processes
 def test_asking_loads_no_library() -> None:
     program = (
         "import sys; from flo.environment import software; software();"

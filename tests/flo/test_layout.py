@@ -21,6 +21,7 @@ def test_each_room_is_a_relative_link_to_its_top_level_folder(room: str) -> None
     assert link.is_dir()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "code",
     [

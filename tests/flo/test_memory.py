@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 _PROGRAM = """
 import numpy as np
 from flo.memory import give_back_freed_memory, keep_freed_memory

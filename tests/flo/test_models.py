@@ -93,6 +93,7 @@ def test_named_tensors_are_the_flat_vector_and_load_into_the_module(study: Study
     np.testing.assert_allclose(models.log_odds(study, weights, inputs), theirs, rtol, atol=1e-5)
 
 
+@pytest.mark.processes
 def test_counting_and_starting_a_model_needs_no_torch() -> None:
     code = (
         "import json, sys; from flo import models; from flo.study import from_document\n"

@@ -11,7 +11,7 @@ import pytest
 from flo.errors import StudyError, UsageError
 from flo.scaffold import scaffold
 from flo.study import SCHEMA_VERSION, Study, from_document
-from tests.server.stage import flo
+from tests.commands import flo
 
 HEADER = "patient_id,age,ward,ill\n"
 

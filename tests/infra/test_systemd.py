@@ -21,9 +21,10 @@ from flo.clients.home import SiteHome
 from flo.errors import UsageError
 from flo.infra.systemd.units import is_temporary, unit
 from tests.builders import make_site
+from tests.commands import flo
 from tests.end_to_end.running import SITES, launch, wait_for
 from tests.infra.systemd import booted
-from tests.server.stage import RealCoordinator, flo, new_home, served
+from tests.server.stage import RealCoordinator, new_home, served
 
 MOST_EXPOSED = {"site": 2.7, "coordinator": 1.9}  # of 10, as systemd-analyze counts
 
@@ -44,6 +45,7 @@ def owner(folder: Path) -> str:
     return folder.owner()
 
 
+@pytest.mark.processes
 def test_a_unit_is_valid_and_leaves_little_open(place: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("there is no systemd-analyze here")
@@ -75,7 +77,7 @@ def test_a_unit_sees_graphics_cards_only_where_they_may_be_used(place: Path, dev
 
 
 def test_what_a_unit_could_not_work_with_is_refused(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, on_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UsageError, match="there is no user 'no-such-user'"):
         unit("site", place, "no-such-user")
@@ -90,7 +92,7 @@ def test_what_a_unit_could_not_work_with_is_refused(
     with pytest.raises(UsageError, match="means something to systemd"):
         unit("site", odd, owner(odd))
     with pytest.raises(UsageError, match="in a place for temporary files"):
-        unit("site", tmp_path, owner(tmp_path))
+        unit("site", on_disk, owner(on_disk))
 
 
 @pytest.mark.slow

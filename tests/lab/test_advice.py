@@ -13,7 +13,7 @@ from flo.lab import advice
 from flo.lab.advice import MOST_LOST, Way, advised_against, recommended, ways
 from flo.study import Study, from_document, load
 from tests.builders import small_study, study_document
-from tests.server.stage import flo
+from tests.commands import flo
 
 SURVEY = {"epsilon": 0.3, "columns": ["ward"]}
 
@@ -150,7 +150,7 @@ def test_a_network_is_judged_by_the_logistic_model_that_has_less_noise(
     for hospital in document["hospitals"]:
         hospital["declared_size"] = patients
     (tmp_path / "study.toml").write_text(tomli_w.dumps(document))
-    done = flo("study", "check", tmp_path / "study.toml", "--json", "-", seconds=300)
+    done = flo("study", "check", tmp_path / "study.toml", "--json", "-")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["advised_against"], told["ways"], told["recommended"]) == (against, [], None)

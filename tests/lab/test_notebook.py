@@ -21,11 +21,12 @@ from flo.errors import DataError, RefusedError, UsageError
 from flo.features import input_names
 from flo.lab.scores import Scores, calibration, exact_auc, interval, roc, within
 from tests.builders import HOSPITALS, csv_text, make_site, small_study
-from tests.server.stage import flo as command
+from tests.commands import flo as command
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.processes
 def test_importing_the_package_loads_nothing_heavy() -> None:
     script = "import sys, flo; print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run(

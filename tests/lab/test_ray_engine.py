@@ -17,7 +17,7 @@ from flo.lab.ray_engine import run_on_ray
 from flo.lab.simulation import folds, load_hospitals, run_once
 from flo.study import load
 from tests.builders import NoNoise
-from tests.server.stage import flo
+from tests.commands import flo_process
 
 HEART = Path(__file__).parents[2] / "examples" / "heart" / "study.toml"
 
@@ -40,7 +40,7 @@ def test_rays_workers_give_the_model_and_the_estimate_of_one_process_to_the_bit(
 @pytest.mark.slow
 def test_the_command_says_what_every_simulation_says(tmp_path: Path) -> None:
     write(study_of(3, steps=2), tmp_path)
-    done = flo(
+    done = flo_process(
         *("simulate", tmp_path / "study.toml", "--data", tmp_path, "--folds", "2"),
         *("--engine", "ray", "--json", tmp_path / "result.json"),
         seconds=240,
@@ -80,8 +80,9 @@ def test_without_ray_it_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatc
     assert "flo-federated[simulation]" in str(refused.value.hint)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("options", [["--engine", "dask"], ["--engine", "ray", "--fast"]])
 def test_an_engine_that_is_not_there_is_refused(options: list[str]) -> None:
-    done = flo("simulate", HEART, *options)
+    done = flo_process("simulate", HEART, *options)
     assert done.returncode == 2
     assert "is not one of loop, ray; fast needs loop" in done.stderr

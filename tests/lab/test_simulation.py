@@ -17,8 +17,8 @@ from flo.models import initial_weights, parameter_count
 from flo.privacy.plan import Plan
 from flo.study import Study, from_document
 from tests.builders import HOSPITALS, NoNoise, small_study, study_document
+from tests.commands import flo
 from tests.flo.studies import PACK
-from tests.server.stage import flo
 
 HEART = Path(studies.__file__).parent / "examples" / "heart" / "study.toml"
 KEYS = {
@@ -183,7 +183,7 @@ def test_the_exact_auc_counts_ties_half() -> None:
 def test_heart_with_local_noise_reaches_its_auc(tmp_path: Path) -> None:
     # Mean of 20 splits has a standard error of .005 here; .87 is more than three below .889.
     result = tmp_path / "result.json"
-    done = flo("simulate", HEART, "--seeds", "4", "--json", result, seconds=200)
+    done = flo("simulate", HEART, "--seeds", "4", "--json", result)
     assert done.returncode == 0, done.stderr
     assert "NOT PRIVATE" in done.stdout
     assert json.loads(result.read_text())["auc"] >= 0.87

@@ -16,6 +16,8 @@ import pytest
 
 from tests.packaging.environments import ROOT
 
+pytestmark = pytest.mark.processes
+
 # Modules and names of POSIX or Linux, by what Python's documentation says of each.
 _WITHOUT = """
 import os, signal, sys

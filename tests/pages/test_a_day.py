@@ -14,9 +14,10 @@ from flo.clients.home import SiteHome
 from flo.identity import spoken
 from flo.study import round_size
 from tests.builders import HOSPITALS, csv_text, study_document
+from tests.commands import flo
 from tests.end_to_end.agents import agent
 from tests.pages.browser import Person, desk, person, sign_in
-from tests.server.stage import RealCoordinator, flo
+from tests.server.stage import RealCoordinator
 
 pytestmark = pytest.mark.slow
 

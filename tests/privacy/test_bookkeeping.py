@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opacus import GradSampleModule
 from torch import nn
 
 from flo.privacy import bookkeeping
@@ -175,6 +174,8 @@ class Coded(nn.Module):
 
 def opacus_gradients(module: nn.Module, patients: Patients) -> Floats:
     """(P, p): per-record gradients from Opacus's hooks, summed by patient."""
+    from opacus import GradSampleModule
+
     hooked = GradSampleModule(copy.deepcopy(module).requires_grad_(True), loss_reduction="sum")
     inputs = torch.from_numpy(patients.inputs)
     inputs = inputs.long() if type(next(iter(module.children()))) is nn.Embedding else inputs

@@ -72,6 +72,7 @@ def test_every_call_for_noise_has_its_own_stream() -> None:
     assert (noise.sample(2**80, 8) != noise.sample(2**80, 8)).all()  # false alarm below 3e-12
 
 
+@pytest.mark.processes
 def test_a_stream_is_refused_across_a_fork() -> None:
     stream = SystemStream()
     stream.words(1)
@@ -87,6 +88,7 @@ def test_a_stream_is_refused_across_a_fork() -> None:
     assert len(stream.words(1)) == 1
 
 
+@pytest.mark.processes
 def test_two_forks_draw_different_noise() -> None:
     program = (
         "import os\n"

@@ -24,6 +24,8 @@ from flo.privacy.plan import Plan
 from flo.study import Study
 from tests.privacy.ledgers import new_ledger, study_of, survey_of
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def identity(tmp_path: Path) -> Identity:

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from opacus import GradSampleModule
 from torch import nn
 
 from flo.errors import StudyError
@@ -157,6 +156,7 @@ def halves(count: int = 8) -> Patients:
 
 def batched(module: nn.Module, loss: Loss, *, hooks: bool) -> Seen:
     """As one would naively do it: all real records at once; losses, and Opacus's gradients."""
+    from opacus import GradSampleModule
 
     def seen(frame: Frame) -> list[torch.Tensor]:
         real = frame.weights > 0

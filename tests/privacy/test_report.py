@@ -259,6 +259,7 @@ def test_the_page_shows_both_hospitals_and_loads_nothing(report: bytes) -> None:
         assert outside not in page
 
 
+@pytest.mark.processes
 def test_an_auditor_needs_neither_torch_nor_flower(tmp_path: Path, report: bytes) -> None:
     file = tmp_path / "report.json"
     file.write_bytes(report)

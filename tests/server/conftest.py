@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 
 import pytest
-
-with warnings.catch_warnings():
-    # flwr 1.42 imports typer and pathspec names that their newest releases deprecate.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    import flo.clients.flower
-    import flo.server.superlink  # noqa: F401
 
 from flo.clients.home import SiteHome
 from tests.builders import HOSPITALS

@@ -242,17 +242,3 @@ def free_ports(count: int) -> list[int]:
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             found.append(port)
     return found
-
-
-def flo(
-    *arguments: str | Path, seconds: float = 60, typed: str = ""
-) -> subprocess.CompletedProcess[str]:
-    """One ``flo`` command, run to its end; ``typed`` is on its standard input."""
-    return subprocess.run(
-        [sys.executable, "-m", "flo.cli", *(str(argument) for argument in arguments)],
-        input=typed,
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )

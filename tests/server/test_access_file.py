@@ -28,7 +28,8 @@ from flo.server.authority import Authority
 from flo.server.tokens import LONGEST_SECONDS, PersonRole, Role, issue, read
 from flo.tls import show
 from tests.builders import HOSPITALS, study_document
-from tests.server.stage import RealCoordinator, flo, serving
+from tests.commands import flo
+from tests.server.stage import RealCoordinator, serving
 
 OK, USAGE, TRUST = 0, 2, 4
 
@@ -78,6 +79,7 @@ def issued(coordinator: RealCoordinator) -> list[dict[str, Any]]:
 # -- what it opens ---------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 def test_an_access_file_works_as_home_from_another_directory(
     coordinator: RealCoordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +96,7 @@ def test_an_access_file_works_as_home_from_another_directory(
     assert "approved" in done.stdout
 
 
+@pytest.mark.processes
 def test_a_viewer_sees_but_cannot_submit(
     coordinator: RealCoordinator, tmp_path: Path, study: Path
 ) -> None:
@@ -122,6 +125,7 @@ def test_a_viewer_sees_but_cannot_submit(
     assert entry.facts["by"] == "Ada"
 
 
+@pytest.mark.processes
 def test_an_auditor_takes_the_log_home_and_it_verifies(
     coordinator: RealCoordinator, tmp_path: Path
 ) -> None:
@@ -146,6 +150,7 @@ def promoted(text: str) -> str:
     return f"{base64.urlsafe_b64encode(document).decode()}.{signature}"
 
 
+@pytest.mark.processes
 def test_an_expired_access_file_names_the_way_out(
     coordinator: RealCoordinator, tmp_path: Path
 ) -> None:
@@ -159,6 +164,7 @@ def test_an_expired_access_file_names_the_way_out(
     assert "flo coordinator token" in done.stderr
 
 
+@pytest.mark.processes
 def test_an_edited_access_file_opens_nothing(coordinator: RealCoordinator, tmp_path: Path) -> None:
     path = access(coordinator, tmp_path / "v.json")
     before = path.read_bytes()
@@ -191,6 +197,7 @@ def test_an_access_file_that_is_not_there_is_a_usage_error(tmp_path: Path) -> No
     assert (done.returncode, "none.json" in done.stderr) == (USAGE, True)
 
 
+@pytest.mark.processes
 def test_a_token_is_not_shown_to_an_impostor(coordinator: RealCoordinator, tmp_path: Path) -> None:
     """Another server in the coordinator's place: TLS fails before the token is sent."""
     (tmp_path / "ca").mkdir()
@@ -225,6 +232,7 @@ def test_a_token_is_not_shown_to_an_impostor(coordinator: RealCoordinator, tmp_p
 # -- issuing ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -249,6 +257,7 @@ def test_a_token_out_of_its_limits_is_not_issued(
     assert issued(coordinator) == before
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("role", get_args(PersonRole))
 def test_issuing_is_on_record_and_the_token_is_not(
     coordinator: RealCoordinator, tmp_path: Path, role: Role

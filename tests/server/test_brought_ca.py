@@ -30,7 +30,8 @@ from flo.keystore import LocalKeyStore
 from flo.server.authority import Authority
 from flo.server.home import CoordinatorConfig, CoordinatorHome
 from flo.server.invitations import invite
-from tests.server.stage import RealCoordinator, flo, free_ports, served
+from tests.commands import flo
+from tests.server.stage import RealCoordinator, free_ports, served
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
@@ -220,6 +221,7 @@ def serving(folder: Path, brought: Brought) -> Iterator[RealCoordinator]:
         yield real
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("brought", [ROOT, INTERMEDIATE], ids=["a root", "an intermediate one"])
 def test_a_hospital_enrols_renews_and_is_served_under_a_brought_authority(
     tmp_path: Path, brought: Brought
@@ -242,6 +244,7 @@ def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordi
         yield real
 
 
+@pytest.mark.processes
 def test_a_person_is_served_under_an_intermediate_authority(
     coordinator: RealCoordinator, tmp_path: Path
 ) -> None:
@@ -257,6 +260,7 @@ def status_of(coordinator: RealCoordinator, certificate: bytes, key: Identity) -
     return coordinator.outside("POST", "/v1/site/studies", context, body=b"{}").status
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("issuer", [ROOT, SISTER, NAMESAKE], ids=["root", "sister", "namesake"])
 def test_what_another_authority_issued_opens_nothing(
     coordinator: RealCoordinator, tmp_path: Path, issuer: Brought
@@ -272,6 +276,7 @@ def test_what_another_authority_issued_opens_nothing(
             status_of(coordinator, chain, key)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("issuer", [SISTER, NAMESAKE], ids=["sister", "namesake"])
 def test_a_site_trusts_no_coordinator_of_another_authority(
     coordinator: RealCoordinator, issuer: Brought

@@ -22,6 +22,8 @@ from flo.server.tokens import Role, issue
 from tests.builders import study_document
 from tests.server.stage import RealCoordinator, ask, serving
 
+pytestmark = pytest.mark.processes
+
 SIGN_IN = "/console/sign-in"
 NOWHERE = [
     "//evil.example",

@@ -31,8 +31,9 @@ from flo.server.members import Member
 from flo.server.tokens import issue
 from flo.tls import show
 from tests.builders import HOSPITALS, small_study
+from tests.commands import flo
 from tests.flo.published import made, signed_study
-from tests.server.stage import RealCoordinator, flo, kinds, new_home, served, serving
+from tests.server.stage import RealCoordinator, kinds, new_home, served, serving
 
 REFUSED = 3
 
@@ -108,6 +109,7 @@ def accepted(site: SiteHome, fingerprint: str) -> int:
     return flo("site", "coordinator", "--accept", fingerprint, "--home", site.directory).returncode
 
 
+@pytest.mark.processes
 def test_a_site_refuses_a_new_key_until_its_steward_has_compared_it(tmp_path: Path) -> None:
     home = new_home(tmp_path / "home")
     first = home.tls_identity()
@@ -160,6 +162,7 @@ def test_a_site_refuses_a_new_key_until_its_steward_has_compared_it(tmp_path: Pa
     assert entry.facts == {"old": first.fingerprint, "new": second.fingerprint}
 
 
+@pytest.mark.processes
 def test_a_site_follows_over_several_keys_at_once(tmp_path: Path) -> None:
     home = new_home(tmp_path / "home")
     first = home.identity().fingerprint
@@ -178,6 +181,7 @@ def test_a_site_follows_over_several_keys_at_once(tmp_path: Path) -> None:
     assert north.coordinator.fingerprints == [third, first]
 
 
+@pytest.mark.processes
 def test_whoever_invites_a_hospital_that_is_enrolled_is_told_what_that_opens(
     tmp_path: Path,
 ) -> None:
@@ -199,6 +203,7 @@ def enrolled_anew(site: SiteHome, home: CoordinatorHome) -> None:
     enrol(site, invitation)
 
 
+@pytest.mark.processes
 def test_a_site_that_is_invited_anew_keeps_believing_what_the_earlier_key_signed(
     tmp_path: Path,
 ) -> None:
@@ -220,6 +225,7 @@ def test_a_site_that_is_invited_anew_keeps_believing_what_the_earlier_key_signed
     card.check(*north.coordinator.fingerprints)
 
 
+@pytest.mark.processes
 def test_a_site_that_another_coordinator_invites_believes_nothing_of_the_one_before(
     tmp_path: Path,
 ) -> None:
@@ -268,6 +274,7 @@ def check_replaced(home: CoordinatorHome, first: Signer) -> None:
     assert kinds(home) == ["coordinator-made", "key-replaced", "key-in-use"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "at",
     [
@@ -289,6 +296,7 @@ def test_a_replacement_that_is_killed_at_any_write_is_finished_by_asking_again(
     check_replaced(home, first)
 
 
+@pytest.mark.processes
 def test_a_replacement_that_is_killed_after_its_last_write_is_done(tmp_path: Path) -> None:
     home = new_home(tmp_path / "home")
     first = home.identity()
@@ -298,6 +306,7 @@ def test_a_replacement_that_is_killed_after_its_last_write_is_done(tmp_path: Pat
     check_replaced(home, first)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("at", ["os replace 1", "os replace 2", "os replace 4"])
 def test_nothing_else_is_done_until_a_replacement_that_was_cut_off_is_finished(
     tmp_path: Path, at: str
@@ -318,6 +327,7 @@ def test_nothing_else_is_done_until_a_replacement_that_was_cut_off_is_finished(
     check_replaced(home, first)
 
 
+@pytest.mark.processes
 def test_a_replacement_that_is_killed_before_its_first_entry_leaves_the_old_key_in_use(
     tmp_path: Path,
 ) -> None:

@@ -22,8 +22,9 @@ def edit(home: CoordinatorHome, old: str, new: str) -> None:
     home.config_path.write_text(text.replace(old, new))
 
 
-def test_a_coordinator_that_serves_is_said_to_be_ready(tmp_path: Path) -> None:
-    with serving(tmp_path / "coordinator") as real:
+@pytest.mark.processes
+def test_a_coordinator_that_serves_is_said_to_be_ready(on_disk: Path) -> None:
+    with serving(on_disk / "coordinator") as real:
         code, found, shown = doctor(real.home.directory)
     assert code == EXIT_OK, shown
     assert found["ports"].says.endswith("being served")
@@ -32,8 +33,8 @@ def test_a_coordinator_that_serves_is_said_to_be_ready(tmp_path: Path) -> None:
     assert {"rounds", "records", "certificate", "open files", "clock"} <= found.keys()
 
 
-def test_a_port_that_another_program_holds_is_named(tmp_path: Path) -> None:
-    home = new_home(tmp_path / "coordinator")
+def test_a_port_that_another_program_holds_is_named(on_disk: Path) -> None:
+    home = new_home(on_disk / "coordinator")
     with socket.create_server(("127.0.0.1", home.config.private_port)):
         code, found, shown = doctor(home.directory)
     assert (code, found["ports"].state) == (EXIT_REFUSED, "broken"), shown
@@ -42,9 +43,9 @@ def test_a_port_that_another_program_holds_is_named(tmp_path: Path) -> None:
 
 
 def test_a_changed_name_is_named_until_the_coordinator_has_a_certificate_for_it(
-    tmp_path: Path,
+    on_disk: Path,
 ) -> None:
-    home = new_home(tmp_path / "coordinator")
+    home = new_home(on_disk / "coordinator")
     edit(home, 'host = "127.0.0.1"\nbind', 'host = "localhost.localdomain"\nbind')
     _, found, shown = doctor(home.directory)
     assert found["certificate"].state == "broken", shown
@@ -56,16 +57,16 @@ def test_a_changed_name_is_named_until_the_coordinator_has_a_certificate_for_it(
     assert found["certificate"].state == "ok"
 
 
-def test_a_certificate_that_is_missing_is_named(tmp_path: Path) -> None:
-    home = new_home(tmp_path / "coordinator")
+def test_a_certificate_that_is_missing_is_named(on_disk: Path) -> None:
+    home = new_home(on_disk / "coordinator")
     home.certificate_path.unlink()
     code, found, shown = doctor(home.directory)
     assert (code, found["certificate"].state) == (EXIT_REFUSED, "broken"), shown
     assert "server.pem is missing" in found["certificate"].says
 
 
-def test_a_change_of_keys_that_was_cut_off_is_named(tmp_path: Path) -> None:
-    home = new_home(tmp_path / "coordinator")
+def test_a_change_of_keys_that_was_cut_off_is_named(on_disk: Path) -> None:
+    home = new_home(on_disk / "coordinator")
     shutil.copy(home.key_path, home.next_key_path)
     code, found, _ = doctor(home.directory)
     assert (code, found["records"].state) == (EXIT_REFUSED, "broken")

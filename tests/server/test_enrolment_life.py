@@ -19,7 +19,10 @@ from flo.errors import RefusedError, TrustError, UsageError
 from flo.identity import Identity
 from flo.server.home import sign_events
 from tests.builders import data_file, small_study
-from tests.server.stage import RealCoordinator, ask, flo
+from tests.commands import flo
+from tests.server.stage import RealCoordinator, ask
+
+pytestmark = pytest.mark.processes
 
 STUDIES = "/v1/site/studies"
 ALWAYS = 10_000.0  # days: a renewal is due whatever is left

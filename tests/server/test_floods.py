@@ -17,6 +17,8 @@ from flo.server.gateway import MAX_SITE_BODY
 from flo.server.superlink import PUBLIC_KEY_HEADER
 from tests.server.stage import RealCoordinator, ask, key_header, new_home, served
 
+pytestmark = pytest.mark.processes
+
 PUSH, STUDIES = "/v1/fleet/push-object", "/v1/site/studies"
 AT_ONCE, FILES, MOST = 1 << 20, 240, 24
 

@@ -18,6 +18,8 @@ from flo.keystore import LocalKeyStore
 from flo.server.authority import Authority
 from tests.server.stage import RealCoordinator, serving
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordinator]:

@@ -25,7 +25,10 @@ from flo.server.site_api import SITE_CALLS
 from flo.server.superlink import FLEET_PATHS, PUBLIC_KEY_HEADER
 from flo.tls import show
 from tests.builders import make_site
-from tests.server.stage import RealCoordinator, ask, flo, key_header
+from tests.commands import flo
+from tests.server.stage import RealCoordinator, ask, key_header
+
+pytestmark = pytest.mark.processes
 
 PARCELS = {FETCH_PATH, OFFER_PATH}
 STUDIES = "/v1/site/studies"

@@ -19,7 +19,8 @@ from flo.server.store import Store
 from flo.server.superlink import SuperLink
 from flo.server.tokens import read as read_token
 from tests.builders import small_study
-from tests.server.stage import flo, serving
+from tests.commands import flo
+from tests.server.stage import serving
 
 STUDY, RUN = small_study(), "run-1-000001"
 
@@ -157,6 +158,7 @@ def test_a_run_that_is_in_no_jobs_hands_is_lent_to_nobody(scene: Scene) -> None:
     assert scene.jobs.lent_to(f"/job/{job}/v1/runtime/get-nodes") is None
 
 
+@pytest.mark.processes
 def test_until_runs_are_taken_up_again_a_job_is_told_to_wait(tmp_path: Path) -> None:
     """Flower takes 503 for a pause and anything else for the end."""
     before = (
@@ -184,6 +186,7 @@ def test_an_offer_that_is_made_again_goes_where_it_was_said_last(scene: Scene) -
     assert (offer.place, offer.status) == ("here", "running")
 
 
+@pytest.mark.processes
 def test_a_step_that_fails_does_not_end_the_coordinator(tmp_path: Path) -> None:
     before = """
 from flo.server.metrics import Meter

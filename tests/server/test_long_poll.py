@@ -12,6 +12,8 @@ from flo.clients.flower import FleetLink
 from flo.clients.home import SiteHome
 from flo.errors import NetworkError
 
+pytestmark = pytest.mark.processes
+
 HELD_SECONDS = 1.2
 
 

@@ -94,6 +94,7 @@ def test_the_log_has_what_came_since_the_line_before(
     assert [json.loads(line)["refusals"] for line in path.read_text().splitlines()] == [0, 3, 0]
 
 
+@pytest.mark.processes
 def test_a_viewer_scrapes_a_real_coordinator(tmp_path: Path) -> None:
     with serving(tmp_path / "home") as real:
         real.enrol(tmp_path / "north", "north")

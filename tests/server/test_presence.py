@@ -183,6 +183,7 @@ def agent(coordinator: RealCoordinator, tmp_path: Path) -> Iterator[tuple[SiteHo
         yield home, link
 
 
+@pytest.mark.processes
 def test_an_agent_that_dies_is_offline_within_seconds(
     coordinator: RealCoordinator, agent: tuple[SiteHome, FleetLink]
 ) -> None:
@@ -197,6 +198,7 @@ def test_an_agent_that_dies_is_offline_within_seconds(
     assert time.monotonic() > died + GRACE / 2
 
 
+@pytest.mark.processes
 def test_an_agent_stays_online_when_another_connection_of_its_site_closes(
     coordinator: RealCoordinator, agent: tuple[SiteHome, FleetLink]
 ) -> None:
@@ -206,6 +208,7 @@ def test_an_agent_stays_online_when_another_connection_of_its_site_closes(
     assert is_online(coordinator, home)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("kind", ["an invitation", "a certificate that is not enrolled"])
 def test_a_certificate_that_opens_nothing_takes_no_agent_offline(
     coordinator: RealCoordinator, agent: tuple[SiteHome, FleetLink], tmp_path: Path, kind: str

@@ -15,6 +15,8 @@ from flo.server.tokens import issue
 from tests.server.every_route import filled, own_calls
 from tests.server.stage import RealCoordinator, ask
 
+pytestmark = pytest.mark.processes
+
 Route = tuple[str, str]
 WRONG = {
     "no credential": {},

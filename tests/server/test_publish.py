@@ -38,8 +38,9 @@ from flo.server.site_api import MAX_MODEL_REPLY
 from flo.server.store import Offer, Store
 from flo.study import Study
 from tests.builders import SilentApi, make_site, offered, pretend_enrolled, small_study
+from tests.commands import flo
 from tests.privacy.hospitals import World, run
-from tests.server.stage import Answer, RealCoordinator, flo, served, serving
+from tests.server.stage import Answer, RealCoordinator, served, serving
 
 NAMES = ("north", "south")
 ESTIMATE = {"auc": 0.75, "low": 0.5, "high": 0.875, "level": 0.95, "cases": 12, "noise": 3.5}
@@ -372,6 +373,7 @@ def nested(depth: int) -> list[Any]:
     return found
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "rows", [nested(40), [{"public": {"kind": "release"}}], "rows", 7], ids=str
 )
@@ -454,6 +456,7 @@ def clinics(coordinator: RealCoordinator, tmp_path: Path) -> Iterator[Clinics]:
         store._write("DELETE FROM studies WHERE digest = ?", offer.study.digest)
 
 
+@pytest.mark.processes
 def test_a_model_is_for_the_hospitals_of_its_study_and_once_it_is_published(
     clinics: Clinics, tmp_path: Path
 ) -> None:
@@ -478,6 +481,7 @@ def test_a_model_is_for_the_hospitals_of_its_study_and_once_it_is_published(
     assert clinics.ask(0, {}).status == 400
 
 
+@pytest.mark.processes
 def test_the_sites_own_command_fetches_it(clinics: Clinics, tmp_path: Path) -> None:
     site, name = clinics.sites[0], clinics.offer.study.name
     with connect(site) as api, pytest.raises(MessageError, match="no published model yet"):
@@ -498,6 +502,7 @@ def test_the_sites_own_command_fetches_it(clinics: Clinics, tmp_path: Path) -> N
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.processes
 def test_a_model_too_large_for_a_sites_reply_is_refused(clinics: Clinics) -> None:
     card = clinics.publish()
     tensors = card.with_name(card.name.replace(".card.json", ".safetensors"))
@@ -509,6 +514,7 @@ def test_a_model_too_large_for_a_sites_reply_is_refused(clinics: Clinics) -> Non
     )
 
 
+@pytest.mark.processes
 def test_a_model_whose_tensors_were_moved_is_not_published(clinics: Clinics) -> None:
     card = clinics.publish()
     card.with_name(card.name.replace(".card.json", ".safetensors")).unlink()

@@ -161,6 +161,7 @@ def entered_by(coordinator: RealCoordinator, request: Callable[[], Answer]) -> t
 STUDIES = "/v1/flo/studies"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("method", "path", "role", "status", "why"),
     [
@@ -181,6 +182,7 @@ def test_a_denied_person_is_on_record(
     ) == (status, {"kind": "denied", "path": path, "why": why})  # fmt: skip
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("method", "path", "status", "why"),
     [
@@ -199,6 +201,7 @@ def test_a_hospitals_refused_request_is_on_record(
     assert entry["why"].startswith(why)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("who", ["issued", "invited"])
 def test_a_certificate_that_opens_nothing_is_on_record(
     coordinator: RealCoordinator, who: str
@@ -213,6 +216,7 @@ def test_a_certificate_that_opens_nothing_is_on_record(
     assert (status, entry["kind"], entry["path"]) == (403, "refused-request", "/v1/site/heads")
 
 
+@pytest.mark.processes
 def test_a_refused_call_names_the_hospital(coordinator: RealCoordinator, north: SiteHome) -> None:
     call = ("POST", "/v1/site/models", coordinator.site(north))
     body = canonical.encode({"study": "ab" * 32})
@@ -226,6 +230,7 @@ def test_a_refused_call_names_the_hospital(coordinator: RealCoordinator, north: 
     }
 
 
+@pytest.mark.processes
 def test_a_long_path_is_cut(coordinator: RealCoordinator, north: SiteHome) -> None:
     path = "/v1/" + "x" * 5000
     _, entry = entered_by(coordinator, lambda: coordinator.private("GET", path))
@@ -236,6 +241,7 @@ def test_a_long_path_is_cut(coordinator: RealCoordinator, north: SiteHome) -> No
     assert entry["path"] == path[:80]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("path", ["/%00%0a%1b[2J", "/%ff%fe", "/%e2%80%ae", "/%ed%a0%80"])
 def test_a_path_of_odd_bytes_is_entered_and_the_log_still_verifies(
     coordinator: RealCoordinator, path: str
@@ -247,6 +253,7 @@ def test_a_path_of_odd_bytes_is_entered_and_the_log_still_verifies(
 MARK = "c0ffee-marker-of-this-test"
 
 
+@pytest.mark.processes
 def test_nothing_that_was_sent_is_in_an_entry(
     coordinator: RealCoordinator, north: SiteHome
 ) -> None:
@@ -305,6 +312,7 @@ class HastyCoordinator(RealCoordinator):
         )
 
 
+@pytest.mark.processes
 def test_a_flood_is_limited_and_counted_while_others_are_served(tmp_path: Path) -> None:
     coordinator = HastyCoordinator(new_home(tmp_path / "home"))
     try:

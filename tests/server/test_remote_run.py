@@ -30,6 +30,8 @@ from flo.study import Study
 from tests.builders import HOSPITALS, make_site, small_study
 from tests.server.stage import RealCoordinator, new_home, served, serving
 
+pytestmark = pytest.mark.processes
+
 LIMIT = 1 << 24
 RESULT = {"rounds": 1, "epsilon": 0.9, "delta": 1e-6}
 

@@ -18,6 +18,8 @@ from flo.server.home import CoordinatorHome
 from flo.server.invitations import invite
 from tests.server.stage import RealCoordinator, kinds, new_home, served
 
+pytestmark = pytest.mark.processes
+
 
 def see_each_other(site: SiteHome) -> bytes:
     """They countersign each other's audit logs; the site's, exported."""

@@ -12,7 +12,8 @@ from flo.errors import RefusedError, TrustError
 from flo.keystore import KeyStore, KeyStoreConfig, read_secret
 from flo.server.home import CoordinatorConfig, CoordinatorHome
 from flo.server.rewrap import rewrap
-from tests.server.stage import flo, kinds
+from tests.commands import flo
+from tests.server.stage import kinds
 
 SECRETS = {"identity.key": "identity-key", "ca.key": "ca-key", "checkpoint.key": "checkpoints"}
 
@@ -115,6 +116,7 @@ def test_a_move_that_never_switched_is_given_up_by_asking_for_what_is(
     home.refuse_half_replaced()
 
 
+@pytest.mark.processes
 def test_by_command(home: CoordinatorHome, tmp_path: Path) -> None:
     done = flo(
         *("coordinator", "rewrap", "--keystore", "file", "--keystore-path", tmp_path / "key"),

@@ -119,6 +119,7 @@ def test_a_viewer_reads_neither_extracts_nor_the_audit_log() -> None:
 # -- over sockets ----------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("role", ROLES)
 def test_each_role_gets_what_the_table_says(
     coordinator: RealCoordinator, tokens: dict[Role, dict[str, str]], own: set[Route], role: Role
@@ -131,6 +132,7 @@ def test_each_role_gets_what_the_table_says(
     assert (statuses["GET", HOSPITALS_PATH] == 200) == (role not in ("aggregator", "launch"))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("role", ROLES)
 def test_no_role_reaches_flowers_own_calls(
     coordinator: RealCoordinator,
@@ -173,6 +175,7 @@ OTHER_WAYS = [
 ]  # fmt: skip
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("method", "path"), OTHER_WAYS, ids=str)
 def test_an_unknown_path_is_denied(
     coordinator: RealCoordinator, tokens: dict[Role, dict[str, str]], method: str, path: str
@@ -190,6 +193,7 @@ def signed(coordinator: RealCoordinator, **changes: Any) -> dict[str, str]:
     return bearer(f"{encoded}.{identity.sign('token', document)}")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("role", ["admin", "", "OPERATOR", "operator ", None, ["operator"], 1])
 def test_an_unknown_role_in_a_signed_token_is_denied(
     coordinator: RealCoordinator, own: set[Route], role: Any
@@ -202,6 +206,7 @@ def test_an_unknown_role_in_a_signed_token_is_denied(
     assert statuses == expected | dict.fromkeys(streams, 200)  # which say that it is over
 
 
+@pytest.mark.processes
 def test_a_query_gives_no_other_rights(
     coordinator: RealCoordinator, tokens: dict[Role, dict[str, str]]
 ) -> None:
@@ -209,6 +214,7 @@ def test_a_query_gives_no_other_rights(
         assert coordinator.private("GET", path, headers=tokens["viewer"]).status == 403
 
 
+@pytest.mark.processes
 def test_a_denied_launch_or_stop_changes_nothing_and_the_log_names_who_did_it(
     coordinator: RealCoordinator, tokens: dict[Role, dict[str, str]], tmp_path: Path
 ) -> None:

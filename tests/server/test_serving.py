@@ -14,7 +14,10 @@ from flo.identity import Identity
 from flo.server.coordinator import Coordinator
 from flo.server.members import Member
 from flo.server.tokens import issue
-from tests.server.stage import RealCoordinator, ask, flo, kinds, new_home, served
+from tests.commands import flo
+from tests.server.stage import RealCoordinator, ask, kinds, new_home, served
+
+pytestmark = pytest.mark.processes
 
 REFUSED = 3
 

@@ -18,7 +18,8 @@ from flo.server.shred import shred
 from flo.server.store import Offer, Store
 from flo.server.study_keys import job_secret, study_key
 from tests.builders import small_study
-from tests.server.stage import flo, kinds, serving
+from tests.commands import flo
+from tests.server.stage import kinds, serving
 
 STUDY, OTHER = small_study(), small_study(name="other")
 MASTER = bytes(range(32))
@@ -105,6 +106,7 @@ def test_keys_of_studies_and_jobs_are_all_different() -> None:
     assert {len(key) for key in found} == {32}
 
 
+@pytest.mark.processes
 def test_an_operator_shreds_by_command_after_saying_yes(tmp_path: Path) -> None:
     with serving(tmp_path / "home") as real:
         for name in ("north", "south", "west"):
@@ -124,6 +126,7 @@ def test_an_operator_shreds_by_command_after_saying_yes(tmp_path: Path) -> None:
     assert kinds(real.home).count("shredded") == 1
 
 
+@pytest.mark.processes
 def test_the_coordinators_key_is_replaced_after_a_shred(home: CoordinatorHome) -> None:
     with closing(home.store()) as store:
         offer = over(store)

@@ -12,15 +12,19 @@ import pytest
 from flo.clients.quality.doubles import doubles
 from flo.clients.quality.findings import Finding
 from flo.clients.quality.table import Table
-from flo.datasets import DATASETS
+from flo.datasets import fars, heart
 from flo.schema import Schema
 from flo.study import load
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 HEART = load(EXAMPLES / "heart" / "study.toml").data
 FARS = load(EXAMPLES / "fars" / "study.toml").data
-PATIENTS = DATASETS["heart-disease"]()["cleveland"]
-STATES = DATASETS["fars"]()
+PATIENTS = heart.load()["cleveland"]
+
+
+@pytest.fixture(scope="module")
+def states() -> dict[str, pd.DataFrame]:
+    return fars.load()
 
 
 def found(table: pd.DataFrame, schema: Schema) -> list[Finding]:
@@ -55,17 +59,19 @@ def test_copies_of_one_patient_are_found_however_many(
 
 
 @pytest.mark.parametrize("times", [2, 3])
-def test_copies_of_everybody_are_found_where_some_are_alike_by_chance(times: int) -> None:
-    for state, table in STATES.items():
+def test_copies_of_everybody_are_found_where_some_are_alike_by_chance(
+    times: int, states: dict[str, pd.DataFrame]
+) -> None:
+    for state, table in states.items():
         again = pd.concat([table] * times, ignore_index=True)
         (one,) = found(again.assign(patient_id=[f"p{n}" for n in range(len(again))]), FARS)
         assert one.level == "to accept", state
         assert f"alike in every cell under {times} patient ids" in one.rule, state
 
 
-def test_copies_of_half_of_them_are_found() -> None:
+def test_copies_of_half_of_them_are_found(states: dict[str, pd.DataFrame]) -> None:
     for state in ("texas", "wyoming"):
-        (one,) = found(copied(STATES[state], STATES[state][::2]), FARS)
+        (one,) = found(copied(states[state], states[state][::2]), FARS)
         assert one.level == "to accept"
 
 
@@ -81,11 +87,11 @@ def test_another_outcome_is_another_patient() -> None:
     assert not found(copied(PATIENTS, others), HEART)
 
 
-def test_a_patients_own_record_twice_is_no_duplicate() -> None:
+def test_a_patients_own_record_twice_is_no_duplicate(states: dict[str, pd.DataFrame]) -> None:
     again = pd.concat([PATIENTS, PATIENTS.head(50)], ignore_index=True)
     assert not found(again, HEART)
-    states = pd.concat([STATES["ohio"]] * 2, ignore_index=True)
-    assert not found(states, FARS)
+    ohio = pd.concat([states["ohio"]] * 2, ignore_index=True)
+    assert not found(ohio, FARS)
 
 
 def measured(*values: npt.NDArray[np.int64]) -> tuple[pd.DataFrame, Schema]:

@@ -13,9 +13,10 @@ from flo.canonical import Bytes
 from flo.errors import NetworkError, TrustError
 from flo.infra.aws.sagemaker import audit_store
 from flo.server.audit_copies import AuditCopies
+from tests.commands import flo_process
 from tests.infra.aws.account import account, home_with
 from tests.infra.aws.emulated import Aws
-from tests.server.stage import RealCoordinator, flo, served
+from tests.server.stage import RealCoordinator, served
 
 
 @pytest.mark.slow
@@ -34,7 +35,7 @@ def test_a_coordinator_copies_its_audit_log_to_where_nobody_removes_it(
     (key,) = found
     copy = tmp_path / "copy.json"
     copy.write_bytes(store.get(key, 1 << 24))
-    assert flo("audit", "verify", copy).returncode == 0
+    assert flo_process("audit", "verify", copy).returncode == 0
     with pytest.raises(TrustError):
         store.remove(key)
     head = aws.client("s3").head_object(Bucket=locked, Key=key)

@@ -52,6 +52,7 @@ def test_the_base_is_pinned_and_the_last_stage_has_neither_root_nor_tools(file: 
     assert "HEALTHCHECK" in last
 
 
+@pytest.mark.processes
 @every_image
 def test_the_entry_point_is_a_command_that_exists(file: Path) -> None:
     words = command(file, "ENTRYPOINT")
@@ -69,6 +70,7 @@ def test_the_entry_point_is_a_command_that_exists(file: Path) -> None:
     assert "--home" in shown.stdout
 
 
+@pytest.mark.processes
 def test_a_site_is_healthy_while_its_agent_holds_its_lock(tmp_path: Path) -> None:
     python, *rest = command(FOLDER / "site.Dockerfile", "CMD")
     assert python == "python"

@@ -15,9 +15,9 @@ from flo.keystore import KeyStoreConfig
 from flo.server.home import CoordinatorHome
 from flo.settings import parse
 from tests.builders import make_site
+from tests.commands import flo_process
 from tests.infra.aws.emulated import Aws
 from tests.infra.aws.test_sealed_objects import backend_forgets
-from tests.server.stage import flo
 
 HEAVY = (
     "boto3",
@@ -31,18 +31,20 @@ HEAVY = (
 @pytest.mark.slow
 def test_a_coordinator_keeps_its_keys_in_kms(aws: Aws, tmp_path: Path) -> None:
     home, arn = tmp_path / "coordinator", aws.new_key()
-    made = flo("coordinator", "init", "--home", home, "--keystore", arn)
+    made = flo_process("coordinator", "init", "--home", home, "--keystore", arn)
     assert made.returncode == 0, made.stderr
     assert not (home / "keystore.key").exists()
     opened = CoordinatorHome.open(home)
     assert opened.identity().fingerprint == CoordinatorHome.open(home).identity().fingerprint
     assert b"PRIVATE KEY" not in (home / "identity.key").read_bytes()
     assert (
-        flo("coordinator", "invite", "north", "--home", home, "--out", tmp_path / "i").returncode
+        flo_process(
+            "coordinator", "invite", "north", "--home", home, "--out", tmp_path / "i"
+        ).returncode
         == 0
     )
     backend_forgets(aws, arn)
-    refused = flo("coordinator", "invite", "south", "--home", home, "--out", tmp_path / "s")
+    refused = flo_process("coordinator", "invite", "south", "--home", home, "--out", tmp_path / "s")
     assert refused.returncode == 4
     assert "KMS does not open it" in refused.stderr
 
@@ -83,6 +85,7 @@ def loaded_by(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "code",
     [
@@ -101,11 +104,11 @@ def test_nothing_of_aws_is_loaded_unless_it_is_configured(code: str) -> None:
 @pytest.mark.slow
 def test_a_coordinator_moves_into_kms_and_from_one_key_to_another(aws: Aws, tmp_path: Path) -> None:
     home = tmp_path / "coordinator"
-    assert flo("coordinator", "init", "--home", home).returncode == 0
+    assert flo_process("coordinator", "init", "--home", home).returncode == 0
     before = CoordinatorHome.open(home).identity().fingerprint
     first, second = aws.new_key(), aws.new_key()
     for arn in (first, second):
-        done = flo("coordinator", "rewrap", "--keystore", arn, "--home", home)
+        done = flo_process("coordinator", "rewrap", "--keystore", arn, "--home", home)
         assert done.returncode == 0, done.stderr
     backend_forgets(aws, first)  # revoked: it is not needed any more
     assert CoordinatorHome.open(home).identity().fingerprint == before

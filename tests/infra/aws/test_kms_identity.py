@@ -13,10 +13,11 @@ from flo.infra.aws.kms import KmsSigner
 from flo.model_card import PublishedModel
 from flo.server.home import CoordinatorHome
 from tests.builders import make_site
+from tests.commands import flo_process
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import all_events, launch, wait_for
 from tests.infra.aws.emulated import Aws
-from tests.server.stage import RealCoordinator, flo, free_ports, served
+from tests.server.stage import RealCoordinator, free_ports, served
 
 
 def signing_key(aws: Aws) -> str:
@@ -44,7 +45,7 @@ def test_a_key_that_cannot_sign_is_named(aws: Aws) -> None:
 def test_a_study_is_carried_out_under_an_identity_in_kms(aws: Aws, tmp_path: Path) -> None:
     home, arn = tmp_path / "coordinator", signing_key(aws)
     port, private = free_ports(2)
-    made = flo(
+    made = flo_process(
         *("coordinator", "init", "--home", home, "--signing-key", arn),
         *("--port", str(port), "--private-port", str(private)),
     )
@@ -71,9 +72,11 @@ def test_a_study_is_carried_out_under_an_identity_in_kms(aws: Aws, tmp_path: Pat
         )
     verify(signer.public, "study", summary["study"].encode(), summary["signature"])
     PublishedModel.open(Path(summary["result"]["model"]), signer.fingerprint)
-    exported = flo("audit", "export", "--home", home, "--out", tmp_path / "coordinator.audit.json")
+    exported = flo_process(
+        "audit", "export", "--home", home, "--out", tmp_path / "coordinator.audit.json"
+    )
     assert exported.returncode == 0, exported.stderr
-    assert flo("audit", "verify", tmp_path / "coordinator.audit.json").returncode == 0
-    refused = flo("coordinator", "replace-key", "--yes", "--home", home)
+    assert flo_process("audit", "verify", tmp_path / "coordinator.audit.json").returncode == 0
+    refused = flo_process("coordinator", "replace-key", "--yes", "--home", home)
     assert refused.returncode == 3
     assert "is in KMS" in refused.stderr

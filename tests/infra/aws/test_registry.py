@@ -17,10 +17,10 @@ from flo.infra.aws.registry import Registry
 from flo.model_card import PublishedModel
 from flo.server.aws_config import AwsConfig
 from flo.server.home import CoordinatorHome
+from tests.commands import flo_process
 from tests.flo.published import COORDINATOR, MALLORY, Made, made, signed_study
 from tests.infra.aws.account import account, home_with
 from tests.infra.aws.emulated import REGION, Aws
-from tests.server.stage import flo
 
 pytestmark = pytest.mark.slow
 
@@ -156,15 +156,15 @@ def test_people_do_it_by_command(config: AwsConfig, tmp_path: Path) -> None:
     study, signature = signed_study("logistic", own)
     signed = made(signer=own, study=study.canonical_bytes.decode(), study_signature=signature)
     path = signed.write(tmp_path / "m")
-    done = flo("model", "register", path, "--home", home.directory)
+    done = flo_process("model", "register", path, "--home", home.directory)
     assert done.returncode == 0, done.stderr
     arn = next(word for word in done.stdout.split() if word.startswith("arn:"))
     fetch = ("model", "fetch", arn, "--coordinator", own.fingerprint, "--out", tmp_path / "models")
-    refused = flo(*fetch)
+    refused = flo_process(*fetch)
     assert refused.returncode == 3, refused.stderr
-    assert flo("model", "approve", arn, "--why", "validated").returncode == 0
-    assert flo(*fetch).returncode == 0
-    shown = flo("model", "packages", STUDY.name, "--region", REGION)
+    assert flo_process("model", "approve", arn, "--why", "validated").returncode == 0
+    assert flo_process(*fetch).returncode == 0
+    shown = flo_process("model", "packages", STUDY.name, "--region", REGION)
     assert "Approved" in shown.stdout, shown.stderr
-    assert flo("model", "approve", arn, "--why", "withdrawn", "--reject").returncode == 0
-    assert flo(*fetch).returncode == 3
+    assert flo_process("model", "approve", arn, "--why", "withdrawn", "--reject").returncode == 0
+    assert flo_process(*fetch).returncode == 3

@@ -12,8 +12,8 @@ from flo.infra.aws import stack
 from flo.infra.aws.costs import Use, monthly
 from flo.infra.aws.stack import TEMPLATE, Stack, settings
 from flo.server.aws_config import AwsConfig
+from tests.commands import flo_process
 from tests.infra.aws.emulated import REGION, Aws
-from tests.server.stage import flo
 
 MORE = ("--image", "ami-12c6146b", "--region", REGION)
 S3_LIST = f"com.amazonaws.{REGION}.s3"
@@ -36,7 +36,7 @@ def options(aws: Aws) -> list[str]:
 def test_plan_shows_every_resource_and_a_cost_and_makes_nothing(
     aws: Aws, options: list[str]
 ) -> None:
-    done = flo("aws", "plan", *options, "--name", "planned")
+    done = flo_process("aws", "plan", *options, "--name", "planned")
     assert done.returncode == 0, done.stderr
     for resource in ("LaunchKey", "AuditBucket", "Coordinator", "HospitalListener"):
         assert resource in done.stdout
@@ -47,10 +47,10 @@ def test_plan_shows_every_resource_and_a_cost_and_makes_nothing(
 
 @pytest.mark.slow
 def test_an_account_is_made_and_looked_at(aws: Aws, options: list[str]) -> None:
-    done = flo("aws", "deploy", *options, "--name", "whole", "--yes", seconds=180)
+    done = flo_process("aws", "deploy", *options, "--name", "whole", "--yes", seconds=180)
     assert done.returncode == 0, done.stderr + done.stdout
     assert "create complete" in done.stdout
-    shown = flo("aws", "status", "--region", REGION, "--name", "whole")
+    shown = flo_process("aws", "status", "--region", REGION, "--name", "whole")
     assert shown.returncode == 0, shown.stderr
     toml = shown.stdout.partition("[aws]")[2].partition("its folder's keys")[0]
     found = tomllib.loads("[aws]" + toml)["aws"]
@@ -60,7 +60,7 @@ def test_an_account_is_made_and_looked_at(aws: Aws, options: list[str]) -> None:
     assert set(settings(Stack("whole", REGION).outputs())) | {"image"} <= set(
         AwsConfig.model_fields
     )
-    again = flo("aws", "deploy", *options, "--name", "whole", "--yes", seconds=180)
+    again = flo_process("aws", "deploy", *options, "--name", "whole", "--yes", seconds=180)
     assert again.returncode == 0, again.stderr
 
 
@@ -76,13 +76,13 @@ def test_a_protected_machine_keeps_its_stack_until_the_protection_is_lifted(
     machine, ec2 = Stack("small", REGION).outputs()["Machine"], aws.client("ec2")
     destroy = ("aws", "destroy", "--region", REGION, "--name", "small", "--yes")
     ec2.modify_instance_attribute(InstanceId=machine, DisableApiTermination={"Value": True})
-    refused = flo(*destroy)
+    refused = flo_process(*destroy)
     assert refused.returncode == 3
     assert "protected against termination" in refused.stderr
     assert Stack("small", REGION).status() == "CREATE_COMPLETE"
-    assert flo(*destroy[:-1]).returncode == 3
+    assert flo_process(*destroy[:-1]).returncode == 3
     ec2.modify_instance_attribute(InstanceId=machine, DisableApiTermination={"Value": False})
-    gone = flo(*destroy)
+    gone = flo_process(*destroy)
     assert gone.returncode == 0, gone.stderr
     assert "still there and cost money" in gone.stdout
 
@@ -132,14 +132,15 @@ def test_an_answer_that_is_not_awss_is_no_bug_of_ours(
 def test_a_stack_that_is_not_there_is_named(aws: Aws) -> None:
     for command in ("status", "destroy"):
         more = ["--yes"] if command == "destroy" else []
-        done = flo("aws", command, "--region", REGION, "--name", "nowhere", *more)
+        done = flo_process("aws", command, "--region", REGION, "--name", "nowhere", *more)
         assert done.returncode == 2
         assert "no stack nowhere in eu-central-1" in done.stderr
 
 
+@pytest.mark.processes
 def test_without_a_yes_nothing_is_deployed() -> None:
     options = ["--networks", "pl-0123456789", "--alarms", "a@b.c", *MORE]
-    done = flo("aws", "deploy", *options)
+    done = flo_process("aws", "deploy", *options)
     assert done.returncode == 3
     assert "nothing was changed" in done.stderr
 
