@@ -5,8 +5,8 @@ EXTRAS ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 AWS    := $(VENV)/.ready-aws
-# Two tests at a time, each on a core of its own.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+# Two files of tests at a time, each on a core of its own; a file's servers are started once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 # Containers often forbid Python to keep what it compiled: every process that a test starts would
 # compile FLO again.
 export PYTHONDONTWRITEBYTECODE :=

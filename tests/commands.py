@@ -7,17 +7,15 @@ start processes or serve, and tests about a whole process, use ``flo_process``.
 
 from __future__ import annotations
 
-import contextlib
 import io
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
 from flo.cli import main, screen
+from flo.cli.schemas import ENDLESS
 
 Ended = subprocess.CompletedProcess[str]
 
@@ -25,11 +23,13 @@ Ended = subprocess.CompletedProcess[str]
 def flo(*arguments: str | Path, typed: str = "") -> Ended:
     """Run one command in this process. ``typed`` is on its standard input, which is no terminal."""
     command = ["flo", *map(str, arguments)]
+    assert " ".join(command[1:3]) not in ENDLESS, "it configures logging for its whole process"
     given = io.TextIOWrapper(io.BytesIO(typed.encode()), encoding="utf-8")
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     code = 0
     streams = mock.patch.multiple(sys, argv=command, stdin=given, stdout=out, stderr=err)
-    with _as_a_process_of_its_own(), streams:
+    fresh_screen = mock.patch.object(screen, "_words_to_error", False)
+    with streams, fresh_screen, mock.patch.dict(os.environ):
         try:
             main()
         except SystemExit as end:
@@ -52,16 +52,3 @@ def flo_process(*arguments: str | Path, seconds: float = 60, typed: str = "") ->
 def _written(stream: io.TextIOWrapper) -> str:
     stream.seek(0)
     return stream.read()
-
-
-@contextlib.contextmanager
-def _as_a_process_of_its_own() -> Iterator[None]:
-    """Undo what a command leaves behind in this process: environment, log handlers, its streams."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    with mock.patch.dict(os.environ), mock.patch.object(screen, "_words_to_error", False):
-        try:
-            yield
-        finally:
-            root.handlers[:] = handlers
-            root.setLevel(level)

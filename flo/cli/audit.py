@@ -244,7 +244,8 @@ def _export(place: Path) -> bytes:
     from flo.server.home import CoordinatorHome, sign_events
 
     if place.is_file():
-        return Operator(place).fetch("GET", "audit").content
+        with Operator(place) as operator:
+            return operator.fetch("GET", "audit").content
     if SiteHome(place).config_path.exists():
         site = SiteHome.open(place)
         with closing(site.audit_log()) as log:

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from flo import datasets, study
 from flo.cli import main
-from flo.cli.operator import Operator
+from flo.cli.operator import Operator, call_once
 from flo.cli.progress import StudyProgress
 from flo.cli.screen import console, say
 from flo.clients.home import SiteHome
@@ -129,10 +129,11 @@ def run_demo(directory: Path, study_file: Path, data: Path | None) -> dict[str, 
         credit = f"\n{datasets.CREDITS[chosen.name]}"
     _refuse_missing(data, chosen)
     out.print(Panel(f"[bold]{chosen.purpose}[/]{credit}", title="FLO demo"))
-    with _stage(directory) as cast:
+    with contextlib.ExitStack() as stack:
+        cast = stack.enter_context(_stage(directory))
         home = _coordinator(cast)
         _sites(cast, home, chosen, data)
-        operator, launched = Operator(home), time.monotonic()
+        operator, launched = stack.enter_context(Operator(home)), time.monotonic()
         offered = operator.call("POST", "studies", body=chosen.canonical_bytes)
         digest = str(offered["digest"])
         signed = study.from_canonical(str(offered["study"]).encode())
@@ -196,7 +197,7 @@ def _coordinator(cast: _Cast) -> Path:
     end = time.monotonic() + 30
     while time.monotonic() < end:
         with contextlib.suppress(NetworkError):
-            Operator(home).call("GET", "studies")
+            call_once(home, "GET", "studies")
             return home
         time.sleep(0.1)
     raise NetworkError(

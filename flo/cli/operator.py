@@ -45,6 +45,12 @@ def read_access(place: Path) -> Access:
         raise UsageError(f"{place} is not an access file: {error}", hint=_ASK_AGAIN) from error
 
 
+def call_once(place: Path, method: str, path: str, *, body: bytes | None = None) -> Any:
+    """One call of an ``Operator``, whose connection is closed afterwards."""
+    with Operator(place) as operator:
+        return operator.call(method, path, body=body)
+
+
 class Operator:
     """Calls ``/v1/flo/*``: with an access file, or as the owner of the coordinator's folder."""
 

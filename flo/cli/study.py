@@ -179,10 +179,11 @@ def launch(
 
     if on not in get_args(Place):
         raise UsageError(f"--on {on} is not one of {', '.join(get_args(Place))}")
-    loaded, operator = load(study), Operator(home)
-    if dry_run:
-        return _planned(operator, loaded)
-    summary = operator.call("POST", f"studies?on={on}", body=loaded.canonical_bytes)
+    loaded = load(study)
+    with Operator(home) as operator:
+        if dry_run:
+            return _planned(operator, loaded)
+        summary = operator.call("POST", f"studies?on={on}", body=loaded.canonical_bytes)
     where = "" if on == "here" else f", to be aggregated on {on}"
     say(f"offered: {study} (digest {summary['digest'][:12]}){where}")
     return state_of(summary if detach else follow(home, summary["digest"]))
@@ -200,7 +201,7 @@ def survey(
     launch: Annotated[bool, typer.Option(help="Without it, only explained.")] = False,
 ) -> results.StudyState:
     """Count patients by label and columns, with noise, before a study; sites approve it first."""
-    from flo.cli.operator import Operator
+    from flo.cli.operator import call_once
     from flo.cli.screen import console, say, show_sheet, working
     from flo.privacy.sheet import sections
     from flo.study import load
@@ -214,7 +215,7 @@ def survey(
         show_sheet(parts, console())
         say(f"\nnext: the same with --launch offers {asked.name} to its hospitals")
         return _state(asked, "planned")
-    summary = Operator(home).call("POST", "studies", body=asked.canonical_bytes)
+    summary = call_once(home, "POST", "studies", body=asked.canonical_bytes)
     say(f"offered: {asked.name} (digest {summary['digest'][:12]})")
     return state_of(follow(home, summary["digest"]))
 
@@ -228,11 +229,11 @@ def watch(study: StudyName, home: Home = DEFAULT_HOME) -> results.StudyState:
 @command(app)
 def stop(study: StudyName, home: Home = DEFAULT_HOME) -> results.Stopping:
     """End a study after the round at hand; hospitals get back what was not used."""
-    from flo.cli.operator import Operator
+    from flo.cli.operator import call_once
     from flo.cli.screen import say
 
     digest = str(_find(home, study)["digest"])
-    Operator(home).call("POST", f"studies/{digest}/stop")
+    call_once(home, "POST", f"studies/{digest}/stop")
     say("stopping after the round at hand")
     return results.Stopping(digest)
 
@@ -244,14 +245,14 @@ def shred(
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
 ) -> results.Shredded:
     """Erase a study's saved states and models for good; card, report and audit log stay."""
-    from flo.cli.operator import Operator
+    from flo.cli.operator import call_once
     from flo.cli.screen import confirmed, say
     from flo.errors import RefusedError
 
     found = _find(home, study)
     if not confirmed("Erase this study's states and models? Nothing brings them back.", yes):
         raise RefusedError("nothing was changed", hint="--yes erases at once")
-    done = Operator(home).call("POST", f"studies/{found['digest']}/shred")
+    done = call_once(home, "POST", f"studies/{found['digest']}/shred")
     say(f"its key is gone, and {done['removed']} files and objects with it")
     say("backups of the coordinator made before now still hold the key: make a new one, and")
     say("destroy those; models that hospitals have fetched are theirs")
@@ -263,11 +264,11 @@ def list_(home: Home = DEFAULT_HOME) -> results.Studies:
     """List studies with their status."""
     from rich.table import Table
 
-    from flo.cli.operator import Operator
+    from flo.cli.operator import call_once
     from flo.cli.screen import console, plain
 
     table = Table("study", "version", "digest", "status", "approved")
-    found = [state_of(summary) for summary in Operator(home).call("GET", "studies")]
+    found = [state_of(summary) for summary in call_once(home, "GET", "studies")]
     for one in found:
         table.add_row(
             plain(one.study),
@@ -287,10 +288,10 @@ def extracts(
     home: Home = DEFAULT_HOME,
 ) -> results.ExtractsSaved:
     """Save the signed ledger extracts that hospitals sent for a study."""
-    from flo.cli.operator import Operator
+    from flo.cli.operator import call_once
     from flo.cli.screen import say
 
-    found = Operator(home).call("GET", f"studies/{_find(home, study)['digest']}/extracts")
+    found = call_once(home, "GET", f"studies/{_find(home, study)['digest']}/extracts")
     out.mkdir(parents=True, exist_ok=True)
     for hospital, document in found.items():
         (out / f"{hospital}.json").write_text(document, encoding="utf-8")
@@ -353,12 +354,12 @@ def follow(home: Path, digest: str) -> dict[str, Any]:
     from flo.cli.progress import StudyProgress
     from flo.study import from_canonical
 
-    operator = Operator(home)
-    summary = operator.call("GET", f"studies/{digest}")
-    with StudyProgress(from_canonical(summary["study"].encode())) as progress:
-        summary = progress.follow(
-            lambda after: operator.call("GET", f"studies/{digest}?after={after}")
-        )
+    with Operator(home) as operator:
+        summary = operator.call("GET", f"studies/{digest}")
+        with StudyProgress(from_canonical(summary["study"].encode())) as progress:
+            summary = progress.follow(
+                lambda after: operator.call("GET", f"studies/{digest}?after={after}")
+            )
     _show_result(summary)
     return summary
 
@@ -405,10 +406,10 @@ def _show_counts(hospital: str, columns: list[dict[str, Any]]) -> None:
 def _find(home: Path, wanted: str) -> dict[str, Any]:
     import json
 
-    from flo.cli.operator import Operator
+    from flo.cli.operator import call_once
     from flo.errors import UsageError
 
-    summaries = Operator(home).call("GET", "studies")
+    summaries = call_once(home, "GET", "studies")
     found: list[dict[str, Any]] = [
         summary
         for summary in summaries

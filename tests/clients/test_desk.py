@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
@@ -27,18 +27,21 @@ PATIENT = "north0007"
 
 @dataclass
 class Desk:
-    """`flo site desk` in a process of its own. ``links``: those on its terminal, in order."""
+    """`flo site desk` in a process of its own."""
 
     home: SiteHome
     process: subprocess.Popen[str]
+    printed: str | None = None
 
     def link(self) -> str:
-        """The next one that it prints."""
+        """The one on its terminal that has not been opened yet."""
         assert self.process.stdout is not None
-        for line in self.process.stdout:
+        while self.printed is None:
+            line = self.process.stdout.readline()
+            assert line, "the desk has ended"
             if found := re.search(r"http://\S+", line):
-                return found.group()
-        raise AssertionError("the desk has ended")
+                self.printed = found.group()
+        return self.printed
 
     def ask(
         self, method: str, url: str, *, body: str = "", **headers: str
@@ -48,6 +51,8 @@ class Desk:
             path = split.path + (f"?{split.query}" if split.query else "")
             line.request(method, path, body=body.encode(), headers=headers)
             answer = line.getresponse()
+            if url == self.printed and answer.status == 303:
+                self.printed = None  # it opens once; the desk prints the next
             return answer.status, dict(answer.getheaders()), answer.read().decode()
 
 
@@ -70,9 +75,9 @@ class Opened:
         return status, text
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    home = make_site(tmp_path / "north")
+@contextmanager
+def started(folder: Path) -> Iterator[Desk]:
+    home = make_site(folder / "north")
     pretend_enrolled(home, Identity.new())
     command = [sys.executable, "-u", "-m", "flo.cli", "site", "desk", "--home", str(home.directory)]
     with subprocess.Popen(
@@ -84,13 +89,31 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
             process.terminate()
 
 
-@pytest.fixture
-def opened(desk: Desk) -> Opened:
+def open_by_link(desk: Desk) -> Opened:
     link = desk.link()
     status, headers, _ = desk.ask("GET", link)
     assert status == 303
     address = f"{link.split('/open/')[0]}{headers['location']}"
     return Opened(desk, address, headers["set-cookie"].split(";")[0])
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """One for all tests that change nothing at the site."""
+    with started(tmp_path_factory.mktemp("desk")) as found:
+        yield found
+
+
+@pytest.fixture
+def opened(desk: Desk) -> Opened:
+    return open_by_link(desk)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Opened]:
+    """A desk of a test's own, to change its site."""
+    with started(tmp_path) as found:
+        yield open_by_link(found)
 
 
 def test_it_listens_on_this_machine_only(desk: Desk) -> None:
@@ -165,13 +188,13 @@ def test_every_page_says_that_nothing_comes_from_elsewhere(opened: Opened) -> No
         assert elsewhere == set()
 
 
-def test_the_red_button_stops_everything_and_lets_it_go_on(opened: Opened) -> None:
-    status, text = opened.post("/stop")
+def test_the_red_button_stops_everything_and_lets_it_go_on(own: Opened) -> None:
+    status, text = own.post("/stop")
     assert (status, "Everything is stopped" in text) == (200, True)
-    assert halted(opened.desk.home) is not None
-    assert "everything is stopped" in opened.get()
-    assert opened.post("/resume")[0] == 303
-    assert halted(opened.desk.home) is None
+    assert halted(own.desk.home) is not None
+    assert "everything is stopped" in own.get()
+    assert own.post("/resume")[0] == 303
+    assert halted(own.desk.home) is None
 
 
 def test_a_coordinator_that_is_away_is_said_to_be_and_the_rest_works(opened: Opened) -> None:
@@ -187,49 +210,49 @@ def test_without_script_only_the_inbox_is_loaded_again_by_itself(opened: Opened)
         assert "http-equiv" not in opened.get(path)
 
 
-def test_a_patients_id_is_in_no_file_and_on_no_page_afterwards(opened: Opened) -> None:
-    status, text = opened.post("/opt-outs", patient=PATIENT, record="yes")
+def test_a_patients_id_is_in_no_file_and_on_no_page_afterwards(own: Opened) -> None:
+    status, text = own.post("/opt-outs", patient=PATIENT, record="yes")
     assert status == 200, text
     assert "1 on the list" in text
-    for page in (text, opened.get("/log"), opened.get("/opt-outs")):
+    for page in (text, own.get("/log"), own.get("/opt-outs")):
         assert PATIENT not in page
-    folder = opened.desk.home.directory
+    folder = own.desk.home.directory
     for path in filter(Path.is_file, folder.rglob("*")):
         assert PATIENT.encode() not in path.read_bytes(), path
 
 
-def test_a_patient_is_out_though_the_data_file_is_away(opened: Opened) -> None:
-    data_file(opened.desk.home).unlink()
-    status, text = opened.post("/opt-outs", patient=PATIENT)
+def test_a_patient_is_out_though_the_data_file_is_away(own: Opened) -> None:
+    data_file(own.desk.home).unlink()
+    status, text = own.post("/opt-outs", patient=PATIENT)
     assert (status, "1 on the list" in text) == (200, True)
 
 
-def test_nobody_keeps_others_out_by_connecting_and_asking_nothing(opened: Opened) -> None:
+def test_nobody_keeps_others_out_by_connecting_and_asking_nothing(own: Opened) -> None:
     with ExitStack() as stack:
-        port = urlsplit(opened.url).port
+        port = urlsplit(own.url).port
         for _ in range(300):
             stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-        assert opened.post("/stop")[0] == 200
-    assert halted(opened.desk.home) is not None
+        assert own.post("/stop")[0] == 200
+    assert halted(own.desk.home) is not None
 
 
-def test_a_wrong_id_is_asked_about(opened: Opened) -> None:
-    _, text = opened.post("/opt-outs", patient="nobody")
+def test_a_wrong_id_is_asked_about(own: Opened) -> None:
+    _, text = own.post("/opt-outs", patient="nobody")
     assert "No data file that can be read here holds this id" in text
 
 
-def test_an_edited_policy_is_shown_as_not_in_force_and_can_be_signed(opened: Opened) -> None:
-    home = opened.desk.home
+def test_an_edited_policy_is_shown_as_not_in_force_and_can_be_signed(own: Opened) -> None:
+    home = own.desk.home
     path = home.directory / "policy.toml"
     path.write_text(path.read_text() + "\nmasking_required = true\n")
-    assert "Not in force, so nothing is released" in opened.get("/policy")
-    shown = re.findall(r'name="digest" value="(\w+)"', opened.get("/policy"))[0]
+    assert "Not in force, so nothing is released" in own.get("/policy")
+    shown = re.findall(r'name="digest" value="(\w+)"', own.get("/policy"))[0]
     edited = path.read_text()
     path.write_text(edited + "\nconsent_to_epsilon_of_one_or_more = true\n")
-    status, text = opened.post("/policy", digest=shown)
+    status, text = own.post("/policy", digest=shown)
     assert (status, "policy.toml is another than was shown" in text) == (400, True)
     path.write_text(edited)
-    status, text = opened.post("/policy", digest=shown, key="", passphrase="")
+    status, text = own.post("/policy", digest=shown, key="", passphrase="")
     assert (status, "In force and signed" in text) == (200, True)
     assert home.policy.masking_required
 
@@ -255,10 +278,10 @@ def test_a_form_that_is_none_is_refused(opened: Opened) -> None:
         assert (status, "That did not work" in text) == (400, True)
 
 
-def test_ending_it_takes_no_time_though_a_page_is_open(opened: Opened) -> None:
-    split = urlsplit(opened.url)
+def test_ending_it_takes_no_time_though_a_page_is_open(own: Opened) -> None:
+    split = urlsplit(own.url)
     with closing(http.client.HTTPConnection("127.0.0.1", split.port, timeout=20)) as line:
-        line.request("GET", f"{split.path}/live", headers={"cookie": opened.cookie})
+        line.request("GET", f"{split.path}/live", headers={"cookie": own.cookie})
         assert line.getresponse().status == 200
-        opened.desk.process.terminate()
-        assert opened.desk.process.wait(timeout=10) in (0, -15)
+        own.desk.process.terminate()
+        assert own.desk.process.wait(timeout=10) in (0, -15)

@@ -31,7 +31,7 @@ from flo.server.members import Member
 from flo.server.tokens import issue
 from flo.tls import show
 from tests.builders import HOSPITALS, small_study
-from tests.commands import flo
+from tests.commands import flo, flo_process
 from tests.flo.published import made, signed_study
 from tests.server.stage import RealCoordinator, kinds, new_home, served, serving
 
@@ -319,7 +319,7 @@ def test_nothing_else_is_done_until_a_replacement_that_was_cut_off_is_finished(
         assert "identity.next.key" not in before
     else:
         for command in (("serve",), ("invite", "north", "--out", tmp_path / "i.json")):
-            done = flo("coordinator", *command, "--home", home.directory)
+            done = flo_process("coordinator", *command, "--home", home.directory)
             assert done.returncode == REFUSED
             assert "finish it: flo coordinator replace-key" in done.stderr
         assert files(home) == before

@@ -14,7 +14,7 @@ from flo.identity import Identity
 from flo.server.coordinator import Coordinator
 from flo.server.members import Member
 from flo.server.tokens import issue
-from tests.commands import flo
+from tests.commands import flo, flo_process
 from tests.server.stage import RealCoordinator, ask, kinds, new_home, served
 
 pytestmark = pytest.mark.processes
@@ -75,7 +75,7 @@ def test_a_renewed_certificate_is_shown_without_a_restart_while_old_connections_
 
 
 def test_two_coordinators_on_one_home_are_refused(serving: RealCoordinator) -> None:
-    done = flo("coordinator", "serve", "--home", serving.home.directory)
+    done = flo_process("coordinator", "serve", "--home", serving.home.directory)
     assert done.returncode == REFUSED
     assert f"a coordinator already runs on {serving.home.directory}" in done.stderr
     assert serving.private("GET", "/health").status == 204
