@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from flo.errors import RefusedError
 from flo.files import write_public
 from flo.identity import Identity
 from flo.study import Study, from_document
+from tests import made_once
 from tests.company import partner
 
 HOSPITALS = ("north", "south", "west")
@@ -85,19 +87,27 @@ def make_site(
     keystore: dict[str, str] | None = None,
 ) -> SiteHome:
     """A site with keys, data and a ledger with one population ``main``; not enrolled."""
-    folder.mkdir(parents=True, exist_ok=True)
-    data = folder / "patients.csv"
-    data.write_text(csv_text(prefix=hospital))
-    config = make_config(
-        hospital,
-        file=data,
-        id_column="patient_id",
-        epsilon=epsilon,
-        declared_size=40,
-        hold_out=0.3,
-        keystore=keystore,
-    )
-    return SiteHome.create(folder / "site", config)
+
+    def make(place: Path) -> SiteHome:
+        place.mkdir(parents=True, exist_ok=True)
+        data = place / "patients.csv"
+        data.write_text(csv_text(prefix=hospital))
+        config = make_config(
+            hospital,
+            file=data,
+            id_column="patient_id",
+            epsilon=epsilon,
+            declared_size=40,
+            hold_out=0.3,
+            keystore=keystore,
+        )
+        return SiteHome.create(place / "site", config)
+
+    return make(folder) if keystore else made_once.new_site((hospital, epsilon), folder, make)
+
+
+for _name in HOSPITALS:
+    made_once.declare((_name, 0.9), partial(make_site, hospital=_name))
 
 
 def data_file(home: SiteHome) -> Path:

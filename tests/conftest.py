@@ -26,6 +26,7 @@ import pytest
 from hypothesis import settings
 
 from flo import environment, keystore
+from tests import made_once
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -81,12 +82,14 @@ def pytest_collection() -> Generator[None, object, object]:
     try:
         return (yield)
     finally:
+        made_once.make_declared()
         gc.freeze()
         gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    made_once.begin_test()
     yield from _watched(item)
 
 

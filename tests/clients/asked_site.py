@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from flo.clients.approve import approve
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.handler import Handler
 from flo.clients.home import SiteHome
+from flo.clients.offers import Offered
 from flo.clients.run_keys import RunKeys
 from flo.identity import Identity
 from flo.messages import Reply, Request, RequestHeader, decode_reply, decode_request, model_digest
@@ -21,6 +23,7 @@ from flo.models import initial_weights, parameter_count
 from flo.privacy.ledger import Ledger
 from flo.study import Study
 from flo.vectors import Vector
+from tests import made_once
 from tests.builders import (
     CountingReleaser,
     SilentApi,
@@ -33,6 +36,7 @@ from tests.company import claims, encode_request, partner
 
 COORDINATOR = Identity.new()
 PARTNERS = {name: partner(name) for name in ("south", "west")}
+FOUR = ("east", "south", "west")  # the partners of a site in a cohort of four
 Weights = Vector
 
 
@@ -130,22 +134,57 @@ def _attempt(header: dict[str, Any]) -> Any:
 
 
 def approved_site(
-    folder: Path, *, survey: bool = False, partners: tuple[str, ...] = (), **mechanism: Any
+    folder: Path,
+    *,
+    survey: bool = False,
+    partners: tuple[str, ...] = (),
+    copied: bool = True,
+    **mechanism: Any,
 ) -> Iterator[Site]:
-    """``mechanism``: changes to that part of the study. ``partners``: others than south, west."""
-    home = make_site(folder)
-    pretend_enrolled(home, COORDINATOR)
-    known = {name: partner(name) for name in partners or PARTNERS}
-    hospitals = [{"id": "north", "declared_size": 40}] + [
-        {"id": name, "declared_size": 40, "fingerprint": key.fingerprint}
-        for name, key in known.items()
-    ]
-    study = small_study(hospitals=hospitals).with_mechanism(**mechanism)
-    if survey:
-        study = study.with_survey(epsilon=0.3, columns=["ward"])
-    offer = offered(study, [home], COORDINATOR)
-    AddressBook.load(home).confirm(home, {name: key.fingerprint for name, key in known.items()})
-    approve(home, cast(CoordinatorApi, SilentApi()), offer, home.config.population(None))
-    site = Site(home, offer.study, home.ledger(), CountingReleaser(parameter_count(offer.study)))
+    """``mechanism``: changes to that part of the study. ``partners``: others than south, west.
+
+    ``copied=False``: made now, by the code as a test has changed it.
+    """
+    kind = (survey, partners or tuple(PARTNERS), tuple(sorted(mechanism.items())))
+    make = partial(_approved, *kind)
+    home = made_once.new_site(kind, folder, make) if copied else make(folder)
+    study = _offered(home, *kind).study
+    site = Site(home, study, home.ledger(), CountingReleaser(parameter_count(study)))
     yield site
     site.ledger.close()
+
+
+Changes = tuple[tuple[str, Any], ...]
+
+
+def _approved(survey: bool, partners: tuple[str, ...], mechanism: Changes, place: Path) -> SiteHome:
+    home = make_site(place)
+    pretend_enrolled(home, COORDINATOR)
+    AddressBook.load(home).confirm(home, {name: partner(name).fingerprint for name in partners})
+    offer = _offered(home, survey, partners, mechanism)
+    approve(home, cast(CoordinatorApi, SilentApi()), offer, home.config.population(None))
+    return home
+
+
+def _offered(
+    home: SiteHome, survey: bool, partners: tuple[str, ...], mechanism: Changes
+) -> Offered:
+    hospitals = [{"id": "north", "declared_size": 40}] + [
+        {"id": name, "declared_size": 40, "fingerprint": partner(name).fingerprint}
+        for name in partners
+    ]
+    study = small_study(hospitals=hospitals).with_mechanism(**dict(mechanism))
+    if survey:
+        study = study.with_survey(epsilon=0.3, columns=["ward"])
+    return offered(study, [home], COORDINATOR)
+
+
+_DISTRIBUTED = (("masking", "on"), ("noise", "distributed"))
+_KINDS: list[tuple[bool, tuple[str, ...], Changes]] = [
+    (False, tuple(PARTNERS), ()),
+    (False, tuple(PARTNERS), _DISTRIBUTED),
+    (False, tuple(PARTNERS), (("masking", "on"), ("noise", "local"))),
+    (False, FOUR, _DISTRIBUTED),
+]
+for _kind in _KINDS:
+    made_once.declare(_kind, partial(_approved, *_kind))

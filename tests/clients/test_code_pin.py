@@ -42,7 +42,7 @@ def updated(
     """A site that approved a study, answered its first round, and was then updated."""
     with monkeypatch.context() as earlier:
         installed(request.param or BEFORE, earlier)
-        for site in approved_site(tmp_path):
+        for site in approved_site(tmp_path, copied=False):
             site.ask()
             if request.param is None:  # FLO 0.1 entered no code
                 installed(None, earlier)

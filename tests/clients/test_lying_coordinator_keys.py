@@ -15,10 +15,9 @@ import pytest
 from flo.claims import Head, RunKey, Voucher
 from flo.identity import Identity
 from flo.messages import MAX_ATTEMPTS
-from tests.clients.asked_site import COORDINATOR, Site, approved_site
+from tests.clients.asked_site import COORDINATOR, FOUR, Site, approved_site
 from tests.company import join, partner, run_key, signed
 
-FOUR = ("east", "south", "west")
 Lie = Callable[[Site], dict[str, Any]]
 
 

@@ -19,10 +19,9 @@ from flo.errors import MessageError, TrustError
 from flo.identity import Identity
 from flo.messages import decode_request
 from tests.builders import SilentApi
-from tests.clients.asked_site import Site, approved_site
+from tests.clients.asked_site import FOUR, Site, approved_site
 from tests.company import join, partner, run_key, signed
 
-FOUR = ("east", "south", "west")
 NOBODYS = dict.fromkeys(FOUR)
 
 

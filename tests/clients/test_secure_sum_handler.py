@@ -17,11 +17,10 @@ from flo.clients.replies import KeptReplies
 from flo.messages import Reply, Values, decode_request, values_bytes
 from flo.privacy.plan import Plan, ring_of
 from flo.privacy.ring import Integers
-from tests.clients.asked_site import Site, approved_site
+from tests.clients.asked_site import FOUR, Site, approved_site
 from tests.company import unmasked
 
 RELEASES = {"training": 4, "evaluation": 1, "survey": 1}
-FOUR = ("east", "south", "west")
 
 
 @pytest.fixture
