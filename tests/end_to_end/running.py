@@ -61,15 +61,17 @@ def launch(
 def wait_for(
     what: Callable[[dict[str, Any]], bool], coordinator: Path, digest: str, *, seconds: float = 120
 ) -> Any:
-    """Poll the study's summary, surviving a coordinator that is down."""
+    """Poll the study's summary over one connection, surviving a coordinator that is down."""
     end = time.monotonic() + seconds
     summary: Any = None
     while time.monotonic() < end:
         with contextlib.suppress(FloError), Operator(coordinator) as operator:
-            summary = operator.call("GET", f"studies/{digest}")
-            if what(summary):
-                return summary
-        time.sleep(0.1)
+            while time.monotonic() < end:
+                summary = operator.call("GET", f"studies/{digest}")
+                if what(summary):
+                    return summary
+                time.sleep(0.2)
+        time.sleep(0.2)
     raise AssertionError(f"the run did not get there within {seconds:g} seconds: {summary}")
 
 

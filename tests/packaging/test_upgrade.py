@@ -6,7 +6,9 @@ Both are installed as at a hospital, and one consortium's folders go from hand t
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -42,10 +44,10 @@ class Consortium:
 
     def __init__(self, folder: Path, made_by: Installed) -> None:
         self.folder, self.coordinator = folder, folder / "coordinator"
-        port, private_port = free_ports(2)
+        port, self.private_port = free_ports(2)
         made_by.done(
             *("coordinator", "init", "--home", self.coordinator),
-            *("--port", str(port), "--private-port", str(private_port)),
+            *("--port", str(port), "--private-port", str(self.private_port)),
         )
         for name in SITES:
             (folder / f"{name}.csv").write_text(csv_text(prefix=name))
@@ -92,10 +94,15 @@ class Consortium:
                 home = ("--home", self.site(name))
                 installed.done("site", "confirm", *own.values(), *home)
                 installed.done("site", "approve", "--yes", "--wait", "30", *home)
-            self._wait_until_done(at_coordinator, version)
-            out = self.folder / f"extracts-{version}"
             studies = self._studies(at_coordinator)
             digest = next(one["digest"] for one in studies if one["version"] == version)
+            at_coordinator.done("study", "watch", digest, "--home", self.coordinator)
+            (status,) = {
+                one["status"] for one in self._studies(at_coordinator) if one["version"] == version
+            }
+            logs = [path.read_text()[-2000:] for path in self.folder.glob("*.log")]
+            assert status == "done", "\n".join(logs)
+            out = self.folder / f"extracts-{version}"
             at_coordinator.done(
                 *("study", "extracts", digest, "--out", out, "--home", self.coordinator)
             )
@@ -113,24 +120,20 @@ class Consortium:
         serve, log = ("coordinator", "serve", "--home", self.coordinator), self.folder / "serve.log"
         with installed.running(*serve, log=log):
             end = time.monotonic() + 40
-            while installed.flo("study", "list", "--home", self.coordinator).returncode != 0:
+            while not self._listens():
                 assert time.monotonic() < end, log.read_text()
-                time.sleep(0.2)
+                time.sleep(0.1)
             yield
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.private_port), timeout=1).close()
+            return True
+        return False
 
     def _studies(self, installed: Installed) -> list[dict[str, Any]]:
         done = installed.flo("study", "list", "--home", self.coordinator, "--json", "-")
         return list(json.loads(done.stdout)["studies"]) if done.returncode == 0 else []
-
-    def _wait_until_done(self, installed: Installed, version: int) -> None:
-        end = time.monotonic() + 120
-        while time.monotonic() < end:
-            for study in self._studies(installed):
-                if study["version"] == version and study["status"] == "done":
-                    return
-            time.sleep(0.5)
-        logs = [path.read_text()[-2000:] for path in self.folder.glob("*.log")]
-        raise AssertionError("\n".join(logs))
 
 
 @pytest.fixture
