@@ -75,7 +75,7 @@ def install(wheel: Path, folder: Path) -> Installed:
         own,
         copy_function=_link,
         dirs_exist_ok=True,
-        ignore=shutil.ignore_patterns("flo_federated-*", "__editable__*", "__pycache__"),
+        ignore=shutil.ignore_patterns("flo_federated-*", "__editable__*"),
     )
     subprocess.run(
         [

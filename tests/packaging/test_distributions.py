@@ -53,8 +53,10 @@ def test_the_sdist_holds_no_test_data_of_ours_and_no_secret(made: Path) -> None:
     assert not [name for name in names if name.endswith((".key", ".sqlite", ".pem", ".whl"))]
 
 
-def test_what_is_installed_has_its_command_and_its_templates(tmp_path: Path) -> None:
-    installed = install(build(tmp_path), tmp_path / "flo")
+def test_what_is_installed_has_its_command_and_its_templates(
+    environments: Path, tmp_path: Path
+) -> None:
+    installed = install(build(tmp_path), environments / "installed")
     assert "Hospitals train one model together" in installed.done("--help")
     (tmp_path / "data").mkdir()
     assert "study.toml" in installed.done("data", "heart", tmp_path / "data")

@@ -28,15 +28,14 @@ SITES = ("north", "south", "west")
 
 
 @pytest.fixture(scope="module")
-def older(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+def older(environments: Path) -> Installed:
     (wheel,) = KEPT.glob("*.whl")
-    return install(wheel, tmp_path_factory.mktemp("older") / "flo")
+    return install(wheel, environments / "older")
 
 
 @pytest.fixture(scope="module")
-def newer(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    folder = tmp_path_factory.mktemp("newer")
-    return install(build(folder), folder / "flo")
+def newer(environments: Path) -> Installed:
+    return install(build(environments), environments / "newer")
 
 
 class Consortium:
