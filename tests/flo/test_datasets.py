@@ -166,7 +166,7 @@ def test_fars_leaves_out_what_is_known_of_the_dead_only(fars: dict[str, pd.DataF
     assert not any(word in left_out for word in ("TEST", "RACE", "HISPANIC", "FACTOR", "TAKEN"))
 
 
-@pytest.mark.slow
+@pytest.mark.examples
 def test_fifty_one_states_learn_together_at_half_an_epsilon(fars: dict[str, pd.DataFrame]) -> None:
     """Five folds, real noise."""
     study = load(FARS)
