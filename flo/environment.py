@@ -50,7 +50,7 @@ def software() -> dict[str, str]:
 
 
 def _name_and_version(installed: Distribution) -> tuple[str, str]:
-    """Two lines of its metadata; parsing them whole, with every description, takes twenty times."""
+    """Read two lines of its metadata; parsing all of it takes ten times as long."""
     text = installed.read_text("METADATA") or installed.read_text("PKG-INFO") or ""
     fields = dict(_FIELD.findall(text.partition("\n\n")[0]))
     return fields.get("Name", "").lower(), fields.get("Version", "")

@@ -1,7 +1,7 @@
 """One ``flo`` command run to its end: in this process, or in one of its own.
 
 ``flo`` calls ``flo.cli.main`` as the installed program does, with its own arguments and standard
-streams; starting Python and importing FLO anew would take longer than most commands. Commands that
+streams; starting Python and importing FLO again would take longer than most commands. Commands that
 start processes or serve, and tests about a whole process, use ``flo_process``.
 """
 

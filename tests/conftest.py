@@ -1,12 +1,12 @@
-"""What holds for every test.
+"""Rules and fixtures for every test.
 
-* None fails because the machine was slow.
+* No test fails because the machine was slow.
 * Its files are on a memory file system where there is one: flushing them to a disk would take half
   of the time. ``on_disk`` is a folder for tests about the disk itself.
-* One that starts a process says so (``pytest.mark.processes``), so that `make test` has none of
-  them; one that does not say so fails.
-* What is slow and gives the same again is computed once in this process: the digest of FLO's code,
-  and the key of one passphrase, salt and cost. The functions are the product's own, so that files
+* A test that starts a process is marked ``pytest.mark.processes`` and left out of `make test`; one
+  without the mark fails.
+* Two slow results are computed once in this process: the digest of FLO's code, and the key of one
+  passphrase, salt and cost. The functions are the product's own, so that files
   of another process or release open, too.
 """
 
@@ -77,7 +77,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """What collecting makes stays: it is not searched for garbage, now or later."""
+    """Keep the garbage collector from searching what collection makes: all of it stays."""
     gc.disable()
     try:
         return (yield)
