@@ -1,4 +1,4 @@
-"""Sites that a process makes once; tests get copies, which take a tenth of the time.
+"""Sites that a process makes once; a copy takes a tenth to a quarter of the time.
 
 A module declares the kinds that its tests need most. They are made after collection, before any
 test has changed anything that they are made of. In one test no two sites have the same keys: only
