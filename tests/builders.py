@@ -85,8 +85,12 @@ def make_site(
     *,
     epsilon: float = 0.9,
     keystore: dict[str, str] | None = None,
+    copied: bool = True,
 ) -> SiteHome:
-    """A site with keys, data and a ledger with one population ``main``; not enrolled."""
+    """A site with keys, data and a ledger with one population ``main``; not enrolled.
+
+    ``copied=False``: with keys that no site of another test has.
+    """
 
     def make(place: Path) -> SiteHome:
         place.mkdir(parents=True, exist_ok=True)
@@ -103,7 +107,9 @@ def make_site(
         )
         return SiteHome.create(place / "site", config)
 
-    return make(folder) if keystore else made_once.new_site((hospital, epsilon), folder, make)
+    if keystore or not copied:
+        return make(folder)
+    return made_once.new_site((hospital, epsilon), folder, make)
 
 
 for _name in HOSPITALS:

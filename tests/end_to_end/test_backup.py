@@ -52,7 +52,8 @@ def test_a_site_that_lost_its_machine_goes_on_and_counts_all_that_it_may_have_re
         wait_for(lambda found: len(rounds(found["events"])) >= 3, home.directory, digest)
         done("site", "backup", file, "--home", sites[0].directory)
         so_far = len(rounds(wait_for(bool, home.directory, digest)["events"]))
-        wait_for(lambda found: len(rounds(found["events"])) >= so_far + 5, home.directory, digest)
+        # The backup may hold a row of the round that was under way: 6 rounds are 5 lost rows.
+        wait_for(lambda found: len(rounds(found["events"])) >= so_far + 6, home.directory, digest)
         kill(north.pid)
         released = releases(sites[0])["training"]
         shutil.rmtree(sites[0].directory)
@@ -84,8 +85,8 @@ def test_a_site_that_lost_its_machine_goes_on_and_counts_all_that_it_may_have_re
     others = [text.encode() for name, text in extracts.items() if name != "north"]
     facts = verify(build([mine.read_bytes(), *others]))
     (site,) = [one for one in facts["hospitals"] if one["hospital"] == "north"]
-    assert all(one["lost_rows"] >= 5 for one in site["restored"])
-    assert len(site["restored"]) == 1
+    (restored,) = site["restored"]
+    assert restored["lost_rows"] >= 5
     assert site["releases_unseen"] > 0
 
 

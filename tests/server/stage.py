@@ -159,8 +159,11 @@ class RealCoordinator:
         return client_context(self.home.ca_path.read_text(), certificate, key)
 
     def enrol(self, folder: Path, name: str) -> SiteHome:
-        """A new site, enrolled as people do it."""
-        home = make_site(folder, name)
+        """A new site, enrolled as people do it.
+
+        Its keys are new, too: this coordinator may serve several tests, and remembers ledgers.
+        """
+        home = make_site(folder, name, copied=False)
         self.admit(home)
         return home
 
