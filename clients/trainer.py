@@ -17,6 +17,7 @@ from flo.privacy import evaluation, least_squares, ring, survey
 from flo.privacy.augmentation import augmented, copies
 from flo.privacy.bookkeeping import binary_loss
 from flo.privacy.discrete_gaussian import Noise, SystemNoise
+from flo.privacy.made_up import made_up_inputs
 from flo.privacy.plan import Plan, noise_shares
 from flo.privacy.step import PrivateStep
 from flo.study import Study
@@ -55,7 +56,7 @@ class Trainer:
                     exact = self._step.clipped_sum(weights, self._batches, chosen)
                 exact /= copies(self._study)
             case "evaluation":
-                exact = evaluation.counts(self._study, weights, self._snapshot.held_out)
+                exact = evaluation.sums(self._study, weights, self._snapshot.held_out)
             case "survey":
                 exact = survey.counts(self._study, self._snapshot.training)
                 exact += survey.counts(self._study, self._snapshot.held_out)
@@ -72,7 +73,7 @@ def private_step(study: Study, device: str) -> PrivateStep | None:
         models.build(study),
         binary_loss,
         study.mechanism.clip * copies(study),
-        examples=evaluation.made_up_inputs(study.data),
+        examples=made_up_inputs(study.data),
         batch=models.largest_batch(study, copies(study)),
         many_records=study.data.records_per_patient == "many" or copies(study) > 1,
         device=device,

@@ -48,7 +48,7 @@ def scaffold(
         raise UsageError("a study needs at least one hospital", hint="--hospital HOSPITAL:SIZE")
     size = max(int(partner["declared_size"]) for partner in partners)
     document: dict[str, Any] = {
-        "schema_version": 2,
+        "schema_version": 3,
         "name": name,
         "version": 1,
         "purpose": f"{PLACEHOLDER}, in plain language, what the model is for.",
@@ -73,7 +73,7 @@ def scaffold(
             "momentum": 0.9,
             "retry_allowance": 2,
         },
-        "evaluation": {"epsilon": 0.5, "bins": 4, "retry_allowance": 1},
+        "evaluation": {"epsilon": 0.5, "retry_allowance": 1},
         "limits": {"deadline_seconds": 60, "minimum_cohort": _smallest(len(partners))},
     }
     from_document(document, what="the draft")

@@ -32,7 +32,7 @@ from flo.model_kinds import Model, Pack
 from flo.schema import ColumnName, ImageColumn, Schema, Text
 from flo.settings import Document, parse_toml, problems, read_toml
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAX_STUDY_BYTES = 256 * 1024
 LARGEST_DELTA = 1e-6
 MOST_SQUARED_INPUTS = 1000
@@ -107,13 +107,14 @@ class Mechanism(Document):
 
 
 class Evaluation(Document):
-    """One noisy score histogram on held-out patients, once, at the end.
+    """How well the model does on held-out patients, told by one noisy release at the end.
 
-    ``subgroups``: category columns by whose codes it is counted too; k of them cost √k in noise.
+    ``subgroups``: category columns by whose codes it is told too; k of them cost √k in noise.
+    ``bins``: score bins of studies of schema 1 and 2; None in later ones, which have none.
     """
 
     epsilon: Annotated[float, Field(ge=0.01, le=10)]
-    bins: Annotated[int, Field(ge=2, le=8)] = 4
+    bins: Annotated[int, Field(ge=2, le=8)] | None = None
     subgroups: Annotated[tuple[ColumnName, ...], Field(max_length=10)] = ()
     retry_allowance: Annotated[int, Field(ge=0, le=100)] = 1
 
@@ -141,7 +142,7 @@ class Limits(Document):
 class Study(Document):
     """A whole study. Equal studies have equal ``canonical_bytes`` and so equal ``digest``."""
 
-    schema_version: Literal[1, 2] = 2
+    schema_version: Literal[1, 2, 3] = 3
     name: Identifier
     version: Annotated[int, Field(ge=1)]
     purpose: Text
@@ -157,13 +158,17 @@ class Study(Document):
 
     @model_validator(mode="before")
     @classmethod
-    def _version_1_masks_nothing(cls, document: Any) -> Any:
-        if not isinstance(document, dict) or document.get("schema_version") != 1:
+    def _usual_values_of_its_version(cls, document: Any) -> Any:
+        if not isinstance(document, dict) or document.get("schema_version") not in (1, 2):
             return document
-        mechanism = document.get("mechanism")
-        if not isinstance(mechanism, dict):
-            return document
-        return document | {"mechanism": {"masking": "off", **mechanism}}
+        usual: dict[str, dict[str, Any]] = {"evaluation": {"bins": 4}}
+        if document["schema_version"] == 1:
+            usual["mechanism"] = {"masking": "off"}
+        return document | {
+            name: {**values, **document[name]}
+            for name, values in usual.items()
+            if isinstance(document.get(name), dict)
+        }
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
@@ -193,6 +198,10 @@ class Study(Document):
                     f"least-squares with {inputs} inputs, limit {MOST_SQUARED_INPUTS}: its sum has "
                     "their products two by two"
                 )
+        if self.schema_version >= 3 and self.evaluation.bins:
+            raise ValueError(
+                "evaluation: scores are not counted in bins since schema_version 3; leave out bins"
+            )
         if self.mechanism.sampling != 1 and self.data.records_per_patient == "many":
             raise ValueError(
                 "sampling below 1 needs one record a patient: how long a step takes would tell who "
@@ -324,6 +333,8 @@ class Study(Document):
         for column in document["data"]["columns"]:
             if column["kind"] == "image" and column["scattering"] is None:
                 del column["scattering"]
+        if self.schema_version >= 3:
+            del document["evaluation"]["bins"]
         return canonical.encode(_as_version_1(document) if self.schema_version == 1 else document)
 
     @property
@@ -359,7 +370,8 @@ class Study(Document):
 
     def with_survey(self, **survey: Any) -> Study:
         """The survey of this planned study: ``name-survey``, of which only the counts are run."""
-        document = self.model_dump(mode="json") | {"schema_version": 2, "survey": survey}
+        version = max(2, self.schema_version)
+        document = self.model_dump(mode="json") | {"schema_version": version, "survey": survey}
         document["name"] = f"{self.name[:56]}-survey"
         return from_document(document)
 
@@ -402,10 +414,12 @@ def from_document(document: Any, *, what: str = "study") -> Study:
     Raises:
         StudyError: one line per problem, with the field's path.
     """
-    version = document.get("schema_version", 2) if isinstance(document, dict) else 2
-    if type(version) is not int or version not in (1, SCHEMA_VERSION):
+    usual = SCHEMA_VERSION
+    version = document.get("schema_version", usual) if isinstance(document, dict) else usual
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise StudyError(
-            f"{what}: schema_version {version!r} is not known here; this version reads 1 and 2",
+            f"{what}: schema_version {version!r} is not known here; this version reads 1 to "
+            f"{SCHEMA_VERSION}",
             hint="install a newer version of FLO",
         )
     try:

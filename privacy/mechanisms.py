@@ -20,6 +20,7 @@ clip and adjacency and is never an argument.
 | ``FullBatchSum`` | clipped gradient, or products for least squares | chosen | α/(2σ²) |
 | ``PoissonSum`` | the same, with probability q | chosen | see there |
 | ``Histogram`` | weight 1 in each of ``groups`` groupings | √groups | α/(2σ²) |
+| ``ScoreWaves`` | a vector of norm 1 in each of ``groups`` groupings | √groups | α/(2σ²) |
 
 Noise shares. Under distributed noise n = |cohort| - b honest hospitals each add a share of variance
 v = (σ·Δ)²/n. The sum of discrete Gaussians is almost one of variance n·v: by Kairouz, Liu, Steinke
@@ -263,7 +264,7 @@ class PoissonSum(FullBatchSum):
 
 @dataclass(frozen=True)
 class Histogram(Mechanism):
-    """Counts of patients in cells, once: score bins for evaluation, columns for a survey.
+    """Counts of patients in cells, once: by column for a survey; score bins of earlier studies.
 
     A patient has weight 1 in each of ``groups`` groupings of the cells, their records sharing it,
     so the contribution's norm is at most √groups.
@@ -284,6 +285,18 @@ class Histogram(Mechanism):
         return math.sqrt(self.groups)
 
 
+@dataclass(frozen=True)
+class ScoreWaves(Histogram):
+    """Sums of held-out patients' wave vectors, once (``flo.privacy.score_waves``).
+
+    A vector has norm 1. A patient's records share a weight of 1, and a weighted mean of vectors of
+    norm 1 is no longer than 1, so in ``groups`` groupings the contribution's norm is at most
+    √groups, as that of counts.
+    """
+
+    kind = "score-waves"
+
+
 @lru_cache(maxsize=16)
 def _log_binomial(probability: float, trials: tuple[int, ...]) -> Floats:
     """ln P[Binomial(n, probability) = k], shape (trials, max + 1), -inf for k > n."""
@@ -295,7 +308,7 @@ def _log_binomial(probability: float, trials: tuple[int, ...]) -> Floats:
 
 
 _KINDS: dict[str, type[Mechanism]] = {
-    mechanism.kind: mechanism for mechanism in (FullBatchSum, PoissonSum, Histogram)
+    mechanism.kind: mechanism for mechanism in (FullBatchSum, PoissonSum, Histogram, ScoreWaves)
 }
 
 

@@ -14,7 +14,14 @@ from functools import lru_cache
 from flo.models import parameter_count
 from flo.privacy import accounting, evaluation, least_squares, ring, survey
 from flo.privacy.life import CHARGES, SUB_LEDGERS, LifeBudget
-from flo.privacy.mechanisms import GRID, FullBatchSum, Histogram, Mechanism, PoissonSum
+from flo.privacy.mechanisms import (
+    GRID,
+    FullBatchSum,
+    Histogram,
+    Mechanism,
+    PoissonSum,
+    ScoreWaves,
+)
 from flo.study import Study
 
 
@@ -160,7 +167,7 @@ def _plan(study: Study) -> Plan:
                 training.retry_allowance,
             ),
             "evaluation": part(
-                lambda sigma: Histogram(
+                lambda sigma: (Histogram if tested.bins else ScoreWaves)(
                     evaluation.length(study), sigma, max(1, len(tested.subgroups))
                 ),
                 tested.epsilon,

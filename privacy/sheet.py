@@ -15,9 +15,9 @@ from flo.models import layers
 from flo.privacy import survey
 from flo.privacy.accounting import true_positive_rate
 from flo.privacy.augmentation import copies
-from flo.privacy.evaluation import expected_half_width
 from flo.privacy.life import LifeBudget
 from flo.privacy.plan import Plan, combined_variance, training_length
+from flo.privacy.score_waves import LENGTH, expected_half_width
 from flo.schema import CategoryColumn, Column, ImageColumn, NumberColumn
 from flo.study import Hospital, Study
 
@@ -203,7 +203,12 @@ def _training_leaves(study: Study) -> list[tuple[str, str]]:
     shared = study.mechanism.noise == "distributed" and study.masked
     where = "is in the sum over all hospitals, each adding a share" if shared else "is added"
     who = "each patient" if chance == 1 else f"each patient, chosen with probability {chance:g},"
-    bins, groups = study.evaluation.bins, study.evaluation.subgroups
+    groups, bins = study.evaluation.subgroups, study.evaluation.bins
+    told = (
+        f"one noisy histogram of {bins} score bins"
+        if bins
+        else (f"one noisy release of {LENGTH} sums over where scores lie")
+    )
     by = f", by {', '.join(groups)} (noise × √{len(groups)})" if groups else ""
     sums = "1 noisy sum" if study.mechanism.steps == 1 else f"{study.mechanism.steps} noisy sums"
     return [
@@ -217,8 +222,7 @@ def _training_leaves(study: Study) -> list[tuple[str, str]]:
         *_turned(study),
         (
             "evaluation",
-            f"one noisy histogram of {bins} score bins for each class{by}, on held-out patients "
-            "who are never trained on",
+            f"{told} for each class{by}, on held-out patients who are never trained on",
         ),
     ]
 
@@ -325,8 +329,13 @@ def _cost(study: Study, life: LifeBudget | None) -> Section:
 
 def _expected(study: Study, plan: Plan) -> str:
     patients = ASSUMED_HOLD_OUT * sum(hospital.declared_size for hospital in study.hospitals)
+    if study.evaluation.bins:
+        return (
+            "an AUC with a wide interval: score bins hide the order of the patients in one bin. "
+            "schema_version = 3, without bins, tells the AUC of the scores themselves"
+        )
     variance = combined_variance(study, plan.part("evaluation"), len(study.hospitals))
-    width = expected_half_width(patients, ASSUMED_PREVALENCE, study.evaluation.bins, variance)
+    width = expected_half_width(patients, ASSUMED_PREVALENCE, variance)
     return (
         f"AUC ± {width:.2f} (90 % interval, noise and sampling, if about "
         f"{patients:.0f} patients are held out)"

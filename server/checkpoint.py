@@ -18,7 +18,7 @@ import numpy as np
 from flo import canonical
 from flo.claims import Head, RunKey, Voucher
 from flo.errors import TrustError
-from flo.privacy.evaluation import Estimate
+from flo.privacy.score_waves import Estimate
 from flo.privacy.survey import Counted
 from flo.server.rounds import RunState
 from flo.vectors import Vector

@@ -27,9 +27,9 @@ from flo.messages import (
 )
 from flo.models import initial_weights
 from flo.privacy import evaluation, least_squares, survey
-from flo.privacy.evaluation import Estimate
 from flo.privacy.masking import cohort_digest
 from flo.privacy.plan import Part, Plan, combined_variance, reach_of, ring_of
+from flo.privacy.score_waves import Estimate
 from flo.server.gathering import Gathered
 from flo.server.robust import largest_norm, robust_mean
 from flo.study import Study

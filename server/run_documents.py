@@ -79,6 +79,7 @@ class _Quality(Document):
     high: float
     level: float
     noise_share: float
+    bias: float = 0.0
 
 
 class _Column(Document):

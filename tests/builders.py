@@ -27,7 +27,7 @@ HOSPITALS = ("north", "south", "west")
 def study_document(**changes: Any) -> dict[str, Any]:
     """A study of three hospitals and two columns, as parsed TOML. ``changes`` replace top keys."""
     document: dict[str, Any] = {
-        "schema_version": 2,
+        "schema_version": 3,
         "name": "tiny",
         "version": 1,
         "purpose": "Test the machinery.",
@@ -60,7 +60,7 @@ def study_document(**changes: Any) -> dict[str, Any]:
             "momentum": 0.5,
             "retry_allowance": 1,
         },
-        "evaluation": {"epsilon": 0.9, "bins": 4, "retry_allowance": 0},
+        "evaluation": {"epsilon": 0.9, "retry_allowance": 0},
         "limits": {"deadline_seconds": 10, "minimum_cohort": 2},
     }
     document.update(changes)

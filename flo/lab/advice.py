@@ -31,8 +31,8 @@ from flo.features import input_names
 from flo.lab.scores import exact_auc
 from flo.lab.simulation import Fold, pooled, run_once
 from flo.models import log_odds
-from flo.privacy.evaluation import made_up_inputs
 from flo.privacy.life import LifeBudget
+from flo.privacy.made_up import made_up_inputs
 from flo.privacy.patients import Patients
 from flo.privacy.plan import Plan
 from flo.privacy.sheet import ASSUMED_HOLD_OUT, DEAR

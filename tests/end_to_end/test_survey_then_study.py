@@ -29,7 +29,7 @@ def planned() -> dict[str, object]:
     document = study_document(model={"kind": "mlp", "hidden": [8]})
     document["hospitals"] = [{"id": name, "declared_size": 40} for name in SITES]
     document["mechanism"] |= {"sampling": 0.5, "steps": 4, "epsilon": 0.5, "retry_allowance": 0}
-    document["evaluation"] = {"epsilon": 0.5, "bins": 2, "subgroups": ["ward"]}
+    document["evaluation"] = {"epsilon": 0.5, "subgroups": ["ward"]}
     return document
 
 

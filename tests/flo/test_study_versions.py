@@ -155,7 +155,7 @@ def test_an_old_study_stays_old_when_keys_or_settings_are_filled_in() -> None:
 
 def test_a_survey_of_an_old_study_is_a_new_document() -> None:
     asked = small_study(schema_version=1).with_survey(**SURVEY)
-    assert asked == small_study().with_survey(**SURVEY)
+    assert asked == small_study(schema_version=2).with_survey(**SURVEY)
 
 
 def test_a_study_without_a_schema_version_is_of_the_newest() -> None:

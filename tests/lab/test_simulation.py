@@ -106,7 +106,7 @@ def test_the_result_of_every_kind_of_study_has_the_documented_keys(data: Path, n
 
 
 def test_a_study_with_subgroups_estimates_each_of_them(data: Path) -> None:
-    study = small_study(evaluation={"epsilon": 0.9, "bins": 2, "subgroups": ["ward"]})
+    study = small_study(evaluation={"epsilon": 0.9, "subgroups": ["ward"]})
     state, _ = run_once(study, next(folds(load_hospitals(study, data, "patient_id"), 2, seed=0)))
     assert list(state.subgroups) == ["ward=a", "ward=b", "ward=c", "ward=missing"]
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from flo.privacy.mechanisms import FullBatchSum, Histogram, Mechanism, PoissonSum
+from flo.privacy.mechanisms import FullBatchSum, Histogram, Mechanism, PoissonSum, ScoreWaves
 
 INF, NAN = math.inf, math.nan
 FULL, SAMPLED = FullBatchSum(7, 3.25, 0.5), PoissonSum(7, 3.25, 0.5, 0.25)
-COUNTS, GROUPED = Histogram(8, 3.25), Histogram(8, 3.25, 4)
-MECHANISMS = [FULL, SAMPLED, COUNTS, GROUPED]
-NAMES = ["full batch", "sampled", "histogram", "histogram of 4 groups"]
+COUNTS, GROUPED, WAVES = Histogram(8, 3.25), Histogram(8, 3.25, 4), ScoreWaves(130, 3.25)
+MECHANISMS = [FULL, SAMPLED, COUNTS, GROUPED, WAVES]
+NAMES = ["full batch", "sampled", "histogram", "histogram of 4 groups", "score waves"]
 
 
 sigmas, lengths = st.floats(1e-2, 1e4), st.integers(1, 10**6)
@@ -26,6 +26,7 @@ mechanisms: st.SearchStrategy[Mechanism] = st.one_of(
     lengths.flatmap(
         lambda length: st.builds(Histogram, st.just(length), sigmas, st.integers(1, length))
     ),
+    st.builds(ScoreWaves, st.just(130), sigmas, st.integers(1, 130)),
 )
 every_mechanism = pytest.mark.parametrize("mechanism", MECHANISMS, ids=NAMES)
 

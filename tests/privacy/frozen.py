@@ -12,7 +12,7 @@ import numpy.typing as npt
 from flo.clients.snapshot import Snapshot
 from flo.messages import Purpose
 from flo.models import initial_weights
-from flo.privacy import evaluation
+from flo.privacy.made_up import made_up_inputs
 from flo.privacy.patients import Floats, Patients
 from flo.study import Study
 from tests.builders import small_study, study_document
@@ -24,7 +24,7 @@ Call = tuple[str, float, int | None]
 
 IMAGE = {"kind": "image", "name": "px", "height": 8, "width": 8, "minimum": 0, "maximum": 255}
 MANY = 40
-ONCE: dict[str, Any] = {"epsilon": 0.9, "bins": 4, "retry_allowance": 0}
+ONCE: dict[str, Any] = {"epsilon": 0.9, "retry_allowance": 0}
 STUDIES: dict[str, Study] = {
     "logistic": small_study(),
     "by ward": small_study(evaluation=ONCE | {"subgroups": ["ward"]}),
@@ -53,7 +53,7 @@ class Frozen:
 
 
 def ordinary(study: Study) -> Patients:
-    inputs = evaluation.made_up_inputs(study.data)[:12]
+    inputs = made_up_inputs(study.data)[:12]
     patient = np.array([0, 0, 0, 1, 2, 3, 3, 4, 5, 6, 7, 8], dtype=np.int64)
     return Patients(inputs, (np.arange(12) % 2).astype(np.float64), patient, 9)
 
@@ -77,7 +77,7 @@ def duplicates(study: Study) -> Patients:
 
 def many_records(study: Study) -> Patients:
     file = ordinary(study)
-    inputs = evaluation.made_up_inputs(study.data)[100 : 100 + MANY]
+    inputs = made_up_inputs(study.data)[100 : 100 + MANY]
     return Patients(
         np.concatenate([file.inputs, inputs]),
         np.concatenate([file.labels, np.arange(MANY) % 3 % 2]),

@@ -13,8 +13,9 @@ from flo.models import parameter_count
 from flo.privacy import accounting, evaluation
 from flo.privacy.accounting import epsilon_of
 from flo.privacy.life import SUB_LEDGERS, LifeBudget
-from flo.privacy.mechanisms import GRID, FullBatchSum, Histogram, PoissonSum
+from flo.privacy.mechanisms import GRID, FullBatchSum, PoissonSum, ScoreWaves
 from flo.privacy.plan import Part, Plan, combined_variance, noise_shares
+from flo.privacy.score_waves import LENGTH
 from flo.study import Study, from_document
 from tests.builders import study_document
 
@@ -119,18 +120,18 @@ def test_sampling_lets_a_step_do_with_less_noise() -> None:
     assert quarter.noise_multiplier < 0.35 * everyone.noise_multiplier
 
 
-def test_the_mechanism_of_evaluation_counts_every_grouping() -> None:
+def test_the_mechanism_of_evaluation_tells_of_every_grouping() -> None:
     plain = Plan.of(STUDIES["full batch"]).part("evaluation").mechanism
-    assert plain == Histogram(8, plain.noise_multiplier, groups=1)
+    assert plain == ScoreWaves(2 * LENGTH, plain.noise_multiplier, groups=1)
     grouped = Plan.of(STUDIES["subgroups"]).part("evaluation").mechanism
     length = evaluation.length(STUDIES["subgroups"])
-    assert length == 4 * 8  # ward a, b, c, missing by four bins and two classes
-    assert grouped == Histogram(length, grouped.noise_multiplier, groups=1)
+    assert length == 4 * 2 * LENGTH  # ward a, b, c, missing by two classes
+    assert grouped == ScoreWaves(length, grouped.noise_multiplier, groups=1)
     document = study_document()
     document["data"]["columns"].append({"kind": "category", "name": "sex", "codes": ["f", "m"]})
     document["evaluation"]["subgroups"] = ["sex", "ward"]
     both = Plan.of(from_document(document)).part("evaluation").mechanism
-    assert both == Histogram(6 * 8, plain.noise_multiplier, groups=2)
+    assert both == ScoreWaves(6 * 2 * LENGTH, plain.noise_multiplier, groups=2)
     # The price of a second grouping is √2 in noise, in patients.
     assert both.norm == pytest.approx(math.sqrt(2))
 

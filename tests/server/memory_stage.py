@@ -76,9 +76,9 @@ def numbers(study: Study, hospital: str, purpose: str, round_: int, attempt: int
     """
     drawn = attempt if study.mechanism.noise == "distributed" else 1
     seed = canonical.digest(canonical.encode([hospital, purpose, round_, drawn]))
-    low = -30 if purpose == "training" else 1
+    low, high = (1, 5) if purpose == "evaluation" else (-30, 30)
     length = Plan.of(study).part(purpose).mechanism.length
-    return np.random.default_rng(int(seed, 16)).integers(low * GRID, 30 * GRID, length)
+    return np.random.default_rng(int(seed, 16)).integers(low * GRID, high * GRID, length)
 
 
 def model_after(study: Study, attempts: list[Attempt]) -> RunState:

@@ -16,6 +16,7 @@ from flo.models import parameter_count
 from flo.privacy.mechanisms import GRID
 from flo.privacy.plan import Plan, reach_of, ring_of
 from flo.privacy.ring import enter
+from flo.privacy.score_waves import vectors
 from flo.server.rounds import (
     NO_WEIGHTS,
     RunState,
@@ -69,8 +70,9 @@ def test_the_evaluation_asks_about_the_model_that_is_published() -> None:
     for clips in (80, 80, 0):
         state = advance(study, state, dict.fromkeys(HOSPITALS, grid(study, clips)))
     assert np.array_equal(state.asked, state.model)
-    counts = np.array([9, 5, 2, 1, 1, 2, 5, 9], dtype=np.int64) * GRID * 100
-    state = advance(study, state, dict.fromkeys(HOSPITALS, counts))
+    told = [7 * vectors(np.array([place]))[0] for place in (0.4, 0.6)]
+    sums = np.rint(np.concatenate(told) * GRID).astype(np.int64)
+    state = advance(study, state, dict.fromkeys(HOSPITALS, sums))
     assert state.phase == "done"
     assert state.estimate is not None
     assert state.estimate.low <= state.estimate.auc <= state.estimate.high

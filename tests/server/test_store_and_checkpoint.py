@@ -19,7 +19,7 @@ from flo import canonical
 from flo.claims import Head, Voucher
 from flo.errors import MessageError, RefusedError, TrustError, UsageError
 from flo.identity import Identity
-from flo.privacy.evaluation import Estimate
+from flo.privacy.score_waves import Estimate
 from flo.server import checkpoint
 from flo.server.members import Member
 from flo.server.rounds import RunState

@@ -12,6 +12,7 @@ from flo.models import parameter_count
 from flo.privacy import survey
 from flo.privacy.mechanisms import GRID
 from flo.privacy.plan import Plan, combined_variance
+from flo.privacy.score_waves import vectors
 from flo.server import checkpoint
 from flo.server.rounds import EVERYONE, RunState, request_header, retried
 from flo.study import Study
@@ -101,7 +102,8 @@ def test_a_checkpoint_keeps_counts_and_subgroups() -> None:
     zeros = np.zeros(parameter_count(grouped), dtype=np.int64)
     for _ in range(3):
         state = advance(grouped, state, dict.fromkeys(HOSPITALS, zeros))
-    counts = on_grid(grouped, "evaluation", [9, 5, 2, 1, 1, 2, 5, 9] * 4)
+    told = [vectors(np.array([0.3, 0.4])).sum(0), vectors(np.array([0.5, 0.6])).sum(0)]
+    counts = on_grid(grouped, "evaluation", np.concatenate(told * 4).tolist())
     done = advance(grouped, state, dict.fromkeys(HOSPITALS, counts))
     assert set(done.subgroups) == {f"ward={code}" for code in ("a", "b", "c", "missing")}
     again = checkpoint.from_bytes(checkpoint.to_bytes(done))
