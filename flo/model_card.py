@@ -33,6 +33,12 @@ MAX_MODEL_BYTES = 1 << 30
 _Text = Annotated[str, StringConstraints(max_length=500)]
 
 
+BINS_HIDE = (
+    "the scores were counted in bins, whose AUC can lie .12 below that of the scores. The interval "
+    "contains it only if the study ended after schema 3 came"
+)
+
+
 class Quality(Document):
     """A noisy AUC on patients who were never trained on, with its interval."""
 

@@ -38,6 +38,7 @@ from flo.privacy.life import SUB_LEDGERS
 from flo.privacy.plan import Plan
 from flo.privacy.report import build, verify
 from flo.study import Study, from_canonical, from_document
+from tests.commands import flo
 
 KEPT = Path(__file__).parent / "kept"
 of_v1 = pytest.mark.parametrize("version", [1])
@@ -331,6 +332,14 @@ def test_the_model_opens_with_its_card_which_names_study_and_report(
     assert np.isfinite(models.log_odds(study, found.weights, zeros)).all()
     with pytest.raises(TrustError, match="another coordinator"):
         PublishedModel.open(home.directory / "model.card.json", "0" * 64)
+
+
+@of_v2
+def test_the_card_of_a_study_counted_in_bins_says_what_bins_hide(home: SiteHome) -> None:
+    shown = flo("model", "show", home.directory / "model.safetensors", "--home", home.directory)
+    assert shown.returncode == 0, shown.stderr
+    assert "caution" in shown.stdout
+    assert "counted in bins" in shown.stdout
 
 
 @of_v2

@@ -72,6 +72,12 @@ def simulate(
         f"predicted risk {risk['predicted']:.3f}, observed {risk['observed']:.3f}, Brier score "
         f"{risk['brier']:.3f}"
     )
+    if (told := result["evaluation"]) is not None:
+        say(
+            f"its own noisy evaluation: {told['level']:.0%} interval held the exact AUC in "
+            f"{told['covered']} of {told['runs']} runs, width {told['width']:.3f}, mean error "
+            f"{told['bias']:+.3f}"
+        )
     if compare:
         say(f"pooled without privacy {result['auc_pooled']:.4f}")
         say(f"each alone without privacy, tested on all {result['auc_alone']:.4f}")

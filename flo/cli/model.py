@@ -181,6 +181,7 @@ def trusted_coordinators(home: Path, fingerprint: str | None) -> list[str]:
 def _sections(model: PublishedModel) -> list[Section]:
     from flo.features import input_names
     from flo.identity import fingerprint, spoken
+    from flo.model_card import BINS_HIDE
     from flo.models import parameter_count
     from flo.privacy.sheet import Section
 
@@ -216,6 +217,7 @@ def _sections(model: PublishedModel) -> list[Section]:
             (
                 ("AUC", _quality(card.evaluation)),
                 *((name, _quality(found)) for name, found in card.subgroups.items()),
+                *([("caution", BINS_HIDE)] if study.evaluation.bins else []),
             ),
         ),
         Section(

@@ -611,7 +611,10 @@ class Simulated(Result):
     regressions without privacy, of all hospitals and of one, tested on the patients of all.
     ``auc_within``...: the mean over hospitals, each tested on its own patients. ``sites``: by
     hospital, ``patients`` and ``positive`` ones, and AUCs among them. ``calibration``: the
-    ``predicted`` and ``observed`` share of label 1, and the ``brier`` score.
+    ``predicted`` and ``observed`` share of label 1, and the ``brier`` score. ``evaluation``: each
+    run's own noisy estimate beside the exact AUC of the same patients: the ``level`` of its
+    intervals, in how many of ``runs`` one ``covered`` the exact AUC, the mean error (``bias``) and
+    the mean ``width``; null where no run came to one.
     """
 
     study: str
@@ -622,6 +625,7 @@ class Simulated(Result):
     auc_noise: float | None
     auc_within: float | None
     calibration: dict[str, float]
+    evaluation: dict[str, float] | None
     epsilon: float
     delta: float
     trust_model: str

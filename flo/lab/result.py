@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from flo.lab.scores import Scores, calibration, interval, within
 from flo.privacy.plan import Plan
+from flo.privacy.score_waves import Estimate
 from flo.study import Study
 
 
@@ -26,7 +27,8 @@ class Simulation:
     ``elsewhere``, the same one tested on those of all hospitals.
 
     ``redrawn``: the AUCs of each fold whose noise was drawn several times. ``models``: the weights
-    of each private model. ``seconds``: of every round.
+    of each private model, and ``published`` what its own noisy evaluation said of it, where the run
+    came to one. ``seconds``: of every round.
     """
 
     study: Study
@@ -37,6 +39,7 @@ class Simulation:
     elsewhere: list[Scores] = field(default_factory=list)
     redrawn: list[list[float]] = field(default_factory=list)
     models: list[npt.NDArray[np.floating]] = field(default_factory=list)
+    published: list[Estimate | None] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
     @property
@@ -56,6 +59,28 @@ class Simulation:
         if not drawn:
             return None
         return math.sqrt(statistics.fmean(statistics.variance(aucs) for aucs in drawn))
+
+    @property
+    def evaluation(self) -> dict[str, float | int] | None:
+        """The published estimates beside the exact AUC of the same patients; None without any.
+
+        ``covered``: in how many of ``runs`` the interval of that ``level`` held it; ``bias``: mean
+        of the estimate less the exact AUC; ``width``: mean width of the intervals.
+        """
+        both = [
+            (estimate, test.auc_by_patient)
+            for estimate, test in zip(self.published, self.private, strict=True)
+            if estimate is not None
+        ]
+        if not both:
+            return None
+        return {
+            "level": both[0][0].level,
+            "runs": len(both),
+            "covered": sum(estimate.low <= auc <= estimate.high for estimate, auc in both),
+            "bias": statistics.fmean(estimate.auc - auc for estimate, auc in both),
+            "width": statistics.fmean(estimate.high - estimate.low for estimate, _ in both),
+        }
 
     @property
     def hospitals(self) -> dict[str, dict[str, Any]]:
@@ -97,6 +122,7 @@ class Simulation:
             "auc_noise": self.noise,
             "auc_within": _over(hospitals, "auc"),
             "calibration": calibration(self.private),
+            "evaluation": self.evaluation,
             **budget,
             "trust_model": f"{self.study.mechanism.noise} noise",
             "masks": self.masks,

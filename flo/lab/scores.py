@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from flo.errors import UsageError
 
@@ -37,6 +36,12 @@ class Scores:
     def auc(self) -> float:
         """Exact, so not private. Raises UsageError if all are of one class."""
         return exact_auc(self.scores, self.labels)
+
+    @property
+    def auc_by_patient(self) -> float:
+        """The same with a patient's records sharing a weight of 1, as an evaluation weighs them."""
+        weight = 1 / np.bincount(self.patients)[self.patients]
+        return exact_auc(self.scores, self.labels, weight)
 
     def of(self, hospital: int) -> Scores:
         """The records of one hospital, maybe none."""
@@ -71,20 +76,25 @@ def calibration(tests: Sequence[Scores]) -> dict[str, float]:
     }
 
 
-def exact_auc(score: Floats, label: Floats) -> float:
-    """Area under the ROC curve by ranks (Mann-Whitney), ties counted half.
+def exact_auc(score: Floats, label: Floats, weight: Floats | None = None) -> float:
+    """Area under the ROC curve by pairs (Mann-Whitney), ties counted half.
+
+    ``weight`` (n,) > 0: what each record counts for; 1 if left out.
 
     Raises:
         UsageError: all are of one class.
     """
-    positive = label == 1
-    count, rest = int(positive.sum()), int((~positive).sum())
-    if not count or not rest:
+    ill = label == 1
+    if not ill.any() or ill.all():
         raise UsageError(
             "the held-out patients of a fold are all of one class", hint="use fewer folds"
         )
-    ranks = rankdata(score)
-    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * rest))
+    weight = np.ones(len(score)) if weight is None else weight
+    _, place = np.unique(score, return_inverse=True)
+    positive = np.bincount(place, weights=weight * ill)
+    negative = np.bincount(place, weights=weight * ~ill)
+    below = np.cumsum(negative) - negative / 2
+    return float(positive @ below / (positive.sum() * negative.sum()))
 
 
 def interval(tests: Sequence[Scores]) -> tuple[float, float]:

@@ -109,7 +109,7 @@ def folds(hospitals: dict[str, Checked], count: int, seed: int) -> Iterator[Fold
     numbers = {known: number for number, known in enumerate(everyone)}
     for k in range(count):
         aside = {
-            hospital: _within(checked, key, k / count, (k + 1) / count)
+            hospital: within(checked, key, k / count, (k + 1) / count)
             for hospital, checked in hospitals.items()
         }
         tested = [
@@ -181,6 +181,7 @@ def simulate(
                 state, per_round = run(study, fold)
                 found.seconds.extend(per_round)
                 found.models.append(state.model)
+                found.published.append(state.estimate)
                 tests.append(_tested(fold, partial(log_odds, study, state.model)))
             found.private.extend(tests)
             found.redrawn.append([test.auc for test in tests])
@@ -277,7 +278,7 @@ class Memory:
         return False
 
 
-def _within(checked: Checked, key: bytes, low: float, high: float) -> set[str]:
+def within(checked: Checked, key: bytes, low: float, high: float) -> set[str]:
     """Patients whose position lies within [low, high)."""
     return {name for name in set(checked.patient_ids) if low <= position(key, name) < high}
 

@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, Response
 
 from flo import pages
 from flo.errors import StudyError
-from flo.model_card import ModelCard, read_card
+from flo.model_card import BINS_HIDE, ModelCard, read_card
 from flo.privacy.report_page import render
 from flo.server.console.door import CONSOLE
 from flo.server.console.room import Room
@@ -48,6 +48,7 @@ def _model_shown(board: Board, offer: Offer, card: ModelCard) -> dict[str, Any]:
     return {
         "study": offer.study,
         "card": card,
+        "bins_hide": BINS_HIDE,
         "quality": quality_plot(card.model_dump(include={"evaluation", "subgroups"})),
         "versions": [
             (other, published(board.store, other.study.digest) is not None) for other in versions

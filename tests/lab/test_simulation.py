@@ -25,6 +25,7 @@ KEYS = {
     *("auc", "auc_std", "auc_pooled", "auc_alone", "epsilon", "delta", "trust_model", "rounds"),
     *("seconds_per_round", "seconds_total", "report", "sites", "private", "schema_version"),
     *("study", "digest", "masks", "auc_interval", "auc_noise", "auc_within", "calibration"),
+    "evaluation",
     *("auc_within_pooled", "auc_within_alone", "calibration_pooled"),
 }
 COMPARED = {
@@ -179,6 +180,15 @@ def test_the_exact_auc_counts_ties_half() -> None:
     assert exact_auc(np.array([0.1, 0.5, 0.5, 0.9]), np.array([0.0, 0.0, 1.0, 1.0])) == 0.875
 
 
+def test_a_record_of_weight_two_counts_as_two_records() -> None:
+    score, label = np.array([0.1, 0.5, 0.4, 0.9]), np.array([0.0, 0.0, 1.0, 1.0])
+    weight = np.array([1.0, 2.0, 1.0, 3.0])
+    twice = weight.astype(int)
+    assert exact_auc(score, label, weight) == pytest.approx(
+        exact_auc(np.repeat(score, twice), np.repeat(label, twice))
+    )
+
+
 @pytest.mark.slow
 def test_heart_with_local_noise_reaches_its_auc(tmp_path: Path) -> None:
     # Mean of 20 splits has a standard error of .005 here; .87 is more than three below .889.
@@ -187,3 +197,15 @@ def test_heart_with_local_noise_reaches_its_auc(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "NOT PRIVATE" in done.stdout
     assert json.loads(result.read_text())["auc"] >= 0.87
+
+
+def test_what_a_run_publishes_of_itself_stands_beside_the_exact_auc(data: Path) -> None:
+    study = small_study()
+    found = simulate(study, load_hospitals(study, data, "patient_id"), fold_count=2, fast=True)
+    told = found.document["evaluation"]
+    both = [(one, test.auc) for one, test in zip(found.published, found.private, strict=True)]
+    assert told["runs"] == len(both) == 2
+    assert told["level"] == 0.9
+    assert told["covered"] == sum(one.low <= auc <= one.high for one, auc in both if one)
+    assert told["bias"] == pytest.approx(np.mean([one.auc - auc for one, auc in both if one]))
+    assert told["width"] == pytest.approx(np.mean([one.high - one.low for one, _ in both if one]))
