@@ -265,14 +265,23 @@ def attack(
     """Attack the trainer on made-up patients: a lower bound on ε that catches bugs, no proof."""
     from dataclasses import asdict
 
-    from flo.cli.screen import say, working
+    from rich.table import Table
+
+    from flo.cli.screen import console, plain, say, working
     from flo.errors import TrustError
     from flo.lab.attack import attack as run
+    from flo.lab.release_checks import checks
     from flo.study import load
 
     loaded = load(study)
     with working("making up patients") as status:
         found = run(loaded, progress=status.update)
+        checked = list(checks(loaded, progress=status.update))
+    table = Table("of", "check", "found", "p", "")
+    for one in checked:
+        verdict = "[bold red]FAILED[/]" if one.failed else "passed" if one.seen else "not seen"
+        table.add_row(one.of, one.name, plain(one.said), f"{one.p:.2g}", verdict)
+    console().print(table)
     say(
         f"{found.right} of {found.guesses} guesses about {found.canaries} made-up patients were "
         f"right ({found.right / found.guesses:.1%}; 50 % is chance)"
@@ -281,10 +290,13 @@ def attack(
         f"ε is at least {found.lower_bound:.3f} ({found.confidence:.0%} confidence, "
         f"one-run audit); claimed is {found.claimed:.3f}"
     )
-    if found.broken:
+    failed = [f"{one.name} ({one.of})" for one in checked if one.failed]
+    if found.broken or failed:
+        what = f"failed: {'; '.join(failed)}" if failed else "the attack refutes the claimed ε"
         raise TrustError(
-            "the attack refutes the claimed ε: this trainer leaks more than it says",
+            f"{what}: this trainer leaks more than it says",
             hint="do not run studies with it; reinstall FLO and report this",
         )
     say("no bug found. This cannot certify an ε below 1: only the proof and the ledger can.")
-    return results.Attacked(**asdict(found))
+    each = [results.ReleaseCheck(**asdict(one)) for one in checked]
+    return results.Attacked(checks=each, **asdict(found))

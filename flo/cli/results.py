@@ -497,9 +497,26 @@ class EvidenceWritten(Result):
 
 
 @dataclass(frozen=True)
-class Attacked(Result):
-    """A lower bound on ε from guesses about made-up patients, beside what is claimed."""
+class ReleaseCheck(Result):
+    """``p``: how likely a right trainer looks like that, or worse. ``seen``: whether the check
+    could look at all; ``failed``: whether it refutes the trainer.
+    """
 
+    of: str
+    name: str
+    p: float
+    failed: bool
+    said: str
+    seen: bool
+
+
+@dataclass(frozen=True)
+class Attacked(Result):
+    """A lower bound on ε from guesses about made-up patients, beside what is claimed; and what the
+    checks of noise, clip and coins found.
+    """
+
+    checks: list[ReleaseCheck]
     claimed: float
     lower_bound: float
     confidence: float

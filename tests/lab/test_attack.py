@@ -22,7 +22,8 @@ from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer
 from flo.errors import UsageError
 from flo.lab import attack as module
-from flo.lab.attack import Attacked, attack, made_up_patients
+from flo.lab.attack import Attacked, attack
+from flo.lab.canaries import made_up_patients
 from flo.privacy import least_squares
 from flo.privacy.one_run import lower_bound
 from flo.privacy.plan import Plan
@@ -172,9 +173,12 @@ def test_a_survey_is_refused(heart: Study) -> None:
         attack(heart.with_survey(epsilon=0.3, columns=["sex"]))
 
 
-def test_one_hospitals_share_of_distributed_noise_is_not_attacked(heart: Study) -> None:
-    with pytest.raises(UsageError, match="no secure sum to hide in"):
-        attack(variant(heart, mechanism={"noise": "distributed"}))
+def test_under_distributed_noise_the_sum_of_the_shares_is_attacked(heart: Study, few: None) -> None:
+    shared = variant(heart, mechanism={"noise": "distributed"})
+    found = attack(shared)
+    assert found.claimed == Plan.of(shared).part("training").epsilon
+    assert not found.broken
+    assert attack(shared, make_trainer=silent).broken
 
 
 def test_made_up_patients_stand_at_the_edges_of_the_studys_bounds() -> None:
@@ -225,6 +229,7 @@ def test_the_command_ends_in_0_for_a_right_trainer(
     assert set(document) == {
         "schema_version",
         "private",
+        "checks",
         "claimed",
         "lower_bound",
         "confidence",
@@ -243,7 +248,7 @@ def test_the_command_ends_in_4_for_a_broken_trainer(
     assert run(monkeypatch, "audit", "attack", str(study_file)) == 4
     shown = capsys.readouterr()
     assert "(100.0%; 50 % is chance)" in shown.out
-    assert "the attack refutes the claimed ε" in shown.err
+    assert "failed: too little noise (training); a release (training)" in shown.err
     assert "do not run studies with it" in shown.err
 
 

@@ -1,0 +1,79 @@
+"""Canaries: patients made up at the edges of a study's bounds, and what each of them adds.
+
+What they add is written out once more here, by plain autograd: none of the code under test.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from flo import models
+from flo.features import encode_category, encode_image, encode_number
+from flo.privacy.augmentation import augmented, copies
+from flo.privacy.bookkeeping import binary_loss
+from flo.privacy.entropy import SystemStream
+from flo.privacy.patients import Patients
+from flo.schema import CategoryColumn, ImageColumn, Schema
+from flo.study import Study
+from flo.vectors import Vector
+
+Floats = npt.NDArray[np.float64]
+
+
+def made_up_patients(schema: Schema, count: int) -> Patients:
+    """Patients at the edges of the schema's bounds, with random codes and labels."""
+    parts = []
+    for column in schema.columns:
+        if isinstance(column, CategoryColumn):
+            codes = (SystemStream().words(count) % np.uint64(len(column.codes))).astype(np.int64)
+            parts.append(encode_category(column, codes))
+        elif isinstance(column, ImageColumn):
+            pixels = coins(count * len(column.pixels)).reshape(count, -1)
+            parts.append(encode_image(column, np.where(pixels, 1.0, -1.0)))
+        else:
+            edges = np.where(coins(count), column.maximum, column.minimum)
+            parts.append(encode_number(column, edges))
+    labels = coins(count).astype(np.float64)
+    return Patients(np.concatenate(parts, axis=1), labels, np.arange(count), count)
+
+
+def contributions(study: Study, weights: Vector, canaries: Patients) -> Floats:
+    """What each canary adds, unclipped, (canaries, length)."""
+    if study.mechanism.algorithm == "least-squares":
+        return _products(study, canaries)
+    return _gradients(study, weights, canaries)
+
+
+def _products(study: Study, canaries: Patients) -> Floats:
+    """Each canary's part of least squares, written out once more, as its docstring has it."""
+    r2, found = 1 + len(study.data.columns), []
+    for record, label in zip(canaries.inputs, canaries.labels, strict=True):
+        x = [*record, 1.0]
+        pairs = [(i, j) for i in range(len(x)) for j in range(i, len(x))]
+        products = [x[i] * x[j] / r2 / (math.sqrt(2) if i == j else 1) for i, j in pairs]
+        found.append([*products, *((2 * label - 1) * value / math.sqrt(2 * r2) for value in x)])
+    return np.array(found)
+
+
+def _gradients(study: Study, weights: Vector, canaries: Patients) -> Floats:
+    """Each canary's gradient, (canaries, p): plain autograd, none of the code under test."""
+    import torch
+
+    module = models.build(study).double()
+    torch.nn.utils.vector_to_parameters(torch.from_numpy(weights).double(), module.parameters())
+    rows = []
+    turned, count = augmented(study, canaries), copies(study)
+    for place in range(0, len(turned.labels), count):
+        inputs, labels = (a[place : place + count] for a in (turned.inputs, turned.labels))
+        loss = binary_loss(module(torch.from_numpy(inputs)), torch.from_numpy(labels)).mean()
+        slopes = torch.autograd.grad(loss, list(module.parameters()))
+        rows.append(torch.cat([slope.flatten() for slope in slopes]).numpy())
+    return np.stack(rows)
+
+
+def coins(count: int) -> npt.NDArray[np.bool_]:
+    """Fair ones, (count,)."""
+    return np.asarray(SystemStream().words(count) >> np.uint64(63), dtype=np.bool_)

@@ -1,0 +1,243 @@
+"""Does a trainer add the noise that it says, and clip? Checks of its releases, on made-up patients.
+
+The trainer of a study releases many times at two shadow sites, each with and without noise injected
+at zero, so that the noise alone is left: N (releases, numbers), independent discrete Gaussians of
+the variance v that the mechanism states (``Mechanism.variance_steps``), which at this size are
+Gaussian to all digits that matter. Under distributed noise it is one hospital's share, for the
+largest and for the smallest cohort. Each check fails a right trainer with a chance of at most
+``_FALSE_ALARM``, corrected for how often it is tried within itself (Bonferroni):
+
+* ``too little noise``: Σ N²/v over all is chi-squared. Sees less than stated, from a tenth on.
+* ``a release``: the same over the numbers of each release. Sees one with less, or without.
+* ``a number``: the same over the releases of each number. Sees a weight or cell with less.
+* ``cancelling``: Σ over numbers of (Σ N)²/(v·releases) is too small. Sees noise taken back later.
+* ``repeated``: the same is too large. Sees the same noise again, also in part.
+* ``equal numbers``: |N| is equal in two releases more often than chance (Poisson). Sees the same
+  bits again, also with the other sign, also at both sites.
+* ``clip``: one made-up patient, without noise, has a norm above the clip. Sees a clip that is
+  missing or too large, also that of one layer alone, if a made-up patient reaches it.
+* ``sampling``: how often a made-up patient is in a step is binomial. Sees other coins than stated.
+
+They cannot see: noise of the right variance that someone can predict, unless two sites or two
+releases have it in common; a clip that no made-up patient reaches; how data are read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from flo import models
+from flo.clients.snapshot import Snapshot
+from flo.clients.trainer import Trainer, private_step
+from flo.features import input_names
+from flo.lab.canaries import contributions, made_up_patients
+from flo.messages import Purpose
+from flo.privacy.discrete_gaussian import SystemNoise
+from flo.privacy.entropy import SystemStream
+from flo.privacy.mechanisms import GRID, PoissonSum
+from flo.privacy.patients import Patients
+from flo.privacy.plan import Plan, noise_shares
+from flo.study import Study
+from flo.vectors import Vector
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Progress = Callable[[str], None]
+MakeTrainer = Callable[..., Trainer]
+
+_FALSE_ALARM = 1e-5  # of one check; a study has at most some fifty
+_RELEASES, _FEWEST = 40, 12  # of each of two sites
+_MOST_NUMBERS = 8_000_000  # drawn in all, for a large model
+_CANARIES, _COINS = 8, 400
+_SCALES = (1.0, 10.0, 100.0)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check found. ``p``: how likely a right trainer looks like that, or worse, in (0, 1];
+    ``failed``: it is below what chance is given. ``seen`` is False where the check could not look.
+    """
+
+    of: str
+    name: str
+    p: float
+    failed: bool
+    said: str
+    seen: bool = True
+
+
+class NoNoise:
+    """Noise of zero; every coin falls on yes, so that whoever is there takes part."""
+
+    def sample(self, variance: int, size: int) -> Integers:
+        """Zeros (size,)."""
+        return np.zeros(size, dtype=np.int64)
+
+    def choose(self, probability: float, count: int) -> npt.NDArray[np.bool_]:
+        """Everyone, (count,)."""
+        return np.ones(count, dtype=np.bool_)
+
+
+def checks(
+    study: Study,
+    make_trainer: MakeTrainer = Trainer,
+    progress: Progress = lambda text: None,
+) -> Iterator[Check]:
+    """All checks of a planned study's releases. ``make_trainer`` takes what ``Trainer`` takes."""
+    purposes: tuple[Purpose, ...] = ("training", "evaluation")
+    make_trainer = partial(make_trainer, step=private_step(study, "cpu"))
+    for purpose in purposes:
+        part = Plan.of(study).part(purpose)
+        for cohort in sorted({study.cohort_floor, len(study.hospitals)}):
+            shares = noise_shares(study, cohort)
+            progress(f"noise of {purpose}, {cohort} hospitals")
+            noise = _noise(study, purpose, cohort, make_trainer)
+            of = f"{purpose}, {cohort} hospitals" if shares > 1 else purpose
+            yield from _of_noise(of, noise, part.mechanism.variance_steps(shares))
+            if shares == 1:
+                break  # the noise is the same for every cohort
+    progress("clip, one made-up patient at a time")
+    yield _clip(study, make_trainer)
+    mechanism = Plan.of(study).part("training").mechanism
+    if isinstance(mechanism, PoissonSum):
+        progress("coins")
+        yield _sampling(study, mechanism, make_trainer)
+
+
+def _noise(study: Study, purpose: Purpose, cohort: int, make_trainer: MakeTrainer) -> Integers:
+    """What releases of two sites lie off those without noise, (releases, numbers)."""
+    length = Plan.of(study).part(purpose).mechanism.length
+    wanted = _RELEASES if purpose == "training" else _FEWEST  # its many numbers make up for it
+    count = max(_FEWEST, min(wanted, _MOST_NUMBERS // (2 * length)))
+    weights, rows = _weights(study), []
+    # A coin decides who is in a sampled step: only without patients is what is left noise alone.
+    patients = 0 if study.mechanism.sampling != 1 and purpose == "training" else _CANARIES
+    for _ in range(2):
+        snapshot = _snapshot(study, patients)
+        exact = make_trainer(study, snapshot, noise=NoNoise()).release(purpose, weights, cohort)
+        trainer = make_trainer(study, snapshot)
+        rows += [trainer.release(purpose, weights, cohort) - exact for _ in range(count)]
+    return np.array(rows)
+
+
+def _of_noise(of: str, noise: Integers, variance: int) -> Iterator[Check]:
+    releases, numbers = noise.shape
+    scaled = noise / math.sqrt(variance)
+    squares = scaled**2
+    by_number = squares.sum(0)
+
+    def found(name: str, p: float, said: str) -> Check:
+        return Check(of, name, p, p < _FALSE_ALARM, said)
+
+    def low(statistic: Floats, freedom: int) -> float:
+        """Of the smallest of several, corrected for how many they are."""
+        return min(1.0, len(statistic) * float(stats.chi2.cdf(statistic.min(), freedom)))
+
+    total = np.array([squares.sum()])
+    share = float(total[0] / squares.size)
+    yield found("too little noise", low(total, squares.size), f"{share:.3f} of the variance stated")
+    yield found(
+        *("a release", low(squares.sum(1), numbers)),
+        f"at least {squares.mean(1).min():.3f} of it in each of {releases} releases",
+    )
+    yield found(
+        *("a number", low(by_number, releases)),
+        f"at least {by_number.min() / releases:.3f} of it in each of {numbers} numbers",
+    )
+    together = np.array([(scaled.sum(0) ** 2).sum() / releases])
+    ratio = float(together[0] / numbers)
+    yield found("cancelling", low(together, numbers), f"the sum has {ratio:.3f} of its variance")
+    yield found(
+        *("repeated", float(stats.chi2.sf(together[0], numbers))),
+        f"the sum has {ratio:.3f} of its variance",
+    )
+    equal, expected = _equal(noise), _expected_equal(noise, variance)
+    yield found(
+        *("equal numbers", float(stats.poisson.sf(equal - 1, expected)) if equal else 1.0),
+        f"{equal} where {expected:.2g} are expected",
+    )
+
+
+def _equal(noise: Integers) -> int:
+    """How often a number has the same size in a release as in another one, each counted once."""
+    return int((np.diff(np.sort(np.abs(noise), axis=0), axis=0) == 0).sum())
+
+
+def _expected_equal(noise: Integers, variance: int) -> float:
+    """Two independent ones have |x| = |y| with a chance of 1/√(π·variance)."""
+    releases, numbers = noise.shape
+    return float(numbers * releases * (releases - 1) / 2 / math.sqrt(math.pi * variance))
+
+
+def _clip(study: Study, make_trainer: MakeTrainer) -> Check:
+    """The largest norm of one made-up patient's release without noise, in clips."""
+    mechanism = Plan.of(study).part("training").mechanism
+    largest, reached = 0.0, 0.0
+    allowed = mechanism.sensitivity_steps / GRID
+    canaries = made_up_patients(study.data, _CANARIES)
+    for number in range(_CANARIES):
+        own = canaries.patient == number
+        alone = Patients(canaries.inputs[own], canaries.labels[own], np.zeros(own.sum(), int), 1)
+        trainer = make_trainer(study, Snapshot(alone, _nobody(study)), noise=NoNoise())
+        for weights in _weights_tried(study):
+            released = trainer.release("training", weights, len(study.hospitals))
+            norm = float(np.linalg.norm(released.astype(np.float64))) / GRID
+            largest = max(largest, norm)
+            exact = float(np.linalg.norm(contributions(study, weights, alone)))
+            reached = max(reached, exact / mechanism.norm)
+    failed = largest > allowed
+    said = f"at most {largest:.3f} clips, of patients with parts of up to {reached:.3g}"
+    return Check("training", "clip", 0.0 if failed else 1.0, failed, said, seen=reached > 1.01)
+
+
+def _sampling(study: Study, mechanism: PoissonSum, make_trainer: MakeTrainer) -> Check:
+    """How often one made-up patient is in a step, noise off and coins on."""
+    canary = made_up_patients(study.data, 1)
+    trainer = make_trainer(study, Snapshot(canary, _nobody(study)), noise=_CoinsOnly())
+    weights = _weights(study)
+    inside = sum(
+        bool(trainer.release("training", weights, len(study.hospitals)).any())
+        for _ in range(_COINS)
+    )
+    p = float(stats.binomtest(inside, _COINS, mechanism.sampling).pvalue)
+    said = f"in {inside} of {_COINS} steps, q = {mechanism.sampling:g}"
+    return Check("training", "sampling", p, p < _FALSE_ALARM, said)
+
+
+class _CoinsOnly(NoNoise):
+    """Noise of zero, and the coins of the system."""
+
+    def choose(self, probability: float, count: int) -> npt.NDArray[np.bool_]:
+        """Real coins, (count,)."""
+        return SystemNoise().choose(probability, count)
+
+
+def _snapshot(study: Study, patients: int) -> Snapshot:
+    """So many made-up patients to train on, and so many held out."""
+    if not patients:
+        return Snapshot(_nobody(study), _nobody(study))
+    return Snapshot(made_up_patients(study.data, patients), made_up_patients(study.data, patients))
+
+
+def _nobody(study: Study) -> Patients:
+    return Patients(np.zeros((0, len(input_names(study.data)))), np.zeros(0), np.arange(0), 0)
+
+
+def _weights(study: Study) -> Vector:
+    return models.initial_weights(study)
+
+
+def _weights_tried(study: Study) -> Iterator[Vector]:
+    """Where a training starts, and random ones that grow: some model is wrong about any patient."""
+    yield models.initial_weights(study)
+    words = SystemStream().words(models.parameter_count(study))
+    even = 2 * ((words >> np.uint64(11)) * 2.0**-53) - 1
+    for scale in _SCALES:
+        yield (scale * even).astype(models.precision(study))
