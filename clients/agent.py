@@ -18,7 +18,7 @@ from datetime import datetime
 from types import FrameType
 
 from flo import canonical
-from flo.clients.approval import approval_path, is_expired, read, sweep
+from flo.clients.approval import approval_path, is_expired, load, read, snapshot_path, sweep
 from flo.clients.confinement import allow_no_looking_in
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.enrol import connect, context_of, renew_when_due
@@ -53,7 +53,7 @@ log = logging.getLogger("flo.clients.agent")
 
 _FIRST_WAIT, _SHORT_WAIT, _LONGEST_WAIT = 0.2, 2.0, 30.0
 _SOON_SECONDS = 60.0  # a coordinator that only restarts is back by then
-_CLOSED_SECONDS, _LOOK_SECONDS = 2.0, 60.0
+_CLOSED_SECONDS, _LOOK_SECONDS, _RELOAD_SECONDS = 2.0, 60.0, 1.0
 
 
 class Agent:
@@ -96,6 +96,7 @@ class Agent:
                 signal.signal(number, self.stop)
             try:
                 self._refuse_unconfined()
+                threading.Thread(target=self._reload_exchanged, daemon=True).start()
                 self._serve(ledger)
             except _Stop:
                 log.info("stopped")
@@ -124,6 +125,17 @@ class Agent:
                 hint="a newer kernel (Linux 5.13) has all layers; or change `confinement` in "
                 "policy.toml and sign it",
             )
+
+    def _reload_exchanged(self) -> None:
+        """Load frozen patients soon after an opt-out exchanged them: no release waits for it."""
+        while not self._stopping.wait(_RELOAD_SECONDS):
+            for study in self._worker.loaded:
+                try:
+                    approved = load(self._home, study)
+                    path = snapshot_path(self._home, study, approved.snapshot)
+                    self._worker.reload(approved.read_study(), path, approved.snapshot)
+                except (FloError, OSError) as error:  # a release will say so
+                    log.info(f"frozen patients were not loaded again: {error}")
 
     def _serve(self, ledger: Ledger) -> None:
         backoff = Backoff()

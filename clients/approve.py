@@ -292,10 +292,11 @@ def _reserve(
         also=unfamiliar(home, population),
     )
     checked = checked.without(left_out(home, set(checked.patient_ids)))
-    snapshot = Snapshot.of(checked, home.split_key, population.hold_out)
+    patients_key, split_key = home.patients_key, home.split_key
+    snapshot = Snapshot.of(checked, split_key, population.hold_out)
     digest = snapshot.digest
     with closing(home.ledger()) as ledger:
-        hashes = {name: keyed_hash(home.patients_key, name) for name in checked.patient_ids}
+        hashes = {name: keyed_hash(patients_key, name) for name in checked.patient_ids}
         path = snapshot_path(home, study.digest, digest)
         if keep:
             snapshot.write(path)
@@ -323,7 +324,7 @@ def _reserve(
         except FloError:
             path.unlink(missing_ok=True)
             raise
-    held_out = {n for n in hashes if is_held_out(home.split_key, n, population.hold_out)}
+    held_out = {n for n in hashes if is_held_out(split_key, n, population.hold_out)}
     Members(
         training=tuple(hashes[name] for name in hashes if name not in held_out),
         held_out=tuple(hashes[name] for name in hashes if name in held_out),

@@ -268,29 +268,34 @@ def _hashed(home: SiteHome, patient_id: str) -> str:
 
 
 def _take_out(home: SiteHome, ledger: Ledger, approved: Approval, study: str, hashed: str) -> bool:
-    """Out of one study: of its frozen copy where there is one, and of the list of members.
+    """Out of one study: of its frozen copy where there is one, and of the list of members. Returns
+    whether the patient was in it.
 
-    Copy and list are written under new names; the approval then names both in one step.
+    Copy and list are written under new names; the approval then names both in one step. The same is
+    done for who was not in it: how long this takes, and that the copy is loaded anew, tell nobody
+    whose patient it was.
     """
     members = Members.load(home, study, approved.snapshot)
-    side = members.side_of(hashed) if members else None
-    if members is None or side is None:
+    if members is None:
         return False
-    fewer = members.without(hashed, side, ledger.head().sequence)
+    side = members.side_of(hashed)
+    fewer = members.without(hashed, side, ledger.head().sequence) if side else members
     path = snapshot_path(home, study, approved.snapshot)
     if not path.exists():  # the study has ended here
         fewer.save(home, study, approved.snapshot)
-        return True
-    number = getattr(members, side).index(hashed)
-    smaller = Snapshot.read(path, approved.snapshot).without(side, number)
-    digest = smaller.digest
-    smaller.write(snapshot_path(home, study, digest))
+        return side is not None
+    frozen = Snapshot.read(path, approved.snapshot)
+    if side:
+        frozen = frozen.without(side, getattr(members, side).index(hashed))
+    exchanged = frozen.salted()
+    digest = exchanged.digest
+    exchanged.write(snapshot_path(home, study, digest))
     fewer.save(home, study, digest)
     renewed = approved.model_copy(update={"snapshot": digest})
     approval.keep(home, renewed.signed(home.identity()))
     delete_snapshots(home, study, but=digest)
     delete_members(home, study, but=digest)
-    return True
+    return side is not None
 
 
 def _contribution(ledger: Ledger, approved: Approval, side: Side, row: int) -> Contribution:

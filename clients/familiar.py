@@ -34,7 +34,8 @@ def unfamiliar(home: SiteHome, population: Population) -> list[Finding]:
     if not earlier and not out:
         return []
     names = {name for cells in population.open().ids() for name in as_ids(cells).to_pylist()}
-    here = {keyed_hash(home.patients_key, name) for name in names - {None}}
+    key = home.patients_key
+    here = {keyed_hash(key, name) for name in names - {None}}
     found = []
     if out:
         once = out & earlier

@@ -71,7 +71,6 @@ from flo.vectors import Vector
 log = logging.getLogger("flo.clients.handler")
 
 _NOTHING = np.zeros(0, dtype=np.int64)
-_MOST_EXCHANGES = 3
 
 
 class Releaser(Protocol):
@@ -241,7 +240,7 @@ class Handler:
         if request.weights.dtype != precision(study) and not study.survey:
             raise Refusal("malformed", "the model has another precision than the study's")
         self._refuse_spent(approved, header.purpose)
-        for _ in range(_MOST_EXCHANGES):
+        while True:
             noisy = self._compute(request, approved, study)
             values = mask(study, header, own, noisy)
             with self._home.swapping():
@@ -254,7 +253,6 @@ class Handler:
                     self._charge(approved, header, key, _facts(header, reply, sent))
                     return values
             approved = newest  # somebody opted out meanwhile: what was computed is thrown away
-        raise Refusal("not-ready", "the frozen patients were exchanged again and again")
 
     def _prepare(self, approved: Approval, study: Study) -> None:
         snapshot = snapshot_path(self._home, study.digest, approved.snapshot)

@@ -31,7 +31,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,14 @@ from flo.clients.policy import Policy
 from flo.clients.policy_file import in_force, sign, write_toml
 from flo.clients.site_config import Population, SiteConfig, refuse_population
 from flo.errors import PolicyError, RefusedError, UsageError
-from flo.files import is_locked, locked, make_private_directory, refuse_anothers, write_private
+from flo.files import (
+    Kept,
+    is_locked,
+    locked,
+    make_private_directory,
+    refuse_anothers,
+    write_private,
+)
 from flo.identity import IDENTITY_PURPOSE, Identity
 from flo.keystore import KeyStore, read_secret, write_secret
 from flo.privacy.ledger import Ledger
@@ -60,9 +67,14 @@ RESTORED = "restored.json"  # there until a restored ledger is recovered
 
 @dataclass(frozen=True)
 class SiteHome:
-    """One site's folder. Nothing of it stays in memory: what is asked for is read from the disk."""
+    """One site's folder. What is asked for is read from the disk.
+
+    Only configuration and keys are kept for a minute while their files are unchanged: an approval
+    asks for them dozens of times, and with KMS each opened key is a call over the network.
+    """
 
     directory: Path
+    _kept: Kept = field(default_factory=Kept, compare=False, repr=False)
 
     @classmethod
     def create(cls, directory: Path, config: SiteConfig, policy: Policy = _DEFAULT) -> SiteHome:
@@ -150,7 +162,8 @@ class SiteHome:
     @property
     def config(self) -> SiteConfig:
         """The configuration. Raises UsageError naming the fields that are wrong."""
-        return parse(SiteConfig, read_toml(self.config_path), str(self.config_path))
+        path = self.config_path
+        return self._kept.of(path, lambda: parse(SiteConfig, read_toml(path), str(path)))
 
     def keystore(self) -> KeyStore:
         """What seals this folder's keys and kept replies. Raises UsageError or TrustError."""
@@ -158,7 +171,8 @@ class SiteHome:
 
     def identity(self) -> Identity:
         """The site's own key: it signs rows and decisions. Raises UsageError or TrustError."""
-        return Identity.load(self.directory / "identity.key", self.keystore())
+        path = self.directory / "identity.key"
+        return self._kept.of(path, lambda: Identity.load(path, self.keystore()))
 
     @property
     def policy(self) -> Policy:
@@ -194,7 +208,8 @@ class SiteHome:
         return self._secret("patients.key")
 
     def _secret(self, name: str) -> bytes:
-        return read_secret(self.directory / name, self.keystore(), name, plain=True)
+        path = self.directory / name
+        return self._kept.of(path, lambda: read_secret(path, self.keystore(), name, plain=True))
 
     def key_commitments(self) -> dict[str, str]:
         """What a birth row keeps of the keys that must never change."""

@@ -7,6 +7,7 @@ Training and evaluation read this file and never the hospital's own.
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Patients to train on and patients to evaluate on; no patient is in both."""
+    """Patients to train on and patients to evaluate on; no patient is in both.
+
+    ``salt``: random, so that a copy of the same patients has another digest; empty at first.
+    """
 
     training: Patients
     held_out: Patients
+    salt: bytes = b""
 
     @classmethod
     def of(cls, checked: Checked, split_key: bytes, hold_out: float) -> Snapshot:
@@ -46,9 +51,11 @@ class Snapshot:
         return cls(_patients(checked, ~aside), _patients(checked, aside))
 
     def to_bytes(self) -> bytes:
-        """As an uncompressed ``.npz`` without pickles; the same patients give the same bytes."""
+        """As an uncompressed ``.npz`` without pickles; equal snapshots give equal bytes."""
         buffer = io.BytesIO()
         arrays = _arrays("training", self.training) | _arrays("held", self.held_out)
+        if self.salt:
+            arrays["salt"] = np.frombuffer(self.salt, dtype=np.uint8)
         np.savez(buffer, allow_pickle=False, **arrays)
         return buffer.getvalue()
 
@@ -74,7 +81,13 @@ class Snapshot:
             numbers - (numbers > number),
             patients.count - 1,
         )
-        return replace(self, **{side: fewer})
+        if side == "training":
+            return replace(self, training=fewer)
+        return replace(self, held_out=fewer)
+
+    def salted(self) -> Snapshot:
+        """The same patients under another digest."""
+        return replace(self, salt=os.urandom(16))
 
     @classmethod
     def read(cls, path: Path, digest: str) -> Snapshot:
@@ -83,7 +96,8 @@ class Snapshot:
         if canonical.digest(data) != digest:
             raise TrustError(f"snapshot {path.name} is not the one that was approved")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return cls(_from_arrays("training", arrays), _from_arrays("held", arrays))
+            salt = arrays["salt"].tobytes() if "salt" in arrays else b""
+            return cls(_from_arrays("training", arrays), _from_arrays("held", arrays), salt)
 
 
 def _patients(checked: Checked, chosen: npt.NDArray[np.bool_]) -> Patients:

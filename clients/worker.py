@@ -96,6 +96,7 @@ class Worker:
         self._child: subprocess.Popen[bytes] | None = None
         self._listener: threading.Thread | None = None
         self._loaded: dict[str, str] = {}  # study -> its snapshot
+        self._one_at_a_time = threading.RLock()  # the pipe has one question and its answer
         self._layers: dict[str, bool] | None = None
 
     def start(self) -> None:
@@ -177,7 +178,6 @@ class Worker:
             RefusedError: the child could not answer. It says "not ready" and nothing else, so that
             nothing about the data can be learnt from a failure.
         """
-        self._prepare(study, snapshot, snapshot_digest)
         wish = {
             "do": "release",
             "study": study.digest,
@@ -185,7 +185,9 @@ class Worker:
             "cohort_size": cohort_size,
             "kind": weights.dtype.str,
         }
-        answer, body = self._ask(wish, np.ascontiguousarray(weights).data.cast("B"))
+        with self._one_at_a_time:
+            self._prepare(study, snapshot, snapshot_digest)
+            answer, body = self._ask(wish, np.ascontiguousarray(weights).data.cast("B"))
         if answer.get("kind") == "<i4":
             return np.frombuffer(body, dtype=np.int32)
         return np.frombuffer(body, dtype=np.int64)
@@ -196,8 +198,24 @@ class Worker:
         Not when somebody opted out meanwhile: whoever asks often, at no charge, would see by the
         time it takes that somebody did. Raises RefusedError, see ``release``.
         """
-        if study.digest not in self._loaded or self._child is None:
-            self._prepare(study, snapshot, snapshot_digest)
+        with self._one_at_a_time:
+            if study.digest not in self._loaded or self._child is None:
+                self._prepare(study, snapshot, snapshot_digest)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Digests of the studies whose patients the child has in memory."""
+        return tuple(self._loaded)
+
+    def reload(self, study: Study, snapshot: Path, snapshot_digest: str) -> None:
+        """Load patients that were exchanged since, outside of any release.
+
+        Raises RefusedError, see ``release``.
+        """
+        with self._one_at_a_time:
+            known = self._loaded.get(study.digest, snapshot_digest)
+            if known != snapshot_digest and self._child is not None:
+                self._prepare(study, snapshot, snapshot_digest)
 
     def _prepare(self, study: Study, snapshot: Path, snapshot_digest: str) -> None:
         if self._child is None or self._child.poll() is not None:
@@ -218,12 +236,13 @@ class Worker:
 
     def forget(self, study: str) -> None:
         """Drop a study's patients from the child's memory."""
-        if self._loaded.pop(study, None) is None:
-            return
-        try:
-            self._ask({"do": "forget", "study": study})
-        except RefusedError:
-            self.start()  # without any
+        with self._one_at_a_time:
+            if self._loaded.pop(study, None) is None:
+                return
+            try:
+                self._ask({"do": "forget", "study": study})
+            except RefusedError:
+                self.start()  # without any
 
     def _ask(
         self, header: dict[str, Any], body: bytes | memoryview = b""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from flo.errors import RefusedError, UsageError
 
+MadeT = TypeVar("MadeT")
 _LOOK_SECONDS = 0.01
+_KEPT_SECONDS = 60.0
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -44,6 +47,29 @@ def refuse_anothers(folder: Path) -> None:
             "could not use",
             hint=f"sudo -u '#{owner}' flo ...",
         )
+
+
+class Kept:
+    """What was made of files, for a minute, as long as a file is the same one and unchanged."""
+
+    def __init__(self) -> None:
+        self._made: dict[Path, tuple[tuple[int, int, int], float, Any]] = {}
+
+    def of(self, path: Path, make: Callable[[], MadeT]) -> MadeT:
+        """What ``make`` made of the file at ``path``, or makes now; also where there is no file."""
+        try:
+            found = path.stat()
+        except OSError:
+            self._made.pop(path, None)
+            return make()
+        stamp, now = (found.st_ino, found.st_size, found.st_mtime_ns), time.monotonic()
+        kept = self._made.get(path)
+        if kept is not None and kept[0] == stamp and now - kept[1] < _KEPT_SECONDS:
+            found_made: MadeT = kept[2]
+            return found_made
+        made = make()
+        self._made[path] = (stamp, now, made)
+        return made
 
 
 @contextmanager

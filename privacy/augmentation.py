@@ -38,7 +38,7 @@ def augmented(study: Study, patients: Patients) -> Patients:
         turned += [np.rot90(planes, 1, axes=(2, 3)), np.rot90(planes, 3, axes=(2, 3))]
     all_ = np.stack([*turned, *(one[..., ::-1] for one in turned)], axis=1)
     return Patients(
-        all_.reshape(len(planes) * count, -1),
+        all_.reshape(len(planes) * count, patients.inputs.shape[1]),  # also of nobody
         np.repeat(patients.labels, count),
         np.repeat(patients.patient, count),
         patients.count,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -69,9 +70,10 @@ def frozen_without(home: SiteHome, study: Study, *gone: str) -> Snapshot:
 
 
 def frozen(home: SiteHome) -> list[Snapshot]:
-    """Every frozen copy that there is."""
+    """The patients of every frozen copy that there is, without the copy's salt."""
     paths = (home.directory / "snapshots").glob("*.npz")
-    return [Snapshot.read(path, canonical.digest(path.read_bytes())) for path in paths]
+    copies = [Snapshot.read(path, canonical.digest(path.read_bytes())) for path in paths]
+    return [replace(copy, salt=b"") for copy in copies]
 
 
 def counts(snapshot: Snapshot) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 
 from flo import canonical
 from flo.clients import approval
+from flo.clients.agent import Agent
+from flo.clients.approval import snapshot_path
 from flo.clients.consent import OptOuts, begin_a_new_list, erase, is_in_a_file, left_out, opt_out
 from flo.clients.home import SiteHome
 from flo.clients.members import Members
@@ -73,6 +77,47 @@ class OptsOutMeanwhile(Exact):
         return found
 
 
+@pytest.mark.parametrize("patient", [PATIENTS[0], "somebody else"], ids=["member", "stranger"])
+def test_an_opt_out_exchanges_the_copy_whoever_it_was(site: Site, patient: str) -> None:
+    """So the next release loads it anew for a stranger too, and its time tells nobody apart."""
+    before = approval.load(site.home, site.study.digest).snapshot
+    opt_out(site.home, patient)
+    after = approval.load(site.home, site.study.digest).snapshot
+    assert after != before
+    assert [path.name for path in (site.home.directory / "snapshots").glob("*.npz")] == [
+        snapshot_path(site.home, site.study.digest, after).name
+    ]
+    assert Members.load(site.home, site.study.digest, after) is not None
+    releaser = OptsOutMeanwhile(site.home, patient)
+    site.releaser = cast(Any, releaser)
+    site.restart()
+    assert site.ask().header.kind == "release"
+    assert releaser.computed == 2  # a release under way is computed anew, for a stranger too
+
+
+class OptsOutEachTime(OptsOutMeanwhile):
+    """Five patients opt out, one while each try is computed."""
+
+    def release(self, *asked: Any) -> Any:
+        found = Exact.release(self, *asked)
+        if self.computed < 5:
+            opt_out(self.home, PATIENTS[self.computed])
+        self.computed += 1
+        return found
+
+
+def test_a_release_is_computed_anew_for_as_many_as_opt_out_meanwhile(site: Site) -> None:
+    releaser = OptsOutEachTime(site.home, "")
+    site.releaser = cast(Any, releaser)
+    site.restart()
+    released = site.ask()
+    assert released.header.kind == "release"
+    assert releaser.computed == 6
+    fewer = frozen_without(site.home, site.study, *PATIENTS[:5])
+    assert released.values.tolist() == exact(site.study, fewer, "training").tolist()
+    assert site.kinds().count("release") == 1
+
+
 def test_what_was_computed_with_a_patient_who_opted_out_meanwhile_never_leaves(site: Site) -> None:
     patient = one_of(site.home, held_out=False)
     fewer = frozen_without(site.home, site.study, patient)
@@ -103,6 +148,32 @@ def test_what_was_released_before_is_sent_again_as_it_was(site: Site) -> None:
     assert site.say(request).values.tolist() == before
     assert site.ask(attempt=2).values.tolist() == before  # the same noisy bits, at charge 0
     assert site.kinds()[-1] == "repeat"
+
+
+@pytest.mark.processes
+def test_an_agent_loads_an_exchanged_copy_before_anybody_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flo.clients.agent._RELOAD_SECONDS", 0.01)
+    for site in approved_site(tmp_path):
+        agent = Agent(site.home, "cpu")
+        worker, study = agent._worker, site.study.digest
+        frozen_copy = approval.load(site.home, study).snapshot
+        worker.warm_up(site.study, snapshot_path(site.home, study, frozen_copy), frozen_copy)
+        watching = threading.Thread(target=agent._reload_exchanged)
+        watching.start()
+        try:
+            for patient in (PATIENTS[0], "somebody else"):
+                opt_out(site.home, patient)
+                exchanged = approval.load(site.home, study).snapshot
+                end = time.monotonic() + 30
+                while worker._loaded != {study: exchanged}:
+                    assert time.monotonic() < end
+                    time.sleep(0.01)
+        finally:
+            agent._stopping.set()
+            watching.join()
+            worker.stop()
 
 
 @pytest.mark.processes
@@ -199,19 +270,16 @@ def test_the_list_holds_keyed_hashes_and_no_file_an_id(site: Site) -> None:
 def test_an_opt_out_twice_is_an_opt_out_once(site: Site) -> None:
     patient = PATIENTS[0]
     assert opt_out(site.home, patient) == [site.study.digest]
-    before = approval.load(site.home, site.study.digest), frozen(site.home)[0].to_bytes()
+    before = frozen(site.home)[0].to_bytes()
     assert opt_out(site.home, f" {patient.upper()}") == []
-    assert before == (
-        approval.load(site.home, site.study.digest),
-        frozen(site.home)[0].to_bytes(),
-    )
+    assert frozen(site.home)[0].to_bytes() == before
     assert len(OptOuts.load(site.home).patients) == 1
 
 
 def test_one_whom_no_study_holds_is_noted_and_changes_none(site: Site) -> None:
-    before = approval.load(site.home, site.study.digest)
+    before = frozen(site.home)[0].to_bytes()
     assert opt_out(site.home, "somebody else") == []
-    assert approval.load(site.home, site.study.digest) == before
+    assert frozen(site.home)[0].to_bytes() == before
     assert counts(frozen(site.home)[0]) == 40
     assert len(OptOuts.load(site.home).patients) == 1
 

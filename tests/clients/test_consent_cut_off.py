@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from flo.clients.home import SiteHome
 from flo.clients.members import Members
 from flo.clients.snapshot import Snapshot
 from flo.privacy.split import keyed_hash
-from tests.clients.exact_site import exact_site, frozen_without, one_of
+from tests.clients.exact_site import exact_site, frozen, frozen_without, one_of
 from tests.clients.power_cut import PowerCutError, cut_off_at
 
 
@@ -45,8 +46,8 @@ def test_what_was_cut_off_anywhere_is_carried_through_by_asking_again(
             assert members.side_of(hashed) is None
             assert [left.patient for left in members.left] == [hashed]
             assert OptOuts.load(copy).patients == (hashed,)
-            left_over = list((copy.directory / "snapshots").iterdir())
-            assert [path.read_bytes() for path in left_over] == [fewer.to_bytes()]
+            assert [one.to_bytes() for one in frozen(copy)] == [fewer.to_bytes()]
+            assert len(list((copy.directory / "snapshots").iterdir())) == 1
         else:
             break
     assert step > 12
@@ -57,7 +58,7 @@ def approves_a_whole_copy(home: SiteHome, study: str) -> tuple[Members, Snapshot
     digest = approval.load(home, study).snapshot
     members = Members.load(home, study, digest)
     assert members is not None
-    snapshot = Snapshot.read(snapshot_path(home, study, digest), digest)
+    snapshot = replace(Snapshot.read(snapshot_path(home, study, digest), digest), salt=b"")
     assert snapshot.training.count == len(members.training)
     assert snapshot.held_out.count == len(members.held_out)
     return members, snapshot

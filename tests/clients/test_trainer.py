@@ -156,12 +156,26 @@ def test_who_takes_part_in_a_sampled_round_is_drawn_anew_each_time() -> None:
     assert np.abs(sum(thirds) - whole).max() <= 2  # roundings
 
 
-@pytest.mark.parametrize("study", [*MODELS.values(), SURVEY], ids=lambda study: study.name)
-def test_a_site_without_patients_still_answers(study: Study) -> None:
-    nobody = patients(made_up_inputs(study.data)[:0])
-    trainer = Trainer(study, Snapshot(nobody, nobody), noise=NoNoise())
+ONE_ROUND = {"algorithm": "least-squares", "steps": 1, "learning_rate": 0.0, "momentum": 0.0}
+EVERY_WAY: dict[str, Study] = {
+    **MODELS,
+    "survey": SURVEY,
+    "flips": MODELS["cnn"].with_mechanism(augmentation="flips"),
+    "least squares": MODELS["logistic"].with_mechanism(**ONE_ROUND),
+    "sampled": MODELS["logistic"].with_mechanism(sampling=0.5),
+}
+
+
+@pytest.mark.parametrize("way", EVERY_WAY)
+@pytest.mark.parametrize("there", [(0, 0), (0, 5), (5, 0)], ids=["nobody", "tested", "trained"])
+def test_a_site_without_patients_on_a_side_still_answers(way: str, there: tuple[int, int]) -> None:
+    study = EVERY_WAY[way]
+    trained, tested = (patients(made_up_inputs(study.data)[:count]) for count in there)
+    trainer = Trainer(study, Snapshot(trained, tested), noise=NoNoise())
     for purpose in set(get_args(Purpose)) & set(study.purposes):
-        assert not trainer.release(purpose, initial_weights(study), 3).any()
+        found = trainer.release(purpose, initial_weights(study), 3)
+        of = {"training": there[0], "evaluation": there[1], "survey": sum(there)}
+        assert bool(found.any()) == bool(of[purpose])
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

@@ -29,6 +29,7 @@ from flo.privacy.plan import Plan, combined_variance, noise_shares
 from flo.privacy.score_waves import Estimate
 from flo.study import Study
 from flo.vectors import Vector
+from tests.proofs import latency
 from tests.proofs.hospitals import CHOSEN_ON, GENERAL, Consortium
 from tests.proofs.rows import Row, chance
 
@@ -37,13 +38,15 @@ HELD_OUT = 0.3
 _MODELS, _DRAWS = 200, 10
 _QUICK = {"heart": 20, "support2": 20}
 _AUDITS, _QUICK_AUDITS = 300, 20
-_SUBGROUPS = {"heart": "sex", "support2": "sex", "fars": "SEX", "nass": "sex"}
+_PAIRS, _QUICK_PAIRS = 200, 40
+_SUBGROUPS = {"heart": "sex", "support2": "sex", "fars": "sex", "nass": "sex"}
 
 
 def rows(quick: bool) -> Iterator[Row]:
     """Coverage, bias and width of the AUC on every set, and coverage of subgroups; false alarms of
-    the self-audit.
+    the self-audit; what the time of a release tells of an opt-out.
     """
+    yield from latency.rows(_QUICK_PAIRS if quick else _PAIRS)
     yield from _audits(_QUICK_AUDITS if quick else _AUDITS)
     sets = CHOSEN_ON | GENERAL
     for name in _QUICK if quick else sets:

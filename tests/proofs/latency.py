@@ -1,0 +1,91 @@
+"""How long the first release after an opt-out takes does not tell whether a patient was there.
+
+A real site with its data process. Members and strangers opt out in turn, each followed by a release
+whose time is taken; the two samples are compared by the Kolmogorov-Smirnov test. The same test is
+run against a site that exchanges frozen copies for members only, as FLO did once: it has to notice.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, cast
+from unittest import mock
+
+from scipy import stats
+
+from flo.clients import approval
+from flo.clients.consent import opt_out
+from flo.clients.members import Members
+from flo.clients.worker import Worker
+from flo.privacy.split import keyed_hash
+from tests.builders import data_file, small_study
+from tests.clients.approving_site import enrolled_site
+from tests.clients.asked_site import Site
+from tests.proofs.rows import Row
+
+_PATIENTS = 2000
+
+
+def rows(pairs: int) -> Iterator[Row]:
+    """p of the test on so many pairs, and p where strangers' copies are left alone."""
+    p, seconds = _compared(pairs)
+    yield Row("opt-out: member or stranger, by time (KS p)", p, pairs, seconds, least=0.001)
+    with mock.patch("flo.clients.consent.Snapshot.salted", lambda snapshot: snapshot):
+        p, seconds = _compared(pairs)
+    yield Row("the same where only members are loaded anew", p, pairs, seconds, most=0.001)
+
+
+def _compared(pairs: int) -> tuple[float, float]:
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        site = _site(Path(folder), releases=2 * pairs + 1)
+        worker = Worker("cpu", site.home.directory / "snapshots", Path(folder) / "none", tuple)
+        site.releaser = cast(Any, worker)
+        site.restart()
+        with closing(site.ledger):
+            try:
+                return _p(site, pairs), time.monotonic() - began
+            finally:
+                worker.stop()
+
+
+def _p(site: Site, pairs: int) -> float:
+    """Interleaved, in random order within a pair; only those who are trained on are asked about."""
+    snapshot = approval.load(site.home, site.study.digest).snapshot
+    members = Members.load(site.home, site.study.digest, snapshot)
+    assert members is not None
+    key, trained = site.home.patients_key, set(members.training)
+    names = [f"north{i:05d}" for i in range(_PATIENTS)]
+    inside = iter([name for name in names if keyed_hash(key, name) in trained])
+    outside, number = iter(f"stranger{i}" for i in range(pairs)), 1
+    times: tuple[list[float], list[float]] = ([], [])
+    site.ask(round=number)
+    for _ in range(pairs):
+        for who in random.sample([0, 1], 2):
+            opt_out(site.home, next((inside, outside)[who]))
+            number += 1
+            request = site.request(round=number)
+            before = time.perf_counter()
+            answer = site.handler.answer(request)
+            times[who].append(time.perf_counter() - before)
+            assert answer is not None
+    return float(stats.ks_2samp(times[0], times[1]).pvalue)
+
+
+def _site(folder: Path, releases: int) -> Site:
+    """A site of 2,000 patients with an approved study of so many steps."""
+    enrolled = enrolled_site(folder)
+    drawn = random.Random(3)
+    lines = [
+        f"north{i:05d},{drawn.uniform(18, 95):.3f},{drawn.choice('abc')},{drawn.randrange(2)}"
+        for i in range(_PATIENTS)
+    ]
+    data_file(enrolled.home).write_text("\n".join(["patient_id,age,ward,ill", *lines]) + "\n")
+    offer = enrolled.offer(small_study().with_mechanism(steps=releases))
+    enrolled.approve(offer)
+    return Site(enrolled.home, offer.study, enrolled.home.ledger(), cast(Any, None))
