@@ -1,10 +1,10 @@
 """Evaluation: one noisy release from held-out patients, and an AUC with an interval that holds.
 
 A record's log odds s are put on a public position in [0, 1] that no patient shapes: half of it is
-Φ((s - m)/(2d)), with mean m and deviation d of the scores of made-up patients, and half is
-1/(1 + e^(-s/2)). The first follows a model whose log odds are very small or large, the second one
-whose patients are unlike the made-up ones; made-up images are like no real ones, so with images the
-second is all. Each class is then told by sums of waves (``flo.privacy.score_waves``). A patient's
+Φ((s - m)/(2d)), with mean m and deviation d of the scores of made-up patients, and half is the
+predicted risk 1/(1 + e^-s). The first follows a model whose log odds are very small or large, the
+second one whose patients are unlike the made-up ones; made-up images are like no real ones, so with
+images the risk is all. Each class is then told by sums of waves (``flo.privacy.score_waves``). A patient's
 records share a total weight of 1, and every wave vector has norm 1, so one patient moves the
 release by at most 1 in L2.
 
@@ -114,13 +114,13 @@ def _vectors(study: Study, weights: Vector) -> Callable[[Floats], Floats]:
 
 def _position(study: Study, weights: Vector) -> Callable[[Floats], Floats]:
     if any(isinstance(column, ImageColumn) for column in study.data.columns):
-        return lambda scores: np.asarray(expit(scores / 2))
+        return lambda scores: np.asarray(expit(scores))
     made_up = np.nan_to_num(models.log_odds(study, weights, made_up_inputs(study.data)))
     made_up = np.clip(made_up, -_LARGEST, _LARGEST)  # whatever the weights, the mean is finite
     middle, deviation = made_up.mean(), max(made_up.std(), 1 / _LARGEST)
 
     def position(scores: Floats) -> Floats:
         apart = np.clip(scores, -2 * _LARGEST, 2 * _LARGEST) - middle
-        return np.asarray((ndtr(apart / (2 * deviation)) + expit(scores / 2)) / 2)
+        return np.asarray((ndtr(apart / (2 * deviation)) + expit(scores)) / 2)
 
     return position

@@ -29,7 +29,8 @@ class Extract:
     """A hospital's extract for one study, after all of it was checked.
 
     ``charged``: the plan that its ledger pays for. ``born``: when the budget of the population was.
-    ``releases``: rows of this study. ``witnesses``: hospitals that saw a row which is here.
+    ``releases``: rows of this study. ``witnesses``: hospitals that saw a row which is here, and up
+    to which row.
     """
 
     body: dict[str, Any]
@@ -40,11 +41,15 @@ class Extract:
     born: str
     reservation: Reservation
     releases: list[Row]
-    witnesses: list[str]
+    witnesses: dict[str, int]
 
     @classmethod
-    def read(cls, study: Study, body: dict[str, Any], bodies: list[dict[str, Any]]) -> Extract:
+    def read(
+        cls, study: Study, body: dict[str, Any], bodies: list[dict[str, Any]], *, own_rules: bool
+    ) -> Extract:
         """From its ``signed_body``, and those of all extracts.
+
+        ``own_rules``: repeat what the hospital's own FLO refuses, as reports do since version 6.
 
         Raises:
             TrustError: a key, signature, chain or number does not hold, or something is hidden.
@@ -76,6 +81,8 @@ class Extract:
         if study.mechanism.delta > balance.lives[body["population"]].delta:
             raise TrustError(f"{hospital}: the study's delta is larger than its ledger's")
         approved = Approve.model_validate(decision)
+        if own_rules:
+            _repeat_own_rules(study, approved, signer, rows, balance, body)
         for person in approved.people:
             person.check(study.digest, hospital, approved.terms.digest, person.fingerprint)
         return cls(body, approved, charged, rows, balance, born, reservation, releases, witnesses)
@@ -179,10 +186,10 @@ def _replay(rows: list[Row], public: bytes, population: str) -> tuple[Balance, s
 
 def _check_witnesses(
     hospital: str, signer: str, rows: list[Row], balance: Balance, bodies: list[dict[str, Any]]
-) -> list[str]:
+) -> dict[str, int]:
     """Every head of this hospital that a partner kept must be in this ledger, or be lost and
-    charged in full. Returns partners."""
-    witnesses, hashes = [], {row.sequence: row.hash for row in rows}
+    charged in full. Returns partners, and the row that each saw."""
+    witnesses, hashes = dict[str, int](), {row.sequence: row.hash for row in rows}
     for other in bodies:
         if other["hospital"] == hospital:
             continue
@@ -196,8 +203,43 @@ def _check_witnesses(
                 f"{hospital}: {other['hospital']} saw a ledger row {head.sequence} that is not here"
             )
         if head.sequence in hashes:
-            witnesses.append(other["hospital"])
-    return sorted(witnesses)
+            witnesses[other["hospital"]] = head.sequence
+    return dict(sorted(witnesses.items()))
+
+
+def _repeat_own_rules(
+    study: Study,
+    approved: Approve,
+    signer: str,
+    rows: list[Row],
+    balance: Balance,
+    body: dict[str, Any],
+) -> None:
+    """What the hospital's own FLO would have refused. Raises TrustError.
+
+    More than b partners that nobody compared, without being charged as if the sum were broken; an
+    extract by other code than was approved; an approval that names a ledger which is not this one.
+    """
+    hospital, shared = approved.hospital, study.mechanism.noise == "distributed"
+    if shared and not approved.if_broken and len(approved.unconfirmed) > study.colluders:
+        raise TrustError(
+            f"{hospital}: {len(approved.unconfirmed)} partners were not compared, more than the "
+            f"{study.colluders} that may collude, and the study was charged as designed"
+        )
+    reported = body["software"].get("code_digest")
+    if approved.code is not None and reported != approved.code:
+        raise TrustError(
+            f"{hospital}: the approval is for code {approved.code[:12]}, and the extract was "
+            f"signed by code {str(reported)[:12]}",
+            hint="take the extract that the site signed when the study ended: the coordinator "
+            "has it",
+        )
+    approved.head.check(signer)
+    named = {row.sequence: row.hash for row in rows}.get(approved.head.sequence)
+    if named != approved.head.hash and not balance.is_lost(approved.head):
+        raise TrustError(
+            f"{hospital}: the approval names a ledger row {approved.head.sequence} that is not here"
+        )
 
 
 def _reservation(

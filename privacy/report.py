@@ -31,16 +31,25 @@ from flo.privacy.plan import Plan
 from flo.privacy.sheet import ACCOUNTANT, ADJACENCY, NOT_COVERED, UNIT, trust
 from flo.study import Study, from_canonical
 
-SCHEMA_VERSION = 5  # with a hospital that mapped its fields to the study's columns
-_WITH_RESTORED, _USUAL = 4, 3  # with a ledger that was restored from a backup, and without either
+SCHEMA_VERSION = 6  # repeats the hospitals' own rules, and says which row was seen by others
+# Before it a report had the least version that its facts needed: 5 with a hospital that mapped its
+# fields to the study's columns, 4 with a ledger that was restored from a backup.
+_WITH_MAPPING, _WITH_RESTORED = 5, 4
 MAX_REPORT_BYTES = 1 << 30
-_STATED_SINCE_1 = (
-    *NOT_COVERED,
+_SEEN_BEFORE_6 = (
     "What no partner witnessed: the rows after the last round that partners saw relayed. If the "
-    "coordinator colluded with the hospital, releases there could be missing, undetected.",
+    "coordinator colluded with the hospital, releases there could be missing, undetected."
+)
+_SEEN = (
+    "Rows after the last one that a partner in this report saw. When a run ends, everybody is "
+    "shown the others' last release; but a coordinator that colluded with a hospital could have "
+    "kept that from them, and releases there could be missing, undetected."
+)
+_OF_KEYS = (
     "Whether another reservation of a hospital, shown without a name, is for the same purpose.",
     "Who stands behind the keys: compare the fingerprints by telephone.",
 )
+_STATED_SINCE_1 = (*NOT_COVERED, _SEEN_BEFORE_6, *_OF_KEYS)
 _STATED_SINCE_2 = (
     "How long an answer took, and so about how many records it was computed on.",
     "A restored backup of a ledger, should the coordinator lie and ask it only together with "
@@ -49,11 +58,12 @@ _STATED_SINCE_2 = (
     "That masks are unbreakable: they are computational (X25519, HKDF-SHA256, ChaCha20), and hold "
     "against the coordinator and the stated number of colluding hospitals.",
 )
-NOT_SHOWN = (*_STATED_SINCE_1, *_STATED_SINCE_2)
 _OF_RESTORED = (
     "What the lost rows of a restored ledger were about, beyond what its hospital says that it was "
     "shown: a study that coordinator and hospital both keep silent about may be among them.",
 )
+_NOT_SHOWN_BEFORE_6 = (*_STATED_SINCE_1, *_STATED_SINCE_2, *_OF_RESTORED)
+NOT_SHOWN = (*NOT_COVERED, _SEEN, *_OF_KEYS, *_STATED_SINCE_2, *_OF_RESTORED)
 
 
 def build(extracts: list[bytes]) -> bytes:
@@ -85,16 +95,19 @@ def verify(report: bytes) -> dict[str, Any]:
 
 
 def _document(evidence: list[Any], version: int | None = None) -> bytes:
-    """``version``: of a report that was made before; else the one that the evidence needs."""
+    """``version``: of a report that was made before; else the newest."""
     try:
-        facts, latest = _facts(evidence), max(_version(one) for one in evidence)
+        facts = _facts(evidence, own_rules=version is None or version >= SCHEMA_VERSION)
+        latest = max(_version(one) for one in evidence)
     # whatever shape somebody else's document has
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
         raise MessageError(f"the evidence has the wrong shape ({type(error).__name__})") from error
-    version = max(_USUAL, latest) if version is None else version
+    version = SCHEMA_VERSION if version is None else version
     if latest > version:
         raise TrustError(f"a report of version {version} holds later evidence: it hides facts")
     if version < SCHEMA_VERSION:
+        facts = _as_version_5(facts)
+    if version < _WITH_MAPPING:
         facts = _as_version_4(facts)
     if version < _WITH_RESTORED:
         facts = _as_version_3(facts)
@@ -103,6 +116,14 @@ def _document(evidence: list[Any], version: int | None = None) -> bytes:
     if version == 1:
         facts = _as_version_1(facts)
     return canonical.encode({"schema_version": version, "facts": facts, "evidence": evidence})
+
+
+def _as_version_5(facts: dict[str, Any]) -> dict[str, Any]:
+    """Without which row others saw last, and which code was approved."""
+    facts["not_covered_or_shown"] = list(_NOT_SHOWN_BEFORE_6)
+    for site in facts["hospitals"]:
+        del site["witnessed_up_to"], site["rows_after_that"], site["approved_code"]
+    return facts
 
 
 def _as_version_4(facts: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +135,7 @@ def _as_version_4(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _as_version_3(facts: dict[str, Any]) -> dict[str, Any]:
     """Of ledgers that never were restored."""
-    facts["not_covered_or_shown"] = list(NOT_SHOWN)
+    facts["not_covered_or_shown"] = [*_STATED_SINCE_1, *_STATED_SINCE_2]
     for site in facts["hospitals"]:
         del site["restored"], site["releases_unseen"]
     return facts
@@ -144,13 +165,13 @@ def _version(document: Any) -> int:
     return max(
         int(body["schema_version"]),
         int(decision["schema_version"]),
-        SCHEMA_VERSION if decision.get("mapping") else 1,
+        _WITH_MAPPING if decision.get("mapping") else 1,
         _WITH_RESTORED if is_restored(document) else 1,
         from_canonical(str(body["study"]).encode()).schema_version,
     )
 
 
-def _facts(evidence: list[Any]) -> dict[str, Any]:
+def _facts(evidence: list[Any], *, own_rules: bool) -> dict[str, Any]:
     if not evidence:
         raise MessageError("a report needs at least one extract")
     bodies = [signed_body(document) for document in evidence]
@@ -167,7 +188,7 @@ def _facts(evidence: list[Any]) -> dict[str, Any]:
     for body in bodies:
         verify_signature(coordinator, "study", study_bytes, body["study_signature"])
     plan, delta = Plan.of(study), study.mechanism.delta
-    extracts = [Extract.read(study, body, bodies) for body in bodies]
+    extracts = [Extract.read(study, body, bodies, own_rules=own_rules) for body in bodies]
     return {
         "study": {
             "name": study.name,
@@ -197,7 +218,7 @@ def _facts(evidence: list[Any]) -> dict[str, Any]:
         "hospitals": [_hospital_facts(study, plan, extract) for extract in extracts],
         "same_code": len({body["software"].get("code_digest") for body in bodies}) == 1,
         "without_extract": sorted({h.id for h in study.hospitals} - set(names)),
-        "not_covered_or_shown": [*NOT_SHOWN, *_OF_RESTORED],
+        "not_covered_or_shown": list(NOT_SHOWN),
     }
 
 
@@ -220,7 +241,10 @@ def _hospital_facts(study: Study, plan: Plan, extract: Extract) -> dict[str, Any
         "software": {name: str(value) for name, value in body["software"].items()},
         "populations": len(balance.lives),
         "other_studies": sum(1 for number in balance.reservations if number != body["reservation"]),
-        "witnessed_by": extract.witnesses,
+        "witnessed_by": list(extract.witnesses),
+        "witnessed_up_to": (seen := max(extract.witnesses.values(), default=0)),
+        "rows_after_that": sum(row.sequence > seen for row in extract.rows),
+        "approved_code": decision.code or "not stated",
         "restored": [
             {
                 "time": row.public["time"],

@@ -100,7 +100,7 @@ class RunState:
 def request_header(
     study: Study, run: str, state: RunState, kind: str, hospitals: tuple[str, ...]
 ) -> RequestHeader:
-    """A request to these hospitals; only one for a release relays heads."""
+    """A request to these hospitals; all but one to join relay the state's heads."""
     among = hospitals if kind == "release" else tuple(state.keys)
     model = state.asked if kind == "release" else NO_WEIGHTS
     return RequestHeader.model_validate(
@@ -114,7 +114,7 @@ def request_header(
             "cohort": hospitals,
             "model": model_digest(model),
             "bits": 8 * model.itemsize,
-            "heads": state.heads if kind == "release" else {},
+            "heads": {} if kind == "join" else state.heads,
             "keys": {name: state.keys[name] for name in among if kind != "finish"},
             "vouchers": {name: state.vouchers[name] for name in hospitals if name in state.vouchers}
             if kind == "release"

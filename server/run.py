@@ -266,8 +266,11 @@ class StudyRun:
     def _finish(self) -> None:
         """Tell whoever is there that the run is over, so that it settles and frees what is unused.
 
-        Who is away learns it from the study's status when it comes back.
+        The latest heads go along: so each has seen its partners' last release, and no hospital can
+        leave that out of its extract. Who is away learns it from the study's status when it comes
+        back.
         """
+        self.state = replace(self.state, heads=self.store.heads())
         connected = self.exchange.connected()
         self._ask("finish", [h.id for h in self.study.hospitals if h.id in connected])
         self.store.save(self.state)

@@ -64,6 +64,28 @@ def run(home: SiteHome, study: Study, rounds: int, homes: list[SiteHome]) -> Non
             assert decode_reply(answer).header.kind == "release"
 
 
+def finish(home: SiteHome, study: Study, heads: dict[str, Head]) -> None:
+    """The run ends: the hospital is shown everyone's head, and settles."""
+    with closing(home.ledger()) as ledger:
+        handler = Handler(
+            home, ledger, CountingReleaser(1), RunKeys(home.identity()), lambda _: None
+        )
+        header = RequestHeader(
+            kind="finish",
+            study=study.digest,
+            run="run-1",
+            purpose="evaluation",
+            round=1,
+            attempt=1,
+            cohort=tuple(sorted(heads)),
+            model=model_digest(np.zeros(0)),
+            heads=heads,
+        )
+        answer = handler.answer(encode_request(Request(header, np.zeros(0))))
+        assert answer is not None
+        assert decode_reply(answer).header.kind == "settled"
+
+
 def head_of(home: SiteHome) -> Head:
     with closing(home.ledger()) as ledger:
         return ledger.head()
@@ -96,9 +118,14 @@ class World:
         with closing(home.ledger()) as ledger:
             return make_extract(home, ledger, self.studies[study].digest)
 
-    def forged(self, change: Callable[[dict[str, Any]], None], site: int = 0) -> bytes:
-        """An extract that the hospital itself changed and signed again."""
+    def forged(
+        self, change: Callable[[dict[str, Any]], None], site: int = 0, *, decision: bool = False
+    ) -> bytes:
+        """An extract that the hospital itself changed and signed again, with its ``decision``."""
         body = json.loads(self.extract(site))["body"]
         change(body)
-        signature = self.homes[site].identity().sign("extract", canonical.encode(body))
+        identity = self.homes[site].identity()
+        if decision:
+            body["decision_signature"] = identity.sign("approval", body["decision"].encode())
+        signature = identity.sign("extract", canonical.encode(body))
         return canonical.encode({"body": body, "signature": signature})

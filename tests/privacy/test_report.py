@@ -14,12 +14,17 @@ from typing import Any
 import pytest
 
 from flo import canonical
+from flo.claims import row_statement
+from flo.decisions import read_approval
 from flo.errors import FloError, MessageError, TrustError
+from flo.identity import fingerprint
+from flo.privacy import extract
 from flo.privacy.report import build, verify
 from flo.privacy.report_page import render
+from flo.privacy.rows import Balance, Row
 from flo.study import Study
 from tests.builders import small_study, study_document
-from tests.privacy.hospitals import World
+from tests.privacy.hospitals import World, finish, head_of
 
 TRAINING_RELEASES = 2
 
@@ -200,6 +205,89 @@ def test_a_release_that_a_partner_witnessed_cannot_be_cut_off_the_end(world: Wor
     build([world.extract(0), world.forged(saw, site=1)])  # the whole ledger agrees with it
     with pytest.raises(TrustError):
         build([world.forged(cut), world.forged(saw, site=1)])
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Two hospitals after a run that ended: each was shown the other's head."""
+    made = World.of(
+        tmp_path_factory.mktemp("ended"), [cheap_study("tiny")], 2, ("north", "south"), 0.9
+    )
+    heads = {home.config.hospital: head_of(home) for home in made.homes}
+    for home in made.homes:
+        finish(home, made.studies[0], heads)
+    return made
+
+
+def test_no_suffix_of_a_ledger_can_be_cut_off_by_its_hospital_alone(ended: World) -> None:
+    """From its first release of the study to the last row that partners saw when the run ended."""
+    whole = json.loads(ended.extract(0))["body"]
+    seen = json.loads(ended.extract(1))["body"]["witnessed"][whole_key(whole)]["sequence"]
+    first = next(row["sequence"] for row in whole["rows"] if row["public"]["kind"] == "release")
+    assert seen > first
+    build([ended.extract(0), ended.extract(1)])
+    for last in range(first, seen):
+
+        def cut(body: dict[str, Any], last: int = last) -> None:
+            body["rows"] = [row for row in body["rows"] if row["sequence"] <= last]
+
+        with pytest.raises(TrustError, match=f"south saw a ledger row {seen}|hidden"):
+            build([ended.forged(cut), ended.extract(1)])
+
+
+def whole_key(body: dict[str, Any]) -> str:
+    return fingerprint(bytes.fromhex(body["public"]))
+
+
+def test_a_report_says_up_to_which_row_others_saw_a_ledger(ended: World) -> None:
+    north, south = verify(build([ended.extract(0), ended.extract(1)]))["hospitals"]
+    for site in (north, south):
+        assert 0 < site["witnessed_up_to"] <= site["ledger_rows"]
+        assert site["rows_after_that"] == site["ledger_rows"] - site["witnessed_up_to"]
+    (alone,) = verify(build([ended.extract(0)]))["hospitals"]
+    assert (alone["witnessed_up_to"], alone["rows_after_that"]) == (0, alone["ledger_rows"])
+    text = " ".join(render(build([ended.extract(0)])).split())
+    assert "no row was seen by another hospital" in text
+    assert "which is the one that was approved" in text
+
+
+def decides(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    """The hospital's decision as it would have had to be refused, signed by itself."""
+
+    def change(body: dict[str, Any]) -> None:
+        decision = json.loads(body["decision"]) | changes
+        body["decision"] = canonical.encode(decision).decode()
+
+    return change
+
+
+def test_an_extract_by_other_code_than_was_approved_is_refused(world: World) -> None:
+    def other(body: dict[str, Any]) -> None:
+        body["software"]["code_digest"] = "0" * 64
+
+    with pytest.raises(TrustError, match="north: the approval is for code"):
+        build([world.forged(other)])
+
+
+def test_an_approval_that_names_another_ledger_is_refused(world: World) -> None:
+    elsewhere = head_of(world.homes[0]).model_dump(mode="json")
+    beyond = world.homes[0].identity().sign("ledger-row", row_statement(900, "0" * 64))
+    head = elsewhere | {"sequence": 900, "hash": "0" * 64, "signature": beyond}
+    with pytest.raises(TrustError, match="names a ledger row 900 that is not here"):
+        build([world.forged(decides(head=head), decision=True)])
+
+
+def test_strangers_beyond_the_colluders_are_refused_unless_charged_for(world: World) -> None:
+    study = world.studies[0].with_mechanism(masking="on", noise="distributed", dropouts=0)
+    approved = read_approval(json.loads(world.extract(0))["body"]["decision"])
+    many = approved.model_copy(update={"unconfirmed": ("south", "west")})
+    rows = [Row(**row) for row in json.loads(world.extract(0))["body"]["rows"]]
+    body = json.loads(world.extract(0))["body"]
+    signer = whole_key(body)
+    with pytest.raises(TrustError, match="2 partners were not compared, more than the 1"):
+        extract._repeat_own_rules(study, many, signer, rows, Balance(), body)
+    paid = many.model_copy(update={"charged": "if-broken"})
+    extract._repeat_own_rules(study, paid, signer, rows, Balance(), body)
 
 
 def test_rows_of_another_study_carry_no_names(world: World) -> None:

@@ -53,7 +53,7 @@ def event_of(mechanism: dict[str, Any]) -> DpEvent:
     gaussian = GaussianDpEvent(mechanism["noise_multiplier"])
     if mechanism["kind"] == "poisson-sum":
         return PoissonSampledDpEvent(mechanism["sampling"], gaussian)
-    assert mechanism["kind"] in ("full-batch-sum", "score-waves")
+    assert mechanism["kind"] in ("full-batch-sum", "score-waves", "histogram")
     return gaussian
 
 

@@ -116,7 +116,7 @@ class Elsewhere:
 
 
 def test_what_a_run_came_to_is_kept_as_it_is_here(stage: Elsewhere) -> None:
-    estimate = {"auc": 0.8, "low": 0.7, "high": 0.9, "level": 0.9, "noise_share": 0.5}
+    estimate = {"auc": 0.8, "low": 0.7, "high": 0.9, "level": 0.9, "noise_share": 0.5, "bias": 0.1}
     name = tensors_name(stage.study, stage.run)
     given = {**RESULT, "estimate": estimate, "subgroups": {"ward=a": estimate}, "model": name}
     stage.taken().end("done", {**given, "model_digest": "ab" * 32})

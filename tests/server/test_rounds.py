@@ -129,10 +129,12 @@ def test_an_attempt_names_the_keys_and_vouchers_of_its_cohort_and_no_others() ->
     assert header.model == model_digest(state.asked)
 
 
-def test_the_end_of_a_run_names_no_key() -> None:
+def test_the_end_of_a_run_names_no_key_and_relays_the_heads() -> None:
     study = company_study("local noise, masked")
-    header = request_header(study, RUN, joined(study, *HOSPITALS), "finish", HOSPITALS)
-    assert (header.keys, header.heads, header.vouchers) == ({}, {}, {})
+    state = joined(study, *HOSPITALS)
+    header = request_header(study, RUN, state, "finish", HOSPITALS)
+    assert (header.keys, header.heads, header.vouchers) == ({}, state.heads, {})
+    assert set(state.heads) == set(HOSPITALS)
     assert header.model == model_digest(NO_WEIGHTS)
 
 

@@ -47,6 +47,18 @@ def test_an_undisturbed_run_joins_asks_every_round_once_and_settles(mode: str) -
     assert {kind for kind, _ in run.events} == {"round"}
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_at_the_end_every_hospital_has_seen_its_partners_last_release(mode: str) -> None:
+    """So none can cut it off the end of its ledger: its partners' extracts show it."""
+    run = stage(mode)
+    run.run()
+    for site in run.sites.values():
+        seen = site.ledger.witnessed()
+        for other in run.sites.values():
+            if other is not site:
+                assert seen[other.identity.fingerprint].sequence == other.ledger.released
+
+
 @pytest.mark.parametrize("hospitals", [HOSPITALS[:2], HOSPITALS, FOUR], ids=len)
 def test_a_masked_run_gives_the_model_that_the_same_values_give_unmasked(
     hospitals: tuple[str, ...],
