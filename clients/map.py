@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from datetime import date
 
 import pyarrow as pa
 
@@ -39,7 +40,10 @@ def draft(home: SiteHome, study: Study, population: Population) -> dict[str, Sug
         for offer in fields_of(population)
         if offer.field != population.id_column and 0 < len(offer.field) <= _LONGEST_FIELD
     ]
-    found = suggest(study.data, offers, _spellings(source, offers, study, settings))
+    looked = {name: value for name, value in settings.items() if value is not None}
+    if "as_of" in settings.keys() - looked.keys():
+        looked["as_of"] = date.max  # only to see how cells are spelt
+    found = suggest(study.data, offers, _spellings(source, offers, study, looked))
     lines = {name: (one.mapped, one.remark) for name, one in found.items()}
     add(home, study, lines, settings)
     home.record("mapping-drafted", study.digest, open=sum(s.mapped is None for s in found.values()))

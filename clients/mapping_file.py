@@ -23,6 +23,11 @@ _HEADING = """\
 # an approval is bound to it. What a line may say: docs/connectors.md.
 schema_version = 1
 """
+_OPEN = {
+    "as_of": '# as_of = "YYYY-MM-DD"  # the day of every record: choose it by the calendar, as the '
+    "study's question asks.\n# A day drafted from the data would be one patient's last visit, and "
+    "move everybody's age and history with it.\n"
+}
 
 
 def mapping_of(home: SiteHome, study: Study) -> StudyMapping | None:
@@ -45,8 +50,8 @@ def add(
 ) -> None:
     """Append a section for ``study``: each column's field, and a remark for whoever reviews it.
 
-    A column without a field is written as a comment, so that the mapping is refused until somebody
-    has filled it in.
+    A column without a field, or a setting without a value, is written as a comment, so that the
+    mapping is refused until somebody has filled it in.
 
     Raises:
         UsageError: the study has a section already, or the file is not one.
@@ -55,7 +60,9 @@ def add(
         raise UsageError(f"{FILE} has a section for {study.name} already", hint="edit it there")
     path = home.directory / FILE
     text = path.read_text(encoding="utf-8") if path.exists() else _HEADING
-    text += f"\n[studies.{study.name}]\n{tomli_w.dumps(dict(settings))}"
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    text += f"\n[studies.{study.name}]\n{tomli_w.dumps(chosen)}"
+    text += "".join(_OPEN[name] for name, value in settings.items() if value is None)
     text += f"\n[studies.{study.name}.columns]\n"
     for name, (mapped, remark) in lines.items():
         text += _line(name, mapped, remark)

@@ -4,9 +4,9 @@ A record's log odds s are put on a public position in [0, 1] that no patient sha
 Φ((s - m)/(2d)), with mean m and deviation d of the scores of made-up patients, and half is the
 predicted risk 1/(1 + e^-s). The first follows a model whose log odds are very small or large, the
 second one whose patients are unlike the made-up ones; made-up images are like no real ones, so with
-images the risk is all. Each class is then told by sums of waves (``flo.privacy.score_waves``). A patient's
-records share a total weight of 1, and every wave vector has norm 1, so one patient moves the
-release by at most 1 in L2.
+images the risk is all. Each class is then told by sums of waves (``flo.privacy.score_waves``). A
+patient's records share a total weight of 1, and every wave vector has norm 1, so one patient moves
+the release by at most 1 in L2.
 
 Subgroups. If the study names k category columns, everyone is told of once for each of them, by
 code. A patient weighs 1 in each of the k groupings, so the norm is √k. The overall AUC comes from

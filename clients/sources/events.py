@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from flo.clients.mapping import MappedColumn, same_unit
+from flo.clients.quality.cells import as_text
 from flo.clients.quality.units import CONVERSIONS
 from flo.clients.sources.source import BATCH, Batch
 from flo.schema import NumberColumn, Schema
@@ -31,6 +32,7 @@ UNDATED = "events without a day, which do not count"
 UNCLEAR = "events that may lie on either side of the record's day, and do not count"
 UNFIT = "events that are preliminary, refuted or entered in error, and do not count"
 EMPTY = "events without a value"
+SHARED = "events of an identifier that several patients have, which count for each of them"
 _KINDS = {LOST: "lost events", UNDATED: "no day", UNCLEAR: "unclear day"}
 _SHARE = 0.01  # of a column's events; fewer are a note
 _LONGEST = 80  # characters of a field, in what is told of it
@@ -196,11 +198,24 @@ def bound(sign: str, number: Any) -> str:
 
 
 def as_array(cells: list[Any]) -> pa.Array:
-    """Cells of one kind as that kind; else as text."""
+    """Cells of one kind as that kind; else as text, each as it would be among its own kind.
+
+    One cell of another kind must not change how the others are spelt: 1000 stays 1000.
+    """
     try:
         return pa.array(cells)
     except (pa.ArrowException, OverflowError):
-        return pa.array([None if cell is None else str(cell) for cell in cells])
+        return pa.array([_text(cell) for cell in cells], pa.string())
+
+
+def _text(cell: Any) -> str | None:
+    if cell is None or isinstance(cell, str):
+        return cell
+    try:
+        text: str | None = as_text(pa.array([cell]))[0].as_py()
+    except (pa.ArrowException, OverflowError, TypeError):
+        return str(cell)
+    return text
 
 
 def years_between(born: date, at: date) -> int:

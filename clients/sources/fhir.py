@@ -8,9 +8,10 @@ One record for each patient, on the mapping's day ``as_of``. Fields:
 
 Several codes of one system are separated by commas; of several systems there is a list of fields.
 What is not final or not confirmed does not count (http://hl7.org/fhir/R4/observation.html,
-.../condition.html). Patients who are linked with another are left out, all that are involved: they
-have two ids, and may have opted out, or paid, under the other one. Nothing else of a resource is
-looked at.
+.../condition.html). A patient whose resource states a link with another one is left out: of two ids
+of one patient at most one takes part. Whom it names stays, because what one patient's resource says
+must not change another's records; an opt-out holds for the id that it was given for. An event by an
+identifier that several patients have is each one's. Nothing else of a resource is looked at.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from flo.clients.mapping import MappedColumn, StudyMapping
-from flo.clients.sources.events import EMPTY, UNFIT, Column, in_batches
+from flo.clients.sources.events import EMPTY, SHARED, UNFIT, Column, in_batches
 from flo.clients.sources.fhir_days import began, observed
 from flo.clients.sources.fhir_events import (
     PATIENT_FIELDS,
@@ -45,6 +46,7 @@ from flo.errors import UsageError
 from flo.schema import Schema
 
 _RESOURCES_SAMPLED = 200_000  # of each kind, to see which codes there are
+STAY = "patients whom a link names, and who stay; an opt-out holds for the id it was given for"
 
 
 class FhirExport:
@@ -83,10 +85,9 @@ class FhirExport:
         ]
 
     def settings(self) -> dict[str, Any]:
-        """The day after which nothing happened, of what there is."""
-        days = (observed(event) for event in self._files.resources("Observation"))
-        known = (day.last for day in days if day is not None)
-        return {"as_of": max(known, default=date.today())}  # noqa: DTZ011 - a hospital's own day
+        """The day of every record, which is nobody's to draft: the last day of the data is that of
+        one patient's last visit, and with them it would move everybody's age and history."""
+        return {"as_of": None}
 
     def words(self, cells: list[str]) -> dict[str, str]:
         """Each cell as its own meaning: the export names values by code or text as they are."""
@@ -124,7 +125,8 @@ class FhirExport:
             if of_kind:
                 self._fill(kind, of_kind, patients, records, at)
         notes = {
-            "patients who are linked with another, and are left out": len(patients.merged),
+            "patients who state a link with another, and are left out": len(patients.merged),
+            STAY: len(patients.named),
             "patients who are marked as not active": patients.inactive,
         }
         shown = {note: count for note, count in notes.items() if count}
@@ -158,15 +160,18 @@ class FhirExport:
             if event.get("id"):
                 ids.append(hash(str(event["id"])))  # of millions, whose text would fill the memory
                 states.append(state_of(event))
-            place, fit = patients.meant(event.get("subject")), counts(event)
+            places, fit = patients.meant(event.get("subject")), counts(event)
             for part, found in parts:
                 for column in {one for code in found for one in wanted[code]}:
                     if not fit:
                         column.counts[UNFIT] += 1
-                    elif place is None:
+                    elif not places:
                         column.lose()
-                    elif (record := records.get(place)) is not None:
-                        _add(column, record, at, event, part, patients.born(place))
+                    elif len(places) > 1:
+                        column.counts[SHARED] += 1
+                    for place in places if fit else ():
+                        if (record := records.get(place)) is not None:
+                            _add(column, record, at, event, part, patients.born(place))
         both = np.stack([np.frombuffer(one, dtype=np.int64) for one in (ids, states)], axis=1)
         if len(np.unique(both[:, 0])) < len(np.unique(both, axis=0)):
             raise in_two_states(kind)

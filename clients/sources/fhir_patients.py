@@ -27,8 +27,12 @@ _KEPT = ("birthDate", "gender", "deceasedBoolean", "deceasedDateTime", "_decease
 class Patients:
     """All patients of an export by their place in it, from 0.
 
-    ``names``: as patients are known here. ``merged``: who was linked with another. ``inactive``:
-    how many are marked as no longer in use.
+    ``names``: as patients are known here. ``merged``: whose own resource says that it is another's,
+    too. ``named``: whom such a resource names, and who states nothing. ``inactive``: how many are
+    marked as no longer in use.
+
+    What one patient's resource says changes nobody else's records: a link takes away the patient
+    who states it, and an event by an identifier that several patients have is each one's.
     """
 
     def __init__(self, files: BulkFiles, id_column: str) -> None:
@@ -45,18 +49,13 @@ class Patients:
             self._known.append({name: patient[name] for name in _KEPT if name in patient})
             self.inactive += patient.get("active") is False
             links += [(place, one.get("other")) for one in listed(patient, "link")]
-        for place, other in links:
-            if not _is_relative(other):
-                self.merged |= {place, *self._those(other)}
+        stated = [(place, other) for place, other in links if not _is_relative(other)]
+        self.merged |= {place for place, _ in stated}
+        self.named = {one for _, other in stated for one in self.meant(other)} - self.merged
 
     def born(self, place: int) -> Any:
         """The date of birth, as it is written."""
         return self._known[place].get("birthDate")
-
-    def meant(self, reference: Any) -> int | None:
-        """The only patient whom a reference can mean."""
-        found = self._those(reference)
-        return found[0] if len(found) == 1 else None
 
     def tell(self, column: Column, record: int, place: int, at: date) -> None:
         """Fill one cell of a column whose field is one of a patient's."""
@@ -73,8 +72,8 @@ class Patients:
         elif {"deceasedDateTime", "_deceasedDateTime"} & patient.keys():  # a day that is none
             column.values[record] = None
 
-    def _those(self, reference: Any) -> list[int]:
-        """All whom a reference may mean."""
+    def meant(self, reference: Any) -> list[int]:
+        """All whom a reference means: of an identifier, everyone who has it."""
         if not isinstance(reference, dict):
             return []
         text = reference.get("reference")

@@ -54,7 +54,8 @@ class Source(Protocol):
         """All that it has; of events and images nothing that tells who the patient is."""
 
     def settings(self) -> dict[str, Any]:
-        """What its section of a mapping needs besides columns, as a first suggestion."""
+        """What its section of a mapping needs besides columns, as a first suggestion; None for what
+        a person has to choose."""
 
     def words(self, cells: list[str]) -> dict[str, str]:
         """What coded cells mean, as far as it knows."""

@@ -245,6 +245,20 @@ def test_numbers_like_those_of_records_are_codes_where_the_source_knows_their_me
     assert ("45878581" in text) is known
 
 
+def test_the_day_of_the_records_is_left_to_a_person_with_the_reason(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drafted from the data it would be one patient's last visit, and move everybody."""
+    monkeypatch.setattr(TableSource, "settings", lambda _: {"as_of": None})
+    draft(site.home, STUDY, site.home.config.population(None))
+    text = (site.home.directory / FILE).read_text()
+    assert '\n# as_of = "YYYY-MM-DD"' in text
+    assert "one patient's last visit" in text
+    chosen = mapping_of(site.home, STUDY)
+    assert chosen is not None
+    assert chosen.as_of is None
+
+
 def test_a_draft_holds_nobodys_name(site: Site) -> None:
     people = ["Hans Müller", "Ada Byron", "Jean King", "Rosa Hall"]
     rows = [f"p{n},{20 + n},{people[n % 4]},{n % 2}" for n in range(20)]

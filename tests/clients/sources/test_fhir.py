@@ -111,21 +111,27 @@ def test_a_component_counts_by_its_own_code(export: Export) -> None:
     assert cells(source, f"observation:{LOINC}|8462-4") == [80]
 
 
+@pytest.mark.parametrize("day", ["1990-01-01", "2019-05-05", "2099-12-31"])
+def test_no_patients_days_draft_the_day_of_the_records(export: Export, day: str) -> None:
+    assert export(patient(), chol(200, day)).settings() == {"as_of": None}
+
+
 def test_several_codes_are_one_column(export: Export) -> None:
     other = {**chol(250, "2020-05-01"), "code": code(LOINC, "14647-2")}
     assert cells(export(patient(), chol(200), other), f"{CHOL},14647-2") == [250]
 
 
 @pytest.mark.parametrize("on_whom", ["replaced-by", "replaces"])
-def test_merged_patients_are_left_out_whoever_says_so(export: Export, on_whom: str) -> None:
-    """The one who stays may have opted out, or paid, under the id that went."""
+def test_of_merged_patients_the_one_who_says_so_is_left_out(export: Export, on_whom: str) -> None:
+    """And nobody else: what one patient's resource says changes no other patient's records."""
     link = [{"other": {"reference": "Patient/b"}, "type": on_whom}]
     source = export(patient("a", link=link), patient("b"), patient("c"), chol(200))
-    assert cells(source, "patient:age") == [70]
+    assert cells(source, "patient:age") == [70, 70]
     assert [name for ids in source.ids() for name in ids.to_pylist()] == ["a", "b", "c"]
     table = look(source, SCHEMA, "id", MAPPING).table
     assert [str(note) for note in table.of_source] == [
-        "patients who are linked with another, and are left out: 2"
+        "patients who state a link with another, and are left out: 1",
+        "patients whom a link names, and who stay; an opt-out holds for the id it was given for: 1",
     ]
 
 

@@ -58,16 +58,27 @@ def test_a_patient_is_found_by_every_kind_of_reference(
     assert cells(source, ILL) == [0, 1]
 
 
+def test_an_event_by_an_identifier_of_several_patients_is_each_ones(tmp_path: Path) -> None:
+    """So nobody who claims another's identifier takes their events away."""
+    both = [patient("a", identifier=IDENTIFIED), patient("b", identifier=IDENTIFIED)]
+    event = ill(subject={"identifier": IDENTIFIED[0]})
+    source = write(tmp_path, *both, patient("c"), event)
+    assert cells(source, ILL) == [1, 1, 0]
+    _, notes = told(source, ILL)
+    rule = "events of an identifier that several patients have, which count for each of them"
+    assert notes == {f"x: {rule}": 1}
+
+
 @pytest.mark.parametrize("kind", ["replaced-by", "replaces", "refer", "seealso"])
 @pytest.mark.parametrize("other", OTHERS, ids=str)
-def test_who_has_two_resources_is_left_out_however_it_is_said(
+def test_of_two_resources_of_a_patient_the_one_that_says_so_is_left_out(
     tmp_path: Path, kind: str, other: dict[str, Any]
 ) -> None:
     linked = patient("a", link=[{"other": other, "type": kind}])
     source = write(tmp_path, linked, patient("b", identifier=IDENTIFIED), patient("c"))
     (batch,) = read(source, "patient:age")
-    assert batch.ids.to_pylist() == ["c"]
-    assert batch.notes == {"patients who are linked with another, and are left out": 2}
+    assert batch.ids.to_pylist() == ["b", "c"]
+    assert list(batch.notes.values()) == [1, 1]
 
 
 def test_only_who_is_in_the_export_is_counted_as_left_out(tmp_path: Path) -> None:
