@@ -26,6 +26,7 @@ from scipy.special import expit, ndtr
 from flo import models
 from flo.features import cell_of, cells
 from flo.privacy import score_bins, score_waves
+from flo.privacy.histograms import record_weights
 from flo.privacy.made_up import made_up_inputs
 from flo.privacy.patients import Patients
 from flo.privacy.score_waves import Estimate
@@ -52,7 +53,7 @@ def length(study: Study) -> int:
 def sums(study: Study, weights: Vector, held_out: Patients) -> Floats:
     """What a site's held-out patients add up to, exactly, shape (length,)."""
     vectors = _vectors(study, weights)
-    weight = 1.0 / np.bincount(held_out.patient, minlength=held_out.count)[held_out.patient]
+    weight = record_weights(held_out.patient, held_out.count)
     parts = []
     for name, codes in groupings(study).items():
         total = np.zeros((2 * len(codes), _of_a_class(study)))

@@ -9,6 +9,14 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 
+def record_weights(patient: Integers, count: int) -> Floats:
+    """What each record counts for, (records,): those of a patient share 1.
+
+    ``patient`` (records,) is each record's patient 0 .. count-1.
+    """
+    return np.asarray(1.0 / np.bincount(patient, minlength=count)[patient])
+
+
 def weighted_counts(cell: Integers, patient: Integers, count: int, length: int) -> Floats:
     """Patients in each of ``length`` cells, shape (length,).
 
@@ -16,7 +24,7 @@ def weighted_counts(cell: Integers, patient: Integers, count: int, length: int) 
     0 .. count-1. A patient's records share a weight of 1, so one patient moves the counts by at
     most 1 in L1, and so in L2.
     """
-    weight = 1.0 / np.bincount(patient, minlength=count)[patient]
+    weight = record_weights(patient, count)
     counted = (cell >= 0) & (cell < length)
     weights = np.where(counted, weight, 0.0)
     counts = np.bincount(np.where(counted, cell, 0), weights=weights, minlength=length)

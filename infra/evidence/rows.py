@@ -298,6 +298,7 @@ ROWS: tuple[Requirement, ...] = (
         (
             "tests/clients/quality/test_check.py::test_a_table_that_fits_is_encoded",
             "tests/clients/sources/test_identifiers.py::test_in_a_column_of_the_study",
+            "tests/clients/sources/test_neighbours.py::test_a_hostile_patient_changes_nobody_else",
         ),
         _accurate,
     ),
@@ -372,8 +373,12 @@ ROWS: tuple[Requirement, ...] = (
     Requirement(
         "GDPR Art. 32(1)(d)",
         "regular testing of the measures",
-        "the agent tries its locks at every start; `flo audit attack` attacks the trainer",
-        ("tests/lab/test_attack.py::test_a_broken_trainer_of_the_heart_study_is_found",),
+        "the agent tries its locks at every start; `flo audit attack` attacks the trainer and "
+        "checks its noise and clip",
+        (
+            "tests/lab/test_attack.py::test_a_broken_trainer_of_the_heart_study_is_found",
+            "tests/lab/test_release_checks.py::test_a_broken_trainer_is_caught",
+        ),
         _tested,
     ),
     Requirement(

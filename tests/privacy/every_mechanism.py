@@ -12,7 +12,7 @@ from flo.privacy.mechanisms import FullBatchSum, Histogram, Mechanism, PoissonSu
 
 INF, NAN = math.inf, math.nan
 FULL, SAMPLED = FullBatchSum(7, 3.25, 0.5), PoissonSum(7, 3.25, 0.5, 0.25)
-COUNTS, GROUPED, WAVES = Histogram(8, 3.25), Histogram(8, 3.25, 4), ScoreWaves(130, 3.25)
+COUNTS, GROUPED, WAVES = Histogram(8, 3.25), Histogram(8, 3.25, 4), ScoreWaves(8, 3.25)
 MECHANISMS = [FULL, SAMPLED, COUNTS, GROUPED, WAVES]
 NAMES = ["full batch", "sampled", "histogram", "histogram of 4 groups", "score waves"]
 

@@ -17,7 +17,7 @@ from flo.clients.snapshot import Snapshot
 from flo.clients.trainer import Trainer
 from flo.messages import Purpose
 from flo.models import initial_weights
-from flo.privacy import evaluation, survey
+from flo.privacy import evaluation, histograms
 from flo.privacy.batches import Batches, Frame
 from flo.privacy.bookkeeping import BookKeeping, Loss
 from flo.privacy.one_by_one import Looped, Vmapped
@@ -141,11 +141,11 @@ def count_the_batch_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def count_records_and_not_patients(patch: pytest.MonkeyPatch) -> None:
-    def counts(cell: Integers, patient: Integers, count: int, length: int) -> Floats:
-        return np.bincount(cell[cell >= 0], minlength=length).astype(np.float64)
+    def each_one(patient: Integers, count: int) -> Floats:
+        return np.ones(len(patient))
 
-    patch.setattr(evaluation, "weighted_counts", counts)
-    patch.setattr(survey, "weighted_counts", counts)
+    patch.setattr(evaluation, "record_weights", each_one)
+    patch.setattr(histograms, "record_weights", each_one)
 
 
 def draw_noise_for_each_patient(patch: pytest.MonkeyPatch) -> None:

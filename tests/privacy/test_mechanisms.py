@@ -128,7 +128,7 @@ def test_sensitivity_is_derived_and_nowhere_in_the_room_an_argument_or_a_field()
 
 
 def test_a_patients_norm_is_the_clip_or_the_root_of_the_groups() -> None:
-    assert [m.norm for m in MECHANISMS] == [0.5, 0.5, 1.0, 2.0]
+    assert [m.norm for m in MECHANISMS] == [0.5, 0.5, 1.0, 2.0, 1.0]
 
 
 @every_mechanism
