@@ -15,11 +15,16 @@ from typing import Protocol
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 
 from flo.errors import TrustError
 from flo.keystore import KeyStore, read_secret, write_secret
 
 _HASH = ec.ECDSA(hashes.SHA384())
+_ORDER = ec.SECP384R1().group_order
 IDENTITY_PURPOSE = "identity-key"  # for which a key store seals it
 
 
@@ -92,7 +97,20 @@ class Identity:
 
     def sign(self, purpose: str, message: bytes) -> str:
         """ECDSA-SHA384 over ``purpose`` and ``message``, hexadecimal. Purposes never mix."""
-        return self.key.sign(framed(purpose, message), _HASH).hex()
+        return low_s(self.key.sign(framed(purpose, message), _HASH).hex())
+
+
+def low_s(signature: str) -> str:
+    """The one of two equal signatures, (r, s) and (r, n - s), whose s is the smaller.
+
+    Anybody can make one of the other, so bytes that must not change name which one they hold.
+    Raises TrustError if it is no signature.
+    """
+    try:
+        r, s = decode_dss_signature(bytes.fromhex(signature))
+    except ValueError as error:
+        raise TrustError("this is no signature") from error
+    return encode_dss_signature(r, min(s, _ORDER - s)).hex()
 
 
 def verify(public: bytes, purpose: str, message: bytes, signature: str) -> None:

@@ -30,7 +30,7 @@ class Extract:
 
     ``charged``: the plan that its ledger pays for. ``born``: when the budget of the population was.
     ``releases``: rows of this study. ``witnesses``: hospitals that saw a row which is here, and up
-    to which row.
+    to which row. ``kept``: the row whose head the coordinator kept; None if it shows none.
     """
 
     body: dict[str, Any]
@@ -42,12 +42,19 @@ class Extract:
     reservation: Reservation
     releases: list[Row]
     witnesses: dict[str, int]
+    kept: int | None
 
     @classmethod
     def read(
-        cls, study: Study, body: dict[str, Any], bodies: list[dict[str, Any]], *, own_rules: bool
+        cls,
+        study: Study,
+        body: dict[str, Any],
+        bodies: list[dict[str, Any]],
+        kept: Head | None,
+        *,
+        own_rules: bool,
     ) -> Extract:
-        """From its ``signed_body``, and those of all extracts.
+        """From its ``signed_body``, those of all extracts, and the head that the coordinator kept.
 
         ``own_rules``: repeat what the hospital's own FLO refuses, as reports do since version 6.
 
@@ -67,6 +74,8 @@ class Extract:
         rows = [_row(document) for document in body["rows"]]
         balance, born = _replay(rows, public, body["population"])
         witnesses = _check_witnesses(hospital, signer, rows, balance, bodies)
+        if kept is not None:
+            _check_head(hospital, "the coordinator", kept, signer, rows, balance)
         reservation = _reservation(study, charged, rows, balance, body)
         releases = [
             row
@@ -85,7 +94,10 @@ class Extract:
             _repeat_own_rules(study, approved, signer, rows, balance, body)
         for person in approved.people:
             person.check(study.digest, hospital, approved.terms.digest, person.fingerprint)
-        return cls(body, approved, charged, rows, balance, born, reservation, releases, witnesses)
+        return cls(
+            *(body, approved, charged, rows, balance, born, reservation, releases, witnesses),
+            kept=kept.sequence if kept else None,
+        )
 
     @property
     def life(self) -> LifeBudget:
@@ -189,7 +201,7 @@ def _check_witnesses(
 ) -> dict[str, int]:
     """Every head of this hospital that a partner kept must be in this ledger, or be lost and
     charged in full. Returns partners, and the row that each saw."""
-    witnesses, hashes = dict[str, int](), {row.sequence: row.hash for row in rows}
+    witnesses, hashes = dict[str, int](), {row.sequence for row in rows}
     for other in bodies:
         if other["hospital"] == hospital:
             continue
@@ -197,14 +209,20 @@ def _check_witnesses(
         head = next((head for head in heads if head.fingerprint == signer), None)
         if head is None:
             continue
-        head.check(signer)
-        if hashes.get(head.sequence) != head.hash and not balance.is_lost(head):
-            raise TrustError(
-                f"{hospital}: {other['hospital']} saw a ledger row {head.sequence} that is not here"
-            )
+        _check_head(hospital, other["hospital"], head, signer, rows, balance)
         if head.sequence in hashes:
             witnesses[other["hospital"]] = head.sequence
     return dict(sorted(witnesses.items()))
+
+
+def _check_head(
+    hospital: str, who: str, head: Head, signer: str, rows: list[Row], balance: Balance
+) -> None:
+    """A head of this hospital that someone kept is in its ledger, or is lost and charged for."""
+    head.check(signer)
+    here = {row.sequence: row.hash for row in rows}.get(head.sequence)
+    if here != head.hash and not balance.is_lost(head):
+        raise TrustError(f"{hospital}: {who} saw a ledger row {head.sequence} that is not here")
 
 
 def _repeat_own_rules(
@@ -234,12 +252,7 @@ def _repeat_own_rules(
             hint="take the extract that the site signed when the study ended: the coordinator "
             "has it",
         )
-    approved.head.check(signer)
-    named = {row.sequence: row.hash for row in rows}.get(approved.head.sequence)
-    if named != approved.head.hash and not balance.is_lost(approved.head):
-        raise TrustError(
-            f"{hospital}: the approval names a ledger row {approved.head.sequence} that is not here"
-        )
+    _check_head(hospital, "its own approval", approved.head, signer, rows, balance)
 
 
 def _reservation(

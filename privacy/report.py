@@ -12,11 +12,13 @@ and that every ε follows from it. What it cannot show stands in ``NOT_SHOWN``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flo import canonical
+from flo.claims import Head
 from flo.errors import MessageError, TrustError
-from flo.identity import fingerprint
+from flo.identity import fingerprint, low_s
 from flo.identity import verify as verify_signature
 from flo.privacy.accounting import (
     epsilon_of,
@@ -36,14 +38,15 @@ SCHEMA_VERSION = 6  # repeats the hospitals' own rules, and says which row was s
 # fields to the study's columns, 4 with a ledger that was restored from a backup.
 _WITH_MAPPING, _WITH_RESTORED = 5, 4
 MAX_REPORT_BYTES = 1 << 30
+_OF_HEADS = 1
 _SEEN_BEFORE_6 = (
     "What no partner witnessed: the rows after the last round that partners saw relayed. If the "
     "coordinator colluded with the hospital, releases there could be missing, undetected."
 )
 _SEEN = (
-    "Rows after the last one that a partner in this report saw. When a run ends, everybody is "
-    "shown the others' last release; but a coordinator that colluded with a hospital could have "
-    "kept that from them, and releases there could be missing, undetected."
+    "Rows after the last one that a partner in this report saw, or that the coordinator kept. When "
+    "a run ends, everybody is shown the others' last release; but a coordinator that colluded with "
+    "a hospital could have kept that from them, and releases there could be missing, undetected."
 )
 _OF_KEYS = (
     "Whether another reservation of a hospital, shown without a name, is for the same purpose.",
@@ -66,8 +69,10 @@ _NOT_SHOWN_BEFORE_6 = (*_STATED_SINCE_1, *_STATED_SINCE_2, *_OF_RESTORED)
 NOT_SHOWN = (*NOT_COVERED, _SEEN, *_OF_KEYS, *_STATED_SINCE_2, *_OF_RESTORED)
 
 
-def build(extracts: list[bytes]) -> bytes:
+def build(extracts: list[bytes], heads: Mapping[str, Head] | None = None) -> bytes:
     """Canonical bytes of the report.
+
+    ``heads``: hospital -> the head of its ledger that the coordinator kept in this study's run.
 
     Raises:
         TrustError: a signature, chain or number does not hold, or the extracts are not of one
@@ -78,7 +83,34 @@ def build(extracts: list[bytes]) -> bytes:
         for extract in extracts
     ]
     evidence.sort(key=hospital_of)
-    return _document(evidence)
+    named = {hospital_of(one) for one in evidence}
+    kept = {h: head.model_dump(mode="json") for h, head in (heads or {}).items() if h in named}
+    return _document(
+        [_with_low_s(one) for one in evidence], {h: _with_low_s(one) for h, one in kept.items()}
+    )
+
+
+def heads_document(heads: Mapping[str, Head]) -> bytes:
+    """The heads that a coordinator kept in a study's run, as a file for whoever makes a report."""
+    kept = {hospital: head.model_dump(mode="json") for hospital, head in heads.items()}
+    return canonical.encode({"schema_version": _OF_HEADS, "heads": kept})
+
+
+def read_heads(data: bytes) -> dict[str, Head] | None:
+    """Those heads again, their signatures unchecked; None for what is no such file.
+
+    Raises:
+        MessageError: it is one, of another version or form.
+    """
+    document = canonical.decode(data, limit=MAX_REPORT_BYTES, what="heads or extract")
+    if not isinstance(document, dict) or set(document) != {"schema_version", "heads"}:
+        return None
+    if document["schema_version"] != _OF_HEADS:
+        raise MessageError(f"heads of schema {document['schema_version']!r} are not known here")
+    try:
+        return {str(h): Head.model_validate(head) for h, head in document["heads"].items()}
+    except (ValueError, AttributeError) as error:
+        raise MessageError("the coordinator's heads have the wrong shape") from error
 
 
 def verify(report: bytes) -> dict[str, Any]:
@@ -87,22 +119,38 @@ def verify(report: bytes) -> dict[str, Any]:
     version = document.get("schema_version") if isinstance(document, dict) else None
     if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise MessageError(f"this is not a report of schema version 1 to {SCHEMA_VERSION}")
-    evidence = document.get("evidence")
-    if not isinstance(evidence, list) or _document(evidence, version) != report:
+    evidence, heads = document.get("evidence"), document.get("heads", {})
+    if not isinstance(evidence, list) or not isinstance(heads, dict):
+        raise MessageError("a report has a list of extracts, and heads by hospital")
+    if _document(evidence, heads, version) != report:
         raise TrustError("the report says something else than its evidence")
     facts: dict[str, Any] = document["facts"]
     return facts
 
 
-def _document(evidence: list[Any], version: int | None = None) -> bytes:
+def _with_low_s(document: Any) -> Any:
+    """The extract with the one form of its signature that reports hold since version 6.
+
+    The signature covers all others in it, so then no byte of a report can be changed unnoticed.
+    """
+    if not isinstance(document, dict) or not isinstance(document.get("signature"), str):
+        return document  # whose shape is refused where it is read
+    return document | {"signature": low_s(document["signature"])}
+
+
+def _document(evidence: list[Any], heads: dict[str, Any], version: int | None = None) -> bytes:
     """``version``: of a report that was made before; else the newest."""
     try:
-        facts = _facts(evidence, own_rules=version is None or version >= SCHEMA_VERSION)
+        facts = _facts(evidence, heads, own_rules=version is None or version >= SCHEMA_VERSION)
         latest = max(_version(one) for one in evidence)
     # whatever shape somebody else's document has
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
         raise MessageError(f"the evidence has the wrong shape ({type(error).__name__})") from error
     version = SCHEMA_VERSION if version is None else version
+    if version >= SCHEMA_VERSION:
+        outermost = [*evidence, *heads.values()]
+        if outermost != [_with_low_s(one) for one in outermost]:
+            raise TrustError("a signature is not in the form with the smaller s")
     if latest > version:
         raise TrustError(f"a report of version {version} holds later evidence: it hides facts")
     if version < SCHEMA_VERSION:
@@ -115,7 +163,8 @@ def _document(evidence: list[Any], version: int | None = None) -> bytes:
         facts = _as_version_2(facts)
     if version == 1:
         facts = _as_version_1(facts)
-    return canonical.encode({"schema_version": version, "facts": facts, "evidence": evidence})
+    document = {"schema_version": version, "facts": facts, "evidence": evidence}
+    return canonical.encode(document | ({"heads": heads} if version >= SCHEMA_VERSION else {}))
 
 
 def _as_version_5(facts: dict[str, Any]) -> dict[str, Any]:
@@ -123,6 +172,7 @@ def _as_version_5(facts: dict[str, Any]) -> dict[str, Any]:
     facts["not_covered_or_shown"] = list(_NOT_SHOWN_BEFORE_6)
     for site in facts["hospitals"]:
         del site["witnessed_up_to"], site["rows_after_that"], site["approved_code"]
+        del site["kept_by_coordinator"]
     return facts
 
 
@@ -171,7 +221,7 @@ def _version(document: Any) -> int:
     )
 
 
-def _facts(evidence: list[Any], *, own_rules: bool) -> dict[str, Any]:
+def _facts(evidence: list[Any], heads: dict[str, Any], *, own_rules: bool) -> dict[str, Any]:
     if not evidence:
         raise MessageError("a report needs at least one extract")
     bodies = [signed_body(document) for document in evidence]
@@ -188,7 +238,13 @@ def _facts(evidence: list[Any], *, own_rules: bool) -> dict[str, Any]:
     for body in bodies:
         verify_signature(coordinator, "study", study_bytes, body["study_signature"])
     plan, delta = Plan.of(study), study.mechanism.delta
-    extracts = [Extract.read(study, body, bodies, own_rules=own_rules) for body in bodies]
+    if not set(heads) <= set(names):
+        raise TrustError("a head is kept of a hospital whose extract is not here")
+    kept = {name: Head.model_validate(head) for name, head in heads.items()}
+    extracts = [
+        Extract.read(study, body, bodies, kept.get(body["hospital"]), own_rules=own_rules)
+        for body in bodies
+    ]
     return {
         "study": {
             "name": study.name,
@@ -242,7 +298,8 @@ def _hospital_facts(study: Study, plan: Plan, extract: Extract) -> dict[str, Any
         "populations": len(balance.lives),
         "other_studies": sum(1 for number in balance.reservations if number != body["reservation"]),
         "witnessed_by": list(extract.witnesses),
-        "witnessed_up_to": (seen := max(extract.witnesses.values(), default=0)),
+        "kept_by_coordinator": extract.kept,
+        "witnessed_up_to": (seen := max([*extract.witnesses.values(), extract.kept or 0])),
         "rows_after_that": sum(row.sequence > seen for row in extract.rows),
         "approved_code": decision.code or "not stated",
         "restored": [

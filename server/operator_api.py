@@ -103,6 +103,11 @@ def operator_app(
         acts.find(digest)
         return {name: document.decode() for name, document in store.extracts(digest).items()}
 
+    @app.get("/v1/flo/studies/{digest}/heads")
+    def heads(digest: str) -> Any:
+        acts.find(digest)
+        return {h: head.model_dump(mode="json") for h, head in store.study_heads(digest).items()}
+
     @app.get("/v1/flo/audit")
     def audit(request: Request) -> Any:
         copied = acts.export_log(request.scope[PERSON].name)

@@ -16,6 +16,7 @@ from typing import Any
 from safetensors.numpy import save as save_tensors
 
 from flo import canonical
+from flo.claims import Head
 from flo.errors import FloError
 from flo.features import input_names
 from flo.files import write_public
@@ -75,11 +76,12 @@ def write_card(
     run: str,
     result: dict[str, Any],
     extracts: dict[str, bytes],
+    heads: dict[str, Head],
 ) -> Path:
     """Make the report, sign the card that names it, and keep both beside the tensors."""
     study, path = offer.study, Path(result["model"])
     tensors, (card_path, _) = path.read_bytes(), paths_of(path)
-    report, extracts = _report(study, extracts)
+    report, extracts = _report(study, extracts, heads)
     if report is not None:
         write_public(card_path.with_name(card_path.name.replace(".card.", ".report.")), report)
     identity = home.identity()
@@ -106,28 +108,30 @@ def write_card(
     return card_path
 
 
-def _report(study: Study, extracts: dict[str, bytes]) -> tuple[bytes | None, dict[str, bytes]]:
-    """The report of as many extracts as hold together, and those.
+def _report(
+    study: Study, extracts: dict[str, bytes], heads: dict[str, Head]
+) -> tuple[bytes | None, dict[str, bytes]]:
+    """The report of as many extracts as hold together and with the ``heads`` kept, and those.
 
     A bad one is left out, and so is one that alone contradicts the others, if it is clear which.
     """
-    sound = {h: document for h, document in extracts.items() if _built(study, [document])}
-    report = _built(study, list(sound.values()))
+    sound = {h: document for h, document in extracts.items() if _built(study, [document], heads)}
+    report = _built(study, list(sound.values()), heads)
     if report is not None:
         return report, sound
     without_one = [{h: d for h, d in sound.items() if h != out} for out in sound]
-    holding = [chosen for chosen in without_one if _built(study, list(chosen.values()))]
+    holding = [chosen for chosen in without_one if _built(study, list(chosen.values()), heads)]
     if len(holding) != 1:
         return None, {}
-    return _built(study, list(holding[0].values())), holding[0]
+    return _built(study, list(holding[0].values()), heads), holding[0]
 
 
-def _built(study: Study, documents: list[bytes]) -> bytes | None:
+def _built(study: Study, documents: list[bytes], heads: dict[str, Head]) -> bytes | None:
     """Their report, or None where they do not hold or are of another study."""
     if not documents:
         return None
     try:
-        report = build(documents)
+        report = build(documents, heads)
         facts = canonical.decode(report, limit=MAX_REPORT_BYTES, what="report")["facts"]
     except FloError as error:
         log.warning("an extract does not hold", extra={"fields": {"why": str(error)}})

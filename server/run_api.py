@@ -91,7 +91,7 @@ def _keep(store: Store, offer: Offer, models: Path, run: str, told: Tell) -> Non
     store.refuse_earlier(run, told.launch)
     for hospital, head in told.heads.items():
         head.check(study.hospital(hospital).fingerprint)
-        store.keep_head(hospital, head)
+        store.keep_head(hospital, head, study.digest)
     if told.saved is not None:
         kept = told.saved.to_bytes()
         store.save_state(run, told.launch, kept)

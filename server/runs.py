@@ -206,7 +206,8 @@ class Runs:
                 self._jobs.fetch_model(offer, record.id)
             if not is_due(offer.study, extracts, Path(str(result["model"]))):
                 return
-            card = write_card(self._home, offer, record.id, result, extracts)
+            heads = self._store.study_heads(study)
+            card = write_card(self._home, offer, record.id, result, extracts, heads)
         except NetworkError:
             log.exception("the model could not be fetched; it is tried again")
             return

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -188,25 +189,39 @@ class Store(MemberTables, RunTables, DraftTables):
         row = self._one("SELECT coalesce(max(number), 0) FROM events")
         return int(row[0]) if row else 0
 
-    def keep_head(self, hospital: str, head: Head) -> None:
-        """Keep the head if it is higher than the kept one; the caller has checked its signature."""
+    def keep_head(self, hospital: str, head: Head, study: str | None = None) -> None:
+        """Keep the head if it is higher than the kept one; the caller has checked its signature.
+
+        ``study``: in whose run it was shown, for that study's report.
+        """
+        shown = (hospital, head.sequence, head.hash, head.signature, head.public)
         self._write(
             "INSERT INTO heads VALUES (?, ?, ?, ?, ?) ON CONFLICT (hospital) DO UPDATE SET"
             " sequence = excluded.sequence, hash = excluded.hash, signature = excluded.signature,"
             " public = excluded.public WHERE excluded.sequence > heads.sequence",
-            hospital,
-            head.sequence,
-            head.hash,
-            head.signature,
-            head.public,
+            *shown,
         )
+        if study is not None:
+            self._write(
+                "INSERT INTO study_heads VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (study, hospital) DO"
+                " UPDATE SET sequence = excluded.sequence, hash = excluded.hash,"
+                " signature = excluded.signature, public = excluded.public"
+                " WHERE excluded.sequence > study_heads.sequence",
+                study,
+                *shown,
+            )
 
     def heads(self) -> dict[str, Head]:
         """Hospital -> the highest head seen of its ledger."""
-        return {
-            row[0]: Head(sequence=row[1], hash=row[2], signature=row[3], public=row[4])
-            for row in self._all("SELECT hospital, sequence, hash, signature, public FROM heads")
-        }
+        return _heads(self._all("SELECT hospital, sequence, hash, signature, public FROM heads"))
+
+    def study_heads(self, study: str) -> dict[str, Head]:
+        """Hospital -> the highest head that its agent showed in the run of this study."""
+        rows = self._all(
+            "SELECT hospital, sequence, hash, signature, public FROM study_heads WHERE study = ?",
+            study,
+        )
+        return _heads(rows)
 
     def add_extract(self, study: str, hospital: str, document: bytes) -> None:
         """Keep an extract in place of the hospital's earlier one; the caller has checked it."""
@@ -216,6 +231,12 @@ class Store(MemberTables, RunTables, DraftTables):
         """Hospital -> its latest extract for this study, as it came."""
         rows = self._all("SELECT hospital, document FROM extracts WHERE study = ?", study)
         return {row[0]: bytes(row[1]) for row in rows}
+
+
+def _heads(rows: Sequence[tuple[Any, ...]]) -> dict[str, Head]:
+    return {
+        row[0]: Head(sequence=row[1], hash=row[2], signature=row[3], public=row[4]) for row in rows
+    }
 
 
 def _event(row: tuple[Any, ...]) -> dict[str, Any]:

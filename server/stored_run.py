@@ -87,7 +87,7 @@ class StoredRun:
     def keep_head(self, hospital: str, head: Head) -> None:
         """Raises TrustError if it is not signed by the key that the study names."""
         head.check(self._study.hospital(hospital).fingerprint)
-        self._store.keep_head(hospital, head)
+        self._store.keep_head(hospital, head, self._study.digest)
 
     def event(self, kind: str, **facts: object) -> None:
         """Entered in the study's story."""

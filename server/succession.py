@@ -85,6 +85,8 @@ def _sign_what_waits(home: CoordinatorHome, store: Store) -> None:
         result = (record.result or {}) if record else {}
         there = Path(str(result.get("model", ""))).is_file()  # not fetched yet, or shredded
         if record and there and not published(store, offer.study.digest):
-            write_card(home, offer, record.id, result, store.extracts(offer.study.digest))
+            study = offer.study.digest
+            shown = store.extracts(study), store.study_heads(study)
+            write_card(home, offer, record.id, result, *shown)
     with closing(home.audit_log()) as log:
         sign_events(store, log)

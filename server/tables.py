@@ -48,6 +48,9 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE TABLE IF NOT EXISTS heads (
   hospital TEXT PRIMARY KEY, sequence INTEGER NOT NULL, hash TEXT NOT NULL,
   signature TEXT NOT NULL, public TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS study_heads (
+  study TEXT NOT NULL, hospital TEXT NOT NULL, sequence INTEGER NOT NULL, hash TEXT NOT NULL,
+  signature TEXT NOT NULL, public TEXT NOT NULL, PRIMARY KEY (study, hospital)) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS one_run_a_study ON runs (study) WHERE status = 'running';
 CREATE TABLE IF NOT EXISTS extracts (
   study TEXT NOT NULL, hospital TEXT NOT NULL, document BLOB NOT NULL,

@@ -268,7 +268,7 @@ def test_an_extract_made_today_says_what_the_old_report_said(
     )
     new = {"made", "software", "releases_survey", "witnessed_by"}
     since = {"approved_by", "confinement", "restored", "releases_unseen", "mapping"}
-    since |= {"witnessed_up_to", "rows_after_that", "approved_code"}
+    since |= {"witnessed_up_to", "rows_after_that", "approved_code", "kept_by_coordinator"}
     if version == 1:
         since |= {"software", "releases_survey", "charged", "epsilon_charged", "unconfirmed"}
     assert set(now) == set(old) | since

@@ -20,21 +20,27 @@ Place = Annotated[
 
 @command(app)
 def report(
-    extracts: Annotated[list[Path], typer.Argument(help="Signed extracts, one per hospital.")],
+    extracts: Annotated[
+        list[Path],
+        typer.Argument(help="Signed extracts, one per hospital; and coordinator_heads.json."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")] = Path(),
 ) -> results.PagesWritten:
     """Join signed ledger extracts into report.json and a report.html that people can read."""
     from flo.cli.screen import say, working
     from flo.errors import UsageError
     from flo.files import write_public
-    from flo.privacy.report import build
+    from flo.privacy.report import build, read_heads
     from flo.privacy.report_page import render
 
     for path in extracts:
         if not path.is_file():
             raise UsageError(f"no extract at {path}")
+    given = [path.read_bytes() for path in extracts]
+    heads = [(data, read_heads(data)) for data in given]
+    kept = {h: head for _, found in heads if found for h, head in found.items()}
     with working("recomputing every ε"):
-        document = build([path.read_bytes() for path in extracts])
+        document = build([data for data, found in heads if found is None], kept)
         page = render(document)
     out.mkdir(parents=True, exist_ok=True)
     write_public(out / "report.json", document)

@@ -22,6 +22,7 @@ StudyFile = Annotated[Path, typer.Argument(help="A study in TOML.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check all of it, and say what would happen; do nothing.")
 ]
+HEADS = "coordinator_heads.json"  # no hospital is called so: ids have no underscore
 StudyName = Annotated[str, typer.Argument(help="Name of a study, or the start of its digest.")]
 
 
@@ -287,15 +288,21 @@ def extracts(
     out: Annotated[Path, typer.Option(help="Folder for the extracts.")],
     home: Home = DEFAULT_HOME,
 ) -> results.ExtractsSaved:
-    """Save the signed ledger extracts that hospitals sent for a study."""
+    """Save the signed ledger extracts of a study, and the ledger heads kept here in its run."""
+    from flo.claims import Head
     from flo.cli.operator import call_once
     from flo.cli.screen import say
+    from flo.privacy.report import heads_document
 
-    found = call_once(home, "GET", f"studies/{_find(home, study)['digest']}/extracts")
+    digest = _find(home, study)["digest"]
+    found = call_once(home, "GET", f"studies/{digest}/extracts")
+    heads = call_once(home, "GET", f"studies/{digest}/heads")
     out.mkdir(parents=True, exist_ok=True)
     for hospital, document in found.items():
         (out / f"{hospital}.json").write_text(document, encoding="utf-8")
-    say(f"{len(found)} extracts in {out}")
+    kept = heads_document({h: Head.model_validate(head) for h, head in heads.items()})
+    (out / HEADS).write_bytes(kept)
+    say(f"{len(found)} extracts in {out}, and in {HEADS} the ledger heads that were kept here")
     return results.ExtractsSaved(str(out), sorted(found))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from flo.canonical import Bytes
 from flo.errors import NetworkError, TrustError, UsageError
-from flo.identity import fingerprint, framed, load_public, public_bytes
+from flo.identity import fingerprint, framed, load_public, low_s, public_bytes
 from flo.infra.aws.clients import client, in_our_words
 from flo.keystore import Context
 
@@ -132,7 +132,7 @@ class KmsSigner:
                 MessageType="DIGEST",
                 SigningAlgorithm="ECDSA_SHA_384",
             )
-        return bytes(signed["Signature"]).hex()
+        return low_s(bytes(signed["Signature"]).hex())
 
 
 @functools.lru_cache(maxsize=8)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from flo import canonical, study
+from flo.privacy.report import verify
 from tests.commands import flo, flo_process
 
 DEMO_SECONDS = 240
@@ -131,6 +132,15 @@ def test_the_report_verifies(demo: Demo) -> None:
     done = flo("audit", "verify", demo.directory / "report.json")
     assert done.returncode == 0, done.stderr
     assert all(hospital in done.stdout for hospital in HOSPITALS)
+
+
+@pytest.mark.processes
+def test_the_coordinator_and_every_partner_saw_all_that_a_hospital_released(demo: Demo) -> None:
+    """Neither a hospital nor two of them could have left a release out of this report."""
+    for site in verify((demo.directory / "report.json").read_bytes())["hospitals"]:
+        assert site["kept_by_coordinator"] == site["ledger_rows"]
+        assert site["rows_after_that"] == 0
+        assert len(site["witnessed_by"]) == len(HOSPITALS) - 1
 
 
 @pytest.mark.processes

@@ -8,13 +8,36 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 
 from flo.errors import TrustError, UsageError
-from flo.identity import Identity, fingerprint, heard, public_bytes, spoken, verify
+from flo.identity import Identity, fingerprint, heard, low_s, public_bytes, spoken, verify
 from flo.keystore import LocalKeyStore
 
 KEY = Identity.new()
 CONTEXT = {"purpose": "kept-reply", "study": "a"}
+
+
+def test_of_two_equal_signatures_the_one_with_the_smaller_s_is_made() -> None:
+    """So that what is signed twice alike cannot be written in two ways."""
+    identity = Identity.new()
+    order = 2**384 - 1388124618062372383947042015309946732620727252194336364173  # FIPS 186-4
+    for number in range(20):
+        made = identity.sign("test", bytes([number]))
+        r, s = decode_dss_signature(bytes.fromhex(made))
+        assert s <= order // 2
+        other = encode_dss_signature(r, order - s).hex()
+        verify(identity.public, "test", bytes([number]), other)  # as earlier releases made them
+        assert low_s(other) == low_s(made) == made
+
+
+@pytest.mark.parametrize("text", ["", "zz", "00", "30060201"])
+def test_what_is_no_signature_has_no_such_form(text: str) -> None:
+    with pytest.raises(TrustError):
+        low_s(text)
 
 
 def test_a_signature_is_accepted_for_its_message_and_purpose() -> None:

@@ -6,20 +6,24 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 
 from flo import canonical
-from flo.claims import row_statement
+from flo.claims import Head, row_statement
 from flo.decisions import read_approval
 from flo.errors import FloError, MessageError, TrustError
 from flo.identity import fingerprint
 from flo.privacy import extract
-from flo.privacy.report import build, verify
+from flo.privacy.report import build, heads_document, read_heads, verify
 from flo.privacy.report_page import render
 from flo.privacy.rows import Balance, Row
 from flo.study import Study
@@ -27,6 +31,7 @@ from tests.builders import small_study, study_document
 from tests.privacy.hospitals import World, finish, head_of
 
 TRAINING_RELEASES = 2
+P384_ORDER = 2**384 - 1388124618062372383947042015309946732620727252194336364173
 
 
 def cheap_study(name: str) -> Study:
@@ -74,6 +79,40 @@ def test_a_changed_byte_anywhere_is_found(report: bytes) -> None:
         changed[position] ^= 1 << chosen.randrange(7)
         with pytest.raises(FloError):
             verify(bytes(changed))
+
+
+def signatures_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where signatures stand in a document, those in signed documents of text aside."""
+    inner: Any = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, found in inner:
+        if isinstance(found, str) and "signature" in str(key) and found:
+            yield (*path, key)
+        elif isinstance(found, dict | list):
+            yield from signatures_in(found, (*path, key))
+
+
+def test_no_signature_can_be_written_in_its_other_form(report: bytes) -> None:
+    """(r, n - s) is as good a signature as (r, s): the bytes would change and the meaning not."""
+    document = json.loads(report)
+    places = list(signatures_in(document["evidence"]))
+    assert len(places) > 20
+    for *way, last in places:
+        changed = json.loads(report)
+        place = changed["evidence"]
+        for step in way:
+            place = place[step]
+        r, s = decode_dss_signature(bytes.fromhex(place[last]))
+        place[last] = encode_dss_signature(r, P384_ORDER - s).hex()
+        with pytest.raises(TrustError):
+            verify(canonical.encode(changed))
+
+
+def test_a_hospitals_own_form_of_its_signature_does_not_matter(world: World) -> None:
+    """An earlier release signs in either form; the report holds one of them."""
+    one = json.loads(world.extract(0))
+    r, s = decode_dss_signature(bytes.fromhex(one["signature"]))
+    other = one | {"signature": encode_dss_signature(r, P384_ORDER - s).hex()}
+    assert build([canonical.encode(other)]) == build([canonical.encode(one)])
 
 
 @pytest.mark.parametrize("position", [0, 1, -1])
@@ -247,8 +286,60 @@ def test_a_report_says_up_to_which_row_others_saw_a_ledger(ended: World) -> None
     (alone,) = verify(build([ended.extract(0)]))["hospitals"]
     assert (alone["witnessed_up_to"], alone["rows_after_that"]) == (0, alone["ledger_rows"])
     text = " ".join(render(build([ended.extract(0)])).split())
-    assert "no row was seen by another hospital" in text
+    assert "nobody else saw a row" in text
     assert "which is the one that was approved" in text
+
+
+def kept_heads(ended: World) -> dict[str, Head]:
+    """What the coordinator keeps: of each hospital's last reply, in which it settled."""
+    return {home.config.hospital: head_of(home) for home in ended.homes}
+
+
+def test_with_the_coordinators_heads_not_even_the_last_row_can_be_cut_off(ended: World) -> None:
+    """Nobody else need be in the report."""
+    heads = kept_heads(ended)
+    whole = json.loads(ended.extract(0))["body"]["rows"]
+    (alone,) = verify(build([ended.extract(0)], heads))["hospitals"]
+    assert alone["kept_by_coordinator"] == alone["witnessed_up_to"] == len(whole)
+    assert alone["rows_after_that"] == 0
+    first = next(row["sequence"] for row in whole if row["public"]["kind"] == "release")
+    for last in range(first, len(whole)):
+
+        def cut(body: dict[str, Any], last: int = last) -> None:
+            body["rows"] = [row for row in body["rows"] if row["sequence"] <= last]
+
+        with pytest.raises(TrustError, match=r"north: the coordinator saw a ledger row|hidden"):
+            build([ended.forged(cut)], heads)
+
+
+def test_without_them_a_report_says_that_rows_may_be_missing(ended: World) -> None:
+    said = "rows may be missing at its end"
+    assert said in render(build([ended.extract(0), ended.extract(1)]))
+    assert said not in render(build([ended.extract(0), ended.extract(1)], kept_heads(ended)))
+
+
+def test_kept_heads_that_are_forged_or_of_somebody_else_are_refused(ended: World) -> None:
+    heads = kept_heads(ended)
+    swapped = {"north": heads["south"]}
+    with pytest.raises(TrustError):
+        build([ended.extract(0)], swapped)
+    document = json.loads(build([ended.extract(0)], heads))
+    for change in ({"south": document["heads"]["north"]}, {}):
+        with pytest.raises(TrustError):
+            verify(canonical.encode(document | {"heads": change}))
+    shapes: list[Any] = [[], {"north": {}}, {"north": 1}]
+    for wrong in shapes:
+        with pytest.raises(MessageError):
+            verify(canonical.encode(document | {"heads": wrong}))
+
+
+def test_the_file_of_kept_heads_reads_back_and_is_no_extract(ended: World) -> None:
+    heads = kept_heads(ended)
+    assert read_heads(heads_document(heads)) == heads
+    assert read_heads(ended.extract(0)) is None
+    for text in (b'{"heads":{},"schema_version":2}', b'{"heads":[],"schema_version":1}'):
+        with pytest.raises(MessageError):
+            read_heads(text)
 
 
 def decides(**changes: Any) -> Callable[[dict[str, Any]], None]:
@@ -273,7 +364,7 @@ def test_an_approval_that_names_another_ledger_is_refused(world: World) -> None:
     elsewhere = head_of(world.homes[0]).model_dump(mode="json")
     beyond = world.homes[0].identity().sign("ledger-row", row_statement(900, "0" * 64))
     head = elsewhere | {"sequence": 900, "hash": "0" * 64, "signature": beyond}
-    with pytest.raises(TrustError, match="names a ledger row 900 that is not here"):
+    with pytest.raises(TrustError, match="its own approval saw a ledger row 900 that is not here"):
         build([world.forged(decides(head=head), decision=True)])
 
 

@@ -18,6 +18,7 @@ import pytest
 from safetensors import safe_open
 
 from flo import canonical
+from flo.claims import Head
 from flo.clients.approve import approve
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.enrol import connect
@@ -39,7 +40,7 @@ from flo.server.store import Offer, Store
 from flo.study import Study
 from tests.builders import SilentApi, make_site, offered, pretend_enrolled, small_study
 from tests.commands import flo
-from tests.privacy.hospitals import World, run
+from tests.privacy.hospitals import World, head_of, run
 from tests.server.stage import Answer, RealCoordinator, served, serving
 
 NAMES = ("north", "south")
@@ -114,12 +115,17 @@ class Carded:
         return [site["hospital"] for site in facts["hospitals"]]
 
 
-def carded(scene: Scene, extracts: dict[str, bytes], **changes: Any) -> Carded:
+def carded(
+    scene: Scene,
+    extracts: dict[str, bytes],
+    heads: dict[str, Head] | None = None,
+    **changes: Any,
+) -> Carded:
     run = f"run-{secrets.token_hex(4)}"
     offer = scene.offers[0]
     changes.setdefault("subgroups", {"ward=a": ESTIMATE})
     result = result_of(scene.home, offer, run, **changes)
-    path = write_card(scene.home, offer, run, result, extracts)
+    path = write_card(scene.home, offer, run, result, extracts, heads or {})
     report = path.with_name(path.name.replace(".card.json", ".report.json"))
     return Carded(
         PublishedModel.open(path, scene.home.identity().fingerprint),
@@ -229,6 +235,17 @@ def test_extracts_that_contradict_each_other_make_no_report(scene: Scene) -> Non
     assert made.model.card.without_extract == NAMES
 
 
+def test_with_the_kept_heads_it_is_clear_whose_extract_was_cut_off(scene: Scene) -> None:
+    heads = {home.config.hospital: head_of(home) for home in scene.world.homes}
+    made = carded(scene, scene.extracts(), heads)
+    assert made.reporting == ["north", "south"]
+    assert made.report is not None
+    assert all(site["kept_by_coordinator"] for site in verify(made.report)["hospitals"])
+    made = carded(scene, scene.extracts(north=scene.early), heads)
+    assert made.reporting == ["south"]
+    assert made.model.card.without_extract == ("north",)
+
+
 def test_an_extract_of_another_study_keeps_no_others_out(scene: Scene) -> None:
     made = carded(scene, scene.extracts(north=scene.world.extract(0, study=1)))
     assert made.model.card.without_extract == ("north",)
@@ -245,7 +262,7 @@ def test_a_card_that_would_not_check_is_not_written(scene: Scene) -> None:
     result = result_of(scene.home, scene.offers[0], "run-bad")
     Path(result["model"]).write_bytes(b"not a model")
     with pytest.raises(TrustError, match="do not fit"):
-        write_card(scene.home, scene.offers[0], "run-bad", {**result, "subgroups": {}}, {})
+        write_card(scene.home, scene.offers[0], "run-bad", {**result, "subgroups": {}}, {}, {})
     assert not (scene.home.directory / "models" / "first-run-bad.card.json").exists()
 
 
@@ -282,7 +299,7 @@ def test_a_study_is_published_once_its_card_is_there(scene: Scene, tmp_path: Pat
         result = result_of(scene.home, offer, run, subgroups={})
         store.end_run(run, store.take_run(run), "done", result)
         assert published(store, digest) is None
-        card = write_card(scene.home, offer, run, result, {})
+        card = write_card(scene.home, offer, run, result, {}, {})
         assert published(store, digest) == (card, Path(result["model"]))
         assert published(store, scene.offers[1].study.digest) is None
 
@@ -439,7 +456,7 @@ class Clinics:
         result = result_of(self.coordinator.home, self.offer, run, subgroups={})
         self.store.end_run(run, self.store.take_run(run), "done", result)
         self.store.set_status(digest, "done")
-        return write_card(self.coordinator.home, self.offer, run, result, {})
+        return write_card(self.coordinator.home, self.offer, run, result, {}, {})
 
 
 @pytest.fixture
