@@ -22,12 +22,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pydicom
 import pytest
 from pandas.api.types import is_numeric_dtype
+from pydicom.uid import generate_uid
 
 from flo import sample_sources as samples
 from flo.clients.mapping import StudyMapping
 from flo.clients.quality.check import encode, look
+from flo.clients.sources.dicom import DicomFolder
 from flo.clients.sources.fhir import FhirExport
 from flo.clients.sources.files import open_file
 from flo.clients.sources.omop import OmopDatabase
@@ -36,6 +39,7 @@ from flo.clients.sources.sql import SqlTable
 from flo.datasets import heart
 from flo.errors import DataError
 from flo.privacy.split import is_held_out
+from tests.clients.sources import images
 from tests.clients.sources.hospital import HEART, mapping
 
 Rows = dict[str, list[tuple[bytes, bool]]]
@@ -164,8 +168,27 @@ def _into_omop(path: Path, drawn: random.Random, table: pd.DataFrame) -> None:
                 )
 
 
+def _into_dicom(path: Path, drawn: random.Random, table: pd.DataFrame) -> None:
+    """Somebody's image under another patient, read first or last, with a label of another kind."""
+    image = pydicom.dcmread(path / f"{drawn.randrange(8)}.dcm")
+    image.PatientID = drawn.choice(["newcomer", " P0 x", "0", "P00"])
+    image.SOPInstanceUID = generate_uid(entropy_srcs=[str(drawn.random())])
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+    if drawn.random() < 0.5:
+        image.PixelData = np.full(image.pixel_array.shape, drawn.randrange(500), np.int16).tobytes()
+    if drawn.random() < 0.5:
+        image.RescaleIntercept = drawn.choice([-1024, 0, 300])
+    image.save_as(path / f"{drawn.choice(['000', 'zzz'])}.dcm")
+    lines = (path.parent / "labels.csv").read_text().splitlines()
+    label = drawn.choice(["0", "1", " 1", "1.0"])
+    lines.insert(drawn.randrange(1, len(lines) + 1), f"{image.SOPInstanceUID},{label}")
+    (path.parent / "labels.csv").write_text("\n".join(lines) + "\n")
+
+
 def _opened(kind: str, path: Path) -> Source:
     match kind:
+        case "dicom":
+            return DicomFolder(path, path.parent / "labels.csv", "PatientID")
         case "csv" | "parquet":
             return open_file(path, "patient_id")
         case "sql":
@@ -178,6 +201,8 @@ def _opened(kind: str, path: Path) -> Source:
 
 def _written(kind: str, table: pd.DataFrame, folder: Path) -> Path:
     folder.mkdir()
+    if kind == "dicom":
+        return images.write(folder, patients=8)[0]
     if kind == "sql":  # as some tools write whole numbers
         table = table.astype({"patient_id": float})
     if kind == "csv":
@@ -192,12 +217,14 @@ NEWCOMERS: dict[str, Hostile] = {
     "sql": _into_sql,
     "fhir": _into_fhir,
     "omop": _into_omop,
+    "dicom": _into_dicom,
 }
 
 
 def rows_of(kind: str, path: Path, mapped: StudyMapping | None) -> Rows:
     """Patient -> inputs and label to the bit, and the side, of each of their records in order."""
-    checked = encode(look(_opened(kind, path), HEART, "patient_id", mapped).table, HEART)
+    schema = images.SCHEMA if kind == "dicom" else HEART
+    checked = encode(look(_opened(kind, path), schema, "patient_id", mapped).table, schema)
     found: Rows = {}
     for inputs, label, name in zip(
         checked.inputs, checked.labels, checked.patient_ids, strict=True
@@ -217,7 +244,7 @@ def others_changed(kind: str, folder: Path, seed: int) -> list[str]:
     before = _written(kind, table, folder / "before")
     after = Path(shutil.copytree(folder / "before", folder / "after")) / before.name
     NEWCOMERS[kind](after, drawn, table)
-    mapped = mapping(kind, table)
+    mapped = images.MAPPING if kind == "dicom" else mapping(kind, table)
     alone = rows_of(kind, before, mapped)
     try:
         together = rows_of(kind, after, mapped)
