@@ -52,24 +52,24 @@ def length(study: Study) -> int:
 
 def sums(study: Study, weights: Vector, held_out: Patients) -> Floats:
     """What a site's held-out patients add up to, exactly, shape (length,)."""
-    vectors = _vectors(study, weights)
+    vectors, grouped = _vectors(study, weights), groupings(study)
     weight = record_weights(held_out.patient, held_out.count)
-    parts = []
-    for name, codes in groupings(study).items():
-        total = np.zeros((2 * len(codes), _of_a_class(study)))
-        for start in range(0, len(held_out.labels), _AT_ONCE):
-            some = slice(start, start + _AT_ONCE)
-            inputs, labels = held_out.inputs[some], held_out.labels[some]
-            code = cell_of(study.data, name, inputs, 0) if name else np.zeros(len(labels), np.int64)
-            scores = models.log_odds(study, weights, inputs)
-            usable = np.isfinite(scores) & ((labels == 0) | (labels == 1)) & (code >= 0)
-            row = np.where(usable, 2 * code + np.where(usable, labels, 0), 0).astype(np.int64)
-            weighed = np.where(usable, weight[some], 0.0)[:, None]
-            weighed = weighed * vectors(np.where(usable, scores, 0.0))
-            for place, column in enumerate(weighed.T):
+    totals = {
+        name: np.zeros((2 * len(codes), _of_a_class(study))) for name, codes in grouped.items()
+    }
+    for start in range(0, len(held_out.labels), _AT_ONCE):
+        some = slice(start, start + _AT_ONCE)
+        inputs, labels = held_out.inputs[some], held_out.labels[some]
+        scores = models.log_odds(study, weights, inputs)
+        usable = np.isfinite(scores) & ((labels == 0) | (labels == 1))
+        label = np.where(usable, labels, 0).astype(np.int64)
+        adds = vectors(np.where(usable, scores, 0.0)) * np.where(usable, weight[some], 0.0)[:, None]
+        for name, total in totals.items():
+            code = cell_of(study.data, name, inputs, 0) if name else np.zeros_like(label)
+            row, known = np.where(code >= 0, 2 * code + label, 0), (code >= 0)[:, None]
+            for place, column in enumerate((adds * known).T):
                 total[:, place] += np.bincount(row, weights=column, minlength=len(total))
-        parts.append(total.ravel())
-    return np.concatenate(parts)
+    return np.concatenate([total.ravel() for total in totals.values()])
 
 
 def read(study: Study, noisy: Floats, variance: float) -> tuple[Estimate, dict[str, Estimate]]:

@@ -104,9 +104,12 @@ def auc(sums: Floats, variance: float, level: float = 0.9) -> Estimate:
     sampling = _placements(theta, ill, well, statistic, variance)
     sampling += _placements(1 - theta, well, ill, statistic, variance)
     z = NormalDist().inv_cdf((1 + level) / 2)
-    (inside,) = np.nonzero(statistic**2 <= z**2 * (noise + sampling))
-    if not len(inside):
-        inside = np.array([0, len(theta) - 1])
+    apart = np.where(statistic == 0, 0.0, np.inf)  # in variances; exact sums may have none
+    np.divide(statistic**2, noise + sampling, out=apart, where=noise + sampling > _NOBODY)
+    # Where noise carries the estimate beyond [0, 1] so far that no AUC agrees with it, those are
+    # taken that disagree by little more than the one that does least.
+    least = apart.min()
+    (inside,) = np.nonzero(apart <= z**2 + (least if least > z**2 else 0.0))
     # The next candidate on either side is outside: the ends are rounded away from the middle.
     low, high = theta[max(inside[0] - 1, 0)], theta[min(inside[-1] + 1, len(theta) - 1)]
     bias = _beyond(each, well, ill, variance, z) if someone else 0.0

@@ -19,6 +19,7 @@ ROUTES: dict[tuple[str, str], str] = {
     ("POST", "/v1/flo/studies"): "launch a study",
     ("POST", "/v1/flo/studies/{digest}/stop"): "stop a study",
     ("GET", "/v1/flo/studies/{digest}/extracts"): "fetch extracts",
+    ("GET", "/v1/flo/studies/{digest}/heads"): "fetch extracts",
     ("POST", "/v1/flo/studies/{digest}/shred"): "shred a study",
     ("GET", "/v1/flo/metrics"): "see metrics",
     ("GET", "/v1/flo/audit"): "export the audit log",

@@ -107,6 +107,18 @@ def test_with_too_little_signal_the_interval_is_everything() -> None:
     assert (estimate.low, estimate.high) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize("better", [True, False])
+def test_an_estimate_beyond_what_an_auc_can_be_still_says_at_which_end(better: bool) -> None:
+    """Noise in the totals can make 1.6 of a perfect AUC, with which no AUC agrees."""
+    label = (np.arange(2000) % 2).astype(np.float64)
+    sums = told(np.where((label == 1) == better, 0.7, 0.3), label)
+    sums[:, 0] *= 0.5
+    estimate = auc(sums, 400.0)
+    assert estimate.auc == (1.0 if better else 0.0)
+    assert estimate.high - estimate.low < 0.5
+    assert (estimate.high if better else estimate.low) == estimate.auc
+
+
 @pytest.mark.parametrize("side", [-1, 1])
 def test_scores_too_close_for_the_waves_are_told_with_their_bias(side: int) -> None:
     """All within a tenth of the last wave's length: the AUC is off, and the estimate says so."""
