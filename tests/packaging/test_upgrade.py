@@ -157,9 +157,14 @@ def test_a_consortium_is_upgraded_goes_on_and_is_rolled_back(
     assert more != spent
     assert consortium.shares(older, "north") == more, "what the newer one spent is never forgotten"
     reports.append(consortium.carry_out(3, older, everywhere(older)))
+    by_older, by_newer, by_older_again = reports
     for report in reports:
-        for installed in (older, newer):
-            installed.done("audit", "verify", report)
+        newer.done("audit", "verify", report)
+    for report in (by_older, by_older_again):
+        older.done("audit", "verify", report)
+    refused = older.flo("audit", "verify", by_newer)  # it holds what that one does not know
+    assert refused.returncode == 4
+    assert "not a report of schema version" in refused.stderr
     log = ("audit", "log", "--home", consortium.coordinator)
     assert newer.done(*log).count("done") == older.done(*log).count("done") > 0
 

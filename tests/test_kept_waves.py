@@ -1,0 +1,68 @@
+"""A study of schema 3, its model's card, a report of schema 6 and the heads of its run.
+
+``tests/kept/v7`` is of a real run of the heart study at four hospitals: the first of score waves,
+and of a report that holds the ledger heads which the coordinator kept.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flo import canonical
+from flo.errors import MessageError, StudyError, TrustError
+from flo.identity import fingerprint
+from flo.model_card import PublishedModel
+from flo.privacy.mechanisms import ScoreWaves
+from flo.privacy.plan import Plan
+from flo.privacy.report import read_heads, verify
+from flo.study import from_canonical
+from tests.test_kept_files import changed_json
+
+KEPT = Path(__file__).parent / "kept" / "v7"
+DIGEST = "87058b109949ac4e22102da1173a17e533fa302c26fa41d7a8e50c6aa0536585"
+
+
+def test_a_kept_study_has_the_digest_it_had_and_is_told_in_waves() -> None:
+    study = from_canonical((KEPT / "study.json").read_bytes())
+    assert (study.digest, study.schema_version) == (DIGEST, 3)
+    mechanism = Plan.of(study).part("evaluation").mechanism
+    assert (type(mechanism), mechanism.length) == (ScoreWaves, 130)
+
+
+def test_a_kept_report_verifies_and_holds_the_heads_that_were_kept() -> None:
+    report = (KEPT / "report.json").read_bytes()
+    assert json.loads(report)["schema_version"] == 6
+    heads = read_heads((KEPT / "heads.json").read_bytes())
+    assert heads is not None
+    facts = verify(report)
+    assert facts["study"]["digest"] == DIGEST
+    for site in facts["hospitals"]:
+        assert site["kept_by_coordinator"] == heads[site["hospital"]].sequence
+        assert (site["rows_after_that"], len(site["witnessed_by"])) == (0, 3)
+
+
+def test_a_kept_model_opens_with_its_card() -> None:
+    card = json.loads((KEPT / "model.card.json").read_bytes())
+    signer = fingerprint(bytes.fromhex(card["coordinator"]))
+    found = PublishedModel.open(KEPT / "model.card.json", signer)
+    assert found.study.digest == DIGEST
+    assert found.card.evaluation is not None
+
+
+@pytest.mark.parametrize("gone", ["heads", "evidence"])
+def test_a_kept_report_without_a_part_is_refused(gone: str) -> None:
+    document = json.loads((KEPT / "report.json").read_bytes())
+    del document[gone]
+    with pytest.raises((TrustError, MessageError)):
+        verify(canonical.encode(document))
+
+
+def test_bins_and_waves_are_not_mixed(tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_bytes((KEPT / "study.json").read_bytes())
+    document = json.loads((KEPT / "study.json").read_bytes())
+    evaluation = document["evaluation"] | {"bins": 4}
+    with pytest.raises(StudyError, match="leave out bins"):
+        from_canonical(changed_json(tmp_path / "study.json", evaluation=evaluation))
