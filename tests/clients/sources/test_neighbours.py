@@ -63,7 +63,7 @@ def _row(drawn: random.Random, table: pd.DataFrame) -> dict[str, Any]:
         if type(value) in (int, float) and drawn.random() < 0.3:
             row[name] = drawn.choice([f" {value}", f"{float(value)}", str(value)])
     row["patient_id"] = drawn.choice(
-        ["x-1", "1000.5", "é1000", "0001000", " 999999 ", "1e9", "0x3e8", str(10**17 + 1), "-7"]
+        ["x-1", "1000.5", "é1000", "0001001", " 999999 ", "1e9", "0x3e8", str(10**17 + 1), "-7"]
     )
     return row
 
