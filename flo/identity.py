@@ -108,6 +108,8 @@ def low_s(signature: str) -> str:
     """
     try:
         r, s = decode_dss_signature(bytes.fromhex(signature))
+        if not (0 < r < _ORDER and 0 < s < _ORDER):
+            raise ValueError("r or s is outside 1 .. n - 1")
     except ValueError as error:
         raise TrustError("this is no signature") from error
     return encode_dss_signature(r, min(s, _ORDER - s)).hex()

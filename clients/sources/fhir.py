@@ -46,7 +46,7 @@ from flo.errors import UsageError
 from flo.schema import Schema
 
 _RESOURCES_SAMPLED = 200_000  # of each kind, to see which codes there are
-STAY = "patients whom a link names, and who stay; an opt-out holds for the id it was given for"
+STAY = "patients whom another one's link names; they take part unless this very id opted out"
 
 
 class FhirExport:

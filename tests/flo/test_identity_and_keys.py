@@ -34,7 +34,14 @@ def test_of_two_equal_signatures_the_one_with_the_smaller_s_is_made() -> None:
         assert low_s(other) == low_s(made) == made
 
 
-@pytest.mark.parametrize("text", ["", "zz", "00", "30060201"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "zz", "00", "30060201"),
+        *(encode_dss_signature(1, s).hex() for s in (0, 2**384, 2**400)),
+        encode_dss_signature(0, 1).hex(),
+    ],
+)
 def test_what_is_no_signature_has_no_such_form(text: str) -> None:
     with pytest.raises(TrustError):
         low_s(text)

@@ -26,12 +26,21 @@ HOSPITALS = ("cleveland", "hungary", "switzerland", "va-long-beach")
 
 def source(kind: str, table: pd.DataFrame, folder: Path) -> Source:
     """These patients as a source of that kind, written and opened."""
-    if kind == "csv":
-        table.to_csv(folder / "heart.csv", index=False)
-        return open_file(folder / "heart.csv", "patient_id")
-    path = samples.FORMS[kind](table, folder, "heart")
+    return opened(kind, written(kind, table, folder))
+
+
+def written(kind: str, table: pd.DataFrame, folder: Path) -> Path:
+    """The file or folder that these patients are in."""
+    if kind != "csv":
+        return Path(samples.FORMS[kind](table, folder, "heart"))
+    table.to_csv(folder / "heart.csv", index=False)
+    return folder / "heart.csv"
+
+
+def opened(kind: str, path: Path) -> Source:
+    """What lies there, as a source of that kind."""
     match kind:
-        case "parquet":
+        case "csv" | "parquet":
             return open_file(path, "patient_id")
         case "sql":
             return SqlTable(f"sqlite:///{path}", "patients", None, "patient_id")

@@ -131,7 +131,7 @@ def test_of_merged_patients_the_one_who_says_so_is_left_out(export: Export, on_w
     table = look(source, SCHEMA, "id", MAPPING).table
     assert [str(note) for note in table.of_source] == [
         "patients who state a link with another, and are left out: 1",
-        "patients whom a link names, and who stay; an opt-out holds for the id it was given for: 1",
+        "patients whom another one's link names; they take part unless this very id opted out: 1",
     ]
 
 

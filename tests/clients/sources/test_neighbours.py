@@ -27,20 +27,15 @@ import pytest
 from pandas.api.types import is_numeric_dtype
 from pydicom.uid import generate_uid
 
-from flo import sample_sources as samples
 from flo.clients.mapping import StudyMapping
 from flo.clients.quality.check import encode, look
 from flo.clients.sources.dicom import DicomFolder
-from flo.clients.sources.fhir import FhirExport
-from flo.clients.sources.files import open_file
-from flo.clients.sources.omop import OmopDatabase
 from flo.clients.sources.source import Source
-from flo.clients.sources.sql import SqlTable
 from flo.datasets import heart
 from flo.errors import DataError
 from flo.privacy.split import is_held_out
 from tests.clients.sources import images
-from tests.clients.sources.hospital import HEART, mapping
+from tests.clients.sources.hospital import HEART, mapping, opened, written
 
 Rows = dict[str, list[tuple[bytes, bool]]]
 Hostile = Callable[[Path, random.Random, pd.DataFrame], None]
@@ -186,17 +181,9 @@ def _into_dicom(path: Path, drawn: random.Random, table: pd.DataFrame) -> None:
 
 
 def _opened(kind: str, path: Path) -> Source:
-    match kind:
-        case "dicom":
-            return DicomFolder(path, path.parent / "labels.csv", "PatientID")
-        case "csv" | "parquet":
-            return open_file(path, "patient_id")
-        case "sql":
-            return SqlTable(f"sqlite:///{path}", "patients", None, "patient_id")
-        case "fhir":
-            return FhirExport(path, "id")
-        case _:
-            return OmopDatabase(f"sqlite:///{path}", None, "person_source_value")
+    if kind == "dicom":
+        return DicomFolder(path, path.parent / "labels.csv", "PatientID")
+    return opened(kind, path)
 
 
 def _written(kind: str, table: pd.DataFrame, folder: Path) -> Path:
@@ -205,10 +192,7 @@ def _written(kind: str, table: pd.DataFrame, folder: Path) -> Path:
         return images.write(folder, patients=8)[0]
     if kind == "sql":  # as some tools write whole numbers
         table = table.astype({"patient_id": float})
-    if kind == "csv":
-        table.to_csv(folder / "heart.csv", index=False)
-        return folder / "heart.csv"
-    return Path(samples.FORMS[kind](table, folder, "heart"))
+    return written(kind, table, folder)
 
 
 NEWCOMERS: dict[str, Hostile] = {
