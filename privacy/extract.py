@@ -222,7 +222,10 @@ def _check_head(
     head.check(signer)
     here = {row.sequence: row.hash for row in rows}.get(head.sequence)
     if here != head.hash and not balance.is_lost(head):
-        raise TrustError(f"{hospital}: {who} saw a ledger row {head.sequence} that is not here")
+        raise TrustError(
+            f"{hospital}: {who} saw a ledger row {head.sequence} that is not here",
+            hint="ask the hospital for an extract of its whole ledger: flo site extract",
+        )
 
 
 def _repeat_own_rules(
@@ -242,7 +245,8 @@ def _repeat_own_rules(
     if shared and not approved.if_broken and len(approved.unconfirmed) > study.colluders:
         raise TrustError(
             f"{hospital}: {len(approved.unconfirmed)} partners were not compared, more than the "
-            f"{study.colluders} that may collude, and the study was charged as designed"
+            f"{study.colluders} that may collude, and the study was charged as designed",
+            hint="its steward compares them (flo site confirm) and approves again",
         )
     reported = body["software"].get("code_digest")
     if approved.code is not None and reported != approved.code:

@@ -37,6 +37,7 @@ SCHEMA_VERSION = 6  # repeats the hospitals' own rules, and says which row was s
 # Before it a report had the least version that its facts needed: 5 with a hospital that mapped its
 # fields to the study's columns, 4 with a ledger that was restored from a backup.
 _WITH_MAPPING, _WITH_RESTORED = 5, 4
+_OF_STUDIES_3 = 6  # the least for a study of schema 3: none was reported on before the rules were
 MAX_REPORT_BYTES = 1 << 30
 _OF_HEADS = 1
 _SEEN_BEFORE_6 = (
@@ -212,12 +213,13 @@ def _version(document: Any) -> int:
     """Schema version of an extract, or of what is in it if that is later."""
     body = document["body"]
     decision = decided(body)
+    study = from_canonical(str(body["study"]).encode()).schema_version
     return max(
         int(body["schema_version"]),
         int(decision["schema_version"]),
         _WITH_MAPPING if decision.get("mapping") else 1,
         _WITH_RESTORED if is_restored(document) else 1,
-        from_canonical(str(body["study"]).encode()).schema_version,
+        study if study < 3 else _OF_STUDIES_3,
     )
 
 
@@ -281,6 +283,7 @@ def _facts(evidence: list[Any], heads: dict[str, Any], *, own_rules: bool) -> di
 def _hospital_facts(study: Study, plan: Plan, extract: Extract) -> dict[str, Any]:
     body, decision, balance = extract.body, extract.decision, extract.balance
     partner = study.hospital(body["hospital"])
+    seen = max([*extract.witnesses.values(), extract.kept or 0])
     return {
         "hospital": partner.id,
         "declared_size": partner.declared_size,
@@ -299,7 +302,7 @@ def _hospital_facts(study: Study, plan: Plan, extract: Extract) -> dict[str, Any
         "other_studies": sum(1 for number in balance.reservations if number != body["reservation"]),
         "witnessed_by": list(extract.witnesses),
         "kept_by_coordinator": extract.kept,
-        "witnessed_up_to": (seen := max([*extract.witnesses.values(), extract.kept or 0])),
+        "witnessed_up_to": seen,
         "rows_after_that": sum(row.sequence > seen for row in extract.rows),
         "approved_code": decision.code or "not stated",
         "restored": [

@@ -204,11 +204,9 @@ def _training_leaves(study: Study) -> list[tuple[str, str]]:
     where = "is in the sum over all hospitals, each adding a share" if shared else "is added"
     who = "each patient" if chance == 1 else f"each patient, chosen with probability {chance:g},"
     groups, bins = study.evaluation.subgroups, study.evaluation.bins
-    told = (
-        f"one noisy histogram of {bins} score bins"
-        if bins
-        else (f"one noisy release of {LENGTH} sums over where scores lie")
-    )
+    told = f"one noisy release of {LENGTH} sums over where scores lie"
+    if bins:
+        told = f"one noisy histogram of {bins} score bins"
     by = f", by {', '.join(groups)} (noise × √{len(groups)})" if groups else ""
     sums = "1 noisy sum" if study.mechanism.steps == 1 else f"{study.mechanism.steps} noisy sums"
     return [

@@ -9,9 +9,10 @@ One record for each patient, on the mapping's day ``as_of``. Fields:
 Several codes of one system are separated by commas; of several systems there is a list of fields.
 What is not final or not confirmed does not count (http://hl7.org/fhir/R4/observation.html,
 .../condition.html). A patient whose resource states a link with another one is left out: of two ids
-of one patient at most one takes part. Whom it names stays, because what one patient's resource says
-must not change another's records; an opt-out holds for the id that it was given for. An event by an
-identifier that several patients have is each one's. Nothing else of a resource is looked at.
+of one patient at most one takes part. The patient whom the link names stays, because one patient's
+resource must not change another's records; an opt-out counts for the id that it was given for. An
+event that names an identifier of several patients counts for each of them. Nothing else of a
+resource is looked at.
 """
 
 from __future__ import annotations
@@ -85,8 +86,11 @@ class FhirExport:
         ]
 
     def settings(self) -> dict[str, Any]:
-        """The day of every record, which is nobody's to draft: the last day of the data is that of
-        one patient's last visit, and with them it would move everybody's age and history."""
+        """The day of every record is left open, for a person to choose.
+
+        The last day in the data is one patient's last visit: drafted from it, that patient would
+        change everybody's age and history.
+        """
         return {"as_of": None}
 
     def words(self, cells: list[str]) -> dict[str, str]:

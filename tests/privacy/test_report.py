@@ -312,6 +312,15 @@ def test_with_the_coordinators_heads_not_even_the_last_row_can_be_cut_off(ended:
             build([ended.forged(cut)], heads)
 
 
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
+def test_a_report_of_a_new_study_cannot_pass_for_an_earlier_one(ended: World, version: int) -> None:
+    """Which would be spared the rules and the heads."""
+    document = json.loads(build([ended.extract(0), ended.extract(1)], kept_heads(ended)))
+    del document["heads"]
+    with pytest.raises(TrustError, match="holds later evidence"):
+        verify(canonical.encode(document | {"schema_version": version}))
+
+
 def test_without_them_a_report_says_that_rows_may_be_missing(ended: World) -> None:
     said = "rows may be missing at its end"
     assert said in render(build([ended.extract(0), ended.extract(1)]))
