@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import struct
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,10 +114,10 @@ def test_no_planted_value_is_found_anywhere(tmp_path: Path) -> None:
                    "--html", tmp_path / f"{home.config.hospital}.html")  # fmt: skip
                 do("site", "approve", digest, "--yes", "--home", home.directory)
             _until(operator, digest, "running")
+            _crash_the_child_of(agents[1].pid)  # before 60 rounds are over
             patient = f"{MARK}-north-000"
             do("site", "opt-out", "--home", homes[0].directory, typed=f"{patient}\n")
             do("site", "erase", "--home", homes[0].directory, typed=f"{patient}\n")
-            _crash_the_child_of(agents[1].pid)
             _until(operator, digest, "done")
             do("study", "extracts", digest, "--home", at, "--out", tmp_path / "extracts")
         extracts = sorted((tmp_path / "extracts").iterdir())
@@ -152,11 +153,19 @@ def _a_bad_file_is_refused(home: SiteHome, digest: str, do: object) -> None:
 
 def _crash_the_child_of(parent: int) -> None:
     """As a bug in native code would: SIGSEGV, which dumps core where that is allowed."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    assert children
+    end = time.monotonic() + 60
+    while not (children := _children_of(parent)):  # one that ended is being started again
+        assert time.monotonic() < end, "the agent has no child"
+        time.sleep(0.1)
     for child in children:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(int(child), signal.SIGSEGV)
+            os.kill(child, signal.SIGSEGV)
+
+
+def _children_of(parent: int) -> list[int]:
+    """Whichever of its threads started them."""
+    found = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True)
+    return [int(number) for number in found.stdout.split()]
 
 
 def _until(operator: Operator, digest: str, status: str) -> None:
