@@ -290,6 +290,7 @@ def _reserve(
         mapping,
         population.ignore,
         also=unfamiliar(home, population),
+        declared=study.hospital(home.config.hospital).declared_size,
     )
     checked = checked.without(left_out(home, set(checked.patient_ids)))
     patients_key, split_key = home.patients_key, home.split_key

@@ -33,7 +33,13 @@ def inspect(
 
     mapping = mapping_of(home, study)
     looked = look(
-        population.open(), study.data, population.id_column, mapping, population.ignore, progress
+        population.open(),
+        study.data,
+        population.id_column,
+        mapping,
+        population.ignore,
+        progress,
+        study.hospital(home.config.hospital).declared_size,
     )
     looked = Looked(looked.table, [*looked.found, *unfamiliar(home, population)])
     home.record("data-inspected", study.digest, population=population.name)

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from flo import canonical, networks
+from flo import canonical, looks, networks
 from flo.errors import StudyError
 from flo.features import input_names
 from flo.model_kinds import Model, Pack
@@ -350,6 +350,18 @@ class Study(Document):
                     f"{name} has not been written yet: {getattr(self, name)!r}",
                     hint="stewards decide by it: write what it is, in plain language",
                 )
+
+    def refuse_identifying(self) -> None:
+        """Raises StudyError: a column, by its header or codebook, tells who a patient is."""
+        found = [(column.name, looks.of_column(column)) for column in self.data.columns]
+        lines = [f"column {name!r} {rule}" for name, rule in found if rule]
+        if looks.of_header(self.data.label):
+            lines.append(f"the label {self.data.label!r} would tell who a patient is, by its name")
+        if lines:
+            raise StudyError(
+                "no study may have what tells who a patient is: " + "; ".join(lines),
+                hint="the hospitals' gate refuses such a column, too",
+            )
 
     def hospital(self, hospital_id: str) -> Hospital:
         """The partner of that id. Raises StudyError if the study does not name it."""

@@ -144,7 +144,9 @@ def _columns(study: Study) -> Section:
 
 
 def _could_tell(column: Column) -> list[str]:
-    """Where a column has room for what tells who a patient is. Names cannot be told by look."""
+    """Where a column holds, or has room for, what tells who a patient is."""
+    if rule := looks.of_column(column):
+        return [f"this column {rule}"]
     if isinstance(column, CategoryColumn):
         found = [f"codes that look like {kind}" for kind in looks.of_codes(column.codes)]
         if len(column.codes) > MANY_CODES:

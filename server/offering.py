@@ -42,6 +42,7 @@ def completed(
         StudyError: also if something is yet to be written, it has expired, or its time is over.
     """
     study.refuse_unfinished()
+    study.refuse_identifying()
     complete = with_keys(study, keys)
     if complete.has_expired(today):
         raise StudyError(f"the study expired on {complete.expires}", hint="set a later `expires`")

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from flo import looks
 from flo.clients.mapping import MappedColumn, StudyMapping, by_name, problems
 from flo.clients.quality import rules
 from flo.clients.quality.findings import Finding, listed, refuse
@@ -62,10 +63,12 @@ def look(
     mapping: StudyMapping | None = None,
     ignore: Collection[str] = (),
     progress: Progress = lambda done: None,
+    declared: int | None = None,
 ) -> Looked:
     """Read everything and say what does not fit, and what looks wrong though it fits.
 
-    ``mapping``: None where the source's fields have the study's names.
+    ``mapping``: None where the source's fields have the study's names. ``declared``: the patients
+    whom the study counts on here, if it names a number.
 
     Raises:
         DataError: it cannot be read, or columns are missing. UsageError: the mapping is none for
@@ -74,7 +77,9 @@ def look(
     looked = _by_the_rules(source, schema, id_column, mapping, ignore, progress)
     if len(looked.table) == 0:
         return looked
-    return Looked(looked.table, looked.found + suspicions(looked.table, schema, id_column))
+    return Looked(
+        looked.table, looked.found + suspicions(looked.table, schema, id_column, declared)
+    )
 
 
 def check(
@@ -105,14 +110,15 @@ def gate(
     mapping: StudyMapping | None,
     ignore: Collection[str] = (),
     also: Sequence[Finding] = (),
+    declared: int | None = None,
 ) -> Checked:
     """What an approval freezes: data that fit, and in which nothing looks wrong but what the
-    mapping accepts. ``also``: findings that others made of them.
+    mapping accepts. ``also``: findings that others made of them. ``declared``: see ``look``.
 
     Raises:
         DataError: with every finding that stands in the way. UsageError: see ``look``.
     """
-    looked = look(source, schema, id_column, mapping, ignore)
+    looked = look(source, schema, id_column, mapping, ignore, declared=declared)
     refuse([*looked.found, *also], mapping.accepted if mapping else {})
     return encode(looked.table, schema)
 
@@ -227,9 +233,8 @@ def _mapping(
             f"{source.name} has no columns of the study's names, so it needs a mapping",
             hint="flo site map STUDY writes one to review",
         )
-    its_own = [name for name, column in used.columns.items() if column.field == id_column]
     refuse(
-        [Finding(name, "is mapped to the patient id; no study may use it") for name in its_own], {}
+        [f for name, column in used.columns.items() for f in _telling(name, column, id_column)], {}
     )
     if source.is_table:
         present = {offer.field for offer in source.offers()}
@@ -249,6 +254,16 @@ def _mapping(
             found += _strange(source, sorted(present - fields - set(ignore)), schema)
         refuse(found, {})
     return used
+
+
+def _telling(name: str, column: MappedColumn, id_column: str) -> list[Finding]:
+    """Fields of a column that are the patient's id, or by their own names tell who a patient is."""
+    of = {f: "the patient id" if f == id_column else looks.of_header(f) for f in column.fields}
+    return [
+        Finding(name, f"is mapped to {what}; no study may use it")
+        for field, what in of.items()
+        if what and field != name
+    ]
 
 
 def _strange(source: Source, names: list[str], schema: Schema) -> list[Finding]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from flo.errors import DataError
 
 Level = Literal["refused", "to accept", "note"]
+CODEBOOK = "codebook"
 _SHOWN = 5
 
 
@@ -69,6 +70,9 @@ def refuse(found: Sequence[Finding], accepted: Mapping[str, str]) -> None:
         return
     names = ", ".join(f'"{finding.name}"' for finding in open_)
     hint = "rows are counted from the first one below the header; mend the data (or the study)"
+    if any(finding.kind == CODEBOOK for finding in hard):
+        hint += "; codes of your own are translated by `codes` in mapping.toml, which flo site map "
+        hint += "drafts"
     if open_:
         hint += f"; what is as it should be is accepted in mapping.toml, with why: {names}"
     raise DataError(

@@ -5,10 +5,12 @@ Looks can deceive both ways. What holds against a hospital's own mistake is that
 bounds and a category a public codebook; this only says, where such a rule is broken or could be
 too wide, what the cells seem to be.
 
+A column or codebook that names people by itself is refused before its cells are looked at.
+
 Not to be told within wide bounds: numbers of four digits and less but years, what was scaled or
 shifted, a few identifiers among many other numbers, and any of fewer than 20 cells. Nor, of a
-codebook, names and plain record numbers of whom several records are here: "typical angina" looks
-like a name, and a concept is a number.
+codebook, a few names without a common given name ("typical angina" looks like one), and plain
+record numbers of whom several records are here: a concept is a number, too.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ _DAYS = {  # digits -> how they may read as a day or a month
     8: ("%Y%m%d", "%d%m%Y", "%m%d%Y"),
     6: ("%y%m%d", "%d%m%y", "%m%d%y", "%Y%m"),
 }
-_LONG_TEXT, _WORDS = 40, 5
+_LONGEST_END = 40  # characters of an id that are looked at
 
 
 def kind_of_identifier(cells: pa.Array) -> str | None:
@@ -54,6 +56,9 @@ def identifiers(columns: pd.DataFrame, ids: list[str], schema: Schema) -> list[F
     """Columns of the study that hold what tells who a patient is."""
     found = []
     for column in schema.columns:
+        if rule := looks.of_column(column):
+            found.append(Finding(column.name, rule, kind=IDENTIFIER))
+            continue
         if isinstance(column, ImageColumn):
             continue
         cells = columns[column.name]
@@ -109,8 +114,7 @@ def _kind(cells: list[str]) -> str | None:
     for name, _ in looks.KINDS:
         if np.mean(looks.like(name, cells)) >= _SHARE:
             return name
-    long = [len(cell) > _LONG_TEXT or len(cell.split()) >= _WORDS for cell in cells]
-    return "free text" if np.mean(long) >= _SHARE else None
+    return "free text" if np.mean([looks.is_text(cell) for cell in cells]) >= _SHARE else None
 
 
 def _kind_of_numbers(column: NumberColumn, values: Floats, ids: list[str]) -> str | None:
@@ -138,7 +142,7 @@ def _kind_of_numbers(column: NumberColumn, values: Floats, ids: list[str]) -> st
 
 def _last_digits(name: str) -> str:
     """The number that an id ends in, without zeros in front; of a long one its end is looked at."""
-    found = re.search(r"(\d*)\W*$", name[-_LONG_TEXT:])
+    found = re.search(r"(\d*)\W*$", name[-_LONGEST_END:])
     return found[1].lstrip("0") if found else ""
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandera.pandas as pandera
 from pandera.errors import SchemaErrors
 
-from flo.clients.quality.findings import Finding, rows
+from flo.clients.quality.findings import CODEBOOK, Finding, rows
 from flo.clients.quality.table import Table
 from flo.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
 
@@ -19,6 +19,7 @@ ID = "\0id"  # a name that no column has
 _CODES_SHOWN = 8
 _MISSING = "has no missing-value rule but cells are missing"
 _NO_ID, _REPEATED = "every record needs a patient id", "the study says one record per patient"
+_NO_CODE = "must be a code of the study's codebook"
 _NO_LABEL = "the label must be 0 or 1"
 
 
@@ -48,7 +49,8 @@ def broken(table: Table, schema: Schema, id_column: str, *, labelled: bool = Tru
         elif check == "not_nullable":
             found += rows(name, _MISSING, np.where(table.unread_in(name), False, mask))
         else:
-            found += rows(name, str(check), mask)
+            kind = CODEBOOK if str(check).startswith(_NO_CODE) else ""
+            found += rows(name, str(check), mask, kind=kind)
     return found
 
 
@@ -72,7 +74,7 @@ def _column(column: NumberColumn | CategoryColumn) -> pandera.Column:
         return pandera.Column(float, check, nullable=nullable)
     some = ", ".join(column.codes[:_CODES_SHOWN])
     some += ", ..." if len(column.codes) > _CODES_SHOWN else ""
-    rule = f"must be a code of the study's codebook ({some})"
+    rule = f"{_NO_CODE} ({some})"
     check = pandera.Check.isin(list(column.codes), error=rule)
     return pandera.Column(checks=check, nullable=nullable)
 

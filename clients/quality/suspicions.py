@@ -1,5 +1,5 @@
 """What fits the study's rules and looks wrong all the same: swapped columns, shifted codes, columns
-that give the label away, patients who are there twice.
+that give the label away, placeholders, patients who are there twice or are too few.
 
 Each is a rule of thumb with its threshold in sight. What one says is shown to the steward, who
 mends it or writes down why it is as it should be.
@@ -19,6 +19,8 @@ from flo.clients.quality.doubles import doubles
 from flo.clients.quality.findings import Finding
 from flo.clients.quality.identifiers import identifiers, weak_ids
 from flo.clients.quality.ids import other_characters, same_patient
+from flo.clients.quality.placeholders import constant_codes, placeholders
+from flo.clients.quality.sizes import unexpected_size
 from flo.clients.quality.table import Table
 from flo.clients.quality.units import wrong_unit
 from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
@@ -33,8 +35,13 @@ _FEWEST_OF_ONE_CLASS = 20  # records
 _MOSTLY = 0.95
 
 
-def suspicions(table: Table, schema: Schema, id_column: str) -> list[Finding]:
-    """Everything that looks wrong about a table with at least one record."""
+def suspicions(
+    table: Table, schema: Schema, id_column: str, declared: int | None = None
+) -> list[Finding]:
+    """Everything that looks wrong about a table with at least one record.
+
+    ``declared``: the patients whom the study counts on here; None if it names no such number.
+    """
     numbers = [c for c in schema.columns if isinstance(c, NumberColumn)]
     categories = [c for c in schema.columns if isinstance(c, CategoryColumn)]
     found = identifiers(table.columns, table.ids, schema)
@@ -43,13 +50,15 @@ def suspicions(table: Table, schema: Schema, id_column: str) -> list[Finding]:
     explained = {name for finding in swapped for name in finding.column.split(" and ")}
     for column in numbers:
         if column.name not in explained:
-            found += wrong_unit(column, table.columns[column.name].to_numpy())
+            values = table.columns[column.name].to_numpy()
+            found += wrong_unit(column, values) or placeholders(column, values)
     for category in categories:
-        found += _shifted(table, category)
+        found += _shifted(table, category) + constant_codes(category, table.columns[category.name])
     found += _leaks(table, schema)
     found += weak_ids(table.ids, id_column)
     found += doubles(table, schema) + same_patient(table, id_column)
     found += other_characters(table, id_column)
+    found += unexpected_size(table.ids, id_column, schema, declared)
     return found + _one_class(table, schema) + _mostly_missing(table, schema)
 
 

@@ -6,10 +6,12 @@ well-known conversion would bring them in. Factors: molar masses and SI definiti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from flo import looks
 from flo.clients.mapping import same_unit
 from flo.clients.quality.cells import Floats
 from flo.clients.quality.findings import Finding
@@ -25,13 +27,17 @@ _WELL_SPREAD = 0.1
 
 @dataclass(frozen=True)
 class Conversion:
-    """value · ``factor`` + ``offset``. ``what``: of which quantity, "" for any."""
+    """value · ``factor`` + ``offset``. ``what``: of which quantity, "" for any.
+
+    ``names``: how a column's name begins that is of this quantity, as in ``chol`` and ``ldl``.
+    """
 
     given: str
     wanted: str
     factor: float
     offset: float = 0.0
     what: str = ""
+    names: tuple[str, ...] = ()
 
     def of(self, values: Floats) -> Floats:
         """Values in ``given``, as they are in ``wanted``; NaN stays NaN."""
@@ -39,21 +45,36 @@ class Conversion:
 
     def back(self) -> Conversion:
         """The conversion from ``wanted`` to ``given``."""
-        return Conversion(
-            self.wanted, self.given, 1 / self.factor, -self.offset / self.factor, self.what
+        return replace(
+            self,
+            given=self.wanted,
+            wanted=self.given,
+            factor=1 / self.factor,
+            offset=-self.offset / self.factor,
         )
+
+    def is_for(self, name: str) -> bool:
+        """Whether a column of this name is of the quantity, or the quantity does not matter."""
+        words = re.split(r"[\W_]+", looks.plain(name))
+        return not self.what or any(word.startswith(self.names) for word in words)
 
 
 _ONE_WAY = (
-    Conversion("mmol/L", "mg/dL", 38.67, what="cholesterol"),
-    Conversion("mmol/L", "mg/dL", 18.016, what="glucose"),
-    Conversion("mmol/L", "mg/dL", 88.57, what="triglycerides"),
-    Conversion("mmol/L", "mg/dL", 2.801, what="urea nitrogen"),
-    Conversion("mmol/L", "mg/dL", 4.008, what="calcium"),
-    Conversion("µmol/L", "mg/dL", 1 / 88.42, what="creatinine"),
-    Conversion("µmol/L", "mg/dL", 1 / 17.1, what="bilirubin"),
+    Conversion(
+        "mmol/L",
+        "mg/dL",
+        38.67,
+        what="cholesterol",
+        names=("chol", "ldl", "hdl", "tchol"),
+    ),
+    Conversion("mmol/L", "mg/dL", 18.016, what="glucose", names=("gluc", "gluk", "bg", "sugar")),
+    Conversion("mmol/L", "mg/dL", 88.57, what="triglycerides", names=("tri", "tg")),
+    Conversion("mmol/L", "mg/dL", 2.801, what="urea nitrogen", names=("urea", "bun", "harnst")),
+    Conversion("mmol/L", "mg/dL", 4.008, what="calcium", names=("ca", "kalz")),
+    Conversion("µmol/L", "mg/dL", 1 / 88.42, what="creatinine", names=("crea", "krea", "scr")),
+    Conversion("µmol/L", "mg/dL", 1 / 17.1, what="bilirubin", names=("bili", "tbili")),
     Conversion("g/L", "g/dL", 0.1),
-    Conversion("mmol/mol", "%", 0.0915, 2.15, what="HbA1c"),
+    Conversion("mmol/mol", "%", 0.0915, 2.15, what="HbA1c", names=("hba1c", "a1c", "hba")),
     Conversion("kPa", "mm Hg", 7.50062),
     Conversion("°F", "°C", 5 / 9, -160 / 9),
     Conversion("lb", "kg", 0.45359237),
@@ -104,14 +125,16 @@ def _would(best: Conversion) -> str:
 
 
 def _best(column: NumberColumn, values: Floats, *, spread: bool = False) -> Conversion | None:
-    """The conversion into the study's unit, or of its quantity, that brings the values in."""
+    """The conversion into the study's unit that brings the values in; of an analyte's own ones
+    only where the column names it."""
     fitting = [
         conversion
         for conversion in CONVERSIONS
         if same_unit(conversion.wanted, column.unit)
+        and conversion.is_for(column.name)
         and _fits(conversion, column, values, spread=spread)
     ]
-    return min(fitting, key=lambda conversion: _strangeness(conversion, column), default=None)
+    return min(fitting, key=_strangeness, default=None)
 
 
 def _fits(conversion: Conversion, column: NumberColumn, values: Floats, *, spread: bool) -> bool:
@@ -126,7 +149,6 @@ def _crowded(column: NumberColumn, values: Floats, share: float = _CROWDED) -> b
     return bool(high <= column.minimum + width or low >= column.maximum - width)
 
 
-def _strangeness(conversion: Conversion, column: NumberColumn) -> tuple[bool, float]:
+def _strangeness(conversion: Conversion) -> tuple[bool, float]:
     """Least for the column's own quantity; among equals, for the smallest change."""
-    named = bool(conversion.what) and conversion.what[:4].casefold() in column.name.casefold()
-    return not named, abs(float(np.log(conversion.factor)))
+    return not conversion.what, abs(float(np.log(conversion.factor)))

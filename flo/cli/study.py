@@ -72,6 +72,7 @@ def check(
 
     with working("calibrating noise"):
         loaded = load(study)
+        loaded.refuse_identifying()
         parts = sections(loaded)
         plan = Plan.of(loaded)
     show_sheet(parts, console())

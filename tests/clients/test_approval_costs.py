@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flo.keystore import AesKeyStore
-from tests.builders import data_file
+from tests.builders import HOSPITALS, data_file, small_study
 from tests.clients.approving_site import enrolled_site
 
 
@@ -26,7 +26,8 @@ def test_an_approval_of_3000_patients_opens_few_keys_and_reads_few_settings(
         for i in range(3000)
     ]
     data_file(site.home).write_text("\n".join(["patient_id,age,ward,ill", *rows]) + "\n")
-    offer, counts = site.offer(), Counter[str]()
+    hospitals = [{"id": name, "declared_size": 3000} for name in HOSPITALS]
+    offer, counts = site.offer(small_study(hospitals=hospitals)), Counter[str]()
 
     def counted(name: str, what: Any) -> Any:
         def call(*given: Any, **known: Any) -> Any:

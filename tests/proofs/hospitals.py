@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from flo.clients.quality.check import Checked
+from flo.datasets import DATASETS
 from flo.datasets.package_file import package_file
 from flo.lab.simulation import load_hospitals
 from flo.study import Study, from_document, load, round_size
@@ -26,17 +27,19 @@ class Consortium:
 
     study: Study
     hospitals: dict[str, Checked]
+    tables: dict[str, pd.DataFrame]
 
     def by(self, *subgroups: str) -> Consortium:
         """The same, evaluated by these columns, too."""
         document = self.study.model_dump(mode="json")
         document["evaluation"]["subgroups"] = list(subgroups)
-        return Consortium(from_document(document), self.hospitals)
+        return Consortium(from_document(document), self.hospitals, self.tables)
 
 
 def _example(file: str) -> Consortium:
     study = load(EXAMPLES / file)
-    return Consortium(study, load_hospitals(study, None, "patient_id"))
+    tables = DATASETS[study.name if study.name in DATASETS else study.name.split("-")[0]]()
+    return Consortium(study, load_hospitals(study, tables, "patient_id"), tables)
 
 
 def _table(package: str, name: str) -> pd.DataFrame:
@@ -95,7 +98,7 @@ def _of(
         "limits": {"deadline_seconds": 60, "minimum_cohort": 2},
     }
     study = from_document(document)
-    return Consortium(study, load_hospitals(study, by_site, "patient_id"))
+    return Consortium(study, load_hospitals(study, by_site, "patient_id"), by_site)
 
 
 def nass() -> Consortium:

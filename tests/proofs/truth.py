@@ -29,7 +29,7 @@ from flo.privacy.plan import Plan, combined_variance, noise_shares
 from flo.privacy.score_waves import Estimate
 from flo.study import Study
 from flo.vectors import Vector
-from tests.proofs import latency, source
+from tests.proofs import gate, latency, source
 from tests.proofs.hospitals import CHOSEN_ON, GENERAL, Consortium
 from tests.proofs.rows import Row, chance
 
@@ -45,8 +45,10 @@ _SUBGROUPS = {"heart": "sex", "support2": "sex", "fars": "sex", "nass": "sex"}
 
 def rows(quick: bool) -> Iterator[Row]:
     """Coverage, bias and width of the AUC on every set, and coverage of subgroups; false alarms of
-    the self-audit; what the time of a release tells of an opt-out; whom a hostile patient changes.
+    the self-audit; what the time of a release tells of an opt-out; whom a hostile patient changes;
+    what the gate asks about data in which nothing is wrong.
     """
+    yield from gate.rows(quick=quick)
     yield from source.rows(_QUICK_CASES if quick else _CASES)
     yield from latency.rows(_QUICK_PAIRS if quick else _PAIRS)
     yield from _audits(_QUICK_AUDITS if quick else _AUDITS)

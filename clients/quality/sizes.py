@@ -1,0 +1,41 @@
+"""Whether there are about as many patients as the study counts on, and whether they are patients.
+
+A file that was cut off and ids of stays in place of patients fit every rule of a study: with the
+one its sum is divided by patients who are not there, with the other a patient pays once and gives
+many times.
+"""
+
+from __future__ import annotations
+
+from flo.clients.quality.findings import Finding
+from flo.schema import Schema
+
+SIZE = "number of patients"
+_TIMES = 2.0  # more or fewer than declared
+_GROWN = 1.1  # since it was declared, and rounded
+
+
+def unexpected_size(
+    ids: list[str], id_column: str, schema: Schema, declared: int | None
+) -> list[Finding]:
+    """What there is to ask about n records with these ``ids``.
+
+    ``declared``: the patients whom the study counts on here; None if it names no such number.
+    """
+    patients = len(set(ids))
+    if declared is None:
+        return []
+    rule = f"{patients} patients ({len(ids)} records), and the study counts on {declared} here"
+    if patients < declared / _TIMES:
+        rule += ": is the file whole?"
+    elif patients > declared * _TIMES or _may_be_stays(ids, patients, schema, declared):
+        rule += ": are these ids of patients, or of their stays?"
+    else:
+        return []
+    return [Finding(id_column, rule, level="to accept", kind=SIZE)]
+
+
+def _may_be_stays(ids: list[str], patients: int, schema: Schema, declared: int) -> bool:
+    """Whether nobody has two records where many could have them, and too many are here."""
+    many = schema.records_per_patient == "many"
+    return many and patients == len(ids) > declared * _GROWN

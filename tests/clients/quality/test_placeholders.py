@@ -1,0 +1,102 @@
+"""Planted in real patients: what a record system writes where it knows nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flo.clients.quality.cells import Floats
+from flo.clients.quality.findings import Finding
+from flo.clients.quality.placeholders import constant_codes, placeholders
+from flo.datasets import DATASETS
+from flo.schema import CategoryColumn, NumberColumn
+from flo.study import load
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+COLUMN = NumberColumn(kind="number", name="v", unit="1", minimum=-1e6, maximum=1e6)
+CLEVELAND = DATASETS["heart-disease"]()["cleveland"]
+SEPSIS = DATASETS["support2"]()["simulated-sepsis"]
+
+
+def asked(values: Floats) -> list[Finding]:
+    return placeholders(COLUMN, values)
+
+
+def some(values: Floats, value: float, count: int) -> Floats:
+    """The first known ones replaced."""
+    changed = values.copy()
+    changed[np.flatnonzero(~np.isnan(values))[:count]] = value
+    return changed
+
+
+def real(name: str) -> Floats:
+    table = CLEVELAND if name in CLEVELAND else SEPSIS
+    return table[name].to_numpy(float)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        *(("chol", 0), ("chol", -1), ("chol", 999), ("trestbps", 0), ("thalch", 999)),
+        *(("age", -9), ("age", 999), ("crea", 99.9), ("sod", 999), ("wblc", 888), ("temp", 9.99)),
+        *(("age", 9.9), ("meanbp", -99), ("pafi", 9999)),
+    ],
+)
+@pytest.mark.parametrize("count", [3, 100])
+def test_a_missing_code_within_the_bounds_is_asked_about(
+    name: str, code: float, count: int
+) -> None:
+    (one,) = asked(some(real(name), code, count))
+    assert (one.kind, one.level, one.count) == ("missing code", "to accept", count)
+    assert "`missing` in mapping.toml" in one.rule
+    assert len(one.rows) == min(count, 5)
+
+
+def test_two_cells_are_no_code() -> None:
+    assert asked(some(real("chol"), 999, 2)) == []
+
+
+@pytest.mark.parametrize("value", [99.0, 9.99, 999.0])
+def test_a_nine_among_its_like_is_a_number(value: float) -> None:
+    """People of 99 years where there are some of 98."""
+    near = value * (1 - np.arange(600) % 40 / 80)
+    assert asked(some(near, value, 60)) == []
+
+
+def test_zeros_of_a_count_and_of_a_dose_are_numbers() -> None:
+    assert asked(real("oldpeak")) == []
+    assert asked(np.where(np.arange(600) % 3 == 0, np.arange(600) / 10, 0)) == []
+
+
+@pytest.mark.parametrize("name", ["chol", "trestbps", "thalch", "crea", "wblc"])
+def test_one_value_in_most_records_is_asked_about(name: str) -> None:
+    values = real(name)
+    known = int((~np.isnan(values)).sum())
+    usual = float(np.nanmedian(values))
+    (one,) = asked(some(values, usual, int(0.6 * known)))
+    assert (one.kind, one.level) == ("default value", "to accept")
+    assert asked(some(values, usual, int(0.4 * known))) == []
+
+
+def test_a_constant_is_asked_about_and_a_constant_code_is_noted() -> None:
+    (one,) = asked(np.full(20, 5.0))
+    assert (one.kind, one.level) == ("constant column", "to accept")
+    assert asked(np.full(19, 5.0)) == []
+    sex = CategoryColumn(kind="category", name="sex", codes=("f", "m"))
+    cells = CLEVELAND["sex"].astype("category")
+    assert constant_codes(sex, cells) == []
+    (noted,) = constant_codes(sex, cells.where(cells == cells.iloc[0]))
+    assert noted.level == "note"
+
+
+@pytest.mark.parametrize("name", ["heart-disease", "support2", "fars", "lidc"])
+def test_nothing_is_asked_of_real_patients(name: str) -> None:
+    file = {"lidc": "lidc/linear", "heart-disease": "heart/study"}.get(name, f"{name}/study")
+    columns = load(EXAMPLES / f"{file}.toml").data.columns
+    for hospital, table in DATASETS[name]().items():
+        for column in columns:
+            if isinstance(column, NumberColumn):
+                found = placeholders(column, table[column.name].to_numpy(float))
+                assert found == [], (hospital, column.name)
