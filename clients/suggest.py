@@ -109,7 +109,9 @@ def _column(
         return Suggestion(MappedColumn(field=best.field), remark)
     pairs = _pairs(cells, codes)
     if not pairs:
-        return Suggestion(None, f"{best.field}? {remark}; none of its {len(cells)} cells is one")
+        how = f'give each its code, as in codes = {{ "a cell" = "{codes[0]}" }}'
+        none = f"none of its {len(cells)} cells is one: {how}"
+        return Suggestion(None, f"{best.field}? {remark}; {none}")
     # How many others there are, and not which: one that only a few patients have may tell of them.
     if left := len(cells) - len(pairs):
         remark += f"; {left} other cells without a code yet"

@@ -33,7 +33,7 @@ _CONCEPT = re.compile(r"[A-Za-z]{0,5}[:-]?\d+([.-]\d+)?[A-Za-z]?")  # 53741008, 
 _FEWEST_CODES = 3
 _SAINTS = {"st", "saint", "sankt", "san", "santa", "são", "sainte"}  # who name hospitals and wards
 _KNOWN = frozenset(GIVEN_NAMES.split())
-_FEWEST_NAMES, _SHARE_KNOWN = 8, 0.3  # codes with a common given name
+_FEWEST_NAMES, _SHARE_KNOWN = 8, 0.15  # codes with a common given name
 _MANY_NAMES, _SHARE_LIKE, _DIFFERENT = 100, 0.9, 10  # codes; of them; first words, and last ones
 _WORDS = re.compile(r"[^\W\d_]+")
 _ABOUT = {"has", "had", "is", "no", "sent", "with", "without", "missing"}
@@ -93,7 +93,7 @@ def of_codes(codes: Iterable[str]) -> list[str]:
 def names_people(codes: Collection[str]) -> bool:
     """Whether a codebook names people.
 
-    Either 8 codes and three in ten have a common given name, or of 100 and more nine in ten are two
+    Either 8 codes and 15 % of them have a common given name, or of 100 and more nine in ten are two
     words or more, as "typical angina" is, too; diagnoses and drugs have codes of their own.
     """
     known = sum(_has_a_given_name(code) for code in codes)

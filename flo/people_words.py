@@ -47,23 +47,23 @@ GIVEN_NAMES = """
     gerhard gerrit giovanna giovanni gisela giulia giuseppe gloria gregory grzegorz gunter
     gustavo hannah hans harold hasan hassan hatice heike heinrich heinz helen helene helga
     helmut hendrik henry hiroshi horst hugo hui huseyin hussein ibrahim ingrid irina isabel
-    isabella isabelle ivan jacob jacqueline jacques james jan janet janice jason javier jean
-    jeffrey jennifer jeremy jesse jessica jihoon jing joan joao johan johanna john jonas
-    jonathan jorge jose josef joseph joshua joyce juan judith judy jules julia juliana julie
-    julien juliette jurgen justin karen karin karl katarzyna katherine kathleen kathryn katrin
-    kayla keith kelly kenji kenneth kevin khadija khalid kimberly klaus kristina krystyna
-    krzysztof kyle lakshmi larry lars laura lauren laurent lawrence lea lena leonie linda lisa
-    logan lorenzo louis luc lucas lucia luigi luis lukas malgorzata manfred manon manuel marcin
-    marco margaret maria mariam marie marilyn mario markus martha mary mason mateus mathieu
-    matteo matthew matthias megan mehmet melissa mia michael michal michel michelle miguel
-    mikhail ming minjun mohamed mohammed monika monique muhammad mustafa nancy natalia natalie
-    nathalie nathan nicholas nicolas nicole nikolai nils noah olga olivia omar otto pablo pamela
-    paola patricia patrick paul paulo pawel pedro peter petra philip philippe pierre pieter
-    pietro piotr pooja priya rachel rafael rahul ralph ramesh randy raphael raquel rebecca
-    regula renate reto richard robert roger ronald roy russell ruth ryan sabine salvatore
-    samantha samuel sandra sanjay sara sarah scott sean sergei sergio sharon shirley sophia
-    sophie stefan stephanie stephen steven sunil sunita suresh susan susanne sven svetlana
-    sylvie takashi tatiana teresa terry theresa thiago thomas timothy tomasz tyler urs ursula
-    uwe vijay vincent vincenzo vladimir vreni walter wayne wei werner wilhelm willem william
-    willie wolfgang xin yan ying yoko youssef yuki zachary zainab zeynep
+    isabella isabelle ivan jacob jacqueline jacques james janet janice jason javier jean jeffrey
+    jennifer jeremy jesse jessica jihoon jing joan joao johan johanna john jonas jonathan jorge
+    jose josef joseph joshua joyce juan judith judy jules julia juliana julie julien juliette
+    jurgen justin karen karin karl katarzyna katherine kathleen kathryn katrin kayla keith kelly
+    kenji kenneth kevin khadija khalid kimberly klaus kristina krystyna krzysztof kyle lakshmi
+    larry lars laura lauren laurent lawrence lea lena leonie linda lisa logan lorenzo louis luc
+    lucas lucia luigi luis lukas malgorzata manfred manon manuel marcin marco margaret maria
+    mariam marie marilyn mario markus martha mary mason mateus mathieu matteo matthew matthias
+    megan mehmet melissa mia michael michal michel michelle miguel mikhail ming minjun mohamed
+    mohammed monika monique muhammad mustafa nancy natalia natalie nathalie nathan nicholas
+    nicolas nicole nikolai nils noah olga olivia omar otto pablo pamela paola patricia patrick
+    paul paulo pawel pedro peter petra philip philippe pierre pieter pietro piotr pooja priya
+    rachel rafael rahul ralph ramesh randy raphael raquel rebecca regula renate reto richard
+    robert roger ronald roy russell ruth ryan sabine salvatore samantha samuel sandra sanjay
+    sara sarah scott sean sergei sergio sharon shirley sophia sophie stefan stephanie stephen
+    steven sunil sunita suresh susan susanne sven svetlana sylvie takashi tatiana teresa terry
+    theresa thiago thomas timothy tomasz tyler urs ursula uwe vijay vincent vincenzo vladimir
+    vreni walter wayne wei werner wilhelm willem william willie wolfgang xin yan ying yoko
+    youssef yuki zachary zainab zeynep
 """

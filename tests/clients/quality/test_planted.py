@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flo.clients.mapping import StudyMapping
 from flo.clients.quality.check import Looked, gate, look
 from flo.clients.quality.findings import Finding
 from flo.clients.sources.files import open_file
@@ -23,9 +24,11 @@ TABLE = heart.load()["cleveland"]
 Plant = Callable[[pd.DataFrame], pd.DataFrame]
 
 
-def looked(table: pd.DataFrame, folder: Path, schema: Schema = HEART) -> Looked:
+def looked(
+    table: pd.DataFrame, folder: Path, schema: Schema = HEART, declared: int | None = None
+) -> Looked:
     table.to_csv(folder / "x.csv", index=False)
-    return look(open_file(folder / "x.csv", "patient_id"), schema, "patient_id")
+    return look(open_file(folder / "x.csv", "patient_id"), schema, "patient_id", declared=declared)
 
 
 def named(found: list[Finding], kind: str) -> list[Finding]:
@@ -176,6 +179,43 @@ def test_codes_in_other_letters_are_no_names(tmp_path: Path) -> None:
     assert not named(found, "identifier")
 
 
+@pytest.mark.parametrize(
+    "spelt", [str.upper, lambda code: {"Male": "m\u00e4nnlich"}.get(code, code)]
+)
+def test_a_codebook_in_other_letters_or_another_language_has_a_way_out(
+    spelt: Callable[[str], str], tmp_path: Path
+) -> None:
+    TABLE.assign(sex=TABLE["sex"].map(spelt)).to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(DataError, match="'sex': must be a code of the study's codebook") as refused:
+        gate(open_file(tmp_path / "x.csv", "patient_id"), HEART, "patient_id", None)
+    assert "translated by `codes` in mapping.toml, which flo site map drafts" in refused.value.hint
+
+
+def test_a_field_whose_name_tells_is_refused_whatever_it_is_mapped_to(tmp_path: Path) -> None:
+    TABLE.rename(columns={"cp": "patient_surname"}).to_csv(tmp_path / "x.csv", index=False)
+    columns = {c: {"field": c} for c in TABLE.columns if c not in ("patient_id", "cp")}
+    mapping = StudyMapping.model_validate(
+        {"columns": columns | {"cp": {"field": "patient_surname"}}}
+    )
+    with pytest.raises(DataError, match="column 'cp': is mapped to a name; no study may use it"):
+        gate(open_file(tmp_path / "x.csv", "patient_id"), HEART, "patient_id", mapping)
+
+
+def test_a_column_that_names_people_is_refused_and_cannot_be_accepted(tmp_path: Path) -> None:
+    """A site's own gate: the coordinator may have signed the study all the same."""
+    named = {**HEART.columns[0].model_dump(), "name": "first_name"}
+    schema = Schema.model_validate({**HEART.model_dump(), "columns": [named]})
+    TABLE[["patient_id", "age", "disease"]].rename(columns={"age": "first_name"}).to_csv(
+        tmp_path / "x.csv", index=False
+    )
+    accepted = {"identifier: first_name": "We want it."}
+    mapping = StudyMapping.model_validate({"accepted": accepted})
+    with pytest.raises(
+        DataError, match="'first_name': would be a name of a patient, by its header"
+    ):
+        gate(open_file(tmp_path / "x.csv", "patient_id"), schema, "patient_id", mapping)
+
+
 def test_what_is_mostly_missing_is_noted(tmp_path: Path) -> None:
     found = looked(TABLE.assign(ca=float("nan")), tmp_path).found
     (one,) = named(found, "missing")
@@ -185,7 +225,8 @@ def test_what_is_mostly_missing_is_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["heart-disease", "support2", "fars"])
 def test_nothing_is_in_the_way_at_any_real_site(name: str, tmp_path: Path) -> None:
     """63 sites: a gate that cries wolf is soon opened for everything."""
-    schema = load(EXAMPLES / name.split("-")[0] / "study.toml").data
+    study = load(EXAMPLES / name.split("-")[0] / "study.toml")
     for hospital, table in DATASETS[name]().items():
-        found = looked(table, tmp_path, schema).found
+        declared = study.hospital(hospital).declared_size
+        found = looked(table, tmp_path, study.data, declared).found
         assert not [str(f) for f in found if f.level != "note"], hospital

@@ -8,7 +8,8 @@ import pytest
 
 from flo.clients.quality.suspicions import suspicions
 from flo.clients.quality.table import Table
-from flo.schema import Schema
+from flo.clients.quality.units import wrong_unit
+from flo.schema import NumberColumn, Schema
 
 
 def kinds(bounds: dict[str, tuple[float, float, str]], **cells: list[float]) -> set[str]:
@@ -77,3 +78,28 @@ def test_another_unit_within_the_bounds(most: float, high: int, told: bool) -> N
     """95 of 100 glucoses lie in the lowest 5 % of 500 mg/dL, as they do in mmol/L."""
     cells = [*np.linspace(4, 20, 80), *[most] * (20 - high), *[300.0] * high]
     assert ("unit" in kinds({"glucose": (0.0, 500.0, "mg/dL")}, glucose=cells)) is told
+
+
+ANALYTES = {
+    "creatinine": (0.2, 20.0, "mg/dL", 88.42, "µmol/L where the study has mg/dL of creatinine"),
+    "Bili_total": (0.1, 30.0, "mg/dL", 17.1, "µmol/L where the study has mg/dL of bilirubin"),
+    "ldl": (40.0, 600.0, "mg/dL", 1 / 38.67, "mmol/L where the study has mg/dL of cholesterol"),
+    "BUN": (5.0, 300.0, "mg/dL", 1 / 2.801, "mmol/L where the study has mg/dL of urea nitrogen"),
+}
+
+
+@pytest.mark.parametrize("name", ANALYTES)
+def test_a_unit_is_named_for_the_analyte_of_the_column_and_for_no_other(name: str) -> None:
+    low, high, unit, factor, words = ANALYTES[name]
+    values = np.geomspace(low * 1.1, high * 0.9, 100) * factor
+    for called, told in ((name, True), ("protein", False), ("marker 3", False)):
+        column = NumberColumn(kind="number", name=called, unit=unit, minimum=low, maximum=high)
+        found = wrong_unit(column, values)
+        assert bool(found) is told
+        assert all(words in one.rule for one in found)
+
+
+def test_a_pressure_in_another_unit_is_told_whatever_the_column_is_called() -> None:
+    column = NumberColumn(kind="number", name="x", unit="mm Hg", minimum=60, maximum=260)
+    (one,) = wrong_unit(column, np.linspace(10, 25, 100))
+    assert "kPa where the study has mm Hg" in one.rule
