@@ -19,7 +19,7 @@ from pydantic import Field, StringConstraints, model_validator
 from flo import canonical
 from flo.claims import Digest, PublicKey, Signature
 from flo.errors import TrustError, UsageError
-from flo.identity import Signer, fingerprint, verify
+from flo.identity import Signer, fingerprint, low_s, verify
 from flo.messages import LARGEST_WEIGHT
 from flo.models import flat
 from flo.privacy.plan import Plan
@@ -30,6 +30,7 @@ from flo.vectors import Vector
 
 MAX_CARD_BYTES = 4 * MAX_STUDY_BYTES
 MAX_MODEL_BYTES = 1 << 30
+_ONE_FORM = 3  # studies of this schema and later: their cards are signed in one form only
 _Text = Annotated[str, StringConstraints(max_length=500)]
 
 
@@ -100,6 +101,10 @@ class ModelCard(Document):
         verify(public, "model-card", unsigned._statement(), self.signature)
         verify(public, "study", self.study.encode(), self.study_signature)
         study = from_canonical(self.study.encode())
+        if study.schema_version >= _ONE_FORM and self.signature != low_s(self.signature):
+            raise TrustError(
+                "the card's signature is not in the form with the smaller s, so it was changed"
+            )
         self._check_against(study)
         return study
 

@@ -14,6 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import safetensors.numpy
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 from safetensors.numpy import load, save
 
 from flo import model_card
@@ -39,6 +43,7 @@ from tests.flo.published import (
     weights_of,
 )
 
+P384_ORDER = 2**384 - 1388124618062372383947042015309946732620727252194336364173
 GOOD = made()
 STUDY, _ = signed_study()
 Tensors = dict[str, npt.NDArray[Any]]
@@ -181,6 +186,16 @@ def test_a_forged_signature_under_the_coordinators_name_is_refused() -> None:
     forged = MALLORY.sign("model-card", GOOD.card._statement())
     with pytest.raises(TrustError, match="signature of this model-card"):
         GOOD.card.model_copy(update={"signature": forged}).check(COORDINATOR.fingerprint)
+
+
+def test_the_other_form_of_the_signature_is_refused_in_cards_of_new_studies() -> None:
+    """Anybody can make it, and the bytes of a signed document are one."""
+    r, s = decode_dss_signature(bytes.fromhex(GOOD.card.signature))
+    other = GOOD.card.model_copy(
+        update={"signature": encode_dss_signature(r, P384_ORDER - s).hex()}
+    )
+    with pytest.raises(TrustError, match="smaller s"):
+        other.check(COORDINATOR.fingerprint)
 
 
 def test_a_signature_for_another_purpose_is_refused() -> None:
