@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 
@@ -56,7 +55,7 @@ from flo.server.runs import Runs
 from flo.server.shred import shred
 from flo.server.site_api import SiteApi
 from flo.server.store import Offer, Place, Store
-from flo.server.superexec import start_superexec
+from flo.server.superexec import PROGRAM, Supervised, start_superexec
 from flo.server.superlink import SuperLink
 from flo.study import Study
 
@@ -136,6 +135,11 @@ class Coordinator:
         self._meter = Meter(self._metrics, home.directory / "log" / "metrics.jsonl")
         self._jobs = Jobs(home, self._store, self._superlink, aggregators)
         self._runs = Runs(home, self._store, self._superlink, self._jobs)
+        self._steps: list[Callable[[], None]] = [
+            *(self._runs.watch, self._refusals.flush, self._sign, self._meter.write_if_due)
+        ]
+        if self._copies is not None:
+            self._steps.append(self._copies.copy_if_due)
 
     async def serve(self) -> None:
         """Serve hospitals, operators and runs until SIGTERM or SIGINT, then close all in order."""
@@ -258,20 +262,30 @@ class Coordinator:
     def _superexec(self) -> Iterator[None]:
         """What launches ServerApps. Of this folder's keys they are given one, in memory only."""
         with in_memory(self._home.checkpoint_key()) as key:
-            superexec = start_superexec(
-                self._home.private_url,
-                self._home.chain_path,
-                self._home.superexec_secret_path,
-                home=self._home.directory,
-                environment={
-                    HOME_VARIABLE: str(self._home.directory),
-                    CHECKPOINT_KEY_VARIABLE: key,
-                },
-            )
+
+            def start() -> subprocess.Popen[bytes]:
+                return start_superexec(
+                    self._home.private_url,
+                    self._home.chain_path,
+                    self._home.superexec_secret_path,
+                    home=self._home.directory,
+                    environment={
+                        HOME_VARIABLE: str(self._home.directory),
+                        CHECKPOINT_KEY_VARIABLE: key,
+                    },
+                )
+
+            superexec = Supervised(start, self._restarted)
+            self._steps.append(superexec.look)
             try:
                 yield
             finally:
-                _end_group(superexec)
+                self._steps.remove(superexec.look)
+                superexec.end()
+
+    def _restarted(self, code: int) -> None:
+        log.error("flower-superexec ended and was started again", extra={"fields": {"code": code}})
+        self._store.add_event(None, "process-restarted", program=PROGRAM, code=code)
 
     def _refused_connection(self, listener: str, address: str, why: str) -> None:
         facts = {"listener": listener, "address": address, "why": why}
@@ -297,11 +311,8 @@ class Coordinator:
     async def _watch(self) -> None:
         """What a coordinator does all the time."""
         await asyncio.to_thread(self._recover)
-        steps = [self._runs.watch, self._refusals.flush, self._sign, self._meter.write_if_due]
-        if self._copies is not None:
-            steps.append(self._copies.copy_if_due)
         while True:
-            for step in steps:
+            for step in list(self._steps):
                 try:
                     await asyncio.to_thread(step)
                 except TrustError:  # our own records do not hold, or our key was taken away
@@ -357,14 +368,3 @@ class Coordinator:
         if node is not None and peer.serial in (member.serial, member.earlier):
             self._superlink.mark_offline(node)
             log.info("gone", extra={"fields": {"hospital": peer.hospital}})
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(timeout=3)
-    except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

@@ -75,6 +75,13 @@ def measured(store: Store, traffic: Traffic, uncopied: int = 0) -> list[Metric]:
         ),
         Metric("received_bytes", "counter", "Bytes", "From hospitals.", traffic.received),
         Metric("sent_bytes", "counter", "Bytes", "To hospitals.", traffic.sent),
+        Metric(
+            "process_restarts",
+            "counter",
+            "Count",
+            "Processes of the coordinator that ended and were started again.",
+            counted["process-restarted"],
+        ),
         Metric("retries", "counter", "Count", "Attempts thrown away.", counted["attempt-failed"]),
     ]
     for offer in store.offers():

@@ -1,18 +1,24 @@
 """Flower's SuperExec, the process that launches ServerApps: here, and in a job elsewhere.
 
-It and the ServerApps it launches form one process group; who started it ends that.
+It and the ServerApps it launches form one process group; who started it ends that. Here it is
+started again whenever it ends, whatever ended it: without it no study has a round.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from flo.memory import KEEPING
 
 PROGRAM = "flower-superexec"  # beside the interpreter
+_LONG_SECONDS, _LONGEST_WAIT = 600.0, 60.0  # after so long it is started at once again
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -50,3 +56,47 @@ def start_superexec(
             stderr=log,
             start_new_session=True,
         )
+
+
+class Supervised:
+    """A process that is started again when it ends, at once and then at growing intervals.
+
+    ``look`` again and again, from one thread; ``end`` once. ``on_restart`` is told the return code
+    of what ended, negative for a signal.
+    """
+
+    def __init__(
+        self, start: Callable[[], subprocess.Popen[bytes]], on_restart: Callable[[int], None]
+    ) -> None:
+        self._start, self._on_restart = start, on_restart
+        self._process = start()
+        self._began, self._wait = time.monotonic(), 0.0
+
+    def look(self) -> None:
+        """Start it again if it ended. Raises OSError if it cannot be started now."""
+        code, lived = self._process.poll(), time.monotonic() - self._began
+        if code is None or lived < self._wait:
+            return
+        end_group(self._process)
+        self._wait = 0.0 if lived > _LONG_SECONDS else min(2 * self._wait + 1, _LONGEST_WAIT)
+        self._process, self._began = self._start(), time.monotonic()
+        self._on_restart(code)
+
+    def end(self) -> None:
+        """End it and all that it started."""
+        end_group(self._process)
+
+
+def end_group(process: subprocess.Popen[bytes], grace: float = 3.0) -> None:
+    """SIGTERM to all that a process started, and after ``grace`` seconds SIGKILL."""
+    for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            process.poll()
+            try:
+                os.killpg(process.pid, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(0.05)

@@ -52,7 +52,7 @@ Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
 MakeTrainer = Callable[..., Trainer]
 
-_FALSE_ALARM = 1e-5  # of one check; a study has at most some fifty
+_FALSE_ALARM = 1e-6  # of one check; a study has at most some fifty
 _RELEASES, _FEWEST = 40, 12  # of each of two sites
 _MOST_NUMBERS = 8_000_000  # drawn in all, for a large model
 _CANARIES, _COINS = 8, 400

@@ -72,6 +72,10 @@ class RealCoordinator:
             start_new_session=True,
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def wait_until_ready(self) -> None:
         self.wait_until_served(while_=lambda: self._process.poll() is None)
 

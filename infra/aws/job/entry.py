@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +36,7 @@ from flo.infra.aws.kms import keystore
 from flo.logs import start_logging
 from flo.server.job_access import PATIENCE_SECONDS, PREFIX, JobAccess, JobKeys
 from flo.server.run_link import RunLink
-from flo.server.superexec import start_superexec
+from flo.server.superexec import end_group, start_superexec
 from flo.settings import parse
 
 log = logging.getLogger("flo.job")
@@ -152,23 +150,8 @@ def _superexec(access: JobAccess, keys: JobKeys) -> Iterator[subprocess.Popen[by
         try:
             yield process
         finally:
-            end_group(process)
+            end_group(process, _END_SECONDS)
             _tell_what_it_said(Path(folder) / "superexec.log")
-
-
-def end_group(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, and after a quarter of the grace SIGKILL, to all that it started."""
-    for number, seconds in ((signal.SIGTERM, _END_SECONDS), (signal.SIGKILL, 10.0)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            process.poll()
-            try:
-                os.killpg(process.pid, 0)
-            except ProcessLookupError:
-                return
-            time.sleep(0.05)
 
 
 def _tell_what_it_said(path: Path) -> None:
