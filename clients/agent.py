@@ -66,6 +66,7 @@ class Agent:
             home.directory / "snapshots",
             home.directory / "identity.key",
             lambda: home.policy.confinement,
+            lambda code: home.record("process-restarted", program="flo.clients.child", code=code),
         )
         self._run_keys = RunKeys(home.identity())
         self._stopping = threading.Event()

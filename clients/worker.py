@@ -3,7 +3,8 @@
 The parent (network, ledger, approvals) never loads patients or torch. The child has no network
 business and no ledger: it gets a study, a snapshot and a model, and answers with a release that is
 already noisy. Frames on the pipe are 4 bytes of header length, a JSON header, 8 bytes of body
-length, and a body. If the child dies it is started again; the agent says "not ready" meanwhile.
+length, and a body. If the child dies it is started again; the agent says "not ready" meanwhile. One
+that does not answer in ten minutes, or in twice a round's deadline if that is more, is ended.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _HEADER_LIMIT = 1 << 20
 _BODY_LIMIT = 1 << 32
 _LONGEST_LINE = 65_536
 _PIPE_BYTES = 1 << 20
+_LONGEST_SECONDS, _DEADLINES = 600.0, 2.0
 
 
 def write_frame(pipe: IO[bytes], header: dict[str, Any], body: bytes | memoryview = b"") -> None:
@@ -88,10 +90,12 @@ class Worker:
         snapshots: Path,
         forbidden: Path,
         required: Callable[[], Collection[str]],
+        on_restart: Callable[[int], None] = lambda code: None,
     ) -> None:
         """``snapshots``: the folder of frozen patients, all that the child may read of this site;
-        ``forbidden``: a file by which it checks that; ``required``: layers that must hold."""
-        self._required = required
+        ``forbidden``: a file by which it checks that; ``required``: layers that must hold;
+        ``on_restart`` is told the return code of a child that ended, negative for a signal."""
+        self._required, self._on_restart = required, on_restart
         self._device, self._places = device, (str(snapshots.resolve()), str(forbidden.resolve()))
         self._child: subprocess.Popen[bytes] | None = None
         self._listener: threading.Thread | None = None
@@ -157,8 +161,7 @@ class Worker:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+        _end(child)
         child.wait(timeout=10)
         if self._listener is not None:
             self._listener.join(timeout=10)
@@ -187,7 +190,8 @@ class Worker:
         }
         with self._one_at_a_time:
             self._prepare(study, snapshot, snapshot_digest)
-            answer, body = self._ask(wish, np.ascontiguousarray(weights).data.cast("B"))
+            sent = np.ascontiguousarray(weights).data.cast("B")
+            answer, body = self._ask(wish, sent, _patience(study))
         if answer.get("kind") == "<i4":
             return np.frombuffer(body, dtype=np.int32)
         return np.frombuffer(body, dtype=np.int64)
@@ -218,8 +222,12 @@ class Worker:
                 self._prepare(study, snapshot, snapshot_digest)
 
     def _prepare(self, study: Study, snapshot: Path, snapshot_digest: str) -> None:
-        if self._child is None or self._child.poll() is not None:
+        ended = self._child.poll() if self._child is not None else None
+        if self._child is None or ended is not None:
             self.start()
+        if ended is not None:
+            log.error("the process that holds the data ended", extra={"fields": {"code": ended}})
+            self._on_restart(ended)
         if self.missing:
             log.error(f"the data process is not confined by {', '.join(self.missing)}")
             raise RefusedError("not ready")
@@ -230,7 +238,8 @@ class Worker:
                     "study": study.canonical_bytes.decode(),
                     "path": str(snapshot),
                     "digest": snapshot_digest,
-                }
+                },
+                seconds=_patience(study),
             )
             self._loaded[study.digest] = snapshot_digest
 
@@ -245,19 +254,36 @@ class Worker:
                 self.start()  # without any
 
     def _ask(
-        self, header: dict[str, Any], body: bytes | memoryview = b""
+        self,
+        header: dict[str, Any],
+        body: bytes | memoryview = b"",
+        seconds: float = _LONGEST_SECONDS,
     ) -> tuple[dict[str, Any], memoryview]:
         child = self._child
         if child is None or child.stdin is None or child.stdout is None:
             raise RefusedError("not ready")
+        too_late = threading.Timer(seconds, _end, (child,))
+        too_late.start()
         try:
             write_frame(child.stdin, header, body)
             answer = read_frame(child.stdout)
         except (OSError, MessageError) as error:
             raise RefusedError("not ready") from error
+        finally:
+            too_late.cancel()
         if answer is None or answer[0].get("status") != "ok":
             raise RefusedError("not ready")
         return answer
+
+
+def _patience(study: Study) -> float:
+    """Seconds for an answer."""
+    return max(_LONGEST_SECONDS, _DEADLINES * study.limits.deadline_seconds)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 def _read(pipe: IO[bytes]) -> tuple[dict[str, Any], memoryview] | None:

@@ -26,6 +26,9 @@ from flo.server.superexec import PROGRAM
 _WARN_DAYS = 14.0  # a running coordinator renews it at 30
 _FEW_FILES = 1024
 _SECONDS = 5.0
+_WITHIN_A_MINUTE = (
+    "the coordinator starts it again within a minute; if not, see superexec.log and restart it"
+)
 
 
 def coordinator(home: CoordinatorHome) -> Iterator[Finding]:
@@ -50,6 +53,8 @@ def coordinator(home: CoordinatorHome) -> Iterator[Finding]:
         missing = f"{home.certificate_path} is missing"
         yield Finding("certificate", "broken", missing, "restore: flo coordinator restore")
     yield program(Path(sys.executable).parent / PROGRAM)
+    if is_locked(home.directory / "serve.lock"):
+        yield launcher(str(home.superexec_secret_path))
     yield open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     yield clock_alone(kernel_clock_state())
 
@@ -164,6 +169,31 @@ def program(path: Path) -> Finding:
         f"{path} is missing, and with it whatever carries out rounds",
         f"{sys.executable} -m pip install --force-reinstall --no-deps 'flwr>=1.42,<1.43'",
     )
+
+
+def launcher(secret: str, processes: Path = Path("/proc")) -> Finding:
+    """Whether the process runs that begins rounds; of its arguments ``secret`` is one."""
+    found = [
+        process
+        for process in processes.glob("[0-9]*")
+        if secret.encode() in _read(process / "cmdline").split(b"\0")
+    ]
+    if not found:
+        said = f"{PROGRAM} does not run, so no study has a round"
+        return Finding("launcher", "broken", said, _WITHIN_A_MINUTE)
+    state = _read(found[0] / "stat").rpartition(b") ")[2][:1].decode()
+    if state in "TtZX":
+        said = f"{PROGRAM} was stopped (process {found[0].name}, state {state})"
+        return Finding("launcher", "broken", said, f"kill -CONT {found[0].name}")
+    return Finding("launcher", "ok", f"{PROGRAM} runs, as process {found[0].name}")
+
+
+def _read(file: Path) -> bytes:
+    """Nothing of a process that ended meanwhile, or that is somebody else's."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
 
 
 def open_files(limit: int) -> Finding:

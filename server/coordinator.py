@@ -275,7 +275,7 @@ class Coordinator:
                     },
                 )
 
-            superexec = Supervised(start, self._restarted)
+            superexec = Supervised(start, self._restarted, self._runs.wait_in_vain)
             self._steps.append(superexec.look)
             try:
                 yield
@@ -286,6 +286,7 @@ class Coordinator:
     def _restarted(self, code: int) -> None:
         log.error("flower-superexec ended and was started again", extra={"fields": {"code": code}})
         self._store.add_event(None, "process-restarted", program=PROGRAM, code=code)
+        self._runs.lose_serverapps()
 
     def _refused_connection(self, listener: str, address: str, why: str) -> None:
         facts = {"listener": listener, "address": address, "why": why}

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,6 +32,7 @@ log = logging.getLogger("flo.server")
 
 _MAX_RELAUNCHES = 5
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 300.0
+_LAUNCH_SECONDS = 20.0  # SuperExec asks ten times a second
 _WENT_ON_SECONDS = 60.0  # a run that was under way as long is resumed at once again
 
 
@@ -40,6 +41,8 @@ class _Running:
     run: str
     flower_run: int
     launches: int = 1
+    began: float = field(default_factory=time.monotonic)
+    gone: bool = False  # its ServerApp is known to have ended
 
 
 @dataclass
@@ -81,6 +84,26 @@ class Runs:
         self._look_after_running()
         self._look_after_paused()
         self.sign_cards()
+
+    def lose_serverapps(self) -> None:
+        """All ServerApps here ended with the process that had launched them: ``watch`` launches
+        them again. Flower would find out by itself after a minute of missing heartbeats."""
+        for study, running in self._running.items():
+            running.gone = self._is_here(study)
+
+    def wait_in_vain(self) -> bool:
+        """Whether a run here was launched 20 s ago and nothing has begun to carry it out."""
+        before = time.monotonic() - _LAUNCH_SECONDS
+        return any(
+            running.began < before
+            and self._is_here(study)
+            and self._superlink.is_waiting(running.flower_run)
+            for study, running in self._running.items()
+        )
+
+    def _is_here(self, study: str) -> bool:
+        offer = self._store.offer(study)
+        return offer is not None and offer.place == "here"
 
     def _start_approved(self) -> None:
         for offer in self._store.offers():
@@ -126,7 +149,8 @@ class Runs:
             over = self._jobs.why_over(running.run)
             if over is not None:
                 self._store.add_event(study, "job-over", run=running.run, why=over)
-            if over is not None or self._superlink.has_finished(running.flower_run):
+            gone = running.gone or self._superlink.has_finished(running.flower_run)
+            if over is not None or gone:
                 if running.launches >= _MAX_RELAUNCHES:
                     self._give_up(running.run, study, over or "the ServerApp kept failing")
                     continue

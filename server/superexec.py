@@ -62,23 +62,27 @@ class Supervised:
     """A process that is started again when it ends, at once and then at growing intervals.
 
     ``look`` again and again, from one thread; ``end`` once. ``on_restart`` is told the return code
-    of what ended, negative for a signal.
+    of what ended, negative for a signal. ``hangs``: whether it does nothing though it lives.
     """
 
     def __init__(
-        self, start: Callable[[], subprocess.Popen[bytes]], on_restart: Callable[[int], None]
+        self,
+        start: Callable[[], subprocess.Popen[bytes]],
+        on_restart: Callable[[int], None],
+        hangs: Callable[[], bool],
     ) -> None:
-        self._start, self._on_restart = start, on_restart
+        self._start, self._on_restart, self._hangs = start, on_restart, hangs
         self._process = start()
         self._began, self._wait = time.monotonic(), 0.0
 
     def look(self) -> None:
-        """Start it again if it ended. Raises OSError if it cannot be started now."""
-        code, lived = self._process.poll(), time.monotonic() - self._began
-        if code is None or lived < self._wait:
+        """Start it again if it ended or hangs. Raises OSError if it cannot be started now."""
+        lived = time.monotonic() - self._began
+        if lived < self._wait or (self._process.poll() is None and not self._hangs()):
             return
         end_group(self._process)
         self._wait = 0.0 if lived > _LONG_SECONDS else min(2 * self._wait + 1, _LONGEST_WAIT)
+        code = self._process.wait()
         self._process, self._began = self._start(), time.monotonic()
         self._on_restart(code)
 

@@ -265,6 +265,11 @@ class SuperLink:
         status = self._state.get_run_status({flower_run}).get(flower_run)
         return status is None or status.status == "finished"
 
+    def is_waiting(self, flower_run: int) -> bool:
+        """Whether nobody has begun to carry out this run."""
+        status = self._state.get_run_status({flower_run}).get(flower_run)
+        return status is not None and status.status == "pending"
+
     def _runtime(
         self, secret: bytes, may: Callable[[int], bool], loan: Loan | None = None
     ) -> FastAPI:

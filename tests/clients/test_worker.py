@@ -96,9 +96,9 @@ def test_what_was_prepared_is_not_loaded_again(
     worker.warm_up(study, *frozen)
     asked, ask = [], Worker._ask
 
-    def asking(self: Worker, header: dict[str, Any], body: bytes = b"") -> Any:
+    def asking(self: Worker, header: dict[str, Any], *rest: Any, **named: Any) -> Any:
         asked.append(header["do"])
-        return ask(self, header, body)
+        return ask(self, header, *rest, **named)
 
     monkeypatch.setattr(Worker, "_ask", asking)
     worker.release(study, *frozen, "training", WEIGHTS, 3)
@@ -153,6 +153,30 @@ def test_a_child_that_died_between_rounds_is_started_again(
     values = worker.release(STUDY, tmp_path / "s.npz", digest, "training", WEIGHTS, 3)
     assert values.shape == (6,)
     assert child_of(worker).pid != first.pid
+    close(first)
+
+
+@pytest.mark.processes
+def test_a_child_that_does_not_answer_is_ended_and_started_again(
+    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen, or in a library that never returns: without a limit its agent would wait for ever."""
+    codes: list[int] = []
+    worker = Worker("cpu", tmp_path, Path(__file__), tuple, codes.append)
+    worker.start()
+    digest = snapshot.write(tmp_path / "s.npz")
+    worker.release(STUDY, tmp_path / "s.npz", digest, "training", WEIGHTS, 3)
+    first = child_of(worker)
+    os.kill(first.pid, signal.SIGSTOP)
+    with monkeypatch.context() as short:
+        short.setattr("flo.clients.worker._patience", lambda study: 0.5)
+        with pytest.raises(RefusedError, match=r"^not ready$"):
+            worker.release(STUDY, tmp_path / "s.npz", digest, "training", WEIGHTS, 3)
+    os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)
+    values = worker.release(STUDY, tmp_path / "s.npz", digest, "training", WEIGHTS, 3)
+    assert values.shape == (6,)
+    assert codes == [-signal.SIGKILL]
+    worker.stop()
     close(first)
 
 

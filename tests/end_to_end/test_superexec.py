@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from flo.checkup import Finding
 from flo.clients.home import SiteHome
+from flo.server import checkup
 from flo.server.tokens import issue
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import all_events, launch, rounds, wait_for
@@ -47,7 +49,7 @@ def superexec_of(coordinator: RealCoordinator) -> int:
 
 
 def under_way(coordinator: RealCoordinator, sites: list[SiteHome]) -> str:
-    digest = launch(coordinator, sites, "no masks", steps=60, epsilon=0.3, retry_allowance=20)
+    digest = launch(coordinator, sites, "no masks", steps=20, epsilon=0.3, retry_allowance=20)
     directory = coordinator.home.directory
     wait_for(lambda _: len(rounds(all_events(coordinator.home, digest))) > 3, directory, digest)
     return digest
@@ -70,12 +72,30 @@ def test_a_killed_superexec_is_started_again_and_the_study_ends_well(
     assert "\nflo_process_restarts 1\n" in answer.body.decode()
 
 
-def test_a_study_goes_on_after_the_coordinator_stood_still_for_80_seconds(
+def test_a_study_goes_on_after_the_coordinator_stood_still(
     coordinator: RealCoordinator, sites: list[SiteHome]
 ) -> None:
-    """As a machine does that is moved to another host: only the coordinator's own process."""
+    """As a machine does that is moved to another host. SuperExec waits for ten seconds."""
     digest = under_way(coordinator, sites)
     os.kill(coordinator.pid, signal.SIGSTOP)
-    time.sleep(80)
+    time.sleep(float(os.environ.get("FLO_STILL_SECONDS", "15")))
     os.kill(coordinator.pid, signal.SIGCONT)
     wait_for(lambda study: study["status"] == "done", coordinator.home.directory, digest)
+
+
+def test_doctor_looks_at_the_process_and_a_frozen_one_is_replaced(
+    coordinator: RealCoordinator, sites: list[SiteHome]
+) -> None:
+    before = superexec_of(coordinator)
+    assert launcher(coordinator).state == "ok"
+    os.kill(before, signal.SIGSTOP)
+    assert "was stopped" in launcher(coordinator).says
+    digest = launch(coordinator, sites, "no masks", steps=3)
+    wait_for(lambda study: study["status"] == "done", coordinator.home.directory, digest)
+    assert superexec_of(coordinator) != before
+    assert launcher(coordinator).state == "ok"
+
+
+def launcher(coordinator: RealCoordinator) -> Finding:
+    (found,) = [one for one in checkup.coordinator(coordinator.home) if one.what == "launcher"]
+    return found
