@@ -47,9 +47,12 @@ from flo.errors import PolicyError, RefusedError, UsageError
 from flo.files import (
     Kept,
     is_locked,
+    is_unfinished,
     locked,
+    made_whole,
     make_private_directory,
     refuse_anothers,
+    refuse_unfinished,
     write_private,
 )
 from flo.identity import IDENTITY_PURPOSE, Identity
@@ -61,6 +64,11 @@ _DEFAULT = Policy()
 _PATIENCE_SECONDS = 30.0
 _LOOK_SECONDS = 0.5  # whoever looks whether the lock is held holds it for a moment
 _NEVER_CHANGED = ("split.key", "patients.key")
+_FOLDERS = ("approved", "snapshots", "replies", "extracts", "erasures")
+_MADE = (  # by `init`, beside these and the key store
+    *("site.toml", "identity.key", *_NEVER_CHANGED, "audit.sqlite", "ledger.sqlite"),
+    *("policy.toml", "policy.signed.json"),
+)
 SECRETS = {"identity.key": IDENTITY_PURPOSE, **{name: name for name in _NEVER_CHANGED}}
 RESTORED = "restored.json"  # there until a restored ledger is recovered
 
@@ -84,27 +92,31 @@ class SiteHome:
             UsageError: the folder is a site already. PolicyError: ε >= 1 without consent.
         """
         home = cls(directory)
-        if home.config_path.exists():
+        if home.config_path.exists() and not is_unfinished(directory):
             raise UsageError(f"{directory} is a site already", hint="choose another --home")
         for population in config.populations:
             refuse_population(population, policy)
-        make_private_directory(directory)
-        for name in ("approved", "snapshots", "replies", "extracts", "erasures"):
+        with made_whole(directory, [*_FOLDERS, *_MADE]):
+            home._fill(config, policy)
+        return home
+
+    def _fill(self, config: SiteConfig, policy: Policy) -> None:
+        directory = self.directory
+        for name in _FOLDERS:
             make_private_directory(directory / name)
         keystore, identity = config.keystore.open(directory), Identity.new()
         identity.save(directory / "identity.key", keystore)
         for name in _NEVER_CHANGED:
             write_secret(directory / name, keystore, name, os.urandom(32))
         write_private(
-            home.config_path,
+            self.config_path,
             tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode(),
         )
         AuditLog(directory / "audit.sqlite", identity).close()
-        home.record("site-made", fingerprint=identity.fingerprint)
+        self.record("site-made", fingerprint=identity.fingerprint)
         write_toml(directory / "policy.toml", policy)
         sign(directory, identity)
-        home.register_populations()
-        return home
+        self.register_populations()
 
     @classmethod
     def open(cls, directory: Path) -> SiteHome:
@@ -116,6 +128,7 @@ class SiteHome:
                 hint=f"run `flo site init --home {directory} ...`",
             )
         refuse_anothers(directory)
+        refuse_unfinished(directory)
         return home
 
     def register_populations(self) -> list[str]:

@@ -49,7 +49,7 @@ class Header(Document):
     name: Annotated[str, Field(max_length=63)]
     made: Annotated[str, Field(max_length=40)]
     salt: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-    cost: Annotated[int, Field(ge=1 << 14, le=1 << 20)] = _COST
+    cost: Annotated[int, Field(ge=1 << 14, le=1 << 17)] = _COST  # of memory, 16 to 128 MiB
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,9 @@ def _files(directory: Path, leave_out: Collection[str]) -> Iterator[tuple[str, b
             continue
         if path.suffix == ".sqlite-shm":
             continue
-        yield name, _database(path) if path.suffix == ".sqlite" else path.read_bytes()
+        data = _database(path) if path.suffix == ".sqlite" else path.read_bytes()
+        if not data.startswith(_MAGIC):  # an earlier backup would grow each later one
+            yield name, data
 
 
 def _database(path: Path) -> bytes:

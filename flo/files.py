@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from flo.errors import RefusedError, UsageError
 MadeT = TypeVar("MadeT")
 _LOOK_SECONDS = 0.01
 _KEPT_SECONDS = 60.0
+_UNFINISHED = ".unfinished"
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -32,6 +34,61 @@ def make_private_directory(path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
     return path
+
+
+@contextmanager
+def made_whole(directory: Path, names: Collection[str]) -> Iterator[None]:
+    """A private folder that is filled with ``names``, files and folders: all of them, or none.
+
+    Cut off anywhere, even by a power cut, it is begun again at the next time; ``refuse_unfinished``
+    refuses it until then. What else is in the folder stays.
+
+    Raises:
+        UsageError: something of these names is there, and no beginning of this.
+    """
+    marker = directory / _UNFINISHED
+    make_private_directory(directory)
+    if marker.exists():
+        _remove(directory, names)
+    elif there := [name for name in names if (directory / name).exists()]:
+        raise UsageError(
+            f"{directory} holds {', '.join(there)} already",
+            hint="choose another --home; if this one lost a file, restore that or a backup",
+        )
+    write_private(marker, b"")
+    try:
+        yield
+    except BaseException:
+        _remove(directory, names)
+        marker.unlink()
+        raise
+    marker.unlink()
+
+
+def is_unfinished(directory: Path) -> bool:
+    """Whether ``made_whole`` began this folder and did not end."""
+    return (directory / _UNFINISHED).exists()
+
+
+def refuse_unfinished(directory: Path) -> None:
+    """Raises UsageError for a folder that ``made_whole`` began and did not end."""
+    if is_unfinished(directory):
+        raise UsageError(
+            f"{directory} was not made whole: `init` was cut off", hint="run the same `init` again"
+        )
+
+
+def _remove(directory: Path, names: Collection[str]) -> None:
+    """Each of these, a database's journals, and files that were half written."""
+    for path in directory.iterdir():
+        name = path.name
+        journal = name.removesuffix("-wal").removesuffix("-shm").removesuffix("-journal")
+        if journal not in names and not (name.startswith(".") and name.endswith(".new")):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def refuse_anothers(folder: Path) -> None:

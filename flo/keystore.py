@@ -122,7 +122,7 @@ class _Wrapped(Document):
     schema_version: Literal[1] = 1
     kind: Literal["passphrase"] = "passphrase"
     salt: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-    cost: Annotated[int, Field(ge=1 << 14, le=1 << 20)] = 1 << 16
+    cost: Annotated[int, Field(ge=1 << 14, le=1 << 17)] = 1 << 16
     wrapped: Annotated[str, Field(pattern=r"^[0-9a-f]{120}$")]
 
     @field_validator("cost")

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import logging.handlers
+import os
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,16 @@ def _last_line(traceback: object) -> str:
         place = f"{frame.f_globals.get('__name__')}:{traceback.tb_lineno}"  # type: ignore[attr-defined]
         traceback = traceback.tb_next  # type: ignore[attr-defined]
     return place
+
+
+def rotate(path: Path, most: int = _ROTATE_BYTES) -> None:
+    """Move what another process appends to ``path`` to ``path.1``, once it has ``most`` bytes.
+
+    The process writes on at the new end: it must have opened the file for appending.
+    """
+    if path.is_file() and path.stat().st_size > most:
+        shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+        os.truncate(path, 0)
 
 
 def start_logging(path: Path, *, verbosity: int = 0) -> None:

@@ -23,6 +23,7 @@ from flo.artifacts import ArtifactStore
 from flo.environment import code_digest
 from flo.errors import FloError, TrustError
 from flo.files import in_memory, write_private
+from flo.logs import rotate
 from flo.proxy import keep_direct
 from flo.server import succession
 from flo.server.acts import Acts
@@ -136,7 +137,8 @@ class Coordinator:
         self._jobs = Jobs(home, self._store, self._superlink, aggregators)
         self._runs = Runs(home, self._store, self._superlink, self._jobs)
         self._steps: list[Callable[[], None]] = [
-            *(self._runs.watch, self._refusals.flush, self._sign, self._meter.write_if_due)
+            *(self._runs.watch, self._refusals.flush, self._sign, self._meter.write_if_due),
+            partial(rotate, home.superexec_log_path),
         ]
         if self._copies is not None:
             self._steps.append(self._copies.copy_if_due)

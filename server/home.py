@@ -36,7 +36,14 @@ from pydantic import Field
 from flo.artifacts import LocalArtifacts
 from flo.audit_log import AuditLog, existing
 from flo.errors import RefusedError, UsageError
-from flo.files import locked, make_private_directory, refuse_anothers, write_public
+from flo.files import (
+    is_unfinished,
+    locked,
+    made_whole,
+    refuse_anothers,
+    refuse_unfinished,
+    write_public,
+)
 from flo.identity import IDENTITY_PURPOSE, Identity, Signer
 from flo.keystore import KeyStore, KeyStoreConfig, KmsKey, read_secret, write_secret
 from flo.server.authority import CA_PURPOSE, Authority, days_left, names_in
@@ -52,7 +59,18 @@ SECRETS = {  # what lies sealed in the folder, and for which purpose
     "ca.key": CA_PURPOSE,
     "checkpoint.key": "checkpoints",
 }
-NOT_BACKED_UP = ("superexec.secret", "flower", "log", "serve.log", "superexec.log")
+_MADE = (  # by `init`, beside the key store
+    *("coordinator.toml", "identity.key", "ca.key", "ca.pem", "chain.pem", "server.pem"),
+    *("audit.sqlite", "coordinator.sqlite", "models"),
+)
+NOT_BACKED_UP = (
+    "superexec.secret",
+    "flower",
+    "log",
+    "serve.log",
+    "superexec.log",
+    "superexec.log.1",
+)
 CHECKPOINT_KEY_VARIABLE = "FLO_CHECKPOINT_KEY"  # of a ServerApp: where its one key can be read
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
@@ -86,11 +104,16 @@ class CoordinatorHome:
         ``ca``: certificate and key (PEM) of an authority that the consortium brings.
         """
         home = cls(directory)
-        if home.config_path.exists():
+        if home.config_path.exists() and not is_unfinished(directory):
             raise UsageError(
                 f"{directory} is a coordinator already", hint="choose another --home, or use it"
             )
-        make_private_directory(directory)
+        with made_whole(directory, _MADE):
+            home._fill(config, ca)
+        return home
+
+    def _fill(self, config: CoordinatorConfig, ca: tuple[bytes, bytes] | None) -> None:
+        directory = self.directory
         keystore = config.keystore.open(directory)
         authority = (
             Authority.adopt(directory, keystore, *ca)
@@ -98,17 +121,16 @@ class CoordinatorHome:
             else Authority.create(directory, keystore)
         )
         tls = Identity.new()
-        tls.save(home.key_path, keystore)
+        tls.save(self.key_path, keystore)
         (directory / "models").mkdir()
         hosts = [config.host, config.private_host]
-        write_public(home.certificate_path, authority.issue_server(tls, hosts))
+        write_public(self.certificate_path, authority.issue_server(tls, hosts))
         identity = _in_kms(config.signing_key) if config.signing_key else tls
         document = config.model_dump(mode="json", exclude_none=True)
-        write_public(home.config_path, tomli_w.dumps(document).encode())
+        write_public(self.config_path, tomli_w.dumps(document).encode())
         AuditLog(directory / "audit.sqlite", identity).close()
-        with home.recording() as store:
+        with self.recording() as store:
             store.add_event(None, "coordinator-made", fingerprint=identity.fingerprint)
-        return home
 
     @classmethod
     def open(cls, directory: Path) -> CoordinatorHome:
@@ -120,6 +142,7 @@ class CoordinatorHome:
                 hint=f"run `flo coordinator init --home {directory}`",
             )
         refuse_anothers(directory)
+        refuse_unfinished(directory)
         return home
 
     @property
@@ -169,6 +192,11 @@ class CoordinatorHome:
                 "a replacement of the coordinator's key was cut off",
                 hint="finish it: flo coordinator replace-key",
             )
+
+    @property
+    def superexec_log_path(self) -> Path:
+        """What SuperExec and its ServerApps said; the coordinator rotates it."""
+        return self.directory / "superexec.log"
 
     @property
     def superexec_secret_path(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sqlite3
 import stat
 import tarfile
@@ -67,6 +68,29 @@ def test_a_folder_comes_back_without_what_is_left_out(folder: Path, tmp_path: Pa
     assert list((again / "snapshots").iterdir()) == []
     with closing(sqlite3.connect(again / "ledger.sqlite")) as database:
         assert database.execute("SELECT n FROM rows").fetchall() == [(7,)]
+
+
+def test_a_backup_in_the_folder_is_not_backed_up(folder: Path, tmp_path: Path) -> None:
+    """Each would hold all earlier ones, and be twice as large."""
+    first = written(folder, folder / "monday.backup")
+    second = written(folder, tmp_path / "tuesday.backup")
+    assert "monday.backup" not in backup.read(second, "site", SECRET).files
+    assert second.stat().st_size < first.stat().st_size + 1000
+
+
+@pytest.mark.parametrize("cost", [1 << 18, 1 << 30, (1 << 16) + 1, 1])
+def test_a_header_cannot_ask_for_more_memory_than_ours_do(
+    folder: Path, tmp_path: Path, cost: int
+) -> None:
+    """A cost of 2^20 took a gigabyte before anybody had typed a passphrase that fits."""
+    data = written(folder, tmp_path / "north.backup").read_bytes()
+    start = data.index(b"{")
+    header = json.loads(data[start : data.index(b"}") + 1]) | {"cost": cost}
+    text = canonical.encode(header)
+    changed = data[: start - 4] + len(text).to_bytes(4, "big") + text + data[data.index(b"}") + 1 :]
+    (tmp_path / "changed.backup").write_bytes(changed)
+    with pytest.raises(FloError, match="cost"):
+        backup.read(tmp_path / "changed.backup", "site", SECRET)
 
 
 def test_a_database_in_use_is_copied_with_all_that_was_committed(

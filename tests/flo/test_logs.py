@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flo.logs import start_logging
+from flo.logs import rotate, start_logging
 
 NAMES = ("flo", "flwr", "uvicorn", "uvicorn.error", "uvicorn.access")
 
@@ -92,3 +92,17 @@ def test_starting_again_does_not_write_lines_twice(log_file: Path) -> None:
         handler.close()
     logging.getLogger("flo").debug("once")
     assert len(lines(log_file)) == 1
+
+
+def test_what_another_process_appends_is_rotated_under_it(tmp_path: Path) -> None:
+    path = tmp_path / "superexec.log"
+    with path.open("ab", buffering=0) as process:
+        process.write(b"a" * 100)
+        rotate(path, 100)
+        assert not path.with_name("superexec.log.1").exists()
+        process.write(b"b")
+        rotate(path, 100)
+        process.write(b"c")
+    assert path.with_name("superexec.log.1").read_bytes() == b"a" * 100 + b"b"
+    assert path.read_bytes() == b"c"
+    rotate(tmp_path / "none.log")
