@@ -10,10 +10,11 @@ from pydantic import StringConstraints
 
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.coordinator_info import CoordinatorInfo
-from flo.errors import StudyError, UsageError
+from flo.errors import StudyError
 from flo.identity import verify
 from flo.settings import Document, parse
 from flo.study import UNDER_WAY, Study, from_canonical
+from flo.which import Known, which
 
 log = logging.getLogger("flo.clients.offers")
 
@@ -73,18 +74,6 @@ def refuse_forged(offered: Offered, coordinator: CoordinatorInfo) -> None:
 
 
 def choose(offers: list[Offered], wanted: str | None) -> Offered:
-    """The study of that name or digest prefix, or the only one. Raises UsageError."""
-    matching = [
-        offer
-        for offer in offers
-        if wanted is None or offer.study.name == wanted or offer.study.digest.startswith(wanted)
-    ]
-    if len(matching) == 1:
-        return matching[0]
-    if not matching:
-        raise UsageError(
-            "no such study is waiting for this hospital" if wanted else "no study is waiting",
-            hint="the coordinator offers one with `flo study launch`",
-        )
-    names = ", ".join(f"{o.study.name} ({o.study.digest[:12]})" for o in matching)
-    raise UsageError(f"which study? {names}", hint="name it, or the start of its digest")
+    """The study that is meant (see ``flo.which``), or the only one. Raises UsageError."""
+    digest = which((Known.of(one.study) for one in offers), wanted, "study on offer")
+    return next(one for one in offers if one.study.digest == digest)

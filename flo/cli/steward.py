@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from flo.clients.home import SiteHome
     from flo.clients.offers import Offered
     from flo.identity import Identity
+    from flo.study import Study
 
 StudyName = Annotated[
-    str | None, typer.Argument(help="Name or digest of a study; may be left out.")
+    str | None, typer.Argument(help="NAME:VERSION or digest of a study; may be left out.")
 ]
 PersonKey = Annotated[
     Path | None, typer.Option("--person", help="Your own key, where the policy names people.")
@@ -117,7 +118,12 @@ def approve(
     study: StudyName = None,
     home: Home = DEFAULT_HOME,
     population: Annotated[str | None, typer.Option(help="Which population takes part.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Approve without asking again.")] = False,
+    yes: Annotated[
+        bool,
+        typer.Option(
+            "--yes", help="Approve without asking: what was reviewed here, or by its digest."
+        ),
+    ] = False,
     wait: Annotated[float, typer.Option(help="Seconds to wait for a study to be offered.")] = 0,
     if_broken: Annotated[
         bool,
@@ -146,6 +152,8 @@ def approve(
     with connect(opened) as api:
         with working("asking the coordinator for studies"):
             offered = choose(_wait_for_offers(opened, api, wait), study)
+        if yes and not dry_run:
+            _refuse_unread(opened, offered.study, study)
         unconfirmed = AddressBook.load(opened).unconfirmed(offered.study, opened.config.hospital)
         show_sheet(sheet(opened, offered.study, chosen), console())
         refuse_strangers(offered.study, unconfirmed, if_broken=if_broken)
@@ -175,9 +183,27 @@ def approve(
     return results.Approval(*named, True, False, takes, said_yes, needed)
 
 
+def _refuse_unread(home: SiteHome, study: Study, named: str | None) -> None:
+    """A yes that nobody is asked for is to a text that somebody read: it was reviewed here, or its
+    digest is named. Another study may have come under the same name meanwhile."""
+    from contextlib import closing
+
+    from flo.errors import RefusedError
+    from flo.which import is_digest
+
+    with closing(home.audit_log()) as log:
+        read, _ = log.latest(1, study=study.digest, kind="reviewed")
+    if not read and not is_digest(named, study.digest):
+        called = f"{study.name}:{study.version}"
+        raise RefusedError(
+            f"{called} ({study.digest[:12]}) was not reviewed here; nothing was approved or spent",
+            hint=f"flo site review {called}; or name the digest that was read elsewhere",
+        )
+
+
 @command(app)
 def refuse(
-    study: Annotated[str, typer.Argument(help="Name or digest of a study on offer.")],
+    study: Annotated[str, typer.Argument(help="NAME:VERSION or digest of a study on offer.")],
     reason: Annotated[str, typer.Option(help="For the coordinator to read; no patient data.")],
     home: Home = DEFAULT_HOME,
 ) -> results.Decided:
@@ -198,7 +224,7 @@ def refuse(
 
 @command(app)
 def withdraw(
-    study: Annotated[str, typer.Argument(help="Name or digest of an approved study.")],
+    study: Annotated[str, typer.Argument(help="NAME:VERSION or digest of an approved study.")],
     reason: Annotated[str, typer.Option(help="For the coordinator to read; no patient data.")],
     home: Home = DEFAULT_HOME,
 ) -> results.Decided:
@@ -219,22 +245,15 @@ def withdraw(
 
 
 def approved_digest(home: SiteHome, wanted: str) -> str:
-    """Digest of the approved study of that name, or whose digest begins so. Raises UsageError."""
+    """Digest of the approved study that is meant (see ``flo.which``). Raises UsageError."""
     from flo.clients.approval import readable
-    from flo.errors import UsageError
+    from flo.which import Known, which
 
-    known = {
-        digest: approved.read_study().name if approved else "unreadable"
+    known = [
+        Known.of(approved.read_study()) if approved else Known("unreadable", 0, digest)
         for digest, approved in readable(home)
-    }
-    found = [d for d, name in known.items() if name == wanted or d.startswith(wanted)]
-    if len(found) != 1:
-        listed = ", ".join(f"{name} ({digest[:12]})" for digest, name in known.items()) or "none"
-        raise UsageError(
-            f"{len(found)} studies approved here are {wanted!r}",
-            hint=f"by name or the start of the digest; approved here: {listed}",
-        )
-    return found[0]
+    ]
+    return which(known, wanted, "study approved here")
 
 
 def person_key(path: Path | None) -> Identity | None:

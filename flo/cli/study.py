@@ -23,7 +23,7 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check all of it, and say what would happen; do nothing.")
 ]
 HEADS = "coordinator_heads.json"  # no hospital is called so: ids have no underscore
-StudyName = Annotated[str, typer.Argument(help="Name of a study, or the start of its digest.")]
+StudyName = Annotated[str, typer.Argument(help="NAME, NAME:VERSION, or the start of its digest.")]
 
 
 @command(app)
@@ -412,17 +412,13 @@ def _show_counts(hospital: str, columns: list[dict[str, Any]]) -> None:
 
 
 def _find(home: Path, wanted: str) -> dict[str, Any]:
-    import json
-
     from flo.cli.operator import call_once
-    from flo.errors import UsageError
+    from flo.study import from_canonical
+    from flo.which import Known, which
 
-    summaries = call_once(home, "GET", "studies")
-    found: list[dict[str, Any]] = [
-        summary
-        for summary in summaries
-        if json.loads(summary["study"])["name"] == wanted or summary["digest"].startswith(wanted)
+    summaries: list[dict[str, Any]] = call_once(home, "GET", "studies")
+    known = [
+        Known.of(from_canonical(one["study"].encode()), str(one["status"])) for one in summaries
     ]
-    if not found:
-        raise UsageError(f"no study {wanted!r} here", hint="`flo study list` shows them")
-    return found[-1]
+    digest = which(known, wanted, "study here")
+    return next(one for one in summaries if one["digest"] == digest)

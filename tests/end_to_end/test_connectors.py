@@ -111,6 +111,7 @@ def test_each_reads_its_own_system_and_the_report_says_who_mapped(
             hospital = home.config.hospital
             monkeypatch.setenv("DB", f"{databases[hospital]}/{ends.get(hospital, '')}")
             told("site", "confirm", *keys, "--home", home.directory)
+            told("site", "review", STUDY.name, "--home", home.directory)
             told("site", "approve", STUDY.name, "--yes", "--home", home.directory)
             stack.enter_context(agent(home))
         ended = done(coordinator, STUDY.name)

@@ -46,6 +46,9 @@ def offered(coordinator: RealCoordinator, *arguments: str | Path) -> subprocess.
 
 def approved(homes: list[SiteHome]) -> None:
     for home in homes:
+        end = time.monotonic() + 20
+        while flo("site", "review", "--home", home.directory).returncode:
+            assert time.monotonic() < end, "nothing was offered"
         done = flo("site", "approve", "--yes", "--wait", "20", "--home", home.directory)
         assert done.returncode == 0, done.stderr
 

@@ -125,7 +125,8 @@ def search_a_run(folder: Path, masking: str) -> Search:
             offered = operator.call("POST", "studies", body=study_with(masking).canonical_bytes)
             search = Search(folder, from_canonical(str(offered["study"]).encode()))
             for home in homes:
-                done = flo("site", "approve", "--yes", "--home", home.directory)
+                digest = search.study.digest
+                done = flo("site", "approve", digest, "--yes", "--home", home.directory)
                 assert done.returncode == 0, done.stderr
                 stem = str(folder / home.config.hospital)
                 recorded = ("tests.end_to_end.recording_agent", f"{stem}.noisy", f"{stem}.sent")

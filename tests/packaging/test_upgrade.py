@@ -92,6 +92,7 @@ class Consortium:
             for name, installed in at_sites.items():
                 home = ("--home", self.site(name))
                 installed.done("site", "confirm", *own.values(), *home)
+                installed.done("site", "review", *home)
                 installed.done("site", "approve", "--yes", "--wait", "30", *home)
             studies = self._studies(at_coordinator)
             digest = next(one["digest"] for one in studies if one["version"] == version)
