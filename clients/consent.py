@@ -73,7 +73,7 @@ class OptOuts(Document):
         path, found = home.directory / "optouts.sealed", cls()
         if path.exists():
             data = read_secret(path, home.keystore(), _PURPOSE)
-            document = canonical.decode(data, limit=_LIMIT, what="opt-outs")
+            document = canonical.decode(data, limit=_LIMIT, what="opt-outs", values=_LIMIT)
             found = parse(cls, document, str(path))
         if _named_last(home) not in (found.digest, found.before):
             raise TrustError(

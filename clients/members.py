@@ -47,7 +47,9 @@ class Members(Document):
         if not path.exists():
             return None
         data = read_secret(path, home.keystore(), f"members of {snapshot}")
-        return parse(cls, canonical.decode(data, limit=_LIMIT, what="members"), str(path))
+        return parse(
+            cls, canonical.decode(data, limit=_LIMIT, what="members", values=_LIMIT), str(path)
+        )
 
     def save(self, home: SiteHome, study: str, snapshot: str) -> None:
         """Write them sealed, bound to this snapshot."""

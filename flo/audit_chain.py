@@ -195,7 +195,11 @@ def read_export(document: bytes) -> Export:
     """An export's content, unchecked. Raises MessageError or UsageError for another shape."""
     what = "audit log"
     return parse(
-        Export, canonical.decode_canonical(document, limit=MAX_EXPORT_BYTES, what=what), what
+        Export,
+        canonical.decode_canonical(
+            document, limit=MAX_EXPORT_BYTES, what=what, values=canonical.MANY
+        ),
+        what,
     )
 
 

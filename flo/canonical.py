@@ -1,19 +1,28 @@
 """Canonical bytes: one document, one byte string, one digest.
 
 JSON with sorted keys, no spaces, UTF-8, finite numbers only. What is signed or hashed anywhere in
-FLO is made here, and what comes from another party is read here, under a size limit.
+FLO is made here, and what comes from another party is read here, under limits of its size, its
+depth and how many values it has: before a parser sees it, which would hold all of them in memory.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
+import re
 from typing import Any
 
 from flo.errors import MessageError
 
 Bytes = bytes | memoryview
+FEW, MANY = 200_000, 4_000_000  # values of a document; of a report over a thousand hospitals
+_DEEPEST = 64  # values within values
+# Whatever stands before or behind it, a byte is looked at once: an end that is missing ends it.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_NO_BRACKET = bytes(sorted(set(range(256)) - set(b"[]{}")))
+_STEP = {**dict.fromkeys(b"[{", 1), **dict.fromkeys(b"]}", -1)}
 
 
 def encode(value: Any) -> bytes:
@@ -28,29 +37,30 @@ def digest(data: Bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def decode(data: bytes, *, limit: int, what: str) -> Any:
+def decode(data: bytes, *, limit: int, what: str, values: int = FEW) -> Any:
     """Parse JSON from another party.
 
-    Refuses more than ``limit`` bytes, duplicate keys, NaN, infinity, and whatever could not be
-    written again (lone surrogates). ``what`` names the document in the error.
+    Refuses more than ``limit`` bytes or about ``values`` values, duplicate keys, NaN, infinity, and
+    whatever could not be written again (lone surrogates). ``what`` names the document in the error.
 
     Raises:
         MessageError: with the rule that was broken.
     """
-    return _read(data, limit, what)[0]
+    return _read(data, limit, what, values)[0]
 
 
-def decode_canonical(data: bytes, *, limit: int, what: str) -> Any:
+def decode_canonical(data: bytes, *, limit: int, what: str, values: int = FEW) -> Any:
     """Like ``decode``, and also demands that ``data`` is the canonical form of what it says."""
-    value, canonical = _read(data, limit, what)
+    value, canonical = _read(data, limit, what, values)
     if canonical != data:
         raise MessageError(f"{what}: not in canonical form")
     return value
 
 
-def _read(data: bytes, limit: int, what: str) -> tuple[Any, bytes]:
+def _read(data: bytes, limit: int, what: str, values: int) -> tuple[Any, bytes]:
     if len(data) > limit:
         raise MessageError(f"{what}: {len(data)} bytes, limit {limit}")
+    _refuse_crowded(data, what, values)
     try:
         value = json.loads(
             data, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
@@ -58,6 +68,18 @@ def _read(data: bytes, limit: int, what: str) -> tuple[Any, bytes]:
         return value, encode(value)
     except (ValueError, RecursionError) as error:
         raise MessageError(f"{what}: not valid JSON ({error})") from error
+
+
+def _refuse_crowded(data: bytes, what: str, values: int) -> None:
+    """By commas and brackets outside of strings: a millionth of what a parser would take."""
+    outside = _STRING.sub(b"", data)
+    brackets = outside.translate(None, _NO_BRACKET)
+    count = outside.count(b",") + len(brackets) // 2 + 1
+    if count > values:
+        raise MessageError(f"{what}: some {count} values, limit {values}")
+    deepest = max(itertools.accumulate(map(_STEP.__getitem__, brackets)), default=0)
+    if deepest > _DEEPEST:
+        raise MessageError(f"{what}: {deepest} values within each other, limit {_DEEPEST}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -80,7 +80,9 @@ def build(extracts: list[bytes], heads: Mapping[str, Head] | None = None) -> byt
         study. MessageError: not an extract.
     """
     evidence = [
-        canonical.decode_canonical(extract, limit=MAX_REPORT_BYTES, what="extract")
+        canonical.decode_canonical(
+            extract, limit=MAX_REPORT_BYTES, what="extract", values=canonical.MANY
+        )
         for extract in extracts
     ]
     evidence.sort(key=hospital_of)
@@ -103,7 +105,9 @@ def read_heads(data: bytes) -> dict[str, Head] | None:
     Raises:
         MessageError: it is one, of another version or form.
     """
-    document = canonical.decode(data, limit=MAX_REPORT_BYTES, what="heads or extract")
+    document = canonical.decode(
+        data, limit=MAX_REPORT_BYTES, what="heads or extract", values=canonical.MANY
+    )
     if not isinstance(document, dict) or set(document) != {"schema_version", "heads"}:
         return None
     if document["schema_version"] != _OF_HEADS:
@@ -116,7 +120,9 @@ def read_heads(data: bytes) -> dict[str, Head] | None:
 
 def verify(report: bytes) -> dict[str, Any]:
     """The report's facts, after everything in it was recomputed. Raises as ``build``."""
-    document = canonical.decode_canonical(report, limit=MAX_REPORT_BYTES, what="report")
+    document = canonical.decode_canonical(
+        report, limit=MAX_REPORT_BYTES, what="report", values=canonical.MANY
+    )
     version = document.get("schema_version") if isinstance(document, dict) else None
     if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise MessageError(f"this is not a report of schema version 1 to {SCHEMA_VERSION}")

@@ -132,7 +132,9 @@ def _built(study: Study, documents: list[bytes], heads: dict[str, Head]) -> byte
         return None
     try:
         report = build(documents, heads)
-        facts = canonical.decode(report, limit=MAX_REPORT_BYTES, what="report")["facts"]
+        facts = canonical.decode(
+            report, limit=MAX_REPORT_BYTES, what="report", values=canonical.MANY
+        )["facts"]
     except FloError as error:
         log.warning("an extract does not hold", extra={"fields": {"why": str(error)}})
         return None

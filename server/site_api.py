@@ -32,8 +32,9 @@ from flo.audit_log import AuditLog
 from flo.claims import Digest, Head, PublicKey
 from flo.decisions import Decision, Decline, Signed
 from flo.environment import software
-from flo.errors import MessageError, StudyError, TrustError
+from flo.errors import FloError, MessageError, StudyError, TrustError
 from flo.identity import Signer, fingerprint, public_bytes, verify
+from flo.privacy.report import build
 from flo.server.authority import Authority, Peer, read_request
 from flo.server.members import Member
 from flo.server.publish import published
@@ -43,7 +44,8 @@ from flo.settings import Document, problems
 from flo.study import UNDER_WAY, from_canonical
 from flo.succession import Succession
 
-MAX_REPORT_BODY = 128 << 20
+MAX_EXTRACT_BYTES = 16 << 20  # 10,000 rows take 8
+MAX_REPORT_BODY = 2 * MAX_EXTRACT_BYTES  # a quotation mark takes two bytes in it
 _GIVEN_AT_ONCE = 50  # of a study's largest size each
 MAX_MODEL_REPLY = 45 << 20  # base64 of it fits what a site reads of one reply
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -70,7 +72,7 @@ class ReportBody(Document):
     """``extract``: of the hospital's ledger for this study, signed, as canonical text."""
 
     study: Digest
-    extract: Annotated[str, Field(max_length=MAX_REPORT_BODY)]
+    extract: Annotated[str, Field(max_length=MAX_EXTRACT_BYTES)]
 
 
 class ModelBody(Document):
@@ -292,15 +294,16 @@ class SiteApi:
         Raises:
             StudyError: the study is not known, or does not name it. TrustError: it is not signed by
             it.
-            MessageError: it is no extract, or of another hospital or study.
+            MessageError: it is no extract, of another hospital or study, or does not hold.
         """
         given = _parse(ReportBody, body)
         offer = self._store.offer(given.study)
         if offer is None:
             raise StudyError(f"study {given.study[:12]} is not known")
         offer.study.hospital(peer.hospital)
+        document = given.extract.encode()
         extract = canonical.decode_canonical(
-            given.extract.encode(), limit=MAX_REPORT_BODY, what="extract"
+            document, limit=MAX_EXTRACT_BYTES, what="extract", values=canonical.MANY
         )
         try:
             body_bytes, signature = canonical.encode(extract["body"]), str(extract["signature"])
@@ -311,7 +314,11 @@ class SiteApi:
         verify(peer.public, "extract", body_bytes, signature)
         if (named, about) != (peer.hospital, given.study):
             raise MessageError("this extract is of another hospital or study")
-        self._store.add_extract(given.study, peer.hospital, given.extract.encode())
+        try:
+            build([document])
+        except FloError as error:
+            raise MessageError(f"the extract of {peer.hospital} does not hold: {error}") from error
+        self._store.add_extract(given.study, peer.hospital, document)
         self._refusals.note("extract", given.study, hospital=peer.hospital)
         return {}
 

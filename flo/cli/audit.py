@@ -72,7 +72,7 @@ def verify(
             raise UsageError(f"no file at {path}")
         data = path.read_bytes()
         limit = max(MAX_REPORT_BYTES, audit_chain.MAX_EXPORT_BYTES)
-        document = canonical.decode(data, limit=limit, what=str(path))
+        document = canonical.decode(data, limit=limit, what=str(path), values=canonical.MANY)
         if audit_chain.is_export(document):
             logs.append(data)
         else:
