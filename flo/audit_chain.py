@@ -197,7 +197,7 @@ def read_export(document: bytes) -> Export:
     return parse(
         Export,
         canonical.decode_canonical(
-            document, limit=MAX_EXPORT_BYTES, what=what, values=canonical.MANY
+            document, limit=MAX_EXPORT_BYTES, what=what, values=MAX_EXPORT_BYTES // 32
         ),
         what,
     )

@@ -17,7 +17,7 @@ from typing import Any
 from flo.errors import MessageError
 
 Bytes = bytes | memoryview
-FEW, MANY = 200_000, 4_000_000  # values of a document; of a report over a thousand hospitals
+FEW, MANY = 200_000, 4_000_000  # values of a document; of one with a whole ledger in it
 _DEEPEST = 64  # values within values
 # Whatever stands before or behind it, a byte is looked at once: an end that is missing ends it.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)

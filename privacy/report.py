@@ -39,6 +39,7 @@ SCHEMA_VERSION = 6  # repeats the hospitals' own rules, and says which row was s
 _WITH_MAPPING, _WITH_RESTORED = 5, 4
 _OF_STUDIES_3 = 6  # the least for a study of schema 3: none was reported on before the rules were
 MAX_REPORT_BYTES = 1 << 30
+MOST_VALUES = MAX_REPORT_BYTES // 32  # many of them hashes and signatures
 _OF_HEADS = 1
 _SEEN_BEFORE_6 = (
     "What no partner witnessed: the rows after the last round that partners saw relayed. If the "
@@ -81,7 +82,7 @@ def build(extracts: list[bytes], heads: Mapping[str, Head] | None = None) -> byt
     """
     evidence = [
         canonical.decode_canonical(
-            extract, limit=MAX_REPORT_BYTES, what="extract", values=canonical.MANY
+            extract, limit=MAX_REPORT_BYTES, what="extract", values=MOST_VALUES
         )
         for extract in extracts
     ]
@@ -106,7 +107,7 @@ def read_heads(data: bytes) -> dict[str, Head] | None:
         MessageError: it is one, of another version or form.
     """
     document = canonical.decode(
-        data, limit=MAX_REPORT_BYTES, what="heads or extract", values=canonical.MANY
+        data, limit=MAX_REPORT_BYTES, what="heads or extract", values=MOST_VALUES
     )
     if not isinstance(document, dict) or set(document) != {"schema_version", "heads"}:
         return None
@@ -121,7 +122,7 @@ def read_heads(data: bytes) -> dict[str, Head] | None:
 def verify(report: bytes) -> dict[str, Any]:
     """The report's facts, after everything in it was recomputed. Raises as ``build``."""
     document = canonical.decode_canonical(
-        report, limit=MAX_REPORT_BYTES, what="report", values=canonical.MANY
+        report, limit=MAX_REPORT_BYTES, what="report", values=MOST_VALUES
     )
     version = document.get("schema_version") if isinstance(document, dict) else None
     if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:

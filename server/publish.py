@@ -22,7 +22,7 @@ from flo.features import input_names
 from flo.files import write_public
 from flo.model_card import ModelCard, PublishedModel, paths_of
 from flo.models import named
-from flo.privacy.report import MAX_REPORT_BYTES, build
+from flo.privacy.report import MAX_REPORT_BYTES, MOST_VALUES, build
 from flo.privacy.sheet import trust
 from flo.server.home import CoordinatorHome
 from flo.server.rounds import RunState
@@ -132,9 +132,9 @@ def _built(study: Study, documents: list[bytes], heads: dict[str, Head]) -> byte
         return None
     try:
         report = build(documents, heads)
-        facts = canonical.decode(
-            report, limit=MAX_REPORT_BYTES, what="report", values=canonical.MANY
-        )["facts"]
+        facts = canonical.decode(report, limit=MAX_REPORT_BYTES, what="report", values=MOST_VALUES)[
+            "facts"
+        ]
     except FloError as error:
         log.warning("an extract does not hold", extra={"fields": {"why": str(error)}})
         return None

@@ -64,7 +64,7 @@ def verify(
     from flo import audit_chain, canonical
     from flo.errors import UsageError
     from flo.infra.evidence import pack
-    from flo.privacy.report import MAX_REPORT_BYTES
+    from flo.privacy.report import MAX_REPORT_BYTES, MOST_VALUES
 
     logs, others = [], []
     for path in files:
@@ -72,7 +72,7 @@ def verify(
             raise UsageError(f"no file at {path}")
         data = path.read_bytes()
         limit = max(MAX_REPORT_BYTES, audit_chain.MAX_EXPORT_BYTES)
-        document = canonical.decode(data, limit=limit, what=str(path), values=canonical.MANY)
+        document = canonical.decode(data, limit=limit, what=str(path), values=MOST_VALUES)
         if audit_chain.is_export(document):
             logs.append(data)
         else:
