@@ -20,13 +20,15 @@ from flo.errors import UsageError
 from flo.files import write_private
 from flo.model_card import PublishedModel
 from flo.models import log_odds
+from flo.text import in_a_sheet
 
 
 def predict(model: PublishedModel, data: Path, out: Path, id_column: str) -> int:
     """Write ``row``, the id column where the file has one, and ``score`` for each record of a file.
 
     ``row``: 1 for the first record. ``score``: 0 to 1, higher where label 1 is likelier; it
-    ranks patients and is not calibrated. Returns the number of records.
+    ranks patients and is not calibrated. An id is written as a spreadsheet may show it, and ``row``
+    says whose it is. Returns the number of records.
 
     Raises:
         DataError: the file does not fit the study's columns. UsageError: ``out`` is ``data``, or no
@@ -42,8 +44,9 @@ def predict(model: PublishedModel, data: Path, out: Path, id_column: str) -> int
     ids = [cell for batch in source.ids() for cell in as_ids(batch).to_pylist()]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", *([id_column] if ids else []), "score"])
+    writer.writerow(["row", *([in_a_sheet(id_column)] if ids else []), "score"])
     for number, score in enumerate(scores, start=1):
-        writer.writerow([number, *([ids[number - 1]] if ids else []), f"{score:.6f}"])
+        own = [in_a_sheet(ids[number - 1] or "")] if ids else []
+        writer.writerow([number, *own, f"{score:.6f}"])
     write_private(out, text.getvalue().encode())
     return len(scores)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _SEPARATORS = ("Zl", "Zp")
 _BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and marks by category, and nothing to see
 
@@ -17,6 +19,14 @@ def printable(text: str) -> str:
     return "".join(
         letter if letter in "\n\t" or not _obeyed(letter) else "\ufffd" for letter in text
     )
+
+
+def in_a_sheet(text: str) -> str:
+    """A cell of a CSV that a spreadsheet shows and does not carry out: ``printable``, and behind a
+    quotation mark where it could be a formula (CWE-1236). A plain number stays as it is."""
+    shown = printable(text).replace("\n", " ").replace("\t", " ")
+    formula = shown.lstrip()[:1] in tuple("=+-@") and not _NUMBER.fullmatch(shown)
+    return f"'{shown}" if formula else shown
 
 
 def _obeyed(letter: str) -> bool:

@@ -168,6 +168,29 @@ def test_ids_are_kept_as_text_even_if_they_are_odd_repeated_or_missing(
     assert [row[1] for row in read(out)[1]] == ids
 
 
+FORMULAS = {
+    "=cmd|' /C calc'!A0": "'=cmd|' /C calc'!A0",
+    "@SUM(1)": "'@SUM(1)",
+    "+1-2": "'+1-2",
+    " =1": "'=1",
+    "-12": "-12",
+    "p\x1b[31mred": "p\ufffd[31mred",
+    "p\u202ex": "p\ufffdx",
+}
+
+
+def test_an_id_is_no_formula_and_no_command_of_a_terminal(tmp_path: Path, out: Path) -> None:
+    model = MODELS["logistic"]
+    columns = table_of(model)
+    columns["patient_id"][: len(FORMULAS)] = list(FORMULAS)
+    predict(model, written(tmp_path, columns, "parquet"), out, "patient_id")
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = [row["patient_id"] for row in rows[: len(FORMULAS)]]
+    assert found == list(FORMULAS.values())
+    assert rows[len(FORMULAS)]["patient_id"] == columns["patient_id"][len(FORMULAS)]
+
+
 def test_a_missing_ward_has_its_own_input_and_a_missing_age_is_refused(
     tmp_path: Path, out: Path
 ) -> None:
