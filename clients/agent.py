@@ -24,7 +24,7 @@ from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.enrol import connect, context_of, renew_when_due
 from flo.clients.extract import extract_path, make_extract
 from flo.clients.flower import FleetLink
-from flo.clients.halt import halted, refuse_halted
+from flo.clients.halt import be_ready, halted, refuse_halted
 from flo.clients.handler import Handler, settle
 from flo.clients.home import SiteHome
 from flo.clients.inbox import tell_of_new
@@ -91,6 +91,7 @@ class Agent:
         keep_direct()
         keep_freed_memory()
         with self._home.agent_lock(), closing(self._home.ledger()) as ledger:
+            be_ready(self._home)
             self._sweep(ledger)
             self._worker.start()
             for number in (signal.SIGTERM, signal.SIGINT):

@@ -26,7 +26,7 @@ from flo.clients.home import SiteHome
 from flo.clients.site_config import Population
 from flo.clients.way_out import way_out
 from flo.clients.worker import Worker
-from flo.database import unusable
+from flo.database import refuse_damaged, unusable
 from flo.errors import DataError, FloError, TrustError
 
 _RESTORE = "move the folder away, then: flo site restore"
@@ -75,6 +75,8 @@ def _ledger(home: SiteHome) -> str:
             hint="move the folder away and restore its newest backup, which charges what may have "
             "happened since: flo site restore, flo site recover",
         )
+    for name in ("ledger.sqlite", "audit.sqlite"):
+        refuse_damaged(home.directory / name)
     try:
         with closing(home.audit_log()), closing(home.ledger()) as ledger:
             return f"whole, {ledger.head().sequence} rows"

@@ -6,12 +6,15 @@ release would be charged, and before each part of one is sent. What had gone out
 reservations and patients' frozen copies stay, so that going on costs nothing; studies under way may
 end meanwhile without this hospital. The coordinator sees the one code "not ready", or nobody there.
 
-The file comes first and alone: whatever else fails or takes its time, it stops everything.
+The file comes first and alone: whatever else fails or takes its time, it stops everything. It is
+there from the beginning under another name, and is only renamed: that takes no room, no inode and
+no file descriptor. Where even that fails, nobody is told that it is stopped.
 """
 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -24,7 +27,7 @@ from flo.settings import Document, read_json
 
 log = logging.getLogger("flo.clients.halt")
 
-_FILE, _LIMIT = "halted.json", 4096
+_FILE, _READY, _LIMIT = "halted.json", "ready-to-halt.json", 4096
 
 
 class Halt(Document):
@@ -52,11 +55,14 @@ def halt(home: SiteHome) -> tuple[Halt, str]:
     """Stop. Returns what holds now, and what could not be made sure of, if anything.
 
     No release is charged after this has returned with nothing to say.
+
+    Raises:
+        RefusedError: NOT STOPPED, as the folder can be changed in no way.
     """
     found, said = halted(home), ""
     if found is None:
         found = Halt(time=datetime.now(UTC).isoformat(timespec="seconds"))
-        write_private(home.directory / _FILE, found.to_bytes())
+        _press(home, found)
         try:
             home.record("all-stopped")
         except Exception as error:  # of whatever kind: it is stopped
@@ -65,8 +71,32 @@ def halt(home: SiteHome) -> tuple[Halt, str]:
     try:
         with home.swapping():  # what was being charged just then is over
             return found, said
-    except RefusedError:
+    except (RefusedError, OSError):
         return found, said + "a release that was being charged just then may be in the ledger."
+
+
+def be_ready(home: SiteHome) -> None:
+    """Have the file there that the red button renames, while there is room for it."""
+    if halted(home) is None and not (home.directory / _READY).exists():
+        write_private(home.directory / _READY, Halt(time="an unknown time").to_bytes())
+
+
+def _press(home: SiteHome, found: Halt) -> None:
+    path = home.directory / _FILE
+    try:
+        (home.directory / _READY).rename(path)
+    except OSError:
+        try:
+            write_private(path, found.to_bytes())
+        except OSError as error:
+            raise RefusedError(
+                f"NOT STOPPED: {home.directory} CANNOT BE CHANGED ({error.strerror})",
+                hint="END THE AGENT: systemctl stop flo-site, or kill its process; what it has "
+                "released is out. Then free or mount the disk, and stop again",
+            ) from error
+        return
+    with suppress(OSError):  # it is stopped; only since when is not known
+        write_private(path, found.to_bytes())
 
 
 def go_on(home: SiteHome) -> None:
@@ -75,7 +105,7 @@ def go_on(home: SiteHome) -> None:
         if halted(home) is None:
             raise RefusedError("nothing is stopped here")
         home.record("all-resumed")
-        (home.directory / _FILE).unlink()
+        (home.directory / _FILE).rename(home.directory / _READY)
 
 
 def refuse_halted(home: SiteHome) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from flo.errors import TrustError, UsageError
+from flo.machine import DAMAGED
 
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_RESTORE = (
+    "move the folder away and restore its newest backup: flo site restore, flo coordinator restore"
+)
 _META = "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;"
 
 
@@ -45,17 +48,27 @@ def open_database(path: Path, tables: str, *, schema: int, what: str) -> sqlite3
 
 def unusable(path: Path, error: OSError | sqlite3.Error) -> UsageError | TrustError:
     """What to say of a file that SQLite cannot use: it is damaged, or something is in the way."""
-    if getattr(error, "sqlite_errorcode", None) in _DAMAGE:
+    if getattr(error, "sqlite_errorcode", None) in DAMAGED:
         return TrustError(
             f"{path} is damaged: {error}",
-            hint="move the folder away and restore its newest backup: flo site restore, "
-            "flo coordinator restore",
+            hint=_RESTORE,
         )
     why = error.strerror if isinstance(error, OSError) else str(error)
     return UsageError(
         f"{path} cannot be used: {why}",
         hint="it is whole: give it back to its owner (chown), free the disk, or mount it writable",
     )
+
+
+def refuse_damaged(path: Path) -> None:
+    """Read every page of a database that is there. Raises TrustError or UsageError."""
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)) as db:
+            found = [str(row[0]) for row in db.execute("PRAGMA quick_check(1)")]
+    except sqlite3.Error as error:
+        raise unusable(path, error) from error
+    if found != ["ok"]:
+        raise TrustError(f"{path} is damaged: {found[0][:200]}", hint=_RESTORE)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from flo.checkup import Finding, clock_alone, kernel_clock_state, key_store, tried
+from flo.database import refuse_damaged
 from flo.errors import FloError
 from flo.files import is_locked
 from flo.server.authority import days_left, names_in
@@ -61,6 +62,8 @@ def coordinator(home: CoordinatorHome) -> Iterator[Finding]:
 
 def _records(home: CoordinatorHome) -> str:
     home.refuse_half_replaced()
+    for name in ("coordinator.sqlite", "audit.sqlite"):
+        refuse_damaged(home.directory / name)
     with closing(home.store()) as store, closing(home.audit_log()):
         return f"{len(store.members())} hospitals, {len(store.offers())} studies"
 

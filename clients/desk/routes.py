@@ -23,6 +23,7 @@ from flo.clients.halt import go_on, halt
 from flo.clients.home import SiteHome
 from flo.clients.inbox import Listed, listed, listed_here
 from flo.errors import FloError, TrustError
+from flo.machine import of_the_machine
 
 _LATEST = 5
 _WATCHED = (
@@ -48,6 +49,9 @@ def desk_app(room: Room) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> Response:
+        if known := of_the_machine(error):
+            shown = {"why": str(known), "hint": known.hint, "back": pages.came_from(request)}
+            return room.page(request, "problem.html.j2", 503, **shown)
         why = f"this is a bug in FLO ({type(error).__name__})"
         return room.page(request, "problem.html.j2", 500, why=why, hint="please report it", back="")
 

@@ -59,12 +59,16 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[CommandT], C
         @functools.wraps(function)
         def run(*arguments: Any, json_file: Path | None = None, **options: Any) -> None:
             from flo.errors import FloError
+            from flo.machine import of_the_machine
 
             try:
                 result: Result = function(*arguments, **options)
-            except FloError as error:
-                write_json(json_file, Refusal(str(error), error.hint, error.exit_code))
-                raise
+            except Exception as error:
+                known = error if isinstance(error, FloError) else of_the_machine(error)
+                if known is None:
+                    raise
+                write_json(json_file, Refusal(str(known), known.hint, known.exit_code))
+                raise known from error
             write_json(json_file, result)
             if result.ends_in():
                 raise typer.Exit(result.ends_in())

@@ -42,7 +42,10 @@ def say(text: str) -> None:
 
 def explain(error: Exception) -> int:
     """Print an error as a person needs it and return the exit code."""
+    from flo.machine import of_the_machine
+
     out = console(error=True)
+    error = of_the_machine(error) or error
     if isinstance(error, FloError):
         out.print(f"[bold red]error:[/] {plain(str(error))}")
         if error.hint:

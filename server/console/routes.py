@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from flo import pages
 from flo.errors import FloError
+from flo.machine import of_the_machine
 from flo.pages.record import ChainCheck, countersigned
 from flo.server.console.door import CONSOLE, person_of
 from flo.server.console.draft_pages import draft_router
@@ -45,6 +46,9 @@ def console_app(room: Room) -> FastAPI:
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> Response:
         """Of whatever kind; it is in the coordinator's log, with its place."""
+        if known := of_the_machine(error):
+            shown = {"title": "The machine cannot", "why": str(known), "hint": known.hint}
+            return room.page(request, "problem.html.j2", 503, **shown)
         why = f"This is a bug in FLO ({type(error).__name__})."
         hint = "the coordinator's log names the place; please report it"
         return room.page(request, "problem.html.j2", 500, title="A bug", why=why, hint=hint)

@@ -1,0 +1,52 @@
+"""What the machine itself refuses, said as a person needs it: no room, a damaged file.
+
+Such an error can come out of any line that reads or writes, and is no fault of FLO's.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+
+from flo.errors import FloError, TrustError, UsageError
+
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+RESTORE = (
+    "flo doctor names the file; move the folder away and restore its newest backup: flo site "
+    "restore, flo coordinator restore"
+)
+_WAYS_OUT = {
+    errno.ENOSPC: "make room on that disk (df -h, df -i), and do it again",
+    errno.EDQUOT: "make room within this user's quota, and do it again",
+    errno.EFBIG: "raise the largest file this process may write (ulimit -f), and do it again",
+    errno.EROFS: "mount that disk writable, and do it again; the kernel's log says why it is not",
+    errno.EMFILE: "raise the limit of open files (ulimit -n, LimitNOFILE= in the unit)",
+    errno.ENFILE: "the whole machine has no open files left: fs.file-max, or what holds so many",
+    errno.EIO: "the disk does not answer: see the kernel's log before anything else is written",
+    errno.ENOMEM: "the machine has no memory left: end what takes it, and do it again",
+}
+_SQLITE_WAYS_OUT = {
+    sqlite3.SQLITE_FULL: _WAYS_OUT[errno.ENOSPC],
+    sqlite3.SQLITE_READONLY: "give the folder back to its owner (chown), or mount it writable",
+    sqlite3.SQLITE_CANTOPEN: "see that the file is there, yours, and that files can be opened",
+    sqlite3.SQLITE_IOERR: _WAYS_OUT[errno.EIO],
+    sqlite3.SQLITE_NOMEM: _WAYS_OUT[errno.ENOMEM],
+    sqlite3.SQLITE_BUSY: "another process holds the file: see which one, and do it again",
+    sqlite3.SQLITE_LOCKED: "another process holds the file: see which one, and do it again",
+}
+
+
+def of_the_machine(error: BaseException) -> FloError | None:
+    """The same as an error with a way out; None for what is none of the machine's."""
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says which read or write
+        if code in DAMAGED:
+            return TrustError(f"a database is damaged: {error}", hint=RESTORE)
+        if code in _SQLITE_WAYS_OUT:
+            return UsageError(f"a database cannot be used: {error}", hint=_SQLITE_WAYS_OUT[code])
+    if isinstance(error, OSError) and error.errno in _WAYS_OUT:
+        place = f"{error.filename}: " if error.filename else ""
+        return UsageError(f"{place}{error.strerror}", hint=_WAYS_OUT[error.errno])
+    if isinstance(error, MemoryError):
+        return UsageError("no memory is left", hint=_WAYS_OUT[errno.ENOMEM])
+    return None
