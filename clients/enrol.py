@@ -28,6 +28,7 @@ from flo.identity import Identity, fingerprint, heard, spoken
 from flo.settings import Document, parse, read_json
 from flo.study import Identifier
 from flo.succession import Succession
+from flo.tls import read_certificate
 
 RENEW_DAYS = 90.0
 
@@ -135,8 +136,7 @@ def renew_when_due(home: SiteHome, api: CoordinatorApi, *, days: float = RENEW_D
 
     The old one works until the new one has been shown, so nothing waits. Returns whether it did.
     """
-    pem = (home.directory / "certificate.pem").read_bytes()
-    end = x509.load_pem_x509_certificate(pem).not_valid_after_utc
+    end = read_certificate(home.directory / "certificate.pem").not_valid_after_utc
     if end - datetime.now(UTC) > timedelta(days=days):
         return False
     wish = {"request": request(home.config.hospital, home.identity())}
@@ -244,8 +244,8 @@ def context_of(home: SiteHome) -> ssl.SSLContext:
         raise UsageError(
             "this site is not enrolled (or has left)", hint="run `flo site enrol INVITATION`"
         )
+    end = read_certificate(path).not_valid_after_utc
     pem, ca = path.read_bytes(), (home.directory / "ca.pem").read_text()
-    end = x509.load_pem_x509_certificate(pem).not_valid_after_utc
     if end < datetime.now(UTC):
         raise TrustError(
             f"this site's certificate ended on {end:%Y-%m-%d}",

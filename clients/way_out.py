@@ -29,6 +29,7 @@ from flo.errors import FloError
 from flo.proxy import place_of, proxy_for, shown
 from flo.settings import Document, parse
 from flo.text import printable
+from flo.tls import read_certificate
 
 _CONNECT_SECONDS = 10.0
 
@@ -192,7 +193,7 @@ def ledger_beside(seen: Head | None, ours: Head) -> Finding:
 
 
 def _refused(home: SiteHome, issuer: str, error: FloError) -> Finding:
-    ours = x509.load_pem_x509_certificate((home.directory / "ca.pem").read_bytes())
+    ours = read_certificate(home.directory / "ca.pem")
     if issuer and issuer != ours.subject.rfc4514_string():
         return Finding(
             "proxy",

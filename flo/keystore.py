@@ -292,4 +292,9 @@ def read_secret(path: Path, keystore: KeyStore, purpose: str, *, plain: bool = F
         raise UsageError(f"no key at {path}", hint="run the init command") from error
     if plain and not is_sealed(data):
         return data
-    return keystore.open({"purpose": purpose}, data.removeprefix(_SEALED))
+    try:
+        return keystore.open({"purpose": purpose}, data.removeprefix(_SEALED))
+    except TrustError as error:
+        raise TrustError(
+            f"{path}: {error}", hint=error.hint or "restore it from the folder's newest backup"
+        ) from error

@@ -19,6 +19,7 @@ from flo.text import printable
 
 MAX_TOML_BYTES = 4 << 20
 _LONGEST_PLACE = 200
+_MEND = "edit it; or restore it, if nobody wrote that"
 _MOST_PARTS = 50  # of a dotted key
 _PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _DOTTED = re.compile(rf"(?<![\w.-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_MOST_PARTS}}}")
@@ -45,7 +46,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from error
+        raise UsageError(f"{path} is not valid TOML: {error}", hint=_MEND) from error
 
 
 def parse_toml(text: str, what: str) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def parse_toml(text: str, what: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{what} is not valid TOML: {error}") from error
+        raise UsageError(f"{what} is not valid TOML: {error}", hint=_MEND) from error
 
 
 def parse(model: type[ModelT], value: Any, what: str) -> ModelT:

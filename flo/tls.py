@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
+
+from cryptography import x509
 
 from flo.errors import TrustError
 from flo.files import in_memory
+
+
+def read_certificate(path: Path) -> x509.Certificate:
+    """The first certificate in a PEM file of a folder. Raises TrustError: it is none, or gone."""
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (ValueError, FileNotFoundError) as error:
+        why = "is missing" if isinstance(error, FileNotFoundError) else "is no certificate"
+        hint = "restore it from the folder's newest backup, or its owner's copy"
+        raise TrustError(f"{path} {why}", hint=hint) from error
 
 
 def show(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:

@@ -177,7 +177,7 @@ def _request_digest(request: str | None) -> str | None:
 def _parsed(text: str, sequence: int) -> dict[str, Any]:
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:  # a damaged page may hold a number
         raise TrustError(f"ledger row {sequence} was edited") from error
     if not isinstance(document, dict):
         raise TrustError(f"ledger row {sequence} was edited")

@@ -26,6 +26,7 @@ from flo.errors import TrustError, UsageError
 from flo.files import write_public
 from flo.identity import Identity, public_bytes
 from flo.keystore import KeyStore, read_secret, write_secret
+from flo.tls import read_certificate
 
 _CA_DAYS, _SERVER_DAYS, SITE_DAYS, BOOTSTRAP_DAYS = 3650, 398, 365, 7
 _LEEWAY = timedelta(minutes=5)
@@ -48,7 +49,7 @@ class Authority:
     def __init__(self, directory: Path, keystore: KeyStore) -> None:
         pem = read_secret(directory / "ca.key", keystore, CA_PURPOSE)
         self._key = _signing_key(pem)
-        self.certificate = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
+        self.certificate = read_certificate(directory / "ca.pem")
 
     @classmethod
     def create(cls, directory: Path, keystore: KeyStore) -> Authority:
@@ -184,16 +185,14 @@ def _signing_key(pem: bytes) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
     raise UsageError("the CA's key must be EC of 256 bits or RSA of 3072 bits, or more")
 
 
-def days_left(pem: bytes) -> float:
+def days_left(certificate: x509.Certificate) -> float:
     """Days until a certificate ends."""
-    end = x509.load_pem_x509_certificate(pem).not_valid_after_utc
-    return (end - datetime.now(UTC)) / timedelta(days=1)
+    return (certificate.not_valid_after_utc - datetime.now(UTC)) / timedelta(days=1)
 
 
-def names_in(pem: bytes) -> set[str]:
+def names_in(certificate: x509.Certificate) -> set[str]:
     """Names and addresses that a listener's certificate holds for."""
-    read = x509.load_pem_x509_certificate(pem)
-    stated = read.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    stated = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return {str(name.value) for name in stated}
 
 

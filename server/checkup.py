@@ -17,16 +17,18 @@ import httpx
 
 from flo.checkup import Finding, clock_alone, kernel_clock_state, key_store, tried
 from flo.database import refuse_damaged
-from flo.errors import FloError
+from flo.errors import FloError, TrustError
 from flo.files import is_locked
 from flo.server.authority import days_left, names_in
 from flo.server.home import CoordinatorHome
 from flo.server.listeners import bind
 from flo.server.superexec import PROGRAM
+from flo.tls import read_certificate
 
 _WARN_DAYS = 14.0  # a running coordinator renews it at 30
 _FEW_FILES = 1024
 _SECONDS = 5.0
+_ISSUED_AT_A_START = "start the coordinator anew: it issues one"
 _WITHIN_A_MINUTE = (
     "the coordinator starts it again within a minute; if not, see superexec.log and restart it"
 )
@@ -48,11 +50,7 @@ def coordinator(home: CoordinatorHome) -> Iterator[Finding]:
     yield tried("records", lambda: _records(home), "restore: flo coordinator restore")
     yield address(config.host, config.bind)
     yield from _ports(home)
-    if home.certificate_path.is_file():
-        yield certificate(home.certificate_path.read_bytes(), [config.host, config.private_host])
-    else:
-        missing = f"{home.certificate_path} is missing"
-        yield Finding("certificate", "broken", missing, "restore: flo coordinator restore")
+    yield certificate(home.certificate_path, [config.host, config.private_host])
     yield program(Path(sys.executable).parent / PROGRAM)
     if is_locked(home.directory / "serve.lock"):
         yield launcher(str(home.superexec_secret_path))
@@ -136,9 +134,20 @@ def _bound(host: str, port: int) -> str:
     return f"{port} on {host} is free"
 
 
-def certificate(pem: bytes, names: list[str]) -> Finding:
-    """The listeners' certificate, which must hold for these names and addresses."""
-    missing = [name for name in names if name not in names_in(pem)]
+def certificate(path: Path, names: list[str]) -> Finding:
+    """The listeners' certificate, which must hold for these names and addresses.
+
+    A start issues it anew where it does not.
+    """
+    try:
+        found = read_certificate(path)
+    except TrustError as error:
+        return Finding("certificate", "broken", str(error), _ISSUED_AT_A_START)
+    if found.not_valid_before_utc > datetime.now(UTC):
+        begins = f"is valid from {found.not_valid_before_utc:%Y-%m-%d %H:%M} on only"
+        mend = f"{_ISSUED_AT_A_START}; is the clock right, or was it ahead?"
+        return Finding("certificate", "broken", begins, mend)
+    missing = [name for name in names if name not in names_in(found)]
     if missing:
         return Finding(
             "certificate",
@@ -146,7 +155,7 @@ def certificate(pem: bytes, names: list[str]) -> Finding:
             f"the listeners' certificate does not hold for {', '.join(missing)}",
             "start the coordinator anew: it issues one for the names in coordinator.toml",
         )
-    left = days_left(pem)
+    left = days_left(found)
     until = f"{datetime.now(UTC) + timedelta(days=left):%Y-%m-%d}"
     if left < 0:
         return Finding(

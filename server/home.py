@@ -27,6 +27,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -35,7 +36,7 @@ from pydantic import Field
 
 from flo.artifacts import LocalArtifacts
 from flo.audit_log import AuditLog, existing
-from flo.errors import RefusedError, UsageError
+from flo.errors import RefusedError, TrustError, UsageError
 from flo.files import (
     is_unfinished,
     locked,
@@ -50,6 +51,7 @@ from flo.server.authority import CA_PURPOSE, Authority, days_left, names_in
 from flo.server.aws_config import AwsConfig
 from flo.server.store import Store
 from flo.settings import Document, parse, read_toml
+from flo.tls import read_certificate
 
 _SIGNED_AT_ONCE = 50  # so that a signer which fails loses little
 REWRAPPED = ".rewrapped"  # of a secret while it moves to another key store
@@ -269,13 +271,21 @@ class CoordinatorHome:
             yield
 
     def renew_certificate(self, *, days: float) -> bool:
-        """Issue the listeners' certificate anew if it has fewer ``days`` left, or coordinator.toml
-        has other names now."""
-        pem, config = self.certificate_path.read_bytes(), self.config
-        if days_left(pem) > days and {config.host, config.private_host} <= names_in(pem):
+        """Issue the listeners' certificate anew if it has fewer ``days`` left, coordinator.toml has
+        other names now, it is gone or damaged, or it is of a clock that was ahead."""
+        if self._certificate_holds(days):
             return False
         self.issue_certificate(self.tls_identity())
         return True
+
+    def _certificate_holds(self, days: float) -> bool:
+        try:
+            found = read_certificate(self.certificate_path)
+        except TrustError:
+            return False
+        names = {self.config.host, self.config.private_host}
+        begun = found.not_valid_before_utc <= datetime.now(UTC)
+        return begun and days_left(found) > days and names <= names_in(found)
 
     def issue_certificate(self, identity: Identity) -> None:
         """The listeners' certificate for this identity key."""

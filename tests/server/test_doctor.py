@@ -12,6 +12,7 @@ from flo.errors import EXIT_OK, EXIT_REFUSED
 from flo.server import checkup
 from flo.server.authority import names_in
 from flo.server.home import CoordinatorHome
+from flo.tls import read_certificate
 from tests.clients.test_doctor import doctor
 from tests.server.stage import new_home, serving
 
@@ -51,7 +52,7 @@ def test_a_changed_name_is_named_until_the_coordinator_has_a_certificate_for_it(
     assert found["certificate"].state == "broken", shown
     assert "does not hold for localhost.localdomain" in found["certificate"].says
     assert home.renew_certificate(days=30.0), "as a start does"
-    assert "localhost.localdomain" in names_in(home.certificate_path.read_bytes())
+    assert "localhost.localdomain" in names_in(read_certificate(home.certificate_path))
     assert not home.renew_certificate(days=30.0)
     _, found, _ = doctor(home.directory)
     assert found["certificate"].state == "ok"
