@@ -58,7 +58,7 @@ from flo.files import (
 from flo.identity import IDENTITY_PURPOSE, Identity
 from flo.keystore import KeyStore, read_secret, write_secret
 from flo.privacy.ledger import Ledger
-from flo.settings import parse, read_json, read_toml
+from flo.settings import read_json, read_settings
 
 _DEFAULT = Policy()
 _PATIENCE_SECONDS = 30.0
@@ -176,7 +176,7 @@ class SiteHome:
     def config(self) -> SiteConfig:
         """The configuration. Raises UsageError naming the fields that are wrong."""
         path = self.config_path
-        return self._kept.of(path, lambda: parse(SiteConfig, read_toml(path), str(path)))
+        return self._kept.of(path, lambda: read_settings(SiteConfig, path))
 
     def keystore(self) -> KeyStore:
         """What seals this folder's keys and kept replies. Raises UsageError or TrustError."""

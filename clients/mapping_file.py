@@ -13,7 +13,7 @@ from flo.clients.home import SiteHome
 from flo.clients.mapping import MappedColumn, Mapping, StudyMapping
 from flo.errors import UsageError
 from flo.files import write_private
-from flo.settings import parse, parse_toml, read_toml
+from flo.settings import parse, parse_toml, read_settings
 from flo.study import Study
 from flo.text import printable
 
@@ -39,7 +39,7 @@ def mapping_of(home: SiteHome, study: Study) -> StudyMapping | None:
     path = home.directory / FILE
     if not path.exists():
         return None
-    return parse(Mapping, read_toml(path), str(path)).studies.get(study.name)
+    return read_settings(Mapping, path).studies.get(study.name)
 
 
 def add(

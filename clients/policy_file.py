@@ -23,7 +23,7 @@ from flo.clients.policy import Policy
 from flo.errors import PolicyError, TrustError, UsageError
 from flo.files import write_private
 from flo.identity import Identity, fingerprint, verify
-from flo.settings import Document, parse, read_json, read_toml
+from flo.settings import Document, read_json, read_settings
 
 _LIMIT = 1 << 20
 _SIGNED = "policy-signed"
@@ -104,7 +104,7 @@ def write_toml(path: Path, policy: Policy) -> None:
 
 def read_edited(path: Path) -> Policy:
     """``policy.toml`` as it stands, signed or not. Raises UsageError."""
-    return parse(Policy, read_toml(path), str(path))
+    return read_settings(Policy, path)
 
 
 def sign(directory: Path, identity: Identity, person: Identity | None = None) -> Policy | None:

@@ -24,6 +24,7 @@ from flo.errors import TrustError
 from flo.keystore import KeyStore, read_secret, write_secret
 
 _HASH = ec.ECDSA(hashes.SHA384())
+_RESTORE = "restore it from the folder's newest backup"
 _ORDER = ec.SECP384R1().group_order
 IDENTITY_PURPOSE = "identity-key"  # for which a key store seals it
 
@@ -63,9 +64,9 @@ class Identity:
         try:
             key = serialization.load_pem_private_key(pem, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise TrustError(f"{what} is not a private key") from error
+            raise TrustError(f"{what} is not a private key", hint=_RESTORE) from error
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp384r1":
-            raise TrustError(f"{what} is not an EC P-384 key")
+            raise TrustError(f"{what} is not an EC P-384 key", hint=_RESTORE)
         return cls(key)
 
     @classmethod

@@ -112,7 +112,9 @@ class LocalKeyStore(AesKeyStore):
             )
         key = path.read_bytes()
         if len(key) != 32:
-            raise TrustError(f"{path} is not a key file of 32 bytes")
+            raise TrustError(
+                f"{path} is not a key file of 32 bytes", hint="restore it from its owner's copy"
+            )
         super().__init__(key)
 
 

@@ -6,11 +6,14 @@ Such an error can come out of any line that reads or writes, and is no fault of 
 from __future__ import annotations
 
 import errno
+import re
 import sqlite3
 
 from flo.errors import FloError, TrustError, UsageError
 
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# In a whole file none of FLO's tables is missing, and all text can be read.
+_DAMAGE = re.compile("no such (table|column|index)|malformed|file format|decode to UTF-8")
 RESTORE = (
     "flo doctor names the file; move the folder away and restore its newest backup: flo site "
     "restore, flo coordinator restore"
@@ -40,7 +43,7 @@ def of_the_machine(error: BaseException) -> FloError | None:
     """The same as an error with a way out; None for what is none of the machine's."""
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says which read or write
-        if code in DAMAGED:
+        if code in DAMAGED or _DAMAGE.search(str(error)):
             return TrustError(f"a database is damaged: {error}", hint=RESTORE)
         if code in _SQLITE_WAYS_OUT:
             return UsageError(f"a database cannot be used: {error}", hint=_SQLITE_WAYS_OUT[code])

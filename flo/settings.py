@@ -78,6 +78,14 @@ def parse(model: type[ModelT], value: Any, what: str) -> ModelT:
         raise UsageError(f"{what}:\n{problems(error)}") from error
 
 
+def read_settings(model: type[ModelT], path: Path) -> ModelT:
+    """Build ``model`` from a TOML file that people edit. Raises UsageError with the way out."""
+    try:
+        return parse(model, read_toml(path), str(path))
+    except UsageError as error:
+        raise UsageError(str(error), hint=error.hint or _MEND) from error
+
+
 def read_json(model: type[ModelT], path: Path, *, limit: int) -> ModelT:
     """Build ``model`` from a file of JSON, of which at most ``limit`` bytes are read.
 

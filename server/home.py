@@ -50,7 +50,7 @@ from flo.keystore import KeyStore, KeyStoreConfig, KmsKey, read_secret, write_se
 from flo.server.authority import CA_PURPOSE, Authority, days_left, names_in
 from flo.server.aws_config import AwsConfig
 from flo.server.store import Store
-from flo.settings import Document, parse, read_toml
+from flo.settings import Document, read_settings
 from flo.tls import read_certificate
 
 _SIGNED_AT_ONCE = 50  # so that a signer which fails loses little
@@ -208,7 +208,7 @@ class CoordinatorHome:
     @property
     def config(self) -> CoordinatorConfig:
         """The configuration. Raises UsageError naming the fields that are wrong."""
-        return parse(CoordinatorConfig, read_toml(self.config_path), str(self.config_path))
+        return read_settings(CoordinatorConfig, self.config_path)
 
     @property
     def private_url(self) -> str:
