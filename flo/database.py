@@ -40,6 +40,9 @@ def open_database(path: Path, tables: str, *, schema: int, what: str) -> sqlite3
     except sqlite3.Error as error:
         db.close()
         raise unusable(path, error) from error
+    if not str(found).isdigit():
+        db.close()
+        raise TrustError(f"{path} is damaged: it has no schema", hint=_RESTORE)
     if found != str(schema):
         db.close()
         raise UsageError(f"{path} has {what} schema {found}; this version reads {schema}")
