@@ -10,7 +10,6 @@ import unicodedata
 from collections.abc import Collection, Iterable
 
 from flo.people_words import GIVEN_NAMES, HEADERS, WHOLE_HEADERS
-from flo.schema import CategoryColumn, Column
 
 _DATE = r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([T ]\d{1,2}:\d{2}.*)?"
 _MONTHS = r"\d{1,2}[. -]+[^\W\d_]{3,9}[. -]+\d{4}"
@@ -63,18 +62,16 @@ def of_header(name: str) -> str | None:
     return "a name" if "".join(words) in WHOLE_HEADERS.split() else None
 
 
-def of_column(column: Column) -> str | None:
-    """Why no study may have this column, however it is declared; None if nothing says so.
+def of_column(name: str, codes: Collection[str]) -> str | None:
+    """Why no study may have a column of this name and codebook; None if nothing says so.
 
-    By its header and its codebook, both public: nothing of a patient is looked at.
+    Both are public: nothing of a patient is looked at. ``codes``: none if it is no category.
     """
-    if what := of_header(column.name):
+    if what := of_header(name):
         return f"would be {what} of a patient, by its header; leave it out, or rename what is none"
-    if not isinstance(column, CategoryColumn):
-        return None
-    if names_people(column.codes):
+    if names_people(codes):
         return "has a codebook that names people; leave it out, or write codes in place of words"
-    if free_text(column.codes):
+    if free_text(codes):
         return "has free text as its codebook; leave it out, or write codes in place of sentences"
     return None
 

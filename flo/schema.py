@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
+from flo import looks
 from flo.settings import Document
 
 LARGEST_IMAGE = 65_536
@@ -131,6 +132,13 @@ class ImageColumn(Document):
 
 
 Column = Annotated[NumberColumn | CategoryColumn | ImageColumn, Field(discriminator="kind")]
+
+
+def tells_who(column: Column) -> str | None:
+    """Why no study may have this column, however it is declared: its header or its codebook tells
+    who a patient is. None if nothing says so."""
+    codes = column.codes if isinstance(column, CategoryColumn) else ()
+    return looks.of_column(column.name, codes)
 
 
 class Schema(Document):

@@ -29,7 +29,7 @@ from flo import canonical, looks, networks
 from flo.errors import StudyError
 from flo.features import input_names
 from flo.model_kinds import Model, Pack
-from flo.schema import ColumnName, ImageColumn, Schema, Text
+from flo.schema import ColumnName, ImageColumn, Schema, Text, tells_who
 from flo.settings import Document, parse_toml, problems, read_toml
 
 SCHEMA_VERSION = 3
@@ -353,7 +353,7 @@ class Study(Document):
 
     def refuse_identifying(self) -> None:
         """Raises StudyError: a column, by its header or codebook, tells who a patient is."""
-        found = [(column.name, looks.of_column(column)) for column in self.data.columns]
+        found = [(column.name, tells_who(column)) for column in self.data.columns]
         lines = [f"column {name!r} {rule}" for name, rule in found if rule]
         if looks.of_header(self.data.label):
             lines.append(f"the label {self.data.label!r} would tell who a patient is, by its name")

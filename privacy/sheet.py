@@ -18,7 +18,7 @@ from flo.privacy.augmentation import copies
 from flo.privacy.life import LifeBudget
 from flo.privacy.plan import Plan, combined_variance, training_length
 from flo.privacy.score_waves import LENGTH, expected_half_width
-from flo.schema import CategoryColumn, Column, ImageColumn, NumberColumn
+from flo.schema import CategoryColumn, Column, ImageColumn, NumberColumn, tells_who
 from flo.study import Hospital, Study
 
 ASSUMED_HOLD_OUT, ASSUMED_PREVALENCE = 0.3, 0.5
@@ -145,7 +145,7 @@ def _columns(study: Study) -> Section:
 
 def _could_tell(column: Column) -> list[str]:
     """Where a column holds, or has room for, what tells who a patient is."""
-    if rule := looks.of_column(column):
+    if rule := tells_who(column):
         return [f"this column {rule}"]
     if isinstance(column, CategoryColumn):
         found = [f"codes that look like {kind}" for kind in looks.of_codes(column.codes)]

@@ -290,8 +290,13 @@ class Coordinator:
         self._store.add_event(None, "process-restarted", program=PROGRAM, code=code)
         self._runs.lose_serverapps()
 
-    def _refused_connection(self, listener: str, address: str, why: str) -> None:
+    def _refused_connection(
+        self, listener: str, address: str, why: str, certificate: bytes | None
+    ) -> None:
         facts = {"listener": listener, "address": address, "why": why}
+        if certificate is not None:  # TLS has verified it
+            with contextlib.suppress(TrustError):  # it names no hospital
+                facts["hospital"] = read_peer(certificate).hospital
         log.warning("refused", extra={"fields": facts})
         self._refusals.note("refused-connection", **facts)
 

@@ -32,7 +32,7 @@ class Listener(uvicorn.Server):
     """One uvicorn server that accepts connections itself, to see whom TLS refuses.
 
     uvicorn leaves that to asyncio, which forgets a handshake that failed. ``on_refused`` is called
-    in a thread with the client's address and what OpenSSL found wrong.
+    in a thread with the client's address and what OpenSSL found wrong, or that there is no room.
     """
 
     def __init__(self, config: uvicorn.Config, on_refused: Refuse) -> None:
@@ -62,13 +62,15 @@ class Listener(uvicorn.Server):
     async def _accept(self, bound: socket.socket) -> None:
         while True:
             try:
-                connection, _ = await asyncio.get_running_loop().sock_accept(bound)
+                connection, address = await asyncio.get_running_loop().sock_accept(bound)
             except OSError as error:  # no file descriptor is left: others will close theirs
                 log.error(f"a connection could not be accepted: {error}")
                 await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
                 continue
             if len(self._tasks) + len(self.server_state.connections) >= _most_connections():
                 connection.close()
+                why = "all connections are taken"
+                await asyncio.to_thread(self._on_refused, str(address[0]), why, None)
                 continue
             self._spawn(self._shake_hands(connection))
 
@@ -83,7 +85,7 @@ class Listener(uvicorn.Server):
             )
         except ssl.SSLError as error:
             why = getattr(error, "verify_message", "") or (error.reason or "unknown")
-            await asyncio.to_thread(self._on_refused, address, why.replace("_", " ").lower())
+            await asyncio.to_thread(self._on_refused, address, why.replace("_", " ").lower(), None)
         except OSError as error:  # went away, or took too long
             log.debug(f"no handshake: {error}")
 

@@ -24,6 +24,10 @@ class Presence:
         self._open: Counter[bytes] = Counter()
         self._looking: dict[bytes, asyncio.TimerHandle] = {}
 
+    def count(self, certificate: bytes) -> int:
+        """How many connections it has open."""
+        return self._open[certificate]
+
     def opened(self, certificate: bytes) -> None:
         """One connection more; a client that is back in time is not reported as gone."""
         self._open[certificate] += 1

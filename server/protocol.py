@@ -21,11 +21,13 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Refuse = Callable[[str, str], None]  # the client's address, and why; called in a thread
+# The client's address, why, and the certificate that it showed, if any; called in a thread.
+Refuse = Callable[[str, str, bytes | None], None]
 
 PEER = "flo.peer"
 PERSON = "flo.person"  # the token that a request came with
 MAX_HEAD_BYTES = 64 * 1024
+MOST_OF_ONE = 64  # connections with one certificate: an agent has four, and new ones after a fault
 _HEAD_SECONDS = 10.0
 _MOST_QUEUED = 4  # a client that has a whole answer may ask on before we know that it is sent
 _FRAMING = 16  # a body may come in chunks whose framing is this fraction of it
@@ -35,12 +37,14 @@ class PeerProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, with the peer's certificate in every request's scope.
 
     A request line with its headers takes at most ``MAX_HEAD_BYTES`` (and one read more) and ten
-    seconds, and few requests wait behind one that is not answered, or the connection is cut.
+    seconds, and few requests wait behind one that is not answered, or the connection is cut. So is
+    one more than a certificate may have open.
     """
 
     presence: Presence | None = None
     on_refused: Refuse | None = None
-    _certificate: bytes | None = None
+    _shown: bytes | None = None
+    _certificate: bytes | None = None  # while it is counted
     _late: asyncio.TimerHandle | None = None
     _body_bytes = _other_bytes = 0
 
@@ -49,7 +53,11 @@ class PeerProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+        self._shown = certificate
         if self.presence is not None and certificate is not None:
+            if self.presence.count(certificate) >= MOST_OF_ONE:
+                self._cut(f"more than {MOST_OF_ONE} connections with one certificate")
+                return
             self._certificate = certificate
             self.presence.opened(certificate)
         inner: App = self.app
@@ -113,7 +121,8 @@ class PeerProtocol(HttpToolsProtocol):
     def _tell(self, why: str) -> None:
         if self.on_refused is not None:
             address = self.client[0] if self.client else "unknown"
-            asyncio.get_running_loop().run_in_executor(None, self.on_refused, address, why)
+            loop = asyncio.get_running_loop()
+            loop.run_in_executor(None, self.on_refused, address, why, self._shown)
 
     def _have_a_head(self) -> None:
         if self._late is not None:

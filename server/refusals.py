@@ -30,7 +30,7 @@ class Refusals:
 
     def note(self, kind: str, study: str | None = None, **facts: Any) -> None:
         """Enter one, or count it. Long texts are cut."""
-        anonymous = kind == "refused-connection"
+        anonymous = kind == "refused-connection" and "hospital" not in facts
         most = MOST_CONNECTIONS_A_MINUTE if anonymous else MOST_A_MINUTE
         with self._lock:
             self._enter(self._shares.counted())

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -72,11 +73,17 @@ class Supervised:
         hangs: Callable[[], bool],
     ) -> None:
         self._start, self._on_restart, self._hangs = start, on_restart, hangs
-        self._process = start()
+        self._process, self._ended = start(), False
         self._began, self._wait = time.monotonic(), 0.0
+        self._one_at_a_time = threading.Lock()  # nothing is started once the end has come
 
     def look(self) -> None:
         """Start it again if it ended or hangs. Raises OSError if it cannot be started now."""
+        with self._one_at_a_time:
+            if not self._ended:
+                self._look()
+
+    def _look(self) -> None:
         lived = time.monotonic() - self._began
         if lived < self._wait or (self._process.poll() is None and not self._hangs()):
             return
@@ -87,8 +94,10 @@ class Supervised:
         self._on_restart(code)
 
     def end(self) -> None:
-        """End it and all that it started."""
-        end_group(self._process)
+        """End it and all that it started, for good."""
+        with self._one_at_a_time:
+            self._ended = True
+            end_group(self._process)
 
 
 def end_group(process: subprocess.Popen[bytes], grace: float = 3.0) -> None:

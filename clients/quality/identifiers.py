@@ -24,7 +24,7 @@ import pyarrow as pa
 from flo import looks
 from flo.clients.quality.cells import Floats, as_text
 from flo.clients.quality.findings import Finding
-from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
+from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema, tells_who
 
 IDENTIFIER = "identifier"
 _MOST_CELLS = 2000  # looked at; a column that is full of identifiers shows it in its first ones
@@ -56,7 +56,7 @@ def identifiers(columns: pd.DataFrame, ids: list[str], schema: Schema) -> list[F
     """Columns of the study that hold what tells who a patient is."""
     found = []
     for column in schema.columns:
-        if rule := looks.of_column(column):
+        if rule := tells_who(column):
             found.append(Finding(column.name, rule, kind=IDENTIFIER))
             continue
         if isinstance(column, ImageColumn):

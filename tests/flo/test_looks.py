@@ -10,7 +10,7 @@ import pytest
 from flo import looks
 from flo.datasets import DATASETS
 from flo.errors import StudyError
-from flo.schema import CategoryColumn
+from flo.schema import CategoryColumn, tells_who
 from flo.study import load
 from tests.builders import small_study, study_document
 
@@ -83,7 +83,7 @@ def test_no_column_of_an_example_is_refused() -> None:
     seen = 0
     for file in EXAMPLES.glob("*/*.toml"):
         for column in load(file).data.columns:
-            assert looks.of_column(column) is None, (file, column.name)
+            assert tells_who(column) is None, (file, column.name)
             seen += isinstance(column, CategoryColumn)
     assert seen >= 25
     states = [name.replace("-", " ").title() for name in DATASETS["fars"]()]

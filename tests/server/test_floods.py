@@ -6,9 +6,11 @@ import contextlib
 import http.client
 import select
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import closing
 
 import pytest
 
@@ -20,11 +22,13 @@ from tests.server.stage import RealCoordinator, ask, key_header, new_home, serve
 pytestmark = pytest.mark.processes
 
 PUSH, STUDIES = "/v1/fleet/push-object", "/v1/site/studies"
-AT_ONCE, FILES, MOST = 1 << 20, 240, 24
+AT_ONCE, FILES, MOST, OF_ONE = 1 << 20, 240, 24, 8
 
 SMALL = f"""
 import resource
 import flo.server.gateway
+import flo.server.protocol
+flo.server.protocol.MOST_OF_ONE = {OF_ONE}
 flo.server.gateway.MAX_MESSAGE_BYTES = {AT_ONCE}
 resource.setrlimit(resource.RLIMIT_NOFILE, ({FILES}, {FILES}))
 """
@@ -120,3 +124,31 @@ def test_connections_that_do_nothing_leave_files_for_all_else(
             return
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def test_one_certificate_cannot_hold_every_connection(
+    small: RealCoordinator, pair: list[SiteHome]
+) -> None:
+    """What is more is cut, and entered in its hospital's name; another hospital goes on."""
+    north, south = pair
+    with contextlib.ExitStack() as stack:
+        held = [
+            stack.enter_context(small.connection(small.port, small.site(north)))
+            for _ in range(OF_ONE)
+        ]
+        for connection in held:
+            assert ask(connection, "POST", STUDIES, body=b"{}").status == 200
+        with (
+            small.connection(small.port, small.site(north)) as one_more,
+            pytest.raises((ConnectionError, ssl.SSLError, http.client.HTTPException)),
+        ):
+            ask(one_more, "POST", STUDIES, body=b"{}")
+        assert ask(held[0], "POST", STUDIES, body=b"{}").status == 200
+        with small.connection(small.port, small.site(south)) as another:
+            assert ask(another, "POST", STUDIES, body=b"{}").status == 200
+    with closing(small.home.store()) as store:
+        told = [event[4] for event in store.events_after(0) if event[2] == "refused-connection"]
+    why = f"more than {OF_ONE} connections with one certificate"
+    assert {"hospital": "north", "why": why}.items() <= told[-1].items()
+    with small.connection(small.port, small.site(north)) as again:
+        assert ask(again, "POST", STUDIES, body=b"{}").status == 200
