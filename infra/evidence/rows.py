@@ -294,8 +294,11 @@ ROWS: tuple[Requirement, ...] = (
     Requirement(
         "GDPR Art. 5(1)(d)",
         "accuracy",
-        "types, bounds, codes and duplicates are checked at the site before approval",
+        "types, bounds, codes, missing codes, duplicates and the number of patients are checked at "
+        "the site before approval",
         (
+            "tests/clients/quality/test_placeholders.py::test_a_missing_code_within_the_bounds_is_asked_about",
+            "tests/clients/quality/test_sizes.py::test_half_and_twice_are_asked_about",
             "tests/clients/quality/test_check.py::test_a_table_that_fits_is_encoded",
             "tests/clients/sources/test_identifiers.py::test_in_a_column_of_the_study",
             "tests/clients/sources/test_neighbours.py::test_a_hostile_patient_changes_nobody_else",
