@@ -19,7 +19,6 @@ from flo.text import printable
 
 MAX_TOML_BYTES = 4 << 20
 _LONGEST_PLACE = 200
-_MEND = "edit it; or restore it, if nobody wrote that"
 _MOST_PARTS = 50  # of a dotted key
 _PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _DOTTED = re.compile(rf"(?<![\w.-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_MOST_PARTS}}}")
@@ -46,7 +45,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not valid TOML: {error}", hint=_MEND) from error
+        raise UsageError(f"{path} is not valid TOML: {error}", hint=_mend(path)) from error
 
 
 def parse_toml(text: str, what: str) -> dict[str, Any]:
@@ -63,7 +62,11 @@ def parse_toml(text: str, what: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{what} is not valid TOML: {error}", hint=_MEND) from error
+        raise UsageError(f"{what} is not valid TOML: {error}", hint=_mend(what)) from error
+
+
+def _mend(what: object) -> str:
+    return f"edit {what}; or restore it, if nobody wrote that"
 
 
 def parse(model: type[ModelT], value: Any, what: str) -> ModelT:
@@ -83,7 +86,7 @@ def read_settings(model: type[ModelT], path: Path) -> ModelT:
     try:
         return parse(model, read_toml(path), str(path))
     except UsageError as error:
-        raise UsageError(str(error), hint=error.hint or _MEND) from error
+        raise UsageError(str(error), hint=error.hint or _mend(path)) from error
 
 
 def read_json(model: type[ModelT], path: Path, *, limit: int) -> ModelT:
