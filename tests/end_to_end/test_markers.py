@@ -37,7 +37,8 @@ AGE = 61.737193  # nobody else's
 
 def planted_csv(site: str) -> str:
     rows = ["patient_id,age,ward,ill"]
-    rows += [f"{MARK}-{site}-{i:03d},{AGE},{'abc'[i % 3]},{i % 2}" for i in range(40)]
+    ages = [AGE if i % 4 == 3 else 20 + i for i in range(40)]
+    rows += [f"{MARK}-{site}-{i:03d},{ages[i]},{'abc'[i % 3]},{i % 2}" for i in range(40)]
     return "\n".join(rows) + "\n"
 
 
