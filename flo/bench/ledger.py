@@ -19,6 +19,7 @@ from flo.clients.extract import make_extract
 from flo.clients.home import SiteHome
 from flo.clients.offers import Offered
 from flo.clients.site_config import make_config
+from flo.datasets import write
 from flo.files import write_public
 from flo.identity import Identity
 from flo.privacy.ledger import Ledger
@@ -85,11 +86,11 @@ def _of(home: SiteHome, book: Ledger, study: Study, entries: int) -> Iterator[Ro
 
 
 def _site(folder: Path) -> tuple[SiteHome, Study, int]:
-    """A site of made-up patients that has approved a long heart study."""
+    """Cleveland's site, which has approved a long heart study."""
     coordinator = Identity.new()
-    data = folder / "patients.csv"
+    write("heart-disease", folder)
+    data = folder / "cleveland.csv"
     planned = load(STUDY).with_mechanism(noise="local", steps=ENTRIES[-1])
-    data.write_text(_header(planned) + _record(planned), encoding="utf-8")
     home = SiteHome.create(
         folder / "site",
         make_config(
@@ -115,15 +116,6 @@ class _Nods:
 
     def call(self, name: str, body: Any) -> Any:
         return {"head": None} if name == "heads" else {}
-
-
-def _header(study: Study) -> str:
-    return ",".join(["patient_id", study.data.label, *(c.name for c in study.data.columns)]) + "\n"
-
-
-def _record(study: Study) -> str:
-    cells = [c.codes[0] if c.kind == "category" else str(c.minimum) for c in study.data.columns]
-    return ",".join(["p1", "0", *cells]) + "\n"
 
 
 def _flush(folder: Path) -> None:
