@@ -515,7 +515,7 @@ def test_the_sites_own_command_fetches_it(clinics: Clinics, tmp_path: Path) -> N
         "model", "fetch", name, "--home", clinics.sites[2].directory, "--out", tmp_path / "m"
     )
     assert done.returncode == 2
-    assert "no study of this hospital is called" in done.stderr
+    assert "no study of this hospital called" in done.stderr
     assert not (tmp_path / "m").exists()
 
 
