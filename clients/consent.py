@@ -271,9 +271,9 @@ def _take_out(home: SiteHome, ledger: Ledger, approved: Approval, study: str, ha
     """Out of one study: of its frozen copy where there is one, and of the list of members. Returns
     whether the patient was in it.
 
-    Copy and list are written under new names; the approval then names both in one step. If the
-    patient was not in the study, both are written anew all the same. So neither the time this takes
-    nor the loading of the new copy tells anybody whether the patient was in it.
+    Copy and list are written under new names; the approval then names both in one step. Both are
+    also written if the patient was not in the study. So neither the time that this takes nor the
+    loading of the new copy tells anybody whether the patient was in it.
     """
     members = Members.load(home, study, approved.snapshot)
     if members is None:

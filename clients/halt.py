@@ -6,9 +6,9 @@ release would be charged, and before each part of one is sent. What had gone out
 reservations and patients' frozen copies stay, so that going on costs nothing; studies under way may
 end meanwhile without this hospital. The coordinator sees the one code "not ready", or nobody there.
 
-The file comes first and alone: whatever else fails or takes its time, it stops everything. It is
-there from the beginning under another name, and is only renamed: that takes no room, no inode and
-no file descriptor. Where even that fails, nobody is told that it is stopped.
+The button makes one file, before anything else, and that file stops everything, whatever fails
+afterwards. The file exists from the beginning under another name and is only renamed, which takes
+no room, no inode and no file descriptor. If even that fails, the command says that it did not stop.
 """
 
 from __future__ import annotations

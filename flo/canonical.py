@@ -19,7 +19,7 @@ from flo.errors import MessageError
 Bytes = bytes | memoryview
 FEW, MANY = 200_000, 4_000_000  # values of a document; of one with a whole ledger in it
 _DEEPEST = 64  # values within values
-# Whatever stands before or behind it, a byte is looked at once: an end that is missing ends it.
+# Each byte is looked at once: a string without an end goes on to the end of the data.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _NO_BRACKET = bytes(sorted(set(range(256)) - set(b"[]{}")))
 _STEP = {**dict.fromkeys(b"[{", 1), **dict.fromkeys(b"]}", -1)}
@@ -71,7 +71,7 @@ def _read(data: bytes, limit: int, what: str, values: int) -> tuple[Any, bytes]:
 
 
 def _refuse_crowded(data: bytes, what: str, values: int) -> None:
-    """By commas and brackets outside of strings: a millionth of what a parser would take."""
+    """By the commas and brackets outside of strings: counting them takes little time and memory."""
     outside = _STRING.sub(b"", data)
     brackets = outside.translate(None, _NO_BRACKET)
     count = outside.count(b",") + len(brackets) // 2 + 1

@@ -9,11 +9,8 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from flo.errors import TrustError, UsageError
-from flo.machine import DAMAGED
+from flo.machine import RESTORE, is_damage
 
-_RESTORE = (
-    "move the folder away and restore its newest backup: flo site restore, flo coordinator restore"
-)
 _META = "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;"
 
 
@@ -42,7 +39,7 @@ def open_database(path: Path, tables: str, *, schema: int, what: str) -> sqlite3
         raise unusable(path, error) from error
     if not str(found).isdigit():
         db.close()
-        raise TrustError(f"{path} is damaged: it has no schema", hint=_RESTORE)
+        raise TrustError(f"{path} is damaged: it has no schema", hint=RESTORE)
     if found != str(schema):
         db.close()
         raise UsageError(f"{path} has {what} schema {found}; this version reads {schema}")
@@ -51,10 +48,10 @@ def open_database(path: Path, tables: str, *, schema: int, what: str) -> sqlite3
 
 def unusable(path: Path, error: OSError | sqlite3.Error) -> UsageError | TrustError:
     """What to say of a file that SQLite cannot use: it is damaged, or something is in the way."""
-    if getattr(error, "sqlite_errorcode", None) in DAMAGED:
+    if isinstance(error, sqlite3.Error) and is_damage(error):
         return TrustError(
             f"{path} is damaged: {error}",
-            hint=_RESTORE,
+            hint=RESTORE,
         )
     why = error.strerror if isinstance(error, OSError) else str(error)
     return UsageError(
@@ -66,12 +63,13 @@ def unusable(path: Path, error: OSError | sqlite3.Error) -> UsageError | TrustEr
 def refuse_damaged(path: Path) -> None:
     """Read every page of a database that is there. Raises TrustError or UsageError."""
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)) as db:
+        place = f"{path.resolve().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(place, uri=True, timeout=30)) as db:
             found = [str(row[0]) for row in db.execute("PRAGMA quick_check(1)")]
     except sqlite3.Error as error:
         raise unusable(path, error) from error
     if found != ["ok"]:
-        raise TrustError(f"{path} is damaged: {found[0][:200]}", hint=_RESTORE)
+        raise TrustError(f"{path} is damaged: {found[0][:200]}", hint=RESTORE)
 
 
 @contextmanager

@@ -11,12 +11,11 @@ import sqlite3
 
 from flo.errors import FloError, TrustError, UsageError
 
-DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # In a whole file none of FLO's tables is missing, and all text can be read.
 _DAMAGE = re.compile("no such (table|column|index)|malformed|file format|decode to UTF-8")
 RESTORE = (
-    "flo doctor names the file; move the folder away and restore its newest backup: flo site "
-    "restore, flo coordinator restore"
+    "move the folder away and restore its newest backup: flo site restore, flo coordinator restore"
 )
 _WAYS_OUT = {
     errno.ENOSPC: "make room on that disk (df -h, df -i), and do it again",
@@ -39,12 +38,20 @@ _SQLITE_WAYS_OUT = {
 }
 
 
+def is_damage(error: BaseException) -> bool:
+    """Whether SQLite says that a file is not whole."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says which read or write
+    return code in _DAMAGED or _DAMAGE.search(str(error)) is not None
+
+
 def of_the_machine(error: BaseException) -> FloError | None:
     """The same as an error with a way out; None for what is none of the machine's."""
     if isinstance(error, sqlite3.Error):
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says which read or write
-        if code in DAMAGED or _DAMAGE.search(str(error)):
-            return TrustError(f"a database is damaged: {error}", hint=RESTORE)
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if is_damage(error):
+            return TrustError(
+                f"a database is damaged: {error}", hint=f"flo doctor names the file; {RESTORE}"
+            )
         if code in _SQLITE_WAYS_OUT:
             return UsageError(f"a database cannot be used: {error}", hint=_SQLITE_WAYS_OUT[code])
     if isinstance(error, OSError) and error.errno in _WAYS_OUT:

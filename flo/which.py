@@ -43,18 +43,18 @@ def is_digest(wanted: str | None, digest: str) -> bool:
 def which(known: Iterable[Known], wanted: str | None, here: str) -> str:
     """Digest of the only one that is meant. ``wanted``: None for the only one there is.
 
-    ``here``: what these are, for the error, such as "studies approved here".
+    ``here``: what these are, for the error, such as "study approved here".
 
     Raises:
         UsageError: none is, or several are; it lists them.
     """
-    all_ = {one.digest: one for one in known}.values()
-    found = [one for one in all_ if wanted is None or one.is_called(wanted)]
+    different = {one.digest: one for one in known}.values()
+    found = [one for one in different if wanted is None or one.is_called(wanted)]
     if len(found) == 1:
         return found[0].digest
     if not found:
         named = f" called {wanted!r}" if wanted else ""
-        raise UsageError(f"no {here}{named}", hint=f"there are: {_listed(all_)}")
+        raise UsageError(f"no {here}{named}", hint=f"there are: {_listed(different)}")
     raise UsageError(
         f"which study? {_listed(found)}", hint="name it as NAME:VERSION, or by its digest's start"
     )

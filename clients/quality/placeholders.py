@@ -33,15 +33,19 @@ def placeholders(column: NumberColumn, values: Floats) -> list[Finding]:
     if len(different) == 1:
         rule = "is the same in every record that has it: is it measured, or filled in?"
         return [Finding(column.name, rule, level="to accept", kind=CONSTANT)]
+    # Only these can be: a million different values are not looked at one by one.
+    low, high = np.quantile(known, _CENTRE)
+    outer = (different <= low) | (different >= high) | (different == 0)
+    chosen = outer & (counts >= _FEWEST_CODES)
     codes = [
         value
-        for value, count in zip(different, counts, strict=True)
-        if count >= _FEWEST_CODES and _is_code(value, int(count), known)
+        for value, count in zip(different[chosen], counts[chosen], strict=True)
+        if _is_code(value, int(count), known)
     ]
     if codes:
         rule = (
-            "may mean 'not known' (as 999, 9.99, -1 and 0 do), far from other values: name it "
-            "under `missing` in mapping.toml"
+            "holds a number that often means 'not known' (such as 999, 9.99, -1, 0), apart from "
+            "the other values: if it does, name it under `missing` in mapping.toml"
         )
         return rows(column.name, rule, np.isin(values, codes), level="to accept", kind=MISSING_CODE)
     place = int(counts.argmax())

@@ -1,8 +1,8 @@
 """Whether there are about as many patients as the study counts on, and whether they are patients.
 
-A file that was cut off and ids of stays in place of patients fit every rule of a study: with the
-one its sum is divided by patients who are not there, with the other a patient pays once and gives
-many times.
+A file that was cut off fits every rule of a study, and so do ids of stays in place of patients. In
+the first case the study divides its sum by more patients than gave to it. In the second each stay
+counts as a patient: the privacy budget then protects one stay, and not all of a patient's.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ _WELL_SPREAD = 0.1
 class Conversion:
     """value · ``factor`` + ``offset``. ``what``: of which quantity, "" for any.
 
-    ``names``: how a column's name begins that is of this quantity, as in ``chol`` and ``ldl``.
+    ``names``: how a word of a column's name begins that is of this quantity, such as ``chol``; of
+    two letters it is the whole word.
     """
 
     given: str
@@ -56,7 +57,8 @@ class Conversion:
     def is_for(self, name: str) -> bool:
         """Whether a column of this name is of the quantity, or the quantity does not matter."""
         words = re.split(r"[\W_]+", looks.plain(name))
-        return not self.what or any(word.startswith(self.names) for word in words)
+        long = tuple(name for name in self.names if len(name) > 2)
+        return not self.what or any(w in self.names or w.startswith(long) for w in words)
 
 
 _ONE_WAY = (
@@ -68,9 +70,9 @@ _ONE_WAY = (
         names=("chol", "ldl", "hdl", "tchol"),
     ),
     Conversion("mmol/L", "mg/dL", 18.016, what="glucose", names=("gluc", "gluk", "bg", "sugar")),
-    Conversion("mmol/L", "mg/dL", 88.57, what="triglycerides", names=("tri", "tg")),
+    Conversion("mmol/L", "mg/dL", 88.57, what="triglycerides", names=("trig", "tg")),
     Conversion("mmol/L", "mg/dL", 2.801, what="urea nitrogen", names=("urea", "bun", "harnst")),
-    Conversion("mmol/L", "mg/dL", 4.008, what="calcium", names=("ca", "kalz")),
+    Conversion("mmol/L", "mg/dL", 4.008, what="calcium", names=("ca", "calc", "kalz")),
     Conversion("µmol/L", "mg/dL", 1 / 88.42, what="creatinine", names=("crea", "krea", "scr")),
     Conversion("µmol/L", "mg/dL", 1 / 17.1, what="bilirubin", names=("bili", "tbili")),
     Conversion("g/L", "g/dL", 0.1),

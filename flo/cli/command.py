@@ -63,7 +63,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[CommandT], C
 
             try:
                 result: Result = function(*arguments, **options)
-            except Exception as error:
+            except Exception as error:  # what the machine refuses may come from any line
                 known = error if isinstance(error, FloError) else of_the_machine(error)
                 if known is None:
                     raise

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flo.clients.home import SiteHome
+from tests.server.stage import RealCoordinator
 
 RUN = ("flo.cli", "site", "run", "-v", "--home")
 
@@ -39,6 +40,16 @@ def agent(
             yield process
         finally:
             kill(process.pid)
+
+
+@contextlib.contextmanager
+def running_sites(coordinator: RealCoordinator, folder: Path) -> Iterator[list[SiteHome]]:
+    """Three enrolled hospitals, each with its agent."""
+    homes = [coordinator.enrol(folder / name, name) for name in ("north", "south", "west")]
+    with contextlib.ExitStack() as stack:
+        for home in homes:
+            stack.enter_context(agent(home))
+        yield homes
 
 
 def kill(group: int) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from flo.checkup import Finding
 from flo.clients.home import SiteHome
 from flo.server import checkup
 from flo.server.tokens import issue
-from tests.end_to_end.agents import agent
+from tests.end_to_end.agents import running_sites
 from tests.end_to_end.running import all_events, launch, rounds, wait_for
 from tests.server.stage import RealCoordinator, new_home
 
@@ -35,10 +35,7 @@ def coordinator(tmp_path: Path) -> Iterator[RealCoordinator]:
 
 @pytest.fixture
 def sites(coordinator: RealCoordinator, tmp_path: Path) -> Iterator[list[SiteHome]]:
-    homes = [coordinator.enrol(tmp_path / name, name) for name in ("north", "south", "west")]
-    with ExitStack() as stack:
-        for home in homes:
-            stack.enter_context(agent(home))
+    with running_sites(coordinator, tmp_path) as homes:
         yield homes
 
 

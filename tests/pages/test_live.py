@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Playwright
 
 from flo.clients.home import SiteHome
 from flo.server.tokens import issue
-from tests.end_to_end.agents import agent
+from tests.end_to_end.agents import running_sites
 from tests.end_to_end.running import launch
 from tests.pages.browser import chromium, person, sign_in
 from tests.server.stage import RealCoordinator, new_home, served
@@ -25,10 +25,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def sites(coordinator: RealCoordinator, tmp_path: Path) -> Iterator[list[SiteHome]]:
-    homes = [coordinator.enrol(tmp_path / name, name) for name in ("north", "south", "west")]
-    with ExitStack() as stack:
-        for home in homes:
-            stack.enter_context(agent(home))
+    with running_sites(coordinator, tmp_path) as homes:
         yield homes
 
 
