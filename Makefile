@@ -46,7 +46,7 @@ examples: $(READY)
 proofs: $(PROOFS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.proofs
 
-proofs-quick: $(READY)
+proofs-quick: $(PROOFS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.proofs --quick
 
 lint: $(READY)

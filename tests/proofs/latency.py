@@ -23,7 +23,8 @@ from flo.clients.consent import opt_out
 from flo.clients.members import Members
 from flo.clients.worker import Worker
 from flo.privacy.split import keyed_hash
-from tests.builders import data_file, small_study
+from flo.study import from_document
+from tests.builders import data_file, study_document
 from tests.clients.approving_site import enrolled_site
 from tests.clients.asked_site import Site
 from tests.proofs.rows import Row
@@ -86,6 +87,8 @@ def _site(folder: Path, releases: int) -> Site:
         for i in range(_PATIENTS)
     ]
     data_file(enrolled.home).write_text("\n".join(["patient_id,age,ward,ill", *lines]) + "\n")
-    offer = enrolled.offer(small_study().with_mechanism(steps=releases))
+    study = study_document()
+    study["hospitals"][0]["declared_size"] = _PATIENTS
+    offer = enrolled.offer(from_document(study).with_mechanism(steps=releases))
     enrolled.approve(offer)
     return Site(enrolled.home, offer.study, enrolled.home.ledger(), cast(Any, None))
