@@ -74,7 +74,7 @@ bench-pages: $(READY)
 	$(BIN)/python -m tests.pages.measure
 
 bench-faults: $(READY)
-	$(BIN)/python -m tests.faults 200
+	$(BIN)/python -m tests.faults 300
 
 docs: $(READY)
 	rm -rf build/docs docs/reference/api

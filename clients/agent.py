@@ -21,6 +21,7 @@ from flo import canonical
 from flo.clients.approval import approval_path, is_expired, load, read, snapshot_path, sweep
 from flo.clients.confinement import allow_no_looking_in
 from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.coordinator_clock import CoordinatorClock
 from flo.clients.enrol import connect, context_of, renew_when_due
 from flo.clients.extract import extract_path, make_extract
 from flo.clients.flower import FleetLink
@@ -69,6 +70,7 @@ class Agent:
             lambda code: home.record("process-restarted", program="flo.clients.child", code=code),
         )
         self._run_keys = RunKeys(home.identity())
+        self._clock = CoordinatorClock()
         self._stopping = threading.Event()
         self._closed = ""
 
@@ -257,7 +259,8 @@ class Agent:
 
     def _link(self) -> FleetLink:
         context = context_of(self._home)
-        return FleetLink(self._home.coordinator.url, context, self._home.identity())
+        identity = self._home.identity()
+        return FleetLink(self._home.coordinator.url, context, identity, self._clock)
 
     def _settled(self, study: Study, ledger: Ledger) -> None:
         self._worker.forget(study.digest)

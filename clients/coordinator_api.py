@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
@@ -142,6 +143,13 @@ class CoordinatorApi:
 
     def _unreachable(self, error: httpx.RequestError) -> NetworkError | TrustError:
         text = str(error).upper()
+        if any(word in text for word in ("NOT YET VALID", "HAS EXPIRED")):
+            return NetworkError(
+                f"{self._url} shows a certificate that is not valid at this machine's time, "
+                f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+                hint="compare it with the coordinator's (date -u): a clock is wrong, or the "
+                "coordinator has to be started again, which renews its certificate",
+            )
         if any(word in text for word in ("CERTIFICATE", "UNKNOWN_CA", "UNKNOWN CA", "ALERT")):
             return TrustError(
                 f"{self._url} shows a certificate of another authority, or refused ours",

@@ -6,6 +6,7 @@ No app bundle is fetched and nothing is executed; a message is a record of bytes
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import secrets
 import ssl
@@ -18,6 +19,7 @@ from typing import Any
 import httpx
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.message import remove_content_from_message
+from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
@@ -32,7 +34,7 @@ from flwr.proto.message_pb2 import (
     PushObjectRequest,
 )
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -41,12 +43,14 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.interceptors.http.utils import add_headers
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from google.protobuf.message import DecodeError
 
 from flo.clients.coordinator_api import CappedTransport
+from flo.clients.coordinator_clock import CoordinatorClock
 from flo.clients.parcels import ParcelLink
 from flo.errors import MessageError, NetworkError, TrustError
 from flo.identity import Identity
@@ -69,8 +73,11 @@ class Incoming:
 class FleetLink:
     """A connection to the coordinator's Fleet calls, with its heartbeat. Use as a context."""
 
-    def __init__(self, url: str, context: ssl.SSLContext, identity: Identity) -> None:
+    def __init__(
+        self, url: str, context: ssl.SSLContext, identity: Identity, clock: CoordinatorClock
+    ) -> None:
         self._url, self._context, self._identity = url, context, identity
+        self._clock = clock
         self._client, self._parcels = self._new_client(), self._new_parcels()
         self._node = Node()
         self._stop = threading.Event()
@@ -163,6 +170,8 @@ class FleetLink:
             name = secrets.token_hex(16)
             record = ConfigRecord({_PARCEL: name, _SIZE: len(data)})
         message = Message(RecordDict({_RECORD: record}), reply_to=incoming.message)
+        asked = incoming.message.metadata  # it lives as long as the request, whatever our clock
+        message.metadata.created_at, message.metadata.ttl = asked.created_at, asked.ttl
         with no_object_id_recompute():
             message.metadata.__dict__["_message_id"] = message.object_id
             objects = get_all_nested_objects(message)
@@ -225,7 +234,7 @@ class FleetLink:
             verify=self._context,
             interceptors=[
                 RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-                NodeAuthHttpInterceptor(self._identity.key, self._identity.key.public_key()),
+                _Signing(self._identity, self._clock),
             ],
         )
         # Flower's own client follows redirects and reads replies of any size.
@@ -234,6 +243,7 @@ class FleetLink:
             transport=CappedTransport(self._url, self._context, MAX_MESSAGE_BYTES),
             timeout=30.0,
             follow_redirects=False,
+            event_hooks={"response": [self._clock.hear]},
         )
         return client
 
@@ -251,15 +261,16 @@ class FleetLink:
         """Make a call.
 
         Raises:
-            NetworkError: not reachable, or it cannot be read. TrustError: we are refused.
+            NetworkError: not reachable, or it cannot be read; or Flower does not know our node or
+            the time we signed (401), which connecting anew mends. TrustError: we are refused.
         """
         try:
             return method(request)
         except httpx.HTTPStatusError as error:
             status = error.response.status_code
-            if status in (401, 403):
+            if status == 403:
                 raise TrustError(
-                    f"the coordinator refuses this hospital (status {status})",
+                    "the coordinator refuses this hospital",
                     hint="the certificate may be revoked; ask the coordinator",
                 ) from error
             raise NetworkError(f"the coordinator answered {status}") from error
@@ -267,3 +278,28 @@ class FleetLink:
             raise NetworkError(
                 f"the connection to {self._url} was lost ({type(error).__name__})"
             ) from error
+
+
+class _Signing:
+    """Flower's headers of an agent's call: its key, the time, and the time signed by that key.
+
+    Flower's own class signs this machine's time, and a coordinator whose clock is 5 s behind or
+    305 s ahead refuses it. Here the time is the coordinator's. TLS proves who calls, and the
+    gateway that the key is the caller's.
+    """
+
+    def __init__(self, identity: Identity, clock: CoordinatorClock) -> None:
+        self._key, self._clock = identity.key, clock
+        self._public = base64.b64encode(public_key_to_bytes(self._key.public_key())).decode()
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Sign the call and pass it on."""
+        now = self._clock.now().isoformat()
+        signature = base64.b64encode(sign_message(self._key, now.encode("ascii"))).decode()
+        signed = {
+            FLEET_HTTP_PUBLIC_KEY_HEADER: self._public,
+            TIMESTAMP_HEADER: now,
+            FLEET_HTTP_SIGNATURE_HEADER: signature,
+        }
+        add_headers(context.request, signed)
+        return call_next(context)

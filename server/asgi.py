@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from email.utils import formatdate
 from typing import Any
 
 from flo.server.protocol import Receive, Scope, Send
@@ -102,6 +104,21 @@ def with_length(scope: Scope, length: int) -> Scope:
     """The same request with another body length."""
     headers = [item for item in scope["headers"] if item[0] != b"content-length"]
     return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
+
+
+def dated(send: Send) -> Send:
+    """The same, and each response tells when it began: an agent signs by this clock.
+
+    uvicorn's own ``Date`` is of the request, which a long poll answers much later.
+    """
+
+    async def with_date(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            now = formatdate(time.time(), usegmt=True).encode()
+            message["headers"] = [*message.get("headers", ()), (b"date", now)]
+        await send(message)
+
+    return with_date
 
 
 async def answer(send: Send, status: int, document: Any | None) -> None:

@@ -27,7 +27,7 @@ from flo.errors import FloError, MessageError, TrustError
 from flo.identity import public_bytes
 from flo.messages import MAX_MESSAGE_BYTES
 from flo.parcel import FETCH_PATH, OFFER_PATH, RUN_HEADER
-from flo.server.asgi import Allowance, Refused, answer, headers_of, read_body, replay
+from flo.server.asgi import Allowance, Refused, answer, dated, headers_of, read_body, replay
 from flo.server.authority import Peer, read_peer
 from flo.server.bell import Bell
 from flo.server.heard import Heard
@@ -87,7 +87,7 @@ class Gateway:
         """Answer one request of a hospital; whatever is not on the list is refused and noted."""
         if scope["type"] != "http":
             return
-        path, send = scope["path"], self._traffic.counting(send)
+        path, send = scope["path"], self._traffic.counting(dated(send))
         try:
             if scope["method"] != "POST" or path not in _OF_A_NODE | set(SITE_CALLS):
                 raise Refused(404, "not on the list")

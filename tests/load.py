@@ -28,6 +28,7 @@ from flo.cli.operator import Operator
 from flo.clients import handler
 from flo.clients.address_book import AddressBook
 from flo.clients.approve import approve
+from flo.clients.coordinator_clock import CoordinatorClock
 from flo.clients.enrol import connect, context_of
 from flo.clients.flower import FleetLink
 from flo.clients.home import SiteHome
@@ -141,7 +142,9 @@ def _serve(home: SiteHome, over: threading.Event) -> None:
         keys = RunKeys(home.identity())
         while not over.is_set():
             answering = handler.Handler(home, ledger, Ones(), keys, lambda study: None)
-            link = FleetLink(home.coordinator.url, context_of(home), home.identity())
+            link = FleetLink(
+                home.coordinator.url, context_of(home), home.identity(), CoordinatorClock()
+            )
             with contextlib.suppress(NetworkError), closing(answering), link:
                 while not over.is_set():
                     _answer(link, answering)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.end_to_end.running import all_events
+from tests.faults import clocks
 from tests.faults.federation import MODES, Federation
 from tests.faults.invariants import OVER, violations
 from tests.faults.processes import processes
-from tests.faults.schedule import DISK_FULL, KINDS, Fault, schedule
+from tests.faults.schedule import CLOCK_DRIFT, CLOCK_STEP, DISK_FULL, KINDS, Fault, schedule
 
 LONGEST_SECONDS = 45.0  # from the launch; the faults are over after eight or nine
 _SHOWN = ("phase", "round", "attempt", "cohort", "missing", "why", "hospital", "code", "floor")
@@ -111,17 +113,28 @@ def _doubles(folder: Path) -> Counter[str]:
     return Counter(line for line in lines if any(kind in line for kind in kinds))
 
 
-def run_many(
-    folder: Path, seeds: Sequence[int], *, disks: bool, say: Callable[[str], None]
-) -> list[Outcome]:
+def run_many(folder: Path, seeds: Sequence[int], say: Callable[[str], None]) -> list[Outcome]:
     """A new federation every fifty schedules. Raises AssertionError if a process outlives one."""
     outcomes: list[Outcome] = []
-    kinds = [kind for kind in KINDS if disks or kind != DISK_FULL]
+    kinds = possible_kinds(say)
     for start in range(0, len(seeds), _A_FEDERATION):
         place = folder / f"federation-{start}"
-        with Federation.running(place, disks=disks) as federation:
+        with Federation.running(place, disks=DISK_FULL in kinds) as federation:
+            say(f"clocks ahead by, in seconds: {federation.clocks}")
             for seed in seeds[start : start + _A_FEDERATION]:
                 outcomes.append(run(federation, seed, schedule(seed, federation.members, kinds)))
                 say(str(outcomes[-1]))
         assert not federation.outlived, f"outlived the federation: {federation.outlived}"
     return outcomes
+
+
+def possible_kinds(say: Callable[[str], None]) -> list[str]:
+    """The faults that can be made here; what is left out, and why, is said."""
+    kinds = set(KINDS)
+    if os.geteuid() != 0:
+        kinds.discard(DISK_FULL)
+        say("no full disks: only root can make file systems")
+    if not clocks.can_be_wrong():
+        kinds -= {CLOCK_STEP, CLOCK_DRIFT}
+        say("no wrong clocks: they need a C compiler (apt-get install gcc)")
+    return sorted(kinds)

@@ -11,7 +11,6 @@ before it leaves: 4 bytes of length, then the reply.
 | replay | an earlier request is answered in its place, then it is answered itself |
 | reorder | an earlier request is delivered before it, and that answer is lost |
 | late SECONDS | it is delivered so much later |
-| clock SECONDS | from now on the clock is off by so much |
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from flo.clients import agent, handler
+from flo.clients import agent, handler, worker
 from flo.clients.flower import FleetLink, Incoming
 from flo.clients.home import SiteHome
-from flo.clients.run_keys import RunKeys
 
 _HISTORY = 4
+_MAY_KNOW = worker._may_know
 
 
 class Orders:
@@ -47,7 +46,6 @@ class Mischief:
         self._orders, self._sent = Orders(orders), sent
         self._pull, self._reply = FleetLink.pull, FleetLink.reply
         self._answer = handler.Handler.answer
-        self._offset = 0.0
         self._waiting: deque[Incoming] = deque()
         self._earlier: deque[bytes] = deque(maxlen=_HISTORY)
         self._before: list[bytes] = []  # delivered ahead of the next, their answers lost
@@ -74,7 +72,6 @@ class Mischief:
             (handler.Handler, "answer", answer),
         ):
             setattr(owner, name, function)
-        RunKeys.__init__.__defaults__ = (lambda: time.time() + self._offset,)
 
     def _next(self, incoming: Incoming | None) -> Incoming | None:
         if incoming is None:
@@ -91,15 +88,19 @@ class Mischief:
                     self._before.append(self._earlier[-1])
                 case "late":
                     time.sleep(float(value[0]))
-                case "clock":
-                    self._offset += float(value[0])
         self._earlier.append(bytes(incoming.data))
         return delivered
+
+
+def _may_know(name: str) -> bool:
+    """The data process is told what others are of its clock, and what the product tells it."""
+    return name in ("LD_PRELOAD", "FLO_WRONG_CLOCK") or _MAY_KNOW(name)
 
 
 def main(*arguments: str) -> None:
     home, orders, sent = map(Path, arguments)
     Mischief(orders, sent).install()
+    worker._may_know = _may_know
     agent.Agent(SiteHome.open(home), "cpu").run()
 
 

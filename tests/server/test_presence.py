@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from flo.clients.coordinator_clock import CoordinatorClock
 from flo.clients.flower import FleetLink
 from flo.clients.home import SiteHome
 from flo.server.invitations import invite
@@ -176,7 +177,9 @@ def is_online(coordinator: RealCoordinator, home: SiteHome) -> bool:
 def agent(coordinator: RealCoordinator, tmp_path: Path) -> Iterator[tuple[SiteHome, FleetLink]]:
     """An agent with one connection open, of a hospital of its own."""
     home = coordinator.enrol(tmp_path, f"clinic-{secrets.token_hex(4)}")
-    link = FleetLink(home.coordinator.url, coordinator.site(home), home.identity())
+    link = FleetLink(
+        home.coordinator.url, coordinator.site(home), home.identity(), CoordinatorClock()
+    )
     time.sleep(1.5 * GRACE)  # the connection that enrolled it is gone by now
     with link:
         link._stop.set()  # a heartbeat would bring it back online before a test has looked

@@ -1,0 +1,57 @@
+"""The coordinator's clock, as its replies tell it: an agent signs by it and not by its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+import httpx
+
+from flo.checkup import CLOCK_WORTH_TELLING_SECONDS, clock_alone, clock_beside, kernel_clock_state
+
+log = logging.getLogger("flo.clients.coordinator_clock")
+
+_WORTH_TELLING = timedelta(seconds=CLOCK_WORTH_TELLING_SECONDS)
+
+
+def _own_clock() -> datetime:
+    return datetime.now(UTC)
+
+
+class CoordinatorClock:
+    """This machine's clock, set by the ``Date`` of the coordinator's last reply.
+
+    That is in whole seconds, so this clock is up to 1 s behind theirs, and never ahead of it.
+    Before their first reply it is our own.
+    """
+
+    def __init__(self, own: Callable[[], datetime] = _own_clock) -> None:
+        self._own = own
+        self._ahead = self._told = timedelta(0)  # our clock, of theirs
+
+    def now(self) -> datetime:
+        """Their time (UTC)."""
+        return self._own() - self._ahead
+
+    def hear(self, response: httpx.Response) -> None:
+        """Set it by this reply; one without a ``Date`` that can be read changes nothing."""
+        try:
+            theirs = parsedate_to_datetime(response.headers["date"]).astimezone(UTC)
+        except (KeyError, ValueError, OverflowError):
+            return
+        self._ahead = self._own() - theirs
+        if abs(self._ahead - self._told) > _WORTH_TELLING:
+            self._told = self._ahead
+            self._tell()
+
+    def _tell(self) -> None:
+        found = clock_beside(self._ahead.total_seconds())
+        if found.state == "ok":
+            log.info("this machine's clock is as the coordinator's again")
+            return
+        if clock_alone(kernel_clock_state()).state == "ok":
+            log.warning(f"{found.says}; ours follows a time server, so tell the coordinator")
+        else:
+            log.warning(f"{found.says}, and ours follows no time server; {found.mend}")
