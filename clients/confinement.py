@@ -8,7 +8,8 @@ tried and then *checked by trying to break it*; what held is reported and signed
     no_new_privs   no program can gain rights, and those of a superuser are given up
     landlock       files: read what Python needs and the frozen snapshots; write nothing
     seccomp        no socket of any kind, no io_uring, no other process, no ptrace, no mounts, no
-                   keys, nothing typed into a terminal
+                   keys, no signal, nothing typed into a terminal, no watching of files, no
+                   change of a file's attributes or length
 
 Linux on x86-64 and AArch64, by system call, so that no helper program and no root is needed. The
 numbers are from the kernel's UAPI headers; the filter is a list of what is refused, and the kernel
@@ -66,11 +67,12 @@ def confine(snapshots: Path, forbidden: Path, *, gpu: bool) -> dict[str, bool]:
         "no_new_privs": (
             _libc.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 and _has_no_capability()
         ),
-        "landlock": _cannot_read(forbidden),
+        "landlock": _cannot_open(forbidden, os.O_RDONLY) and _cannot_open(forbidden, os.O_WRONLY),
         "seccomp": (
             _cannot_open_sockets()
             and _cannot_run_programs()
             and _cannot_fork()
+            and _cannot_signal_others()
             and _cannot_type_into_terminals()
         ),
     }
@@ -171,9 +173,9 @@ def _has_no_capability() -> bool:
     return all(int(held[name], 16) == 0 for name in ("CapEff", "CapPrm", "CapInh"))
 
 
-def _cannot_read(path: Path) -> bool:
+def _cannot_open(path: Path, how: int) -> bool:
     try:
-        path.open("rb").close()
+        os.close(os.open(path, how | os.O_CLOEXEC))
     except PermissionError:
         return True
     except OSError:
@@ -197,6 +199,16 @@ def _cannot_fork() -> bool:
     try:
         if os.fork() == 0:
             os._exit(0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _cannot_signal_others() -> bool:
+    try:
+        os.kill(os.getppid(), 0)  # asks whether it could
     except PermissionError:
         return True
     except OSError:

@@ -85,10 +85,12 @@ class FleetLink:
 
     def __enter__(self) -> FleetLink:
         key = public_key_to_bytes(self._identity.key.public_key())
-        response = self._call(
-            self._client.ActivateNode,
-            ActivateNodeRequest(public_key=key, heartbeat_interval=_ALIVE_SECONDS),
-        )
+        wish = ActivateNodeRequest(public_key=key, heartbeat_interval=_ALIVE_SECONDS)
+        try:
+            response = self._call(self._client.ActivateNode, wish)
+        except BaseException:
+            self._close()
+            raise
         self._node = Node(node_id=response.node_id)
         self._heart.start()
         return self
@@ -103,6 +105,9 @@ class FleetLink:
         # If the coordinator is gone its own clock will mark us offline.
         with contextlib.suppress(httpx.HTTPError):
             self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
+        self._close()
+
+    def _close(self) -> None:
         self._client.close()
         self._parcels.close()
 

@@ -8,6 +8,7 @@ architecture, or by an x32 number, ends the process.
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
@@ -55,7 +56,28 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "vfork": (58, None),
     "setsid": (112, 157),
     "setpgid": (109, 154),
-    # what Landlock does not cover: modes, owners, times and attributes of files
+    "open_tree_attr": (467, 467),
+    "fspick": (433, 433),
+    # who writes where, and when: a ledger row, a kept reply
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "inotify_add_watch": (254, 27),
+    "fanotify_init": (300, 262),
+    "fanotify_mark": (301, 263),
+    # other processes of this user
+    "kill": (62, 129),
+    "tkill": (200, 130),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "pidfd_send_signal": (424, 424),
+    "shmget": (29, 194),
+    "semget": (64, 190),
+    "msgget": (68, 186),
+    "mq_open": (240, 180),
+    # what Landlock does not cover: modes, owners, times and attributes of files, and, before
+    # Linux 6.2, their length
+    "truncate": (76, 45),
+    "file_setattr": (469, 469),
     "chmod": (90, None),
     "fchmod": (91, 52),
     "fchmodat": (268, 53),
@@ -82,7 +104,10 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "kexec_load": (246, 104),
 }
 _CLONE, _CLONE3, _IOCTL_CALL, _PRLIMIT = (56, 220), (435, 435), (16, 29), (302, 261)
+_TGKILL = (234, 131)
 _CLONE_THREAD = 0x10000
+_KIND_OF_IOCTL = 0xFF00
+_OF_A_FILE_SYSTEM = (ord("f") << 8, ord("v") << 8, ord("X") << 8)  # attributes, versions, freezing
 TYPED_INTO_A_TERMINAL = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
@@ -100,13 +125,16 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filters", ctypes.POINTER(_Filter)))
 
 
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _MASK, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
 
 
-def program(machine: str) -> list[tuple[int, int, int, int]]:
-    """The classic BPF program as (code, jump if true, jump if false, k); empty if unknown here."""
+def program(machine: str, process: int) -> list[tuple[int, int, int, int]]:
+    """The classic BPF program as (code, jump if true, jump if false, k); empty if unknown here.
+
+    ``process``: the id of the process that it is for, which may signal its own threads.
+    """
     if machine not in _ARCHITECTURES:
         return []
     column, architecture = _ARCHITECTURES[machine]
@@ -131,11 +159,21 @@ def program(machine: str) -> list[tuple[int, int, int, int]]:
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _ERROR | _EPERM),
     ]
-    lines += [
-        (_EQUAL, 0, 4, _IOCTL_CALL[column]),
+    lines += [  # devices may be driven; nothing typed, and no file's attributes changed
+        (_EQUAL, 0, 9, _IOCTL_CALL[column]),
         (_LOAD, 0, 0, _SECOND_ARGUMENT),
-        (_EQUAL, 1, 0, TYPED_INTO_A_TERMINAL[0]),
-        (_EQUAL, 0, 5, TYPED_INTO_A_TERMINAL[1]),
+        (_EQUAL, 6, 0, TYPED_INTO_A_TERMINAL[0]),
+        (_EQUAL, 5, 0, TYPED_INTO_A_TERMINAL[1]),
+        (_MASK, 0, 0, _KIND_OF_IOCTL),
+        *((_EQUAL, 3 - at, 0, kind) for at, kind in enumerate(_OF_A_FILE_SYSTEM)),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _ERROR | _EPERM),
+    ]
+    lines += [  # signals to its own threads only
+        (_EQUAL, 0, 4, _TGKILL[column]),
+        (_LOAD, 0, 0, _FIRST_ARGUMENT),
+        (_EQUAL, 0, 1, process),
+        (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _ERROR | _EPERM),
     ]
     lines += [  # limits of its own process only
@@ -150,7 +188,7 @@ def program(machine: str) -> list[tuple[int, int, int, int]]:
 
 def refuse_calls(libc: ctypes.CDLL) -> None:
     """Put this process under the filter, where one is known for this machine."""
-    lines = program(platform.machine())
+    lines = program(platform.machine(), os.getpid())
     if not lines:
         return
     filters = (_Filter * len(lines))(*(_Filter(*line) for line in lines))

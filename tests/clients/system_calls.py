@@ -45,6 +45,21 @@ CALLS = {
     "init_module": (175, 105),
     "finit_module": (313, 273),
     "kexec_load": (246, 104),
+    "open_tree_attr": (467, 467),
+    "fspick": (433, 433),
+    "inotify_init1": (294, 26),
+    "inotify_add_watch": (254, 27),
+    "fanotify_init": (300, 262),
+    "fanotify_mark": (301, 263),
+    "kill": (62, 129),
+    "tkill": (200, 130),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "pidfd_send_signal": (424, 424),
+    "shmget": (29, 194),
+    "semget": (64, 190),
+    "msgget": (68, 186),
+    "mq_open": (240, 180),
 }
 METADATA: dict[str, tuple[int | None, int | None]] = {
     "chmod": (90, None),
@@ -67,9 +82,16 @@ METADATA: dict[str, tuple[int | None, int | None]] = {
     "lremovexattr": (198, 15),
     "fremovexattr": (199, 16),
     "removexattrat": (466, 466),
+    "truncate": (76, 45),
+    "file_setattr": (469, 469),
 }
 READ, WRITE, OPENAT, MMAP, FUTEX = (0, 63), (1, 64), (257, 56), (9, 222), (202, 98)
 CLONE, CLONE3, IOCTL, PRLIMIT = (56, 220), (435, 435), (16, 29), (302, 261)
-FORK, VFORK = 57, 58  # of x86-64 only; elsewhere they are clone
+TGKILL = (234, 131)
+FORK, VFORK, INOTIFY_INIT = 57, 58, 253  # of x86-64 only; elsewhere clone and inotify_init1
 NAMESPACES = (0x80, 0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)
 THREAD, TIOCSTI, TIOCLINUX = 0x10000, 0x5412, 0x541C
+# What ioctl does to a file that is open for reading: FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR,
+# FS_IOC_SETVERSION, FS_IOC_ENABLE_VERITY, FS_IOC_SET_ENCRYPTION_POLICY, FIFREEZE; fs.h, fscrypt.h
+CHANGES_A_FILE = (0x40086602, 0x401C5820, 0x40087602, 0x40806685, 0x800C6613, 0xC0045877)
+TCGETS, FIONREAD, FROM_NVIDIA = 0x5401, 0x541B, 0xC048462A

@@ -21,11 +21,14 @@ from tests.clients.forbidden_things import NOBODY
 from tests.clients.locked_in import WHO, Inside, LockedIn, started, two_processes
 from tests.clients.system_calls import (
     CALLS,
+    CHANGES_A_FILE,
     CLONE,
     CLONE3,
     FORK,
     IOCTL,
+    METADATA,
     READ,
+    TGKILL,
     TIOCLINUX,
     TIOCSTI,
     VFORK,
@@ -79,6 +82,36 @@ def test_it_starts_threads_and_no_process(inside: Inside) -> None:
 def test_it_types_nothing_into_a_terminal(inside: Inside) -> None:
     for wish in (TIOCSTI, TIOCLINUX):
         inside.refuses(f"call({IOCTL[HERE]}, 2, {wish}, 0)")
+
+
+def test_it_changes_no_attribute_of_a_file_that_it_may_read(inside: Inside) -> None:
+    frozen = "os.open(site / 'snapshots' / 'study.npz', os.O_RDONLY)"
+    for wish in CHANGES_A_FILE:
+        assert inside.locked.tries(f"call({IOCTL[HERE]}, {frozen}, {wish}, 0)") == "EPERM"
+    assert inside.free.tries(f"call({IOCTL[HERE]}, {frozen}, {CHANGES_A_FILE[0]}, 0)") != "EPERM"
+
+
+def test_it_cuts_no_file_short(inside: Inside) -> None:
+    """By its path, which Landlock refuses since Linux 6.2 only: the filter does before."""
+    inside.refuses("os.truncate(site / 'snapshots' / 'cut.npz', 1)")
+    assert inside.locked.tries(f"call({METADATA['truncate'][HERE]}, 0, 0)") == "EPERM"
+
+
+def test_it_watches_nobody_write(inside: Inside) -> None:
+    """An inotify instance and a watch of the site's folder would tell when a ledger row is made."""
+    inside.refuses(f"call({CALLS['inotify_init1'][HERE]}, 0)")
+    assert inside.locked.tries(f"call({CALLS['inotify_add_watch'][HERE]}, 0, 0, 1)") == "EPERM"
+
+
+def test_it_signals_no_other_process_and_may_end_itself(inside: Inside) -> None:
+    for code in (
+        "os.kill(os.getppid(), 0)",
+        f"call({TGKILL[HERE]}, os.getppid(), os.getppid(), 0)",
+    ):
+        assert inside.locked.tries(code) == "EPERM"
+        if inside.root:
+            assert inside.free.tries(code) != "EPERM"
+    assert inside.locked.tries("signal.raise_signal(signal.SIGCONT)") == "None"
 
 
 def test_it_changes_the_limits_of_no_other_process(inside: Inside) -> None:

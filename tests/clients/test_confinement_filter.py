@@ -9,10 +9,14 @@ from hypothesis import strategies as st
 from flo.clients.seccomp import program
 from tests.clients.system_calls import (
     CALLS,
+    CHANGES_A_FILE,
     CLONE,
     CLONE3,
+    FIONREAD,
     FORK,
+    FROM_NVIDIA,
     FUTEX,
+    INOTIFY_INIT,
     IOCTL,
     METADATA,
     MMAP,
@@ -20,6 +24,8 @@ from tests.clients.system_calls import (
     OPENAT,
     PRLIMIT,
     READ,
+    TCGETS,
+    TGKILL,
     THREAD,
     TIOCLINUX,
     TIOCSTI,
@@ -29,13 +35,14 @@ from tests.clients.system_calls import (
 
 X86_64, AARCH64, I386, ARM = 0xC000003E, 0xC00000B7, 0x40000003, 0x40000028
 ALLOW, KILL, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
+OWN = 4711  # the id of the process under the filter
 MACHINES = [("x86_64", X86_64, 0), ("aarch64", AARCH64, 1)]
 
 
 def decides(machine: str, architecture: int, number: int, first: int = 0, second: int = 0) -> int:
     """What the filter returns for a call; as the kernel runs classic BPF."""
     data = {0: number, 4: architecture, 16: first & 0xFFFFFFFF, 24: second & 0xFFFFFFFF}
-    lines, at, value = program(machine), 0, 0
+    lines, at, value = program(machine, OWN), 0, 0
     while True:
         code, yes, no, k = lines[at]
         at += 1
@@ -47,6 +54,8 @@ def decides(machine: str, architecture: int, number: int, first: int = 0, second
             case 0x15 | 0x35 | 0x45:  # BPF_JMP | BPF_K with BPF_JEQ, BPF_JGE, BPF_JSET
                 holds = {0x15: value == k, 0x35: value >= k, 0x45: bool(value & k)}[code]
                 at += yes if holds else no
+            case 0x54:  # BPF_ALU | BPF_AND | BPF_K
+                value &= k
             case _:
                 raise AssertionError(hex(code))
 
@@ -56,7 +65,8 @@ def test_the_filter_refuses_each_call_and_allows_all_others(
     machine: str, architecture: int, column: int
 ) -> None:
     refused = {numbers[column] for numbers in (CALLS | METADATA).values()} | {CLONE[column]}
-    refused |= {FORK, VFORK} if column == 0 else set()
+    refused |= {FORK, VFORK, INOTIFY_INIT} if column == 0 else set()
+    refused |= {TGKILL[column]}  # whose first argument is not the own process here
     for number in range(600):
         expected = ENOSYS if number == CLONE3[column] else EPERM if number in refused else ALLOW
         assert decides(machine, architecture, number) == expected
@@ -92,12 +102,30 @@ def test_the_filter_lets_threads_start_and_nothing_else(
 
 
 @pytest.mark.parametrize(("machine", "architecture", "column"), MACHINES)
-@given(wish=st.integers(0, 2**32 - 1) | st.sampled_from([TIOCSTI, TIOCLINUX]))
-def test_the_filter_lets_devices_be_driven_and_nothing_typed(
+@given(wish=st.integers(0, 2**32 - 1) | st.sampled_from([TIOCSTI, TIOCLINUX, *CHANGES_A_FILE]))
+def test_the_filter_lets_devices_be_driven_nothing_typed_and_no_file_changed(
     machine: str, architecture: int, column: int, wish: int
 ) -> None:
-    typed = wish in (TIOCSTI, TIOCLINUX)
-    assert decides(machine, architecture, IOCTL[column], 2, wish) == (EPERM if typed else ALLOW)
+    refused = wish in (TIOCSTI, TIOCLINUX) or chr(wish >> 8 & 0xFF) in "fvX"
+    expected = EPERM if refused else ALLOW
+    assert decides(machine, architecture, IOCTL[column], 2, wish) == expected
+
+
+@pytest.mark.parametrize(("machine", "architecture", "column"), MACHINES)
+def test_the_filter_lets_a_terminal_be_asked_and_a_gpu_be_driven(
+    machine: str, architecture: int, column: int
+) -> None:
+    for wish in (TCGETS, FIONREAD, FROM_NVIDIA):
+        assert decides(machine, architecture, IOCTL[column], 2, wish) == ALLOW
+
+
+@pytest.mark.parametrize(("machine", "architecture", "column"), MACHINES)
+@given(process=st.integers(0, 2**32 - 1) | st.just(OWN))
+def test_the_filter_lets_it_signal_its_own_threads_only(
+    machine: str, architecture: int, column: int, process: int
+) -> None:
+    expected = ALLOW if process == OWN else EPERM
+    assert decides(machine, architecture, TGKILL[column], process) == expected
 
 
 @pytest.mark.parametrize(("machine", "architecture", "column"), MACHINES)
@@ -105,11 +133,11 @@ def test_the_filter_lets_devices_be_driven_and_nothing_typed(
 def test_the_filter_looks_at_arguments_as_the_kernel_does(
     machine: str, architecture: int, column: int, high: int, pid: int
 ) -> None:
-    for wish in (TIOCSTI, TIOCLINUX):  # the kernel ignores the upper half
+    for wish in (TIOCSTI, TIOCLINUX, *CHANGES_A_FILE):  # the kernel ignores the upper half
         assert decides(machine, architecture, IOCTL[column], 2, high << 32 | wish) == EPERM
     assert decides(machine, architecture, PRLIMIT[column], high << 32 | pid) == EPERM
     assert decides(machine, architecture, PRLIMIT[column], high << 32) == ALLOW
 
 
 def test_a_machine_that_the_filter_does_not_know_has_none() -> None:
-    assert program("riscv64") == []
+    assert program("riscv64", OWN) == []

@@ -333,7 +333,7 @@ def test_a_certificate_that_is_about_to_end_or_begins_later(
     now = datetime.now(UTC)
     assert at_a_site.certificate(site, now).state == "ok"
     assert at_a_site.certificate(site, now + timedelta(days=350)).state == "warning"
-    early = at_a_site.certificate(site, now - timedelta(days=2))
+    early = at_a_site.certificate(site, now - timedelta(days=3))
     assert (early.state, "clock is behind" in early.mend) == ("broken", True)
 
 
@@ -441,7 +441,7 @@ def test_a_coordinator_of_another_release_and_with_another_time(tmp_path: Path) 
     with serving(tmp_path / "coordinator", before) as real:
         site = real.enrol(tmp_path / "north", "north")
         found = {finding.what: finding for finding in way_out.way_out(site)}
-    assert (found["versions"].state, found["clock"].state) == ("broken", "broken")
+    assert (found["versions"].state, found["clock"].state) == ("broken", "warning")
     assert "9.0.0 there" in found["versions"].says
     assert "install the same release" in found["versions"].mend
     assert "1200 s behind the coordinator's" in found["clock"].says
@@ -462,8 +462,9 @@ def test_a_coordinator_of_another_release_and_with_another_time(tmp_path: Path) 
         (checkup.libraries(["onnx>=1; extra == 'onnx'"], {}), "ok", ""),
         (checkup.disk(Path("x"), 1 << 40, "nfs4"), "broken", "local disk"),
         (checkup.disk(Path("x"), 1 << 30, "ext4"), "warning", "more"),
-        (checkup.clock_beside(-400), "broken", "timedatectl"),
+        (checkup.clock_beside(-400), "warning", "timedatectl"),
         (checkup.clock_beside(40), "warning", "timedatectl"),
+        (checkup.clock_beside(4), "ok", ""),
         (checkup.clock_alone(5), "warning", "timedatectl"),
         (checkup.clock_alone(0), "ok", ""),
         (at_a_site.gpu("auto", has_driver=True, torch_version="2+cpu"), "warning", "CUDA"),

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -15,6 +19,7 @@ import pytest
 
 from flo.messages import Reply, encode_reply
 from tests.clients.asked_site import Site, approved_site
+from tests.faults.clocks import Clock, can_be_wrong
 from tests.faults.federation import Member
 from tests.faults.invariants import _of_a_site, sent
 from tests.faults.relay import Relay
@@ -122,6 +127,49 @@ def test_a_partition_ends_connections_and_refuses_new_ones(relay: Relay) -> None
     relay.heal()
     with joined(relay) as connection:
         assert said(connection, b"two") == b"two"
+
+
+# -- clocks ----------------------------------------------------------------------------------------
+
+_ASKS = """
+import datetime, ssl, sys, time
+for _ in sys.stdin:
+    print(time.time(), datetime.datetime.now().timestamp(), time.monotonic(), flush=True)
+"""
+
+
+@pytest.mark.skipif(not can_be_wrong(), reason="no C compiler")
+@pytest.mark.processes
+def test_a_clock_can_be_wrong_and_be_set_under_a_process(tmp_path: Path) -> None:
+    clock = Clock(tmp_path / "clock", ahead=86_400)
+    with subprocess.Popen(
+        [sys.executable, "-c", _ASKS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **clock.environment},
+    ) as process:
+
+        def ahead() -> list[float]:
+            assert process.stdin
+            assert process.stdout
+            process.stdin.write("\n")
+            process.stdin.flush()
+            said = map(float, process.stdout.readline().split())
+            true = (time.time(), time.time(), time.monotonic())
+            return [a - b for a, b in zip(said, true, strict=True)]
+
+        assert ahead() == pytest.approx([86_400, 86_400, 0], abs=0.5)
+        clock.step(-86_460)
+        assert ahead() == pytest.approx([-60, -60, 0], abs=0.5)
+        clock.drift(-100)
+        time.sleep(0.1)
+        first = ahead()[0]
+        assert first < 86_391
+        time.sleep(0.1)
+        assert ahead()[0] < first - 5
+        clock.right()
+        assert ahead() == pytest.approx([86_400, 86_400, 0], abs=0.5)
 
 
 # -- checks ----------------------------------------------------------------------------------------
