@@ -13,7 +13,7 @@ from collections.abc import Collection
 from datetime import datetime, time
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from flo import canonical
 from flo.claims import Digest, PublicKey
@@ -22,11 +22,11 @@ from flo.errors import PolicyError
 from flo.identity import Identity, fingerprint, load_public
 from flo.model_kinds import Pack
 from flo.schema import ImageColumn, Text
-from flo.settings import Document
+from flo.settings import Document, spelt
 from flo.study import Identifier, Study
 
 _LIMIT = 1 << 20
-Clock = Annotated[str, StringConstraints(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+Clock = Annotated[str, spelt("([01][0-9]|2[0-3]):[0-5][0-9]", "a time of day, such as 08:30")]
 Layer = Literal["no_new_privs", "seccomp", "landlock", "namespace", "limits"]
 
 

@@ -23,12 +23,14 @@ from flo.claims import Claim, Digest, Head, Signature
 from flo.errors import TrustError
 from flo.identity import Identity
 from flo.schema import only_printable
-from flo.settings import Document, problems
+from flo.settings import Document, problems, spelt
 from flo.study import Identifier
 
 MAX_DECISION_BYTES = 65_536
 
-PersonName = Annotated[str, StringConstraints(pattern=r"^[\w.@ '-]{1,60}$")]
+PersonName = Annotated[
+    str, spelt(r"[\w.@ '-]{1,60}", "1 to 60 letters, digits, spaces and . @ ' -")
+]
 PersonRole = Literal["steward", "data protection officer", "ethics committee", "physician"]
 Reason = Annotated[
     str, StringConstraints(min_length=1, max_length=500), AfterValidator(only_printable)

@@ -27,17 +27,20 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import GCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from flo import canonical
 from flo.errors import TrustError, UsageError
 from flo.files import write_private
-from flo.settings import Document, read_json
+from flo.settings import Document, read_json, spelt
 
 Context = dict[str, str]
 KmsKey = Annotated[
     str,
-    StringConstraints(pattern=r"^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]{1,64}$"),
+    spelt(
+        "arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]{1,64}",
+        "the ARN of a KMS key, such as arn:aws:kms:eu-central-1:123456789012:key/1234abcd-...",
+    ),
 ]
 PASSPHRASE_VARIABLE = "FLO_PASSPHRASE_FILE"  # noqa: S105 - a variable's name
 _SEALED = b"flo-sealed-1\n"

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BeforeValidator, Field
 
 from flo import canonical
 from flo.networks import Layer, LayerKind
-from flo.settings import Document
+from flo.settings import Document, spelt
 
-PackName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+PackName = Annotated[
+    str, spelt("[a-z0-9][a-z0-9-]{0,62}", "1 to 63 lower-case letters, digits and hyphens")
+]
 
 
 class Logistic(Document):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv as csv_module
 import io
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,16 @@ from flo.errors import UsageError
 from flo.study import PLACEHOLDER, from_document, largest_delta, round_size
 
 _LONGEST_HEADER = 1 << 20
+_SHARED_FROM = 3  # hospitals
+_NAMES_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Draft:
+    """``text``: TOML of a valid study. ``left_out``: columns of the file that it does not use."""
+
+    text: str
+    left_out: list[str]
 
 
 def scaffold(
@@ -27,21 +38,27 @@ def scaffold(
     hospitals: list[str],
     numbers: list[str],
     categories: list[str],
+    may_be_missing: list[str],
     id_column: str,
-) -> str:
-    """TOML of a valid study. Raises UsageError naming what is missing or malformed."""
+) -> Draft:
+    """A study of the declared columns. Raises UsageError naming what is missing or malformed.
+
+    Noise is distributed from three hospitals on: with two, one that tells leaves the other alone.
+    """
     header = _header(csv)
     columns = [_number(text) for text in numbers] + [_category(text) for text in categories]
     declared = {str(column["name"]) for column in columns}
     for wanted in (label, id_column, *declared):
         if wanted not in header:
-            raise UsageError(f"{csv.name} has no column {wanted!r}; it has {', '.join(header)}")
-    left = [c for c in header if c not in declared | {label, id_column}]
-    if left:
+            raise UsageError(f"{csv.name} has no column {wanted!r}; it has {some(header)}")
+    if strange := sorted(set(may_be_missing) - declared):
         raise UsageError(
-            f"columns without a declaration: {', '.join(left)}",
-            hint="declare each with --number or --category, or leave it out of the file",
+            f"--may-be-missing {strange[0]!r} is not a column of this study",
+            hint="declare it with --number or --category; a label is never missing",
         )
+    for column in columns:
+        if column["name"] in may_be_missing:
+            column["missing"] = "indicator"
     columns.sort(key=lambda column: header.index(str(column["name"])))
     partners = [_hospital(text) for text in hospitals]
     if not partners:
@@ -63,7 +80,7 @@ def scaffold(
         },
         "model": {"kind": "logistic"},
         "mechanism": {
-            "noise": "local",
+            "noise": "distributed" if len(partners) >= _SHARED_FROM else "local",
             "masking": "on" if len(partners) > 1 else "off",
             "epsilon": 0.5,
             "delta": largest_delta(size),
@@ -76,8 +93,15 @@ def scaffold(
         "evaluation": {"epsilon": 0.5, "retry_allowance": 1},
         "limits": {"deadline_seconds": 60, "minimum_cohort": _smallest(len(partners))},
     }
-    from_document(document, what="the draft")
-    return tomli_w.dumps(document)
+    from_document(document, what="the draft").refuse_identifying()
+    left_out = [c for c in header if c not in declared | {label, id_column}]
+    return Draft(tomli_w.dumps(document), left_out)
+
+
+def some(names: list[str]) -> str:
+    """The first of these, and how many there are."""
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    return shown + (f", ... ({len(names)})" if len(names) > _NAMES_SHOWN else "")
 
 
 def _smallest(partners: int) -> int:

@@ -12,12 +12,19 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
 from flo import looks
-from flo.settings import Document
+from flo.settings import Document, spelt
 
 LARGEST_IMAGE = 65_536
 LARGEST_RECORDS = 128
 
-ColumnName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_ .()/%-]{0,99}$")]
+ColumnName = Annotated[
+    str,
+    spelt(
+        r"[A-Za-z0-9_][A-Za-z0-9_ .()/%-]{0,99}",
+        "up to 100 letters without accents, digits, spaces and _ . ( ) / % -; a file's own header "
+        "is translated by `flo site map`",
+    ),
+]
 
 
 def only_printable(text: str) -> str:

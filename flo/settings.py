@@ -11,14 +11,15 @@ import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from flo import canonical
 from flo.errors import UsageError
 from flo.text import printable
 
 MAX_TOML_BYTES = 4 << 20
-_LONGEST_PLACE = 200
+_LONGEST_PLACE, _LONGEST_NAME = 200, 60
+_NAMES = ("name", "id", "hospital")  # the field by which an entry of a list is known
 _MOST_PARTS = 50  # of a dotted key
 _PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _DOTTED = re.compile(rf"(?<![\w.-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_MOST_PARTS}}}")
@@ -78,7 +79,7 @@ def parse(model: type[ModelT], value: Any, what: str) -> ModelT:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise UsageError(f"{what}:\n{problems(error)}") from error
+        raise UsageError(f"{what}:\n{problems(error, value)}") from error
 
 
 def read_settings(model: type[ModelT], path: Path) -> ModelT:
@@ -100,15 +101,50 @@ def read_json(model: type[ModelT], path: Path, *, limit: int) -> ModelT:
     return parse(model, canonical.decode(data, limit=limit, what=str(path)), str(path))
 
 
-def problems(error: ValidationError, *, foreign: bool = False) -> str:
+def problems(error: ValidationError, of: Any = None, *, foreign: bool = False) -> str:
     """Pydantic's findings as lines 'field.path: rule', without echoing values.
 
-    ``foreign``: not even the names of keys that are not known; they are text of another party.
+    ``of``: the document that was read, by which an entry of a list is called by its own name:
+    ``data.columns 'age'.unit`` and not ``data.columns.0.number.unit``. ``foreign``: not even the
+    names of keys that are not known; they are text of another party.
     """
     lines = []
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         known = item["loc"][:-1] if foreign and item["type"] == "extra_forbidden" else item["loc"]
-        place = printable(".".join(str(part) for part in known))[:_LONGEST_PLACE]
+        place = printable(_place(known, of))[:_LONGEST_PLACE]
         message = item["msg"].removeprefix("Value error, ")
         lines.append(f"  {place or 'document'}: {message}")
     return "\n".join(lines)
+
+
+def _place(location: tuple[int | str, ...], document: Any) -> str:
+    """The way to a field. What pydantic puts in for the kind of an entry is no key, and is left
+    out; an entry without a name keeps its number."""
+    way, here = "", document
+    for part in location:
+        if isinstance(part, int) and isinstance(here, list) and part < len(here):
+            here = here[part]
+            name = next((here[k] for k in _NAMES if k in here), None) if _is_table(here) else None
+            way += f" {name[:_LONGEST_NAME]!r}" if isinstance(name, str) else f".{part}"
+        elif _is_table(here) and part == here.get("kind"):
+            continue
+        else:
+            here = here.get(part) if _is_table(here) else None
+            way += f".{part}"
+    return way.removeprefix(".")
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def spelt(pattern: str, words: str) -> AfterValidator:
+    """A rule for text that people type: the whole of it fits ``pattern``, or the error says
+    ``words``."""
+
+    def fits(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(words)
+        return text
+
+    return AfterValidator(fits)

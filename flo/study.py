@@ -30,7 +30,7 @@ from flo.errors import StudyError
 from flo.features import input_names
 from flo.model_kinds import Model, Pack
 from flo.schema import ColumnName, ImageColumn, Schema, Text, tells_who
-from flo.settings import Document, parse_toml, problems, read_toml
+from flo.settings import Document, parse_toml, problems, read_toml, spelt
 
 SCHEMA_VERSION = 3
 MAX_STUDY_BYTES = 256 * 1024
@@ -39,7 +39,13 @@ MOST_SQUARED_INPUTS = 1000
 PLACEHOLDER = "Write here"  # begins what nobody has written yet; never signed
 UNDER_WAY = ("offered", "running", "paused")  # of a study at its coordinator: it may still cost
 
-Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Identifier = Annotated[
+    str,
+    spelt(
+        r"[a-z0-9][a-z0-9-]{0,62}",
+        "1 to 63 lower-case letters without accents, digits and hyphens, such as va-long-beach",
+    ),
+]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
 
 
@@ -344,12 +350,13 @@ class Study(Document):
 
     def refuse_unfinished(self) -> None:
         """Raises StudyError while purpose or legal basis are those of the scaffold."""
-        for name in ("purpose", "legal_basis"):
-            if getattr(self, name).startswith(PLACEHOLDER):
-                raise StudyError(
-                    f"{name} has not been written yet: {getattr(self, name)!r}",
-                    hint="stewards decide by it: write what it is, in plain language",
-                )
+        texts = {"purpose": self.purpose, "legal_basis": self.legal_basis}
+        open_ = [f"{name} ({text!r})" for name, text in texts.items() if _is_draft(text)]
+        if open_:
+            raise StudyError(
+                f"not written yet: {' and '.join(open_)}",
+                hint="stewards decide by it: write what it is, in plain language",
+            )
 
     def refuse_identifying(self) -> None:
         """Raises StudyError: a column, by its header or codebook, tells who a patient is."""
@@ -402,6 +409,10 @@ class Study(Document):
         return from_document(document)
 
 
+def _is_draft(text: str) -> bool:
+    return text.startswith(PLACEHOLDER)
+
+
 def _as_version_1(document: dict[str, Any]) -> dict[str, Any]:
     """As FLO 0.1 wrote it, so that digests and signatures of kept studies still hold."""
     del document["survey"], document["mechanism"]["sampling"], document["mechanism"]["masking"]
@@ -437,7 +448,7 @@ def from_document(document: Any, *, what: str = "study") -> Study:
     try:
         return Study.model_validate(document)
     except ValidationError as error:
-        raise StudyError(f"{what} is not valid:\n{problems(error)}") from error
+        raise StudyError(f"{what} is not valid:\n{problems(error, document)}") from error
 
 
 def load(path: Path) -> Study:

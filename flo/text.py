@@ -6,6 +6,7 @@ import re
 import unicodedata
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+_NOTHING_SAID = 0.0005
 _SEPARATORS = ("Zl", "Zp")
 _BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and marks by category, and nothing to see
 
@@ -27,6 +28,17 @@ def in_a_sheet(text: str) -> str:
     shown = printable(text).replace("\n", " ").replace("\t", " ")
     formula = shown.lstrip()[:1] in tuple("=+-@") and not _NUMBER.fullmatch(shown)
     return f"'{shown}" if formula else shown
+
+
+def of_auc(auc: float, low: float, high: float) -> str:
+    """``0.843, 0.801 to 0.880``; an end at 0 or 1 says nothing, so it is not told as a number."""
+    if low < _NOTHING_SAID and high > 1 - _NOTHING_SAID:
+        return f"{auc:.3f}, and it may be anything"
+    if high > 1 - _NOTHING_SAID:
+        return f"{auc:.3f}, {low:.3f} or more"
+    if low < _NOTHING_SAID:
+        return f"{auc:.3f}, {high:.3f} or less"
+    return f"{auc:.3f}, {low:.3f} to {high:.3f}"
 
 
 def _obeyed(letter: str) -> bool:

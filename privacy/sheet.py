@@ -96,13 +96,20 @@ def _agreement(study: Study) -> Section:
         "What is asked",
         (
             ("study", f"{study.name}, version {study.version}"),
-            ("digest", study.digest),
+            ("digest", _digest(study)),
             ("purpose", study.purpose),
             ("legal basis", study.legal_basis),
             ("valid until", f"{study.expires} (UTC)"),
             ("a record is", study.data.record + _how_many(study)),
         ),
     )
+
+
+def _digest(study: Study) -> str:
+    """Of what hospitals are asked to approve, which names their keys."""
+    if all(hospital.fingerprint for hospital in study.hospitals):
+        return study.digest
+    return "given at launch, which writes the hospitals' keys into the study"
 
 
 def _how_many(study: Study) -> str:
@@ -178,13 +185,14 @@ def _together(study: Study) -> list[tuple[str, str]]:
     count, floor = len(study.hospitals), study.cohort_floor
     return [
         (
-            "colluders",
-            f"b = {study.colluders}: the noise of {count} hospitals less {study.colluders} is "
-            f"enough; a round has at least {floor} of them, and each adds a larger share when one "
-            "is missing. A partner whose fingerprint you have not compared could be one of the b",
+            "if some collude",
+            f"should up to b = {study.colluders} of the {count} hospitals tell the coordinator the "
+            f"noise that they added, that of the others is enough for the ε below; a round has at "
+            f"least {floor} of them, and each adds more when one is missing. A partner whose "
+            "fingerprint you have not compared could be one who tells",
         ),
         (
-            "if sums were open",
+            "if masks broke",
             f"should every single upload be seen, ε = "
             f"{Plan.of(study).if_broken(study).epsilon:.4f}",
         ),
@@ -287,10 +295,15 @@ def _cost(study: Study, life: LifeBudget | None) -> Section:
     lines = [
         (
             "the study's own ε",
-            f"{plan.epsilon:.4f} at δ = {delta:g} ({ACCOUNTANT})",
+            f"{plan.epsilon:.4f} at δ = {delta:g}: the smaller, the less all that is published can "
+            "tell of one patient",
         ),
-        ("second opinion", f"ε = {plan.epsilon_pld:.4f} (PLD, Gaussian equivalent)"),
-        ("unit, adjacency", f"{UNIT}; {ADJACENCY}"),
+        ("whom it protects", f"{UNIT}; {ADJACENCY}"),
+        (
+            "how it is counted",
+            f"{ACCOUNTANT}; a second way to count (PLD, Gaussian equivalent) gives "
+            f"ε = {plan.epsilon_pld:.4f}",
+        ),
         ("releases", f"{releases}; {touched}"),
         (
             "at two hospitals",

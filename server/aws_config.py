@@ -10,13 +10,22 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, model_validator
 
 from flo.keystore import KmsKey
-from flo.settings import Document
+from flo.settings import Document, spelt
 
-Region = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]$")]
-Bucket = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
+Region = Annotated[str, spelt("[a-z]{2}(-[a-z]+)+-[0-9]", "an AWS region, such as eu-central-1")]
+Bucket = Annotated[
+    str,
+    spelt(
+        "[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
+        "the name of an S3 bucket: 3 to 63 lower-case letters, digits, dots and hyphens",
+    ),
+]
 _Role = Annotated[
     str,
-    StringConstraints(pattern=r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]{1,128}$"),
+    spelt(
+        "arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]{1,128}",
+        "the ARN of an IAM role, such as arn:aws:iam::123456789012:role/flo-job",
+    ),
 ]
 _Id = Annotated[str, StringConstraints(pattern=r"^[a-z]+-[0-9a-z]{1,32}$")]
 

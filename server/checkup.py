@@ -81,10 +81,9 @@ def address(host: str, listens: str) -> Finding:
     if not outside:
         return Finding(
             "address",
-            "warning",
-            f"hospitals dial {host}, which is this machine only",
-            'for hospitals elsewhere: host = "NAME", bind = "0.0.0.0" in coordinator.toml; start '
-            "it anew, and invite hospitals anew",
+            "ok",
+            f"hospitals dial {host}: those of this machine only; for others set host and bind in "
+            "coordinator.toml, start it anew, and invite them anew",
         )
     if ipaddress.ip_address(listens).is_loopback:
         return Finding(
@@ -107,7 +106,7 @@ def _ports(home: CoordinatorHome) -> Iterator[Finding]:
         yield Finding(
             "serving",
             "warning",
-            "no coordinator runs on this folder",
+            "no coordinator runs on this folder; one that was started just now needs some seconds",
             "systemctl start flo-coordinator; or flo coordinator serve",
         )
         return

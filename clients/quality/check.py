@@ -15,7 +15,7 @@ import pandas as pd
 from flo import looks
 from flo.clients.mapping import MappedColumn, StudyMapping, by_name, problems
 from flo.clients.quality import rules
-from flo.clients.quality.findings import Finding, listed, refuse
+from flo.clients.quality.findings import EXTRA, Finding, Unfit, listed, refuse
 from flo.clients.quality.header import refuse_cells
 from flo.clients.quality.identifiers import kind_of_identifier
 from flo.clients.quality.suspicions import suspicions
@@ -25,6 +25,7 @@ from flo.errors import DataError, UsageError
 from flo.features import encode_category, encode_image, encode_number, input_names, scale
 from flo.schema import Column, ImageColumn, NumberColumn, Schema
 
+_MOST_BY_NAME = 10
 _BLOCK = 8192  # records encoded at a time: a row is written whole while it is at hand
 
 
@@ -93,13 +94,11 @@ def check(
     Raises:
         DataError: with every finding, not only the first.
     """
-    looked = _by_the_rules(source, schema, id_column, None, ignore)
-    found = [finding for finding in looked.found if finding.level != "note"]
-    if found:
-        raise DataError(
-            f"the data do not fit the study:\n{listed(found)}",
-            hint="rows are counted from the first one below the header",
-        )
+    try:
+        looked = _by_the_rules(source, schema, id_column, None, ignore)
+        refuse(looked.found, {})
+    except Unfit as error:
+        raise Unfit(error.found, at_a_site=False) from None
     return encode(looked.table, schema)
 
 
@@ -118,8 +117,14 @@ def gate(
     Raises:
         DataError: with every finding that stands in the way. UsageError: see ``look``.
     """
-    looked = look(source, schema, id_column, mapping, ignore, declared=declared)
-    refuse([*looked.found, *also], mapping.accepted if mapping else {})
+    try:
+        looked = look(source, schema, id_column, mapping, ignore, declared=declared)
+        refuse([*looked.found, *also], mapping.accepted if mapping else {})
+    except Unfit as error:
+        raise DataError(
+            f"{error}\nnothing was approved, spent or sent",
+            hint=f"{error.hint}; then approve again",
+        ) from None
     return encode(looked.table, schema)
 
 
@@ -246,7 +251,7 @@ def _mapping(
         for name in lacking:
             rule = "is missing from the file"
             if name == id_column:
-                rule += ", and is the id_column that site.toml names"
+                rule += ", and is where patient ids are looked for (id_column)"
             elif of[name] != name:
                 rule += f", and is what the mapping has for {of[name]!r}"
             found.append(Finding(name, rule))
@@ -267,16 +272,26 @@ def _telling(name: str, column: MappedColumn, id_column: str) -> list[Finding]:
 
 
 def _strange(source: Source, names: list[str], schema: Schema) -> list[Finding]:
-    """Columns that neither the study nor site.toml names, and what their first cells look like."""
+    """Columns that neither the study nor site.toml names, and what their first cells look like.
+
+    Many of one sort are one finding.
+    """
     if not names:
         return []
-    found = []
     first = next(iter(source.read(by_name(names), schema)), None)
+    by_kind: dict[str | None, list[str]] = {}
     for name in names:
         kind = None if first is None else kind_of_identifier(first.columns[name])
-        rule = f"holds {kind}: no study may have them" if kind else "is not in the study"
-        rule += "; remove it, or list it under `ignore` in site.toml"
-        found.append(Finding(name, rule))
+        by_kind.setdefault(kind, []).append(name)
+    found = []
+    for kind, alike in by_kind.items():
+        if len(alike) <= _MOST_BY_NAME:
+            rule = f"holds {kind}: no study may have them" if kind else "is not in the study"
+            found += [Finding(name, rule, kind=EXTRA) for name in alike]
+            continue
+        some = ", ".join(map(repr, alike[:_MOST_BY_NAME]))
+        rule = f"hold {kind}: no study may have them" if kind else "are not in the study"
+        found.append(Finding("", f"{len(alike)} columns ({some}, ...) {rule}", kind=EXTRA))
     return found
 
 

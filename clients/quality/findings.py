@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from flo.errors import DataError
 
 Level = Literal["refused", "to accept", "note"]
-CODEBOOK = "codebook"
+CODEBOOK, MISSING, EXTRA = "codebook", "missing cells", "extra columns"
 _SHOWN = 5
 
 
@@ -62,24 +62,46 @@ def rows(
     return [Finding(column, rule, first, len(places), level, kind)]
 
 
+class Unfit(DataError):
+    """Data that do not fit a study, with every finding that stands in the way.
+
+    ``at_a_site``: whether a steward reads it, who has a mapping and a ``site.toml``.
+    """
+
+    def __init__(self, found: Sequence[Finding], *, at_a_site: bool = True) -> None:
+        text = f"the data do not fit the study:\n{listed(found)}"
+        super().__init__(text, hint="; ".join(_ways_out(found, at_a_site=at_a_site)))
+        self.found = found
+
+
 def refuse(found: Sequence[Finding], accepted: Mapping[str, str]) -> None:
-    """Raises DataError with every finding that stands in the way, not only the first."""
+    """Raises Unfit with every finding that stands in the way, not only the first."""
     hard = [finding for finding in found if finding.level == "refused"]
     open_ = [f for f in found if f.level == "to accept" and f.name not in accepted]
-    if not hard and not open_:
+    if hard or open_:
+        raise Unfit([*hard, *open_])
+
+
+def _ways_out(found: Sequence[Finding], *, at_a_site: bool) -> Iterator[str]:
+    kinds = {finding.kind for finding in found}
+    if any(finding.rows for finding in found):
+        yield "rows are counted from the first one below the header"
+    yield "mend the data, or the study"
+    if MISSING in kinds:
+        yield 'where cells may be missing, the study\'s column says so: missing = "indicator"'
+    if not at_a_site:
         return
-    names = ", ".join(f'"{finding.name}"' for finding in open_)
-    hint = "rows are counted from the first one below the header; mend the data (or the study)"
-    if any(finding.kind == CODEBOOK for finding in hard):
-        hint += "; codes of your own are translated by `codes` in mapping.toml, which flo site map "
-        hint += "drafts"
-    if open_:
-        hint += f"; what is as it should be is accepted in mapping.toml, with why: {names}"
-    raise DataError(
-        "the data do not fit the study; nothing was approved, spent or sent:\n"
-        + listed([*hard, *open_]),
-        hint=f"{hint}; then approve again",
-    )
+    if CODEBOOK in kinds:
+        yield (
+            "codes of your own are translated by `codes` in mapping.toml, which flo site map drafts"
+        )
+    if EXTRA in kinds:
+        yield (
+            "columns that no study should read are taken out of the file or listed under `ignore` "
+            "in site.toml; a mapping (flo site map) reads what it names and nothing else"
+        )
+    if names := ", ".join(f'"{f.name}"' for f in found if f.level == "to accept"):
+        yield f"what is as it should be is accepted in mapping.toml, with why: {names}"
 
 
 def listed(found: Sequence[Finding]) -> str:

@@ -10,14 +10,14 @@ import numpy as np
 import pandera.pandas as pandera
 from pandera.errors import SchemaErrors
 
-from flo.clients.quality.findings import CODEBOOK, Finding, rows
+from flo.clients.quality.findings import CODEBOOK, MISSING, Finding, rows
 from flo.clients.quality.table import Table
 from flo.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
 
 LABELS = ("0", "1")
 ID = "\0id"  # a name that no column has
 _CODES_SHOWN = 8
-_MISSING = "has no missing-value rule but cells are missing"
+_MISSING = "cells are missing, and the study allows none here"
 _NO_ID, _REPEATED = "every record needs a patient id", "the study says one record per patient"
 _NO_CODE = "must be a code of the study's codebook"
 _NO_LABEL = "the label must be 0 or 1"
@@ -47,7 +47,8 @@ def broken(table: Table, schema: Schema, id_column: str, *, labelled: bool = Tru
         if name == ID:
             found += rows(id_column, str(check), mask)
         elif check == "not_nullable":
-            found += rows(name, _MISSING, np.where(table.unread_in(name), False, mask))
+            unread = table.unread_in(name)
+            found += rows(name, _MISSING, np.where(unread, False, mask), kind=MISSING)
         else:
             kind = CODEBOOK if str(check).startswith(_NO_CODE) else ""
             found += rows(name, str(check), mask, kind=kind)

@@ -33,6 +33,8 @@ def show(ledger: Ledger) -> list[dict[str, Any]]:
         say(_curve(moments))
         uses = budget.by_study(rows, balance, name)
         out.print(_studies(uses))
+        if any(fit.largest_epsilon for fit in fits.values()):
+            say("a study of half the ε takes about a quarter of the budget, so of what is free:")
         for sub_ledger, fit in fits.items():
             several = ", ".join(f"{n} of ε = {e:g}" for e, n in fit.studies.items() if n)
             say(

@@ -232,6 +232,8 @@ def _sections(model: PublishedModel) -> list[Section]:
 
 
 def _quality(found: Quality | None) -> str:
+    from flo.text import of_auc
+
     if found is None:
         return "not evaluated"
-    return f"{found.auc:.3f} ({found.low:.3f} to {found.high:.3f}, {100 * found.level:.0f} %)"
+    return f"{of_auc(found.auc, found.low, found.high)} ({100 * found.level:.0f} % interval)"

@@ -40,21 +40,28 @@ def new(
     category: Annotated[
         list[str] | None, typer.Option(help="COLUMN:CODE,CODE,... once for each.")
     ] = None,
+    may_be_missing: Annotated[
+        list[str] | None,
+        typer.Option(help="COLUMN whose cells may be missing, once for each; others' may not."),
+    ] = None,
     id_column: Annotated[str, typer.Option(help="The patient id; never part of a study.")] = (
         "patient_id"
     ),
     out: Annotated[Path, typer.Option(help="Where to write the study.")] = Path("study.toml"),
 ) -> results.FileWritten:
-    """Scaffold a study from a CSV header and declared bounds; no value of the file is read."""
+    """Draft a study of the columns that you declare; of the file only the header is read."""
     from flo.cli.screen import say
     from flo.errors import UsageError
-    from flo.scaffold import scaffold
+    from flo.scaffold import scaffold, some
 
     if out.exists():
         raise UsageError(f"{out} exists already", hint="choose another --out, or move it away")
 
-    text = scaffold(csv, name, label, hospital, number or [], category or [], id_column)
-    out.write_text(text, encoding="utf-8")
+    declared = (number or [], category or [], may_be_missing or [])
+    draft = scaffold(csv, name, label, hospital, *declared, id_column)
+    out.write_text(draft.text, encoding="utf-8")
+    if draft.left_out:
+        say(f"not declared, so not in the study: {some(draft.left_out)}")
     say(f"{out} written; complete purpose and legal basis, then: flo study check {out}")
     return results.FileWritten(str(out))
 
@@ -94,6 +101,7 @@ def check(
         what = "advised against" if against else "in its place"
         say(f"[bold]{what}:[/] a logistic model keeps {kept}, and a network has more noise")
         against = against or None
+    loaded.refuse_unfinished()
     return results.StudyChecked(
         study=loaded.name,
         digest=loaded.digest,
@@ -229,12 +237,22 @@ def watch(study: StudyName, home: Home = DEFAULT_HOME) -> results.StudyState:
 
 
 @command(app)
-def stop(study: StudyName, home: Home = DEFAULT_HOME) -> results.Stopping:
-    """End a study after the round at hand; hospitals get back what was not used."""
+def stop(
+    study: StudyName,
+    home: Home = DEFAULT_HOME,
+    yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
+) -> results.Stopping:
+    """End a study for good, after the round at hand; hospitals get back what was not used."""
     from flo.cli.operator import call_once
-    from flo.cli.screen import say
+    from flo.cli.screen import confirmed, say
+    from flo.errors import RefusedError
+    from flo.study import from_canonical
 
-    digest = str(_find(home, study)["digest"])
+    found = _find(home, study)
+    asked = from_canonical(found["study"].encode())
+    digest, called = asked.digest, f"{asked.name}:{asked.version} ({found['status']})"
+    if not confirmed(f"End {called} for good? It cannot go on later.", yes):
+        raise RefusedError(f"{called} was not ended", hint="--yes ends it without asking")
     call_once(home, "POST", f"studies/{digest}/stop")
     say("stopping after the round at hand")
     return results.Stopping(digest)
@@ -392,7 +410,9 @@ def _show_result(summary: dict[str, Any]) -> None:
 
 
 def _interval(estimate: dict[str, Any]) -> str:
-    return f"{estimate['auc']:.3f}, {estimate['low']:.3f} to {estimate['high']:.3f}"
+    from flo.text import of_auc
+
+    return of_auc(estimate["auc"], estimate["low"], estimate["high"])
 
 
 def _show_counts(hospital: str, columns: list[dict[str, Any]]) -> None:

@@ -50,7 +50,8 @@ def load_hospitals(
     hospital, or from the data set that ships for the study.
 
     Raises:
-        UsageError: a hospital of the study has no data. DataError: some do not fit; it says whose.
+        UsageError: a hospital of the study has no data. DataError: some do not fit; it says all of
+        whose, and why.
     """
     if data is None:
         name = next((n for n in DATASETS if f"{study.name}-".startswith(f"{n}-")), None)
@@ -71,17 +72,19 @@ def load_hospitals(
         else:
             table = pa.Table.from_pandas(data[hospital.id], preserve_index=False)
             sources[hospital.id] = Frame(hospital.id, id_column, table)
-    return {
-        hospital.id: _checked(hospital.id, sources[hospital.id], study, id_column)
-        for hospital in study.hospitals
-    }
-
-
-def _checked(hospital: str, source: TableSource, study: Study, id_column: str) -> Checked:
-    try:
-        return check(source, study.data, id_column)
-    except DataError as error:
-        raise DataError(f"{hospital}: {error}", hint=error.hint) from None
+    checked, unfit = dict[str, Checked](), dict[str, DataError]()
+    for name, source in sources.items():
+        try:
+            checked[name] = check(source, study.data, id_column)
+        except DataError as error:
+            unfit[name] = error
+    if unfit:
+        hints = dict.fromkeys(error.hint for error in unfit.values() if error.hint)
+        raise DataError(
+            "\n".join(f"{name}: {error}" for name, error in unfit.items()),
+            hint="; ".join(hints),
+        )
+    return checked
 
 
 @dataclass

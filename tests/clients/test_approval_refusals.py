@@ -209,7 +209,7 @@ def test_a_study_with_a_larger_delta_than_the_ledger_is_refused(tmp_path: Path) 
     [
         pytest.param("p1,98765.4321,a,0", "must lie within", id="outside the bounds"),
         pytest.param("p1,20,secretcode,0", "codebook", id="outside the codebook"),
-        pytest.param("p1,,a,0", "no missing-value rule", id="missing"),
+        pytest.param("p1,,a,0", "the study allows none here", id="missing"),
     ],
 )
 def test_data_that_do_not_fit_leave_no_trace(site: Site, cells: str, why: str) -> None:

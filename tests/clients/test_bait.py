@@ -46,10 +46,13 @@ def test_a_study_that_was_exchanged_after_it_was_read_is_not_approved(tmp_path: 
             assert by_digest.returncode == 0, by_digest.stderr
             at = ("--home", coordinator.home.directory)
             out = ("--out", tmp_path / "extracts")
-            for command, more in (("stop", ()), ("watch", ()), ("extracts", out)):
+            for command, more in (("stop", ("--yes",)), ("watch", ()), ("extracts", out)):
                 silent = flo("study", command, "tiny", *more, *at)
                 assert silent.returncode == 2, silent.stdout
                 assert f"which study? tiny:1 ({read[:12]}, stopped), tiny:2 ({bait[:12]}" in (
                     silent.stderr
                 )
-            assert flo("study", "stop", "tiny:2", *at).returncode == 0
+            unasked = flo("study", "stop", "tiny:2", *at)
+            assert unasked.returncode == 3
+            assert "tiny:2 (offered) was not ended" in unasked.stderr
+            assert flo("study", "stop", "tiny:2", "--yes", *at).returncode == 0

@@ -197,7 +197,9 @@ def test_a_missing_ward_has_its_own_input_and_a_missing_age_is_refused(
     predict(LOGISTIC, written(tmp_path, {"age": ["50"] * 2, "ward": ["a", "NA"]}), out, "id")
     assert len(set(scores(out))) == 2
     out.unlink()
-    with pytest.raises(DataError, match=r"'age': has no missing-value rule .* \(row 2\)"):
+    with pytest.raises(
+        DataError, match=r"'age': cells are missing, and the study allows none here.* \(row 2\)"
+    ):
         predict(LOGISTIC, written(tmp_path, {"age": ["50", ""], "ward": ["a"] * 2}), out, "id")
     assert not out.exists()
 

@@ -78,7 +78,7 @@ def test_a_run_that_waits_is_ended_by_an_operator_and_what_did_not_run_is_free_a
 ) -> None:
     folder = coordinator.home.directory
     with paused(coordinator, homes) as (digest, _, summary):
-        done = flo("study", "stop", digest, "--home", folder)
+        done = flo("study", "stop", digest, "--yes", "--home", folder)
         assert done.returncode == 0, done.stderr
         summary = wait_for(lambda found: found["status"] == "stopped", folder, digest)
         wait_for(lambda _: all(map(is_settled, homes[1:])), folder, digest, seconds=30)

@@ -57,12 +57,16 @@ def two_columns(name: str) -> list[dict[str, Any]]:
         pytest.param("evaluation.bins", 4, "leave out bins", id="bins of schema 2"),
         pytest.param("evaluation.epsilon", NAN, "evaluation.epsilon", id="evaluation NaN"),
         pytest.param("hospitals.0.declared_size", 123, "write 120", id="unrounded size"),
-        pytest.param("hospitals.0.declared_size", 9, "hospitals.0.declared_size", id="tiny size"),
+        pytest.param(
+            "hospitals.0.declared_size", 9, "hospitals 'north'.declared_size", id="tiny size"
+        ),
         pytest.param("hospitals.0.id", "south", "hospital id stands twice", id="same hospital"),
-        pytest.param("hospitals.0.id", "../north", "hospitals.0.id", id="path traversal in id"),
-        pytest.param("hospitals.0.id", "North", "hospitals.0.id", id="upper case in id"),
-        pytest.param("hospitals.0.id", "north\n", "hospitals.0.id", id="newline in id"),
-        pytest.param("hospitals.0.id", "", "hospitals.0.id", id="empty id"),
+        pytest.param(
+            "hospitals.0.id", "../north", "hospitals '../north'.id", id="path traversal in id"
+        ),
+        pytest.param("hospitals.0.id", "North", "hospitals 'North'.id", id="upper case in id"),
+        pytest.param("hospitals.0.id", "north\n", ".id: 1 to 63 lower", id="newline in id"),
+        pytest.param("hospitals.0.id", "", "hospitals ''.id", id="empty id"),
         pytest.param(
             "hospitals", hospitals(40, 40, fingerprint="a" * 64), "fingerprint", id="same key"
         ),
@@ -96,8 +100,10 @@ def two_columns(name: str) -> list[dict[str, Any]]:
             "x: missing_value lies outside",
             id="constant outside the bounds",
         ),
-        pytest.param(f"{AGE}.name", "../age", f"{AGE}.number.name", id="traversal in a column"),
-        pytest.param(f"{AGE}.kind", "text", AGE, id="unknown kind of column"),
+        pytest.param(
+            f"{AGE}.name", "../age", "data.columns '../age'.name", id="traversal in a column"
+        ),
+        pytest.param(f"{AGE}.kind", "text", "data.columns 'age'", id="unknown kind of column"),
         pytest.param(f"{WARD}.codes", ["a"], "codes", id="one code"),
         pytest.param(f"{WARD}.codes", ["a", "a"], "same code stands twice", id="same code"),
         pytest.param("limits.minimum_cohort", 4, "minimum_cohort 4", id="cohort above hospitals"),
@@ -257,3 +263,24 @@ def test_every_problem_is_named_not_only_the_first() -> None:
     document = study_document(name="A", version=0)
     with pytest.raises(StudyError, match=r"(?s)name: .*version: "):
         from_document(document)
+
+
+def test_an_error_names_the_column_and_not_its_place_in_the_file() -> None:
+    for path, value, said in (
+        (f"{AGE}.unit", GONE, "data.columns 'age'.unit: Field required"),
+        (f"{WARD}.codes", ["a"], "data.columns 'ward'.codes: "),
+        (f"{AGE}.name", "Größe", "data.columns 'Größe'.name: up to 100 letters without accents"),
+        ("hospitals.1.id", "Köln", "hospitals 'Köln'.id: 1 to 63 lower-case letters"),
+        ("hospitals.1.declared_size", "many", "hospitals 'south'.declared_size: "),
+    ):
+        with pytest.raises(StudyError) as refused:
+            from_document(changed(path, value))
+        assert said in str(refused.value)
+
+
+def test_a_name_that_is_no_text_or_very_long_leaves_the_error_readable() -> None:
+    for name in (["age"], {"a": 1}, "x" * 5000, "a\x1b[2J"):
+        with pytest.raises(StudyError) as refused:
+            from_document(changed(f"{AGE}.name", name))
+        assert len(str(refused.value)) < 500
+        assert "\x1b" not in str(refused.value)

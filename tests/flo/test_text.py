@@ -12,7 +12,7 @@ from rich.console import Console
 
 from flo.cli.screen import plain
 from flo.settings import Document, problems
-from flo.text import printable
+from flo.text import of_auc, printable
 
 OBEYED = {
     "an escape": "\x1b[2Jverified",
@@ -71,3 +71,18 @@ def test_an_unknown_key_is_named_safely_and_of_another_party_not_at_all() -> Non
     assert len(complaint({"k" * 5000: 1})) < 300
     foreign = complaint({"Jane Doe, born 1970": 1}, foreign=True)
     assert foreign == "  document: Extra inputs are not permitted"
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ((0.843, 0.801, 0.880), "0.843, 0.801 to 0.880"),
+        ((0.991, 0.793, 1.0), "0.991, 0.793 or more"),
+        ((0.21, 0.0, 0.4), "0.210, 0.400 or less"),
+        ((0.55, 0.0001, 0.9999), "0.550, and it may be anything"),
+    ],
+)
+def test_an_end_of_an_interval_that_says_nothing_is_not_told_as_a_number(
+    interval: tuple[float, float, float], said: str
+) -> None:
+    assert of_auc(*interval) == said

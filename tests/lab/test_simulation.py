@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flo import study as studies
-from flo.errors import UsageError
+from flo.errors import DataError, UsageError
 from flo.lab.scores import exact_auc
 from flo.lab.simulation import folds, load_hospitals, run_once, simulate
 from flo.models import initial_weights, parameter_count
@@ -174,6 +174,18 @@ def test_a_missing_hospital_is_named(data: Path) -> None:
     (data / "south.csv").unlink()
     with pytest.raises(UsageError, match="south"):
         load_hospitals(small_study(), data, "patient_id")
+
+
+def test_what_is_wrong_at_every_hospital_is_said_at_once(data: Path) -> None:
+    for name in ("north", "west"):
+        path = data / f"{name}.csv"
+        path.write_text(path.read_text().replace(",a,", ",z,").replace(",b,", ",,"))
+    with pytest.raises(DataError) as refused:
+        load_hospitals(small_study(), data, "patient_id")
+    text = str(refused.value)
+    for said in ("north: the data do not fit", "west: the data do not fit", "codebook (a, b, c)"):
+        assert said in text
+    assert "south: " not in text
 
 
 def test_the_exact_auc_counts_ties_half() -> None:

@@ -119,7 +119,7 @@ def test_a_viewer_sees_but_cannot_submit(
         with Operator(viewer) as person, pytest.raises(TrustError, match="role viewer may not"):
             person.call(method, path)
     assert studies(viewer) == studies(operator)
-    assert flo("study", "stop", "tiny", "--home", operator).returncode == OK
+    assert flo("study", "stop", "tiny", "--yes", "--home", operator).returncode == OK
     assert [found["status"] for found in studies(viewer)] == ["stopped"]
     (entry,) = [entry for entry in log_of(coordinator) if entry.kind == "offered"]
     assert entry.facts["by"] == "Ada"

@@ -47,7 +47,7 @@ def test_another_key_than_the_enrolled_one_is_not_signed() -> None:
 
 
 def test_what_nobody_wrote_is_not_signed() -> None:
-    with pytest.raises(StudyError, match="purpose has not been written yet"):
+    with pytest.raises(StudyError, match="not written yet: purpose"):
         completed(study(purpose=f"{PLACEHOLDER} why"), KEYS, [], TODAY)
 
 

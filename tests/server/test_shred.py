@@ -117,7 +117,7 @@ def test_an_operator_shreds_by_command_after_saying_yes(tmp_path: Path) -> None:
             digest = operator.call("POST", "studies", body=study)["digest"]
             with pytest.raises(FloError, match="is offered"):
                 operator.call("POST", f"studies/{digest}/shred")
-        assert flo("study", "stop", digest, "--home", directory).returncode == 0
+        assert flo("study", "stop", digest, "--yes", "--home", directory).returncode == 0
         refused = flo("study", "shred", digest, "--home", directory)
         assert refused.returncode == 3
         done = flo("study", "shred", digest, "--yes", "--home", directory)

@@ -83,7 +83,9 @@ TABLES = [
         id="text in a number column",
     ),
     pytest.param(
-        with_cell("age", 3, None), "'age': has no missing-value rule but cells", id="missing cell"
+        with_cell("age", 3, None),
+        "'age': cells are missing, and the study allows none",
+        id="missing cell",
     ),
     pytest.param(
         with_cell("ward", 2, "secretcode"),
@@ -165,6 +167,29 @@ def test_columns_on_the_ignore_list_are_left_out(tmp_path: Path) -> None:
     assert checked.inputs.shape == (4, 5)
     with pytest.raises(DataError, match="'bmi': is not in the study"):
         check(table, SCHEMA, "patient_id", frozenset({"mrn"}))
+
+
+def test_hundreds_of_columns_too_many_are_one_finding_for_each_sort(tmp_path: Path) -> None:
+    more = {f"extra{i}": [str(i)] * 4 for i in range(500)}
+    known = {f"mail{i}": ["anna@example.org"] * 4 for i in range(30)}
+    table = written(tmp_path, "csv", {**good(), **more, **known})
+    with pytest.raises(DataError) as refused:
+        check(table, SCHEMA, "patient_id")
+    text = str(refused.value)
+    assert text.count("\n") == 2
+    assert "500 columns ('extra0', 'extra1'," in text
+    assert "30 columns ('mail0', 'mail1'," in text
+    assert "no study may have them" in text
+
+
+def test_who_simulates_is_not_told_of_approvals_or_a_site(tmp_path: Path) -> None:
+    table = written(tmp_path, "csv", {**good(), "age": ["20", "", "30", "999"], "bmi": ["1"] * 4})
+    (tmp_path / "none").mkdir()
+    for data in (table, written(tmp_path / "none", "csv", {"age": ["1"]})):
+        with pytest.raises(DataError) as refused:
+            check(data, SCHEMA, "patient_id")
+        said = f"{refused.value} {refused.value.hint}"
+        assert not {"site.toml", "approve", "approved", "spent", "mapping.toml"} & set(said.split())
 
 
 def test_a_patient_may_have_many_records_if_the_study_says_so(tmp_path: Path) -> None:
