@@ -59,6 +59,8 @@ def scaffold(
     for column in columns:
         if column["name"] in may_be_missing:
             column["missing"] = "indicator"
+            if column["kind"] == "number":  # what stands there meanwhile; the indicator tells
+                column["missing_value"] = (column["minimum"] + column["maximum"]) / 2
     columns.sort(key=lambda column: header.index(str(column["name"])))
     partners = [_hospital(text) for text in hospitals]
     if not partners:

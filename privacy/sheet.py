@@ -183,13 +183,15 @@ def _together(study: Study) -> list[tuple[str, str]]:
     if study.mechanism.noise == "local":
         return []
     count, floor = len(study.hospitals), study.cohort_floor
+    needed = f"a round has at least {floor} of them, and each adds more when one is missing"
+    if floor == count:
+        needed = "a round needs all of them"
     return [
         (
             "if some collude",
             f"should up to b = {study.colluders} of the {count} hospitals tell the coordinator the "
-            f"noise that they added, that of the others is enough for the ε below; a round has at "
-            f"least {floor} of them, and each adds more when one is missing. A partner whose "
-            "fingerprint you have not compared could be one who tells",
+            f"noise that they added, that of the others is enough for the ε below; {needed}. A "
+            "partner whose fingerprint you have not compared could be one who tells",
         ),
         (
             "if masks broke",

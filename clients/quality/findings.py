@@ -90,6 +90,8 @@ def _ways_out(found: Sequence[Finding], *, at_a_site: bool) -> Iterator[str]:
     if MISSING in kinds:
         yield 'where cells may be missing, the study\'s column says so: missing = "indicator"'
     if not at_a_site:
+        if EXTRA in kinds:
+            yield "columns that the study does not use are left out of the file"
         return
     if CODEBOOK in kinds:
         yield (

@@ -36,6 +36,7 @@ from flo.cli.screen import console, say
 from flo.clients.home import SiteHome
 from flo.errors import FloError, NetworkError, UsageError
 from flo.privacy.sheet import TRUST
+from flo.text import of_auc
 
 STUDY = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
 _MARK = ".flo-demo"
@@ -316,11 +317,8 @@ def _last_screen(
     if result["auc"] is None:
         out.print(f"[bold red]the study {result['status']} before its evaluation[/]")
     else:
-        low, high = result["auc_interval"]
-        out.print(
-            f"[bold]noisy AUC {result['auc']:.3f}[/], 90 % interval {low:.3f} to {high:.3f} "
-            "(covers noise and sampling)"
-        )
+        said = of_auc(result["auc"], *result["auc_interval"])
+        out.print(f"[bold]noisy AUC {said}[/] (90 % interval: noise and sampling)")
     say(f"trust model: {TRUST[result['trust_model'].split()[0]]}")
     out.print(
         f"{result['rounds']} rounds, {result['seconds_per_round']:.2f} s each (median), "

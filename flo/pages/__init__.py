@@ -23,7 +23,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from flo.errors import MessageError
 from flo.identity import spoken
 from flo.pages import plots
-from flo.text import printable
+from flo.text import of_auc, printable
 
 _HERE = Path(__file__).parent
 _STATIC = {
@@ -73,6 +73,7 @@ class Pages:
             moment=lambda time: str(time)[:19].replace("T", " "),
             percent=lambda share: f"{100 * share:.1f} %",
             eps=lambda epsilon: f"{epsilon:.4f}",
+            auc=lambda found: of_auc(found["auc"], found["low"], found["high"]),
             facts=_facts,
         )
         self._environment.globals.update(plots=plots, **always)

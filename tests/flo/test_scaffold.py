@@ -10,6 +10,7 @@ import pytest
 
 from flo.errors import StudyError, UsageError
 from flo.scaffold import scaffold
+from flo.schema import NumberColumn
 from flo.study import SCHEMA_VERSION, Study, from_document
 from tests.commands import flo
 
@@ -94,6 +95,10 @@ def test_a_declared_column_that_tells_who_a_patient_is_is_refused(tmp_path: Path
 def test_cells_may_be_missing_where_it_is_said_and_nowhere_else(tmp_path: Path) -> None:
     age, ward = draft(tmp_path, may_be_missing=["ward"]).data.columns
     assert (age.missing, ward.missing) == ("refuse", "indicator")
+    age, ward = draft(tmp_path, may_be_missing=["age"]).data.columns
+    assert (age.missing, ward.missing) == ("indicator", "refuse")
+    assert isinstance(age, NumberColumn)
+    assert age.missing_value == 55, "the middle of the declared bounds, which no patient moves"
 
 
 @pytest.mark.parametrize(("count", "noise"), [(1, "local"), (2, "local"), (3, "distributed")])
