@@ -60,7 +60,7 @@ def decode_canonical(data: bytes, *, limit: int, what: str, values: int = FEW) -
 def _read(data: bytes, limit: int, what: str, values: int) -> tuple[Any, bytes]:
     if len(data) > limit:
         raise MessageError(f"{what}: {len(data)} bytes, limit {limit}")
-    _refuse_crowded(data, what, values)
+    refuse_crowded(data, what, values)
     try:
         value = json.loads(
             data, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
@@ -70,8 +70,11 @@ def _read(data: bytes, limit: int, what: str, values: int) -> tuple[Any, bytes]:
         raise MessageError(f"{what}: not valid JSON ({error})") from error
 
 
-def _refuse_crowded(data: bytes, what: str, values: int) -> None:
-    """By the commas and brackets outside of strings: counting them takes little time and memory."""
+def refuse_crowded(data: bytes, what: str, values: int) -> None:
+    """Raises MessageError for more values than this, or too many within each other.
+
+    By the commas and brackets outside of strings: counting them takes little time and memory.
+    """
     outside = _STRING.sub(b"", data)
     brackets = outside.translate(None, _NO_BRACKET)
     count = outside.count(b",") + len(brackets) // 2 + 1

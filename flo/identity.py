@@ -24,7 +24,7 @@ from flo.errors import TrustError
 from flo.keystore import KeyStore, read_secret, write_secret
 
 _HASH = ec.ECDSA(hashes.SHA384())
-_RESTORE = "restore it from the folder's newest backup"
+_RESTORE = "restore it from the folder's newest backup; if there was none, make the folder anew"
 _ORDER = ec.SECP384R1().group_order
 IDENTITY_PURPOSE = "identity-key"  # for which a key store seals it
 

@@ -205,7 +205,8 @@ class KeyStoreConfig(Document):
         if not path.exists() and (needed or not path.parent.is_dir()):
             raise UsageError(
                 f"no key store at {path}, and what it sealed is opened by nothing else",
-                hint="mount the disk or token that holds it, or restore it from the newest backup",
+                hint="mount the disk or token that holds it, or restore it from the newest "
+                "backup; if there was none, make the folder anew",
             )
         return _local(path) if self.kind == "file" else _by_passphrase(path)
 
@@ -301,5 +302,7 @@ def read_secret(path: Path, keystore: KeyStore, purpose: str, *, plain: bool = F
         return keystore.open({"purpose": purpose}, data.removeprefix(_SEALED))
     except TrustError as error:
         raise TrustError(
-            f"{path}: {error}", hint=error.hint or "restore it from the folder's newest backup"
+            f"{path}: {error}",
+            hint=error.hint
+            or "restore it from the folder's newest backup; if there was none, make it anew",
         ) from error

@@ -15,7 +15,8 @@ _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # In a whole file none of FLO's tables is missing, and all text can be read.
 _DAMAGE = re.compile("no such (table|column|index)|malformed|file format|decode to UTF-8")
 RESTORE = (
-    "move the folder away and restore its newest backup: flo site restore, flo coordinator restore"
+    "move the folder away and restore its newest backup: flo site restore, flo coordinator "
+    "restore; if there was none, make the folder anew"
 )
 _WAYS_OUT = {
     errno.ENOSPC: "make room on that disk (df -h, df -i), and do it again",

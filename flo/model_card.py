@@ -29,7 +29,7 @@ from flo.study import MAX_STUDY_BYTES, Identifier, Study, from_canonical
 from flo.vectors import Vector
 
 MAX_CARD_BYTES = 4 * MAX_STUDY_BYTES
-MAX_MODEL_BYTES = 1 << 30
+MAX_MODEL_BYTES, MAX_TENSORS_HEADER_BYTES = 1 << 30, 1 << 20
 _ONE_FORM = 3  # studies of this schema and later: their cards are signed in one form only
 _Text = Annotated[str, StringConstraints(max_length=500)]
 
@@ -156,6 +156,11 @@ class PublishedModel:
         study = card.check(*coordinators)
         if canonical.digest(tensors) != card.file:
             raise TrustError("the tensors are not the ones that the model card names")
+        header = int.from_bytes(tensors[:8], "little")
+        if header > MAX_TENSORS_HEADER_BYTES:
+            raise TrustError(
+                f"the tensors' header has {header} bytes, limit {MAX_TENSORS_HEADER_BYTES}"
+            )
         try:
             weights = flat(study, load(tensors))
         except (SafetensorError, ValueError, KeyError) as error:

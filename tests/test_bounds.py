@@ -19,6 +19,9 @@ LIMIT = 64 * MIB
 JSON = "canonical.decode(data, limit=64 << 20, what='a letter')"
 EXTRACT = "canonical.decode_canonical(data, limit=16 << 20, what='x', values=canonical.MANY)"
 TOML = "parse_toml(data.decode(), 'a study')"
+FHIR = "_parsed(data, 'line 1')"
+PARQUET = "list(ParquetFile(place, 'id').offers())"
+DICOM = "none_is_refused(_header(place))"
 CASES: dict[str, tuple[str, int, str, str]] = {
     "JSON, many values": ('b"[" + b"[]," * n + b"0]"', 99_000, JSON, "values, limit 200000"),
     "JSON, many keys": (
@@ -49,14 +52,49 @@ CASES: dict[str, tuple[str, int, str, str]] = {
         "a key of more than 50 parts",
     ),
     "TOML, large": ('b"#" + b"a" * n', 4 * MIB - 1, TOML, "larger than 4 MiB"),
+    "FHIR, deep": ('b\'{"a":\' * n + b"1" + b"}" * n', 900, FHIR, "is not JSON"),
+    "FHIR, many values": (
+        'b\'{"a":["\' + b"x" * (1 << 20) + b\'",\' + b"[]," * n + b"0]}"',
+        99_000,
+        FHIR,
+        "values, limit 200000",
+    ),
+    "Parquet, a long text in the footer": (
+        "parquet({'a': [1]}, {'k': 'x' * n})",
+        24 * MIB - 1000,
+        PARQUET,
+        "cannot be read|is not a|parquet",
+    ),
+    "DICOM, deep": ("dicom(n)", 100, DICOM, "no DICOM"),
 }
 PROGRAM = """
-import json, resource, time
+import json, resource, struct, tempfile, time
+from pathlib import Path
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pydicom
 from flo import canonical
 from flo.errors import FloError
+from flo.clients.sources.dicom_files import _header
+from flo.clients.sources.fhir_files import _parsed
+from flo.clients.sources.files import ParquetFile
 from flo.settings import parse_toml
+place = Path(tempfile.mkdtemp()) / "x.parquet"
+def parquet(columns, facts):
+    pq.write_table(pa.table(columns).replace_schema_metadata(facts), place)
+    return place.read_bytes()
+def dicom(depth):
+    syntax = struct.pack("<HH2sH", 2, 16, b"UI", 18) + b"1.2.840.10008.1.2" + bytes(1)
+    meta = struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(syntax)) + syntax
+    begins = struct.pack("<HHIHHI", 64, 42800, 0xFFFFFFFF, 65534, 57344, 0xFFFFFFFF)
+    ends = struct.pack("<HHIHHI", 65534, 57357, 0, 65534, 57565, 0)
+    return bytes(128) + b"DICM" + meta + begins * depth + ends * depth
+def none_is_refused(header):
+    if header is None:
+        raise FloError("no DICOM that can be read")
 n = {n}
 data = {made}
+place.write_bytes(data)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 begin, said = time.perf_counter(), ""
 try:

@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
-from flo.errors import DataError
+from flo import canonical
+from flo.errors import DataError, MessageError
 
 Resource = dict[str, Any]
-_LONGEST_LINE = 16 << 20  # bytes, unpacked
+_LONGEST_LINE, _LONG_LINE = 16 << 20, 1 << 20  # bytes, unpacked
 _ENDINGS = (".ndjson", ".ndjson.gz")
 _OTHER_ENDINGS = ("ndjson", "jsonl", "json", "parquet", "zip", "tar", "tgz")
 BESIDE = "linked folders and files with other endings (.jsonl, .json, .zip), which are not read"
@@ -131,6 +132,11 @@ def _may_hold(line: bytes, marks: list[bytes]) -> bool:
 def _parsed(line: bytes, place: str) -> Resource:
     if len(line) > _LONGEST_LINE:
         raise DataError(f"{place}: more than {_LONGEST_LINE >> 20} MiB")
+    if len(line) > _LONG_LINE:  # to look at every line would take as long as to parse it
+        try:
+            canonical.refuse_crowded(line, place, canonical.FEW)
+        except MessageError as error:
+            raise DataError(str(error), hint="is this line one FHIR resource?") from None
     try:
         resource = _JSON.decode(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):

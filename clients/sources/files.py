@@ -27,6 +27,7 @@ from flo.schema import ImageColumn, NumberColumn, Schema
 
 _BLOCK_BYTES = 8 << 20
 _LONGEST_HEADER = 4 << 20
+_LONGEST_TEXT, _LONGEST_LIST = 32 << 20, 1_000_000  # in a Parquet file's footer
 _COMMA_NUMBER = r"^\s*([+-]?\d+),(\d+)\s*$"
 _THOUSANDS = r"^\s*[+-]?[1-9]\d{0,2}(\.\d{3})+\s*$"
 _POINT_NUMBER = r"^\s*[+-]?\d+\.(\d{1,2}|\d{4,})\s*$"
@@ -202,8 +203,13 @@ class ParquetFile(TableSource):
             raise _unreadable(self.name, "parquet", error) from None
 
     def _open(self) -> pyarrow.parquet.ParquetFile:
+        """Its footer is bounded by what Arrow is told to read of it: texts, and lists."""
         try:
-            return pyarrow.parquet.ParquetFile(self._path)
+            return pyarrow.parquet.ParquetFile(
+                self._path,
+                thrift_string_size_limit=_LONGEST_TEXT,
+                thrift_container_size_limit=_LONGEST_LIST,
+            )
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(self.name, "parquet", error) from None
 

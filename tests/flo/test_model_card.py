@@ -292,7 +292,7 @@ def test_a_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
     pickle.loads(data)
     assert path.exists()  # so it would
     path.unlink()
-    with pytest.raises(TrustError, match="do not fit"):
+    with pytest.raises(TrustError, match="header has"):
         made(tensors=data).open()
     assert not path.exists()
 
@@ -311,7 +311,17 @@ GARBAGE = {
 
 @pytest.mark.parametrize("data", GARBAGE.values(), ids=GARBAGE.keys())
 def test_garbage_is_refused_though_it_is_signed(data: bytes) -> None:
-    with pytest.raises(TrustError, match="do not fit"):
+    with pytest.raises(TrustError, match=r"do not fit|header has \d+ bytes, limit"):
+        made(tensors=data).open()
+
+
+def test_a_header_of_a_million_tensors_is_refused_before_it_is_parsed() -> None:
+    names = ",".join(
+        f'"{i}":{{"dtype":"F64","shape":[0],"data_offsets":[0,0]}}' for i in range(10**5)
+    )
+    header = f"{{{names}}}".encode()
+    data = struct.pack("<Q", len(header)) + header
+    with pytest.raises(TrustError, match=f"header has {len(header)} bytes, limit 1048576"):
         made(tensors=data).open()
 
 
