@@ -17,7 +17,7 @@ from safetensors.numpy import save as save_tensors
 
 from flo import canonical
 from flo.claims import Head
-from flo.errors import FloError
+from flo.errors import FloError, MessageError
 from flo.features import input_names
 from flo.files import write_public
 from flo.model_card import ModelCard, PublishedModel, paths_of
@@ -142,6 +142,17 @@ def _built(study: Study, documents: list[bytes], heads: dict[str, Head]) -> byte
         log.exception("an extract does not hold")
         return None
     return report if facts["study"]["digest"] == study.digest else None
+
+
+def refuse_unsound(extract: bytes) -> None:
+    """Raises MessageError: an extract by which no report could be made, and why."""
+    try:
+        build([extract])
+    except FloError as error:
+        raise MessageError(f"this extract does not hold: {error}") from error
+    except Exception as error:  # a hospital's document may be wrong in ways nobody thought of
+        log.exception("an extract does not hold")
+        raise MessageError("this extract does not hold") from error
 
 
 def published(store: Store, study: str) -> tuple[Path, Path] | None:

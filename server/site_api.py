@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import base64
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -32,11 +34,11 @@ from flo.audit_log import AuditLog
 from flo.claims import Digest, Head, PublicKey
 from flo.decisions import Decision, Decline, Signed
 from flo.environment import software
-from flo.errors import MessageError, StudyError, TrustError
+from flo.errors import MessageError, RefusedError, StudyError, TrustError
 from flo.identity import Signer, fingerprint, public_bytes, verify
 from flo.server.authority import Authority, Peer, read_request
 from flo.server.members import Member
-from flo.server.publish import published
+from flo.server.publish import published, refuse_unsound
 from flo.server.refusals import Refusals
 from flo.server.store import Store
 from flo.settings import Document, problems
@@ -114,6 +116,7 @@ class SiteApi:
         self._store, self._authority, self._identity = store, authority, identity
         self._audit_log, self._succession = audit_log, succession
         self._on_enrolled = on_enrolled
+        self._extracts, self._reading = threading.Lock(), set[str]()
 
     def call(self, path: str, peer: Peer, body: bytes) -> Any:
         """Answer one call. Raises a FloError whose text is safe to show to the hospital."""
@@ -293,7 +296,8 @@ class SiteApi:
         Raises:
             StudyError: the study is not known, or does not name it. TrustError: it is not signed by
             it.
-            MessageError: it is no extract, or of another hospital or study.
+            MessageError: it is no extract, of another hospital or study, or does not hold.
+            RefusedError: another one of this hospital's is being read.
         """
         given = _parse(ReportBody, body)
         offer = self._store.offer(given.study)
@@ -313,9 +317,23 @@ class SiteApi:
         verify(peer.public, "extract", body_bytes, signature)
         if (named, about) != (peer.hospital, given.study):
             raise MessageError("this extract is of another hospital or study")
+        with self._one_at_a_time(peer.hospital):
+            refuse_unsound(document)
         self._store.add_extract(given.study, peer.hospital, document)
         self._refusals.note("extract", given.study, hospital=peer.hospital)
         return {}
+
+    @contextmanager
+    def _one_at_a_time(self, hospital: str) -> Iterator[None]:
+        """To read an extract takes a second of a core for each 10,000 rows of a ledger."""
+        with self._extracts:
+            if hospital in self._reading:
+                raise RefusedError("another extract of this hospital is being read; try again")
+            self._reading.add(hospital)
+        try:
+            yield
+        finally:
+            self._reading.discard(hospital)
 
     def models(self, peer: Peer, body: bytes) -> Any:
         """Card and tensors (base64) of a study's published model, for hospitals of the study.

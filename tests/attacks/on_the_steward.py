@@ -203,7 +203,7 @@ ATTACKS = (
         "an invitation whose hospital is a path",
         invited(hospital="../../north"),
         "UsageError",
-        shown(2, "hospital: String should match"),
+        shown(2, "hospital: 1 to 63 lower-case letters"),
     ),
     Attack(
         "an enrolment answered in another coordinator's name",
@@ -233,7 +233,7 @@ ATTACKS = (
         "a pickle as a model's tensors",
         publishes(lambda: made(tensors=pickle.dumps({"weight": [0.0] * 6}))),
         "TrustError",
-        shown(4, "the tensors do not fit the study's model"),
+        shown(4, "the tensors' header has"),
     ),
     Attack(
         "a model signed by another coordinator",
@@ -245,7 +245,7 @@ ATTACKS = (
         "a model whose run is a path",
         publishes(named_as_a_path),
         "UsageError",
-        shown(2, "run: String should match"),
+        shown(2, "run: 1 to 63 lower-case letters"),
     ),
     Attack(
         "a new key of the coordinator that its old one did not sign",
