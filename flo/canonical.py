@@ -12,13 +12,16 @@ import itertools
 import json
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from flo.errors import MessageError
 
 Bytes = bytes | memoryview
-FEW, MANY = 200_000, 4_000_000  # values of a document; of one with a whole ledger in it
+FEW = 200_000  # values of a document that has no ledger in it
 _DEEPEST = 64  # values within values
+_PIECE = 1 << 20  # bytes that are looked at together
+_ESCAPED = re.compile(rb"\\.", re.DOTALL)
 # Each byte is looked at once: a string without an end goes on to the end of the data.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _NO_BRACKET = bytes(sorted(set(range(256)) - set(b"[]{}")))
@@ -75,14 +78,33 @@ def refuse_crowded(data: bytes, what: str, values: int) -> None:
 
     By the commas and brackets outside of strings: counting them takes little time and memory.
     """
-    outside = _STRING.sub(b"", data)
-    brackets = outside.translate(None, _NO_BRACKET)
-    count = outside.count(b",") + len(brackets) // 2 + 1
-    if count > values:
-        raise MessageError(f"{what}: some {count} values, limit {values}")
-    deepest = max(itertools.accumulate(map(_STEP.__getitem__, brackets)), default=0)
-    if deepest > _DEEPEST:
-        raise MessageError(f"{what}: {deepest} values within each other, limit {_DEEPEST}")
+    commas = both = depth = 0
+    for outside in _outside_strings(data):
+        brackets = outside.translate(None, _NO_BRACKET)
+        commas, both = commas + outside.count(b","), both + len(brackets)
+        if commas + both // 2 + 1 > values:
+            raise MessageError(f"{what}: more than {values} values")
+        steps = itertools.accumulate(map(_STEP.__getitem__, brackets), initial=depth)
+        if max(steps) > _DEEPEST:
+            raise MessageError(f"{what}: more than {_DEEPEST} values within each other")
+        depth += sum(map(_STEP.__getitem__, brackets))
+
+
+def _outside_strings(data: bytes) -> Iterator[bytes]:
+    """What of the data is outside of strings, a piece after the other: no copy of the whole.
+
+    A backslash outside of a string is no JSON, and a parser gets no further than there.
+    """
+    begin, within = 0, False
+    while begin < len(data):
+        end = begin + _PIECE
+        while data[end - 1 : end] == b"\\":  # what it escapes stays with it
+            end += 1
+        piece = data[begin:end]
+        unescaped = _ESCAPED.sub(b"", piece) if b"\\" in piece else piece
+        yield _STRING.sub(b"", b'"' + piece if within else piece)
+        within ^= bool(unescaped.count(b'"') % 2)
+        begin = end
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

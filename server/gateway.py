@@ -18,6 +18,7 @@ import base64
 import functools
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -44,15 +45,14 @@ from flo.server.superlink import (
     PULL_PATH,
     SuperLink,
 )
+from flo.server.turns import Turns
 
 log = logging.getLogger("flo.server.gateway")
 
 HOLD_SECONDS = 20.0  # the Fleet client gives up after 30
 MAX_SITE_BODY = 1 << 20
-_MAX_BODY = {
-    "/v1/fleet/push-object": MAX_MESSAGE_BYTES,
-    "/v1/site/reports": MAX_REPORT_BODY,
-}
+REPORTS_PATH = "/v1/site/reports"
+_MAX_BODY = {"/v1/fleet/push-object": MAX_MESSAGE_BYTES, REPORTS_PATH: MAX_REPORT_BODY}
 _MAX_FLEET_BODY = 1 << 20
 _OF_A_NODE = FLEET_PATHS | {FETCH_PATH, OFFER_PATH}
 _KEY = PUBLIC_KEY_HEADER.encode()
@@ -82,6 +82,7 @@ class Gateway:
         self._superlink, self._site_api, self._store = superlink, site_api, store
         self._refusals, self._bell = refusals, bell
         self._allowance = Allowance(MAX_MESSAGE_BYTES + MAX_SITE_BODY)
+        self._turns = Turns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request of a hospital; whatever is not on the list is refused and noted."""
@@ -96,22 +97,28 @@ class Gateway:
             if path == OFFER_PATH:
                 await self._offer(scope, receive, send)
                 return
-            limit = _MAX_BODY.get(path, MAX_SITE_BODY if path in SITE_CALLS else _MAX_FLEET_BODY)
-            with self._allowance.of(peer.hospital) as take:
-                body = await read_body(receive, limit, take)
-                self._traffic.received += len(body)
-                if path in SITE_CALLS:
-                    await self._site_call(path, peer, body, send)
-                elif path == FETCH_PATH:
-                    headers = headers_of(scope)
-                    await self._parcels.fetch(self._node(headers), name_in(headers), send)
-                else:
-                    await self._fleet_call(path, peer, body, scope, receive, send)
+            with self._turns.of(peer.hospital) if path == REPORTS_PATH else nullcontext():
+                await self._called(path, peer, scope, receive, send)
         except Refused as refusal:
             facts = {"path": path[:80], "why": str(refusal)}
             log.warning("refused", extra={"fields": facts})
             await asyncio.to_thread(self._refusals.note, "refused-request", **facts)
             await answer(send, refusal.status, {"error": "refused"})
+
+    async def _called(
+        self, path: str, peer: Peer, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        limit = _MAX_BODY.get(path, MAX_SITE_BODY if path in SITE_CALLS else _MAX_FLEET_BODY)
+        with self._allowance.of(peer.hospital) as take:
+            body = await read_body(receive, limit, take)
+            self._traffic.received += len(body)
+            if path in SITE_CALLS:
+                await self._site_call(path, peer, body, send)
+            elif path == FETCH_PATH:
+                headers = headers_of(scope)
+                await self._parcels.fetch(self._node(headers), name_in(headers), send)
+            else:
+                await self._fleet_call(path, peer, body, scope, receive, send)
 
     async def _fleet_call(
         self, path: str, peer: Peer, body: bytes, scope: Scope, receive: Receive, send: Send
@@ -206,6 +213,8 @@ class Gateway:
         try:
             result = await asyncio.to_thread(self._site_api.call, path, peer, body)
         except FloError as error:
+            if path == REPORTS_PATH:
+                self._turns.wasted(peer.hospital)
             log.warning(
                 "site call refused",
                 extra={"fields": {"path": path, "hospital": peer.hospital, "why": str(error)}},

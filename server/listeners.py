@@ -18,6 +18,7 @@ from typing import Any
 import uvicorn
 
 from flo.errors import NetworkError
+from flo.server.pace import Pace
 from flo.server.presence import Presence
 from flo.server.protocol import App, PeerProtocol, Refuse
 from flo.tls import show
@@ -39,6 +40,7 @@ class Listener(uvicorn.Server):
         super().__init__(config)
         self._on_refused = on_refused
         self._tasks: set[asyncio.Task[None]] = set()
+        self._pace = Pace()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen on these sockets, whose handshakes are ours and not asyncio's."""
@@ -72,10 +74,19 @@ class Listener(uvicorn.Server):
                 why = "all connections are taken"
                 await asyncio.to_thread(self._on_refused, str(address[0]), why, None)
                 continue
-            self._spawn(self._shake_hands(connection))
+            delay = self._pace.wait(str(address[0]))
+            if delay is None:
+                connection.close()
+                self._spawn(self._tell_of(str(address[0]), "too many new connections"))
+                continue
+            self._spawn(self._shake_hands(connection, delay))
 
-    async def _shake_hands(self, connection: socket.socket) -> None:
+    async def _tell_of(self, address: str, why: str) -> None:
+        await asyncio.to_thread(self._on_refused, address, why, None)
+
+    async def _shake_hands(self, connection: socket.socket, delay: float) -> None:
         try:
+            await asyncio.sleep(delay)
             address = str(connection.getpeername()[0])
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._protocol,

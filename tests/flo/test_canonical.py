@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -59,9 +61,11 @@ def test_a_number_that_is_not_finite_is_never_encoded(value: float) -> None:
         pytest.param(b"[-Infinity]", "-Infinity is not allowed", id="infinity"),
         pytest.param(b"1" * 6000, "not valid JSON", id="number of too many digits"),
         pytest.param(b'"' + b"x" * LIMIT + b'"', "limit 10000", id="too large"),
-        pytest.param(b"[" * 9_000, "within each other, limit 64", id="deep nesting"),
+        pytest.param(b"[" * 9_000, "more than 64 values within each other", id="deep nesting"),
         pytest.param(
-            b"[" * 4_000 + b"]" * 4_000, "within each other, limit 64", id="deep nesting, closed"
+            b"[" * 4_000 + b"]" * 4_000,
+            "more than 64 values within each other",
+            id="deep nesting, closed",
         ),
         pytest.param(b"", "not valid JSON", id="empty"),
         pytest.param(b"\xff\xfe\xfa", "not valid JSON", id="not UTF-8"),
@@ -118,3 +122,26 @@ def test_no_depth_of_nesting_escapes_as_another_error(depth: int) -> None:
     data = b"[" * depth + b"]" * depth
     with contextlib.suppress(MessageError):
         canonical.decode_canonical(data, limit=LIMIT, what="letter")
+
+
+_TEXT = st.recursive(
+    st.none() | st.integers() | st.text(st.sampled_from('a",[]{}:\\\\\n'), max_size=9),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3), inner),
+)
+
+
+@given(_TEXT, st.integers(1, 40))
+def test_values_are_counted_alike_wherever_the_pieces_end(value: Any, piece: int) -> None:
+    data = json.dumps(value).encode()
+
+    def refused(limit: int) -> bool:
+        try:
+            canonical.refuse_crowded(data, "letter", limit)
+        except MessageError:
+            return True
+        return False
+
+    whole = next(limit for limit in range(10**6) if not refused(limit))
+    with mock.patch.object(canonical, "_PIECE", piece):
+        assert not refused(whole)
+        assert not whole or refused(whole - 1)

@@ -1,0 +1,41 @@
+"""Whose extract is read now: one of a hospital at a time, and none soon after one that was none.
+
+To read an extract takes ten times its memory, and a core's time. The memory is given back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from flo.memory import give_back_freed_memory
+from flo.server.asgi import Refused
+
+WAIT_SECONDS = 10.0
+
+
+class Turns:
+    """Used by one thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._reading, self._until = set[str](), dict[str, float]()
+
+    @contextmanager
+    def of(self, hospital: str) -> Iterator[None]:
+        """While its extract is read. Raises Refused (429): it is not its turn."""
+        if hospital in self._reading:
+            raise Refused(429, f"{hospital}: another extract is being read")
+        if self._clock() < self._until.get(hospital, 0.0):
+            raise Refused(429, f"{hospital}: too soon after an extract that did not hold")
+        self._reading.add(hospital)
+        try:
+            yield
+        finally:
+            self._reading.discard(hospital)
+            give_back_freed_memory()
+
+    def wasted(self, hospital: str) -> None:
+        """This one was none: the next waits."""
+        self._until[hospital] = self._clock() + WAIT_SECONDS
