@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 # compile FLO again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-processes test-full examples proofs proofs-quick lint types screenshots bench bench-quick bench-load bench-pages bench-faults docs bundle clean
+.PHONY: demo test test-processes test-full examples proofs proofs-quick lint types screenshots bench bench-quick bench-load bench-pages bench-faults bench-siege docs bundle clean
 
 $(READY): pyproject.toml constraints.txt examples/data-requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -75,6 +75,9 @@ bench-pages: $(READY)
 
 bench-faults: $(READY)
 	$(BIN)/python -m tests.faults 300
+
+bench-siege: $(READY)
+	$(BIN)/python -m tests.faults.siege
 
 docs: $(READY)
 	rm -rf build/docs docs/reference/api

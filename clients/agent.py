@@ -23,7 +23,7 @@ from flo.clients.confinement import allow_no_looking_in
 from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.coordinator_clock import CoordinatorClock
 from flo.clients.enrol import connect, context_of, renew_when_due
-from flo.clients.extract import extract_path, make_extract
+from flo.clients.extract import keep, make_extract, send_kept
 from flo.clients.flower import FleetLink
 from flo.clients.halt import be_ready, halted, refuse_halted
 from flo.clients.handler import Handler, settle
@@ -43,7 +43,6 @@ from flo.errors import (
     TrustError,
     UsageError,
 )
-from flo.files import write_private
 from flo.memory import keep_freed_memory
 from flo.messages import decode_reply
 from flo.privacy.ledger import Ledger
@@ -153,6 +152,7 @@ class Agent:
                     confirm_head(api, ledger)
                     self._countersign(api)
                     self._settle_ended(api, ledger)
+                    self._send_kept(api)
                     tell_of_new(self._home, api)
                 handler = Handler(
                     self._home,
@@ -227,8 +227,16 @@ class Agent:
         with connect(self._home) as api:
             tell_of_new(self._home, api)
             self._countersign(api)
+            self._send_kept(api)
             if renew_when_due(self._home, api):
                 link.show_anew(context_of(self._home))
+
+    def _send_kept(self, api: CoordinatorApi) -> None:
+        """Extracts that did not arrive; one that is refused for now stops nothing."""
+        try:
+            send_kept(self._home, api)
+        except RefusedError as error:
+            log.info(f"an extract is sent later: {error}")
 
     def _countersign(self, api: CoordinatorApi) -> None:
         """Audit logs that do not agree are a matter for people; the ledger protects patients."""
@@ -269,14 +277,13 @@ class Agent:
     def _extract(self, study: Study, ledger: Ledger) -> None:
         """Sign the extract of a settled study, keep it, and hand it to the coordinator."""
         document = make_extract(self._home, ledger, study.digest, self._worker.layers)
-        write_private(extract_path(self._home, study.digest), document)
+        keep(self._home, study.digest, document)
         try:
-            refuse_halted(self._home)
             with connect(self._home) as api:
-                api.call("reports", {"study": study.digest, "extract": document.decode()})
+                send_kept(self._home, api)
                 self._countersign(api)
         except FloError as error:
-            log.warning(f"the extract is kept here and could not be sent: {error}")
+            log.warning(f"the extract is kept here, and sent later: {error}")
 
 
 class Backoff:

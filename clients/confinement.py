@@ -28,7 +28,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from flo.clients.seccomp import TYPED_INTO_A_TERMINAL, refuse_calls
+from flo.clients.seccomp import SIGNALS_OR_WATCHES, TYPED_INTO_A_TERMINAL, refuse_calls
 
 LAYERS = ("limits", "namespace", "no_new_privs", "landlock", "seccomp")
 
@@ -207,13 +207,18 @@ def _cannot_fork() -> bool:
 
 
 def _cannot_signal_others() -> bool:
-    try:
-        os.kill(os.getppid(), 0)  # asks whether it could
-    except PermissionError:
-        return True
-    except OSError:
+    for attempt in (
+        lambda: os.kill(os.getppid(), 0),  # asks whether it could
+        lambda: fcntl.fcntl(2, SIGNALS_OR_WATCHES[0], os.getppid()),
+    ):
+        try:
+            attempt()
+        except PermissionError:
+            continue
+        except OSError:
+            return False
         return False
-    return False
+    return True
 
 
 def _cannot_type_into_terminals() -> bool:

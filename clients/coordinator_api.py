@@ -180,5 +180,5 @@ class CoordinatorApi:
                 f"the coordinator refused {name}: {why}",
                 hint="an invitation works once; a revoked hospital needs a new one",
             )
-        family = MessageError if response.status_code == 400 else RefusedError
+        family = MessageError if response.status_code in (400, 413) else RefusedError
         return family(f"the coordinator refused {name}: {why}")

@@ -14,6 +14,7 @@ from flo.checkup import CLOCK_WORTH_TELLING_SECONDS, clock_alone, clock_beside, 
 log = logging.getLogger("flo.clients.coordinator_clock")
 
 _WORTH_TELLING = timedelta(seconds=CLOCK_WORTH_TELLING_SECONDS)
+_NO_CLOCK = timedelta(days=3650)
 
 
 def _own_clock() -> datetime:
@@ -36,12 +37,15 @@ class CoordinatorClock:
         return self._own() - self._ahead
 
     def hear(self, response: httpx.Response) -> None:
-        """Set it by this reply; one without a ``Date`` that can be read changes nothing."""
+        """Set it by this reply; one without a ``Date`` that a clock could show changes nothing."""
         try:
             theirs = parsedate_to_datetime(response.headers["date"]).astimezone(UTC)
         except (KeyError, ValueError, OverflowError):
             return
-        self._ahead = self._own() - theirs
+        ahead = self._own() - theirs
+        if abs(ahead) > _NO_CLOCK:
+            return
+        self._ahead = ahead
         if abs(self._ahead - self._told) > _WORTH_TELLING:
             self._told = self._ahead
             self._tell()

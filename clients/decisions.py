@@ -22,7 +22,7 @@ from flo.clients.approval import (
     withdrawal_path,
 )
 from flo.clients.coordinator_api import CoordinatorApi
-from flo.clients.extract import extract_path, make_extract
+from flo.clients.extract import keep, make_extract, send_kept
 from flo.clients.handler import settle
 from flo.clients.home import SiteHome
 from flo.clients.replies import KeptReplies
@@ -84,9 +84,9 @@ def withdraw(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> bo
         settle(ledger, replies, home, approved, approved.read_study())
         try:
             extract = make_extract(home, ledger, study)
-            write_private(extract_path(home, study), extract)
+            keep(home, study, extract)
             _tell(api, read_json(Signed, path, limit=_LIMIT))
-            api.call("reports", {"study": study, "extract": extract.decode()})
+            send_kept(home, api)
         except FloError as error:
             log.warning(f"withdrawn here; the coordinator could not be told: {error}")
             return False

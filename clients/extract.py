@@ -5,22 +5,60 @@ All rows from birth on, chained; rows of other studies show mechanism and counts
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from flo import canonical
 from flo.clients import approval
+from flo.clients.coordinator_api import CoordinatorApi
+from flo.clients.halt import refuse_halted
 from flo.clients.home import SiteHome
 from flo.environment import software
+from flo.errors import MessageError
+from flo.files import write_private
 from flo.privacy.ledger import Ledger
 
+log = logging.getLogger("flo.clients.extract")
+
 SCHEMA_VERSION = 3
+_UNSENT = ".unsent"
 
 
 def extract_path(home: SiteHome, study: str) -> Path:
     """Where the site keeps its latest extract for a study."""
     return home.directory / "extracts" / f"{study}.json"
+
+
+def keep(home: SiteHome, study: str, document: bytes) -> None:
+    """Keep an extract, and that it is still to be sent."""
+    write_private(_unsent(home, study), b"")
+    write_private(extract_path(home, study), document)
+
+
+def send_kept(home: SiteHome, api: CoordinatorApi) -> None:
+    """Send what was kept and not sent yet. What fails for now is tried again at the next call.
+
+    Raises:
+        RefusedError: everything is stopped here, or the coordinator has no time for it now.
+        NetworkError, TrustError.
+    """
+    for mark in sorted((home.directory / "extracts").glob(f"*{_UNSENT}")):
+        refuse_halted(home)
+        study = mark.name.removesuffix(_UNSENT)
+        try:
+            document = extract_path(home, study).read_text(encoding="utf-8")
+            api.call("reports", {"study": study, "extract": document})
+        except MessageError as error:  # it will be refused every time
+            log.warning(f"the extract is kept here, and the coordinator does not take it: {error}")
+        except FileNotFoundError:  # it was cut off before it was written, and is made anew
+            log.info("an extract was not made whole")
+        mark.unlink(missing_ok=True)
+
+
+def _unsent(home: SiteHome, study: str) -> Path:
+    return home.directory / "extracts" / f"{study}{_UNSENT}"
 
 
 def make_extract(

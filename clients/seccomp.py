@@ -70,6 +70,14 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
     "pidfd_send_signal": (424, 424),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
+    "process_madvise": (440, 440),
+    "move_pages": (279, 239),
+    "migrate_pages": (256, 238),
     "shmget": (29, 194),
     "semget": (64, 190),
     "msgget": (68, 186),
@@ -104,7 +112,9 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "kexec_load": (246, 104),
 }
 _CLONE, _CLONE3, _IOCTL_CALL, _PRLIMIT = (56, 220), (435, 435), (16, 29), (302, 261)
-_TGKILL = (234, 131)
+_TGKILL, _FCNTL = (234, 131), (72, 25)
+# F_SETOWN, F_SETSIG, F_SETOWN_EX: have the kernel signal another process; F_NOTIFY: watch a folder
+SIGNALS_OR_WATCHES = (8, 10, 15, 1026)
 _CLONE_THREAD = 0x10000
 _KIND_OF_IOCTL = 0xFF00
 _OF_A_FILE_SYSTEM = (ord("f") << 8, ord("v") << 8, ord("X") << 8)  # attributes, versions, freezing
@@ -166,6 +176,13 @@ def program(machine: str, process: int) -> list[tuple[int, int, int, int]]:
         (_EQUAL, 5, 0, TYPED_INTO_A_TERMINAL[1]),
         (_MASK, 0, 0, _KIND_OF_IOCTL),
         *((_EQUAL, 3 - at, 0, kind) for at, kind in enumerate(_OF_A_FILE_SYSTEM)),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _ERROR | _EPERM),
+    ]
+    lines += [  # files may be locked, and their descriptors changed
+        (_EQUAL, 0, 7, _FCNTL[column]),
+        (_LOAD, 0, 0, _SECOND_ARGUMENT),
+        *((_EQUAL, 4 - at, 0, what) for at, what in enumerate(SIGNALS_OR_WATCHES)),
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _ERROR | _EPERM),
     ]

@@ -49,26 +49,38 @@ def decode(data: bytes, *, limit: int, what: str, values: int = FEW) -> Any:
     Raises:
         MessageError: with the rule that was broken.
     """
-    return _read(data, limit, what, values)[0]
+    value = _read(data, limit, what, values)
+    if b"\\u" in data:  # which may spell half a character
+        _written(value, what)
+    return value
 
 
 def decode_canonical(data: bytes, *, limit: int, what: str, values: int = FEW) -> Any:
     """Like ``decode``, and also demands that ``data`` is the canonical form of what it says."""
-    value, canonical = _read(data, limit, what, values)
-    if canonical != data:
+    value = _read(data, limit, what, values)
+    if _written(value, what) != data:
         raise MessageError(f"{what}: not in canonical form")
     return value
 
 
-def _read(data: bytes, limit: int, what: str, values: int) -> tuple[Any, bytes]:
+def _written(value: Any, what: str) -> bytes:
+    try:
+        return encode(value)
+    except ValueError as error:
+        raise MessageError(f"{what}: not valid JSON ({error})") from error
+
+
+def _read(data: bytes, limit: int, what: str, values: int) -> Any:
     if len(data) > limit:
         raise MessageError(f"{what}: {len(data)} bytes, limit {limit}")
     refuse_crowded(data, what, values)
     try:
-        value = json.loads(
-            data, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+        return json.loads(
+            data.decode("utf-8"),  # and not in the encoding that the bytes suggest
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_float=_finite,
         )
-        return value, encode(value)
     except (ValueError, RecursionError) as error:
         raise MessageError(f"{what}: not valid JSON ({error})") from error
 

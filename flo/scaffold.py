@@ -48,9 +48,15 @@ def scaffold(
     header = _header(csv)
     columns = [_number(text) for text in numbers] + [_category(text) for text in categories]
     declared = {str(column["name"]) for column in columns}
-    for wanted in (label, id_column, *declared):
-        if wanted not in header:
-            raise UsageError(f"{csv.name} has no column {wanted!r}; it has {some(header)}")
+    wanted = (label, id_column, *sorted(declared))
+    for column_name in wanted:
+        if column_name not in header:
+            # A first line without any of them is no header, and may be a patient.
+            seen = f"; it has {some(header)}" if set(wanted) & set(header) else ""
+            raise UsageError(
+                f"{csv.name} has no column {column_name!r} in its first line{seen}",
+                hint="a header names the columns; --id-column, --label and the others name those",
+            )
     if strange := sorted(set(may_be_missing) - declared):
         raise UsageError(
             f"--may-be-missing {strange[0]!r} is not a column of this study",

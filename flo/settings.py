@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from flo import canonical
 from flo.errors import UsageError
@@ -19,6 +19,7 @@ from flo.text import printable
 
 MAX_TOML_BYTES = 4 << 20
 _LONGEST_PLACE, _LONGEST_NAME = 200, 60
+_WORDS: dict[str, str] = {}  # pattern -> what it asks for, as people say it
 _NAMES = ("name", "id", "hospital")  # the field by which an entry of a list is known
 _MOST_PARTS = 50  # of a dotted key
 _PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
@@ -109,10 +110,12 @@ def problems(error: ValidationError, of: Any = None, *, foreign: bool = False) -
     names of keys that are not known; they are text of another party.
     """
     lines = []
-    for item in error.errors(include_url=False, include_context=False, include_input=False):
+    for item in error.errors(include_url=False, include_input=False):
         known = item["loc"][:-1] if foreign and item["type"] == "extra_forbidden" else item["loc"]
         place = printable(_place(known, of))[:_LONGEST_PLACE]
         message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "string_pattern_mismatch":
+            message = _WORDS.get(item["ctx"]["pattern"], message)
         lines.append(f"  {place or 'document'}: {message}")
     return "\n".join(lines)
 
@@ -138,13 +141,9 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def spelt(pattern: str, words: str) -> AfterValidator:
+def spelt(pattern: str, words: str) -> StringConstraints:
     """A rule for text that people type: the whole of it fits ``pattern``, or the error says
     ``words``."""
-
-    def fits(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(words)
-        return text
-
-    return AfterValidator(fits)
+    whole = f"^(?:{pattern})$"
+    _WORDS[whole] = words
+    return StringConstraints(pattern=whole)

@@ -37,16 +37,19 @@ class Allowance:
         self._held: Counter[str] = Counter()
 
     @contextmanager
-    def of(self, who: str) -> Iterator[Callable[[int], None]]:
-        """While a request is handled; each call takes so many bytes or raises Refused (429)."""
-        own = 0
+    def of(self, who: str, limit: int | None = None) -> Iterator[Callable[[int], None]]:
+        """While a request is handled; each call takes so many bytes or raises Refused (429).
+
+        ``limit``: of this party, where it has one of its own.
+        """
+        own, most = 0, self._limit if limit is None else limit
 
         def take(size: int) -> None:
             nonlocal own
             own += size
             self._held[who] += size
-            if self._held[who] > self._limit:
-                raise Refused(429, f"{who}: more than {self._limit} bytes at once")
+            if self._held[who] > most:
+                raise Refused(429, f"{who}: more than {most} bytes at once")
 
         try:
             yield take

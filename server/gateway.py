@@ -18,7 +18,6 @@ import base64
 import functools
 import logging
 from collections.abc import Mapping
-from contextlib import nullcontext
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -36,7 +35,7 @@ from flo.server.metrics import Traffic
 from flo.server.parcels import Parcels, name_in, number_in
 from flo.server.protocol import PEER, Receive, Scope, Send
 from flo.server.refusals import Refusals
-from flo.server.site_api import MAX_REPORT_BODY, SITE_CALLS, SiteApi
+from flo.server.site_api import SITE_CALLS, SiteApi
 from flo.server.store import Store
 from flo.server.superlink import (
     ACTIVATE_PATH,
@@ -52,7 +51,7 @@ log = logging.getLogger("flo.server.gateway")
 HOLD_SECONDS = 20.0  # the Fleet client gives up after 30
 MAX_SITE_BODY = 1 << 20
 REPORTS_PATH = "/v1/site/reports"
-_MAX_BODY = {"/v1/fleet/push-object": MAX_MESSAGE_BYTES, REPORTS_PATH: MAX_REPORT_BODY}
+_MAX_BODY = {"/v1/fleet/push-object": MAX_MESSAGE_BYTES}
 _MAX_FLEET_BODY = 1 << 20
 _OF_A_NODE = FLEET_PATHS | {FETCH_PATH, OFFER_PATH}
 _KEY = PUBLIC_KEY_HEADER.encode()
@@ -82,7 +81,7 @@ class Gateway:
         self._superlink, self._site_api, self._store = superlink, site_api, store
         self._refusals, self._bell = refusals, bell
         self._allowance = Allowance(MAX_MESSAGE_BYTES + MAX_SITE_BODY)
-        self._turns = Turns()
+        self._reports, self._turns = Allowance(0), Turns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request of a hospital; whatever is not on the list is refused and noted."""
@@ -97,28 +96,35 @@ class Gateway:
             if path == OFFER_PATH:
                 await self._offer(scope, receive, send)
                 return
-            with self._turns.of(peer.hospital) if path == REPORTS_PATH else nullcontext():
-                await self._called(path, peer, scope, receive, send)
+            if path == REPORTS_PATH:
+                self._turns.refuse_early(peer.hospital)
+                await self._report(peer, receive, send)
+                return
+            limit = MAX_SITE_BODY if path in SITE_CALLS else _MAX_FLEET_BODY
+            with self._allowance.of(peer.hospital) as take:
+                body = await read_body(receive, _MAX_BODY.get(path, limit), take)
+                self._traffic.received += len(body)
+                if path in SITE_CALLS:
+                    await self._site_call(path, peer, body, send)
+                elif path == FETCH_PATH:
+                    headers = headers_of(scope)
+                    await self._parcels.fetch(self._node(headers), name_in(headers), send)
+                else:
+                    await self._fleet_call(path, peer, body, scope, receive, send)
         except Refused as refusal:
             facts = {"path": path[:80], "why": str(refusal)}
             log.warning("refused", extra={"fields": facts})
             await asyncio.to_thread(self._refusals.note, "refused-request", **facts)
             await answer(send, refusal.status, {"error": "refused"})
 
-    async def _called(
-        self, path: str, peer: Peer, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        limit = _MAX_BODY.get(path, MAX_SITE_BODY if path in SITE_CALLS else _MAX_FLEET_BODY)
-        with self._allowance.of(peer.hospital) as take:
+    async def _report(self, peer: Peer, receive: Receive, send: Send) -> None:
+        """An extract: as large as this hospital's studies can need, and read in its turn."""
+        limit = await asyncio.to_thread(self._site_api.largest_report, peer.hospital)
+        with self._reports.of(peer.hospital, limit) as take:
             body = await read_body(receive, limit, take)
             self._traffic.received += len(body)
-            if path in SITE_CALLS:
-                await self._site_call(path, peer, body, send)
-            elif path == FETCH_PATH:
-                headers = headers_of(scope)
-                await self._parcels.fetch(self._node(headers), name_in(headers), send)
-            else:
-                await self._fleet_call(path, peer, body, scope, receive, send)
+            with self._turns.of(peer.hospital):
+                await self._site_call(REPORTS_PATH, peer, body, send)
 
     async def _fleet_call(
         self, path: str, peer: Peer, body: bytes, scope: Scope, receive: Receive, send: Send

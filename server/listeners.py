@@ -11,6 +11,7 @@ import logging
 import resource
 import socket
 import ssl
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Listener(uvicorn.Server):
         super().__init__(config)
         self._on_refused = on_refused
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pace = Pace()
+        self._pace, self._tell_again = Pace(), 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen on these sockets, whose handshakes are ours and not asyncio's."""
@@ -77,12 +78,12 @@ class Listener(uvicorn.Server):
             delay = self._pace.wait(str(address[0]))
             if delay is None:
                 connection.close()
-                self._spawn(self._tell_of(str(address[0]), "too many new connections"))
+                if time.monotonic() > self._tell_again:  # once is enough of a flood
+                    self._tell_again = time.monotonic() + _ACCEPT_AGAIN_SECONDS
+                    why = "too many new connections"
+                    await asyncio.to_thread(self._on_refused, str(address[0]), why, None)
                 continue
             self._spawn(self._shake_hands(connection, delay))
-
-    async def _tell_of(self, address: str, why: str) -> None:
-        await asyncio.to_thread(self._on_refused, address, why, None)
 
     async def _shake_hands(self, connection: socket.socket, delay: float) -> None:
         try:

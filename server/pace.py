@@ -38,6 +38,7 @@ class Pace:
 def _network(address: str) -> str:
     """Of IPv6 the network: one machine has all of its addresses."""
     read = ipaddress.ip_address(address.partition("%")[0])
+    read = getattr(read, "ipv4_mapped", None) or read  # IPv4 at a listener bound to ::
     if isinstance(read, ipaddress.IPv4Address):
         return str(read)
     return str(ipaddress.ip_network((read, 64), strict=False))

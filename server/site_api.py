@@ -24,7 +24,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, StringConstraints, ValidationError
 
 from flo import canonical
 from flo.audit_chain import Growth, Receipt
@@ -40,11 +40,12 @@ from flo.server.publish import published, refuse_unsound
 from flo.server.refusals import Refusals
 from flo.server.store import Store
 from flo.settings import Document, problems
-from flo.study import UNDER_WAY, from_canonical
+from flo.study import UNDER_WAY, Study, from_canonical
 from flo.succession import Succession
 
-MAX_EXTRACT_BYTES = 4 << 20  # a ledger of 5,000 rows: thirty studies of ε = 0.1 have a thousand
-MAX_REPORT_BODY = 2 * MAX_EXTRACT_BYTES  # a quotation mark takes two bytes in it
+# Of an extract: room for 5,000 rows of other studies, and for what this one may add to a ledger.
+_BYTES_OF_OTHERS, _BYTES_A_RELEASE, _VALUES_A_RELEASE = 4 << 20, 1300, 40
+_LONGEST_REQUEST = 1 << 30  # bodies are limited where they are read
 _GIVEN_AT_ONCE = 50  # of a study's largest size each
 MAX_MODEL_REPLY = 45 << 20  # base64 of it fits what a site reads of one reply
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -71,7 +72,7 @@ class ReportBody(Document):
     """``extract``: of the hospital's ledger for this study, signed, as canonical text."""
 
     study: Digest
-    extract: Annotated[str, Field(max_length=MAX_EXTRACT_BYTES)]
+    extract: str
 
 
 class ModelBody(Document):
@@ -302,7 +303,15 @@ class SiteApi:
         offer.study.hospital(peer.hospital)
         study, document = given.study, given.extract.encode()
         del given, body  # each as large as the document
-        extract = canonical.decode_canonical(document, limit=MAX_EXTRACT_BYTES, what="extract")
+        if self._store.extracts(study).get(peer.hospital) == document:
+            return {}  # it was read before
+        releases = _most_releases(offer.study)
+        extract = canonical.decode_canonical(
+            document,
+            limit=_BYTES_OF_OTHERS + _BYTES_A_RELEASE * releases,
+            what="extract",
+            values=canonical.FEW + _VALUES_A_RELEASE * releases,
+        )
         try:
             body_bytes, signature = canonical.encode(extract["body"]), str(extract["signature"])
             named = str(extract["body"]["hospital"])
@@ -317,6 +326,16 @@ class SiteApi:
         self._store.add_extract(study, peer.hospital, document)
         self._refusals.note("extract", study, hospital=peer.hospital)
         return {}
+
+    def largest_report(self, hospital: str) -> int:
+        """Bytes that a call to ``reports`` may have, by the studies that name this hospital."""
+        named = [
+            _most_releases(offer.study)
+            for offer in self._store.offers()
+            if any(one.id == hospital for one in offer.study.hospitals)
+        ]
+        largest = _BYTES_OF_OTHERS + _BYTES_A_RELEASE * max(named, default=0)
+        return 2 * largest  # a quotation mark takes two bytes in it
 
     def models(self, peer: Peer, body: bytes) -> Any:
         """Card and tensors (base64) of a study's published model, for hospitals of the study.
@@ -372,6 +391,13 @@ SITE_CALLS: dict[str, Callable[[SiteApi, Peer, bytes], Any]] = {
 }
 
 
+def _most_releases(study: Study) -> int:
+    """How many rows a study may add to a hospital's ledger, and a few more."""
+    parts = [study.mechanism.steps + study.mechanism.retry_allowance]
+    parts += [1 + part.retry_allowance for part in (study.evaluation, study.survey) if part]
+    return sum(parts) + 10
+
+
 def _names(study: str, peer: Peer) -> bool:
     """Whether a study names this key for the hospital, and not one that it had before."""
     named = from_canonical(study.encode()).hospital(peer.hospital)
@@ -379,7 +405,7 @@ def _names(study: str, peer: Peer) -> bool:
 
 
 def _parse(model: type[ModelT], body: bytes) -> ModelT:
-    value = canonical.decode(body, limit=MAX_REPORT_BODY, what="request")
+    value = canonical.decode(body, limit=_LONGEST_REQUEST, what="request")
     try:
         return model.model_validate(value)
     except ValidationError as error:

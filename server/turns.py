@@ -22,13 +22,17 @@ class Turns:
         self._clock = clock
         self._reading, self._until = set[str](), dict[str, float]()
 
-    @contextmanager
-    def of(self, hospital: str) -> Iterator[None]:
-        """While its extract is read. Raises Refused (429): it is not its turn."""
+    def refuse_early(self, hospital: str) -> None:
+        """Raises Refused (429): it is not its turn, whatever it sends."""
         if hospital in self._reading:
             raise Refused(429, f"{hospital}: another extract is being read")
         if self._clock() < self._until.get(hospital, 0.0):
             raise Refused(429, f"{hospital}: too soon after an extract that did not hold")
+
+    @contextmanager
+    def of(self, hospital: str) -> Iterator[None]:
+        """While its extract is read, once all of it is here. Raises Refused: ``refuse_early``."""
+        self.refuse_early(hospital)
         self._reading.add(hospital)
         try:
             yield

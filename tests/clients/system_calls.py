@@ -56,6 +56,14 @@ CALLS = {
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
     "pidfd_send_signal": (424, 424),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
+    "process_madvise": (440, 440),
+    "move_pages": (279, 239),
+    "migrate_pages": (256, 238),
     "shmget": (29, 194),
     "semget": (64, 190),
     "msgget": (68, 186),
@@ -87,7 +95,8 @@ METADATA: dict[str, tuple[int | None, int | None]] = {
 }
 READ, WRITE, OPENAT, MMAP, FUTEX = (0, 63), (1, 64), (257, 56), (9, 222), (202, 98)
 CLONE, CLONE3, IOCTL, PRLIMIT = (56, 220), (435, 435), (16, 29), (302, 261)
-TGKILL = (234, 131)
+TGKILL, FCNTL = (234, 131), (72, 25)
+SETOWN, SETSIG, SETOWN_EX, NOTIFY, GETFL, SETLK = 8, 10, 15, 1026, 3, 6  # fcntl.h
 FORK, VFORK, INOTIFY_INIT = 57, 58, 253  # of x86-64 only; elsewhere clone and inotify_init1
 NAMESPACES = (0x80, 0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)
 THREAD, TIOCSTI, TIOCLINUX = 0x10000, 0x5412, 0x541C

@@ -24,10 +24,15 @@ from tests.clients.system_calls import (
     CHANGES_A_FILE,
     CLONE,
     CLONE3,
+    FCNTL,
     FORK,
     IOCTL,
     METADATA,
+    NOTIFY,
     READ,
+    SETOWN,
+    SETOWN_EX,
+    SETSIG,
     TGKILL,
     TIOCLINUX,
     TIOCSTI,
@@ -111,6 +116,10 @@ def test_it_signals_no_other_process_and_may_end_itself(inside: Inside) -> None:
         assert inside.locked.tries(code) == "EPERM"
         if inside.root:
             assert inside.free.tries(code) != "EPERM"
+    for what in (SETOWN, SETSIG, SETOWN_EX, NOTIFY):
+        asks = f"call({FCNTL[HERE]}, 2, {what}, os.getppid())"
+        assert inside.locked.tries(asks) == "EPERM"
+        assert inside.free.tries(asks) != "EPERM"
     assert inside.locked.tries("signal.raise_signal(signal.SIGCONT)") == "None"
 
 

@@ -12,18 +12,25 @@ from tests.clients.system_calls import (
     CHANGES_A_FILE,
     CLONE,
     CLONE3,
+    FCNTL,
     FIONREAD,
     FORK,
     FROM_NVIDIA,
     FUTEX,
+    GETFL,
     INOTIFY_INIT,
     IOCTL,
     METADATA,
     MMAP,
     NAMESPACES,
+    NOTIFY,
     OPENAT,
     PRLIMIT,
     READ,
+    SETLK,
+    SETOWN,
+    SETOWN_EX,
+    SETSIG,
     TCGETS,
     TGKILL,
     THREAD,
@@ -137,6 +144,18 @@ def test_the_filter_looks_at_arguments_as_the_kernel_does(
         assert decides(machine, architecture, IOCTL[column], 2, high << 32 | wish) == EPERM
     assert decides(machine, architecture, PRLIMIT[column], high << 32 | pid) == EPERM
     assert decides(machine, architecture, PRLIMIT[column], high << 32) == ALLOW
+
+
+@pytest.mark.parametrize(("machine", "architecture", "column"), MACHINES)
+@given(what=st.integers(0, 2**32 - 1) | st.sampled_from([SETOWN, SETSIG, SETOWN_EX, NOTIFY]))
+def test_the_filter_lets_files_be_locked_and_no_kernel_be_asked_to_signal(
+    machine: str, architecture: int, column: int, what: int
+) -> None:
+    refused = what in (SETOWN, SETSIG, SETOWN_EX, NOTIFY)
+    expected = EPERM if refused else ALLOW
+    assert decides(machine, architecture, FCNTL[column], 2, what) == expected
+    for needed in (GETFL, SETLK):
+        assert decides(machine, architecture, FCNTL[column], 2, needed) == ALLOW
 
 
 def test_a_machine_that_the_filter_does_not_know_has_none() -> None:

@@ -67,6 +67,13 @@ def test_a_date_that_cannot_be_read_changes_nothing(nonsense: str | None) -> Non
     assert clock.now() == TRUE - timedelta(hours=1)
 
 
+@pytest.mark.parametrize("year", [1, 1990, 2100, 9999])
+def test_a_date_that_no_clock_shows_is_not_believed(year: int) -> None:
+    clock = CoordinatorClock(Own())
+    clock.hear(reply(TRUE.replace(year=year, month=12, day=31, hour=23, minute=59, second=59)))
+    assert clock.now() == TRUE
+
+
 def test_it_says_once_by_how_much_and_who_is_probably_off(
     kernel: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:

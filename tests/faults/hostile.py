@@ -37,7 +37,7 @@ class Hostile:
         self.did = Counter[str]()
         junk = _junk(home, study)
         self._works: dict[str, Callable[[str], None]] = {
-            "arrays in arrays": partial(self._post, _REPORTS, b"[" * (7 * _MIB)),
+            "arrays in arrays": partial(self._post, _REPORTS, b"[" * (8 * _MIB)),
             "many values": partial(self._post, _REPORTS, b"[" + b"[]," * (2 * _MIB) + b"0]"),
             "extracts that are none": partial(self._post, _REPORTS, junk),
             "refused calls": partial(self._post, "/v1/site/models", b'{"study": 7}'),

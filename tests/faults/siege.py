@@ -1,6 +1,6 @@
 """One hostile hospital against three honest ones: what it costs them, and the coordinator's memory.
 
-    python -m tests.faults.siege [SECONDS]
+    make bench-siege
 
 First the rounds go on undisturbed for a tenth of the time; then ``tests.faults.hostile`` begins.
 """

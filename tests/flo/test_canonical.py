@@ -89,13 +89,20 @@ def test_a_document_that_breaks_a_rule_is_refused(
         pytest.param(b'"\\u0061"', id="escape"),
         pytest.param(b"1.50", id="trailing zero"),
         pytest.param(b"1\n", id="newline"),
-        pytest.param('{"a":1}'.encode("utf-16"), id="UTF-16"),
     ],
 )
 def test_another_spelling_of_the_same_document_is_refused(data: bytes) -> None:
     canonical.decode(data, limit=LIMIT, what="letter")
     with pytest.raises(MessageError, match="not in canonical form"):
         canonical.decode_canonical(data, limit=LIMIT, what="letter")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
+def test_another_encoding_in_which_values_would_not_be_counted_is_refused(encoding: str) -> None:
+    crowded = ('["\u0122",' + "{}," * 300_000 + "0]").encode(encoding)
+    for data in ('{"a":1}'.encode(encoding), crowded):
+        with pytest.raises(MessageError, match=r"not valid JSON|more than \d+ values"):
+            canonical.decode(data, limit=1 << 24, what="letter")
 
 
 @pytest.mark.parametrize("data", [b"1e999", b'{"a":[-1e999]}'])

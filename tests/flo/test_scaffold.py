@@ -92,6 +92,12 @@ def test_a_declared_column_that_tells_who_a_patient_is_is_refused(tmp_path: Path
         )
 
 
+def test_a_first_line_that_is_a_patient_is_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        draft(tmp_path, data=b"4711,Maria Muster,1961-04-03,1\n")
+    assert not {"4711", "Maria", "1961-04-03"} & set(f"{refused.value}".split())
+
+
 def test_cells_may_be_missing_where_it_is_said_and_nowhere_else(tmp_path: Path) -> None:
     age, ward = draft(tmp_path, may_be_missing=["ward"]).data.columns
     assert (age.missing, ward.missing) == ("refuse", "indicator")
@@ -127,7 +133,11 @@ def test_a_draft_is_checked_and_not_passed_while_nobody_wrote_why(tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "fragment"),
     [
-        pytest.param({"label": "sick"}, "no column 'sick'; it has patient_id", id="no label"),
+        pytest.param(
+            {"label": "sick"},
+            "no column 'sick' in its first line; it has patient_id",
+            id="no label",
+        ),
         pytest.param({"id_column": "mrn"}, "no column 'mrn'", id="no id column"),
         pytest.param({"numbers": ["bmi:0:80:kg"]}, "no column 'bmi'", id="no such column"),
         pytest.param({"may_be_missing": ["ill"]}, "'ill' is not a column of", id="no column"),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+from typing import Annotated
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from rich.console import Console
 
 from flo.cli.screen import plain
-from flo.settings import Document, problems
+from flo.decisions import PersonName
+from flo.settings import Document, problems, spelt
 from flo.text import of_auc, printable
 
 OBEYED = {
@@ -86,3 +88,17 @@ def test_an_end_of_an_interval_that_says_nothing_is_not_told_as_a_number(
     interval: tuple[float, float, float], said: str
 ) -> None:
     assert of_auc(*interval) == said
+
+
+class _Typed(Document):
+    name: Annotated[str, spelt(r"[a-z]{1,3}", "one to three letters")]
+
+
+@pytest.mark.parametrize("name", ["Anna", "", "abcd", "ab\n", "ab\nc", " ab"])
+def test_a_rule_of_spelling_is_said_in_words_and_holds_for_the_whole(name: str) -> None:
+    assert complaint({"name": name}, _Typed) == "  name: one to three letters"
+
+
+@pytest.mark.parametrize("name", ["Jose\u0301 Garcia", "हिन्दी", "Zoë O'Neil", "李 小龙"])
+def test_names_of_people_are_theirs(name: str) -> None:
+    assert TypeAdapter(PersonName).validate_python(name) == name

@@ -7,10 +7,12 @@ import http.client
 import select
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +23,7 @@ from tests.server.stage import RealCoordinator, ask, key_header, new_home, serve
 
 pytestmark = pytest.mark.processes
 
-PUSH, STUDIES = "/v1/fleet/push-object", "/v1/site/studies"
+PUSH, STUDIES, REPORTS = "/v1/fleet/push-object", "/v1/site/studies", "/v1/site/reports"
 AT_ONCE, FILES, MOST, OF_ONE = 1 << 20, 240, 24, 8
 
 SMALL = f"""
@@ -152,3 +154,39 @@ def test_one_certificate_cannot_hold_every_connection(
     assert {"hospital": "north", "why": why}.items() <= told[-1].items()
     with small.connection(small.port, small.site(north)) as again:
         assert ask(again, "POST", STUDIES, body=b"{}").status == 200
+
+
+def memory(process: int) -> float:
+    """MiB that are resident."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) / 256
+
+
+def test_nothing_is_kept_of_connections_that_are_reset(
+    coordinator: RealCoordinator, sites: dict[str, SiteHome]
+) -> None:
+    """uvicorn leaves a timer of 75 s running, which holds a connection's buffers of 256 KiB."""
+    north = sites["north"]
+    context, body = coordinator.site(north), bytes(600_000)
+
+    def asked_and_reset() -> None:
+        with coordinator.connection(coordinator.port, context) as connection:
+            assert ask(connection, "POST", STUDIES, body=body).status == 400
+            now = struct.pack("ii", 1, 0)  # close by a reset
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
+
+    for _ in range(20):
+        asked_and_reset()
+    before = memory(coordinator.pid)
+    for _ in range(100):
+        asked_and_reset()
+    assert memory(coordinator.pid) - before < 10
+
+
+def test_after_an_extract_that_is_none_the_next_is_not_read_for_a_while(
+    coordinator: RealCoordinator, sites: dict[str, SiteHome]
+) -> None:
+    south, west = (coordinator.site(sites[name]) for name in ("south", "west"))
+    assert coordinator.outside("POST", REPORTS, south, body=b"[" * 1_000_000).status == 400
+    assert coordinator.outside("POST", REPORTS, south, body=b"{}").status == 429
+    assert coordinator.outside("POST", STUDIES, south, body=b"{}").status == 200
+    assert coordinator.outside("POST", REPORTS, west, body=b"{}").status == 400
