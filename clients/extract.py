@@ -16,7 +16,7 @@ from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.halt import refuse_halted
 from flo.clients.home import SiteHome
 from flo.environment import software
-from flo.errors import MessageError
+from flo.errors import MessageError, TrustError
 from flo.files import write_private
 from flo.privacy.ledger import Ledger
 
@@ -42,7 +42,7 @@ def send_kept(home: SiteHome, api: CoordinatorApi) -> None:
 
     Raises:
         RefusedError: everything is stopped here, or the coordinator has no time for it now.
-        NetworkError, TrustError.
+        NetworkError.
     """
     for mark in sorted((home.directory / "extracts").glob(f"*{_UNSENT}")):
         refuse_halted(home)
@@ -50,7 +50,7 @@ def send_kept(home: SiteHome, api: CoordinatorApi) -> None:
         try:
             document = extract_path(home, study).read_text(encoding="utf-8")
             api.call("reports", {"study": study, "extract": document})
-        except MessageError as error:  # it will be refused every time
+        except (MessageError, TrustError) as error:  # it will be refused every time
             log.warning(f"the extract is kept here, and the coordinator does not take it: {error}")
         except FileNotFoundError:  # it was cut off before it was written, and is made anew
             log.info("an extract was not made whole")

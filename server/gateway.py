@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from flo.errors import FloError, MessageError, TrustError
 from flo.identity import public_bytes
+from flo.memory import give_back_freed_memory
 from flo.messages import MAX_MESSAGE_BYTES
 from flo.parcel import FETCH_PATH, OFFER_PATH, RUN_HEADER
 from flo.server.asgi import Allowance, Refused, answer, dated, headers_of, read_body, replay
@@ -98,7 +99,10 @@ class Gateway:
                 return
             if path == REPORTS_PATH:
                 self._turns.refuse_early(peer.hospital)
-                await self._report(peer, receive, send)
+                try:
+                    await self._report(peer, receive, send)
+                finally:
+                    give_back_freed_memory()
                 return
             limit = MAX_SITE_BODY if path in SITE_CALLS else _MAX_FLEET_BODY
             with self._allowance.of(peer.hospital) as take:

@@ -1,6 +1,6 @@
 """Whose extract is read now: one of a hospital at a time, and none soon after one that was none.
 
-To read an extract takes ten times its memory, and a core's time. The memory is given back.
+To read an extract takes ten times its memory, and a core's time.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from flo.memory import give_back_freed_memory
 from flo.server.asgi import Refused
 
 WAIT_SECONDS = 10.0
@@ -38,7 +37,6 @@ class Turns:
             yield
         finally:
             self._reading.discard(hospital)
-            give_back_freed_memory()
 
     def wasted(self, hospital: str) -> None:
         """This one was none: the next waits."""

@@ -11,7 +11,7 @@ from flo.clients.coordinator_api import CoordinatorApi
 from flo.clients.extract import extract_path, keep, send_kept
 from flo.clients.halt import be_ready, halt
 from flo.clients.home import SiteHome
-from flo.errors import FloError, MessageError, NetworkError, RefusedError
+from flo.errors import FloError, MessageError, NetworkError, RefusedError, TrustError
 from tests.builders import make_site
 
 STUDY, OTHER = "ab" * 32, "cd" * 32
@@ -61,8 +61,11 @@ def test_what_fails_for_now_is_sent_later_as_it_is_then(home: SiteHome, error: F
     assert coordinator.taken == [(STUDY, "newer")]
 
 
-def test_what_is_refused_for_good_is_kept_and_stops_no_other(home: SiteHome) -> None:
-    coordinator = Coordinator(MessageError("it does not hold"))
+@pytest.mark.parametrize("error", [MessageError("it does not hold"), TrustError("another key")])
+def test_what_is_refused_for_good_is_kept_and_stops_no_other(
+    home: SiteHome, error: FloError
+) -> None:
+    coordinator = Coordinator(error)
     keep(home, STUDY, b"one")
     keep(home, OTHER, b"other")
     for _ in range(2):
