@@ -68,7 +68,7 @@ def parse_toml(text: str, what: str) -> dict[str, Any]:
 
 
 def _mend(what: object) -> str:
-    return f"edit {what}; or restore it, if nobody wrote that"
+    return f"mend that line of {what}; if nobody wrote it, restore the file"
 
 
 def parse(model: type[ModelT], value: Any, what: str) -> ModelT:

@@ -43,7 +43,7 @@ Identifier = Annotated[
     str,
     spelt(
         r"[a-z0-9][a-z0-9-]{0,62}",
-        "1 to 63 lower-case letters without accents, digits and hyphens, such as va-long-beach",
+        "1 to 63 lower-case letters without accents (koeln, not Köln), digits and hyphens",
     ),
 ]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
@@ -348,13 +348,18 @@ class Study(Document):
         """SHA-256 of ``canonical_bytes``: the study's name everywhere."""
         return canonical.digest(self.canonical_bytes)
 
+    @property
+    def unwritten(self) -> list[str]:
+        """Which of purpose and legal basis are still those of the scaffold."""
+        names = ("purpose", "legal_basis")
+        return [name for name in names if getattr(self, name).startswith(PLACEHOLDER)]
+
     def refuse_unfinished(self) -> None:
         """Raises StudyError while purpose or legal basis are those of the scaffold."""
-        texts = {"purpose": self.purpose, "legal_basis": self.legal_basis}
-        open_ = [f"{name} ({text!r})" for name, text in texts.items() if _is_draft(text)]
-        if open_:
+        if self.unwritten:
+            texts = [f"{name} ({getattr(self, name)!r})" for name in self.unwritten]
             raise StudyError(
-                f"not written yet: {' and '.join(open_)}",
+                f"not written yet: {' and '.join(texts)}",
                 hint="stewards decide by it: write what it is, in plain language",
             )
 
@@ -407,10 +412,6 @@ class Study(Document):
         document = self.model_dump(mode="json")
         document["mechanism"].update(changes)
         return from_document(document)
-
-
-def _is_draft(text: str) -> bool:
-    return text.startswith(PLACEHOLDER)
 
 
 def _as_version_1(document: dict[str, Any]) -> dict[str, Any]:

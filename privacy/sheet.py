@@ -330,12 +330,10 @@ def _cost(study: Study, life: LifeBudget | None) -> Section:
     lives = [life] if life else [LifeBudget.born(e, delta) for e in (0.9, 0.5)]
     for budget in lives:
         shares = plan.shares(budget)
-        lines.append(
-            (
-                f"share of life ε = {budget.epsilon:g}",
-                f"training {shares['training']:.1%}, evaluation {shares['evaluation']:.1%}",
-            )
-        )
+        told = f"training {shares['training']:.1%}, evaluation {shares['evaluation']:.1%}"
+        if max(shares.values()) > 1:
+            told = f"it does not fit: it would take {max(shares.values()):.1f} times as much"
+        lines.append((f"share of life ε = {budget.epsilon:g}", told))
     if not study.survey:
         lines.append(("expected result", _expected(study, plan)))
     lines += [("not covered", text) for text in NOT_COVERED]

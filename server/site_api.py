@@ -43,8 +43,8 @@ from flo.settings import Document, problems
 from flo.study import UNDER_WAY, Study, from_canonical
 from flo.succession import Succession
 
-# Of an extract: room for 5,000 rows of other studies, and for what this one may add to a ledger.
-_BYTES_OF_OTHERS, _BYTES_A_RELEASE, _VALUES_A_RELEASE = 4 << 20, 1300, 40
+# Of an extract: room for 2,500 rows of other studies, and for what this one may add to a ledger.
+_BYTES_OF_OTHERS, _BYTES_A_RELEASE, _VALUES_A_RELEASE = 2 << 20, 1300, 40
 _LONGEST_REQUEST = 1 << 30  # bodies are limited where they are read
 _GIVEN_AT_ONCE = 50  # of a study's largest size each
 MAX_MODEL_REPLY = 45 << 20  # base64 of it fits what a site reads of one reply

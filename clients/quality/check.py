@@ -174,11 +174,11 @@ def _by_the_rules(
     ignore: Collection[str],
     progress: Progress = lambda done: None,
 ) -> Looked:
-    used = _mapping(source, schema, id_column, mapping, ignore)
+    used, extra = _mapping(source, schema, id_column, mapping, ignore)
     table = read(source, schema, used, progress)
     if len(table) == 0:
-        return Looked(table, [Finding(id_column, "the file holds no records")])
-    return Looked(table, rules.broken(table, schema, id_column))
+        return Looked(table, [*extra, Finding(id_column, "the file holds no records")])
+    return Looked(table, [*extra, *rules.broken(table, schema, id_column)])
 
 
 def _inputs(table: Table, schema: Schema) -> npt.NDArray[np.float64]:
@@ -214,11 +214,12 @@ def _mapping(
     id_column: str,
     mapping: StudyMapping | None,
     ignore: Collection[str],
-) -> StudyMapping:
-    """The mapping to read by, its images pixel by pixel where the source is a table.
+) -> tuple[StudyMapping, list[Finding]]:
+    """The mapping to read by, its images pixel by pixel where the source is a table; and columns
+    that the source has too many.
 
     Raises:
-        DataError: columns that the source lacks or has too many. UsageError: no mapping for it.
+        DataError: columns that the source lacks. UsageError: no mapping for it.
     """
     wanted = _input_fields(schema) | {schema.label}
     if id_column in wanted:
@@ -241,6 +242,7 @@ def _mapping(
     refuse(
         [f for name, column in used.columns.items() for f in _telling(name, column, id_column)], {}
     )
+    extra: list[Finding] = []
     if source.is_table:
         present = {offer.field for offer in source.offers()}
         of = {column.one_field(name): name for name, column in used.columns.items()}
@@ -256,9 +258,10 @@ def _mapping(
                 rule += f", and is what the mapping has for {of[name]!r}"
             found.append(Finding(name, rule))
         if mapping is None or not mapping.columns:
-            found += _strange(source, sorted(present - fields - set(ignore)), schema)
-        refuse(found, {})
-    return used
+            extra = _strange(source, sorted(present - fields - set(ignore)), schema)
+        if found:
+            refuse([*found, *extra], {})
+    return used, extra
 
 
 def _telling(name: str, column: MappedColumn, id_column: str) -> list[Finding]:
@@ -286,11 +289,11 @@ def _strange(source: Source, names: list[str], schema: Schema) -> list[Finding]:
     found = []
     for kind, alike in by_kind.items():
         if len(alike) <= _MOST_BY_NAME:
-            rule = f"holds {kind}: no study may have them" if kind else "is not in the study"
+            rule = f"looks like {kind}: no study may have them" if kind else "is not in the study"
             found += [Finding(name, rule, kind=EXTRA) for name in alike]
             continue
         some = ", ".join(map(repr, alike[:_MOST_BY_NAME]))
-        rule = f"hold {kind}: no study may have them" if kind else "are not in the study"
+        rule = f"look like {kind}: no study may have them" if kind else "are not in the study"
         found.append(Finding("", f"{len(alike)} columns ({some}, ...) {rule}", kind=EXTRA))
     return found
 

@@ -91,7 +91,7 @@ def _ways_out(found: Sequence[Finding], *, at_a_site: bool) -> Iterator[str]:
         yield 'where cells may be missing, the study\'s column says so: missing = "indicator"'
     if not at_a_site:
         if EXTRA in kinds:
-            yield "columns that the study does not use are left out of the file"
+            yield "take columns that the study does not use out of each hospital's file"
         return
     if CODEBOOK in kinds:
         yield (

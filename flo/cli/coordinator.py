@@ -122,7 +122,7 @@ def invite(
     except ValidationError as error:
         raise UsageError(
             f"{hospital!r} is not a hospital id",
-            hint="lower-case letters, digits and hyphens, such as va-long-beach",
+            hint="lower-case letters without accents (koeln, not Köln), digits and hyphens",
         ) from error
     opened, path = CoordinatorHome.open(home), out or Path(f"{hospital}.invitation.json")
     with closing(opened.store()) as store:

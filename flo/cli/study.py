@@ -62,6 +62,7 @@ def new(
     out.write_text(draft.text, encoding="utf-8")
     if draft.left_out:
         say(f"not declared, so not in the study: {some(draft.left_out)}")
+        say("  hospitals take these out of their files, or map or ignore them (flo site map)")
     say(f"{out} written; complete purpose and legal basis, then: flo study check {out}")
     return results.FileWritten(str(out))
 
@@ -80,8 +81,11 @@ def check(
     with working("calibrating noise"):
         loaded = load(study)
         loaded.refuse_identifying()
+        unwritten = loaded.unwritten
         parts = sections(loaded)
         plan = Plan.of(loaded)
+    if unwritten:
+        say(f"[bold yellow]not finished:[/] {' and '.join(unwritten)} are still the draft's")
     show_sheet(parts, console())
     if plan.epsilon >= 1:
         say("\n[bold yellow]ε is 1 or more:[/] every site's own policy must consent.")
@@ -164,8 +168,9 @@ def _show_ways(study: Study, found: list[Way]) -> None:
     standing = "" if changes else " as the study stands"
     say(f"[bold]recommended:[/] {best.study.mechanism.algorithm}{standing}; {why}")
     if changes:
-        lines = ", ".join(f"{name} = {json.dumps(value)}" for name, value in changes.items())
-        say(f"  change in {plain('[mechanism]')}: {plain(lines)}")
+        say(f"  under {plain('[mechanism]')} of the study, in place of what is there:")
+        for name, value in changes.items():
+            say(f"    {plain(name)} = {plain(json.dumps(value))}")
 
 
 @command(app)
@@ -392,6 +397,7 @@ def follow(home: Path, digest: str) -> dict[str, Any]:
 
 def _show_result(summary: dict[str, Any]) -> None:
     from flo.cli.screen import say
+    from flo.study import from_canonical
 
     result = summary["result"] or {}
     say(f"{summary['status']} after {result.get('rounds', 0)} rounds")
@@ -406,7 +412,8 @@ def _show_result(summary: dict[str, Any]) -> None:
     if "model" in result:
         say(f"model: {result['model']}")
     if result:
-        say(f"next: flo study extracts {summary['digest'][:12]} --out extracts")
+        ended = from_canonical(summary["study"].encode())
+        say(f"next: flo study extracts {ended.name}:{ended.version} --out extracts")
 
 
 def _interval(estimate: dict[str, Any]) -> str:

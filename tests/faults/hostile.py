@@ -37,8 +37,8 @@ class Hostile:
         self.did = Counter[str]()
         junk = _junk(home, study)
         self._works: dict[str, Callable[[str], None]] = {
-            "arrays in arrays": partial(self._post, _REPORTS, b"[" * (8 * _MIB)),
-            "many values": partial(self._post, _REPORTS, b"[" + b"[]," * (2 * _MIB) + b"0]"),
+            "arrays in arrays": partial(self._post, _REPORTS, b"[" * (4 * _MIB)),
+            "many values": partial(self._post, _REPORTS, b"[" + b"[]," * (1 * _MIB) + b"0]"),
             "extracts that are none": partial(self._post, _REPORTS, junk),
             "refused calls": partial(self._post, "/v1/site/models", b'{"study": 7}'),
             "paths that are not there": partial(self._post, "/v1/site/nothing", b"{}"),
@@ -92,7 +92,7 @@ class Hostile:
 
 def _junk(home: SiteHome, study: str) -> bytes:
     """An extract that this hospital signed, as large as one may be, of rows that are none."""
-    rows = [{"public": {"kind": "release"}, "private": "x" * 80}] * 30_000
+    rows = [{"public": {"kind": "release"}, "private": "x" * 80}] * 15_000
     body = {"hospital": home.config.hospital, "study": study, "rows": rows}
     signature = home.identity().sign("extract", canonical.encode(body))
     extract = canonical.encode({"body": body, "signature": signature}).decode()

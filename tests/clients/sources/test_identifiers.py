@@ -73,7 +73,7 @@ def test_in_a_column_of_the_study(what: str, kind: str, tmp_path: Path) -> None:
 def test_in_a_column_beside_those_of_the_study(what: str, kind: str, tmp_path: Path) -> None:
     table = TABLE.assign(note=cells(what))
     said = refused(source(kind, table, tmp_path), what)
-    assert f"column 'note': holds {IDENTIFIERS[what][0]}: no study may have them" in said
+    assert f"column 'note': looks like {IDENTIFIERS[what][0]}: no study may have them" in said
 
 
 @planted
