@@ -234,7 +234,8 @@ def test_a_site_trusts_the_coordinator_it_enrolled_with(site: SiteHome, models: 
     card = models / "tiny-run-1.card.json"
     shown = shown_by(flo("model", "show", card, "--home", site.directory))
     assert spoken(COORDINATOR.fingerprint)[:39] in shown
-    for fact in (STUDY.digest, GOOD.card.file, "0.9000", "0.750, 0.500 to 0.875 (95 % interval)", "west"):
+    quality = "0.750, 0.500 to 0.875 (95 % interval)"
+    for fact in (STUDY.digest, GOOD.card.file, "0.9000", quality, "west"):
         assert fact in shown
 
 
