@@ -33,6 +33,10 @@ COORDINATOR, SITE = "the coordinator's audit log", "the site's audit log"
 AGENT, SCREEN = "the agent's log", "the screen, exit code"
 
 
+# Each attack with an extract is to be read, and not told to wait after the last one.
+_NO_WAIT = "import flo.server.turns as turns; turns.WAIT_SECONDS = 0.0"
+
+
 @dataclass
 class Stage:
     """``homes``: north approved ``study``; south waits; gone was revoked, left has left.
@@ -106,7 +110,7 @@ def status(answer: Answer) -> str:
 def set_up(folder: Path) -> Iterator[Stage]:
     """Everybody, in a few seconds: the agent starts while the hospitals enrol."""
     with contextlib.ExitStack() as stack:
-        coordinator = RealCoordinator(new_home(folder / "coordinator"))
+        coordinator = RealCoordinator(new_home(folder / "coordinator"), _NO_WAIT)
         stack.callback(coordinator.stop)
         liar = LyingCoordinator(folder / "liar", LIAR)
         stack.callback(liar.stop)
