@@ -25,7 +25,8 @@ import resource
 import socket
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from flo.clients.seccomp import SIGNALS_OR_WATCHES, TYPED_INTO_A_TERMINAL, refuse_calls
@@ -67,7 +68,7 @@ def confine(snapshots: Path, forbidden: Path, *, gpu: bool) -> dict[str, bool]:
         "no_new_privs": (
             _libc.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 and _has_no_capability()
         ),
-        "landlock": _cannot_open(forbidden, os.O_RDONLY) and _cannot_open(forbidden, os.O_WRONLY),
+        "landlock": _cannot_open(forbidden),
         "seccomp": (
             _cannot_open_sockets()
             and _cannot_run_programs()
@@ -173,68 +174,45 @@ def _has_no_capability() -> bool:
     return all(int(held[name], 16) == 0 for name in ("CapEff", "CapPrm", "CapInh"))
 
 
-def _cannot_open(path: Path, how: int) -> bool:
+def _refused(attempt: Callable[[], object]) -> bool:
+    """Whether the kernel does not permit it. Any other error means that no layer refused it."""
     try:
-        os.close(os.open(path, how | os.O_CLOEXEC))
+        attempt()
     except PermissionError:
         return True
     except OSError:
         return False
     return False
+
+
+def _cannot_open(path: Path) -> bool:
+    def opened(how: int) -> None:
+        os.close(os.open(path, how | os.O_CLOEXEC))  # nothing stays open where it is allowed
+
+    return all(_refused(partial(opened, how)) for how in (os.O_RDONLY, os.O_WRONLY))
 
 
 def _cannot_open_sockets() -> bool:
-    for family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
-        try:
-            socket.socket(family, socket.SOCK_STREAM).close()
-        except PermissionError:
-            continue
-        except OSError:
-            return False
-        return False
-    return True
+    return all(
+        _refused(partial(socket.socket, family, socket.SOCK_STREAM))
+        for family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+    )
 
 
 def _cannot_fork() -> bool:
-    try:
-        if os.fork() == 0:
-            os._exit(0)
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    return False
+    return _refused(lambda: os.fork() or os._exit(0))
 
 
 def _cannot_signal_others() -> bool:
-    for attempt in (
-        lambda: os.kill(os.getppid(), 0),  # asks whether it could
-        lambda: fcntl.fcntl(2, SIGNALS_OR_WATCHES[0], os.getppid()),
-    ):
-        try:
-            attempt()
-        except PermissionError:
-            continue
-        except OSError:
-            return False
-        return False
-    return True
+    """Neither itself nor by the kernel, which would on its behalf."""
+    return _refused(lambda: os.kill(os.getppid(), 0)) and _refused(
+        lambda: fcntl.fcntl(2, SIGNALS_OR_WATCHES[0], os.getppid())
+    )
 
 
 def _cannot_type_into_terminals() -> bool:
-    try:
-        fcntl.ioctl(2, TYPED_INTO_A_TERMINAL[0], b" ")
-    except PermissionError:
-        return True
-    except OSError:  # no terminal, and yet the filter did not refuse
-        return False
-    return False
+    return _refused(lambda: fcntl.ioctl(2, TYPED_INTO_A_TERMINAL[0], b" "))
 
 
 def _cannot_run_programs() -> bool:
-    try:
-        os.execv("/nonexistent/program", ["program"])  # noqa: S606 - must be refused
-    except PermissionError:
-        return True
-    except OSError:
-        return False
+    return _refused(lambda: os.execv("/nonexistent/program", ["program"]))  # noqa: S606

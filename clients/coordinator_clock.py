@@ -14,7 +14,7 @@ from flo.checkup import CLOCK_WORTH_TELLING_SECONDS, clock_alone, clock_beside, 
 log = logging.getLogger("flo.clients.coordinator_clock")
 
 _WORTH_TELLING = timedelta(seconds=CLOCK_WORTH_TELLING_SECONDS)
-_NO_CLOCK = timedelta(days=3650)
+_IMPOSSIBLE = timedelta(days=3650)
 
 
 def _own_clock() -> datetime:
@@ -24,26 +24,26 @@ def _own_clock() -> datetime:
 class CoordinatorClock:
     """This machine's clock, set by the ``Date`` of the coordinator's last reply.
 
-    That is in whole seconds, so this clock is up to 1 s behind theirs, and never ahead of it.
-    Before their first reply it is our own.
+    A ``Date`` has whole seconds, so this clock is up to 1 s behind the coordinator's and never
+    ahead of it. Until the first reply it shows this machine's time.
     """
 
     def __init__(self, own: Callable[[], datetime] = _own_clock) -> None:
         self._own = own
-        self._ahead = self._told = timedelta(0)  # our clock, of theirs
+        self._ahead = self._told = timedelta(0)  # of our clock, beside theirs
 
     def now(self) -> datetime:
-        """Their time (UTC)."""
+        """The coordinator's time (UTC)."""
         return self._own() - self._ahead
 
     def hear(self, response: httpx.Response) -> None:
-        """Set it by this reply; one without a ``Date`` that a clock could show changes nothing."""
+        """Set the clock by this reply. A missing or impossible ``Date`` changes nothing."""
         try:
             theirs = parsedate_to_datetime(response.headers["date"]).astimezone(UTC)
         except (KeyError, ValueError, OverflowError):
             return
         ahead = self._own() - theirs
-        if abs(ahead) > _NO_CLOCK:
+        if abs(ahead) > _IMPOSSIBLE:
             return
         self._ahead = ahead
         if abs(self._ahead - self._told) > _WORTH_TELLING:

@@ -32,13 +32,13 @@ def extract_path(home: SiteHome, study: str) -> Path:
 
 
 def keep(home: SiteHome, study: str, document: bytes) -> None:
-    """Keep an extract, and that it is still to be sent."""
+    """Write an extract, and a mark beside it that it has not been sent."""
     write_private(_unsent(home, study), b"")
     write_private(extract_path(home, study), document)
 
 
 def send_kept(home: SiteHome, api: CoordinatorApi) -> None:
-    """Send what was kept and not sent yet. What fails for now is tried again at the next call.
+    """Send every extract that is marked. The mark stays where sending may work later.
 
     Raises:
         RefusedError: everything is stopped here, or the coordinator has no time for it now.
@@ -50,10 +50,10 @@ def send_kept(home: SiteHome, api: CoordinatorApi) -> None:
         try:
             document = extract_path(home, study).read_text(encoding="utf-8")
             api.call("reports", {"study": study, "extract": document})
-        except (MessageError, TrustError) as error:  # it will be refused every time
+        except (MessageError, TrustError) as error:  # it would be refused again
             log.warning(f"the extract is kept here, and the coordinator does not take it: {error}")
-        except FileNotFoundError:  # it was cut off before it was written, and is made anew
-            log.info("an extract was not made whole")
+        except FileNotFoundError:  # the agent was killed before it wrote the extract
+            log.warning(f"the extract of study {study[:12]} is missing: flo site extract makes it")
         mark.unlink(missing_ok=True)
 
 

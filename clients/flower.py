@@ -175,7 +175,8 @@ class FleetLink:
             name = secrets.token_hex(16)
             record = ConfigRecord({_PARCEL: name, _SIZE: len(data)})
         message = Message(RecordDict({_RECORD: record}), reply_to=incoming.message)
-        asked = incoming.message.metadata  # it lives as long as the request, whatever our clock
+        # The reply expires with its request, and not by this machine's clock.
+        asked = incoming.message.metadata
         message.metadata.created_at, message.metadata.ttl = asked.created_at, asked.ttl
         with no_object_id_recompute():
             message.metadata.__dict__["_message_id"] = message.object_id
@@ -266,8 +267,8 @@ class FleetLink:
         """Make a call.
 
         Raises:
-            NetworkError: not reachable, or it cannot be read; or Flower does not know our node or
-            the time we signed (401), which connecting anew mends. TrustError: we are refused.
+            NetworkError: not reachable, or it cannot be read; or Flower does not accept our node or
+            the time that we signed (401): a new connection mends both. TrustError: we are refused.
         """
         try:
             return method(request)

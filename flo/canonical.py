@@ -103,9 +103,9 @@ def refuse_crowded(data: bytes, what: str, values: int) -> None:
 
 
 def _outside_strings(data: bytes) -> Iterator[bytes]:
-    """What of the data is outside of strings, a piece after the other: no copy of the whole.
+    """The text outside of strings, piece by piece, so that the whole is never copied.
 
-    A backslash outside of a string is no JSON, and a parser gets no further than there.
+    A backslash outside of a string may confuse this, and a parser ends there with an error.
     """
     begin, within = 0, False
     while begin < len(data):

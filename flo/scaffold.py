@@ -43,7 +43,8 @@ def scaffold(
 ) -> Draft:
     """A study of the declared columns. Raises UsageError naming what is missing or malformed.
 
-    Noise is distributed from three hospitals on: with two, one that tells leaves the other alone.
+    From three hospitals on the draft has distributed noise. With two, each would have to add all of
+    its noise itself, in case the other colludes with the coordinator.
     """
     header = _header(csv)
     columns = [_number(text) for text in numbers] + [_category(text) for text in categories]
@@ -65,7 +66,7 @@ def scaffold(
     for column in columns:
         if column["name"] in may_be_missing:
             column["missing"] = "indicator"
-            if column["kind"] == "number":  # what stands there meanwhile; the indicator tells
+            if column["kind"] == "number":  # used where a cell is missing
                 column["missing_value"] = (column["minimum"] + column["maximum"]) / 2
     columns.sort(key=lambda column: header.index(str(column["name"])))
     partners = [_hospital(text) for text in hospitals]

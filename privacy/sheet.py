@@ -189,13 +189,13 @@ def _together(study: Study) -> list[tuple[str, str]]:
     return [
         (
             "if some collude",
-            f"should up to b = {study.colluders} of the {count} hospitals tell the coordinator the "
-            f"noise that they added, that of the others is enough for the ε below; {needed}. A "
-            "partner whose fingerprint you have not compared could be one who tells",
+            f"up to b = {study.colluders} of the {count} hospitals may tell the coordinator which "
+            f"noise they added: the noise of the others is enough for the ε below; {needed}. A "
+            "partner whose fingerprint you have not compared could be one of them",
         ),
         (
             "if masks broke",
-            f"should every single upload be seen, ε = "
+            f"if somebody saw each hospital's upload, this study would have ε = "
             f"{Plan.of(study).if_broken(study).epsilon:.4f}",
         ),
     ]

@@ -110,9 +110,9 @@ def with_length(scope: Scope, length: int) -> Scope:
 
 
 def dated(send: Send) -> Send:
-    """The same, and each response tells when it began: an agent signs by this clock.
+    """The same, with a ``Date`` on each response. Agents sign Flower's timestamps by it.
 
-    uvicorn's own ``Date`` is of the request, which a long poll answers much later.
+    uvicorn's own ``Date`` is the time of the request; a long poll answers up to 20 s later.
     """
 
     async def with_date(message: MutableMapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ from flo.keystore import KeyStore, read_secret, write_secret
 from flo.tls import read_certificate
 
 _CA_DAYS, _SERVER_DAYS, SITE_DAYS, BOOTSTRAP_DAYS = 3650, 398, 365, 7
-_LEEWAY = timedelta(days=2)  # so that no clock finds a new certificate not yet valid
+_LEEWAY = timedelta(days=2)  # for machines whose clocks are behind
 CA_PURPOSE = "ca-key"  # for which the key store seals its key
 
 

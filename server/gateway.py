@@ -82,7 +82,7 @@ class Gateway:
         self._superlink, self._site_api, self._store = superlink, site_api, store
         self._refusals, self._bell = refusals, bell
         self._allowance = Allowance(MAX_MESSAGE_BYTES + MAX_SITE_BODY)
-        self._reports, self._turns = Allowance(0), Turns()
+        self._reports, self._turns = Allowance(0), Turns()  # each hospital has its own limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request of a hospital; whatever is not on the list is refused and noted."""
@@ -122,7 +122,7 @@ class Gateway:
             await answer(send, refusal.status, {"error": "refused"})
 
     async def _report(self, peer: Peer, receive: Receive, send: Send) -> None:
-        """An extract: as large as this hospital's studies can need, and read in its turn."""
+        """Read an extract, within what this hospital's studies can need, when it has its turn."""
         limit = await asyncio.to_thread(self._site_api.largest_report, peer.hospital)
         with self._reports.of(peer.hospital, limit) as take:
             body = await read_body(receive, limit, take)

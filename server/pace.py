@@ -1,7 +1,7 @@
 """How fast one address may begin connections: a TLS handshake costs more than most calls.
 
-Who calls is known after the handshake, so before it there is only the address. Hospitals that share
-one share its pace; connections that are open already do not wait.
+The caller is known only after the handshake; before it, only the address is. Hospitals behind one
+address share its pace. Open connections do not wait.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Pace:
 
 
 def _network(address: str) -> str:
-    """Of IPv6 the network: one machine has all of its addresses."""
+    """An IPv4 address as it is; of an IPv6 address its /64, which one machine may have whole."""
     read = ipaddress.ip_address(address.partition("%")[0])
     read = getattr(read, "ipv4_mapped", None) or read  # IPv4 at a listener bound to ::
     if isinstance(read, ipaddress.IPv4Address):

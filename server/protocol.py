@@ -72,7 +72,7 @@ class PeerProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Whoever is gone is counted out, once."""
         super().connection_lost(exc)
-        # uvicorn leaves it running after a reset: it would hold all of a connection for 75 s.
+        # After a reset uvicorn leaves this timer running, which holds the connection's buffers.
         self._unset_keepalive_if_required()
         self._have_a_head()
         certificate, self._certificate = self._certificate, None

@@ -304,7 +304,7 @@ class SiteApi:
         study, document = given.study, given.extract.encode()
         del given, body  # each as large as the document
         if self._store.extracts(study).get(peer.hospital) == document:
-            return {}  # it was read before
+            return {}  # the same bytes were checked before
         releases = _most_releases(offer.study)
         extract = canonical.decode_canonical(
             document,

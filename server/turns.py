@@ -1,6 +1,6 @@
-"""Whose extract is read now: one of a hospital at a time, and none soon after one that was none.
+"""One extract of a hospital is read at a time; after a bad one, the hospital waits.
 
-To read an extract takes ten times its memory, and a core's time.
+Reading an extract takes ten times its size in memory, and a core.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Turns:
         self._reading, self._until = set[str](), dict[str, float]()
 
     def refuse_early(self, hospital: str) -> None:
-        """Raises Refused (429): it is not its turn, whatever it sends."""
+        """Raises Refused (429) if this hospital's next extract has to wait."""
         if hospital in self._reading:
             raise Refused(429, f"{hospital}: another extract is being read")
         if self._clock() < self._until.get(hospital, 0.0):
@@ -30,7 +30,7 @@ class Turns:
 
     @contextmanager
     def of(self, hospital: str) -> Iterator[None]:
-        """While its extract is read, once all of it is here. Raises Refused: ``refuse_early``."""
+        """Held while an extract of this hospital is read. Raises Refused as ``refuse_early``."""
         self.refuse_early(hospital)
         self._reading.add(hospital)
         try:
@@ -39,5 +39,5 @@ class Turns:
             self._reading.discard(hospital)
 
     def wasted(self, hospital: str) -> None:
-        """This one was none: the next waits."""
+        """The extract did not hold: this hospital's next one waits ``WAIT_SECONDS``."""
         self._until[hospital] = self._clock() + WAIT_SECONDS
