@@ -195,7 +195,7 @@ def _together(study: Study) -> list[tuple[str, str]]:
         ),
         (
             "if masks broke",
-            f"if somebody saw each hospital's upload, this study would have ε = "
+            "should every single upload be seen, ε = "
             f"{Plan.of(study).if_broken(study).epsilon:.4f}",
         ),
     ]
