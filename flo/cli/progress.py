@@ -19,6 +19,8 @@ from flo.study import Study
 _POLL_SECONDS = 0.2
 _BAR = 16
 _LONGEST = 120  # characters of a reason
+OVER = ("done", "stopped", "ended")
+"""A study's status when nothing of it can go on."""
 
 
 class StudyProgress:
@@ -61,7 +63,7 @@ class StudyProgress:
             for event in summary["events"]:
                 following.take(event)
             self._live.update(self._view(), refresh=True)
-            over = summary["status"] in ("done", "stopped", "ended") and not summary["events"]
+            over = summary["status"] in OVER and not summary["events"]
             if over and (following.carded or "model" not in (summary["result"] or {})):
                 return summary
             time.sleep(_POLL_SECONDS)

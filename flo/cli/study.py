@@ -249,6 +249,7 @@ def stop(
 ) -> results.Stopping:
     """End a study for good, after the round at hand; hospitals get back what was not used."""
     from flo.cli.operator import call_once
+    from flo.cli.progress import OVER
     from flo.cli.screen import confirmed, say
     from flo.errors import RefusedError
     from flo.study import from_canonical
@@ -256,7 +257,8 @@ def stop(
     found = _find(home, study)
     asked = from_canonical(found["study"].encode())
     digest, called = asked.digest, f"{asked.name}:{asked.version} ({found['status']})"
-    if not confirmed(f"End {called} for good? It cannot go on later.", yes):
+    over = found["status"] in OVER  # then the coordinator says so, and nothing is asked
+    if not over and not confirmed(f"End {called} for good? It cannot go on later.", yes):
         raise RefusedError(f"{called} was not ended", hint="--yes ends it without asking")
     call_once(home, "POST", f"studies/{digest}/stop")
     say("stopping after the round at hand")
