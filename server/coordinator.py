@@ -24,6 +24,7 @@ from flo.environment import code_digest
 from flo.errors import FloError, TrustError
 from flo.files import in_memory, write_private
 from flo.logs import rotate
+from flo.memory import share_arenas
 from flo.proxy import keep_direct
 from flo.server import succession
 from flo.server.acts import Acts
@@ -101,6 +102,7 @@ def serve(
 
     ``aggregators``: who carries out runs elsewhere. ``audit_store``: keeps copies of the audit log.
     """
+    share_arenas()
     factory = uvicorn.Config(app="unused", loop="auto", log_config=None).get_loop_factory()
     home.refuse_half_replaced()
     keep_direct(home.config.private_host)  # Flower's own parts, here, dial only each other
