@@ -14,7 +14,7 @@ from typer.main import get_command
 
 import flo
 import flo.cli
-import flo.server.operator_api  # autodoc reloads modules, and FastAPI's cannot be made twice
+import flo.server.api.operator_api  # autodoc reloads modules, and FastAPI's cannot be made twice
 
 commands: Any = types.ModuleType("flo_commands")  # where reference/commands.md finds them
 commands.app = get_command(flo.cli.app)

@@ -19,47 +19,47 @@ from functools import partial
 
 import uvicorn
 
-from flo.artifacts import ArtifactStore
-from flo.environment import code_digest
 from flo.errors import FloError, TrustError
-from flo.files import in_memory, write_private
-from flo.logs import rotate
-from flo.memory import share_arenas
-from flo.proxy import keep_direct
-from flo.server import succession
-from flo.server.acts import Acts
-from flo.server.audit_copies import AuditCopies
-from flo.server.authority import read_peer
-from flo.server.bell import Bell
-from flo.server.console.door import Door
-from flo.server.console.room import Room
+from flo.host.environment import code_digest
+from flo.host.logs import rotate
+from flo.host.memory import share_arenas
+from flo.host.proxy import keep_direct
+from flo.server.api.operator_api import operator_app
+from flo.server.api.site_api import SiteApi
+from flo.server.audit.copies import AuditCopies
+from flo.server.audit.rate_limited import RateLimitedAudit
+from flo.server.console.context import ConsoleContext
 from flo.server.console.routes import console_app
-from flo.server.console.studies import Board, Stories
-from flo.server.gateway import Gateway
-from flo.server.heard import Heard
-from flo.server.home import (
+from flo.server.console.sign_in import ConsoleAuth
+from flo.server.console.view import ProgressCache, StudyViews
+from flo.server.flower.large_bodies import LargeBodyRelay
+from flo.server.flower.superexec import PROGRAM, Supervised, start_superexec
+from flo.server.flower.superlink import SuperLink
+from flo.server.home.coordinator_home import (
     CHECKPOINT_KEY_VARIABLE,
     HOME_VARIABLE,
     CoordinatorHome,
     sign_events,
 )
-from flo.server.jobs import Aggregators, Jobs
-from flo.server.listeners import Listener, bind, listener, show_anew
-from flo.server.members import Member
-from flo.server.metrics import Meter, Metric, Traffic, measured
-from flo.server.offering import completed
-from flo.server.operator_api import operator_app
-from flo.server.parcels import Parcels
-from flo.server.presence import Presence
-from flo.server.private_listener import PrivateListener
-from flo.server.refusals import Refusals
-from flo.server.runs import Runs
-from flo.server.shred import shred
-from flo.server.site_api import SiteApi
-from flo.server.store import Offer, Place, Store
-from flo.server.superexec import PROGRAM, Supervised, start_superexec
-from flo.server.superlink import SuperLink
-from flo.study import Study
+from flo.server.http.last_seen import LastSeen
+from flo.server.http.metrics import Meter, Metric, Traffic, measured
+from flo.server.http.notifier import Notifier
+from flo.server.http.presence import ConnectionTracker
+from flo.server.http.tls_server import Listener, bind, listener, reload_certificate
+from flo.server.keys.authority import read_peer
+from flo.server.listeners.hospital_listener import Gateway
+from flo.server.listeners.private_listener import PrivateListener
+from flo.server.maintenance import key_rotation
+from flo.server.runs.jobs import Aggregators, Jobs
+from flo.server.runs.scheduler import Runs
+from flo.server.store.hospitals import Member
+from flo.server.store.store import Offer, RunPlace, Store
+from flo.server.studies.actions import OperatorActions
+from flo.server.studies.erase import shred
+from flo.server.studies.validation import complete_for_signing
+from flo.storage.artifacts import ArtifactStore
+from flo.storage.files import in_memory, write_private
+from flo.study.document import Study
 
 log = logging.getLogger("flo.server")
 
@@ -68,18 +68,18 @@ _CERTIFICATE_SECONDS, _RENEW_DAYS = 3600.0, 30.0
 
 
 def complete_and_sign(
-    study: Study, home: CoordinatorHome, store: Store, person: str, place: Place = "here"
+    study: Study, home: CoordinatorHome, store: Store, person: str, place: RunPlace = "here"
 ) -> Offer:
     """Fill in fingerprints from enrolment, check them, sign the study and put it on offer.
 
     ``person``: in whose name, for the audit log. ``place``: where its runs are carried out.
 
     Raises:
-        StudyError: as ``flo.server.offering.completed``.
+        StudyError: as ``flo.server.studies.validation.complete_for_signing``.
     """
 
     earlier = [(offer.study, offer.status) for offer in store.offers()]
-    complete = completed(study, store.keys(), earlier, datetime.now(UTC).date())
+    complete = complete_for_signing(study, store.keys(), earlier, datetime.now(UTC).date())
     signature = home.identity().sign("study", complete.canonical_bytes)
     store.add_study(complete, signature, place)
     store.add_event(
@@ -104,7 +104,7 @@ def serve(
     """
     share_arenas()
     factory = uvicorn.Config(app="unused", loop="auto", log_config=None).get_loop_factory()
-    home.refuse_half_replaced()
+    home.require_no_pending_rotation()
     keep_direct(home.config.private_host)  # Flower's own parts, here, dial only each other
     with home.serving(), asyncio.Runner(loop_factory=factory) as runner:
         home.renew_certificate(days=_RENEW_DAYS)
@@ -121,9 +121,13 @@ class Coordinator:
         audit_store: ArtifactStore | None = None,
     ) -> None:
         self._home, self._store, self._admission = home, home.store(), home.store()
-        self._bell, self._parcels, self._heard = Bell(), Parcels(), Heard()
+        self._notifier, self._large_bodies, self._last_seen = (
+            Notifier(),
+            LargeBodyRelay(),
+            LastSeen(),
+        )
         self._identity, self._audit_log = home.identity(), home.audit_log()
-        self._refusals = Refusals(self._store)
+        self._audit = RateLimitedAudit(self._store)
         self._chain = home.chain_path.read_bytes()
         superexec_secret = secrets.token_bytes(32)
         write_private(home.superexec_secret_path, superexec_secret)
@@ -139,7 +143,7 @@ class Coordinator:
         self._jobs = Jobs(home, self._store, self._superlink, aggregators)
         self._runs = Runs(home, self._store, self._superlink, self._jobs)
         self._steps: list[Callable[[], None]] = [
-            *(self._runs.watch, self._refusals.flush, self._sign, self._meter.write_if_due),
+            *(self._runs.watch, self._audit.flush, self._sign, self._meter.write_if_due),
             partial(rotate, home.superexec_log_path),
         ]
         if self._copies is not None:
@@ -155,9 +159,9 @@ class Coordinator:
             self._home.authority(),
             self._identity,
             self._audit_log,
-            succession.steps(self._home),
+            key_rotation.steps(self._home),
             self._register,
-            self._refusals,
+            self._audit,
         )
         certificate, key = self._home.certificate_path.read_bytes(), self._home.tls_identity().pem()
         outside = listener(
@@ -165,42 +169,42 @@ class Coordinator:
                 self._superlink,
                 api,
                 self._admission,
-                self._refusals,
-                self._bell,
+                self._audit,
+                self._notifier,
                 self._traffic,
-                self._parcels,
-                self._heard,
+                self._large_bodies,
+                self._last_seen,
             ),
             ca=self._home.ca_path,
             lifespan=False,
             on_refused=partial(self._refused_connection, "hospitals"),
-            presence=Presence(self._gone),
+            presence=ConnectionTracker(self._gone),
             certificate=certificate,
             key=key,
         )
-        acts = Acts(
+        actions = OperatorActions(
             self._store, self._offer, self._shred, self._export_audit_log, self._jobs.places
         )
         people = operator_app(
             self._store,
-            acts,
+            actions,
             self._home.directory / "models",
             self._metrics,
             self._jobs.open,
             self._superlink.is_online,
-            self._refusals,
+            self._audit,
         )
-        console = self._console(acts)
+        console = self._console(actions)
         inside = listener(
             PrivateListener(
                 self._superlink,
                 people,
-                Door(console_app(console), self._identity.public, self._refusals),
+                ConsoleAuth(console_app(console), self._identity.public, self._audit),
                 self._identity.public,
-                self._refusals,
-                self._bell,
+                self._audit,
+                self._notifier,
                 self._jobs,
-                self._parcels,
+                self._large_bodies,
             ),
             ca=None,
             lifespan=True,
@@ -236,7 +240,7 @@ class Coordinator:
             await asyncio.gather(*servers, return_exceptions=True)
             with contextlib.suppress(asyncio.CancelledError):
                 await watcher
-            self._refusals.flush(now=True)
+            self._audit.flush(now=True)
             try:
                 self._sign()
             except FloError as error:  # what waits is signed at the next start
@@ -245,21 +249,21 @@ class Coordinator:
             self._admission.close()
             self._audit_log.close()
 
-    def _console(self, acts: Acts) -> Room:
-        board = Board(
+    def _console(self, actions: OperatorActions) -> ConsoleContext:
+        views = StudyViews(
             self._store,
-            Stories(self._store),
-            self._heard,
+            ProgressCache(self._store),
+            self._last_seen,
             self._superlink,
             code_digest(),
         )
-        return Room(
-            acts,
-            board,
+        return ConsoleContext(
+            actions,
+            views,
             self._audit_log,
             self._sign,
             self._identity.fingerprint,
-            self._refusals,
+            self._audit,
         )
 
     @contextlib.contextmanager
@@ -300,9 +304,9 @@ class Coordinator:
             with contextlib.suppress(TrustError):  # it names no hospital
                 facts["hospital"] = read_peer(certificate).hospital
         log.warning("refused", extra={"fields": facts})
-        self._refusals.note("refused-connection", **facts)
+        self._audit.record("refused-connection", **facts)
 
-    def _offer(self, study: Study, person: str, place: Place) -> Offer:
+    def _offer(self, study: Study, person: str, place: RunPlace) -> Offer:
         if place != "here":
             self._jobs.refuse_if_nowhere()
         return complete_and_sign(study, self._home, self._store, person, place)
@@ -332,7 +336,7 @@ class Coordinator:
                     log.exception("a step of the coordinator failed; it is tried again")
                     await asyncio.sleep(_FULL_SECONDS)
             self._renew_certificate()
-            self._parcels.forget(self._superlink.has_finished)
+            self._large_bodies.forget(self._superlink.has_finished)
             await asyncio.sleep(_WATCH_SECONDS)
 
     def _sign(self) -> None:
@@ -350,7 +354,7 @@ class Coordinator:
             return
         if renewed:
             for open_ in self._listeners:
-                show_anew(
+                reload_certificate(
                     open_, self._home.certificate_path.read_bytes(), self._home.tls_identity().pem()
                 )
             self._store.add_event(None, "certificate-renewed", whose="coordinator")

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flo import canonical
-from flo.clients.home import SiteHome
-from flo.clients.offers import Offered
-from flo.clients.site_config import make_config
+from flo.clients.connection.offers import Offered
+from flo.clients.home.site_config import make_config
+from flo.clients.home.site_home import SiteHome
+from flo.documents import canonical
 from flo.errors import RefusedError
-from flo.files import write_public
-from flo.identity import Identity
-from flo.study import Study, from_document
+from flo.keys.identity import Identity
+from flo.storage.files import write_public
+from flo.study.document import Study, from_document
 from tests import made_once
-from tests.company import partner
+from tests.partners import partner
 
 HOSPITALS = ("north", "south", "west")
 
@@ -170,7 +170,7 @@ class CountingReleaser:
         if not self.loads:
             raise RefusedError("not ready")
 
-    def forget(self, study: str) -> None:
+    def unload(self, study: str) -> None:
         """Nothing is kept."""
 
     def release(self, *_: Any) -> npt.NDArray[np.int64]:

@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from flo.cli import main, screen
+from flo.cli import main
 from flo.cli.schemas import ENDLESS
+from flo.cli.terminal import output
 
 Ended = subprocess.CompletedProcess[str]
 
@@ -28,7 +29,7 @@ def flo(*arguments: str | Path, typed: str = "") -> Ended:
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     code = 0
     streams = mock.patch.multiple(sys, argv=command, stdin=given, stdout=out, stderr=err)
-    fresh_screen = mock.patch.object(screen, "_words_to_error", False)
+    fresh_screen = mock.patch.object(output, "_words_to_error", False)
     with streams, fresh_screen, mock.patch.dict(os.environ):
         try:
             main()

@@ -25,7 +25,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from flo import environment, keystore
+from flo.host import environment
+from flo.keys import keystore
 from tests import made_once
 
 settings.register_profile("untimed", deadline=None)

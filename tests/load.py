@@ -24,27 +24,27 @@ from typing import Any
 import numpy as np
 
 from flo.bench.made_up import PATIENTS, study_of, write
-from flo.cli.operator import Operator
-from flo.clients import handler
-from flo.clients.address_book import AddressBook
-from flo.clients.approve import approve
-from flo.clients.coordinator_clock import CoordinatorClock
-from flo.clients.enrol import connect, context_of
-from flo.clients.flower import FleetLink
-from flo.clients.home import SiteHome
-from flo.clients.offers import choose, offered_studies
-from flo.clients.run_keys import RunKeys
-from flo.clients.site_config import make_config
-from flo.clients.witness import confirm_head
+from flo.cli.coordinator.operator import Operator
+from flo.clients.agent import handler
+from flo.clients.agent.run_keys import RunKeys
+from flo.clients.approvals.approve import approve
+from flo.clients.approvals.fingerprints import AddressBook
+from flo.clients.connection.coordinator_clock import CoordinatorClock
+from flo.clients.connection.cosigning import confirm_head
+from flo.clients.connection.enrolment import connect, context_of
+from flo.clients.connection.flower import FleetLink
+from flo.clients.connection.offers import choose, offered_studies
+from flo.clients.home.site_config import make_config
+from flo.clients.home.site_home import SiteHome
 from flo.errors import NetworkError
-from flo.memory import keep_freed_memory
-from flo.messages import RINGS, Purpose, RequestHeader, Values
-from flo.privacy.plan import Plan, ring_of
-from flo.study import Study
-from flo.vectors import Vector
+from flo.host.memory import keep_freed_memory
+from flo.privacy.accounting.plan import Plan, ring_of
+from flo.protocol.messages import RINGS, Purpose, RequestHeader, Values
+from flo.study.document import Study
+from flo.study.parameters import Vector
 from tests.end_to_end.running import all_events
 from tests.faults.processes import processes
-from tests.server.stage import RealCoordinator, new_home, served
+from tests.server.real_coordinator import RealCoordinator, new_home, served
 
 _STEPS = 3
 _LOOK_SECONDS = 0.02
@@ -98,17 +98,17 @@ class Ones:
     def warm_up(self, *_: Any) -> None:
         """Nothing is to be loaded."""
 
-    def forget(self, study: str) -> None:
+    def unload(self, study: str) -> None:
         """Nothing is kept."""
 
     def release(
         self, study: Study, path: Path, digest: str, purpose: Purpose, weights: Vector, cohort: int
     ) -> Values:
-        return np.ones(Plan.of(study).part(purpose).mechanism.length, dtype=np.int32)
+        return np.ones(Plan.of(study).purpose(purpose).mechanism.length, dtype=np.int32)
 
 
 def _masks_of_zero(study: Study, header: RequestHeader, own: Any, noisy: Values) -> Values:
-    ring = ring_of(study, Plan.of(study).part(header.purpose), len(header.cohort))
+    ring = ring_of(study, Plan.of(study).purpose(header.purpose), len(header.cohort))
     return noisy.astype(RINGS[ring])
 
 

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
-from flo.clients.home import SiteHome
+from flo.clients.home.site_home import SiteHome
 
 Make = Callable[[Path], SiteHome]  # makes a site in FOLDER/site, its data file in FOLDER
 _declared: dict[Hashable, Make] = {}

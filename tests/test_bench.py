@@ -25,8 +25,8 @@ from flo.cli import app, demo, main
 from flo.cli.bench import GROUPS, _every_command
 from flo.errors import FloError
 from flo.lab.simulation import folds, load_hospitals, run_once
-from flo.models import parameter_count
-from flo.study import load
+from flo.study.document import load
+from flo.study.models import parameter_count
 
 DOCUMENTED = re.findall(r"``((?:\w+ ){3,}\w+)``", bench.__doc__ or "")[0].split()
 
@@ -66,7 +66,9 @@ def test_without_a_group_all_are_measured_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flo.cli.bench._rows", tiny_rows)
-    monkeypatch.setattr("flo.clients.trainer.choose_device", str)  # as if one were there
+    monkeypatch.setattr(
+        "flo.clients.data_process.trainer.choose_device", str
+    )  # as if one were there
     file = tmp_path / "rows.json"
     command = ["bench", "--device", "cuda", "--json", str(file)]
     assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0

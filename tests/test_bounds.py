@@ -78,7 +78,7 @@ from flo.errors import FloError
 from flo.clients.sources.dicom_files import _header
 from flo.clients.sources.fhir_files import _parsed
 from flo.clients.sources.files import ParquetFile
-from flo.settings import parse_toml
+from flo.documents.document import parse_toml
 place = Path(tempfile.mkdtemp()) / "x.parquet"
 def parquet(columns, facts):
     pq.write_table(pa.table(columns).replace_schema_metadata(facts), place)

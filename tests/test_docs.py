@@ -14,11 +14,11 @@ from types import ModuleType
 
 import pytest
 
-from flo.clients.site_config import Population, SiteConfig
-from flo.server.home import CoordinatorConfig
-from tests.server.stage import free_ports
+from flo.clients.home.site_config import Population, SiteConfig
+from flo.server.home.coordinator_home import CoordinatorConfig
+from tests.paths import ROOT
+from tests.server.real_coordinator import free_ports
 
-ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 # A day with FLO: the pages whose console blocks are typed, in this order, in one folder.
 WALK = (

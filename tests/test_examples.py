@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from flo.study import Study, load
+from flo.study.document import Study, load
 from tests.commands import flo_process
+from tests.paths import EXAMPLES, ROOT
 
-ROOT = Path(__file__).parent.parent
-PAGES = sorted((ROOT / "examples").glob("*/README.md"))
-STUDIES = sorted((ROOT / "examples").glob("*/*.toml"))
+PAGES = sorted((EXAMPLES).glob("*/README.md"))
+STUDIES = sorted((EXAMPLES).glob("*/*.toml"))
 _ROW = re.compile(
     r"\| \[[\w.-]+\]\(([\w.-]+)\) \| ([\d.]+) \| (local|distributed) "
     r"\| (\.\d+) \(\.\d+ to (?:1\.0+|\.\d+)\) \| ± (\.\d+) "
@@ -126,7 +126,7 @@ def test_the_numbers_of_a_page_come_again_within_its_error(row: Row) -> None:
 
 
 def test_the_notebook_runs_from_top_to_bottom() -> None:
-    notebook = json.loads((ROOT / "examples" / "notebook.ipynb").read_text(encoding="utf-8"))
+    notebook = json.loads((EXAMPLES / "notebook.ipynb").read_text(encoding="utf-8"))
     names: dict[str, object] = {}
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":

@@ -17,16 +17,17 @@ from pydantic import TypeAdapter
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from flo.cli import app, results, schemas
-from flo.clients.home import SiteHome
-from flo.study import round_size
+from flo.cli import app, schemas
+from flo.cli.terminal import results
+from flo.clients.home.site_home import SiteHome
+from flo.study.document import round_size
 from tests.builders import HOSPITALS, csv_text, study_document
 from tests.commands import flo
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import wait_for
-from tests.server.stage import RealCoordinator, serving
+from tests.paths import ROOT
+from tests.server.real_coordinator import RealCoordinator, serving
 
-ROOT = Path(__file__).parent.parent
 RETURNED = schemas.returned()
 
 

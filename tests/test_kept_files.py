@@ -20,24 +20,25 @@ import pytest
 import tomli_w
 from safetensors import safe_open
 
-from flo import canonical, models
-from flo.audit_log import AuditLog
-from flo.clients import approval
-from flo.clients.approval import approval_path
-from flo.clients.extract import make_extract
-from flo.clients.home import SiteHome
-from flo.clients.site_config import make_config
+from flo.audit.log import AuditLog
+from flo.clients.home.site_config import make_config
+from flo.clients.home.site_home import SiteHome
+from flo.clients.records import approval
+from flo.clients.records.approval import approval_path
+from flo.clients.records.extract import make_extract
+from flo.documents import canonical
 from flo.errors import BudgetError, FloError, MessageError, StudyError, TrustError, UsageError
-from flo.features import input_names
-from flo.files import write_private
-from flo.identity import Identity
-from flo.keystore import is_sealed
-from flo.model_card import PublishedModel
-from flo.privacy.ledger import Ledger
-from flo.privacy.life import SUB_LEDGERS
-from flo.privacy.plan import Plan
-from flo.privacy.report import build, verify
-from flo.study import Study, from_canonical, from_document
+from flo.keys.identity import Identity
+from flo.keys.keystore import is_sealed
+from flo.privacy.accounting.life_budget import SUB_LEDGERS
+from flo.privacy.accounting.plan import Plan
+from flo.privacy.ledger.ledger import Ledger
+from flo.privacy.report.report import build, verify
+from flo.published.model_card import PublishedModel
+from flo.storage.files import write_private
+from flo.study import models
+from flo.study.document import Study, from_canonical, from_document
+from flo.study.features import input_names
 from tests.commands import flo
 
 KEPT = Path(__file__).parent / "kept"

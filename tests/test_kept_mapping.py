@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from flo.clients.approval import Approval
-from flo.clients.mapping import Mapping, problems
-from flo.decisions import read_approval
+from flo.clients.records.approval import Approval
+from flo.clients.sources.mapping import Mapping, problems
+from flo.documents.document import parse, read_toml
 from flo.errors import MessageError, TrustError, UsageError
-from flo.privacy.report import verify
-from flo.settings import parse, read_toml
+from flo.privacy.report.report import verify
+from flo.protocol.decisions import read_approval
 from tests.test_kept_files import changed_json
 
 KEPT = Path(__file__).parent / "kept" / "v6"

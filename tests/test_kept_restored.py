@@ -13,13 +13,13 @@ from typing import Any, cast
 
 import pytest
 
-from flo import backup
-from flo.clients.coordinator_api import CoordinatorApi
-from flo.clients.home import SiteHome
-from flo.clients.policy_file import sign
-from flo.clients.recover import recover, restore
+from flo.clients.connection.coordinator_api import CoordinatorApi
+from flo.clients.home.policy_file import sign
+from flo.clients.home.site_home import SiteHome
+from flo.clients.maintenance.recover import recover, restore
 from flo.errors import TrustError, UsageError
-from flo.privacy.report import verify
+from flo.keys import backup
+from flo.privacy.report.report import verify
 
 KEPT = Path(__file__).parent / "kept" / "v4"
 SECRET = b"a passphrase for this test"

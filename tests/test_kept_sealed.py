@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flo import sealed
 from flo.errors import TrustError
-from flo.keystore import AesKeyStore
+from flo.keys import sealed
+from flo.keys.keystore import AesKeyStore
 
 KEPT = Path(__file__).parent / "kept" / "v5" / "model.sealed"
 KEY = AesKeyStore(bytes(range(32)))

@@ -15,19 +15,20 @@ from typing import Any
 
 import pytest
 
-from flo import canonical
-from flo.audit_chain import verify as verify_logs
-from flo.clients import approval
-from flo.clients.approval import approval_path, approved_digests
-from flo.clients.consent import Erasure, OptOuts, left_out
-from flo.clients.home import SiteHome
-from flo.clients.members import Members
-from flo.clients.policy import Policy
+from flo.audit.chain import verify as verify_logs
+from flo.clients.home.policy import Policy
+from flo.clients.home.site_home import SiteHome
+from flo.clients.patients.erasure import Erasure
+from flo.clients.patients.opt_outs import OptOuts, opted_out
+from flo.clients.records import approval
+from flo.clients.records.approval import approval_path, approved_digests
+from flo.clients.records.members import Members
+from flo.documents import canonical
 from flo.errors import FloError, MessageError, TrustError, UsageError
 from flo.infra.evidence import pack
-from flo.model_card import PublishedModel
-from flo.privacy.report import build
-from flo.privacy.report import verify as verify_report
+from flo.privacy.report.report import build
+from flo.privacy.report.report import verify as verify_report
+from flo.published.model_card import PublishedModel
 
 KEPT = Path(__file__).parent / "kept" / "v3"
 
@@ -72,7 +73,7 @@ def test_the_policy_is_in_force_and_the_approval_holds(home: SiteHome) -> None:
 
 def test_who_opted_out_stays_out_and_the_erasure_is_signed(home: SiteHome) -> None:
     assert len(OptOuts.load(home).patients) == 2  # and one id that was mistyped
-    assert left_out(home, {"uci-0001", "uci-0002"}) == {"uci-0001"}
+    assert opted_out(home, {"uci-0001", "uci-0002"}) == {"uci-0001"}
     documents = [json.loads(path.read_bytes()) for path in (home.directory / "erasures").iterdir()]
     made = [Erasure.model_validate(document["body"]) for document in documents]
     assert sorted(len(found.contributions) for found in made) == [0, 1]

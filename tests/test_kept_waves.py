@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from flo import canonical
+from flo.documents import canonical
 from flo.errors import MessageError, StudyError, TrustError
-from flo.identity import fingerprint
-from flo.model_card import PublishedModel
-from flo.privacy.mechanisms import ScoreWaves
-from flo.privacy.plan import Plan
-from flo.privacy.report import read_heads, verify
-from flo.study import from_canonical
+from flo.keys.identity import fingerprint
+from flo.privacy.accounting.plan import Plan
+from flo.privacy.mechanisms.mechanisms import ScoreWaves
+from flo.privacy.report.report import read_heads, verify
+from flo.published.model_card import PublishedModel
+from flo.study.document import from_canonical
 from tests.test_kept_files import changed_json
 
 KEPT = Path(__file__).parent / "kept" / "v7"
@@ -28,7 +28,7 @@ DIGEST = "87058b109949ac4e22102da1173a17e533fa302c26fa41d7a8e50c6aa0536585"
 def test_a_kept_study_has_the_digest_it_had_and_is_told_in_waves() -> None:
     study = from_canonical((KEPT / "study.json").read_bytes())
     assert (study.digest, study.schema_version) == (DIGEST, 3)
-    mechanism = Plan.of(study).part("evaluation").mechanism
+    mechanism = Plan.of(study).purpose("evaluation").mechanism
     assert (type(mechanism), mechanism.length) == (ScoreWaves, 130)
 
 

@@ -16,23 +16,23 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from flo import canonical
-from flo.clients.approve import approve
-from flo.clients.coordinator_api import CoordinatorApi
-from flo.clients.handler import Handler
-from flo.clients.home import SiteHome
-from flo.clients.quality.check import Checked
-from flo.clients.run_keys import RunKeys
-from flo.clients.snapshot import Snapshot
-from flo.clients.trainer import Trainer
-from flo.identity import Identity
-from flo.messages import Reply, Request, RequestHeader, decode_reply, model_digest
-from flo.privacy.discrete_gaussian import SystemNoise
-from flo.privacy.ledger import Ledger
-from flo.privacy.patients import Patients
-from flo.privacy.plan import Plan
-from flo.privacy.split import position
-from flo.study import Study
+from flo.clients.agent.handler import Handler
+from flo.clients.agent.run_keys import RunKeys
+from flo.clients.approvals.approve import approve
+from flo.clients.connection.coordinator_api import CoordinatorApi
+from flo.clients.data_process.trainer import Trainer
+from flo.clients.home.site_home import SiteHome
+from flo.clients.quality.check import EncodedTable
+from flo.clients.records.snapshot import Snapshot
+from flo.documents import canonical
+from flo.keys.identity import Identity
+from flo.privacy.accounting.plan import Plan
+from flo.privacy.ledger.ledger import Ledger
+from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
+from flo.privacy.patients.patients import Patients
+from flo.privacy.patients.split import position
+from flo.protocol.messages import Reply, Request, RequestHeader, decode_reply, model_digest
+from flo.study.document import Study
 from tests.builders import (
     HOSPITALS,
     CountingReleaser,
@@ -42,7 +42,7 @@ from tests.builders import (
     pretend_enrolled,
     small_study,
 )
-from tests.company import claims, encode_request
+from tests.partners import claims, encode_request
 
 Steps = npt.NDArray[np.int64]
 LENGTH = 6  # parameters of the small study
@@ -122,24 +122,24 @@ def test_a_skipped_charge_is_noticed(
 # -- the split is stratified: removing one patient moves nobody else ------------------------------
 
 
-def patients(count: int) -> Checked:
+def patients(count: int) -> EncodedTable:
     """A record for each; the first input says who it is."""
     names = [f"p{n}" for n in range(count)]
     labels = (np.arange(count) % 3 == 0).astype(np.float64)
-    return Checked(np.arange(count, dtype=np.float64)[:, None], labels, names)
+    return EncodedTable(np.arange(count, dtype=np.float64)[:, None], labels, names)
 
 
-def without(checked: Checked, gone: int) -> Checked:
+def without(checked: EncodedTable, gone: int) -> EncodedTable:
     keep = np.arange(len(checked.patient_ids)) != gone
     names = [name for name, kept in zip(checked.patient_ids, keep, strict=True) if kept]
-    return Checked(checked.inputs[keep], checked.labels[keep], names)
+    return EncodedTable(checked.inputs[keep], checked.labels[keep], names)
 
 
 def moved_by_removing_one(key: bytes, count: int) -> int:
     """The most patients who change sides when one of ``count`` is removed."""
     everyone = patients(count)
 
-    def aside(checked: Checked) -> set[int]:
+    def aside(checked: EncodedTable) -> set[int]:
         return {int(who) for who in Snapshot.of(checked, key, 0.3).held_out.inputs[:, 0]}
 
     whole = aside(everyone)
@@ -150,7 +150,7 @@ def test_removing_one_patient_moves_nobody() -> None:
     assert moved_by_removing_one(b"k" * 32, 120) == 0
 
 
-def stratified(cls: type[Snapshot], checked: Checked, key: bytes, hold_out: float) -> Snapshot:
+def stratified(cls: type[Snapshot], checked: EncodedTable, key: bytes, hold_out: float) -> Snapshot:
     """The same share of each class, as is good practice elsewhere, in the order of keyed hashes."""
     aside: set[str] = set()
     for label in (0, 1):
@@ -160,7 +160,7 @@ def stratified(cls: type[Snapshot], checked: Checked, key: bytes, hold_out: floa
     return cls.divided(checked, aside)
 
 
-def shuffled(cls: type[Snapshot], checked: Checked, key: bytes, hold_out: float) -> Snapshot:
+def shuffled(cls: type[Snapshot], checked: EncodedTable, key: bytes, hold_out: float) -> Snapshot:
     """A fixed seed and the order of the file."""
     order = np.random.default_rng(key[0]).permutation(len(checked.patient_ids))
     chosen = order[: round(hold_out * len(order))]
@@ -202,7 +202,7 @@ def faults_of_noise(found: list[Steps]) -> set[str]:
     faults = set()
     if len({release.tobytes() for release in found}) < len(found):
         faults.add("reused")
-    variance = Plan.of(small_study()).part("training").mechanism.variance_steps()
+    variance = Plan.of(small_study()).purpose("training").mechanism.variance_steps()
     spread = np.stack(found).astype(np.float64)
     spread -= spread.mean(0)
     degrees = (len(found) - 1) * LENGTH
@@ -236,15 +236,15 @@ class Half(SystemNoise):
 
 
 def test_reused_noise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flo.clients.trainer.SystemNoise", Reusing)
+    monkeypatch.setattr("flo.clients.data_process.trainer.SystemNoise", Reusing)
     assert "reused" in faults_of_noise(releases(RELEASES))
 
 
 def test_noise_that_a_restart_repeats_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flo.privacy.entropy.os.urandom", lambda count: bytes(count))
+    monkeypatch.setattr("flo.privacy.mechanisms.entropy.os.urandom", lambda count: bytes(count))
     assert "reused" in faults_of_noise(releases(RELEASES))
 
 
 def test_half_the_noise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flo.clients.trainer.SystemNoise", Half)
+    monkeypatch.setattr("flo.clients.data_process.trainer.SystemNoise", Half)
     assert faults_of_noise(releases(RELEASES)) == {"too little"}

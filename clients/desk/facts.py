@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from flo.clients.address_book import AddressBook
-from flo.clients.approve import shares
-from flo.clients.home import SiteHome
-from flo.clients.policy import Policy
-from flo.clients.policy_file import EXPLAINED
-from flo.clients.review import review
-from flo.clients.site_config import Population
-from flo.identity import heard, spoken
+from flo.clients.approvals.approve import shares
+from flo.clients.approvals.fingerprints import AddressBook
+from flo.clients.home.policy import Policy
+from flo.clients.home.policy_file import EXPLAINED
+from flo.clients.home.site_config import Population
+from flo.clients.home.site_home import SiteHome
+from flo.clients.inbox.review import review
+from flo.keys.identity import format_fingerprint, parse_fingerprint
 from flo.pages import plots
-from flo.privacy import budget
-from flo.privacy.budget import Affordable, Moment, StudyUse
-from flo.privacy.ledger import Ledger
-from flo.privacy.life import SUB_LEDGERS, LifeBudget
-from flo.privacy.rows import Row
-from flo.privacy.sheet import Section
-from flo.study import Study
+from flo.privacy.accounting.life_budget import SUB_LEDGERS, LifetimeBudget
+from flo.privacy.ledger.ledger import Ledger
+from flo.privacy.ledger.rows import LedgerRow
+from flo.privacy.report import budget_view
+from flo.privacy.report.budget_view import Affordable, Moment, StudyUse
+from flo.privacy.report.sheet import Section
+from flo.study.document import Study
 
 _MOST_MOMENTS, _MOST_RELEASES = 120, 200
 _HEARD = 4  # groups of four digits at a fingerprint's end, typed as they are read out: 64 bits
@@ -53,7 +53,7 @@ class Life:
     """A population's budget as its steward wants to see it."""
 
     name: str
-    life: LifeBudget
+    life: LifetimeBudget
     now: Moment
     fits: dict[str, Affordable]
     uses: list[StudyUse]
@@ -61,7 +61,7 @@ class Life:
 
 
 @dataclass(frozen=True)
-class Left:
+class ReleaseLine:
     """One release: what left, when, of which study."""
 
     row: int
@@ -90,7 +90,7 @@ def sheet(home: SiteHome, study: Study, population: Population) -> list[Section]
 
     It has to be heard by telephone, so it must not stand beside the field that it is typed into.
     """
-    hidden = {p: spoken(study.hospital(p).fingerprint) for p in strangers(home, study)}
+    hidden = {p: format_fingerprint(study.hospital(p).fingerprint) for p in strangers(home, study)}
     sections = review(home, study, population)
     for whole in hidden.values():
         sections = [
@@ -115,14 +115,14 @@ def strangers(home: SiteHome, study: Study) -> list[str]:
 def partners(home: SiteHome, study: Study) -> list[Partner]:
     """The same as the page shows them: what is to be heard by telephone is left out."""
     return [
-        Partner(name, _begins(spoken(study.hospital(name).fingerprint)))
+        Partner(name, _begins(format_fingerprint(study.hospital(name).fingerprint)))
         for name in strangers(home, study)
     ]
 
 
 def is_what_was_heard(study: Study, hospital: str, typed: str) -> bool:
     """Whether the end of the fingerprint that the study names was typed."""
-    return heard(typed) == study.hospital(hospital).fingerprint[-4 * _HEARD :]
+    return parse_fingerprint(typed) == study.hospital(hospital).fingerprint[-4 * _HEARD :]
 
 
 def costs(home: SiteHome, study: Study, population: Population, *, if_broken: bool) -> list[Cost]:
@@ -145,11 +145,12 @@ def lives(ledger: Ledger) -> list[Life]:
     rows, balance = list(ledger.rows()), ledger.balance()
     found = []
     for name, life in balance.lives.items():
-        moments = [_birth(rows, name), *budget.over_time(rows, name, _MOST_MOMENTS)]
+        moments = [_birth(rows, name), *budget_view.over_time(rows, name, _MOST_MOMENTS)]
         fits = {
-            side: budget.affordable(life, balance.remaining(name, side)) for side in SUB_LEDGERS
+            side: budget_view.affordable(life, balance.remaining(name, side))
+            for side in SUB_LEDGERS
         }
-        uses = budget.by_study(rows, balance, name)
+        uses = budget_view.by_study(rows, balance, name)
         found.append(Life(name, life, moments[-1], fits, uses, _over_time(moments)))
     return found
 
@@ -168,16 +169,16 @@ def would_fit(ledger: Ledger, population: str, epsilon: float) -> list[tuple[str
     return found
 
 
-def releases(ledger: Ledger) -> tuple[list[Left], int]:
+def releases(ledger: Ledger) -> tuple[list[ReleaseLine], int]:
     """The latest that left, the latest first, and how many there are in all."""
-    names, found = dict[int, str](), list[Left]()
+    names, found = dict[int, str](), list[ReleaseLine]()
     for row in ledger.rows():
         public, private = row.public, row.private or {}
         if public["kind"] == "reserve":
             names[row.sequence] = f"{private.get('name', '')} v{private.get('version', '?')}"
         elif public["kind"] in ("release", "repeat"):
             found.append(
-                Left(
+                ReleaseLine(
                     row.sequence,
                     public["time"],
                     "again, at no cost" if public["kind"] == "repeat" else "charged",
@@ -209,7 +210,7 @@ def _value(value: Any) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
-def _birth(rows: list[Row], population: str) -> Moment:
+def _birth(rows: list[LedgerRow], population: str) -> Moment:
     """Nothing is spent yet."""
     born = next(
         row.public["time"]

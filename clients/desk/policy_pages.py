@@ -9,52 +9,53 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from flo.clients import consent
 from flo.clients.desk import facts
-from flo.clients.desk.room import Room, person_in
-from flo.clients.home import SiteHome
-from flo.clients.policy import Policy
-from flo.clients.policy_file import read_edited, sign
+from flo.clients.desk.context import DeskContext, person_in
+from flo.clients.home.policy import Policy
+from flo.clients.home.policy_file import read_edited, sign
+from flo.clients.home.site_home import SiteHome
+from flo.clients.patients.erasure import erase
+from flo.clients.patients.opt_outs import OptOuts, id_in_data, opt_out
 from flo.errors import FloError, PolicyError, TrustError
-from flo.identity import fingerprint
+from flo.keys.identity import fingerprint
 
 
-def policy_router(room: Room) -> APIRouter:
+def policy_router(context: DeskContext) -> APIRouter:
     """Routes to read and sign the policy, and to take a patient out."""
-    router, home = APIRouter(), room.home
+    router, home = APIRouter(), context.home
 
-    @router.get(f"{room.base}/policy")
+    @router.get(f"{context.base}/policy")
     def policy(request: Request) -> Response:
-        return room.page(request, "policy.html.j2", **_policy(home))
+        return context.page(request, "policy.html.j2", **_policy(home))
 
-    @router.post(f"{room.base}/policy")
+    @router.post(f"{context.base}/policy")
     async def sign_policy(request: Request) -> Response:
-        fields = await room.form(request)
+        fields = await context.form(request)
         waits = await asyncio.to_thread(_sign_policy, home, fields) is None
-        return room.page(request, "policy.html.j2", **(_policy(home) | {"waits": waits}))
+        return context.page(request, "policy.html.j2", **(_policy(home) | {"waits": waits}))
 
-    @router.get(f"{room.base}/opt-outs")
+    @router.get(f"{context.base}/opt-outs")
     def opt_outs(request: Request) -> Response:
-        count = len(consent.OptOuts.load(home).patients)
-        return room.page(request, "opt_outs.html.j2", count=count, said=None, record=None)
+        count = len(OptOuts.load(home).patients)
+        return context.page(request, "opt_outs.html.j2", count=count, said=None, record=None)
 
-    @router.post(f"{room.base}/opt-outs")
+    @router.post(f"{context.base}/opt-outs")
     async def take_out(request: Request) -> Response:
-        fields = await room.form(request)
+        fields = await context.form(request)
         return await asyncio.to_thread(taken_out, request, fields)
 
     def taken_out(request: Request, fields: dict[str, str]) -> Response:
         patient = fields.get("patient", "")
-        changed = consent.opt_out(home, patient)
-        made, path = consent.erase(home, patient) if "record" in fields else (None, None)
+        changed = opt_out(home, patient)
+        made, path = erase(home, patient) if "record" in fields else (None, None)
         try:
-            known = consent.is_in_a_file(home, patient)
+            known = id_in_data(home, patient)
         except FloError:  # the file is away; the patient is out all the same
             known = False
         said: Any = {"changed": len(changed), "known": known}
-        count = len(consent.OptOuts.load(home).patients)
+        count = len(OptOuts.load(home).patients)
         record: Any = {"made": made, "path": path} if made else None
-        return room.page(request, "opt_outs.html.j2", count=count, said=said, record=record)
+        return context.page(request, "opt_outs.html.j2", count=count, said=said, record=record)
 
     return router
 

@@ -8,20 +8,20 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from flo.audit.chain_check import IncrementalVerifier, countersigned
 from flo.clients.desk import facts
-from flo.clients.desk.room import Room
+from flo.clients.desk.context import DeskContext
 from flo.errors import UsageError
-from flo.pages.record import ChainCheck, countersigned
 
 _ENTRIES = 100
 
 
-def record_router(room: Room) -> APIRouter:
+def record_router(context: DeskContext) -> APIRouter:
     """Routes to read budget, releases and audit log; nothing is changed by them."""
-    router, home = APIRouter(), room.home
-    check = ChainCheck(home.audit_log())
+    router, home = APIRouter(), context.home
+    check = IncrementalVerifier(home.audit_log())
 
-    @router.get(f"{room.base}/budget")
+    @router.get(f"{context.base}/budget")
     def budget(request: Request, population: str = "", epsilon: str = "") -> Response:
         with closing(home.ledger()) as ledger:
             asked = _asked(epsilon)
@@ -34,25 +34,25 @@ def record_router(room: Room) -> APIRouter:
             "asked": population,
             "epsilon": epsilon,
         }
-        return room.page(request, "budget.html.j2", **values)
+        return context.page(request, "budget.html.j2", **values)
 
-    @router.get(f"{room.base}/releases")
+    @router.get(f"{context.base}/releases")
     def releases(request: Request) -> Response:
         with closing(home.ledger()) as ledger:
             found, count = facts.releases(ledger)
-        return room.page(request, "releases.html.j2", releases=found, count=count)
+        return context.page(request, "releases.html.j2", releases=found, count=count)
 
-    @router.get(f"{room.base}/log")
+    @router.get(f"{context.base}/log")
     def log(request: Request, study: str = "", kind: str = "") -> Response:
         with closing(home.audit_log()) as audit:
             entries, count = audit.latest(_ENTRIES, study=study or None, kind=kind or None)
             signers = countersigned(audit)
-        return room.page(
+        return context.page(
             request,
             "log.html.j2",
             entries=entries,
             count=count,
-            checked=check.go_on(),
+            checked=check.verify_next(),
             countersigned=[("the coordinator", number) for _, number in signers],
             study=study,
             kind=kind,

@@ -12,18 +12,19 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from flo import pages
+from flo.clients.connection.enrolment import connect
 from flo.clients.desk import facts
+from flo.clients.desk.context import DeskContext
 from flo.clients.desk.policy_pages import policy_router
 from flo.clients.desk.record_pages import record_router
-from flo.clients.desk.room import Room
 from flo.clients.desk.study_pages import study_router
-from flo.clients.enrol import connect
-from flo.clients.halt import go_on, halt
-from flo.clients.home import SiteHome
-from flo.clients.inbox import Listed, listed, listed_here
+from flo.clients.home.emergency_stop import halt, resume
+from flo.clients.home.site_home import SiteHome
+from flo.clients.inbox.inbox import Listed, listed, listed_here
 from flo.errors import FloError, TrustError
-from flo.machine import of_the_machine
+from flo.host.machine_errors import of_the_machine
+from flo.pages.forms import came_from
+from flo.pages.responses import redirect
 
 _LATEST = 5
 _WATCHED = (
@@ -37,46 +38,48 @@ _WATCHED = (
 )
 
 
-def desk_app(room: Room) -> FastAPI:
+def desk_app(context: DeskContext) -> FastAPI:
     """The desk behind its ``Guard``: all its pages, and every failure as a page that says why."""
     app = FastAPI(title="FLO desk", docs_url=None, redoc_url=None, openapi_url=None)
-    home, base = room.home, room.base
+    home, base = context.home, context.base
 
     @app.exception_handler(FloError)
     async def _problem(request: Request, error: FloError) -> Response:
-        shown = {"why": str(error), "hint": error.hint, "back": pages.came_from(request)}
-        return room.page(request, "problem.html.j2", 400, **shown)
+        shown = {"why": str(error), "hint": error.hint, "back": came_from(request)}
+        return context.page(request, "problem.html.j2", 400, **shown)
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> Response:
         if known := of_the_machine(error):
-            shown = {"why": str(known), "hint": known.hint, "back": pages.came_from(request)}
-            return room.page(request, "problem.html.j2", 503, **shown)
+            shown = {"why": str(known), "hint": known.hint, "back": came_from(request)}
+            return context.page(request, "problem.html.j2", 503, **shown)
         why = f"this is a bug in FLO ({type(error).__name__})"
-        return room.page(request, "problem.html.j2", 500, why=why, hint="please report it", back="")
+        return context.page(
+            request, "problem.html.j2", 500, why=why, hint="please report it", back=""
+        )
 
     @app.get(base)
     def inbox(request: Request) -> Response:
         studies, why = _inbox(home)
-        return room.page(request, "inbox.html.j2", studies=studies, why=why, **_now(home))
+        return context.page(request, "inbox.html.j2", studies=studies, why=why, **_now(home))
 
     @app.get(f"{base}/live")
     async def live() -> Response:
         def parts() -> dict[str, str]:
-            return room.parts("inbox.html.j2", base, **_now(home))
+            return context.parts("inbox.html.j2", base, **_now(home))
 
-        return room.live.stream(lambda: _version(home), parts, shown=base)
+        return context.live.stream(lambda: _version(home), parts, shown=base)
 
     @app.post(f"{base}/stop")
     def stop(request: Request) -> Response:
-        return room.page(request, "stopped.html.j2", but=halt(home)[1])
+        return context.page(request, "stopped.html.j2", but=halt(home)[1])
 
     @app.post(f"{base}/resume")
-    def resume() -> Response:
-        go_on(home)
-        return pages.redirect(base)
+    def go_on() -> Response:
+        resume(home)
+        return redirect(base)
 
-    for router in (study_router(room), record_router(room), policy_router(room)):
+    for router in (study_router(context), record_router(context), policy_router(context)):
         app.include_router(router)
     return app
 

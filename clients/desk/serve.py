@@ -11,12 +11,12 @@ from typing import ClassVar
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from flo.clients.desk.guard import Guard
-from flo.clients.desk.room import Room
+from flo.clients.desk.access import DeskAuth
+from flo.clients.desk.context import DeskContext
 from flo.clients.desk.routes import desk_app
-from flo.clients.home import SiteHome
+from flo.clients.home.site_home import SiteHome
 from flo.errors import NetworkError
-from flo.pages.live import Live
+from flo.pages.live import LiveUpdates
 
 _HEAD_SECONDS, _MOST_WAITING = 5.0, 100
 
@@ -54,7 +54,7 @@ class _Protocol(HttpToolsProtocol):
 class _Server(uvicorn.Server):
     """Ends open streams first, so that ending takes no time."""
 
-    def __init__(self, config: uvicorn.Config, live: Live) -> None:
+    def __init__(self, config: uvicorn.Config, live: LiveUpdates) -> None:
         super().__init__(config)
         self._live = live
 
@@ -78,9 +78,9 @@ def serve_desk(home: SiteHome, port: int, show_link: Callable[[str], None]) -> N
             f"port {port} on 127.0.0.1 cannot be had ({error.strerror})",
             hint="choose another --port, or leave it out",
         ) from error
-    guard = Guard(bound.getsockname()[1], show_link)
-    room = Room(home, guard.base)
-    guard.inside = desk_app(room)
+    guard = DeskAuth(bound.getsockname()[1], show_link)
+    context = DeskContext(home, guard.base)
+    guard.inside = desk_app(context)
     config = uvicorn.Config(
         guard,
         http=_Protocol,
@@ -93,4 +93,4 @@ def serve_desk(home: SiteHome, port: int, show_link: Callable[[str], None]) -> N
         timeout_graceful_shutdown=2,
     )
     guard.offer_link()
-    _Server(config, room.live).run([bound])
+    _Server(config, context.live).run([bound])

@@ -8,38 +8,39 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from flo import canonical, pages
-from flo.clients import approval
-from flo.clients.address_book import AddressBook, refuse_strangers
-from flo.clients.approval import approval_path
-from flo.clients.approve import approve, rehearse, terms_of
-from flo.clients.decisions import refuse, withdraw
+from flo.clients.approvals.approve import approve, dry_run_approval, terms_of
+from flo.clients.approvals.approvers import add_approver
+from flo.clients.approvals.decline import refuse, withdraw
+from flo.clients.approvals.fingerprints import AddressBook, refuse_strangers
+from flo.clients.connection.enrolment import connect
+from flo.clients.connection.offers import Offered, known_studies
 from flo.clients.desk import facts
-from flo.clients.desk.room import Room, person_in
-from flo.clients.enrol import connect
-from flo.clients.home import SiteHome
-from flo.clients.inbox import decided
-from flo.clients.inspect import inspect
-from flo.clients.offers import Offered, known_studies
-from flo.clients.people import say_yes
-from flo.clients.site_config import Population
+from flo.clients.desk.context import DeskContext, person_in
+from flo.clients.home.site_config import Population
+from flo.clients.home.site_home import SiteHome
+from flo.clients.inbox.inbox import decided
+from flo.clients.mapping.inspect import inspect
+from flo.clients.records import approval
+from flo.clients.records.approval import approval_path
+from flo.documents import canonical
 from flo.errors import FloError, NetworkError, PolicyError, TrustError, UsageError
-from flo.study import UNDER_WAY, Study, from_canonical
+from flo.pages.responses import redirect
+from flo.study.document import UNDER_WAY, Study, from_canonical
 
 _STUDY = "/studies/{digest}"
 _AWAY = "not known now"  # the status of a study that only this site's own approval tells of
 
 
-def study_router(room: Room) -> APIRouter:
+def study_router(context: DeskContext) -> APIRouter:
     """Routes of one study; that it was looked at is entered in the audit log."""
-    router, home = APIRouter(), room.home
+    router, home = APIRouter(), context.home
 
-    @router.get(f"{room.base}{_STUDY}")
+    @router.get(f"{context.base}{_STUDY}")
     def study(digest: str, request: Request, population: str | None = None) -> Response:
         chosen = home.config.population(population or home.config.populations[0].name)
         known = _known(home, digest)
         home.record("reviewed", digest)
-        return room.page(
+        return context.page(
             request,
             "study.html.j2",
             study=known.study,
@@ -52,11 +53,11 @@ def study_router(room: Room) -> APIRouter:
             population=chosen.name,
         )
 
-    @router.get(f"{room.base}{_STUDY}/data")
+    @router.get(f"{context.base}{_STUDY}/data")
     def data(digest: str, request: Request, population: str | None = None) -> Response:
         chosen = home.config.population(population or home.config.populations[0].name)
         study = _known(home, digest).study
-        return room.page(
+        return context.page(
             request,
             "data.html.j2",
             study=study.name,
@@ -65,13 +66,13 @@ def study_router(room: Room) -> APIRouter:
             seen=inspect(home, study, chosen),
         )
 
-    @router.post(f"{room.base}{_STUDY}/confirm")
+    @router.post(f"{context.base}{_STUDY}/confirm")
     async def confirm(digest: str, request: Request) -> Response:
-        fields, known = await room.form(request), await asyncio.to_thread(_known, home, digest)
+        fields, known = await context.form(request), await asyncio.to_thread(_known, home, digest)
         await asyncio.to_thread(_confirm, home, known.study, fields)
-        return pages.redirect(f"{room.base}/studies/{digest}#partners")
+        return redirect(f"{context.base}/studies/{digest}#partners")
 
-    @router.get(f"{room.base}{_STUDY}/approve")
+    @router.get(f"{context.base}{_STUDY}/approve")
     def ask(
         digest: str, request: Request, population: str | None = None, broken: str = ""
     ) -> Response:
@@ -87,7 +88,7 @@ def study_router(room: Room) -> APIRouter:
         except PolicyError as error:
             hint = "compare their keys on the page of the study; or tick there that you approve"
             raise PolicyError(str(error), hint=f"{hint} without, at the larger ε") from error
-        return room.page(
+        return context.page(
             request,
             "approve.html.j2",
             study=study,
@@ -99,9 +100,9 @@ def study_router(room: Room) -> APIRouter:
             policy=home.policy,
         )
 
-    @router.post(f"{room.base}{_STUDY}/approve")
+    @router.post(f"{context.base}{_STUDY}/approve")
     async def say_it(digest: str, request: Request) -> Response:
-        return await asyncio.to_thread(approved, digest, request, await room.form(request))
+        return await asyncio.to_thread(approved, digest, request, await context.form(request))
 
     def approved(digest: str, request: Request, fields: dict[str, str]) -> Response:
         chosen, if_broken = home.config.population(fields.get("population")), "broken" in fields
@@ -111,12 +112,12 @@ def study_router(room: Room) -> APIRouter:
         kept = Offered(offered.study, offered.signature)
         if "only" in fields:
             with connect(home) as api:
-                rehearse(home, api, kept, chosen, if_broken=if_broken)
+                dry_run_approval(home, api, kept, chosen, if_broken=if_broken)
             return asked(request, offered.study, chosen, if_broken=if_broken, looked=True)
         terms = terms_of(home, offered.study, chosen, if_broken=if_broken)
-        people = say_yes(home, offered.study, terms, person_in(fields))
+        people = add_approver(home, offered.study, terms, person_in(fields))
         if people and len(people) < home.policy.approvers:
-            return pages.redirect(f"{room.base}/studies/{digest}")
+            return redirect(f"{context.base}/studies/{digest}")
         told = True
         try:
             with connect(home) as api:
@@ -125,29 +126,29 @@ def study_router(room: Room) -> APIRouter:
             if decided(home, digest) != "approved":
                 raise
             told = False
-        return room.page(request, "approved.html.j2", study=offered.study, told=told)
+        return context.page(request, "approved.html.j2", study=offered.study, told=told)
 
-    @router.post(f"{room.base}{_STUDY}/refuse")
+    @router.post(f"{context.base}{_STUDY}/refuse")
     async def say_no(digest: str, request: Request) -> Response:
-        reason = _reason(await room.form(request))
+        reason = _reason(await context.form(request))
 
         def told() -> None:
             with connect(home) as api:
                 refuse(home, api, _known(home, digest).study.digest, reason)
 
         await asyncio.to_thread(told)
-        return pages.redirect(f"{room.base}/studies/{digest}")
+        return redirect(f"{context.base}/studies/{digest}")
 
-    @router.post(f"{room.base}{_STUDY}/withdraw")
+    @router.post(f"{context.base}{_STUDY}/withdraw")
     async def no_longer(digest: str, request: Request) -> Response:
-        reason = _reason(await room.form(request))
+        reason = _reason(await context.form(request))
 
         def told() -> bool:
             with connect(home) as api:
                 return withdraw(home, api, digest, reason)
 
         informed = await asyncio.to_thread(told)
-        return room.page(request, "withdrawn.html.j2", digest=digest, informed=informed)
+        return context.page(request, "withdrawn.html.j2", digest=digest, informed=informed)
 
     return router
 

@@ -12,25 +12,25 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from flo import looks
-from flo.clients.mapping import MappedColumn, StudyMapping, by_name, problems
 from flo.clients.quality import rules
-from flo.clients.quality.findings import EXTRA, Finding, Unfit, listed, refuse
+from flo.clients.quality.findings import EXTRA, DataFinding, Unfit, listed, refuse
 from flo.clients.quality.header import refuse_cells
 from flo.clients.quality.identifiers import kind_of_identifier
-from flo.clients.quality.suspicions import suspicions
+from flo.clients.quality.plausibility import plausibility_findings
 from flo.clients.quality.table import Progress, Table, read
-from flo.clients.sources.source import Source
+from flo.clients.sources.mapping import MappedColumn, StudyMapping, by_name, problems
+from flo.clients.sources.source import DataSource
 from flo.errors import DataError, UsageError
-from flo.features import encode_category, encode_image, encode_number, input_names, scale
-from flo.schema import Column, ImageColumn, NumberColumn, Schema
+from flo.study import identifier_patterns
+from flo.study.features import encode_category, encode_image, encode_number, input_names, scale
+from flo.study.schema import Column, ImageColumn, NumberColumn, Schema
 
 _MOST_BY_NAME = 10
 _BLOCK = 8192  # records encoded at a time: a row is written whole while it is at hand
 
 
 @dataclass(frozen=True)
-class Checked:
+class EncodedTable:
     """A table that fits: model inputs (n, d), labels (n,), and each record's patient id.
 
     Of each patient the study's first ``most_records`` records, in the order of the source.
@@ -40,32 +40,32 @@ class Checked:
     labels: npt.NDArray[np.float64]
     patient_ids: list[str]
 
-    def without(self, names: Collection[str]) -> Checked:
+    def without(self, names: Collection[str]) -> EncodedTable:
         """The same without the records of these patients."""
         if not names:
             return self
         kept = np.array([name not in names for name in self.patient_ids], dtype=bool)
         ids = [name for name in self.patient_ids if name not in names]
-        return Checked(self.inputs[kept], self.labels[kept], ids)
+        return EncodedTable(self.inputs[kept], self.labels[kept], ids)
 
 
 @dataclass(frozen=True)
-class Looked:
+class InspectedTable:
     """What the gate saw: the table, and everything that was found."""
 
     table: Table
-    found: list[Finding]
+    found: list[DataFinding]
 
 
-def look(
-    source: Source,
+def inspect_table(
+    source: DataSource,
     schema: Schema,
     id_column: str,
     mapping: StudyMapping | None = None,
     ignore: Collection[str] = (),
     progress: Progress = lambda done: None,
     declared: int | None = None,
-) -> Looked:
+) -> InspectedTable:
     """Read everything and say what does not fit, and what looks wrong though it fits.
 
     ``mapping``: None where the source's fields have the study's names. ``declared``: the patients
@@ -78,17 +78,18 @@ def look(
     looked = _by_the_rules(source, schema, id_column, mapping, ignore, progress)
     if len(looked.table) == 0:
         return looked
-    return Looked(
-        looked.table, looked.found + suspicions(looked.table, schema, id_column, declared)
+    return InspectedTable(
+        looked.table,
+        looked.found + plausibility_findings(looked.table, schema, id_column, declared),
     )
 
 
-def check(
-    source: Source,
+def encode_checked(
+    source: DataSource,
     schema: Schema,
     id_column: str,
     ignore: Collection[str] = (),
-) -> Checked:
+) -> EncodedTable:
     """Encode data whose fields have the study's names, by the study's own rules alone.
 
     Raises:
@@ -102,23 +103,24 @@ def check(
     return encode(looked.table, schema)
 
 
-def gate(
-    source: Source,
+def require_clean(
+    source: DataSource,
     schema: Schema,
     id_column: str,
     mapping: StudyMapping | None,
     ignore: Collection[str] = (),
-    also: Sequence[Finding] = (),
+    also: Sequence[DataFinding] = (),
     declared: int | None = None,
-) -> Checked:
+) -> EncodedTable:
     """What an approval freezes: data that fit, and in which nothing looks wrong but what the
-    mapping accepts. ``also``: findings that others made of them. ``declared``: see ``look``.
+    mapping accepts. ``also``: findings that others made of them. ``declared``: see
+    ``inspect_table``.
 
     Raises:
-        DataError: with every finding that stands in the way. UsageError: see ``look``.
+        DataError: with every finding that stands in the way. UsageError: see ``inspect_table``.
     """
     try:
-        looked = look(source, schema, id_column, mapping, ignore, declared=declared)
+        looked = inspect_table(source, schema, id_column, mapping, ignore, declared=declared)
         refuse([*looked.found, *also], mapping.accepted if mapping else {})
     except Unfit as error:
         raise DataError(
@@ -128,19 +130,19 @@ def gate(
     return encode(looked.table, schema)
 
 
-def check_inputs(source: Source, schema: Schema) -> npt.NDArray[np.float64]:
+def check_inputs(source: DataSource, schema: Schema) -> npt.NDArray[np.float64]:
     """Model inputs (n, d) of patients to predict for: no label and no id needed, the rest as above.
 
     Raises:
         DataError: with every finding, not only the first.
     """
     wanted = _input_fields(schema)
-    present = {offer.field for offer in source.offers()}
-    found = [Finding(name, "is missing from the file") for name in sorted(wanted - present)]
+    present = {offer.field for offer in source.fields()}
+    found = [DataFinding(name, "is missing from the file") for name in sorted(wanted - present)]
     if not found:
         table = read(source, schema, by_name(sorted(wanted)))
         if len(table) == 0:
-            found = [Finding(schema.columns[0].name, "holds no records")]
+            found = [DataFinding(schema.columns[0].name, "holds no records")]
         else:
             found = rules.broken(table, schema, "", labelled=False)
     if found:
@@ -151,7 +153,7 @@ def check_inputs(source: Source, schema: Schema) -> npt.NDArray[np.float64]:
     return _inputs(table, schema)
 
 
-def encode(table: Table, schema: Schema) -> Checked:
+def encode(table: Table, schema: Schema) -> EncodedTable:
     """A table in which no rule is broken, for training."""
     names = table.ids
     most = 1 if schema.records_per_patient == "one" else schema.most_records
@@ -159,7 +161,7 @@ def encode(table: Table, schema: Schema) -> Checked:
     kept = (series.groupby(series).cumcount() < most).to_numpy()
     labels = np.asarray(table.columns[schema.label] == "1", dtype=np.float64)
     inputs = _inputs(table, schema)
-    return Checked(
+    return EncodedTable(
         inputs if kept.all() else inputs[kept],
         labels[kept],
         [name for name, keep in zip(names, kept, strict=True) if keep],
@@ -167,18 +169,18 @@ def encode(table: Table, schema: Schema) -> Checked:
 
 
 def _by_the_rules(
-    source: Source,
+    source: DataSource,
     schema: Schema,
     id_column: str,
     mapping: StudyMapping | None,
     ignore: Collection[str],
     progress: Progress = lambda done: None,
-) -> Looked:
+) -> InspectedTable:
     used, extra = _mapping(source, schema, id_column, mapping, ignore)
     table = read(source, schema, used, progress)
     if len(table) == 0:
-        return Looked(table, [*extra, Finding(id_column, "the file holds no records")])
-    return Looked(table, [*extra, *rules.broken(table, schema, id_column)])
+        return InspectedTable(table, [*extra, DataFinding(id_column, "the file holds no records")])
+    return InspectedTable(table, [*extra, *rules.broken(table, schema, id_column)])
 
 
 def _inputs(table: Table, schema: Schema) -> npt.NDArray[np.float64]:
@@ -209,12 +211,12 @@ def _input_fields(schema: Schema) -> set[str]:
 
 
 def _mapping(
-    source: Source,
+    source: DataSource,
     schema: Schema,
     id_column: str,
     mapping: StudyMapping | None,
     ignore: Collection[str],
-) -> tuple[StudyMapping, list[Finding]]:
+) -> tuple[StudyMapping, list[DataFinding]]:
     """The mapping to read by, its images pixel by pixel where the source is a table; and columns
     that the source has too many.
 
@@ -223,7 +225,7 @@ def _mapping(
     """
     wanted = _input_fields(schema) | {schema.label}
     if id_column in wanted:
-        refuse([Finding(id_column, "is this population's patient id; no study may use it")], {})
+        refuse([DataFinding(id_column, "is this population's patient id; no study may use it")], {})
     if mapping is not None and not (source.is_table and not mapping.columns):
         if wrong := problems(mapping, schema):
             lines = "\n".join(f"  {line}" for line in wrong)
@@ -242,9 +244,9 @@ def _mapping(
     refuse(
         [f for name, column in used.columns.items() for f in _telling(name, column, id_column)], {}
     )
-    extra: list[Finding] = []
+    extra: list[DataFinding] = []
     if source.is_table:
-        present = {offer.field for offer in source.offers()}
+        present = {offer.field for offer in source.fields()}
         of = {column.one_field(name): name for name, column in used.columns.items()}
         refuse_cells(sorted(present), id_column, set(of))
         fields = {id_column, *of}
@@ -256,7 +258,7 @@ def _mapping(
                 rule += ", and is where patient ids are looked for (id_column)"
             elif of[name] != name:
                 rule += f", and is what the mapping has for {of[name]!r}"
-            found.append(Finding(name, rule))
+            found.append(DataFinding(name, rule))
         if mapping is None or not mapping.columns:
             extra = _strange(source, sorted(present - fields - set(ignore)), schema)
         if found:
@@ -264,17 +266,20 @@ def _mapping(
     return used, extra
 
 
-def _telling(name: str, column: MappedColumn, id_column: str) -> list[Finding]:
+def _telling(name: str, column: MappedColumn, id_column: str) -> list[DataFinding]:
     """Fields of a column that are the patient's id, or by their own names tell who a patient is."""
-    of = {f: "the patient id" if f == id_column else looks.of_header(f) for f in column.fields}
+    of = {
+        f: "the patient id" if f == id_column else identifier_patterns.of_header(f)
+        for f in column.fields
+    }
     return [
-        Finding(name, f"is mapped to {what}; no study may use it")
+        DataFinding(name, f"is mapped to {what}; no study may use it")
         for field, what in of.items()
         if what and field != name
     ]
 
 
-def _strange(source: Source, names: list[str], schema: Schema) -> list[Finding]:
+def _strange(source: DataSource, names: list[str], schema: Schema) -> list[DataFinding]:
     """Columns that neither the study nor site.toml names, and what their first cells look like.
 
     Many of one sort are one finding.
@@ -290,11 +295,11 @@ def _strange(source: Source, names: list[str], schema: Schema) -> list[Finding]:
     for kind, alike in by_kind.items():
         if len(alike) <= _MOST_BY_NAME:
             rule = f"looks like {kind}: no study may have them" if kind else "is not in the study"
-            found += [Finding(name, rule, kind=EXTRA) for name in alike]
+            found += [DataFinding(name, rule, kind=EXTRA) for name in alike]
             continue
         some = ", ".join(map(repr, alike[:_MOST_BY_NAME]))
         rule = f"look like {kind}: no study may have them" if kind else "are not in the study"
-        found.append(Finding("", f"{len(alike)} columns ({some}, ...) {rule}", kind=EXTRA))
+        found.append(DataFinding("", f"{len(alike)} columns ({some}, ...) {rule}", kind=EXTRA))
     return found
 
 

@@ -17,7 +17,7 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Finding:
+class DataFinding:
     """``rule``: what does not hold. ``rows``: the first of ``count`` records, 1 = the first one.
 
     ``level``: *refused* is mended before anything is approved; *to accept* is mended, or accepted
@@ -53,13 +53,13 @@ def rows(
     *,
     level: Level = "refused",
     kind: str = "",
-) -> list[Finding]:
+) -> list[DataFinding]:
     """A finding about the records where ``broken``, shape (n,); none if there are none."""
     places = np.flatnonzero(broken)
     if not len(places):
         return []
     first = tuple(int(place) + 1 for place in places[:_SHOWN])
-    return [Finding(column, rule, first, len(places), level, kind)]
+    return [DataFinding(column, rule, first, len(places), level, kind)]
 
 
 class Unfit(DataError):
@@ -68,13 +68,13 @@ class Unfit(DataError):
     ``at_a_site``: whether a steward reads it, who has a mapping and a ``site.toml``.
     """
 
-    def __init__(self, found: Sequence[Finding], *, at_a_site: bool = True) -> None:
+    def __init__(self, found: Sequence[DataFinding], *, at_a_site: bool = True) -> None:
         text = f"the data do not fit the study:\n{listed(found)}"
         super().__init__(text, hint="; ".join(_ways_out(found, at_a_site=at_a_site)))
         self.found = found
 
 
-def refuse(found: Sequence[Finding], accepted: Mapping[str, str]) -> None:
+def refuse(found: Sequence[DataFinding], accepted: Mapping[str, str]) -> None:
     """Raises Unfit with every finding that stands in the way, not only the first."""
     hard = [finding for finding in found if finding.level == "refused"]
     open_ = [f for f in found if f.level == "to accept" and f.name not in accepted]
@@ -82,7 +82,7 @@ def refuse(found: Sequence[Finding], accepted: Mapping[str, str]) -> None:
         raise Unfit([*hard, *open_])
 
 
-def _ways_out(found: Sequence[Finding], *, at_a_site: bool) -> Iterator[str]:
+def _ways_out(found: Sequence[DataFinding], *, at_a_site: bool) -> Iterator[str]:
     kinds = {finding.kind for finding in found}
     if any(finding.rows for finding in found):
         yield "rows are counted from the first one below the header"
@@ -106,6 +106,6 @@ def _ways_out(found: Sequence[Finding], *, at_a_site: bool) -> Iterator[str]:
         yield f"what is as it should be is accepted in mapping.toml, with why: {names}"
 
 
-def listed(found: Sequence[Finding]) -> str:
+def listed(found: Sequence[DataFinding]) -> str:
     """One line each."""
     return "\n".join(f"  {finding}" for finding in found)

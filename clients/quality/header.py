@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
-from flo import looks
-from flo.clients.quality.findings import Finding, refuse
+from flo.clients.quality.findings import DataFinding, refuse
+from flo.study import identifier_patterns
 
 _SHARE = 1 / 3  # of the names
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
@@ -29,18 +29,18 @@ def refuse_cells(names: Sequence[str], id_column: str, wanted: Collection[str] =
     cells = sum(_is_like_a_cell(name) for name in names)
     if cells >= _SHARE * len(names):
         rule = f"the first line looks like a patient's and not like a header; {_MEND}"
-        refuse([Finding("", rule)], {})
+        refuse([DataFinding("", rule)], {})
     if wanted and not set(wanted) & set(names):
         rule = (
             f"neither the id_column {id_column!r} nor a column of the study is in the file; if its "
             f"first line is a patient's, {_MEND}; if its columns have other names, flo site map "
             "drafts a mapping"
         )
-        refuse([Finding("", rule)], {})
+        refuse([DataFinding("", rule)], {})
 
 
 def _is_like_a_cell(name: str) -> bool:
     if not name.strip() or _NUMBER.fullmatch(name.strip()):
         return True
-    kinds = [kind for kind, _ in looks.KINDS if kind != looks.NAMES]
-    return any(looks.like(kind, [name.strip()])[0] for kind in kinds)
+    kinds = [kind for kind, _ in identifier_patterns.KINDS if kind != identifier_patterns.NAMES]
+    return any(identifier_patterns.matches(kind, [name.strip()])[0] for kind in kinds)

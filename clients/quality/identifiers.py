@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from flo import looks
-from flo.clients.quality.cells import Floats, as_text
-from flo.clients.quality.findings import Finding
-from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema, tells_who
+from flo.clients.quality.findings import DataFinding
+from flo.clients.sources.cells import Floats, as_text
+from flo.study import identifier_patterns
+from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema, tells_who
 
 IDENTIFIER = "identifier"
 _MOST_CELLS = 2000  # looked at; a column that is full of identifiers shows it in its first ones
@@ -52,12 +52,12 @@ def kind_of_identifier(cells: pa.Array) -> str | None:
     return _kind(text)
 
 
-def identifiers(columns: pd.DataFrame, ids: list[str], schema: Schema) -> list[Finding]:
+def identifiers(columns: pd.DataFrame, ids: list[str], schema: Schema) -> list[DataFinding]:
     """Columns of the study that hold what tells who a patient is."""
     found = []
     for column in schema.columns:
         if rule := tells_who(column):
-            found.append(Finding(column.name, rule, kind=IDENTIFIER))
+            found.append(DataFinding(column.name, rule, kind=IDENTIFIER))
             continue
         if isinstance(column, ImageColumn):
             continue
@@ -66,11 +66,11 @@ def identifiers(columns: pd.DataFrame, ids: list[str], schema: Schema) -> list[F
             found += _in_codes(column, cells, ids)
         elif kind := _kind_of_numbers(column, cells.to_numpy(), ids):
             rule = f"holds what looks like {kind}, which no study may have"
-            found.append(Finding(column.name, rule, level="to accept", kind=IDENTIFIER))
+            found.append(DataFinding(column.name, rule, level="to accept", kind=IDENTIFIER))
     return found
 
 
-def _in_codes(column: CategoryColumn, cells: pd.Series, ids: list[str]) -> list[Finding]:
+def _in_codes(column: CategoryColumn, cells: pd.Series, ids: list[str]) -> list[DataFinding]:
     """What stands beside the codebook is refused; what it seems to invite is asked about."""
     known = {code.casefold() for code in column.codes}
     strange = [c for c in cells.cat.categories if c.lstrip("\0").casefold() not in known]
@@ -79,13 +79,13 @@ def _in_codes(column: CategoryColumn, cells: pd.Series, ids: list[str]) -> list[
         rule = f"holds what looks like {kind}, which no study may have"
         if "numbers" in kind:
             rule += "; if they are codes or concepts, name them under `codes` in mapping.toml"
-        return [Finding(column.name, rule, kind=IDENTIFIER)]
+        return [DataFinding(column.name, rule, kind=IDENTIFIER)]
     rule = ""
-    if kinds := looks.of_codes(column.codes):
+    if kinds := identifier_patterns.identifying_codes(column.codes):
         rule = f"the study's codebook has what looks like {' and '.join(kinds)}"
     elif _one_by_one(cells, ids):
         rule = "most of its codes are one patient's each: do they name patients?"
-    return [Finding(column.name, rule, level="to accept", kind=IDENTIFIER)] if rule else []
+    return [DataFinding(column.name, rule, level="to accept", kind=IDENTIFIER)] if rule else []
 
 
 def _one_by_one(cells: pd.Series, ids: list[str]) -> bool:
@@ -97,7 +97,7 @@ def _one_by_one(cells: pd.Series, ids: list[str]) -> bool:
     return bool((patients == 1).mean() >= _ONE_BY_ONE)
 
 
-def weak_ids(ids: list[str], id_column: str) -> list[Finding]:
+def weak_ids(ids: list[str], id_column: str) -> list[DataFinding]:
     """A note where patients are known by what changes, or by what two of them may have."""
     kind = _kind(list(dict.fromkeys(ids))[:_MOST_CELLS])
     if kind not in ("names", "e-mail addresses"):
@@ -105,16 +105,20 @@ def weak_ids(ids: list[str], id_column: str) -> list[Finding]:
     rule = (
         f"holds what looks like {kind}: who has two counts as two patients, and two of one as one"
     )
-    return [Finding(id_column, rule, level="note", kind=IDENTIFIER)]
+    return [DataFinding(id_column, rule, level="note", kind=IDENTIFIER)]
 
 
 def _kind(cells: list[str]) -> str | None:
     if not cells:
         return None
-    for name, _ in looks.KINDS:
-        if np.mean(looks.like(name, cells)) >= _SHARE:
+    for name, _ in identifier_patterns.KINDS:
+        if np.mean(identifier_patterns.matches(name, cells)) >= _SHARE:
             return name
-    return "free text" if np.mean([looks.is_text(cell) for cell in cells]) >= _SHARE else None
+    return (
+        "free text"
+        if np.mean([identifier_patterns.is_text(cell) for cell in cells]) >= _SHARE
+        else None
+    )
 
 
 def _kind_of_numbers(column: NumberColumn, values: Floats, ids: list[str]) -> str | None:

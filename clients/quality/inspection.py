@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from flo.clients.mapping import StudyMapping
-from flo.clients.quality.cells import Floats, Mask
-from flo.clients.quality.check import Looked
-from flo.clients.quality.findings import Finding
-from flo.pages import Pages
+from flo.clients.quality.check import InspectedTable
+from flo.clients.quality.findings import DataFinding
+from flo.clients.sources.cells import Floats, Mask
+from flo.clients.sources.mapping import StudyMapping
 from flo.pages.plots import Bars, bars
-from flo.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
+from flo.pages.templates import Pages
+from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
 
 TEMPLATES = Path(__file__).parent
 _BINS, _MOST_BARS = 20, 12
@@ -55,7 +55,7 @@ class Inspection:
     most_records: int
     positive: float
     columns: list[ColumnSeen]
-    found: list[Finding]
+    found: list[DataFinding]
     accepted: Mapping[str, str]
     label: str
     day: str
@@ -66,7 +66,7 @@ class Inspection:
         return sorted(set(self.accepted) - {finding.name for finding in self.found})
 
     @property
-    def in_the_way(self) -> list[Finding]:
+    def in_the_way(self) -> list[DataFinding]:
         """What must be mended or accepted before this can be approved."""
         return [
             f
@@ -75,12 +75,12 @@ class Inspection:
         ]
 
     @property
-    def in_nobodys_way(self) -> list[Finding]:
+    def in_nobodys_way(self) -> list[DataFinding]:
         """What was found and hinders nothing: notes, and what the mapping accepts."""
         return [finding for finding in self.found if finding not in self.in_the_way]
 
 
-def inspection(looked: Looked, schema: Schema, mapping: StudyMapping | None) -> Inspection:
+def inspection(looked: InspectedTable, schema: Schema, mapping: StudyMapping | None) -> Inspection:
     """Of a source that was looked at; it may hold no record at all."""
     table = looked.table
     label = table.columns.get(schema.label)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from flo.clients.quality.cells import Floats
-from flo.clients.quality.findings import Finding, rows
-from flo.schema import CategoryColumn, NumberColumn
+from flo.clients.quality.findings import DataFinding, rows
+from flo.clients.sources.cells import Floats
+from flo.study.schema import CategoryColumn, NumberColumn
 
 CONSTANT, DEFAULT, MISSING_CODE = "constant column", "default value", "missing code"
 _FEWEST = 20  # known values
@@ -24,7 +24,7 @@ _CENTRE = (0.05, 0.95)  # quantiles of the other values
 _NEAR, _TIMES = 0.1, 4  # of the distance between these, and as many values
 
 
-def placeholders(column: NumberColumn, values: Floats) -> list[Finding]:
+def placeholders(column: NumberColumn, values: Floats) -> list[DataFinding]:
     """What stands for "not known" in (n,) values, NaN for missing; fewer than 20 tell nothing."""
     known = values[~np.isnan(values)]
     if len(known) < _FEWEST:
@@ -32,7 +32,7 @@ def placeholders(column: NumberColumn, values: Floats) -> list[Finding]:
     different, counts = np.unique(known, return_counts=True)
     if len(different) == 1:
         rule = "is the same in every record that has it: is it measured, or filled in?"
-        return [Finding(column.name, rule, level="to accept", kind=CONSTANT)]
+        return [DataFinding(column.name, rule, level="to accept", kind=CONSTANT)]
     # Only these can be: a million different values are not looked at one by one.
     low, high = np.quantile(known, _CENTRE)
     outer = (different <= low) | (different >= high) | (different == 0)
@@ -54,15 +54,15 @@ def placeholders(column: NumberColumn, values: Floats) -> list[Finding]:
             f"has one value in {counts[place] / len(known):.0%} of the records, though it is "
             "finely measured in the others: is that one filled in?"
         )
-        return [Finding(column.name, rule, level="to accept", kind=DEFAULT)]
+        return [DataFinding(column.name, rule, level="to accept", kind=DEFAULT)]
     return []
 
 
-def constant_codes(column: CategoryColumn, cells: pd.Series) -> list[Finding]:
+def constant_codes(column: CategoryColumn, cells: pd.Series) -> list[DataFinding]:
     """A note, and no question: a clinic for men has one sex, one for cancer that diagnosis."""
     if cells.nunique() != 1 or cells.notna().sum() < _FEWEST:
         return []
-    return [Finding(column.name, "is the same code in every record that has one", level="note")]
+    return [DataFinding(column.name, "is the same code in every record that has one", level="note")]
 
 
 def _is_code(value: float, count: int, known: Floats) -> bool:

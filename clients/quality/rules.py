@@ -10,9 +10,9 @@ import numpy as np
 import pandera.pandas as pandera
 from pandera.errors import SchemaErrors
 
-from flo.clients.quality.findings import CODEBOOK, MISSING, Finding, rows
+from flo.clients.quality.findings import CODEBOOK, MISSING, DataFinding, rows
 from flo.clients.quality.table import Table
-from flo.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
+from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
 
 LABELS = ("0", "1")
 ID = "\0id"  # a name that no column has
@@ -23,7 +23,9 @@ _NO_CODE = "must be a code of the study's codebook"
 _NO_LABEL = "the label must be 0 or 1"
 
 
-def broken(table: Table, schema: Schema, id_column: str, *, labelled: bool = True) -> list[Finding]:
+def broken(
+    table: Table, schema: Schema, id_column: str, *, labelled: bool = True
+) -> list[DataFinding]:
     """Every rule of the study's schema that records of the table break.
 
     ``labelled``: whether labels and ids are there and count.
@@ -31,7 +33,7 @@ def broken(table: Table, schema: Schema, id_column: str, *, labelled: bool = Tru
     frame = table.columns
     if labelled:
         frame = frame.assign(**{ID: table.ids})
-    found = table.of_source + [f for c in schema.columns for f in _image(c, table)]
+    found = table.source_findings + [f for c in schema.columns for f in _image(c, table)]
     try:
         _as_pandera(schema, labelled=labelled).validate(frame, lazy=True)
     except SchemaErrors as error:
@@ -80,7 +82,7 @@ def _column(column: NumberColumn | CategoryColumn) -> pandera.Column:
     return pandera.Column(checks=check, nullable=nullable)
 
 
-def _image(column: Column, table: Table) -> list[Finding]:
+def _image(column: Column, table: Table) -> list[DataFinding]:
     if not isinstance(column, ImageColumn) or column.name not in table.images:
         return []
     values = table.images[column.name]

@@ -7,8 +7,8 @@ counts as a patient: the privacy budget then protects one stay, and not all of a
 
 from __future__ import annotations
 
-from flo.clients.quality.findings import Finding
-from flo.schema import Schema
+from flo.clients.quality.findings import DataFinding
+from flo.study.schema import Schema
 
 SIZE = "number of patients"
 _TIMES = 2.0  # more or fewer than declared
@@ -17,7 +17,7 @@ _GROWN = 1.1  # since it was declared, and rounded
 
 def unexpected_size(
     ids: list[str], id_column: str, schema: Schema, declared: int | None
-) -> list[Finding]:
+) -> list[DataFinding]:
     """What there is to ask about n records with these ``ids``.
 
     ``declared``: the patients whom the study counts on here; None if it names no such number.
@@ -32,7 +32,7 @@ def unexpected_size(
         rule += ": are these ids of patients, or of their stays?"
     else:
         return []
-    return [Finding(id_column, rule, level="to accept", kind=SIZE)]
+    return [DataFinding(id_column, rule, level="to accept", kind=SIZE)]
 
 
 def _may_be_stays(ids: list[str], patients: int, schema: Schema, declared: int) -> bool:

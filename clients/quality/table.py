@@ -16,12 +16,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flo.clients.mapping import MappedColumn, StudyMapping
-from flo.clients.quality.cells import Floats, Mask, as_ids, as_numbers, as_text
-from flo.clients.quality.findings import Finding, rows
-from flo.clients.sources.source import Source
-from flo.privacy.split import normalise
-from flo.schema import MISSING, CategoryColumn, ImageColumn, NumberColumn, Schema
+from flo.clients.quality.findings import DataFinding, rows
+from flo.clients.sources.cells import Floats, Mask, as_ids, as_numbers, as_text
+from flo.clients.sources.mapping import MappedColumn, StudyMapping
+from flo.clients.sources.source import DataSource
+from flo.privacy.patients.split import normalise
+from flo.study.schema import MISSING, CategoryColumn, ImageColumn, NumberColumn, Schema
 
 NOT_A_NUMBER, NOT_FINITE = "must be a number", "must be finite"
 _ONLY_A_BOUND = (
@@ -39,47 +39,50 @@ class Table:
     """n records. ``ids``: as patients are known here, "" for a missing one.
 
     ``columns``: numbers as float64 with NaN for missing, codes as a categorical with NaN for
-    missing. ``images``: (n, pixels), NaN for what is no number. ``wrong``: (column, rule) -> the
-    cells that could not be read, (n,); a number among them stands as NaN. ``doubts`` and ``notes``:
-    the source's own, as in its batches.
+    missing. ``images``: (n, pixels), NaN for what is no number. ``invalid``: (column, rule) -> the
+    cells that could not be read, (n,); a number among them stands as NaN. ``to_accept`` and
+    ``notes``: the source's own, as in its batches.
     """
 
     ids: list[str]
     columns: pd.DataFrame
     images: dict[str, Floats] = field(default_factory=dict)
-    wrong: dict[tuple[str, str], Mask] = field(default_factory=dict)
-    doubts: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    invalid: dict[tuple[str, str], Mask] = field(default_factory=dict)
+    to_accept: dict[tuple[str, str, str], int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
-    def of_source(self) -> list[Finding]:
+    def source_findings(self) -> list[DataFinding]:
         """What could not be read, and what the source itself is in doubt about or notes."""
         wrong = [
             finding
-            for (column, rule), mask in self.wrong.items()
+            for (column, rule), mask in self.invalid.items()
             for finding in rows(column, rule, mask)
         ]
         doubts = [
-            Finding(column, f"{rule}: {count}", level="to accept", kind=kind)
-            for (kind, column, rule), count in self.doubts.items()
+            DataFinding(column, f"{rule}: {count}", level="to accept", kind=kind)
+            for (kind, column, rule), count in self.to_accept.items()
         ]
         return (
             wrong
             + doubts
-            + [Finding("", f"{rule}: {count}", level="note") for rule, count in self.notes.items()]
+            + [
+                DataFinding("", f"{rule}: {count}", level="note")
+                for rule, count in self.notes.items()
+            ]
         )
 
     def unread_in(self, column: str) -> Mask:
         """Cells of a column that could not be read, (n,)."""
-        masks = [mask for (name, _), mask in self.wrong.items() if name == column]
+        masks = [mask for (name, _), mask in self.invalid.items() if name == column]
         return np.any(masks, axis=0) if masks else np.zeros(len(self), dtype=bool)
 
 
 def read(
-    source: Source,
+    source: DataSource,
     schema: Schema,
     mapping: StudyMapping,
     progress: Progress = lambda done: None,
@@ -115,9 +118,9 @@ def read(
                     wrong.setdefault(key, []).append((begin, mask))
             else:
                 codes.setdefault(name, []).append(_coded(cells, mapped, known[name]))
-        doubts |= batch.doubts
+        doubts |= batch.to_accept
         notes |= batch.notes
-        for key, mask in batch.wrong.items():
+        for key, mask in batch.invalid.items():
             wrong.setdefault(key, []).append((begin, mask))
         ids += [normalise(name) if name else "" for name in as_ids(batch.ids).to_pylist()]
         progress(len(ids))

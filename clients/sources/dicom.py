@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from flo.clients.mapping import StudyMapping
-from flo.clients.sources.dicom_files import Beside, Image, images, is_of_a_screen, quiet
+from flo.clients.sources.dicom_files import Beside, DicomImage, images, is_of_a_screen, quiet
 from flo.clients.sources.dicom_findings import Tally
 from flo.clients.sources.dicom_labels import Labels
 from flo.clients.sources.dicom_pixels import has_no_units, read_pixels
 from flo.clients.sources.events import as_array
-from flo.clients.sources.source import Batch, Offer
+from flo.clients.sources.mapping import StudyMapping
+from flo.clients.sources.source import Batch, SourceField
 from flo.errors import DataError, UsageError
-from flo.schema import ImageColumn, Schema
+from flo.study.schema import ImageColumn, Schema
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -44,11 +44,11 @@ _NO_UNITS = "is a CT without RescaleSlope and RescaleIntercept: its numbers are 
 
 @dataclass(frozen=True)
 class _Record:
-    """One image. ``cells`` by column: of an image column its pixels. ``wrong``: rules it breaks."""
+    """One image. ``cells``: by column, pixels for an image. ``invalid``: rules that it breaks."""
 
     patient: str
     cells: dict[str, Any]
-    wrong: frozenset[str]
+    invalid: frozenset[str]
 
 
 class DicomFolder:
@@ -64,14 +64,14 @@ class DicomFolder:
         self._labels = Labels(labels, id_column)
 
     @quiet()
-    def offers(self) -> list[Offer]:
+    def fields(self) -> list[SourceField]:
         """Pixels, columns of the labels, and harmless tags of one image. Raises DataError: none."""
         first = next(images(self._folder, Beside()), None)
         if first is None:
             raise DataError(f"{self._folder} holds no DICOM image")
-        tags = [Offer(f"dicom:{e.keyword}", e.name) for e in first.header if _is_harmless(e)]
-        known = [Offer(name) for name in self._labels.fields]
-        return [Offer("pixels", "the image"), *known, *tags]
+        tags = [SourceField(f"dicom:{e.keyword}", e.name) for e in first.header if _is_harmless(e)]
+        known = [SourceField(name) for name in self._labels.fields]
+        return [SourceField("pixels", "the image"), *known, *tags]
 
     def settings(self) -> dict[str, Any]:
         """Nothing: a mapping of images needs columns only."""
@@ -122,14 +122,14 @@ class DicomFolder:
             record.cells.update(lines[key])
             tally.add(of_a_screen=is_of_a_screen(image.header) and bool(pixels))
             for name, column in pixels.items():
-                if not record.wrong:
+                if not record.invalid:
                     tally.add_pixels(column, record.cells[name])
             part.append(record)
         tally.refuse_broken(self._folder)
         tally.refuse_missing(self._folder, len(lines.keys() - found), self._labels.key)
         if part:
-            doubts |= tally.doubts(next(iter(pixels), ""))
-            yield replace(_batch(part, pixels), doubts=doubts, notes=tally.notes())
+            doubts |= tally.to_accept(next(iter(pixels), ""))
+            yield replace(_batch(part, pixels), to_accept=doubts, notes=tally.notes())
 
     def _key(self, header: Dataset) -> str:
         return str(header.get(self._labels.key) or "").strip()
@@ -143,7 +143,7 @@ class DicomFolder:
 
 @quiet()
 def _record(
-    image: Image, patient: str, tags: Mapping[str, str], pixels: Mapping[str, ImageColumn]
+    image: DicomImage, patient: str, tags: Mapping[str, str], pixels: Mapping[str, ImageColumn]
 ) -> _Record:
     header = image.header
     cells = {name: _cell(header, field) for name, field in tags.items()}
@@ -163,7 +163,7 @@ def _batch(part: list[_Record], pixels: Mapping[str, ImageColumn]) -> Batch:
         else:
             columns[name] = as_array(cells)
     wrong = {
-        (name, rule): np.array([rule in record.wrong for record in part])
+        (name, rule): np.array([rule in record.invalid for record in part])
         for name in pixels
         for rule in (_BURNED_IN, _NO_UNITS)
     }

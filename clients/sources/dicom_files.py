@@ -34,7 +34,7 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
-class Image:
+class DicomImage:
     """A file with an image. ``number``: its place in the order of paths, 1 = the first."""
 
     number: int
@@ -61,7 +61,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def images(folder: Path, beside: Beside) -> Iterator[Image]:
+def images(folder: Path, beside: Beside) -> Iterator[DicomImage]:
     """Every image of the folder and those below it, read up to its pixels; ``beside`` is filled.
 
     Localizers, segmentations, presentation states, reports and what else is no ``Image Storage``
@@ -80,7 +80,7 @@ def images(folder: Path, beside: Beside) -> Iterator[Image]:
         elif "Rows" not in header:  # cut off before it
             beside.unread.append(number)
         else:
-            yield Image(number, path, header)
+            yield DicomImage(number, path, header)
 
 
 def is_of_a_screen(header: Dataset) -> bool:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from flo.clients.sources.dicom_files import Beside
 from flo.errors import DataError
-from flo.schema import ImageColumn
+from flo.study.schema import ImageColumn
 
 _BOUND_SHARE = 0.05  # of the images: fewer are empty slices
 _SHOWN = 5  # numbers of files
@@ -65,7 +65,7 @@ class Tally:
         alike = least == values.max()
         self.at_a_bound[column.name] += bool(alike and least in (column.minimum, column.maximum))
 
-    def doubts(self, column: str) -> dict[tuple[str, str, str], int]:
+    def to_accept(self, column: str) -> dict[tuple[str, str, str], int]:
         """For a steward to mend or accept, as in a ``Batch``; ``column``: with the images."""
         found = {}
         if self.screens:

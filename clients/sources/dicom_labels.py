@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flo.clients.mapping import StudyMapping
 from flo.clients.sources.files import CsvFile
+from flo.clients.sources.mapping import StudyMapping
 from flo.errors import DataError, UsageError
-from flo.schema import Schema
+from flo.study.schema import Schema
 
 _KEYS = ("SOPInstanceUID", "SeriesInstanceUID", "PatientID")
 Doubts = dict[tuple[str, str, str], int]
@@ -25,7 +25,7 @@ class Labels:
         """Raises DataError: it cannot be read, or a line's key is missing or stands twice."""
         if not path.is_file():
             raise DataError(f"labels {path} do not exist", hint="set `labels` in site.toml")
-        names = [offer.field for offer in CsvFile(path, id_column).offers()]
+        names = [offer.field for offer in CsvFile(path, id_column).fields()]
         key = next((name for name in _KEYS if name in names), None)
         if key is None:
             raise DataError(
@@ -65,7 +65,7 @@ class Labels:
             cells = {name: column.to_pylist() for name, column in batch.columns.items()}
             for place, key in enumerate(batch.ids.to_pylist()):
                 lines[key.strip()] = {name: column[place] for name, column in cells.items()}
-            doubts |= batch.doubts
+            doubts |= batch.to_accept
         return lines, doubts
 
 

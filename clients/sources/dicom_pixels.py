@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from flo.clients.sources.dicom_files import quiet
 from flo.errors import DataError
-from flo.schema import ImageColumn
+from flo.study.schema import ImageColumn
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from flo.clients.mapping import MappedColumn, same_unit
-from flo.clients.quality.cells import as_text
-from flo.clients.quality.units import CONVERSIONS
+from flo.clients.sources.cells import as_text
+from flo.clients.sources.mapping import MappedColumn, same_unit
 from flo.clients.sources.source import BATCH, Batch
-from flo.schema import NumberColumn, Schema
+from flo.clients.sources.unit_conversions import CONVERSIONS
+from flo.study.schema import NumberColumn, Schema
 
 NO_UNIT = "none"  # what a mapping calls the unit of values that should have one and do not
 _NAMED = {NO_UNIT, *(unit for one in CONVERSIONS for unit in (one.given, one.wanted))}
@@ -53,7 +53,7 @@ class Span:
 
 
 @dataclass(eq=False)
-class Column:
+class EventColumn:
     """One column's cells, (records,), filled event by event.
 
     ``happened``: whether what counts is that something happened: 1, and 0 where it did not.
@@ -70,7 +70,7 @@ class Column:
     nowhere: list[str] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, mapped: MappedColumn, count: int, *, happened: bool) -> Column:
+    def empty(cls, mapped: MappedColumn, count: int, *, happened: bool) -> EventColumn:
         """Of records to which nothing happened yet: 0 with ``happened``, else missing."""
         start = 0 if happened else None
         return cls(mapped, happened, [start] * count, [None] * count, [None] * count)
@@ -163,7 +163,7 @@ class Column:
 
 def in_batches(
     ids: Sequence[str],
-    columns: Mapping[str, Column],
+    columns: Mapping[str, EventColumn],
     schema: Schema,
     notes: Mapping[str, int] | None = None,
     doubts: Mapping[tuple[str, str, str], int] | None = None,
@@ -185,7 +185,7 @@ def in_batches(
             pa.array(ids[part], pa.string()),
             {name: as_array(column.values[part]) for name, column in columns.items()},
             {key: mask[part] for key, mask in wrong.items()},
-            doubts=doubted,
+            to_accept=doubted,
             notes={**(notes or {}), **noted},
         )
 

@@ -28,12 +28,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from flo.clients.mapping import MappedColumn, StudyMapping
-from flo.clients.sources.events import EMPTY, SHARED, UNFIT, Column, in_batches
+from flo.clients.sources.events import EMPTY, SHARED, UNFIT, EventColumn, in_batches
 from flo.clients.sources.fhir_days import began, observed
 from flo.clients.sources.fhir_events import (
     PATIENT_FIELDS,
-    Code,
+    FhirCode,
     asked,
     codings,
     counts,
@@ -41,10 +40,11 @@ from flo.clients.sources.fhir_events import (
     value,
 )
 from flo.clients.sources.fhir_files import BESIDE, BulkFiles, Resource, listed
-from flo.clients.sources.fhir_patients import Patients, in_two_states, names, state_of
-from flo.clients.sources.source import Batch, Offer
+from flo.clients.sources.fhir_patients import FhirPatients, in_two_states, names, state_of
+from flo.clients.sources.mapping import MappedColumn, StudyMapping
+from flo.clients.sources.source import Batch, SourceField
 from flo.errors import UsageError
-from flo.schema import Schema
+from flo.study.schema import Schema
 
 _RESOURCES_SAMPLED = 200_000  # of each kind, to see which codes there are
 STAY = "patients whom another one's link names; they take part unless this very id opted out"
@@ -65,10 +65,10 @@ class FhirExport:
                 hint="id, or the system of their identifier, such as urn:oid:2.16.756.5.30",
             )
 
-    def offers(self) -> list[Offer]:
+    def fields(self) -> list[SourceField]:
         """Fields of patients, and codes, frequent ones first, of 200,000 resources of a kind."""
         codes: Counter[str] = Counter()
-        seen: dict[str, Offer] = {}
+        seen: dict[str, SourceField] = {}
         for kind in ("Condition", "Observation"):
             for number, resource in enumerate(self._files.resources(kind)):
                 if number == _RESOURCES_SAMPLED:
@@ -79,9 +79,9 @@ class FhirExport:
                             continue
                         field = f"{kind.lower()}:{system}|{code}"
                         codes[field] += 1
-                        if not seen.get(field, Offer(field)).unit:
-                            seen[field] = Offer(field, display, unit(part) or "")
-        return [Offer(field) for field in PATIENT_FIELDS] + [
+                        if not seen.get(field, SourceField(field)).unit:
+                            seen[field] = SourceField(field, display, unit(part) or "")
+        return [SourceField(field) for field in PATIENT_FIELDS] + [
             seen[field] for field, _ in codes.most_common()
         ]
 
@@ -114,10 +114,10 @@ class FhirExport:
                 hint='write as_of = "YYYY-MM-DD" into its section of mapping.toml',
             )
         wanted = {name: asked(mapped) for name, mapped in mapping.columns.items()}
-        patients = Patients(self._files, self._id)
+        patients = FhirPatients(self._files, self._id)
         places = [place for place in range(len(patients.names)) if place not in patients.merged]
         columns = {
-            name: Column.empty(mapped, len(places), happened=_happens(mapped))
+            name: EventColumn.empty(mapped, len(places), happened=_happens(mapped))
             for name, mapped in mapping.columns.items()
         }
         for name, column in columns.items():
@@ -140,18 +140,18 @@ class FhirExport:
     def _fill(
         self,
         kind: str,
-        columns: list[tuple[Column, dict[str, set[Code]]]],
-        patients: Patients,
+        columns: list[tuple[EventColumn, dict[str, set[FhirCode]]]],
+        patients: FhirPatients,
         records: dict[int, int],
         at: date,
     ) -> None:
         """All resources of a kind, into the columns that want some of their codes."""
-        wanted: dict[Code, list[Column]] = {}
+        wanted: dict[FhirCode, list[EventColumn]] = {}
         for column, fields in columns:
-            for code in set[Code]().union(*fields.values()):
+            for code in set[FhirCode]().union(*fields.values()):
                 wanted.setdefault(code, []).append(column)
         marks = [json.dumps(code, ensure_ascii=False).encode() for _, code in wanted]
-        seen, ids, states = set[Code](), array("q"), array("q")
+        seen, ids, states = set[FhirCode](), array("q"), array("q")
         for event in self._files.resources(kind, marks):
             parts = [
                 (part, found)
@@ -160,7 +160,7 @@ class FhirExport:
             ]
             if not parts:
                 continue
-            seen |= set[Code]().union(*(found for _, found in parts))
+            seen |= set[FhirCode]().union(*(found for _, found in parts))
             if event.get("id"):
                 ids.append(hash(str(event["id"])))  # of millions, whose text would fill the memory
                 states.append(state_of(event))
@@ -184,7 +184,9 @@ class FhirExport:
                 column.sought(field, len(codes - seen), len(codes))
 
 
-def _add(column: Column, record: int, at: date, event: Resource, part: Resource, born: Any) -> None:
+def _add(
+    column: EventColumn, record: int, at: date, event: Resource, part: Resource, born: Any
+) -> None:
     if column.happened:
         column.add(record, at, began(event, born))
     elif (found := value(part, column.mapped.codes)) is not None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from flo.clients.mapping import MappedColumn
 from flo.clients.sources.events import NO_UNIT, bound
 from flo.clients.sources.fhir_files import Resource, listed
+from flo.clients.sources.mapping import MappedColumn
 from flo.errors import UsageError
 
-Code = tuple[str, str]  # system and code
+FhirCode = tuple[str, str]  # system and code
 PATIENT_FIELDS = ("patient:age", "patient:gender", "patient:deceased")
 _KINDS = {"condition": "Condition", "observation": "Observation"}
 _COUNTING_OBSERVATIONS = ("final", "amended", "corrected")
@@ -21,11 +21,11 @@ _NO_VALUES = (
 )
 
 
-def asked(mapped: MappedColumn) -> tuple[str, dict[str, set[Code]]]:
+def asked(mapped: MappedColumn) -> tuple[str, dict[str, set[FhirCode]]]:
     """The type of the resources that have a column, and field -> its codes. Raises UsageError."""
     if mapped.field in PATIENT_FIELDS:
         return "Patient", {}
-    kinds, codes = set[str](), dict[str, set[Code]]()
+    kinds, codes = set[str](), dict[str, set[FhirCode]]()
     for field in mapped.fields:
         prefix, _, rest = field.partition(":")
         system, bar, names = rest.rpartition("|")

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
-from flo import canonical
+from flo.documents import canonical
 from flo.errors import DataError, MessageError
 
 Resource = dict[str, Any]

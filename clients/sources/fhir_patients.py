@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qs
 
-from flo.clients.sources.events import Column, years_between
+from flo.clients.sources.events import EventColumn, years_between
 from flo.clients.sources.fhir_days import span
 from flo.clients.sources.fhir_files import BulkFiles, Resource, listed
 from flo.errors import DataError
@@ -24,7 +24,7 @@ _ID = re.compile(r"(?:(?:^|.*/)Patient/|urn:(?:uuid|oid):)?([^/#?|]+)(?:[/#?].*)
 _KEPT = ("birthDate", "gender", "deceasedBoolean", "deceasedDateTime", "_deceasedDateTime")
 
 
-class Patients:
+class FhirPatients:
     """All patients of an export by their place in it, from 0.
 
     ``names``: as patients are known here. ``merged``: whose own resource says that it is another's,
@@ -57,7 +57,7 @@ class Patients:
         """The date of birth, as it is written."""
         return self._known[place].get("birthDate")
 
-    def tell(self, column: Column, record: int, place: int, at: date) -> None:
+    def tell(self, column: EventColumn, record: int, place: int, at: date) -> None:
         """Fill one cell of a column whose field is one of a patient's."""
         patient = self._known[place]
         if column.mapped.field == "patient:gender":

@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from flo.clients.mapping import StudyMapping
-from flo.clients.sources.source import BATCH, Batch, Offer
+from flo.clients.sources.mapping import StudyMapping
+from flo.clients.sources.source import BATCH, Batch, SourceField
 from flo.errors import DataError
-from flo.schema import ImageColumn, NumberColumn, Schema
+from flo.study.schema import ImageColumn, NumberColumn, Schema
 
 _BLOCK_BYTES = 8 << 20
 _LONGEST_HEADER = 4 << 20
@@ -45,9 +45,9 @@ class TableSource:
     def __init__(self, name: str, id_column: str) -> None:
         self.name, self._id_column = name, id_column
 
-    def offers(self) -> list[Offer]:
+    def fields(self) -> list[SourceField]:
         """Its columns by name, the id column among them."""
-        return [Offer(name) for name in self._names()]
+        return [SourceField(name) for name in self._names()]
 
     def settings(self) -> dict[str, Any]:
         """Nothing: a mapping of a table needs columns only."""
@@ -79,7 +79,7 @@ class TableSource:
         raise NotImplementedError
 
 
-class Frame(TableSource):
+class DataFrameSource(TableSource):
     """A table in memory, such as a data set that ships in a package."""
 
     def __init__(self, name: str, id_column: str, table: pa.Table) -> None:
@@ -125,7 +125,7 @@ class CsvFile(TableSource):
         if held is not None:  # of the last batch, when all cells are known
             asked = [n for n in numbers if thousands[n] and (commas[n] or not points[n])]
             doubts = {("thousands", n, _MAY_BE_THOUSANDS): thousands[n] for n in asked}
-            yield replace(held, doubts=doubts)
+            yield replace(held, to_accept=doubts)
 
     def _names(self) -> list[str]:
         try:

@@ -22,21 +22,21 @@ from typing import Any
 import pyarrow as pa
 import sqlalchemy as sa
 
-from flo.clients.mapping import StudyMapping
 from flo.clients.sources.events import (
     EMPTY,
     NO_UNIT,
     UNFIT,
-    Column,
+    EventColumn,
     Span,
     bound,
     in_batches,
     years_between,
 )
+from flo.clients.sources.mapping import StudyMapping
 from flo.clients.sources.omop_tables import PERSON_FIELDS, TABLES, Asked, Database, Events, asked
-from flo.clients.sources.source import BATCH, Batch, Offer
+from flo.clients.sources.source import BATCH, Batch, SourceField
 from flo.errors import DataError, UsageError
-from flo.schema import Schema
+from flo.study.schema import Schema
 
 _MOST_CONCEPTS = 2000  # shown, of each table
 _IDS = ("person_id", "person_source_value")
@@ -73,9 +73,9 @@ class OmopDatabase:
             )
         self._database, self._id = Database(address, schema, vocabulary, cohorts), id_column
 
-    def offers(self) -> list[Offer]:
+    def fields(self) -> list[SourceField]:
         """Fields of persons, and of each table the 2000 most frequent concepts."""
-        found = [Offer(field) for field in PERSON_FIELDS]
+        found = [SourceField(field) for field in PERSON_FIELDS]
         concept = self._database.table("concept", "concept_id", "concept_name", "concept_code")
         with self._database.reading() as connection:
             for kind, events in TABLES.items():
@@ -95,7 +95,7 @@ class OmopDatabase:
                 units = {} if events.happened else self._units(connection, events)
                 for number, name in connection.execute(query):
                     text = units.get(number, "")
-                    found.append(Offer(f"{kind}:{number}", str(name or ""), text))
+                    found.append(SourceField(f"{kind}:{number}", str(name or ""), text))
         return found
 
     def settings(self) -> dict[str, Any]:
@@ -135,11 +135,11 @@ class OmopDatabase:
                 hint="write cohort = COHORT_DEFINITION_ID into its section of mapping.toml",
             )
         wanted = {name: asked(mapped) for name, mapped in mapping.columns.items()}
-        columns = dict[str, Column]()
+        columns = dict[str, EventColumn]()
         with self._database.reading() as connection:
             records, strangers = self._records(connection, mapping.cohort)
             for name, fields in wanted.items():
-                column = Column.empty(
+                column = EventColumn.empty(
                     mapping.columns[name], len(records), happened=fields[0].happened
                 )
                 for field in fields:
@@ -186,7 +186,7 @@ class OmopDatabase:
     def _fill(
         self,
         connection: sa.Connection,
-        column: Column,
+        column: EventColumn,
         events: Events,
         field: Asked,
         cohort_number: int,
@@ -228,7 +228,7 @@ class OmopDatabase:
         column.sought(field.field, len(missed), len({one.number for one in field.concepts}))
 
     def _fill_deaths(
-        self, connection: sa.Connection, column: Column, records: list[_Record]
+        self, connection: sa.Connection, column: EventColumn, records: list[_Record]
     ) -> None:
         death = self._database.table("death", "person_id", "death_date")
         places = _places(records)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.exc import NoSuchTableError
 
-from flo.clients.mapping import MappedColumn
 from flo.clients.sources.database import engine, reading
+from flo.clients.sources.mapping import MappedColumn
 from flo.errors import DataError, UsageError
 
 PERSON_FIELDS = ("person:age", "person:gender", "death")

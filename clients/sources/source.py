@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from flo.clients.mapping import StudyMapping
-from flo.schema import Schema
+from flo.clients.sources.mapping import StudyMapping
+from flo.study.schema import Schema
 
 BATCH = 65_536  # records in a batch
 
 
 @dataclass(frozen=True)
-class Offer:
+class SourceField:
     """Something a source has and a mapping can name. ``text``: what people call it there."""
 
     field: str
@@ -28,20 +28,20 @@ class Offer:
 @dataclass(frozen=True)
 class Batch:
     """Some records. ``ids`` and every column have one length n; an image column is a list of its
-    pixels. ``wrong``: (column, rule) -> the cells that the source itself found wrong, shape (n,).
-    ``doubts``: (kind, column, rule) -> how many; what a steward mends or accepts under kind and
+    pixels. ``invalid``: (column, rule) -> the cells that the source itself found wrong, shape (n,).
+    ``to_accept``: (kind, column, rule) -> how many; what a steward mends or accepts under kind and
     column. ``notes``: what a steward should know, and of how many patients. Doubts and notes are of
     the whole source: alike in every batch, or in the last alone.
     """
 
     ids: pa.Array
     columns: dict[str, pa.Array]
-    wrong: dict[tuple[str, str], npt.NDArray[np.bool_]] = field(default_factory=dict)
-    doubts: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    invalid: dict[tuple[str, str], npt.NDArray[np.bool_]] = field(default_factory=dict)
+    to_accept: dict[tuple[str, str, str], int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
 
 
-class Source(Protocol):
+class DataSource(Protocol):
     """A place that patients are read from. Every method may raise DataError or UsageError.
 
     ``name``: what the steward calls it. ``is_table``: its fields are the columns of one table.
@@ -50,7 +50,7 @@ class Source(Protocol):
     name: str
     is_table: bool
 
-    def offers(self) -> list[Offer]:
+    def fields(self) -> list[SourceField]:
         """All that it has; of events and images nothing that tells who the patient is."""
 
     def settings(self) -> dict[str, Any]:

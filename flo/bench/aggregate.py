@@ -52,14 +52,14 @@ def _measured(who: str, updates: int) -> dict[str, float]:
 def _flo(updates: int) -> float:
     """Seconds to check, sum and step: masked numbers in a ring of 2^32, and a step of momentum."""
     from flo.bench.made_up import study_of
-    from flo.privacy.plan import Plan
-    from flo.server.gathering import Gathered
-    from flo.server.rounds import RunState, advance
+    from flo.privacy.accounting.plan import Plan
+    from flo.server.rounds.aggregation import StreamingSum
+    from flo.server.rounds.state import RunState, advance
 
     study = study_of(updates, 100.0, steps=2)
     state = RunState.start(study)
-    part = Plan.of(study).part("training")
-    gathered, seconds = Gathered(study, part, updates), 0.0
+    part = Plan.of(study).purpose("training")
+    gathered, seconds = StreamingSum(study, part, updates), 0.0
     reply = np.zeros(part.mechanism.length, dtype=np.uint32)
     for hospital in study.hospitals:
         arrived = reply.copy()

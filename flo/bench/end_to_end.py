@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from flo import study as studies
 from flo.bench import Row
 from flo.bench.references import flower_with_opacus, nvflare_with_opacus
 from flo.bench.rounds import demo
-from flo.features import input_names
 from flo.lab.simulation import load_hospitals
+from flo.study import document as studies
+from flo.study.features import input_names
 
 _REFERENCES: dict[str, Callable[[Path, int, int, int], float]] = {
     "Flower 1.42 + Opacus": flower_with_opacus,

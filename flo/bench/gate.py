@@ -22,7 +22,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from flo.bench import Row
-from flo.schema import Schema
+from flo.study.schema import Schema
 
 _RECORDS, _NUMBERS, _CODED = 1_000_000, 20, 10
 _CODES = ["a", "b", "c", "d", "e"]
@@ -88,10 +88,10 @@ def _read(who: str, path: Path) -> None:
 
         pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
         return
-    from flo.clients.quality.check import gate
+    from flo.clients.quality.check import require_clean
     from flo.clients.sources.files import open_file
 
-    gate(open_file(path, "patient_id"), schema(), "patient_id", None)
+    require_clean(open_file(path, "patient_id"), schema(), "patient_id", None)
 
 
 def main() -> None:

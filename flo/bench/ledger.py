@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from flo.bench import Row, compared
-from flo.clients.approve import approve
-from flo.clients.extract import make_extract
-from flo.clients.home import SiteHome
-from flo.clients.offers import Offered
-from flo.clients.site_config import make_config
+from flo.clients.approvals.approve import approve
+from flo.clients.connection.offers import Offered
+from flo.clients.home.site_config import make_config
+from flo.clients.home.site_home import SiteHome
+from flo.clients.records.extract import make_extract
 from flo.datasets import write
-from flo.files import write_public
-from flo.identity import Identity
-from flo.privacy.ledger import Ledger
-from flo.study import Study, load
+from flo.keys.identity import Identity
+from flo.privacy.ledger.ledger import Ledger
+from flo.storage.files import write_public
+from flo.study.document import Study, load
 
 STUDY = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
 ENTRIES = (10, 100, 1000, 10_000)

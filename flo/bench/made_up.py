@@ -8,7 +8,7 @@ from typing import Any
 
 import tomli_w
 
-from flo.study import Study, from_document
+from flo.study.document import Study, from_document
 
 PATIENTS = 20
 HIDDEN = {  # megabytes of a float32 model -> its hidden layers

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from flo.bench import Row, compared
-from flo.privacy.discrete_gaussian import SystemNoise
+from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
 
 _VARIANCE = 1_500_000**2
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from flo.bench import Row, compared
-from flo.keystore import KeyStore, LocalKeyStore
+from flo.keys.keystore import KeyStore, LocalKeyStore
 
 _BYTES = 256 << 20
 _CONTEXT = {"purpose": "bench"}

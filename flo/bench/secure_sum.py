@@ -16,11 +16,11 @@ import tomli_w
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
-from flo import study
 from flo.bench import Row, compared
-from flo.privacy.discrete_gaussian import SystemNoise
-from flo.privacy.masking import Attempt, masked
-from flo.privacy.ring import leave
+from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
+from flo.privacy.secure_sum.masking import Attempt, masked
+from flo.privacy.secure_sum.ring import from_ring
+from flo.study.document import load
 
 _SIZES = tuple((sites, length) for length in (10**4, 10**6, 10**7) for sites in (4, 16, 50))
 _QUICK = ((4, 10**4), (50, 10**6))
@@ -40,7 +40,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
 def _masked_round() -> Row:
     """A whole round of the demo: four agents and a coordinator as processes, over mutual TLS."""
     seconds: dict[str, list[float]] = {"on": [], "off": []}
-    heart = study.load(_HEART).with_mechanism(noise="local")
+    heart = load(_HEART).with_mechanism(noise="local")
     for masking in ("on", "off") * 2:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
@@ -94,7 +94,7 @@ def _rows(hospitals: int, length: int, *, runs: int) -> Iterator[Row]:
         total = reply.copy()
         for _ in range(hospitals - 1):
             total += reply
-        return leave(total, 32)
+        return from_ring(total, 32)
 
     def added() -> object:
         total = plain.copy()

@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from flo import study as studies
 from flo.bench import Row
 from flo.bench.made_up import study_of, write
 from flo.lab.simulation import Fold, folds, load_hospitals, pooled, run_once
-from flo.study import Study
+from flo.study import document as studies
+from flo.study.document import Study
 
 _FARS = Path(__file__).parent.parent / "examples" / "fars" / "study.toml"
 

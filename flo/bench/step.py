@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from flo import networks
 from flo.bench import Row, compared
-from flo.memory import keep_freed_memory
-from flo.networks import Layer
-from flo.privacy.bookkeeping import categorical_loss
-from flo.privacy.discrete_gaussian import SystemNoise
-from flo.privacy.mechanisms import FullBatchSum
-from flo.privacy.patients import Patients
-from flo.privacy.step import PrivateStep
+from flo.host.memory import keep_freed_memory
+from flo.privacy.gradients.bookkeeping import categorical_loss
+from flo.privacy.gradients.step import PrivateStep
+from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
+from flo.privacy.mechanisms.mechanisms import FullBatchSum
+from flo.privacy.patients.patients import Patients
+from flo.study import networks
+from flo.study.networks import Layer
 
 _CLIP, _SIGMA = 1.0, 20.0
 MODELS: dict[str, tuple[list[Layer], int, int]] = {  # layers, inputs, patients

@@ -9,14 +9,8 @@ from typing import Annotated
 import typer
 
 from flo import __version__
-from flo.cli import audit, aws, bench, coordinator, doctor, lab, model, site, study
-from flo.cli import backups as _registers_backups  # noqa: F401
-from flo.cli import connect as _registers_sources  # noqa: F401
-from flo.cli import hospital as _registers_commands  # noqa: F401 - and those of steward
-from flo.cli import pages as _registers_pages  # noqa: F401
-from flo.cli import registry as _registers_more  # noqa: F401
-from flo.cli import unit as _registers_units  # noqa: F401
-from flo.cli.command import command
+from flo.cli import audit, aws, bench, coordinator, doctor, lab, model, model_registry, site, study
+from flo.cli.terminal.command import command
 
 app = typer.Typer(
     name="flo",
@@ -43,12 +37,19 @@ def about(
     """Hospitals train one model together and prove what it cost in privacy."""
 
 
-app.add_typer(study.app, name="study", help="Write, explain, launch and watch studies.")
-app.add_typer(coordinator.app, name="coordinator", help="Run the coordinator.")
-app.add_typer(site.app, name="site", help="A hospital's site: enrol, approve, run, budget.")
-app.add_typer(audit.app, name="audit", help="Reports, audit logs, evidence: make and verify.")
-app.add_typer(model.app, name="model", help="Published models: look, fetch, predict.")
-app.add_typer(aws.app, name="aws", help="A consortium's AWS account, by one template.")
+def _add_group(name: str, summary: str, *parts: typer.Typer) -> None:
+    group = typer.Typer(no_args_is_help=True)
+    for part in parts:
+        group.add_typer(part)  # without a name of its own: its commands become the group's
+    app.add_typer(group, name=name, help=summary)
+
+
+_add_group("study", "Write, explain, launch and watch studies.", study.app)
+_add_group("coordinator", "Run the coordinator.", *coordinator.PARTS)
+_add_group("site", "A hospital's site: enrol, approve, run, budget.", *site.PARTS)
+_add_group("audit", "Reports, audit logs, evidence: make and verify.", audit.app)
+_add_group("model", "Published models: look, fetch, predict.", model.app, model_registry.app)
+_add_group("aws", "A consortium's AWS account, by one template.", aws.app)
 for alone in (lab.simulate, lab.demo, lab.data, doctor.doctor):
     command(app)(alone)
 app.command()(bench.bench)
@@ -56,7 +57,7 @@ app.command()(bench.bench)
 
 def main() -> None:
     """Run the command line; every expected failure ends in its exit code and the way out."""
-    from flo.cli.screen import explain
+    from flo.cli.terminal.output import explain
 
     for stream in (sys.stdout, sys.stderr):  # Windows hands on files in an encoding without ε
         if isinstance(stream, io.TextIOWrapper):

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from flo.cli import results
-from flo.cli.command import command
+from flo.cli.terminal import results
+from flo.cli.terminal.command import command
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer()
 _LEFT_TO_THE_EXPORT = ("reply", "run")  # of every message
 Place = Annotated[
     Path,
@@ -27,11 +27,11 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")] = Path(),
 ) -> results.PagesWritten:
     """Join signed ledger extracts into report.json and a report.html that people can read."""
-    from flo.cli.screen import say, working
+    from flo.cli.terminal.output import say, working
     from flo.errors import UsageError
-    from flo.files import write_public
-    from flo.privacy.report import build, read_heads
-    from flo.privacy.report_page import render
+    from flo.privacy.report.page import render
+    from flo.privacy.report.report import build, read_heads
+    from flo.storage.files import write_public
 
     for path in extracts:
         if not path.is_file():
@@ -61,19 +61,20 @@ def verify(
 
     Of several logs each is also checked against what the others countersigned of it.
     """
-    from flo import audit_chain, canonical
+    from flo.audit import chain
+    from flo.documents import canonical
     from flo.errors import UsageError
     from flo.infra.evidence import pack
-    from flo.privacy.report import MAX_REPORT_BYTES, MOST_VALUES
+    from flo.privacy.report.report import MAX_REPORT_BYTES, MOST_VALUES
 
     logs, others = [], []
     for path in files:
         if not path.is_file():
             raise UsageError(f"no file at {path}")
         data = path.read_bytes()
-        limit = max(MAX_REPORT_BYTES, audit_chain.MAX_EXPORT_BYTES)
+        limit = max(MAX_REPORT_BYTES, chain.MAX_EXPORT_BYTES)
         document = canonical.decode(data, limit=limit, what=str(path), values=MOST_VALUES)
-        if audit_chain.is_export(document):
+        if chain.is_export(document):
             logs.append(data)
         else:
             others.append((pack.is_evidence(document), data))
@@ -83,9 +84,9 @@ def verify(
 
 
 def _verified_report(data: bytes) -> dict[str, Any]:
-    from flo.cli.screen import say, working
-    from flo.identity import spoken
-    from flo.privacy.report import verify as check
+    from flo.cli.terminal.output import say, working
+    from flo.keys.identity import format_fingerprint
+    from flo.privacy.report.report import verify as check
 
     with working("recomputing"):
         facts = check(data)
@@ -98,8 +99,8 @@ def _verified_report(data: bytes) -> dict[str, Any]:
             f"{len(site['releases'])} releases, "
             f"witnessed by {', '.join(site['witnessed_by']) or 'no partner'}"
         )
-        say(f"    key {spoken(site['fingerprint'])}")
-    say(f"  coordinator's key {spoken(facts['study']['coordinator'])}")
+        say(f"    key {format_fingerprint(site['fingerprint'])}")
+    say(f"  coordinator's key {format_fingerprint(facts['study']['coordinator'])}")
     say("Compare the keys by telephone: the report proves what these keys signed.")
     kept = ("hospital", "fingerprint", "epsilon_charged", "epsilon_released", "delta")
     return {
@@ -113,9 +114,9 @@ def _verified_report(data: bytes) -> dict[str, Any]:
 def _verified_logs(documents: list[bytes]) -> list[dict[str, Any]]:
     from dataclasses import asdict
 
-    from flo.audit_chain import verify as check
-    from flo.cli.screen import plain, say, working
-    from flo.identity import spoken
+    from flo.audit.chain import verify as check
+    from flo.cli.terminal.output import plain, say, working
+    from flo.keys.identity import format_fingerprint
 
     with working("checking chains and signatures"):
         found = check(documents)
@@ -124,9 +125,13 @@ def _verified_logs(documents: list[bytes]) -> list[dict[str, Any]]:
             f"[bold green]unbroken[/]: audit log of {plain(log.owner)}, {log.entries} entries, "
             f"{log.first[:19]} to {log.last[:19]}"
         )
-        say(f"  key {spoken(log.fingerprint)}")
+        say(f"  key {format_fingerprint(log.fingerprint)}")
         for seen in log.countersigned:
-            who = f"the log of {plain(seen.by)}" if seen.by else f"key {spoken(seen.fingerprint)}"
+            who = (
+                f"the log of {plain(seen.by)}"
+                if seen.by
+                else f"key {format_fingerprint(seen.fingerprint)}"
+            )
             say(f"  countersigned up to entry {seen.number} by {who}")
         if not log.countersigned:
             say("  countersigned by nobody yet")
@@ -136,9 +141,9 @@ def _verified_logs(documents: list[bytes]) -> list[dict[str, Any]]:
 
 
 def _verified_evidence(data: bytes) -> dict[str, Any]:
-    from flo.cli.screen import plain, say
-    from flo.identity import spoken
+    from flo.cli.terminal.output import plain, say
     from flo.infra.evidence import pack
+    from flo.keys.identity import format_fingerprint
 
     body = pack.verify(data)
     shown = sum(1 for row in body["rows"] if row["shown"])
@@ -146,7 +151,7 @@ def _verified_evidence(data: bytes) -> dict[str, Any]:
         f"[bold green]signature holds[/]: evidence of {plain(body['owner'])}, "
         f"{plain(body['made'][:19])}, {shown} of {len(body['rows'])} rows shown"
     )
-    say(f"  key {spoken(body['fingerprint'])}")
+    say(f"  key {format_fingerprint(body['fingerprint'])}")
     return {"owner": body["owner"], "made": body["made"], "shown": shown, "rows": len(body["rows"])}
 
 
@@ -160,8 +165,8 @@ def log(
     """Show the latest entries of an audit log, oldest first."""
     from rich.table import Table
 
-    from flo.audit_chain import read_export
-    from flo.cli.screen import console, plain, say
+    from flo.audit.chain import read_export
+    from flo.cli.terminal.output import console, plain, say
 
     export = read_export(_export(home))
     chosen = [
@@ -197,8 +202,8 @@ def export(
     out: Annotated[Path, typer.Option(help="Where to write the log.")],
 ) -> results.FileWritten:
     """Write a whole audit log to a file that anyone can verify offline."""
-    from flo.cli.screen import say
-    from flo.files import write_private
+    from flo.cli.terminal.output import say
+    from flo.storage.files import write_private
 
     write_private(out, _export(home))
     say(f"audit log in {out}; check it, beside the other side's: flo audit verify {out} OTHER")
@@ -211,9 +216,9 @@ def evidence(
     out: Annotated[Path, typer.Option(help="Folder for evidence.json and evidence.html.")] = Path(),
 ) -> results.EvidenceWritten:
     """What HIPAA and GDPR ask for, the mechanism, and what proves it in this installation."""
-    from flo.cli.screen import console, plain, say, working
-    from flo.files import write_private
+    from flo.cli.terminal.output import console, plain, say, working
     from flo.infra.evidence import pack
+    from flo.storage.files import write_private
 
     with working("collecting"):
         document = pack.make(home)
@@ -244,10 +249,10 @@ def _export(place: Path) -> bytes:
     """The audit log of a site's folder, a coordinator's folder, or through an access file."""
     from contextlib import closing
 
-    from flo.cli.operator import Operator
-    from flo.clients.home import SiteHome
+    from flo.cli.coordinator.operator import Operator
+    from flo.clients.home.site_home import SiteHome
     from flo.errors import UsageError
-    from flo.server.home import CoordinatorHome, sign_events
+    from flo.server.home.coordinator_home import CoordinatorHome, sign_events
 
     if place.is_file():
         with Operator(place) as operator:
@@ -273,11 +278,11 @@ def attack(
 
     from rich.table import Table
 
-    from flo.cli.screen import console, plain, say, working
+    from flo.cli.terminal.output import console, plain, say, working
     from flo.errors import TrustError
     from flo.lab.attack import attack as run
     from flo.lab.release_checks import checks
-    from flo.study import load
+    from flo.study.document import load
 
     loaded = load(study)
     with working("making up patients") as status:

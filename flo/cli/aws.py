@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flo.cli import results
-from flo.cli.command import command
-from flo.cli.study import DryRun
+from flo.cli.terminal import results
+from flo.cli.terminal.command import command
+from flo.cli.terminal.options import DryRun
 
 if TYPE_CHECKING:
-    from flo.infra.aws.stack import Event
+    from flo.infra.aws.stack import StackEvent
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer()
 Name = Annotated[str, typer.Option(help="Name of the stack.")]
 Region = Annotated[str, typer.Option(envvar="AWS_REGION", help="AWS region.")]
 Networks = Annotated[
@@ -39,7 +39,7 @@ def plan(
 
     from rich.table import Table
 
-    from flo.cli.screen import console, say, working
+    from flo.cli.terminal.output import console, say, working
     from flo.infra.aws.stack import Stack
 
     with working("asking AWS what would change"):
@@ -67,7 +67,7 @@ def deploy(
     dry_run: DryRun = False,
 ) -> results.StackState:
     """Make or change the stack, then print what coordinator.toml needs of it."""
-    from flo.cli.screen import confirmed, say
+    from flo.cli.terminal.output import confirmed, say
     from flo.errors import RefusedError
     from flo.infra.aws.stack import Stack
 
@@ -91,7 +91,7 @@ def deploy(
 @command(app)
 def status(region: Region, name: Name = "flo") -> results.StackState:
     """Show how the stack is, and what coordinator.toml needs of it."""
-    from flo.cli.screen import say
+    from flo.cli.terminal.output import say
     from flo.errors import UsageError
     from flo.infra.aws.stack import Stack
 
@@ -114,7 +114,7 @@ def destroy(
     dry_run: DryRun = False,
 ) -> results.StackState:
     """Take the stack down; buckets, keys, logs, images and the machine's disk stay."""
-    from flo.cli.screen import confirmed, say
+    from flo.cli.terminal.output import confirmed, say
     from flo.errors import RefusedError
     from flo.infra.aws.stack import Stack
 
@@ -132,9 +132,9 @@ def destroy(
 def _parameters(region: str, networks: str, alarms: str, image: str) -> dict[str, str]:
     """The template's, with AWS's own prefix list of S3, which differs from region to region."""
     from flo.errors import UsageError
-    from flo.infra.aws.clients import client, in_our_words
+    from flo.infra.aws.clients import client, translate_errors
 
-    with in_our_words("looking for S3's networks"):
+    with translate_errors("looking for S3's networks"):
         found = client("ec2", region).describe_managed_prefix_lists(
             Filters=[{"Name": "prefix-list-name", "Values": [f"com.amazonaws.{region}.s3"]}]
         )["PrefixLists"]
@@ -149,8 +149,8 @@ def _parameters(region: str, networks: str, alarms: str, image: str) -> dict[str
     }
 
 
-def _show_step(event: Event) -> None:
-    from flo.cli.screen import plain, say
+def _show_step(event: StackEvent) -> None:
+    from flo.cli.terminal.output import plain, say
 
     why = f": {event.why}" if event.why else ""
     say(plain(f"{event.status.lower().replace('_', ' ')}  {event.name}{why}"))
@@ -159,7 +159,7 @@ def _show_step(event: Event) -> None:
 def _show_settings(outputs: dict[str, str]) -> None:
     import tomli_w
 
-    from flo.cli.screen import console, plain
+    from flo.cli.terminal.output import console, plain
     from flo.infra.aws.stack import settings
 
     image = f"{outputs['Repository']}@sha256:..."
@@ -176,7 +176,7 @@ def _show_settings(outputs: dict[str, str]) -> None:
 def _show_costs(hospitals: int) -> dict[str, float]:
     from rich.table import Table
 
-    from flo.cli.screen import console, say
+    from flo.cli.terminal.output import console, say
     from flo.infra.aws.costs import Use, monthly
 
     use = Use(hospitals)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flo.cli import results
-from flo.cli.command import STANDARD_OUTPUT, JsonFile, write_json
+from flo.cli.terminal import results
+from flo.cli.terminal.command import STANDARD_OUTPUT, JsonFile, write_json
 
 GROUPS = (
     *("rounds", "end-to-end", "step", "noise", "secure-sum", "aggregate", "ledger", "simulate"),
@@ -30,8 +30,8 @@ def bench(
     from rich.table import Table
 
     from flo.bench.plot import svg
-    from flo.cli.screen import console, working
-    from flo.clients.trainer import choose_device
+    from flo.cli.terminal.output import console, working
+    from flo.clients.data_process.trainer import choose_device
     from flo.errors import UsageError
 
     for group in groups or []:

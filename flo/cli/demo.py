@@ -28,22 +28,28 @@ from typing import Any
 from rich.panel import Panel
 from rich.table import Table
 
-from flo import datasets, study
+from flo import datasets
 from flo.cli import main
-from flo.cli.operator import Operator, call_once
-from flo.cli.progress import StudyProgress
-from flo.cli.screen import console, say
-from flo.clients.home import SiteHome
+from flo.cli.coordinator.operator import Operator, call_once
+from flo.cli.terminal.output import console, say
+from flo.cli.terminal.progress import ProgressScreen
+from flo.clients.home.site_home import SiteHome
+from flo.documents.text import of_auc
 from flo.errors import FloError, NetworkError, UsageError
-from flo.privacy.sheet import TRUST
-from flo.text import of_auc
+from flo.privacy.report.sheet import TRUST
+from flo.study.document import Hospital, Study, from_canonical, load
 
 STUDY = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
 _MARK = ".flo-demo"
 # Commands are forked from a process that has imported already what they import.
 _COMMANDS = multiprocessing.get_context("forkserver")
 _IMPORTED = (
-    *("flo.cli.steward", "flo.clients.approve", "flo.clients.review", "dp_accounting.pld"),
+    *(
+        "flo.cli.site.steward",
+        "flo.clients.approvals.approve",
+        "flo.clients.inbox.review",
+        "dp_accounting.pld",
+    ),
     "flo.clients.quality.check",
 )
 
@@ -122,7 +128,7 @@ def run_demo(directory: Path, study_file: Path, data: Path | None) -> dict[str, 
     began = time.monotonic()
     _COMMANDS.set_forkserver_preload(list(_IMPORTED))
     _make_room(directory)
-    chosen = study.load(study_file)
+    chosen = load(study_file)
     credit = ""
     if data is None:
         data = directory / "data"
@@ -137,13 +143,13 @@ def run_demo(directory: Path, study_file: Path, data: Path | None) -> dict[str, 
         operator, launched = stack.enter_context(Operator(home)), time.monotonic()
         offered = operator.call("POST", "studies", body=chosen.canonical_bytes)
         digest = str(offered["digest"])
-        signed = study.from_canonical(str(offered["study"]).encode())
+        signed = from_canonical(str(offered["study"]).encode())
         out.print("[bold]approving[/]: each steward checks its own data and reserves the budget")
         out.print(
             "  fingerprints are taken from the sites' own folders on this machine; in life the"
         )
         out.print("  stewards read them out to each other by telephone")
-        with ThreadPoolExecutor() as pool, StudyProgress(signed) as progress:
+        with ThreadPoolExecutor() as pool, ProgressScreen(signed) as progress:
             approvals = [pool.submit(_approve, cast, signed, h.id) for h in signed.hospitals]
             for approval in approvals:
                 approval.result()
@@ -206,7 +212,7 @@ def _coordinator(cast: _Cast) -> Path:
     )
 
 
-def _refuse_missing(data: Path, chosen: study.Study) -> None:
+def _refuse_missing(data: Path, chosen: Study) -> None:
     for hospital in chosen.hospitals:
         if not (data / f"{hospital.id}.csv").is_file():
             raise UsageError(
@@ -215,8 +221,8 @@ def _refuse_missing(data: Path, chosen: study.Study) -> None:
             )
 
 
-def _sites(cast: _Cast, home: Path, chosen: study.Study, data: Path) -> None:
-    def enrol(hospital: study.Hospital) -> str:
+def _sites(cast: _Cast, home: Path, chosen: Study, data: Path) -> None:
+    def enrol(hospital: Hospital) -> str:
         site = _site(cast, hospital.id)
         invitation = cast.directory / f"{hospital.id}.invitation.json"
         cast.do(
@@ -237,7 +243,7 @@ def _sites(cast: _Cast, home: Path, chosen: study.Study, data: Path) -> None:
             console().print(f"[bold]enrolled[/] {name}, its agent is starting")
 
 
-def _approve(cast: _Cast, signed: study.Study, hospital: str) -> None:
+def _approve(cast: _Cast, signed: Study, hospital: str) -> None:
     """Compare the partners' fingerprints with what their own folders say, then approve."""
     home = str(_site(cast, hospital))
     read_out = [
@@ -264,7 +270,7 @@ def _report(cast: _Cast, home: Path, digest: str) -> Path:
     return cast.directory / "report.json"
 
 
-def _result(signed: study.Study, summary: dict[str, Any], report: Path) -> dict[str, Any]:
+def _result(signed: Study, summary: dict[str, Any], report: Path) -> dict[str, Any]:
     outcome = summary["result"] or {}
     estimate = outcome.get("estimate")
     facts = {

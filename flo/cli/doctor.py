@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flo.cli import coordinator as of_coordinator
-from flo.cli import results
-from flo.cli import site as of_site
+from flo.cli.terminal import results
+from flo.cli.terminal.options import COORDINATOR_FOLDER, SITE_FOLDER
 
 if TYPE_CHECKING:
-    from flo.checkup import Finding
+    from flo.host.diagnostics import Finding
 
 _MARKS = {
     "ok": "[green]ok     [/]",
@@ -21,8 +20,8 @@ _MARKS = {
     "broken": "[bold red]broken [/]",
 }
 _HOMES = (
-    (of_site.DEFAULT_HOME, "site.toml"),
-    (of_coordinator.DEFAULT_HOME, "coordinator.toml"),
+    (SITE_FOLDER, "site.toml"),
+    (COORDINATOR_FOLDER, "coordinator.toml"),
 )
 
 
@@ -36,8 +35,8 @@ def doctor(
 
     Nothing is changed, spent or released. Ends in 0 if a round could run, else in 3.
     """
-    from flo.checkup import could_run
-    from flo.cli.screen import plain, say, working
+    from flo.cli.terminal.output import plain, say, working
+    from flo.host.diagnostics import could_run
 
     place, found = folder or _here(), []
     with working("looking"):
@@ -66,8 +65,8 @@ def _here() -> Path:
 
 
 def _look_at(place: Path, *, given: bool) -> Iterator[Finding]:
-    from flo.checkup import Finding, looked_at, machine
     from flo.errors import UsageError
+    from flo.host.diagnostics import Finding, looked_at, machine
 
     is_site, is_coordinator = ((place / configuration).exists() for _, configuration in _HOMES)
     if given and not (is_site or is_coordinator):
@@ -82,13 +81,13 @@ def _look_at(place: Path, *, given: bool) -> Iterator[Finding]:
         if own.state == "broken":
             return  # what stands in it cannot be judged
     if is_site:
-        from flo.clients.checkup import site
-        from flo.clients.home import SiteHome
+        from flo.clients.home.site_home import SiteHome
+        from flo.clients.maintenance.doctor import site
 
         yield from site(SiteHome.open(place))
     elif is_coordinator:
-        from flo.server.checkup import coordinator
-        from flo.server.home import CoordinatorHome
+        from flo.server.home.coordinator_home import CoordinatorHome
+        from flo.server.maintenance.doctor import coordinator
 
         yield from coordinator(CoordinatorHome.open(place))
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flo.cli import results
+from flo.cli.terminal import results
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,7 +41,7 @@ def simulate(
     ] = False,
 ) -> results.Simulated:
     """Run a study in one process on data you may see; prints exact numbers, so NOT private."""
-    from flo.cli.screen import console, say, working
+    from flo.cli.terminal.output import console, say, working
     from flo.lab.notebook import simulate as run
 
     with working("loading patients") as status:
@@ -89,7 +89,7 @@ def _by_hospital(result: dict[str, Any], *, compare: bool) -> Table:
     """AUCs among each hospital's own patients, and their mean."""
     from rich.table import Table
 
-    from flo.cli.screen import plain
+    from flo.cli.terminal.output import plain
 
     ways = {"auc": "this study"} | (
         {"auc_pooled": "pooled", "auc_alone": "alone"} if compare else {}
@@ -134,10 +134,10 @@ def data(
     """Write a data set of real patients out, for each hospital, and the study that learns of it."""
     import shutil
 
-    from flo.cli.screen import say
+    from flo.cli.terminal.output import say
     from flo.datasets import CREDITS, heart, write
+    from flo.datasets.sample_sources import write_as
     from flo.errors import UsageError
-    from flo.sample_sources import write_as
 
     studies = sorted((Path(__file__).parents[1] / "examples" / name).glob("*.toml"))
     name = {"heart": "heart-disease"}.get(name, name)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flo.cli import results
-from flo.cli.command import command
-from flo.cli.site import DEFAULT_HOME, Home
+from flo.cli.terminal import results
+from flo.cli.terminal.command import command
+from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
 
 if TYPE_CHECKING:
-    from flo.model_card import PublishedModel, Quality
-    from flo.privacy.sheet import Section
+    from flo.privacy.report.sheet import Section
+    from flo.published.model_card import PublishedModel, Quality
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer()
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="NAME.safetensors or its card.")]
 Coordinator = Annotated[
     str | None,
@@ -26,15 +26,15 @@ Coordinator = Annotated[
 @command(app, "list")
 def list_(
     directory: Annotated[Path, typer.Argument(help="A folder with models.")] = Path("models"),
-    home: Home = DEFAULT_HOME,
+    home: SiteFolder = SITE_FOLDER,
     coordinator: Coordinator = None,
 ) -> results.Models:
     """List the models in a folder, each checked."""
     from rich.table import Column, Table
 
-    from flo.cli.screen import console, plain, say
+    from flo.cli.terminal.output import console, plain, say
     from flo.errors import FloError
-    from flo.model_card import PublishedModel
+    from flo.published.model_card import PublishedModel
 
     trusted = trusted_coordinators(home, coordinator)
     cards, lines = sorted(directory.glob("*.card.json")), list[results.ModelLine]()
@@ -67,10 +67,10 @@ def list_(
 
 @command(app)
 def show(
-    model: ModelFile, home: Home = DEFAULT_HOME, coordinator: Coordinator = None
+    model: ModelFile, home: SiteFolder = SITE_FOLDER, coordinator: Coordinator = None
 ) -> results.ModelShown:
     """Check a model's signature and show its card: study, privacy, evaluation, inputs."""
-    from flo.cli.screen import console, show_sheet
+    from flo.cli.terminal.output import console, show_sheet
 
     opened = _open(model, home, coordinator)
     show_sheet(_sections(opened), console())
@@ -83,19 +83,17 @@ def fetch(
         str,
         typer.Argument(help="Name of a study, the start of its digest, or a package's ARN."),
     ],
-    home: Home = DEFAULT_HOME,
+    home: SiteFolder = SITE_FOLDER,
     out: Annotated[Path, typer.Option(help="Folder for the model and its card.")] = Path("models"),
     coordinator: Coordinator = None,
 ) -> results.ModelFetched:
     """Get a model from the coordinator, or a registry; kept only if everything checks."""
     if study.startswith("arn:"):
-        from flo.cli.registry import fetch_package
-
-        return fetch_package(study, out, trusted_coordinators(home, coordinator))
-    from flo.cli.screen import say, working
-    from flo.clients.enrol import connect
-    from flo.clients.home import SiteHome
-    from flo.clients.models import fetch as get
+        return _fetch_package(study, out, trusted_coordinators(home, coordinator))
+    from flo.cli.terminal.output import say, working
+    from flo.clients.connection.enrolment import connect
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.prediction.fetched_models import fetch as get
 
     opened = SiteHome.open(home)
     with working("fetching the model"), connect(opened) as api:
@@ -110,15 +108,15 @@ def predict(
     model: ModelFile,
     data: Annotated[Path, typer.Option(help="CSV or Parquet with the study's columns.")],
     out: Annotated[Path, typer.Option(help="CSV for row, id and score; readable by you only.")],
-    home: Home = DEFAULT_HOME,
+    home: SiteFolder = SITE_FOLDER,
     coordinator: Coordinator = None,
     id_column: Annotated[str, typer.Option(help="Column to repeat, if it is there.")] = (
         "patient_id"
     ),
 ) -> results.Predicted:
     """Score the patients of a file with a published model: offline, nothing leaves."""
-    from flo.cli.screen import say, working
-    from flo.clients.predict import predict as score
+    from flo.cli.terminal.output import say, working
+    from flo.clients.prediction.predict import predict as score
 
     opened = _open(model, home, coordinator)
     with working("predicting"):
@@ -132,13 +130,13 @@ def predict(
 def export(
     model: ModelFile,
     out: Annotated[Path, typer.Option(help="Where to write the ONNX file.")],
-    home: Home = DEFAULT_HOME,
+    home: SiteFolder = SITE_FOLDER,
     coordinator: Coordinator = None,
 ) -> results.FileWritten:
     """Write a checked model as ONNX, from encoded inputs to scores, for other software."""
-    from flo.cli.screen import say, working
-    from flo.files import write_public
-    from flo.onnx_export import to_onnx
+    from flo.cli.terminal.output import say, working
+    from flo.published.onnx import to_onnx
+    from flo.storage.files import write_public
 
     opened = _open(model, home, coordinator)
     with working("exporting"):
@@ -148,7 +146,7 @@ def export(
 
 
 def _open(path: Path, home: Path, coordinator: str | None) -> PublishedModel:
-    from flo.model_card import PublishedModel
+    from flo.published.model_card import PublishedModel
 
     return PublishedModel.open(path, *trusted_coordinators(home, coordinator))
 
@@ -158,14 +156,14 @@ def trusted_coordinators(home: Path, fingerprint: str | None) -> list[str]:
 
     Earlier keys of it count, too: what they signed holds.
     """
-    from flo import identity
-    from flo.clients.home import SiteHome
+    from flo.clients.home.site_home import SiteHome
     from flo.errors import UsageError
-    from flo.server.home import CoordinatorHome
-    from flo.server.succession import steps
+    from flo.keys import identity
+    from flo.server.home.coordinator_home import CoordinatorHome
+    from flo.server.maintenance.key_rotation import steps
 
     if fingerprint is not None:
-        return [identity.heard(fingerprint)]
+        return [identity.parse_fingerprint(fingerprint)]
     if CoordinatorHome(home).config_path.exists():
         opened = CoordinatorHome.open(home)
         earlier = [identity.fingerprint(bytes.fromhex(s.old)) for s in steps(opened).steps]
@@ -179,11 +177,11 @@ def trusted_coordinators(home: Path, fingerprint: str | None) -> list[str]:
 
 
 def _sections(model: PublishedModel) -> list[Section]:
-    from flo.features import input_names
-    from flo.identity import fingerprint, spoken
-    from flo.model_card import BINS_HIDE
-    from flo.models import parameter_count
-    from flo.privacy.sheet import Section
+    from flo.keys.identity import fingerprint, format_fingerprint
+    from flo.privacy.report.sheet import Section
+    from flo.published.model_card import BINS_HIDE
+    from flo.study.features import input_names
+    from flo.study.models import parameter_count
 
     card, study = model.card, model.study
     missing = ", ".join(card.without_extract)
@@ -223,7 +221,7 @@ def _sections(model: PublishedModel) -> list[Section]:
         Section(
             "Checked",
             (
-                ("signed by", spoken(fingerprint(bytes.fromhex(card.coordinator)))),
+                ("signed by", format_fingerprint(fingerprint(bytes.fromhex(card.coordinator)))),
                 ("study digest", study.digest),
                 ("file digest", card.file),
             ),
@@ -232,8 +230,19 @@ def _sections(model: PublishedModel) -> list[Section]:
 
 
 def _quality(found: Quality | None) -> str:
-    from flo.text import of_auc
+    from flo.documents.text import of_auc
 
     if found is None:
         return "not evaluated"
     return f"{of_auc(found.auc, found.low, found.high)} ({100 * found.level:.0f} % interval)"
+
+
+def _fetch_package(arn: str, out: Path, trusted: list[str]) -> results.ModelFetched:
+    """Fetch an approved package, checked against these coordinators' fingerprints."""
+    from flo.cli.terminal.output import say, working
+    from flo.infra.aws.registry import Registry
+
+    with working("fetching"):
+        card = Registry.of(arn).fetch(arn, out, *trusted)
+    say(f"{card}: signed, and the tensors are the card's")
+    return results.ModelFetched(str(card))

@@ -11,7 +11,8 @@ from typing import Any, get_type_hints
 
 import typer
 
-from flo.cli import app, results
+from flo.cli import app
+from flo.cli.terminal import results
 
 ENDLESS = ("coordinator serve", "site run", "site desk")  # they return nothing to anybody
 

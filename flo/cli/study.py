@@ -8,20 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flo.cli import results
-from flo.cli.command import command
-from flo.cli.coordinator import DEFAULT_HOME, Home
+from flo.cli.terminal import results
+from flo.cli.terminal.command import command
+from flo.cli.terminal.options import COORDINATOR_FOLDER, CoordinatorFolder, DryRun
 
 if TYPE_CHECKING:
-    from flo.cli.operator import Operator
-    from flo.lab.advice import Way
-    from flo.study import Study
+    from flo.cli.coordinator.operator import Operator
+    from flo.lab.advice import Candidate
+    from flo.study.document import Study
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer()
 StudyFile = Annotated[Path, typer.Argument(help="A study in TOML.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check all of it, and say what would happen; do nothing.")
-]
 HEADS = "coordinator_heads.json"  # no hospital is called so: ids have no underscore
 StudyName = Annotated[str, typer.Argument(help="NAME, NAME:VERSION, or the start of its digest.")]
 
@@ -50,9 +47,9 @@ def new(
     out: Annotated[Path, typer.Option(help="Where to write the study.")] = Path("study.toml"),
 ) -> results.FileWritten:
     """Draft a study of the columns that you declare; of the file only the header is read."""
-    from flo.cli.screen import say
+    from flo.cli.terminal.output import say
     from flo.errors import UsageError
-    from flo.scaffold import scaffold, some
+    from flo.study.scaffold import scaffold, some
 
     if out.exists():
         raise UsageError(f"{out} exists already", hint="choose another --out, or move it away")
@@ -72,11 +69,11 @@ def check(
     study: StudyFile,
 ) -> results.StudyChecked:
     """Explain a study in plain language: what leaves, σ, ε, shares of a budget, what to expect."""
-    from flo.cli.screen import console, say, show_sheet, working
+    from flo.cli.terminal.output import console, say, show_sheet, working
     from flo.lab import advice
-    from flo.privacy.plan import Plan
-    from flo.privacy.sheet import sections
-    from flo.study import load
+    from flo.privacy.accounting.plan import Plan
+    from flo.privacy.report.sheet import sections
+    from flo.study.document import load
 
     with working("calibrating noise"):
         loaded = load(study)
@@ -90,13 +87,17 @@ def check(
     if plan.epsilon >= 1:
         say("\n[bold yellow]ε is 1 or more:[/] every site's own policy must consent.")
     with working("trying algorithms on made-up patients") as status:
-        found = advice.ways(loaded, status.update)
-        twin = [] if loaded.model.kind == "logistic" else advice.ways(advice.stand_in(loaded))
+        found = advice.candidates(loaded, status.update)
+        twin = (
+            []
+            if loaded.model.kind == "logistic"
+            else advice.candidates(advice.logistic_surrogate(loaded))
+        )
     against = advice.advised_against(found or twin) if found or twin else None
     if found:
         _show_ways(loaded, found)
     else:
-        say(f"not tried on made-up patients: {advice.why_not(loaded)}")
+        say(f"not tried on made-up patients: {advice.unsupported_reason(loaded)}")
         if not loaded.survey:
             say("  flo simulate tries it on data you may see")
     if twin:
@@ -112,7 +113,7 @@ def check(
         epsilon=plan.epsilon,
         epsilon_pld=plan.epsilon_pld,
         delta=loaded.mechanism.delta,
-        sigma=next(iter(plan.parts.values())).mechanism.noise_multiplier,
+        sigma=next(iter(plan.purposes.values())).mechanism.noise_multiplier,
         steps=loaded.mechanism.steps,
         ways=[
             {
@@ -127,13 +128,13 @@ def check(
     )
 
 
-def _show_ways(study: Study, found: list[Way]) -> None:
+def _show_ways(study: Study, found: list[Candidate]) -> None:
     """What trains the study cheapest, and why."""
     import json
 
     from rich.table import Table
 
-    from flo.cli.screen import console, plain, say
+    from flo.cli.terminal.output import console, plain, say
     from flo.lab import advice
 
     table = Table(
@@ -153,7 +154,7 @@ def _show_ways(study: Study, found: list[Way]) -> None:
             style="bold" if way is best else None,
         )
     console().print(table)
-    limit, changes = f"{advice.MOST_LOST:g}", best.changes(study)
+    limit, changes = f"{advice.MAX_AUC_LOSS:g}", best.changes(study)
     why = f"the cheapest whose AUC is surely within {limit} of a regression without privacy"
     if not best.fits:
         why = (
@@ -176,7 +177,7 @@ def _show_ways(study: Study, found: list[Way]) -> None:
 @command(app)
 def launch(
     study: StudyFile,
-    home: Home = DEFAULT_HOME,
+    home: CoordinatorFolder = COORDINATOR_FOLDER,
     detach: Annotated[bool, typer.Option(help="Do not wait; `flo study watch` shows it.")] = False,
     on: Annotated[
         str, typer.Option(help="Where its runs are aggregated: here or sagemaker.")
@@ -186,14 +187,14 @@ def launch(
     """Sign a study, offer it to its hospitals, and follow it: approvals, rounds, result."""
     from typing import get_args
 
-    from flo.cli.operator import Operator
-    from flo.cli.screen import say
+    from flo.cli.coordinator.operator import Operator
+    from flo.cli.terminal.output import say
     from flo.errors import UsageError
-    from flo.server.store import Place
-    from flo.study import load
+    from flo.server.store.store import RunPlace
+    from flo.study.document import load
 
-    if on not in get_args(Place):
-        raise UsageError(f"--on {on} is not one of {', '.join(get_args(Place))}")
+    if on not in get_args(RunPlace):
+        raise UsageError(f"--on {on} is not one of {', '.join(get_args(RunPlace))}")
     loaded = load(study)
     with Operator(home) as operator:
         if dry_run:
@@ -212,14 +213,14 @@ def survey(
         list[str] | None, typer.Option(help="Count by this column; once for each.")
     ] = None,
     bins: Annotated[int, typer.Option(min=2, max=50, help="Ranges a number is counted in.")] = 5,
-    home: Home = DEFAULT_HOME,
+    home: CoordinatorFolder = COORDINATOR_FOLDER,
     launch: Annotated[bool, typer.Option(help="Without it, only explained.")] = False,
 ) -> results.StudyState:
     """Count patients by label and columns, with noise, before a study; sites approve it first."""
-    from flo.cli.operator import call_once
-    from flo.cli.screen import console, say, show_sheet, working
-    from flo.privacy.sheet import sections
-    from flo.study import load
+    from flo.cli.coordinator.operator import call_once
+    from flo.cli.terminal.output import console, say, show_sheet, working
+    from flo.privacy.report.sheet import sections
+    from flo.study.document import load
 
     planned = load(study)
     wanted = column or [c.name for c in planned.data.columns if c.kind == "category"]
@@ -236,7 +237,7 @@ def survey(
 
 
 @command(app)
-def watch(study: StudyName, home: Home = DEFAULT_HOME) -> results.StudyState:
+def watch(study: StudyName, home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.StudyState:
     """Follow a study until it ends."""
     return state_of(follow(home, _find(home, study)["digest"]))
 
@@ -244,15 +245,15 @@ def watch(study: StudyName, home: Home = DEFAULT_HOME) -> results.StudyState:
 @command(app)
 def stop(
     study: StudyName,
-    home: Home = DEFAULT_HOME,
+    home: CoordinatorFolder = COORDINATOR_FOLDER,
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
 ) -> results.Stopping:
     """End a study for good, after the round at hand; hospitals get back what was not used."""
-    from flo.cli.operator import call_once
-    from flo.cli.progress import OVER
-    from flo.cli.screen import confirmed, say
+    from flo.cli.coordinator.operator import call_once
+    from flo.cli.terminal.output import confirmed, say
+    from flo.cli.terminal.progress import OVER
     from flo.errors import RefusedError
-    from flo.study import from_canonical
+    from flo.study.document import from_canonical
 
     found = _find(home, study)
     asked = from_canonical(found["study"].encode())
@@ -268,12 +269,12 @@ def stop(
 @command(app)
 def shred(
     study: StudyName,
-    home: Home = DEFAULT_HOME,
+    home: CoordinatorFolder = COORDINATOR_FOLDER,
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
 ) -> results.Shredded:
     """Erase a study's saved states and models for good; card, report and audit log stay."""
-    from flo.cli.operator import call_once
-    from flo.cli.screen import confirmed, say
+    from flo.cli.coordinator.operator import call_once
+    from flo.cli.terminal.output import confirmed, say
     from flo.errors import RefusedError
 
     found = _find(home, study)
@@ -287,12 +288,12 @@ def shred(
 
 
 @command(app, "list")
-def list_(home: Home = DEFAULT_HOME) -> results.Studies:
+def list_(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.Studies:
     """List studies with their status."""
     from rich.table import Table
 
-    from flo.cli.operator import call_once
-    from flo.cli.screen import console, plain
+    from flo.cli.coordinator.operator import call_once
+    from flo.cli.terminal.output import console, plain
 
     table = Table("study", "version", "digest", "status", "approved")
     found = [state_of(summary) for summary in call_once(home, "GET", "studies")]
@@ -312,13 +313,13 @@ def list_(home: Home = DEFAULT_HOME) -> results.Studies:
 def extracts(
     study: StudyName,
     out: Annotated[Path, typer.Option(help="Folder for the extracts.")],
-    home: Home = DEFAULT_HOME,
+    home: CoordinatorFolder = COORDINATOR_FOLDER,
 ) -> results.ExtractsSaved:
     """Save the signed ledger extracts of a study, and the ledger heads kept here in its run."""
-    from flo.claims import Head
-    from flo.cli.operator import call_once
-    from flo.cli.screen import say
-    from flo.privacy.report import heads_document
+    from flo.cli.coordinator.operator import call_once
+    from flo.cli.terminal.output import say
+    from flo.keys.claims import LedgerHead
+    from flo.privacy.report.report import heads_document
 
     digest = _find(home, study)["digest"]
     found = call_once(home, "GET", f"studies/{digest}/extracts")
@@ -326,7 +327,7 @@ def extracts(
     out.mkdir(parents=True, exist_ok=True)
     for hospital, document in found.items():
         (out / f"{hospital}.json").write_text(document, encoding="utf-8")
-    kept = heads_document({h: Head.model_validate(head) for h, head in heads.items()})
+    kept = heads_document({h: LedgerHead.model_validate(head) for h, head in heads.items()})
     (out / HEADS).write_bytes(kept)
     say(f"{len(found)} extracts in {out}, and in {HEADS} the ledger heads that were kept here")
     return results.ExtractsSaved(str(out), sorted(found))
@@ -334,7 +335,7 @@ def extracts(
 
 def state_of(summary: dict[str, Any]) -> results.StudyState:
     """A study as the coordinator tells of it."""
-    from flo.study import from_canonical
+    from flo.study.document import from_canonical
 
     study = from_canonical(summary["study"].encode())
     told = {name: summary[name] for name in ("place", "approved", "run", "result")}
@@ -358,10 +359,10 @@ def _planned(operator: Operator, study: Study) -> results.StudyState:
     """What launching it now would sign. Raises StudyError: why it would not be signed."""
     from datetime import UTC, datetime
 
-    from flo.cli.screen import say
-    from flo.identity import spoken
-    from flo.server.offering import completed
-    from flo.study import from_canonical
+    from flo.cli.terminal.output import say
+    from flo.keys.identity import format_fingerprint
+    from flo.server.studies.validation import complete_for_signing
+    from flo.study.document import from_canonical
 
     keys = {
         one["id"]: one["fingerprint"]
@@ -372,24 +373,24 @@ def _planned(operator: Operator, study: Study) -> results.StudyState:
         (from_canonical(one["study"].encode()), one["status"])
         for one in operator.call("GET", "studies")
     ]
-    complete = completed(study, keys, earlier, datetime.now(UTC).date())
+    complete = complete_for_signing(study, keys, earlier, datetime.now(UTC).date())
     say(f"{complete.name}, version {complete.version}, would be signed with digest")
     say(f"  {complete.digest}")
     for hospital in complete.hospitals:
-        say(f"  offered to {hospital.id}: {spoken(hospital.fingerprint)}")
+        say(f"  offered to {hospital.id}: {format_fingerprint(hospital.fingerprint)}")
     say("nothing was signed or sent; the same without --dry-run does it")
     return _state(complete, "planned")
 
 
 def follow(home: Path, digest: str) -> dict[str, Any]:
     """Show a study's progress until it ends; returns its last summary."""
-    from flo.cli.operator import Operator
-    from flo.cli.progress import StudyProgress
-    from flo.study import from_canonical
+    from flo.cli.coordinator.operator import Operator
+    from flo.cli.terminal.progress import ProgressScreen
+    from flo.study.document import from_canonical
 
     with Operator(home) as operator:
         summary = operator.call("GET", f"studies/{digest}")
-        with StudyProgress(from_canonical(summary["study"].encode())) as progress:
+        with ProgressScreen(from_canonical(summary["study"].encode())) as progress:
             summary = progress.follow(
                 lambda after: operator.call("GET", f"studies/{digest}?after={after}")
             )
@@ -398,8 +399,8 @@ def follow(home: Path, digest: str) -> dict[str, Any]:
 
 
 def _show_result(summary: dict[str, Any]) -> None:
-    from flo.cli.screen import say
-    from flo.study import from_canonical
+    from flo.cli.terminal.output import say
+    from flo.study.document import from_canonical
 
     result = summary["result"] or {}
     say(f"{summary['status']} after {result.get('rounds', 0)} rounds")
@@ -419,7 +420,7 @@ def _show_result(summary: dict[str, Any]) -> None:
 
 
 def _interval(estimate: dict[str, Any]) -> str:
-    from flo.text import of_auc
+    from flo.documents.text import of_auc
 
     return of_auc(estimate["auc"], estimate["low"], estimate["high"])
 
@@ -428,7 +429,7 @@ def _show_counts(hospital: str, columns: list[dict[str, Any]]) -> None:
     """A hospital's noisy counts (or everyone's) as bars."""
     from rich.table import Table
 
-    from flo.cli.screen import console, plain
+    from flo.cli.terminal.output import console, plain
 
     most = max(1.0, *(n for column in columns for n in column["patients"]))
     half = columns[0]["half_width"]
@@ -441,9 +442,9 @@ def _show_counts(hospital: str, columns: list[dict[str, Any]]) -> None:
 
 
 def _find(home: Path, wanted: str) -> dict[str, Any]:
-    from flo.cli.operator import call_once
-    from flo.study import from_canonical
-    from flo.which import Known, which
+    from flo.cli.coordinator.operator import call_once
+    from flo.study.document import from_canonical
+    from flo.study.reference import Known, which
 
     summaries: list[dict[str, Any]] = call_once(home, "GET", "studies")
     known = [

@@ -4,7 +4,7 @@ Each algorithm is tried at the study's ε, and at half of it if that went well, 
 as many as are declared, within the study's bounds and codebooks. The ill and the others are drawn
 with probability ∝ e^(±t·s), s a weighing of the inputs of deviation 1, so that the log odds of
 being ill are 2·t·s. The same trainer and rounds as in life run on them, noise included. A way
-*fits* if its AUC is within ``MOST_LOST`` of an ordinary regression on the same patients without
+*fits* if its AUC is within ``MAX_AUC_LOSS`` of an ordinary regression on the same patients without
 privacy, two standard errors included, and it does not take far more of a life than its ε says. Of
 those that fit, the smaller share of a life is cheaper, then fewer rounds.
 
@@ -25,25 +25,25 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from flo.clients.snapshot import Snapshot
+from flo.clients.records.snapshot import Snapshot
 from flo.errors import StudyError
-from flo.features import input_names
 from flo.lab.scores import exact_auc
 from flo.lab.simulation import Fold, pooled, run_once
-from flo.models import log_odds
-from flo.privacy.life import LifeBudget
-from flo.privacy.made_up import made_up_inputs
-from flo.privacy.patients import Patients
-from flo.privacy.plan import Plan
-from flo.privacy.sheet import ASSUMED_HOLD_OUT, DEAR
-from flo.schema import ImageColumn
-from flo.study import MOST_SQUARED_INPUTS, Study, from_document, round_size
+from flo.privacy.accounting.life_budget import LifetimeBudget
+from flo.privacy.accounting.plan import Plan
+from flo.privacy.patients.patients import Patients
+from flo.privacy.report.sheet import ASSUMED_HOLD_OUT, MAX_BUDGET_RATIO
+from flo.study.document import MOST_SQUARED_INPUTS, Study, from_document, round_size
+from flo.study.features import input_names
+from flo.study.models import log_odds
+from flo.study.schema import ImageColumn
+from flo.study.synthetic import made_up_inputs
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
 
-MOST_LOST = 0.02
-BEARABLE = 0.1  # AUC lost; a study that may lose more is advised against
+MAX_AUC_LOSS = 0.02
+TOLERABLE_AUC_LOSS = 0.1  # AUC lost; a study that may lose more is advised against
 _APART = 0.75  # t, an AUC of about .85
 _FEWEST, _MOST = 3, 8  # made-up laws: more for small studies, whose noise differs more
 _MANY_PATIENTS, _MOST_PATIENTS = 30_000, 50_000
@@ -60,7 +60,7 @@ _USUAL: dict[str, dict[str, Any]] = {  # of each algorithm, where the study name
 
 
 @dataclass(frozen=True)
-class Way:
+class Candidate:
     """How a study could be trained, and what came of it on made-up patients.
 
     ``share``: of a life budget of the study's own ε. ``lost``: AUC below the regression without
@@ -76,7 +76,7 @@ class Way:
     @property
     def fits(self) -> bool:
         """Whether it is advised: little may be lost, and its share of the budget is not dear."""
-        return self.at_most_lost <= MOST_LOST and self.share <= DEAR
+        return self.at_most_lost <= MAX_AUC_LOSS and self.share <= MAX_BUDGET_RATIO
 
     @property
     def at_most_lost(self) -> float:
@@ -95,7 +95,7 @@ class Way:
         return {name: value for name, value in wanted.items() if value != now[name]}
 
 
-def why_not(study: Study) -> str | None:
+def unsupported_reason(study: Study) -> str | None:
     """Why a study is not tried on made-up patients; None if it is."""
     if study.survey:
         return "a survey trains nothing"
@@ -110,23 +110,23 @@ def why_not(study: Study) -> str | None:
     return None
 
 
-def ways(study: Study, progress: Progress = lambda text: None) -> list[Way]:
-    """Cheapest first; empty where ``why_not`` says why."""
-    if why_not(study):
+def candidates(study: Study, progress: Progress = lambda text: None) -> list[Candidate]:
+    """Cheapest first; empty where ``unsupported_reason`` says why."""
+    if unsupported_reason(study):
         return []
     small = _of_at_most(study, _MOST_PATIENTS)
     everyone = sum(hospital.declared_size for hospital in small.hospitals)
     laws = min(max(_MANY_PATIENTS // everyone, _FEWEST), _MOST)
     folds = [_made_up(small, law) for law in range(laws)]
     without = [pooled(fold).auc for fold in folds]
-    life = LifeBudget.born(study.mechanism.epsilon, study.mechanism.delta)
+    life = LifetimeBudget.create(study.mechanism.epsilon, study.mechanism.delta)
 
-    def tried(variant: Study) -> Way:
+    def tried(variant: Study) -> Candidate:
         asked = variant.mechanism
         progress(f"{asked.algorithm} at ε = {asked.epsilon:g} on made-up patients")
         aucs = [_auc(variant, fold) for fold in folds]
         lost = [best - auc for best, auc in zip(without, aucs, strict=True)]
-        return Way(
+        return Candidate(
             variant,
             Plan.of(variant).shares(life)["training"],
             statistics.fmean(aucs),
@@ -142,7 +142,7 @@ def ways(study: Study, progress: Progress = lambda text: None) -> list[Way]:
     return sorted(found, key=lambda way: way.price)
 
 
-def stand_in(study: Study) -> Study:
+def logistic_surrogate(study: Study) -> Study:
     """The study with a logistic model in place of its network, which would be noisier still."""
     document = study.model_dump(mode="json")
     document["model"] = {"kind": "logistic"}
@@ -150,15 +150,15 @@ def stand_in(study: Study) -> Study:
     return from_document(document)
 
 
-def recommended(found: list[Way]) -> Way:
+def recommended(found: list[Candidate]) -> Candidate:
     """The cheapest that fits; if none does, the one that loses least."""
     fitting = [way for way in found if way.fits]
     return fitting[0] if fitting else min(found, key=lambda way: way.lost)
 
 
-def advised_against(found: list[Way]) -> bool:
+def advised_against(found: list[Candidate]) -> bool:
     """Whether no way surely, by two standard errors, loses what one can live with, or less."""
-    return bool(found) and min(way.at_most_lost for way in found) > BEARABLE
+    return bool(found) and min(way.at_most_lost for way in found) > TOLERABLE_AUC_LOSS
 
 
 def _of_at_most(study: Study, patients: int) -> Study:

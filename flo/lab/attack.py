@@ -5,8 +5,8 @@ bounds, each put in or left out by a fair coin. A coordinator who lies keeps sen
 so that every release answers the same question, and solves for who was in: the best linear guess,
 knowing what each canary adds and the noise. It is guessed four times, taking the trainer to clip
 or not and to add noise or not, each at a quarter of the error allowed. Several such sites share no
-patient, so together they are one mechanism with the same ε, and ``flo.privacy.one_run`` turns the
-guesses into a lower bound.
+patient, so together they are one mechanism with the same ε, and
+``flo.privacy.accounting.audit_bound`` turns the guesses into a lower bound.
 
 It catches a trainer without noise or without clipping; what else can be wrong with noise and clip
 is looked for by ``flo.lab.release_checks``. It cannot certify an ε below 1: the bound of a right
@@ -21,17 +21,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from flo import models
-from flo.clients.snapshot import Snapshot
-from flo.clients.trainer import Trainer
+from flo.clients.data_process.trainer import Trainer
+from flo.clients.records.snapshot import Snapshot
 from flo.errors import UsageError
 from flo.lab.canaries import coins, contributions, made_up_patients
 from flo.lab.release_checks import MakeTrainer, Progress
-from flo.privacy.mechanisms import GRID
-from flo.privacy.one_run import lower_bound
-from flo.privacy.patients import Patients
-from flo.privacy.plan import Plan
-from flo.study import Study
+from flo.privacy.accounting.audit_bound import lower_bound
+from flo.privacy.accounting.plan import Plan
+from flo.privacy.mechanisms.mechanisms import GRID
+from flo.privacy.patients.patients import Patients
+from flo.study import models
+from flo.study.document import Study
 
 Floats = npt.NDArray[np.float64]
 
@@ -68,7 +68,7 @@ def attack(
         raise UsageError("a survey trains nothing", hint="attack the planned study instead")
     if study.mechanism.noise != "local":
         study = study.with_mechanism(noise="local")
-    part = Plan.of(study).part("training")
+    part = Plan.of(study).purpose("training")
     each = min(_MOST_IN_ONE_RUN, max(1, part.mechanism.length // 2))
     runs = -(-_CANARIES // each)
     scores, truth = [], []
@@ -92,7 +92,7 @@ def _scores(
     study: Study, canaries: Patients, inside: npt.NDArray[np.bool_], make_trainer: MakeTrainer
 ) -> Floats:
     """The best linear guess of each canary's coin, minus a half, (4, canaries)."""
-    mechanism = Plan.of(study).part("training").mechanism
+    mechanism = Plan.of(study).purpose("training").mechanism
     taking_part = Patients(
         canaries.inputs[inside],
         canaries.labels[inside],

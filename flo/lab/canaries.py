@@ -10,15 +10,15 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from flo import models
-from flo.features import encode_category, encode_image, encode_number
-from flo.privacy.augmentation import augmented, copies
-from flo.privacy.bookkeeping import binary_loss
-from flo.privacy.entropy import SystemStream
-from flo.privacy.patients import Patients
-from flo.schema import CategoryColumn, ImageColumn, Schema
-from flo.study import Study
-from flo.vectors import Vector
+from flo.privacy.gradients.augmentation import augmented, copies
+from flo.privacy.gradients.bookkeeping import binary_loss
+from flo.privacy.mechanisms.entropy import SystemStream
+from flo.privacy.patients.patients import Patients
+from flo.study import models
+from flo.study.document import Study
+from flo.study.features import encode_category, encode_image, encode_number
+from flo.study.parameters import Vector
+from flo.study.schema import CategoryColumn, ImageColumn, Schema
 
 Floats = npt.NDArray[np.float64]
 

@@ -11,17 +11,17 @@ from functools import lru_cache
 
 import numpy as np
 
-from flo.claims import Head, Voucher
-from flo.clients.run_keys import OwnKey, RunKeys
-from flo.clients.secure_sum import mask
-from flo.clients.trainer import Trainer
-from flo.identity import Identity
-from flo.messages import Reply, ReplyHeader, Request, Values, decode_request, encode_reply
-from flo.privacy.masking import cohort_digest
-from flo.study import Study, from_document
+from flo.clients.agent.masking import mask
+from flo.clients.agent.run_keys import OwnKey, RunKeys
+from flo.clients.data_process.trainer import Trainer
+from flo.keys.claims import HeadAttestation, LedgerHead
+from flo.keys.identity import Identity
+from flo.privacy.secure_sum.masking import cohort_digest
+from flo.protocol.messages import Reply, ReplyHeader, Request, Values, decode_request, encode_reply
+from flo.study.document import Study, from_document
 
 RUN = "simulation"
-_NO_HEAD = Head(sequence=1, hash="0" * 64, signature="0", public="00")
+_NO_HEAD = LedgerHead(sequence=1, hash="0" * 64, signature="0", public="00")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ class SimulatedSites:
                 facts = {
                     "key": keys.own.public,
                     "vouchers": {
-                        name: Voucher.given(keys.identity, header.study, header.run, key, None)
+                        name: HeadAttestation.given(
+                            keys.identity, header.study, header.run, key, None
+                        )
                         for name, key in header.keys.items()
                         if name != hospital
                     },

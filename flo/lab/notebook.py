@@ -15,30 +15,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flo.documents.document import read_toml
 from flo.errors import RefusedError, UsageError
-from flo.features import input_names
 from flo.lab.result import Simulation
 from flo.lab.scores import Scores, calibration, difference, interval, roc
 from flo.lab.simulation import Engine, Progress, load_hospitals
 from flo.lab.simulation import simulate as _simulate
-from flo.pages import Pages
 from flo.pages.plots import intervals, plane
-from flo.privacy.sheet import trust
-from flo.settings import read_toml
-from flo.study import Study
-from flo.study import load as _load
+from flo.pages.templates import Pages
+from flo.privacy.report.sheet import trust
+from flo.study.document import Study
+from flo.study.document import load as _load
+from flo.study.features import input_names
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Comparison", "Result", "compare", "load", "simulate"]
+__all__ = ["Comparison", "SimulationResult", "compare", "load", "simulate"]
 _ENGINES = ("loop", "ray")
 _LEAST_SHOWN = 0.5  # AUC at the left of a plot; that of a coin
 Row = tuple[str, float, float, float]
 
 
 @dataclass(frozen=True, repr=False)
-class Result(Simulation):
+class SimulationResult(Simulation):
     """A simulation that shows itself in a notebook."""
 
     def __repr__(self) -> str:
@@ -107,12 +107,12 @@ class Result(Simulation):
 class Comparison:
     """Results beside each other, by name."""
 
-    results: Mapping[str, Result]
+    results: Mapping[str, SimulationResult]
 
     def __repr__(self) -> str:
         return "\n".join(f"{name}: {result!r}" for name, result in self.results.items())
 
-    def __getitem__(self, name: str) -> Result:
+    def __getitem__(self, name: str) -> SimulationResult:
         return self.results[name]
 
     @property
@@ -154,7 +154,7 @@ def simulate(
     engine: str = "loop",
     unsafe_not_private: bool = False,
     progress: Progress = lambda text: None,
-) -> Result:
+) -> SimulationResult:
     """Cross-validate a study, with the trainer, the rounds and the noise of a real run.
 
     Args:
@@ -203,10 +203,10 @@ def simulate(
         engine=run,
         progress=progress,
     )
-    return Result(**vars(found))
+    return SimulationResult(**vars(found))
 
 
-def compare(results: Mapping[str, Result]) -> Comparison:
+def compare(results: Mapping[str, SimulationResult]) -> Comparison:
     """Results beside each other, by name, such as of several ε.
 
     Raises:
@@ -216,7 +216,7 @@ def compare(results: Mapping[str, Result]) -> Comparison:
         named = dict(results)
     except (TypeError, ValueError):
         named = {}
-    if not named or not all(isinstance(result, Result) for result in named.values()):
+    if not named or not all(isinstance(result, SimulationResult) for result in named.values()):
         raise UsageError(
             "what is compared are results of flo.simulate, by name",
             hint='flo.compare({"one": result, "other": another})',

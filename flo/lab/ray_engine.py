@@ -28,19 +28,19 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from flo.claims import RunKey
-from flo.clients.run_keys import OwnKey
-from flo.clients.snapshot import Snapshot
-from flo.clients.trainer import Trainer, private_step
+from flo.clients.agent.run_keys import OwnKey
+from flo.clients.data_process.trainer import Trainer, private_step
+from flo.clients.records.snapshot import Snapshot
 from flo.errors import FloError, UsageError
-from flo.files import write_private
-from flo.identity import Identity
+from flo.keys.claims import RunKey
+from flo.keys.identity import Identity
 from flo.lab.hospitals import RUN, SimulatedSites, SiteKeys, enrol, run_keys
 from flo.lab.simulation import Fold, Memory
-from flo.privacy.discrete_gaussian import Noise, SystemNoise
-from flo.server.rounds import RunState
-from flo.server.run import run_study
-from flo.study import Study, from_canonical
+from flo.privacy.mechanisms.discrete_gaussian import Noise, SystemNoise
+from flo.server.rounds.loop import run_study
+from flo.server.rounds.state import RunState
+from flo.storage.files import write_private
+from flo.study.document import Study, from_canonical
 
 _RECORD, _BODY, _TYPE = "flo", "message", "query"
 _POLL_SECONDS = 0.02

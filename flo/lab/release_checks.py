@@ -33,19 +33,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from flo import models
-from flo.clients.snapshot import Snapshot
-from flo.clients.trainer import Trainer, private_step
-from flo.features import input_names
+from flo.clients.data_process.trainer import Trainer, private_step
+from flo.clients.records.snapshot import Snapshot
 from flo.lab.canaries import contributions, made_up_patients
-from flo.messages import Purpose
-from flo.privacy.discrete_gaussian import SystemNoise
-from flo.privacy.entropy import SystemStream
-from flo.privacy.mechanisms import GRID, PoissonSum
-from flo.privacy.patients import Patients
-from flo.privacy.plan import Plan, noise_shares
-from flo.study import Study
-from flo.vectors import Vector
+from flo.privacy.accounting.plan import Plan, noise_shares
+from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
+from flo.privacy.mechanisms.entropy import SystemStream
+from flo.privacy.mechanisms.mechanisms import GRID, PoissonSum
+from flo.privacy.patients.patients import Patients
+from flo.protocol.messages import Purpose
+from flo.study import models
+from flo.study.document import Study
+from flo.study.features import input_names
+from flo.study.parameters import Vector
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -94,7 +94,7 @@ def checks(
     purposes: tuple[Purpose, ...] = ("training", "evaluation")
     make_trainer = partial(make_trainer, step=private_step(study, "cpu"))
     for purpose in purposes:
-        part = Plan.of(study).part(purpose)
+        part = Plan.of(study).purpose(purpose)
         for cohort in sorted({study.cohort_floor, len(study.hospitals)}):
             shares = noise_shares(study, cohort)
             progress(f"noise of {purpose}, {cohort} hospitals")
@@ -105,7 +105,7 @@ def checks(
                 break  # the noise is the same for every cohort
     progress("clip, one made-up patient at a time")
     yield _clip(study, make_trainer)
-    mechanism = Plan.of(study).part("training").mechanism
+    mechanism = Plan.of(study).purpose("training").mechanism
     if isinstance(mechanism, PoissonSum):
         progress("coins")
         yield _sampling(study, mechanism, make_trainer)
@@ -113,7 +113,7 @@ def checks(
 
 def _noise(study: Study, purpose: Purpose, cohort: int, make_trainer: MakeTrainer) -> Integers:
     """What releases of two sites lie off those without noise, (releases, numbers)."""
-    length = Plan.of(study).part(purpose).mechanism.length
+    length = Plan.of(study).purpose(purpose).mechanism.length
     wanted = _RELEASES if purpose == "training" else _FEWEST  # its many numbers make up for it
     count = max(_FEWEST, min(wanted, _MOST_NUMBERS // (2 * length)))
     weights, rows = _weights(study), []
@@ -178,7 +178,7 @@ def _expected_equal(noise: Integers, variance: int) -> float:
 
 def _clip(study: Study, make_trainer: MakeTrainer) -> Check:
     """The largest norm of one made-up patient's release without noise, in clips."""
-    mechanism = Plan.of(study).part("training").mechanism
+    mechanism = Plan.of(study).purpose("training").mechanism
     largest, reached = 0.0, 0.0
     allowed = mechanism.sensitivity_steps / GRID
     canaries = made_up_patients(study.data, _CANARIES)

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from flo.lab.scores import Scores, calibration, interval, within
-from flo.privacy.plan import Plan
-from flo.privacy.score_waves import Estimate
-from flo.study import Study
+from flo.privacy.accounting.plan import Plan
+from flo.privacy.releases.score_waves import Estimate
+from flo.study.document import Study
 
 
 @dataclass(frozen=True)

@@ -19,25 +19,25 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from flo.claims import Head
-from flo.clients.quality.check import Checked, check
-from flo.clients.snapshot import Snapshot
-from flo.clients.sources.files import Frame, TableSource, open_file
-from flo.clients.trainer import Trainer, private_step
+from flo.clients.data_process.trainer import Trainer, private_step
+from flo.clients.quality.check import EncodedTable, encode_checked
+from flo.clients.records.snapshot import Snapshot
+from flo.clients.sources.files import DataFrameSource, TableSource, open_file
 from flo.datasets import DATASETS
 from flo.errors import DataError, UsageError
+from flo.keys.claims import LedgerHead
 from flo.lab.hospitals import RUN, SimulatedSites, enrol, run_keys
 from flo.lab.regression import unprotected
 from flo.lab.result import Simulation
 from flo.lab.scores import Scores
-from flo.models import log_odds
-from flo.privacy.plan import Plan, ring_of
-from flo.privacy.ring import enter
-from flo.privacy.split import position
-from flo.server.gathering import Gathered
-from flo.server.rounds import RunState, advance
-from flo.server.run import run_study
-from flo.study import Study
+from flo.privacy.accounting.plan import Plan, ring_of
+from flo.privacy.patients.split import position
+from flo.privacy.secure_sum.ring import to_ring
+from flo.server.rounds.aggregation import StreamingSum
+from flo.server.rounds.loop import run_study
+from flo.server.rounds.state import RunState, advance
+from flo.study.document import Study
+from flo.study.models import log_odds
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
@@ -45,7 +45,7 @@ Progress = Callable[[str], None]
 
 def load_hospitals(
     study: Study, data: Path | Mapping[str, pd.DataFrame] | None, id_column: str
-) -> dict[str, Checked]:
+) -> dict[str, EncodedTable]:
     """Hospital id -> checked data, from a folder with ``HOSPITAL.{csv,parquet}``, from tables by
     hospital, or from the data set that ships for the study.
 
@@ -71,11 +71,11 @@ def load_hospitals(
             raise UsageError(f"there is no table for hospital {hospital.id!r}")
         else:
             table = pa.Table.from_pandas(data[hospital.id], preserve_index=False)
-            sources[hospital.id] = Frame(hospital.id, id_column, table)
-    checked, unfit = dict[str, Checked](), dict[str, DataError]()
+            sources[hospital.id] = DataFrameSource(hospital.id, id_column, table)
+    checked, unfit = dict[str, EncodedTable](), dict[str, DataError]()
     for name, source in sources.items():
         try:
-            checked[name] = check(source, study.data, id_column)
+            checked[name] = encode_checked(source, study.data, id_column)
         except DataError as error:
             unfit[name] = error
     if unfit:
@@ -102,7 +102,7 @@ class Fold:
 Engine = Callable[[Study, Fold], tuple[RunState, list[float]]]
 
 
-def folds(hospitals: dict[str, Checked], count: int, seed: int) -> Iterator[Fold]:
+def folds(hospitals: dict[str, EncodedTable], count: int, seed: int) -> Iterator[Fold]:
     """``count`` splits by keyed hash of the patient id; the key depends on ``seed`` only.
 
     Fold k holds out the patients whose position lies in [k/count, (k+1)/count).
@@ -140,7 +140,7 @@ def run_once(study: Study, fold: Fold, *, fast: bool = False) -> tuple[RunState,
 
 def simulate(
     study: Study,
-    hospitals: dict[str, Checked],
+    hospitals: dict[str, EncodedTable],
     *,
     fold_count: int = 5,
     seeds: int = 1,
@@ -209,11 +209,14 @@ def _run_fast(study: Study, fold: Fold) -> tuple[RunState, list[float]]:
     everyone = tuple(sorted(trainers))
     while state.phase != "done":
         began = time.monotonic()
-        part = Plan.of(study).part(state.purpose)
-        gathered, ring = Gathered(study, part, len(everyone)), ring_of(study, part, len(everyone))
+        part = Plan.of(study).purpose(state.purpose)
+        gathered, ring = (
+            StreamingSum(study, part, len(everyone)),
+            ring_of(study, part, len(everyone)),
+        )
         for hospital in everyone:
             noisy = trainers[hospital].release(state.purpose, state.asked, len(everyone))
-            gathered.add(hospital, enter(noisy, ring) if ring else noisy)
+            gathered.add(hospital, to_ring(noisy, ring) if ring else noisy)
         state = advance(study, replace(state, cohort=everyone), gathered)
         seconds.append(time.monotonic() - began)
     return state, seconds
@@ -258,16 +261,16 @@ class Memory:
     """A run store that forgets; it keeps only how long rounds took."""
 
     seconds: list[float] = field(default_factory=list)
-    seen: dict[str, Head] = field(default_factory=dict)
+    seen: dict[str, LedgerHead] = field(default_factory=dict)
 
     def save(self, state: RunState) -> None:
         """Nothing outlives a simulation."""
 
-    def heads(self) -> dict[str, Head]:
+    def heads(self) -> dict[str, LedgerHead]:
         """The last head that each hospital showed."""
         return self.seen
 
-    def keep_head(self, hospital: str, head: Head) -> None:
+    def keep_head(self, hospital: str, head: LedgerHead) -> None:
         """Simulated hospitals keep no ledger; theirs has one row for ever."""
         self.seen[hospital] = head
 
@@ -281,7 +284,7 @@ class Memory:
         return False
 
 
-def within(checked: Checked, key: bytes, low: float, high: float) -> set[str]:
+def within(checked: EncodedTable, key: bytes, low: float, high: float) -> set[str]:
     """Patients whose position lies within [low, high)."""
     return {name for name in set(checked.patient_ids) if low <= position(key, name) < high}
 

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from starlette.responses import Response, StreamingResponse
 
-from flo.pages import HEADERS
+from flo.pages.responses import HEADERS
 
 log = logging.getLogger("flo.pages")
 
@@ -36,7 +36,7 @@ AnswerT = TypeVar("AnswerT")
 Parts = dict[str, str]
 
 
-class Live:
+class LiveUpdates:
     """The streams of one process; they end when it does."""
 
     def __init__(self) -> None:

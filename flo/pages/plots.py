@@ -24,7 +24,7 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Line:
+class PlotLine:
     """``points``: as SVG wants them. ``end``: where its label stands."""
 
     points: str
@@ -45,7 +45,7 @@ class Plane:
     bottom: float
     across: list[Tick]
     up: list[Tick]
-    lines: list[Line]
+    lines: list[PlotLine]
     marks: list[Point]
     limit: float | None
 
@@ -197,20 +197,20 @@ def bar(share: float) -> float:
     return round(100 * min(1.0, max(0.0, share)), 1)
 
 
-def _line(label: str, points: Sequence[Point], steps: bool) -> Line:
+def _line(label: str, points: Sequence[Point], steps: bool) -> PlotLine:
     drawn = []
     for n, (x, y) in enumerate(points):
         if steps and n:
             drawn.append(f"{x},{points[n - 1][1]}")
         drawn.append(f"{x},{y}")
-    return Line(" ".join(drawn), points[-1], label, points[-1][1])
+    return PlotLine(" ".join(drawn), points[-1], label, points[-1][1])
 
 
 def _cut(name: str) -> str:
     return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
 
 
-def _apart(lines: list[Line]) -> list[Line]:
+def _apart(lines: list[PlotLine]) -> list[PlotLine]:
     """With labels that do not lie on each other."""
     moved, lowest = {}, -math.inf
     for line in sorted(lines, key=lambda line: line.end[1]):

@@ -42,7 +42,7 @@ def client(service: str, region: str | None = None) -> Any:
 
 
 @contextmanager
-def in_our_words(what: str) -> Iterator[None]:
+def translate_errors(what: str) -> Iterator[None]:
     """Turn botocore's errors into ours, naming ``what`` was attempted.
 
     Raises:

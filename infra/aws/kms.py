@@ -15,11 +15,11 @@ import hashlib
 import logging
 from typing import Any
 
-from flo.canonical import Bytes
+from flo.documents.canonical import Bytes
 from flo.errors import NetworkError, TrustError, UsageError
-from flo.identity import fingerprint, framed, load_public, low_s, public_bytes
-from flo.infra.aws.clients import client, in_our_words
-from flo.keystore import Context
+from flo.infra.aws.clients import client, translate_errors
+from flo.keys.identity import fingerprint, framed, load_public, low_s, public_bytes
+from flo.keys.keystore import Context
 
 _FRAME_BYTES = 1 << 19  # 4 KiB, the default, runs at a fiftieth of the speed
 _OF_THE_SDK = "aws-crypto-"
@@ -107,7 +107,7 @@ class KmsSigner:
     def __init__(self, key: str, kms: Any) -> None:
         """Raises TrustError if the key is of another kind, or KMS refuses; NetworkError."""
         self._key, self._kms = key, kms
-        with in_our_words(f"reading the public key of {key}"):
+        with translate_errors(f"reading the public key of {key}"):
             found = kms.get_public_key(KeyId=key)
         try:
             self.public = public_bytes(load_public(bytes(found["PublicKey"])))
@@ -125,7 +125,7 @@ class KmsSigner:
     def sign(self, purpose: str, message: bytes) -> str:
         """Raises NetworkError, TrustError: KMS does not answer, or refuses."""
         digest = hashlib.sha384(framed(purpose, message)).digest()
-        with in_our_words(f"signing by {self._key}"):
+        with translate_errors(f"signing by {self._key}"):
             signed = self._kms.sign(
                 KeyId=self._key,
                 Message=digest,
@@ -165,7 +165,7 @@ class _Heard:
         """If KMS did say no, or nothing, since this was last called."""
         error, self._error = self._error, None
         if error is not None:
-            with in_our_words(what):
+            with translate_errors(what):
                 raise error
 
     def _hear(self, call: Any, request: dict[str, Any]) -> Any:

@@ -14,23 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flo import canonical
+from flo.documents import canonical
+from flo.documents.document import parse
 from flo.errors import RefusedError, TrustError, UsageError
-from flo.files import write_public
-from flo.infra.aws.clients import client, code_of, in_our_words
-from flo.infra.aws.job.kept import prefix_of, study_artifacts
+from flo.infra.aws.artifacts import prefix_of, study_artifacts
+from flo.infra.aws.clients import client, code_of, translate_errors
 from flo.infra.aws.s3 import S3Artifacts
-from flo.model_card import (
+from flo.published.model_card import (
     MAX_CARD_BYTES,
     MAX_MODEL_BYTES,
     ModelCard,
     PublishedModel,
     paths_of,
 )
-from flo.server.aws_config import AwsConfig
-from flo.settings import parse
+from flo.server.home.aws_config import AwsConfig
+from flo.storage.files import write_public
 
-Approval = Literal["PendingManualApproval", "Approved", "Rejected"]
+PackageApproval = Literal["PendingManualApproval", "Approved", "Rejected"]
 _ARN = re.compile(
     r"arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:[0-9]{12}:model-package/[A-Za-z0-9/-]{1,80}"
 )
@@ -38,7 +38,7 @@ _MAX_PACKED = MAX_MODEL_BYTES + MAX_CARD_BYTES + (1 << 20)
 
 
 @dataclass(frozen=True)
-class Package:
+class RegisteredModel:
     """``approval``: PendingManualApproval, Approved or Rejected. ``place``: an S3 URI."""
 
     arn: str
@@ -81,7 +81,7 @@ class Registry:
         )
         group = f"flo-{study.name}"
         self._make_group(group)
-        with in_our_words(f"registering {card.run}"):
+        with translate_errors(f"registering {card.run}"):
             made = self._sagemaker.create_model_package(
                 ModelPackageGroupName=group,
                 ModelPackageDescription=f"FLO run {card.run}, study {study.digest}",
@@ -105,18 +105,18 @@ class Registry:
             )
         return str(made["ModelPackageArn"])
 
-    def packages(self, study: str) -> list[Package]:
+    def packages(self, study: str) -> list[RegisteredModel]:
         """Of a study by name, the newest first."""
-        with in_our_words(f"listing packages of {study}"):
+        with translate_errors(f"listing packages of {study}"):
             found = self._sagemaker.list_model_packages(
                 ModelPackageGroupName=f"flo-{study}", SortBy="CreationTime", SortOrder="Descending"
             )["ModelPackageSummaryList"]
         return [self._described(item["ModelPackageArn"]) for item in found]
 
-    def decide(self, arn: str, approval: Approval, why: str) -> None:
+    def decide(self, arn: str, approval: PackageApproval, why: str) -> None:
         """Approve or reject a package; ``why`` is kept with it."""
         facts = self._facts(arn)["CustomerMetadataProperties"]
-        with in_our_words(f"deciding about {arn}"):
+        with translate_errors(f"deciding about {arn}"):
             self._sagemaker.update_model_package(
                 ModelPackageArn=arn,
                 ModelApprovalStatus=approval,
@@ -153,16 +153,16 @@ class Registry:
         return card_path
 
     def _facts(self, arn: str) -> dict[str, Any]:
-        with in_our_words(f"looking at {arn}"):
+        with translate_errors(f"looking at {arn}"):
             found: dict[str, Any] = self._sagemaker.describe_model_package(ModelPackageName=arn)
         if not {"flo-study", "flo-run"} <= set(found.get("CustomerMetadataProperties", {})):
             raise UsageError(f"{arn} is no package of FLO's")
         return found
 
-    def _described(self, arn: str) -> Package:
+    def _described(self, arn: str) -> RegisteredModel:
         found = self._facts(arn)
         facts = found["CustomerMetadataProperties"]
-        return Package(
+        return RegisteredModel(
             arn=arn,
             group=str(found["ModelPackageGroupName"]),
             study=str(facts["flo-study"]),
@@ -176,7 +176,7 @@ class Registry:
     def _make_group(self, group: str) -> None:
         from botocore.exceptions import ClientError
 
-        with in_our_words(f"making group {group}"):
+        with translate_errors(f"making group {group}"):
             try:
                 self._sagemaker.describe_model_package_group(ModelPackageGroupName=group)
             except ClientError as error:

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flo.artifacts import already_kept, checked, not_kept, too_large
-from flo.canonical import Bytes
+from flo.documents.canonical import Bytes
 from flo.errors import RefusedError, TrustError
-from flo.infra.aws.clients import code_of, in_our_words
+from flo.infra.aws.clients import code_of, translate_errors
+from flo.storage.artifacts import already_kept, checked, not_kept, too_large
 
 PART_BYTES = 32 << 20  # what is larger goes up in parts
 _TAKEN = {"PreconditionFailed", "ConditionalRequestConflict"}
@@ -39,7 +39,7 @@ class S3Artifacts:
 
         whole = bytes(data)
         try:
-            with in_our_words(f"writing s3://{self._bucket}/{self._prefix}{key}"):
+            with translate_errors(f"writing s3://{self._bucket}/{self._prefix}{key}"):
                 try:
                     self._write(checked(key), whole)
                 except ClientError as error:
@@ -54,7 +54,7 @@ class S3Artifacts:
         """Its checksum is compared by the SDK; too large a body is not read."""
         from botocore.exceptions import ClientError
 
-        with in_our_words(f"reading s3://{self._bucket}/{self._prefix}{key}"):
+        with translate_errors(f"reading s3://{self._bucket}/{self._prefix}{key}"):
             try:
                 found = self._client.get_object(**self._place(checked(key)), ChecksumMode="ENABLED")
             except ClientError as error:
@@ -69,7 +69,7 @@ class S3Artifacts:
     def keys(self, prefix: str) -> list[str]:
         """All pages of the listing, without the prefix."""
         pages = self._client.get_paginator("list_objects_v2")
-        with in_our_words(f"listing s3://{self._bucket}/{self._prefix}{prefix}"):
+        with translate_errors(f"listing s3://{self._bucket}/{self._prefix}{prefix}"):
             return sorted(
                 item["Key"].removeprefix(self._prefix)
                 for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
@@ -79,7 +79,7 @@ class S3Artifacts:
     def remove(self, key: str) -> None:
         """Every version and delete marker, so nothing can be brought back."""
         place = self._place(key)  # whatever lies there, also what FLO would not have put
-        with in_our_words(f"removing s3://{self._bucket}/{place['Key']}"):
+        with translate_errors(f"removing s3://{self._bucket}/{place['Key']}"):
             for version in self._versions(place["Key"]):
                 self._client.delete_object(**place, VersionId=version)
 

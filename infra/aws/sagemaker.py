@@ -12,19 +12,18 @@ import subprocess
 import sys
 from typing import Any
 
-from flo import sealed
-from flo.artifacts import ArtifactStore
 from flo.errors import NetworkError, UsageError
-from flo.infra.aws.clients import client, code_of, in_our_words
-from flo.infra.aws.job.contract import APP, CHANNEL, LAUNCH_FILE, HyperParameters
-from flo.infra.aws.job.entry import launch_context
-from flo.infra.aws.job.kept import checkpoint_uri, prefix_of, study_artifacts
+from flo.infra.aws.artifacts import checkpoint_uri, prefix_of, study_artifacts
+from flo.infra.aws.clients import client, code_of, translate_errors
+from flo.infra.aws.job_contract import APP, CHANNEL, LAUNCH_FILE, HyperParameters, launch_context
 from flo.infra.aws.kms import keystore
 from flo.infra.aws.s3 import S3Artifacts
-from flo.server.aws_config import AwsConfig
-from flo.server.job_access import JobAccess
-from flo.server.jobs import JobState
-from flo.server.tokens import LONGEST_SECONDS
+from flo.keys import sealed
+from flo.server.home.aws_config import AwsConfig
+from flo.server.http.tokens import LONGEST_SECONDS
+from flo.server.runs.job_access import JobAccess
+from flo.server.runs.jobs import JobState
+from flo.storage.artifacts import ArtifactStore
 
 ENTRYPOINT = ["python", "-m", "flo.infra.aws.job.entry"]
 _OVER = {"Completed": "it ended", "Failed": "it failed", "Stopped": "it was stopped"}
@@ -114,7 +113,7 @@ class SageMakerJobs:
         from botocore.exceptions import ClientError
 
         sagemaker = client("sagemaker", self._config.region)
-        with in_our_words(f"asking how job {job} is"):
+        with translate_errors(f"asking how job {job} is"):
             try:
                 found = sagemaker.describe_training_job(TrainingJobName=job)
             except ClientError as error:

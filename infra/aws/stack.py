@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flo.errors import FloError, RefusedError, UsageError
-from flo.infra.aws.clients import client, code_of, in_our_words
+from flo.infra.aws.clients import client, code_of, translate_errors
 
 TEMPLATE = Path(__file__).parent / "flo.yaml"
 _LOOK_SECONDS, _MOST_SECONDS = 3.0, 3600.0
@@ -38,7 +38,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Event:
+class StackEvent:
     """One step of a deployment, in CloudFormation's words. ``why``: "" unless it says."""
 
     name: str
@@ -77,7 +77,7 @@ class Stack:
             found = list(changes)
         return found
 
-    def deploy(self, parameters: dict[str, str], told: Callable[[Event], None]) -> None:
+    def deploy(self, parameters: dict[str, str], told: Callable[[StackEvent], None]) -> None:
         """Make or change the stack; ``told`` of each step.
 
         Raises:
@@ -87,7 +87,7 @@ class Stack:
         request = self._request(parameters)
         from botocore.exceptions import ClientError
 
-        with in_our_words(f"deploying {self.name}"):
+        with translate_errors(f"deploying {self.name}"):
             if before in (None, "REVIEW_IN_PROGRESS"):
                 self._formation.create_stack(**request, OnFailure="ROLLBACK")
             else:
@@ -99,7 +99,7 @@ class Stack:
                     raise
         self._follow(began, told)
 
-    def destroy(self, told: Callable[[Event], None]) -> None:
+    def destroy(self, told: Callable[[StackEvent], None]) -> None:
         """Take the stack down; buckets, keys, logs, images and the disk stay.
 
         Raises:
@@ -107,7 +107,7 @@ class Stack:
         """
         self._refuse_protected()
         began = time.time()
-        with in_our_words(f"destroying {self.name}"):
+        with translate_errors(f"destroying {self.name}"):
             self._formation.delete_stack(StackName=self.name)
         self._follow(began, told)
 
@@ -131,7 +131,7 @@ class Stack:
     def _described(self) -> dict[str, Any] | None:
         from botocore.exceptions import ClientError
 
-        with in_our_words(f"looking at {self.name}"):
+        with translate_errors(f"looking at {self.name}"):
             try:
                 found = self._formation.describe_stacks(StackName=self.name)["Stacks"]
             except ClientError as error:
@@ -140,7 +140,7 @@ class Stack:
                 raise
         return found[0] if found else None
 
-    def _follow(self, began: float, told: Callable[[Event], None]) -> None:
+    def _follow(self, began: float, told: Callable[[StackEvent], None]) -> None:
         end, seen, failed = time.monotonic() + _MOST_SECONDS, set[str](), ""
         while time.monotonic() < end:
             for identifier, event in self._events(began):
@@ -159,10 +159,10 @@ class Stack:
             time.sleep(_LOOK_SECONDS)
         raise FloError(f"{self.name} was not ready within {_MOST_SECONDS:g} seconds")
 
-    def _events(self, began: float) -> Iterator[tuple[str, Event]]:
+    def _events(self, began: float) -> Iterator[tuple[str, StackEvent]]:
         from botocore.exceptions import ClientError
 
-        with in_our_words(f"following {self.name}"):
+        with translate_errors(f"following {self.name}"):
             try:
                 found = self._formation.describe_stack_events(StackName=self.name)["StackEvents"]
             except ClientError:  # it is gone
@@ -171,7 +171,7 @@ class Stack:
             if item["Timestamp"].timestamp() >= began - 1:
                 yield (
                     item["EventId"],
-                    Event(
+                    StackEvent(
                         item["LogicalResourceId"],
                         item["ResourceType"],
                         item["ResourceStatus"],
@@ -181,7 +181,7 @@ class Stack:
 
     def _refuse_protected(self) -> None:
         machine = self.outputs().get("Machine", "")
-        with in_our_words("looking at the machine"):
+        with translate_errors("looking at the machine"):
             protected = client("ec2", self.region).describe_instance_attribute(
                 InstanceId=machine, Attribute="disableApiTermination"
             )["DisableApiTermination"]["Value"]
@@ -201,7 +201,7 @@ class _ChangeSet:
 
     def __enter__(self) -> Iterator[Change]:
         kind = "CREATE" if self._before in (None, "REVIEW_IN_PROGRESS") else "UPDATE"
-        with in_our_words("planning"):
+        with translate_errors("planning"):
             self._formation.create_change_set(
                 **self._request, ChangeSetName=self._named, ChangeSetType=kind
             )
@@ -209,14 +209,14 @@ class _ChangeSet:
 
     def __exit__(self, *_: object) -> None:
         stack = self._request["StackName"]
-        with in_our_words("planning"):
+        with translate_errors("planning"):
             self._formation.delete_change_set(StackName=stack, ChangeSetName=self._named)
             if self._before is None:
                 self._formation.delete_stack(StackName=stack)
 
     def _changes(self) -> Iterator[Change]:
         stack = self._request["StackName"]
-        with in_our_words("planning"):
+        with translate_errors("planning"):
             waiter = self._formation.get_waiter("change_set_create_complete")
             found = self._formation.describe_change_set(StackName=stack, ChangeSetName=self._named)
             if found["Status"] not in ("CREATE_COMPLETE", "FAILED"):

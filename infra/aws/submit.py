@@ -12,7 +12,7 @@ import warnings
 from typing import Any
 
 from flo.errors import FloError, UsageError
-from flo.infra.aws.clients import in_our_words
+from flo.infra.aws.clients import translate_errors
 
 _LIMIT = 1 << 20
 
@@ -39,7 +39,7 @@ def submit(request: dict[str, Any], region: str) -> None:
         pascal_to_snake(name): found if name == "HyperParameters" else snake(found)
         for name, found in request.items()
     }
-    with in_our_words(f"creating job {request['TrainingJobName']}"):
+    with translate_errors(f"creating job {request['TrainingJobName']}"):
         TrainingJob.create(**asked, session=boto3.Session(region_name=region), region=region)
 
 

@@ -17,20 +17,20 @@ from typing import Any, Literal
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from flo.audit_chain import Entry, read_export, verify
-from flo.clients import approval
-from flo.clients.approval import approved_digests
-from flo.clients.home import SECRETS as SITE_SECRETS
-from flo.clients.home import SiteHome
+from flo.audit.chain import Entry, read_export, verify
+from flo.clients.home.site_home import SECRETS as SITE_SECRETS
+from flo.clients.home.site_home import SiteHome
+from flo.clients.records import approval
+from flo.clients.records.approval import approved_digests
 from flo.errors import FloError, TrustError, UsageError
-from flo.identity import Signer
-from flo.identity import verify as verify_signature
-from flo.keystore import KeyStore, KeyStoreConfig, read_secret
-from flo.server.home import SECRETS as COORDINATOR_SECRETS
-from flo.server.home import CoordinatorHome, sign_events
-from flo.server.store import Offer
-from flo.server.succession import steps
-from flo.study import UNDER_WAY, Study
+from flo.keys.identity import Signer
+from flo.keys.identity import verify as verify_signature
+from flo.keys.keystore import KeyStore, KeyStoreConfig, read_secret
+from flo.server.home.coordinator_home import SECRETS as COORDINATOR_SECRETS
+from flo.server.home.coordinator_home import CoordinatorHome, sign_events
+from flo.server.maintenance.key_rotation import steps
+from flo.server.store.store import Offer
+from flo.study.document import UNDER_WAY, Study
 
 Side = Literal["site", "coordinator"]
 

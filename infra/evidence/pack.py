@@ -9,18 +9,18 @@ from typing import Annotated, Any, Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import Field, ValidationError
 
-from flo import canonical
-from flo.claims import LARGEST_COUNT, Digest, PublicKey, Signature
+from flo.documents import canonical
+from flo.documents.document import Document, problems
 from flo.errors import MessageError, TrustError
-from flo.identity import fingerprint
-from flo.identity import verify as verify_signature
 from flo.infra.evidence.facts import Facts, collect
-from flo.infra.evidence.rows import ROWS, Requirement
-from flo.privacy.accounting import true_positive_rate
-from flo.privacy.plan import Plan
-from flo.privacy.sheet import ADJACENCY, NOT_COVERED, UNIT, trust
-from flo.settings import Document, problems
-from flo.study import Study
+from flo.infra.evidence.requirements import ROWS, Requirement
+from flo.keys.claims import LARGEST_COUNT, Digest, PublicKey, Signature
+from flo.keys.identity import fingerprint
+from flo.keys.identity import verify as verify_signature
+from flo.privacy.accounting.accounting import true_positive_rate
+from flo.privacy.accounting.plan import Plan
+from flo.privacy.report.sheet import ADJACENCY, NOT_COVERED, UNIT, trust
+from flo.study.document import Study
 
 MAX_BYTES = 16 << 20
 FILL_IN = "to be filled in by the controller"
@@ -192,7 +192,7 @@ def _annex(study: Study) -> dict[str, str]:
             f"{UNIT}; adjacency: {ADJACENCY})"
         ),
         "c) risk: the secure sum is broken": (
-            f"ε = {plan.if_broken(study).epsilon:.4f} if every single upload were seen"
+            f"ε = {plan.worst_case(study).epsilon:.4f} if every single upload were seen"
         ),
         "c) risk: a patient known to two hospitals": (
             f"ε = {plan.epsilon_at_two_hospitals(study.mechanism.noise):.2f}; not detected"

@@ -8,31 +8,32 @@ import functools
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from flo import pages
 from flo.errors import FloError, StudyError
-from flo.privacy.sheet import sections
-from flo.server.console.door import CONSOLE, person_of
-from flo.server.console.room import Room
-from flo.server.drafts import Draft
-from flo.server.offering import with_keys
-from flo.study import MAX_STUDY_BYTES, Study, from_toml
+from flo.pages.forms import read_form
+from flo.pages.responses import redirect
+from flo.privacy.report.sheet import sections
+from flo.server.console.context import ConsoleContext
+from flo.server.console.sign_in import CONSOLE, person_of
+from flo.server.store.drafts import SavedDraft
+from flo.server.studies.validation import with_fingerprints
+from flo.study.document import MAX_STUDY_BYTES, Study, from_toml
 
 _MOST_FORM = 3 * MAX_STUDY_BYTES + 4096  # a browser sends a study's special letters as three
 _FIRST_DRAFT = "# A study in TOML: `flo study new` writes one to begin with.\n"
 
 
-def draft_router(room: Room) -> APIRouter:
+def draft_router(context: ConsoleContext) -> APIRouter:
     """Routes to write, change, sign and discard drafts."""
-    router, acts, store = APIRouter(), room.acts, room.acts.store
+    router, actions, store = APIRouter(), context.actions, context.actions.store
 
     @router.get(f"{CONSOLE}/drafts/new")
     def new_draft(request: Request) -> Response:
-        return room.page(request, "write.html.j2", document=_FIRST_DRAFT, draft=None, why="")
+        return context.page(request, "write.html.j2", document=_FIRST_DRAFT, draft=None, why="")
 
     @router.get(f"{CONSOLE}/drafts/{{draft}}/edit")
     def edit_draft(draft: str, request: Request) -> Response:
         found = store.draft(draft)
-        return room.page(request, "write.html.j2", document=found.document, draft=draft, why="")
+        return context.page(request, "write.html.j2", document=found.document, draft=draft, why="")
 
     @router.post(f"{CONSOLE}/drafts")
     async def save_draft(request: Request) -> Response:
@@ -44,15 +45,15 @@ def draft_router(room: Room) -> APIRouter:
         return await keep_draft(request, draft)
 
     async def keep_draft(request: Request, draft: str | None) -> Response:
-        document = (await pages.read_form(request.receive, _MOST_FORM)).get("document", "")
+        document = (await read_form(request.receive, _MOST_FORM)).get("document", "")
         try:
             from_toml(document, what="this draft")
         except FloError as error:
             shown_again = {"document": document, "draft": draft, "why": str(error)}
-            return room.page(request, "write.html.j2", 400, **shown_again)
+            return context.page(request, "write.html.j2", 400, **shown_again)
         person = person_of(request.scope).name
         kept = await asyncio.to_thread(store.save_draft, document, person, draft)
-        return pages.redirect(f"{CONSOLE}/drafts/{kept}")
+        return redirect(f"{CONSOLE}/drafts/{kept}")
 
     @router.get(f"{CONSOLE}/drafts/{{draft}}")
     def draft_page(draft: str, request: Request) -> Response:
@@ -60,25 +61,25 @@ def draft_router(room: Room) -> APIRouter:
         planned = from_toml(found.document, what="this draft")
         keys = store.keys()
         known = _as_signed(planned, keys)
-        return room.page(
+        return context.page(
             request,
             "draft.html.j2",
             draft=found,
             study=known,
             ready=[(hospital.id, keys.get(hospital.id)) for hospital in planned.hospitals],
             sections=sections(known),
-            places=acts.places,
+            places=actions.places,
         )
 
     @router.post(f"{CONSOLE}/drafts/{{draft}}/sign")
     async def sign_draft(draft: str, request: Request) -> Response:
-        fields = await pages.read_form(request.receive, 4096)
+        fields = await read_form(request.receive, 4096)
         place = fields.get("place")
-        chosen = next((known for known in acts.places if known == place), None)
+        chosen = next((known for known in actions.places if known == place), None)
         if chosen is None:
             raise StudyError(
                 f"runs cannot be carried out at {place!r} here",
-                hint=f"they can at: {', '.join(acts.places)}",
+                hint=f"they can at: {', '.join(actions.places)}",
             )
         found = await asyncio.to_thread(store.draft, draft)
         keys = await asyncio.to_thread(store.keys)
@@ -89,14 +90,14 @@ def draft_router(room: Room) -> APIRouter:
                 hint="read the draft again",
             )
         person = person_of(request.scope).name
-        offer = await asyncio.to_thread(acts.offer, planned, person, chosen)
+        offer = await asyncio.to_thread(actions.offer, planned, person, chosen)
         await asyncio.to_thread(store.discard_draft, draft)
-        return pages.redirect(f"{CONSOLE}/studies/{offer.study.digest}")
+        return redirect(f"{CONSOLE}/studies/{offer.study.digest}")
 
     @router.post(f"{CONSOLE}/drafts/{{draft}}/discard")
     def discard_draft(draft: str, request: Request) -> Response:
         store.discard_draft(draft)
-        return pages.redirect(CONSOLE)
+        return redirect(CONSOLE)
 
     return router
 
@@ -110,7 +111,7 @@ def _read_draft(document: str) -> Study | None:
         return None
 
 
-def read_drafts(drafts: list[Draft]) -> list[tuple[Draft, Study | None]]:
+def read_drafts(drafts: list[SavedDraft]) -> list[tuple[SavedDraft, Study | None]]:
     """With what each says."""
     return [(draft, _read_draft(draft.document)) for draft in drafts]
 
@@ -118,6 +119,6 @@ def read_drafts(drafts: list[Draft]) -> list[tuple[Draft, Study | None]]:
 def _as_signed(planned: Study, keys: dict[str, str]) -> Study:
     """As it would be signed, or as it was typed while it could not be."""
     try:
-        return with_keys(planned, keys)
+        return with_fingerprints(planned, keys)
     except StudyError:
         return planned

@@ -8,59 +8,59 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, Response
 
-from flo import pages
 from flo.errors import StudyError
-from flo.model_card import BINS_HIDE, ModelCard, read_card
-from flo.privacy.report_page import render
-from flo.server.console.door import CONSOLE
-from flo.server.console.room import Room
-from flo.server.console.studies import Board, quality_plot
-from flo.server.publish import published
-from flo.server.store import Offer
+from flo.pages.responses import ALONE, HEADERS
+from flo.privacy.report.page import render
+from flo.published.model_card import BINS_HIDE, ModelCard, read_card
+from flo.server.console.context import ConsoleContext
+from flo.server.console.sign_in import CONSOLE
+from flo.server.console.view import StudyViews, quality_plot
+from flo.server.store.store import Offer
+from flo.server.studies.publish import published
 
 
-def model_router(room: Room) -> APIRouter:
+def model_router(context: ConsoleContext) -> APIRouter:
     """Routes to read a published model's card and report, and to fetch its files."""
-    router, acts, board = APIRouter(), room.acts, room.board
+    router, actions, views = APIRouter(), context.actions, context.views
 
     @router.get(f"{CONSOLE}/studies/{{digest}}/model")
     def model(digest: str, request: Request) -> Response:
-        offer = acts.find(digest)
-        card, _ = _model_files(board, offer)
-        return room.page(request, "model.html.j2", **_model_shown(board, offer, read_card(card)))
+        offer = actions.find(digest)
+        card, _ = _model_files(views, offer)
+        return context.page(request, "model.html.j2", **_model_shown(views, offer, read_card(card)))
 
     @router.get(f"{CONSOLE}/studies/{{digest}}/report")
     def report(digest: str) -> Response:
-        document = _file_of(board, acts.find(digest), "report")
-        return Response(render(document.read_bytes()), headers=pages.ALONE, media_type="text/html")
+        document = _file_of(views, actions.find(digest), "report")
+        return Response(render(document.read_bytes()), headers=ALONE, media_type="text/html")
 
     @router.get(f"{CONSOLE}/studies/{{digest}}/files/{{file}}")
     def model_file(digest: str, file: str) -> Response:
-        path = _file_of(board, acts.find(digest), file)
-        return FileResponse(path, headers=pages.HEADERS, filename=path.name)
+        path = _file_of(views, actions.find(digest), file)
+        return FileResponse(path, headers=HEADERS, filename=path.name)
 
     return router
 
 
-def _model_shown(board: Board, offer: Offer, card: ModelCard) -> dict[str, Any]:
+def _model_shown(views: StudyViews, offer: Offer, card: ModelCard) -> dict[str, Any]:
     """Card, and lineage: the versions of this study that were signed here, and their models."""
-    versions = [other for other in board.store.offers() if other.study.name == offer.study.name]
+    versions = [other for other in views.store.offers() if other.study.name == offer.study.name]
     return {
         "study": offer.study,
         "card": card,
         "bins_hide": BINS_HIDE,
         "quality": quality_plot(card.model_dump(include={"evaluation", "subgroups"})),
         "versions": [
-            (other, published(board.store, other.study.digest) is not None) for other in versions
+            (other, published(views.store, other.study.digest) is not None) for other in versions
         ],
-        "extracts": sorted(board.store.extracts(offer.study.digest)),
-        "has_report": _report_of(_model_files(board, offer)[0]).is_file(),
+        "extracts": sorted(views.store.extracts(offer.study.digest)),
+        "has_report": _report_of(_model_files(views, offer)[0]).is_file(),
     }
 
 
-def _model_files(board: Board, offer: Offer) -> tuple[Path, Path]:
+def _model_files(views: StudyViews, offer: Offer) -> tuple[Path, Path]:
     """Card and tensors. Raises StudyError if they are not there (yet)."""
-    found = published(board.store, offer.study.digest)
+    found = published(views.store, offer.study.digest)
     if found is None:
         raise StudyError(
             f"study {offer.study.name} has no published model",
@@ -69,9 +69,9 @@ def _model_files(board: Board, offer: Offer) -> tuple[Path, Path]:
     return found
 
 
-def _file_of(board: Board, offer: Offer, name: str) -> Path:
+def _file_of(views: StudyViews, offer: Offer, name: str) -> Path:
     """Raises StudyError if there is no such file (yet)."""
-    card, tensors = _model_files(board, offer)
+    card, tensors = _model_files(views, offer)
     path = {"card": card, "tensors": tensors, "report": _report_of(card)}.get(name)
     if path is None or not path.is_file():
         raise StudyError(

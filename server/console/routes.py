@@ -12,88 +12,94 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import Response
 
-from flo import pages
+from flo.audit.chain_check import IncrementalVerifier, countersigned
 from flo.errors import FloError
-from flo.machine import of_the_machine
-from flo.pages.record import ChainCheck, countersigned
-from flo.server.console.door import CONSOLE, person_of
+from flo.host.machine_errors import of_the_machine
+from flo.pages.forms import came_from
+from flo.pages.responses import download
+from flo.server.console.context import ConsoleContext
 from flo.server.console.draft_pages import draft_router
 from flo.server.console.model_pages import model_router
-from flo.server.console.room import Room
+from flo.server.console.sign_in import CONSOLE, person_of
 from flo.server.console.study_pages import study_router
 
 _ENTRIES = 100
 
 
-def console_app(room: Room) -> FastAPI:
-    """For whoever ``flo.server.console.door`` let in."""
+def console_app(context: ConsoleContext) -> FastAPI:
+    """For whoever ``flo.server.console.sign_in`` let in."""
     app = FastAPI(title="FLO console", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.exception_handler(FloError)
     async def _problem(request: Request, error: FloError) -> Response:
         person, path, why = person_of(request.scope), request.url.path[:80], str(error)
         await asyncio.to_thread(
-            room.refusals.note, "refused-call", path=path, person=person.name, why=why
+            context.audit.record, "refused-call", path=path, person=person.name, why=why
         )
         shown = {
             "title": "That did not work",
             "why": why,
             "hint": error.hint,
-            "back": pages.came_from(request),
+            "back": came_from(request),
         }
-        return room.page(request, "problem.html.j2", 400, **shown)
+        return context.page(request, "problem.html.j2", 400, **shown)
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> Response:
         """Of whatever kind; it is in the coordinator's log, with its place."""
         if known := of_the_machine(error):
             shown = {"title": "The machine cannot", "why": str(known), "hint": known.hint}
-            return room.page(request, "problem.html.j2", 503, **shown)
+            return context.page(request, "problem.html.j2", 503, **shown)
         why = f"This is a bug in FLO ({type(error).__name__})."
         hint = "the coordinator's log names the place; please report it"
-        return room.page(request, "problem.html.j2", 500, title="A bug", why=why, hint=hint)
+        return context.page(request, "problem.html.j2", 500, title="A bug", why=why, hint=hint)
 
     for router in (study_router, draft_router, model_router, _record_router):
-        app.include_router(router(room))
+        app.include_router(router(context))
     return app
 
 
-def _record_router(room: Room) -> APIRouter:
+def _record_router(context: ConsoleContext) -> APIRouter:
     """Hospitals, and the audit log."""
-    router, acts, board, store = APIRouter(), room.acts, room.board, room.acts.store
-    check = ChainCheck(room.log)
+    router, actions, views, store = (
+        APIRouter(),
+        context.actions,
+        context.views,
+        context.actions.store,
+    )
+    check = IncrementalVerifier(context.log)
 
     def hospitals_shown() -> dict[str, Any]:
-        return {"hospitals": board.hospitals()}
+        return {"hospitals": views.hospitals()}
 
     @router.get(f"{CONSOLE}/hospitals")
     def hospitals(request: Request) -> Response:
         live = f"{CONSOLE}/hospitals/live"
-        return room.page(request, "hospitals.html.j2", live=live, **hospitals_shown())
+        return context.page(request, "hospitals.html.j2", live=live, **hospitals_shown())
 
     @router.get(f"{CONSOLE}/hospitals/live")
     async def hospitals_live(request: Request) -> Response:
-        return room.stream(request, "hospitals.html.j2", hospitals_shown)
+        return context.stream(request, "hospitals.html.j2", hospitals_shown)
 
     @router.get(f"{CONSOLE}/audit")
     def audit(request: Request, study: str = "", kind: str = "") -> Response:
-        room.sign()
-        entries, count = room.log.latest(_ENTRIES, study=study or None, kind=kind or None)
+        context.sign()
+        entries, count = context.log.latest(_ENTRIES, study=study or None, kind=kind or None)
         names = {member.fingerprint: member.id for member in store.members()}
-        return room.page(
+        return context.page(
             request,
             "audit.html.j2",
             entries=entries,
             count=count,
-            checked=check.go_on(),
-            countersigned=[(names.get(f, f), n) for f, n in countersigned(room.log)],
+            checked=check.verify_next(),
+            countersigned=[(names.get(f, f), n) for f, n in countersigned(context.log)],
             study=study,
             kind=kind,
         )
 
     @router.get(f"{CONSOLE}/audit/export")
     def export_audit(request: Request) -> Response:
-        copied = acts.export_log(person_of(request.scope).name)
-        return pages.download(copied, "coordinator.audit.json", "application/json")
+        copied = actions.export_log(person_of(request.scope).name)
+        return download(copied, "coordinator.audit.json", "application/json")
 
     return router

@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
-from flo.clients.enrol import request
-from flo.identity import Identity
-from flo.keystore import read_secret
-from tests.server.stage import RealCoordinator
+from flo.clients.connection.enrolment import request
+from flo.keys.identity import Identity
+from flo.keys.keystore import read_secret
+from tests.server.real_coordinator import RealCoordinator
 
 
 def shows(

@@ -13,28 +13,29 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from flo import audit_chain, canonical
-from flo.audit_chain import ZERO_HASH, LogHead, Receipt, chained
-from flo.audit_log import AuditLog
-from flo.claims import row_statement
-from flo.clients.coordinator_api import CoordinatorApi, client_context
-from flo.clients.enrol import Invitation
-from flo.clients.worker import read_frame, write_frame
+from flo.audit import chain
+from flo.audit.chain import ZERO_HASH, LogHead, Receipt, chained
+from flo.audit.log import AuditLog
+from flo.clients.connection.coordinator_api import CoordinatorApi, client_context
+from flo.clients.connection.enrolment import Invitation
+from flo.clients.data_process.worker import read_frame, write_frame
+from flo.documents import canonical
+from flo.documents.document import parse
 from flo.errors import FloError
-from flo.identity import Identity
 from flo.infra.evidence import pack
-from flo.messages import decode_reply, decode_request
-from flo.model_card import ModelCard, PublishedModel
-from flo.privacy import report
-from flo.server.home import CoordinatorHome
-from flo.server.invitations import invite
-from flo.server.tokens import issue, read
-from flo.settings import parse
-from flo.study import from_canonical
-from flo.succession import Step, Succession
+from flo.keys.claims import row_statement
+from flo.keys.identity import Identity
+from flo.keys.rotation import KeyRotation, RotationStep
+from flo.privacy.report import report
+from flo.protocol.messages import decode_reply, decode_request
+from flo.published.model_card import ModelCard, PublishedModel
+from flo.server.home.coordinator_home import CoordinatorHome
+from flo.server.http.tokens import issue, read
+from flo.server.maintenance.invitations import invite
+from flo.study.document import from_canonical
 from tests.attacks.fuzz import Accepted, Target
 from tests.builders import small_study
-from tests.flo.published import COORDINATOR, MALLORY, made
+from tests.flo.published_models import COORDINATOR, MALLORY, made
 from tests.privacy.hospitals import World
 
 Resign = Callable[[dict[str, Any]], dict[str, Any]]
@@ -138,12 +139,12 @@ def invitations(home: CoordinatorHome) -> Target:
 
 def successions() -> Target:
     keys = [Identity.new() for _ in range(3)]
-    steps = [Step.signed(old, new, "2026-01-01") for old, new in pairwise(keys)]
-    document = canonical.encode(Succession(steps=tuple(steps)).model_dump(mode="json"))
+    steps = [RotationStep.signed(old, new, "2026-01-01") for old, new in pairwise(keys)]
+    document = canonical.encode(KeyRotation(steps=tuple(steps)).model_dump(mode="json"))
     known = {key.public.hex() for key in keys}
 
     def read_one(data: bytes) -> None:
-        if Succession.read(data).newest_after(keys[0].public.hex()) not in known:
+        if KeyRotation.read(data).newest_after(keys[0].public.hex()) not in known:
             raise Accepted("a key that no key signed over to")
 
     return Target("succession", [document], read_one)
@@ -173,10 +174,10 @@ class Logs:
         shown, seen = own.growth(()), other.growth(())
         assert shown is not None
         assert seen is not None
-        receipt = other.countersign(shown)
+        receipt = other.cosign(shown)
         own.keep_receipt(receipt, keys[1].fingerprint)
         own.append("message", "0" * 64, round=1)
-        other.keep_receipt(own.countersign(seen), keys[0].fingerprint)
+        other.keep_receipt(own.cosign(seen), keys[0].fingerprint)
         found = cls(*keys, own.export("north"), other.export("coordinator"), receipt)
         own.close()
         other.close()
@@ -198,14 +199,14 @@ class Logs:
 
 def audit_logs(logs: Logs) -> Iterator[Target]:
     mend = mended(logs.resigned)
-    yield Target("audit log", [logs.export], lambda d: audit_chain.verify([d]), mend)
+    yield Target("audit log", [logs.export], lambda d: chain.verify([d]), mend)
     yield Target(
         "audit log beside the other",
         [logs.export],
-        lambda d: audit_chain.verify([d, logs.other]),
+        lambda d: chain.verify([d, logs.other]),
         mend,
     )
-    yield Target("audit export", [logs.export, logs.other], audit_chain.read_export)
+    yield Target("audit export", [logs.export, logs.other], chain.read_export)
     receipt = canonical.encode(logs.receipt.model_dump(mode="json"))
 
     def check_receipt(data: bytes) -> None:
@@ -213,7 +214,7 @@ def audit_logs(logs: Logs) -> Iterator[Target]:
         found.check(logs.coordinator.fingerprint)
 
     yield Target("receipt", [receipt], check_receipt)
-    head = audit_chain.read_export(logs.other).witnessed[0]
+    head = chain.read_export(logs.other).witnessed[0]
 
     def check_head(data: bytes) -> None:
         found = parse(LogHead, canonical.decode(data, limit=65_536, what="it"), "it")

@@ -10,27 +10,27 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from flo import canonical
-from flo.audit_chain import ZERO_HASH, LogHead, Receipt, chained
-from flo.claims import row_statement
-from flo.clients import approval
-from flo.clients.enrol import request
-from flo.decisions import Approve, Signed
+from flo.audit.chain import ZERO_HASH, LogHead, Receipt, chained
+from flo.clients.connection.enrolment import request
+from flo.clients.records import approval
+from flo.documents import canonical
 from flo.errors import RefusedError
-from flo.identity import Identity
-from flo.messages import decode_reply
-from flo.server.authority import Peer, read_peer
+from flo.keys.claims import row_statement
+from flo.keys.identity import Identity
+from flo.keys.rotation import KeyRotation
+from flo.protocol.decisions import Approve, Signed
+from flo.protocol.messages import decode_reply
+from flo.server.api.site_api import SITE_CALLS, SiteApi
+from flo.server.audit.rate_limited import RateLimitedAudit
 from flo.server.coordinator import complete_and_sign
-from flo.server.home import CoordinatorHome
-from flo.server.refusals import Refusals
-from flo.server.site_api import SITE_CALLS, SiteApi
-from flo.succession import Succession
+from flo.server.home.coordinator_home import CoordinatorHome
+from flo.server.keys.authority import Peer, read_peer
 from tests.attacks.fuzz import Accepted, Target
 from tests.attacks.fuzz_documents import mended, signed_body
 from tests.attacks.state import coordinator_state, site_state
 from tests.builders import small_study
-from tests.clients.asked_site import Site
-from tests.company import signed
+from tests.clients.approved_site import Site
+from tests.partners import signed
 
 
 def handler(site: Site) -> Target:
@@ -103,9 +103,9 @@ class Calls:
             home.authority(),
             home.identity(),
             self.log,
-            Succession(steps=()),
+            KeyRotation(steps=()),
             lambda member: None,
-            Refusals(self.store),
+            RateLimitedAudit(self.store),
         )
         self.north, self.south = Identity.new(), Identity.new()
         self.guest = Identity.new()

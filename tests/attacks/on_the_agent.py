@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from flo.clients.approval import approval_path
-from flo.files import write_private
-from flo.identity import Identity
-from flo.models import parameter_count
+from flo.clients.records.approval import approval_path
+from flo.keys.identity import Identity
+from flo.storage.files import write_private
+from flo.study.models import parameter_count
 from tests.attacks.attack import Attack, Logged, answered
-from tests.attacks.liar import Said
+from tests.attacks.lying_coordinator import Said
 from tests.attacks.stage import AGENT, SITE, Stage
-from tests.company import signed
+from tests.partners import signed
 
 _SECONDS = 20.0
 

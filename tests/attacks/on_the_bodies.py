@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flo.server.gateway import MAX_SITE_BODY
+from flo.server.listeners.hospital_listener import MAX_SITE_BODY
 from tests.attacks.attack import Attack, call, request
 from tests.attacks.stage import Stage, status
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from flo.clients.enrol import request as signing_request
-from flo.identity import Identity
-from flo.server.site_api import SITE_CALLS
-from flo.server.superlink import PUBLIC_KEY_HEADER, PULL_PATH
+from flo.clients.connection.enrolment import request as signing_request
+from flo.keys.identity import Identity
+from flo.server.api.site_api import SITE_CALLS
+from flo.server.flower.superlink import PUBLIC_KEY_HEADER, PULL_PATH
 from tests.attacks.attack import Attack, call, request
 from tests.attacks.certificates import request_with_anothers_key, shows
 from tests.attacks.stage import Stage, status
-from tests.server.stage import key_header
+from tests.server.real_coordinator import key_header
 
 
 def pulls_as(stage: Stage, *names: str) -> Iterable[str]:

@@ -6,13 +6,13 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import closing
 
-from flo.audit_chain import ZERO_HASH, Growth, LogHead, chained
-from flo.claims import row_statement
-from flo.clients.enrol import connect
-from flo.clients.witness import confirm_head
-from flo.identity import Identity
+from flo.audit.chain import ZERO_HASH, LogExtension, LogHead, chained
+from flo.clients.connection.cosigning import confirm_head
+from flo.clients.connection.enrolment import connect
+from flo.keys.claims import row_statement
+from flo.keys.identity import Identity
 from tests.attacks.attack import Attack, Logged, refusal, shown
-from tests.attacks.liar import Said
+from tests.attacks.lying_coordinator import Said
 from tests.attacks.on_the_agent import says, until
 from tests.attacks.stage import SITE, Stage
 
@@ -49,7 +49,7 @@ def forked_audit_log(stage: Stage) -> Iterable[str]:
         hash_ = chained(ZERO_HASH, digest)
         signature = identity.sign("audit-entry", row_statement(1, hash_))
         head = LogHead(number=1, hash=hash_, signature=signature, public=identity.public.hex())
-        growth = Growth(head=head, after=0, digests=(digest,)).model_dump()
+        growth = LogExtension(head=head, after=0, digests=(digest,)).model_dump()
         return lambda body: Said.document(stage.liar.countersigned(body, identity, growth))
 
     before = visits.count("/v1/site/audit")

@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from contextlib import closing
 from typing import Any
 
-from flo import canonical
-from flo.audit_chain import ZERO_HASH, Growth, LogHead, Receipt, chained
-from flo.claims import row_statement
-from flo.decisions import Approve, Signed
-from flo.identity import Identity
+from flo.audit.chain import ZERO_HASH, LogExtension, LogHead, Receipt, chained
+from flo.documents import canonical
+from flo.keys.claims import row_statement
+from flo.keys.identity import Identity
+from flo.protocol.decisions import Approve, Signed
 from tests.attacks.attack import Attack, call
 from tests.attacks.on_the_bodies import posts
 from tests.attacks.stage import Stage
-from tests.company import signed
+from tests.partners import signed
 
 # -- approvals -----------------------------------------------------------------------------------
 
@@ -82,7 +82,7 @@ def audit_log(identity: Identity, entries: int) -> dict[str, Any]:
         hash_ = chained(hash_, digest)
     signature = identity.sign("audit-entry", row_statement(entries, hash_))
     head = LogHead(number=entries, hash=hash_, signature=signature, public=identity.public.hex())
-    return {"growth": Growth(head=head, after=0, digests=digests).model_dump()}
+    return {"growth": LogExtension(head=head, after=0, digests=digests).model_dump()}
 
 
 def north(stage: Stage) -> Identity:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlencode
 
-from flo.identity import Identity
-from flo.server.console.door import COOKIE, SIGN_IN
-from flo.server.tokens import Role, issue
+from flo.keys.identity import Identity
+from flo.server.console.sign_in import COOKIE, SIGN_IN
+from flo.server.http.tokens import Role, issue
 from tests.attacks.attack import Attack, denied
 from tests.attacks.stage import Stage, status
 

@@ -6,9 +6,9 @@ import socket
 import ssl
 from collections.abc import Iterable
 
-from flo.keystore import LocalKeyStore
-from flo.server.authority import Authority
-from flo.tls import show
+from flo.keys.keystore import LocalKeyStore
+from flo.keys.tls import load_certificate
+from flo.server.keys.authority import Authority
 from tests.attacks.attack import Attack, connection
 from tests.attacks.certificates import shows
 from tests.attacks.stage import Stage
@@ -33,7 +33,9 @@ def said(port: int, client: ssl.SSLContext | None, data: bytes = _QUESTION) -> s
 def old_tls(stage: Stage) -> ssl.SSLContext:
     """North with its good certificate, and nothing newer than TLS 1.2."""
     client, home = stage.coordinator.anonymous(), stage.homes["north"]
-    show(client, (home.directory / "certificate.pem").read_bytes(), home.identity().pem())
+    load_certificate(
+        client, (home.directory / "certificate.pem").read_bytes(), home.identity().pem()
+    )
     client.maximum_version = ssl.TLSVersion.TLSv1_2
     return client
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from flo.server.roles import ROUTES
-from flo.server.tokens import Role, issue
+from flo.server.http.roles import ROUTES
+from flo.server.http.tokens import Role, issue
 from tests.attacks.attack import Attack, call, denied
 from tests.attacks.on_the_operator import bearer
 from tests.attacks.stage import Stage, status

@@ -8,11 +8,11 @@ import pickle
 import time
 from collections.abc import Iterable, Mapping
 
-from flo import canonical
-from flo.identity import Identity
-from flo.server.superlink import CONTROL_PREFIX
-from flo.server.tokens import Role, issue
-from flo.study import MAX_STUDY_BYTES
+from flo.documents import canonical
+from flo.keys.identity import Identity
+from flo.server.flower.superlink import CONTROL_PREFIX
+from flo.server.http.tokens import Role, issue
+from flo.study.document import MAX_STUDY_BYTES
 from tests.attacks.attack import Attack, call, denied, shown
 from tests.attacks.stage import Stage, status
 from tests.builders import small_study

@@ -10,19 +10,19 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flo.clients import models
-from flo.clients.coordinator_api import CoordinatorApi
-from flo.clients.enrol import accept_coordinator, connect, context_of, enrol, request
-from flo.clients.offers import offered_studies
-from flo.files import write_private
-from flo.identity import Identity
-from flo.succession import Step, Succession
+from flo.clients.connection.coordinator_api import CoordinatorApi
+from flo.clients.connection.enrolment import accept_coordinator, connect, context_of, enrol, request
+from flo.clients.connection.offers import offered_studies
+from flo.clients.prediction import fetched_models
+from flo.keys.identity import Identity
+from flo.keys.rotation import KeyRotation, RotationStep
+from flo.storage.files import write_private
 from tests.attacks.attack import Attack, Logged, refusal, shown
-from tests.attacks.liar import LyingCoordinator, Said
+from tests.attacks.lying_coordinator import LyingCoordinator, Said
 from tests.attacks.on_the_agent import says
 from tests.attacks.stage import AGENT, Stage
 from tests.builders import small_study
-from tests.flo.published import Made, made
+from tests.flo.published_models import Made, made
 
 # -- the connection ------------------------------------------------------------------------------
 
@@ -141,7 +141,9 @@ def publishes(model: Callable[[], Made]) -> Callable[[Stage], Iterable[str]]:
             stage.liar.saying("models", Said.document(answer)),
             connect(stage.site.home) as api,
         ):
-            yield from refusal(stage, lambda: models.fetch(stage.site.home, api, "tiny", out))
+            yield from refusal(
+                stage, lambda: fetched_models.fetch(stage.site.home, api, "tiny", out)
+            )
         assert not out.exists()
 
     return attack
@@ -155,10 +157,10 @@ def named_as_a_path() -> Made:
 def key_that_follows_nothing(stage: Stage) -> Iterable[str]:
     """A new key that the old one did not sign over to; its fingerprint was even compared."""
     home, mallory = stage.site.home, Identity.new()
-    step = Step.signed(mallory, mallory, "now").model_copy(
+    step = RotationStep.signed(mallory, mallory, "now").model_copy(
         update={"old": stage.liar.identity.public.hex()}
     )
-    said = Said.document(Succession(steps=(step,)).model_dump(mode="json"))
+    said = Said.document(KeyRotation(steps=(step,)).model_dump(mode="json"))
     with stage.liar.saying("keys", said), connect(home) as api:
         yield from refusal(stage, lambda: accept_coordinator(home, api, mallory.fingerprint))
 

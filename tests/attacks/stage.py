@@ -10,31 +10,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flo import canonical
-from flo.cli.operator import Operator
-from flo.clients.approve import approve
-from flo.clients.decisions import withdraw
-from flo.clients.enrol import connect, leave, renew_when_due
-from flo.clients.home import SiteHome
-from flo.clients.offers import Offered
-from flo.clients.witness import countersign
-from flo.server.invitations import invite
-from flo.server.tokens import Role, issue
-from flo.study import Study, from_canonical
-from tests.attacks.besieged import Besieged
-from tests.attacks.books import Book, Screen, audit_book, log_book
-from tests.attacks.liar import LyingCoordinator
+from flo.cli.coordinator.operator import Operator
+from flo.clients.approvals.approve import approve
+from flo.clients.approvals.decline import withdraw
+from flo.clients.connection.cosigning import cosign
+from flo.clients.connection.enrolment import connect, leave, renew_when_due
+from flo.clients.connection.offers import Offered
+from flo.clients.home.site_home import SiteHome
+from flo.documents import canonical
+from flo.server.http.tokens import Role, issue
+from flo.server.maintenance.invitations import invite
+from flo.study.document import Study, from_canonical
+from tests.attacks.attacked_site import Besieged
+from tests.attacks.log_readers import Book, Screen, audit_book, log_book
+from tests.attacks.lying_coordinator import LyingCoordinator
 from tests.attacks.state import coordinator_state, site_state
 from tests.builders import HOSPITALS, make_site, small_study
-from tests.flo.published import COORDINATOR as LIAR
-from tests.server.stage import Answer, RealCoordinator, new_home
+from tests.flo.published_models import COORDINATOR as LIAR
+from tests.server.real_coordinator import Answer, RealCoordinator, new_home
 
 COORDINATOR, SITE = "the coordinator's audit log", "the site's audit log"
 AGENT, SCREEN = "the agent's log", "the screen, exit code"
 
 
 # Each attack with an extract is to be read, and not told to wait after the last one.
-_NO_WAIT = "import flo.server.turns as turns; turns.WAIT_SECONDS = 0.0"
+_NO_WAIT = "import flo.server.listeners.extract_turns as turns; turns.WAIT_SECONDS = 0.0"
 
 
 @dataclass
@@ -122,7 +122,7 @@ def set_up(folder: Path) -> Iterator[Stage]:
         used = (folder / "north" / "invitation.json").read_bytes()
         for name in ("north", "south"):
             with connect(homes[name]) as api, closing(homes[name].audit_log()) as log:
-                countersign(api, log, homes[name].coordinator)
+                cosign(api, log, homes[name].coordinator)
         offer = _offered(coordinator)
         _approve(homes["north"], offer)
         withdrawn = _approve(homes["west"], offer)

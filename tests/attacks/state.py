@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
-from flo.clients.home import SiteHome
+from flo.clients.home.site_home import SiteHome
 
 # All of the coordinator's database but its events, where refusals are entered.
 TABLES = ("meta", "invitations", "hospitals", "studies", "approvals", "runs", "heads", "extracts")

@@ -9,19 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
-from flo.audit_chain import verify
-from flo.server.home import sign_events
+from flo.audit.chain import verify
+from flo.server.home.coordinator_home import sign_events
 from tests.attacks.attack import Attack, Logged, table
 from tests.attacks.attacks import ATTACKS
 from tests.attacks.stage import Stage, set_up
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.processes
 
-THREAT_MODEL = Path(__file__).parents[2] / "docs" / "threat-model.md"
+THREAT_MODEL = ROOT / "docs" / "threat-model.md"
 BEGIN, END = "<!-- attacks -->\n", "<!-- /attacks -->"
 PATIENCE_SECONDS = 5.0  # events wait for a tenth of a second to be signed
 

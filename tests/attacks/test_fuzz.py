@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from flo.messages import encode_reply
-from flo.server.home import CoordinatorConfig, CoordinatorHome
+from flo.protocol.messages import encode_reply
+from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
 from tests.attacks import fuzz_documents as documents
 from tests.attacks.fuzz import Target, findings, report
 from tests.attacks.fuzz_parties import Calls, files, handler
 from tests.builders import small_study
-from tests.clients.asked_site import approved_site
+from tests.clients.approved_site import approved_site
 from tests.privacy.hospitals import World
 
 QUICK, FULL = 1_500, 20_000

@@ -8,16 +8,16 @@ from typing import Any, cast
 
 import pytest
 
-from flo.clients.approval import Approval
-from flo.clients.approve import approve, rehearse
-from flo.clients.coordinator_api import CoordinatorApi
-from flo.clients.home import SiteHome
-from flo.clients.offers import Offered
-from flo.clients.policy import Policy
-from flo.clients.policy_file import sign, write_toml
+from flo.clients.approvals.approve import approve, dry_run_approval
+from flo.clients.connection.coordinator_api import CoordinatorApi
+from flo.clients.connection.offers import Offered
+from flo.clients.home.policy import Policy
+from flo.clients.home.policy_file import sign, write_toml
+from flo.clients.home.site_home import SiteHome
+from flo.clients.records.approval import Approval
 from flo.errors import FloError
-from flo.identity import Identity
-from flo.study import Study
+from flo.keys.identity import Identity
+from flo.study.document import Study
 from tests.builders import SilentApi, make_site, offered, pretend_enrolled, small_study
 
 COORDINATOR = Identity.new()
@@ -39,11 +39,9 @@ class Site:
         api, patients = cast(CoordinatorApi, self.api), self.home.config.population(population)
         return approve(self.home, api, offer, patients, if_broken=if_broken)
 
-    def rehearse(
-        self, offer: Offered, population: str = "main", *, if_broken: bool = False
-    ) -> None:
+    def dry_run(self, offer: Offered, population: str = "main", *, if_broken: bool = False) -> None:
         api, patients = cast(CoordinatorApi, self.api), self.home.config.population(population)
-        rehearse(self.home, api, offer, patients, if_broken=if_broken)
+        dry_run_approval(self.home, api, offer, patients, if_broken=if_broken)
 
     def kinds(self) -> list[str]:
         ledger = self.home.ledger()
@@ -71,13 +69,13 @@ class Site:
         heads: bool = False,
         if_broken: bool = False,
     ) -> None:
-        """``approve`` raises ``error``, and so does its rehearsal; nothing was changed or told.
+        """``approve`` raises ``error``, and so does its dry run; nothing was changed or told.
 
         ``heads``: the refusal needs the ledger or the data. Before either the head is confirmed,
         so that what is called tells nothing of the data.
         """
         before = self.kinds(), self.approved()
-        for said in (self.rehearse, self.approve):
+        for said in (self.dry_run, self.approve):
             calls = [*self.api.calls, *(self.heads() if heads else [])]
             with pytest.raises(error, match=why):
                 said(offer, name, if_broken=if_broken)

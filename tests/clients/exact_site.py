@@ -10,18 +10,18 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from flo import canonical
-from flo.clients.home import SiteHome
-from flo.clients.quality.check import check
-from flo.clients.snapshot import Snapshot
+from flo.clients.data_process.trainer import Trainer
+from flo.clients.home.site_home import SiteHome
+from flo.clients.quality.check import encode_checked
+from flo.clients.records.snapshot import Snapshot
 from flo.clients.sources.files import open_file
-from flo.clients.trainer import Trainer
-from flo.messages import Purpose
-from flo.models import initial_weights
-from flo.privacy.split import is_held_out
-from flo.study import Study
+from flo.documents import canonical
+from flo.privacy.patients.split import is_held_out
+from flo.protocol.messages import Purpose
+from flo.study.document import Study
+from flo.study.models import initial_weights
 from tests.builders import NoNoise, data_file
-from tests.clients.asked_site import Site, approved_site
+from tests.clients.approved_site import Site, approved_site
 
 PATIENTS = [f"north{i:04d}" for i in range(40)]
 
@@ -32,7 +32,7 @@ class Exact:
     def warm_up(self, *_: Any) -> None:
         """Ready."""
 
-    def forget(self, study: str) -> None:
+    def unload(self, study: str) -> None:
         """Nothing is kept."""
 
     def release(
@@ -64,7 +64,7 @@ def frozen_without(home: SiteHome, study: Study, *gone: str) -> Snapshot:
     lines = data_file(home).read_text().splitlines(keepends=True)
     path = home.directory / "fewer.csv"
     path.write_text("".join(line for line in lines if line.split(",")[0] not in gone))
-    checked = check(open_file(path, "patient_id"), study.data, "patient_id")
+    checked = encode_checked(open_file(path, "patient_id"), study.data, "patient_id")
     path.unlink()
     return Snapshot.of(checked, home.split_key, 0.3)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flo.audit_log import AuditLog
+from flo.audit.log import AuditLog
 
 
 class PowerCutError(BaseException):

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from flo.identity import Identity
-from flo.tls import show
+from flo.keys.identity import Identity
+from flo.keys.tls import load_certificate
 
 INSPECTOR = "Hospital Web Inspection CA"
 
@@ -111,5 +111,5 @@ def _inspector(host: str) -> ssl.SSLContext:
         .sign(key.key, hashes.SHA384())
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    show(context, made.public_bytes(Encoding.PEM), key.pem())
+    load_certificate(context, made.public_bytes(Encoding.PEM), key.pem())
     return context

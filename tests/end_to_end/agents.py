@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from flo.clients.home import SiteHome
-from tests.server.stage import RealCoordinator
+from flo.clients.home.site_home import SiteHome
+from tests.server.real_coordinator import RealCoordinator
 
 RUN = ("flo.cli", "site", "run", "-v", "--home")
 

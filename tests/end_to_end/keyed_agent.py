@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flo import canonical
-from flo.clients import agent
-from flo.clients.home import SiteHome
-from flo.clients.snapshot import Snapshot
-from flo.clients.trainer import Trainer
-from flo.study import Study
+from flo.clients.agent import agent
+from flo.clients.data_process.trainer import Trainer
+from flo.clients.home.site_home import SiteHome
+from flo.clients.records.snapshot import Snapshot
+from flo.documents import canonical
+from flo.study.document import Study
 
 
 class KeyedNoise:
@@ -40,7 +40,7 @@ class KeyedNoise:
 
 
 class KeyedWorker:
-    """Stands in for ``flo.clients.worker.Worker``."""
+    """Stands in for ``flo.clients.data_process.worker.DataProcess``."""
 
     layers: dict[str, bool] = {}  # noqa: RUF012
     missing: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class KeyedWorker:
 
     stop = start
 
-    def forget(self, study: str) -> None:
+    def unload(self, study: str) -> None:
         self._trainers.pop(study, None)
 
     def warm_up(self, study: Study, snapshot: Path, snapshot_digest: str) -> None:

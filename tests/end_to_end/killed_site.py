@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flo.clients.home import SiteHome
-from flo.identity import Identity
-from flo.messages import Request, RequestHeader, model_digest
-from flo.study import from_canonical
-from tests.company import claims, encode_request, handler_of
+from flo.clients.home.site_home import SiteHome
+from flo.keys.identity import Identity
+from flo.protocol.messages import Request, RequestHeader, model_digest
+from flo.study.document import from_canonical
+from tests.partners import claims, encode_request, handler_of
 
 LENGTH = 6  # parameters of the small study
 REQUEST = 1 << 24
@@ -36,7 +36,7 @@ class FreshReleaser:
     def warm_up(self, *_: Any) -> None:
         """Ready."""
 
-    def forget(self, study: str) -> None:
+    def unload(self, study: str) -> None:
         """Nothing is kept."""
 
     def release(self, *_: Any) -> npt.NDArray[np.int64]:

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flo.clients import handler
-from flo.clients.agent import Agent
-from flo.clients.flower import FleetLink, Incoming
-from flo.clients.home import SiteHome
-from flo.clients.secure_sum import mask
-from flo.messages import RequestHeader, Values
-from flo.privacy.ring import Integers
-from flo.study import Study
+from flo.clients.agent import handler
+from flo.clients.agent.agent import Agent
+from flo.clients.agent.masking import mask
+from flo.clients.connection.flower import FleetLink, Incoming
+from flo.clients.home.site_home import SiteHome
+from flo.privacy.secure_sum.ring import Integers
+from flo.protocol.messages import RequestHeader, Values
+from flo.study.document import Study
 
 
 def main(noisy_path: str, sent_path: str, home: str) -> None:

@@ -9,10 +9,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import flo.clients.agent as agent_module
-from flo.clients.agent import Agent
-from flo.clients.enrol import renew_when_due
-from flo.clients.home import SiteHome
+import flo.clients.agent.agent as agent_module
+from flo.clients.agent.agent import Agent
+from flo.clients.connection.enrolment import renew_when_due
+from flo.clients.home.site_home import SiteHome
 
 
 def main(site: str) -> None:

@@ -10,13 +10,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from flo.cli.operator import Operator
-from flo.clients.home import SiteHome
+from flo.cli.coordinator.operator import Operator
+from flo.clients.home.site_home import SiteHome
 from flo.errors import FloError
-from flo.server.home import CoordinatorHome
+from flo.server.home.coordinator_home import CoordinatorHome
 from tests.builders import small_study, study_document
 from tests.commands import flo
-from tests.server.stage import RealCoordinator
+from tests.server.real_coordinator import RealCoordinator
 
 SITES = ("north", "south", "west")
 WIDE = {"kind": "mlp", "hidden": [150, 150]}  # too large for Flower's messages

@@ -26,7 +26,7 @@ from tests.end_to_end.running import (
     rounds,
     wait_for,
 )
-from tests.server.stage import serving
+from tests.server.real_coordinator import serving
 
 LONGEST_LIFE, ROUNDS_A_LIFE = 6.0, 12
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from flo.clients.home import SiteHome
+from flo.clients.home.site_home import SiteHome
 from tests.end_to_end.agents import agent
 from tests.faults.processes import processes
-from tests.server.stage import serving
+from tests.server.real_coordinator import serving
 
 pytestmark = pytest.mark.processes
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from flo.cli.operator import Operator
-from flo.clients.home import SiteHome
-from flo.keystore import PASSPHRASE_VARIABLE
-from flo.privacy.report import build, verify
-from flo.server.home import CoordinatorHome
+from flo.cli.coordinator.operator import Operator
+from flo.clients.home.site_home import SiteHome
+from flo.keys.keystore import PASSPHRASE_VARIABLE
+from flo.privacy.report.report import build, verify
+from flo.server.home.coordinator_home import CoordinatorHome
 from tests.commands import flo
 from tests.end_to_end.agents import agent, kill
 from tests.end_to_end.running import SITES, launch, releases, rounds, wait_for
-from tests.server.stage import RealCoordinator, new_home, served
+from tests.server.real_coordinator import RealCoordinator, new_home, served
 
 STEPS = 40
 pytestmark = pytest.mark.slow

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from flo.server.home import CoordinatorConfig, CoordinatorHome
-from flo.server.invitations import invite
+from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
+from flo.server.maintenance.invitations import invite
 from tests.builders import csv_text, make_site, study_document
 from tests.commands import flo, flo_process
 

@@ -10,20 +10,21 @@ from typing import Any
 import pytest
 import tomli_w
 
-from flo import sample_sources as samples
-from flo.clients.home import SiteHome
-from flo.clients.mapping import StudyMapping
-from flo.clients.mapping_file import FILE, mapping_of
+from flo.clients.home.site_home import SiteHome
+from flo.clients.mapping.mapping_file import FILE, mapping_of
+from flo.clients.sources.mapping import StudyMapping
 from flo.datasets import heart
-from flo.privacy.report import verify
-from flo.study import from_document, load
+from flo.datasets import sample_sources as samples
+from flo.privacy.report.report import verify
+from flo.study.document import from_document, load
 from tests.clients.sources.hospital import mapping
 from tests.commands import flo
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import wait_for
-from tests.server.stage import RealCoordinator, new_home, served
+from tests.paths import EXAMPLES
+from tests.server.real_coordinator import RealCoordinator, new_home, served
 
-STUDY = load(Path(__file__).parents[2] / "examples" / "heart" / "study.toml")
+STUDY = load(EXAMPLES / "heart" / "study.toml")
 KINDS = {"cleveland": "csv", "hungary": "sql", "switzerland": "fhir", "va-long-beach": "omop"}
 TABLES = heart.load()
 
@@ -141,7 +142,7 @@ def commitment(home: SiteHome, mapping: StudyMapping) -> str:
 
 
 def done(coordinator: RealCoordinator, name: str) -> Any:
-    from flo.cli.operator import Operator
+    from flo.cli.coordinator.operator import Operator
 
     with Operator(coordinator.home.directory) as operator:
         (one,) = operator.call("GET", "studies")

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from flo.artifacts import LocalArtifacts
-from flo.clients.home import SiteHome
+from flo.clients.home.site_home import SiteHome
+from flo.storage.artifacts import LocalArtifacts
 from tests.builders import make_site
 from tests.end_to_end.agents import agent, kill
 from tests.end_to_end.running import (
@@ -32,7 +32,7 @@ from tests.end_to_end.running import (
     rounds,
     wait_for,
 )
-from tests.server.stage import RealCoordinator, new_home, served
+from tests.server.real_coordinator import RealCoordinator, new_home, served
 
 KEYED = "tests.end_to_end.keyed_agent"
 LONGEST_LIFE = 8.0  # seconds between two kills: a start takes two of them

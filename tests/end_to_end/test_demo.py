@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 
-from flo import canonical, study
-from flo.privacy.report import verify
+from flo.documents import canonical
+from flo.privacy.report.report import verify
+from flo.study.document import load
 from tests.commands import flo, flo_process
+from tests.paths import EXAMPLES
 
 DEMO_SECONDS = 240
 HOSPITALS = ("cleveland", "hungary", "switzerland", "va-long-beach")
-STUDY = study.load(Path(study.__file__).parent / "examples" / "heart" / "study.toml")
+STUDY = load(EXAMPLES / "heart" / "study.toml")
 KEYS = {
     "auc",
     "auc_interval",

@@ -19,22 +19,22 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from flo.clients.address_book import AddressBook
-from flo.clients.approval import load
-from flo.clients.approve import approve
-from flo.clients.coordinator_api import CoordinatorApi
-from flo.clients.handler import Handler, request_key, settle
-from flo.clients.home import SiteHome
-from flo.clients.replies import KeptReplies
-from flo.files import write_private
-from flo.identity import Identity
-from flo.messages import Reply, Values, decode_reply, decode_request
+from flo.clients.agent.handler import Handler, request_key
+from flo.clients.approvals.approve import approve
+from flo.clients.approvals.fingerprints import AddressBook
+from flo.clients.connection.coordinator_api import CoordinatorApi
+from flo.clients.home.site_home import SiteHome
+from flo.clients.records.approval import load
+from flo.clients.records.reply_store import ReplyStore
+from flo.clients.records.settlement import settle
+from flo.keys.identity import Identity
+from flo.protocol.messages import Reply, Values, decode_reply, decode_request
+from flo.storage.files import write_private
 from tests.builders import SilentApi, make_site, offered, pretend_enrolled, small_study
 from tests.builders import study_document as document_of
-from tests.company import claims, handler_of, partner
 from tests.end_to_end.killed_site import COHORT, REQUEST, FreshReleaser, request
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.partners import claims, handler_of, partner
+from tests.paths import ROOT
 
 
 class NoReleaser:
@@ -43,7 +43,7 @@ class NoReleaser:
     def warm_up(self, *_: Any) -> None:
         """Ready."""
 
-    def forget(self, study: str) -> None:
+    def unload(self, study: str) -> None:
         """Nothing is kept."""
 
     def release(self, *_: Any) -> npt.NDArray[np.int64]:
@@ -208,7 +208,7 @@ def test_nothing_of_a_reply_whose_writing_was_cut_off_outlives_its_study(
             cut.setattr(Path, "replace", _killed)
             with pytest.raises(SystemExit):
                 handler.answer(request(site.study, 1, relayed))
-        replies = KeptReplies(site.home.directory / "replies", site.home.keystore())
+        replies = ReplyStore(site.home.directory / "replies", site.home.keystore())
         settle(ledger, replies, site.home, approved, approved.read_study())
     assert list((site.home.directory / "replies").iterdir()) == []
 

@@ -20,14 +20,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flo.cli.operator import Operator
-from flo.clients.home import SiteHome
-from flo.features import scale
-from flo.schema import NumberColumn
+from flo.cli.coordinator.operator import Operator
+from flo.clients.home.site_home import SiteHome
+from flo.study.features import scale
+from flo.study.schema import NumberColumn
 from tests.builders import data_file, small_study, study_document
 from tests.commands import flo
 from tests.end_to_end.agents import agent
-from tests.server.stage import RealCoordinator, new_home
+from tests.server.real_coordinator import RealCoordinator, new_home
 
 pytestmark = pytest.mark.slow
 SITES = ("north", "south", "west")

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from flo.cli.operator import Operator
-from flo.clients.home import SiteHome
+from flo.cli.coordinator.operator import Operator
+from flo.clients.home.site_home import SiteHome
 from tests.commands import flo
 from tests.end_to_end.agents import agent, kill
 from tests.end_to_end.running import SITES, failed, launch, releases, rounds, wait_for
-from tests.server.stage import RealCoordinator, serving
+from tests.server.real_coordinator import RealCoordinator, serving
 
 STEPS = 40
 pytestmark = pytest.mark.slow

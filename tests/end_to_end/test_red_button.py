@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from flo.clients.home import SiteHome
+from flo.clients.home.site_home import SiteHome
 from tests.commands import flo
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import WIDE, launch, wait_for
-from tests.server.stage import serving
+from tests.server.real_coordinator import serving
 
 pytestmark = pytest.mark.slow
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from flo.clients.home import SiteHome
+from flo.clients.home.site_home import SiteHome
 from tests.commands import flo
 from tests.end_to_end.agents import agent, kill
 from tests.end_to_end.running import SITES, failed, launch, releases, rounds, wait_for
-from tests.server.stage import RealCoordinator, new_home
+from tests.server.real_coordinator import RealCoordinator, new_home
 
 STEPS = 40
 pytestmark = pytest.mark.slow

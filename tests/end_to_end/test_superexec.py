@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from flo.checkup import Finding
-from flo.clients.home import SiteHome
-from flo.server import checkup
-from flo.server.tokens import issue
+from flo.clients.home.site_home import SiteHome
+from flo.host.diagnostics import Finding
+from flo.server.http.tokens import issue
+from flo.server.maintenance import doctor
 from tests.end_to_end.agents import running_sites
 from tests.end_to_end.running import all_events, launch, rounds, wait_for
-from tests.server.stage import RealCoordinator, new_home
+from tests.server.real_coordinator import RealCoordinator, new_home
 
 pytestmark = pytest.mark.slow
 
@@ -94,5 +94,5 @@ def test_doctor_looks_at_the_process_and_a_frozen_one_is_replaced(
 
 
 def launcher(coordinator: RealCoordinator) -> Finding:
-    (found,) = [one for one in checkup.coordinator(coordinator.home) if one.what == "launcher"]
+    (found,) = [one for one in doctor.coordinator(coordinator.home) if one.what == "launcher"]
     return found

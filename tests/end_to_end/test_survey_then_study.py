@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from flo.clients.home import SiteHome
+from flo.clients.home.site_home import SiteHome
 from tests.builders import study_document
 from tests.commands import flo
-from tests.server.stage import RealCoordinator, new_home
+from tests.server.real_coordinator import RealCoordinator, new_home
 
 SITES = ("north", "south")
 FLO = (sys.executable, "-m", "flo.cli")

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from flo.cli.operator import Operator
-from flo.clients.home import SiteHome
+from flo.cli.coordinator.operator import Operator
+from flo.clients.home.site_home import SiteHome
 from tests.builders import small_study, study_document
 from tests.commands import flo
 from tests.end_to_end.agents import agent
-from tests.server.stage import RealCoordinator, serving
+from tests.server.real_coordinator import RealCoordinator, serving
 
 pytestmark = pytest.mark.slow
 SITES = ("north", "south", "west")

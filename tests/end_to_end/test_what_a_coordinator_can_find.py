@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from flo.cli.operator import Operator
-from flo.privacy.plan import Plan
-from flo.study import Study, from_canonical
+from flo.cli.coordinator.operator import Operator
+from flo.privacy.accounting.plan import Plan
+from flo.study.document import Study, from_canonical
 from tests.builders import small_study, study_document
 from tests.commands import flo
 from tests.end_to_end.agents import agent
-from tests.server.stage import RealCoordinator, new_home
+from tests.server.real_coordinator import RealCoordinator, new_home
 
 SITES = ("north", "south", "west")
 STEPS = 30
@@ -64,7 +64,7 @@ def memory_of(process: int) -> Iterator[bytes]:
 def traces(noisy: npt.NDArray[np.int64], study: Study) -> list[bytes]:
     """What four coordinates of a vector look like in memory: a chance match is hopeless."""
     part = noisy[:4]
-    real = Plan.of(study).part("training").mechanism.to_real(part)
+    real = Plan.of(study).purpose("training").mechanism.to_real(part)
     return [
         part.astype("<i8").tobytes(),
         part.astype("<i4").tobytes(),

@@ -108,7 +108,12 @@ def _orphans(federation: Federation) -> list[str]:
 
 
 def _doubles(folder: Path) -> Counter[str]:
-    kinds = ("coordinator serve", "flower-superexec", "faulty_agent", "flo.clients.child")
+    kinds = (
+        "coordinator serve",
+        "flower-superexec",
+        "faulty_agent",
+        "flo.clients.data_process.child",
+    )
     lines = processes(folder).values()
     return Counter(line for line in lines if any(kind in line for kind in kinds))
 

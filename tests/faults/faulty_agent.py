@@ -21,9 +21,10 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from flo.clients import agent, handler, worker
-from flo.clients.flower import FleetLink, Incoming
-from flo.clients.home import SiteHome
+from flo.clients.agent import agent, handler
+from flo.clients.connection.flower import FleetLink, Incoming
+from flo.clients.data_process import worker
+from flo.clients.home.site_home import SiteHome
 
 _HISTORY = 4
 _MAY_KNOW = worker._may_know

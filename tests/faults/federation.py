@@ -22,20 +22,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flo.cli.operator import Operator
-from flo.clients.address_book import AddressBook
-from flo.clients.approve import approve
-from flo.clients.enrol import connect, keep_coordinator
-from flo.clients.home import SiteHome
-from flo.clients.offers import choose, offered_studies
+from flo.cli.coordinator.operator import Operator
+from flo.clients.approvals.approve import approve
+from flo.clients.approvals.fingerprints import AddressBook
+from flo.clients.connection.enrolment import connect, keep_coordinator
+from flo.clients.connection.offers import choose, offered_studies
+from flo.clients.home.site_home import SiteHome
 from flo.errors import FloError
-from flo.server.home import CoordinatorConfig, CoordinatorHome
+from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
 from tests.builders import make_site, small_study, study_document
 from tests.faults.clocks import Clock
 from tests.faults.processes import TOKEN, processes
 from tests.faults.relay import Relay
 from tests.faults.schedule import COORDINATOR, Fault, clock_off
-from tests.server.stage import RealCoordinator, free_ports
+from tests.server.real_coordinator import RealCoordinator, free_ports
 
 SITES = ("east", "north", "south", "west")
 STEPS, RETRIES, DEADLINE_SECONDS = 12, 8, 3

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from flo import canonical
-from flo.clients.enrol import context_of
-from flo.clients.home import SiteHome
+from flo.clients.connection.enrolment import context_of
+from flo.clients.home.site_home import SiteHome
+from flo.documents import canonical
 
 _CONNECTIONS, _PATIENCE = 400, 20.0  # seconds
 _MIB = 1 << 20

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from flo import canonical
-from flo.audit_chain import verify
-from flo.clients.handler import request_key
+from flo.audit.chain import verify
+from flo.clients.agent.handler import request_key
+from flo.documents import canonical
 from flo.errors import FloError
-from flo.messages import Reply, decode_reply, values_bytes
-from flo.server.home import CoordinatorHome
+from flo.protocol.messages import Reply, decode_reply, values_bytes
+from flo.server.home.coordinator_home import CoordinatorHome
 from tests.faults.federation import RETRIES, STEPS, Federation, Member
 
 OVER, RESUMABLE = ("done", "stopped", "ended"), ("running", "paused")

@@ -17,13 +17,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from flo.cli.operator import Operator
-from flo.clients.home import SiteHome
+from flo.cli.coordinator.operator import Operator
+from flo.clients.home.site_home import SiteHome
 from tests.builders import small_study
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import SITES, all_events, launch
 from tests.faults.soak import memory
-from tests.server.stage import RealCoordinator, new_home, served
+from tests.server.real_coordinator import RealCoordinator, new_home, served
 
 SECONDS = 600.0
 _STEPS, _FIRST_ROUNDS, _LOOK_SECONDS = 10_000, 20, 0.5

@@ -14,13 +14,13 @@ from pathlib import Path
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import SITES, all_events, launch, rounds
 from tests.faults.processes import processes
-from tests.server.stage import RealCoordinator, new_home, served
+from tests.server.real_coordinator import RealCoordinator, new_home, served
 
 _FIRST, _EVERY = 100, 200
 _KINDS = {
     "flower-superexec": "superexec",
     "flwr-serverapp": "ServerApp",
-    "flo.clients.child": "data process",
+    "flo.clients.data_process.child": "data process",
     "flo.cli site run": "agent",
     '"coordinator", "serve"': "coordinator",
 }

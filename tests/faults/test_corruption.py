@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from flo.clients.home import SiteHome
+from flo.clients.home.site_home import SiteHome
 from flo.errors import EXIT_BUG, EXIT_OK, EXIT_TRUST, EXIT_USAGE, FloError
-from flo.machine import of_the_machine
+from flo.host.machine_errors import of_the_machine
 from tests.clients.approving_site import enrolled_site
 from tests.commands import flo
-from tests.server.stage import new_home
+from tests.server.real_coordinator import new_home
 
 SITE = (
     *("ledger.sqlite", "audit.sqlite", "identity.key", "split.key", "patients.key"),

@@ -17,8 +17,8 @@ from typing import cast
 import numpy as np
 import pytest
 
-from flo.messages import Reply, encode_reply
-from tests.clients.asked_site import Site, approved_site
+from flo.protocol.messages import Reply, encode_reply
+from tests.clients.approved_site import Site, approved_site
 from tests.faults.clocks import Clock, can_be_wrong
 from tests.faults.federation import Member
 from tests.faults.invariants import _of_a_site, sent

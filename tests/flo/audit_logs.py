@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from flo import canonical
-from flo.audit_chain import ZERO_HASH, LogHead, Verified, chained, verify
-from flo.audit_log import AuditLog
-from flo.claims import row_statement
-from flo.identity import Identity
+from flo.audit.chain import ZERO_HASH, LogHead, VerifiedLog, chained, verify
+from flo.audit.log import AuditLog
+from flo.documents import canonical
+from flo.keys.claims import row_statement
+from flo.keys.identity import Identity
 
 NORTH, COORDINATOR, STRANGER, NEXT = (Identity.new() for _ in range(4))
 STUDY = "a" * 64
@@ -37,7 +37,7 @@ def exported(log: AuditLog, owner: str) -> Json:
     return document
 
 
-def check(*documents: Json) -> list[Verified]:
+def check(*documents: Json) -> list[VerifiedLog]:
     return verify([canonical.encode(document) for document in documents])
 
 
@@ -49,7 +49,7 @@ def meet(site: AuditLog, coordinator: AuditLog) -> None:
     ):
         growth = ours.growth({them.fingerprint})
         if growth is not None:
-            ours.keep_receipt(theirs.countersign(growth), them.fingerprint)
+            ours.keep_receipt(theirs.cosign(growth), them.fingerprint)
         assert ours.growth({them.fingerprint}) is None
         assert us.fingerprint not in {receipt.fingerprint for receipt in ours.receipts()}
 

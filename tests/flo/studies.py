@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from tests.builders import study_document
+from tests.paths import EXAMPLES
 
-HEART = Path(__file__).resolve().parents[2] / "examples" / "heart" / "study.toml"
+HEART = EXAMPLES / "heart" / "study.toml"
 INF, NAN = float("inf"), float("nan")
 GONE = object()
 PACK: dict[str, Any] = {

@@ -16,12 +16,12 @@ import pytest
 import torch
 from torch import nn
 
-from flo import networks
 from flo.bench import step as step_table
-from flo.privacy.bookkeeping import Loss, binary_loss
-from flo.privacy.mixing import what_mixes
-from flo.privacy.patients import Patients
-from flo.privacy.step import PrivateStep
+from flo.privacy.gradients.bookkeeping import Loss, binary_loss
+from flo.privacy.gradients.independence import find_cross_patient_dependence
+from flo.privacy.gradients.step import PrivateStep
+from flo.privacy.patients.patients import Patients
+from flo.study import networks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]
 
@@ -137,7 +137,7 @@ def test_no_patient_depends_on_place_or_neighbours_bit_by_bit(name: str) -> None
     step, _ = made(MODELS[name](), some)
     with torch.no_grad():
         frame = next(step.batches(some).frames())
-    assert what_mixes(step.way.seen, frame) is None
+    assert find_cross_patient_dependence(step.way.observables, frame) is None
 
 
 def test_the_same_patients_give_the_same_bits_twice_whatever_the_process_prefers() -> None:

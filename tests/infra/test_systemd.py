@@ -16,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from flo.clients.confinement import LAYERS
-from flo.clients.home import SiteHome
+from flo.clients.data_process.confinement import LAYERS
+from flo.clients.home.site_home import SiteHome
 from flo.errors import UsageError
 from flo.infra.systemd.units import is_temporary, unit
 from tests.builders import make_site
 from tests.commands import flo
 from tests.end_to_end.running import SITES, launch, wait_for
 from tests.infra.systemd import booted
-from tests.server.stage import RealCoordinator, new_home, served
+from tests.server.real_coordinator import RealCoordinator, new_home, served
 
 MOST_EXPOSED = {"site": 2.7, "coordinator": 1.9}  # of 10, as systemd-analyze counts
 

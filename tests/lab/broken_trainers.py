@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flo.clients.snapshot import Snapshot
-from flo.clients.trainer import Trainer
-from flo.privacy.batches import Batches, Mask
-from flo.privacy.discrete_gaussian import Noise, SystemNoise
-from flo.study import Study
-from flo.vectors import Vector
+from flo.clients.data_process.trainer import Trainer
+from flo.clients.records.snapshot import Snapshot
+from flo.privacy.gradients.batches import Batches, Mask
+from flo.privacy.mechanisms.discrete_gaussian import Noise, SystemNoise
+from flo.study.document import Study
+from flo.study.parameters import Vector
 
 Integers = npt.NDArray[np.int64]
 Sampler = Callable[[int, int], Integers]

@@ -10,10 +10,11 @@ import pytest
 import tomli_w
 
 from flo.lab import advice
-from flo.lab.advice import MOST_LOST, Way, advised_against, recommended, ways
-from flo.study import Study, from_document, load
+from flo.lab.advice import MAX_AUC_LOSS, Candidate, advised_against, candidates, recommended
+from flo.study.document import Study, from_document, load
 from tests.builders import small_study, study_document
 from tests.commands import flo
+from tests.paths import EXAMPLES
 
 SURVEY = {"epsilon": 0.3, "columns": ["ward"]}
 
@@ -26,7 +27,7 @@ def study_with(size: int, **mechanism: Any) -> Study:
 
 def test_among_many_patients_half_the_epsilon_and_one_round_are_enough() -> None:
     study = study_with(8000, learning_rate=4.0, clip=1.0)
-    found = ways(study)
+    found = candidates(study)
     assert {(way.study.mechanism.algorithm, way.study.mechanism.epsilon) for way in found} == {
         (algorithm, epsilon)
         for algorithm in ("fedavgm", "least-squares")
@@ -34,13 +35,13 @@ def test_among_many_patients_half_the_epsilon_and_one_round_are_enough() -> None
     }
     best = recommended(found)
     assert (best.study.mechanism.algorithm, best.study.mechanism.epsilon) == ("least-squares", 0.45)
-    assert best.lost <= MOST_LOST
+    assert best.lost <= MAX_AUC_LOSS
     assert best.share < 0.3 < 0.99 < max(way.share for way in found)
     assert study.with_mechanism(**best.changes(study)).mechanism == best.study.mechanism
 
 
 def test_where_too_few_patients_are_nothing_fits_and_the_least_bad_is_named() -> None:
-    found = ways(study_with(40, epsilon=0.1))
+    found = candidates(study_with(40, epsilon=0.1))
     assert [way.study.mechanism.epsilon for way in found] == [0.1, 0.1], "half of it is no use"
     assert not any(way.fits for way in found)
     assert recommended(found).lost == min(way.lost for way in found)
@@ -48,16 +49,18 @@ def test_where_too_few_patients_are_nothing_fits_and_the_least_bad_is_named() ->
 
 def test_a_study_of_ten_people_is_advised_against() -> None:
     """However many records they have: the unit is the person."""
-    watch = load(Path(__file__).parents[2] / "examples" / "watch" / "study.toml")
-    assert advised_against(ways(watch))
+    watch = load(EXAMPLES / "watch" / "study.toml")
+    assert advised_against(candidates(watch))
     assert not advised_against([])
     assert not advised_against([way(1.0, 3, 0.09), way(1.0, 3, 0.3)])
     assert advised_against([way(1.0, 3, 0.09, error=0.006)]), "a lucky trial is no reason"
 
 
-def way(share: float, steps: int, lost: float, error: float = 0.0, epsilon: float = 0.9) -> Way:
+def way(
+    share: float, steps: int, lost: float, error: float = 0.0, epsilon: float = 0.9
+) -> Candidate:
     study = small_study().with_mechanism(epsilon=epsilon, steps=steps)
-    return Way(study, share, 0.8, lost, error)
+    return Candidate(study, share, 0.8, lost, error)
 
 
 def test_a_smaller_share_of_a_life_is_cheaper_then_fewer_rounds() -> None:
@@ -74,7 +77,9 @@ def test_a_smaller_share_of_a_life_is_cheaper_then_fewer_rounds() -> None:
         pytest.param(way(49.7, 3, 0.0), False, id="dear"),
     ],
 )
-def test_what_fits_is_surely_close_and_no_dearer_than_its_epsilon(one: Way, fits: bool) -> None:
+def test_what_fits_is_surely_close_and_no_dearer_than_its_epsilon(
+    one: Candidate, fits: bool
+) -> None:
     assert one.fits == fits
 
 
@@ -85,14 +90,14 @@ def test_sizes_beyond_what_is_tried_are_those_of_a_smaller_study() -> None:
 
 
 def test_a_study_whose_trial_would_take_long_is_not_tried() -> None:
-    assert ways(small_study().with_mechanism(steps=10_000)) == []
+    assert candidates(small_study().with_mechanism(steps=10_000)) == []
 
 
 def test_a_least_squares_study_is_compared_with_steps() -> None:
     study = study_with(2000).with_mechanism(
         algorithm="least-squares", steps=1, learning_rate=0.0, momentum=0.0
     )
-    asked = {way.study.mechanism.algorithm: way.study.mechanism.steps for way in ways(study)}
+    asked = {way.study.mechanism.algorithm: way.study.mechanism.steps for way in candidates(study)}
     assert asked == {"least-squares": 1, "fedavgm": 40}
 
 
@@ -102,24 +107,24 @@ def test_a_least_squares_study_is_compared_with_steps() -> None:
     ids=["mlp", "survey"],
 )
 def test_where_there_is_nothing_to_choose_nothing_is_recommended(changes: Any) -> None:
-    assert ways(small_study(**changes)) == []
+    assert candidates(small_study(**changes)) == []
 
 
 def test_half_of_a_very_small_epsilon_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(advice, "MOST_LOST", 1.0)  # anything fits
-    found = ways(study_with(40, epsilon=0.015))
+    monkeypatch.setattr(advice, "MAX_AUC_LOSS", 1.0)  # anything fits
+    found = candidates(study_with(40, epsilon=0.015))
     assert [way.study.mechanism.epsilon for way in found] == [0.015, 0.015]
     assert all(way.fits for way in found), "or half of it would not be tried anyway"
 
 
 def test_a_study_that_expects_liars_is_not_sent_to_one_round() -> None:
     limits = {"deadline_seconds": 10, "minimum_cohort": 3}
-    found = ways(small_study(limits=limits).with_mechanism(aggregation="median"))
+    found = candidates(small_study(limits=limits).with_mechanism(aggregation="median"))
     assert {way.study.mechanism.algorithm for way in found} == {"fedavgm"}
 
 
 def test_a_study_of_the_first_version_gets_no_advice() -> None:
-    assert ways(small_study(schema_version=1)) == []
+    assert candidates(small_study(schema_version=1)) == []
 
 
 def test_study_check_shows_it_and_says_what_to_change(tmp_path: Path) -> None:
@@ -159,6 +164,6 @@ def test_a_network_is_judged_by_the_logistic_model_that_has_less_noise(
 
 @pytest.mark.parametrize("name", ["linear", "wavelets", "cnn"])
 def test_of_images_nothing_is_said_that_made_up_ones_cannot_show(name: str) -> None:
-    study = load(Path(__file__).parents[2] / "examples" / "lidc" / f"{name}.toml")
-    assert ways(study) == []
-    assert "made-up images" in str(advice.why_not(study))
+    study = load(EXAMPLES / "lidc" / f"{name}.toml")
+    assert candidates(study) == []
+    assert "made-up images" in str(advice.unsupported_reason(study))

@@ -18,19 +18,20 @@ import pytest
 import tomli_w
 
 from flo.cli import main
-from flo.clients.snapshot import Snapshot
-from flo.clients.trainer import Trainer
+from flo.clients.data_process.trainer import Trainer
+from flo.clients.records.snapshot import Snapshot
 from flo.errors import UsageError
 from flo.lab import attack as module
 from flo.lab.attack import Attacked, attack
 from flo.lab.canaries import made_up_patients
-from flo.privacy import least_squares
-from flo.privacy.one_run import lower_bound
-from flo.privacy.plan import Plan
-from flo.study import Study, from_document, load
+from flo.privacy.accounting.audit_bound import lower_bound
+from flo.privacy.accounting.plan import Plan
+from flo.privacy.releases import least_squares
+from flo.study.document import Study, from_document, load
 from tests.builders import NoNoise, small_study
+from tests.paths import EXAMPLES
 
-HEART = Path(__file__).parents[2] / "examples" / "heart" / "study.toml"
+HEART = EXAMPLES / "heart" / "study.toml"
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -92,7 +93,7 @@ def unclipped(study: Study, snapshot: Snapshot) -> Trainer:
 def too_little_noise(study: Study, snapshot: Snapshot) -> Trainer:
     """A trainer that was calibrated for another study: a thirtieth of the noise."""
     trainer = Trainer(study, snapshot)
-    part = trainer._plan.parts["training"]
+    part = trainer._plan.purposes["training"]
     quieter = part.mechanism.with_noise(part.mechanism.noise_multiplier / 30)
     trainer._plan = Plan({"training": replace(part, mechanism=quieter)})
     return trainer
@@ -102,7 +103,7 @@ def too_little_noise(study: Study, snapshot: Snapshot) -> Trainer:
 
 
 def consistent(study: Study, found: Attacked) -> None:
-    part = Plan.of(study).part("training")
+    part = Plan.of(study).purpose("training")
     assert found.claimed == part.epsilon
     assert found.guesses == found.canaries // 2
     assert 0 <= found.right <= found.guesses
@@ -176,7 +177,7 @@ def test_a_survey_is_refused(heart: Study) -> None:
 def test_under_distributed_noise_the_sum_of_the_shares_is_attacked(heart: Study, few: None) -> None:
     shared = variant(heart, mechanism={"noise": "distributed"})
     found = attack(shared)
-    assert found.claimed == Plan.of(shared).part("training").epsilon
+    assert found.claimed == Plan.of(shared).purpose("training").epsilon
     assert not found.broken
     assert attack(shared, make_trainer=silent).broken
 
@@ -244,7 +245,7 @@ def test_the_command_ends_in_0_for_a_right_trainer(
 def test_the_command_ends_in_4_for_a_broken_trainer(
     study_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("flo.clients.trainer.SystemNoise", NoNoise)
+    monkeypatch.setattr("flo.clients.data_process.trainer.SystemNoise", NoNoise)
     assert run(monkeypatch, "audit", "attack", str(study_file)) == 4
     shown = capsys.readouterr()
     assert "(100.0%; 50 % is chance)" in shown.out

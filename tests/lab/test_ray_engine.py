@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 
 from flo.bench.made_up import study_of, write
-from flo.clients import trainer
+from flo.clients.data_process import trainer
 from flo.errors import FloError, UsageError
 from flo.lab import ray_engine
 from flo.lab.ray_engine import run_on_ray
 from flo.lab.simulation import folds, load_hospitals, run_once
-from flo.study import load
+from flo.study.document import load
 from tests.builders import NoNoise
 from tests.commands import flo_process
+from tests.paths import EXAMPLES
 
-HEART = Path(__file__).parents[2] / "examples" / "heart" / "study.toml"
+HEART = EXAMPLES / "heart" / "study.toml"
 
 
 @pytest.mark.slow

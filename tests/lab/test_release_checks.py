@@ -6,7 +6,6 @@ does is a row of ``make proofs``.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,15 +13,16 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from flo.clients.trainer import Trainer
+from flo.clients.data_process.trainer import Trainer
 from flo.lab import release_checks
 from flo.lab.release_checks import Check, NoNoise, checks
-from flo.privacy.discrete_gaussian import Noise, SystemNoise
-from flo.study import Study, load
+from flo.privacy.mechanisms.discrete_gaussian import Noise, SystemNoise
+from flo.study.document import Study, load
 from tests.builders import small_study
 from tests.lab.broken_trainers import BROKEN
+from tests.paths import EXAMPLES
 
-HEART = load(Path(__file__).parents[2] / "examples" / "heart" / "study.toml")
+HEART = load(EXAMPLES / "heart" / "study.toml")
 STUDIES: dict[str, Study] = {
     "distributed": HEART,
     "local": HEART.with_mechanism(noise="local"),

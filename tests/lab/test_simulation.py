@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flo import study as studies
 from flo.errors import DataError, UsageError
 from flo.lab.scores import exact_auc
 from flo.lab.simulation import folds, load_hospitals, run_once, simulate
-from flo.models import initial_weights, parameter_count
-from flo.privacy.plan import Plan
-from flo.study import Study, from_document
+from flo.privacy.accounting.plan import Plan
+from flo.study.document import Study, from_document
+from flo.study.models import initial_weights, parameter_count
 from tests.builders import HOSPITALS, NoNoise, small_study, study_document
 from tests.commands import flo
 from tests.flo.studies import PACK
+from tests.paths import EXAMPLES
 
-HEART = Path(studies.__file__).parent / "examples" / "heart" / "study.toml"
+HEART = EXAMPLES / "heart" / "study.toml"
 KEYS = {
     *("auc", "auc_std", "auc_pooled", "auc_alone", "epsilon", "delta", "trust_model", "rounds"),
     *("seconds_per_round", "seconds_total", "report", "sites", "private", "schema_version"),
@@ -117,7 +117,7 @@ def test_a_study_with_subgroups_estimates_each_of_them(data: Path) -> None:
 def test_a_sum_in_the_clear_is_the_sum_through_masks_to_the_bit(
     data: Path, monkeypatch: pytest.MonkeyPatch, noise: str, model: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("flo.clients.trainer.SystemNoise", NoNoise)
+    monkeypatch.setattr("flo.clients.data_process.trainer.SystemNoise", NoNoise)
     study = small_study(model=model).with_mechanism(masking="on", noise=noise)
     fold = next(folds(load_hospitals(study, data, "patient_id"), 2, seed=0))
     masked, clear = run_once(study, fold)[0], run_once(study, fold, fast=True)[0]

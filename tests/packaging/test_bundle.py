@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flo.infra.bundle import bundle
-from tests.packaging.environments import ROOT
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
 _ALONE = ("unshare", "--net", "sh", "-ec", 'ip link set lo up; exec "$@"', "alone")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from flo import __version__
-from tests.packaging.environments import ROOT, build, install
+from tests.packaging.environments import build, install
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
 KEPT_AS_DATA = (".j2", ".css", ".js", ".svg", ".yaml", ".toml", ".py", ".typed")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.environments import ROOT
+from tests.paths import EXAMPLES, ROOT
 
 pytestmark = pytest.mark.processes
 
@@ -71,7 +71,7 @@ def test_a_report_that_was_edited_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_study_is_checked(tmp_path: Path) -> None:
-    study = ROOT / "examples" / "heart" / "study.toml"
+    study = EXAMPLES / "heart" / "study.toml"
     done = elsewhere("study", "check", study, "--json", tmp_path / "check.json")
     assert done.returncode == 0, done.stderr.decode()
     assert "recommended" in done.stdout.decode("utf-8")

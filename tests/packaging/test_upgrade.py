@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import tomli_w
 
-from flo.clients.home import SiteHome
+from flo.clients.home.site_home import SiteHome
 from tests.builders import csv_text, study_document
 from tests.packaging.environments import KEPT, Installed, build, install
-from tests.server.stage import free_ports
+from tests.server.real_coordinator import free_ports
 
 pytestmark = pytest.mark.slow
 SITES = ("north", "south", "west")

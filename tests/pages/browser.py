@@ -20,9 +20,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright
 
-from flo.clients.home import SiteHome
-from flo.server.home import CoordinatorHome
-from flo.server.tokens import PersonRole, issue
+from flo.clients.home.site_home import SiteHome
+from flo.server.home.coordinator_home import CoordinatorHome
+from flo.server.http.tokens import PersonRole, issue
 
 Scheme = Literal["light", "dark"]
 _FLAGS = (
@@ -104,11 +104,11 @@ def person(
     )
     someone = Person(context.new_page(), shots)
 
-    def heard(message: ConsoleMessage) -> None:
+    def last_seen(message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
             someone.complaints.append(message.text)
 
-    someone.page.on("console", heard)
+    someone.page.on("console", last_seen)
     someone.page.on("pageerror", lambda error: someone.complaints.append(str(error)))
     try:
         yield someone

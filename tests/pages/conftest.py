@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
-from flo.clients.home import SiteHome
+from flo.clients.home.site_home import SiteHome
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import launch, wait_for
 from tests.pages.browser import chromium
-from tests.server.stage import RealCoordinator, serving
+from tests.server.real_coordinator import RealCoordinator, serving
 
 
 @dataclass(frozen=True)

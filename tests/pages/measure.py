@@ -18,7 +18,7 @@ from playwright.sync_api import Page, sync_playwright
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import all_events, launch
 from tests.pages.browser import chromium, person, sign_in
-from tests.server.stage import serving
+from tests.server.real_coordinator import serving
 
 _PAINT = "performance.getEntriesByName('first-contentful-paint').map(e => e.startTime)"
 _WATCH = """

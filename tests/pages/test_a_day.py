@@ -10,14 +10,14 @@ import pytest
 import tomli_w
 from playwright.sync_api import Browser
 
-from flo.clients.home import SiteHome
-from flo.identity import spoken
-from flo.study import round_size
+from flo.clients.home.site_home import SiteHome
+from flo.keys.identity import format_fingerprint
+from flo.study.document import round_size
 from tests.builders import HOSPITALS, csv_text, study_document
 from tests.commands import flo
 from tests.end_to_end.agents import agent
 from tests.pages.browser import Person, desk, person, sign_in
-from tests.server.stage import RealCoordinator
+from tests.server.real_coordinator import RealCoordinator
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,9 @@ def test_from_an_invitation_to_a_report(
 
         steps = {name: enrolled(coordinator, name, tmp_path) for name in HOSPITALS}
         sites = {name: SiteHome.open(tmp_path / name / "site") for name in HOSPITALS}
-        operator.reads(spoken(sites["north"].identity().fingerprint))  # it appears by itself
+        operator.reads(
+            format_fingerprint(sites["north"].identity().fingerprint)
+        )  # it appears by itself
         operator.shows("console-hospitals")
 
         write_and_sign(operator, study_toml)
@@ -148,7 +150,7 @@ def decides(steward: Person, sites: dict[str, SiteHome], name: str) -> None:
     steward.click("chest-pain, version 1")
     steward.reads("Compare partners' keys by telephone")
     for partner in set(sites) - {name}:
-        key = spoken(sites[partner].identity().fingerprint)
+        key = format_fingerprint(sites[partner].identity().fingerprint)
         assert key not in steward.page.content()
         steward.page.get_by_label(partner).fill(" ".join(key.split()[-4:]))
     if first:

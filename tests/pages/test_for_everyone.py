@@ -9,16 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from flo.server.tokens import PersonRole, issue
-from tests.pages.browser import (
-    Person,
-    Scheme,
-    desk,
-    person,
-    scrolls_sideways,
-    sign_in,
-    violations,
-)
+from flo.server.http.tokens import PersonRole, issue
+from tests.pages.browser import Person, Scheme, desk, person, scrolls_sideways, sign_in, violations
 from tests.pages.conftest import Finished
 
 pytestmark = pytest.mark.slow

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Playwright
 
-from flo.clients.home import SiteHome
-from flo.server.tokens import issue
+from flo.clients.home.site_home import SiteHome
+from flo.server.http.tokens import issue
 from tests.end_to_end.agents import running_sites
 from tests.end_to_end.running import launch
 from tests.pages.browser import chromium, person, sign_in
-from tests.server.stage import RealCoordinator, new_home, served
+from tests.server.real_coordinator import RealCoordinator, new_home, served
 
 pytestmark = pytest.mark.slow
 

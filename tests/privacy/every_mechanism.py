@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from flo.privacy.mechanisms import FullBatchSum, Histogram, Mechanism, PoissonSum, ScoreWaves
+from flo.privacy.mechanisms.mechanisms import (
+    FullBatchSum,
+    Histogram,
+    Mechanism,
+    PoissonSum,
+    ScoreWaves,
+)
 
 INF, NAN = math.inf, math.nan
 FULL, SAMPLED = FullBatchSum(7, 3.25, 0.5), PoissonSum(7, 3.25, 0.5, 0.25)

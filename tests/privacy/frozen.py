@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flo.clients.snapshot import Snapshot
-from flo.messages import Purpose
-from flo.models import initial_weights
-from flo.privacy.made_up import made_up_inputs
-from flo.privacy.patients import Floats, Patients
-from flo.study import Study
+from flo.clients.records.snapshot import Snapshot
+from flo.privacy.patients.patients import Floats, Patients
+from flo.protocol.messages import Purpose
+from flo.study.document import Study
+from flo.study.models import initial_weights
+from flo.study.synthetic import made_up_inputs
 from tests.builders import small_study, study_document
 from tests.privacy.slow_step import without
 

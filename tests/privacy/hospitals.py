@@ -11,20 +11,20 @@ from typing import Any, cast
 
 import numpy as np
 
-from flo import canonical
-from flo.claims import Head
-from flo.clients.approve import approve
-from flo.clients.coordinator_api import CoordinatorApi
-from flo.clients.extract import make_extract
-from flo.clients.handler import Handler
-from flo.clients.home import SiteHome
-from flo.clients.run_keys import RunKeys
-from flo.identity import Identity
-from flo.messages import Request, RequestHeader, decode_reply, model_digest
-from flo.models import parameter_count
-from flo.study import Study
+from flo.clients.agent.handler import Handler
+from flo.clients.agent.run_keys import RunKeys
+from flo.clients.approvals.approve import approve
+from flo.clients.connection.coordinator_api import CoordinatorApi
+from flo.clients.home.site_home import SiteHome
+from flo.clients.records.extract import make_extract
+from flo.documents import canonical
+from flo.keys.claims import LedgerHead
+from flo.keys.identity import Identity
+from flo.protocol.messages import Request, RequestHeader, decode_reply, model_digest
+from flo.study.document import Study
+from flo.study.models import parameter_count
 from tests.builders import CountingReleaser, SilentApi, make_site, offered, pretend_enrolled
-from tests.company import claims, encode_request
+from tests.partners import claims, encode_request
 
 
 def run(home: SiteHome, study: Study, rounds: int, homes: list[SiteHome]) -> None:
@@ -64,7 +64,7 @@ def run(home: SiteHome, study: Study, rounds: int, homes: list[SiteHome]) -> Non
             assert decode_reply(answer).header.kind == "release"
 
 
-def finish(home: SiteHome, study: Study, heads: dict[str, Head]) -> None:
+def finish(home: SiteHome, study: Study, heads: dict[str, LedgerHead]) -> None:
     """The run ends: the hospital is shown everyone's head, and settles."""
     with closing(home.ledger()) as ledger:
         handler = Handler(
@@ -86,7 +86,7 @@ def finish(home: SiteHome, study: Study, heads: dict[str, Head]) -> None:
         assert decode_reply(answer).header.kind == "settled"
 
 
-def head_of(home: SiteHome) -> Head:
+def head_of(home: SiteHome) -> LedgerHead:
     with closing(home.ledger()) as ledger:
         return ledger.head()
 

@@ -7,9 +7,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from flo.identity import Identity
-from flo.privacy.ledger import Ledger
-from flo.study import Study
+from flo.keys.identity import Identity
+from flo.privacy.ledger.ledger import Ledger
+from flo.study.document import Study
 from tests.builders import small_study, study_document
 
 

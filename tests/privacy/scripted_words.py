@@ -10,8 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from flo.privacy import discrete_gaussian as gaussian
-from flo.privacy.entropy import Words
+from flo.privacy.mechanisms import discrete_gaussian as gaussian
+from flo.privacy.mechanisms.entropy import Words
 
 FALSE_ALARM = 1e-6
 WORD = 1 << 64

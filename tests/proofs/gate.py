@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from flo.clients.quality.check import look
+from flo.clients.quality.check import inspect_table
 from flo.clients.quality.placeholders import CONSTANT, placeholders
-from flo.clients.sources.files import Frame
+from flo.clients.sources.files import DataFrameSource
 from flo.datasets.package_file import package_file
-from flo.schema import NumberColumn
+from flo.study.schema import NumberColumn
 from tests.proofs.hospitals import CHOSEN_ON, GENERAL
 from tests.proofs.rows import Row
 
@@ -29,8 +29,8 @@ def rows(*, quick: bool) -> Iterator[Row]:
         consortium = make()
         for hospital in consortium.study.hospitals:
             table = pa.Table.from_pandas(consortium.tables[hospital.id], preserve_index=False)
-            looked = look(
-                Frame(hospital.id, "patient_id", table),
+            looked = inspect_table(
+                DataFrameSource(hospital.id, "patient_id", table),
                 consortium.study.data,
                 "patient_id",
                 declared=hospital.declared_size,

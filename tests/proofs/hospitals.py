@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from flo.clients.quality.check import Checked
+from flo.clients.quality.check import EncodedTable
 from flo.datasets import DATASETS
 from flo.datasets.package_file import package_file
 from flo.lab.simulation import load_hospitals
-from flo.study import Study, from_document, load, round_size
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from flo.study.document import Study, from_document, load, round_size
+from tests.paths import EXAMPLES
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Consortium:
     """A study and the data of its hospitals. ``simulated``: they were made by splitting one."""
 
     study: Study
-    hospitals: dict[str, Checked]
+    hospitals: dict[str, EncodedTable]
     tables: dict[str, pd.DataFrame]
 
     def by(self, *subgroups: str) -> Consortium:

@@ -18,15 +18,15 @@ from unittest import mock
 
 from scipy import stats
 
-from flo.clients import approval
-from flo.clients.consent import opt_out
-from flo.clients.members import Members
-from flo.clients.worker import Worker
-from flo.privacy.split import keyed_hash
-from flo.study import from_document
+from flo.clients.data_process.worker import DataProcess
+from flo.clients.patients.opt_outs import opt_out
+from flo.clients.records import approval
+from flo.clients.records.members import Members
+from flo.privacy.patients.split import keyed_hash
+from flo.study.document import from_document
 from tests.builders import data_file, study_document
+from tests.clients.approved_site import Site
 from tests.clients.approving_site import enrolled_site
-from tests.clients.asked_site import Site
 from tests.proofs.rows import Row
 
 _PATIENTS = 2000
@@ -40,7 +40,7 @@ def rows(pairs: int) -> Iterator[Row]:
     """
     p, seconds = _compared(pairs)
     yield Row("opt-out: member or stranger, by time (KS p)", p, pairs, seconds, least=0.001)
-    with mock.patch("flo.clients.consent.Snapshot.salted", lambda snapshot: snapshot):
+    with mock.patch("flo.clients.patients.opt_outs.Snapshot.salted", lambda snapshot: snapshot):
         p, seconds = _compared(pairs)
     most = 0.001 if pairs >= _MANY_PAIRS else 0.05
     yield Row("the same where only members are loaded anew", p, pairs, seconds, most=most)
@@ -50,7 +50,7 @@ def _compared(pairs: int) -> tuple[float, float]:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         site = _site(Path(folder), releases=2 * pairs + 1)
-        worker = Worker("cpu", site.home.directory / "snapshots", Path(folder) / "none", tuple)
+        worker = DataProcess("cpu", site.home.directory / "snapshots", Path(folder) / "none", tuple)
         site.releaser = cast(Any, worker)
         site.restart()
         with closing(site.ledger):

@@ -16,19 +16,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from flo import models
-from flo.clients.snapshot import Snapshot
-from flo.features import cell_of
+from flo.clients.records.snapshot import Snapshot
 from flo.lab.release_checks import checks
 from flo.lab.scores import exact_auc
 from flo.lab.simulation import Fold, run_once, within
-from flo.privacy import evaluation, score_waves
-from flo.privacy.discrete_gaussian import SystemNoise
-from flo.privacy.patients import Patients
-from flo.privacy.plan import Plan, combined_variance, noise_shares
-from flo.privacy.score_waves import Estimate
-from flo.study import Study
-from flo.vectors import Vector
+from flo.privacy.accounting.plan import Plan, combined_variance, noise_shares
+from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
+from flo.privacy.patients.patients import Patients
+from flo.privacy.releases import evaluation, score_waves
+from flo.privacy.releases.score_waves import Estimate
+from flo.study import models
+from flo.study.document import Study
+from flo.study.features import cell_of
+from flo.study.parameters import Vector
 from tests.proofs import gate, latency, source
 from tests.proofs.hospitals import CHOSEN_ON, GENERAL, Consortium
 from tests.proofs.rows import Row, chance
@@ -116,7 +116,7 @@ def _holds(estimate: Estimate, truth: float) -> bool:
 
 def _tried(consortium: Consortium, count: int) -> _Found:
     study, found = consortium.study, _Found()
-    part, hospitals = Plan.of(study).part("evaluation"), len(study.hospitals)
+    part, hospitals = Plan.of(study).purpose("evaluation"), len(study.hospitals)
     variance = combined_variance(study, part, hospitals)
     for number in range(count):
         held_out, model = _trained(consortium, number)
@@ -176,7 +176,7 @@ def _contributions(
 
 def _released(study: Study, total: Floats) -> Floats:
     """The sum of all hospitals' releases: one has the patients, each adds its noise."""
-    part, count = Plan.of(study).part("evaluation"), len(study.hospitals)
+    part, count = Plan.of(study).purpose("evaluation"), len(study.hospitals)
     shares, noise = noise_shares(study, count), SystemNoise()
     steps = part.mechanism.release(total, noise, shares=shares)
     for _ in range(count - 1):

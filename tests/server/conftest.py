@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from flo.clients.home import SiteHome
+from flo.clients.home.site_home import SiteHome
 from tests.builders import HOSPITALS
-from tests.server.stage import RealCoordinator, serving
+from tests.server.real_coordinator import RealCoordinator, serving
 
 
 @pytest.fixture(scope="session")

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from flo.audit_log import AuditLog
-from flo.identity import Identity
-from flo.server.acts import Acts
-from flo.server.console.room import Room
+from flo.audit.log import AuditLog
+from flo.keys.identity import Identity
+from flo.server.api.operator_api import operator_app
+from flo.server.audit.rate_limited import RateLimitedAudit
+from flo.server.console.context import ConsoleContext
 from flo.server.console.routes import console_app
-from flo.server.console.studies import Board, Stories
-from flo.server.heard import Heard
-from flo.server.job_access import JobKeys
-from flo.server.operator_api import operator_app
-from flo.server.refusals import Refusals
-from flo.server.store import Offer, Store
-from flo.study import Study
+from flo.server.console.view import ProgressCache, StudyViews
+from flo.server.http.last_seen import LastSeen
+from flo.server.runs.job_access import JobKeys
+from flo.server.store.store import Offer, Store
+from flo.server.studies.actions import OperatorActions
+from flo.study.document import Study
 
 
 @contextmanager
@@ -30,11 +30,11 @@ def own_calls(folder: Path) -> Iterator[list[FastAPI]]:
         closing(Store(folder / "coordinator.sqlite")) as store,
         closing(AuditLog(folder / "audit.sqlite", identity)) as log,
     ):
-        acts, refusals = Acts(store, _offers, _shreds, bytes), Refusals(store)
-        board = Board(store, Stories(store), Heard(), _Nobody(), "0" * 64)
-        room = Room(acts, board, log, _nothing, identity.fingerprint, refusals)
+        actions, audit = OperatorActions(store, _offers, _shreds, bytes), RateLimitedAudit(store)
+        views = StudyViews(store, ProgressCache(store), LastSeen(), _Nobody(), "0" * 64)
+        room = ConsoleContext(actions, views, log, _nothing, identity.fingerprint, audit)
         yield [
-            operator_app(store, acts, Path(), list, _opens, bool, refusals),
+            operator_app(store, actions, Path(), list, _opens, bool, audit),
             console_app(room),
         ]
 
@@ -45,7 +45,7 @@ class _Nobody:
     def is_online(self, node: int) -> bool:
         return False
 
-    def owes_since(self, node: int) -> float | None:
+    def oldest_pending_request(self, node: int) -> float | None:
         return None
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from flo.identity import Identity
+from flo.keys.identity import Identity
 from flo.server.coordinator import Coordinator
-from flo.server.members import Member
-from flo.server.tokens import issue
+from flo.server.http.tokens import issue
+from flo.server.store.hospitals import Member
 from tests.commands import flo, flo_process
-from tests.server.stage import RealCoordinator, ask, kinds, new_home, served
+from tests.server.real_coordinator import RealCoordinator, ask, kinds, new_home, served
 
 pytestmark = pytest.mark.processes
 
@@ -53,7 +53,7 @@ def test_a_renewed_certificate_is_shown_without_a_restart_while_old_connections_
         assert ask(inside, "GET", "/health").status == 204
         old, ends = shown(outside), home.certificate_path.read_bytes()
         assert shown(inside) == old
-        monkeypatch.setattr("flo.server.authority._SERVER_DAYS", 29)
+        monkeypatch.setattr("flo.server.keys.authority._SERVER_DAYS", 29)
         home.issue_certificate(home.tls_identity())
         end, new = time.monotonic() + 20, old
         while new == old and time.monotonic() < end:

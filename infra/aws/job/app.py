@@ -9,24 +9,24 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flo import sealed
 from flo.errors import RefusedError, TrustError
-from flo.infra.aws.job.contract import ACCESS_VARIABLE, KEYS_VARIABLE, Place
-from flo.infra.aws.job.kept import JobArtifacts, study_artifacts
-from flo.keystore import AesKeyStore
-from flo.model_card import MAX_MODEL_BYTES
-from flo.server.carry_out import carry_out
-from flo.server.grid import server_app
-from flo.server.job_access import PATIENCE_SECONDS, JobAccess, JobKeys
-from flo.server.publish import tensors_name, tensors_of
-from flo.server.remote_run import RemoteRun
-from flo.server.rounds import RunState
-from flo.server.run_link import RunLink
-from flo.study import Study
+from flo.infra.aws.artifacts import JobArtifacts, study_artifacts
+from flo.infra.aws.job_contract import ACCESS_VARIABLE, KEYS_VARIABLE, ContainerPaths
+from flo.keys import sealed
+from flo.keys.keystore import AesKeyStore
+from flo.published.model_card import MAX_MODEL_BYTES
+from flo.server.flower.grid import server_app
+from flo.server.rounds.state import RunState
+from flo.server.runs.execute import execute_run
+from flo.server.runs.job_access import PATIENCE_SECONDS, JobAccess, JobKeys
+from flo.server.runs.remote_client import RemoteRunClient
+from flo.server.runs.remote_store import RemoteRunStore
+from flo.server.studies.publish import tensors_name, tensors_of
+from flo.study.document import Study
 
 
 def _main(grid: Any, run: str) -> None:
-    place = Place.of_this_process()
+    place = ContainerPaths.of_this_process()
     asked = place.read_hyperparameters()
     access = JobAccess.from_bytes(Path(os.environ[ACCESS_VARIABLE]).read_bytes())
     keys = JobKeys.from_bytes(Path(os.environ[KEYS_VARIABLE]).read_bytes())
@@ -35,13 +35,13 @@ def _main(grid: Any, run: str) -> None:
     keystore = AesKeyStore(bytes.fromhex(keys.study_key))
     durable = study_artifacts(asked.region, asked.bucket, asked.artifacts_key, access.study)
     artifacts = JobArtifacts(durable, place.checkpoints, run)
-    link = RunLink(access.url, access.ca, keys.token, run, patience=PATIENCE_SECONDS)
-    kept = RemoteRun(link, run, access.study, artifacts, keystore)
+    link = RemoteRunClient(access.url, access.ca, keys.token, run, patience=PATIENCE_SECONDS)
+    kept = RemoteRunStore(link, run, access.study, artifacts, keystore)
 
     def publish(state: RunState) -> str:
         return _publish(kept.study, run, state, artifacts, keystore, place)
 
-    carry_out(kept.study, run, grid, kept, publish, here=False)
+    execute_run(kept.study, run, grid, kept, publish, here=False)
     link.close()
 
 
@@ -51,7 +51,7 @@ def _publish(
     state: RunState,
     artifacts: JobArtifacts,
     keystore: AesKeyStore,
-    place: Place,
+    place: ContainerPaths,
 ) -> str:
     """Keep the sealed tensors in S3 and in the job's model folder; returns their name."""
     name, tensors = tensors_name(study, run), tensors_of(study, run, state)

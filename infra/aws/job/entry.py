@@ -22,22 +22,23 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from flo import sealed
+from flo.documents.document import parse
 from flo.errors import FloError, RefusedError, UsageError
-from flo.files import in_memory, write_private
-from flo.infra.aws.job.contract import (
+from flo.host.logs import start_logging
+from flo.infra.aws.job_contract import (
     ACCESS_VARIABLE,
     GRACE_SECONDS,
     KEYS_VARIABLE,
+    ContainerPaths,
     HyperParameters,
-    Place,
+    launch_context,
 )
 from flo.infra.aws.kms import keystore
-from flo.logs import start_logging
-from flo.server.job_access import PATIENCE_SECONDS, PREFIX, JobAccess, JobKeys
-from flo.server.run_link import RunLink
-from flo.server.superexec import end_group, start_superexec
-from flo.settings import parse
+from flo.keys import sealed
+from flo.server.flower.superexec import end_group, start_superexec
+from flo.server.runs.job_access import PATIENCE_SECONDS, PREFIX, JobAccess, JobKeys
+from flo.server.runs.remote_client import RemoteRunClient
+from flo.storage.files import in_memory, write_private
 
 log = logging.getLogger("flo.job")
 
@@ -49,7 +50,7 @@ _END_SECONDS = GRACE_SECONDS / 4
 
 def main() -> int:
     """The exit code: 0 when the run is over or paused, else something else and the reason."""
-    place, stop = Place.of_this_process(), threading.Event()
+    place, stop = ContainerPaths.of_this_process(), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     start_logging(place.root / "output" / "job.log")
     try:
@@ -67,7 +68,7 @@ def main() -> int:
     return STOPPED if stop.is_set() else 1
 
 
-def carry_out(place: Place, stop: threading.Event) -> str | None:
+def carry_out(place: ContainerPaths, stop: threading.Event) -> str | None:
     """Until the run is over or paused (None), or why it is not.
 
     Raises:
@@ -92,7 +93,7 @@ def carry_out(place: Place, stop: threading.Event) -> str | None:
     return _STOPPED
 
 
-def open_access(place: Place, asked: HyperParameters) -> JobAccess:
+def open_access(place: ContainerPaths, asked: HyperParameters) -> JobAccess:
     """Raises TrustError: not sealed for this study and run, changed, or KMS refuses."""
     try:
         kept = place.launch.read_bytes()
@@ -105,7 +106,7 @@ def open_access(place: Place, asked: HyperParameters) -> JobAccess:
 
 
 def opened(access: JobAccess, stop: threading.Event) -> JobKeys:
-    """Raises as ``RunLink.open`` does."""
+    """Raises as ``RemoteRunClient.open`` does."""
     link = _link(access, access.token, stop)
     try:
         return parse(JobKeys, link.open(access.job), "the coordinator's answer")
@@ -113,7 +114,7 @@ def opened(access: JobAccess, stop: threading.Event) -> JobKeys:
         link.close()
 
 
-def _link(access: JobAccess, token: str, stop: threading.Event) -> RunLink:
+def _link(access: JobAccess, token: str, stop: threading.Event) -> RemoteRunClient:
     """It waits for a coordinator that is away, but for no longer than until SIGTERM."""
 
     def pause(seconds: float) -> None:
@@ -121,12 +122,7 @@ def _link(access: JobAccess, token: str, stop: threading.Event) -> RunLink:
             raise RefusedError(_STOPPED)
 
     patience = PATIENCE_SECONDS
-    return RunLink(access.url, access.ca, token, access.run, patience=patience, sleep=pause)
-
-
-def launch_context(study: str, run: str) -> dict[str, str]:
-    """For what a launch document is sealed: it opens for this study and run only."""
-    return {"purpose": "launch", "study": study, "run": run}
+    return RemoteRunClient(access.url, access.ca, token, access.run, patience=patience, sleep=pause)
 
 
 @contextlib.contextmanager

@@ -22,8 +22,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flo.errors import UsageError
-from flo.infra.aws.clients import client, in_our_words
-from flo.infra.aws.job.contract import GRACE_SECONDS, REASON_CHARACTERS, ROOT_VARIABLE, Place
+from flo.infra.aws.clients import client, translate_errors
+from flo.infra.aws.job_contract import (
+    GRACE_SECONDS,
+    REASON_CHARACTERS,
+    ROOT_VARIABLE,
+    ContainerPaths,
+)
 
 _LOOK_SECONDS = 0.1
 
@@ -40,7 +45,7 @@ class LocalJob:
     """One job in a folder. ``start`` once, then ``wait``; ``stop`` from anywhere."""
 
     def __init__(self, request: dict[str, Any], folder: Path, s3: Any) -> None:
-        self._request, self._place, self._s3 = request, Place(folder), s3
+        self._request, self._place, self._s3 = request, ContainerPaths(folder), s3
         self._killed_at: float | None = None  # of a stopped one, at the latest
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -102,7 +107,7 @@ class LocalJob:
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         folder.mkdir(parents=True, exist_ok=True)
         pages = self._s3.get_paginator("list_objects_v2")
-        with in_our_words(f"fetching {uri}"):
+        with translate_errors(f"fetching {uri}"):
             for page in pages.paginate(Bucket=bucket, Prefix=prefix):
                 for item in page.get("Contents", []):
                     path = folder / item["Key"].removeprefix(prefix)
@@ -118,7 +123,7 @@ class LocalJob:
         output = self._request["OutputDataConfig"]
         bucket, _, prefix = output["S3OutputPath"].removeprefix("s3://").partition("/")
         key = f"{prefix}/{self._request['TrainingJobName']}/output/model.tar.gz"
-        with in_our_words(f"writing s3://{bucket}/{key}"):
+        with translate_errors(f"writing s3://{bucket}/{key}"):
             self._s3.put_object(
                 Bucket=bucket,
                 Key=key,
@@ -130,7 +135,7 @@ class LocalJob:
 
 def recorded(job: str) -> dict[str, Any]:
     """The request of a job, as it was recorded."""
-    with in_our_words(f"reading job {job}"):
+    with translate_errors(f"reading job {job}"):
         found: dict[str, Any] = client("sagemaker").describe_training_job(TrainingJobName=job)
     return found
 

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flo.clients.mapping import StudyMapping, by_name
-from flo.clients.quality.check import Checked, check, gate
+from flo.clients.quality.check import EncodedTable, encode_checked, require_clean
 from flo.clients.sources.files import TableSource, open_file
+from flo.clients.sources.mapping import StudyMapping, by_name
 from flo.errors import DataError
-from flo.schema import Schema
+from flo.study.schema import Schema
 from tests.builders import small_study
 
 SCHEMA = small_study().data
@@ -119,7 +119,7 @@ def test_a_table_that_does_not_fit_is_refused_without_a_value(
     tmp_path: Path, kind: str, columns: dict[str, list[Any]], finding: str
 ) -> None:
     with pytest.raises(DataError) as refusal:
-        check(written(tmp_path, kind, columns), SCHEMA, "patient_id")
+        encode_checked(written(tmp_path, kind, columns), SCHEMA, "patient_id")
     shown = f"{refusal.value} {refusal.value.hint} {refusal.value!r}"
     assert finding in shown
     assert not [secret for secret in SECRETS if secret in shown]
@@ -127,7 +127,7 @@ def test_a_table_that_does_not_fit_is_refused_without_a_value(
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_table_that_fits_is_encoded(tmp_path: Path, kind: str) -> None:
-    checked = check(written(tmp_path, kind, good()), SCHEMA, "patient_id")
+    checked = encode_checked(written(tmp_path, kind, good()), SCHEMA, "patient_id")
     assert checked.patient_ids == ["p1", "p2", "p3", "p4"]
     assert checked.labels.tolist() == [0, 1, 1, 0]
     # age in [0, 100], ward a, ward b, ward c, ward missing
@@ -149,7 +149,7 @@ def test_numbers_in_a_parquet_file_fit_like_text(tmp_path: Path) -> None:
             "ill": [0.0, 1.0, 1.0],
         }
     ).to_parquet(path)
-    checked = check(open_file(path, "patient_id"), INDICATED, "patient_id")
+    checked = encode_checked(open_file(path, "patient_id"), INDICATED, "patient_id")
     assert checked.patient_ids == ["7", "8", "9"]
     assert checked.inputs[:, 1].tolist() == [0, 1, 0]
     assert checked.labels.tolist() == [0, 1, 1]
@@ -158,15 +158,15 @@ def test_numbers_in_a_parquet_file_fit_like_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spelling", ["", "NA", "n/a", "NaN", "NULL", "None", " na "])
 def test_every_spelling_of_missing_is_missing(tmp_path: Path, spelling: str) -> None:
     table = written(tmp_path, "csv", with_cell("ward", 1, spelling))
-    assert check(table, SCHEMA, "patient_id").inputs[0].tolist()[1:] == [0, 0, 0, 1]
+    assert encode_checked(table, SCHEMA, "patient_id").inputs[0].tolist()[1:] == [0, 0, 0, 1]
 
 
 def test_columns_on_the_ignore_list_are_left_out(tmp_path: Path) -> None:
     table = written(tmp_path, "csv", {**good(), "mrn": ["secretcode"] * 4, "bmi": ["x"] * 4})
-    checked = check(table, SCHEMA, "patient_id", frozenset({"mrn", "bmi", "not there"}))
+    checked = encode_checked(table, SCHEMA, "patient_id", frozenset({"mrn", "bmi", "not there"}))
     assert checked.inputs.shape == (4, 5)
     with pytest.raises(DataError, match="'bmi': is not in the study"):
-        check(table, SCHEMA, "patient_id", frozenset({"mrn"}))
+        encode_checked(table, SCHEMA, "patient_id", frozenset({"mrn"}))
 
 
 def test_hundreds_of_columns_too_many_are_one_finding_for_each_sort(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_hundreds_of_columns_too_many_are_one_finding_for_each_sort(tmp_path: Pa
     known = {f"mail{i}": ["anna@example.org"] * 4 for i in range(30)}
     table = written(tmp_path, "csv", {**good(), **more, **known})
     with pytest.raises(DataError) as refused:
-        check(table, SCHEMA, "patient_id")
+        encode_checked(table, SCHEMA, "patient_id")
     text = str(refused.value)
     assert text.count("\n") == 2
     assert "500 columns ('extra0', 'extra1'," in text
@@ -187,24 +187,24 @@ def test_who_simulates_is_not_told_of_approvals_or_a_site(tmp_path: Path) -> Non
     (tmp_path / "none").mkdir()
     for data in (table, written(tmp_path / "none", "csv", {"age": ["1"]})):
         with pytest.raises(DataError) as refused:
-            check(data, SCHEMA, "patient_id")
+            encode_checked(data, SCHEMA, "patient_id")
         said = f"{refused.value} {refused.value.hint}"
         assert not {"site.toml", "approve", "approved", "spent", "mapping.toml"} & set(said.split())
 
 
 def test_a_patient_may_have_many_records_if_the_study_says_so(tmp_path: Path) -> None:
     table = written(tmp_path, "csv", {**good(), "patient_id": ["p1", "P1 ", "p2", "p1"]})
-    assert check(table, MANY, "patient_id").patient_ids == ["p1", "p1", "p2", "p1"]
+    assert encode_checked(table, MANY, "patient_id").patient_ids == ["p1", "p1", "p2", "p1"]
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])
 def test_of_a_patient_the_first_records_count_and_no_more(most: int, tmp_path: Path) -> None:
     schema = MANY.model_copy(update={"most_records": most})
     table = written(tmp_path, "csv", {**good(), "patient_id": ["p1", "p1", "p2", "p1"]})
-    found = check(table, schema, "patient_id")
+    found = encode_checked(table, schema, "patient_id")
     rows = [row for row, record in enumerate([1, 2, 1, 3]) if record <= most]
     assert found.patient_ids == [["p1", "p1", "p2", "p1"][row] for row in rows]
-    everything = check(table, MANY, "patient_id")
+    everything = encode_checked(table, MANY, "patient_id")
     np.testing.assert_array_equal(found.inputs, everything.inputs[rows])
     np.testing.assert_array_equal(found.labels, everything.labels[rows])
 
@@ -221,15 +221,15 @@ def test_the_patient_id_is_no_column_of_a_study(tmp_path: Path) -> None:
             }
         )
         with pytest.raises(DataError, match=f"'{column}': is mapped to the patient id"):
-            gate(table, SCHEMA, "patient_id", by)
+            require_clean(table, SCHEMA, "patient_id", by)
     with pytest.raises(DataError, match="'age': is this population's patient id"):
-        check(table, SCHEMA, "age")
+        encode_checked(table, SCHEMA, "age")
 
 
 def test_every_finding_is_shown_not_only_the_first(tmp_path: Path) -> None:
     columns = {**good(), "age": ["-1", "101", "x", "50"], "ill": ["2", "1", "1", "0"]}
     with pytest.raises(DataError) as refusal:
-        check(written(tmp_path, "csv", columns), SCHEMA, "patient_id")
+        encode_checked(written(tmp_path, "csv", columns), SCHEMA, "patient_id")
     text = str(refusal.value)
     assert "must be a number, 1 record (row 3)" in text
     assert "must lie within [0, 100] years, 2 records (rows 1, 2)" in text
@@ -244,7 +244,7 @@ def test_many_rows_are_counted_and_the_first_five_shown(tmp_path: Path) -> None:
         "ill": ["0"] * 9,
     }
     with pytest.raises(DataError, match=r"9 records \(rows 1, 2, 3, 4, 5, \.\.\.\)"):
-        check(written(tmp_path, "csv", columns), SCHEMA, "patient_id")
+        encode_checked(written(tmp_path, "csv", columns), SCHEMA, "patient_id")
 
 
 @pytest.mark.parametrize(
@@ -273,10 +273,10 @@ def test_a_file_that_cannot_be_read_is_named_and_not_quoted(
 
 
 def test_one_patients_inputs_do_not_depend_on_who_else_is_in_the_file(tmp_path: Path) -> None:
-    together = check(written(tmp_path, "csv", good()), SCHEMA, "patient_id")
+    together = encode_checked(written(tmp_path, "csv", good()), SCHEMA, "patient_id")
     for row in range(4):
         one = {name: [cells[row]] for name, cells in good().items()}
-        alone: Checked = check(written(tmp_path, "csv", one), SCHEMA, "patient_id")
+        alone: EncodedTable = encode_checked(written(tmp_path, "csv", one), SCHEMA, "patient_id")
         np.testing.assert_array_equal(alone.inputs[0], together.inputs[row])
 
 
@@ -285,7 +285,7 @@ def test_a_row_with_a_cell_too_many_never_shifts_the_columns(tmp_path: Path) -> 
     # every row has one cell more than the header: the first must not become an index
     path.write_text("patient_id,age,ward,ill\nx,p1,20,a,0\nx,p2,50,b,1\n")
     with pytest.raises(DataError):
-        check(open_file(path, "patient_id"), SCHEMA, "patient_id")
+        encode_checked(open_file(path, "patient_id"), SCHEMA, "patient_id")
 
 
 # -- images ----------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ def test_an_image_is_read_pixel_by_pixel_in_order_wherever_its_columns_stand(
     tmp_path: Path, kind: str
 ) -> None:
     columns = dict(reversed(scans().items()))
-    checked = check(written(tmp_path, kind, columns), SCANS, "patient_id")
+    checked = encode_checked(written(tmp_path, kind, columns), SCANS, "patient_id")
     assert checked.inputs.shape == (3, 72)
     assert set(checked.inputs[0].tolist()) == {-1.0}
     assert set(checked.inputs[2].tolist()) == {1.0}
@@ -348,7 +348,7 @@ def test_pixels_that_are_no_numbers_within_bounds_are_one_finding_without_a_valu
     tmp_path: Path, kind: str, cells: dict[str, list[Any]], rows: str
 ) -> None:
     with pytest.raises(DataError) as refusal:
-        check(written(tmp_path, kind, scans(**cells)), SCANS, "patient_id")
+        encode_checked(written(tmp_path, kind, scans(**cells)), SCANS, "patient_id")
     shown = f"{refusal.value} {refusal.value.hint} {refusal.value!r}"
     rule = f"column 'px': every pixel must be a number within [0, 255], {rows}"
     assert rule in shown
@@ -359,7 +359,9 @@ def test_pixels_that_are_no_numbers_within_bounds_are_one_finding_without_a_valu
 def test_a_pixel_column_that_is_missing_or_too_many_is_named(tmp_path: Path) -> None:
     columns = {name: cells for name, cells in scans().items() if name not in ("px_7", "px_70")}
     with pytest.raises(DataError) as refusal:
-        check(written(tmp_path, "csv", {**columns, "px_72": ["0"] * 3}), SCANS, "patient_id")
+        encode_checked(
+            written(tmp_path, "csv", {**columns, "px_72": ["0"] * 3}), SCANS, "patient_id"
+        )
     text = str(refusal.value)
     assert "column 'px_7': is missing from the file" in text
     assert "column 'px_70': is missing from the file" in text
@@ -370,12 +372,12 @@ def test_a_pixel_column_that_is_missing_or_too_many_is_named(tmp_path: Path) -> 
 def test_an_image_is_not_one_column_of_its_name(tmp_path: Path) -> None:
     columns = {"patient_id": ["p1"], "ill": ["0"], "px": ["0"]}
     with pytest.raises(DataError, match="'px': is not in the study"):
-        check(written(tmp_path, "csv", columns), SCANS, "patient_id")
+        encode_checked(written(tmp_path, "csv", columns), SCANS, "patient_id")
 
 
 def test_one_scan_does_not_depend_on_which_others_are_in_the_file(tmp_path: Path) -> None:
-    together = check(written(tmp_path, "csv", scans()), SCANS, "patient_id")
+    together = encode_checked(written(tmp_path, "csv", scans()), SCANS, "patient_id")
     for row in range(3):
         one = {name: [cells[row]] for name, cells in scans().items()}
-        alone = check(written(tmp_path, "csv", one), SCANS, "patient_id")
+        alone = encode_checked(written(tmp_path, "csv", one), SCANS, "patient_id")
         np.testing.assert_array_equal(alone.inputs[0], together.inputs[row])

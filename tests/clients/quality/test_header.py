@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from flo.cli import app
-from flo.clients.home import SiteHome
-from flo.clients.map import draft
-from flo.clients.quality.check import check
+from flo.clients.home.site_home import SiteHome
+from flo.clients.mapping.draft import draft
+from flo.clients.quality.check import encode_checked
 from flo.clients.sources.files import open_file
 from flo.errors import DataError
 from tests.builders import data_file, make_site, small_study
@@ -34,7 +34,7 @@ def test_a_first_line_that_is_a_patients_is_never_quoted(
 ) -> None:
     (tmp_path / "x.csv").write_text(f"{line}\n{line.replace('Anna', 'Berta')}\n")
     with pytest.raises(DataError, match=said) as refusal:
-        check(open_file(tmp_path / "x.csv", "patient_id"), STUDY.data, "patient_id")
+        encode_checked(open_file(tmp_path / "x.csv", "patient_id"), STUDY.data, "patient_id")
     shown = f"{refusal.value} {refusal.value.hint}"
     assert not [cell for cell in line.split(",") if len(cell) > 1 and cell in shown]
 
@@ -43,7 +43,7 @@ def test_a_first_line_that_is_a_patients_is_never_quoted(
 def test_odd_names_in_a_header_are_named(line: str, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(f"{line}\n{'0,' * line.count(',')}0\n")
     with pytest.raises(DataError) as refusal:
-        check(open_file(tmp_path / "x.csv", "patient_id"), STUDY.data, "patient_id")
+        encode_checked(open_file(tmp_path / "x.csv", "patient_id"), STUDY.data, "patient_id")
     assert "first line" not in str(refusal.value)
 
 

@@ -12,7 +12,7 @@ import tomli_w
 from typer.testing import CliRunner
 
 from flo.cli import app
-from flo.clients.home import SiteHome
+from flo.clients.home.site_home import SiteHome
 from tests.builders import data_file, make_site, small_study
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flo.clients.quality.suspicions import suspicions
+from flo.clients.quality.plausibility import plausibility_findings
 from flo.clients.quality.table import Table
-from flo.schema import Schema
+from flo.study.schema import Schema
 
 NUMBER = {"kind": "number", "name": "v", "unit": "1", "minimum": 0, "maximum": 10_000}
 CODE = {"kind": "category", "name": "v", "codes": ["a", "b", "c", "d"]}
@@ -23,7 +23,9 @@ def leaks(column: dict[str, Any], cells: Any, ill: Any, ids: list[str] | None = 
     label = pd.Categorical([str(int(one)) for one in ill])
     values = pd.Categorical(cells) if column is CODE else np.asarray(cells, dtype=float)
     names = ids or [f"p{n}x" for n in range(len(label))]
-    found = suspicions(Table(names, pd.DataFrame({"v": values, "ill": label})), schema, "id")
+    found = plausibility_findings(
+        Table(names, pd.DataFrame({"v": values, "ill": label})), schema, "id"
+    )
     return "label leak" in {finding.kind for finding in found}
 
 

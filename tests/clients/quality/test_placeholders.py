@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from flo.clients.quality.cells import Floats
-from flo.clients.quality.findings import Finding
+from flo.clients.quality.findings import DataFinding
 from flo.clients.quality.placeholders import constant_codes, placeholders
+from flo.clients.sources.cells import Floats
 from flo.datasets import DATASETS
 from flo.datasets.package_file import package_file
-from flo.schema import CategoryColumn, NumberColumn
-from flo.study import load
+from flo.study.document import load
+from flo.study.schema import CategoryColumn, NumberColumn
+from tests.paths import EXAMPLES
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
 COLUMN = NumberColumn(kind="number", name="v", unit="1", minimum=-1e6, maximum=1e6)
 CLEVELAND = DATASETS["heart-disease"]()["cleveland"]
 SEPSIS = DATASETS["support2"]()["simulated-sepsis"]
 
 
-def asked(values: Floats) -> list[Finding]:
+def asked(values: Floats) -> list[DataFinding]:
     return placeholders(COLUMN, values)
 
 

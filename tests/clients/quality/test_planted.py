@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flo.clients.mapping import StudyMapping
-from flo.clients.quality.check import Looked, gate, look
-from flo.clients.quality.findings import Finding
+from flo.clients.quality.check import InspectedTable, inspect_table, require_clean
+from flo.clients.quality.findings import DataFinding
 from flo.clients.sources.files import open_file
+from flo.clients.sources.mapping import StudyMapping
 from flo.datasets import DATASETS, heart
 from flo.errors import DataError
-from flo.schema import Schema
-from flo.study import load
+from flo.study.document import load
+from flo.study.schema import Schema
+from tests.paths import EXAMPLES
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
 HEART = load(EXAMPLES / "heart" / "study.toml").data
 TABLE = heart.load()["cleveland"]
 Plant = Callable[[pd.DataFrame], pd.DataFrame]
@@ -26,12 +26,14 @@ Plant = Callable[[pd.DataFrame], pd.DataFrame]
 
 def looked(
     table: pd.DataFrame, folder: Path, schema: Schema = HEART, declared: int | None = None
-) -> Looked:
+) -> InspectedTable:
     table.to_csv(folder / "x.csv", index=False)
-    return look(open_file(folder / "x.csv", "patient_id"), schema, "patient_id", declared=declared)
+    return inspect_table(
+        open_file(folder / "x.csv", "patient_id"), schema, "patient_id", declared=declared
+    )
 
 
-def named(found: list[Finding], kind: str) -> list[Finding]:
+def named(found: list[DataFinding], kind: str) -> list[DataFinding]:
     return [finding for finding in found if finding.kind == kind]
 
 
@@ -122,7 +124,7 @@ def test_a_planted_fault_is_found_and_named_and_is_in_the_way(
     assert one.column == column
     assert all(word in str(one) for word in words.split(", "))
     with pytest.raises(DataError, match=f"{column or 'alike'}"):
-        gate(open_file(tmp_path / "x.csv", "patient_id"), HEART, "patient_id", None)
+        require_clean(open_file(tmp_path / "x.csv", "patient_id"), HEART, "patient_id", None)
 
 
 CODED = Schema.model_validate(
@@ -187,7 +189,7 @@ def test_a_codebook_in_other_letters_or_another_language_has_a_way_out(
 ) -> None:
     TABLE.assign(sex=TABLE["sex"].map(spelt)).to_csv(tmp_path / "x.csv", index=False)
     with pytest.raises(DataError, match="'sex': must be a code of the study's codebook") as refused:
-        gate(open_file(tmp_path / "x.csv", "patient_id"), HEART, "patient_id", None)
+        require_clean(open_file(tmp_path / "x.csv", "patient_id"), HEART, "patient_id", None)
     assert "translated by `codes` in mapping.toml, which flo site map drafts" in refused.value.hint
 
 
@@ -198,7 +200,7 @@ def test_a_field_whose_name_tells_is_refused_whatever_it_is_mapped_to(tmp_path: 
         {"columns": columns | {"cp": {"field": "patient_surname"}}}
     )
     with pytest.raises(DataError, match="column 'cp': is mapped to a name; no study may use it"):
-        gate(open_file(tmp_path / "x.csv", "patient_id"), HEART, "patient_id", mapping)
+        require_clean(open_file(tmp_path / "x.csv", "patient_id"), HEART, "patient_id", mapping)
 
 
 def test_a_column_that_names_people_is_refused_and_cannot_be_accepted(tmp_path: Path) -> None:
@@ -213,7 +215,7 @@ def test_a_column_that_names_people_is_refused_and_cannot_be_accepted(tmp_path: 
     with pytest.raises(
         DataError, match="'first_name': would be a name of a patient, by its header"
     ):
-        gate(open_file(tmp_path / "x.csv", "patient_id"), schema, "patient_id", mapping)
+        require_clean(open_file(tmp_path / "x.csv", "patient_id"), schema, "patient_id", mapping)
 
 
 def test_what_is_mostly_missing_is_noted(tmp_path: Path) -> None:

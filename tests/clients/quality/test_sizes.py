@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from flo.clients.quality.check import look
+from flo.clients.quality.check import inspect_table
 from flo.clients.quality.sizes import unexpected_size
 from flo.clients.sources.files import open_file
 from flo.datasets import DATASETS
-from flo.schema import Schema
-from flo.study import load
+from flo.study.document import load
+from flo.study.schema import Schema
 from tests.builders import small_study
+from tests.paths import EXAMPLES
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
 ONE = small_study().data
 MANY = Schema.model_validate({**ONE.model_dump(), "records_per_patient": "many"})
 
@@ -62,11 +62,13 @@ def test_ids_of_stays_at_a_real_hospital(tmp_path: Path) -> None:
         table = tables[path.stem]
         table.to_csv(path, index=False)
         declared = study.hospital(path.stem).declared_size
-        whole = look(open_file(path, "patient_id"), study.data, "patient_id", declared=declared)
+        whole = inspect_table(
+            open_file(path, "patient_id"), study.data, "patient_id", declared=declared
+        )
         assert [f for f in whole.found if f.level != "note"] == []
         table["patient_id"] = [f"stay-{7 * n}" for n in range(len(table))]
         table.to_csv(tmp_path / "stays.csv", index=False)
-        stays = look(
+        stays = inspect_table(
             open_file(tmp_path / "stays.csv", "patient_id"),
             study.data,
             "patient_id",

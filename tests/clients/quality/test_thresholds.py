@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flo.clients.quality.suspicions import suspicions
+from flo.clients.quality.plausibility import plausibility_findings
 from flo.clients.quality.table import Table
 from flo.clients.quality.units import wrong_unit
-from flo.schema import NumberColumn, Schema
+from flo.study.schema import NumberColumn, Schema
 
 
 def kinds(bounds: dict[str, tuple[float, float, str]], **cells: list[float]) -> set[str]:
@@ -21,7 +21,7 @@ def kinds(bounds: dict[str, tuple[float, float, str]], **cells: list[float]) -> 
     size = len(next(iter(cells.values())))
     frame = pd.DataFrame({name: np.array(values, dtype=float) for name, values in cells.items()})
     frame["ill"] = pd.Categorical([str(n % 2) for n in range(size)])
-    found = suspicions(Table([f"p{n}x" for n in range(size)], frame), schema, "id")
+    found = plausibility_findings(Table([f"p{n}x" for n in range(size)], frame), schema, "id")
     return {finding.kind for finding in found}
 
 

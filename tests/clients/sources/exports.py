@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flo.clients.mapping import StudyMapping
 from flo.clients.sources.fhir import FhirExport
+from flo.clients.sources.mapping import StudyMapping
 from flo.clients.sources.source import Batch
 from tests.builders import small_study
 

@@ -9,22 +9,23 @@ from typing import Any
 
 import pandas as pd
 
-from flo import sample_sources as samples
-from flo.clients.mapping import StudyMapping
-from flo.clients.quality.check import Checked, gate
+from flo.clients.quality.check import EncodedTable, require_clean
 from flo.clients.sources.fhir import FhirExport
 from flo.clients.sources.files import open_file
+from flo.clients.sources.mapping import StudyMapping
 from flo.clients.sources.omop import OmopDatabase
-from flo.clients.sources.source import Source
+from flo.clients.sources.source import DataSource
 from flo.clients.sources.sql import SqlTable
-from flo.schema import Schema
-from flo.study import load
+from flo.datasets import sample_sources as samples
+from flo.study.document import load
+from flo.study.schema import Schema
+from tests.paths import EXAMPLES
 
-HEART = load(Path(__file__).parents[3] / "examples" / "heart" / "study.toml").data
+HEART = load(EXAMPLES / "heart" / "study.toml").data
 HOSPITALS = ("cleveland", "hungary", "switzerland", "va-long-beach")
 
 
-def source(kind: str, table: pd.DataFrame, folder: Path) -> Source:
+def source(kind: str, table: pd.DataFrame, folder: Path) -> DataSource:
     """These patients as a source of that kind, written and opened."""
     return opened(kind, written(kind, table, folder))
 
@@ -37,7 +38,7 @@ def written(kind: str, table: pd.DataFrame, folder: Path) -> Path:
     return folder / "heart.csv"
 
 
-def opened(kind: str, path: Path) -> Source:
+def opened(kind: str, path: Path) -> DataSource:
     """What lies there, as a source of that kind."""
     match kind:
         case "csv" | "parquet":
@@ -59,12 +60,14 @@ def mapping(kind: str, table: pd.DataFrame) -> StudyMapping | None:
     return StudyMapping.model_validate_json(json.dumps({"columns": columns, **own}))
 
 
-def checked(kind: str, table: pd.DataFrame, folder: Path, schema: Schema = HEART) -> Checked:
+def checked(kind: str, table: pd.DataFrame, folder: Path, schema: Schema = HEART) -> EncodedTable:
     """Through the gate, in the order of the ids."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = gate(source(kind, table, folder), schema, "patient_id", mapping(kind, table))
+    found = require_clean(source(kind, table, folder), schema, "patient_id", mapping(kind, table))
     order = sorted(range(len(found.patient_ids)), key=found.patient_ids.__getitem__)
-    return Checked(found.inputs[order], found.labels[order], [found.patient_ids[n] for n in order])
+    return EncodedTable(
+        found.inputs[order], found.labels[order], [found.patient_ids[n] for n in order]
+    )
 
 
 def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:

@@ -11,8 +11,8 @@ import pydicom
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
-from flo.clients.mapping import StudyMapping
-from flo.schema import Schema
+from flo.clients.sources.mapping import StudyMapping
+from flo.study.schema import Schema
 from tests.builders import small_study
 
 CT: Path = Path(str(get_testdata_file("CT_small.dcm")))

@@ -10,16 +10,16 @@ import numpy as np
 import pydicom
 import pytest
 
-from flo.clients.mapping import StudyMapping
-from flo.clients.quality.check import Checked, gate, look
+from flo.clients.quality.check import EncodedTable, inspect_table, require_clean
 from flo.clients.sources.dicom import DicomFolder
+from flo.clients.sources.mapping import StudyMapping
 from flo.errors import DataError, UsageError
-from flo.schema import Schema
+from flo.study.schema import Schema
 from tests.clients.sources.images import CT, MAPPING, SCHEMA, write
 
 
-def through_the_gate(folder: tuple[Path, Path]) -> Checked:
-    return gate(DicomFolder(*folder, "PatientID"), SCHEMA, "PatientID", MAPPING)
+def through_the_gate(folder: tuple[Path, Path]) -> EncodedTable:
+    return require_clean(DicomFolder(*folder, "PatientID"), SCHEMA, "PatientID", MAPPING)
 
 
 def test_pixels_are_hounsfield_units_averaged_to_the_studys_size(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_tag_that_may_tell_who_a_patient_is_is_no_field(tmp_path: Path, field:
         image.PatientBirthDate = "18151210"
 
     source = DicomFolder(*write(tmp_path, edit=told), "PatientID")
-    assert field not in {offer.field for offer in source.offers()}
+    assert field not in {offer.field for offer in source.fields()}
     mapping = StudyMapping.model_validate({"columns": {"x": {"field": field}}})
     with pytest.raises(UsageError, match=f"{field}: a tag of kind .. may hold"):
         list(source.read(mapping, SCHEMA))
@@ -83,7 +83,7 @@ def test_images_without_a_label_and_other_files_are_no_records(tmp_path: Path) -
     (images / "notes.txt").write_text("not an image")
     lines = labels.read_text().splitlines()
     labels.write_text("\n".join(lines[:3]) + "\n")
-    found = look(DicomFolder(images, labels, "PatientID"), SCHEMA, "PatientID", MAPPING)
+    found = inspect_table(DicomFolder(images, labels, "PatientID"), SCHEMA, "PatientID", MAPPING)
     assert found.table.ids == ["p0", "p1"]
 
 
@@ -92,7 +92,7 @@ def test_a_label_without_an_image_is_refused(tmp_path: Path) -> None:
     images, labels = write(tmp_path)
     (images / "1.dcm").write_bytes((images / "1.dcm").read_bytes()[:150])
     with pytest.raises(DataError, match="1 lines of the labels have no readable image"):
-        look(DicomFolder(images, labels, "PatientID"), SCHEMA, "PatientID", MAPPING)
+        inspect_table(DicomFolder(images, labels, "PatientID"), SCHEMA, "PatientID", MAPPING)
 
 
 def test_what_a_file_claims_of_a_tag_does_not_count(tmp_path: Path) -> None:
@@ -100,13 +100,13 @@ def test_what_a_file_claims_of_a_tag_does_not_count(tmp_path: Path) -> None:
         image["PatientID"].VR = "CS"
 
     source = DicomFolder(*write(tmp_path, edit=lying), "PatientID")
-    assert "dicom:PatientID" not in {offer.field for offer in source.offers()}
+    assert "dicom:PatientID" not in {offer.field for offer in source.fields()}
 
 
 def test_labels_may_be_told_by_series_or_patient(tmp_path: Path) -> None:
     images, labels = write(tmp_path)
     labels.write_text("PatientID,malignant,local\nP0,1,x0\nP1,0,x1\nP2,0,x2\nP3,0,x3\n")
-    found = gate(DicomFolder(images, labels, "local"), SCHEMA, "local", MAPPING)
+    found = require_clean(DicomFolder(images, labels, "local"), SCHEMA, "local", MAPPING)
     assert found.patient_ids == ["x0", "x1", "x2", "x3"]
 
 
@@ -119,7 +119,7 @@ def test_a_blank_id_in_the_labels_is_missing_and_not_the_images_own(tmp_path: Pa
     source = DicomFolder(*folder, "PatientID")
     assert [name for ids in source.ids() for name in ids.to_pylist()] == ["S1", "", "S1", "S2"]
     with pytest.raises(DataError, match=r"every record needs a patient id, 1 record \(row 2\)"):
-        gate(source, SCHEMA, "PatientID", MAPPING)
+        require_clean(source, SCHEMA, "PatientID", MAPPING)
 
 
 def test_labels_may_be_a_spreadsheets_with_semicolons_and_decimal_commas(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_labels_may_be_a_spreadsheets_with_semicolons_and_decimal_commas(tmp_pat
     schema = Schema.model_validate({**SCHEMA.model_dump(), "columns": [number]})
     columns = {"dose": {"field": "dose"}, "ill": {"field": "malignant"}}
     by = StudyMapping.model_validate({"columns": columns})
-    found = look(DicomFolder(images, labels, "PatientID"), schema, "PatientID", by)
+    found = inspect_table(DicomFolder(images, labels, "PatientID"), schema, "PatientID", by)
     assert found.table.columns["dose"].tolist() == [1.5, 2.5, 3.5, 4.5]
 
 
@@ -181,7 +181,7 @@ def test_an_image_of_another_shape_is_refused(tmp_path: Path) -> None:
         update={"columns": (SCHEMA.columns[0].model_copy(update={"channels": 3}),)}
     )
     with pytest.raises(DataError, match="the study wants 3 channels"):
-        look(DicomFolder(*folder, "PatientID"), colour, "PatientID", MAPPING)
+        inspect_table(DicomFolder(*folder, "PatientID"), colour, "PatientID", MAPPING)
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     for image in images.iterdir():
         image.unlink()
     with pytest.raises(DataError, match="holds no DICOM image"):
-        DicomFolder(images, labels, "PatientID").offers()
+        DicomFolder(images, labels, "PatientID").fields()
 
 
 def test_the_same_image_under_two_ids_is_told(tmp_path: Path) -> None:
@@ -204,4 +204,4 @@ def test_a_list_of_fields_is_refused(tmp_path: Path) -> None:
     label = MAPPING.columns[SCHEMA.label].model_copy(update={"field": ("a", "b")})
     mapping = MAPPING.model_copy(update={"columns": {**MAPPING.columns, SCHEMA.label: label}})
     with pytest.raises(UsageError, match=f"{SCHEMA.label}: `field` is a list"):
-        gate(DicomFolder(*write(tmp_path), "PatientID"), SCHEMA, "PatientID", mapping)
+        require_clean(DicomFolder(*write(tmp_path), "PatientID"), SCHEMA, "PatientID", mapping)

@@ -16,18 +16,18 @@ from pydicom.uid import (
     VLPhotographicImageStorage,
 )
 
-from flo.clients.mapping import StudyMapping
-from flo.clients.quality.check import Looked, gate, look
+from flo.clients.quality.check import InspectedTable, inspect_table, require_clean
 from flo.clients.sources.dicom import DicomFolder
+from flo.clients.sources.mapping import StudyMapping
 from flo.errors import DataError
 from tests.clients.sources.images import MAPPING, SCHEMA, write
 
 
-def looked(folder: tuple[Path, Path]) -> Looked:
-    return look(DicomFolder(*folder, "PatientID"), SCHEMA, "PatientID", MAPPING)
+def looked(folder: tuple[Path, Path]) -> InspectedTable:
+    return inspect_table(DicomFolder(*folder, "PatientID"), SCHEMA, "PatientID", MAPPING)
 
 
-def by_patient(folder: tuple[Path, Path]) -> Looked:
+def by_patient(folder: tuple[Path, Path]) -> InspectedTable:
     """With labels that speak of whatever the patients have."""
     folder[1].write_text("PatientID,malignant\nP0,0\nP1,1\nP2,0\nP3,1\n")
     return looked(folder)
@@ -126,9 +126,11 @@ def test_captures_of_a_screen_are_to_be_looked_at(tmp_path: Path, kind: str) -> 
     assert (one.level, one.name) == ("to accept", "screen captures: ct")
     assert one.rule.endswith(": 1")
     with pytest.raises(DataError, match="captures of a screen"):
-        gate(DicomFolder(*folder, "PatientID"), SCHEMA, "PatientID", MAPPING)
+        require_clean(DicomFolder(*folder, "PatientID"), SCHEMA, "PatientID", MAPPING)
     accepted = MAPPING.model_copy(update={"accepted": {one.name: "looked at, no text"}})
-    gate(DicomFolder(*folder, "PatientID"), SCHEMA, "PatientID", StudyMapping(**dict(accepted)))
+    require_clean(
+        DicomFolder(*folder, "PatientID"), SCHEMA, "PatientID", StudyMapping(**dict(accepted))
+    )
 
 
 def test_localizers_and_what_is_no_image_are_no_records(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLossless
 
-from flo.clients.quality.check import Looked, gate, look
+from flo.clients.quality.check import InspectedTable, inspect_table, require_clean
 from flo.clients.sources.dicom import DicomFolder
 from flo.errors import DataError
 from tests.clients.sources.images import CT, MAPPING, SCHEMA, write
@@ -20,10 +20,12 @@ from tests.clients.sources.images import CT, MAPPING, SCHEMA, write
 Edit = Callable[[int, Any], object]
 
 
-def looked(folder: Path, edit: Edit = lambda number, image: None, patients: int = 4) -> Looked:
+def looked(
+    folder: Path, edit: Edit = lambda number, image: None, patients: int = 4
+) -> InspectedTable:
     folder.mkdir(exist_ok=True)
     source = DicomFolder(*write(folder, patients, edit), "PatientID")
-    return look(source, SCHEMA, "PatientID", MAPPING)
+    return inspect_table(source, SCHEMA, "PatientID", MAPPING)
 
 
 def store(image: Any, pixels: np.ndarray, bits: int = 16) -> None:
@@ -96,7 +98,7 @@ def test_a_ct_that_does_not_say_its_units_is_refused(tmp_path: Path) -> None:
 
     source = DicomFolder(*write(tmp_path, edit=raw), "PatientID")
     with pytest.raises(DataError, match=r"no Hounsfield units, 1 record \(row 3\)"):
-        gate(source, SCHEMA, "PatientID", MAPPING)
+        require_clean(source, SCHEMA, "PatientID", MAPPING)
 
 
 def test_an_enhanced_ct_says_its_units_in_its_groups(tmp_path: Path) -> None:

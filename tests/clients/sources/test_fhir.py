@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from flo.clients.mapping import StudyMapping
-from flo.clients.quality.check import look
+from flo.clients.quality.check import inspect_table
 from flo.clients.sources.fhir import FhirExport
+from flo.clients.sources.mapping import StudyMapping
 from flo.errors import DataError, UsageError
 from tests.clients.sources.exports import (
     CHOL,
@@ -128,8 +128,8 @@ def test_of_merged_patients_the_one_who_says_so_is_left_out(export: Export, on_w
     source = export(patient("a", link=link), patient("b"), patient("c"), chol(200))
     assert cells(source, "patient:age") == [70, 70]
     assert [name for ids in source.ids() for name in ids.to_pylist()] == ["a", "b", "c"]
-    table = look(source, SCHEMA, "id", MAPPING).table
-    assert [str(note) for note in table.of_source] == [
+    table = inspect_table(source, SCHEMA, "id", MAPPING).table
+    assert [str(note) for note in table.source_findings] == [
         "patients who state a link with another, and are left out: 1",
         "patients whom another one's link names; they take part unless this very id opted out: 1",
     ]
@@ -181,12 +181,14 @@ def test_a_unit_that_is_not_known_is_not_quoted(export: Export) -> None:
     source = export(patient(), {**chol(5), "valueQuantity": given})
     mapping = {"columns": {"age": {"field": CHOL}}, "as_of": "2021-01-01"}
     (batch,) = source.read(StudyMapping.model_validate_json(json.dumps(mapping)), SCHEMA)
-    assert [rule for _, rule in batch.wrong] == ["has another unit where 'years' is expected"]
+    assert [rule for _, rule in batch.invalid] == ["has another unit where 'years' is expected"]
     known = {**chol(5), "valueQuantity": {"value": 5, "unit": "months"}}
     (batch,) = export(patient(), known).read(
         StudyMapping.model_validate_json(json.dumps(mapping)), SCHEMA
     )
-    assert [rule for _, rule in batch.wrong] == ["has the unit 'months' where 'years' is expected"]
+    assert [rule for _, rule in batch.invalid] == [
+        "has the unit 'months' where 'years' is expected"
+    ]
 
 
 @pytest.mark.parametrize("id_column", ["patient_id", "person_source_value"])
@@ -274,7 +276,7 @@ def test_parts_that_are_not_what_they_should_be_count_as_absent(
 ) -> None:
     source = export(patient(), {**chol(200), "component": strange, place: strange})
     assert cells(source, CHOL) == [None]
-    source.offers()
+    source.fields()
 
 
 def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
@@ -341,11 +343,11 @@ def test_a_condition_began_when_any_kind_of_onset_says(
 def test_a_condition_without_a_day_is_told(export: Export) -> None:
     strange = ill(None, onsetString="childhood")
     (batch,) = read(export(patient(), strange), ILL)
-    assert [key[:2] for key in batch.doubts] == [("no day", "x")]
+    assert [key[:2] for key in batch.to_accept] == [("no day", "x")]
     (batch,) = read(export(patient(), strange, *[ill()] * 100), ILL)
-    assert (batch.doubts, list(batch.notes.values())) == ({}, [1])
+    assert (batch.to_accept, list(batch.notes.values())) == ({}, [1])
     (batch,) = read(export(patient(), strange), ILL, when="any")
-    assert (batch.doubts, batch.notes) == ({}, {})
+    assert (batch.to_accept, batch.notes) == ({}, {})
 
 
 @pytest.mark.parametrize(
@@ -372,7 +374,7 @@ def test_what_may_lie_on_either_side_of_the_day_is_told(export: Export) -> None:
     for when in ("until", "after"):
         (batch,) = read(source, ILL, when=when)
         assert batch.columns["x"].to_pylist() == [0]
-        assert [key[:2] for key in batch.doubts] == [("unclear day", "x")]
+        assert [key[:2] for key in batch.to_accept] == [("unclear day", "x")]
     assert cells(source, ILL, when="any") == [1]
 
 
@@ -406,9 +408,9 @@ def test_only_a_confirmed_condition_counts_however_its_status_is_spelt(
     for spelt in (code(system, status), status, {"text": status.capitalize()}):
         (batch,) = read(export(patient(), ill(verificationStatus=spelt)), ILL)
         assert batch.columns["x"].to_pylist() == [0]
-        assert [key[:2] for key in batch.doubts] == [("nothing counts", "x")]
+        assert [key[:2] for key in batch.to_accept] == [("nothing counts", "x")]
         (batch,) = read(export(patient(), ill(), ill(verificationStatus=spelt)), ILL)
-        assert (batch.doubts, list(batch.notes.values())) == ({}, [1])
+        assert (batch.to_accept, list(batch.notes.values())) == ({}, [1])
     own = {**code("urn:own", "C"), "text": "Confirmed"}
     known: list[Any] = [
         code(system, "confirmed"),
@@ -460,8 +462,10 @@ def test_that_a_result_is_only_a_bound_is_said_and_can_be_named_as_missing(
     for missing, wanted in ((["< 5"], []), ([], ["another unit", "comparator"])):
         columns["age"] = {"field": CHOL, "missing": missing}  # type: ignore[dict-item]
         document = json.dumps({"columns": columns, "as_of": "2021-01-01"})
-        found = look(source, SCHEMA, "id", StudyMapping.model_validate_json(document)).table
-        rules = [rule for column, rule in found.wrong if column == "age"]
+        found = inspect_table(
+            source, SCHEMA, "id", StudyMapping.model_validate_json(document)
+        ).table
+        rules = [rule for column, rule in found.invalid if column == "age"]
         assert [
             word for word in ("another unit", "comparator") if word in " ".join(rules)
         ] == wanted

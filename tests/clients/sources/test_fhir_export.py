@@ -38,7 +38,7 @@ OTHERS = [
 def told(source: FhirExport, field: Any, **mapped: Any) -> tuple[dict[Any, int], dict[str, int]]:
     """Doubts by their name, and notes."""
     (batch,) = read(source, field, **mapped)
-    return {(kind, column): n for (kind, column, _), n in batch.doubts.items()}, batch.notes
+    return {(kind, column): n for (kind, column, _), n in batch.to_accept.items()}, batch.notes
 
 
 def lines(*resources: dict[str, Any]) -> str:

@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flo.clients.mapping import StudyMapping
-from flo.clients.quality.check import check, gate, look
+from flo.clients.quality.check import encode_checked, inspect_table, require_clean
 from flo.clients.sources import files
+from flo.clients.sources.error_wrapper import ErrorBoundary
 from flo.clients.sources.files import open_file
-from flo.clients.sources.guarded import Guarded
-from flo.clients.sources.source import Offer, Source
+from flo.clients.sources.mapping import StudyMapping
+from flo.clients.sources.source import DataSource, SourceField
 from flo.errors import DataError
-from flo.schema import Schema
+from flo.study.schema import Schema
 from tests.builders import small_study
 
 SCHEMA = small_study().data
@@ -26,7 +26,7 @@ LINES = ["patient_id,age,ward,ill", "p1,20.5,a,0", "p2,50,b,1"]
 def read(folder: Path, text: str | bytes, name: str = "x.csv") -> np.ndarray:
     path = folder / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return check(open_file(path, "patient_id"), SCHEMA, "patient_id").inputs
+    return encode_checked(open_file(path, "patient_id"), SCHEMA, "patient_id").inputs
 
 
 @pytest.mark.parametrize("separator", [";", "\t", "|"], ids=repr)
@@ -49,7 +49,7 @@ def test_a_point_may_mark_thousands_where_a_comma_is_the_decimal_sign(
     rows = ["patient_id,age,ward,ill", "p1,1.234,a,0", "p2,50,b,1", "p3,7;5,b,1"]
     text = "\n".join(rows).replace(",", separator).replace("7;5", "7,5")
     (tmp_path / "x.csv").write_text(text.replace(f"7{separator}5", "7,5"))
-    found = look(open_file(tmp_path / "x.csv", "patient_id"), SCHEMA, "patient_id").found
+    found = inspect_table(open_file(tmp_path / "x.csv", "patient_id"), SCHEMA, "patient_id").found
     (one,) = [finding for finding in found if finding.kind == "thousands"]
     assert (one.column, one.level, one.rule[-3:]) == ("age", "to accept", ": 1")
 
@@ -70,7 +70,9 @@ def test_whether_a_point_marks_thousands_is_asked_once_all_cells_are_known(
     for order in (cells, cells[::-1]):
         rows = "".join(f"p{n};{cell};a;{n % 2}\n" for n, cell in enumerate(order))
         (tmp_path / "x.csv").write_text(f"patient_id;age;ward;ill\n{rows}")
-        found = look(open_file(tmp_path / "x.csv", "patient_id"), SCHEMA, "patient_id").found
+        found = inspect_table(
+            open_file(tmp_path / "x.csv", "patient_id"), SCHEMA, "patient_id"
+        ).found
         assert [f.kind for f in found if f.kind == "thousands"] == ["thousands"] * asked
 
 
@@ -82,7 +84,7 @@ def test_the_comma_of_an_id_or_a_code_stays(tmp_path: Path) -> None:
         }
     )
     (tmp_path / "x.csv").write_text("patient_id;ward;ill\n1,5;1,2;0\n1.5;1.2;1\n")
-    checked = check(open_file(tmp_path / "x.csv", "patient_id"), coded, "patient_id")
+    checked = encode_checked(open_file(tmp_path / "x.csv", "patient_id"), coded, "patient_id")
     assert checked.patient_ids == ["1,5", "1.5"]
     assert checked.inputs.ravel().tolist() == [0, 1]
 
@@ -90,7 +92,7 @@ def test_the_comma_of_an_id_or_a_code_stays(tmp_path: Path) -> None:
 def test_a_separator_within_a_quoted_name_separates_nothing(tmp_path: Path) -> None:
     text = '"patient_id";"plt, Tsd/µl, EDTA, 1, 2";age;ward;ill\np1;5;20,5;a;0\np2;6;50;b;1\n'
     (tmp_path / "x.csv").write_text(text)
-    assert len(open_file(tmp_path / "x.csv", "patient_id").offers()) == 5
+    assert len(open_file(tmp_path / "x.csv", "patient_id").fields()) == 5
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ def test_a_stray_quote_swallows_no_patient(tmp_path: Path, closing: str) -> None
     rows[60] = f"p60,33,a,0,{closing}"
     (tmp_path / "x.csv").write_text("\n".join(["patient_id,age,ward,ill,note", *rows]) + "\n")
     with pytest.raises(DataError, match="has 100 lines below its header and"):
-        check(open_file(tmp_path / "x.csv", "patient_id"), SCHEMA, "patient_id", ["note"])
+        encode_checked(open_file(tmp_path / "x.csv", "patient_id"), SCHEMA, "patient_id", ["note"])
 
 
 @pytest.mark.parametrize(
@@ -155,9 +157,9 @@ def test_a_file_that_is_no_table_is_refused_without_a_cell(
 
 def test_a_header_in_another_encoding_is_told_without_it(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes("patient_id,größe\np1,1\n".encode("cp1252"))
-    source = Guarded(open_file(tmp_path / "x.csv", "patient_id"))
+    source = ErrorBoundary(open_file(tmp_path / "x.csv", "patient_id"))
     with pytest.raises(DataError, match=r"x\.csv cannot be read") as refused:
-        source.offers()
+        source.fields()
     assert "UTF-8" in str(refused.value.hint)
 
 
@@ -201,7 +203,7 @@ def test_a_mapping_renames_converts_and_recodes(tmp_path: Path, kind: str) -> No
             }
         }
     )
-    found = gate(open_file(path, "mrn"), schema, "mrn", mapping)
+    found = require_clean(open_file(path, "mrn"), schema, "mrn", mapping)
     assert found.patient_ids == ["p1", "p2", "p3"]
     np.testing.assert_array_equal(found.labels, [0, 1, 1])
     np.testing.assert_allclose(found.inputs[:, 0], [-0.6, 0.0, 0.0])
@@ -216,7 +218,7 @@ def test_a_code_that_the_mapping_does_not_name_is_refused(tmp_path: Path) -> Non
         {"columns": columns | {"ward": {"field": "ward", "codes": {"a": "a"}}}}
     )
     with pytest.raises(DataError, match=r"'ward': must be a code of the study's codebook .*row 2"):
-        gate(open_file(tmp_path / "x.csv", "patient_id"), SCHEMA, "patient_id", mapping)
+        require_clean(open_file(tmp_path / "x.csv", "patient_id"), SCHEMA, "patient_id", mapping)
 
 
 def test_a_file_that_this_user_may_not_read_is_named_with_the_way_out() -> None:
@@ -225,9 +227,9 @@ def test_a_file_that_this_user_may_not_read_is_named_with_the_way_out() -> None:
     class Locked:
         name, is_table = "patients.csv", True
 
-        def offers(self) -> list[Offer]:
+        def fields(self) -> list[SourceField]:
             raise PermissionError(13, "Permission denied", "/secret/patients.csv")
 
     with pytest.raises(DataError, match=r"patients\.csv may not be read by the user") as refused:
-        Guarded(cast(Source, Locked())).offers()
+        ErrorBoundary(cast(DataSource, Locked())).fields()
     assert "chown" in refused.value.hint

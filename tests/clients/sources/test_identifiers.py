@@ -17,16 +17,16 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from flo import sample_sources as samples
-from flo.clients.mapping import StudyMapping
-from flo.clients.quality.check import gate, look
-from flo.clients.quality.findings import Finding
+from flo.clients.quality.check import inspect_table, require_clean
+from flo.clients.quality.findings import DataFinding
 from flo.clients.quality.identifiers import identifiers, kind_of_identifier
 from flo.clients.sources.dicom import DicomFolder
-from flo.clients.sources.source import Source
+from flo.clients.sources.mapping import StudyMapping
+from flo.clients.sources.source import DataSource
 from flo.datasets import heart
+from flo.datasets import sample_sources as samples
 from flo.errors import DataError, FloError
-from flo.schema import Column, Schema
+from flo.study.schema import Column, Schema
 from tests.clients.sources import images
 from tests.clients.sources.hospital import HEART, change, mapping, source
 
@@ -51,10 +51,10 @@ def cells(what: str) -> list[str]:
 
 
 def refused(
-    source: Source, what: str, by: StudyMapping | None = None, schema: Schema = HEART
+    source: DataSource, what: str, by: StudyMapping | None = None, schema: Schema = HEART
 ) -> str:
     with pytest.raises(FloError) as error:
-        gate(source, schema, "patient_id", by)
+        require_clean(source, schema, "patient_id", by)
     said = f"{error.value}\n{error.value.hint}"
     assert not [cell for cell in cells(what) if cell in said]
     return said
@@ -146,7 +146,7 @@ def test_what_a_fhir_patient_is_called_is_never_read(tmp_path: Path) -> None:
     assert by is not None
     batches = list(found.read(by, HEART))
     assert "Secretname" not in repr([(b.ids.to_pylist(), b.columns) for b in batches])
-    assert len(gate(found, HEART, "id", by).labels) == len(TABLE)
+    assert len(require_clean(found, HEART, "id", by).labels) == len(TABLE)
 
 
 SPELLINGS = {
@@ -245,10 +245,10 @@ def test_numbers_that_tell_are_in_the_way(tmp_path: Path) -> None:
     schema = HEART.model_copy(update={"columns": (WIDE, *HEART.columns[1:])})
     table = TABLE.assign(age=[7_000_000 + 13 * n for n in range(len(TABLE))])
     with pytest.raises(DataError, match="'age': holds what looks like record"):
-        gate(source("csv", table, tmp_path), schema, "patient_id", None)
+        require_clean(source("csv", table, tmp_path), schema, "patient_id", None)
 
 
-def asked(codes: list[str], cells: list[str], ids: list[str] | None = None) -> list[Finding]:
+def asked(codes: list[str], cells: list[str], ids: list[str] | None = None) -> list[DataFinding]:
     column = {"kind": "category", "name": "cp", "codes": codes}
     schema = Schema.model_validate({"record": "r", "label": "ill", "columns": [column]})
     names = ids or [f"p{n}" for n in range(len(cells))]
@@ -277,7 +277,7 @@ def test_codes_of_one_patient_each_are_asked_about(present: int, shared: int, to
 def test_an_id_column_of_names_is_noted(what: str, tmp_path: Path) -> None:
     names = [f"Ada {chr(65 + n // 26)}{chr(97 + n % 26)}ron" for n in range(len(TABLE))]
     table = TABLE.assign(patient_id=names if what == "names" else cells(what))
-    found = look(source("csv", table, tmp_path), HEART, "patient_id").found
+    found = inspect_table(source("csv", table, tmp_path), HEART, "patient_id").found
     (one,) = [finding for finding in found if finding.column == "patient_id"]
     assert (one.level, one.rule.split(":")[0]) == (
         "note",
@@ -287,6 +287,6 @@ def test_an_id_column_of_names_is_noted(what: str, tmp_path: Path) -> None:
 
 def test_a_finding_is_told_as_json_without_a_cell(tmp_path: Path) -> None:
     table = TABLE.assign(cp=cells("names"))
-    looked = look(source("csv", table, tmp_path), HEART, "patient_id")
+    looked = inspect_table(source("csv", table, tmp_path), HEART, "patient_id")
     told = json.dumps([str(finding) for finding in looked.found])
     assert not [cell for cell in cells("names") if cell in told]

@@ -27,13 +27,13 @@ import pytest
 from pandas.api.types import is_numeric_dtype
 from pydicom.uid import generate_uid
 
-from flo.clients.mapping import StudyMapping
-from flo.clients.quality.check import encode, look
+from flo.clients.quality.check import encode, inspect_table
 from flo.clients.sources.dicom import DicomFolder
-from flo.clients.sources.source import Source
+from flo.clients.sources.mapping import StudyMapping
+from flo.clients.sources.source import DataSource
 from flo.datasets import heart
 from flo.errors import DataError
-from flo.privacy.split import is_held_out
+from flo.privacy.patients.split import is_held_out
 from tests.clients.sources import images
 from tests.clients.sources.hospital import HEART, mapping, opened, written
 
@@ -180,7 +180,7 @@ def _into_dicom(path: Path, drawn: random.Random, table: pd.DataFrame) -> None:
     (path.parent / "labels.csv").write_text("\n".join(lines) + "\n")
 
 
-def _opened(kind: str, path: Path) -> Source:
+def _opened(kind: str, path: Path) -> DataSource:
     if kind == "dicom":
         return DicomFolder(path, path.parent / "labels.csv", "PatientID")
     return opened(kind, path)
@@ -208,7 +208,7 @@ NEWCOMERS: dict[str, Hostile] = {
 def rows_of(kind: str, path: Path, mapped: StudyMapping | None) -> Rows:
     """Patient -> inputs and label to the bit, and the side, of each of their records in order."""
     schema = images.SCHEMA if kind == "dicom" else HEART
-    checked = encode(look(_opened(kind, path), schema, "patient_id", mapped).table, schema)
+    checked = encode(inspect_table(_opened(kind, path), schema, "patient_id", mapped).table, schema)
     found: Rows = {}
     for inputs, label, name in zip(
         checked.inputs, checked.labels, checked.patient_ids, strict=True

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from flo import sample_sources as samples
-from flo.clients.mapping import StudyMapping
+from flo.clients.sources.config import OmopPlace
+from flo.clients.sources.mapping import StudyMapping
 from flo.clients.sources.omop import OmopDatabase
-from flo.clients.sources.places import OmopPlace
+from flo.datasets import sample_sources as samples
 from flo.errors import DataError, UsageError
 from tests.builders import small_study
 
@@ -176,7 +176,7 @@ def test_a_mapping_without_a_cohort_is_refused(database: Database) -> None:
 def test_the_only_cohort_is_suggested_and_fields_have_names_and_units(database: Database) -> None:
     database.measured(1, "2020-01-01", 5)
     assert database.source.settings() == {"cohort": samples.COHORT}
-    (chol,) = [offer for offer in database.source.offers() if offer.field == CHOL]
+    (chol,) = [offer for offer in database.source.fields() if offer.field == CHOL]
     assert (chol.text, chol.unit) == ("Cholesterol [Mass/volume] in Serum or Plasma", "mg/dL")
     database.enters(1, "2021-01-01")
     assert database.source.settings() == {}
@@ -209,7 +209,7 @@ def test_a_database_with_other_tables_is_refused_without_its_address(tmp_path: P
     with pytest.raises(
         DataError, match="the OMOP database has no table concept, table condition_occ"
     ) as refused:
-        OmopDatabase(f"sqlite:///{path}", None, "person_id").offers()
+        OmopDatabase(f"sqlite:///{path}", None, "person_id").fields()
     assert "secret-name" not in f"{refused.value}{refused.value.hint}"
 
 
@@ -220,7 +220,7 @@ def told(database: Database, field: Any, **mapped: Any) -> tuple[list[Any], Any,
     """Cells, the names of doubts, and notes."""
     document = {"columns": {"x": {"field": field, **mapped}}, "cohort": 2}
     (batch,) = database.source.read(StudyMapping.model_validate(document), SCHEMA)
-    doubts = {(kind, column): n for (kind, column, _), n in batch.doubts.items()}
+    doubts = {(kind, column): n for (kind, column, _), n in batch.to_accept.items()}
     return batch.columns["x"].to_pylist(), doubts, batch.notes
 
 
@@ -255,10 +255,10 @@ def test_a_unit_of_no_concept_is_none_and_an_unknown_one_is_another(database: Da
     ):
         database.measured(1, day, 5, unit=unit)
         (batch,) = database.source.read(StudyMapping.model_validate(mapping), SCHEMA)
-        assert [found.split(" where")[0] for _, found in batch.wrong] == [f"has {rule}"]
+        assert [found.split(" where")[0] for _, found in batch.invalid] == [f"has {rule}"]
     declared = {"columns": {"age": {"field": CHOL, "missing": ["5"]}}, "cohort": 2}
     (batch,) = database.source.read(StudyMapping.model_validate(declared), SCHEMA)
-    assert not batch.wrong
+    assert not batch.invalid
 
 
 def test_of_two_on_one_day_time_and_then_key_decide_and_never_the_value(
@@ -363,7 +363,7 @@ def test_vocabulary_and_cohorts_may_be_in_schemas_of_their_own(
     place = OmopPlace(**usual, vocabulary_schema="vocab", cohort_schema="results")
     (batch,) = place.open("person_id").read(mapping, SCHEMA)
     assert batch.columns["x"].to_pylist() == [5]
-    assert CHOL in [offer.field for offer in place.open("person_id").offers()]
+    assert CHOL in [offer.field for offer in place.open("person_id").fields()]
 
 
 @pytest.mark.parametrize(

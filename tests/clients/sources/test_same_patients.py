@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from fhir.resources.R4B import get_fhir_model_class
 
-from flo import sample_sources as samples
 from flo.datasets import heart
+from flo.datasets import sample_sources as samples
 from tests.clients.sources.hospital import HOSPITALS, checked
 
 

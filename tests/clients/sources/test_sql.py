@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from flo.clients.mapping import by_name
+from flo.clients.sources.config import SqlPlace
 from flo.clients.sources.database import engine
-from flo.clients.sources.places import SqlPlace
+from flo.clients.sources.mapping import by_name
 from flo.clients.sources.sql import SqlTable
+from flo.documents.document import parse
 from flo.errors import DataError, FloError, UsageError
-from flo.settings import parse
 from tests.builders import small_study
 
 SCHEMA = small_study().data
@@ -50,7 +50,7 @@ def test_a_view_is_as_good_as_a_table(file: Path) -> None:
 
 def test_a_table_that_is_not_there_is_refused(file: Path) -> None:
     with pytest.raises(DataError, match="no table or view 'nurses'"):
-        table(file, "nurses").offers()
+        table(file, "nurses").fields()
 
 
 def test_nothing_is_made_or_written(file: Path, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_nothing_is_made_or_written(file: Path, tmp_path: Path) -> None:
 )
 def test_an_address_that_leads_nowhere_is_never_shown(address: str) -> None:
     with pytest.raises(FloError) as refused:
-        SqlTable(address, "patients", None, "id").offers()
+        SqlTable(address, "patients", None, "id").fields()
     assert "hunter2" not in f"{refused.value}{refused.value.hint}"
 
 
@@ -85,7 +85,7 @@ def test_the_address_stands_in_the_environment(file: Path, monkeypatch: pytest.M
     with pytest.raises(UsageError, match="HOSPITAL_DB is not set"):
         place.open("id")
     monkeypatch.setitem(os.environ, "HOSPITAL_DB", f"sqlite:///{file}")
-    assert [offer.field for offer in place.open("id").offers()] == ["id", "age", "ward"]
+    assert [offer.field for offer in place.open("id").fields()] == ["id", "age", "ward"]
 
 
 def test_a_statement_that_would_write_is_refused_by_the_connection(file: Path) -> None:
@@ -103,9 +103,9 @@ def test_a_materialised_view_is_found(file: Path, monkeypatch: pytest.MonkeyPatc
     look = sa.engine.reflection.Inspector
     monkeypatch.setattr(look, "get_view_names", lambda *_: [])
     with pytest.raises(DataError, match="no table or view 'adults'"):
-        table(file, "adults").offers()
+        table(file, "adults").fields()
     monkeypatch.setattr(look, "get_materialized_view_names", lambda *_: ["adults"])
-    assert [offer.field for offer in table(file, "adults").offers()] == ["id", "age", "ward"]
+    assert [offer.field for offer in table(file, "adults").fields()] == ["id", "age", "ward"]
 
 
 def test_a_name_with_other_letters_is_refused_with_a_way_out() -> None:

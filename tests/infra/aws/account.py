@@ -5,10 +5,10 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-from flo.server.aws_config import AwsConfig
-from flo.server.home import CoordinatorConfig, CoordinatorHome
+from flo.server.home.aws_config import AwsConfig
+from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
 from tests.infra.aws.emulated import REGION, Aws
-from tests.server.stage import free_ports
+from tests.server.real_coordinator import free_ports
 
 
 def account(aws: Aws) -> AwsConfig:

@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from flo.artifacts import ArtifactStore
-from flo.clients.home import SiteHome
+from flo.clients.home.site_home import SiteHome
 from flo.infra.aws.sagemaker import SageMakerJobs
-from flo.server.aws_config import AwsConfig
-from flo.server.home import CoordinatorHome
+from flo.server.home.aws_config import AwsConfig
+from flo.server.home.coordinator_home import CoordinatorHome
+from flo.storage.artifacts import ArtifactStore
 from tests.builders import make_site
 from tests.end_to_end.agents import agent, kill
 from tests.end_to_end.running import WIDE, all_events, launch, releases, rounds, wait_for
 from tests.infra.aws.account import account, home_with
 from tests.infra.aws.emulated import Aws
 from tests.infra.aws.sagemaker import EmulatedSageMaker, emulated_sagemaker, kill_all_of
-from tests.server.stage import RealCoordinator, served
+from tests.server.real_coordinator import RealCoordinator, served
 
 KEYED = "tests.end_to_end.keyed_agent"
 STEPS = 12

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from flo.artifacts import ArtifactStore, LocalArtifacts
 from flo.errors import NetworkError, RefusedError, TrustError, UsageError
 from flo.infra.aws.s3 import PART_BYTES, S3Artifacts
+from flo.storage.artifacts import ArtifactStore, LocalArtifacts
 from tests.infra.aws.emulated import Aws
 
 LIMIT = 1 << 20

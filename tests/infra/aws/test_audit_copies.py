@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from flo.artifacts import LocalArtifacts
-from flo.canonical import Bytes
+from flo.documents.canonical import Bytes
 from flo.errors import NetworkError, TrustError
 from flo.infra.aws.sagemaker import audit_store
-from flo.server.audit_copies import AuditCopies
+from flo.server.audit.copies import AuditCopies
+from flo.storage.artifacts import LocalArtifacts
 from tests.commands import flo_process
 from tests.infra.aws.account import account, home_with
 from tests.infra.aws.emulated import Aws
-from tests.server.stage import RealCoordinator, served
+from tests.server.real_coordinator import RealCoordinator, served
 
 
 @pytest.mark.slow

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from flo.errors import UsageError
-from flo.files import locked
 from flo.infra.aws.job.runner import LocalJob
 from flo.infra.aws.sagemaker import ENTRYPOINT
+from flo.storage.files import locked
+from tests.paths import ROOT
 
-FOLDER = Path(__file__).resolve().parents[3] / "infra" / "images"
+FOLDER = ROOT / "infra" / "images"
 FILES = sorted(FOLDER.glob("*.Dockerfile"))
 every_image = pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 

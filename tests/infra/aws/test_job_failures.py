@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from flo import sealed
 from flo.errors import EXIT_USAGE, FloError
-from flo.infra.aws.job.contract import HyperParameters
-from flo.infra.aws.job.entry import launch_context, opened
+from flo.infra.aws.job.entry import opened
 from flo.infra.aws.job.runner import recorded
+from flo.infra.aws.job_contract import HyperParameters, launch_context
 from flo.infra.aws.kms import KmsKeyStore
-from flo.server.job_access import JobAccess
-from flo.server.tokens import issue
+from flo.keys import sealed
+from flo.server.http.tokens import issue
+from flo.server.runs.job_access import JobAccess
 from tests.end_to_end.running import all_events, rounds, wait_for
 from tests.infra.aws.emulated import Aws
 from tests.infra.aws.sagemaker import kill_all_of
 from tests.infra.aws.test_aggregation import Stage, staged
-from tests.server.stage import RealCoordinator
+from tests.server.real_coordinator import RealCoordinator
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from flo.errors import RefusedError
-from flo.infra.aws.job.contract import GRACE_SECONDS
 from flo.infra.aws.job.entry import opened
-from flo.server.home import CoordinatorConfig, CoordinatorHome
-from flo.server.job_access import PATIENCE_SECONDS, JobAccess
+from flo.infra.aws.job_contract import GRACE_SECONDS
+from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
+from flo.server.runs.job_access import PATIENCE_SECONDS, JobAccess
 
 
 def test_nobody_is_waited_for_once_a_job_is_to_stop(tmp_path: Path) -> None:

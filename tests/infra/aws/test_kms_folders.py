@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from flo.clients.home import SiteHome
+from flo.clients.home.site_home import SiteHome
+from flo.documents.document import parse
 from flo.errors import UsageError
-from flo.keystore import KeyStoreConfig
-from flo.server.home import CoordinatorHome
-from flo.settings import parse
+from flo.keys.keystore import KeyStoreConfig
+from flo.server.home.coordinator_home import CoordinatorHome
 from tests.builders import make_site
 from tests.commands import flo_process
 from tests.infra.aws.emulated import Aws
@@ -91,8 +91,8 @@ def loaded_by(code: str) -> set[str]:
     [
         "import flo",
         "import flo.cli",
-        "import flo.clients.agent, flo.clients.worker",
-        "import flo.server.coordinator, flo.server.app",
+        "import flo.clients.agent, flo.clients.data_process.worker",
+        "import flo.server.coordinator, flo.server.runs.app",
         "import flo.cli.demo",
         "import flo.infra.aws.sagemaker, flo.infra.aws.kms, flo.infra.aws.s3",
     ],

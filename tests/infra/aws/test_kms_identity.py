@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from flo.errors import TrustError
-from flo.identity import spoken, verify
 from flo.infra.aws.kms import KmsSigner
-from flo.model_card import PublishedModel
-from flo.server.home import CoordinatorHome
+from flo.keys.identity import format_fingerprint, verify
+from flo.published.model_card import PublishedModel
+from flo.server.home.coordinator_home import CoordinatorHome
 from tests.builders import make_site
 from tests.commands import flo_process
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import all_events, launch, wait_for
 from tests.infra.aws.emulated import Aws
-from tests.server.stage import RealCoordinator, free_ports, served
+from tests.server.real_coordinator import RealCoordinator, free_ports, served
 
 
 def signing_key(aws: Aws) -> str:
@@ -53,7 +53,7 @@ def test_a_study_is_carried_out_under_an_identity_in_kms(aws: Aws, tmp_path: Pat
     opened = CoordinatorHome.open(home)
     signer = opened.identity()
     assert signer.fingerprint != opened.tls_identity().fingerprint
-    assert spoken(signer.fingerprint) in made.stdout
+    assert format_fingerprint(signer.fingerprint) in made.stdout
     sites = [make_site(tmp_path / name, name) for name in ("north", "south")]
     with contextlib.ExitStack() as stack:
         coordinator = stack.enter_context(served(RealCoordinator(opened)))

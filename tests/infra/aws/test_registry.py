@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from flo.errors import RefusedError, TrustError, UsageError
-from flo.infra.aws.job.kept import prefix_of
+from flo.infra.aws.artifacts import prefix_of
 from flo.infra.aws.registry import Registry
-from flo.model_card import PublishedModel
-from flo.server.aws_config import AwsConfig
-from flo.server.home import CoordinatorHome
+from flo.published.model_card import PublishedModel
+from flo.server.home.aws_config import AwsConfig
+from flo.server.home.coordinator_home import CoordinatorHome
 from tests.commands import flo_process
-from tests.flo.published import COORDINATOR, MALLORY, Made, made, signed_study
+from tests.flo.published_models import COORDINATOR, MALLORY, Made, made, signed_study
 from tests.infra.aws.account import account, home_with
 from tests.infra.aws.emulated import REGION, Aws
 

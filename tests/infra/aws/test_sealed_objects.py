@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from flo import canonical, sealed
+from flo.documents import canonical
 from flo.errors import NetworkError, TrustError, UsageError
 from flo.infra.aws.kms import KmsKeyStore
-from flo.keystore import KeyStore, LocalKeyStore
+from flo.keys import sealed
+from flo.keys.keystore import KeyStore, LocalKeyStore
 from tests.infra.aws.emulated import Aws
 
 CONTEXT = {"purpose": "checkpoint", "study": "ab" * 32, "run": "run-1", "round": "3"}

@@ -11,9 +11,10 @@ from flo.errors import FloError, NetworkError
 from flo.infra.aws import stack
 from flo.infra.aws.costs import Use, monthly
 from flo.infra.aws.stack import TEMPLATE, Stack, settings
-from flo.server.aws_config import AwsConfig
+from flo.server.home.aws_config import AwsConfig
 from tests.commands import flo_process
 from tests.infra.aws.emulated import REGION, Aws
+from tests.paths import ROOT
 
 MORE = ("--image", "ami-12c6146b", "--region", REGION)
 S3_LIST = f"com.amazonaws.{REGION}.s3"
@@ -105,7 +106,7 @@ def test_a_stack_that_fails_names_what_failed(
     small.write_text(SMALL)
     monkeypatch.setattr(stack, "TEMPLATE", small)
 
-    def roll_back(event: stack.Event) -> None:
+    def roll_back(event: stack.StackEvent) -> None:
         """What moto does not: it answers 500 where a resource cannot be made."""
         from moto.backends import get_backend
         from moto.core import DEFAULT_ACCOUNT_ID
@@ -156,7 +157,7 @@ def test_costs_grow_with_hospitals_only_where_hospitals_matter() -> None:
 
 
 def test_the_costs_in_the_docs_are_the_ones_of_the_price_table() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "aws.md").read_text()
+    text = (ROOT / "docs" / "aws.md").read_text()
     shown = text.partition("<!-- costs -->")[2].partition("<!-- /costs -->")[0].splitlines()[3:]
     large = {"model_mb": 100, "seconds": 20}
     uses = [Use(4), Use(40), Use(4, **large), Use(40, **large)]

@@ -6,16 +6,16 @@ import copy
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.infra.aws.iam import Request, Template
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
 
-FOLDER = Path(__file__).resolve().parents[3] / "infra" / "aws"
+FOLDER = ROOT / "infra" / "aws"
 TEMPLATE, RULES = FOLDER / "flo.yaml", (FOLDER / "promises.guard").read_text()
 
 

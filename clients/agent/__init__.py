@@ -1,0 +1,1 @@
+"""The long-lived process: it answers requests, masks, records and stops."""

@@ -1,0 +1,316 @@
+"""The site agent's parent process: connect, wait for requests, answer, reconnect, stop cleanly.
+
+It holds the ledger and the network; the warm child holds data, model and GPU. It dials out only,
+runs only what is installed here, and releases nothing before the coordinator has confirmed that
+this ledger is the newest it knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import datetime
+from types import FrameType
+
+from flo.clients.agent.handler import Handler
+from flo.clients.agent.run_keys import RunKeys
+from flo.clients.connection.coordinator_api import CoordinatorApi
+from flo.clients.connection.coordinator_clock import CoordinatorClock
+from flo.clients.connection.cosigning import confirm_head, cosign
+from flo.clients.connection.enrolment import connect, context_of, renew_when_due
+from flo.clients.connection.flower import FleetLink
+from flo.clients.connection.offers import known_studies
+from flo.clients.data_process.confinement import set_undumpable
+from flo.clients.data_process.worker import DataProcess
+from flo.clients.home.emergency_stop import be_ready, halted, refuse_halted
+from flo.clients.home.site_home import SiteHome
+from flo.clients.inbox.inbox import notify_steward
+from flo.clients.records.approval import approval_path, is_expired, load, read, snapshot_path, sweep
+from flo.clients.records.extract import keep, make_extract, send_kept
+from flo.clients.records.reply_store import ReplyStore
+from flo.clients.records.settlement import settle
+from flo.documents import canonical
+from flo.errors import (
+    FloError,
+    MessageError,
+    NetworkError,
+    PolicyError,
+    RefusedError,
+    TrustError,
+    UsageError,
+)
+from flo.host.memory import keep_freed_memory
+from flo.host.proxy import keep_direct
+from flo.privacy.ledger.ledger import Ledger
+from flo.protocol.messages import decode_reply
+from flo.study.document import UNDER_WAY, Study
+
+log = logging.getLogger("flo.clients.agent")
+
+_FIRST_WAIT, _SHORT_WAIT, _LONGEST_WAIT = 0.2, 2.0, 30.0
+_SOON_SECONDS = 60.0  # a coordinator that only restarts is back by then
+_CLOSED_SECONDS, _LOOK_SECONDS, _RELOAD_SECONDS = 2.0, 60.0, 1.0
+
+
+class Agent:
+    """One long-lived agent for one site. ``run`` returns after ``stop``."""
+
+    def __init__(self, home: SiteHome, device: str) -> None:
+        self._home = home
+        self._worker = DataProcess(
+            device,
+            home.directory / "snapshots",
+            home.directory / "identity.key",
+            lambda: home.policy.confinement,
+            lambda code: home.record(
+                "process-restarted", program="flo.clients.data_process.child", code=code
+            ),
+        )
+        self._run_keys = RunKeys(home.identity())
+        self._clock = CoordinatorClock()
+        self._stopping = threading.Event()
+        self._closed = ""
+
+    def stop(self, *_: int | FrameType | None) -> None:
+        """End now, at any point: the ledger's write order makes every point safe."""
+        if self._stopping.is_set():
+            raise KeyboardInterrupt
+        self._stopping.set()
+        raise _Stop
+
+    def run(self) -> None:
+        """Serve until stopped.
+
+        Raises:
+            RefusedError: a second agent on the same ledger. TrustError: the ledger was rolled
+            back, or the coordinator refuses our certificate. PolicyError: the child is not locked
+            in as the site's policy asks.
+        """
+        set_undumpable()
+        keep_direct()
+        keep_freed_memory()
+        with self._home.agent_lock(), closing(self._home.ledger()) as ledger:
+            be_ready(self._home)
+            self._sweep(ledger)
+            self._worker.start()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self.stop)
+            try:
+                self._refuse_unconfined()
+                threading.Thread(target=self._reload_exchanged, daemon=True).start()
+                self._serve(ledger)
+            except _Stop:
+                log.info("stopped")
+            except FloError as error:
+                self._home.record("agent-ended", why=str(error)[:500])
+                raise
+            finally:
+                self._worker.stop()
+
+    def _sweep(self, ledger: Ledger) -> None:
+        try:
+            with self._home.decision_lock(), self._home.snapshot_lock():
+                sweep(self._home, ledger)
+        except RefusedError as error:  # the next start sweeps
+            log.info(str(error))
+
+    def _refuse_unconfined(self) -> None:
+        """Nothing is released by a child that is not locked in as the policy asks."""
+        held = [name for name, holds in self._worker.layers.items() if holds]
+        missing = self._worker.missing
+        self._home.record("agent-started", confinement=sorted(held))
+        log.info("data process locked in", extra={"fields": {"layers": sorted(held)}})
+        if missing:
+            raise PolicyError(
+                f"the process that holds patients is not confined by {', '.join(missing)}",
+                hint="a newer kernel (Linux 5.13) has all layers; or change `confinement` in "
+                "policy.toml and sign it",
+            )
+
+    def _reload_exchanged(self) -> None:
+        """Load frozen patients soon after an opt-out exchanged them: no release waits for it."""
+        while not self._stopping.wait(_RELOAD_SECONDS):
+            for study in self._worker.loaded:
+                try:
+                    approved = load(self._home, study)
+                    path = snapshot_path(self._home, study, approved.snapshot)
+                    self._worker.reload(approved.read_study(), path, approved.snapshot)
+                except (FloError, OSError) as error:  # a release will say so
+                    log.info(f"frozen patients were not loaded again: {error}")
+
+    def _serve(self, ledger: Ledger) -> None:
+        backoff = Backoff()
+        while not self._stopping.is_set():
+            if self._is_closed():
+                self._stopping.wait(_CLOSED_SECONDS)
+                continue
+            try:
+                with connect(self._home) as api:
+                    renew_when_due(self._home, api)
+                    confirm_head(api, ledger)
+                    self._countersign(api)
+                    self._settle_ended(api, ledger)
+                    self._send_kept(api)
+                    notify_steward(self._home, api)
+                handler = Handler(
+                    self._home,
+                    ledger,
+                    self._worker,
+                    self._run_keys,
+                    lambda study: self._settled(study, ledger),
+                )
+                with closing(handler), self._link() as link:
+                    log.info("connected", extra={"fields": {"url": self._home.coordinator.url}})
+                    backoff = Backoff()
+                    self._answer_forever(link, handler)
+            except (NetworkError, MessageError, UsageError, RefusedError) as error:
+                log.info(f"{error}; trying again")
+                self._stopping.wait(backoff.next())
+
+    def _answer_forever(self, link: FleetLink, handler: Handler) -> None:
+        """Until the connection is lost, or nothing is released here: all is stopped, the policy is
+        being edited, or the site's hours are over.
+
+        Who would refuse goes away: a run that waits for it costs its partners nothing, while every
+        attempt that it refused would cost them one.
+        """
+        look_around = time.monotonic() + _LOOK_SECONDS
+        while not self._stopping.is_set():
+            try:
+                incoming = link.pull()
+            except MessageError as error:
+                log.warning(f"ignored: {error}")
+                continue
+            look = incoming is None  # for a while nobody asked
+            if incoming is not None:
+                reply = handler.answer(incoming.data)
+                if reply is not None:
+                    kind = decode_reply(reply).header.kind
+                    look, leaves = kind == "refused", kind in ("release", "joined")
+                    link.reply(incoming, reply, self._refuse_halted if leaves else _always)
+            if look and self._is_closed():
+                return
+            if time.monotonic() > look_around:
+                self._look_around(link)
+                if self._is_closed():
+                    return
+                look_around = time.monotonic() + _LOOK_SECONDS
+
+    def _refuse_halted(self) -> None:
+        """Raises RefusedError once somebody has pressed the red button."""
+        refuse_halted(self._home)
+
+    def _is_closed(self) -> bool:
+        """Whether nothing may be released here now; why, is said once."""
+        why = self._why_closed()
+        if why != self._closed:
+            log.warning(f"off line: {why}" if why else "open again")
+            self._closed = why
+        return bool(why)
+
+    def _why_closed(self) -> str:
+        since = halted(self._home)
+        if since is not None:
+            return f"everything is stopped here since {since.time}"
+        try:
+            policy = self._home.policy
+        except TrustError as error:  # being edited: until it is signed again
+            return f"{error} ({error.hint})"
+        if not policy.is_open(datetime.now().astimezone()):
+            return "outside the hours of this site's policy"
+        return ""
+
+    def _look_around(self, link: FleetLink) -> None:
+        """What an agent does now and then."""
+        with connect(self._home) as api:
+            notify_steward(self._home, api)
+            self._countersign(api)
+            self._send_kept(api)
+            if renew_when_due(self._home, api):
+                link.reload_certificate(context_of(self._home))
+
+    def _send_kept(self, api: CoordinatorApi) -> None:
+        """Extracts that did not arrive; one that is refused for now stops nothing."""
+        try:
+            send_kept(self._home, api)
+        except RefusedError as error:
+            log.info(f"an extract is sent later: {error}")
+
+    def _countersign(self, api: CoordinatorApi) -> None:
+        """Audit logs that do not agree are a matter for people; the ledger protects patients."""
+        with closing(self._home.audit_log()) as audit_log:
+            try:
+                cosign(api, audit_log, self._home.coordinator)
+            except (TrustError, RefusedError, MessageError) as error:
+                log.error(f"audit logs disagree: {error}")
+                last, why = audit_log.last("audit-disagreement"), str(error)[:500]
+                if last is None or last.facts["why"] != why:  # once, not every minute
+                    audit_log.append("audit-disagreement", why=why)
+
+    def _settle_ended(self, api: CoordinatorApi, ledger: Ledger) -> None:
+        """Settle studies that ended while we were away or expired, so that no reservation leaks."""
+        replies = ReplyStore(self._home.directory / "replies", self._home.keystore())
+        for known in known_studies(api):
+            digest = canonical.digest(known.study.encode())
+            if not approval_path(self._home, digest).exists():
+                continue
+            approved = read(self._home, digest)
+            if known.status in UNDER_WAY and not is_expired(approved):
+                continue
+            held = ledger.balance().reservations.get(approved.reservation)
+            if held is not None and not held.settled:
+                study = approved.read_study()
+                settle(ledger, replies, self._home, approved, study)
+                self._extract(study, ledger)
+
+    def _link(self) -> FleetLink:
+        context = context_of(self._home)
+        identity = self._home.identity()
+        return FleetLink(self._home.coordinator.url, context, identity, self._clock)
+
+    def _settled(self, study: Study, ledger: Ledger) -> None:
+        self._worker.unload(study.digest)
+        self._extract(study, ledger)
+
+    def _extract(self, study: Study, ledger: Ledger) -> None:
+        """Sign the extract of a settled study, keep it, and hand it to the coordinator."""
+        document = make_extract(self._home, ledger, study.digest, self._worker.layers)
+        keep(self._home, study.digest, document)
+        try:
+            with connect(self._home) as api:
+                send_kept(self._home, api)
+                self._countersign(api)
+        except FloError as error:
+            log.warning(f"the extract is kept here, and sent later: {error}")
+
+
+class Backoff:
+    """How long to wait before the next try to connect: doubled, with jitter.
+
+    At most 2 s in the first minute, at most 30 s later.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._wait = clock, _FIRST_WAIT
+        self._began: float | None = None  # when the connection was missed first
+
+    def next(self) -> float:
+        """Seconds."""
+        self._began = self._clock() if self._began is None else self._began
+        soon = self._clock() - self._began < _SOON_SECONDS
+        chosen = min(self._wait * random.uniform(0.5, 1.5), _SHORT_WAIT if soon else _LONGEST_WAIT)  # noqa: S311
+        self._wait = min(2 * self._wait, _LONGEST_WAIT)
+        return chosen
+
+
+def _always() -> None:
+    """Refusals and settlements leave in any case."""
+
+
+class _Stop(BaseException):
+    """Raised by the signal handler so that a long poll ends at once."""

@@ -1,0 +1,373 @@
+"""What a site does with one request: decide, compute, write ahead, answer.
+
+    1. the request parses and names this hospital in its cohort;
+    2. nobody has stopped everything here (``flo.clients.home.emergency_stop``), and the study has a
+       valid, unexpired approval of this site's steward, for the installed code, and the site's
+       policy still allows it;
+    3. the relayed heads agree with this ledger (it was not rolled back), partners' are witnessed;
+    4. ``join``: our run key and what we saw of our partners' ledgers; no release. Data and model
+       are loaded now, so that the first attempt, which may cost, need not wait for them;
+    5. the same request gets the same bits; a differing one for an attempt that was answered is
+       refused, never recomputed;
+    6. else the cohort must be admissible (``flo.clients.agent.partners``), and with local noise the
+       same round on the same model gets the same noisy bits under new pads, at charge 0;
+    7. else: compute, mask, write and flush the encrypted reply, commit the ledger row, then answer;
+       if a patient opted out meanwhile, what was computed is thrown away and computed anew.
+       With distributed noise each attempt draws its share anew and is charged.
+
+5 to 7 are step 6 of the protocol in ``flo.privacy.secure_sum.masking``.
+
+Every refusal is one public code; nothing is spent by it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Protocol
+
+import numpy as np
+
+from flo.clients.agent.masking import mask
+from flo.clients.agent.message_log import MessageLog
+from flo.clients.agent.partners import PartnerChecks, PartnerRefused
+from flo.clients.agent.run_keys import RunKeys
+from flo.clients.approvals.approvers import refuse_missing_people
+from flo.clients.home.emergency_stop import refuse_halted
+from flo.clients.home.policy import refuse_violations
+from flo.clients.home.site_home import SiteHome
+from flo.clients.records import approval
+from flo.clients.records.approval import Approval, snapshot_path
+from flo.clients.records.reply_store import ReplyStore
+from flo.clients.records.settlement import settle
+from flo.documents.canonical import Bytes
+from flo.errors import BudgetError, FloError, MessageError, PolicyError, RefusedError, TrustError
+from flo.host.environment import code_digest
+from flo.privacy.accounting.plan import Plan, ring_of
+from flo.privacy.ledger.ledger import Ledger, Released
+from flo.privacy.secure_sum.masking import cohort_digest
+from flo.privacy.secure_sum.ring import Int32Array, Integers
+from flo.protocol.messages import (
+    Purpose,
+    Reply,
+    ReplyHeader,
+    Request,
+    RequestHeader,
+    Values,
+    decode_request,
+    encode_reply,
+)
+from flo.study.document import Study
+from flo.study.models import parameter_count, precision
+from flo.study.parameters import Vector
+
+log = logging.getLogger("flo.clients.agent.handler")
+
+_NOTHING = np.zeros(0, dtype=np.int64)
+
+
+class Releaser(Protocol):
+    """Whoever computes a noisy release: the warm child, or a test's twin of it."""
+
+    def release(
+        self,
+        study: Study,
+        snapshot: Any,
+        snapshot_digest: str,
+        purpose: Purpose,
+        weights: Vector,
+        cohort_size: int,
+    ) -> Integers | Int32Array:
+        """A noisy release. Raises RefusedError for "not ready"."""
+
+    def warm_up(self, study: Study, snapshot: Any, snapshot_digest: str) -> None:
+        """Load what a first release needs. Raises RefusedError for "not ready"."""
+
+    def unload(self, study: str) -> None:
+        """Drop a study's patients from memory."""
+
+
+class Handler:
+    """Answers requests for one site. One at a time; the ledger is its memory."""
+
+    def __init__(
+        self,
+        home: SiteHome,
+        ledger: Ledger,
+        releaser: Releaser,
+        run_keys: RunKeys,
+        on_settled: Callable[[Study], None],
+    ) -> None:
+        self._home, self._ledger, self._releaser = home, ledger, releaser
+        self._hospital, self._code = home.config.hospital, code_digest()
+        self._partners = PartnerChecks(self._hospital, home.identity(), ledger, run_keys)
+        self._replies = ReplyStore(home.directory / "replies", home.keystore())
+        self._message_log = MessageLog(home)
+        self._on_settled = on_settled
+
+    def close(self) -> None:
+        """Enter in the audit log what was only counted, and close it."""
+        self._message_log.close()
+
+    def answer(self, data: Bytes) -> bytes | None:
+        """The reply to send, or None where even the header cannot be read (nothing to answer)."""
+        try:
+            request = decode_request(data)
+        except MessageError as error:
+            log.warning("malformed request", extra={"fields": {"why": str(error)}})
+            self._message_log.malformed(len(data))
+            return None
+        reply = self._answered(request)
+        self._message_log.answered(request.header, reply)
+        return reply
+
+    def _answered(self, request: Request) -> bytes:
+        header = request.header
+        try:
+            return self._decide(request)
+        except PartnerRefused as refusal:
+            log.warning(
+                "refused",
+                extra={"fields": {"code": refusal.code, "why": str(refusal), "run": header.run}},
+            )
+            return self._reply(header, "refused", code=refusal.code, key=refusal.key)
+        except Exception:  # a full disk, a changed file, a bug: the site goes on, says one code
+            log.exception("could not answer")
+            return self._reply(header, "refused", code="not-ready")
+
+    def _decide(self, request: Request) -> bytes:
+        header = request.header
+        approved, study = self._approved(header)
+        self._partners.witness(header, study)
+        match header.kind:
+            case "join":
+                self._prepare(approved, study)
+                key, vouchers = self._partners.join(header, study)
+                self._refuse_halted()
+                return self._reply(header, "joined", key=key, vouchers=vouchers)
+            case "release":
+                values = self._release(request, approved, study)
+                self._refuse_halted()  # what was charged meanwhile stays here
+                return self._reply(header, "release", values, cohort=_cohort_of(header))
+            case "finish":
+                settle(self._ledger, self._replies, self._home, approved, study)
+                self._on_settled(study)
+                return self._reply(header, "settled")
+
+    # 1, 2 ---------------------------------------------------------------------------------------
+
+    def _approved(self, header: RequestHeader) -> tuple[Approval, Study]:
+        if self._hospital not in header.cohort:
+            raise PartnerRefused("malformed", "the cohort does not name this hospital")
+        try:
+            approved = approval.load(self._home, header.study)
+            if header.kind != "finish":
+                self._refuse_withdrawn(header.study)
+                approval.refuse_expired(approved)
+                approval.refuse_other_code(approved, self._code)
+        except FloError as error:
+            raise PartnerRefused("not-approved", str(error)) from error
+        study = approved.read_study()
+        if header.kind != "finish":
+            self._refuse_halted()
+            self._refuse_by_policy(approved)
+        unknown = set(header.cohort) - {hospital.id for hospital in study.hospitals}
+        if unknown:
+            raise PartnerRefused("malformed", "the cohort names hospitals that the study does not")
+        if header.kind == "release":
+            if header.purpose not in study.purposes:
+                raise PartnerRefused("malformed", f"the study has no {header.purpose}")
+            last = study.mechanism.steps if header.purpose == "training" else 1
+            if not 1 <= header.round <= last:
+                raise PartnerRefused("malformed", f"round {header.round} is outside 1..{last}")
+        return approved, study
+
+    def _refuse_halted(self) -> None:
+        try:
+            refuse_halted(self._home)
+        except RefusedError as error:
+            raise PartnerRefused("not-ready", str(error)) from error
+
+    def _refuse_withdrawn(self, study: str) -> None:
+        try:
+            approval.refuse_withdrawn(self._home, study)
+        except RefusedError:
+            self._releaser.unload(study)
+            raise
+
+    def _refuse_by_policy(self, approved: Approval) -> None:
+        """A policy that was tightened after the approval stops the study at the next message."""
+        try:
+            policy = self._home.policy
+        except FloError as error:  # being edited, or forged: until it is signed again
+            raise PartnerRefused("not-ready", str(error)) from error
+        study, decision = approved.read_study(), approved.read_decision()
+        try:
+            refuse_violations(policy, study, self._hospital, approved.epsilon, decision.unconfirmed)
+            refuse_missing_people(
+                policy, decision.study, self._hospital, decision.terms, decision.people
+            )
+        except (PolicyError, TrustError) as error:
+            raise PartnerRefused("not-approved", str(error)) from error
+        if not policy.is_open(datetime.now().astimezone()):
+            raise PartnerRefused("not-ready", "outside the hours of this site's policy")
+
+    # 5, 6, 7 ------------------------------------------------------------------------------------
+
+    def _release(self, request: Request, approved: Approval, study: Study) -> Values:
+        header, key = request.header, request_key(request.header)
+        self._partners.refuse_incomplete(header, study)
+        ring = ring_of(study, Plan.of(study).purpose(header.purpose), len(header.cohort))
+        answered = self._ledger.find_release(key)
+        if answered is not None:
+            if answered.cohort != _cohort_of(header):
+                raise PartnerRefused("conflict", "this attempt was answered for another cohort")
+            return self._kept(header, answered, answered.sent, ring)
+        own = self._partners.admit(header, study)
+        earlier = self._earlier_attempt(header, study)
+        if earlier is not None:
+            noisy = self._kept(header, earlier, earlier.reply, 0)
+            return self._repeat(header, approved, study, earlier, mask(study, header, own, noisy))
+        if request.weights.shape != ((0,) if study.survey else (parameter_count(study),)):
+            raise PartnerRefused("malformed", "the model has another shape than the study's")
+        if request.weights.dtype != precision(study) and not study.survey:
+            raise PartnerRefused("malformed", "the model has another precision than the study's")
+        self._refuse_spent(approved, header.purpose)
+        while True:
+            noisy = self._compute(request, approved, study)
+            values = mask(study, header, own, noisy)
+            with self._home.snapshot_lock():
+                newest = approval.load(self._home, study.digest)
+                self._refuse_halted()
+                if newest.snapshot == approved.snapshot:
+                    sent = reply = self._replies.store(study.digest, values)
+                    if ring and study.mechanism.noise == "local":
+                        reply = self._replies.store(
+                            study.digest, noisy.astype(np.int64, copy=False)
+                        )
+                    self._charge(approved, header, key, _facts(header, reply, sent))
+                    return values
+            approved = newest  # somebody opted out meanwhile: what was computed is thrown away
+
+    def _prepare(self, approved: Approval, study: Study) -> None:
+        snapshot = snapshot_path(self._home, study.digest, approved.snapshot)
+        try:
+            self._releaser.warm_up(study, snapshot, approved.snapshot)
+        except RefusedError as error:
+            raise PartnerRefused("not-ready", str(error)) from error
+
+    def _compute(self, request: Request, approved: Approval, study: Study) -> Integers | Int32Array:
+        try:
+            return self._releaser.release(
+                study,
+                snapshot_path(self._home, study.digest, approved.snapshot),
+                approved.snapshot,
+                request.header.purpose,
+                request.weights,
+                len(request.header.cohort),
+            )
+        except RefusedError as error:
+            raise PartnerRefused("not-ready", str(error)) from error
+
+    def _charge(
+        self, approved: Approval, header: RequestHeader, key: str, facts: dict[str, Any]
+    ) -> None:
+        try:
+            self._ledger.charge(approved.reservation, header.purpose, key, facts)
+        except BudgetError as error:
+            raise PartnerRefused("over-budget", str(error)) from error
+
+    def _repeat(
+        self,
+        header: RequestHeader,
+        approved: Approval,
+        study: Study,
+        earlier: Released,
+        values: Values,
+    ) -> Values:
+        """An earlier attempt's noisy bits once more, under this attempt's pads, at charge 0."""
+        with self._home.snapshot_lock():
+            self._refuse_halted()
+            facts = _facts(header, earlier.reply, self._replies.store(study.digest, values))
+            try:
+                self._ledger.repeat(
+                    approved.reservation, earlier, header.purpose, request_key(header), facts
+                )
+            except BudgetError as error:
+                raise PartnerRefused("settled", str(error)) from error
+        return values
+
+    def _refuse_spent(self, approved: Approval, purpose: Purpose) -> None:
+        """Refuse before computing; ``charge`` decides again inside its transaction."""
+        held = self._ledger.balance().reservations.get(approved.reservation)
+        if held is None or held.settled:
+            raise PartnerRefused("settled", "the study is settled in this ledger")
+        if held.remaining(purpose) < 1:
+            raise PartnerRefused("over-budget", "the study's reservation is used up")
+
+    def _kept(self, header: RequestHeader, answered: Released, digest: str, ring: int) -> Values:
+        """Bits that were kept for a request on the same model."""
+        if answered.model != header.model:
+            raise PartnerRefused("conflict", "this round was answered for another model")
+        try:
+            values = self._replies.load(header.study, digest, ring)
+        except TrustError as error:
+            raise PartnerRefused("settled", str(error)) from error
+        if values is None:
+            raise PartnerRefused("settled", "the reply of this round is no longer kept")
+        return values
+
+    def _earlier_attempt(self, header: RequestHeader, study: Study) -> Released | None:
+        """With local noise an earlier attempt of the round already holds the noisy bits."""
+        if study.mechanism.noise != "local":
+            return None
+        for attempt in range(1, header.attempt):
+            found = self._ledger.find_release(
+                request_key(header.model_copy(update={"attempt": attempt}))
+            )
+            if found is not None:
+                return found
+        return None
+
+    def _reply(
+        self, header: RequestHeader, kind: str, values: Values = _NOTHING, **facts: Any
+    ) -> bytes:
+        ring = 8 * values.itemsize if values.dtype.kind == "u" else 0
+        reply = ReplyHeader.model_validate(
+            {
+                "kind": kind,
+                "hospital": self._hospital,
+                "head": self._ledger.head(),
+                "ring": ring,
+                **header.model_dump(
+                    include={"study", "run", "purpose", "round", "attempt", "model"}
+                ),
+                **facts,
+            }
+        )
+        return encode_reply(Reply(reply, values))
+
+
+def request_key(header: RequestHeader | ReplyHeader) -> str:
+    """What makes a request the same one: study, run, purpose, round and attempt."""
+    return "/".join(
+        (header.study, header.run, header.purpose, str(header.round), str(header.attempt))
+    )
+
+
+def _facts(header: RequestHeader, reply: str, sent: str) -> dict[str, Any]:
+    return {
+        "study": header.study,
+        "run": header.run,
+        "round": header.round,
+        "attempt": header.attempt,
+        "model": header.model,
+        "cohort": _cohort_of(header),
+        "reply": reply,
+        "sent": sent,
+    }
+
+
+def _cohort_of(header: RequestHeader) -> str:
+    return cohort_digest(header.members())

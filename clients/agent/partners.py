@@ -1,0 +1,174 @@
+"""What a site checks of its partners before anything is computed for a request.
+
+Step 2 of the protocol in ``flo.privacy.secure_sum.masking``.
+
+Every claim that the coordinator relays is signed by a hospital and counts only under the
+fingerprint that the approved study names for it; whose certificate the coordinator's authority
+issued does not matter. Nothing here is a release, so a site answers ``join`` as soon as it is up.
+
+What is remembered of a partner, for good: its highest ledger head, and for each run the latest
+epoch of its run key with that key. An equal or lower epoch with another key is refused.
+"""
+
+from __future__ import annotations
+
+from flo.clients.agent.run_keys import OwnKey, RunKeys
+from flo.errors import TrustError
+from flo.keys.claims import HeadAttestation, RunKey
+from flo.keys.identity import Identity
+from flo.privacy.ledger.ledger import Ledger
+from flo.protocol.messages import RefusalCode, RequestHeader
+from flo.study.document import Study
+
+
+class PartnerRefused(Exception):
+    """The answer is a public code. ``key``: our present run key, where theirs is stale."""
+
+    def __init__(self, code: RefusalCode, why: str, key: RunKey | None = None) -> None:
+        super().__init__(why)
+        self.code, self.key = code, key
+
+
+class PartnerChecks:
+    """The other hospitals, as one site sees them."""
+
+    def __init__(
+        self, hospital: str, identity: Identity, ledger: Ledger, run_keys: RunKeys
+    ) -> None:
+        self._hospital, self._identity = hospital, identity
+        self._ledger, self._run_keys = ledger, run_keys
+
+    def witness(self, header: RequestHeader, study: Study) -> None:
+        """Keep partners' heads; our own must be in our ledger, or it was rolled back."""
+        for hospital, head in header.heads.items():
+            try:
+                head.check(_fingerprint(study, hospital))
+            except TrustError as error:
+                raise PartnerRefused("malformed", f"{hospital}: {error}") from error
+            if hospital != self._hospital:
+                self._ledger.witness(head)
+                continue
+            try:
+                self._ledger.confirm(head)
+            except TrustError as error:
+                raise PartnerRefused("rolled-back", str(error)) from error
+
+    def join(
+        self, header: RequestHeader, study: Study
+    ) -> tuple[RunKey, dict[str, HeadAttestation]]:
+        """Our run key, above every one of ours that others hold, and a voucher for each partner."""
+        self._check_keys(header, study)
+        heads = self._ledger.witnessed()
+        own = self._run_keys.join(study.digest, header.run, header.keys.get(self._hospital), heads)
+        vouchers = {
+            hospital: HeadAttestation.given(
+                self._identity, study.digest, header.run, key, heads.get(key.fingerprint)
+            )
+            for hospital, key in header.keys.items()
+            if hospital != self._hospital
+        }
+        return own.public, vouchers
+
+    def refuse_incomplete(self, header: RequestHeader, study: Study) -> None:
+        """Refuse an attempt that does not name enough members, or a key and a head for each."""
+        members, floor = set(header.cohort), study.cohort_floor
+        if len(members) < floor:
+            raise PartnerRefused(
+                "malformed", f"a cohort of {len(members)}; the study's floor is {floor}"
+            )
+        if set(header.keys) != members:
+            raise PartnerRefused(
+                "malformed", "an attempt names one run key for each of its members"
+            )
+        if not members <= set(header.heads):
+            raise PartnerRefused(
+                "malformed", "an attempt relays the ledger head of each of its members"
+            )
+
+    def admit(self, header: RequestHeader, study: Study) -> OwnKey:
+        """Refuse an attempt that we may not take part in; returns the key to mask it with. [2]
+
+        A study has one run: under another name for it, what was released before would not count.
+        """
+        _, run = self._ledger.last_release(study.digest)
+        if run not in (None, header.run):
+            raise PartnerRefused("conflict", f"this study is in {run} here, and has no second run")
+        self._check_keys(header, study)
+        own = self._run_keys.join(
+            study.digest, header.run, header.keys[self._hospital], self._ledger.witnessed()
+        )
+        if header.keys[self._hospital].key != own.public.key:
+            raise PartnerRefused(
+                "stale-key", "the attempt names another run key of ours", own.public
+            )
+        self._check_heads(header, own)
+        if not own.confirmed:
+            self._confirm(header, study, own)
+        try:
+            own.secrets([key for key in header.keys.values() if key != own.public])
+        except TrustError as error:
+            raise PartnerRefused("malformed", str(error)) from error
+        own.seen.update(
+            {header.heads[name].fingerprint: header.heads[name] for name in header.cohort}
+        )
+        return own
+
+    def _check_heads(self, header: RequestHeader, own: OwnKey) -> None:
+        """Refuse old ledger heads: of ours, all that we released in this study must be covered.
+
+        Heads are part of the cohort digest, so whoever shows one hospital an older head than
+        another gets no sum. A hospital whose ledger was rolled back is stopped by every partner in
+        the cohort that saw more. What other runs relayed meanwhile does not count: it may be newer.
+        """
+        released, _ = self._ledger.last_release(header.study)
+        for name in header.cohort:
+            head = header.heads[name]
+            seen = own.seen.get(head.fingerprint)
+            least = released if name == self._hospital else seen.sequence if seen else 0
+            if head.sequence < least:
+                raise PartnerRefused("stale-key", f"an older ledger head of {name}", own.public)
+            if seen is not None and head.sequence == seen.sequence and head.hash != seen.hash:
+                raise PartnerRefused(
+                    "malformed", f"the ledger of {name} forked at row {head.sequence}"
+                )
+
+    def _check_keys(self, header: RequestHeader, study: Study) -> None:
+        for hospital, key in header.keys.items():
+            try:
+                key.check(study.digest, header.run, _fingerprint(study, hospital))
+                if hospital != self._hospital:
+                    self._ledger.see_run_key(study.digest, header.run, hospital, key)
+            except TrustError as error:
+                raise PartnerRefused("malformed", f"{hospital}: {error}") from error
+
+    def _confirm(self, header: RequestHeader, study: Study, own: OwnKey) -> None:
+        """After a start nothing is released before a partner confirmed the head of our ledger."""
+        if len(study.hospitals) == 1:
+            return
+        voucher = header.vouchers.get(self._hospital)
+        own_claim = (own.public.fingerprint, own.public.key)
+        if voucher is None or (voucher.hospital, voucher.key) != own_claim:
+            raise PartnerRefused(
+                "unconfirmed", "no partner has confirmed our ledger's head", own.public
+            )
+        signers = {h.fingerprint for h in study.hospitals if h.id != self._hospital}
+        try:
+            if voucher.fingerprint not in signers:
+                raise TrustError("a voucher of someone who is no partner")
+            voucher.check(study.digest, header.run, voucher.fingerprint)
+        except TrustError as error:
+            raise PartnerRefused("malformed", str(error)) from error
+        try:
+            if voucher.head is not None:
+                self._ledger.confirm(voucher.head)
+        except TrustError as error:
+            raise PartnerRefused("rolled-back", str(error)) from error
+        own.confirmed = True
+
+
+def _fingerprint(study: Study, hospital: str) -> str:
+    """The fingerprint that the study names for a hospital. Raises Refusal for a stranger."""
+    for partner in study.hospitals:
+        if partner.id == hospital:
+            return partner.fingerprint
+    raise PartnerRefused("malformed", "a claim of a hospital that the study does not name")

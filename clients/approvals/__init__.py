@@ -1,0 +1,1 @@
+"""Decisions on a study: approved, declined, withdrawn; approvers, fingerprints, yearly limit."""

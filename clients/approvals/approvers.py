@@ -1,0 +1,151 @@
+"""The people who may approve: a key each, and the yes they say with it.
+
+The site's policy names them and how many must say yes. A yes waits beside the approvals until the
+others' are there; nothing is reserved meanwhile.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from pydantic import Field
+
+from flo.clients.home.policy import Policy
+from flo.clients.home.site_home import SiteHome
+from flo.clients.records.approval import pending_path
+from flo.documents.document import Document, read_json
+from flo.errors import PolicyError, TrustError, UsageError
+from flo.keys.identity import Identity
+from flo.protocol.decisions import PersonApproval, Terms
+from flo.storage.files import write_private
+from flo.study.document import Study
+
+_SHORTEST, _LIMIT = 12, 1 << 20
+
+
+class _PendingApprovals(Document):
+    """Those who have said yes, and wait for others."""
+
+    schema_version: Literal[1] = 1
+    people: Annotated[tuple[PersonApproval, ...], Field(max_length=8)]
+
+
+def add_approver(
+    home: SiteHome, study: Study, terms: Terms, key: Identity | None
+) -> tuple[PersonApproval, ...]:
+    """Everyone who has said yes to a study on these terms, whoever holds ``key`` included.
+
+    A yes on other terms, or of one whom the policy no longer names so, is dropped.
+
+    Raises:
+        PolicyError: the policy names people and no key was given, or a stranger's, or that of one
+        who has said yes already; or it names none and one was given.
+    """
+    policy, hospital = home.policy, home.config.hospital
+    if not policy.people:
+        if key is not None:
+            raise PolicyError(
+                "the site's policy names no people, so no key of a person is needed",
+                hint="add them under [[people]] in policy.toml, then: flo site policy --sign",
+            )
+        return ()
+    if key is None:
+        raise PolicyError(
+            "the site's policy names the people who may approve, each with a key of their own",
+            hint="flo site approve STUDY --person KEY",
+        )
+    person, path = policy.person(key), pending_path(home, study.digest)
+    earlier: tuple[PersonApproval, ...] = ()
+    if path.exists():
+        kept = read_json(_PendingApprovals, path, limit=_LIMIT).people
+        earlier = tuple(
+            given for given in kept if given.terms == terms.digest and _is_named(policy, given)
+        )
+    if any(given.name == person.name for given in earlier):
+        if len(earlier) >= policy.approvers:
+            return earlier
+        raise PolicyError(
+            f"{person.name} has said yes already; this policy asks for {policy.approvers} people",
+            hint="another person approves with a key of their own",
+        )
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    own = PersonApproval.given(
+        key, person.name, person.role, study.digest, hospital, terms.digest, now
+    )
+    people = (*earlier, own)
+    home.record("person-approved", study.digest, name=person.name, role=person.role)
+    write_private(path, _PendingApprovals(people=people).to_bytes())
+    return people
+
+
+def _is_named(policy: Policy, given: PersonApproval) -> bool:
+    """Whether the policy still names who said this yes, with that role and key."""
+    return any(
+        (person.name, person.role, person.public) == (given.name, given.role, given.public)
+        for person in policy.people
+    )
+
+
+def refuse_missing_people(
+    policy: Policy,
+    study: str,
+    hospital: str,
+    terms: Terms,
+    people: tuple[PersonApproval, ...],
+) -> None:
+    """Raises PolicyError or TrustError unless as many said yes as the policy asks for.
+
+    Each to this study (its digest) on these terms, by the key that the policy names for them, and
+    nobody twice.
+    """
+    if not policy.people:
+        return
+    known = {person.name: person for person in policy.people}
+    for given in people:
+        person = known.get(given.name)
+        if person is None or person.role != given.role:
+            raise PolicyError(f"{given.name} ({given.role}) is not among the policy's people")
+        given.check(study, hospital, terms.digest, person.fingerprint)
+    if len({given.name for given in people}) < policy.approvers:
+        raise PolicyError(
+            f"{len(people)} of {policy.approvers} people have said yes",
+            hint="flo site approve STUDY --person KEY, with another person's key",
+        )
+
+
+def new_key(path: Path, passphrase: bytes) -> Identity:
+    """Make a key (PKCS 8, encrypted). Raises UsageError: the file exists, a short passphrase."""
+    if path.exists():
+        raise UsageError(f"{path} exists already", hint="choose another --out")
+    if len(passphrase) < _SHORTEST:
+        raise UsageError(f"a passphrase has at least {_SHORTEST} characters")
+    identity = Identity.new()
+    pem = identity.key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(passphrase),
+    )
+    write_private(path, pem)
+    return identity
+
+
+def load_key(path: Path, passphrase: bytes) -> Identity:
+    """Raises UsageError if there is none, TrustError for a wrong passphrase or another file."""
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=passphrase)
+    except FileNotFoundError as error:
+        raise UsageError(f"no key at {path}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise TrustError(
+            f"{path} is not opened by this passphrase, or is no key made by `flo site person`"
+        ) from error
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return Identity.read(pem, str(path))

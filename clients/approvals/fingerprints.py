@@ -1,0 +1,101 @@
+"""Whose fingerprint the steward has compared, by telephone or in person.
+
+A study names every partner's fingerprint, and the coordinator wrote the study. That the key behind
+a name is that hospital's own is known only from asking it. Under distributed noise a patient is
+protected by the noise of partners, so who they are matters: with more than b of them unconfirmed
+the coordinator could be all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from flo.clients.home.site_home import SiteHome
+from flo.documents.document import Document, parse, read_json
+from flo.errors import PolicyError, TrustError, UsageError
+from flo.keys.claims import Digest
+from flo.keys.identity import format_fingerprint, parse_fingerprint
+from flo.storage.files import write_private
+from flo.study.document import Identifier, Study
+
+_LIMIT = 1 << 20
+
+
+class AddressBook(Document):
+    """``partners.json`` in the site's folder: hospital -> fingerprint."""
+
+    schema_version: Literal[1] = 1
+    confirmed: dict[Identifier, Digest] = Field(default_factory=dict)
+
+    @classmethod
+    def load(cls, home: SiteHome) -> AddressBook:
+        """The site's own; where there is no file yet, nobody is confirmed."""
+        path = home.directory / "partners.json"
+        if not path.exists():
+            return cls()
+        return read_json(cls, path, limit=_LIMIT)
+
+    def confirm(self, home: SiteHome, entries: dict[str, str]) -> AddressBook:
+        """Keep fingerprints as they were read out, and enter them in the audit log.
+
+        Spaces and capitals do not matter.
+
+        Raises:
+            UsageError: not a fingerprint.
+        """
+        plain = {name: parse_fingerprint(text) for name, text in entries.items()}
+        document = {"schema_version": 1, "confirmed": {**self.confirmed, **plain}}
+        book = parse(AddressBook, document, "fingerprints (64 hexadecimal digits each)")
+        write_private(home.directory / "partners.json", book.to_bytes())
+        for hospital in entries:
+            home.record(
+                "partner-confirmed", hospital=hospital, fingerprint=book.confirmed[hospital]
+            )
+        return book
+
+    def unconfirmed(self, study: Study, hospital: str) -> list[str]:
+        """Partners in the study whose fingerprints were not compared.
+
+        Raises:
+            TrustError: the study names another key for a partner than the one that was compared.
+        """
+        missing = []
+        for partner in study.hospitals:
+            if partner.id == hospital:
+                continue
+            known = self.confirmed.get(partner.id)
+            if known is None:
+                missing.append(partner.id)
+            elif known != partner.fingerprint:
+                raise TrustError(
+                    f"the study names another key for {partner.id} than the one you compared: "
+                    f"{format_fingerprint(partner.fingerprint)}",
+                    hint=f"ask {partner.id}; if its key really changed, `flo site confirm` it anew",
+                )
+        return missing
+
+
+def refuse_strangers(study: Study, unconfirmed: Sequence[str], *, if_broken: bool) -> None:
+    """Raises PolicyError for distributed noise with too many partners nobody has asked."""
+    if study.mechanism.noise == "local" or if_broken or len(unconfirmed) <= study.colluders:
+        return
+    raise PolicyError(
+        f"{len(unconfirmed)} partners are unconfirmed ({', '.join(unconfirmed)}), and this study's "
+        f"distributed noise holds against at most {study.colluders} that collude",
+        hint="compare fingerprints by telephone, then `flo site confirm HOSPITAL=FINGERPRINT ...`; "
+        "or approve with --as-if-broken, which charges ε as if every upload were seen",
+    )
+
+
+def parse_entries(texts: list[str]) -> dict[str, str]:
+    """``HOSPITAL=FINGERPRINT`` words. Raises UsageError."""
+    entries = {}
+    for text in texts:
+        hospital, found, fingerprint = text.partition("=")
+        if not found:
+            raise UsageError(f"{text!r} is not HOSPITAL=FINGERPRINT")
+        entries[hospital.strip()] = fingerprint
+    return entries

@@ -1,0 +1,59 @@
+"""What a site's policy allows in 365 days, beside what the ledger allows for life."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from flo.clients.home.policy import Policy
+from flo.errors import BudgetError
+from flo.privacy.accounting.life_budget import SUB_LEDGERS, LifetimeBudget
+from flo.privacy.accounting.plan import Plan
+from flo.privacy.ledger.ledger import Ledger
+from flo.privacy.report.budget_view import committed_since
+from flo.study.document import Study
+
+
+def refuse_over_a_year(
+    policy: Policy,
+    ledger: Ledger,
+    study: Study,
+    population: str,
+    *,
+    if_broken: bool,
+    now: datetime,
+) -> None:
+    """Raises BudgetError if the last year's approvals and this one exceed the policy's ε a year.
+
+    Like the ledger's own gate: the year's (ε, δ) is converted once, and costs are added at its one
+    order (``flo.privacy.accounting.life_budget``).
+    """
+    if policy.largest_epsilon_a_year is None:
+        return
+    balance, rows = ledger.balance(), list(ledger.rows())
+    try:
+        year = LifetimeBudget.create(policy.largest_epsilon_a_year, balance.lives[population].delta)
+    except ValueError as error:
+        raise BudgetError(
+            f"largest_epsilon_a_year = {policy.largest_epsilon_a_year:g} in the site's policy has "
+            f"no room for any study: {error}"
+        ) from error
+    plan = Plan.charged(study, if_broken=if_broken)
+    for sub_ledger in SUB_LEDGERS:
+        used = committed_since(
+            rows, balance, population, a_year_before(now), year.order, sub_ledger
+        )
+        cost = plan.cost(sub_ledger, year.order)
+        if not used + cost <= year.renyi:
+            fits = year.largest_epsilon(year.renyi - used, study.mechanism.delta)
+            raise BudgetError(
+                f"largest_epsilon_a_year = {policy.largest_epsilon_a_year:g} in the site's policy: "
+                f"{year.share(used):.1%} of it was taken in {sub_ledger} in the last 365 days, and "
+                f"this study takes {year.share(cost):.1%}; the largest ε that would fit is "
+                f"{fits:.4f}",
+                hint="wait, or ask the coordinator for a study with less",
+            )
+
+
+def a_year_before(moment: datetime) -> datetime:
+    """Since when reservations count towards ``largest_epsilon_a_year``."""
+    return moment - timedelta(days=365)

@@ -1,0 +1,311 @@
+"""The site's only contact with Flower: the Fleet protocol, spoken without running foreign code.
+
+No app bundle is fetched and nothing is executed; a message is a record of bytes that
+``flo.clients.agent.handler`` reads. Flower's types do not travel further than this module.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import secrets
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import httpx
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app.message import remove_content_from_message
+from flwr.common.constant import TIMESTAMP_HEADER
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    PullObjectRequest,
+    PushObjectRequest,
+)
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supercore.interceptors.http.utils import add_headers
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from google.protobuf.message import DecodeError
+
+from flo.clients.connection.coordinator_api import CappedTransport
+from flo.clients.connection.coordinator_clock import CoordinatorClock
+from flo.clients.connection.large_bodies import LargeBodyClient
+from flo.errors import MessageError, NetworkError, TrustError
+from flo.keys.identity import Identity
+from flo.protocol.messages import MAX_INLINE_BYTES, MAX_MESSAGE_BYTES
+
+_HEARTBEAT_SECONDS = 3.0
+_ALIVE_SECONDS = 10.0  # the least that Flower takes; offline after twice that
+_RECORD, _BODY, _PARCEL, _SIZE = "flo", "message", "parcel", "size"
+_MAX_OBJECTS = 3  # a message, its record dictionary, one record of bytes
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A request's bytes and, opaque, what is needed to answer it."""
+
+    data: bytes | memoryview
+    message: Any
+
+
+class FleetLink:
+    """A connection to the coordinator's Fleet calls, with its heartbeat. Use as a context."""
+
+    def __init__(
+        self, url: str, context: ssl.SSLContext, identity: Identity, clock: CoordinatorClock
+    ) -> None:
+        self._url, self._context, self._identity = url, context, identity
+        self._clock = clock
+        self._client, self._parcels = self._new_client(), self._new_parcels()
+        self._node = Node()
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> FleetLink:
+        key = public_key_to_bytes(self._identity.key.public_key())
+        wish = ActivateNodeRequest(public_key=key, heartbeat_interval=_ALIVE_SECONDS)
+        try:
+            response = self._call(self._client.ActivateNode, wish)
+        except BaseException:
+            self._close()
+            raise
+        self._node = Node(node_id=response.node_id)
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        # If the coordinator is gone its own clock will mark us offline.
+        with contextlib.suppress(httpx.HTTPError):
+            self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
+        self._close()
+
+    def _close(self) -> None:
+        self._client.close()
+        self._parcels.close()
+
+    def reload_certificate(self, context: ssl.SSLContext) -> None:
+        """Go on as the same node under a renewed certificate; the old one ends when it is shown."""
+        self._context = context
+        before = self._client, self._parcels
+        self._client, self._parcels = self._new_client(), self._new_parcels()
+        for link in before:
+            link.close()
+
+    def pull(self) -> Incoming | None:
+        """Wait for the next request, up to the gateway's hold; None if none came.
+
+        Raises:
+            NetworkError, TrustError: see ``_call``. MessageError: not a record of bytes, or its run
+            is over.
+        """
+        response = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
+        if not response.messages_list:
+            return None
+        metadata = response.messages_list[0].metadata
+        trees = list(response.message_object_trees)[:1]
+        objects = [tree.object_id for tree in iterate_object_tree(trees[0])] if trees else []
+        if not 1 <= len(objects) <= _MAX_OBJECTS:
+            raise MessageError(f"a message of {len(objects)} objects, limit {_MAX_OBJECTS}")
+        contents = {name: self._pull_object(metadata.run_id, name) for name in objects}
+        self._call_in_run(
+            self._client.ConfirmMessageReceived,
+            ConfirmMessageReceivedRequest(
+                node=self._node, run_id=metadata.run_id, message_object_id=metadata.message_id
+            ),
+        )
+        try:
+            message = inflate_object_from_contents(metadata.message_id, contents)
+        except Exception as error:  # whatever Flower's parsers raise on what another party sent
+            raise MessageError("a message that cannot be read") from error
+        if not isinstance(message, Message) or not message.has_content():
+            raise MessageError("a message without content")
+        message.metadata.__dict__["_message_id"] = metadata.message_id
+        record = message.content.config_records.get(_RECORD, ConfigRecord())
+        head, name, size = record.get(_BODY), record.get(_PARCEL), record.get(_SIZE)
+        if not isinstance(head, bytes):
+            raise MessageError("a message that is not a record of bytes")
+        if name is None:
+            return Incoming(head, message)
+        if not isinstance(name, str) or type(size) is not int or not 0 < size < MAX_MESSAGE_BYTES:
+            raise MessageError("a message whose parcel has no name or size")
+        data = self._parcels.fetch(name, head, size)
+        return Incoming(data, message)
+
+    def reply(
+        self, incoming: Incoming, data: bytes, may_leave: Callable[[], None] = lambda: None
+    ) -> None:
+        """Send the answer to ``incoming``.
+
+        ``may_leave``: raises if it may not leave any more; asked before each part of it does.
+
+        Raises:
+            NetworkError, TrustError: see ``_call``. MessageError: they ask for what is not there,
+            or the run is over.
+        """
+        record, name = ConfigRecord({_BODY: data}), ""
+        if len(data) > MAX_INLINE_BYTES:
+            name = secrets.token_hex(16)
+            record = ConfigRecord({_PARCEL: name, _SIZE: len(data)})
+        message = Message(RecordDict({_RECORD: record}), reply_to=incoming.message)
+        # The reply expires with its request, and not by this machine's clock.
+        asked = incoming.message.metadata
+        message.metadata.created_at, message.metadata.ttl = asked.created_at, asked.ttl
+        with no_object_id_recompute():
+            message.metadata.__dict__["_message_id"] = message.object_id
+            objects = get_all_nested_objects(message)
+            response = self._call_in_run(
+                self._client.PushMessages,
+                PushMessagesRequest(
+                    node=self._node,
+                    messages_list=[message_to_proto(remove_content_from_message(message))],
+                    message_object_trees=[get_object_tree(message)],
+                    clientapp_runtime_list=[0.0],
+                ),
+            )
+            if not set(response.objects_to_push) <= set(objects):
+                raise MessageError("the coordinator asks for a part that this reply does not have")
+            for identifier in response.objects_to_push:
+                may_leave()
+                self._call_in_run(
+                    self._client.PushObject,
+                    PushObjectRequest(
+                        node=self._node,
+                        run_id=message.metadata.run_id,
+                        object_id=identifier,
+                        object_content=objects[identifier].deflate(),
+                        session_id=response.session_id,
+                    ),
+                )
+        if name:
+            self._parcels.offer(message.metadata.run_id, name, memoryview(data), may_leave)
+
+    def _pull_object(self, run: int, identifier: str) -> bytes:
+        response = self._call_in_run(
+            self._client.PullObject,
+            PullObjectRequest(node=self._node, run_id=run, object_id=identifier),
+        )
+        if not response.object_found or not response.object_available:
+            raise NetworkError("a part of a message is no longer there")
+        return bytes(response.object_content)
+
+    def _beat(self) -> None:
+        client, context = self._new_client(), self._context
+        while not self._stop.wait(_HEARTBEAT_SECONDS):
+            if context is not self._context:
+                client.close()
+                client, context = self._new_client(), self._context
+            try:
+                client.SendNodeHeartbeat(
+                    SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=_ALIVE_SECONDS)
+                )
+            except httpx.HTTPError:
+                continue  # the main connection notices and reports; the next beat may arrive
+        client.close()
+
+    def _new_parcels(self) -> LargeBodyClient:
+        key = public_key_to_bytes(self._identity.key.public_key())
+        return LargeBodyClient(self._url, self._context, (FLEET_HTTP_PUBLIC_KEY_HEADER, key))
+
+    def _new_client(self) -> FleetHttpClient:
+        client = FleetHttpClient(
+            self._url,
+            verify=self._context,
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                _Signing(self._identity, self._clock),
+            ],
+        )
+        # Flower's own client follows redirects and reads replies of any size.
+        client._client.close()
+        client._client = httpx.Client(
+            transport=CappedTransport(self._url, self._context, MAX_MESSAGE_BYTES),
+            timeout=30.0,
+            follow_redirects=False,
+            event_hooks={"response": [self._clock.hear]},
+        )
+        return client
+
+    def _call_in_run(self, method: Any, request: Any) -> Any:
+        """A call about a message of a run. Flower refuses it like a stranger's once that is over.
+
+        Should this hospital be the one that is refused, its next pull says so.
+        """
+        try:
+            return self._call(method, request)
+        except TrustError as error:
+            raise MessageError("a message of a run that is over") from error
+
+    def _call(self, method: Any, request: Any) -> Any:
+        """Make a call.
+
+        Raises:
+            NetworkError: not reachable, or it cannot be read; or Flower does not accept our node or
+            the time that we signed (401): a new connection mends both. TrustError: we are refused.
+        """
+        try:
+            return method(request)
+        except httpx.HTTPStatusError as error:
+            status = error.response.status_code
+            if status == 403:
+                raise TrustError(
+                    "the coordinator refuses this hospital",
+                    hint="the certificate may be revoked; ask the coordinator",
+                ) from error
+            raise NetworkError(f"the coordinator answered {status}") from error
+        except (httpx.HTTPError, DecodeError, ValueError) as error:
+            raise NetworkError(
+                f"the connection to {self._url} was lost ({type(error).__name__})"
+            ) from error
+
+
+class _Signing:
+    """Flower's headers of an agent's call: its key, the time, and the time signed by that key.
+
+    Flower's own class signs this machine's time, and a coordinator whose clock is 5 s behind or
+    305 s ahead refuses it. Here the time is the coordinator's. TLS proves who calls, and the
+    gateway that the key is the caller's.
+    """
+
+    def __init__(self, identity: Identity, clock: CoordinatorClock) -> None:
+        self._key, self._clock = identity.key, clock
+        self._public = base64.b64encode(public_key_to_bytes(self._key.public_key())).decode()
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Sign the call and pass it on."""
+        now = self._clock.now().isoformat()
+        signature = base64.b64encode(sign_message(self._key, now.encode("ascii"))).decode()
+        signed = {
+            FLEET_HTTP_PUBLIC_KEY_HEADER: self._public,
+            TIMESTAMP_HEADER: now,
+            FLEET_HTTP_SIGNATURE_HEADER: signature,
+        }
+        add_headers(context.request, signed)
+        return call_next(context)

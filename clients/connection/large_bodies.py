@@ -1,0 +1,95 @@
+"""Large bodies past Flower's messages, over mutual TLS: fetched at once, offered until taken."""
+
+from __future__ import annotations
+
+import base64
+import ssl
+from collections.abc import Callable, Iterator
+
+import httpx
+import numpy as np
+
+from flo.clients.connection.coordinator_api import CappedTransport
+from flo.errors import MessageError, NetworkError, TrustError
+from flo.protocol.large_bodies import FETCH_PATH, NAME_HEADER, OFFER_PATH, RUN_HEADER, chunks
+from flo.protocol.messages import MAX_MESSAGE_BYTES
+
+_TIMEOUT = httpx.Timeout(30.0, read=900.0, write=900.0, connect=5.0)
+
+
+class LargeBodyClient:
+    """``public_key``: of this hospital's agent, as Flower knows it, and its header's name."""
+
+    def __init__(self, url: str, context: ssl.SSLContext, public_key: tuple[str, bytes]) -> None:
+        header, key = public_key
+        self._url = url
+        self._http = httpx.Client(
+            base_url=url,
+            transport=CappedTransport(url, context, MAX_MESSAGE_BYTES),
+            timeout=_TIMEOUT,
+            follow_redirects=False,
+            headers={header: base64.b64encode(key).decode()},
+        )
+
+    def close(self) -> None:
+        """Close the connections; a parcel on its way is lost."""
+        self._http.close()
+
+    def fetch(self, name: str, head: bytes, size: int) -> memoryview:
+        """``head`` and the ``size`` bytes of this parcel behind it.
+
+        Raises:
+            MessageError: it is not there any more, or of another size. NetworkError, TrustError.
+        """
+        data = np.empty(len(head) + size, dtype=np.uint8).data
+        data[: len(head)] = head
+        there = len(head)
+        try:
+            with self._http.stream("POST", FETCH_PATH, headers={NAME_HEADER: name}) as response:
+                self._refuse(response)
+                for piece in response.iter_raw():
+                    if there + len(piece) > len(data):
+                        raise MessageError(f"a parcel of more than {size} bytes")
+                    data[there : there + len(piece)] = piece
+                    there += len(piece)
+        except httpx.HTTPError as error:
+            raise self._lost(error) from error
+        if there != len(data):
+            raise MessageError(f"a parcel of {there - len(head)} bytes, {size} were announced")
+        return data
+
+    def offer(self, run: int, name: str, body: memoryview, may_leave: Callable[[], None]) -> None:
+        """Wait until it was taken, or is no longer wanted. Raises NetworkError, TrustError.
+
+        ``run``: Flower's id of the run that it is for. ``may_leave``: asked before each piece;
+        what it raises ends the upload.
+        """
+
+        def held() -> Iterator[bytes]:
+            for piece in chunks(body):
+                may_leave()
+                yield piece
+
+        headers = {NAME_HEADER: name, RUN_HEADER: str(run), "content-length": str(len(body))}
+        try:
+            response = self._http.post(OFFER_PATH, content=held(), headers=headers)
+        except httpx.HTTPError as error:
+            raise self._lost(error) from error
+        if response.status_code != 409:  # a newer request is there already
+            self._refuse(response)
+
+    @staticmethod
+    def _refuse(response: httpx.Response) -> None:
+        status = response.status_code
+        if status in (401, 403):
+            raise TrustError(
+                f"the coordinator refuses this hospital (status {status})",
+                hint="the certificate may be revoked; ask the coordinator",
+            )
+        if status == 404:
+            raise MessageError("a parcel that is not there any more")
+        if status != 200:
+            raise NetworkError(f"the coordinator answered {status}")
+
+    def _lost(self, error: httpx.HTTPError) -> NetworkError:
+        return NetworkError(f"the connection to {self._url} was lost ({type(error).__name__})")

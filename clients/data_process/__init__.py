@@ -1,0 +1,1 @@
+"""The confined process that holds patients, and the pipe to it."""

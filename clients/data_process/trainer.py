@@ -1,0 +1,98 @@
+"""From a snapshot and a model to one release: clip or count, round, add noise.
+
+``flo.privacy`` decides what is summed and how much noise it takes; this runs it. The exact sum
+never leaves ``release``. Nothing here depends on how often, when or for whom it is called.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from flo.clients.records.snapshot import Snapshot
+from flo.errors import UsageError
+from flo.privacy.accounting.plan import Plan, noise_shares
+from flo.privacy.gradients.augmentation import augmented, copies
+from flo.privacy.gradients.bookkeeping import binary_loss
+from flo.privacy.gradients.step import PrivateStep
+from flo.privacy.mechanisms.discrete_gaussian import Noise, SystemNoise
+from flo.privacy.releases import evaluation, least_squares, survey
+from flo.privacy.secure_sum import ring
+from flo.protocol.messages import Purpose
+from flo.study import models
+from flo.study.document import Study
+from flo.study.parameters import Vector
+from flo.study.synthetic import made_up_inputs
+
+
+class Trainer:
+    """One approved study on one frozen snapshot."""
+
+    def __init__(
+        self,
+        study: Study,
+        snapshot: Snapshot,
+        *,
+        device: str = "cpu",
+        noise: Noise | None = None,
+        step: PrivateStep | None = None,
+    ) -> None:
+        """``step``: one of the same study, to share; it holds nothing of any patient."""
+        self._study, self._snapshot = study, snapshot
+        self._noise = noise or SystemNoise()
+        self._plan = Plan.of(study)
+        if step := step or private_step(study, device):
+            self._step = step
+            self._batches = step.batches(augmented(study, snapshot.training))
+
+    def release(self, purpose: Purpose, weights: Vector, cohort_size: int) -> npt.NDArray[np.int64]:
+        """The noisy sum on its grid, shape (length of the purpose's mechanism,)."""
+        mechanism = self._plan.purpose(purpose).mechanism
+        match purpose:
+            case "training" if self._study.mechanism.algorithm == "least-squares":
+                exact = least_squares.clipped_sum(self._study, self._snapshot.training)
+            case "training":
+                chosen = mechanism.choose(self._snapshot.training.count, self._noise)
+                with models.as_many_threads_as_help(self._study):
+                    exact = self._step.clipped_sum(weights, self._batches, chosen)
+                exact /= copies(self._study)
+            case "evaluation":
+                exact = evaluation.sums(self._study, weights, self._snapshot.held_out)
+            case "survey":
+                exact = survey.counts(self._study, self._snapshot.training)
+                exact += survey.counts(self._study, self._snapshot.held_out)
+        shares = noise_shares(self._study, cohort_size)
+        limit = ring.clamp_bound(self._study.largest_size) if self._study.masked else None
+        return mechanism.release(exact, self._noise, shares=shares, limit=limit)
+
+
+def private_step(study: Study, device: str) -> PrivateStep | None:
+    """The step that a study trains by; None if it takes none."""
+    if study.survey or study.mechanism.algorithm != "fedavgm":
+        return None
+    return PrivateStep(
+        models.build(study),
+        binary_loss,
+        study.mechanism.clip * copies(study),
+        examples=made_up_inputs(study.data),
+        batch=models.largest_batch(study, copies(study)),
+        many_records=study.data.records_per_patient == "many" or copies(study) > 1,
+        device=device,
+    )
+
+
+def choose_device(wanted: str) -> str:
+    """``auto``, ``cpu`` or ``cuda`` to a device that is there.
+
+    Raises:
+        UsageError: cuda was asked for and is not there.
+    """
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device = cuda, but torch sees no CUDA device", hint="use device = auto")
+    if wanted not in ("cpu", "cuda"):
+        raise UsageError(f"device {wanted!r} is not one of auto, cpu, cuda")
+    return wanted

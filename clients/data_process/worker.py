@@ -1,0 +1,310 @@
+"""The warm child that holds data, model and GPU, and the pipe that joins it to the agent.
+
+The parent (network, ledger, approvals) never loads patients or torch. The child has no network
+business and no ledger: it gets a study, a snapshot and a model, and answers with a release that is
+already noisy. Frames on the pipe are 4 bytes of header length, a JSON header, 8 bytes of body
+length, and a body. If the child dies it is started again; the agent says "not ready" meanwhile. One
+that does not answer in ten minutes, or in twice a round's deadline if that is more, is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from flo.documents import canonical
+from flo.documents.text import escape_for_terminal
+from flo.errors import MessageError, RefusedError
+from flo.privacy.secure_sum.ring import Int32Array, Integers
+from flo.protocol.messages import Purpose
+from flo.study.document import Study
+from flo.study.parameters import Vector
+
+log = logging.getLogger("flo.clients.data_process.worker")
+
+_HEADER_LIMIT = 1 << 20
+_BODY_LIMIT = 1 << 32
+_LONGEST_LINE = 65_536
+_PIPE_BYTES = 1 << 20
+_LONGEST_SECONDS, _DEADLINES = 600.0, 2.0
+
+
+def write_frame(pipe: IO[bytes], header: dict[str, Any], body: bytes | memoryview = b"") -> None:
+    """Write one frame and flush it: a header's length and JSON, a body's length and bytes.
+
+    Lengths are big-endian, of 4 and of 8 bytes. ``read_frame`` is its counterpart.
+    """
+    head = canonical.encode(header)
+    pipe.write(len(head).to_bytes(4, "big") + head + len(body).to_bytes(8, "big"))
+    pipe.write(body)
+    pipe.flush()
+
+
+def read_frame(pipe: IO[bytes]) -> tuple[dict[str, Any], memoryview] | None:
+    """The next frame, or None when the other side has closed the pipe.
+
+    Raises:
+        MessageError: header or body is larger than a frame's may be, or the header is no object.
+    """
+    prefix = pipe.read(4)
+    if len(prefix) < 4:
+        return None
+    size = _within(_HEADER_LIMIT, "header", prefix)
+    header = canonical.decode(pipe.read(size), limit=_HEADER_LIMIT, what="frame")
+    if not isinstance(header, dict):
+        raise MessageError("a frame's header is a JSON object")
+    length = _within(_BODY_LIMIT, "body", pipe.read(8))
+    body = np.empty(length, dtype=np.uint8).data
+    there = 0
+    while there < length:
+        size = pipe.readinto(body[there:])  # type: ignore[attr-defined]
+        if not size:
+            return None
+        there += size
+    return header, body
+
+
+def _within(limit: int, part: str, announced: bytes) -> int:
+    size = int.from_bytes(announced, "big")
+    if size > limit:
+        raise MessageError(f"a frame whose {part} has {size} bytes, of at most {limit}")
+    return size
+
+
+class DataProcess:
+    """The parent's handle on the child."""
+
+    def __init__(
+        self,
+        device: str,
+        snapshots: Path,
+        forbidden: Path,
+        required: Callable[[], Collection[str]],
+        on_restart: Callable[[int], None] = lambda code: None,
+    ) -> None:
+        """``snapshots``: the folder of frozen patients, all that the child may read of this site;
+        ``forbidden``: a file by which it checks that; ``required``: layers that must hold;
+        ``on_restart`` is told the return code of a child that ended, negative for a signal."""
+        self._required, self._on_restart = required, on_restart
+        self._device, self._places = device, (str(snapshots.resolve()), str(forbidden.resolve()))
+        self._child: subprocess.Popen[bytes] | None = None
+        self._listener: threading.Thread | None = None
+        self._loaded: dict[str, str] = {}  # study -> its snapshot
+        self._one_at_a_time = threading.RLock()  # the pipe has one question and its answer
+        self._layers: dict[str, bool] | None = None
+
+    def start(self) -> None:
+        """Start the child now, so that it is warm when the first request comes."""
+        self.stop()
+        self._child = subprocess.Popen(
+            # -I: no code from the working directory, the user's folder or PYTHON* variables
+            [
+                *(sys.executable, "-I", "-W", "ignore", "-m", "flo.clients.data_process.child"),
+                *(self._device, *self._places),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pipesize=_PIPE_BYTES,
+            start_new_session=True,  # no terminal of ours is its own
+            env={name: value for name, value in os.environ.items() if _may_know(name)},
+        )
+        self._listener = threading.Thread(target=_repeat, args=(self._child.stderr,), daemon=True)
+        self._listener.start()
+        self._loaded.clear()
+        self._layers = None
+
+    @property
+    def missing(self) -> list[str]:
+        """Layers that this site's policy asks for and the child did not see hold.
+
+        Raises:
+            RefusedError: there is no child that could say.
+        """
+        held = self.layers
+        return sorted(name for name in self._required() if not held.get(name))
+
+    @property
+    def layers(self) -> dict[str, bool]:
+        """Which layers of ``flo.clients.data_process.confinement`` the child saw hold.
+
+        Raises:
+            RefusedError: there is no child that could say.
+        """
+        if self._layers is None:
+            child = self._child
+            hello = None if child is None or child.stdout is None else _read(child.stdout)
+            if hello is None or not isinstance(hello[0].get("layers"), dict):
+                raise RefusedError(
+                    "the process that holds the data did not start",
+                    hint="see the lines above; `flo site run -v` says more",
+                )
+            self._layers = {str(name): held is True for name, held in hello[0]["layers"].items()}
+        return self._layers
+
+    def stop(self) -> None:
+        """End the child, if there is one, and close its pipes."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        _end(child)
+        child.wait(timeout=10)
+        if self._listener is not None:
+            self._listener.join(timeout=10)
+
+    def release(
+        self,
+        study: Study,
+        snapshot: Path,
+        snapshot_digest: str,
+        purpose: Purpose,
+        weights: Vector,
+        cohort_size: int,
+    ) -> Integers | Int32Array:
+        """A noisy release from the child.
+
+        Raises:
+            RefusedError: the child could not answer. It says "not ready" and nothing else, so that
+            nothing about the data can be learnt from a failure.
+        """
+        wish = {
+            "do": "release",
+            "study": study.digest,
+            "purpose": purpose,
+            "cohort_size": cohort_size,
+            "kind": weights.dtype.str,
+        }
+        with self._one_at_a_time:
+            self._prepare(study, snapshot, snapshot_digest)
+            sent = np.ascontiguousarray(weights).data.cast("B")
+            answer, body = self._ask(wish, sent, _patience(study))
+        if answer.get("kind") == "<i4":
+            return np.frombuffer(body, dtype=np.int32)
+        return np.frombuffer(body, dtype=np.int64)
+
+    def warm_up(self, study: Study, snapshot: Path, snapshot_digest: str) -> None:
+        """Let the child load the study, if it has none of its patients yet.
+
+        Not when somebody opted out meanwhile: whoever asks often, at no charge, would see by the
+        time it takes that somebody did. Raises RefusedError, see ``release``.
+        """
+        with self._one_at_a_time:
+            if study.digest not in self._loaded or self._child is None:
+                self._prepare(study, snapshot, snapshot_digest)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Digests of the studies whose patients the child has in memory."""
+        return tuple(self._loaded)
+
+    def reload(self, study: Study, snapshot: Path, snapshot_digest: str) -> None:
+        """Load patients that were exchanged since, outside of any release.
+
+        Raises RefusedError, see ``release``.
+        """
+        with self._one_at_a_time:
+            known = self._loaded.get(study.digest, snapshot_digest)
+            if known != snapshot_digest and self._child is not None:
+                self._prepare(study, snapshot, snapshot_digest)
+
+    def _prepare(self, study: Study, snapshot: Path, snapshot_digest: str) -> None:
+        ended = self._child.poll() if self._child is not None else None
+        if self._child is None or ended is not None:
+            self.start()
+        if ended is not None:
+            log.error("the process that holds the data ended", extra={"fields": {"code": ended}})
+            self._on_restart(ended)
+        if self.missing:
+            log.error(f"the data process is not confined by {', '.join(self.missing)}")
+            raise RefusedError("not ready")
+        if self._loaded.get(study.digest) != snapshot_digest:
+            self._ask(
+                {
+                    "do": "load",
+                    "study": study.canonical_bytes.decode(),
+                    "path": str(snapshot),
+                    "digest": snapshot_digest,
+                },
+                seconds=_patience(study),
+            )
+            self._loaded[study.digest] = snapshot_digest
+
+    def unload(self, study: str) -> None:
+        """Drop a study's patients from the child's memory."""
+        with self._one_at_a_time:
+            if self._loaded.pop(study, None) is None:
+                return
+            try:
+                self._ask({"do": "forget", "study": study})
+            except RefusedError:
+                self.start()  # without any
+
+    def _ask(
+        self,
+        header: dict[str, Any],
+        body: bytes | memoryview = b"",
+        seconds: float = _LONGEST_SECONDS,
+    ) -> tuple[dict[str, Any], memoryview]:
+        child = self._child
+        if child is None or child.stdin is None or child.stdout is None:
+            raise RefusedError("not ready")
+        too_late = threading.Timer(seconds, _end, (child,))
+        too_late.start()
+        try:
+            write_frame(child.stdin, header, body)
+            answer = read_frame(child.stdout)
+        except (OSError, MessageError) as error:
+            raise RefusedError("not ready") from error
+        finally:
+            too_late.cancel()
+        if answer is None or answer[0].get("status") != "ok":
+            raise RefusedError("not ready")
+        return answer
+
+
+def _patience(study: Study) -> float:
+    """Seconds for an answer."""
+    return max(_LONGEST_SECONDS, _DEADLINES * study.limits.deadline_seconds)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def _read(pipe: IO[bytes]) -> tuple[dict[str, Any], memoryview] | None:
+    try:
+        return read_frame(pipe)
+    except MessageError:
+        return None
+
+
+def _repeat(lines: IO[bytes] | None) -> None:
+    """What the child has to say, on our own standard error, and nothing that a terminal obeys."""
+    if lines is None:
+        return
+    with lines:
+        while line := lines.readline(_LONGEST_LINE):
+            sys.stderr.write(escape_for_terminal(line.decode(errors="replace")))
+            sys.stderr.flush()
+
+
+def _may_know(name: str) -> bool:
+    """Whether the child may see this environment variable: nothing that could hold a secret."""
+    return name in ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH") or name.startswith(
+        ("OMP_", "OPENBLAS_", "MKL_", "CUDA_", "NVIDIA_")
+    )

@@ -1,0 +1,77 @@
+"""What every page of the desk needs: whose desk it is, its frame, and the forms on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from starlette.responses import Response
+
+from flo.clients.approvals.approvers import load_key
+from flo.clients.home.emergency_stop import halted
+from flo.clients.home.site_home import SiteHome
+from flo.keys.identity import Identity
+from flo.pages.forms import read_form
+from flo.pages.live import LiveUpdates
+from flo.pages.templates import Pages, now
+
+_TEMPLATES = Path(__file__).parent
+QUALITY = _TEMPLATES.parent / "quality"
+_MOST_FORM = 16_384
+
+
+@dataclass(frozen=True)
+class DeskContext:
+    """``base``: what every path of the desk begins with."""
+
+    home: SiteHome
+    base: str
+    live: LiveUpdates = field(default_factory=LiveUpdates)
+
+    @cached_property
+    def _pages(self) -> Pages:
+        return Pages(
+            _TEMPLATES,
+            QUALITY,
+            base=self.base,
+            hospital=self.home.config.hospital,
+            fingerprint=self.home.identity().fingerprint,
+            coordinator=_coordinator(self.home),
+        )
+
+    def page(
+        self, request: Request, template: str, status: int = 200, /, **values: Any
+    ) -> Response:
+        """A whole page."""
+        return self._pages.page(template, status, **self._frame(request.url.path), **values)
+
+    def parts(self, template: str, path: str, /, **values: Any) -> dict[str, str]:
+        """The parts of a page that are kept as things stand."""
+        return self._pages.parts(template, **self._frame(path), **values)
+
+    async def form(self, request: Request) -> dict[str, str]:
+        """The fields of the form that was sent. Raises MessageError."""
+        return await read_form(request.receive, _MOST_FORM)
+
+    def _frame(self, path: str) -> dict[str, Any]:
+        return {
+            "path": path,
+            "halt": halted(self.home),
+            "now": now(),
+            "live": f"{self.base}/live",
+            "once": True,
+        }
+
+
+def _coordinator(home: SiteHome) -> str:
+    """Fingerprint of the coordinator's key as it is trusted here; empty before enrolment."""
+    return home.coordinator.fingerprints[0] if home.coordinator_path.exists() else ""
+
+
+def person_in(fields: dict[str, str]) -> Identity | None:
+    """Whose key a form names, where the policy asks for people. Raises as ``load_key`` does."""
+    path = fields.get("key", "").strip()
+    return load_key(Path(path), fields.get("passphrase", "").encode()) if path else None

@@ -1,0 +1,1 @@
+"""The site's folder, site.toml and policy.toml."""

@@ -1,0 +1,253 @@
+"""The site's own policy: what it allows. It wins over any study, also over an approved one.
+
+Rules only; where they are kept and how they come in force stands in
+``flo.clients.home.policy_file``. Who asks is the approval (before anything is spent) and the
+handler (at every message).
+
+What a rule compares is in a study, never in patients, so a refusal may name it to the steward.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Collection
+from datetime import datetime, time
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from flo.documents import canonical
+from flo.documents.document import Document, spelt
+from flo.errors import PolicyError
+from flo.keys.claims import Digest, PublicKey
+from flo.keys.identity import Identity, fingerprint, load_public
+from flo.protocol.decisions import ApproverRole, PersonName
+from flo.study.document import Identifier, Study
+from flo.study.packs import Pack
+from flo.study.schema import ImageColumn, Text
+
+_LIMIT = 1 << 20
+Clock = Annotated[str, spelt("([01][0-9]|2[0-3]):[0-5][0-9]", "a time of day, such as 08:30")]
+ConfinementLayer = Literal["no_new_privs", "seccomp", "landlock", "namespace", "limits"]
+
+
+class Hours(Document):
+    """Local time of day, ``begin`` to ``end``; over midnight if ``end`` is earlier."""
+
+    begin: Clock
+    end: Clock
+
+    def contain(self, moment: time) -> bool:
+        """Whether this local time lies within, ``begin`` included and ``end`` not."""
+        begin, end = time.fromisoformat(self.begin), time.fromisoformat(self.end)
+        if begin <= end:
+            return begin <= moment < end
+        return moment >= begin or moment < end
+
+
+class Person(Document):
+    """Who may approve: a name, a role, and the public key (DER, hexadecimal) they sign with."""
+
+    name: PersonName
+    role: ApproverRole
+    public: PublicKey
+
+    @field_validator("public")
+    @classmethod
+    def _is_a_key(cls, public: str) -> str:
+        try:
+            load_public(bytes.fromhex(public))
+        except ValueError as error:
+            raise ValueError("not an EC P-384 public key; `flo site person` prints one") from error
+        return public
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the person's public key, as it is compared and entered in the audit log."""
+        return fingerprint(bytes.fromhex(self.public))
+
+
+def _alike(name: str) -> str:
+    """What two names have in common that people would take for one."""
+    return unicodedata.normalize("NFKC", name).casefold().strip()
+
+
+class Policy(Document):
+    """``policy.toml``. What is left out is not limited, except as the defaults say."""
+
+    schema_version: Literal[1] = 1
+    consent_to_epsilon_of_one_or_more: bool = False
+    largest_study_epsilon: Annotated[float, Field(gt=0)] | None = None
+    largest_epsilon_a_year: Annotated[float, Field(gt=0, le=10)] | None = None
+    models: tuple[Literal["logistic", "mlp", "cnn"], ...] = ("logistic", "mlp", "cnn")
+    packs: Annotated[tuple[Digest, ...], Field(max_length=1000)] = ()
+    trust_models: tuple[Literal["local", "distributed"], ...] = ("local", "distributed")
+    masking_required: bool = False
+    sampling_allowed: bool = True
+    surveys_allowed: bool = True
+    minimum_hospitals: Annotated[int, Field(ge=1)] = 2
+    minimum_cohort: Annotated[int, Field(ge=1)] = 1
+    minimum_declared_size: Annotated[int, Field(ge=10)] | None = None
+    purposes: tuple[Text, ...] | None = None
+    partners: tuple[Identifier, ...] | None = None
+    forbidden_columns: tuple[Text, ...] = ()
+    hours: Hours | None = None
+    approvers: Annotated[int, Field(ge=1, le=8)] = 1
+    people: Annotated[tuple[Person, ...], Field(max_length=100)] = ()
+    confinement: tuple[ConfinementLayer, ...] = ("no_new_privs", "seccomp", "landlock")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Policy:
+        for what, values in (
+            ("people: the same name", [_alike(person.name) for person in self.people]),
+            ("people: the same key", [person.public for person in self.people]),
+        ):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{what} stands twice")
+        if self.approvers > 1 and len(self.people) < self.approvers:
+            raise ValueError(
+                f"approvers = {self.approvers} needs as many people with keys of their own, and "
+                f"[[people]] names {len(self.people)}"
+            )
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the whole policy, defaults included."""
+        return canonical.digest(self.to_bytes())
+
+    def person(self, key: Identity) -> Person:
+        """Who holds this key. Raises PolicyError for a stranger."""
+        for person in self.people:
+            if person.fingerprint == key.fingerprint:
+                return person
+        raise PolicyError(
+            "this key belongs to nobody that the site's policy names under [[people]]",
+            hint="add the person to policy.toml, then: flo site policy --sign",
+        )
+
+    def is_open(self, moment: datetime) -> bool:
+        """Whether releases may be made at this local time."""
+        return self.hours is None or self.hours.contain(moment.time())
+
+
+def findings(
+    policy: Policy, study: Study, hospital: str, epsilon: float, unconfirmed: Collection[str]
+) -> list[str]:
+    """Every rule that a study charged at ``epsilon`` breaks: the rule, its limit, the value.
+
+    ``hospital``: who we are; a site may leave itself out of its list of partners. ``unconfirmed``:
+    partners whose fingerprints nobody compared.
+    """
+    found: list[str] = []
+    if policy.partners is not None:
+        policy = policy.model_copy(update={"partners": (*policy.partners, hospital)})
+
+    def refuse(broken: bool, rule: str, value: str) -> None:
+        if broken:
+            found.append(f"{rule}: {value}")
+
+    refuse(
+        epsilon >= 1 and not policy.consent_to_epsilon_of_one_or_more,
+        "consent_to_epsilon_of_one_or_more = false",
+        f"the study takes ε = {epsilon:g}",
+    )
+    largest = policy.largest_study_epsilon
+    refuse(
+        largest is not None and epsilon > largest,
+        f"largest_study_epsilon = {largest}",
+        f"the study takes ε = {epsilon:g}",
+    )
+    if isinstance(study.model, Pack):
+        refuse(
+            study.model.digest not in policy.packs,
+            f"packs = {list(policy.packs)}",
+            f"the study trains the model pack {study.model.name}, {study.model.digest}, which is "
+            "not installed here",
+        )
+    elif not study.survey:
+        refuse(
+            study.model.kind not in policy.models,
+            f"models = {', '.join(policy.models)}",
+            f"the study trains {study.model.kind}",
+        )
+    refuse(study.survey is not None and not policy.surveys_allowed, "surveys_allowed = false", "")
+    refuse(
+        study.mechanism.noise not in policy.trust_models,
+        f"trust_models = {', '.join(policy.trust_models)}",
+        f"the study uses {study.mechanism.noise} noise",
+    )
+    refuse(
+        policy.masking_required and not study.masked,
+        "masking_required = true",
+        "the coordinator would see single hospitals' sums",
+    )
+    refuse(
+        study.mechanism.sampling != 1 and not policy.sampling_allowed,
+        "sampling_allowed = false",
+        f"the study samples patients with probability {study.mechanism.sampling:g}",
+    )
+    count = len(study.hospitals)
+    refuse(
+        count < policy.minimum_hospitals,
+        f"minimum_hospitals = {policy.minimum_hospitals}",
+        f"the study names {count}",
+    )
+    refuse(
+        study.cohort_floor < policy.minimum_cohort,
+        f"minimum_cohort = {policy.minimum_cohort}",
+        f"a round of the study may have {study.cohort_floor}",
+    )
+    for partner in study.hospitals:
+        refuse(
+            policy.minimum_declared_size is not None
+            and partner.declared_size < policy.minimum_declared_size,
+            f"minimum_declared_size = {policy.minimum_declared_size}",
+            f"{partner.id} declares {partner.declared_size}",
+        )
+    purposes = policy.purposes
+    refuse(
+        purposes is not None
+        and not any(phrase.casefold() in study.purpose.casefold() for phrase in purposes),
+        f"purposes = {', '.join(purposes or ())}",
+        "the study's purpose contains none of them",
+    )
+    return found + _partners(policy, study, unconfirmed) + _columns(policy, study)
+
+
+def _partners(policy: Policy, study: Study, unconfirmed: Collection[str]) -> list[str]:
+    if policy.partners is None:
+        return []
+    strangers = sorted({hospital.id for hospital in study.hospitals} - set(policy.partners))
+    return [
+        *(f"partners: the study names {name}, which is not among them" for name in strangers),
+        *(
+            f"partners: the fingerprint of {name} was not compared, so it may be anybody's"
+            for name in unconfirmed
+        ),
+    ]
+
+
+def _columns(policy: Policy, study: Study) -> list[str]:
+    used = {study.data.label}
+    for column in study.data.columns:
+        used |= {column.name} | (set(column.pixels) if isinstance(column, ImageColumn) else set())
+    forbidden = {_alike(name) for name in policy.forbidden_columns}
+    return [
+        f"forbidden_columns: the study uses {name}"
+        for name in sorted(used)
+        if _alike(name) in forbidden
+    ]
+
+
+def refuse_violations(
+    policy: Policy, study: Study, hospital: str, epsilon: float, unconfirmed: Collection[str]
+) -> None:
+    """Raises PolicyError naming every rule of the policy that the study breaks."""
+    found = findings(policy, study, hospital, epsilon, unconfirmed)
+    if found:
+        raise PolicyError(
+            "this site's policy forbids it:\n" + "\n".join(f"  {text}" for text in found),
+            hint="ask the coordinator for another study, or let the steward change policy.toml and "
+            "sign it: flo site policy --sign",
+        )

@@ -1,0 +1,221 @@
+"""``policy.toml``: written by the hospital, in force once it is signed here.
+
+An edited one stops everything until it is signed again. Where the policy in force names people, a
+new one needs as many of them as that one asks for. The audit log names what was signed last, so an
+older pair of files, or none, is not taken for it.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tomli_w
+from pydantic import Field
+
+from flo.audit.chain import Entry
+from flo.audit.log import existing
+from flo.clients.home.policy import Policy
+from flo.documents import canonical
+from flo.documents.document import Document, read_json, read_settings
+from flo.errors import PolicyError, TrustError, UsageError
+from flo.keys.claims import Digest, PublicKey, Signature
+from flo.keys.identity import Identity, fingerprint, verify
+from flo.storage.files import write_private
+
+_LIMIT = 1 << 20
+_SIGNED = "policy-signed"
+
+
+class _Signature(Document):
+    public: PublicKey
+    signature: Signature
+
+
+class _SignedPolicy(Document):
+    """``policy.signed.json``: the policy in force."""
+
+    schema_version: Literal[1] = 1
+    policy: Policy
+    time: str
+    people: Annotated[tuple[_Signature, ...], Field(max_length=100)] = ()
+    signature: Signature
+
+    def statement(self) -> bytes:
+        return canonical.encode(self.model_dump(mode="json", exclude={"signature"}))
+
+
+class _Waiting(Document):
+    """``policy.waiting.json``: people who have signed a new policy, and wait for others."""
+
+    schema_version: Literal[1] = 1
+    policy: Digest
+    people: Annotated[tuple[_Signature, ...], Field(max_length=100)] = ()
+
+
+EXPLAINED: dict[str, tuple[str, str]] = {
+    "consent_to_epsilon_of_one_or_more": ("true", "Allow studies and life budgets of ε >= 1."),
+    "largest_study_epsilon": ("0.5", "The largest ε that one study may take."),
+    "largest_epsilon_a_year": ("0.7", "What all approvals of 365 days may take together."),
+    "models": ('["logistic"]', "Models that may be trained."),
+    "packs": (f'["{"0" * 64}"]', "Model packs that are installed here, by their digests."),
+    "trust_models": ('["distributed"]', "local: every upload is private by itself; distributed."),
+    "masking_required": ("true", "The coordinator must never see one hospital's sums."),
+    "sampling_allowed": ("false", "Whether a step may use a random sample of the patients."),
+    "surveys_allowed": ("false", "Whether noisy counts may be asked for."),
+    "minimum_hospitals": ("3", "The fewest hospitals that a study names."),
+    "minimum_cohort": ("3", "The fewest hospitals that a round may have."),
+    "minimum_declared_size": ("100", "The fewest patients that each hospital declares."),
+    "purposes": ('["heart disease"]', "Phrases of which a study's purpose contains one."),
+    "partners": ('["cleveland", "hungary"]', "Hospitals that a study may name; no others."),
+    "forbidden_columns": ('["hiv_status"]', "Columns that are never used."),
+    "hours": ('{ begin = "20:00", end = "06:00" }', "When releases are made, local time."),
+    "approvers": ("2", "How many of the people below must approve, each with their own key."),
+    "confinement": (
+        '["no_new_privs", "seccomp", "landlock", "namespace", "limits"]',
+        "What must lock in the process that holds patients, or the agent does not start.",
+    ),
+    "people": ("", "Who may approve: [[people]] tables at the end, from `flo site person`."),
+}
+_HEADING = """\
+# What this hospital allows; it wins over any study, also over an approved one.
+# A rule with # before it is not in force; the value there is an example.
+# After a change: flo site policy --sign. Until then nothing is released.
+"""
+
+
+def write_toml(path: Path, policy: Policy) -> None:
+    """A ``policy.toml`` that explains every rule, and sets those that are not at their default."""
+    chosen = policy.model_dump(mode="json", exclude_defaults=True)
+    people = chosen.pop("people", [])
+    parts = [_HEADING]
+    for name, (example, meaning) in EXPLAINED.items():
+        value = tomli_w.dumps({name: chosen[name]}) if name in chosen else ""
+        if name == "hours" and value:  # a table of its own would end the plain settings
+            begin, end = chosen[name]["begin"], chosen[name]["end"]
+            value = f'hours = {{ begin = "{begin}", end = "{end}" }}\n'
+        parts.append(f"\n# {meaning}\n" + (value or (f"# {name} = {example}\n" if example else "")))
+    if people:
+        parts.append("\n" + tomli_w.dumps({"people": people}))
+    write_private(path, "".join(parts).encode())
+
+
+def read_edited(path: Path) -> Policy:
+    """``policy.toml`` as it stands, signed or not. Raises UsageError."""
+    return read_settings(Policy, path)
+
+
+def sign(directory: Path, identity: Identity, person: Identity | None = None) -> Policy | None:
+    """Put ``policy.toml`` in force. None if more of the people must sign first.
+
+    ``person``: the key of whoever signs; needed where the policy in force names people.
+
+    Raises:
+        PolicyError: the policy in force names people, and the key is none of theirs.
+    """
+    policy = read_edited(directory / "policy.toml")
+    with closing(existing(directory / "audit.sqlite", identity)) as log:
+        last = log.last(_SIGNED)
+        people: tuple[_Signature, ...] = ()
+        if last is not None and last.facts["people"]:
+            people = _signatures(directory, policy, last, person)
+            if len(people) < last.facts["approvers"]:
+                log.append("policy-waiting", policy=policy.digest, people=_names(people))
+                return None
+        unsigned = _SignedPolicy(
+            policy=policy,
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            people=people,
+            signature="0",
+        )
+        signature = identity.sign("policy", unsigned.statement())
+        signed = unsigned.model_copy(update={"signature": signature})
+        path = directory / "policy.signed.json"
+        write_private(path, signed.to_bytes())
+        log.append(
+            _SIGNED,
+            policy=policy.digest,
+            approvers=policy.approvers,
+            people=[someone.fingerprint for someone in policy.people],
+            by=_names(people),
+        )
+    (directory / "policy.waiting.json").unlink(missing_ok=True)
+    return policy
+
+
+def in_force(directory: Path, identity: Identity) -> Policy:
+    """The policy that was signed here last, and since a restore.
+
+    Raises:
+        TrustError: there is none, it was edited since, it is an older one, or another key's.
+    """
+    path = directory / "policy.signed.json"
+    if not path.exists():
+        raise TrustError("this site's policy is not signed", hint="flo site policy --sign")
+    try:
+        signed = read_json(_SignedPolicy, path, limit=_LIMIT)
+        edited = read_edited(directory / "policy.toml")
+    except UsageError as error:
+        raise TrustError(f"the site's policy cannot be read: {error}") from error
+    verify(identity.public, "policy", signed.statement(), signed.signature)
+    with closing(existing(directory / "audit.sqlite", identity)) as log:
+        last, restored = log.last(_SIGNED), log.last("ledger-recovered")
+    if last is not None and restored is not None and restored.number > last.number:
+        raise TrustError(
+            "the policy and the opt-outs are those of a backup; nothing is released meanwhile",
+            hint="look at it (flo site policy), enter opt-outs that came later (flo site opt-out), "
+            "then: flo site policy --sign",
+        )
+    if last is None or last.facts.get("policy") != signed.policy.digest:
+        raise TrustError(
+            f"{path} is not the policy that was signed here last; nothing is released meanwhile",
+            hint="put policy.toml right, then: flo site policy --sign",
+        )
+    if edited != signed.policy:
+        raise TrustError(
+            f"{directory / 'policy.toml'} was edited since it was signed; nothing is released "
+            "meanwhile",
+            hint="put it in force: flo site policy --sign",
+        )
+    return edited
+
+
+def _signatures(
+    directory: Path, policy: Policy, last: Entry, person: Identity | None
+) -> tuple[_Signature, ...]:
+    """Those who have signed this change, ``person`` included; kept until there are enough.
+
+    ``last``: the entry that put the present policy in force. A signature is for what follows it.
+    """
+    named = last.facts["people"]
+    if person is None:
+        raise PolicyError(
+            f"the policy in force names people; {last.facts['approvers']} of them sign a new one",
+            hint="flo site policy --sign --person KEY",
+        )
+    if person.fingerprint not in named:
+        raise PolicyError("this key belongs to nobody that the policy in force names")
+    statement = canonical.encode({"policy": policy.digest, "follows": last.hash})
+    path = directory / "policy.waiting.json"
+    kept: dict[str, _Signature] = {}
+    if path.exists():
+        waiting = read_json(_Waiting, path, limit=_LIMIT)
+        for given in waiting.people if waiting.policy == policy.digest else ():
+            public = bytes.fromhex(given.public)
+            with suppress(TrustError):  # for what followed another policy; it counts no more
+                verify(public, "policy-change", statement, given.signature)
+                if fingerprint(public) in named:
+                    kept[fingerprint(public)] = given
+    kept[person.fingerprint] = _Signature(
+        public=person.public.hex(), signature=person.sign("policy-change", statement)
+    )
+    people = tuple(kept.values())
+    waiting = _Waiting(policy=policy.digest, people=people)
+    write_private(path, waiting.to_bytes())
+    return people
+
+
+def _names(people: tuple[_Signature, ...]) -> list[str]:
+    return [fingerprint(bytes.fromhex(given.public)) for given in people]

@@ -1,0 +1,271 @@
+"""A site's folder: its configuration, keys and everything it must not forget.
+
+site.toml           who we are, which populations, how keys are sealed
+policy.toml         what this site allows (the site's own, wins), in force once signed
+policy.signed.json  the policy in force, as it was signed
+policy.waiting.json who has signed a new policy, until enough people have
+mapping.toml        which of its fields are a study's columns        (where names differ)
+partners.json       keys of partners that people compared
+identity.key        signs ledger rows and approvals; TLS and node key (sealed, 0600)
+split.key           who is held out                                   (sealed, never changes)
+patients.key        keyed hashes that find overlaps                   (sealed, never changes)
+keystore.key        seals the keys and kept replies (or keystore.json, opened by a passphrase)
+certificate.pem  ca.pem  coordinator.json                             (after enrolment)
+ledger.sqlite       every release, for life
+audit.sqlite        the signed audit log
+optouts.sealed      keyed hashes of patients who opted out            (sealed)
+told.json           of which studies and key the notify command told
+halted.json         everything is stopped here              (while it is there)
+restored.json       a backup was put back and is not recovered        (while it is there)
+approved/           approvals, refusals and withdrawals, as they were signed
+snapshots/          each approved study's patients, as they were frozen
+replies/            what was charged and may have to be sent again    (sealed)
+extracts/           what auditors are shown of the ledger
+erasures/           statements about patients who were taken out
+log/                what the agent and the desk said
+agent.lock  decision.lock  snapshots.lock   (empty: see ``SiteHome``)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from flo.audit.log import AuditLog, existing
+from flo.clients.home.coordinator_info import CoordinatorInfo
+from flo.clients.home.policy import Policy
+from flo.clients.home.policy_file import in_force, sign, write_toml
+from flo.clients.home.site_config import Population, SiteConfig, refuse_population
+from flo.documents import canonical
+from flo.documents.document import read_json, read_settings
+from flo.errors import PolicyError, RefusedError, UsageError
+from flo.keys.identity import IDENTITY_PURPOSE, Identity
+from flo.keys.keystore import KeyStore, read_secret, write_secret
+from flo.privacy.ledger.ledger import Ledger
+from flo.storage.files import (
+    CachedFile,
+    is_locked,
+    is_unfinished,
+    locked,
+    made_whole,
+    make_private_directory,
+    refuse_anothers,
+    refuse_unfinished,
+    write_private,
+)
+
+_DEFAULT = Policy()
+_PATIENCE_SECONDS = 30.0
+_LOOK_SECONDS = 0.5  # whoever looks whether the lock is held holds it for a moment
+_NEVER_CHANGED = ("split.key", "patients.key")
+_FOLDERS = ("approved", "snapshots", "replies", "extracts", "erasures")
+_MADE = (  # by `init`, beside these and the key store
+    *("site.toml", "identity.key", *_NEVER_CHANGED, "audit.sqlite", "ledger.sqlite"),
+    *("policy.toml", "policy.signed.json"),
+)
+SECRETS = {"identity.key": IDENTITY_PURPOSE, **{name: name for name in _NEVER_CHANGED}}
+RESTORED = "restored.json"  # there until a restored ledger is recovered
+
+
+@dataclass(frozen=True)
+class SiteHome:
+    """One site's folder. What is asked for is read from the disk.
+
+    Only configuration and keys are kept for a minute while their files are unchanged: an approval
+    asks for them dozens of times, and with KMS each opened key is a call over the network.
+    """
+
+    directory: Path
+    _kept: CachedFile = field(default_factory=CachedFile, compare=False, repr=False)
+
+    @classmethod
+    def create(cls, directory: Path, config: SiteConfig, policy: Policy = _DEFAULT) -> SiteHome:
+        """Make keys, configuration, policy and ledger, and register the populations.
+
+        Raises:
+            UsageError: the folder is a site already. PolicyError: ε >= 1 without consent.
+        """
+        home = cls(directory)
+        if home.config_path.exists() and not is_unfinished(directory):
+            raise UsageError(f"{directory} is a site already", hint="choose another --home")
+        for population in config.populations:
+            refuse_population(population, policy)
+        with made_whole(directory, [*_FOLDERS, *_MADE]):
+            home._fill(config, policy)
+        return home
+
+    def _fill(self, config: SiteConfig, policy: Policy) -> None:
+        directory = self.directory
+        for name in _FOLDERS:
+            make_private_directory(directory / name)
+        keystore, identity = config.keystore.open(directory), Identity.new()
+        identity.save(directory / "identity.key", keystore)
+        for name in _NEVER_CHANGED:
+            write_secret(directory / name, keystore, name, os.urandom(32))
+        write_private(
+            self.config_path,
+            tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode(),
+        )
+        AuditLog(directory / "audit.sqlite", identity).close()
+        self.record("site-made", fingerprint=identity.fingerprint)
+        write_toml(directory / "policy.toml", policy)
+        sign(directory, identity)
+        self.register_populations()
+
+    @classmethod
+    def open(cls, directory: Path) -> SiteHome:
+        """Raises UsageError if ``flo site init`` was not run there, or root is not its owner."""
+        home = cls(directory)
+        if not home.config_path.exists():
+            raise UsageError(
+                f"{directory} is not a site's folder",
+                hint=f"run `flo site init --home {directory} ...`",
+            )
+        refuse_anothers(directory)
+        refuse_unfinished(directory)
+        return home
+
+    def register_populations(self) -> list[str]:
+        """Register the populations of site.toml that the ledger does not know. Returns names."""
+        config, policy, added = self.config, self.policy, []
+        with closing(self.ledger()) as ledger:
+            for population in config.populations:
+                if population.name not in ledger.balance().lives:
+                    refuse_population(population, policy)
+                    self._register(ledger, population)
+                    added.append(population.name)
+        return added
+
+    def _register(self, ledger: Ledger, population: Population) -> None:
+        if ledger.balance().lives and population.statement is None:
+            raise PolicyError(
+                f"population {population.name!r} needs the steward's statement that none "
+                "of its patients are in another population",
+                hint="write it under `statement` in site.toml; the ledger signs it",
+            )
+        ledger.register_population(
+            population.name,
+            epsilon=population.epsilon,
+            declared_size=population.declared_size,
+            hold_out=population.hold_out,
+            private={
+                "id_column": population.id_column,
+                "statement": population.statement,
+                **self.key_commitments(),
+            },
+        )
+        self.record(
+            "budget-born",
+            population=population.name,
+            epsilon=population.epsilon,
+            declared_size=population.declared_size,
+        )
+
+    @property
+    def config_path(self) -> Path:
+        """Where the configuration is, which people edit."""
+        return self.directory / "site.toml"
+
+    @property
+    def config(self) -> SiteConfig:
+        """The configuration. Raises UsageError naming the fields that are wrong."""
+        path = self.config_path
+        return self._kept.of(path, lambda: read_settings(SiteConfig, path))
+
+    def keystore(self) -> KeyStore:
+        """What seals this folder's keys and kept replies. Raises UsageError or TrustError."""
+        return self.config.keystore.open(self.directory)
+
+    def identity(self) -> Identity:
+        """The site's own key: it signs rows and decisions. Raises UsageError or TrustError."""
+        path = self.directory / "identity.key"
+        return self._kept.of(path, lambda: Identity.load(path, self.keystore()))
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force. Raises TrustError if it is not signed, or was edited since."""
+        return in_force(self.directory, self.identity())
+
+    def ledger(self, *, recovering: bool = False) -> Ledger:
+        """Raises RefusedError for one that was restored and not yet recovered."""
+        if not recovering and (self.directory / RESTORED).exists():
+            raise RefusedError(
+                "this site was restored from a backup, and what happened since is not charged yet",
+                hint=f"flo site recover --home {self.directory}",
+            )
+        return Ledger(self.directory / "ledger.sqlite", self.identity())
+
+    def audit_log(self) -> AuditLog:
+        """The site's audit log, to be closed. Raises TrustError if it is gone or was edited."""
+        return existing(self.directory / "audit.sqlite", self.identity())
+
+    def record(self, kind: str, study: str | None = None, **facts: Any) -> None:
+        """One entry in the audit log, for whoever has not got it open."""
+        with closing(self.audit_log()) as log:
+            log.append(kind, study, **facts)
+
+    @property
+    def split_key(self) -> bytes:
+        """32 bytes that decide who is held out (``flo.privacy.patients.split``); never changed."""
+        return self._secret("split.key")
+
+    @property
+    def patients_key(self) -> bytes:
+        """32 bytes under which patient ids are hashed to find overlaps; never changed."""
+        return self._secret("patients.key")
+
+    def _secret(self, name: str) -> bytes:
+        path = self.directory / name
+        return self._kept.of(path, lambda: read_secret(path, self.keystore(), name, plain=True))
+
+    def key_commitments(self) -> dict[str, str]:
+        """What a birth row keeps of the keys that must never change."""
+        return {name: canonical.digest(self._secret(name)) for name in _NEVER_CHANGED}
+
+    @property
+    def coordinator_path(self) -> Path:
+        """Where ``CoordinatorInfo`` is kept after enrolment."""
+        return self.directory / "coordinator.json"
+
+    @property
+    def coordinator(self) -> CoordinatorInfo:
+        """Raises UsageError before enrolment."""
+        path = self.coordinator_path
+        if not path.exists():
+            raise UsageError(
+                "this site is not enrolled", hint="run `flo site enrol INVITATION` first"
+            )
+        return read_json(CoordinatorInfo, path, limit=65_536)
+
+    @contextmanager
+    def decision_lock(self) -> Iterator[None]:
+        """Held while a study is approved or refused, a patient is taken out, or the folder is
+        backed up or recovered. Raises RefusedError if another decision is being made."""
+        with locked(self.directory / "decision.lock", "another decision is being made here"):
+            yield
+
+    @contextmanager
+    def snapshot_lock(self) -> Iterator[None]:
+        """Held for moments: while frozen patients are exchanged or deleted, and while a release is
+        charged that was computed on them."""
+        why = "frozen patients are being exchanged here"
+        with locked(self.directory / "snapshots.lock", why, patience=_PATIENCE_SECONDS):
+            yield
+
+    @contextmanager
+    def agent_lock(self) -> Iterator[None]:
+        """Held by the one agent of this site. Raises RefusedError if another one runs."""
+        why = f"another agent already runs on the ledger in {self.directory}"
+        with locked(self.directory / "agent.lock", why, patience=_LOOK_SECONDS):
+            yield
+
+    @property
+    def agent_runs(self) -> bool:
+        """Whether an agent of this site runs now."""
+        return is_locked(self.directory / "agent.lock")

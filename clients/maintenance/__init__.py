@@ -1,0 +1,1 @@
+"""Doctor and recovery of a site's folder."""

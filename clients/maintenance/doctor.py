@@ -1,0 +1,247 @@
+"""What ``flo doctor`` finds at a site: its folder, data, GPU, data process and certificate.
+
+In the order in which an agent would need it, so that the first broken one is the one to mend. The
+way to the coordinator is ``flo.clients.maintenance.doctor_network``'s.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from cryptography import x509
+
+from flo.clients.approvals.approve import refuse_changed_birth
+from flo.clients.connection.enrolment import context_of
+from flo.clients.data_process.worker import DataProcess
+from flo.clients.home.emergency_stop import halted
+from flo.clients.home.site_config import Population
+from flo.clients.home.site_home import SiteHome
+from flo.clients.maintenance.doctor_network import check_network_path
+from flo.errors import DataError, FloError, TrustError
+from flo.host.diagnostics import Finding, key_store, tried
+from flo.storage.database import refuse_damaged, unusable
+
+_RESTORE = "move the folder away, then: flo site restore"
+_WARN_DAYS = 30.0
+_CONNECT_SECONDS = 10.0
+_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def site(home: SiteHome) -> Iterator[Finding]:
+    """Everything a round needs here."""
+    try:
+        device = home.config.device
+    except FloError as error:
+        yield Finding("configuration", "broken", str(error), error.hint or "edit site.toml")
+        return
+    yield Finding("configuration", "ok", f"{home.config.hospital}, {home.config_path}")
+    keys = key_store(lambda: home.identity().fingerprint)
+    yield keys
+    if keys.state == "broken":
+        return
+    ledger = tried("ledger", lambda: _ledger(home), _RESTORE)
+    yield ledger
+    if ledger.state == "ok":
+        yield tried("settings", lambda: _as_born(home), "put site.toml back as it was")
+    yield tried(
+        "policy",
+        lambda: f"in force, digest {home.policy.digest[:12]}",
+        "mend policy.toml, then: flo site policy --sign",
+    )
+    yield agent(is_running=home.agent_runs)
+    yield _red_button(home)
+    yield from _data(home)
+    yield _gpu(device)
+    yield _sandbox(home, device)
+    yield certificate(home, datetime.now(UTC))
+    if home.coordinator_path.exists():
+        yield from check_network_path(home)
+
+
+def _ledger(home: SiteHome) -> str:
+    """Opening it checks its whole chain. One that is not there is not made."""
+    path = home.directory / "ledger.sqlite"
+    if not path.exists():
+        raise TrustError(
+            f"{path} is missing, and with it what this hospital has spent",
+            hint="move the folder away and restore its newest backup, which charges what may have "
+            "happened since: flo site restore, flo site recover",
+        )
+    for name in ("ledger.sqlite", "audit.sqlite"):
+        refuse_damaged(home.directory / name)
+    try:
+        with closing(home.audit_log()), closing(home.ledger()) as ledger:
+            return f"whole, {ledger.head().sequence} rows"
+    except sqlite3.Error as error:
+        raise unusable(path, error) from error
+
+
+def _as_born(home: SiteHome) -> str:
+    """What was fixed for life at a population's birth stands in site.toml as it was."""
+    with closing(home.ledger()) as ledger:
+        for population in home.config.populations:
+            if population.name in ledger.balance().lives:
+                refuse_changed_birth(home, ledger, population)
+    return "as the ledger was born with"
+
+
+def agent(*, is_running: bool) -> Finding:
+    """Whether somebody would answer."""
+    if is_running:
+        return Finding("agent", "ok", "is running")
+    return Finding(
+        "agent",
+        "warning",
+        "no agent runs on this folder",
+        "systemctl start flo-site; or flo site run",
+    )
+
+
+def _red_button(home: SiteHome) -> Finding:
+    since = halted(home)
+    if since is None:
+        return Finding("red button", "ok", "not pressed")
+    return Finding(
+        "red button", "broken", f"everything is stopped here since {since.time}", "flo site resume"
+    )
+
+
+def _data(home: SiteHome) -> Iterator[Finding]:
+    for population in home.config.populations:
+        name = f"data of {population.name}"
+        found = tried(name, partial(_opened, population), "let this user read it (chown, chmod)")
+        if found.state == "broken":
+            later = "; studies that were approved go on with what was frozen, others cannot be"
+            found = replace(found, state="warning", says=found.says + later)
+        yield found
+
+
+def _opened(population: Population) -> str:
+    source = population.open()
+    source.fields()
+    if next(iter(source.ids()), None) is None:
+        raise DataError(
+            f"{population.place} has no patient in it, or no {population.id_column!r}",
+            hint="id_column in site.toml is fixed for life; give the data that column",
+        )
+    return f"{population.place} can be read"
+
+
+def _gpu(device: str) -> Finding:
+    import torch
+
+    there = torch.cuda.is_available()
+    if there:
+        name = torch.cuda.get_device_name()
+        return Finding("gpu", "ok", f"{name}, torch {torch.__version__}; device = {device}")
+    driver = _DRIVER.exists()
+    return gpu(device, has_driver=driver, torch_version=str(torch.__version__))
+
+
+def gpu(device: str, *, has_driver: bool, torch_version: str) -> Finding:
+    """Where torch sees no CUDA device. ``has_driver``: the kernel has NVIDIA's."""
+    built = f"torch {torch_version} sees no CUDA device"
+    if has_driver:
+        return Finding(
+            "gpu",
+            "broken" if device == "cuda" else "warning",
+            f"NVIDIA's driver is loaded, but {built}",
+            "install a torch that is built for CUDA: pip install --force-reinstall torch",
+        )
+    if device == "cuda":
+        return Finding(
+            "gpu",
+            "broken",
+            f"device = cuda, but {built} and NVIDIA's driver is not loaded",
+            'install the driver (nvidia-smi shows it), or set device = "auto" in site.toml',
+        )
+    return Finding("gpu", "ok", f"none; device = {device} trains on the CPU")
+
+
+def _sandbox(home: SiteHome, device: str) -> Finding:
+    """Start the very process that would hold patients, and ask what it is locked in by."""
+    logging.getLogger("flo.clients.data_process.worker").setLevel(logging.CRITICAL)
+    try:
+        required = home.policy.confinement
+    except FloError:
+        required = ()  # said above
+    worker = DataProcess(
+        device, home.directory / "snapshots", home.directory / "identity.key", lambda: required
+    )
+    worker.start()
+    try:
+        missing, layers = worker.missing, worker.layers
+    except FloError as error:
+        return Finding("sandbox", "broken", str(error), error.hint)
+    finally:
+        worker.stop()
+    held = [name for name, holds in layers.items() if holds]
+    if missing:
+        return Finding(
+            "sandbox",
+            "broken",
+            f"the kernel does not give {', '.join(missing)}, which this site's policy asks for",
+            "use Linux 5.13 or newer with Landlock and user namespaces "
+            "(sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces; "
+            "kernel.apparmor_restrict_unprivileged_userns = 0) and keep this folder out of "
+            f"{sys.prefix}, which Python has to read; or change `confinement` in policy.toml and "
+            "sign it",
+        )
+    if len(held) < len(layers):
+        less = ", ".join(sorted(set(layers) - set(held)))
+        return Finding(
+            "sandbox",
+            "warning",
+            f"the process with patients is locked in, without {less}, which the policy allows",
+            "a newer kernel has all layers; the report names those that held",
+        )
+    return Finding("sandbox", "ok", f"locked in by {', '.join(held)}")
+
+
+def certificate(home: SiteHome, now: datetime) -> Finding:
+    """The hospital's own certificate at this time."""
+    path = home.directory / "certificate.pem"
+    if not path.exists():
+        return Finding(
+            "certificate",
+            "broken",
+            "this site is not enrolled (or has left)",
+            "ask the coordinator for an invitation, then: flo site enrol INVITATION",
+        )
+    try:
+        read = x509.load_pem_x509_certificate(path.read_bytes())
+        context_of(home)
+    except ValueError:
+        read = None
+    except FloError as error:
+        clock = f"; if it is not {now:%Y-%m-%d} today, set this machine's clock"
+        return Finding("certificate", "broken", str(error), error.hint + clock)
+    if read is None:
+        return Finding(
+            "certificate", "broken", f"{path} is no certificate", "restore it, or enrol again"
+        )
+    left = (read.not_valid_after_utc - now) / timedelta(days=1)
+    until = f"until {read.not_valid_after_utc:%Y-%m-%d}"
+    if read.not_valid_before_utc > now:
+        return Finding(
+            "certificate",
+            "broken",
+            f"is valid from {read.not_valid_before_utc:%Y-%m-%d %H:%M} on only",
+            "this machine's clock is behind: timedatectl set-ntp true, or chrony",
+        )
+    if left < _WARN_DAYS:
+        return Finding(
+            "certificate",
+            "warning",
+            f"{until}, {left:.0f} days",
+            "a running agent renews it; start it: flo site run",
+        )
+    return Finding("certificate", "ok", f"{until}; a running agent renews it")

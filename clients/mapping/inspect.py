@@ -1,0 +1,46 @@
+"""``flo site inspect``: what the quality gate would say, with numbers, for this site's own eyes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flo.clients.home.site_config import Population
+from flo.clients.home.site_home import SiteHome
+from flo.clients.mapping.mapping_file import mapping_of
+from flo.study.document import Study
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flo.clients.quality.inspection import Inspection
+
+
+def inspect(
+    home: SiteHome,
+    study: Study,
+    population: Population,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Inspection:
+    """Look at a population's data as an approval of the study would; nothing is kept or sent.
+
+    Raises:
+        DataError: they cannot be read, or columns are missing. UsageError: no mapping for it.
+    """
+    # pandas comes with these and takes its time.
+    from flo.clients.patients.id_continuity import check_id_continuity
+    from flo.clients.quality.check import InspectedTable, inspect_table
+    from flo.clients.quality.inspection import inspection
+
+    mapping = mapping_of(home, study)
+    looked = inspect_table(
+        population.open(),
+        study.data,
+        population.id_column,
+        mapping,
+        population.ignore,
+        progress,
+        study.hospital(home.config.hospital).declared_size,
+    )
+    looked = InspectedTable(looked.table, [*looked.found, *check_id_continuity(home, population)])
+    home.record("data-inspected", study.digest, population=population.name)
+    return inspection(looked, study.data, mapping)

@@ -1,0 +1,206 @@
+"""A first mapping for a study, from the names, texts and units of a source's fields. Rules only.
+
+A guess is a guess: what is alike in name is offered, what is not stays open, and the steward reads
+every line. Nothing of a patient is looked at here but the spellings of a coded field's cells, of
+which only those that spell a code of the study are written.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flo.clients.sources.mapping import MappedColumn, same_unit
+from flo.clients.sources.source import SourceField
+from flo.clients.sources.unit_conversions import CONVERSIONS
+from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
+
+_ALIKE = 0.6  # from 0 to 1; below nothing is offered
+_PREFIX = 3  # letters that a short form has at least, such as chol for cholesterol
+_SYNONYMS = {"sex": "gender", "pulse": "heartrate"}
+_ANYTHING = {"0", "1", "true", "false", "yes", "no"}  # codes that many a field has
+_LABEL = ("0", "1")
+_CANDIDATES = 3  # named where nothing is alike enough
+Spellings = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """``mapped``: None if nothing is alike. ``remark``: what the steward should look at."""
+
+    mapped: MappedColumn | None
+    remark: str = ""
+
+
+def suggest(
+    schema: Schema, offers: Sequence[SourceField], spellings: Spellings
+) -> dict[str, Suggestion]:
+    """A suggestion for the label and each column of the study, in this order.
+
+    ``spellings``: field -> its different cells and what they mean, where these are few.
+    """
+    found = {schema.label: _label(schema.label, offers, spellings)}
+    for column in schema.columns:
+        match column:
+            case ImageColumn():
+                pixels = [offer for offer in offers if offer.field == "pixels"]
+                mapped = MappedColumn(field="pixels") if pixels else None
+                found[column.name] = Suggestion(mapped, _what(column))
+            case CategoryColumn():
+                found[column.name] = _column(column.name, column.codes, offers, spellings)
+            case NumberColumn():
+                found[column.name] = _number(column, offers)
+    return found
+
+
+def _label(name: str, offers: Sequence[SourceField], spellings: Spellings) -> Suggestion:
+    """A field of the same name; what is a little like it would be a model of something else."""
+    score = {offer: _alike(name, offer, letters=False) for offer in offers}
+    same = [offer for offer in offers if score[offer] == 1]
+    if len(same) == 1:
+        return _column(name, _LABEL, same, spellings)
+    like = sorted((o for o in offers if score[o] >= _ALIKE), key=lambda o: -score[o])
+    left = _column(name, _LABEL, [], spellings, [o for o in offers if o not in like])
+    return Suggestion(None, left.remark + _candidates(like, "has a name like it"))
+
+
+def _number(column: NumberColumn, offers: Sequence[SourceField]) -> Suggestion:
+    best = _most_alike(column.name, offers)
+    if best is None:
+        same = [offer for offer in offers if offer.unit and same_unit(offer.unit, column.unit)]
+        return Suggestion(None, _what(column) + _candidates(same, "has this unit"))
+    if not best.unit or same_unit(best.unit, column.unit):
+        return Suggestion(MappedColumn(field=best.field), _seen(best, _what(column)))
+    ways = [
+        c
+        for c in CONVERSIONS
+        if same_unit(c.given, best.unit)
+        and same_unit(c.wanted, column.unit)
+        and (not c.what or c.what.split()[0].casefold() in best.text.casefold())
+    ]
+    if not ways:
+        remark = f"{_seen(best, _what(column))}; its unit is {best.unit}: give unit and multiply"
+        return Suggestion(None, f"{best.field}? {remark}")
+    way = ways[0]
+    mapped = MappedColumn(field=best.field, unit=best.unit, multiply=way.factor, add=way.offset)
+    return Suggestion(mapped, _seen(best, f"{_what(column)}; check the conversion"))
+
+
+def _column(
+    name: str,
+    codes: Sequence[str],
+    offers: Sequence[SourceField],
+    spellings: Spellings,
+    others: Sequence[SourceField] = (),
+) -> Suggestion:
+    what = f"codes: {', '.join(codes[:6])}" + (", ..." if len(codes) > 6 else "")
+    best = _most_alike(name, offers)
+    if best is None:
+        fitting = [o for o in (*offers, *others) if _fits(spellings.get(o.field, {}), codes)]
+        if len(fitting) != 1 or {_plain(code) for code in codes} <= _ANYTHING:
+            of_each = {o.field: _pairs(spellings[o.field], codes) for o in fitting}
+            return Suggestion(None, what + _candidates(fitting, "has these codes", of_each))
+        best = fitting[0]
+    cells, remark = spellings.get(best.field, {}), _seen(best, what)
+    if not cells:
+        remark += "; its cells are none, too many, or look like people's names or numbers"
+        return Suggestion(None, f"{best.field}? {remark}: name those that are codes")
+    if set(cells) <= set(codes):
+        return Suggestion(MappedColumn(field=best.field), remark)
+    pairs = _pairs(cells, codes)
+    if not pairs:
+        how = f'give each its code, as in codes = {{ "a cell" = "{codes[0]}" }}'
+        none = f"none of its {len(cells)} cells is one: {how}"
+        return Suggestion(None, f"{best.field}? {remark}; {none}")
+    # How many others there are, and not which: one that only a few patients have may tell of them.
+    if left := len(cells) - len(pairs):
+        remark += f"; {left} other cells without a code yet"
+    return Suggestion(MappedColumn(field=best.field, codes=pairs), remark)
+
+
+def _fits(cells: Mapping[str, str], codes: Sequence[str]) -> bool:
+    """Whether a field's cells spell codes of this codebook, and at least two of them."""
+    named = {_code(word, codes) for word in cells.values()}
+    return len(named) > 1 and None not in named
+
+
+def _pairs(cells: Mapping[str, str], codes: Sequence[str]) -> dict[str, str]:
+    return {cell: c for cell, word in cells.items() if (c := _code(word, codes)) is not None}
+
+
+def _candidates(
+    offers: Sequence[SourceField], why: str, pairs: Mapping[str, Mapping[str, str]] | None = None
+) -> str:
+    if not offers:
+        return ""
+    some = []
+    for offer in offers[:_CANDIDATES]:
+        own = {
+            cell: code for cell, code in (pairs or {}).get(offer.field, {}).items() if cell != code
+        }
+        codes = (
+            f" codes {', '.join(f'{cell} = {code}' for cell, code in own.items())}" if own else ""
+        )
+        some.append((f"{offer.field} ({offer.text})" if offer.text else offer.field) + codes)
+    return f"; {why}: {', '.join(some)}" + (", ..." if len(offers) > _CANDIDATES else "")
+
+
+def _code(cell: str, codes: Sequence[str]) -> str | None:
+    """The only code that a cell is another spelling of."""
+    same = [code for code in codes if _plain(code) == _plain(cell)]
+    short = [code for code in codes if len(_plain(cell)) == 1 and _plain(code)[:1] == _plain(cell)]
+    truth = {"true": "1", "yes": "1", "false": "0", "no": "0"}.get(_plain(cell))
+    for matching in (same, short, [truth] if truth in codes else []):
+        if len(matching) == 1:
+            return matching[0]
+    return None
+
+
+def _most_alike(name: str, offers: Sequence[SourceField]) -> SourceField | None:
+    scored = [(_alike(name, offer), -place) for place, offer in enumerate(offers)]
+    score, place = max(scored, default=(0.0, 0))
+    return offers[-place] if score >= _ALIKE else None
+
+
+def _alike(name: str, offer: SourceField, *, letters: bool = True) -> float:
+    """1 for the same name, less for a short form of a word, or for ``letters`` in common."""
+    tail = re.split(r"[:|]", offer.field)[-1]  # before it stands a kind, or a system's address
+    best, wished = 0.0, {_plain(name), _SYNONYMS.get(_plain(name))}
+    for text in (tail, offer.text):
+        if not text:
+            continue
+        if _plain(text) in wished:
+            return 1.0
+        words = {_plain(word) for word in re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", text)} - {""}
+        wanted = [_plain(word) for word in re.split(r"[\W_]+", name) if _plain(word)]
+        hits = [any(_short_form(one, other) for other in words) for one in wanted]
+        if wanted and all(hits):
+            # Of several that have the word, the one with fewest others.
+            best = max(best, 0.9 - 0.01 * min(len(words), 20))
+        if letters:
+            best = max(
+                best, 0.9 * difflib.SequenceMatcher(None, _plain(text), _plain(name)).ratio()
+            )
+    return best
+
+
+def _short_form(one: str, other: str) -> bool:
+    if one == other:
+        return True
+    return min(len(one), len(other)) >= _PREFIX and (one.startswith(other) or other.startswith(one))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\W_]", "", text).casefold()
+
+
+def _what(column: NumberColumn | ImageColumn) -> str:
+    if isinstance(column, ImageColumn):
+        return f"{column.height} × {column.width}, {column.minimum:g} to {column.maximum:g}"
+    return f"{column.minimum:g} to {column.maximum:g} {column.unit}"
+
+
+def _seen(offer: SourceField, what: str) -> str:
+    return f"{offer.text}: {what}" if offer.text else what

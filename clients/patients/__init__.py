@@ -1,0 +1,1 @@
+"""Opt-outs, erasure, and continuity of patients' ids."""

@@ -1,0 +1,71 @@
+"""Whether patients are still known by the ids that they had.
+
+Budgets, opt-outs and the split go by the id. An export that writes ``7`` where it wrote ``00007``
+makes everybody a new patient: who had opted out takes part again, and who was held out is trained
+on. Within one table that cannot be seen; here the ids are compared, as keyed hashes, with those of
+earlier studies and of opt-outs.
+"""
+
+from __future__ import annotations
+
+from flo.clients.home.site_config import Population
+from flo.clients.home.site_home import SiteHome
+from flo.clients.patients.opt_outs import OptOuts
+from flo.clients.quality.findings import DataFinding
+from flo.clients.records.approval import readable
+from flo.clients.records.members import Members
+from flo.clients.sources.cells import as_ids
+from flo.privacy.patients.split import keyed_hash
+
+OTHER_IDS, OPT_OUTS = "other ids", "opt outs"
+_FEWEST, _FEWEST_OUT = 10, 3  # patients, for their absence to say something
+_SHARE = 0.5  # of them, who are still there
+
+
+def check_id_continuity(home: SiteHome, population: Population) -> list[DataFinding]:
+    """What there is to say about the ids of a population that had earlier studies or opt-outs.
+
+    Of all that its source holds, not of a study's cohort only.
+
+    Raises:
+        DataError: the source cannot be read. TrustError: the list of opt-outs is gone or older.
+    """
+    earlier, out = _earlier(home, population), set(OptOuts.load(home).patients)
+    if not earlier and not out:
+        return []
+    names = {name for cells in population.open().ids() for name in as_ids(cells).to_pylist()}
+    key = home.patients_key
+    here = {keyed_hash(key, name) for name in names - {None}}
+    found = []
+    if out:
+        once = out & earlier
+        # Who was in no study may be of another population, of which nobody is looked for here.
+        all_here = len(home.config.populations) == 1 and len(out) >= _FEWEST_OUT
+        gone = len(once & here) < _SHARE * len(once) or (
+            all_here and len(out & here) < _SHARE * len(out)
+        )
+        rule = f"patients who opted out: {len(out & here)} of {len(out)} are there, and left out"
+        if gone:
+            rule += "; were the others taken out of the data, or are ids written in another way?"
+            found.append(DataFinding(population.id_column, rule, level="to accept", kind=OPT_OUTS))
+        else:
+            found.append(DataFinding(population.id_column, rule, level="note"))
+    stayed = earlier - out
+    if len(stayed) >= _FEWEST and len(stayed & here) < _SHARE * len(stayed):
+        rule = (
+            f"patients of earlier studies: {len(stayed & here)} of {len(stayed)} are there; are "
+            "ids written as they were? Otherwise opt-outs and budgets hold for nobody"
+        )
+        found.append(DataFinding(population.id_column, rule, level="to accept", kind=OTHER_IDS))
+    return found
+
+
+def _earlier(home: SiteHome, population: Population) -> set[str]:
+    """Keyed hashes of who was in a study of this population before, also who opted out since."""
+    found = set[str]()
+    for study, approved in readable(home):
+        if approved is not None and approved.population == population.name:
+            members = Members.load(home, study, approved.snapshot)
+            if members is not None:
+                found |= {*members.training, *members.held_out, *(o.patient for o in members.left)}
+    return found

@@ -1,0 +1,204 @@
+"""Patients who do not take part: the list of opt-outs.
+
+An opt-out takes the patient's records out of every frozen snapshot at once, so it holds from the
+next round on, and out of every later approval. The list holds keyed hashes, sealed; no log names a
+patient. What a patient contributed to before is ``erasure``'s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from contextlib import closing
+from typing import Literal
+
+from flo.clients.home.site_config import Population
+from flo.clients.home.site_home import SiteHome
+from flo.clients.records import approval
+from flo.clients.records.approval import Approval, delete_snapshots, readable, snapshot_path, sweep
+from flo.clients.records.members import Members, delete_members
+from flo.clients.records.snapshot import Snapshot
+from flo.documents import canonical
+from flo.documents.document import Document, parse
+from flo.errors import RefusedError, TrustError, UsageError
+from flo.keys.claims import Digest
+from flo.keys.keystore import read_secret, write_secret
+from flo.privacy.ledger.ledger import Ledger
+from flo.privacy.patients.split import keyed_hash, normalise
+
+log = logging.getLogger("flo.clients.patients.opt_outs")
+
+_LIMIT = 1 << 30
+_PURPOSE = "opt-outs"
+
+
+class OptOuts(Document):
+    """Keyed hashes of the patients who do not take part.
+
+    ``before``: digest of the list that this one followed. The audit log names the digest of the
+    latest list, so that a lost or an older one, as from a backup, is not taken for it; a list that
+    is one ahead was written when its entry was cut off.
+    """
+
+    schema_version: Literal[1] = 1
+    patients: tuple[Digest, ...] = ()
+    before: Digest | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the whole list, by which the audit log and the list after it name it."""
+        return canonical.digest(self.to_bytes())
+
+    @classmethod
+    def load(cls, home: SiteHome) -> OptOuts:
+        """Raises TrustError if it is not the list that the audit log named last."""
+        path, found = home.directory / "optouts.sealed", cls()
+        if path.exists():
+            data = read_secret(path, home.keystore(), _PURPOSE)
+            document = canonical.decode(data, limit=_LIMIT, what="opt-outs", values=_LIMIT)
+            found = parse(cls, document, str(path))
+        if _named_last(home) not in (found.digest, found.before):
+            raise TrustError(
+                f"{path} is missing, or older than the audit log: patients who opted out would "
+                "take part again",
+                hint="restore it from the newest backup; if it is lost for good: flo site opt-out "
+                "--begin-a-new-list, and opt them all out again",
+            )
+        return found
+
+    def is_entered(self, home: SiteHome) -> bool:
+        """Whether the audit log names this very list."""
+        return _named_last(home) == self.digest
+
+    def enter(self, home: SiteHome, studies: int) -> None:
+        """Let the audit log name this list as the latest."""
+        home.record("opt-out", listed=len(self.patients), list=self.digest, studies=studies)
+
+    def with_patient(self, patient: str) -> OptOuts:
+        """The list that follows this one with the patient on it; this one, if they are on it."""
+        if patient in self.patients:
+            return self
+        return OptOuts(patients=(*self.patients, patient), before=self.digest)
+
+    def save(self, home: SiteHome) -> None:
+        """Write it sealed; the audit log names it only after ``enter``."""
+        data = self.to_bytes()
+        write_secret(home.directory / "optouts.sealed", home.keystore(), _PURPOSE, data)
+
+
+def _named_last(home: SiteHome) -> str:
+    """Digest of the list that the audit log named last; of an empty one at first."""
+    with closing(home.audit_log()) as log:
+        last = log.last("opt-out")
+    return str(last.facts["list"]) if last else OptOuts().digest
+
+
+def opt_out(home: SiteHome, patient_id: str) -> list[str]:
+    """Take a patient out, here and from now on. Returns digests of the studies this changed.
+
+    Raises:
+        UsageError: no id was given. RefusedError: a study is being approved or ended right now.
+        TrustError: the list is not the newest.
+    """
+    hashed = hashed_id(home, patient_id)
+    with home.decision_lock(), closing(home.ledger()) as ledger:
+        known = OptOuts.load(home)
+        if not known.is_entered(home):  # that was cut off
+            known.enter(home, studies=0)
+        listed = known.with_patient(hashed)
+        listed.save(home)
+        with home.snapshot_lock():
+            changed = [
+                study
+                for study, approved in readable(home)
+                if approved is not None and _take_out(home, ledger, approved, study, hashed)
+            ]
+            sweep(home, ledger)
+        listed.enter(home, studies=len(changed))
+    return changed
+
+
+def begin_a_new_list(home: SiteHome) -> None:
+    """After the list was lost for good: everyone on it takes part again until opted out anew.
+
+    Raises:
+        RefusedError: the list is there.
+    """
+    with home.decision_lock():
+        try:
+            listed = len(OptOuts.load(home).patients)
+        except TrustError:
+            log.warning("the list of opt-outs is begun anew; everyone on the old one takes part")
+        else:
+            raise RefusedError(
+                f"the list of opt-outs is not lost: it has {listed} patients, whom a new one would "
+                "bring back",
+                hint="opt out one more patient: flo site opt-out",
+            )
+        OptOuts().save(home)
+        OptOuts().enter(home, studies=0)
+
+
+def id_in_data(home: SiteHome, patient_id: str) -> bool:
+    """Whether any population's file holds records of this id, spelt so."""
+    wanted = normalise(patient_id)
+    return any(
+        normalise(cell) == wanted
+        for population in home.config.populations
+        for cell in _ids(population)
+        if isinstance(cell, str)
+    )
+
+
+def _ids(population: Population) -> list[object]:
+    # Arrow comes with it and takes its time.
+    from flo.clients.sources.cells import as_ids
+
+    return [cell for batch in population.open().ids() for cell in as_ids(batch).to_pylist()]
+
+
+def opted_out(home: SiteHome, patient_ids: Collection[str]) -> set[str]:
+    """Those of ``patient_ids`` who opted out."""
+    out = set(OptOuts.load(home).patients)
+    if not out:
+        return set()
+    key = home.patients_key
+    return {name for name in patient_ids if keyed_hash(key, name) in out}
+
+
+def hashed_id(home: SiteHome, patient_id: str) -> str:
+    """Keyed hash of a patient's id, by which lists name them. Raises UsageError if it is empty."""
+    if not normalise(patient_id):
+        raise UsageError("no patient id was given")
+    return keyed_hash(home.patients_key, patient_id)
+
+
+def _take_out(home: SiteHome, ledger: Ledger, approved: Approval, study: str, hashed: str) -> bool:
+    """Out of one study: of its frozen copy where there is one, and of the list of members. Returns
+    whether the patient was in it.
+
+    Copy and list are written under new names; the approval then names both in one step. Both are
+    also written if the patient was not in the study. So neither the time that this takes nor the
+    loading of the new copy tells anybody whether the patient was in it.
+    """
+    members = Members.load(home, study, approved.snapshot)
+    if members is None:
+        return False
+    side = members.side_of(hashed)
+    fewer = members.without(hashed, side, ledger.head().sequence) if side else members
+    path = snapshot_path(home, study, approved.snapshot)
+    if not path.exists():  # the study has ended here
+        fewer.save(home, study, approved.snapshot)
+        return side is not None
+    frozen = Snapshot.read(path, approved.snapshot)
+    if side:
+        frozen = frozen.without(side, getattr(members, side).index(hashed))
+    exchanged = frozen.salted()
+    digest = exchanged.digest
+    exchanged.write(snapshot_path(home, study, digest))
+    fewer.save(home, study, digest)
+    renewed = approved.model_copy(update={"snapshot": digest})
+    approval.keep(home, renewed.signed(home.identity()))
+    delete_snapshots(home, study, but=digest)
+    delete_members(home, study, but=digest)
+    return side is not None

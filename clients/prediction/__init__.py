@@ -1,0 +1,1 @@
+"""Use of a published model, offline."""

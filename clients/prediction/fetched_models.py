@@ -1,0 +1,63 @@
+"""Models that this hospital fetched from the coordinator; kept only after every check."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from flo.clients.connection.coordinator_api import CoordinatorApi
+from flo.clients.connection.offers import known_studies
+from flo.clients.home.site_home import SiteHome
+from flo.documents import canonical
+from flo.documents.document import Document, parse
+from flo.errors import TrustError
+from flo.keys.claims import Digest
+from flo.published.model_card import MAX_CARD_BYTES, ModelCard, PublishedModel, paths_of
+from flo.storage.files import write_public
+from flo.study.document import from_canonical
+from flo.study.reference import Known, which
+
+
+class _Answer(Document):
+    card: Annotated[str, Field(max_length=MAX_CARD_BYTES)]
+    tensors: str
+
+
+class _Wish(Document):
+    study: Digest
+
+
+def fetch(home: SiteHome, api: CoordinatorApi, wanted: str, out: Path) -> Path:
+    """Fetch, check and keep the model of a study (see ``flo.study.reference``). Returns the card's
+    path.
+
+    Raises:
+        UsageError: no such study, or several. TrustError: the coordinator whose key this site knows
+        did not sign the card, or the card is of another study.
+    """
+    known = known_studies(api)
+    digest = which(
+        [Known.of(from_canonical(one.study.encode()), one.status) for one in known],
+        wanted,
+        "study of this hospital",
+    )
+    answer = parse(
+        _Answer, api.call("models", _Wish(study=digest).model_dump()), "the coordinator's answer"
+    )
+    document = canonical.decode(answer.card.encode(), limit=MAX_CARD_BYTES, what="model card")
+    card = parse(ModelCard, document, "the model card")
+    try:
+        tensors = base64.b64decode(answer.tensors, validate=True)
+    except ValueError as error:
+        raise TrustError("the coordinator's answer holds no model") from error
+    model = PublishedModel.of(card, tensors, *home.coordinator.fingerprints)
+    if model.study.digest != digest:
+        raise TrustError("the coordinator sent the model of another study")
+    out.mkdir(parents=True, exist_ok=True)
+    card_path, tensors_path = paths_of(out / f"{model.study.name}-{card.run}")
+    write_public(tensors_path, tensors)
+    write_public(card_path, card.to_bytes())
+    return card_path

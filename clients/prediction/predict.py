@@ -1,0 +1,52 @@
+"""Using a published model on patients of this hospital: offline, and nothing leaves.
+
+The columns of the signed study say how a patient becomes the model's inputs, the same code as in
+training. Predictions are about patients: they are written readable by their owner only.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+
+from flo.clients.quality.check import check_inputs
+from flo.clients.sources.cells import as_ids
+from flo.clients.sources.error_wrapper import ErrorBoundary
+from flo.clients.sources.files import open_file
+from flo.documents.text import in_a_sheet
+from flo.errors import UsageError
+from flo.published.model_card import PublishedModel
+from flo.storage.files import write_private
+from flo.study.models import log_odds
+
+
+def predict(model: PublishedModel, data: Path, out: Path, id_column: str) -> int:
+    """Write ``row``, the id column where the file has one, and ``score`` for each record of a file.
+
+    ``row``: 1 for the first record. ``score``: 0 to 1, higher where label 1 is likelier; it
+    ranks patients and is not calibrated. An id is written as a spreadsheet may show it, and ``row``
+    says whose it is. Returns the number of records.
+
+    Raises:
+        DataError: the file does not fit the study's columns. UsageError: ``out`` is ``data``, or no
+        file can be there.
+    """
+    if out.resolve() == data.resolve():
+        raise UsageError(f"--out {out} would overwrite the data", hint="choose another file")
+    if out.is_dir() or not out.parent.is_dir():
+        raise UsageError(f"--out {out} is no file in a folder that exists")
+    source = ErrorBoundary(open_file(data, id_column))
+    inputs = check_inputs(source, model.study.data)
+    scores = 0.5 * (1 + np.tanh(log_odds(model.study, model.weights, inputs) / 2))
+    ids = [cell for batch in source.ids() for cell in as_ids(batch).to_pylist()]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", *([in_a_sheet(id_column)] if ids else []), "score"])
+    for number, score in enumerate(scores, start=1):
+        own = [in_a_sheet(ids[number - 1] or "")] if ids else []
+        writer.writerow([number, *own, f"{score:.6f}"])
+    write_private(out, text.getvalue().encode())
+    return len(scores)

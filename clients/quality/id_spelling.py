@@ -1,0 +1,66 @@
+"""Ids under which one patient may be two: here, or in another file, or as somebody types it.
+
+Budgets, opt-outs and the split go by the id, in any case and without outer spaces
+(``flo.privacy.patients.split.normalise``); all else in it counts.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flo.clients.quality.findings import DataFinding, rows
+from flo.clients.quality.table import Table
+from flo.privacy.patients.split import normalise
+
+SAME_ID, OTHER_CHARACTERS = "one patient two ids", "ids in other characters"
+# Letters and marks that are not shown (Unicode: Default_Ignorable_Code_Point).
+_IGNORABLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+
+
+def same_patient(table: Table, id_column: str) -> list[DataFinding]:
+    """Ids that differ by zeros in front and by marks only: one patient would count as two.
+
+    An accent is such a mark, written apart from its letter or not.
+    """
+    apart = [i if i.isascii() else unicodedata.normalize("NFKD", i) for i in table.ids]
+    plain = pc.replace_substring_regex(pa.array(apart, pa.string()), r"[^\pL\pN]", "")
+    plain = pc.replace_substring_regex(plain, r"(^|\D)0+(\d)", r"\1\2")
+    if pc.count_distinct(plain).as_py() == len(set(table.ids)):
+        return []
+    spelt = pd.DataFrame({"id": table.ids, "plain": plain.to_pylist()})
+    twice = (spelt.groupby("plain")["id"].transform("nunique") > 1).to_numpy()
+    rule = "ids differ by leading zeros or marks only: are they the same patients?"
+    return rows(id_column, rule, twice, level="to accept", kind=SAME_ID)
+
+
+def other_characters(table: Table, id_column: str) -> list[DataFinding]:
+    """Ids that another system, or a keyboard, writes in other characters though they look the same.
+
+    There the patient would be another one: with a budget of their own, and not opted out here.
+    """
+    odd = np.array([_may_be_written_otherwise(name) for name in table.ids], dtype=bool)
+    rule = (
+        "ids hold an accent apart from its letter, an unusual space or an invisible character, "
+        "which others may write in another way: there they are other patients. After a first study "
+        "accept them: a mended id is a new patient, no longer opted out"
+    )
+    return rows(id_column, rule, odd, level="to accept", kind=OTHER_CHARACTERS)
+
+
+def _may_be_written_otherwise(name: str) -> bool:
+    """Of ids of which this does not hold, those that Unicode calls canonical caseless matches
+    (D145) are equal."""
+    if name.isascii() and name.isprintable():
+        return False
+    if normalise(unicodedata.normalize("NFC", name)) != name:
+        return True
+    unseen = (unicodedata.category(one)[0] in "CZ" and one != " " for one in name)
+    return any(unseen) or _IGNORABLE.search(name) is not None

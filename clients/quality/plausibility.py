@@ -1,0 +1,242 @@
+"""What fits the study's rules and looks wrong all the same: swapped columns, shifted codes, columns
+that give the label away, placeholders, patients who are there twice or are too few.
+
+Each is a rule of thumb with its threshold in sight. What one says is shown to the steward, who
+mends it or writes down why it is as it should be.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import rankdata
+
+from flo.clients.quality.duplicates import find_duplicates
+from flo.clients.quality.findings import DataFinding
+from flo.clients.quality.id_spelling import other_characters, same_patient
+from flo.clients.quality.identifiers import identifiers, weak_ids
+from flo.clients.quality.placeholders import constant_codes, placeholders
+from flo.clients.quality.sizes import unexpected_size
+from flo.clients.quality.table import Table
+from flo.clients.quality.units import wrong_unit
+from flo.clients.sources.cells import Floats, Mask
+from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
+
+SWAPPED, SHIFTED, LEAK = "swapped columns", "shifted codes", "label leak"
+ONE_CLASS = "label of one class"
+MISSING = "missing"
+_OUTSIDE, _FITS = 0.2, 0.95
+_LEAK_AUC, _HONEST = 0.95, 0.8
+_FEWEST_OF_A_CLASS, _MOST_OF_A_CLASS = 10, 50_000  # patients, records
+_FEWEST_OF_ONE_CLASS = 20  # records
+_MOSTLY = 0.95
+
+
+def plausibility_findings(
+    table: Table, schema: Schema, id_column: str, declared: int | None = None
+) -> list[DataFinding]:
+    """Everything that looks wrong about a table with at least one record.
+
+    ``declared``: the patients whom the study counts on here; None if it names no such number.
+    """
+    numbers = [c for c in schema.columns if isinstance(c, NumberColumn)]
+    categories = [c for c in schema.columns if isinstance(c, CategoryColumn)]
+    found = identifiers(table.columns, table.ids, schema)
+    swapped = _swapped_numbers(table, numbers) + _swapped_codes(table, categories)
+    found += swapped
+    explained = {name for finding in swapped for name in finding.column.split(" and ")}
+    for column in numbers:
+        if column.name not in explained:
+            values = table.columns[column.name].to_numpy()
+            found += wrong_unit(column, values) or placeholders(column, values)
+    for category in categories:
+        found += _shifted(table, category) + constant_codes(category, table.columns[category.name])
+    found += _leaks(table, schema)
+    found += weak_ids(table.ids, id_column)
+    found += find_duplicates(table, schema) + same_patient(table, id_column)
+    found += other_characters(table, id_column)
+    found += unexpected_size(table.ids, id_column, schema, declared)
+    return found + _one_class(table, schema) + _mostly_missing(table, schema)
+
+
+def _swapped_numbers(table: Table, columns: list[NumberColumn]) -> list[DataFinding]:
+    """Pairs of which each lies within the other's bounds, and not within its own."""
+    found = []
+    known = {c.name: table.columns[c.name].dropna().to_numpy() for c in columns}
+    strange = {c.name for c in columns if _share_inside(known[c.name], c) < 1 - _OUTSIDE}
+    for place, one in enumerate(columns):
+        for other in columns[place + 1 :]:
+            if not strange & {one.name, other.name}:
+                continue
+            here = _share_inside(known[one.name], other), _share_inside(known[other.name], one)
+            if min(here) >= _FITS:
+                found.append(_are_swapped(one.name, other.name, "bounds"))
+    return found
+
+
+def _share_inside(values: Floats, column: NumberColumn) -> float:
+    if not len(values):
+        return 1.0
+    return float(np.mean((values >= column.minimum) & (values <= column.maximum)))
+
+
+def _swapped_codes(table: Table, columns: list[CategoryColumn]) -> list[DataFinding]:
+    found = []
+    cells = {c.name: set(table.columns[c.name].cat.categories) for c in columns}
+    for place, one in enumerate(columns):
+        for other in columns[place + 1 :]:
+            here, there = cells[one.name], cells[other.name]
+            fit = here <= set(one.codes) and there <= set(other.codes)
+            if not fit and here <= set(other.codes) and there <= set(one.codes):
+                found.append(_are_swapped(one.name, other.name, "codebooks"))
+    return found
+
+
+def _are_swapped(one: str, other: str, by: str) -> DataFinding:
+    rule = f"look swapped: each fits the other's {by}, and not its own"
+    return DataFinding(f"{one} and {other}", rule, kind=SWAPPED)
+
+
+def _shifted(table: Table, column: CategoryColumn) -> list[DataFinding]:
+    """Whole numbers as codes, of which all would be known were they one more or one less."""
+    cells = [str(cell) for cell in table.columns[column.name].cat.categories]
+    whole = [cell for cell in cells if re.fullmatch(r"-?\d{1,9}", cell)]
+    if len(whole) < 2 or len(whole) < len(cells) or set(cells) <= set(column.codes):
+        return []
+    for step in (1, -1):
+        if {str(int(cell) + step) for cell in whole} <= set(column.codes):
+            more = "more" if step > 0 else "less"
+            rule = f"codes look shifted: all would be in the codebook were they one {more}"
+            return [DataFinding(column.name, rule, kind=SHIFTED)]
+    return []
+
+
+def _leaks(table: Table, schema: Schema) -> list[DataFinding]:
+    """Columns that tell the label almost alone, by the area under their own ROC curve."""
+    label = table.columns[schema.label]
+    classes = [_spread((label == code).to_numpy()) for code in ("1", "0")]
+    names = np.array(table.ids, dtype=object)
+    least = _least_area(*(len(pd.unique(names[places])) for places in classes))
+    if least > 1:
+        return []
+    chosen = np.sort(np.concatenate(classes))
+    ill, found = (label == "1").to_numpy()[chosen], []
+    half = _half(names[chosen], ill)
+    for column in schema.columns:
+        if isinstance(column, ImageColumn):
+            continue
+        cells = table.columns[column.name].iloc[chosen]
+        if isinstance(column, NumberColumn):
+            own = _area_of_numbers(cells.to_numpy(), ill)
+        else:
+            own = _area_of_codes(cells.cat.codes.to_numpy().astype(np.int64) + 1, ill, half)
+        area = max(_missing_area(cells, ill), own)
+        if area >= least:
+            rule = (
+                f"tells the label almost alone (AUC {area:.2f}): was it written down after the "
+                "outcome, or because of it?"
+            )
+            found.append(DataFinding(column.name, rule, level="to accept", kind=LEAK))
+    return found
+
+
+def _least_area(ill: int, well: int) -> float:
+    """From which area on, among so many patients, it is more than chance; above 1 none is.
+
+    A column may honestly tell the label with an area of .8. Two standard errors above that (Hanley
+    and McNeil 1982, equation 1) is .95 from 18 of each class on, or 13 of one and many of the
+    other. With 11 of each only a perfect area is more; with fewer than 10 the standard error is not
+    to be trusted.
+    """
+    few, many = sorted((ill, well))
+    if few < _FEWEST_OF_A_CLASS:
+        return 2.0
+    first, second = _HONEST / (2 - _HONEST), 2 * _HONEST**2 / (1 + _HONEST)
+    variance = _HONEST * (1 - _HONEST)
+    variance += (few - 1) * (first - _HONEST**2) + (many - 1) * (second - _HONEST**2)
+    return max(_LEAK_AUC, _HONEST + 2 * float(np.sqrt(variance / (few * many))))
+
+
+def _spread(of: Mask) -> npt.NDArray[np.int64]:
+    """Places of a class, and of a large one some: an area compares classes, whatever their size."""
+    places = np.flatnonzero(of)
+    return places[:: 1 + len(places) // _MOST_OF_A_CLASS]
+
+
+def _half(names: npt.NDArray[np.object_], ill: Mask) -> Mask:
+    """Half of each class's patients, in no order that a file could have, and always the same."""
+    chosen = np.zeros(len(ill), dtype=bool)
+    for of in (ill, ~ill):
+        patients, different = pd.factorize(names[of])
+        hashes = pd.util.hash_array(np.asarray(different, dtype=object))
+        chosen[of] = (hashes.argsort().argsort() % 2 == 0)[patients]
+    return chosen
+
+
+def _area_of_numbers(values: Floats, ill: Mask) -> float:
+    there = ~np.isnan(values)
+    area = _area(values[there], ill[there])
+    known = int(ill[there].sum())
+    area = max(area, 1 - area)
+    return area if area >= _least_area(known, int(there.sum()) - known) else 0.5
+
+
+def _area_of_codes(codes: npt.NDArray[np.int64], ill: Mask, half: Mask) -> float:
+    """By how often a code goes with the label, learnt on each half and tried on the other.
+
+    On the same one a code that occurs once would tell its label.
+    """
+    size, areas = int(codes.max()) + 1, []
+    for learnt in (half, ~half):
+        sums = np.bincount(codes[learnt], weights=ill[learnt], minlength=size)
+        counts = np.bincount(codes[learnt], minlength=size)
+        rates = (sums + ill[learnt].mean()) / (counts + 1)
+        areas.append(_area(rates[codes[~learnt]], ill[~learnt]))
+    return float(np.mean(areas))
+
+
+def _missing_area(cells: pd.Series, ill: Mask) -> float:
+    missing = cells.isna().to_numpy()
+    if not missing.any():
+        return 0.5
+    area = 0.5 + (missing[ill].mean() - missing[~ill].mean()) / 2
+    return float(max(area, 1 - area))
+
+
+def _area(score: Floats, ill: Mask) -> float:
+    """Area under the ROC curve, by ranks; a half where one class is not there."""
+    count = int(ill.sum())
+    if count in (0, len(ill)):
+        return 0.5
+    ranks = rankdata(score)
+    area = (ranks[ill].sum() - count * (count + 1) / 2) / (count * (len(ill) - count))
+    return float(area)
+
+
+def _one_class(table: Table, schema: Schema) -> list[DataFinding]:
+    """A label that never changes: nobody was ill, or the mapping names another thing.
+
+    Among a few records it is no surprise.
+    """
+    if len(table) < _FEWEST_OF_ONE_CLASS:
+        return []
+    present = [code for code in ("0", "1") if (table.columns[schema.label] == code).any()]
+    if len(present) != 1:
+        return []
+    rule = f"is {present[0]} in every record: is it the right field, with the right codes?"
+    return [DataFinding(schema.label, rule, level="to accept", kind=ONE_CLASS)]
+
+
+def _mostly_missing(table: Table, schema: Schema) -> list[DataFinding]:
+    found = []
+    for column in schema.columns:
+        if isinstance(column, ImageColumn):
+            continue
+        share = float(table.columns[column.name].isna().mean())
+        if share >= _MOSTLY and column.missing == "indicator":
+            rule = "is missing in every record" if share == 1 else f"is missing in {share:.0%}"
+            found.append(DataFinding(column.name, rule, level="note", kind=MISSING))
+    return found

@@ -1,0 +1,1 @@
+"""Records of each study at a site: approval, frozen patients, replies, extract."""

@@ -1,0 +1,55 @@
+"""Kept replies: every release is written, encrypted and flushed before its ledger row exists.
+
+The same request must get identical bits for as long as the coordinator may ask again, so replies
+stay until the study is settled. Of a masked reply the masked bits are kept, so that a restarted
+site, whose run key is gone, can send them again. With local noise the noisy vector is kept too: a
+retry masks it anew. A share of distributed noise is never kept: it serves one attempt.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flo.documents import canonical
+from flo.keys.keystore import KeyStore
+from flo.protocol.messages import Values, values_bytes, values_from
+from flo.storage.files import write_private
+
+
+class ReplyStore:
+    """The kept replies of one site, by study and digest, each sealed for its own place."""
+
+    def __init__(self, directory: Path, keystore: KeyStore) -> None:
+        self._directory, self._keystore = directory, keystore
+
+    def store(self, study: str, values: Values) -> str:
+        """Write and flush; returns the digest that the ledger row names."""
+        data = values_bytes(values)
+        digest = canonical.digest(data)
+        sealed = self._keystore.seal(self._context(study, digest), data)
+        write_private(self._path(study, digest), sealed)
+        return digest
+
+    def load(self, study: str, digest: str, ring: int) -> Values | None:
+        """The same bits again, or None if they were burnt. Raises TrustError if changed.
+
+        ``ring``: 32 or 64 for what was kept masked, else 0.
+        """
+        path = self._path(study, digest)
+        if not path.exists():
+            return None
+        data = self._keystore.open(self._context(study, digest), path.read_bytes())
+        return values_from(data, ring)
+
+    def forget(self, study: str) -> None:
+        """Remove the replies of a settled study."""
+        for pattern in (f"{study[:32]}-*.sealed", f".{study[:32]}-*.sealed.*"):  # and cut-off ones
+            for path in self._directory.glob(pattern):
+                path.unlink()
+
+    def _path(self, study: str, digest: str) -> Path:
+        return self._directory / f"{study[:32]}-{digest[:32]}.sealed"
+
+    @staticmethod
+    def _context(study: str, digest: str) -> dict[str, str]:
+        return {"purpose": "kept-reply", "study": study, "reply": digest}

@@ -1,0 +1,133 @@
+"""``source`` of a population in ``site.toml``: where its patients are; and opening it.
+
+Addresses of databases hold passwords, so they stand in an environment variable and not in a file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+from flo.documents.document import Document
+from flo.errors import UsageError
+
+if TYPE_CHECKING:
+    from flo.clients.sources.source import DataSource
+
+Variable = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,99}$")]
+
+
+def _sql_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", name):
+        raise ValueError(
+            "a name has the letters A to Z and a to z, digits and _ only, begins with no digit and "
+            "has at most 63 of them; for another one make a view with such a name"
+        )
+    return name
+
+
+SqlName = Annotated[str, AfterValidator(_sql_name)]
+
+
+class SqlPlace(Document):
+    """A table or view that has one row for each record. ``address``: the variable with its URL."""
+
+    kind: Literal["sql"]
+    address: Variable
+    table: SqlName
+    schema_name: SqlName | None = None
+
+    @property
+    def words(self) -> str:
+        """Table and variable; never the address, which holds a password."""
+        return f"{self.table} in the database that {self.address} names"
+
+    def open(self, id_column: str) -> DataSource:
+        """The table. Raises UsageError if the variable is not set."""
+        from flo.clients.sources.sql import SqlTable
+
+        return SqlTable(_address(self.address), self.table, self.schema_name, id_column)
+
+
+class FhirPlace(Document):
+    """A folder with a FHIR R4 bulk export: ``*.ndjson`` and ``*.ndjson.gz``, however deep."""
+
+    kind: Literal["fhir"]
+    folder: Path
+
+    @property
+    def words(self) -> str:
+        """The folder's own name, without those above it."""
+        return f"FHIR export {self.folder.name}"
+
+    def open(self, id_column: str) -> DataSource:
+        """The export. Raises DataError or UsageError if it is none."""
+        from flo.clients.sources.fhir import FhirExport
+
+        return FhirExport(self.folder, id_column)
+
+
+class OmopPlace(Document):
+    """A database with the OMOP common data model, version 5.3 or 5.4.
+
+    ``vocabulary_schema``, ``cohort_schema``: where the vocabulary and the cohorts are, if not in
+    ``schema_name``, as OHDSI's tools set it up.
+    """
+
+    kind: Literal["omop"]
+    address: Variable
+    schema_name: SqlName | None = None
+    vocabulary_schema: SqlName | None = None
+    cohort_schema: SqlName | None = None
+
+    @property
+    def words(self) -> str:
+        """The variable; never the address, which holds a password."""
+        return f"OMOP database that {self.address} names"
+
+    def open(self, id_column: str) -> DataSource:
+        """The database. Raises UsageError if the variable is not set, or ``id_column`` is no id."""
+        from flo.clients.sources.omop import OmopDatabase
+
+        return OmopDatabase(
+            _address(self.address),
+            self.schema_name,
+            id_column,
+            vocabulary=self.vocabulary_schema,
+            cohorts=self.cohort_schema,
+        )
+
+
+class DicomPlace(Document):
+    """A folder with DICOM images, and a CSV file with what is known of each beside them."""
+
+    kind: Literal["dicom"]
+    folder: Path
+    labels: Path
+
+    @property
+    def words(self) -> str:
+        """The folder's own name, without those above it."""
+        return f"DICOM folder {self.folder.name}"
+
+    def open(self, id_column: str) -> DataSource:
+        """The folder, its labels read. Raises DataError if they cannot be."""
+        from flo.clients.sources.dicom import DicomFolder
+
+        return DicomFolder(self.folder, self.labels, id_column)
+
+
+DataPlace = Annotated[SqlPlace | FhirPlace | OmopPlace | DicomPlace, Field(discriminator="kind")]
+
+
+def _address(variable: str) -> str:
+    if not os.environ.get(variable):
+        raise UsageError(
+            f"the environment variable {variable} is not set",
+            hint="it holds the database's address, such as postgresql+psycopg://reader@db/cdm",
+        )
+    return os.environ[variable]

@@ -1,0 +1,64 @@
+"""A source whose every failure is a FloError: what a library quotes of a row is never passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+from flo.clients.sources.mapping import StudyMapping
+from flo.clients.sources.source import Batch, DataSource, SourceField
+from flo.errors import DataError, FloError
+from flo.study.schema import Schema
+
+
+class ErrorBoundary:
+    """Another source, as it is, but for its errors. Raises FloError and nothing else."""
+
+    def __init__(self, source: DataSource) -> None:
+        self._source = source
+        self.name, self.is_table = source.name, source.is_table
+
+    def fields(self) -> list[SourceField]:
+        """As the source has it."""
+        with self._translate():
+            return self._source.fields()
+
+    def settings(self) -> dict[str, Any]:
+        """As the source has it."""
+        with self._translate():
+            return self._source.settings()
+
+    def words(self, cells: list[str]) -> dict[str, str]:
+        """As the source has it."""
+        with self._translate():
+            return self._source.words(cells)
+
+    def ids(self) -> Iterator[pa.Array]:
+        """As the source has it; also what fails halfway through is told in our words."""
+        with self._translate():
+            yield from self._source.ids()
+
+    def read(self, mapping: StudyMapping, schema: Schema) -> Iterator[Batch]:
+        """As the source has it; also what fails halfway through is told in our words."""
+        with self._translate():
+            yield from self._source.read(mapping, schema)
+
+    @contextmanager
+    def _translate(self) -> Iterator[None]:
+        try:
+            yield
+        except FloError:
+            raise
+        except PermissionError:
+            raise DataError(
+                f"{self.name} may not be read by the user that runs FLO",
+                hint="let that user read it, and the folders above it: chown, chmod or setfacl",
+            ) from None
+        except Exception as error:  # noqa: BLE001 - libraries raise whatever they like
+            raise DataError(
+                f"{self.name} cannot be read ({type(error).__name__})",
+                hint="something in it is not what its format says; export it anew, text as UTF-8",
+            ) from None  # what it quotes may be a patient's

@@ -1,0 +1,203 @@
+"""Which of a hospital's fields is which column of a study. Rules only; see ``mapping_file``.
+
+A mapping is written by the hospital, read by its steward, and bound into the approval. It names
+fields, units and codes, never a patient's values; which findings of the quality gate the steward
+has looked into and accepts stands there too, with the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+from datetime import date
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from flo.documents.document import Document
+from flo.errors import UsageError
+from flo.study.document import Identifier
+from flo.study.schema import (
+    CategoryColumn,
+    Code,
+    ColumnName,
+    ImageColumn,
+    NumberColumn,
+    Schema,
+    Text,
+)
+
+FindingName = Annotated[str, StringConstraints(pattern=r"^[a-z ]{3,40}(: .{1,100})?$")]
+Cell = Annotated[str, StringConstraints(max_length=200)]
+Factor = Annotated[float, Field(ge=-1e12, le=1e12)]
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_LONGEST_FIELD, _MOST_FIELDS = 500, 100
+
+
+def _fields(field: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    names = (field,) if isinstance(field, str) else field
+    if not 0 < len(names) <= _MOST_FIELDS or not all(0 < len(n) <= _LONGEST_FIELD for n in names):
+        raise ValueError(
+            f"a field has 1 to {_LONGEST_FIELD} characters, and a list 1 to {_MOST_FIELDS} fields; "
+            "of FHIR and OMOP what is too long for one can be a list of several"
+        )
+    return field
+
+
+class MappedColumn(Document):
+    """One column of the study, or its label.
+
+    ``field``: its field here; of FHIR and OMOP also several, whose events are all the column's.
+    ``unit``: the field's unit where it is not the study's; then value · ``multiply`` + ``add`` is
+    in the study's. ``codes``: cell -> the study's code; a cell that is not named is refused.
+    ``missing``: cells that mean "not known". ``when``: of what happened to a patient several
+    times, the last ``until`` the record's day, the first ``after`` it, or the last at ``any`` time.
+    """
+
+    field: Annotated[str | tuple[str, ...], AfterValidator(_fields)]
+    unit: Text | None = None
+    multiply: Factor | None = None
+    add: Factor = 0.0
+    codes: Annotated[dict[Cell, Code], Field(max_length=500)] = Field(default_factory=dict)
+    missing: Annotated[tuple[Cell, ...], Field(max_length=50)] = ()
+    when: Literal["until", "after", "any"] = "until"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The field, or all of several."""
+        return (self.field,) if isinstance(self.field, str) else tuple(dict.fromkeys(self.field))
+
+    def one_field(self, name: str) -> str:
+        """The only field of the column ``name``. Raises UsageError if it is a list of them."""
+        if isinstance(self.field, str):
+            return self.field
+        raise UsageError(
+            f"{name}: `field` is a list, which only FHIR and OMOP have",
+            hint="name one field in mapping.toml; a view of the tables can join several",
+        )
+
+    def means_missing(self, value: object) -> bool:
+        """Whether ``missing`` names this value: as it is spelt, or as the same number."""
+        if not self.missing or isinstance(value, bool):
+            return False
+        if not isinstance(value, int | float | Decimal):
+            return value in self.missing
+        return any(_NUMBER.fullmatch(cell) and float(cell) == value for cell in self.missing)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MappedColumn:
+        if self.multiply == 0:
+            raise ValueError("multiply = 0 would make every value the same")
+        if (self.unit is None) != (self.multiply is None) or (self.add and self.unit is None):
+            raise ValueError("a unit of its own needs multiply, and multiply or add need the unit")
+        return self
+
+
+class StudyMapping(Document):
+    """How one study's columns are got here.
+
+    ``as_of``: the day of every record, where the source has events and no cohort. ``cohort``: the
+    OMOP cohort whose entries are the records. A table whose fields have the study's names needs no
+    ``columns``. ``accepted``: finding -> why it is no fault.
+    """
+
+    columns: Annotated[dict[ColumnName, MappedColumn], Field(max_length=5001)] = Field(
+        default_factory=dict
+    )
+    as_of: date | None = None
+    cohort: Annotated[int, Field(ge=0)] | None = None
+    accepted: Annotated[dict[FindingName, Text], Field(max_length=500)] = Field(
+        default_factory=dict
+    )
+
+    def commitment(self, key: bytes) -> str:
+        """What an approval names: HMAC-SHA256, so that nobody without the site's key can try out
+        which findings about its patients were accepted."""
+        statement = self.to_bytes()
+        return hmac.new(key, b"flo mapping\0" + statement, hashlib.sha256).hexdigest()
+
+
+class Mapping(Document):
+    """``mapping.toml``: by the study's name, so that its next version finds it."""
+
+    schema_version: Literal[1] = 1
+    studies: Annotated[dict[Identifier, StudyMapping], Field(max_length=1000)] = Field(
+        default_factory=dict
+    )
+
+
+def by_name(names: Iterable[str]) -> StudyMapping:
+    """Columns whose fields have the same names."""
+    return StudyMapping.model_construct(
+        columns={name: MappedColumn.model_construct(field=name) for name in names},
+        as_of=None,
+        cohort=None,
+        accepted={},
+    )
+
+
+def problems(mapping: StudyMapping, schema: Schema) -> list[str]:
+    """What keeps this mapping from being one for a study of that schema; none if nothing does."""
+    found, columns = [], {column.name: column for column in schema.columns}
+    wanted = [schema.label, *columns]
+    found += [f"{name}: is not mapped" for name in wanted if name not in mapping.columns]
+    for name, mapped in mapping.columns.items():
+        column = columns.get(name)
+        if column is None and name != schema.label:
+            found.append(f"{name}: is no column of the study")
+        if mapped.unit is not None:
+            found += _unit(name, mapped, column)
+        found += _codes(name, mapped, column)
+    return found
+
+
+def same_unit(one: str, other: str) -> bool:
+    """Whether two spellings are one unit: mg/dL and mg/dl, mm Hg and UCUM's mm[Hg].
+
+    A thousand in a microlitre is a thousand million in a litre, so K/uL and 10*9/L are one too.
+    """
+    return _plain(one) == _plain(other)
+
+
+_ALIASES = {"beatsperminute": "/min", "bpm": "/min", "1/min": "/min", "beats/min": "/min"} | {
+    "countsperminute": "/min",
+    **{"a": "years", "yr": "years", "year": "years", "d": "days", "day": "days"},
+    **{"degc": "°c", "cel": "°c", "degf": "°f", "percent": "%"},
+    **dict.fromkeys(("10*9/l", "10*3/ul", "10^3/ul", "k/ul", "thousand/ul"), "10^9/l"),
+}
+
+
+def _plain(unit: str) -> str:
+    plain = unit.replace("μ", "u").replace("µ", "u")
+    plain = re.sub(r"[\s\[\]{}_]", "", plain)
+    if plain == "G/L":  # giga; a gram is g, and only its case tells
+        return "10^9/l"
+    plain = plain.casefold()
+    return _ALIASES.get(plain, plain)
+
+
+def _unit(
+    name: str, mapped: MappedColumn, column: NumberColumn | CategoryColumn | ImageColumn | None
+) -> list[str]:
+    if not isinstance(column, NumberColumn):
+        return [f"{name}: only a number has a unit"]
+    if same_unit(mapped.unit or "", column.unit) and (mapped.multiply, mapped.add) != (1, 0):
+        return [f"{name}: {mapped.unit} is the study's own unit, and would be converted"]
+    return []
+
+
+def _codes(
+    name: str, mapped: MappedColumn, column: NumberColumn | CategoryColumn | ImageColumn | None
+) -> list[str]:
+    if not mapped.codes:
+        return []
+    if isinstance(column, NumberColumn | ImageColumn):
+        return [f"{name}: only a category has codes"]
+    known = ("0", "1") if column is None else column.codes
+    wrong = sorted({code for code in mapped.codes.values() if code not in known})
+    if not wrong:
+        return []
+    return [f"{name}: {', '.join(wrong)} is none of the study's codes ({', '.join(known[:8])})"]

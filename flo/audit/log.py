@@ -1,0 +1,386 @@
+"""The audit log: append-only, hash-chained, signed, one at the coordinator and one at each site.
+
+An entry says when, what kind of thing happened, in which study, and public facts about it: every
+enrolment, token, decision, message, refusal, use of a key and change of a budget. It holds no
+patient data and no secret; callers log codes, digests, counts and names of hospitals and people.
+What makes a log hang together, and how others check it, stands in ``flo.audit.chain``.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from flo.audit.chain import (
+    MOST_DIGESTS,
+    ZERO_HASH,
+    Entry,
+    Export,
+    LogExtension,
+    LogHead,
+    Receipt,
+    chained,
+    check_entry,
+)
+from flo.documents import canonical
+from flo.errors import MessageError, TrustError
+from flo.keys.claims import row_statement
+from flo.keys.identity import Signer, fingerprint
+from flo.storage.database import open_database, writing
+
+_LONGEST_FACTS = 16_384
+_TABLES = """
+CREATE TABLE IF NOT EXISTS entries (
+  number INTEGER PRIMARY KEY, time TEXT NOT NULL, kind TEXT NOT NULL, study TEXT,
+  facts TEXT NOT NULL, salt TEXT NOT NULL, source INTEGER UNIQUE, hash TEXT NOT NULL,
+  signature TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS witnessed (
+  signer TEXT PRIMARY KEY, number INTEGER NOT NULL, head TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS receipts (
+  signer TEXT PRIMARY KEY, number INTEGER NOT NULL, receipt TEXT NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS by_kind ON entries (kind, number);
+"""
+_ENTRY = "SELECT number, time, kind, study, facts, salt, hash, signature FROM entries"
+
+
+def existing(path: Path, identity: Signer) -> AuditLog:
+    """The log of a folder that was made before.
+
+    Raises:
+        TrustError: it is gone, and with it what it says of the policy and of who opted out.
+    """
+    if not path.exists():
+        raise TrustError(
+            f"the audit log {path} is missing; without it nobody knows which policy is in force",
+            hint="restore it from the newest backup",
+        )
+    return AuditLog(path, identity)
+
+
+class AuditLog:
+    """One party's log in SQLite, flushed on every commit. Several processes may share it."""
+
+    def __init__(
+        self,
+        path: Path,
+        identity: Signer,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Open or create. Raises TrustError if the last entry is not signed by ``identity``."""
+        self._identity, self._clock, self._lock = identity, clock, threading.RLock()
+        self._db = open_database(path, _TABLES, schema=1, what="audit log")
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('owner', ?)", (identity.public.hex(),))
+        last = self._one("SELECT kind, number, hash, signature FROM entries ORDER BY number DESC")
+        follows = last and last[0] == "key-replaced" and self.owner == identity.public.hex()
+        if last and not follows:
+            head = LogHead(
+                number=last[1], hash=last[2], signature=last[3], public=identity.public.hex()
+            )
+            head.check(identity.fingerprint)
+
+    def close(self) -> None:
+        """Close this connection; what was entered is on the disk already."""
+        self._db.close()
+
+    @property
+    def owner(self) -> str:
+        """Whose next entry it is: the key (DER, hexadecimal) that made it or followed by now."""
+        found = self._one("SELECT value FROM meta WHERE name = 'owner'")
+        return str(found[0]) if found else ""
+
+    # -- entries ---------------------------------------------------------------------------------
+
+    def append(self, kind: str, study: str | None = None, **facts: Any) -> None:
+        """Sign one entry and flush it to the disk."""
+        with self._writing():
+            self._insert(self._now(), kind, study, facts, None)
+
+    def append_from(self, outbox: list[tuple[int, str, str, str | None, dict[str, Any]]]) -> None:
+        """Take over (source number, time, kind, study, facts) entries, each at most once."""
+        with self._writing():
+            (last,) = self._db.execute("SELECT coalesce(max(source), 0) FROM entries").fetchone()
+            for source, time, kind, study, facts in outbox:
+                if source > last:
+                    self._insert(time, kind, study, facts, source)
+
+    def last_source(self) -> int:
+        """Source number of the latest entry that was taken over; 0 if none."""
+        found = self._one("SELECT coalesce(max(source), 0) FROM entries")
+        return int(found[0]) if found else 0
+
+    def entries(self) -> Iterator[Entry]:
+        """All entries, from the first on."""
+        with self._lock:
+            rows = self._db.execute(_ENTRY + " ORDER BY number").fetchall()
+        return map(_entry, rows)
+
+    def last(self, kind: str) -> Entry | None:
+        """The latest entry of a kind."""
+        row = self._one(_ENTRY + " WHERE kind = ? ORDER BY number DESC LIMIT 1", kind)
+        return _entry(row) if row else None
+
+    def latest(
+        self, most: int, *, study: str | None = None, kind: str | None = None
+    ) -> tuple[list[Entry], int]:
+        """The latest ``most`` entries, the latest first, and how many there are in all.
+
+        ``study``: only of studies whose digest begins so; ``kind``: only of this kind.
+        """
+        chosen = (
+            "WHERE (?1 IS NULL OR substr(study, 1, length(?1)) = ?1) AND kind = ifnull(?2, kind)"
+        )
+        with self._lock:
+            rows = self._db.execute(
+                f"{_ENTRY} {chosen} ORDER BY number DESC LIMIT ?3",
+                (study, kind, most),
+            ).fetchall()
+            (count,) = self._db.execute("SELECT count(*) FROM entries").fetchone()
+        return list(map(_entry, rows)), int(count)
+
+    def checked(self, number: int, hash_: str, *, most: int) -> tuple[int, str]:
+        """Check up to ``most`` entries behind entry ``number``, which ended in ``hash_``.
+
+        Returns number and hash of the last that holds. Raises TrustError at one that does not.
+        """
+        with self._lock:
+            if number and self._one("SELECT hash FROM entries WHERE number = ?", number) != (
+                hash_,
+            ):
+                raise TrustError(f"this log: entry {number} was edited or cut out since")
+            rows = self._db.execute(
+                _ENTRY + " WHERE number > ? ORDER BY number LIMIT ?", (number, most)
+            ).fetchall()
+            (last,) = self._db.execute("SELECT coalesce(max(number), 0) FROM entries").fetchone()
+            seen = max((receipt.number for receipt in self.receipts()), default=0)
+        if seen > last:
+            raise TrustError(
+                f"this log: it ends at entry {last}, and entry {seen} was countersigned"
+            )
+        for entry in map(_entry, rows):
+            check_entry(entry, "this log", number + 1, hash_, self._signer_of(number + 1))
+            number, hash_ = entry.number, entry.hash
+        return number, hash_
+
+    # -- the other side --------------------------------------------------------------------------
+
+    def last_seen(self, signers: Collection[str]) -> int:
+        """The last entry that was seen of the logs of these keys; 0 if none."""
+        return max((h.number for h in self.witnessed() if h.fingerprint in signers), default=0)
+
+    def growth(self, signers: Collection[str], *, most: int | None = None) -> LogExtension | None:
+        """What was added since a key of these fingerprints gave its last receipt; None if nothing.
+
+        At most ``MOST_DIGESTS`` entries; the rest is for the next time. ``most``: the last entry
+        that they say they have seen, if that is less than they once signed.
+        """
+        with self._lock:
+            after = self.signed_by(signers)
+            after = after if most is None else min(after, most)
+            rows = self._db.execute(
+                _ENTRY + " WHERE number > ? ORDER BY number LIMIT ?", (after, MOST_DIGESTS)
+            ).fetchall()
+            if not rows:
+                return None
+            entries = [_entry(row) for row in rows]
+            last = entries[-1]
+            head = LogHead(
+                number=last.number,
+                hash=last.hash,
+                signature=last.signature,
+                public=self._signer_of(last.number),
+            )
+        return LogExtension(
+            head=head, after=after, digests=tuple(entry.digest for entry in entries)
+        )
+
+    def signed_by(self, signers: Collection[str]) -> int:
+        """The last entry that a key of these fingerprints gave a receipt for; 0 if none."""
+        return max((receipt.number for receipt in self._standing(signers)), default=0)
+
+    def _standing(self, signers: Collection[str]) -> Iterator[Receipt]:
+        """Receipts of these keys for entries that are here; others speak of a log that was cut."""
+        for receipt in self.receipts():
+            row = self._one("SELECT hash FROM entries WHERE number = ?", receipt.number)
+            if receipt.fingerprint in signers and row == (receipt.hash,):
+                yield receipt
+
+    def cosign(self, growth: LogExtension, earlier: Collection[str] = ()) -> Receipt:
+        """Keep another party's head and sign a receipt for it; the caller knows whose key it is.
+
+        ``earlier``: fingerprints of that party's earlier keys.
+
+        Raises:
+            TrustError: it did not grow out of the last head seen: that log was cut or forked.
+        """
+        head = growth.head
+        head.check(head.fingerprint)
+        with self._writing():
+            kept = [h for h in self.witnessed() if h.fingerprint in (head.fingerprint, *earlier)]
+            last = max(kept, key=lambda head: head.number, default=None)
+            number, hash_ = (last.number, last.hash) if last else (0, ZERO_HASH)
+            if not growth.grew_from(number, hash_):
+                raise TrustError(
+                    f"this audit log was cut or forked: entry {number} was seen before, ending in "
+                    f"{hash_[:12]}, and what it shows now, up to entry {head.number}, does not "
+                    "follow"
+                )
+            self._db.execute(
+                "INSERT OR REPLACE INTO witnessed VALUES (?, ?, ?)",
+                (head.fingerprint, head.number, _text(head)),
+            )
+        return Receipt.given(self._identity, head)
+
+    def keep_receipt(self, receipt: Receipt, signer: str) -> None:
+        """Keep another party's receipt for a head of ours, if it is its latest.
+
+        Raises:
+            TrustError: it is not by ``signer``, not ours, or about an entry that is not here.
+        """
+        receipt.check(signer)
+        row = self._one("SELECT hash FROM entries WHERE number = ?", receipt.number)
+        if receipt.owner not in self._own() or row is None or row[0] != receipt.hash:
+            raise TrustError("a receipt for an audit entry that is not in this log")
+        with self._writing():
+            self._db.execute(
+                "INSERT INTO receipts VALUES (?, ?, ?) ON CONFLICT (signer) DO UPDATE SET"
+                " number = excluded.number, receipt = excluded.receipt"
+                " WHERE excluded.number > receipts.number",
+                (signer, receipt.number, _text(receipt)),
+            )
+
+    def receipts(self) -> list[Receipt]:
+        """The latest receipt of each other party."""
+        return [Receipt.model_validate(d) for d in self._documents("receipts", "receipt")]
+
+    def witnessed(self) -> list[LogHead]:
+        """The latest head seen of each other party's log."""
+        return [LogHead.model_validate(d) for d in self._documents("witnessed", "head")]
+
+    def export(self, owner: str) -> bytes:
+        """The whole log as one canonical, signed document."""
+        with self._lock:
+            unsigned = Export(
+                owner=owner,
+                public=self._identity.public.hex(),
+                entries=tuple(self.entries()),
+                receipts=tuple(self.receipts()),
+                witnessed=tuple(self.witnessed()),
+                signature="0",
+            )
+        signature = self._identity.sign("audit-export", unsigned.statement())
+        signed = unsigned.model_copy(update={"signature": signature})
+        return signed.to_bytes()
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _insert(
+        self, time: str, kind: str, study: str | None, facts: dict[str, Any], source: int | None
+    ) -> None:
+        if self.owner != self._identity.public.hex():
+            raise TrustError(
+                "this audit log goes on under another key",
+                hint="if a replacement of the coordinator's key was cut off, finish it: "
+                "flo coordinator replace-key",
+            )
+        text = canonical.encode(facts).decode()
+        if len(text) > _LONGEST_FACTS:  # a report of many hospitals: named by its digest
+            facts = {"digest": canonical.digest(text.encode()), "bytes": len(text)}
+        row = self._one("SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1")
+        number, previous = (row[0] + 1, row[1]) if row else (1, ZERO_HASH)
+        entry = Entry(
+            number=number,
+            time=time,
+            kind=kind,
+            study=study,
+            facts=facts,
+            salt=secrets.token_hex(16),
+            hash=ZERO_HASH,
+            signature="0",
+        )
+        hash_ = chained(previous, entry.digest)
+        self._db.execute(
+            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                number,
+                time,
+                kind,
+                study,
+                canonical.encode(facts).decode(),
+                entry.salt,
+                source,
+                hash_,
+                self._identity.sign("audit-entry", row_statement(number, hash_)),
+            ),
+        )
+        if kind == "key-replaced":
+            self._db.execute("UPDATE meta SET value = ? WHERE name = 'owner'", (facts["new"],))
+
+    def _own(self) -> set[str]:
+        """Fingerprints of the keys that this log's entries were signed with."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT facts FROM entries WHERE kind = 'key-replaced'"
+            ).fetchall()
+        earlier = {fingerprint(bytes.fromhex(_document(text)["old"])) for (text,) in rows}
+        return {self._identity.fingerprint, *earlier}
+
+    def _signer_of(self, number: int) -> str:
+        """The key that signed an entry: ``old`` of the first replacement from it on, or ours."""
+        row = self._one(
+            "SELECT facts FROM entries WHERE kind = 'key-replaced' AND number >= ?"
+            " ORDER BY number LIMIT 1",
+            number,
+        )
+        return str(_document(row[0])["old"]) if row else self._identity.public.hex()
+
+    def _documents(self, table: str, column: str) -> list[Any]:
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT {column} FROM {table} ORDER BY signer"  # noqa: S608 - names of ours
+            ).fetchall()
+        return [_document(text) for (text,) in rows]
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._lock, writing(self._db):
+            yield
+
+    def _one(self, statement: str, *values: object) -> tuple[Any, ...] | None:
+        with self._lock:
+            found: tuple[Any, ...] | None = self._db.execute(statement, values).fetchone()
+            return found
+
+    def _now(self) -> str:
+        return self._clock().isoformat(timespec="milliseconds")
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    number, time, kind, study, facts, salt, hash_, signature = row
+    try:
+        return Entry(
+            number=number,
+            time=time,
+            kind=kind,
+            study=study,
+            facts=_document(facts),
+            salt=salt,
+            hash=hash_,
+            signature=signature,
+        )
+    except (ValidationError, MessageError) as error:
+        raise TrustError(f"this log: entry {number} was edited") from error
+
+
+def _document(text: str) -> Any:
+    return canonical.decode(text.encode(), limit=1 << 20, what="audit log")
+
+
+def _text(claim: LogHead | Receipt) -> str:
+    return claim.to_bytes().decode()

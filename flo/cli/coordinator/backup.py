@@ -1,0 +1,64 @@
+"""``flo coordinator backup|restore``."""
+
+from __future__ import annotations
+
+import typer
+
+from flo.cli.terminal import results
+from flo.cli.terminal.command import command
+from flo.cli.terminal.options import COORDINATOR_FOLDER, BackupFile, BackupOut, CoordinatorFolder
+
+app = typer.Typer()
+
+
+@command(app, "backup")
+def coordinator_backup(
+    out: BackupOut, home: CoordinatorFolder = COORDINATOR_FOLDER
+) -> results.BackupWritten:
+    """Write the coordinator's folder, keys and runs into one file that a passphrase opens."""
+    from flo.cli.terminal.output import say, working
+    from flo.keys import backup
+    from flo.keys.keystore import passphrase
+    from flo.server.home.coordinator_home import NOT_BACKED_UP, CoordinatorHome
+
+    opened = CoordinatorHome.open(home)
+    secret = passphrase(f"passphrase for {out}", new=True)
+    with working("copying"):
+        count = backup.write(
+            out, "coordinator", "coordinator", opened.directory, NOT_BACKED_UP, secret
+        )
+    with opened.recording() as store:
+        store.add_event(None, "backed-up", files=count)
+    say(f"{out} holds {count} files")
+    kept = opened.config.keystore.path
+    if kept is not None:
+        say(f"keep a copy of {kept} too: it is not in this file")
+    return results.BackupWritten(str(out), count, str(kept) if kept else None)
+
+
+@command(app, "restore")
+def coordinator_restore(
+    file: BackupFile, home: CoordinatorFolder = COORDINATOR_FOLDER
+) -> results.CoordinatorRestored:
+    """Unpack a backup into a new folder; `flo coordinator serve` goes on from there."""
+    from flo.cli.terminal.output import say, working
+    from flo.keys import backup
+    from flo.keys.keystore import passphrase
+    from flo.server.home.coordinator_home import CoordinatorHome
+
+    secret = passphrase(f"passphrase for {file}", new=False)
+    with working("opening"):
+        found = backup.read(file, "coordinator", secret)
+        backup.unpack(found, home, ("models",))
+    with CoordinatorHome.open(home).recording() as store:
+        store.end_all_invitations()
+        store.add_event(None, "restored", made=found.header.made)
+        let_in = [member.id for member in store.members() if not member.revoked]
+    say(f"{home} is as it was at {found.header.made}; invitations of then open nothing")
+    say(f"[bold]let in again[/]: {', '.join(let_in) or 'no hospital'}")
+    say("revoke whoever was revoked since, before you serve: flo coordinator revoke HOSPITAL")
+    say("hospitals that enrolled or renewed since need a new invitation (flo coordinator invite)")
+    say("studies offered since are not known here: launch a new version, the old one has its run")
+    say("sites say in their logs that a backup was restored; a run goes on from its state of then")
+    say(f"next: flo coordinator serve --home {home}")
+    return results.CoordinatorRestored(str(home), found.header.made, let_in)

@@ -1,0 +1,59 @@
+"""``flo coordinator console``: the link that opens the console."""
+
+from __future__ import annotations
+
+import typer
+
+from flo.cli.terminal import results
+from flo.cli.terminal.command import command
+from flo.cli.terminal.options import COORDINATOR_FOLDER, CoordinatorFolder
+
+app = typer.Typer()
+_HOURS = 8
+
+
+@command(app)
+def console(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.ConsoleLink:
+    """Show the link that opens the console; --home may be an access file of yours."""
+    from flo.cli.coordinator.operator import read_access
+    from flo.cli.terminal.output import say
+    from flo.server.console.sign_in import SIGN_IN
+    from flo.server.home.coordinator_home import CoordinatorHome
+    from flo.server.http.tokens import issue
+
+    if home.is_file():
+        access = read_access(home)
+        say("open this link, which is like a password, in your browser:")
+        link = f"{access.url}{SIGN_IN}#{access.token}"
+        say(link)
+        return results.ConsoleLink(link, None, None)
+    opened = CoordinatorHome.open(home)
+    text, made = issue(opened.identity(), "owner of the folder", "operator", _HOURS * 3600)
+    with opened.recording() as store:
+        store.add_event(
+            None,
+            "token-issued",
+            id=made.id,
+            name=made.name,
+            role=made.role,
+            expires=made.expires,
+        )
+    say(f"open this link, which is like a password for {_HOURS} hours, in your browser:")
+    link = f"{opened.private_url}{SIGN_IN}#{text}"
+    say(link)
+    say(
+        f"A browser that does not know {opened.ca_path} asks whether to trust it: import that file,"
+    )
+    say("or compare the certificate's SHA-256 fingerprint with this one:")
+    certificate = _certificate_fingerprint(opened.certificate_path.read_bytes())
+    say(certificate)
+    say(f"It is there while this runs: flo coordinator serve --home {home}")
+    return results.ConsoleLink(link, _HOURS, certificate)
+
+
+def _certificate_fingerprint(pem: bytes) -> str:
+    """As browsers show it: SHA-256 of the certificate, in pairs."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+
+    return x509.load_pem_x509_certificate(pem).fingerprint(hashes.SHA256()).hex(":").upper()

@@ -1,0 +1,280 @@
+"""``flo coordinator ...``: set a coordinator up, run it, and let hospitals and people in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flo.cli.terminal import results
+from flo.cli.terminal.command import command
+from flo.cli.terminal.options import COORDINATOR_FOLDER, CoordinatorFolder, ServiceUser
+
+app = typer.Typer()
+
+
+@command(app)
+def init(
+    home: CoordinatorFolder = COORDINATOR_FOLDER,
+    host: Annotated[
+        str, typer.Option(envvar="FLO_HOST", help="Name or address that hospitals dial.")
+    ] = "127.0.0.1",
+    bind: Annotated[str, typer.Option(help="Address to listen on for hospitals.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(envvar="FLO_PORT", help="Port for hospitals.")] = 9443,
+    private_port: Annotated[
+        int, typer.Option(envvar="FLO_PRIVATE_PORT", help="Port for operators and jobs.")
+    ] = 9444,
+    private_host: Annotated[
+        str, typer.Option(help="Address that operators and jobs reach; never a public one.")
+    ] = "127.0.0.1",
+    ca_certificate: Annotated[
+        Path | None, typer.Option(help="Bring a CA: its certificate (PEM); may be intermediate.")
+    ] = None,
+    ca_key: Annotated[Path | None, typer.Option(help="The brought CA's key (PEM).")] = None,
+    keystore: Annotated[
+        str, typer.Option(help="What seals the keys: file, passphrase, or the ARN of a KMS key.")
+    ] = "file",
+    keystore_path: Annotated[
+        Path | None, typer.Option(help="The key file, if not in the folder.")
+    ] = None,
+    signing_key: Annotated[
+        str | None, typer.Option(help="ARN of the KMS key that is this coordinator's identity.")
+    ] = None,
+) -> results.CoordinatorMade:
+    """Make the coordinator's keys, certificate authority and configuration."""
+    from flo.cli.terminal.output import keystore_document, say
+    from flo.documents.document import parse
+    from flo.errors import UsageError
+    from flo.keys.identity import format_fingerprint
+    from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
+
+    config = parse(
+        CoordinatorConfig,
+        {
+            "host": host,
+            "bind": bind,
+            "port": port,
+            "private_port": private_port,
+            "private_host": private_host,
+            "keystore": keystore_document(keystore, keystore_path),
+            "signing_key": signing_key,
+        },
+        "coordinator configuration",
+    )
+    if (ca_certificate is None) != (ca_key is None):
+        raise UsageError("--ca-certificate and --ca-key come together")
+    brought = (
+        (ca_certificate.read_bytes(), ca_key.read_bytes()) if ca_certificate and ca_key else None
+    )
+    made = CoordinatorHome.create(home, config, brought)
+    say(f"coordinator made in {home}")
+    say(f"fingerprint, to read out to hospitals: {format_fingerprint(made.identity().fingerprint)}")
+    say(f"next: flo coordinator serve --home {home}")
+    return results.CoordinatorMade(str(home), made.identity().fingerprint)
+
+
+@app.command()
+def serve(
+    home: CoordinatorFolder = COORDINATOR_FOLDER,
+    verbose: Annotated[int, typer.Option("-v", count=True, help="More on the screen.")] = 0,
+    quiet: Annotated[bool, typer.Option("-q", help="Errors only on the screen.")] = False,
+) -> None:
+    """Serve hospitals and operators until stopped; continues runs that were under way."""
+    from flo.host.logs import start_logging
+    from flo.server.coordinator import serve as serve_until_stopped
+    from flo.server.home.coordinator_home import CoordinatorHome
+
+    opened = CoordinatorHome.open(home)
+    start_logging(home / "log" / "coordinator.jsonl", verbosity=-1 if quiet else verbose)
+    if opened.config.aws is None:
+        serve_until_stopped(opened)
+        return
+    from flo.infra.aws.sagemaker import SageMakerJobs, audit_store
+
+    serve_until_stopped(opened, SageMakerJobs(opened.config.aws), audit_store(opened.config.aws))
+
+
+@command(app)
+def invite(
+    hospital: Annotated[str, typer.Argument(help="Id of the hospital, such as cleveland.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write the invitation.")] = None,
+    home: CoordinatorFolder = COORDINATOR_FOLDER,
+) -> results.Invited:
+    """Write a one-time invitation for a hospital; pass it on like a password."""
+    from contextlib import closing
+
+    from pydantic import TypeAdapter, ValidationError
+
+    from flo.cli.terminal.output import say
+    from flo.errors import UsageError
+    from flo.server.home.coordinator_home import CoordinatorHome
+    from flo.server.keys.authority import BOOTSTRAP_DAYS
+    from flo.server.maintenance.invitations import invite as make_invitation
+    from flo.storage.files import write_private
+    from flo.study.document import Identifier
+
+    try:
+        TypeAdapter(Identifier).validate_python(hospital)
+    except ValidationError as error:
+        raise UsageError(
+            f"{hospital!r} is not a hospital id",
+            hint="lower-case letters without accents (koeln, not Köln), digits and hyphens",
+        ) from error
+    opened, path = CoordinatorHome.open(home), out or Path(f"{hospital}.invitation.json")
+    with closing(opened.store()) as store:
+        member = store.member(hospital)
+    write_private(path, make_invitation(opened, hospital))
+    say(f"{path} opens enrolment once, within {BOOTSTRAP_DAYS} days")
+    replaces = member is not None and not member.revoked
+    if replaces:
+        say(
+            f"[yellow]{hospital} is enrolled already:[/] whoever uses this takes its place; "
+            f"flo coordinator revoke {hospital} ends both"
+        )
+    return results.Invited(hospital, str(path), BOOTSTRAP_DAYS, replaces)
+
+
+@command(app)
+def revoke(
+    hospital: Annotated[str, typer.Argument(help="Id of the hospital.")],
+    home: CoordinatorFolder = COORDINATOR_FOLDER,
+) -> results.Revoked:
+    """Refuse a hospital from its next request on; its data and ledger are its own."""
+    from flo.cli.terminal.output import say
+    from flo.errors import UsageError
+    from flo.server.home.coordinator_home import CoordinatorHome
+
+    with CoordinatorHome.open(home).recording() as store:
+        if store.member(hospital) is None:
+            raise UsageError(f"hospital {hospital!r} is not enrolled here")
+        store.add_event(None, "revoked", hospital=hospital)
+        store.revoke(hospital)
+    say(f"{hospital} is refused from its next request on")
+    return results.Revoked(hospital)
+
+
+@command(app)
+def hospitals(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.Hospitals:
+    """List enrolled hospitals with their fingerprints, and the coordinator's own."""
+    from rich.table import Table
+
+    from flo.cli.terminal.output import console
+    from flo.keys.identity import format_fingerprint
+    from flo.server.home.coordinator_home import CoordinatorHome
+
+    opened = CoordinatorHome.open(home)
+    found, own = [], opened.identity().fingerprint
+    store = opened.store()
+    table = Table("hospital", "fingerprint", "status")
+    for member in store.members():
+        status = "revoked" if member.revoked else "enrolled"
+        table.add_row(member.id, format_fingerprint(member.fingerprint), status)
+        found.append(results.EnrolledHospital(member.id, member.fingerprint, member.revoked))
+    store.close()
+    console().print(table)
+    console().print(
+        f"the coordinator's own, to read out: {format_fingerprint(own)}", soft_wrap=True
+    )
+    return results.Hospitals(own, found)
+
+
+@command(app)
+def token(
+    name: Annotated[str, typer.Argument(help="Who it is for, as the audit log will name them.")],
+    role: Annotated[str, typer.Option(help="operator, viewer or auditor.")] = "viewer",
+    hours: Annotated[float, typer.Option(help="How long it lives, 24 at most.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="Where to write the access file.")] = None,
+    home: CoordinatorFolder = COORDINATOR_FOLDER,
+) -> results.TokenWritten:
+    """Write an access file with a signed, short-lived token; use it as --home of other commands."""
+    from typing import get_args
+
+    from flo.cli.coordinator.operator import Access
+    from flo.cli.terminal.output import say
+    from flo.errors import UsageError
+    from flo.server.home.coordinator_home import CoordinatorHome
+    from flo.server.http.roles import ALLOWED
+    from flo.server.http.tokens import PersonRole, issue
+    from flo.storage.files import write_private
+
+    opened = CoordinatorHome.open(home)
+    if role not in get_args(PersonRole):
+        raise UsageError(f"role {role!r} is not one of {', '.join(get_args(PersonRole))}")
+    if not 0 < hours <= 24:
+        raise UsageError(f"--hours {hours:g} is not within 0 and 24")
+    path = out or Path(f"{role}.access.json")
+    if not path.parent.is_dir():
+        raise UsageError(f"no folder {path.parent} for --out")
+    text, made = issue(opened.identity(), name, role, round(hours * 3600))  # type: ignore[arg-type]
+    with opened.recording() as store:
+        store.add_event(
+            None, "token-issued", id=made.id, name=name, role=role, expires=made.expires
+        )
+    access = Access(url=opened.private_url, ca=opened.ca_path.read_text(), token=text)
+    write_private(path, access.to_bytes())
+    may = [action for (who, action), yes in ALLOWED.items() if who == role and yes]
+    say(f"{path}: {name} may {', '.join(may)}")
+    say(f"for {hours:g} hours; pass it on like a password. Use: flo study list --home {path}")
+    return results.TokenWritten(str(path), name, role, hours, may)
+
+
+@command(app)
+def rewrap(
+    keystore: Annotated[
+        str, typer.Option(help="What seals the keys from now on: file, passphrase, or a KMS ARN.")
+    ],
+    keystore_path: Annotated[
+        Path | None, typer.Option(help="The key file, if not in the folder.")
+    ] = None,
+    home: CoordinatorFolder = COORDINATOR_FOLDER,
+) -> results.Rewrapped:
+    """Move this coordinator's secrets to another key store, or another key in KMS."""
+    from flo.cli.terminal.output import keystore_document, say, working
+    from flo.documents.document import parse
+    from flo.keys.keystore import KeyStoreConfig
+    from flo.server.home.coordinator_home import CoordinatorHome
+    from flo.server.maintenance.rewrap import rewrap as move
+
+    config = parse(KeyStoreConfig, keystore_document(keystore, keystore_path), "--keystore")
+    with working("sealing anew"):
+        count = move(CoordinatorHome.open(home), config)
+    say(f"{count} secrets are sealed anew; the key store before opens nothing here any more")
+    say("keep it as long as you keep backups that were made under it")
+    return results.Rewrapped(count)
+
+
+@command(app, "replace-key")
+def replace_key(
+    home: CoordinatorFolder = COORDINATOR_FOLDER,
+    yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
+) -> results.KeyReplaced:
+    """Make a new identity key, signed over by the old one; every steward compares it anew."""
+    from flo.cli.terminal.output import confirmed, say
+    from flo.errors import RefusedError
+    from flo.keys.identity import fingerprint, format_fingerprint
+    from flo.server.home.coordinator_home import CoordinatorHome
+    from flo.server.maintenance.key_rotation import replace_key as replace
+
+    opened = CoordinatorHome.open(home)
+    if not confirmed("Replace the coordinator's identity key? Tokens end at once.", yes):
+        raise RefusedError("nothing was changed", hint="--yes replaces at once")
+    step = replace(opened)
+    made = fingerprint(bytes.fromhex(step.new))
+    say(f"new fingerprint, to read out: {format_fingerprint(made)}")
+    say("hospitals accept it with: flo site coordinator --accept FINGERPRINT")
+    say("invitations and tokens that were out have ended; make new ones")
+    return results.KeyReplaced(made)
+
+
+@command(app, "unit")
+def coordinator_unit(
+    home: CoordinatorFolder = COORDINATOR_FOLDER, user: ServiceUser = "flo"
+) -> results.Unit:
+    """Print a systemd unit for this coordinator, locked in as far as it can be."""
+    from flo.cli.terminal.output import verbatim
+    from flo.infra.systemd.units import unit
+    from flo.server.home.coordinator_home import CoordinatorHome
+
+    CoordinatorHome.open(home)
+    return results.Unit(verbatim(unit("coordinator", home, user)))

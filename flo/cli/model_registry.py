@@ -1,0 +1,91 @@
+"""``flo model register|packages|approve``: published models in SageMaker's registry."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from flo.cli.model import ModelFile, trusted_coordinators
+from flo.cli.terminal import results
+from flo.cli.terminal.command import command
+from flo.cli.terminal.options import COORDINATOR_FOLDER, CoordinatorFolder, DryRun
+
+app = typer.Typer()
+Package = Annotated[str, typer.Argument(help="ARN of a model package.")]
+
+
+@command(app)
+def register(
+    path: ModelFile, home: CoordinatorFolder = COORDINATOR_FOLDER, dry_run: DryRun = False
+) -> results.PackageState:
+    """Put a published model of this coordinator into its account's registry, to be approved."""
+    from flo.cli.terminal.output import say, working
+    from flo.errors import UsageError
+    from flo.infra.aws.registry import Registry
+    from flo.published.model_card import PublishedModel
+    from flo.server.home.coordinator_home import CoordinatorHome
+
+    opened = CoordinatorHome.open(home)
+    config = opened.config.aws
+    if config is None:
+        raise UsageError(f"{opened.config_path} has no [aws] section", hint="flo aws deploy")
+    trusted = trusted_coordinators(home, None)
+    if dry_run:
+        card = PublishedModel.open(path, *trusted).card
+        say(f"run {card.run} would be put into the registry of {config.region}, to be approved")
+        say("nothing was put there; the same without --dry-run does it")
+        return results.PackageState(str(path), "planned")
+    with working("registering"):
+        arn = Registry(config.region).register(config, path, *trusted)
+    say(f"{arn} waits for approval")
+    say(f"next: flo model approve {arn} --why REASON")
+    return results.PackageState(arn, "PendingManualApproval")
+
+
+@command(app)
+def packages(
+    study: Annotated[str, typer.Argument(help="Name of a study.")],
+    region: Annotated[str, typer.Option(envvar="AWS_REGION", help="AWS region.")],
+) -> results.Packages:
+    """List a study's packages in the registry, the newest first."""
+    from rich.table import Column, Table
+
+    from flo.cli.terminal.output import console, plain
+    from flo.infra.aws.registry import Registry
+
+    table = Table(Column("package", overflow="fold"), "approval", "ε", "run", "made")
+    lines = []
+    for found in Registry(region).packages(study):
+        lines.append(
+            results.PackageLine(
+                found.arn, found.approval, found.epsilon, found.run, str(found.created)
+            )
+        )
+        table.add_row(
+            plain(found.arn), found.approval, plain(found.epsilon), plain(found.run), found.created
+        )
+    console().print(table)
+    return results.Packages(lines)
+
+
+@command(app)
+def approve(
+    package: Package,
+    why: Annotated[str, typer.Option(help="Kept with the package.")],
+    reject: Annotated[bool, typer.Option("--reject", help="Say no instead.")] = False,
+    dry_run: DryRun = False,
+) -> results.PackageState:
+    """Approve a package of the registry, or reject it; only an approved one is fetched."""
+    from flo.cli.terminal.output import say
+    from flo.infra.aws.registry import Registry
+
+    decision: Literal["Approved", "Rejected"] = "Rejected" if reject else "Approved"
+    registry = Registry.of(package)
+    if dry_run:
+        now = registry.approval_of(package)
+        say(f"{package} is {now}; it would be {decision}, and nothing was changed")
+        return results.PackageState(package, now)
+    registry.decide(package, decision, why)
+    say(f"{package} is {decision.lower()}")
+    return results.PackageState(package, decision)

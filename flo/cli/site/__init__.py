@@ -1,0 +1,8 @@
+"""`flo site`: commands of a hospital."""
+
+from __future__ import annotations
+
+from flo.cli.site import backup, desk, mapping, policy, setup, steward
+
+PARTS = (setup.app, steward.app, policy.app, mapping.app, desk.app, backup.app)
+"""In the order of ``flo site --help``."""

@@ -1,0 +1,91 @@
+"""``flo site backup|restore|recover``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from flo.cli.terminal import results
+from flo.cli.terminal.command import command
+from flo.cli.terminal.options import SITE_FOLDER, BackupFile, BackupOut, SiteFolder
+
+if TYPE_CHECKING:
+    from flo.privacy.ledger.ledger import Restored
+
+app = typer.Typer()
+
+
+@command(app, "backup")
+def site_backup(out: BackupOut, home: SiteFolder = SITE_FOLDER) -> results.BackupWritten:
+    """Write this site's folder, ledger and keys into one file that a passphrase opens."""
+    from flo.cli.terminal.output import say, working
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.maintenance.recover import back_up
+    from flo.keys.keystore import passphrase
+
+    opened = SiteHome.open(home)
+    secret = passphrase(f"passphrase for {out}", new=True)
+    with working("copying"):
+        count = back_up(opened, out, secret)
+    say(f"{out} holds {count} files; frozen patients and kept replies are not among them")
+    kept = opened.config.keystore.path
+    if kept is not None:
+        say(f"keep a copy of {kept} too: it is not in this file")
+    say("make one after every study: what a restored ledger lost is charged in full")
+    return results.BackupWritten(str(out), count, str(kept) if kept else None)
+
+
+@command(app, "restore")
+def site_restore(file: BackupFile, home: SiteFolder = SITE_FOLDER) -> results.SiteRecovered:
+    """Unpack a backup into a new folder, then charge what may have happened since it was made."""
+    from flo.cli.terminal.output import say, working
+    from flo.clients.connection.enrolment import connect
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.maintenance.recover import recover, restore
+    from flo.errors import NetworkError, TrustError
+    from flo.keys.keystore import passphrase
+
+    secret = passphrase(f"passphrase for {file}", new=False)
+    with working("opening"):
+        header = restore(file, home, secret)
+    say(f"{home} is as it was at {header.made}; nothing opens its ledger yet")
+    opened = SiteHome.open(home)
+    try:
+        with working("asking the coordinator what it saw since"), connect(opened) as api:
+            restored = recover(opened, api)
+    except (NetworkError, TrustError) as error:
+        say(f"not recovered yet: {error}")
+        say("if the certificate was renewed since: flo site enrol INVITATION, a new one")
+        say(f"then: flo site recover --home {home}")
+        raise typer.Exit(type(error).exit_code) from error
+    return _told(restored)
+
+
+@command(app, "recover")
+def site_recover(home: SiteFolder = SITE_FOLDER) -> results.SiteRecovered:
+    """Charge in full whatever this ledger may have lost, and open it again."""
+    from flo.cli.terminal.output import working
+    from flo.clients.connection.enrolment import connect
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.maintenance.recover import recover
+
+    opened = SiteHome.open(home)
+    with working("asking the coordinator what it saw since"), connect(opened) as api:
+        restored = recover(opened, api)
+    return _told(restored)
+
+
+def _told(restored: Restored) -> results.SiteRecovered:
+    from flo.cli.terminal.output import plain, say
+
+    say(f"{restored.lost} rows of the ledger were lost, as far as others saw")
+    say("every study that was under way is charged in full and goes on without this site")
+    for digest in restored.studies:
+        say(f"approved since the backup, charged in full: {digest[:12]}")
+    for population in restored.exhausted:
+        say(f"[bold red]nothing is left[/] of the budget of population {plain(population)}")
+    say("[bold]policy and opt-outs are those of the backup[/]: read the policy (flo site policy),")
+    say("enter whoever opted out since (flo site opt-out), then: flo site policy --sign")
+    say("flo site budget shows what remains; flo site run goes on")
+    return results.SiteRecovered(restored.lost, list(restored.studies), list(restored.exhausted))

@@ -1,0 +1,120 @@
+"""``flo site budget`` on the screen: bars, a curve over time, studies, and what still fits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from flo.privacy.ledger.ledger import Ledger
+    from flo.privacy.report.budget_view import Moment
+
+_BAR, _CURVE, _LEVELS = 40, 60, " ▁▂▃▄▅▆▇█"
+
+
+def show(ledger: Ledger) -> list[dict[str, Any]]:
+    """Draw every population's life budget. Returns the same numbers, as ``--json`` has them."""
+    from flo.cli.terminal.output import console, say
+    from flo.privacy.accounting.life_budget import SUB_LEDGERS
+    from flo.privacy.report import budget_view
+
+    rows, balance, out = list(ledger.rows()), ledger.balance(), console()
+    documents = []
+    for name, life in balance.lives.items():
+        say(f"[bold]population {name}[/]: life ε = {life.epsilon:g} at δ = {life.delta:g}")
+        moments = budget_view.over_time(rows, name, _CURVE)
+        fits = {
+            sub_ledger: budget_view.affordable(life, balance.remaining(name, sub_ledger))
+            for sub_ledger in SUB_LEDGERS
+        }
+        for sub_ledger in SUB_LEDGERS:
+            say(_bar(sub_ledger, moments[-1]))
+        say(_curve(moments))
+        uses = budget_view.by_study(rows, balance, name)
+        out.print(_studies(uses))
+        if any(fit.largest_epsilon for fit in fits.values()):
+            say("a study of half the ε takes about a quarter of the budget, so of what is free:")
+        for sub_ledger, fit in fits.items():
+            several = ", ".join(f"{n} of ε = {e:g}" for e, n in fit.studies.items() if n)
+            say(
+                f"still affordable in {sub_ledger}: one study of ε up to {fit.largest_epsilon:.3f}"
+                + (f", or {several}" if several else "")
+                if fit.largest_epsilon
+                else f"still affordable in {sub_ledger}: nothing, this budget is spent for good"
+            )
+        documents.append(_document(name, moments[-1], fits, life.epsilon, life.delta, uses))
+    return documents
+
+
+def _bar(sub_ledger: str, now: Moment) -> str:
+    spent, committed = now.spent[sub_ledger], now.committed[sub_ledger]
+    filled = round(_BAR * min(1.0, spent))
+    held = max(0, round(_BAR * min(1.0, committed)) - filled)
+    drawn = "█" * filled + "▒" * held + "░" * (_BAR - filled - held)
+    return (
+        f"  {sub_ledger:<11}{drawn} spent {spent:.1%}, reserved {committed - spent:.1%}, "
+        f"free {max(0.0, 1 - committed):.1%}"
+    )
+
+
+def _curve(moments: list[Moment]) -> str:
+    """Share committed in training over the ledger's life, one column for each moment."""
+    top = len(_LEVELS) - 1
+    drawn = "".join(
+        _LEVELS[min(top, round(top * min(1.0, moment.committed["training"])))] for moment in moments
+    )
+    first, last = moments[0].time[:16], moments[-1].time[:16]
+    return f"  over time  {first} [dim]│[/]{drawn}[dim]│[/] {last} (training, spent or reserved)"
+
+
+def _studies(uses: list[Any]) -> Table:
+    from rich.table import Table
+
+    from flo.cli.terminal.output import plain
+    from flo.privacy.accounting.life_budget import SUB_LEDGERS
+
+    table = Table("study", "approved", "state", "releases", *SUB_LEDGERS, box=None)
+    for use in uses:
+        made = ", ".join(f"{n} of {of} {purpose}" for purpose, (n, of) in use.releases.items())
+        table.add_row(
+            plain(use.study),
+            use.approved[:10],
+            "ended" if use.settled else "open",
+            made,
+            *(
+                f"{use.spent[s]:.1%}" + (f" + {use.reserved[s]:.1%}" if use.reserved[s] else "")
+                for s in SUB_LEDGERS
+            ),
+        )
+    return table
+
+
+def _document(
+    name: str, now: Moment, fits: dict[str, Any], epsilon: float, delta: float, uses: list[Any]
+) -> dict[str, Any]:
+    return {
+        "population": name,
+        "epsilon": epsilon,
+        "delta": delta,
+        "sub_ledgers": {
+            sub_ledger: {
+                "spent": now.spent[sub_ledger],
+                "reserved": now.committed[sub_ledger] - now.spent[sub_ledger],
+                "free": max(0.0, 1 - now.committed[sub_ledger]),
+                "largest_epsilon": fit.largest_epsilon,
+                "studies_that_fit": {f"{e:g}": n for e, n in fit.studies.items()},
+            }
+            for sub_ledger, fit in fits.items()
+        },
+        "studies": [
+            {
+                "study": use.study,
+                "approved": use.approved,
+                "settled": use.settled,
+                "spent": use.spent,
+                "reserved": use.reserved,
+            }
+            for use in uses
+        ],
+    }

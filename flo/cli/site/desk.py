@@ -1,0 +1,61 @@
+"""``flo site desk``, and the red button: ``flo site stop`` and ``resume``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flo.cli.terminal import results
+from flo.cli.terminal.command import command
+from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
+
+app = typer.Typer()
+
+
+@app.command()
+def desk(
+    home: SiteFolder = SITE_FOLDER,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 0,
+) -> None:
+    """Open the steward's desk: inbox, decisions, budget, log, stop button. On this machine only."""
+    from flo.cli.terminal.output import say
+    from flo.clients.desk.serve import serve_desk
+    from flo.clients.home.site_home import SiteHome
+    from flo.host.logs import start_logging
+
+    opened = SiteHome.open(home)
+    start_logging(home / "log" / "desk.jsonl", verbosity=-1)
+    say(f"the desk of {opened.config.hospital}; Ctrl-C ends it, and nothing else")
+
+    def show_link(link: str) -> None:
+        say(f"open it in your browser, once, with: {link}")
+
+    serve_desk(opened, port, show_link)
+
+
+@command(app)
+def stop(home: SiteFolder = SITE_FOLDER) -> results.Halted:
+    """Stop everything: nothing more leaves this hospital until `flo site resume`."""
+    from flo.cli.terminal.output import say
+    from flo.clients.home.emergency_stop import halt
+    from flo.clients.home.site_home import SiteHome
+
+    made, but = halt(SiteHome.open(home))
+    say(f"[bold red]everything is stopped[/] since {made.time}; nothing more leaves this hospital")
+    if but:
+        say(f"[yellow]but:[/] {but}")
+    say("approvals and reservations stay; to let it go on: flo site resume")
+    return results.Halted(made.time)
+
+
+@command(app)
+def resume(home: SiteFolder = SITE_FOLDER) -> results.Halted:
+    """Let a site go on that was stopped."""
+    from flo.cli.terminal.output import say
+    from flo.clients.home.emergency_stop import resume
+    from flo.clients.home.site_home import SiteHome
+
+    resume(SiteHome.open(home))
+    say("it goes on: what is approved is answered again")
+    return results.Halted(None)

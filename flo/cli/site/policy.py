@@ -1,0 +1,160 @@
+"""``flo site ...``: what a hospital lays down for itself: policy, people, patients' wishes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flo.cli.site.steward import PersonKey, person_key
+from flo.cli.terminal import results
+from flo.cli.terminal.command import command
+from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
+
+if TYPE_CHECKING:
+    from flo.clients.home.site_home import SiteHome
+
+app = typer.Typer()
+
+
+@command(app)
+def policy(
+    home: SiteFolder = SITE_FOLDER,
+    sign: Annotated[bool, typer.Option("--sign", help="Put policy.toml in force.")] = False,
+    person: PersonKey = None,
+) -> results.PolicyShown:
+    """Show what this site allows; sign policy.toml after you have edited it."""
+    from flo.cli.terminal.output import plain, say
+    from flo.clients.home.policy_file import read_edited
+    from flo.clients.home.policy_file import sign as put_in_force
+    from flo.clients.home.site_home import SiteHome
+    from flo.errors import TrustError
+
+    opened = SiteHome.open(home)
+    if sign and put_in_force(opened.directory, opened.identity(), person_key(person)) is None:
+        say("signed; the policy in force asks for more people: flo site policy --sign --person KEY")
+        waiting = read_edited(opened.directory / "policy.toml")
+        return results.PolicyShown(waiting.digest, False, waiting.model_dump(mode="json"))
+    found, refused = read_edited(opened.directory / "policy.toml"), None
+    try:
+        found = opened.policy
+    except TrustError as error:
+        refused = error
+    for name, value in found.model_dump(mode="json").items():
+        if name != "people":
+            shown = "not limited" if value is None else str(value)
+            say(f"{name} = {plain(shown)}")
+    for someone in found.people:
+        say(f"may approve: {someone.name}, {someone.role}")
+    if refused is not None:  # it is shown all the same: somebody has to look at it before signing
+        raise refused
+    say(f"in force, digest {found.digest[:12]}; {home / 'policy.toml'} is signed")
+    return results.PolicyShown(found.digest, True, found.model_dump(mode="json"))
+
+
+@command(app)
+def person(
+    name: Annotated[str, typer.Argument(help="The person's name, as approvals will carry it.")],
+    out: Annotated[Path, typer.Option(help="Where to write the person's key.")],
+    role: Annotated[
+        str,
+        typer.Option(help="steward, data protection officer, ethics committee or physician."),
+    ] = "steward",
+) -> results.PersonKey:
+    """Make a key of a person's own, opened by a passphrase, to approve with."""
+    from flo.cli.terminal.output import plain, say
+    from flo.clients.approvals.approvers import new_key
+    from flo.keys.keystore import passphrase
+
+    made = new_key(out, passphrase(f"passphrase for {out}", new=True))
+    say(f"{out} is the key of {name}; keep it, and the passphrase, to yourself")
+    say("add this to policy.toml, then: flo site policy --sign")
+    public = made.public.hex()
+    say(plain(f'\n[[people]]\nname = "{name}"\nrole = "{role}"\npublic = "{public}"'))
+    return results.PersonKey(str(out), name, role, public)
+
+
+@command(app, "opt-out")
+def opt_out(
+    home: SiteFolder = SITE_FOLDER,
+    begin_a_new_list: Annotated[
+        bool,
+        typer.Option(
+            "--begin-a-new-list",
+            help="Only if the list is lost for good: all on it take part again until asked anew.",
+        ),
+    ] = False,
+) -> results.OptedOut:
+    """Ask for a patient who does not take part: from the next round on, and in nothing later."""
+    from flo.cli.terminal.output import say
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.patients.opt_outs import begin_a_new_list as begin
+    from flo.clients.patients.opt_outs import opt_out as take_out
+
+    opened = SiteHome.open(home)
+    if begin_a_new_list:
+        begin(opened)
+        say("a new, empty list; opt out again everyone who was on the old one")
+        return results.OptedOut(0, known=True)
+    patient = _patient_id()
+    changed = take_out(opened, patient)
+    say(f"noted; the patient was taken out of {len(changed)} studies and takes part in none later")
+    return results.OptedOut(len(changed), _is_known(opened, patient))
+
+
+@command(app)
+def erase(home: SiteFolder = SITE_FOLDER) -> results.Erased:
+    """Opt a patient out and record which models they contributed to, how much. Asks for the id."""
+    from rich.table import Table
+
+    from flo.cli.terminal.output import console, plain, say
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.patients.erasure import erase as record
+
+    opened, patient = SiteHome.open(home), _patient_id()
+    made, path = record(opened, patient)
+    table = Table("study", "digest", "as", "releases", "ε at most", "δ", "odds change by at most")
+    for part in made.contributions:
+        table.add_row(
+            plain(f"{part.name} v{part.version}"),
+            part.study[:12],
+            "trained on" if part.side == "training" else "evaluated on",
+            str(part.releases),
+            f"{part.epsilon:.4f}",
+            f"{part.delta:g}",
+            f"× {part.factor:.2f}",
+        )
+    if made.contributions:
+        console().print(table)
+    else:
+        say("this id is in no study that was approved here")
+    known = _is_known(opened, patient)
+    if made.unknown:
+        say(f"not known for {len(made.unknown)} studies approved before members were kept")
+    say(made.said)
+    say(f"signed record, without the patient's id: {path}")
+    contributions = [part.model_dump(mode="json") for part in made.contributions]
+    return results.Erased(str(path), known, contributions, list(made.unknown))
+
+
+def _is_known(home: SiteHome, patient: str) -> bool | None:
+    """Whether a data file holds the id, and said if not. What was asked for is done in any case."""
+    from flo.cli.terminal.output import plain, say
+    from flo.clients.patients.opt_outs import id_in_data
+    from flo.errors import FloError
+
+    try:
+        known = id_in_data(home, patient)
+    except FloError as error:
+        say(f"[yellow]nobody looked if a data file holds this id:[/] {plain(str(error))}")
+        say("once the data are there, flo site opt-out with the same id looks again")
+        return None
+    if not known:
+        say("[yellow]no data file here holds this id:[/] is it spelt as there?")
+    return known
+
+
+def _patient_id() -> str:
+    """Asked for and not an argument: it would stand in the shell's history and the process list."""
+    return str(typer.prompt("the patient's id, as in the data file"))

@@ -1,0 +1,296 @@
+"""``flo site ...``: what a steward decides about studies and partners."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flo.cli.terminal import results
+from flo.cli.terminal.command import command
+from flo.cli.terminal.options import SITE_FOLDER, DryRun, SiteFolder
+
+if TYPE_CHECKING:
+    from flo.clients.connection.coordinator_api import CoordinatorApi
+    from flo.clients.connection.offers import Offered
+    from flo.clients.home.site_home import SiteHome
+    from flo.keys.identity import Identity
+    from flo.study.document import Study
+
+app = typer.Typer()
+StudyName = Annotated[
+    str | None, typer.Argument(help="NAME:VERSION or digest of a study; may be left out.")
+]
+PersonKey = Annotated[
+    Path | None, typer.Option("--person", help="Your own key, where the policy names people.")
+]
+
+
+@command(app)
+def confirm(
+    partners: Annotated[
+        list[str] | None, typer.Argument(help="HOSPITAL=FINGERPRINT, as it was read out to you.")
+    ] = None,
+    home: SiteFolder = SITE_FOLDER,
+) -> results.Partners:
+    """Keep partners' fingerprints that you compared by telephone; alone, list them."""
+    from flo.cli.terminal.output import say
+    from flo.clients.approvals.fingerprints import AddressBook, parse_entries
+    from flo.clients.home.site_home import SiteHome
+    from flo.keys.identity import format_fingerprint
+
+    opened = SiteHome.open(home)
+    book = AddressBook.load(opened)
+    if partners:
+        book = book.confirm(opened, parse_entries(partners))
+    for hospital, fingerprint in sorted(book.confirmed.items()):
+        say(f"{hospital}: {format_fingerprint(fingerprint)}")
+    if not book.confirmed:
+        say("no partner's fingerprint was compared yet: flo site confirm HOSPITAL=FINGERPRINT")
+    return results.Partners(dict(book.confirmed))
+
+
+@command(app)
+def inbox(home: SiteFolder = SITE_FOLDER) -> results.Inbox:
+    """List the studies that name this hospital, and what was decided about each here."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from flo.cli.terminal.output import console, plain, working
+    from flo.clients.connection.enrolment import connect
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.inbox.inbox import listed
+
+    opened = SiteHome.open(home)
+    with working("asking the coordinator for studies"), connect(opened) as api:
+        known = listed(opened, api)
+    table = Table("study", "version", "digest", "ε", "coordinator", "here")
+    for item in known:
+        table.add_row(
+            plain(item.name),
+            str(item.version),
+            item.digest[:12],
+            f"{item.epsilon:g}",
+            plain(item.status),
+            item.here,
+        )
+    console().print(table)
+    return results.Inbox([results.Waiting(**asdict(item)) for item in known])
+
+
+@command(app)
+def review(
+    study: StudyName = None,
+    home: SiteFolder = SITE_FOLDER,
+    population: Annotated[str | None, typer.Option(help="Which population takes part.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page to read or print.")] = None,
+) -> results.Sheet:
+    """Read a study in plain language: what leaves, what it costs, what changed, our rules."""
+    from flo.cli.terminal.output import console, say, show_sheet, working
+    from flo.clients.connection.enrolment import connect
+    from flo.clients.connection.offers import choose
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.inbox.review import page
+    from flo.clients.inbox.review import review as sheet
+    from flo.storage.files import write_private
+
+    opened = SiteHome.open(home)
+    chosen = opened.config.population(population)
+    with connect(opened) as api, working("asking the coordinator for studies"):
+        offered = choose(_wait_for_offers(opened, api, 0), study)
+        parts = sheet(opened, offered.study, chosen)
+    show_sheet(parts, console())
+    if html is not None:
+        write_private(html, page(opened, offered.study, chosen).encode())
+        say(f"\nthe same to print: {html}")
+    opened.record("reviewed", offered.study.digest)
+    listed = [
+        {"heading": part.heading, "lines": [list(line) for line in part.lines]} for part in parts
+    ]
+    written = str(html) if html else None
+    return results.Sheet(offered.study.name, offered.study.digest, listed, written)
+
+
+@command(app)
+def approve(
+    study: StudyName = None,
+    home: SiteFolder = SITE_FOLDER,
+    population: Annotated[str | None, typer.Option(help="Which population takes part.")] = None,
+    yes: Annotated[
+        bool,
+        typer.Option(
+            "--yes", help="Approve without asking: what was reviewed here, or by its digest."
+        ),
+    ] = False,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a study to be offered.")] = 0,
+    if_broken: Annotated[
+        bool,
+        typer.Option(
+            "--as-if-broken",
+            help="Without comparing fingerprints: charge ε as if the secure sum were broken.",
+        ),
+    ] = False,
+    person: PersonKey = None,
+    dry_run: DryRun = False,
+) -> results.Approval:
+    """Read a study, check the data on this screen, and approve: one approval, one reservation."""
+    from flo.cli.terminal.output import confirmed, console, say, show_sheet, working
+    from flo.clients.approvals.approve import approve as sign
+    from flo.clients.approvals.approve import dry_run_approval, shares, terms_of
+    from flo.clients.approvals.approvers import add_approver
+    from flo.clients.approvals.fingerprints import AddressBook, refuse_strangers
+    from flo.clients.connection.enrolment import connect
+    from flo.clients.connection.offers import choose
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.inbox.review import review as sheet
+    from flo.errors import RefusedError
+
+    opened = SiteHome.open(home)
+    chosen = opened.config.population(population)
+    with connect(opened) as api:
+        with working("asking the coordinator for studies"):
+            offered = choose(_wait_for_offers(opened, api, wait), study)
+        if yes and not dry_run:
+            _refuse_unread(opened, offered.study, study)
+        unconfirmed = AddressBook.load(opened).unconfirmed(offered.study, opened.config.hospital)
+        show_sheet(sheet(opened, offered.study, chosen), console())
+        refuse_strangers(offered.study, unconfirmed, if_broken=if_broken)
+        takes = shares(opened, offered.study, chosen, if_broken=if_broken)
+        named = (offered.study.name, offered.study.digest)
+        if dry_run:
+            with working("checking the data and the budget"):
+                dry_run_approval(opened, api, offered, chosen, if_broken=if_broken)
+            say("\nthe data fit, the policy allows it, the budget has room; nothing was reserved")
+            needed = opened.policy.approvers
+            return results.Approval(*named, False, True, takes, [], needed)
+        if not confirmed("\nApprove this study and reserve its whole cost?", yes):
+            raise RefusedError("not approved; nothing was spent", hint="--yes approves at once")
+        terms = terms_of(opened, offered.study, chosen, if_broken=if_broken)
+        people = add_approver(opened, offered.study, terms, person_key(person))
+        digest, needed = offered.study.digest[:12], opened.policy.approvers
+        if people and len(people) < needed:
+            said = ", ".join(given.name for given in people)
+            say(f"\n{said} said yes to {digest}; the policy asks for {needed} people")
+            say(f"nothing is reserved yet; next: flo site approve {digest} --person KEY")
+            yet = [given.name for given in people]
+            return results.Approval(*named, False, False, takes, yet, needed)
+        with working("checking the data and reserving the budget"):
+            sign(opened, api, offered, chosen, if_broken=if_broken, people=people)
+    say(f"\napproved {offered.study.name} ({digest}); budget reserved")
+    said_yes = [given.name for given in people]
+    return results.Approval(*named, True, False, takes, said_yes, needed)
+
+
+def _refuse_unread(home: SiteHome, study: Study, named: str | None) -> None:
+    """A yes that nobody is asked for is to a text that somebody read: it was reviewed here, or its
+    digest is named. Another study may have come under the same name meanwhile."""
+    from flo.errors import RefusedError
+    from flo.study.reference import is_digest
+
+    with closing(home.audit_log()) as log:
+        read, _ = log.latest(1, study=study.digest, kind="reviewed")
+    if not read and not is_digest(named, study.digest):
+        called = f"{study.name}:{study.version}"
+        raise RefusedError(
+            f"{called} ({study.digest[:12]}) was not reviewed here; nothing was approved or spent",
+            hint=f"flo site review {called}; or name the digest that was read elsewhere",
+        )
+
+
+@command(app)
+def refuse(
+    study: Annotated[str, typer.Argument(help="NAME:VERSION or digest of a study on offer.")],
+    reason: Annotated[str, typer.Option(help="For the coordinator to read; no patient data.")],
+    home: SiteFolder = SITE_FOLDER,
+) -> results.Decided:
+    """Say no to a study; nothing is spent, and you may still approve it later."""
+    from flo.cli.terminal.output import say
+    from flo.clients.approvals.decline import refuse as sign
+    from flo.clients.connection.enrolment import connect
+    from flo.clients.connection.offers import choose
+    from flo.clients.home.site_home import SiteHome
+
+    opened = SiteHome.open(home)
+    with connect(opened) as api:
+        chosen = choose(_wait_for_offers(opened, api, 0), study).study
+        sign(opened, api, chosen.digest, reason)
+    say(f"refused {chosen.name} ({chosen.digest[:12]}); the coordinator was told")
+    return results.Decided(chosen.digest, "refused", told=True)
+
+
+@command(app)
+def withdraw(
+    study: Annotated[str, typer.Argument(help="NAME:VERSION or digest of an approved study.")],
+    reason: Annotated[str, typer.Option(help="For the coordinator to read; no patient data.")],
+    home: SiteFolder = SITE_FOLDER,
+) -> results.Decided:
+    """End an approval: the agent refuses the study's next message; the ledger keeps the past."""
+    from flo.cli.terminal.output import say
+    from flo.clients.approvals.decline import withdraw as sign
+    from flo.clients.connection.enrolment import connect
+    from flo.clients.home.site_home import SiteHome
+
+    opened = SiteHome.open(home)
+    digest = approved_digest(opened, study)
+    with connect(opened) as api:
+        told = sign(opened, api, digest, reason)
+    say(f"withdrawn: {digest[:12]}; nothing more is released, and what was not used is free again")
+    if not told:
+        say("[yellow]the coordinator could not be told;[/] it learns it from the agent's refusal")
+    return results.Decided(digest, "withdrawn", told)
+
+
+@command(app)
+def extract(
+    study: Annotated[str, typer.Argument(help="Digest of an approved study, or its start.")],
+    out: Annotated[Path, typer.Option(help="Where to write the signed extract.")],
+    home: SiteFolder = SITE_FOLDER,
+) -> results.FileWritten:
+    """Sign an extract of the ledger for one study, for the auditor."""
+    from flo.cli.terminal.output import say
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.records.extract import make_extract
+    from flo.storage.files import write_public
+
+    opened = SiteHome.open(home)
+    digest = approved_digest(opened, study)
+    with closing(opened.ledger()) as ledger:
+        write_public(out, make_extract(opened, ledger, digest))
+    say(f"signed extract in {out}")
+    return results.FileWritten(str(out))
+
+
+def approved_digest(home: SiteHome, wanted: str) -> str:
+    """Return the digest of the approved study that ``wanted`` names. Raises UsageError."""
+    from flo.clients.records.approval import readable
+    from flo.study.reference import Known, which
+
+    known = [
+        Known.of(approved.read_study()) if approved else Known("unreadable", 0, digest)
+        for digest, approved in readable(home)
+    ]
+    return which(known, wanted, "study approved here")
+
+
+def person_key(path: Path | None) -> Identity | None:
+    """The key in this file, its passphrase asked for on the terminal; None for no file."""
+    from flo.clients.approvals.approvers import load_key
+    from flo.keys.keystore import passphrase
+
+    return None if path is None else load_key(path, passphrase(f"passphrase for {path}", new=False))
+
+
+def _wait_for_offers(opened: SiteHome, api: CoordinatorApi, seconds: float) -> list[Offered]:
+    import time
+
+    from flo.clients.connection.offers import offered_studies
+
+    end = time.monotonic() + seconds
+    while True:
+        offers = offered_studies(api, opened.coordinator)
+        if offers or time.monotonic() > end:
+            return offers
+        time.sleep(0.2)

@@ -1,0 +1,1 @@
+"""How commands read options, print, follow progress and return results."""

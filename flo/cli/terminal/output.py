@@ -1,0 +1,129 @@
+"""What commands show: errors with a way out, sheets, spinners; only results on standard output."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flo.errors import EXIT_BUG, EXIT_USAGE, FloError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flo.privacy.report.sheet import Section
+
+
+_OF_LINUX = ("fcntl", "grp", "pwd", "resource")  # modules of Python's own
+_words_to_error = False
+
+
+def words_to_standard_error() -> None:
+    """From now on standard output has JSON and nothing else."""
+    global _words_to_error
+    _words_to_error = True
+
+
+def console(*, error: bool = False) -> Console:
+    """A rich console; results go to standard output, everything else to standard error."""
+    from rich.console import Console
+
+    return Console(stderr=error or _words_to_error, highlight=False, soft_wrap=error)
+
+
+def say(text: str) -> None:
+    """One line of a result, never wrapped, so that paths and commands can be copied."""
+    from flo.documents.text import escape_for_terminal
+
+    console().print(escape_for_terminal(text), soft_wrap=True)
+
+
+def explain(error: Exception) -> int:
+    """Print an error as a person needs it and return the exit code."""
+    from flo.host.machine_errors import of_the_machine
+
+    out = console(error=True)
+    error = of_the_machine(error) or error
+    if isinstance(error, FloError):
+        out.print(f"[bold red]error:[/] {plain(str(error))}")
+        if error.hint:
+            out.print(f"[bold]what to do:[/] {plain(error.hint)}")
+        return error.exit_code
+    if isinstance(error, OSError) and isinstance(error.filename, str | Path):
+        out.print(f"[bold red]error:[/] {plain(f'{error.filename}: {error.strerror}')}")
+        out.print("[bold]what to do:[/] see that this path is there and that you may use it")
+        return EXIT_USAGE
+    if isinstance(error, ModuleNotFoundError) and error.name in _OF_LINUX:
+        out.print("[bold red]error:[/] agents and coordinators run on Linux only")
+        out.print("[bold]what to do:[/] here: flo audit verify, flo study check")
+        return EXIT_USAGE
+    out.print(
+        f"[bold red]this is a bug in FLO:[/] {type(error).__name__} "
+        f"({_place(error)}). Please report it with this line."
+    )
+    return EXIT_BUG
+
+
+def show_sheet(parts: list[Section], out: Console) -> None:
+    """A study's sheet: a table for each section."""
+    from rich.table import Table
+
+    for section in parts:
+        out.print(f"\n[bold]{section.heading}[/]")
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+        for label, text in section.lines:
+            table.add_row(plain(label), plain(text))
+        out.print(table)
+
+
+@contextmanager
+def working(text: str) -> Iterator[Any]:
+    """A spinner for anything over a second; ``status.update`` changes its text."""
+    with console(error=True).status(text) as status:
+        yield status
+
+
+def confirmed(question: str, yes: bool) -> bool:
+    """Ask on the terminal; without one, only ``--yes`` is a yes."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        return False
+    import typer
+
+    return typer.confirm(question, default=False)
+
+
+def keystore_document(kind: str, path: Path | None) -> dict[str, str]:
+    """``[keystore]`` of a configuration, from a command's options."""
+    if kind.startswith("arn:"):
+        return {"kind": "kms", "key": kind}
+    return {"kind": kind} | ({"path": str(path.resolve())} if path else {})
+
+
+def plain(text: str) -> str:
+    """Text from elsewhere, so that nothing in it is taken for markup or obeyed by a terminal."""
+    from rich.markup import escape
+
+    from flo.documents.text import escape_for_terminal
+
+    return escape(escape_for_terminal(text))
+
+
+def _place(error: Exception) -> str:
+    trace = error.__traceback__
+    place = "unknown place"
+    while trace is not None:
+        place = f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
+
+
+def verbatim(text: str) -> str:
+    """Print a text as it is, to be kept in a file, and return it."""
+    console().out(text, end="", highlight=False)
+    return text

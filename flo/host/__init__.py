@@ -1,0 +1,1 @@
+"""This process and this machine: installed code, logs, memory, proxies, diagnostics."""

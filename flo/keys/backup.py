@@ -1,0 +1,187 @@
+"""A folder in one encrypted file, and back: what ``backup`` and ``restore`` share.
+
+    flo-backup-1\\n | length of the header (4 bytes, big endian) | header (JSON) | sealed tar
+
+The archive is sealed by AES-256-GCM under a key that a passphrase opens (scrypt, RFC 7914), with
+the header as associated data: who can open it knows that it was not changed. Databases are copied
+as SQLite's online backup does it, so that the processes that use them need not be stopped.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sqlite3
+import tarfile
+from collections.abc import Collection, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from flo.documents import canonical
+from flo.documents.document import Document, parse
+from flo.errors import TrustError, UsageError
+from flo.keys.keystore import by_passphrase
+from flo.storage.files import make_private_directory, write_private
+
+BackupKind = Literal["site", "coordinator"]
+_MAGIC, _HEADER_LIMIT = b"flo-backup-1\n", 4096
+_LARGEST = (1 << 31) - 1  # bytes, of which AES-GCM here seals so many at once
+_OF_THE_FRAME, _OF_A_MEMBER = 1 << 20, 2048  # more than header, seal and tar's ends; tar's blocks
+_SMALLER = (
+    "a coordinator's folder grows by its models/: move old ones elsewhere; they are signed and "
+    "need no secrecy"
+)
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}){0,5}")
+_COST = 1 << 16
+
+
+class Header(Document):
+    """What a backup says of itself, in the clear."""
+
+    schema_version: Literal[1] = 1
+    kind: BackupKind
+    name: Annotated[str, Field(max_length=63)]
+    made: Annotated[str, Field(max_length=40)]
+    salt: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    cost: Annotated[int, Field(ge=1 << 14, le=1 << 17)] = _COST  # of memory, 16 to 128 MiB
+
+
+@dataclass(frozen=True)
+class Backup:
+    """A backup that was opened: path below the folder -> what it held."""
+
+    header: Header
+    files: dict[str, bytes]
+
+
+def write(
+    out: Path,
+    kind: BackupKind,
+    name: str,
+    directory: Path,
+    leave_out: Collection[str],
+    secret: bytes,
+) -> int:
+    """Write the folder's files, but for ``leave_out`` at its top; returns how many there are.
+
+    Raises:
+        UsageError: ``out`` exists, the passphrase is too short, or the folder is too large.
+    """
+    if out.exists():
+        raise UsageError(f"{out} exists already", hint="choose another name")
+    header = Header(
+        kind=kind,
+        name=name,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        salt=os.urandom(16).hex(),
+    )
+    text = header.to_bytes()
+    cipher = by_passphrase(secret, bytes.fromhex(header.salt), header.cost)
+    archive, count, room = io.BytesIO(), 0, _LARGEST - _OF_THE_FRAME
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for path, data in _files(directory, leave_out):
+            member = tarfile.TarInfo(path)
+            member.size = len(data)
+            room -= len(data) + _OF_A_MEMBER
+            if room < 0:
+                raise UsageError(
+                    f"{directory} holds more than the {_LARGEST >> 20:,} MiB of a backup",
+                    hint=_SMALLER,
+                )
+            tar.addfile(member, io.BytesIO(data))
+            count += 1
+    sealed = cipher.seal({"header": text.decode()}, archive.getvalue())
+    write_private(out, _MAGIC + len(text).to_bytes(4, "big") + text + sealed)
+    return count
+
+
+def read(path: Path, kind: BackupKind, secret: bytes) -> Backup:
+    """What ``write`` wrote.
+
+    Raises:
+        UsageError: no backup, or one of another kind. TrustError: another passphrase, or it was
+        changed.
+    """
+    if not path.is_file():
+        raise UsageError(f"no backup at {path}")
+    if path.stat().st_size > _LARGEST:
+        raise UsageError(
+            f"{path} has {path.stat().st_size} bytes, and a backup may have {_LARGEST}",
+            hint=_SMALLER,
+        )
+    data = path.read_bytes()
+    start = len(_MAGIC) + 4
+    size = int.from_bytes(data[len(_MAGIC) : start], "big")
+    if not data.startswith(_MAGIC) or not 0 < size <= _HEADER_LIMIT:
+        raise UsageError(f"{path} is not a backup of FLO's")
+    text = data[start : start + size]
+    header = parse(Header, canonical.decode(text, limit=_HEADER_LIMIT, what=str(path)), str(path))
+    if header.kind != kind:
+        raise UsageError(
+            f"{path} is a backup of a {header.kind}", hint=f"flo {header.kind} restore"
+        )
+    cipher = by_passphrase(secret, bytes.fromhex(header.salt), header.cost, short=True)
+    try:
+        archive = cipher.open({"header": text.decode()}, data[start + size :])
+    except TrustError as error:
+        raise TrustError(
+            f"this passphrase does not open {path}, or the file was changed",
+            hint="type it again; nothing was written",
+        ) from error
+    return Backup(header, dict(_members(archive)))
+
+
+def unpack(backup: Backup, directory: Path, folders: Collection[str] = ()) -> None:
+    """Write its files into a new folder, readable by the owner only; and these empty folders.
+
+    Raises:
+        UsageError: the folder exists and is not empty.
+    """
+    if directory.exists() and any(directory.iterdir()):
+        raise UsageError(
+            f"{directory} is not empty", hint="choose another --home, or move it out of the way"
+        )
+    make_private_directory(directory)
+    for name in folders:
+        make_private_directory(directory / name)
+    for path, data in backup.files.items():
+        make_private_directory((directory / path).parent)
+        write_private(directory / path, data)
+
+
+def _files(directory: Path, leave_out: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if name.partition("/")[0] in leave_out or not _NAME.fullmatch(name):
+            continue  # what FLO keeps is named so; the rest is half-written, or not FLO's
+        if path.is_symlink() or not path.is_file() or path.suffix in (".lock", ".sqlite-wal"):
+            continue
+        if path.suffix == ".sqlite-shm":
+            continue
+        data = _database(path) if path.suffix == ".sqlite" else path.read_bytes()
+        if not data.startswith(_MAGIC):  # an earlier backup would grow each later one
+            yield name, data
+
+
+def _database(path: Path) -> bytes:
+    with (
+        closing(sqlite3.connect(path, timeout=30)) as source,
+        closing(sqlite3.connect(":memory:")) as copy,
+    ):
+        source.backup(copy)
+        return copy.serialize()
+
+
+def _members(archive: bytes) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+        for member in tar:
+            file = tar.extractfile(member) if member.isreg() else None
+            if file is None or not _NAME.fullmatch(member.name):
+                raise TrustError(f"a backup with a strange entry, {member.name[:80]!r}")
+            yield member.name, file.read()

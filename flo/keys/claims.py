@@ -1,0 +1,122 @@
+"""What a site signs so that others can hold it to it: a ledger's head, a run key, a voucher.
+
+Each claim carries the signer's public key, so that whoever knows the fingerprint from the study can
+check it, whoever brought it. Nothing in a claim is computed from patients.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from flo.documents import canonical
+from flo.documents.document import Document
+from flo.errors import TrustError
+from flo.keys.identity import Identity, fingerprint, verify
+
+LARGEST_COUNT = 1 << 53
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Signature = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,300}$")]
+PublicKey = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2}){1,200}$")]
+
+
+class Claim(Document):
+    """``public``: the signer's key (DER, hexadecimal)."""
+
+    public: PublicKey
+    signature: Signature
+
+    @property
+    def fingerprint(self) -> str:
+        """Of whoever signed it; says nothing of whether the signature is good."""
+        return fingerprint(bytes.fromhex(self.public))
+
+    def _check(self, signer: str, purpose: str, statement: bytes) -> None:
+        if self.fingerprint != signer:
+            raise TrustError(f"this {purpose} is signed by another key than the study names")
+        verify(bytes.fromhex(self.public), purpose, statement, self.signature)
+
+
+class LedgerHead(Claim):
+    """ "My ledger has this many rows and ends in this hash." """
+
+    sequence: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+    hash: Digest
+
+    def check(self, signer: str) -> None:
+        """Raises TrustError unless the key of fingerprint ``signer`` signed this claim."""
+        self._check(signer, "ledger-row", row_statement(self.sequence, self.hash))
+
+
+class RunKey(Claim):
+    """ "My key (X25519, hexadecimal) for this run is this one, from this epoch on."
+
+    Epochs grow: of two keys of one hospital for one run, the later one has the larger epoch.
+    """
+
+    epoch: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+    key: Digest
+
+    @classmethod
+    def signed(cls, identity: Identity, study: str, run: str, epoch: int, key: str) -> RunKey:
+        """Sign the public half ``key`` for this run and epoch."""
+        signature = identity.sign("run-key", _run_key_statement(study, run, epoch, key))
+        return cls(epoch=epoch, key=key, public=identity.public.hex(), signature=signature)
+
+    def check(self, study: str, run: str, signer: str) -> None:
+        """Raises TrustError unless the key of fingerprint ``signer`` signed it for this run."""
+        self._check(signer, "run-key", _run_key_statement(study, run, self.epoch, self.key))
+
+
+class HeadAttestation(Claim):
+    """ "The highest ledger head that I have seen of the hospital with this run key is this one."
+
+    A run key is new after every start, so a voucher is an answer to that start and no older one.
+    ``hospital``: its identity's fingerprint. ``head`` is signed by itself, so that nobody can make
+    one up; None: I have seen none.
+    """
+
+    hospital: Digest
+    key: Digest
+    head: LedgerHead | None
+
+    @classmethod
+    def given(
+        cls, identity: Identity, study: str, run: str, key: RunKey, head: LedgerHead | None
+    ) -> HeadAttestation:
+        """What the holder of ``identity`` saw of the hospital with this run key, signed."""
+        statement = _voucher_statement(study, run, key.fingerprint, key.key, head)
+        return cls(
+            hospital=key.fingerprint,
+            key=key.key,
+            head=head,
+            public=identity.public.hex(),
+            signature=identity.sign("voucher", statement),
+        )
+
+    def check(self, study: str, run: str, signer: str) -> None:
+        """Raises TrustError unless ``signer`` signed it for this run, and ``hospital`` its head."""
+        if self.head is not None:
+            self.head.check(self.hospital)
+        statement = _voucher_statement(study, run, self.hospital, self.key, self.head)
+        self._check(signer, "voucher", statement)
+
+
+def row_statement(sequence: int, row_hash: str) -> bytes:
+    """What a site signs for each row of its ledger."""
+    return f"{sequence} {row_hash}".encode()
+
+
+def _run_key_statement(study: str, run: str, epoch: int, key: str) -> bytes:
+    return canonical.encode({"study": study, "run": run, "epoch": epoch, "key": key})
+
+
+def _voucher_statement(
+    study: str, run: str, hospital: str, key: str, head: LedgerHead | None
+) -> bytes:
+    seen = None if head is None else [head.sequence, head.hash]
+    return canonical.encode(
+        {"study": study, "run": run, "hospital": hospital, "key": key, "head": seen}
+    )

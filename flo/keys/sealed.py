@@ -1,0 +1,86 @@
+"""Sealed objects: what is kept outside of a folder, with a header that says what it is for.
+
+    flo-object-1\\n | length of the header (4 bytes, big endian) | header (JSON) | sealed data
+
+The header is in the clear so that a refusal can name what differs; nothing in it is believed. The
+context that the reader *expects* is authenticated with the data, whatever the header says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from flo.documents import canonical
+from flo.documents.document import Document, parse
+from flo.errors import FloError, TrustError
+from flo.keys.keystore import SEALED_MORE, AesKeyStore, Context, KeyStore
+
+_MAGIC, _HEADER_LIMIT = b"flo-object-1\n", 8192
+_Text = Annotated[str, Field(max_length=256)]
+
+
+class _Header(Document):
+    """``key``: which key sealed it. ``size``: bytes of what follows."""
+
+    schema_version: Literal[1] = 1
+    context: Annotated[dict[_Text, _Text], Field(max_length=16)]
+    key: _Text
+    size: Annotated[int, Field(ge=0, lt=1 << 40)]
+
+
+def seal(keystore: KeyStore, context: Context, data: canonical.Bytes) -> bytes:
+    """``data`` for ``context``, which is public: purpose, study, run, round; never a patient."""
+    body = keystore.seal(context, data)
+    return _head(keystore, context, len(body)) + body
+
+
+def pieces(keystore: AesKeyStore, context: Context, data: canonical.Bytes) -> Iterator[bytes]:
+    """The same piece by piece, for what is large."""
+    yield _head(keystore, context, len(data) + SEALED_MORE)
+    yield from keystore.seal_pieces(context, data)
+
+
+def _head(keystore: KeyStore, context: Context, size: int) -> bytes:
+    header = _Header(context=context, key=keystore.key_id, size=size)
+    text = header.to_bytes()
+    return b"".join((_MAGIC, len(text).to_bytes(4, "big"), text))
+
+
+def unseal(keystore: KeyStore, context: Context, sealed: bytes, what: str) -> bytes:
+    """The data again.
+
+    Raises:
+        TrustError: naming ``what`` and why: no sealed object, cut short, sealed for another
+            context or by another key, or changed.
+    """
+    start = len(_MAGIC) + 4
+    size = int.from_bytes(sealed[len(_MAGIC) : start], "big")
+    if not sealed.startswith(_MAGIC) or not 0 < size <= _HEADER_LIMIT:
+        raise TrustError(f"{what} is not a sealed object of FLO's, or was cut short")
+    try:
+        text = canonical.decode(sealed[start : start + size], limit=_HEADER_LIMIT, what=what)
+        header = parse(_Header, text, what)
+    except FloError as error:
+        raise TrustError(f"{what} was changed: its header cannot be read") from error
+    body = memoryview(sealed)[start + size :]
+    if len(body) != header.size:
+        raise TrustError(f"{what} has {len(body)} bytes, {header.size} were sealed: it was cut")
+    _refuse_another_context(header.context, context, what)
+    if header.key != keystore.key_id:
+        raise TrustError(f"{what} was sealed by another key, {header.key}")
+    try:
+        return keystore.open(context, bytes(body))
+    except TrustError as error:
+        raise TrustError(f"{what} was changed: {error}", hint=error.hint) from error
+
+
+def _refuse_another_context(said: Context, expected: Context, what: str) -> None:
+    for name in sorted({*said, *expected}):
+        if said.get(name) != expected.get(name):
+            raise TrustError(
+                f"{what} was sealed for {name} {said.get(name, 'nothing')}, "
+                f"not {expected.get(name, 'nothing')}"
+            )

@@ -1,0 +1,1 @@
+"""Messages, decisions and large bodies that coordinator and sites exchange."""

@@ -1,0 +1,206 @@
+"""What a hospital decides about a study, as it is signed: yes (``Approve``), no, or no longer.
+
+The site's identity signs the whole document; ``people`` are those who said yes, each by a key of
+their own where the site's policy names them. Version 3 knew no mapping, version 2 neither people
+nor code, version 1 no partners that were not compared.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    RootModel,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from flo.documents import canonical
+from flo.documents.document import Document, problems, spelt
+from flo.errors import TrustError
+from flo.keys.claims import Claim, Digest, LedgerHead, Signature
+from flo.keys.identity import Identity
+from flo.study.document import Identifier
+from flo.study.schema import only_printable
+
+MAX_DECISION_BYTES = 65_536
+
+PersonName = Annotated[
+    str, spelt(r"[\w.@ '-]{1,60}", "1 to 60 letters, digits, spaces and . @ ' -")
+]
+ApproverRole = Literal["steward", "data protection officer", "ethics committee", "physician"]
+Reason = Annotated[
+    str, StringConstraints(min_length=1, max_length=500), AfterValidator(only_printable)
+]
+Time = Annotated[str, StringConstraints(max_length=40)]
+
+
+class Terms(Document):
+    """What a yes is to, besides the study.
+
+    ``population``: whose patients. ``unconfirmed``: partners whose fingerprints were not compared.
+    ``charged``: whether the ledger pays for the study as designed or as if the secure sum were
+    broken. ``code`` and ``policy``: digests of the installed code and of the policy in force.
+    ``mapping``: keyed digest of how the hospital's fields become the study's columns, if they have
+    other names there; it tells nobody else which findings about its patients it accepted.
+    """
+
+    population: Identifier | None = None
+    unconfirmed: Annotated[tuple[Identifier, ...], Field(max_length=1000)] = ()
+    charged: Literal["as-designed", "if-broken"] = "as-designed"
+    code: Digest | None = None
+    policy: Digest | None = None
+    mapping: Digest | None = None
+
+    @property
+    def worst_case(self) -> bool:
+        """Whether the ledger pays as if the secure sum were broken."""
+        return self.charged == "if-broken"
+
+    def as_document(self) -> dict[str, Any]:
+        """As it is signed. Without a mapping as before there were any, so that digests hold."""
+        document = self.model_dump(mode="json")
+        if self.mapping is None:
+            del document["mapping"]
+        return document
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the terms as they are signed: what people's signatures name."""
+        return canonical.digest(canonical.encode(self.as_document()))
+
+
+class PersonApproval(Claim):
+    """ "I, in this role, have read this study and say yes, on these terms."
+
+    Signed by the person's own key. ``terms``: their digest.
+    """
+
+    name: PersonName
+    role: ApproverRole
+    time: Time
+    terms: Digest
+
+    @classmethod
+    def given(
+        cls,
+        key: Identity,
+        name: str,
+        role: ApproverRole,
+        study: str,
+        hospital: str,
+        terms: str,
+        time: str,
+    ) -> PersonApproval:
+        """Sign with the person's own key. ``terms``: digest of the ``Terms`` that were read."""
+        statement = _person_statement(name, role, study, hospital, terms, time)
+        return cls(
+            name=name,
+            role=role,
+            time=time,
+            terms=terms,
+            public=key.public.hex(),
+            signature=key.sign("person-approval", statement),
+        )
+
+    def check(self, study: str, hospital: str, terms: str, signer: str) -> None:
+        """Raises TrustError unless the key of fingerprint ``signer`` said this very yes."""
+        if self.terms != terms:
+            raise TrustError(
+                f"{self.name} said yes on other terms: other code, policy, population, partners "
+                "compared or charge"
+            )
+        statement = _person_statement(self.name, self.role, study, hospital, terms, self.time)
+        self._check(signer, "person-approval", statement)
+
+
+class Approve(Terms):
+    """A steward's approval, on its terms."""
+
+    schema_version: Literal[1, 2, 3, 4] = 3  # 4 with a mapping
+    decision: Literal["approve"] = "approve"
+    study: Digest
+    hospital: Identifier
+    role: Literal["steward"] = "steward"
+    time: Time
+    head: LedgerHead
+    people: Annotated[tuple[PersonApproval, ...], Field(max_length=8)] = ()
+
+    @model_validator(mode="after")
+    def _states_a_mapping_since_version_4(self) -> Approve:
+        if (self.mapping is not None) != (self.schema_version == 4):
+            raise ValueError("a mapping is stated in schema_version 4, and only there")
+        return self
+
+    @property
+    def terms(self) -> Terms:
+        """The terms alone, whose digest people signed."""
+        return Terms.model_validate({name: getattr(self, name) for name in Terms.model_fields})
+
+
+class Decline(Document):
+    """A steward's no: before an approval (``refuse``), or after one (``withdraw``)."""
+
+    schema_version: Literal[2] = 2
+    decision: Literal["refuse", "withdraw"]
+    study: Digest
+    hospital: Identifier
+    role: Literal["steward"] = "steward"
+    time: Time
+    head: LedgerHead
+    reason: Reason
+
+
+class Decision(RootModel[Approve | Decline]):
+    """Told apart by their ``decision``."""
+
+
+def read_approval(document: str) -> Approve:
+    """An approval from its canonical document.
+
+    Raises:
+        TrustError: it is something else. MessageError: not JSON.
+    """
+    text = canonical.decode(document.encode(), limit=MAX_DECISION_BYTES, what="decision")
+    try:
+        decision = Decision.model_validate(text).root
+    except ValidationError as error:
+        raise TrustError(f"the decision is not one:\n{problems(error)}") from error
+    if not isinstance(decision, Approve):
+        raise TrustError("the decision is not an approval")
+    return decision
+
+
+class Signed(Document):
+    """A decision as it is kept and told: its canonical document, and the site's signature."""
+
+    document: Annotated[str, StringConstraints(max_length=MAX_DECISION_BYTES)]
+    signature: Signature
+
+    @classmethod
+    def by(cls, identity: Identity, decision: Approve | Decline) -> Signed:
+        """Sign a decision with the site's identity key."""
+        if isinstance(decision, Approve):
+            plain = decision.as_document()
+        else:
+            plain = decision.model_dump(mode="json")
+        document = canonical.encode(plain)
+        return cls(document=document.decode(), signature=identity.sign("approval", document))
+
+
+def _person_statement(
+    name: str, role: str, study: str, hospital: str, terms: str, time: str
+) -> bytes:
+    return canonical.encode(
+        {
+            "name": name,
+            "role": role,
+            "study": study,
+            "hospital": hospital,
+            "terms": terms,
+            "time": time,
+        }
+    )

@@ -1,0 +1,226 @@
+"""What coordinator and sites say to each other during a run: a header and a body.
+
+A message is 4 bytes of header length (big endian), a canonical JSON header, and a raw body. Both
+directions have a schema and a size limit; whatever does not fit raises MessageError and changes
+nothing. Flower carries these bytes and knows nothing of them.
+
+* ``Request``: body = the model, little-endian floats; empty unless a release is asked for.
+* ``Reply``: body = the release, little endian: masked, in its ring of 2^32 or 2^64, or unmasked on
+  its public grid (``int64``). Every field that a site can send stands in ``Reply``; there is
+  nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, ValidationError
+
+from flo.documents import canonical
+from flo.documents.document import Document, problems
+from flo.errors import MessageError
+from flo.keys.claims import Digest, HeadAttestation, LedgerHead, RunKey
+from flo.study.document import Identifier
+from flo.study.parameters import Vector
+
+MAX_HEADER_BYTES = 4 * 1024 * 1024
+MAX_INLINE_BYTES = (
+    1 << 16
+)  # bytes of a body that Flower carries; larger ones go beside its messages
+MAX_ATTEMPTS = 16
+LARGEST_WEIGHT = 1e6
+MAX_MESSAGE_BYTES = 512 * 1024 * 1024
+RINGS: dict[int, np.dtype[Any]] = {32: np.dtype("<u4"), 64: np.dtype("<u8")}
+
+Purpose = Literal["survey", "training", "evaluation"]
+Values = npt.NDArray[Any]  # int64 on the grid, or uint32 or uint64 in a ring
+HeaderT = TypeVar("HeaderT", bound=Document)
+
+
+class RequestHeader(Document):
+    """A call to join a run, one attempt at one round, or the end of a run.
+
+    ``cohort``: the hospitals that are asked, sorted. All else is relayed between hospitals, each
+    claim signed by one of them: ``heads``, the highest ledger head seen of each hospital; ``keys``,
+    the latest run key of each; ``vouchers``, for each, what a partner last saw of its ledger.
+    ``bits``: of each of the model's floats.
+    """
+
+    kind: Literal["join", "release", "finish"] = "release"
+    study: Digest
+    run: Identifier
+    purpose: Purpose
+    round: Annotated[int, Field(ge=0, le=1_000_000)]
+    attempt: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)]
+    cohort: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=1000)]
+    model: Digest
+    bits: Literal[32, 64] = 64
+    heads: dict[Identifier, LedgerHead] = Field(default_factory=dict)
+    keys: dict[Identifier, RunKey] = Field(default_factory=dict)
+    vouchers: dict[Identifier, HeadAttestation] = Field(default_factory=dict)
+
+    def members(self) -> list[tuple[RunKey, LedgerHead]]:
+        """Run key and ledger head of each hospital of the cohort. KeyError if one is missing."""
+        return [(self.keys[name], self.heads[name]) for name in self.cohort]
+
+
+RefusalCode = Literal[
+    "not-ready",
+    "not-approved",
+    "over-budget",
+    "settled",
+    "conflict",
+    "malformed",
+    "rolled-back",
+    "stale-key",
+    "unconfirmed",
+]
+
+
+class ReplyHeader(Document):
+    """A release, an answer without numbers, or a refusal with one public code.
+
+    ``cohort``: digest of the cohort that a release is for. ``ring``: 32 or 64 where it is masked.
+    ``key``: our present run key, when joining or where the request names another one.
+    ``vouchers``: when joining, what we last saw of each partner's ledger.
+    """
+
+    kind: Literal["joined", "release", "settled", "refused"]
+    hospital: Identifier
+    study: Digest
+    run: Identifier
+    purpose: Purpose
+    round: Annotated[int, Field(ge=0)]
+    attempt: Annotated[int, Field(ge=1)]
+    model: Digest
+    head: LedgerHead
+    code: RefusalCode | None = None
+    cohort: Digest | None = None
+    ring: Literal[0, 32, 64] = 0
+    key: RunKey | None = None
+    vouchers: dict[Identifier, HeadAttestation] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a hospital is asked. ``weights``: the model (p,), in the precision of the study.
+
+    They are float32 or float64, and empty where no model is needed, as to join or for a survey.
+    """
+
+    header: RequestHeader
+    weights: Vector
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a hospital answers, all of it that leaves. ``values``: (length,), noisy.
+
+    int64 grid steps, or uint32 or uint64 in the ring that the header names; empty without a
+    release.
+    """
+
+    header: ReplyHeader
+    values: Values
+
+
+def model_digest(weights: Vector) -> str:
+    """SHA-256 of the model's bytes: little-endian floats of its precision."""
+    return canonical.digest(_little(weights))
+
+
+def request_parts(request: Request) -> tuple[bytes, memoryview]:
+    """Length and header, and the body, which shares the model's memory."""
+    return _head(request.header), _little(request.weights)
+
+
+def decode_request(data: canonical.Bytes) -> Request:
+    """Raises MessageError unless the header is valid and the body is the model it names.
+
+    The model shares the memory of ``data``.
+    """
+    header, body = _decode(data, RequestHeader, "request")
+    kind = np.dtype(f"<f{header.bits // 8}")
+    if len(body) % kind.itemsize:
+        raise MessageError(
+            f"request: a body of {len(body)} bytes is not a vector of {header.bits}-bit floats"
+        )
+    weights = np.frombuffer(body, dtype=kind).astype(kind.newbyteorder("="), copy=False)
+    if canonical.digest(body) != header.model:
+        raise MessageError("request: the body is not the model that the header names")
+    if len(weights) and not (-LARGEST_WEIGHT <= weights.min() <= weights.max() <= LARGEST_WEIGHT):
+        raise MessageError(f"request: the model has weights beyond ±{LARGEST_WEIGHT:g}")
+    if list(header.cohort) != sorted(set(header.cohort)):
+        raise MessageError("request: the cohort is not sorted and distinct")
+    return Request(header, weights)
+
+
+def request_header_of(data: canonical.Bytes) -> RequestHeader:
+    """The header alone, whatever the body is. Raises MessageError."""
+    return _decode(data, RequestHeader, "request")[0]
+
+
+def encode_reply(reply: Reply) -> bytes:
+    """Length of the header (4 bytes, big-endian), header, and values, little-endian."""
+    return b"".join((_head(reply.header), _little(reply.values)))
+
+
+def decode_reply(data: canonical.Bytes) -> Reply:
+    """Raises MessageError unless header and body fit their schema.
+
+    The values share the memory of ``data``.
+    """
+    header, body = _decode(data, ReplyHeader, "reply")
+    return Reply(header, values_from(body, header.ring))
+
+
+def values_bytes(values: Values) -> memoryview:
+    """Numbers as they travel and as they are kept: little endian, nothing before or after."""
+    return _little(values)
+
+
+def values_from(body: canonical.Bytes, ring: int) -> Values:
+    """The numbers again. Raises MessageError for a body that is not a vector of them."""
+    kind = np.dtype("<i8") if ring == 0 else RINGS[ring]
+    if len(body) % kind.itemsize:
+        raise MessageError(
+            f"a body of {len(body)} bytes is not a vector of {kind.itemsize}-byte numbers"
+        )
+    return np.frombuffer(body, dtype=kind).astype(kind.newbyteorder("="), copy=False)
+
+
+def divided(data: canonical.Bytes) -> tuple[bytes, memoryview]:
+    """A message's length and header, and its body. Raises MessageError if the header is cut."""
+    end = 4 + int.from_bytes(data[:4], "big")
+    if not 4 < end <= min(len(data), 4 + MAX_HEADER_BYTES):
+        raise MessageError(f"a message of {len(data)} bytes has no header")
+    return bytes(data[:end]), memoryview(data)[end:]
+
+
+def _little(vector: npt.NDArray[Any]) -> memoryview:
+    """Its little-endian bytes, without a copy where the machine is one."""
+    return np.ascontiguousarray(vector, dtype=vector.dtype.newbyteorder("<")).data.cast("B")
+
+
+def _head(header: Document) -> bytes:
+    head = header.to_bytes()
+    return len(head).to_bytes(4, "big") + head
+
+
+def _decode(data: canonical.Bytes, model: type[HeaderT], what: str) -> tuple[HeaderT, memoryview]:
+    if not 4 < len(data) <= MAX_MESSAGE_BYTES:
+        raise MessageError(f"{what}: {len(data)} bytes, limit {MAX_MESSAGE_BYTES}")
+    size = int.from_bytes(data[:4], "big")
+    if size > min(MAX_HEADER_BYTES, len(data) - 4):
+        raise MessageError(f"{what}: a header of {size} bytes does not fit")
+    parsed = canonical.decode_canonical(
+        bytes(data[4 : 4 + size]), limit=MAX_HEADER_BYTES, what=what
+    )
+    try:
+        header = model.model_validate(parsed)
+    except ValidationError as error:
+        raise MessageError(f"{what}:\n{problems(error)}") from error
+    return header, memoryview(data)[4 + size :]

@@ -1,0 +1,1 @@
+"""The signed model card, and the model as ONNX."""

@@ -1,0 +1,190 @@
+"""The model card: what a published model is, signed, so that it can be used far away.
+
+A model is two files, ``NAME.safetensors`` (named tensors, nothing executable) and
+``NAME.card.json``. The card binds the tensors to the signed study, whose columns, bounds and
+codebooks say how a patient becomes the model's inputs, and to what it cost in privacy. Nothing is
+read from the tensors before the card's signature and their digest have been checked.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, StringConstraints, model_validator
+
+from flo.documents import canonical
+from flo.documents.document import Document, parse
+from flo.errors import TrustError, UsageError
+from flo.keys.claims import Digest, PublicKey, Signature
+from flo.keys.identity import Signer, fingerprint, low_s, verify
+from flo.privacy.accounting.plan import Plan
+from flo.privacy.report.sheet import trust
+from flo.protocol.messages import LARGEST_WEIGHT
+from flo.study.document import MAX_STUDY_BYTES, Identifier, Study, from_canonical
+from flo.study.models import flat
+from flo.study.parameters import Vector
+
+MAX_CARD_BYTES = 4 * MAX_STUDY_BYTES
+MAX_MODEL_BYTES, MAX_TENSORS_HEADER_BYTES = 1 << 30, 1 << 20
+_ONE_FORM = 3  # studies of this schema and later: their cards are signed in one form only
+_Text = Annotated[str, StringConstraints(max_length=500)]
+
+
+BINS_HIDE = (
+    "the scores were counted in bins, whose AUC can lie .12 below that of the scores. The interval "
+    "contains it only if the study ended after schema 3 came"
+)
+
+
+class Quality(Document):
+    """A noisy AUC on patients who were never trained on, with its interval."""
+
+    auc: float
+    low: float
+    high: float
+    level: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Quality:
+        if not 0 <= self.low <= self.auc <= self.high <= 1:
+            raise ValueError("an AUC lies within its interval, and that within 0 and 1")
+        return self
+
+
+class ModelCard(Document):
+    """``study``: its canonical document. ``file``: SHA-256 of the safetensors file.
+
+    ``report``: digest of the privacy report that the coordinator made from the hospitals' extracts;
+    ``without_extract``: hospitals whose extract had not come by then. ``coordinator``: its key.
+    """
+
+    schema_version: Literal[1] = 1
+    study: Annotated[str, StringConstraints(max_length=MAX_STUDY_BYTES)]
+    study_signature: Signature
+    run: Identifier
+    made: _Text
+    file: Digest
+    rounds: Annotated[int, Field(ge=0)]
+    epsilon: Annotated[float, Field(gt=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    trust_model: _Text
+    evaluation: Quality | None
+    subgroups: dict[_Text, Quality]
+    report: Digest | None
+    without_extract: tuple[Identifier, ...]
+    coordinator: PublicKey
+    signature: Signature | Literal[""] = ""
+
+    def signed(self, identity: Signer) -> ModelCard:
+        """The same in the name of this coordinator, in place of any signature before."""
+        unsigned = self.model_copy(update={"coordinator": identity.public.hex(), "signature": ""})
+        signature = identity.sign("model-card", unsigned._statement())
+        return unsigned.model_copy(update={"signature": signature})
+
+    def check(self, *coordinators: str) -> Study:
+        """The study of the model.
+
+        Raises:
+            TrustError: not signed by a key of fingerprint in ``coordinators``, or not its study.
+        """
+        public = bytes.fromhex(self.coordinator)
+        if fingerprint(public) not in coordinators:
+            raise TrustError(
+                f"this model is signed by another coordinator, {fingerprint(public)[:16]}...",
+                hint="ask the coordinator for its fingerprint and compare by telephone",
+            )
+        unsigned = self.model_copy(update={"signature": ""})
+        verify(public, "model-card", unsigned._statement(), self.signature)
+        verify(public, "study", self.study.encode(), self.study_signature)
+        study = from_canonical(self.study.encode())
+        if study.schema_version >= _ONE_FORM and self.signature != low_s(self.signature):
+            raise TrustError(
+                "the card's signature is not in the form with the smaller s, so it was changed"
+            )
+        self._check_against(study)
+        return study
+
+    def _check_against(self, study: Study) -> None:
+        """Whatever follows from the study is what the card says. Raises TrustError."""
+        plan = Plan.of(study)
+        follows = (
+            not study.survey
+            and math.isclose(self.epsilon, plan.epsilon, rel_tol=1e-6)
+            and self.delta == study.mechanism.delta
+            and self.trust_model == trust(study)
+            and self.rounds <= study.mechanism.steps
+        )
+        if not follows:
+            raise TrustError("the model card says something else than its study implies")
+
+    def _statement(self) -> bytes:
+        return canonical.encode(self.model_dump(mode="json", exclude={"signature"}))
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A model whose card and tensors have been checked."""
+
+    card: ModelCard
+    study: Study
+    weights: Vector
+
+    @classmethod
+    def open(cls, path: Path, *coordinators: str) -> PublishedModel:
+        """Read ``path`` (the tensors, or the card beside them) and check everything.
+
+        Raises:
+            UsageError: a file is missing or is not what it should be. TrustError: not signed by a
+            key of fingerprint in ``coordinators``, or the tensors are not the card's.
+        """
+        card_path, tensors_path = paths_of(path)
+        card = read_card(card_path)
+        if not tensors_path.is_file() or tensors_path.stat().st_size > MAX_MODEL_BYTES:
+            raise UsageError(f"{tensors_path} is not there, or larger than {MAX_MODEL_BYTES} bytes")
+        return cls.of(card, tensors_path.read_bytes(), *coordinators)
+
+    @classmethod
+    def of(cls, card: ModelCard, tensors: bytes, *coordinators: str) -> PublishedModel:
+        """The same from bytes."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        study = card.check(*coordinators)
+        if canonical.digest(tensors) != card.file:
+            raise TrustError("the tensors are not the ones that the model card names")
+        header = int.from_bytes(tensors[:8], "little")
+        if header > MAX_TENSORS_HEADER_BYTES:
+            raise TrustError(
+                f"the tensors' header has {header} bytes, limit {MAX_TENSORS_HEADER_BYTES}"
+            )
+        try:
+            weights = flat(study, load(tensors))
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise TrustError(f"the tensors do not fit the study's model: {error}") from error
+        if not (np.abs(weights) <= LARGEST_WEIGHT).all():
+            raise TrustError(f"the model has weights beyond ±{LARGEST_WEIGHT:g}")
+        return cls(card, study, weights)
+
+
+def read_card(path: Path) -> ModelCard:
+    """A card, not checked yet. Raises UsageError or MessageError."""
+    if not path.is_file():
+        raise UsageError(
+            f"no model card at {path}",
+            hint="a model is two files, NAME.safetensors and NAME.card.json, in one folder",
+        )
+    with path.open("rb") as file:
+        document = canonical.decode(
+            file.read(MAX_CARD_BYTES + 1), limit=MAX_CARD_BYTES, what=str(path)
+        )
+    return parse(ModelCard, document, str(path))
+
+
+def paths_of(path: Path) -> tuple[Path, Path]:
+    """Card and tensors of a model that is named by either."""
+    stem = path.name.removesuffix(".card.json").removesuffix(".safetensors")
+    return path.with_name(f"{stem}.card.json"), path.with_name(f"{stem}.safetensors")

@@ -1,0 +1,67 @@
+"""A published model as ONNX, for software that is not FLO. Needs the extra ``onnx``.
+
+The network takes encoded inputs, not a hospital's columns: what they are, in which order, is in the
+file's metadata with the study's digest. FLO's signature does not cover the ONNX file.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from typing import Any
+
+from flo.errors import UsageError
+from flo.published.model_card import PublishedModel
+from flo.study.features import input_names
+from flo.study.models import build
+
+
+def to_onnx(model: PublishedModel) -> bytes:
+    """The network from ``inputs`` (n, d) to ``score`` (n, 1), 0 to 1, n left open.
+
+    Raises:
+        UsageError: the extra is not installed.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 - torch's exporter needs it and says so badly
+    except ImportError as error:
+        raise UsageError(
+            "ONNX export needs onnx and onnxscript", hint="pip install 'flo-federated[onnx]'"
+        ) from error
+    import torch
+
+    network = build(model.study)
+    weights = torch.from_numpy(model.weights)
+    parameters = list(network.parameters())
+    torch.nn.utils.vector_to_parameters(weights.to(parameters[0].dtype), parameters)
+    whole = torch.nn.Sequential(network, torch.nn.Sigmoid()).eval()
+    names = input_names(model.study.data)
+    example = torch.zeros(2, len(names), dtype=parameters[0].dtype)
+    with warnings.catch_warnings():  # torch's exporter warns about its own deprecations
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program: Any = torch.onnx.export(
+            whole,
+            (example,),
+            dynamo=True,
+            verbose=False,
+            input_names=["inputs"],
+            output_names=["score"],
+            dynamic_shapes=({0: torch.export.Dim("records")},),
+        )
+    written = io.BytesIO()
+    program.save(written)
+    document = onnx.load_from_string(written.getvalue())
+    facts = {
+        "study": model.study.digest,
+        "run": model.card.run,
+        "inputs": "\n".join(names),
+        "epsilon": f"{model.card.epsilon}",
+        "delta": f"{model.card.delta:g}",
+    }
+    onnx.helper.set_model_props(document, facts)
+    onnx.checker.check_model(document)
+    data: bytes = document.SerializeToString()
+    return data

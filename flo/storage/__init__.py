@@ -1,0 +1,1 @@
+"""Durable bytes on one machine: atomic files, SQLite, an artifact store."""

@@ -1,0 +1,211 @@
+"""Files that must survive a crash or stay private: written whole, flushed, with the right mode."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flo.errors import RefusedError, UsageError
+
+MadeT = TypeVar("MadeT")
+_LOOK_SECONDS = 0.01
+_KEPT_SECONDS = 60.0
+_UNFINISHED = ".unfinished"
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write ``data`` atomically, readable by the owner only (0600), flushed to the disk."""
+    _write(path, data, 0o600)
+
+
+def write_public(path: Path, data: bytes) -> None:
+    """Write ``data`` atomically with the ordinary mode 0644, flushed to the disk."""
+    _write(path, data, 0o644)
+
+
+def make_private_directory(path: Path) -> Path:
+    """Create ``path`` (and parents) readable by the owner only (0700)."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o700)
+    return path
+
+
+@contextmanager
+def made_whole(directory: Path, names: Collection[str]) -> Iterator[None]:
+    """A private folder that is filled with ``names``, files and folders: all of them, or none.
+
+    Cut off anywhere, even by a power cut, it is begun again at the next time; ``refuse_unfinished``
+    refuses it until then. What else is in the folder stays.
+
+    Raises:
+        UsageError: something of these names is there, and no beginning of this.
+    """
+    marker = directory / _UNFINISHED
+    make_private_directory(directory)
+    if marker.exists():
+        _remove(directory, names)
+    elif there := [name for name in names if (directory / name).exists()]:
+        raise UsageError(
+            f"{directory} holds {', '.join(there)} already",
+            hint="choose another --home; if this one lost a file, restore that or a backup",
+        )
+    write_private(marker, b"")
+    try:
+        yield
+    except BaseException:
+        _remove(directory, names)
+        marker.unlink()
+        raise
+    marker.unlink()
+
+
+def is_unfinished(directory: Path) -> bool:
+    """Whether ``made_whole`` began this folder and did not end."""
+    return (directory / _UNFINISHED).exists()
+
+
+def refuse_unfinished(directory: Path) -> None:
+    """Raises UsageError for a folder that ``made_whole`` began and did not end."""
+    if is_unfinished(directory):
+        raise UsageError(
+            f"{directory} was not made whole: `init` was cut off", hint="run the same `init` again"
+        )
+
+
+def _remove(directory: Path, names: Collection[str]) -> None:
+    """Each of these, a database's journals, and files that were half written."""
+    for path in directory.iterdir():
+        name = path.name
+        journal = name.removesuffix("-wal").removesuffix("-shm").removesuffix("-journal")
+        if journal not in names and not (name.startswith(".") and name.endswith(".new")):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def refuse_anothers(folder: Path) -> None:
+    """What root makes in another user's folder, that user's agent cannot use.
+
+    Raises:
+        UsageError: this is root, and the folder is somebody else's.
+    """
+    owner = folder.stat().st_uid
+    if os.geteuid() == 0 and owner != 0:
+        raise UsageError(
+            f"{folder} belongs to user {owner}, and this is root: what it writes there, its owner "
+            "could not use",
+            hint=f"sudo -u '#{owner}' flo ...",
+        )
+
+
+class CachedFile:
+    """What was made of files, for a minute, as long as a file is the same one and unchanged."""
+
+    def __init__(self) -> None:
+        self._made: dict[Path, tuple[tuple[int, int, int], float, Any]] = {}
+
+    def of(self, path: Path, make: Callable[[], MadeT]) -> MadeT:
+        """What ``make`` made of the file at ``path``, or makes now; also where there is no file."""
+        try:
+            found = path.stat()
+        except OSError:
+            self._made.pop(path, None)
+            return make()
+        stamp, now = (found.st_ino, found.st_size, found.st_mtime_ns), time.monotonic()
+        kept = self._made.get(path)
+        if kept is not None and kept[0] == stamp and now - kept[1] < _KEPT_SECONDS:
+            found_made: MadeT = kept[2]
+            return found_made
+        made = make()
+        self._made[path] = (stamp, now, made)
+        return made
+
+
+@contextmanager
+def locked(path: Path, why: str, *, patience: float = 0.0) -> Iterator[None]:
+    """Hold a lock that ends with this process.
+
+    Raises:
+        RefusedError: with ``why``, if it is still held after ``patience`` seconds.
+    """
+    import fcntl  # POSIX only; `flo audit verify` runs elsewhere too
+
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() >= end:
+                    hint = "stop it first, or wait for it to end"
+                    raise RefusedError(why, hint=hint) from error
+            time.sleep(_LOOK_SECONDS)
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds this lock. Whoever wants it just then has to try again."""
+    import fcntl
+
+    if not path.exists():
+        return False
+    handle = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+@contextmanager
+def in_memory(data: bytes) -> Iterator[str]:
+    """A path under which processes of this user read ``data``, which touches no disk (Linux)."""
+    handle = os.memfd_create("flo", os.MFD_CLOEXEC)
+    try:
+        os.fchmod(handle, 0o600)
+        os.write(handle, data)
+        yield f"/proc/{os.getpid()}/fd/{handle}"
+    finally:
+        os.close(handle)
+
+
+def write_new(path: Path, pieces: Iterable[bytes | memoryview], mode: int = 0o600) -> None:
+    """Write a file that does not exist yet, flushed to the disk; a crash may leave a part of it."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    try:
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(handle, view) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
+    try:
+        write_new(temporary, [data], mode)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

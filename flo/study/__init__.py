@@ -1,0 +1,1 @@
+"""The signed agreement and all that it can name: columns, encodings, models."""

@@ -1,0 +1,471 @@
+"""The study: the one signed document that all else follows.
+
+A study is written by the coordinator as TOML, validated here, and known by the SHA-256 of its
+canonical bytes. Sites approve that digest; a changed byte is another study. Everything in it is
+public to its partners: declared sizes are rounded, bounds and codebooks never come from patients.
+A *survey* is a study too: the planned study with a ``[survey]``, and only the survey is run.
+
+    study = load(Path("study.toml"))
+    study.digest
+
+What σ this implies is not decided here but in ``flo.privacy.accounting.plan``.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from flo.documents import canonical
+from flo.documents.document import Document, parse_toml, problems, read_toml, spelt
+from flo.errors import StudyError
+from flo.study import identifier_patterns, networks
+from flo.study.features import input_names
+from flo.study.packs import Model, Pack
+from flo.study.schema import ColumnName, ImageColumn, Schema, Text, tells_who
+
+SCHEMA_VERSION = 3
+MAX_STUDY_BYTES = 256 * 1024
+LARGEST_DELTA = 1e-6
+MOST_SQUARED_INPUTS = 1000
+PLACEHOLDER = "Write here"  # begins what nobody has written yet; never signed
+UNDER_WAY = ("offered", "running", "paused")  # of a study at its coordinator: it may still cost
+
+Identifier = Annotated[
+    str,
+    spelt(
+        r"[a-z0-9][a-z0-9-]{0,62}",
+        "1 to 63 lower-case letters without accents (koeln, not Köln), digits and hyphens",
+    ),
+]
+Fingerprint = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+
+
+class Hospital(Document):
+    """One partner. ``declared_size`` is its own public, rounded number of patients."""
+
+    id: Identifier
+    declared_size: Annotated[int, Field(ge=10, le=10_000_000)]
+    fingerprint: Fingerprint = ""
+
+    @field_validator("declared_size")
+    @classmethod
+    def _rounded(cls, size: int) -> int:
+        if size != round_size(size):
+            raise ValueError(
+                f"declared size {size} is not rounded to two digits; write {round_size(size)}"
+            )
+        return size
+
+
+class MechanismSettings(Document):
+    """How patients become releases during training.
+
+    ``epsilon`` and ``delta`` are the study's own guarantee for one patient of one hospital;
+    the noise is calibrated to ``steps + retry_allowance`` releases. ``sampling``: the probability
+    with which a patient takes part in a step, decided anew at the site each time. ``masking``:
+    whether the coordinator sees only the cohort's sum, for every purpose of the study.
+    ``algorithm``: a momentum step of ``learning_rate`` along each round's noisy mean gradient
+    (FedAvgM), or ``flo.privacy.releases.least_squares`` from one round. ``augmentation``: whether a
+    patient's gradient is averaged over flips and turns of images
+    (``flo.privacy.gradients.augmentation``). ``aggregation``: how a step is made of each hospital's
+    sum, if the coordinator sees those.
+    """
+
+    algorithm: Literal["fedavgm", "least-squares"] = "fedavgm"
+    noise: Literal["local", "distributed"]
+    masking: Literal["on", "off"] = "on"
+    epsilon: Annotated[float, Field(ge=0.01, le=10)]
+    delta: Annotated[float, Field(ge=1e-12, lt=1)]
+    clip: Annotated[float, Field(ge=1e-6, le=1e6)]
+    sampling: Annotated[float, Field(ge=0.001, le=1)] = 1.0
+    steps: Annotated[int, Field(ge=1, le=10_000)]
+    learning_rate: Annotated[float, Field(ge=0, le=1e3)] = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    retry_allowance: Annotated[int, Field(ge=0, le=1000)] = 2
+    augmentation: Literal["none", "flips"] = "none"
+    aggregation: Literal["sum", "median", "trimmed-mean"] = "sum"
+    colluders: Annotated[int, Field(ge=1)] | None = None
+    dropouts: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _what_the_algorithm_needs(self) -> MechanismSettings:
+        if self.algorithm == "fedavgm":
+            if not self.learning_rate:
+                raise ValueError("fedavgm needs a learning_rate above 0")
+        elif (self.steps, self.sampling, self.aggregation) != (1, 1, "sum"):
+            raise ValueError(
+                "least-squares is one sum over all patients: steps = 1, and neither sampling nor "
+                "aggregation"
+            )
+        elif self.learning_rate or self.momentum:
+            raise ValueError("least-squares takes no steps: no learning_rate, no momentum")
+        elif self.augmentation != "none":
+            raise ValueError("least-squares knows no augmentation")
+        return self
+
+
+class Evaluation(Document):
+    """How well the model does on held-out patients, told by one noisy release at the end.
+
+    ``subgroups``: category columns by whose codes it is told too; k of them cost √k in noise.
+    ``bins``: score bins of studies of schema 1 and 2; None in later ones, which have none.
+    """
+
+    epsilon: Annotated[float, Field(ge=0.01, le=10)]
+    bins: Annotated[int, Field(ge=2, le=8)] | None = None
+    subgroups: Annotated[tuple[ColumnName, ...], Field(max_length=10)] = ()
+    retry_allowance: Annotated[int, Field(ge=0, le=100)] = 1
+
+
+class Survey(Document):
+    """Noisy counts of all patients by label and by each of ``columns``, once, before a study.
+
+    They touch everyone, so both sub-ledgers are charged. Numbers are counted in ``bins`` equal
+    ranges of their bounds.
+    """
+
+    epsilon: Annotated[float, Field(ge=0.01, le=10)]
+    columns: Annotated[tuple[ColumnName, ...], Field(min_length=1, max_length=100)]
+    bins: Annotated[int, Field(ge=2, le=50)] = 5
+    retry_allowance: Annotated[int, Field(ge=0, le=100)] = 0
+
+
+class Limits(Document):
+    """How long an attempt waits for its cohort, and how few hospitals may make one."""
+
+    deadline_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
+    minimum_cohort: Annotated[int, Field(ge=1)]
+
+
+class Study(Document):
+    """A whole study. Equal studies have equal ``canonical_bytes`` and so equal ``digest``."""
+
+    schema_version: Literal[1, 2, 3] = 3
+    name: Identifier
+    version: Annotated[int, Field(ge=1)]
+    purpose: Text
+    legal_basis: Text
+    expires: date
+    hospitals: Annotated[tuple[Hospital, ...], Field(min_length=1, max_length=1000)]
+    data: Schema
+    model: Model
+    mechanism: MechanismSettings
+    evaluation: Evaluation
+    survey: Survey | None = None
+    limits: Limits
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_values_of_its_version(cls, document: Any) -> Any:
+        if not isinstance(document, dict) or document.get("schema_version") not in (1, 2):
+            return document
+        usual: dict[str, dict[str, Any]] = {"evaluation": {"bins": 4}}
+        if document["schema_version"] == 1:
+            usual["mechanism"] = {"masking": "off"}
+        return document | {
+            name: {**values, **document[name]}
+            for name, values in usual.items()
+            if isinstance(document.get(name), dict)
+        }
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Study:
+        ids = [hospital.id for hospital in self.hospitals]
+        if len(set(ids)) != len(ids):
+            raise ValueError("the same hospital id stands twice")
+        prints = [hospital.fingerprint for hospital in self.hospitals if hospital.fingerprint]
+        if len(set(prints)) != len(prints):
+            raise ValueError("two hospitals have the same fingerprint")
+        largest = largest_delta(self.largest_size)
+        if self.mechanism.delta > largest:
+            raise ValueError(
+                f"delta {self.mechanism.delta:g} is larger than the rule min(1e-6, 1/(100 n)) "
+                f"allows for these hospitals: {largest:g}"
+            )
+        if self.limits.minimum_cohort > len(ids):
+            raise ValueError(
+                f"minimum_cohort {self.limits.minimum_cohort} exceeds the {len(ids)} hospitals"
+            )
+        self._refuse_columns_that_do_not_fit()
+        if self.mechanism.algorithm == "least-squares":
+            inputs = len(input_names(self.data))
+            if self.model.kind != "logistic":
+                raise ValueError(f"least-squares makes a logistic model, not a {self.model.kind}")
+            if inputs > MOST_SQUARED_INPUTS:
+                raise ValueError(
+                    f"least-squares with {inputs} inputs, limit {MOST_SQUARED_INPUTS}: its sum has "
+                    "their products two by two"
+                )
+        if self.schema_version >= 3 and self.evaluation.bins:
+            raise ValueError(
+                "evaluation: scores are not counted in bins since schema_version 3; leave out bins"
+            )
+        if self.mechanism.sampling != 1 and self.data.records_per_patient == "many":
+            raise ValueError(
+                "sampling below 1 needs one record a patient: how long a step takes would tell who "
+                "of those with many was chosen"
+            )
+        if self.schema_version == 1 and (
+            self.model.kind != "logistic"
+            or self.survey
+            or self.evaluation.subgroups
+            or self.mechanism.sampling != 1
+            or self.data.most_records != 64
+            or self.masked
+            or self.mechanism.algorithm != "fedavgm"
+        ):
+            raise ValueError(
+                "schema_version 1 knows logistic models and full batches only, and no masking"
+            )
+        self._refuse_sums_that_are_not_secure()
+        return self
+
+    def _refuse_sums_that_are_not_secure(self) -> None:
+        ids = self.hospitals
+        if self.masked and (len(ids) < 2 or self.limits.minimum_cohort < 2):
+            raise ValueError(
+                "masks need a partner: at least two hospitals and minimum_cohort = 2; or set "
+                'masking = "off" in [mechanism], and the coordinator sees each hospital\'s sums'
+            )
+        if self.mechanism.aggregation != "sum" and (self.masked or self.limits.minimum_cohort < 3):
+            raise ValueError(
+                f"aggregation = {self.mechanism.aggregation!r} compares each hospital's own sums: "
+                'it needs masking = "off" and minimum_cohort = 3 or more'
+            )
+        if self.mechanism.noise == "distributed":
+            if not self.masked and self.schema_version != 1:
+                raise ValueError('distributed noise holds for sums only; it needs masking = "on"')
+            if self.mechanism.sampling != 1:
+                raise ValueError("distributed noise is proven for sampling = 1 only")
+            if len(ids) < 2:
+                raise ValueError("distributed noise needs at least two hospitals")
+            if not len(ids) - self.dropouts > self.colluders:
+                raise ValueError(
+                    f"distributed noise needs hospitals - dropouts > colluders, got "
+                    f"{len(ids)} - {self.dropouts} > {self.colluders}"
+                )
+
+    def _refuse_columns_that_do_not_fit(self) -> None:
+        images = [column for column in self.data.columns if isinstance(column, ImageColumn)]
+        if isinstance(self.model, Pack):
+            found = networks.output(self.model.network, len(input_names(self.data)))
+            if found != (1,):
+                raise ValueError(f"the pack's last layer gives {found}; one log odds, (1,), is due")
+        raw = [column for column in images if column.scattering is None]
+        if self.mechanism.augmentation != "none" and not raw:
+            raise ValueError("augmentation turns an image column without scattering; there is none")
+        if self.model.kind == "cnn" and not raw:
+            raise ValueError("a cnn needs an image column, without scattering")
+        if raw and len(self.data.columns) != 1:
+            raise ValueError("an image column stands alone in a study, unless it has scattering")
+        for name in self.evaluation.subgroups:
+            self.data.category(name)
+        if len(set(self.evaluation.subgroups)) != len(self.evaluation.subgroups):
+            raise ValueError("evaluation: the same subgroup stands twice")
+        wanted = self.survey.columns if self.survey else ()
+        known = {column.name for column in self.data.columns if column not in images}
+        if len(set(wanted)) != len(wanted) or not set(wanted) <= known:
+            raise ValueError("survey: columns must be number or category columns, each once")
+
+    @property
+    def purposes(self) -> tuple[str, ...]:
+        """What the study's releases are for, in order."""
+        return ("survey",) if self.survey else ("training", "evaluation")
+
+    @property
+    def largest_size(self) -> int:
+        """The largest declared size among the hospitals."""
+        return max(hospital.declared_size for hospital in self.hospitals)
+
+    @property
+    def largest_epsilon(self) -> float:
+        """The largest ε that the study asks for, by its own words."""
+        if self.survey:
+            return self.survey.epsilon
+        return max(self.mechanism.epsilon, self.evaluation.epsilon)
+
+    def has_expired(self, today: date) -> bool:
+        """Whether its last day is over: it can still be signed, approved and run on that day."""
+        return self.expires < today
+
+    @property
+    def colluders(self) -> int:
+        """b: how many hospitals may collude with the coordinator under distributed noise."""
+        chosen = self.mechanism.colluders
+        return max(1, (len(self.hospitals) - 1) // 3) if chosen is None else chosen
+
+    @property
+    def dropouts(self) -> int:
+        """d: how many hospitals may be missing from a cohort under distributed noise."""
+        chosen = self.mechanism.dropouts
+        return (1 if len(self.hospitals) >= 4 else 0) if chosen is None else chosen
+
+    @property
+    def masked(self) -> bool:
+        """Whether only sums over a whole cohort can be read by the coordinator."""
+        return self.mechanism.masking == "on"
+
+    @property
+    def cohort_floor(self) -> int:
+        """The fewest hospitals that a round may have."""
+        if self.mechanism.noise == "local":
+            return self.limits.minimum_cohort
+        return max(self.limits.minimum_cohort, len(self.hospitals) - self.dropouts)
+
+    @property
+    def canonical_bytes(self) -> bytes:
+        """What is signed, hashed, sent and kept: canonical JSON in the form of the study's version.
+
+        What a later FLO added is left out at its usual value, so that digests of older studies
+        hold.
+        """
+        document = self.model_dump(mode="json")
+        # As FLO 0.2 wrote it: its digests still hold.
+        for name, usual in (
+            ("aggregation", "sum"),
+            ("algorithm", "fedavgm"),
+            ("augmentation", "none"),
+        ):
+            if document["mechanism"][name] == usual:
+                del document["mechanism"][name]
+        for column in document["data"]["columns"]:
+            if column["kind"] == "image" and column["scattering"] is None:
+                del column["scattering"]
+        if self.schema_version >= 3:
+            del document["evaluation"]["bins"]
+        return canonical.encode(_as_version_1(document) if self.schema_version == 1 else document)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of ``canonical_bytes``: the study's name everywhere."""
+        return canonical.digest(self.canonical_bytes)
+
+    @property
+    def unwritten(self) -> list[str]:
+        """Which of purpose and legal basis are still those of the scaffold."""
+        names = ("purpose", "legal_basis")
+        return [name for name in names if getattr(self, name).startswith(PLACEHOLDER)]
+
+    def refuse_unfinished(self) -> None:
+        """Raises StudyError while purpose or legal basis are those of the scaffold."""
+        if self.unwritten:
+            texts = [f"{name} ({getattr(self, name)!r})" for name in self.unwritten]
+            raise StudyError(
+                f"not written yet: {' and '.join(texts)}",
+                hint="stewards decide by it: write what it is, in plain language",
+            )
+
+    def refuse_identifying(self) -> None:
+        """Raises StudyError: a column, by its header or codebook, tells who a patient is."""
+        found = [(column.name, tells_who(column)) for column in self.data.columns]
+        lines = [f"column {name!r} {rule}" for name, rule in found if rule]
+        if identifier_patterns.of_header(self.data.label):
+            lines.append(f"the label {self.data.label!r} would tell who a patient is, by its name")
+        if lines:
+            raise StudyError(
+                "no study may have what tells who a patient is: " + "; ".join(lines),
+                hint="the hospitals' gate refuses such a column, too",
+            )
+
+    def hospital(self, hospital_id: str) -> Hospital:
+        """The partner of that id. Raises StudyError if the study does not name it."""
+        for hospital in self.hospitals:
+            if hospital.id == hospital_id:
+                return hospital
+        names = ", ".join(hospital.id for hospital in self.hospitals)
+        raise StudyError(f"the study does not name hospital {hospital_id!r}; it names {names}")
+
+    def with_fingerprints(self, fingerprints: dict[str, str]) -> Study:
+        """A copy in which hospitals without a fingerprint take theirs from ``fingerprints``."""
+        document = self.model_dump(mode="json")
+        for hospital in document["hospitals"]:
+            hospital["fingerprint"] = hospital["fingerprint"] or fingerprints.get(
+                hospital["id"], ""
+            )
+        return from_document(document)
+
+    def with_survey(self, **survey: Any) -> Study:
+        """The survey of this planned study: ``name-survey``, of which only the counts are run."""
+        version = max(2, self.schema_version)
+        document = self.model_dump(mode="json") | {"schema_version": version, "survey": survey}
+        document["name"] = f"{self.name[:56]}-survey"
+        return from_document(document)
+
+    def with_epsilon(self, epsilon: float) -> Study:
+        """A copy with another ε for all that the study does, validated anew."""
+        document = self.model_dump(mode="json")
+        for part in ("mechanism", "evaluation", "survey"):
+            if document[part]:
+                document[part]["epsilon"] = epsilon
+        return from_document(document)
+
+    def with_mechanism(self, **changes: Any) -> Study:
+        """A copy with other mechanism settings, validated anew."""
+        document = self.model_dump(mode="json")
+        document["mechanism"].update(changes)
+        return from_document(document)
+
+
+def _as_version_1(document: dict[str, Any]) -> dict[str, Any]:
+    """As FLO 0.1 wrote it, so that digests and signatures of kept studies still hold."""
+    del document["survey"], document["mechanism"]["sampling"], document["mechanism"]["masking"]
+    del document["evaluation"]["subgroups"], document["data"]["most_records"]
+    return document
+
+
+def largest_delta(public_size: int) -> float:
+    """δ = min(1e-6, 1/(100 n)) for a public number of patients ``n`` (DESIGN 5)."""
+    return min(LARGEST_DELTA, 1 / (100 * public_size))
+
+
+def round_size(size: int) -> int:
+    """``size`` rounded down to two significant digits, so that it tells nobody's presence."""
+    unit: int = 10 ** max(0, len(str(size)) - 2)
+    return size // unit * unit
+
+
+def from_document(document: Any, *, what: str = "study") -> Study:
+    """Validate a parsed study.
+
+    Raises:
+        StudyError: one line per problem, with the field's path.
+    """
+    usual = SCHEMA_VERSION
+    version = document.get("schema_version", usual) if isinstance(document, dict) else usual
+    if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
+        raise StudyError(
+            f"{what}: schema_version {version!r} is not known here; this version reads 1 to "
+            f"{SCHEMA_VERSION}",
+            hint="install a newer version of FLO",
+        )
+    try:
+        return Study.model_validate(document)
+    except ValidationError as error:
+        raise StudyError(f"{what} is not valid:\n{problems(error, document)}") from error
+
+
+def load(path: Path) -> Study:
+    """Read a study from TOML. Raises UsageError or StudyError."""
+    if path.is_file() and path.stat().st_size > MAX_STUDY_BYTES:
+        raise StudyError(f"{path} has {path.stat().st_size} bytes, limit {MAX_STUDY_BYTES}")
+    return from_document(read_toml(path), what=str(path))
+
+
+def from_toml(text: str, *, what: str = "study") -> Study:
+    """The same from text. Raises UsageError or StudyError."""
+    size = len(text.encode())
+    if size > MAX_STUDY_BYTES:
+        raise StudyError(f"{what} has {size} bytes, limit {MAX_STUDY_BYTES}")
+    return from_document(parse_toml(text, what), what=what)
+
+
+def from_canonical(data: bytes) -> Study:
+    """Read a study from its canonical bytes, as it travels. Raises MessageError or StudyError."""
+    study = from_document(canonical.decode(data, limit=MAX_STUDY_BYTES, what="study"))
+    if study.canonical_bytes != data:
+        raise StudyError("the study's bytes are not in canonical form")
+    return study

@@ -1,0 +1,171 @@
+"""The models a study can name: one flat vector of parameters, and how it scores a record.
+
+The coordinator keeps a model as its vector and never needs torch; sites build the module to train.
+Only parameters travel, never buffers. What the layers are stands in ``flo.study.networks``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flo.study import networks
+from flo.study.document import Study
+from flo.study.features import input_names
+from flo.study.networks import Layer
+from flo.study.packs import Cnn, Mlp, Pack
+from flo.study.parameters import Vector
+from flo.study.schema import ImageColumn, Schema
+
+if TYPE_CHECKING:
+    import torch
+
+Floats = npt.NDArray[np.float64]
+_BLOCK = 1 << 16  # numbers at a time
+_WORTH_SHARING = 1 << 22  # multiplications of a step
+
+
+def layers(study: Study) -> list[Layer]:
+    """The layers of the study's model, inputs (n, d) to log odds (n, 1)."""
+    match study.model:
+        case Mlp(hidden=hidden):
+            return networks.mlp(len(input_names(study.data)), hidden)
+        case Cnn():
+            image = _image(study.data)
+            return networks.cnn(image.channels, image.height, image.width)
+        case Pack():
+            return study.model.network
+        case _:
+            return networks.logistic(len(input_names(study.data)))
+
+
+def parameter_count(study: Study) -> int:
+    """Number of parameters p of the study's model."""
+    return networks.size(layers(study))
+
+
+def named(study: Study, weights: Vector) -> dict[str, Vector]:
+    """The flat vector as named tensors, as a torch module's state would hold them."""
+    tensors, start = {}, 0
+    for name, shape in networks.shapes(layers(study)).items():
+        size = math.prod(shape)
+        tensors[name] = weights[start : start + size].reshape(shape)
+        start += size
+    return tensors
+
+
+def flat(study: Study, tensors: Mapping[str, npt.NDArray[Any]]) -> Vector:
+    """Named tensors as the flat vector again. Raises ValueError if they are not the study's.
+
+    Until FLO 0.4 every model was published in float64.
+    """
+    shapes, known = networks.shapes(layers(study)), {precision(study), np.dtype(np.float64)}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    kinds = {tensor.dtype for tensor in tensors.values()}
+    if found != shapes or len(kinds) != 1 or not kinds <= known:
+        wanted = " or ".join(sorted(str(kind) for kind in known))
+        raise ValueError(f"tensors {sorted(found)} where {sorted(shapes)} of {wanted} are expected")
+    return np.concatenate([tensors[name].ravel() for name in shapes])
+
+
+def precision(study: Study) -> np.dtype[Any]:
+    """What a model's numbers are: float64 for a logistic model, which is small, else float32."""
+    return np.dtype(np.float64 if study.model.kind == "logistic" else np.float32)
+
+
+def initial_weights(study: Study) -> Vector:
+    """The public starting point, shape (p,), in the study's precision.
+
+    A logistic model starts at zero and says 0.5 to everyone. Others start evenly within ± 1/√inputs
+    of each layer (LeCun 1998), normalisations at 1 and 0; the digits are SHAKE-256 of the study's
+    digest, so that every partner can check them.
+    """
+    if study.model.kind == "logistic":
+        return np.zeros(parameter_count(study))
+    stream = hashlib.shake_256(f"initial weights {study.digest}".encode())
+    words = np.frombuffer(stream.digest(8 * parameter_count(study)), dtype="<u8")
+    weights, start = np.empty(len(words), dtype=precision(study)), 0
+    for layer in layers(study):
+        fan_in = math.prod(layer.parameters.get("weight", (1,))[1:])
+        for name, shape in layer.parameters.items():
+            end = start + math.prod(shape)
+            if layer.kind == "GroupNorm":
+                weights[start:end] = float(name == "weight")
+            else:
+                for block in range(start, end, _BLOCK):
+                    within = slice(block, min(block + _BLOCK, end))
+                    weights[within] = (words[within] / 2.0**63 - 1) / math.sqrt(fan_in)
+            start = end
+    return weights
+
+
+def build(study: Study) -> torch.nn.Sequential:
+    """The study's module, in its precision."""
+    module = networks.build(layers(study))
+    return module.double() if precision(study) == np.float64 else module
+
+
+def largest_batch(study: Study, copies: int = 1) -> int:
+    """Records in a micro-batch: public, a power of two, no more than the largest partner needs.
+
+    Never fewer than one patient may have. ``copies``: of each record.
+    """
+    many = study.data.records_per_patient == "many"
+    image = any(isinstance(column, ImageColumn) for column in study.data.columns)
+    wanted = min(128 if image else 512, study.largest_size * copies)
+    least = (study.data.most_records if many else 1) * copies
+    return 1 << (max(wanted, least) - 1).bit_length()
+
+
+@contextmanager
+def as_many_threads_as_help(study: Study) -> Iterator[None]:
+    """One where a step of this study is too little to share: waiting takes longer."""
+    import torch
+
+    threads = torch.get_num_threads()
+    if parameter_count(study) * largest_batch(study) < _WORTH_SHARING:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def log_odds(study: Study, weights: Vector, inputs: Floats) -> Floats:
+    """Log odds of label 1, shape (n,), for inputs (n, d): one record at a time by construction.
+
+    A product over the whole batch would be faster, but kernels treat the last rows of a block
+    differently, so that removing one patient could move another's score by a bit, and across a
+    bin's edge. So a logistic model multiplies and adds along each row and nothing else, and other
+    models see each record alone, in one buffer.
+    """
+    if study.model.kind == "logistic":
+        products = np.ascontiguousarray(inputs) * weights[:-1]
+        return np.asarray(products.sum(axis=1) + weights[-1], dtype=np.float64)
+    import torch
+
+    module, threads = build(study), torch.get_num_threads()
+    single = torch.from_numpy(weights.astype(np.float32))
+    torch.nn.utils.vector_to_parameters(single, module.parameters())
+    record = torch.zeros((1, inputs.shape[1]))
+    scores = np.zeros(len(inputs))
+    torch.set_num_threads(1)  # one record is too little to share; waiting would take longer
+    try:
+        with torch.inference_mode():
+            for i, row in enumerate(inputs):
+                record.copy_(torch.from_numpy(row))
+                scores[i] = module(record).item()
+    finally:
+        torch.set_num_threads(threads)
+    return scores
+
+
+def _image(schema: Schema) -> ImageColumn:
+    (image,) = (column for column in schema.columns if isinstance(column, ImageColumn))
+    return image

@@ -1,0 +1,64 @@
+"""Which study somebody means: NAME, NAME:VERSION, or the start of its digest. Never a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flo.errors import UsageError
+from flo.study.document import Study
+
+_FEWEST_DIGITS = 6  # of a digest
+
+
+@dataclass(frozen=True)
+class Known:
+    """One study that could be meant. ``more``: what else to say of it, such as its status."""
+
+    name: str
+    version: int
+    digest: str
+    more: str = ""
+
+    @classmethod
+    def of(cls, study: Study, more: str = "") -> Known:
+        """That study."""
+        return cls(study.name, study.version, study.digest, more)
+
+    def is_called(self, wanted: str) -> bool:
+        """Whether it is meant, maybe among others."""
+        by_digest = len(wanted) >= _FEWEST_DIGITS and self.digest.startswith(wanted)
+        return by_digest or wanted in (self.name, f"{self.name}:{self.version}")
+
+    def __str__(self) -> str:
+        more = f", {self.more}" if self.more else ""
+        return f"{self.name}:{self.version} ({self.digest[:12]}{more})"
+
+
+def is_digest(wanted: str | None, digest: str) -> bool:
+    """Whether somebody named this digest itself, by its first twelve digits or more."""
+    return wanted is not None and len(wanted) >= 12 and digest.startswith(wanted)
+
+
+def which(known: Iterable[Known], wanted: str | None, here: str) -> str:
+    """Digest of the only one that is meant. ``wanted``: None for the only one there is.
+
+    ``here``: what these are, for the error, such as "study approved here".
+
+    Raises:
+        UsageError: none is, or several are; it lists them.
+    """
+    different = {one.digest: one for one in known}.values()
+    found = [one for one in different if wanted is None or one.is_called(wanted)]
+    if len(found) == 1:
+        return found[0].digest
+    if not found:
+        named = f" called {wanted!r}" if wanted else ""
+        raise UsageError(f"no {here}{named}", hint=f"there are: {_listed(different)}")
+    raise UsageError(
+        f"which study? {_listed(found)}", hint="name it as NAME:VERSION, or by its digest's start"
+    )
+
+
+def _listed(several: Iterable[Known]) -> str:
+    return ", ".join(map(str, several)) or "none"

@@ -1,0 +1,168 @@
+"""``flo study new``: a first draft of a study from a CSV header and declared bounds.
+
+Only the header line of the file is read. Bounds and codebooks are declared by a person, because
+anything learnt from patients' values would be a release.
+"""
+
+from __future__ import annotations
+
+import csv as csv_module
+import io
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from flo.errors import UsageError
+from flo.study.document import PLACEHOLDER, from_document, largest_delta, round_size
+
+_LONGEST_HEADER = 1 << 20
+_SHARED_FROM = 3  # hospitals
+_NAMES_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class ScaffoldedStudy:
+    """``text``: TOML of a valid study. ``left_out``: columns of the file that it does not use."""
+
+    text: str
+    left_out: list[str]
+
+
+def scaffold(
+    csv: Path,
+    name: str,
+    label: str,
+    hospitals: list[str],
+    numbers: list[str],
+    categories: list[str],
+    may_be_missing: list[str],
+    id_column: str,
+) -> ScaffoldedStudy:
+    """A study of the declared columns. Raises UsageError naming what is missing or malformed.
+
+    From three hospitals on the draft has distributed noise. With two, each would have to add all of
+    its noise itself, in case the other colludes with the coordinator.
+    """
+    header = _header(csv)
+    columns = [_number(text) for text in numbers] + [_category(text) for text in categories]
+    declared = {str(column["name"]) for column in columns}
+    wanted = (label, id_column, *sorted(declared))
+    for column_name in wanted:
+        if column_name not in header:
+            # A first line without any of them is no header, and may be a patient.
+            seen = f"; it has {some(header)}" if set(wanted) & set(header) else ""
+            raise UsageError(
+                f"{csv.name} has no column {column_name!r} in its first line{seen}",
+                hint="a header names the columns; --id-column, --label and the others name those",
+            )
+    if strange := sorted(set(may_be_missing) - declared):
+        raise UsageError(
+            f"--may-be-missing {strange[0]!r} is not a column of this study",
+            hint="declare it with --number or --category; a label is never missing",
+        )
+    for column in columns:
+        if column["name"] in may_be_missing:
+            column["missing"] = "indicator"
+            if column["kind"] == "number":  # used where a cell is missing
+                column["missing_value"] = (column["minimum"] + column["maximum"]) / 2
+    columns.sort(key=lambda column: header.index(str(column["name"])))
+    partners = [_hospital(text) for text in hospitals]
+    if not partners:
+        raise UsageError("a study needs at least one hospital", hint="--hospital HOSPITAL:SIZE")
+    size = max(int(partner["declared_size"]) for partner in partners)
+    document: dict[str, Any] = {
+        "schema_version": 3,
+        "name": name,
+        "version": 1,
+        "purpose": f"{PLACEHOLDER}, in plain language, what the model is for.",
+        "legal_basis": f"{PLACEHOLDER} on which legal basis the patients' data are used.",
+        "expires": (datetime.now(UTC) + timedelta(days=365)).date().isoformat(),
+        "hospitals": partners,
+        "data": {
+            "record": "patient",
+            "records_per_patient": "one",
+            "label": label,
+            "columns": columns,
+        },
+        "model": {"kind": "logistic"},
+        "mechanism": {
+            "noise": "distributed" if len(partners) >= _SHARED_FROM else "local",
+            "masking": "on" if len(partners) > 1 else "off",
+            "epsilon": 0.5,
+            "delta": largest_delta(size),
+            "clip": 0.25,
+            "steps": 30,
+            "learning_rate": 0.5,
+            "momentum": 0.9,
+            "retry_allowance": 2,
+        },
+        "evaluation": {"epsilon": 0.5, "retry_allowance": 1},
+        "limits": {"deadline_seconds": 60, "minimum_cohort": _smallest(len(partners))},
+    }
+    from_document(document, what="the draft").refuse_identifying()
+    left_out = [c for c in header if c not in declared | {label, id_column}]
+    return ScaffoldedStudy(tomli_w.dumps(document), left_out)
+
+
+def some(names: list[str]) -> str:
+    """The first of these, and how many there are."""
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    return shown + (f", ... ({len(names)})" if len(names) > _NAMES_SHOWN else "")
+
+
+def _smallest(partners: int) -> int:
+    """All but one, and two where there are as many: masks need a partner."""
+    return max(min(2, partners), partners - 1)
+
+
+def _header(csv: Path) -> list[str]:
+    try:
+        with csv.open("rb", buffering=0) as file:
+            header = next(csv_module.reader([_first_line(file).decode("utf-8-sig")]), [])
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{csv} cannot be read: {type(error).__name__}") from error
+    if not header:
+        raise UsageError(f"{csv} has no header line")
+    return header
+
+
+def _first_line(file: io.FileIO) -> bytes:
+    """Byte by byte, so that nothing behind the header is ever in memory."""
+    line = bytearray()
+    while (byte := file.read(1)) not in (b"", b"\n"):
+        line += byte
+        if len(line) > _LONGEST_HEADER:
+            raise UsageError(f"the header line is longer than {_LONGEST_HEADER} bytes")
+    return bytes(line)
+
+
+def _hospital(text: str) -> dict[str, Any]:
+    name, _, size = text.partition(":")
+    if not size.isdigit() or int(size) < 1:
+        raise UsageError(f"--hospital {text!r} is not HOSPITAL:SIZE")
+    return {"id": name, "declared_size": round_size(int(size))}
+
+
+def _number(text: str) -> dict[str, Any]:
+    parts = text.split(":")
+    try:
+        name, low, high, unit = parts
+        return {
+            "kind": "number",
+            "name": name,
+            "unit": unit,
+            "minimum": float(low),
+            "maximum": float(high),
+        }
+    except ValueError as error:
+        raise UsageError(f"--number {text!r} is not COLUMN:MINIMUM:MAXIMUM:UNIT") from error
+
+
+def _category(text: str) -> dict[str, Any]:
+    name, _, codes = text.partition(":")
+    if not codes:
+        raise UsageError(f"--category {text!r} is not COLUMN:CODE,CODE,...")
+    return {"kind": "category", "name": name, "codes": codes.split(",")}

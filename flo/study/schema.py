@@ -1,0 +1,179 @@
+"""The data schema of a study: which columns a record has, in which public bounds or codebooks.
+
+Whatever stands here was declared by people; nothing is learnt from patients. How columns become a
+model's inputs is the business of ``flo.study.features``.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
+
+from flo.documents.document import Document, spelt
+from flo.study import identifier_patterns
+
+LARGEST_IMAGE = 65_536
+LARGEST_RECORDS = 128
+
+ColumnName = Annotated[
+    str,
+    spelt(
+        r"[A-Za-z0-9_][A-Za-z0-9_ .()/%-]{0,99}",
+        "up to 100 letters without accents, digits, spaces and _ . ( ) / % -; a file's own header "
+        "is translated by `flo site map`",
+    ),
+]
+
+
+def only_printable(text: str) -> str:
+    """A steward reads these words on a terminal: nothing that moves, hides or reorders them."""
+    if any(unicodedata.category(character)[0] in "CZ" and character != " " for character in text):
+        raise ValueError("control, format and line characters are not allowed")
+    return text
+
+
+def _matchable(code: str) -> str:
+    if code != code.strip() or code.casefold() in MISSING:
+        raise ValueError(f"the code {code!r} can never match: it reads as missing, or has spaces")
+    return code
+
+
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>"})
+Text = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=2000),
+    AfterValidator(only_printable),
+]
+Code = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=100),
+    AfterValidator(only_printable),
+    AfterValidator(_matchable),
+]
+Bound = Annotated[float, Field(ge=-1e15, le=1e15)]
+
+
+class NumberColumn(Document):
+    """A measured quantity, scaled with public bounds to [-1, 1]."""
+
+    kind: Literal["number"]
+    name: ColumnName
+    unit: Text
+    minimum: Bound
+    maximum: Bound
+    missing: Literal["refuse", "indicator"] = "refuse"
+    missing_value: float | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> NumberColumn:
+        if not self.minimum < self.maximum:
+            raise ValueError(f"column {self.name}: minimum must be below maximum")
+        if (self.missing == "indicator") != (self.missing_value is not None):
+            raise ValueError(
+                f"column {self.name}: give missing_value exactly when missing = 'indicator'"
+            )
+        if self.missing_value is not None and not (
+            self.minimum <= self.missing_value <= self.maximum
+        ):
+            raise ValueError(f"column {self.name}: missing_value lies outside the bounds")
+        return self
+
+
+class CategoryColumn(Document):
+    """A coded quantity, one input for each code of a public codebook."""
+
+    kind: Literal["category"]
+    name: ColumnName
+    codes: Annotated[
+        tuple[Code, ...],
+        Field(min_length=2, max_length=500),
+    ]
+    missing: Literal["refuse", "indicator"] = "refuse"
+
+    @field_validator("codes")
+    @classmethod
+    def _distinct(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(codes)) != len(codes):
+            raise ValueError("the same code stands twice in the codebook")
+        return codes
+
+
+class ImageColumn(Document):
+    """One image a record: table columns ``name_0`` .. ``name_{pixels-1}``, in rows, by channel.
+
+    ``scattering``: with it the model's inputs are not pixels but fixed wavelet features of so many
+    scales (``flo.study.scattering``).
+    """
+
+    kind: Literal["image"]
+    name: ColumnName
+    channels: Annotated[int, Field(ge=1, le=16)] = 1
+    height: Annotated[int, Field(ge=8, le=1024)]
+    width: Annotated[int, Field(ge=8, le=1024)]
+    minimum: Bound
+    maximum: Bound
+    missing: Literal["refuse"] = "refuse"
+    scattering: Annotated[int, Field(ge=1, le=6)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ImageColumn:
+        step = 1 << (self.scattering or 0)
+        if self.height % step or self.width % step:
+            raise ValueError(
+                f"column {self.name}: scattering = {self.scattering} needs sides that are "
+                f"multiples of {step}"
+            )
+        if not self.minimum < self.maximum:
+            raise ValueError(f"column {self.name}: minimum must be below maximum")
+        size = self.channels * self.height * self.width
+        if size > LARGEST_IMAGE:
+            raise ValueError(f"column {self.name}: {size} pixels, limit {LARGEST_IMAGE}")
+        return self
+
+    @property
+    def pixels(self) -> tuple[str, ...]:
+        """Names of the table's columns."""
+        return tuple(f"{self.name}_{i}" for i in range(self.channels * self.height * self.width))
+
+
+Column = Annotated[NumberColumn | CategoryColumn | ImageColumn, Field(discriminator="kind")]
+
+
+def tells_who(column: Column) -> str | None:
+    """Why no study may have this column, however it is declared: its header or its codebook tells
+    who a patient is. None if nothing says so."""
+    codes = column.codes if isinstance(column, CategoryColumn) else ()
+    return identifier_patterns.of_column(column.name, codes)
+
+
+class Schema(Document):
+    """What a record is, which columns are used, and which one is the label (0 or 1).
+
+    Of a patient with ``many`` records the first ``most_records`` are used, so that no patient's
+    number of records can delay a round.
+    """
+
+    record: Text
+    records_per_patient: Literal["one", "many"] = "one"
+    most_records: Annotated[int, Field(ge=1, le=LARGEST_RECORDS)] = 64
+    label: ColumnName
+    columns: Annotated[tuple[Column, ...], Field(min_length=1, max_length=5000)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Schema:
+        names = [column.name for column in self.columns]
+        if len(set(names)) != len(names):
+            raise ValueError("the same column stands twice")
+        pixels = {n for c in self.columns if isinstance(c, ImageColumn) for n in c.pixels}
+        if self.label in names or self.label in pixels:
+            raise ValueError(f"the label {self.label!r} is also an input column")
+        return self
+
+    def category(self, name: str) -> CategoryColumn:
+        """The category column of that name. Raises ValueError."""
+        for column in self.columns:
+            if column.name == name and isinstance(column, CategoryColumn):
+                return column
+        raise ValueError(f"{name!r} is not a category column of the study")

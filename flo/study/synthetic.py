@@ -1,0 +1,63 @@
+"""Made-up patients who follow a study's bounds and codebooks: inputs that show what a model does.
+
+They follow a Kronecker sequence (Niederreiter 1992: fractional parts of multiples of square roots
+of primes), bell-shaped within each column's bounds, even over its codes, one in ten missing. Same
+study, same patients, everywhere; nothing of any real one is in them.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri
+
+from flo.study.features import encode_category, encode_image, encode_number
+from flo.study.schema import ImageColumn, NumberColumn, Schema
+
+Floats = npt.NDArray[np.float64]
+_MADE_UP, _MADE_UP_IMAGES, _MADE_UP_MISSING = 4096, 256, 0.1
+
+
+def made_up_inputs(schema: Schema) -> Floats:
+    """Inputs of made-up patients: (4096, d), or (256, d) where there are images."""
+    images = any(isinstance(column, ImageColumn) for column in schema.columns)
+    number = np.arange(1, (_MADE_UP_IMAGES if images else _MADE_UP) + 1)
+    parts = []
+    for i, column in enumerate(schema.columns):
+        if isinstance(column, ImageColumn):
+            bells = [_bell(number, _prime(j)) for j in range(len(column.pixels))]
+            parts.append(encode_image(column, np.concatenate(bells, axis=1)))
+            continue
+        u = (number * math.sqrt(_prime(2 * i))) % 1
+        missing = (number * math.sqrt(_prime(2 * i + 1))) % 1 < _MADE_UP_MISSING
+        missing &= column.missing == "indicator"
+        if isinstance(column, NumberColumn):
+            bell = _bell(number, _prime(2 * i))[:, 0]
+            middle, half = (
+                (column.maximum + column.minimum) / 2,
+                (column.maximum - column.minimum) / 2,
+            )
+            parts.append(encode_number(column, np.where(missing, np.nan, middle + half * bell)))
+        else:
+            codes = np.minimum(u * len(column.codes), len(column.codes) - 1).astype(np.int64)
+            parts.append(encode_category(column, np.where(missing, -1, codes)))
+    return np.concatenate(parts, axis=1)
+
+
+def _bell(number: npt.NDArray[np.int64], prime: int) -> Floats:
+    """Bell-shaped in [-1, 1], shape (n, 1): a normal of standard deviation 1/3, cut."""
+    u = (number * math.sqrt(prime)) % 1
+    bell = np.clip(ndtri(np.clip(u, 1e-6, 1 - 1e-6)) / 3, -1, 1)
+    return np.asarray(bell[:, None], dtype=np.float64)
+
+
+@functools.cache
+def _prime(index: int) -> int:
+    """The prime number of that index: 2, 3, 5, ..."""
+    candidate = 2 if index == 0 else _prime(index - 1) + 1
+    while any(candidate % d == 0 for d in range(2, math.isqrt(candidate) + 1)):
+        candidate += 1
+    return candidate

@@ -1,0 +1,1 @@
+"""Cost of mechanisms: epsilon, noise, lifetime budget, a study's plan, an empirical bound."""

@@ -1,0 +1,113 @@
+"""A study's own ε: Rényi accounting over integer orders, and PLD printed beside it.
+
+The schedule of a study (steps + retry allowance) is fixed before it runs, so σ is calibrated to
+(ε, δ) by RDP minimised over orders; that is the study's guarantee. RDP: Mironov (2017), with each
+mechanism's own curve; conversion: Canonne, Kamath, Steinke (2020), Proposition 12 (a test compares
+it with ``dp_accounting``). All rounding is towards more privacy: σ up, ε up. PLD (privacy loss
+distributions, discretisation 1e-4) is an independent second opinion, Gaussian-equivalent where the
+noise is discrete; it is printed and never gates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from flo.errors import StudyError
+from flo.privacy.mechanisms.mechanisms import Mechanism
+
+# dp_accounting is imported where it is used: it takes a second, and most commands need none of it.
+
+ORDERS: tuple[int, ...] = tuple(range(2, 513))
+_SIGMA_DIGITS = 4
+_LARGEST_SIGMA = 1e6
+
+
+@lru_cache(maxsize=4096)
+def epsilon_of(mechanism: Mechanism, count: int, delta: float) -> float:
+    """ε at ``delta`` of ``count`` releases of ``mechanism``, by RDP; infinite where unknown.
+
+    (α, ρ)-RDP implies (ε, δ)-DP for ε = ρ + ln((α-1)/α) - (ln δ + ln α)/(α-1): Canonne, Kamath,
+    Steinke (2020), Proposition 12. The smallest over ``ORDERS``. ``count`` >= 0, where 0 costs
+    nothing; ``delta`` in (0, 1).
+    """
+    if count == 0:
+        return 0.0
+    curve = count * mechanism.rdp_curve(np.array(ORDERS))
+    orders = np.array(ORDERS, dtype=np.float64)
+    each = curve + np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1)
+    found = float(each.min())
+    return math.inf if math.isnan(found) else max(0.0, found)  # unknown is never free
+
+
+def calibrate(
+    make: Callable[[float], Mechanism], epsilon: float, delta: float, count: int
+) -> Mechanism:
+    """``make(σ)`` whose ``count`` releases are (ε, δ)-DP: the smallest σ, rounded up to 4 decimals.
+
+    Raises:
+        ValueError: unless ε > 0, 0 < δ < 1 and count >= 1.
+        StudyError: σ would exceed 10^6.
+    """
+    if not (epsilon > 0 and 0 < delta < 1 and count >= 1):
+        raise ValueError(f"cannot calibrate to epsilon={epsilon}, delta={delta}, count={count}")
+    low, high = 1e-3, 1e-3
+    while epsilon_of(make(high), count, delta) > epsilon:
+        high *= 2
+        if high > _LARGEST_SIGMA:
+            raise StudyError(
+                f"ε = {epsilon:g} at δ = {delta:g} is less than any useful noise can show",
+                hint="ask for a larger ε",
+            )
+    while high - low > 1e-7 * high:
+        middle = (low + high) / 2
+        fits = epsilon_of(make(middle), count, delta) <= epsilon
+        low, high = (low, middle) if fits else (middle, high)
+    found = make(math.ceil(high * 10**_SIGMA_DIGITS) / 10**_SIGMA_DIGITS)
+    if epsilon_of(found, count, delta) > epsilon:
+        raise ValueError(f"no noise multiplier was found for epsilon={epsilon}")
+    return found
+
+
+@lru_cache(maxsize=256)
+def pld_epsilon(mechanism: Mechanism, count: int, delta: float) -> float:
+    """ε of the Gaussian equivalent by PLD. ``count`` Gaussians of σ equal one of σ/√count.
+
+    ``count`` >= 0 and ``delta`` in (0, 1). For discrete noise it is no proof; it never gates.
+    """
+    from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
+    from dp_accounting.pld import PLDAccountant
+
+    if count == 0:
+        return 0.0
+    accountant = PLDAccountant(value_discretization_interval=1e-4)
+    event = mechanism.event
+    if isinstance(event, GaussianDpEvent):
+        accountant.compose(GaussianDpEvent(event.noise_multiplier / math.sqrt(count)))
+    else:
+        accountant.compose(SelfComposedDpEvent(event, count))
+    return float(accountant.get_epsilon(delta))
+
+
+def true_positive_rate(epsilon: float, delta: float, false_positive_rate: float = 0.01) -> float:
+    """The most an attacker can gain: TPR ≤ e^ε·FPR + δ and TPR ≤ 1 - e^-ε·(1 - δ - FPR).
+
+    Kairouz, Oh, Viswanath (2015): the trade-off curve of an (ε, δ)-DP release. ε >= 0, δ and FPR in
+    [0, 1]; so is the answer.
+    """
+    bound = math.exp(epsilon) * false_positive_rate + delta
+    other = 1 - math.exp(-epsilon) * (1 - delta - false_positive_rate)
+    return min(1.0, bound, other)
+
+
+def rounded_up(value: float) -> float:
+    """Rounded up to 6 decimals: towards more privacy spent, and equal on every machine."""
+    return math.ceil(value * 1e6) / 1e6
+
+
+def rounded_down(value: float) -> float:
+    """Rounded down to 6 decimals, and at least 0: of what is left, towards less."""
+    return max(0.0, math.floor(value * 1e6) / 1e6)

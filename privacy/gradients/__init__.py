@@ -1,0 +1,1 @@
+"""Gradients per patient, clipped and summed, with patients kept independent."""

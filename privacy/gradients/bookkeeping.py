@@ -1,0 +1,277 @@
+"""Clipping by book-keeping: one backward pass, and each patient's part of it rebuilt.
+
+A layer's gradient for a patient is a function of the layer's input a and of the loss's gradient b
+at its output, both of which one ordinary pass over the micro-batch yields (Bu, Wang, Zha, Karypis,
+"Differentially Private Optimization on Large Model at Small Cost", 2023; mixed choice of norms: Bu,
+Mao, Xu 2022). No per-patient copy of the model is kept.
+
+No mixing, by construction: only an ``nn.Sequential`` of the layers listed here, each used once,
+each of exactly that type, treats one record at a time; everything else goes to
+``flo.privacy.gradients.per_sample``. Layers without a rule of ours take Opacus' per-record rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from flo.privacy.gradients.batches import Frame
+from flo.privacy.gradients.contributions import (
+    Dense,
+    EmbeddingRows,
+    PatientGradients,
+    RankOne,
+    SumOfRankOne,
+)
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+SavedTensors = tuple[nn.Module, torch.Tensor, torch.Tensor]
+
+_WIDTH, _FEW = 16, 256
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def binary_loss(log_odds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each record, shape (n,), for log odds (n, 1) and labels (n,) 0 or 1."""
+    return functional.binary_cross_entropy_with_logits(
+        log_odds.squeeze(1), labels, reduction="none"
+    )
+
+
+def categorical_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each record, shape (n,), for logits (n, classes) and labels (n,).
+
+    A label that is no class counts as the nearest one, so that none can stop a step.
+    """
+    return functional.cross_entropy(logits, _codes(labels, logits.shape[1]), reduction="none")
+
+
+def _codes(values: torch.Tensor, count: int) -> torch.Tensor:
+    """Whole numbers 0 .. count-1; whatever is none becomes the nearest."""
+    return torch.nan_to_num(values).clamp(0, count - 1).long()
+
+
+ROW_WISE_LOSSES: tuple[Loss, ...] = (binary_loss, categorical_loss)
+
+
+class BookKeeping:
+    """Parts of a frame, layer by layer."""
+
+    name = "book-keeping"
+
+    def __init__(self, module: nn.Module, loss: Loss, *, padded: bool = False) -> None:
+        """Raises ValueError saying which layer it cannot treat.
+
+        ``padded``: widen linear layers with zeros, because kernels for narrow ones often treat the
+        last rows differently. The numbers are the same.
+        """
+        self._padded = padded
+        if loss not in ROW_WISE_LOSSES:
+            raise ValueError("the loss is not one of flo's own")
+        self._layers = list(_layers(module))
+        self._loss = loss
+
+    def observables(self, frame: Frame) -> list[torch.Tensor]:
+        """All that is computed for a patient, (P, …) each: what must not depend on others."""
+        losses, kept = self._pass(frame)
+        parts = self._parts(frame, kept)
+        rows = [losses, *(t for _, a, b in kept for t in (a, b))]
+        for part in parts:
+            rows += part.gradients if isinstance(part, Dense) else []
+            rows += [] if isinstance(part, SumOfRankOne | EmbeddingRows) else [part.norm_squared]
+        return [frame.by_patient(t) for t in rows]
+
+    def contributions(self, frame: Frame) -> list[PatientGradients]:
+        """One part for each layer with parameters, in the model's order."""
+        _, kept = self._pass(frame)
+        return self._parts(frame, kept)
+
+    def _through(self, layer: Any, x: torch.Tensor) -> torch.Tensor:
+        kind: type[nn.Module] = type(layer)
+        if kind is nn.Embedding:
+            x = _codes(x, layer.num_embeddings)
+        if self._padded and kind is nn.Linear:
+            outputs, inputs = layer.weight.shape
+            wide = functional.pad(layer.weight, (0, -inputs % _WIDTH, 0, -outputs % _WIDTH))
+            y = functional.linear(functional.pad(x, (0, -inputs % _WIDTH)), wide)[..., :outputs]
+            return y if layer.bias is None else y + layer.bias
+        out: torch.Tensor = layer(x)
+        return out
+
+    def _parts(self, frame: Frame, kept: list[SavedTensors]) -> list[PatientGradients]:
+        return [_RULES[type(layer)](layer, a, b, frame.patients) for layer, a, b in kept]
+
+    def _pass(self, frame: Frame) -> tuple[torch.Tensor, list[SavedTensors]]:
+        """Losses (P·R,), and each layer with parameters with its a and b."""
+        kept = []
+        x = frame.inputs
+        for layer in self._layers:
+            y = self._through(layer, x)
+            if type(layer) in _RULES:
+                kept.append((layer, x.detach(), y if y.requires_grad else y.requires_grad_()))
+            x = y
+        losses = self._loss(x, frame.labels)
+        # Padding weighs 0, so its b is zero.
+        slopes = torch.autograd.grad(losses, [y for _, _, y in kept], frame.weights)
+        return losses.detach(), [
+            (layer, a, b) for (layer, a, _), b in zip(kept, slopes, strict=True)
+        ]
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """The leaves of a Sequential. Raises ValueError for whatever is not known to be row by row."""
+    if type(module) is not nn.Sequential:
+        raise ValueError(f"{type(module).__name__} is not a plain Sequential")
+    leaves: list[nn.Module] = []
+    for child in module:
+        leaves += _layers(child) if isinstance(child, nn.Sequential) else [child]
+    if len({id(leaf) for leaf in leaves}) != len(leaves):
+        raise ValueError("a layer is used twice")
+    parameters = [id(p) for leaf in leaves for p in leaf.parameters()]
+    if len(set(parameters)) != len(parameters):
+        raise ValueError("two layers share a parameter")
+    for changed in (module, *leaves):
+        if any(getattr(changed, hooks) for hooks in _HOOKS) or "forward" in vars(changed):
+            raise ValueError(f"{type(changed).__name__} was changed from outside")
+    for leaf in leaves:
+        if getattr(leaf, "inplace", False):
+            raise ValueError(f"{type(leaf).__name__} overwrites what book-keeping keeps")
+        if type(leaf) not in _PLAIN and type(leaf) not in _RULES:
+            raise ValueError(f"{type(leaf).__name__} has no rule")
+        if not _SETTINGS.get(type(leaf), lambda _: True)(leaf):
+            raise ValueError(f"{type(leaf).__name__} has settings without a rule")
+        if next(leaf.buffers(), None) is not None:
+            raise ValueError(f"{type(leaf).__name__} keeps state")
+    return leaves
+
+
+def _linear(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> PatientGradients:
+    a = a.reshape(patients, -1, layer.in_features)
+    b = b.reshape(patients, -1, layer.out_features)
+    bias, shape = layer.bias is not None, layer.weight.shape
+    if a.shape[1] == 1:
+        return RankOne(a[:, 0].double(), b[:, 0].double(), bias)
+    if a.shape[1] <= _FEW or _products_are_smaller(a.shape[1], shape):
+        return SumOfRankOne(a, b, bias, shape)
+    weight = torch.bmm(b.transpose(1, 2), a)
+    return Dense([weight, b.sum(1)] if bias else [weight])
+
+
+def _conv(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> PatientGradients:
+    """A convolution is a Linear over its windows: a (N, d, T), b (N, o, T)."""
+    settings = {
+        name: getattr(layer, name) for name in ("kernel_size", "dilation", "padding", "stride")
+    }
+    if a.dim() == 3:  # Conv1d: an image one pixel high
+        a = a.unsqueeze(2)
+        high = {"kernel_size": 1, "dilation": 1, "padding": 0, "stride": 1}
+        settings = {name: (high[name], *value) for name, value in settings.items()}
+    a, b = functional.unfold(a, **settings), b.flatten(2)
+    bias, shape = layer.bias is not None, layer.weight.shape
+    records = len(a) // patients
+    if _products_are_smaller(records * a.shape[2], shape):
+        a, b = a.transpose(1, 2), b.transpose(1, 2)
+        return SumOfRankOne(
+            a.reshape(patients, -1, a.shape[2]), b.reshape(patients, -1, b.shape[2]), bias, shape
+        )
+    weight = _of_patients(torch.bmm(b, a.transpose(1, 2)), patients).reshape(patients, *shape)
+    return Dense([weight, _of_patients(b.sum(2), patients)] if bias else [weight])
+
+
+def _products_are_smaller(length: int, shape: tuple[int, ...]) -> bool:
+    """Whether L×L scalar products are fewer numbers than one gradient of that shape."""
+    return 2 * length**2 <= math.prod(shape)
+
+
+def _of_patients(gradients: torch.Tensor, patients: int) -> torch.Tensor:
+    """Each record's gradient (P·R, …) to each patient's (P, …)."""
+    if len(gradients) == patients:
+        return gradients
+    return gradients.reshape(patients, -1, *gradients.shape[1:]).sum(1)
+
+
+def _layer_norm(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> PatientGradients:
+    normal = functional.layer_norm(a, layer.normalized_shape, eps=layer.eps)
+    inner = layer.weight.shape
+
+    def summed(t: torch.Tensor) -> torch.Tensor:  # (N, …, *inner) -> (P, *inner)
+        return t.reshape(patients, -1, *inner).sum(1)
+
+    return Dense([summed(b * normal)] if layer.bias is None else [summed(b * normal), summed(b)])
+
+
+def _group_norm(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> PatientGradients:
+    normal = functional.group_norm(a, layer.num_groups, eps=layer.eps)
+
+    def summed(t: torch.Tensor) -> torch.Tensor:  # (N, channels, …) -> (P, channels)
+        return _of_patients(t.flatten(2).sum(2) if t.dim() > 2 else t, patients)
+
+    return Dense([summed(b * normal)] if layer.bias is None else [summed(b * normal), summed(b)])
+
+
+def _embedding(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> PatientGradients:
+    ids = _codes(a, layer.num_embeddings).reshape(patients, -1)
+    b = b.reshape(patients, -1, layer.embedding_dim).double()
+    if layer.padding_idx is not None:
+        b = b.masked_fill((ids == layer.padding_idx)[:, :, None], 0)
+    return EmbeddingRows(ids, b, layer.num_embeddings)
+
+
+def _by_opacus(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> PatientGradients:
+    """Opacus' rule for a record's gradient, for the layers it has one for and we have not."""
+    from opacus import GradSampleModule  # takes seconds to import
+
+    layer.requires_grad_(True)  # its rules skip what is not trained
+    try:
+        by_parameter = GradSampleModule.GRAD_SAMPLERS[type(layer)](layer, [a], b)
+    finally:
+        layer.requires_grad_(False)
+    return Dense([_of_patients(by_parameter[p].detach(), patients) for p in layer.parameters()])
+
+
+_RULES: dict[
+    type[nn.Module], Callable[[Any, torch.Tensor, torch.Tensor, int], PatientGradients]
+] = {
+    nn.Linear: _linear,
+    nn.Conv1d: _conv,
+    nn.Conv2d: _conv,
+    nn.LayerNorm: _layer_norm,
+    nn.GroupNorm: _group_norm,
+    nn.Embedding: _embedding,
+    nn.Conv3d: _by_opacus,
+    nn.InstanceNorm1d: _by_opacus,
+    nn.InstanceNorm2d: _by_opacus,
+    nn.InstanceNorm3d: _by_opacus,
+}
+_PLAIN = frozenset(
+    {
+        *(nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU),
+        *(nn.Softplus, nn.Flatten, nn.Unflatten, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d),
+        *(nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.MaxPool3d, nn.AvgPool3d),
+        nn.AdaptiveAvgPool3d,
+    }
+)
+_SETTINGS: dict[type[nn.Module], Callable[[Any], bool]] = {
+    nn.Conv1d: lambda layer: _plain_convolution(layer),
+    nn.Conv2d: lambda layer: _plain_convolution(layer),
+    nn.Conv3d: lambda layer: _plain_convolution(layer),
+    nn.InstanceNorm1d: lambda layer: layer.affine,
+    nn.InstanceNorm2d: lambda layer: layer.affine,
+    nn.InstanceNorm3d: lambda layer: layer.affine,
+    nn.LayerNorm: lambda layer: layer.elementwise_affine,
+    nn.GroupNorm: lambda layer: layer.affine,
+    nn.Embedding: lambda layer: layer.max_norm is None and not layer.scale_grad_by_freq,
+    nn.Flatten: lambda layer: layer.start_dim == 1,
+    nn.Unflatten: lambda layer: layer.dim == 1,
+}
+
+
+def _plain_convolution(layer: Any) -> bool:
+    return (
+        layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    )

@@ -1,0 +1,384 @@
+"""Ledger rows as values: what one says, how it is chained, and what all of them add up to.
+
+Rules only; ``flo.privacy.ledger`` keeps the rows. A row has a *public* part (kind, mechanism,
+counts: enough to recompute every cost) and a *private* part (which study, run and round), committed
+to with a salt. The chain hash covers the public part and the commitment, so an extract can hide
+other studies' names and still be recomputed from the first row to the last.
+
+    hash = SHA-256(previous hash, sequence, SHA-256(public), SHA-256(salt, private))
+
+``Balance.add`` enforces the budget rules on every row, so a ledger that breaks one does not open
+and a report that shows one does not verify.
+
+Kinds: ``birth`` (a population and its life budget), ``reserve`` (an approval), ``release`` (one
+attempt, charged), ``repeat`` (the same noisy bits sent again, charge 0), ``settle`` (a study ended;
+what it did not use is released), ``restored`` (the rows before are a backup's: whatever was open
+counts as released in full, ``head`` is the last row that others saw and this ledger lost, and of
+``exhausted`` populations nothing is left; toward more privacy spent than was).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from flo.documents import canonical
+from flo.errors import MessageError, TrustError
+from flo.keys.claims import LedgerHead
+from flo.privacy.accounting.life_budget import CHARGES, SUB_LEDGERS, LifetimeBudget
+from flo.privacy.mechanisms.mechanisms import Mechanism, from_document
+from flo.protocol.messages import MAX_ATTEMPTS
+from flo.study.document import largest_delta
+
+ZERO_HASH = "0" * 64
+MOST_ROWS = MAX_ATTEMPTS  # that one release can make: itself, and its bits again in later attempts
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """One entry. ``private`` and ``salt`` are None where an extract hides them."""
+
+    sequence: int
+    public: dict[str, Any]
+    private: dict[str, Any] | None
+    salt: str | None
+    commitment: str
+    hash: str
+    signature: str
+
+    @classmethod
+    def chained(
+        cls,
+        previous: str,
+        sequence: int,
+        public: dict[str, Any],
+        private: dict[str, Any],
+        salt: str,
+    ) -> LedgerRow:
+        """A row that follows ``previous``; the caller signs it."""
+        commitment = _commit(canonical.encode(private), salt)
+        return cls(
+            sequence,
+            public,
+            private,
+            salt,
+            commitment,
+            _chain(previous, sequence, canonical.encode(public), commitment),
+            "",
+        )
+
+    def hidden(self) -> LedgerRow:
+        """The same row without its private part."""
+        return replace(self, private=None, salt=None)
+
+    def check(self, previous: str, sequence: int) -> None:
+        """Raises TrustError unless this row follows ``previous`` at ``sequence``."""
+        try:
+            public = canonical.encode(self.public)
+            private = None if self.private is None else canonical.encode(self.private)
+        except (ValueError, TypeError) as error:
+            raise TrustError(f"ledger row {sequence} was edited") from error
+        self.check_bytes(previous, sequence, public, private)
+
+    def check_bytes(
+        self, previous: str, sequence: int, public: bytes, private: bytes | None
+    ) -> None:
+        """``check`` for whoever holds the canonical bytes of both parts already."""
+        if self.sequence != sequence:
+            raise TrustError(f"ledger row {sequence} is missing or out of order")
+        try:
+            kept = private is None or _commit(private, self.salt or "") == self.commitment
+            follows = _chain(previous, sequence, public, self.commitment) == self.hash
+        except (ValueError, TypeError) as error:
+            raise TrustError(f"ledger row {sequence} was edited") from error
+        if not kept:
+            raise TrustError(f"ledger row {sequence} was edited (private part)")
+        if not follows:
+            raise TrustError(f"ledger row {sequence} was edited, or a row before it is missing")
+
+    def as_document(self) -> dict[str, Any]:
+        """The row as an extract carries it; ``private`` and ``salt`` are null where hidden."""
+        return {
+            "sequence": self.sequence,
+            "public": self.public,
+            "private": self.private,
+            "salt": self.salt,
+            "commitment": self.commitment,
+            "hash": self.hash,
+            "signature": self.signature,
+        }
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """One purpose of a reservation: its mechanism, as a value and as rows name it, and how many."""
+
+    mechanism: Mechanism
+    document: dict[str, Any]
+    releases: int
+
+
+@dataclass(frozen=True)
+class LostRows:
+    """Rows ``first`` to ``head.sequence`` were there and are in no backup."""
+
+    first: int
+    head: LedgerHead
+
+
+@dataclass
+class Reservation:
+    """What one approval set aside and what was released under it.
+
+    ``unseen``: of what counts as released, how much has no row, as it may be among the lost ones.
+    """
+
+    population: str
+    parts: dict[str, Reserved]
+    released: Counter[str] = field(default_factory=Counter)
+    unseen: Counter[str] = field(default_factory=Counter)
+    replies: dict[int, tuple[str, str]] = field(default_factory=dict)
+    settled: bool = False
+
+    @property
+    def size(self) -> int:
+        """Releases that were reserved, for all purposes."""
+        return sum(part.releases for part in self.parts.values())
+
+    def remaining(self, purpose: str) -> int:
+        """Releases that may still be made for ``purpose``; none for one that was not reserved."""
+        if self.settled or purpose not in self.parts:
+            return 0
+        return self.parts[purpose].releases - self.released[purpose]
+
+    def counted(self, purpose: str) -> int:
+        """Releases that count against the life budget: all reserved until settled."""
+        reserved, released = self.parts[purpose].releases, self.released[purpose]
+        return released if self.settled else max(reserved, released)
+
+    def cost(self, sub_ledger: str, order: int) -> float:
+        """Rényi cost at ``order`` that counts against a sub-ledger."""
+        return math.fsum(
+            self.counted(purpose) * part.mechanism.rdp(order)
+            for purpose, part in self.parts.items()
+            if sub_ledger in CHARGES[purpose]
+        )
+
+
+@dataclass
+class Balance:
+    """All rows added up: populations with their life budgets, reservations by row number.
+
+    ``lost``: rows that a restored ledger does not have. ``exhausted``: populations of which nothing
+    is left, whatever their reservations add up to. ``last``: number of the last row.
+    ``unaccounted_rows``: lost rows beyond those that the studies charged for them can have made; as
+    long as it is above 0 only a recovery goes on, and it ends with every population used up.
+    """
+
+    lives: dict[str, LifetimeBudget] = field(default_factory=dict)
+    reservations: dict[int, Reservation] = field(default_factory=dict)
+    lost: list[LostRows] = field(default_factory=list)
+    exhausted: set[str] = field(default_factory=set)
+    last: int = 0
+    unaccounted_rows: int = 0
+
+    def add(self, row: LedgerRow) -> None:
+        """Take one more row into account.
+
+        Raises:
+            TrustError: it breaks a rule: a birth with more than its size allows, a reservation
+            beyond the life budget, a release beyond or after its reservation, a repeat of other
+            bits.
+        """
+        try:
+            kind = row.public["kind"]
+            if self.is_recovering and kind not in ("reserve", "restored"):
+                raise ValueError("rows were lost that no study explains")
+            _APPLY[kind](self, row.sequence, row.public)
+        except (  # whatever shape somebody else's row has
+            KeyError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            AttributeError,
+            MessageError,
+        ) as error:
+            raise TrustError(f"ledger row {row.sequence} breaks a rule: {error}") from error
+        self.last = row.sequence
+
+    def _apply_birth(self, sequence: int, public: dict[str, Any]) -> None:
+        life = LifetimeBudget.create(public["epsilon"], public["delta"])
+        if public["population"] in self.lives:
+            raise ValueError("a population is born once")
+        if self.lost:
+            raise ValueError("behind lost rows no population is born: one may have been, there")
+        if public["delta"] > largest_delta(public["declared_size"]):
+            raise ValueError("delta is larger than the rule for this size")
+        if life.order != public["order"] or not math.isclose(
+            life.renyi, public["renyi"], rel_tol=1e-9
+        ):
+            raise ValueError("the Rényi budget does not follow from epsilon and delta")
+        self.lives[public["population"]] = life
+
+    def _apply_reserve(self, sequence: int, public: dict[str, Any]) -> None:
+        population = public["population"]
+        parts = {
+            purpose: Reserved(
+                from_document(part["mechanism"]), part["mechanism"], _count(part["releases"])
+            )
+            for purpose, part in public["parts"].items()
+        }
+        if not parts or not set(parts) <= set(CHARGES):
+            raise ValueError("a reservation for an unknown purpose")
+        order = self.lives[population].order
+        for sub_ledger in SUB_LEDGERS:
+            cost = sum(
+                part.releases * part.mechanism.rdp(order)
+                for purpose, part in parts.items()
+                if sub_ledger in CHARGES[purpose]
+            )
+            if not cost <= self.remaining(population, sub_ledger):  # NaN does not fit either
+                raise ValueError("a reservation beyond the life budget")
+        self.reservations[sequence] = Reservation(population, parts)
+
+    def _apply_release(self, sequence: int, public: dict[str, Any]) -> None:
+        reservation = self._open(public)
+        purpose = public["purpose"]
+        if public["mechanism"] != reservation.parts[purpose].document:
+            raise ValueError("another mechanism than was reserved")
+        if reservation.remaining(purpose) < 1:
+            raise ValueError("a release beyond its reservation")
+        reservation.released[purpose] += 1
+        reservation.replies[sequence] = (purpose, public["reply"])
+
+    def _apply_repeat(self, sequence: int, public: dict[str, Any]) -> None:
+        reservation = self._open(public)
+        if reservation.replies.get(public["of"]) != (public["purpose"], public["reply"]):
+            raise ValueError("a repeat of something else than an earlier release")
+
+    def _apply_settle(self, sequence: int, public: dict[str, Any]) -> None:
+        self._open(public).settled = True
+
+    def _apply_restored(self, sequence: int, public: dict[str, Any]) -> None:
+        head, exhausted = lost_head(public), public["exhausted"]
+        if not isinstance(exhausted, list) or not all(isinstance(name, str) for name in exhausted):
+            raise ValueError("populations that are used up are a list of names")
+        if head is not None:
+            if not self.last < head.sequence == sequence - 1:
+                raise ValueError("rows were lost that are there")
+            self.lost.append(LostRows(self.last + 1, head))
+            # One row alone is no release. What explained an earlier loss explains none later.
+            self.unaccounted_rows = max(0, self.unaccounted_rows) + head.sequence - self.last - 1
+        for reservation in self.reservations.values():
+            if not reservation.settled:
+                self.unaccounted_rows -= 2 + MOST_ROWS * reservation.size
+            for purpose in reservation.parts:
+                left = reservation.remaining(purpose)
+                reservation.unseen[purpose] += left
+                reservation.released[purpose] += left
+            reservation.settled = True
+        self.exhausted.update(exhausted)
+        if head is None and self.is_recovering:
+            raise ValueError("rows were lost that no study explains, and something is left")
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether lost rows are not accounted for yet."""
+        return self.unaccounted_rows > 0 and not set(self.lives) <= self.exhausted
+
+    def _open(self, public: dict[str, Any]) -> Reservation:
+        reservation = self.reservations[public["reservation"]]
+        if reservation.settled:
+            raise ValueError("the reservation was settled before")
+        if reservation.population != public["population"]:
+            raise ValueError("another population than was reserved")
+        return reservation
+
+    def is_lost(self, seen: LedgerHead) -> bool:
+        """Whether it is the head of rows that this restored ledger lost, and charged in full."""
+        return any(
+            lost.first <= seen.sequence < lost.head.sequence
+            or (seen.sequence, seen.hash) == (lost.head.sequence, lost.head.hash)
+            for lost in self.lost
+        )
+
+    def committed(self, population: str, sub_ledger: str) -> float:
+        """Rényi cost, reserved + charged, of a population's sub-ledger at its order."""
+        return self._cost(population, sub_ledger, Reservation.counted)
+
+    def charged(self, population: str, sub_ledger: str) -> float:
+        """Rényi cost of what was really released, at the population's order."""
+        return self._cost(population, sub_ledger, lambda held, purpose: held.released[purpose])
+
+    def remaining(self, population: str, sub_ledger: str) -> float:
+        """Rényi cost that still fits into a population's sub-ledger; about 0 when used up."""
+        return self.lives[population].renyi - self.committed(population, sub_ledger)
+
+    def _cost(
+        self, population: str, sub_ledger: str, how_many: Callable[[Reservation, str], int]
+    ) -> float:
+        """Equal mechanisms are merged before they are added, and the sum is exact (fsum)."""
+        order = self.lives[population].order
+        counts: Counter[Mechanism] = Counter()
+        for reservation in self.reservations.values():
+            if reservation.population == population:
+                for purpose, part in reservation.parts.items():
+                    if sub_ledger in CHARGES[purpose]:
+                        counts[part.mechanism] += how_many(reservation, purpose)
+        cost = math.fsum(mechanism.rdp(order) * n for mechanism, n in counts.items())
+        return max(cost, self.lives[population].renyi) if population in self.exhausted else cost
+
+
+_APPLY = {
+    "birth": Balance._apply_birth,
+    "reserve": Balance._apply_reserve,
+    "release": Balance._apply_release,
+    "repeat": Balance._apply_repeat,
+    "settle": Balance._apply_settle,
+    "restored": Balance._apply_restored,
+}
+
+
+def lost_head(public: dict[str, Any]) -> LedgerHead | None:
+    """The lost head that a ``restored`` row names; None if it names none, and for other rows.
+
+    Raises:
+        TrustError: what it names is no head.
+    """
+    named = public.get("head") if public.get("kind") == "restored" else None
+    if named is None:
+        return None
+    try:
+        return LedgerHead.model_validate(named)
+    except ValidationError as error:
+        raise TrustError("a restored ledger names a lost head that is none") from error
+
+
+def number_after(last: int, public: dict[str, Any]) -> int:
+    """Number of the row that follows row ``last``: the next one, or the next behind lost ones."""
+    head = lost_head(public)
+    return max(last, head.sequence if head else 0) + 1
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError("a number of releases must be a whole number")
+    return value
+
+
+def _commit(private: bytes, salt: str) -> str:
+    return hashlib.sha256(bytes.fromhex(salt) + private).hexdigest()
+
+
+def _chain(previous: str, sequence: int, public: bytes, commitment: str) -> str:
+    inner = hashlib.sha256(public).digest()
+    place = sequence.to_bytes(8, "big")
+    return hashlib.sha256(
+        bytes.fromhex(previous) + place + inner + bytes.fromhex(commitment)
+    ).hexdigest()

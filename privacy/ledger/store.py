@@ -1,0 +1,185 @@
+"""The ledger on disk: SQLite tables, flushed on every commit. Keeps and finds; decides nothing.
+
+``synchronous=FULL`` on a write-ahead log: what was committed survives a crash of the machine. Rows
+are only ever inserted. Rules are in ``flo.privacy.ledger.rows``, decisions in
+``flo.privacy.ledger``.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from flo.documents import canonical
+from flo.errors import TrustError
+from flo.keys.claims import LedgerHead, RunKey
+from flo.privacy.ledger.rows import LedgerRow, number_after
+from flo.storage.database import open_database, writing
+
+SCHEMA_VERSION = 1
+_TABLES = """
+CREATE TABLE IF NOT EXISTS rows (
+  sequence INTEGER PRIMARY KEY, public TEXT NOT NULL, private TEXT NOT NULL, salt TEXT NOT NULL,
+  commitment TEXT NOT NULL, hash TEXT NOT NULL, signature TEXT NOT NULL,
+  request TEXT UNIQUE) STRICT;
+CREATE TABLE IF NOT EXISTS patients (
+  hash TEXT NOT NULL, population TEXT NOT NULL, PRIMARY KEY (hash, population)) STRICT;
+CREATE TABLE IF NOT EXISTS witnessed (
+  hospital TEXT PRIMARY KEY, sequence INTEGER NOT NULL, hash TEXT NOT NULL,
+  signature TEXT NOT NULL, public TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS run_keys (
+  study TEXT NOT NULL, run TEXT NOT NULL, hospital TEXT NOT NULL, epoch INTEGER NOT NULL,
+  key TEXT NOT NULL, PRIMARY KEY (study, run, hospital)) STRICT;
+"""
+
+
+class LedgerFile:
+    """One open ledger file. Several processes may share it; writers take turns."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create. Raises UsageError for a ledger of a later version."""
+        self._db = open_database(path, _TABLES, schema=SCHEMA_VERSION, what="ledger")
+
+    def close(self) -> None:
+        """Close this connection; other processes keep theirs."""
+        self._db.close()
+
+    def writing(self) -> AbstractContextManager[None]:
+        """All or nothing, and nobody else writes meanwhile."""
+        return writing(self._db)
+
+    def rows(self, after: int, previous: str) -> Iterator[LedgerRow]:
+        """Rows behind ``after``, each checked to follow the one before, ``previous`` at first.
+
+        Raises:
+            TrustError: a row was edited, removed or reordered.
+        """
+        for sequence, public, private, request, *rest in self._db.execute(
+            "SELECT sequence, public, private, request, salt, commitment, hash, signature"
+            " FROM rows WHERE sequence > ? ORDER BY sequence",
+            (after,),
+        ):
+            said = _parsed(public, after + 1)
+            after = number_after(after, said)
+            row = LedgerRow(sequence, said, _parsed(private, after), *rest)
+            row.check_bytes(previous, after, public.encode(), private.encode())
+            if row.private is None or row.private.get("request") != _request_digest(request):
+                raise TrustError(f"ledger row {after} was edited (which request it answers)")
+            previous = row.hash
+            yield row
+
+    def insert(self, row: LedgerRow, request: str | None) -> None:
+        """Raises TrustError if ``request`` was answered before."""
+        try:
+            self._db.execute(
+                "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    row.sequence,
+                    canonical.encode(row.public).decode(),
+                    canonical.encode(row.private).decode(),
+                    row.salt,
+                    row.commitment,
+                    row.hash,
+                    row.signature,
+                    request,
+                ),
+            )
+        except sqlite3.IntegrityError as error:
+            raise TrustError("this request was answered before and is never recomputed") from error
+
+    def hash_at(self, sequence: int) -> str | None:
+        """Hash of the row of that number; None if it is not written yet, or was lost."""
+        found = self._db.execute("SELECT hash FROM rows WHERE sequence = ?", (sequence,)).fetchone()
+        return found[0] if found else None
+
+    def answered(self, request: str) -> tuple[int, dict[str, Any]] | None:
+        """Row number and private part of the row that answered this request, or None."""
+        found = self._db.execute(
+            "SELECT sequence, private FROM rows WHERE request = ?", (request,)
+        ).fetchone()
+        return (found[0], json.loads(found[1])) if found else None
+
+    def add_patients(self, population: str, hashes: Collection[str]) -> int:
+        """Keep keyed hashes of patients. Returns how many of them another population has."""
+        self._db.execute("CREATE TEMP TABLE IF NOT EXISTS incoming (hash TEXT PRIMARY KEY)")
+        self._db.execute("DELETE FROM incoming")
+        self._db.executemany("INSERT INTO incoming VALUES (?)", [(h,) for h in hashes])
+        (overlap,) = self._db.execute(
+            "SELECT COUNT(*) FROM incoming JOIN patients USING (hash) WHERE population != ?",
+            (population,),
+        ).fetchone()
+        self._db.execute(
+            "INSERT OR IGNORE INTO patients SELECT hash, ? FROM incoming", (population,)
+        )
+        return int(overlap)
+
+    def last_answer(self, prefix: str) -> tuple[int, str] | None:
+        """The last row that answered a request beginning with ``prefix``/: number and request."""
+        found: tuple[int, str] | None = self._db.execute(
+            "SELECT sequence, request FROM rows WHERE request > ? AND request < ?"
+            " ORDER BY sequence DESC LIMIT 1",
+            (f"{prefix}/", f"{prefix}0"),  # 0 follows / in ASCII
+        ).fetchone()
+        return found
+
+    def witness(self, head: LedgerHead) -> None:
+        """Keep the highest head seen of whoever signed it.
+
+        By the signer's fingerprint, as two studies may name different keys for one hospital id; FLO
+        0.1 wrote the id in that column.
+        """
+        self._db.execute(
+            "INSERT INTO witnessed VALUES (?, ?, ?, ?, ?) ON CONFLICT (hospital) DO UPDATE SET"
+            " sequence = excluded.sequence, hash = excluded.hash, signature = excluded.signature,"
+            " public = excluded.public WHERE excluded.sequence > witnessed.sequence",
+            (head.fingerprint, head.sequence, head.hash, head.signature, head.public),
+        )
+
+    def witnessed(self) -> dict[str, LedgerHead]:
+        """Fingerprint -> the highest head seen of it."""
+        heads = [
+            LedgerHead(sequence=sequence, hash=hash_, signature=signature, public=public)
+            for sequence, hash_, signature, public in self._db.execute(
+                "SELECT sequence, hash, signature, public FROM witnessed ORDER BY sequence"
+            )
+        ]
+        return {head.fingerprint: head for head in heads}
+
+    def latest_run_key(self, study: str, run: str, hospital: str) -> tuple[int, str] | None:
+        """Epoch and key, or None if this partner showed none for this run."""
+        found: tuple[int, str] | None = self._db.execute(
+            "SELECT epoch, key FROM run_keys WHERE study = ? AND run = ? AND hospital = ?",
+            (study, run, hospital),
+        ).fetchone()
+        return found
+
+    def keep_run_key(self, study: str, run: str, hospital: str, key: RunKey) -> None:
+        """Keep a partner's run key in place of the one before; the caller compares epochs."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO run_keys VALUES (?, ?, ?, ?, ?)",
+            (study, run, hospital, key.epoch, key.key),
+        )
+
+
+def request_fields(request: str | None) -> dict[str, str]:
+    """What a row's private part says about the request it answers."""
+    digest = _request_digest(request)
+    return {} if digest is None else {"request": digest}
+
+
+def _request_digest(request: str | None) -> str | None:
+    return None if request is None else canonical.digest(request.encode())
+
+
+def _parsed(text: str, sequence: int) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:  # a damaged page may hold a number
+        raise TrustError(f"ledger row {sequence} was edited") from error
+    if not isinstance(document, dict):
+        raise TrustError(f"ledger row {sequence} was edited")
+    return document

@@ -1,0 +1,1 @@
+"""Frozen mechanisms with their proofs, and exact noise."""

@@ -1,0 +1,216 @@
+"""Exact samples of the discrete Gaussian, many at a time.
+
+Target: P[X = x] proportional to f(x) = exp(-x²/(2·variance)) over all integers (Canonne, Kamath,
+Steinke, "The Discrete Gaussian for Differential Privacy", 2020). The distance to it is zero: every
+decision is taken on integers, and where a float only *probably* decides right, exact arithmetic
+decides.
+
+Rejection from a staircase over |x|. Blocks i = 0 .. 1023 hold the integers [i·w, (i+1)·w), w a
+power of two of at most 1/64 standard deviation (or 1). Whole weights W_i ≥ K·f(i·w), and weight 1
+for the tail, add up to 2^16; K is the largest whole number for which they can.
+
+    1. 16 bits choose a block (or the tail) with probability W_i/2^16, log2 w bits an x in it, one
+       bit a sign. Negative zero is thrown away, or zero would come twice.
+    2. 64 bits U decide: accept with probability A = K·f(x)/W_i ≤ 1. Below the block's floor, a
+       lower bound of A·2^64 over the block, that is certain at once (98 of 100).
+    3. Otherwise A·2^64 is computed in float64, good to a relative 2^-30 with much to spare; where U
+       lies outside that margin, it decides. Inside (one in 10^9) U is continued bit by bit and
+       compared with A in decimal arithmetic, which is correctly rounded, until they differ.
+    4. The tail (|x| ≥ 8 standard deviations): section j = 0, 1, .. holds [T·2^j, T·2^(j+1)) with
+       T = 1024·w and is chosen with probability 2^-(j+1), x evenly in it; accept with
+       probability K·1024·2^(2j+1)·f(x), by the exact comparison of 3.
+
+Every x is so proposed and accepted with probability K·f(x)/(w·2^17): proportional to f(x).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from decimal import Context, Decimal
+from fractions import Fraction
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from flo.privacy.mechanisms.entropy import SystemStream, Words
+
+_BLOCKS = 1024
+_TOTAL = 1 << 16
+_MARGIN = 2.0**-30
+_AT_ONCE = 1 << 14  # samples: all that is made on the way to them stays in the cache
+
+Integers = npt.NDArray[np.int64]
+
+
+class WordSource(Protocol):
+    """The random bits that samples are made of: independent, uniform, and none handed out twice."""
+
+    def words(self, count: int) -> Words:
+        """Uniform 64-bit words."""
+
+
+class Noise(Protocol):
+    """Where noise comes from. The wheel has one: ``SystemNoise``; tests bring their own."""
+
+    def sample(self, variance: int, size: int) -> Integers:
+        """``size`` independent discrete Gaussian integers of that variance parameter."""
+
+    def choose(self, probability: float, count: int) -> npt.NDArray[np.bool_]:
+        """``count`` independent coins, True with ``probability``."""
+
+
+class SystemNoise:
+    """Randomness from a stream that the operating system keys anew for every call."""
+
+    def sample(self, variance: int, size: int) -> Integers:
+        """Shape (size,). Raises ValueError unless 1 <= variance < 2**100 (64 bits hold it)."""
+        return sample(variance, size, SystemStream())
+
+    def choose(self, probability: float, count: int) -> npt.NDArray[np.bool_]:
+        """Shape (count,). Exact for a ``probability`` in (0, 1) that is a multiple of 2^-64."""
+        threshold = int(probability * 2**64)
+        if not (0 < probability < 1 and threshold == probability * 2**64):
+            raise ValueError(f"no exact coin of probability {probability}")
+        return SystemStream().words(count) < np.uint64(threshold)
+
+
+def sample(variance: int, size: int, source: WordSource) -> Integers:
+    """``size`` exact samples from ``source``; see the module for the steps."""
+    if not 1 <= variance < 1 << 100:
+        raise ValueError(f"variance {variance} is outside [1, 2**100)")
+    stairs = _staircase(variance)
+    made, there = np.empty(size, dtype=np.int64), 0
+    while there < size:
+        missing = min(size - there, _AT_ONCE)
+        found = _candidates(stairs, missing + missing // 16 + 16, source)[:missing]
+        made[there : there + len(found)] = found
+        there += len(found)
+    return made
+
+
+@dataclass(frozen=True)
+class _Staircase:
+    variance: int
+    width_bits: int  # w = 2^width_bits
+    scale: int  # K
+    weights: Integers  # W_i, then the tail's
+    block_of: npt.NDArray[np.uint16]  # 16 bits -> block; _BLOCKS means the tail
+    floors: Words  # U below: accepted whatever x in the block
+
+
+@lru_cache(maxsize=16)
+def _staircase(variance: int) -> _Staircase:
+    deviation = math.sqrt(variance)
+    width_bits = max(0, math.floor(math.log2(deviation)) - 6)
+    width = 1 << width_bits
+    starts = np.arange(_BLOCKS, dtype=np.float64) * width
+    doubled = float(2 * variance)
+    heights = np.exp(-(starts**2) / doubled)
+
+    def weights(scale: int) -> Integers:
+        return np.maximum(1, np.ceil(scale * heights * (1 + _MARGIN))).astype(np.int64)
+
+    low, high = 1, _TOTAL
+    while high - low > 1:  # the largest scale whose weights, with 1 for the tail, fit
+        middle = (low + high) // 2
+        low, high = (middle, high) if weights(middle).sum() < _TOTAL else (low, middle)
+    chosen = weights(low)
+    chosen[0] += _TOTAL - 1 - chosen.sum()
+    ends = np.exp(-((starts + width - 1) ** 2) / doubled)
+    floors = np.floor(low * ends / chosen * (1 - _MARGIN) * 2.0**64)
+    return _Staircase(
+        variance,
+        width_bits,
+        low,
+        np.append(chosen, 1),
+        np.repeat(np.arange(_BLOCKS + 1, dtype=np.uint16), np.append(chosen, 1)),
+        np.append(floors.astype(np.uint64), np.uint64(0)),
+    )
+
+
+def _candidates(stairs: _Staircase, count: int, source: WordSource) -> Integers:
+    """Steps 1-4 for ``count`` proposals: the accepted ones, in order."""
+    place, uniform = source.words(2 * count).reshape(2, count)
+    block = stairs.block_of.take((place >> np.uint64(48)).view(np.int64)).astype(np.int64)
+    offset = place & np.uint64((1 << stairs.width_bits) - 1)
+    value = (block << stairs.width_bits) + offset.view(np.int64)
+    sign = (place.view(np.int64) << 16) >> 63  # -1 where bit 47 is set, else 0
+    accepted = uniform < stairs.floors.take(block)
+    unsure = np.flatnonzero(~accepted)
+    accepted[unsure], value[unsure] = _decide(
+        stairs, block[unsure], value[unsure], uniform[unsure], source
+    )
+    accepted &= (sign == 0) | (value != 0)
+    value ^= sign
+    value -= sign  # two's complement
+    return value[accepted]
+
+
+def _decide(
+    stairs: _Staircase,
+    block: Integers,
+    value: Integers,
+    uniform: Words,
+    source: WordSource,
+) -> tuple[npt.NDArray[np.bool_], Integers]:
+    """Step 3 in floats where they are sure, and the exact comparison for the rest and the tail."""
+    weight = stairs.weights[block]
+    exponent = value.astype(np.float64) ** 2 / float(2 * stairs.variance)
+    threshold = np.exp(-exponent) * (stairs.scale / weight) * 2.0**64
+    drawn = uniform.astype(np.float64)
+    margin = threshold * _MARGIN + 4
+    accepted = drawn < threshold  # right outside the margin; inside, decided below
+    for i in np.flatnonzero((np.abs(drawn - threshold) <= margin) | (block == _BLOCKS)):
+        ratio, x = Fraction(stairs.scale, int(weight[i])), int(value[i])
+        if block[i] == _BLOCKS:
+            section = _heads(source)
+            start = _BLOCKS << (stairs.width_bits + section)
+            x = start + _below_power(start.bit_length() - 1, source)
+            ratio = Fraction(stairs.scale * _BLOCKS * 2 ** (2 * section + 1))
+        accepted[i] = bernoulli(
+            ratio, Fraction(x * x, 2 * stairs.variance), int(uniform[i]), source
+        )
+        value[i] = x if accepted[i] else 0
+    return accepted, value
+
+
+def bernoulli(ratio: Fraction, exponent: Fraction, uniform: int, source: WordSource) -> bool:
+    """True with probability ratio·exp(-exponent), exactly; ``uniform`` are the first 64 bits."""
+    bits = 64
+    while True:
+        low, high = _exp_between(exponent, bits)
+        low, high = ratio * low, ratio * high
+        if Fraction(uniform + 1, 1 << bits) <= low:
+            return True
+        if Fraction(uniform, 1 << bits) >= high:
+            return False
+        uniform = (uniform << 64) | int(source.words(1)[0])
+        bits += 64
+
+
+def _exp_between(exponent: Fraction, bits: int) -> tuple[Fraction, Fraction]:
+    """Bounds of exp(-exponent), good to about ``bits`` bits; ``Decimal.exp`` rounds correctly."""
+    if exponent > 2 * bits:
+        return Fraction(0), Fraction(1, 1 << (2 * bits))
+    digits = bits // 3 + 20
+    context = Context(prec=digits)
+    power = context.divide(Decimal(-exponent.numerator), Decimal(exponent.denominator))
+    middle = Fraction(context.exp(power))
+    slack = middle * (1 + exponent) / 10 ** (digits - 3)
+    return middle - slack, middle + slack
+
+
+def _heads(source: WordSource) -> int:
+    """How often a fair coin shows heads before tails."""
+    word = int(source.words(1)[0])
+    return 64 + _heads(source) if word == 0 else (word & -word).bit_length() - 1
+
+
+def _below_power(bits: int, source: WordSource) -> int:
+    """A uniform integer below 2**bits."""
+    count = -(-bits // 64)
+    drawn = int.from_bytes(source.words(count).tobytes(), "little")
+    return drawn >> (64 * count - bits)

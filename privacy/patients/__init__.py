@@ -1,0 +1,1 @@
+"""The unit of every guarantee: records by patient, and the hold-out split."""

@@ -1,0 +1,1 @@
+"""Counts and sums that are released besides gradients: evaluation, survey, least squares."""

@@ -1,0 +1,1 @@
+"""Documents for people: review sheet, budget view, ledger extract, report."""

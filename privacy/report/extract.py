@@ -1,0 +1,289 @@
+"""Reading the signed extract of a hospital's ledger (``flo.clients.records.extract`` makes them).
+
+All that is in it is checked here: its signature, the steward's decision, every row from birth on,
+the study's reservation and its releases, and the heads of it that other hospitals kept. What is to
+be said of it is ``flo.privacy.report``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from flo.documents import canonical
+from flo.errors import MessageError, TrustError
+from flo.keys.claims import LedgerHead, row_statement
+from flo.keys.identity import fingerprint, verify
+from flo.privacy.accounting.life_budget import LifetimeBudget
+from flo.privacy.accounting.plan import Plan
+from flo.privacy.ledger.rows import (
+    ZERO_HASH,
+    Balance,
+    LedgerRow,
+    Reservation,
+    lost_head,
+    number_after,
+)
+from flo.protocol.decisions import MAX_DECISION_BYTES, Approve
+from flo.study.document import Study
+
+_ROW_FIELDS = {"sequence", "public", "private", "salt", "commitment", "hash", "signature"}
+
+
+@dataclass(frozen=True)
+class Extract:
+    """A hospital's extract for one study, after all of it was checked.
+
+    ``charged``: the plan that its ledger pays for. ``born``: when the budget of the population was.
+    ``releases``: rows of this study. ``witnesses``: hospitals that saw a row which is here, and up
+    to which row. ``kept``: the row whose head the coordinator kept; None if it shows none.
+    """
+
+    body: dict[str, Any]
+    decision: Approve
+    charged: Plan
+    rows: list[LedgerRow]
+    balance: Balance
+    born: str
+    reservation: Reservation
+    releases: list[LedgerRow]
+    witnesses: dict[str, int]
+    kept: int | None
+
+    @classmethod
+    def read(
+        cls,
+        study: Study,
+        body: dict[str, Any],
+        bodies: list[dict[str, Any]],
+        kept: LedgerHead | None,
+        *,
+        own_rules: bool,
+    ) -> Extract:
+        """From its ``signed_body``, those of all extracts, and the head that the coordinator kept.
+
+        ``own_rules``: repeat what the hospital's own FLO refuses, as reports do since version 6.
+
+        Raises:
+            TrustError: a key, signature, chain or number does not hold, or something is hidden.
+            MessageError, KeyError, TypeError, ValueError, AttributeError, IndexError: it has
+            another shape.
+        """
+        hospital, public = body["hospital"], bytes.fromhex(body["public"])
+        signer = study.hospital(hospital).fingerprint
+        if signer != fingerprint(public):
+            raise TrustError(
+                f"{hospital}: the extract is signed by another key than the study names"
+            )
+        decision = _decision(study, public, body)
+        charged = Plan.charged(study, if_broken=decision.get("charged") == "if-broken")
+        rows = [_row(document) for document in body["rows"]]
+        balance, born = _replay(rows, public, body["population"])
+        witnesses = _check_witnesses(hospital, signer, rows, balance, bodies)
+        if kept is not None:
+            _check_head(hospital, "the coordinator", kept, signer, rows, balance)
+        reservation = _reservation(study, charged, rows, balance, body)
+        releases = [
+            row
+            for row in rows
+            if row.public["kind"] == "release"
+            and row.public["reservation"] == body["reservation"]
+            and row.private is not None
+        ]
+        unseen = sum(reservation.unseen.values())
+        if len(releases) + unseen != sum(reservation.released.values()):
+            raise TrustError(f"{hospital}: a release of this study is hidden")
+        if study.mechanism.delta > balance.lives[body["population"]].delta:
+            raise TrustError(f"{hospital}: the study's delta is larger than its ledger's")
+        approved = Approve.model_validate(decision)
+        if own_rules:
+            _repeat_own_rules(study, approved, signer, rows, balance, body)
+        for person in approved.people:
+            person.check(study.digest, hospital, approved.terms.digest, person.fingerprint)
+        return cls(
+            *(body, approved, charged, rows, balance, born, reservation, releases, witnesses),
+            kept=kept.sequence if kept else None,
+        )
+
+    @property
+    def life(self) -> LifetimeBudget:
+        """Of the population whose patients took part."""
+        return self.balance.lives[self.body["population"]]
+
+    @property
+    def repeats(self) -> int:
+        """How often bits of this study that were charged before went out again."""
+        number = self.body["reservation"]
+        return sum(
+            row.public["kind"] == "repeat" and row.public["reservation"] == number
+            for row in self.rows
+        )
+
+    def restored(self) -> Iterator[tuple[LedgerRow, int]]:
+        """Each row that says that the ledger was restored, and how many rows it had lost."""
+        before = 0
+        for row in self.rows:
+            if row.public["kind"] == "restored":
+                yield row, row.sequence - before - 1
+            before = row.sequence
+
+
+def hospital_of(document: Any) -> str:
+    """Whose extract it says it is. Raises MessageError."""
+    try:
+        return str(document["body"]["hospital"])
+    except (KeyError, TypeError) as error:
+        raise MessageError("this is not an extract") from error
+
+
+def is_restored(document: Any) -> bool:
+    """Whether it is of a ledger that was restored from a backup. Raises MessageError."""
+    try:
+        return any(row["public"]["kind"] == "restored" for row in document["body"]["rows"])
+    except (KeyError, TypeError) as error:
+        raise MessageError("this is not an extract") from error
+
+
+def signed_body(document: Any) -> dict[str, Any]:
+    """What the key that it names has signed. Raises TrustError, and else as ``Extract.read``."""
+    if set(document) != {"body", "signature"}:
+        raise MessageError("an extract is a body and its signature, and nothing else")
+    body: dict[str, Any] = document["body"]
+    if body["schema_version"] not in (1, 2, 3):
+        raise MessageError(f"extract schema {body['schema_version']!r} is not known here")
+    public = bytes.fromhex(body["public"])
+    verify(public, "extract", canonical.encode(body), document["signature"])
+    return body
+
+
+def decided(body: dict[str, Any]) -> dict[str, Any]:
+    """The steward's decision as it stands there, unchecked. Raises MessageError."""
+    document: dict[str, Any] = canonical.decode(
+        str(body["decision"]).encode(), limit=MAX_DECISION_BYTES, what="approval"
+    )
+    return document
+
+
+def _decision(study: Study, public: bytes, body: dict[str, Any]) -> dict[str, Any]:
+    """The steward's signed decision. Raises TrustError if it is not about this study."""
+    verify(public, "approval", str(body["decision"]).encode(), body["decision_signature"])
+    hospital, decision = body["hospital"], decided(body)
+    about = (decision["study"], decision["hospital"], decision["decision"])
+    if about != (study.digest, hospital, "approve"):
+        raise TrustError(f"{hospital}: the approval is not for this study")
+    return decision
+
+
+def _row(document: dict[str, Any]) -> LedgerRow:
+    if set(document) != _ROW_FIELDS:
+        raise MessageError("a ledger row has the wrong fields")
+    return LedgerRow(**document)
+
+
+def _replay(rows: list[LedgerRow], public: bytes, population: str) -> tuple[Balance, str]:
+    """Check chain and signatures from the first row on; returns balance and time of birth."""
+    balance, previous, born = Balance(), ZERO_HASH, ""
+    for row in rows:
+        row.check(previous, number_after(balance.last, row.public))
+        head = lost_head(row.public)
+        if head is not None:
+            head.check(fingerprint(public))
+        balance.add(row)
+        previous = row.hash
+        if row.public["kind"] == "birth" and row.public["population"] == population:
+            born = row.public["time"]
+    if rows:
+        statement = row_statement(balance.last, previous)
+        verify(public, "ledger-row", statement, rows[-1].signature)
+    if balance.is_recovering:
+        raise TrustError("the ledger lost rows that no study explains")
+    if population not in balance.lives:
+        raise TrustError(f"the ledger has no birth of population {population!r}")
+    return balance, born
+
+
+def _check_witnesses(
+    hospital: str,
+    signer: str,
+    rows: list[LedgerRow],
+    balance: Balance,
+    bodies: list[dict[str, Any]],
+) -> dict[str, int]:
+    """Every head of this hospital that a partner kept must be in this ledger, or be lost and
+    charged in full. Returns partners, and the row that each saw."""
+    witnesses, hashes = dict[str, int](), {row.sequence for row in rows}
+    for other in bodies:
+        if other["hospital"] == hospital:
+            continue
+        heads = [LedgerHead.model_validate(kept) for kept in other["witnessed"].values()]
+        head = next((head for head in heads if head.fingerprint == signer), None)
+        if head is None:
+            continue
+        _check_head(hospital, other["hospital"], head, signer, rows, balance)
+        if head.sequence in hashes:
+            witnesses[other["hospital"]] = head.sequence
+    return dict(sorted(witnesses.items()))
+
+
+def _check_head(
+    hospital: str, who: str, head: LedgerHead, signer: str, rows: list[LedgerRow], balance: Balance
+) -> None:
+    """A head of this hospital that someone kept is in its ledger, or is lost and charged for."""
+    head.check(signer)
+    here = {row.sequence: row.hash for row in rows}.get(head.sequence)
+    if here != head.hash and not balance.is_lost(head):
+        raise TrustError(
+            f"{hospital}: {who} saw a ledger row {head.sequence} that is not here",
+            hint="ask the hospital for an extract of its whole ledger: flo site extract",
+        )
+
+
+def _repeat_own_rules(
+    study: Study,
+    approved: Approve,
+    signer: str,
+    rows: list[LedgerRow],
+    balance: Balance,
+    body: dict[str, Any],
+) -> None:
+    """What the hospital's own FLO would have refused. Raises TrustError.
+
+    More than b partners that nobody compared, without being charged as if the sum were broken; an
+    extract by other code than was approved; an approval that names a ledger which is not this one.
+    """
+    hospital, shared = approved.hospital, study.mechanism.noise == "distributed"
+    if shared and not approved.worst_case and len(approved.unconfirmed) > study.colluders:
+        raise TrustError(
+            f"{hospital}: {len(approved.unconfirmed)} partners were not compared, more than the "
+            f"{study.colluders} that may collude, and the study was charged as designed",
+            hint="its steward compares them (flo site confirm) and approves again",
+        )
+    reported = body["software"].get("code_digest")
+    if approved.code is not None and reported != approved.code:
+        raise TrustError(
+            f"{hospital}: the approval is for code {approved.code[:12]}, and the extract was "
+            f"signed by code {str(reported)[:12]}",
+            hint="take the extract that the site signed when the study ended: the coordinator "
+            "has it",
+        )
+    _check_head(hospital, "its own approval", approved.head, signer, rows, balance)
+
+
+def _reservation(
+    study: Study, plan: Plan, rows: list[LedgerRow], balance: Balance, body: dict[str, Any]
+) -> Reservation:
+    number = body["reservation"]
+    reservation = balance.reservations.get(number)
+    shown = next((row.private for row in rows if row.sequence == number), None)
+    if reservation is None or shown is None or shown.get("study") != study.digest:
+        raise TrustError(f"{body['hospital']}: the ledger holds no reservation of this study")
+    named = [row.sequence for row in rows if (row.private or {}).get("study") == study.digest]
+    if any(other in balance.reservations for other in named if other != number):
+        raise TrustError(f"{body['hospital']}: this study was reserved twice")
+    if reservation.population != body["population"]:
+        raise TrustError(f"{body['hospital']}: the reservation is for another population")
+    reserved = {name: (part.mechanism, part.releases) for name, part in reservation.parts.items()}
+    if reserved != {name: (part.mechanism, part.releases) for name, part in plan.purposes.items()}:
+        raise TrustError(f"{body['hospital']}: what was reserved is not what the study needs")
+    return reservation

@@ -1,0 +1,67 @@
+"""The report as one self-contained page for a data protection officer: no script, no network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from flo.documents import canonical
+
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 720, 300, 56, 44, 16, 130
+
+
+def render(report: bytes) -> str:
+    """HTML of a report made by ``flo.privacy.report.report.build``."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    facts = json.loads(report)["facts"]
+    return environment.get_template("report.html.j2").render(
+        facts=facts, plot=plot(facts), digest=canonical.digest(report)
+    )
+
+
+def plot(facts: dict[str, Any]) -> dict[str, Any]:
+    """Coordinates of the plot of ε over releases: axes, one line per hospital, the study's ε."""
+    budget = facts["guarantee"]["epsilon"]
+    purpose = "survey" if "survey" in facts["hospitals"][0]["sigma"] else "training"
+    most = max([1, *(site[f"releases_{purpose}"] for site in facts["hospitals"])])
+    top = 1.15 * max([budget, *(e for s in facts["hospitals"] for _, e in s["epsilon_by_release"])])
+
+    def x(release: float) -> float:
+        return float(_LEFT + (_WIDTH - _LEFT - _RIGHT) * release / most)
+
+    def y(epsilon: float) -> float:
+        return float(_HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * epsilon / top)
+
+    lines = []
+    seen: dict[tuple[tuple[int, float], ...], list[str]] = {}
+    for site in facts["hospitals"]:
+        seen.setdefault(tuple(map(tuple, site["epsilon_by_release"])), []).append(site["hospital"])
+    for curve, hospitals in seen.items():
+        points = [(0, 0.0), *curve]
+        lines.append(
+            {
+                "points": " ".join(f"{x(n):.1f},{y(e):.1f}" for n, e in points),
+                "end": (x(points[-1][0]), y(points[-1][1])),
+                "label": ", ".join(hospitals)
+                if len(hospitals) < 3
+                else f"{len(hospitals)} hospitals",
+            }
+        )
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000) if most / s <= 8)
+    return {
+        "purpose": purpose,
+        "width": _WIDTH,
+        "height": _HEIGHT,
+        "left": _LEFT,
+        "right": _WIDTH - _RIGHT,
+        "bottom": _HEIGHT - _BOTTOM,
+        "budget": y(budget),
+        "lines": lines,
+        "ticks_x": [(x(n), n) for n in range(0, most + 1, step)],
+        "ticks_y": [(y(budget * k / 4), f"{budget * k / 4:.2f}") for k in range(5)],
+    }

@@ -1,0 +1,362 @@
+"""A study in plain language: what a steward reads before saying yes, and ``flo study check`` shows.
+
+Words and numbers only; whoever shows them decides how they look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from flo.keys.identity import format_fingerprint
+from flo.privacy.accounting.accounting import true_positive_rate
+from flo.privacy.accounting.life_budget import LifetimeBudget
+from flo.privacy.accounting.plan import Plan, combined_variance, training_length
+from flo.privacy.gradients.augmentation import copies
+from flo.privacy.releases import survey
+from flo.privacy.releases.score_waves import LENGTH, expected_half_width
+from flo.study import identifier_patterns
+from flo.study.document import Hospital, Study
+from flo.study.models import layers
+from flo.study.packs import Pack
+from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, tells_who
+
+ASSUMED_HOLD_OUT, ASSUMED_PREVALENCE = 0.3, 0.5
+MAX_BUDGET_RATIO = 1.2
+MANY_CODES, WIDE_BOUNDS = 100, 1e6
+
+UNIT = "one patient within one hospital"
+ADJACENCY = "add or remove one patient"
+# As every report names it: verifying one compares the text. A test compares ours with that version.
+ACCOUNTANT = "Rényi DP, minimum over integer orders (dp-accounting 0.6.0)"
+TRUST = {
+    "local": (
+        "local noise: every hospital adds enough noise for its own guarantee; it holds against "
+        "everyone who sees the uploads, the coordinator included"
+    ),
+    "distributed": (
+        "distributed noise: only the secure sum is ever seen; it holds against the coordinator and "
+        "up to b colluding hospitals"
+    ),
+}
+
+MASKS = (
+    "on: the coordinator can read only the sum over all hospitals of a round, not what one of them "
+    "sent (computational security)"
+)
+MASKING = {
+    ("local", "on"): (
+        f"{MASKS}; one that lies about who dropped out could still see a hospital's noisy sum, "
+        "which is protected by its own noise"
+    ),
+    ("distributed", "on"): MASKS,
+    ("local", "off"): "off: the coordinator sees each hospital's noisy sums one by one",
+    ("distributed", "off"): "off: this study cannot be approved",  # FLO 0.1 could write it
+}
+NOT_COVERED = (  # stands in every report since 1, and is recomputed by whoever verifies one
+    "A patient known to two hospitals has the larger ε stated; duplicates are not detected.",
+    "That a hospital takes part, and when it answers, is visible to the coordinator.",
+    "A steward's yes or no is not protected.",
+    "Releases outside FLO, a second ledger, and the honesty of the installed software.",
+)
+
+
+def trust(study: Study) -> str:
+    """The study's trust model, with its number of colluders."""
+    return TRUST[study.mechanism.noise].replace("up to b ", f"up to b = {study.colluders} ")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and its lines, each a (label, text) pair."""
+
+    heading: str
+    lines: tuple[tuple[str, str], ...]
+
+
+def sections(
+    study: Study, life: LifetimeBudget | None = None, unconfirmed: Collection[str] | None = None
+) -> list[Section]:
+    """The sheet of a study.
+
+    ``life`` is the reader's own budget, if there is one; ``unconfirmed`` the partners whose
+    fingerprints the reader has not compared.
+    """
+    return [
+        _agreement(study),
+        _partners(study, unconfirmed),
+        _columns(study),
+        _leaves(study),
+        _cost(study, life),
+    ]
+
+
+def _agreement(study: Study) -> Section:
+    return Section(
+        "What is asked",
+        (
+            ("study", f"{study.name}, version {study.version}"),
+            ("digest", _digest(study)),
+            ("purpose", study.purpose),
+            ("legal basis", study.legal_basis),
+            ("valid until", f"{study.expires} (UTC)"),
+            ("a record is", study.data.record + _how_many(study)),
+        ),
+    )
+
+
+def _digest(study: Study) -> str:
+    """Of what hospitals are asked to approve, which names their keys."""
+    if all(hospital.fingerprint for hospital in study.hospitals):
+        return study.digest
+    return "given at launch, which writes the hospitals' keys into the study"
+
+
+def _how_many(study: Study) -> str:
+    if study.data.records_per_patient == "one":
+        return ""
+    return f"; a patient's first {study.data.most_records} are used, as one contribution"
+
+
+def _partners(study: Study, unconfirmed: Collection[str] | None) -> Section:
+    def about(hospital: Hospital) -> str:
+        key = (
+            format_fingerprint(hospital.fingerprint)
+            if hospital.fingerprint
+            else "key named at launch"
+        )
+        asked = "" if hospital.id not in (unconfirmed or ()) else "; NOT compared yet"
+        return f"about {hospital.declared_size} patients, {key}{asked}"
+
+    return Section(
+        "Who takes part (compare fingerprints by telephone)",
+        tuple((hospital.id, about(hospital)) for hospital in study.hospitals),
+    )
+
+
+def _columns(study: Study) -> Section:
+    lines = [("the label", f"{study.data.label!r} (0 or 1)")]
+    for column in study.data.columns:
+        rule = "refused" if column.missing == "refuse" else "allowed, with an indicator"
+        if isinstance(column, NumberColumn):
+            text = f"{column.minimum:g} to {column.maximum:g} {column.unit}; missing {rule}"
+        elif isinstance(column, ImageColumn):
+            text = (
+                f"image of {column.height} × {column.width} × {column.channels}, "
+                f"{column.minimum:g} to {column.maximum:g}; missing {rule}"
+            )
+            if column.scattering is not None:
+                text += f"; seen through fixed wavelets of {column.scattering} scales"
+        else:
+            text = f"{', '.join(column.codes)}; missing {rule}"
+        lines.append((f"column {column.name!r}", text))
+        lines += [(f"column {column.name!r}, LOOK CLOSELY", text) for text in _could_tell(column)]
+    return Section("Columns used", tuple(lines))
+
+
+def _could_tell(column: Column) -> list[str]:
+    """Where a column holds, or has room for, what tells who a patient is."""
+    if rule := tells_who(column):
+        return [f"this column {rule}"]
+    if isinstance(column, CategoryColumn):
+        found = [
+            f"codes that look like {kind}"
+            for kind in identifier_patterns.identifying_codes(column.codes)
+        ]
+        if len(column.codes) > MANY_CODES:
+            found.append(f"{len(column.codes)} codes: does none of them name a patient, or a few?")
+        return found
+    if isinstance(column, NumberColumn) and column.maximum - column.minimum >= WIDE_BOUNDS:
+        return ["bounds wide enough for a record number or a date of birth"]
+    return []
+
+
+def _leaves(study: Study) -> Section:
+    released = _survey_leaves(study) if study.survey else _training_leaves(study)
+    return Section(
+        "What leaves the hospital",
+        (
+            *released,
+            ("never", "records, exact counts, losses, batch sizes, error details"),
+            ("trust model", trust(study)),
+            ("masking", MASKING[study.mechanism.noise, study.mechanism.masking]),
+            *_together(study),
+        ),
+    )
+
+
+def _together(study: Study) -> list[tuple[str, str]]:
+    """What distributed noise rests on."""
+    if study.mechanism.noise == "local":
+        return []
+    count, floor = len(study.hospitals), study.cohort_floor
+    needed = f"a round has at least {floor} of them, and each adds more when one is missing"
+    if floor == count:
+        needed = "a round needs all of them"
+    return [
+        (
+            "if some collude",
+            f"up to b = {study.colluders} of the {count} hospitals may tell the coordinator which "
+            f"noise they added: the noise of the others is enough for the ε below; {needed}. A "
+            "partner whose fingerprint you have not compared could be one of them",
+        ),
+        (
+            "if masks broke",
+            "should every single upload be seen, ε = "
+            f"{Plan.of(study).worst_case(study).epsilon:.4f}",
+        ),
+    ]
+
+
+def _turned(study: Study) -> list[tuple[str, str]]:
+    count = copies(study)
+    if count == 1:
+        return []
+    text = f"a patient's part is the mean over {count} flips and turns of each image, then clipped"
+    return [("augmentation", text)]
+
+
+def _training_leaves(study: Study) -> list[tuple[str, str]]:
+    sigma = Plan.of(study).purpose("training").mechanism.noise_multiplier
+    chance = study.mechanism.sampling
+    shared = study.mechanism.noise == "distributed" and study.masked
+    where = "is in the sum over all hospitals, each adding a share" if shared else "is added"
+    who = "each patient" if chance == 1 else f"each patient, chosen with probability {chance:g},"
+    groups, bins = study.evaluation.subgroups, study.evaluation.bins
+    told = f"one noisy release of {LENGTH} sums over where scores lie"
+    if bins:
+        told = f"one noisy histogram of {bins} score bins"
+    by = f", by {', '.join(groups)} (noise × √{len(groups)})" if groups else ""
+    sums = "1 noisy sum" if study.mechanism.steps == 1 else f"{study.mechanism.steps} noisy sums"
+    return [
+        *_pack(study),
+        (
+            "training",
+            f"{sums} of {training_length(study)} numbers; {who} adds a part clipped to "
+            f"{study.mechanism.clip:g}, then noise of σ = {sigma:.4f} times that {where}",
+        ),
+        ("clipping", _clipping(study)),
+        *_turned(study),
+        (
+            "evaluation",
+            f"{told} for each class{by}, on held-out patients who are never trained on",
+        ),
+    ]
+
+
+def _clipping(study: Study) -> str:
+    """What a patient's part is made of, and how it is kept apart from others'."""
+    if study.mechanism.algorithm == "least-squares":
+        return (
+            "least squares in one round; a patient's part: their inputs multiplied two by two and "
+            "with the label, summed over their records, each patient's by itself"
+        )
+    kinds = ", ".join(dict.fromkeys(layer.kind for layer in layers(study) if layer.parameters))
+    return (
+        f"{study.model.kind} model; {kinds}: one pass, each patient's part rebuilt "
+        "(book-keeping), tried out for mixing where it runs, else one patient at a time"
+    )
+
+
+def _pack(study: Study) -> list[tuple[str, str]]:
+    """What a model pack is, where the study trains one."""
+    if not isinstance(study.model, Pack):
+        return []
+    network = ", ".join(
+        f"{layer.kind} {' × '.join(map(str, layer.sizes))}".rstrip() for layer in study.model.layers
+    )
+    return [
+        (
+            "model pack",
+            f"{study.model.name}: {network}; a list of layers that FLO builds, no code; digest "
+            f"{study.model.digest}",
+        )
+    ]
+
+
+def _survey_leaves(study: Study) -> list[tuple[str, str]]:
+    part = Plan.of(study).purpose("survey")
+    columns = list(survey.layout(study))
+    count = len(study.hospitals) if study.masked else 1
+    half = survey.half_width(combined_variance(study, part, count))
+    whose = "of the sum over all hospitals" if study.masked else "of a hospital"
+    return [
+        (
+            "survey",
+            f"one noisy count of all patients by each of {', '.join(columns)}; nothing is trained",
+        ),
+        ("noise", f"± {half:.0f} patients in every cell {whose} (90 % interval)"),
+    ]
+
+
+def _cost(study: Study, life: LifetimeBudget | None) -> Section:
+    plan = Plan.of(study)
+    delta = study.mechanism.delta
+    releases = ", ".join(
+        f"{purpose} {part.planned} + {part.allowance} retries"
+        for purpose, part in plan.purposes.items()
+    )
+    touched = (
+        "it touches every patient, so both halves of the budget are charged"
+        if study.survey
+        else "training and evaluation touch different patients"
+    )
+    lines = [
+        (
+            "the study's own ε",
+            f"{plan.epsilon:.4f} at δ = {delta:g}: the smaller, the less all that is published can "
+            "tell of one patient",
+        ),
+        ("whom it protects", f"{UNIT}; {ADJACENCY}"),
+        (
+            "how it is counted",
+            f"{ACCOUNTANT}; a second way to count (PLD, Gaussian equivalent) gives "
+            f"ε = {plan.epsilon_pld:.4f}",
+        ),
+        ("releases", f"{releases}; {touched}"),
+        (
+            "at two hospitals",
+            f"a patient known to two of them has ε = "
+            f"{plan.epsilon_at_two_hospitals(study.mechanism.noise):.2f} at the same δ",
+        ),
+        (
+            "an attacker's gain",
+            f"at 1 % false alarms, finds at most "
+            f"{true_positive_rate(plan.epsilon, delta):.1%} of those who took part",
+        ),
+    ]
+    own = plan.shares(LifetimeBudget.create(study.largest_epsilon, delta))
+    if max(own.values()) > MAX_BUDGET_RATIO:
+        lines.append(
+            (
+                "a dear schedule",
+                f"it takes {max(own.values()):.1f} times what a full-batch study of the same ε "
+                "takes of a life budget; more steps or a larger sample cost less",
+            )
+        )
+    lives = [life] if life else [LifetimeBudget.create(e, delta) for e in (0.9, 0.5)]
+    for budget in lives:
+        shares = plan.shares(budget)
+        told = f"training {shares['training']:.1%}, evaluation {shares['evaluation']:.1%}"
+        if max(shares.values()) > 1:
+            told = f"it does not fit: it would take {max(shares.values()):.1f} times as much"
+        lines.append((f"share of life ε = {budget.epsilon:g}", told))
+    if not study.survey:
+        lines.append(("expected result", _expected(study, plan)))
+    lines += [("not covered", text) for text in NOT_COVERED]
+    return Section("What it costs in privacy", tuple(lines))
+
+
+def _expected(study: Study, plan: Plan) -> str:
+    patients = ASSUMED_HOLD_OUT * sum(hospital.declared_size for hospital in study.hospitals)
+    if study.evaluation.bins:
+        return (
+            "an AUC with a wide interval: score bins hide the order of the patients in one bin. "
+            "schema_version = 3, without bins, tells the AUC of the scores themselves"
+        )
+    variance = combined_variance(study, plan.purpose("evaluation"), len(study.hospitals))
+    width = expected_half_width(patients, ASSUMED_PREVALENCE, variance)
+    return (
+        f"AUC ± {width:.2f} (90 % interval, noise and sampling, if about "
+        f"{patients:.0f} patients are held out)"
+    )

@@ -1,0 +1,1 @@
+"""Pairwise masks, and the ring in which they cancel."""

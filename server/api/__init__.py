@@ -1,0 +1,1 @@
+"""Calls for hospitals, operators and jobs."""

@@ -1,0 +1,139 @@
+"""FLO's own calls for people's programs, behind the private listener.
+
+Whoever gets here has shown a token whose role allows the call
+(``flo.server.listeners.private_listener``), and the token is in the request's scope. A refusal is
+told as its message, hint and exit code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from flo.errors import FloError, MessageError, StudyError
+from flo.keys.claims import LARGEST_COUNT
+from flo.server.api.run_api import run_router
+from flo.server.audit.rate_limited import RateLimitedAudit
+from flo.server.http.asgi import Refused, read_body
+from flo.server.http.metrics import PROMETHEUS, Metric, as_prometheus
+from flo.server.http.protocol import PERSON
+from flo.server.runs.job_access import JobKeys
+from flo.server.store.store import Offer, RunPlace, Store
+from flo.server.studies.actions import OperatorActions
+from flo.study.document import MAX_STUDY_BYTES, from_canonical
+
+
+def operator_app(
+    store: Store,
+    actions: OperatorActions,
+    models: Path,
+    metrics: Callable[[], Sequence[Metric]],
+    opened: Callable[[str], JobKeys],
+    is_online: Callable[[int], bool],
+    audit: RateLimitedAudit,
+) -> FastAPI:
+    """FLO's own calls for people's programs.
+
+    ``is_online`` tells whether the agent behind a node is there; ``models``: their folder;
+    ``metrics``: as things stand; ``opened``: what a job works with, once.
+    """
+    app = FastAPI(title="FLO coordinator", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.exception_handler(FloError)
+    async def _refusal(request: Request, error: FloError) -> JSONResponse:
+        person, path = request.scope[PERSON].name, request.url.path[:80]
+        why = str(error)
+        await asyncio.to_thread(audit.record, "refused-call", path=path, person=person, why=why)
+        return JSONResponse(
+            {"error": str(error), "hint": error.hint, "exit_code": error.exit_code}, 400
+        )
+
+    @app.exception_handler(RequestValidationError)
+    async def _malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+        places = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+        return await _refusal(request, MessageError(f"out of its limits: {places}"))
+
+    @app.get("/v1/flo/hospitals")
+    def hospitals() -> Any:
+        nodes = store.nodes()
+        return [
+            {
+                "id": m.id,
+                "fingerprint": m.fingerprint,
+                "revoked": m.revoked,
+                "online": m.id in nodes and is_online(nodes[m.id]),
+            }
+            for m in store.members()
+        ]
+
+    @app.get("/v1/flo/studies")
+    def studies() -> Any:
+        return [_summary(store, found) for found in store.offers()]
+
+    @app.post("/v1/flo/studies")
+    async def launch(request: Request, on: RunPlace = "here") -> Any:
+        body = await _body(request, MAX_STUDY_BYTES)
+        study, person = from_canonical(body), request.scope[PERSON].name
+        return _summary(store, await asyncio.to_thread(actions.offer, study, person, on))
+
+    @app.get("/v1/flo/studies/{digest}")
+    def study(digest: str, after: Annotated[int, Query(ge=0, le=LARGEST_COUNT)] = 0) -> Any:
+        return {**_summary(store, actions.find(digest)), "events": store.events(digest, after)}
+
+    @app.post("/v1/flo/studies/{digest}/stop")
+    def stop(digest: str, request: Request) -> Any:
+        actions.stop(digest, request.scope[PERSON].name)
+        return {}
+
+    @app.post("/v1/flo/studies/{digest}/shred")
+    def shred_study(digest: str, request: Request) -> Any:
+        return {"removed": actions.shred(actions.find(digest), request.scope[PERSON].name)}
+
+    @app.get("/v1/flo/metrics")
+    def watched() -> Any:
+        return Response(as_prometheus(metrics()), media_type=PROMETHEUS)
+
+    @app.get("/v1/flo/studies/{digest}/extracts")
+    def extracts(digest: str) -> Any:
+        actions.find(digest)
+        return {name: document.decode() for name, document in store.extracts(digest).items()}
+
+    @app.get("/v1/flo/studies/{digest}/heads")
+    def heads(digest: str) -> Any:
+        actions.find(digest)
+        return {h: head.model_dump(mode="json") for h, head in store.study_heads(digest).items()}
+
+    @app.get("/v1/flo/audit")
+    def audit_log(request: Request) -> Any:
+        copied = actions.export_log(request.scope[PERSON].name)
+        return Response(copied, media_type="application/json")
+
+    app.include_router(run_router(store, models, opened, PERSON))
+    return app
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    try:
+        return await read_body(request.receive, limit)
+    except Refused as refusal:
+        raise StudyError(f"the study: {refusal}") from refusal
+
+
+def _summary(store: Store, offer: Offer) -> dict[str, Any]:
+    run = next((r for r in reversed(store.runs()) if r.study == offer.study.digest), None)
+    return {
+        "digest": offer.study.digest,
+        "study": offer.study.canonical_bytes.decode(),
+        "signature": offer.signature,
+        "status": offer.status,
+        "place": offer.place,
+        "approved": store.approvals(offer.study.digest),
+        "run": run.id if run else None,
+        "result": run.result if run else None,
+    }

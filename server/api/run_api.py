@@ -1,0 +1,149 @@
+"""The coordinator's side of an aggregator elsewhere: one run, for who shows its token."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+
+from flo.documents import canonical
+from flo.documents.document import Document, parse
+from flo.errors import MessageError, PolicyError, UsageError
+from flo.server.http.asgi import ByteQuota, Refused, read_body
+from flo.server.http.tokens import Token
+from flo.server.runs.job_access import JobKeys
+from flo.server.runs.remote_documents import (
+    MAX_RUN_REPORT_BYTES,
+    ClaimedRun,
+    RunEnd,
+    RunReport,
+    RunStatus,
+    Saved,
+)
+from flo.server.store.run_tables import RunRecord
+from flo.server.store.store import Offer, Store
+from flo.server.studies.publish import tensors_name
+from flo.study.document import Study
+
+DocumentT = TypeVar("DocumentT", bound=Document)
+
+
+def run_router(
+    store: Store, models: Path, opened: Callable[[str], JobKeys], person: str
+) -> APIRouter:
+    """``models``: the folder that they are kept in. ``opened``: gives a job what it works with.
+
+    ``person``: where a request's token is.
+    """
+    router, allowance = APIRouter(), ByteQuota(2 * MAX_RUN_REPORT_BYTES)
+
+    def own(request: Request, run: str) -> tuple[RunRecord, Offer]:
+        token: Token = request.scope[person]
+        record = store.run(run) if token.name == run else None
+        offer = store.offer(record.study) if record else None
+        if record is None or offer is None:
+            raise PolicyError("this token is for another run")
+        return record, offer
+
+    @router.post("/v1/job/{job}/open")
+    def open_job(job: str, request: Request) -> Any:
+        token: Token = request.scope[person]
+        if token.name != job:
+            raise PolicyError("this token is for another job")
+        return opened(job).model_dump(mode="json")
+
+    @router.get("/v1/run/{run}")
+    def status(run: str, request: Request) -> Any:
+        record, _ = own(request, run)
+        return {"status": record.status}
+
+    @router.post("/v1/run/{run}/take")
+    def take(run: str, request: Request) -> Any:
+        record, offer = own(request, run)
+        if record.status != "running":
+            raise PolicyError(f"run {run} is {record.status}")
+        saved = None
+        if record.state is not None:
+            document = canonical.decode(record.state, limit=MAX_RUN_REPORT_BYTES, what="saved")
+            saved = parse(Saved, document, "saved")
+        return ClaimedRun(
+            study=offer.study.canonical_bytes.decode(),
+            launch=store.take_run(run),
+            saved=saved,
+            look=_look(store, offer, run),
+        ).model_dump(mode="json")
+
+    @router.post("/v1/run/{run}/tell")
+    async def tell(run: str, request: Request) -> Any:
+        record, offer = await asyncio.to_thread(own, request, run)
+        try:
+            with allowance.reserve(run) as take_bytes:
+                body = await read_body(request.receive, MAX_RUN_REPORT_BYTES, take_bytes)
+                told = await asyncio.to_thread(_parsed, RunReport, body)
+        except Refused as refusal:
+            raise MessageError(str(refusal)) from refusal
+        await asyncio.to_thread(_keep, store, offer, models, record.id, told)
+        look = await asyncio.to_thread(_look, store, offer, run)
+        return look.model_dump(mode="json")
+
+    return router
+
+
+def _keep(store: Store, offer: Offer, models: Path, run: str, told: RunReport) -> None:
+    """All of it by the latest launch only. Raises RefusedError if that is another one."""
+    study = offer.study
+    store.refuse_earlier(run, told.launch)
+    for hospital, head in told.heads.items():
+        head.check(study.hospital(hospital).fingerprint)
+        store.keep_head(hospital, head, study.digest)
+    if told.saved is not None:
+        kept = told.saved.to_bytes()
+        store.save_state(run, told.launch, kept)
+    if told.end is not None:
+        _end(store, study, models, run, told.launch, told.end)
+    for event in told.events:
+        store.add_event(study.digest, event.kind, **event.facts)
+
+
+def _end(store: Store, study: Study, models: Path, run: str, launch: int, end: RunEnd) -> None:
+    """Where it says the name of the model's file, the coordinator keeps where it will lie here."""
+    if end.status == "paused":
+        store.pause_run(run, launch)
+        return
+    if end.result is None:
+        raise MessageError("a run that ended has a result")
+    given = end.result.model_dump(mode="json", exclude_unset=True)
+    result = {
+        name: value for name, value in given.items() if value is not None or name == "estimate"
+    }
+    if "model" in result:
+        if result["model"] != tensors_name(study, run):
+            raise MessageError("the result names another model than this run's")
+        result["model"] = str(models / tensors_name(study, run))
+    store.end_run(run, launch, end.status, result)
+
+
+def _look(store: Store, offer: Offer, run: str) -> RunStatus:
+    hospitals = {hospital.id for hospital in offer.study.hospitals}
+
+    def ours(found: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in found.items() if name in hospitals}
+
+    return RunStatus(
+        nodes={name: str(node) for name, node in ours(store.nodes()).items()},
+        connections=ours(store.connections()),
+        heads=ours(store.heads()),
+        stop=store.stop_requested(run),
+    )
+
+
+def _parsed(model: type[DocumentT], body: bytes) -> DocumentT:
+    try:
+        return parse(
+            model, canonical.decode(body, limit=MAX_RUN_REPORT_BYTES, what="request"), "request"
+        )
+    except UsageError as error:
+        raise MessageError(str(error)) from error

@@ -1,0 +1,412 @@
+"""What a hospital may ask of the coordinator besides messages: ``POST /v1/site/*``.
+
+    enrol      a certificate for a key made at the hospital      (bootstrap certificate only)
+    studies    the signed studies that name this hospital, with their status
+    approvals  the steward's signed decision on one study
+    given      every approval that this hospital ever gave, for one that restores a backup
+    heads      the highest ledger head that was ever seen of this hospital
+    reports    the signed extract of a finished study
+    models     the published model of a study that names this hospital, with its signed card
+    renew      a new certificate for the enrolled key, before the old one ends
+    leave      the hospital revokes its own certificate
+    audit      heads of both audit logs, each countersigned by the other side
+    keys       the coordinator's identity keys, each signed over to the next
+    software   what the coordinator runs, and what time it has: for ``flo doctor``
+
+Every body has a schema; a name inside a body never overrides the certificate's.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, StringConstraints, ValidationError
+
+from flo.audit.chain import LogExtension, Receipt
+from flo.audit.log import AuditLog
+from flo.documents import canonical
+from flo.documents.document import Document, problems
+from flo.errors import MessageError, StudyError, TrustError
+from flo.host.environment import software
+from flo.keys.claims import Digest, LedgerHead, PublicKey
+from flo.keys.identity import Signer, fingerprint, public_bytes, verify
+from flo.keys.rotation import KeyRotation
+from flo.protocol.decisions import Decision, Decline, Signed
+from flo.server.audit.rate_limited import RateLimitedAudit
+from flo.server.keys.authority import Authority, Peer, read_request
+from flo.server.store.hospitals import Member
+from flo.server.store.store import Store
+from flo.server.studies.publish import published, refuse_unsound
+from flo.study.document import UNDER_WAY, Study, from_canonical
+
+# Of an extract: room for 2,500 rows of other studies, and for what this one may add to a ledger.
+_BYTES_OF_OTHERS, _BYTES_A_RELEASE, _VALUES_A_RELEASE = 2 << 20, 1300, 40
+_LONGEST_REQUEST = 1 << 30  # bodies are limited where they are read
+_GIVEN_AT_ONCE = 50  # of a study's largest size each
+MAX_MODEL_REPLY = 45 << 20  # base64 of it fits what a site reads of one reply
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class NoBody(Document):
+    """``{}``: the certificate says all."""
+
+
+class EnrolBody(Document):
+    """``coordinator``: the key that the invitation names."""
+
+    coordinator: PublicKey | None = None
+    request: Annotated[str, StringConstraints(max_length=8192)]
+
+
+class HeadsBody(Document):
+    """``head``: of the hospital's ledger; None while it has none."""
+
+    head: LedgerHead | None = None
+
+
+class ReportBody(Document):
+    """``extract``: of the hospital's ledger for this study, signed, as canonical text."""
+
+    study: Digest
+    extract: str
+
+
+class ModelBody(Document):
+    """``study``: digest of the one whose model is asked for."""
+
+    study: Digest
+
+
+class GivenBody(Document):
+    """``after``: digest of the last study that was shown; empty at first."""
+
+    after: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+
+
+class AuditBody(Document):
+    """``growth``: of the hospital's log. ``receipt``: for the head that we showed before."""
+
+    growth: LogExtension | None = None
+    receipt: Receipt | None = None
+
+
+class SiteApi:
+    """Answers hospitals. ``peer`` is whom TLS and the gateway let in; bodies are not trusted.
+
+    Each call raises a FloError whose text is safe to show: MessageError where the body breaks its
+    form.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        authority: Authority,
+        identity: Signer,
+        audit_log: AuditLog,
+        succession: KeyRotation,
+        on_enrolled: Callable[[Member], None],
+        audit: RateLimitedAudit,
+    ) -> None:
+        self._audit = audit
+        self._store, self._authority, self._identity = store, authority, identity
+        self._audit_log, self._succession = audit_log, succession
+        self._on_enrolled = on_enrolled
+
+    def call(self, path: str, peer: Peer, body: bytes) -> Any:
+        """Answer one call. Raises a FloError whose text is safe to show to the hospital."""
+        return SITE_CALLS[path](self, peer, body)
+
+    def note_connection(self, peer: Peer) -> None:
+        """A run may be waiting for this hospital's agent to come back."""
+        self._store.add_connection(peer.hospital)
+
+    def note_renewed(self, peer: Peer) -> None:
+        """The renewed certificate is in use, so the one before it opens nothing from now on."""
+        self._store.drop_earlier(peer.hospital)
+
+    def enrol(self, peer: Peer, body: bytes) -> Any:
+        """Use up an invitation: a certificate for the key of the request, in the invited name only.
+
+        Raises:
+            TrustError: the invitation was used, is of an earlier key, or the request is not in
+            order.
+        """
+        wish = _parse(EnrolBody, body)
+        if wish.coordinator not in (None, self._identity.public.hex()):
+            raise TrustError("this invitation names an earlier key of the coordinator")
+        key = read_request(wish.request.encode(), peer.hospital)
+        pem, serial = self._authority.issue_client(peer.hospital, "site", key)
+        public = public_bytes(key)
+        member = Member(peer.hospital, public, fingerprint(public), serial, False, None)
+        if not self._store.enrol(peer.serial, member):
+            raise TrustError("this invitation was used before")
+        self._store.add_event(
+            None,
+            "enrolled",
+            hospital=member.id,
+            fingerprint=member.fingerprint,
+            certificate=serial,
+            invitation=peer.serial,
+        )
+        self._on_enrolled(member)
+        return {"certificate": pem.decode(), "coordinator": self._identity.public.hex()}
+
+    def renew(self, peer: Peer, body: bytes) -> Any:
+        """A new certificate for the same key; the old one is good until the new one is shown."""
+        key = read_request(_parse(EnrolBody, body).request.encode(), peer.hospital)
+        if public_bytes(key) != peer.public:
+            raise TrustError(
+                "a renewal is for the enrolled key; another key is another enrolment, and a new "
+                "version of every study"
+            )
+        pem, serial = self._authority.issue_client(peer.hospital, "site", key)
+        self._audit.record("renewed", hospital=peer.hospital, certificate=serial)
+        self._store.renew(peer.hospital, serial)
+        return {"certificate": pem.decode(), "coordinator": self._identity.public.hex()}
+
+    def leave(self, peer: Peer, body: bytes) -> Any:
+        """The hospital goes: its certificate is revoked, from this request on."""
+        _parse(NoBody, body)
+        self._audit.record("left", hospital=peer.hospital)
+        self._store.revoke(peer.hospital)
+        return {}
+
+    def audit(self, peer: Peer, body: bytes) -> Any:
+        """Countersign what the hospital's log grew by, keep its receipt, show what ours grew by."""
+        shown, signer = _parse(AuditBody, body), fingerprint(peer.public)
+        if shown.receipt is not None:
+            self._audit_log.keep_receipt(shown.receipt, signer)
+        receipt = None
+        if shown.growth is not None:
+            shown.growth.head.check(signer)
+            seen = self._audit_log.last_seen({signer})
+            if shown.growth.after <= seen:  # else a backup of ours was restored: not their doing
+                try:
+                    receipt = self._audit_log.cosign(shown.growth)
+                except TrustError:
+                    self._audit.record("forked-audit-log", hospital=peer.hospital)
+                    raise
+        growth = self._audit_log.growth({signer})
+        return {
+            "receipt": receipt.model_dump(mode="json") if receipt else None,
+            "seen": self._audit_log.last_seen({signer}),
+            "growth": growth.model_dump(mode="json") if growth else None,
+        }
+
+    def keys(self, peer: Peer, body: bytes) -> Any:
+        """The steps from the coordinator's first key to the present one."""
+        _parse(NoBody, body)
+        return self._succession.model_dump(mode="json")
+
+    def software(self, peer: Peer, body: bytes) -> Any:
+        """What runs here, and the time here, to compare."""
+        _parse(NoBody, body)
+        return {"software": _running(), "time": datetime.now(UTC).isoformat()}
+
+    def studies(self, peer: Peer, body: bytes) -> Any:
+        """Every study that names this hospital, over or not, with signature and status."""
+        _parse(NoBody, body)
+        return [
+            {
+                "study": offer.study.canonical_bytes.decode(),
+                "signature": offer.signature,
+                "status": offer.status,
+            }
+            for offer in self._store.offers()
+            if any(hospital.id == peer.hospital for hospital in offer.study.hospitals)
+        ]
+
+    def approvals(self, peer: Peer, body: bytes) -> Any:
+        """Keep a yes, no, or no longer, signed by the key that the study names for this hospital.
+
+        Raises:
+            StudyError: the study is not under way. TrustError: signed or meant otherwise, or too
+            old.
+        """
+        given = _parse(Signed, body)
+        document = given.document.encode()
+        decision = _parse(Decision, document).root
+        verify(peer.public, "approval", document, given.signature)
+        if decision.hospital != peer.hospital:
+            raise TrustError(f"this approval is in the name of {decision.hospital}")
+        offer = self._store.offer(decision.study)
+        if offer is None or offer.status not in UNDER_WAY:
+            raise StudyError(f"study {decision.study[:12]} is not on offer")
+        if offer.study.hospital(peer.hospital).fingerprint != fingerprint(peer.public):
+            raise TrustError("the study names another key for this hospital")
+        self._see_head(peer, decision.head)
+        if isinstance(decision, Decline):
+            self._store.drop_approval(decision.study, peer.hospital, decision.head.sequence)
+            self._audit.record(
+                "declined",
+                decision.study,
+                hospital=peer.hospital,
+                decision=decision.decision,
+                reason=decision.reason,
+            )
+            return {}
+        if not self._store.add_approval(
+            decision.study, peer.hospital, document, given.signature, decision.head.sequence
+        ):
+            raise TrustError("this approval is older than a refusal or withdrawal of this hospital")
+        self._audit.record(
+            "approved",
+            decision.study,
+            hospital=peer.hospital,
+            people=[f"{person.name} ({person.role})" for person in decision.people],
+            code=decision.code,
+        )
+        return {}
+
+    def given(self, peer: Peer, body: bytes) -> Any:
+        """Approvals that this hospital ever gave, for one that restores a backup."""
+        after = _parse(GivenBody, body).after
+        while found := self._store.given(peer.hospital, after, _GIVEN_AT_ONCE):
+            listed = [
+                {"study": study, "document": document, "signature": signature}
+                for study, document, signature in found
+                if _names(study, peer)
+            ]
+            if listed:
+                return {"given": listed}
+            after = canonical.digest(found[-1][0].encode())
+        return {"given": []}
+
+    def heads(self, peer: Peer, body: bytes) -> Any:
+        """Take note of a head, if one is shown, and return the highest seen of this hospital.
+
+        A site asks first and shows its own afterwards, so that a rolled-back one learns it before
+        its fork is on record.
+        """
+        shown = _parse(HeadsBody, body).head
+        if shown is not None:
+            self._see_head(peer, shown)
+        kept = self._store.heads().get(peer.hospital)
+        return {"head": kept.model_dump(mode="json") if kept else None}
+
+    def reports(self, peer: Peer, body: bytes) -> Any:
+        """Keep the hospital's signed extract of a study, in place of an earlier one.
+
+        Raises:
+            StudyError: the study is not known, or does not name it. TrustError: it is not signed by
+            it.
+            MessageError: it is no extract, of another hospital or study, or does not hold.
+        """
+        given = _parse(ReportBody, body)
+        offer = self._store.offer(given.study)
+        if offer is None:
+            raise StudyError(f"study {given.study[:12]} is not known")
+        offer.study.hospital(peer.hospital)
+        study, document = given.study, given.extract.encode()
+        del given, body  # each as large as the document
+        if self._store.extracts(study).get(peer.hospital) == document:
+            return {}  # the same bytes were checked before
+        releases = _most_releases(offer.study)
+        extract = canonical.decode_canonical(
+            document,
+            limit=_BYTES_OF_OTHERS + _BYTES_A_RELEASE * releases,
+            what="extract",
+            values=canonical.FEW + _VALUES_A_RELEASE * releases,
+        )
+        try:
+            body_bytes, signature = canonical.encode(extract["body"]), str(extract["signature"])
+            named = str(extract["body"]["hospital"])
+            about = canonical.digest(str(extract["body"]["study"]).encode())
+        except (KeyError, TypeError) as error:
+            raise MessageError("this is not an extract") from error
+        verify(peer.public, "extract", body_bytes, signature)
+        if (named, about) != (peer.hospital, study):
+            raise MessageError("this extract is of another hospital or study")
+        del extract, body_bytes
+        refuse_unsound(document)
+        self._store.add_extract(study, peer.hospital, document)
+        self._audit.record("extract", study, hospital=peer.hospital)
+        return {}
+
+    def largest_report(self, hospital: str) -> int:
+        """Bytes that a call to ``reports`` may have, by the studies that name this hospital."""
+        named = [
+            _most_releases(offer.study)
+            for offer in self._store.offers()
+            if any(one.id == hospital for one in offer.study.hospitals)
+        ]
+        largest = _BYTES_OF_OTHERS + _BYTES_A_RELEASE * max(named, default=0)
+        return 2 * largest  # a quotation mark takes two bytes in it
+
+    def models(self, peer: Peer, body: bytes) -> Any:
+        """Card and tensors (base64) of a study's published model, for hospitals of the study.
+
+        Raises:
+            StudyError: there is none yet, or it is larger than what fits one reply.
+            TrustError: the study names another key for this hospital.
+        """
+        wish = _parse(ModelBody, body)
+        offer = self._store.offer(wish.study)
+        if offer is None:
+            raise StudyError(f"study {wish.study[:12]} is not known")
+        if offer.study.hospital(peer.hospital).fingerprint != fingerprint(peer.public):
+            raise TrustError("the study names another key for this hospital")
+        found = published(self._store, wish.study)
+        if found is None:
+            raise StudyError(f"study {offer.study.name} has no published model yet")
+        card, tensors = found
+        size = tensors.stat().st_size
+        if size > MAX_MODEL_REPLY:
+            raise StudyError(f"a model of {size} bytes, limit {MAX_MODEL_REPLY} here")
+        return {
+            "card": card.read_text(encoding="utf-8"),
+            "tensors": base64.b64encode(tensors.read_bytes()).decode(),
+        }
+
+    def _see_head(self, peer: Peer, head: LedgerHead) -> None:
+        """Keep the highest. A fork at the same height is never kept, and is on record."""
+        head.check(fingerprint(peer.public))
+        kept = self._store.heads().get(peer.hospital)
+        if kept is not None and kept.sequence == head.sequence and kept.hash != head.hash:
+            self._audit.record("forked-ledger", hospital=peer.hospital)
+            raise TrustError(f"the ledger of {peer.hospital} forked at row {head.sequence}")
+        self._store.keep_head(peer.hospital, head)
+
+
+_running = functools.cache(software)  # what is on the disk may be newer than this process
+
+
+SITE_CALLS: dict[str, Callable[[SiteApi, Peer, bytes], Any]] = {
+    "/v1/site/enrol": SiteApi.enrol,
+    "/v1/site/studies": SiteApi.studies,
+    "/v1/site/approvals": SiteApi.approvals,
+    "/v1/site/given": SiteApi.given,
+    "/v1/site/heads": SiteApi.heads,
+    "/v1/site/reports": SiteApi.reports,
+    "/v1/site/models": SiteApi.models,
+    "/v1/site/renew": SiteApi.renew,
+    "/v1/site/leave": SiteApi.leave,
+    "/v1/site/audit": SiteApi.audit,
+    "/v1/site/keys": SiteApi.keys,
+    "/v1/site/software": SiteApi.software,
+}
+
+
+def _most_releases(study: Study) -> int:
+    """How many rows a study may add to a hospital's ledger, and a few more."""
+    parts = [study.mechanism.steps + study.mechanism.retry_allowance]
+    parts += [1 + part.retry_allowance for part in (study.evaluation, study.survey) if part]
+    return sum(parts) + 10
+
+
+def _names(study: str, peer: Peer) -> bool:
+    """Whether a study names this key for the hospital, and not one that it had before."""
+    named = from_canonical(study.encode()).hospital(peer.hospital)
+    return named.fingerprint == fingerprint(peer.public)
+
+
+def _parse(model: type[ModelT], body: bytes) -> ModelT:
+    value = canonical.decode(body, limit=_LONGEST_REQUEST, what="request")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise MessageError(f"request:\n{problems(error, foreign=True)}") from error

@@ -1,0 +1,1 @@
+"""The only room on the coordinator's side that imports Flower."""

@@ -1,0 +1,324 @@
+"""The ServerApp's side of Flower: a round's messages through its grid, a record of bytes each.
+
+A body that is too large for Flower travels beside its message (``flo.server.flower.large_bodies``).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Protocol
+
+import httpx
+import numpy as np
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.constant import TASK_TOKEN_HEADER
+
+from flo.documents.canonical import Bytes
+from flo.errors import MessageError, NetworkError
+from flo.host.shared_memory import SharedBytes, opened
+from flo.protocol.large_bodies import NAME_HEADER, NODES_HEADER, PLACE_HEADER, SIZE_HEADER, chunks
+from flo.protocol.messages import MAX_INLINE_BYTES, MAX_MESSAGE_BYTES
+
+log = logging.getLogger("flo.server.flower.grid")
+
+_RECORD, _BODY, _PARCEL, _SIZE, _MESSAGE_TYPE = "flo", "message", "parcel", "size", "query"
+_POLL_SECONDS = 0.02
+_LOOK_SECONDS = 0.5
+_TAKE_SECONDS = 60.0  # between two pieces of what is streamed
+_LEAST_SECONDS, _PAUSES = 5.0, (0.2, 1.0, 3.0)
+_OFFLINE_SECONDS = 2.0  # an agent that only lost its connection is back by then
+
+
+class GridExchange:
+    """Carries a round's messages through Flower's grid, a record of bytes each.
+
+    ``nodes``: hospital -> Flower's node id. ``connections``: hospital -> how often its agent has
+    connected, so that one that crashed and came back is noticed. ``large_bodies``: who carries
+    large bodies.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        nodes: Callable[[], dict[str, int]],
+        connections: Callable[[], dict[str, int]],
+        is_stopped: Callable[[], bool],
+        large_bodies: LargeBodyTransport,
+    ) -> None:
+        self._large_bodies = large_bodies
+        self._grid, self._nodes, self._connections = grid, nodes, connections
+        self._is_stopped = is_stopped
+        self._answered: dict[str, int] = {}  # hospital -> its connections when it last answered
+
+    def wait_for(self, hospitals: Sequence[str], seconds: float) -> list[str]:
+        """Wait until all are online, or ``seconds`` have passed. Returns who is."""
+        end = time.monotonic() + seconds
+        while True:
+            present = [hospital for hospital in hospitals if hospital in self.connected()]
+            if len(present) == len(hospitals) or _past(end) or self._is_stopped():
+                return present
+            time.sleep(0.1)
+
+    def ask(
+        self, hospitals: Collection[str], request: tuple[bytes, memoryview], deadline_seconds: float
+    ) -> Iterator[tuple[str, Bytes]]:
+        """Replies as they come. A hospital that is offline, late or in error is simply absent.
+
+        A message that an agent pulled and lost is never delivered again by Flower, so the same
+        bytes go out once more when the agent has connected anew, and half way to the deadline; a
+        site answers repeats with the same bits. Nobody waits for a hospital that went offline.
+        """
+        asking = _PendingRequest(hospitals, request, self._connections(), deadline_seconds)
+        self._push(asking, asking.hospitals)
+        while asking.waiting and not asking.is_over():
+            nothing = True
+            for message in self._grid.pull_messages(asking.outstanding):
+                nothing = False
+                hospital = asking.sent.get(str(message.metadata.reply_to_message_id))
+                if hospital in asking.waiting and message.has_content():
+                    record = message.content.config_records.get(_RECORD)
+                    data = self._whole(message.metadata.src_node_id, record, asking.left)
+                    if data is not None:
+                        asking.answered.add(hospital)
+                        self._answered[hospital] = asking.connections.get(hospital, 0)
+                        yield hospital, data
+            if asking.waiting:
+                if asking.poll_due():
+                    self._push(asking, asking.to_resend(self._connections()))
+                    asking.update_online(self.connected())
+                if nothing:
+                    time.sleep(_POLL_SECONDS)
+
+    def connected(self) -> set[str]:
+        """Hospitals whose agents are connected now."""
+        online = set(self._grid.get_node_ids())
+        return {hospital for hospital, node in self._nodes().items() if node in online}
+
+    def reconnected(self) -> set[str]:
+        """Hospitals whose agent connected anew since it last answered."""
+        counts = self._connections()
+        return {h for h, before in self._answered.items() if counts.get(h, 0) > before}
+
+    def _push(self, asking: _PendingRequest, hospitals: list[str]) -> None:
+        nodes = self._nodes()
+        asked = [hospital for hospital in hospitals if hospital in nodes]
+        if not asked:
+            return
+        record = self._record(asking, nodes)
+        messages = [_message(record, nodes[hospital], asking.seconds) for hospital in asked]
+        pushed = self._grid.push_messages(messages)
+        asking.sent |= {i: hospital for i, hospital in zip(pushed, asked, strict=True) if i}
+
+    def _record(self, asking: _PendingRequest, nodes: dict[str, int]) -> ConfigRecord:
+        """What Flower carries of a request; a large body is put beside it once for all."""
+        head, body = asking.request
+        if len(body) <= MAX_INLINE_BYTES:
+            return ConfigRecord({_BODY: b"".join((head, body))})
+        if not asking.parcel:
+            asking.parcel = secrets.token_hex(16)
+            of_all = [nodes[h] for h in asking.hospitals if h in nodes]
+            self._large_bodies.put(asking.parcel, of_all, body)
+        return ConfigRecord({_BODY: head, _PARCEL: asking.parcel, _SIZE: len(body)})
+
+    def _whole(self, node: int, record: ConfigRecord | None, seconds: float) -> Bytes | None:
+        """What a hospital sent; None if it went away meanwhile."""
+        name = record.get(_PARCEL) if record is not None else None
+        if record is None or name is None:
+            inside = body_of(record)
+            return inside if len(inside) <= MAX_INLINE_BYTES else b""
+        size = record.get(_SIZE)
+        if not isinstance(name, str) or type(size) is not int or not 0 < size < MAX_MESSAGE_BYTES:
+            return b""
+        try:
+            return self._large_bodies.take(name, node, size, seconds)
+        except MessageError as error:
+            log.warning(str(error))
+            return None
+
+
+class LargeBodyTransport(Protocol):
+    """Carries large bodies past Flower."""
+
+    def put(self, name: str, nodes: Collection[int], body: memoryview) -> None:
+        """For these nodes to fetch."""
+
+    def take(self, name: str, node: int, size: int, seconds: float) -> memoryview:
+        """What this node offers. Raises MessageError unless it is there, in time, of this size."""
+
+
+class GridLargeBodies:
+    """On the connection of Flower's grid, with its credential.
+
+    ``here``: the coordinator is on this machine, so bodies change hands in memory.
+    """
+
+    def __init__(self, grid: Any, *, here: bool) -> None:
+        self._grid = grid
+        self._shared = SharedBytes() if here else None
+
+    def put(self, name: str, nodes: Collection[int], body: memoryview) -> None:
+        """In memory or streamed, tried again for a while.
+
+        Raises:
+            NetworkError: the coordinator did not take it.
+        """
+        headers = self._headers(name, nodes)
+        if self._shared is not None:
+            self._shared.write(body)  # who still fetches the last one sees that it is none
+            headers |= {PLACE_HEADER: self._shared.place, SIZE_HEADER: str(len(body))}
+        else:
+            headers |= {"content-length": str(len(body))}
+        for pause in (*_PAUSES, None):
+            content = b"" if self._shared is not None else chunks(body)
+            try:
+                answer = self._http.post(
+                    f"{self._url}/flo-put-parcel", content=content, headers=headers
+                )
+                answer.raise_for_status()
+            except httpx.HTTPError as error:
+                if pause is None:
+                    raise NetworkError("the coordinator does not take a request") from error
+                time.sleep(pause)
+            else:
+                return
+
+    def take(self, name: str, node: int, size: int, seconds: float) -> memoryview:
+        """From memory or streamed, tried once. Raises MessageError if it does not come whole."""
+        headers = self._headers(name, [node]) | {SIZE_HEADER: str(size)}
+        try:
+            if self._shared is None:
+                return self._streamed(headers, size, time.monotonic() + seconds)
+            answer = self._http.post(
+                f"{self._url}/flo-take-parcel",
+                headers=headers | {PLACE_HEADER: "here"},
+                timeout=seconds,
+            )
+            answer.raise_for_status()
+            return opened(str(answer.json()["place"]), size)
+        except (httpx.HTTPError, ValueError) as error:  # ValueError: more than fits
+            raise MessageError(f"a reply did not come whole ({type(error).__name__})") from error
+
+    def _streamed(self, headers: dict[str, str], size: int, end: float) -> memoryview:
+        data, there = np.empty(size, dtype=np.uint8).data, 0
+        with self._http.stream(
+            "POST", f"{self._url}/flo-take-parcel", headers=headers, timeout=_TAKE_SECONDS
+        ) as answer:
+            answer.raise_for_status()
+            for piece in answer.iter_raw():
+                data[there : there + len(piece)] = piece
+                there += len(piece)
+                if _past(end):
+                    break
+        if there != size:
+            raise MessageError(f"a reply of {there} bytes, {size} were announced")
+        return data
+
+    @property
+    def _http(self) -> httpx.Client:
+        client: httpx.Client = self._grid._runtime_client._client
+        return client
+
+    @property
+    def _url(self) -> str:
+        return f"{self._grid._runtime_client._base_url}/v1/runtime"
+
+    def _headers(self, name: str, nodes: Collection[int]) -> dict[str, str]:
+        return {
+            TASK_TOKEN_HEADER: self._grid._token,
+            NAME_HEADER: name,
+            NODES_HEADER: ",".join(map(str, nodes)),
+        }
+
+
+class _PendingRequest:
+    """One question to several hospitals: who has answered, whom to ask again, when to give up."""
+
+    def __init__(
+        self,
+        hospitals: Collection[str],
+        request: tuple[bytes, memoryview],
+        connections: dict[str, int],
+        seconds: float,
+    ) -> None:
+        self.hospitals, self.request = list(hospitals), request
+        self.connections, self.seconds = connections, seconds
+        self.sent: dict[str, str] = {}
+        self.answered: set[str] = set()
+        self.parcel = ""  # the name of a large body
+        self._began = self._looked = time.monotonic()
+        self._offline: dict[str, float] = {}  # hospital -> since when it was seen to be
+        self._halfway = False
+
+    @property
+    def waiting(self) -> list[str]:
+        """Hospitals still worth waiting for."""
+        gone = {h for h, since in self._offline.items() if _past(since + _OFFLINE_SECONDS)}
+        asked = set(self.sent.values()) - self.answered - gone
+        return [hospital for hospital in self.hospitals if hospital in asked]
+
+    @property
+    def outstanding(self) -> list[str]:
+        """Messages to them."""
+        waiting = set(self.waiting)
+        return [message for message, hospital in self.sent.items() if hospital in waiting]
+
+    @property
+    def left(self) -> float:
+        """Seconds that one reply may take: a fair share, so that a slow one keeps nobody out."""
+        left = self._began + self.seconds - time.monotonic()
+        return max(_LEAST_SECONDS, left / max(1, len(self.waiting)))
+
+    def is_over(self) -> bool:
+        return _past(self._began + self.seconds)
+
+    def poll_due(self) -> bool:
+        """Whether to look who is online, which is asked of Flower and not for free."""
+        if not _past(self._looked + _LOOK_SECONDS):
+            return False
+        self._looked = time.monotonic()
+        return True
+
+    def update_online(self, online: set[str]) -> None:
+        now = time.monotonic()
+        self._offline = {h: self._offline.get(h, now) for h in self.hospitals if h not in online}
+
+    def to_resend(self, connections: dict[str, int]) -> list[str]:
+        """Who connected anew since it was asked; half way to the deadline, all who are missing."""
+        waiting = self.waiting
+        halfway = not self._halfway and _past(self._began + self.seconds / 2)
+        self._halfway |= halfway
+        again = [
+            h for h in waiting if halfway or connections.get(h, 0) > self.connections.get(h, 0)
+        ]
+        self.connections |= {h: connections[h] for h in again if h in connections}
+        return again
+
+
+def _past(instant: float) -> bool:
+    return time.monotonic() > instant
+
+
+def server_app(main: Callable[[Grid, str], None]) -> ServerApp:
+    """A Flower ServerApp that runs ``main(grid, run)`` with FLO's own run id."""
+    app = ServerApp()
+
+    @app.main()
+    def run(grid: Grid, context: Context) -> None:
+        main(grid, str(context.run_config["run"]))
+
+    return app
+
+
+def _message(record: ConfigRecord, node: int, deadline_seconds: float) -> Message:
+    content = RecordDict({_RECORD: record})
+    return Message(content, node, _MESSAGE_TYPE, ttl=deadline_seconds + 60)
+
+
+def body_of(record: ConfigRecord | None) -> bytes:
+    """The message in a record; empty if there is none."""
+    body = record.get(_BODY) if record is not None else None
+    return body if isinstance(body, bytes) else b""

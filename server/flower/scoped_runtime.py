@@ -1,0 +1,120 @@
+"""What a job elsewhere may ask of Flower's runtime: its own run, its own study's hospitals.
+
+Part of the adapter to Flower, with ``superlink`` and ``grid``. Flower binds a task's token to its
+run, but lets it see every node and send any of them anything; a hospital acts on what its header
+says. So for a lent run each object that is uploaded must be a request of that study and run, and
+each message must go to a hospital of that study.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import ConfigRecord
+from flwr.common.constant import Status
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse, GetNodesResponse
+from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.inflatable.inflatable_object import get_object_type_from_object_content
+
+from flo.errors import FloError, MessageError
+from flo.protocol.messages import request_header_of
+from flo.server.flower.grid import body_of
+
+_STRUCTURE = ("Message", "RecordDict")  # which hold names of objects, and nothing else
+
+RUNTIME_CALLS = frozenset(
+    f"/v1/runtime/{call}"
+    for call in (
+        "acquire-task",
+        "send-task-heartbeat",
+        "pull-task-input",
+        "push-task-output",
+        "push-object",
+        "pull-object",
+        "confirm-message-received",
+        "push-messages",
+        "pull-messages",
+        "get-nodes",
+        "push-logs",
+    )
+)
+
+
+@dataclass(frozen=True)
+class RuntimeScope:
+    """A run by FLO's id and its study's digest; ``nodes``: of the study's hospitals, as it is."""
+
+    run: str
+    study: str
+    nodes: Callable[[], Collection[int]]
+
+    def refuse_object(self, content: bytes) -> None:
+        """Raises MessageError unless it is part of a request of this study and run."""
+        kind = get_object_type_from_object_content(content)
+        if kind in _STRUCTURE:
+            return
+        if kind != "ConfigRecord":
+            raise MessageError(f"a job uploads requests, not a {kind}")
+        header = request_header_of(body_of(ConfigRecord.inflate(content)))
+        if (header.study, header.run) != (self.study, self.run):
+            raise MessageError("a request of another study or run than this job's")
+
+
+class Handlers:
+    """Flower's handlers of its Runtime API, giving out tasks of some runs only."""
+
+    def __init__(self, handlers: Any, may: Callable[[int], bool], giving: threading.Lock) -> None:
+        self._handlers, self._may, self._giving = handlers, may, giving
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handlers, name)
+
+    def acquire_task(self, request: AcquireTaskRequest, state: Any) -> AcquireTaskResponse:
+        """The oldest pending task of a run that may be given out here; empty if there is none."""
+        with self._giving:
+            for task in state.get_tasks(statuses=[Status.PENDING], order_by="pending_at"):
+                if task.type in request.supported_task_types and self._may(task.run_id):
+                    token = state.claim_task(task.task_id)
+                    if token:
+                        return AcquireTaskResponse(task=task, token=token)
+        return AcquireTaskResponse()
+
+
+class ScopedHandlers(Handlers):
+    """The same for one loan."""
+
+    def __init__(
+        self, handlers: Any, may: Callable[[int], bool], giving: threading.Lock, loan: RuntimeScope
+    ) -> None:
+        super().__init__(handlers, may, giving)
+        self._loan = loan
+
+    def get_nodes(self, request: Any, state: Any, task: Any) -> GetNodesResponse:
+        """Only the nodes of the lent study's hospitals."""
+        ours = set(self._loan.nodes())
+        found = self._handlers.get_nodes(request, state, task)
+        return GetNodesResponse(nodes=[node for node in found.nodes if node.node_id in ours])
+
+    def push_messages(self, request: Any, state: Any, task: Any) -> Any:
+        """Refused as a whole if one message goes to another study's hospital."""
+        ours = set(self._loan.nodes())
+        if not {m.metadata.dst_node_id for m in request.messages_list} <= ours:
+            raise _refused("a message to a hospital of another study")
+        return self._handlers.push_messages(request, state, task)
+
+    def push_object(self, request: Any, state: Any, task: Any) -> Any:
+        """Refused unless it is part of a request of the lent study and run."""
+        try:
+            self._loan.refuse_object(request.object_content)
+        except FloError as error:
+            raise _refused(str(error)) from error
+        except (ValueError, KeyError, TypeError) as error:  # Flower's, of what is no object
+            raise _refused("this is no object of Flower's") from error
+        return self._handlers.push_object(request, state, task)
+
+
+def _refused(why: str) -> FlowerError:
+    return FlowerError(ApiErrorCode.RUNTIME_UNEXPECTED_NODE_ID, why)

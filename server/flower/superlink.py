@@ -1,0 +1,396 @@
+"""Flower's SuperLink inside the coordinator: its app, what waits for whom, nodes and runs.
+
+State in memory, ``isolation="process"``, no telemetry. The adapter to Flower is this module,
+``flo.server.flower.scoped_runtime`` and ``flo.server.flower.grid``; Flower's types do not travel
+further. Its internals that are touched are held by contract tests
+(``tests/server/flower/test_flower_contract.py``) and by ``flwr>=1.42,<1.43``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import threading
+from base64 import b64decode
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+from fastapi import APIRouter, FastAPI
+from flwr.cli.build import build_fab_from_files
+from flwr.common.constant import ACCESS_TOKEN_KEY, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+from flwr.common.serde import user_config_to_proto
+from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
+from flwr.proto.fab_pb2 import Fab
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.supercore.auth.typing import AccountAuthCredentials, AccountAuthLoginDetails, AccountInfo
+from flwr.supercore.constant import (
+    FLEET_HTTP_PUBLIC_KEY_HEADER,
+    FLWR_IN_MEMORY_DB_NAME,
+    SUPEREXEC_AUTH_SIGNATURE_HEADER,
+    TASK_TOKEN_HEADER,
+    NodeStatus,
+)
+from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.error import http_error_translator
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
+from flwr.supercore.routers.runtime import create_runtime_router
+from flwr.superlink.auth_plugin import ControlAuthnPlugin
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.main import create_app
+from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
+from flwr.superlink.routers.fleet.router import router as fleet_router
+from starlette.datastructures import State
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+
+from flo import __version__
+from flo.errors import NetworkError
+from flo.keys.identity import load_public
+from flo.server.flower.scoped_runtime import Handlers, RuntimeScope, ScopedHandlers
+from flo.server.flower.superexec import QUIET
+
+FLEET_PATHS = frozenset(
+    f"/v1/fleet/{call}"
+    for call in (
+        "activate-node",
+        "deactivate-node",
+        "send-node-heartbeat",
+        "pull-messages",
+        "push-messages",
+        "pull-object",
+        "push-object",
+        "confirm-message-received",
+    )
+)
+PULL_PATH = "/v1/fleet/pull-messages"
+ACTIVATE_PATH = "/v1/fleet/activate-node"
+PUBLIC_KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER
+CONTROL_PREFIX = "/v1/control/"
+RUNTIME_PREFIX = "/v1/runtime/"
+RUNTIME_PULL_PATH = "/v1/runtime/pull-messages"
+PUT_PATH, TAKE_PATH = "/v1/runtime/flo-put-parcel", "/v1/runtime/flo-take-parcel"
+ACQUIRE_PATH = "/v1/runtime/acquire-task"
+APP_HERE = "flo.server.runs.app:app"
+
+
+class SuperLink:
+    """Flower's SuperLink inside this process, as three ASGI applications over one state.
+
+    ``fleet`` for hospitals and ``runtime`` for ServerApps hold those routes only, and only the
+    middleware that does something for them: each layer costs half a millisecond a request, and a
+    round has some sixty requests. ``control`` is the whole of it, for this process.
+    """
+
+    def __init__(self, *, superexec_secret: bytes) -> None:
+        os.environ.update(QUIET)
+        self._token = secrets.token_urlsafe(32)  # of this process, for its own calls
+        self._registering = threading.Lock()
+        config = SuperLinkLifespanConfig(
+            control_address="",
+            health_server_address=None,
+            host="127.0.0.1",
+            port=0,
+            insecure=False,
+            certificates=None,
+            superexec_auth_secret=superexec_secret,
+            authn_plugin=_OneToken(self._token),
+            event_log_plugin=None,
+            fleet_event_log_plugin=None,
+            enable_event_log=False,
+            artifact_provider=None,
+            enable_supernode_auth=True,
+            fleet_api_type="grpc-rere",
+            fleet_api_address=None,
+            simulation=False,
+            ssl_ca_certfile=None,
+            ssl_certfile=None,
+            ssl_keyfile=None,
+            database=FLWR_IN_MEMORY_DB_NAME,
+            isolation="process",
+            runtime_dependency_install=False,
+        )
+        self.control: Any = create_app(config, SuperLinkLifespan)
+        self.fleet = _part(self.control, fleet_router, Middleware(NodeAuthMiddleware))
+        self._giving = threading.Lock()  # while it is decided who carries out a run
+        self._lent: set[int] = set()  # runs that a SuperExec of their own carries out
+        self.runtime = self._runtime(superexec_secret, lambda run: run not in self._lent)
+        self._state: Any = self.control.state.linkstate_factory.state()
+
+    def node_id(self, public_key_header: bytes) -> int | None:
+        """The node of this key; None if Flower knows no such key."""
+        node: int | None = self._state.get_node_id_by_public_key(b64decode(public_key_header))
+        return node
+
+    def has_message_for(self, public_key_header: bytes, run: int | None = None) -> bool:
+        """Whether an undelivered, completely uploaded message waits for the node of this key.
+
+        ``run``: of this run of Flower's only.
+        """
+        node = self.node_id(public_key_header)
+        return any(
+            message.metadata.dst_node_id == node
+            and run in (None, message.metadata.run_id)
+            and message.metadata.delivered_at == ""
+            and self._complete(identifier)
+            for identifier, message in list(self._state.message_ins_store.items())
+        )
+
+    def force_offline(self, public_key_header: bytes) -> None:
+        """Let the agent of this key activate at once after a crash.
+
+        Flower takes a node for online until its heartbeats have been missing for a minute, and
+        refuses to activate it meanwhile. A site has one agent, and it has just shown this key.
+        """
+        node = self._state.get_node_id_by_public_key(b64decode(public_key_header))
+        if node is not None:
+            self._state.deactivate_node(node)
+
+    def mark_offline(self, node: int) -> None:
+        """Take a node for offline now; its next heartbeat brings it back."""
+        self._state.deactivate_node(node)
+
+    def is_online(self, node: int) -> bool:
+        """Whether Flower takes this node's agent for connected."""
+        return bool(self._state.get_node_info(node_ids=[node], statuses=[NodeStatus.ONLINE]))
+
+    def oldest_pending_request(self, node: int) -> float | None:
+        """Since when (seconds since 1970) a node owes an answer in a run that is under way.
+
+        None if it owes none.
+        """
+        answers = self._state.message_ins_id_to_message_res_id
+        return min(
+            (
+                message.metadata.created_at
+                for identifier, message in list(self._state.message_ins_store.items())
+                if message.metadata.dst_node_id == node
+                and identifier not in answers
+                and not self.has_finished(message.metadata.run_id)
+            ),
+            default=None,
+        )
+
+    def only_complete_replies(self, body: bytes) -> tuple[bytes, bool]:
+        """A ServerApp's question cut down to replies that are there, and whether any is.
+
+        Flower hands out a reply as soon as it is announced, and its client then waits up to two
+        hours for the rest. An agent that was killed while it sent must not stop a round, so only
+        completely uploaded replies are asked for.
+        """
+        answers = self._state.message_ins_id_to_message_res_id
+        question = PullAppMessagesRequest.FromString(body)
+        there = [
+            identifier
+            for identifier in question.message_ids
+            if identifier in answers and self._complete(answers[identifier])
+        ]
+        del question.message_ids[:]
+        question.message_ids.extend(there)
+        return question.SerializeToString(), bool(there)
+
+    def credential(
+        self, path: str, headers: dict[bytes, bytes], flower_run: int | None = None
+    ) -> bool:
+        """Whether a Runtime or Control call carries its credential.
+
+        ``flower_run``: the only one that it may be for, where the call came by a job's path; by any
+        other, it may not be for a lent one.
+        Control is for this process alone. Flower verifies Runtime's credentials in full.
+        """
+        if path.startswith(CONTROL_PREFIX):
+            given = headers.get(b"authorization", b"")
+            return hmac.compare_digest(given, f"Bearer {self._token}".encode())
+        if path == ACQUIRE_PATH:
+            return bool(headers.get(SUPEREXEC_AUTH_SIGNATURE_HEADER.encode()))
+        run = self.run_of(headers)
+        if run is None:
+            return False
+        return run == flower_run if flower_run else run not in self._lent
+
+    def run_of(self, headers: dict[bytes, bytes]) -> int | None:
+        """Flower's id of the run whose ServerApp asks; None if it shows no token of one."""
+        token = headers.get(TASK_TOKEN_HEADER.encode(), b"").decode("latin-1")
+        task = self._state.get_task_by_token(token) if token else None
+        return int(task.run_id) if task is not None else None
+
+    def register_node(self, url: str, ca: bytes, public: bytes) -> int:
+        """Make a hospital's key known to Flower; returns Flower's node id of this start.
+
+        One at a time: a start makes all enrolled keys known while a hospital enrols anew, and
+        Flower refuses a key that it knows.
+        """
+        key = public_key_to_bytes(load_public(public))
+        with self._registering:
+            known = self._state.get_node_id_by_public_key(key)
+            if known is not None:
+                return int(known)
+            with self._control(url, ca) as control:
+                return int(control.RegisterNode(RegisterNodeRequest(public_key=key)).node_id)
+
+    def start_run(self, url: str, ca: bytes, run: str, app: str = APP_HERE) -> int:
+        """Start Flower's run for FLO's ``run``; returns Flower's run id of this start.
+
+        ``app``: the ServerApp, by name. One for elsewhere waits until it is lent.
+        """
+        request = StartRunRequest(
+            fab=Fab(hash_str="", content=_descriptor(app)),
+            override_config=user_config_to_proto({"run": run}),
+        )
+        with self._giving, self._control(url, ca) as control:
+            flower_run = int(control.StartRun(request).run_id)
+            if app != APP_HERE:
+                self._lent.add(flower_run)
+        return flower_run
+
+    def scoped_runtime(self, flower_run: int, secret: bytes, loan: RuntimeScope) -> Any:
+        """An application for a SuperExec elsewhere, which knows ``secret``: it gets this run only.
+
+        Its own SuperExec is given no such run, and this one no other;
+        ``flo.server.flower.scoped_runtime`` says what else it may ask.
+        """
+        return self._runtime(secret, lambda run: run == flower_run, loan)
+
+    def has_finished(self, flower_run: int) -> bool:
+        """Whether Flower considers this run over, however it ended."""
+        status = self._state.get_run_status({flower_run}).get(flower_run)
+        return status is None or status.status == "finished"
+
+    def is_waiting(self, flower_run: int) -> bool:
+        """Whether nobody has begun to carry out this run."""
+        status = self._state.get_run_status({flower_run}).get(flower_run)
+        return status is not None and status.status == "pending"
+
+    def _runtime(
+        self, secret: bytes, may: Callable[[int], bool], loan: RuntimeScope | None = None
+    ) -> FastAPI:
+        """Flower's Runtime API for a SuperExec with this secret, which gets these runs."""
+        part = _part(self.control, create_runtime_router("SuperLink"))
+        own = self.control.state.runtime_handlers
+        handlers: Handlers = Handlers(own, may, self._giving)
+        if loan is not None:
+            handlers = ScopedHandlers(own, may, self._giving, loan)
+        part.state = cast(
+            State,
+            _OtherState(
+                self.control.state, superexec_auth_secret=secret, runtime_handlers=handlers
+            ),
+        )
+        return part
+
+    def _complete(self, identifier: str) -> bool:
+        store = self._state.object_store
+        entry = store.store.get(identifier)
+        return (
+            entry is not None
+            and entry.is_available
+            and all(self._complete(child) for child in entry.child_object_ids)
+        )
+
+    def _control(self, url: str, ca: bytes) -> ControlHttpClient:
+        return ControlHttpClient.from_server_address(
+            url.removeprefix("https://"), False, ca, interceptors=[_Bearer(self._token)]
+        )
+
+
+def _part(whole: Any, router: APIRouter, *inner: Middleware) -> FastAPI:
+    """An application with the routes of ``router`` alone, sharing the state of ``whole``."""
+    part = FastAPI(
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        middleware=[
+            Middleware(BaseHTTPMiddleware, dispatch=http_error_translator),
+            Middleware(ProtobufTranslationMiddleware),
+            *inner,
+        ],
+    )
+    part.include_router(router)
+    part.state = whole.state
+    return part
+
+
+class _OtherState:
+    """An application's state that differs in some names."""
+
+    def __init__(self, state: Any, **differs: Any) -> None:
+        self._state, self._differs = state, differs
+
+    def __getattr__(self, name: str) -> Any:
+        return self._differs[name] if name in self._differs else getattr(self._state, name)
+
+
+class _OneToken(ControlAuthnPlugin):
+    """Flower's Control API accepts this process's own token and nothing else."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def get_login_details(self) -> AccountAuthLoginDetails | None:
+        return None
+
+    def validate_tokens_in_metadata(
+        self, metadata: Sequence[tuple[str, str | bytes]]
+    ) -> tuple[bool, AccountInfo | None]:
+        given = dict(metadata).get(ACCESS_TOKEN_KEY, "")
+        text = given.decode("latin-1") if isinstance(given, bytes) else given
+        if not hmac.compare_digest(text.encode(), self._token.encode()):
+            return False, None
+        return True, AccountInfo(flwr_aid=NOOP_FLWR_AID, account_name=NOOP_ACCOUNT_NAME)
+
+    def get_auth_tokens(self, device_code: str) -> AccountAuthCredentials | None:
+        return None
+
+    def refresh_tokens(
+        self, metadata: Sequence[tuple[str, str | bytes]]
+    ) -> tuple[Sequence[tuple[str, str | bytes]] | None, AccountInfo | None]:
+        return None, None
+
+
+class _Bearer:
+    """Adds this process's token to its Control calls."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        context.request.headers["authorization"] = f"Bearer {self._token}"
+        return call_next(context)
+
+
+def _descriptor(app: str) -> bytes:
+    """The app bundle that Flower requires: names, no code. Sites never fetch it."""
+    project = f"""
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "flo"
+version = "{__version__}"
+license = {{ file = "LICENSE" }}
+dependencies = ["flwr>=1.42,<1.43"]
+[tool.hatch.build.targets.wheel]
+packages = ["."]
+[tool.flwr.app]
+publisher = "flo"
+fab-format-version = 1
+flwr-version-target = "1.42.0"
+[tool.flwr.app.components]
+serverapp = "{app}"
+clientapp = "flo.server.runs.app:refused"
+[tool.flwr.app.config]
+run = ""
+"""
+    files: dict[str, bytes | Path] = {
+        "pyproject.toml": project.encode(),
+        "LICENSE": b"Apache-2.0",
+    }
+    bundle, _ = build_fab_from_files(files)
+    if len(bundle) > 16_384:
+        raise NetworkError(f"the app descriptor has {len(bundle)} bytes; it must hold no code")
+    return bundle

@@ -1,0 +1,1 @@
+"""TLS server, ASGI plumbing, connection tracking, tokens, roles, metrics."""

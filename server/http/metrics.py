@@ -1,0 +1,176 @@
+"""What can be watched from outside: one set of numbers, as Prometheus text or as log lines.
+
+Nothing here is derived from patients but what every ledger holds: rounds, cohorts, and the ε that a
+study's schedule has spent so far. CloudWatch reads the log lines as metrics ("embedded metric
+format", CloudWatch user guide), so that AWS needs no other way in.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flo.privacy.accounting.accounting import epsilon_of
+from flo.privacy.accounting.plan import Plan
+from flo.server.http.protocol import Send
+from flo.server.store.store import Offer, Store
+
+PROMETHEUS = "text/plain; version=0.0.4"
+_EVERY_SECONDS, _LARGEST = 60.0, 16 << 20
+REFUSALS = ("denied", "refused-call", "refused-connection", "refused-request")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """``kind``: counter or gauge. ``unit``: CloudWatch's. ``study``: its name, if it is of one."""
+
+    name: str
+    kind: str
+    unit: str
+    help: str
+    value: float
+    study: str = ""
+
+
+class Traffic:
+    """Bytes of bodies that hospitals sent and were sent since this process began."""
+
+    def __init__(self) -> None:
+        self.received = self.sent = 0
+
+    def counting(self, send: Send) -> Send:
+        """The same, counted."""
+
+        async def counted(message: MutableMapping[str, Any]) -> None:
+            self.sent += len(message.get("body", b""))
+            await send(message)
+
+        return counted
+
+
+def measured(store: Store, traffic: Traffic, uncopied: int = 0) -> list[Metric]:
+    """As things stand: of the whole coordinator, and of each study that has had a round.
+
+    ``uncopied``: tries to copy the audit log that failed.
+    """
+    counted = store.count_events()
+    online = Counter(member.revoked for member in store.members())
+    found = [
+        Metric("hospitals", "gauge", "Count", "Enrolled and not revoked.", online[False]),
+        Metric(
+            "refusals",
+            "counter",
+            "Count",
+            "Requests and connections that were refused, as entered in the audit log.",
+            sum(counted[kind] for kind in REFUSALS),
+        ),
+        Metric("jobs_over", "counter", "Count", "Jobs that ended.", counted["job-over"]),
+        Metric(
+            "audit_uncopied", "counter", "Count", "Copies of the audit log that failed.", uncopied
+        ),
+        Metric("received_bytes", "counter", "Bytes", "From hospitals.", traffic.received),
+        Metric("sent_bytes", "counter", "Bytes", "To hospitals.", traffic.sent),
+        Metric(
+            "process_restarts",
+            "counter",
+            "Count",
+            "Processes of the coordinator that ended and were started again.",
+            counted["process-restarted"],
+        ),
+        Metric("retries", "counter", "Count", "Attempts thrown away.", counted["attempt-failed"]),
+    ]
+    for offer in store.offers():
+        found += _of_study(store, offer)
+    return found
+
+
+def _of_study(store: Store, offer: Offer) -> list[Metric]:
+    study, last = offer.study, store.last_event(offer.study.digest, "round")
+    if last is None:
+        return []
+    plan = Plan.of(study)
+    purpose, part = next(iter(plan.purposes.items()))
+    done = store.count_events(study.digest)["round"]
+    spent = epsilon_of(part.mechanism, min(done, part.planned), part.delta)
+    of = f"{study.name} v{study.version}"
+    return [
+        Metric("rounds", "counter", "Count", "Rounds done.", done, of),
+        Metric("cohort", "gauge", "Count", "Hospitals in its last round.", len(last["cohort"]), of),
+        Metric("round_seconds", "gauge", "Seconds", "Of its last round.", last["seconds"], of),
+        Metric(
+            "epsilon_spent",
+            "gauge",
+            "None",
+            f"Of {purpose}, by its schedule, for a patient of a hospital in every round.",
+            spent,
+            of,
+        ),
+    ]
+
+
+def as_prometheus(metrics: Sequence[Metric]) -> str:
+    """Prometheus's text format, version 0.0.4."""
+    lines: list[str] = []
+    for name in dict.fromkeys(metric.name for metric in metrics):
+        several = [metric for metric in metrics if metric.name == name]
+        lines += [f"# HELP flo_{name} {several[0].help}", f"# TYPE flo_{name} {several[0].kind}"]
+        for metric in several:
+            label = f"{{study={json.dumps(metric.study)}}}" if metric.study else ""
+            lines.append(f"flo_{name}{label} {metric.value:.10g}")
+    return "\n".join(lines) + "\n"
+
+
+def as_embedded(metrics: Sequence[Metric], now: float) -> list[dict[str, Any]]:
+    """CloudWatch's embedded metric format: one entry for the coordinator, one for each study."""
+    return [
+        {
+            "_aws": {
+                "Timestamp": round(now * 1000),
+                "CloudWatchMetrics": [
+                    {
+                        "Namespace": "FLO",
+                        "Dimensions": [["study"]] if study else [[]],
+                        "Metrics": [
+                            {"Name": m.name, "Unit": m.unit} for m in metrics if m.study == study
+                        ],
+                    }
+                ],
+            },
+            **({"study": study} if study else {}),
+            **{m.name: m.value for m in metrics if m.study == study},
+        }
+        for study in dict.fromkeys(metric.study for metric in metrics)
+    ]
+
+
+class Meter:
+    """Writes a line a minute and a study; counters as what came since the line before."""
+
+    def __init__(self, measure: Callable[[], Sequence[Metric]], path: Path) -> None:
+        self._measure, self._path = measure, path
+        self._due, self._before = 0.0, dict[tuple[str, str], float]()
+
+    def write_if_due(self) -> None:
+        """Raises OSError if the disk is full."""
+        if time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + _EVERY_SECONDS
+        metrics = [self._since(metric) for metric in self._measure()]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._path.exists() and self._path.stat().st_size > _LARGEST:
+            self._path.replace(self._path.with_suffix(".jsonl.1"))
+        with self._path.open("a", encoding="utf-8") as file:
+            for line in as_embedded(metrics, time.time()):
+                file.write(json.dumps(line) + "\n")
+
+    def _since(self, metric: Metric) -> Metric:
+        if metric.kind != "counter":
+            return metric
+        key = (metric.name, metric.study)
+        before, self._before[key] = self._before.get(key, metric.value), metric.value
+        return Metric(**{**vars(metric), "value": metric.value - before})

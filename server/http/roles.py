@@ -1,0 +1,132 @@
+"""Who may do what on the private listener: one table, and a no for whatever is not in it.
+
+``ROUTES`` names the action behind each route of FLO's own; ``ALLOWED`` says which role may do it. A
+test walks every registered route. Flower's control calls are for the coordinator's own process
+alone, so no role reaches them. Issuing tokens, inviting and revoking need the coordinator's folder.
+"""
+
+from __future__ import annotations
+
+import re
+
+from flo.errors import PolicyError
+from flo.server.http.tokens import Role
+
+ROUTES: dict[tuple[str, str], str] = {
+    ("GET", "/v1/flo/hospitals"): "see hospitals",
+    ("GET", "/v1/flo/studies"): "see studies",
+    ("GET", "/v1/flo/studies/{digest}"): "see studies",
+    ("POST", "/v1/flo/studies"): "launch a study",
+    ("POST", "/v1/flo/studies/{digest}/stop"): "stop a study",
+    ("GET", "/v1/flo/studies/{digest}/extracts"): "fetch extracts",
+    ("GET", "/v1/flo/studies/{digest}/heads"): "fetch extracts",
+    ("POST", "/v1/flo/studies/{digest}/shred"): "shred a study",
+    ("GET", "/v1/flo/metrics"): "see metrics",
+    ("GET", "/v1/flo/audit"): "export the audit log",
+    ("GET", "/console"): "see studies",
+    ("GET", "/console/live"): "see studies",
+    ("GET", "/console/studies/{digest}"): "see studies",
+    ("GET", "/console/studies/{digest}/live"): "see studies",
+    ("GET", "/console/studies/{digest}/sheet"): "see studies",
+    ("GET", "/console/studies/{digest}/model"): "see studies",
+    ("GET", "/console/studies/{digest}/report"): "see studies",
+    ("GET", "/console/studies/{digest}/files/{file}"): "download a model",
+    ("GET", "/console/studies/{digest}/stop"): "stop a study",
+    ("POST", "/console/studies/{digest}/stop"): "stop a study",
+    ("GET", "/console/studies/{digest}/shred"): "shred a study",
+    ("POST", "/console/studies/{digest}/shred"): "shred a study",
+    ("GET", "/console/drafts/new"): "launch a study",
+    ("POST", "/console/drafts"): "launch a study",
+    ("GET", "/console/drafts/{draft}"): "see studies",
+    ("GET", "/console/drafts/{draft}/edit"): "launch a study",
+    ("POST", "/console/drafts/{draft}/edit"): "launch a study",
+    ("POST", "/console/drafts/{draft}/sign"): "launch a study",
+    ("POST", "/console/drafts/{draft}/discard"): "launch a study",
+    ("GET", "/console/hospitals"): "see hospitals",
+    ("GET", "/console/hospitals/live"): "see hospitals",
+    ("GET", "/console/audit"): "see the audit log",
+    ("GET", "/console/audit/export"): "export the audit log",
+    ("POST", "/v1/job/{job}/open"): "open a job",
+    ("GET", "/v1/run/{run}"): "carry out a run",
+    ("POST", "/v1/run/{run}/take"): "carry out a run",
+    ("POST", "/v1/run/{run}/tell"): "carry out a run",
+}
+
+ALLOWED: dict[tuple[Role, str], bool] = {
+    ("operator", "see hospitals"): True,
+    ("operator", "see studies"): True,
+    ("operator", "launch a study"): True,
+    ("operator", "stop a study"): True,
+    ("operator", "fetch extracts"): True,
+    ("operator", "export the audit log"): True,
+    ("viewer", "see hospitals"): True,
+    ("viewer", "see studies"): True,
+    ("viewer", "launch a study"): False,
+    ("viewer", "stop a study"): False,
+    ("viewer", "fetch extracts"): False,
+    ("viewer", "export the audit log"): False,
+    ("auditor", "see hospitals"): True,
+    ("auditor", "see studies"): True,
+    ("auditor", "launch a study"): False,
+    ("auditor", "stop a study"): False,
+    ("auditor", "fetch extracts"): True,
+    ("auditor", "export the audit log"): True,
+    ("operator", "shred a study"): True,
+    ("viewer", "shred a study"): False,
+    ("auditor", "shred a study"): False,
+    ("aggregator", "shred a study"): False,
+    ("operator", "see metrics"): True,
+    ("viewer", "see metrics"): True,
+    ("auditor", "see metrics"): True,
+    ("aggregator", "see metrics"): False,
+    ("operator", "download a model"): True,
+    ("viewer", "download a model"): False,
+    ("auditor", "download a model"): True,
+    ("aggregator", "download a model"): False,
+    ("operator", "see the audit log"): True,
+    ("viewer", "see the audit log"): False,
+    ("auditor", "see the audit log"): True,
+    ("aggregator", "see the audit log"): False,
+    ("operator", "carry out a run"): False,
+    ("viewer", "carry out a run"): False,
+    ("auditor", "carry out a run"): False,
+    ("aggregator", "see hospitals"): False,
+    ("aggregator", "see studies"): False,
+    ("aggregator", "launch a study"): False,
+    ("aggregator", "stop a study"): False,
+    ("aggregator", "fetch extracts"): False,
+    ("aggregator", "export the audit log"): False,
+    ("aggregator", "carry out a run"): True,
+    ("operator", "open a job"): False,
+    ("viewer", "open a job"): False,
+    ("auditor", "open a job"): False,
+    ("aggregator", "open a job"): False,
+    ("launch", "open a job"): True,
+    **{("launch", action): False for action in (*ROUTES.values(),) if action != "open a job"},
+}
+
+_PATTERNS = [
+    (
+        method,
+        re.compile(
+            re.escape(path)
+            .replace(r"\{digest\}", "[0-9a-f]{64}")
+            .replace(r"\{draft\}", "[0-9a-f]{16}")
+            .replace(r"\{file\}", "(card|tensors|report)")
+            .replace(r"\{run\}", "run-[0-9a-f]{1,16}-[0-9a-f]{6}")
+            .replace(r"\{job\}", "flo-run-[0-9a-f]{1,16}-[0-9a-f]{6}-[0-9]{1,6}")
+        ),
+        action,
+    )
+    for (method, path), action in ROUTES.items()
+]
+
+
+def refuse_forbidden(role: Role, method: str, path: str) -> None:
+    """Raises PolicyError unless the table allows this role what this route does."""
+    for known, pattern, action in _PATTERNS:
+        if known == method and pattern.fullmatch(path):
+            if not ALLOWED.get((role, action), False):
+                raise PolicyError(f"the role {role} may not {action}")
+            return
+    raise PolicyError("no such action")

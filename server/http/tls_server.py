@@ -1,0 +1,192 @@
+"""Two TLS listeners in one event loop: hospitals outside, operators inside.
+
+Who gets a connection, and how many; what one connection may do stands in
+``flo.server.http.protocol``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import resource
+import socket
+import ssl
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from flo.errors import NetworkError
+from flo.keys.tls import load_certificate
+from flo.server.http.connection_rate import ConnectionRate
+from flo.server.http.presence import ConnectionTracker
+from flo.server.http.protocol import App, PeerProtocol, Refuse
+
+log = logging.getLogger("flo.server.http.tls_server")
+
+MOST_CONNECTIONS, _OTHER_FILES = 4096, 192  # an agent has four
+_HANDSHAKE_SECONDS, _ACCEPT_AGAIN_SECONDS = 10.0, 0.5
+
+
+class Listener(uvicorn.Server):
+    """One uvicorn server that accepts connections itself, to see whom TLS refuses.
+
+    uvicorn leaves that to asyncio, which forgets a handshake that failed. ``on_refused`` is called
+    in a thread with the client's address and what OpenSSL found wrong, or that there is no room.
+    """
+
+    def __init__(self, config: uvicorn.Config, on_refused: Refuse) -> None:
+        super().__init__(config)
+        self._on_refused = on_refused
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pace, self._tell_again = ConnectionRate(), 0.0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on these sockets, whose handshakes are ours and not asyncio's."""
+        await super().startup(sockets=[])
+        for bound in sockets or []:
+            bound.listen(self.config.backlog)
+            bound.setblocking(False)
+            self._spawn(self._accept(bound))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more and end unfinished handshakes, then as uvicorn does."""
+        for task in self._tasks:
+            task.cancel()
+        await super().shutdown(sockets=sockets)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self, bound: socket.socket) -> None:
+        while True:
+            try:
+                connection, address = await asyncio.get_running_loop().sock_accept(bound)
+            except OSError as error:  # no file descriptor is left: others will close theirs
+                log.error(f"a connection could not be accepted: {error}")
+                await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
+                continue
+            if len(self._tasks) + len(self.server_state.connections) >= _most_connections():
+                connection.close()
+                why = "all connections are taken"
+                await asyncio.to_thread(self._on_refused, str(address[0]), why, None)
+                continue
+            delay = self._pace.wait(str(address[0]))
+            if delay is None:
+                connection.close()
+                if time.monotonic() > self._tell_again:  # once is enough of a flood
+                    self._tell_again = time.monotonic() + _ACCEPT_AGAIN_SECONDS
+                    why = "too many new connections"
+                    await asyncio.to_thread(self._on_refused, str(address[0]), why, None)
+                continue
+            self._spawn(self._shake_hands(connection, delay))
+
+    async def _shake_hands(self, connection: socket.socket, delay: float) -> None:
+        try:
+            await asyncio.sleep(delay)
+            address = str(connection.getpeername()[0])
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._protocol,
+                connection,
+                ssl=self.config.ssl,
+                ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+            )
+        except ssl.SSLError as error:
+            why = getattr(error, "verify_message", "") or (error.reason or "unknown")
+            await asyncio.to_thread(self._on_refused, address, why.replace("_", " ").lower(), None)
+        except OSError as error:  # went away, or took too long
+            log.debug(f"no handshake: {error}")
+
+    def _protocol(self) -> asyncio.Protocol:
+        kind: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = kind(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
+
+
+def listener(
+    app: App,
+    *,
+    certificate: bytes,
+    key: bytes,
+    ca: Path | None,
+    lifespan: bool,
+    on_refused: Refuse,
+    presence: ConnectionTracker | None = None,
+) -> Listener:
+    """A TLS 1.3 listener that shows ``certificate`` (PEM) with ``key`` (PEM).
+
+    With ``ca`` every client must show a certificate that this very authority issued.
+    """
+    config = uvicorn.Config(
+        app,
+        http=type(
+            "Protocol",
+            (PeerProtocol,),
+            {"presence": presence, "on_refused": staticmethod(on_refused)},
+        ),
+        ws="none",
+        lifespan="on" if lifespan else "off",
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=2,
+    )
+    config.load()
+    config.ssl = _context(certificate, key, ca)
+    return Listener(config, on_refused)
+
+
+def _most_connections() -> int:
+    """For each of the two listeners, so that files are left for all else."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(16, min(MOST_CONNECTIONS, (files - _OTHER_FILES) // 2))
+
+
+def reload_certificate(open_listener: Listener, certificate: bytes, key: bytes) -> None:
+    """Let a running listener show another certificate to whoever connects from now on."""
+    if open_listener.config.ssl is None:
+        raise NetworkError("this listener has no TLS")
+    load_certificate(open_listener.config.ssl, certificate, key)
+
+
+def _context(certificate: bytes, key: bytes, ca: Path | None) -> ssl.SSLContext:
+    """Only TLS 1.3 is spoken; there is no older partner to speak to."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    load_certificate(context, certificate, key)
+    if ca is not None:
+        context.load_verify_locations(ca)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the CA may be an intermediate one
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket, before anything else starts.
+
+    Raises:
+        NetworkError: the port is in use or not allowed, and how to choose another.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error})"
+        raise NetworkError(
+            f"port {port} on {host} {reason}",
+            hint="stop what holds it, or set another port in coordinator.toml",
+        ) from error
+    return bound

@@ -1,0 +1,1 @@
+"""The certificate authority, and each study's own key."""

@@ -1,0 +1,1 @@
+"""The two ports, and which calls each of them accepts."""

@@ -1,0 +1,43 @@
+"""One extract of a hospital is read at a time; after a bad one, the hospital waits.
+
+Reading an extract takes ten times its size in memory, and a core.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from flo.server.http.asgi import Refused
+
+WAIT_SECONDS = 10.0
+
+
+class ExtractTurns:
+    """Used by one thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._reading, self._until = set[str](), dict[str, float]()
+
+    def refuse_early(self, hospital: str) -> None:
+        """Raises Refused (429) if this hospital's next extract has to wait."""
+        if hospital in self._reading:
+            raise Refused(429, f"{hospital}: another extract is being read")
+        if self._clock() < self._until.get(hospital, 0.0):
+            raise Refused(429, f"{hospital}: too soon after an extract that did not hold")
+
+    @contextmanager
+    def of(self, hospital: str) -> Iterator[None]:
+        """Held while an extract of this hospital is read. Raises Refused as ``refuse_early``."""
+        self.refuse_early(hospital)
+        self._reading.add(hospital)
+        try:
+            yield
+        finally:
+            self._reading.discard(hospital)
+
+    def wasted(self, hospital: str) -> None:
+        """The extract did not hold: this hospital's next one waits ``WAIT_SECONDS``."""
+        self._until[hospital] = self._clock() + WAIT_SECONDS

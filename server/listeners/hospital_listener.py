@@ -1,0 +1,259 @@
+"""The hospital listener: an exact list of paths, for enrolled hospitals, and nothing else.
+
+For every request, in this order:
+    1. the path and method are on the list, or 404;
+    2. the client certificate is a hospital's, is the one that is enrolled, and is not revoked;
+       a bootstrap certificate opens ``enrol`` and nothing else;
+    3. a Fleet call names the certificate's own key (Flower's signature covers only a timestamp);
+    4. the body is within its limit.
+``pull-messages`` becomes a long poll, held in async code and only while the client is there; large
+bodies go past Flower (``flo.server.flower.large_bodies``); other Fleet calls go on to Flower, and
+what else ``/v1/site/*`` has to ``flo.server.api.site_api``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import logging
+from collections.abc import Mapping
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from flo.errors import FloError, MessageError, TrustError
+from flo.host.memory import give_back_freed_memory
+from flo.keys.identity import public_bytes
+from flo.protocol.large_bodies import FETCH_PATH, OFFER_PATH, RUN_HEADER
+from flo.protocol.messages import MAX_MESSAGE_BYTES
+from flo.server.api.site_api import SITE_CALLS, SiteApi
+from flo.server.audit.rate_limited import RateLimitedAudit
+from flo.server.flower.large_bodies import LargeBodyRelay, name_in, number_in
+from flo.server.flower.superlink import (
+    ACTIVATE_PATH,
+    FLEET_PATHS,
+    PUBLIC_KEY_HEADER,
+    PULL_PATH,
+    SuperLink,
+)
+from flo.server.http.asgi import ByteQuota, Refused, dated, headers_of, read_body, replay, send_json
+from flo.server.http.last_seen import LastSeen
+from flo.server.http.metrics import Traffic
+from flo.server.http.notifier import Notifier
+from flo.server.http.protocol import PEER, Receive, Scope, Send
+from flo.server.keys.authority import Peer, read_peer
+from flo.server.listeners.extract_turns import ExtractTurns
+from flo.server.store.store import Store
+
+log = logging.getLogger("flo.server.listeners.hospital_listener")
+
+HOLD_SECONDS = 20.0  # the Fleet client gives up after 30
+MAX_SITE_BODY = 1 << 20
+REPORTS_PATH = "/v1/site/reports"
+_MAX_BODY = {"/v1/fleet/push-object": MAX_MESSAGE_BYTES}
+_MAX_FLEET_BODY = 1 << 20
+_OF_A_NODE = FLEET_PATHS | {FETCH_PATH, OFFER_PATH}
+_KEY = PUBLIC_KEY_HEADER.encode()
+_RECHECK_SECONDS = 1.0
+_STATUS = {2: 400, 3: 409, 4: 403, 5: 503, 70: 500}
+
+
+class Gateway:
+    """ASGI application of the hospital listener.
+
+    ``store`` is read on the event loop for every request, so it must be a connection that no
+    writer holds; a revocation is seen at the next request.
+    """
+
+    def __init__(
+        self,
+        superlink: SuperLink,
+        site_api: SiteApi,
+        store: Store,
+        audit: RateLimitedAudit,
+        notifier: Notifier,
+        traffic: Traffic,
+        large_bodies: LargeBodyRelay,
+        last_seen: LastSeen,
+    ) -> None:
+        self._traffic, self._large_bodies, self._last_seen = traffic, large_bodies, last_seen
+        self._superlink, self._site_api, self._store = superlink, site_api, store
+        self._audit, self._notifier = audit, notifier
+        self._allowance = ByteQuota(MAX_MESSAGE_BYTES + MAX_SITE_BODY)
+        self._reports, self._turns = ByteQuota(0), ExtractTurns()  # each hospital has its own limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request of a hospital; whatever is not on the list is refused and noted."""
+        if scope["type"] != "http":
+            return
+        path, send = scope["path"], self._traffic.counting(dated(send))
+        try:
+            if scope["method"] != "POST" or path not in _OF_A_NODE | set(SITE_CALLS):
+                raise Refused(404, "not on the list")
+            peer = self._admit(scope, path)
+            self._last_seen.touch(peer.hospital)
+            if path == OFFER_PATH:
+                await self._offer(scope, receive, send)
+                return
+            if path == REPORTS_PATH:
+                self._turns.refuse_early(peer.hospital)
+                try:
+                    await self._report(peer, receive, send)
+                finally:
+                    give_back_freed_memory()
+                return
+            limit = MAX_SITE_BODY if path in SITE_CALLS else _MAX_FLEET_BODY
+            with self._allowance.reserve(peer.hospital) as take:
+                body = await read_body(receive, _MAX_BODY.get(path, limit), take)
+                self._traffic.received += len(body)
+                if path in SITE_CALLS:
+                    await self._site_call(path, peer, body, send)
+                elif path == FETCH_PATH:
+                    headers = headers_of(scope)
+                    await self._large_bodies.serve_request(
+                        self._node(headers), name_in(headers), send
+                    )
+                else:
+                    await self._fleet_call(path, peer, body, scope, receive, send)
+        except Refused as refusal:
+            facts = {"path": path[:80], "why": str(refusal)}
+            log.warning("refused", extra={"fields": facts})
+            await asyncio.to_thread(self._audit.record, "refused-request", **facts)
+            await send_json(send, refusal.status, {"error": "refused"})
+
+    async def _report(self, peer: Peer, receive: Receive, send: Send) -> None:
+        """Read an extract, within what this hospital's studies can need, when it has its turn."""
+        limit = await asyncio.to_thread(self._site_api.largest_report, peer.hospital)
+        with self._reports.reserve(peer.hospital, limit) as take:
+            body = await read_body(receive, limit, take)
+            self._traffic.received += len(body)
+            with self._turns.of(peer.hospital):
+                await self._site_call(REPORTS_PATH, peer, body, send)
+
+    async def _fleet_call(
+        self, path: str, peer: Peer, body: bytes, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        key = headers_of(scope)[_KEY]
+        if path == ACTIVATE_PATH:
+            self._superlink.force_offline(key)
+            await asyncio.to_thread(self._site_api.note_connection, peer)
+        if path == PULL_PATH:
+            if not await self._hold(key, receive):
+                return
+            self._admit(scope, path)  # who was revoked meanwhile gets no message
+        await self._superlink.fleet(scope, replay(body, receive), send)
+        self._notifier.notify_all()
+
+    async def _offer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Its body is read when it is taken, and not before."""
+        headers = headers_of(scope)
+        key, size = headers[_KEY], number_in(headers, "content-length", MAX_MESSAGE_BYTES)
+        run = number_in(headers, RUN_HEADER, 1 << 64)
+
+        def is_called() -> bool:
+            return self._superlink.has_finished(run) or self._superlink.has_message_for(key, run)
+
+        wanted = await self._large_bodies.hold_reply(
+            self._node(headers), name_in(headers), size, receive, is_called
+        )
+        self._traffic.received += size if wanted else 0
+        await send_json(send, 200 if wanted else 409, {})
+
+    def _node(self, headers: Mapping[bytes, bytes]) -> int:
+        node = self._superlink.node_id(headers[_KEY])
+        if node is None:
+            raise Refused(403, "this agent is not activated")
+        return node
+
+    def _admit(self, scope: Scope, path: str) -> Peer:
+        der = scope["extensions"].get(PEER)
+        if der is None:
+            raise Refused(401, "no client certificate")
+        try:
+            peer = read_peer(der)
+        except TrustError as error:
+            raise Refused(403, str(error)) from error
+        if peer.kind == "bootstrap":
+            if path != "/v1/site/enrol" or not self._store.invited(peer.serial, peer.hospital):
+                raise Refused(403, "this invitation opens enrolment only, once")
+            return peer
+        member = self._store.member(peer.hospital)
+        if (
+            member is None
+            or peer.serial not in (member.serial, member.earlier)
+            or member.public != peer.public
+        ):
+            raise Refused(403, f"{peer.hospital}: not the enrolled certificate")
+        if member.revoked:
+            raise Refused(403, f"{peer.hospital}: the certificate is revoked")
+        if path in _OF_A_NODE and not self._own_key(scope, peer):
+            raise Refused(403, f"{peer.hospital}: the node key is not the certificate's key")
+        if member.earlier and peer.serial == member.serial:
+            self._site_api.note_renewed(peer)
+        return peer
+
+    @staticmethod
+    def _own_key(scope: Scope, peer: Peer) -> bool:
+        claimed = [v for k, v in scope["headers"] if k == _KEY]
+        if len(claimed) != 1:
+            return False
+        try:
+            raw = base64.b64decode(claimed[0], validate=True)
+        except ValueError:
+            return False
+        return _same_key(raw, peer.public)
+
+    async def _hold(self, key: bytes, receive: Receive) -> bool:
+        """Wait until a message is there or the hold is over. False if the client went away."""
+        gone = asyncio.ensure_future(_disconnected(receive))
+        end = asyncio.get_running_loop().time() + HOLD_SECONDS
+        try:
+            while not gone.done() and not self._superlink.has_message_for(key):
+                left = end - asyncio.get_running_loop().time()
+                if left <= 0:
+                    break
+                ring = asyncio.ensure_future(self._notifier.wait(min(left, _RECHECK_SECONDS)))
+                await asyncio.wait({gone, ring}, return_when=asyncio.FIRST_COMPLETED)
+                ring.cancel()
+            return not gone.done()
+        finally:
+            gone.cancel()
+
+    async def _site_call(self, path: str, peer: Peer, body: bytes, send: Send) -> None:
+        try:
+            result = await asyncio.to_thread(self._site_api.call, path, peer, body)
+        except FloError as error:
+            if path == REPORTS_PATH:
+                self._turns.wasted(peer.hospital)
+            log.warning(
+                "site call refused",
+                extra={"fields": {"path": path, "hospital": peer.hospital, "why": str(error)}},
+            )
+            await asyncio.to_thread(
+                self._audit.record,
+                "refused-call",
+                path=path,
+                hospital=peer.hospital,
+                why=str(error),
+            )
+            status = 400 if isinstance(error, MessageError) else _STATUS[error.exit_code]
+            await send_json(send, status, {"error": str(error)})
+            return
+        self._notifier.notify_all()
+        await send_json(send, 200, result)
+
+
+@functools.lru_cache(maxsize=4096)
+def _same_key(pem: bytes, public: bytes) -> bool:
+    try:
+        key = serialization.load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    return isinstance(key, ec.EllipticCurvePublicKey) and public_bytes(key) == public
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

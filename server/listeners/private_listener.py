@@ -1,0 +1,232 @@
+"""The private listener: every route needs its credential, whatever the path.
+
+    /health            204 for everyone, and no more
+    /v1/runtime/*      Flower's SuperExec signature or task token (Flower verifies it in full)
+    /v1/control/*      a credential that only the coordinator's own process has
+    /job/NAME/...      the runtime once more, for a run that a job elsewhere carries out
+    /v1/run/*          a job's token, for its own run
+    /console           pages, for a person who signed in (``flo.server.console``)
+    anything else      a person's token, whose role ``flo.server.http.roles`` allows it
+                       (``flo.server.api.operator_api``)
+Without a credential: 401, before any routing; with one that does not allow it: 403. The runtime's
+``pull-messages`` waits, in async code, until a reply is there or a short hold is over, so that a
+ServerApp need not poll.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+
+from flo.documents.canonical import Bytes
+from flo.errors import MessageError, PolicyError, TrustError
+from flo.host.shared_memory import opened
+from flo.protocol.large_bodies import NODES_HEADER, PLACE_HEADER, SIZE_HEADER
+from flo.protocol.messages import MAX_MESSAGE_BYTES
+from flo.server.audit.rate_limited import RateLimitedAudit
+from flo.server.console.sign_in import CONSOLE
+from flo.server.flower.large_bodies import LargeBodyRelay, name_in, number_in, numbers_in
+from flo.server.flower.scoped_runtime import RUNTIME_CALLS
+from flo.server.flower.superlink import (
+    ACQUIRE_PATH,
+    CONTROL_PREFIX,
+    PUT_PATH,
+    RUNTIME_PREFIX,
+    RUNTIME_PULL_PATH,
+    TAKE_PATH,
+    SuperLink,
+)
+from flo.server.http.asgi import (
+    ByteQuota,
+    Refused,
+    headers_of,
+    read_body,
+    replay,
+    send_json,
+    unlimited,
+    with_length,
+)
+from flo.server.http.notifier import Notifier
+from flo.server.http.protocol import PERSON, App, Receive, Scope, Send
+from flo.server.http.roles import refuse_forbidden
+from flo.server.http.tokens import Token
+from flo.server.http.tokens import read as read_token
+from flo.server.runs.job_access import PREFIX as JOB_PREFIX
+from flo.server.runs.jobs import Jobs
+
+log = logging.getLogger("flo.server.private")
+
+# Flower checks the signature of the first only behind the body; the second is read again and again.
+_MAX_QUESTION = {ACQUIRE_PATH: 1 << 16, RUNTIME_PULL_PATH: 1 << 20}
+_PARCELS = frozenset({PUT_PATH, TAKE_PATH})
+_HOLD_SECONDS = 1.0  # then the ServerApp looks who is still connected
+_RECHECK_SECONDS = 0.25
+
+
+class PrivateListener:
+    """ASGI application of the private listener."""
+
+    def __init__(
+        self,
+        superlink: SuperLink,
+        api: App,
+        console: App,
+        public: bytes,
+        audit: RateLimitedAudit,
+        notifier: Notifier,
+        jobs: Jobs,
+        large_bodies: LargeBodyRelay,
+    ) -> None:
+        """``public``: the coordinator's key, which signs tokens."""
+        self._superlink, self._api, self._notifier, self._jobs = superlink, api, notifier, jobs
+        self._console = console
+        self._public, self._audit, self._large_bodies = public, audit, large_bodies
+        self._allowance = ByteQuota(MAX_MESSAGE_BYTES + max(_MAX_QUESTION.values()))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; whoever shows no credential for its path is refused and noted."""
+        if scope["type"] == "lifespan":
+            await self._superlink.control(scope, receive, send)
+            return
+        path = scope["path"]
+        if path == "/health" and scope["method"] in ("GET", "HEAD"):
+            await send_json(send, 204, None)
+            return
+        if path == CONSOLE or path.startswith(f"{CONSOLE}/"):
+            await self._console(scope, receive, send)
+            return
+        try:
+            if path.startswith(JOB_PREFIX):
+                await self._to_a_job(path, scope, receive, send)
+                return
+            flower = self._flower(path)
+            if flower is not None:
+                if not self._superlink.credential(path, headers_of(scope)):
+                    raise Refused(401, "not a process of this coordinator")
+                if path in _PARCELS:
+                    await self._parcel(path, scope, receive, send)
+                    return
+                await self._to_flower(flower, path, scope, receive, send)
+                return
+            person = self._admit(path, scope)
+        except Refused as refusal:
+            facts = {"path": path[:80], "why": str(refusal)}
+            log.warning("refused", extra={"fields": facts})
+            await asyncio.to_thread(self._audit.record, "denied", **facts)
+            said = "a credential is needed" if refusal.status == 401 else str(refusal)
+            await send_json(send, refusal.status, {"error": said})
+            return
+        await self._api({**scope, PERSON: person}, receive, send)
+
+    def _flower(self, path: str) -> App | None:
+        """Flower's application behind a path, if it is Flower's."""
+        if path.startswith(RUNTIME_PREFIX):
+            return self._superlink.runtime
+        return self._superlink.control if path.startswith(CONTROL_PREFIX) else None
+
+    async def _to_a_job(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises Refused: no such job has a run, or it may not ask this."""
+        found = self._jobs.leased_to(path)
+        if found is None:
+            if not self._jobs.ready:
+                raise Refused(503, "runs under way are being taken up again")  # Flower retries
+            raise Refused(401, "no such job")
+        lent, inner = found
+        if inner not in RUNTIME_CALLS | _PARCELS:
+            raise Refused(401, "no call for a job")
+        if not self._superlink.credential(inner, headers_of(scope), lent.flower_run):
+            raise Refused(401, "not a process of this job")
+        with self._allowance.reserve(lent.job) as take:
+            if inner in _PARCELS:
+                await self._parcel(inner, scope, receive, send, take, lent.nodes())
+                return
+            await self._to_flower(lent.app, inner, scope, receive, send, take)
+
+    async def _parcel(
+        self,
+        path: str,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        take: Callable[[int], None] = unlimited,
+        ours: Collection[int] | None = None,
+    ) -> None:
+        """For a ServerApp; ``ours``: the only nodes that it may have to do with, if it is lent."""
+        headers = headers_of(scope)
+        run, name = self._superlink.run_of(headers), name_in(headers)
+        nodes = numbers_in(headers, NODES_HEADER)
+        if run is None or (ours is not None and not nodes <= set(ours)):
+            raise Refused(401, "a parcel for a hospital of another study")
+        place = headers.get(PLACE_HEADER.encode(), b"").decode("latin-1") if ours is None else ""
+        if path == TAKE_PATH:
+            size = number_in(headers, SIZE_HEADER, MAX_MESSAGE_BYTES)
+            if not place:
+                await self._large_bodies.stream_reply(min(nodes), name, size, send)
+                return
+            where = await self._large_bodies.share_reply(run, min(nodes), name, size)
+            await send_json(send, 200, {"place": where})
+        else:
+            self._large_bodies.store_request(
+                run, name, nodes, await self._body(place, headers, receive, take)
+            )
+            await send_json(send, 200, {})
+
+    @staticmethod
+    async def _body(
+        place: str, headers: dict[bytes, bytes], receive: Receive, take: Callable[[int], None]
+    ) -> Bytes:
+        """As it is sent, or from where in memory a process of this machine has it."""
+        if not place:
+            return await read_body(receive, MAX_MESSAGE_BYTES, take)
+        try:
+            return opened(place, number_in(headers, SIZE_HEADER, MAX_MESSAGE_BYTES))
+        except MessageError as error:
+            raise Refused(400, str(error)) from error
+
+    def _admit(self, path: str, scope: Scope) -> Token:
+        given = headers_of(scope).get(b"authorization", b"").decode("latin-1")
+        kind, _, text = given.partition(" ")
+        if kind != "Bearer":
+            raise Refused(401, "no token")
+        try:
+            token = read_token(text, self._public)
+        except TrustError as error:
+            raise Refused(401, str(error)) from error
+        try:
+            refuse_forbidden(token.role, scope["method"], path)
+        except PolicyError as error:
+            raise Refused(403, f"{token.name}: {error}") from error
+        return token
+
+    async def _to_flower(
+        self,
+        flower: App,
+        path: str,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        take: Callable[[int], None] = unlimited,
+    ) -> None:
+        try:
+            limit = _MAX_QUESTION.get(path, MAX_MESSAGE_BYTES)
+            body = await read_body(receive, limit, take)
+        except Refused as refusal:
+            await send_json(send, refusal.status, {"error": str(refusal)})
+            return
+        scope = {**scope, "path": path, "raw_path": path.encode()}
+        if path == RUNTIME_PULL_PATH:
+            body = await self._hold(body)
+            scope = with_length(scope, len(body))
+        await flower(scope, replay(body, receive), send)
+        self._notifier.notify_all()
+
+    async def _hold(self, body: bytes) -> bytes:
+        """The question cut down to replies that are there, once there is one, or a short hold."""
+        end = asyncio.get_running_loop().time() + _HOLD_SECONDS
+        while True:
+            answerable, something = self._superlink.only_complete_replies(body)
+            left = end - asyncio.get_running_loop().time()
+            if something or left <= 0:
+                return answerable
+            await self._notifier.wait(min(left, _RECHECK_SECONDS))

@@ -1,0 +1,1 @@
+"""Commands on the coordinator's folder: invitations, key rotation, rewrapping, doctor."""

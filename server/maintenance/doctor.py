@@ -1,0 +1,219 @@
+"""What ``flo doctor`` finds at a coordinator: its records, ports, certificate and limits."""
+
+from __future__ import annotations
+
+import ipaddress
+import resource
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import httpx
+
+from flo.errors import FloError, TrustError
+from flo.host.diagnostics import Finding, clock_alone, kernel_clock_state, key_store, tried
+from flo.keys.tls import read_certificate
+from flo.server.flower.superexec import PROGRAM
+from flo.server.home.coordinator_home import CoordinatorHome
+from flo.server.http.tls_server import bind
+from flo.server.keys.authority import days_left, names_in
+from flo.storage.database import refuse_damaged
+from flo.storage.files import is_locked
+
+_WARN_DAYS = 14.0  # a running coordinator renews it at 30
+_FEW_FILES = 1024
+_SECONDS = 5.0
+_ISSUED_AT_A_START = "start the coordinator anew: it issues one"
+_WITHIN_A_MINUTE = (
+    "the coordinator starts it again within a minute; if not, see superexec.log and restart it"
+)
+
+
+def coordinator(home: CoordinatorHome) -> Iterator[Finding]:
+    """Everything a round needs here."""
+    try:
+        config = home.config
+    except FloError as error:
+        mend = error.hint or "edit coordinator.toml"
+        yield Finding("configuration", "broken", str(error), mend)
+        return
+    yield Finding("configuration", "ok", f"hospitals dial {config.host}:{config.port}")
+    keys = key_store(lambda: home.identity().fingerprint)
+    yield keys
+    if keys.state == "broken":
+        return
+    yield tried("records", lambda: _records(home), "restore: flo coordinator restore")
+    yield address(config.host, config.bind)
+    yield from _ports(home)
+    yield certificate(home.certificate_path, [config.host, config.private_host])
+    yield program(Path(sys.executable).parent / PROGRAM)
+    if is_locked(home.directory / "serve.lock"):
+        yield launcher(str(home.superexec_secret_path))
+    yield open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    yield clock_alone(kernel_clock_state())
+
+
+def _records(home: CoordinatorHome) -> str:
+    home.require_no_pending_rotation()
+    for name in ("coordinator.sqlite", "audit.sqlite"):
+        refuse_damaged(home.directory / name)
+    with closing(home.store()) as store, closing(home.audit_log()):
+        return f"{len(store.members())} hospitals, {len(store.offers())} studies"
+
+
+def address(host: str, listens: str) -> Finding:
+    """Whether hospitals elsewhere could dial this name. ``listens``: the address it is bound to."""
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    except OSError as error:
+        return Finding(
+            "address",
+            "broken",
+            f"hospitals dial {host}, and no address is known for it ({error.strerror})",
+            "register the name, or set another `host` in coordinator.toml",
+        )
+    outside = {one for one in found if not ipaddress.ip_address(one).is_loopback}
+    if not outside:
+        return Finding(
+            "address",
+            "ok",
+            f"hospitals dial {host}: those of this machine only; for others set host and bind in "
+            "coordinator.toml, start it anew, and invite them anew",
+        )
+    if ipaddress.ip_address(listens).is_loopback:
+        return Finding(
+            "address",
+            "broken",
+            f"hospitals dial {host}, and this coordinator listens on {listens} only",
+            'set bind = "0.0.0.0" in coordinator.toml',
+        )
+    return Finding("address", "ok", f"{host} is {', '.join(sorted(outside))}")
+
+
+def _ports(home: CoordinatorHome) -> Iterator[Finding]:
+    config = home.config
+    if not is_locked(home.directory / "serve.lock"):
+        for host, port in (
+            (config.bind, config.port),
+            (config.private_host, config.private_port),
+        ):
+            yield tried("ports", partial(_bound, host, port), "set another port")
+        yield Finding(
+            "serving",
+            "warning",
+            "no coordinator runs on this folder; one that was started just now needs some seconds",
+            "systemctl start flo-coordinator; or flo coordinator serve",
+        )
+        return
+    context = ssl.create_default_context(cafile=str(home.ca_path))
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        with httpx.Client(verify=context, timeout=_SECONDS, trust_env=False) as client:
+            status = str(client.get(f"{home.private_url}/health").status_code)
+    except httpx.HTTPError as error:
+        status = type(error).__name__
+    if status == "204":
+        yield Finding("ports", "ok", f"{config.port} and {config.private_port}, being served")
+        return
+    yield Finding(
+        "ports",
+        "broken",
+        f"a coordinator runs on this folder and does not answer at {home.private_url} ({status})",
+        "see log/coordinator.jsonl; if coordinator.toml was edited, restart it",
+    )
+
+
+def _bound(host: str, port: int) -> str:
+    bind(host, port).close()
+    return f"{port} on {host} is free"
+
+
+def certificate(path: Path, names: list[str]) -> Finding:
+    """The listeners' certificate, which must hold for these names and addresses.
+
+    A start issues it anew where it does not.
+    """
+    try:
+        found = read_certificate(path)
+    except TrustError as error:
+        return Finding("certificate", "broken", str(error), _ISSUED_AT_A_START)
+    if found.not_valid_before_utc > datetime.now(UTC):
+        begins = f"is valid from {found.not_valid_before_utc:%Y-%m-%d %H:%M} on only"
+        mend = f"{_ISSUED_AT_A_START}; is the clock right, or was it ahead?"
+        return Finding("certificate", "broken", begins, mend)
+    missing = [name for name in names if name not in names_in(found)]
+    if missing:
+        return Finding(
+            "certificate",
+            "broken",
+            f"the listeners' certificate does not hold for {', '.join(missing)}",
+            "start the coordinator anew: it issues one for the names in coordinator.toml",
+        )
+    left = days_left(found)
+    until = f"{datetime.now(UTC) + timedelta(days=left):%Y-%m-%d}"
+    if left < 0:
+        return Finding(
+            "certificate",
+            "broken",
+            f"ended on {until}",
+            "start the coordinator, which renews it; is the clock right?",
+        )
+    if left < _WARN_DAYS:
+        return Finding(
+            "certificate", "warning", f"{left:.0f} days left", "start it: a coordinator renews it"
+        )
+    return Finding("certificate", "ok", f"until {until}")
+
+
+def program(path: Path) -> Finding:
+    """Flower's program that carries out rounds, beside this interpreter."""
+    if path.is_file():
+        return Finding("rounds", "ok", f"{path.name} is there")
+    return Finding(
+        "rounds",
+        "broken",
+        f"{path} is missing, and with it whatever carries out rounds",
+        f"{sys.executable} -m pip install --force-reinstall --no-deps 'flwr>=1.42,<1.43'",
+    )
+
+
+def launcher(secret: str, processes: Path = Path("/proc")) -> Finding:
+    """Whether the process runs that begins rounds; of its arguments ``secret`` is one."""
+    found = [
+        process
+        for process in processes.glob("[0-9]*")
+        if secret.encode() in _read(process / "cmdline").split(b"\0")
+    ]
+    if not found:
+        said = f"{PROGRAM} does not run, so no study has a round"
+        return Finding("launcher", "broken", said, _WITHIN_A_MINUTE)
+    state = _read(found[0] / "stat").rpartition(b") ")[2][:1].decode()
+    if state in "TtZX":
+        said = f"{PROGRAM} was stopped (process {found[0].name}, state {state})"
+        return Finding("launcher", "broken", said, f"kill -CONT {found[0].name}")
+    return Finding("launcher", "ok", f"{PROGRAM} runs, as process {found[0].name}")
+
+
+def _read(file: Path) -> bytes:
+    """Nothing of a process that ended meanwhile, or that is somebody else's."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
+def open_files(limit: int) -> Finding:
+    """How many files a process may have open here; each hospital's agent needs some."""
+    if 0 < limit < _FEW_FILES:
+        return Finding(
+            "open files",
+            "warning",
+            f"{limit} at most, and every hospital takes four",
+            "raise it: LimitNOFILE=65536 in the unit, or ulimit -n 65536",
+        )
+    return Finding("open files", "ok", f"{limit} at most")

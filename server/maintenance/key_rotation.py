@@ -1,0 +1,92 @@
+"""A new identity key for the coordinator, signed over by the old one.
+
+Each step says "the key with this number is followed by this one" and is signed by both, so that a
+site that trusts any key of the chain can follow it; its steward still compares the newest
+fingerprint by telephone before anything signed by it counts. Where the old key may be in other
+hands the chain proves nothing: make a new coordinator and invite everyone anew.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flo.errors import RefusedError
+from flo.keys.identity import Identity
+from flo.keys.rotation import KeyRotation, RotationStep
+from flo.server.home.coordinator_home import CoordinatorHome, sign_events
+from flo.server.store.store import Store
+from flo.server.studies.publish import published, write_card
+from flo.storage.files import write_public
+from flo.study.document import UNDER_WAY
+
+
+def steps(home: CoordinatorHome) -> KeyRotation:
+    """All steps so far; empty for the first key."""
+    path = home.directory / "succession.json"
+    return KeyRotation.read(path.read_bytes()) if path.exists() else KeyRotation(steps=())
+
+
+def replace_key(home: CoordinatorHome) -> RotationStep:
+    """Make a new identity key, let the old one sign it over, and issue the listeners' certificate.
+
+    What the old key signed still verifies by it. Tokens end. The new key is kept beside the old one
+    until all the rest is done, so a replacement that was cut off is finished by asking again.
+
+    Raises:
+        RefusedError: the coordinator is running, or a study is under way: all of its hospitals
+        must have approved it under one key.
+    """
+    if home.config.signing_key is not None:
+        raise RefusedError(
+            "the coordinator's key is in KMS and is not replaced from here",
+            hint="KMS keeps it; if it must go, make a new coordinator and enrol with that",
+        )
+    with home.serving():
+        old, kept = home.tls_identity(), home.next_key_path
+        with closing(home.store()) as store:
+            _refuse_under_way(store)
+            if not kept.exists():
+                _sign_what_waits(home, store)
+                Identity.new().save(kept, home.keystore())
+            new = Identity.load(kept, home.keystore())
+            step = RotationStep.signed(old, new, datetime.now(UTC).isoformat(timespec="seconds"))
+            with closing(home.audit_log()) as log:
+                if log.owner == step.old:
+                    sign_events(store, log)  # a replacement that was cut off may wait there
+                if log.owner == step.old:
+                    store.add_event(None, "key-replaced", old=step.old, new=step.new)
+                    sign_events(store, log)
+        earlier = tuple(before for before in steps(home).steps if before.new != step.new)
+        document = KeyRotation(steps=(*earlier, step)).to_bytes()
+        write_public(home.directory / "succession.json", document)
+        home.issue_certificate(new)
+        kept.replace(home.key_path)
+        with home.recording() as store:
+            store.end_all_invitations()  # they name the old key
+            store.add_event(None, "key-in-use", fingerprint=new.fingerprint)
+    return step
+
+
+def _refuse_under_way(store: Store) -> None:
+    under_way = [o.study.name for o in store.offers() if o.status in UNDER_WAY]
+    if under_way:
+        raise RefusedError(
+            f"studies are under way under the present key: {', '.join(under_way)}",
+            hint="let them end, or stop them: flo study stop STUDY",
+        )
+
+
+def _sign_what_waits(home: CoordinatorHome, store: Store) -> None:
+    """Events, and cards of models that ended just now: the old key's last signatures."""
+    for offer in store.offers():
+        record = store.last_run(offer.study.digest)
+        result = (record.result or {}) if record else {}
+        there = Path(str(result.get("model", ""))).is_file()  # not fetched yet, or shredded
+        if record and there and not published(store, offer.study.digest):
+            study = offer.study.digest
+            shown = store.extracts(study), store.study_heads(study)
+            write_card(home, offer, record.id, result, *shown)
+    with closing(home.audit_log()) as log:
+        sign_events(store, log)

@@ -1,0 +1,1 @@
+"""One run of a study: its loop and its rules, without IO."""

@@ -1,0 +1,92 @@
+"""The replies to one attempt, summed as they come: step 7 of ``flo.privacy.secure_sum.masking``.
+
+However many hospitals answer, one vector is kept; each hospital's own only where masking is off and
+the study compares them (``flo.server.rounds.robust``) or counts them (surveys).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from flo.privacy.accounting.plan import PlannedPurpose, ring_of
+from flo.privacy.secure_sum.ring import Integers, from_ring
+from flo.protocol.messages import Values
+from flo.study.document import Study
+from flo.study.parameters import Vector
+
+Floats = npt.NDArray[np.float64]
+_BLOCK = 1 << 16  # numbers at a time: what is made of them stays in the cache
+
+
+class StreamingSum:
+    """For one part of a study, among a cohort of ``hospitals``."""
+
+    def __init__(self, study: Study, part: PlannedPurpose, hospitals: int) -> None:
+        self._part, self._ring = part, ring_of(study, part, hospitals)
+        self._compared = not study.masked and (
+            study.survey is not None or study.mechanism.aggregation != "sum"
+        )
+        self._total: Values | None = None
+        self.hospitals: set[str] = set()
+        self.each: dict[str, Values] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.hospitals)
+
+    def add(self, hospital: str, values: Values) -> None:
+        """A hospital's release, once: on the grid, or in the ring, where masks cancel in the sum.
+
+        The first one is taken over if it can be written to, and changed.
+        """
+        if hospital in self.hospitals:
+            raise ValueError(f"{hospital} answers an attempt once")
+        self.hospitals.add(hospital)
+        if self._compared:
+            self.each[hospital] = values.copy()
+        if self._total is None:
+            self._total = values if values.flags.writeable else values.copy()
+        else:
+            np.add(self._total, values, out=self._total)
+
+    def scratch_buffer(self, like: Vector) -> Vector:
+        """Room for a vector like this one: the sum's own, if it fits, which is given up by parts.
+
+        A part may be written once it was read.
+        """
+        if self._ring == 8 * like.itemsize and self._total is not None:
+            return self._total.view(like.dtype)
+        return np.empty_like(like)
+
+    @property
+    def blocks(self) -> Iterator[slice]:
+        """The sum in parts."""
+        length = self._part.mechanism.length
+        return (slice(start, start + _BLOCK) for start in range(0, length, _BLOCK))
+
+    def grid_values(self, block: slice) -> Integers:
+        """A part of the sum in grid steps."""
+        if self._total is None:
+            raise ValueError("nobody answered")
+        total = self._total[block]
+        return from_ring(total, self._ring) if self._ring else total
+
+    def to_real(self, block: slice) -> Floats:
+        """A part of the sum in the unit of what is summed."""
+        return self._part.mechanism.to_real(self.grid_values(block))
+
+    def all_values(self) -> Floats:
+        """All of it; for sums that are small."""
+        return np.concatenate([self.to_real(block) for block in self.blocks])
+
+    @property
+    def norm(self) -> float:
+        """L2 norm of the sum, in its unit."""
+        return float(np.sqrt(sum(np.dot(real, real) for real in map(self.to_real, self.blocks))))
+
+    def exceeds(self, reach: int) -> bool:
+        """Whether a coordinate of the sum exceeds ±``reach`` grid steps."""
+        parts = map(self.grid_values, self.blocks)
+        return any(int(part.max()) > reach or int(part.min()) < -reach for part in parts)

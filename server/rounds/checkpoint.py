@@ -1,0 +1,125 @@
+"""A run's state as bytes: what a restart continues from.
+
+Vectors of a small model stand in the document, as base64 of raw little-endian floats. Larger ones
+are kept by whoever keeps the document (``flo.server.rounds.checkpoint_vectors``), which names them:
+most saves change none of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from flo.documents import canonical
+from flo.errors import TrustError
+from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
+from flo.privacy.releases.score_waves import Estimate
+from flo.privacy.releases.survey import Counted
+from flo.server.rounds.state import RunState
+from flo.study.parameters import Vector
+
+SCHEMA_VERSION = 4
+_LIMIT = 64 << 20
+_VECTORS = ("weights", "velocity", "tail_sum")
+_KINDS: dict[str, np.dtype[Any]] = {"<f4": np.dtype("<f4"), "<f8": np.dtype("<f8")}
+_LARGEST_INSIDE = 1 << 16  # bytes
+
+Keep = Callable[[str, Vector], str]
+Load = Callable[[str, str, "np.dtype[Any]", int], Vector]
+
+
+def to_bytes(state: RunState, keep: Keep | None = None) -> bytes:
+    """``keep`` is given the name and value of a large vector and says under which key it is kept.
+
+    Without it all of them stand in the document.
+    """
+    return canonical.encode(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "phase": state.phase,
+            "round": state.round,
+            "attempt": state.attempt,
+            "tail_count": state.tail_count,
+            "retries": state.retries,
+            "cohort": list(state.cohort),
+            "heads": {h: head.model_dump(mode="json") for h, head in state.heads.items()},
+            "keys": {h: key.model_dump(mode="json") for h, key in state.keys.items()},
+            "vouchers": {h: given.model_dump(mode="json") for h, given in state.vouchers.items()},
+            "vectors": {name: _document(name, getattr(state, name), keep) for name in _VECTORS},
+            "estimate": asdict(state.estimate) if state.estimate else None,
+            "subgroups": {name: asdict(found) for name, found in state.subgroups.items()},
+            "counted": {
+                hospital: [asdict(column) for column in columns]
+                for hospital, columns in state.counted.items()
+            },
+        }
+    )
+
+
+def from_bytes(data: bytes, load: Load | None = None) -> RunState:
+    """``load`` is given name, key, type and length of a vector that ``keep`` was given.
+
+    Raises:
+        TrustError: this is not a checkpoint of schema 4, or ``load`` does not find a vector.
+    """
+    document: dict[str, Any] = canonical.decode(data, limit=_LIMIT, what="checkpoint")
+    if document.get("schema_version") != SCHEMA_VERSION:
+        raise TrustError(f"checkpoint schema {document.get('schema_version')!r} is not known here")
+    estimate = document["estimate"]
+    return RunState(
+        phase=document["phase"],
+        round=document["round"],
+        attempt=document["attempt"],
+        **{name: _vector(name, document["vectors"][name], load) for name in _VECTORS},
+        tail_count=document["tail_count"],
+        retries=document["retries"],
+        cohort=tuple(document["cohort"]),
+        heads={h: LedgerHead.model_validate(head) for h, head in document["heads"].items()},
+        keys={h: RunKey.model_validate(key) for h, key in document["keys"].items()},
+        vouchers={
+            h: HeadAttestation.model_validate(given) for h, given in document["vouchers"].items()
+        },
+        estimate=Estimate(**estimate) if estimate else None,
+        subgroups={name: Estimate(**found) for name, found in document["subgroups"].items()},
+        counted={
+            hospital: [_counted(column) for column in columns]
+            for hospital, columns in document["counted"].items()
+        },
+    )
+
+
+def _counted(column: dict[str, Any]) -> Counted:
+    return Counted(
+        column["column"], tuple(column["cells"]), tuple(column["patients"]), column["half_width"]
+    )
+
+
+def _document(name: str, vector: Vector, keep: Keep | None) -> dict[str, Any]:
+    kind = vector.dtype.newbyteorder("<").str
+    document: dict[str, Any] = {"kind": kind, "length": len(vector)}
+    if keep is None or vector.nbytes <= _LARGEST_INSIDE:
+        raw = np.ascontiguousarray(vector, dtype=kind).tobytes()
+        return document | {"data": base64.b64encode(raw).decode()}
+    if vector.max() == vector.min() == 0:  # not begun yet, as the tail before half way
+        return document
+    return document | {"key": keep(name, vector)}
+
+
+def _vector(name: str, document: dict[str, Any], load: Load | None) -> Vector:
+    kind, length = _KINDS[document["kind"]], int(document["length"])
+    if "data" in document:
+        raw = base64.b64decode(document["data"], validate=True)
+        return np.frombuffer(raw, dtype=kind).astype(kind.newbyteorder("="))
+    if "key" not in document:
+        return np.zeros(length, dtype=kind)
+    if load is None:
+        raise TrustError(f"this checkpoint's {name} are kept elsewhere")
+    vector = load(name, document["key"], kind, length)
+    if vector.shape != (length,) or not math.isfinite(float(vector.sum())):
+        raise TrustError(f"the kept {name} are not {length} finite numbers")
+    return vector

@@ -1,0 +1,266 @@
+"""What the coordinator does with replies: rules without IO.
+
+A run is one frozen ``RunState`` that goes in and comes out, so saving it is the checkpoint. Each
+training round divides the cohort's noisy sum by its public declared size and takes a momentum
+step; the published model averages the last half of the rounds. Or the only round's sum is solved
+for least squares. All of it is post-processing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from flo.errors import MessageError
+from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
+from flo.privacy.accounting.plan import Plan, PlannedPurpose, combined_variance, reach_of, ring_of
+from flo.privacy.releases import evaluation, least_squares, survey
+from flo.privacy.releases.score_waves import Estimate
+from flo.privacy.secure_sum.masking import cohort_digest
+from flo.protocol.messages import (
+    LARGEST_WEIGHT,
+    MAX_ATTEMPTS,
+    Purpose,
+    Reply,
+    RequestHeader,
+    model_digest,
+)
+from flo.server.rounds.aggregation import StreamingSum
+from flo.server.rounds.robust import largest_norm, robust_mean
+from flo.study.document import Study
+from flo.study.models import initial_weights
+from flo.study.parameters import Vector
+
+Floats = npt.NDArray[np.float64]
+NO_WEIGHTS: Vector = np.zeros(0)
+_ANSWERS = {"join": "joined", "release": "release", "finish": "settled"}
+EVERYONE = ""  # among hospital ids: the sum of all
+Phase = Literal["survey", "training", "evaluation", "done"]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything a restart needs. ``round``, ``attempt`` and ``cohort`` are what is asked for.
+
+    ``cohort`` is empty until it is chosen for this attempt, with the ledger ``heads`` that it is
+    shown. ``keys``: the latest run key of each hospital; ``vouchers``: what a partner said of the
+    ledger of the hospital with that key.
+    """
+
+    phase: Phase
+    round: int
+    attempt: int
+    weights: Vector
+    velocity: Vector
+    tail_sum: Vector
+    tail_count: int
+    retries: int = 0
+    cohort: tuple[str, ...] = ()
+    heads: dict[str, LedgerHead] = field(default_factory=dict)
+    keys: dict[str, RunKey] = field(default_factory=dict)
+    vouchers: dict[str, HeadAttestation] = field(default_factory=dict)
+    estimate: Estimate | None = None
+    subgroups: dict[str, Estimate] = field(default_factory=dict)
+    counted: dict[str, list[survey.Counted]] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, study: Study) -> RunState:
+        """Before the first round: the model's public initial weights, or none for a survey."""
+        weights = np.zeros(0) if study.survey else initial_weights(study)
+        velocity = np.zeros_like(weights) if study.mechanism.momentum else NO_WEIGHTS
+        tail_sum = np.zeros_like(weights)
+        phase: Phase = "survey" if study.survey else "training"
+        return cls(phase, 1, 1, weights, velocity, tail_sum, 0)
+
+    @property
+    def model(self) -> Vector:
+        """The model to publish as things stand: the tail average, or the last weights.
+
+        After the last round ``weights`` is that average already.
+        """
+        return self.tail_sum / self.tail_count if self.tail_count else self.weights
+
+    @property
+    def asked(self) -> Vector:
+        """The model that the next request carries."""
+        return self.model if self.phase == "evaluation" else self.weights
+
+    @property
+    def purpose(self) -> Purpose:
+        """What the next request is for; a run that is over goes by its last."""
+        if self.phase == "done":
+            return "survey" if self.counted else "evaluation"
+        return self.phase
+
+
+def request_header(
+    study: Study, run: str, state: RunState, kind: str, hospitals: tuple[str, ...]
+) -> RequestHeader:
+    """A request to these hospitals; all but one to join relay the state's heads."""
+    among = hospitals if kind == "release" else tuple(state.keys)
+    model = state.asked if kind == "release" else NO_WEIGHTS
+    return RequestHeader.model_validate(
+        {
+            "kind": kind,
+            "study": study.digest,
+            "run": run,
+            "purpose": state.purpose,
+            "round": state.round,
+            "attempt": state.attempt,
+            "cohort": hospitals,
+            "model": model_digest(model),
+            "bits": 8 * model.itemsize,
+            "heads": {} if kind == "join" else state.heads,
+            "keys": {name: state.keys[name] for name in among if kind != "finish"},
+            "vouchers": {name: state.vouchers[name] for name in hospitals if name in state.vouchers}
+            if kind == "release"
+            else {},
+        }
+    )
+
+
+def retried(study: Study, state: RunState, *, drawn: bool) -> RunState | None:
+    """The state that asks for the same round once more, or None if that is not allowed. [8]
+
+    Local noise: sites send the same noisy bits again at no charge, so only patience ends it.
+    Distributed noise: an attempt in which noise was ``drawn`` comes out of the study's allowance.
+    """
+    allowance = Plan.of(study).purpose(state.purpose).allowance
+    retries = state.retries + (drawn and study.mechanism.noise == "distributed")
+    if state.attempt >= MAX_ATTEMPTS or retries > allowance:
+        return None
+    return replace(state, attempt=state.attempt + 1, retries=retries, cohort=())
+
+
+def check_reply(study: Study, header: RequestHeader, hospital: str, reply: Reply) -> None:
+    """Refuse a reply that does not answer this request in this hospital's name.
+
+    Raises:
+        MessageError: naming what differs.
+    """
+    got = reply.header
+    for name in ("study", "run", "purpose", "round", "attempt", "model"):
+        if getattr(got, name) != getattr(header, name):
+            raise MessageError(f"{hospital}: the reply is for another {name}")
+    if got.hospital != hospital:
+        raise MessageError(f"{hospital}: the reply is in the name of {got.hospital}")
+    if got.kind not in (_ANSWERS[header.kind], "refused"):
+        raise MessageError(f"{hospital}: {got.kind} is no answer to {header.kind}")
+    if got.kind == "release":
+        part = Plan.of(study).purpose(header.purpose)
+        if got.cohort != cohort_digest(header.members()):
+            raise MessageError(f"{hospital}: the reply is for another cohort")
+        if got.ring != ring_of(study, part, len(header.cohort)):
+            raise MessageError(f"{hospital}: the reply is in another ring")
+        if reply.values.shape != (part.mechanism.length,):
+            raise MessageError(
+                f"{hospital}: {reply.values.size} values, {part.mechanism.length} expected"
+            )
+        if not study.masked:
+            norm = float(np.linalg.norm(part.mechanism.to_real(reply.values)))
+            largest = largest_norm(study, part, [hospital])
+            if norm > largest:
+                raise MessageError(
+                    f"{hospital}: a sum of norm {norm:.3g}; its patients and noise make "
+                    f"{largest:.3g} at most"
+                )
+
+
+def is_complete(study: Study, state: RunState, gathered: StreamingSum) -> bool:
+    """Whether the attempt gave a sum: masks cancel only if the whole cohort answered."""
+    if study.masked:
+        return gathered.hospitals == set(state.cohort)
+    return len(gathered.hospitals) >= study.cohort_floor
+
+
+def advance(study: Study, state: RunState, gathered: StreamingSum) -> RunState:
+    """Take a complete attempt into account. Both are used up: what was theirs is changed.
+
+    Raises:
+        MessageError: the sum is larger than these hospitals could make it: one of them lied.
+    """
+    part, count = Plan.of(study).purpose(state.purpose), len(gathered.hospitals)
+    reach = reach_of(study, part, count)
+    if study.masked and gathered.exceeds(reach):
+        raise MessageError(f"a sum beyond ±{reach} grid steps: no honest cohort makes that")
+    state = replace(state, cohort=())
+    if state.phase == "survey":
+        counted = {
+            hospital: survey.read(
+                study, part.mechanism.to_real(steps), combined_variance(study, part, 1)
+            )
+            for hospital, steps in gathered.each.items()
+        }
+        variance = combined_variance(study, part, count)
+        counted[EVERYONE] = survey.read(study, gathered.all_values(), variance)
+        return replace(state, phase="done", counted=counted)
+    if state.phase == "evaluation":
+        variance = combined_variance(study, part, count)
+        estimate, subgroups = evaluation.read(study, gathered.all_values(), variance)
+        return replace(state, phase="done", estimate=estimate, subgroups=subgroups)
+    if study.mechanism.algorithm == "least-squares":
+        return _solved(study, state, part, gathered)
+    return _stepped(study, state, part, gathered)
+
+
+def _solved(
+    study: Study, state: RunState, part: PlannedPurpose, gathered: StreamingSum
+) -> RunState:
+    """The state after the only round of least squares."""
+    factor = _clipping(study, part, gathered)
+    variance = factor**2 * combined_variance(study, part, len(gathered.hospitals))
+    weights = least_squares.solve(study, factor * gathered.all_values(), variance)
+    return replace(state, phase="evaluation", round=1, attempt=1, retries=0, weights=weights)
+
+
+def _stepped(
+    study: Study, state: RunState, part: PlannedPurpose, gathered: StreamingSum
+) -> RunState:
+    """The state after a training round: FedAvgM (Hsu, Qi, Brown 2019) on the noisy mean."""
+    training, mean = study.mechanism, _mean(study, part, gathered)
+    in_tail, finished = state.round > training.steps // 2, state.round == training.steps
+    weights = gathered.scratch_buffer(state.weights)
+    velocity, tail_sum = state.velocity[:], state.tail_sum[:]  # new views: saved when changed
+    for block in gathered.blocks:
+        step = mean(block)
+        if training.momentum:
+            step = velocity[block] = training.momentum * velocity[block] + step
+        moved = state.weights[block] - training.learning_rate * step
+        weights[block] = np.clip(moved, -LARGEST_WEIGHT, LARGEST_WEIGHT)
+        if in_tail:
+            tail_sum[block] += weights[block]
+    tail_count = state.tail_count + in_tail
+    if finished:
+        weights = np.divide(tail_sum, tail_count, out=tail_sum)
+        velocity, tail_sum, tail_count = NO_WEIGHTS, NO_WEIGHTS, 0
+    return replace(
+        state,
+        phase="evaluation" if finished else "training",
+        round=1 if finished else state.round + 1,
+        attempt=1,
+        retries=0 if finished else state.retries,
+        weights=weights,
+        velocity=velocity,
+        tail_sum=tail_sum,
+        tail_count=tail_count,
+    )
+
+
+def _mean(study: Study, part: PlannedPurpose, gathered: StreamingSum) -> Callable[[slice], Floats]:
+    """A patient's mean contribution, in parts; divided by public numbers, patients as declared."""
+    if study.mechanism.aggregation != "sum":
+        sums = {name: part.mechanism.to_real(steps) for name, steps in gathered.each.items()}
+        mean = robust_mean(study, sums)
+        return lambda block: mean[block]
+    sizes = sum(study.hospital(hospital).declared_size for hospital in gathered.hospitals)
+    factor = _clipping(study, part, gathered) / (sizes * study.mechanism.sampling)
+    return lambda block: gathered.to_real(block) * factor
+
+
+def _clipping(study: Study, part: PlannedPurpose, gathered: StreamingSum) -> float:
+    """What a sum is multiplied by that is larger than its hospitals make it: ``robust``."""
+    return min(1.0, largest_norm(study, part, gathered.hospitals) / max(gathered.norm, 1e-300))

@@ -1,0 +1,53 @@
+"""What a job elsewhere is given: where the coordinator is, and then, once, what it works with.
+
+``JobAccess`` lies sealed in a bucket until the job opens it. Its token is good for one call, whose
+answer is ``JobKeys``: so a copy of the document opens nothing afterwards, whoever may unseal it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import StringConstraints
+
+from flo.documents import canonical
+from flo.documents.document import Document, parse
+from flo.keys.claims import Digest
+
+PREFIX = "/job/"  # of the paths at which a job's SuperExec and ServerApp reach Flower
+PATIENCE_SECONDS = 300.0  # for a coordinator that restarts
+_LIMIT = 1 << 18
+_Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._=-]{1,2048}$")]
+_Secret = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+HandedT = TypeVar("HandedT", bound="_Handed")
+
+
+class _Handed(Document):
+    """What is handed on as bytes."""
+
+    @classmethod
+    def from_bytes(cls: type[HandedT], data: bytes) -> HandedT:
+        """Raises MessageError, UsageError if it is none."""
+        document = canonical.decode(data, limit=_LIMIT, what="what a job is given")
+        return parse(cls, document, "what a job is given")
+
+
+class JobKeys(_Handed):
+    """``superexec_secret``, ``study_key``: 32 bytes each, hexadecimal."""
+
+    token: _Token
+    superexec_secret: _Secret
+    study_key: _Secret
+
+
+class JobAccess(_Handed):
+    """Sealed for its job."""
+
+    schema_version: Literal[1] = 1
+    url: Annotated[str, StringConstraints(pattern=r"^https://[^/\s]{1,253}$")]
+    ca: Annotated[str, StringConstraints(max_length=8192)]
+    job: Annotated[str, StringConstraints(pattern=r"^flo-run-[0-9a-f-]{1,40}$")]
+    run: Annotated[str, StringConstraints(pattern=r"^run-[0-9a-f]{1,16}-[0-9a-f]{6}$")]
+    study: Digest
+    token: _Token

@@ -1,0 +1,106 @@
+"""A run that is carried out here: its state in the coordinator's database, sealed.
+
+Large vectors lie beside it, in ``states/`` of the coordinator's folder.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flo.host.memory import give_back_freed_memory
+from flo.keys.claims import LedgerHead
+from flo.keys.keystore import AesKeyStore
+from flo.server.rounds import checkpoint
+from flo.server.rounds.checkpoint_vectors import KeptVectors
+from flo.server.rounds.state import RunState
+from flo.server.store.store import Store
+from flo.storage.artifacts import LocalArtifacts
+from flo.study.document import Study
+
+_KEEP = 3  # saves back, for a backup that is being made
+
+
+class LocalRunStore:
+    """Written by the latest launch only."""
+
+    def __init__(
+        self, store: Store, run: str, study: Study, keystore: AesKeyStore, artifacts: LocalArtifacts
+    ) -> None:
+        self._store, self._run, self._study = store, run, study
+        self._keystore, self._launch = keystore, store.take_run(run)
+        self._context = {"purpose": "checkpoint", "study": study.digest, "run": run}
+        self._artifacts, self._number = artifacts, 0
+        self._vectors = KeptVectors(artifacts, keystore, self._context)
+        self._named: list[set[str]] = []  # keys that the last saves named
+        self.nodes, self.connections = store.nodes, store.connections
+
+    def load(self) -> RunState | None:
+        """The saved state; None if there is none yet. Raises TrustError if it was changed."""
+        record = self._store.run(self._run)
+        if record is None or record.state is None:
+            return None
+        state = self._keystore.open(self._context, record.state)
+        return checkpoint.from_bytes(state, self._vectors.load)
+
+    def save(self, state: RunState) -> None:
+        """Seal it into the database, its large vectors beside it; old ones are removed.
+
+        Raises:
+            RefusedError: the run is over, or a later launch has it.
+        """
+        self._number += 1
+        named: set[str] = set()
+
+        def keep(name: str, vector: Any) -> str:
+            key = f"runs/{self._run}/{self._launch:06}-{self._number:08}-{name}.sealed"
+            named.add(kept := self._vectors.keep(name, vector, self._number, key))
+            return kept
+
+        sealed = self._keystore.seal(self._context, checkpoint.to_bytes(state, keep))
+        self._store.save_state(self._run, self._launch, sealed)
+        self._vectors.forget_all_but(named)
+        if named:
+            self._remove_all_but(named)
+            give_back_freed_memory()  # the vectors before these: other things would settle there
+
+    def pause(self, **facts: object) -> None:
+        """Raises RefusedError, as ``save`` does."""
+        self._store.pause_run(self._run, self._launch)
+        self.event("paused", **facts)
+
+    def end(self, status: str, result: dict[str, Any]) -> None:
+        """Keep the result and remove all vectors. Raises RefusedError, as ``save`` does."""
+        self._store.end_run(self._run, self._launch, status, result)
+        self._named = []
+        self._remove_all_but(set())
+        self.event(status, **result)
+
+    def failed(self, why: str) -> None:
+        """Only told: the run stays as it was saved."""
+        self.event("failed", why=why)
+
+    def heads(self) -> dict[str, LedgerHead]:
+        """Hospital -> the highest head seen, in any study; of this study's hospitals."""
+        partners = {hospital.id for hospital in self._study.hospitals}
+        return {name: head for name, head in self._store.heads().items() if name in partners}
+
+    def keep_head(self, hospital: str, head: LedgerHead) -> None:
+        """Raises TrustError if it is not signed by the key that the study names."""
+        head.check(self._study.hospital(hospital).fingerprint)
+        self._store.keep_head(hospital, head, self._study.digest)
+
+    def event(self, kind: str, **facts: object) -> None:
+        """Entered in the study's story."""
+        self._store.add_event(self._study.digest, kind, **facts)
+
+    def stop_requested(self) -> bool:
+        """As the database has it now."""
+        return self._store.stop_requested(self._run)
+
+    def _remove_all_but(self, named: set[str]) -> None:
+        """What the last saves do not name. Nothing of a later launch, which has the run by now."""
+        self._named = [*self._named, named][-_KEEP:]
+        needed = set().union(*self._named)
+        for key in self._artifacts.keys(f"runs/{self._run}/"):
+            if key not in needed and key < f"runs/{self._run}/{self._launch + 1:06}":
+                self._artifacts.remove(key)

@@ -1,0 +1,91 @@
+"""An aggregator's line to the coordinator: TLS to its own authority, a token for one run."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from flo.errors import NetworkError, RefusedError, TrustError
+
+_SECONDS, _PAUSE = 30.0, 0.5
+
+
+class RemoteRunClient:
+    """``patience``: seconds that a coordinator may be away, as when it restarts."""
+
+    def __init__(
+        self,
+        url: str,
+        ca: str,
+        token: str,
+        run: str,
+        *,
+        patience: float,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.load_verify_locations(cadata=ca)
+        self._http = httpx.Client(base_url=url, verify=context, timeout=_SECONDS)
+        self._headers = {"authorization": f"Bearer {token}"}
+        self._path, self._patience, self._sleep = f"/v1/run/{run}", patience, sleep
+
+    def status(self) -> str:
+        """How the run is: running, paused, done, stopped or ended. Raises as ``post`` does."""
+        return str(self._call("GET", self._path, None)["status"])
+
+    def post(self, call: str, body: bytes) -> Any:
+        """The parsed reply.
+
+        Raises:
+            NetworkError: no answer for longer than the patience. TrustError: the token is refused,
+            expired for instance. RefusedError: the run goes on elsewhere, or is over.
+        """
+        return self._call("POST", f"{self._path}/{call}", body)
+
+    def open(self, job: str) -> Any:
+        """What a job works with, by its launch token. Raises as ``post`` does."""
+        return self._call("POST", f"/v1/job/{job}/open", b"")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _call(self, method: str, path: str, body: bytes | None) -> Any:
+        response = self._answer(method, path, body)
+        if response.status_code == 401:
+            raise TrustError(
+                "the coordinator does not accept this job's token: it has expired, or the "
+                "coordinator has another key",
+                hint="the coordinator begins another job by itself",
+            )
+        document = response.json()
+        if response.status_code == 403:
+            said = document.get("error")
+            raise TrustError(f"the coordinator refuses this job's token: {said}")
+        if response.status_code != 200:
+            raise RefusedError(f"the coordinator: {document.get('error')}")
+        return document
+
+    def _answer(self, method: str, path: str, body: bytes | None) -> httpx.Response:
+        end = time.monotonic() + self._patience
+        cause: httpx.TransportError | None
+        while True:
+            try:
+                response = self._http.request(method, path, content=body, headers=self._headers)
+            except httpx.TransportError as error:
+                why, cause = "has not answered", error
+            else:
+                if response.status_code < 500:
+                    return response
+                why, cause = f"has answered {response.status_code}", None
+            if time.monotonic() > end:
+                raise NetworkError(
+                    f"the coordinator at {self._http.base_url} {why} for {self._patience:g} seconds"
+                ) from cause
+            self._sleep(_PAUSE)

@@ -1,0 +1,196 @@
+"""What an aggregator elsewhere and the coordinator say to each other about one run.
+
+take    the aggregator begins: it gets the study, the last saved state's place, and a number;
+        whoever took the run before is refused from now on
+tell    what happened: events, heads, the place of a new saved state, the end
+look    the reply to both: who is connected, the highest heads, whether to stop
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator
+
+from flo.documents.document import Document
+from flo.keys.claims import LARGEST_COUNT, Digest, LedgerHead
+from flo.study.document import MAX_STUDY_BYTES, Identifier
+
+MAX_RUN_REPORT_BYTES = 8 << 20
+_Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+_Node = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,20}$")]  # 64 bits: no JSON number
+_Text = Annotated[str, StringConstraints(max_length=500)]
+_Hospitals = Annotated[tuple[Identifier, ...], Field(max_length=1000)]
+_Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+
+
+class Saved(Document):
+    """Where a sealed state is kept: ``number`` grows, ``digest`` is of what is kept there."""
+
+    number: _Count
+    digest: Digest
+    phase: _Name
+    round: _Count
+
+
+class _Online(Document):
+    hospitals: _Hospitals
+
+
+class _Round(Document):
+    phase: _Name
+    round: _Count
+    cohort: _Hospitals
+    seconds: Annotated[float, Field(ge=0)]
+
+
+class _AttemptFailed(Document):
+    phase: _Name
+    round: _Count
+    attempt: _Count
+    cohort: _Hospitals
+    missing: _Hospitals
+    why: _Text
+
+
+class _OfAHospital(Document):
+    hospital: Identifier
+    why: _Text | None = None
+    code: _Name | None = None
+
+
+class _TooFew(Document):
+    there: _Hospitals
+    floor: _Count
+
+
+class _Failed(Document):
+    why: _Text
+
+
+class _Paused(Document):
+    round: _Count
+    phase: _Name
+
+
+class _Quality(Document):
+    auc: float
+    low: float
+    high: float
+    level: float
+    noise_share: float
+    bias: float = 0.0
+
+
+class _Column(Document):
+    column: _Text
+    cells: Annotated[tuple[_Text, ...], Field(max_length=1000)]
+    patients: Annotated[tuple[float, ...], Field(max_length=1000)]
+    half_width: float
+
+
+class RunResult(Document):
+    """What a run came to; of a survey the counts, else a model by its name."""
+
+    rounds: _Count
+    epsilon: Annotated[float, Field(gt=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    estimate: _Quality | None = None
+    subgroups: Annotated[dict[_Text, _Quality], Field(max_length=1000)] | None = None
+    survey: (
+        Annotated[
+            dict[_Text, Annotated[tuple[_Column, ...], Field(max_length=1000)]],
+            Field(max_length=1000),
+        ]
+        | None
+    ) = None
+    model: _Text | None = None
+    model_digest: Digest | None = None
+
+
+_FACTS: dict[str, type[Document]] = {
+    "online": _Online,
+    "round": _Round,
+    "attempt-failed": _AttemptFailed,
+    "bad-reply": _OfAHospital,
+    "refused": _OfAHospital,
+    "excluded": _OfAHospital,
+    "too-few": _TooFew,
+    "failed": _Failed,
+    "paused": _Paused,
+    "done": RunResult,
+    "stopped": RunResult,
+    "ended": RunResult,
+}
+
+
+class RunEvent(Document):
+    """Of a kind that a run has, with that kind's facts.
+
+    All else in the audit log is the coordinator's own.
+    """
+
+    kind: Literal[
+        "online",
+        "round",
+        "attempt-failed",
+        "bad-reply",
+        "refused",
+        "excluded",
+        "too-few",
+        "failed",
+        "paused",
+        "done",
+        "stopped",
+        "ended",
+    ]
+    facts: dict[str, Any]
+
+    @field_validator("facts")
+    @classmethod
+    def _of_its_kind(cls, facts: dict[str, Any], given: ValidationInfo) -> dict[str, Any]:
+        """As they were understood, not as they came: a number that came as text is a number."""
+        kind = given.data.get("kind")
+        if kind is None:
+            raise ValueError("of no known kind")
+        checked = _FACTS[kind].model_validate(facts)
+        return checked.model_dump(mode="json", exclude_unset=True)
+
+
+class RunEnd(Document):
+    """How the run went out of the aggregator's hands; paused: it can go on later."""
+
+    status: Literal["done", "stopped", "ended", "paused"]
+    result: RunResult | None = None
+
+
+class RunReport(Document):
+    """``launch``: the number that ``take`` gave."""
+
+    launch: _Count
+    events: Annotated[tuple[RunEvent, ...], Field(max_length=1000)] = ()
+    heads: Annotated[dict[Identifier, LedgerHead], Field(max_length=1000)]
+    saved: Saved | None = None
+    end: RunEnd | None = None
+
+
+class RunStatus(Document):
+    """What the coordinator sees of the run at this moment.
+
+    ``nodes``: hospital -> Flower's node id, in decimals. ``connections``: how often each agent has
+    connected. ``heads``: the highest seen of each. ``stop``: whether it is to end after this round.
+    """
+
+    nodes: dict[Identifier, _Node]
+    connections: dict[Identifier, _Count]
+    heads: dict[Identifier, LedgerHead]
+    stop: bool
+
+
+class ClaimedRun(Document):
+    """The answer to ``take``: the study as canonical text, this launch's number, where to go on."""
+
+    study: Annotated[str, StringConstraints(max_length=MAX_STUDY_BYTES)]
+    launch: _Count
+    saved: Saved | None
+    look: RunStatus

@@ -1,0 +1,244 @@
+"""What becomes of runs: started when all have approved, relaunched, resumed, ended, published.
+
+| a run is | because | until |
+|---|---|---|
+| running | every hospital approved, or it was resumed | its ServerApp says how it ended |
+| paused | too few hospitals were there, or its ServerApp kept failing | enough are connected |
+| done, stopped, ended | it is over | for good; its hospitals settle |
+
+A ServerApp that died is launched again, from the saved state. A paused run costs nothing and keeps
+its hospitals' reservations: it is resumed by itself, at once and then at growing intervals, and
+ended when an operator stops it, the study expires, or too few hospitals still approve.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flo.errors import FloError, NetworkError, RefusedError
+from flo.server.flower.superlink import APP_HERE, SuperLink
+from flo.server.home.coordinator_home import CoordinatorHome
+from flo.server.runs.jobs import Jobs
+from flo.server.store.run_tables import RunRecord, new_run_id
+from flo.server.store.store import Offer, Store
+from flo.server.studies.publish import is_due, published, write_card
+from flo.study.document import Study
+
+log = logging.getLogger("flo.server")
+
+_MAX_RELAUNCHES = 5
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 300.0
+_LAUNCH_SECONDS = 20.0  # SuperExec asks ten times a second
+_WENT_ON_SECONDS = 60.0  # a run that was under way as long is resumed at once again
+
+
+@dataclass
+class _Running:
+    run: str
+    flower_run: int
+    launches: int = 1
+    began: float = field(default_factory=time.monotonic)
+    gone: bool = False  # its ServerApp is known to have ended
+
+
+@dataclass
+class _Waiting:
+    """When a paused run is looked at next; ``resumed``: when it last went on."""
+
+    wait: float = _FIRST_WAIT
+    due: float = 0.0
+    resumed: float = 0.0
+
+
+class Runs:
+    """The coordinator's runs. ``recover`` once, then ``watch`` again and again, in a thread."""
+
+    def __init__(
+        self, home: CoordinatorHome, store: Store, superlink: SuperLink, jobs: Jobs
+    ) -> None:
+        self._home, self._store, self._superlink, self._jobs = home, store, superlink, jobs
+        self._chain = home.chain_path.read_bytes()
+        self._running: dict[str, _Running] = {}
+        self._waiting: dict[str, _Waiting] = {}
+        self.uncarded: set[str] = set()  # studies that ended with a model and have no card yet
+
+    def recover(self) -> None:
+        """After a start: what was running goes on."""
+        for record in self._store.runs():
+            if record.status == "running":
+                self._store.add_event(record.study, "resumed", run=record.id)
+                continue
+            self._store.set_status(record.study, record.status)  # it may have ended meanwhile
+            if record.status != "paused":
+                self.uncarded.add(record.study)
+        self._launch_running()
+
+    def watch(self) -> None:
+        """Start what may start, relaunch what died, resume what waits, notice what ended."""
+        self._start_approved()
+        self._launch_running()
+        self._look_after_running()
+        self._look_after_paused()
+        self.sign_cards()
+
+    def lose_serverapps(self) -> None:
+        """All ServerApps here ended with the process that had launched them: ``watch`` launches
+        them again. Flower would find out by itself after a minute of missing heartbeats."""
+        for study, running in self._running.items():
+            running.gone = self._is_here(study)
+
+    def wait_in_vain(self) -> bool:
+        """Whether a run here was launched 20 s ago and nothing has begun to carry it out."""
+        before = time.monotonic() - _LAUNCH_SECONDS
+        return any(
+            running.began < before
+            and self._is_here(study)
+            and self._superlink.is_waiting(running.flower_run)
+            for study, running in self._running.items()
+        )
+
+    def _is_here(self, study: str) -> bool:
+        offer = self._store.offer(study)
+        return offer is not None and offer.place == "here"
+
+    def _start_approved(self) -> None:
+        for offer in self._store.offers():
+            wanted = {hospital.id for hospital in offer.study.hospitals}
+            if offer.status == "offered" and wanted <= set(
+                self._store.approvals(offer.study.digest)
+            ):
+                run = new_run_id()
+                if self._store.start_run(run, offer.study.digest):
+                    self._store.add_event(offer.study.digest, "started", run=run)
+
+    def _launch_running(self) -> None:
+        for record in self._store.runs():
+            if record.status == "running" and record.study not in self._running:
+                self._launch(record.id, record.study)
+
+    def _launch(self, run: str, study: str) -> None:
+        before, offer = self._running.get(study), self._store.offer(study)
+        launches = before.launches + 1 if before else 1
+        elsewhere = offer is not None and offer.place != "here"
+        try:
+            app = self._jobs.app if elsewhere else APP_HERE
+            flower_run = self._superlink.start_run(self._home.private_url, self._chain, run, app)
+            self._running[study] = _Running(run, flower_run, launches)
+            if elsewhere:
+                self._jobs.carry_out(run, study, flower_run)
+        except FloError as error:
+            log.exception("run could not be started")
+            if elsewhere:
+                self._give_up(run, study, f"no job could be begun: {error}")
+
+    def _look_after_running(self) -> None:
+        for study, running in list(self._running.items()):
+            record = self._store.run(running.run)
+            if record is None or record.status != "running":
+                if record is not None:
+                    self._store.set_status(study, record.status)
+                    if record.status != "paused":
+                        self.uncarded.add(study)
+                self._jobs.forget(running.run)
+                del self._running[study]
+                continue
+            over = self._jobs.why_over(running.run)
+            if over is not None:
+                self._store.add_event(study, "job-over", run=running.run, why=over)
+            gone = running.gone or self._superlink.has_finished(running.flower_run)
+            if over is not None or gone:
+                if running.launches >= _MAX_RELAUNCHES:
+                    self._give_up(running.run, study, over or "the ServerApp kept failing")
+                    continue
+                self._store.add_event(study, "relaunched", run=running.run)
+                self._launch(running.run, study)
+
+    def _give_up(self, run: str, study: str, why: str) -> None:
+        """Try again later; or end it here and now, if it is to end."""
+        launch, over = self._store.take_run(run), self._store.stop_requested(run)
+        try:
+            if over:
+                self._store.end_run(run, launch, "ended", {"why": why})
+            else:
+                self._store.pause_run(run, launch)
+        except RefusedError:  # a process of it has just taken it: it goes on after all
+            return
+        self._store.add_event(study, "ended" if over else "paused", why=why)
+
+    def _look_after_paused(self) -> None:
+        now = time.monotonic()
+        for record in self._store.runs():
+            if record.status != "paused" or record.study in self._running:
+                continue
+            offer = self._store.offer(record.study)
+            waiting = self._waiting.setdefault(record.study, _Waiting())
+            if offer is None or now < waiting.due:
+                continue
+            why = self._over(offer.study)
+            if why and self._store.request_stop(record.study):
+                self._store.add_event(record.study, "stop-requested", by="the coordinator", why=why)
+            if self._store.stop_requested(record.id) or self._enough_are_online(offer.study):
+                self._resume(record, waiting)
+            else:
+                waiting.due = now + _FIRST_WAIT
+
+    def _over(self, study: Study) -> str | None:
+        """Why a paused run will never go on; None if it may."""
+        if study.has_expired(datetime.now(UTC).date()):
+            return f"the study expired on {study.expires}"
+        approving = len(self._store.approvals(study.digest))
+        if approving < study.cohort_floor:
+            return f"{approving} hospitals approve it, {study.cohort_floor} are needed"
+        return None
+
+    def _enough_are_online(self, study: Study) -> bool:
+        nodes = self._store.nodes()
+        there = [h for h in study.hospitals if h.id in nodes]
+        return sum(self._superlink.is_online(nodes[h.id]) for h in there) >= study.cohort_floor
+
+    def _resume(self, record: RunRecord, waiting: _Waiting) -> None:
+        now = time.monotonic()
+        if waiting.resumed and now - waiting.resumed > _WENT_ON_SECONDS + waiting.wait:
+            waiting.wait = _FIRST_WAIT
+        waiting.resumed, waiting.due = now, now + waiting.wait
+        waiting.wait = min(2 * waiting.wait, _LONGEST_WAIT)
+        self._store.resume_run(record.id)
+        self._store.add_event(record.study, "resumed", run=record.id)
+
+    def sign_cards(self) -> None:
+        """The cards of models whose hospitals have sent their extracts, or were waited for."""
+        for study in list(self.uncarded):
+            record, offer = self._store.last_run(study), self._store.offer(study)
+            result = (record.result or {}) if record else {}
+            if record is None or offer is None or "model" not in result:
+                self.uncarded.discard(study)
+                continue
+            if published(self._store, study):
+                self.uncarded.discard(study)
+                continue
+            self._sign_card(record, offer, result)
+
+    def _sign_card(self, record: RunRecord, offer: Offer, result: dict[str, object]) -> None:
+        study = offer.study.digest
+        extracts = self._store.extracts(study)
+        try:
+            if offer.place != "here":
+                self._jobs.fetch_model(offer, record.id)
+            if not is_due(offer.study, extracts, Path(str(result["model"]))):
+                return
+            heads = self._store.study_heads(study)
+            card = write_card(self._home, offer, record.id, result, extracts, heads)
+        except NetworkError:
+            log.exception("the model could not be fetched; it is tried again")
+            return
+        except Exception as error:  # of whatever kind: one study must not end the others
+            log.exception("the model card could not be signed")
+            why = str(error) if isinstance(error, FloError) else type(error).__name__
+            self._store.add_event(study, "no-card", why=why)
+        else:
+            self._store.add_event(study, "published", card=str(card))
+        self.uncarded.discard(study)

@@ -1,0 +1,60 @@
+"""Studies that are written and not signed yet, as they were typed."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from flo.errors import StudyError
+from flo.server.store.tables import Tables, now
+
+_MOST = 100
+
+
+@dataclass(frozen=True)
+class SavedDraft:
+    """``document``: TOML. ``person``: who saved it last."""
+
+    id: str
+    document: str
+    person: str
+    time: str
+
+
+class DraftTables(Tables):
+    """The table of drafts; at most so many are kept, and nothing about them is checked."""
+
+    def save_draft(self, document: str, person: str, draft: str | None = None) -> str:
+        """Keep a draft, or what became of it. Returns its id. Raises StudyError: too many."""
+        name = draft or secrets.token_hex(8)
+        with self._transaction():
+            (others,) = self._db.execute(
+                "SELECT count(*) FROM drafts WHERE id != ?", (name,)
+            ).fetchone()
+            if others >= _MOST:
+                raise StudyError(
+                    f"{_MOST} drafts are kept already", hint="discard some that nobody needs"
+                )
+            row = (name, document, person, now())
+            self._db.execute("INSERT OR REPLACE INTO drafts VALUES (?, ?, ?, ?)", row)
+        return name
+
+    def drafts(self) -> list[SavedDraft]:
+        """All drafts, the one that was saved last at the end."""
+        return [_draft(row) for row in self._all("SELECT * FROM drafts ORDER BY time")]
+
+    def draft(self, draft: str) -> SavedDraft:
+        """Raises StudyError if it is no longer there."""
+        row = self._one("SELECT * FROM drafts WHERE id = ?", draft)
+        if row is None:
+            raise StudyError("this draft is no longer there: it was signed or discarded")
+        return _draft(row)
+
+    def discard_draft(self, draft: str) -> None:
+        """Remove a draft; nothing happens if it is not there."""
+        self._write("DELETE FROM drafts WHERE id = ?", draft)
+
+
+def _draft(row: tuple[Any, ...]) -> SavedDraft:
+    return SavedDraft(row[0], row[1], row[2], row[3])

@@ -1,0 +1,149 @@
+"""What is kept of hospitals: invitations, enrolment, certificates, connections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flo.errors import TrustError
+from flo.server.store.tables import Tables, now
+
+_SELECT_MEMBER = (
+    "SELECT id, public, fingerprint, serial, revoked, node, earlier, coalesce(certified, '')"
+    " FROM hospitals"
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """An enrolled hospital. ``earlier``: serial of the certificate before a renewal, until the new
+    one is shown. ``certified``: when the present one was issued; "" before it is kept."""
+
+    id: str
+    public: bytes
+    fingerprint: str
+    serial: str
+    revoked: bool
+    node: int | None
+    earlier: str | None = None
+    certified: str = ""
+
+
+class MemberTables(Tables):
+    """The tables of invitations and hospitals."""
+
+    def add_invitation(self, serial: str, hospital: str) -> None:
+        """Keep an invitation, by its certificate's serial number; it is good once."""
+        self._write("INSERT INTO invitations (serial, hospital) VALUES (?, ?)", serial, hospital)
+
+    def invited(self, serial: str, hospital: str) -> bool:
+        """Whether this invitation is still good for this hospital."""
+        found = self._one(
+            "SELECT used FROM invitations WHERE serial = ? AND hospital = ?", serial, hospital
+        )
+        return found is not None and not found[0]
+
+    def enrol(self, invitation: str, member: Member) -> bool:
+        """Use up the invitation and keep the hospital, in one step. False if it was used.
+
+        All other invitations of the hospital end with it.
+
+        Raises:
+            TrustError: the key is enrolled for another hospital.
+        """
+        with self._transaction():
+            if self._db.execute(
+                "SELECT 1 FROM hospitals WHERE fingerprint = ? AND id != ?",
+                (member.fingerprint, member.id),
+            ).fetchone():
+                raise TrustError("this key is enrolled for another hospital")
+            used = self._db.execute(
+                "UPDATE invitations SET used = 1 WHERE serial = ? AND hospital = ? AND used = 0",
+                (invitation, member.id),
+            )
+            if used.rowcount != 1:
+                return False
+            self._end_invitations(member.id)
+            self._db.execute(
+                "INSERT INTO hospitals (id, public, fingerprint, serial, enrolled, certified)"
+                " VALUES (?1, ?2, ?3, ?4, ?5, ?5) ON CONFLICT (id) DO"
+                " UPDATE SET public = excluded.public, fingerprint = excluded.fingerprint,"
+                " serial = excluded.serial, revoked = 0, node = NULL, enrolled = excluded.enrolled,"
+                " certified = excluded.certified, earlier = NULL",
+                (member.id, member.public, member.fingerprint, member.serial, now()),
+            )
+            self._db.execute(  # of an earlier key
+                "DELETE FROM heads WHERE hospital = ? AND public != ?",
+                (member.id, member.public.hex()),
+            )
+        return True
+
+    def renew(self, hospital: str, serial: str) -> None:
+        """A new certificate for the enrolled key; the earlier one is good until it is shown."""
+        self._write(
+            "UPDATE hospitals SET earlier = coalesce(earlier, serial), serial = ?, certified = ?"
+            " WHERE id = ?",
+            serial,
+            now(),
+            hospital,
+        )
+
+    def drop_earlier(self, hospital: str) -> None:
+        """The renewed certificate was shown: the one before it opens nothing any more."""
+        self._write("UPDATE hospitals SET earlier = NULL WHERE id = ?", hospital)
+
+    def members(self) -> list[Member]:
+        """All hospitals by id, the revoked ones too."""
+        rows = self._all(_SELECT_MEMBER + " ORDER BY id")
+        return [_member(row) for row in rows]
+
+    def keys(self) -> dict[str, str]:
+        """Fingerprint of each hospital that is enrolled and was not revoked."""
+        return {one.id: one.fingerprint for one in self.members() if not one.revoked}
+
+    def member(self, hospital: str) -> Member | None:
+        """The hospital of this id, revoked or not; None if it is not enrolled."""
+        row = self._one(_SELECT_MEMBER + " WHERE id = ?", hospital)
+        return _member(row) if row else None
+
+    def revoke(self, hospital: str) -> bool:
+        """Refuse this hospital from its next request on. False if it is not enrolled.
+
+        What it was invited with before opens nothing either; only a new invitation does.
+        """
+        with self._transaction():
+            self._end_invitations(hospital)
+            changed = self._db.execute("UPDATE hospitals SET revoked = 1 WHERE id = ?", (hospital,))
+            return changed.rowcount == 1
+
+    def end_all_invitations(self) -> None:
+        """No invitation that is out opens anything any more."""
+        self._write("UPDATE invitations SET used = 1")
+
+    def _end_invitations(self, hospital: str) -> None:
+        self._db.execute("UPDATE invitations SET used = 1 WHERE hospital = ?", (hospital,))
+
+    def set_node(self, public: bytes, node: int) -> None:
+        """Keep Flower's node id of this key, if a hospital is enrolled with it (still)."""
+        # Flower's node ids are unsigned 64-bit numbers; SQLite's integers are signed.
+        self._write("UPDATE hospitals SET node = ? WHERE public = ?", node - (1 << 63), public)
+
+    def nodes(self) -> dict[str, int]:
+        """Hospital id -> Flower's node id of this start, for hospitals that are not revoked."""
+        return {
+            member.id: member.node + (1 << 63)
+            for member in self.members()
+            if member.node is not None and not member.revoked
+        }
+
+    def add_connection(self, hospital: str) -> None:
+        """Take note that this hospital's agent connected."""
+        self._write("UPDATE hospitals SET connections = connections + 1 WHERE id = ?", hospital)
+
+    def connections(self) -> dict[str, int]:
+        """Hospital id -> how often its agent has connected."""
+        return dict(self._all("SELECT id, connections FROM hospitals"))
+
+
+def _member(row: tuple[Any, ...]) -> Member:
+    return Member(row[0], row[1], row[2], row[3], bool(row[4]), row[5], row[6], row[7])

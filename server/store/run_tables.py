@@ -1,0 +1,189 @@
+"""What is kept of runs: how far they are, their saved states, who may write them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from flo.documents import canonical
+from flo.errors import RefusedError
+from flo.server.store.tables import Tables, now
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as it is kept: running, paused, done, stopped or ended.
+
+    ``study``: its digest. ``state``: sealed; None if none was saved yet, or asked for.
+    """
+
+    id: str
+    study: str
+    status: str
+    state: bytes | None
+    result: dict[str, Any] | None
+
+
+class RunTables(Tables):
+    """The tables of runs and their jobs; whatever an earlier launch writes is refused."""
+
+    def start_run(self, run: str, study: str) -> bool:
+        """Turn an offered study into a running one with this run, or neither. False if it ran."""
+        with self._transaction():
+            changed = self._db.execute(
+                "UPDATE studies SET status = 'running' WHERE digest = ? AND status = 'offered'",
+                (study,),
+            )
+            if changed.rowcount != 1:
+                return False
+            self._db.execute(
+                "INSERT INTO runs (id, study, status, started) VALUES (?, ?, 'running', ?)",
+                (run, study, now()),
+            )
+        return True
+
+    def runs(self) -> list[RunRecord]:
+        """All runs, the oldest first, without their states, which may be large."""
+        rows = self._all("SELECT id, study, status, NULL, result FROM runs ORDER BY started")
+        return [_run(row) for row in rows]
+
+    def run(self, run: str) -> RunRecord | None:
+        """The run with its sealed state; None if there is none of this id."""
+        row = self._one("SELECT id, study, status, state, result FROM runs WHERE id = ?", run)
+        return _run(row) if row else None
+
+    def last_run(self, study: str) -> RunRecord | None:
+        """The latest run of a study, without its state, which may be large."""
+        return next((record for record in reversed(self.runs()) if record.study == study), None)
+
+    def take_run(self, run: str) -> int:
+        """The number of this launch of a run; whoever holds an earlier one writes no more.
+
+        A process of an earlier launch may outlive the coordinator that started it.
+        """
+        with self._transaction():
+            self._db.execute("UPDATE runs SET launch = launch + 1 WHERE id = ?", (run,))
+            (launch,) = self._db.execute("SELECT launch FROM runs WHERE id = ?", (run,)).fetchone()
+        return int(launch)
+
+    def refuse_earlier(self, run: str, launch: int) -> None:
+        """Raises RefusedError unless this launch is the latest of a run that is under way."""
+        self._write_as(run, launch, "launch = launch")
+
+    def save_state(self, run: str, launch: int, state: bytes) -> None:
+        """Raises RefusedError if the run goes on elsewhere."""
+        self._write_as(run, launch, "state = ?", state)
+
+    def pause_run(self, run: str, launch: int) -> None:
+        """It can go on later, from its saved state. Raises RefusedError like ``save_state``."""
+        self._write_as(run, launch, "status = 'paused'")
+
+    def end_run(self, run: str, launch: int, status: str, result: dict[str, Any]) -> None:
+        """It is over. Raises RefusedError like ``save_state``."""
+        text = canonical.encode(result).decode()
+        self._write_as(run, launch, "status = ?, result = ?", status, text)
+
+    def _write_as(self, run: str, launch: int, what: str, *values: Any) -> None:
+        with self._transaction():
+            changed = self._db.execute(
+                f"UPDATE runs SET {what} WHERE id = ? AND launch = ? AND status = 'running'",  # noqa: S608
+                (*values, run, launch),
+            )
+            if changed.rowcount != 1:
+                raise RefusedError(f"run {run} is over here, or goes on elsewhere")
+
+    def resume_run(self, run: str) -> None:
+        """A paused run and its study go on."""
+        with self._transaction():
+            self._db.execute("UPDATE runs SET status = 'running' WHERE id = ?", (run,))
+            self._db.execute(
+                "UPDATE studies SET status = 'running' WHERE digest ="
+                " (SELECT study FROM runs WHERE id = ?)",
+                (run,),
+            )
+
+    def add_job(self, run: str) -> str:
+        """The name of a new job that carries out this run elsewhere."""
+        with self._transaction():
+            (before,) = self._db.execute(
+                "SELECT count(*) FROM jobs WHERE run = ?", (run,)
+            ).fetchone()
+            name = f"flo-{run}-{before + 1}"
+            self._db.execute(
+                "INSERT INTO jobs (name, run, number, created) VALUES (?, ?, ?, ?)",
+                (name, run, before + 1, now()),
+            )
+        return name
+
+    def open_job(self, job: str) -> tuple[str, str]:
+        """Its run and study. Raises RefusedError at the second call, or for what is no job."""
+        with self._transaction():
+            changed = self._db.execute(
+                "UPDATE jobs SET opened = 1 WHERE name = ? AND opened = 0", (job,)
+            )
+            if changed.rowcount != 1:
+                raise RefusedError("this job was opened already, or there is none")
+            run, study = self._db.execute(
+                "SELECT runs.id, runs.study FROM jobs JOIN runs ON runs.id = jobs.run"
+                " WHERE jobs.name = ?",
+                (job,),
+            ).fetchone()
+        return str(run), str(study)
+
+    def last_job(self, run: str) -> str | None:
+        """The name of the run's latest job; None if it never had one."""
+        row = self._one("SELECT name FROM jobs WHERE run = ? ORDER BY number DESC LIMIT 1", run)
+        return str(row[0]) if row else None
+
+    def salt(self, study: str) -> bytes:
+        """What this study's key is made with, chosen at the first call.
+
+        Raises:
+            RefusedError: it was shredded.
+        """
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR IGNORE INTO salts VALUES (?, ?)", (study, secrets.token_bytes(32))
+            )
+            (salt,) = self._db.execute(
+                "SELECT salt FROM salts WHERE study = ?", (study,)
+            ).fetchone()
+        if salt is None:
+            raise RefusedError(f"study {study[:12]} was shredded: what was kept opens no more")
+        return bytes(salt)
+
+    def erase_salt(self, study: str) -> None:
+        """For good: overwritten in the file, and in its write-ahead log."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO salts VALUES (?, NULL) ON CONFLICT (study) DO UPDATE SET salt = NULL",
+                (study,),
+            )
+            self._db.execute("UPDATE runs SET state = NULL WHERE study = ?", (study,))
+        self._one("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def request_stop(self, study: str) -> bool:
+        """False if no run of the study is under way."""
+        with self._transaction():
+            changed = self._db.execute(
+                "UPDATE runs SET stop = 1 WHERE study = ? AND status IN ('running', 'paused')",
+                (study,),
+            )
+            return changed.rowcount > 0
+
+    def stop_requested(self, run: str) -> bool:
+        """Whether somebody asked for its end; False for a run that is not known."""
+        found = self._one("SELECT stop FROM runs WHERE id = ?", run)
+        return bool(found and found[0])
+
+
+def _run(row: tuple[Any, ...]) -> RunRecord:
+    return RunRecord(row[0], row[1], row[2], row[3], json.loads(row[4]) if row[4] else None)
+
+
+def new_run_id() -> str:
+    """FLO's own run id, durable over Flower relaunches: time in milliseconds and a random part."""
+    return f"run-{time.time_ns() // 1_000_000:x}-{secrets.token_hex(3)}"

@@ -1,0 +1,1 @@
+"""A study's life: validated, offered, followed, published, erased."""

@@ -1,0 +1,166 @@
+"""What became of a study so far, from its events in their order: rules, without IO.
+
+The console and ``flo study watch`` show the same story. Nothing in it is known of patients: who
+approved, who took part, which round, how long it took, and what ε the schedule has spent by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flo.privacy.accounting.accounting import epsilon_of
+from flo.privacy.accounting.plan import Plan
+from flo.study.document import Study
+
+_DECLINED = {"refuse": "refused by its steward", "withdraw": "withdrawn by its steward"}
+_PAID = ("training", "survey")  # the first part of a study, whose ε is shown round by round
+
+
+@dataclass
+class HospitalProgress:
+    """One hospital's part. ``releases``: its releases in the first part of the study."""
+
+    status: str = "asked to approve"
+    releases: int = 0
+
+
+@dataclass(frozen=True)
+class Round:
+    """``retries``: attempts that were thrown away before it."""
+
+    phase: str
+    number: int
+    cohort: tuple[str, ...]
+    seconds: float
+    time: str
+    retries: int
+
+
+@dataclass
+class StudyProgress:
+    """Fed with ``apply``; ``last``: number of the latest event."""
+
+    study: Study
+    hospitals: dict[str, HospitalProgress] = field(default_factory=dict)
+    rounds: list[Round] = field(default_factory=list)
+    now: str = "approvals"
+    retries: int = 0
+    approved: set[str] = field(default_factory=set)
+    times: dict[str, str] = field(default_factory=dict)  # of the latest of each kind
+    last: int = 0
+    card_published: bool = False
+    last_failure: str = ""  # what the last attempt lacked, if nothing came after it
+    _failed: int = 0
+
+    def __post_init__(self) -> None:
+        self.hospitals = {hospital.id: HospitalProgress() for hospital in self.study.hospitals}
+        self.purpose, self._part = next(iter(Plan.of(self.study).purposes.items()))
+
+    @property
+    def refused(self) -> int:
+        """Hospitals whose steward said no, or no longer."""
+        return sum(seat.status in _DECLINED.values() for seat in self.hospitals.values())
+
+    @property
+    def planned(self) -> int:
+        """Rounds of the first part."""
+        return self._part.planned
+
+    @property
+    def done(self) -> int:
+        """Rounds of the first part that are over."""
+        return sum(1 for one in self.rounds if one.phase in _PAID)
+
+    @property
+    def budget(self) -> float:
+        """ε of the first part, as the study states it."""
+        chosen = self.study.survey if self.purpose == "survey" else self.study.mechanism
+        return chosen.epsilon if chosen else 0.0
+
+    def spent(self, hospital: str) -> float:
+        """ε that this hospital has spent on the first part at most, by the study's schedule."""
+        return self.spent_after(self.hospitals[hospital].releases)
+
+    def spent_after(self, releases: int) -> float:
+        """ε at the study's δ of so many releases of its first part, by RDP."""
+        return epsilon_of(self._part.mechanism, releases, self._part.delta)
+
+    @property
+    def doing(self) -> str:
+        """What is under way, in words."""
+        if self.now != "rounds":
+            return self.now
+        if self.done < self.planned:
+            return f"{self.purpose}, round {self.done + 1} of {self.planned}"
+        return "evaluation" if self.rounds[-1].phase in _PAID else "being published"
+
+    def apply(self, event: Mapping[str, Any]) -> None:
+        """An event as ``flo.server.store`` lists it: number, time, kind, facts."""
+        kind, facts = event["kind"], event["facts"]
+        self.last = event["number"]
+        self.times[kind] = event["time"]
+        match kind:
+            case "approved":
+                self._say("approved", facts["hospital"])
+                self.approved.add(facts["hospital"])
+            case "declined":
+                self._say(_DECLINED[facts["decision"]], facts["hospital"])
+                self.approved.discard(facts["hospital"])
+            case "started" | "resumed":
+                self.now = "waiting for sites"
+            case "paused":
+                self.now = f"paused: {facts.get('why', 'too few sites are there')}"
+            case "job-begun":
+                self.now = f"job {facts['job']} is starting"
+            case "job-over" | "failed":
+                self.now = f"another job follows: {facts['why']}"
+            case "online":
+                self.now = "rounds"
+                self._say("online", *facts["hospitals"])
+            case "round":
+                self._round(facts, event["time"])
+            case "attempt-failed":
+                self._attempt_failed(facts)
+            case "excluded":
+                self._say("excluded", facts["hospital"])
+            case "refused":
+                self._say(f"refused: {facts['code']}", facts["hospital"])
+            case "extract":
+                self._say("ledger settled", facts["hospital"])
+            case "published" | "no-card":
+                self.card_published = True
+
+    def _say(self, word: str, *hospitals: str) -> None:
+        for hospital in hospitals:
+            if hospital in self.hospitals:  # a job elsewhere may name others
+                self.hospitals[hospital].status = word
+
+    def _count(self, cohort: Sequence[str]) -> None:
+        for hospital in cohort:
+            if hospital in self.hospitals:
+                self.hospitals[hospital].releases += 1
+
+    def _round(self, facts: Mapping[str, Any], time: str) -> None:
+        phase, cohort = facts["phase"], facts["cohort"]
+        self.rounds.append(
+            Round(
+                phase, facts["round"], tuple(cohort), facts["seconds"], time, retries=self._failed
+            )
+        )
+        self._failed, self.now, self.last_failure = 0, "rounds", ""
+        words = {"training": f"round {facts['round']}", "survey": "counted"}
+        self._say(words.get(phase, "evaluated"), *cohort)
+        if phase in _PAID:
+            self._count(cohort)
+
+    def _attempt_failed(self, facts: Mapping[str, Any]) -> None:
+        """Thrown away; with distributed noise whoever answered, in time or not, paid for it."""
+        self.retries += 1
+        self._failed += 1
+        missing = ", ".join(facts["missing"]) or "nobody"
+        self.last_failure = f"round {facts['round']}: {facts['why']} (missing: {missing})"
+        self._say(f"missing in round {facts['round']}", *facts["missing"])
+        if self.study.mechanism.noise == "distributed" and facts["phase"] in _PAID:
+            self._count(facts["cohort"])

@@ -1,0 +1,169 @@
+"""Publishing a model: tensors when the run ends, the signed card once the hospitals have reported.
+
+The card names the digest of a privacy report that is made here from the hospitals' own signed
+extracts. A hospital that does not send its extract in time is named in the card; the auditor can
+make the report anew when it comes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save as save_tensors
+
+from flo.documents import canonical
+from flo.errors import FloError, MessageError
+from flo.keys.claims import LedgerHead
+from flo.privacy.report.report import MAX_REPORT_BYTES, MOST_VALUES, build
+from flo.privacy.report.sheet import trust
+from flo.published.model_card import ModelCard, PublishedModel, paths_of
+from flo.server.home.coordinator_home import CoordinatorHome
+from flo.server.rounds.state import RunState
+from flo.server.store.store import Offer, Store
+from flo.storage.files import write_public
+from flo.study.document import Study
+from flo.study.features import input_names
+from flo.study.models import named
+
+log = logging.getLogger("flo.server.studies.publish")
+
+WAIT_SECONDS = 5.0  # for extracts of hospitals that are away
+_QUALITY = ("auc", "low", "high", "level")
+
+
+def tensors_path(home: CoordinatorHome, study: Study, run: str) -> Path:
+    """Where the model of a run lies in the coordinator's folder."""
+    return home.directory / "models" / tensors_name(study, run)
+
+
+def tensors_name(study: Study, run: str) -> str:
+    """The file's name: the study's and the run's, so no two runs share one."""
+    return f"{study.name}-{run}.safetensors"
+
+
+def write_tensors(home: CoordinatorHome, study: Study, run: str, state: RunState) -> Path:
+    """Write the model of a state, whole or not at all; the card follows later."""
+    path = tensors_path(home, study, run)
+    write_public(path, tensors_of(study, run, state))
+    return path
+
+
+def tensors_of(study: Study, run: str, state: RunState) -> bytes:
+    """The model as safetensors, with the study's digest and the input names in its header."""
+    facts = {
+        "schema_version": "2",
+        "study": study.digest,
+        "run": run,
+        "model": study.model.kind,
+        "inputs": "\n".join(input_names(study.data)),
+    }
+    return save_tensors(named(study, state.model), metadata=facts)
+
+
+def is_due(study: Study, extracts: dict[str, bytes], tensors: Path) -> bool:
+    """Whether the card can be signed: all extracts are there, or were waited for."""
+    waited = abs(time.time() - tensors.stat().st_mtime)  # the clock may have been put back
+    return len(extracts) == len(study.hospitals) or waited > WAIT_SECONDS
+
+
+def write_card(
+    home: CoordinatorHome,
+    offer: Offer,
+    run: str,
+    result: dict[str, Any],
+    extracts: dict[str, bytes],
+    heads: dict[str, LedgerHead],
+) -> Path:
+    """Make the report, sign the card that names it, and keep both beside the tensors."""
+    study, path = offer.study, Path(result["model"])
+    tensors, (card_path, _) = path.read_bytes(), paths_of(path)
+    report, extracts = _report(study, extracts, heads)
+    if report is not None:
+        write_public(card_path.with_name(card_path.name.replace(".card.", ".report.")), report)
+    identity = home.identity()
+    card = ModelCard(
+        study=study.canonical_bytes.decode(),
+        study_signature=offer.signature,
+        run=run,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        file=canonical.digest(tensors),
+        rounds=result["rounds"],
+        epsilon=result["epsilon"],
+        delta=result["delta"],
+        trust_model=trust(study),
+        evaluation=_quality(result["estimate"]),
+        subgroups={  # FLO 0.1 knew none
+            name: _quality(found) for name, found in result.get("subgroups", {}).items()
+        },
+        report=canonical.digest(report) if report is not None else None,
+        without_extract=tuple(sorted({h.id for h in study.hospitals} - set(extracts))),
+        coordinator=identity.public.hex(),
+    ).signed(identity)
+    PublishedModel.of(card, tensors, identity.fingerprint)
+    write_public(card_path, card.to_bytes())
+    return card_path
+
+
+def _report(
+    study: Study, extracts: dict[str, bytes], heads: dict[str, LedgerHead]
+) -> tuple[bytes | None, dict[str, bytes]]:
+    """The report of as many extracts as hold together and with the ``heads`` kept, and those.
+
+    A bad one is left out, and so is one that alone contradicts the others, if it is clear which.
+    """
+    sound = {h: document for h, document in extracts.items() if _built(study, [document], heads)}
+    report = _built(study, list(sound.values()), heads)
+    if report is not None:
+        return report, sound
+    without_one = [{h: d for h, d in sound.items() if h != out} for out in sound]
+    holding = [chosen for chosen in without_one if _built(study, list(chosen.values()), heads)]
+    if len(holding) != 1:
+        return None, {}
+    return _built(study, list(holding[0].values()), heads), holding[0]
+
+
+def _built(study: Study, documents: list[bytes], heads: dict[str, LedgerHead]) -> bytes | None:
+    """Their report, or None where they do not hold or are of another study."""
+    if not documents:
+        return None
+    try:
+        report = build(documents, heads)
+        facts = canonical.decode(report, limit=MAX_REPORT_BYTES, what="report", values=MOST_VALUES)[
+            "facts"
+        ]
+    except FloError as error:
+        log.warning("an extract does not hold", extra={"fields": {"why": str(error)}})
+        return None
+    except Exception:  # a hospital's document may be wrong in ways nobody thought of
+        log.exception("an extract does not hold")
+        return None
+    return report if facts["study"]["digest"] == study.digest else None
+
+
+def refuse_unsound(extract: bytes) -> None:
+    """Raises MessageError: an extract by which no report could be made, and why."""
+    try:
+        build([extract])
+    except FloError as error:
+        raise MessageError(f"this extract does not hold: {error}") from error
+    except Exception as error:  # a hospital's document may be wrong in ways nobody thought of
+        log.exception("an extract does not hold")
+        raise MessageError("this extract does not hold") from error
+
+
+def published(store: Store, study: str) -> tuple[Path, Path] | None:
+    """Card and tensors of a study's model, once both are there."""
+    record = store.last_run(study)
+    model = (record.result or {}).get("model") if record else None
+    if not model:
+        return None
+    card, tensors = paths_of(Path(model))
+    return (card, tensors) if card.is_file() and tensors.is_file() else None
+
+
+def _quality(estimate: dict[str, Any] | None) -> Any:
+    return None if estimate is None else {name: estimate[name] for name in _QUALITY}

@@ -1,0 +1,62 @@
+"""What has to hold of a study before it is signed and offered. Rules only.
+
+The signer, the console's page of a draft and ``flo study launch --dry-run`` all ask here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import date
+
+from flo.errors import StudyError
+from flo.study.document import UNDER_WAY, Study
+
+
+def with_fingerprints(study: Study, keys: Mapping[str, str]) -> Study:
+    """The study with the keys of its hospitals. ``keys``: id -> fingerprint of who is enrolled.
+
+    Raises:
+        StudyError: a hospital is not enrolled or was revoked, or has another key.
+    """
+    complete = study.with_fingerprints(dict(keys))
+    for hospital in complete.hospitals:
+        if hospital.id not in keys:
+            raise StudyError(
+                f"hospital {hospital.id!r} is not enrolled",
+                hint=f"flo coordinator invite {hospital.id}",
+            )
+        if keys[hospital.id] != hospital.fingerprint:
+            raise StudyError(
+                f"the study names another identity key for {hospital.id!r} than the enrolled one",
+                hint="leave its fingerprint out of the study: it is filled in from enrolment",
+            )
+    return complete
+
+
+def complete_for_signing(
+    study: Study, keys: Mapping[str, str], earlier: Collection[tuple[Study, str]], today: date
+) -> Study:
+    """The study as it is to be signed. ``earlier``: what was signed before, each with its status.
+
+    Raises:
+        StudyError: also if something is yet to be written, it has expired, or its time is over.
+    """
+    study.refuse_unfinished()
+    study.refuse_identifying()
+    complete = with_fingerprints(study, keys)
+    if complete.has_expired(today):
+        raise StudyError(f"the study expired on {complete.expires}", hint="set a later `expires`")
+    versions = [one.version for one, _ in earlier if one.name == complete.name]
+    hint = f"set version = {1 + max(versions, default=0)}"
+    same = [status for one, status in earlier if one.digest == complete.digest]
+    if same and same[0] not in UNDER_WAY:
+        raise StudyError(
+            f"this very study is {same[0]} already",
+            hint=f"another run is another agreement: {hint}",
+        )
+    if not same and complete.version in versions:
+        raise StudyError(
+            f"version {complete.version} of {complete.name} was signed with another text",
+            hint=f"people speak of a study by name and version: {hint}",
+        )
+    return complete

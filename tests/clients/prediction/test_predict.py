@@ -1,0 +1,344 @@
+"""Predictions of a published model: as in training, in the file's order, and nothing leaves."""
+
+from __future__ import annotations
+
+import csv
+import math
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flo.clients.prediction.predict import predict
+from flo.clients.quality.check import check_inputs, encode_checked
+from flo.clients.sources.files import open_file
+from flo.errors import DataError, FloError, UsageError
+from flo.published.model_card import PublishedModel
+from flo.study.models import log_odds
+from tests.builders import csv_text
+from tests.flo.published_models import made
+
+COUNT = 40
+MODELS = {kind: made(kind).open() for kind in ("logistic", "mlp", "cnn")}
+SECRET = "98765.4321"
+
+
+def table_of(model: PublishedModel) -> dict[str, list[Any]]:
+    """Patients of the model's study, with a missing ward among them."""
+    generator = np.random.default_rng(7)
+    columns: dict[str, list[Any]] = {"patient_id": [f"p{i:03d}" for i in range(COUNT)]}
+    if model.study.model.kind == "cnn":
+        (image,) = model.study.data.columns
+        columns |= {
+            name: generator.integers(0, 256, COUNT).astype(str).tolist()
+            for name in image.pixels  # type: ignore[union-attr]
+        }
+    else:
+        columns["age"] = [f"{value:.3f}" for value in generator.uniform(0, 100, COUNT)]
+        columns["ward"] = [("a", "b", "c", "")[i % 4] for i in range(COUNT)]
+    return columns | {"ill": [str(i % 2) for i in range(COUNT)]}
+
+
+def written(folder: Path, columns: dict[str, list[Any]], kind: str = "csv") -> Path:
+    path = folder / f"patients.{kind}"
+    table = pd.DataFrame(columns, dtype=object)
+    if kind == "csv":
+        table.to_csv(path, index=False)
+    else:
+        table.to_parquet(path)
+    return path
+
+
+def without(columns: dict[str, list[Any]], *names: str) -> dict[str, list[Any]]:
+    return {name: cells for name, cells in columns.items() if name not in names}
+
+
+def read(path: Path) -> tuple[list[str], list[list[str]]]:
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    return header, rows
+
+
+def scores(path: Path) -> list[float]:
+    header, rows = read(path)
+    return [float(row[header.index("score")]) for row in rows]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "scores.csv"
+
+
+LOGISTIC = MODELS["logistic"]
+GOOD = table_of(LOGISTIC)
+
+
+# -- the same as in training -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+def test_patients_are_encoded_and_scored_as_in_training(
+    tmp_path: Path, out: Path, model: PublishedModel
+) -> None:
+    data = written(tmp_path, table_of(model))
+    table = open_file(data, "patient_id")
+    trained = encode_checked(table, model.study.data, "patient_id").inputs
+    np.testing.assert_array_equal(check_inputs(table, model.study.data), trained)
+    assert predict(model, data, out, "patient_id") == COUNT
+    odds = log_odds(model.study, model.weights, trained)
+    expected = [1 / (1 + math.exp(-value)) for value in odds]
+    assert len(set(scores(out))) > COUNT / 2  # they are not all alike
+    np.testing.assert_allclose(scores(out), expected, rtol=0, atol=5.1e-7)
+
+
+def test_a_score_by_hand(tmp_path: Path, out: Path) -> None:
+    weights = np.array([2.0, 1.0, 0.0, -1.0, 0.5, 0.25])  # age, three wards, ward missing, bias
+    model = PublishedModel(LOGISTIC.card, LOGISTIC.study, weights)
+    data = written(tmp_path, {"age": ["50", "100", "0"], "ward": ["a", "", "c"]})
+    predict(model, data, out, "patient_id")
+    np.testing.assert_allclose(  # log odds 1.25, 2.75 and -2.75
+        scores(out), [0.777300, 0.939913, 0.060087], rtol=0, atol=5e-7
+    )
+
+
+def test_extreme_scores_are_zero_and_one_without_a_warning(tmp_path: Path, out: Path) -> None:
+    model = PublishedModel(LOGISTIC.card, LOGISTIC.study, np.array([1e6, 0, 0, 0, 0, 0.0]))
+    predict(model, written(tmp_path, {"age": ["0", "100"], "ward": ["a", "a"]}), out, "id")
+    assert scores(out) == [0.0, 1.0]
+
+
+# -- what is in the file, and what is not ----------------------------------------------------------
+
+
+def test_neither_label_nor_id_is_needed_and_unknown_columns_change_nothing(
+    tmp_path: Path, out: Path
+) -> None:
+    predict(LOGISTIC, written(tmp_path, GOOD), out, "patient_id")
+    expected = scores(out)
+    extra = {"note": [SECRET] * COUNT, "Age": ["x"] * COUNT}
+    for columns in (
+        without(GOOD, "ill"),
+        without(GOOD, "ill", "patient_id"),
+        {**extra, **GOOD, "ill": ["neither"] * COUNT},
+        dict(reversed(GOOD.items())),
+    ):
+        predict(LOGISTIC, written(tmp_path, columns), out, "patient_id")
+        assert scores(out) == expected
+        assert SECRET not in out.read_text()
+
+
+def test_a_label_turned_round_moves_no_score(tmp_path: Path, out: Path) -> None:
+    predict(LOGISTIC, written(tmp_path, GOOD), out, "patient_id")
+    expected = out.read_bytes()
+    turned = {**GOOD, "ill": ["1" if label == "0" else "0" for label in GOOD["ill"]]}
+    predict(LOGISTIC, written(tmp_path, turned), out, "patient_id")
+    assert out.read_bytes() == expected
+
+
+def test_rows_come_in_the_files_order_with_their_ids(tmp_path: Path, out: Path) -> None:
+    predict(LOGISTIC, written(tmp_path, GOOD), out, "patient_id")
+    header, rows = read(out)
+    assert header == ["row", "patient_id", "score"]
+    assert [row[:2] for row in rows] == [[str(i + 1), f"p{i:03d}"] for i in range(COUNT)]
+    turned = {name: cells[::-1] for name, cells in GOOD.items()}
+    predict(LOGISTIC, written(tmp_path, turned), out, "patient_id")
+    assert [row[1:] for row in read(out)[1]] == [row[1:] for row in rows[::-1]]
+
+
+def test_without_an_id_column_there_are_row_and_score_only(tmp_path: Path, out: Path) -> None:
+    predict(LOGISTIC, written(tmp_path, GOOD), out, "mrn")
+    header, rows = read(out)
+    assert header == ["row", "score"]
+    assert {len(row) for row in rows} == {2}
+    assert "p001" not in out.read_text()
+
+
+def test_ids_are_kept_as_text_even_if_they_are_odd_repeated_or_missing(
+    tmp_path: Path, out: Path
+) -> None:
+    ids = ["007", 'a,"b"', "7", "7", ""]
+    table = {"mrn": ids, "age": ["50"] * 5, "ward": ["a"] * 5}
+    predict(LOGISTIC, written(tmp_path, table), out, "mrn")
+    assert [row[1] for row in read(out)[1]] == ids
+
+
+FORMULAS = {
+    "=cmd|' /C calc'!A0": "'=cmd|' /C calc'!A0",
+    "@SUM(1)": "'@SUM(1)",
+    "+1-2": "'+1-2",
+    " =1": "'=1",
+    "-12": "-12",
+    "p\x1b[31mred": "p\ufffd[31mred",
+    "p\u202ex": "p\ufffdx",
+}
+
+
+def test_an_id_is_no_formula_and_no_command_of_a_terminal(tmp_path: Path, out: Path) -> None:
+    model = MODELS["logistic"]
+    columns = table_of(model)
+    columns["patient_id"][: len(FORMULAS)] = list(FORMULAS)
+    predict(model, written(tmp_path, columns, "parquet"), out, "patient_id")
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = [row["patient_id"] for row in rows[: len(FORMULAS)]]
+    assert found == list(FORMULAS.values())
+    assert rows[len(FORMULAS)]["patient_id"] == columns["patient_id"][len(FORMULAS)]
+
+
+def test_a_missing_ward_has_its_own_input_and_a_missing_age_is_refused(
+    tmp_path: Path, out: Path
+) -> None:
+    predict(LOGISTIC, written(tmp_path, {"age": ["50"] * 2, "ward": ["a", "NA"]}), out, "id")
+    assert len(set(scores(out))) == 2
+    out.unlink()
+    with pytest.raises(
+        DataError, match=r"'age': cells are missing, and the study allows none here.* \(row 2\)"
+    ):
+        predict(LOGISTIC, written(tmp_path, {"age": ["50", ""], "ward": ["a"] * 2}), out, "id")
+    assert not out.exists()
+
+
+def test_a_parquet_file_with_numbers_is_scored_as_the_csv(tmp_path: Path, out: Path) -> None:
+    columns: dict[str, list[Any]] = {"age": [0, 50, 99], "ward": ["a", None, "c"]}
+    predict(LOGISTIC, written(tmp_path, columns), out, "id")
+    expected = out.read_bytes()
+    out.unlink()
+    assert predict(LOGISTIC, written(tmp_path, columns, "parquet"), out, "id") == 3
+    assert out.read_bytes() == expected
+
+
+# -- nothing leaves --------------------------------------------------------------------------------
+
+
+def test_predictions_are_readable_by_their_owner_only(tmp_path: Path, out: Path) -> None:
+    out.write_text("of before")
+    out.chmod(0o644)
+    predict(LOGISTIC, written(tmp_path, GOOD), out, "patient_id")
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+def test_no_socket_is_opened(
+    tmp_path: Path, out: Path, model: PublishedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise AssertionError("a socket")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with pytest.raises(AssertionError):
+        socket.socket()
+    assert predict(model, written(tmp_path, table_of(model)), out, "patient_id") == COUNT
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+
+def link_to(data: Path) -> Path:
+    link = data.parent / "link.csv"
+    link.symlink_to(data)
+    return link
+
+
+@pytest.mark.parametrize(
+    "same",
+    [lambda data: data, lambda data: data.parent / "." / "x" / ".." / data.name, link_to],
+    ids=["itself", "another way there", "a link to it"],
+)
+def test_the_data_are_never_overwritten(tmp_path: Path, same: Callable[[Path], Path]) -> None:
+    data = written(tmp_path, GOOD)
+    (tmp_path / "x").mkdir()
+    before = data.read_bytes()
+    with pytest.raises(UsageError, match="would overwrite the data"):
+        predict(LOGISTIC, data, same(data), "patient_id")
+    assert data.read_bytes() == before
+
+
+BAD = [
+    ("age", SECRET, r"'age': must lie within \[0, 100\] years, 1 record \(row 3\)"),
+    ("age", f"-{SECRET}", r"'age': must lie within \[0, 100\] years, 1 record \(row 3\)"),
+    ("age", f"{SECRET}x", r"'age': must be a number, 1 record \(row 3\)"),
+    ("age", "inf", r"'age': must be finite, 1 record \(row 3\)"),
+    (
+        "ward",
+        SECRET,
+        r"'ward': must be a code of the study's codebook \(a, b, c\), 1 record \(row 3\)",
+    ),
+    (
+        "ward",
+        "A",
+        r"'ward': must be a code of the study's codebook \(a, b, c\), 1 record \(row 3\)",
+    ),
+]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(("column", "value", "finding"), BAD)
+def test_a_bad_value_is_refused_by_column_rule_and_row_and_nothing_is_written(
+    tmp_path: Path, out: Path, column: str, value: str, finding: str, kind: str
+) -> None:
+    cells = list(GOOD[column])
+    cells[2] = value
+    data = written(tmp_path, {**GOOD, column: cells}, kind)
+    with pytest.raises(DataError, match=finding) as refusal:
+        predict(LOGISTIC, data, out, "patient_id")
+    assert SECRET not in f"{refusal.value!r} {refusal.value.hint}"
+    assert "nothing was predicted" in str(refusal.value)
+    assert list(out.parent.iterdir()) == []
+
+
+def test_every_finding_is_shown(tmp_path: Path, out: Path) -> None:
+    columns = {"age": ["-1", "50", "x"], "ward": ["a", "z", "z"]}
+    with pytest.raises(DataError) as refusal:
+        predict(LOGISTIC, written(tmp_path, columns), out, "id")
+    for finding in ("within [0, 100] years, 1", "be a number, 1", "(a, b, c), 2 records (rows 2"):
+        assert finding in str(refusal.value)
+
+
+@pytest.mark.parametrize("lost", ["age", "ward"])
+def test_a_lost_column_is_named(tmp_path: Path, out: Path, lost: str) -> None:
+    with pytest.raises(DataError, match=f"'{lost}': is missing from the file"):
+        predict(LOGISTIC, written(tmp_path, without(GOOD, lost)), out, "patient_id")
+    assert list(out.parent.iterdir()) == []
+
+
+def test_a_file_without_records_is_refused(tmp_path: Path, out: Path) -> None:
+    data = tmp_path / "patients.csv"
+    data.write_text("patient_id,age,ward\n")
+    with pytest.raises(DataError, match="holds no records"):
+        predict(LOGISTIC, data, out, "patient_id")
+    data.write_bytes(b"")
+    with pytest.raises(DataError, match=r"patients\.csv cannot be read"):
+        predict(LOGISTIC, data, out, "patient_id")
+    assert list(out.parent.iterdir()) == []
+
+
+def test_a_file_without_records_is_not_blamed_on_a_column(tmp_path: Path, out: Path) -> None:
+    data = tmp_path / "patients.csv"
+    data.write_text("patient_id,age,ward\n")
+    with pytest.raises(DataError) as refusal:
+        predict(LOGISTIC, data, out, "patient_id")
+    assert "column ''" not in str(refusal.value)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    data = tmp_path / "patients.csv"
+    data.write_text(csv_text())
+    with pytest.raises(FloError, match="nowhere"):
+        predict(LOGISTIC, data, tmp_path / "nowhere" / "scores.csv", "patient_id")
+
+
+def test_a_folder_given_for_a_file_leaves_no_scores_behind(tmp_path: Path, out: Path) -> None:
+    data = written(tmp_path, GOOD)
+    out.mkdir()
+    with pytest.raises((FloError, OSError)):
+        predict(LOGISTIC, data, out, "patient_id")
+    assert [path.name for path in out.parent.iterdir()] == [out.name]

@@ -1,0 +1,104 @@
+"""Published models for tests: a signed study, tensors and a signed card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save
+
+from flo.documents import canonical
+from flo.keys.identity import Identity
+from flo.privacy.accounting.plan import Plan
+from flo.privacy.report.sheet import trust
+from flo.published.model_card import ModelCard, PublishedModel, paths_of
+from flo.study.document import Study, from_document
+from flo.study.models import named, parameter_count
+from flo.study.parameters import Vector
+from tests.builders import offered, small_study
+from tests.flo.studies import imaging
+
+Floats = npt.NDArray[np.float64]
+RUN = "run-1"
+COORDINATOR = Identity.new()
+MALLORY = Identity.new()  # another coordinator, with a key of its own
+STUDIES = {
+    "logistic": small_study(),
+    "mlp": small_study(model={"kind": "mlp", "hidden": [7, 3]}),
+    "cnn": from_document(imaging()),
+}
+
+
+def weights_of(study: Study, seed: int = 1) -> Floats:
+    return np.random.default_rng(seed).normal(size=parameter_count(study))
+
+
+def tensors_of(study: Study, seed: int = 1) -> dict[str, Vector]:
+    return named(study, weights_of(study, seed))
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model as it is handed on: the card's JSON may be changed before it is written."""
+
+    card: ModelCard
+    tensors: bytes
+
+    @property
+    def document(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.card.to_bytes())
+        return document
+
+    def open(self, coordinator: Identity = COORDINATOR) -> PublishedModel:
+        return PublishedModel.of(self.card, self.tensors, coordinator.fingerprint)
+
+    def write(self, folder: Path, stem: str = "tiny-run-1") -> Path:
+        """Both files in ``folder``; returns the card's path."""
+        card, tensors = paths_of(folder / stem)
+        folder.mkdir(parents=True, exist_ok=True)
+        card.write_bytes(self.card.to_bytes())
+        tensors.write_bytes(self.tensors)
+        return card
+
+
+@cache
+def signed_study(kind: str = "logistic", signer: Identity = COORDINATOR) -> tuple[Study, str]:
+    found = offered(STUDIES[kind], [], signer)
+    return found.study, found.signature
+
+
+def made(
+    kind: str = "logistic",
+    *,
+    tensors: Mapping[str, npt.NDArray[Any]] | bytes | None = None,
+    signer: Identity = COORDINATOR,
+    **changes: Any,
+) -> Made:
+    """A published model. ``changes`` are in the card before it is signed."""
+    study, signature = signed_study(kind)
+    if tensors is None:
+        tensors = tensors_of(study)
+    data = tensors if isinstance(tensors, bytes) else save(dict(tensors))
+    document: dict[str, Any] = {
+        "study": study.canonical_bytes.decode(),
+        "study_signature": signature,
+        "run": RUN,
+        "made": "2026-01-02T03:04:05+00:00",
+        "file": canonical.digest(data),
+        "rounds": 3,
+        "epsilon": Plan.of(study).epsilon,
+        "delta": study.mechanism.delta,
+        "trust_model": trust(study),
+        "evaluation": {"auc": 0.75, "low": 0.5, "high": 0.875, "level": 0.95},
+        "subgroups": {"ward=a": {"auc": 0.625, "low": 0.5, "high": 0.75, "level": 0.95}},
+        "report": "ab" * 32,
+        "without_extract": ["west"],
+        "coordinator": signer.public.hex(),
+    }
+    return Made(ModelCard.model_validate(document | changes).signed(signer), data)

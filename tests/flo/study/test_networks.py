@@ -1,0 +1,157 @@
+"""Networks as lists of layers: what they count is what torch builds, layer by layer."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flo.study import networks
+from flo.study.networks import Layer, LayerKind, Shape
+
+NETWORKS = {
+    "logistic": networks.logistic(5),
+    "logistic of one input": networks.logistic(1),
+    "mlp": networks.mlp(5, (7,)),
+    "deep mlp": networks.mlp(3, (4, 4, 2)),
+    "mlp of three outputs": networks.mlp(3, (4,), 3),
+    "cnn": networks.cnn(1, 28, 28),
+    "smallest cnn": networks.cnn(3, 8, 8),
+    "oblong cnn": networks.cnn(2, 9, 14, 2),
+}
+INPUTS = [5, 1, 5, 3, 3, 28 * 28, 3 * 64, 2 * 9 * 14]
+OUTPUTS = [1, 1, 1, 1, 3, 1, 1, 2]
+every_network = pytest.mark.parametrize("layers", NETWORKS.values(), ids=NETWORKS.keys())
+
+
+@every_network
+def test_names_and_shapes_are_those_of_the_torch_module_in_its_order(layers: list[Layer]) -> None:
+    built = {name: tuple(p.shape) for name, p in networks.build(layers).named_parameters()}
+    assert list(networks.shapes(layers).items()) == list(built.items())
+    assert networks.size(layers) == sum(math.prod(shape) for shape in built.values())
+
+
+@every_network
+def test_a_module_holds_parameters_and_no_other_state(layers: list[Layer]) -> None:
+    module = networks.build(layers)
+    assert list(module.state_dict()) == list(networks.shapes(layers))
+    assert not list(module.buffers())
+    assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("layers", "inputs", "outputs"), list(zip(NETWORKS.values(), INPUTS, OUTPUTS, strict=True))
+)
+def test_flat_inputs_become_outputs_a_record_at_a_time(
+    layers: list[Layer], inputs: int, outputs: int
+) -> None:
+    records = torch.linspace(-1, 1, 4 * inputs).reshape(4, inputs)
+    module = networks.build(layers)
+    assert module.training  # and yet nothing depends on it: there is no dropout, no statistics
+    with torch.inference_mode():
+        together = module(records)
+        assert torch.equal(module.eval()(records), together)
+        for i, record in enumerate(records):
+            torch.testing.assert_close(module(record[None])[0], together[i])
+    assert together.shape == (4, outputs)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 20), st.lists(st.integers(1, 20), min_size=1, max_size=5))
+def test_an_mlp_of_any_widths_is_counted_right(inputs: int, hidden: list[int]) -> None:
+    layers = networks.mlp(inputs, tuple(hidden))
+    assert networks.size(layers) == sum(
+        (before + 1) * after for before, after in zip([inputs, *hidden], [*hidden, 1], strict=True)
+    )
+    assert [layer.kind for layer in layers].count("Tanh") == len(hidden)
+    assert networks.build(layers)(torch.zeros(2, inputs)).shape == (2, 1)
+
+
+def test_the_count_of_a_cnn_does_not_hang_on_the_size_of_its_image() -> None:
+    # 16·(9 + 1) + 2·16 + 32·(9·16 + 1) + 2·32 + 32·16 + 1, by hand
+    assert networks.size(networks.cnn(1, 8, 8)) == 5409
+    assert networks.size(networks.cnn(1, 1024, 600)) == 5409
+
+
+def test_a_convolution_keeps_height_and_width() -> None:
+    module = networks.build([Layer("Conv2d", (2, 3, 3))])
+    assert module(torch.zeros(1, 2, 8, 11)).shape == (1, 3, 8, 11)
+
+
+def test_a_layer_that_is_not_known_is_never_built() -> None:
+    for kind in ("BatchNorm1d", "Dropout", "linear", ""):
+        with pytest.raises(KeyError):
+            networks.build([Layer(cast(LayerKind, kind), (4,))])
+
+
+@pytest.mark.parametrize(
+    ("layers", "inputs", "outputs"), list(zip(NETWORKS.values(), INPUTS, OUTPUTS, strict=True))
+)
+def test_what_comes_out_is_known_without_torch(
+    layers: list[Layer], inputs: int, outputs: int
+) -> None:
+    assert networks.output(layers, inputs) == (outputs,)
+
+
+RECORDS = [(6,), (24,), (4, 2, 3), (2, 8, 7), (8, 3, 3), (3, 1, 1), (4, 1, 1)]
+LAYERS = [
+    *(Layer("Linear", (6, 2)), Layer("Linear", (24, 1)), Layer("Conv2d", (4, 2, 3))),
+    *(Layer("Conv2d", (2, 1, 2)), Layer("Conv2d", (2, 5, 1)), Layer("GroupNorm", (2, 8))),
+    *(Layer("GroupNorm", (3, 8)), Layer("GroupNorm", (1, 3)), Layer("AvgPool2d", (2,))),
+    *(Layer("AvgPool2d", (9,)), Layer("AdaptiveAvgPool2d", (2,)), Layer("Tanh"), Layer("Flatten")),
+    *(Layer("Unflatten", (4, 2, 3)), Layer("Unflatten", (1, 2, 3)), Layer("Linear", (6,))),
+    *(Layer("GroupNorm", (4, 4)), Layer("GroupNorm", (2, 4))),
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=str)
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_what_a_layer_is_said_to_give_is_what_torch_gives(layer: Layer, record: Shape) -> None:
+    stated = layer.after(record)
+    try:
+        found = tuple(networks.build([layer])(torch.zeros(1, *record)).shape[1:])
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        assert stated is None
+        return
+    assert stated in (found, None)
+
+
+def test_a_convolution_of_even_width_and_a_pool_that_enlarges_are_not_taken() -> None:
+    assert Layer("Conv2d", (2, 1, 2)).after((2, 8, 7)) is None
+    assert Layer("AdaptiveAvgPool2d", (2,)).after((3, 1, 1)) is None
+    assert Layer("AdaptiveAvgPool2d", (2,)).after((8, 3, 3)) == (8, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("layers", "why"),
+    [
+        ([Layer("Unflatten", (1, 2, 3)), Layer("Linear", (6, 1))], "layer 1: Linear"),
+        ([Layer("Linear", (6, 4096)), Layer("Linear", (4096, 4096))], "parameters, limit 4000000"),
+        (
+            [Layer("Unflatten", (1, 2, 3)), *[Layer("Conv2d", (1, 200_000, 1))]],
+            "becomes 1200000 numbers, limit 1000000",
+        ),
+        ([Layer("Linear", (6, 1)), Layer("Tanh")], "the last layer is a Tanh"),
+        ([Layer("Unflatten", (1, 2, 3)), Layer("Conv2d", (1, 1, 2))], "its kernel is odd"),
+        ([Layer("Unflatten", (1, 2, 3)), Layer("Conv2d", (1, 1, 7))], "less than twice the image"),
+        ([Layer("Unflatten", (6, 1, 1)), Layer("GroupNorm", (6, 6))], "more than one number"),
+        ([Layer("Unflatten", (6, 1, 1)), Layer("GroupNorm", (4, 6))], "groups divide"),
+    ],
+)
+def test_a_network_that_does_not_fit_together_or_is_too_large_is_refused(
+    layers: list[Layer], why: str
+) -> None:
+    with pytest.raises(ValueError, match=why):
+        networks.output(layers, 6)
+
+
+@every_network
+def test_no_network_has_a_layer_that_looks_at_more_than_one_record(layers: list[Layer]) -> None:
+    assert {layer.kind for layer in layers} <= {
+        *("Linear", "Conv2d", "GroupNorm", "Tanh", "AvgPool2d", "AdaptiveAvgPool2d"),
+        *("Unflatten", "Flatten"),
+    }

@@ -1,0 +1,207 @@
+"""``flo study new``: a valid first draft from a header and what a person declares."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flo.errors import StudyError, UsageError
+from flo.study.document import SCHEMA_VERSION, Study, from_document
+from flo.study.scaffold import scaffold
+from flo.study.schema import NumberColumn
+from tests.commands import flo
+
+HEADER = "patient_id,age,ward,ill\n"
+
+
+def draft(folder: Path, *, data: bytes = HEADER.encode(), **changes: Any) -> Study:
+    csv = folder / "patients.csv"
+    csv.write_bytes(data)
+    arguments: dict[str, Any] = {
+        "csv": csv,
+        "name": "tiny",
+        "label": "ill",
+        "hospitals": ["north:303", "south:40"],
+        "numbers": ["age:0:110:years"],
+        "categories": ["ward:a,b,c"],
+        "may_be_missing": [],
+        "id_column": "patient_id",
+    }
+    return from_document(tomllib.loads(scaffold(**{**arguments, **changes}).text))
+
+
+def test_a_draft_is_a_valid_study_with_rounded_sizes(tmp_path: Path) -> None:
+    study = draft(tmp_path)
+    assert [(h.id, h.declared_size) for h in study.hospitals] == [("north", 300), ("south", 40)]
+    assert [column.name for column in study.data.columns] == ["age", "ward"]
+    assert study.data.label == "ill"
+    assert study.mechanism.epsilon < 1
+
+
+def test_a_draft_is_of_the_newest_schema_and_of_the_plainest_kind(tmp_path: Path) -> None:
+    study = draft(tmp_path)
+    assert study.schema_version == SCHEMA_VERSION
+    assert study.model.kind == "logistic"
+    assert study.mechanism.sampling == 1
+    assert study.evaluation.subgroups == ()
+    assert study.survey is None
+    assert study.purposes == ("training", "evaluation")
+
+
+def test_a_draft_can_be_surveyed_before_it_is_run(tmp_path: Path) -> None:
+    survey = draft(tmp_path).with_survey(epsilon=0.1, columns=["age", "ward"])
+    assert survey.purposes == ("survey",)
+
+
+def test_delta_follows_the_largest_hospital(tmp_path: Path) -> None:
+    assert draft(tmp_path, hospitals=["north:50000", "south:40"]).mechanism.delta == 2e-7
+
+
+def test_columns_stand_in_the_order_of_the_file(tmp_path: Path) -> None:
+    study = draft(tmp_path, data=b"ward,ill,age,patient_id\n")
+    assert [column.name for column in study.data.columns] == ["ward", "age"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    draft(tmp_path, data=b"\xef\xbb\xbf" + HEADER.encode())
+
+
+def test_what_nobody_declared_is_left_out_and_said(tmp_path: Path) -> None:
+    csv = tmp_path / "wide.csv"
+    more = [f"extra{i}" for i in range(500)]
+    csv.write_text(",".join(["patient_id", "first_name", "age", "ward", "ill", *more]) + "\n")
+    new = ("study", "new", csv, "--name", "tiny", "--label", "ill", "--hospital", "north:40")
+    out = tmp_path / "study.toml"
+    done = flo(*new, "--number", "age:0:110:years", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "not in the study: first_name, ward, extra0" in " ".join(done.stdout.split())
+    assert "(502)" in done.stdout
+    study = from_document(tomllib.loads(out.read_text()))
+    assert [column.name for column in study.data.columns] == ["age"]
+
+
+def test_a_declared_column_that_tells_who_a_patient_is_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="first_name"):
+        draft(
+            tmp_path,
+            data=b"patient_id,age,first_name,ill\n",
+            categories=["first_name:Anna,Ben"],
+        )
+
+
+def test_a_first_line_that_is_a_patient_is_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        draft(tmp_path, data=b"4711,Maria Muster,1961-04-03,1\n")
+    assert not {"4711", "Maria", "1961-04-03"} & set(f"{refused.value}".split())
+
+
+def test_cells_may_be_missing_where_it_is_said_and_nowhere_else(tmp_path: Path) -> None:
+    age, ward = draft(tmp_path, may_be_missing=["ward"]).data.columns
+    assert (age.missing, ward.missing) == ("refuse", "indicator")
+    age, ward = draft(tmp_path, may_be_missing=["age"]).data.columns
+    assert (age.missing, ward.missing) == ("indicator", "refuse")
+    assert isinstance(age, NumberColumn)
+    assert age.missing_value == 55, "the middle of the declared bounds, which no patient moves"
+
+
+@pytest.mark.parametrize(("count", "noise"), [(1, "local"), (2, "local"), (3, "distributed")])
+def test_noise_is_shared_where_others_can_hide_a_hospital(
+    tmp_path: Path, count: int, noise: str
+) -> None:
+    study = draft(tmp_path, hospitals=[f"h{i}:200" for i in range(count)])
+    assert study.mechanism.noise == noise
+
+
+def test_a_draft_is_checked_and_not_passed_while_nobody_wrote_why(tmp_path: Path) -> None:
+    csv, out = tmp_path / "patients.csv", tmp_path / "study.toml"
+    csv.write_text(HEADER)
+    new = ("study", "new", csv, "--name", "tiny", "--label", "ill", "--hospital", "north:400")
+    assert flo(*new, "--number", "age:0:110:years", "--out", out).returncode == 0
+    done = flo("study", "check", out)
+    assert done.returncode == 2
+    assert "What it costs in privacy" in done.stdout
+    assert "not written yet: purpose ('Write here" in done.stderr
+    assert "legal_basis" in done.stderr
+    text = out.read_text().replace("Write here,", "Told").replace("Write here", "Told")
+    out.write_text(text)
+    assert flo("study", "check", out).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragment"),
+    [
+        pytest.param(
+            {"label": "sick"},
+            "no column 'sick' in its first line; it has patient_id",
+            id="no label",
+        ),
+        pytest.param({"id_column": "mrn"}, "no column 'mrn'", id="no id column"),
+        pytest.param({"numbers": ["bmi:0:80:kg"]}, "no column 'bmi'", id="no such column"),
+        pytest.param({"may_be_missing": ["ill"]}, "'ill' is not a column of", id="no column"),
+        pytest.param({"numbers": ["age:0:110"]}, "not COLUMN:MINIMUM", id="no unit"),
+        pytest.param({"numbers": ["age:low:110:years"]}, "not COLUMN:MINIMUM", id="no number"),
+        pytest.param({"numbers": ["age:110:0:years"]}, "minimum must be below", id="reversed"),
+        pytest.param({"numbers": ["age:nan:110:years"]}, "minimum", id="NaN bound"),
+        pytest.param({"numbers": ["age:0:110:years"] * 2}, "stands twice", id="declared twice"),
+        pytest.param({"categories": ["ward"]}, "not COLUMN:CODE", id="no codes"),
+        pytest.param({"categories": ["ward:a"]}, "codes", id="one code"),
+        pytest.param({"hospitals": ["north"]}, "not HOSPITAL:SIZE", id="no size"),
+        pytest.param({"hospitals": ["north:many"]}, "not HOSPITAL:SIZE", id="size no number"),
+        pytest.param({"hospitals": ["north:-5"]}, "not HOSPITAL:SIZE", id="negative size"),
+        pytest.param({"hospitals": ["north:5"]}, "declared_size", id="tiny size"),
+        pytest.param(
+            {"hospitals": ["../north:40"]},
+            "hospitals '../north'.id: 1 to 63 lower",
+            id="path traversal",
+        ),
+        pytest.param({"hospitals": ["a:40", "a:50"]}, "stands twice", id="same hospital"),
+        pytest.param({"name": "A study"}, "name", id="bad name"),
+        pytest.param({"data": b""}, "no header line", id="empty file"),
+        pytest.param({"data": b"\xff\xfe"}, "cannot be read", id="header not UTF-8"),
+    ],
+)
+def test_what_is_missing_or_malformed_is_named(
+    tmp_path: Path, changes: dict[str, Any], fragment: str
+) -> None:
+    with pytest.raises(UsageError) as refusal:
+        draft(tmp_path, **changes)
+    assert fragment in str(refusal.value)
+
+
+def test_no_hospital_at_all_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        draft(tmp_path, hospitals=[])
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.csv cannot be read"):
+        draft(tmp_path, csv=tmp_path / "none.csv")
+
+
+def test_a_line_with_a_patient_is_never_read(tmp_path: Path) -> None:
+    draft(tmp_path, data=HEADER.encode() + b"\xff\xfe\x00 no text at all \x80")
+
+
+def test_a_draft_has_retries_and_is_not_signed_before_somebody_wrote_what_it_is_for(
+    tmp_path: Path,
+) -> None:
+    study = draft(tmp_path)
+    assert study.mechanism.retry_allowance > 0 < study.evaluation.retry_allowance
+    for field in ("purpose", "legal_basis"):
+        written = {"purpose": "To test.", "legal_basis": "None."} | {field: getattr(study, field)}
+        with pytest.raises(StudyError, match=f"not written yet: {field}"):
+            study.model_copy(update=written).refuse_unfinished()
+
+
+def test_a_study_that_is_there_already_is_not_written_over(tmp_path: Path) -> None:
+    csv, out = tmp_path / "patients.csv", tmp_path / "study.toml"
+    csv.write_text(HEADER)
+    out.write_text("mine")
+    declared = ("--name", "tiny", "--label", "ill", "--hospital", "north:40")
+    columns = ("--number", "age:0:110:years", "--category", "ward:a,b,c")
+    done = flo("study", "new", csv, *declared, *columns, "--out", out)
+    assert (done.returncode, out.read_text()) == (2, "mine")
+    assert "exists already" in done.stderr

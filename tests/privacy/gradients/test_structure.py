@@ -1,0 +1,269 @@
+"""Book-keeping takes only structures that keep records apart; for others the step says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from flo.errors import StudyError
+from flo.privacy.gradients.bookkeeping import BookKeeping, Loss, binary_loss
+from flo.privacy.gradients.step import PrivateStep
+from tests.privacy.slow_step import examples, file_of, seeded, slow_sum, summed, weights_of
+
+WIDTH = 4
+
+
+class OwnSequential(nn.Sequential):
+    pass
+
+
+class OwnLinear(nn.Linear):
+    pass
+
+
+def foreign_loss(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return (outputs.squeeze(1) - labels) ** 2
+
+
+def linear(inputs: int = 4, outputs: int = 1) -> nn.Linear:
+    return nn.Linear(inputs, outputs)
+
+
+def used_twice() -> nn.Module:
+    layer = linear(4, 4)
+    return nn.Sequential(layer, nn.Tanh(), layer, nn.Linear(4, 1))
+
+
+def shared_parameter() -> nn.Module:
+    one, other = linear(4, 4), linear(4, 4)
+    other.weight = one.weight
+    return nn.Sequential(one, nn.Tanh(), other, nn.Linear(4, 1))
+
+
+def hooked(register: str) -> nn.Module:
+    layer = linear()
+    getattr(layer, register)(lambda *_: None)
+    return nn.Sequential(layer)
+
+
+def convolution(**changes: int | str) -> nn.Module:
+    conv = nn.Conv1d(2, 2, 3, **changes)  # type: ignore[arg-type]
+    return nn.Sequential(nn.Unflatten(1, (2, 2)), conv, nn.Flatten())
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "not a Sequential": (linear, "Linear is not a plain Sequential"),
+    "a subclass of Sequential": (lambda: OwnSequential(linear()), "OwnSequential is not a plain"),
+    "a subclass inside": (
+        lambda: nn.Sequential(OwnSequential(linear())),
+        "OwnSequential is not a plain",
+    ),
+    "a subclass of a layer": (lambda: nn.Sequential(OwnLinear(4, 1)), "OwnLinear has no rule"),
+    "a reparametrised layer": (
+        lambda: nn.Sequential(weight_norm(linear())),
+        "ParametrizedLinear has no rule",
+    ),
+    "a layer used twice": (used_twice, "a layer is used twice"),
+    "a shared parameter": (shared_parameter, "two layers share a parameter"),
+    "a forward hook": (lambda: hooked("register_forward_hook"), "Linear was changed from outside"),
+    "a forward pre-hook": (
+        lambda: hooked("register_forward_pre_hook"),
+        "Linear was changed from outside",
+    ),
+    "a backward hook": (
+        lambda: hooked("register_full_backward_hook"),
+        "Linear was changed from outside",
+    ),
+    "a grouped convolution": (lambda: convolution(groups=2, padding=1), "Conv1d has settings"),
+    "a circular convolution": (
+        lambda: convolution(padding=1, padding_mode="circular"),
+        "Conv1d has settings",
+    ),
+    "a convolution padded by name": (lambda: convolution(padding="same"), "Conv1d has settings"),
+    "batch norm": (lambda: nn.Sequential(nn.BatchNorm1d(4), linear()), "BatchNorm1d has no rule"),
+    "dropout": (lambda: nn.Sequential(nn.Dropout(0.0), linear()), "Dropout has no rule"),
+    "softmax over the batch": (
+        lambda: nn.Sequential(nn.Softmax(0), linear()),
+        "Softmax has no rule",
+    ),
+    "a flattened batch": (
+        lambda: nn.Sequential(linear(), nn.Flatten(0), nn.Unflatten(0, (-1, 1))),
+        "Flatten has settings",
+    ),
+    "an unflattened batch": (
+        lambda: nn.Sequential(linear(), nn.Unflatten(0, (-1, 1)), nn.Flatten(0, 1)),
+        "Unflatten has settings",
+    ),
+    "an embedding that is renormalised": (
+        lambda: nn.Sequential(nn.Embedding(3, 2, max_norm=1.0), nn.Flatten(), linear(8)),
+        "Embedding has settings",
+    ),
+    "an embedding scaled by frequency": (
+        lambda: nn.Sequential(nn.Embedding(3, 2, scale_grad_by_freq=True), nn.Flatten(), linear(8)),
+        "Embedding has settings",
+    ),
+    "a layer norm without weights": (
+        lambda: nn.Sequential(nn.LayerNorm(4, elementwise_affine=False), linear()),
+        "LayerNorm has settings",
+    ),
+    "a group norm without weights": (
+        lambda: nn.Sequential(nn.GroupNorm(2, 4, affine=False), linear()),
+        "GroupNorm has settings",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_structure_that_is_not_known_to_keep_records_apart_is_refused_by_name(name: str) -> None:
+    make, reason = REFUSED[name]
+    with pytest.raises(ValueError, match=reason):
+        BookKeeping(make(), binary_loss)
+
+
+def test_a_loss_that_is_not_ours_is_refused() -> None:
+    with pytest.raises(ValueError, match="loss is not one of flo's own"):
+        BookKeeping(nn.Sequential(linear()), foreign_loss)
+
+
+def doubled_gradient(_: nn.Module, gradients: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+    return (2 * gradients[0],)
+
+
+def backward_pre_hook() -> nn.Module:
+    layer = linear()
+    layer.register_full_backward_pre_hook(doubled_gradient)
+    return nn.Sequential(layer)
+
+
+def hook_on_the_whole() -> nn.Module:
+    module = nn.Sequential(linear())
+    module.register_forward_hook(lambda _, __, output: output - output.mean(0))
+    return module
+
+
+def hook_on_a_part() -> nn.Module:
+    inner = nn.Sequential(linear())
+    inner.register_forward_pre_hook(lambda _, inputs: (inputs[0] - inputs[0].mean(0),))
+    return nn.Sequential(inner)
+
+
+def replaced_forward() -> nn.Module:
+    layer = linear()
+    vars(layer)["forward"] = lambda x: x[:, :1] - x[:, :1].mean(0)
+    return nn.Sequential(layer)
+
+
+def in_place_activation() -> nn.Module:
+    return nn.Sequential(linear(4, 6), nn.Tanh(), linear(6, 6), nn.ReLU(inplace=True), linear(6))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        backward_pre_hook,
+        hook_on_the_whole,
+        hook_on_a_part,
+        replaced_forward,
+        in_place_activation,
+    ],
+)
+def test_what_changes_a_plain_layer_from_outside_is_refused(make: Callable[[], nn.Module]) -> None:
+    with pytest.raises(ValueError, match=r"Linear|Sequential|ReLU"):
+        BookKeeping(make(), binary_loss)
+
+
+def test_an_in_place_activation_leaves_the_gradient_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module, patients = seeded(in_place_activation().double()), file_of([1] * 20, WIDTH)
+    plain = nn.Sequential(*[nn.ReLU() if type(m) is nn.ReLU else m for m in module.children()])
+    wanted = slow_sum(plain, binary_loss, patients, 1e6)
+    weights = weights_of(module)
+    monkeypatch.setattr(PrivateStep, "_try_out", lambda *_: None)  # whatever this machine's kernels
+    step = PrivateStep(module, binary_loss, 1e6, examples=examples(WIDTH), batch=16)
+    np.testing.assert_allclose(summed(step, weights, patients), wanted, atol=1e-9)
+
+
+class ByItsSum(nn.Module):
+    """Looks at a value to decide how to go on, which cannot be done for many at once."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.module(x if bool(x.sum() > 0) else 0 + x))
+
+
+# Name -> (module, loss, the ways that may be taken, what the reasons say).
+CHOSEN: dict[str, tuple[Callable[[], nn.Module], Loss, set[str], str]] = {
+    "subclass": (
+        lambda: OwnSequential(linear()),
+        binary_loss,
+        {"vmap", "loop"},
+        "not book-keeping: OwnSequential is not a plain Sequential",
+    ),
+    "layer used twice": (
+        used_twice,
+        binary_loss,
+        {"vmap", "loop"},
+        "not book-keeping: a layer is used twice",
+    ),
+    "shared parameter": (
+        shared_parameter,
+        binary_loss,
+        {"vmap", "loop"},
+        "not book-keeping: two layers share a parameter",
+    ),
+    "grouped convolution": (
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (2, 2)), nn.Conv1d(2, 2, 2, groups=2), nn.Flatten(), linear(2)
+        ),
+        binary_loss,
+        {"vmap", "loop"},
+        "not book-keeping: Conv1d has settings without a rule",
+    ),
+    "foreign loss": (
+        lambda: nn.Sequential(linear()),
+        foreign_loss,
+        {"vmap", "loop"},
+        "not book-keeping: the loss is not one of flo's own",
+    ),
+    "control flow": (
+        lambda: ByItsSum(linear()),
+        binary_loss,
+        {"loop"},
+        "not vmap: ",
+    ),
+    "control flow around a layer used twice": (
+        lambda: ByItsSum(used_twice()),
+        binary_loss,
+        {"loop"},
+        "not vmap: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_the_step_takes_another_way_says_why_and_finds_the_same_sum(name: str) -> None:
+    make, loss, ways, reason = CHOSEN[name]
+    module, patients = seeded(make().double()), file_of([1, 2, 3, 1, 5, 8], WIDTH)
+    weights, wanted = weights_of(module), slow_sum(module, loss, patients, 0.5)
+    step = PrivateStep(module, loss, 0.5, examples=examples(WIDTH), batch=8, many_records=True)
+    assert step.way.name in ways
+    assert any(line.startswith(reason) for line in step.reasons)
+    np.testing.assert_allclose(summed(step, weights, patients), wanted, atol=1e-11)
+
+
+def test_a_model_for_which_there_is_no_way_is_refused_with_every_reason() -> None:
+    module = nn.Sequential(linear(4, 4), nn.BatchNorm1d(4), linear())
+    with pytest.raises(StudyError) as refused:
+        PrivateStep(module, binary_loss, 0.5, examples=examples(WIDTH), batch=8, many_records=True)
+    for way in ("book-keeping: BatchNorm1d has no rule", "not vmap: ", "not loop: "):
+        assert way in str(refused.value)
+    assert "GroupNorm" in str(refused.value.hint)

@@ -1,0 +1,50 @@
+"""The sheet says where a study's columns have room for what tells who a patient is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flo.privacy.report.sheet import sections
+from flo.study.document import from_document
+from tests.builders import study_document
+
+PEOPLE = [f"{a} {b}" for a in ("Ada", "Rosa", "Mary") for b in ("Byron", "King", "Hall")]
+
+
+def close_looks(**columns: dict[str, Any]) -> dict[str, str]:
+    document = study_document()
+    for column in document["data"]["columns"]:
+        column |= columns.get(column["name"], {})
+    (used,) = [s for s in sections(from_document(document)) if s.heading == "Columns used"]
+    return {label.split("'")[1]: text for label, text in used.lines if "LOOK CLOSELY" in label}
+
+
+@pytest.mark.parametrize(
+    ("codes", "told"),
+    [
+        ([f"p{n}@north.example" for n in range(3)], "e-mail addresses"),
+        ([f"195{n}-02-03" for n in range(3)], "dates"),
+        ([f"+41 44 555 0{n} 10" for n in range(3)], "telephone numbers"),
+        ([f"MRN 700001{n}" for n in range(3)], "record or insurance numbers"),
+        ([f"756.1234.567{n}.97" for n in range(3)], "record or insurance numbers"),
+        ([f"p{n}@north.example" for n in range(2)], None),
+        ([f"c{n}" for n in range(101)], "101 codes: does none of them name a patient"),
+        ([f"c{n}" for n in range(100)], None),
+        (["53741008", "8532", "45878583", "4061268"], None),
+        (["I21.4", "E11.9", "C50.911", "S72.001A", "M80"], None),
+        (["14647-2", "8480-6", "C0027051", "D009203", "HP:0001250"], None),
+        (["typical angina", "non-anginal pain", "fixed defect", "age 40-49"], None),
+        (PEOPLE, None),
+    ],
+)
+def test_codes_that_could_name_patients_are_pointed_at(codes: list[str], told: str | None) -> None:
+    found = close_looks(ward={"codes": codes})
+    assert set(found) == ({"ward"} if told else set())
+    assert (told or "") in found.get("ward", "")
+
+
+@pytest.mark.parametrize(("maximum", "told"), [(1e6, True), (999_999, False)])
+def test_bounds_in_which_a_record_number_fits_are_pointed_at(maximum: float, told: bool) -> None:
+    assert ("age" in close_looks(age={"minimum": 0, "maximum": maximum})) is told

@@ -1,0 +1,115 @@
+"""What a job may ask of Flower: requests of its own run, to hospitals of its own study."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.routing import iter_route_contexts
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.supercore.error import FlowerError
+
+from flo.protocol.messages import Request
+from flo.server.flower.scoped_runtime import RUNTIME_CALLS, RuntimeScope, ScopedHandlers
+from flo.server.flower.superlink import SuperLink
+from flo.server.rounds.state import NO_WEIGHTS, RunState, request_header
+from tests.builders import small_study
+from tests.partners import encode_request
+
+STUDY, OTHER = small_study(), small_study(name="other")
+RUN = "run-1-000001"
+LOAN = RuntimeScope(RUN, STUDY.digest, lambda: {1, 2})
+
+
+def uploaded(study: Any = STUDY, run: str = RUN, kind: str = "finish") -> bytes:
+    """A request as Flower uploads it."""
+    header = request_header(study, run, RunState.start(study), kind, ("north",))
+    return record(encode_request(Request(header, NO_WEIGHTS)))
+
+
+def record(data: bytes) -> bytes:
+    return ConfigRecord({"message": data}).deflate()
+
+
+def test_a_request_of_its_own_run_passes() -> None:
+    LOAN.refuse_object(uploaded())
+    LOAN.refuse_object(RecordDict().deflate())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(uploaded(OTHER), id="another study"),
+        pytest.param(uploaded(run="run-1-000002"), id="another run"),
+        pytest.param(uploaded(OTHER, kind="join"), id="another study's join"),
+        pytest.param(record(b"nonsense"), id="no request"),
+        pytest.param(ConfigRecord({"other": b"x"}).deflate(), id="another record"),
+        pytest.param(ArrayRecord([np.zeros(3)]).deflate(), id="arrays"),
+        pytest.param(MetricRecord({"x": 1.0}).deflate(), id="metrics"),
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"\x00" * 100, id="zeros"),
+    ],
+)
+def test_any_other_object_is_refused(content: bytes) -> None:
+    with pytest.raises(FlowerError):
+        handlers().push_object(SimpleNamespace(object_content=content), None, None)
+
+
+class Flower:
+    """Flower's handlers, as far as they are asked."""
+
+    def get_nodes(self, request: Any, state: Any, task: Any) -> Any:
+        from flwr.proto.node_pb2 import NodeInfo
+
+        return SimpleNamespace(nodes=[NodeInfo(node_id=node) for node in (1, 2, 3)])
+
+    def push_messages(self, request: Any, state: Any, task: Any) -> str:
+        return "pushed"
+
+    def push_object(self, request: Any, state: Any, task: Any) -> str:
+        return "stored"
+
+
+def handlers() -> ScopedHandlers:
+    return ScopedHandlers(Flower(), lambda run: True, threading.Lock(), LOAN)
+
+
+def messages_to(*nodes: int) -> Any:
+    metadata = [SimpleNamespace(metadata=SimpleNamespace(dst_node_id=node)) for node in nodes]
+    return SimpleNamespace(messages_list=metadata)
+
+
+def test_it_sees_and_reaches_its_own_hospitals_only() -> None:
+    found = handlers().get_nodes(None, None, None)
+    assert [node.node_id for node in found.nodes] == [1, 2]
+    assert handlers().push_messages(messages_to(1, 2), None, None) == "pushed"
+    for nodes in ((3,), (1, 3), (0,)):
+        with pytest.raises(FlowerError):
+            handlers().push_messages(messages_to(*nodes), None, None)
+
+
+def test_its_calls_are_a_part_of_flowers() -> None:
+    routes = iter_route_contexts(SuperLink(superexec_secret=bytes(32)).runtime.routes)
+    paths = {str(route.path) for route in routes}
+    assert paths > RUNTIME_CALLS
+    assert {"/v1/runtime/create-task", "/v1/runtime/start-automation"} <= paths - RUNTIME_CALLS
+
+
+def test_a_lent_runs_token_opens_no_other_path() -> None:
+    link = SuperLink(superexec_secret=bytes(32))
+    link._lent.add(7)
+    known = {"x": SimpleNamespace(run_id=7)}
+    link._state = SimpleNamespace(get_task_by_token=known.get)
+    from flwr.supercore.constant import TASK_TOKEN_HEADER
+
+    headers = {TASK_TOKEN_HEADER.encode(): b"x"}
+    path = "/v1/runtime/get-nodes"
+    assert link.credential(path, headers, 7)
+    assert not link.credential(path, headers)
+    assert not link.credential(path, headers, 8)
+    known["x"] = SimpleNamespace(run_id=9)
+    assert link.credential(path, headers)
+    assert not link.credential(path, headers, 7)

@@ -1,0 +1,111 @@
+"""What can be watched: the same numbers for Prometheus and CloudWatch, and no patient in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from flo.privacy.accounting.accounting import epsilon_of
+from flo.privacy.accounting.plan import Plan
+from flo.server.http import metrics
+from flo.server.http.metrics import Meter, Metric, Traffic, as_embedded, as_prometheus, measured
+from flo.server.http.tokens import issue
+from flo.server.store.store import Store
+from tests.builders import small_study
+from tests.server.real_coordinator import serving
+
+STUDY = small_study()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store(tmp_path / "coordinator.sqlite")) as store:
+        store.add_study(STUDY, "00")
+        yield store
+
+
+def after_rounds(store: Store, count: int) -> dict[str, float]:
+    for number in range(1, count + 1):
+        facts = {"phase": "training", "round": number, "cohort": ["north", "south"], "seconds": 0.5}
+        store.add_event(STUDY.digest, "round", **facts)
+    return {metric.name: metric.value for metric in measured(store, Traffic())}
+
+
+def test_a_study_without_a_round_has_no_numbers_of_its_own(store: Store) -> None:
+    assert {metric.study for metric in measured(store, Traffic())} == {""}
+
+
+def test_rounds_cohort_seconds_and_epsilon_are_what_the_events_and_the_plan_say(
+    store: Store,
+) -> None:
+    found, part = after_rounds(store, 3), Plan.of(STUDY).purposes["training"]
+    assert (found["rounds"], found["cohort"], found["round_seconds"]) == (3, 2, 0.5)
+    assert found["epsilon_spent"] == epsilon_of(part.mechanism, 3, part.delta)
+
+
+def test_refusals_of_every_kind_count(store: Store) -> None:
+    for kind in (*metrics.REFUSALS, "approved", "job-over"):
+        store.add_event(None, kind)
+    found = {metric.name: metric.value for metric in measured(store, Traffic())}
+    assert (found["refusals"], found["jobs_over"]) == (4, 1)
+
+
+def test_prometheus_reads_it(store: Store) -> None:
+    after_rounds(store, 1)
+    text = as_prometheus(measured(store, Traffic()))
+    assert "# TYPE flo_rounds counter\n" in text
+    assert f'flo_rounds{{study="{STUDY.name} v{STUDY.version}"}} 1\n' in text
+    for line in text.splitlines():
+        assert line.startswith("#") or line.startswith("flo_")
+        if not line.startswith("#"):
+            float(line.rpartition(" ")[2])
+
+
+def test_cloudwatch_reads_it() -> None:
+    given = [
+        Metric("refusals", "counter", "Count", "", 2),
+        Metric("rounds", "counter", "Count", "", 7, "heart v1"),
+    ]
+    whole, study = as_embedded(given, 1_700_000_000.5)
+    assert whole["refusals"] == 2
+    assert whole["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [[]]
+    assert (study["rounds"], study["study"]) == (7, "heart v1")
+    (directive,) = study["_aws"]["CloudWatchMetrics"]
+    assert directive["Namespace"] == "FLO"
+    assert directive["Dimensions"] == [["study"]]
+    assert directive["Metrics"] == [{"Name": "rounds", "Unit": "Count"}]
+    assert study["_aws"]["Timestamp"] == 1_700_000_000_500
+
+
+def test_the_log_has_what_came_since_the_line_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([5.0, 8.0, 8.0])
+    path = tmp_path / "log" / "metrics.jsonl"
+    meter = Meter(lambda: [Metric("refusals", "counter", "Count", "", next(values))], path)
+    for _ in range(3):
+        monkeypatch.setattr(meter, "_due", 0.0)
+        meter.write_if_due()
+        meter.write_if_due()  # a minute has not passed
+    assert [json.loads(line)["refusals"] for line in path.read_text().splitlines()] == [0, 3, 0]
+
+
+@pytest.mark.processes
+def test_a_viewer_scrapes_a_real_coordinator(tmp_path: Path) -> None:
+    with serving(tmp_path / "home") as real:
+        real.enrol(tmp_path / "north", "north")
+        assert real.private("GET", "/v1/flo/metrics").status == 401
+        text, _ = issue(real.home.identity(), "prometheus", "viewer", 60)
+        headers = {"authorization": f"Bearer {text}"}
+        answer = real.private("GET", "/v1/flo/metrics", headers=headers)
+        assert answer.status == 200
+        lines = dict(line.rsplit(" ", 1) for line in answer.body.decode().splitlines())
+        assert lines["flo_hospitals"] == "1"
+        assert float(lines["flo_received_bytes"]) > 100
+        assert float(lines["flo_sent_bytes"]) > 100
+    line = json.loads((real.home.directory / "log" / "metrics.jsonl").read_text().splitlines()[0])
+    assert "hospitals" in line

@@ -1,0 +1,138 @@
+"""Shredding a study: its key is gone from the file, and every sealed copy with it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from flo.cli.coordinator.operator import Operator
+from flo.errors import FloError, RefusedError, StudyError, TrustError
+from flo.keys import sealed
+from flo.keys.keystore import AesKeyStore
+from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
+from flo.server.keys.study_keys import job_secret, study_key
+from flo.server.store.store import Offer, Store
+from flo.server.studies.erase import shred
+from flo.server.studies.publish import tensors_path
+from flo.storage.artifacts import LocalArtifacts
+from tests.builders import small_study
+from tests.commands import flo
+from tests.server.real_coordinator import kinds, serving
+
+STUDY, OTHER = small_study(), small_study(name="other")
+MASTER = bytes(range(32))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> CoordinatorHome:
+    return CoordinatorHome.create(tmp_path / "coordinator", CoordinatorConfig())
+
+
+def over(store: Store, status: str = "done") -> Offer:
+    """The study, with a run that has a state, ended like that."""
+    store.add_study(STUDY, "00")
+    store.start_run("run-1", STUDY.digest)
+    store.save_state("run-1", store.take_run("run-1"), b"THE SEALED STATE")
+    store.set_status(STUDY.digest, status)
+    offer = store.offer(STUDY.digest)
+    assert offer is not None
+    return offer
+
+
+def test_the_salt_and_the_states_are_overwritten_in_the_files(home: CoordinatorHome) -> None:
+    with closing(home.store()) as store:
+        offer, salt = over(store), store.salt(STUDY.digest)
+        files = [*home.directory.glob("coordinator.sqlite*")]
+        assert any(salt in file.read_bytes() for file in files)
+        shred(home, store, offer, "Ada", None)
+        for file in home.directory.glob("coordinator.sqlite*"):
+            assert salt not in file.read_bytes(), file
+            assert b"THE SEALED STATE" not in file.read_bytes(), file
+        with pytest.raises(RefusedError, match="was shredded"):
+            store.salt(STUDY.digest)
+
+
+def test_a_copy_that_nobody_could_reach_opens_no_more(home: CoordinatorHome) -> None:
+    context = {"purpose": "checkpoint", "study": STUDY.digest}
+    with closing(home.store()) as store:
+        offer = over(store)
+        key = study_key(MASTER, store.salt(STUDY.digest), STUDY.digest)
+        copy = sealed.seal(AesKeyStore(key), context, b"weights")
+        assert sealed.unseal(AesKeyStore(key), context, copy, "copy") == b"weights"
+        shred(home, store, offer, "Ada", None)
+    without = AesKeyStore(study_key(MASTER, bytes(32), STUDY.digest))
+    with pytest.raises(TrustError):
+        sealed.unseal(without, context, copy, "copy")
+
+
+def test_models_and_objects_go_and_other_studies_stay(
+    home: CoordinatorHome, tmp_path: Path
+) -> None:
+    artifacts = LocalArtifacts(tmp_path / "artifacts")
+    artifacts.put("runs/run-1/state-1.sealed", b"x")
+    artifacts.put("models/m.sealed", b"x")
+    with closing(home.store()) as store:
+        offer = over(store)
+        store.add_study(OTHER, "00")
+        others = store.salt(OTHER.digest)
+        tensors_path(home, STUDY, "run-1").write_bytes(b"tensors")
+        (home.directory / "models" / "other-run-9.safetensors").write_bytes(b"tensors")
+        assert shred(home, store, offer, "Ada", artifacts) == 3
+        assert shred(home, store, offer, "Ada", artifacts) == 0
+        assert store.salt(OTHER.digest) == others
+    assert artifacts.keys("") == []
+    assert [p.name for p in (home.directory / "models").iterdir()] == ["other-run-9.safetensors"]
+
+
+@pytest.mark.parametrize("status", ["offered", "running", "paused"])
+def test_a_study_under_way_is_not_shredded(home: CoordinatorHome, status: str) -> None:
+    with closing(home.store()) as store:
+        offer, salt = over(store, status), store.salt(STUDY.digest)
+        with pytest.raises(StudyError, match=f"is {status}"):
+            shred(home, store, offer, "Ada", None)
+        assert store.salt(STUDY.digest) == salt
+
+
+def test_keys_of_studies_and_jobs_are_all_different() -> None:
+    found = {
+        make(MASTER, salt, name)
+        for make in (study_key, job_secret)
+        for salt in (bytes(32), bytes([1]) * 32)
+        for name in ("a", "b")
+    }
+    assert len(found) == 8
+    assert {len(key) for key in found} == {32}
+
+
+@pytest.mark.processes
+def test_an_operator_shreds_by_command_after_saying_yes(tmp_path: Path) -> None:
+    with serving(tmp_path / "home") as real:
+        for name in ("north", "south", "west"):
+            real.enrol(tmp_path / name, name)
+        directory = real.home.directory
+        with Operator(directory) as operator:
+            study = small_study().canonical_bytes
+            digest = operator.call("POST", "studies", body=study)["digest"]
+            with pytest.raises(FloError, match="is offered"):
+                operator.call("POST", f"studies/{digest}/shred")
+        assert flo("study", "stop", digest, "--yes", "--home", directory).returncode == 0
+        refused = flo("study", "shred", digest, "--home", directory)
+        assert refused.returncode == 3
+        done = flo("study", "shred", digest, "--yes", "--home", directory)
+        assert done.returncode == 0, done.stderr
+        assert "backups of the coordinator made before now still hold the key" in done.stdout
+    assert kinds(real.home).count("shredded") == 1
+
+
+@pytest.mark.processes
+def test_the_coordinators_key_is_replaced_after_a_shred(home: CoordinatorHome) -> None:
+    with closing(home.store()) as store:
+        offer = over(store)
+        path = tensors_path(home, STUDY, "run-1")
+        path.write_bytes(b"tensors")
+        store.end_run("run-1", store.take_run("run-1"), "done", {"model": str(path)})
+        shred(home, store, offer, "Ada", None)
+    done = flo("coordinator", "replace-key", "--yes", "--home", home.directory)
+    assert done.returncode == 0, done.stderr
