@@ -80,7 +80,7 @@ def complete_and_sign(
 
     earlier = [(offer.study, offer.status) for offer in store.offers()]
     complete = complete_for_signing(study, store.keys(), earlier, datetime.now(UTC).date())
-    signature = home.identity().sign("study", complete.canonical_bytes)
+    signature = home.open_identity().sign("study", complete.canonical_bytes)
     store.add_study(complete, signature, place)
     store.add_event(
         complete.digest,
@@ -105,7 +105,7 @@ def serve(
     share_arenas()
     factory = uvicorn.Config(app="unused", loop="auto", log_config=None).get_loop_factory()
     home.require_no_pending_rotation()
-    keep_direct(home.config.private_host)  # Flower's own parts, here, dial only each other
+    keep_direct(home.read_config().private_host)  # Flower's own parts, here, dial only each other
     with home.serving(), asyncio.Runner(loop_factory=factory) as runner:
         home.renew_certificate(days=_RENEW_DAYS)
         runner.run(Coordinator(home, aggregators, audit_store).serve())
@@ -120,13 +120,13 @@ class Coordinator:
         aggregators: Aggregators | None = None,
         audit_store: ArtifactStore | None = None,
     ) -> None:
-        self._home, self._store, self._admission = home, home.store(), home.store()
+        self._home, self._store, self._admission = home, home.open_store(), home.open_store()
         self._notifier, self._large_bodies, self._last_seen = (
             Notifier(),
             LargeBodyRelay(),
             LastSeen(),
         )
-        self._identity, self._audit_log = home.identity(), home.audit_log()
+        self._identity, self._audit_log = home.open_identity(), home.open_audit_log()
         self._audit = RateLimitedAudit(self._store)
         self._chain = home.chain_path.read_bytes()
         superexec_secret = secrets.token_bytes(32)
@@ -151,19 +151,22 @@ class Coordinator:
 
     async def serve(self) -> None:
         """Serve hospitals, operators and runs until SIGTERM or SIGINT, then close all in order."""
-        config = self._home.config
+        config = self._home.read_config()
         outside_socket = bind(config.bind, config.port)
         inside_socket = bind(config.private_host, config.private_port)
         api = SiteApi(
             self._store,
-            self._home.authority(),
+            self._home.open_authority(),
             self._identity,
             self._audit_log,
             key_rotation.steps(self._home),
             self._register,
             self._audit,
         )
-        certificate, key = self._home.certificate_path.read_bytes(), self._home.tls_identity().pem()
+        certificate, key = (
+            self._home.certificate_path.read_bytes(),
+            self._home.open_tls_identity().pem(),
+        )
         outside = listener(
             Gateway(
                 self._superlink,
@@ -269,11 +272,11 @@ class Coordinator:
     @contextlib.contextmanager
     def _superexec(self) -> Iterator[None]:
         """What launches ServerApps. Of this folder's keys they are given one, in memory only."""
-        with in_memory(self._home.checkpoint_key()) as key:
+        with in_memory(self._home.open_checkpoint_key()) as key:
 
             def start() -> subprocess.Popen[bytes]:
                 return start_superexec(
-                    self._home.private_url,
+                    self._home.read_private_url(),
                     self._home.chain_path,
                     self._home.superexec_secret_path,
                     home=self._home.directory,
@@ -355,7 +358,9 @@ class Coordinator:
         if renewed:
             for open_ in self._listeners:
                 reload_certificate(
-                    open_, self._home.certificate_path.read_bytes(), self._home.tls_identity().pem()
+                    open_,
+                    self._home.certificate_path.read_bytes(),
+                    self._home.open_tls_identity().pem(),
                 )
             self._store.add_event(None, "certificate-renewed", whose="coordinator")
 
@@ -366,7 +371,9 @@ class Coordinator:
         self._jobs.ready = True
 
     def _register(self, member: Member) -> None:
-        node = self._superlink.register_node(self._home.private_url, self._chain, member.public)
+        node = self._superlink.register_node(
+            self._home.read_private_url(), self._chain, member.public
+        )
         self._store.set_node(member.public, node)
 
     def _gone(self, certificate: bytes) -> None:

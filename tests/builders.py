@@ -118,7 +118,7 @@ for _name in HOSPITALS:
 
 def data_file(home: SiteHome) -> Path:
     """The file that a made site reads its patients from."""
-    file = home.config.population(None).file
+    file = home.read_config().population(None).file
     assert file is not None
     return file
 
@@ -131,7 +131,7 @@ def pretend_enrolled(home: SiteHome, coordinator: Identity) -> None:
 
 def offered(study: Study, homes: list[SiteHome], coordinator: Identity) -> Offered:
     """The signed study; hospitals without a home get made-up keys."""
-    prints = {home.config.hospital: home.identity().fingerprint for home in homes}
+    prints = {home.read_config().hospital: home.open_identity().fingerprint for home in homes}
     for hospital in study.hospitals:
         prints.setdefault(hospital.id, partner(hospital.id).fingerprint)
     complete = study.with_fingerprints(prints)

@@ -127,23 +127,26 @@ def _site(folder: Path, hospital: str, coordinator: RealCoordinator) -> SiteHome
 
 
 def _approve(home: SiteHome, digest: str, prints: dict[str, str]) -> None:
-    others = {name: key for name, key in prints.items() if name != home.config.hospital}
+    others = {name: key for name, key in prints.items() if name != home.read_config().hospital}
     AddressBook.load(home).confirm(home, others)
     with connect(home) as api:
-        offer = choose(offered_studies(api, home.coordinator), digest)
-        approve(home, api, offer, home.config.population(None))
+        offer = choose(offered_studies(api, home.read_coordinator()), digest)
+        approve(home, api, offer, home.read_config().population(None))
 
 
 def _serve(home: SiteHome, over: threading.Event) -> None:
     """An agent's loop: it connects anew when a connection is lost."""
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         with connect(home) as api:
             confirm_head(api, ledger)
-        keys = RunKeys(home.identity())
+        keys = RunKeys(home.open_identity())
         while not over.is_set():
             answering = handler.Handler(home, ledger, Ones(), keys, lambda study: None)
             link = FleetLink(
-                home.coordinator.url, context_of(home), home.identity(), CoordinatorClock()
+                home.read_coordinator().url,
+                context_of(home),
+                home.open_identity(),
+                CoordinatorClock(),
             )
             with contextlib.suppress(NetworkError), closing(answering), link:
                 while not over.is_set():
@@ -172,7 +175,9 @@ def measured(sites: int, megabytes: float) -> dict[str, float]:
             with Operator(coordinator.home.directory) as operator:
                 offered = operator.call("POST", "studies", body=study.canonical_bytes)
             digest = str(offered["digest"])
-            prints = {home.config.hospital: home.identity().fingerprint for home in homes}
+            prints = {
+                home.read_config().hospital: home.open_identity().fingerprint for home in homes
+            }
             for home in homes:
                 _approve(home, digest, prints)
             return _followed(coordinator, homes, digest, megabytes)

@@ -53,7 +53,7 @@ def _made(identity: Identity, study: str, run: str, epoch: int) -> tuple[X25519P
 
 def handler_of(home: SiteHome, ledger: Ledger, releaser: Releaser) -> Handler:
     """A handler as after a start of the agent: without the run keys of before."""
-    return Handler(home, ledger, releaser, RunKeys(home.identity()), lambda _: None)
+    return Handler(home, ledger, releaser, RunKeys(home.open_identity()), lambda _: None)
 
 
 def signed(identity: Identity, sequence: int, row: str = "c" * 64) -> LedgerHead:

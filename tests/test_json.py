@@ -160,11 +160,11 @@ def decided(home: SiteHome, digest: str) -> None:
     (waiting,) = asked("site inbox", *place)["studies"]
     assert waiting["here"] == "waiting for you"
     assert asked("site review", digest, *place)["sections"]
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         before = ledger.head()
     looked = asked("site approve", digest, "--dry-run", *place)
     assert (looked["approved"], looked["dry_run"]) == (False, True)
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         assert ledger.head() == before
     assert [*(home.directory / "snapshots").iterdir()] == []
     assert asked("site inbox", *place)["studies"] == [waiting]

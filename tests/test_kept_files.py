@@ -77,7 +77,7 @@ def home(kept: Path, study: Study) -> SiteHome:
     document = config.model_dump(mode="json", exclude_none=True)
     write_private(made.config_path, tomli_w.dumps(document).encode())
     (kept / "approved").mkdir()
-    AuditLog(kept / "audit.sqlite", made.identity()).close()  # 0.1 had none
+    AuditLog(kept / "audit.sqlite", made.open_identity()).close()  # 0.1 had none
     shutil.move(kept / "approval.json", approval_path(made, study.digest))
     return made
 
@@ -132,15 +132,15 @@ def test_the_key_is_read_in_the_clear_and_sealed_when_it_is_saved(
 ) -> None:
     path = home.directory / "identity.key"
     assert path.read_bytes().startswith(b"-----BEGIN PRIVATE KEY-----")
-    identity = home.identity()
+    identity = home.open_identity()
     assert identity.fingerprint == study.hospital("cleveland").fingerprint
-    identity.save(path, home.keystore())
+    identity.save(path, home.open_keystore())
     assert is_sealed(path.read_bytes())
-    assert home.identity().fingerprint == identity.fingerprint
+    assert home.open_identity().fingerprint == identity.fingerprint
 
 
 def test_the_coordinator_is_the_one_that_signed_the_study(home: SiteHome, study: Study) -> None:
-    info = home.coordinator
+    info = home.read_coordinator()
     kept = json.loads(approval_path(home, study.digest).read_bytes())
     assert info.signer_of(study.canonical_bytes, kept["study_signature"]) == info.public
     assert (info.earlier, len(info.fingerprints)) == ((), 1)
@@ -152,7 +152,7 @@ def test_the_coordinator_is_the_one_that_signed_the_study(home: SiteHome, study:
 
 
 def test_the_ledger_opens_with_its_key_and_adds_up(home: SiteHome, study: Study) -> None:
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         balance = ledger.balance()
         life = balance.lives["main"]
         assert (life.epsilon, life.delta, life.order) == (0.9, 1e-6, 24)
@@ -186,7 +186,7 @@ def test_the_ledger_opens_with_its_key_and_adds_up(home: SiteHome, study: Study)
 def test_a_ledger_that_is_spent_refuses_whatever_is_new(
     home: SiteHome, study: Study, ask: Callable[[Study], Study]
 ) -> None:
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         before = ledger.head()
         with pytest.raises(BudgetError, match=r"0\.0% remains"):
             ledger.reserve(ask(study), "main")
@@ -197,7 +197,7 @@ def test_a_ledger_that_is_spent_refuses_whatever_is_new(
 def test_a_ledger_with_something_left_takes_what_fits_and_refuses_the_rest(
     home: SiteHome, study: Study
 ) -> None:
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         ledger.reserve(study.with_epsilon(0.1), "main")
         with pytest.raises(BudgetError, match=r"remains"):
             ledger.reserve(study.with_epsilon(0.5), "main")
@@ -216,7 +216,7 @@ def test_a_study_that_was_approved_under_the_old_version_is_finished_under_this_
         database.execute("DELETE FROM rows WHERE sequence > 20")  # in the middle of its training
     facts = dict.fromkeys(("run", "round", "attempt", "model", "cohort"), "x")
     facts |= {"study": study.digest, "reply": "0" * 64}
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         held = ledger.balance().reservations[2]
         assert (held.remaining("training"), held.remaining("evaluation")) == left
         for purpose, count in zip(("training", "evaluation"), left, strict=True):
@@ -226,7 +226,7 @@ def test_a_study_that_was_approved_under_the_old_version_is_finished_under_this_
             with pytest.raises(BudgetError, match=f"no {purpose} release left"):
                 ledger.charge(2, purpose, "one more", facts)
         ledger.settle(2, "ended")
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         life = ledger.balance().lives["main"]
         for sub_ledger, share in Plan.of(study).shares(life).items():
             spent = life.share(ledger.balance().charged("main", sub_ledger))
@@ -260,7 +260,7 @@ def test_an_edited_approval_is_refused(home: SiteHome, study: Study) -> None:
 def test_an_extract_made_today_says_what_the_old_report_said(
     home: SiteHome, study: Study, version: int
 ) -> None:
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         (now,) = verify(build([make_extract(home, ledger, study.digest)]))["hospitals"]
     old = next(
         site
@@ -325,7 +325,7 @@ def test_the_model_opens_with_safetensors_and_fits_its_study(kept: Path, study: 
 def test_the_model_opens_with_its_card_which_names_study_and_report(
     home: SiteHome, study: Study
 ) -> None:
-    coordinators = home.coordinator.fingerprints
+    coordinators = home.read_coordinator().fingerprints
     found = PublishedModel.open(home.directory / "model.safetensors", *coordinators)
     assert (found.study, found.card.rounds) == (study, 30)
     assert found.card.report == canonical.digest((home.directory / "report.json").read_bytes())
@@ -347,7 +347,7 @@ def test_the_card_of_a_study_counted_in_bins_says_what_bins_hide(home: SiteHome)
 @of_v2
 @pytest.mark.parametrize("name", ["model.safetensors", "model.card.json"])
 def test_a_changed_byte_of_a_model_or_its_card_is_found(home: SiteHome, name: str) -> None:
-    path, coordinators = home.directory / name, home.coordinator.fingerprints
+    path, coordinators = home.directory / name, home.read_coordinator().fingerprints
     before = path.read_bytes()
     for position in range(11, len(before), len(before) // 23):
         changed = bytearray(before)
@@ -370,7 +370,7 @@ def test_a_ledger_of_a_later_schema_is_refused_and_left_alone(home: SiteHome) ->
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE meta SET value = '2' WHERE name = 'schema'")
     with pytest.raises(UsageError, match="ledger schema 2; this version reads 1"):
-        home.ledger()
+        home.open_ledger()
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT value FROM meta").fetchall() == [("2",)]
         assert database.execute("SELECT count(*) FROM rows").fetchone() == (34,)
@@ -385,7 +385,7 @@ def test_an_approval_of_a_later_schema_is_refused(home: SiteHome, study: Study) 
 def test_a_coordinators_file_of_a_later_schema_is_refused(home: SiteHome) -> None:
     changed_json(home.directory / "coordinator.json", schema_version=2)
     with pytest.raises(UsageError, match="schema_version"):
-        _ = home.coordinator
+        _ = home.read_coordinator()
 
 
 @pytest.mark.parametrize("claimed", [0, 7, "1", None, True], ids=repr)
@@ -399,7 +399,7 @@ def test_a_model_card_of_a_later_schema_is_refused(home: SiteHome) -> None:
     path = home.directory / "model.card.json"
     changed_json(path, schema_version=2)
     with pytest.raises(UsageError, match="schema_version"):
-        PublishedModel.open(path, *home.coordinator.fingerprints)
+        PublishedModel.open(path, *home.read_coordinator().fingerprints)
 
 
 def test_an_extract_of_a_later_schema_is_refused(kept: Path) -> None:

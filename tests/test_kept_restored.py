@@ -39,12 +39,12 @@ def test_a_kept_backup_is_restored_and_recovered(tmp_path: Path) -> None:
     assert (header.kind, header.name) == ("site", "north")
     home = SiteHome.open(tmp_path / "site")
     assert recover(home, cast(CoordinatorApi, Coordinator())).lost == 1
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         (held,) = ledger.balance().reservations.values()
         assert held.settled
         assert held.unseen["training"] == 3
-    sign(home.directory, home.identity())
-    assert home.policy.approvers == 1
+    sign(home.directory, home.open_identity())
+    assert home.read_policy().approvers == 1
 
 
 def test_a_kept_report_of_a_restored_ledger_verifies() -> None:

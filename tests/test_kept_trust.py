@@ -55,14 +55,14 @@ def test_the_logs_of_both_sides_verify_together(kept: Path) -> None:
 
 def test_the_sites_own_log_goes_on(kept: Path, home: SiteHome) -> None:
     home.record("reviewed", "a" * 64)
-    with closing(home.audit_log()) as log:
+    with closing(home.open_audit_log()) as log:
         (found,) = verify_logs([log.export("cleveland")])
     before = json.loads((kept / "site.audit.json").read_bytes())["entries"]
     assert found.entries > len(before)
 
 
 def test_the_policy_is_in_force_and_the_approval_holds(home: SiteHome) -> None:
-    assert home.policy == Policy()
+    assert home.read_policy() == Policy()
     (digest,) = approved_digests(home)
     approved = approval.load(home, digest)
     decision = approved.read_decision()
@@ -88,7 +88,7 @@ def test_report_extract_evidence_and_model_verify(kept: Path, home: SiteHome) ->
     evidence = (kept / "evidence.json").read_bytes()
     assert pack.verify(evidence)["owner"] == "cleveland"
     assert "Art. 17" in pack.render(evidence)
-    PublishedModel.open(kept / "model.card.json", *home.coordinator.fingerprints)
+    PublishedModel.open(kept / "model.card.json", *home.read_coordinator().fingerprints)
 
 
 LATER: list[tuple[str, str, Callable[[Path], Any]]] = [
@@ -100,8 +100,16 @@ LATER: list[tuple[str, str, Callable[[Path], Any]]] = [
     ("evidence.json", "schema_version", lambda kept: pack.verify(_read(kept, "evidence.json"))),
     ("report.json", "schema", lambda kept: verify_report(_read(kept, "report.json"))),
     ("extract.json", "schema", lambda kept: build([_read(kept, "extract.json")])),
-    ("site/policy.signed.json", "schema_version", lambda kept: SiteHome(kept / "site").policy),
-    ("site/coordinator.json", "schema_version", lambda kept: SiteHome(kept / "site").coordinator),
+    (
+        "site/policy.signed.json",
+        "schema_version",
+        lambda kept: SiteHome(kept / "site").read_policy(),
+    ),
+    (
+        "site/coordinator.json",
+        "schema_version",
+        lambda kept: SiteHome(kept / "site").read_coordinator(),
+    ),
 ]
 
 

@@ -70,14 +70,14 @@ def site(tmp_path: Path) -> Iterator[tuple[SiteHome, Study, Ledger]]:
     home = make_site(tmp_path)
     pretend_enrolled(home, coordinator)
     offer = offered(small_study(), [home], coordinator)
-    approve(home, cast(CoordinatorApi, SilentApi()), offer, home.config.population(None))
-    with closing(home.ledger()) as ledger:
+    approve(home, cast(CoordinatorApi, SilentApi()), offer, home.read_config().population(None))
+    with closing(home.open_ledger()) as ledger:
         yield home, offer.study, ledger
 
 
 def three_rounds(home: SiteHome, study: Study, ledger: Ledger) -> list[Reply]:
     handler = Handler(
-        home, ledger, CountingReleaser(LENGTH), RunKeys(home.identity()), lambda _: None
+        home, ledger, CountingReleaser(LENGTH), RunKeys(home.open_identity()), lambda _: None
     )
     replies = []
     for round_ in (1, 2, 3):

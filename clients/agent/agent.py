@@ -66,12 +66,12 @@ class Agent:
             device,
             home.directory / "snapshots",
             home.directory / "identity.key",
-            lambda: home.policy.confinement,
+            lambda: home.read_policy().confinement,
             lambda code: home.record(
                 "process-restarted", program="flo.clients.data_process.child", code=code
             ),
         )
-        self._run_keys = RunKeys(home.identity())
+        self._run_keys = RunKeys(home.open_identity())
         self._clock = CoordinatorClock()
         self._stopping = threading.Event()
         self._closed = ""
@@ -94,7 +94,7 @@ class Agent:
         set_undumpable()
         keep_direct()
         keep_freed_memory()
-        with self._home.agent_lock(), closing(self._home.ledger()) as ledger:
+        with self._home.agent_lock(), closing(self._home.open_ledger()) as ledger:
             be_ready(self._home)
             self._sweep(ledger)
             self._worker.start()
@@ -165,7 +165,9 @@ class Agent:
                     lambda study: self._settled(study, ledger),
                 )
                 with closing(handler), self._link() as link:
-                    log.info("connected", extra={"fields": {"url": self._home.coordinator.url}})
+                    log.info(
+                        "connected", extra={"fields": {"url": self._home.read_coordinator().url}}
+                    )
                     backoff = Backoff()
                     self._answer_forever(link, handler)
             except (NetworkError, MessageError, UsageError, RefusedError) as error:
@@ -218,7 +220,7 @@ class Agent:
         if since is not None:
             return f"everything is stopped here since {since.time}"
         try:
-            policy = self._home.policy
+            policy = self._home.read_policy()
         except TrustError as error:  # being edited: until it is signed again
             return f"{error} ({error.hint})"
         if not policy.is_open(datetime.now().astimezone()):
@@ -243,9 +245,9 @@ class Agent:
 
     def _countersign(self, api: CoordinatorApi) -> None:
         """Audit logs that do not agree are a matter for people; the ledger protects patients."""
-        with closing(self._home.audit_log()) as audit_log:
+        with closing(self._home.open_audit_log()) as audit_log:
             try:
-                cosign(api, audit_log, self._home.coordinator)
+                cosign(api, audit_log, self._home.read_coordinator())
             except (TrustError, RefusedError, MessageError) as error:
                 log.error(f"audit logs disagree: {error}")
                 last, why = audit_log.last("audit-disagreement"), str(error)[:500]
@@ -254,7 +256,7 @@ class Agent:
 
     def _settle_ended(self, api: CoordinatorApi, ledger: Ledger) -> None:
         """Settle studies that ended while we were away or expired, so that no reservation leaks."""
-        replies = ReplyStore(self._home.directory / "replies", self._home.keystore())
+        replies = ReplyStore(self._home.directory / "replies", self._home.open_keystore())
         for known in known_studies(api):
             digest = canonical.digest(known.study.encode())
             if not approval_path(self._home, digest).exists():
@@ -270,8 +272,8 @@ class Agent:
 
     def _link(self) -> FleetLink:
         context = context_of(self._home)
-        identity = self._home.identity()
-        return FleetLink(self._home.coordinator.url, context, identity, self._clock)
+        identity = self._home.open_identity()
+        return FleetLink(self._home.read_coordinator().url, context, identity, self._clock)
 
     def _settled(self, study: Study, ledger: Ledger) -> None:
         self._worker.unload(study.digest)

@@ -100,9 +100,9 @@ class Handler:
         on_settled: Callable[[Study], None],
     ) -> None:
         self._home, self._ledger, self._releaser = home, ledger, releaser
-        self._hospital, self._code = home.config.hospital, code_digest()
-        self._partners = PartnerChecks(self._hospital, home.identity(), ledger, run_keys)
-        self._replies = ReplyStore(home.directory / "replies", home.keystore())
+        self._hospital, self._code = home.read_config().hospital, code_digest()
+        self._partners = PartnerChecks(self._hospital, home.open_identity(), ledger, run_keys)
+        self._replies = ReplyStore(home.directory / "replies", home.open_keystore())
         self._message_log = MessageLog(home)
         self._on_settled = on_settled
 
@@ -199,7 +199,7 @@ class Handler:
     def _refuse_by_policy(self, approved: Approval) -> None:
         """A policy that was tightened after the approval stops the study at the next message."""
         try:
-            policy = self._home.policy
+            policy = self._home.read_policy(self._message_log.log)
         except FloError as error:  # being edited, or forged: until it is signed again
             raise PartnerRefused("not-ready", str(error)) from error
         study, decision = approved.read_study(), approved.read_decision()

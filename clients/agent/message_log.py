@@ -18,17 +18,17 @@ class MessageLog:
     """The audit log as it is written while messages come; too many in a minute are only counted."""
 
     def __init__(self, home: SiteHome) -> None:
-        self._log, self._shares = home.audit_log(), PerMinuteLimiter()
+        self.log, self._shares = home.open_audit_log(), PerMinuteLimiter()
 
     def close(self) -> None:
         """Enter the numbers of what was only counted so far, and close the log."""
         self._enter_counted(now=True)
-        self._log.close()
+        self.log.close()
 
     def malformed(self, size: int) -> None:
         """Something of so many bytes that is no request."""
         if self._within_rate("malformed"):
-            self._log.append("malformed-message", bytes=size)
+            self.log.append("malformed-message", bytes=size)
 
     def answered(self, asked: RequestHeader, reply: bytes) -> None:
         """A request and the reply that is about to leave.
@@ -38,7 +38,7 @@ class MessageLog:
         header = decode_reply(reply).header
         if not self._within_rate("refused" if header.kind == "refused" else "answered"):
             return
-        self._log.append(
+        self.log.append(
             "message",
             asked.study,
             asked=asked.kind,
@@ -57,4 +57,4 @@ class MessageLog:
 
     def _enter_counted(self, *, now: bool = False) -> None:
         for what, count in self._shares.drain_suppressed(now=now).items():
-            self._log.append("messages-more", what=str(what), count=count)
+            self.log.append("messages-more", what=str(what), count=count)

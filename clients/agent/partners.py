@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from flo.clients.agent.run_keys import OwnKey, RunKeys
 from flo.errors import TrustError
-from flo.keys.claims import HeadAttestation, RunKey
+from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
 from flo.keys.identity import Identity
 from flo.privacy.ledger.ledger import Ledger
 from flo.protocol.messages import RefusalCode, RequestHeader
 from flo.study.document import Study
+
+_MAX_CHECKED_KEYS = 10_000
 
 
 class PartnerRefused(Exception):
@@ -37,10 +39,13 @@ class PartnerChecks:
     ) -> None:
         self._hospital, self._identity = hospital, identity
         self._ledger, self._run_keys = ledger, run_keys
+        self._checked_keys: set[tuple[str, str, str, RunKey]] = set()  # a run relays them each time
 
     def witness(self, header: RequestHeader, study: Study) -> None:
         """Keep partners' heads; our own must be in our ledger, or it was rolled back."""
         for hospital, head in header.heads.items():
+            if hospital == self._hospital and self._is_ours(head):
+                continue
             try:
                 head.check(_fingerprint(study, hospital))
             except TrustError as error:
@@ -52,6 +57,10 @@ class PartnerChecks:
                 self._ledger.confirm(head)
             except TrustError as error:
                 raise PartnerRefused("rolled-back", str(error)) from error
+
+    def _is_ours(self, head: LedgerHead) -> bool:
+        """Whether it is a row of our ledger, under our key: then its signature proves no more."""
+        return head.public == self._identity.public.hex() and self._ledger.holds(head)
 
     def join(
         self, header: RequestHeader, study: Study
@@ -134,8 +143,13 @@ class PartnerChecks:
 
     def _check_keys(self, header: RequestHeader, study: Study) -> None:
         for hospital, key in header.keys.items():
+            claim = (study.digest, header.run, _fingerprint(study, hospital), key)
             try:
-                key.check(study.digest, header.run, _fingerprint(study, hospital))
+                if claim not in self._checked_keys:
+                    key.check(*claim[:3])
+                    if len(self._checked_keys) >= _MAX_CHECKED_KEYS:
+                        self._checked_keys.clear()
+                    self._checked_keys.add(claim)
                 if hospital != self._hospital:
                     self._ledger.see_run_key(study.digest, header.run, hospital, key)
             except TrustError as error:

@@ -58,10 +58,14 @@ def approve(
     key of their own (``flo.clients.approvals.approvers``), where the policy names people. A study
     that was approved for other code is approved anew for the installed one, at no charge.
     """
-    study, hospital = offered.study, home.config.hospital
-    refuse_forged(offered, home.coordinator)
+    study, hospital = offered.study, home.read_config().hospital
+    refuse_forged(offered, home.read_coordinator())
     with home.decision_lock():
-        kept, policy, mapping = _kept(home, study.digest), home.policy, mapping_of(home, study)
+        kept, policy, mapping = (
+            _kept(home, study.digest),
+            home.read_policy(),
+            mapping_of(home, study),
+        )
         terms = _allowed_terms(home, study, population, policy, mapping, if_broken=if_broken)
         if kept is not None and _still_good(kept, policy, hospital):
             return _announce(api, kept)
@@ -87,9 +91,9 @@ def dry_run_approval(
     Raises as ``approve`` does: what would stand in the way.
     """
     study = offered.study
-    refuse_forged(offered, home.coordinator)
+    refuse_forged(offered, home.read_coordinator())
     with home.decision_lock():
-        policy, mapping = home.policy, mapping_of(home, study)
+        policy, mapping = home.read_policy(), mapping_of(home, study)
         terms = _allowed_terms(home, study, population, policy, mapping, if_broken=if_broken)
         if _kept(home, study.digest) is None:
             with suppress(_Rehearsed):
@@ -109,7 +113,7 @@ def shares(
     home: SiteHome, study: Study, population: Population, *, if_broken: bool
 ) -> dict[str, float]:
     """What a study takes of the life budget, by sub-ledger."""
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         life = ledger.balance().lives[population.name]
     plan = Plan.charged(study, if_broken=if_broken)
     return plan.shares(life)
@@ -122,7 +126,7 @@ class _Rehearsed(Exception):
 def terms_of(home: SiteHome, study: Study, population: Population, *, if_broken: bool) -> Terms:
     """What a yes to this study would be to, here and now; a kept approval keeps what it pays."""
     mapping = mapping_of(home, study)
-    return _terms(home, study, population, home.policy, mapping, if_broken=if_broken)
+    return _terms(home, study, population, home.read_policy(), mapping, if_broken=if_broken)
 
 
 def _terms(
@@ -135,14 +139,14 @@ def _terms(
     if_broken: bool,
 ) -> Terms:
     kept = _kept(home, study.digest)
-    read_by = mapping.commitment(home.patients_key) if mapping else None
+    read_by = mapping.commitment(home.open_patients_key()) if mapping else None
     if kept is not None:
         before = kept.read_decision()
         if_broken, read_by = before.worst_case, before.mapping
     broken = if_broken and study.mechanism.noise == "distributed"
     return Terms(
         population=kept.population if kept else population.name,
-        unconfirmed=tuple(AddressBook.load(home).unconfirmed(study, home.config.hospital)),
+        unconfirmed=tuple(AddressBook.load(home).unconfirmed(study, home.read_config().hospital)),
         charged="if-broken" if broken else "as-designed",
         code=code_digest(),
         policy=policy.digest,
@@ -164,8 +168,8 @@ def _allowed_terms(
     terms = _terms(home, study, population, policy, mapping, if_broken=if_broken)
     broken, unconfirmed = terms.worst_case, terms.unconfirmed
     epsilon = charged_epsilon(study.canonical_bytes.decode(), broken)
-    own = home.identity().fingerprint
-    check_study(study, home.config.hospital, own, policy, epsilon, unconfirmed)
+    own = home.open_identity().fingerprint
+    check_study(study, home.read_config().hospital, own, policy, epsilon, unconfirmed)
     refuse_strangers(study, unconfirmed, if_broken=broken)
     return terms
 
@@ -190,19 +194,19 @@ def _sign(
     home: SiteHome, kept: Approval, terms: Terms, people: tuple[PersonApproval, ...]
 ) -> Approval:
     """The hospital's signature under its decision, and the approval with it, kept and entered."""
-    study, identity = kept.read_study(), home.identity()
+    study, identity = kept.read_study(), home.open_identity()
     if Members.load(home, study.digest, kept.snapshot) is None:
         raise RefusedError(
             f"study {study.digest[:12]} was approved by FLO 0.1, which kept no list of its "
             "patients, so nobody could be taken out of it",
             hint="flo site withdraw it, and ask the coordinator for a new version of the study",
         )
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         head = ledger.head()
     decision = Approve(
         schema_version=4 if terms.mapping else 3,
         study=study.digest,
-        hospital=home.config.hospital,
+        hospital=home.read_config().hospital,
         time=_now(),
         head=head,
         people=people,
@@ -286,7 +290,7 @@ def _reserve(
     from flo.clients.patients.id_continuity import check_id_continuity
     from flo.clients.quality.check import require_clean
 
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         confirm_head(api, ledger)  # before the data are read: a call tells nothing of them
         refuse_changed_birth(home, ledger, population)
     checked = require_clean(
@@ -296,13 +300,13 @@ def _reserve(
         mapping,
         population.ignore,
         also=check_id_continuity(home, population),
-        declared=study.hospital(home.config.hospital).declared_size,
+        declared=study.hospital(home.read_config().hospital).declared_size,
     )
     checked = checked.without(opted_out(home, set(checked.patient_ids)))
-    patients_key, split_key = home.patients_key, home.split_key
+    patients_key, split_key = home.open_patients_key(), home.open_split_key()
     snapshot = Snapshot.of(checked, split_key, population.hold_out)
     digest = snapshot.digest
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         hashes = {name: keyed_hash(patients_key, name) for name in checked.patient_ids}
         path = snapshot_path(home, study.digest, digest)
         if keep:
@@ -360,7 +364,7 @@ def _announce(api: CoordinatorApi, approved: Approval) -> Approval:
 
 def refuse_changed_birth(home: SiteHome, ledger: Ledger, population: Population) -> None:
     """What was fixed at birth cannot be changed afterwards: site.toml, split key, patients key."""
-    commitments = home.key_commitments()
+    commitments = home.read_key_commitments()
     for row in ledger.rows():
         public, private = row.public, row.private or {}
         if public["kind"] == "birth" and public["population"] == population.name:

@@ -45,7 +45,7 @@ def add_approver(
         PolicyError: the policy names people and no key was given, or a stranger's, or that of one
         who has said yes already; or it names none and one was given.
     """
-    policy, hospital = home.policy, home.config.hospital
+    policy, hospital = home.read_policy(), home.read_config().hospital
     if not policy.people:
         if key is not None:
             raise PolicyError(

@@ -51,7 +51,7 @@ def refuse(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> None
                 f"study {study[:12]} was approved here",
                 hint=f"flo site withdraw {study[:12]} --reason",
             )
-        with closing(home.ledger()) as ledger:
+        with closing(home.open_ledger()) as ledger:
             cut_off = ledger.open_reservation(study)
             if cut_off is not None:
                 ledger.settle(cut_off, "the approval was cut off, and then refused")
@@ -72,7 +72,7 @@ def withdraw(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> bo
         RefusedError: it was not approved here, or has ended.
     """
     approved, path = read(home, study), withdrawal_path(home, study)
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         if not path.exists():
             held = ledger.balance().reservations.get(approved.reservation)
             if held is None or held.settled:
@@ -80,7 +80,7 @@ def withdraw(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> bo
             signed = _sign(home, "withdraw", study, reason)
             home.record("withdrawn", study)
             write_private(path, signed.to_bytes())
-        replies = ReplyStore(home.directory / "replies", home.keystore())
+        replies = ReplyStore(home.directory / "replies", home.open_keystore())
         settle(ledger, replies, home, approved, approved.read_study())
         try:
             extract = make_extract(home, ledger, study)
@@ -94,17 +94,17 @@ def withdraw(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> bo
 
 
 def _sign(home: SiteHome, decision: Literal["refuse", "withdraw"], study: str, why: str) -> Signed:
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         head = ledger.head()
     made = Decline(
         decision=decision,
         study=study,
-        hospital=home.config.hospital,
+        hospital=home.read_config().hospital,
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         head=head,
         reason=why,
     )
-    return Signed.by(home.identity(), made)
+    return Signed.by(home.open_identity(), made)
 
 
 def _tell(api: CoordinatorApi, signed: Signed) -> None:

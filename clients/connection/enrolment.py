@@ -77,7 +77,7 @@ def enrol(home: SiteHome, invitation_path: Path) -> Enrolled:
     if not invitation_path.is_file():
         raise UsageError(f"no invitation at {invitation_path}")
     invitation = read_json(Invitation, invitation_path, limit=_LIMIT)
-    config, identity = home.config, home.identity()
+    config, identity = home.read_config(), home.open_identity()
     if invitation.hospital != config.hospital:
         raise UsageError(
             f"this invitation is for {invitation.hospital!r}, and this site is {config.hospital!r}"
@@ -121,7 +121,7 @@ def _earlier_keys(home: SiteHome, invitation: Invitation) -> tuple[str, ...]:
     """
     if not home.coordinator_path.exists():
         return ()
-    info = home.coordinator
+    info = home.read_coordinator()
     if info.public == invitation.coordinator:
         return info.earlier
     context = context_of(home)
@@ -139,7 +139,7 @@ def renew_when_due(home: SiteHome, api: CoordinatorApi, *, days: float = RENEW_D
     end = read_certificate(home.directory / "certificate.pem").not_valid_after_utc
     if end - datetime.now(UTC) > timedelta(days=days):
         return False
-    wish = {"request": request(home.config.hospital, home.identity())}
+    wish = {"request": request(home.read_config().hospital, home.open_identity())}
     issued = parse(_Issued, api.call("renew", wish), "the coordinator's answer")
     _refuse_another_key(home, issued.certificate)
     write_public(home.directory / "certificate.pem", issued.certificate.encode())
@@ -153,7 +153,7 @@ def leave(home: SiteHome, api: CoordinatorApi) -> None:
     Raises:
         RefusedError: an approved study is still open here; withdraw it first.
     """
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         held = [held for held in ledger.balance().reservations.values() if not held.settled]
     if held:
         raise RefusedError(
@@ -173,7 +173,7 @@ def newest_key(home: SiteHome, api: CoordinatorApi) -> str:
         MessageError, UsageError: what they show is no succession.
     """
     chain = KeyRotation.read(canonical.encode(api.call("keys", {})))
-    return chain.newest_after(home.coordinator.public)
+    return chain.newest_after(home.read_coordinator().public)
 
 
 def accept_coordinator(home: SiteHome, api: CoordinatorApi, spoken_fingerprint: str) -> str:
@@ -182,7 +182,7 @@ def accept_coordinator(home: SiteHome, api: CoordinatorApi, spoken_fingerprint: 
     Raises:
         TrustError: the key with that fingerprint does not follow the one we know.
     """
-    info = home.coordinator
+    info = home.read_coordinator()
     newest = newest_key(home, api)
     compared = parse_fingerprint(spoken_fingerprint)
     if fingerprint(bytes.fromhex(newest)) != compared:
@@ -225,13 +225,13 @@ def _refuse_another_key(home: SiteHome, pem: str) -> None:
         )
     except (ValueError, UnsupportedAlgorithm) as error:
         raise TrustError("the coordinator sent no certificate") from error
-    if public != home.identity().public:
+    if public != home.open_identity().public:
         raise TrustError("the coordinator sent a certificate for another key")
 
 
 def connect(home: SiteHome) -> CoordinatorApi:
     """The coordinator's calls with this site's certificate. Raises UsageError before enrolment."""
-    return CoordinatorApi(home.coordinator.url, context_of(home))
+    return CoordinatorApi(home.read_coordinator().url, context_of(home))
 
 
 def context_of(home: SiteHome) -> ssl.SSLContext:
@@ -252,4 +252,4 @@ def context_of(home: SiteHome) -> ssl.SSLContext:
             f"this site's certificate ended on {end:%Y-%m-%d}",
             hint="ask the coordinator for a new invitation and enrol again; the key stays the same",
         )
-    return client_context(ca, pem, home.identity().pem())
+    return client_context(ca, pem, home.open_identity().pem())

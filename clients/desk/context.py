@@ -37,8 +37,8 @@ class DeskContext:
             _TEMPLATES,
             QUALITY,
             base=self.base,
-            hospital=self.home.config.hospital,
-            fingerprint=self.home.identity().fingerprint,
+            hospital=self.home.read_config().hospital,
+            fingerprint=self.home.open_identity().fingerprint,
             coordinator=_coordinator(self.home),
         )
 
@@ -68,7 +68,7 @@ class DeskContext:
 
 def _coordinator(home: SiteHome) -> str:
     """Fingerprint of the coordinator's key as it is trusted here; empty before enrolment."""
-    return home.coordinator.fingerprints[0] if home.coordinator_path.exists() else ""
+    return home.read_coordinator().fingerprints[0] if home.coordinator_path.exists() else ""
 
 
 def person_in(fields: dict[str, str]) -> Identity | None:

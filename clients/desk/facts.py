@@ -109,7 +109,7 @@ def strangers(home: SiteHome, study: Study) -> list[str]:
     Raises:
         TrustError: the study names another key than the one that was compared.
     """
-    return AddressBook.load(home).unconfirmed(study, home.config.hospital)
+    return AddressBook.load(home).unconfirmed(study, home.read_config().hospital)
 
 
 def partners(home: SiteHome, study: Study) -> list[Partner]:
@@ -131,7 +131,7 @@ def costs(home: SiteHome, study: Study, population: Population, *, if_broken: bo
     Nothing is reserved. ``if_broken``: at what it costs should the secure sum be broken.
     """
     taken = shares(home, study, population, if_broken=if_broken)
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         balance = ledger.balance()
     life = balance.lives[population.name]
     return [

@@ -67,12 +67,12 @@ def _sign_policy(home: SiteHome, fields: dict[str, str]) -> Policy | None:
         raise PolicyError(
             "nothing was signed: policy.toml is another than was shown", hint="read it again"
         )
-    return sign(home.directory, home.identity(), person_in(fields))
+    return sign(home.directory, home.open_identity(), person_in(fields))
 
 
 def _asks_people(home: SiteHome) -> bool:
     """Whether a change of the policy in force has to be signed by people it names."""
-    with closing(home.audit_log()) as log:
+    with closing(home.open_audit_log()) as log:
         last = log.last("policy-signed")
     return bool(last and last.facts["people"])
 
@@ -81,7 +81,7 @@ def _policy(home: SiteHome) -> dict[str, Any]:
     """What is in force, or what stands in policy.toml and why it is not."""
     found, why = read_edited(home.directory / "policy.toml"), None
     try:
-        found = home.policy
+        found = home.read_policy()
     except TrustError as error:
         why = error
     people = [(p.name, p.role, fingerprint(bytes.fromhex(p.public))) for p in found.people]

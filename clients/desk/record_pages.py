@@ -19,13 +19,13 @@ _ENTRIES = 100
 def record_router(context: DeskContext) -> APIRouter:
     """Routes to read budget, releases and audit log; nothing is changed by them."""
     router, home = APIRouter(), context.home
-    check = IncrementalVerifier(home.audit_log())
+    check = IncrementalVerifier(home.open_audit_log())
 
     @router.get(f"{context.base}/budget")
     def budget(request: Request, population: str = "", epsilon: str = "") -> Response:
-        with closing(home.ledger()) as ledger:
+        with closing(home.open_ledger()) as ledger:
             asked = _asked(epsilon)
-            chosen = home.config.population(population).name if asked else ""
+            chosen = home.read_config().population(population).name if asked else ""
             answers = facts.would_fit(ledger, chosen, asked) if asked else []
             found = facts.lives(ledger)
         values: dict[str, Any] = {
@@ -38,13 +38,13 @@ def record_router(context: DeskContext) -> APIRouter:
 
     @router.get(f"{context.base}/releases")
     def releases(request: Request) -> Response:
-        with closing(home.ledger()) as ledger:
+        with closing(home.open_ledger()) as ledger:
             found, count = facts.releases(ledger)
         return context.page(request, "releases.html.j2", releases=found, count=count)
 
     @router.get(f"{context.base}/log")
     def log(request: Request, study: str = "", kind: str = "") -> Response:
-        with closing(home.audit_log()) as audit:
+        with closing(home.open_audit_log()) as audit:
             entries, count = audit.latest(_ENTRIES, study=study or None, kind=kind or None)
             signers = countersigned(audit)
         return context.page(

@@ -86,11 +86,11 @@ def desk_app(context: DeskContext) -> FastAPI:
 
 def _now(home: SiteHome) -> dict[str, Any]:
     """What stays as things stand while the inbox is open."""
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         found, count = facts.releases(ledger)
     return {
         "unsigned": _unsigned(home),
-        "agent": home.agent_runs,
+        "agent": home.is_agent_running(),
         "latest": found[:_LATEST],
         "count": count,
     }
@@ -99,7 +99,7 @@ def _now(home: SiteHome) -> dict[str, Any]:
 def _unsigned(home: SiteHome) -> str:
     """Why the policy is not in force; empty if it is."""
     try:
-        home.policy  # noqa: B018 - reading it is checking it
+        home.read_policy()
     except TrustError as error:
         return str(error)
     return ""

@@ -37,7 +37,7 @@ def study_router(context: DeskContext) -> APIRouter:
 
     @router.get(f"{context.base}{_STUDY}")
     def study(digest: str, request: Request, population: str | None = None) -> Response:
-        chosen = home.config.population(population or home.config.populations[0].name)
+        chosen = home.read_config().population(population or home.read_config().populations[0].name)
         known = _known(home, digest)
         home.record("reviewed", digest)
         return context.page(
@@ -49,13 +49,13 @@ def study_router(context: DeskContext) -> APIRouter:
             here=decided(home, digest),
             sections=facts.sheet(home, known.study, chosen),
             partners=facts.partners(home, known.study),
-            populations=[one.name for one in home.config.populations],
+            populations=[one.name for one in home.read_config().populations],
             population=chosen.name,
         )
 
     @router.get(f"{context.base}{_STUDY}/data")
     def data(digest: str, request: Request, population: str | None = None) -> Response:
-        chosen = home.config.population(population or home.config.populations[0].name)
+        chosen = home.read_config().population(population or home.read_config().populations[0].name)
         study = _known(home, digest).study
         return context.page(
             request,
@@ -76,7 +76,7 @@ def study_router(context: DeskContext) -> APIRouter:
     def ask(
         digest: str, request: Request, population: str | None = None, broken: str = ""
     ) -> Response:
-        chosen = home.config.population(population or home.config.populations[0].name)
+        chosen = home.read_config().population(population or home.read_config().populations[0].name)
         return asked(request, _known(home, digest).study, chosen, if_broken=bool(broken))
 
     def asked(
@@ -97,7 +97,7 @@ def study_router(context: DeskContext) -> APIRouter:
             strangers=strangers,
             broken=if_broken,
             costs=facts.costs(home, study, chosen, if_broken=if_broken),
-            policy=home.policy,
+            policy=home.read_policy(),
         )
 
     @router.post(f"{context.base}{_STUDY}/approve")
@@ -105,7 +105,10 @@ def study_router(context: DeskContext) -> APIRouter:
         return await asyncio.to_thread(approved, digest, request, await context.form(request))
 
     def approved(digest: str, request: Request, fields: dict[str, str]) -> Response:
-        chosen, if_broken = home.config.population(fields.get("population")), "broken" in fields
+        chosen, if_broken = (
+            home.read_config().population(fields.get("population")),
+            "broken" in fields,
+        )
         offered = _known(home, digest)
         if offered.status not in UNDER_WAY:
             raise UsageError(f"study {offered.study.name} is {offered.status}, not on offer")
@@ -116,7 +119,7 @@ def study_router(context: DeskContext) -> APIRouter:
             return asked(request, offered.study, chosen, if_broken=if_broken, looked=True)
         terms = terms_of(home, offered.study, chosen, if_broken=if_broken)
         people = add_approver(home, offered.study, terms, person_in(fields))
-        if people and len(people) < home.policy.approvers:
+        if people and len(people) < home.read_policy().approvers:
             return redirect(f"{context.base}/studies/{digest}")
         told = True
         try:
@@ -174,7 +177,7 @@ def _known(home: SiteHome, digest: str) -> _Known:
         with connect(home) as api:
             for item in known_studies(api):
                 if canonical.digest(item.study.encode()) == digest:
-                    home.coordinator.signer_of(item.study.encode(), item.signature)
+                    home.read_coordinator().signer_of(item.study.encode(), item.signature)
                     return _Known(from_canonical(item.study.encode()), item.signature, item.status)
     except FloError:
         if kept is None:

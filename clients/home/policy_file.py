@@ -16,7 +16,7 @@ import tomli_w
 from pydantic import Field
 
 from flo.audit.chain import Entry
-from flo.audit.log import existing
+from flo.audit.log import AuditLog, existing, require_file
 from flo.clients.home.policy import Policy
 from flo.documents import canonical
 from flo.documents.document import Document, read_json, read_settings
@@ -145,41 +145,55 @@ def sign(directory: Path, identity: Identity, person: Identity | None = None) ->
     return policy
 
 
-def in_force(directory: Path, identity: Identity) -> Policy:
-    """The policy that was signed here last, and since a restore.
+def policy_paths(directory: Path) -> tuple[Path, Path]:
+    """The files that ``read_signed`` reads."""
+    return directory / "policy.toml", directory / "policy.signed.json"
+
+
+def read_signed(directory: Path, identity: Identity) -> Policy:
+    """Return the policy of policy.toml, if it is the one that was signed here.
 
     Raises:
-        TrustError: there is none, it was edited since, it is an older one, or another key's.
+        TrustError: none is signed, it was edited since, or another key signed it.
     """
-    path = directory / "policy.signed.json"
+    edited_path, path = policy_paths(directory)
     if not path.exists():
         raise TrustError("this site's policy is not signed", hint="flo site policy --sign")
     try:
         signed = read_json(_SignedPolicy, path, limit=_LIMIT)
-        edited = read_edited(directory / "policy.toml")
+        edited = read_edited(edited_path)
     except UsageError as error:
         raise TrustError(f"the site's policy cannot be read: {error}") from error
     verify(identity.public, "policy", signed.statement(), signed.signature)
-    with closing(existing(directory / "audit.sqlite", identity)) as log:
-        last, restored = log.last(_SIGNED), log.last("ledger-recovered")
+    if edited != signed.policy:
+        raise TrustError(
+            f"{edited_path} was edited since it was signed; nothing is released meanwhile",
+            hint="put it in force: flo site policy --sign",
+        )
+    return edited
+
+
+def in_force(directory: Path, signed: Policy, log: AuditLog) -> Policy:
+    """Return ``signed`` if the audit log names it as the policy that was signed last.
+
+    Raises:
+        TrustError: it is an older one, the folder was restored since, or the log is missing.
+    """
+    require_file(directory / "audit.sqlite")
+    last, restored = log.last(_SIGNED), log.last("ledger-recovered")
     if last is not None and restored is not None and restored.number > last.number:
         raise TrustError(
             "the policy and the opt-outs are those of a backup; nothing is released meanwhile",
             hint="look at it (flo site policy), enter opt-outs that came later (flo site opt-out), "
             "then: flo site policy --sign",
         )
-    if last is None or last.facts.get("policy") != signed.policy.digest:
+    if last is None or last.facts.get("policy") != signed.digest:
         raise TrustError(
-            f"{path} is not the policy that was signed here last; nothing is released meanwhile",
+            f"{directory / 'policy.signed.json'} is not the policy that was signed here last; "
+            "nothing is released meanwhile",
             hint="put policy.toml right, then: flo site policy --sign",
         )
-    if edited != signed.policy:
-        raise TrustError(
-            f"{directory / 'policy.toml'} was edited since it was signed; nothing is released "
-            "meanwhile",
-            hint="put it in force: flo site policy --sign",
-        )
-    return edited
+    return signed
 
 
 def _signatures(

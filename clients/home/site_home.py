@@ -29,7 +29,7 @@ agent.lock  decision.lock  snapshots.lock   (empty: see ``SiteHome``)
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +40,7 @@ import tomli_w
 from flo.audit.log import AuditLog, existing
 from flo.clients.home.coordinator_info import CoordinatorInfo
 from flo.clients.home.policy import Policy
-from flo.clients.home.policy_file import in_force, sign, write_toml
+from flo.clients.home.policy_file import in_force, policy_paths, read_signed, sign, write_toml
 from flo.clients.home.site_config import Population, SiteConfig, refuse_population
 from flo.documents import canonical
 from flo.documents.document import read_json, read_settings
@@ -49,7 +49,8 @@ from flo.keys.identity import IDENTITY_PURPOSE, Identity
 from flo.keys.keystore import KeyStore, read_secret, write_secret
 from flo.privacy.ledger.ledger import Ledger
 from flo.storage.files import (
-    CachedFile,
+    ReadT,
+    UnchangedFiles,
     is_locked,
     is_unfinished,
     locked,
@@ -75,14 +76,15 @@ RESTORED = "restored.json"  # there until a restored ledger is recovered
 
 @dataclass(frozen=True)
 class SiteHome:
-    """One site's folder. What is asked for is read from the disk.
+    """One site's folder. Methods that read files or open keys say so: ``read_``, ``open_``.
 
-    Only configuration and keys are kept for a minute while their files are unchanged: an approval
-    asks for them dozens of times, and with KMS each opened key is a call over the network.
+    What ``read_unchanged`` returned is cached for a minute, while its files are unchanged: a
+    message asks for configuration, policy, keys and approval several times, and with KMS each
+    opened key is a call over the network.
     """
 
     directory: Path
-    _kept: CachedFile = field(default_factory=CachedFile, compare=False, repr=False)
+    _unchanged: UnchangedFiles = field(default_factory=UnchangedFiles, compare=False, repr=False)
 
     @classmethod
     def create(cls, directory: Path, config: SiteConfig, policy: Policy = _DEFAULT) -> SiteHome:
@@ -133,8 +135,8 @@ class SiteHome:
 
     def register_populations(self) -> list[str]:
         """Register the populations of site.toml that the ledger does not know. Returns names."""
-        config, policy, added = self.config, self.policy, []
-        with closing(self.ledger()) as ledger:
+        config, policy, added = self.read_config(), self.read_policy(), []
+        with closing(self.open_ledger()) as ledger:
             for population in config.populations:
                 if population.name not in ledger.balance().lives:
                     refuse_population(population, policy)
@@ -157,7 +159,7 @@ class SiteHome:
             private={
                 "id_column": population.id_column,
                 "statement": population.statement,
-                **self.key_commitments(),
+                **self.read_key_commitments(),
             },
         )
         self.record(
@@ -172,76 +174,87 @@ class SiteHome:
         """Where the configuration is, which people edit."""
         return self.directory / "site.toml"
 
-    @property
-    def config(self) -> SiteConfig:
+    def read_unchanged(self, read: Callable[[], ReadT], *paths: Path) -> ReadT:
+        """Return what ``read`` made of these files; it is called only if one of them changed."""
+        return self._unchanged.get(read, *paths)
+
+    def read_config(self) -> SiteConfig:
         """The configuration. Raises UsageError naming the fields that are wrong."""
         path = self.config_path
-        return self._kept.of(path, lambda: read_settings(SiteConfig, path))
+        return self.read_unchanged(lambda: read_settings(SiteConfig, path), path)
 
-    def keystore(self) -> KeyStore:
+    def open_keystore(self) -> KeyStore:
         """What seals this folder's keys and kept replies. Raises UsageError or TrustError."""
-        return self.config.keystore.open(self.directory)
+        return self.read_config().keystore.open(self.directory)
 
-    def identity(self) -> Identity:
+    def open_identity(self) -> Identity:
         """The site's own key: it signs rows and decisions. Raises UsageError or TrustError."""
         path = self.directory / "identity.key"
-        return self._kept.of(path, lambda: Identity.load(path, self.keystore()))
+        return self.read_unchanged(lambda: Identity.load(path, self.open_keystore()), path)
 
-    @property
-    def policy(self) -> Policy:
-        """The policy in force. Raises TrustError if it is not signed, or was edited since."""
-        return in_force(self.directory, self.identity())
+    def read_policy(self, log: AuditLog | None = None) -> Policy:
+        """Return the policy in force. ``log``: the audit log, if it is open already.
 
-    def ledger(self, *, recovering: bool = False) -> Ledger:
+        Raises TrustError if the policy is not signed, or was edited since.
+        """
+        identity = self.open_identity()
+        signed = self.read_unchanged(
+            lambda: read_signed(self.directory, identity), *policy_paths(self.directory)
+        )
+        if log is not None:
+            return in_force(self.directory, signed, log)
+        with closing(self.open_audit_log()) as opened:
+            return in_force(self.directory, signed, opened)
+
+    def open_ledger(self, *, recovering: bool = False) -> Ledger:
         """Raises RefusedError for one that was restored and not yet recovered."""
         if not recovering and (self.directory / RESTORED).exists():
             raise RefusedError(
                 "this site was restored from a backup, and what happened since is not charged yet",
                 hint=f"flo site recover --home {self.directory}",
             )
-        return Ledger(self.directory / "ledger.sqlite", self.identity())
+        return Ledger(self.directory / "ledger.sqlite", self.open_identity())
 
-    def audit_log(self) -> AuditLog:
+    def open_audit_log(self) -> AuditLog:
         """The site's audit log, to be closed. Raises TrustError if it is gone or was edited."""
-        return existing(self.directory / "audit.sqlite", self.identity())
+        return existing(self.directory / "audit.sqlite", self.open_identity())
 
     def record(self, kind: str, study: str | None = None, **facts: Any) -> None:
         """One entry in the audit log, for whoever has not got it open."""
-        with closing(self.audit_log()) as log:
+        with closing(self.open_audit_log()) as log:
             log.append(kind, study, **facts)
 
-    @property
-    def split_key(self) -> bytes:
+    def open_split_key(self) -> bytes:
         """32 bytes that decide who is held out (``flo.privacy.patients.split``); never changed."""
-        return self._secret("split.key")
+        return self._open_secret("split.key")
 
-    @property
-    def patients_key(self) -> bytes:
+    def open_patients_key(self) -> bytes:
         """32 bytes under which patient ids are hashed to find overlaps; never changed."""
-        return self._secret("patients.key")
+        return self._open_secret("patients.key")
 
-    def _secret(self, name: str) -> bytes:
+    def _open_secret(self, name: str) -> bytes:
         path = self.directory / name
-        return self._kept.of(path, lambda: read_secret(path, self.keystore(), name, plain=True))
+        return self.read_unchanged(
+            lambda: read_secret(path, self.open_keystore(), name, plain=True), path
+        )
 
-    def key_commitments(self) -> dict[str, str]:
+    def read_key_commitments(self) -> dict[str, str]:
         """What a birth row keeps of the keys that must never change."""
-        return {name: canonical.digest(self._secret(name)) for name in _NEVER_CHANGED}
+        return {name: canonical.digest(self._open_secret(name)) for name in _NEVER_CHANGED}
 
     @property
     def coordinator_path(self) -> Path:
         """Where ``CoordinatorInfo`` is kept after enrolment."""
         return self.directory / "coordinator.json"
 
-    @property
-    def coordinator(self) -> CoordinatorInfo:
-        """Raises UsageError before enrolment."""
+    def read_coordinator(self) -> CoordinatorInfo:
+        """Return what is known of the coordinator. Raises UsageError before enrolment."""
         path = self.coordinator_path
         if not path.exists():
             raise UsageError(
                 "this site is not enrolled", hint="run `flo site enrol INVITATION` first"
             )
-        return read_json(CoordinatorInfo, path, limit=65_536)
+        return self.read_unchanged(lambda: read_json(CoordinatorInfo, path, limit=65_536), path)
 
     @contextmanager
     def decision_lock(self) -> Iterator[None]:
@@ -265,7 +278,6 @@ class SiteHome:
         with locked(self.directory / "agent.lock", why, patience=_LOOK_SECONDS):
             yield
 
-    @property
-    def agent_runs(self) -> bool:
+    def is_agent_running(self) -> bool:
         """Whether an agent of this site runs now."""
         return is_locked(self.directory / "agent.lock")

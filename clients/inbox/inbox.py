@@ -70,7 +70,7 @@ def listed(home: SiteHome, api: CoordinatorApi) -> list[Listed]:
     for item in known_studies(api):
         data = item.study.encode()
         try:
-            home.coordinator.signer_of(data, item.signature)
+            home.read_coordinator().signer_of(data, item.signature)
             study = from_canonical(data)
         except FloError as error:
             log.error(f"a study that the coordinator lists cannot be read or trusted: {error}")
@@ -122,7 +122,7 @@ def decided(home: SiteHome, study: str) -> Here:
 
 def notify_steward(home: SiteHome, api: CoordinatorApi) -> None:
     """Run the site's ``notify`` command for what waits and what it was not told of."""
-    if home.config.notify:
+    if home.read_config().notify:
         _notify_of_key(home, api)
         _notify_of_studies(home, api)
 
@@ -134,21 +134,21 @@ def _notify_of_key(home: SiteHome, api: CoordinatorApi) -> None:
         log.error(f"the coordinator's new key is not trusted: {error}")
         return
     told, mark = _told(home), fingerprint(bytes.fromhex(newest))
-    if newest == home.coordinator.public or told.key == mark:
+    if newest == home.read_coordinator().public or told.key == mark:
         return
     _keep(home, told.model_copy(update={"key": mark}))
     facts = {
-        "hospital": home.config.hospital,
+        "hospital": home.read_config().hospital,
         "new_key": "the coordinator replaced its key: nothing that it signs counts here until you "
         "have compared the new one by telephone",
         "compare_it": "flo site coordinator --accept FINGERPRINT",
     }
-    home.record("steward-told", worked=_run(home.config.notify, canonical.encode(facts)))
+    home.record("steward-told", worked=_run(home.read_config().notify, canonical.encode(facts)))
 
 
 def _notify_of_studies(home: SiteHome, api: CoordinatorApi) -> None:
     try:
-        offers = offered_studies(api, home.coordinator)
+        offers = offered_studies(api, home.read_coordinator())
     except TrustError as error:  # for the steward to look at; what is approved goes on
         log.error(f"a study on offer is not trusted: {error} {error.hint}")
         return
@@ -158,7 +158,7 @@ def _notify_of_studies(home: SiteHome, api: CoordinatorApi) -> None:
             continue
         studies = (*told.studies[1 - _MOST_TOLD :], digest)
         _keep(home, told.model_copy(update={"studies": studies}))
-        worked = _run(home.config.notify, _facts(home, offer.study))
+        worked = _run(home.read_config().notify, _facts(home, offer.study))
         home.record("steward-told", digest, worked=worked)
 
 
@@ -176,7 +176,7 @@ def _keep(home: SiteHome, told: _Notified) -> None:
 def _facts(home: SiteHome, study: Study) -> bytes:
     return canonical.encode(
         {
-            "hospital": home.config.hospital,
+            "hospital": home.read_config().hospital,
             "study": study.name,
             "version": study.version,
             "digest": study.digest,

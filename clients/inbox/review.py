@@ -28,11 +28,11 @@ _LONGEST_VALUE = 200
 
 def review(home: SiteHome, study: Study, population: Population) -> list[Section]:
     """All that a steward needs before saying yes: what changed, what it is, what our rules say."""
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         balance = ledger.balance()
     life = balance.lives[population.name]
     remaining = {side: balance.remaining(population.name, side) for side in SUB_LEDGERS}
-    unconfirmed = AddressBook.load(home).unconfirmed(study, home.config.hospital)
+    unconfirmed = AddressBook.load(home).unconfirmed(study, home.read_config().hospital)
     parts = sections(study, life, unconfirmed)
     left = tuple((side, _left(life, renyi)) for side, renyi in remaining.items())
     return [
@@ -50,7 +50,7 @@ def page(home: SiteHome, study: Study, population: Population) -> str:
     )
     return environment.get_template("review.html.j2").render(
         title=f"{study.name}, version {study.version}",
-        hospital=home.config.hospital,
+        hospital=home.read_config().hospital,
         decided=decided(home, study.digest),
         sections=review(home, study, population),
         digest=study.digest,
@@ -92,7 +92,7 @@ def _changes(home: SiteHome, study: Study) -> list[Section]:
 
 
 def _here(home: SiteHome, study: Study, population: Population) -> Section:
-    policy, hospital = home.policy, home.config.hospital
+    policy, hospital = home.read_policy(), home.read_config().hospital
     unconfirmed = AddressBook.load(home).unconfirmed(study, hospital)
     broken = findings(policy, study, hospital, study.largest_epsilon, unconfirmed)
     people = ", ".join(f"{person.name} ({person.role})" for person in policy.people)

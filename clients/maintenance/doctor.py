@@ -38,12 +38,12 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 def site(home: SiteHome) -> Iterator[Finding]:
     """Everything a round needs here."""
     try:
-        device = home.config.device
+        device = home.read_config().device
     except FloError as error:
         yield Finding("configuration", "broken", str(error), error.hint or "edit site.toml")
         return
-    yield Finding("configuration", "ok", f"{home.config.hospital}, {home.config_path}")
-    keys = key_store(lambda: home.identity().fingerprint)
+    yield Finding("configuration", "ok", f"{home.read_config().hospital}, {home.config_path}")
+    keys = key_store(lambda: home.open_identity().fingerprint)
     yield keys
     if keys.state == "broken":
         return
@@ -53,10 +53,10 @@ def site(home: SiteHome) -> Iterator[Finding]:
         yield tried("settings", lambda: _as_born(home), "put site.toml back as it was")
     yield tried(
         "policy",
-        lambda: f"in force, digest {home.policy.digest[:12]}",
+        lambda: f"in force, digest {home.read_policy().digest[:12]}",
         "mend policy.toml, then: flo site policy --sign",
     )
-    yield agent(is_running=home.agent_runs)
+    yield agent(is_running=home.is_agent_running())
     yield _red_button(home)
     yield from _data(home)
     yield _gpu(device)
@@ -78,7 +78,7 @@ def _ledger(home: SiteHome) -> str:
     for name in ("ledger.sqlite", "audit.sqlite"):
         refuse_damaged(home.directory / name)
     try:
-        with closing(home.audit_log()), closing(home.ledger()) as ledger:
+        with closing(home.open_audit_log()), closing(home.open_ledger()) as ledger:
             return f"whole, {ledger.head().sequence} rows"
     except sqlite3.Error as error:
         raise unusable(path, error) from error
@@ -86,8 +86,8 @@ def _ledger(home: SiteHome) -> str:
 
 def _as_born(home: SiteHome) -> str:
     """What was fixed for life at a population's birth stands in site.toml as it was."""
-    with closing(home.ledger()) as ledger:
-        for population in home.config.populations:
+    with closing(home.open_ledger()) as ledger:
+        for population in home.read_config().populations:
             if population.name in ledger.balance().lives:
                 refuse_changed_birth(home, ledger, population)
     return "as the ledger was born with"
@@ -115,7 +115,7 @@ def _red_button(home: SiteHome) -> Finding:
 
 
 def _data(home: SiteHome) -> Iterator[Finding]:
-    for population in home.config.populations:
+    for population in home.read_config().populations:
         name = f"data of {population.name}"
         found = tried(name, partial(_opened, population), "let this user read it (chown, chmod)")
         if found.state == "broken":
@@ -170,7 +170,7 @@ def _sandbox(home: SiteHome, device: str) -> Finding:
     """Start the very process that would hold patients, and ask what it is locked in by."""
     logging.getLogger("flo.clients.data_process.worker").setLevel(logging.CRITICAL)
     try:
-        required = home.policy.confinement
+        required = home.read_policy().confinement
     except FloError:
         required = ()  # said above
     worker = DataProcess(

@@ -44,7 +44,7 @@ class CoordinatorSoftware(Document):
 def check_network_path(home: SiteHome) -> Iterator[Finding]:
     """From here to the coordinator, one stretch after the other, up to the first broken one."""
     try:
-        url = home.coordinator.url
+        url = home.read_coordinator().url
         proxy = proxy_for(url)
     except FloError as error:
         yield Finding("proxy", "broken", str(error), error.hint)
@@ -153,13 +153,13 @@ def check_coordinator(home: SiteHome, issuer: str) -> Iterator[Finding]:
     except FloError as error:
         yield _refused(home, issuer, error)
         return
-    yield Finding("coordinator", "ok", f"{home.coordinator.url} answers")
+    yield Finding("coordinator", "ok", f"{home.read_coordinator().url} answers")
     yield clock_beside((before + (now - before) / 2 - answer.time).total_seconds())
     yield check_versions(software(), answer.software)
-    yield coordinator_key(home.coordinator.public, newest)
+    yield coordinator_key(home.read_coordinator().public, newest)
     if not (home.directory / "ledger.sqlite").exists():
         return  # and it is not made here
-    with suppress(FloError), closing(home.ledger()) as ledger:  # one that is broken was found
+    with suppress(FloError), closing(home.open_ledger()) as ledger:  # one that is broken was found
         yield check_ledger_head(seen, ledger.head())
 
 
@@ -200,8 +200,8 @@ def _refused(home: SiteHome, issuer: str, error: FloError) -> Finding:
             "broken",
             f"something on the way looks into TLS: instead of the coordinator's certificate it "
             f"shows one issued by {escape_for_terminal(issuer)[:120]!r}",
-            f"have {urlsplit(home.coordinator.url).hostname} exempted from TLS inspection; FLO "
-            "trusts the consortium's authority only, and will not be made to trust another",
+            f"have {urlsplit(home.read_coordinator().url).hostname} exempted from TLS inspection; "
+            "FLO trusts the consortium's authority only, and will not be made to trust another",
         )
     return Finding("coordinator", "broken", str(error), error.hint)
 

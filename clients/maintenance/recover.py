@@ -44,7 +44,7 @@ _MOST_ASKS = 1000
 def back_up(home: SiteHome, out: Path, secret: bytes) -> int:
     """Write this site's folder to ``out``; returns how many files. The agent may go on."""
     with home.decision_lock():
-        name = home.config.hospital
+        name = home.read_config().hospital
         count = backup.write(out, "site", name, home.directory, _LEFT_OUT, secret)
     home.record("backed-up", files=count)
     return count
@@ -68,7 +68,11 @@ def recover(home: SiteHome, api: CoordinatorApi) -> Restored:
         TrustError: what the coordinator shows is not ours, or two copies of the ledger were in use.
         RefusedError: an agent runs, another decision is being made, or nothing is missing.
     """
-    with home.agent_lock(), home.decision_lock(), closing(home.ledger(recovering=True)) as ledger:
+    with (
+        home.agent_lock(),
+        home.decision_lock(),
+        closing(home.open_ledger(recovering=True)) as ledger,
+    ):
         seen, approved = head_seen(api), list(_ever_approved(home, api))
         if not (home.directory / RESTORED).exists() and ledger.lost_head(seen) is None:
             raise RefusedError("there is nothing to recover: all rows that others saw are here")
@@ -93,7 +97,7 @@ class _Listing(Document):
 
 def _ever_approved(home: SiteHome, api: CoordinatorApi) -> Iterator[Approved]:
     """Every study that this site's key approved, as the coordinator kept them."""
-    public, after = home.identity().public, ""
+    public, after = home.open_identity().public, ""
     for _ in range(_MOST_ASKS):
         listing = parse(_Listing, api.call("given", {"after": after}), "our approvals")
         if not listing.given:

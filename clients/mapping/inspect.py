@@ -39,7 +39,7 @@ def inspect(
         mapping,
         population.ignore,
         progress,
-        study.hospital(home.config.hospital).declared_size,
+        study.hospital(home.read_config().hospital).declared_size,
     )
     looked = InspectedTable(looked.table, [*looked.found, *check_id_continuity(home, population)])
     home.record("data-inspected", study.digest, population=population.name)

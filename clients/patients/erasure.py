@@ -83,7 +83,7 @@ def erase(home: SiteHome, patient_id: str) -> tuple[Erasure, Path]:
     hashed = hashed_id(home, patient_id)
     opt_out(home, patient_id)
     contributions, unknown = [], []
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         for study, approved in readable(home):
             members = Members.load(home, study, approved.snapshot) if approved else None
             if approved is None or members is None:
@@ -94,14 +94,14 @@ def erase(home: SiteHome, patient_id: str) -> tuple[Erasure, Path]:
                     contributions.append(_contribution(ledger, approved, left.side, left.row))
     made = Erasure(
         id=secrets.token_hex(8),
-        hospital=home.config.hospital,
+        hospital=home.read_config().hospital,
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         contributions=tuple(contributions),
         unknown=tuple(unknown),
         said=(_SAID if contributions else _NOTHING) + (_UNKNOWN if unknown else ""),
     )
     document: dict[str, Any] = made.model_dump(mode="json")
-    signature = home.identity().sign("erasure", canonical.encode(document))
+    signature = home.open_identity().sign("erasure", canonical.encode(document))
     path = home.directory / "erasures" / f"{made.id}.json"
     write_private(path, canonical.encode({"body": document, "signature": signature}))
     home.record("erasure", id=made.id, studies=len(contributions))

@@ -34,13 +34,13 @@ def check_id_continuity(home: SiteHome, population: Population) -> list[DataFind
     if not earlier and not out:
         return []
     names = {name for cells in population.open().ids() for name in as_ids(cells).to_pylist()}
-    key = home.patients_key
+    key = home.open_patients_key()
     here = {keyed_hash(key, name) for name in names - {None}}
     found = []
     if out:
         once = out & earlier
         # Who was in no study may be of another population, of which nobody is looked for here.
-        all_here = len(home.config.populations) == 1 and len(out) >= _FEWEST_OUT
+        all_here = len(home.read_config().populations) == 1 and len(out) >= _FEWEST_OUT
         gone = len(once & here) < _SHARE * len(once) or (
             all_here and len(out & here) < _SHARE * len(out)
         )

@@ -54,7 +54,7 @@ class OptOuts(Document):
         """Raises TrustError if it is not the list that the audit log named last."""
         path, found = home.directory / "optouts.sealed", cls()
         if path.exists():
-            data = read_secret(path, home.keystore(), _PURPOSE)
+            data = read_secret(path, home.open_keystore(), _PURPOSE)
             document = canonical.decode(data, limit=_LIMIT, what="opt-outs", values=_LIMIT)
             found = parse(cls, document, str(path))
         if _named_last(home) not in (found.digest, found.before):
@@ -83,12 +83,12 @@ class OptOuts(Document):
     def save(self, home: SiteHome) -> None:
         """Write it sealed; the audit log names it only after ``enter``."""
         data = self.to_bytes()
-        write_secret(home.directory / "optouts.sealed", home.keystore(), _PURPOSE, data)
+        write_secret(home.directory / "optouts.sealed", home.open_keystore(), _PURPOSE, data)
 
 
 def _named_last(home: SiteHome) -> str:
     """Digest of the list that the audit log named last; of an empty one at first."""
-    with closing(home.audit_log()) as log:
+    with closing(home.open_audit_log()) as log:
         last = log.last("opt-out")
     return str(last.facts["list"]) if last else OptOuts().digest
 
@@ -101,7 +101,7 @@ def opt_out(home: SiteHome, patient_id: str) -> list[str]:
         TrustError: the list is not the newest.
     """
     hashed = hashed_id(home, patient_id)
-    with home.decision_lock(), closing(home.ledger()) as ledger:
+    with home.decision_lock(), closing(home.open_ledger()) as ledger:
         known = OptOuts.load(home)
         if not known.is_entered(home):  # that was cut off
             known.enter(home, studies=0)
@@ -144,7 +144,7 @@ def id_in_data(home: SiteHome, patient_id: str) -> bool:
     wanted = normalise(patient_id)
     return any(
         normalise(cell) == wanted
-        for population in home.config.populations
+        for population in home.read_config().populations
         for cell in _ids(population)
         if isinstance(cell, str)
     )
@@ -162,7 +162,7 @@ def opted_out(home: SiteHome, patient_ids: Collection[str]) -> set[str]:
     out = set(OptOuts.load(home).patients)
     if not out:
         return set()
-    key = home.patients_key
+    key = home.open_patients_key()
     return {name for name in patient_ids if keyed_hash(key, name) in out}
 
 
@@ -170,7 +170,7 @@ def hashed_id(home: SiteHome, patient_id: str) -> str:
     """Keyed hash of a patient's id, by which lists name them. Raises UsageError if it is empty."""
     if not normalise(patient_id):
         raise UsageError("no patient id was given")
-    return keyed_hash(home.patients_key, patient_id)
+    return keyed_hash(home.open_patients_key(), patient_id)
 
 
 def _take_out(home: SiteHome, ledger: Ledger, approved: Approval, study: str, hashed: str) -> bool:
@@ -198,7 +198,7 @@ def _take_out(home: SiteHome, ledger: Ledger, approved: Approval, study: str, ha
     exchanged.write(snapshot_path(home, study, digest))
     fewer.save(home, study, digest)
     renewed = approved.model_copy(update={"snapshot": digest})
-    approval.keep(home, renewed.signed(home.identity()))
+    approval.keep(home, renewed.signed(home.open_identity()))
     delete_snapshots(home, study, but=digest)
     delete_members(home, study, but=digest)
     return side is not None

@@ -82,15 +82,20 @@ def charged_epsilon(study: str, if_broken: bool) -> float:
 
 
 def load(home: SiteHome, digest: str) -> Approval:
-    """The approval of a study to act on, verified anew; it may have expired (``refuse_expired``).
+    """The approval of a study to act on, verified; it may have expired (``refuse_expired``).
 
     Raises:
         RefusedError: there is none. TrustError: it was edited, or the study is not of the
         coordinator that this site is enrolled at, or of its earlier keys.
     """
-    approval = read(home, digest)
-    home.coordinator.signer_of(approval.study.encode(), approval.study_signature)
-    return approval
+    path = approval_path(home, digest)
+
+    def read_whole() -> Approval:
+        approval = read(home, digest)
+        home.read_coordinator().signer_of(approval.study.encode(), approval.study_signature)
+        return approval
+
+    return home.read_unchanged(read_whole, path, home.coordinator_path)
 
 
 def read(home: SiteHome, digest: str) -> Approval:
@@ -106,7 +111,7 @@ def read(home: SiteHome, digest: str) -> Approval:
     data = approval.study.encode()
     if canonical.digest(data) != digest:
         raise TrustError(f"the approval of study {digest[:12]} holds another study")
-    public = home.identity().public
+    public = home.open_identity().public
     verify(public, "kept-approval", approval.statement(), approval.signature)
     verify(public, "approval", approval.decision.encode(), approval.decision_signature)
     if approval.read_decision().study != digest:

@@ -72,11 +72,11 @@ def make_extract(
         RefusedError: the study is not approved.
     """
     approved = approval.read(home, study)
-    signer = home.coordinator.signer_of(approved.study.encode(), approved.study_signature)
-    identity = home.identity()
+    signer = home.read_coordinator().signer_of(approved.study.encode(), approved.study_signature)
+    identity = home.open_identity()
     body: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "hospital": home.config.hospital,
+        "hospital": home.read_config().hospital,
         "study": approved.study,
         "study_signature": approved.study_signature,
         "coordinator": signer,

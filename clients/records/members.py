@@ -46,7 +46,7 @@ class Members(Document):
         path = _path(home, study, snapshot)
         if not path.exists():
             return None
-        data = read_secret(path, home.keystore(), f"members of {snapshot}")
+        data = read_secret(path, home.open_keystore(), f"members of {snapshot}")
         return parse(
             cls, canonical.decode(data, limit=_LIMIT, what="members", values=_LIMIT), str(path)
         )
@@ -55,7 +55,7 @@ class Members(Document):
         """Write them sealed, bound to this snapshot."""
         data = self.to_bytes()
         path = _path(home, study, snapshot)
-        write_secret(path, home.keystore(), f"members of {snapshot}", data)
+        write_secret(path, home.open_keystore(), f"members of {snapshot}", data)
 
     def side_of(self, patient: str) -> Side | None:
         """Where this patient is now; None if nowhere."""

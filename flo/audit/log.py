@@ -51,17 +51,22 @@ _ENTRY = "SELECT number, time, kind, study, facts, salt, hash, signature FROM en
 
 
 def existing(path: Path, identity: Signer) -> AuditLog:
-    """The log of a folder that was made before.
+    """Open the log of a folder that was made before. Raises TrustError if it is missing."""
+    require_file(path)
+    return AuditLog(path, identity)
+
+
+def require_file(path: Path) -> None:
+    """Check that the log is still there: the policy in force and opt-outs are named in it only.
 
     Raises:
-        TrustError: it is gone, and with it what it says of the policy and of who opted out.
+        TrustError: it is missing.
     """
     if not path.exists():
         raise TrustError(
             f"the audit log {path} is missing; without it nobody knows which policy is in force",
             hint="restore it from the newest backup",
         )
-    return AuditLog(path, identity)
 
 
 class AuditLog:

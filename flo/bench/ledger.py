@@ -33,7 +33,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
     """What one ledger costs as it grows; it is charged for real, release by release."""
     with tempfile.TemporaryDirectory() as folder:
         home, study, reservation = _site(Path(folder))
-        book, numbers = home.ledger(), count()
+        book, numbers = home.open_ledger(), count()
 
         def charge() -> None:
             n = next(numbers)
@@ -63,7 +63,7 @@ def _of(home: SiteHome, book: Ledger, study: Study, entries: int) -> Iterator[Ro
     extract.write_bytes(make_extract(home, book, study.digest))
 
     def open_and_gate() -> None:
-        with closing(home.ledger()) as opened:
+        with closing(home.open_ledger()) as opened:
             opened.balance().remaining("main", "training")
 
     data = (home.directory / "ledger.sqlite").read_bytes()
@@ -105,9 +105,9 @@ def _site(folder: Path) -> tuple[SiteHome, Study, int]:
     info = f'{{"public":"{coordinator.public.hex()}","schema_version":1,"url":"https://localhost"}}'
     write_public(home.directory / "coordinator.json", info.encode())
     keys = {h.id: Identity.new().fingerprint for h in planned.hospitals}
-    study = planned.with_fingerprints(keys | {"cleveland": home.identity().fingerprint})
+    study = planned.with_fingerprints(keys | {"cleveland": home.open_identity().fingerprint})
     offered = Offered(study, coordinator.sign("study", study.canonical_bytes))
-    approval = approve(home, _Nods(), offered, home.config.population("main"))  # type: ignore[arg-type]
+    approval = approve(home, _Nods(), offered, home.read_config().population("main"))  # type: ignore[arg-type]
     return home, study, approval.reservation
 
 

@@ -259,12 +259,12 @@ def _export(place: Path) -> bytes:
             return operator.fetch("GET", "audit").content
     if SiteHome(place).config_path.exists():
         site = SiteHome.open(place)
-        with closing(site.audit_log()) as log:
-            return log.export(site.config.hospital)
+        with closing(site.open_audit_log()) as log:
+            return log.export(site.read_config().hospital)
     if not CoordinatorHome(place).config_path.exists():
         raise UsageError(f"{place} is neither a site's folder, a coordinator's, nor an access file")
     coordinator = CoordinatorHome.open(place)
-    with closing(coordinator.store()) as store, closing(coordinator.audit_log()) as log:
+    with closing(coordinator.open_store()) as store, closing(coordinator.open_audit_log()) as log:
         sign_events(store, log)
         return log.export("coordinator")
 

@@ -247,7 +247,7 @@ def _approve(cast: _Cast, signed: Study, hospital: str) -> None:
     """Compare the partners' fingerprints with what their own folders say, then approve."""
     home = str(_site(cast, hospital))
     read_out = [
-        f"{other.id}={SiteHome.open(_site(cast, other.id)).identity().fingerprint}"
+        f"{other.id}={SiteHome.open(_site(cast, other.id)).open_identity().fingerprint}"
         for other in signed.hospitals
         if other.id != hospital
     ]

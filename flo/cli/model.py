@@ -167,9 +167,9 @@ def trusted_coordinators(home: Path, fingerprint: str | None) -> list[str]:
     if CoordinatorHome(home).config_path.exists():
         opened = CoordinatorHome.open(home)
         earlier = [identity.fingerprint(bytes.fromhex(s.old)) for s in steps(opened).steps]
-        return [opened.identity().fingerprint, *earlier]
+        return [opened.open_identity().fingerprint, *earlier]
     if SiteHome(home).config_path.exists():
-        return SiteHome.open(home).coordinator.fingerprints
+        return SiteHome.open(home).read_coordinator().fingerprints
     raise UsageError(
         "whose models count? no folder here knows the coordinator's key",
         hint="--home SITE, or --coordinator FINGERPRINT as the coordinator reads it out",

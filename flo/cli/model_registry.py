@@ -27,7 +27,7 @@ def register(
     from flo.server.home.coordinator_home import CoordinatorHome
 
     opened = CoordinatorHome.open(home)
-    config = opened.config.aws
+    config = opened.read_config().aws
     if config is None:
         raise UsageError(f"{opened.config_path} has no [aws] section", hint="flo aws deploy")
     trusted = trusted_coordinators(home, None)

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 from flo.errors import RefusedError, UsageError
 
-MadeT = TypeVar("MadeT")
+ReadT = TypeVar("ReadT")
 _LOOK_SECONDS = 0.01
-_KEPT_SECONDS = 60.0
+_CACHED_SECONDS = 60.0
+_RACY_SECONDS = 0.02  # a tick of the kernel is 10 ms at most
 _UNFINISHED = ".unfinished"
 
 
@@ -106,27 +107,32 @@ def refuse_anothers(folder: Path) -> None:
         )
 
 
-class CachedFile:
-    """What was made of files, for a minute, as long as a file is the same one and unchanged."""
+class UnchangedFiles:
+    """Cache of what was read from files, for a minute, while none of the files has changed.
+
+    A file counts as unchanged if inode, size and both times are. One that was written within the
+    last 20 ms is not cached: a second write in the same tick would not be seen.
+    """
 
     def __init__(self) -> None:
-        self._made: dict[Path, tuple[tuple[int, int, int], float, Any]] = {}
+        self._read: dict[tuple[Path, ...], tuple[list[tuple[int, int, int, int]], float, Any]] = {}
 
-    def of(self, path: Path, make: Callable[[], MadeT]) -> MadeT:
-        """What ``make`` made of the file at ``path``, or makes now; also where there is no file."""
+    def get(self, read: Callable[[], ReadT], *paths: Path) -> ReadT:
+        """Return what ``read`` returned for these files before, or call it now."""
         try:
-            found = path.stat()
+            found = [path.stat() for path in paths]
         except OSError:
-            self._made.pop(path, None)
-            return make()
-        stamp, now = (found.st_ino, found.st_size, found.st_mtime_ns), time.monotonic()
-        kept = self._made.get(path)
-        if kept is not None and kept[0] == stamp and now - kept[1] < _KEPT_SECONDS:
-            found_made: MadeT = kept[2]
-            return found_made
-        made = make()
-        self._made[path] = (stamp, now, made)
-        return made
+            self._read.pop(paths, None)
+            return read()
+        stamps = [(f.st_ino, f.st_size, f.st_mtime_ns, f.st_ctime_ns) for f in found]
+        now, cached = time.monotonic(), self._read.get(paths)
+        if cached is not None and cached[0] == stamps and now - cached[1] < _CACHED_SECONDS:
+            known: ReadT = cached[2]
+            return known
+        result = read()
+        if time.time() - max(f.st_ctime for f in found) > _RACY_SECONDS:
+            self._read[paths] = (stamps, now, result)
+        return result
 
 
 @contextmanager

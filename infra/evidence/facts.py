@@ -81,12 +81,12 @@ def collect(place: Path) -> Facts:
 
 def _site(home: SiteHome) -> Facts:
     problems: list[str] = []
-    with closing(home.audit_log()) as log:
-        document = log.export(home.config.hospital)
+    with closing(home.open_audit_log()) as log:
+        document = log.export(home.read_config().hospital)
     studies, still_open, lives, partners = [], set(), {}, set()
     with suppress(UsageError):  # not enrolled yet
-        partners = set(home.coordinator.fingerprints)
-    with closing(home.ledger()) as ledger:
+        partners = set(home.read_coordinator().fingerprints)
+    with closing(home.open_ledger()) as ledger:
         balance = ledger.balance()
         lives = {
             name: f"ε = {life.epsilon:g}, δ = {life.delta:g}"
@@ -104,7 +104,7 @@ def _site(home: SiteHome) -> Facts:
                 still_open.add(digest)
     policy: dict[str, Any] = {}
     try:
-        policy = home.policy.model_dump(mode="json") | {"digest": home.policy.digest}
+        policy = home.read_policy().model_dump(mode="json") | {"digest": home.read_policy().digest}
     except FloError as error:
         problems.append(f"policy: {error}")
     left = [
@@ -115,15 +115,15 @@ def _site(home: SiteHome) -> Facts:
     ended = {study.digest for study in studies} - still_open
     return _facts(
         "site",
-        home.config.hospital,
-        home.identity(),
+        home.read_config().hospital,
+        home.open_identity(),
         document,
         problems,
         folder=home.directory,
         secrets=SITE_SECRETS,
         partners=partners,
         certificate=home.directory / "certificate.pem",
-        keystore=home.config.keystore,
+        keystore=home.read_config().keystore,
         studies=studies,
         open_studies=still_open,
         policy=policy,
@@ -133,7 +133,7 @@ def _site(home: SiteHome) -> Facts:
 
 
 def _coordinator(home: CoordinatorHome) -> Facts:
-    with closing(home.store()) as store, closing(home.audit_log()) as log:
+    with closing(home.open_store()) as store, closing(home.open_audit_log()) as log:
         sign_events(store, log)
         document = log.export("coordinator")
         offers, problems = store.offers(), list[str]()
@@ -142,21 +142,21 @@ def _coordinator(home: CoordinatorHome) -> Facts:
     if not home.checkpoint_key_path.exists():  # it is made for the first run
         del secrets[home.checkpoint_key_path.name]
     earlier = [step.old for step in steps(home).steps]
-    public = [bytes.fromhex(key) for key in (*earlier, home.identity().public.hex())]
+    public = [bytes.fromhex(key) for key in (*earlier, home.open_identity().public.hex())]
     for offer in offers:
         if not any(_signed(key, offer) for key in public):
             problems.append(f"study {offer.study.digest[:12]}: its signature does not match")
     return _facts(
         "coordinator",
         "coordinator",
-        home.identity(),
+        home.open_identity(),
         document,
         problems,
         folder=home.directory,
         secrets=secrets,
         partners=partners,
         certificate=home.certificate_path,
-        keystore=home.config.keystore,
+        keystore=home.read_config().keystore,
         studies=[offer.study for offer in offers],
         open_studies={offer.study.digest for offer in offers if offer.status in UNDER_WAY},
         policy={},

@@ -324,13 +324,17 @@ class Ledger:
             )
         self._file.keep_run_key(study, run, hospital, key)
 
+    def holds(self, head: LedgerHead) -> bool:
+        """Whether a row of this ledger has this number and hash; says nothing of signatures."""
+        return self._file.hash_at(head.sequence) == head.hash
+
     def confirm(self, seen: LedgerHead) -> None:
         """Compare with a head of ours that someone else kept.
 
         Raises:
             TrustError: they saw rows that this ledger does not have: it was rolled back.
         """
-        if self._file.hash_at(seen.sequence) == seen.hash or self._balance.is_lost(seen):
+        if self.holds(seen) or self._balance.is_lost(seen):
             return
         seen.check(self._identity.fingerprint)
         self._file.witness(seen)  # for ``restore``

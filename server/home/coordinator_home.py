@@ -205,37 +205,35 @@ class CoordinatorHome:
         """Where Flower's SuperExec finds its secret; of one start only, and in no backup."""
         return self.directory / "superexec.secret"
 
-    @property
-    def config(self) -> CoordinatorConfig:
+    def read_config(self) -> CoordinatorConfig:
         """The configuration. Raises UsageError naming the fields that are wrong."""
         return read_settings(CoordinatorConfig, self.config_path)
 
-    @property
-    def private_url(self) -> str:
+    def read_private_url(self) -> str:
         """Where operators, jobs and runs reach this coordinator."""
-        config = self.config
+        config = self.read_config()
         return f"https://{config.private_host}:{config.private_port}"
 
-    def keystore(self) -> KeyStore:
+    def open_keystore(self) -> KeyStore:
         """What seals this folder's keys. Raises UsageError or TrustError."""
-        return self.config.keystore.open(self.directory)
+        return self.read_config().keystore.open(self.directory)
 
-    def identity(self) -> Signer:
+    def open_identity(self) -> Signer:
         """Who this coordinator is to others."""
-        key = self.config.signing_key
-        return _in_kms(key) if key else self.tls_identity()
+        key = self.read_config().signing_key
+        return _in_kms(key) if key else self.open_tls_identity()
 
-    def tls_identity(self) -> Identity:
+    def open_tls_identity(self) -> Identity:
         """The listeners' key; the coordinator's identity, too, unless that is in KMS."""
-        return Identity.load(self.key_path, self.keystore())
+        return Identity.load(self.key_path, self.open_keystore())
 
-    def authority(self) -> Authority:
+    def open_authority(self) -> Authority:
         """The certificate authority, its key opened. Raises UsageError or TrustError."""
-        return Authority(self.directory, self.keystore())
+        return Authority(self.directory, self.open_keystore())
 
-    def checkpoint_key(self) -> bytes:
+    def open_checkpoint_key(self) -> bytes:
         """The key for saved states, made at the first call."""
-        path, keystore = self.checkpoint_key_path, self.keystore()
+        path, keystore = self.checkpoint_key_path, self.open_keystore()
         if not path.exists():
             write_secret(path, keystore, SECRETS[path.name], secrets.token_bytes(32))
         return read_secret(path, keystore, SECRETS[path.name])
@@ -244,19 +242,19 @@ class CoordinatorHome:
         """Where large vectors of saved states lie."""
         return LocalArtifacts(self.directory / "states")
 
-    def store(self) -> Store:
+    def open_store(self) -> Store:
         """The database, to be closed; several processes may have it open."""
         return Store(self.directory / "coordinator.sqlite")
 
-    def audit_log(self) -> AuditLog:
+    def open_audit_log(self) -> AuditLog:
         """The audit log, to be closed. Raises TrustError if it is gone or was edited."""
-        return existing(self.directory / "audit.sqlite", self.identity())
+        return existing(self.directory / "audit.sqlite", self.open_identity())
 
     @contextmanager
     def recording(self) -> Iterator[Store]:
         """The store, for a command; what it enters as events is signed before the command ends."""
         self.require_no_pending_rotation()
-        with closing(self.store()) as store, closing(self.audit_log()) as log:
+        with closing(self.open_store()) as store, closing(self.open_audit_log()) as log:
             try:
                 yield store
             finally:
@@ -275,7 +273,7 @@ class CoordinatorHome:
         other names now, it is gone or damaged, or it is of a clock that was ahead."""
         if self._certificate_holds(days):
             return False
-        self.issue_certificate(self.tls_identity())
+        self.issue_certificate(self.open_tls_identity())
         return True
 
     def _certificate_holds(self, days: float) -> bool:
@@ -283,14 +281,14 @@ class CoordinatorHome:
             found = read_certificate(self.certificate_path)
         except TrustError:
             return False
-        names = {self.config.host, self.config.private_host}
+        names = {self.read_config().host, self.read_config().private_host}
         begun = found.not_valid_before_utc <= datetime.now(UTC)
         return begun and days_left(found) > days and names <= names_in(found)
 
     def issue_certificate(self, identity: Identity) -> None:
         """The listeners' certificate for this identity key."""
-        hosts = [self.config.host, self.config.private_host]
-        write_public(self.certificate_path, self.authority().issue_server(identity, hosts))
+        hosts = [self.read_config().host, self.read_config().private_host]
+        write_public(self.certificate_path, self.open_authority().issue_server(identity, hosts))
 
 
 def _in_kms(key: str) -> Signer:

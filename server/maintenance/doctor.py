@@ -37,13 +37,13 @@ _WITHIN_A_MINUTE = (
 def coordinator(home: CoordinatorHome) -> Iterator[Finding]:
     """Everything a round needs here."""
     try:
-        config = home.config
+        config = home.read_config()
     except FloError as error:
         mend = error.hint or "edit coordinator.toml"
         yield Finding("configuration", "broken", str(error), mend)
         return
     yield Finding("configuration", "ok", f"hospitals dial {config.host}:{config.port}")
-    keys = key_store(lambda: home.identity().fingerprint)
+    keys = key_store(lambda: home.open_identity().fingerprint)
     yield keys
     if keys.state == "broken":
         return
@@ -62,7 +62,7 @@ def _records(home: CoordinatorHome) -> str:
     home.require_no_pending_rotation()
     for name in ("coordinator.sqlite", "audit.sqlite"):
         refuse_damaged(home.directory / name)
-    with closing(home.store()) as store, closing(home.audit_log()):
+    with closing(home.open_store()) as store, closing(home.open_audit_log()):
         return f"{len(store.members())} hospitals, {len(store.offers())} studies"
 
 
@@ -96,7 +96,7 @@ def address(host: str, listens: str) -> Finding:
 
 
 def _ports(home: CoordinatorHome) -> Iterator[Finding]:
-    config = home.config
+    config = home.read_config()
     if not is_locked(home.directory / "serve.lock"):
         for host, port in (
             (config.bind, config.port),
@@ -114,7 +114,7 @@ def _ports(home: CoordinatorHome) -> Iterator[Finding]:
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         with httpx.Client(verify=context, timeout=_SECONDS, trust_env=False) as client:
-            status = str(client.get(f"{home.private_url}/health").status_code)
+            status = str(client.get(f"{home.read_private_url()}/health").status_code)
     except httpx.HTTPError as error:
         status = type(error).__name__
     if status == "204":
@@ -123,7 +123,8 @@ def _ports(home: CoordinatorHome) -> Iterator[Finding]:
     yield Finding(
         "ports",
         "broken",
-        f"a coordinator runs on this folder and does not answer at {home.private_url} ({status})",
+        f"a coordinator runs on this folder and does not answer at {home.read_private_url()} "
+        f"({status})",
         "see log/coordinator.jsonl; if coordinator.toml was edited, restart it",
     )
 

@@ -18,19 +18,19 @@ def invite(home: CoordinatorHome, hospital: str) -> bytes:
     as the coordinator: both sides compare fingerprints by telephone.
     """
     bootstrap = Identity.new()
-    certificate, serial = home.authority().issue_client(
+    certificate, serial = home.open_authority().issue_client(
         hospital, "bootstrap", bootstrap.key.public_key()
     )
     with home.recording() as store:
         store.add_invitation(serial, hospital)
         store.add_event(None, "invited", hospital=hospital, certificate=serial)
-    config = home.config
+    config = home.read_config()
     return json.dumps(
         {
             "schema_version": 1,
             "hospital": hospital,
             "url": f"https://{config.host}:{config.port}",
-            "coordinator": home.identity().public.hex(),
+            "coordinator": home.open_identity().public.hex(),
             "ca": home.ca_path.read_text(),
             "certificate": certificate.decode(),
             "key": bootstrap.pem().decode(),

@@ -38,21 +38,21 @@ def replace_key(home: CoordinatorHome) -> RotationStep:
         RefusedError: the coordinator is running, or a study is under way: all of its hospitals
         must have approved it under one key.
     """
-    if home.config.signing_key is not None:
+    if home.read_config().signing_key is not None:
         raise RefusedError(
             "the coordinator's key is in KMS and is not replaced from here",
             hint="KMS keeps it; if it must go, make a new coordinator and enrol with that",
         )
     with home.serving():
-        old, kept = home.tls_identity(), home.next_key_path
-        with closing(home.store()) as store:
+        old, kept = home.open_tls_identity(), home.next_key_path
+        with closing(home.open_store()) as store:
             _refuse_under_way(store)
             if not kept.exists():
                 _sign_what_waits(home, store)
-                Identity.new().save(kept, home.keystore())
-            new = Identity.load(kept, home.keystore())
+                Identity.new().save(kept, home.open_keystore())
+            new = Identity.load(kept, home.open_keystore())
             step = RotationStep.signed(old, new, datetime.now(UTC).isoformat(timespec="seconds"))
-            with closing(home.audit_log()) as log:
+            with closing(home.open_audit_log()) as log:
                 if log.owner == step.old:
                     sign_events(store, log)  # a replacement that was cut off may wait there
                 if log.owner == step.old:
@@ -88,5 +88,5 @@ def _sign_what_waits(home: CoordinatorHome, store: Store) -> None:
             study = offer.study.digest
             shown = store.extracts(study), store.study_heads(study)
             write_card(home, offer, record.id, result, *shown)
-    with closing(home.audit_log()) as log:
+    with closing(home.open_audit_log()) as log:
         sign_events(store, log)

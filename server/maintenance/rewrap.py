@@ -31,9 +31,9 @@ def rewrap(home: CoordinatorHome, config: KeyStoreConfig) -> int:
         home.require_no_pending_rotation()
     with home.serving():
         moved = _begun(home)
-        if home.config.keystore != config:
+        if home.read_config().keystore != config:
             moved = _seal_anew(home, config)
-            document = home.config.model_copy(update={"keystore": config})
+            document = home.read_config().model_copy(update={"keystore": config})
             text = tomli_w.dumps(document.model_dump(mode="json", exclude_none=True))
             write_public(home.config_path, text.encode())
         elif not moved:
@@ -41,7 +41,7 @@ def rewrap(home: CoordinatorHome, config: KeyStoreConfig) -> int:
         for path in moved:
             path.replace(path.with_name(path.name.removesuffix(REWRAPPED)))
     with home.recording() as store:
-        store.add_event(None, "rewrapped", keystore=home.keystore().key_id)
+        store.add_event(None, "rewrapped", keystore=home.open_keystore().key_id)
     return len(moved)
 
 
@@ -55,7 +55,7 @@ def _begun(home: CoordinatorHome) -> list[Path]:
         path = home.directory / (name + REWRAPPED)
         if path.exists():
             try:
-                read_secret(home.directory / name, home.keystore(), purpose)
+                read_secret(home.directory / name, home.open_keystore(), purpose)
             except TrustError:
                 found.append(path)
             else:
@@ -64,7 +64,7 @@ def _begun(home: CoordinatorHome) -> list[Path]:
 
 
 def _seal_anew(home: CoordinatorHome, config: KeyStoreConfig) -> list[Path]:
-    old, new = home.keystore(), config.open_new(home.directory)
+    old, new = home.open_keystore(), config.open_new(home.directory)
     made = []
     for name, purpose in SECRETS.items():
         path = home.directory / name

@@ -22,7 +22,7 @@ from flo.server.studies.publish import write_tensors
 
 def _main(grid: Any, run: str) -> None:
     home = CoordinatorHome.open(Path(os.environ[HOME_VARIABLE]))
-    store = home.store()
+    store = home.open_store()
     record = store.run(run)
     offer = store.offer(record.study) if record else None
     if record is None or offer is None:

@@ -124,16 +124,16 @@ class Jobs:
         begun = job is not None and self._may_go_on(job)
         if job is None or not begun:
             job = self._store.add_job(run)
-        secret = job_secret(self._home.checkpoint_key(), self._store.salt(study), job)
+        secret = job_secret(self._home.open_checkpoint_key(), self._store.salt(study), job)
         loan = RuntimeScope(run, study, lambda: self._nodes(study))
         lent = self._superlink.scoped_runtime(flower_run, secret, loan)
         self._lent[job] = LeasedRun(job, flower_run, lent, loan.nodes)
         if begun:
             return
-        token, _ = issue(self._home.identity(), job, "launch", self._elsewhere.token_seconds)
+        token, _ = issue(self._home.open_identity(), job, "launch", self._elsewhere.token_seconds)
         self._elsewhere.begin(
             JobAccess(
-                url=self._home.private_url,
+                url=self._home.read_private_url(),
                 ca=self._home.ca_path.read_text(),
                 job=job,
                 run=run,
@@ -151,8 +151,10 @@ class Jobs:
             RefusedError: it was opened already, or is no job.
         """
         run, study = self._store.open_job(job)
-        master, salt = self._home.checkpoint_key(), self._store.salt(study)
-        token, _ = issue(self._home.identity(), run, "aggregator", self._elsewhere.token_seconds)
+        master, salt = self._home.open_checkpoint_key(), self._store.salt(study)
+        token, _ = issue(
+            self._home.open_identity(), run, "aggregator", self._elsewhere.token_seconds
+        )
         self._store.add_event(study, "job-opened", job=job)
         return JobKeys(
             token=token,
@@ -210,7 +212,7 @@ class Jobs:
         key = f"models/{path.name}.sealed"
         kept = self._elsewhere.artifacts(study.digest).get(key, MAX_MODEL_BYTES)
         salt = self._store.salt(study.digest)
-        keystore = AesKeyStore(study_key(self._home.checkpoint_key(), salt, study.digest))
+        keystore = AesKeyStore(study_key(self._home.open_checkpoint_key(), salt, study.digest))
         context = {"purpose": "model", "study": study.digest, "run": run}
         write_public(path, sealed.unseal(keystore, context, kept, key))
 

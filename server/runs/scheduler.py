@@ -126,7 +126,9 @@ class Runs:
         elsewhere = offer is not None and offer.place != "here"
         try:
             app = self._jobs.app if elsewhere else APP_HERE
-            flower_run = self._superlink.start_run(self._home.private_url, self._chain, run, app)
+            flower_run = self._superlink.start_run(
+                self._home.read_private_url(), self._chain, run, app
+            )
             self._running[study] = _Running(run, flower_run, launches)
             if elsewhere:
                 self._jobs.carry_out(run, study, flower_run)

@@ -84,7 +84,7 @@ def write_card(
     report, extracts = _report(study, extracts, heads)
     if report is not None:
         write_public(card_path.with_name(card_path.name.replace(".card.", ".report.")), report)
-    identity = home.identity()
+    identity = home.open_identity()
     card = ModelCard(
         study=study.canonical_bytes.decode(),
         study_signature=offer.signature,

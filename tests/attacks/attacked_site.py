@@ -44,7 +44,7 @@ class Besieged:
     def by(cls, liar: LyingCoordinator, folder: Path) -> Besieged:
         """Enrolled, one study approved, another one approved and withdrawn."""
         home = make_site(folder, HOSPITAL)
-        config = home.config.model_copy(update={"notify": ("true",)})
+        config = home.read_config().model_copy(update={"notify": ("true",)})
         document = config.model_dump(mode="json", exclude_none=True)
         write_private(home.config_path, tomli_w.dumps(document).encode())
         write_private(folder / "invitation.json", liar.invitation())
@@ -52,7 +52,7 @@ class Besieged:
         offer, withdrawn = (_offer(liar, home, name) for name in ("besieged", "withdrawn"))
         with connect(home) as api:
             for wanted in (offer, withdrawn):
-                approve(home, api, wanted, home.config.population(None))
+                approve(home, api, wanted, home.read_config().population(None))
             withdraw(home, api, withdrawn.study.digest, "no longer")
         with (folder / "agent.txt").open("wb") as screen:
             agent = subprocess.Popen(
@@ -75,7 +75,7 @@ class Besieged:
 
     def start(self) -> None:
         """The first answers: a key for the run, and the release of round 1."""
-        with closing(self.home.ledger()) as ledger:
+        with closing(self.home.open_ledger()) as ledger:
             everyone = tuple(sorted(hospital.id for hospital in self.study.hospitals))
             wire = cast(Handler, _Wire(self))
             self._claims = claims(wire, ledger, self.study, everyone, RUN)
@@ -98,7 +98,7 @@ class Besieged:
             **changes,
         }
         if header["round"] != 1:  # what was released since then must be covered
-            with closing(self.home.ledger()) as ledger:
+            with closing(self.home.open_ledger()) as ledger:
                 heads = {**self._claims["heads"], HOSPITAL: ledger.head()}
             header["heads"] = changes.get("heads", heads)
         return encode_request(Request(RequestHeader.model_validate(header), weights))

@@ -31,7 +31,7 @@ def shows(
     """
     home, own = coordinator.home, Identity.new()
     key = load_pem_private_key(
-        read_secret(home.directory / "ca.key", home.keystore(), "ca-key"), None
+        read_secret(home.directory / "ca.key", home.open_keystore(), "ca-key"), None
     )
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     subject = _name(hospital, kind)
@@ -39,7 +39,7 @@ def shows(
     certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)
-        .issuer_name(subject if by_itself else home.authority().certificate.subject)
+        .issuer_name(subject if by_itself else home.open_authority().certificate.subject)
         .public_key(own.key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(begin)

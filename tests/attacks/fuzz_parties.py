@@ -62,11 +62,11 @@ def files(site: Site) -> Iterator[Target]:
             raise Accepted("a changed approval")
 
     def in_force(name: str) -> Callable[[bytes], None]:
-        good, place = home.policy, home.directory / name
+        good, place = home.read_policy(), home.directory / name
 
         def read(data: bytes) -> None:
             place.write_bytes(data)
-            if home.policy != good:
+            if home.read_policy() != good:
                 raise Accepted("a changed policy")
 
         return read
@@ -97,11 +97,11 @@ class Calls:
     """The coordinator's own calls, over a store with two hospitals and a study on offer."""
 
     def __init__(self, folder: Path, home: CoordinatorHome) -> None:
-        self.home, self.store, self.log = home, home.store(), home.audit_log()
+        self.home, self.store, self.log = home, home.open_store(), home.open_audit_log()
         self.api = SiteApi(
             self.store,
-            home.authority(),
-            home.identity(),
+            home.open_authority(),
+            home.open_identity(),
             self.log,
             KeyRotation(steps=()),
             lambda member: None,
@@ -120,7 +120,9 @@ class Calls:
 
     def _bootstrap(self, name: str) -> Peer:
         key = Identity.new()
-        pem, serial = self.home.authority().issue_client(name, "bootstrap", key.key.public_key())
+        pem, serial = self.home.open_authority().issue_client(
+            name, "bootstrap", key.key.public_key()
+        )
         self.store.add_invitation(serial, name)
         return _peer(pem)
 

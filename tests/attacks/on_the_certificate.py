@@ -42,7 +42,7 @@ def renews(stage: Stage, wish: str) -> Iterable[str]:
 
 
 def identity(stage: Stage, name: str) -> Identity:
-    return stage.homes[name].identity()
+    return stage.homes[name].open_identity()
 
 
 OTHER_CALLS = (

@@ -28,7 +28,7 @@ def rolled_back(stage: Stage) -> Iterable[str]:
         database.execute("DELETE FROM rows WHERE sequence > 1")
         database.commit()
         try:
-            with closing(home.ledger()) as ledger, connect(home) as api:
+            with closing(home.open_ledger()) as ledger, connect(home) as api:
                 yield from refusal(stage, lambda: confirm_head(api, ledger))
         finally:
             good.backup(database)

@@ -21,7 +21,7 @@ from tests.partners import signed
 
 def approval(stage: Stage, by: str = "north", **changes: Any) -> dict[str, Any]:
     """An approval that ``by`` signed, whoever it names."""
-    key = stage.homes[by].identity()
+    key = stage.homes[by].open_identity()
     named = {"study": stage.study.digest, "hospital": by, "time": "now", "head": head(stage, by)}
     return Signed.by(key, Approve.model_validate(named | changes)).model_dump()
 
@@ -45,14 +45,14 @@ def withdrawn_approval(stage: Stage) -> Iterable[str]:
 
 
 def head(stage: Stage, name: str) -> dict[str, Any]:
-    with closing(stage.homes[name].ledger()) as ledger:
+    with closing(stage.homes[name].open_ledger()) as ledger:
         return ledger.head().model_dump(mode="json")
 
 
 def forked_head(stage: Stage) -> dict[str, Any]:
     """Another row of the same number, under north's own signature."""
     sequence = head(stage, "north")["sequence"]
-    return {"head": signed(stage.homes["north"].identity(), sequence).model_dump()}
+    return {"head": signed(stage.homes["north"].open_identity(), sequence).model_dump()}
 
 
 def head_by_a_stranger(stage: Stage) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def head_of_a_later_row(stage: Stage) -> dict[str, Any]:
 
 def extract(stage: Stage, hospital: str, signer: str) -> dict[str, Any]:
     body = {"hospital": hospital, "study": stage.study.canonical_bytes.decode(), "rows": []}
-    signature = stage.homes[signer].identity().sign("extract", canonical.encode(body))
+    signature = stage.homes[signer].open_identity().sign("extract", canonical.encode(body))
     document = canonical.encode({"body": body, "signature": signature})
     return {"study": stage.study.digest, "extract": document.decode()}
 
@@ -86,18 +86,18 @@ def audit_log(identity: Identity, entries: int) -> dict[str, Any]:
 
 
 def north(stage: Stage) -> Identity:
-    return stage.homes["north"].identity()
+    return stage.homes["north"].open_identity()
 
 
 def countersigned(stage: Stage) -> int:
     """The number of north's last entry that the coordinator has seen."""
-    with closing(stage.coordinator.home.audit_log()) as log:
+    with closing(stage.coordinator.home.open_audit_log()) as log:
         seen = {head.fingerprint: head.number for head in log.witnessed()}
     return seen[north(stage).fingerprint]
 
 
 def coordinators_head(stage: Stage) -> LogHead:
-    with closing(stage.coordinator.home.audit_log()) as log:
+    with closing(stage.coordinator.home.open_audit_log()) as log:
         growth = log.growth(())
     assert growth is not None
     return growth.head

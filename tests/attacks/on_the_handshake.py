@@ -34,7 +34,7 @@ def old_tls(stage: Stage) -> ssl.SSLContext:
     """North with its good certificate, and nothing newer than TLS 1.2."""
     client, home = stage.coordinator.anonymous(), stage.homes["north"]
     load_certificate(
-        client, (home.directory / "certificate.pem").read_bytes(), home.identity().pem()
+        client, (home.directory / "certificate.pem").read_bytes(), home.open_identity().pem()
     )
     client.maximum_version = ssl.TLSVersion.TLSv1_2
     return client
@@ -49,7 +49,9 @@ def of_another_authority(stage: Stage) -> ssl.SSLContext:
 
 def of_the_coordinator(stage: Stage) -> ssl.SSLContext:
     home = stage.coordinator.home
-    return stage.coordinator.shows(home.certificate_path.read_bytes(), home.tls_identity().pem())
+    return stage.coordinator.shows(
+        home.certificate_path.read_bytes(), home.open_tls_identity().pem()
+    )
 
 
 def outside(stage: Stage, client: ssl.SSLContext | None) -> Iterable[str]:

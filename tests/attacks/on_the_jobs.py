@@ -24,7 +24,7 @@ JOB = f"/job/flo-{RUN}-1"
 
 
 def token(stage: Stage, run: str, role: Role = "aggregator", seconds_ago: float = 0) -> str:
-    identity = stage.coordinator.home.identity()
+    identity = stage.coordinator.home.open_identity()
     return issue(identity, run, role, 600, now=time.time() - seconds_ago)[0]
 
 

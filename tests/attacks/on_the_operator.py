@@ -49,7 +49,7 @@ def promoted(stage: Stage) -> dict[str, str]:
 def signed_for_another_purpose(stage: Stage) -> dict[str, str]:
     """The coordinator's signature of a study, as if it were one of a token."""
     document = stage.study.canonical_bytes
-    signature = stage.coordinator.home.identity().sign("study", document)
+    signature = stage.coordinator.home.open_identity().sign("study", document)
     return bearer(f"{base64.urlsafe_b64encode(document).decode()[:1000]}.{signature}")
 
 
@@ -87,13 +87,13 @@ ATTACKS = (
     ),
     Attack(
         "a token that has expired",
-        lambda s: asks(s, of(s.coordinator.home.tls_identity(), seconds_ago=601)),
+        lambda s: asks(s, of(s.coordinator.home.open_tls_identity(), seconds_ago=601)),
         "401",
         denied("this token has expired"),
     ),
     Attack(
         "a token from the future",
-        lambda s: asks(s, of(s.coordinator.home.tls_identity(), seconds_ago=-900)),
+        lambda s: asks(s, of(s.coordinator.home.open_tls_identity(), seconds_ago=-900)),
         "401",
         denied("this token is from the future"),
     ),

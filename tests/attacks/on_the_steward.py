@@ -76,7 +76,7 @@ def invited(**changes: Any) -> Callable[[Stage], Iterable[str]]:
 
 def enrolled_by_another_key(stage: Stage) -> Iterable[str]:
     """The answer to an enrolment comes from a key that the invitation does not name."""
-    wish = request("north", stage.newcomer.identity())
+    wish = request("north", stage.newcomer.open_identity())
     other = Identity.new().public.hex()
     said = Said.document({"certificate": stage.liar.issue(wish), "coordinator": other})
     with stage.liar.saying("enrol", said):
@@ -99,7 +99,7 @@ def offers(study: Callable[[Stage], Any]) -> Callable[[Stage], Iterable[str]]:
     def attack(stage: Stage) -> Iterable[str]:
         home, said = stage.site.home, Said.document([study(stage)])
         with stage.liar.saying("studies", said), connect(home) as api:
-            yield from refusal(stage, lambda: offered_studies(api, home.coordinator))
+            yield from refusal(stage, lambda: offered_studies(api, home.read_coordinator()))
 
     return attack
 

@@ -71,7 +71,7 @@ class Stage:
         return status(self.coordinator.outside("POST", path, who, body=data))
 
     def token(self, role: Role) -> dict[str, str]:
-        text, _ = issue(self.coordinator.home.identity(), f"the {role}", role, 600)
+        text, _ = issue(self.coordinator.home.open_identity(), f"the {role}", role, 600)
         return {"authorization": f"Bearer {text}"}
 
     # -- what is checked afterwards --------------------------------------------------------------
@@ -121,8 +121,8 @@ def set_up(folder: Path) -> Iterator[Stage]:
         homes = {name: coordinator.enrol(folder / name, name) for name in names}
         used = (folder / "north" / "invitation.json").read_bytes()
         for name in ("north", "south"):
-            with connect(homes[name]) as api, closing(homes[name].audit_log()) as log:
-                cosign(api, log, homes[name].coordinator)
+            with connect(homes[name]) as api, closing(homes[name].open_audit_log()) as log:
+                cosign(api, log, homes[name].read_coordinator())
         offer = _offered(coordinator)
         _approve(homes["north"], offer)
         withdrawn = _approve(homes["west"], offer)
@@ -163,7 +163,7 @@ def _offered(coordinator: RealCoordinator) -> Offered:
 def _approve(home: SiteHome, offer: Offered) -> dict[str, str]:
     """What the hospital told the coordinator."""
     with connect(home) as api:
-        kept = approve(home, api, offer, home.config.population(None))
+        kept = approve(home, api, offer, home.read_config().population(None))
     return {"document": kept.decision, "signature": kept.decision_signature}
 
 

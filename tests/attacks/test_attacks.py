@@ -56,10 +56,10 @@ def _is_written(stage: Stage, logged: Logged, before: int, times: int) -> None:
 
 def test_the_log_of_all_these_refusals_verifies(stage: Stage) -> None:
     home = stage.coordinator.home
-    with closing(home.store()) as store, closing(home.audit_log()) as log:
+    with closing(home.open_store()) as store, closing(home.open_audit_log()) as log:
         sign_events(store, log)
         exported = log.export("coordinator")
-    with closing(stage.homes["south"].audit_log()) as log:
+    with closing(stage.homes["south"].open_audit_log()) as log:
         found = verify([exported, log.export("south")])
     assert [log.owner for log in found] == ["coordinator", "south"]
 

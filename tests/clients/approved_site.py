@@ -67,7 +67,7 @@ class Site:
             self.home,
             self.ledger,
             self.releaser,
-            RunKeys(self.home.identity()),
+            RunKeys(self.home.open_identity()),
             lambda study: self.settled.append(study.digest),
         )
 
@@ -156,7 +156,7 @@ def approved_site(
     make = partial(_approved, *kind)
     home = made_once.new_site(kind, folder, make) if copied else make(folder)
     study = _offered(home, *kind).study
-    site = Site(home, study, home.ledger(), CountingReleaser(parameter_count(study)))
+    site = Site(home, study, home.open_ledger(), CountingReleaser(parameter_count(study)))
     yield site
     site.ledger.close()
 
@@ -169,7 +169,7 @@ def _approved(survey: bool, partners: tuple[str, ...], mechanism: Changes, place
     pretend_enrolled(home, COORDINATOR)
     AddressBook.load(home).confirm(home, {name: partner(name).fingerprint for name in partners})
     offer = _offered(home, survey, partners, mechanism)
-    approve(home, cast(CoordinatorApi, SilentApi()), offer, home.config.population(None))
+    approve(home, cast(CoordinatorApi, SilentApi()), offer, home.read_config().population(None))
     return home
 
 

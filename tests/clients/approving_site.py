@@ -36,15 +36,21 @@ class Site:
     def approve(
         self, offer: Offered, population: str = "main", *, if_broken: bool = False
     ) -> Approval:
-        api, patients = cast(CoordinatorApi, self.api), self.home.config.population(population)
+        api, patients = (
+            cast(CoordinatorApi, self.api),
+            self.home.read_config().population(population),
+        )
         return approve(self.home, api, offer, patients, if_broken=if_broken)
 
     def dry_run(self, offer: Offered, population: str = "main", *, if_broken: bool = False) -> None:
-        api, patients = cast(CoordinatorApi, self.api), self.home.config.population(population)
+        api, patients = (
+            cast(CoordinatorApi, self.api),
+            self.home.read_config().population(population),
+        )
         dry_run_approval(self.home, api, offer, patients, if_broken=if_broken)
 
     def kinds(self) -> list[str]:
-        ledger = self.home.ledger()
+        ledger = self.home.open_ledger()
         found = [str(row.public["kind"]) for row in ledger.rows()]
         ledger.close()
         return found
@@ -54,7 +60,7 @@ class Site:
 
     def heads(self) -> list[tuple[str, Any]]:
         """The calls that compare our head with what others saw of us, and show it."""
-        ledger = self.home.ledger()
+        ledger = self.home.open_ledger()
         head = ledger.head().model_dump(mode="json")
         ledger.close()
         return [("heads", {"head": None}), ("heads", {"head": head})]
@@ -85,7 +91,7 @@ class Site:
     def allow(self, **rules: Any) -> None:
         """Put a policy with these rules in force."""
         write_toml(self.home.directory / "policy.toml", Policy.model_validate(rules))
-        sign(self.home.directory, self.home.identity())
+        sign(self.home.directory, self.home.open_identity())
 
     def edit_config(self, old: str, new: str) -> None:
         text = self.home.config_path.read_text()

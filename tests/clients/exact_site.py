@@ -55,7 +55,7 @@ def exact_site(folder: Path, **how: Any) -> Iterator[Site]:
 
 
 def one_of(home: SiteHome, *, held_out: bool) -> str:
-    key = home.split_key
+    key = home.open_split_key()
     return next(name for name in PATIENTS if is_held_out(key, name, 0.3) == held_out)
 
 
@@ -66,7 +66,7 @@ def frozen_without(home: SiteHome, study: Study, *gone: str) -> Snapshot:
     path.write_text("".join(line for line in lines if line.split(",")[0] not in gone))
     checked = encode_checked(open_file(path, "patient_id"), study.data, "patient_id")
     path.unlink()
-    return Snapshot.of(checked, home.split_key, 0.3)
+    return Snapshot.of(checked, home.open_split_key(), 0.3)
 
 
 def frozen(home: SiteHome) -> list[Snapshot]:

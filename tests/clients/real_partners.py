@@ -74,8 +74,10 @@ class RealCompany:
             pretend_enrolled(home, COORDINATOR)
             compared = {h.id: h.fingerprint for h in offer.study.hospitals if h.id != name}
             AddressBook.load(home).confirm(home, compared)
-            approve(home, cast(CoordinatorApi, SilentApi()), offer, home.config.population(None))
-            ledger = home.ledger()
+            approve(
+                home, cast(CoordinatorApi, SilentApi()), offer, home.read_config().population(None)
+            )
+            ledger = home.open_ledger()
             handler = handler_of(home, ledger, releaser(home, offer.study))
             members[name] = Member(home, ledger, handler)
         company = cls(offer.study, members)

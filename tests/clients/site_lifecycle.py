@@ -93,7 +93,7 @@ class WholeLife:
         known["given"] = {"given": []}
         known["software"] = {"software": software(), "time": datetime.now(UTC).isoformat()}
         if name in ("enrol", "renew"):
-            key = self.home.identity().key.public_key()
+            key = self.home.open_identity().key.public_key()
             pem, _ = self.authority.issue_client("north", "site", key)
             return {"certificate": pem.decode(), "coordinator": self.coordinator.public.hex()}
         if name == "audit":
@@ -115,9 +115,9 @@ class WholeLife:
 
     def live(self) -> None:
         self._enrol()
-        with connect(self.home) as api, closing(self.home.audit_log()) as log:
+        with connect(self.home) as api, closing(self.home.open_audit_log()) as log:
             renew_when_due(self.home, api, days=1000)
-            cosign(api, log, self.home.coordinator)
+            cosign(api, log, self.home.read_coordinator())
             accept_coordinator(self.home, api, self.coordinator.fingerprint)
         assert could_run(check_coordinator(self.home, issuer=""))
         with connect(self.home) as api:
@@ -127,12 +127,12 @@ class WholeLife:
                 self._name_people()
             offer = offered(self._with_partner(study), [self.home], self.coordinator)
             with connect(self.home) as api:
-                patients = self.home.config.population(None)
+                patients = self.home.read_config().population(None)
                 terms = terms_of(self.home, offer.study, patients, if_broken=False)
                 person = self.person if study.survey else None
                 people = add_approver(self.home, offer.study, terms, person)
                 approve(self.home, api, offer, patients, people=people)
-            with closing(self.home.ledger()) as ledger:
+            with closing(self.home.open_ledger()) as ledger:
                 self._answer(offer.study, ledger)
                 agent = Agent(self.home, "cpu")
                 agent._worker._layers = {"seccomp": True}  # as a child would have said
@@ -168,7 +168,7 @@ class WholeLife:
         """From now on the policy names who approves."""
         ada = Person(name="Ada", role="steward", public=self.person.public.hex())
         write_toml(self.home.directory / "policy.toml", Policy(people=(ada,)))
-        sign(self.home.directory, self.home.identity())
+        sign(self.home.directory, self.home.open_identity())
 
     def _with_partner(self, study: Study) -> Study:
         return study.with_fingerprints({"south": self.partner.fingerprint})
@@ -176,7 +176,11 @@ class WholeLife:
     def _answer(self, study: Study, ledger: Ledger) -> None:
         """A call to join, a release of every purpose, a repeat, a refusal, the end."""
         handler = Overheard(
-            self.home, ledger, CountingReleaser(6), RunKeys(self.home.identity()), lambda _: None
+            self.home,
+            ledger,
+            CountingReleaser(6),
+            RunKeys(self.home.open_identity()),
+            lambda _: None,
         )
         handler.heard = self.replies
         _, key = run_key(self.partner, study.digest)

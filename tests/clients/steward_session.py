@@ -66,7 +66,7 @@ class Steward:
         return [json.loads(line) for line in lines[1::2]]
 
     def entries(self) -> list[dict[str, Any]]:
-        with closing(self.home.audit_log()) as log:
+        with closing(self.home.open_audit_log()) as log:
             return [
                 {"study": entry.study, **entry.facts}
                 for entry in log.entries()

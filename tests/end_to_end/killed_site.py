@@ -67,7 +67,7 @@ def main(site: str, study_file: str, partners: str, sent: str, first: str) -> No
         path.stem: Identity.read(path.read_bytes(), path.name)
         for path in Path(partners).glob("*.key")
     }
-    ledger, started = home.ledger(), time.time_ns() // 1000  # the partners' keys are new, too
+    ledger, started = home.open_ledger(), time.time_ns() // 1000  # the partners' keys are new, too
     handler = handler_of(home, ledger, FreshReleaser())
     file = os.open(sent, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 

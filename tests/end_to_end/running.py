@@ -40,7 +40,7 @@ def launch(
     **mechanism: Any,
 ) -> str:
     """The digest of a study that all of these hospitals have approved."""
-    hospitals = [{"id": home.config.hospital, "declared_size": 40} for home in homes]
+    hospitals = [{"id": home.read_config().hospital, "declared_size": 40} for home in homes]
     limits = {"deadline_seconds": deadline, "minimum_cohort": 2}
     document = study_document(hospitals=hospitals, version=version, limits=limits)
     document["model"] = model or document["model"]
@@ -49,7 +49,7 @@ def launch(
     with Operator(coordinator.home.directory) as operator:
         offered = operator.call("POST", f"studies?on={on}", body=study.canonical_bytes)
     digest = str(offered["digest"])
-    keys = [f"{home.config.hospital}={home.identity().fingerprint}" for home in homes]
+    keys = [f"{home.read_config().hospital}={home.open_identity().fingerprint}" for home in homes]
     for home in homes:
         done = flo("site", "confirm", *keys, "--home", home.directory)
         assert done.returncode == 0, done.stderr
@@ -77,7 +77,7 @@ def wait_for(
 
 def all_events(home: CoordinatorHome, digest: str) -> list[dict[str, Any]]:
     """Of a study, however many, as the coordinator keeps them."""
-    with closing(home.store()) as store:
+    with closing(home.open_store()) as store:
         found = store.events(digest)
         while more := store.events(digest, found[-1]["number"] if found else 0):
             found += more
@@ -93,7 +93,7 @@ def rounds(events: list[dict[str, Any]]) -> list[int]:
 
 
 def releases(home: SiteHome) -> Counter[str]:
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         return Counter(
             row.public["purpose"] for row in ledger.rows() if row.public["kind"] == "release"
         )
@@ -104,5 +104,6 @@ def failed(events: list[dict[str, Any]], home: SiteHome) -> int:
     return sum(
         1
         for event in events
-        if event["kind"] == "attempt-failed" and home.config.hospital in event["facts"]["cohort"]
+        if event["kind"] == "attempt-failed"
+        and home.read_config().hospital in event["facts"]["cohort"]
     )

@@ -76,7 +76,7 @@ def test_a_site_that_lost_its_machine_goes_on_and_counts_all_that_it_may_have_re
             extracts = operator.call("GET", f"studies/{digest}/extracts")
     assert rounds(summary["events"]) == list(range(1, STEPS + 1))
     again = SiteHome.open(sites[0].directory)
-    with closing(again.ledger()) as ledger:
+    with closing(again.open_ledger()) as ledger:
         (held,) = ledger.balance().reservations.values()
     assert held.settled
     assert held.released["training"] == held.parts["training"].releases > released

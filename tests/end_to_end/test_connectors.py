@@ -72,7 +72,7 @@ def made(hospital: str, folder: Path) -> SiteHome:
 
 def mapped(home: SiteHome, study: Path) -> None:
     """As people do it: a draft, then the lines that it left open."""
-    hospital = home.config.hospital
+    hospital = home.read_config().hospital
     drafted = told("site", "map", study, "--home", home.directory)
     assert drafted["columns"]["age"] in ("patient:age", "person:age")
     assert "trestbps" in drafted["open"]
@@ -107,9 +107,11 @@ def test_each_reads_its_own_system_and_the_report_says_who_mapped(
             coordinator.admit(home)
             homes.append(home)
         told("study", "launch", study, "--home", coordinator.home.directory, "--detach")
-        keys = [f"{home.config.hospital}={home.identity().fingerprint}" for home in homes]
+        keys = [
+            f"{home.read_config().hospital}={home.open_identity().fingerprint}" for home in homes
+        ]
         for home in homes:
-            hospital = home.config.hospital
+            hospital = home.read_config().hospital
             monkeypatch.setenv("DB", f"{databases[hospital]}/{ends.get(hospital, '')}")
             told("site", "confirm", *keys, "--home", home.directory)
             told("site", "review", STUDY.name, "--home", home.directory)
@@ -132,13 +134,13 @@ def test_each_reads_its_own_system_and_the_report_says_who_mapped(
     found = {site["hospital"]: site["mapping"] for site in facts["hospitals"]}
     for home in homes:
         kept = mapping_of(home, from_document(document))
-        assert found[home.config.hospital] == (commitment(home, kept) if kept else None)
+        assert found[home.read_config().hospital] == (commitment(home, kept) if kept else None)
     assert [bool(found[h]) for h in KINDS] == [False, False, True, True]
     assert digest == facts["study"]["digest"]
 
 
 def commitment(home: SiteHome, mapping: StudyMapping) -> str:
-    return mapping.commitment(home.patients_key)
+    return mapping.commitment(home.open_patients_key())
 
 
 def done(coordinator: RealCoordinator, name: str) -> Any:

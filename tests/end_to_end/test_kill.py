@@ -92,7 +92,7 @@ class Site:
     def check(self) -> None:
         """Open the ledger as after a restart, and compare it with everything that was sent."""
         sent = self._read_sent()
-        with closing(self.home.ledger()) as ledger:  # checks the whole chain
+        with closing(self.home.open_ledger()) as ledger:  # checks the whole chain
             handler = handler_of(self.home, ledger, NoReleaser())
             for round_, reply in sent:
                 asked = decode_request(self.asked[round_])
@@ -164,7 +164,7 @@ def site(tmp_path: Path, request: pytest.FixtureRequest) -> Site:
     offer = offered(small_study(**document), [home], coordinator)
     read_out = {h.id: h.fingerprint for h in offer.study.hospitals if h.id != "north"}
     AddressBook.load(home).confirm(home, read_out)
-    approve(home, cast(CoordinatorApi, SilentApi()), offer, home.config.population(None))
+    approve(home, cast(CoordinatorApi, SilentApi()), offer, home.read_config().population(None))
     (tmp_path / "study").write_bytes(offer.study.canonical_bytes)
     (tmp_path / "partners").mkdir()
     for name in read_out:
@@ -200,7 +200,7 @@ def test_a_site_killed_sixty_times_never_under_counts(site: Site) -> None:
 def test_nothing_of_a_reply_whose_writing_was_cut_off_outlives_its_study(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with closing(site.home.ledger()) as ledger:
+    with closing(site.home.open_ledger()) as ledger:
         handler = handler_of(site.home, ledger, FreshReleaser())
         approved = load(site.home, site.study)
         relayed = claims(handler, ledger, approved.read_study(), COHORT)
@@ -208,7 +208,7 @@ def test_nothing_of_a_reply_whose_writing_was_cut_off_outlives_its_study(
             cut.setattr(Path, "replace", _killed)
             with pytest.raises(SystemExit):
                 handler.answer(request(site.study, 1, relayed))
-        replies = ReplyStore(site.home.directory / "replies", site.home.keystore())
+        replies = ReplyStore(site.home.directory / "replies", site.home.open_keystore())
         settle(ledger, replies, site.home, approved, approved.read_study())
     assert list((site.home.directory / "replies").iterdir()) == []
 

@@ -43,14 +43,14 @@ def planted_csv(site: str) -> str:
 
 
 def secrets_of(home: SiteHome) -> list[bytes]:
-    pem = home.identity().pem()
+    pem = home.open_identity().pem()
     return [
         pem.splitlines()[1],
-        home.identity().key.private_numbers().private_value.to_bytes(48, "big"),
-        home.split_key,
-        home.split_key.hex().encode(),
-        home.patients_key,
-        home.patients_key.hex().encode(),
+        home.open_identity().key.private_numbers().private_value.to_bytes(48, "big"),
+        home.open_split_key(),
+        home.open_split_key().hex().encode(),
+        home.open_patients_key(),
+        home.open_patients_key().hex().encode(),
     ]
 
 
@@ -70,7 +70,7 @@ def needles(homes: list[SiteHome], token: str) -> dict[str, bytes]:
     }
     for home in homes:
         for number, secret in enumerate(secrets_of(home)):
-            found[f"secret {number} of {home.config.hospital}"] = secret
+            found[f"secret {number} of {home.read_config().hospital}"] = secret
     return found
 
 
@@ -107,12 +107,14 @@ def test_no_planted_value_is_found_anywhere(tmp_path: Path) -> None:
             digest = str(offered["digest"])
             _a_bad_file_is_refused(homes[0], digest, do)
             agents = [
-                stack.enter_context(agent(home, said=tmp_path / f"{home.config.hospital}.said.txt"))
+                stack.enter_context(
+                    agent(home, said=tmp_path / f"{home.read_config().hospital}.said.txt")
+                )
                 for home in homes
             ]
             for home in homes:
                 do("site", "review", digest, "--home", home.directory,
-                   "--html", tmp_path / f"{home.config.hospital}.html")  # fmt: skip
+                   "--html", tmp_path / f"{home.read_config().hospital}.html")  # fmt: skip
                 do("site", "approve", digest, "--yes", "--home", home.directory)
             _until(operator, digest, "running")
             _crash_the_child_of(agents[1].pid)  # before 60 rounds are over

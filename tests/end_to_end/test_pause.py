@@ -33,7 +33,7 @@ def homes(coordinator: RealCoordinator, tmp_path: Path) -> list[SiteHome]:
 
 
 def is_settled(home: SiteHome) -> bool:
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         (held,) = ledger.balance().reservations.values()
         return bool(held.settled)
 

@@ -36,7 +36,7 @@ def signs_it(home: SiteHome) -> None:
 
 
 def rows(home: SiteHome) -> int:
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         return ledger.head().sequence
 
 

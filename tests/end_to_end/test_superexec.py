@@ -60,10 +60,10 @@ def test_a_killed_superexec_is_started_again_and_the_study_ends_well(
     os.kill(before, signal.SIGKILL)
     wait_for(lambda study: study["status"] == "done", coordinator.home.directory, digest)
     assert superexec_of(coordinator) != before
-    with closing(coordinator.home.store()) as store:
+    with closing(coordinator.home.open_store()) as store:
         told = [event for event in store.events_after(0) if event[2] == "process-restarted"]
     assert [event[4] for event in told] == [{"program": "flower-superexec", "code": -9}]
-    text, _ = issue(coordinator.home.identity(), "prometheus", "viewer", 60)
+    text, _ = issue(coordinator.home.open_identity(), "prometheus", "viewer", 60)
     headers = {"authorization": f"Bearer {text}"}
     answer = coordinator.private("GET", "/v1/flo/metrics", headers=headers)
     assert "\nflo_process_restarts 1\n" in answer.body.decode()

@@ -56,7 +56,7 @@ def rounds(summary: dict[str, Any]) -> list[Any]:
 
 
 def releases(home: SiteHome) -> int:
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         return sum(1 for row in ledger.rows() if row.public["kind"] == "release")
 
 
@@ -96,6 +96,6 @@ def test_a_run_goes_on_over_renewed_certificates(
     assert events.count("round") == 61
     for home, old in zip(homes, before, strict=True):
         assert (home.directory / "certificate.pem").read_bytes() != old
-        with closing(home.audit_log()) as log:
+        with closing(home.open_audit_log()) as log:
             renewals = sum(1 for entry in log.entries() if entry.kind == "certificate-renewed")
         assert renewals >= 2

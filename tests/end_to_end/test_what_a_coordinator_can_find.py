@@ -128,7 +128,7 @@ def search_a_run(folder: Path, masking: str) -> Search:
                 digest = search.study.digest
                 done = flo("site", "approve", digest, "--yes", "--home", home.directory)
                 assert done.returncode == 0, done.stderr
-                stem = str(folder / home.config.hospital)
+                stem = str(folder / home.read_config().hospital)
                 recorded = ("tests.end_to_end.recording_agent", f"{stem}.noisy", f"{stem}.sent")
                 stack.enter_context(agent(home, *recorded))
             end, asked = time.monotonic() + 120, f"studies/{offered['digest']}"

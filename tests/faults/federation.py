@@ -163,12 +163,12 @@ class Federation:
                 enrolling.admit(home)
                 relay = Relay(port)
                 url = f"https://127.0.0.1:{relay.port}"
-                keep_coordinator(home, home.coordinator.model_copy(update={"url": url}))
+                keep_coordinator(home, home.read_coordinator().model_copy(update={"url": url}))
                 beside = self.folder / f"{name}.orders", self.folder / f"{name}.sent"
                 self.members[name] = Member(home, relay, *beside)
         finally:
             enrolling.stop()
-        prints = {name: m.home.identity().fingerprint for name, m in self.members.items()}
+        prints = {name: m.home.open_identity().fingerprint for name, m in self.members.items()}
         for name, member in self.members.items():
             others = {other: shown for other, shown in prints.items() if other != name}
             AddressBook.load(member.home).confirm(member.home, others)
@@ -282,8 +282,8 @@ class Federation:
 
 def _approve(home: SiteHome, digest: str) -> None:
     with connect(home) as api:
-        offer = choose(offered_studies(api, home.coordinator), digest)
-        approve(home, api, offer, home.config.population(None))
+        offer = choose(offered_studies(api, home.read_coordinator()), digest)
+        approve(home, api, offer, home.read_config().population(None))
 
 
 def _patiently(do: Callable[[], Any]) -> Any:

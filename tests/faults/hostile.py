@@ -93,8 +93,8 @@ class Hostile:
 def _junk(home: SiteHome, study: str) -> bytes:
     """An extract that this hospital signed, as large as one may be, of rows that are none."""
     rows = [{"public": {"kind": "release"}, "private": "x" * 80}] * 15_000
-    body = {"hospital": home.config.hospital, "study": study, "rows": rows}
-    signature = home.identity().sign("extract", canonical.encode(body))
+    body = {"hospital": home.read_config().hospital, "study": study, "rows": rows}
+    signature = home.open_identity().sign("extract", canonical.encode(body))
     extract = canonical.encode({"body": body, "signature": signature}).decode()
     return json.dumps({"study": canonical.digest(study.encode()), "extract": extract}).encode()
 

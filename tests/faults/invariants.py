@@ -28,9 +28,9 @@ def violations(federation: Federation, digest: str) -> list[str]:
 
 
 def _of_a_site(member: Member, digest: str) -> Iterator[str]:
-    name = member.home.config.hospital
+    name = member.home.read_config().hospital
     try:
-        with closing(member.home.ledger()) as ledger:  # checks the whole chain
+        with closing(member.home.open_ledger()) as ledger:  # checks the whole chain
             seen: dict[str, str] = {}
             for reply in sent(member.sent):
                 if reply.header.study != digest or reply.header.kind != "release":
@@ -50,7 +50,7 @@ def _of_a_site(member: Member, digest: str) -> Iterator[str]:
             )
             if charged > STEPS + RETRIES:
                 yield f"{name}: charged {charged} times, {STEPS + RETRIES} were approved"
-        with closing(member.home.audit_log()) as log:
+        with closing(member.home.open_audit_log()) as log:
             verify([log.export(name)])
     except FloError as error:
         yield f"{name}: {error}"
@@ -58,7 +58,7 @@ def _of_a_site(member: Member, digest: str) -> Iterator[str]:
 
 def _of_the_coordinator(home: CoordinatorHome, digest: str) -> Iterator[str]:
     try:
-        with closing(home.store()) as store, closing(home.audit_log()) as log:
+        with closing(home.open_store()) as store, closing(home.open_audit_log()) as log:
             verify([log.export("coordinator")])
             offer, record = store.offer(digest), store.last_run(digest)
     except FloError as error:

@@ -100,7 +100,7 @@ def _attacking(
     hostile: SiteHome, coordinator: RealCoordinator, homes: list[SiteHome], seconds: float
 ) -> subprocess.Popen[bytes]:
     """The hostile hospital, with a study on offer that names it."""
-    names = [hostile.config.hospital, *(home.config.hospital for home in homes[1:])]
+    names = [hostile.read_config().hospital, *(home.read_config().hospital for home in homes[1:])]
     hospitals = [{"id": name, "declared_size": 40} for name in names]
     study = small_study(name="bait", hospitals=hospitals)
     with Operator(coordinator.home.directory) as operator:

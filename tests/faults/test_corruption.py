@@ -61,7 +61,7 @@ def copied(folder: Path, to: Path) -> Path:
 
 
 def spent(home: SiteHome) -> object:
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         return ledger.balance(), ledger.head()
 
 

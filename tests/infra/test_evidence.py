@@ -42,7 +42,7 @@ def site(tmp_path: Path) -> Site:
 
 @pytest.fixture
 def approved(site: Site) -> Site:
-    api, patients = cast(CoordinatorApi, SilentApi()), site.home.config.population("main")
+    api, patients = cast(CoordinatorApi, SilentApi()), site.home.read_config().population("main")
     approve(site.home, api, site.offer(), patients)
     site.home.record("agent-started", confinement=["seccomp", "landlock"])
     return site
@@ -97,7 +97,7 @@ def test_a_new_site_shows_little_and_says_not_shown_for_the_rest(site: Site) -> 
 
 def test_what_happened_here_is_shown_by_its_audit_entries(approved: Site) -> None:
     body = body_of(approved.home)
-    with closing(approved.home.audit_log()) as log:
+    with closing(approved.home.open_audit_log()) as log:
         (entry,) = [entry.number for entry in log.entries() if entry.kind == "approved"]
     assert re.search(
         rf"audit entries .*\b{entry}\b", " ".join(row(body, "GDPR Art. 5(2)")["evidence"])
@@ -114,13 +114,13 @@ def test_no_row_claims_certification(approved: Site) -> None:
 
 def test_a_key_in_the_clear_is_not_shown_as_sealed(approved: Site) -> None:
     path = approved.home.directory / "identity.key"
-    path.write_bytes(approved.home.identity().pem())
+    path.write_bytes(approved.home.open_identity().pem())
     assert not row(body_of(approved.home), "GDPR Art. 32(1)(a)")["shown"]
 
 
 def test_frozen_patients_of_an_ended_study_are_no_storage_limitation(approved: Site) -> None:
     assert not row(body_of(approved.home), "GDPR Art. 5(1)(e)")["shown"]
-    with closing(approved.home.ledger()) as ledger:
+    with closing(approved.home.open_ledger()) as ledger:
         ledger.settle(2, "ended")
     assert not row(body_of(approved.home), "GDPR Art. 5(1)(e)")["shown"]
     for path in (approved.home.directory / "snapshots").iterdir():
@@ -159,7 +159,7 @@ def test_the_annex_bounds_the_risk_in_numbers(approved: Site) -> None:
 def test_a_coordinators_pack_shows_its_tokens(tmp_path: Path) -> None:
     home = CoordinatorHome.create(tmp_path / "c", CoordinatorConfig())
     assert not row(body_of(home), "HIPAA 164.312(a)(2)(iii)")["shown"]
-    _, token = issue(home.identity(), "Vera", "viewer", 60)
+    _, token = issue(home.open_identity(), "Vera", "viewer", 60)
     with home.recording() as store:
         store.add_event(None, "token-issued", id=token.id, name="Vera", role="viewer")
     body = body_of(home)
@@ -172,7 +172,7 @@ def test_a_coordinators_seals_are_shown_with_the_one_of_saved_states_once_it_is_
     home = CoordinatorHome.create(tmp_path / "c", CoordinatorConfig())
     shown = row(body_of(home), "GDPR Art. 32(1)(a)")["evidence"][0]
     assert shown.startswith("identity.key, ca.key: ")
-    home.checkpoint_key()
+    home.open_checkpoint_key()
     shown = row(body_of(home), "GDPR Art. 32(1)(a)")["evidence"][0]
     assert shown.startswith("identity.key, ca.key, checkpoint.key: ")
     home.checkpoint_key_path.write_bytes(b"flo-sealed-1\n" + bytes(40))
@@ -249,7 +249,7 @@ def test_a_certificate_counts_if_it_is_valid_now_and_of_our_authority(
 
 
 def test_a_receipt_that_one_gives_oneself_is_nobodys(approved: Site) -> None:
-    with closing(approved.home.audit_log()) as log:
+    with closing(approved.home.open_audit_log()) as log:
         for signer, seen in ((Identity.new(), False), (COORDINATOR, True)):
             growth = log.growth({signer.fingerprint})
             assert growth is not None
@@ -260,7 +260,7 @@ def test_a_receipt_that_one_gives_oneself_is_nobodys(approved: Site) -> None:
 
 def test_a_study_that_the_coordinator_did_not_sign_is_a_problem(tmp_path: Path) -> None:
     home = CoordinatorHome.create(tmp_path / "c", CoordinatorConfig())
-    with closing(home.store()) as store:
+    with closing(home.open_store()) as store:
         store.add_study(small_study(), "00")
     body = body_of(home)
     assert any("its signature does not match" in problem for problem in body["problems"])
@@ -269,7 +269,7 @@ def test_a_study_that_the_coordinator_did_not_sign_is_a_problem(tmp_path: Path) 
 
 @pytest.mark.parametrize("folder", ["snapshots", "replies"])
 def test_what_is_left_of_an_ended_study_is_looked_for(approved: Site, folder: str) -> None:
-    with closing(approved.home.ledger()) as ledger:
+    with closing(approved.home.open_ledger()) as ledger:
         ledger.settle(2, "ended")
     for path in (approved.home.directory / "snapshots").iterdir():
         path.unlink()
@@ -286,7 +286,7 @@ def test_a_seal_that_does_not_open_is_no_seal(approved: Site) -> None:
 
 
 def test_a_pack_without_a_field_is_refused_before_it_is_shown(approved: Site) -> None:
-    identity, document = approved.home.identity(), json.loads(make(approved.home.directory))
+    identity, document = approved.home.open_identity(), json.loads(make(approved.home.directory))
     for gone in ("rows", "log", "owner", "record_of_processing"):
         body = {name: value for name, value in document["body"].items() if name != gone}
         signature = identity.sign("evidence", canonical.encode(body))

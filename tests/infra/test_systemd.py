@@ -102,7 +102,7 @@ def test_a_study_is_carried_out_by_units_under_a_real_systemd(place: Path) -> No
         homes = [real.enrol(place / name, name) for name in SITES]
     units = place / "units"
     units.mkdir()
-    written = {f"flo-{home.config.hospital}": ("site", home.directory) for home in homes}
+    written = {f"flo-{home.read_config().hospital}": ("site", home.directory) for home in homes}
     written["flo-coordinator"] = ("coordinator", real.home.directory)
     for name, (what, folder) in written.items():
         done = flo(what, "unit", "--home", folder, "--user", owner(folder))
@@ -131,7 +131,7 @@ def test_a_study_is_carried_out_by_units_under_a_real_systemd(place: Path) -> No
 
 def held(home: SiteHome) -> set[str]:
     """Layers of the data process, as the newest start of the agent entered them."""
-    with closing(home.audit_log()) as log:
+    with closing(home.open_audit_log()) as log:
         entry = log.last("agent-started")
     assert entry is not None
     return set(entry.facts["confinement"])

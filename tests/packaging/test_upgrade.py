@@ -79,7 +79,7 @@ class Consortium:
         file = self.folder / f"study-{version}.toml"
         file.write_text(tomli_w.dumps(document))
         own = {
-            name: f"{name}={SiteHome.open(self.site(name)).identity().fingerprint}"
+            name: f"{name}={SiteHome.open(self.site(name)).open_identity().fingerprint}"
             for name in SITES
         }
         with ExitStack() as running:

@@ -118,11 +118,11 @@ def person(
 
 def sign_in(someone: Person, home: CoordinatorHome, role: PersonRole, name: str) -> None:
     """With the link that `flo coordinator console` prints."""
-    text, _ = issue(home.identity(), name, role, 3600)
-    someone.page.goto(f"{home.private_url}/console/sign-in#{text}")
+    text, _ = issue(home.open_identity(), name, role, 3600)
+    someone.page.goto(f"{home.read_private_url()}/console/sign-in#{text}")
     someone.reads(f"This link signs you in as {name}, {role}.")
     someone.click("Sign in")
-    someone.page.wait_for_url(f"{home.private_url}/console")
+    someone.page.wait_for_url(f"{home.read_private_url()}/console")
 
 
 @contextlib.contextmanager

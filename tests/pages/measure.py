@@ -43,7 +43,7 @@ def main() -> None:
         someone = stack.enter_context(person(browser, folder))
         sign_in(someone, coordinator.home, "operator", "Olga")
         digest = launch(coordinator, sites, "distributed noise", steps=60, epsilon=0.5)
-        page, base = someone.page, f"{coordinator.home.private_url}/console"
+        page, base = someone.page, f"{coordinator.home.read_private_url()}/console"
         page.goto(f"{base}/studies/{digest}")
         page.evaluate(_WATCH)
         someone.page.locator("#result").get_by_text("Noisy AUC").wait_for(timeout=120_000)

@@ -56,7 +56,7 @@ def test_from_an_invitation_to_a_report(
         steps = {name: enrolled(coordinator, name, tmp_path) for name in HOSPITALS}
         sites = {name: SiteHome.open(tmp_path / name / "site") for name in HOSPITALS}
         operator.reads(
-            format_fingerprint(sites["north"].identity().fingerprint)
+            format_fingerprint(sites["north"].open_identity().fingerprint)
         )  # it appears by itself
         operator.shows("console-hospitals")
 
@@ -134,7 +134,7 @@ def at_the_desk(
 ) -> Person:
     """Agent and desk are started (two commands), and the link is opened."""
     stack.enter_context(agent(site))
-    link = stack.enter_context(desk(site, said=folder / f"{site.config.hospital}.desk"))
+    link = stack.enter_context(desk(site, said=folder / f"{site.read_config().hospital}.desk"))
     someone = stack.enter_context(person(browser, shots))
     someone.clicks = 3
     someone.page.goto(link)
@@ -150,7 +150,7 @@ def decides(steward: Person, sites: dict[str, SiteHome], name: str) -> None:
     steward.click("chest-pain, version 1")
     steward.reads("Compare partners' keys by telephone")
     for partner in set(sites) - {name}:
-        key = format_fingerprint(sites[partner].identity().fingerprint)
+        key = format_fingerprint(sites[partner].open_identity().fingerprint)
         assert key not in steward.page.content()
         steward.page.get_by_label(partner).fill(" ".join(key.split()[-4:]))
     if first:
@@ -181,7 +181,7 @@ def after_the_run(steward: Person, site: SiteHome) -> None:
     steward.reads("training: it fits.")
     steward.shows("desk-budget")
     steward.click("Releases")
-    with closing(site.ledger()) as ledger:
+    with closing(site.open_ledger()) as ledger:
         count = sum(row.public["kind"] == "release" for row in ledger.rows())
     steward.reads(f"{count} in all")
     steward.shows("desk-releases")

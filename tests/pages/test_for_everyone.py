@@ -62,10 +62,10 @@ def test_every_page_of_the_console_can_be_used_by_everyone(
     home = finished.coordinator.home
     sign_in(someone, home, "operator", "Olga Operator")
     for path in _console(finished.digest):
-        is_fine(someone, f"{home.private_url}{path}")
+        is_fine(someone, f"{home.read_private_url()}{path}")
     studies = f"/console/studies/{'0' * 64}", f"/console/studies/{finished.digest}/files/other"
     for path in (*studies, f"/console/drafts/{'0' * 16}", "/console/nowhere"):
-        is_fine(someone, f"{home.private_url}{path}", problem=True)
+        is_fine(someone, f"{home.read_private_url()}{path}", problem=True)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +99,8 @@ def test_the_console_says_all_that_matters_without_script(
 ) -> None:
     home = finished.coordinator.home
     with person(browser, tmp_path, script=False) as someone:
-        text, _ = issue(home.identity(), "Vera", "viewer", 600)
-        someone.page.goto(f"{home.private_url}/console")
+        text, _ = issue(home.open_identity(), "Vera", "viewer", 600)
+        someone.page.goto(f"{home.read_private_url()}/console")
         someone.page.get_by_label("or its text").fill(text)
         someone.click("Sign in")
         someone.click("tiny, version 1")

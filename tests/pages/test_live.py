@@ -97,8 +97,8 @@ def test_a_page_whose_session_ends_asks_to_sign_in_again(
     coordinator: RealCoordinator, browser: Browser, tmp_path: Path
 ) -> None:
     with person(browser, tmp_path) as someone:
-        text, _ = issue(coordinator.home.identity(), "Vera", "viewer", 4)
-        someone.page.goto(f"{coordinator.home.private_url}/console/sign-in#{text}")
+        text, _ = issue(coordinator.home.open_identity(), "Vera", "viewer", 4)
+        someone.page.goto(f"{coordinator.home.read_private_url()}/console/sign-in#{text}")
         someone.click("Sign in")
         someone.reads("Studies")
         someone.reads("Sign in to the coordinator")

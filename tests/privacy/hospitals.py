@@ -29,13 +29,20 @@ from tests.partners import claims, encode_request
 
 def run(home: SiteHome, study: Study, rounds: int, homes: list[SiteHome]) -> None:
     """Training rounds and one evaluation, or the one survey, through the site's own handler."""
-    known, own = {h.config.hospital: h.identity() for h in homes}, home.config.hospital
-    heads = {h.config.hospital: head_of(h) for h in homes if h is not home}
+    known, own = (
+        {h.read_config().hospital: h.open_identity() for h in homes},
+        home.read_config().hospital,
+    )
+    heads = {h.read_config().hospital: head_of(h) for h in homes if h is not home}
     length = 0 if study.survey else parameter_count(study)
     steps = [("training", n) for n in range(1, rounds + 1)] + [("evaluation", 1)]
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         handler = Handler(
-            home, ledger, CountingReleaser(max(1, length)), RunKeys(home.identity()), lambda _: None
+            home,
+            ledger,
+            CountingReleaser(max(1, length)),
+            RunKeys(home.open_identity()),
+            lambda _: None,
         )
         for purpose, round_ in [("survey", 1)] if study.survey else steps:
             weights = np.full(length, float(round_))
@@ -66,9 +73,9 @@ def run(home: SiteHome, study: Study, rounds: int, homes: list[SiteHome]) -> Non
 
 def finish(home: SiteHome, study: Study, heads: dict[str, LedgerHead]) -> None:
     """The run ends: the hospital is shown everyone's head, and settles."""
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         handler = Handler(
-            home, ledger, CountingReleaser(1), RunKeys(home.identity()), lambda _: None
+            home, ledger, CountingReleaser(1), RunKeys(home.open_identity()), lambda _: None
         )
         header = RequestHeader(
             kind="finish",
@@ -87,7 +94,7 @@ def finish(home: SiteHome, study: Study, heads: dict[str, LedgerHead]) -> None:
 
 
 def head_of(home: SiteHome) -> LedgerHead:
-    with closing(home.ledger()) as ledger:
+    with closing(home.open_ledger()) as ledger:
         return ledger.head()
 
 
@@ -109,13 +116,13 @@ class World:
             pretend_enrolled(home, coordinator)
             for offer in offers:
                 api = cast(CoordinatorApi, SilentApi())
-                approve(home, api, offer, home.config.population(None))
+                approve(home, api, offer, home.read_config().population(None))
                 run(home, offer.study, rounds, homes)
         return cls(homes, [offer.study for offer in offers])
 
     def extract(self, site: int = 0, study: int = 0) -> bytes:
         home = self.homes[site]
-        with closing(home.ledger()) as ledger:
+        with closing(home.open_ledger()) as ledger:
             return make_extract(home, ledger, self.studies[study].digest)
 
     def forged(
@@ -124,7 +131,7 @@ class World:
         """An extract that the hospital itself changed and signed again, with its ``decision``."""
         body = json.loads(self.extract(site))["body"]
         change(body)
-        identity = self.homes[site].identity()
+        identity = self.homes[site].open_identity()
         if decision:
             body["decision_signature"] = identity.sign("approval", body["decision"].encode())
         signature = identity.sign("extract", canonical.encode(body))

@@ -65,7 +65,7 @@ def _p(site: Site, pairs: int) -> float:
     snapshot = approval.load(site.home, site.study.digest).snapshot
     members = Members.load(site.home, site.study.digest, snapshot)
     assert members is not None
-    key, trained = site.home.patients_key, set(members.training)
+    key, trained = site.home.open_patients_key(), set(members.training)
     names = [f"north{i:05d}" for i in range(_PATIENTS)]
     inside = iter([name for name in names if keyed_hash(key, name) in trained])
     outside, number = iter(f"stranger{i}" for i in range(pairs)), 1
@@ -96,4 +96,4 @@ def _site(folder: Path, releases: int) -> Site:
     study["hospitals"][0]["declared_size"] = _PATIENTS
     offer = enrolled.offer(from_document(study).with_mechanism(steps=releases))
     enrolled.approve(offer)
-    return Site(enrolled.home, offer.study, enrolled.home.ledger(), cast(Any, None))
+    return Site(enrolled.home, offer.study, enrolled.home.open_ledger(), cast(Any, None))

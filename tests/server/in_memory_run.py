@@ -142,6 +142,9 @@ class Witnesses:
         self.height += 1
         self.released = self.height
 
+    def holds(self, head: LedgerHead) -> bool:
+        return False  # it keeps no rows, so every signature is checked
+
     def confirm(self, seen: LedgerHead) -> None:
         if seen.sequence > self.height:
             raise TrustError("rolled back")

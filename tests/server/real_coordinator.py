@@ -62,7 +62,7 @@ class RealCoordinator:
 
     def __init__(self, home: CoordinatorHome, before: str = "") -> None:
         self.home = home
-        self.port, self.private_port = home.config.port, home.config.private_port
+        self.port, self.private_port = home.read_config().port, home.read_config().private_port
         self._log = (home.directory / "serve.log").open("ab")
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"{before}\n{_SERVE}", home.directory],
@@ -144,12 +144,14 @@ class RealCoordinator:
 
     def site(self, home: SiteHome) -> ssl.SSLContext:
         """Shows an enrolled site's certificate."""
-        return self.shows((home.directory / "certificate.pem").read_bytes(), home.identity().pem())
+        return self.shows(
+            (home.directory / "certificate.pem").read_bytes(), home.open_identity().pem()
+        )
 
     def issued(self, name: str, authority: Authority | None = None) -> ssl.SSLContext:
         """Shows a fresh site certificate in this name, never enrolled, of this or another CA."""
         identity = Identity.new()
-        pem, _ = (authority or self.home.authority()).issue_client(
+        pem, _ = (authority or self.home.open_authority()).issue_client(
             name, "site", identity.key.public_key()
         )
         return self.shows(pem, identity.pem())
@@ -174,7 +176,7 @@ class RealCoordinator:
     def admit(self, site: SiteHome) -> None:
         """Invite and enrol a site that has no coordinator yet."""
         invitation = site.directory.parent / "invitation.json"
-        write_private(invitation, invite(self.home, site.config.hospital))
+        write_private(invitation, invite(self.home, site.read_config().hospital))
         enrol(site, invitation)
 
 
@@ -198,7 +200,7 @@ def serving(folder: Path, before: str = "") -> Iterator[RealCoordinator]:
 def key_header(site: SiteHome) -> str:
     """What Flower's calls show of the site's key, in the header of this name."""
     pem = (
-        site.identity()
+        site.open_identity()
         .key.public_key()
         .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
@@ -207,7 +209,7 @@ def key_header(site: SiteHome) -> str:
 
 def kinds(home: CoordinatorHome) -> list[str]:
     """Of its audit log's entries, in order."""
-    with contextlib.closing(home.audit_log()) as log:
+    with contextlib.closing(home.open_audit_log()) as log:
         return [entry.kind for entry in log.entries()]
 
 

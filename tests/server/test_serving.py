@@ -54,7 +54,7 @@ def test_a_renewed_certificate_is_shown_without_a_restart_while_old_connections_
         old, ends = shown(outside), home.certificate_path.read_bytes()
         assert shown(inside) == old
         monkeypatch.setattr("flo.server.keys.authority._SERVER_DAYS", 29)
-        home.issue_certificate(home.tls_identity())
+        home.issue_certificate(home.open_tls_identity())
         end, new = time.monotonic() + 20, old
         while new == old and time.monotonic() < end:
             with serving.connection(serving.private_port, serving.anonymous()) as later:
@@ -87,7 +87,9 @@ def test_a_key_is_not_replaced_while_it_serves(serving: RealCoordinator) -> None
     assert (done.returncode, "already runs" in done.stderr) == (REFUSED, True)
     assert serving.home.key_path.read_bytes() == before
     assert not (serving.home.directory / "succession.json").exists()
-    headers = {"authorization": f"Bearer {issue(serving.home.identity(), 'Ada', 'viewer', 60)[0]}"}
+    headers = {
+        "authorization": f"Bearer {issue(serving.home.open_identity(), 'Ada', 'viewer', 60)[0]}"
+    }
     assert serving.private("GET", "/v1/flo/studies", headers=headers).status == 200
 
 

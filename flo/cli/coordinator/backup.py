@@ -30,7 +30,7 @@ def coordinator_backup(
     with opened.recording() as store:
         store.add_event(None, "backed-up", files=count)
     say(f"{out} holds {count} files")
-    kept = opened.config.keystore.path
+    kept = opened.read_config().keystore.path
     if kept is not None:
         say(f"keep a copy of {kept} too: it is not in this file")
     return results.BackupWritten(str(out), count, str(kept) if kept else None)

@@ -28,7 +28,7 @@ def console(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.ConsoleLink
         say(link)
         return results.ConsoleLink(link, None, None)
     opened = CoordinatorHome.open(home)
-    text, made = issue(opened.identity(), "owner of the folder", "operator", _HOURS * 3600)
+    text, made = issue(opened.open_identity(), "owner of the folder", "operator", _HOURS * 3600)
     with opened.recording() as store:
         store.add_event(
             None,
@@ -39,7 +39,7 @@ def console(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.ConsoleLink
             expires=made.expires,
         )
     say(f"open this link, which is like a password for {_HOURS} hours, in your browser:")
-    link = f"{opened.private_url}{SIGN_IN}#{text}"
+    link = f"{opened.read_private_url()}{SIGN_IN}#{text}"
     say(link)
     say(
         f"A browser that does not know {opened.ca_path} asks whether to trust it: import that file,"

@@ -52,7 +52,7 @@ class Operator:
         if self._home is None:
             self._access = read_access(place)
         else:
-            url, ca = self._home.private_url, self._home.ca_path.read_text()
+            url, ca = self._home.read_private_url(), self._home.ca_path.read_text()
             unsigned = "-"  # a token is signed when it is needed
             self._access = Access(url=url, ca=ca, token=unsigned)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -119,7 +119,7 @@ class Operator:
         """The token; the folder's owner signs a new one whenever the last is about to end."""
         if self._home is not None and time.monotonic() > self._good_until - 60:
             self._token, _ = issue(
-                self._home.identity(), "owner of the folder", "operator", _OWN_SECONDS
+                self._home.open_identity(), "owner of the folder", "operator", _OWN_SECONDS
             )
             self._good_until = time.monotonic() + _OWN_SECONDS
         return self._token

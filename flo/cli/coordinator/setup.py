@@ -69,9 +69,10 @@ def init(
     )
     made = CoordinatorHome.create(home, config, brought)
     say(f"coordinator made in {home}")
-    say(f"fingerprint, to read out to hospitals: {format_fingerprint(made.identity().fingerprint)}")
+    own = made.open_identity().fingerprint
+    say(f"fingerprint, to read out to hospitals: {format_fingerprint(own)}")
     say(f"next: flo coordinator serve --home {home}")
-    return results.CoordinatorMade(str(home), made.identity().fingerprint)
+    return results.CoordinatorMade(str(home), own)
 
 
 @app.command()
@@ -87,12 +88,13 @@ def serve(
 
     opened = CoordinatorHome.open(home)
     start_logging(home / "log" / "coordinator.jsonl", verbosity=-1 if quiet else verbose)
-    if opened.config.aws is None:
+    aws = opened.read_config().aws
+    if aws is None:
         serve_until_stopped(opened)
         return
     from flo.infra.aws.sagemaker import SageMakerJobs, audit_store
 
-    serve_until_stopped(opened, SageMakerJobs(opened.config.aws), audit_store(opened.config.aws))
+    serve_until_stopped(opened, SageMakerJobs(aws), audit_store(aws))
 
 
 @command(app)
@@ -122,7 +124,7 @@ def invite(
             hint="lower-case letters without accents (koeln, not Köln), digits and hyphens",
         ) from error
     opened, path = CoordinatorHome.open(home), out or Path(f"{hospital}.invitation.json")
-    with closing(opened.store()) as store:
+    with closing(opened.open_store()) as store:
         member = store.member(hospital)
     write_private(path, make_invitation(opened, hospital))
     say(f"{path} opens enrolment once, within {BOOTSTRAP_DAYS} days")
@@ -164,8 +166,8 @@ def hospitals(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.Hospitals
     from flo.server.home.coordinator_home import CoordinatorHome
 
     opened = CoordinatorHome.open(home)
-    found, own = [], opened.identity().fingerprint
-    store = opened.store()
+    found, own = [], opened.open_identity().fingerprint
+    store = opened.open_store()
     table = Table("hospital", "fingerprint", "status")
     for member in store.members():
         status = "revoked" if member.revoked else "enrolled"
@@ -206,12 +208,12 @@ def token(
     path = out or Path(f"{role}.access.json")
     if not path.parent.is_dir():
         raise UsageError(f"no folder {path.parent} for --out")
-    text, made = issue(opened.identity(), name, role, round(hours * 3600))  # type: ignore[arg-type]
+    text, made = issue(opened.open_identity(), name, role, round(hours * 3600))  # type: ignore[arg-type]
     with opened.recording() as store:
         store.add_event(
             None, "token-issued", id=made.id, name=name, role=role, expires=made.expires
         )
-    access = Access(url=opened.private_url, ca=opened.ca_path.read_text(), token=text)
+    access = Access(url=opened.read_private_url(), ca=opened.ca_path.read_text(), token=text)
     write_private(path, access.to_bytes())
     may = [action for (who, action), yes in ALLOWED.items() if who == role and yes]
     say(f"{path}: {name} may {', '.join(may)}")

@@ -29,7 +29,7 @@ def site_backup(out: BackupOut, home: SiteFolder = SITE_FOLDER) -> results.Backu
     with working("copying"):
         count = back_up(opened, out, secret)
     say(f"{out} holds {count} files; frozen patients and kept replies are not among them")
-    kept = opened.config.keystore.path
+    kept = opened.read_config().keystore.path
     if kept is not None:
         say(f"keep a copy of {kept} too: it is not in this file")
     say("make one after every study: what a restored ledger lost is charged in full")

@@ -26,7 +26,7 @@ def desk(
 
     opened = SiteHome.open(home)
     start_logging(home / "log" / "desk.jsonl", verbosity=-1)
-    say(f"the desk of {opened.config.hospital}; Ctrl-C ends it, and nothing else")
+    say(f"the desk of {opened.read_config().hospital}; Ctrl-C ends it, and nothing else")
 
     def show_link(link: str) -> None:
         say(f"open it in your browser, once, with: {link}")

@@ -40,7 +40,7 @@ def map_fields(
     from flo.clients.mapping.mapping_file import FILE
 
     opened = SiteHome.open(home)
-    chosen = opened.config.population(population)
+    chosen = opened.read_config().population(population)
     if fields:
         with working(f"looking through {chosen.place}"):
             offers = fields_of(chosen)
@@ -94,7 +94,7 @@ def inspect_data(
     from flo.storage.files import write_private
 
     opened = SiteHome.open(home)
-    chosen = opened.config.population(population)
+    chosen = opened.read_config().population(population)
     wanted = _study(opened, document)
     with working(f"reading {chosen.place}") as status:
         seen = inspect(opened, wanted, chosen, lambda n: status.update(f"{n:,} records read"))
@@ -150,4 +150,4 @@ def _study(home: SiteHome, wanted: str) -> Study:
     if Path(wanted).suffix:
         raise UsageError(f"there is no study file {wanted}")
     with connect(home) as api, working("asking the coordinator for studies"):
-        return choose(offered_studies(api, home.coordinator), wanted).study
+        return choose(offered_studies(api, home.read_coordinator()), wanted).study

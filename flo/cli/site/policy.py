@@ -32,13 +32,13 @@ def policy(
     from flo.errors import TrustError
 
     opened = SiteHome.open(home)
-    if sign and put_in_force(opened.directory, opened.identity(), person_key(person)) is None:
+    if sign and put_in_force(opened.directory, opened.open_identity(), person_key(person)) is None:
         say("signed; the policy in force asks for more people: flo site policy --sign --person KEY")
         waiting = read_edited(opened.directory / "policy.toml")
         return results.PolicyShown(waiting.digest, False, waiting.model_dump(mode="json"))
     found, refused = read_edited(opened.directory / "policy.toml"), None
     try:
-        found = opened.policy
+        found = opened.read_policy()
     except TrustError as error:
         refused = error
     for name, value in found.model_dump(mode="json").items():

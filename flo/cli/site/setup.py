@@ -61,7 +61,7 @@ def init(
     made = SiteHome.create(home, config, policy)
     size = config.populations[0].declared_size
     say(f"site of {hospital} made in {home}; declared size {size}")
-    own, delta = made.identity().fingerprint, largest_delta(size)
+    own, delta = made.open_identity().fingerprint, largest_delta(size)
     say(f"life budget: ε = {epsilon:g} at δ = {delta:g}, for good")
     say(f"fingerprint, to read out: {format_fingerprint(own)}")
     say(f"what this site allows: {home / 'policy.toml'} (flo site policy)")
@@ -117,7 +117,7 @@ def coordinator(
     if accept is not None:
         with connect(opened) as api:
             accept_coordinator(opened, api, accept)
-    info = opened.coordinator
+    info = opened.read_coordinator()
     now, *earlier = info.fingerprints
     say(f"{info.url}: {format_fingerprint(now)}")
     for before in earlier:
@@ -143,7 +143,7 @@ def leave(
     with connect(opened) as api:
         go(opened, api)
     say("left: the certificate is revoked; the ledger and its budget are kept for good")
-    return results.Left(opened.config.hospital)
+    return results.Left(opened.read_config().hospital)
 
 
 @app.command()
@@ -162,7 +162,7 @@ def run(
     from flo.host.logs import start_logging
 
     opened = SiteHome.open(home)
-    wanted = opened.config.device if device is None else device
+    wanted = opened.read_config().device if device is None else device
     if wanted not in ("auto", "cpu", "cuda"):
         raise UsageError(f"device {wanted!r} is not one of auto, cpu, cuda")
     start_logging(home / "log" / "agent.jsonl", verbosity=-1 if quiet else verbose)
@@ -177,7 +177,7 @@ def budget(
     from flo.cli.site.budget_view import show
     from flo.clients.home.site_home import SiteHome
 
-    with closing(SiteHome.open(home).ledger()) as ledger:
+    with closing(SiteHome.open(home).open_ledger()) as ledger:
         return results.Budget(show(ledger))
 
 
@@ -188,5 +188,5 @@ def site_unit(home: SiteFolder = SITE_FOLDER, user: ServiceUser = "flo") -> resu
     from flo.clients.home.site_home import SiteHome
     from flo.infra.systemd.units import unit
 
-    device = SiteHome.open(home).config.device
+    device = SiteHome.open(home).read_config().device
     return results.Unit(verbatim(unit("site", home, user, device)))

@@ -98,7 +98,7 @@ def review(
     from flo.storage.files import write_private
 
     opened = SiteHome.open(home)
-    chosen = opened.config.population(population)
+    chosen = opened.read_config().population(population)
     with connect(opened) as api, working("asking the coordinator for studies"):
         offered = choose(_wait_for_offers(opened, api, 0), study)
         parts = sheet(opened, offered.study, chosen)
@@ -149,13 +149,15 @@ def approve(
     from flo.errors import RefusedError
 
     opened = SiteHome.open(home)
-    chosen = opened.config.population(population)
+    chosen = opened.read_config().population(population)
     with connect(opened) as api:
         with working("asking the coordinator for studies"):
             offered = choose(_wait_for_offers(opened, api, wait), study)
         if yes and not dry_run:
             _refuse_unread(opened, offered.study, study)
-        unconfirmed = AddressBook.load(opened).unconfirmed(offered.study, opened.config.hospital)
+        unconfirmed = AddressBook.load(opened).unconfirmed(
+            offered.study, opened.read_config().hospital
+        )
         show_sheet(sheet(opened, offered.study, chosen), console())
         refuse_strangers(offered.study, unconfirmed, if_broken=if_broken)
         takes = shares(opened, offered.study, chosen, if_broken=if_broken)
@@ -164,13 +166,13 @@ def approve(
             with working("checking the data and the budget"):
                 dry_run_approval(opened, api, offered, chosen, if_broken=if_broken)
             say("\nthe data fit, the policy allows it, the budget has room; nothing was reserved")
-            needed = opened.policy.approvers
+            needed = opened.read_policy().approvers
             return results.Approval(*named, False, True, takes, [], needed)
         if not confirmed("\nApprove this study and reserve its whole cost?", yes):
             raise RefusedError("not approved; nothing was spent", hint="--yes approves at once")
         terms = terms_of(opened, offered.study, chosen, if_broken=if_broken)
         people = add_approver(opened, offered.study, terms, person_key(person))
-        digest, needed = offered.study.digest[:12], opened.policy.approvers
+        digest, needed = offered.study.digest[:12], opened.read_policy().approvers
         if people and len(people) < needed:
             said = ", ".join(given.name for given in people)
             say(f"\n{said} said yes to {digest}; the policy asks for {needed} people")
@@ -190,7 +192,7 @@ def _refuse_unread(home: SiteHome, study: Study, named: str | None) -> None:
     from flo.errors import RefusedError
     from flo.study.reference import is_digest
 
-    with closing(home.audit_log()) as log:
+    with closing(home.open_audit_log()) as log:
         read, _ = log.latest(1, study=study.digest, kind="reviewed")
     if not read and not is_digest(named, study.digest):
         called = f"{study.name}:{study.version}"
@@ -257,7 +259,7 @@ def extract(
 
     opened = SiteHome.open(home)
     digest = approved_digest(opened, study)
-    with closing(opened.ledger()) as ledger:
+    with closing(opened.open_ledger()) as ledger:
         write_public(out, make_extract(opened, ledger, digest))
     say(f"signed extract in {out}")
     return results.FileWritten(str(out))
@@ -290,7 +292,7 @@ def _wait_for_offers(opened: SiteHome, api: CoordinatorApi, seconds: float) -> l
 
     end = time.monotonic() + seconds
     while True:
-        offers = offered_studies(api, opened.coordinator)
+        offers = offered_studies(api, opened.read_coordinator())
         if offers or time.monotonic() > end:
             return offers
         time.sleep(0.2)

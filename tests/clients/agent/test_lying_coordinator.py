@@ -35,12 +35,12 @@ def years_later(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def head_of_a_lost_row(site: Site) -> dict[str, Any]:
-    return {"heads": {"north": signed(site.home.identity(), 99)}}
+    return {"heads": {"north": signed(site.home.open_identity(), 99)}}
 
 
 def head_of_a_fork(site: Site) -> dict[str, Any]:
     sequence = site.ledger.head().sequence
-    return {"heads": {"north": signed(site.home.identity(), sequence)}}
+    return {"heads": {"north": signed(site.home.open_identity(), sequence)}}
 
 
 def head_by_another(hospital: str) -> Callable[[Site], dict[str, Any]]:
@@ -94,7 +94,7 @@ def test_a_lie_is_refused_and_costs_nothing(
     if after == "a settlement":
         site.ask(round=3, kind="finish")
     site.refuses(code, **lie(site))
-    own = site.home.identity().fingerprint  # one that we signed is remembered, for a recovery
+    own = site.home.open_identity().fingerprint  # one that we signed is remembered, for a recovery
     partners = [head for head in site.ledger.witnessed().values() if head.fingerprint != own]
     assert all(head.sequence == 1 for head in partners)
 
@@ -184,7 +184,7 @@ def test_a_model_that_is_not_finite_gets_no_answer(site: Site) -> None:
 
 
 def test_the_highest_possible_head_does_not_stop_the_agent(site: Site) -> None:
-    site.refuses("rolled-back", heads={"north": signed(site.home.identity(), 2**53)})
+    site.refuses("rolled-back", heads={"north": signed(site.home.open_identity(), 2**53)})
     heads = {"south": signed(PARTNERS["south"], 2**53)}
     assert site.ask(heads=heads).header.kind == "release"
     assert site.ledger.witnessed()[PARTNERS["south"].fingerprint] == heads["south"]
@@ -192,7 +192,7 @@ def test_the_highest_possible_head_does_not_stop_the_agent(site: Site) -> None:
 
 @pytest.mark.parametrize("hospital", ["north", "south"])
 def test_a_head_beyond_any_ledger_gets_no_answer(site: Site, hospital: str) -> None:
-    identity = {**PARTNERS, "north": site.home.identity()}[hospital]
+    identity = {**PARTNERS, "north": site.home.open_identity()}[hospital]
     data = site.request(heads={hospital: signed(identity, 2**53)})
     beyond = data.replace(str(2**53).encode(), str(2**63).encode())
     size = int.from_bytes(data[:4], "big") + len(beyond) - len(data)

@@ -123,17 +123,17 @@ def voucher(
 
 def old_key(site: Site) -> RunKey:
     """One of ours, from before the start."""
-    return run_key(site.home.identity(), site.study.digest)[1]
+    return run_key(site.home.open_identity(), site.study.digest)[1]
 
 
 def first_row(site: Site) -> LedgerHead:
     """The head of ours that covers the birth of our ledger."""
-    return signed(site.home.identity(), 1, next(site.ledger.rows()).hash)
+    return signed(site.home.open_identity(), 1, next(site.ledger.rows()).hash)
 
 
 def lost(site: Site, sequence: int) -> LedgerHead:
     """A head that we signed and do not have."""
-    return signed(site.home.identity(), sequence)
+    return signed(site.home.open_identity(), sequence)
 
 
 VOUCHERS: dict[str, tuple[str, Lie]] = {
@@ -147,7 +147,7 @@ VOUCHERS: dict[str, tuple[str, Lie]] = {
         "unconfirmed",
         lambda s: {"vouchers": {"north": None, "south": voucher()(s)["vouchers"]["north"]}},
     ),
-    "by ourselves": ("malformed", lambda s: voucher(s.home.identity())(s)),
+    "by ourselves": ("malformed", lambda s: voucher(s.home.open_identity())(s)),
     "by a stranger": ("malformed", voucher(Identity.new())),
     "by the coordinator": ("malformed", voucher(COORDINATOR)),
     "for another run": ("malformed", voucher(run="run-2")),

@@ -245,7 +245,7 @@ def rolled_back_north(company: RealCompany) -> Iterator[None]:
     old = path.with_name("old.sqlite")
     member.ledger.close()
     shutil.copy(path, old)
-    member.ledger = member.home.ledger()
+    member.ledger = member.home.open_ledger()
     member.handler = handler_of(member.home, member.ledger, Fixed(6))
     company.join()
     yield
@@ -253,7 +253,7 @@ def rolled_back_north(company: RealCompany) -> Iterator[None]:
     for rest in ("-wal", "-shm"):
         path.with_name(path.name + rest).unlink(missing_ok=True)
     shutil.copy(old, path)
-    member.ledger = member.home.ledger()
+    member.ledger = member.home.open_ledger()
     member.handler = handler_of(member.home, member.ledger, Fixed(6))
     company.join()
 

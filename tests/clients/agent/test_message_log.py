@@ -19,14 +19,14 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def entered(site: Site) -> Counter[str]:
-    with closing(site.home.audit_log()) as log:
+    with closing(site.home.open_audit_log()) as log:
         return Counter(entry.kind for entry in log.entries())
 
 
 def test_a_message_is_entered_with_its_answer(site: Site) -> None:
     reply = site.ask().header
     site.refuses("conflict", weights=np.full(6, 7.0))
-    with closing(site.home.audit_log()) as log:
+    with closing(site.home.open_audit_log()) as log:
         messages = [entry.facts for entry in log.entries() if entry.kind == "message"]
     first, second = [facts for facts in messages if facts["asked"] == "release"]
     assert (first["answered"], first["row"]) == ("release", reply.head.sequence)
@@ -42,6 +42,6 @@ def test_a_flood_of_what_is_no_message_or_is_refused_does_not_fill_the_disk(site
     site.handler.close()
     found = entered(site) - before
     assert found == Counter({"malformed-message": 120, "message": 120, "messages-more": 2})
-    with closing(site.home.audit_log()) as log:
+    with closing(site.home.open_audit_log()) as log:
         more = [entry.facts for entry in log.entries() if entry.kind == "messages-more"]
     assert more == [{"what": "malformed", "count": 30}, {"what": "refused", "count": 30}]

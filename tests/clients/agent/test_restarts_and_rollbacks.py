@@ -42,7 +42,7 @@ def souths(site: Site, epoch: int, *, other: bool = False) -> dict[str, RunKey]:
 def after_a_real_restart(site: Site) -> None:
     """Everything in memory is gone; the ledger is read from its file again."""
     site.ledger.close()
-    site.ledger = site.home.ledger()
+    site.ledger = site.home.open_ledger()
     site.restart()
 
 
@@ -85,7 +85,7 @@ def test_a_call_to_join_with_a_partners_passed_key_is_refused(site: Site) -> Non
 
 def started_at(site: Site, seconds: float) -> Handler:
     """The agent starts, and its clock says this."""
-    keys = RunKeys(site.home.identity(), lambda: seconds)
+    keys = RunKeys(site.home.open_identity(), lambda: seconds)
     return Handler(site.home, site.ledger, site.releaser, keys, lambda _: None)
 
 
@@ -107,7 +107,7 @@ def test_a_coordinator_that_hides_our_old_key_makes_a_key_that_partners_refuse(s
     hidden = join(started_at(site, 1.0), site.study)
     assert old is not None
     assert hidden is not None
-    with closing(site.home.ledger()) as anyone:
+    with closing(site.home.open_ledger()) as anyone:
         anyone.see_run_key(site.study.digest, "run-1", "somebody", old)
         with pytest.raises(TrustError, match="was seen before"):
             anyone.see_run_key(site.study.digest, "run-1", "somebody", hidden)
@@ -148,7 +148,7 @@ def test_a_site_vouches_for_the_newest_head_that_it_saw_of_each_partner_and_no_o
     assert set(vouchers) == {"south", "west"}
     for name, (sequence, row) in {"south": (8, "d" * 64), "west": (9, "c" * 64)}.items():
         given = vouchers[name]
-        given.check(site.study.digest, "run-1", site.home.identity().fingerprint)
+        given.check(site.study.digest, "run-1", site.home.open_identity().fingerprint)
         assert given.head is not None
         assert (given.hospital, given.key) == (partner(name).fingerprint, keys[name].key)
         assert (given.head.sequence, given.head.hash) == (sequence, row)
@@ -159,7 +159,7 @@ def test_a_site_that_saw_nothing_of_a_partner_says_so(site: Site) -> None:
     reply = site.ask(kind="join", keys={**keys, "east": None, "west": None}, heads=NOBODYS)
     given = reply.header.vouchers["south"]
     assert given.head is None
-    given.check(site.study.digest, "run-1", site.home.identity().fingerprint)
+    given.check(site.study.digest, "run-1", site.home.open_identity().fingerprint)
 
 
 # -- rollback --------------------------------------------------------------------------------------
@@ -173,14 +173,14 @@ def rolled_back(site: Site, copy: Path) -> None:
     for rest in ("-wal", "-shm"):
         path.with_name(path.name + rest).unlink(missing_ok=True)
     shutil.copy(copy, path)
-    site.ledger = site.home.ledger()
+    site.ledger = site.home.open_ledger()
     site.restart()
 
 
 def copied(site: Site, copy: Path) -> None:
     site.ledger.close()
     shutil.copy(site.home.directory / "ledger.sqlite", copy)
-    site.ledger = site.home.ledger()
+    site.ledger = site.home.open_ledger()
     site.restart()
 
 
@@ -239,7 +239,7 @@ def test_a_head_that_we_did_not_sign_says_nothing_about_this_ledger(site: Site) 
     for head, error in (
         (signed(Identity.new(), 99), MessageError),
         (ours.model_copy(update={"sequence": 99}), MessageError),
-        (signed(site.home.identity(), 99), TrustError),
+        (signed(site.home.open_identity(), 99), TrustError),
     ):
         with pytest.raises(error):
             confirm_head(cast(CoordinatorApi, Shows(head)), site.ledger)

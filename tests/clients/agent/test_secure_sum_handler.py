@@ -64,7 +64,7 @@ def bytes_of(values: Values) -> bytes:
 
 def kept(site: Site) -> list[bytes]:
     """Everything in the folder of replies, decrypted."""
-    replies = ReplyStore(site.home.directory / "replies", site.home.keystore())
+    replies = ReplyStore(site.home.directory / "replies", site.home.open_keystore())
     named = {digest for _, *both in rows(site) for digest in both}
     assert len(site.replies()) == len(named), "a kept file that no row names"
     found = [replies.load(site.study.digest, digest, 32) for digest in named]

@@ -188,13 +188,13 @@ def test_a_second_full_study_does_not_fit_the_life_budget(site: Site) -> None:
 
 def test_a_study_with_a_larger_delta_than_the_ledger_is_refused(tmp_path: Path) -> None:
     home = make_site(tmp_path)
-    ledger = home.ledger()
+    ledger = home.open_ledger()
     ledger.register_population(
         "large",
         epsilon=0.9,
         declared_size=10_000_000,
         hold_out=0.3,
-        private={"id_column": "patient_id", **home.key_commitments()},
+        private={"id_column": "patient_id", **home.read_key_commitments()},
     )
     ledger.close()
     pretend_enrolled(home, COORDINATOR)
@@ -289,7 +289,7 @@ def test_a_replaced_key_is_refused(site: Site, name: str) -> None:
 def test_a_ledger_of_which_others_saw_more_approves_nothing(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    identity = site.home.identity()
+    identity = site.home.open_identity()
     signature = identity.sign("ledger-row", row_statement(9, "c" * 64))
     seen = LedgerHead(sequence=9, hash="c" * 64, signature=signature, public=identity.public.hex())
     monkeypatch.setattr(site.api, "call", lambda *_: {"head": seen.model_dump(mode="json")})

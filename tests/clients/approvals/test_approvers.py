@@ -59,18 +59,21 @@ class Hospital:
     def changes_its_policy(self, policy: Policy, by: tuple[Identity | None, ...] = (None,)) -> None:
         write_toml(self.site.home.directory / "policy.toml", policy)
         for person in by:
-            sign(self.site.home.directory, self.site.home.identity(), person)
+            sign(self.site.home.directory, self.site.home.open_identity(), person)
 
     @property
     def terms(self) -> Terms:
-        patients = self.site.home.config.population(None)
+        patients = self.site.home.read_config().population(None)
         return terms_of(self.site.home, self.offer.study, patients, if_broken=False)
 
     def hears(self, key: Identity | None) -> People:
         return add_approver(self.site.home, self.offer.study, self.terms, key)
 
     def approves(self, people: People) -> Approval:
-        api, patients = cast(CoordinatorApi, self.site.api), self.site.home.config.population(None)
+        api, patients = (
+            cast(CoordinatorApi, self.site.api),
+            self.site.home.read_config().population(None),
+        )
         return approve(self.site.home, api, self.offer, patients, people=people)
 
     def refuses(self, people: People, error: type[FloError], why: str) -> None:
@@ -136,7 +139,7 @@ def test_one_of_many_is_enough_where_the_policy_asks_for_one(hospital: Hospital)
 def test_each_yes_is_in_the_audit_log_with_name_and_role(hospital: Hospital) -> None:
     hospital.hears(ADA)
     hospital.approves(hospital.hears(BEN))
-    log = hospital.site.home.audit_log()
+    log = hospital.site.home.open_audit_log()
     about = hospital.offer.study.digest
     entries = [(e.kind, e.facts) for e in log.entries() if e.study == about]
     log.close()
@@ -374,7 +377,7 @@ def test_the_coordinator_accepts_it_and_enters_who_said_yes(
         lambda member: None,
         RateLimitedAudit(store),
     )
-    peer = Peer("north", "site", "1", hospital.site.home.identity().public)
+    peer = Peer("north", "site", "1", hospital.site.home.open_identity().public)
     api.call(f"/v1/site/{name}", peer, canonical.encode(body))
     assert store.approvals(study.digest) == ["north"]
     event = list(store.events(study.digest))[-1]

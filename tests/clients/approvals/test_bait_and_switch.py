@@ -16,7 +16,7 @@ pytestmark = pytest.mark.processes
 
 
 def offer(operator: Operator, sites: list[SiteHome], version: int) -> str:
-    hospitals = [{"id": site.config.hospital, "declared_size": 40} for site in sites]
+    hospitals = [{"id": site.read_config().hospital, "declared_size": 40} for site in sites]
     study = small_study(**study_document(hospitals=hospitals, version=version))
     return str(operator.call("POST", "studies", body=study.canonical_bytes)["digest"])
 
@@ -30,7 +30,9 @@ def test_a_study_that_was_exchanged_after_it_was_read_is_not_approved(tmp_path: 
             assert flo("site", "review", "tiny", *home).returncode == 0
             operator.call("POST", f"studies/{read}/stop")
             bait = offer(operator, sites, 2)
-            keys = [f"{one.config.hospital}={one.identity().fingerprint}" for one in sites]
+            keys = [
+                f"{one.read_config().hospital}={one.open_identity().fingerprint}" for one in sites
+            ]
             assert flo("site", "confirm", *keys, *home).returncode == 0
             for named in (["tiny"], ["tiny:2"], [], [bait[:11]]):
                 refused = flo("site", "approve", *named, "--yes", *home)

@@ -59,7 +59,7 @@ def offer_of(site: Site) -> Offered:
 
 def renew(site: Site, api: SilentApi | None = None) -> Approval:
     told = cast(CoordinatorApi, api or SilentApi())
-    return approve(site.home, told, offer_of(site), site.home.config.population(None))
+    return approve(site.home, told, offer_of(site), site.home.read_config().population(None))
 
 
 # -- the next message ------------------------------------------------------------------------------
@@ -70,10 +70,10 @@ def test_an_approval_names_the_installed_code_and_is_signed_with_it(tmp_path: Pa
         kept = approval.load(site.home, site.study.digest)
         assert kept.read_decision().code == code_digest()
         document, signature = kept.decision.encode(), kept.decision_signature
-        verify(site.home.identity().public, "approval", document, signature)
+        verify(site.home.open_identity().public, "approval", document, signature)
         other = document.replace(code_digest().encode(), BEFORE.encode())
         with pytest.raises(TrustError):
-            verify(site.home.identity().public, "approval", other, signature)
+            verify(site.home.open_identity().public, "approval", other, signature)
         assert site.ask().header.kind == "release"
 
 
@@ -151,7 +151,7 @@ def test_a_renewal_does_not_open_the_reservation_anew(updated: Site) -> None:
 
 def test_a_renewal_is_entered_with_the_new_code(updated: Site) -> None:
     renew(updated)
-    with closing(updated.home.audit_log()) as log:
+    with closing(updated.home.open_audit_log()) as log:
         entered = [e.facts for e in log.entries() if e.kind == "approved"]
     assert entered[-1]["code"] == code_digest()
     assert entered[-2]["code"] != code_digest()

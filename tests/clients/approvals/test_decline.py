@@ -73,7 +73,7 @@ def test_the_coordinator_is_told_in_signed_words_and_gets_the_extract(site: Site
     withdraw(site.home, told, site.study.digest, REASON)
     calls = dict(told.calls)
     document = calls["approvals"]["document"].encode()
-    verify(site.home.identity().public, "approval", document, calls["approvals"]["signature"])
+    verify(site.home.open_identity().public, "approval", document, calls["approvals"]["signature"])
     said = json.loads(document)
     assert (said["decision"], said["study"], said["reason"]) == (
         "withdraw",
@@ -96,11 +96,11 @@ def test_a_study_is_withdrawn_once_and_never_approved_again(site: Site) -> None:
     kept, kinds = withdrawal_path(site.home, site.study.digest).read_bytes(), site.kinds()
     withdraw(site.home, api(), site.study.digest, "Another reason.")  # tells them once more
     assert site.kinds() == kinds
-    with closing(site.home.audit_log()) as log:
+    with closing(site.home.open_audit_log()) as log:
         assert [entry.kind for entry in log.entries()].count("withdrawn") == 1
     offer = offered(site.study, [site.home], COORDINATOR)
     with pytest.raises(RefusedError, match="withdrawn here"):
-        approve(site.home, api(), offer, site.home.config.population(None))
+        approve(site.home, api(), offer, site.home.read_config().population(None))
     assert withdrawal_path(site.home, site.study.digest).read_bytes() == kept
 
 
@@ -147,7 +147,7 @@ def test_a_refusal_spends_nothing_and_may_be_followed_by_an_approval(tmp_path: P
     refuse(home, told, offer.study.digest, REASON)
     said = json.loads(told.calls[0][1]["document"])
     assert (said["decision"], said["reason"]) == ("refuse", REASON)
-    approve(home, told, offer, home.config.population(None))
+    approve(home, told, offer, home.read_config().population(None))
     assert [name for name, _ in told.calls].count("approvals") == 2
 
 
@@ -175,7 +175,7 @@ def test_a_site_that_follows_another_coordinator_can_still_clean_up_after_the_fi
     site.refuses("not-approved", keys={}, heads={}, vouchers={})
     assert opt_out(site.home, "north0001") == [site.study.digest]
     erase(site.home, "north0001")
-    with site.home.snapshot_lock(), closing(site.home.ledger()) as ledger:
+    with site.home.snapshot_lock(), closing(site.home.open_ledger()) as ledger:
         sweep(site.home, ledger)
     assert not withdraw(site.home, api(), site.study.digest, REASON)  # the first is not to be told
     assert site.kinds()[-1] == "settle"

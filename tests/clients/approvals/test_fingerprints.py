@@ -45,7 +45,7 @@ def confirm(site: Site, *names: str, **others: str) -> AddressBook:
 
 
 def reservation(site: Site) -> Reservation:
-    with closing(site.home.ledger()) as ledger:
+    with closing(site.home.open_ledger()) as ledger:
         (found,) = ledger.balance().reservations.values()
     return found
 
@@ -178,7 +178,7 @@ def test_the_largest_epsilon_of_the_policy_counts_as_if_broken_too(site: Site) -
 
 
 def extract(site: Site, offer: Offered) -> Any:
-    with closing(site.home.ledger()) as ledger:
+    with closing(site.home.open_ledger()) as ledger:
         return json.loads(make_extract(site.home, ledger, offer.study.digest))
 
 
@@ -209,7 +209,7 @@ def test_a_decision_that_says_the_other_charge_than_the_ledger_is_no_evidence(
     confirm(site, "south", "west")
     offer = shared(site)
     site.approve(offer, if_broken=if_broken)
-    body, identity = extract(site, offer)["body"], site.home.identity()
+    body, identity = extract(site, offer)["body"], site.home.open_identity()
     decision = json.loads(body["decision"])
     decision["charged"] = "as-designed" if if_broken else "if-broken"
     body["decision"] = canonical.encode(decision).decode()

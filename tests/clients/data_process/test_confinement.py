@@ -253,11 +253,11 @@ def test_an_agent_whose_policy_asks_for_a_layer_that_does_not_hold_does_not_star
 ) -> None:
     policy = Policy(confinement=("landlock", "seccomp"))
     write_toml(readable_home.directory / "policy.toml", policy)
-    sign(readable_home.directory, readable_home.identity())
+    sign(readable_home.directory, readable_home.open_identity())
     done = flo_process("site", "run", "--home", readable_home.directory, seconds=40)
     assert done.returncode == EXIT_REFUSED
     assert "the process that holds patients is not confined by landlock\n" in done.stderr
-    with closing(readable_home.audit_log()) as log:
+    with closing(readable_home.open_audit_log()) as log:
         (entry,) = [entry for entry in log.entries() if entry.kind == "agent-started"]
     assert set(entry.facts["confinement"]) == set(LAYERS) - {"landlock"}
 

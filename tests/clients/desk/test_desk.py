@@ -254,7 +254,7 @@ def test_an_edited_policy_is_shown_as_not_in_force_and_can_be_signed(own: Opened
     path.write_text(edited)
     status, text = own.post("/policy", digest=shown, key="", passphrase="")
     assert (status, "In force and signed" in text) == (200, True)
-    assert home.policy.masking_required
+    assert home.read_policy().masking_required
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def entered(site: Site) -> list[str]:
-    with closing(site.home.audit_log()) as log:
+    with closing(site.home.open_audit_log()) as log:
         return [entry.kind for entry in log.entries() if entry.kind.startswith("all-")]
 
 

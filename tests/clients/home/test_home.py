@@ -33,9 +33,9 @@ def config(folder: Path, **changes: Any) -> SiteConfig:
 def test_a_new_site_has_its_keys_and_one_population(tmp_path: Path) -> None:
     home = make_site(tmp_path)
     again = SiteHome.open(home.directory)
-    assert again.config == home.config
-    assert again.identity().fingerprint == home.identity().fingerprint
-    ledger = again.ledger()
+    assert again.read_config() == home.read_config()
+    assert again.open_identity().fingerprint == home.open_identity().fingerprint
+    ledger = again.open_ledger()
     assert list(ledger.balance().lives) == ["main"]
     assert ledger.balance().lives["main"].epsilon == 0.9
     ledger.close()
@@ -58,7 +58,7 @@ def test_epsilon_of_one_or_more_needs_consent_and_writes_nothing(tmp_path: Path)
 def test_with_consent_epsilon_may_be_one_or_more(tmp_path: Path) -> None:
     consents = Policy(consent_to_epsilon_of_one_or_more=True)
     home = SiteHome.create(tmp_path / "site", config(tmp_path, epsilon=2), consents)
-    assert home.policy == consents
+    assert home.read_policy() == consents
 
 
 def test_just_below_one_needs_no_consent(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_the_declared_size_is_rounded(tmp_path: Path) -> None:
 
 def test_everything_in_the_folder_is_for_its_owner_only(tmp_path: Path) -> None:
     home = make_site(tmp_path)
-    home.keystore()
+    home.open_keystore()
     with home.agent_lock():
         modes = {
             path.relative_to(home.directory).as_posix(): stat.S_IMODE(path.stat().st_mode)
@@ -125,11 +125,11 @@ def test_what_is_no_site_is_refused(tmp_path: Path) -> None:
 
 def test_a_site_that_is_not_enrolled_has_no_coordinator(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not enrolled"):
-        _ = make_site(tmp_path).coordinator
+        _ = make_site(tmp_path).read_coordinator()
 
 
 def test_a_population_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
-    settings = make_site(tmp_path).config
+    settings = make_site(tmp_path).read_config()
     assert settings.population(None).name == settings.population("main").name == "main"
     with pytest.raises(UsageError, match="this site has main"):
         settings.population("other")
@@ -141,7 +141,7 @@ def test_with_two_populations_one_must_be_named(tmp_path: Path) -> None:
     assert home.register_populations() == ["clinic"]
     assert home.register_populations() == []
     with pytest.raises(UsageError, match="this site has main, clinic"):
-        home.config.population(None)
+        home.read_config().population(None)
 
 
 def test_a_second_population_without_the_stewards_statement_is_not_born(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_second_population_without_the_stewards_statement_is_not_born(tmp_path
     add_population(home, "clinic", statement="")
     with pytest.raises(PolicyError, match="needs the steward's statement"):
         home.register_populations()
-    ledger = home.ledger()
+    ledger = home.open_ledger()
     assert set(ledger.balance().lives) == {"main"}
     ledger.close()
 
@@ -158,14 +158,14 @@ def test_the_same_population_twice_is_refused(tmp_path: Path) -> None:
     home = make_site(tmp_path)
     add_population(home, "main")
     with pytest.raises(UsageError, match="same population name stands twice"):
-        _ = home.config
+        _ = home.read_config()
 
 
 def test_an_unknown_key_in_site_toml_is_refused(tmp_path: Path) -> None:
     home = make_site(tmp_path)
     home.config_path.write_text("surprise = 1\n" + home.config_path.read_text())
     with pytest.raises(UsageError, match="surprise: Extra inputs"):
-        _ = home.config
+        _ = home.read_config()
 
 
 @pytest.mark.processes

@@ -46,7 +46,7 @@ def asked(tmp_path: Path) -> Iterator[AskedSite]:
 def refuse_this_year(site: Site, policy: Policy, study: Study, days_later: int = 0) -> None:
     """The yearly limit alone, as it will be in some days."""
     now = datetime.now(UTC) + timedelta(days=days_later)
-    with closing(site.home.ledger()) as ledger:
+    with closing(site.home.open_ledger()) as ledger:
         refuse_over_a_year(policy, ledger, study, "main", if_broken=False, now=now)
 
 
@@ -142,18 +142,18 @@ def test_a_policy_tightened_after_the_approval_stops_the_study_at_the_next_messa
 ) -> None:
     asked.ask()
     before, request = asked.charged(), asked.request(round=2)
-    put_in_force(asked.home.directory, asked.home.identity(), **rules)
+    put_in_force(asked.home.directory, asked.home.open_identity(), **rules)
     reply = asked.say(request).header
     assert (reply.kind, reply.code) == ("refused", "not-approved")
     assert (asked.charged(), asked.releaser.calls) == (before, 1)
-    put_in_force(asked.home.directory, asked.home.identity())
+    put_in_force(asked.home.directory, asked.home.open_identity())
     assert asked.ask(round=2).header.kind == "release"
 
 
 def test_a_study_that_the_policy_stopped_can_still_be_ended(asked: AskedSite) -> None:
     asked.ask()
     end = asked.request(kind="finish", round=0)
-    put_in_force(asked.home.directory, asked.home.identity(), minimum_hospitals=9)
+    put_in_force(asked.home.directory, asked.home.open_identity(), minimum_hospitals=9)
     write_toml(asked.home.directory / "policy.toml", Policy(minimum_hospitals=1))
     assert asked.say(end).header.kind == "settled"
 
@@ -209,11 +209,11 @@ def hours_around_now(shift_minutes: int) -> dict[str, str]:
 
 def test_outside_the_hours_the_site_is_not_ready_and_inside_it_answers(asked: AskedSite) -> None:
     request = asked.request()
-    put_in_force(asked.home.directory, asked.home.identity(), hours=hours_around_now(12 * 60))
+    put_in_force(asked.home.directory, asked.home.open_identity(), hours=hours_around_now(12 * 60))
     reply = asked.say(request).header
     assert (reply.kind, reply.code) == ("refused", "not-ready")
     assert asked.charged() == (0, 0)
-    put_in_force(asked.home.directory, asked.home.identity(), hours=hours_around_now(0))
+    put_in_force(asked.home.directory, asked.home.open_identity(), hours=hours_around_now(0))
     assert asked.say(request).header.kind == "release"
 
 
@@ -238,7 +238,7 @@ def test_a_settled_study_counts_what_it_released(site: Site, released: int, fits
     site.allow(largest_epsilon_a_year=0.4)
     first, second = site.offer(study_of(0.3, "first")), site.offer(study_of(0.3, "second"))
     reservation = site.approve(first).reservation
-    with closing(site.home.ledger()) as ledger:
+    with closing(site.home.open_ledger()) as ledger:
         for n in range(released):
             ledger.charge(reservation, "training", f"request {n}", facts(first.study, n + 1))
         ledger.settle(reservation, "ended")

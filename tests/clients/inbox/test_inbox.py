@@ -74,7 +74,7 @@ def test_with_one_yes_of_two_it_waits_for_another_person(steward: Steward) -> No
 
 
 def _says_yes(steward: Steward, offer: Offered, key: Identity) -> None:
-    population = steward.home.config.population(None)
+    population = steward.home.read_config().population(None)
     terms = terms_of(steward.home, offer.study, population, if_broken=False)
     add_approver(steward.home, offer.study, terms, key)
 

@@ -64,13 +64,13 @@ class Words(HTMLParser):
 
 
 def on_the_page(site: Site, study: Study) -> str:
-    html = page(site.home, site.offer(study).study, site.home.config.population(None))
+    html = page(site.home, site.offer(study).study, site.home.read_config().population(None))
     return _one_line(" ".join(Words(html).text))
 
 
 def on_the_terminal(site: Site, study: Study, width: int = 400) -> str:
     out = io.StringIO()
-    parts = review(site.home, site.offer(study).study, site.home.config.population(None))
+    parts = review(site.home, site.offer(study).study, site.home.read_config().population(None))
     show_sheet(parts, Console(file=out, width=width))
     return _one_line(out.getvalue())
 
@@ -140,7 +140,7 @@ def test_it_names_our_own_fingerprint_and_the_digest_that_a_yes_is_bound_to(
     site: Site, read: Any
 ) -> None:
     text = read(site, STUDY)
-    assert format_fingerprint(site.home.identity().fingerprint) in text
+    assert format_fingerprint(site.home.open_identity().fingerprint) in text
     assert f"digest {site.offer(STUDY).study.digest}" in text
 
 
@@ -265,7 +265,7 @@ def test_a_hostile_text_is_shown_as_it_was_written(site: Site, read: Any) -> Non
 def test_no_text_of_a_study_becomes_part_of_the_page(site: Site) -> None:
     def tags(study: Study) -> set[str]:
         offer = site.offer(study)
-        shown = Words(page(site.home, offer.study, site.home.config.population(None)))
+        shown = Words(page(site.home, offer.study, site.home.read_config().population(None)))
         names = {name for name, _ in shown.attributes}
         assert not names & {"src", "href", "action", "style"}
         assert not [name for name in names if name.startswith("on")]

@@ -230,7 +230,7 @@ def test_a_layer_that_the_policy_asks_for_and_the_kernel_does_not_give(
     readable_home: SiteHome,  # noqa: F811
 ) -> None:
     write_toml(readable_home.directory / "policy.toml", Policy(confinement=("landlock",)))
-    sign(readable_home.directory, readable_home.identity())
+    sign(readable_home.directory, readable_home.open_identity())
     found = at_a_site._sandbox(readable_home, "auto")
     assert found.state == "broken"
     assert "does not give landlock" in found.says
@@ -302,13 +302,15 @@ def mounted(folder: Path, size: str) -> Iterator[Path]:
 def enrolled(site: SiteHome, tmp_path: Path) -> tuple[SiteHome, CoordinatorHome]:
     """A site that holds what enrolment leaves, but for the certificate."""
     coordinator = new_home(tmp_path / "coordinator")
-    pretend_enrolled(site, coordinator.tls_identity())
+    pretend_enrolled(site, coordinator.open_tls_identity())
     (site.directory / "ca.pem").write_bytes(coordinator.ca_path.read_bytes())
     return site, coordinator
 
 
 def issue(site: SiteHome, coordinator: CoordinatorHome) -> None:
-    pem, _ = coordinator.authority().issue_client("north", "site", site.identity().key.public_key())
+    pem, _ = coordinator.open_authority().issue_client(
+        "north", "site", site.open_identity().key.public_key()
+    )
     (site.directory / "certificate.pem").write_bytes(pem)
 
 

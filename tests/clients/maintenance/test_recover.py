@@ -68,14 +68,14 @@ class Scene:
     def approves(self, offer: Offered) -> int:
         before = len(self.api.given)
         api = cast(CoordinatorApi, self.api)
-        approved = approve(self.home, api, offer, self.home.config.population(None))
+        approved = approve(self.home, api, offer, self.home.read_config().population(None))
         for one in self.api.given[before:]:
             one["study"] = offer.study.canonical_bytes.decode()
         return approved.reservation
 
     def releases(self, offer: Offered, reservation: int, round_: int) -> None:
         study = offer.study
-        with closing(self.home.ledger()) as ledger:
+        with closing(self.home.open_ledger()) as ledger:
             request = f"{study.digest}/r/training/{round_}/1"
             ledger.charge(reservation, "training", request, facts(study, round_))
             self.api.head = ledger.head().model_dump(mode="json")
@@ -102,7 +102,7 @@ def scene(tmp_path: Path) -> Scene:
 
 
 def kinds(home: SiteHome) -> list[str]:
-    with closing(home.audit_log()) as log:
+    with closing(home.open_audit_log()) as log:
         return [entry.kind for entry in log.entries()]
 
 
@@ -110,16 +110,18 @@ def test_nothing_opens_a_restored_ledger_before_it_is_recovered(scene: Scene) ->
     home = scene.restored()
     third = offered(study_of(0.1, "third"), [home], scene.coordinator)
     ways: list[Callable[[], object]] = [
-        home.ledger,
+        home.open_ledger,
         home.register_populations,
         lambda: Agent(home, "cpu").run(),
-        lambda: approve(home, cast(CoordinatorApi, scene.api), third, home.config.population(None)),
+        lambda: approve(
+            home, cast(CoordinatorApi, scene.api), third, home.read_config().population(None)
+        ),
     ]
     for way in ways:
         with pytest.raises(FloError, match="backup"):
             way()
     with pytest.raises(RefusedError, match="restored from a backup") as raised:
-        home.ledger()
+        home.open_ledger()
     assert raised.value.hint.startswith("flo site recover")
     assert kinds(home)[-1] == "restored"
 
@@ -132,17 +134,17 @@ def test_nothing_is_approved_before_the_steward_has_signed_the_old_policy_again(
     recover(home, api)
     third = offered(study_of(0.1, "third"), [home], scene.coordinator)
     with pytest.raises(TrustError, match="those of a backup") as raised:
-        approve(home, api, third, home.config.population(None))
+        approve(home, api, third, home.read_config().population(None))
     assert "flo site opt-out" in raised.value.hint
-    sign(home.directory, home.identity())
-    approve(home, api, third, home.config.population(None))
+    sign(home.directory, home.open_identity())
+    approve(home, api, third, home.read_config().population(None))
 
 
 def test_what_was_open_and_what_was_approved_since_is_charged_in_full(scene: Scene) -> None:
     home = scene.restored()
     found = recover(home, cast(CoordinatorApi, scene.api))
     assert (found.lost, len(found.studies), found.exhausted) == (3, 1, ())
-    with closing(home.ledger()) as ledger, closing(scene.home.ledger()) as true:
+    with closing(home.open_ledger()) as ledger, closing(scene.home.open_ledger()) as true:
         for held in ledger.balance().reservations.values():
             assert held.settled
             assert held.released["training"] == held.parts["training"].releases
@@ -166,7 +168,7 @@ def test_no_frozen_patient_and_no_kept_reply_is_in_a_backup(scene: Scene) -> Non
 def test_a_coordinator_that_hides_a_large_study_leaves_nothing(scene: Scene) -> None:
     home = scene.restored()
     scene.api.given = [one for one in scene.api.given if "first" in one["study"]]
-    scene.api.head = signed(home.identity(), 500).model_dump(mode="json")
+    scene.api.head = signed(home.open_identity(), 500).model_dump(mode="json")
     assert recover(home, cast(CoordinatorApi, scene.api)).exhausted == ("main",)
 
 
@@ -205,8 +207,8 @@ def test_what_a_lying_coordinator_shows_changes_nothing(
     with pytest.raises(FloError):
         recover(home, cast(CoordinatorApi, scene.api))
     with pytest.raises(RefusedError, match="restored from a backup"):
-        home.ledger()
-    with closing(home.ledger(recovering=True)) as ledger:
+        home.open_ledger()
+    with closing(home.open_ledger(recovering=True)) as ledger:
         assert "restored" not in [row.public["kind"] for row in ledger.rows()]
 
 
@@ -223,24 +225,24 @@ def test_approvals_without_end_are_refused(scene: Scene, monkeypatch: pytest.Mon
 
 
 def test_a_site_that_lost_nothing_is_not_charged_by_mistake(scene: Scene) -> None:
-    with closing(scene.home.ledger()) as ledger:
+    with closing(scene.home.open_ledger()) as ledger:
         before = list(ledger.rows())
     with pytest.raises(RefusedError, match="nothing to recover"):
         recover(scene.home, cast(CoordinatorApi, scene.api))
-    with closing(scene.home.ledger()) as ledger:
+    with closing(scene.home.open_ledger()) as ledger:
         assert list(ledger.rows()) == before
 
 
 def test_a_ledger_that_others_saw_more_of_is_recovered_in_its_place(scene: Scene) -> None:
     """Somebody put an old copy of the ledger back by hand; its agent said so and stopped."""
-    with closing(scene.home.ledger()) as ledger:
-        newer = signed(scene.home.identity(), ledger.head().sequence + 4)
+    with closing(scene.home.open_ledger()) as ledger:
+        newer = signed(scene.home.open_identity(), ledger.head().sequence + 4)
         with pytest.raises(TrustError, match="rolled back") as raised:
             ledger.confirm(newer)
         assert "flo site recover" in raised.value.hint
     found = recover(scene.home, cast(CoordinatorApi, scene.api))
     assert found.lost == 4
-    with closing(scene.home.ledger()) as ledger:
+    with closing(scene.home.open_ledger()) as ledger:
         ledger.confirm(newer)
 
 
@@ -278,9 +280,9 @@ def test_a_recovery_that_is_cut_off_is_done_again(
         with pytest.raises(OSError, match="power cut"):
             recover(home, cast(CoordinatorApi, scene.api))
     with pytest.raises(RefusedError, match="restored from a backup"):
-        home.ledger()
+        home.open_ledger()
     assert recover(home, cast(CoordinatorApi, scene.api)).lost == 0
-    with closing(home.ledger()) as ledger, closing(scene.home.ledger()) as true:
+    with closing(home.open_ledger()) as ledger, closing(scene.home.open_ledger()) as true:
         for sub_ledger in ("training", "evaluation"):
             charged = ledger.balance().charged("main", sub_ledger)
             assert charged >= true.balance().charged("main", sub_ledger)

@@ -222,7 +222,7 @@ def test_a_draft_holds_the_cells_that_are_codes_and_says_how_many_others_there_a
     wards = ["A", "b", "c"] * 30 + people
     rows = [f"p{n},{20 + n % 60},{ward},{n % 2}" for n, ward in enumerate(wards)]
     data_file(site.home).write_text("patient_id,age,wards,ill\n" + "\n".join(rows) + "\n")
-    found = draft(site.home, STUDY, site.home.config.population(None))["ward"]
+    found = draft(site.home, STUDY, site.home.read_config().population(None))["ward"]
     assert found.mapped == MappedColumn(field="wards", codes={"A": "a", "b": "b", "c": "c"})
     assert "5 other cells without a code yet" in found.remark
     text = (site.home.directory / FILE).read_text()
@@ -240,7 +240,7 @@ def test_numbers_like_those_of_records_are_codes_where_the_source_knows_their_me
         monkeypatch.setattr(
             TableSource, "words", lambda _, cells: {c: meaning.get(c, c) for c in cells}
         )
-    found = draft(site.home, STUDY, site.home.config.population(None))["ward"]
+    found = draft(site.home, STUDY, site.home.read_config().population(None))["ward"]
     assert (found.mapped.field if found.mapped else None) == field
     text = (site.home.directory / FILE).read_text()
     assert ("45878581" in text) is known
@@ -251,7 +251,7 @@ def test_the_day_of_the_records_is_left_to_a_person_with_the_reason(
 ) -> None:
     """Drafted from the data it would be one patient's last visit, and move everybody."""
     monkeypatch.setattr(TableSource, "settings", lambda _: {"as_of": None})
-    draft(site.home, STUDY, site.home.config.population(None))
+    draft(site.home, STUDY, site.home.read_config().population(None))
     text = (site.home.directory / FILE).read_text()
     assert '\n# as_of = "YYYY-MM-DD"' in text
     assert "one patient's last visit" in text
@@ -264,7 +264,7 @@ def test_a_draft_holds_nobodys_name(site: Site) -> None:
     people = ["Hans Müller", "Ada Byron", "Jean King", "Rosa Hall"]
     rows = [f"p{n},{20 + n},{people[n % 4]},{n % 2}" for n in range(20)]
     data_file(site.home).write_text("patient_id,age,warden,ill\n" + "\n".join(rows) + "\n")
-    draft(site.home, STUDY, site.home.config.population(None))
+    draft(site.home, STUDY, site.home.read_config().population(None))
     text = (site.home.directory / FILE).read_text()
     assert not [name for name in people if name in text]
 
@@ -273,8 +273,8 @@ def test_a_draft_holds_nobodys_name(site: Site) -> None:
 def test_a_file_without_a_header_is_never_listed(first: str, site: Site) -> None:
     data_file(site.home).write_text(f"{first}\nK-18a,Ada Byron,female,42\n")
     for asked in (
-        lambda: fields_of(site.home.config.population(None)),
-        lambda: draft(site.home, STUDY, site.home.config.population(None)),
+        lambda: fields_of(site.home.read_config().population(None)),
+        lambda: draft(site.home, STUDY, site.home.read_config().population(None)),
     ):
         with pytest.raises(DataError) as refused:
             asked()
@@ -289,7 +289,7 @@ def test_codes_of_two_words_are_no_names(site: Site) -> None:
     heart = load(EXAMPLES / "heart" / "study.toml")
     rows = [f"p{n},{('typical angina', 'Ada Byron')[n % 4 == 3]},{n % 2}" for n in range(20)]
     data_file(site.home).write_text("patient_id,cp,disease\n" + "\n".join(rows) + "\n")
-    found = draft(site.home, heart, site.home.config.population(None))
+    found = draft(site.home, heart, site.home.read_config().population(None))
     assert (found["cp"].mapped or MappedColumn(field="none")).field == "cp"
     assert "Ada" not in (site.home.directory / FILE).read_text()
 
@@ -308,20 +308,20 @@ def test_the_address_of_a_system_is_no_name() -> None:
 
 def test_a_draft_is_refused_until_it_is_filled_in(site: Site) -> None:
     data_file(site.home).write_text("patient_id,years,station,ill\np1,20,a,0\np2,30,b,1\n")
-    found = draft(site.home, STUDY, site.home.config.population(None))
+    found = draft(site.home, STUDY, site.home.read_config().population(None))
     assert {name: one.mapped is None for name, one in found.items()} == {
         "ill": False,
         "age": True,
         "ward": False,
     }
     with pytest.raises(UsageError, match="age: is not mapped"):
-        inspect(site.home, STUDY, site.home.config.population(None))
+        inspect(site.home, STUDY, site.home.read_config().population(None))
     text = (site.home.directory / FILE).read_text()
     assert "p1" not in text
     (site.home.directory / FILE).write_text(
         text.replace('# age = { field = "" }', 'age = { field = "years" }')
     )
-    seen = inspect(site.home, STUDY, site.home.config.population(None))
+    seen = inspect(site.home, STUDY, site.home.read_config().population(None))
     assert seen.records == 2
     assert [finding.name for finding in seen.in_the_way] == ["number of patients: patient_id"]
 
@@ -330,7 +330,7 @@ def test_a_draft_never_writes_over_what_was_reviewed(site: Site) -> None:
     write(site, COLUMNS)
     before = (site.home.directory / FILE).read_bytes()
     with pytest.raises(UsageError, match="has a section for tiny already"):
-        draft(site.home, STUDY, site.home.config.population(None))
+        draft(site.home, STUDY, site.home.read_config().population(None))
     other = small_study(name="other")
     remark = "a display\n[studies.tiny.accepted]\n\u202e"  # as a system might have it
     lines = {"age": (MappedColumn(field='a "quoted"\nfield\x7f'), remark)}
@@ -356,13 +356,13 @@ def test_an_approval_names_the_mapping_and_no_other_fits(site: Site) -> None:
     assert mapping is not None
     assert (decision.schema_version, decision.mapping) == (
         4,
-        mapping.commitment(site.home.patients_key),
+        mapping.commitment(site.home.open_patients_key()),
     )
     assert mapping.commitment(b"k" * 32) != decision.mapping
     write(site, COLUMNS, accepted={"label leak: age": "It is so."})
     other = mapping_of(site.home, STUDY)
     assert other is not None
-    assert other.commitment(site.home.patients_key) != decision.mapping
+    assert other.commitment(site.home.open_patients_key()) != decision.mapping
 
 
 def test_without_a_mapping_an_approval_is_what_it_was(site: Site) -> None:

@@ -126,7 +126,7 @@ def test_every_study_is_named_and_none_that_did_not_have_them(tmp_path: Path) ->
     first, second, third = (site.offer(study_of(0.2, name)) for name in ("one", "two", "three"))
     for offer, releases in ((first, 2), (second, 1)):
         reservation = site.approve(offer).reservation
-        with closing(site.home.ledger()) as ledger:
+        with closing(site.home.open_ledger()) as ledger:
             for n in range(releases):
                 asked = facts(offer.study, n + 1)
                 ledger.charge(reservation, "training", f"{offer.study.name} {n}", asked)
@@ -159,7 +159,7 @@ def test_the_record_is_signed_and_names_no_patient(site: Site) -> None:
     text = path.read_text()
     document = json.loads(text)
     body = canonical.encode(document["body"])
-    verify(site.home.identity().public, "erasure", body, document["signature"])
+    verify(site.home.open_identity().public, "erasure", body, document["signature"])
     assert document["body"] == made.model_dump(mode="json")
     assert path.name == f"{made.id}.json"
     assert path.stat().st_mode & 0o777 == 0o600
@@ -174,7 +174,7 @@ def test_an_erasure_is_an_opt_out_and_is_entered(site: Site) -> None:
     made, _ = erase(site.home, one_of(site.home, held_out=False))
     assert counts(frozen(site.home)[0]) == 39
     assert len(OptOuts.load(site.home).patients) == 1
-    with closing(site.home.audit_log()) as log:
+    with closing(site.home.open_audit_log()) as log:
         entered: list[tuple[str, dict[str, Any]]] = [
             (entry.kind, entry.facts) for entry in log.entries()
         ]

@@ -23,7 +23,7 @@ def site(tmp_path: Path) -> Site:
 
 
 def found(site: Site) -> list[DataFinding]:
-    return check_id_continuity(site.home, site.home.config.population("main"))
+    return check_id_continuity(site.home, site.home.read_config().population("main"))
 
 
 def respell(site: Site, spelt: Callable[[str], str]) -> None:

@@ -212,7 +212,7 @@ def test_they_are_in_no_study_that_is_approved_later(tmp_path: Path, spelling: s
     members = Members.load(site.home, offer.study.digest, approved.snapshot)
     assert members is not None
     for name in (patient, other):
-        assert members.side_of(keyed_hash(site.home.patients_key, name)) is None
+        assert members.side_of(keyed_hash(site.home.open_patients_key(), name)) is None
     fewer = frozen_without(site.home, offer.study, patient, other)
     assert [copy.to_bytes() for copy in frozen(site.home)] == [fewer.to_bytes()]
     assert len(members.training) + len(members.held_out) == counts(fewer) == 38
@@ -253,8 +253,8 @@ def test_the_list_holds_keyed_hashes_and_no_file_an_id(site: Site) -> None:
     opt_out(site.home, patient)
     erase(site.home, patient)
     path = site.home.directory / "optouts.sealed"
-    opened = read_secret(path, site.home.keystore(), "opt-outs")
-    hashed = keyed_hash(site.home.patients_key, patient)
+    opened = read_secret(path, site.home.open_keystore(), "opt-outs")
+    hashed = keyed_hash(site.home.open_patients_key(), patient)
     assert json.loads(opened)["patients"] == [hashed]
     assert path.stat().st_mode & 0o777 == 0o600
     approved = approval.load(site.home, site.study.digest)
@@ -301,7 +301,7 @@ def test_the_ledger_keeps_what_was_released_and_the_log_names_nobody(site: Site)
     opt_out(site.home, PATIENTS[0])
     assert [(r.sequence, r.public) for r in site.ledger.rows()] == rows
     assert site.charged() == charged
-    with closing(site.home.audit_log()) as log:
+    with closing(site.home.open_audit_log()) as log:
         (entry,) = [entry for entry in log.entries() if entry.kind == "opt-out"]
     assert (entry.study, entry.facts["studies"], entry.facts["listed"]) == (None, 1, 1)
     assert PATIENTS[0] not in str(entry)
@@ -349,7 +349,7 @@ def test_a_list_that_is_lost_for_good_is_begun_anew_and_the_log_says_so(tmp_path
     begin_a_new_list(site.home)
     opt_out(site.home, PATIENTS[3])
     assert opted_out(site.home, set(PATIENTS)) == {PATIENTS[3]}
-    with closing(site.home.audit_log()) as log:
+    with closing(site.home.open_audit_log()) as log:
         listed = [e.facts["listed"] for e in log.entries() if e.kind == "opt-out"]
     assert listed == [1, 2, 0, 1]
 
@@ -395,7 +395,7 @@ def test_nobody_opts_out_while_a_study_is_being_approved_and_the_other_way_round
 
 def test_an_opt_out_is_done_while_the_data_are_away_and_that_is_said(tmp_path: Path) -> None:
     home = enrolled_site(tmp_path).home
-    path = home.config.populations[0].file
+    path = home.read_config().populations[0].file
     assert path is not None
     path.unlink()
     written = tmp_path / "said.json"

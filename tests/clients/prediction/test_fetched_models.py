@@ -212,7 +212,7 @@ def models(tmp_path: Path) -> Path:
 def coordinators_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("coordinator") / "home"
     home = CoordinatorHome.create(folder, CoordinatorConfig())
-    COORDINATOR.save(home.key_path, home.keystore())
+    COORDINATOR.save(home.key_path, home.open_keystore())
     return folder
 
 

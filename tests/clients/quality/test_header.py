@@ -56,7 +56,7 @@ def home(tmp_path: Path) -> SiteHome:
 
 def test_no_draft_and_no_list_of_fields_is_made_of_it(home: SiteHome) -> None:
     with pytest.raises(DataError, match=LOOKS):
-        draft(home, STUDY, home.config.population(None))
+        draft(home, STUDY, home.read_config().population(None))
     assert not (home.directory / "mapping.toml").exists()
     words = ["site", "map", "any", "--fields", "--home", str(home.directory)]
     done = CliRunner().invoke(app, words)

@@ -36,7 +36,9 @@ def test_a_good_study_reserves_once_and_is_announced(site: Site) -> None:
     *confirmed, (name, body) = site.api.calls
     assert confirmed == heads
     assert name == "approvals"
-    verify(site.home.identity().public, "approval", body["document"].encode(), body["signature"])
+    verify(
+        site.home.open_identity().public, "approval", body["document"].encode(), body["signature"]
+    )
     decision = json.loads(body["document"])
     assert (decision["decision"], decision["study"]) == ("approve", offer.study.digest)
     assert load(site.home, offer.study.digest) == made

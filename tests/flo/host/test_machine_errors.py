@@ -61,7 +61,7 @@ def test_a_full_disk_is_named_with_the_way_out(command: str, place: Path) -> Non
         assert done.returncode == EXIT_USAGE, said
         assert "make room on that disk" in said or "free the disk" in said
     home = CoordinatorHome.open(place / "coordinator")
-    assert home.identity().fingerprint
+    assert home.open_identity().fingerprint
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EMFILE, errno.EDQUOT])

@@ -80,8 +80,8 @@ def test_it_is_cut_off_at_every_change_of_the_disk(
         if is_unfinished(directory) or not home(directory).config_path.exists():
             make(directory)
         opened = home.open(directory)
-        assert opened.identity().fingerprint
-        opened.audit_log().close()
+        assert opened.open_identity().fingerprint
+        opened.open_audit_log().close()
         assert (directory / "notes.txt").read_text() == "ours"
         with pytest.raises(UsageError, match="already"):
             make(directory)

@@ -66,18 +66,18 @@ Spoil = Callable[[Stage, Launch], None]
 
 
 def _expired(stage: Stage, launch: Launch) -> None:
-    identity = stage.home.identity()
+    identity = stage.home.open_identity()
     text, _ = issue(identity, launch.read().job, "launch", 60, now=1_700_000_000)
     launch.change(token=text)
 
 
 def _another_jobs(stage: Stage, launch: Launch) -> None:
-    text, _ = issue(stage.home.identity(), "flo-run-0-000000-1", "launch", 60)
+    text, _ = issue(stage.home.open_identity(), "flo-run-0-000000-1", "launch", 60)
     launch.change(token=text)
 
 
 def _a_persons(stage: Stage, launch: Launch) -> None:
-    text, _ = issue(stage.home.identity(), launch.read().job, "operator", 60)
+    text, _ = issue(stage.home.open_identity(), launch.read().job, "operator", 60)
     launch.change(token=text)
 
 

@@ -35,7 +35,9 @@ def test_a_coordinator_keeps_its_keys_in_kms(aws: Aws, tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr
     assert not (home / "keystore.key").exists()
     opened = CoordinatorHome.open(home)
-    assert opened.identity().fingerprint == CoordinatorHome.open(home).identity().fingerprint
+    assert (
+        opened.open_identity().fingerprint == CoordinatorHome.open(home).open_identity().fingerprint
+    )
     assert b"PRIVATE KEY" not in (home / "identity.key").read_bytes()
     assert (
         flo_process(
@@ -54,7 +56,7 @@ def test_a_site_keeps_its_keys_and_replies_in_kms(aws: Aws, tmp_path: Path) -> N
     document = {"kind": "kms", "key": aws.new_key()}
     site = make_site(tmp_path / "north", "north", keystore=document)
     assert not (site.directory / "keystore.key").exists()
-    store = SiteHome.open(site.directory).keystore()
+    store = SiteHome.open(site.directory).open_keystore()
     kept = store.seal({"purpose": "kept-reply"}, b"masked")
     assert store.open({"purpose": "kept-reply"}, kept) == b"masked"
 
@@ -105,11 +107,11 @@ def test_nothing_of_aws_is_loaded_unless_it_is_configured(code: str) -> None:
 def test_a_coordinator_moves_into_kms_and_from_one_key_to_another(aws: Aws, tmp_path: Path) -> None:
     home = tmp_path / "coordinator"
     assert flo_process("coordinator", "init", "--home", home).returncode == 0
-    before = CoordinatorHome.open(home).identity().fingerprint
+    before = CoordinatorHome.open(home).open_identity().fingerprint
     first, second = aws.new_key(), aws.new_key()
     for arn in (first, second):
         done = flo_process("coordinator", "rewrap", "--keystore", arn, "--home", home)
         assert done.returncode == 0, done.stderr
     backend_forgets(aws, first)  # revoked: it is not needed any more
-    assert CoordinatorHome.open(home).identity().fingerprint == before
+    assert CoordinatorHome.open(home).open_identity().fingerprint == before
     assert not list(home.glob("*.rewrapped"))

@@ -51,15 +51,15 @@ def test_a_study_is_carried_out_under_an_identity_in_kms(aws: Aws, tmp_path: Pat
     )
     assert made.returncode == 0, made.stderr
     opened = CoordinatorHome.open(home)
-    signer = opened.identity()
-    assert signer.fingerprint != opened.tls_identity().fingerprint
+    signer = opened.open_identity()
+    assert signer.fingerprint != opened.open_tls_identity().fingerprint
     assert format_fingerprint(signer.fingerprint) in made.stdout
     sites = [make_site(tmp_path / name, name) for name in ("north", "south")]
     with contextlib.ExitStack() as stack:
         coordinator = stack.enter_context(served(RealCoordinator(opened)))
         for site in sites:
             coordinator.admit(site)
-            assert site.coordinator.fingerprints == [signer.fingerprint]
+            assert site.read_coordinator().fingerprints == [signer.fingerprint]
             stack.enter_context(agent(site))
         digest = launch(coordinator, sites, "local noise", steps=3)
         summary = wait_for(

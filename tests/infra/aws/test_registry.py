@@ -152,7 +152,7 @@ def test_an_arn_of_something_else_is_named() -> None:
 
 def test_people_do_it_by_command(config: AwsConfig, tmp_path: Path) -> None:
     home = home_with(config, tmp_path / "coordinator")
-    own = CoordinatorHome.open(home.directory).tls_identity()
+    own = CoordinatorHome.open(home.directory).open_tls_identity()
     study, signature = signed_study("logistic", own)
     signed = made(signer=own, study=study.canonical_bytes.decode(), study_signature=signature)
     path = signed.write(tmp_path / "m")

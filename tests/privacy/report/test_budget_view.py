@@ -187,7 +187,7 @@ def shown(home: SiteHome, *more: str) -> str:
 
 
 def spend(home: SiteHome, *studies: Study) -> None:
-    ledger = home.ledger()
+    ledger = home.open_ledger()
     for study in studies:
         use(ledger, study, 1)
     ledger.close()
@@ -233,7 +233,7 @@ def test_the_same_numbers_are_written_as_json(home: SiteHome, tmp_path: Path) ->
     assert document["schema_version"] == 2
     (main,) = document["populations"]
     assert set(main) == {"population", "epsilon", "delta", "sub_ledgers", "studies"}
-    ledger = home.ledger()
+    ledger = home.open_ledger()
     balance = ledger.balance()
     ledger.close()
     life = balance.lives["main"]

@@ -129,7 +129,7 @@ def test_an_extract_whose_decision_lacks_a_field_is_refused_as_any_other(
 ) -> None:
     """It is signed by its hospital, so nobody else may fall over it."""
     evidence = json.loads(report)["evidence"]
-    keys = {home.config.hospital: home.identity() for home in world.homes}
+    keys = {home.read_config().hospital: home.open_identity() for home in world.homes}
     body = evidence[0]["body"]
     decision = json.loads(body["decision"])
     del decision[gone]
@@ -232,7 +232,7 @@ def test_a_hospital_that_lies_about_its_ledger_is_refused(
 
 
 def test_a_release_that_a_partner_witnessed_cannot_be_cut_off_the_end(world: World) -> None:
-    with closing(world.homes[0].ledger()) as ledger:
+    with closing(world.homes[0].open_ledger()) as ledger:
         head = ledger.head().model_dump(mode="json")
 
     def cut(body: dict[str, Any]) -> None:
@@ -252,7 +252,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> World:
     made = World.of(
         tmp_path_factory.mktemp("ended"), [cheap_study("tiny")], 2, ("north", "south"), 0.9
     )
-    heads = {home.config.hospital: head_of(home) for home in made.homes}
+    heads = {home.read_config().hospital: head_of(home) for home in made.homes}
     for home in made.homes:
         finish(home, made.studies[0], heads)
     return made
@@ -292,7 +292,7 @@ def test_a_report_says_up_to_which_row_others_saw_a_ledger(ended: World) -> None
 
 def kept_heads(ended: World) -> dict[str, LedgerHead]:
     """What the coordinator keeps: of each hospital's last reply, in which it settled."""
-    return {home.config.hospital: head_of(home) for home in ended.homes}
+    return {home.read_config().hospital: head_of(home) for home in ended.homes}
 
 
 def test_with_the_coordinators_heads_not_even_the_last_row_can_be_cut_off(ended: World) -> None:
@@ -371,7 +371,7 @@ def test_an_extract_by_other_code_than_was_approved_is_refused(world: World) -> 
 
 def test_an_approval_that_names_another_ledger_is_refused(world: World) -> None:
     elsewhere = head_of(world.homes[0]).model_dump(mode="json")
-    beyond = world.homes[0].identity().sign("ledger-row", row_statement(900, "0" * 64))
+    beyond = world.homes[0].open_identity().sign("ledger-row", row_statement(900, "0" * 64))
     head = elsewhere | {"sequence": 900, "hash": "0" * 64, "signature": beyond}
     with pytest.raises(TrustError, match="its own approval saw a ledger row 900 that is not here"):
         build([world.forged(decides(head=head), decision=True)])

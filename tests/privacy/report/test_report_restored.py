@@ -33,18 +33,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     made = World.of(folder, [study], 1, NAMES, 0.9)
     north, south = made.homes
     path = north.directory / "ledger.sqlite"
-    with closing(north.ledger()) as ledger:
+    with closing(north.open_ledger()) as ledger:
         reservation = ledger.open_reservation(made.studies[0].digest)
         assert reservation is not None
         backup = copied(path)
         ledger.charge(reservation, "training", "more", facts(made.studies[0], 2))
         seen = ledger.head()
-    with closing(south.ledger()) as other:
+    with closing(south.open_ledger()) as other:
         other.witness(seen)
     for beside in path.parent.glob("ledger.sqlite*"):
         beside.unlink()
     shutil.move(backup, path)
-    with closing(north.ledger()) as ledger:
+    with closing(north.open_ledger()) as ledger:
         ledger.restore([Approved(made.studies[0], "main", worst_case=False)], seen)
     return made
 
@@ -102,8 +102,8 @@ def with_a_strange_head(body: dict[str, Any]) -> None:
 def with_a_head_far_away(world: World) -> bytes:
     """The hospital restores an old copy and says that a million rows were lost: anything fits."""
     north = world.homes[0]
-    with closing(north.ledger()) as ledger, ledger._transaction():
-        far = signed(north.identity(), 1_000_000).model_dump(mode="json")
+    with closing(north.open_ledger()) as ledger, ledger._transaction():
+        far = signed(north.open_identity(), 1_000_000).model_dump(mode="json")
         ledger._append({"kind": "restored", "head": far, "exhausted": []}, {})
     return world.extract(0)
 

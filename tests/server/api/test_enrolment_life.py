@@ -96,14 +96,16 @@ def test_nothing_is_renewed_before_it_is_due(coordinator: RealCoordinator, site:
 
 
 def test_another_key_is_no_renewal(coordinator: RealCoordinator, site: SiteHome) -> None:
-    other = request(site.config.hospital, Identity.new())
+    other = request(site.read_config().hospital, Identity.new())
     with connect(site) as api, pytest.raises(TrustError, match="another key is another enrolment"):
         api.call("renew", {"request": other})
     assert is_served(coordinator, coordinator.site(site))
 
 
 def test_a_revoked_hospital_cannot_renew(coordinator: RealCoordinator, site: SiteHome) -> None:
-    done = flo("coordinator", "revoke", site.config.hospital, "--home", coordinator.home.directory)
+    done = flo(
+        "coordinator", "revoke", site.read_config().hospital, "--home", coordinator.home.directory
+    )
     assert done.returncode == 0, done.stderr
     with connect(site) as api, pytest.raises(TrustError):
         renew_when_due(site, api, days=ALWAYS)
@@ -113,12 +115,12 @@ def test_a_hospital_that_leaves_keeps_its_ledger_and_is_refused_afterwards(
     coordinator: RealCoordinator, site: SiteHome
 ) -> None:
     shown = coordinator.site(site)
-    with closing(site.ledger()) as ledger:
+    with closing(site.open_ledger()) as ledger:
         head = ledger.head()
     with connect(site) as api:
         leave(site, api)
     assert not is_served(coordinator, shown)
-    with closing(site.ledger()) as ledger:
+    with closing(site.open_ledger()) as ledger:
         assert ledger.head() == head
     assert data_file(site).is_file()
     with pytest.raises(UsageError, match="not enrolled"):
@@ -128,7 +130,7 @@ def test_a_hospital_that_leaves_keeps_its_ledger_and_is_refused_afterwards(
 def test_nobody_leaves_while_an_approved_study_is_open(
     coordinator: RealCoordinator, site: SiteHome
 ) -> None:
-    with closing(site.ledger()) as ledger:
+    with closing(site.open_ledger()) as ledger:
         ledger.reserve(small_study(), "main")
     with (
         connect(site) as api,
@@ -141,40 +143,43 @@ def test_nobody_leaves_while_an_approved_study_is_open(
 def test_both_sides_countersign_and_both_logs_verify_together(
     coordinator: RealCoordinator, site: SiteHome
 ) -> None:
-    with connect(site) as api, closing(site.audit_log()) as log:
-        cosign(api, log, site.coordinator)
-        cosign(api, log, site.coordinator)
-        ours = log.export(site.config.hospital)
+    with connect(site) as api, closing(site.open_audit_log()) as log:
+        cosign(api, log, site.read_coordinator())
+        cosign(api, log, site.read_coordinator())
+        ours = log.export(site.read_config().hospital)
     home = coordinator.home
-    with closing(home.store()) as store, closing(home.audit_log()) as theirs:
+    with closing(home.open_store()) as store, closing(home.open_audit_log()) as theirs:
         sign_events(store, theirs)
         found = verify_logs([ours, theirs.export("coordinator")])
         kinds = {entry.kind for entry in theirs.entries()}
     assert [(seen.by, seen.number) for seen in found[0].countersigned] == [
         ("coordinator", found[0].entries)
     ]
-    assert site.config.hospital in {seen.by for seen in found[1].countersigned}
+    assert site.read_config().hospital in {seen.by for seen in found[1].countersigned}
     assert {"enrolled", "invited"} <= kinds
 
 
 def test_a_log_that_was_cut_is_refused_by_the_coordinator_and_on_record(
     coordinator: RealCoordinator, site: SiteHome
 ) -> None:
-    with connect(site) as api, closing(site.audit_log()) as log:
-        cosign(api, log, site.coordinator)
+    with connect(site) as api, closing(site.open_audit_log()) as log:
+        cosign(api, log, site.read_coordinator())
     with closing(sqlite3.connect(site.directory / "audit.sqlite")) as database, database:
         database.execute("DELETE FROM entries WHERE number > 2")
     with (
-        closing(site.audit_log()) as log,
+        closing(site.open_audit_log()) as log,
         connect(site) as api,
         pytest.raises(TrustError, match="cut or forked"),
     ):
-        cosign(api, log, site.coordinator)
+        cosign(api, log, site.read_coordinator())
     home = coordinator.home
-    with closing(home.store()) as store, closing(home.audit_log()) as theirs:
+    with closing(home.open_store()) as store, closing(home.open_audit_log()) as theirs:
         sign_events(store, theirs)
         kinds = {entry.kind for entry in theirs.entries()}
         exported = theirs.export("coordinator")
     assert "forked-audit-log" in kinds
-    with closing(site.audit_log()) as log, pytest.raises(TrustError, match="cut behind entry 2"):
+    with (
+        closing(site.open_audit_log()) as log,
+        pytest.raises(TrustError, match="cut behind entry 2"),
+    ):
         verify_logs([log.export("north"), exported])

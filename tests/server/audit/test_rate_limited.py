@@ -134,7 +134,7 @@ def north(coordinator: RealCoordinator, tmp_path_factory: pytest.TempPathFactory
 
 
 def bearer(home: CoordinatorHome, role: Any = "operator") -> dict[str, str]:
-    return {"authorization": f"Bearer {issue(home.identity(), 'Ada', role, 600)[0]}"}
+    return {"authorization": f"Bearer {issue(home.open_identity(), 'Ada', role, 600)[0]}"}
 
 
 def export(coordinator: RealCoordinator) -> bytes:
@@ -276,7 +276,7 @@ def test_nothing_that_was_sent_is_in_an_entry(
         "mark": MARK.encode(),
         "token": headers["authorization"][-60:-4].encode(),
         "superexec": (folder / "superexec.secret").read_bytes().hex().encode(),
-        "node key": north.identity().pem().splitlines()[1],
+        "node key": north.open_identity().pem().splitlines()[1],
     }
     for name, secret in secrets.items():
         assert secret not in log, name
@@ -301,7 +301,7 @@ class HastyCoordinator(RealCoordinator):
 
     def __init__(self, home: CoordinatorHome) -> None:
         self.home = home
-        self.port, self.private_port = home.config.port, home.config.private_port
+        self.port, self.private_port = home.read_config().port, home.read_config().private_port
         self._log = (home.directory / "serve.log").open("ab")
         self._process = subprocess.Popen(
             [sys.executable, "-c", SHORT_MINUTES, str(home.directory)],

@@ -46,7 +46,7 @@ def operator(coordinator: RealCoordinator) -> Browser:
 
 
 def token(coordinator: RealCoordinator, role: Role = "operator", seconds: int = 600) -> str:
-    return issue(coordinator.home.identity(), "Olga Operator", role, seconds)[0]
+    return issue(coordinator.home.open_identity(), "Olga Operator", role, seconds)[0]
 
 
 class Browser:
@@ -89,7 +89,9 @@ def test_a_token_signs_in_and_the_browser_keeps_it_out_of_reach(
     coordinator: RealCoordinator,
 ) -> None:
     for seconds in (600, 601, 3600, 36_000):  # of every length that base64 can have
-        text, made = issue(coordinator.home.identity(), "V" * (seconds % 5 + 1), "viewer", seconds)
+        text, made = issue(
+            coordinator.home.open_identity(), "V" * (seconds % 5 + 1), "viewer", seconds
+        )
         status, headers, _ = Browser(coordinator).post(SIGN_IN, token=f" {text}\n")
         assert (status, headers["location"]) == (303, "/console")
         cookie = SimpleCookie(headers["set-cookie"])[COOKIE]
@@ -154,7 +156,7 @@ def test_whoever_signs_in_comes_to_the_page_that_was_asked_for(
 
 
 def test_an_expired_token_shows_nothing_any_more(coordinator: RealCoordinator) -> None:
-    text, _ = issue(coordinator.home.identity(), "Late", "operator", 60, now=0)
+    text, _ = issue(coordinator.home.open_identity(), "Late", "operator", 60, now=0)
     assert Browser(coordinator, text).get("/console")[0] == 303
     before = len(entries(coordinator, "denied"))
     status, _, said = Browser(coordinator, text).get("/console/live")

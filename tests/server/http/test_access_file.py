@@ -68,7 +68,7 @@ def studies(path: Path) -> Any:
 
 
 def log_of(coordinator: RealCoordinator) -> list[Entry]:
-    with closing(coordinator.home.audit_log()) as log:
+    with closing(coordinator.home.open_audit_log()) as log:
         return list(log.entries())
 
 
@@ -155,7 +155,7 @@ def test_an_expired_access_file_names_the_way_out(
     coordinator: RealCoordinator, tmp_path: Path
 ) -> None:
     began = time.time() - LONGEST_SECONDS - 1
-    text, _ = issue(coordinator.home.identity(), "Ada", "viewer", LONGEST_SECONDS, now=began)
+    text, _ = issue(coordinator.home.open_identity(), "Ada", "viewer", LONGEST_SECONDS, now=began)
     path = rewritten(access(coordinator, tmp_path / "v.json"), token=text)
     done = flo("study", "list", "--home", path)
     assert done.returncode == TRUST
@@ -266,7 +266,7 @@ def test_issuing_is_on_record_and_the_token_is_not(
     done = token(coordinator, "--role", role, "--hours", "24", "--out", path)
     assert done.returncode == OK, done.stderr
     text = json.loads(path.read_bytes())["token"]
-    made = read(text, coordinator.home.identity().public)
+    made = read(text, coordinator.home.open_identity().public)
     assert (made.name, made.role, made.expires - made.issued) == ("Ada", role, LONGEST_SECONDS)
     assert log_of(coordinator)[-1].kind == "token-issued"
     assert issued(coordinator)[-1] == {

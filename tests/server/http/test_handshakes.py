@@ -28,7 +28,7 @@ def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordi
 
 
 def entered(coordinator: RealCoordinator) -> list[dict[str, Any]]:
-    with closing(coordinator.home.audit_log()) as log:
+    with closing(coordinator.home.open_audit_log()) as log:
         return [entry.facts for entry in log.entries() if entry.kind == "refused-connection"]
 
 

@@ -99,7 +99,7 @@ def test_a_viewer_scrapes_a_real_coordinator(tmp_path: Path) -> None:
     with serving(tmp_path / "home") as real:
         real.enrol(tmp_path / "north", "north")
         assert real.private("GET", "/v1/flo/metrics").status == 401
-        text, _ = issue(real.home.identity(), "prometheus", "viewer", 60)
+        text, _ = issue(real.home.open_identity(), "prometheus", "viewer", 60)
         headers = {"authorization": f"Bearer {text}"}
         answer = real.private("GET", "/v1/flo/metrics", headers=headers)
         assert answer.status == 200

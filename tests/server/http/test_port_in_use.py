@@ -16,7 +16,7 @@ pytestmark = pytest.mark.processes
 @pytest.mark.parametrize("which", ["port", "private_port"])
 def test_a_taken_port_is_named(tmp_path: Path, which: str) -> None:
     home = new_home(tmp_path / "home")
-    port: int = getattr(home.config, which)
+    port: int = getattr(home.read_config(), which)
     with socket.create_server(("127.0.0.1", port)):
         done = flo_process("coordinator", "serve", "--home", home.directory)
     assert done.returncode == 5

@@ -166,10 +166,10 @@ CRASH_SECONDS = 5.0
 
 def is_online(coordinator: RealCoordinator, home: SiteHome) -> bool:
     """What a viewer is told about this hospital."""
-    token, _ = issue(coordinator.home.identity(), "tests", "viewer", 60)
+    token, _ = issue(coordinator.home.open_identity(), "tests", "viewer", 60)
     headers = {"authorization": f"Bearer {token}"}
     known = coordinator.private("GET", "/v1/flo/hospitals", headers=headers).document
-    (found,) = (hospital for hospital in known if hospital["id"] == home.config.hospital)
+    (found,) = (hospital for hospital in known if hospital["id"] == home.read_config().hospital)
     return bool(found["online"])
 
 
@@ -178,7 +178,10 @@ def agent(coordinator: RealCoordinator, tmp_path: Path) -> Iterator[tuple[SiteHo
     """An agent with one connection open, of a hospital of its own."""
     home = coordinator.enrol(tmp_path, f"clinic-{secrets.token_hex(4)}")
     link = FleetLink(
-        home.coordinator.url, coordinator.site(home), home.identity(), CoordinatorClock()
+        home.read_coordinator().url,
+        coordinator.site(home),
+        home.open_identity(),
+        CoordinatorClock(),
     )
     time.sleep(1.5 * GRACE)  # the connection that enrolled it is gone by now
     with link:
@@ -217,7 +220,7 @@ def test_a_certificate_that_opens_nothing_takes_no_agent_offline(
     coordinator: RealCoordinator, agent: tuple[SiteHome, FleetLink], tmp_path: Path, kind: str
 ) -> None:
     home, _ = agent
-    name = home.config.hospital
+    name = home.read_config().hospital
     if kind == "an invitation":
         visit(coordinator, coordinator.invited(invite(coordinator.home, name)))
     else:

@@ -58,7 +58,7 @@ def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordi
 
 @pytest.fixture(scope="module")
 def tokens(coordinator: RealCoordinator) -> dict[Role, dict[str, str]]:
-    identity = coordinator.home.identity()
+    identity = coordinator.home.open_identity()
     return {role: bearer(issue(identity, f"the {role}", role, 3600)[0]) for role in ROLES}
 
 
@@ -186,7 +186,7 @@ def test_an_unknown_path_is_denied(
 
 def signed(coordinator: RealCoordinator, **changes: Any) -> dict[str, str]:
     """A token that the coordinator's key signed, whatever it says."""
-    identity = coordinator.home.identity()
+    identity = coordinator.home.open_identity()
     _, token = issue(identity, "Ada", "operator", 3600)
     document = canonical.encode({**token.model_dump(mode="json"), **changes})
     encoded = base64.urlsafe_b64encode(document).decode()

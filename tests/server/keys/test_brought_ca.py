@@ -131,7 +131,7 @@ def home_with(folder: Path, certificate: bytes, key: bytes) -> CoordinatorHome:
 def test_a_good_authority_is_adopted_and_issues(tmp_path: Path, kind: str) -> None:
     brought = certified(kind=kind)
     home = home_with(tmp_path / "home", brought.pem, brought.key_pem())
-    authority = home.authority()
+    authority = home.open_authority()
     assert authority.certificate == brought.certificate
     pem, _ = authority.issue_client("north", "site", Identity.new().key.public_key())
     x509.load_pem_x509_certificate(pem).verify_directly_issued_by(brought.certificate)
@@ -267,7 +267,7 @@ def test_what_another_authority_issued_opens_nothing(
 ) -> None:
     key = Identity.new()
     public = key.key.public_key()
-    good, _ = coordinator.home.authority().issue_client("north", "site", public)
+    good, _ = coordinator.home.open_authority().issue_client("north", "site", public)
     assert status_of(coordinator, good, key) == 403  # let in, and then not enrolled
     other = Authority.adopt(tmp_path, LocalKeyStore(tmp_path / "k"), issuer.file, issuer.key_pem())
     pem, _ = other.issue_client("north", "site", public)

@@ -29,7 +29,7 @@ class Set:
 
 
 def _link(home: SiteHome, clock: CoordinatorClock) -> FleetLink:
-    return FleetLink(home.coordinator.url, context_of(home), home.identity(), clock)
+    return FleetLink(home.read_coordinator().url, context_of(home), home.open_identity(), clock)
 
 
 def _connected(home: SiteHome, clock: CoordinatorClock, tries: int) -> FleetLink:

@@ -148,7 +148,7 @@ def test_one_certificate_cannot_hold_every_connection(
         assert ask(held[0], "POST", STUDIES, body=b"{}").status == 200
         with small.connection(small.port, small.site(south)) as another:
             assert ask(another, "POST", STUDIES, body=b"{}").status == 200
-    with closing(small.home.store()) as store:
+    with closing(small.home.open_store()) as store:
         told = [event[4] for event in store.events_after(0) if event[2] == "refused-connection"]
     why = f"more than {OF_ONE} connections with one certificate"
     assert {"hospital": "north", "why": why}.items() <= told[-1].items()

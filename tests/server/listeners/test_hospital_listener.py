@@ -110,7 +110,7 @@ def test_the_coordinators_own_certificate_opens_nothing(
     coordinator: RealCoordinator, tmp_path: Path
 ) -> None:
     home = coordinator.home
-    itself = coordinator.shows(home.certificate_path.read_bytes(), home.tls_identity().pem())
+    itself = coordinator.shows(home.certificate_path.read_bytes(), home.open_tls_identity().pem())
     with pytest.raises(_CUT_OFF):
         coordinator.outside("POST", STUDIES, itself)
 
@@ -119,7 +119,7 @@ def test_tls_1_2_is_not_spoken(coordinator: RealCoordinator, sites: dict[str, Si
     folder = sites["north"].directory
     old = coordinator.anonymous()
     load_certificate(
-        old, (folder / "certificate.pem").read_bytes(), sites["north"].identity().pem()
+        old, (folder / "certificate.pem").read_bytes(), sites["north"].open_identity().pem()
     )
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(_CUT_OFF):
@@ -288,7 +288,7 @@ def test_a_malformed_body_is_the_senders_error(
 def test_a_head_signed_by_another_key_is_refused(
     coordinator: RealCoordinator, north: ssl.SSLContext, sites: dict[str, SiteHome]
 ) -> None:
-    with contextlib.closing(sites["south"].ledger()) as ledger:
+    with contextlib.closing(sites["south"].open_ledger()) as ledger:
         body = canonical.encode({"head": ledger.head().model_dump(mode="json")})
     assert coordinator.outside("POST", "/v1/site/heads", north, body=body).status == 403
     answer = coordinator.outside("POST", "/v1/site/heads", north, body=b"{}")

@@ -19,7 +19,9 @@ HELD_SECONDS = 1.2
 
 
 def _link(home: SiteHome) -> FleetLink:
-    return FleetLink(home.coordinator.url, context_of(home), home.identity(), CoordinatorClock())
+    return FleetLink(
+        home.read_coordinator().url, context_of(home), home.open_identity(), CoordinatorClock()
+    )
 
 
 def test_an_idle_pull_is_held_and_others_are_served_meanwhile(sites: dict[str, SiteHome]) -> None:

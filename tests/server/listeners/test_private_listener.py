@@ -47,7 +47,7 @@ def routes(tmp_path_factory: pytest.TempPathFactory) -> list[Route]:
 
 @pytest.fixture
 def token(coordinator: RealCoordinator) -> dict[str, str]:
-    text, _ = issue(coordinator.home.identity(), "tests", "operator", 600)
+    text, _ = issue(coordinator.home.open_identity(), "tests", "operator", 600)
     return {"authorization": f"Bearer {text}"}
 
 

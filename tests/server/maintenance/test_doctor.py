@@ -36,10 +36,10 @@ def test_a_coordinator_that_serves_is_said_to_be_ready(on_disk: Path) -> None:
 
 def test_a_port_that_another_program_holds_is_named(on_disk: Path) -> None:
     home = new_home(on_disk / "coordinator")
-    with socket.create_server(("127.0.0.1", home.config.private_port)):
+    with socket.create_server(("127.0.0.1", home.read_config().private_port)):
         code, found, shown = doctor(home.directory)
     assert (code, found["ports"].state) == (EXIT_REFUSED, "broken"), shown
-    assert f"port {home.config.private_port} on 127.0.0.1 is in use" in found["ports"].says
+    assert f"port {home.read_config().private_port} on 127.0.0.1 is in use" in found["ports"].says
     assert "coordinator.toml" in found["ports"].mend
 
 

@@ -58,7 +58,7 @@ def test_a_key_is_not_replaced_without_a_yes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", ["offered", "running"])
 def test_a_key_is_not_replaced_while_a_study_is_under_way(tmp_path: Path, status: str) -> None:
     home = new_home(tmp_path / "home")
-    with closing(home.store()) as store:
+    with closing(home.open_store()) as store:
         for name in HOSPITALS:
             key = Identity.new()
             store.add_invitation(name, name)
@@ -82,7 +82,7 @@ def test_a_key_is_not_replaced_while_a_study_is_under_way(tmp_path: Path, status
 
 def waiting(site: SiteHome) -> list[str]:
     with connect(site) as api:
-        return [offer.study.name for offer in offered_studies(api, site.coordinator)]
+        return [offer.study.name for offer in offered_studies(api, site.read_coordinator())]
 
 
 def launched(home: CoordinatorHome, name: str) -> None:
@@ -98,10 +98,10 @@ def stopped(home: CoordinatorHome) -> None:
 
 
 def check_logs(site: SiteHome, home: CoordinatorHome) -> None:
-    with connect(site) as api, closing(site.audit_log()) as ours:
-        cosign(api, ours, site.coordinator)
-        exported = ours.export(site.config.hospital)
-    with closing(home.audit_log()) as theirs:
+    with connect(site) as api, closing(site.open_audit_log()) as ours:
+        cosign(api, ours, site.read_coordinator())
+        exported = ours.export(site.read_config().hospital)
+    with closing(home.open_audit_log()) as theirs:
         verify([exported, theirs.export("coordinator")])
 
 
@@ -112,7 +112,7 @@ def accepted(site: SiteHome, fingerprint: str) -> int:
 @pytest.mark.processes
 def test_a_site_refuses_a_new_key_until_its_steward_has_compared_it(tmp_path: Path) -> None:
     home = new_home(tmp_path / "home")
-    first = home.tls_identity()
+    first = home.open_tls_identity()
     signature = first.sign("study", signed_study()[0].canonical_bytes)
     card = made(signer=first, study_signature=signature).card
     token, _ = issue(first, "Ada", "operator", 3600)
@@ -124,7 +124,7 @@ def test_a_site_refuses_a_new_key_until_its_steward_has_compared_it(tmp_path: Pa
         stopped(home)
     done = flo("coordinator", "replace-key", "--yes", "--home", home.directory)
     assert done.returncode == 0, done.stderr
-    second = home.identity()
+    second = home.open_identity()
     assert second.fingerprint != first.fingerprint
     assert format_fingerprint(second.fingerprint) in done.stdout
 
@@ -139,25 +139,25 @@ def test_a_site_refuses_a_new_key_until_its_steward_has_compared_it(tmp_path: Pa
         with pytest.raises(TrustError):
             check_logs(north, home)
 
-        before = north.coordinator
-        for wrong in (first.fingerprint, north.identity().fingerprint, "0" * 64, ""):
+        before = north.read_coordinator()
+        for wrong in (first.fingerprint, north.open_identity().fingerprint, "0" * 64, ""):
             with connect(north) as api, pytest.raises(TrustError, match="not the one you compared"):
                 accept_coordinator(north, api, wrong)
         assert accepted(north, format_fingerprint(Identity.new().fingerprint)) == 4
-        assert north.coordinator == before
+        assert north.read_coordinator() == before
         assert accepted(north, format_fingerprint(second.fingerprint).upper()) == 0
 
-        assert north.coordinator.fingerprints == [second.fingerprint, first.fingerprint]
-        with closing(home.store()) as store:
+        assert north.read_coordinator().fingerprints == [second.fingerprint, first.fingerprint]
+        with closing(home.open_store()) as store:
             store.set_status(store.offers()[0].study.digest, "offered")
         assert waiting(north) == ["after"]  # what the earlier key signed is no offer any more
         check_logs(north, home)
-        card.check(*north.coordinator.fingerprints)
+        card.check(*north.read_coordinator().fingerprints)
         with pytest.raises(TrustError, match="another coordinator"):
             card.check(second.fingerprint)
         with pytest.raises(TrustError):
             waiting(others[0])  # a yes counts at the site whose steward said it
-    with closing(north.audit_log()) as log:
+    with closing(north.open_audit_log()) as log:
         (entry,) = [e for e in log.entries() if e.kind == "coordinator-accepted"]
     assert entry.facts == {"old": first.fingerprint, "new": second.fingerprint}
 
@@ -165,20 +165,20 @@ def test_a_site_refuses_a_new_key_until_its_steward_has_compared_it(tmp_path: Pa
 @pytest.mark.processes
 def test_a_site_follows_over_several_keys_at_once(tmp_path: Path) -> None:
     home = new_home(tmp_path / "home")
-    first = home.identity().fingerprint
+    first = home.open_identity().fingerprint
     with served(RealCoordinator(home)) as coordinator:
         north = coordinator.enrol(tmp_path / "north", "north")
     key_rotation.replace_key(home)
-    second = home.identity().fingerprint
+    second = home.open_identity().fingerprint
     key_rotation.replace_key(home)
-    third = home.identity().fingerprint
+    third = home.open_identity().fingerprint
     with served(RealCoordinator(home)):
         with connect(north) as api, pytest.raises(TrustError, match="not the one you compared"):
             accept_coordinator(north, api, second)
         with connect(north) as api:
             accept_coordinator(north, api, third)
         check_logs(north, home)
-    assert north.coordinator.fingerprints == [third, first]
+    assert north.read_coordinator().fingerprints == [third, first]
 
 
 @pytest.mark.processes
@@ -194,12 +194,14 @@ def test_whoever_invites_a_hospital_that_is_enrolled_is_told_what_that_opens(
         assert flo("coordinator", "revoke", "north", *at[:2]).returncode == 0
         assert told not in flo("coordinator", "invite", "north", *at).stdout
         listed = flo("coordinator", "hospitals", *at[:2]).stdout
-    assert format_fingerprint(coordinator.home.identity().fingerprint) in " ".join(listed.split())
+    assert format_fingerprint(coordinator.home.open_identity().fingerprint) in " ".join(
+        listed.split()
+    )
 
 
 def enrolled_anew(site: SiteHome, home: CoordinatorHome) -> None:
     invitation = site.directory.parent / "again.json"
-    write_private(invitation, invite(home, site.config.hospital))
+    write_private(invitation, invite(home, site.read_config().hospital))
     enrol(site, invitation)
 
 
@@ -208,7 +210,7 @@ def test_a_site_that_is_invited_anew_keeps_believing_what_the_earlier_key_signed
     tmp_path: Path,
 ) -> None:
     home = new_home(tmp_path / "home")
-    first = home.tls_identity()
+    first = home.open_tls_identity()
     signature = first.sign("study", signed_study()[0].canonical_bytes)
     card = made(signer=first, study_signature=signature).card
     with served(RealCoordinator(home)) as coordinator:
@@ -216,13 +218,13 @@ def test_a_site_that_is_invited_anew_keeps_believing_what_the_earlier_key_signed
         check_logs(north, home)
     for _ in range(2):
         key_rotation.replace_key(home)
-    newest = home.identity().fingerprint
+    newest = home.open_identity().fingerprint
     with served(RealCoordinator(home)):
         for _ in range(2):
             enrolled_anew(north, home)
-            assert north.coordinator.fingerprints == [newest, first.fingerprint]
+            assert north.read_coordinator().fingerprints == [newest, first.fingerprint]
         check_logs(north, home)
-    card.check(*north.coordinator.fingerprints)
+    card.check(*north.read_coordinator().fingerprints)
 
 
 @pytest.mark.processes
@@ -233,7 +235,7 @@ def test_a_site_that_another_coordinator_invites_believes_nothing_of_the_one_bef
         north = before.enrol(tmp_path / "north", "north")
     with serving(tmp_path / "home") as now:
         enrolled_anew(north, now.home)
-        assert north.coordinator.fingerprints == [now.home.identity().fingerprint]
+        assert north.read_coordinator().fingerprints == [now.home.open_identity().fingerprint]
 
 
 # -- a replacement that is cut off -----------------------------------------------------------------
@@ -263,7 +265,7 @@ def cut_off(home: CoordinatorHome, at: str) -> None:
 
 def check_replaced(home: CoordinatorHome, first: Signer) -> None:
     """One new key, one step to it, a certificate of it, and a log that both signed."""
-    second, (step,) = home.tls_identity(), key_rotation.steps(home).steps
+    second, (step,) = home.open_tls_identity(), key_rotation.steps(home).steps
     assert second.fingerprint != first.fingerprint
     assert key_rotation.steps(home).newest_after(first.public.hex()) == second.public.hex()
     assert step.old == first.public.hex()
@@ -271,7 +273,7 @@ def check_replaced(home: CoordinatorHome, first: Signer) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files(home)["server.pem"], second.pem()
     )
     assert "identity.next.key" not in files(home)
-    with closing(home.audit_log()) as log:
+    with closing(home.open_audit_log()) as log:
         verify([log.export("coordinator")])
     assert kinds(home) == ["coordinator-made", "key-replaced", "key-in-use"]
 
@@ -291,9 +293,9 @@ def test_a_replacement_that_is_killed_at_any_write_is_finished_by_asking_again(
     tmp_path: Path, at: str
 ) -> None:
     home = new_home(tmp_path / "home")
-    first = home.identity()
+    first = home.open_identity()
     cut_off(home, at)
-    assert home.identity().fingerprint == first.fingerprint
+    assert home.open_identity().fingerprint == first.fingerprint
     assert flo("coordinator", "replace-key", "--yes", "--home", home.directory).returncode == 0
     check_replaced(home, first)
 
@@ -301,7 +303,7 @@ def test_a_replacement_that_is_killed_at_any_write_is_finished_by_asking_again(
 @pytest.mark.processes
 def test_a_replacement_that_is_killed_after_its_last_write_is_done(tmp_path: Path) -> None:
     home = new_home(tmp_path / "home")
-    first = home.identity()
+    first = home.open_identity()
     cut_off(home, "home sign_events 1")  # the new key's first entry waits to be signed
     with home.recording():
         pass
@@ -314,7 +316,7 @@ def test_nothing_else_is_done_until_a_replacement_that_was_cut_off_is_finished(
     tmp_path: Path, at: str
 ) -> None:
     home = new_home(tmp_path / "home")
-    first = home.identity()
+    first = home.open_identity()
     cut_off(home, at)
     before = files(home)
     if at == "os replace 1":  # killed before the next key was kept: nothing has begun
@@ -339,5 +341,5 @@ def test_a_replacement_that_is_killed_before_its_first_entry_leaves_the_old_key_
     assert flo("coordinator", "invite", "north", "--home", home.directory,
                "--out", tmp_path / "i.json").returncode == 0  # fmt: skip
     assert files(home) == before
-    with closing(home.audit_log()) as log:
+    with closing(home.open_audit_log()) as log:
         verify([log.export("coordinator")])

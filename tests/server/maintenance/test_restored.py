@@ -23,13 +23,13 @@ pytestmark = pytest.mark.processes
 
 def see_each_other(site: SiteHome) -> bytes:
     """They countersign each other's audit logs; the site's, exported."""
-    with connect(site) as api, closing(site.audit_log()) as log:
-        cosign(api, log, site.coordinator)
-        return log.export(site.config.hospital)
+    with connect(site) as api, closing(site.open_audit_log()) as log:
+        cosign(api, log, site.read_coordinator())
+        return log.export(site.read_config().hospital)
 
 
 def exported(home: CoordinatorHome) -> bytes:
-    with closing(home.audit_log()) as log:
+    with closing(home.open_audit_log()) as log:
         return log.export("coordinator")
 
 

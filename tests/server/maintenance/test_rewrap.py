@@ -21,7 +21,7 @@ SECRETS = {"identity.key": "identity-key", "ca.key": "ca-key", "checkpoint.key":
 @pytest.fixture
 def home(tmp_path: Path) -> CoordinatorHome:
     made = CoordinatorHome.create(tmp_path / "coordinator", CoordinatorConfig())
-    made.checkpoint_key()
+    made.open_checkpoint_key()
     return made
 
 
@@ -32,11 +32,11 @@ def opened(home: CoordinatorHome, keystore: KeyStore) -> dict[str, bytes]:
 def test_every_secret_moves_and_the_old_key_opens_none(
     home: CoordinatorHome, tmp_path: Path
 ) -> None:
-    before, old = opened(home, home.keystore()), home.keystore()
+    before, old = opened(home, home.open_keystore()), home.open_keystore()
     (tmp_path / "token").mkdir()
     assert rewrap(home, KeyStoreConfig(path=tmp_path / "token" / "key")) == 3
     again = CoordinatorHome.open(home.directory)
-    assert opened(again, again.keystore()) == before
+    assert opened(again, again.open_keystore()) == before
     for name, purpose in SECRETS.items():
         with pytest.raises(TrustError):
             read_secret(home.directory / name, old, purpose)
@@ -53,7 +53,7 @@ def test_nothing_is_changed_while_the_coordinator_runs(
 ) -> None:
     with home.serving(), pytest.raises(RefusedError, match="already runs"):
         rewrap(home, KeyStoreConfig(path=tmp_path / "key"))
-    opened(home, home.keystore())
+    opened(home, home.open_keystore())
 
 
 class Killed(BaseException):
@@ -77,7 +77,7 @@ def killed_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]
 def test_a_move_that_was_killed_anywhere_is_finished_by_asking_again(
     home: CoordinatorHome, tmp_path: Path
 ) -> None:
-    before, number, finished = opened(home, home.keystore()), 0, False
+    before, number, finished = opened(home, home.open_keystore()), 0, False
     while not finished:
         number += 1
         config = KeyStoreConfig(path=tmp_path / f"key-{number}")
@@ -89,14 +89,14 @@ def test_a_move_that_was_killed_anywhere_is_finished_by_asking_again(
             except Killed:
                 pass
         if not finished:
-            if home.config.keystore == config:  # it was switched: nothing else is done now
+            if home.read_config().keystore == config:  # it was switched: nothing else is done now
                 with pytest.raises(RefusedError, match="was cut off") as refusal:
                     home.require_no_pending_rotation()
                 assert "flo coordinator rewrap" in refusal.value.hint
             else:
-                assert opened(home, home.keystore()) == before
+                assert opened(home, home.open_keystore()) == before
             rewrap(home, config)
-        assert opened(home, home.keystore()) == before
+        assert opened(home, home.open_keystore()) == before
         home.require_no_pending_rotation()
     assert number > 7
     assert not list(home.directory.glob("*.rewrapped"))
@@ -105,14 +105,14 @@ def test_a_move_that_was_killed_anywhere_is_finished_by_asking_again(
 def test_a_move_that_never_switched_is_given_up_by_asking_for_what_is(
     home: CoordinatorHome, tmp_path: Path
 ) -> None:
-    before = opened(home, home.keystore())
+    before = opened(home, home.open_keystore())
     with pytest.MonkeyPatch.context() as patched:
         killed_at(3, patched)
         with pytest.raises(Killed):
             rewrap(home, KeyStoreConfig(path=tmp_path / "another"))
     with pytest.raises(RefusedError, match="in use already"):
         rewrap(home, KeyStoreConfig())
-    assert opened(home, home.keystore()) == before
+    assert opened(home, home.open_keystore()) == before
     home.require_no_pending_rotation()
 
 
@@ -124,4 +124,4 @@ def test_by_command(home: CoordinatorHome, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "3 secrets are sealed anew" in done.stdout
-    assert CoordinatorHome.open(home.directory).config.keystore.path == tmp_path / "key"
+    assert CoordinatorHome.open(home.directory).read_config().keystore.path == tmp_path / "key"

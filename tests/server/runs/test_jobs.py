@@ -80,7 +80,7 @@ class Scene:
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
     home = CoordinatorHome.create(tmp_path / "coordinator", CoordinatorConfig())
-    with closing(home.store()) as store:
+    with closing(home.open_store()) as store:
         store.add_study(STUDY, "00", "sagemaker")
         store.start_run(RUN, STUDY.digest)
         yield Scene(home, store, tmp_path / "artifacts")
@@ -90,10 +90,10 @@ def test_a_job_is_begun_with_a_token_that_opens_it_once(scene: Scene) -> None:
     job = scene.carry_out()
     (access,) = scene.elsewhere.begun
     assert (access.job, access.run, access.study) == (job, RUN, STUDY.digest)
-    token = read_token(access.token, scene.home.identity().public)
+    token = read_token(access.token, scene.home.open_identity().public)
     assert (token.role, token.name) == ("launch", job)
     keys = scene.jobs.open(job)
-    assert read_token(keys.token, scene.home.identity().public).role == "aggregator"
+    assert read_token(keys.token, scene.home.open_identity().public).role == "aggregator"
     with pytest.raises(RefusedError, match="opened already"):
         scene.jobs.open(job)
     with pytest.raises(RefusedError, match="there is none"):

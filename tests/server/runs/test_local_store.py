@@ -96,9 +96,9 @@ def test_a_process_of_an_earlier_launch_saves_nothing_any_more(
 
 def test_the_key_for_saved_states_is_made_once_and_kept_sealed(tmp_path: Path) -> None:
     home = CoordinatorHome.create(tmp_path / "home", CoordinatorConfig())
-    key = home.checkpoint_key()
+    key = home.open_checkpoint_key()
     assert len(key) == 32
-    assert CoordinatorHome.open(home.directory).checkpoint_key() == key
+    assert CoordinatorHome.open(home.directory).open_checkpoint_key() == key
     assert key not in (home.directory / "checkpoint.key").read_bytes()
 
 

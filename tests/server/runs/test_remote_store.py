@@ -51,7 +51,7 @@ def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordi
 
 @pytest.fixture
 def stage(coordinator: RealCoordinator, tmp_path: Path) -> Iterator[Elsewhere]:
-    with closing(coordinator.home.store()) as store:
+    with closing(coordinator.home.open_store()) as store:
         elsewhere = Elsewhere(coordinator, store, tmp_path)
         yield elsewhere
         for link in elsewhere.links:
@@ -71,7 +71,9 @@ class Elsewhere:
         self.links: list[RemoteRunClient] = []
 
     def _offered(self) -> Study:
-        keys = {site.config.hospital: site.identity().fingerprint for site in self.sites}
+        keys = {
+            site.read_config().hospital: site.open_identity().fingerprint for site in self.sites
+        }
         name = f"study-{self.run[4:]}"[:40]
         study = small_study(name=name).with_fingerprints(keys)
         self.store.add_study(study, "00", "sagemaker")
@@ -80,12 +82,12 @@ class Elsewhere:
 
     def link(self, run: str = "", **token: Any) -> RemoteRunClient:
         asked = {"role": "aggregator", "seconds": 60, "name": self.run, **token}
-        identity = self.coordinator.home.identity()
+        identity = self.coordinator.home.open_identity()
         text, _ = issue(identity, asked["name"], asked["role"], asked["seconds"], asked.get("now"))
         home = self.coordinator.home
         ca = home.ca_path.read_text()
         self.links.append(
-            RemoteRunClient(home.private_url, ca, text, run or self.run, patience=0.2)
+            RemoteRunClient(home.read_private_url(), ca, text, run or self.run, patience=0.2)
         )
         return self.links[-1]
 
@@ -246,7 +248,7 @@ def test_events_arrive_with_the_next_word_and_heads_are_checked(stage: Elsewhere
     assert stage.events() == []
     remote.save(RunState.start(stage.study))
     assert stage.events() == ["online"]
-    with closing(stage.sites[0].ledger()) as ledger:
+    with closing(stage.sites[0].open_ledger()) as ledger:
         head = ledger.head()
     assert head is not None
     remote.keep_head(HOSPITALS[0], head)
@@ -333,7 +335,7 @@ def test_a_number_that_came_as_text_is_kept_as_a_number(stage: Elsewhere) -> Non
 
 def test_a_head_of_a_hospital_that_is_not_in_the_study_is_refused(stage: Elsewhere) -> None:
     stage.taken()
-    with closing(stage.sites[0].ledger()) as ledger:
+    with closing(stage.sites[0].open_ledger()) as ledger:
         head = ledger.head()
     assert head is not None
     with pytest.raises(RefusedError):
@@ -374,7 +376,7 @@ def test_only_the_runs_own_token_opens_it(
 
 
 def test_a_jobs_token_opens_nothing_else(stage: Elsewhere) -> None:
-    text, _ = issue(stage.coordinator.home.identity(), stage.run, "aggregator", 60)
+    text, _ = issue(stage.coordinator.home.open_identity(), stage.run, "aggregator", 60)
     headers = {"authorization": f"Bearer {text}"}
     for method, path in (("GET", "/v1/flo/studies"), ("GET", "/v1/flo/audit")):
         assert stage.coordinator.private(method, path, headers=headers).status == 403
@@ -416,9 +418,9 @@ def fails(self, run):
 Store.run = fails
 """
     with serving(tmp_path / "home", before) as real:
-        text, _ = issue(real.home.identity(), "run-1-000001", "aggregator", 60)
+        text, _ = issue(real.home.open_identity(), "run-1-000001", "aggregator", 60)
         ca = real.home.ca_path.read_text()
-        link = RemoteRunClient(real.home.private_url, ca, text, "run-1-000001", patience=0.3)
+        link = RemoteRunClient(real.home.read_private_url(), ca, text, "run-1-000001", patience=0.3)
         with closing(link), pytest.raises(NetworkError, match=r"has answered 500 for 0\.3"):
             link.status()
 
@@ -426,6 +428,6 @@ Store.run = fails
 def test_another_authoritys_coordinator_is_not_talked_to(stage: Elsewhere, tmp_path: Path) -> None:
     with serving(tmp_path / "other") as other:
         ca = stage.coordinator.home.ca_path.read_text()
-        link = RemoteRunClient(other.home.private_url, ca, "-", stage.run, patience=0.1)
+        link = RemoteRunClient(other.home.read_private_url(), ca, "-", stage.run, patience=0.1)
         with closing(link), pytest.raises(NetworkError):
             link.status()

@@ -95,7 +95,7 @@ class Scene:
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     home = CoordinatorHome.create(tmp_path / "home", CoordinatorConfig())
-    with closing(home.store()) as store:
+    with closing(home.open_store()) as store:
         for node, name in enumerate(HOSPITALS, start=1):
             key = Identity.new()
             store.add_invitation(name, name)

@@ -42,7 +42,7 @@ def over(store: Store, status: str = "done") -> Offer:
 
 
 def test_the_salt_and_the_states_are_overwritten_in_the_files(home: CoordinatorHome) -> None:
-    with closing(home.store()) as store:
+    with closing(home.open_store()) as store:
         offer, salt = over(store), store.salt(STUDY.digest)
         files = [*home.directory.glob("coordinator.sqlite*")]
         assert any(salt in file.read_bytes() for file in files)
@@ -56,7 +56,7 @@ def test_the_salt_and_the_states_are_overwritten_in_the_files(home: CoordinatorH
 
 def test_a_copy_that_nobody_could_reach_opens_no_more(home: CoordinatorHome) -> None:
     context = {"purpose": "checkpoint", "study": STUDY.digest}
-    with closing(home.store()) as store:
+    with closing(home.open_store()) as store:
         offer = over(store)
         key = study_key(MASTER, store.salt(STUDY.digest), STUDY.digest)
         copy = sealed.seal(AesKeyStore(key), context, b"weights")
@@ -73,7 +73,7 @@ def test_models_and_objects_go_and_other_studies_stay(
     artifacts = LocalArtifacts(tmp_path / "artifacts")
     artifacts.put("runs/run-1/state-1.sealed", b"x")
     artifacts.put("models/m.sealed", b"x")
-    with closing(home.store()) as store:
+    with closing(home.open_store()) as store:
         offer = over(store)
         store.add_study(OTHER, "00")
         others = store.salt(OTHER.digest)
@@ -88,7 +88,7 @@ def test_models_and_objects_go_and_other_studies_stay(
 
 @pytest.mark.parametrize("status", ["offered", "running", "paused"])
 def test_a_study_under_way_is_not_shredded(home: CoordinatorHome, status: str) -> None:
-    with closing(home.store()) as store:
+    with closing(home.open_store()) as store:
         offer, salt = over(store, status), store.salt(STUDY.digest)
         with pytest.raises(StudyError, match=f"is {status}"):
             shred(home, store, offer, "Ada", None)
@@ -128,7 +128,7 @@ def test_an_operator_shreds_by_command_after_saying_yes(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_the_coordinators_key_is_replaced_after_a_shred(home: CoordinatorHome) -> None:
-    with closing(home.store()) as store:
+    with closing(home.open_store()) as store:
         offer = over(store)
         path = tensors_path(home, STUDY, "run-1")
         path.write_bytes(b"tensors")

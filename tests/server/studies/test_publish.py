@@ -73,14 +73,14 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     folder = tmp_path_factory.mktemp("publish")
     home = CoordinatorHome.create(folder / "home", CoordinatorConfig())
     sites = [make_site(folder / name, name) for name in NAMES]
-    offers = [offered(study(name), sites, home.tls_identity()) for name in ("first", "second")]
+    offers = [offered(study(name), sites, home.open_tls_identity()) for name in ("first", "second")]
     early = b""
     world = World(sites, [offer.study for offer in offers])
     for site in sites:
-        pretend_enrolled(site, home.tls_identity())
+        pretend_enrolled(site, home.open_tls_identity())
         for offer in offers:
             api = cast(CoordinatorApi, SilentApi())
-            approve(site, api, offer, site.config.population(None))
+            approve(site, api, offer, site.read_config().population(None))
             early = early or world.extract()
             run(site, offer.study, 2, sites)
     return Scene(home, world, [Offer(o.study, o.signature, "done") for o in offers], early)
@@ -128,7 +128,7 @@ def carded(
     path = write_card(scene.home, offer, run, result, extracts, heads or {})
     report = path.with_name(path.name.replace(".card.json", ".report.json"))
     return Carded(
-        PublishedModel.open(path, scene.home.identity().fingerprint),
+        PublishedModel.open(path, scene.home.open_identity().fingerprint),
         report.read_bytes() if report.exists() else None,
     )
 
@@ -236,7 +236,7 @@ def test_extracts_that_contradict_each_other_make_no_report(scene: Scene) -> Non
 
 
 def test_with_the_kept_heads_it_is_clear_whose_extract_was_cut_off(scene: Scene) -> None:
-    heads = {home.config.hospital: head_of(home) for home in scene.world.homes}
+    heads = {home.read_config().hospital: head_of(home) for home in scene.world.homes}
     made = carded(scene, scene.extracts(), heads)
     assert made.reporting == ["north", "south"]
     assert made.report is not None
@@ -324,8 +324,8 @@ def restarted(
     The events of that, each with its reason where it has one.
     """
     home = CoordinatorHome.create(folder / "home", CoordinatorConfig())
-    offer = offered(study("old"), [], home.tls_identity())
-    with closing(home.store()) as store:
+    offer = offered(study("old"), [], home.open_tls_identity())
+    with closing(home.open_store()) as store:
         store.add_study(offer.study, offer.signature)
         store.start_run("run-1", offer.study.digest)
         store.end_run(
@@ -350,7 +350,7 @@ def restarted(
 def card_of_the_restarted(folder: Path) -> ModelCard:
     home = CoordinatorHome.open(folder / "home")
     model = home.directory / "models" / "old-run-1.card.json"
-    return PublishedModel.open(model, home.identity().fingerprint).card
+    return PublishedModel.open(model, home.open_identity().fingerprint).card
 
 
 def test_a_card_that_was_not_signed_before_a_restart_is_signed_after_it(tmp_path: Path) -> None:
@@ -401,8 +401,8 @@ def test_an_extract_that_is_signed_and_makes_no_sense_does_not_stop_the_coordina
     with serving(tmp_path / "home") as coordinator:
         home = coordinator.home
         sites = [coordinator.enrol(tmp_path / name, name) for name in NAMES]
-        offer = offered(study("odd"), sites, home.tls_identity())
-        with closing(home.store()) as store:
+        offer = offered(study("odd"), sites, home.open_tls_identity())
+        with closing(home.open_store()) as store:
             store.add_study(offer.study, offer.signature)
             store.start_run("run-1", offer.study.digest)
             done = Offer(offer.study, offer.signature, "done")
@@ -415,27 +415,27 @@ def test_an_extract_that_is_signed_and_makes_no_sense_does_not_stop_the_coordina
             store.set_status(offer.study.digest, "done")
         for site in sites:
             body = {
-                "hospital": site.config.hospital,
+                "hospital": site.read_config().hospital,
                 "study": offer.study.canonical_bytes.decode(),
                 "rows": rows,
             }
-            signature = site.identity().sign("extract", canonical.encode(body))
+            signature = site.open_identity().sign("extract", canonical.encode(body))
             extract = canonical.encode({"body": body, "signature": signature})
             with connect(site) as api, pytest.raises(MessageError, match="does not hold"):
                 api.call("reports", {"study": offer.study.digest, "extract": extract.decode()})
-            with closing(home.store()) as store:
+            with closing(home.open_store()) as store:
                 assert store.extracts(offer.study.digest) == {}
-                waiting.append((site.config.hospital, extract))
-    with closing(home.store()) as store:  # an earlier FLO kept them as they came
+                waiting.append((site.read_config().hospital, extract))
+    with closing(home.open_store()) as store:  # an earlier FLO kept them as they came
         for hospital, extract in waiting:
             store.add_extract(offer.study.digest, hospital, extract)
-    with served(RealCoordinator(home)) as coordinator, closing(home.store()) as store:
+    with served(RealCoordinator(home)) as coordinator, closing(home.open_store()) as store:
         end = time.monotonic() + 20
         while (found := published(store, offer.study.digest)) is None:
             assert time.monotonic() < end, (home.directory / "serve.log").read_text()
             time.sleep(0.05)
         assert coordinator.private("GET", "/health").status == 204
-    card = PublishedModel.open(found[0], home.identity().fingerprint).card
+    card = PublishedModel.open(found[0], home.open_identity().fingerprint).card
     assert (card.report, card.without_extract) == (None, NAMES)
 
 
@@ -471,8 +471,8 @@ def clinics(coordinator: RealCoordinator, tmp_path: Path) -> Iterator[Clinics]:
     names = [f"{name}-{secrets.token_hex(4)}" for name in ("alder", "birch", "cedar")]
     sites = [coordinator.enrol(tmp_path / name, name) for name in names]
     made = study(f"trees-{secrets.token_hex(4)}", tuple(names[:2]))
-    offer = offered(made, sites[:2], coordinator.home.tls_identity())
-    with closing(coordinator.home.store()) as store:
+    offer = offered(made, sites[:2], coordinator.home.open_tls_identity())
+    with closing(coordinator.home.open_store()) as store:
         store.add_study(offer.study, offer.signature)
         yield Clinics(coordinator, sites, Offer(offer.study, offer.signature, "offered"), store)
         # Other tests of this coordinator expect no study there.
@@ -514,7 +514,7 @@ def test_the_sites_own_command_fetches_it(clinics: Clinics, tmp_path: Path) -> N
     done = flo("model", "fetch", name, "--home", site.directory, "--out", tmp_path / "models")
     assert done.returncode == EXIT_OK, done.stderr
     assert (tmp_path / "models" / card.name).read_bytes() == card.read_bytes()
-    trusted = clinics.coordinator.home.identity().fingerprint
+    trusted = clinics.coordinator.home.open_identity().fingerprint
     assert (
         PublishedModel.open(tmp_path / "models" / card.name, trusted).study == clinics.offer.study
     )
