@@ -82,11 +82,11 @@ bench-siege: $(READY)
 docs: $(READY)
 	rm -rf build/docs docs/reference/api
 	PYTHONPATH=. $(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
-	$(BIN)/python docs/links.py build/docs
+	$(BIN)/python tools/links.py build/docs
 
 bundle: $(READY)
 	rm -rf build/bundle
-	PYTHONPATH=. $(BIN)/python -m flo.infra.bundle . build/bundle --extras "$(EXTRAS)"
+	PYTHONPATH=. $(BIN)/python -m tools.bundle . build/bundle --extras "$(EXTRAS)"
 
 clean:
 	rm -rf $(VENV) .demo build dist *.egg-info docs/examples docs/changelog.md docs/reference/api

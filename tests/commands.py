@@ -15,8 +15,8 @@ from pathlib import Path
 from unittest import mock
 
 from flo.cli import main
-from flo.cli.schemas import ENDLESS
 from flo.cli.terminal import output
+from tools.json_schemas import ENDLESS
 
 Ended = subprocess.CompletedProcess[str]
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from flo.arrays import Integers
 from flo.clients.agent.handler import Handler, Releaser
 from flo.clients.agent.run_keys import RunKeys
 from flo.clients.home.site_home import SiteHome
@@ -16,7 +17,7 @@ from flo.keys.claims import HeadAttestation, LedgerHead, RunKey, row_statement
 from flo.keys.identity import Identity
 from flo.privacy.ledger.ledger import Ledger
 from flo.privacy.secure_sum.masking import Attempt, cohort_digest, masked, new_run_key, pair_secret
-from flo.privacy.secure_sum.ring import Integers, from_ring
+from flo.privacy.secure_sum.ring import from_ring
 from flo.protocol.messages import (
     Request,
     RequestHeader,

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from flo.arrays import Integers
 from flo.privacy.accounting.plan import Plan
-from flo.privacy.secure_sum.ring import Integers, Masked, from_ring
+from flo.privacy.secure_sum.ring import Masked, from_ring
 from flo.protocol.messages import Values
 from flo.server.rounds import state as rules
 from flo.server.rounds.aggregation import StreamingSum

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import signal
@@ -10,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -18,8 +16,10 @@ from flo.clients.home.site_config import Population, SiteConfig
 from flo.server.home.coordinator_home import CoordinatorConfig
 from tests.paths import ROOT
 from tests.server.real_coordinator import free_ports
+from tools import draw, links, rooms
 
 DOCS = ROOT / "docs"
+MAP = "python -m tools.rooms"
 # A day with FLO: the pages whose console blocks are typed, in this order, in one folder.
 WALK = (
     "start.md",
@@ -33,21 +33,39 @@ WALK = (
 )
 
 
-def loaded(path: Path) -> ModuleType:
-    """A program of the documentation, as a module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_drawings_are_as_their_program_draws_them() -> None:
-    for name, draw in loaded(DOCS / "drawings" / "draw.py").DRAWINGS.items():
+    for name, make in draw.DRAWINGS.items():
         kept = (DOCS / "drawings" / name).read_text(encoding="utf-8")
-        assert kept == draw().svg(), f"{name}: python docs/drawings/draw.py"
+        assert kept == make().svg(), f"{name}: python -m tools.draw"
+
+
+def test_the_map_of_rooms_is_as_the_import_contract_has_it() -> None:
+    known = rooms.rooms()
+    assert rooms.PICTURE.read_text(encoding="utf-8") == rooms.picture(known).svg(), MAP
+    text = rooms.PAGE.read_text(encoding="utf-8")
+    assert text == rooms.page(text, known), MAP
+
+
+def test_every_package_is_a_room_of_the_import_contract_or_within_one() -> None:
+    known = tuple(room.module for room in rooms.rooms())
+    packages = {
+        ".".join(Path(folder).relative_to(ROOT).parts)
+        for folder, _, names in os.walk(ROOT / "flo", followlinks=True)
+        if "__init__.py" in names
+    }
+    parents = {"flo", "flo.clients", "flo.server", "flo.privacy", "flo.examples"}
+    homeless = {one for one in packages - parents if not f"{one}.".startswith(_dotted(known))}
+    assert homeless == set()
+
+
+def _dotted(modules: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{module}." for module in modules)
+
+
+def test_files_named_in_the_walks_exist() -> None:
+    named = re.findall(r"`((?:flo|clients|server|privacy)/[\w./]+)`", rooms.PAGE.read_text("utf-8"))
+    assert len(named) > 40
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_every_setting_has_its_line_and_none_is_made_up() -> None:
@@ -74,7 +92,6 @@ def test_every_variable_has_its_line_and_none_is_made_up() -> None:
 
 
 def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
-    links = loaded(DOCS / "links.py")
     (tmp_path / "a.html").write_text(
         '<p id="here"><a href="#here"></a><a href="#there"></a><a href="b.html#up"></a>'
         '<img src="no.svg"><a href="https://elsewhere.org"></a>'

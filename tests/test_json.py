@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from flo.cli import app, schemas
+from flo.cli import app
 from flo.cli.terminal import results
 from flo.clients.home.site_home import SiteHome
 from flo.study.document import round_size
@@ -27,15 +27,16 @@ from tests.end_to_end.agents import agent
 from tests.end_to_end.running import wait_for
 from tests.paths import ROOT
 from tests.server.real_coordinator import RealCoordinator, serving
+from tools import json_schemas
 
-RETURNED = schemas.returned()
+RETURNED = json_schemas.returned()
 
 
 @pytest.mark.parametrize("words", [*RETURNED])
 def test_every_command_can_be_asked_for_json(words: str) -> None:
     shown = CliRunner().invoke(app, [*words.split(), "--help"], env={"COLUMNS": "200"})
     assert "--json" in shown.output
-    assert issubclass(RETURNED[words], results.Result)
+    assert issubclass(RETURNED[words], results.CommandResult)
 
 
 def test_only_what_runs_until_it_is_ended_returns_nothing() -> None:
@@ -45,12 +46,12 @@ def test_only_what_runs_until_it_is_ended_returns_nothing() -> None:
         for group, command in root.commands.items()
         for name in getattr(command, "commands", ())
     } | {name for name, command in root.commands.items() if not hasattr(command, "commands")}
-    assert every - set(RETURNED) == set(schemas.ENDLESS)
+    assert every - set(RETURNED) == set(json_schemas.ENDLESS)
 
 
 def test_the_page_of_schemas_is_what_the_code_says() -> None:
-    assert (ROOT / "docs" / "json.md").read_text(encoding="utf-8") == schemas.page(), (
-        "python -m flo.cli.schemas > docs/json.md"
+    assert (ROOT / "docs" / "json.md").read_text(encoding="utf-8") == json_schemas.page(), (
+        "python -m tools.json_schemas > docs/json.md"
     )
 
 
@@ -68,7 +69,7 @@ def asked(words: str, *arguments: str | Path) -> Any:
 def refused(code: int, words: str, *arguments: str | Path) -> Any:
     done = flo(*words.split(), *arguments, "--json", "-")
     assert done.returncode == code, done.stderr
-    refusal = TypeAdapter(results.Refusal).validate_json(done.stdout, strict=True)
+    refusal = TypeAdapter(results.RefusalResult).validate_json(done.stdout, strict=True)
     assert refusal.exit_code == code
     return refusal
 

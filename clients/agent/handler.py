@@ -29,6 +29,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from flo.arrays import Integers
 from flo.clients.agent.masking import mask
 from flo.clients.agent.message_log import MessageLog
 from flo.clients.agent.partners import PartnerChecks, PartnerRefused
@@ -47,7 +48,7 @@ from flo.host.environment import code_digest
 from flo.privacy.accounting.plan import Plan, ring_of
 from flo.privacy.ledger.ledger import Ledger, Released
 from flo.privacy.secure_sum.masking import cohort_digest
-from flo.privacy.secure_sum.ring import Int32Array, Integers
+from flo.privacy.secure_sum.ring import Int32Array
 from flo.protocol.messages import (
     Purpose,
     Reply,

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from flo.arrays import Integers
 from flo.clients.agent.run_keys import OwnKey
 from flo.privacy.accounting.plan import Plan, ring_of
 from flo.privacy.secure_sum.masking import Attempt, cohort_digest, masked
-from flo.privacy.secure_sum.ring import Int32Array, Integers
+from flo.privacy.secure_sum.ring import Int32Array
 from flo.protocol.messages import RequestHeader, Values
 from flo.study.document import Study
 

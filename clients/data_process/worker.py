@@ -22,10 +22,11 @@ from typing import IO, Any
 
 import numpy as np
 
+from flo.arrays import Integers
 from flo.documents import canonical
 from flo.documents.text import escape_for_terminal
 from flo.errors import MessageError, RefusedError
-from flo.privacy.secure_sum.ring import Int32Array, Integers
+from flo.privacy.secure_sum.ring import Int32Array
 from flo.protocol.messages import Purpose
 from flo.study.document import Study
 from flo.study.parameters import Vector

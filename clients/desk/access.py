@@ -13,18 +13,14 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Callable
 
 from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flo.pages.forms import is_foreign
 from flo.pages.responses import HEADERS, STATIC, redirect, static
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _COOKIE, _OPEN = "flo-desk", "/open/"
 
 
@@ -36,7 +32,7 @@ class DeskAuth:
 
     def __init__(self, port: int, renewed: Callable[[str], None]) -> None:
         self.base = f"/desk-{secrets.token_urlsafe(16)}"
-        self.inside: App = _no_app
+        self.inside: ASGIApp = _no_app
         self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
         self._link, self._renewed = f"http://127.0.0.1:{port}{_OPEN}", renewed
         self._cookie, self._code = secrets.token_urlsafe(32), ""

@@ -17,7 +17,7 @@ from flo.clients.quality.findings import EXTRA, DataFinding, Unfit, listed, refu
 from flo.clients.quality.header import refuse_cells
 from flo.clients.quality.identifiers import kind_of_identifier
 from flo.clients.quality.plausibility import plausibility_findings
-from flo.clients.quality.table import Progress, Table, read
+from flo.clients.quality.table import CountSoFar, Table, read
 from flo.clients.sources.mapping import MappedColumn, StudyMapping, by_name, problems
 from flo.clients.sources.source import DataSource
 from flo.errors import DataError, UsageError
@@ -63,7 +63,7 @@ def inspect_table(
     id_column: str,
     mapping: StudyMapping | None = None,
     ignore: Collection[str] = (),
-    progress: Progress = lambda done: None,
+    progress: CountSoFar = lambda done: None,
     declared: int | None = None,
 ) -> InspectedTable:
     """Read everything and say what does not fit, and what looks wrong though it fits.
@@ -174,7 +174,7 @@ def _by_the_rules(
     id_column: str,
     mapping: StudyMapping | None,
     ignore: Collection[str],
-    progress: Progress = lambda done: None,
+    progress: CountSoFar = lambda done: None,
 ) -> InspectedTable:
     used, extra = _mapping(source, schema, id_column, mapping, ignore)
     table = read(source, schema, used, progress)

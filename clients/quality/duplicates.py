@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from flo.arrays import Floats, Mask
 from flo.clients.quality.findings import DataFinding, Level, rows
 from flo.clients.quality.table import Table
-from flo.clients.sources.cells import Floats, Mask
 from flo.study.schema import Schema
 
 DOUBLES = "duplicated patients"

@@ -21,8 +21,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from flo.arrays import Floats
 from flo.clients.quality.findings import DataFinding
-from flo.clients.sources.cells import Floats, as_text
+from flo.clients.sources.cells import as_text
 from flo.study import identifier_patterns
 from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema, tells_who
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from flo.arrays import Floats, Mask
 from flo.clients.quality.check import InspectedTable
 from flo.clients.quality.findings import DataFinding
-from flo.clients.sources.cells import Floats, Mask
 from flo.clients.sources.mapping import StudyMapping
 from flo.pages.plots import Bars, bars
 from flo.pages.templates import Pages

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from flo.arrays import Floats
 from flo.clients.quality.findings import DataFinding, rows
-from flo.clients.sources.cells import Floats
 from flo.study.schema import CategoryColumn, NumberColumn
 
 CONSTANT, DEFAULT, MISSING_CODE = "constant column", "default value", "missing code"

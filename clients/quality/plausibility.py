@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import rankdata
 
+from flo.arrays import Floats, Mask
 from flo.clients.quality.duplicates import find_duplicates
 from flo.clients.quality.findings import DataFinding
 from flo.clients.quality.id_spelling import other_characters, same_patient
@@ -22,7 +23,6 @@ from flo.clients.quality.placeholders import constant_codes, placeholders
 from flo.clients.quality.sizes import unexpected_size
 from flo.clients.quality.table import Table
 from flo.clients.quality.units import wrong_unit
-from flo.clients.sources.cells import Floats, Mask
 from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
 
 SWAPPED, SHIFTED, LEAK = "swapped columns", "shifted codes", "label leak"

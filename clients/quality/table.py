@@ -16,8 +16,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flo.arrays import Floats, Mask
 from flo.clients.quality.findings import DataFinding, rows
-from flo.clients.sources.cells import Floats, Mask, as_ids, as_numbers, as_text
+from flo.clients.sources.cells import as_ids, as_numbers, as_text
 from flo.clients.sources.mapping import MappedColumn, StudyMapping
 from flo.clients.sources.source import DataSource
 from flo.privacy.patients.split import normalise
@@ -31,7 +32,7 @@ _ONLY_A_BOUND = (
 _BOUND = r"^(<|>|≤|≥|\? )"
 _UNKNOWN = "\0"  # begins a cell that the mapping's codes do not name; in no codebook
 _WHOLE = re.compile(r"(-?\d+)\.0+")
-Progress = Callable[[int], None]
+CountSoFar = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def read(
     source: DataSource,
     schema: Schema,
     mapping: StudyMapping,
-    progress: Progress = lambda done: None,
+    progress: CountSoFar = lambda done: None,
 ) -> Table:
     """The records that ``mapping`` asks for. Columns that it does not name are not in the table.
 

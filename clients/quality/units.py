@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from flo.arrays import Floats
 from flo.clients.quality.findings import DataFinding
-from flo.clients.sources.cells import Floats
 from flo.clients.sources.mapping import same_unit
 from flo.clients.sources.unit_conversions import CONVERSIONS, Conversion
 from flo.study.schema import NumberColumn

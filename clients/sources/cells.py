@@ -6,15 +6,13 @@ Missing is an empty cell, NA, N/A, NaN, null or None, in any case.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flo.arrays import Floats, Mask
 from flo.errors import DataError
 from flo.study.schema import MISSING
 
-Floats = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _INFINITE = r"(?i)^[+-]?inf(inity)?$"
 _MISSING = pa.array(sorted(MISSING))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from flo.clients.sources.cells import Floats
+from flo.arrays import Floats
 from flo.study import identifier_patterns
 
 

@@ -34,7 +34,7 @@ MOST_DIGESTS = 2000
 
 Kind = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z-]{0,39}$")]
 Number = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
-Time = Annotated[str, StringConstraints(pattern=r"^[0-9T:.+-]{19,40}$")]
+EntryTime = Annotated[str, StringConstraints(pattern=r"^[0-9T:.+-]{19,40}$")]
 Owner = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
@@ -94,7 +94,7 @@ class Entry(Document):
     """One entry, as it is kept and exported."""
 
     number: Number
-    time: Time
+    time: EntryTime
     kind: Kind
     study: Digest | None
     facts: dict[str, Any]

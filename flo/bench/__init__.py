@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-Row = dict[str, Any]
+BenchRow = dict[str, Any]
 
 
 def compared(
@@ -23,7 +23,7 @@ def compared(
     how: str,
     runs: int = 30,
     blocks: int = 3,
-) -> Row:
+) -> BenchRow:
     """Median seconds of both, taken in turns of ``runs / blocks``, each warmed up first."""
     ours: list[float] = []
     theirs: list[float] = []

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from flo.bench import Row
+from flo.bench import BenchRow
 
 _FLOATS = 25_000_000
 
 
-def rows(*, quick: bool) -> Iterator[Row]:
+def rows(*, quick: bool) -> Iterator[BenchRow]:
     """Two rows for each number of updates."""
     for updates in (4,) if quick else (4, 16, 64):
         ours, theirs = _measured("flo", updates), _measured("flower", updates)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flo.bench import Row
+from flo.bench import BenchRow
 from flo.bench.references import flower_with_opacus, nvflare_with_opacus
 from flo.bench.rounds import demo
 from flo.lab.simulation import load_hospitals
@@ -29,7 +29,7 @@ _REFERENCES: dict[str, Callable[[Path, int, int, int], float]] = {
 _HEART = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
 
 
-def rows(*, quick: bool) -> Iterator[Row]:
+def rows(*, quick: bool) -> Iterator[BenchRow]:
     """``quick``: with as many rounds as the reference needs a minute for."""
     study = studies.load(_HEART)
     steps = 5 if quick else study.mechanism.steps

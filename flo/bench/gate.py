@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from flo.bench import Row
+from flo.bench import BenchRow
 from flo.study.schema import Schema
 
 _RECORDS, _NUMBERS, _CODED = 1_000_000, 20, 10
@@ -29,7 +29,7 @@ _CODES = ["a", "b", "c", "d", "e"]
 _RUNS = 3
 
 
-def rows(*, quick: bool) -> Iterator[Row]:
+def rows(*, quick: bool) -> Iterator[BenchRow]:
     """Seconds and megabytes of both, each run in a process of its own; medians."""
     records = _RECORDS // 10 if quick else _RECORDS
     with tempfile.TemporaryDirectory() as folder:

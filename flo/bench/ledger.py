@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from flo.bench import Row, compared
+from flo.bench import BenchRow, compared
 from flo.clients.approvals.approve import approve
 from flo.clients.connection.offers import Offered
 from flo.clients.home.site_config import make_config
@@ -29,7 +29,7 @@ STUDY = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
 ENTRIES = (10, 100, 1000, 10_000)
 
 
-def rows(*, quick: bool) -> Iterator[Row]:
+def rows(*, quick: bool) -> Iterator[BenchRow]:
     """What one ledger costs as it grows; it is charged for real, release by release."""
     with tempfile.TemporaryDirectory() as folder:
         home, study, reservation = _site(Path(folder))
@@ -56,7 +56,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
         book.close()
 
 
-def _of(home: SiteHome, book: Ledger, study: Study, entries: int) -> Iterator[Row]:
+def _of(home: SiteHome, book: Ledger, study: Study, entries: int) -> Iterator[BenchRow]:
     """Opening a ledger of so many entries, and making a report of them."""
     folder = home.directory.parent
     extract = folder / "extract.json"

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from flo.bench import Row, compared
+from flo.bench import BenchRow, compared
 from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
 
 _VARIANCE = 1_500_000**2
 
 
-def start(commands: Sequence[str]) -> Iterator[Row]:
+def start(commands: Sequence[str]) -> Iterator[BenchRow]:
     """Each command's ``--help`` (of "", ``flo``'s own) against an interpreter that does nothing."""
 
     def run(*arguments: str) -> None:
@@ -32,7 +32,7 @@ def start(commands: Sequence[str]) -> Iterator[Row]:
         )
 
 
-def noise() -> Iterator[Row]:
+def noise() -> Iterator[BenchRow]:
     """Exact discrete Gaussians against numpy's float Gaussians, which are not private."""
     source, generator = SystemNoise(), np.random.default_rng()
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 
-from flo.bench import Row
+from flo.bench import BenchRow
 
 _WIDTH, _LABEL, _VALUE, _LINE, _HEAD = 1000, 310, 270, 18, 30
 _STYLE = """
@@ -17,7 +17,7 @@ svg { font: 12px system-ui, sans-serif; background: #fff } text { fill: #333 }
 """
 
 
-def svg(rows: Sequence[Row]) -> str:
+def svg(rows: Sequence[BenchRow]) -> str:
     """A bar to the left: FLO takes less than the reference; to the right: more."""
     ratios = [float(row["ratio"]) for row in rows]
     reach = max([1, *(math.ceil(abs(math.log10(ratio))) for ratio in ratios)])

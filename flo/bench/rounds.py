@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flo.bench import Row
+from flo.bench import BenchRow
 from flo.bench.made_up import study_of, write
 from flo.bench.references import flower_rounds, nvflare_rounds
 from flo.errors import FloError
@@ -30,7 +30,7 @@ _REFERENCES: dict[str, Callable[[int, float, int], list[float]]] = {
 }
 
 
-def rows(*, quick: bool) -> Iterator[Row]:
+def rows(*, quick: bool) -> Iterator[BenchRow]:
     """Two rows for each number of agents and size of model: with secure sums and without."""
     for agents, megabytes in _QUICK if quick else _ALL:
         ours = {

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from flo.bench import Row, compared
+from flo.bench import BenchRow, compared
 from flo.keys.keystore import KeyStore, LocalKeyStore
 
 _BYTES = 256 << 20
@@ -28,7 +28,7 @@ _REGION = "eu-central-1"
 _START_SECONDS = 30.0
 
 
-def rows() -> Iterator[Row]:
+def rows() -> Iterator[BenchRow]:
     """Both key stores; KMS only where its emulation and its SDK are installed."""
     data = os.urandom(_BYTES)
     with tempfile.TemporaryDirectory() as folder:
@@ -38,7 +38,7 @@ def rows() -> Iterator[Row]:
             yield from _rows("KMS, emulated", store, data)
 
 
-def _rows(name: str, store: KeyStore, data: bytes) -> Iterator[Row]:
+def _rows(name: str, store: KeyStore, data: bytes) -> Iterator[BenchRow]:
     cipher, nonce = AESGCM(os.urandom(32)), os.urandom(12)
     sealed, alone = store.seal(_CONTEXT, data), cipher.encrypt(nonce, data, None)
     yield compared(

@@ -16,7 +16,7 @@ import tomli_w
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
-from flo.bench import Row, compared
+from flo.bench import BenchRow, compared
 from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
 from flo.privacy.secure_sum.masking import Attempt, masked
 from flo.privacy.secure_sum.ring import from_ring
@@ -29,7 +29,7 @@ _CHUNK = 1 << 18
 _HEART = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
 
 
-def rows(*, quick: bool) -> Iterator[Row]:
+def rows(*, quick: bool) -> Iterator[BenchRow]:
     """Ring of 2^32; the secrets are made up, as agreeing on them is done once a run."""
     for hospitals, length in _QUICK if quick else _SIZES:
         yield from _rows(hospitals, length, runs=9 if hospitals * length < 10**8 else 3)
@@ -37,7 +37,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
         yield _masked_round()
 
 
-def _masked_round() -> Row:
+def _masked_round() -> BenchRow:
     """A whole round of the demo: four agents and a coordinator as processes, over mutual TLS."""
     seconds: dict[str, list[float]] = {"on": [], "off": []}
     heart = load(_HEART).with_mechanism(noise="local")
@@ -67,7 +67,7 @@ def _masked_round() -> Row:
     }
 
 
-def _rows(hospitals: int, length: int, *, runs: int) -> Iterator[Row]:
+def _rows(hospitals: int, length: int, *, runs: int) -> Iterator[BenchRow]:
     secrets = {f"{i:064x}": os.urandom(32) for i in range(1, hospitals)}
     attempt = Attempt("a" * 64, "run-1", "training", 1, 1, "b" * 64, "c" * 64, 32, length)
     exact, noise = np.arange(length, dtype=np.int64), SystemNoise()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from flo.bench import Row
+from flo.bench import BenchRow
 from flo.bench.made_up import study_of, write
 from flo.lab.simulation import Fold, folds, load_hospitals, pooled, run_once
 from flo.study import document as studies
@@ -19,7 +19,7 @@ from flo.study.document import Study
 _FARS = Path(__file__).parent.parent / "examples" / "fars" / "study.toml"
 
 
-def rows(*, quick: bool) -> Iterator[Row]:
+def rows(*, quick: bool) -> Iterator[BenchRow]:
     """One fold of five each."""
     study = studies.load(_FARS)
     hospitals = load_hospitals(study, None, "patient_id")
@@ -33,7 +33,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
     yield _row(f"{count:,} sites × 30 rounds", study, next(folds(hospitals, 5, 0)))
 
 
-def _row(name: str, study: Study, fold: Fold) -> Row:
+def _row(name: str, study: Study, fold: Fold) -> BenchRow:
     began = time.perf_counter()
     run_once(study, fold, fast=True)
     flo = time.perf_counter() - began

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from flo.bench import Row, compared
+from flo.bench import BenchRow, compared
 from flo.host.memory import keep_freed_memory
 from flo.privacy.gradients.bookkeeping import categorical_loss
 from flo.privacy.gradients.step import PrivateStep
@@ -31,7 +31,7 @@ MODELS: dict[str, tuple[list[Layer], int, int]] = {  # layers, inputs, patients
 }
 
 
-def rows(device: str = "cpu") -> Iterator[Row]:
+def rows(device: str = "cpu") -> Iterator[BenchRow]:
     """Two rows a model. On a CPU one thread is used, so that ratios do not depend on cores."""
     keep_freed_memory()  # as the agent's child does; both sides gain
     warnings.filterwarnings("ignore", message="Full backward hook")  # Opacus', at every step

@@ -25,7 +25,7 @@ def report(
         typer.Argument(help="Signed extracts, one per hospital; and coordinator_heads.json."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")] = Path(),
-) -> results.PagesWritten:
+) -> results.PagesWrittenResult:
     """Join signed ledger extracts into report.json and a report.html that people can read."""
     from flo.cli.terminal.output import say, working
     from flo.errors import UsageError
@@ -47,7 +47,7 @@ def report(
     write_public(out / "report.html", page.encode())
     say(f"{out / 'report.json'} and {out / 'report.html'} written")
     say(f"anyone can check it offline: flo audit verify {out / 'report.json'}")
-    return results.PagesWritten(str(out / "report.json"), str(out / "report.html"))
+    return results.PagesWrittenResult(str(out / "report.json"), str(out / "report.html"))
 
 
 @command(app)
@@ -56,7 +56,7 @@ def verify(
         list[Path],
         typer.Argument(metavar="FILE...", help="A report, or exported audit logs, or evidence."),
     ],
-) -> results.Verified:
+) -> results.VerifiedResult:
     """Check reports, audit logs and evidence offline; fails on any changed byte, names the place.
 
     Of several logs each is also checked against what the others countersigned of it.
@@ -80,7 +80,7 @@ def verify(
             others.append((pack.is_evidence(document), data))
     reports = [_verified_report(data) for is_evidence, data in others if not is_evidence]
     evidence = [_verified_evidence(data) for is_evidence, data in others if is_evidence]
-    return results.Verified(reports, _verified_logs(logs) if logs else [], evidence)
+    return results.VerifiedResult(reports, _verified_logs(logs) if logs else [], evidence)
 
 
 def _verified_report(data: bytes) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def log(
     study: Annotated[str | None, typer.Option(help="Only this study: start of its digest.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only this kind of entry.")] = None,
     last: Annotated[int, typer.Option(min=1, help="How many of the latest.")] = 50,
-) -> results.LogShown:
+) -> results.LogShownResult:
     """Show the latest entries of an audit log, oldest first."""
     from rich.table import Table
 
@@ -193,28 +193,28 @@ def log(
         entry.model_dump(mode="json", include={"number", "time", "kind", "study", "facts"})
         for entry in chosen
     ]
-    return results.LogShown(export.owner, len(export.entries), entries)
+    return results.LogShownResult(export.owner, len(export.entries), entries)
 
 
 @command(app)
 def export(
     home: Place,
     out: Annotated[Path, typer.Option(help="Where to write the log.")],
-) -> results.FileWritten:
+) -> results.FileWrittenResult:
     """Write a whole audit log to a file that anyone can verify offline."""
     from flo.cli.terminal.output import say
     from flo.storage.files import write_private
 
     write_private(out, _export(home))
     say(f"audit log in {out}; check it, beside the other side's: flo audit verify {out} OTHER")
-    return results.FileWritten(str(out))
+    return results.FileWrittenResult(str(out))
 
 
 @command(app)
 def evidence(
     home: Place,
     out: Annotated[Path, typer.Option(help="Folder for evidence.json and evidence.html.")] = Path(),
-) -> results.EvidenceWritten:
+) -> results.EvidenceWrittenResult:
     """What HIPAA and GDPR ask for, the mechanism, and what proves it in this installation."""
     from flo.cli.terminal.output import console, plain, say, working
     from flo.infra.evidence import pack
@@ -235,7 +235,7 @@ def evidence(
     say("This is evidence for your own assessment, not a certificate.")
     shown = len(body["rows"]) - len(missing)
     pages = (str(out / "evidence.json"), str(out / "evidence.html"))
-    return results.EvidenceWritten(*pages, shown, missing)
+    return results.EvidenceWrittenResult(*pages, shown, missing)
 
 
 def _short(value: object) -> str:
@@ -272,7 +272,7 @@ def _export(place: Path) -> bytes:
 @command(app)
 def attack(
     study: Annotated[Path, typer.Argument(help="A study in TOML.")],
-) -> results.Attacked:
+) -> results.AttackedResult:
     """Attack the trainer on made-up patients: a lower bound on ε that catches bugs, no proof."""
     from dataclasses import asdict
 
@@ -309,5 +309,5 @@ def attack(
             hint="do not run studies with it; reinstall FLO and report this",
         )
     say("no bug found. This cannot certify an ε below 1: only the proof and the ledger can.")
-    each = [results.ReleaseCheck(**asdict(one)) for one in checked]
-    return results.Attacked(checks=each, **asdict(found))
+    each = [results.ReleaseCheckLine(**asdict(one)) for one in checked]
+    return results.AttackedResult(checks=each, **asdict(found))

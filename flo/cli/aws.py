@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 Name = Annotated[str, typer.Option(help="Name of the stack.")]
-Region = Annotated[str, typer.Option(envvar="AWS_REGION", help="AWS region.")]
+RegionName = Annotated[str, typer.Option(envvar="AWS_REGION", help="AWS region.")]
 Networks = Annotated[
     str, typer.Option(help="Managed prefix list (pl-...) of the networks hospitals dial from.")
 ]
@@ -30,10 +30,10 @@ def plan(
     networks: Networks,
     alarms: Address,
     image: Image,
-    region: Region,
+    region: RegionName,
     name: Name = "flo",
     hospitals: Annotated[int, typer.Option(min=2, max=50, help="For the cost note.")] = 4,
-) -> results.StackPlanned:
+) -> results.StackPlannedResult:
     """Show what would be made or changed in the account, and what it would cost; change nothing."""
     from dataclasses import asdict
 
@@ -53,7 +53,7 @@ def plan(
     say(f"{len(changes)} changes; nothing was changed")
     dollars = _show_costs(hospitals)
     say(f"next: flo aws deploy with the same options makes them in {region}")
-    return results.StackPlanned([asdict(change) for change in changes], dollars)
+    return results.StackPlannedResult([asdict(change) for change in changes], dollars)
 
 
 @command(app)
@@ -61,11 +61,11 @@ def deploy(
     networks: Networks,
     alarms: Address,
     image: Image,
-    region: Region,
+    region: RegionName,
     name: Name = "flo",
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
     dry_run: DryRun = False,
-) -> results.StackState:
+) -> results.StackStateResult:
     """Make or change the stack, then print what coordinator.toml needs of it."""
     from flo.cli.terminal.output import confirmed, say
     from flo.errors import RefusedError
@@ -77,7 +77,7 @@ def deploy(
         for change in changes:
             say(f"{change.action} {change.name} ({change.type})")
         say(f"{len(changes)} changes; nothing was changed. `flo aws plan` has the costs")
-        return results.StackState(name, stack.status() or "gone", {})
+        return results.StackStateResult(name, stack.status() or "gone", {})
     if not confirmed(f"Make or change stack {name} in {region}? It costs money.", yes):
         raise RefusedError("nothing was changed", hint="`flo aws plan` shows what would be")
     stack = Stack(name, region)
@@ -85,11 +85,11 @@ def deploy(
     state, outputs = stack.status() or "gone", stack.outputs()
     say(f"{name} is {state}")
     _show_settings(outputs)
-    return results.StackState(name, state, outputs)
+    return results.StackStateResult(name, state, outputs)
 
 
 @command(app)
-def status(region: Region, name: Name = "flo") -> results.StackState:
+def status(region: RegionName, name: Name = "flo") -> results.StackStateResult:
     """Show how the stack is, and what coordinator.toml needs of it."""
     from flo.cli.terminal.output import say
     from flo.errors import UsageError
@@ -103,16 +103,16 @@ def status(region: Region, name: Name = "flo") -> results.StackState:
     outputs = stack.outputs()
     if outputs:
         _show_settings(outputs)
-    return results.StackState(name, found, outputs)
+    return results.StackStateResult(name, found, outputs)
 
 
 @command(app)
 def destroy(
-    region: Region,
+    region: RegionName,
     name: Name = "flo",
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
     dry_run: DryRun = False,
-) -> results.StackState:
+) -> results.StackStateResult:
     """Take the stack down; buckets, keys, logs, images and the machine's disk stay."""
     from flo.cli.terminal.output import confirmed, say
     from flo.errors import RefusedError
@@ -121,12 +121,12 @@ def destroy(
     if dry_run:
         found = Stack(name, region).status() or "gone"
         say(f"{name} is {found}; it would be taken down, and nothing was changed")
-        return results.StackState(name, found, {})
+        return results.StackStateResult(name, found, {})
     if not confirmed(f"Take down stack {name} in {region}? Hospitals lose their coordinator.", yes):
         raise RefusedError("nothing was changed", hint="--yes takes it down at once")
     Stack(name, region).destroy(_show_step)
     say(f"{name} is gone; buckets, keys, logs, images and the disk are still there and cost money")
-    return results.StackState(name, "gone", {})
+    return results.StackStateResult(name, "gone", {})
 
 
 def _parameters(region: str, networks: str, alarms: str, image: str) -> dict[str, str]:

@@ -46,7 +46,7 @@ def bench(
             for row in _rows(group, device, quick=quick):
                 rows.append(row)
                 if json_file != STANDARD_OUTPUT:  # at once: the next may take minutes, and fail
-                    write_json(json_file, results.Measured(rows))
+                    write_json(json_file, results.MeasuredResult(rows))
                 status.update(f"{group}: {row['name']} took {row['ratio']:.2f} × {row['how']}")
     table = Table(box=None)
     for name in ("group", "name", "flo", "reference", "ratio", "unit", "runs", "how"):
@@ -57,7 +57,7 @@ def bench(
     if plot:
         plot.write_text(svg(rows), encoding="utf-8")
     if json_file == STANDARD_OUTPUT:
-        write_json(json_file, results.Measured(rows))
+        write_json(json_file, results.MeasuredResult(rows))
 
 
 def _rows(group: str, device: str, *, quick: bool) -> Iterator[dict[str, Any]]:

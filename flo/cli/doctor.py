@@ -30,7 +30,7 @@ def doctor(
         Path | None,
         typer.Argument(help="A site's or coordinator's folder; if left out, the one here."),
     ] = None,
-) -> results.Checked:
+) -> results.CheckedResult:
     """Look at this machine and at a site or coordinator on it, and say how to mend what is broken.
 
     Nothing is changed, spent or released. Ends in 0 if a round could run, else in 3.
@@ -52,8 +52,8 @@ def doctor(
         say("[bold]a round could run[/]")
     else:
         say("[bold]nothing on this machine stands in the way[/]")
-    listed = [results.Finding(one.what, one.state, one.says, one.mend) for one in found]
-    return results.Checked(str(place), could_run(found), listed)
+    listed = [results.DoctorFindingLine(one.what, one.state, one.says, one.mend) for one in found]
+    return results.CheckedResult(str(place), could_run(found), listed)
 
 
 def _here() -> Path:

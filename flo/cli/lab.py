@@ -39,7 +39,7 @@ def simulate(
     unsafe_not_private: Annotated[
         bool, typer.Option("--unsafe-not-private", help="Allow data that a ledger protects.")
     ] = False,
-) -> results.Simulated:
+) -> results.SimulatedResult:
     """Run a study in one process on data you may see; prints exact numbers, so NOT private."""
     from flo.cli.terminal.output import console, say, working
     from flo.lab.notebook import simulate as run
@@ -82,7 +82,7 @@ def simulate(
         say(f"pooled without privacy {result['auc_pooled']:.4f}")
         say(f"each alone without privacy, tested on all {result['auc_alone']:.4f}")
     console().print(_by_hospital(result, compare=compare))
-    return results.Simulated(**result)
+    return results.SimulatedResult(**result)
 
 
 def _by_hospital(result: dict[str, Any], *, compare: bool) -> Table:
@@ -117,11 +117,11 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="Folder with HOSPITAL.csv for each hospital of the study.")
     ] = None,
-) -> results.Demonstrated:
+) -> results.DemonstratedResult:
     """Hospitals train one private model on this machine, each a process, over mutual TLS."""
     from flo.cli.demo import STUDY, run_demo
 
-    return results.Demonstrated(**run_demo(directory, study or STUDY, data))
+    return results.DemonstratedResult(**run_demo(directory, study or STUDY, data))
 
 
 def data(
@@ -130,7 +130,7 @@ def data(
     form: Annotated[
         str, typer.Option("--as", help="csv; of heart also parquet, sql, fhir or omop.")
     ] = "csv",
-) -> results.DataWritten:
+) -> results.DataWrittenResult:
     """Write a data set of real patients out, for each hospital, and the study that learns of it."""
     import shutil
 
@@ -152,4 +152,4 @@ def data(
     for file in files:
         say(file)
     say(CREDITS[name])
-    return results.DataWritten(files, CREDITS[name])
+    return results.DataWrittenResult(files, CREDITS[name])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="NAME.safetensors or its card.")]
-Coordinator = Annotated[
+CoordinatorFingerprint = Annotated[
     str | None,
     typer.Option(help="Fingerprint of the coordinator, where no site's folder knows it."),
 ]
@@ -27,8 +27,8 @@ Coordinator = Annotated[
 def list_(
     directory: Annotated[Path, typer.Argument(help="A folder with models.")] = Path("models"),
     home: SiteFolder = SITE_FOLDER,
-    coordinator: Coordinator = None,
-) -> results.Models:
+    coordinator: CoordinatorFingerprint = None,
+) -> results.ModelsResult:
     """List the models in a folder, each checked."""
     from rich.table import Column, Table
 
@@ -40,7 +40,7 @@ def list_(
     cards, lines = sorted(directory.glob("*.card.json")), list[results.ModelLine]()
     if not cards:
         say(f"no models in {directory}; `flo model fetch STUDY` gets one from the coordinator")
-        return results.Models([])
+        return results.ModelsResult([])
     table = Table(Column("model", overflow="fold"), "version", "ε", "AUC", "made")
     for path in cards:
         name = path.name.removesuffix(".card.json")
@@ -62,19 +62,19 @@ def list_(
             card.made[:10],
         )
     console().print(table)
-    return results.Models(lines)
+    return results.ModelsResult(lines)
 
 
 @command(app)
 def show(
-    model: ModelFile, home: SiteFolder = SITE_FOLDER, coordinator: Coordinator = None
-) -> results.ModelShown:
+    model: ModelFile, home: SiteFolder = SITE_FOLDER, coordinator: CoordinatorFingerprint = None
+) -> results.ModelShownResult:
     """Check a model's signature and show its card: study, privacy, evaluation, inputs."""
     from flo.cli.terminal.output import console, show_sheet
 
     opened = _open(model, home, coordinator)
     show_sheet(_sections(opened), console())
-    return results.ModelShown(opened.card.model_dump(mode="json"))
+    return results.ModelShownResult(opened.card.model_dump(mode="json"))
 
 
 @command(app)
@@ -85,8 +85,8 @@ def fetch(
     ],
     home: SiteFolder = SITE_FOLDER,
     out: Annotated[Path, typer.Option(help="Folder for the model and its card.")] = Path("models"),
-    coordinator: Coordinator = None,
-) -> results.ModelFetched:
+    coordinator: CoordinatorFingerprint = None,
+) -> results.ModelFetchedResult:
     """Get a model from the coordinator, or a registry; kept only if everything checks."""
     if study.startswith("arn:"):
         return _fetch_package(study, out, trusted_coordinators(home, coordinator))
@@ -100,7 +100,7 @@ def fetch(
         card = get(opened, api, study, out)
     say(f"checked and kept: {card}")
     say(f"next: flo model predict {card} --data FILE --out FILE --home {home}")
-    return results.ModelFetched(str(card))
+    return results.ModelFetchedResult(str(card))
 
 
 @command(app)
@@ -109,11 +109,11 @@ def predict(
     data: Annotated[Path, typer.Option(help="CSV or Parquet with the study's columns.")],
     out: Annotated[Path, typer.Option(help="CSV for row, id and score; readable by you only.")],
     home: SiteFolder = SITE_FOLDER,
-    coordinator: Coordinator = None,
+    coordinator: CoordinatorFingerprint = None,
     id_column: Annotated[str, typer.Option(help="Column to repeat, if it is there.")] = (
         "patient_id"
     ),
-) -> results.Predicted:
+) -> results.PredictedResult:
     """Score the patients of a file with a published model: offline, nothing leaves."""
     from flo.cli.terminal.output import say, working
     from flo.clients.prediction.predict import predict as score
@@ -123,7 +123,7 @@ def predict(
         count = score(opened, data, out, id_column)
     say(f"{count} records scored in {out}: higher is likelier to be {opened.study.data.label}")
     say("scores rank patients; they are not calibrated to how common it is here")
-    return results.Predicted(str(out), count)
+    return results.PredictedResult(str(out), count)
 
 
 @command(app)
@@ -131,8 +131,8 @@ def export(
     model: ModelFile,
     out: Annotated[Path, typer.Option(help="Where to write the ONNX file.")],
     home: SiteFolder = SITE_FOLDER,
-    coordinator: Coordinator = None,
-) -> results.FileWritten:
+    coordinator: CoordinatorFingerprint = None,
+) -> results.FileWrittenResult:
     """Write a checked model as ONNX, from encoded inputs to scores, for other software."""
     from flo.cli.terminal.output import say, working
     from flo.published.onnx import to_onnx
@@ -142,7 +142,7 @@ def export(
     with working("exporting"):
         write_public(out, to_onnx(opened))
     say(f"{out}: inputs by name and order are in its metadata; FLO's signature does not cover it")
-    return results.FileWritten(str(out))
+    return results.FileWrittenResult(str(out))
 
 
 def _open(path: Path, home: Path, coordinator: str | None) -> PublishedModel:
@@ -237,7 +237,7 @@ def _quality(found: Quality | None) -> str:
     return f"{of_auc(found.auc, found.low, found.high)} ({100 * found.level:.0f} % interval)"
 
 
-def _fetch_package(arn: str, out: Path, trusted: list[str]) -> results.ModelFetched:
+def _fetch_package(arn: str, out: Path, trusted: list[str]) -> results.ModelFetchedResult:
     """Fetch an approved package, checked against these coordinators' fingerprints."""
     from flo.cli.terminal.output import say, working
     from flo.infra.aws.registry import Registry
@@ -245,4 +245,4 @@ def _fetch_package(arn: str, out: Path, trusted: list[str]) -> results.ModelFetc
     with working("fetching"):
         card = Registry.of(arn).fetch(arn, out, *trusted)
     say(f"{card}: signed, and the tensors are the card's")
-    return results.ModelFetched(str(card))
+    return results.ModelFetchedResult(str(card))

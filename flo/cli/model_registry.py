@@ -18,7 +18,7 @@ Package = Annotated[str, typer.Argument(help="ARN of a model package.")]
 @command(app)
 def register(
     path: ModelFile, home: CoordinatorFolder = COORDINATOR_FOLDER, dry_run: DryRun = False
-) -> results.PackageState:
+) -> results.PackageStateResult:
     """Put a published model of this coordinator into its account's registry, to be approved."""
     from flo.cli.terminal.output import say, working
     from flo.errors import UsageError
@@ -35,19 +35,19 @@ def register(
         card = PublishedModel.open(path, *trusted).card
         say(f"run {card.run} would be put into the registry of {config.region}, to be approved")
         say("nothing was put there; the same without --dry-run does it")
-        return results.PackageState(str(path), "planned")
+        return results.PackageStateResult(str(path), "planned")
     with working("registering"):
         arn = Registry(config.region).register(config, path, *trusted)
     say(f"{arn} waits for approval")
     say(f"next: flo model approve {arn} --why REASON")
-    return results.PackageState(arn, "PendingManualApproval")
+    return results.PackageStateResult(arn, "PendingManualApproval")
 
 
 @command(app)
 def packages(
     study: Annotated[str, typer.Argument(help="Name of a study.")],
     region: Annotated[str, typer.Option(envvar="AWS_REGION", help="AWS region.")],
-) -> results.Packages:
+) -> results.PackagesResult:
     """List a study's packages in the registry, the newest first."""
     from rich.table import Column, Table
 
@@ -66,7 +66,7 @@ def packages(
             plain(found.arn), found.approval, plain(found.epsilon), plain(found.run), found.created
         )
     console().print(table)
-    return results.Packages(lines)
+    return results.PackagesResult(lines)
 
 
 @command(app)
@@ -75,7 +75,7 @@ def approve(
     why: Annotated[str, typer.Option(help="Kept with the package.")],
     reject: Annotated[bool, typer.Option("--reject", help="Say no instead.")] = False,
     dry_run: DryRun = False,
-) -> results.PackageState:
+) -> results.PackageStateResult:
     """Approve a package of the registry, or reject it; only an approved one is fetched."""
     from flo.cli.terminal.output import say
     from flo.infra.aws.registry import Registry
@@ -85,7 +85,7 @@ def approve(
     if dry_run:
         now = registry.approval_of(package)
         say(f"{package} is {now}; it would be {decision}, and nothing was changed")
-        return results.PackageState(package, now)
+        return results.PackageStateResult(package, now)
     registry.decide(package, decision, why)
     say(f"{package} is {decision.lower()}")
-    return results.PackageState(package, decision)
+    return results.PackageStateResult(package, decision)

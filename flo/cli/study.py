@@ -45,7 +45,7 @@ def new(
         "patient_id"
     ),
     out: Annotated[Path, typer.Option(help="Where to write the study.")] = Path("study.toml"),
-) -> results.FileWritten:
+) -> results.FileWrittenResult:
     """Draft a study of the columns that you declare; of the file only the header is read."""
     from flo.cli.terminal.output import say
     from flo.errors import UsageError
@@ -61,13 +61,13 @@ def new(
         say(f"not declared, so not in the study: {some(draft.left_out)}")
         say("  hospitals take these out of their files, or map or ignore them (flo site map)")
     say(f"{out} written; complete purpose and legal basis, then: flo study check {out}")
-    return results.FileWritten(str(out))
+    return results.FileWrittenResult(str(out))
 
 
 @command(app)
 def check(
     study: StudyFile,
-) -> results.StudyChecked:
+) -> results.StudyCheckedResult:
     """Explain a study in plain language: what leaves, σ, ε, shares of a budget, what to expect."""
     from flo.cli.terminal.output import console, say, show_sheet, working
     from flo.lab import advice
@@ -107,7 +107,7 @@ def check(
         say(f"[bold]{what}:[/] a logistic model keeps {kept}, and a network has more noise")
         against = against or None
     loaded.refuse_unfinished()
-    return results.StudyChecked(
+    return results.StudyCheckedResult(
         study=loaded.name,
         digest=loaded.digest,
         epsilon=plan.epsilon,
@@ -183,7 +183,7 @@ def launch(
         str, typer.Option(help="Where its runs are aggregated: here or sagemaker.")
     ] = "here",
     dry_run: DryRun = False,
-) -> results.StudyState:
+) -> results.StudyStateResult:
     """Sign a study, offer it to its hospitals, and follow it: approvals, rounds, result."""
     from typing import get_args
 
@@ -215,7 +215,7 @@ def survey(
     bins: Annotated[int, typer.Option(min=2, max=50, help="Ranges a number is counted in.")] = 5,
     home: CoordinatorFolder = COORDINATOR_FOLDER,
     launch: Annotated[bool, typer.Option(help="Without it, only explained.")] = False,
-) -> results.StudyState:
+) -> results.StudyStateResult:
     """Count patients by label and columns, with noise, before a study; sites approve it first."""
     from flo.cli.coordinator.operator import call_once
     from flo.cli.terminal.output import console, say, show_sheet, working
@@ -237,7 +237,9 @@ def survey(
 
 
 @command(app)
-def watch(study: StudyName, home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.StudyState:
+def watch(
+    study: StudyName, home: CoordinatorFolder = COORDINATOR_FOLDER
+) -> results.StudyStateResult:
     """Follow a study until it ends."""
     return state_of(follow(home, _find(home, study)["digest"]))
 
@@ -247,7 +249,7 @@ def stop(
     study: StudyName,
     home: CoordinatorFolder = COORDINATOR_FOLDER,
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
-) -> results.Stopping:
+) -> results.StoppingResult:
     """End a study for good, after the round at hand; hospitals get back what was not used."""
     from flo.cli.coordinator.operator import call_once
     from flo.cli.terminal.output import confirmed, say
@@ -263,7 +265,7 @@ def stop(
         raise RefusedError(f"{called} was not ended", hint="--yes ends it without asking")
     call_once(home, "POST", f"studies/{digest}/stop")
     say("stopping after the round at hand")
-    return results.Stopping(digest)
+    return results.StoppingResult(digest)
 
 
 @command(app)
@@ -271,7 +273,7 @@ def shred(
     study: StudyName,
     home: CoordinatorFolder = COORDINATOR_FOLDER,
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
-) -> results.Shredded:
+) -> results.ShreddedResult:
     """Erase a study's saved states and models for good; card, report and audit log stay."""
     from flo.cli.coordinator.operator import call_once
     from flo.cli.terminal.output import confirmed, say
@@ -284,11 +286,11 @@ def shred(
     say(f"its key is gone, and {done['removed']} files and objects with it")
     say("backups of the coordinator made before now still hold the key: make a new one, and")
     say("destroy those; models that hospitals have fetched are theirs")
-    return results.Shredded(str(found["digest"]), int(done["removed"]))
+    return results.ShreddedResult(str(found["digest"]), int(done["removed"]))
 
 
 @command(app, "list")
-def list_(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.Studies:
+def list_(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.StudiesResult:
     """List studies with their status."""
     from rich.table import Table
 
@@ -306,7 +308,7 @@ def list_(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.Studies:
             f"{len(one.approved)}/{len(one.hospitals)}",
         )
     console().print(table)
-    return results.Studies(found)
+    return results.StudiesResult(found)
 
 
 @command(app)
@@ -314,7 +316,7 @@ def extracts(
     study: StudyName,
     out: Annotated[Path, typer.Option(help="Folder for the extracts.")],
     home: CoordinatorFolder = COORDINATOR_FOLDER,
-) -> results.ExtractsSaved:
+) -> results.ExtractsSavedResult:
     """Save the signed ledger extracts of a study, and the ledger heads kept here in its run."""
     from flo.cli.coordinator.operator import call_once
     from flo.cli.terminal.output import say
@@ -330,10 +332,10 @@ def extracts(
     kept = heads_document({h: LedgerHead.model_validate(head) for h, head in heads.items()})
     (out / HEADS).write_bytes(kept)
     say(f"{len(found)} extracts in {out}, and in {HEADS} the ledger heads that were kept here")
-    return results.ExtractsSaved(str(out), sorted(found))
+    return results.ExtractsSavedResult(str(out), sorted(found))
 
 
-def state_of(summary: dict[str, Any]) -> results.StudyState:
+def state_of(summary: dict[str, Any]) -> results.StudyStateResult:
     """A study as the coordinator tells of it."""
     from flo.study.document import from_canonical
 
@@ -349,13 +351,13 @@ def _state(
     approved: Sequence[str] = (),
     run: str | None = None,
     result: dict[str, Any] | None = None,
-) -> results.StudyState:
+) -> results.StudyStateResult:
     hospitals = [hospital.id for hospital in study.hospitals]
     named = (study.name, study.version, study.digest)
-    return results.StudyState(*named, status, place, hospitals, list(approved), run, result)
+    return results.StudyStateResult(*named, status, place, hospitals, list(approved), run, result)
 
 
-def _planned(operator: Operator, study: Study) -> results.StudyState:
+def _planned(operator: Operator, study: Study) -> results.StudyStateResult:
     """What launching it now would sign. Raises StudyError: why it would not be signed."""
     from datetime import UTC, datetime
 

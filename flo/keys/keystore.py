@@ -19,7 +19,8 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -33,6 +34,9 @@ from flo.documents import canonical
 from flo.documents.document import Document, read_json, spelt
 from flo.errors import TrustError, UsageError
 from flo.storage.files import write_private
+
+if TYPE_CHECKING:
+    from flo.keys.identity import Signer
 
 Context = dict[str, str]
 KmsKey = Annotated[
@@ -196,9 +200,8 @@ class KeyStoreConfig(Document):
             TrustError: the passphrase is wrong, or others may read the key.
         """
         if self.key is not None:
-            from flo.infra.aws.kms import keystore  # a door to AWS, opened by configuration
-
-            return keystore(self.key)
+            in_kms: KeyStore = _kms().keystore(self.key)
+            return in_kms
         path = self._place(directory)
         identity = directory / "identity.key"
         needed = identity.exists() and is_sealed(identity.read_bytes())
@@ -220,6 +223,19 @@ class KeyStoreConfig(Document):
     def _place(self, directory: Path) -> Path:
         name = "keystore.key" if self.kind == "file" else "keystore.json"
         return self.path or directory / name
+
+
+def kms_signer(key: str) -> Signer:
+    """The signing key with this ARN in AWS's KMS."""
+    signer: Signer = _kms().signer(key)
+    return signer
+
+
+def _kms() -> ModuleType:
+    """The only way from the core to AWS, taken where a configuration names a key in KMS."""
+    from flo.infra.aws import kms
+
+    return kms
 
 
 def by_passphrase(passphrase: bytes, salt: bytes, cost: int, *, short: bool = False) -> KeyStore:

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import ndtri
 
+from flo.arrays import Floats
 from flo.clients.records.snapshot import Snapshot
 from flo.errors import StudyError
 from flo.lab.scores import exact_auc
@@ -39,7 +39,6 @@ from flo.study.models import log_odds
 from flo.study.schema import ImageColumn
 from flo.study.synthetic import made_up_inputs
 
-Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
 
 MAX_AUC_LOSS = 0.02

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from flo.arrays import Floats
 from flo.clients.data_process.trainer import Trainer
 from flo.clients.records.snapshot import Snapshot
 from flo.errors import UsageError
@@ -32,8 +33,6 @@ from flo.privacy.mechanisms.mechanisms import GRID
 from flo.privacy.patients.patients import Patients
 from flo.study import models
 from flo.study.document import Study
-
-Floats = npt.NDArray[np.float64]
 
 _CANARIES = 1000
 _MOST_IN_ONE_RUN = 20

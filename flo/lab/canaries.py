@@ -10,6 +10,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from flo.arrays import Floats
 from flo.privacy.gradients.augmentation import augmented, copies
 from flo.privacy.gradients.bookkeeping import binary_loss
 from flo.privacy.mechanisms.entropy import SystemStream
@@ -19,8 +20,6 @@ from flo.study.document import Study
 from flo.study.features import encode_category, encode_image, encode_number
 from flo.study.parameters import Vector
 from flo.study.schema import CategoryColumn, ImageColumn, Schema
-
-Floats = npt.NDArray[np.float64]
 
 
 def made_up_patients(schema: Schema, count: int) -> Patients:

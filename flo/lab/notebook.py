@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "SimulationResult", "compare", "load", "simulate"]
 _ENGINES = ("loop", "ray")
 _LEAST_SHOWN = 0.5  # AUC at the left of a plot; that of a coin
-Row = tuple[str, float, float, float]
+TableRow = tuple[str, float, float, float]
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,7 +52,7 @@ class SimulationResult(Simulation):
         )
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[TableRow]:
         """(what, low, AUC, high) of each way of training, with 95 % intervals."""
         ways = (
             (f"ε = {self.study.mechanism.epsilon:g}", self.private),
@@ -116,12 +116,12 @@ class Comparison:
         return self.results[name]
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[TableRow]:
         """A line for each result, in the order in which they were given."""
         return [_row(name, result.private) for name, result in self.results.items()]
 
     @property
-    def differences(self) -> list[Row]:
+    def differences(self) -> list[TableRow]:
         """(what, low, middle, high): AUCs less that of the first, on the same patients.
 
         Raises:
@@ -224,12 +224,12 @@ def compare(results: Mapping[str, SimulationResult]) -> Comparison:
     return Comparison(named)
 
 
-def _row(name: str, tests: list[Scores]) -> Row:
+def _row(name: str, tests: list[Scores]) -> TableRow:
     low, high = interval(tests)
     return name, low, sum(test.auc for test in tests) / len(tests), high
 
 
-def _shown(rows: list[Row], title: str, **values: object) -> str:
+def _shown(rows: list[TableRow], title: str, **values: object) -> str:
     optional = ("trust", "curves", "hospitals", "compared", "noise", "calibration", "differences")
     least = min([_LEAST_SHOWN, *(low for _, low, _, _ in rows)])
     return Pages(Path(__file__).parent, base="").text(

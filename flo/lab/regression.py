@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import minimize
 
+from flo.arrays import Floats
 from flo.clients.records.snapshot import Snapshot
 
-Floats = npt.NDArray[np.float64]
 _PENALTY = 3.0  # L2; of 1, 3, 10 and 30 the kindest to both comparisons on the heart data
 
 

@@ -33,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from flo.arrays import Floats, Integers
 from flo.clients.data_process.trainer import Trainer, private_step
 from flo.clients.records.snapshot import Snapshot
 from flo.lab.canaries import contributions, made_up_patients
@@ -47,8 +48,6 @@ from flo.study.document import Study
 from flo.study.features import input_names
 from flo.study.parameters import Vector
 
-Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
 MakeTrainer = Callable[..., Trainer]
 

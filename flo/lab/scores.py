@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from flo.arrays import Floats, Integers
 from flo.errors import UsageError
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 _TWO_SIDED = 1.959964  # standard errors, for 95 %
 _POINTS = 101  # of a curve
 

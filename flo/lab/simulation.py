@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from flo.arrays import Floats
 from flo.clients.data_process.trainer import Trainer, private_step
 from flo.clients.quality.check import EncodedTable, encode_checked
 from flo.clients.records.snapshot import Snapshot
@@ -39,7 +40,6 @@ from flo.server.rounds.state import RunState, advance
 from flo.study.document import Study
 from flo.study.models import log_odds
 
-Floats = npt.NDArray[np.float64]
 Progress = Callable[[str], None]
 
 

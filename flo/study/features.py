@@ -14,10 +14,10 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from flo.arrays import Floats
 from flo.study import scattering
 from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, Schema
 
-Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 
 

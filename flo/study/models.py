@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from flo.arrays import Floats
 from flo.study import networks
 from flo.study.document import Study
 from flo.study.features import input_names
@@ -26,7 +27,6 @@ from flo.study.schema import ImageColumn, Schema
 if TYPE_CHECKING:
     import torch
 
-Floats = npt.NDArray[np.float64]
 _BLOCK = 1 << 16  # numbers at a time
 _WORTH_SHARING = 1 << 22  # multiplications of a step
 

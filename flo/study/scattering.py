@@ -14,7 +14,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from flo.arrays import Floats
+
 Complex = npt.NDArray[np.complex128]
 ORIENTATIONS = 4  # L
 _WIDTH, _FREQUENCY = 0.8, 3 * np.pi / 4  # of the finest wavelet, in pixels and radians a pixel

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
+from flo.arrays import Floats
 from flo.study.features import encode_category, encode_image, encode_number
 from flo.study.schema import ImageColumn, NumberColumn, Schema
 
-Floats = npt.NDArray[np.float64]
 _MADE_UP, _MADE_UP_IMAGES, _MADE_UP_MISSING = 4096, 256, 0.1
 
 

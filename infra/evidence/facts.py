@@ -32,7 +32,7 @@ from flo.server.maintenance.key_rotation import steps
 from flo.server.store.store import Offer
 from flo.study.document import UNDER_WAY, Study
 
-Side = Literal["site", "coordinator"]
+EvidenceSide = Literal["site", "coordinator"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Facts:
     patients or replies are still there.
     """
 
-    side: Side
+    side: EvidenceSide
     owner: str
     identity: Signer = field(repr=False)
     entries: tuple[Entry, ...]
@@ -166,7 +166,7 @@ def _coordinator(home: CoordinatorHome) -> Facts:
 
 
 def _facts(
-    side: Side,
+    side: EvidenceSide,
     owner: str,
     identity: Signer,
     log: bytes,

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from flo.arrays import Mask
 from flo.privacy.patients.patients import Patients
 
-Mask = npt.NDArray[np.bool_]
 _KEPT_BYTES = 256 << 20  # frames of more than that are made anew each time
 
 

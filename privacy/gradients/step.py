@@ -19,19 +19,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
+from flo.arrays import Floats, Mask
 from flo.errors import StudyError
-from flo.privacy.gradients.batches import Batches, Frame, Mask
+from flo.privacy.gradients.batches import Batches, Frame
 from flo.privacy.gradients.bookkeeping import BookKeeping, Loss
 from flo.privacy.gradients.independence import find_cross_patient_dependence
 from flo.privacy.gradients.per_sample import Looped, Vmapped
 from flo.privacy.patients.patients import Patients
 from flo.study.parameters import Vector
 
-Floats = npt.NDArray[np.float64]
 GradientMethod = BookKeeping | Vmapped | Looped
 
 

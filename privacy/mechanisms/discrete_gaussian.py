@@ -35,14 +35,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from flo.arrays import Integers
 from flo.privacy.mechanisms.entropy import SystemStream, Words
 
 _BLOCKS = 1024
 _TOTAL = 1 << 16
 _MARGIN = 2.0**-30
 _AT_ONCE = 1 << 14  # samples: all that is made on the way to them stays in the cache
-
-Integers = npt.NDArray[np.int64]
 
 
 class WordSource(Protocol):

@@ -46,9 +46,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import gammaln, logsumexp
 
+from flo.arrays import Floats, Integers, Mask
 from flo.errors import MessageError
 from flo.privacy.mechanisms.discrete_gaussian import Noise
 
@@ -61,10 +61,6 @@ _SMALLEST_SAMPLING, _SMALLEST_NOISE = 0.001, 0.001
 _LARGEST_LENGTH = 1 << 40
 _SMALLEST_SHARE = 100  # grid steps²
 _AT_ONCE = 1 << 15  # coordinates: what is made of them stays in the cache
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

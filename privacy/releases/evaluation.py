@@ -20,9 +20,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import expit, ndtr
 
+from flo.arrays import Floats
 from flo.privacy.patients.patients import Patients
 from flo.privacy.releases import score_bins, score_waves
 from flo.privacy.releases.histograms import record_weights
@@ -34,7 +34,6 @@ from flo.study.parameters import Vector
 from flo.study.schema import ImageColumn
 from flo.study.synthetic import made_up_inputs
 
-Floats = npt.NDArray[np.float64]
 _LARGEST = 1e100
 _AT_ONCE = 1 << 14  # records
 

@@ -37,12 +37,12 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from flo.arrays import Floats
 from flo.privacy.patients.patients import Patients
 from flo.protocol.messages import LARGEST_WEIGHT
 from flo.study.document import Study
 from flo.study.features import input_names
 
-Floats = npt.NDArray[np.float64]
 _BLOCK = 4096  # records, a power of two
 _TINY = 1e-300
 

@@ -22,15 +22,14 @@ from __future__ import annotations
 from statistics import NormalDist
 
 import numpy as np
-import numpy.typing as npt
 
+from flo.arrays import Floats
 from flo.privacy.releases.score_waves import Estimate
 from flo.study import models
 from flo.study.document import Study
 from flo.study.parameters import Vector
 from flo.study.synthetic import made_up_inputs
 
-Floats = npt.NDArray[np.float64]
 _CANDIDATES = np.linspace(0.0, 1.0, 1001)
 
 

@@ -39,7 +39,8 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from flo.arrays import Floats
+
 Waves = npt.NDArray[np.complex128]
 
 WAVES = 32

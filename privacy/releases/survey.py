@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-import numpy.typing as npt
 
+from flo.arrays import Floats
 from flo.errors import StudyError
 from flo.privacy.patients.patients import Patients
 from flo.privacy.releases.histograms import weighted_counts
 from flo.study.document import Study, Survey
 from flo.study.features import cell_of, cells
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -51,11 +51,12 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from flo.arrays import Integers
 from flo.documents import canonical
 from flo.errors import TrustError
 from flo.keys.claims import LedgerHead, RunKey
 from flo.keys.identity import Identity
-from flo.privacy.secure_sum.ring import Int32Array, Integers, Masked, to_ring
+from flo.privacy.secure_sum.ring import Int32Array, Masked, to_ring
 
 _BLOCK_BYTES = 1 << 18  # of a pad at a time: what is added to it stays in the cache
 

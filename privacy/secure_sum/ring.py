@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flo.arrays import Integers
 from flo.privacy.mechanisms.mechanisms import GRID
 from flo.protocol.messages import RINGS
 
-Integers = npt.NDArray[np.int64]
 Int32Array = npt.NDArray[np.int32]  # the same numbers, where they are small enough
 Masked = npt.NDArray[Any]  # uint32 or uint64
 

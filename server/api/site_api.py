@@ -48,7 +48,7 @@ _BYTES_OF_OTHERS, _BYTES_A_RELEASE, _VALUES_A_RELEASE = 2 << 20, 1300, 40
 _LONGEST_REQUEST = 1 << 30  # bodies are limited where they are read
 _GIVEN_AT_ONCE = 50  # of a study's largest size each
 MAX_MODEL_REPLY = 45 << 20  # base64 of it fits what a site reads of one reply
-ModelT = TypeVar("ModelT", bound=BaseModel)
+BodyT = TypeVar("BodyT", bound=BaseModel)
 
 
 class NoBody(Document):
@@ -404,7 +404,7 @@ def _names(study: str, peer: Peer) -> bool:
     return named.fingerprint == fingerprint(peer.public)
 
 
-def _parse(model: type[ModelT], body: bytes) -> ModelT:
+def _parse(model: type[BodyT], body: bytes) -> BodyT:
     value = canonical.decode(body, limit=_LONGEST_REQUEST, what="request")
     try:
         return model.model_validate(value)

@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flo.documents import canonical
 from flo.errors import FloError, MessageError, PolicyError, TrustError
@@ -26,7 +27,7 @@ from flo.pages.responses import STATIC, redirect, static
 from flo.pages.templates import Pages
 from flo.server.audit.rate_limited import RateLimitedAudit
 from flo.server.http.asgi import headers_of
-from flo.server.http.protocol import PERSON, App, Receive, Scope, Send
+from flo.server.http.protocol import PERSON
 from flo.server.http.roles import refuse_forbidden
 from flo.server.http.tokens import Token
 from flo.server.http.tokens import read as read_token
@@ -44,7 +45,7 @@ _MOST_SHOWN = 32_768  # an access file with its certificate, as a form
 class ConsoleAuth:
     """ASGI application: ``inside`` sees requests of people who may make them."""
 
-    def __init__(self, inside: App, public: bytes, audit: RateLimitedAudit) -> None:
+    def __init__(self, inside: ASGIApp, public: bytes, audit: RateLimitedAudit) -> None:
         """``public``: the coordinator's key, which signs tokens."""
         self._inside, self._public, self._audit = inside, public, audit
         self._pages = Pages(TEMPLATES, base=CONSOLE, person=None)

@@ -22,12 +22,13 @@ import re
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
+from starlette.types import Receive, Send
+
 from flo.documents.canonical import Bytes
 from flo.host.shared_memory import SharedBytes
 from flo.protocol.large_bodies import NAME_HEADER
 from flo.server.http.asgi import Refused
 from flo.server.http.notifier import Notifier
-from flo.server.http.protocol import Receive, Send
 
 _NAME, _NUMBER = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9]{1,20}")
 _LOOK_SECONDS = 1.0

@@ -38,7 +38,14 @@ from flo.audit.log import AuditLog, existing
 from flo.documents.document import Document, read_settings
 from flo.errors import RefusedError, TrustError, UsageError
 from flo.keys.identity import IDENTITY_PURPOSE, Identity, Signer
-from flo.keys.keystore import KeyStore, KeyStoreConfig, KmsKey, read_secret, write_secret
+from flo.keys.keystore import (
+    KeyStore,
+    KeyStoreConfig,
+    KmsKey,
+    kms_signer,
+    read_secret,
+    write_secret,
+)
 from flo.keys.tls import read_certificate
 from flo.server.home.aws_config import AwsConfig
 from flo.server.keys.authority import CA_PURPOSE, Authority, days_left, names_in
@@ -127,7 +134,7 @@ class CoordinatorHome:
         (directory / "models").mkdir()
         hosts = [config.host, config.private_host]
         write_public(self.certificate_path, authority.issue_server(tls, hosts))
-        identity = _in_kms(config.signing_key) if config.signing_key else tls
+        identity = kms_signer(config.signing_key) if config.signing_key else tls
         document = config.model_dump(mode="json", exclude_none=True)
         write_public(self.config_path, tomli_w.dumps(document).encode())
         AuditLog(directory / "audit.sqlite", identity).close()
@@ -221,7 +228,7 @@ class CoordinatorHome:
     def open_identity(self) -> Signer:
         """Who this coordinator is to others."""
         key = self.read_config().signing_key
-        return _in_kms(key) if key else self.open_tls_identity()
+        return kms_signer(key) if key else self.open_tls_identity()
 
     def open_tls_identity(self) -> Identity:
         """The listeners' key; the coordinator's identity, too, unless that is in KMS."""
@@ -289,12 +296,6 @@ class CoordinatorHome:
         """The listeners' certificate for this identity key."""
         hosts = [self.read_config().host, self.read_config().private_host]
         write_public(self.certificate_path, self.open_authority().issue_server(identity, hosts))
-
-
-def _in_kms(key: str) -> Signer:
-    from flo.infra.aws.kms import signer  # a door to AWS, opened by configuration
-
-    return signer(key)
 
 
 def sign_events(store: Store, log: AuditLog) -> None:

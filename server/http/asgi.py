@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from email.utils import formatdate
 from typing import Any
 
-from flo.server.http.protocol import Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 _BODY_SECONDS = 600.0
 

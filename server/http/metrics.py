@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from starlette.types import Send
+
 from flo.privacy.accounting.accounting import epsilon_of
 from flo.privacy.accounting.plan import Plan
-from flo.server.http.protocol import Send
 from flo.server.store.store import Offer, Store
 
 PROMETHEUS = "text/plain; version=0.0.4"

@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Callable
 
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from flo.server.http.presence import ConnectionTracker
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 # The client's address, why, and the certificate that it showed, if any; called in a thread.
 Refuse = Callable[[str, str, bytes | None], None]
 
@@ -60,7 +56,7 @@ class PeerProtocol(HttpToolsProtocol):
                 return
             self._certificate = certificate
             self.presence.opened(certificate)
-        inner: App = self.app
+        inner: ASGIApp = self.app
 
         async def with_peer(scope: Scope, receive: Receive, send: Send) -> None:
             scope["extensions"] = {**scope.get("extensions", {}), PEER: certificate}

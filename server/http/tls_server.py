@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from flo.errors import NetworkError
 from flo.keys.tls import load_certificate
 from flo.server.http.connection_rate import ConnectionRate
 from flo.server.http.presence import ConnectionTracker
-from flo.server.http.protocol import App, PeerProtocol, Refuse
+from flo.server.http.protocol import PeerProtocol, Refuse
 
 log = logging.getLogger("flo.server.http.tls_server")
 
@@ -111,7 +112,7 @@ class Listener(uvicorn.Server):
 
 
 def listener(
-    app: App,
+    app: ASGIApp,
     *,
     certificate: bytes,
     key: bytes,

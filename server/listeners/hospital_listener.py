@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from starlette.types import Receive, Scope, Send
 
 from flo.errors import FloError, MessageError, TrustError
 from flo.host.memory import give_back_freed_memory
@@ -42,7 +43,7 @@ from flo.server.http.asgi import ByteQuota, Refused, dated, headers_of, read_bod
 from flo.server.http.last_seen import LastSeen
 from flo.server.http.metrics import Traffic
 from flo.server.http.notifier import Notifier
-from flo.server.http.protocol import PEER, Receive, Scope, Send
+from flo.server.http.protocol import PEER
 from flo.server.keys.authority import Peer, read_peer
 from flo.server.listeners.extract_turns import ExtractTurns
 from flo.server.store.store import Store

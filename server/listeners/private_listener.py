@@ -19,6 +19,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection
 
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from flo.documents.canonical import Bytes
 from flo.errors import MessageError, PolicyError, TrustError
 from flo.host.shared_memory import opened
@@ -48,7 +50,7 @@ from flo.server.http.asgi import (
     with_length,
 )
 from flo.server.http.notifier import Notifier
-from flo.server.http.protocol import PERSON, App, Receive, Scope, Send
+from flo.server.http.protocol import PERSON
 from flo.server.http.roles import refuse_forbidden
 from flo.server.http.tokens import Token
 from flo.server.http.tokens import read as read_token
@@ -70,8 +72,8 @@ class PrivateListener:
     def __init__(
         self,
         superlink: SuperLink,
-        api: App,
-        console: App,
+        api: ASGIApp,
+        console: ASGIApp,
         public: bytes,
         audit: RateLimitedAudit,
         notifier: Notifier,
@@ -119,7 +121,7 @@ class PrivateListener:
             return
         await self._api({**scope, PERSON: person}, receive, send)
 
-    def _flower(self, path: str) -> App | None:
+    def _flower(self, path: str) -> ASGIApp | None:
         """Flower's application behind a path, if it is Flower's."""
         if path.startswith(RUNTIME_PREFIX):
             return self._superlink.runtime
@@ -201,7 +203,7 @@ class PrivateListener:
 
     async def _to_flower(
         self,
-        flower: App,
+        flower: ASGIApp,
         path: str,
         scope: Scope,
         receive: Receive,

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
+from flo.arrays import Floats, Integers
 from flo.privacy.accounting.plan import PlannedPurpose, ring_of
-from flo.privacy.secure_sum.ring import Integers, from_ring
+from flo.privacy.secure_sum.ring import from_ring
 from flo.protocol.messages import Values
 from flo.study.document import Study
 from flo.study.parameters import Vector
 
-Floats = npt.NDArray[np.float64]
 _BLOCK = 1 << 16  # numbers at a time: what is made of them stays in the cache
 
 

@@ -24,12 +24,11 @@ import math
 from collections.abc import Collection
 
 import numpy as np
-import numpy.typing as npt
 
+from flo.arrays import Floats
 from flo.privacy.accounting.plan import PlannedPurpose, combined_variance
 from flo.study.document import Study
 
-Floats = npt.NDArray[np.float64]
 _MOST_TIMES = 2.0  # a hospital may have grown since it declared its size
 _RARELY = 1e-9
 _TRIMMED = 4  # one hospital in so many, at least one, from either end

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from flo.arrays import Floats
 from flo.errors import MessageError
 from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
 from flo.privacy.accounting.plan import Plan, PlannedPurpose, combined_variance, reach_of, ring_of
@@ -35,7 +35,6 @@ from flo.study.document import Study
 from flo.study.models import initial_weights
 from flo.study.parameters import Vector
 
-Floats = npt.NDArray[np.float64]
 NO_WEIGHTS: Vector = np.zeros(0)
 _ANSWERS = {"join": "joined", "release": "release", "finish": "settled"}
 EVERYONE = ""  # among hospital ids: the sum of all

@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from starlette.types import ASGIApp
+
 from flo.errors import FloError, NetworkError, UsageError
 from flo.keys import sealed
 from flo.keys.keystore import AesKeyStore
@@ -20,7 +22,6 @@ from flo.published.model_card import MAX_MODEL_BYTES
 from flo.server.flower.scoped_runtime import RuntimeScope
 from flo.server.flower.superlink import SuperLink
 from flo.server.home.coordinator_home import CoordinatorHome
-from flo.server.http.protocol import App
 from flo.server.http.tokens import issue
 from flo.server.keys.study_keys import job_secret, study_key
 from flo.server.runs.job_access import PREFIX, JobAccess, JobKeys
@@ -48,7 +49,7 @@ class LeasedRun:
 
     job: str
     flower_run: int
-    app: App
+    app: ASGIApp
     nodes: Callable[[], Collection[int]]
 
 

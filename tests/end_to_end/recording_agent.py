@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flo.arrays import Integers
 from flo.clients.agent import handler
 from flo.clients.agent.agent import Agent
 from flo.clients.agent.masking import mask
 from flo.clients.connection.flower import FleetLink, Incoming
 from flo.clients.home.site_home import SiteHome
-from flo.privacy.secure_sum.ring import Integers
 from flo.protocol.messages import RequestHeader, Values
 from flo.study.document import Study
 

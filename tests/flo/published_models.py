@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
+from flo.arrays import Floats
 from flo.documents import canonical
 from flo.keys.identity import Identity
 from flo.privacy.accounting.plan import Plan
@@ -24,7 +25,6 @@ from flo.study.parameters import Vector
 from tests.builders import offered, small_study
 from tests.flo.studies import imaging
 
-Floats = npt.NDArray[np.float64]
 RUN = "run-1"
 COORDINATOR = Identity.new()
 MALLORY = Identity.new()  # another coordinator, with a key of its own

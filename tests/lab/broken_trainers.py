@@ -7,16 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from flo.arrays import Integers, Mask
 from flo.clients.data_process.trainer import Trainer
 from flo.clients.records.snapshot import Snapshot
-from flo.privacy.gradients.batches import Batches, Mask
+from flo.privacy.gradients.batches import Batches
 from flo.privacy.mechanisms.discrete_gaussian import Noise, SystemNoise
 from flo.study.document import Study
 from flo.study.parameters import Vector
 
-Integers = npt.NDArray[np.int64]
 Sampler = Callable[[int, int], Integers]
 Make = Callable[..., Trainer]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flo.infra.bundle import bundle
 from tests.paths import ROOT
+from tools.bundle import bundle
 
 pytestmark = pytest.mark.slow
 _ALONE = ("unshare", "--net", "sh", "-ec", 'ip link set lo up; exec "$@"', "alone")

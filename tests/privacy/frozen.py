@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from flo.arrays import Floats, Integers, Mask
 from flo.clients.records.snapshot import Snapshot
-from flo.privacy.patients.patients import Floats, Patients
+from flo.privacy.patients.patients import Patients
 from flo.protocol.messages import Purpose
 from flo.study.document import Study
 from flo.study.models import initial_weights
@@ -18,8 +18,6 @@ from flo.study.synthetic import made_up_inputs
 from tests.builders import small_study, study_document
 from tests.privacy.slow_step import without
 
-Integers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 Call = tuple[str, float, int | None]
 
 IMAGE = {"kind": "image", "name": "px", "height": 8, "width": 8, "minimum": 0, "maximum": 255}

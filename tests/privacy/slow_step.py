@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from flo.arrays import Floats
 from flo.privacy.gradients.batches import Batches
 from flo.privacy.gradients.bookkeeping import BookKeeping, Loss, binary_loss
 from flo.privacy.gradients.per_sample import Looped, Vmapped
 from flo.privacy.gradients.step import PrivateStep, _views_of_one_vector
-from flo.privacy.patients.patients import Floats, Patients
+from flo.privacy.patients.patients import Patients
 from flo.study import networks
 
 BATCH = 32

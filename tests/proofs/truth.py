@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
+from flo.arrays import Floats
 from flo.clients.records.snapshot import Snapshot
 from flo.lab.release_checks import checks
 from flo.lab.scores import exact_auc
@@ -33,7 +33,6 @@ from tests.proofs import gate, latency, source
 from tests.proofs.hospitals import CHOSEN_ON, GENERAL, Consortium
 from tests.proofs.rows import Row, chance
 
-Floats = npt.NDArray[np.float64]
 HELD_OUT = 0.3
 _MODELS, _DRAWS = 200, 10
 _QUICK = {"heart": 20, "support2": 20}

@@ -15,8 +15,8 @@ from typing import Any, cast
 from unittest import mock
 
 import numpy as np
-import numpy.typing as npt
 
+from flo.arrays import Integers
 from flo.clients.agent.masking import mask
 from flo.clients.agent.partners import PartnerChecks, PartnerRefused
 from flo.clients.agent.run_keys import RunKeys
@@ -55,7 +55,6 @@ MODES: dict[str, dict[str, Any]] = {
 MASKED = [mode for mode in MODES if mode != "masking off"]
 _EPOCHS = itertools.count(1)
 
-Integers = npt.NDArray[np.int64]
 Attempt = tuple[str, int, int, tuple[str, ...]]  # purpose, round, attempt, cohort
 
 

@@ -14,7 +14,7 @@ app = typer.Typer()
 @command(app, "backup")
 def coordinator_backup(
     out: BackupOut, home: CoordinatorFolder = COORDINATOR_FOLDER
-) -> results.BackupWritten:
+) -> results.BackupWrittenResult:
     """Write the coordinator's folder, keys and runs into one file that a passphrase opens."""
     from flo.cli.terminal.output import say, working
     from flo.keys import backup
@@ -33,13 +33,13 @@ def coordinator_backup(
     kept = opened.read_config().keystore.path
     if kept is not None:
         say(f"keep a copy of {kept} too: it is not in this file")
-    return results.BackupWritten(str(out), count, str(kept) if kept else None)
+    return results.BackupWrittenResult(str(out), count, str(kept) if kept else None)
 
 
 @command(app, "restore")
 def coordinator_restore(
     file: BackupFile, home: CoordinatorFolder = COORDINATOR_FOLDER
-) -> results.CoordinatorRestored:
+) -> results.CoordinatorRestoredResult:
     """Unpack a backup into a new folder; `flo coordinator serve` goes on from there."""
     from flo.cli.terminal.output import say, working
     from flo.keys import backup
@@ -61,4 +61,4 @@ def coordinator_restore(
     say("studies offered since are not known here: launch a new version, the old one has its run")
     say("sites say in their logs that a backup was restored; a run goes on from its state of then")
     say(f"next: flo coordinator serve --home {home}")
-    return results.CoordinatorRestored(str(home), found.header.made, let_in)
+    return results.CoordinatorRestoredResult(str(home), found.header.made, let_in)

@@ -13,7 +13,7 @@ _HOURS = 8
 
 
 @command(app)
-def console(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.ConsoleLink:
+def console(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.ConsoleLinkResult:
     """Show the link that opens the console; --home may be an access file of yours."""
     from flo.cli.coordinator.operator import read_access
     from flo.cli.terminal.output import say
@@ -26,7 +26,7 @@ def console(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.ConsoleLink
         say("open this link, which is like a password, in your browser:")
         link = f"{access.url}{SIGN_IN}#{access.token}"
         say(link)
-        return results.ConsoleLink(link, None, None)
+        return results.ConsoleLinkResult(link, None, None)
     opened = CoordinatorHome.open(home)
     text, made = issue(opened.open_identity(), "owner of the folder", "operator", _HOURS * 3600)
     with opened.recording() as store:
@@ -48,7 +48,7 @@ def console(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.ConsoleLink
     certificate = _certificate_fingerprint(opened.certificate_path.read_bytes())
     say(certificate)
     say(f"It is there while this runs: flo coordinator serve --home {home}")
-    return results.ConsoleLink(link, _HOURS, certificate)
+    return results.ConsoleLinkResult(link, _HOURS, certificate)
 
 
 def _certificate_fingerprint(pem: bytes) -> str:

@@ -41,7 +41,7 @@ def init(
     signing_key: Annotated[
         str | None, typer.Option(help="ARN of the KMS key that is this coordinator's identity.")
     ] = None,
-) -> results.CoordinatorMade:
+) -> results.CoordinatorMadeResult:
     """Make the coordinator's keys, certificate authority and configuration."""
     from flo.cli.terminal.output import keystore_document, say
     from flo.documents.document import parse
@@ -72,7 +72,7 @@ def init(
     own = made.open_identity().fingerprint
     say(f"fingerprint, to read out to hospitals: {format_fingerprint(own)}")
     say(f"next: flo coordinator serve --home {home}")
-    return results.CoordinatorMade(str(home), own)
+    return results.CoordinatorMadeResult(str(home), own)
 
 
 @app.command()
@@ -102,7 +102,7 @@ def invite(
     hospital: Annotated[str, typer.Argument(help="Id of the hospital, such as cleveland.")],
     out: Annotated[Path | None, typer.Option(help="Where to write the invitation.")] = None,
     home: CoordinatorFolder = COORDINATOR_FOLDER,
-) -> results.Invited:
+) -> results.InvitedResult:
     """Write a one-time invitation for a hospital; pass it on like a password."""
     from contextlib import closing
 
@@ -134,14 +134,14 @@ def invite(
             f"[yellow]{hospital} is enrolled already:[/] whoever uses this takes its place; "
             f"flo coordinator revoke {hospital} ends both"
         )
-    return results.Invited(hospital, str(path), BOOTSTRAP_DAYS, replaces)
+    return results.InvitedResult(hospital, str(path), BOOTSTRAP_DAYS, replaces)
 
 
 @command(app)
 def revoke(
     hospital: Annotated[str, typer.Argument(help="Id of the hospital.")],
     home: CoordinatorFolder = COORDINATOR_FOLDER,
-) -> results.Revoked:
+) -> results.RevokedResult:
     """Refuse a hospital from its next request on; its data and ledger are its own."""
     from flo.cli.terminal.output import say
     from flo.errors import UsageError
@@ -153,11 +153,11 @@ def revoke(
         store.add_event(None, "revoked", hospital=hospital)
         store.revoke(hospital)
     say(f"{hospital} is refused from its next request on")
-    return results.Revoked(hospital)
+    return results.RevokedResult(hospital)
 
 
 @command(app)
-def hospitals(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.Hospitals:
+def hospitals(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.HospitalsResult:
     """List enrolled hospitals with their fingerprints, and the coordinator's own."""
     from rich.table import Table
 
@@ -172,13 +172,13 @@ def hospitals(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.Hospitals
     for member in store.members():
         status = "revoked" if member.revoked else "enrolled"
         table.add_row(member.id, format_fingerprint(member.fingerprint), status)
-        found.append(results.EnrolledHospital(member.id, member.fingerprint, member.revoked))
+        found.append(results.HospitalLine(member.id, member.fingerprint, member.revoked))
     store.close()
     console().print(table)
     console().print(
         f"the coordinator's own, to read out: {format_fingerprint(own)}", soft_wrap=True
     )
-    return results.Hospitals(own, found)
+    return results.HospitalsResult(own, found)
 
 
 @command(app)
@@ -188,7 +188,7 @@ def token(
     hours: Annotated[float, typer.Option(help="How long it lives, 24 at most.")] = 8,
     out: Annotated[Path | None, typer.Option(help="Where to write the access file.")] = None,
     home: CoordinatorFolder = COORDINATOR_FOLDER,
-) -> results.TokenWritten:
+) -> results.TokenWrittenResult:
     """Write an access file with a signed, short-lived token; use it as --home of other commands."""
     from typing import get_args
 
@@ -218,7 +218,7 @@ def token(
     may = [action for (who, action), yes in ALLOWED.items() if who == role and yes]
     say(f"{path}: {name} may {', '.join(may)}")
     say(f"for {hours:g} hours; pass it on like a password. Use: flo study list --home {path}")
-    return results.TokenWritten(str(path), name, role, hours, may)
+    return results.TokenWrittenResult(str(path), name, role, hours, may)
 
 
 @command(app)
@@ -230,7 +230,7 @@ def rewrap(
         Path | None, typer.Option(help="The key file, if not in the folder.")
     ] = None,
     home: CoordinatorFolder = COORDINATOR_FOLDER,
-) -> results.Rewrapped:
+) -> results.RewrappedResult:
     """Move this coordinator's secrets to another key store, or another key in KMS."""
     from flo.cli.terminal.output import keystore_document, say, working
     from flo.documents.document import parse
@@ -243,14 +243,14 @@ def rewrap(
         count = move(CoordinatorHome.open(home), config)
     say(f"{count} secrets are sealed anew; the key store before opens nothing here any more")
     say("keep it as long as you keep backups that were made under it")
-    return results.Rewrapped(count)
+    return results.RewrappedResult(count)
 
 
 @command(app, "replace-key")
 def replace_key(
     home: CoordinatorFolder = COORDINATOR_FOLDER,
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
-) -> results.KeyReplaced:
+) -> results.KeyReplacedResult:
     """Make a new identity key, signed over by the old one; every steward compares it anew."""
     from flo.cli.terminal.output import confirmed, say
     from flo.errors import RefusedError
@@ -266,17 +266,17 @@ def replace_key(
     say(f"new fingerprint, to read out: {format_fingerprint(made)}")
     say("hospitals accept it with: flo site coordinator --accept FINGERPRINT")
     say("invitations and tokens that were out have ended; make new ones")
-    return results.KeyReplaced(made)
+    return results.KeyReplacedResult(made)
 
 
 @command(app, "unit")
 def coordinator_unit(
     home: CoordinatorFolder = COORDINATOR_FOLDER, user: ServiceUser = "flo"
-) -> results.Unit:
+) -> results.UnitResult:
     """Print a systemd unit for this coordinator, locked in as far as it can be."""
     from flo.cli.terminal.output import verbatim
     from flo.infra.systemd.units import unit
     from flo.server.home.coordinator_home import CoordinatorHome
 
     CoordinatorHome.open(home)
-    return results.Unit(verbatim(unit("coordinator", home, user)))
+    return results.UnitResult(verbatim(unit("coordinator", home, user)))

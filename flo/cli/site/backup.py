@@ -17,7 +17,7 @@ app = typer.Typer()
 
 
 @command(app, "backup")
-def site_backup(out: BackupOut, home: SiteFolder = SITE_FOLDER) -> results.BackupWritten:
+def site_backup(out: BackupOut, home: SiteFolder = SITE_FOLDER) -> results.BackupWrittenResult:
     """Write this site's folder, ledger and keys into one file that a passphrase opens."""
     from flo.cli.terminal.output import say, working
     from flo.clients.home.site_home import SiteHome
@@ -33,11 +33,11 @@ def site_backup(out: BackupOut, home: SiteFolder = SITE_FOLDER) -> results.Backu
     if kept is not None:
         say(f"keep a copy of {kept} too: it is not in this file")
     say("make one after every study: what a restored ledger lost is charged in full")
-    return results.BackupWritten(str(out), count, str(kept) if kept else None)
+    return results.BackupWrittenResult(str(out), count, str(kept) if kept else None)
 
 
 @command(app, "restore")
-def site_restore(file: BackupFile, home: SiteFolder = SITE_FOLDER) -> results.SiteRecovered:
+def site_restore(file: BackupFile, home: SiteFolder = SITE_FOLDER) -> results.SiteRecoveredResult:
     """Unpack a backup into a new folder, then charge what may have happened since it was made."""
     from flo.cli.terminal.output import say, working
     from flo.clients.connection.enrolment import connect
@@ -63,7 +63,7 @@ def site_restore(file: BackupFile, home: SiteFolder = SITE_FOLDER) -> results.Si
 
 
 @command(app, "recover")
-def site_recover(home: SiteFolder = SITE_FOLDER) -> results.SiteRecovered:
+def site_recover(home: SiteFolder = SITE_FOLDER) -> results.SiteRecoveredResult:
     """Charge in full whatever this ledger may have lost, and open it again."""
     from flo.cli.terminal.output import working
     from flo.clients.connection.enrolment import connect
@@ -76,7 +76,7 @@ def site_recover(home: SiteFolder = SITE_FOLDER) -> results.SiteRecovered:
     return _told(restored)
 
 
-def _told(restored: Restored) -> results.SiteRecovered:
+def _told(restored: Restored) -> results.SiteRecoveredResult:
     from flo.cli.terminal.output import plain, say
 
     say(f"{restored.lost} rows of the ledger were lost, as far as others saw")
@@ -88,4 +88,6 @@ def _told(restored: Restored) -> results.SiteRecovered:
     say("[bold]policy and opt-outs are those of the backup[/]: read the policy (flo site policy),")
     say("enter whoever opted out since (flo site opt-out), then: flo site policy --sign")
     say("flo site budget shows what remains; flo site run goes on")
-    return results.SiteRecovered(restored.lost, list(restored.studies), list(restored.exhausted))
+    return results.SiteRecoveredResult(
+        restored.lost, list(restored.studies), list(restored.exhausted)
+    )

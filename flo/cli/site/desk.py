@@ -35,7 +35,7 @@ def desk(
 
 
 @command(app)
-def stop(home: SiteFolder = SITE_FOLDER) -> results.Halted:
+def stop(home: SiteFolder = SITE_FOLDER) -> results.HaltedResult:
     """Stop everything: nothing more leaves this hospital until `flo site resume`."""
     from flo.cli.terminal.output import say
     from flo.clients.home.emergency_stop import halt
@@ -46,11 +46,11 @@ def stop(home: SiteFolder = SITE_FOLDER) -> results.Halted:
     if but:
         say(f"[yellow]but:[/] {but}")
     say("approvals and reservations stay; to let it go on: flo site resume")
-    return results.Halted(made.time)
+    return results.HaltedResult(made.time)
 
 
 @command(app)
-def resume(home: SiteFolder = SITE_FOLDER) -> results.Halted:
+def resume(home: SiteFolder = SITE_FOLDER) -> results.HaltedResult:
     """Let a site go on that was stopped."""
     from flo.cli.terminal.output import say
     from flo.clients.home.emergency_stop import resume
@@ -58,4 +58,4 @@ def resume(home: SiteFolder = SITE_FOLDER) -> results.Halted:
 
     resume(SiteHome.open(home))
     say("it goes on: what is approved is answered again")
-    return results.Halted(None)
+    return results.HaltedResult(None)

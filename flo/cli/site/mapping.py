@@ -30,7 +30,7 @@ def map_fields(
     fields: Annotated[
         bool, typer.Option("--fields", help="List what the source has; write nothing.")
     ] = False,
-) -> results.Mapped:
+) -> results.MappedResult:
     """Draft which of our fields is which column of a study, into mapping.toml, for review."""
     from rich.table import Column, Table
 
@@ -48,7 +48,7 @@ def map_fields(
         for offer in offers:
             table.add_row(plain(offer.field), plain(offer.text), plain(offer.unit))
         console().print(table)
-        return results.Mapped(None, {offer.field: None for offer in offers}, [])
+        return results.MappedResult(None, {offer.field: None for offer in offers}, [])
     wanted = _study(opened, document)
     with working(f"looking through {chosen.place}"):
         found = draft(opened, wanted, chosen)
@@ -70,7 +70,7 @@ def map_fields(
     mapped = {
         name: ", ".join(one.mapped.fields) if one.mapped else None for name, one in found.items()
     }
-    return results.Mapped(str(path), mapped, open_)
+    return results.MappedResult(str(path), mapped, open_)
 
 
 @command(app, "inspect")
@@ -79,7 +79,7 @@ def inspect_data(
     home: SiteFolder = SITE_FOLDER,
     population: OfPopulation = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots, for us only.")] = None,
-) -> results.Inspected:
+) -> results.InspectedResult:
     """Look at our data as an approval would: fits, findings, plots. Nothing is kept or sent.
 
     Ends in 0 if the data fit the study, else in 3.
@@ -127,12 +127,12 @@ def inspect_data(
         text = page(seen, wanted.name, chosen.place, now())
         write_private(html, text.encode())
         say(f"with plots, for this hospital only: {html}")
-    return results.Inspected(
+    return results.InspectedResult(
         wanted.name,
         seen.records,
         seen.patients,
-        [results.DataFinding(f.column, f.rule, f.count, f.level) for f in seen.in_the_way],
-        [results.DataFinding(f.column, f.rule, f.count, f.level) for f in seen.in_nobodys_way],
+        [results.DataFindingLine(f.column, f.rule, f.count, f.level) for f in seen.in_the_way],
+        [results.DataFindingLine(f.column, f.rule, f.count, f.level) for f in seen.in_nobodys_way],
         str(html) if html else None,
     )
 

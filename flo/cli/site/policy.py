@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flo.cli.site.steward import PersonKey, person_key
+from flo.cli.site.steward import PersonKeyFile, person_key
 from flo.cli.terminal import results
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
@@ -22,8 +22,8 @@ app = typer.Typer()
 def policy(
     home: SiteFolder = SITE_FOLDER,
     sign: Annotated[bool, typer.Option("--sign", help="Put policy.toml in force.")] = False,
-    person: PersonKey = None,
-) -> results.PolicyShown:
+    person: PersonKeyFile = None,
+) -> results.PolicyShownResult:
     """Show what this site allows; sign policy.toml after you have edited it."""
     from flo.cli.terminal.output import plain, say
     from flo.clients.home.policy_file import read_edited
@@ -35,7 +35,7 @@ def policy(
     if sign and put_in_force(opened.directory, opened.open_identity(), person_key(person)) is None:
         say("signed; the policy in force asks for more people: flo site policy --sign --person KEY")
         waiting = read_edited(opened.directory / "policy.toml")
-        return results.PolicyShown(waiting.digest, False, waiting.model_dump(mode="json"))
+        return results.PolicyShownResult(waiting.digest, False, waiting.model_dump(mode="json"))
     found, refused = read_edited(opened.directory / "policy.toml"), None
     try:
         found = opened.read_policy()
@@ -50,7 +50,7 @@ def policy(
     if refused is not None:  # it is shown all the same: somebody has to look at it before signing
         raise refused
     say(f"in force, digest {found.digest[:12]}; {home / 'policy.toml'} is signed")
-    return results.PolicyShown(found.digest, True, found.model_dump(mode="json"))
+    return results.PolicyShownResult(found.digest, True, found.model_dump(mode="json"))
 
 
 @command(app)
@@ -61,7 +61,7 @@ def person(
         str,
         typer.Option(help="steward, data protection officer, ethics committee or physician."),
     ] = "steward",
-) -> results.PersonKey:
+) -> results.PersonKeyResult:
     """Make a key of a person's own, opened by a passphrase, to approve with."""
     from flo.cli.terminal.output import plain, say
     from flo.clients.approvals.approvers import new_key
@@ -72,7 +72,7 @@ def person(
     say("add this to policy.toml, then: flo site policy --sign")
     public = made.public.hex()
     say(plain(f'\n[[people]]\nname = "{name}"\nrole = "{role}"\npublic = "{public}"'))
-    return results.PersonKey(str(out), name, role, public)
+    return results.PersonKeyResult(str(out), name, role, public)
 
 
 @command(app, "opt-out")
@@ -85,7 +85,7 @@ def opt_out(
             help="Only if the list is lost for good: all on it take part again until asked anew.",
         ),
     ] = False,
-) -> results.OptedOut:
+) -> results.OptedOutResult:
     """Ask for a patient who does not take part: from the next round on, and in nothing later."""
     from flo.cli.terminal.output import say
     from flo.clients.home.site_home import SiteHome
@@ -96,15 +96,15 @@ def opt_out(
     if begin_a_new_list:
         begin(opened)
         say("a new, empty list; opt out again everyone who was on the old one")
-        return results.OptedOut(0, known=True)
+        return results.OptedOutResult(0, known=True)
     patient = _patient_id()
     changed = take_out(opened, patient)
     say(f"noted; the patient was taken out of {len(changed)} studies and takes part in none later")
-    return results.OptedOut(len(changed), _is_known(opened, patient))
+    return results.OptedOutResult(len(changed), _is_known(opened, patient))
 
 
 @command(app)
-def erase(home: SiteFolder = SITE_FOLDER) -> results.Erased:
+def erase(home: SiteFolder = SITE_FOLDER) -> results.ErasedResult:
     """Opt a patient out and record which models they contributed to, how much. Asks for the id."""
     from rich.table import Table
 
@@ -135,7 +135,7 @@ def erase(home: SiteFolder = SITE_FOLDER) -> results.Erased:
     say(made.said)
     say(f"signed record, without the patient's id: {path}")
     contributions = [part.model_dump(mode="json") for part in made.contributions]
-    return results.Erased(str(path), known, contributions, list(made.unknown))
+    return results.ErasedResult(str(path), known, contributions, list(made.unknown))
 
 
 def _is_known(home: SiteHome, patient: str) -> bool | None:

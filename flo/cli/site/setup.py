@@ -33,7 +33,7 @@ def init(
     keystore_path: Annotated[
         Path | None, typer.Option(help="The key file, if not in the folder.")
     ] = None,
-) -> results.SiteMade:
+) -> results.SiteMadeResult:
     """Make this hospital's keys, its ledger, its policy, and the life budget of its patients."""
     from flo.cli.terminal.output import keystore_document, say
     from flo.clients.home.policy import Policy
@@ -66,25 +66,25 @@ def init(
     say(f"fingerprint, to read out: {format_fingerprint(own)}")
     say(f"what this site allows: {home / 'policy.toml'} (flo site policy)")
     say(f"next: flo site enrol INVITATION --home {home}")
-    return results.SiteMade(hospital, str(home), size, epsilon, delta, own)
+    return results.SiteMadeResult(hospital, str(home), size, epsilon, delta, own)
 
 
 @command(app)
-def population(home: SiteFolder = SITE_FOLDER) -> results.Registered:
+def population(home: SiteFolder = SITE_FOLDER) -> results.RegisteredResult:
     """Register populations that were added to site.toml; their budgets are fixed from then on."""
     from flo.cli.terminal.output import say
     from flo.clients.home.site_home import SiteHome
 
     added = SiteHome.open(home).register_populations()
     say(f"registered: {', '.join(added)}" if added else "nothing new in site.toml")
-    return results.Registered(added)
+    return results.RegisteredResult(added)
 
 
 @command(app)
 def enrol(
     invitation: Annotated[Path, typer.Argument(help="The file the coordinator gave you.")],
     home: SiteFolder = SITE_FOLDER,
-) -> results.SiteEnrolled:
+) -> results.SiteEnrolledResult:
     """Get a certificate for this site's key; the key stays here."""
     from flo.cli.terminal.output import say, working
     from flo.clients.connection.enrolment import enrol as use_invitation
@@ -97,7 +97,7 @@ def enrol(
     say(f"  ours:        {format_fingerprint(done.own)}")
     say(f"  coordinator: {format_fingerprint(done.coordinator)}")
     say(f"next: flo site run --home {home}, and beside it, to decide: flo site desk --home {home}")
-    return results.SiteEnrolled(done.hospital, done.own, done.coordinator)
+    return results.SiteEnrolledResult(done.hospital, done.own, done.coordinator)
 
 
 @command(app)
@@ -106,7 +106,7 @@ def coordinator(
         str | None, typer.Option(help="Fingerprint of its new key, as it was read out to you.")
     ] = None,
     home: SiteFolder = SITE_FOLDER,
-) -> results.CoordinatorKey:
+) -> results.CoordinatorKeyResult:
     """Show the coordinator's fingerprint; follow it to a new key once you have compared it."""
     from flo.cli.terminal.output import say
     from flo.clients.connection.enrolment import accept_coordinator, connect
@@ -122,14 +122,14 @@ def coordinator(
     say(f"{info.url}: {format_fingerprint(now)}")
     for before in earlier:
         say(f"  before: {format_fingerprint(before)}")
-    return results.CoordinatorKey(info.url, now, earlier)
+    return results.CoordinatorKeyResult(info.url, now, earlier)
 
 
 @command(app)
 def leave(
     home: SiteFolder = SITE_FOLDER,
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
-) -> results.Left:
+) -> results.LeftResult:
     """Leave the consortium: our certificate is revoked; data, ledger, keys and logs stay here."""
     from flo.cli.terminal.output import confirmed, say
     from flo.clients.connection.enrolment import connect
@@ -143,7 +143,7 @@ def leave(
     with connect(opened) as api:
         go(opened, api)
     say("left: the certificate is revoked; the ledger and its budget are kept for good")
-    return results.Left(opened.read_config().hospital)
+    return results.LeftResult(opened.read_config().hospital)
 
 
 @app.command()
@@ -172,21 +172,21 @@ def run(
 @command(app)
 def budget(
     home: SiteFolder = SITE_FOLDER,
-) -> results.Budget:
+) -> results.BudgetResult:
     """Draw each population's life budget: spent, reserved, free, over time, and what still fits."""
     from flo.cli.site.budget_view import show
     from flo.clients.home.site_home import SiteHome
 
     with closing(SiteHome.open(home).open_ledger()) as ledger:
-        return results.Budget(show(ledger))
+        return results.BudgetResult(show(ledger))
 
 
 @command(app, "unit")
-def site_unit(home: SiteFolder = SITE_FOLDER, user: ServiceUser = "flo") -> results.Unit:
+def site_unit(home: SiteFolder = SITE_FOLDER, user: ServiceUser = "flo") -> results.UnitResult:
     """Print a systemd unit for the agent of this site, locked in as far as an agent can be."""
     from flo.cli.terminal.output import verbatim
     from flo.clients.home.site_home import SiteHome
     from flo.infra.systemd.units import unit
 
     device = SiteHome.open(home).read_config().device
-    return results.Unit(verbatim(unit("site", home, user, device)))
+    return results.UnitResult(verbatim(unit("site", home, user, device)))

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from flo.study.document import Study
 
 app = typer.Typer()
-StudyName = Annotated[
+AnyStudyName = Annotated[
     str | None, typer.Argument(help="NAME:VERSION or digest of a study; may be left out.")
 ]
-PersonKey = Annotated[
+PersonKeyFile = Annotated[
     Path | None, typer.Option("--person", help="Your own key, where the policy names people.")
 ]
 
@@ -34,7 +34,7 @@ def confirm(
         list[str] | None, typer.Argument(help="HOSPITAL=FINGERPRINT, as it was read out to you.")
     ] = None,
     home: SiteFolder = SITE_FOLDER,
-) -> results.Partners:
+) -> results.PartnersResult:
     """Keep partners' fingerprints that you compared by telephone; alone, list them."""
     from flo.cli.terminal.output import say
     from flo.clients.approvals.fingerprints import AddressBook, parse_entries
@@ -49,11 +49,11 @@ def confirm(
         say(f"{hospital}: {format_fingerprint(fingerprint)}")
     if not book.confirmed:
         say("no partner's fingerprint was compared yet: flo site confirm HOSPITAL=FINGERPRINT")
-    return results.Partners(dict(book.confirmed))
+    return results.PartnersResult(dict(book.confirmed))
 
 
 @command(app)
-def inbox(home: SiteFolder = SITE_FOLDER) -> results.Inbox:
+def inbox(home: SiteFolder = SITE_FOLDER) -> results.InboxResult:
     """List the studies that name this hospital, and what was decided about each here."""
     from dataclasses import asdict
 
@@ -78,16 +78,16 @@ def inbox(home: SiteFolder = SITE_FOLDER) -> results.Inbox:
             item.here,
         )
     console().print(table)
-    return results.Inbox([results.Waiting(**asdict(item)) for item in known])
+    return results.InboxResult([results.InboxLine(**asdict(item)) for item in known])
 
 
 @command(app)
 def review(
-    study: StudyName = None,
+    study: AnyStudyName = None,
     home: SiteFolder = SITE_FOLDER,
     population: Annotated[str | None, typer.Option(help="Which population takes part.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page to read or print.")] = None,
-) -> results.Sheet:
+) -> results.SheetResult:
     """Read a study in plain language: what leaves, what it costs, what changed, our rules."""
     from flo.cli.terminal.output import console, say, show_sheet, working
     from flo.clients.connection.enrolment import connect
@@ -111,12 +111,12 @@ def review(
         {"heading": part.heading, "lines": [list(line) for line in part.lines]} for part in parts
     ]
     written = str(html) if html else None
-    return results.Sheet(offered.study.name, offered.study.digest, listed, written)
+    return results.SheetResult(offered.study.name, offered.study.digest, listed, written)
 
 
 @command(app)
 def approve(
-    study: StudyName = None,
+    study: AnyStudyName = None,
     home: SiteFolder = SITE_FOLDER,
     population: Annotated[str | None, typer.Option(help="Which population takes part.")] = None,
     yes: Annotated[
@@ -133,9 +133,9 @@ def approve(
             help="Without comparing fingerprints: charge ε as if the secure sum were broken.",
         ),
     ] = False,
-    person: PersonKey = None,
+    person: PersonKeyFile = None,
     dry_run: DryRun = False,
-) -> results.Approval:
+) -> results.ApprovalResult:
     """Read a study, check the data on this screen, and approve: one approval, one reservation."""
     from flo.cli.terminal.output import confirmed, console, say, show_sheet, working
     from flo.clients.approvals.approve import approve as sign
@@ -167,7 +167,7 @@ def approve(
                 dry_run_approval(opened, api, offered, chosen, if_broken=if_broken)
             say("\nthe data fit, the policy allows it, the budget has room; nothing was reserved")
             needed = opened.read_policy().approvers
-            return results.Approval(*named, False, True, takes, [], needed)
+            return results.ApprovalResult(*named, False, True, takes, [], needed)
         if not confirmed("\nApprove this study and reserve its whole cost?", yes):
             raise RefusedError("not approved; nothing was spent", hint="--yes approves at once")
         terms = terms_of(opened, offered.study, chosen, if_broken=if_broken)
@@ -178,12 +178,12 @@ def approve(
             say(f"\n{said} said yes to {digest}; the policy asks for {needed} people")
             say(f"nothing is reserved yet; next: flo site approve {digest} --person KEY")
             yet = [given.name for given in people]
-            return results.Approval(*named, False, False, takes, yet, needed)
+            return results.ApprovalResult(*named, False, False, takes, yet, needed)
         with working("checking the data and reserving the budget"):
             sign(opened, api, offered, chosen, if_broken=if_broken, people=people)
     say(f"\napproved {offered.study.name} ({digest}); budget reserved")
     said_yes = [given.name for given in people]
-    return results.Approval(*named, True, False, takes, said_yes, needed)
+    return results.ApprovalResult(*named, True, False, takes, said_yes, needed)
 
 
 def _refuse_unread(home: SiteHome, study: Study, named: str | None) -> None:
@@ -207,7 +207,7 @@ def refuse(
     study: Annotated[str, typer.Argument(help="NAME:VERSION or digest of a study on offer.")],
     reason: Annotated[str, typer.Option(help="For the coordinator to read; no patient data.")],
     home: SiteFolder = SITE_FOLDER,
-) -> results.Decided:
+) -> results.DecidedResult:
     """Say no to a study; nothing is spent, and you may still approve it later."""
     from flo.cli.terminal.output import say
     from flo.clients.approvals.decline import refuse as sign
@@ -220,7 +220,7 @@ def refuse(
         chosen = choose(_wait_for_offers(opened, api, 0), study).study
         sign(opened, api, chosen.digest, reason)
     say(f"refused {chosen.name} ({chosen.digest[:12]}); the coordinator was told")
-    return results.Decided(chosen.digest, "refused", told=True)
+    return results.DecidedResult(chosen.digest, "refused", told=True)
 
 
 @command(app)
@@ -228,7 +228,7 @@ def withdraw(
     study: Annotated[str, typer.Argument(help="NAME:VERSION or digest of an approved study.")],
     reason: Annotated[str, typer.Option(help="For the coordinator to read; no patient data.")],
     home: SiteFolder = SITE_FOLDER,
-) -> results.Decided:
+) -> results.DecidedResult:
     """End an approval: the agent refuses the study's next message; the ledger keeps the past."""
     from flo.cli.terminal.output import say
     from flo.clients.approvals.decline import withdraw as sign
@@ -242,7 +242,7 @@ def withdraw(
     say(f"withdrawn: {digest[:12]}; nothing more is released, and what was not used is free again")
     if not told:
         say("[yellow]the coordinator could not be told;[/] it learns it from the agent's refusal")
-    return results.Decided(digest, "withdrawn", told)
+    return results.DecidedResult(digest, "withdrawn", told)
 
 
 @command(app)
@@ -250,7 +250,7 @@ def extract(
     study: Annotated[str, typer.Argument(help="Digest of an approved study, or its start.")],
     out: Annotated[Path, typer.Option(help="Where to write the signed extract.")],
     home: SiteFolder = SITE_FOLDER,
-) -> results.FileWritten:
+) -> results.FileWrittenResult:
     """Sign an extract of the ledger for one study, for the auditor."""
     from flo.cli.terminal.output import say
     from flo.clients.home.site_home import SiteHome
@@ -262,7 +262,7 @@ def extract(
     with closing(opened.open_ledger()) as ledger:
         write_public(out, make_extract(opened, ledger, digest))
     say(f"signed extract in {out}")
-    return results.FileWritten(str(out))
+    return results.FileWrittenResult(str(out))
 
 
 def approved_digest(home: SiteHome, wanted: str) -> str:

@@ -2,8 +2,8 @@
 
 A command says its result in words, with ``flo.cli.terminal.output``, and returns it as one of
 ``flo.cli.terminal.results``. With ``--json FILE`` the result is written there, with ``--json -`` to
-standard output, and the words go to standard error. A command that was refused writes a ``Refusal``
-instead.
+standard output, and the words go to standard error. A command that was refused writes a
+``RefusalResult`` instead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from flo.cli.terminal.results import Refusal, Result
+from flo.cli.terminal.results import CommandResult, RefusalResult
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 STANDARD_OUTPUT = Path("-")
@@ -49,7 +49,7 @@ JsonFile = Annotated[
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[CommandT], CommandT]:
-    """Register a function that returns a ``Result``, with ``--json`` added to its options."""
+    """Register a function that returns a ``CommandResult``, and give it the option ``--json``."""
 
     def register(function: CommandT) -> CommandT:
         signature = inspect.signature(function, eval_str=True)
@@ -63,12 +63,12 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[CommandT], C
             from flo.host.machine_errors import of_the_machine
 
             try:
-                result: Result = function(*arguments, **options)
+                result: CommandResult = function(*arguments, **options)
             except Exception as error:  # what the machine refuses may come from any line
                 known = error if isinstance(error, FloError) else of_the_machine(error)
                 if known is None:
                     raise
-                write_json(json_file, Refusal(str(known), known.hint, known.exit_code))
+                write_json(json_file, RefusalResult(str(known), known.hint, known.exit_code))
                 raise known from error
             write_json(json_file, result)
             if result.ends_in():

@@ -13,7 +13,7 @@ from flo.errors import EXIT_OK, EXIT_REFUSED
 
 
 @dataclass(frozen=True)
-class Result:
+class CommandResult:
     """Of every command."""
 
     schema_version: int = field(default=1, kw_only=True)
@@ -24,7 +24,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Refusal(Result):
+class RefusalResult(CommandResult):
     """Of a command that did not do what it was asked; ``exit_code`` as in README."""
 
     error: str
@@ -33,14 +33,14 @@ class Refusal(Result):
 
 
 @dataclass(frozen=True)
-class FileWritten(Result):
+class FileWrittenResult(CommandResult):
     """``file``: the one that was written."""
 
     file: str
 
 
 @dataclass(frozen=True)
-class BackupWritten(Result):
+class BackupWrittenResult(CommandResult):
     """``files``: how many it holds. ``keep_too``: the key file that is not among them, if any."""
 
     file: str
@@ -49,14 +49,14 @@ class BackupWritten(Result):
 
 
 @dataclass(frozen=True)
-class Unit(Result):
+class UnitResult(CommandResult):
     """``unit``: the text of a systemd unit."""
 
     unit: str
 
 
 @dataclass(frozen=True)
-class Checked(Result):
+class CheckedResult(CommandResult):
     """Of ``flo doctor``, which ends in 3 where no round could run.
 
     ``findings``: what was looked at, its ``state`` (ok, warning, broken), what was found, and how
@@ -65,7 +65,7 @@ class Checked(Result):
 
     folder: str
     could_run: bool
-    findings: list[Finding]
+    findings: list[DoctorFindingLine]
 
     def ends_in(self) -> int:
         """0, or 3 where no round could run."""
@@ -73,7 +73,7 @@ class Checked(Result):
 
 
 @dataclass(frozen=True)
-class Finding:
+class DoctorFindingLine:
     """``what`` was looked at; ``mend`` is empty where it is ok."""
 
     what: str
@@ -86,7 +86,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class CoordinatorMade(Result):
+class CoordinatorMadeResult(CommandResult):
     """``fingerprint``: of its identity key."""
 
     home: str
@@ -94,7 +94,7 @@ class CoordinatorMade(Result):
 
 
 @dataclass(frozen=True)
-class Invited(Result):
+class InvitedResult(CommandResult):
     """``replaces``: whoever uses it takes the place of a hospital that is enrolled."""
 
     hospital: str
@@ -104,15 +104,15 @@ class Invited(Result):
 
 
 @dataclass(frozen=True)
-class Revoked(Result):
+class RevokedResult(CommandResult):
     """A hospital that is refused from its next request on."""
 
     hospital: str
 
 
 @dataclass(frozen=True)
-class EnrolledHospital:
-    """One line of ``Hospitals``."""
+class HospitalLine:
+    """One line of ``HospitalsResult``."""
 
     hospital: str
     fingerprint: str
@@ -120,15 +120,15 @@ class EnrolledHospital:
 
 
 @dataclass(frozen=True)
-class Hospitals(Result):
+class HospitalsResult(CommandResult):
     """``coordinator``: the coordinator's own fingerprint."""
 
     coordinator: str
-    hospitals: list[EnrolledHospital]
+    hospitals: list[HospitalLine]
 
 
 @dataclass(frozen=True)
-class TokenWritten(Result):
+class TokenWrittenResult(CommandResult):
     """``may``: what its role allows. The token is in the file only."""
 
     file: str
@@ -139,7 +139,7 @@ class TokenWritten(Result):
 
 
 @dataclass(frozen=True)
-class ConsoleLink(Result):
+class ConsoleLinkResult(CommandResult):
     """``link`` signs in whoever opens it: it is like a password. ``certificate``: SHA-256."""
 
     link: str
@@ -148,21 +148,21 @@ class ConsoleLink(Result):
 
 
 @dataclass(frozen=True)
-class Rewrapped(Result):
+class RewrappedResult(CommandResult):
     """``secrets``: how many are sealed anew."""
 
     secrets: int
 
 
 @dataclass(frozen=True)
-class KeyReplaced(Result):
+class KeyReplacedResult(CommandResult):
     """``fingerprint``: of the new identity key."""
 
     fingerprint: str
 
 
 @dataclass(frozen=True)
-class CoordinatorRestored(Result):
+class CoordinatorRestoredResult(CommandResult):
     """``made``: when the backup was. ``let_in``: hospitals that are let in again."""
 
     home: str
@@ -174,7 +174,7 @@ class CoordinatorRestored(Result):
 
 
 @dataclass(frozen=True)
-class StudyChecked(Result):
+class StudyCheckedResult(CommandResult):
     """``digest``: as it is written; a signed study names keys, so it has another one.
 
     ``ways``: mechanisms that were tried on made-up patients; ``recommended``: what to change;
@@ -195,7 +195,7 @@ class StudyChecked(Result):
 
 
 @dataclass(frozen=True)
-class StudyState(Result):
+class StudyStateResult(CommandResult):
     """``status``: planned (nothing was sent), offered, running, paused, done, stopped or ended.
 
     ``result``: what its run came to: rounds, epsilon, delta, estimate, subgroups, survey, model.
@@ -213,21 +213,21 @@ class StudyState(Result):
 
 
 @dataclass(frozen=True)
-class Studies(Result):
+class StudiesResult(CommandResult):
     """All that were signed here, the oldest first."""
 
-    studies: list[StudyState]
+    studies: list[StudyStateResult]
 
 
 @dataclass(frozen=True)
-class Stopping(Result):
+class StoppingResult(CommandResult):
     """A study that ends after the round at hand."""
 
     digest: str
 
 
 @dataclass(frozen=True)
-class Shredded(Result):
+class ShreddedResult(CommandResult):
     """``removed``: files and objects."""
 
     digest: str
@@ -235,7 +235,7 @@ class Shredded(Result):
 
 
 @dataclass(frozen=True)
-class ExtractsSaved(Result):
+class ExtractsSavedResult(CommandResult):
     """``hospitals``: those whose signed extract is in the folder."""
 
     folder: str
@@ -246,7 +246,7 @@ class ExtractsSaved(Result):
 
 
 @dataclass(frozen=True)
-class SiteMade(Result):
+class SiteMadeResult(CommandResult):
     """``epsilon``, ``delta``: the life budget. ``fingerprint``: of the site's identity key."""
 
     hospital: str
@@ -258,14 +258,14 @@ class SiteMade(Result):
 
 
 @dataclass(frozen=True)
-class Registered(Result):
+class RegisteredResult(CommandResult):
     """``populations``: those that were new in site.toml."""
 
     populations: list[str]
 
 
 @dataclass(frozen=True)
-class SiteEnrolled(Result):
+class SiteEnrolledResult(CommandResult):
     """Both fingerprints, to be compared by telephone."""
 
     hospital: str
@@ -274,7 +274,7 @@ class SiteEnrolled(Result):
 
 
 @dataclass(frozen=True)
-class CoordinatorKey(Result):
+class CoordinatorKeyResult(CommandResult):
     """``earlier``: fingerprints of keys that the present one follows."""
 
     url: str
@@ -283,22 +283,22 @@ class CoordinatorKey(Result):
 
 
 @dataclass(frozen=True)
-class Left(Result):
+class LeftResult(CommandResult):
     """The hospital has left, and its certificate is revoked."""
 
     hospital: str
 
 
 @dataclass(frozen=True)
-class Partners(Result):
+class PartnersResult(CommandResult):
     """``confirmed``: hospital to fingerprint, as compared by telephone."""
 
     confirmed: dict[str, str]
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """One line of ``Inbox``. ``status``: at the coordinator; ``here``: what was decided."""
+class InboxLine:
+    """One line of ``InboxResult``. ``status``: at the coordinator; ``here``: what was decided."""
 
     name: str
     version: int
@@ -310,14 +310,14 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class Inbox(Result):
+class InboxResult(CommandResult):
     """Studies that name this hospital."""
 
-    studies: list[Waiting]
+    studies: list[InboxLine]
 
 
 @dataclass(frozen=True)
-class Sheet(Result):
+class SheetResult(CommandResult):
     """``sections``: headings, each with its (label, text) lines. ``page``: the HTML, if asked."""
 
     study: str
@@ -327,7 +327,7 @@ class Sheet(Result):
 
 
 @dataclass(frozen=True)
-class Mapped(Result):
+class MappedResult(CommandResult):
     """``columns``: the study's columns, or with ``--fields`` our fields, and what each is here.
 
     ``open``: columns for which nothing was found. ``file``: what was written, if anything.
@@ -339,7 +339,7 @@ class Mapped(Result):
 
 
 @dataclass(frozen=True)
-class DataFinding:
+class DataFindingLine:
     """What was found in the data: no value, but how many records; stays at the hospital."""
 
     column: str
@@ -349,7 +349,7 @@ class DataFinding:
 
 
 @dataclass(frozen=True)
-class Inspected(Result):
+class InspectedResult(CommandResult):
     """Of ``flo site inspect``, which ends in 3 where an approval would be refused.
 
     ``in_the_way``: of an approval; ``known``: notes, and what the mapping accepts.
@@ -358,8 +358,8 @@ class Inspected(Result):
     study: str
     records: int
     patients: int
-    in_the_way: list[DataFinding]
-    known: list[DataFinding]
+    in_the_way: list[DataFindingLine]
+    known: list[DataFindingLine]
     page: str | None
 
     def ends_in(self) -> int:
@@ -368,7 +368,7 @@ class Inspected(Result):
 
 
 @dataclass(frozen=True)
-class Approval(Result):
+class ApprovalResult(CommandResult):
     """``approved``: false while other people have to say yes, and for a ``dry_run``.
 
     ``takes``: shares of the life budget, by sub-ledger. ``people``: who has said yes.
@@ -384,7 +384,7 @@ class Approval(Result):
 
 
 @dataclass(frozen=True)
-class Decided(Result):
+class DecidedResult(CommandResult):
     """``decision``: refused or withdrawn. ``told``: whether the coordinator could be."""
 
     digest: str
@@ -393,14 +393,14 @@ class Decided(Result):
 
 
 @dataclass(frozen=True)
-class Halted(Result):
+class HaltedResult(CommandResult):
     """``since``: from when on nothing leaves this hospital; null if it goes on."""
 
     since: str | None
 
 
 @dataclass(frozen=True)
-class PolicyShown(Result):
+class PolicyShownResult(CommandResult):
     """``rules``: as in policy.toml; ``in_force``: false while more people have to sign them."""
 
     digest: str
@@ -409,7 +409,7 @@ class PolicyShown(Result):
 
 
 @dataclass(frozen=True)
-class PersonKey(Result):
+class PersonKeyResult(CommandResult):
     """``public``: for [[people]] in policy.toml. The private key is in the file only."""
 
     file: str
@@ -419,7 +419,7 @@ class PersonKey(Result):
 
 
 @dataclass(frozen=True)
-class OptedOut(Result):
+class OptedOutResult(CommandResult):
     """``studies``: how many the patient was taken out of. ``known``: a data file has the id; null
     where one could not be read."""
 
@@ -428,7 +428,7 @@ class OptedOut(Result):
 
 
 @dataclass(frozen=True)
-class Erased(Result):
+class ErasedResult(CommandResult):
     """``contributions``: study, releases, ε and the factor by which odds change at most.
 
     ``known``: as of ``flo site opt-out``.
@@ -441,7 +441,7 @@ class Erased(Result):
 
 
 @dataclass(frozen=True)
-class Budget(Result):
+class BudgetResult(CommandResult):
     """``populations``: life (ε, δ), what is spent, reserved and free by sub-ledger, by study."""
 
     populations: list[dict[str, Any]]
@@ -449,7 +449,7 @@ class Budget(Result):
 
 
 @dataclass(frozen=True)
-class SiteRecovered(Result):
+class SiteRecoveredResult(CommandResult):
     """``studies``: approved since the backup; ``exhausted``: populations with nothing left."""
 
     lost_rows: int
@@ -461,7 +461,7 @@ class SiteRecovered(Result):
 
 
 @dataclass(frozen=True)
-class PagesWritten(Result):
+class PagesWrittenResult(CommandResult):
     """The document, and the page made from it."""
 
     document: str
@@ -469,7 +469,7 @@ class PagesWritten(Result):
 
 
 @dataclass(frozen=True)
-class Verified(Result):
+class VerifiedResult(CommandResult):
     """What holds of each file: reports by hospital, logs by owner, evidence by row."""
 
     reports: list[dict[str, Any]]
@@ -478,7 +478,7 @@ class Verified(Result):
 
 
 @dataclass(frozen=True)
-class LogShown(Result):
+class LogShownResult(CommandResult):
     """``entries``: the latest, as many as ``--last`` says. ``count``: of the whole log."""
 
     owner: str
@@ -487,7 +487,7 @@ class LogShown(Result):
 
 
 @dataclass(frozen=True)
-class EvidenceWritten(Result):
+class EvidenceWrittenResult(CommandResult):
     """``missing``: references of rows that nothing in this installation shows."""
 
     document: str
@@ -497,7 +497,7 @@ class EvidenceWritten(Result):
 
 
 @dataclass(frozen=True)
-class ReleaseCheck(Result):
+class ReleaseCheckLine(CommandResult):
     """``p``: how likely a right trainer looks like that, or worse. ``seen``: whether the check
     could look at all; ``failed``: whether it refutes the trainer.
     """
@@ -511,12 +511,12 @@ class ReleaseCheck(Result):
 
 
 @dataclass(frozen=True)
-class Attacked(Result):
+class AttackedResult(CommandResult):
     """A lower bound on ε from guesses about made-up patients, beside what is claimed; and what the
     checks of noise, clip and coins found.
     """
 
-    checks: list[ReleaseCheck]
+    checks: list[ReleaseCheckLine]
     claimed: float
     lower_bound: float
     confidence: float
@@ -531,7 +531,7 @@ class Attacked(Result):
 
 @dataclass(frozen=True)
 class ModelLine:
-    """One line of ``Models``. ``refused``: why it does not count, if it does not."""
+    """One line of ``ModelsResult``. ``refused``: why it does not count, if it does not."""
 
     model: str
     version: int | None
@@ -542,28 +542,28 @@ class ModelLine:
 
 
 @dataclass(frozen=True)
-class Models(Result):
+class ModelsResult(CommandResult):
     """Published models in a folder."""
 
     models: list[ModelLine]
 
 
 @dataclass(frozen=True)
-class ModelShown(Result):
+class ModelShownResult(CommandResult):
     """``card``: the signed card, checked."""
 
     card: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class ModelFetched(Result):
+class ModelFetchedResult(CommandResult):
     """``card``: where it lies, its tensors beside it."""
 
     card: str
 
 
 @dataclass(frozen=True)
-class Predicted(Result):
+class PredictedResult(CommandResult):
     """``records``: how many were scored."""
 
     file: str
@@ -571,7 +571,7 @@ class Predicted(Result):
 
 
 @dataclass(frozen=True)
-class PackageState(Result):
+class PackageStateResult(CommandResult):
     """``approval``: PendingManualApproval, Approved or Rejected; planned for a dry run."""
 
     package: str
@@ -580,7 +580,7 @@ class PackageState(Result):
 
 @dataclass(frozen=True)
 class PackageLine:
-    """One line of ``Packages``."""
+    """One line of ``PackagesResult``."""
 
     package: str
     approval: str
@@ -590,7 +590,7 @@ class PackageLine:
 
 
 @dataclass(frozen=True)
-class Packages(Result):
+class PackagesResult(CommandResult):
     """A study's packages in the registry, the newest first."""
 
     packages: list[PackageLine]
@@ -600,7 +600,7 @@ class Packages(Result):
 
 
 @dataclass(frozen=True)
-class StackPlanned(Result):
+class StackPlannedResult(CommandResult):
     """``changes``: action, name, type, replaced. ``dollars``: a month, about, by service."""
 
     changes: list[dict[str, Any]]
@@ -608,7 +608,7 @@ class StackPlanned(Result):
 
 
 @dataclass(frozen=True)
-class StackState(Result):
+class StackStateResult(CommandResult):
     """``status``: CloudFormation's, or gone. ``outputs``: what coordinator.toml needs."""
 
     name: str
@@ -620,7 +620,7 @@ class StackState(Result):
 
 
 @dataclass(frozen=True)
-class Simulated(Result):
+class SimulatedResult(CommandResult):
     """Exact numbers, so never private. ``pooled`` and ``alone``: with ``--compare`` only.
 
     ``auc_interval``: 95 %, over who the test patients are. ``auc_noise``: standard deviation of one
@@ -661,7 +661,7 @@ class Simulated(Result):
 
 
 @dataclass(frozen=True)
-class Demonstrated(Result):
+class DemonstratedResult(CommandResult):
     """``seconds_from_launch``: from offering the study to the verified report."""
 
     status: str
@@ -680,7 +680,7 @@ class Demonstrated(Result):
 
 
 @dataclass(frozen=True)
-class DataWritten(Result):
+class DataWrittenResult(CommandResult):
     """``credit``: whose data they are."""
 
     files: list[str]
@@ -688,7 +688,7 @@ class DataWritten(Result):
 
 
 @dataclass(frozen=True)
-class Measured(Result):
+class MeasuredResult(CommandResult):
     """``rows``: group, name, flo, reference, ratio, unit, runs, how."""
 
     rows: list[dict[str, Any]]

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flo.arrays import Integers
 from flo.clients.records.reply_store import ReplyStore
 from flo.documents import canonical
 from flo.privacy.accounting.plan import Plan, ring_of
-from flo.privacy.secure_sum.ring import Integers
 from flo.protocol.messages import Reply, Values, decode_request, values_bytes
 from tests.clients.approved_site import FOUR, Site, approved_site
 from tests.partners import unmasked

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flo.arrays import Floats
 from flo.clients.data_process.trainer import Trainer, choose_device
 from flo.clients.records.snapshot import Snapshot
 from flo.errors import UsageError
@@ -23,7 +24,6 @@ from flo.study.synthetic import made_up_inputs
 from tests.builders import NoNoise, small_study, study_document
 from tests.flo.studies import PACK
 
-Floats = npt.NDArray[np.float64]
 WIDTH = parameter_count(small_study()) - 1
 IMAGE = {"kind": "image", "name": "px", "height": 8, "width": 8, "minimum": 0, "maximum": 255}
 MODELS: dict[str, Study] = {

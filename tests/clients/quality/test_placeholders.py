@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from flo.arrays import Floats
 from flo.clients.quality.findings import DataFinding
 from flo.clients.quality.placeholders import constant_codes, placeholders
-from flo.clients.sources.cells import Floats
 from flo.datasets import DATASETS
 from flo.datasets.package_file import package_file
 from flo.study.document import load

@@ -9,15 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from flo.study.features import (
-    Floats,
-    cell_of,
-    cells,
-    encode_category,
-    encode_number,
-    input_names,
-    scale,
-)
+from flo.arrays import Floats
+from flo.study.features import cell_of, cells, encode_category, encode_number, input_names, scale
 from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
 
 NAN = float("nan")

@@ -9,19 +9,18 @@ import sys
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flo.arrays import Floats
 from flo.study import models, networks
 from flo.study.document import Study, from_document
 from flo.study.features import input_names
 from tests.builders import small_study, study_document
 from tests.flo.studies import PACK
 
-Floats = npt.NDArray[np.float64]
 LOGISTIC = small_study()
 MLP = small_study(model={"kind": "mlp", "hidden": [7, 3]})
 

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flo.arrays import Mask
 from flo.privacy.gradients import batches as batches_module
-from flo.privacy.gradients.batches import Batches, Frame, Mask
+from flo.privacy.gradients.batches import Batches, Frame
 from flo.privacy.patients.patients import Patients
 from tests.privacy.slow_step import without
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from flo.arrays import Floats
 from flo.privacy.gradients import bookkeeping
 from flo.privacy.gradients.batches import Batches, Frame
 from flo.privacy.gradients.bookkeeping import BookKeeping, binary_loss, categorical_loss
@@ -24,7 +25,7 @@ from flo.privacy.gradients.contributions import (
     SumOfRankOne,
 )
 from flo.privacy.gradients.step import PrivateStep
-from flo.privacy.patients.patients import Floats, Patients
+from flo.privacy.patients.patients import Patients
 from tests.privacy.slow_step import examples, file_of, only, seeded, slow_gradient
 
 PATIENTS = 4

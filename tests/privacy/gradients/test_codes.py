@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from torch import nn
 
+from flo.arrays import Floats
 from flo.privacy.gradients.bookkeeping import binary_loss, categorical_loss
 from flo.privacy.gradients.step import PrivateStep
-from flo.privacy.patients.patients import Floats, Patients
+from flo.privacy.patients.patients import Patients
 from tests.privacy.slow_step import seeded, summed, weights_of
 
 CODES = 7

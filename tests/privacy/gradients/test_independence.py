@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from flo.arrays import Floats
 from flo.errors import StudyError
 from flo.privacy.gradients.batches import Batches, Frame
 from flo.privacy.gradients.bookkeeping import Loss, binary_loss
 from flo.privacy.gradients.independence import Seen, find_cross_patient_dependence
 from flo.privacy.gradients.step import PrivateStep
-from flo.privacy.patients.patients import Floats, Patients
+from flo.privacy.patients.patients import Patients
 from tests.privacy.slow_step import examples, file_of, only, seeded, summed, weights_of, without
 
 WIDTH = 4

@@ -13,12 +13,12 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
+from flo.arrays import Floats
 from flo.privacy.mechanisms import discrete_gaussian as gaussian
 from flo.privacy.mechanisms.discrete_gaussian import SystemNoise, sample
 from tests.privacy.scripted_words import FALSE_ALARM, Script, Seeded
 from tests.privacy.slow_gaussian import slow_samples
 
-Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
 

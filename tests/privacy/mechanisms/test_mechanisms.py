@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import flo.privacy
+from flo.arrays import Floats
 from flo.errors import MessageError
 from flo.privacy.accounting.accounting import ORDERS, epsilon_of
 from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
-from flo.privacy.mechanisms.mechanisms import GRID, Floats, Mechanism, PoissonSum, from_document
+from flo.privacy.mechanisms.mechanisms import GRID, Mechanism, PoissonSum, from_document
 from tests.builders import NoNoise
 from tests.privacy.every_mechanism import (
     COUNTS,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from flo.arrays import Integers
 from flo.clients.data_process.trainer import Trainer
 from flo.clients.records.snapshot import Snapshot
 from flo.privacy.accounting.plan import Plan
@@ -14,7 +15,7 @@ from flo.protocol.messages import Purpose
 from flo.study.document import Study
 from flo.study.models import initial_weights
 from tests.builders import NoNoise
-from tests.privacy.frozen import STUDIES, Integers, ordinary
+from tests.privacy.frozen import STUDIES, ordinary
 
 PURPOSES: list[tuple[str, Purpose]] = [
     ("logistic", "training"),

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flo.arrays import Floats
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.mechanisms.mechanisms import Histogram, ScoreWaves
 from flo.privacy.patients.patients import Patients
 from flo.privacy.releases import evaluation, score_waves
-from flo.privacy.releases.evaluation import Floats, positions
+from flo.privacy.releases.evaluation import positions
 from flo.privacy.releases.score_waves import LENGTH, vectors
 from flo.study.document import Study, from_document
 from flo.study.features import encode_category, encode_number, input_names

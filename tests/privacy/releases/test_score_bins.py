@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from flo.privacy.releases.score_bins import Floats, auc, public_edges, vectors
+from flo.arrays import Floats
+from flo.privacy.releases.score_bins import auc, public_edges, vectors
 from flo.study.document import Study
 from flo.study.models import parameter_count
 from tests.builders import small_study

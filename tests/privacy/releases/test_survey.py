@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from flo.arrays import Floats
 from flo.errors import StudyError
 from flo.privacy.accounting.life_budget import LifetimeBudget
 from flo.privacy.accounting.plan import Plan, combined_variance
@@ -87,11 +88,11 @@ def patients_of(study: Study, drawn: list[Visit]) -> Patients:
     )
 
 
-def counted(study: Study, drawn: list[Visit]) -> survey.Floats:
+def counted(study: Study, drawn: list[Visit]) -> Floats:
     return survey.counts(study, patients_of(study, drawn))
 
 
-def by_column(study: Study, counts: survey.Floats) -> dict[str, dict[str, float]]:
+def by_column(study: Study, counts: Floats) -> dict[str, dict[str, float]]:
     return {
         found.column: dict(zip(found.cells, found.patients, strict=True))
         for found in survey.read(study, counts, 0.0)

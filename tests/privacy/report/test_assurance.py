@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from flo.arrays import Floats, Integers
 from flo.clients.data_process import trainer as trainer_module
 from flo.clients.data_process.trainer import Trainer
 from flo.clients.records.snapshot import Snapshot
@@ -21,7 +22,6 @@ from flo.privacy.gradients.bookkeeping import BookKeeping, Loss
 from flo.privacy.gradients.contributions import PatientGradients
 from flo.privacy.gradients.per_sample import Looped, Vmapped
 from flo.privacy.gradients.step import PrivateStep
-from flo.privacy.patients.patients import Floats
 from flo.privacy.releases import evaluation, histograms
 from flo.protocol.messages import Purpose
 from flo.study.document import Study
@@ -31,7 +31,6 @@ from tests.privacy.frozen import (
     SAMPLED,
     STUDIES,
     Frozen,
-    Integers,
     many_records,
     neighbours,
     steep_weights,

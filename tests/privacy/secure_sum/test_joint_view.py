@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from flo.arrays import Integers
 from flo.clients.data_process.trainer import Trainer
 from flo.clients.home.site_home import SiteHome
 from flo.clients.records.snapshot import Snapshot
 from flo.keys.identity import Identity
 from flo.privacy.accounting.plan import Plan, noise_shares
 from flo.privacy.secure_sum.masking import Attempt, masked, new_run_key, pair_secret
-from flo.privacy.secure_sum.ring import Integers, from_ring
+from flo.privacy.secure_sum.ring import from_ring
 from flo.protocol.messages import Values
 from flo.study.document import Study
 from flo.study.parameters import Vector

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from flo.arrays import Integers
 from flo.errors import TrustError
 from flo.keys.identity import Identity
 from flo.privacy.secure_sum.masking import Attempt, cohort_digest, masked, new_run_key, pair_secret
-from flo.privacy.secure_sum.ring import Integers, Masked
+from flo.privacy.secure_sum.ring import Masked
 from tests.partners import signed
 from tests.secure_sums import unmasked_sum
 

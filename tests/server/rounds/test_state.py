@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from flo.arrays import Integers
 from flo.errors import MessageError
 from flo.keys.claims import HeadAttestation, RunKey
 from flo.privacy.accounting.plan import Plan, reach_of, ring_of
@@ -30,9 +31,6 @@ from tests.builders import HOSPITALS, small_study, study_document
 from tests.partners import partner, run_key, signed
 from tests.secure_sums import advance, gathered
 from tests.server.in_memory_run import MASKED, MODES, RUN, cohort_of, company_study, reply_facts
-
-Integers = npt.NDArray[np.int64]
-
 
 # -- the arithmetic, by hand -------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The drawings of the documentation, as SVG beside this file: ``python docs/drawings/draw.py``.
+"""The drawings of the documentation, as SVG in ``docs/drawings``: ``python -m tools.draw``.
 
 Curves are computed from the definitions that the pages state; the rest is boxes and arrows.
 """
@@ -9,7 +9,7 @@ import math
 from html import escape
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "docs" / "drawings"
 INK, SOFT, BLUE, RED, GREEN, PAPER = (
     "#1d2733",
     "#6b7785",

@@ -1,6 +1,6 @@
 """``make bundle``: FLO and all that it needs in one folder, for a machine without internet.
 
-    python -m flo.infra.bundle SOURCE OUT [--extras dicom,onnx]
+    python -m tools.bundle SOURCE OUT [--extras dicom,onnx]
 
 It is built on a machine like the target (the same Python, the same processor) and holds wheels
 only, so that nothing is compiled there. Every file's SHA-256 stands in ``requirements.txt``, by
@@ -83,7 +83,7 @@ def _pip(*arguments: str | Path) -> None:
 
 def main() -> None:
     """Read the command line and say where the bundle is."""
-    parser = argparse.ArgumentParser(prog="python -m flo.infra.bundle")
+    parser = argparse.ArgumentParser(prog="python -m tools.bundle")
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--extras", default="")

@@ -1,4 +1,4 @@
-"""docs/json.md, made from what commands return: ``python -m flo.cli.schemas > docs/json.md``."""
+"""docs/json.md, made from what commands return: ``python -m tools.json_schemas > docs/json.md``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ code; one whose words cannot be understood ends with 2 and writes nothing. `flo 
 Names, digests and numbers only: no secret (but the link of `flo coordinator console`, which is
 one), and nothing of a patient. Times are ISO 8601 in UTC, fingerprints and digests SHA-256 in
 hexadecimal, ε, δ and shares plain numbers. A field that changes its meaning raises
-`schema_version`. This page is made from the code: `python -m flo.cli.schemas`.
+`schema_version`. This page is made from the code: `python -m tools.json_schemas`.
 
 | command | returns |
 |---|---|
@@ -43,7 +43,7 @@ def page() -> str:
     """The page's text."""
     found = returned()
     rows = "".join(f"| `flo {words}` | `{kind.__name__}` |\n" for words, kind in found.items())
-    used = [results.Refusal, *dict.fromkeys(found.values())]
+    used = [results.RefusalResult, *dict.fromkeys(found.values())]
     inner = [kind for kind in _all_results() if kind not in used]
     return f"{_HEAD}{rows}\n" + "\n".join(map(_section, [*used, *inner]))
 
@@ -63,7 +63,7 @@ def _commands() -> Iterator[tuple[str, Any]]:
 def _result_of(command: Any) -> type:
     function = inspect.unwrap(command.callback)
     found: type = get_type_hints(function, include_extras=True)["return"]
-    return results.Measured if found is type(None) else found
+    return results.MeasuredResult if found is type(None) else found
 
 
 def _all_results() -> list[type]:
@@ -71,7 +71,7 @@ def _all_results() -> list[type]:
     return [
         kind
         for kind in kinds
-        if dataclasses.is_dataclass(kind) and kind is not results.Result
+        if dataclasses.is_dataclass(kind) and kind is not results.CommandResult
     ]  # fmt: skip
 
 
