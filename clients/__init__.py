@@ -1,6 +1,6 @@
 """A hospital's site: a warm agent, a trainer, data checks, policy, approvals.
 
-What it decides: whether this hospital takes part, and what may leave the building.
-What it leaves to others: how much noise and what it costs (``flo.privacy``), rounds and
-aggregation (``flo.server``, which it never imports).
+This package decides whether the hospital takes part and what may leave the building. It leaves
+noise and its cost to ``flo.privacy``, and rounds and aggregation to ``flo.server``, which it never
+imports.
 """

@@ -1,9 +1,9 @@
 """FLO: hospitals train one model together and prove what it cost in privacy.
 
-Importing this package loads nothing heavy. In a notebook: ``flo.load``, ``flo.simulate``,
-``flo.compare``. Else pick the room you need: ``flo.study`` (the signed agreement), ``flo.privacy``
-(mechanisms, accounting, ledger, report), ``flo.server`` (coordinator), ``flo.clients`` (a
-hospital's site), ``flo.lab`` (trying a study on one machine).
+Importing this package loads no heavy module. In a notebook, use ``flo.load``, ``flo.simulate`` and
+``flo.compare``. Otherwise import the package you need: ``flo.study`` (the signed agreement),
+``flo.privacy`` (mechanisms, accounting, ledger, report), ``flo.server`` (coordinator),
+``flo.clients`` (a hospital's site), ``flo.lab`` (trying a study on one machine).
 """
 
 from __future__ import annotations

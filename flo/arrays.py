@@ -1,4 +1,4 @@
-"""Types of NumPy arrays, and nothing else: shapes stand in the docstrings that use them."""
+"""Types of NumPy arrays; the docstrings that use them state the shapes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Every error FLO raises on purpose, by who must act, with the exit code each one ends in.
+"""Errors that FLO raises on purpose, by who must act, each with its exit code.
 
-A message names the thing, the value and the limit; ``hint`` says what to do next. Errors about
+A message names the object, the value and the limit; ``hint`` states the next step. Errors about
 patients' data name column, rule, rows and count, never a value, and stay on the site's screen.
 """
 
@@ -10,10 +10,10 @@ EXIT_OK, EXIT_USAGE, EXIT_REFUSED, EXIT_TRUST, EXIT_NETWORK, EXIT_BUG = 0, 2, 3,
 
 
 class FloError(Exception):
-    """Root of all expected failures.
+    """Base class of all expected failures.
 
     Attributes:
-        hint: the way out, one sentence, or "" where the message already says it.
+        hint: the next step, one sentence, or "" if the message already states it.
     """
 
     exit_code = EXIT_BUG
@@ -24,17 +24,17 @@ class FloError(Exception):
 
 
 class UsageError(FloError):
-    """The command, a file or a setting is wrong; whoever typed it must act."""
+    """The command, a file or a setting is wrong; the person who supplied it must act."""
 
     exit_code = EXIT_USAGE
 
 
 class StudyError(UsageError):
-    """A study document breaks a rule; the coordinator must mend it."""
+    """A study document breaks a rule; the coordinator must correct it."""
 
 
 class RefusedError(FloError):
-    """A rule of the site said no; the steward decides. Nothing was spent."""
+    """A rule of the site forbids the action; the steward decides. No budget was spent."""
 
     exit_code = EXIT_REFUSED
 
@@ -44,11 +44,11 @@ class DataError(RefusedError):
 
 
 class PolicyError(RefusedError):
-    """The site's policy forbids it."""
+    """The site's policy forbids the action."""
 
 
 class BudgetError(RefusedError):
-    """The life budget or a study's reservation does not cover it."""
+    """The life budget or a study's reservation does not cover the cost."""
 
 
 class TrustError(FloError):
@@ -58,7 +58,7 @@ class TrustError(FloError):
 
 
 class NetworkError(FloError):
-    """The other side cannot be reached, or a port cannot be had."""
+    """The other side cannot be reached, or a port is not available."""
 
     exit_code = EXIT_NETWORK
 

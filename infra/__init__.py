@@ -1,7 +1,7 @@
-"""Compliance evidence, and growing into AWS.
+"""Compliance evidence, units for systemd, and adapters to AWS.
 
-``evidence`` says what law asks for and what proves it in one installation. ``aws`` has one adapter
-for each service, the template and what runs in a training job; ``images`` the Dockerfiles;
-``systemd`` hardened units for an agent or coordinator. One machine is the embedded default and
-needs none of AWS.
+``evidence`` lists legal requirements and what proves each of them in one installation. ``aws`` has
+one adapter for each service, the template, and the program of a training job. ``images`` has the
+Dockerfiles, ``systemd`` hardened units for an agent or coordinator. One machine is the default and
+needs no AWS.
 """

@@ -1,7 +1,7 @@
-"""The coordinator's process: SuperLink, two listeners, SuperExec, and the runs it keeps alive.
+"""The coordinator's process: SuperLink, two listeners, SuperExec and periodic work.
 
-Flower's run and node ids are new after every start; FLO's run id stays. What becomes of runs
-stands in ``flo.server.runs``.
+Flower's run and node ids change at every start; FLO's run id does not. ``flo.server.runs`` starts,
+resumes and ends runs.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ _CERTIFICATE_SECONDS, _RENEW_DAYS = 3600.0, 30.0
 def complete_and_sign(
     study: Study, home: CoordinatorHome, store: Store, person: str, place: RunPlace = "here"
 ) -> Offer:
-    """Fill in fingerprints from enrolment, check them, sign the study and put it on offer.
+    """Fill in fingerprints from enrolment, validate, sign and offer the study.
 
-    ``person``: in whose name, for the audit log. ``place``: where its runs are carried out.
+    ``person``: named in the audit log. ``place``: where the study's runs are executed.
 
     Raises:
         StudyError: as ``flo.server.studies.validation.complete_for_signing``.
@@ -100,19 +100,20 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT, on uvloop where it is installed.
 
-    ``aggregators``: who carries out runs elsewhere. ``audit_store``: keeps copies of the audit log.
+    ``aggregators``: starts jobs that execute runs elsewhere. ``audit_store``: receives copies of
+    the audit log.
     """
     share_arenas()
     factory = uvicorn.Config(app="unused", loop="auto", log_config=None).get_loop_factory()
     home.require_no_pending_rotation()
-    keep_direct(home.read_config().private_host)  # Flower's own parts, here, dial only each other
+    keep_direct(home.read_config().private_host)  # no proxy: Flower's local parts dial each other
     with home.serving(), asyncio.Runner(loop_factory=factory) as runner:
         home.renew_certificate(days=_RENEW_DAYS)
         runner.run(Coordinator(home, aggregators, audit_store).serve())
 
 
 class Coordinator:
-    """Owns everything that runs; ``serve`` returns after SIGTERM or SIGINT."""
+    """Owns all services of the process; ``serve`` returns after SIGTERM or SIGINT."""
 
     def __init__(
         self,
@@ -150,7 +151,7 @@ class Coordinator:
             self._steps.append(self._copies.copy_if_due)
 
     async def serve(self) -> None:
-        """Serve hospitals, operators and runs until SIGTERM or SIGINT, then close all in order."""
+        """Serve hospitals, operators and runs until SIGTERM or SIGINT, then shut down in order."""
         config = self._home.read_config()
         outside_socket = bind(config.bind, config.port)
         inside_socket = bind(config.private_host, config.private_port)
@@ -246,7 +247,7 @@ class Coordinator:
             self._audit.flush(now=True)
             try:
                 self._sign()
-            except FloError as error:  # what waits is signed at the next start
+            except FloError as error:  # pending events are signed at the next start
                 log.error(f"the last entries wait to be signed: {error}")
             self._store.close()
             self._admission.close()
@@ -271,7 +272,7 @@ class Coordinator:
 
     @contextlib.contextmanager
     def _superexec(self) -> Iterator[None]:
-        """What launches ServerApps. Of this folder's keys they are given one, in memory only."""
+        """Run SuperExec, which launches ServerApps. They get the checkpoint key only, in memory."""
         with in_memory(self._home.open_checkpoint_key()) as key:
 
             def start() -> subprocess.Popen[bytes]:
@@ -303,8 +304,8 @@ class Coordinator:
         self, listener: str, address: str, why: str, certificate: bytes | None
     ) -> None:
         facts = {"listener": listener, "address": address, "why": why}
-        if certificate is not None:  # TLS has verified it
-            with contextlib.suppress(TrustError):  # it names no hospital
+        if certificate is not None:  # verified by TLS
+            with contextlib.suppress(TrustError):  # not a hospital's certificate
                 facts["hospital"] = read_peer(certificate).hospital
         log.warning("refused", extra={"fields": facts})
         self._audit.record("refused-connection", **facts)
@@ -326,16 +327,16 @@ class Coordinator:
         return self._audit_log.export("coordinator")
 
     async def _watch(self) -> None:
-        """What a coordinator does all the time."""
+        """Recover runs, then repeat the periodic work. A TrustError ends the coordinator."""
         await asyncio.to_thread(self._recover)
         while True:
             for step in list(self._steps):
                 try:
                     await asyncio.to_thread(step)
-                except TrustError:  # our own records do not hold, or our key was taken away
+                except TrustError:  # our records fail verification, or KMS refuses our key
                     raise
-                except Exception:  # of whatever kind: what else there is to do goes on
-                    # The disk is full, KMS does not answer, or a fault of ours: until it is over.
+                except Exception:  # the other steps must go on
+                    # For example a full disk, KMS out of reach, or a bug: retried until it works.
                     log.exception("a step of the coordinator failed; it is tried again")
                     await asyncio.sleep(_FULL_SECONDS)
             self._renew_certificate()
@@ -346,13 +347,13 @@ class Coordinator:
         sign_events(self._store, self._audit_log)
 
     def _renew_certificate(self) -> None:
-        """Before it ends, and without a pause: connections from then on see the new one."""
+        """Renew the listeners' certificate in time; new connections use it without a restart."""
         if time.monotonic() < self._certificate_due:
             return
         self._certificate_due = time.monotonic() + _CERTIFICATE_SECONDS
         try:
             renewed = self._home.renew_certificate(days=_RENEW_DAYS)
-        except OSError:  # no file descriptor is left, or the disk is full; an hour from now again
+        except OSError:  # out of file descriptors, or disk full: retried in an hour
             log.exception("the certificate was not looked at")
             return
         if renewed:
@@ -377,9 +378,9 @@ class Coordinator:
         self._store.set_node(member.public, node)
 
     def _gone(self, certificate: bytes) -> None:
-        """The last connection of an enrolled hospital closed: its agent died, or the network did.
+        """Mark a hospital's agent offline after its last connection closed.
 
-        Anyone may have connected with another certificate in its name.
+        Only its enrolled certificate, or the one before a renewal, counts: TLS accepts others too.
         """
         peer = read_peer(certificate)
         member = self._store.member(peer.hospital)

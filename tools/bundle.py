@@ -1,10 +1,10 @@
-"""``make bundle``: FLO and all that it needs in one folder, for a machine without internet.
+"""``make bundle``: FLO and its dependencies in one folder, for a machine without internet.
 
     python -m tools.bundle SOURCE OUT [--extras dicom,onnx]
 
-It is built on a machine like the target (the same Python, the same processor) and holds wheels
-only, so that nothing is compiled there. Every file's SHA-256 stands in ``requirements.txt``, by
-which pip checks it, and in ``SHA256SUMS``; who carries the folder reads out the digest of that one.
+Build it on a machine like the target (same Python, same processor). FLO and its dependencies are
+wheels, so the target compiles no code. pip checks their SHA-256 by ``requirements.txt``;
+``SHA256SUMS`` covers every file, and the person who carries the folder reads out its digest.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ The demonstration's patients, if it is to run there:
 
 
 def bundle(source: Path, out: Path, extras: str = "") -> str:
-    """Fill ``out``, which must not exist yet. Returns the SHA-256 of its SHA256SUMS.
+    """Fill ``out``, which must not exist yet. Return the SHA-256 of its SHA256SUMS.
 
-    ``source``: a checkout. ``extras``: of FLO's, separated by commas.
+    ``source``: a checkout. ``extras``: names of FLO's extras, separated by commas.
 
     Raises:
-        subprocess.CalledProcessError: pip could not get or build something; it said why.
+        subprocess.CalledProcessError: pip could not get or build something; it printed why.
     """
     out.mkdir(parents=True)
     wanted = f"{source}[{extras}]" if extras else str(source)
@@ -82,7 +82,7 @@ def _pip(*arguments: str | Path) -> None:
 
 
 def main() -> None:
-    """Read the command line and say where the bundle is."""
+    """Read the command line, build the bundle and print where it is."""
     parser = argparse.ArgumentParser(prog="python -m tools.bundle")
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)

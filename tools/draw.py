@@ -21,7 +21,7 @@ INK, SOFT, BLUE, RED, GREEN, PAPER = (
 
 
 class Drawing:
-    """Shapes on white paper of this size, in pixels; later ones lie above earlier ones."""
+    """Shapes on a white background, sizes in pixels; later shapes cover earlier ones."""
 
     def __init__(self, width: int, height: int, title: str) -> None:
         self._size, self._title = (width, height), title
@@ -30,7 +30,7 @@ class Drawing:
     def box(
         self, x: float, y: float, width: float, height: float, *lines: str, color: str = INK
     ) -> None:
-        """A rounded box with centred lines, the first one bold."""
+        """Add a rounded box with centred lines, the first one bold."""
         self._shapes.append(
             f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="6" fill="{PAPER}" '
             f'stroke="{color}" stroke-width="1.5"/>'
@@ -50,7 +50,7 @@ class Drawing:
         color: str = INK,
         size: int = 14,
     ) -> None:
-        """A line of words; ``y`` is its baseline."""
+        """Add a line of text; ``y`` is its baseline."""
         weight = ' font-weight="600"' if bold else ""
         self._shapes.append(
             f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{color}" '
@@ -69,7 +69,7 @@ class Drawing:
         dashed: bool = False,
         above: float = 7,
     ) -> None:
-        """A straight arrow with words above its middle."""
+        """Add a straight arrow with text above its middle."""
         angle, head = math.atan2(y2 - y1, x2 - x1), 8
         wings = " ".join(
             f"{x2 - head * math.cos(angle + turn):.1f},{y2 - head * math.sin(angle + turn):.1f}"
@@ -85,27 +85,27 @@ class Drawing:
             self.text((x1 + x2) / 2, (y1 + y2) / 2 - above, words, color=color, size=13)
 
     def line(self, points: list[tuple[float, float]], color: str, width: float = 2) -> None:
-        """A line through these points."""
+        """Add a line through these points."""
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         self._shapes.append(
             f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width}"/>'
         )
 
     def bar(self, x: float, y: float, width: float, height: float, color: str) -> None:
-        """A filled bar: how much noise, or a legend's key."""
+        """Add a filled bar: an amount of noise, or a legend's key."""
         self._shapes.append(
             f'<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="{color}" '
             f'opacity="0.85"/>'
         )
 
     def blank(self, x: float, y: float, width: float, height: float) -> None:
-        """Paper over what lies below, for words that cross lines."""
+        """Cover an area with background colour, for text that crosses lines."""
         self._shapes.append(
             f'<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="{PAPER}"/>'
         )
 
     def svg(self) -> str:
-        """The drawing as the text of an SVG file."""
+        """Return the drawing as the text of an SVG file."""
         width, height = self._size
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
@@ -118,7 +118,7 @@ class Drawing:
 
 
 def epsilon() -> Drawing:
-    """Belief after seeing everything against belief before: odds change by e^ε at most."""
+    """Draw belief after all releases against belief before: odds change by at most e^ε."""
     drawn = Drawing(560, 400, "Belief before and after, for several ε")
     left, bottom, side = 80.0, 340.0, 300.0
 
@@ -149,7 +149,7 @@ def epsilon() -> Drawing:
 
 
 def trust_models() -> Drawing:
-    """Where the noise is, and what is protected."""
+    """Draw where the noise is added, and what it protects."""
     drawn = Drawing(720, 330, "Local and distributed noise")
     for offset, name, noise, seen in [
         (0, "local noise", "all of its noise", "every upload is protected by itself"),
@@ -177,7 +177,7 @@ def trust_models() -> Drawing:
 
 
 def secure_sum() -> Drawing:
-    """Three hospitals, three shared pads, and what the coordinator sees."""
+    """Draw three hospitals, their three shared pads, and what the coordinator sees."""
     drawn = Drawing(720, 300, "Pads cancel in the sum")
     rows = [
         ("hospital A", "17", "+ pad(A,B) + pad(A,C)"),
@@ -208,7 +208,7 @@ def secure_sum() -> Drawing:
 
 
 def round_() -> Drawing:
-    """One round of a secure sum, from top to bottom."""
+    """Draw one round of a secure sum, from top to bottom."""
     drawn = Drawing(760, 520, "One round, step by step")
     a, c, b = 110.0, 380.0, 650.0
     for x, name, color in [
@@ -246,7 +246,7 @@ def round_() -> Drawing:
 
 
 def aws() -> Drawing:
-    """What is where when a consortium has grown into an account."""
+    """Draw the parts of an installation in an AWS account."""
     drawn = Drawing(760, 380, "FLO in AWS")
     drawn.box(20, 150, 130, 50, "hospital agents", color=BLUE)
     drawn.box(215, 150, 130, 50, "load balancer", "TCP, :9443")
@@ -280,7 +280,7 @@ DRAWINGS = {
 
 
 def main() -> None:
-    """Write them all."""
+    """Write all drawings."""
     for name, draw in DRAWINGS.items():
         (HERE / name).write_text(draw().svg(), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""docs/json.md, made from what commands return: ``python -m tools.json_schemas > docs/json.md``."""
+"""Generate docs/json.md from result types: ``python -m tools.json_schemas > docs/json.md``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from flo.cli import app
 from flo.cli.terminal import results
 
-ENDLESS = ("coordinator serve", "site run", "site desk")  # they return nothing to anybody
+ENDLESS = ("coordinator serve", "site run", "site desk")  # they have no result
 
 _HEAD = """\
 # What commands return as JSON
@@ -35,12 +35,12 @@ hexadecimal, ε, δ and shares plain numbers. A field that changes its meaning r
 
 
 def returned() -> dict[str, type]:
-    """Every command by its words, with what it returns; ``bench`` writes its rows as they come."""
+    """Return command -> result type; ``MeasuredResult`` for ``bench``, which writes row by row."""
     return {words: _result_of(command) for words, command in _commands() if words not in ENDLESS}
 
 
 def page() -> str:
-    """The page's text."""
+    """Return the page's text."""
     found = returned()
     rows = "".join(f"| `flo {words}` | `{kind.__name__}` |\n" for words, kind in found.items())
     used = [results.RefusalResult, *dict.fromkeys(found.values())]

@@ -1,6 +1,6 @@
-"""Every link of the built site that leads within it leads to something: ``links.py FOLDER``.
+"""Check that every internal link of the built site has a target: ``links.py FOLDER``.
 
-Links to elsewhere are counted and not followed; the build machine may have no internet.
+External links are counted but not followed, as the build machine may have no internet.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 
 class Page(HTMLParser):
-    """What a page leads to, and the places in it that can be led to."""
+    """Links of a page, and the anchors in it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Collect targets and places."""
+        """Collect links and anchors."""
         for name, value in attrs:
             if name in ("href", "src") and value is not None:
                 self.links.append(value)
@@ -30,7 +30,7 @@ class Page(HTMLParser):
 
 
 def broken(folder: Path) -> tuple[list[str], int]:
-    """Links that lead nowhere, as "page: link", and how many lead elsewhere."""
+    """Return the links without a target, as "page: link", and the number of external links."""
     pages = {path: Page(path) for path in folder.rglob("*.html")}
     found, outside = [], 0
     for path, page in pages.items():
@@ -47,7 +47,7 @@ def broken(folder: Path) -> tuple[list[str], int]:
 
 
 def main() -> None:
-    """Print what is broken; exit code 1 if anything is."""
+    """Print the broken links; exit with code 1 if there are any."""
     found, outside = broken(Path(sys.argv[1]).resolve())
     for line in found:
         sys.stderr.write(f"{line}\n")

@@ -2,8 +2,8 @@
 
     python -m tools.rooms
 
-Floors are those of the import contract in pyproject.toml; a room's sentence is the docstring of its
-package.
+Floors are the layers of the import contract in pyproject.toml. A room's sentence is the first
+paragraph of its package's docstring.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WIDTH, _LEFT, _FLOOR, _GAP = 1000, 40, 46, 10
 
 @dataclass(frozen=True)
 class Room:
-    """A package, or a single module that is a floor's room of its own."""
+    """A package, or a single module, in a layer of the import contract."""
 
     module: str
     floor: int
@@ -34,7 +34,7 @@ class Room:
 
     @property
     def folder(self) -> str:
-        """Its folder from the root of the checkout, or its file."""
+        """Its folder relative to the root of the checkout, or its file."""
         return _path(self.module).relative_to(ROOT).as_posix()
 
     @property
@@ -44,7 +44,7 @@ class Room:
 
 
 def rooms() -> list[Room]:
-    """Every room of the contract, from the top floor down."""
+    """Return every room of the contract, from the top floor down."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = settings["tool"]["importlinter"]["contracts"]
     (layers,) = (one["layers"] for one in contracts if one["name"] == _CONTRACT)
@@ -56,7 +56,7 @@ def rooms() -> list[Room]:
 
 
 def picture(known: list[Room]) -> Drawing:
-    """One row a floor, the lowest at the bottom; colours tell whose rooms they are."""
+    """Draw one row for each floor, the lowest at the bottom; a colour marks each area."""
     floors = sorted({room.floor for room in known}, reverse=True)
     height = _FLOOR * len(floors) + 50
     drawn = Drawing(_WIDTH, height, "The rooms of FLO: each imports only from the floors below it")
@@ -76,14 +76,14 @@ def picture(known: list[Room]) -> Drawing:
 
 
 def table(known: list[Room]) -> str:
-    """One line a room."""
+    """Return one line for each room."""
     lines = ["| floor | room | what it holds |", "|---|---|---|"]
     lines += [f"| {room.floor} | `{room.folder}` | {room.sentence} |" for room in known]
     return "\n".join(lines) + "\n"
 
 
 def page(text: str, known: list[Room]) -> str:
-    """The page with its table as the code has it now."""
+    """Return the page with its table replaced by the current one."""
     before, rest = text.split(BEGIN)
     return before + BEGIN + table(known) + END + rest.split(END)[1]
 
@@ -105,7 +105,7 @@ def _sentence(path: Path) -> str:
 
 
 def main() -> None:
-    """Write picture and table."""
+    """Write the picture and the table."""
     known = rooms()
     PICTURE.write_text(picture(known).svg(), encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), known), encoding="utf-8")

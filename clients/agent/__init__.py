@@ -1,1 +1,1 @@
-"""The long-lived process: it answers requests, masks, records and stops."""
+"""Long-lived agent process: answers and logs requests, masks releases, stops cleanly."""

@@ -1,8 +1,8 @@
 """The site agent's parent process: connect, wait for requests, answer, reconnect, stop cleanly.
 
-It holds the ledger and the network; the warm child holds data, model and GPU. It dials out only,
-runs only what is installed here, and releases nothing before the coordinator has confirmed that
-this ledger is the newest it knows.
+It holds the ledger and the network connections; the warm child process holds data, model and GPU.
+It makes outgoing connections only, runs only code that is installed here, and makes no release
+before the coordinator has confirmed that this ledger is the newest it knows.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ from flo.study.document import UNDER_WAY, Study
 log = logging.getLogger("flo.clients.agent")
 
 _FIRST_WAIT, _SHORT_WAIT, _LONGEST_WAIT = 0.2, 2.0, 30.0
-_SOON_SECONDS = 60.0  # a coordinator that only restarts is back by then
+_SOON_SECONDS = 60.0  # enough for a coordinator to restart
 _CLOSED_SECONDS, _LOOK_SECONDS, _RELOAD_SECONDS = 2.0, 60.0, 1.0
 
 
 class Agent:
-    """One long-lived agent for one site. ``run`` returns after ``stop``."""
+    """Long-lived agent of one site. ``run`` returns after ``stop``."""
 
     def __init__(self, home: SiteHome, device: str) -> None:
         self._home = home
@@ -77,7 +77,7 @@ class Agent:
         self._closed = ""
 
     def stop(self, *_: int | FrameType | None) -> None:
-        """End now, at any point: the ledger's write order makes every point safe."""
+        """Stop now; the ledger's write order makes this safe at any point."""
         if self._stopping.is_set():
             raise KeyboardInterrupt
         self._stopping.set()
@@ -87,9 +87,9 @@ class Agent:
         """Serve until stopped.
 
         Raises:
-            RefusedError: a second agent on the same ledger. TrustError: the ledger was rolled
-            back, or the coordinator refuses our certificate. PolicyError: the child is not locked
-            in as the site's policy asks.
+            RefusedError: another agent runs on this ledger. TrustError: the ledger was rolled
+            back, or the coordinator refuses our certificate. PolicyError: the child is not
+            confined as the site's policy asks.
         """
         set_undumpable()
         keep_direct()
@@ -120,7 +120,7 @@ class Agent:
             log.info(str(error))
 
     def _refuse_unconfined(self) -> None:
-        """Nothing is released by a child that is not locked in as the policy asks."""
+        """Refuse to start with a child that is not confined as the policy asks."""
         held = [name for name, holds in self._worker.layers.items() if holds]
         missing = self._worker.missing
         self._home.record("agent-started", confinement=sorted(held))
@@ -133,14 +133,14 @@ class Agent:
             )
 
     def _reload_exchanged(self) -> None:
-        """Load frozen patients soon after an opt-out exchanged them: no release waits for it."""
+        """Load snapshots again soon after an opt-out replaced them, so that no release waits."""
         while not self._stopping.wait(_RELOAD_SECONDS):
             for study in self._worker.loaded:
                 try:
                     approved = load(self._home, study)
                     path = snapshot_path(self._home, study, approved.snapshot)
                     self._worker.reload(approved.read_study(), path, approved.snapshot)
-                except (FloError, OSError) as error:  # a release will say so
+                except (FloError, OSError) as error:  # the next release reports it
                     log.info(f"frozen patients were not loaded again: {error}")
 
     def _serve(self, ledger: Ledger) -> None:
@@ -175,11 +175,11 @@ class Agent:
                 self._stopping.wait(backoff.next())
 
     def _answer_forever(self, link: FleetLink, handler: Handler) -> None:
-        """Until the connection is lost, or nothing is released here: all is stopped, the policy is
-        being edited, or the site's hours are over.
+        """Answer until the connection is lost or the site is closed: by an emergency stop, while
+        the policy is being edited, or outside the site's hours.
 
-        Who would refuse goes away: a run that waits for it costs its partners nothing, while every
-        attempt that it refused would cost them one.
+        Disconnect instead of refusing: waiting for us costs partners no attempt, and each refusal
+        costs them one.
         """
         look_around = time.monotonic() + _LOOK_SECONDS
         while not self._stopping.is_set():
@@ -188,7 +188,7 @@ class Agent:
             except MessageError as error:
                 log.warning(f"ignored: {error}")
                 continue
-            look = incoming is None  # for a while nobody asked
+            look = incoming is None  # no request came for a while
             if incoming is not None:
                 reply = handler.answer(incoming.data)
                 if reply is not None:
@@ -204,11 +204,11 @@ class Agent:
                 look_around = time.monotonic() + _LOOK_SECONDS
 
     def _refuse_halted(self) -> None:
-        """Raises RefusedError once somebody has pressed the red button."""
+        """Check the emergency stop. Raises RefusedError while it is on."""
         refuse_halted(self._home)
 
     def _is_closed(self) -> bool:
-        """Whether nothing may be released here now; why, is said once."""
+        """Return whether releases are not allowed now; log each change of the reason once."""
         why = self._why_closed()
         if why != self._closed:
             log.warning(f"off line: {why}" if why else "open again")
@@ -221,14 +221,14 @@ class Agent:
             return f"everything is stopped here since {since.time}"
         try:
             policy = self._home.read_policy()
-        except TrustError as error:  # being edited: until it is signed again
+        except TrustError as error:  # edited and not signed again yet
             return f"{error} ({error.hint})"
         if not policy.is_open(datetime.now().astimezone()):
             return "outside the hours of this site's policy"
         return ""
 
     def _look_around(self, link: FleetLink) -> None:
-        """What an agent does now and then."""
+        """Do the periodic tasks: notify, countersign, send extracts, renew the certificate."""
         with connect(self._home) as api:
             notify_steward(self._home, api)
             self._countersign(api)
@@ -237,14 +237,14 @@ class Agent:
                 link.reload_certificate(context_of(self._home))
 
     def _send_kept(self, api: CoordinatorApi) -> None:
-        """Extracts that did not arrive; one that is refused for now stops nothing."""
+        """Send extracts that did not arrive; if one is refused for now, try again later."""
         try:
             send_kept(self._home, api)
         except RefusedError as error:
             log.info(f"an extract is sent later: {error}")
 
     def _countersign(self, api: CoordinatorApi) -> None:
-        """Audit logs that do not agree are a matter for people; the ledger protects patients."""
+        """Countersign. A disagreement is for people to resolve: the ledger protects patients."""
         with closing(self._home.open_audit_log()) as audit_log:
             try:
                 cosign(api, audit_log, self._home.read_coordinator())
@@ -255,7 +255,7 @@ class Agent:
                     audit_log.append("audit-disagreement", why=why)
 
     def _settle_ended(self, api: CoordinatorApi, ledger: Ledger) -> None:
-        """Settle studies that ended while we were away or expired, so that no reservation leaks."""
+        """Settle studies that expired, or ended while we were offline, to free reservations."""
         replies = ReplyStore(self._home.directory / "replies", self._home.open_keystore())
         for known in known_studies(api):
             digest = canonical.digest(known.study.encode())
@@ -280,7 +280,7 @@ class Agent:
         self._extract(study, ledger)
 
     def _extract(self, study: Study, ledger: Ledger) -> None:
-        """Sign the extract of a settled study, keep it, and hand it to the coordinator."""
+        """Sign the extract of a settled study, store it, and send it to the coordinator."""
         document = make_extract(self._home, ledger, study.digest, self._worker.layers)
         keep(self._home, study.digest, document)
         try:
@@ -292,17 +292,17 @@ class Agent:
 
 
 class Backoff:
-    """How long to wait before the next try to connect: doubled, with jitter.
+    """Waiting time before the next attempt to connect: doubled each time, with jitter.
 
     At most 2 s in the first minute, at most 30 s later.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._wait = clock, _FIRST_WAIT
-        self._began: float | None = None  # when the connection was missed first
+        self._began: float | None = None  # first failure to connect
 
     def next(self) -> float:
-        """Seconds."""
+        """Return the seconds to wait."""
         self._began = self._clock() if self._began is None else self._began
         soon = self._clock() - self._began < _SOON_SECONDS
         chosen = min(self._wait * random.uniform(0.5, 1.5), _SHORT_WAIT if soon else _LONGEST_WAIT)  # noqa: S311
@@ -311,8 +311,8 @@ class Backoff:
 
 
 def _always() -> None:
-    """Refusals and settlements leave in any case."""
+    """Allow sending: refusals and settlements are always sent."""
 
 
 class _Stop(BaseException):
-    """Raised by the signal handler so that a long poll ends at once."""
+    """Raised by the signal handler to end a long poll at once."""

@@ -1,23 +1,23 @@
-"""What a site does with one request: decide, compute, write ahead, answer.
+"""Handling of one request at a site: decide, compute, write ahead, answer.
 
     1. the request parses and names this hospital in its cohort;
-    2. nobody has stopped everything here (``flo.clients.home.emergency_stop``), and the study has a
-       valid, unexpired approval of this site's steward, for the installed code, and the site's
-       policy still allows it;
-    3. the relayed heads agree with this ledger (it was not rolled back), partners' are witnessed;
-    4. ``join``: our run key and what we saw of our partners' ledgers; no release. Data and model
-       are loaded now, so that the first attempt, which may cost, need not wait for them;
-    5. the same request gets the same bits; a differing one for an attempt that was answered is
-       refused, never recomputed;
+    2. the emergency stop (``flo.clients.home.emergency_stop``) is off, the study has a valid,
+       unexpired approval of this site's steward for the installed code, and the site's policy still
+       allows it;
+    3. the relayed heads agree with this ledger (no rollback), and partners' heads are stored;
+    4. ``join``: return our run key and the partners' ledger heads that we saw; no release. Data and
+       model are loaded now, so that the first attempt, which may be charged, need not wait;
+    5. the same request gets the same bits; a differing request for an attempt that was already
+       answered is refused, never recomputed;
     6. else the cohort must be admissible (``flo.clients.agent.partners``), and with local noise the
        same round on the same model gets the same noisy bits under new pads, at charge 0;
-    7. else: compute, mask, write and flush the encrypted reply, commit the ledger row, then answer;
-       if a patient opted out meanwhile, what was computed is thrown away and computed anew.
-       With distributed noise each attempt draws its share anew and is charged.
+    7. else: compute, mask, write and flush the encrypted reply, commit the ledger row, then answer.
+       If a patient opted out meanwhile, discard the result and compute it again. With distributed
+       noise each attempt draws its share of the noise again and is charged.
 
 5 to 7 are step 6 of the protocol in ``flo.privacy.secure_sum.masking``.
 
-Every refusal is one public code; nothing is spent by it.
+Every refusal is one public code and charges no budget.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _NOTHING = np.zeros(0, dtype=np.int64)
 
 
 class Releaser(Protocol):
-    """Whoever computes a noisy release: the warm child, or a test's twin of it."""
+    """Interface that computes noisy releases: the warm child, or a test double."""
 
     def release(
         self,
@@ -80,17 +80,17 @@ class Releaser(Protocol):
         weights: Vector,
         cohort_size: int,
     ) -> Integers | Int32Array:
-        """A noisy release. Raises RefusedError for "not ready"."""
+        """Return a noisy release. Raises RefusedError for "not ready"."""
 
     def warm_up(self, study: Study, snapshot: Any, snapshot_digest: str) -> None:
-        """Load what a first release needs. Raises RefusedError for "not ready"."""
+        """Load the data for a first release. Raises RefusedError for "not ready"."""
 
     def unload(self, study: str) -> None:
         """Drop a study's patients from memory."""
 
 
 class Handler:
-    """Answers requests for one site. One at a time; the ledger is its memory."""
+    """Answers one site's requests, one at a time; its state is in the ledger."""
 
     def __init__(
         self,
@@ -108,11 +108,11 @@ class Handler:
         self._on_settled = on_settled
 
     def close(self) -> None:
-        """Enter in the audit log what was only counted, and close it."""
+        """Enter messages that were only counted in the audit log, and close it."""
         self._message_log.close()
 
     def answer(self, data: Bytes) -> bytes | None:
-        """The reply to send, or None where even the header cannot be read (nothing to answer)."""
+        """Return the reply to send, or None if not even the request's header can be read."""
         try:
             request = decode_request(data)
         except MessageError as error:
@@ -133,7 +133,7 @@ class Handler:
                 extra={"fields": {"code": refusal.code, "why": str(refusal), "run": header.run}},
             )
             return self._reply(header, "refused", code=refusal.code, key=refusal.key)
-        except Exception:  # a full disk, a changed file, a bug: the site goes on, says one code
+        except Exception:  # full disk, changed file, bug: reply one code, go on
             log.exception("could not answer")
             return self._reply(header, "refused", code="not-ready")
 
@@ -149,7 +149,7 @@ class Handler:
                 return self._reply(header, "joined", key=key, vouchers=vouchers)
             case "release":
                 values = self._release(request, approved, study)
-                self._refuse_halted()  # what was charged meanwhile stays here
+                self._refuse_halted()  # a reply charged meanwhile is not sent
                 return self._reply(header, "release", values, cohort=_cohort_of(header))
             case "finish":
                 settle(self._ledger, self._replies, self._home, approved, study)
@@ -198,10 +198,10 @@ class Handler:
             raise
 
     def _refuse_by_policy(self, approved: Approval) -> None:
-        """A policy that was tightened after the approval stops the study at the next message."""
+        """Check the policy at every message: it may be stricter than at the approval."""
         try:
             policy = self._home.read_policy(self._message_log.log)
-        except FloError as error:  # being edited, or forged: until it is signed again
+        except FloError as error:  # edited or forged, until signed again
             raise PartnerRefused("not-ready", str(error)) from error
         study, decision = approved.read_study(), approved.read_decision()
         try:
@@ -249,7 +249,7 @@ class Handler:
                         )
                     self._charge(approved, header, key, _facts(header, reply, sent))
                     return values
-            approved = newest  # somebody opted out meanwhile: what was computed is thrown away
+            approved = newest  # a patient opted out meanwhile: discard the result
 
     def _prepare(self, approved: Approval, study: Study) -> None:
         snapshot = snapshot_path(self._home, study.digest, approved.snapshot)
@@ -287,7 +287,7 @@ class Handler:
         earlier: Released,
         values: Values,
     ) -> Values:
-        """An earlier attempt's noisy bits once more, under this attempt's pads, at charge 0."""
+        """Record that an earlier attempt's noisy bits go out under new pads, at charge 0."""
         with self._home.snapshot_lock():
             self._refuse_halted()
             facts = _facts(header, earlier.reply, self._replies.store(study.digest, values))
@@ -300,7 +300,7 @@ class Handler:
         return values
 
     def _refuse_spent(self, approved: Approval, purpose: Purpose) -> None:
-        """Refuse before computing; ``charge`` decides again inside its transaction."""
+        """Refuse before computing; ``charge`` checks again inside its transaction."""
         held = self._ledger.balance().reservations.get(approved.reservation)
         if held is None or held.settled:
             raise PartnerRefused("settled", "the study is settled in this ledger")
@@ -308,7 +308,7 @@ class Handler:
             raise PartnerRefused("over-budget", "the study's reservation is used up")
 
     def _kept(self, header: RequestHeader, answered: Released, digest: str, ring: int) -> Values:
-        """Bits that were kept for a request on the same model."""
+        """Return the stored bits of a request on the same model."""
         if answered.model != header.model:
             raise PartnerRefused("conflict", "this round was answered for another model")
         try:
@@ -320,7 +320,7 @@ class Handler:
         return values
 
     def _earlier_attempt(self, header: RequestHeader, study: Study) -> Released | None:
-        """With local noise an earlier attempt of the round already holds the noisy bits."""
+        """Return an earlier answered attempt of this round; None without local noise."""
         if study.mechanism.noise != "local":
             return None
         for attempt in range(1, header.attempt):
@@ -351,7 +351,7 @@ class Handler:
 
 
 def request_key(header: RequestHeader | ReplyHeader) -> str:
-    """What makes a request the same one: study, run, purpose, round and attempt."""
+    """Return the identity of a request: study, run, purpose, round and attempt."""
     return "/".join(
         (header.study, header.run, header.purpose, str(header.round), str(header.attempt))
     )

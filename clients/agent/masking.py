@@ -1,4 +1,4 @@
-"""Masking one release: which attempt it is for, and its values under the pads of that attempt.
+"""Mask the values of one release with the pads of its attempt.
 
 Steps 4 and 5 of the protocol in ``flo.privacy.secure_sum.masking``.
 """
@@ -17,7 +17,7 @@ from flo.study.document import Study
 
 
 def mask(study: Study, header: RequestHeader, own: OwnKey, noisy: Integers | Int32Array) -> Values:
-    """``noisy`` as it may leave: under this attempt's pads, or as it is where masking is off.
+    """Return ``noisy`` under this attempt's pads, or unchanged if the study is not masked.
 
     The caller has checked every key in ``header``.
     """

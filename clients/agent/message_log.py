@@ -1,7 +1,7 @@
-"""What a site enters of every message: what was asked, how it was answered, before that leaves.
+"""Audit entry for each message: the request and the answer, written before the reply is sent.
 
-Only so many a minute are entered one by one, or whoever asks could fill this site's disk; of the
-rest the number is.
+Only a limited number per minute get an entry of their own, so that a remote party cannot fill this
+site's disk. The rest are counted, and their number is entered.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ _MOST_A_MINUTE = {"answered": 3000, "refused": 120, "malformed": 120}
 
 
 class MessageLog:
-    """The audit log as it is written while messages come; too many in a minute are only counted."""
+    """Audit log of messages; those above the limit per minute are only counted."""
 
     def __init__(self, home: SiteHome) -> None:
         self.log, self._shares = home.open_audit_log(), PerMinuteLimiter()
 
     def close(self) -> None:
-        """Enter the numbers of what was only counted so far, and close the log."""
+        """Enter the number of messages that were only counted, and close the log."""
         self._enter_counted(now=True)
         self.log.close()
 
     def malformed(self, size: int) -> None:
-        """Something of so many bytes that is no request."""
+        """Enter a message of ``size`` bytes that is not a request."""
         if self._within_rate("malformed"):
             self.log.append("malformed-message", bytes=size)
 
     def answered(self, asked: RequestHeader, reply: bytes) -> None:
-        """A request and the reply that is about to leave.
+        """Enter a request and the reply that is about to be sent.
 
-        Of its numbers the ledger row has the digest; of what stands before them it is taken here.
+        The entry has the digest of the reply's header; the ledger row has that of its values.
         """
         header = decode_reply(reply).header
         if not self._within_rate("refused" if header.kind == "refused" else "answered"):

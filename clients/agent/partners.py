@@ -1,13 +1,13 @@
-"""What a site checks of its partners before anything is computed for a request.
+"""Checks on a site's partners, made before anything is computed for a request.
 
 Step 2 of the protocol in ``flo.privacy.secure_sum.masking``.
 
-Every claim that the coordinator relays is signed by a hospital and counts only under the
-fingerprint that the approved study names for it; whose certificate the coordinator's authority
-issued does not matter. Nothing here is a release, so a site answers ``join`` as soon as it is up.
+Every claim that the coordinator relays is signed by a hospital. It counts only under the
+fingerprint that the approved study names for that hospital; certificates from the coordinator's
+authority do not matter. A reply to ``join`` releases no data, so a site sends it once it is up.
 
-What is remembered of a partner, for good: its highest ledger head, and for each run the latest
-epoch of its run key with that key. An equal or lower epoch with another key is refused.
+The ledger's file stores permanently, for each partner, its highest ledger head and, for each run,
+its latest run key with the epoch. Another key with an equal or lower epoch is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAX_CHECKED_KEYS = 10_000
 
 
 class PartnerRefused(Exception):
-    """The answer is a public code. ``key``: our present run key, where theirs is stale."""
+    """Refusal with a public code. ``key``: our present run key, if they must join again."""
 
     def __init__(self, code: RefusalCode, why: str, key: RunKey | None = None) -> None:
         super().__init__(why)
@@ -32,17 +32,17 @@ class PartnerRefused(Exception):
 
 
 class PartnerChecks:
-    """The other hospitals, as one site sees them."""
+    """One site's checks on the other hospitals."""
 
     def __init__(
         self, hospital: str, identity: Identity, ledger: Ledger, run_keys: RunKeys
     ) -> None:
         self._hospital, self._identity = hospital, identity
         self._ledger, self._run_keys = ledger, run_keys
-        self._checked_keys: set[tuple[str, str, str, RunKey]] = set()  # a run relays them each time
+        self._checked_keys: set[tuple[str, str, str, RunKey]] = set()  # every request relays them
 
     def witness(self, header: RequestHeader, study: Study) -> None:
-        """Keep partners' heads; our own must be in our ledger, or it was rolled back."""
+        """Store partners' heads; refuse if our own is not in our ledger (a rollback)."""
         for hospital, head in header.heads.items():
             if hospital == self._hospital and self._is_ours(head):
                 continue
@@ -59,13 +59,13 @@ class PartnerChecks:
                 raise PartnerRefused("rolled-back", str(error)) from error
 
     def _is_ours(self, head: LedgerHead) -> bool:
-        """Whether it is a row of our ledger, under our key: then its signature proves no more."""
+        """Check if the head is a row of our ledger under our key; its signature adds no proof."""
         return head.public == self._identity.public.hex() and self._ledger.holds(head)
 
     def join(
         self, header: RequestHeader, study: Study
     ) -> tuple[RunKey, dict[str, HeadAttestation]]:
-        """Our run key, above every one of ours that others hold, and a voucher for each partner."""
+        """Return our run key, later than any that others hold, and a voucher per partner."""
         self._check_keys(header, study)
         heads = self._ledger.witnessed()
         own = self._run_keys.join(study.digest, header.run, header.keys.get(self._hospital), heads)
@@ -79,7 +79,7 @@ class PartnerChecks:
         return own.public, vouchers
 
     def refuse_incomplete(self, header: RequestHeader, study: Study) -> None:
-        """Refuse an attempt that does not name enough members, or a key and a head for each."""
+        """Refuse an attempt with too few members, or without a key and a head for each of them."""
         members, floor = set(header.cohort), study.cohort_floor
         if len(members) < floor:
             raise PartnerRefused(
@@ -95,9 +95,9 @@ class PartnerChecks:
             )
 
     def admit(self, header: RequestHeader, study: Study) -> OwnKey:
-        """Refuse an attempt that we may not take part in; returns the key to mask it with. [2]
+        """Refuse an attempt that we may not take part in; return the key to mask it with. [2]
 
-        A study has one run: under another name for it, what was released before would not count.
+        A study has one run: under a second run name, earlier releases would not count.
         """
         _, run = self._ledger.last_release(study.digest)
         if run not in (None, header.run):
@@ -123,11 +123,11 @@ class PartnerChecks:
         return own
 
     def _check_heads(self, header: RequestHeader, own: OwnKey) -> None:
-        """Refuse old ledger heads: of ours, all that we released in this study must be covered.
+        """Refuse old ledger heads; our own must cover all that we released in this study.
 
-        Heads are part of the cohort digest, so whoever shows one hospital an older head than
-        another gets no sum. A hospital whose ledger was rolled back is stopped by every partner in
-        the cohort that saw more. What other runs relayed meanwhile does not count: it may be newer.
+        Heads are part of the cohort digest, so a coordinator that shows two hospitals different
+        heads gets no sum. If a hospital's ledger was rolled back, every partner in the cohort that
+        saw more of it refuses. Heads relayed by other runs do not count: they may be newer.
         """
         released, _ = self._ledger.last_release(header.study)
         for name in header.cohort:
@@ -156,7 +156,7 @@ class PartnerChecks:
                 raise PartnerRefused("malformed", f"{hospital}: {error}") from error
 
     def _confirm(self, header: RequestHeader, study: Study, own: OwnKey) -> None:
-        """After a start nothing is released before a partner confirmed the head of our ledger."""
+        """Refuse to release after a start until a partner has confirmed our ledger's head."""
         if len(study.hospitals) == 1:
             return
         voucher = header.vouchers.get(self._hospital)
@@ -181,7 +181,7 @@ class PartnerChecks:
 
 
 def _fingerprint(study: Study, hospital: str) -> str:
-    """The fingerprint that the study names for a hospital. Raises Refusal for a stranger."""
+    """Return the hospital's fingerprint in the study. Raises PartnerRefused if it has none."""
     for partner in study.hospitals:
         if partner.id == hospital:
             return partner.fingerprint

@@ -1,10 +1,10 @@
-"""This site's run keys: one for each run, in memory only, new after every start of the agent.
+"""Run keys of this site: one per run, in memory only, new after every start of the agent.
 
-Step 1 and 3 of the protocol in ``flo.privacy.secure_sum.masking``.
+Steps 1 and 3 of the protocol in ``flo.privacy.secure_sum.masking``.
 
-A key that a restarted process no longer has cannot mask twice. Its epoch is the time in
-milliseconds, or one more than that of the latest key of ours that others have seen, should that be
-higher; partners refuse an older one.
+A restarted process no longer has its earlier keys, so it cannot mask with one of them again. The
+epoch of a key is the time in milliseconds, or one more than the epoch of our latest key that others
+have seen, if that is higher. Partners refuse a key with an older epoch.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from flo.keys.claims import LedgerHead, RunKey
 from flo.keys.identity import Identity
 from flo.privacy.secure_sum.masking import new_run_key, pair_secret
 
-_MOST_RUNS = 64  # a site is in few at once; beyond, the key of the run asked longest ago goes
+_MOST_RUNS = 64  # a site is in few at once; beyond that, drop the least recently used key
 
 
 @dataclass
 class OwnKey:
-    """Our key for one run, and what must be remembered with it.
+    """Our key for one run, and the state that belongs to it.
 
     ``confirmed``: a partner agreed that our ledger is the newest. ``seen``: fingerprint -> the
-    highest ledger head known of a partner when the key was made, or shown in this run since.
+    highest ledger head of a partner, known when the key was made or shown in this run since.
     """
 
     private: X25519PrivateKey = field(repr=False)
@@ -38,7 +38,7 @@ class OwnKey:
     _secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     def secrets(self, partners: list[RunKey]) -> dict[str, bytes]:
-        """Fingerprint -> the secret we share with that partner. [3] Raises TrustError."""
+        """Return fingerprint -> the secret shared with that partner. [3] Raises TrustError."""
         for partner in partners:
             if partner.key not in self._secrets:
                 self._secrets[partner.key] = pair_secret(self.private, partner)
@@ -46,7 +46,7 @@ class OwnKey:
 
 
 class RunKeys:
-    """Keep one for as long as the process lives."""
+    """Run keys of one site. Keep one instance for the lifetime of the process."""
 
     def __init__(self, identity: Identity, clock: Callable[[], float] = time.time) -> None:
         self._identity, self._clock = identity, clock
@@ -55,11 +55,11 @@ class RunKeys:
     def join(
         self, study: str, run: str, relayed: RunKey | None, witnessed: Mapping[str, LedgerHead]
     ) -> OwnKey:
-        """Our key for a run, made at the first call. [1]
+        """Return our key for a run; make it at the first call. [1]
 
-        ``relayed`` is the latest key of ours that others hold, checked; it is made anew where that
-        one is later and another: then this process went back in time. ``witnessed``: the highest
-        ledger heads seen so far.
+        ``relayed``: our latest key that others hold, already checked. If it differs from ours and
+        its epoch is not lower, this process was set back in time, and a new key is made.
+        ``witnessed``: the highest ledger heads seen so far.
         """
         kept = self._keys.pop((study, run), None)
         behind = (

@@ -1,1 +1,1 @@
-"""Decisions on a study: approved, declined, withdrawn; approvers, fingerprints, yearly limit."""
+"""Decisions on a study: approve, refuse, withdraw; approvers, fingerprints, yearly limit."""

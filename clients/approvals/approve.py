@@ -1,8 +1,8 @@
-"""Approving a study: check it, the policy, the data and the budget, in that order, then sign.
+"""Approve a study: check it, the policy, the data and the budget, in that order, then sign.
 
-Nothing is spent, kept or sent before every check has passed. An approval is one reservation in the
-ledger: all runs of the study together cannot exceed it. Where the policy names people, each says
-yes with a key of their own, and only the last of those it asks for reserves anything.
+Budget is reserved, and the approval stored and sent, only after every check has passed. An approval
+is one reservation in the ledger: all runs of the study together cannot exceed it. If the policy
+names people, each approves with a key of their own, and only the last required one reserves budget.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def approve(
     if_broken: bool = False,
     people: tuple[PersonApproval, ...] = (),
 ) -> Approval:
-    """Check everything, freeze the data, reserve the budget, sign, and tell the coordinator.
+    """Check everything, freeze the data, reserve the budget, sign, and notify the coordinator.
 
-    ``if_broken``: the steward accepts partners whose fingerprints nobody compared, and pays for a
-    study with distributed noise as if the secure sum were broken. ``people``: who said yes with a
-    key of their own (``flo.clients.approvals.approvers``), where the policy names people. A study
-    that was approved for other code is approved anew for the installed one, at no charge.
+    ``if_broken``: the steward accepts partners with unconfirmed fingerprints, and pays for a study
+    with distributed noise as if the secure sum were broken. ``people``: approvals by people with
+    keys of their own (``flo.clients.approvals.approvers``), if the policy names people. A study
+    that was approved for other code is approved again for the installed code, at no charge.
     """
     study, hospital = offered.study, home.read_config().hospital
     refuse_forged(offered, home.read_coordinator())
@@ -86,9 +86,9 @@ def dry_run_approval(
     *,
     if_broken: bool = False,
 ) -> None:
-    """All that ``approve`` checks but people's keys; nothing is kept, spent or sent by it.
+    """Make all checks of ``approve`` except people's keys, without approving.
 
-    Raises as ``approve`` does: what would stand in the way.
+    Reserves no budget and stores or sends no decision. Raises what ``approve`` would raise.
     """
     study = offered.study
     refuse_forged(offered, home.read_coordinator())
@@ -112,7 +112,7 @@ def dry_run_approval(
 def shares(
     home: SiteHome, study: Study, population: Population, *, if_broken: bool
 ) -> dict[str, float]:
-    """What a study takes of the life budget, by sub-ledger."""
+    """Return the share of the life budget that a study takes, by sub-ledger."""
     with closing(home.open_ledger()) as ledger:
         life = ledger.balance().lives[population.name]
     plan = Plan.charged(study, if_broken=if_broken)
@@ -120,11 +120,11 @@ def shares(
 
 
 class _Rehearsed(Exception):
-    """The ledger's gate would have let it in; its transaction is rolled back."""
+    """Raised in a dry run once the reservation fits, to roll back the ledger's transaction."""
 
 
 def terms_of(home: SiteHome, study: Study, population: Population, *, if_broken: bool) -> Terms:
-    """What a yes to this study would be to, here and now; a kept approval keeps what it pays."""
+    """Return the terms of an approval made now; a stored approval keeps its charge."""
     mapping = mapping_of(home, study)
     return _terms(home, study, population, home.read_policy(), mapping, if_broken=if_broken)
 
@@ -163,7 +163,7 @@ def _allowed_terms(
     *,
     if_broken: bool,
 ) -> Terms:
-    """The terms of a yes. Raises what our own rules say against one."""
+    """Return the terms of an approval. Raises what the site's own rules say against it."""
     approval.refuse_withdrawn(home, study.digest)
     terms = _terms(home, study, population, policy, mapping, if_broken=if_broken)
     broken, unconfirmed = terms.worst_case, terms.unconfirmed
@@ -179,7 +179,7 @@ def _kept(home: SiteHome, digest: str) -> Approval | None:
 
 
 def _still_good(kept: Approval, policy: Policy, hospital: str) -> bool:
-    """Whether a kept approval needs no new yes: for this code, by all whom the policy asks."""
+    """Check if a stored approval is for the installed code and by enough people."""
     decision = kept.read_decision()
     if decision.code != code_digest():
         return False
@@ -193,7 +193,7 @@ def _still_good(kept: Approval, policy: Policy, hospital: str) -> bool:
 def _sign(
     home: SiteHome, kept: Approval, terms: Terms, people: tuple[PersonApproval, ...]
 ) -> Approval:
-    """The hospital's signature under its decision, and the approval with it, kept and entered."""
+    """Sign the hospital's decision; enter it in the audit log and store the approval."""
     study, identity = kept.read_study(), home.open_identity()
     if Members.load(home, study.digest, kept.snapshot) is None:
         raise RefusedError(
@@ -238,11 +238,12 @@ def check_study(
     epsilon: float,
     unconfirmed: Collection[str],
 ) -> None:
-    """The site's own rules about a study that is charged at ``epsilon``.
+    """Check the site's own rules on a study that is charged at ``epsilon``.
 
     Raises:
-        TrustError: it names another key for us. PolicyError: rules of the policy. RefusedError:
-        it has expired.
+        TrustError: the study names another key for us, or no fingerprint for a partner.
+        PolicyError: it breaks the policy, or has distributed noise without masks.
+        RefusedError: it has expired.
     """
     if study.hospital(hospital).fingerprint != own:
         raise TrustError(
@@ -280,18 +281,18 @@ def _reserve(
     if_broken: bool,
     keep: bool = True,
 ) -> Approval:
-    """Check and freeze the data, and reserve the budget: an approval without its decision.
+    """Check and freeze the data, and reserve the budget; return an approval without decision.
 
-    Raises _Rehearsed where it would reserve, if nothing is to be kept.
+    With ``keep`` false, raises _Rehearsed instead of reserving.
     """
     study = offered.study
-    # pandas comes with these and takes its time; the agent, which also imports this module, never
-    # reads a hospital's file.
+    # These import pandas, which is slow; the agent also imports this module, but never reads a
+    # hospital's file.
     from flo.clients.patients.id_continuity import check_id_continuity
     from flo.clients.quality.check import require_clean
 
     with closing(home.open_ledger()) as ledger:
-        confirm_head(api, ledger)  # before the data are read: a call tells nothing of them
+        confirm_head(api, ledger)  # before the data are read: the call depends on none of them
         refuse_changed_birth(home, ledger, population)
     checked = require_clean(
         population.open(),
@@ -363,7 +364,7 @@ def _announce(api: CoordinatorApi, approved: Approval) -> Approval:
 
 
 def refuse_changed_birth(home: SiteHome, ledger: Ledger, population: Population) -> None:
-    """What was fixed at birth cannot be changed afterwards: site.toml, split key, patients key."""
+    """Refuse if what was fixed at registration changed: site.toml, split key, patients key."""
     commitments = home.read_key_commitments()
     for row in ledger.rows():
         public, private = row.public, row.private or {}

@@ -1,7 +1,7 @@
-"""The people who may approve: a key each, and the yes they say with it.
+"""People who may approve a study, and the approvals that each signs with a key of their own.
 
-The site's policy names them and how many must say yes. A yes waits beside the approvals until the
-others' are there; nothing is reserved meanwhile.
+The site's policy names the people and how many of them must approve. Signed approvals are stored
+until there are enough; no budget is reserved before that.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SHORTEST, _LIMIT = 12, 1 << 20
 
 
 class _PendingApprovals(Document):
-    """Those who have said yes, and wait for others."""
+    """People who have approved while others have not yet."""
 
     schema_version: Literal[1] = 1
     people: Annotated[tuple[PersonApproval, ...], Field(max_length=8)]
@@ -37,13 +37,15 @@ class _PendingApprovals(Document):
 def add_approver(
     home: SiteHome, study: Study, terms: Terms, key: Identity | None
 ) -> tuple[PersonApproval, ...]:
-    """Everyone who has said yes to a study on these terms, whoever holds ``key`` included.
+    """Add the approval of the holder of ``key``; return all approvals of the study on these terms.
 
-    A yes on other terms, or of one whom the policy no longer names so, is dropped.
+    Drop approvals on other terms, and those of people whom the policy no longer names with the same
+    role and key.
 
     Raises:
-        PolicyError: the policy names people and no key was given, or a stranger's, or that of one
-        who has said yes already; or it names none and one was given.
+        PolicyError: the policy names people, and no key was given, or the key of a person whom it
+        does not name or who has approved already while approvals of others are missing; or the
+        policy names no people and a key was given.
     """
     policy, hospital = home.read_policy(), home.read_config().hospital
     if not policy.people:
@@ -83,7 +85,7 @@ def add_approver(
 
 
 def _is_named(policy: Policy, given: PersonApproval) -> bool:
-    """Whether the policy still names who said this yes, with that role and key."""
+    """Check if the policy still names the approving person, with the same role and key."""
     return any(
         (person.name, person.role, person.public) == (given.name, given.role, given.public)
         for person in policy.people
@@ -97,10 +99,10 @@ def refuse_missing_people(
     terms: Terms,
     people: tuple[PersonApproval, ...],
 ) -> None:
-    """Raises PolicyError or TrustError unless as many said yes as the policy asks for.
+    """Check that as many people have approved as the policy asks for.
 
-    Each to this study (its digest) on these terms, by the key that the policy names for them, and
-    nobody twice.
+    Each must have approved this study (its digest) on these terms with the key that the policy
+    names for them, and counts once. Raises PolicyError or TrustError.
     """
     if not policy.people:
         return
@@ -118,7 +120,7 @@ def refuse_missing_people(
 
 
 def new_key(path: Path, passphrase: bytes) -> Identity:
-    """Make a key (PKCS 8, encrypted). Raises UsageError: the file exists, a short passphrase."""
+    """Make an encrypted key (PKCS 8). Raises UsageError: the file exists, a short passphrase."""
     if path.exists():
         raise UsageError(f"{path} exists already", hint="choose another --out")
     if len(passphrase) < _SHORTEST:
@@ -134,7 +136,7 @@ def new_key(path: Path, passphrase: bytes) -> Identity:
 
 
 def load_key(path: Path, passphrase: bytes) -> Identity:
-    """Raises UsageError if there is none, TrustError for a wrong passphrase or another file."""
+    """Load a key. Raises UsageError: there is none. TrustError: wrong passphrase or file."""
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=passphrase)
     except FileNotFoundError as error:

@@ -1,9 +1,9 @@
-"""The steward's other decisions on a study: no, and no longer. Signed, kept here, and told.
+"""Refuse a study, or withdraw its approval. Decisions are signed, stored and sent.
 
-A refusal spends nothing and may be followed by an approval. A withdrawal ends an approval for good:
-the agent refuses the next message of the study, what was not released is free again, frozen
-patients and kept replies are deleted, and the ledger keeps what left. It holds here at once, also
-when the coordinator cannot be reached.
+A refusal charges no budget and may be followed by an approval. A withdrawal ends an approval
+permanently: the agent refuses the study's next message, unreleased budget is free again, the
+snapshot and stored replies are deleted, and the ledger keeps what was released. It takes effect
+here at once, even if the coordinator cannot be reached.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _LIMIT = 1 << 20
 
 
 def refuse(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> None:
-    """Tell the coordinator that this hospital does not take part in the study of this digest.
+    """Notify the coordinator that this hospital does not take part in the study of this digest.
 
-    What an approval that was cut off had reserved is free again; to approve the study after all,
-    ask the coordinator for a new version of it.
+    If an approval was interrupted, its reservation is settled; to approve the study after that, ask
+    the coordinator for a new version of it.
 
     Raises:
-        RefusedError: it was approved here; that is withdrawn, not refused.
+        RefusedError: it was approved here; withdraw the approval instead.
     """
     with home.decision_lock():
         if approval_path(home, study).exists():
@@ -64,9 +64,9 @@ def refuse(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> None
 
 
 def withdraw(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> bool:
-    """End an approval. Returns whether the coordinator could be told.
+    """End an approval. Return whether the coordinator could be notified.
 
-    Asking again carries through what was cut off in the middle: each step is done once.
+    A repeated call completes an interrupted withdrawal; each step is done once.
 
     Raises:
         RefusedError: it was not approved here, or has ended.

@@ -1,9 +1,9 @@
-"""Whose fingerprint the steward has compared, by telephone or in person.
+"""Partners whose fingerprints the steward has compared, by telephone or in person.
 
-A study names every partner's fingerprint, and the coordinator wrote the study. That the key behind
-a name is that hospital's own is known only from asking it. Under distributed noise a patient is
-protected by the noise of partners, so who they are matters: with more than b of them unconfirmed
-the coordinator could be all of them.
+A study names every partner's fingerprint, but the coordinator wrote the study. Only the hospital
+itself can confirm that the key is its own. Under distributed noise the partners' noise protects a
+patient, so their identity matters: with more than b of them unconfirmed (b: the study's
+``colluders``), the coordinator could be all of them.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ _LIMIT = 1 << 20
 
 
 class AddressBook(Document):
-    """``partners.json`` in the site's folder: hospital -> fingerprint."""
+    """Confirmed fingerprints by hospital: ``partners.json`` in the site's folder."""
 
     schema_version: Literal[1] = 1
     confirmed: dict[Identifier, Digest] = Field(default_factory=dict)
 
     @classmethod
     def load(cls, home: SiteHome) -> AddressBook:
-        """The site's own; where there is no file yet, nobody is confirmed."""
+        """Load the site's address book; it is empty if there is no file yet."""
         path = home.directory / "partners.json"
         if not path.exists():
             return cls()
         return read_json(cls, path, limit=_LIMIT)
 
     def confirm(self, home: SiteHome, entries: dict[str, str]) -> AddressBook:
-        """Keep fingerprints as they were read out, and enter them in the audit log.
+        """Store fingerprints as they were read out, and enter them in the audit log.
 
-        Spaces and capitals do not matter.
+        Spaces and letter case do not matter.
 
         Raises:
             UsageError: not a fingerprint.
@@ -57,10 +57,10 @@ class AddressBook(Document):
         return book
 
     def unconfirmed(self, study: Study, hospital: str) -> list[str]:
-        """Partners in the study whose fingerprints were not compared.
+        """Return partners in the study whose fingerprints were not compared.
 
         Raises:
-            TrustError: the study names another key for a partner than the one that was compared.
+            TrustError: the study names a key for a partner that differs from the compared one.
         """
         missing = []
         for partner in study.hospitals:
@@ -79,7 +79,7 @@ class AddressBook(Document):
 
 
 def refuse_strangers(study: Study, unconfirmed: Sequence[str], *, if_broken: bool) -> None:
-    """Raises PolicyError for distributed noise with too many partners nobody has asked."""
+    """Check the number of unconfirmed partners under distributed noise. Raises PolicyError."""
     if study.mechanism.noise == "local" or if_broken or len(unconfirmed) <= study.colluders:
         return
     raise PolicyError(
@@ -91,7 +91,7 @@ def refuse_strangers(study: Study, unconfirmed: Sequence[str], *, if_broken: boo
 
 
 def parse_entries(texts: list[str]) -> dict[str, str]:
-    """``HOSPITAL=FINGERPRINT`` words. Raises UsageError."""
+    """Parse ``HOSPITAL=FINGERPRINT`` arguments. Raises UsageError."""
     entries = {}
     for text in texts:
         hospital, found, fingerprint = text.partition("=")

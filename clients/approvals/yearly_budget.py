@@ -1,4 +1,4 @@
-"""What a site's policy allows in 365 days, beside what the ledger allows for life."""
+"""Limit on ε in 365 days, set by the site's policy in addition to the ledger's life budget."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def refuse_over_a_year(
     if_broken: bool,
     now: datetime,
 ) -> None:
-    """Raises BudgetError if the last year's approvals and this one exceed the policy's ε a year.
+    """Check the last year's approvals plus this one against the policy's ε per year.
 
-    Like the ledger's own gate: the year's (ε, δ) is converted once, and costs are added at its one
-    order (``flo.privacy.accounting.life_budget``).
+    Works like the ledger's own check: the year's (ε, δ) is converted once, and costs are added at
+    that one order (``flo.privacy.accounting.life_budget``). Raises BudgetError.
     """
     if policy.largest_epsilon_a_year is None:
         return
@@ -55,5 +55,5 @@ def refuse_over_a_year(
 
 
 def a_year_before(moment: datetime) -> datetime:
-    """Since when reservations count towards ``largest_epsilon_a_year``."""
+    """Return the time since which reservations count towards ``largest_epsilon_a_year``."""
     return moment - timedelta(days=365)

@@ -1,1 +1,1 @@
-"""Everything that calls the coordinator."""
+"""Calls to the coordinator."""

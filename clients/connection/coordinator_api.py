@@ -1,4 +1,4 @@
-"""The site's calls to ``/v1/site/*``: mutual TLS, no redirects, replies of limited size."""
+"""Client for ``/v1/site/*``: mutual TLS, no redirects, replies of limited size."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 
 
 def client_context(ca: str, certificate: bytes, key: bytes) -> ssl.SSLContext:
-    """TLS 1.3 to a server of the coordinator's CA, showing our certificate (both PEM).
+    """Return a TLS 1.3 context that trusts ``ca`` and presents our certificate (both PEM).
 
     Raises:
-        TrustError: one of them cannot be read.
+        TrustError: ``ca``, ``certificate`` or ``key`` cannot be read.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -41,9 +41,10 @@ def client_context(ca: str, certificate: bytes, key: bytes) -> ssl.SSLContext:
 
 
 class CappedTransport(httpx.HTTPTransport):
-    """Refuses encoded replies and stops reading one that grows past its limit.
+    """Transport that refuses encoded replies and replies larger than ``limit`` bytes.
 
-    Through the proxy that the environment names for ``url``, which sees nothing of what TLS holds.
+    It connects through the proxy that the environment names for ``url``. The proxy cannot read
+    what TLS protects.
     """
 
     def __init__(self, url: str, context: ssl.SSLContext, limit: int) -> None:
@@ -51,7 +52,7 @@ class CappedTransport(httpx.HTTPTransport):
         self._limit = limit
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send it, asking for no compression, and give the reply with its stream under the limit.
+        """Send a request that asks for no compression; the limit applies as the reply is read.
 
         Raises:
             httpx.HTTPError: the reply is compressed, or could not be fetched.
@@ -91,10 +92,10 @@ class _Capped(httpx.SyncByteStream):
 
 
 class CoordinatorApi:
-    """One connection to the coordinator's own calls."""
+    """Connection to the coordinator's ``/v1/site/*`` calls."""
 
     def __init__(self, url: str, context: ssl.SSLContext) -> None:
-        """Raises UsageError if ``url`` is none."""
+        """Raises UsageError if ``url`` is not a valid URL."""
         self._url = url
         try:
             self._http = httpx.Client(
@@ -121,9 +122,10 @@ class CoordinatorApi:
         """POST ``/v1/site/name`` and return the parsed reply.
 
         Raises:
-            NetworkError: not reachable. TrustError: not who they should be, or they refuse us.
-            RefusedError: a rule of theirs says no. MessageError: what was asked for does not fit
-            them, by its shape or because it is not there.
+            NetworkError: the coordinator is not reachable, or failed. TrustError: its certificate
+            is from another authority, or it refuses this hospital. RefusedError: one of its rules
+            forbids the call. MessageError: the request has the wrong shape or names something that
+            the coordinator does not have, or the reply is malformed.
         """
         try:
             response = self._http.post(f"/v1/site/{name}", content=canonical.encode(body))

@@ -1,4 +1,4 @@
-"""The coordinator's clock, as its replies tell it: an agent signs by it and not by its own."""
+"""The coordinator's time, read from its replies; agents sign with it and not with their own."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def _own_clock() -> datetime:
 
 
 class CoordinatorClock:
-    """This machine's clock, set by the ``Date`` of the coordinator's last reply.
+    """This machine's clock, corrected by the ``Date`` header of the coordinator's last reply.
 
-    A ``Date`` has whole seconds, so this clock is up to 1 s behind the coordinator's and never
-    ahead of it. Until the first reply it shows this machine's time.
+    ``Date`` has whole seconds, so this clock is up to 1 s behind the coordinator's and never ahead
+    of it. Until the first reply it shows this machine's time.
     """
 
     def __init__(self, own: Callable[[], datetime] = _own_clock) -> None:
         self._own = own
-        self._ahead = self._told = timedelta(0)  # of our clock, beside theirs
+        self._ahead = self._told = timedelta(0)  # of this machine's clock, over the coordinator's
 
     def now(self) -> datetime:
-        """The coordinator's time (UTC)."""
+        """Return the coordinator's time (UTC)."""
         return self._own() - self._ahead
 
     def hear(self, response: httpx.Response) -> None:
-        """Set the clock by this reply. A missing or impossible ``Date`` changes nothing."""
+        """Correct the clock by this reply; ignore a missing or impossible ``Date``."""
         try:
             theirs = parsedate_to_datetime(response.headers["date"]).astimezone(UTC)
         except (KeyError, ValueError, OverflowError):

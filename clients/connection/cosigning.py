@@ -1,4 +1,4 @@
-"""What the two sides keep of each other's chains: ledger heads, and heads of the audit logs."""
+"""Exchange of heads with the coordinator: the site's ledger, and the audit logs of both sides."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from flo.keys.claims import LARGEST_COUNT, LedgerHead
 from flo.keys.identity import fingerprint
 from flo.privacy.ledger.ledger import Ledger
 
-_MOST_STEPS = 8  # of some thousand entries each
+_MOST_STEPS = 8  # each of some thousand entries
 
 
 def confirm_head(api: CoordinatorApi, ledger: Ledger) -> None:
-    """Learn the highest head ever seen of us before adding to the ledger, then show ours.
+    """Check our ledger against the highest head that the coordinator has seen, then send our head.
+
+    Call this before adding to the ledger.
 
     Raises:
-        TrustError: others saw rows that this ledger does not have: it was rolled back.
-        MessageError: what the coordinator shows is not a head of ours.
+        TrustError: the coordinator saw rows that this ledger does not have: it was rolled back.
+        MessageError: our key did not sign the head that the coordinator shows.
     """
     seen = head_seen(api)
     if seen is not None:
         try:
             seen.check(ledger.head().fingerprint)
-        except TrustError as error:  # not ours, so it says nothing about this ledger
+        except TrustError as error:  # another key's head is no evidence about this ledger
             raise MessageError(
                 "the coordinator shows a ledger head that we did not sign"
             ) from error
@@ -39,7 +41,7 @@ def confirm_head(api: CoordinatorApi, ledger: Ledger) -> None:
 
 
 def head_seen(api: CoordinatorApi) -> LedgerHead | None:
-    """The highest head of our ledger that the coordinator has, unchecked; None if it has none."""
+    """Return the highest head of our ledger that the coordinator has, unchecked, or None."""
     shown = api.call("heads", {"head": None})
     return parse(_Seen, shown, "the coordinator's view of our head").head
 
@@ -49,11 +51,11 @@ class _Seen(Document):
 
 
 def cosign(api: CoordinatorApi, log: AuditLog, coordinator: CoordinatorInfo) -> None:
-    """Let the coordinator countersign what our audit log grew by, and countersign its growth.
+    """Have the coordinator countersign our audit log's new entries, and countersign its own.
 
     Raises:
         TrustError: either log was cut or forked since it was last countersigned, a receipt is not
-        the coordinator's, or it has lost what it once signed.
+        the coordinator's, or the coordinator lost entries that it had signed for.
     """
     for _ in range(_MOST_STEPS):
         answer = _show(api, log.growth(coordinator.fingerprints), log, coordinator)
@@ -70,7 +72,7 @@ def _show(
     answer = _told(api, growth)
     signed = log.signed_by(coordinator.fingerprints)
     if answer.seen < signed:
-        # It is shown anew what it forgot, so that it can go on; that it forgot stays on record.
+        # Send again what the coordinator lost, so that the next call succeeds; still report it.
         _told(api, log.growth(coordinator.fingerprints, most=answer.seen))
         raise TrustError(
             f"the coordinator signed entry {signed} of our audit log and now knows it up to "
@@ -90,7 +92,7 @@ def _told(api: CoordinatorApi, growth: LogExtension | None) -> _Audit:
 
 
 class _Audit(Document):
-    """``seen``: the last entry of our log that the coordinator knows."""
+    """``seen``: the last entry of our log that the coordinator has."""
 
     receipt: Receipt | None
     growth: LogExtension | None

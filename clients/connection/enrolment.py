@@ -1,6 +1,6 @@
-"""Enrolment and what follows: a certificate, its renewal, the coordinator's next key, leaving.
+"""Enrolment, certificate renewal, the coordinator's key rotation, and leaving.
 
-The identity key is made here and stays here; only certificate requests and signatures go out.
+The identity key never leaves the site; only certificate requests and signatures do.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _Pem = Annotated[str, Field(max_length=8192)]
 
 
 class Invitation(Document):
-    """A file from the coordinator with which a hospital enrols once, before ``expires``.
+    """File from the coordinator with which a hospital enrols once, before ``expires``.
 
     ``coordinator``: the public key (DER, hexadecimal) that signs its studies. ``ca``,
-    ``certificate`` and ``key`` are PEM; the last two open enrolment and nothing else.
+    ``certificate`` and ``key`` are PEM; the last two authorise enrolment only.
     """
 
     schema_version: Literal[1]
@@ -60,7 +60,7 @@ class _Issued(Document):
 
 @dataclass(frozen=True)
 class Enrolled:
-    """Both fingerprints, to compare by telephone."""
+    """Fingerprints of the hospital's and the coordinator's keys, to be compared by telephone."""
 
     hospital: str
     own: str
@@ -68,11 +68,12 @@ class Enrolled:
 
 
 def enrol(home: SiteHome, invitation_path: Path) -> Enrolled:
-    """Use up an invitation.
+    """Enrol this site with an invitation, which works once.
 
     Raises:
         UsageError: not an invitation, expired, or for another hospital.
-        TrustError: the coordinator is not the one that the invitation names, or it was used.
+        TrustError: the coordinator is not the one that the invitation names, or the invitation was
+        already used.
     """
     if not invitation_path.is_file():
         raise UsageError(f"no invitation at {invitation_path}")
@@ -115,9 +116,10 @@ def enrol(home: SiteHome, invitation_path: Path) -> Enrolled:
 
 
 def _earlier_keys(home: SiteHome, invitation: Invitation) -> tuple[str, ...]:
-    """Keys that this site knew and that the invitation's key follows, signed over step by step.
+    """Return the known coordinator keys that precede the invitation's key.
 
-    None at a first enrolment, or at another coordinator: what those signed is not this one's.
+    Empty at a first enrolment, and if no chain of signed rotations leads from the known key to the
+    invitation's: then it is another coordinator, which is not bound by what those keys signed.
     """
     if not home.coordinator_path.exists():
         return ()
@@ -132,9 +134,10 @@ def _earlier_keys(home: SiteHome, invitation: Invitation) -> tuple[str, ...]:
 
 
 def renew_when_due(home: SiteHome, api: CoordinatorApi, *, days: float = RENEW_DAYS) -> bool:
-    """A new certificate for the same key, if the present one has fewer ``days`` left.
+    """Renew the certificate, for the same key, if it has fewer than ``days`` left.
 
-    The old one works until the new one has been shown, so nothing waits. Returns whether it did.
+    The old certificate works until the new one is first used, so no call is interrupted. Return
+    whether the certificate was renewed.
     """
     end = read_certificate(home.directory / "certificate.pem").not_valid_after_utc
     if end - datetime.now(UTC) > timedelta(days=days):
@@ -148,7 +151,7 @@ def renew_when_due(home: SiteHome, api: CoordinatorApi, *, days: float = RENEW_D
 
 
 def leave(home: SiteHome, api: CoordinatorApi) -> None:
-    """Have our certificate revoked and forget it. Data, ledger, keys and audit log stay.
+    """Have our certificate revoked and delete it. Data, ledger, keys and audit log stay.
 
     Raises:
         RefusedError: an approved study is still open here; withdraw it first.
@@ -166,21 +169,22 @@ def leave(home: SiteHome, api: CoordinatorApi) -> None:
 
 
 def newest_key(home: SiteHome, api: CoordinatorApi) -> str:
-    """The coordinator's newest public key, hex, over steps that hold; mostly the one we know.
+    """Return the coordinator's newest public key (hex), reached by signed rotations from the key
+    that this site knows. Usually they are the same.
 
     Raises:
-        TrustError: a step to it is not signed by both keys.
-        MessageError, UsageError: what they show is no succession.
+        TrustError: a rotation is not signed by both keys.
+        MessageError, UsageError: the coordinator's reply is not a chain of rotations.
     """
     chain = KeyRotation.read(canonical.encode(api.call("keys", {})))
     return chain.newest_after(home.read_coordinator().public)
 
 
 def accept_coordinator(home: SiteHome, api: CoordinatorApi, spoken_fingerprint: str) -> str:
-    """Follow the coordinator to its newest key, which the steward compared by telephone.
+    """Accept the coordinator's newest key, whose fingerprint the steward compared by telephone.
 
     Raises:
-        TrustError: the key with that fingerprint does not follow the one we know.
+        TrustError: the newest key has another fingerprint, or does not follow the one we know.
     """
     info = home.read_coordinator()
     newest = newest_key(home, api)
@@ -203,7 +207,7 @@ def accept_coordinator(home: SiteHome, api: CoordinatorApi, spoken_fingerprint: 
 
 
 def request(hospital: str, identity: Identity) -> str:
-    """A certificate signing request (PEM) in the hospital's name, signed by its identity key."""
+    """Return a certificate signing request (PEM) for the hospital, signed by its identity key."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hospital)])
     made = x509.CertificateSigningRequestBuilder().subject_name(name)
     signed = made.sign(identity.key, hashes.SHA384())
@@ -211,13 +215,13 @@ def request(hospital: str, identity: Identity) -> str:
 
 
 def keep_coordinator(home: SiteHome, info: CoordinatorInfo) -> None:
-    """Write ``coordinator.json``: what this coordinator signs is taken from now on."""
+    """Write ``coordinator.json``; from now on this site accepts what this coordinator signs."""
     document = info.to_bytes()
     write_public(home.coordinator_path, document)
 
 
 def _refuse_another_key(home: SiteHome, pem: str) -> None:
-    """Raises TrustError if it is not a certificate for our key."""
+    """Raises TrustError if ``pem`` is not a certificate for our key."""
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
         public = certificate.public_key().public_bytes(
@@ -230,15 +234,15 @@ def _refuse_another_key(home: SiteHome, pem: str) -> None:
 
 
 def connect(home: SiteHome) -> CoordinatorApi:
-    """The coordinator's calls with this site's certificate. Raises UsageError before enrolment."""
+    """Connect with this site's certificate. Raises UsageError before enrolment."""
     return CoordinatorApi(home.read_coordinator().url, context_of(home))
 
 
 def context_of(home: SiteHome) -> ssl.SSLContext:
-    """TLS to the coordinator with this site's certificate.
+    """Return a TLS context for the coordinator with this site's certificate.
 
     Raises:
-        UsageError: not enrolled. TrustError: the certificate has ended.
+        UsageError: not enrolled. TrustError: the certificate has expired.
     """
     path = home.directory / "certificate.pem"
     if not path.exists():

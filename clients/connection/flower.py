@@ -1,7 +1,7 @@
-"""The site's only contact with Flower: the Fleet protocol, spoken without running foreign code.
+"""Client for Flower's Fleet protocol, the site's only contact with Flower; runs no foreign code.
 
-No app bundle is fetched and nothing is executed; a message is a record of bytes that
-``flo.clients.agent.handler`` reads. Flower's types do not travel further than this module.
+No app bundle is fetched and no received code is executed; a message is a record of bytes that
+``flo.clients.agent.handler`` reads. Only this module uses Flower's types.
 """
 
 from __future__ import annotations
@@ -57,21 +57,21 @@ from flo.keys.identity import Identity
 from flo.protocol.messages import MAX_INLINE_BYTES, MAX_MESSAGE_BYTES
 
 _HEARTBEAT_SECONDS = 3.0
-_ALIVE_SECONDS = 10.0  # the least that Flower takes; offline after twice that
+_ALIVE_SECONDS = 10.0  # the minimum that Flower accepts; a node is offline after twice that
 _RECORD, _BODY, _PARCEL, _SIZE = "flo", "message", "parcel", "size"
 _MAX_OBJECTS = 3  # a message, its record dictionary, one record of bytes
 
 
 @dataclass(frozen=True)
 class Incoming:
-    """A request's bytes and, opaque, what is needed to answer it."""
+    """A request's bytes, and the Flower message (opaque) that ``reply`` needs."""
 
     data: bytes | memoryview
     message: Any
 
 
 class FleetLink:
-    """A connection to the coordinator's Fleet calls, with its heartbeat. Use as a context."""
+    """Connection to the coordinator's Fleet calls, with a heartbeat. Use as a context manager."""
 
     def __init__(
         self, url: str, context: ssl.SSLContext, identity: Identity, clock: CoordinatorClock
@@ -102,7 +102,7 @@ class FleetLink:
         traceback: TracebackType | None,
     ) -> None:
         self._stop.set()
-        # If the coordinator is gone its own clock will mark us offline.
+        # If the coordinator cannot be reached, it marks us offline when heartbeats stop.
         with contextlib.suppress(httpx.HTTPError):
             self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
         self._close()
@@ -112,7 +112,7 @@ class FleetLink:
         self._parcels.close()
 
     def reload_certificate(self, context: ssl.SSLContext) -> None:
-        """Go on as the same node under a renewed certificate; the old one ends when it is shown."""
+        """Reconnect as the same node with a renewed certificate; its first use ends the old one."""
         self._context = context
         before = self._client, self._parcels
         self._client, self._parcels = self._new_client(), self._new_parcels()
@@ -120,7 +120,7 @@ class FleetLink:
             link.close()
 
     def pull(self) -> Incoming | None:
-        """Wait for the next request, up to the gateway's hold; None if none came.
+        """Wait for the next request as long as the gateway holds the call; None if none arrives.
 
         Raises:
             NetworkError, TrustError: see ``_call``. MessageError: not a record of bytes, or its run
@@ -143,7 +143,7 @@ class FleetLink:
         )
         try:
             message = inflate_object_from_contents(metadata.message_id, contents)
-        except Exception as error:  # whatever Flower's parsers raise on what another party sent
+        except Exception as error:  # Flower's parsers may raise anything on foreign input
             raise MessageError("a message that cannot be read") from error
         if not isinstance(message, Message) or not message.has_content():
             raise MessageError("a message without content")
@@ -162,20 +162,20 @@ class FleetLink:
     def reply(
         self, incoming: Incoming, data: bytes, may_leave: Callable[[], None] = lambda: None
     ) -> None:
-        """Send the answer to ``incoming``.
+        """Send the reply to ``incoming``.
 
-        ``may_leave``: raises if it may not leave any more; asked before each part of it does.
+        ``may_leave``: called before each part is sent; raises if the reply may no longer leave.
 
         Raises:
-            NetworkError, TrustError: see ``_call``. MessageError: they ask for what is not there,
-            or the run is over.
+            NetworkError, TrustError: see ``_call``. MessageError: the coordinator requests a part
+            that the reply does not have, or the run is over.
         """
         record, name = ConfigRecord({_BODY: data}), ""
         if len(data) > MAX_INLINE_BYTES:
             name = secrets.token_hex(16)
             record = ConfigRecord({_PARCEL: name, _SIZE: len(data)})
         message = Message(RecordDict({_RECORD: record}), reply_to=incoming.message)
-        # The reply expires with its request, and not by this machine's clock.
+        # The reply expires with its request, independently of this machine's clock.
         asked = incoming.message.metadata
         message.metadata.created_at, message.metadata.ttl = asked.created_at, asked.ttl
         with no_object_id_recompute():
@@ -227,7 +227,7 @@ class FleetLink:
                     SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=_ALIVE_SECONDS)
                 )
             except httpx.HTTPError:
-                continue  # the main connection notices and reports; the next beat may arrive
+                continue  # the main connection reports the loss; the next beat may arrive
         client.close()
 
     def _new_parcels(self) -> LargeBodyClient:
@@ -254,9 +254,10 @@ class FleetLink:
         return client
 
     def _call_in_run(self, method: Any, request: Any) -> Any:
-        """A call about a message of a run. Flower refuses it like a stranger's once that is over.
+        """Make a call about a message of a run; once the run is over, raise MessageError.
 
-        Should this hospital be the one that is refused, its next pull says so.
+        Flower then answers 403, as it does to a refused hospital. If the hospital itself is
+        refused, its next ``pull`` raises TrustError.
         """
         try:
             return self._call(method, request)
@@ -267,8 +268,9 @@ class FleetLink:
         """Make a call.
 
         Raises:
-            NetworkError: not reachable, or it cannot be read; or Flower does not accept our node or
-            the time that we signed (401): a new connection mends both. TrustError: we are refused.
+            NetworkError: the coordinator is not reachable, its reply cannot be read, or Flower does
+            not accept our node or signed time (401), which a new connection repairs.
+            TrustError: the coordinator refuses this hospital.
         """
         try:
             return method(request)
@@ -287,11 +289,11 @@ class FleetLink:
 
 
 class _Signing:
-    """Flower's headers of an agent's call: its key, the time, and the time signed by that key.
+    """Adds Flower's authentication headers: the agent's key, the time, and its signature.
 
-    Flower's own class signs this machine's time, and a coordinator whose clock is 5 s behind or
-    305 s ahead refuses it. Here the time is the coordinator's. TLS proves who calls, and the
-    gateway that the key is the caller's.
+    Flower's own class signs this machine's time, which a coordinator refuses if its clock is 5 s
+    behind or 305 s ahead. This class signs the coordinator's time. TLS authenticates the caller,
+    and the gateway checks that the key is the caller's.
     """
 
     def __init__(self, identity: Identity, clock: CoordinatorClock) -> None:

@@ -1,4 +1,4 @@
-"""Large bodies past Flower's messages, over mutual TLS: fetched at once, offered until taken."""
+"""Bodies too large for Flower's messages: fetched and offered over mutual TLS."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TIMEOUT = httpx.Timeout(30.0, read=900.0, write=900.0, connect=5.0)
 
 
 class LargeBodyClient:
-    """``public_key``: of this hospital's agent, as Flower knows it, and its header's name."""
+    """``public_key``: header name and value of the agent's public key, as Flower knows it."""
 
     def __init__(self, url: str, context: ssl.SSLContext, public_key: tuple[str, bytes]) -> None:
         header, key = public_key
@@ -32,14 +32,14 @@ class LargeBodyClient:
         )
 
     def close(self) -> None:
-        """Close the connections; a parcel on its way is lost."""
+        """Close the connections; a transfer in progress is lost."""
         self._http.close()
 
     def fetch(self, name: str, head: bytes, size: int) -> memoryview:
-        """``head`` and the ``size`` bytes of this parcel behind it.
+        """Return ``head`` followed by the ``size`` bytes of the parcel ``name``.
 
         Raises:
-            MessageError: it is not there any more, or of another size. NetworkError, TrustError.
+            MessageError: it no longer exists, or has another size. NetworkError, TrustError.
         """
         data = np.empty(len(head) + size, dtype=np.uint8).data
         data[: len(head)] = head
@@ -59,10 +59,10 @@ class LargeBodyClient:
         return data
 
     def offer(self, run: int, name: str, body: memoryview, may_leave: Callable[[], None]) -> None:
-        """Wait until it was taken, or is no longer wanted. Raises NetworkError, TrustError.
+        """Wait until the body is taken or no longer wanted. Raises NetworkError, TrustError.
 
-        ``run``: Flower's id of the run that it is for. ``may_leave``: asked before each piece;
-        what it raises ends the upload.
+        ``run``: Flower's id of the body's run. ``may_leave``: called before each piece is sent; an
+        exception that it raises ends the upload.
         """
 
         def held() -> Iterator[bytes]:
@@ -75,7 +75,7 @@ class LargeBodyClient:
             response = self._http.post(OFFER_PATH, content=held(), headers=headers)
         except httpx.HTTPError as error:
             raise self._lost(error) from error
-        if response.status_code != 409:  # a newer request is there already
+        if response.status_code != 409:  # 409: no longer wanted, a newer request is waiting
             self._refuse(response)
 
     @staticmethod

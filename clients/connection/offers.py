@@ -21,7 +21,7 @@ log = logging.getLogger("flo.clients.connection.offers")
 
 @dataclass(frozen=True)
 class Offered:
-    """A study as the coordinator offers it, its signature checked."""
+    """A study on offer whose signature was checked."""
 
     study: Study
     signature: str
@@ -40,18 +40,22 @@ class _Listing(Document):
 
 
 def known_studies(api: CoordinatorApi) -> tuple[KnownStudy, ...]:
-    """Every study that names this hospital, with its status. Raises MessageError or UsageError."""
+    """Return all studies that name this hospital, with their status.
+
+    Raises:
+        MessageError, UsageError: the list is malformed.
+    """
     listing = {"studies": api.call("studies", {})}
     return parse(_Listing, listing, "the coordinator's list of studies").studies
 
 
 def offered_studies(api: CoordinatorApi, coordinator: CoordinatorInfo) -> list[Offered]:
-    """Studies on offer that this version of FLO can read.
+    """Return the studies on offer that this version of FLO can read.
 
-    What an earlier key of the coordinator signed is no offer any more.
+    Studies signed by an earlier key of the coordinator are no longer on offer.
 
     Raises:
-        TrustError: a study is signed by no key of this coordinator.
+        TrustError: a study is not signed by any key of this coordinator.
     """
     offers = []
     for item in known_studies(api):
@@ -68,12 +72,13 @@ def offered_studies(api: CoordinatorApi, coordinator: CoordinatorInfo) -> list[O
 
 
 def refuse_forged(offered: Offered, coordinator: CoordinatorInfo) -> None:
-    """Raises TrustError unless the coordinator's present key signed it."""
+    """Raises TrustError unless the coordinator's current key signed the study."""
     public = bytes.fromhex(coordinator.public)
     verify(public, "study", offered.study.canonical_bytes, offered.signature)
 
 
 def choose(offers: list[Offered], wanted: str | None) -> Offered:
-    """The study that is meant (see ``flo.study.reference``), or the only one. Raises UsageError."""
+    """Return the study that ``wanted`` names (see ``flo.study.reference``), or the only one on
+    offer. Raises UsageError."""
     digest = which((Known.of(one.study) for one in offers), wanted, "study on offer")
     return next(one for one in offers if one.study.digest == digest)

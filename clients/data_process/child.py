@@ -1,8 +1,8 @@
-"""The child process: loads approved snapshots, answers with noisy releases, and knows no network.
+"""Child process: loads approved snapshots, answers with noisy releases, and uses no network.
 
-Started by ``flo.clients.data_process.worker`` as ``child DEVICE SNAPSHOTS FORBIDDEN``. It locks
-itself in before it imports anything that could be wrong or reads anything that matters, and its
-first frame says which locks hold. It ends when the parent closes the pipe or dies.
+Started by ``flo.clients.data_process.worker`` as ``child DEVICE SNAPSHOTS FORBIDDEN``. It confines
+itself before it imports other code or reads data, and its first frame reports which layers hold. It
+ends when the parent closes the pipe or dies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Lock the process in, then serve frames on standard input and output."""
+    """Confine the process, then serve frames on standard input and output."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     device, snapshots, forbidden = sys.argv[1:]
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def serve(wanted: str, layers: dict[str, bool]) -> None:
-    """Answer until the parent goes away. Only now do numbers and patients come in."""
+    """Answer until the parent closes the pipe. Import numpy and load patients only from here."""
     import numpy as np
 
     from flo.clients.data_process.trainer import Trainer, choose_device
@@ -42,9 +42,9 @@ def serve(wanted: str, layers: dict[str, bool]) -> None:
 
     keep_freed_memory()
     wishes, answers = sys.stdin.buffer, sys.stdout.buffer
-    sys.stdout = sys.stderr  # nothing that prints may reach the pipe
+    sys.stdout = sys.stderr  # printed text must not reach the pipe
     screen = logging.StreamHandler()
-    screen.setFormatter(JsonFormatter())  # type and place of an error, never its text
+    screen.setFormatter(JsonFormatter())  # logs type and place of an error, never its text
     logging.getLogger().addHandler(screen)
     device = choose_device(wanted)
     write_frame(answers, {"status": "ok", "layers": layers})
@@ -71,7 +71,7 @@ def serve(wanted: str, layers: dict[str, bool]) -> None:
                 sent = as_int32_if_fits(values)
                 head = {"status": "ok", "kind": sent.dtype.str}
                 write_frame(answers, head, sent.data.cast("B"))
-        except Exception:  # of whatever kind: the outside learns one code, our log the place
+        except Exception:  # of any kind: reply one code, log the place
             log.exception("the child could not answer")
             write_frame(answers, {"status": "not-ready"})
 

@@ -1,19 +1,20 @@
-"""Locking the child that holds patients into its process: no network, no other files, no programs.
+"""Confinement of the child that holds patients: no network, no other files, no programs.
 
-``confine`` is called before anything else is imported or read, and cannot be undone. Layers, each
-tried and then *checked by trying to break it*; what held is reported and signed into extracts:
+``confine`` is called before other modules are imported and before data are read. It cannot be
+undone. Each layer is applied and then checked: landlock and seccomp *by trying to break them*, the
+others by reading the process's state. The layers that held are reported and signed into extracts:
 
-    limits         no core dump, no debugger attaches, few open files
-    namespace      a network namespace of its own, with nothing in it (where the kernel allows it)
-    no_new_privs   no program can gain rights, and those of a superuser are given up
-    landlock       files: read what Python needs and the frozen snapshots; write nothing
+    limits         no core dump, no debugger can attach, few open files
+    namespace      a network namespace of its own, which is empty (where the kernel allows it)
+    no_new_privs   no program can gain privileges; superuser capabilities are dropped
+    landlock       files: read what Python needs and the frozen snapshots; write none
     seccomp        no socket of any kind, no io_uring, no other process, no ptrace, no mounts, no
-                   keys, no signal, nothing typed into a terminal, no watching of files, no
-                   change of a file's attributes or length
+                   keys, no signal to other processes, no input into a terminal, no watching of
+                   files, no change of a file's attributes or length
 
 Linux on x86-64 and AArch64, by system call, so that no helper program and no root is needed. The
-numbers are from the kernel's UAPI headers; the filter is a list of what is refused, and the kernel
-itself is trusted.
+numbers are from the kernel's UAPI headers; the filter lists refused calls, and the kernel itself is
+trusted.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def confine(snapshots: Path, forbidden: Path, *, gpu: bool) -> dict[str, bool]:
-    """Lock this process in, for good. Returns which of ``LAYERS`` were seen to hold.
+    """Confine this process permanently. Return whether each of ``LAYERS`` was seen to hold.
 
     ``snapshots``: the folder of frozen patients. ``forbidden``: a file of this hospital that must
-    not be readable afterwards, to check it. ``gpu``: NVIDIA's devices may be used. Call it while
-    the process has one thread.
+    be inaccessible afterwards, as a check. ``gpu``: NVIDIA's devices may be used. Call it while the
+    process has one thread.
     """
     _set_limits()
     _enter_namespace()
@@ -80,7 +81,7 @@ def confine(snapshots: Path, forbidden: Path, *, gpu: bool) -> dict[str, bool]:
 
 
 def set_undumpable() -> None:
-    """For the agent itself: no other process of the same user reads its memory, or its dump."""
+    """Keep other processes of the same user from reading this process's memory or core dump."""
     _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
@@ -93,7 +94,7 @@ def _set_limits() -> None:
 
 
 def _enter_namespace() -> None:
-    """An empty network; with a user namespace where this user may not do it otherwise."""
+    """Enter an empty network namespace, in a new user namespace if the kernel allows one."""
     if _libc.unshare(_NEW_USER | _NEW_NET | _NEW_IPC) != 0:
         _libc.unshare(_NEW_NET | _NEW_IPC)
 
@@ -133,7 +134,7 @@ def _allow(ruleset: int, path: Path, access: int) -> None:
     try:
         handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
-        return  # what is not there needs no permission
+        return  # a missing path needs no permission
     try:
         if not path.is_dir():
             access &= ~_READ_DIR
@@ -144,7 +145,7 @@ def _allow(ruleset: int, path: Path, access: int) -> None:
 
 
 def _python_paths() -> list[Path]:
-    """The interpreter, its libraries, and this package with the rooms it links to."""
+    """Return the interpreter, its libraries, and this package with the folders it links to."""
     package = Path(__file__).parent.parent
     rooms = [path.resolve() for path in package.iterdir() if path.is_dir()]
     prefixes = {Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}
@@ -160,7 +161,7 @@ def _python_paths() -> list[Path]:
 
 
 def _sees_no_network() -> bool:
-    """Only a loopback device, which is down, in this process's network."""
+    """Check that the network has no device but loopback (down in a new namespace)."""
     try:
         lines = Path("/proc/self/net/dev").read_text().splitlines()[2:]
     except OSError:
@@ -175,7 +176,7 @@ def _has_no_capability() -> bool:
 
 
 def _refused(attempt: Callable[[], object]) -> bool:
-    """Whether the kernel does not permit it. Any other error means that no layer refused it."""
+    """Return whether the kernel denies permission. Another error means no layer refused it."""
     try:
         attempt()
     except PermissionError:
@@ -187,7 +188,7 @@ def _refused(attempt: Callable[[], object]) -> bool:
 
 def _cannot_open(path: Path) -> bool:
     def opened(how: int) -> None:
-        os.close(os.open(path, how | os.O_CLOEXEC))  # nothing stays open where it is allowed
+        os.close(os.open(path, how | os.O_CLOEXEC))  # close it if opening was allowed
 
     return all(_refused(partial(opened, how)) for how in (os.O_RDONLY, os.O_WRONLY))
 
@@ -204,7 +205,7 @@ def _cannot_fork() -> bool:
 
 
 def _cannot_signal_others() -> bool:
-    """Neither itself nor by the kernel, which would on its behalf."""
+    """Check both ways: a signal by this process, and one sent by the kernel on its behalf."""
     return _refused(lambda: os.kill(os.getppid(), 0)) and _refused(
         lambda: fcntl.fcntl(2, SIGNALS_OR_WATCHES[0], os.getppid())
     )

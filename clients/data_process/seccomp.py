@@ -1,8 +1,8 @@
-"""The filter of system calls that the data process runs under: a list of what is refused.
+"""System call filter of the data process: a list of refused calls.
 
 Classic BPF (Linux, ``seccomp(2)``), for x86-64 and AArch64; the numbers are from the kernel's UAPI
-headers. What is not on the list is allowed, and the kernel itself is trusted. A call of another
-architecture, or by an x32 number, ends the process.
+headers. Calls that are not listed are allowed, and the kernel itself is trusted. A call of another
+architecture, or with an x32 number, kills the process.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "setpgid": (109, 154),
     "open_tree_attr": (467, 467),
     "fspick": (433, 433),
-    # who writes where, and when: a ledger row, a kept reply
+    # watching file activity: when a ledger row or a stored reply is written
     "inotify_init": (253, None),
     "inotify_init1": (294, 26),
     "inotify_add_watch": (254, 27),
@@ -82,8 +82,8 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "semget": (64, 190),
     "msgget": (68, 186),
     "mq_open": (240, 180),
-    # what Landlock does not cover: modes, owners, times and attributes of files, and, before
-    # Linux 6.2, their length
+    # not covered by Landlock: modes, owners, times and attributes of files and, before Linux 6.2,
+    # their length
     "truncate": (76, 45),
     "file_setattr": (469, 469),
     "chmod": (90, None),
@@ -113,7 +113,7 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
 }
 _CLONE, _CLONE3, _IOCTL_CALL, _PRLIMIT = (56, 220), (435, 435), (16, 29), (302, 261)
 _TGKILL, _FCNTL = (234, 131), (72, 25)
-# F_SETOWN, F_SETSIG, F_SETOWN_EX: have the kernel signal another process; F_NOTIFY: watch a folder
+# F_SETOWN, F_SETSIG, F_SETOWN_EX: make the kernel signal another process; F_NOTIFY: watch a folder
 SIGNALS_OR_WATCHES = (8, 10, 15, 1026)
 _CLONE_THREAD = 0x10000
 _KIND_OF_IOCTL = 0xFF00
@@ -141,9 +141,10 @@ _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
 
 
 def program(machine: str, process: int) -> list[tuple[int, int, int, int]]:
-    """The classic BPF program as (code, jump if true, jump if false, k); empty if unknown here.
+    """Return the classic BPF program as (code, jump if true, jump if false, k).
 
-    ``process``: the id of the process that it is for, which may signal its own threads.
+    Empty for an unknown ``machine``. ``process``: id of the filtered process, which may signal its
+    own threads.
     """
     if machine not in _ARCHITECTURES:
         return []
@@ -159,9 +160,9 @@ def program(machine: str, process: int) -> list[tuple[int, int, int, int]]:
         lines += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _KILL)]
     for number in numbers:
         lines += [(_EQUAL, 0, 1, number or 0), (_RETURN, 0, 0, _ERROR | _EPERM)]
-    # clone3 keeps its flags where a filter cannot look; the C library then uses clone.
+    # clone3 has its flags in memory that a filter cannot read; ENOSYS makes libc use clone.
     lines += [(_EQUAL, 0, 1, _CLONE3[column]), (_RETURN, 0, 0, _ERROR | _ENOSYS)]
-    lines += [  # a thread of this process, in its own namespaces, and nothing else
+    lines += [  # allow clone only for threads, without new namespaces
         (_EQUAL, 0, 5, _CLONE[column]),
         (_LOAD, 0, 0, _FIRST_ARGUMENT),
         (_ANY_BIT, 0, 2, _CLONE_THREAD),
@@ -169,7 +170,7 @@ def program(machine: str, process: int) -> list[tuple[int, int, int, int]]:
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _ERROR | _EPERM),
     ]
-    lines += [  # devices may be driven; nothing typed, and no file's attributes changed
+    lines += [  # allow ioctl on devices, but no terminal input and no change of file attributes
         (_EQUAL, 0, 9, _IOCTL_CALL[column]),
         (_LOAD, 0, 0, _SECOND_ARGUMENT),
         (_EQUAL, 6, 0, TYPED_INTO_A_TERMINAL[0]),
@@ -179,21 +180,21 @@ def program(machine: str, process: int) -> list[tuple[int, int, int, int]]:
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _ERROR | _EPERM),
     ]
-    lines += [  # files may be locked, and their descriptors changed
+    lines += [  # allow fcntl for file locks and descriptor flags
         (_EQUAL, 0, 7, _FCNTL[column]),
         (_LOAD, 0, 0, _SECOND_ARGUMENT),
         *((_EQUAL, 4 - at, 0, what) for at, what in enumerate(SIGNALS_OR_WATCHES)),
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _ERROR | _EPERM),
     ]
-    lines += [  # signals to its own threads only
+    lines += [  # allow signals to its own threads only
         (_EQUAL, 0, 4, _TGKILL[column]),
         (_LOAD, 0, 0, _FIRST_ARGUMENT),
         (_EQUAL, 0, 1, process),
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _ERROR | _EPERM),
     ]
-    lines += [  # limits of its own process only
+    lines += [  # allow limits of its own process only
         (_EQUAL, 0, 3, _PRLIMIT[column]),
         (_LOAD, 0, 0, _FIRST_ARGUMENT),
         (_EQUAL, 1, 0, 0),
@@ -204,7 +205,7 @@ def program(machine: str, process: int) -> list[tuple[int, int, int, int]]:
 
 
 def refuse_calls(libc: ctypes.CDLL) -> None:
-    """Put this process under the filter, where one is known for this machine."""
+    """Install the filter in this process, if there is one for this machine."""
     lines = program(platform.machine(), os.getpid())
     if not lines:
         return

@@ -1,7 +1,8 @@
-"""From a snapshot and a model to one release: clip or count, round, add noise.
+"""Compute one release from a snapshot and a model: clip or count, round, add noise.
 
-``flo.privacy`` decides what is summed and how much noise it takes; this runs it. The exact sum
-never leaves ``release``. Nothing here depends on how often, when or for whom it is called.
+``flo.privacy`` decides what is summed and how much noise is added; this module runs it. The exact
+sum never leaves ``release``. The computation does not depend on how often, when or for whom it is
+called.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Trainer:
         noise: Noise | None = None,
         step: PrivateStep | None = None,
     ) -> None:
-        """``step``: one of the same study, to share; it holds nothing of any patient."""
+        """``step``: a step of the same study to share; it holds no patient data."""
         self._study, self._snapshot = study, snapshot
         self._noise = noise or SystemNoise()
         self._plan = Plan.of(study)
@@ -46,7 +47,7 @@ class Trainer:
             self._batches = step.batches(augmented(study, snapshot.training))
 
     def release(self, purpose: Purpose, weights: Vector, cohort_size: int) -> npt.NDArray[np.int64]:
-        """The noisy sum on its grid, shape (length of the purpose's mechanism,)."""
+        """Return the noisy sum on its grid, shape (length of the purpose's mechanism,)."""
         mechanism = self._plan.purpose(purpose).mechanism
         match purpose:
             case "training" if self._study.mechanism.algorithm == "least-squares":
@@ -67,7 +68,7 @@ class Trainer:
 
 
 def private_step(study: Study, device: str) -> PrivateStep | None:
-    """The step that a study trains by; None if it takes none."""
+    """Return the private step that a study trains with; None if it uses none."""
     if study.survey or study.mechanism.algorithm != "fedavgm":
         return None
     return PrivateStep(
@@ -82,10 +83,10 @@ def private_step(study: Study, device: str) -> PrivateStep | None:
 
 
 def choose_device(wanted: str) -> str:
-    """``auto``, ``cpu`` or ``cuda`` to a device that is there.
+    """Resolve ``auto``, ``cpu`` or ``cuda`` to an available device.
 
     Raises:
-        UsageError: cuda was asked for and is not there.
+        UsageError: cuda is requested but not available, or the name is unknown.
     """
     import torch
 

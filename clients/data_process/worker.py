@@ -1,10 +1,10 @@
-"""The warm child that holds data, model and GPU, and the pipe that joins it to the agent.
+"""Warm child process that holds data, model and GPU, and the pipe between it and the agent.
 
-The parent (network, ledger, approvals) never loads patients or torch. The child has no network
-business and no ledger: it gets a study, a snapshot and a model, and answers with a release that is
-already noisy. Frames on the pipe are 4 bytes of header length, a JSON header, 8 bytes of body
-length, and a body. If the child dies it is started again; the agent says "not ready" meanwhile. One
-that does not answer in ten minutes, or in twice a round's deadline if that is more, is ended.
+The parent (network, ledger, approvals) never loads patients or torch. The child has no network and
+no ledger: it gets a study, a snapshot and a model, and answers with a release that already has
+noise. A frame on the pipe is 4 bytes of header length, a JSON header, 8 bytes of body length, and a
+body. A child that dies is started again; the agent answers "not ready" meanwhile. A child that does
+not answer within ten minutes, or twice a round's deadline if that is longer, is killed.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _LONGEST_SECONDS, _DEADLINES = 600.0, 2.0
 
 
 def write_frame(pipe: IO[bytes], header: dict[str, Any], body: bytes | memoryview = b"") -> None:
-    """Write one frame and flush it: a header's length and JSON, a body's length and bytes.
+    """Write one frame and flush it: length and JSON of the header, length and bytes of the body.
 
-    Lengths are big-endian, of 4 and of 8 bytes. ``read_frame`` is its counterpart.
+    The lengths have 4 and 8 bytes, big-endian. Counterpart of ``read_frame``.
     """
     head = canonical.encode(header)
     pipe.write(len(head).to_bytes(4, "big") + head + len(body).to_bytes(8, "big"))
@@ -52,10 +52,10 @@ def write_frame(pipe: IO[bytes], header: dict[str, Any], body: bytes | memoryvie
 
 
 def read_frame(pipe: IO[bytes]) -> tuple[dict[str, Any], memoryview] | None:
-    """The next frame, or None when the other side has closed the pipe.
+    """Return the next frame, or None if the other side has closed the pipe.
 
     Raises:
-        MessageError: header or body is larger than a frame's may be, or the header is no object.
+        MessageError: header or body exceeds its limit, or the header is not a JSON object.
     """
     prefix = pipe.read(4)
     if len(prefix) < 4:
@@ -83,7 +83,7 @@ def _within(limit: int, part: str, announced: bytes) -> int:
 
 
 class DataProcess:
-    """The parent's handle on the child."""
+    """The parent's handle of the child process."""
 
     def __init__(
         self,
@@ -93,19 +93,19 @@ class DataProcess:
         required: Callable[[], Collection[str]],
         on_restart: Callable[[int], None] = lambda code: None,
     ) -> None:
-        """``snapshots``: the folder of frozen patients, all that the child may read of this site;
-        ``forbidden``: a file by which it checks that; ``required``: layers that must hold;
-        ``on_restart`` is told the return code of a child that ended, negative for a signal."""
+        """``snapshots``: folder of frozen patients, the only files of this site that the child may
+        read; ``forbidden``: a file to check that with; ``required``: returns the layers that must
+        hold; ``on_restart``: called with the return code of an ended child (negative: signal)."""
         self._required, self._on_restart = required, on_restart
         self._device, self._places = device, (str(snapshots.resolve()), str(forbidden.resolve()))
         self._child: subprocess.Popen[bytes] | None = None
         self._listener: threading.Thread | None = None
-        self._loaded: dict[str, str] = {}  # study -> its snapshot
-        self._one_at_a_time = threading.RLock()  # the pipe has one question and its answer
+        self._loaded: dict[str, str] = {}  # study -> snapshot, as digests
+        self._one_at_a_time = threading.RLock()  # one request at a time on the pipe
         self._layers: dict[str, bool] | None = None
 
     def start(self) -> None:
-        """Start the child now, so that it is warm when the first request comes."""
+        """Start the child, so that it is warm when the first request arrives."""
         self.stop()
         self._child = subprocess.Popen(
             # -I: no code from the working directory, the user's folder or PYTHON* variables
@@ -117,7 +117,7 @@ class DataProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pipesize=_PIPE_BYTES,
-            start_new_session=True,  # no terminal of ours is its own
+            start_new_session=True,  # detached from our terminal
             env={name: value for name, value in os.environ.items() if _may_know(name)},
         )
         self._listener = threading.Thread(target=_repeat, args=(self._child.stderr,), daemon=True)
@@ -127,20 +127,20 @@ class DataProcess:
 
     @property
     def missing(self) -> list[str]:
-        """Layers that this site's policy asks for and the child did not see hold.
+        """Layers that the site's policy requires and the child did not find in force.
 
         Raises:
-            RefusedError: there is no child that could say.
+            RefusedError: no child has reported its layers.
         """
         held = self.layers
         return sorted(name for name in self._required() if not held.get(name))
 
     @property
     def layers(self) -> dict[str, bool]:
-        """Which layers of ``flo.clients.data_process.confinement`` the child saw hold.
+        """Layers of ``flo.clients.data_process.confinement``, and whether the child saw each hold.
 
         Raises:
-            RefusedError: there is no child that could say.
+            RefusedError: no child has reported its layers.
         """
         if self._layers is None:
             child = self._child
@@ -154,7 +154,7 @@ class DataProcess:
         return self._layers
 
     def stop(self) -> None:
-        """End the child, if there is one, and close its pipes."""
+        """Kill the child, if there is one, and close its pipes."""
         child, self._child = self._child, None
         if child is None:
             return
@@ -176,11 +176,11 @@ class DataProcess:
         weights: Vector,
         cohort_size: int,
     ) -> Integers | Int32Array:
-        """A noisy release from the child.
+        """Return a noisy release from the child.
 
         Raises:
-            RefusedError: the child could not answer. It says "not ready" and nothing else, so that
-            nothing about the data can be learnt from a failure.
+            RefusedError: the child could not answer. The message is only "not ready", so that a
+            failure reveals no information about the data.
         """
         wish = {
             "do": "release",
@@ -198,10 +198,11 @@ class DataProcess:
         return np.frombuffer(body, dtype=np.int64)
 
     def warm_up(self, study: Study, snapshot: Path, snapshot_digest: str) -> None:
-        """Let the child load the study, if it has none of its patients yet.
+        """Load the study in the child, unless it has a snapshot of the study loaded already.
 
-        Not when somebody opted out meanwhile: whoever asks often, at no charge, would see by the
-        time it takes that somebody did. Raises RefusedError, see ``release``.
+        A snapshot that replaced it after an opt-out is not loaded here: a remote party can cause
+        this call at no charge, and its duration would reveal the opt-out. Raises RefusedError, see
+        ``release``.
         """
         with self._one_at_a_time:
             if study.digest not in self._loaded or self._child is None:
@@ -209,11 +210,11 @@ class DataProcess:
 
     @property
     def loaded(self) -> tuple[str, ...]:
-        """Digests of the studies whose patients the child has in memory."""
+        """Digests of the studies that the child has loaded."""
         return tuple(self._loaded)
 
     def reload(self, study: Study, snapshot: Path, snapshot_digest: str) -> None:
-        """Load patients that were exchanged since, outside of any release.
+        """Load the snapshot that replaced a loaded one; called outside of releases.
 
         Raises RefusedError, see ``release``.
         """
@@ -245,14 +246,14 @@ class DataProcess:
             self._loaded[study.digest] = snapshot_digest
 
     def unload(self, study: str) -> None:
-        """Drop a study's patients from the child's memory."""
+        """Remove a study's patients from the child's memory."""
         with self._one_at_a_time:
             if self._loaded.pop(study, None) is None:
                 return
             try:
                 self._ask({"do": "forget", "study": study})
             except RefusedError:
-                self.start()  # without any
+                self.start()  # a new child has no patients loaded
 
     def _ask(
         self,
@@ -278,7 +279,7 @@ class DataProcess:
 
 
 def _patience(study: Study) -> float:
-    """Seconds for an answer."""
+    """Return the seconds allowed for an answer."""
     return max(_LONGEST_SECONDS, _DEADLINES * study.limits.deadline_seconds)
 
 
@@ -295,7 +296,7 @@ def _read(pipe: IO[bytes]) -> tuple[dict[str, Any], memoryview] | None:
 
 
 def _repeat(lines: IO[bytes] | None) -> None:
-    """What the child has to say, on our own standard error, and nothing that a terminal obeys."""
+    """Copy the child's error output to ours, with terminal control characters escaped."""
     if lines is None:
         return
     with lines:
@@ -305,7 +306,7 @@ def _repeat(lines: IO[bytes] | None) -> None:
 
 
 def _may_know(name: str) -> bool:
-    """Whether the child may see this environment variable: nothing that could hold a secret."""
+    """Return whether the child may see this environment variable, which must hold no secret."""
     return name in ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH") or name.startswith(
         ("OMP_", "OPENBLAS_", "MKL_", "CUDA_", "NVIDIA_")
     )

@@ -1,6 +1,6 @@
-"""The steward's desk: pages on the hospital's own machine, for whoever uses the site's folder.
+"""Steward's desk: web pages on the hospital's own machine, for users of the site's folder.
 
-``guard`` lets one browser in, ``routes`` and the ``_pages`` answer it, ``facts`` says what is
-shown, ``serve`` keeps it there; the look is ``flo.pages``. It does what the commands of
-``flo site`` do, by the same functions: nothing is decided here.
+``access`` admits the steward's browser, ``routes`` and the ``_pages`` modules answer it, ``facts``
+collects the values to show, and ``serve`` runs the server; the layout is in ``flo.pages``. The desk
+does what the commands of ``flo site`` do, through the same functions, and makes no own decisions.
 """

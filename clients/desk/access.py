@@ -1,12 +1,14 @@
-"""Who gets to the desk: the browser that was opened with the link on the steward's terminal.
+"""Access control of the desk: admit only a browser that opened the link on the steward's terminal.
 
-Anyone on this machine can connect to a loopback port, and any web page can make a browser do so.
-Therefore, for every request:
-    1. it names this very address and port as its host;
-    2. its path begins with a name that was drawn for this start, so that the cookie is sent to no
-       other server on this machine, whatever its port;
-    3. it shows the cookie, which is given once, to whoever opens the link first;
-    4. a form stood on a page of ours.
+Any user of this machine can connect to a loopback port, and any web page can make a browser do so.
+Therefore every request must pass these checks:
+    1. its host header names this address and port;
+    2. its path begins with a random name, new at each start, so that the browser sends the cookie
+       to no other server on this machine, on any port;
+    3. it has the cookie, which the first browser to open a link gets; a link works once;
+    4. if it changes something, it comes from a page of the desk.
+
+Opening a link needs only 1; static files need only 1 and 2.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ _COOKIE, _OPEN = "flo-desk", "/open/"
 
 
 class DeskAuth:
-    """ASGI application: ``inside`` sees requests of the steward's browser only.
+    """ASGI application that passes only requests of the steward's browser to ``inside``.
 
-    ``renewed``: told of the link to open the desk with, and of another once that was used.
+    ``renewed``: called with each link that opens the desk, a new one after each use.
     """
 
     def __init__(self, port: int, renewed: Callable[[str], None]) -> None:
@@ -38,12 +40,12 @@ class DeskAuth:
         self._cookie, self._code = secrets.token_urlsafe(32), ""
 
     def offer_link(self) -> None:
-        """Make a link that opens the desk once."""
+        """Make a new link, which opens the desk once, and report it."""
         self._code = secrets.token_urlsafe(32)
         self._renewed(f"{self._link}{self._code}")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what the steward's browser asks; all else is answered here, the link included."""
+        """Pass on requests of the steward's browser; answer all others here, also the link."""
         if scope["type"] != "http":
             return
         refusal = self._answer(scope)
@@ -53,7 +55,7 @@ class DeskAuth:
         await self.inside(scope, receive, send)
 
     def _answer(self, scope: Scope) -> Response | None:
-        """What to say instead of what was asked for; None for the steward's browser."""
+        """Return a response that replaces the page; None to let the steward's browser pass."""
         headers, path = dict(scope["headers"]), scope["path"]
         host = headers.get(b"host", b"").decode("latin-1")
         if host not in self._hosts:

@@ -1,4 +1,4 @@
-"""What every page of the desk needs: whose desk it is, its frame, and the forms on it."""
+"""Shared by all desk pages: the site, the page frame, and forms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_FORM = 16_384
 
 @dataclass(frozen=True)
 class DeskContext:
-    """``base``: what every path of the desk begins with."""
+    """State shared by all pages. ``base``: prefix of every path of the desk."""
 
     home: SiteHome
     base: str
@@ -45,15 +45,15 @@ class DeskContext:
     def page(
         self, request: Request, template: str, status: int = 200, /, **values: Any
     ) -> Response:
-        """A whole page."""
+        """Return a whole page."""
         return self._pages.page(template, status, **self._frame(request.url.path), **values)
 
     def parts(self, template: str, path: str, /, **values: Any) -> dict[str, str]:
-        """The parts of a page that are kept as things stand."""
+        """Return the live parts of a page, which are updated while it is open."""
         return self._pages.parts(template, **self._frame(path), **values)
 
     async def form(self, request: Request) -> dict[str, str]:
-        """The fields of the form that was sent. Raises MessageError."""
+        """Return the fields of the submitted form. Raises MessageError."""
         return await read_form(request.receive, _MOST_FORM)
 
     def _frame(self, path: str) -> dict[str, Any]:
@@ -67,11 +67,11 @@ class DeskContext:
 
 
 def _coordinator(home: SiteHome) -> str:
-    """Fingerprint of the coordinator's key as it is trusted here; empty before enrolment."""
+    """Return the fingerprint of the coordinator's trusted key; empty before enrolment."""
     return home.read_coordinator().fingerprints[0] if home.coordinator_path.exists() else ""
 
 
 def person_in(fields: dict[str, str]) -> Identity | None:
-    """Whose key a form names, where the policy asks for people. Raises as ``load_key`` does."""
+    """Load the person's key that a form names; None if none. Raises as ``load_key`` does."""
     path = fields.get("key", "").strip()
     return load_key(Path(path), fields.get("passphrase", "").encode()) if path else None

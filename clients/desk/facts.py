@@ -1,6 +1,6 @@
-"""What the desk says: facts for its templates, from the site's own records. No decisions.
+"""Values for the desk's templates, read from the site's own records. No decisions.
 
-What is shown of patients is what the ledger and the policy hold; no page reads a data file.
+About patients, these show only what ledger and policy hold. No function here reads a data file.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from flo.privacy.report.sheet import Section
 from flo.study.document import Study
 
 _MOST_MOMENTS, _MOST_RELEASES = 120, 200
-_HEARD = 4  # groups of four digits at a fingerprint's end, typed as they are read out: 64 bits
+_HEARD = 4  # last groups of four digits of a fingerprint, typed as they are heard: 64 bits
 
 
 @dataclass(frozen=True)
 class Partner:
-    """One whose fingerprint was not compared. ``begins``: all of it but what is to be heard."""
+    """Partner with unconfirmed fingerprint. ``begins``: all of it but the last groups."""
 
     hospital: str
     begins: str
@@ -41,7 +41,7 @@ class Partner:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a study takes of one sub-ledger, and what is free there: shares of the life budget."""
+    """Shares of the life budget in one sub-ledger: the study's cost, and what is free."""
 
     sub_ledger: str
     takes: float
@@ -50,7 +50,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Life:
-    """A population's budget as its steward wants to see it."""
+    """Life budget of one population, for display."""
 
     name: str
     life: LifetimeBudget
@@ -62,7 +62,7 @@ class Life:
 
 @dataclass(frozen=True)
 class ReleaseLine:
-    """One release: what left, when, of which study."""
+    """One release: what was sent, when, for which study."""
 
     row: int
     time: str
@@ -76,7 +76,7 @@ class ReleaseLine:
 
 @dataclass(frozen=True)
 class Answer:
-    """Whether a study of some ε would still fit: what it takes, and the largest after it."""
+    """Result for a study of some ε. ``then``: largest ε after it, or now if it does not fit."""
 
     epsilon: float
     takes: float
@@ -86,9 +86,9 @@ class Answer:
 
 
 def sheet(home: SiteHome, study: Study, population: Population) -> list[Section]:
-    """The review sheet; of fingerprints that nobody compared the end is left out.
+    """Return the review sheet, without the last groups of unconfirmed fingerprints.
 
-    It has to be heard by telephone, so it must not stand beside the field that it is typed into.
+    The steward must hear them by telephone, so the page with the input field must not show them.
     """
     hidden = {p: format_fingerprint(study.hospital(p).fingerprint) for p in strangers(home, study)}
     sections = review(home, study, population)
@@ -104,16 +104,16 @@ def sheet(home: SiteHome, study: Study, population: Population) -> list[Section]
 
 
 def strangers(home: SiteHome, study: Study) -> list[str]:
-    """Partners whose fingerprint nobody here has compared.
+    """Return partners whose fingerprint was not compared here.
 
     Raises:
-        TrustError: the study names another key than the one that was compared.
+        TrustError: the study names a key that differs from the compared one.
     """
     return AddressBook.load(home).unconfirmed(study, home.read_config().hospital)
 
 
 def partners(home: SiteHome, study: Study) -> list[Partner]:
-    """The same as the page shows them: what is to be heard by telephone is left out."""
+    """Return ``strangers`` for display, without the last groups of their fingerprints."""
     return [
         Partner(name, _begins(format_fingerprint(study.hospital(name).fingerprint)))
         for name in strangers(home, study)
@@ -121,14 +121,14 @@ def partners(home: SiteHome, study: Study) -> list[Partner]:
 
 
 def is_what_was_heard(study: Study, hospital: str, typed: str) -> bool:
-    """Whether the end of the fingerprint that the study names was typed."""
+    """Return whether ``typed`` is the end of the fingerprint that the study names."""
     return parse_fingerprint(typed) == study.hospital(hospital).fingerprint[-4 * _HEARD :]
 
 
 def costs(home: SiteHome, study: Study, population: Population, *, if_broken: bool) -> list[Cost]:
-    """What the study takes of each sub-ledger of this population, and what is free.
+    """Return what the study takes of each sub-ledger of this population, and what is free.
 
-    Nothing is reserved. ``if_broken``: at what it costs should the secure sum be broken.
+    Reserves no budget. ``if_broken``: at the cost that holds if the secure sum is broken.
     """
     taken = shares(home, study, population, if_broken=if_broken)
     with closing(home.open_ledger()) as ledger:
@@ -141,7 +141,7 @@ def costs(home: SiteHome, study: Study, population: Population, *, if_broken: bo
 
 
 def lives(ledger: Ledger) -> list[Life]:
-    """Every population's budget, in the order in which they were registered."""
+    """Return every population's budget, in order of registration."""
     rows, balance = list(ledger.rows()), ledger.balance()
     found = []
     for name, life in balance.lives.items():
@@ -156,7 +156,7 @@ def lives(ledger: Ledger) -> list[Life]:
 
 
 def would_fit(ledger: Ledger, population: str, epsilon: float) -> list[tuple[str, Answer]]:
-    """For each sub-ledger: a full-batch study of that own ε, at the budget's δ."""
+    """Check, per sub-ledger, a full-batch study of that own ε at the budget's δ."""
     balance = ledger.balance()
     life = balance.lives[population]
     cost, found = life.cost_of(epsilon), []
@@ -170,7 +170,7 @@ def would_fit(ledger: Ledger, population: str, epsilon: float) -> list[tuple[str
 
 
 def releases(ledger: Ledger) -> tuple[list[ReleaseLine], int]:
-    """The latest that left, the latest first, and how many there are in all."""
+    """Return the latest releases, newest first, and the number of all releases."""
     names, found = dict[int, str](), list[ReleaseLine]()
     for row in ledger.rows():
         public, private = row.public, row.private or {}
@@ -193,7 +193,7 @@ def releases(ledger: Ledger) -> tuple[list[ReleaseLine], int]:
 
 
 def rules(policy: Policy) -> list[tuple[str, str, str]]:
-    """(rule, value, meaning) of a policy."""
+    """Return (rule, value, meaning) for each rule of a policy."""
     values: dict[str, Any] = policy.model_dump(mode="json", exclude={"people", "schema_version"})
     return [
         (name, _value(values[name]), EXPLAINED[name][1]) for name in EXPLAINED if name in values
@@ -211,7 +211,7 @@ def _value(value: Any) -> str:
 
 
 def _birth(rows: list[LedgerRow], population: str) -> Moment:
-    """Nothing is spent yet."""
+    """Return the moment of registration, when the whole budget is unspent."""
     born = next(
         row.public["time"]
         for row in rows
@@ -222,7 +222,7 @@ def _birth(rows: list[LedgerRow], population: str) -> Moment:
 
 
 def _over_time(moments: list[Moment]) -> plots.Plane:
-    """Spent or reserved, in percent of the life budget, over the time since it was born."""
+    """Plot budget spent or reserved, in percent of the life budget, since registration."""
     times = [datetime.fromisoformat(moment.time) for moment in moments]
     seconds = [(time - times[0]).total_seconds() for time in times]
     most = max(seconds[-1], 1.0)

@@ -1,4 +1,4 @@
-"""The desk's pages about what this hospital lays down: its policy, and patients' wishes."""
+"""Desk pages for this hospital's policy and patients' opt-outs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flo.keys.identity import fingerprint
 
 
 def policy_router(context: DeskContext) -> APIRouter:
-    """Routes to read and sign the policy, and to take a patient out."""
+    """Return routes to read and sign the policy, and to take a patient out."""
     router, home = APIRouter(), context.home
 
     @router.get(f"{context.base}/policy")
@@ -50,7 +50,7 @@ def policy_router(context: DeskContext) -> APIRouter:
         made, path = erase(home, patient) if "record" in fields else (None, None)
         try:
             known = id_in_data(home, patient)
-        except FloError:  # the file is away; the patient is out all the same
+        except FloError:  # the data cannot be read; the opt-out is in effect all the same
             known = False
         said: Any = {"changed": len(changed), "known": known}
         count = len(OptOuts.load(home).patients)
@@ -61,7 +61,7 @@ def policy_router(context: DeskContext) -> APIRouter:
 
 
 def _sign_policy(home: SiteHome, fields: dict[str, str]) -> Policy | None:
-    """Raises PolicyError: it is no longer the one that was shown."""
+    """Sign the policy. Raises PolicyError if it changed since it was shown."""
     shown = read_edited(home.directory / "policy.toml")
     if fields.get("digest") != shown.digest:
         raise PolicyError(
@@ -71,14 +71,14 @@ def _sign_policy(home: SiteHome, fields: dict[str, str]) -> Policy | None:
 
 
 def _asks_people(home: SiteHome) -> bool:
-    """Whether a change of the policy in force has to be signed by people it names."""
+    """Return whether people whom the policy in force names must sign a change of it."""
     with closing(home.open_audit_log()) as log:
         last = log.last("policy-signed")
     return bool(last and last.facts["people"])
 
 
 def _policy(home: SiteHome) -> dict[str, Any]:
-    """What is in force, or what stands in policy.toml and why it is not."""
+    """Return the page's values: the policy in force, or policy.toml and why it is not in force."""
     found, why = read_edited(home.directory / "policy.toml"), None
     try:
         found = home.read_policy()

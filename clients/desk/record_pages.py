@@ -1,4 +1,4 @@
-"""The desk's pages that look back: the budget, what left, and the audit log."""
+"""Desk pages for the site's records: budget, releases and audit log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ENTRIES = 100
 
 
 def record_router(context: DeskContext) -> APIRouter:
-    """Routes to read budget, releases and audit log; nothing is changed by them."""
+    """Return routes that read budget, releases and audit log, and change none of them."""
     router, home = APIRouter(), context.home
     check = IncrementalVerifier(home.open_audit_log())
 

@@ -1,7 +1,7 @@
-"""The desk's application: its inbox, the red button, and what happens when something fails.
+"""Desk application: the inbox, the emergency stop, and pages for errors.
 
-GET shows, POST does. What an error of ours says of patients' values is column, rule and rows, as on
-the site's own terminal.
+GET shows and POST acts. About patients' values, FLO's error messages name only column, rule and
+rows, as on the site's own terminal.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _WATCHED = (
 
 
 def desk_app(context: DeskContext) -> FastAPI:
-    """The desk behind its ``Guard``: all its pages, and every failure as a page that says why."""
+    """Return the application behind ``DeskAuth``: all pages, and an error page per failure."""
     app = FastAPI(title="FLO desk", docs_url=None, redoc_url=None, openapi_url=None)
     home, base = context.home, context.base
 
@@ -85,7 +85,7 @@ def desk_app(context: DeskContext) -> FastAPI:
 
 
 def _now(home: SiteHome) -> dict[str, Any]:
-    """What stays as things stand while the inbox is open."""
+    """Return the inbox's live values, which are updated while the page is open."""
     with closing(home.open_ledger()) as ledger:
         found, count = facts.releases(ledger)
     return {
@@ -97,7 +97,7 @@ def _now(home: SiteHome) -> dict[str, Any]:
 
 
 def _unsigned(home: SiteHome) -> str:
-    """Why the policy is not in force; empty if it is."""
+    """Return why the policy is not in force; empty if it is."""
     try:
         home.read_policy()
     except TrustError as error:
@@ -106,7 +106,7 @@ def _unsigned(home: SiteHome) -> str:
 
 
 def _version(home: SiteHome) -> object:
-    """Another whenever one of these was written, or is there no longer."""
+    """Return a value that changes when a watched file is written or removed."""
     times = list[int | None]()
     for name in _WATCHED:
         try:
@@ -117,7 +117,7 @@ def _version(home: SiteHome) -> object:
 
 
 def _inbox(home: SiteHome) -> tuple[list[Listed], str]:
-    """Studies, and why the coordinator could not be asked, if so."""
+    """Return studies, and why the coordinator could not be asked (empty if it could)."""
     try:
         with connect(home) as api:
             return listed(home, api), ""

@@ -1,4 +1,4 @@
-"""Keeps the desk there: one loopback port, until the command is ended."""
+"""Serve the desk on one loopback port until the command ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEAD_SECONDS, _MOST_WAITING = 5.0, 100
 
 
 class _Protocol(HttpToolsProtocol):
-    """Cuts whoever connects and asks nothing, so that nobody on this machine keeps others out."""
+    """Closes connections that send no request, so that they cannot block other users."""
 
     waiting: ClassVar[list[_Protocol]] = []
 
@@ -52,7 +52,7 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """Ends open streams first, so that ending takes no time."""
+    """Ends open streams on a signal, so that they do not delay the shutdown."""
 
     def __init__(self, config: uvicorn.Config, live: LiveUpdates) -> None:
         super().__init__(config)
@@ -64,9 +64,9 @@ class _Server(uvicorn.Server):
 
 
 def serve_desk(home: SiteHome, port: int, show_link: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM. ``port``: 0 for any that is free.
+    """Serve until SIGINT or SIGTERM. ``port``: 0 for any free port.
 
-    ``show_link``: told of the link that opens the desk, and of a new one when that was used.
+    ``show_link``: called with the link that opens the desk, and with a new one after each use.
 
     Raises:
         NetworkError: the port is in use.

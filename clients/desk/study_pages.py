@@ -1,4 +1,4 @@
-"""The desk's pages about one study: read it, compare keys, say yes, no, or no longer."""
+"""Desk pages for one study: read it, compare keys, approve, refuse or withdraw."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from flo.pages.responses import redirect
 from flo.study.document import UNDER_WAY, Study, from_canonical
 
 _STUDY = "/studies/{digest}"
-_AWAY = "not known now"  # the status of a study that only this site's own approval tells of
+_AWAY = "not known now"  # status of a study known only from this site's approval
 
 
 def study_router(context: DeskContext) -> APIRouter:
-    """Routes of one study; that it was looked at is entered in the audit log."""
+    """Return the routes of one study; reading its page is entered in the audit log."""
     router, home = APIRouter(), context.home
 
     @router.get(f"{context.base}{_STUDY}")
@@ -164,13 +164,13 @@ class _Known:
 
 
 def _known(home: SiteHome, digest: str) -> _Known:
-    """A study that names this hospital, signed by a key of the coordinator's.
+    """Return a study that names this hospital and is signed by a key of the coordinator.
 
-    What was approved here is known here, whatever the coordinator says or leaves unsaid: it cannot
-    keep an approval from being withdrawn.
+    A study approved here is returned even if the coordinator does not list it or cannot be reached,
+    so the coordinator cannot prevent a withdrawal.
 
     Raises:
-        UsageError: there is none of this digest. TrustError: it is forged.
+        UsageError: there is no study of this digest. TrustError: it is forged.
     """
     kept = approval.read(home, digest) if approval_path(home, digest).exists() else None
     try:
@@ -188,7 +188,7 @@ def _known(home: SiteHome, digest: str) -> _Known:
 
 
 def _confirm(home: SiteHome, study: Study, fields: dict[str, str]) -> None:
-    """Keep the partners whose fingerprints were heard as the study names them; nobody else."""
+    """Store partners' fingerprints if all typed ends match those that the study names."""
     heard = {name.removeprefix("of-"): typed for name, typed in fields.items() if typed.strip()}
     wrong = [
         name for name, typed in heard.items() if not facts.is_what_was_heard(study, name, typed)

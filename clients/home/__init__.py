@@ -1,1 +1,1 @@
-"""The site's folder, site.toml and policy.toml."""
+"""The site's folder, its configuration (site.toml), policy and emergency stop."""

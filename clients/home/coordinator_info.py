@@ -1,4 +1,4 @@
-"""``coordinator.json``: whom this hospital enrolled with, and the keys it believes."""
+"""``coordinator.json``: the coordinator of this hospital, and its trusted keys."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from flo.keys.identity import fingerprint, verify
 
 
 class CoordinatorInfo(Document):
-    """Where the coordinator is and which key signs its studies.
+    """Address of the coordinator and the key that signs its studies.
 
-    ``earlier``: keys that the present one follows; what they signed while they were in use holds.
+    ``earlier``: keys that the present one replaced; what they signed while in use stays valid.
     """
 
     schema_version: Literal[1] = 1
@@ -23,11 +23,11 @@ class CoordinatorInfo(Document):
 
     @property
     def fingerprints(self) -> list[str]:
-        """Of the present key and of those it follows."""
+        """Fingerprints of the present key and of the earlier ones."""
         return [fingerprint(bytes.fromhex(key)) for key in (self.public, *self.earlier)]
 
     def signer_of(self, study: bytes, signature: str) -> str:
-        """Which of the keys signed this study. Raises TrustError if none did."""
+        """Return the key that signed this study. Raises TrustError if none did."""
         for public in self.earlier:
             with suppress(TrustError):
                 verify(bytes.fromhex(public), "study", study, signature)

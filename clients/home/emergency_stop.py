@@ -1,14 +1,14 @@
-"""The red button: nothing leaves this hospital until somebody here lets it go on.
+"""Emergency stop: no release leaves this hospital until a person here resumes.
 
-Pressed at any time, by whoever uses the site's folder. Once it is pressed nothing more is computed,
-charged or sent: it is looked at before a request is acted on, again in the moment in which a
-release would be charged, and before each part of one is sent. What had gone out is gone. Approvals,
-reservations and patients' frozen copies stay, so that going on costs nothing; studies under way may
-end meanwhile without this hospital. The coordinator sees the one code "not ready", or nobody there.
+Any user of the site's folder can trigger it at any time. From then on no release is computed,
+charged or sent: the agent checks the stop before it acts on a request, again when it charges a
+release, and before it sends each part of one. Data already sent cannot be recalled. Approvals,
+reservations and snapshots stay, so resuming costs no budget; studies under way may end meanwhile
+without this hospital. The coordinator sees only the code "not-ready", or an offline hospital.
 
-The button makes one file, before anything else, and that file stops everything, whatever fails
-afterwards. The file exists from the beginning under another name and is only renamed, which takes
-no room, no inode and no file descriptor. If even that fails, the command says that it did not stop.
+The first step puts one file in place, which alone stops everything, even if a later step fails. The
+file is prepared in advance under another name and only renamed, which needs no disk space, inode or
+file descriptor. If the file cannot be put in place, the command reports that it did not stop.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _FILE, _READY, _LIMIT = "halted.json", "ready-to-halt.json", 4096
 
 
 class EmergencyStop(Document):
-    """``halted.json``: since when (UTC)."""
+    """``halted.json``: time of the stop (UTC)."""
 
     schema_version: Literal[1] = 1
     time: Annotated[str, StringConstraints(max_length=40)]
 
 
 def halted(home: SiteHome) -> EmergencyStop | None:
-    """Since when everything is stopped here; None if it is not.
+    """Return the stop in force, with its time; None if there is none.
 
-    The file stops everything by being there, whatever stands in it.
+    The existence of the file stops everything; its content does not matter.
     """
     path = home.directory / _FILE
     if not path.exists():
@@ -52,12 +52,12 @@ def halted(home: SiteHome) -> EmergencyStop | None:
 
 
 def halt(home: SiteHome) -> tuple[EmergencyStop, str]:
-    """Stop. Returns what holds now, and what could not be made sure of, if anything.
+    """Stop. Return the stop in force and a warning; the warning is empty if all steps worked.
 
-    No release is charged after this has returned with nothing to say.
+    No release is charged after this has returned without a warning.
 
     Raises:
-        RefusedError: NOT STOPPED, as the folder can be changed in no way.
+        RefusedError: NOT STOPPED, because the folder cannot be changed.
     """
     found, said = halted(home), ""
     if found is None:
@@ -65,18 +65,18 @@ def halt(home: SiteHome) -> tuple[EmergencyStop, str]:
         _press(home, found)
         try:
             home.record("all-stopped")
-        except Exception as error:  # of whatever kind: it is stopped
+        except Exception as error:  # of any kind: the stop is in force
             log.exception("stopped, and it could not be entered in the audit log")
             said = f"it could not be entered in the audit log ({type(error).__name__}). "
     try:
-        with home.snapshot_lock():  # what was being charged just then is over
+        with home.snapshot_lock():  # a charge under way has ended by now
             return found, said
     except (RefusedError, OSError):
         return found, said + "a release that was being charged just then may be in the ledger."
 
 
 def be_ready(home: SiteHome) -> None:
-    """Have the file there that the red button renames, while there is room for it."""
+    """Prepare the file that the emergency stop renames, while there is disk space."""
     if halted(home) is None and not (home.directory / _READY).exists():
         write_private(home.directory / _READY, EmergencyStop(time="an unknown time").to_bytes())
 
@@ -95,12 +95,12 @@ def _press(home: SiteHome, found: EmergencyStop) -> None:
                 "released is out. Then free or mount the disk, and stop again",
             ) from error
         return
-    with suppress(OSError):  # it is stopped; only since when is not known
+    with suppress(OSError):  # stopped; only the time is unknown
         write_private(path, found.to_bytes())
 
 
 def resume(home: SiteHome) -> None:
-    """Raises RefusedError if nothing is stopped."""
+    """End the stop. Raises RefusedError if there is none."""
     with home.snapshot_lock():
         if halted(home) is None:
             raise RefusedError("nothing is stopped here")
@@ -109,7 +109,7 @@ def resume(home: SiteHome) -> None:
 
 
 def refuse_halted(home: SiteHome) -> None:
-    """Raises RefusedError while everything is stopped."""
+    """Check the emergency stop. Raises RefusedError while it is on."""
     found = halted(home)
     if found is not None:
         raise RefusedError(f"everything is stopped here since {found.time}", hint="flo site resume")

@@ -1,10 +1,9 @@
-"""The site's own policy: what it allows. It wins over any study, also over an approved one.
+"""Rules of a site's own policy. They override any study, also an approved one.
 
-Rules only; where they are kept and how they come in force stands in
-``flo.clients.home.policy_file``. Who asks is the approval (before anything is spent) and the
-handler (at every message).
+``flo.clients.home.policy_file`` stores the policy and puts it in force. The approval checks the
+rules before budget is reserved, and the handler at every message.
 
-What a rule compares is in a study, never in patients, so a refusal may name it to the steward.
+Rules compare values of a study, never of patients, so a refusal may show them to the steward.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ ConfinementLayer = Literal["no_new_privs", "seccomp", "landlock", "namespace", "
 
 
 class Hours(Document):
-    """Local time of day, ``begin`` to ``end``; over midnight if ``end`` is earlier."""
+    """Local time of day from ``begin`` to ``end``; past midnight if ``end`` is earlier."""
 
     begin: Clock
     end: Clock
 
     def contain(self, moment: time) -> bool:
-        """Whether this local time lies within, ``begin`` included and ``end`` not."""
+        """Return whether this local time is within; ``begin`` is included, ``end`` is not."""
         begin, end = time.fromisoformat(self.begin), time.fromisoformat(self.end)
         if begin <= end:
             return begin <= moment < end
@@ -46,7 +45,7 @@ class Hours(Document):
 
 
 class Person(Document):
-    """Who may approve: a name, a role, and the public key (DER, hexadecimal) they sign with."""
+    """Approver: a name, a role, and the public key (DER, hexadecimal) they sign with."""
 
     name: PersonName
     role: ApproverRole
@@ -63,17 +62,17 @@ class Person(Document):
 
     @property
     def fingerprint(self) -> str:
-        """Of the person's public key, as it is compared and entered in the audit log."""
+        """Fingerprint of the public key, as it is compared and entered in the audit log."""
         return fingerprint(bytes.fromhex(self.public))
 
 
 def _alike(name: str) -> str:
-    """What two names have in common that people would take for one."""
+    """Return a form that is equal for names that people would take for the same."""
     return unicodedata.normalize("NFKC", name).casefold().strip()
 
 
 class Policy(Document):
-    """``policy.toml``. What is left out is not limited, except as the defaults say."""
+    """``policy.toml``. A rule that is left out sets no limit, except where it has a default."""
 
     schema_version: Literal[1] = 1
     consent_to_epsilon_of_one_or_more: bool = False
@@ -113,11 +112,11 @@ class Policy(Document):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the whole policy, defaults included."""
+        """SHA-256 of the whole policy, including defaults."""
         return canonical.digest(self.to_bytes())
 
     def person(self, key: Identity) -> Person:
-        """Who holds this key. Raises PolicyError for a stranger."""
+        """Return the person with this key. Raises PolicyError if the policy names none."""
         for person in self.people:
             if person.fingerprint == key.fingerprint:
                 return person
@@ -127,17 +126,17 @@ class Policy(Document):
         )
 
     def is_open(self, moment: datetime) -> bool:
-        """Whether releases may be made at this local time."""
+        """Return whether releases may be made at this local time."""
         return self.hours is None or self.hours.contain(moment.time())
 
 
 def findings(
     policy: Policy, study: Study, hospital: str, epsilon: float, unconfirmed: Collection[str]
 ) -> list[str]:
-    """Every rule that a study charged at ``epsilon`` breaks: the rule, its limit, the value.
+    """Return every rule that a study charged at ``epsilon`` breaks: rule, limit and value.
 
-    ``hospital``: who we are; a site may leave itself out of its list of partners. ``unconfirmed``:
-    partners whose fingerprints nobody compared.
+    ``hospital``: our own id; a site may leave itself out of its list of partners. ``unconfirmed``:
+    partners whose fingerprints were not compared.
     """
     found: list[str] = []
     if policy.partners is not None:
@@ -243,7 +242,7 @@ def _columns(policy: Policy, study: Study) -> list[str]:
 def refuse_violations(
     policy: Policy, study: Study, hospital: str, epsilon: float, unconfirmed: Collection[str]
 ) -> None:
-    """Raises PolicyError naming every rule of the policy that the study breaks."""
+    """Check a study. Raises PolicyError naming every rule of the policy that it breaks."""
     found = findings(policy, study, hospital, epsilon, unconfirmed)
     if found:
         raise PolicyError(

@@ -1,8 +1,8 @@
 """``policy.toml``: written by the hospital, in force once it is signed here.
 
-An edited one stops everything until it is signed again. Where the policy in force names people, a
-new one needs as many of them as that one asks for. The audit log names what was signed last, so an
-older pair of files, or none, is not taken for it.
+After an edit, all releases stop until it is signed again. If the policy in force names people, as
+many of them as it asks for must sign a new one. The audit log names the policy that was signed
+last, so an older pair of files, or a missing one, is not accepted.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _SignedPolicy(Document):
 
 
 class _Waiting(Document):
-    """``policy.waiting.json``: people who have signed a new policy, and wait for others."""
+    """``policy.waiting.json``: signatures of a new policy, while more are required."""
 
     schema_version: Literal[1] = 1
     policy: Digest
@@ -87,13 +87,13 @@ _HEADING = """\
 
 
 def write_toml(path: Path, policy: Policy) -> None:
-    """A ``policy.toml`` that explains every rule, and sets those that are not at their default."""
+    """Write a ``policy.toml`` that explains every rule and sets those not at their default."""
     chosen = policy.model_dump(mode="json", exclude_defaults=True)
     people = chosen.pop("people", [])
     parts = [_HEADING]
     for name, (example, meaning) in EXPLAINED.items():
         value = tomli_w.dumps({name: chosen[name]}) if name in chosen else ""
-        if name == "hours" and value:  # a table of its own would end the plain settings
+        if name == "hours" and value:  # a [hours] table would end the plain settings
             begin, end = chosen[name]["begin"], chosen[name]["end"]
             value = f'hours = {{ begin = "{begin}", end = "{end}" }}\n'
         parts.append(f"\n# {meaning}\n" + (value or (f"# {name} = {example}\n" if example else "")))
@@ -103,17 +103,17 @@ def write_toml(path: Path, policy: Policy) -> None:
 
 
 def read_edited(path: Path) -> Policy:
-    """``policy.toml`` as it stands, signed or not. Raises UsageError."""
+    """Return the present ``policy.toml``, signed or not. Raises UsageError."""
     return read_settings(Policy, path)
 
 
 def sign(directory: Path, identity: Identity, person: Identity | None = None) -> Policy | None:
-    """Put ``policy.toml`` in force. None if more of the people must sign first.
+    """Put ``policy.toml`` in force and return it; return None if more people must sign first.
 
-    ``person``: the key of whoever signs; needed where the policy in force names people.
+    ``person``: the key of the person who signs; required if the policy in force names people.
 
     Raises:
-        PolicyError: the policy in force names people, and the key is none of theirs.
+        PolicyError: the policy in force names people, and the key is missing or not one of theirs.
     """
     policy = read_edited(directory / "policy.toml")
     with closing(existing(directory / "audit.sqlite", identity)) as log:
@@ -146,12 +146,12 @@ def sign(directory: Path, identity: Identity, person: Identity | None = None) ->
 
 
 def policy_paths(directory: Path) -> tuple[Path, Path]:
-    """The files that ``read_signed`` reads."""
+    """Return the files that ``read_signed`` reads."""
     return directory / "policy.toml", directory / "policy.signed.json"
 
 
 def read_signed(directory: Path, identity: Identity) -> Policy:
-    """Return the policy of policy.toml, if it is the one that was signed here.
+    """Return the policy in policy.toml if it is the one that was signed here.
 
     Raises:
         TrustError: none is signed, it was edited since, or another key signed it.
@@ -177,7 +177,7 @@ def in_force(directory: Path, signed: Policy, log: AuditLog) -> Policy:
     """Return ``signed`` if the audit log names it as the policy that was signed last.
 
     Raises:
-        TrustError: it is an older one, the folder was restored since, or the log is missing.
+        TrustError: it is an older policy, the ledger was recovered since, or the log is missing.
     """
     require_file(directory / "audit.sqlite")
     last, restored = log.last(_SIGNED), log.last("ledger-recovered")
@@ -199,9 +199,10 @@ def in_force(directory: Path, signed: Policy, log: AuditLog) -> Policy:
 def _signatures(
     directory: Path, policy: Policy, last: Entry, person: Identity | None
 ) -> tuple[_Signature, ...]:
-    """Those who have signed this change, ``person`` included; kept until there are enough.
+    """Add ``person``'s signature; return and store all signatures of this change.
 
-    ``last``: the entry that put the present policy in force. A signature is for what follows it.
+    ``last``: the audit entry that put the present policy in force. A signature is valid only for
+    the policy that follows this entry.
     """
     named = last.facts["people"]
     if person is None:
@@ -218,7 +219,7 @@ def _signatures(
         waiting = read_json(_Waiting, path, limit=_LIMIT)
         for given in waiting.people if waiting.policy == policy.digest else ():
             public = bytes.fromhex(given.public)
-            with suppress(TrustError):  # for what followed another policy; it counts no more
+            with suppress(TrustError):  # a signature made after another entry is void
                 verify(public, "policy-change", statement, given.signature)
                 if fingerprint(public) in named:
                     kept[fingerprint(public)] = given

@@ -1,4 +1,4 @@
-"""``site.toml``: who this hospital is, where its patients are read, and their budget for life."""
+"""``site.toml``: the hospital, the sources of its patients, and their life budgets."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 
 class Population(Document):
-    """Every place that may hold the same patients, and the budget they have for life.
+    """Patients that share one life budget, and their data source.
 
-    ``file`` (CSV or Parquet) or ``source``: where FLO reads them.
+    All places that may hold the same patients belong to one population. FLO reads the patients from
+    ``file`` (CSV or Parquet) or ``source``.
     """
 
     name: Identifier
@@ -52,14 +53,14 @@ class Population(Document):
 
     @property
     def place(self) -> str:
-        """Where its patients are, in words."""
+        """Description of the data source for people."""
         if self.source is not None:
             return self.source.words
         return self.file.name if self.file is not None else ""
 
     def open(self) -> DataSource:
-        """Where its patients are read. Raises DataError or UsageError: it is not there."""
-        # Arrow comes with it and takes its time; the agent never reads a hospital's file.
+        """Open the data source. Raises DataError or UsageError if it is missing."""
+        # These import Arrow, which is slow; the agent never reads a hospital's file.
         from flo.clients.sources.error_wrapper import ErrorBoundary
         from flo.clients.sources.files import open_file
 
@@ -71,7 +72,7 @@ class Population(Document):
 class SiteConfig(Document):
     """``site.toml``.
 
-    ``notify``: a command that tells the steward of a new study; it gets facts as JSON on its
+    ``notify``: a command that notifies the steward of a new study; it gets facts as JSON on its
     standard input, never as arguments.
     """
 
@@ -90,7 +91,7 @@ class SiteConfig(Document):
         return self
 
     def population(self, name: str | None) -> Population:
-        """The population of that name, or the only one. Raises UsageError."""
+        """Return the population of that name; if None, the only one. Raises UsageError."""
         if name is None and len(self.populations) == 1:
             return self.populations[0]
         for population in self.populations:
@@ -101,7 +102,7 @@ class SiteConfig(Document):
 
 
 def refuse_population(population: Population, policy: Policy) -> None:
-    """Raises PolicyError or UsageError before anything is written."""
+    """Check ε against consent and size, before writing. Raises PolicyError or UsageError."""
     if population.epsilon >= 1 and not policy.consent_to_epsilon_of_one_or_more:
         raise PolicyError(
             f"ε = {population.epsilon:g} is 1 or more and this site's policy does not consent to "
@@ -125,7 +126,7 @@ def make_config(
     hold_out: float,
     keystore: dict[str, str] | None = None,
 ) -> SiteConfig:
-    """A site's first configuration, with one population called ``main``.
+    """Return a site's first configuration, with one population named ``main``.
 
     ``file``: its patients, or a TOML file with the ``[source]`` to read them from.
     """
@@ -156,6 +157,6 @@ def _place(file: Path) -> dict[str, Any]:
     source = parse(_Described, read_toml(file), str(file)).source
     document = source.model_dump(mode="json", exclude_none=True)
     for name in ("folder", "labels"):
-        if name in document:  # seen from where the file lies
+        if name in document:  # relative to the TOML file's folder
             document[name] = str((file.parent / document[name]).resolve())
     return {"source": document}

@@ -1,28 +1,28 @@
-"""A site's folder: its configuration, keys and everything it must not forget.
+"""A site's folder: its configuration, keys and permanent records.
 
-site.toml           who we are, which populations, how keys are sealed
-policy.toml         what this site allows (the site's own, wins), in force once signed
+site.toml           hospital, populations, how keys are sealed
+policy.toml         rules of this site, which override any study; in force once signed
 policy.signed.json  the policy in force, as it was signed
-policy.waiting.json who has signed a new policy, until enough people have
-mapping.toml        which of its fields are a study's columns        (where names differ)
-partners.json       keys of partners that people compared
+policy.waiting.json signatures of a new policy, until enough people have signed
+mapping.toml        the site's fields for a study's columns           (if names differ)
+partners.json       partners' fingerprints that the steward compared
 identity.key        signs ledger rows and approvals; TLS and node key (sealed, 0600)
-split.key           who is held out                                   (sealed, never changes)
+split.key           decides which patients are held out               (sealed, never changes)
 patients.key        keyed hashes that find overlaps                   (sealed, never changes)
-keystore.key        seals the keys and kept replies (or keystore.json, opened by a passphrase)
+keystore.key        seals the keys and stored replies (or keystore.json, with a passphrase)
 certificate.pem  ca.pem  coordinator.json                             (after enrolment)
-ledger.sqlite       every release, for life
+ledger.sqlite       every release ever made
 audit.sqlite        the signed audit log
 optouts.sealed      keyed hashes of patients who opted out            (sealed)
-told.json           of which studies and key the notify command told
-halted.json         everything is stopped here              (while it is there)
-restored.json       a backup was put back and is not recovered        (while it is there)
-approved/           approvals, refusals and withdrawals, as they were signed
-snapshots/          each approved study's patients, as they were frozen
-replies/            what was charged and may have to be sent again    (sealed)
-extracts/           what auditors are shown of the ledger
-erasures/           statements about patients who were taken out
-log/                what the agent and the desk said
+told.json           studies and key that the notify command has reported
+halted.json         emergency stop                                    (while the file exists)
+restored.json       restored from a backup, not yet recovered         (while the file exists)
+approved/           signed approvals, refusals and withdrawals
+snapshots/          frozen patients of each approved study
+replies/            charged replies that may have to be sent again    (sealed)
+extracts/           ledger extracts for auditors
+erasures/           signed records of patients' erasure requests
+log/                logs of the agent and the desk
 agent.lock  decision.lock  snapshots.lock   (empty: see ``SiteHome``)
 """
 
@@ -63,24 +63,24 @@ from flo.storage.files import (
 
 _DEFAULT = Policy()
 _PATIENCE_SECONDS = 30.0
-_LOOK_SECONDS = 0.5  # whoever looks whether the lock is held holds it for a moment
+_LOOK_SECONDS = 0.5  # ``is_locked`` holds the lock for a moment
 _NEVER_CHANGED = ("split.key", "patients.key")
 _FOLDERS = ("approved", "snapshots", "replies", "extracts", "erasures")
-_MADE = (  # by `init`, beside these and the key store
+_MADE = (  # by `init`, with _FOLDERS and the key store
     *("site.toml", "identity.key", *_NEVER_CHANGED, "audit.sqlite", "ledger.sqlite"),
     *("policy.toml", "policy.signed.json"),
 )
 SECRETS = {"identity.key": IDENTITY_PURPOSE, **{name: name for name in _NEVER_CHANGED}}
-RESTORED = "restored.json"  # there until a restored ledger is recovered
+RESTORED = "restored.json"  # exists until a restored ledger is recovered
 
 
 @dataclass(frozen=True)
 class SiteHome:
-    """One site's folder. Methods that read files or open keys say so: ``read_``, ``open_``.
+    """One site's folder. Methods named ``read_`` and ``open_`` read files and open keys.
 
-    What ``read_unchanged`` returned is cached for a minute, while its files are unchanged: a
-    message asks for configuration, policy, keys and approval several times, and with KMS each
-    opened key is a call over the network.
+    ``read_unchanged`` caches its result for a minute, while the files are unchanged: one message
+    needs configuration, policy, keys and approval several times, and with KMS opening a key is a
+    network call.
     """
 
     directory: Path
@@ -91,7 +91,7 @@ class SiteHome:
         """Make keys, configuration, policy and ledger, and register the populations.
 
         Raises:
-            UsageError: the folder is a site already. PolicyError: ε >= 1 without consent.
+            UsageError: the folder already is a site. PolicyError: ε >= 1 without consent.
         """
         home = cls(directory)
         if home.config_path.exists() and not is_unfinished(directory):
@@ -122,7 +122,7 @@ class SiteHome:
 
     @classmethod
     def open(cls, directory: Path) -> SiteHome:
-        """Raises UsageError if ``flo site init`` was not run there, or root is not its owner."""
+        """Open a site's folder. Raises UsageError: no site is there, or root is not its owner."""
         home = cls(directory)
         if not home.config_path.exists():
             raise UsageError(
@@ -134,7 +134,7 @@ class SiteHome:
         return home
 
     def register_populations(self) -> list[str]:
-        """Register the populations of site.toml that the ledger does not know. Returns names."""
+        """Register the populations of site.toml that the ledger lacks. Return their names."""
         config, policy, added = self.read_config(), self.read_policy(), []
         with closing(self.open_ledger()) as ledger:
             for population in config.populations:
@@ -171,31 +171,31 @@ class SiteHome:
 
     @property
     def config_path(self) -> Path:
-        """Where the configuration is, which people edit."""
+        """Path of the configuration, which people edit."""
         return self.directory / "site.toml"
 
     def read_unchanged(self, read: Callable[[], ReadT], *paths: Path) -> ReadT:
-        """Return what ``read`` made of these files; it is called only if one of them changed."""
+        """Return the result of ``read`` on these files, cached while they are unchanged."""
         return self._unchanged.get(read, *paths)
 
     def read_config(self) -> SiteConfig:
-        """The configuration. Raises UsageError naming the fields that are wrong."""
+        """Return the configuration. Raises UsageError naming the fields that are wrong."""
         path = self.config_path
         return self.read_unchanged(lambda: read_settings(SiteConfig, path), path)
 
     def open_keystore(self) -> KeyStore:
-        """What seals this folder's keys and kept replies. Raises UsageError or TrustError."""
+        """Open the store that seals keys and stored replies. Raises UsageError or TrustError."""
         return self.read_config().keystore.open(self.directory)
 
     def open_identity(self) -> Identity:
-        """The site's own key: it signs rows and decisions. Raises UsageError or TrustError."""
+        """Open the site's key, which signs rows and decisions. Raises UsageError or TrustError."""
         path = self.directory / "identity.key"
         return self.read_unchanged(lambda: Identity.load(path, self.open_keystore()), path)
 
     def read_policy(self, log: AuditLog | None = None) -> Policy:
-        """Return the policy in force. ``log``: the audit log, if it is open already.
+        """Return the policy in force. ``log``: the audit log, if it is already open.
 
-        Raises TrustError if the policy is not signed, or was edited since.
+        Raises TrustError if the policy is not signed, was edited since, or is not the latest.
         """
         identity = self.open_identity()
         signed = self.read_unchanged(
@@ -207,7 +207,7 @@ class SiteHome:
             return in_force(self.directory, signed, opened)
 
     def open_ledger(self, *, recovering: bool = False) -> Ledger:
-        """Raises RefusedError for one that was restored and not yet recovered."""
+        """Open the ledger. Raises RefusedError if it was restored and is not recovered yet."""
         if not recovering and (self.directory / RESTORED).exists():
             raise RefusedError(
                 "this site was restored from a backup, and what happened since is not charged yet",
@@ -216,20 +216,20 @@ class SiteHome:
         return Ledger(self.directory / "ledger.sqlite", self.open_identity())
 
     def open_audit_log(self) -> AuditLog:
-        """The site's audit log, to be closed. Raises TrustError if it is gone or was edited."""
+        """Open the audit log; the caller closes it. Raises TrustError: missing or edited."""
         return existing(self.directory / "audit.sqlite", self.open_identity())
 
     def record(self, kind: str, study: str | None = None, **facts: Any) -> None:
-        """One entry in the audit log, for whoever has not got it open."""
+        """Open the audit log, append one entry, and close it."""
         with closing(self.open_audit_log()) as log:
             log.append(kind, study, **facts)
 
     def open_split_key(self) -> bytes:
-        """32 bytes that decide who is held out (``flo.privacy.patients.split``); never changed."""
+        """Return the 32-byte key of ``flo.privacy.patients.split``, which never changes."""
         return self._open_secret("split.key")
 
     def open_patients_key(self) -> bytes:
-        """32 bytes under which patient ids are hashed to find overlaps; never changed."""
+        """Return the 32-byte key that hashes patient ids to find overlaps; it never changes."""
         return self._open_secret("patients.key")
 
     def _open_secret(self, name: str) -> bytes:
@@ -239,16 +239,16 @@ class SiteHome:
         )
 
     def read_key_commitments(self) -> dict[str, str]:
-        """What a birth row keeps of the keys that must never change."""
+        """Return digests of the keys that must never change, for a population's birth row."""
         return {name: canonical.digest(self._open_secret(name)) for name in _NEVER_CHANGED}
 
     @property
     def coordinator_path(self) -> Path:
-        """Where ``CoordinatorInfo`` is kept after enrolment."""
+        """Path of ``CoordinatorInfo`` after enrolment."""
         return self.directory / "coordinator.json"
 
     def read_coordinator(self) -> CoordinatorInfo:
-        """Return what is known of the coordinator. Raises UsageError before enrolment."""
+        """Return the coordinator's address and keys. Raises UsageError before enrolment."""
         path = self.coordinator_path
         if not path.exists():
             raise UsageError(
@@ -258,26 +258,26 @@ class SiteHome:
 
     @contextmanager
     def decision_lock(self) -> Iterator[None]:
-        """Held while a study is approved or refused, a patient is taken out, or the folder is
-        backed up or recovered. Raises RefusedError if another decision is being made."""
+        """Hold the lock for approving or refusing a study, taking a patient out, or backing up or
+        recovering the folder. Raises RefusedError if another decision is being made."""
         with locked(self.directory / "decision.lock", "another decision is being made here"):
             yield
 
     @contextmanager
     def snapshot_lock(self) -> Iterator[None]:
-        """Held for moments: while frozen patients are exchanged or deleted, and while a release is
-        charged that was computed on them."""
+        """Hold, for moments only, the lock for replacing or deleting snapshots and for charging a
+        release that was computed on one."""
         why = "frozen patients are being exchanged here"
         with locked(self.directory / "snapshots.lock", why, patience=_PATIENCE_SECONDS):
             yield
 
     @contextmanager
     def agent_lock(self) -> Iterator[None]:
-        """Held by the one agent of this site. Raises RefusedError if another one runs."""
+        """Hold the lock of the site's only agent. Raises RefusedError if another agent runs."""
         why = f"another agent already runs on the ledger in {self.directory}"
         with locked(self.directory / "agent.lock", why, patience=_LOOK_SECONDS):
             yield
 
     def is_agent_running(self) -> bool:
-        """Whether an agent of this site runs now."""
+        """Return whether an agent of this site is running."""
         return is_locked(self.directory / "agent.lock")

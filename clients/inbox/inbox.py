@@ -1,9 +1,10 @@
-"""What waits for the steward, and telling them so.
+"""Studies that await the steward's decision, and notifications to the steward.
 
-The command under ``notify`` in site.toml gets each new study once, as JSON on its standard input:
-hospital, study, version, digest, epsilon, expires, read_it; and once that the coordinator has a new
-key: hospital, new_key, compare_it. Its text comes from the coordinator, so it is data, never part
-of a command line. The new key's fingerprint is not in it: that is for the telephone.
+The command under ``notify`` in site.toml runs once for each new study, with JSON on its standard
+input: hospital, study, version, digest, epsilon, expires, read_it. It also runs once for each new
+key of the coordinator: hospital, new_key, compare_it. The texts come from the coordinator, so they
+are passed as data, never in a command line. The new key's fingerprint is left out: the steward must
+obtain it by telephone.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ Here = Literal["withdrawn", "approved", "refused", "waiting for another person",
 class _Notified(Document):
     schema_version: Literal[1] = 1
     studies: Annotated[tuple[Digest, ...], Field(max_length=_MOST_TOLD)] = ()
-    key: Digest | None = None  # the coordinator's newest, by its fingerprint
+    key: Digest | None = None  # fingerprint of the coordinator's newest key
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A study that names us. ``status``: at the coordinator; ``here``: what was decided."""
+    """A study that names us. ``status``: at the coordinator; ``here``: the decision here."""
 
     name: str
     version: int
@@ -62,9 +63,10 @@ class Listed:
 
 
 def listed(home: SiteHome, api: CoordinatorApi) -> list[Listed]:
-    """Every study that the coordinator lists for this hospital, and all that were approved here.
+    """Return all studies that the coordinator lists for this hospital or that were approved here.
 
-    One that cannot be read, or is not signed by a key of the coordinator's, is none to decide on.
+    A study that cannot be read, or that no key of the coordinator signed, is marked as such and
+    cannot be decided on.
     """
     found = []
     for item in known_studies(api):
@@ -87,7 +89,7 @@ def listed(home: SiteHome, api: CoordinatorApi) -> list[Listed]:
 
 
 def listed_here(home: SiteHome) -> list[Listed]:
-    """Those that were approved here, also when the coordinator cannot be asked."""
+    """Return the studies approved here, without calling the coordinator."""
     return [
         _listed(approved.read_study(), "not known now", decided(home, digest))
         for digest, approved in readable(home)
@@ -108,7 +110,7 @@ def _listed(study: Study, status: str, here: str) -> Listed:
 
 
 def decided(home: SiteHome, study: str) -> Here:
-    """What was decided about a study here."""
+    """Return the decision made here about a study."""
     for word, path in (
         ("withdrawn", withdrawal_path(home, study)),
         ("approved", approval_path(home, study)),
@@ -121,7 +123,7 @@ def decided(home: SiteHome, study: str) -> Here:
 
 
 def notify_steward(home: SiteHome, api: CoordinatorApi) -> None:
-    """Run the site's ``notify`` command for what waits and what it was not told of."""
+    """Run the site's ``notify`` command for each study or key not yet notified."""
     if home.read_config().notify:
         _notify_of_key(home, api)
         _notify_of_studies(home, api)
@@ -149,7 +151,7 @@ def _notify_of_key(home: SiteHome, api: CoordinatorApi) -> None:
 def _notify_of_studies(home: SiteHome, api: CoordinatorApi) -> None:
     try:
         offers = offered_studies(api, home.read_coordinator())
-    except TrustError as error:  # for the steward to look at; what is approved goes on
+    except TrustError as error:  # the steward has to inspect it; approved studies go on
         log.error(f"a study on offer is not trusted: {error} {error.hint}")
         return
     for offer in offers:

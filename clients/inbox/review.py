@@ -1,6 +1,7 @@
-"""A study as this hospital's steward should see it: the sheet, and what only the site can add.
+"""Review of a study for this hospital's steward: the sheet, and facts that only the site knows.
 
-Words and numbers; ``flo.cli`` shows them on a terminal, ``page`` as one self-contained HTML page.
+A review is text and numbers: ``flo.cli`` prints it on a terminal, and ``page`` renders it as one
+self-contained HTML page.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _LONGEST_VALUE = 200
 
 
 def review(home: SiteHome, study: Study, population: Population) -> list[Section]:
-    """All that a steward needs before saying yes: what changed, what it is, what our rules say."""
+    """Return what a steward needs to decide: changes, the study, remaining budget, our policy."""
     with closing(home.open_ledger()) as ledger:
         balance = ledger.balance()
     life = balance.lives[population.name]
@@ -44,7 +45,7 @@ def review(home: SiteHome, study: Study, population: Population) -> list[Section
 
 
 def page(home: SiteHome, study: Study, population: Population) -> str:
-    """The same as HTML: no script, no network."""
+    """Return the review as HTML without scripts or network access."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
@@ -58,7 +59,7 @@ def page(home: SiteHome, study: Study, population: Population) -> str:
 
 
 def differences(old: Study, new: Study) -> list[tuple[str, str]]:
-    """(place, "before → now") for every field that differs; version and digest are not repeated."""
+    """Return (place, "before → now") for every field that differs, except ``version``."""
     before, now = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     changed = []
     for place in [*before, *(place for place in now if place not in before)]:
@@ -75,7 +76,7 @@ def _undated(study: Study) -> dict[str, Any]:
 
 
 def _changes(home: SiteHome, study: Study) -> list[Section]:
-    """Against the latest version of the same study that was approved here, if there was one."""
+    """Compare with the latest version of the study that was approved here, if any."""
     earlier = [
         found
         for _, approved in readable(home)
@@ -119,7 +120,7 @@ def _left(life: LifetimeBudget, renyi: float) -> str:
 
 
 def _flat(value: Any, place: str = "") -> dict[str, Any]:
-    """A document as one level: lists of named things by name, others by position."""
+    """Flatten a document to one level; entries of lists are keyed by id, name or position."""
     if isinstance(value, dict):
         parts = {str(name): part for name, part in value.items()}
     elif isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
@@ -137,7 +138,7 @@ def _text(value: Any) -> str:
 
 
 def _around_the_change(before: str, now: str) -> tuple[str, str]:
-    """Both whole if they are short, else from a little before where they begin to differ."""
+    """Return short texts whole, long ones as excerpts around the first difference."""
     if max(len(before), len(now)) <= _LONGEST_VALUE:
         return before, now
     differ = (n for n, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1])

@@ -1,7 +1,7 @@
-"""What ``flo doctor`` finds at a site: its folder, data, GPU, data process and certificate.
+"""``flo doctor``'s checks of a site: its folder, data, GPU, data process and certificate.
 
-In the order in which an agent would need it, so that the first broken one is the one to mend. The
-way to the coordinator is ``flo.clients.maintenance.doctor_network``'s.
+Checks run in the order in which an agent needs the parts, so the first broken one is the one to
+repair. ``flo.clients.maintenance.doctor_network`` checks the connection to the coordinator.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def site(home: SiteHome) -> Iterator[Finding]:
-    """Everything a round needs here."""
+    """Check all that a round needs at this site."""
     try:
         device = home.read_config().device
     except FloError as error:
@@ -67,7 +67,7 @@ def site(home: SiteHome) -> Iterator[Finding]:
 
 
 def _ledger(home: SiteHome) -> str:
-    """Opening it checks its whole chain. One that is not there is not made."""
+    """Open the ledger, which checks its whole chain; never create a missing one."""
     path = home.directory / "ledger.sqlite"
     if not path.exists():
         raise TrustError(
@@ -85,7 +85,7 @@ def _ledger(home: SiteHome) -> str:
 
 
 def _as_born(home: SiteHome) -> str:
-    """What was fixed for life at a population's birth stands in site.toml as it was."""
+    """Check that site.toml has the settings that each population's birth fixed permanently."""
     with closing(home.open_ledger()) as ledger:
         for population in home.read_config().populations:
             if population.name in ledger.balance().lives:
@@ -94,7 +94,7 @@ def _as_born(home: SiteHome) -> str:
 
 
 def agent(*, is_running: bool) -> Finding:
-    """Whether somebody would answer."""
+    """Report whether an agent runs on this folder."""
     if is_running:
         return Finding("agent", "ok", "is running")
     return Finding(
@@ -147,7 +147,7 @@ def _gpu(device: str) -> Finding:
 
 
 def gpu(device: str, *, has_driver: bool, torch_version: str) -> Finding:
-    """Where torch sees no CUDA device. ``has_driver``: the kernel has NVIDIA's."""
+    """Report that torch sees no CUDA device. ``has_driver``: NVIDIA's driver is loaded."""
     built = f"torch {torch_version} sees no CUDA device"
     if has_driver:
         return Finding(
@@ -167,12 +167,12 @@ def gpu(device: str, *, has_driver: bool, torch_version: str) -> Finding:
 
 
 def _sandbox(home: SiteHome, device: str) -> Finding:
-    """Start the very process that would hold patients, and ask what it is locked in by."""
+    """Start the process that would hold patients and report which layers confine it."""
     logging.getLogger("flo.clients.data_process.worker").setLevel(logging.CRITICAL)
     try:
         required = home.read_policy().confinement
     except FloError:
-        required = ()  # said above
+        required = ()  # the policy's own check reports this error
     worker = DataProcess(
         device, home.directory / "snapshots", home.directory / "identity.key", lambda: required
     )
@@ -207,7 +207,7 @@ def _sandbox(home: SiteHome, device: str) -> Finding:
 
 
 def certificate(home: SiteHome, now: datetime) -> Finding:
-    """The hospital's own certificate at this time."""
+    """Check the hospital's own certificate at the time ``now``."""
     path = home.directory / "certificate.pem"
     if not path.exists():
         return Finding(

@@ -1,7 +1,8 @@
-"""What ``flo doctor`` finds on the way from a site to its coordinator, and at the other end.
+"""``flo doctor``'s checks of the connection from a site to its coordinator, and of the coordinator.
 
-One stretch after the other, up to the first broken one: name, port, proxy, TLS, the coordinator's
-answer, its clock, software and key, and what it saw of our ledger. Nothing is changed or released.
+Checks run in order and end at the first broken one: name, port, proxy, TLS, the coordinator's
+answer, its clock, software and key, and the head that it saw of our ledger. No check changes state
+or releases data.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ _CONNECT_SECONDS = 10.0
 
 
 class CoordinatorSoftware(Document):
-    """What a coordinator answers to ``software``: what it runs, and what time it has."""
+    """A coordinator's reply to ``software``: the versions that it runs, and its time."""
 
     software: dict[str, str]
     time: AwareDatetime
 
 
 def check_network_path(home: SiteHome) -> Iterator[Finding]:
-    """From here to the coordinator, one stretch after the other, up to the first broken one."""
+    """Check each part of the path to the coordinator, up to the first broken one."""
     try:
         url = home.read_coordinator().url
         proxy = proxy_for(url)
@@ -98,10 +99,11 @@ def _answers(what: str, address: str) -> Finding:
 
 
 def issuer_seen(url: str, proxy: str | None) -> str | Finding:
-    """Who issued the certificate that is shown under the coordinator's address; verifies nothing.
+    """Return the issuer of the certificate shown at the coordinator's address, unverified.
 
-    Nothing is sent there, and nothing that it shows is trusted. Empty where nobody shows one, or
-    behind a proxy that is itself spoken to by TLS: its password would go there in the clear.
+    No request is sent there, and the certificate is not trusted. Empty if no certificate is shown,
+    or if the proxy itself uses TLS: our password would reach it in clear text. A finding if the
+    proxy refuses the tunnel.
     """
     if proxy and urlsplit(proxy).scheme.lower() == "https":
         return ""
@@ -118,7 +120,7 @@ def issuer_seen(url: str, proxy: str | None) -> str | Finding:
             der = line.sock.getpeercert(binary_form=True)
     except ssl.SSLError:
         return ""
-    except (OSError, http.client.HTTPException) as error:  # no tunnel, or no HTTP at all
+    except (OSError, http.client.HTTPException) as error:  # no tunnel, or not HTTP
         return _proxy_refused(url, proxy, escape_for_terminal(str(error))[:100]) if proxy else ""
     return x509.load_der_x509_certificate(der).issuer.rfc4514_string() if der else ""
 
@@ -142,7 +144,7 @@ def _password(proxy: SplitResult) -> dict[str, str]:
 
 
 def check_coordinator(home: SiteHome, issuer: str) -> Iterator[Finding]:
-    """Whether the coordinator answers us, and how its software, time, key and records are."""
+    """Check whether the coordinator answers us, and its software, time, key and our ledger head."""
     try:
         with connect(home) as api:
             before = datetime.now(UTC)
@@ -158,13 +160,13 @@ def check_coordinator(home: SiteHome, issuer: str) -> Iterator[Finding]:
     yield check_versions(software(), answer.software)
     yield coordinator_key(home.read_coordinator().public, newest)
     if not (home.directory / "ledger.sqlite").exists():
-        return  # and it is not made here
-    with suppress(FloError), closing(home.open_ledger()) as ledger:  # one that is broken was found
+        return  # opening the ledger would create it
+    with suppress(FloError), closing(home.open_ledger()) as ledger:  # the site's checks report it
         yield check_ledger_head(seen, ledger.head())
 
 
 def coordinator_key(known: str, newest: str) -> Finding:
-    """The key that this site believes beside the one that the coordinator has, in hexadecimal."""
+    """Compare the key that this site trusts with the coordinator's newest key (hexadecimal)."""
     if known == newest:
         return Finding("coordinator's key", "ok", "is the one that was compared here")
     return Finding(
@@ -176,7 +178,7 @@ def coordinator_key(known: str, newest: str) -> Finding:
 
 
 def check_ledger_head(seen: LedgerHead | None, ours: LedgerHead) -> Finding:
-    """Our ledger's end beside the highest that the coordinator saw of it."""
+    """Compare the end of our ledger with the highest head that the coordinator saw of it."""
     ahead = seen is not None and seen.sequence > ours.sequence
     other = seen is not None and seen.sequence == ours.sequence and seen.hash != ours.hash
     if seen is not None and (ahead or other):
@@ -207,9 +209,10 @@ def _refused(home: SiteHome, issuer: str, error: FloError) -> Finding:
 
 
 def check_versions(ours: dict[str, str], theirs: dict[str, str]) -> Finding:
-    """Our software beside the coordinator's, as ``flo.host.environment.software`` gives both.
+    """Compare our software with the coordinator's, both from ``flo.host.environment.software``.
 
-    A release works with the one before it and the one after it; Flower's have to be the same.
+    A release works with the one before it and the one after it; Flower's major and minor version
+    must be the same on both sides.
     """
     apart = [
         f"{name} {ours.get(name, 'missing')} here, {theirs.get(name, 'missing')} there"

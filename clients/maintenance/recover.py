@@ -1,16 +1,15 @@
-"""A site's folder that came out of a backup: what happened since is charged in full, then it goes
-on.
+"""Recovery of a site's folder from a backup: later spending is charged in full before further use.
 
-    1. ``restore`` unpacks it; until 2 is done nothing opens its ledger;
-    2. ``recover`` learns the highest head of this ledger that coordinator or partners saw, and
-       every approval that the coordinator ever had of this site;
+    1. ``restore`` unpacks the backup; until step 2 is done the ledger cannot be opened;
+    2. ``recover`` learns the highest head of this ledger that the coordinator or partners saw, and
+       every approval that the coordinator ever received from this site;
     3. all that was open, and all that was approved since, counts as released in full, and rows
        that these cannot account for use up every population (``Ledger.restore``).
 
-Frozen patients and kept replies are in no backup: a study that was under way goes on without this
-site. Policy and opt-outs are those of the backup, so the policy is not in force until the steward
-has looked at both and signed it again. A coordinator that hides a newer head is found out by the
-first partner that saw it: then the agent stops, and ``recover`` charges again.
+Backups contain no frozen patients and no kept replies: a study that was under way continues without
+this site. Policy and opt-outs are those of the backup, so the policy is not in force until the
+steward has inspected both and signed it again. If a coordinator hides a newer head, the first
+partner that saw it detects this: then the agent stops, and ``recover`` charges again.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _MOST_ASKS = 1000
 
 
 def back_up(home: SiteHome, out: Path, secret: bytes) -> int:
-    """Write this site's folder to ``out``; returns how many files. The agent may go on."""
+    """Write this site's folder to ``out``; return the number of files. The agent may run on."""
     with home.decision_lock():
         name = home.read_config().hospital
         count = backup.write(out, "site", name, home.directory, _LEFT_OUT, secret)
@@ -54,7 +53,7 @@ def restore(file: Path, directory: Path, secret: bytes) -> backup.Header:
     """Unpack a backup into a new folder, whose ledger stays closed until ``recover``."""
     found = backup.read(file, "site", secret)
     facts = {"made": found.header.made, "restored": datetime.now(UTC).isoformat(timespec="seconds")}
-    closed = {RESTORED: canonical.encode(facts)}  # written first: a ledger must never lie open
+    closed = {RESTORED: canonical.encode(facts)}  # written first, so the ledger stays closed
     backup.unpack(replace(found, files=closed | found.files), directory, _EMPTY)
     home = SiteHome.open(directory)
     home.record("restored", made=found.header.made)
@@ -65,8 +64,9 @@ def recover(home: SiteHome, api: CoordinatorApi) -> Restored:
     """Charge what may have happened since this copy of the ledger was made, and open it again.
 
     Raises:
-        TrustError: what the coordinator shows is not ours, or two copies of the ledger were in use.
-        RefusedError: an agent runs, another decision is being made, or nothing is missing.
+        TrustError: our key did not sign what the coordinator shows, or two copies of the ledger
+        were in use.
+        RefusedError: an agent runs, another decision is being made, or no row is missing.
     """
     with (
         home.agent_lock(),
@@ -77,7 +77,7 @@ def recover(home: SiteHome, api: CoordinatorApi) -> Restored:
         if not (home.directory / RESTORED).exists() and ledger.lost_head(seen) is None:
             raise RefusedError("there is nothing to recover: all rows that others saw are here")
         restored = ledger.restore(approved, seen)
-        home.record(  # the policy that was signed before is not in force any more
+        home.record(  # this entry puts the policy out of force until it is signed again
             "ledger-recovered",
             lost=restored.lost,
             studies=list(restored.studies),
@@ -96,7 +96,7 @@ class _Listing(Document):
 
 
 def _ever_approved(home: SiteHome, api: CoordinatorApi) -> Iterator[Approved]:
-    """Every study that this site's key approved, as the coordinator kept them."""
+    """Yield every study that this site's key approved, from the coordinator's records."""
     public, after = home.open_identity().public, ""
     for _ in range(_MOST_ASKS):
         listing = parse(_Listing, api.call("given", {"after": after}), "our approvals")

@@ -1,4 +1,4 @@
-"""``flo site map``: a first mapping from the study and the source, written for review."""
+"""``flo site map``: drafts a mapping from the study and the source, for the steward's review."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from flo.errors import DataError
 from flo.study.document import Study
 from flo.study.schema import CategoryColumn
 
-_MOST_SPELLINGS = 50  # more are no codes
-_MOST_FIELDS = 200  # looked at
+_MOST_SPELLINGS = 50  # a field with more different cells is not coded
+_MOST_FIELDS = 200  # fields whose cells are inspected
 _LONGEST, _LONGEST_FIELD = 100, 500  # characters
-_CONCEPT = r"\d{1,10}"  # of an OMOP database; its own ones begin at two thousand millions
+_CONCEPT = r"\d{1,10}"  # of an OMOP database; a site's own concepts begin at 2,000,000,000
 
 
 def draft(home: SiteHome, study: Study, population: Population) -> dict[str, Suggestion]:
-    """Write a section for the study into ``mapping.toml``; returns what was suggested.
+    """Write a section for the study into ``mapping.toml``; return the suggestions.
 
     Raises:
-        UsageError: it has one already. DataError: the source cannot be read.
+        UsageError: the study already has one. DataError: the source cannot be read.
     """
     source = population.open()
     settings = source.settings()
@@ -42,7 +42,7 @@ def draft(home: SiteHome, study: Study, population: Population) -> dict[str, Sug
     ]
     looked = {name: value for name, value in settings.items() if value is not None}
     if "as_of" in settings.keys() - looked.keys():
-        looked["as_of"] = date.max  # only to see how cells are spelt
+        looked["as_of"] = date.max  # any date serves: only the cells' spellings are read
     found = suggest(study.data, offers, _spellings(source, offers, study, looked))
     lines = {name: (one.mapped, one.remark) for name, one in found.items()}
     add(home, study, lines, settings)
@@ -51,10 +51,11 @@ def draft(home: SiteHome, study: Study, population: Population) -> dict[str, Sug
 
 
 def fields_of(population: Population) -> list[SourceField]:
-    """All that the population's source has.
+    """Return all fields of the population's source.
 
     Raises:
-        DataError: it cannot be read, or what should be names looks like a patient's cells.
+        DataError: the source cannot be read, lacks the id column, or has a patient's cells in place
+        of a header.
     """
     source = population.open()
     offers = source.fields()
@@ -72,7 +73,7 @@ def fields_of(population: Population) -> list[SourceField]:
 def _spellings(
     source: DataSource, offers: list[SourceField], study: Study, settings: dict[str, object]
 ) -> dict[str, dict[str, str]]:
-    """Field -> its different cells and their meaning, of the first fields that may be coded."""
+    """Return field -> its different cells and meanings, for the first fields that may be coded."""
     coded = [offer.field for offer in offers if not offer.unit and offer.field != "pixels"]
     named = {f"f{number}": field for number, field in enumerate(coded[:_MOST_FIELDS])}
     columns = {name: MappedColumn(field=field, when="any") for name, field in named.items()}
@@ -80,7 +81,7 @@ def _spellings(
     cells = {name: set[str]() for name in named}
     for batch in source.read(mapping, study.data):
         for name in list(cells):
-            with suppress(TypeError):  # lists and the like are no codes
+            with suppress(TypeError):  # lists and other nested values are not codes
                 cells[name] |= set(as_text(batch.columns[name]).unique().drop_null().to_pylist())
             if len(cells[name]) > _MOST_SPELLINGS or any(len(c) > _LONGEST for c in cells[name]):
                 del cells[name]
@@ -93,10 +94,11 @@ def _spellings(
 
 
 def _words(source: DataSource, cells: set[str], codes: set[str]) -> dict[str, str]:
-    """Cells and what they mean. Of those that spell no code of the study, none where they may tell
-    who somebody is, which no draft holds.
+    """Return cells and their meanings.
 
-    Numbers that look like those of records are concepts if the source knows what they mean.
+    Cells that spell no code of the study are left out if they look like identifiers, which a draft
+    must not hold. Numbers that look like record numbers are kept, as concepts, if the source knows
+    the meaning of each.
     """
     known = {cell for cell in cells if cell.casefold() in codes}
     strange = sorted(cells - known)

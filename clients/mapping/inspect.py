@@ -1,4 +1,4 @@
-"""``flo site inspect``: what the quality gate would say, with numbers, for this site's own eyes."""
+"""``flo site inspect``: the quality gate's findings with numbers, shown at this site only."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def inspect(
     population: Population,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Inspection:
-    """Look at a population's data as an approval of the study would; nothing is kept or sent.
+    """Inspect a population's data as an approval of the study would; no data are kept or sent.
 
     Raises:
         DataError: they cannot be read, or columns are missing. UsageError: no mapping for it.
     """
-    # pandas comes with these and takes its time.
+    # Imported here because they load pandas, which is slow.
     from flo.clients.patients.id_continuity import check_id_continuity
     from flo.clients.quality.check import InspectedTable, inspect_table
     from flo.clients.quality.inspection import inspection

@@ -1,4 +1,4 @@
-"""``mapping.toml`` in a site's folder: reading it, and adding the section of a study to it."""
+"""``mapping.toml`` in a site's folder: reading it, and appending a study's section."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _OPEN = {
 
 
 def mapping_of(home: SiteHome, study: Study) -> StudyMapping | None:
-    """The section of this study, by its name; None if there is none.
+    """Return the section for this study's name; None if there is none.
 
     Raises:
-        UsageError: the file is not one.
+        UsageError: the file is not a valid mapping.
     """
     path = home.directory / FILE
     if not path.exists():
@@ -48,13 +48,13 @@ def add(
     lines: AbstractMapping[str, tuple[MappedColumn | None, str]],
     settings: AbstractMapping[str, Any],
 ) -> None:
-    """Append a section for ``study``: each column's field, and a remark for whoever reviews it.
+    """Append a section for ``study``: each column's field, and a remark for the reviewer.
 
-    A column without a field, or a setting without a value, is written as a comment, so that the
-    mapping is refused until somebody has filled it in.
+    A column without a field, or a setting without a value, is written as a comment, so the mapping
+    is refused until a person completes it.
 
     Raises:
-        UsageError: the study has a section already, or the file is not one.
+        UsageError: the study already has a section, or the file is not a valid mapping.
     """
     if mapping_of(home, study) is not None:
         raise UsageError(f"{FILE} has a section for {study.name} already", hint="edit it there")
@@ -66,12 +66,12 @@ def add(
     text += f"\n[studies.{study.name}.columns]\n"
     for name, (mapped, remark) in lines.items():
         text += _line(name, mapped, remark)
-    parse(Mapping, parse_toml(text, FILE), FILE)  # what cannot be read again is not written
+    parse(Mapping, parse_toml(text, FILE), FILE)  # never write a file that cannot be read again
     write_private(path, text.encode())
 
 
 def _line(name: str, mapped: MappedColumn | None, remark: str) -> str:
-    # From a foreign system: a line break would end the comment.
+    # The remark comes from a foreign system: a line break would end the comment.
     words = " ".join(escape_for_terminal(remark).split())
     comment = f"  # {words}" if words else ""
     if mapped is None:
@@ -86,11 +86,11 @@ def _key(name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's own rule
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML forbids raw DEL
 
 
 def _inline(value: Any) -> str:
-    """A TOML value on one line. JSON's strings, numbers and lists are TOML's."""
+    """Return a TOML value on one line; JSON's strings, numbers and lists are valid TOML."""
     if isinstance(value, dict):
         inner = ", ".join(f"{_key(k)} = {_inline(v)}" for k, v in value.items())
         return f"{{ {inner} }}"

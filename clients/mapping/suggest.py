@@ -1,8 +1,8 @@
-"""A first mapping for a study, from the names, texts and units of a source's fields. Rules only.
+"""Rules that suggest a mapping for a study from the names, texts and units of a source's fields.
 
-A guess is a guess: what is alike in name is offered, what is not stays open, and the steward reads
-every line. Nothing of a patient is looked at here but the spellings of a coded field's cells, of
-which only those that spell a code of the study are written.
+A suggestion is a guess: a field with a similar name is suggested, other columns stay open, and the
+steward reads every line. The only patient data used are the spellings of a coded field's cells;
+only those that spell a code of the study are written.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from flo.clients.sources.source import SourceField
 from flo.clients.sources.unit_conversions import CONVERSIONS
 from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema
 
-_ALIKE = 0.6  # from 0 to 1; below nothing is offered
-_PREFIX = 3  # letters that a short form has at least, such as chol for cholesterol
+_ALIKE = 0.6  # minimum similarity of a suggested field, 0 to 1
+_PREFIX = 3  # minimum letters of a short form, such as chol for cholesterol
 _SYNONYMS = {"sex": "gender", "pulse": "heartrate"}
-_ANYTHING = {"0", "1", "true", "false", "yes", "no"}  # codes that many a field has
+_ANYTHING = {"0", "1", "true", "false", "yes", "no"}  # codes that many fields have
 _LABEL = ("0", "1")
-_CANDIDATES = 3  # named where nothing is alike enough
+_CANDIDATES = 3  # fields named in the remark if none is similar enough
 Spellings = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """``mapped``: None if nothing is alike. ``remark``: what the steward should look at."""
+    """``mapped``: None if no field fits. ``remark``: what the steward should check."""
 
     mapped: MappedColumn | None
     remark: str = ""
@@ -37,9 +37,9 @@ class Suggestion:
 def suggest(
     schema: Schema, offers: Sequence[SourceField], spellings: Spellings
 ) -> dict[str, Suggestion]:
-    """A suggestion for the label and each column of the study, in this order.
+    """Return a suggestion for the label and each column of the study, in this order.
 
-    ``spellings``: field -> its different cells and what they mean, where these are few.
+    ``spellings``: field -> its different cells and their meanings, for fields with few of them.
     """
     found = {schema.label: _label(schema.label, offers, spellings)}
     for column in schema.columns:
@@ -56,7 +56,7 @@ def suggest(
 
 
 def _label(name: str, offers: Sequence[SourceField], spellings: Spellings) -> Suggestion:
-    """A field of the same name; what is a little like it would be a model of something else."""
+    """Suggest only a field of the same name: a similar one would train a different model."""
     score = {offer: _alike(name, offer, letters=False) for offer in offers}
     same = [offer for offer in offers if score[offer] == 1]
     if len(same) == 1:
@@ -114,14 +114,14 @@ def _column(
         how = f'give each its code, as in codes = {{ "a cell" = "{codes[0]}" }}'
         none = f"none of its {len(cells)} cells is one: {how}"
         return Suggestion(None, f"{best.field}? {remark}; {none}")
-    # How many others there are, and not which: one that only a few patients have may tell of them.
+    # Report only the number of other cells: a rare cell may reveal who has it.
     if left := len(cells) - len(pairs):
         remark += f"; {left} other cells without a code yet"
     return Suggestion(MappedColumn(field=best.field, codes=pairs), remark)
 
 
 def _fits(cells: Mapping[str, str], codes: Sequence[str]) -> bool:
-    """Whether a field's cells spell codes of this codebook, and at least two of them."""
+    """Return whether a field's cells all spell codes of this codebook, at least two of them."""
     named = {_code(word, codes) for word in cells.values()}
     return len(named) > 1 and None not in named
 
@@ -148,7 +148,7 @@ def _candidates(
 
 
 def _code(cell: str, codes: Sequence[str]) -> str | None:
-    """The only code that a cell is another spelling of."""
+    """Return the only code of which a cell is another spelling, if any."""
     same = [code for code in codes if _plain(code) == _plain(cell)]
     short = [code for code in codes if len(_plain(cell)) == 1 and _plain(code)[:1] == _plain(cell)]
     truth = {"true": "1", "yes": "1", "false": "0", "no": "0"}.get(_plain(cell))
@@ -165,8 +165,8 @@ def _most_alike(name: str, offers: Sequence[SourceField]) -> SourceField | None:
 
 
 def _alike(name: str, offer: SourceField, *, letters: bool = True) -> float:
-    """1 for the same name, less for a short form of a word, or for ``letters`` in common."""
-    tail = re.split(r"[:|]", offer.field)[-1]  # before it stands a kind, or a system's address
+    """Return 1 for the same name, less for a short form of a word or for ``letters`` in common."""
+    tail = re.split(r"[:|]", offer.field)[-1]  # without the kind or system address before it
     best, wished = 0.0, {_plain(name), _SYNONYMS.get(_plain(name))}
     for text in (tail, offer.text):
         if not text:
@@ -177,7 +177,7 @@ def _alike(name: str, offer: SourceField, *, letters: bool = True) -> float:
         wanted = [_plain(word) for word in re.split(r"[\W_]+", name) if _plain(word)]
         hits = [any(_short_form(one, other) for other in words) for one in wanted]
         if wanted and all(hits):
-            # Of several that have the word, the one with fewest others.
+            # Of several fields with these words, prefer the one with the fewest others.
             best = max(best, 0.9 - 0.01 * min(len(words), 20))
         if letters:
             best = max(

@@ -1,7 +1,7 @@
-"""Erasure: a patient opts out, and what they contributed to before is recorded, signed.
+"""Erasure of a patient: an opt-out, and a signed record of earlier contributions.
 
-What a patient contributed to cannot be taken out of a trained model. Differential privacy bounds
-what it can have changed: the record says in which models, and by how much at most.
+A contribution cannot be removed from a trained model. Differential privacy bounds its effect: the
+record names each study and the bound.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ _SUB_LEDGER: dict[Side, str] = {"training": "training", "held_out": "evaluation"
 
 
 class Contribution(Document):
-    """One study that a patient was part of. ``epsilon``: what all its releases together cost them.
+    """One study that a patient was part of. ``epsilon``: cost to them of all its releases together.
 
-    ``factor``: e^ε, by which at most the releases change anyone's odds about this patient.
+    ``factor``: e^ε, upper bound of the factor by which the releases change anyone's odds about this
+    patient.
     """
 
     study: Digest
@@ -48,7 +49,7 @@ class Contribution(Document):
 
 
 class Erasure(Document):
-    """``erasures/ID.json``: what was found and done for one request. It names no patient."""
+    """``erasures/ID.json``: the findings and actions for one request. It names no patient."""
 
     schema_version: Literal[1] = 1
     id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
@@ -79,7 +80,7 @@ _UNKNOWN = (
 
 
 def erase(home: SiteHome, patient_id: str) -> tuple[Erasure, Path]:
-    """Opt the patient out, and record which models they contributed to, and how much at most."""
+    """Opt the patient out; record the studies they contributed to and the privacy bound of each."""
     hashed = hashed_id(home, patient_id)
     opt_out(home, patient_id)
     contributions, unknown = [], []
@@ -109,7 +110,7 @@ def erase(home: SiteHome, patient_id: str) -> tuple[Erasure, Path]:
 
 
 def _contribution(ledger: Ledger, approved: Approval, side: Side, row: int) -> Contribution:
-    """What the patient was part of, from the approval to the ledger's ``row``."""
+    """Return the patient's contribution to one study, up to the ledger's ``row``."""
     study = approved.read_study()
     held = ledger.balance().reservations[approved.reservation]
     purposes = [p for p in held.parts if _SUB_LEDGER[side] in CHARGES[p]]
@@ -138,6 +139,9 @@ def _contribution(ledger: Ledger, approved: Approval, side: Side, row: int) -> C
 
 
 def _epsilon(held: Reservation, made: dict[str, int], delta: float) -> float:
-    """One purpose touches one side, so nothing is added up. Rounded up."""
+    """Return the ε of these releases, rounded up.
+
+    A study has only one purpose that charges a given side, so no sum over purposes is needed.
+    """
     spent = [epsilon_of(held.parts[p].mechanism, count, delta) for p, count in made.items()]
     return rounded_up(max(spent, default=0.0))

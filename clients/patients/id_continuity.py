@@ -1,9 +1,9 @@
-"""Whether patients are still known by the ids that they had.
+"""Check that patients still have the ids of earlier studies.
 
-Budgets, opt-outs and the split go by the id. An export that writes ``7`` where it wrote ``00007``
-makes everybody a new patient: who had opted out takes part again, and who was held out is trained
-on. Within one table that cannot be seen; here the ids are compared, as keyed hashes, with those of
-earlier studies and of opt-outs.
+Budgets, opt-outs and the split depend on the id. If an export writes ``7`` where it wrote
+``00007``, every patient becomes a new one: opted-out patients take part again, and held-out
+patients are trained on. One table alone cannot show this. So the ids are compared, as keyed hashes,
+with those of earlier studies and of opt-outs.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from flo.clients.sources.cells import as_ids
 from flo.privacy.patients.split import keyed_hash
 
 OTHER_IDS, OPT_OUTS = "other ids", "opt outs"
-_FEWEST, _FEWEST_OUT = 10, 3  # patients, for their absence to say something
-_SHARE = 0.5  # of them, who are still there
+_FEWEST, _FEWEST_OUT = 10, 3  # minimum number of patients whose absence is significant
+_SHARE = 0.5  # minimum share of them that is still present
 
 
 def check_id_continuity(home: SiteHome, population: Population) -> list[DataFinding]:
-    """What there is to say about the ids of a population that had earlier studies or opt-outs.
+    """Return findings about the ids of a population that had earlier studies or opt-outs.
 
-    Of all that its source holds, not of a study's cohort only.
+    All ids of its source are compared, not only those of a study's cohort.
 
     Raises:
-        DataError: the source cannot be read. TrustError: the list of opt-outs is gone or older.
+        DataError: the source cannot be read. TrustError: the opt-out list is missing or outdated.
     """
     earlier, out = _earlier(home, population), set(OptOuts.load(home).patients)
     if not earlier and not out:
@@ -39,7 +39,7 @@ def check_id_continuity(home: SiteHome, population: Population) -> list[DataFind
     found = []
     if out:
         once = out & earlier
-        # Who was in no study may be of another population, of which nobody is looked for here.
+        # Patients of no earlier study may belong to another population, which is not searched.
         all_here = len(home.read_config().populations) == 1 and len(out) >= _FEWEST_OUT
         gone = len(once & here) < _SHARE * len(once) or (
             all_here and len(out & here) < _SHARE * len(out)
@@ -61,7 +61,7 @@ def check_id_continuity(home: SiteHome, population: Population) -> list[DataFind
 
 
 def _earlier(home: SiteHome, population: Population) -> set[str]:
-    """Keyed hashes of who was in a study of this population before, also who opted out since."""
+    """Return keyed hashes of this population's patients in earlier studies, opted out or not."""
     found = set[str]()
     for study, approved in readable(home):
         if approved is not None and approved.population == population.name:

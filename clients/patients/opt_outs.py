@@ -1,8 +1,8 @@
 """Patients who do not take part: the list of opt-outs.
 
-An opt-out takes the patient's records out of every frozen snapshot at once, so it holds from the
-next round on, and out of every later approval. The list holds keyed hashes, sealed; no log names a
-patient. What a patient contributed to before is ``erasure``'s.
+An opt-out removes the patient's records from every frozen snapshot at once, so it takes effect from
+the next round on, and keeps them out of every later approval. The list holds keyed hashes, sealed;
+no log names a patient. ``erasure`` records earlier contributions.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _PURPOSE = "opt-outs"
 class OptOuts(Document):
     """Keyed hashes of the patients who do not take part.
 
-    ``before``: digest of the list that this one followed. The audit log names the digest of the
-    latest list, so that a lost or an older one, as from a backup, is not taken for it; a list that
-    is one ahead was written when its entry was cut off.
+    ``before``: digest of the list that preceded this one. The audit log names the digest of the
+    latest list, so a missing or outdated list, as from a backup, is detected. A list that is one
+    ahead of the log is accepted: it was written, and its log entry was cut off.
     """
 
     schema_version: Literal[1] = 1
@@ -46,12 +46,12 @@ class OptOuts(Document):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the whole list, by which the audit log and the list after it name it."""
+        """SHA-256 of the whole list; the audit log and the next list refer to it."""
         return canonical.digest(self.to_bytes())
 
     @classmethod
     def load(cls, home: SiteHome) -> OptOuts:
-        """Raises TrustError if it is not the list that the audit log named last."""
+        """Read the list. Raises TrustError if it is missing, or older than the audit log names."""
         path, found = home.directory / "optouts.sealed", cls()
         if path.exists():
             data = read_secret(path, home.open_keystore(), _PURPOSE)
@@ -67,34 +67,34 @@ class OptOuts(Document):
         return found
 
     def is_entered(self, home: SiteHome) -> bool:
-        """Whether the audit log names this very list."""
+        """Return whether the audit log names exactly this list as the latest."""
         return _named_last(home) == self.digest
 
     def enter(self, home: SiteHome, studies: int) -> None:
-        """Let the audit log name this list as the latest."""
+        """Record this list in the audit log as the latest."""
         home.record("opt-out", listed=len(self.patients), list=self.digest, studies=studies)
 
     def with_patient(self, patient: str) -> OptOuts:
-        """The list that follows this one with the patient on it; this one, if they are on it."""
+        """Return the list that adds the patient to this one; this one if they are on it."""
         if patient in self.patients:
             return self
         return OptOuts(patients=(*self.patients, patient), before=self.digest)
 
     def save(self, home: SiteHome) -> None:
-        """Write it sealed; the audit log names it only after ``enter``."""
+        """Write the list, sealed; the audit log names it only after ``enter``."""
         data = self.to_bytes()
         write_secret(home.directory / "optouts.sealed", home.open_keystore(), _PURPOSE, data)
 
 
 def _named_last(home: SiteHome) -> str:
-    """Digest of the list that the audit log named last; of an empty one at first."""
+    """Return the digest of the list that the audit log named last, initially of an empty one."""
     with closing(home.open_audit_log()) as log:
         last = log.last("opt-out")
     return str(last.facts["list"]) if last else OptOuts().digest
 
 
 def opt_out(home: SiteHome, patient_id: str) -> list[str]:
-    """Take a patient out, here and from now on. Returns digests of the studies this changed.
+    """Opt a patient out of current and later studies. Return digests of the studies this changed.
 
     Raises:
         UsageError: no id was given. RefusedError: a study is being approved or ended right now.
@@ -103,7 +103,7 @@ def opt_out(home: SiteHome, patient_id: str) -> list[str]:
     hashed = hashed_id(home, patient_id)
     with home.decision_lock(), closing(home.open_ledger()) as ledger:
         known = OptOuts.load(home)
-        if not known.is_entered(home):  # that was cut off
+        if not known.is_entered(home):  # the call that saved it was cut off
             known.enter(home, studies=0)
         listed = known.with_patient(hashed)
         listed.save(home)
@@ -119,10 +119,12 @@ def opt_out(home: SiteHome, patient_id: str) -> list[str]:
 
 
 def begin_a_new_list(home: SiteHome) -> None:
-    """After the list was lost for good: everyone on it takes part again until opted out anew.
+    """Start an empty list after the old one was lost permanently.
+
+    Everyone on the old list takes part again until they are opted out again.
 
     Raises:
-        RefusedError: the list is there.
+        RefusedError: the list is not lost.
     """
     with home.decision_lock():
         try:
@@ -140,7 +142,7 @@ def begin_a_new_list(home: SiteHome) -> None:
 
 
 def id_in_data(home: SiteHome, patient_id: str) -> bool:
-    """Whether any population's file holds records of this id, spelt so."""
+    """Return whether any population's source holds records of this id, in this spelling."""
     wanted = normalise(patient_id)
     return any(
         normalise(cell) == wanted
@@ -151,14 +153,14 @@ def id_in_data(home: SiteHome, patient_id: str) -> bool:
 
 
 def _ids(population: Population) -> list[object]:
-    # Arrow comes with it and takes its time.
+    # Imported here because it loads Arrow, which is slow.
     from flo.clients.sources.cells import as_ids
 
     return [cell for batch in population.open().ids() for cell in as_ids(batch).to_pylist()]
 
 
 def opted_out(home: SiteHome, patient_ids: Collection[str]) -> set[str]:
-    """Those of ``patient_ids`` who opted out."""
+    """Return those of ``patient_ids`` who opted out."""
     out = set(OptOuts.load(home).patients)
     if not out:
         return set()
@@ -167,19 +169,19 @@ def opted_out(home: SiteHome, patient_ids: Collection[str]) -> set[str]:
 
 
 def hashed_id(home: SiteHome, patient_id: str) -> str:
-    """Keyed hash of a patient's id, by which lists name them. Raises UsageError if it is empty."""
+    """Return the keyed hash that lists store for a patient's id. Raises UsageError if empty."""
     if not normalise(patient_id):
         raise UsageError("no patient id was given")
     return keyed_hash(home.open_patients_key(), patient_id)
 
 
 def _take_out(home: SiteHome, ledger: Ledger, approved: Approval, study: str, hashed: str) -> bool:
-    """Out of one study: of its frozen copy where there is one, and of the list of members. Returns
+    """Remove a patient from one study: from its frozen copy, if any, and from its members. Return
     whether the patient was in it.
 
     Copy and list are written under new names; the approval then names both in one step. Both are
-    also written if the patient was not in the study. So neither the time that this takes nor the
-    loading of the new copy tells anybody whether the patient was in it.
+    also written if the patient was not in the study. So neither the duration nor the loading of the
+    new copy reveals whether the patient was in it.
     """
     members = Members.load(home, study, approved.snapshot)
     if members is None:

@@ -1,4 +1,4 @@
-"""Models that this hospital fetched from the coordinator; kept only after every check."""
+"""Models fetched from the coordinator; a model is stored only after every check."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Wish(Document):
 
 
 def fetch(home: SiteHome, api: CoordinatorApi, wanted: str, out: Path) -> Path:
-    """Fetch, check and keep the model of a study (see ``flo.study.reference``). Returns the card's
+    """Fetch, check and store the model of a study (see ``flo.study.reference``). Return the card's
     path.
 
     Raises:

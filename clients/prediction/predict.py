@@ -1,7 +1,7 @@
-"""Using a published model on patients of this hospital: offline, and nothing leaves.
+"""Use of a published model on patients of this hospital: offline; no data leave it.
 
-The columns of the signed study say how a patient becomes the model's inputs, the same code as in
-training. Predictions are about patients: they are written readable by their owner only.
+The columns of the signed study define how a patient becomes the model's inputs, with the same code
+as in training. Predictions are about patients, so only the file's owner can read them.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from flo.study.models import log_odds
 
 
 def predict(model: PublishedModel, data: Path, out: Path, id_column: str) -> int:
-    """Write ``row``, the id column where the file has one, and ``score`` for each record of a file.
+    """Write ``row``, the id column if the file has one, and ``score`` for each record of a file.
 
     ``row``: 1 for the first record. ``score``: 0 to 1, higher where label 1 is likelier; it
-    ranks patients and is not calibrated. An id is written as a spreadsheet may show it, and ``row``
-    says whose it is. Returns the number of records.
+    ranks patients and is not calibrated. Ids are escaped for spreadsheets; ``row`` identifies the
+    record. Return the number of records.
 
     Raises:
-        DataError: the file does not fit the study's columns. UsageError: ``out`` is ``data``, or no
-        file can be there.
+        DataError: the file does not fit the study's columns. UsageError: ``out`` is ``data``, or
+        cannot be a file.
     """
     if out.resolve() == data.resolve():
         raise UsageError(f"--out {out} would overwrite the data", hint="choose another file")

@@ -1,6 +1,7 @@
-"""The quality gate: do these records fit the study, and do they look like what they should be.
+"""Quality gate: check that records fit the study and look plausible.
 
-Cells come from ``flo.clients.sources``; here they become numbers and codes, and are judged. All of
-it runs before approval, on the hospital's machine, and is shown on its own screen only: a finding
-names column, rule, rows and their number, never a value. Nothing here reads files or sends.
+``flo.clients.sources`` supplies cells. This package converts them to numbers and codes, and checks
+them before approval, on the hospital's machine. Findings are shown on the hospital's own screen
+only. A finding names the column, the rule, the rows and their number, and no value except that of a
+label that is the same in every record. No module here opens a data file or sends data.
 """

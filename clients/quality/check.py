@@ -1,6 +1,6 @@
-"""Does this source's data fit the study, yes or no, and where not; if so, encoded for training.
+"""Check whether a source's data fit the study, report where they do not, and encode them.
 
-After data have passed and are frozen, nothing in them can stop, delay or change a round.
+Once data have passed and are frozen, their content cannot stop, delay or change a round.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from flo.study.features import encode_category, encode_image, encode_number, inp
 from flo.study.schema import Column, ImageColumn, NumberColumn, Schema
 
 _MOST_BY_NAME = 10
-_BLOCK = 8192  # records encoded at a time: a row is written whole while it is at hand
+_BLOCK = 8192  # records per block: all columns of a block are encoded and written together
 
 
 @dataclass(frozen=True)
 class EncodedTable:
-    """A table that fits: model inputs (n, d), labels (n,), and each record's patient id.
+    """Table that fits: model inputs (n, d), labels (n,), and each record's patient id.
 
-    Of each patient the study's first ``most_records`` records, in the order of the source.
+    Holds the first ``most_records`` records of each patient, in the order of the source.
     """
 
     inputs: npt.NDArray[np.float64]
@@ -41,7 +41,7 @@ class EncodedTable:
     patient_ids: list[str]
 
     def without(self, names: Collection[str]) -> EncodedTable:
-        """The same without the records of these patients."""
+        """Return this table without the records of the patients ``names``."""
         if not names:
             return self
         kept = np.array([name not in names for name in self.patient_ids], dtype=bool)
@@ -51,7 +51,7 @@ class EncodedTable:
 
 @dataclass(frozen=True)
 class InspectedTable:
-    """What the gate saw: the table, and everything that was found."""
+    """Result of the gate: the table and all findings."""
 
     table: Table
     found: list[DataFinding]
@@ -66,14 +66,14 @@ def inspect_table(
     progress: CountSoFar = lambda done: None,
     declared: int | None = None,
 ) -> InspectedTable:
-    """Read everything and say what does not fit, and what looks wrong though it fits.
+    """Read all records; find those that break a rule and those that fit but look wrong.
 
-    ``mapping``: None where the source's fields have the study's names. ``declared``: the patients
-    whom the study counts on here, if it names a number.
+    ``mapping``: None if the source's fields have the study's names. ``declared``: number of
+    patients that the study expects at this site; None if it states none.
 
     Raises:
-        DataError: it cannot be read, or columns are missing. UsageError: the mapping is none for
-        this study.
+        DataError: the source cannot be read, or columns are missing. UsageError: the mapping does
+        not fit this study, or the source needs one and there is none.
     """
     looked = _by_the_rules(source, schema, id_column, mapping, ignore, progress)
     if len(looked.table) == 0:
@@ -90,10 +90,10 @@ def encode_checked(
     id_column: str,
     ignore: Collection[str] = (),
 ) -> EncodedTable:
-    """Encode data whose fields have the study's names, by the study's own rules alone.
+    """Encode data whose fields have the study's names, after checking the schema's rules only.
 
     Raises:
-        DataError: with every finding, not only the first.
+        DataError: lists every finding, not only the first.
     """
     try:
         looked = _by_the_rules(source, schema, id_column, None, ignore)
@@ -112,12 +112,13 @@ def require_clean(
     also: Sequence[DataFinding] = (),
     declared: int | None = None,
 ) -> EncodedTable:
-    """What an approval freezes: data that fit, and in which nothing looks wrong but what the
-    mapping accepts. ``also``: findings that others made of them. ``declared``: see
-    ``inspect_table``.
+    """Return the data that an approval freezes, encoded.
+
+    They fit the study, and the mapping accepts every finding that needs it. ``also``: findings of
+    other checks. ``declared``: see ``inspect_table``.
 
     Raises:
-        DataError: with every finding that stands in the way. UsageError: see ``inspect_table``.
+        DataError: lists every finding that blocks approval. UsageError: see ``inspect_table``.
     """
     try:
         looked = inspect_table(source, schema, id_column, mapping, ignore, declared=declared)
@@ -131,10 +132,12 @@ def require_clean(
 
 
 def check_inputs(source: DataSource, schema: Schema) -> npt.NDArray[np.float64]:
-    """Model inputs (n, d) of patients to predict for: no label and no id needed, the rest as above.
+    """Return model inputs (n, d) of patients to predict for.
+
+    Needs no label and no id; the schema's other rules apply.
 
     Raises:
-        DataError: with every finding, not only the first.
+        DataError: lists every finding, not only the first.
     """
     wanted = _input_fields(schema)
     present = {offer.field for offer in source.fields()}
@@ -154,7 +157,7 @@ def check_inputs(source: DataSource, schema: Schema) -> npt.NDArray[np.float64]:
 
 
 def encode(table: Table, schema: Schema) -> EncodedTable:
-    """A table in which no rule is broken, for training."""
+    """Encode a table that breaks no rule, for training."""
     names = table.ids
     most = 1 if schema.records_per_patient == "one" else schema.most_records
     series = pd.Series(names)
@@ -217,11 +220,13 @@ def _mapping(
     mapping: StudyMapping | None,
     ignore: Collection[str],
 ) -> tuple[StudyMapping, list[DataFinding]]:
-    """The mapping to read by, its images pixel by pixel where the source is a table; and columns
-    that the source has too many.
+    """Return the mapping to read by, and findings on columns that the study does not use.
+
+    If the source is a table, images are mapped pixel by pixel.
 
     Raises:
-        DataError: columns that the source lacks. UsageError: no mapping for it.
+        DataError: columns are missing or identify patients, or names look like a patient's cells.
+        UsageError: there is no mapping that fits.
     """
     wanted = _input_fields(schema) | {schema.label}
     if id_column in wanted:
@@ -267,7 +272,7 @@ def _mapping(
 
 
 def _telling(name: str, column: MappedColumn, id_column: str) -> list[DataFinding]:
-    """Fields of a column that are the patient's id, or by their own names tell who a patient is."""
+    """Report mapped fields that are the patient id, or whose names identify a patient."""
     of = {
         f: "the patient id" if f == id_column else identifier_patterns.of_header(f)
         for f in column.fields
@@ -280,9 +285,9 @@ def _telling(name: str, column: MappedColumn, id_column: str) -> list[DataFindin
 
 
 def _strange(source: DataSource, names: list[str], schema: Schema) -> list[DataFinding]:
-    """Columns that neither the study nor site.toml names, and what their first cells look like.
+    """Report columns that neither the study nor ``ignore`` names, by what their cells look like.
 
-    Many of one sort are one finding.
+    More than 10 columns of the same kind become one finding. Only the first batch is inspected.
     """
     if not names:
         return []
@@ -304,7 +309,7 @@ def _strange(source: DataSource, names: list[str], schema: Schema) -> list[DataF
 
 
 def _pixel_by_pixel(mapping: StudyMapping, schema: Schema) -> StudyMapping:
-    """The image column ``px`` that is the field ``scan`` here: ``px_0`` is ``scan_0``, ..."""
+    """Map each pixel: if image ``px`` is the field ``scan``, ``px_0`` is ``scan_0``, ..."""
     columns = dict(mapping.columns)
     for image in schema.columns:
         if isinstance(image, ImageColumn):

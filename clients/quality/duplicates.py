@@ -1,11 +1,12 @@
-"""One patient as several: records alike in every cell under other ids.
+"""Detect one patient under several ids: records with equal cells and different ids.
 
-Where a record tells much, two alike are one patient. Where it tells little some are alike by chance
-and only how often records occur can tell copies. Let f_k be how many different records occur k
-times. Of independent patients, whatever they are like, k! f_k is expected to be a moment
-E[λ^k e^-λ], so that by Cauchy and Schwarz k f_k² ≤ (k + 1) f_(k-1) f_(k+1): a file given twice has
-many pairs, and hardly a record that occurs once or three times. A crowd of copies of one record
-cannot be told like this from a record that many patients have, nor can a few copies.
+If records carry much information, two equal ones are one patient. If they carry little, some are
+equal by chance, and only the numbers of repetitions can reveal copies. Let f_k be the number of
+different records that occur k times. For independent patients of any distribution, k! f_k is
+expected to be a moment E[λ^k e^-λ], so that by Cauchy and Schwarz
+k f_k² ≤ (k + 1) f_(k-1) f_(k+1). A file that was appended to itself violates this: it has many
+pairs, and hardly a record that occurs once or three times. This test cannot distinguish many copies
+of one record from a record that many patients have, and it cannot detect a few copies.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from flo.study.schema import Schema
 
 DOUBLES = "duplicated patients"
 _SHARE = 0.01  # of the records
-# Bits that a record's cells tell on average, for equal ones to be more than chance: 20, and so
-# many that fewer than one record in a thousand has its like by chance.
+# Average information of a record in bits that rules out chance for equal records: 20, and enough
+# that fewer than one record in a thousand equals another one by chance.
 _BITS, _CHANCE = 20, 0.001
-_MOST_TIMES = 10  # k; records that occur more often are few and tell nothing
+_MOST_TIMES = 10  # largest k; records that occur more often are too few for the test
 _DEVIATIONS = 3.0  # of log f_k² / (f_(k-1) f_(k+1)); at 51 real sites the largest is 1.9
-_FEWEST = 20  # records, and different ones that occur at most so often, to tell anything
+_FEWEST = 20  # minimum of records, and of different ones that occur at most _MOST_TIMES times
 
 
 def find_duplicates(table: Table, schema: Schema) -> list[DataFinding]:
-    """Records that are alike in every cell under another id, where that is no coincidence.
+    """Find records that equal another id's record in every cell, where chance is unlikely.
 
-    Where there are images, in every pixel, whatever stands beside them.
+    If there are images, only their pixels are compared.
     """
     if table.images:
         pixels = np.concatenate(list(table.images.values()), axis=1)
@@ -42,7 +43,7 @@ def find_duplicates(table: Table, schema: Schema) -> list[DataFinding]:
     records = pd.util.hash_pandas_object(
         table.columns[[*names, schema.label]], index=False, categorize=True
     ).to_numpy()
-    # Each record once, however often it was copied: what copies share tells nothing.
+    # Count each record once: copies add no information.
     once = ~pd.Series(records).duplicated().to_numpy()
     bits = sum(_information_bits(table.columns[name][once]) for name in names)
     enough = max(_BITS, np.log2(once.sum() / _CHANCE))
@@ -50,15 +51,18 @@ def find_duplicates(table: Table, schema: Schema) -> list[DataFinding]:
         return _too_often(records, table.ids)
     shared = np.flatnonzero(pd.Series(records).duplicated(keep=False).to_numpy())
     poor = _surprisal(table.columns[names], once, shared) < enough
-    # What tells too little, such as all laboratory values missing, many patients have by chance.
+    # Exclude records with too little information (such as all laboratory values missing): many
+    # patients share them by chance.
     records = records.copy()
     records[shared[poor]] = np.arange(poor.sum()) + len(records)
     return _identical(records, table.ids)
 
 
 def _surprisal(columns: pd.DataFrame, once: Mask, places: npt.NDArray[np.int64]) -> Floats:
-    """How much each of some records tells, in bits: what is missing in it taken together, and each
-    cell that is there by how rare it is. Shape (places,)."""
+    """Return the information in some records, in bits; shape (places,).
+
+    It is the rarity of a record's pattern of missing cells plus the rarity of each known cell.
+    """
     there = columns.notna()
     pattern = pd.util.hash_pandas_object(there, index=False).to_numpy()
     found = _rarity(pd.Series(pattern), once, places)
@@ -69,7 +73,7 @@ def _surprisal(columns: pd.DataFrame, once: Mask, places: npt.NDArray[np.int64])
 
 
 def _rarity(cells: pd.Series, among: Mask, places: npt.NDArray[np.int64]) -> Floats:
-    """-log2 of how often a record's cell is found ``among`` records, at some places."""
+    """Return -log2 of the share of records in ``among`` with the same cell, for each place."""
     share = cells[among].value_counts(normalize=True)
     shares = cells.iloc[places].map(share).astype(float).fillna(1.0).to_numpy()
     return np.asarray(-np.log2(shares))
@@ -108,9 +112,9 @@ def _too_often(records: npt.NDArray[np.integer], ids: list[str]) -> list[DataFin
 def _repeat_counts(
     records: npt.NDArray[np.integer], ids: list[str]
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-    """Per record: whether it was another patient's before; and how many patients have it.
+    """Return per record whether an earlier patient has it, and how many patients have it.
 
-    A patient's own record that comes again counts 0 times, and is not again another's.
+    A patient's own repeated record counts 0 times, and is not marked as an earlier patient's.
     """
     shared = np.flatnonzero(pd.Series(records).duplicated(keep=False).to_numpy())
     again, times = np.zeros(len(ids), dtype=bool), np.ones(len(ids), dtype=np.int64)
@@ -124,6 +128,6 @@ def _repeat_counts(
 
 
 def _information_bits(cells: pd.Series) -> float:
-    """How much a cell of this column tells, as -log2 of how often two of them are equal."""
+    """Return the information in a cell: -log2 of the probability that two cells are equal."""
     share = cells.value_counts(normalize=True, dropna=False).to_numpy()
     return float(-np.log2(np.sum(share**2)))

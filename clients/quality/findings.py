@@ -1,4 +1,4 @@
-"""What is wrong with some data, in words that hold no value of a patient's."""
+"""Findings: faults of some data, worded without a single patient's value."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class DataFinding:
-    """``rule``: what does not hold. ``rows``: the first of ``count`` records, 1 = the first one.
+    """One fault of the data.
 
-    ``level``: *refused* is mended before anything is approved; *to accept* is mended, or accepted
-    in the mapping under ``name`` with a reason; a *note* stands in nobody's way.
+    ``rule``: the rule that does not hold. ``rows``: the first of ``count`` records, counted from 1.
+    ``level``: *refused* must be corrected before approval; *to accept* must be corrected, or
+    accepted in the mapping under ``name`` with a reason; a *note* does not block approval.
     """
 
     column: str
@@ -33,7 +34,7 @@ class DataFinding:
 
     @property
     def name(self) -> str:
-        """Under which a mapping accepts it."""
+        """Name under which a mapping accepts this finding."""
         return f"{self.kind}: {self.column}" if self.column else self.kind
 
     def __str__(self) -> str:
@@ -54,7 +55,7 @@ def rows(
     level: Level = "refused",
     kind: str = "",
 ) -> list[DataFinding]:
-    """A finding about the records where ``broken``, shape (n,); none if there are none."""
+    """Return one finding on the records where ``broken``, shape (n,), is true; empty if none is."""
     places = np.flatnonzero(broken)
     if not len(places):
         return []
@@ -63,9 +64,9 @@ def rows(
 
 
 class Unfit(DataError):
-    """Data that do not fit a study, with every finding that stands in the way.
+    """Error for data that do not fit a study; lists every finding that blocks approval.
 
-    ``at_a_site``: whether a steward reads it, who has a mapping and a ``site.toml``.
+    ``at_a_site``: whether its reader is a steward, who has a mapping and a ``site.toml``.
     """
 
     def __init__(self, found: Sequence[DataFinding], *, at_a_site: bool = True) -> None:
@@ -75,7 +76,7 @@ class Unfit(DataError):
 
 
 def refuse(found: Sequence[DataFinding], accepted: Mapping[str, str]) -> None:
-    """Raises Unfit with every finding that stands in the way, not only the first."""
+    """Raise Unfit with every finding that blocks approval, not only the first."""
     hard = [finding for finding in found if finding.level == "refused"]
     open_ = [f for f in found if f.level == "to accept" and f.name not in accepted]
     if hard or open_:
@@ -107,5 +108,5 @@ def _ways_out(found: Sequence[DataFinding], *, at_a_site: bool) -> Iterator[str]
 
 
 def listed(found: Sequence[DataFinding]) -> str:
-    """One line each."""
+    """Return the findings as text, one per line."""
     return "\n".join(f"  {finding}" for finding in found)

@@ -1,4 +1,4 @@
-"""Whether a table's column names are names, or the cells of a patient: a file without a header.
+"""Detect a file without a header, whose column names are a patient's cells.
 
 Such names are never shown.
 """
@@ -17,12 +17,13 @@ _MEND = "give the file a header, with the id_column that site.toml names"
 
 
 def refuse_cells(names: Sequence[str], id_column: str, wanted: Collection[str] = ()) -> None:
-    """For a table that has no ``id_column``: its names are looked at before any is shown.
+    """Refuse a table without ``id_column`` whose column names may be a patient's cells.
 
-    ``wanted``: what else must be there; if nothing of it is, the names may be cells, too.
+    Must be called before any name is shown. ``wanted``: other columns that are expected; a table
+    that has none of them is refused, too.
 
     Raises:
-        DataError: they look like a patient's cells.
+        DataError: the names may be a patient's cells.
     """
     if id_column in names or not names:
         return

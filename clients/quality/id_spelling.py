@@ -1,7 +1,7 @@
-"""Ids under which one patient may be two: here, or in another file, or as somebody types it.
+"""Detect ids that may count one patient as two: here, in another file, or when typed.
 
-Budgets, opt-outs and the split go by the id, in any case and without outer spaces
-(``flo.privacy.patients.split.normalise``); all else in it counts.
+Budgets, opt-outs and the split use the id in any case and without outer spaces
+(``flo.privacy.patients.split.normalise``); every other difference makes another patient.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from flo.clients.quality.table import Table
 from flo.privacy.patients.split import normalise
 
 SAME_ID, OTHER_CHARACTERS = "one patient two ids", "ids in other characters"
-# Letters and marks that are not shown (Unicode: Default_Ignorable_Code_Point).
+# Letters and marks that are not displayed (Unicode: Default_Ignorable_Code_Point).
 _IGNORABLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
 
 def same_patient(table: Table, id_column: str) -> list[DataFinding]:
-    """Ids that differ by zeros in front and by marks only: one patient would count as two.
+    """Find ids that differ only by leading zeros and marks: one patient would count as two.
 
-    An accent is such a mark, written apart from its letter or not.
+    An accent is such a mark, whether or not it is a separate character.
     """
     apart = [i if i.isascii() else unicodedata.normalize("NFKD", i) for i in table.ids]
     plain = pc.replace_substring_regex(pa.array(apart, pa.string()), r"[^\pL\pN]", "")
@@ -42,9 +42,10 @@ def same_patient(table: Table, id_column: str) -> list[DataFinding]:
 
 
 def other_characters(table: Table, id_column: str) -> list[DataFinding]:
-    """Ids that another system, or a keyboard, writes in other characters though they look the same.
+    """Find ids that another system or a keyboard may write in other characters of equal look.
 
-    There the patient would be another one: with a budget of their own, and not opted out here.
+    There the patient would be a different one: with a separate budget, and without the opt-out
+    stored here.
     """
     odd = np.array([_may_be_written_otherwise(name) for name in table.ids], dtype=bool)
     rule = (
@@ -56,8 +57,10 @@ def other_characters(table: Table, id_column: str) -> list[DataFinding]:
 
 
 def _may_be_written_otherwise(name: str) -> bool:
-    """Of ids of which this does not hold, those that Unicode calls canonical caseless matches
-    (D145) are equal."""
+    """Return whether other characters can spell an id that looks the same.
+
+    If it is False for two ids that are canonical caseless matches (Unicode D145), they are equal.
+    """
     if name.isascii() and name.isprintable():
         return False
     if normalise(unicodedata.normalize("NFC", name)) != name:

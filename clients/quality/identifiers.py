@@ -1,16 +1,19 @@
-"""What tells who a patient is, by its look: names, record numbers, e-mail, telephone, dates of
-birth, free text. None of it may be a study's column (HIPAA, 45 CFR 164.514(b)(2), lists them).
+"""Detect patient identifiers by their look.
 
-Looks can deceive both ways. What holds against a hospital's own mistake is that a number has public
-bounds and a category a public codebook; this only says, where such a rule is broken or could be
-too wide, what the cells seem to be.
+These are names, record numbers, e-mail addresses, telephone numbers, dates of birth and free text.
+None may be a study's column (HIPAA, 45 CFR 164.514(b)(2), lists them).
 
-A column or codebook that names people by itself is refused before its cells are looked at.
+Looks can mislead in both directions. The protection against a hospital's own mistake is that a
+number has public bounds and a category a public codebook. This module only reports what cells seem
+to be where such a rule is broken or may be too wide.
 
-Not to be told within wide bounds: numbers of four digits and less but years, what was scaled or
-shifted, a few identifiers among many other numbers, and any of fewer than 20 cells. Nor, of a
-codebook, a few names without a common given name ("typical angina" looks like one), and plain
-record numbers of whom several records are here: a concept is a number, too.
+A column whose name or codebook identifies people is refused before its cells are inspected.
+
+Within wide bounds these cannot be detected: numbers of up to four digits other than years, scaled
+or shifted numbers, a few identifiers among many other numbers, and identifiers in fewer than 20
+cells. In a codebook these cannot: a few names without a common given name ("typical angina" looks
+like one), and plain record numbers that each occur with several patient ids, because a concept is a
+number, too.
 """
 
 from __future__ import annotations
@@ -28,24 +31,24 @@ from flo.study import identifier_patterns
 from flo.study.schema import CategoryColumn, ImageColumn, NumberColumn, Schema, tells_who
 
 IDENTIFIER = "identifier"
-_MOST_CELLS = 2000  # looked at; a column that is full of identifiers shows it in its first ones
-_SHARE, _HALF = 0.2, 0.5  # of them
-_SHORTEST_NUMBER = 10_000  # of a record
-_FEWEST = 20  # cells, for numbers to look like record numbers, and codes to name a patient each
-_DIFFERENT = 10  # dates or years
-_VARIED = 5  # of six digits: years, months, days
+_MOST_CELLS = 2000  # inspected; a column full of identifiers has some among its first cells
+_SHARE, _HALF = 0.2, 0.5  # of these cells
+_SHORTEST_NUMBER = 10_000  # that may be a record number
+_FEWEST = 20  # known numbers, or different codes, that are needed to judge a column
+_DIFFERENT = 10  # minimum of different dates or years
+_VARIED = 5  # minimum of different years, months and days in dates of six digits
 _NEARLY, _DISTINCT = 0.9, 0.98
-_ONE_BY_ONE = 0.8  # of the codes, each in one patient
+_ONE_BY_ONE = 0.8  # share of the codes that occur in one patient
 _YEARS, _NO_YEARS = (1870, 2100), (1800, 2200)
-_DAYS = {  # digits -> how they may read as a day or a month
+_DAYS = {  # digits -> formats of a day or a month
     8: ("%Y%m%d", "%d%m%Y", "%m%d%Y"),
     6: ("%y%m%d", "%d%m%y", "%m%d%y", "%Y%m"),
 }
-_LONGEST_END = 40  # characters of an id that are looked at
+_LONGEST_END = 40  # characters of an id that are inspected
 
 
 def kind_of_identifier(cells: pa.Array) -> str | None:
-    """What most of the first cells look like, if that tells who a patient is."""
+    """Return the kind of identifier in a fifth or more of the first cells; None if none is."""
     try:
         text = as_text(cells[:_MOST_CELLS]).drop_null().to_pylist()
     except TypeError:
@@ -54,7 +57,7 @@ def kind_of_identifier(cells: pa.Array) -> str | None:
 
 
 def identifiers(columns: pd.DataFrame, ids: list[str], schema: Schema) -> list[DataFinding]:
-    """Columns of the study that hold what tells who a patient is."""
+    """Find the study's columns that hold patient identifiers."""
     found = []
     for column in schema.columns:
         if rule := tells_who(column):
@@ -72,7 +75,7 @@ def identifiers(columns: pd.DataFrame, ids: list[str], schema: Schema) -> list[D
 
 
 def _in_codes(column: CategoryColumn, cells: pd.Series, ids: list[str]) -> list[DataFinding]:
-    """What stands beside the codebook is refused; what it seems to invite is asked about."""
+    """Refuse identifiers outside the codebook; ask about a codebook that seems to hold some."""
     known = {code.casefold() for code in column.codes}
     strange = [c for c in cells.cat.categories if c.lstrip("\0").casefold() not in known]
     kind = _kind([str(cell).lstrip("\0") for cell in strange[:_MOST_CELLS]])
@@ -90,7 +93,7 @@ def _in_codes(column: CategoryColumn, cells: pd.Series, ids: list[str]) -> list[
 
 
 def _one_by_one(cells: pd.Series, ids: list[str]) -> bool:
-    """Whether 20 codes and more are here, most of them in exactly one patient."""
+    """Return whether there are at least 20 codes, most of which occur in exactly one patient."""
     if cells.nunique() < _FEWEST:
         return False
     pairs = pd.DataFrame({"code": cells.cat.codes, "id": ids})[cells.notna().to_numpy()]
@@ -99,7 +102,7 @@ def _one_by_one(cells: pd.Series, ids: list[str]) -> bool:
 
 
 def weak_ids(ids: list[str], id_column: str) -> list[DataFinding]:
-    """A note where patients are known by what changes, or by what two of them may have."""
+    """Return a note if ids are names or e-mail addresses, which change or may be shared."""
     kind = _kind(list(dict.fromkeys(ids))[:_MOST_CELLS])
     if kind not in ("names", "e-mail addresses"):
         return []
@@ -146,13 +149,16 @@ def _kind_of_numbers(column: NumberColumn, values: Floats, ids: list[str]) -> st
 
 
 def _last_digits(name: str) -> str:
-    """The number that an id ends in, without zeros in front; of a long one its end is looked at."""
+    """Return the number that ends an id, without leading zeros; reads the last 40 characters."""
     found = re.search(r"(\d*)\W*$", name[-_LONGEST_END:])
     return found[1].lstrip("0") if found else ""
 
 
 def _most_days(whole: Floats) -> int:
-    """Of numbers how many read as a day or month in the same way, such as 19580402 or 20458."""
+    """Return how many numbers read as a day or month in the same format.
+
+    Examples: 19580402, 20458.
+    """
     most = 0
     for digits, forms in _DAYS.items():
         possible = whole[(whole >= 10 ** (digits - 2)) & (whole < 10**digits)].astype(np.int64)
@@ -167,6 +173,9 @@ def _most_days(whole: Floats) -> int:
 
 
 def _varied(days: pd.Series, form: str) -> bool:
-    """Whether every part does: 101325 and 101080 are pressures, all of the tenth of a month."""
+    """Return whether years, months and days all vary.
+
+    Pressures such as 101325 and 101080 would all have the same day or month, 10.
+    """
     parts = [days.dt.year, days.dt.month, *([days.dt.day] if "%d" in form else [])]
     return all(part.nunique() >= _VARIED for part in parts)

@@ -1,7 +1,7 @@
-"""What a steward sees of the data before a study: each column's shape, and every finding.
+"""Inspection for the steward before a study: each column's distribution, and every finding.
 
-It holds exact numbers of patients, so it is for this hospital's own screen and files. The page is
-one HTML document that loads nothing; only its owner can read the file.
+It holds exact numbers of patients, so it is only for this hospital's own screen and files. The page
+is one HTML document that loads no other resource; only its owner can read the file.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ _WHEN = {"after": "the first after the record's day", "any": "the last at any ti
 
 @dataclass(frozen=True)
 class ColumnSeen:
-    """``rule``: what the study says of it. ``numbers``: least, quarter, middle, three quarters and
-    most of what is known, for a number. ``plot``: how often which values occur; with label 1 dark.
-    ``field``: what the mapping has for it. ``when``: which of several events counts, if that is not
-    the last until the record's day.
+    """One column of an inspection.
+
+    ``rule``: the study's rule for it. ``numbers``: minimum, quartiles and maximum of the known
+    values, for a number. ``plot``: frequency of values, with label 1 dark. ``field``: the mapped
+    field with its unit and codes. ``when``: which of several events counts, if not the last until
+    the record's day.
     """
 
     name: str
@@ -45,9 +47,10 @@ class ColumnSeen:
 
 @dataclass(frozen=True)
 class Inspection:
-    """``positive``: share of records with label 1. ``accepted``: finding -> why, of the mapping.
+    """Inspection of one source.
 
-    ``day``: of which day the records are, where the mapping says it.
+    ``positive``: share of records with label 1. ``accepted``: finding -> reason, from the mapping.
+    ``day``: cohort and day of the records, if the mapping states them.
     """
 
     records: int
@@ -62,12 +65,12 @@ class Inspection:
 
     @property
     def unused(self) -> list[str]:
-        """What the mapping accepts and nothing found."""
+        """Names of findings that the mapping accepts and that were not found."""
         return sorted(set(self.accepted) - {finding.name for finding in self.found})
 
     @property
     def in_the_way(self) -> list[DataFinding]:
-        """What must be mended or accepted before this can be approved."""
+        """Findings that must be corrected or accepted before approval."""
         return [
             f
             for f in self.found
@@ -76,12 +79,12 @@ class Inspection:
 
     @property
     def in_nobodys_way(self) -> list[DataFinding]:
-        """What was found and hinders nothing: notes, and what the mapping accepts."""
+        """Findings that do not block approval: notes, and those that the mapping accepts."""
         return [finding for finding in self.found if finding not in self.in_the_way]
 
 
 def inspection(looked: InspectedTable, schema: Schema, mapping: StudyMapping | None) -> Inspection:
-    """Of a source that was looked at; it may hold no record at all."""
+    """Summarise a source that was inspected; it may hold no records."""
     table = looked.table
     label = table.columns.get(schema.label)
     ill = np.zeros(len(table), dtype=bool) if label is None else (label == "1").to_numpy()
@@ -144,7 +147,7 @@ def _of_label(name: str, cells: pd.Series) -> ColumnSeen:
 
 
 def page(seen: Inspection, study: str, place: str, now: str) -> str:
-    """One self-contained HTML page."""
+    """Return one self-contained HTML page."""
     return Pages(TEMPLATES, base="").text(
         "inspect.html.j2", seen=seen, study=study, place=place, now=now
     )
@@ -162,7 +165,7 @@ def _of_numbers(column: NumberColumn | ImageColumn, values: Floats, ill: Mask) -
     if not len(known):
         return ColumnSeen(column.name, rule, missing, (), None)
     numbers = tuple(float(q) for q in np.quantile(known, [0, 0.25, 0.5, 0.75, 1]))
-    # Over the study's bounds, so that a crowd at one end shows; what lies outside is at the edge.
+    # Bins cover the study's bounds, so that a crowd at one end shows; values outside are clipped.
     edges = np.linspace(column.minimum, column.maximum, _BINS + 1)
     counts = np.histogram(np.clip(known, edges[0], edges[-1]), edges)[0]
     dark = np.histogram(np.clip(known[ill[there]], edges[0], edges[-1]), edges)[0]

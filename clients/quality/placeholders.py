@@ -1,8 +1,9 @@
-"""Numbers that a record system writes where it knows none: a missing code, a default, a constant.
+"""Detect numbers that a record system writes for unknown values: codes, defaults, constants.
 
-What tells them from measurements was tried on the 17,887 numeric columns of 1,257 public tables: a
-code such as 999 stands in a crowd at the edge, and a default inside a quantity that is otherwise
-finely measured. Many zeros are no default: counts and doses have them.
+The criteria were tested on the 17,887 numeric columns of 1,257 public tables. A missing code such
+as 999 is frequent and lies at the edge. A default lies within a quantity that is otherwise finely
+measured. A frequent zero at the edge is reported only if it is far from the other values, because
+counts and doses have many zeros.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ from flo.clients.quality.findings import DataFinding, rows
 from flo.study.schema import CategoryColumn, NumberColumn
 
 CONSTANT, DEFAULT, MISSING_CODE = "constant column", "default value", "missing code"
-_FEWEST = 20  # known values
-_MEASURED = 20  # different values beside the default, or beside zeros
-_GRADED = 5  # different values beside a code
-_FEWEST_CODES = 3  # records
-_MOST = 0.5  # of the records
+_FEWEST = 20  # minimum of known values
+_MEASURED = 20  # minimum of different values besides the default, or besides zeros
+_GRADED = 5  # minimum of different values besides a code
+_FEWEST_CODES = 3  # minimum of records
+_MOST = 0.5  # share of the known values
 _CENTRE = (0.05, 0.95)  # quantiles of the other values
-_NEAR, _TIMES = 0.1, 4  # of the distance between these, and as many values
+_NEAR, _TIMES = 0.1, 4  # share of the distance between these; factor over the count of near values
 
 
 def placeholders(column: NumberColumn, values: Floats) -> list[DataFinding]:
-    """What stands for "not known" in (n,) values, NaN for missing; fewer than 20 tell nothing."""
+    """Find values that seem to mean "not known" in (n,) values, NaN for missing.
+
+    Fewer than 20 known values are not judged.
+    """
     known = values[~np.isnan(values)]
     if len(known) < _FEWEST:
         return []
@@ -33,7 +37,7 @@ def placeholders(column: NumberColumn, values: Floats) -> list[DataFinding]:
     if len(different) == 1:
         rule = "is the same in every record that has it: is it measured, or filled in?"
         return [DataFinding(column.name, rule, level="to accept", kind=CONSTANT)]
-    # Only these can be: a million different values are not looked at one by one.
+    # Only these can be codes; checking a million different values one by one would be slow.
     low, high = np.quantile(known, _CENTRE)
     outer = (different <= low) | (different >= high) | (different == 0)
     chosen = outer & (counts >= _FEWEST_CODES)
@@ -59,17 +63,17 @@ def placeholders(column: NumberColumn, values: Floats) -> list[DataFinding]:
 
 
 def constant_codes(column: CategoryColumn, cells: pd.Series) -> list[DataFinding]:
-    """A note, and no question: a clinic for men has one sex, one for cancer that diagnosis."""
+    """Return a note for a constant category; it may be right, as the sex in a men's clinic is."""
     if cells.nunique() != 1 or cells.notna().sum() < _FEWEST:
         return []
     return [DataFinding(column.name, "is the same code in every record that has one", level="note")]
 
 
 def _is_code(value: float, count: int, known: Floats) -> bool:
-    """Whether a value is spelt like a missing code, and stands apart from the others.
+    """Return whether a value is spelt like a missing code and is apart from the other values.
 
-    A zero is far from them. Any other lies at their edge, and there are more than four times as
-    many as values near it: those above 99 years thin out, and 2,552 of 99 are no people's ages.
+    A zero must be far from them. Any other value must lie at their edge and occur more than four
+    times as often as values near it: ages thin out above 99, and 2,552 cells of 99 are not ages.
     """
     digits = f"{abs(value):.10g}".replace(".", "")
     nines = len(digits) > 1 and set(digits) in ({"9"}, {"8"}) and digits != "88"
@@ -86,7 +90,7 @@ def _is_code(value: float, count: int, known: Floats) -> bool:
 
 
 def _is_default(place: int, different: Floats, known: Floats) -> bool:
-    """Whether the value at ``place`` lies within the others, or beside them and far away."""
+    """Return whether the value at ``place`` is between the others, or outside and far from them."""
     others = known[known != different[place]]
     if len(different) <= _MEASURED:
         return False

@@ -1,8 +1,8 @@
-"""What fits the study's rules and looks wrong all the same: swapped columns, shifted codes, columns
-that give the label away, placeholders, patients who are there twice or are too few.
+"""Find data that look wrong even where they fit the study's rules.
 
-Each is a rule of thumb with its threshold in sight. What one says is shown to the steward, who
-mends it or writes down why it is as it should be.
+Examples: swapped columns, shifted codes, columns that reveal the label, placeholders, duplicated
+patients, too few patients. Each check is a rule of thumb with a named threshold. The steward sees
+each finding, and corrects the data or, where allowed, records why they are right.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _MOSTLY = 0.95
 def plausibility_findings(
     table: Table, schema: Schema, id_column: str, declared: int | None = None
 ) -> list[DataFinding]:
-    """Everything that looks wrong about a table with at least one record.
+    """Return findings for all that looks wrong in a table with at least one record.
 
-    ``declared``: the patients whom the study counts on here; None if it names no such number.
+    ``declared``: number of patients that the study expects here; None if it states none.
     """
     numbers = [c for c in schema.columns if isinstance(c, NumberColumn)]
     categories = [c for c in schema.columns if isinstance(c, CategoryColumn)]
@@ -63,7 +63,7 @@ def plausibility_findings(
 
 
 def _swapped_numbers(table: Table, columns: list[NumberColumn]) -> list[DataFinding]:
-    """Pairs of which each lies within the other's bounds, and not within its own."""
+    """Find pairs that fit each other's bounds, while one or both do not fit their own."""
     found = []
     known = {c.name: table.columns[c.name].dropna().to_numpy() for c in columns}
     strange = {c.name for c in columns if _share_inside(known[c.name], c) < 1 - _OUTSIDE}
@@ -101,7 +101,7 @@ def _are_swapped(one: str, other: str, by: str) -> DataFinding:
 
 
 def _shifted(table: Table, column: CategoryColumn) -> list[DataFinding]:
-    """Whole numbers as codes, of which all would be known were they one more or one less."""
+    """Find whole-number codes that would all be in the codebook if they were one more or less."""
     cells = [str(cell) for cell in table.columns[column.name].cat.categories]
     whole = [cell for cell in cells if re.fullmatch(r"-?\d{1,9}", cell)]
     if len(whole) < 2 or len(whole) < len(cells) or set(cells) <= set(column.codes):
@@ -115,7 +115,7 @@ def _shifted(table: Table, column: CategoryColumn) -> list[DataFinding]:
 
 
 def _leaks(table: Table, schema: Schema) -> list[DataFinding]:
-    """Columns that tell the label almost alone, by the area under their own ROC curve."""
+    """Find columns that nearly reveal the label alone, by the area under their own ROC curve."""
     label = table.columns[schema.label]
     classes = [_spread((label == code).to_numpy()) for code in ("1", "0")]
     names = np.array(table.ids, dtype=object)
@@ -144,12 +144,12 @@ def _leaks(table: Table, schema: Schema) -> list[DataFinding]:
 
 
 def _least_area(ill: int, well: int) -> float:
-    """From which area on, among so many patients, it is more than chance; above 1 none is.
+    """Return the area from which a column is suspicious, by class size; above 1 if none is.
 
-    A column may honestly tell the label with an area of .8. Two standard errors above that (Hanley
-    and McNeil 1982, equation 1) is .95 from 18 of each class on, or 13 of one and many of the
-    other. With 11 of each only a perfect area is more; with fewer than 10 the standard error is not
-    to be trusted.
+    A legitimate column may predict the label with an area of .8. The limit is two standard errors
+    above that (Hanley and McNeil 1982, equation 1), and at least .95. It is .95 from 18 patients of
+    each class on, or 13 of one and many of the other. With 11 of each only a perfect area exceeds
+    it; with fewer than 10 the standard error is not reliable.
     """
     few, many = sorted((ill, well))
     if few < _FEWEST_OF_A_CLASS:
@@ -161,13 +161,13 @@ def _least_area(ill: int, well: int) -> float:
 
 
 def _spread(of: Mask) -> npt.NDArray[np.int64]:
-    """Places of a class, and of a large one some: an area compares classes, whatever their size."""
+    """Return places of a class, thinned out if it is large: the area ignores class sizes."""
     places = np.flatnonzero(of)
     return places[:: 1 + len(places) // _MOST_OF_A_CLASS]
 
 
 def _half(names: npt.NDArray[np.object_], ill: Mask) -> Mask:
-    """Half of each class's patients, in no order that a file could have, and always the same."""
+    """Choose half of each class's patients, always the same, independently of the file's order."""
     chosen = np.zeros(len(ill), dtype=bool)
     for of in (ill, ~ill):
         patients, different = pd.factorize(names[of])
@@ -185,9 +185,10 @@ def _area_of_numbers(values: Floats, ill: Mask) -> float:
 
 
 def _area_of_codes(codes: npt.NDArray[np.int64], ill: Mask, half: Mask) -> float:
-    """By how often a code goes with the label, learnt on each half and tried on the other.
+    """Return the area of codes that are ranked by their rate of the label.
 
-    On the same one a code that occurs once would tell its label.
+    Rates are learnt on one half and tested on the other, both ways. On the same half, a code that
+    occurs once would reveal its label.
     """
     size, areas = int(codes.max()) + 1, []
     for learnt in (half, ~half):
@@ -207,7 +208,7 @@ def _missing_area(cells: pd.Series, ill: Mask) -> float:
 
 
 def _area(score: Floats, ill: Mask) -> float:
-    """Area under the ROC curve, by ranks; a half where one class is not there."""
+    """Return the area under the ROC curve, by ranks; 0.5 if one class is absent."""
     count = int(ill.sum())
     if count in (0, len(ill)):
         return 0.5
@@ -217,9 +218,9 @@ def _area(score: Floats, ill: Mask) -> float:
 
 
 def _one_class(table: Table, schema: Schema) -> list[DataFinding]:
-    """A label that never changes: nobody was ill, or the mapping names another thing.
+    """Report a label that never changes: one class is absent, or the mapping names a wrong field.
 
-    Among a few records it is no surprise.
+    With fewer than 20 records this is no surprise, and is not reported.
     """
     if len(table) < _FEWEST_OF_ONE_CLASS:
         return []

@@ -1,7 +1,7 @@
-"""The rules that a study's schema states, as a pandera schema; every record that breaks one.
+"""Rules of a study's schema, as a pandera schema, and the records that break them.
 
-Types, public bounds, codebooks, missing values, one record a patient. pandera reports a cell for
-each failure; only its column, rule and place are taken on.
+The rules are types, public bounds, codebooks, missing values, and one record per patient. pandera
+reports the cell of each failure; only its column, rule and row are used.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _NO_LABEL = "the label must be 0 or 1"
 def broken(
     table: Table, schema: Schema, id_column: str, *, labelled: bool = True
 ) -> list[DataFinding]:
-    """Every rule of the study's schema that records of the table break.
+    """Return findings for every rule of the study's schema that the table's records break.
 
-    ``labelled``: whether labels and ids are there and count.
+    ``labelled``: whether the table has labels and ids, and these are checked.
     """
     frame = table.columns
     if labelled:

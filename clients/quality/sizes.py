@@ -1,8 +1,9 @@
-"""Whether there are about as many patients as the study counts on, and whether they are patients.
+"""Compare the number of patients with the number that the study expects.
 
-A file that was cut off fits every rule of a study, and so do ids of stays in place of patients. In
-the first case the study divides its sum by more patients than gave to it. In the second each stay
-counts as a patient: the privacy budget then protects one stay, and not all of a patient's.
+A truncated file breaks no rule of a study, and neither do ids of stays in place of patient ids. In
+the first case the study divides its sum by more patients than contributed to it. In the second case
+each stay counts as a patient: the privacy budget then protects one stay, and not all stays of a
+patient.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ from flo.clients.quality.findings import DataFinding
 from flo.study.schema import Schema
 
 SIZE = "number of patients"
-_TIMES = 2.0  # more or fewer than declared
-_GROWN = 1.1  # since it was declared, and rounded
+_TIMES = 2.0  # factor by which more or fewer than declared are unexpected
+_GROWN = 1.1  # factor for growth since the declaration, and for rounding
 
 
 def unexpected_size(
     ids: list[str], id_column: str, schema: Schema, declared: int | None
 ) -> list[DataFinding]:
-    """What there is to ask about n records with these ``ids``.
+    """Return a finding to accept if the number of different ``ids`` is unexpected.
 
-    ``declared``: the patients whom the study counts on here; None if it names no such number.
+    ``ids``: one per record. ``declared``: number of patients that the study expects here; None if
+    it states none, which skips the check.
     """
     patients = len(set(ids))
     if declared is None:
@@ -36,6 +38,9 @@ def unexpected_size(
 
 
 def _may_be_stays(ids: list[str], patients: int, schema: Schema, declared: int) -> bool:
-    """Whether nobody has two records where many could have them, and too many are here."""
+    """Return whether ids may be those of stays: none repeats, and there are too many.
+
+    Too many are over 10 % more than declared. Only for studies with many records per patient.
+    """
     many = schema.records_per_patient == "many"
     return many and patients == len(ids) > declared * _GROWN

@@ -1,7 +1,8 @@
-"""From a source's cells to a table of numbers and codes, column by column and batch by batch.
+"""Convert a source's cells to a table of numbers and codes, by column and batch.
 
-The mapping's units, codes and missing cells are applied here. Only numbers and codes are kept, so a
-million records of thirty columns take some hundred megabytes whatever the source holds beside.
+The mapping's units, codes and missing cells are applied here. Only numbers and codes are stored, so
+that a million records of thirty columns take some hundred megabytes, whatever else the source
+holds.
 """
 
 from __future__ import annotations
@@ -30,19 +31,20 @@ _ONLY_A_BOUND = (
     'what of this means "not known" can be named under `missing` in mapping.toml, as it is spelt'
 )
 _BOUND = r"^(<|>|≤|≥|\? )"
-_UNKNOWN = "\0"  # begins a cell that the mapping's codes do not name; in no codebook
+_UNKNOWN = "\0"  # prefix of a cell that the mapping's codes do not name; in no codebook
 _WHOLE = re.compile(r"(-?\d+)\.0+")
 CountSoFar = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Table:
-    """n records. ``ids``: as patients are known here, "" for a missing one.
+    """n records. ``ids``: normalised patient ids, "" for a missing one.
 
     ``columns``: numbers as float64 with NaN for missing, codes as a categorical with NaN for
-    missing. ``images``: (n, pixels), NaN for what is no number. ``invalid``: (column, rule) -> the
-    cells that could not be read, (n,); a number among them stands as NaN. ``to_accept`` and
-    ``notes``: the source's own, as in its batches.
+    missing. ``images``: (n, pixels), NaN for a pixel that is not a number. ``invalid``: (column,
+    rule) -> mask (n,) of the cells that could not be read, which are NaN in a number's column, and
+    of those that the source found wrong. ``to_accept`` and ``notes``: those of the source's
+    batches.
     """
 
     ids: list[str]
@@ -57,7 +59,7 @@ class Table:
 
     @property
     def source_findings(self) -> list[DataFinding]:
-        """What could not be read, and what the source itself is in doubt about or notes."""
+        """Findings on cells that could not be read, and the source's own doubts and notes."""
         wrong = [
             finding
             for (column, rule), mask in self.invalid.items()
@@ -77,7 +79,7 @@ class Table:
         )
 
     def unread_in(self, column: str) -> Mask:
-        """Cells of a column that could not be read, (n,)."""
+        """Return the mask, (n,), of a column's cells in ``invalid``."""
         masks = [mask for (name, _), mask in self.invalid.items() if name == column]
         return np.any(masks, axis=0) if masks else np.zeros(len(self), dtype=bool)
 
@@ -88,9 +90,9 @@ def read(
     mapping: StudyMapping,
     progress: CountSoFar = lambda done: None,
 ) -> Table:
-    """The records that ``mapping`` asks for. Columns that it does not name are not in the table.
+    """Read the records that ``mapping`` selects. The table has only the columns that it names.
 
-    ``progress`` is told how many records were read.
+    ``progress`` is called with the number of records read so far.
 
     Raises:
         DataError: the source cannot be read. UsageError: it cannot be reached.
@@ -167,7 +169,7 @@ def _numbers(
 
 
 def _bounds(cells: pa.Array, text: Mask) -> Mask:
-    """Which cells, of those that are no number, begin with a comparator."""
+    """Return the mask of the non-numeric cells that begin with a comparator."""
     if not text.any():
         return text
     found = pc.fill_null(pc.match_substring_regex(_text(cells), _BOUND), False)
@@ -176,7 +178,7 @@ def _bounds(cells: pa.Array, text: Mask) -> Mask:
 
 
 def _missing(cells: tuple[str, ...]) -> tuple[tuple[str, ...], list[float]]:
-    """Words, and numbers, which have many spellings: -1 and -1.0."""
+    """Return words, and numbers, which have several spellings: -1 and -1.0."""
     numbers = {cell: float(cell) for cell in cells if re.fullmatch(r"-?\d+(\.\d+)?", cell)}
     return tuple(cell for cell in cells if cell not in numbers), list(numbers.values())
 
@@ -185,7 +187,7 @@ def _coded(cells: pa.Array, mapped: MappedColumn, known: tuple[str, ...]) -> pa.
     text = _without(_text(cells, as_spelt=bool(mapped.codes)), mapped.missing)
     found = text.dictionary_encode()
     named = [_code(cell, mapped.codes, known) for cell in found.dictionary.to_pylist()]
-    # Two cells may mean one code, so it is encoded anew.
+    # Two cells may mean the same code, so encode again.
     return (
         pa.DictionaryArray.from_arrays(found.indices, pa.array(named, pa.string()))
         .dictionary_decode()
@@ -194,9 +196,10 @@ def _coded(cells: pa.Array, mapped: MappedColumn, known: tuple[str, ...]) -> pa.
 
 
 def _code(cell: str, codes: Mapping[str, str], known: tuple[str, ...]) -> str | None:
-    """What a cell is in the study: also an empty one and words such as None, if ``codes`` say so.
+    """Return a cell's code in the study, None for missing.
 
-    A whole number that a file writes with decimals, 1.0, is that number, as in Parquet.
+    ``codes`` may also name an empty cell and words such as None. A whole number that a file writes
+    with decimals, 1.0, is that number, as in Parquet.
     """
     wanted = codes or known
     if cell not in wanted and (whole := _WHOLE.fullmatch(cell)) and whole[1] in wanted:
@@ -211,7 +214,7 @@ def _code(cell: str, codes: Mapping[str, str], known: tuple[str, ...]) -> str | 
 def _text(cells: pa.Array, *, as_spelt: bool = False) -> pa.StringArray:
     try:
         return as_text(cells, as_spelt=as_spelt)
-    except TypeError:  # cells that are no text at all are nothing a codebook names
+    except TypeError:  # cells that are not text are in no codebook
         return pa.array([_UNKNOWN] * len(cells), pa.string())
 
 

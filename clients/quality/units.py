@@ -1,7 +1,7 @@
-"""A number in another unit than the study's: mmol/L for mg/dL, Fahrenheit for Celsius, and so on.
+"""Detect numbers in another unit than the study's, such as Fahrenheit for Celsius.
 
-Seen by the study's public bounds: many values lie outside, or all crowd at one end, and one
-well-known conversion would bring them in.
+The check uses the study's public bounds: many values lie outside them, or nearly all lie at one
+end, and one well-known conversion would correct that.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from flo.study.schema import NumberColumn
 
 UNIT = "unit"
 _FEWEST, _DISTINCT = 20, 5
-_OUTSIDE = 0.02  # of the values; fewer are slips of the pen
-_INSIDE = 0.95  # of what lay outside, after a conversion
-_CROWDED = 0.05  # of the bounds' width holds 95 % of the values
+_OUTSIDE = 0.02  # share of the values; fewer are typing errors
+_INSIDE = 0.95  # share of the tested values that a conversion must bring within the bounds
+_CROWDED = 0.05  # share of the bounds' width that holds 95 % of the values
 _WELL_SPREAD = 0.1
 
 
 def wrong_unit(column: NumberColumn, values: Floats) -> list[DataFinding]:
-    """One finding if another unit explains the values, (n,) with NaN for missing, better."""
+    """Return one finding if another unit explains the values, (n,) with NaN for missing, better."""
     known = values[~np.isnan(values)]
     if len(known) < _FEWEST or len(np.unique(known)) < _DISTINCT:
         return []
@@ -59,8 +59,10 @@ def _would(best: Conversion) -> str:
 
 
 def _best(column: NumberColumn, values: Floats, *, spread: bool = False) -> Conversion | None:
-    """The conversion into the study's unit that brings the values in; of an analyte's own ones
-    only where the column names it."""
+    """Return the conversion into the study's unit that brings the values within the bounds.
+
+    A conversion for one analyte is used only if the column's name names it.
+    """
     fitting = [
         conversion
         for conversion in CONVERSIONS
@@ -84,5 +86,5 @@ def _crowded(column: NumberColumn, values: Floats, share: float = _CROWDED) -> b
 
 
 def _strangeness(conversion: Conversion) -> tuple[bool, float]:
-    """Least for the column's own quantity; among equals, for the smallest change."""
+    """Rank conversions of the column's own quantity first, then those with the smallest change."""
     return not conversion.what, abs(float(np.log(conversion.factor)))

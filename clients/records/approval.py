@@ -1,7 +1,6 @@
-"""The kept approval of a study: what the agent needs to act on it, verified at every message.
+"""Stored approval of a study: what the agent needs to act on it, verified at every message.
 
-How one comes to be is in ``flo.clients.approvals.approve``; how it ends in
-``flo.clients.approvals.decline``.
+``flo.clients.approvals.approve`` creates an approval; ``flo.clients.approvals.decline`` ends it.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ _LIMIT = 2 * MAX_STUDY_BYTES
 
 
 class Approval(Document):
-    """What the agent needs to act on a study; kept at the site, never sent.
+    """Data with which the agent acts on a study; stored at the site, never sent.
 
-    ``signature`` covers all other fields, so that nobody can point it at other patients.
+    ``signature`` covers all other fields, so the approval cannot be redirected to other patients.
     """
 
     schema_version: Literal[1] = 1
@@ -47,46 +46,46 @@ class Approval(Document):
     signature: str = ""
 
     def statement(self) -> bytes:
-        """What the site signs: everything but the signature."""
+        """Return the bytes that the site signs: all fields but the signature."""
         return canonical.encode(self.model_dump(mode="json", exclude={"signature"}))
 
     def signed(self, identity: Identity) -> Approval:
-        """The same, signed by the site's identity key in place of any signature before."""
+        """Return a copy signed by the site's identity key, replacing any earlier signature."""
         return self.model_copy(
             update={"signature": identity.sign("kept-approval", self.statement())}
         )
 
     def read_study(self) -> Study:
-        """The study as it was approved. Raises MessageError or StudyError if it is none."""
+        """Return the approved study. Raises MessageError or StudyError if it is invalid."""
         return from_canonical(self.study.encode())
 
     def read_decision(self) -> Approve:
-        """Raises TrustError if it is not a yes."""
+        """Return the decision. Raises TrustError if it is not an approval."""
         return read_approval(self.decision)
 
     @property
     def epsilon(self) -> float:
-        """What the ledger pays for it."""
+        """ε that the ledger pays for the study."""
         return charged_epsilon(self.study, self.read_decision().worst_case)
 
 
 @functools.lru_cache(maxsize=256)
 def charged_epsilon(study: str, if_broken: bool) -> float:
-    """ε of a study (canonical text), as designed or as if the secure sum were broken.
+    """Return the ε of a study (canonical text), as designed or as if the secure sum were broken.
 
-    As designed it is the one that the study asks for, which rules of a policy are about; its plan
-    is calibrated to no more than that.
+    As designed it is the ε that the study asks for, which a policy's rules refer to; its plan is
+    calibrated to no more than that.
     """
     found = from_canonical(study.encode())
     return Plan.charged(found, if_broken=True).epsilon if if_broken else found.largest_epsilon
 
 
 def load(home: SiteHome, digest: str) -> Approval:
-    """The approval of a study to act on, verified; it may have expired (``refuse_expired``).
+    """Return the verified approval to act on; it may have expired (``refuse_expired``).
 
     Raises:
-        RefusedError: there is none. TrustError: it was edited, or the study is not of the
-        coordinator that this site is enrolled at, or of its earlier keys.
+        RefusedError: there is none. TrustError: it was edited, or no current or earlier key of this
+        site's coordinator signed the study.
     """
     path = approval_path(home, digest)
 
@@ -99,7 +98,7 @@ def load(home: SiteHome, digest: str) -> Approval:
 
 
 def read(home: SiteHome, digest: str) -> Approval:
-    """The approval of a study to look at and clean up after: what this site signed.
+    """Return the approval for display or cleanup; verifies only the site's own signatures.
 
     Raises:
         RefusedError: there is none. TrustError: it was edited.
@@ -120,26 +119,26 @@ def read(home: SiteHome, digest: str) -> Approval:
 
 
 def keep(home: SiteHome, approval: Approval) -> None:
-    """Write it whole, or not at all."""
+    """Write the approval atomically."""
     path = approval_path(home, approval.read_study().digest)
     write_private(path, approval.to_bytes())
 
 
 def approved_digests(home: SiteHome) -> list[str]:
-    """Digests of all studies that were ever approved here, withdrawn ones included."""
+    """Return digests of all studies ever approved here, withdrawn ones included."""
     found = (home.directory / "approved").glob("*.json")
     return sorted(path.stem for path in found if "." not in path.stem)
 
 
 def refuse_expired(approval: Approval) -> None:
-    """Raises RefusedError after the study's last day: nothing more is released, only settled."""
+    """Raises RefusedError after the study's last day: it can then only be settled."""
     if is_expired(approval):
         study = approval.read_study()
         raise RefusedError(f"study {study.digest[:12]} expired on {study.expires}")
 
 
 def is_expired(approval: Approval) -> bool:
-    """Whether the study's last day, in UTC, is over."""
+    """Return whether the study's last day, in UTC, is over."""
     return approval.read_study().has_expired(datetime.now(UTC).date())
 
 
@@ -165,27 +164,27 @@ def refuse_other_code(approval: Approval, code: str) -> None:
 
 
 def approval_path(home: SiteHome, digest: str) -> Path:
-    """Where the approval of the study with this digest is kept."""
+    """Return the path of a study's approval."""
     return home.directory / "approved" / f"{digest}.json"
 
 
 def pending_path(home: SiteHome, digest: str) -> Path:
-    """Where people's signatures wait for those that the policy still asks for."""
+    """Return the path of the signatures collected while the policy requires more."""
     return home.directory / "approved" / f"{digest}.waiting.json"
 
 
 def withdrawal_path(home: SiteHome, digest: str) -> Path:
-    """Where the signed withdrawal is kept; while it is there, the approval holds no longer."""
+    """Return the path of the signed withdrawal; while it exists, the approval is not valid."""
     return home.directory / "approved" / f"{digest}.withdrawn.json"
 
 
 def refusal_path(home: SiteHome, digest: str) -> Path:
-    """Where the signed refusal is kept, of a study that is not approved."""
+    """Return the path of the signed refusal of a study that is not approved."""
     return home.directory / "approved" / f"{digest}.refused.json"
 
 
 def snapshot_path(home: SiteHome, study: str, snapshot: str) -> Path:
-    """Where the frozen patients with this digest are."""
+    """Return the path of the frozen patients with this digest."""
     return home.directory / "snapshots" / f"{study}-{snapshot[:16]}.npz"
 
 
@@ -193,12 +192,12 @@ def delete_snapshots(home: SiteHome, study: str, *, but: str | None = None) -> N
     """Delete frozen patients of a study, all or all but those with the digest ``but``."""
     kept = snapshot_path(home, study, but) if but else None
     for path in (home.directory / "snapshots").iterdir():
-        if path != kept and path.name.lstrip(".").startswith(study):  # cut-off ones have a dot
+        if path != kept and path.name.lstrip(".").startswith(study):  # partial writes have a dot
             path.unlink()
 
 
 def readable(home: SiteHome) -> Iterator[tuple[str, Approval | None]]:
-    """Every study that was approved here; None for an approval that does not verify."""
+    """Yield every study approved here; None for an approval that does not verify."""
     for digest in approved_digests(home):
         try:
             yield digest, read(home, digest)
@@ -208,9 +207,9 @@ def readable(home: SiteHome) -> Iterator[tuple[str, Approval | None]]:
 
 
 def sweep(home: SiteHome, ledger: Ledger) -> None:
-    """Delete frozen patients that no open approval names: what a crash left. While ``swapping``.
+    """Delete frozen patients that no open approval names, left by a crash. Hold ``snapshot_lock``.
 
-    Nothing is released for an approval that cannot be read, and what it may name is kept.
+    Patients that an unreadable approval may name are kept; no release is made for it.
     """
     reservations, named, unreadable = ledger.balance().reservations, set(), []
     for digest, approved in readable(home):

@@ -1,6 +1,6 @@
-"""A signed extract of the site's ledger, for one study: everything an auditor may see.
+"""Signed extract of the site's ledger, for one study: all that an auditor may see.
 
-All rows from birth on, chained; rows of other studies show mechanism and counts but no names.
+It has all rows from birth on, chained; rows of other studies show mechanism and counts, no names.
 """
 
 from __future__ import annotations
@@ -27,22 +27,21 @@ _UNSENT = ".unsent"
 
 
 def extract_path(home: SiteHome, study: str) -> Path:
-    """Where the site keeps its latest extract for a study."""
+    """Return the path of the site's latest extract for a study."""
     return home.directory / "extracts" / f"{study}.json"
 
 
 def keep(home: SiteHome, study: str, document: bytes) -> None:
-    """Write an extract, and a mark beside it that it has not been sent."""
+    """Write an extract and mark it as unsent."""
     write_private(_unsent(home, study), b"")
     write_private(extract_path(home, study), document)
 
 
 def send_kept(home: SiteHome, api: CoordinatorApi) -> None:
-    """Send every extract that is marked. The mark stays where sending may work later.
+    """Send every extract marked as unsent. A mark stays if sending may succeed later.
 
     Raises:
-        RefusedError: everything is stopped here, or the coordinator has no time for it now.
-        NetworkError.
+        RefusedError: this site is halted, or the coordinator is busy. NetworkError.
     """
     for mark in sorted((home.directory / "extracts").glob(f"*{_UNSENT}")):
         refuse_halted(home)
@@ -50,7 +49,7 @@ def send_kept(home: SiteHome, api: CoordinatorApi) -> None:
         try:
             document = extract_path(home, study).read_text(encoding="utf-8")
             api.call("reports", {"study": study, "extract": document})
-        except (MessageError, TrustError) as error:  # it would be refused again
+        except (MessageError, TrustError) as error:  # another attempt would be refused, too
             log.warning(f"the extract is kept here, and the coordinator does not take it: {error}")
         except FileNotFoundError:  # the agent was killed before it wrote the extract
             log.warning(f"the extract of study {study[:12]} is missing: flo site extract makes it")
@@ -64,9 +63,9 @@ def _unsent(home: SiteHome, study: str) -> Path:
 def make_extract(
     home: SiteHome, ledger: Ledger, study: str, layers: dict[str, bool] | None = None
 ) -> bytes:
-    """Canonical bytes of the signed extract.
+    """Return the canonical bytes of the signed extract.
 
-    ``layers``: what confines the process that holds patients; None where no agent says so.
+    ``layers``: confinement of the process that holds patients; None if no agent states it.
 
     Raises:
         RefusedError: the study is not approved.

@@ -1,10 +1,10 @@
-"""Whose records are in a study's frozen snapshot: keyed hashes, sealed by the site's key store.
+"""Members of a study's frozen snapshot, as keyed hashes sealed by the site's key store.
 
-One file for each snapshot, named after it: the approval names the snapshot, and so both change in
-one step.
+Each snapshot has a file, named after it. The approval names the snapshot, so both change in one
+step.
 
-Needed to honour an opt-out, and to answer a patient's question later: "in which models am I?". The
-hashes stay after the study has ended; without ``patients.key`` they tell nothing.
+Members are needed to honour an opt-out, and to answer a patient's later question: "in which models
+am I?". The hashes stay after the study has ended; without ``patients.key`` they reveal no patient.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LIMIT = 1 << 30
 
 
 class DepartedPatient(Document):
-    """A patient who is out again. ``row``: the ledger's last row at that moment."""
+    """A patient who was removed. ``row``: the ledger's last row at that moment."""
 
     patient: Digest
     side: Side
@@ -33,7 +33,7 @@ class DepartedPatient(Document):
 
 
 class Members(Document):
-    """``training`` and ``held_out``: keyed hashes in the snapshot's own order of patients."""
+    """``training`` and ``held_out``: keyed hashes in the snapshot's order of patients."""
 
     schema_version: Literal[1] = 1
     training: tuple[Digest, ...]
@@ -42,7 +42,7 @@ class Members(Document):
 
     @classmethod
     def load(cls, home: SiteHome, study: str, snapshot: str) -> Members | None:
-        """None for a study that was approved before members were kept (FLO 0.1)."""
+        """Read them; None for a study approved before members were stored (FLO 0.1)."""
         path = _path(home, study, snapshot)
         if not path.exists():
             return None
@@ -52,26 +52,26 @@ class Members(Document):
         )
 
     def save(self, home: SiteHome, study: str, snapshot: str) -> None:
-        """Write them sealed, bound to this snapshot."""
+        """Write them, sealed and bound to this snapshot."""
         data = self.to_bytes()
         path = _path(home, study, snapshot)
         write_secret(path, home.open_keystore(), f"members of {snapshot}", data)
 
     def side_of(self, patient: str) -> Side | None:
-        """Where this patient is now; None if nowhere."""
+        """Return the side that this patient is on; None if on neither."""
         if patient in self.training:
             return "training"
         return "held_out" if patient in self.held_out else None
 
     def without(self, patient: str, side: Side, row: int) -> Members:
-        """The same with this patient out from the ledger's ``row`` on."""
+        """Return a copy with this patient removed after the ledger's ``row``."""
         kept = tuple(name for name in getattr(self, side) if name != patient)
         left = (*self.left, DepartedPatient(patient=patient, side=side, row=row))
         return self.model_copy(update={side: kept, "left": left})
 
 
 def delete_members(home: SiteHome, study: str, *, but: str) -> None:
-    """Forget the members of a study's earlier snapshots."""
+    """Delete the members of a study's snapshots, except those of the snapshot ``but``."""
     for path in (home.directory / "approved").glob(f"{study}.*.members"):
         if path != _path(home, study, but):
             path.unlink()

@@ -1,9 +1,9 @@
-"""Kept replies: every release is written, encrypted and flushed before its ledger row exists.
+"""Stored replies: every release is written, encrypted and flushed before its ledger row exists.
 
-The same request must get identical bits for as long as the coordinator may ask again, so replies
-stay until the study is settled. Of a masked reply the masked bits are kept, so that a restarted
-site, whose run key is gone, can send them again. With local noise the noisy vector is kept too: a
-retry masks it anew. A share of distributed noise is never kept: it serves one attempt.
+A repeated request must get identical bits for as long as the coordinator may ask again, so replies
+stay until the study is settled. A masked reply is stored masked, so that a restarted site, whose
+run key is gone, can send it again. With local noise the noisy vector is stored too: a retry masks
+it again. With distributed noise it is never stored: a share of noise serves one attempt.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from flo.storage.files import write_private
 
 
 class ReplyStore:
-    """The kept replies of one site, by study and digest, each sealed for its own place."""
+    """Stored replies of one site, by study and digest, each sealed for its own entry."""
 
     def __init__(self, directory: Path, keystore: KeyStore) -> None:
         self._directory, self._keystore = directory, keystore
 
     def store(self, study: str, values: Values) -> str:
-        """Write and flush; returns the digest that the ledger row names."""
+        """Write and flush the values; return the digest that the ledger row names."""
         data = values_bytes(values)
         digest = canonical.digest(data)
         sealed = self._keystore.seal(self._context(study, digest), data)
@@ -31,9 +31,9 @@ class ReplyStore:
         return digest
 
     def load(self, study: str, digest: str, ring: int) -> Values | None:
-        """The same bits again, or None if they were burnt. Raises TrustError if changed.
+        """Return the same bits, or None if they were deleted. Raises TrustError if changed.
 
-        ``ring``: 32 or 64 for what was kept masked, else 0.
+        ``ring``: 32 or 64 for a reply stored masked, else 0.
         """
         path = self._path(study, digest)
         if not path.exists():
@@ -42,8 +42,8 @@ class ReplyStore:
         return values_from(data, ring)
 
     def forget(self, study: str) -> None:
-        """Remove the replies of a settled study."""
-        for pattern in (f"{study[:32]}-*.sealed", f".{study[:32]}-*.sealed.*"):  # and cut-off ones
+        """Delete the replies of a settled study."""
+        for pattern in (f"{study[:32]}-*.sealed", f".{study[:32]}-*.sealed.*"):  # with partial ones
             for path in self._directory.glob(pattern):
                 path.unlink()
 

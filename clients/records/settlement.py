@@ -1,4 +1,4 @@
-"""The end of a study at a site: what was not used is free again, and its data are deleted."""
+"""End of a study at a site: unused budget is free again, and the study's data are deleted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flo.study.document import Study
 def settle(
     ledger: Ledger, replies: ReplyStore, home: SiteHome, approved: Approval, study: Study
 ) -> None:
-    """End a study here: free what was not used, forget kept replies, delete the frozen patients."""
+    """End a study here: free unused budget, delete stored replies and frozen patients."""
     with home.snapshot_lock():
         ledger.settle(approved.reservation, "the study ended")
         replies.forget(study.digest)

@@ -1,7 +1,7 @@
 """The frozen copy of a hospital's data that one approved study runs on.
 
 Made once, at approval, from a checked table; numeric arrays only, readable by the owner only.
-Training and evaluation read this file and never the hospital's own.
+Training and evaluation read this file and never the hospital's own data.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Snapshot:
         return cls(_patients(checked, ~aside), _patients(checked, aside))
 
     def to_bytes(self) -> bytes:
-        """As an uncompressed ``.npz`` without pickles; equal snapshots give equal bytes."""
+        """Return an uncompressed ``.npz`` without pickles; equal snapshots give equal bytes."""
         buffer = io.BytesIO()
         arrays = _arrays("training", self.training) | _arrays("held", self.held_out)
         if self.salt:
@@ -61,17 +61,17 @@ class Snapshot:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 that an approval names."""
+        """SHA-256 that an approval names."""
         return canonical.digest(self.to_bytes())
 
     def write(self, path: Path) -> str:
-        """Freeze to ``path``, readable by the owner only (0600). Returns its ``digest``."""
+        """Write to ``path``, readable by the owner only (0600). Return the ``digest``."""
         data = self.to_bytes()
         write_private(path, data)
         return canonical.digest(data)
 
     def without(self, side: Literal["training", "held_out"], number: int) -> Snapshot:
-        """The same without one patient of one side, by their number there."""
+        """Return a copy without one patient, given by their number within ``side``."""
         patients: Patients = getattr(self, side)
         kept = patients.patient != number
         numbers = patients.patient[kept]
@@ -86,12 +86,12 @@ class Snapshot:
         return replace(self, held_out=fewer)
 
     def salted(self) -> Snapshot:
-        """The same patients under another digest."""
+        """Return the same patients under another digest."""
         return replace(self, salt=os.urandom(16))
 
     @classmethod
     def read(cls, path: Path, digest: str) -> Snapshot:
-        """Raises TrustError if the file is not the one that was approved."""
+        """Read a snapshot. Raises TrustError if the file is not the one that was approved."""
         data = path.read_bytes()
         if canonical.digest(data) != digest:
             raise TrustError(f"snapshot {path.name} is not the one that was approved")

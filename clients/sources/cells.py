@@ -1,4 +1,4 @@
-"""Cells of any Arrow type as text, numbers or patient ids. Each by itself, whatever stands around.
+"""Convert cells of any Arrow type to text, numbers or patient ids, each cell independently.
 
 Missing is an empty cell, NA, N/A, NaN, null or None, in any case.
 """
@@ -16,16 +16,16 @@ from flo.study.schema import MISSING
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _INFINITE = r"(?i)^[+-]?inf(inity)?$"
 _MISSING = pa.array(sorted(MISSING))
-_EXACT = 2.0**53  # beyond it a float is no exact count of anything
+_EXACT = 2.0**53  # below it a float holds every whole number exactly
 
 
 def as_text(cells: pa.Array, *, as_spelt: bool = False) -> pa.StringArray:
-    """Text without spaces around it, and null for missing; whole numbers without a decimal point.
+    """Return text without outer spaces, null for missing; whole numbers without a decimal point.
 
-    ``as_spelt``: empty cells and words such as None stay what they are, for a mapping to name.
+    ``as_spelt``: keep empty cells and words such as None, so that a mapping can name them.
 
     Raises:
-        TypeError: cells that are lists or structures, or bytes that are no UTF-8.
+        TypeError: cells are lists or structures, or bytes that are not UTF-8.
     """
     cells = _plain(cells)
     kind = cells.type
@@ -33,7 +33,7 @@ def as_text(cells: pa.Array, *, as_spelt: bool = False) -> pa.StringArray:
         return pa.nulls(len(cells), pa.string())
     if pa.types.is_boolean(kind):
         return pc.if_else(cells, "True", "False")
-    if pa.types.is_decimal(kind):  # exactly: an id of 18 digits is no float
+    if pa.types.is_decimal(kind):  # as text: a float cannot hold an id of 18 digits
         whole = pc.replace_substring_regex(cells.cast(pa.string()), r"\.0+$", "")
         return pc.replace_substring_regex(whole, r"(\.\d*[1-9])0+$", r"\1")
     if pa.types.is_floating(kind):
@@ -42,23 +42,25 @@ def as_text(cells: pa.Array, *, as_spelt: bool = False) -> pa.StringArray:
         integers = pc.if_else(whole, cells, pa.scalar(None, kind)).cast(pa.int64())
         return pc.coalesce(integers.cast(pa.string()), cells.cast(pa.string()))
     if pa.types.is_nested(kind):
-        raise TypeError("lists or structures")  # a structure's type names its keys
+        raise TypeError("lists or structures")  # a structure's type would name its keys
     if not _is_text(kind):
         return cells.cast(pa.string())
     try:
         trimmed = pc.utf8_trim_whitespace(cells.cast(pa.string()))
-        trimmed.validate(full=True)  # a file may call bytes text
+        trimmed.validate(full=True)  # a file may mark bytes as text
         absent = pc.is_in(pc.utf8_lower(trimmed), value_set=_MISSING)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise TypeError("bytes") from None  # what Arrow says of them may quote them
+        raise TypeError("bytes") from None  # Arrow's message may quote them
     return trimmed if as_spelt else pc.if_else(absent, pa.scalar(None, pa.string()), trimmed)
 
 
 def as_ids(cells: pa.Array) -> pa.StringArray:
-    """Patient ids: text or whole numbers, null for missing. No two different cells become one.
+    """Return patient ids: text or whole numbers, null for missing.
+
+    Different ids stay different, except for outer spaces.
 
     Raises:
-        DataError: cells of another kind, or whole numbers that a float does not hold exactly.
+        DataError: cells of another kind, or floats that are not exact whole numbers.
     """
     cells = _plain(cells)
     rule, hint = "patient ids must be text or whole numbers", "make them text where they come from"
@@ -76,9 +78,9 @@ def as_ids(cells: pa.Array) -> pa.StringArray:
 
 
 def as_numbers(cells: pa.Array) -> tuple[Floats, Mask]:
-    """Numbers, NaN for missing, shape (n,); and which cells are no number (NaN, too).
+    """Return numbers, NaN for missing, shape (n,), and the mask of cells that are no number.
 
-    Infinity is a number here. Raises TypeError as ``as_text`` does.
+    The latter are NaN, too. Infinity is a number here. Raises TypeError as ``as_text`` does.
     """
     cells = _plain(cells)
     kind = cells.type
@@ -87,7 +89,7 @@ def as_numbers(cells: pa.Array) -> tuple[Floats, Mask]:
     text = as_text(cells)
     try:
         values = _floats(text.cast(pa.float64()))
-    except pa.ArrowInvalid:  # some cell is no number; find out which
+    except pa.ArrowInvalid:  # some cell is no number; find which
         numbers = pc.match_substring_regex(text, _NUMBER)
         bare = pc.replace_substring_regex(text, r"^\+", "")
         values = _floats(pc.if_else(numbers, bare, pa.scalar(None, pa.string())).cast(pa.float64()))
@@ -108,7 +110,7 @@ def _plain(cells: pa.Array) -> pa.Array:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    """Also bytes: Impala and old versions of Spark do not mark their text as such."""
+    """Return whether cells are text or bytes: Impala and old Spark do not mark text as such."""
     return any(
         is_so(kind)
         for is_so in (
@@ -119,7 +121,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _floats(cells: pa.Array) -> Floats:
-    # A copy: Arrow's own memory cannot be written, and is kept as long as anything looks at it.
+    # A copy: Arrow's own memory is read-only, and is not freed while a view of it exists.
     return np.array(pc.fill_null(cells, float("nan")).to_numpy(zero_copy_only=False))
 
 

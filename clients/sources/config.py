@@ -1,6 +1,6 @@
-"""``source`` of a population in ``site.toml``: where its patients are; and opening it.
+"""``source`` of a population in ``site.toml``: the place of its patients, and how to open it.
 
-Addresses of databases hold passwords, so they stand in an environment variable and not in a file.
+Addresses of databases hold passwords, so they are in an environment variable and not in a file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SqlName = Annotated[str, AfterValidator(_sql_name)]
 
 
 class SqlPlace(Document):
-    """A table or view that has one row for each record. ``address``: the variable with its URL."""
+    """Table or view with one row for each record. ``address``: the variable with its URL."""
 
     kind: Literal["sql"]
     address: Variable
@@ -47,35 +47,35 @@ class SqlPlace(Document):
         return f"{self.table} in the database that {self.address} names"
 
     def open(self, id_column: str) -> DataSource:
-        """The table. Raises UsageError if the variable is not set."""
+        """Open the table. Raises UsageError if the variable is not set."""
         from flo.clients.sources.sql import SqlTable
 
         return SqlTable(_address(self.address), self.table, self.schema_name, id_column)
 
 
 class FhirPlace(Document):
-    """A folder with a FHIR R4 bulk export: ``*.ndjson`` and ``*.ndjson.gz``, however deep."""
+    """Folder with a FHIR R4 bulk export: ``*.ndjson`` and ``*.ndjson.gz``, at any depth."""
 
     kind: Literal["fhir"]
     folder: Path
 
     @property
     def words(self) -> str:
-        """The folder's own name, without those above it."""
+        """The folder's own name, without its parents."""
         return f"FHIR export {self.folder.name}"
 
     def open(self, id_column: str) -> DataSource:
-        """The export. Raises DataError or UsageError if it is none."""
+        """Open the export. Raises DataError without one, UsageError for a wrong ``id_column``."""
         from flo.clients.sources.fhir import FhirExport
 
         return FhirExport(self.folder, id_column)
 
 
 class OmopPlace(Document):
-    """A database with the OMOP common data model, version 5.3 or 5.4.
+    """Database with the OMOP common data model, version 5.3 or 5.4.
 
-    ``vocabulary_schema``, ``cohort_schema``: where the vocabulary and the cohorts are, if not in
-    ``schema_name``, as OHDSI's tools set it up.
+    ``vocabulary_schema``, ``cohort_schema``: schemas of the vocabulary and of the cohorts, if they
+    are not in ``schema_name``, as OHDSI's tools set them up.
     """
 
     kind: Literal["omop"]
@@ -90,7 +90,10 @@ class OmopPlace(Document):
         return f"OMOP database that {self.address} names"
 
     def open(self, id_column: str) -> DataSource:
-        """The database. Raises UsageError if the variable is not set, or ``id_column`` is no id."""
+        """Open the database.
+
+        Raises UsageError if the variable is not set, or ``id_column`` is no id.
+        """
         from flo.clients.sources.omop import OmopDatabase
 
         return OmopDatabase(
@@ -103,7 +106,7 @@ class OmopPlace(Document):
 
 
 class DicomPlace(Document):
-    """A folder with DICOM images, and a CSV file with what is known of each beside them."""
+    """Folder with DICOM images, and a CSV file with labels and other data on them."""
 
     kind: Literal["dicom"]
     folder: Path
@@ -111,11 +114,11 @@ class DicomPlace(Document):
 
     @property
     def words(self) -> str:
-        """The folder's own name, without those above it."""
+        """The folder's own name, without its parents."""
         return f"DICOM folder {self.folder.name}"
 
     def open(self, id_column: str) -> DataSource:
-        """The folder, its labels read. Raises DataError if they cannot be."""
+        """Open the folder and read its labels. Raises DataError if they cannot be read."""
         from flo.clients.sources.dicom import DicomFolder
 
         return DicomFolder(self.folder, self.labels, id_column)

@@ -1,6 +1,6 @@
-"""Reading a database through SQLAlchemy: one connection, read only, rows streamed.
+"""Read a database through SQLAlchemy: one connection, rows streamed.
 
-Nothing here writes, and errors are told without the address, which may hold a password, and without
+No function here writes. Error messages contain neither the address, which may hold a password, nor
 a row. Give FLO a user of the database that may only read.
 """
 
@@ -21,7 +21,10 @@ from flo.errors import DataError, UsageError
 
 
 def engine(address: str) -> sa.Engine:
-    """Raises UsageError for an address that cannot be one, DataError if its file is not there."""
+    """Create an engine without connecting.
+
+    Raises UsageError for an address that cannot be used, DataError if SQLite's file does not exist.
+    """
     try:
         made = sa.create_engine(address, hide_parameters=True)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
@@ -32,7 +35,7 @@ def engine(address: str) -> sa.Engine:
         ) from None
     file = made.url.database
     if made.dialect.name == "sqlite" and not (file and Path(file).is_file()):
-        raise DataError("the database's file does not exist")  # SQLite would make an empty one
+        raise DataError("the database's file does not exist")  # SQLite would create an empty one
     return made
 
 
@@ -42,7 +45,7 @@ def _lacking(error: Exception) -> str:
 
 @contextmanager
 def reading(database: sa.Engine, name: str) -> Iterator[sa.Connection]:
-    """A connection in one transaction, read-only where the database knows such.
+    """Open a connection in one transaction, which is read-only on PostgreSQL and SQLite.
 
     Raises DataError.
     """
@@ -65,7 +68,10 @@ def reading(database: sa.Engine, name: str) -> Iterator[sa.Connection]:
 def batches(
     connection: sa.Connection, query: sa.Select[*tuple[Any, ...]]
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a query. A column of one kind of number stays one, all else becomes text."""
+    """Yield the rows of a query.
+
+    A column whose cells are of one type keeps that type; a mixed one becomes text.
+    """
     result = connection.execute(query)
     names = list(result.keys())
     for rows in result.yield_per(BATCH).partitions():

@@ -1,16 +1,16 @@
-"""A folder with DICOM images: pixels, a few tags, and a CSV file with what is known beside them.
+"""Folder with DICOM images: pixels, a few tags, and a CSV file of labels.
 
-One record for each image. Fields:
+There is one record for each image. Fields:
 
     pixels               the study's pixels, see ``dicom_pixels``
     dicom:KEYWORD        a number or short code, such as dicom:SliceThickness
     COLUMN               of the labels file, whose column PatientID, SeriesInstanceUID or
-                         SOPInstanceUID says of which images a line speaks
+                         SOPInstanceUID says which images a line describes
 
-Of tags only kinds that cannot hold a name or a date are offered. An image that says that text is
-burned into it (0028,0301), and one that is a photograph of a document, is refused; one of a screen
-is for a steward to look at. An image that lies there twice counts once. Which files are images, and
-what becomes of links: ``dicom_files``.
+Only tags of kinds that cannot hold a name or a date are offered. An image is refused if its header
+says that text is burned into it (0028,0301) or that it shows recognizable visual features
+(0028,0302). A capture of a screen is reported to the steward. An image that occurs twice counts
+once. ``dicom_files`` decides which files are images, and how links are treated.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Record:
 
 
 class DicomFolder:
-    """A ``Source`` of images. The labels file is read at once, the images one after the other."""
+    """``DataSource`` of images. Reads the labels file at once, the images one by one."""
 
     is_table = False
 
@@ -65,7 +65,10 @@ class DicomFolder:
 
     @quiet()
     def fields(self) -> list[SourceField]:
-        """Pixels, columns of the labels, and harmless tags of one image. Raises DataError: none."""
+        """Return pixels, columns of the labels, and harmless tags of the first image.
+
+        Raises DataError if there is no image.
+        """
         first = next(images(self._folder, Beside()), None)
         if first is None:
             raise DataError(f"{self._folder} holds no DICOM image")
@@ -74,27 +77,27 @@ class DicomFolder:
         return [SourceField("pixels", "the image"), *known, *tags]
 
     def settings(self) -> dict[str, Any]:
-        """Nothing: a mapping of images needs columns only."""
+        """Return no settings: a mapping of images needs only columns."""
         return {}
 
     def words(self, cells: list[str]) -> dict[str, str]:
-        """Each cell as its own meaning: no codebook comes with images."""
+        """Return each cell as its own meaning: images have no codebook."""
         return dict(zip(cells, cells, strict=True))
 
     def ids(self) -> Iterator[pa.Array]:
-        """One id for each image: a patient's comes as often as they have images."""
+        """Yield one id for each image, so that a patient's id is repeated."""
         for image in images(self._folder, Beside()):
             yield pa.array([self._patient(image.header)], pa.string())
 
     def read(self, mapping: StudyMapping, schema: Schema) -> Iterator[Batch]:
-        """A record for each image of which the labels say something, by 256.
+        """Yield a record for each image that the labels describe, in batches of 256.
 
-        What is in doubt, and the notes, come with the last of them, when every file was seen.
+        Doubts and notes come with the last batch, after every file was read.
 
         Raises:
             DataError: images cannot be decoded or have another shape, or a line of the labels has
-            none.
-            UsageError: a mapped field is none, or its tag may hold a name, a date or free text.
+            no image.
+            UsageError: a mapped field does not exist, or its tag may hold a name, a date or text.
         """
         pixels = {c.name: c for c in schema.columns if isinstance(c, ImageColumn)}
         pixels = {name: column for name, column in pixels.items() if name in mapping.columns}
@@ -106,7 +109,7 @@ class DicomFolder:
         tally, found, part = Tally(), set[str](), list[_Record]()
         for image in images(self._folder, tally.beside):
             key, patient = self._key(image.header), self._patient(image.header)
-            if key not in lines:  # images of which nothing is known are no records
+            if key not in lines:  # images without labels are no records
                 continue
             found.add(key)
             if not tally.is_new(str(image.header.get("SOPInstanceUID") or ""), patient):
@@ -135,7 +138,10 @@ class DicomFolder:
         return str(header.get(self._labels.key) or "").strip()
 
     def _patient(self, header: Dataset) -> str:
-        """By the labels' column with ids, where a blank one is missing; else by the image's tag."""
+        """Return the id in the labels' id column, "" for a blank one.
+
+        If there is no such column, return the image's own tag.
+        """
         if self._labels.patients is not None:
             return self._labels.patients.get(self._key(header), "")
         return str(header.get(self._id) or "")
@@ -173,7 +179,7 @@ def _batch(part: list[_Record], pixels: Mapping[str, ImageColumn]) -> Batch:
 def _is_harmless(element: Any) -> bool:
     from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
-    # What the standard says of it, not what the file claims.
+    # By the kind in the standard, not the one that the file states.
     return dictionary_has_tag(element.tag) and dictionary_VR(element.tag) in _HARMLESS
 
 

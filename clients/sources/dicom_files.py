@@ -1,9 +1,9 @@
-"""Which files of a folder are DICOM images, by their headers; and what else lies there.
+"""Find the DICOM images of a folder by their headers, and count its other files.
 
 Files are numbered in the order of their paths, as ``find FOLDER/ -xtype f | LC_ALL=C sort`` lists
-them: so a steward finds one whose name, which may be a patient's, is not told. A link to a file is
-read as that file. Links to folders are counted and not followed: no loops, and nothing is read
-that does not lie in the folder or is linked one by one.
+them. A steward can then find a file without its name, which may be a patient's and is not reported.
+A link to a file is read as that file. Links to folders are counted and not followed: this avoids
+loops, and a file outside the folder is read only if it is linked itself.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_SCREEN = "1.2.840.10008.5.1.4.1.1.7"  # secondary captures; with more parts, several frames
-_PREAMBLE = 128  # bytes, then DICM
-_READ_NOW = (  # pydicom reads a value, and complains of it, when it is asked for it
+_SCREEN = "1.2.840.10008.5.1.4.1.1.7"  # secondary capture; UIDs below it have several frames
+_PREAMBLE = 128  # bytes before DICM
+_READ_NOW = (  # pydicom parses a value, and reports its faults, on the first access
     *("SOPClassUID", "ImageType", "Modality"),
     *("PatientID", "SeriesInstanceUID", "SOPInstanceUID"),
 )
-_LONGEST_FIRST_VALUE = 1024  # of a file without preamble, such as a character set
+_LONGEST_FIRST_VALUE = 1024  # bytes, in a file without preamble; such as a character set
 
-# What pydicom says of a file quotes its name and its tags.
+# pydicom's messages quote a file's name and its tags.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
 class DicomImage:
-    """A file with an image. ``number``: its place in the order of paths, 1 = the first."""
+    """File with an image. ``number``: its place in the order of paths, from 1."""
 
     number: int
     path: Path
@@ -44,8 +44,10 @@ class DicomImage:
 
 @dataclass
 class Beside:
-    """What one walk met beside images: ``unread`` numbers of files that look like DICOM and are
-    broken; DICOM files that hold no image of a patient; links to folders or to nothing.
+    """Other files that one walk found.
+
+    ``unread``: numbers of files that look like DICOM and are broken. ``others``: number of DICOM
+    files without an image of a patient. ``links``: number of links to folders or to missing files.
     """
 
     unread: list[int] = field(default_factory=list)
@@ -55,17 +57,17 @@ class Beside:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without pydicom's warnings, which quote tags."""
+    """Suppress pydicom's warnings, which quote tags."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def images(folder: Path, beside: Beside) -> Iterator[DicomImage]:
-    """Every image of the folder and those below it, read up to its pixels; ``beside`` is filled.
+    """Yield every image of the folder and its subfolders, read up to its pixels; fill ``beside``.
 
-    Localizers, segmentations, presentation states, reports and what else is no ``Image Storage``
-    are no images. Raises OSError.
+    Localizers, segmentations, presentation states, reports and others that are no ``Image Storage``
+    are not images. Raises OSError.
     """
     number = 0
     for path in _paths(folder, beside):
@@ -77,14 +79,14 @@ def images(folder: Path, beside: Beside) -> Iterator[DicomImage]:
             beside.unread.append(number)
         elif _holds_no_image(header):
             beside.others += 1
-        elif "Rows" not in header:  # cut off before it
+        elif "Rows" not in header:  # truncated before it
             beside.unread.append(number)
         else:
             yield DicomImage(number, path, header)
 
 
 def is_of_a_screen(header: Dataset) -> bool:
-    """Whether the image was taken of a screen or a paper, where names may stand."""
+    """Return whether the image was captured from a screen or paper, which may show names."""
     return f"{_kind(header)}.".startswith(f"{_SCREEN}.") or _is_of_type(header, "SCREEN SAVE")
 
 
@@ -101,7 +103,7 @@ def _paths(folder: Path, beside: Beside) -> list[Path]:
 
 
 def _stop(error: OSError) -> None:
-    raise error  # or a folder that may not be read would be passed over
+    raise error  # os.walk would otherwise skip a folder that may not be read
 
 
 @quiet()
@@ -120,7 +122,7 @@ def _header(path: Path) -> Dataset | None:
 
 
 def _looks_like_dicom(path: Path) -> bool:
-    """By its mark after the preamble; without one, if it begins as a data set does."""
+    """Return whether a file has the mark DICM or, without a preamble, begins as a data set."""
     from pydicom.datadict import dictionary_has_tag
     from pydicom.valuerep import STANDARD_VR
 
@@ -140,12 +142,12 @@ def _holds_no_image(header: Dataset) -> bool:
     from pydicom.uid import UID
 
     kind = UID(_kind(header))
-    is_known = kind.name != kind  # a maker's own class has no name
+    is_known = kind.name != kind  # a manufacturer's private class has no name
     return (is_known and "Image Storage" not in kind.name) or _is_of_type(header, "LOCALIZER")
 
 
 def _kind(header: Dataset) -> str:
-    """The number of its SOP class."""
+    """Return the UID of its SOP class."""
     return str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID", ""))
 
 

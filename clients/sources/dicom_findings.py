@@ -1,4 +1,4 @@
-"""What one reading of a DICOM folder came across, in words that name no patient and no file."""
+"""Findings of one reading of a DICOM folder, worded without a patient or a file name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flo.clients.sources.dicom_files import Beside
 from flo.errors import DataError
 from flo.study.schema import ImageColumn
 
-_BOUND_SHARE = 0.05  # of the images: fewer are empty slices
+_BOUND_SHARE = 0.05  # share of the images; fewer are empty slices
 _SHOWN = 5  # numbers of files
 _SCREEN = "captures of a screen, in which a name may be burned in though no tag says so"
 _AT_A_BOUND = "images lie wholly at one of the study's bounds: are they in its unit?"
@@ -31,7 +31,7 @@ _TWICE = "files hold an image that another one holds too, which counts once"
 class Tally:
     """Counts of images that became records, and of files that did not.
 
-    ``broken``: (what is wrong, the way out) -> numbers of files, see ``dicom_files``.
+    ``broken``: (fault, hint) -> numbers of files, see ``dicom_files``.
     """
 
     beside: Beside = field(default_factory=Beside)
@@ -43,7 +43,7 @@ class Tally:
     twice: int = 0
 
     def is_new(self, instance: str, patient: str) -> bool:
-        """Whether no image of the patient had this SOPInstanceUID. Without one each is new."""
+        """Return whether the patient has no other image with this SOPInstanceUID, and store it."""
         if instance and (instance, patient) in self.instances:
             self.twice += 1
             return False
@@ -51,22 +51,22 @@ class Tally:
         return True
 
     def add_broken(self, number: int, error: DataError) -> None:
-        """The image in file ``number`` is none for the study."""
+        """Record that the study cannot use the image in file ``number``."""
         self.broken.setdefault((str(error), error.hint), []).append(number)
 
     def add(self, *, of_a_screen: bool) -> None:
-        """A record."""
+        """Count a record."""
         self.records += 1
         self.screens += of_a_screen
 
     def add_pixels(self, column: ImageColumn, values: npt.NDArray[np.float64]) -> None:
-        """A record's pixels, where nothing is wrong with the image."""
+        """Count an image without faults whose pixels all lie at one of the study's bounds."""
         least = values.min()
         alike = least == values.max()
         self.at_a_bound[column.name] += bool(alike and least in (column.minimum, column.maximum))
 
     def to_accept(self, column: str) -> dict[tuple[str, str, str], int]:
-        """For a steward to mend or accept, as in a ``Batch``; ``column``: with the images."""
+        """Return findings to correct or accept, as in a ``Batch``; ``column``: with the images."""
         found = {}
         if self.screens:
             found["screen captures", column, _SCREEN] = self.screens
@@ -78,12 +78,12 @@ class Tally:
         return found
 
     def notes(self) -> dict[str, int]:
-        """What stands in nobody's way, as in a ``Batch``."""
+        """Return findings that do not block approval, as in a ``Batch``."""
         counts = {_OTHERS: self.beside.others, _LINKS: self.beside.links, _TWICE: self.twice}
         return {rule: count for rule, count in counts.items() if count}
 
     def refuse_broken(self, folder: Path) -> None:
-        """Raises DataError: images that cannot be read, all of them, by their numbers."""
+        """Raise DataError if images cannot be read; it lists all, by their numbers."""
         if not self.broken:
             return
         lines = [f"  {_files(numbers)}: {wrong}" for (wrong, _), numbers in self.broken.items()]
@@ -97,7 +97,7 @@ class Tally:
         )
 
     def refuse_missing(self, folder: Path, count: int, key: str) -> None:
-        """Raises DataError: ``count`` lines of the labels found no image by their ``key``."""
+        """Raise DataError if ``count`` lines of the labels, by their ``key``, have no image."""
         if not count:
             return
         hint = f"is each {key} spelt as in the images, with the zeros before it?"

@@ -1,4 +1,4 @@
-"""The CSV file beside DICOM images: what is known of a patient, a series, or one image."""
+"""CSV file of labels for DICOM images: data on a patient, a series, or one image."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ Doubts = dict[tuple[str, str, str], int]
 
 
 class Labels:
-    """``key``: the tag by which a line says of which images it speaks. ``fields``: other columns.
+    """Labels of a DICOM folder. ``fields``: columns other than the key.
 
-    ``patients``: the key of each line -> the patient's id, "" for a blank one; None where the
-    images' own tag counts, for the file has no such column.
+    ``key``: tag and column that connect a line with its images. ``patients``: the key of each line
+    -> the patient's id, "" for a blank one; None if the file has no id column, so that the images'
+    own tag is used.
     """
 
     def __init__(self, path: Path, id_column: str) -> None:
-        """Raises DataError: it cannot be read, or a line's key is missing or stands twice."""
+        """Raises DataError if the file cannot be read, or a line's key is missing or repeated."""
         if not path.is_file():
             raise DataError(f"labels {path} do not exist", hint="set `labels` in site.toml")
         names = [offer.field for offer in CsvFile(path, id_column).fields()]
@@ -48,9 +49,9 @@ class Labels:
     def read(
         self, mapping: StudyMapping, schema: Schema
     ) -> tuple[dict[str, dict[str, Any]], Doubts]:
-        """The key of each line -> the cells of the mapped columns; and what is in doubt of them.
+        """Return the key of each line -> the cells of the mapped columns; and the doubts on them.
 
-        Raises UsageError: a mapped field is no column of the file.
+        Raises UsageError if a mapped field is no column of the file.
         """
         for column in mapping.columns.values():
             if column.field not in self.fields:

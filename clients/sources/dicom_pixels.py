@@ -1,9 +1,14 @@
-"""From the values that a DICOM image stores to the study's pixels.
+"""Convert the stored values of a DICOM image to the study's pixels.
 
-In this order: what is stored, of MONOCHROME1 (low is white) mirrored in the range that it may
-have, unless they have units, which are the same however they are shown (PS3.3 C.7.6.3.1.2: for
-display, after the modality's rescale); its real values; held within the study's bounds, as a
-viewer's window does; padding as the least of them; averaged to the study's size.
+Steps, in this order:
+
+1. Take the stored values. Mirror MONOCHROME1 (low is white) in the range that it may have, unless
+   the values have units, which do not depend on the display (PS3.3 C.7.6.3.1.2: for display, after
+   the modality's rescale).
+2. Convert to real values.
+3. Clip to the study's bounds, as a viewer's window does.
+4. Set padding to the lower bound.
+5. Average to the study's size.
 """
 
 from __future__ import annotations
@@ -28,9 +33,9 @@ _CUT = "the file was cut off on its way: export it anew"
 
 @quiet()
 def read_pixels(path: Path, column: ImageColumn) -> npt.NDArray[np.float64]:
-    """The image as the study wants it, channel by channel, shape (channels · height · width,).
+    """Return the image at the study's size, by channel, shape (channels · height · width,).
 
-    Raises DataError: what is wrong with the image, in words that fit others of its kind; OSError.
+    Raises DataError for a fault of the image, in words that also fit other images; OSError.
     """
     import pydicom
     import torch
@@ -46,20 +51,20 @@ def read_pixels(path: Path, column: ImageColumn) -> npt.NDArray[np.float64]:
     except Exception as error:  # noqa: BLE001 - decoders raise whatever they like
         raise DataError(
             f"its pixels cannot be decoded ({type(error).__name__})", hint="export it anew"
-        ) from None  # what it quotes may be a patient's
+        ) from None  # its message may quote a patient's data
     size = (column.height, column.width)
     smaller = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(values), size)
     return np.asarray(smaller.flatten().numpy())
 
 
 def has_no_units(header: Dataset) -> bool:
-    """Whether it is a CT of which nobody says what its numbers are in Hounsfield units."""
+    """Return whether it is a CT without a conversion to Hounsfield units."""
     is_ct = header.get("Modality") == "CT"
     return is_ct and _rescale(header) is None and not header.get("ModalityLUTSequence")
 
 
 def _has_units(header: Dataset) -> bool:
-    """Hounsfield units, or becquerels per millilitre."""
+    """Return whether values are in Hounsfield units, or in becquerels per millilitre."""
     return header.get("Modality") in ("CT", "PT")
 
 
@@ -90,7 +95,7 @@ def _refuse_other_kinds(image: Dataset, column: ImageColumn) -> None:
 
 
 def _held(image: Dataset, column: ImageColumn) -> npt.NDArray[np.float64]:
-    """Real values within the study's bounds, shape (channels, rows, columns)."""
+    """Return real values within the study's bounds, shape (channels, rows, columns)."""
     from pydicom.pixels.processing import apply_modality_lut
     from pydicom.pixels.utils import pixel_array
 
@@ -114,13 +119,13 @@ def _held(image: Dataset, column: ImageColumn) -> npt.NDArray[np.float64]:
 
 
 def _stored_range(image: Dataset) -> tuple[int, int]:
-    """The least and the greatest number that a pixel can store."""
+    """Return the least and the greatest number that a pixel can store."""
     bits = int(image.BitsStored)
     return (-(1 << bits - 1), (1 << bits - 1) - 1) if _is_signed(image) else (0, (1 << bits) - 1)
 
 
 def _padding(image: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
-    """Where there is no picture: what fills the corners round a CT, say."""
+    """Return where there is no picture, such as in the corners around a CT; None if not stated."""
     value = image.get("PixelPaddingValue")
     if value is None or not str(image.get("PhotometricInterpretation")).startswith("MONOCHROME"):
         return None
@@ -131,7 +136,7 @@ def _padding(image: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_] 
 
 
 def _as_stored(image: Dataset, value: int | bytes) -> int:
-    """As a pixel of this image stores it, whatever its own element says of the sign."""
+    """Return the value as this image's pixels store it, whatever sign its own element has."""
     number = int.from_bytes(value, "little") if isinstance(value, bytes) else int(value)
     least, most = _stored_range(image)
     word = number % (1 << 16)
@@ -145,7 +150,10 @@ def _is_signed(image: Dataset) -> bool:
 
 
 def _rescale(image: Dataset) -> tuple[float, float] | None:
-    """Slope and intercept, at the top or in what an enhanced image says of its one frame."""
+    """Return slope and intercept, at the top or in an enhanced image's functional groups.
+
+    None if there are none.
+    """
     for place in (image, *_groups(image)):
         slope, intercept = place.get("RescaleSlope"), place.get("RescaleIntercept")
         if slope not in (None, "") and intercept not in (None, ""):

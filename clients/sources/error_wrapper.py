@@ -1,4 +1,4 @@
-"""A source whose every failure is a FloError: what a library quotes of a row is never passed on."""
+"""Wrapper that turns every failure of a source into a FloError, which quotes no row."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from flo.study.schema import Schema
 
 
 class ErrorBoundary:
-    """Another source, as it is, but for its errors. Raises FloError and nothing else."""
+    """Wrapper that changes only the errors of another source. Raises only FloError."""
 
     def __init__(self, source: DataSource) -> None:
         self._source = source
         self.name, self.is_table = source.name, source.is_table
 
     def fields(self) -> list[SourceField]:
-        """As the source has it."""
+        """Return the source's fields."""
         with self._translate():
             return self._source.fields()
 
     def settings(self) -> dict[str, Any]:
-        """As the source has it."""
+        """Return the source's settings."""
         with self._translate():
             return self._source.settings()
 
     def words(self, cells: list[str]) -> dict[str, str]:
-        """As the source has it."""
+        """Return the source's meanings of cells."""
         with self._translate():
             return self._source.words(cells)
 
     def ids(self) -> Iterator[pa.Array]:
-        """As the source has it; also what fails halfway through is told in our words."""
+        """Yield the source's ids; failures during the iteration are translated, too."""
         with self._translate():
             yield from self._source.ids()
 
     def read(self, mapping: StudyMapping, schema: Schema) -> Iterator[Batch]:
-        """As the source has it; also what fails halfway through is told in our words."""
+        """Yield the source's batches; failures during the iteration are translated, too."""
         with self._translate():
             yield from self._source.read(mapping, schema)
 
@@ -61,4 +61,4 @@ class ErrorBoundary:
             raise DataError(
                 f"{self.name} cannot be read ({type(error).__name__})",
                 hint="something in it is not what its format says; export it anew, text as UTF-8",
-            ) from None  # what it quotes may be a patient's
+            ) from None  # its message may quote a patient's data

@@ -1,8 +1,8 @@
-"""From what happened to patients, and when, to one cell a record: for FHIR and for OMOP.
+"""Reduce the dated events of patients to one cell per record, for FHIR and for OMOP.
 
-A record has a patient and a day. Of a column's events the mapping's ``when`` chooses one: the last
-on or before the day, the first after it, or the last of all. What of a column's events could not
-be used is counted, and told: to be accepted where it may be a fault of the source, else as a note.
+A record has a patient and a day. The mapping's ``when`` chooses one of a column's events: the last
+on or before the day, the first after it, or the last of all. Events that could not be used are
+counted and reported: to be accepted where they may be a fault of the source, else as a note.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flo.clients.sources.source import BATCH, Batch
 from flo.clients.sources.unit_conversions import CONVERSIONS
 from flo.study.schema import NumberColumn, Schema
 
-NO_UNIT = "none"  # what a mapping calls the unit of values that should have one and do not
+NO_UNIT = "none"  # in a mapping, the unit of values that should have one and do not
 _NAMED = {NO_UNIT, *(unit for one in CONVERSIONS for unit in (one.given, one.wanted))}
 _NO_UNIT_HINT = f" (if they are in it: unit = {NO_UNIT!r}, multiply = 1 in mapping.toml)"
 
@@ -34,16 +34,16 @@ UNFIT = "events that are preliminary, refuted or entered in error, and do not co
 EMPTY = "events without a value"
 SHARED = "events of an identifier that several patients have, which count for each of them"
 _KINDS = {LOST: "lost events", UNDATED: "no day", UNCLEAR: "unclear day"}
-_SHARE = 0.01  # of a column's events; fewer are a note
-_LONGEST = 80  # characters of a field, in what is told of it
+_SHARE = 0.01  # share of a column's events; fewer are a note
+_LONGEST = 80  # characters of a field in a report
 
 
 @dataclass(frozen=True)
 class Span:
-    """When something happened, as far as it is known: from its ``first`` day to its ``last`` one.
+    """Range of days in which an event happened, from ``first`` to ``last``.
 
-    A day is the local one; ``begin`` and ``end``, which order what is of one day, are in UTC where
-    the source knows a zone.
+    A day is the local one. ``begin`` and ``end`` order events of one day; they are in UTC where the
+    source knows a zone.
     """
 
     first: date
@@ -54,10 +54,10 @@ class Span:
 
 @dataclass(eq=False)
 class EventColumn:
-    """One column's cells, (records,), filled event by event.
+    """Cells of one column, (records,), filled event by event.
 
-    ``happened``: whether what counts is that something happened: 1, and 0 where it did not.
-    ``counts``: what is told -> of how many events. ``nowhere``: fields in which nothing was found.
+    ``happened``: whether a cell is 1 if an event happened and else 0. ``counts``: what to report ->
+    number of events. ``nowhere``: fields without any event.
     """
 
     mapped: MappedColumn
@@ -71,18 +71,19 @@ class EventColumn:
 
     @classmethod
     def empty(cls, mapped: MappedColumn, count: int, *, happened: bool) -> EventColumn:
-        """Of records to which nothing happened yet: 0 with ``happened``, else missing."""
+        """Create a column without events: 0 with ``happened``, else missing."""
         start = 0 if happened else None
         return cls(mapped, happened, [start] * count, [None] * count, [None] * count)
 
     def add(
         self, record: int, at: date, span: Span | None, value: Any = 1, unit: str | None = None
     ) -> None:
-        """An event of ``record``'s patient; the record's own day is ``at``.
+        """Add an event of ``record``'s patient; the record's own day is ``at``.
 
-        Of a span the end counts, and with ``after`` its beginning, so that nothing slips over the
-        record's day. Of what is equal the later given counts, with ``after`` the earlier. Without
-        a day it counts at ``any`` time only, and if nothing has one.
+        A span counts at its end, with ``after`` at its beginning, so that it cannot move across the
+        record's day. Of events at the same time, the one added later counts, with ``after`` the one
+        added earlier. An event without a day counts only at ``any`` time, and only if no event has
+        a day.
         """
         when, before = self.mapped.when, self.days[record]
         self.events += 1
@@ -103,22 +104,22 @@ class EventColumn:
         self.values[record], self.days[record], self.units[record] = value, own, unit
 
     def lose(self) -> None:
-        """An event of somebody who is not there."""
+        """Count an event whose patient is not in the export."""
         self.events += 1
         self.counts[LOST] += 1
 
     def sought(self, name: str, missed: int, of: int) -> None:
-        """In the field ``name``, ``missed`` of its ``of`` codes were found nowhere."""
+        """Record that ``missed`` of the ``of`` codes of the field ``name`` were not found."""
         if missed == of:
             self.nowhere.append(name)
         elif missed:
             self.counts[f"codes found nowhere, of {of} in {_short(name)}"] += missed
 
     def told(self, name: str) -> tuple[dict[tuple[str, str, str], int], dict[str, int]]:
-        """Doubts and notes of this column, which is called ``name``.
+        """Return doubts and notes of this column, which is called ``name``.
 
-        A column of values in which nothing was found is missing throughout, which everybody sees;
-        that nothing ever happened looks like a fact.
+        A field without any event is a note in a column of values, where missing cells show it. In a
+        column of 0 and 1 it is a doubt, because a 0 looks like a fact.
         """
         doubts: dict[tuple[str, str, str], int] = {}
         notes = dict[str, int]()
@@ -138,9 +139,9 @@ class EventColumn:
         return doubts, notes
 
     def wrong_units(self, wanted: str) -> dict[str, np.ndarray]:
-        """Rule -> values whose unit is not the one that the mapping says they have.
+        """Return rule -> mask of the values whose unit is not the expected one.
 
-        What the mapping declares missing has no unit to be wrong in.
+        Values that the mapping declares missing have no unit to check.
         """
         expected = self.mapped.unit or wanted
         found: dict[str, np.ndarray] = {}
@@ -149,7 +150,7 @@ class EventColumn:
             cells = zip(self.values, units, strict=True)
             units = [None if self.mapped.means_missing(value) else unit for value, unit in cells]
         wrong = {u for u in set(units) if u is not None and not same_unit(u, expected)}
-        # A unit is text of the source, which may hold anything; known ones are named.
+        # A unit is free text of the source, so only known ones are shown.
         named = {unit: unit if unit in _NAMED else "another" for unit in wrong}
         shown = np.array([named.get(unit or "", "") for unit in units])
         for given in sorted(set(named.values())):
@@ -168,7 +169,7 @@ def in_batches(
     notes: Mapping[str, int] | None = None,
     doubts: Mapping[tuple[str, str, str], int] | None = None,
 ) -> Iterator[Batch]:
-    """The records, once all events are in. ``notes`` and ``doubts``: of the source as a whole."""
+    """Yield the records after all events were added. ``notes``, ``doubts``: of the whole source."""
     wrong = {
         (one.name, rule): mask
         for one in schema.columns
@@ -191,16 +192,16 @@ def in_batches(
 
 
 def bound(sign: str, number: Any) -> str:
-    """``< 5``: a result that is only known to lie below 5 is no number to reckon with."""
+    """Return text such as ``< 5``: a value that is only known to be below 5 is not a number."""
     with suppress(ValueError, TypeError):
         number = f"{float(number):.15g}"
     return f"{sign} {number}"
 
 
 def as_array(cells: list[Any]) -> pa.Array:
-    """Cells of one kind as that kind; else as text, each as it would be among its own kind.
+    """Return cells of one type as that type; else as text, each as it is spelt in its own type.
 
-    One cell of another kind must not change how the others are spelt: 1000 stays 1000.
+    One cell of another type must not change how the others are spelt: 1000 stays 1000.
     """
     try:
         return pa.array(cells)
@@ -219,7 +220,7 @@ def _text(cell: Any) -> str | None:
 
 
 def years_between(born: date, at: date) -> int:
-    """Whole years of age."""
+    """Return the age in whole years."""
     return at.year - born.year - ((at.month, at.day) < (born.month, born.day))
 
 

@@ -1,18 +1,18 @@
-"""A FHIR R4 bulk export (NDJSON): patients, conditions and observations, by code.
+"""FHIR R4 bulk export (NDJSON): patients, conditions and observations, by code.
 
-One record for each patient, on the mapping's day ``as_of``. Fields:
+There is one record for each patient, on the mapping's day ``as_of``. Fields:
 
     patient:age  patient:gender  patient:deceased (by the mapping's ``when``)
     condition:SYSTEM|CODE           1 if the patient has it, else 0
     observation:SYSTEM|CODE         its value, or that of the component with this code
 
-Several codes of one system are separated by commas; of several systems there is a list of fields.
-What is not final or not confirmed does not count (http://hl7.org/fhir/R4/observation.html,
-.../condition.html). A patient whose resource states a link with another one is left out: of two ids
-of one patient at most one takes part. The patient whom the link names stays, because one patient's
-resource must not change another's records; an opt-out counts for the id that it was given for. An
-event that names an identifier of several patients counts for each of them. Nothing else of a
-resource is looked at.
+Several codes of one system are separated by commas; codes of several systems need a list of fields.
+Observations that are not final and conditions that are not confirmed do not count
+(http://hl7.org/fhir/R4/observation.html, .../condition.html). A patient whose resource states a
+link with another one is left out: of two ids of one patient at most one takes part. The patient
+that the link names is included, because one patient's resource must not change another's records;
+an opt-out counts for the id that it was given for. An event that names an identifier of several
+patients counts for each of them. No other part of a resource is used.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ from flo.clients.sources.source import Batch, SourceField
 from flo.errors import UsageError
 from flo.study.schema import Schema
 
-_RESOURCES_SAMPLED = 200_000  # of each kind, to see which codes there are
+_RESOURCES_SAMPLED = 200_000  # of each type, to list its codes
 STAY = "patients whom another one's link names; they take part unless this very id opted out"
 
 
 class FhirExport:
-    """A ``Source`` of one export."""
+    """``DataSource`` of one export."""
 
     is_table = False
 
     def __init__(self, folder: Path, id_column: str) -> None:
-        """``id_column``: ``id``, or the system of the identifier that patients are known by."""
+        """``id_column``: ``id``, or the system of the identifier that serves as the patient id."""
         self.name, self._id = folder.name, id_column
         self._files = BulkFiles(folder)
         if id_column != "id" and ":" not in id_column:
@@ -66,7 +66,7 @@ class FhirExport:
             )
 
     def fields(self) -> list[SourceField]:
-        """Fields of patients, and codes, frequent ones first, of 200,000 resources of a kind."""
+        """Return fields of patients, and codes by frequency in 200,000 resources of each type."""
         codes: Counter[str] = Counter()
         seen: dict[str, SourceField] = {}
         for kind in ("Condition", "Observation"):
@@ -86,27 +86,27 @@ class FhirExport:
         ]
 
     def settings(self) -> dict[str, Any]:
-        """The day of every record is left open, for a person to choose.
+        """Leave the day of every record open, for a person to choose.
 
-        The last day in the data is one patient's last visit: drafted from it, that patient would
-        change everybody's age and history.
+        The last day in the data is one patient's last visit: as a suggestion, it would let that
+        patient change the age and history of all others.
         """
         return {"as_of": None}
 
     def words(self, cells: list[str]) -> dict[str, str]:
-        """Each cell as its own meaning: the export names values by code or text as they are."""
+        """Return each cell as its own meaning: values are codes or texts of the export itself."""
         return dict(zip(cells, cells, strict=True))
 
     def ids(self) -> Iterator[pa.Array]:
-        """One id for each patient of the export, merged ones included."""
+        """Yield the id of each patient resource, including those that state a link."""
         yield pa.array(list(names(self._files, self._id)), pa.string())
 
     def read(self, mapping: StudyMapping, schema: Schema) -> Iterator[Batch]:
-        """A record for each patient who has no second resource, as of the mapping's day.
+        """Yield a record for each patient whose resource states no link, as of the mapping's day.
 
         Raises:
-            UsageError: the mapping names no day ``as_of``, or a field that is none.
-            DataError: a file is not whole, or holds a resource twice.
+            UsageError: the mapping names no day ``as_of``, or a field that does not exist.
+            DataError: a file is incomplete, or the export holds two states of a resource.
         """
         if (at := mapping.as_of) is None:
             raise UsageError(
@@ -145,7 +145,7 @@ class FhirExport:
         records: dict[int, int],
         at: date,
     ) -> None:
-        """All resources of a kind, into the columns that want some of their codes."""
+        """Add all resources of a type to the columns that map some of their codes."""
         wanted: dict[FhirCode, list[EventColumn]] = {}
         for column, fields in columns:
             for code in set[FhirCode]().union(*fields.values()):
@@ -162,7 +162,7 @@ class FhirExport:
                 continue
             seen |= set[FhirCode]().union(*(found for _, found in parts))
             if event.get("id"):
-                ids.append(hash(str(event["id"])))  # of millions, whose text would fill the memory
+                ids.append(hash(str(event["id"])))  # millions of ids as text would fill the memory
                 states.append(state_of(event))
             places, fit = patients.meant(event.get("subject")), counts(event)
             for part, found in parts:
@@ -196,7 +196,7 @@ def _add(
 
 
 def _parts(event: Resource) -> list[Resource]:
-    """A resource and its components, which have codes and values of their own."""
+    """Return a resource and its components, which have codes and values of their own."""
     return [event, *listed(event, "component")]
 
 

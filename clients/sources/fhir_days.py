@@ -1,7 +1,7 @@
-"""When something happened, by FHIR's dates: a day, or a month or a year, or an instant; or an age.
+"""Time of an event by FHIR's dates: a day, a month, a year or an instant; or an age.
 
-https://hl7.org/fhir/R4/datatypes.html#dateTime. The day is the one that is written, in its own
-zone; instants of one day are ordered in UTC.
+https://hl7.org/fhir/R4/datatypes.html#dateTime. The day is the written one, in its own zone;
+instants of one day are ordered in UTC.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DAYS = {"wk": 7, "week": 7, "weeks": 7, "d": 1, "day": 1, "days": 1}
 
 
 def span(text: Any) -> Span | None:
-    """From the first to the last day of a date; None for what is none."""
+    """Return the span from the first to the last day of a date; None if it is no date."""
     found = _DATE.match(text) if isinstance(text, str) else None
     if found is None:
         return None
@@ -40,7 +40,7 @@ def span(text: Any) -> Span | None:
 
 
 def observed(event: Resource) -> Span | None:
-    """When an observation is true of the patient; when it was issued if that is not said."""
+    """Return when an observation applies to the patient; if not stated, when it was issued."""
     if all(event.get(name) is None for name in _EFFECTIVE):
         return span(event.get("issued"))
     return (
@@ -51,9 +51,10 @@ def observed(event: Resource) -> Span | None:
 
 
 def began(event: Resource, born: Any) -> Span | None:
-    """When a condition of somebody born then began: not after it was recorded.
+    """Return when a condition began; ``born``: the patient's date of birth.
 
-    When it was recorded if nothing is said; some time before if what is said is no day.
+    An onset that begins by the day of recording and ends later is cut there. Without an onset it is
+    when the condition was recorded; with an onset that is no day, some time up to then.
     """
     recorded = span(event.get("recordedDate"))
     if all(event.get(name) is None for name in _ONSET):
@@ -89,7 +90,7 @@ def _period(period: Any) -> Span | None:
 
 
 def _aged(age: Any, born: Span | None) -> Span | None:
-    """While somebody was so many whole years, months, weeks or days old."""
+    """Return the span in which a patient has this age in whole years, months, weeks or days."""
     if not isinstance(age, dict) or born is None or age.get("comparator"):
         return None
     value, unit = age.get("value"), str(age.get("code") or age.get("unit"))

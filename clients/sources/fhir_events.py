@@ -1,4 +1,4 @@
-"""What a condition or an observation says: its codes, whether it counts, its value and its unit."""
+"""Content of a condition or an observation: codes, whether it counts, value and unit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO_VALUES = (
 
 
 def asked(mapped: MappedColumn) -> tuple[str, dict[str, set[FhirCode]]]:
-    """The type of the resources that have a column, and field -> its codes. Raises UsageError."""
+    """Return the resource type of a column's fields, and field -> codes. Raises UsageError."""
     if mapped.field in PATIENT_FIELDS:
         return "Patient", {}
     kinds, codes = set[str](), dict[str, set[FhirCode]]()
@@ -53,7 +53,7 @@ def asked(mapped: MappedColumn) -> tuple[str, dict[str, set[FhirCode]]]:
 
 
 def counts(event: Resource) -> bool:
-    """Whether an observation is final, or a condition confirmed, or nothing said of that."""
+    """Return whether an observation is final, or a condition is confirmed or has no status."""
     if event.get("resourceType") == "Observation":
         return event.get("status") in _COUNTING_OBSERVATIONS
     status = event.get("verificationStatus")  # a plain code before R4
@@ -65,7 +65,7 @@ def counts(event: Resource) -> bool:
 
 
 def codings(concept: Any) -> list[tuple[str, str, str]]:
-    """(system, code, display) of a CodeableConcept."""
+    """Return each (system, code, display) of a CodeableConcept."""
     if not isinstance(concept, dict):
         return []
     return [
@@ -80,11 +80,11 @@ def codings(concept: Any) -> list[tuple[str, str, str]]:
 
 
 def value(part: Resource, named: Collection[str]) -> Any:
-    """What was observed, as a number or text; None for nothing.
+    """Return the observed value as a number or text; None if there is none.
 
-    Of several codes the one that is ``named`` in the mapping, else the first; the words where there
-    is none. A kind of value that is neither number nor code is given as its kind, which no study
-    takes: an older value must not stand in for it.
+    Of several codes it is the one ``named`` in the mapping, else the first; without a code, the
+    text. A kind of value that is neither number nor code is given as its kind, which no study
+    accepts: an older value must not replace it.
     """
     quantity = part.get("valueQuantity")
     if isinstance(quantity, dict):
@@ -103,7 +103,7 @@ def value(part: Resource, named: Collection[str]) -> Any:
 
 
 def unit(part: Resource) -> str | None:
-    """Of a quantity; a count or code has none to be wrong in."""
+    """Return the unit of a quantity; None for a count or code, whose unit cannot be wrong."""
     quantity = part.get("valueQuantity")
     if not isinstance(quantity, dict):
         return None

@@ -1,9 +1,9 @@
-"""The files of a FHIR bulk export, resource by resource.
+"""Files of a FHIR bulk export, read resource by resource.
 
-All ``*.ndjson`` and ``*.ndjson.gz`` of a folder and those in it, in any case, but hidden ones. Each
-line has one resource; the bulk data specification wants one type in a file, and several do no harm
-here. What cannot be taken for whole is refused, and never left out: a line that is no JSON, a last
-line that was cut off, errors that the export reports, resources within a Bundle.
+These are all ``*.ndjson`` and ``*.ndjson.gz`` of a folder and its subfolders, in any letter case,
+except hidden ones. Each line has one resource. The bulk data specification requires one type per
+file; several are accepted here. Input that may be incomplete is refused, and never skipped: a line
+that is not JSON, a truncated last line, errors that the export reports, and resources in a Bundle.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from flo.documents import canonical
 from flo.errors import DataError, MessageError
 
 Resource = dict[str, Any]
-_LONGEST_LINE, _LONG_LINE = 16 << 20, 1 << 20  # bytes, unpacked
+_LONGEST_LINE, _LONG_LINE = 16 << 20, 1 << 20  # bytes, decompressed
 _ENDINGS = (".ndjson", ".ndjson.gz")
 _OTHER_ENDINGS = ("ndjson", "jsonl", "json", "parquet", "zip", "tar", "tgz")
 BESIDE = "linked folders and files with other endings (.jsonl, .json, .zip), which are not read"
-_TELLING = (b"", b"OperationOutcome", b"Bundle")  # are parsed, whatever is looked for
+_TELLING = (b"", b"OperationOutcome", b"Bundle")  # types that are always parsed
 _TYPE = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"resourceType"\s*:\s*"([A-Za-z]+)"')
 
 
 class BulkFiles:
-    """The files of one export; read line by line, however large.
+    """Files of one export, read line by line.
 
-    ``beside``: how many files and linked folders may belong to it and are not read.
+    ``beside``: number of files and linked folders that may belong to it and are not read.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises DataError for a folder that is none, or holds no such file."""
+        """Raises DataError if the folder does not exist or holds no such file."""
         if not folder.is_dir():
             raise DataError(f"folder {folder} does not exist", hint="set `folder` in site.toml")
         there = [path for path in sorted(folder.rglob("*")) if not path.name.startswith(".")]
@@ -43,7 +43,7 @@ class BulkFiles:
             path for path in there if path.name.lower().endswith(_ENDINGS) and path.is_file()
         ]
         self.beside = sum(_may_be_export(path) for path in there if path not in set(self._paths))
-        self._types: dict[Path, set[str]] = {}  # of each file that was read to its end
+        self._types: dict[Path, set[str]] = {}  # in each file that was read to its end
         if not self._paths:
             raise DataError(
                 f"{folder} holds no *.ndjson or *.ndjson.gz file",
@@ -51,7 +51,7 @@ class BulkFiles:
             )
 
     def resources(self, kind: str, marks: list[bytes] | None = None) -> Iterator[Resource]:
-        """Resources of one type; with ``marks``, at least those whose line holds one of them."""
+        """Yield resources of one type; with ``marks``, at least those whose line holds a mark."""
         for path in self._paths:
             if kind in self._types.get(path, {kind}):
                 yield from self._of(path, kind, marks)
@@ -72,26 +72,26 @@ class BulkFiles:
                     _must_be_harmless(resource, place)
             if found not in types:
                 types.add(found)
-                if b"" in types and len(types) > 1:  # by itself it is a log of the export
+                if b"" in types and len(types) > 1:  # alone it is an export's log
                     _is_no_resource(f"{path.name}, line {number}")
         self._types[path] = {one.decode() for one in types}
 
 
 def _may_be_export(path: Path) -> bool:
-    """A folder behind a link, which is not followed, or resources under another ending."""
+    """Return whether a path is a linked folder, which is not followed, or has another ending."""
     if path.is_dir():
         return path.is_symlink()
     return any(ending in _OTHER_ENDINGS for ending in path.name.lower().split(".")[1:])
 
 
 def listed(resource: Resource, name: str) -> list[Resource]:
-    """The objects of a list in a resource; none if there is no such list."""
+    """Return the objects of a list in a resource; empty if there is no such list."""
     found = resource.get(name)
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
-    """Number, line, and whether it is the last; of one that is too long more than the limit."""
+    """Yield number, line, and whether it is the last; a line is cut one byte above the limit."""
     held: tuple[int, bytes] | None = None
     number = 0
     try:
@@ -120,7 +120,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _may_hold(line: bytes, marks: list[bytes]) -> bool:
-    """A backslash may spell anything, so such a line is always parsed."""
+    """Return whether a line may hold a mark; always if it has a backslash, which may encode one."""
     if b"\\" in line:
         return True
     for mark in marks:  # noqa: SIM110 - this is done for every line of an export
@@ -132,7 +132,7 @@ def _may_hold(line: bytes, marks: list[bytes]) -> bool:
 def _parsed(line: bytes, place: str) -> Resource:
     if len(line) > _LONGEST_LINE:
         raise DataError(f"{place}: more than {_LONGEST_LINE >> 20} MiB")
-    if len(line) > _LONG_LINE:  # to look at every line would take as long as to parse it
+    if len(line) > _LONG_LINE:  # checking every line would take as long as parsing it
         try:
             canonical.refuse_crowded(line, place, canonical.FEW)
         except MessageError as error:
@@ -149,7 +149,7 @@ def _parsed(line: bytes, place: str) -> Resource:
 
 
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(text)  # NaN and Infinity are Python's, and not JSON's
+    raise ValueError(text)  # Python accepts NaN and Infinity, JSON does not
 
 
 _JSON = json.JSONDecoder(parse_constant=_no_number)
@@ -160,7 +160,7 @@ def _is_no_resource(place: str) -> NoReturn:
 
 
 def _must_be_harmless(resource: Resource, place: str) -> None:
-    """A resource of another type than what is looked for: does it say that something is lacking?"""
+    """Refuse a resource of another type that shows that the export may be incomplete."""
     kind = resource.get("resourceType")
     if kind == "Bundle":
         raise DataError(

@@ -1,8 +1,8 @@
-"""The patients of a FHIR export: who they are, whom a reference means, and who has two resources.
+"""Patients of a FHIR export: their ids, references to them, and links between two of them.
 
 A reference (https://hl7.org/fhir/R4/references.html) names a patient by the resource's id, as
-``Patient/ID`` with or without an address or as ``urn:uuid:ID``; or by an identifier, in itself or
-as ``Patient?identifier=SYSTEM|VALUE``.
+``Patient/ID`` with or without an address, or as ``urn:uuid:ID``; or by an identifier, in its own
+element or as ``Patient?identifier=SYSTEM|VALUE``.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _KEPT = ("birthDate", "gender", "deceasedBoolean", "deceasedDateTime", "_decease
 
 
 class FhirPatients:
-    """All patients of an export by their place in it, from 0.
+    """All patients of an export, by their position in it, from 0.
 
-    ``names``: as patients are known here. ``merged``: whose own resource says that it is another's,
-    too. ``named``: whom such a resource names, and who states nothing. ``inactive``: how many are
-    marked as no longer in use.
+    ``names``: their ids here. ``merged``: patients whose own resource states a link with another
+    patient. ``named``: patients that such a link names, and that state none. ``inactive``: number
+    of patients that are marked as no longer in use.
 
-    What one patient's resource says changes nobody else's records: a link takes away the patient
-    who states it, and an event by an identifier that several patients have is each one's.
+    One patient's resource never changes another patient's records: a link removes the patient that
+    states it, and an event by an identifier that several patients have counts for each of them.
     """
 
     def __init__(self, files: BulkFiles, id_column: str) -> None:
-        """Raises DataError if a patient is there twice."""
+        """Raises DataError if the export holds two states of a patient."""
         self._files = files
         self.names = list[str]()
         self.merged, self.inactive = set[int](), 0
@@ -54,11 +54,11 @@ class FhirPatients:
         self.named = {one for _, other in stated for one in self.meant(other)} - self.merged
 
     def born(self, place: int) -> Any:
-        """The date of birth, as it is written."""
+        """Return the date of birth, as it is written."""
         return self._known[place].get("birthDate")
 
     def tell(self, column: EventColumn, record: int, place: int, at: date) -> None:
-        """Fill one cell of a column whose field is one of a patient's."""
+        """Fill one cell of a column with a field of the patient."""
         patient = self._known[place]
         if column.mapped.field == "patient:gender":
             column.values[record] = patient.get("gender")
@@ -67,13 +67,13 @@ class FhirPatients:
             column.values[record] = None if born is None else years_between(born.first, at)
         elif (died := span(patient.get("deceasedDateTime"))) is not None:
             column.add(record, at, died)
-        elif patient.get("deceasedBoolean") is True:  # nobody knows when
+        elif patient.get("deceasedBoolean") is True:  # on an unknown day
             column.values[record] = 1 if column.mapped.when == "any" else None
-        elif {"deceasedDateTime", "_deceasedDateTime"} & patient.keys():  # a day that is none
+        elif {"deceasedDateTime", "_deceasedDateTime"} & patient.keys():  # not a valid day
             column.values[record] = None
 
     def meant(self, reference: Any) -> list[int]:
-        """All whom a reference means: of an identifier, everyone who has it."""
+        """Return all patients that a reference means: for an identifier, each one that has it."""
         if not isinstance(reference, dict):
             return []
         text = reference.get("reference")
@@ -92,7 +92,7 @@ class FhirPatients:
 
     @cached_property
     def _by_identifier(self) -> dict[tuple[str, str], list[int]]:
-        """Read only where a reference needs it: patients have many."""
+        """Patients by identifier; read only if a reference needs them, because there are many."""
         found: dict[tuple[str, str], list[int]] = {}
         for place, patient in enumerate(_different(self._files)):
             for pair in {_pair(one) for one in listed(patient, "identifier")}:
@@ -101,14 +101,14 @@ class FhirPatients:
 
 
 def names(files: BulkFiles, id_column: str) -> Iterator[str]:
-    """What each patient is known by here."""
+    """Return the id of each patient here."""
     return (name_of(patient, id_column) for patient in files.resources("Patient"))
 
 
 def name_of(patient: Resource, id_column: str) -> str:
-    """The id, or the value of the identifier with the system ``id_column``; "" for none.
+    """Return the id, or the value of the identifier with the system ``id_column``; "" for none.
 
-    Of two nobody could say which one is charged: none, and the gate refuses it.
+    Several values also give "", because it is not known which one to charge; the gate refuses it.
     """
     if id_column == "id":
         return str(patient.get("id") or "")
@@ -121,7 +121,7 @@ def name_of(patient: Resource, id_column: str) -> str:
 
 
 def _different(files: BulkFiles) -> Iterator[Resource]:
-    """Each patient once: servers may give the same one in several files."""
+    """Yield each patient once: servers may give the same one in several files."""
     known: dict[str, int] = {}
     for patient in files.resources("Patient"):
         key = str(patient.get("id") or "")
@@ -134,12 +134,12 @@ def _different(files: BulkFiles) -> Iterator[Resource]:
 
 
 def state_of(resource: Resource) -> int:
-    """The same number for the same resource, as long as this process lives."""
+    """Return a number that is the same for the same resource, within this process."""
     return hash(json.dumps(resource, sort_keys=True))
 
 
 def in_two_states(kind: str) -> DataError:
-    """An id names one state of one resource, so with two nobody knows which one is true."""
+    """Return the error for two resources of one id that differ: it is unknown which one is true."""
     return DataError(
         f"the export holds a resource of type {kind} twice, and not alike",
         hint="export anew, all of it, into an empty folder",
@@ -151,7 +151,10 @@ def _pair(identifier: Resource) -> tuple[str, str]:
 
 
 def _is_relative(reference: Any) -> bool:
-    """A mother may be linked with herself as her child's relative: she has one patient's id."""
+    """Return whether a link names a RelatedPerson, which is no second patient id.
+
+    For example, a mother may be linked with herself as her child's relative.
+    """
     if not isinstance(reference, dict):
         return False
     text = str(reference.get("reference") or "")

@@ -1,9 +1,9 @@
 """CSV and Parquet files, and tables in memory.
 
-A CSV file is UTF-8 with a header; what separates its cells is seen in the header: comma, semicolon,
-tab or bar. With semicolons or tabs a cell of a number's column such as ``5,2`` is 5.2, as
-spreadsheets write it where the comma is the decimal sign; there ``1.234`` may be a thousand, which
-the steward is asked about.
+A CSV file is UTF-8 with a header. The header determines what separates its cells: comma, semicolon,
+tab or bar. With semicolons or tabs, a cell such as ``5,2`` in a number's column is 5.2, as
+spreadsheets write it where the comma is the decimal sign. There ``1.234`` may mean 1234, so the
+steward is asked about it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from flo.study.schema import ImageColumn, NumberColumn, Schema
 
 _BLOCK_BYTES = 8 << 20
 _LONGEST_HEADER = 4 << 20
-_LONGEST_TEXT, _LONGEST_LIST = 32 << 20, 1_000_000  # in a Parquet file's footer
+_LONGEST_TEXT, _LONGEST_LIST = 32 << 20, 1_000_000  # limits in a Parquet file's footer
 _COMMA_NUMBER = r"^\s*([+-]?\d+),(\d+)\s*$"
 _THOUSANDS = r"^\s*[+-]?[1-9]\d{0,2}(\.\d{3})+\s*$"
 _POINT_NUMBER = r"^\s*[+-]?\d+\.(\d{1,2}|\d{4,})\s*$"
@@ -38,7 +38,7 @@ _MAY_BE_THOUSANDS = (
 
 
 class TableSource:
-    """A table: ``_batches`` is what kinds of tables differ in."""
+    """Base class of tables; subclasses implement ``_names`` and ``_batches``."""
 
     is_table = True
 
@@ -46,25 +46,25 @@ class TableSource:
         self.name, self._id_column = name, id_column
 
     def fields(self) -> list[SourceField]:
-        """Its columns by name, the id column among them."""
+        """Return its columns by name, including the id column."""
         return [SourceField(name) for name in self._names()]
 
     def settings(self) -> dict[str, Any]:
-        """Nothing: a mapping of a table needs columns only."""
+        """Return no settings: a mapping of a table needs only columns."""
         return {}
 
     def words(self, cells: list[str]) -> dict[str, str]:
-        """Each cell as its own meaning: a table has no codebook."""
+        """Return each cell as its own meaning: a table has no codebook."""
         return dict(zip(cells, cells, strict=True))
 
     def ids(self) -> Iterator[pa.Array]:
-        """The id column, repeated ids included; nothing where there is no such column."""
+        """Yield the id column with repeated ids; empty if there is no such column."""
         if self._id_column in self._names():
             for batch in self._batches([self._id_column]):
                 yield batch.column(0)
 
     def read(self, mapping: StudyMapping, schema: Schema) -> Iterator[Batch]:
-        """The mapped columns in the table's order; ids are null where there is no id column."""
+        """Yield the mapped columns in the table's order; ids are null without an id column."""
         fields = {name: column.one_field(name) for name, column in mapping.columns.items()}
         known = [self._id_column] if self._id_column in self._names() else []
         for batch in self._batches(list(dict.fromkeys([*known, *fields.values()]))):
@@ -80,7 +80,7 @@ class TableSource:
 
 
 class DataFrameSource(TableSource):
-    """A table in memory, such as a data set that ships in a package."""
+    """Table in memory, such as a data set that ships in a package."""
 
     def __init__(self, name: str, id_column: str, table: pa.Table) -> None:
         super().__init__(name, id_column)
@@ -94,10 +94,10 @@ class DataFrameSource(TableSource):
 
 
 class CsvFile(TableSource):
-    """A CSV file in UTF-8: a header line, then rows of text, which nothing here turns into numbers.
+    """CSV file in UTF-8: a header line, then rows of text, which are not converted to numbers here.
 
-    Its separator is that of comma, semicolon, bar and tab that its header has most of, outside of
-    quotes. Raises DataError if it does not exist.
+    The separator is the most frequent of comma, semicolon, bar and tab in the header, outside of
+    quotes. Raises DataError if the file does not exist.
     """
 
     def __init__(self, path: Path, id_column: str) -> None:
@@ -105,7 +105,10 @@ class CsvFile(TableSource):
         self._path = _there(path)
 
     def read(self, mapping: StudyMapping, schema: Schema) -> Iterator[Batch]:
-        """As a table's; numbers with a decimal comma have a point, unless commas separate cells."""
+        """Yield batches as for any table, with decimal points in place of decimal commas.
+
+        If commas or bars separate cells, numbers are left as they are.
+        """
         if self._separator() in ",|":
             yield from super().read(mapping, schema)
             return
@@ -122,7 +125,7 @@ class CsvFile(TableSource):
             if held is not None:
                 yield held
             held = replace(batch, columns=cells)
-        if held is not None:  # of the last batch, when all cells are known
+        if held is not None:  # the last batch carries the doubts: only now all cells are counted
             asked = [n for n in numbers if thousands[n] and (commas[n] or not points[n])]
             doubts = {("thousands", n, _MAY_BE_THOUSANDS): thousands[n] for n in asked}
             yield replace(held, to_accept=doubts)
@@ -130,7 +133,7 @@ class CsvFile(TableSource):
     def _names(self) -> list[str]:
         try:
             names = self._open(pyarrow.csv.ConvertOptions()).schema.names
-        except UnicodeDecodeError as error:  # only the names are decoded, and only now
+        except UnicodeDecodeError as error:  # Arrow decodes the names here, and no cells
             raise self._unreadable(error) from None
         return _distinct(self.name, names)
 
@@ -187,7 +190,7 @@ class CsvFile(TableSource):
 
 
 class ParquetFile(TableSource):
-    """A Parquet file; its columns keep their types. Raises DataError if it does not exist."""
+    """Parquet file; its columns keep their types. Raises DataError if it does not exist."""
 
     def __init__(self, path: Path, id_column: str) -> None:
         super().__init__(path.name, id_column)
@@ -203,7 +206,7 @@ class ParquetFile(TableSource):
             raise _unreadable(self.name, "parquet", error) from None
 
     def _open(self) -> pyarrow.parquet.ParquetFile:
-        """Its footer is bounded by what Arrow is told to read of it: texts, and lists."""
+        """Open the file, with limits on the texts and lists that Arrow reads from its footer."""
         try:
             return pyarrow.parquet.ParquetFile(
                 self._path,
@@ -215,7 +218,7 @@ class ParquetFile(TableSource):
 
 
 def open_file(path: Path, id_column: str) -> TableSource:
-    """A source for one file, by the end of its name. Raises DataError."""
+    """Return a source for one file, by the end of its name. Raises DataError."""
     match path.suffix.lower():
         case ".csv":
             return CsvFile(path, id_column)
@@ -244,7 +247,7 @@ def _distinct(name: str, columns: list[str]) -> list[str]:
 
 
 def _numbers(schema: Schema) -> set[str]:
-    """Columns of the study that hold numbers: an image's are its pixels."""
+    """Return the study's columns that hold numbers, including the pixels of images."""
     found = {column.name for column in schema.columns if isinstance(column, NumberColumn)}
     return found.union(*(c.pixels for c in schema.columns if isinstance(c, ImageColumn)))
 
@@ -266,7 +269,7 @@ def _is_utf8(line: bytes) -> bool:
 
 
 def _unreadable(name: str, kind: str, error: Exception, hint: str = "") -> DataError:
-    # Arrow quotes rows in its messages, so only its kind of complaint is passed on.
+    # Arrow's messages quote rows, so report only the row's number and the type of the error.
     row = re.search(r"Row #(\d+)", str(error))
     place = f", row {int(row[1]) - 1}" if row else ""
     return DataError(

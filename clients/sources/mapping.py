@@ -1,8 +1,8 @@
-"""Which of a hospital's fields is which column of a study. Rules only; see ``mapping_file``.
+"""Mapping of a hospital's fields to a study's columns. Rules only; see ``mapping_file``.
 
-A mapping is written by the hospital, read by its steward, and bound into the approval. It names
-fields, units and codes, never a patient's values; which findings of the quality gate the steward
-has looked into and accepts stands there too, with the reason.
+The hospital writes a mapping, its steward reads it, and an approval is bound to it. It names
+fields, units and codes, never a patient's values. It also lists the findings of the quality gate
+that the steward has checked and accepts, with the reason.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def _fields(field: str | tuple[str, ...]) -> str | tuple[str, ...]:
 
 
 class MappedColumn(Document):
-    """One column of the study, or its label.
+    """Mapping of one column of the study, or of its label.
 
-    ``field``: its field here; of FHIR and OMOP also several, whose events are all the column's.
-    ``unit``: the field's unit where it is not the study's; then value · ``multiply`` + ``add`` is
-    in the study's. ``codes``: cell -> the study's code; a cell that is not named is refused.
-    ``missing``: cells that mean "not known". ``when``: of what happened to a patient several
-    times, the last ``until`` the record's day, the first ``after`` it, or the last at ``any`` time.
+    ``field``: its field here; for FHIR and OMOP also several, whose events all belong to the
+    column. ``unit``: the field's unit if it is not the study's; then value · ``multiply`` + ``add``
+    is in the study's. ``codes``: cell -> the study's code; a cell that is not named is refused.
+    ``missing``: cells that mean "not known". ``when``: which of a patient's several events counts:
+    the last ``until`` the record's day, the first ``after`` it, or the last at ``any`` time.
     """
 
     field: Annotated[str | tuple[str, ...], AfterValidator(_fields)]
@@ -67,11 +67,11 @@ class MappedColumn(Document):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The field, or all of several."""
+        """The field, or each of several once."""
         return (self.field,) if isinstance(self.field, str) else tuple(dict.fromkeys(self.field))
 
     def one_field(self, name: str) -> str:
-        """The only field of the column ``name``. Raises UsageError if it is a list of them."""
+        """Return the only field of the column ``name``. Raises UsageError for a list of fields."""
         if isinstance(self.field, str):
             return self.field
         raise UsageError(
@@ -80,7 +80,7 @@ class MappedColumn(Document):
         )
 
     def means_missing(self, value: object) -> bool:
-        """Whether ``missing`` names this value: as it is spelt, or as the same number."""
+        """Return whether ``missing`` names this value: as it is spelt, or as the same number."""
         if not self.missing or isinstance(value, bool):
             return False
         if not isinstance(value, int | float | Decimal):
@@ -97,10 +97,10 @@ class MappedColumn(Document):
 
 
 class StudyMapping(Document):
-    """How one study's columns are got here.
+    """Mapping of one study's columns.
 
-    ``as_of``: the day of every record, where the source has events and no cohort. ``cohort``: the
-    OMOP cohort whose entries are the records. A table whose fields have the study's names needs no
+    ``as_of``: the day of every record, if the source has events and no cohort. ``cohort``: the OMOP
+    cohort whose entries are the records. A table whose fields have the study's names needs no
     ``columns``. ``accepted``: finding -> why it is no fault.
     """
 
@@ -114,14 +114,17 @@ class StudyMapping(Document):
     )
 
     def commitment(self, key: bytes) -> str:
-        """What an approval names: HMAC-SHA256, so that nobody without the site's key can try out
-        which findings about its patients were accepted."""
+        """Return the HMAC-SHA256 of the mapping that an approval names.
+
+        Without the site's ``key`` it cannot be used to test which findings on its patients were
+        accepted.
+        """
         statement = self.to_bytes()
         return hmac.new(key, b"flo mapping\0" + statement, hashlib.sha256).hexdigest()
 
 
 class Mapping(Document):
-    """``mapping.toml``: by the study's name, so that its next version finds it."""
+    """Content of ``mapping.toml``, by the study's name, so that its next version finds it."""
 
     schema_version: Literal[1] = 1
     studies: Annotated[dict[Identifier, StudyMapping], Field(max_length=1000)] = Field(
@@ -130,7 +133,7 @@ class Mapping(Document):
 
 
 def by_name(names: Iterable[str]) -> StudyMapping:
-    """Columns whose fields have the same names."""
+    """Return a mapping of columns to fields of the same names."""
     return StudyMapping.model_construct(
         columns={name: MappedColumn.model_construct(field=name) for name in names},
         as_of=None,
@@ -140,7 +143,7 @@ def by_name(names: Iterable[str]) -> StudyMapping:
 
 
 def problems(mapping: StudyMapping, schema: Schema) -> list[str]:
-    """What keeps this mapping from being one for a study of that schema; none if nothing does."""
+    """Return why this mapping does not fit a study of that schema; empty if it fits."""
     found, columns = [], {column.name: column for column in schema.columns}
     wanted = [schema.label, *columns]
     found += [f"{name}: is not mapped" for name in wanted if name not in mapping.columns]
@@ -155,7 +158,7 @@ def problems(mapping: StudyMapping, schema: Schema) -> list[str]:
 
 
 def same_unit(one: str, other: str) -> bool:
-    """Whether two spellings are one unit: mg/dL and mg/dl, mm Hg and UCUM's mm[Hg].
+    """Return whether two spellings are one unit: mg/dL and mg/dl, mm Hg and UCUM's mm[Hg].
 
     A thousand in a microlitre is a thousand million in a litre, so K/uL and 10*9/L are one too.
     """
@@ -173,7 +176,7 @@ _ALIASES = {"beatsperminute": "/min", "bpm": "/min", "1/min": "/min", "beats/min
 def _plain(unit: str) -> str:
     plain = unit.replace("μ", "u").replace("µ", "u")
     plain = re.sub(r"[\s\[\]{}_]", "", plain)
-    if plain == "G/L":  # giga; a gram is g, and only its case tells
+    if plain == "G/L":  # giga; only the case differs from g, gram
         return "10^9/l"
     plain = plain.casefold()
     return _ALIASES.get(plain, plain)

@@ -1,14 +1,15 @@
-"""A database with the OMOP common data model: a cohort, and features by concept.
+"""Database with the OMOP common data model: a cohort, and features by concept.
 
-One record for each entry of the mapping's ``cohort``, on its ``cohort_start_date``. Fields:
+There is one record for each entry of the mapping's ``cohort``, on its ``cohort_start_date``.
+Fields:
 
     person:age  person:gender  death
     condition:CONCEPT  drug:CONCEPT  procedure:CONCEPT      1 if it happened, else 0
     measurement:CONCEPT  observation:CONCEPT                its value: a number or a concept
 
-Several concepts are separated by commas; of several tables there is a list of fields. ``201826+``
-is a concept with its descendants, as OMOP's table ``concept_ancestor`` has them; without the sign
-it does not bring them along. A preliminary diagnosis does not count.
+Several concepts are separated by commas; concepts of several tables need a list of fields.
+``201826+`` is a concept with its descendants in OMOP's table ``concept_ancestor``; without the plus
+sign they are not included. A preliminary diagnosis does not count.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ from flo.clients.sources.source import BATCH, Batch, SourceField
 from flo.errors import DataError, UsageError
 from flo.study.schema import Schema
 
-_MOST_CONCEPTS = 2000  # shown, of each table
+_MOST_CONCEPTS = 2000  # shown per table
 _IDS = ("person_id", "person_source_value")
-_PRELIMINARY = 32899  # diagnosis, as its status
+_PRELIMINARY = 32899  # status of a preliminary diagnosis
 _OPERATORS = {4171756: "<", 4171754: "<=", 4172704: ">", 4171755: ">="}
 TEXT_ONLY = "text only"
 _EQUALS = 4172703
 
 
 class OmopDatabase:
-    """A ``Source`` of one database, read through its tables' standard names and never written."""
+    """``DataSource`` of one database, which reads the model's standard tables and never writes."""
 
     is_table = False
     name = Database.name
@@ -64,7 +65,7 @@ class OmopDatabase:
         """``id_column``: a column of ``person``: person_id, or person_source_value.
 
         ``vocabulary``, ``cohorts``: the schemas of the concepts and of the cohorts, if they are not
-        in ``schema`` with all else.
+        in ``schema`` with the other tables.
         """
         if id_column not in _IDS:
             raise UsageError(
@@ -74,7 +75,7 @@ class OmopDatabase:
         self._database, self._id = Database(address, schema, vocabulary, cohorts), id_column
 
     def fields(self) -> list[SourceField]:
-        """Fields of persons, and of each table the 2000 most frequent concepts."""
+        """Return fields of persons, and the 2000 most frequent concepts of each table."""
         found = [SourceField(field) for field in PERSON_FIELDS]
         concept = self._database.table("concept", "concept_id", "concept_name", "concept_code")
         with self._database.reading() as connection:
@@ -99,7 +100,7 @@ class OmopDatabase:
         return found
 
     def settings(self) -> dict[str, Any]:
-        """The only cohort there is, if it is."""
+        """Suggest the cohort if there is only one."""
         cohort = self._cohort()
         query = sa.select(cohort.c.cohort_definition_id).distinct()
         with self._database.reading() as connection:
@@ -107,7 +108,7 @@ class OmopDatabase:
         return {"cohort": numbers[0]} if len(numbers) == 1 else {}
 
     def words(self, cells: list[str]) -> dict[str, str]:
-        """The names of concepts, of those cells that are concept ids."""
+        """Return concept names for the cells that are concept ids."""
         concept = self._database.table("concept", "concept_id", "concept_name")
         numbers = [int(cell) for cell in cells if cell.isdecimal()]
         query = sa.select(concept).where(concept.c.concept_id.in_(numbers))
@@ -116,17 +117,17 @@ class OmopDatabase:
         return {cell: known.get(cell, cell) for cell in cells}
 
     def ids(self) -> Iterator[pa.Array]:
-        """One id for each row of ``person``, of everybody and not of a cohort only."""
+        """Yield one id for each row of ``person``: all persons, not only those of a cohort."""
         person = self._database.table("person", self._id)
         with self._database.reading() as connection:
             for rows in connection.execute(sa.select(person.c[self._id])).partitions(BATCH):
                 yield pa.array([_text(row[0]) for row in rows], pa.string())
 
     def read(self, mapping: StudyMapping, schema: Schema) -> Iterator[Batch]:
-        """A record for each entry of the mapping's cohort.
+        """Yield a record for each entry of the mapping's cohort.
 
         Raises:
-            UsageError: the mapping names no cohort, or a field that is none.
+            UsageError: the mapping names no cohort, or a field that does not exist.
             DataError: the database cannot be read, or entries of the cohort have no day.
         """
         if mapping.cohort is None:
@@ -154,7 +155,7 @@ class OmopDatabase:
         yield from in_batches([record.name for record in records], columns, schema, notes)
 
     def _records(self, connection: sa.Connection, number: int) -> tuple[list[_Record], int]:
-        """The cohort's entries, and how many have nobody to them."""
+        """Return the cohort's entries, and the number of entries without a person."""
         cohort = self._cohort()
         births = ("year_of_birth", "month_of_birth", "day_of_birth")
         names = ("person_id", self._id, "gender_concept_id", *births)
@@ -192,7 +193,7 @@ class OmopDatabase:
         cohort_number: int,
         records: list[_Record],
     ) -> None:
-        """The events of the cohort's persons, in the order of their keys."""
+        """Add the events of the cohort's persons to a column, in the order of their keys."""
         names = ("person_id", events.concept, events.day, events.moment, *events.more)
         table = self._database.table(events.table, *names, events.id)
         cohort = self._cohort()
@@ -223,7 +224,7 @@ class OmopDatabase:
             else:
                 for place in places.get(person, ()):
                     column.add(place, records[place].at, _span(day, moment), value, unit_code)
-        # Below a concept with a plus anything may have been found.
+        # Any concept that was found may be a descendant of one with a plus.
         missed = {one.number for one in field.concepts if not (seen and one.descendants)} - seen
         column.sought(field.field, len(missed), len({one.number for one in field.concepts}))
 
@@ -237,7 +238,7 @@ class OmopDatabase:
                 column.add(place, records[place].at, _span(day))
 
     def _units(self, connection: sa.Connection, events: Events) -> dict[int, str]:
-        """The unit that a concept's values have most often."""
+        """Return the most frequent unit of each concept's values."""
         table = self._database.table(events.table, events.concept, "unit_concept_id")
         unit = self._database.table("concept", "concept_id", "concept_code")
         count = sa.func.count()
@@ -257,7 +258,7 @@ class OmopDatabase:
 
 @dataclass(frozen=True)
 class _Record:
-    """An entry of the cohort. ``gender``: a concept."""
+    """Entry of the cohort. ``gender``: a concept."""
 
     person_id: int
     at: datetime.date
@@ -280,12 +281,14 @@ def _places(records: list[_Record]) -> dict[int, list[int]]:
 def _valued(
     events: Events, number: Any, concept: int | None, unit: int | None, *own: Any
 ) -> tuple[Any, str]:
-    """A value and its unit. ``own``: of a measurement its operator and what was written down, of an
-    observation its text; and the unit's code.
+    """Return a value and its unit.
 
-    0 is OMOP's "no matching concept"; of a unit that the vocabulary does not have no more is known
-    than that there is one. A measurement that is written down and has no other value is given as
-    ``text only``, which no study takes: an older value must not stand in for it.
+    ``own``: for a measurement its operator and source text, for an observation its text; then the
+    unit's code.
+
+    Concept 0 is OMOP's "no matching concept". A unit that is not in the vocabulary is given by its
+    concept's number. A measurement whose only value is its source text is given as ``text only``,
+    which no study accepts: an older value must not replace it.
     """
     code, written = own[-1], own[-2]
     unit_code = (code or f"concept {unit}") if unit else NO_UNIT
@@ -304,7 +307,7 @@ def _span(day: Any, moment: Any = None) -> Span | None:
     found = _day(day)
     if found is None:
         return None
-    if isinstance(moment, str):  # SQLite has no times
+    if isinstance(moment, str):  # SQLite stores times as text
         with suppress(ValueError):
             moment = datetime.datetime.fromisoformat(moment)
     if not isinstance(moment, datetime.datetime):
@@ -320,7 +323,7 @@ def _day(value: Any) -> datetime.date | None:
     if isinstance(value, datetime.date) or value is None:
         return value
     with suppress(ValueError):
-        return datetime.date.fromisoformat(str(value)[:10])  # SQLite has no dates
+        return datetime.date.fromisoformat(str(value)[:10])  # SQLite stores dates as text
     return None
 
 

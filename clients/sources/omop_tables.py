@@ -1,6 +1,6 @@
-"""The tables of the OMOP common data model that are read, where they are, and what a field asks.
+"""Tables of the OMOP common data model that are read, their schemas, and a field's meaning.
 
-Tables and columns: https://ohdsi.github.io/CommonDataModel/cdm54.html, of which 5.3 has the same.
+Tables and columns: https://ohdsi.github.io/CommonDataModel/cdm54.html; version 5.3 has the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CONCEPT = re.compile(r"(\d{1,18})(\+?)", re.ASCII)
 
 @dataclass(frozen=True)
 class Events:
-    """A table of events, and the prefixes of its columns. ``happened``: its rows have no values."""
+    """Table of events, and the prefixes of its columns. ``happened``: its rows have no values."""
 
     table: str
     prefix: str
@@ -33,27 +33,27 @@ class Events:
 
     @property
     def id(self) -> str:
-        """Its own key."""
+        """Column of its own key."""
         return f"{self.table}_id"
 
     @property
     def concept(self) -> str:
-        """What it is about."""
+        """Column of the concept."""
         return f"{self.prefix}_concept_id"
 
     @property
     def day(self) -> str:
-        """The local day, which every event has."""
+        """Column of the local day, which every event has."""
         return f"{self.start}_date"
 
     @property
     def moment(self) -> str:
-        """The time of that day, which may be null."""
+        """Column of the time on that day, which may be null."""
         return f"{self.start}_datetime"
 
     @property
     def more(self) -> tuple[str, ...]:
-        """What else is read: of values their parts, of diagnoses whether they are final."""
+        """Other columns to read: the parts of a value, or whether a diagnosis is final."""
         if self.happened:
             return ("condition_status_concept_id",) if self.prefix == "condition" else ()
         own = {
@@ -74,7 +74,7 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Concept:
-    """A concept that a mapping names; ``descendants``: and all below it."""
+    """Concept that a mapping names. ``descendants``: whether those below it are included."""
 
     number: int
     descendants: bool
@@ -82,7 +82,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class Asked:
-    """A field: ``kind`` of what (age, gender, death, or one of ``TABLES``), and which concepts."""
+    """Field with its ``kind`` (age, gender, death, or one of ``TABLES``) and its concepts."""
 
     field: str
     kind: str
@@ -90,12 +90,12 @@ class Asked:
 
     @property
     def happened(self) -> bool:
-        """Whether it is 1 or 0, and no value."""
+        """Whether the field is 1 or 0, not a value."""
         return self.kind == "death" or (self.kind in TABLES and TABLES[self.kind].happened)
 
 
 def asked(mapped: MappedColumn) -> list[Asked]:
-    """What a column's fields are. Raises UsageError."""
+    """Parse a column's fields. Raises UsageError."""
     found = [_parsed(field) for field in mapped.fields]
     if len(found) > 1 and (
         len({one.happened for one in found}) > 1 or {"age", "gender"} & {one.kind for one in found}
@@ -109,7 +109,7 @@ def asked(mapped: MappedColumn) -> list[Asked]:
 
 
 class Database:
-    """An OMOP database; its vocabulary and its cohorts may be in schemas of their own."""
+    """OMOP database; its vocabulary and its cohorts may be in separate schemas."""
 
     name = "the OMOP database"
 
@@ -121,13 +121,13 @@ class Database:
         self._used: dict[str, set[str]] = {}
 
     def table(self, name: str, *columns: str) -> sa.TableClause:
-        """A table with those of its columns that are wanted."""
+        """Return a table with the columns that are needed."""
         self._used.setdefault(name, set()).update(columns)
         return sa.table(name, *(sa.column(c) for c in columns), schema=self._schema_of(name))
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """As ``database.reading``; where a table or column of the standard lacks it is named."""
+        """Open a connection like ``database.reading``; errors name missing tables and columns."""
         try:
             with reading(self._engine, self.name) as connection:
                 yield connection
@@ -146,7 +146,7 @@ class Database:
     def among(
         self, column: sa.ColumnElement[int], concepts: tuple[Concept, ...]
     ) -> sa.ColumnElement[bool]:
-        """Whether it is one of the concepts, or a descendant of one that brings them along."""
+        """Return the condition that a column is one of the concepts, or an included descendant."""
         named = column.in_([concept.number for concept in concepts])
         ancestors = [concept.number for concept in concepts if concept.descendants]
         if not ancestors:
@@ -159,7 +159,7 @@ class Database:
         return self._others.get(table) or self._schema
 
     def _lacking(self) -> list[str]:
-        """Tables and columns that were asked for and are not there."""
+        """Return tables and columns that were requested and do not exist."""
         found = []
         with reading(self._engine, self.name) as connection:
             look = sa.inspect(connection)

@@ -1,4 +1,4 @@
-"""The interface of a source, and what it hands on."""
+"""Interface of a source, and the types that it returns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BATCH = 65_536  # records in a batch
 
 @dataclass(frozen=True)
 class SourceField:
-    """Something a source has and a mapping can name. ``text``: what people call it there."""
+    """Field of a source that a mapping can name. ``text``: its display name there."""
 
     field: str
     text: str = ""
@@ -27,11 +27,13 @@ class SourceField:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some records. ``ids`` and every column have one length n; an image column is a list of its
-    pixels. ``invalid``: (column, rule) -> the cells that the source itself found wrong, shape (n,).
-    ``to_accept``: (kind, column, rule) -> how many; what a steward mends or accepts under kind and
-    column. ``notes``: what a steward should know, and of how many patients. Doubts and notes are of
-    the whole source: alike in every batch, or in the last alone.
+    """Some records: ``ids`` and every column have the same length n.
+
+    An image column is a list of its pixels. ``invalid``: (column, rule) -> mask (n,) of the cells
+    that the source itself found wrong. ``to_accept``: (kind, column, rule) -> count; the steward
+    corrects these, or accepts them under kind and column. ``notes``: note for the steward -> count.
+    ``to_accept`` and ``notes`` describe the whole source: they are the same in every batch, or only
+    in the last one.
     """
 
     ids: pa.Array
@@ -42,29 +44,32 @@ class Batch:
 
 
 class DataSource(Protocol):
-    """A place that patients are read from. Every method may raise DataError or UsageError.
+    """Place that patients are read from. Every method may raise DataError or UsageError.
 
-    ``name``: what the steward calls it. ``is_table``: its fields are the columns of one table.
+    ``name``: its name for the steward. ``is_table``: whether its fields are the columns of one
+    table.
     """
 
     name: str
     is_table: bool
 
     def fields(self) -> list[SourceField]:
-        """All that it has; of events and images nothing that tells who the patient is."""
+        """Return all fields; for events and images, none that identifies the patient."""
 
     def settings(self) -> dict[str, Any]:
-        """What its section of a mapping needs besides columns, as a first suggestion; None for what
-        a person has to choose."""
+        """Return suggestions for what a mapping's section needs besides columns.
+
+        None for a value that a person has to choose.
+        """
 
     def words(self, cells: list[str]) -> dict[str, str]:
-        """What coded cells mean, as far as it knows."""
+        """Return what coded cells mean, as far as the source knows."""
 
     def ids(self) -> Iterator[pa.Array]:
-        """The patient ids, as they are spelt there."""
+        """Yield the patient ids, as they are spelt in the source."""
 
     def read(self, mapping: StudyMapping, schema: Schema) -> Iterator[Batch]:
-        """The records that the mapping asks for, in an order that does not change.
+        """Yield the records that the mapping selects, in an order that does not change.
 
         ``schema``: the study's, for sources that know units, or have images of any size.
         """

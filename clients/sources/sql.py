@@ -1,4 +1,4 @@
-"""A table or view of a database, through SQLAlchemy; its columns are the fields."""
+"""Table or view of a database, through SQLAlchemy; its columns are the fields."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from flo.errors import DataError
 
 
 class SqlTable(TableSource):
-    """A table or view, given in the order of its ids, then of all else that is read.
+    """Table or view, read in the order of its ids, then of the other columns that are read.
 
-    ``address``: a URL of SQLAlchemy's; errors never quote it.
+    ``address``: an SQLAlchemy URL; errors never quote it.
     """
 
     def __init__(self, address: str, table: str, schema: str | None, id_column: str) -> None:
@@ -28,7 +28,7 @@ class SqlTable(TableSource):
         with reading(self._engine, self.name) as connection:
             look = sa.inspect(connection)
             known = {*look.get_table_names(self._schema), *look.get_view_names(self._schema)}
-            with suppress(NotImplementedError):  # where the database has no such views
+            with suppress(NotImplementedError):  # the database has no materialized views
                 known |= set(look.get_materialized_view_names(self._schema))
             if self.name not in known:
                 raise DataError(
@@ -40,7 +40,7 @@ class SqlTable(TableSource):
     def _batches(self, wanted: list[str]) -> Iterator[pa.RecordBatch]:
         columns: list[sa.ColumnClause[object]] = [sa.column(name) for name in wanted]
         table = sa.table(self.name, *columns, schema=self._schema)
-        # In the order of the ids, so that "the first records of a patient" are always the same.
+        # Order by the ids, so that "the first records of a patient" are always the same.
         query: sa.Select[*tuple[Any, ...]] = sa.select(*columns).order_by(*columns)
         with reading(self._engine, self.name) as connection:
             yield from batches(connection, query.select_from(table))

@@ -11,10 +11,10 @@ from flo.study import identifier_patterns
 
 @dataclass(frozen=True)
 class Conversion:
-    """value · ``factor`` + ``offset``. ``what``: of which quantity, "" for any.
+    """Conversion to value · ``factor`` + ``offset``. ``what``: its quantity, "" for any.
 
-    ``names``: how a word of a column's name begins that is of this quantity, such as ``chol``; of
-    two letters it is the whole word.
+    ``names``: beginnings of words that name this quantity in a column's name, such as ``chol``; one
+    of two letters must be the whole word.
     """
 
     given: str
@@ -25,11 +25,11 @@ class Conversion:
     names: tuple[str, ...] = ()
 
     def of(self, values: Floats) -> Floats:
-        """Values in ``given``, as they are in ``wanted``; NaN stays NaN."""
+        """Convert values from ``given`` to ``wanted``; NaN stays NaN."""
         return values * self.factor + self.offset
 
     def back(self) -> Conversion:
-        """The conversion from ``wanted`` to ``given``."""
+        """Return the conversion from ``wanted`` to ``given``."""
         return replace(
             self,
             given=self.wanted,
@@ -39,7 +39,7 @@ class Conversion:
         )
 
     def is_for(self, name: str) -> bool:
-        """Whether a column of this name is of the quantity, or the quantity does not matter."""
+        """Return whether it applies to a column of this name; always if it is for any quantity."""
         words = re.split(r"[\W_]+", identifier_patterns.plain(name))
         long = tuple(name for name in self.names if len(name) > 2)
         return not self.what or any(w in self.names or w.startswith(long) for w in words)

@@ -1,1 +1,1 @@
-"""The audit log: entries, their hash chain, its verification, a limit on what others cause."""
+"""The audit log: entries, hash chain, verification, and a limit on remotely caused entries."""

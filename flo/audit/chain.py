@@ -1,16 +1,16 @@
-"""The rules of audit logs: entries that hang together, what others sign of them, and the check.
+"""Rules of audit logs: the hash chain of entries, other parties' receipts, and verification.
 
     digest = SHA-256(number, time, kind, study, facts, salt)
     hash   = SHA-256(previous hash, digest)                    signed by the log's owner
 
-An owner that changes its key enters ``key-replaced`` (public keys ``old`` and ``new``) with the old
-one and goes on with the new one.
+An owner that changes its key appends ``key-replaced`` (public keys ``old`` and ``new``), signed
+with the old key, and signs later entries with the new one.
 
-A chain alone shows edits, not a cut at its end or a second chain. So the other side keeps the last
-head that it saw, and signs a newer one (``Receipt``) only if it *grew* out of that one
-(``LogExtension``, which shows digests, not entries: the salt keeps them from being guessed).
-Whoever holds a log and what another party saw of it finds a cut or a fork; ``verify`` does all of
-that offline.
+A chain alone shows edits, but neither a truncated end nor a second chain. Each party therefore
+stores the last head that it saw of the other's log. It signs a newer head (``Receipt``) only if
+that head extends the stored one (``LogExtension``). An extension contains digests, not entries; the
+salt prevents guessing them. A verifier that has a log and the heads that another party saw of it
+detects truncation and forks. ``verify`` does all of that offline.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ Owner = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
 class LogHead(Claim):
-    """ "My audit log has this many entries and ends in this hash." """
+    """Signed head of an audit log: its number of entries, and the hash of the last one."""
 
     number: Number
     hash: Digest
 
     def check(self, signer: str) -> None:
-        """Raises TrustError unless the key of fingerprint ``signer`` signed this claim."""
+        """Raise TrustError unless the key of fingerprint ``signer`` signed this claim."""
         self._check(signer, "audit-entry", row_statement(self.number, self.hash))
 
 
 class LogExtension(Document):
-    """A head, and the digests of the entries that lead to it from entry ``after`` on."""
+    """A head, and the digests of the entries after entry ``after`` up to it."""
 
     head: LogHead
     after: Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
     digests: Annotated[tuple[Digest, ...], Field(max_length=MOST_DIGESTS)]
 
     def grew_from(self, number: int, hash_: str) -> bool:
-        """Whether a log that ended in this entry could have become this one."""
+        """Return whether the log at this head extends one that ended in this entry."""
         if not self.after <= number <= self.head.number == self.after + len(self.digests):
             return False
         for digest in self.digests[number - self.after :]:
@@ -66,7 +66,7 @@ class LogExtension(Document):
 
 
 class Receipt(Claim):
-    """ "I have seen this head of the log of the key with this fingerprint." """
+    """Signed statement of having seen this head of the log of key ``owner`` (a fingerprint)."""
 
     owner: Digest
     number: Number
@@ -74,7 +74,7 @@ class Receipt(Claim):
 
     @classmethod
     def given(cls, identity: Signer, head: LogHead) -> Receipt:
-        """Sign for a head; the caller has checked that it is the log's."""
+        """Sign a receipt for a head; the caller has checked the head's signature."""
         statement = _receipt_statement(head.fingerprint, head.number, head.hash)
         return cls(
             owner=head.fingerprint,
@@ -85,13 +85,13 @@ class Receipt(Claim):
         )
 
     def check(self, signer: str) -> None:
-        """Raises TrustError unless the key of fingerprint ``signer`` gave this receipt."""
+        """Raise TrustError unless the key of fingerprint ``signer`` gave this receipt."""
         statement = _receipt_statement(self.owner, self.number, self.hash)
         self._check(signer, "audit-receipt", statement)
 
 
 class Entry(Document):
-    """One entry, as it is kept and exported."""
+    """One entry, as it is stored and exported."""
 
     number: Number
     time: EntryTime
@@ -104,15 +104,15 @@ class Entry(Document):
 
     @property
     def digest(self) -> str:
-        """What the chain covers of the entry, its salt included."""
+        """Digest that the chain covers; includes the salt."""
         parts = [self.number, self.time, self.kind, self.study, self.facts, self.salt]
         return canonical.digest(canonical.encode(parts))
 
 
 class Export(Document):
-    """A whole log in a file, signed: ``owner`` names whose it is.
+    """A whole log in a signed file; ``owner`` is the name of its party.
 
-    ``receipts``: what others signed of it, the latest of each. ``witnessed``: heads of other logs.
+    ``receipts``: the latest receipt of each other party. ``witnessed``: heads of other logs.
     """
 
     schema_version: Literal[1] = 1
@@ -125,11 +125,11 @@ class Export(Document):
     signature: Signature
 
     def statement(self) -> bytes:
-        """What the owner signs: everything but the signature."""
+        """Return the bytes that the owner signs: all fields but the signature."""
         return canonical.encode(self.model_dump(mode="json", exclude={"signature"}))
 
     def keys(self) -> Iterator[str]:
-        """Public keys of the log's owner, one after the other."""
+        """Yield the public keys of the log's owner, oldest first."""
         for entry in self.entries:
             if entry.kind == "key-replaced":
                 yield str(entry.facts.get("old"))
@@ -137,7 +137,7 @@ class Export(Document):
 
     @property
     def fingerprints(self) -> frozenset[str]:
-        """Of all keys that the owner had. Raises TrustError if one is no key."""
+        """Fingerprints of all keys that the owner had. Raises TrustError if one is malformed."""
         try:
             return frozenset(fingerprint(bytes.fromhex(public)) for public in self.keys())
         except ValueError as error:
@@ -146,7 +146,7 @@ class Export(Document):
 
 @dataclass(frozen=True)
 class Cosigned:
-    """``by``: the name on the log of whoever signed, if that log was given too."""
+    """A receipt's summary. ``by``: name of the signer, if its log was passed too."""
 
     fingerprint: str
     by: str | None
@@ -155,7 +155,7 @@ class Cosigned:
 
 @dataclass(frozen=True)
 class VerifiedLog:
-    """What ``verify`` found to hold."""
+    """Result of ``verify`` for one log."""
 
     owner: str
     fingerprint: str
@@ -166,15 +166,15 @@ class VerifiedLog:
 
 
 def chained(previous: str, digest: str) -> str:
-    """The hash of an entry with this digest behind the hash of the one before it."""
+    """Return the hash of the entry with this digest that follows hash ``previous``."""
     return canonical.digest(canonical.encode([previous, digest]))
 
 
 def verify(documents: list[bytes]) -> list[VerifiedLog]:
-    """Check exported logs, each by itself and against what the others saw of it.
+    """Check exported logs, each on its own and against the heads that the others saw of it.
 
     Raises:
-        TrustError: names whose log, and the entry at which it was edited, cut or forked.
+        TrustError: names the log's owner, and the entry at which it was edited, cut or forked.
         MessageError, UsageError: a document is not an export.
     """
     exports = [read_export(document) for document in documents]
@@ -188,12 +188,12 @@ def verify(documents: list[bytes]) -> list[VerifiedLog]:
 
 
 def is_export(document: Any) -> bool:
-    """Whether parsed JSON claims to be an exported audit log."""
+    """Return whether parsed JSON claims to be an exported audit log."""
     return isinstance(document, dict) and document.get("log") == "audit"
 
 
 def read_export(document: bytes) -> Export:
-    """An export's content, unchecked. Raises MessageError or UsageError for another shape."""
+    """Parse an export without checking it. Raises MessageError or UsageError for another shape."""
     what = "audit log"
     return parse(
         Export,
@@ -205,7 +205,7 @@ def read_export(document: bytes) -> Export:
 
 
 def _check_signature(export: Export) -> None:
-    """Last, so that an edited entry is named by its number."""
+    """Check the export's signature; called last, so that the error for an edited entry names it."""
     try:
         public = bytes.fromhex(export.public)
         verify_signature(public, "audit-export", export.statement(), export.signature)
@@ -233,7 +233,7 @@ def _check_chain(export: Export) -> None:
 
 
 def check_entry(entry: Entry, whose: str, number: int, previous: str, public: str) -> None:
-    """Raises TrustError unless it is entry ``number`` behind hash ``previous``, signed so."""
+    """Raise TrustError unless ``public`` signed it as entry ``number`` after hash ``previous``."""
     if entry.number != number:
         raise TrustError(f"{whose}: entry {number} was cut out, or moved")
     if entry.hash != chained(previous, entry.digest):

@@ -1,4 +1,4 @@
-"""What a page says of an audit log: how far it was checked, and who has countersigned it."""
+"""Facts that a page shows about an audit log: verification progress, and countersignatures."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _AT_ONCE, _SECONDS = 50, 0.2
 
 @dataclass(frozen=True)
 class VerifiedUpTo:
-    """``number``: the last entry that was found to hold. ``broken``: what does not, if anything."""
+    """``number``: the last valid entry. ``broken``: the first error, if any."""
 
     number: int
     broken: str | None
 
 
 class IncrementalVerifier:
-    """Checks a log's hashes and signatures from its first entry on, a fifth of a second a look.
+    """Checks a log's hashes and signatures from the first entry on, 0.2 seconds per call.
 
-    A long log is gone through over several looks; then it begins anew, so that nothing that was
-    found to hold once is taken for that for good.
+    A long log takes several calls. After its end the check starts again at the first entry, so that
+    later changes to checked entries are found too.
     """
 
     def __init__(self, log: AuditLog) -> None:
@@ -33,9 +33,9 @@ class IncrementalVerifier:
         self._number, self._hash = 0, ZERO_HASH
 
     def verify_next(self) -> VerifiedUpTo:
-        """Check on from where the last look stopped; after the log's end it begins anew.
+        """Continue after the last checked entry; after the log's end, start at the first one.
 
-        What does not hold is in the answer, never raised.
+        An invalid entry is reported in the result and raises no error.
         """
         with self._lock:
             end = time.monotonic() + _SECONDS
@@ -56,5 +56,5 @@ class IncrementalVerifier:
 
 
 def countersigned(log: AuditLog) -> list[tuple[str, int]]:
-    """(fingerprint, entry): up to where each other party has signed this log."""
+    """Return (fingerprint, entry): the last entry that each other party has countersigned."""
     return sorted((receipt.fingerprint, receipt.number) for receipt in log.receipts())

@@ -1,9 +1,9 @@
-"""The audit log: append-only, hash-chained, signed, one at the coordinator and one at each site.
+"""The audit log of a coordinator or site: append-only, hash-chained, signed.
 
-An entry says when, what kind of thing happened, in which study, and public facts about it: every
-enrolment, token, decision, message, refusal, use of a key and change of a budget. It holds no
-patient data and no secret; callers log codes, digests, counts and names of hospitals and people.
-What makes a log hang together, and how others check it, stands in ``flo.audit.chain``.
+An entry states the time, the kind of event, the study, and public facts about it. There is an entry
+for every enrolment, token, decision, message, refusal, use of a key and change of a budget. Entries
+contain no patient data and no secret; callers log codes, digests, counts and names of hospitals and
+people. ``flo.audit.chain`` defines the chain and how other parties check it.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ _ENTRY = "SELECT number, time, kind, study, facts, salt, hash, signature FROM en
 
 
 def existing(path: Path, identity: Signer) -> AuditLog:
-    """Open the log of a folder that was made before. Raises TrustError if it is missing."""
+    """Open the existing log of a folder. Raises TrustError if it is missing."""
     require_file(path)
     return AuditLog(path, identity)
 
 
 def require_file(path: Path) -> None:
-    """Check that the log is still there: the policy in force and opt-outs are named in it only.
+    """Check that the log exists: it is the only record of the current policy and of opt-outs.
 
     Raises:
         TrustError: it is missing.
@@ -91,24 +91,24 @@ class AuditLog:
             head.check(identity.fingerprint)
 
     def close(self) -> None:
-        """Close this connection; what was entered is on the disk already."""
+        """Close this connection; appended entries are on disk already."""
         self._db.close()
 
     @property
     def owner(self) -> str:
-        """Whose next entry it is: the key (DER, hexadecimal) that made it or followed by now."""
+        """Public key (DER, hexadecimal) that must sign the next entry."""
         found = self._one("SELECT value FROM meta WHERE name = 'owner'")
         return str(found[0]) if found else ""
 
     # -- entries ---------------------------------------------------------------------------------
 
     def append(self, kind: str, study: str | None = None, **facts: Any) -> None:
-        """Sign one entry and flush it to the disk."""
+        """Sign one entry and flush it to disk."""
         with self._writing():
             self._insert(self._now(), kind, study, facts, None)
 
     def append_from(self, outbox: list[tuple[int, str, str, str | None, dict[str, Any]]]) -> None:
-        """Take over (source number, time, kind, study, facts) entries, each at most once."""
+        """Append outbox entries (source number, time, kind, study, facts), each at most once."""
         with self._writing():
             (last,) = self._db.execute("SELECT coalesce(max(source), 0) FROM entries").fetchone()
             for source, time, kind, study, facts in outbox:
@@ -116,27 +116,27 @@ class AuditLog:
                     self._insert(time, kind, study, facts, source)
 
     def last_source(self) -> int:
-        """Source number of the latest entry that was taken over; 0 if none."""
+        """Return the source number of the latest entry from an outbox; 0 if there is none."""
         found = self._one("SELECT coalesce(max(source), 0) FROM entries")
         return int(found[0]) if found else 0
 
     def entries(self) -> Iterator[Entry]:
-        """All entries, from the first on."""
+        """Return all entries, in order."""
         with self._lock:
             rows = self._db.execute(_ENTRY + " ORDER BY number").fetchall()
         return map(_entry, rows)
 
     def last(self, kind: str) -> Entry | None:
-        """The latest entry of a kind."""
+        """Return the latest entry of a kind."""
         row = self._one(_ENTRY + " WHERE kind = ? ORDER BY number DESC LIMIT 1", kind)
         return _entry(row) if row else None
 
     def latest(
         self, most: int, *, study: str | None = None, kind: str | None = None
     ) -> tuple[list[Entry], int]:
-        """The latest ``most`` entries, the latest first, and how many there are in all.
+        """Return the latest ``most`` entries, newest first, and the number of all entries.
 
-        ``study``: only of studies whose digest begins so; ``kind``: only of this kind.
+        ``study``: only studies whose digest starts with this; ``kind``: only this kind.
         """
         chosen = (
             "WHERE (?1 IS NULL OR substr(study, 1, length(?1)) = ?1) AND kind = ifnull(?2, kind)"
@@ -150,9 +150,9 @@ class AuditLog:
         return list(map(_entry, rows)), int(count)
 
     def checked(self, number: int, hash_: str, *, most: int) -> tuple[int, str]:
-        """Check up to ``most`` entries behind entry ``number``, which ended in ``hash_``.
+        """Check up to ``most`` entries after entry ``number``, whose hash was ``hash_``.
 
-        Returns number and hash of the last that holds. Raises TrustError at one that does not.
+        Returns number and hash of the last checked entry. Raises TrustError at an invalid one.
         """
         with self._lock:
             if number and self._one("SELECT hash FROM entries WHERE number = ?", number) != (
@@ -176,14 +176,14 @@ class AuditLog:
     # -- the other side --------------------------------------------------------------------------
 
     def last_seen(self, signers: Collection[str]) -> int:
-        """The last entry that was seen of the logs of these keys; 0 if none."""
+        """Return the last entry that was seen of the logs of these keys; 0 if none."""
         return max((h.number for h in self.witnessed() if h.fingerprint in signers), default=0)
 
     def growth(self, signers: Collection[str], *, most: int | None = None) -> LogExtension | None:
-        """What was added since a key of these fingerprints gave its last receipt; None if nothing.
+        """Return the entries added since the last receipt by a key of these fingerprints, or None.
 
-        At most ``MOST_DIGESTS`` entries; the rest is for the next time. ``most``: the last entry
-        that they say they have seen, if that is less than they once signed.
+        At most ``MOST_DIGESTS`` entries; the next call returns more. ``most``: the last entry that
+        the other party reports having seen, if it is lower than its last receipt.
         """
         with self._lock:
             after = self.signed_by(signers)
@@ -206,23 +206,24 @@ class AuditLog:
         )
 
     def signed_by(self, signers: Collection[str]) -> int:
-        """The last entry that a key of these fingerprints gave a receipt for; 0 if none."""
+        """Return the last entry that a key of these fingerprints gave a receipt for; 0 if none."""
         return max((receipt.number for receipt in self._standing(signers)), default=0)
 
     def _standing(self, signers: Collection[str]) -> Iterator[Receipt]:
-        """Receipts of these keys for entries that are here; others speak of a log that was cut."""
+        """Yield these keys' receipts for entries of this log; others are for a log that was cut."""
         for receipt in self.receipts():
             row = self._one("SELECT hash FROM entries WHERE number = ?", receipt.number)
             if receipt.fingerprint in signers and row == (receipt.hash,):
                 yield receipt
 
     def cosign(self, growth: LogExtension, earlier: Collection[str] = ()) -> Receipt:
-        """Keep another party's head and sign a receipt for it; the caller knows whose key it is.
+        """Store another party's head and sign a receipt for it.
 
-        ``earlier``: fingerprints of that party's earlier keys.
+        The caller checks that the head's key is that party's. ``earlier``: fingerprints of its
+        earlier keys.
 
         Raises:
-            TrustError: it did not grow out of the last head seen: that log was cut or forked.
+            TrustError: the head does not extend the last one seen: that log was cut or forked.
         """
         head = growth.head
         head.check(head.fingerprint)
@@ -243,10 +244,10 @@ class AuditLog:
         return Receipt.given(self._identity, head)
 
     def keep_receipt(self, receipt: Receipt, signer: str) -> None:
-        """Keep another party's receipt for a head of ours, if it is its latest.
+        """Store another party's receipt for our head, if it is newer than the stored one.
 
         Raises:
-            TrustError: it is not by ``signer``, not ours, or about an entry that is not here.
+            TrustError: it is not by ``signer``, not for this log, or for an entry that is not here.
         """
         receipt.check(signer)
         row = self._one("SELECT hash FROM entries WHERE number = ?", receipt.number)
@@ -261,15 +262,15 @@ class AuditLog:
             )
 
     def receipts(self) -> list[Receipt]:
-        """The latest receipt of each other party."""
+        """Return the latest receipt of each other party."""
         return [Receipt.model_validate(d) for d in self._documents("receipts", "receipt")]
 
     def witnessed(self) -> list[LogHead]:
-        """The latest head seen of each other party's log."""
+        """Return the latest head seen of each other party's log."""
         return [LogHead.model_validate(d) for d in self._documents("witnessed", "head")]
 
     def export(self, owner: str) -> bytes:
-        """The whole log as one canonical, signed document."""
+        """Return the whole log as one canonical, signed document."""
         with self._lock:
             unsigned = Export(
                 owner=owner,
@@ -295,7 +296,7 @@ class AuditLog:
                 "flo coordinator replace-key",
             )
         text = canonical.encode(facts).decode()
-        if len(text) > _LONGEST_FACTS:  # a report of many hospitals: named by its digest
+        if len(text) > _LONGEST_FACTS:  # such as a report of many hospitals: log its digest
             facts = {"digest": canonical.digest(text.encode()), "bytes": len(text)}
         row = self._one("SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1")
         number, previous = (row[0] + 1, row[1]) if row else (1, ZERO_HASH)
@@ -328,7 +329,7 @@ class AuditLog:
             self._db.execute("UPDATE meta SET value = ? WHERE name = 'owner'", (facts["new"],))
 
     def _own(self) -> set[str]:
-        """Fingerprints of the keys that this log's entries were signed with."""
+        """Return the fingerprints of the keys that signed this log's entries."""
         with self._lock:
             rows = self._db.execute(
                 "SELECT facts FROM entries WHERE kind = 'key-replaced'"
@@ -337,7 +338,10 @@ class AuditLog:
         return {self._identity.fingerprint, *earlier}
 
     def _signer_of(self, number: int) -> str:
-        """The key that signed an entry: ``old`` of the first replacement from it on, or ours."""
+        """Return the key that signed an entry.
+
+        It is the ``old`` key of the first replacement at or after the entry, else the current key.
+        """
         row = self._one(
             "SELECT facts FROM entries WHERE kind = 'key-replaced' AND number >= ?"
             " ORDER BY number LIMIT 1",
@@ -348,7 +352,7 @@ class AuditLog:
     def _documents(self, table: str, column: str) -> list[Any]:
         with self._lock:
             rows = self._db.execute(
-                f"SELECT {column} FROM {table} ORDER BY signer"  # noqa: S608 - names of ours
+                f"SELECT {column} FROM {table} ORDER BY signer"  # noqa: S608 - our own names
             ).fetchall()
         return [_document(text) for (text,) in rows]
 

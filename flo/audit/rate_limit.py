@@ -1,4 +1,4 @@
-"""A share of a minute: how much of something others may make us write down one by one."""
+"""Per-minute limit on audit entries that a remote party can cause."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class PerMinuteLimiter:
         self._more: Counter[Hashable] = Counter()
 
     def allow(self, key: Hashable, most: int) -> bool:
-        """Whether one more may be written down in this minute; else it is counted."""
+        """Return whether ``key`` may cause one more entry in this minute; if not, count it."""
         if self._taken[key] < most:
             self._taken[key] += 1
             return True
@@ -24,7 +24,7 @@ class PerMinuteLimiter:
         return False
 
     def drain_suppressed(self, *, now: bool = False) -> Counter[Hashable]:
-        """What was only counted, once its minute is over or at once; each is returned once."""
+        """Return and reset the counts of suppressed entries, if their minute is over or ``now``."""
         minute = int(self._clock() // 60)
         if minute != self._minute:
             self._minute, self._taken = minute, Counter()

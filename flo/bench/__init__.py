@@ -1,7 +1,7 @@
-"""``flo bench``: what FLO costs here, as ratios against a reference measured in the same run.
+"""``flo bench``: FLO's costs on this machine, as ratios to a reference measured in the same run.
 
-Every row has ``group name flo reference ratio unit runs how``. Timings are medians and never
-asserted; this hardware may be shared and noisy, so only the ratios mean something.
+Every row has ``group name flo reference ratio unit runs how``. Timings are medians, and no test
+asserts them. The hardware may be shared and noisy, so only the ratios are meaningful.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def compared(
     runs: int = 30,
     blocks: int = 3,
 ) -> BenchRow:
-    """Median seconds of both, taken in turns of ``runs / blocks``, each warmed up first."""
+    """Measure median seconds of both, in alternate blocks of ``runs / blocks`` after a warm-up."""
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(blocks):

@@ -1,8 +1,8 @@
-"""Aggregating updates of 100 MB: time and memory, against Flower's FedAvg over the same number.
+"""Time and memory to aggregate updates of 100 MB, against Flower's FedAvg on as many updates.
 
-Each in a process of its own: ``python -m flo.bench.aggregate flo|flower UPDATES`` prints seconds
-and the megabytes that its peak lies above its start. Replies arrive one after the other; FLO sums
-each as it comes, Flower's strategy is given all of them. How they get there is in ``rounds``.
+Each measurement runs in its own process: ``python -m flo.bench.aggregate flo|flower UPDATES``
+prints the seconds, and the growth from start to peak memory in MB. FLO adds each reply when it
+arrives; Flower's strategy gets all replies at once. ``rounds`` measures the transport.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FLOATS = 25_000_000
 
 
 def rows(*, quick: bool) -> Iterator[BenchRow]:
-    """Two rows for each number of updates."""
+    """Yield two rows for each number of updates: time and peak memory."""
     for updates in (4,) if quick else (4, 16, 64):
         ours, theirs = _measured("flo", updates), _measured("flower", updates)
         for unit in ("s", "MB"):
@@ -50,7 +50,7 @@ def _measured(who: str, updates: int) -> dict[str, float]:
 
 
 def _flo(updates: int) -> float:
-    """Seconds to check, sum and step: masked numbers in a ring of 2^32, and a step of momentum."""
+    """Return seconds to check and sum masked numbers (ring of 2^32), and for one momentum step."""
     from flo.bench.made_up import study_of
     from flo.privacy.accounting.plan import Plan
     from flo.server.rounds.aggregation import StreamingSum
@@ -95,7 +95,7 @@ def _main(who: str, updates: str) -> None:
 
 
 def _peak() -> float:
-    """KiB that were resident at most, of this program alone: ``ru_maxrss`` counts its parent's."""
+    """Return this program's own peak resident memory, in KiB; ``ru_maxrss`` counts the parent's."""
     (line,) = (
         line
         for line in Path("/proc/self/status").read_text("ascii").splitlines()

@@ -1,8 +1,8 @@
-"""A whole study: the heart data, from launch to verified report, against others with Opacus.
+"""Whole study on the heart data, from launch to verified report, against others with Opacus.
 
-At equal rounds. FLO's time includes approvals, secure sums, ledgers, a private evaluation, the
-report and its verification; the references' end with the last round and account for nothing.
-NVFLARE's begins with its first round, Flower's with the launch.
+All run the same number of rounds. FLO's time includes approvals, secure sums, ledgers, a private
+evaluation, the report and its verification. The references' times end with the last round and
+include no accounting. NVFLARE's time begins with its first round, Flower's with the launch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HEART = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
 
 
 def rows(*, quick: bool) -> Iterator[BenchRow]:
-    """``quick``: with as many rounds as the reference needs a minute for."""
+    """Yield a row for each reference. ``quick``: few rounds, about a minute for the reference."""
     study = studies.load(_HEART)
     steps = 5 if quick else study.mechanism.steps
     hospitals = load_hospitals(study, None, "patient_id")

@@ -1,6 +1,6 @@
-"""Reading and judging a million records of thirty columns, against pandas reading the same file.
+"""Reading and checking a million records of thirty columns, against pandas reading the same file.
 
-Each runs in a process of its own, so that the most memory it had can be seen.
+Each run has its own process, so that its peak memory can be measured.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _RUNS = 3
 
 
 def rows(*, quick: bool) -> Iterator[BenchRow]:
-    """Seconds and megabytes of both, each run in a process of its own; medians."""
+    """Yield median seconds and megabytes of both, each run in its own process."""
     records = _RECORDS // 10 if quick else _RECORDS
     with tempfile.TemporaryDirectory() as folder:
         for path in _write(Path(folder), records):
@@ -50,7 +50,7 @@ def rows(*, quick: bool) -> Iterator[BenchRow]:
 
 
 def schema() -> Schema:
-    """Twenty numbers and ten codes, as the written files have them."""
+    """Return the schema of the written files: twenty numbers and ten codes."""
     number: dict[str, object] = {"kind": "number", "unit": "mg/dL", "minimum": 0, "maximum": 200}
     coded: dict[str, object] = {"kind": "category", "codes": _CODES, "missing": "indicator"}
     columns = [number | {"name": f"n{i}"} for i in range(_NUMBERS)]
@@ -95,7 +95,7 @@ def _read(who: str, path: Path) -> None:
 
 
 def main() -> None:
-    """One measured run: ``flo`` or ``pandas``, and a file; prints seconds and megabytes as JSON."""
+    """Measure one run of ``flo`` or ``pandas`` on a file; print seconds and megabytes as JSON."""
     began = time.perf_counter()
     _read(sys.argv[1], Path(sys.argv[2]))
     seconds = time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""The ledger at 10 to 10,000 entries: charging, opening with the gate, and a cold report."""
+"""The ledger at 10 to 10,000 entries: a charge, opening with the budget check, a cold report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ENTRIES = (10, 100, 1000, 10_000)
 
 
 def rows(*, quick: bool) -> Iterator[BenchRow]:
-    """What one ledger costs as it grows; it is charged for real, release by release."""
+    """Measure one ledger as it grows; each added entry is a real charge of one release."""
     with tempfile.TemporaryDirectory() as folder:
         home, study, reservation = _site(Path(folder))
         book, numbers = home.open_ledger(), count()
@@ -57,7 +57,7 @@ def rows(*, quick: bool) -> Iterator[BenchRow]:
 
 
 def _of(home: SiteHome, book: Ledger, study: Study, entries: int) -> Iterator[BenchRow]:
-    """Opening a ledger of so many entries, and making a report of them."""
+    """Measure opening a ledger of ``entries`` entries, and making a report from it."""
     folder = home.directory.parent
     extract = folder / "extract.json"
     extract.write_bytes(make_extract(home, book, study.digest))
@@ -86,7 +86,7 @@ def _of(home: SiteHome, book: Ledger, study: Study, entries: int) -> Iterator[Be
 
 
 def _site(folder: Path) -> tuple[SiteHome, Study, int]:
-    """Cleveland's site, which has approved a long heart study."""
+    """Create Cleveland's site and approve a long heart study there."""
     coordinator = Identity.new()
     write("heart-disease", folder)
     data = folder / "cleveland.csv"
@@ -112,7 +112,7 @@ def _site(folder: Path) -> tuple[SiteHome, Study, int]:
 
 
 class _Nods:
-    """A coordinator that has seen no head of ours and takes every approval."""
+    """Fake coordinator: knows no ledger head of the site and accepts every approval."""
 
     def call(self, name: str, body: Any) -> Any:
         return {"head": None} if name == "heads" else {}

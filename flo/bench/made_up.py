@@ -1,4 +1,4 @@
-"""A study of any size among made-up hospitals, and files of made-up patients for it."""
+"""Made-up studies of any size, and data files of made-up patients for them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _COLUMNS = ("pulse", "age", "weight", "pressure")
 def study_of(
     hospitals: int, megabytes: float | None = None, *, steps: int, secure_sum: bool = True
 ) -> Study:
-    """An MLP of ``megabytes`` (a key of ``HIDDEN``), or a logistic model, with distributed noise.
+    """Return a study of an MLP of ``megabytes`` (a key of ``HIDDEN``), or of a logistic model.
 
-    Without ``secure_sum``: local noise, and the coordinator sees each hospital's sums.
+    With ``secure_sum``, noise is distributed. Without it, noise is local, and the coordinator sees
+    each hospital's noisy sums.
     """
     model: dict[str, Any] = {"kind": "logistic"}
     if megabytes is not None:
@@ -73,7 +74,7 @@ def study_of(
 
 
 def write(study: Study, folder: Path) -> None:
-    """``study.toml`` and HOSPITAL.csv for each hospital, in ``folder``."""
+    """Write ``study.toml``, and HOSPITAL.csv for each hospital, into ``folder``."""
     text = tomli_w.dumps(study.model_dump(mode="json", exclude_none=True))
     (folder / "study.toml").write_text(text, encoding="utf-8")
     numbers = random.Random(1)  # noqa: S311

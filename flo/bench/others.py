@@ -1,4 +1,4 @@
-"""Smaller things people wait for: the command line's start, and exact noise."""
+"""Smaller costs: start-up of the command line, and sampling of exact noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _VARIANCE = 1_500_000**2
 
 
 def start(commands: Sequence[str]) -> Iterator[BenchRow]:
-    """Each command's ``--help`` (of "", ``flo``'s own) against an interpreter that does nothing."""
+    """Measure each command's ``--help`` ("": ``flo`` itself) against an empty Python program."""
 
     def run(*arguments: str) -> None:
         subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
@@ -33,7 +33,7 @@ def start(commands: Sequence[str]) -> Iterator[BenchRow]:
 
 
 def noise() -> Iterator[BenchRow]:
-    """Exact discrete Gaussians against numpy's float Gaussians, which are not private."""
+    """Measure exact discrete Gaussians against numpy's float Gaussians, which are not private."""
     source, generator = SystemNoise(), np.random.default_rng()
 
     def sample(size: int) -> None:

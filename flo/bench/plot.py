@@ -1,4 +1,4 @@
-"""The rows of ``flo bench`` as a picture: a bar a row, from the reference, logarithmic."""
+"""Bar chart of the rows of ``flo bench``: one bar per row, logarithmic ratio to the reference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ svg { font: 12px system-ui, sans-serif; background: #fff } text { fill: #333 }
 
 
 def svg(rows: Sequence[BenchRow]) -> str:
-    """A bar to the left: FLO takes less than the reference; to the right: more."""
+    """Return the chart as SVG. Bars to the left: FLO takes less than the reference; right: more."""
     ratios = [float(row["ratio"]) for row in rows]
     reach = max([1, *(math.ceil(abs(math.log10(ratio))) for ratio in ratios)])
     scale = (_WIDTH - _LABEL - _VALUE) / (2 * reach)

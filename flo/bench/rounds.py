@@ -1,8 +1,8 @@
-"""A round of real processes: FLO with all that it does, against systems whose clients do nothing.
+"""A round among real processes: complete FLO, against systems whose clients do almost no work.
 
-FLO's agents train twenty patients each with differential privacy, draw exact noise, mask, write
-their ledgers and talk over mutual TLS; the references' clients add a number and answer, without
-privacy, masks or TLS.
+FLO's agents each train on twenty patients with differential privacy, draw exact noise, mask, write
+their ledgers and communicate over mutual TLS. The references' clients add a number and reply,
+without privacy, masks or TLS.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _REFERENCES: dict[str, Callable[[int, float, int], list[float]]] = {
 
 
 def rows(*, quick: bool) -> Iterator[BenchRow]:
-    """Two rows for each number of agents and size of model: with secure sums and without."""
+    """Yield rows for each number of agents, model size and reference, with and without masks."""
     for agents, megabytes in _QUICK if quick else _ALL:
         ours = {
             how: _flo(agents, megabytes, secure_sum=how == "secure sum")
@@ -54,7 +54,7 @@ def rows(*, quick: bool) -> Iterator[BenchRow]:
 
 
 def _flo(agents: int, megabytes: float, *, secure_sum: bool) -> tuple[float, int]:
-    """Median seconds of a training round, and of how many."""
+    """Return the median seconds of a training round, and the number of rounds."""
     steps = _ROUNDS[megabytes]
     study = study_of(agents, megabytes, steps=steps, secure_sum=secure_sum)
     with tempfile.TemporaryDirectory() as scratch:
@@ -64,7 +64,7 @@ def _flo(agents: int, megabytes: float, *, secure_sum: bool) -> tuple[float, int
 
 
 def demo(folder: Path) -> dict[str, Any]:
-    """``flo demo`` of the study and files in ``folder``. Raises FloError with what it said."""
+    """Run ``flo demo`` on the study and files in ``folder``. Raises FloError with its output."""
     command = [sys.executable, "-m", "flo.cli", "demo", "--dir", str(folder / "demo")]
     command += ["--study", str(folder / "study.toml"), "--data", str(folder)]
     done = subprocess.run(

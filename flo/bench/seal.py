@@ -1,7 +1,7 @@
 """Sealing and opening 256 MB under each key store, against the cipher alone.
 
-Where moto is installed KMS is emulated on loopback: the data never pass through it, and a real KMS
-adds one call of some ten milliseconds to each.
+KMS is emulated on loopback if moto is installed. The data are not sent to it; a real KMS adds one
+call of about ten milliseconds per operation.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _START_SECONDS = 30.0
 
 
 def rows() -> Iterator[BenchRow]:
-    """Both key stores; KMS only where its emulation and its SDK are installed."""
+    """Measure both key stores; KMS only if moto and the AWS Encryption SDK are installed."""
     data = os.urandom(_BYTES)
     with tempfile.TemporaryDirectory() as folder:
         yield from _rows("a key of its own", LocalKeyStore(Path(folder) / "key"), data)

@@ -1,4 +1,4 @@
-"""One hospital's masks and noise, and the coordinator's sum, against the cipher and a plain sum."""
+"""A hospital's masks and noise against ChaCha20, and the coordinator's sum against a plain one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _HEART = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
 
 
 def rows(*, quick: bool) -> Iterator[BenchRow]:
-    """Ring of 2^32; the secrets are made up, as agreeing on them is done once a run."""
+    """Measure in a ring of 2^32, with made-up secrets: the key agreement runs only once per run."""
     for hospitals, length in _QUICK if quick else _SIZES:
         yield from _rows(hospitals, length, runs=9 if hospitals * length < 10**8 else 3)
     if not quick:
@@ -38,7 +38,7 @@ def rows(*, quick: bool) -> Iterator[BenchRow]:
 
 
 def _masked_round() -> BenchRow:
-    """A whole round of the demo: four agents and a coordinator as processes, over mutual TLS."""
+    """Measure a round of the demo: four agents and a coordinator as processes, over mutual TLS."""
     seconds: dict[str, list[float]] = {"on": [], "off": []}
     heart = load(_HEART).with_mechanism(noise="local")
     for masking in ("on", "off") * 2:

@@ -1,6 +1,6 @@
-"""Simulated sites in one process: FARS' fifty-one, and a thousand, summed in the clear.
+"""Simulations in one process, of FARS' fifty-one sites and of a thousand, summed in the clear.
 
-The reference is the same patients pooled, without privacy, under an ordinary optimiser.
+The reference trains on the same patients pooled, without privacy, with an ordinary optimiser.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FARS = Path(__file__).parent.parent / "examples" / "fars" / "study.toml"
 
 
 def rows(*, quick: bool) -> Iterator[BenchRow]:
-    """One fold of five each."""
+    """Measure one of five folds of each study."""
     study = studies.load(_FARS)
     hospitals = load_hospitals(study, None, "patient_id")
     yield _row("FARS, 51 sites", study, next(folds(hospitals, 5, 0)))

@@ -1,6 +1,7 @@
 """One private step (clip, sum, noise; no ledger) against one plain step and against Opacus' hooks.
 
-Needs torch, Opacus and ``flo.privacy`` only, so that it runs from a bare checkout on a GPU machine.
+Needs only numpy, scipy, cryptography, torch and Opacus, so that it runs from a bare checkout on a
+GPU machine.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ MODELS: dict[str, tuple[list[Layer], int, int]] = {  # layers, inputs, patients
 
 
 def rows(device: str = "cpu") -> Iterator[BenchRow]:
-    """Two rows a model. On a CPU one thread is used, so that ratios do not depend on cores."""
-    keep_freed_memory()  # as the agent's child does; both sides gain
-    warnings.filterwarnings("ignore", message="Full backward hook")  # Opacus', at every step
+    """Yield two rows per model. A CPU uses one thread, so ratios do not depend on its cores."""
+    keep_freed_memory()  # as the agent's child does; both sides benefit
+    warnings.filterwarnings("ignore", message="Full backward hook")  # Opacus emits it at every step
     threads = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The ``flo`` command. Imports stay inside commands, so that ``flo --help`` answers at once."""
+"""The ``flo`` command. Imports are inside commands, so that ``flo --help`` is fast."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def about(
 def _add_group(name: str, summary: str, *parts: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True)
     for part in parts:
-        group.add_typer(part)  # without a name of its own: its commands become the group's
+        group.add_typer(part)  # without a name: its commands become the group's
     app.add_typer(group, name=name, help=summary)
 
 
@@ -56,10 +56,10 @@ app.command()(bench.bench)
 
 
 def main() -> None:
-    """Run the command line; every expected failure ends in its exit code and the way out."""
+    """Run the command line; an expected failure prints its fix and exits with its code."""
     from flo.cli.terminal.output import explain
 
-    for stream in (sys.stdout, sys.stderr):  # Windows hands on files in an encoding without ε
+    for stream in (sys.stdout, sys.stderr):  # Windows redirects output in an encoding without ε
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8")
     try:

@@ -11,7 +11,7 @@ from flo.cli.terminal import results
 from flo.cli.terminal.command import command
 
 app = typer.Typer()
-_LEFT_TO_THE_EXPORT = ("reply", "run")  # of every message
+_LEFT_TO_THE_EXPORT = ("reply", "run")  # facts of every message
 Place = Annotated[
     Path,
     typer.Option("--home", help="A site's folder, a coordinator's, or an access file."),
@@ -26,7 +26,7 @@ def report(
     ],
     out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")] = Path(),
 ) -> results.PagesWrittenResult:
-    """Join signed ledger extracts into report.json and a report.html that people can read."""
+    """Combine signed ledger extracts into report.json and a readable report.html."""
     from flo.cli.terminal.output import say, working
     from flo.errors import UsageError
     from flo.privacy.report.page import render
@@ -57,9 +57,9 @@ def verify(
         typer.Argument(metavar="FILE...", help="A report, or exported audit logs, or evidence."),
     ],
 ) -> results.VerifiedResult:
-    """Check reports, audit logs and evidence offline; fails on any changed byte, names the place.
+    """Check reports, audit logs and evidence offline; fail on any changed byte and say where.
 
-    Of several logs each is also checked against what the others countersigned of it.
+    Each of several logs is also checked against the others' countersignatures of it.
     """
     from flo.audit import chain
     from flo.documents import canonical
@@ -215,7 +215,7 @@ def evidence(
     home: Place,
     out: Annotated[Path, typer.Option(help="Folder for evidence.json and evidence.html.")] = Path(),
 ) -> results.EvidenceWrittenResult:
-    """What HIPAA and GDPR ask for, the mechanism, and what proves it in this installation."""
+    """Write an evidence pack: HIPAA and GDPR requirements, mechanisms, and proof found here."""
     from flo.cli.terminal.output import console, plain, say, working
     from flo.infra.evidence import pack
     from flo.storage.files import write_private
@@ -239,14 +239,14 @@ def evidence(
 
 
 def _short(value: object) -> str:
-    """Digests, keys and signatures by their first 12 digits; the export has them whole."""
+    """Shorten digests, keys and signatures to 12 digits; the export has them in full."""
     text = str(value)
     long = len(text) > 40 and all(letter in "0123456789abcdef" for letter in text)
     return f"{text[:12]}…" if long else text
 
 
 def _export(place: Path) -> bytes:
-    """The audit log of a site's folder, a coordinator's folder, or through an access file."""
+    """Export the audit log of a site's or a coordinator's folder, or through an access file."""
     from contextlib import closing
 
     from flo.cli.coordinator.operator import Operator
@@ -273,7 +273,7 @@ def _export(place: Path) -> bytes:
 def attack(
     study: Annotated[Path, typer.Argument(help="A study in TOML.")],
 ) -> results.AttackedResult:
-    """Attack the trainer on made-up patients: a lower bound on ε that catches bugs, no proof."""
+    """Attack the trainer on made-up patients: a lower bound on ε to find bugs, not a proof."""
     from dataclasses import asdict
 
     from rich.table import Table

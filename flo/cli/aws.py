@@ -34,7 +34,7 @@ def plan(
     name: Name = "flo",
     hospitals: Annotated[int, typer.Option(min=2, max=50, help="For the cost note.")] = 4,
 ) -> results.StackPlannedResult:
-    """Show what would be made or changed in the account, and what it would cost; change nothing."""
+    """Show the changes that a deployment would make, and their cost, without making them."""
     from dataclasses import asdict
 
     from rich.table import Table
@@ -66,7 +66,7 @@ def deploy(
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
     dry_run: DryRun = False,
 ) -> results.StackStateResult:
-    """Make or change the stack, then print what coordinator.toml needs of it."""
+    """Create or update the stack, then print its settings for coordinator.toml."""
     from flo.cli.terminal.output import confirmed, say
     from flo.errors import RefusedError
     from flo.infra.aws.stack import Stack
@@ -90,7 +90,7 @@ def deploy(
 
 @command(app)
 def status(region: RegionName, name: Name = "flo") -> results.StackStateResult:
-    """Show how the stack is, and what coordinator.toml needs of it."""
+    """Show the status of the stack, and its settings for coordinator.toml."""
     from flo.cli.terminal.output import say
     from flo.errors import UsageError
     from flo.infra.aws.stack import Stack
@@ -113,7 +113,7 @@ def destroy(
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
     dry_run: DryRun = False,
 ) -> results.StackStateResult:
-    """Take the stack down; buckets, keys, logs, images and the machine's disk stay."""
+    """Delete the stack; keep buckets, keys, logs, images and the machine's disk."""
     from flo.cli.terminal.output import confirmed, say
     from flo.errors import RefusedError
     from flo.infra.aws.stack import Stack
@@ -130,7 +130,7 @@ def destroy(
 
 
 def _parameters(region: str, networks: str, alarms: str, image: str) -> dict[str, str]:
-    """The template's, with AWS's own prefix list of S3, which differs from region to region."""
+    """Return the template's parameters, with AWS's prefix list of S3 in this region."""
     from flo.errors import UsageError
     from flo.infra.aws.clients import client, translate_errors
 

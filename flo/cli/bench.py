@@ -1,4 +1,4 @@
-"""``flo bench``: tables of ratios, on this machine."""
+"""``flo bench``: table of FLO's costs on this machine, as ratios."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def bench(
     json_file: JsonFile = None,
     plot: Annotated[Path | None, typer.Option(help="Rows as a picture, in SVG.")] = None,
 ) -> None:
-    """Measure what FLO costs here, as ratios against references in the same run."""
+    """Measure FLO's costs on this machine, as ratios to references in the same run."""
     from rich.table import Table
 
     from flo.bench.plot import svg
@@ -45,7 +45,7 @@ def bench(
             status.update(group)
             for row in _rows(group, device, quick=quick):
                 rows.append(row)
-                if json_file != STANDARD_OUTPUT:  # at once: the next may take minutes, and fail
+                if json_file != STANDARD_OUTPUT:  # now: the next row may take minutes and fail
                     write_json(json_file, results.MeasuredResult(rows))
                 status.update(f"{group}: {row['name']} took {row['ratio']:.2f} × {row['how']}")
     table = Table(box=None)
@@ -91,7 +91,7 @@ def _rows(group: str, device: str, *, quick: bool) -> Iterator[dict[str, Any]]:
 
 
 def _every_command() -> list[str]:
-    """Each by its words, such as ``site run``."""
+    """Return the words of every command, such as ``site run``."""
     from flo.cli import app
 
     found, waiting = list[str](), [("", typer.main.get_command(app))]

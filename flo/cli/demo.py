@@ -1,7 +1,7 @@
-"""``flo demo``: the whole system on this machine, with nothing simulated but the distance.
+"""``flo demo``: the whole system on this machine; only the distance is simulated.
 
-One coordinator and four hospital agents, each a process of its own with its own folder, keys and
-ledger, talk over mutual TLS on loopback, through the same commands that people would type.
+One coordinator and one agent per hospital, each a process with its own folder, keys and ledger,
+communicate over mutual TLS on loopback. The demo runs the same commands that people would type.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from flo.study.document import Hospital, Study, from_canonical, load
 
 STUDY = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
 _MARK = ".flo-demo"
-# Commands are forked from a process that has imported already what they import.
+# Commands are forked from a server process that has already imported their modules.
 _COMMANDS = multiprocessing.get_context("forkserver")
 _IMPORTED = (
     *(
@@ -56,13 +56,13 @@ _IMPORTED = (
 
 @dataclass
 class _Cast:
-    """Every process of the demo, so that none outlives it."""
+    """Long-lived processes of the demo; ``stop`` ends them all."""
 
     directory: Path
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, *arguments: str, log: str) -> subprocess.Popen[bytes]:
-        """A long-lived ``flo`` process in a group of its own."""
+        """Start a long-lived ``flo`` process in its own process group."""
         output = (self.directory / log).open("ab")
         process = subprocess.Popen(
             [sys.executable, "-m", "flo.cli", *arguments],
@@ -76,7 +76,7 @@ class _Cast:
         return process
 
     def do(self, *arguments: str) -> None:
-        """Run one ``flo`` command to its end. Raises FloError with what it said."""
+        """Run one ``flo`` command to its end. Raises FloError with its output if it fails."""
         reading, writing = _COMMANDS.Pipe(duplex=False)
         with reading:
             process = _COMMANDS.Process(target=_carry_out, args=(arguments, writing))
@@ -84,7 +84,7 @@ class _Cast:
             writing.close()
             try:
                 code, text = reading.recv()
-            except EOFError:  # it died without a word
+            except EOFError:  # it died before it sent a result
                 code, text = None, ""
             process.join()
         code = process.exitcode if code is None else code
@@ -104,7 +104,7 @@ class _Cast:
 
 
 def _carry_out(arguments: tuple[str, ...], answer: Connection) -> None:
-    """A ``flo`` command in a process of its own: sends its exit code and what it said."""
+    """Run a ``flo`` command in this child process; send its exit code and its output."""
     with tempfile.TemporaryFile() as said:
         for stream in (1, 2):
             os.dup2(said.fileno(), stream)
@@ -119,10 +119,11 @@ def _carry_out(arguments: tuple[str, ...], answer: Connection) -> None:
 
 
 def run_demo(directory: Path, study_file: Path, data: Path | None) -> dict[str, Any]:
-    """Run the demo in ``directory`` (emptied first). Returns the keys of ``flo demo --json``.
+    """Run the demo in ``directory`` (emptied first). Returns the fields of ``flo demo --json``.
 
-    ``data``: a folder with HOSPITAL.csv for each of the study's hospitals; None for the heart data.
-    ``seconds_from_launch``: from offering the study to the verified report, approvals included.
+    ``data``: a folder with HOSPITAL.csv for each of the study's hospitals; None for the data set
+    with the study's name. ``seconds_from_launch``: from the offer of the study to the verified
+    report, approvals included.
     """
     out = console()
     began = time.monotonic()
@@ -169,7 +170,7 @@ def run_demo(directory: Path, study_file: Path, data: Path | None) -> dict[str, 
 
 
 def _make_room(directory: Path) -> None:
-    """Start clean, but only in a folder that is empty, new, or an earlier demo's."""
+    """Create or empty the folder. Refuse a non-empty folder that is not an earlier demo's."""
     if directory.exists() and any(directory.iterdir()):
         if not (directory / _MARK).exists():
             raise FloError(
@@ -183,7 +184,7 @@ def _make_room(directory: Path) -> None:
 @contextlib.contextmanager
 def _stage(directory: Path) -> Iterator[_Cast]:
     cast = _Cast(directory)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing outlives the demo
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that ``finally`` runs
     try:
         yield cast
     finally:
@@ -244,7 +245,7 @@ def _sites(cast: _Cast, home: Path, chosen: Study, data: Path) -> None:
 
 
 def _approve(cast: _Cast, signed: Study, hospital: str) -> None:
-    """Compare the partners' fingerprints with what their own folders say, then approve."""
+    """Confirm the partners' fingerprints, read from their own folders, then approve."""
     home = str(_site(cast, hospital))
     read_out = [
         f"{other.id}={SiteHome.open(_site(cast, other.id)).open_identity().fingerprint}"
@@ -263,7 +264,7 @@ def _report(cast: _Cast, home: Path, digest: str) -> Path:
     folder = cast.directory / "extracts"
     cast.do("study", "extracts", digest, "--out", str(folder), "--home", str(home))
     paths = [str(path) for path in sorted(folder.glob("*.json"))]
-    if len(paths) < 2:  # one is of the heads that the coordinator kept
+    if len(paths) < 2:  # one file has the ledger heads that the coordinator stored
         raise FloError("no hospital sent its extract", hint=f"see the logs in {cast.directory}")
     cast.do("audit", "report", *paths, "--out", str(cast.directory))
     cast.do("audit", "verify", str(cast.directory / "report.json"))
@@ -344,7 +345,7 @@ def _last_screen(
 
 
 def _command() -> str:
-    """How this ``flo`` is called from the folder the user stands in."""
+    """Return how to call this ``flo`` from the current folder."""
     script = Path(sys.executable).parent / "flo"
     with contextlib.suppress(ValueError):
         return str(script.relative_to(Path.cwd()))

@@ -1,4 +1,4 @@
-"""``flo doctor``: could a round run from here, and if not, what is to be mended."""
+"""``flo doctor``: checks whether a round could run from here, and says how to fix problems."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def doctor(
         typer.Argument(help="A site's or coordinator's folder; if left out, the one here."),
     ] = None,
 ) -> results.CheckedResult:
-    """Look at this machine and at a site or coordinator on it, and say how to mend what is broken.
+    """Inspect this machine and a site or coordinator on it, and say how to fix what is broken.
 
-    Nothing is changed, spent or released. Ends in 0 if a round could run, else in 3.
+    Changes no state, spends no budget, releases no data. Exits with 0 if a round can run, else 3.
     """
     from flo.cli.terminal.output import plain, say, working
     from flo.host.diagnostics import could_run
@@ -57,7 +57,7 @@ def doctor(
 
 
 def _here() -> Path:
-    """The folder that commands use when none is named, if there is one here."""
+    """Return the default site or coordinator folder if it exists, else the current folder."""
     for place, configuration in _HOMES:
         if (place / configuration).exists():
             return place
@@ -79,7 +79,7 @@ def _look_at(place: Path, *, given: bool) -> Iterator[Finding]:
         own = looked_at(place)
         yield own
         if own.state == "broken":
-            return  # what stands in it cannot be judged
+            return  # its contents cannot be checked
     if is_site:
         from flo.clients.home.site_home import SiteHome
         from flo.clients.maintenance.doctor import site

@@ -1,4 +1,4 @@
-"""``flo simulate``, ``flo demo``, ``flo data``: everything on one machine."""
+"""``flo simulate``, ``flo demo``, ``flo data``: commands to try FLO on one machine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def simulate(
         bool, typer.Option("--unsafe-not-private", help="Allow data that a ledger protects.")
     ] = False,
 ) -> results.SimulatedResult:
-    """Run a study in one process on data you may see; prints exact numbers, so NOT private."""
+    """Run a study in one process on data you may see; print exact numbers, so NOT private."""
     from flo.cli.terminal.output import console, say, working
     from flo.lab.notebook import simulate as run
 
@@ -86,7 +86,7 @@ def simulate(
 
 
 def _by_hospital(result: dict[str, Any], *, compare: bool) -> Table:
-    """AUCs among each hospital's own patients, and their mean."""
+    """Return a table of AUCs among each hospital's own patients, and their mean."""
     from rich.table import Table
 
     from flo.cli.terminal.output import plain
@@ -118,7 +118,7 @@ def demo(
         Path | None, typer.Option(help="Folder with HOSPITAL.csv for each hospital of the study.")
     ] = None,
 ) -> results.DemonstratedResult:
-    """Hospitals train one private model on this machine, each a process, over mutual TLS."""
+    """Train one private model on this machine, one process per hospital, over mutual TLS."""
     from flo.cli.demo import STUDY, run_demo
 
     return results.DemonstratedResult(**run_demo(directory, study or STUDY, data))
@@ -131,7 +131,7 @@ def data(
         str, typer.Option("--as", help="csv; of heart also parquet, sql, fhir or omop.")
     ] = "csv",
 ) -> results.DataWrittenResult:
-    """Write a data set of real patients out, for each hospital, and the study that learns of it."""
+    """Write a data set of real patients, one file per hospital, and the studies that use it."""
     import shutil
 
     from flo.cli.terminal.output import say

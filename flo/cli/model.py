@@ -1,4 +1,4 @@
-"""``flo model ...``: look at, fetch and use published models; local first."""
+"""``flo model ...``: list, show, fetch and use published models."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def list_(
     home: SiteFolder = SITE_FOLDER,
     coordinator: CoordinatorFingerprint = None,
 ) -> results.ModelsResult:
-    """List the models in a folder, each checked."""
+    """Check and list the models in a folder."""
     from rich.table import Column, Table
 
     from flo.cli.terminal.output import console, plain, say
@@ -87,7 +87,7 @@ def fetch(
     out: Annotated[Path, typer.Option(help="Folder for the model and its card.")] = Path("models"),
     coordinator: CoordinatorFingerprint = None,
 ) -> results.ModelFetchedResult:
-    """Get a model from the coordinator, or a registry; kept only if everything checks."""
+    """Fetch a model from the coordinator or a registry; store it only if every check passes."""
     if study.startswith("arn:"):
         return _fetch_package(study, out, trusted_coordinators(home, coordinator))
     from flo.cli.terminal.output import say, working
@@ -114,7 +114,7 @@ def predict(
         "patient_id"
     ),
 ) -> results.PredictedResult:
-    """Score the patients of a file with a published model: offline, nothing leaves."""
+    """Score the patients of a file with a published model, offline; no data are sent."""
     from flo.cli.terminal.output import say, working
     from flo.clients.prediction.predict import predict as score
 
@@ -133,7 +133,7 @@ def export(
     home: SiteFolder = SITE_FOLDER,
     coordinator: CoordinatorFingerprint = None,
 ) -> results.FileWrittenResult:
-    """Write a checked model as ONNX, from encoded inputs to scores, for other software."""
+    """Export a checked model as ONNX, from encoded inputs to scores, for other software."""
     from flo.cli.terminal.output import say, working
     from flo.published.onnx import to_onnx
     from flo.storage.files import write_public
@@ -152,9 +152,9 @@ def _open(path: Path, home: Path, coordinator: str | None) -> PublishedModel:
 
 
 def trusted_coordinators(home: Path, fingerprint: str | None) -> list[str]:
-    """Fingerprints of the coordinator whose models count: as given, or as this folder knows it.
+    """Return the trusted coordinator's fingerprints: the given one, or those that this folder has.
 
-    Earlier keys of it count, too: what they signed holds.
+    A folder also has those of the coordinator's earlier keys: their signatures remain valid.
     """
     from flo.clients.home.site_home import SiteHome
     from flo.errors import UsageError

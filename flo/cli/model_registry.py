@@ -19,7 +19,7 @@ Package = Annotated[str, typer.Argument(help="ARN of a model package.")]
 def register(
     path: ModelFile, home: CoordinatorFolder = COORDINATOR_FOLDER, dry_run: DryRun = False
 ) -> results.PackageStateResult:
-    """Put a published model of this coordinator into its account's registry, to be approved."""
+    """Register a published model of this coordinator in its account's registry, for approval."""
     from flo.cli.terminal.output import say, working
     from flo.errors import UsageError
     from flo.infra.aws.registry import Registry
@@ -76,7 +76,7 @@ def approve(
     reject: Annotated[bool, typer.Option("--reject", help="Say no instead.")] = False,
     dry_run: DryRun = False,
 ) -> results.PackageStateResult:
-    """Approve a package of the registry, or reject it; only an approved one is fetched."""
+    """Approve or reject a package of the registry; only an approved one can be fetched."""
     from flo.cli.terminal.output import say
     from flo.infra.aws.registry import Registry
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 StudyFile = Annotated[Path, typer.Argument(help="A study in TOML.")]
-HEADS = "coordinator_heads.json"  # no hospital is called so: ids have no underscore
+HEADS = "coordinator_heads.json"  # no hospital has this id: ids have no underscore
 StudyName = Annotated[str, typer.Argument(help="NAME, NAME:VERSION, or the start of its digest.")]
 
 
@@ -46,7 +46,7 @@ def new(
     ),
     out: Annotated[Path, typer.Option(help="Where to write the study.")] = Path("study.toml"),
 ) -> results.FileWrittenResult:
-    """Draft a study of the columns that you declare; of the file only the header is read."""
+    """Draft a study of the columns that you declare; read only the header of the file."""
     from flo.cli.terminal.output import say
     from flo.errors import UsageError
     from flo.study.scaffold import scaffold, some
@@ -68,7 +68,7 @@ def new(
 def check(
     study: StudyFile,
 ) -> results.StudyCheckedResult:
-    """Explain a study in plain language: what leaves, σ, ε, shares of a budget, what to expect."""
+    """Explain a study in plain language: data that leave, σ, ε, budget shares, expected quality."""
     from flo.cli.terminal.output import console, say, show_sheet, working
     from flo.lab import advice
     from flo.privacy.accounting.plan import Plan
@@ -129,7 +129,7 @@ def check(
 
 
 def _show_ways(study: Study, found: list[Candidate]) -> None:
-    """What trains the study cheapest, and why."""
+    """Show the tried algorithms, and recommend the cheapest that fits, or the closest."""
     import json
 
     from rich.table import Table
@@ -216,7 +216,7 @@ def survey(
     home: CoordinatorFolder = COORDINATOR_FOLDER,
     launch: Annotated[bool, typer.Option(help="Without it, only explained.")] = False,
 ) -> results.StudyStateResult:
-    """Count patients by label and columns, with noise, before a study; sites approve it first."""
+    """Count patients by label and columns, with noise, before a study; sites must approve it."""
     from flo.cli.coordinator.operator import call_once
     from flo.cli.terminal.output import console, say, show_sheet, working
     from flo.privacy.report.sheet import sections
@@ -250,7 +250,7 @@ def stop(
     home: CoordinatorFolder = COORDINATOR_FOLDER,
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
 ) -> results.StoppingResult:
-    """End a study for good, after the round at hand; hospitals get back what was not used."""
+    """End a study permanently after the current round; hospitals get unused budget back."""
     from flo.cli.coordinator.operator import call_once
     from flo.cli.terminal.output import confirmed, say
     from flo.cli.terminal.progress import OVER
@@ -260,7 +260,7 @@ def stop(
     found = _find(home, study)
     asked = from_canonical(found["study"].encode())
     digest, called = asked.digest, f"{asked.name}:{asked.version} ({found['status']})"
-    over = found["status"] in OVER  # then the coordinator says so, and nothing is asked
+    over = found["status"] in OVER  # the coordinator refuses then, so do not ask
     if not over and not confirmed(f"End {called} for good? It cannot go on later.", yes):
         raise RefusedError(f"{called} was not ended", hint="--yes ends it without asking")
     call_once(home, "POST", f"studies/{digest}/stop")
@@ -274,7 +274,7 @@ def shred(
     home: CoordinatorFolder = COORDINATOR_FOLDER,
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
 ) -> results.ShreddedResult:
-    """Erase a study's saved states and models for good; card, report and audit log stay."""
+    """Erase a study's saved states and models permanently; keep card, report and audit log."""
     from flo.cli.coordinator.operator import call_once
     from flo.cli.terminal.output import confirmed, say
     from flo.errors import RefusedError
@@ -317,7 +317,7 @@ def extracts(
     out: Annotated[Path, typer.Option(help="Folder for the extracts.")],
     home: CoordinatorFolder = COORDINATOR_FOLDER,
 ) -> results.ExtractsSavedResult:
-    """Save the signed ledger extracts of a study, and the ledger heads kept here in its run."""
+    """Save a study's signed ledger extracts, and the ledger heads stored during its run."""
     from flo.cli.coordinator.operator import call_once
     from flo.cli.terminal.output import say
     from flo.keys.claims import LedgerHead
@@ -336,7 +336,7 @@ def extracts(
 
 
 def state_of(summary: dict[str, Any]) -> results.StudyStateResult:
-    """A study as the coordinator tells of it."""
+    """Return a study's state from the coordinator's summary."""
     from flo.study.document import from_canonical
 
     study = from_canonical(summary["study"].encode())
@@ -358,7 +358,7 @@ def _state(
 
 
 def _planned(operator: Operator, study: Study) -> results.StudyStateResult:
-    """What launching it now would sign. Raises StudyError: why it would not be signed."""
+    """Show the study that a launch would sign now. Raises StudyError if it would be refused."""
     from datetime import UTC, datetime
 
     from flo.cli.terminal.output import say
@@ -385,7 +385,7 @@ def _planned(operator: Operator, study: Study) -> results.StudyStateResult:
 
 
 def follow(home: Path, digest: str) -> dict[str, Any]:
-    """Show a study's progress until it ends; returns its last summary."""
+    """Show a study's progress until it ends; return its last summary."""
     from flo.cli.coordinator.operator import Operator
     from flo.cli.terminal.progress import ProgressScreen
     from flo.study.document import from_canonical
@@ -428,7 +428,7 @@ def _interval(estimate: dict[str, Any]) -> str:
 
 
 def _show_counts(hospital: str, columns: list[dict[str, Any]]) -> None:
-    """A hospital's noisy counts (or everyone's) as bars."""
+    """Show noisy counts as bars; an empty ``hospital`` means all hospitals."""
     from rich.table import Table
 
     from flo.cli.terminal.output import console, plain

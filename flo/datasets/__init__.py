@@ -1,7 +1,8 @@
-"""Real patients that ship inside packages, as one table a hospital.
+"""Tables of real patients that ship inside packages, one table for each hospital.
 
-``DATASETS``: study name -> what loads it; each is a module here, which says who they are, what was
-left out and why. Only the packages' data files are read; none of their code runs.
+``DATASETS`` maps a study name to its loader. Each loader is a module here, which describes the
+patients, the omitted columns and the reasons. Only the packages' data files are read; none of their
+code runs.
 """
 
 from __future__ import annotations

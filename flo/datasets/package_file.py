@@ -1,4 +1,4 @@
-"""The data file of an installed package, by its file list; no code of the package runs."""
+"""Find a data file of an installed package without running the package's code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flo.errors import UsageError
 
 
 def package_file(distribution: str, file: str) -> Path:
-    """Raises UsageError if it is not installed."""
+    """Return the file's path. Raises UsageError if the package is not installed."""
     try:
         path = Path(str(importlib.metadata.distribution(distribution).locate_file(file)))
     except importlib.metadata.PackageNotFoundError as error:

@@ -1,8 +1,9 @@
-"""The heart data as hospital systems hold it, to try a connector on: Parquet, SQL, FHIR, OMOP.
+"""The heart data in the formats of hospital systems, to test connectors: Parquet, SQL, FHIR, OMOP.
 
-The patients are real; that they stand in such a system is not. Codes are LOINC, SNOMED CT and OMOP
-concepts where the source says clearly enough what was measured, and else codes of a system of our
-own. Nobody's dates are known, so all is of one day, and birthdays are made to give the ages.
+The patients are real, but they were never stored in such a system. Codes are LOINC, SNOMED CT and
+OMOP concepts where the source states the measurement clearly enough, and otherwise codes of our own
+system. The source has no dates, so every event is on one day, and birthdays are invented to match
+the ages.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ import sqlalchemy as sa
 
 from flo.errors import UsageError
 
-DAY = "1988-07-01"  # the year in which the data were given to the archive
+DAY = "1988-07-01"  # the year in which the archive received the data
 LOINC, SNOMED, UCUM = "http://loinc.org", "http://snomed.info/sct", "http://unitsofmeasure.org"
 OWN = "https://archive.ics.uci.edu/dataset/45/heart+disease"
 DISEASE = ("53741008", "Coronary arteriosclerosis (disorder)", 317576)
 COHORT = 1
 _GENDERS = {"Male": ("male", 8507), "Female": ("female", 8532)}
-_OWN_CONCEPTS = 2_000_000_000  # OMOP's range for concepts of one's own begins here
+_OWN_CONCEPTS = 2_000_000_000  # OMOP's range for local concepts begins here
 
 
 @dataclass(frozen=True)
 class Observed:
-    """A column as it is observed: code, words, unit (UCUM), and OMOP's concepts for both."""
+    """An observed column: code, words, unit (UCUM), and OMOP's concepts for code and unit."""
 
     column: str
     system: str
@@ -60,15 +61,15 @@ OBSERVED = (
 
 
 def write_parquet(table: pd.DataFrame, folder: Path, hospital: str) -> Path:
-    """One hospital's table as ``{hospital}.parquet``; gives its path."""
+    """Write one hospital's table as ``{hospital}.parquet`` and return its path."""
     path = folder / f"{hospital}.parquet"
-    # Two columns hold truth values beside missing ones, which have no type of their own.
+    # Two columns mix booleans and missing values, for which pandas has no single type.
     table.astype({"fbs": "string", "exang": "string"}).to_parquet(path, index=False)
     return path
 
 
 def write_sql(table: pd.DataFrame, folder: Path, hospital: str) -> Path:
-    """An SQLite file with the table ``patients``."""
+    """Write an SQLite file with the table ``patients``."""
     path = folder / f"{hospital}.sqlite"
     path.unlink(missing_ok=True)
     with closing(_engine(path)) as connection:
@@ -80,7 +81,7 @@ def write_sql(table: pd.DataFrame, folder: Path, hospital: str) -> Path:
 
 
 def write_fhir(table: pd.DataFrame, folder: Path, hospital: str) -> Path:
-    """A folder with the files of a FHIR R4 bulk export."""
+    """Write a folder with the files of a FHIR R4 bulk export."""
     place = folder / f"{hospital}-fhir"
     place.mkdir(parents=True, exist_ok=True)
     patients, conditions, observations = [], [], []
@@ -131,7 +132,7 @@ def write_fhir(table: pd.DataFrame, folder: Path, hospital: str) -> Path:
 
 
 def write_omop(table: pd.DataFrame, folder: Path, hospital: str) -> Path:
-    """An SQLite file with the tables of OMOP CDM 5.4 that hold patients, events and one cohort."""
+    """Write an SQLite file with OMOP CDM 5.4 tables for patients, events and one cohort."""
     path = folder / f"{hospital}-omop.sqlite"
     path.unlink(missing_ok=True)
     codes = code_concepts(table)
@@ -191,8 +192,8 @@ def write_omop(table: pd.DataFrame, folder: Path, hospital: str) -> Path:
             names = [column.split()[0] for column in columns]
             marks = ", ".join(f":{column}" for column in names)
             filled = [{n: row.get(n) for n in names} for row in rows[name]]
-            if filled:
-                statement = f"INSERT INTO {name} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 - names of our own
+            if filled:  # table and column names are our constants
+                statement = f"INSERT INTO {name} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608
                 connection.execute(sa.text(statement), filled)
         connection.commit()
     return path
@@ -207,14 +208,14 @@ FORMS = {
 
 
 def write_as(form: str, tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
-    """Each hospital's patients in that form. Raises UsageError for a form that is not known."""
+    """Write each hospital's patients in that form. Raises UsageError for an unknown form."""
     if form not in FORMS:
         raise UsageError(f"no form {form!r}", hint=f"known: csv, {', '.join(FORMS)}")
     folder.mkdir(parents=True, exist_ok=True)
     return [FORMS[form](table, folder, hospital) for hospital, table in tables.items()]
 
 
-# The columns of OMOP CDM 5.4 that are required there or read here.
+# The columns of OMOP CDM 5.4 that the standard requires or that FLO reads.
 _OMOP = {
     "person": (
         *("person_id INTEGER", "gender_concept_id INTEGER", "year_of_birth INTEGER"),
@@ -290,7 +291,7 @@ def _value(one: Observed, value: Any) -> dict[str, Any]:
 
 
 def code_concepts(table: pd.DataFrame) -> dict[tuple[str, str], int]:
-    """(column, code) -> a concept of our own."""
+    """Return (column, code) -> one of our own concepts."""
     pairs = [
         (one.column, str(code))
         for one in OBSERVED

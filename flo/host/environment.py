@@ -1,7 +1,7 @@
-"""Which code and which libraries are installed here, as digests that reports can name.
+"""Digests of the installed code and libraries, for reports.
 
-What a report proves rests on the software being what it says; two hospitals with the same digest
-run the same code. Nothing here is secret, and nothing names a patient or a machine.
+A report proves its claims only if the software is what the report says. Two hospitals with the same
+digest run the same code. The digests contain no secret and identify no patient or machine.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ NOT_COUNTED = (
     *("bench/", "cli/", "datasets/", "examples/", "lab/", "pages/"),
     *("clients/desk/", "server/console/", "infra/evidence/", "infra/systemd/"),
 )
-"""Rooms whose code touches no patient, noise, ledger or message of a study under way."""
+"""Packages whose code touches no patient, noise, ledger or message of a study under way."""
 _LIBRARIES = ("torch", "opacus", "dp-accounting", "numpy", "scipy", "cryptography", "flwr")
 
 
 def code_digest() -> str:
-    """SHA-256 over the path and content of the installed source files that approvals rest on.
+    """Return the SHA-256 over path and content of the source files that approvals depend on.
 
     These are all modules but those in ``NOT_COUNTED``: an edited page or command ends no approval.
-    A new room counts until it is named there.
+    A new package counts until it is named there.
     """
     root = Path(__file__).parents[1]
     whole = hashlib.sha256()
-    # In a checkout the top-level rooms are links, which a glob would not enter.
+    # In a checkout the top-level packages are links, which a glob would not follow.
     found = {
         (Path(folder) / name).relative_to(root).as_posix(): Path(folder) / name
         for folder, _, names in os.walk(root, followlinks=True)
@@ -50,7 +50,7 @@ def code_digest() -> str:
 
 
 def software() -> dict[str, str]:
-    """Versions of FLO, Python and the libraries that matter, and digests of code and of all."""
+    """Return versions of FLO, Python and main libraries, and digests of code and environment."""
     installed = dict(_name_and_version(found) for found in importlib.metadata.distributions())
     named = {name: installed[name] for name in _LIBRARIES if name in installed}
     return {
@@ -63,7 +63,7 @@ def software() -> dict[str, str]:
 
 
 def _name_and_version(installed: Distribution) -> tuple[str, str]:
-    """Read two lines of its metadata; parsing all of it takes ten times as long."""
+    """Read two lines of the metadata; parsing all of it takes ten times as long."""
     text = installed.read_text("METADATA") or installed.read_text("PKG-INFO") or ""
     fields = dict(_FIELD.findall(text.partition("\n\n")[0]))
     return fields.get("Name", "").lower(), fields.get("Version", "")

@@ -1,6 +1,6 @@
 """Logs: one JSON object a line, UTC, rotated; short lines in local time on the screen.
 
-Nothing here knows patients or secrets; callers log codes, digests and counts that are public.
+This module handles no patients or secrets; callers log only public codes, digests and counts.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _ROTATE_BYTES, _KEEP_FILES = 5 << 20, 5
 
 
 class JsonFormatter(logging.Formatter):
-    """time, level, logger, event, and the ``extra={"fields": {...}}`` of the call."""
+    """JSON with time, level, logger, event, and the ``extra={"fields": {...}}`` of the call."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line of JSON; of an exception its type and place, as its text may quote a value."""
+        """Return a line of JSON, with an exception's type and place: its text may quote a value."""
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -32,7 +32,6 @@ class JsonFormatter(logging.Formatter):
             **getattr(record, "fields", {}),
         }
         if record.exc_info and record.exc_info[0] is not None:
-            # The exception's text may quote a value; its type and place never do.
             entry["exception"] = record.exc_info[0].__name__
             traceback = record.exc_info[2]
             entry["at"] = _last_line(traceback)
@@ -40,14 +39,14 @@ class JsonFormatter(logging.Formatter):
 
 
 class ScreenFormatter(logging.Formatter):
-    """Local time and the event; of an exception only its type and place."""
+    """Local time and the event; for an exception only its type and place."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One event without control characters, which a terminal would obey."""
+        """Return one event without control characters, which a terminal would obey."""
         return escape_for_terminal(super().format(record))
 
     def formatException(self, ei: Any) -> str:
-        """Type and place only: the text may quote a value."""
+        """Return type and place only: the text may quote a value."""
         return f"{ei[0].__name__} at {_last_line(ei[2])}"
 
 
@@ -61,9 +60,9 @@ def _last_line(traceback: object) -> str:
 
 
 def rotate(path: Path, most: int = _ROTATE_BYTES) -> None:
-    """Move what another process appends to ``path`` to ``path.1``, once it has ``most`` bytes.
+    """Move the content of ``path`` to ``path.1`` once it has ``most`` bytes.
 
-    The process writes on at the new end: it must have opened the file for appending.
+    Another process may go on writing to ``path`` if it opened the file for appending.
     """
     if path.is_file() and path.stat().st_size > most:
         shutil.copyfile(path, path.with_name(f"{path.name}.1"))

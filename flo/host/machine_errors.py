@@ -1,6 +1,6 @@
-"""What the machine itself refuses, said as a person needs it: no room, a damaged file.
+"""Errors of the machine itself, such as a full disk or a damaged file, with hints for people.
 
-Such an error can come out of any line that reads or writes, and is no fault of FLO's.
+Any line that reads or writes can raise such an error, and FLO is not its cause.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sqlite3
 from flo.errors import FloError, TrustError, UsageError
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-# In a whole file none of FLO's tables is missing, and all text can be read.
+# An undamaged file has all of FLO's tables, and all its text can be decoded.
 _DAMAGE = re.compile("no such (table|column|index)|malformed|file format|decode to UTF-8")
 RESTORE = (
     "move the folder away and restore its newest backup: flo site restore, flo coordinator "
@@ -40,13 +40,13 @@ _SQLITE_WAYS_OUT = {
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether SQLite says that a file is not whole."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says which read or write
+    """Return whether SQLite reports that a file is damaged."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the other bits name the operation
     return code in _DAMAGED or _DAMAGE.search(str(error)) is not None
 
 
 def of_the_machine(error: BaseException) -> FloError | None:
-    """The same as an error with a way out; None for what is none of the machine's."""
+    """Return the error with a hint; None if the machine did not cause it."""
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if is_damage(error):

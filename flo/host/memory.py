@@ -1,7 +1,7 @@
-"""Keep freed memory instead of giving it back to the kernel after every step.
+"""Keep freed memory instead of returning it to the kernel after every step.
 
-A training step allocates the same megabytes again and again; by default glibc returns them each
-time, and getting them back costs a page fault for every 4 KiB (a fifth of a small step here).
+A training step allocates the same megabytes again and again. By default glibc returns them each
+time, and each new allocation costs a page fault for every 4 KiB (a fifth of a small step here).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ctypes
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 _MIB = 1 << 20
-KEEPING = {  # the same, as the environment of a process that has threads before it calls us
+KEEPING = {  # as environment variables, for a process that has threads before it calls this
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2047 * _MIB),
@@ -20,25 +20,25 @@ KEEPING = {  # the same, as the environment of a process that has threads before
 
 
 def give_back_freed_memory() -> None:
-    """Return what this process has freed to the kernel, which clears it."""
+    """Return the memory that this process has freed to the kernel, which clears it."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def share_arenas() -> None:
-    """Let all threads of this process share two arenas, where the C library is glibc.
+    """Let all threads of this process share two arenas, if the C library is glibc.
 
-    By default each thread may have one of its own, which keeps what the thread once needed.
+    By default each thread may have its own arena, which retains the thread's peak memory.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(_ARENA_MAX, 2)
 
 
 def keep_freed_memory() -> None:
-    """For this process, where the C library is glibc; elsewhere nothing happens."""
+    """Keep freed memory in this process; it has an effect only if the C library is glibc."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_ARENA_MAX, 1)  # other threads' would map what is large after all
+        mallopt(_ARENA_MAX, 1)  # other threads' arenas would still map large blocks
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, 2047 * _MIB)
         mallopt(_TOP_PAD, 16 * _MIB)

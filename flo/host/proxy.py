@@ -1,6 +1,6 @@
-"""Which proxy a connection takes: ``HTTPS_PROXY`` and ``NO_PROXY``, as elsewhere.
+"""Choice of the proxy for a connection, from ``HTTPS_PROXY`` and ``NO_PROXY`` as usual.
 
-Never for this machine itself: who sets a proxy for a whole machine means the world outside.
+Connections to this machine itself use no proxy: a machine-wide proxy is for the outside world.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ _NAMES = ("NO_PROXY", "no_proxy")
 
 
 def proxy_for(url: str) -> str | None:
-    """The proxy's address for a connection to this one; None for a direct one.
+    """Return the address of the proxy for connections to ``url``; None for a direct connection.
 
     Raises:
-        UsageError: the variable names a kind of proxy that FLO does not speak to.
+        UsageError: the variable names a kind of proxy that FLO does not support, or no valid host
+        and port.
     """
     host, named = urlsplit(url).hostname, getproxies_environment().get("https")
     if not host or not named or is_here(host) or proxy_bypass(host):
@@ -37,12 +38,12 @@ def proxy_for(url: str) -> str | None:
         raise UsageError(
             f"HTTPS_PROXY names no host and port: {error}",
             hint="write it as http://HOST:PORT, with signs in a password as %XX",
-        ) from None  # what it quotes may be a password's
+        ) from None  # the original error may quote a password
     return proxy
 
 
 def place_of(address: str) -> tuple[str, int]:
-    """Host and port of an address. Raises ValueError if it has none; the text quotes nothing."""
+    """Return host and port of an address. Raises ValueError that does not quote the address."""
     parts = urlsplit(address)
     try:
         port = parts.port or (80 if parts.scheme.lower() == "http" else 443)
@@ -54,13 +55,13 @@ def place_of(address: str) -> tuple[str, int]:
 
 
 def shown(proxy: str) -> str:
-    """A proxy's host and port; its address may hold a password."""
+    """Return a proxy's host and port, without the password that its address may hold."""
     host, port = place_of(proxy)
     return f"{host}:{port}"
 
 
 def is_here(host: str) -> bool:
-    """Whether it names this machine's own loopback."""
+    """Return whether ``host`` is this machine's own loopback."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -68,9 +69,11 @@ def is_here(host: str) -> bool:
 
 
 def keep_direct(*hosts: str) -> None:
-    """Let Flower's clients, here and in processes started here, dial these hosts and loopback
-    without a proxy. They fail at once where ``ALL_PROXY`` names a kind that they cannot use, so it
-    goes; FLO itself looks at ``HTTPS_PROXY`` only.
+    """Let Flower's clients connect to these hosts and to loopback without a proxy.
+
+    This holds for this process and those that it starts. Flower's clients fail at once if
+    ``ALL_PROXY`` names a kind that they cannot use, so it is removed; FLO itself reads
+    ``HTTPS_PROXY`` only.
     """
     for name in ("ALL_PROXY", "all_proxy"):
         os.environ.pop(name, None)

@@ -1,7 +1,7 @@
-"""Large bytes between two processes of one user, without a pipe and without a disk (Linux).
+"""Large bytes shared by two processes of one user, without a pipe or a disk (Linux).
 
-Whoever makes them keeps a nameless file in memory open. Another process opens it by its place under
-/proc and may close it whenever it likes.
+The writer keeps an anonymous file in memory open. The reader opens it by its path under /proc and
+may close it at any time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PLACE = re.compile(r"/proc/[0-9]{1,10}/fd/[0-9]{1,10}")
 
 
 class SharedBytes:
-    """A nameless file in memory, used again for bytes of any size."""
+    """Anonymous file in memory, reused for bytes of any size."""
 
     def __init__(self) -> None:
         self._handle = os.memfd_create("flo", os.MFD_CLOEXEC)
@@ -25,22 +25,22 @@ class SharedBytes:
         self.place = f"/proc/{os.getpid()}/fd/{self._handle}"
 
     def write(self, data: bytes | memoryview, start: int = 0) -> None:
-        """Write from byte ``start`` on, over what was there; nothing is cut off behind it."""
+        """Write from byte ``start`` on, over earlier content; the bytes after it stay."""
         view = memoryview(data)
         while view:
             written = os.pwrite(self._handle, view, start)
             view, start = view[written:], start + written
 
     def close(self) -> None:
-        """Nobody can open it any more; who has opened it reads on."""
+        """Close the file: it can no longer be opened, but current readers keep their view."""
         os.close(self._handle)
 
 
 def opened(place: str, size: int) -> memoryview:
-    """What lies at ``place``, to be read only.
+    """Return a read-only view of the bytes at ``place``.
 
     Raises:
-        MessageError: it is no place of this kind, not ours, not there, or has fewer bytes.
+        MessageError: it is not a path of this kind, not ours, missing, or has fewer bytes.
     """
     if not _PLACE.fullmatch(place):
         raise MessageError("not a place in memory")

@@ -1,10 +1,10 @@
-"""A folder in one encrypted file, and back: what ``backup`` and ``restore`` share.
+"""Encrypted backup of a folder in one file, shared by the ``backup`` and ``restore`` commands.
 
     flo-backup-1\\n | length of the header (4 bytes, big endian) | header (JSON) | sealed tar
 
-The archive is sealed by AES-256-GCM under a key that a passphrase opens (scrypt, RFC 7914), with
-the header as associated data: who can open it knows that it was not changed. Databases are copied
-as SQLite's online backup does it, so that the processes that use them need not be stopped.
+The archive is sealed with AES-256-GCM under a key derived from a passphrase (scrypt, RFC 7914),
+with the header as associated data: opening it also verifies that it was not changed. Databases are
+copied with SQLite's online backup, so the processes that use them keep running.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from flo.storage.files import make_private_directory, write_private
 
 BackupKind = Literal["site", "coordinator"]
 _MAGIC, _HEADER_LIMIT = b"flo-backup-1\n", 4096
-_LARGEST = (1 << 31) - 1  # bytes, of which AES-GCM here seals so many at once
-_OF_THE_FRAME, _OF_A_MEMBER = 1 << 20, 2048  # more than header, seal and tar's ends; tar's blocks
+_LARGEST = (1 << 31) - 1  # bytes; limit of one AES-GCM call
+# Upper bounds, in bytes: header, seal and tar trailer; tar overhead of one member.
+_OF_THE_FRAME, _OF_A_MEMBER = 1 << 20, 2048
 _SMALLER = (
     "a coordinator's folder grows by its models/: move old ones elsewhere; they are signed and "
     "need no secrecy"
@@ -42,19 +43,19 @@ _COST = 1 << 16
 
 
 class Header(Document):
-    """What a backup says of itself, in the clear."""
+    """Unencrypted header of a backup."""
 
     schema_version: Literal[1] = 1
     kind: BackupKind
     name: Annotated[str, Field(max_length=63)]
     made: Annotated[str, Field(max_length=40)]
     salt: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-    cost: Annotated[int, Field(ge=1 << 14, le=1 << 17)] = _COST  # of memory, 16 to 128 MiB
+    cost: Annotated[int, Field(ge=1 << 14, le=1 << 17)] = _COST  # scrypt's n: 16 to 128 MiB
 
 
 @dataclass(frozen=True)
 class Backup:
-    """A backup that was opened: path below the folder -> what it held."""
+    """An opened backup. ``files``: path below the folder -> content."""
 
     header: Header
     files: dict[str, bytes]
@@ -68,7 +69,9 @@ def write(
     leave_out: Collection[str],
     secret: bytes,
 ) -> int:
-    """Write the folder's files, but for ``leave_out`` at its top; returns how many there are.
+    """Write the folder's files to ``out`` and return their number.
+
+    ``leave_out``: top-level names of the folder that are not backed up.
 
     Raises:
         UsageError: ``out`` exists, the passphrase is too short, or the folder is too large.
@@ -102,11 +105,11 @@ def write(
 
 
 def read(path: Path, kind: BackupKind, secret: bytes) -> Backup:
-    """What ``write`` wrote.
+    """Read and decrypt a backup.
 
     Raises:
-        UsageError: no backup, or one of another kind. TrustError: another passphrase, or it was
-        changed.
+        UsageError: ``path`` is not a backup, is too large, or is a backup of another kind.
+        TrustError: the passphrase is wrong, or the file was changed.
     """
     if not path.is_file():
         raise UsageError(f"no backup at {path}")
@@ -138,7 +141,9 @@ def read(path: Path, kind: BackupKind, secret: bytes) -> Backup:
 
 
 def unpack(backup: Backup, directory: Path, folders: Collection[str] = ()) -> None:
-    """Write its files into a new folder, readable by the owner only; and these empty folders.
+    """Write the backup's files into a new folder, readable by its owner only.
+
+    ``folders``: empty folders to create in it.
 
     Raises:
         UsageError: the folder exists and is not empty.
@@ -159,13 +164,13 @@ def _files(directory: Path, leave_out: Collection[str]) -> Iterator[tuple[str, b
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory).as_posix()
         if name.partition("/")[0] in leave_out or not _NAME.fullmatch(name):
-            continue  # what FLO keeps is named so; the rest is half-written, or not FLO's
+            continue  # half-written files, and files that are not FLO's
         if path.is_symlink() or not path.is_file() or path.suffix in (".lock", ".sqlite-wal"):
             continue
         if path.suffix == ".sqlite-shm":
             continue
         data = _database(path) if path.suffix == ".sqlite" else path.read_bytes()
-        if not data.startswith(_MAGIC):  # an earlier backup would grow each later one
+        if not data.startswith(_MAGIC):  # each backup would contain all earlier ones
             yield name, data
 
 

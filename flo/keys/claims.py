@@ -1,7 +1,7 @@
-"""What a site signs so that others can hold it to it: a ledger's head, a run key, a voucher.
+"""Signed claims of a site: ledger head, run key, and head attestation (voucher).
 
-Each claim carries the signer's public key, so that whoever knows the fingerprint from the study can
-check it, whoever brought it. Nothing in a claim is computed from patients.
+Each claim carries the signer's public key. A receiver that knows the signer's fingerprint from the
+study can verify the claim, whichever party delivered it. A claim contains no patient data.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ PublicKey = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2}){1,200}$")]
 
 
 class Claim(Document):
-    """``public``: the signer's key (DER, hexadecimal)."""
+    """A signed statement. ``public``: the signer's key (DER, hexadecimal)."""
 
     public: PublicKey
     signature: Signature
 
     @property
     def fingerprint(self) -> str:
-        """Of whoever signed it; says nothing of whether the signature is good."""
+        """Fingerprint of the signer's key. The signature is not checked."""
         return fingerprint(bytes.fromhex(self.public))
 
     def _check(self, signer: str, purpose: str, statement: bytes) -> None:
@@ -40,20 +40,20 @@ class Claim(Document):
 
 
 class LedgerHead(Claim):
-    """ "My ledger has this many rows and ends in this hash." """
+    """Signed head of a ledger: the number of its last row, and that row's hash."""
 
     sequence: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
     hash: Digest
 
     def check(self, signer: str) -> None:
-        """Raises TrustError unless the key of fingerprint ``signer`` signed this claim."""
+        """Raise TrustError unless the key of fingerprint ``signer`` signed this claim."""
         self._check(signer, "ledger-row", row_statement(self.sequence, self.hash))
 
 
 class RunKey(Claim):
-    """ "My key (X25519, hexadecimal) for this run is this one, from this epoch on."
+    """A hospital's signed key (X25519, hexadecimal) for one run, in use from ``epoch`` on.
 
-    Epochs grow: of two keys of one hospital for one run, the later one has the larger epoch.
+    Epochs increase: of two keys of one hospital for one run, the later one has the larger epoch.
     """
 
     epoch: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
@@ -66,16 +66,17 @@ class RunKey(Claim):
         return cls(epoch=epoch, key=key, public=identity.public.hex(), signature=signature)
 
     def check(self, study: str, run: str, signer: str) -> None:
-        """Raises TrustError unless the key of fingerprint ``signer`` signed it for this run."""
+        """Raise TrustError unless the key of fingerprint ``signer`` signed it for this run."""
         self._check(signer, "run-key", _run_key_statement(study, run, self.epoch, self.key))
 
 
 class HeadAttestation(Claim):
-    """ "The highest ledger head that I have seen of the hospital with this run key is this one."
+    """Signed voucher: the highest ledger head that the signer has seen of one hospital.
 
-    A run key is new after every start, so a voucher is an answer to that start and no older one.
-    ``hospital``: its identity's fingerprint. ``head`` is signed by itself, so that nobody can make
-    one up; None: I have seen none.
+    The voucher names the hospital's run key. A run key is new after every start, so a voucher
+    answers that start and no earlier one. ``hospital``: fingerprint of the hospital's identity key.
+    ``head`` carries the hospital's own signature, so the signer of the voucher cannot forge it;
+    None if the signer has seen no head.
     """
 
     hospital: Digest
@@ -86,7 +87,7 @@ class HeadAttestation(Claim):
     def given(
         cls, identity: Identity, study: str, run: str, key: RunKey, head: LedgerHead | None
     ) -> HeadAttestation:
-        """What the holder of ``identity`` saw of the hospital with this run key, signed."""
+        """Sign a voucher for the head that ``identity`` has seen of the hospital with this key."""
         statement = _voucher_statement(study, run, key.fingerprint, key.key, head)
         return cls(
             hospital=key.fingerprint,
@@ -97,7 +98,7 @@ class HeadAttestation(Claim):
         )
 
     def check(self, study: str, run: str, signer: str) -> None:
-        """Raises TrustError unless ``signer`` signed it for this run, and ``hospital`` its head."""
+        """Raise TrustError unless ``signer`` signed it for this run, and ``hospital`` its head."""
         if self.head is not None:
             self.head.check(self.hospital)
         statement = _voucher_statement(study, run, self.hospital, self.key, self.head)
@@ -105,7 +106,7 @@ class HeadAttestation(Claim):
 
 
 def row_statement(sequence: int, row_hash: str) -> bytes:
-    """What a site signs for each row of its ledger."""
+    """Return the bytes that a site signs for a ledger row, or a log's owner for an audit entry."""
     return f"{sequence} {row_hash}".encode()
 
 

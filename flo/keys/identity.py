@@ -1,8 +1,9 @@
-"""Identity keys: EC P-384, made where they are used, never leaving that machine.
+"""Identity keys: EC P-384, generated on the machine that uses them.
 
-A party is known by its *fingerprint*, the SHA-256 of its public key (DER, SubjectPublicKeyInfo).
-Fingerprints stand in the study; trust comes from there, not from a certificate authority.
-The same key serves TLS, Flower's node authentication, and every signature.
+A private key leaves that machine only in an encrypted backup. A party is identified by its
+*fingerprint*, the SHA-256 of its public key (DER, SubjectPublicKeyInfo). The study lists the
+fingerprints; trust comes from there, not from a certificate authority. The same key serves TLS,
+Flower's node authentication, and every signature.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from flo.keys.keystore import KeyStore, read_secret, write_secret
 _HASH = ec.ECDSA(hashes.SHA384())
 _RESTORE = "restore it from the folder's newest backup; if there was none, make the folder anew"
 _ORDER = ec.SECP384R1().group_order
-IDENTITY_PURPOSE = "identity-key"  # for which a key store seals it
+IDENTITY_PURPOSE = "identity-key"  # context in which a key store seals the key
 
 
 class Signer(Protocol):
-    """Signs as one party: by a key of its own (``Identity``), or by one that never leaves KMS.
+    """Signs for one party, with a local key (``Identity``) or with a key that never leaves KMS.
 
-    Whoever verifies cannot tell them apart.
+    A verifier cannot distinguish the two.
     """
 
     @property
@@ -41,26 +42,29 @@ class Signer(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Of the public key."""
+        """Fingerprint of the public key."""
 
     def sign(self, purpose: str, message: bytes) -> str:
-        """ECDSA-SHA384 over ``purpose`` and ``message``, hexadecimal. Purposes never mix."""
+        """Sign ``purpose`` and ``message`` with ECDSA-SHA384; hexadecimal.
+
+        A signature for one purpose is not valid for another.
+        """
 
 
 @dataclass(frozen=True)
 class Identity:
-    """A private key and the signatures it makes. ``repr`` shows the fingerprint only."""
+    """A private key. ``repr`` shows only the fingerprint."""
 
     key: ec.EllipticCurvePrivateKey = field(repr=False)
 
     @classmethod
     def new(cls) -> Identity:
-        """A new key from the operating system's randomness."""
+        """Generate a key from the operating system's randomness."""
         return cls(ec.generate_private_key(ec.SECP384R1()))
 
     @classmethod
     def read(cls, pem: bytes, what: str) -> Identity:
-        """From an unencrypted PEM. Raises TrustError if it is no P-384 key."""
+        """Parse an unencrypted PEM. Raises TrustError if it is not a P-384 key."""
         try:
             key = serialization.load_pem_private_key(pem, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -79,7 +83,7 @@ class Identity:
         write_secret(path, keystore, IDENTITY_PURPOSE, self.pem())
 
     def pem(self) -> bytes:
-        """The private key in the clear (PKCS 8, PEM), to be sealed or held in memory."""
+        """Return the unencrypted private key (PKCS 8, PEM), to be sealed or held in memory."""
         return self.key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
@@ -93,19 +97,24 @@ class Identity:
 
     @property
     def fingerprint(self) -> str:
-        """Of the public half: what a study names and people compare."""
+        """Fingerprint of the public key, which studies name and people compare."""
         return fingerprint(self.public)
 
     def sign(self, purpose: str, message: bytes) -> str:
-        """ECDSA-SHA384 over ``purpose`` and ``message``, hexadecimal. Purposes never mix."""
+        """Sign ``purpose`` and ``message`` with ECDSA-SHA384; hexadecimal.
+
+        A signature for one purpose is not valid for another.
+        """
         return low_s(self.key.sign(framed(purpose, message), _HASH).hex())
 
 
 def low_s(signature: str) -> str:
-    """The one of two equal signatures, (r, s) and (r, n - s), whose s is the smaller.
+    """Return the equivalent signature with the smaller s: (r, s) or (r, n - s).
 
-    Anybody can make one of the other, so bytes that must not change name which one they hold.
-    Raises TrustError if it is no signature.
+    Anyone can convert one form into the other, so bytes that must not change fix the form.
+
+    Raises:
+        TrustError: it is not a signature.
     """
     try:
         r, s = decode_dss_signature(bytes.fromhex(signature))
@@ -120,7 +129,7 @@ def verify(public: bytes, purpose: str, message: bytes, signature: str) -> None:
     """Check a signature made by ``Identity.sign``.
 
     Raises:
-        TrustError: if it does not match or is malformed.
+        TrustError: it does not match or is malformed.
     """
     try:
         key = load_public(public)
@@ -133,40 +142,40 @@ def verify(public: bytes, purpose: str, message: bytes, signature: str) -> None:
 
 
 def load_public(public: bytes) -> ec.EllipticCurvePublicKey:
-    """Parse a DER public key; only P-384 is accepted. Raises ValueError otherwise."""
+    """Parse a DER public key. Raises ValueError for anything but a P-384 key."""
     try:
         key = serialization.load_der_public_key(public)
     except UnsupportedAlgorithm as error:
         raise ValueError("not a public key of a known kind") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
         raise ValueError("not an EC P-384 public key")
-    if public_bytes(key) != public:  # one key has one fingerprint
+    if public_bytes(key) != public:  # so that a key has only one fingerprint
         raise ValueError("not the canonical form of a public key")
     return key
 
 
 def public_bytes(key: ec.EllipticCurvePublicKey) -> bytes:
-    """The key as it is named, signed and hashed everywhere: DER, SubjectPublicKeyInfo."""
+    """Encode a public key as it is signed and hashed everywhere: DER, SubjectPublicKeyInfo."""
     return key.public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
 
 
 def fingerprint(public: bytes) -> str:
-    """SHA-256 of a DER public key, 64 lowercase hexadecimal digits."""
+    """Return the SHA-256 of a DER public key, 64 lowercase hexadecimal digits."""
     return hashlib.sha256(public).hexdigest()
 
 
 def format_fingerprint(fingerprint_hex: str) -> str:
-    """A fingerprint in groups of four, as people compare it by telephone."""
+    """Format a fingerprint in groups of four digits, for comparison by telephone."""
     return " ".join(fingerprint_hex[i : i + 4] for i in range(0, len(fingerprint_hex), 4))
 
 
 def parse_fingerprint(text: str) -> str:
-    """A fingerprint as it was read out or typed: spaces and capitals do not matter."""
+    """Parse a fingerprint that was read out or typed; ignores spaces and case."""
     return "".join(text.split()).lower()
 
 
 def framed(purpose: str, message: bytes) -> bytes:
-    """What is signed."""
+    """Return the bytes to sign: ``message``, prefixed with its purpose."""
     return b"flo/1/" + purpose.encode() + b"\x00" + message

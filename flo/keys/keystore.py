@@ -1,12 +1,14 @@
-"""Envelope encryption behind one narrow interface, so that KMS can join without other changes.
+"""Envelope encryption behind one small interface, which local keys and KMS implement.
 
-* ``LocalKeyStore``, the embedded default: AES-256-GCM with a key in a file of its own (0600). Put
-  that file elsewhere (another disk, a mounted token) and a copy of the folder opens nothing.
-* ``PassphraseKeyStore``: the same with a key that a passphrase opens (scrypt, RFC 7914).
+* ``LocalKeyStore``, the default: AES-256-GCM with a key in its own file (0600). If that file is on
+  another disk or a mounted token, a copy of the folder cannot be decrypted.
+* ``PassphraseKeyStore``: the same, with a random key that is encrypted under a passphrase (scrypt,
+  RFC 7914).
 * A key in AWS's KMS (``flo.infra.aws.kms``), which never leaves it; loaded only where configured.
 
-Every call names a *context*, what the data are for, as associated data; opening under another
-context fails. ``write_secret`` and ``read_secret`` keep small secrets so: identity keys, split key.
+Every call takes a *context*, the purpose of the data, as associated data; decryption under another
+context fails. ``write_secret`` and ``read_secret`` store small secrets this way: identity keys,
+split key.
 """
 
 from __future__ import annotations
@@ -55,15 +57,15 @@ SEALED_MORE = _NONCE + _TAG  # bytes
 
 
 class KeyStore(Protocol):
-    """Seals bytes for a context: the same words have to be said to open them.
+    """Encrypts bytes for a context; decryption requires the same context.
 
-    A context is no secret; it keeps one sealed thing from being taken for another. Raises
-    NetworkError where the key lies elsewhere and cannot be reached.
+    A context is not secret. It prevents one sealed object from being used as another. Methods raise
+    NetworkError if the key is remote and cannot be reached.
     """
 
     @property
     def key_id(self) -> str:
-        """Which key this is; tells nothing of it."""
+        """Public name of the key, which reveals no part of it."""
 
     def seal(self, context: Context, data: canonical.Bytes) -> bytes:
         """Encrypt ``data`` for ``context``."""
@@ -80,15 +82,15 @@ class AesKeyStore:
         self.key_id = hmac.digest(key, b"flo/1/key-id", "sha256")[:8].hex()
 
     def seal(self, context: Context, data: canonical.Bytes) -> bytes:
-        """Under a fresh random nonce each time; the context is authenticated and not kept."""
+        """Encrypt under a fresh random nonce; the context is authenticated and not stored."""
         nonce, sealed = os.urandom(_NONCE), bytearray(len(data) + SEALED_MORE)
         sealed[:_NONCE] = nonce
         within = memoryview(sealed)[_NONCE:]
         self._cipher.encrypt_into(nonce, data, canonical.encode(context), within)
-        return sealed  # type: ignore[return-value] # bytes that nobody else can change
+        return sealed  # type: ignore[return-value] # no other reference to these bytes exists
 
     def seal_pieces(self, context: Context, data: canonical.Bytes) -> Iterator[bytes]:
-        """What ``seal`` gives, ``len(data)`` + ``SEALED_MORE`` bytes, a piece at a time."""
+        """Yield the output of ``seal``, ``len(data)`` + ``SEALED_MORE`` bytes, in pieces."""
         nonce, view = os.urandom(_NONCE), memoryview(data)
         encryptor = Cipher(self._algorithm, GCM(nonce)).encryptor()
         encryptor.authenticate_additional_data(canonical.encode(context))
@@ -99,7 +101,7 @@ class AesKeyStore:
         yield encryptor.tag
 
     def open(self, context: Context, sealed: bytes) -> bytes:
-        """Raises TrustError also for what is too short to have been sealed."""
+        """Decrypt. Raises TrustError also for data too short to be sealed."""
         try:
             return self._cipher.decrypt(sealed[:12], sealed[12:], canonical.encode(context))
         except (InvalidTag, ValueError) as error:
@@ -107,10 +109,10 @@ class AesKeyStore:
 
 
 class LocalKeyStore(AesKeyStore):
-    """A 256-bit key in a file of its own, which only its owner may read; made on first use."""
+    """A 256-bit key in its own file, which only its owner may read; created on first use."""
 
     def __init__(self, path: Path) -> None:
-        """Raises TrustError if others may read the file, or it is no key."""
+        """Raise TrustError if other users may read the file, or it is not a key."""
         if not path.exists():
             write_private(path, os.urandom(32))
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
@@ -126,7 +128,7 @@ class LocalKeyStore(AesKeyStore):
 
 
 class _Wrapped(Document):
-    """``keystore.json``: a random key, encrypted under the passphrase's."""
+    """``keystore.json``: a random key, encrypted under the passphrase's key."""
 
     schema_version: Literal[1] = 1
     kind: Literal["passphrase"] = "passphrase"
@@ -143,10 +145,10 @@ class _Wrapped(Document):
 
 
 class PassphraseKeyStore(AesKeyStore):
-    """A random key in ``path``, which only ``passphrase`` opens; made on first use."""
+    """A random key stored in ``path``, encrypted under ``passphrase``; created on first use."""
 
     def __init__(self, path: Path, passphrase: bytes) -> None:
-        """Raises UsageError for a short passphrase at first use, TrustError for a wrong one."""
+        """Raise UsageError for a short passphrase at first use, TrustError for a wrong one."""
         if not path.exists():
             self.rewrap(path, passphrase, os.urandom(32))
         kept = read_json(_Wrapped, path, limit=_LIMIT)
@@ -161,7 +163,9 @@ class PassphraseKeyStore(AesKeyStore):
 
     @staticmethod
     def rewrap(path: Path, passphrase: bytes, key: bytes) -> None:
-        """Let this passphrase, and no other, open ``key``; what it sealed stays as it is.
+        """Encrypt ``key`` under this passphrase, replacing an earlier one.
+
+        Data that ``key`` sealed stay as they are.
 
         Raises:
             UsageError: the passphrase is too short.
@@ -175,7 +179,7 @@ class PassphraseKeyStore(AesKeyStore):
 class KeyStoreConfig(Document):
     """``[keystore]`` of a folder's configuration.
 
-    ``path``: of the key file, if not inside it. ``key``: the ARN of one in KMS.
+    ``path``: of the key file, if it is outside the folder. ``key``: ARN of a key in KMS.
     """
 
     kind: Literal["file", "passphrase", "kms"] = "file"
@@ -191,13 +195,15 @@ class KeyStoreConfig(Document):
         return self
 
     def open(self, directory: Path) -> KeyStore:
-        """The folder's key store. Asks for the passphrase once a process, if there is one.
+        """Return the folder's key store. Prompts for a passphrase at most once per process.
 
-        It is made for a folder whose identity key is not sealed: a new one, or one of FLO 0.1.
+        The key store is created only if the folder's identity key is not sealed: in a new folder,
+        or in one of FLO 0.1.
 
         Raises:
-            UsageError: it is not there, or a passphrase is needed and cannot be asked for.
-            TrustError: the passphrase is wrong, or others may read the key.
+            UsageError: it is missing, or a passphrase is needed and there is no way to prompt for
+                it.
+            TrustError: the passphrase is wrong, or other users may read the key.
         """
         if self.key is not None:
             in_kms: KeyStore = _kms().keystore(self.key)
@@ -214,7 +220,7 @@ class KeyStoreConfig(Document):
         return _local(path) if self.kind == "file" else _by_passphrase(path)
 
     def open_new(self, directory: Path) -> KeyStore:
-        """One for what another key store has sealed so far: made, if it is not there."""
+        """Return the key store that replaces another one; create it if it is missing."""
         if self.key is not None:
             return self.open(directory)
         path = self._place(directory)
@@ -226,23 +232,25 @@ class KeyStoreConfig(Document):
 
 
 def kms_signer(key: str) -> Signer:
-    """The signing key with this ARN in AWS's KMS."""
+    """Return the signing key with this ARN in AWS's KMS."""
     signer: Signer = _kms().signer(key)
     return signer
 
 
 def _kms() -> ModuleType:
-    """The only way from the core to AWS, taken where a configuration names a key in KMS."""
+    """Import the AWS module; only called if a configuration names a key in KMS."""
     from flo.infra.aws import kms
 
     return kms
 
 
 def by_passphrase(passphrase: bytes, salt: bytes, cost: int, *, short: bool = False) -> KeyStore:
-    """A key store whose key follows from a passphrase, 16 bytes of salt and scrypt's cost.
+    """Return a key store with a key derived from a passphrase, 16 bytes of salt and scrypt's cost.
+
+    ``short``: accept a short passphrase, as decryption must.
 
     Raises:
-        UsageError: the passphrase is too short to seal with; ``short``: it only has to open.
+        UsageError: the passphrase is too short to seal with.
     """
     if not short and len(passphrase) < _SHORTEST_PASSPHRASE:
         raise UsageError(f"a passphrase has at least {_SHORTEST_PASSPHRASE} characters")
@@ -268,10 +276,12 @@ def _by_passphrase(path: Path) -> KeyStore:
 
 
 def passphrase(prompt: str, *, new: bool, ask: Callable[[str], str] = getpass.getpass) -> bytes:
-    """From the file that FLO_PASSPHRASE_FILE names, else from the terminal, twice if ``new``.
+    """Read a passphrase from the file named by FLO_PASSPHRASE_FILE, else from the terminal.
+
+    ``new``: prompt for it twice.
 
     Raises:
-        UsageError: there is neither, or the two differ.
+        UsageError: there is neither file nor terminal, or the two entries differ.
     """
     named = os.environ.get(PASSPHRASE_VARIABLE)
     if named:
@@ -296,17 +306,18 @@ def write_secret(path: Path, keystore: KeyStore, purpose: str, secret: bytes) ->
 
 
 def is_sealed(data: bytes) -> bool:
-    """Whether a file's content was written by ``write_secret``."""
+    """Return whether a file's content was written by ``write_secret``."""
     return data.startswith(_SEALED)
 
 
 def read_secret(path: Path, keystore: KeyStore, purpose: str, *, plain: bool = False) -> bytes:
-    """The secret again.
+    """Read a secret that ``write_secret`` wrote.
 
-    ``plain``: one that FLO 0.1 wrote, in the clear, is read as it is.
+    ``plain``: also accept an unencrypted one, as FLO 0.1 wrote it.
 
     Raises:
-        UsageError: there is none. TrustError: it was changed, or is for another purpose.
+        UsageError: there is none.
+        TrustError: it was changed, or is for another purpose.
     """
     try:
         data = path.read_bytes()

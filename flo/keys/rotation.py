@@ -1,4 +1,4 @@
-"""How one coordinator key is followed by the next: steps that both keys signed."""
+"""Rotation of the coordinator's key, as steps that both the old and the new key signed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LIMIT = 1 << 20
 
 
 class RotationStep(Document):
-    """``old`` and ``new``: public keys (DER, hexadecimal)."""
+    """One rotation. ``old`` and ``new``: public keys (DER, hexadecimal)."""
 
     old: PublicKey
     new: PublicKey
@@ -25,7 +25,7 @@ class RotationStep(Document):
 
     @classmethod
     def signed(cls, old: Identity, new: Identity, time: str) -> RotationStep:
-        """Both keys sign the step: the old one lets go, the new one takes over."""
+        """Sign the step with both keys."""
         statement = _statement(old.public.hex(), new.public.hex(), time)
         return cls(
             old=old.public.hex(),
@@ -36,29 +36,29 @@ class RotationStep(Document):
         )
 
     def check(self) -> None:
-        """Raises TrustError unless both keys signed this step."""
+        """Raise TrustError unless both keys signed this step."""
         statement = _statement(self.old, self.new, self.time)
         verify(bytes.fromhex(self.old), "succession", statement, self.old_signature)
         verify(bytes.fromhex(self.new), "succession", statement, self.new_signature)
 
 
 class KeyRotation(Document):
-    """Steps from the first key to the present one."""
+    """Steps from the first key to the current one."""
 
     schema_version: Literal[1] = 1
     steps: Annotated[tuple[RotationStep, ...], Field(max_length=1000)]
 
     @classmethod
     def read(cls, data: bytes) -> KeyRotation:
-        """Parse steps; ``check`` says whether they hold. Raises MessageError or UsageError."""
+        """Parse steps without checking signatures. Raises MessageError or UsageError."""
         document = canonical.decode(data, limit=_LIMIT, what="succession of keys")
         return parse(cls, document, "succession of keys")
 
     def newest_after(self, public: str) -> str:
-        """The last key that follows ``public``, over steps that hold; itself if none does.
+        """Return the last key that follows ``public`` over valid steps; ``public`` if none does.
 
         Raises:
-            TrustError: a step behind it is not signed by both keys.
+            TrustError: a step after it is not signed by both keys.
         """
         for step in self.steps:
             if step.old == public:

@@ -1,9 +1,9 @@
-"""Sealed objects: what is kept outside of a folder, with a header that says what it is for.
+"""Sealed objects: encrypted data stored outside a folder, with a header that states their purpose.
 
     flo-object-1\\n | length of the header (4 bytes, big endian) | header (JSON) | sealed data
 
-The header is in the clear so that a refusal can name what differs; nothing in it is believed. The
-context that the reader *expects* is authenticated with the data, whatever the header says.
+The header is not encrypted, so that an error can name the difference; it is not trusted. The
+context that the reader *expects* is authenticated with the data, whatever the header states.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _Text = Annotated[str, Field(max_length=256)]
 
 
 class _Header(Document):
-    """``key``: which key sealed it. ``size``: bytes of what follows."""
+    """``key``: id of the sealing key. ``size``: bytes after the header."""
 
     schema_version: Literal[1] = 1
     context: Annotated[dict[_Text, _Text], Field(max_length=16)]
@@ -32,13 +32,16 @@ class _Header(Document):
 
 
 def seal(keystore: KeyStore, context: Context, data: canonical.Bytes) -> bytes:
-    """``data`` for ``context``, which is public: purpose, study, run, round; never a patient."""
+    """Encrypt ``data`` for ``context``.
+
+    ``context`` is public: purpose, study, run, round; never a patient.
+    """
     body = keystore.seal(context, data)
     return _head(keystore, context, len(body)) + body
 
 
 def pieces(keystore: AesKeyStore, context: Context, data: canonical.Bytes) -> Iterator[bytes]:
-    """The same piece by piece, for what is large."""
+    """Yield the output of ``seal`` in pieces, for large data."""
     yield _head(keystore, context, len(data) + SEALED_MORE)
     yield from keystore.seal_pieces(context, data)
 
@@ -50,11 +53,11 @@ def _head(keystore: KeyStore, context: Context, size: int) -> bytes:
 
 
 def unseal(keystore: KeyStore, context: Context, sealed: bytes, what: str) -> bytes:
-    """The data again.
+    """Decrypt a sealed object.
 
     Raises:
-        TrustError: naming ``what`` and why: no sealed object, cut short, sealed for another
-            context or by another key, or changed.
+        TrustError: it is not a sealed object, is truncated, was sealed for another context or by
+            another key, or was changed. The message names ``what`` and the cause.
     """
     start = len(_MAGIC) + 4
     size = int.from_bytes(sealed[len(_MAGIC) : start], "big")

@@ -1,4 +1,4 @@
-"""A private key and its certificate into a TLS context, without the key touching a disk."""
+"""Load a private key and its certificate into a TLS context without writing the key to disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flo.storage.files import in_memory
 
 
 def read_certificate(path: Path) -> x509.Certificate:
-    """The first certificate in a PEM file of a folder. Raises TrustError: it is none, or gone."""
+    """Read the first certificate of a PEM file. Raises TrustError if it is missing or invalid."""
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (ValueError, FileNotFoundError) as error:
@@ -22,7 +22,7 @@ def read_certificate(path: Path) -> x509.Certificate:
 
 
 def load_certificate(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
-    """Let ``context`` show this certificate (PEM) with its key (PEM), from the next handshake on.
+    """Make ``context`` present this certificate and key (both PEM) from the next handshake on.
 
     Raises:
         TrustError: they cannot be read or do not belong together.

@@ -1,7 +1,6 @@
-"""Trying studies before anyone is asked: on one machine, on data that may be seen.
+"""Simulations of studies on one machine, on data that may be seen, before a real run.
 
-What it decides: how a whole federation is played in one process, and what is said of the outcome:
-AUC, interval, noise, what each hospital has of it, advice, an attack.
-What it leaves to others: everything that is played. Rounds (``flo.server``), sites
-(``flo.clients``) and noise (``flo.privacy``) are the very ones of a run.
+This package runs a whole federation in one process and describes the result: AUC, interval, noise,
+each hospital's benefit, advice, an attack. It has no rounds, sites or noise of its own: it uses
+those of a real run (``flo.server``, ``flo.clients``, ``flo.privacy``).
 """

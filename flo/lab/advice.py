@@ -1,15 +1,15 @@
-"""What ``flo study check`` recommends: the cheapest way to train a study well enough.
+"""Recommendations of ``flo study check``: the cheapest way to train a study well enough.
 
-Each algorithm is tried at the study's ε, and at half of it if that went well, on made-up patients:
-as many as are declared, within the study's bounds and codebooks. The ill and the others are drawn
-with probability ∝ e^(±t·s), s a weighing of the inputs of deviation 1, so that the log odds of
-being ill are 2·t·s. The same trainer and rounds as in life run on them, noise included. A way
+Each algorithm is tried on made-up patients at the study's ε, and at half of it if that fits: as
+many patients as declared, within the study's bounds and codebooks. Patients with and without the
+label are drawn with probability ∝ e^(±t·s), s a weighted sum of the inputs with deviation 1, so
+that the log odds of the label are 2·t·s. Trainer, rounds and noise are those of a real run. A way
 *fits* if its AUC is within ``MAX_AUC_LOSS`` of an ordinary regression on the same patients without
-privacy, two standard errors included, and it does not take far more of a life than its ε says. Of
-those that fit, the smaller share of a life is cheaper, then fewer rounds.
+privacy, two standard errors included, and its share of a life budget of the study's own ε is at
+most ``MAX_BUDGET_RATIO``. Among those that fit, the smaller share is cheaper, then fewer rounds.
 
-Nothing of any patient is in it, so it says how noise, clipping and schedule compare with the size
-of a study, and nothing of how well its columns predict.
+No patient data is used. The advice therefore says how noise, clipping and schedule compare with the
+size of a study, and not how well its columns predict.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from flo.study.synthetic import made_up_inputs
 Progress = Callable[[str], None]
 
 MAX_AUC_LOSS = 0.02
-TOLERABLE_AUC_LOSS = 0.1  # AUC lost; a study that may lose more is advised against
+TOLERABLE_AUC_LOSS = 0.1  # AUC; a study that may lose more is advised against
 _APART = 0.75  # t, an AUC of about .85
-_FEWEST, _MOST = 3, 8  # made-up laws: more for small studies, whose noise differs more
+_FEWEST, _MOST = 3, 8  # made-up laws: more for small studies, whose results vary more
 _MANY_PATIENTS, _MOST_PATIENTS = 30_000, 50_000
 _MOST_EXCHANGES = 5000  # hospitals × rounds; a longer study is not tried
-_HELD_OUT = 4000  # made-up patients that an AUC is taken of
+_HELD_OUT = 4000  # made-up patients per AUC
 _GOLDEN, _TINY = (math.sqrt(5) - 1) / 2, 1e-12
-_USUAL: dict[str, dict[str, Any]] = {  # of each algorithm, where the study names the other one
+_USUAL: dict[str, dict[str, Any]] = {  # settings to try when the study names the other one
     "fedavgm": {"steps": 40, "learning_rate": 4.0, "momentum": 0.7, "clip": 1.0},
     "least-squares": {
         **{"steps": 1, "learning_rate": 0.0, "momentum": 0.0, "clip": 0.5},
@@ -60,7 +60,7 @@ _USUAL: dict[str, dict[str, Any]] = {  # of each algorithm, where the study name
 
 @dataclass(frozen=True)
 class Candidate:
-    """How a study could be trained, and what came of it on made-up patients.
+    """One way to train a study, and its result on made-up patients.
 
     ``share``: of a life budget of the study's own ε. ``lost``: AUC below the regression without
     privacy, with its standard ``error``.
@@ -74,28 +74,28 @@ class Candidate:
 
     @property
     def fits(self) -> bool:
-        """Whether it is advised: little may be lost, and its share of the budget is not dear."""
+        """Whether it can be advised: it loses little AUC, at an acceptable share of the budget."""
         return self.at_most_lost <= MAX_AUC_LOSS and self.share <= MAX_BUDGET_RATIO
 
     @property
     def at_most_lost(self) -> float:
-        """With two standard errors: what a few trials leave open counts against the study."""
+        """AUC loss plus two standard errors: uncertainty counts against the study."""
         return self.lost + 2 * self.error
 
     @property
     def price(self) -> tuple[float, int]:
-        """What a cheaper way has less of: share of the budget to 0.1 %, then steps."""
+        """Sort key, smaller is cheaper: share of the budget to 0.1 %, then steps."""
         return round(self.share, 3), self.study.mechanism.steps
 
     def changes(self, study: Study) -> dict[str, Any]:
-        """What [mechanism] of ``study`` would have to say instead."""
+        """Return the settings of ``study``'s [mechanism] to change, with their new values."""
         now = study.mechanism.model_dump(mode="json")
         wanted = self.study.mechanism.model_dump(mode="json")
         return {name: value for name, value in wanted.items() if value != now[name]}
 
 
 def unsupported_reason(study: Study) -> str | None:
-    """Why a study is not tried on made-up patients; None if it is."""
+    """Return why a study is not tried on made-up patients; None if it is."""
     if study.survey:
         return "a survey trains nothing"
     if study.schema_version == 1:
@@ -110,7 +110,7 @@ def unsupported_reason(study: Study) -> str | None:
 
 
 def candidates(study: Study, progress: Progress = lambda text: None) -> list[Candidate]:
-    """Cheapest first; empty where ``unsupported_reason`` says why."""
+    """Return the ways tried, cheapest first; empty if ``unsupported_reason`` gives a reason."""
     if unsupported_reason(study):
         return []
     small = _of_at_most(study, _MOST_PATIENTS)
@@ -142,7 +142,7 @@ def candidates(study: Study, progress: Progress = lambda text: None) -> list[Can
 
 
 def logistic_surrogate(study: Study) -> Study:
-    """The study with a logistic model in place of its network, which would be noisier still."""
+    """Return the study with a logistic model instead of its network, which would be noisier."""
     document = study.model_dump(mode="json")
     document["model"] = {"kind": "logistic"}
     document["mechanism"] |= {**_USUAL["fedavgm"], "algorithm": "fedavgm", "augmentation": "none"}
@@ -150,18 +150,18 @@ def logistic_surrogate(study: Study) -> Study:
 
 
 def recommended(found: list[Candidate]) -> Candidate:
-    """The cheapest that fits; if none does, the one that loses least."""
+    """Return the cheapest way that fits; if none does, the one that loses least."""
     fitting = [way for way in found if way.fits]
     return fitting[0] if fitting else min(found, key=lambda way: way.lost)
 
 
 def advised_against(found: list[Candidate]) -> bool:
-    """Whether no way surely, by two standard errors, loses what one can live with, or less."""
+    """Return whether ``at_most_lost`` of every way is above ``TOLERABLE_AUC_LOSS``."""
     return bool(found) and min(way.at_most_lost for way in found) > TOLERABLE_AUC_LOSS
 
 
 def _of_at_most(study: Study, patients: int) -> Study:
-    """The study, or one like it of smaller hospitals: of more patients noise is smaller still."""
+    """Return the study, or a copy with smaller hospitals: with more patients noise matters less."""
     part = patients / sum(hospital.declared_size for hospital in study.hospitals)
     if part >= 1:
         return study
@@ -172,7 +172,7 @@ def _of_at_most(study: Study, patients: int) -> Study:
 
 
 def _halved(study: Study) -> Study | None:
-    """At half the ε; None where that is less than noise can show."""
+    """Return the study at half its ε; None if no noise level achieves that."""
     try:
         halved = study.with_mechanism(epsilon=study.mechanism.epsilon / 2)
         Plan.of(halved)
@@ -182,9 +182,10 @@ def _halved(study: Study) -> Study | None:
 
 
 def _variants(study: Study) -> list[Study]:
-    """The study as it stands, and with the other algorithm where that can be.
+    """Return the study unchanged, and with the other algorithm where that is possible.
 
-    Who names a robust aggregation expects liars, and is not sent to the one round that they bend.
+    With a robust aggregation hospitals may be dishonest, and could distort the one sum of least
+    squares, so that is not tried.
     """
     (other,) = set(_USUAL) - {study.mechanism.algorithm}
     if other == "least-squares" and (
@@ -207,14 +208,14 @@ def _auc(study: Study, fold: Fold) -> float:
 
 
 def _made_up(study: Study, law: int) -> Fold:
-    """Made-up patients for each hospital; the ill differ by the made-up law of this number."""
+    """Make up patients for each hospital; law number ``law`` relates their inputs to the label."""
     inputs = made_up_inputs(study.data)
     score = inputs @ _weights(inputs.shape[1], law)
     score = (score - score.mean()) / max(score.std(), _TINY)
     tilted = [np.cumsum(np.exp(sign * _APART * score)) for sign in (-1, 1)]
 
     def some(size: float, number: int) -> Patients:
-        """So many of the tilted crowd, spread over it evenly by a sequence of this number."""
+        """Choose ``size`` patients (2 or more), labels alternating, by sequence ``number``."""
         count = max(round(size), 2)
         labels = np.arange(count) % 2
         places = (np.arange(1, count + 1) * _GOLDEN + number * math.sqrt(2)) % 1
@@ -236,7 +237,7 @@ def _made_up(study: Study, law: int) -> Fold:
 
 
 def _weights(inputs: int, law: int) -> Floats:
-    """Normal weights of a law, (inputs,): the same everywhere, from SHAKE-256."""
+    """Return normal weights of a law, (inputs,), from SHAKE-256: the same on every machine."""
     stream = hashlib.shake_256(f"made-up law {law}".encode())
     words = np.frombuffer(stream.digest(8 * inputs), dtype="<u8")
     return np.asarray(ndtri((words + 0.5) / 2.0**64), dtype=np.float64)

@@ -1,17 +1,17 @@
-"""``flo audit attack``: try to tell who took part in a study, on made-up patients.
+"""``flo audit attack``: try to infer which made-up patients took part in a study.
 
 A shadow site trains on *canaries*: patients made up from the study's schema at the edges of its
-bounds, each put in or left out by a fair coin. A coordinator who lies keeps sending the same model,
-so that every release answers the same question, and solves for who was in: the best linear guess,
-knowing what each canary adds and the noise. It is guessed four times, taking the trainer to clip
-or not and to add noise or not, each at a quarter of the error allowed. Several such sites share no
-patient, so together they are one mechanism with the same ε, and
-``flo.privacy.accounting.audit_bound`` turns the guesses into a lower bound.
+bounds, each included or excluded by a fair coin. A dishonest coordinator sends the same model in
+every round, so that every release answers the same question. It estimates which canaries were
+included by the best linear guess, given each canary's contribution and the noise. There are four
+guesses, which assume that the trainer clips or not, and adds noise or not; each has a quarter of
+the allowed error. Several such sites share no patient, so together they are one mechanism with the
+same ε, and ``flo.privacy.accounting.audit_bound`` turns the guesses into a lower bound.
 
-It catches a trainer without noise or without clipping; what else can be wrong with noise and clip
-is looked for by ``flo.lab.release_checks``. It cannot certify an ε below 1: the bound of a right
-trainer is far below the claimed ε because no attacker here is perfect. Under distributed noise the
-sum of the shares is attacked, drawn at one site as local noise of the same variance.
+The attack detects a trainer without noise or without clipping; ``flo.lab.release_checks`` looks for
+other faults of noise and clip. It cannot certify an ε below 1: the bound of a correct trainer is
+far below the claimed ε because no attacker here is perfect. Under distributed noise the sum of the
+shares is attacked, drawn at one site as local noise of the same variance.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MOST_IN_ONE_RUN = 20
 
 @dataclass(frozen=True)
 class Attacked:
-    """What the attack found, beside what is claimed for training."""
+    """Result of the attack, with the ε ``claimed`` for training."""
 
     claimed: float
     lower_bound: float
@@ -62,7 +62,7 @@ def attack(
     confidence: float = 0.95,
     progress: Progress = lambda text: None,
 ) -> Attacked:
-    """Attack the training of ``study`` as its trainer really runs it. Raises UsageError."""
+    """Attack the training of ``study`` with its real trainer. Raises UsageError for a survey."""
     if study.survey:
         raise UsageError("a survey trains nothing", hint="attack the planned study instead")
     if study.mechanism.noise != "local":
@@ -90,7 +90,7 @@ def attack(
 def _scores(
     study: Study, canaries: Patients, inside: npt.NDArray[np.bool_], make_trainer: MakeTrainer
 ) -> Floats:
-    """The best linear guess of each canary's coin, minus a half, (4, canaries)."""
+    """Return the best linear guess of each canary's coin, minus a half, (4, canaries)."""
     mechanism = Plan.of(study).purpose("training").mechanism
     taking_part = Patients(
         canaries.inputs[inside],
@@ -119,7 +119,7 @@ def _scores(
 
 
 def _best_guess(gradients: Floats, mean: Floats, variance: float) -> Floats:
-    """z - 1/2 = (G Gᵀ + 4·variance)^-1 G (mean - Σ G/2): least squares, a coin varies by 1/4."""
+    """Solve z - 1/2 = (G Gᵀ + 4·variance)^-1 G (mean - Σ G/2): a coin has variance 1/4."""
     surprise = gradients @ (mean - 0.5 * gradients.sum(0))
     gram = gradients @ gradients.T + 4 * variance * np.eye(len(gradients))
     return np.asarray(np.linalg.solve(gram, surprise), dtype=np.float64)

@@ -1,6 +1,7 @@
-"""Canaries: patients made up at the edges of a study's bounds, and what each of them adds.
+"""Canaries: patients made up at the edges of a study's bounds, and each one's contribution.
 
-What they add is written out once more here, by plain autograd: none of the code under test.
+Contributions are computed here a second time, from their definition, without the clipping and
+summing code under test.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from flo.study.schema import CategoryColumn, ImageColumn, Schema
 
 
 def made_up_patients(schema: Schema, count: int) -> Patients:
-    """Patients at the edges of the schema's bounds, with random codes and labels."""
+    """Make up patients at the edges of the schema's bounds, with random codes and labels."""
     parts = []
     for column in schema.columns:
         if isinstance(column, CategoryColumn):
@@ -40,14 +41,14 @@ def made_up_patients(schema: Schema, count: int) -> Patients:
 
 
 def contributions(study: Study, weights: Vector, canaries: Patients) -> Floats:
-    """What each canary adds, unclipped, (canaries, length)."""
+    """Return each canary's contribution, unclipped, (canaries, length)."""
     if study.mechanism.algorithm == "least-squares":
         return _products(study, canaries)
     return _gradients(study, weights, canaries)
 
 
 def _products(study: Study, canaries: Patients) -> Floats:
-    """Each canary's part of least squares, written out once more, as its docstring has it."""
+    """Compute each canary's contribution by the formula in ``least_squares``, independently."""
     r2, found = 1 + len(study.data.columns), []
     for record, label in zip(canaries.inputs, canaries.labels, strict=True):
         x = [*record, 1.0]
@@ -58,7 +59,7 @@ def _products(study: Study, canaries: Patients) -> Floats:
 
 
 def _gradients(study: Study, weights: Vector, canaries: Patients) -> Floats:
-    """Each canary's gradient, (canaries, p): plain autograd, none of the code under test."""
+    """Compute each canary's gradient, (canaries, p), by plain autograd."""
     import torch
 
     module = models.build(study).double()
@@ -74,5 +75,5 @@ def _gradients(study: Study, weights: Vector, canaries: Patients) -> Floats:
 
 
 def coins(count: int) -> npt.NDArray[np.bool_]:
-    """Fair ones, (count,)."""
+    """Return fair coins, (count,)."""
     return np.asarray(SystemStream().words(count) >> np.uint64(63), dtype=np.bool_)

@@ -1,6 +1,6 @@
-"""The hospitals of a simulation: they answer the same messages as agents, masks and all.
+"""The hospitals of a simulation: they answer the same messages as agents, masks included.
 
-They keep no ledger, ask no steward, and their keys are made up for one simulation.
+They have no ledger and no steward, and their keys are generated for one simulation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class SiteKeys:
 
 @lru_cache(maxsize=8)
 def enrol(study: Study) -> tuple[Study, dict[str, Identity]]:
-    """The study as if its hospitals had enrolled, with keys made up for them."""
+    """Return the study with the fingerprints of generated hospital keys, and these keys."""
     keys = {hospital.id: Identity.new() for hospital in study.hospitals}
     document = study.model_dump(mode="json")
     for hospital in document["hospitals"]:
@@ -43,7 +43,7 @@ def enrol(study: Study) -> tuple[Study, dict[str, Identity]]:
 
 
 def run_keys(study: Study, identities: Mapping[str, Identity]) -> dict[str, SiteKeys]:
-    """New run keys for the hospitals of an enrolled study."""
+    """Generate new run keys for the hospitals of an enrolled study."""
     return {
         hospital: SiteKeys(identity, RunKeys(identity).join(study.digest, RUN, None, {}))
         for hospital, identity in identities.items()
@@ -60,11 +60,11 @@ class SimulatedSites:
 
     @property
     def hospitals(self) -> set[str]:
-        """Ids of those that answer here."""
+        """Ids of the hospitals that answer here."""
         return set(self._keys)
 
     def answer(self, hospital: str, data: bytes) -> bytes:
-        """What this hospital replies to a request."""
+        """Return this hospital's reply to a request."""
         request, keys = decode_request(data), self._keys[hospital]
         header, facts, values = request.header, {}, np.zeros(0, dtype=np.int64)
         match header.kind:

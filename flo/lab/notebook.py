@@ -1,11 +1,12 @@
-"""Trying studies on data you may see, in a notebook or a script: ``flo.simulate``, ``flo.compare``.
+"""Simulations in a notebook or a script, on data you may see: ``flo.simulate``, ``flo.compare``.
 
     study = flo.load("examples/heart/study.toml")
     result = flo.simulate(study, compare=True)
     result.auc, result.interval
     result                                  # in a notebook: a table and plots
 
-All numbers are exact, so nothing here is private; data that a site's ledger protects are refused.
+All numbers are exact, so the results are not private. Data that a site's ledger protects is
+refused.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "SimulationResult", "compare", "load", "simulate"]
 _ENGINES = ("loop", "ray")
-_LEAST_SHOWN = 0.5  # AUC at the left of a plot; that of a coin
+_LEAST_SHOWN = 0.5  # AUC at the left of a plot: chance
 TableRow = tuple[str, float, float, float]
 
 
 @dataclass(frozen=True, repr=False)
 class SimulationResult(Simulation):
-    """A simulation that shows itself in a notebook."""
+    """A simulation with a text and an HTML representation for notebooks."""
 
     def __repr__(self) -> str:
         low, high = self.interval
@@ -53,7 +54,7 @@ class SimulationResult(Simulation):
 
     @property
     def rows(self) -> list[TableRow]:
-        """(what, low, AUC, high) of each way of training, with 95 % intervals."""
+        """(name, low, AUC, high) of each way of training, with 95 % intervals."""
         ways = (
             (f"ε = {self.study.mechanism.epsilon:g}", self.private),
             ("pooled, not private", self.pooled),
@@ -63,7 +64,7 @@ class SimulationResult(Simulation):
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row for each hospital: ``patients`` and ``positive`` ones, and AUCs among its own."""
+        """One row per hospital: ``patients``, ``positive`` patients, and AUCs among its own."""
         import pandas as pd
 
         columns = ["patients", "positive", "auc", "auc_pooled", "auc_alone"]
@@ -72,8 +73,9 @@ class SimulationResult(Simulation):
 
     @property
     def coefficients(self) -> pd.Series:
-        """Of a logistic model, by input, the mean over all that were trained; the last is the
-        intercept.
+        """Coefficients of a logistic model by input, averaged over all trained models.
+
+        The last is the intercept.
 
         Raises:
             UsageError: another kind of model.
@@ -105,7 +107,7 @@ class SimulationResult(Simulation):
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """Results beside each other, by name."""
+    """Several results, by name."""
 
     results: Mapping[str, SimulationResult]
 
@@ -117,12 +119,12 @@ class Comparison:
 
     @property
     def rows(self) -> list[TableRow]:
-        """A line for each result, in the order in which they were given."""
+        """One row for each result, in the given order."""
         return [_row(name, result.private) for name, result in self.results.items()]
 
     @property
     def differences(self) -> list[TableRow]:
-        """(what, low, middle, high): AUCs less that of the first, on the same patients.
+        """(name, low, middle, high): each AUC minus the first result's, on the same patients.
 
         Raises:
             UsageError: they were tested on other patients.
@@ -135,7 +137,7 @@ class Comparison:
 
 
 def load(path: Path | str) -> Study:
-    """A study from its TOML. Raises StudyError or UsageError."""
+    """Read a study from its TOML. Raises StudyError or UsageError."""
     return _load(Path(path))
 
 
@@ -159,19 +161,19 @@ def simulate(
 
     Args:
         study: a study, or the path of its TOML.
-        data: folder with HOSPITAL.csv or HOSPITAL.parquet, or a DataFrame for each hospital; left
-            out, the study's own data set.
-        epsilon, noise: instead of the study's.
-        folds, seeds: of cross-validation, and how often it is repeated with other folds.
-        redraws: how often each fold is trained anew, to see what the noise alone does.
+        data: folder with HOSPITAL.csv or HOSPITAL.parquet, or a DataFrame for each hospital; the
+            study's own data set by default.
+        epsilon, noise: replace the study's values.
+        folds, seeds: folds of the cross-validation, and repetitions of it with other folds.
+        redraws: how often each fold is trained with new noise, to measure the noise alone.
         compare: add logistic regressions without privacy, pooled and alone.
         fast: sum in the clear instead of through masks; same noise, same ε.
         engine: ``loop`` in this process, or ``ray``, Flower's simulation runtime.
         unsafe_not_private: allow data that a site's ledger protects.
 
     Raises:
-        UsageError: no data, or settings that do not go together. DataError: data that do not fit.
-        RefusedError: data that a ledger protects. StudyError: no study.
+        UsageError: no data, or incompatible settings. DataError: data that do not fit the study.
+        RefusedError: data that a ledger protects. StudyError: the study is not valid.
     """
     if engine not in _ENGINES or (fast and engine == "ray"):
         raise UsageError(f"engine {engine} is not one of {', '.join(_ENGINES)}; fast needs loop")
@@ -207,10 +209,10 @@ def simulate(
 
 
 def compare(results: Mapping[str, SimulationResult]) -> Comparison:
-    """Results beside each other, by name, such as of several ε.
+    """Group results by name, such as results of several ε.
 
     Raises:
-        UsageError: none, or something that is no result.
+        UsageError: no results, or an object that is not a result.
     """
     try:
         named = dict(results)
@@ -242,7 +244,7 @@ def _shown(rows: list[TableRow], title: str, **values: object) -> str:
 
 
 def _refuse_registered(directory: Path) -> None:
-    """A file that a site's ledger protects may not be simulated on by accident."""
+    """Raise RefusedError if a site's ledger protects a file or folder at ``directory``."""
     given = {path.resolve() for path in (directory, *directory.glob("*"))}
     for parent in {directory.resolve(), *(parent for path in given for parent in path.parents)}:
         for config in (parent / "site.toml", *parent.glob("*/site.toml")):

@@ -1,14 +1,14 @@
-"""``flo simulate --engine ray``: a simulation spread over processes by Flower's simulation runtime.
+"""``flo simulate --engine ray``: a simulation in several processes by Flower's simulation runtime.
 
-The coordinator's side runs in this process as a ServerApp; hospitals answer in Ray's workers, any
-of them in any worker. What a worker needs lies in one private folder: the study, each hospital's
-patients and its made-up keys, in memory where the machine has ``/dev/shm``. A process that is
-killed leaves that folder behind.
+The coordinator's side runs in this process as a ServerApp. Hospitals answer in Ray's workers; any
+worker can answer for any hospital. One private folder holds the workers' data: the study, and each
+hospital's patients and generated keys. It is in memory where the machine has ``/dev/shm``. A killed
+process does not remove it.
 
-Flower and Ray hand objects between these processes by pickle, over ports that Ray opens on every
-interface of this machine; a random token of this process keeps others out of them.
+Flower and Ray pass objects between these processes by pickle, over ports that Ray opens on every
+interface of this machine. A random token of this process protects them.
 
-The simulation's adapter to Flower: its types do not travel further.
+The only module of the simulation that uses Flower's types.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ MakeNoise = Callable[[], Noise]
 def run_on_ray(
     study: Study, fold: Fold, make_noise: MakeNoise = SystemNoise
 ) -> tuple[RunState, list[float]]:
-    """As ``flo.lab.simulation.run_once``. ``make_noise``: what workers can import, for tests.
+    """Run a study as ``flo.lab.simulation.run_once`` does.
+
+    ``make_noise``: a callable that workers can import, for tests.
 
     Raises:
         UsageError: Ray is not installed. FloError: a hospital failed in its worker, or Ray itself.
@@ -65,7 +67,7 @@ def run_on_ray(
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",
     }
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # which Ray reads once
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray reads it once
     from flwr.app import Context
     from flwr.serverapp import Grid, ServerApp
     from flwr.simulation import run_simulation
@@ -81,9 +83,9 @@ def run_on_ray(
         state, _ = run_study(enrolled, RUN, RunState.start(enrolled), exchange, store)
         found.append((state, store.seconds))
 
-    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 # a folder of its own
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 # a new folder in it
     with tempfile.TemporaryDirectory(dir=memory) as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both warn of versions to come
+        warnings.simplefilter("ignore")  # deprecations in Flower and Ray
         _write(Path(folder), enrolled, fold, run_keys(enrolled, identities))
         logging.getLogger("flwr").setLevel(logging.CRITICAL)
         try:
@@ -108,7 +110,7 @@ class _Exchange:
     """A run's messages through Flower's grid in memory."""
 
     def __init__(self, grid: Any, hospitals: int, over: threading.Event) -> None:
-        """``over``: set once the runtime has ended, however it did."""
+        """``over``: set once the runtime has ended, for any reason."""
         self._grid, self._nodes, self._over = grid, dict[str, int](), over
         while len(nodes := list(grid.get_node_ids())) < hospitals:
             self._wait()
@@ -157,7 +159,7 @@ def _record(body: bytes) -> Any:
 
 
 def _client_app(folder: str, make_noise: MakeNoise) -> Any:
-    """Answers an empty message with the hospital's name, any other as the hospital does."""
+    """Answer an empty message with the hospital's name, any other with the hospital's reply."""
     from flwr.app import Context, Message
     from flwr.clientapp import ClientApp
 
@@ -185,7 +187,7 @@ def _step(folder: str) -> Any:
 
 @cache
 def _site(folder: str, hospital: str, make_noise: MakeNoise) -> SimulatedSites:
-    """In this worker, which keeps it."""
+    """Create the hospital in this worker, which caches it."""
     study, place = _study(folder), Path(folder)
     kept = json.loads((place / _SITES).read_bytes())[hospital]
     snapshot = Snapshot.read(place / f"{hospital}.npz", kept["snapshot"])
@@ -197,7 +199,7 @@ def _site(folder: str, hospital: str, make_noise: MakeNoise) -> SimulatedSites:
 
 
 def _write(folder: Path, study: Study, fold: Fold, keys: dict[str, SiteKeys]) -> None:
-    """All that workers need, in a folder that only its owner may read."""
+    """Write the workers' data to a folder that only its owner may read."""
     write_private(folder / _STUDY, study.canonical_bytes)
     sites = {
         hospital: {

@@ -1,4 +1,4 @@
-"""An ordinary logistic regression without privacy: what a study is compared with."""
+"""An ordinary logistic regression without privacy, as the baseline for a study."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from scipy.optimize import minimize
 from flo.arrays import Floats
 from flo.clients.records.snapshot import Snapshot
 
-_PENALTY = 3.0  # L2; of 1, 3, 10 and 30 the kindest to both comparisons on the heart data
+_PENALTY = 3.0  # L2; of 1, 3, 10 and 30 the best for both baselines on the heart data
 
 
 def unprotected(snapshots: Sequence[Snapshot]) -> Callable[[Floats], Floats]:
-    """Trained on the training patients of these hospitals; gives log-odds (n,) of inputs (n, d)."""
+    """Train on the hospitals' training patients; return log-odds (n,) of inputs (n, d)."""
     inputs = np.concatenate([snapshot.training.inputs for snapshot in snapshots])
     labels = np.concatenate([snapshot.training.labels for snapshot in snapshots])
     inputs = np.hstack([inputs, np.ones((len(inputs), 1))])

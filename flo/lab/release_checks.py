@@ -1,25 +1,26 @@
-"""Does a trainer add the noise that it says, and clip? Checks of its releases, on made-up patients.
+"""Checks of a trainer's noise and clip, by its releases of made-up patients.
 
-The trainer of a study releases many times at two shadow sites, each with and without noise injected
-at zero, so that the noise alone is left: N (releases, numbers), independent discrete Gaussians of
-the variance v that the mechanism states (``Mechanism.variance_steps``), which at this size are
-Gaussian to all digits that matter. Under distributed noise it is one hospital's share, for the
-largest and for the smallest cohort. Each check fails a right trainer with a chance of at most
-``_FALSE_ALARM``, corrected for how often it is tried within itself (Bonferroni):
+The study's trainer releases many times at two shadow sites. Subtracting a release with zero noise
+injected leaves the noise alone: N (releases, numbers), independent discrete Gaussians of the
+variance v that the mechanism states (``Mechanism.variance_steps``). At this size they are Gaussian
+to all digits that matter. Under distributed noise N is one hospital's share, for the largest and
+for the smallest cohort. A check rejects a correct trainer with probability at most
+``_FALSE_ALARM``, corrected for the number of tests within it (Bonferroni):
 
-* ``too little noise``: Σ N²/v over all is chi-squared. Sees less than stated, from a tenth on.
-* ``a release``: the same over the numbers of each release. Sees one with less, or without.
-* ``a number``: the same over the releases of each number. Sees a weight or cell with less.
-* ``cancelling``: Σ over numbers of (Σ N)²/(v·releases) is too small. Sees noise taken back later.
-* ``repeated``: the same is too large. Sees the same noise again, also in part.
-* ``equal numbers``: |N| is equal in two releases more often than chance (Poisson). Sees the same
-  bits again, also with the other sign, also at both sites.
-* ``clip``: one made-up patient, without noise, has a norm above the clip. Sees a clip that is
+* ``too little noise``: Σ N²/v over all is chi-squared. Detects less than stated, from a tenth on.
+* ``a release``: the same over the numbers of each release. Detects one with less noise or none.
+* ``a number``: the same over the releases of each number. Detects a weight or cell with less.
+* ``cancelling``: Σ over numbers of (Σ N)²/(v·releases) is too small. Detects noise that later
+  noise cancels.
+* ``repeated``: the same is too large. Detects the same noise again, also in part.
+* ``equal numbers``: |N| is equal in two releases more often than by chance (Poisson). Detects the
+  same bits again, also with the other sign, also at both sites.
+* ``clip``: one made-up patient, without noise, has a norm above the clip. Detects a clip that is
   missing or too large, also that of one layer alone, if a made-up patient reaches it.
-* ``sampling``: how often a made-up patient is in a step is binomial. Sees other coins than stated.
+* ``sampling``: how often a made-up patient is in a step is binomial. Detects another probability.
 
-They cannot see: noise of the right variance that someone can predict, unless two sites or two
-releases have it in common; a clip that no made-up patient reaches; how data are read.
+They do not detect: noise of the right variance that someone can predict, unless two sites or two
+releases have it in common; a clip that no made-up patient reaches; errors in reading the data.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ from flo.study.parameters import Vector
 Progress = Callable[[str], None]
 MakeTrainer = Callable[..., Trainer]
 
-_FALSE_ALARM = 1e-6  # of one check; a study has at most some fifty
-_RELEASES, _FEWEST = 40, 12  # of each of two sites
+_FALSE_ALARM = 1e-6  # per check; a study has at most about fifty
+_RELEASES, _FEWEST = 40, 12  # at each of two sites
 _MOST_NUMBERS = 8_000_000  # drawn in all, for a large model
 _CANARIES, _COINS = 8, 400
 _SCALES = (1.0, 10.0, 100.0)
@@ -60,8 +61,11 @@ _SCALES = (1.0, 10.0, 100.0)
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found. ``p``: how likely a right trainer looks like that, or worse, in (0, 1];
-    ``failed``: it is below what chance is given. ``seen`` is False where the check could not look.
+    """Result of one check.
+
+    ``p``: probability, in [0, 1], that a correct trainer gives this result or a worse one; 0 if a
+    norm exceeds the clip. ``failed``: ``p`` is below the allowed false alarm rate. ``seen``: False
+    if the check could not be made.
     """
 
     of: str
@@ -73,14 +77,14 @@ class Check:
 
 
 class NoNoise:
-    """Noise of zero; every coin falls on yes, so that whoever is there takes part."""
+    """Noise of zero and coins that always choose, so that every patient takes part."""
 
     def sample(self, variance: int, size: int) -> Integers:
-        """Zeros (size,)."""
+        """Return zeros (size,)."""
         return np.zeros(size, dtype=np.int64)
 
     def choose(self, probability: float, count: int) -> npt.NDArray[np.bool_]:
-        """Everyone, (count,)."""
+        """Choose every patient, (count,)."""
         return np.ones(count, dtype=np.bool_)
 
 
@@ -89,7 +93,7 @@ def checks(
     make_trainer: MakeTrainer = Trainer,
     progress: Progress = lambda text: None,
 ) -> Iterator[Check]:
-    """All checks of a planned study's releases. ``make_trainer`` takes what ``Trainer`` takes."""
+    """Run all checks of a planned study. ``make_trainer`` takes ``Trainer``'s arguments."""
     purposes: tuple[Purpose, ...] = ("training", "evaluation")
     make_trainer = partial(make_trainer, step=private_step(study, "cpu"))
     for purpose in purposes:
@@ -111,12 +115,12 @@ def checks(
 
 
 def _noise(study: Study, purpose: Purpose, cohort: int, make_trainer: MakeTrainer) -> Integers:
-    """What releases of two sites lie off those without noise, (releases, numbers)."""
+    """Return each release of two sites minus its site's exact release, (releases, numbers)."""
     length = Plan.of(study).purpose(purpose).mechanism.length
-    wanted = _RELEASES if purpose == "training" else _FEWEST  # its many numbers make up for it
+    wanted = _RELEASES if purpose == "training" else _FEWEST  # its many numbers compensate
     count = max(_FEWEST, min(wanted, _MOST_NUMBERS // (2 * length)))
     weights, rows = _weights(study), []
-    # A coin decides who is in a sampled step: only without patients is what is left noise alone.
+    # Coins choose the patients of a sampled step: only without patients is the rest pure noise.
     patients = 0 if study.mechanism.sampling != 1 and purpose == "training" else _CANARIES
     for _ in range(2):
         snapshot = _snapshot(study, patients)
@@ -136,7 +140,7 @@ def _of_noise(of: str, noise: Integers, variance: int) -> Iterator[Check]:
         return Check(of, name, p, p < _FALSE_ALARM, said)
 
     def low(statistic: Floats, freedom: int) -> float:
-        """Of the smallest of several, corrected for how many they are."""
+        """Return the smallest statistic's lower tail, corrected for the number of statistics."""
         return min(1.0, len(statistic) * float(stats.chi2.cdf(statistic.min(), freedom)))
 
     total = np.array([squares.sum()])
@@ -165,18 +169,21 @@ def _of_noise(of: str, noise: Integers, variance: int) -> Iterator[Check]:
 
 
 def _equal(noise: Integers) -> int:
-    """How often a number has the same size in a release as in another one, each counted once."""
+    """Count values whose size equals another release's value of the same number."""
     return int((np.diff(np.sort(np.abs(noise), axis=0), axis=0) == 0).sum())
 
 
 def _expected_equal(noise: Integers, variance: int) -> float:
-    """Two independent ones have |x| = |y| with a chance of 1/√(π·variance)."""
+    """Return the expected result of ``_equal``.
+
+    Two independent values have |x| = |y| with probability 1/√(π·variance).
+    """
     releases, numbers = noise.shape
     return float(numbers * releases * (releases - 1) / 2 / math.sqrt(math.pi * variance))
 
 
 def _clip(study: Study, make_trainer: MakeTrainer) -> Check:
-    """The largest norm of one made-up patient's release without noise, in clips."""
+    """Compare the largest norm of one made-up patient's release without noise with the clip."""
     mechanism = Plan.of(study).purpose("training").mechanism
     largest, reached = 0.0, 0.0
     allowed = mechanism.sensitivity_steps / GRID
@@ -197,7 +204,7 @@ def _clip(study: Study, make_trainer: MakeTrainer) -> Check:
 
 
 def _sampling(study: Study, mechanism: PoissonSum, make_trainer: MakeTrainer) -> Check:
-    """How often one made-up patient is in a step, noise off and coins on."""
+    """Test how often one made-up patient is in a step, noise off and coins on."""
     canary = made_up_patients(study.data, 1)
     trainer = make_trainer(study, Snapshot(canary, _nobody(study)), noise=_CoinsOnly())
     weights = _weights(study)
@@ -211,15 +218,15 @@ def _sampling(study: Study, mechanism: PoissonSum, make_trainer: MakeTrainer) ->
 
 
 class _CoinsOnly(NoNoise):
-    """Noise of zero, and the coins of the system."""
+    """Noise of zero, and the system's coins."""
 
     def choose(self, probability: float, count: int) -> npt.NDArray[np.bool_]:
-        """Real coins, (count,)."""
+        """Toss real coins, (count,)."""
         return SystemNoise().choose(probability, count)
 
 
 def _snapshot(study: Study, patients: int) -> Snapshot:
-    """So many made-up patients to train on, and so many held out."""
+    """Make up ``patients`` patients to train on, and as many held out."""
     if not patients:
         return Snapshot(_nobody(study), _nobody(study))
     return Snapshot(made_up_patients(study.data, patients), made_up_patients(study.data, patients))
@@ -234,7 +241,7 @@ def _weights(study: Study) -> Vector:
 
 
 def _weights_tried(study: Study) -> Iterator[Vector]:
-    """Where a training starts, and random ones that grow: some model is wrong about any patient."""
+    """Yield initial weights, then random ones of growing scale: some model errs on any patient."""
     yield models.initial_weights(study)
     words = SystemStream().words(models.parameter_count(study))
     even = 2 * ((words >> np.uint64(11)) * 2.0**-53) - 1

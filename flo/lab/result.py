@@ -1,4 +1,4 @@
-"""What a simulation found: among all patients, within each hospital, and beside no privacy."""
+"""Result of a simulation: over all patients, within each hospital, and compared with no privacy."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from flo.study.document import Study
 
 @dataclass(frozen=True)
 class Simulation:
-    """A study tried by cross-validation: its ``private`` model, one test for each seed, fold and
-    redraw of the noise.
+    """A study tried by cross-validation: one ``private`` test for each seed, fold and redraw.
 
-    Beside it, if asked for, an ordinary logistic regression without privacy: ``pooled`` over all
+    If requested, it includes ordinary logistic regressions without privacy: ``pooled`` over all
     hospitals' patients; ``alone``, one for each hospital, tested on its own patients; and
-    ``elsewhere``, the same one tested on those of all hospitals.
+    ``elsewhere``, the same models tested on the patients of all hospitals.
 
-    ``redrawn``: the AUCs of each fold whose noise was drawn several times. ``models``: the weights
-    of each private model, and ``published`` what its own noisy evaluation said of it, where the run
-    came to one. ``seconds``: of every round.
+    ``redrawn``: the AUCs of each fold, one for each draw of the noise. ``models``: the weights of
+    each private model. ``published``: the model's own noisy evaluation, if the run had one.
+    ``seconds``: of every round.
     """
 
     study: Study
@@ -49,12 +48,12 @@ class Simulation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 %, over who the test patients are (``flo.lab.scores``)."""
+        """95 % interval over the choice of test patients (``flo.lab.scores``)."""
         return interval(self.private)
 
     @property
     def noise(self) -> float | None:
-        """Standard deviation of one model's AUC as its noise is drawn anew; None if it was not."""
+        """Standard deviation of one fold's AUC over draws of the noise; None without redraws."""
         drawn = [aucs for aucs in self.redrawn if len(aucs) > 1]
         if not drawn:
             return None
@@ -62,10 +61,11 @@ class Simulation:
 
     @property
     def evaluation(self) -> dict[str, float | int] | None:
-        """The published estimates beside the exact AUC of the same patients; None without any.
+        """The published estimates compared with exact AUCs; None without estimates.
 
-        ``covered``: in how many of ``runs`` the interval of that ``level`` held it; ``bias``: mean
-        of the estimate less the exact AUC; ``width``: mean width of the intervals.
+        ``covered``: in how many of ``runs`` the interval of that ``level`` contained the exact AUC
+        of the same patients; ``bias``: mean of the estimate minus the exact AUC; ``width``: mean
+        width of the intervals.
         """
         both = [
             (estimate, test.auc_by_patient)
@@ -84,9 +84,9 @@ class Simulation:
 
     @property
     def hospitals(self) -> dict[str, dict[str, Any]]:
-        """By hospital: ``patients`` and ``positive`` ones who were tested, and AUCs among them.
+        """By hospital: numbers of tested ``patients`` and ``positive`` ones, and AUCs among them.
 
-        An AUC is None where no test had patients of both kinds.
+        An AUC is None if no test had patients of both classes.
         """
         ways = {"auc": self.private} | (
             {"auc_pooled": self.pooled, "auc_alone": self.alone} if self.pooled else {}
@@ -104,8 +104,8 @@ class Simulation:
     def document(self) -> dict[str, Any]:
         """The keys of ``flo simulate --json``.
 
-        ``report`` is None: a simulation touches no ledger, so there is nothing to report.
-        ``auc_std``: standard deviation over tests, most of it of who was tested.
+        ``report`` is None: a simulation uses no ledger, so there is no report. ``auc_std``:
+        standard deviation over tests, most of it due to the choice of test patients.
         """
         plan = Plan.of(self.study)
         budget = {"epsilon": plan.epsilon, "delta": self.study.mechanism.delta}
@@ -151,13 +151,13 @@ def _mean(tests: Sequence[Scores]) -> float:
 
 
 def _over(hospitals: dict[str, dict[str, Any]], name: str) -> float | None:
-    """The mean over hospitals that have it."""
+    """Return the mean over the hospitals that have the value."""
     known = [found[name] for found in hospitals.values() if found[name] is not None]
     return statistics.fmean(known) if known else None
 
 
 def _tested(tests: Sequence[Scores], hospital: int) -> dict[str, int]:
-    """Different patients, and those of them with a record whose label is 1."""
+    """Count the different patients, and those with a record whose label is 1."""
     own = [test.of(hospital) for test in tests]
     patients = np.concatenate([test.patients for test in own])
     ill = np.concatenate([test.patients[test.labels == 1] for test in own])

@@ -1,6 +1,6 @@
-"""Scores of patients who were not trained on, and what can be said of them: AUC, interval, ROC.
+"""Scores of held-out patients and statistics of them: AUC, interval, ROC.
 
-All of it is exact, so none of it is private.
+All statistics are exact, so none of them is private.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _POINTS = 101  # of a curve
 
 @dataclass(frozen=True)
 class Scores:
-    """n records of one test: ``scores``, log-odds (n,), ``labels`` 0 or 1 (n,), whose each is, and
-    where, by number (n,).
+    """n records of one test: ``scores``, log-odds (n,), and ``labels``, 0 or 1 (n,).
 
-    A patient has the same number in every test, and so has a hospital.
+    ``patients`` and ``hospitals`` (n,): the number of each record's patient and hospital. A patient
+    has the same number in every test, and so has a hospital.
     """
 
     scores: Floats
@@ -32,25 +32,25 @@ class Scores:
 
     @property
     def auc(self) -> float:
-        """Exact, so not private. Raises UsageError if all are of one class."""
+        """Exact AUC, so not private. Raises UsageError if all records are of one class."""
         return exact_auc(self.scores, self.labels)
 
     @property
     def auc_by_patient(self) -> float:
-        """The same with a patient's records sharing a weight of 1, as an evaluation weighs them."""
+        """The same, with a total weight of 1 for each patient's records, as in an evaluation."""
         weight = 1 / np.bincount(self.patients)[self.patients]
         return exact_auc(self.scores, self.labels, weight)
 
     def of(self, hospital: int) -> Scores:
-        """The records of one hospital, maybe none."""
+        """Return the records of one hospital, possibly none."""
         own = self.hospitals == hospital
         return Scores(self.scores[own], self.labels[own], self.patients[own], self.hospitals[own])
 
 
 def within(tests: Sequence[Scores], hospital: int) -> float | None:
-    """AUC among one hospital's patients: the share of pairs (ill, well) of one test in order.
+    """Return the AUC among one hospital's patients, over all pairs (ill, well) within one test.
 
-    None where no test has such a pair.
+    None if no test has such a pair.
     """
     pairs = right = 0.0
     for test in tests:
@@ -63,8 +63,11 @@ def within(tests: Sequence[Scores], hospital: int) -> float | None:
 
 
 def calibration(tests: Sequence[Scores]) -> dict[str, float]:
-    """``predicted`` and ``observed`` share of label 1, and the ``brier`` score: the mean square of
-    what lies between a record's predicted risk and its label, 0 to 1, less is better."""
+    """Return ``predicted`` and ``observed`` share of label 1, and the ``brier`` score.
+
+    The Brier score is the mean squared difference of a record's predicted risk and its label, 0 to
+    1; lower is better.
+    """
     risk = np.concatenate([0.5 * (1 + np.tanh(test.scores / 2)) for test in tests])
     label = np.concatenate([test.labels for test in tests])
     return {
@@ -75,12 +78,12 @@ def calibration(tests: Sequence[Scores]) -> dict[str, float]:
 
 
 def exact_auc(score: Floats, label: Floats, weight: Floats | None = None) -> float:
-    """Area under the ROC curve by pairs (Mann-Whitney), ties counted half.
+    """Return the area under the ROC curve by pairs (Mann-Whitney), ties counted half.
 
-    ``weight`` (n,) > 0: what each record counts for; 1 if left out.
+    ``weight`` (n,) > 0: of each record; 1 if left out.
 
     Raises:
-        UsageError: all are of one class.
+        UsageError: all records are of one class.
     """
     ill = label == 1
     if not ill.any() or ill.all():
@@ -96,11 +99,12 @@ def exact_auc(score: Floats, label: Floats, weight: Floats | None = None) -> flo
 
 
 def interval(tests: Sequence[Scores]) -> tuple[float, float]:
-    """95 % interval of the mean AUC of several tests, over who the test patients are.
+    """Return the 95 % interval of the mean AUC of several tests, over the choice of test patients.
 
-    Patients, not records, are the unit, also across tests of the same ones: each one's influence on
-    the mean is summed and squared (Obuchowski 1997, doi:10.2307/2533958, written as an
-    infinitesimal jackknife). It says nothing of how training and noise would fall out another time.
+    Patients, not records, are the unit, also across tests of the same patients: each patient's
+    influences on the mean are summed, then squared (Obuchowski 1997, doi:10.2307/2533958, written
+    as an infinitesimal jackknife). The interval does not include the variation of training and
+    noise.
     """
     mean = float(np.mean([test.auc for test in tests]))
     half = _TWO_SIDED * _error(_by_patient(tests))
@@ -108,8 +112,9 @@ def interval(tests: Sequence[Scores]) -> tuple[float, float]:
 
 
 def difference(tests: Sequence[Scores], others: Sequence[Scores]) -> tuple[float, float, float]:
-    """(low, middle, high): how much larger the mean AUC of ``tests`` is than that of ``others``,
-    with a 95 % interval over who the patients are, who have to be the same in both.
+    """Return (low, middle, high): mean AUC of ``tests`` minus that of ``others``.
+
+    The 95 % interval is over the choice of patients, who must be the same in both.
 
     Raises:
         UsageError: they were tested on other patients.
@@ -123,7 +128,7 @@ def difference(tests: Sequence[Scores], others: Sequence[Scores]) -> tuple[float
 
 
 def _by_patient(tests: Sequence[Scores]) -> dict[int, float]:
-    """Each patient's influence on the mean AUC of the tests."""
+    """Return each patient's influence on the mean AUC of the tests."""
     every = np.concatenate([test.patients for test in tests])
     influence = np.concatenate([_influence(test) for test in tests]) / len(tests)
     patients, place = np.unique(every, return_inverse=True)
@@ -136,7 +141,7 @@ def _error(influences: dict[int, float]) -> float:
 
 
 def roc(tests: Sequence[Scores]) -> list[tuple[float, float]]:
-    """The mean ROC curve of several tests: (false, true) positive rates, 0 to 1."""
+    """Return the mean ROC curve of several tests: (false, true) positive rates, 0 to 1."""
     false = np.linspace(0, 1, _POINTS)
     true = np.mean([np.interp(false, *_curve(test)) for test in tests], axis=0)
     return list(zip(false.tolist(), true.tolist(), strict=True))
@@ -154,7 +159,7 @@ def _curve(test: Scores) -> tuple[Floats, Floats]:
 
 
 def _influence(test: Scores) -> Floats:
-    """How far each record moves its test's AUC from where the others have it, (n,)."""
+    """Return each record's influence on its test's AUC, (n,)."""
     ill = test.labels == 1
     _, group = np.unique(test.scores, return_inverse=True)
     positive, negative = np.bincount(group, weights=ill), np.bincount(group, weights=~ill)

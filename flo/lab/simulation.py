@@ -1,8 +1,8 @@
 """``flo simulate``: the same study and the same handlers, many hospitals in one process.
 
-Everything but the distance is real: the trainer of ``flo.clients``, the round loop of
-``flo.server``, the noise of ``flo.privacy``, and messages encoded and decoded in between. It sees
-all patients at once and prints exact numbers, so its results are *not private* and say so.
+All but the network is real: the trainer of ``flo.clients``, the round loop of ``flo.server``, the
+noise of ``flo.privacy``, and messages that are encoded and decoded. The simulation sees all
+patients at once and prints exact numbers, so its results are *not private* and say so.
 """
 
 from __future__ import annotations
@@ -46,12 +46,14 @@ Progress = Callable[[str], None]
 def load_hospitals(
     study: Study, data: Path | Mapping[str, pd.DataFrame] | None, id_column: str
 ) -> dict[str, EncodedTable]:
-    """Hospital id -> checked data, from a folder with ``HOSPITAL.{csv,parquet}``, from tables by
-    hospital, or from the data set that ships for the study.
+    """Return hospital id -> checked data.
+
+    ``data``: a folder with ``HOSPITAL.{csv,parquet}``, tables by hospital, or None for the data set
+    that ships for the study.
 
     Raises:
-        UsageError: a hospital of the study has no data. DataError: some do not fit; it says all of
-        whose, and why.
+        UsageError: a hospital of the study has no data. DataError: some data do not fit; the
+        message lists every such hospital and the reason.
     """
     if data is None:
         name = next((n for n in DATASETS if f"{study.name}-".startswith(f"{n}-")), None)
@@ -91,8 +93,8 @@ def load_hospitals(
 class Fold:
     """One train/test split: a snapshot per hospital.
 
-    ``tested``: whose each held-out record is, in the order of the snapshots, by a number that is
-    the same in every fold; left out, by their number in this one.
+    ``tested``: the patient number of each held-out record, in the order of the snapshots, the same
+    in every fold; if None, patients are numbered within this fold.
     """
 
     snapshots: dict[str, Snapshot]
@@ -103,7 +105,7 @@ Engine = Callable[[Study, Fold], tuple[RunState, list[float]]]
 
 
 def folds(hospitals: dict[str, EncodedTable], count: int, seed: int) -> Iterator[Fold]:
-    """``count`` splits by keyed hash of the patient id; the key depends on ``seed`` only.
+    """Yield ``count`` splits by keyed hash of the patient id; the key depends on ``seed`` only.
 
     Fold k holds out the patients whose position lies in [k/count, (k+1)/count).
     """
@@ -128,7 +130,7 @@ def folds(hospitals: dict[str, EncodedTable], count: int, seed: int) -> Iterator
 
 
 def run_once(study: Study, fold: Fold, *, fast: bool = False) -> tuple[RunState, list[float]]:
-    """Run the whole study on one fold. Returns the final state and seconds per round."""
+    """Run the whole study on one fold. Return the final state and seconds per round."""
     enrolled, identities = enrol(study)
     if fast:
         return _run_fast(enrolled, fold)
@@ -150,16 +152,15 @@ def simulate(
     engine: Engine | None = None,
     progress: Progress = lambda text: None,
 ) -> Simulation:
-    """Cross-validate: train the whole study on each fold, test it on the patients left out.
+    """Cross-validate: train the whole study on each fold, test it on the held-out patients.
 
-    ``seeds``: how often it is repeated with other folds. ``redraws``: how often each fold is
-    trained anew, which differs in nothing but the noise. ``fast``: sums are taken in the clear
-    inside this process instead of through masks; noise and ε are the same. ``engine``: what runs a
-    study on a fold; this process if left out.
+    ``seeds``: repetitions with other folds. ``redraws``: trainings of each fold, which differ only
+    in the noise. ``fast``: sum in the clear inside this process instead of through masks; noise and
+    ε are the same. ``engine``: runs a study on a fold; this process if None.
 
     Raises:
-        UsageError: a survey, which trains nothing; too few patients for the folds, or fewer than
-        two of these.
+        UsageError: a survey, which trains no model; too few patients for the folds; fewer than two
+        folds, or no seed or redraw.
     """
     for name, count, least in (
         ("folds", fold_count, 2),
@@ -194,7 +195,7 @@ def simulate(
 
 
 def _compare(found: Simulation, fold: Fold) -> None:
-    """The same patients, scored by regressions without privacy."""
+    """Add scores of the same patients by regressions without privacy."""
     found.pooled.append(pooled(fold))
     for number, snapshot in enumerate(fold.snapshots.values()):
         everywhere = _tested(fold, unprotected([snapshot]))
@@ -203,7 +204,7 @@ def _compare(found: Simulation, fold: Fold) -> None:
 
 
 def _run_fast(study: Study, fold: Fold) -> tuple[RunState, list[float]]:
-    """The same releases, summed as they are made: no messages, no keys, no masks."""
+    """Sum the same releases directly: no messages, no keys, no masks."""
     trainers = trainers_of(study, fold)
     state, seconds = RunState.start(study), list[float]()
     everyone = tuple(sorted(trainers))
@@ -223,7 +224,7 @@ def _run_fast(study: Study, fold: Fold) -> tuple[RunState, list[float]]:
 
 
 def trainers_of(study: Study, fold: Fold) -> dict[str, Trainer]:
-    """A trainer for each hospital; the module, which is the same for all, is made once."""
+    """Create a trainer for each hospital; all share one module."""
     step = private_step(study, "cpu")
     return {
         hospital: Trainer(study, snapshot, step=step)
@@ -232,12 +233,12 @@ def trainers_of(study: Study, fold: Fold) -> dict[str, Trainer]:
 
 
 def pooled(fold: Fold) -> Scores:
-    """An ordinary logistic regression on all hospitals' patients, without privacy."""
+    """Score an ordinary logistic regression on all hospitals' patients, without privacy."""
     return _tested(fold, unprotected(list(fold.snapshots.values())))
 
 
 class _InProcess:
-    """Every hospital of the simulation in this process, behind messages as over the network."""
+    """All hospitals of the simulation in this process, with encoded messages."""
 
     def __init__(self, sites: SimulatedSites) -> None:
         self._sites = sites
@@ -258,39 +259,39 @@ class _InProcess:
 
 @dataclass
 class Memory:
-    """A run store that forgets; it keeps only how long rounds took."""
+    """A run store in memory: seconds per round and the last heads."""
 
     seconds: list[float] = field(default_factory=list)
     seen: dict[str, LedgerHead] = field(default_factory=dict)
 
     def save(self, state: RunState) -> None:
-        """Nothing outlives a simulation."""
+        """Do not save: a simulation is never resumed."""
 
     def heads(self) -> dict[str, LedgerHead]:
-        """The last head that each hospital showed."""
+        """Return each hospital's last head."""
         return self.seen
 
     def keep_head(self, hospital: str, head: LedgerHead) -> None:
-        """Simulated hospitals keep no ledger; theirs has one row for ever."""
+        """Store the head; simulated hospitals have no ledger, so it never changes."""
         self.seen[hospital] = head
 
     def event(self, kind: str, **facts: object) -> None:
-        """Only a round's seconds are kept."""
+        """Store a round's seconds; ignore other events."""
         if kind == "round":
             self.seconds.append(float(str(facts["seconds"])))
 
     def stop_requested(self) -> bool:
-        """Never: a simulation ends by itself."""
+        """Return False: a simulation ends by itself."""
         return False
 
 
 def within(checked: EncodedTable, key: bytes, low: float, high: float) -> set[str]:
-    """Patients whose position lies within [low, high)."""
+    """Return the patients whose position lies in [low, high)."""
     return {name for name in set(checked.patient_ids) if low <= position(key, name) < high}
 
 
 def _tested(fold: Fold, score: Callable[[Floats], Floats]) -> Scores:
-    """The held-out patients of all hospitals, scored; one known to two hospitals counts twice."""
+    """Score the held-out patients of all hospitals; one known to two hospitals counts twice."""
     held = [snapshot.held_out for snapshot in fold.snapshots.values()]
     tested = fold.tested
     if tested is None:

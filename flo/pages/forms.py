@@ -1,4 +1,4 @@
-"""Forms that a browser sends, and whether one of our own pages sent them."""
+"""Parsing of submitted forms, and checks that one of our pages sent them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_FIELDS, _FORM_SECONDS = 50, 30.0
 
 
 async def read_form(receive: Callable[[], Awaitable[Any]], limit: int) -> dict[str, str]:
-    """The fields of a form that arrives. Raises MessageError: too large, too slow, or no form."""
+    """Receive a form and return its fields. Raises MessageError: too large, too slow, no form."""
     parts, size, more = list[bytes](), 0, True
     try:
         async with asyncio.timeout(_FORM_SECONDS):
@@ -34,7 +34,7 @@ async def read_form(receive: Callable[[], Awaitable[Any]], limit: int) -> dict[s
 
 
 def form_of(body: bytes) -> dict[str, str]:
-    """The fields of a form as a browser sends it. Raises MessageError for anything else."""
+    """Return the fields of a URL-encoded form. Raises MessageError for anything else."""
     try:
         pairs = parse_qsl(
             body.decode("ascii"),
@@ -51,15 +51,15 @@ def form_of(body: bytes) -> dict[str, str]:
 
 
 def is_foreign(headers: dict[bytes, bytes], origin: str) -> bool:
-    """Whether a request that changes something was sent by another page than ours.
+    """Check whether a state-changing request came from a page of another origin.
 
-    Browsers name the origin of every form; who does not is no browser of ours.
+    Browsers send the origin with every form, so a request without it counts as foreign.
     """
     return headers.get(b"origin", b"").decode("latin-1") != origin
 
 
 def came_from(request: Request) -> str:
-    """The path of the page of ours that a request came from; empty if it is not known."""
+    """Return the path of our page that a request came from; empty if unknown or the same page."""
     address = urlsplit(request.headers.get("referer", ""))
     own = address.netloc == request.headers.get("host", "")
     elsewhere = address.path.startswith("//")  # as a link, it would name another host

@@ -1,14 +1,14 @@
-"""Pages that stay as things stand: what changed is sent as server-sent events (WHATWG HTML 9.2).
+"""Live pages: sends the parts that changed as server-sent events (WHATWG HTML 9.2).
 
-    hello  how this process is called; another name means that it was started anew
-    failed what is shown now cannot be made; it is tried again, and the next hello says that it can
-    part   {"id", "html"}: what an element of the page holds from now on
-    beat   nothing has changed, and the line is alive
-    over   whoever looks may look no longer
-    full   too many pages are open for this one to be kept up to date
+    hello  the id of this server process; a different id means that the server was restarted
+    failed the page cannot be rendered now; it is retried, and the next hello reports success
+    part   {"id", "html"}: the new content of an element of the page
+    beat   no change; the connection is alive
+    over   the reader's access has ended
+    full   too many pages are open: this one is not kept up to date
 
-Pages are looked after by a few threads of their own, and those that show the same to people who may
-do the same share what is made for them: however many are open, nobody else has to wait.
+A few dedicated threads render the pages. Pages with the same content for people with the same
+rights share one rendering. Open pages therefore do not delay other requests.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ Parts = dict[str, str]
 
 
 class LiveUpdates:
-    """The streams of one process; they end when it does."""
+    """The event streams of one process; they end when ``closing`` is set."""
 
     def __init__(self) -> None:
         self._boot, self._open = secrets.token_hex(8), Counter[str]()
         self._made: dict[str, tuple[object, float, Parts]] = {}
-        self._failing = set[str]()  # said in the log once
+        self._failing = set[str]()  # already logged
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pages")
         self.closing = asyncio.Event()
 
@@ -55,11 +55,12 @@ class LiveUpdates:
         owner: str = "",
         until: float = float("inf"),
     ) -> Response:
-        """What changes of a page, until it is closed, or until a time (seconds since 1970).
+        """Stream the changes of a page until it is closed, or until ``until`` (seconds since 1970).
 
-        ``version``: cheap, and another whenever something may have happened. ``parts``: made anew
-        then, and every two seconds besides. Both are called in a thread. ``shown``: the same for
-        pages whose parts are the same. ``owner``: who may have only so many pages open.
+        ``version``: cheap to call; its value changes whenever the page may have changed. ``parts``:
+        renders the page, when the version changes and at least every two seconds. Both are called
+        in a thread. ``shown``: a key, equal for pages with equal parts. ``owner``: the reader; the
+        number of open pages per owner is limited.
         """
         if self._open.total() >= _MOST_STREAMS or self._open[owner] >= _MOST_OF_ONE:
             return _answer(_only("full"))
@@ -102,18 +103,18 @@ class LiveUpdates:
     async def _look(
         self, version: Callable[[], object], parts: Callable[[], Parts], shown: str
     ) -> tuple[Parts, str]:
-        """What is to be shown, and "hello"; or nothing, and "failed"."""
+        """Return the current parts and "hello", or no parts and "failed"."""
         try:
             seen = await self._in_a_thread(version)
             return await self._fresh(shown, seen, parts), "hello"
-        except Exception:  # of whatever kind: the page says that it is not up to date
+        except Exception:  # any error: the page then reports that it is not up to date
             if shown not in self._failing:
                 log.exception("a page cannot be kept up to date; it is tried again")
             self._failing.add(shown)
             return Parts(), "failed"
 
     async def _fresh(self, shown: str, seen: object, parts: Callable[[], Parts]) -> Parts:
-        """As made before for whoever sees the same, or anew."""
+        """Return the cached parts of ``shown`` if they are current; otherwise render them."""
         known = self._made.get(shown)
         if known and known[0] == seen and time.monotonic() - known[1] < _RENDER_SECONDS:
             return known[2]
@@ -135,7 +136,7 @@ class LiveUpdates:
 
 
 def over() -> Response:
-    """For a page whose reader may look no longer."""
+    """Return a stream with the one event ``over``: the reader's access has ended."""
     return _answer(_only("over"))
 
 

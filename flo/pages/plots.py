@@ -1,6 +1,6 @@
-"""Where everything in a plot stands: numbers in, coordinates out; ``plots.html.j2`` draws them.
+"""Layout of plots: converts numbers to coordinates, which ``plots.html.j2`` draws.
 
-A plot of ours has one message, and the numbers it shows stand in a table or sentence beside it.
+Each plot has one message. A table or sentence next to it gives the same numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Tick:
-    """``at``: a coordinate."""
+    """Labelled tick of an axis. ``at``: its coordinate."""
 
     at: float
     label: str
@@ -25,7 +25,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class PlotLine:
-    """``points``: as SVG wants them. ``end``: where its label stands."""
+    """Line of a plot. ``points``: in SVG syntax. ``end``: the last point, next to the label."""
 
     points: str
     end: Point
@@ -52,7 +52,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Interval:
-    """One row of intervals: the name's height, and where low, middle and high stand."""
+    """Row of ``Intervals``. ``y``: of the row; ``low``, ``middle``, ``high``: x coordinates."""
 
     name: str
     y: float
@@ -63,7 +63,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Intervals:
-    """A plot of intervals below each other: its frame, the ticks across, and a row for each."""
+    """Plot of intervals, one per row: its frame, the ticks of the x axis, and the rows."""
 
     width: float
     height: float
@@ -76,7 +76,7 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Bars:
-    """Bars side by side: (x, top, height, top of the dark part, height of the dark part)."""
+    """Bar chart. ``bars``: (x, top, height, top of the dark part, height of the dark part)."""
 
     width: float
     height: float
@@ -96,9 +96,10 @@ def plane(
     steps: bool = False,
     across: Sequence[tuple[float, str]] | None = None,
 ) -> Plane:
-    """Lines from (0, 0) to the right of ``most_across``; the top is above every point and limit.
+    """Lay out lines on axes from 0 to ``most_across`` and from 0 to a round number.
 
-    ``steps``: a value holds until the next. ``across``: ticks, if not plain numbers.
+    The top is at or above ``least_top``, ``limit`` and every point. ``steps``: draw a step
+    function, where each value holds until the next. ``across``: ticks, if not plain numbers.
     """
     highest = max(
         [least_top, limit or 0.0, *(y for _, points in lines for _, y in points)],
@@ -132,9 +133,9 @@ def plane(
 def intervals(
     rows: Sequence[tuple[str, float, float, float]], low: float, high: float
 ) -> Intervals:
-    """(name, low, middle, high) rows on one axis from ``low``, or a little less, to ``high``.
+    """Lay out (name, low, middle, high) rows on one axis from at most ``low`` to ``high``.
 
-    Ticks are at whole steps below ``high``. A name that is too long for its place is cut.
+    Ticks are at whole steps below ``high``; the axis begins at a tick. Long names are truncated.
     """
     left, right = _NAMES, WIDTH - 24.0
     step = 0.1 if high - low <= 0.6 else 0.2
@@ -161,9 +162,9 @@ def intervals(
 
 
 def bars(counts: Sequence[int], dark: Sequence[int], names: Sequence[str]) -> Bars:
-    """How often each value occurs, small, and the ``dark`` part of it.
+    """Lay out a small bar chart of ``counts``, with the ``dark`` part of each.
 
-    ``names``: of each bar, or, if there are fewer, spread evenly from the first to the last.
+    ``names``: one per bar; otherwise spread evenly from the left end to the right end.
     """
     width, bottom, longest = 260.0, 56.0, max([1, *counts])
     each = width / max(1, len(counts))
@@ -182,7 +183,7 @@ def bars(counts: Sequence[int], dark: Sequence[int], names: Sequence[str]) -> Ba
         for n, (all_, d) in enumerate(zip(counts, dark, strict=True))
     ]
     if len(names) == len(counts):
-        fits = max(3, int(each / 7.5))  # letters under a bar
+        fits = max(3, int(each / 7.5))  # letters that fit under a bar
         across = [
             Tick(round((n + 0.5) * each, 1), name if len(name) <= fits else f"{name[: fits - 1]}…")
             for n, name in enumerate(names)
@@ -193,7 +194,7 @@ def bars(counts: Sequence[int], dark: Sequence[int], names: Sequence[str]) -> Ba
 
 
 def bar(share: float) -> float:
-    """Percent of a bar's length, with one decimal."""
+    """Return ``share``, limited to 0 to 1, as a percentage with one decimal."""
     return round(100 * min(1.0, max(0.0, share)), 1)
 
 
@@ -211,7 +212,7 @@ def _cut(name: str) -> str:
 
 
 def _apart(lines: list[PlotLine]) -> list[PlotLine]:
-    """With labels that do not lie on each other."""
+    """Move labels down so that they do not overlap."""
     moved, lowest = {}, -math.inf
     for line in sorted(lines, key=lambda line: line.end[1]):
         lowest = max(line.end[1], lowest + _LABEL)
@@ -220,7 +221,7 @@ def _apart(lines: list[PlotLine]) -> list[PlotLine]:
 
 
 def _ticks(highest: float) -> tuple[float, list[float]]:
-    """A round number at or above ``highest``, and four or five ticks up to it."""
+    """Return a round number at or above ``highest``, and the four or five ticks from 0 to it."""
     rough = max(highest, 1e-9) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * n for n in (1, 2, 2.5, 5, 10) if power * n >= rough)

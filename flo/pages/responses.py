@@ -1,4 +1,4 @@
-"""Responses with the headers of every page: nothing is loaded from another machine, or cached."""
+"""HTTP responses with the security headers of every page: no cache, no content from elsewhere."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
-    "referrer-policy": "same-origin",  # "no-referrer" would hide the origin of a form, too
+    "referrer-policy": "same-origin",  # "no-referrer" would also hide the origin of a form
     "x-content-type-options": "nosniff",
 }
-# A document that brings its own style, such as a report: nothing runs in it and nothing is fetched.
+# For a document with inline style, such as a report: it can run no script and load no resource.
 ALONE = HEADERS | {
     "content-security-policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; "
     "img-src data:; frame-ancestors 'none'"
@@ -33,17 +33,17 @@ ALONE = HEADERS | {
 
 
 def static(name: str) -> Response:
-    """One of ``STATIC``."""
+    """Return the static file ``name``, one of ``STATIC``."""
     return Response((_HERE / name).read_bytes(), headers=HEADERS | {"content-type": _STATIC[name]})
 
 
 def redirect(path: str) -> Response:
-    """See another page, whatever was sent here."""
+    """Redirect to ``path`` (303: the browser fetches it with GET, after any request)."""
     return RedirectResponse(path, 303, headers=HEADERS)
 
 
 def download(data: bytes, name: str, media_type: str = "application/octet-stream") -> Response:
-    """A file to keep; ``name`` has letters, digits, dots and hyphens only."""
+    """Return ``data`` as a download; ``name`` has letters, digits, dots and hyphens only."""
     return Response(
         data,
         media_type=media_type,

@@ -1,7 +1,7 @@
-"""Templates of the console and the desk: how values are shown, live blocks, pages as files.
+"""Templates of the console and the desk: value filters, live blocks, standalone pages.
 
 Every value is escaped; control characters and characters that reorder a line are shown as �.
-What a page says, and who may see it, its own room decides.
+The console and the desk decide the content of their pages and who may see them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from flo.pages import plots
 from flo.pages.responses import HEADERS
 
 _HERE = Path(__file__).parent
-LIVE = "live_"  # begins the name of a template's block that is sent again when it changes
+LIVE = "live_"  # name prefix of template blocks that are sent again when they change
 _MACROS = ("plane", "intervals", "bar", "bars", "wide")
 
 
 class Pages:
-    """The templates of one room, in its folders. ``always``: values that every page is given."""
+    """Templates in ``folders``. ``always``: values that every template gets."""
 
     def __init__(self, *folders: Path, **always: Any) -> None:
         self._environment = Environment(
@@ -49,15 +49,15 @@ class Pages:
         )
         self._environment.globals.update(plots=plots, **always)
         macros = self._environment.get_template("plots.html.j2").module
-        # Known everywhere, so that a live block needs nothing of the page around it.
+        # As globals, so that a live block can be rendered without the page around it.
         self._environment.globals.update({name: getattr(macros, name) for name in _MACROS})
 
     def page(self, template: str, status: int = 200, /, **values: Any) -> Response:
-        """A whole page."""
+        """Render a whole page."""
         return HTMLResponse(self._render(template, values), status, headers=HEADERS)
 
     def text(self, template: str, /, **values: Any) -> str:
-        """A page that is a file: it brings its own style, as ``style``, and loads nothing."""
+        """Render a standalone page: its style is inline (``style``), and it loads no other file."""
         style = Markup((_HERE / "style.css").read_text(encoding="utf-8"))  # noqa: S704 - our own
         return self._render(template, {**values, "style": style})
 
@@ -65,7 +65,7 @@ class Pages:
         return self._environment.get_template(template).render(values)
 
     def parts(self, template: str, /, **values: Any) -> dict[str, str]:
-        """The live blocks of a page, by the id of the element that holds each."""
+        """Render the live blocks of a page; keys are the ids of the elements that contain them."""
         found = self._environment.get_template(template)
         context = found.new_context(values)
         return {
@@ -76,12 +76,12 @@ class Pages:
 
 
 def now() -> str:
-    """The time to show, to the second, with the zone of this machine."""
+    """Return the current time, to the second, with this machine's UTC offset."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def _facts(facts: dict[str, Any]) -> str:
-    """An audit entry's facts on one line; long hexadecimal numbers by their first digits."""
+    """Format an audit entry's facts on one line; abbreviate long hexadecimal numbers."""
     return " ".join(f"{name}={_brief(value)}" for name, value in facts.items())
 
 

@@ -1,8 +1,8 @@
-"""What a hospital decides about a study, as it is signed: yes (``Approve``), no, or no longer.
+"""A hospital's signed decision about a study: approval (``Approve``), refusal or withdrawal.
 
-The site's identity signs the whole document; ``people`` are those who said yes, each by a key of
-their own where the site's policy names them. Version 3 knew no mapping, version 2 neither people
-nor code, version 1 no partners that were not compared.
+The site's identity signs the whole document; ``people`` are those who approved, each with a key of
+their own if the site's policy names them. Version 3 has no mapping, version 2 neither people nor
+code, version 1 no list of partners whose fingerprints were not compared.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ Time = Annotated[str, StringConstraints(max_length=40)]
 
 
 class Terms(Document):
-    """What a yes is to, besides the study.
+    """Terms of an approval, besides the study.
 
     ``population``: whose patients. ``unconfirmed``: partners whose fingerprints were not compared.
     ``charged``: whether the ledger pays for the study as designed or as if the secure sum were
     broken. ``code`` and ``policy``: digests of the installed code and of the policy in force.
     ``mapping``: keyed digest of how the hospital's fields become the study's columns, if they have
-    other names there; it tells nobody else which findings about its patients it accepted.
+    other names there; without the key it does not reveal which findings about its patients the
+    hospital accepted.
     """
 
     population: Identifier | None = None
@@ -61,7 +62,7 @@ class Terms(Document):
         return self.charged == "if-broken"
 
     def as_document(self) -> dict[str, Any]:
-        """As it is signed. Without a mapping as before there were any, so that digests hold."""
+        """Return the signed form. It has ``mapping`` only if set, so that older digests hold."""
         document = self.model_dump(mode="json")
         if self.mapping is None:
             del document["mapping"]
@@ -69,12 +70,12 @@ class Terms(Document):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the terms as they are signed: what people's signatures name."""
+        """SHA-256 of the terms in signed form, which people's signatures name."""
         return canonical.digest(canonical.encode(self.as_document()))
 
 
 class PersonApproval(Claim):
-    """ "I, in this role, have read this study and say yes, on these terms."
+    """ "I, in this role, have read this study and approve it, on these terms."
 
     Signed by the person's own key. ``terms``: their digest.
     """
@@ -107,7 +108,7 @@ class PersonApproval(Claim):
         )
 
     def check(self, study: str, hospital: str, terms: str, signer: str) -> None:
-        """Raises TrustError unless the key of fingerprint ``signer`` said this very yes."""
+        """Raises TrustError unless the key of fingerprint ``signer`` signed this approval."""
         if self.terms != terms:
             raise TrustError(
                 f"{self.name} said yes on other terms: other code, policy, population, partners "
@@ -142,7 +143,7 @@ class Approve(Terms):
 
 
 class Decline(Document):
-    """A steward's no: before an approval (``refuse``), or after one (``withdraw``)."""
+    """A steward's refusal (``refuse``), or withdrawal of an approval (``withdraw``)."""
 
     schema_version: Literal[2] = 2
     decision: Literal["refuse", "withdraw"]
@@ -155,11 +156,11 @@ class Decline(Document):
 
 
 class Decision(RootModel[Approve | Decline]):
-    """Told apart by their ``decision``."""
+    """An approval or a decline, distinguished by ``decision``."""
 
 
 def read_approval(document: str) -> Approve:
-    """An approval from its canonical document.
+    """Read an approval from its canonical document.
 
     Raises:
         TrustError: it is something else. MessageError: not JSON.
@@ -175,7 +176,7 @@ def read_approval(document: str) -> Approve:
 
 
 class Signed(Document):
-    """A decision as it is kept and told: its canonical document, and the site's signature."""
+    """A decision as stored and sent: its canonical document, and the site's signature."""
 
     document: Annotated[str, StringConstraints(max_length=MAX_DECISION_BYTES)]
     signature: Signature

@@ -11,6 +11,6 @@ _PIECE = 1 << 18
 
 
 def chunks(body: memoryview) -> Iterator[bytes]:
-    """The body of an upload."""
+    """Yield the body of an upload in pieces."""
     for start in range(0, len(body), _PIECE):
         yield bytes(body[start : start + _PIECE])

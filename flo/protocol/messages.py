@@ -1,13 +1,12 @@
-"""What coordinator and sites say to each other during a run: a header and a body.
+"""Messages between coordinator and sites during a run: a header and a body.
 
 A message is 4 bytes of header length (big endian), a canonical JSON header, and a raw body. Both
-directions have a schema and a size limit; whatever does not fit raises MessageError and changes
-nothing. Flower carries these bytes and knows nothing of them.
+directions have a schema and a size limit; an invalid message raises MessageError and changes no
+state. Flower carries these bytes without interpreting them.
 
-* ``Request``: body = the model, little-endian floats; empty unless a release is asked for.
+* ``Request``: body = the model, little-endian floats; empty unless a release is requested.
 * ``Reply``: body = the release, little endian: masked, in its ring of 2^32 or 2^64, or unmasked on
-  its public grid (``int64``). Every field that a site can send stands in ``Reply``; there is
-  nothing else.
+  its public grid (``int64``). ``Reply`` has every field that a site can send; there are no others.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from flo.study.parameters import Vector
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_INLINE_BYTES = (
     1 << 16
-)  # bytes of a body that Flower carries; larger ones go beside its messages
+)  # largest body that Flower carries; larger ones bypass its messages
 MAX_ATTEMPTS = 16
 LARGEST_WEIGHT = 1e6
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
@@ -41,12 +40,12 @@ HeaderT = TypeVar("HeaderT", bound=Document)
 
 
 class RequestHeader(Document):
-    """A call to join a run, one attempt at one round, or the end of a run.
+    """A request to join a run, to make one attempt at one round, or to end a run.
 
-    ``cohort``: the hospitals that are asked, sorted. All else is relayed between hospitals, each
-    claim signed by one of them: ``heads``, the highest ledger head seen of each hospital; ``keys``,
-    the latest run key of each; ``vouchers``, for each, what a partner last saw of its ledger.
-    ``bits``: of each of the model's floats.
+    ``cohort``: the hospitals that are asked, sorted. The other maps are relayed between hospitals,
+    each claim signed by one of them: ``heads``, the highest ledger head seen of each hospital;
+    ``keys``, the latest run key of each; ``vouchers``, for each, what a partner last saw of its
+    ledger. ``bits``: size of each of the model's floats.
     """
 
     kind: Literal["join", "release", "finish"] = "release"
@@ -63,7 +62,11 @@ class RequestHeader(Document):
     vouchers: dict[Identifier, HeadAttestation] = Field(default_factory=dict)
 
     def members(self) -> list[tuple[RunKey, LedgerHead]]:
-        """Run key and ledger head of each hospital of the cohort. KeyError if one is missing."""
+        """Return run key and ledger head of each hospital of the cohort.
+
+        Raises:
+            KeyError: one is missing.
+        """
         return [(self.keys[name], self.heads[name]) for name in self.cohort]
 
 
@@ -83,8 +86,8 @@ RefusalCode = Literal[
 class ReplyHeader(Document):
     """A release, an answer without numbers, or a refusal with one public code.
 
-    ``cohort``: digest of the cohort that a release is for. ``ring``: 32 or 64 where it is masked.
-    ``key``: our present run key, when joining or where the request names another one.
+    ``cohort``: digest of the cohort that a release is for. ``ring``: 32 or 64 if it is masked.
+    ``key``: our current run key, when joining or if the request names another one.
     ``vouchers``: when joining, what we last saw of each partner's ledger.
     """
 
@@ -106,9 +109,9 @@ class ReplyHeader(Document):
 
 @dataclass(frozen=True)
 class Request:
-    """What a hospital is asked. ``weights``: the model (p,), in the precision of the study.
+    """A request to a hospital. ``weights``: the model (p,), in the precision of the study.
 
-    They are float32 or float64, and empty where no model is needed, as to join or for a survey.
+    They are float32 or float64, and empty if no model is needed, as to join or for a survey.
     """
 
     header: RequestHeader
@@ -117,7 +120,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a hospital answers, all of it that leaves. ``values``: (length,), noisy.
+    """A hospital's reply, with all data that leave it. ``values``: (length,), noisy.
 
     int64 grid steps, or uint32 or uint64 in the ring that the header names; empty without a
     release.
@@ -128,19 +131,20 @@ class Reply:
 
 
 def model_digest(weights: Vector) -> str:
-    """SHA-256 of the model's bytes: little-endian floats of its precision."""
+    """Return the SHA-256 of the model's bytes: little-endian floats of its precision."""
     return canonical.digest(_little(weights))
 
 
 def request_parts(request: Request) -> tuple[bytes, memoryview]:
-    """Length and header, and the body, which shares the model's memory."""
+    """Return length and header, and the body, which shares the model's memory."""
     return _head(request.header), _little(request.weights)
 
 
 def decode_request(data: canonical.Bytes) -> Request:
-    """Raises MessageError unless the header is valid and the body is the model it names.
+    """Decode a request, whose model shares the memory of ``data``.
 
-    The model shares the memory of ``data``.
+    Raises:
+        MessageError: the header is not valid, or the body is not the model that it names.
     """
     header, body = _decode(data, RequestHeader, "request")
     kind = np.dtype(f"<f{header.bits // 8}")
@@ -159,31 +163,32 @@ def decode_request(data: canonical.Bytes) -> Request:
 
 
 def request_header_of(data: canonical.Bytes) -> RequestHeader:
-    """The header alone, whatever the body is. Raises MessageError."""
+    """Return the header alone, without checking the body. Raises MessageError."""
     return _decode(data, RequestHeader, "request")[0]
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """Length of the header (4 bytes, big-endian), header, and values, little-endian."""
+    """Return length of the header (4 bytes, big-endian), header, and values, little-endian."""
     return b"".join((_head(reply.header), _little(reply.values)))
 
 
 def decode_reply(data: canonical.Bytes) -> Reply:
-    """Raises MessageError unless header and body fit their schema.
+    """Decode a reply, whose values share the memory of ``data``.
 
-    The values share the memory of ``data``.
+    Raises:
+        MessageError: header or body does not fit its schema.
     """
     header, body = _decode(data, ReplyHeader, "reply")
     return Reply(header, values_from(body, header.ring))
 
 
 def values_bytes(values: Values) -> memoryview:
-    """Numbers as they travel and as they are kept: little endian, nothing before or after."""
+    """Return numbers as sent and stored: little endian, without any framing."""
     return _little(values)
 
 
 def values_from(body: canonical.Bytes, ring: int) -> Values:
-    """The numbers again. Raises MessageError for a body that is not a vector of them."""
+    """Return the numbers of a body. Raises MessageError if it is not a vector of them."""
     kind = np.dtype("<i8") if ring == 0 else RINGS[ring]
     if len(body) % kind.itemsize:
         raise MessageError(
@@ -193,7 +198,7 @@ def values_from(body: canonical.Bytes, ring: int) -> Values:
 
 
 def divided(data: canonical.Bytes) -> tuple[bytes, memoryview]:
-    """A message's length and header, and its body. Raises MessageError if the header is cut."""
+    """Split a message into length and header, and body. Raises MessageError if it has no header."""
     end = 4 + int.from_bytes(data[:4], "big")
     if not 4 < end <= min(len(data), 4 + MAX_HEADER_BYTES):
         raise MessageError(f"a message of {len(data)} bytes has no header")
@@ -201,7 +206,7 @@ def divided(data: canonical.Bytes) -> tuple[bytes, memoryview]:
 
 
 def _little(vector: npt.NDArray[Any]) -> memoryview:
-    """Its little-endian bytes, without a copy where the machine is one."""
+    """Return the little-endian bytes, without a copy if the machine is little-endian."""
     return np.ascontiguousarray(vector, dtype=vector.dtype.newbyteorder("<")).data.cast("B")
 
 

@@ -1,9 +1,9 @@
-"""The model card: what a published model is, signed, so that it can be used far away.
+"""The model card: a signed description of a published model, for use far from its coordinator.
 
-A model is two files, ``NAME.safetensors`` (named tensors, nothing executable) and
-``NAME.card.json``. The card binds the tensors to the signed study, whose columns, bounds and
-codebooks say how a patient becomes the model's inputs, and to what it cost in privacy. Nothing is
-read from the tensors before the card's signature and their digest have been checked.
+A model is two files, ``NAME.safetensors`` (named tensors, no executable content) and
+``NAME.card.json``. The card binds the tensors to their cost in privacy and to the signed study,
+whose columns, bounds and codebooks define how a patient becomes the model's inputs. The tensors are
+parsed only after the card's signature and their digest have been checked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from flo.study.parameters import Vector
 
 MAX_CARD_BYTES = 4 * MAX_STUDY_BYTES
 MAX_MODEL_BYTES, MAX_TENSORS_HEADER_BYTES = 1 << 30, 1 << 20
-_ONE_FORM = 3  # studies of this schema and later: their cards are signed in one form only
+_ONE_FORM = 3  # from this study schema on, a card's signature has only one valid form
 _Text = Annotated[str, StringConstraints(max_length=500)]
 
 
@@ -59,7 +59,7 @@ class ModelCard(Document):
     """``study``: its canonical document. ``file``: SHA-256 of the safetensors file.
 
     ``report``: digest of the privacy report that the coordinator made from the hospitals' extracts;
-    ``without_extract``: hospitals whose extract had not come by then. ``coordinator``: its key.
+    ``without_extract``: hospitals whose extract had not arrived by then. ``coordinator``: its key.
     """
 
     schema_version: Literal[1] = 1
@@ -80,13 +80,13 @@ class ModelCard(Document):
     signature: Signature | Literal[""] = ""
 
     def signed(self, identity: Signer) -> ModelCard:
-        """The same in the name of this coordinator, in place of any signature before."""
+        """Return a copy signed by this coordinator, replacing any earlier signature."""
         unsigned = self.model_copy(update={"coordinator": identity.public.hex(), "signature": ""})
         signature = identity.sign("model-card", unsigned._statement())
         return unsigned.model_copy(update={"signature": signature})
 
     def check(self, *coordinators: str) -> Study:
-        """The study of the model.
+        """Verify the card and return the model's study.
 
         Raises:
             TrustError: not signed by a key of fingerprint in ``coordinators``, or not its study.
@@ -109,7 +109,7 @@ class ModelCard(Document):
         return study
 
     def _check_against(self, study: Study) -> None:
-        """Whatever follows from the study is what the card says. Raises TrustError."""
+        """Raises TrustError unless the card agrees with all that follows from the study."""
         plan = Plan.of(study)
         follows = (
             not study.survey
@@ -127,7 +127,7 @@ class ModelCard(Document):
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A model whose card and tensors have been checked."""
+    """A model with verified card and tensors."""
 
     card: ModelCard
     study: Study
@@ -138,8 +138,8 @@ class PublishedModel:
         """Read ``path`` (the tensors, or the card beside them) and check everything.
 
         Raises:
-            UsageError: a file is missing or is not what it should be. TrustError: not signed by a
-            key of fingerprint in ``coordinators``, or the tensors are not the card's.
+            UsageError: a file is missing or malformed. TrustError: not signed by a key of
+            fingerprint in ``coordinators``, or the tensors are not the card's.
         """
         card_path, tensors_path = paths_of(path)
         card = read_card(card_path)
@@ -149,7 +149,7 @@ class PublishedModel:
 
     @classmethod
     def of(cls, card: ModelCard, tensors: bytes, *coordinators: str) -> PublishedModel:
-        """The same from bytes."""
+        """Check a card and the bytes of its tensors, as ``open`` does."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
@@ -171,7 +171,7 @@ class PublishedModel:
 
 
 def read_card(path: Path) -> ModelCard:
-    """A card, not checked yet. Raises UsageError or MessageError."""
+    """Read a card without checking it. Raises UsageError or MessageError."""
     if not path.is_file():
         raise UsageError(
             f"no model card at {path}",
@@ -185,6 +185,6 @@ def read_card(path: Path) -> ModelCard:
 
 
 def paths_of(path: Path) -> tuple[Path, Path]:
-    """Card and tensors of a model that is named by either."""
+    """Return the paths of card and tensors of a model that either one names."""
     stem = path.name.removesuffix(".card.json").removesuffix(".safetensors")
     return path.with_name(f"{stem}.card.json"), path.with_name(f"{stem}.safetensors")

@@ -1,7 +1,7 @@
-"""A published model as ONNX, for software that is not FLO. Needs the extra ``onnx``.
+"""A published model as ONNX, for other software. Needs the extra ``onnx``.
 
-The network takes encoded inputs, not a hospital's columns: what they are, in which order, is in the
-file's metadata with the study's digest. FLO's signature does not cover the ONNX file.
+The network takes encoded inputs, not a hospital's columns; the file's metadata lists them in order,
+with the study's digest. FLO's signature does not cover the ONNX file.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from flo.study.models import build
 
 
 def to_onnx(model: PublishedModel) -> bytes:
-    """The network from ``inputs`` (n, d) to ``score`` (n, 1), 0 to 1, n left open.
+    """Return the network from ``inputs`` (n, d) to ``score`` (n, 1), 0 to 1, for any n.
 
     Raises:
         UsageError: the extra is not installed.
     """
     try:
         import onnx
-        import onnxscript  # noqa: F401 - torch's exporter needs it and says so badly
+        import onnxscript  # noqa: F401 - torch's exporter needs it and reports that unclearly
     except ImportError as error:
         raise UsageError(
             "ONNX export needs onnx and onnxscript", hint="pip install 'flo-federated[onnx]'"

@@ -1,8 +1,8 @@
-"""Where finished things are kept: saved states, models, audit copies. One interface, two homes.
+"""Stores of finished artifacts: saved states, models, audit copies. One interface, two backends.
 
-``LocalArtifacts`` is a directory; ``flo.infra.aws.s3`` keeps the same keys in a bucket. What is
-kept is never overwritten: of two who put the same key, one is refused. The stores know nothing of
-secrets: what must stay private is sealed before (``flo.keys.sealed``).
+``LocalArtifacts`` is a directory; ``flo.infra.aws.s3`` uses the same keys in a bucket. An artifact
+is never overwritten: of two writers of one key, one is refused. The stores do not know which data
+are secret: private data must be sealed before (``flo.keys.sealed``).
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ _KEY = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,199}(/[a-z0-9][A-Za-z0-9._-]{0,199}
 
 
 class ArtifactStore(Protocol):
-    """Keeps bytes under a key, once and for good; a key is never written a second time.
+    """Stores bytes permanently under a key; a key is never written a second time.
 
-    Besides what stands at each method, the network's stores raise NetworkError.
+    Besides the errors of each method, network stores raise NetworkError.
     """
 
     def put(self, key: str, data: Bytes) -> None:
-        """Keep ``data`` for good, durably when this returns.
+        """Store ``data`` permanently; it is durable when this returns.
 
         Raises:
-            RefusedError: something else is kept under it already. UsageError: not a key.
+            RefusedError: the key already holds other data. UsageError: not a key.
         """
 
     def get(self, key: str, limit: int) -> bytes:
-        """What was put.
+        """Return the stored bytes.
 
         Raises:
-            UsageError: nothing is kept there. TrustError: it has more than ``limit`` bytes.
+            UsageError: the key does not exist. TrustError: it has more than ``limit`` bytes.
         """
 
     def keys(self, prefix: str) -> list[str]:
-        """All keys that begin so, sorted."""
+        """Return all keys that begin with ``prefix``, sorted."""
 
     def remove(self, key: str) -> None:
-        """Remove it, in every version there is; nothing happens if it is not there."""
+        """Remove a key in all its versions; a missing key is no error."""
 
 
 class LocalArtifacts:
@@ -56,23 +56,23 @@ class LocalArtifacts:
         self._directory = make_private_directory(directory)
 
     def put(self, key: str, data: Bytes) -> None:
-        """The same bytes again, as after a cut-off try, are no error."""
+        """Store ``data``; the same bytes again, as after an interrupted attempt, are no error."""
         try:
             self.put_pieces(key, [data])
         except RefusedError:
             path = self._path(key)
             if path.read_bytes() != data:
                 raise
-            _flush(path.parent)  # an earlier try of ours was cut off before this
+            _flush(path.parent)  # our earlier attempt may have been interrupted before its flush
 
     def put_pieces(self, key: str, pieces: Iterable[Bytes]) -> None:
-        """The same of what is large, piece by piece; refused if anything is kept there already."""
+        """Store large data in pieces; refused if the key exists, even with the same bytes."""
         path = self._path(key)
         make_private_directory(path.parent)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
         try:
             write_new(temporary, pieces)
-            os.link(temporary, path)  # atomic, and fails if another one was quicker
+            os.link(temporary, path)  # atomic; fails if another writer was faster
         except FileExistsError as error:
             raise already_kept(key) from error
         finally:
@@ -80,7 +80,7 @@ class LocalArtifacts:
         _flush(path.parent)
 
     def get(self, key: str, limit: int) -> bytes:
-        """Reads no more than ``limit`` bytes and one."""
+        """Return the stored bytes, reading at most ``limit`` + 1 of them."""
         try:
             with self._path(key).open("rb") as file:
                 data = file.read(limit + 1)
@@ -91,7 +91,7 @@ class LocalArtifacts:
         return data
 
     def keys(self, prefix: str) -> list[str]:
-        """Files that are cut off or not ours are passed over."""
+        """Return the keys that begin with ``prefix``; skips partial writes and foreign files."""
         found = (p.relative_to(self._directory) for p in self._directory.rglob("*") if p.is_file())
         return sorted(
             path.as_posix()
@@ -100,7 +100,7 @@ class LocalArtifacts:
         )
 
     def remove(self, key: str) -> None:
-        """There is one version only; the disk may hold its bytes until they are written over."""
+        """Remove the only version; the disk may hold its bytes until they are overwritten."""
         with contextlib.suppress(FileNotFoundError):
             self._path(key).unlink()
 
@@ -109,24 +109,24 @@ class LocalArtifacts:
 
 
 def checked(key: str) -> str:
-    """The key, if it is one: words of plain letters with slashes between. Raises UsageError."""
+    """Return the key if it is valid: plain words with slashes between. Raises UsageError."""
     if not _KEY.fullmatch(key):
         raise UsageError(f"{key[:80]!r} is not a key of a store")
     return key
 
 
 def already_kept(key: str) -> RefusedError:
-    """The error of every store where a key is taken."""
+    """Return every store's error for a key that already exists."""
     return RefusedError(f"{key} is kept already, by another process; nothing was overwritten")
 
 
 def not_kept(key: str) -> UsageError:
-    """The error of every store where a key is not there."""
+    """Return every store's error for a key that does not exist."""
     return UsageError(f"nothing is kept under {key}")
 
 
 def too_large(key: str, limit: int) -> TrustError:
-    """The error of every store where there is more than the caller is ready to read."""
+    """Return every store's error for more bytes than the caller's limit."""
     return TrustError(f"{key} has more than {limit} bytes")
 
 

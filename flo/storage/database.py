@@ -1,4 +1,4 @@
-"""SQLite as FLO uses it: one private file, flushed at every commit, its schema stated."""
+"""SQLite as FLO uses it: one private file, flushed at every commit, with its schema version."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ _META = "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT 
 
 
 def open_database(path: Path, tables: str, *, schema: int, what: str) -> sqlite3.Connection:
-    """Open, or create for its owner only (0600), with these tables. Threads may share it.
+    """Open a database with these tables, or create it for its owner only (0600). Threads may share
+    it.
 
     Raises:
-        UsageError: a file of another schema; ``what`` names it; or not ours to write, or no room.
-        TrustError: it is damaged.
+        UsageError: it has another schema (``what`` names the file's kind), is not writable by us,
+        or the disk is full. TrustError: it is damaged.
     """
     try:
         with suppress(FileExistsError):
-            # Only a file that nobody has open yet: closing one ends this process's locks on it.
+            # Only for a new file: closing an open database would end this process's locks on it.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
@@ -47,7 +48,7 @@ def open_database(path: Path, tables: str, *, schema: int, what: str) -> sqlite3
 
 
 def unusable(path: Path, error: OSError | sqlite3.Error) -> UsageError | TrustError:
-    """What to say of a file that SQLite cannot use: it is damaged, or something is in the way."""
+    """Return the error for a file that SQLite cannot use: damaged, or intact but inaccessible."""
     if isinstance(error, sqlite3.Error) and is_damage(error):
         return TrustError(
             f"{path} is damaged: {error}",
@@ -61,7 +62,7 @@ def unusable(path: Path, error: OSError | sqlite3.Error) -> UsageError | TrustEr
 
 
 def refuse_damaged(path: Path) -> None:
-    """Read every page of a database that is there. Raises TrustError or UsageError."""
+    """Read every page of an existing database. Raises TrustError or UsageError."""
     try:
         place = f"{path.resolve().as_uri()}?mode=ro"
         with closing(sqlite3.connect(place, uri=True, timeout=30)) as db:
@@ -74,11 +75,11 @@ def refuse_damaged(path: Path) -> None:
 
 @contextmanager
 def writing(db: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing, and nobody else writes meanwhile."""
+    """Run a transaction: all of it is written or none, and other writers wait."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
-    except BaseException:  # when interrupted, too: a transaction must not stay open
+    except BaseException:  # also on interrupts: a transaction must not stay open
         db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")

@@ -39,13 +39,13 @@ def make_private_directory(path: Path) -> Path:
 
 @contextmanager
 def made_whole(directory: Path, names: Collection[str]) -> Iterator[None]:
-    """A private folder that is filled with ``names``, files and folders: all of them, or none.
+    """Let the caller fill a private folder with ``names``, files and folders: all or none of them.
 
-    Cut off anywhere, even by a power cut, it is begun again at the next time; ``refuse_unfinished``
-    refuses it until then. What else is in the folder stays.
+    After an interruption, even a power cut, the next call starts again; until then
+    ``refuse_unfinished`` refuses the folder. Other content of the folder stays.
 
     Raises:
-        UsageError: something of these names is there, and no beginning of this.
+        UsageError: some of these names exist, and not from an interrupted call.
     """
     marker = directory / _UNFINISHED
     make_private_directory(directory)
@@ -67,12 +67,12 @@ def made_whole(directory: Path, names: Collection[str]) -> Iterator[None]:
 
 
 def is_unfinished(directory: Path) -> bool:
-    """Whether ``made_whole`` began this folder and did not end."""
+    """Return whether ``made_whole`` started to fill this folder and did not finish."""
     return (directory / _UNFINISHED).exists()
 
 
 def refuse_unfinished(directory: Path) -> None:
-    """Raises UsageError for a folder that ``made_whole`` began and did not end."""
+    """Raises UsageError for a folder that ``made_whole`` did not finish."""
     if is_unfinished(directory):
         raise UsageError(
             f"{directory} was not made whole: `init` was cut off", hint="run the same `init` again"
@@ -80,7 +80,7 @@ def refuse_unfinished(directory: Path) -> None:
 
 
 def _remove(directory: Path, names: Collection[str]) -> None:
-    """Each of these, a database's journals, and files that were half written."""
+    """Remove these names, journals of databases, and partial writes."""
     for path in directory.iterdir():
         name = path.name
         journal = name.removesuffix("-wal").removesuffix("-shm").removesuffix("-journal")
@@ -93,10 +93,10 @@ def _remove(directory: Path, names: Collection[str]) -> None:
 
 
 def refuse_anothers(folder: Path) -> None:
-    """What root makes in another user's folder, that user's agent cannot use.
+    """Refuse root in another user's folder, whose agent could not use the files that root makes.
 
     Raises:
-        UsageError: this is root, and the folder is somebody else's.
+        UsageError: this is root, and the folder belongs to another user.
     """
     owner = folder.stat().st_uid
     if os.geteuid() == 0 and owner != 0:
@@ -108,10 +108,10 @@ def refuse_anothers(folder: Path) -> None:
 
 
 class UnchangedFiles:
-    """Cache of what was read from files, for a minute, while none of the files has changed.
+    """Cache of data read from files, valid for a minute while none of the files has changed.
 
-    A file counts as unchanged if inode, size and both times are. One that was written within the
-    last 20 ms is not cached: a second write in the same tick would not be seen.
+    A file counts as unchanged if inode, size and both times are. A file that was written within the
+    last 20 ms is not cached: a second write in the same tick would not be detected.
     """
 
     def __init__(self) -> None:
@@ -137,12 +137,12 @@ class UnchangedFiles:
 
 @contextmanager
 def locked(path: Path, why: str, *, patience: float = 0.0) -> Iterator[None]:
-    """Hold a lock that ends with this process.
+    """Hold a lock, which ends with this process at the latest.
 
     Raises:
         RefusedError: with ``why``, if it is still held after ``patience`` seconds.
     """
-    import fcntl  # POSIX only; `flo audit verify` runs elsewhere too
+    import fcntl  # POSIX only, while `flo audit verify` also runs on other systems
 
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -162,7 +162,10 @@ def locked(path: Path, why: str, *, patience: float = 0.0) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another process holds this lock. Whoever wants it just then has to try again."""
+    """Return whether another process holds this lock.
+
+    A process that tries to take the lock during this check has to try again.
+    """
     import fcntl
 
     if not path.exists():
@@ -179,7 +182,7 @@ def is_locked(path: Path) -> bool:
 
 @contextmanager
 def in_memory(data: bytes) -> Iterator[str]:
-    """A path under which processes of this user read ``data``, which touches no disk (Linux)."""
+    """Yield a path under which this user's processes can read ``data`` without a disk (Linux)."""
     handle = os.memfd_create("flo", os.MFD_CLOEXEC)
     try:
         os.fchmod(handle, 0o600)
@@ -190,7 +193,7 @@ def in_memory(data: bytes) -> Iterator[str]:
 
 
 def write_new(path: Path, pieces: Iterable[bytes | memoryview], mode: int = 0o600) -> None:
-    """Write a file that does not exist yet, flushed to the disk; a crash may leave a part of it."""
+    """Write a new file, flushed to the disk; a crash may leave a part of it."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
         for piece in pieces:

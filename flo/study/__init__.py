@@ -1,1 +1,1 @@
-"""The signed agreement and all that it can name: columns, encodings, models."""
+"""The signed study document and its parts: columns, encodings, models."""

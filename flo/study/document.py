@@ -1,14 +1,15 @@
-"""The study: the one signed document that all else follows.
+"""The study: the one signed document that determines every later step.
 
-A study is written by the coordinator as TOML, validated here, and known by the SHA-256 of its
-canonical bytes. Sites approve that digest; a changed byte is another study. Everything in it is
-public to its partners: declared sizes are rounded, bounds and codebooks never come from patients.
-A *survey* is a study too: the planned study with a ``[survey]``, and only the survey is run.
+The coordinator writes a study as TOML. This module validates it and identifies it by the SHA-256 of
+its canonical bytes. Sites approve that digest; one changed byte makes another study. All of its
+content is public to its partners: declared sizes are rounded, and bounds and codebooks never come
+from patients. A *survey* is a study too: the planned study with a ``[survey]``, of which only the
+survey is run.
 
     study = load(Path("study.toml"))
     study.digest
 
-What σ this implies is not decided here but in ``flo.privacy.accounting.plan``.
+``flo.privacy.accounting.plan`` derives the σ that a study implies.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ SCHEMA_VERSION = 3
 MAX_STUDY_BYTES = 256 * 1024
 LARGEST_DELTA = 1e-6
 MOST_SQUARED_INPUTS = 1000
-PLACEHOLDER = "Write here"  # begins what nobody has written yet; never signed
-UNDER_WAY = ("offered", "running", "paused")  # of a study at its coordinator: it may still cost
+PLACEHOLDER = "Write here"  # prefix of texts still to be written; never signed
+UNDER_WAY = ("offered", "running", "paused")  # statuses that may still spend budget
 
 Identifier = Annotated[
     str,
@@ -45,7 +46,7 @@ Fingerprint = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
 
 
 class Hospital(Document):
-    """One partner. ``declared_size`` is its own public, rounded number of patients."""
+    """One partner. ``declared_size`` is its public, rounded number of patients."""
 
     id: Identifier
     declared_size: Annotated[int, Field(ge=10, le=10_000_000)]
@@ -64,15 +65,15 @@ class Hospital(Document):
 class MechanismSettings(Document):
     """How patients become releases during training.
 
-    ``epsilon`` and ``delta`` are the study's own guarantee for one patient of one hospital;
-    the noise is calibrated to ``steps + retry_allowance`` releases. ``sampling``: the probability
-    with which a patient takes part in a step, decided anew at the site each time. ``masking``:
+    ``epsilon`` and ``delta`` are the study's own guarantee for one patient of one hospital; the
+    noise is calibrated to ``steps + retry_allowance`` releases. ``sampling``: the probability with
+    which a patient takes part in a step, drawn independently at the site in each step. ``masking``:
     whether the coordinator sees only the cohort's sum, for every purpose of the study.
     ``algorithm``: a momentum step of ``learning_rate`` along each round's noisy mean gradient
     (FedAvgM), or ``flo.privacy.releases.least_squares`` from one round. ``augmentation``: whether a
     patient's gradient is averaged over flips and turns of images
-    (``flo.privacy.gradients.augmentation``). ``aggregation``: how a step is made of each hospital's
-    sum, if the coordinator sees those.
+    (``flo.privacy.gradients.augmentation``). ``aggregation``: how the hospitals' sums are combined
+    into a step, if the coordinator sees each of them.
     """
 
     algorithm: Literal["fedavgm", "least-squares"] = "fedavgm"
@@ -109,10 +110,11 @@ class MechanismSettings(Document):
 
 
 class Evaluation(Document):
-    """How well the model does on held-out patients, told by one noisy release at the end.
+    """Settings of the one noisy release at the end, which measures the model on held-out patients.
 
-    ``subgroups``: category columns by whose codes it is told too; k of them cost √k in noise.
-    ``bins``: score bins of studies of schema 1 and 2; None in later ones, which have none.
+    ``subgroups``: category columns whose codes get results of their own; k columns increase the
+    noise by √k. ``bins``: score bins of studies of schema 1 and 2; None in later ones, which have
+    none.
     """
 
     epsilon: Annotated[float, Field(ge=0.01, le=10)]
@@ -122,10 +124,10 @@ class Evaluation(Document):
 
 
 class Survey(Document):
-    """Noisy counts of all patients by label and by each of ``columns``, once, before a study.
+    """Settings of a release before a study: noisy counts of all patients by label and ``columns``.
 
-    They touch everyone, so both sub-ledgers are charged. Numbers are counted in ``bins`` equal
-    ranges of their bounds.
+    The counts touch every patient, so both sub-ledgers are charged. Numbers are counted in ``bins``
+    equal ranges of their bounds.
     """
 
     epsilon: Annotated[float, Field(ge=0.01, le=10)]
@@ -135,7 +137,7 @@ class Survey(Document):
 
 
 class Limits(Document):
-    """How long an attempt waits for its cohort, and how few hospitals may make one."""
+    """Time that an attempt waits for its cohort, and the fewest hospitals that may form one."""
 
     deadline_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
     minimum_cohort: Annotated[int, Field(ge=1)]
@@ -273,7 +275,7 @@ class Study(Document):
 
     @property
     def purposes(self) -> tuple[str, ...]:
-        """What the study's releases are for, in order."""
+        """Purposes of the study's releases, in order."""
         return ("survey",) if self.survey else ("training", "evaluation")
 
     @property
@@ -283,13 +285,16 @@ class Study(Document):
 
     @property
     def largest_epsilon(self) -> float:
-        """The largest ε that the study asks for, by its own words."""
+        """The largest ε that the document states."""
         if self.survey:
             return self.survey.epsilon
         return max(self.mechanism.epsilon, self.evaluation.epsilon)
 
     def has_expired(self, today: date) -> bool:
-        """Whether its last day is over: it can still be signed, approved and run on that day."""
+        """Return whether the last day is over.
+
+        The study can still be signed, approved and run on that day.
+        """
         return self.expires < today
 
     @property
@@ -306,7 +311,7 @@ class Study(Document):
 
     @property
     def masked(self) -> bool:
-        """Whether only sums over a whole cohort can be read by the coordinator."""
+        """Whether the coordinator can read only sums over a whole cohort."""
         return self.mechanism.masking == "on"
 
     @property
@@ -318,13 +323,14 @@ class Study(Document):
 
     @property
     def canonical_bytes(self) -> bytes:
-        """What is signed, hashed, sent and kept: canonical JSON in the form of the study's version.
+        """The bytes to sign, hash, send and store: canonical JSON in the form of the study's
+        version.
 
-        What a later FLO added is left out at its usual value, so that digests of older studies
-        hold.
+        Fields that a later FLO added are left out at their default value, so that digests of older
+        studies stay the same.
         """
         document = self.model_dump(mode="json")
-        # As FLO 0.2 wrote it: its digests still hold.
+        # The form that FLO 0.2 wrote, whose digests must stay the same.
         for name, usual in (
             ("aggregation", "sum"),
             ("algorithm", "fedavgm"),
@@ -341,17 +347,17 @@ class Study(Document):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of ``canonical_bytes``: the study's name everywhere."""
+        """SHA-256 of ``canonical_bytes``: the identifier of the study everywhere."""
         return canonical.digest(self.canonical_bytes)
 
     @property
     def unwritten(self) -> list[str]:
-        """Which of purpose and legal basis are still those of the scaffold."""
+        """Those of purpose and legal basis that still have the scaffold's text."""
         names = ("purpose", "legal_basis")
         return [name for name in names if getattr(self, name).startswith(PLACEHOLDER)]
 
     def refuse_unfinished(self) -> None:
-        """Raises StudyError while purpose or legal basis are those of the scaffold."""
+        """Raise StudyError while purpose or legal basis has the scaffold's text."""
         if self.unwritten:
             texts = [f"{name} ({getattr(self, name)!r})" for name in self.unwritten]
             raise StudyError(
@@ -360,7 +366,7 @@ class Study(Document):
             )
 
     def refuse_identifying(self) -> None:
-        """Raises StudyError: a column, by its header or codebook, tells who a patient is."""
+        """Raise StudyError if a header, a codebook or the label's name identifies patients."""
         found = [(column.name, tells_who(column)) for column in self.data.columns]
         lines = [f"column {name!r} {rule}" for name, rule in found if rule]
         if identifier_patterns.of_header(self.data.label):
@@ -372,7 +378,7 @@ class Study(Document):
             )
 
     def hospital(self, hospital_id: str) -> Hospital:
-        """The partner of that id. Raises StudyError if the study does not name it."""
+        """Return the partner with that id. Raises StudyError if the study does not name it."""
         for hospital in self.hospitals:
             if hospital.id == hospital_id:
                 return hospital
@@ -380,7 +386,7 @@ class Study(Document):
         raise StudyError(f"the study does not name hospital {hospital_id!r}; it names {names}")
 
     def with_fingerprints(self, fingerprints: dict[str, str]) -> Study:
-        """A copy in which hospitals without a fingerprint take theirs from ``fingerprints``."""
+        """Return a copy whose hospitals without a fingerprint have theirs from ``fingerprints``."""
         document = self.model_dump(mode="json")
         for hospital in document["hospitals"]:
             hospital["fingerprint"] = hospital["fingerprint"] or fingerprints.get(
@@ -389,14 +395,14 @@ class Study(Document):
         return from_document(document)
 
     def with_survey(self, **survey: Any) -> Study:
-        """The survey of this planned study: ``name-survey``, of which only the counts are run."""
+        """Return this planned study's survey: ``name-survey``, of which only the counts are run."""
         version = max(2, self.schema_version)
         document = self.model_dump(mode="json") | {"schema_version": version, "survey": survey}
         document["name"] = f"{self.name[:56]}-survey"
         return from_document(document)
 
     def with_epsilon(self, epsilon: float) -> Study:
-        """A copy with another ε for all that the study does, validated anew."""
+        """Return a validated copy with another ε for every part of the study."""
         document = self.model_dump(mode="json")
         for part in ("mechanism", "evaluation", "survey"):
             if document[part]:
@@ -404,26 +410,26 @@ class Study(Document):
         return from_document(document)
 
     def with_mechanism(self, **changes: Any) -> Study:
-        """A copy with other mechanism settings, validated anew."""
+        """Return a validated copy with other mechanism settings."""
         document = self.model_dump(mode="json")
         document["mechanism"].update(changes)
         return from_document(document)
 
 
 def _as_version_1(document: dict[str, Any]) -> dict[str, Any]:
-    """As FLO 0.1 wrote it, so that digests and signatures of kept studies still hold."""
+    """Remove the fields that FLO 0.1 did not write, so that stored digests and signatures hold."""
     del document["survey"], document["mechanism"]["sampling"], document["mechanism"]["masking"]
     del document["evaluation"]["subgroups"], document["data"]["most_records"]
     return document
 
 
 def largest_delta(public_size: int) -> float:
-    """δ = min(1e-6, 1/(100 n)) for a public number of patients ``n`` (DESIGN 5)."""
+    """Return δ = min(1e-6, 1/(100 n)) for a public number of patients ``n`` (DESIGN 5)."""
     return min(LARGEST_DELTA, 1 / (100 * public_size))
 
 
 def round_size(size: int) -> int:
-    """``size`` rounded down to two significant digits, so that it tells nobody's presence."""
+    """Round down to two significant digits, so that no patient's presence is revealed."""
     unit: int = 10 ** max(0, len(str(size)) - 2)
     return size // unit * unit
 
@@ -456,7 +462,7 @@ def load(path: Path) -> Study:
 
 
 def from_toml(text: str, *, what: str = "study") -> Study:
-    """The same from text. Raises UsageError or StudyError."""
+    """Read a study from the text of a TOML file. Raises UsageError or StudyError."""
     size = len(text.encode())
     if size > MAX_STUDY_BYTES:
         raise StudyError(f"{what} has {size} bytes, limit {MAX_STUDY_BYTES}")
@@ -464,7 +470,7 @@ def from_toml(text: str, *, what: str = "study") -> Study:
 
 
 def from_canonical(data: bytes) -> Study:
-    """Read a study from its canonical bytes, as it travels. Raises MessageError or StudyError."""
+    """Read a study from its canonical bytes. Raises MessageError or StudyError."""
     study = from_document(canonical.decode(data, limit=MAX_STUDY_BYTES, what="study"))
     if study.canonical_bytes != data:
         raise StudyError("the study's bytes are not in canonical form")

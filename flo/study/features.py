@@ -1,10 +1,11 @@
-"""From a hospital's columns to the model's inputs, with public numbers only, and back to codes.
+"""Encode a hospital's columns as model inputs, with public numbers only, and decode them to cells.
 
-Numbers are scaled by the study's bounds to [-1, 1]; a category of two codes becomes 0 or 1, one
-of more codes an input per code; a missing number becomes the study's public constant, a missing
-code zeros, and an indicator says so; an image its pixels, or fixed features of them. Nothing is
-fitted on patients, so the encoding of one patient never depends on another. Fewer inputs mean less
-noise, which grows with the root of their count.
+Numbers are scaled by the study's bounds to [-1, 1]. A category of two codes becomes one input, 0 or
+1; one of more codes becomes an input per code. A missing number becomes the study's public
+constant, a missing code becomes zeros, and an indicator input marks both. An image becomes its
+pixels, or fixed features of them. No parameter is fitted on patients, so the encoding of one
+patient never depends on another. Fewer inputs mean less noise, which grows with the square root of
+their count.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Codes = npt.NDArray[np.int64]
 
 
 def input_names(schema: Schema) -> list[str]:
-    """Names of the model's inputs in order, such as ``chol``, ``chol=missing``, ``sex=male``."""
+    """Return the model's input names in order, such as ``chol``, ``chol=missing``, ``sex=male``."""
     return [name for column in schema.columns for name in _names(column)]
 
 
@@ -42,7 +43,7 @@ def _names(column: Column) -> list[str]:
 
 
 def encode_number(column: NumberColumn, values: Floats) -> Floats:
-    """Shape (n,) with NaN for missing -> (n, 1) or, with an indicator, (n, 2)."""
+    """Encode shape (n,) with NaN for missing as (n, 1) or, with an indicator, (n, 2)."""
     missing = np.isnan(values)
     filled = np.where(
         missing, 0.0 if column.missing_value is None else column.missing_value, values
@@ -54,12 +55,12 @@ def encode_number(column: NumberColumn, values: Floats) -> Floats:
 
 
 def scale(column: NumberColumn | ImageColumn, values: Floats) -> Floats:
-    """Values within the column's bounds to [-1, 1], any shape."""
+    """Scale values within the column's bounds to [-1, 1], any shape."""
     return np.asarray(2 * ((values - column.minimum) / (column.maximum - column.minimum)) - 1)
 
 
 def encode_image(column: ImageColumn, scaled: Floats) -> Floats:
-    """Pixels in [-1, 1], shape (n, pixels), -> (n, inputs of this column)."""
+    """Encode pixels in [-1, 1], shape (n, pixels), as (n, inputs of this column)."""
     if column.scattering is None:
         return scaled
     planes = scaled.reshape(-1, column.height, column.width)
@@ -67,7 +68,7 @@ def encode_image(column: ImageColumn, scaled: Floats) -> Floats:
 
 
 def encode_category(column: CategoryColumn, codes: Codes) -> Floats:
-    """Shape (n,) of indices into the codebook, -1 for missing -> (n, inputs of this column)."""
+    """Encode codebook indices (n,), -1 for missing, as (n, inputs of this column)."""
     missing = codes < 0
     shown = [1] if len(column.codes) == 2 else range(len(column.codes))
     inputs = np.zeros((len(codes), len(_names(column))))
@@ -79,7 +80,7 @@ def encode_category(column: CategoryColumn, codes: Codes) -> Floats:
 
 
 def cells(column: Column, bins: int) -> list[str]:
-    """What a histogram of this column counts: its codes or ranges, then ``missing`` if allowed."""
+    """Return a histogram's cells for this column: codes or ranges, then ``missing`` if allowed."""
     if isinstance(column, CategoryColumn):
         names = list(column.codes)
     else:
@@ -89,7 +90,7 @@ def cells(column: Column, bins: int) -> list[str]:
 
 
 def cell_of(schema: Schema, name: str, inputs: Floats, bins: int) -> Codes:
-    """Which of the column's ``cells`` each record is in, shape (n,), from its inputs (n, d)."""
+    """Return the index of each record's cell in ``cells``, shape (n,), from its inputs (n, d)."""
     start = 0
     for column in schema.columns:
         width = len(_names(column))

@@ -1,6 +1,7 @@
-"""What a piece of text looks like, if that tells who somebody is: an e-mail address, a date, a
-telephone or record number, a name, free text. Looks can deceive both ways; who asks decides what
-follows.
+"""Recognise text that may identify a person by its form.
+
+Kinds: an e-mail address, a date, a telephone or record number, a name, free text. There are false
+positives and false negatives; the caller decides what follows.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ KINDS = (
     ("record or insurance numbers", re.compile(_RECORD)),
     (NAMES, re.compile(rf"{_WORD},?( {_WORD},?){{1,5}}")),
 )
-_LONGEST = 200  # characters; a longer text is none of these, and is not searched
+_LONGEST = 200  # characters; longer text matches none of these
 _CONCEPT = re.compile(r"[A-Za-z]{0,5}[:-]?\d+([.-]\d+)?[A-Za-z]?")  # 53741008, I21.4, 14647-2
 _FEWEST_CODES = 3
-_SAINTS = {"st", "saint", "sankt", "san", "santa", "sao", "sainte"}  # who name hospitals and wards
+_SAINTS = {"st", "saint", "sankt", "san", "santa", "sao", "sainte"}  # in hospitals' names
 _KNOWN = frozenset(GIVEN_NAMES.split())
 _FEWEST_NAMES, _SHARE_KNOWN = 8, 0.15  # codes with a common given name
-_MANY_NAMES, _SHARE_LIKE, _DIFFERENT = 100, 0.9, 10  # codes; of them; first words, and last ones
+_MANY_NAMES, _SHARE_LIKE, _DIFFERENT = 100, 0.9, 10  # codes; share; first, and last, words
 _WORDS = re.compile(r"[^\W\d_]+")
 _ABOUT = {"has", "had", "is", "no", "sent", "with", "without", "missing"}
 _LONG_TEXT, _MANY_WORDS = 40, 5
@@ -41,19 +42,19 @@ _FEWEST_TEXTS, _SHARE_TEXTS = 10, 0.5
 
 
 def matches(kind: str, cells: Iterable[str]) -> list[bool]:
-    """Which cells look like this one of ``KINDS``."""
+    """Return for each cell whether it looks like this one of ``KINDS``."""
     pattern = dict(KINDS)[kind]
     return [len(c) <= _LONGEST and pattern.fullmatch(c) is not None for c in cells]
 
 
 def of_header(name: str) -> str | None:
-    """What a column of this name would hold of a patient: a name, a birth date, an address, ...
+    """Return what a column of this name would hold about a patient: a name, a birth date, ...
 
-    None if its header does not say so. Known in ten languages, within a longer header (such as
-    ``mother_first_name``), and whatever stands between the words.
+    None if its header does not indicate that. Headers are recognised in ten languages, also at the
+    end of a longer header (such as ``mother_first_name``), with any separator between the words.
     """
     words = _plain_words(name)
-    if words and words[0] in _ABOUT:  # has_email says whether there is one
+    if words and words[0] in _ABOUT:  # has_email: whether there is one
         return None
     ends = {"".join(words[place:]) for place in range(len(words))}
     for what, spellings in HEADERS.items():
@@ -63,9 +64,9 @@ def of_header(name: str) -> str | None:
 
 
 def of_column(name: str, codes: Collection[str]) -> str | None:
-    """Why no study may have a column of this name and codebook; None if nothing says so.
+    """Return why no study may have a column of this name and codebook; None if it may.
 
-    Both are public: nothing of a patient is looked at. ``codes``: none if it is no category.
+    Both are public: no patient data is inspected. ``codes``: empty if the column is no category.
     """
     if what := of_header(name):
         return f"would be {what} of a patient, by its header; leave it out, or rename what is none"
@@ -77,10 +78,10 @@ def of_column(name: str, codes: Collection[str]) -> str | None:
 
 
 def identifying_codes(codes: Iterable[str]) -> list[str]:
-    """What tells who somebody is, and three or more of a codebook's codes look like.
+    """Return the kinds of identifying text that three or more codes of a codebook look like.
 
-    Not names, see ``names_people``, nor plain numbers, which concepts are: a codebook of plain
-    record numbers cannot be told by its look.
+    Names are excluded (see ``names_people``). So are plain numbers and concept codes: a codebook of
+    plain record numbers cannot be told from one of concepts by its form.
     """
     telling = [code for code in codes if not _CONCEPT.fullmatch(code)]
     kinds = [kind for kind, _ in KINDS if kind != NAMES]
@@ -88,10 +89,12 @@ def identifying_codes(codes: Iterable[str]) -> list[str]:
 
 
 def names_people(codes: Collection[str]) -> bool:
-    """Whether a codebook names people.
+    """Return whether a codebook names people.
 
-    Either 8 codes and 15 % of them have a common given name, or of 100 and more nine in ten are two
-    words or more, as "typical angina" is, too; diagnoses and drugs have codes of their own.
+    Either at least 8 codes, and 15 % of all, have a common given name. Or there are at least 100
+    codes, nine in ten of them have two to six words, and both first and last words vary (10 or
+    more). Phrases such as "typical angina" match the second rule too; diagnoses and drugs have
+    standard codes to use instead.
     """
     known = sum(_has_a_given_name(code) for code in codes)
     if known >= max(_FEWEST_NAMES, _SHARE_KNOWN * len(codes)):
@@ -103,12 +106,12 @@ def names_people(codes: Collection[str]) -> bool:
 
 
 def free_text(codes: Collection[str]) -> bool:
-    """Whether a codebook of ten codes and more is mostly sentences, as notes and comments are."""
+    """Return whether a codebook of ten or more codes is at least half sentences, such as notes."""
     return len(codes) >= _FEWEST_TEXTS and sum(map(is_text, codes)) >= _SHARE_TEXTS * len(codes)
 
 
 def is_text(cell: str) -> bool:
-    """Whether a cell is more than 40 characters or at least 5 words with letters."""
+    """Return whether a cell has more than 40 characters, or at least 5 words with letters."""
     return len(cell) > _LONG_TEXT or len(re.findall(r"\S*[^\W\d_]\S*", cell)) >= _MANY_WORDS
 
 
@@ -121,12 +124,12 @@ def _has_a_given_name(code: str) -> bool:
 
 
 def plain(text: str) -> str:
-    """In small letters and without accents."""
+    """Return the text in lower case and without accents."""
     apart = unicodedata.normalize("NFKD", text.casefold())
     return "".join(c for c in apart if not unicodedata.combining(c))
 
 
 def _plain_words(name: str) -> list[str]:
-    """``PatientFirstName`` and ``patient_first-name`` are the same words."""
+    """Split a header; ``PatientFirstName`` and ``patient_first-name`` give the same words."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     return _WORDS.findall(plain(spaced).replace("_", " "))

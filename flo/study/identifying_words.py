@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# What a header says -> its spellings: small letters without accents, spaces and marks.
+# Content -> headers for it: lower case, without accents, spaces and punctuation.
 HEADERS = {
     "a name": """
         firstname fname givenname forename middlename lastname lname familyname surname maidenname
@@ -30,8 +30,8 @@ HEADERS = {
         fechanacimiento fechadenacimiento datadinascita datadenascimento geboortedatum fodselsdato
     """,
 }
-WHOLE_HEADERS = "name names nom nome nombre imie"  # beside other words they name something else
-# Common ones, without those that are also months, places, religions or words of medicine.
+WHOLE_HEADERS = "name names nom nome nombre imie"  # with other words, something else
+# Common given names, without those that are also months, places, religions or medical words.
 GIVEN_NAMES = """
     aaron abigail adam adele agnieszka ahmed ahmet aisha akira alain alan albert alberto
     alejandro alessandro alessia alexander alexei alice amanda amit amy ana anders andrea

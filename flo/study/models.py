@@ -1,7 +1,7 @@
-"""The models a study can name: one flat vector of parameters, and how it scores a record.
+"""The models that a study can name: one flat vector of parameters, and how it scores a record.
 
-The coordinator keeps a model as its vector and never needs torch; sites build the module to train.
-Only parameters travel, never buffers. What the layers are stands in ``flo.study.networks``.
+The coordinator stores a model as its vector and never needs torch; sites build the module to train.
+Only parameters travel, never buffers. ``flo.study.networks`` defines the layers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _WORTH_SHARING = 1 << 22  # multiplications of a step
 
 
 def layers(study: Study) -> list[Layer]:
-    """The layers of the study's model, inputs (n, d) to log odds (n, 1)."""
+    """Return the layers of the study's model, inputs (n, d) to log odds (n, 1)."""
     match study.model:
         case Mlp(hidden=hidden):
             return networks.mlp(len(input_names(study.data)), hidden)
@@ -46,12 +46,12 @@ def layers(study: Study) -> list[Layer]:
 
 
 def parameter_count(study: Study) -> int:
-    """Number of parameters p of the study's model."""
+    """Return the number of parameters p of the study's model."""
     return networks.size(layers(study))
 
 
 def named(study: Study, weights: Vector) -> dict[str, Vector]:
-    """The flat vector as named tensors, as a torch module's state would hold them."""
+    """Return the flat vector as named tensors, as in a torch module's state."""
     tensors, start = {}, 0
     for name, shape in networks.shapes(layers(study)).items():
         size = math.prod(shape)
@@ -61,9 +61,9 @@ def named(study: Study, weights: Vector) -> dict[str, Vector]:
 
 
 def flat(study: Study, tensors: Mapping[str, npt.NDArray[Any]]) -> Vector:
-    """Named tensors as the flat vector again. Raises ValueError if they are not the study's.
+    """Return named tensors as the flat vector. Raises ValueError if they do not fit the study.
 
-    Until FLO 0.4 every model was published in float64.
+    float64 is always accepted: until FLO 0.4 every model was published in it.
     """
     shapes, known = networks.shapes(layers(study)), {precision(study), np.dtype(np.float64)}
     found = {name: tensor.shape for name, tensor in tensors.items()}
@@ -75,16 +75,16 @@ def flat(study: Study, tensors: Mapping[str, npt.NDArray[Any]]) -> Vector:
 
 
 def precision(study: Study) -> np.dtype[Any]:
-    """What a model's numbers are: float64 for a logistic model, which is small, else float32."""
+    """Return a model's number type: float64 for a logistic model, which is small, else float32."""
     return np.dtype(np.float64 if study.model.kind == "logistic" else np.float32)
 
 
 def initial_weights(study: Study) -> Vector:
-    """The public starting point, shape (p,), in the study's precision.
+    """Return the public starting point, shape (p,), in the study's precision.
 
-    A logistic model starts at zero and says 0.5 to everyone. Others start evenly within ± 1/√inputs
-    of each layer (LeCun 1998), normalisations at 1 and 0; the digits are SHAKE-256 of the study's
-    digest, so that every partner can check them.
+    A logistic model starts at zero, which predicts 0.5 for every record. Others start uniformly
+    within ± 1/√inputs of each layer (LeCun 1998), normalisations at 1 and 0. The digits are
+    SHAKE-256 of the study's digest, so that every partner can verify them.
     """
     if study.model.kind == "logistic":
         return np.zeros(parameter_count(study))
@@ -106,15 +106,16 @@ def initial_weights(study: Study) -> Vector:
 
 
 def build(study: Study) -> torch.nn.Sequential:
-    """The study's module, in its precision."""
+    """Build the study's module, in its precision."""
     module = networks.build(layers(study))
     return module.double() if precision(study) == np.float64 else module
 
 
 def largest_batch(study: Study, copies: int = 1) -> int:
-    """Records in a micro-batch: public, a power of two, no more than the largest partner needs.
+    """Return the number of records in a micro-batch.
 
-    Never fewer than one patient may have. ``copies``: of each record.
+    It is public and a power of two: no more than the largest partner needs, and never fewer than
+    one patient may have. ``copies``: copies of each record.
     """
     many = study.data.records_per_patient == "many"
     image = any(isinstance(column, ImageColumn) for column in study.data.columns)
@@ -125,7 +126,7 @@ def largest_batch(study: Study, copies: int = 1) -> int:
 
 @contextmanager
 def as_many_threads_as_help(study: Study) -> Iterator[None]:
-    """One where a step of this study is too little to share: waiting takes longer."""
+    """Limit torch to one thread where a step of this study is too small to share."""
     import torch
 
     threads = torch.get_num_threads()
@@ -138,11 +139,11 @@ def as_many_threads_as_help(study: Study) -> Iterator[None]:
 
 
 def log_odds(study: Study, weights: Vector, inputs: Floats) -> Floats:
-    """Log odds of label 1, shape (n,), for inputs (n, d): one record at a time by construction.
+    """Return log odds of label 1, shape (n,), for inputs (n, d), one record at a time.
 
     A product over the whole batch would be faster, but kernels treat the last rows of a block
-    differently, so that removing one patient could move another's score by a bit, and across a
-    bin's edge. So a logistic model multiplies and adds along each row and nothing else, and other
+    differently. Removing one patient could then change another's score by one bit, and move it
+    across a bin's edge. So a logistic model only multiplies and adds along each row, and other
     models see each record alone, in one buffer.
     """
     if study.model.kind == "logistic":
@@ -155,7 +156,7 @@ def log_odds(study: Study, weights: Vector, inputs: Floats) -> Floats:
     torch.nn.utils.vector_to_parameters(single, module.parameters())
     record = torch.zeros((1, inputs.shape[1]))
     scores = np.zeros(len(inputs))
-    torch.set_num_threads(1)  # one record is too little to share; waiting would take longer
+    torch.set_num_threads(1)  # one record is too little work to share
     try:
         with torch.inference_mode():
             for i, row in enumerate(inputs):

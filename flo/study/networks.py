@@ -1,8 +1,9 @@
 """The networks that studies can name, as lists of layers: torch modules and parameter shapes.
 
 A network is a plain list, so that its parameters can be counted without torch and its module is
-built from the same lines. Every layer here treats one record at a time; there is no batch
-normalisation, no dropout and no state, so only parameters exist. Knows nothing of studies.
+built from the same lines. Every layer here treats one record at a time. There is no batch
+normalisation, no dropout and no state, so a network has only parameters. This module does not
+depend on studies.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ LayerKind = Literal[
     "Unflatten",
     "Flatten",
 ]
-MOST_PARAMETERS = 4_000_000  # in a network of one's own
-MOST_NUMBERS = 1_000_000  # that one record may become on its way
+MOST_PARAMETERS = 4_000_000  # limit for a model pack
+MOST_NUMBERS = 1_000_000  # per record after any layer
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: its torch name and the sizes it is built with."""
+    """One layer: its torch name and its sizes."""
 
     kind: LayerKind
     sizes: Shape = ()
@@ -50,7 +51,7 @@ class Layer:
         return {}
 
     def after(self, record: Shape) -> Shape | None:
-        """The shape of one record after this layer; None if the layer does not take ``record``."""
+        """Return the shape of one record after this layer; None if it does not fit ``record``."""
         match self.kind, self.sizes, record:
             case "Linear", (inputs, outputs), (width,) if width == inputs:
                 return (outputs,)
@@ -95,12 +96,12 @@ _WANTED: dict[LayerKind, str] = {
 
 
 def logistic(inputs: int) -> list[Layer]:
-    """One log odds, linear in the inputs."""
+    """Return the layers of one log odds, linear in the inputs."""
     return [Layer("Linear", (inputs, 1))]
 
 
 def mlp(inputs: int, hidden: Shape, outputs: int = 1) -> list[Layer]:
-    """Fully connected with tanh, whose bounded slope suits clipped gradients (Papernot 2021)."""
+    """Return dense layers with tanh, whose bounded slope suits clipping (Papernot 2021)."""
     layers = []
     for before, width in zip((inputs, *hidden), hidden, strict=False):
         layers += [Layer("Linear", (before, width)), Layer("Tanh")]
@@ -108,7 +109,7 @@ def mlp(inputs: int, hidden: Shape, outputs: int = 1) -> list[Layer]:
 
 
 def cnn(channels: int, height: int, width: int, outputs: int = 1) -> list[Layer]:
-    """Two convolutions with group normalisation, for small images (at least 8 × 8)."""
+    """Return two convolutions with group normalisation, for small images (at least 8 × 8)."""
     return [
         Layer("Unflatten", (channels, height, width)),
         Layer("Conv2d", (channels, 16, 3)),
@@ -125,11 +126,11 @@ def cnn(channels: int, height: int, width: int, outputs: int = 1) -> list[Layer]
 
 
 def output(layers: list[Layer], inputs: int) -> Shape:
-    """The shape of a record of ``inputs`` numbers after all layers.
+    """Return the shape of a record of ``inputs`` numbers after all layers.
 
     Raises:
-        ValueError: a layer does not take what the one before it gives, or the network is larger
-            than ``MOST_PARAMETERS`` or ``MOST_NUMBERS``.
+        ValueError: a layer does not accept the output of the one before it; the network is larger
+            than ``MOST_PARAMETERS`` or ``MOST_NUMBERS``, has no parameters, or ends in a Tanh.
     """
     record: Shape = (inputs,)
     for place, layer in enumerate(layers):
@@ -154,7 +155,7 @@ def output(layers: list[Layer], inputs: int) -> Shape:
 
 
 def shapes(layers: list[Layer]) -> dict[str, Shape]:
-    """Parameter name -> shape, in the order of the flat vector."""
+    """Return parameter name -> shape, in the order of the flat vector."""
     return {
         f"{place}.{name}": shape
         for place, layer in enumerate(layers)
@@ -163,12 +164,12 @@ def shapes(layers: list[Layer]) -> dict[str, Shape]:
 
 
 def size(layers: list[Layer]) -> int:
-    """Number of parameters p."""
+    """Return the number of parameters p."""
     return sum(math.prod(shape) for shape in shapes(layers).values())
 
 
 def build(layers: list[Layer]) -> torch.nn.Sequential:
-    """The module, float32. A convolution keeps height and width."""
+    """Build the module, float32. A convolution preserves height and width."""
     from torch import nn
 
     make: dict[str, Callable[..., nn.Module]] = {

@@ -1,8 +1,8 @@
-"""The kinds of model that a study can name, as they stand in its ``[model]``.
+"""The kinds of model that a study can name in its ``[model]``.
 
-Three come with FLO. A *model pack* is a network of one's own: a named list of layers, data and no
-code, which a hospital installs by entering its digest in ``policy.toml``. What the layers are
-stands in ``flo.study.networks``; what is built from them in ``flo.study.models``.
+Three are built into FLO. A *model pack* is a custom network: a named list of layers, data and no
+code, which a hospital installs by entering its digest in ``policy.toml``. ``flo.study.networks``
+defines the layers; ``flo.study.models`` builds models from them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _INSTEAD = {
 
 
 def _private(kind: Any) -> Any:
-    """Raises ValueError for a usual layer that training under privacy has another one for."""
+    """Return ``kind``. Raises ValueError for a common layer that private training must replace."""
     for name, why in _INSTEAD.items():
         if isinstance(kind, str) and kind.startswith(name):
             raise ValueError(f"{name} is no layer here; {why}")
@@ -57,7 +57,7 @@ def _private(kind: Any) -> Any:
 
 
 class PackLayer(Document):
-    """One layer of a pack. ``sizes``: as ``flo.study.networks.Layer`` has them."""
+    """One layer of a pack. ``sizes``: as in ``flo.study.networks.Layer``."""
 
     kind: Annotated[LayerKind, BeforeValidator(_private)]
     sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=3)] = ()
@@ -72,12 +72,12 @@ class Pack(Document):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of name and layers: what a hospital's policy names to have it installed."""
+        """SHA-256 of name and layers; a hospital's policy lists it to install the pack."""
         return canonical.digest(self.to_bytes())
 
     @property
     def network(self) -> list[Layer]:
-        """Its layers, as ``flo.study.networks`` checks and counts them."""
+        """Its layers as ``flo.study.networks`` defines them."""
         return [Layer(layer.kind, layer.sizes) for layer in self.layers]
 
 

@@ -1,4 +1,4 @@
-"""A model as one flat vector, one number a parameter, in the precision it is trained in."""
+"""Type of a model as one flat vector of its parameters, in the precision of its training."""
 
 from __future__ import annotations
 

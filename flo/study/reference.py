@@ -1,4 +1,4 @@
-"""Which study somebody means: NAME, NAME:VERSION, or the start of its digest. Never a guess."""
+"""Resolve a reference to a study: NAME, NAME:VERSION, or the start of its digest. Never a guess."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FEWEST_DIGITS = 6  # of a digest
 
 @dataclass(frozen=True)
 class Known:
-    """One study that could be meant. ``more``: what else to say of it, such as its status."""
+    """One study that a reference could match. ``more``: extra text, such as its status."""
 
     name: str
     version: int
@@ -22,11 +22,11 @@ class Known:
 
     @classmethod
     def of(cls, study: Study, more: str = "") -> Known:
-        """That study."""
+        """Create the entry of a study."""
         return cls(study.name, study.version, study.digest, more)
 
     def is_called(self, wanted: str) -> bool:
-        """Whether it is meant, maybe among others."""
+        """Return whether the reference matches this study; it may match others too."""
         by_digest = len(wanted) >= _FEWEST_DIGITS and self.digest.startswith(wanted)
         return by_digest or wanted in (self.name, f"{self.name}:{self.version}")
 
@@ -36,17 +36,17 @@ class Known:
 
 
 def is_digest(wanted: str | None, digest: str) -> bool:
-    """Whether somebody named this digest itself, by its first twelve digits or more."""
+    """Return whether ``wanted`` is this digest, or its first twelve digits or more."""
     return wanted is not None and len(wanted) >= 12 and digest.startswith(wanted)
 
 
 def which(known: Iterable[Known], wanted: str | None, here: str) -> str:
-    """Digest of the only one that is meant. ``wanted``: None for the only one there is.
+    """Return the digest of the only match. ``wanted``: None for the only study there is.
 
-    ``here``: what these are, for the error, such as "study approved here".
+    ``here``: a description of the studies for the error, such as "study approved here".
 
     Raises:
-        UsageError: none is, or several are; it lists them.
+        UsageError: no study matches, or several do; the error lists them.
     """
     different = {one.digest: one for one in known}.values()
     found = [one for one in different if wanted is None or one.is_called(wanted)]

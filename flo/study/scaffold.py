@@ -1,7 +1,7 @@
 """``flo study new``: a first draft of a study from a CSV header and declared bounds.
 
-Only the header line of the file is read. Bounds and codebooks are declared by a person, because
-anything learnt from patients' values would be a release.
+Only the header line of the file is read. A person declares bounds and codebooks, because learning
+them from patients' values would be a release.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def scaffold(
     may_be_missing: list[str],
     id_column: str,
 ) -> ScaffoldedStudy:
-    """A study of the declared columns. Raises UsageError naming what is missing or malformed.
+    """Draft a study of the declared columns. Raises UsageError for missing or malformed input.
 
-    From three hospitals on the draft has distributed noise. With two, each would have to add all of
-    its noise itself, in case the other colludes with the coordinator.
+    With three or more hospitals the draft has distributed noise. With two, each hospital would have
+    to add all of its noise itself, in case the other colludes with the coordinator.
     """
     header = _header(csv)
     columns = [_number(text) for text in numbers] + [_category(text) for text in categories]
@@ -52,7 +52,7 @@ def scaffold(
     wanted = (label, id_column, *sorted(declared))
     for column_name in wanted:
         if column_name not in header:
-            # A first line without any of them is no header, and may be a patient.
+            # A first line without any declared column may be a patient's: do not print it.
             seen = f"; it has {some(header)}" if set(wanted) & set(header) else ""
             raise UsageError(
                 f"{csv.name} has no column {column_name!r} in its first line{seen}",
@@ -108,13 +108,13 @@ def scaffold(
 
 
 def some(names: list[str]) -> str:
-    """The first of these, and how many there are."""
+    """Return the first of these names, and their number if there are more."""
     shown = ", ".join(names[:_NAMES_SHOWN])
     return shown + (f", ... ({len(names)})" if len(names) > _NAMES_SHOWN else "")
 
 
 def _smallest(partners: int) -> int:
-    """All but one, and two where there are as many: masks need a partner."""
+    """Return all partners but one, and at least two if there are two: masks need a partner."""
     return max(min(2, partners), partners - 1)
 
 
@@ -130,7 +130,7 @@ def _header(csv: Path) -> list[str]:
 
 
 def _first_line(file: io.FileIO) -> bytes:
-    """Byte by byte, so that nothing behind the header is ever in memory."""
+    """Read byte by byte, so that no data after the header is ever in memory."""
     line = bytearray()
     while (byte := file.read(1)) not in (b"", b"\n"):
         line += byte

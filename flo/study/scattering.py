@@ -1,10 +1,11 @@
-"""The wavelet scattering transform: fixed features of an image, learnt from nobody.
+"""The wavelet scattering transform: fixed features of an image, not learnt from data.
 
-An image passes through Morlet wavelets of J scales and L = 4 orientations, a modulus, again, and a
-low-pass (Bruna & Mallat 2013, doi:10.1109/TPAMI.2012.230, equations 2-7). With such features a
-linear model often beats a network that is trained under differential privacy (Tramèr & Boneh
-2021, arXiv:2011.11660): there is less to learn, and noise grows with what is learnt. Nothing of it
-depends on a patient but the image itself, and images are transformed one at a time.
+An image passes up to two times through Morlet wavelets of J scales and L = 4 orientations and a
+modulus, then through a low-pass (Bruna & Mallat 2013, doi:10.1109/TPAMI.2012.230, equations 2-7).
+With such features a linear model often beats a network that is trained under differential privacy
+(Tramèr & Boneh 2021, arXiv:2011.11660): it has fewer parameters to learn, and noise grows with
+their number. The features of an image depend on no other patient, and images are transformed one at
+a time.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ _PERIODS = 2  # of the image to either side, over which a wavelet is wrapped
 
 
 def count(height: int, width: int, scales: int) -> int:
-    """How many numbers one channel becomes."""
+    """Return the number of coefficients of one channel."""
     pairs = scales * (scales - 1) // 2
     kinds = 1 + ORIENTATIONS * scales + ORIENTATIONS**2 * pairs
     return kinds * (height >> scales) * (width >> scales)
 
 
 def scatter(images: Floats, scales: int) -> Floats:
-    """Coefficients of orders 0, 1 and 2, shape (n, count), of images (n, height, width).
+    """Return coefficients of orders 0, 1 and 2, shape (n, count), of images (n, height, width).
 
-    Height and width are multiples of 2^``scales``; coefficients stand 2^``scales`` pixels apart.
+    Height and width are multiples of 2^``scales``; coefficients are 2^``scales`` pixels apart.
     """
     _, height, width = images.shape
     out = np.empty((len(images), count(height, width, scales)))
-    for row, image in zip(out, images, strict=True):  # alone: no image's bits depend on another
+    for row, image in zip(out, images, strict=True):  # one by one: bits depend on no other image
         row[:] = _one(image, scales)
     return out
 
@@ -47,7 +48,7 @@ def _one(image: Floats, scales: int) -> Floats:
     first = np.abs(np.fft.ifft2(np.fft.fft2(image) * wavelets))  # (J, L, h, w)
     parts.append(_lowered(first.reshape(-1, *image.shape), low, scales))
     spectra = np.fft.fft2(first)
-    for fine in range(scales - 1):  # what one scale misses of a finer one
+    for fine in range(scales - 1):  # order 2: each finer scale at all coarser ones
         second = spectra[fine][:, None, None] * wavelets[fine + 1 :]
         moduli = np.abs(np.fft.ifft2(second)).reshape(-1, *image.shape)
         parts.append(_lowered(moduli, low, scales))
@@ -55,7 +56,7 @@ def _one(image: Floats, scales: int) -> Floats:
 
 
 def _lowered(maps: Floats, low: Floats, scales: int) -> Floats:
-    """Smoothed, and every 2^J-th point of them."""
+    """Smooth the maps and take every 2^J-th point."""
     step = 1 << scales
     smooth = np.fft.ifft2(np.fft.fft2(maps) * low).real
     return np.asarray(smooth[:, step // 2 :: step, step // 2 :: step])
@@ -63,7 +64,7 @@ def _lowered(maps: Floats, low: Floats, scales: int) -> Floats:
 
 @lru_cache(maxsize=8)
 def _bank(height: int, width: int, scales: int) -> tuple[Complex, Floats]:
-    """Spectra of the wavelets, (J, L, height, width), and of the low-pass, (height, width)."""
+    """Return spectra of the wavelets, (J, L, height, width), and the low-pass, (height, width)."""
     wavelets = [
         [
             np.fft.fft2(
@@ -74,11 +75,11 @@ def _bank(height: int, width: int, scales: int) -> tuple[Complex, Floats]:
         for j in range(scales)
     ]
     low = np.fft.fft2(_gabor((height, width), _WIDTH * 2 ** (scales - 1), 0.0, 0.0, 1.0)).real
-    return np.array(wavelets), np.asarray(low / low[0, 0])  # so that a constant stays itself
+    return np.array(wavelets), np.asarray(low / low[0, 0])  # preserves a constant
 
 
 def _morlet(shape: tuple[int, int], width: float, angle: float, finer: float) -> Complex:
-    """A wave under a bell, less the bell, so that a constant gives zero."""
+    """Return a wave under a bell, minus a multiple of the bell, so that a constant gives zero."""
     slant = 4 / ORIENTATIONS
     wave = _gabor(shape, width, angle, _FREQUENCY * finer, slant)
     bell = _gabor(shape, width, angle, 0.0, slant)
@@ -88,7 +89,7 @@ def _morlet(shape: tuple[int, int], width: float, angle: float, finer: float) ->
 def _gabor(
     shape: tuple[int, int], width: float, angle: float, frequency: float, slant: float
 ) -> Complex:
-    """A wave of one direction under a bell of ``width`` pixels, wrapped round the image."""
+    """Return a wave in one direction under a bell of ``width`` pixels, wrapped round the image."""
     total = np.zeros(shape, dtype=np.complex128)
     height, wide = shape
     rows, columns = np.arange(height) - height // 2, np.arange(wide) - wide // 2

@@ -1,7 +1,7 @@
 """The data schema of a study: which columns a record has, in which public bounds or codebooks.
 
-Whatever stands here was declared by people; nothing is learnt from patients. How columns become a
-model's inputs is the business of ``flo.study.features``.
+People declare the whole schema; it is never learnt from patients. ``flo.study.features`` encodes
+columns as a model's inputs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ ColumnName = Annotated[
 
 
 def only_printable(text: str) -> str:
-    """A steward reads these words on a terminal: nothing that moves, hides or reorders them."""
+    """Return ``text``. Raises ValueError for characters that could move, hide or reorder text.
+
+    A steward reads the text on a terminal.
+    """
     if any(unicodedata.category(character)[0] in "CZ" and character != " " for character in text):
         raise ValueError("control, format and line characters are not allowed")
     return text
@@ -101,10 +104,10 @@ class CategoryColumn(Document):
 
 
 class ImageColumn(Document):
-    """One image a record: table columns ``name_0`` .. ``name_{pixels-1}``, in rows, by channel.
+    """One image per record: table columns ``name_0`` .. ``name_{pixels-1}``, in rows, by channel.
 
-    ``scattering``: with it the model's inputs are not pixels but fixed wavelet features of so many
-    scales (``flo.study.scattering``).
+    ``scattering``: if set, the model's inputs are not pixels but fixed wavelet features of that
+    many scales (``flo.study.scattering``).
     """
 
     kind: Literal["image"]
@@ -142,16 +145,18 @@ Column = Annotated[NumberColumn | CategoryColumn | ImageColumn, Field(discrimina
 
 
 def tells_who(column: Column) -> str | None:
-    """Why no study may have this column, however it is declared: its header or its codebook tells
-    who a patient is. None if nothing says so."""
+    """Return why no study may have this column: its header or codebook identifies patients.
+
+    None if the column is allowed.
+    """
     codes = column.codes if isinstance(column, CategoryColumn) else ()
     return identifier_patterns.of_column(column.name, codes)
 
 
 class Schema(Document):
-    """What a record is, which columns are used, and which one is the label (0 or 1).
+    """The meaning of a record, the columns in use, and the label column (0 or 1).
 
-    Of a patient with ``many`` records the first ``most_records`` are used, so that no patient's
+    For a patient with ``many`` records the first ``most_records`` are used, so that no patient's
     number of records can delay a round.
     """
 
@@ -172,7 +177,7 @@ class Schema(Document):
         return self
 
     def category(self, name: str) -> CategoryColumn:
-        """The category column of that name. Raises ValueError."""
+        """Return the category column of that name. Raises ValueError."""
         for column in self.columns:
             if column.name == name and isinstance(column, CategoryColumn):
                 return column

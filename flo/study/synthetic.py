@@ -1,8 +1,8 @@
-"""Made-up patients who follow a study's bounds and codebooks: inputs that show what a model does.
+"""Made-up patients within a study's bounds and codebooks: inputs that show a model's behaviour.
 
 They follow a Kronecker sequence (Niederreiter 1992: fractional parts of multiples of square roots
-of primes), bell-shaped within each column's bounds, even over its codes, one in ten missing. Same
-study, same patients, everywhere; nothing of any real one is in them.
+of primes), bell-shaped within each column's bounds, uniform over its codes, one in ten missing. The
+same study gives the same patients on every machine. They contain no data of real patients.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MADE_UP, _MADE_UP_IMAGES, _MADE_UP_MISSING = 4096, 256, 0.1
 
 
 def made_up_inputs(schema: Schema) -> Floats:
-    """Inputs of made-up patients: (4096, d), or (256, d) where there are images."""
+    """Return inputs of made-up patients: (4096, d), or (256, d) if there are images."""
     images = any(isinstance(column, ImageColumn) for column in schema.columns)
     number = np.arange(1, (_MADE_UP_IMAGES if images else _MADE_UP) + 1)
     parts = []
@@ -48,7 +48,7 @@ def made_up_inputs(schema: Schema) -> Floats:
 
 
 def _bell(number: npt.NDArray[np.int64], prime: int) -> Floats:
-    """Bell-shaped in [-1, 1], shape (n, 1): a normal of standard deviation 1/3, cut."""
+    """Return bell-shaped values in [-1, 1], shape (n, 1): a normal of deviation 1/3, clipped."""
     u = (number * math.sqrt(prime)) % 1
     bell = np.clip(ndtri(np.clip(u, 1e-6, 1 - 1e-6)) / 3, -1, 1)
     return np.asarray(bell[:, None], dtype=np.float64)
@@ -56,7 +56,7 @@ def _bell(number: npt.NDArray[np.int64], prime: int) -> Floats:
 
 @functools.cache
 def _prime(index: int) -> int:
-    """The prime number of that index: 2, 3, 5, ..."""
+    """Return the prime number of that index: 2, 3, 5, ..."""
     candidate = 2 if index == 0 else _prime(index - 1) + 1
     while any(candidate % d == 0 for d in range(2, math.isqrt(candidate) + 1)):
         candidate += 1

@@ -1,13 +1,13 @@
-"""AWS, by configuration: one adapter for each service, and nothing decided here.
+"""Adapters to AWS services, used by configuration only; they take no decisions.
 
     flo.yaml    the account as one CloudFormation template; promises.guard: what it promises
-    stack       plan, deploy, follow and destroy it; costs: what a month of it costs
-    clients     boto3 clients, and what their errors mean in FLO's words
+    stack       plan, deploy, follow and destroy it; costs: estimate of its monthly cost
+    clients     boto3 clients, and translation of their errors
     kms         keys that never leave KMS: a key store, and a signer
     s3          the artifact store in a bucket
-    sagemaker   training jobs: what is asked for, and how they are; submit sends the request
-    job/        what runs inside such a job, here or in SageMaker
+    sagemaker   training jobs: request and state; submit sends the request
+    job/        the program of such a job, on this machine or in SageMaker
     registry    SageMaker's model registry
 
-Nothing of AWS is imported unless a folder's configuration names it (extra ``aws``).
+AWS libraries are imported only if a folder's configuration names AWS (extra ``aws``).
 """

@@ -1,8 +1,8 @@
-"""A job's artifact store: the study's part of the bucket, and ``/opt/ml/checkpoints`` before it.
+"""A job's artifact store: the study's part of the bucket, with ``/opt/ml/checkpoints`` as a cache.
 
-SageMaker copies that folder to the bucket when it gets around to it, and back when a job is
-restarted. A round must not wait for luck, so each state is also put in the bucket at once, under
-the very key that SageMaker would use; what lies in the folder saves reading it from there.
+SageMaker copies that folder to the bucket with a delay, and back when a job restarts. A round must
+not depend on that delay, so each state is also written to the bucket at once, under the key that
+SageMaker would use. States in the folder need not be read from the bucket.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ _KEEP = 2
 
 
 def study_artifacts(region: str, bucket: str, key: str, study: str) -> S3Artifacts:
-    """Where everything of one study is kept; whoever erases the study empties it."""
+    """Return the store of all artifacts of one study; erasing the study empties it."""
     return S3Artifacts(client("s3", region), bucket, key, prefix_of(study))
 
 
 def prefix_of(study: str) -> str:
-    """What all keys of a study begin with in the bucket; ``study`` is its digest."""
+    """Return the common prefix of a study's keys in the bucket; ``study`` is its digest."""
     return f"studies/{study}/"
 
 
 def checkpoint_uri(config: AwsConfig, study: str, run: str) -> str:
-    """What SageMaker keeps ``/opt/ml/checkpoints`` in step with."""
+    """Return the URI that SageMaker synchronises with ``/opt/ml/checkpoints``."""
     return f"s3://{config.bucket}/{prefix_of(study)}runs/{run}/"
 
 
 class JobArtifacts:
-    """``folder``: where the states of this one run lie, too."""
+    """Artifacts of a job. ``folder``: a second copy of the latest states of this one run."""
 
     def __init__(self, durable: ArtifactStore, folder: Path, run: str) -> None:
         self._durable, self._folder, self._prefix = durable, folder, f"runs/{run}/"
         folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, key: str, data: Bytes) -> None:
-        """Durable in the bucket first; of this run's states the last two stay in the folder."""
+        """Write to the bucket first; the folder holds the last two states of this run."""
         self._durable.put(key, data)
         local = self._local(key)
         if local is not None:
@@ -52,7 +52,7 @@ class JobArtifacts:
                 older.unlink()
 
     def get(self, key: str, limit: int) -> bytes:
-        """From the folder if it is there, else from the bucket."""
+        """Read from the folder if the object is there, else from the bucket."""
         local = self._local(key)
         if local is None or not local.is_file():
             return self._durable.get(key, limit)
@@ -61,11 +61,11 @@ class JobArtifacts:
         return local.read_bytes()
 
     def keys(self, prefix: str) -> list[str]:
-        """As the bucket has them."""
+        """List the bucket's keys."""
         return self._durable.keys(prefix)
 
     def remove(self, key: str) -> None:
-        """From the bucket and from the folder."""
+        """Remove from the bucket and from the folder."""
         self._durable.remove(key)
         local = self._local(key)
         if local is not None:

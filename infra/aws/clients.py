@@ -1,7 +1,7 @@
-"""boto3 clients, and what AWS's errors mean in FLO's words.
+"""boto3 clients, and translation of AWS's errors into FLO's.
 
-``AWS_ENDPOINT_URL``, region and credentials come from the environment, the instance or the job, as
-boto3 finds them; FLO keeps none.
+boto3 finds ``AWS_ENDPOINT_URL``, region and credentials in the environment, the instance or the
+job; FLO stores none of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BUSY = {"ThrottlingException", "Throttling", "SlowDown", "ServiceUnavailable", 
 
 @functools.cache
 def client(service: str, region: str | None = None) -> Any:
-    """A boto3 client. Raises UsageError if the extra is not installed or no region is known."""
+    """Return a boto3 client. Raises UsageError if the extra or the region is missing."""
     try:
         import boto3
         from botocore.config import Config
@@ -43,16 +43,16 @@ def client(service: str, region: str | None = None) -> Any:
 
 @contextmanager
 def translate_errors(what: str) -> Iterator[None]:
-    """Turn botocore's errors into ours, naming ``what`` was attempted.
+    """Translate botocore's errors into FLO's, naming ``what`` was attempted.
 
     Raises:
-        NetworkError: AWS was not reached, or is too busy. TrustError: it refuses us. UsageError:
-        there are no credentials. FloError: anything else that AWS says no to, by its code.
+        NetworkError: AWS was not reached, or is too busy. TrustError: it denies access. UsageError:
+        there are no credentials, or any other error, with its code.
     """
     from botocore.exceptions import (
         BotoCoreError,
         ClientError,
-        ConnectionError,  # of botocore's own
+        ConnectionError,  # botocore's, not the built-in one
         HTTPClientError,
         NoCredentialsError,
     )
@@ -73,7 +73,7 @@ def translate_errors(what: str) -> Iterator[None]:
 
 
 def code_of(error: Exception) -> str:
-    """The code of a botocore ``ClientError``."""
+    """Return the code of a botocore ``ClientError``."""
     response: dict[str, Any] = getattr(error, "response", {})
     return str(response.get("Error", {}).get("Code", ""))
 

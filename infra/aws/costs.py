@@ -1,4 +1,4 @@
-"""What an installation costs a month, from a stated price table: an orientation, not an offer.
+"""Estimate of an installation's monthly cost, from a fixed price table; not an offer.
 
 Prices: list prices on demand in us-east-1, US dollars, as the authors knew them in November 2026.
 They are not read from AWS; other regions differ by some 10 to 25 %.
@@ -32,7 +32,7 @@ METRICS, METRICS_A_STUDY = 7, 4
 
 @dataclass(frozen=True)
 class Use:
-    """A month of a consortium. ``model_mb``: of one model as it travels; ``seconds``: a round's."""
+    """A month of a consortium. ``model_mb``: one model in transit; ``seconds``: of a round."""
 
     hospitals: int
     studies: int = 4
@@ -42,10 +42,10 @@ class Use:
 
 
 def monthly(use: Use) -> dict[str, float]:
-    """Dollars a month, by what they are for."""
+    """Return dollars per month, by item."""
     p = PRICES
     rounds = use.studies * use.rounds
-    job_hours = use.studies * (use.rounds * use.seconds / 3600 + 0.15)  # each job starts up
+    job_hours = use.studies * (use.rounds * use.seconds / 3600 + 0.15)  # start-up of each job
     out_gb = rounds * use.hospitals * use.model_mb / 1000
     writes = rounds * 3
     return {

@@ -2,9 +2,9 @@
 
 The key store is envelope encryption by the AWS Encryption SDK.
 
-Every ``seal`` has a data key of its own, which KMS encrypts under the context; the suite commits to
-the key, so that no ciphertext opens under two. KMS's policies and logs see the context: purpose,
-study and run, all of them public. Opening with fewer pairs than were sealed *succeeds* in the SDK;
+Every ``seal`` uses a new data key, which KMS encrypts under the context. The suite commits to the
+key, so that no ciphertext opens under two keys. KMS's policies and logs see the context: purpose,
+study and run, all of them public. The SDK *accepts* a context with fewer pairs than were sealed;
 here the context must be equal, pair by pair.
 """
 
@@ -21,7 +21,7 @@ from flo.infra.aws.clients import client, translate_errors
 from flo.keys.identity import fingerprint, framed, load_public, low_s, public_bytes
 from flo.keys.keystore import Context
 
-_FRAME_BYTES = 1 << 19  # 4 KiB, the default, runs at a fiftieth of the speed
+_FRAME_BYTES = 1 << 19  # the default, 4 KiB, is fifty times slower
 _OF_THE_SDK = "aws-crypto-"
 
 
@@ -40,7 +40,7 @@ class KmsKeyStore:
                 "the key store is in KMS, and AWS's libraries are not installed",
                 hint="pip install 'flo-federated[aws]'",
             ) from error
-        # It logs whole tracebacks of what a TrustError says in one line.
+        # It logs whole tracebacks of errors that a TrustError describes in one line.
         logging.getLogger("aws_encryption_sdk").setLevel(logging.CRITICAL)
         self.key_id = key
         self._kms = _Heard(kms)
@@ -54,7 +54,7 @@ class KmsKeyStore:
         )
 
     def seal(self, context: Context, data: Bytes) -> bytes:
-        """Raises UsageError for an empty context, or what KMS says: NetworkError, TrustError."""
+        """Seal. Raises UsageError without a context, or KMS's error: NetworkError, TrustError."""
         from aws_encryption_sdk.identifiers import AlgorithmSuite
 
         if not context:
@@ -67,20 +67,20 @@ class KmsKeyStore:
                 algorithm=AlgorithmSuite.AES_256_GCM_HKDF_SHA512_COMMIT_KEY,
                 frame_length=_FRAME_BYTES,
             )
-        except Exception as error:  # the SDK's own, or KMS's, which it wraps
+        except Exception as error:  # the SDK's own, or KMS's wrapped in it
             self._kms.raise_what_it_said("sealing under KMS")
             raise TrustError(f"sealing under {self.key_id} failed: {error}") from error
         return bytes(sealed)
 
     def open(self, context: Context, sealed: bytes) -> bytes:
-        """Raises TrustError also for an empty context, and NetworkError if KMS does not answer."""
+        """Unseal. Raises TrustError, also for an empty context, or NetworkError if KMS is away."""
         if not context:
             raise TrustError("nothing is opened without the context that it was sealed for")
         try:
             data, header = self._sdk.decrypt(
                 source=sealed, keyring=self._keyring, encryption_context=context
             )
-        except Exception as error:  # the SDK's, KMS's, which it wraps, cryptography's
+        except Exception as error:  # the SDK's, KMS's wrapped in it, cryptography's
             try:
                 self._kms.raise_what_it_said("opening under KMS")
             except NetworkError:
@@ -96,13 +96,13 @@ class KmsKeyStore:
 
 @functools.lru_cache(maxsize=64)
 def keystore(key: str) -> KmsKeyStore:
-    """The key store of this key, its client in the key's own region. Raises UsageError."""
+    """Return the key store of this key, with a client in the key's region. Raises UsageError."""
     region = key.split(":")[3]
     return KmsKeyStore(key, client("kms", region))
 
 
 class KmsSigner:
-    """Signs by an asymmetric key in KMS, of EC P-384; whoever verifies needs no AWS."""
+    """Signer with an asymmetric key in KMS, of EC P-384; verification needs no AWS."""
 
     def __init__(self, key: str, kms: Any) -> None:
         """Raises TrustError if the key is of another kind, or KMS refuses; NetworkError."""
@@ -119,11 +119,11 @@ class KmsSigner:
 
     @property
     def fingerprint(self) -> str:
-        """Of the public half, as of a key that lies in a file."""
+        """Fingerprint of the public key, computed as for a key in a file."""
         return fingerprint(self.public)
 
     def sign(self, purpose: str, message: bytes) -> str:
-        """Raises NetworkError, TrustError: KMS does not answer, or refuses."""
+        """Sign a message. Raises NetworkError if KMS does not answer, TrustError if it refuses."""
         digest = hashlib.sha384(framed(purpose, message)).digest()
         with translate_errors(f"signing by {self._key}"):
             signed = self._kms.sign(
@@ -137,12 +137,12 @@ class KmsSigner:
 
 @functools.lru_cache(maxsize=8)
 def signer(key: str) -> KmsSigner:
-    """The signer of this key, its client in the key's own region."""
+    """Return the signer of this key, with a client in the key's region."""
     return KmsSigner(key, client("kms", key.split(":")[3]))
 
 
 class _Heard:
-    """A KMS client that remembers the last error: the SDK wraps it until it says nothing."""
+    """A KMS client that records the last error, because the SDK hides it in its own."""
 
     def __init__(self, kms: Any) -> None:
         self._kms = kms
@@ -162,7 +162,7 @@ class _Heard:
         return self._hear(self._kms.decrypt, request)
 
     def raise_what_it_said(self, what: str) -> None:
-        """If KMS did say no, or nothing, since this was last called."""
+        """Raise the error of the last call, translated, if that call failed."""
         error, self._error = self._error, None
         if error is not None:
             with translate_errors(what):
@@ -172,6 +172,6 @@ class _Heard:
         self._error = None
         try:
             return call(**request)
-        except Exception as error:  # kept for ``raise_what_it_said``: the SDK hides it
+        except Exception as error:  # for ``raise_what_it_said``: the SDK hides it
             self._error = error
             raise

@@ -1,7 +1,7 @@
-"""SageMaker's model registry: a package is a signed model, its approval, and where it lies.
+"""SageMaker's model registry: a package is a signed model, its approval, and its location.
 
-What is fetched is believed for its signature, never for where it came from: the card must be signed
-by a coordinator that the caller knows, and name the tensors by their digest.
+A fetched model is trusted for its signature, never for its origin: the card must be signed by a
+coordinator that the caller knows, and contain the tensors' digest.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class RegisteredModel:
 
 
 class Registry:
-    """The model registry of one region; a model is checked going in and coming out."""
+    """The model registry of one region. A model is verified on registration and on fetching."""
 
     def __init__(self, region: str) -> None:
         self._region = region
@@ -60,16 +60,16 @@ class Registry:
 
     @classmethod
     def of(cls, arn: str) -> Registry:
-        """The one that a package lies in. Raises UsageError if this names none."""
+        """Return the registry that holds a package. Raises UsageError for another kind of ARN."""
         if not _ARN.fullmatch(arn):
             raise UsageError(f"{arn[:80]!r} is no ARN of a model package")
         return cls(arn.split(":")[3])
 
     def register(self, config: AwsConfig, path: Path, *coordinators: str) -> str:
-        """Put a checked model into the registry, to be approved; returns the package's ARN.
+        """Put a verified model into the registry, pending approval; return the package's ARN.
 
         Raises:
-            TrustError: it is not signed by one of these coordinators. UsageError: it is not there.
+            TrustError: none of these coordinators signed it. UsageError: the model does not exist.
         """
         model = PublishedModel.open(path, *coordinators)
         card_path, tensors_path = paths_of(path)
@@ -106,7 +106,7 @@ class Registry:
         return str(made["ModelPackageArn"])
 
     def packages(self, study: str) -> list[RegisteredModel]:
-        """Of a study by name, the newest first."""
+        """Return the packages of a study by name, the newest first."""
         with translate_errors(f"listing packages of {study}"):
             found = self._sagemaker.list_model_packages(
                 ModelPackageGroupName=f"flo-{study}", SortBy="CreationTime", SortOrder="Descending"
@@ -114,26 +114,26 @@ class Registry:
         return [self._described(item["ModelPackageArn"]) for item in found]
 
     def decide(self, arn: str, approval: PackageApproval, why: str) -> None:
-        """Approve or reject a package; ``why`` is kept with it."""
+        """Approve or reject a package and store ``why``. Raises UsageError if it is not FLO's."""
         facts = self._facts(arn)["CustomerMetadataProperties"]
         with translate_errors(f"deciding about {arn}"):
             self._sagemaker.update_model_package(
                 ModelPackageArn=arn,
                 ModelApprovalStatus=approval,
                 ApprovalDescription=why[:1024],
-                CustomerMetadataProperties=facts,  # as they are: moto would drop them
+                CustomerMetadataProperties=facts,  # unchanged: moto would drop them
             )
 
     def approval_of(self, arn: str) -> str:
-        """PendingManualApproval, Approved or Rejected. Raises as ``decide`` does."""
+        """Return PendingManualApproval, Approved or Rejected. Raises as ``decide`` does."""
         return self._described(arn).approval
 
     def fetch(self, arn: str, folder: Path, *coordinators: str) -> Path:
-        """Write an approved package's card and tensors, once all of it has been checked.
+        """Write an approved package's card and tensors, once all of it has been verified.
 
         Raises:
-            RefusedError: it is not approved. TrustError: it is not what the card says, or is signed
-            by someone else; nothing is written.
+            RefusedError: it is not approved. TrustError: it does not match the card, or another
+            party signed it. No file is written in either case.
         """
         package = self._described(arn)
         if package.approval != "Approved":
@@ -192,7 +192,7 @@ class _Files:
 
 
 def _packed(files: dict[str, bytes]) -> bytes:
-    """The same bytes for the same files: nothing of this machine is in it."""
+    """Pack files reproducibly: the same files give the same bytes on every machine."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for name, data in sorted(files.items()):
@@ -203,7 +203,7 @@ def _packed(files: dict[str, bytes]) -> bytes:
 
 
 def _unpacked(packed: bytes) -> _Files:
-    """One card and one file of tensors, each within its limit. Raises TrustError."""
+    """Return card and tensors, each within its limit. Raises TrustError for other entries."""
     limits = {".card.json": MAX_CARD_BYTES, ".safetensors": MAX_MODEL_BYTES}
     found: dict[str, bytes] = {}
     try:

@@ -1,8 +1,8 @@
-"""The artifact store in an S3 bucket: the same keys and the same promises as in a directory.
+"""The artifact store in an S3 bucket: the same keys and the same guarantees as in a directory.
 
-Every write is conditional (``If-None-Match: *``), so of two aggregators one is refused; carries a
-SHA-256 that S3 checks; and is encrypted under the KMS key of its purpose. ``lock_days`` puts an
-object under Object Lock, which nobody can shorten.
+Every write is conditional (``If-None-Match: *``), so that one of two aggregators is refused; has a
+SHA-256 that S3 verifies; and is encrypted under the KMS key of its purpose. ``lock_days`` puts an
+object under Object Lock, whose period cannot be shortened.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flo.errors import RefusedError, TrustError
 from flo.infra.aws.clients import code_of, translate_errors
 from flo.storage.artifacts import already_kept, checked, not_kept, too_large
 
-PART_BYTES = 32 << 20  # what is larger goes up in parts
+PART_BYTES = 32 << 20  # larger objects are uploaded in parts
 _TAKEN = {"PreconditionFailed", "ConditionalRequestConflict"}
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 
@@ -34,7 +34,7 @@ class S3Artifacts:
         self._kms_key, self._lock_days = kms_key, lock_days
 
     def put(self, key: str, data: Bytes) -> None:
-        """Written only where nothing is yet (If-None-Match); the same bytes again are no error."""
+        """Write only a new key (If-None-Match); the same bytes again are no error."""
         from botocore.exceptions import ClientError
 
         whole = bytes(data)
@@ -47,11 +47,11 @@ class S3Artifacts:
                         raise
                     raise already_kept(key) from error
         except RefusedError:
-            if not self._holds(key, whole):  # it does if an earlier try of ours did arrive
+            if not self._holds(key, whole):  # it does if our earlier try arrived
                 raise
 
     def get(self, key: str, limit: int) -> bytes:
-        """Its checksum is compared by the SDK; too large a body is not read."""
+        """Return the object. The SDK verifies its checksum; a body above the limit is not read."""
         from botocore.exceptions import ClientError
 
         with translate_errors(f"reading s3://{self._bucket}/{self._prefix}{key}"):
@@ -67,7 +67,7 @@ class S3Artifacts:
             return data
 
     def keys(self, prefix: str) -> list[str]:
-        """All pages of the listing, without the prefix."""
+        """Return all pages of the listing, without the store's prefix."""
         pages = self._client.get_paginator("list_objects_v2")
         with translate_errors(f"listing s3://{self._bucket}/{self._prefix}{prefix}"):
             return sorted(
@@ -77,8 +77,8 @@ class S3Artifacts:
             )
 
     def remove(self, key: str) -> None:
-        """Every version and delete marker, so nothing can be brought back."""
-        place = self._place(key)  # whatever lies there, also what FLO would not have put
+        """Remove every version and delete marker, so that the object cannot be restored."""
+        place = self._place(key)  # not checked: any object can be removed
         with translate_errors(f"removing s3://{self._bucket}/{place['Key']}"):
             for version in self._versions(place["Key"]):
                 self._client.delete_object(**place, VersionId=version)
@@ -118,8 +118,8 @@ class S3Artifacts:
             self._client.complete_multipart_upload(
                 **upload, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
             )
-        except BaseException:  # when stopped, too: parts that are never completed cost money
-            with contextlib.suppress(Exception):  # what went wrong first is what is told
+        except BaseException:  # also on a stop: incomplete parts cost money
+            with contextlib.suppress(Exception):  # report the first error
                 self._client.abort_multipart_upload(**upload)
             raise
 

@@ -1,8 +1,8 @@
-"""SageMaker training jobs: what is asked for, and how they are.
+"""SageMaker training jobs: the request for a job, and a job's state.
 
-``training_job`` is the request, a plain document; it names digests and keys, never a hospital, a
-study's title or a person. The SDK, which takes seconds and 200 MB to load, sends it from a process
-of its own (``flo.infra.aws.submit``).
+``training_job`` builds the request, a plain document; it contains digests and keys, never a
+hospital, a study's title or a person. The SDK, which takes seconds and 200 MB to load, sends it
+from a separate process (``flo.infra.aws.submit``).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SUBMIT_SECONDS = 120
 
 
 def training_job(config: AwsConfig, access: JobAccess) -> dict[str, Any]:
-    """The ``CreateTrainingJob`` request for this job."""
+    """Return the ``CreateTrainingJob`` request for this job."""
     study = f"s3://{config.bucket}/{prefix_of(access.study)}"
     asked = HyperParameters(
         run=access.run,
@@ -81,7 +81,7 @@ def training_job(config: AwsConfig, access: JobAccess) -> dict[str, Any]:
             "S3Uri": checkpoint_uri(config, access.study, access.run),
             "LocalPath": "/opt/ml/checkpoints",
         },
-        "EnableNetworkIsolation": False,  # it talks to the coordinator, inside the VPC
+        "EnableNetworkIsolation": False,  # it connects to the coordinator, inside the VPC
         "EnableInterContainerTrafficEncryption": True,
         "Tags": [
             {"Key": "flo:study", "Value": access.study},
@@ -97,7 +97,7 @@ class SageMakerJobs:
 
     def __init__(self, config: AwsConfig) -> None:
         self._config = config
-        # A job waits for its machine before its own hours begin.
+        # One hour more: a job waits for its machine before its own hours begin.
         self.token_seconds = min(config.hours + 1, LONGEST_SECONDS // 3600) * 3600
 
     def begin(self, access: JobAccess) -> None:
@@ -109,7 +109,7 @@ class SageMakerJobs:
         submit(training_job(self._config, access), self._config.region)
 
     def state(self, job: str) -> JobState:
-        """A job that SageMaker does not know is over; why one failed is cut to 300 characters."""
+        """Return a job's state. An unknown job is over; a reason is cut to 300 characters."""
         from botocore.exceptions import ClientError
 
         sagemaker = client("sagemaker", self._config.region)
@@ -127,13 +127,13 @@ class SageMakerJobs:
         return JobState(over=True, why=f"{_OVER[status]}: {why}" if why else _OVER[status])
 
     def artifacts(self, study: str) -> ArtifactStore:
-        """The study's part of the configured bucket."""
+        """Return the study's part of the configured bucket."""
         config = self._config
         return study_artifacts(config.region, config.bucket, config.artifacts_key, study)
 
 
 def audit_store(config: AwsConfig) -> ArtifactStore | None:
-    """Where copies of the audit log are kept, if anywhere."""
+    """Return the store for copies of the audit log; None if it is not configured."""
     if config.audit_bucket is None or config.audit_key is None:
         return None
     days = 365 * config.audit_years + config.audit_years // 4 + 1
@@ -142,7 +142,7 @@ def audit_store(config: AwsConfig) -> ArtifactStore | None:
 
 
 def submit(request: dict[str, Any], region: str) -> None:
-    """Raises NetworkError, or UsageError with what SageMaker found wrong."""
+    """Send the request. Raises NetworkError, or UsageError with SageMaker's error."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "flo.infra.aws.submit", region],

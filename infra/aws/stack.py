@@ -1,6 +1,6 @@
-"""One CloudFormation stack: what would change, make it so, how it is, take it down.
+"""One CloudFormation stack: plan changes, apply them, report its status, delete it.
 
-The template is ``flo.yaml`` beside this file, sent as it is.
+The template is ``flo.yaml`` in this folder, sent unchanged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SETTINGS = {  # output of the template -> name in [aws] of coordinator.toml
 
 @dataclass(frozen=True)
 class Change:
-    """``action``: Add, Modify or Remove. ``replaced``: what is there now goes."""
+    """``action``: Add, Modify or Remove. ``replaced``: the current resource is deleted."""
 
     action: str
     name: str
@@ -39,7 +39,7 @@ class Change:
 
 @dataclass(frozen=True)
 class StackEvent:
-    """One step of a deployment, in CloudFormation's words. ``why``: "" unless it says."""
+    """One step of a deployment, in CloudFormation's words. ``why``: "" without a reason."""
 
     name: str
     type: str
@@ -55,19 +55,19 @@ class Stack:
         self._formation = client("cloudformation", region)
 
     def status(self) -> str | None:
-        """CloudFormation's own word for how it is; None if there is no such stack."""
+        """Return CloudFormation's status; None if there is no such stack."""
         found = self._described()
         return str(found["StackStatus"]) if found else None
 
     def outputs(self) -> dict[str, str]:
-        """Raises UsageError if there is no such stack."""
+        """Return the outputs. Raises UsageError if there is no such stack."""
         found = self._described()
         if found is None:
             raise UsageError(f"no stack {self.name} in {self.region}", hint="flo aws deploy")
         return {item["OutputKey"]: item["OutputValue"] for item in found.get("Outputs", [])}
 
     def plan(self, parameters: dict[str, str]) -> list[Change]:
-        """What would change; nothing does.
+        """Return what a deployment would change, without changing it.
 
         Raises:
             UsageError: the template or a parameter is refused.
@@ -78,10 +78,10 @@ class Stack:
         return found
 
     def deploy(self, parameters: dict[str, str], told: Callable[[StackEvent], None]) -> None:
-        """Make or change the stack; ``told`` of each step.
+        """Create or update the stack; call ``told`` with each step.
 
         Raises:
-            FloError: it was rolled back; the first thing that failed is named.
+            FloError: it was rolled back; the first failed step is named.
         """
         before, began = self.status(), time.time()
         request = self._request(parameters)
@@ -93,17 +93,18 @@ class Stack:
             else:
                 try:
                     self._formation.update_stack(**request)
-                except ClientError as error:  # CloudFormation has no code of its own for this
+                except ClientError as error:  # CloudFormation has no error code for this
                     if "No updates are to be performed" in str(error):
                         return
                     raise
         self._follow(began, told)
 
     def destroy(self, told: Callable[[StackEvent], None]) -> None:
-        """Take the stack down; buckets, keys, logs, images and the disk stay.
+        """Delete the stack; buckets, keys, logs, images and the disk remain.
 
         Raises:
-            RefusedError: the machine or the load balancer is protected. FloError.
+            RefusedError: the machine is protected. UsageError: there is no such stack. FloError: a
+            deletion failed.
         """
         self._refuse_protected()
         began = time.time()
@@ -165,7 +166,7 @@ class Stack:
         with translate_errors(f"following {self.name}"):
             try:
                 found = self._formation.describe_stack_events(StackName=self.name)["StackEvents"]
-            except ClientError:  # it is gone
+            except ClientError:  # the stack no longer exists
                 return
         for item in reversed(found):
             if item["Timestamp"].timestamp() >= began - 1:
@@ -193,7 +194,7 @@ class Stack:
 
 
 class _ChangeSet:
-    """A change set that is removed again, with the empty stack that it may have made."""
+    """A change set; on exit it is deleted, with the empty stack that it may have created."""
 
     def __init__(self, formation: Any, named: str, request: dict[str, Any], before: str | None):
         self._formation, self._named, self._before = formation, named, before
@@ -235,7 +236,7 @@ class _ChangeSet:
 
 
 def settings(outputs: dict[str, str]) -> dict[str, Any]:
-    """``[aws]`` of coordinator.toml as far as the stack knows it: all but ``image``."""
+    """Return ``[aws]`` of coordinator.toml as far as the stack knows it: all but ``image``."""
     found: dict[str, Any] = {name: outputs[output] for output, name in _SETTINGS.items()}
     found["subnets"] = outputs["Subnets"].split(",")
     found["security_groups"] = outputs["SecurityGroups"].split(",")

@@ -1,7 +1,7 @@
 """Send one ``CreateTrainingJob`` request through the SageMaker SDK: ``python -m ... REGION``.
 
-The request comes on standard input. A process of its own, because the SDK takes seconds and 200 MB
-to load, and a coordinator that serves hospitals has neither to spare.
+The request comes on standard input. This is a separate process because the SDK takes seconds and
+200 MB to load, which a coordinator that serves hospitals cannot spare.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LIMIT = 1 << 20
 
 
 def submit(request: dict[str, Any], region: str) -> None:
-    """Raises FloError with what SageMaker says."""
+    """Send the request. Raises FloError with SageMaker's error."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -44,7 +44,7 @@ def submit(request: dict[str, Any], region: str) -> None:
 
 
 def main() -> int:
-    """Exit code 0, or that of the error, which is told on standard error."""
+    """Return 0, or the exit code of the error, which is written to standard error."""
     try:
         submit(json.loads(sys.stdin.read(_LIMIT)), sys.argv[1])
     except FloError as error:

@@ -1,6 +1,6 @@
-"""The evidence pack: what HIPAA and GDPR ask for, the mechanism, and what proves it *here*.
+"""The evidence pack: requirements of HIPAA and GDPR, the mechanism, and the proof *here*.
 
-``facts`` reads an installation; ``rows`` is the table and decides what a fact proves; ``pack``
-signs it, draws it, and verifies it. A row without evidence says "not shown". No row claims
-certification.
+``facts`` reads an installation; ``requirements`` is the table and decides what a fact proves;
+``pack`` signs it, renders it, and verifies it. A row without evidence says "not shown". No row
+claims certification.
 """

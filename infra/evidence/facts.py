@@ -1,7 +1,7 @@
-"""What an installation shows about itself: a site's folder or a coordinator's, read only.
+"""Facts about an installation: a site's folder or a coordinator's, read only.
 
-Everything is checked where it is read: chains are verified, keys are looked at in their files. No
-patient data is read, and none of this names a patient.
+Everything is verified when it is read: chains of hashes, signatures, and keys in their files. No
+patient data is read, and no fact names a patient.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ EvidenceSide = Literal["site", "coordinator"]
 
 @dataclass(frozen=True)
 class Facts:
-    """``kinds``: kind of audit entry -> their numbers. ``problems``: what did not hold.
+    """``kinds``: kind of audit entry -> numbers of its entries. ``problems``: failed verifications.
 
-    ``countersigned``: up to which entry the other side, and nobody else, signed the log. ``keys``:
-    secret -> whether the key store really opens it. ``kept``: ended studies of which frozen
-    patients or replies are still there.
+    ``countersigned``: the last entry that the other side countersigned; other signatures do not
+    count. ``keys``: secret -> whether the key store opens it. ``kept``: ended studies whose frozen
+    patients or replies still exist.
     """
 
     side: EvidenceSide
@@ -61,17 +61,17 @@ class Facts:
     problems: tuple[str, ...]
 
     def numbers(self, *kinds: str) -> list[int]:
-        """Numbers of all entries of these kinds, the oldest first."""
+        """Return the numbers of all entries of these kinds, the oldest first."""
         return sorted(number for kind in kinds for number in self.kinds.get(kind, []))
 
     def last(self, kind: str) -> Entry | None:
-        """The latest entry of this kind; None if there is none."""
+        """Return the latest entry of this kind; None if there is none."""
         numbers = self.kinds.get(kind)
         return self.entries[numbers[-1] - 1] if numbers else None
 
 
 def collect(place: Path) -> Facts:
-    """Raises UsageError unless ``place`` is a site's or a coordinator's folder."""
+    """Read the facts. Raises UsageError unless ``place`` is a site's or a coordinator's folder."""
     if SiteHome(place).config_path.exists():
         return _site(SiteHome.open(place))
     if CoordinatorHome(place).config_path.exists():
@@ -139,7 +139,7 @@ def _coordinator(home: CoordinatorHome) -> Facts:
         offers, problems = store.offers(), list[str]()
         partners = {member.fingerprint for member in store.members()}
     secrets = dict(COORDINATOR_SECRETS)
-    if not home.checkpoint_key_path.exists():  # it is made for the first run
+    if not home.checkpoint_key_path.exists():  # created for the first run
         del secrets[home.checkpoint_key_path.name]
     earlier = [step.old for step in steps(home).steps]
     public = [bytes.fromhex(key) for key in (*earlier, home.open_identity().public.hex())]
@@ -223,7 +223,7 @@ def _signed(public: bytes, offer: Offer) -> bool:
 
 
 def _well_kept(path: Path, keystore: KeyStore, purpose: str) -> bool:
-    """The key store opens it, and only its owner may read the file."""
+    """Return whether the key store opens the file, and only its owner may read it."""
     with suppress(OSError, FloError):
         read_secret(path, keystore, purpose)
         return stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -241,7 +241,7 @@ def _described(keystore: KeyStoreConfig) -> str:
 
 
 def _end_of(certificate: Path, authority: Path) -> str | None:
-    """When a certificate that is valid now, and issued by the authority that we know, ends."""
+    """Return the end of a certificate that is valid now and issued by the known authority."""
     with suppress(OSError, ValueError, TypeError, InvalidSignature):
         found = x509.load_pem_x509_certificate(certificate.read_bytes())
         found.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.read_bytes()))

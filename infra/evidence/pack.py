@@ -68,7 +68,7 @@ class _Pack(Document):
 
 
 def make(place: Path) -> bytes:
-    """Collect, sign, and return the canonical bytes of the pack of a site or a coordinator."""
+    """Collect and sign; return the canonical bytes of the pack of a site or a coordinator."""
     facts = collect(place)
     body = {
         "schema_version": 1,
@@ -94,13 +94,13 @@ def make(place: Path) -> bytes:
 
 
 def is_evidence(document: Any) -> bool:
-    """Whether parsed JSON claims to be an evidence pack."""
+    """Return whether parsed JSON claims to be an evidence pack."""
     body = document.get("body") if isinstance(document, dict) else None
     return isinstance(body, dict) and body.get("evidence") == "flo"
 
 
 def verify(document: bytes) -> dict[str, Any]:
-    """The body, its signature checked.
+    """Verify the signature and return the body.
 
     Raises:
         MessageError: it is no evidence pack. TrustError: a byte was changed.
@@ -121,7 +121,7 @@ def verify(document: bytes) -> dict[str, Any]:
 
 
 def render(document: bytes) -> str:
-    """The pack as one self-contained page: no script, no network."""
+    """Render the pack as one self-contained page: no script, no network."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
@@ -144,7 +144,7 @@ def _row(requirement: Requirement, facts: Facts) -> dict[str, Any]:
 
 
 def _record(facts: Facts, study: Study) -> dict[str, str]:
-    """GDPR Art. 30(1), as far as a study says it."""
+    """Return the record of GDPR Art. 30(1), as far as a study states it."""
     columns = ", ".join([study.data.label, *(column.name for column in study.data.columns)])
     partners = ", ".join(hospital.id for hospital in study.hospitals)
     layers = facts.last("agent-started")
@@ -172,7 +172,7 @@ def _record(facts: Facts, study: Study) -> dict[str, str]:
 
 
 def _annex(study: Study) -> dict[str, str]:
-    """GDPR Art. 35(7): description, necessity, risks, measures."""
+    """Return the contents of GDPR Art. 35(7): description, necessity, risks, measures."""
     plan, delta = Plan.of(study), study.mechanism.delta
     found = true_positive_rate(plan.epsilon, delta)
     return {

@@ -1,9 +1,9 @@
-"""The table: a requirement, FLO's mechanism, the tests that hold it, and what proves it here.
+"""The table: a requirement, FLO's mechanism, the tests of the mechanism, and its proof here.
 
-Requirements are named and paraphrased in a few words, to be read beside the law's own text: HIPAA
+Requirements are named and paraphrased in a few words, to be read with the law's own text: HIPAA
 Security Rule, 45 CFR 164.312 (technical safeguards), and Regulation (EU) 2016/679. A row is *shown*
-when its function finds something in this installation; which, it says. "Not shown" is no finding of
-a violation: much of what the law asks is done by people, outside any software.
+if its function finds evidence in this installation; the row lists that evidence. "Not shown" is no
+finding of a violation: people do much of what the law requires, outside any software.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Proof = Callable[[Facts], list[str]]
 
 @dataclass(frozen=True)
 class Requirement:
-    """``tests``: path::name of tests of FLO that hold the mechanism."""
+    """``tests``: path::name of FLO's tests of the mechanism."""
 
     reference: str
     asks: str
@@ -28,7 +28,7 @@ class Requirement:
 
 
 def _entries(facts: Facts, what: str, *kinds: str) -> list[str]:
-    """Audit entries of these kinds, by their numbers."""
+    """Return a line with the numbers of these kinds' audit entries, or no line."""
     numbers = facts.numbers(*kinds)
     if not numbers:
         return []
@@ -147,7 +147,7 @@ def _accountable(facts: Facts) -> list[str]:
 
 
 def _erasure(facts: Facts) -> list[str]:
-    """Erasures that found something; a mistyped id finds nothing."""
+    """List erasures that found records; an erasure of a mistyped id does not count."""
     numbers = [n for n in facts.numbers("erasure") if facts.entries[n - 1].facts["studies"]]
     return (
         [f"requests carried out: audit entries {', '.join(map(str, numbers))}"] if numbers else []

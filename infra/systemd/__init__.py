@@ -1,1 +1,1 @@
-"""Hardened units for systemd: what an agent or coordinator may do on its machine, and no more."""
+"""Hardened units for systemd: the minimal rights of an agent or coordinator on its machine."""

@@ -1,4 +1,4 @@
-"""A unit for the site or the coordinator in a folder, for the Python that runs now."""
+"""A unit for the site or the coordinator in a folder, for the current Python."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _VERBS = {"site": "run", "coordinator": "serve"}
 
 
 def unit(what: What, home: Path, user: str, device: str = "cpu") -> str:
-    """The unit file's text.
+    """Return the unit file's text.
 
     ``user``: owns the folder and runs FLO. ``device``: auto, cpu or cuda, as in site.toml.
 
@@ -59,7 +59,7 @@ def unit(what: What, home: Path, user: str, device: str = "cpu") -> str:
         loader=PackageLoader("flo.infra.systemd", ""),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - a unit, no page
+        autoescape=False,  # noqa: S701 - not HTML
     )
     return pages.get_template("unit.service.j2").render(
         what=what,
@@ -80,5 +80,5 @@ def unit(what: What, home: Path, user: str, device: str = "cpu") -> str:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a unit, which has a /tmp of its own, would not see it."""
+    """Return whether a unit, which has its own /tmp, would not see the path."""
     return any(path.is_relative_to(shared) for shared in ("/tmp", "/var/tmp"))  # noqa: S108

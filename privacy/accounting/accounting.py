@@ -1,11 +1,11 @@
-"""A study's own ε: Rényi accounting over integer orders, and PLD printed beside it.
+"""A study's own ε: Rényi accounting over integer orders, with PLD as a second, printed figure.
 
-The schedule of a study (steps + retry allowance) is fixed before it runs, so σ is calibrated to
-(ε, δ) by RDP minimised over orders; that is the study's guarantee. RDP: Mironov (2017), with each
+The schedule of a study (steps + retry allowance) is fixed before it runs, so σ is calibrated to (ε,
+δ) by RDP minimised over orders; that is the study's guarantee. RDP: Mironov (2017), with each
 mechanism's own curve; conversion: Canonne, Kamath, Steinke (2020), Proposition 12 (a test compares
 it with ``dp_accounting``). All rounding is towards more privacy: σ up, ε up. PLD (privacy loss
-distributions, discretisation 1e-4) is an independent second opinion, Gaussian-equivalent where the
-noise is discrete; it is printed and never gates.
+distributions, discretisation 1e-4) is an independent check, Gaussian-equivalent where the noise is
+discrete; it is printed and decides no admission.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from flo.errors import StudyError
 from flo.privacy.mechanisms.mechanisms import Mechanism
 
-# dp_accounting is imported where it is used: it takes a second, and most commands need none of it.
+# dp_accounting is imported where it is used: it takes a second, and most commands do not need it.
 
 ORDERS: tuple[int, ...] = tuple(range(2, 513))
 _SIGMA_DIGITS = 4
@@ -28,11 +28,11 @@ _LARGEST_SIGMA = 1e6
 
 @lru_cache(maxsize=4096)
 def epsilon_of(mechanism: Mechanism, count: int, delta: float) -> float:
-    """ε at ``delta`` of ``count`` releases of ``mechanism``, by RDP; infinite where unknown.
+    """Return ε at ``delta`` of ``count`` releases of ``mechanism``, by RDP; infinite if unknown.
 
     (α, ρ)-RDP implies (ε, δ)-DP for ε = ρ + ln((α-1)/α) - (ln δ + ln α)/(α-1): Canonne, Kamath,
-    Steinke (2020), Proposition 12. The smallest over ``ORDERS``. ``count`` >= 0, where 0 costs
-    nothing; ``delta`` in (0, 1).
+    Steinke (2020), Proposition 12. The result is the minimum over ``ORDERS``. ``count`` >= 0, where
+    0 releases have ε = 0; ``delta`` in (0, 1).
     """
     if count == 0:
         return 0.0
@@ -40,13 +40,15 @@ def epsilon_of(mechanism: Mechanism, count: int, delta: float) -> float:
     orders = np.array(ORDERS, dtype=np.float64)
     each = curve + np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1)
     found = float(each.min())
-    return math.inf if math.isnan(found) else max(0.0, found)  # unknown is never free
+    return math.inf if math.isnan(found) else max(0.0, found)  # an unknown cost must not pass as 0
 
 
 def calibrate(
     make: Callable[[float], Mechanism], epsilon: float, delta: float, count: int
 ) -> Mechanism:
-    """``make(σ)`` whose ``count`` releases are (ε, δ)-DP: the smallest σ, rounded up to 4 decimals.
+    """Return ``make(σ)`` for the smallest σ whose ``count`` releases are (ε, δ)-DP.
+
+    σ is rounded up to 4 decimals.
 
     Raises:
         ValueError: unless ε > 0, 0 < δ < 1 and count >= 1.
@@ -74,9 +76,10 @@ def calibrate(
 
 @lru_cache(maxsize=256)
 def pld_epsilon(mechanism: Mechanism, count: int, delta: float) -> float:
-    """ε of the Gaussian equivalent by PLD. ``count`` Gaussians of σ equal one of σ/√count.
+    """Return ε of the Gaussian equivalent by PLD. ``count`` Gaussians of σ equal one of σ/√count.
 
-    ``count`` >= 0 and ``delta`` in (0, 1). For discrete noise it is no proof; it never gates.
+    ``count`` >= 0 and ``delta`` in (0, 1). For discrete noise it proves no guarantee, and it
+    decides no admission.
     """
     from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
     from dp_accounting.pld import PLDAccountant
@@ -93,10 +96,10 @@ def pld_epsilon(mechanism: Mechanism, count: int, delta: float) -> float:
 
 
 def true_positive_rate(epsilon: float, delta: float, false_positive_rate: float = 0.01) -> float:
-    """The most an attacker can gain: TPR ≤ e^ε·FPR + δ and TPR ≤ 1 - e^-ε·(1 - δ - FPR).
+    """Return an attacker's largest TPR: TPR ≤ e^ε·FPR + δ and TPR ≤ 1 - e^-ε·(1 - δ - FPR).
 
-    Kairouz, Oh, Viswanath (2015): the trade-off curve of an (ε, δ)-DP release. ε >= 0, δ and FPR in
-    [0, 1]; so is the answer.
+    Kairouz, Oh, Viswanath (2015): the trade-off curve of an (ε, δ)-DP release. ε >= 0; δ, FPR and
+    the result in [0, 1].
     """
     bound = math.exp(epsilon) * false_positive_rate + delta
     other = 1 - math.exp(-epsilon) * (1 - delta - false_positive_rate)
@@ -104,10 +107,10 @@ def true_positive_rate(epsilon: float, delta: float, false_positive_rate: float 
 
 
 def rounded_up(value: float) -> float:
-    """Rounded up to 6 decimals: towards more privacy spent, and equal on every machine."""
+    """Round up to 6 decimals: towards more privacy spent, and equal on every machine."""
     return math.ceil(value * 1e6) / 1e6
 
 
 def rounded_down(value: float) -> float:
-    """Rounded down to 6 decimals, and at least 0: of what is left, towards less."""
+    """Round down to 6 decimals, and to at least 0; for remaining budget."""
     return max(0.0, math.floor(value * 1e6) / 1e6)

@@ -1,4 +1,4 @@
-"""How much privacy was lost at least, from guesses about who took part.
+"""Empirical lower bound on privacy loss, from guesses about which canaries were included.
 
 Steinke, Nasr, Jagielski, "Privacy Auditing with One (1) Training Run" (NeurIPS 2023), Theorem 5.2:
 if m canaries were included by independent fair coins and an attacker makes r guesses (abstaining
@@ -7,7 +7,7 @@ from the rest), then under (ε, δ)-DP
     P[at least v right] <= β + 2·m·δ·α,   β = P[B >= v],   α = max_{1<=i<=v} P[v > B >= v - i]/i
 
 with B ~ Binomial(r, e^ε/(1 + e^ε)). An ε for which that is below 1 - confidence is refuted. This
-finds bugs. It can never show that ε is small: a better attacker may always come.
+finds bugs. It can never show that ε is small: a better attack may exist.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scipy.special import bdtrc, gammaln
 def lower_bound(
     canaries: int, guesses: int, right: int, delta: float, confidence: float = 0.95
 ) -> float:
-    """The largest ε, to 1e-4, that the guesses refute; 0 if none.
+    """Return the largest ε, to 1e-4, that the guesses refute; 0 if none.
 
     Raises:
         ValueError: unless 0 <= right <= guesses <= canaries.
@@ -42,7 +42,7 @@ def lower_bound(
 
 
 def p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: float) -> float:
-    """The bound above: how likely that many right guesses are, at most, under (ε, δ)-DP."""
+    """Return the bound above: the largest probability of that many right guesses."""
     if right == 0:
         return 1.0
     chance = 1 / (1 + math.exp(-epsilon))

@@ -1,12 +1,12 @@
-"""A ledger's life: (ε, δ) turned once, at birth, into a Rényi budget at one order.
+"""Lifetime budget of a ledger: (ε, δ), converted once at registration to Rényi budget at one order.
 
 The gate of a ledger compares a plain sum of Rényi costs at one fixed order with the budget R. It
 never adds or calibrates ε: converting after every study, or minimising over orders, is not proven
 valid when later studies are chosen after seeing earlier results (arXiv 2309.05901, 2602.06756),
 while a sum of RDP at one order fixed in advance is a valid filter (Feldman, Zrnic 2021, Thm 4.3).
 
-The budget is kept twice, once for patients who are trained on and once for those held out: the
-split never changes, so the two compose in parallel. What touches everyone is charged to both.
+There are two sub-ledgers, for patients who are trained on and for those held out: the split never
+changes, so the two compose in parallel. A release from all patients is charged to both.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ CHARGES = {"training": ("training",), "evaluation": ("evaluation",), "survey": S
 class LifetimeBudget:
     """(ε, δ) for one population over its whole life, and its Rényi form (order α, R).
 
-    R is the largest Rényi divergence at α that still implies (ε, δ):
-    R = ε + ln(α/(α-1)) + (ln δ + ln α)/(α-1) (Canonne, Kamath, Steinke 2020, Prop. 12), at the α
-    that leaves room for the most Gaussian noise-steps, i.e. that maximises R/α.
+    R is the largest Rényi divergence at α that still implies (ε, δ): R = ε + ln(α/(α-1)) + (ln δ +
+    ln α)/(α-1) (Canonne, Kamath, Steinke 2020, Prop. 12), at the α that leaves room for the most
+    Gaussian noise-steps, i.e. that maximises R/α.
     """
 
     epsilon: float
@@ -36,7 +36,7 @@ class LifetimeBudget:
 
     @classmethod
     def create(cls, epsilon: float, delta: float) -> LifetimeBudget:
-        """Raises ValueError unless ε > 0 and 0 < δ < 1 leave any room at all."""
+        """Choose order and R. Raises ValueError unless ε > 0 and 0 < δ < 1 give R > 0."""
         if not (epsilon > 0 and 0 < delta < 1):
             raise ValueError(
                 f"a life budget needs epsilon > 0 and 0 < delta < 1, got {epsilon} and {delta}"
@@ -48,14 +48,15 @@ class LifetimeBudget:
         return cls(epsilon, delta, order, renyi)
 
     def share(self, cost: float) -> float:
-        """Fraction of the life budget that a Rényi cost takes."""
+        """Return the fraction of the life budget that a Rényi cost takes."""
         return cost / self.renyi
 
     def largest_epsilon(self, remaining: float, delta: float | None = None) -> float:
-        """The largest study ε whose cost fits into ``remaining`` Rényi budget, rounded down.
+        """Return the largest study ε whose cost fits into ``remaining``, rounded down.
 
         A full-batch study with σ and n releases costs α·c with c = n/(2σ²); its own ε is the
         minimum over orders a of a·c plus the conversion term, at ``delta`` (default: this δ).
+        ``remaining`` is Rényi budget.
         """
         if remaining <= 0:
             return 0.0
@@ -65,7 +66,7 @@ class LifetimeBudget:
         return max(0.0, math.floor(best * 1e4) / 1e4)
 
     def cost_of(self, epsilon: float, delta: float | None = None) -> float:
-        """Rényi cost of a full-batch study of that own ε: the inverse of ``largest_epsilon``."""
+        """Return the Rényi cost of a full-batch study of that ε; inverts ``largest_epsilon``."""
         at = self.delta if delta is None else delta
         return self.order * max(0.0, *((epsilon + _renyi(0.0, at, a)) / a for a in ORDERS))
 

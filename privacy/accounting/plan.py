@@ -1,7 +1,7 @@
-"""What a study implies before anything runs: noise, cost, and how wide the answer will be.
+"""Plan of a study before it runs: noise, privacy cost, and expected precision.
 
-``Plan.of(study)`` is the one place where a study's ε becomes σ. The coordinator, every site, the
-simulation and the auditor call it and must find the same numbers.
+``Plan.of(study)`` is the only place where a study's ε becomes σ. The coordinator, every site, the
+simulation and the auditor call it and must get the same numbers.
 """
 
 from __future__ import annotations
@@ -43,45 +43,45 @@ class PlannedPurpose:
 
     @property
     def epsilon(self) -> float:
-        """The study's own ε for this part, retries included (RDP)."""
+        """The study's own ε for this purpose, retries included (RDP)."""
         return accounting.epsilon_of(self.mechanism, self.releases, self.delta)
 
     @property
     def epsilon_pld(self) -> float:
-        """The same by PLD, Gaussian-equivalent: printed beside it, and never a gate."""
+        """The same by PLD, Gaussian-equivalent; printed only, decides no admission."""
         return accounting.pld_epsilon(self.mechanism, self.releases, self.delta)
 
     def cost(self, order: int) -> float:
-        """Rényi cost of all releases at ``order``: what a site reserves."""
+        """Return the Rényi cost of all releases at ``order``, which a site reserves."""
         return self.releases * self.mechanism.rdp(order)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Purpose -> part, in the order in which a run takes them."""
+    """``purposes``: purpose -> part, in the order in which a run executes them."""
 
     purposes: dict[str, PlannedPurpose]
 
     @classmethod
     def of(cls, study: Study) -> Plan:
-        """The plan of a study, as everybody finds it; computed once and kept.
+        """Return the plan of a study, the same for every party; cached.
 
         Raises:
-            StudyError: no σ up to 10^6 shows an ε that the study asks for.
+            StudyError: no σ up to 10^6 reaches an ε that the study requests.
         """
         return _plan(study)
 
     @classmethod
     def charged(cls, study: Study, *, if_broken: bool) -> Plan:
-        """The plan that a ledger pays for: as designed, or should the secure sum be broken."""
+        """Return the plan that a ledger is charged for: as designed, or ``worst_case``."""
         plan = cls.of(study)
         return plan.worst_case(study) if if_broken else plan
 
     def worst_case(self, study: Study) -> Plan:
-        """The same releases at what they cost should every single upload be seen.
+        """Return the same releases at their cost if every single upload were seen.
 
-        Then a patient is protected by one hospital's share of the noise only, smallest when nobody
-        is missing. With local noise the plan stays as it is.
+        A patient is then protected by one hospital's share of the noise only, which is smallest
+        when no hospital is missing. With local noise the plan does not change.
         """
         shares = noise_shares(study, len(study.hospitals))
         if shares == 1:
@@ -94,12 +94,12 @@ class Plan:
         return Plan({purpose: alone(part) for purpose, part in self.purposes.items()})
 
     def purpose(self, purpose: str) -> PlannedPurpose:
-        """Raises KeyError for a purpose that the study does not have."""
+        """Return a purpose's part. Raises KeyError if the study does not have it."""
         return self.purposes[purpose]
 
     @property
     def epsilon(self) -> float:
-        """One patient's ε: training and evaluation touch disjoint patients, so the larger."""
+        """One patient's ε: the largest part, as training and evaluation touch disjoint patients."""
         return max(part.epsilon for part in self.purposes.values())
 
     @property
@@ -108,10 +108,10 @@ class Plan:
         return max(part.epsilon_pld for part in self.purposes.values())
 
     def epsilon_at_two_hospitals(self, noise: str) -> float:
-        """ε at the same δ of a patient known to two hospitals of the study.
+        """Return ε, at the same δ, of a patient known to two hospitals of the study.
 
-        Local noise: two independent series of releases. Distributed: one series that the patient
-        moves twice as far.
+        Local noise: two independent series of releases. Distributed noise: one series, with twice
+        the sensitivity to this patient.
         """
 
         def both(part: PlannedPurpose) -> float:
@@ -123,7 +123,7 @@ class Plan:
         return max(both(part) for part in self.purposes.values())
 
     def cost(self, sub_ledger: str, order: int) -> float:
-        """Rényi cost at ``order`` that the study has for a sub-ledger."""
+        """Return the study's Rényi cost at ``order`` for a sub-ledger."""
         return sum(
             part.cost(order)
             for purpose, part in self.purposes.items()
@@ -131,7 +131,7 @@ class Plan:
         )
 
     def shares(self, life: LifetimeBudget) -> dict[str, float]:
-        """Fraction of a life budget that the study takes, for each sub-ledger."""
+        """Return the fraction of a life budget that the study takes, for each sub-ledger."""
         return {name: life.share(self.cost(name, life.order)) for name in SUB_LEDGERS}
 
 
@@ -181,16 +181,16 @@ def _plan(study: Study) -> Plan:
 
 
 def training_length(study: Study) -> int:
-    """Numbers in what a hospital releases for training: a gradient, or sums of products."""
+    """Return the length of a training release: a gradient, or sums of products."""
     if study.mechanism.algorithm == "least-squares":
         return least_squares.length(study)
     return parameter_count(study)
 
 
 def noise_shares(study: Study, cohort_size: int) -> int:
-    """Into how many shares the noise is divided: |cohort| - b for a masked sum, otherwise 1.
+    """Return the number of shares of the noise: |cohort| - b for a masked sum, otherwise 1.
 
-    A share protects only inside a sum. A study of FLO 0.1 with distributed noise knows no masks, so
+    A share protects only inside a sum. A study of FLO 0.1 with distributed noise has no masks, so
     each hospital adds the whole noise.
     """
     if study.mechanism.noise == "local" or not study.masked:
@@ -199,21 +199,21 @@ def noise_shares(study: Study, cohort_size: int) -> int:
 
 
 def ring_of(study: Study, part: PlannedPurpose, cohort_size: int) -> int:
-    """Bits of the ring that a cohort's masked sum lives in; 0 where nothing is masked."""
+    """Return the bits of the ring of a cohort's masked sum; 0 without masks."""
     if not study.masked:
         return 0
     return ring.bits(cohort_size, study.largest_size, _variance_steps(study, part, cohort_size))
 
 
 def reach_of(study: Study, part: PlannedPurpose, cohort_size: int) -> int:
-    """Grid steps that no coordinate of an honest cohort's noisy sum exceeds, either way."""
+    """Return the bound in grid steps, in either direction, on an honest cohort's noisy sum."""
     return ring.max_honest_sum(
         cohort_size, study.largest_size, _variance_steps(study, part, cohort_size)
     )
 
 
 def combined_variance(study: Study, part: PlannedPurpose, cohort_size: int) -> float:
-    """Noise variance of the cohort's sum, in the squared unit of what is summed."""
+    """Return the noise variance of the cohort's sum, in the squared unit of the summands."""
     unit = part.mechanism.norm / GRID
     return _variance_steps(study, part, cohort_size) * unit * unit
 

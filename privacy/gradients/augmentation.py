@@ -1,12 +1,12 @@
-"""Flips and turns of images: a patient's gradient is the mean over all copies of their images.
+"""Flips and rotations of images: a patient's gradient is the mean over all copies of their images.
 
 Augmentation multiplicity (De et al. 2022, arXiv:2204.13650, section 3.2): copies of a record are
 averaged *before* clipping, so a patient still moves the sum by at most the clip, at no cost in
-privacy. Which copies are made is public and the same for everyone; nothing is drawn.
+privacy. The copies are public and the same for every patient; none is random.
 
-The mean of K gradients clipped to C is the K-th part of their sum clipped to K · C, and K is a
-power of two, so that dividing by it is exact. ``flo.privacy.gradients.step`` sums and clips; here
-is K and what the copies are.
+The mean of K gradients clipped to C is 1/K of their sum clipped to K · C, and K is a power of two,
+so that dividing by it is exact. ``flo.privacy.gradients.step`` sums and clips; this module defines
+K and the copies.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from flo.study.schema import ImageColumn
 
 
 def copies(study: Study) -> int:
-    """K: the image itself among them. 8 for squares; 4 for others, which have no quarter turns."""
+    """Return K, with the image itself counted.
+
+    8 for squares; 4 for other images, which have no quarter turns.
+    """
     if study.mechanism.augmentation == "none":
         return 1
     image = _image(study)
@@ -27,7 +30,7 @@ def copies(study: Study) -> int:
 
 
 def augmented(study: Study, patients: Patients) -> Patients:
-    """Every record as its copies, one after another; labels and patients as they were."""
+    """Replace every record by its copies, in order; labels and patients are repeated."""
     count = copies(study)
     if count == 1:
         return patients
@@ -38,7 +41,7 @@ def augmented(study: Study, patients: Patients) -> Patients:
         turned += [np.rot90(planes, 1, axes=(2, 3)), np.rot90(planes, 3, axes=(2, 3))]
     all_ = np.stack([*turned, *(one[..., ::-1] for one in turned)], axis=1)
     return Patients(
-        all_.reshape(len(planes) * count, patients.inputs.shape[1]),  # also of nobody
+        all_.reshape(len(planes) * count, patients.inputs.shape[1]),  # also with 0 records
         np.repeat(patients.labels, count),
         np.repeat(patients.patient, count),
         patients.count,
@@ -48,5 +51,5 @@ def augmented(study: Study, patients: Patients) -> Patients:
 def _image(study: Study) -> ImageColumn:
     (image,) = study.data.columns
     if not isinstance(image, ImageColumn):
-        raise TypeError("augmentation is of an image column")  # the study has refused it
+        raise TypeError("augmentation is of an image column")  # the study's validation excludes it
     return image

@@ -1,8 +1,8 @@
-"""Patients' records in micro-batches of fixed shapes, so that nobody's place tells on another.
+"""Patients' records in micro-batches of fixed shapes, so that no patient affects another's result.
 
-A patient with r records goes, padded, into micro-batches of R = 2^⌈log2 r⌉ records a patient and
-``batch``/R patients. The shape a patient is computed in depends on their own record count and the
-study, never on who else is there; padding is zeros that count for nothing.
+A patient with r records is padded into a micro-batch of R = 2^⌈log2 r⌉ records per patient and
+``batch``/R patients. The shape in which a patient is computed depends on their own record count and
+the study, never on other patients. Padding is zeros with weight 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from flo.arrays import Mask
 from flo.privacy.patients.patients import Patients
 
-_KEPT_BYTES = 256 << 20  # frames of more than that are made anew each time
+_KEPT_BYTES = 256 << 20  # larger data are split into frames on every pass
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Frame:
     """One micro-batch: P patients with R records each.
 
     Shapes: inputs (P·R, d) and labels (P·R,) in the module's dtype, weights (P·R,) 1 for a record
-    and 0 for padding. A patient who is not there is all padding.
+    and 0 for padding. The place of an absent patient is all padding.
     """
 
     inputs: torch.Tensor
@@ -34,11 +34,11 @@ class Frame:
     patients: int
 
     def by_patient(self, rows: torch.Tensor) -> torch.Tensor:
-        """Shape (P·R, …) or (P, …) to (P, R·…)."""
+        """Reshape (P·R, …) or (P, …) to (P, R·…)."""
         return rows.reshape(self.patients, -1)
 
     def reordered(self, order: torch.Tensor) -> Frame:
-        """The same patients in another order (P,)."""
+        """Return the same patients in another order (P,)."""
 
         def moved(rows: torch.Tensor) -> torch.Tensor:
             return self.by_patient(rows)[order].reshape(rows.shape)
@@ -47,12 +47,12 @@ class Frame:
 
 
 class Batches:
-    """Some patients' records on a device, ready to be taken in frames."""
+    """Some patients' records on a device, in frames."""
 
     def __init__(
         self, patients: Patients, batch: int, device: str, dtype: torch.dtype = torch.float32
     ) -> None:
-        """``batch``: records in a frame, a power of two; it bounds memory and must be public.
+        """Prepare frames of ``batch`` records, a power of two; it bounds memory and must be public.
 
         Raises:
             ValueError: ``batch`` is no power of two, or a patient has more records than that.
@@ -61,7 +61,7 @@ class Batches:
             raise ValueError(f"batch must be a power of two, got {batch}")
         self._batch, self._count = batch, patients.count
         self._device = device
-        # One more record, of zeros: padding points there.
+        # Padding points to one additional record of zeros.
         self._inputs = _with_zero_row(patients.inputs).to(dtype)
         self._labels = _with_zero_row(patients.labels).to(dtype)
         self._padding = len(patients.inputs)
@@ -74,7 +74,7 @@ class Batches:
         self._kept = [self._frame(rows) for rows in self._everyone()] if small else None
 
     def frames(self, chosen: Mask | None = None) -> Iterator[Frame]:
-        """Everyone, or those whom ``chosen`` names."""
+        """Yield the frames of all patients, or of those that ``chosen`` selects."""
         if chosen is None and self._kept is not None:
             yield from self._kept
         else:
@@ -86,7 +86,7 @@ class Batches:
         return self._rows(np.arange(self._count))
 
     def _rows(self, patients: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
-        """Record numbers (P, R) of each frame, padded."""
+        """Yield record numbers (P, R) of each frame, padded."""
         width = 1
         while width <= self._batch:
             own = self._records[patients]

@@ -1,13 +1,13 @@
-"""Clipping by book-keeping: one backward pass, and each patient's part of it rebuilt.
+"""Clipping by book-keeping: one backward pass, from which each patient's gradient is recomputed.
 
 A layer's gradient for a patient is a function of the layer's input a and of the loss's gradient b
-at its output, both of which one ordinary pass over the micro-batch yields (Bu, Wang, Zha, Karypis,
+at its output. One ordinary pass over the micro-batch yields both (Bu, Wang, Zha, Karypis,
 "Differentially Private Optimization on Large Model at Small Cost", 2023; mixed choice of norms: Bu,
-Mao, Xu 2022). No per-patient copy of the model is kept.
+Mao, Xu 2022). No per-patient copy of the model is needed.
 
-No mixing, by construction: only an ``nn.Sequential`` of the layers listed here, each used once,
-each of exactly that type, treats one record at a time; everything else goes to
-``flo.privacy.gradients.per_sample``. Layers without a rule of ours take Opacus' per-record rule.
+No mixing, by construction: only an ``nn.Sequential`` of the layers listed here, each used once and
+of exactly the listed type, is accepted. Such a model treats one record at a time; other models go
+to ``flo.privacy.gradients.per_sample``. Layers without a rule of FLO's use Opacus' per-record rule.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def binary_loss(log_odds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each record, shape (n,), for log odds (n, 1) and labels (n,) 0 or 1."""
+    """Return each record's cross-entropy (n,) for log odds (n, 1) and labels (n,) 0 or 1."""
     return functional.binary_cross_entropy_with_logits(
         log_odds.squeeze(1), labels, reduction="none"
     )
 
 
 def categorical_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each record, shape (n,), for logits (n, classes) and labels (n,).
+    """Return each record's cross-entropy (n,) for logits (n, classes) and labels (n,).
 
-    A label that is no class counts as the nearest one, so that none can stop a step.
+    A label outside the classes counts as the nearest one, so that it cannot make a step fail.
     """
     return functional.cross_entropy(logits, _codes(labels, logits.shape[1]), reduction="none")
 
 
 def _codes(values: torch.Tensor, count: int) -> torch.Tensor:
-    """Whole numbers 0 .. count-1; whatever is none becomes the nearest."""
+    """Convert to integers 0 .. count-1; other values become the nearest one."""
     return torch.nan_to_num(values).clamp(0, count - 1).long()
 
 
@@ -60,15 +60,15 @@ ROW_WISE_LOSSES: tuple[Loss, ...] = (binary_loss, categorical_loss)
 
 
 class BookKeeping:
-    """Parts of a frame, layer by layer."""
+    """Computes the patients' gradients of a frame, layer by layer."""
 
     name = "book-keeping"
 
     def __init__(self, module: nn.Module, loss: Loss, *, padded: bool = False) -> None:
-        """Raises ValueError saying which layer it cannot treat.
+        """Raise ValueError, with the reason, for a module or loss that has no rule.
 
         ``padded``: widen linear layers with zeros, because kernels for narrow ones often treat the
-        last rows differently. The numbers are the same.
+        last rows differently. The results are the same.
         """
         self._padded = padded
         if loss not in ROW_WISE_LOSSES:
@@ -77,7 +77,7 @@ class BookKeeping:
         self._loss = loss
 
     def observables(self, frame: Frame) -> list[torch.Tensor]:
-        """All that is computed for a patient, (P, …) each: what must not depend on others."""
+        """Return all values computed for a patient, (P, …) each; they must not depend on others."""
         losses, kept = self._pass(frame)
         parts = self._parts(frame, kept)
         rows = [losses, *(t for _, a, b in kept for t in (a, b))]
@@ -87,7 +87,7 @@ class BookKeeping:
         return [frame.by_patient(t) for t in rows]
 
     def contributions(self, frame: Frame) -> list[PatientGradients]:
-        """One part for each layer with parameters, in the model's order."""
+        """Return one part for each layer with parameters, in the model's order."""
         _, kept = self._pass(frame)
         return self._parts(frame, kept)
 
@@ -107,7 +107,7 @@ class BookKeeping:
         return [_RULES[type(layer)](layer, a, b, frame.patients) for layer, a, b in kept]
 
     def _pass(self, frame: Frame) -> tuple[torch.Tensor, list[SavedTensors]]:
-        """Losses (P·R,), and each layer with parameters with its a and b."""
+        """Return losses (P·R,), and each layer with parameters with its a and b."""
         kept = []
         x = frame.inputs
         for layer in self._layers:
@@ -124,7 +124,7 @@ class BookKeeping:
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:
-    """The leaves of a Sequential. Raises ValueError for whatever is not known to be row by row."""
+    """Return the leaves of a Sequential. Raises ValueError unless all are known to be row-wise."""
     if type(module) is not nn.Sequential:
         raise ValueError(f"{type(module).__name__} is not a plain Sequential")
     leaves: list[nn.Module] = []
@@ -163,7 +163,7 @@ def _linear(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> Pati
 
 
 def _conv(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> PatientGradients:
-    """A convolution is a Linear over its windows: a (N, d, T), b (N, o, T)."""
+    """Treat a convolution as a Linear over its windows: a (N, d, T), b (N, o, T)."""
     settings = {
         name: getattr(layer, name) for name in ("kernel_size", "dilation", "padding", "stride")
     }
@@ -184,12 +184,12 @@ def _conv(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> Patien
 
 
 def _products_are_smaller(length: int, shape: tuple[int, ...]) -> bool:
-    """Whether L×L scalar products are fewer numbers than one gradient of that shape."""
+    """Return whether L×L scalar products are fewer numbers than one gradient of that shape."""
     return 2 * length**2 <= math.prod(shape)
 
 
 def _of_patients(gradients: torch.Tensor, patients: int) -> torch.Tensor:
-    """Each record's gradient (P·R, …) to each patient's (P, …)."""
+    """Sum records' gradients (P·R, …) to patients' gradients (P, …)."""
     if len(gradients) == patients:
         return gradients
     return gradients.reshape(patients, -1, *gradients.shape[1:]).sum(1)
@@ -223,10 +223,10 @@ def _embedding(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> P
 
 
 def _by_opacus(layer: Any, a: torch.Tensor, b: torch.Tensor, patients: int) -> PatientGradients:
-    """Opacus' rule for a record's gradient, for the layers it has one for and we have not."""
+    """Apply Opacus' per-record rule, for layers without a rule of FLO's."""
     from opacus import GradSampleModule  # takes seconds to import
 
-    layer.requires_grad_(True)  # its rules skip what is not trained
+    layer.requires_grad_(True)  # Opacus' rules skip frozen parameters
     try:
         by_parameter = GradSampleModule.GRAD_SAMPLERS[type(layer)](layer, [a], b)
     finally:

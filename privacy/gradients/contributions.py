@@ -1,11 +1,11 @@
-"""What the patients of a frame contribute to some parameters: their norms, and their clipped sum.
+"""Gradients of a frame's patients for some parameters: their norms, and their clipped sum.
 
-What may be rounded and what may not: a and b are whatever the hardware made them, and *define* the
-patient's gradient; its norm and the clipped sum are taken of that very gradient in float64. Where a
-norm comes from products of scalar products, which cancel, a slack of 10^-10 of what they could have
-been is added: rounded towards a larger norm, so more privacy. With it a rounding error moves a
-patient's part by at most 10^-11 of the clip, so only a and b must be the same to the last bit;
-where a gradient is written out (``Dense``), it must be, too.
+Rounding: a and b, as the hardware computed them, *define* the patient's gradient. The norm and the
+clipped sum of that gradient are computed in float64. A norm computed from products of scalar
+products suffers cancellation, so 10^-10 of its largest possible value is added: rounded towards a
+larger norm, so more privacy. With this slack a rounding error moves a patient's part by at most
+10^-11 of the clip. So only a and b must be the same to the last bit; where a gradient is
+materialised (``Dense``), it must be too.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _CANCELLATION = 1e-10
 
 
 class PatientGradients(Protocol):
-    """What the patients of a frame contribute to some parameters."""
+    """Gradients of a frame's patients for some parameters."""
 
     @property
     def norm_squared(self) -> torch.Tensor:
-        """At least the squared L2 norm of each patient's gradient, (P,) float64."""
+        """Upper bound on the squared L2 norm of each patient's gradient, (P,) float64."""
 
     def total(self, factors: torch.Tensor) -> list[torch.Tensor]:
-        """Σ factor × gradient over patients, float64, one tensor for each parameter.
+        """Return Σ factor × gradient over patients, float64, one tensor for each parameter.
 
         A patient of factor 0 adds exact zeros, whatever their gradient is.
         """
@@ -34,13 +34,13 @@ class PatientGradients(Protocol):
 
 @dataclass(frozen=True)
 class Dense:
-    """Each patient's gradient as such: (P, …) for each parameter."""
+    """Materialised gradients of each patient: (P, …) for each parameter."""
 
     gradients: list[torch.Tensor]
 
     @property
     def norm_squared(self) -> torch.Tensor:
-        """Of the gradient that is written out, in float64; no slack, as nothing cancels in it."""
+        """Squared norm in float64; needs no slack, as no terms cancel."""
         parts = [
             torch.linalg.vector_norm(g.flatten(1), dim=1, dtype=torch.float64) ** 2
             for g in self.gradients
@@ -48,7 +48,7 @@ class Dense:
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
     def total(self, factors: torch.Tensor) -> list[torch.Tensor]:
-        """Gradients times factors in float64; what is not finite counts as a finite number."""
+        """Sum gradients times factors in float64; non-finite values count as finite numbers."""
         return [
             (factors @ torch.nan_to_num(g.flatten(1)).double()).reshape(g.shape[1:])
             for g in self.gradients
@@ -65,11 +65,11 @@ class RankOne:
 
     @property
     def norm_squared(self) -> torch.Tensor:
-        """‖b‖²·(‖a‖² + 1 for a bias) in float64; no slack, as nothing cancels in it."""
+        """‖b‖²·(‖a‖² + 1 for a bias) in float64; needs no slack, as no terms cancel."""
         return _length(self.b) ** 2 * (_length(self.a) ** 2 + self.bias)
 
     def total(self, factors: torch.Tensor) -> list[torch.Tensor]:
-        """Of weight and bias in one product each; no patient's gradient is ever written out."""
+        """Sum weight and bias in one product each, without materialising a patient's gradient."""
         b = torch.nan_to_num(self.b) * factors[:, None]
         weight = b.T @ torch.nan_to_num(self.a)
         return [weight, b.sum(0)] if self.bias else [weight]
@@ -86,9 +86,9 @@ class SumOfRankOne:
 
     @property
     def norm_squared(self) -> torch.Tensor:
-        """Σ_lm (a_l·a_m + bias)(b_l·b_m), plus 10^-10 of what it could be; float64.
+        """Σ_lm (a_l·a_m + bias)(b_l·b_m), plus 10^-10 of its largest possible value; float64.
 
-        It could be (Σ_l √(‖a_l‖² + bias)·‖b_l‖)²: products of both signs cancel.
+        That value is (Σ_l √(‖a_l‖² + bias)·‖b_l‖)²: products of both signs cancel.
         """
         a, b = self.a.double(), self.b.double()
         similar = torch.bmm(a, a.transpose(1, 2)) + self.bias
@@ -97,7 +97,7 @@ class SumOfRankOne:
         return squares.clamp_min(0) + _CANCELLATION * largest.sum(1) ** 2
 
     def total(self, factors: torch.Tensor) -> list[torch.Tensor]:
-        """Over patients and L at once, in float64; the weight's in the layer's ``shape``."""
+        """Sum over patients and L at once, in float64; the weight has the layer's ``shape``."""
         b = (torch.nan_to_num(self.b).double() * factors[:, None, None]).flatten(0, 1)
         weight = b.T @ torch.nan_to_num(self.a).double().flatten(0, 1)
         return [weight.reshape(self.shape), *([b.sum(0)] if self.bias else [])]
@@ -105,7 +105,7 @@ class SumOfRankOne:
 
 @dataclass(frozen=True)
 class EmbeddingRows:
-    """Rows of an embedding looked up: ids (P, L) and b (P, L, e) float64."""
+    """Looked-up rows of an embedding: ids (P, L) and b (P, L, e) float64."""
 
     ids: torch.Tensor
     b: torch.Tensor
@@ -119,13 +119,13 @@ class EmbeddingRows:
         return squares.clamp_min(0) + _CANCELLATION * _length(self.b).sum(1) ** 2
 
     def total(self, factors: torch.Tensor) -> list[torch.Tensor]:
-        """The table's gradient (rows, e) in float64, zero in rows that nobody looks up."""
+        """Return the table's gradient (rows, e) in float64, zero in rows without a look-up."""
         b = torch.nan_to_num(self.b) * factors[:, None, None]
         table = torch.zeros((self.rows, b.shape[2]), dtype=torch.float64, device=b.device)
         return [table.index_add_(0, self.ids.flatten(), b.flatten(0, 1))]
 
 
 def _length(values: torch.Tensor) -> torch.Tensor:
-    """L2 norm over the last dimension, added up in float64."""
+    """Return the L2 norm over the last dimension, added up in float64."""
     length: torch.Tensor = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64)
     return length

@@ -1,10 +1,10 @@
-"""Does one patient's result depend on who else is present, or on their place? Tried, bit by bit.
+"""Bitwise test that a patient's result does not depend on other patients or on position.
 
-The second line behind construction: whoever computes per-patient numbers for a micro-batch does it
-again with the patients moved on by a few places, with one patient changed, and with one taken away.
-Everybody else must get the very same bits. Batch statistics, losses that compare records and
-divisions by the batch are caught, and so is a kernel that treats the last rows of a block
-differently: such a difference is tiny, but it can tip a ReLU, and then it is not.
+It is the second defence after construction. The per-patient values of a micro-batch are computed
+again with the patients shifted by a few places, with one patient changed, and with one removed. All
+other patients must get exactly the same bits. The test finds batch statistics, losses that compare
+records and divisions by the batch size. It also finds kernels that treat the last rows of a block
+differently: such a difference is tiny, but it can flip a ReLU and then becomes large.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _SHIFTS = (1, 2, 5)
 
 
 def find_cross_patient_dependence(seen: Seen, frame: Frame) -> str | None:
-    """None if every patient is on their own in ``seen(frame)``, else what moved one, in words.
+    """Return None if ``seen(frame)`` is independent for every patient, else a description.
 
-    ``seen`` gives tensors (P, …), a row for each of the frame's patients, who are all different.
+    ``seen`` returns tensors (P, …), one row for each of the frame's patients, who all differ.
     """
     everyone = torch.arange(frame.patients, device=frame.inputs.device)
     before = seen(frame)
@@ -33,7 +33,7 @@ def find_cross_patient_dependence(seen: Seen, frame: Frame) -> str | None:
         if not _same(seen(frame.reordered(order)), [t[order] for t in before]):
             return "a record's result changes with its place in the batch"
     if frame.patients == 1:
-        return None  # nobody else is there
+        return None  # there is no other patient
     one = frame.patients // 2
     others = everyone != one
     changed = frame.by_patient(frame.inputs).clone()

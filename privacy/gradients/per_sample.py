@@ -1,12 +1,13 @@
-"""Gradients of one record or one patient at a time, for whatever book-keeping cannot treat.
+"""Gradients of one record or one patient at a time, for models that book-keeping cannot treat.
 
 No mixing, by construction: model and loss never see two patients together.
 
-* ``Vmapped``: ``torch.func`` transforms the gradient of *one* record's loss; an operation over the
-  records of a batch cannot be written in it.
-* ``Looped``: plain autograd, a patient at a time. Slow, and right for all that autograd can do.
+* ``Vmapped``: ``torch.func`` transforms the gradient of *one* record's loss; it cannot express an
+  operation over the records of a batch.
+* ``Looped``: plain autograd, one patient at a time. Slow, and correct for all that autograd
+  supports.
 
-Buffers are handed in as copies and thrown away: nothing is carried from one patient to the next.
+Buffers are passed as copies and discarded: no state is carried from one patient to the next.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _CHUNK = 64
 
 
 class Vmapped:
-    """One record's gradient, written once and mapped over the records; a patient's is their sum.
+    """One record's gradient, mapped over the records by vmap; a patient's gradient is their sum.
 
-    Patients share the parameters and nothing else. A forward pass that branches on values, or
-    writes into a buffer in place, raises RuntimeError. Padding (zeros) weighs 0; where its gradient
-    is not finite, nor is that of its patient.
+    Patients share only the parameters. A forward pass that branches on values, or writes into a
+    buffer in place, raises RuntimeError. Padding (zeros) has weight 0; if its gradient is not
+    finite, neither is that of its patient.
     """
 
     name = "vmap"
@@ -47,14 +48,14 @@ class Vmapped:
         self._gradients = vmap(grad(one, has_aux=True), (None, 0, 0, 0), chunk_size=_CHUNK)
 
     def observables(self, frame: Frame) -> list[torch.Tensor]:
-        """All it computes of records and patients: losses, gradients, squared norms; (P, …)."""
+        """Return all values of records and patients: losses, gradients, squared norms; (P, …)."""
         losses, *gradients = self._records(frame)
         whole = self._whole(frame, gradients)
         seen = (losses, *gradients, *whole.gradients, whole.norm_squared)
         return [frame.by_patient(t) for t in seen]
 
     def contributions(self, frame: Frame) -> list[PatientGradients]:
-        """One part with every parameter, its gradients (P, …) in the parameters' dtype."""
+        """Return one part with every parameter, its gradients (P, …) in the parameters' dtype."""
         _, *gradients = self._records(frame)
         return [self._whole(frame, gradients)]
 
@@ -63,7 +64,7 @@ class Vmapped:
         return Dense([g.reshape(frame.patients, -1, *g.shape[1:]).sum(1) for g in gradients])
 
     def _records(self, frame: Frame) -> list[torch.Tensor]:
-        """Losses (P·R,) and gradients (P·R, …)."""
+        """Return losses (P·R,) and gradients (P·R, …)."""
         parameters = {name: p.detach() for name, p in self._parameters.items()}
         gradients, losses = self._gradients(parameters, frame.inputs, frame.labels, frame.weights)
         return [losses, *(gradients[name] for name in parameters)]
@@ -72,8 +73,8 @@ class Vmapped:
 class Looped:
     """Plain autograd, one patient's records at a time; the model never sees padding.
 
-    Patients share the parameters and nothing else; one who is all padding has a gradient of zeros,
-    and so has a parameter that the loss does not depend on.
+    Patients share only the parameters. A patient who is all padding has a gradient of zeros, and so
+    has a parameter that the loss does not depend on.
     """
 
     name = "loop"
@@ -82,15 +83,15 @@ class Looped:
         self._module, self._loss = module, loss
 
     def observables(self, frame: Frame) -> list[torch.Tensor]:
-        """All it computes: losses (P, 1) and, for each parameter, gradients (P, …)."""
+        """Return all computed values: losses (P, 1) and, for each parameter, gradients (P, …)."""
         return [frame.by_patient(t) for t in self._patients(frame)]
 
     def contributions(self, frame: Frame) -> list[PatientGradients]:
-        """One part with every parameter, its gradients (P, …) in the parameters' dtype."""
+        """Return one part with every parameter, its gradients (P, …) in the parameters' dtype."""
         return [Dense(self._patients(frame)[1:])]
 
     def _patients(self, frame: Frame) -> list[torch.Tensor]:
-        """Losses (P,) and gradients (P, …)."""
+        """Return losses (P,) and gradients (P, …)."""
 
         def split(t: torch.Tensor) -> torch.Tensor:
             return t.reshape(frame.patients, -1, *t.shape[1:])
@@ -106,7 +107,7 @@ class Looped:
     def _patient(
         self, x: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
     ) -> list[torch.Tensor]:
-        """Loss and gradients of one patient; padding records are left out."""
+        """Return loss and gradients of one patient, without padding records."""
         real = weights > 0
         parameters = {
             name: p.detach().requires_grad_() for name, p in self._module.named_parameters()

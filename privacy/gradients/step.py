@@ -1,14 +1,15 @@
 """The private step before noise: every patient's gradient, clipped, summed.
 
-Promise: for any data whatsoever, adding or removing one patient changes ``clipped_sum`` by at most
-``clip`` in L2 (plus float64 rounding, covered by the mechanism's slack of 2^-10).
+Guarantee: for any data whatsoever, adding or removing one patient changes ``clipped_sum`` by at
+most ``clip`` in L2 (plus float64 rounding, covered by the mechanism's slack of 2^-10).
 
-* A patient's records are one gradient, that of their summed loss, and are clipped together.
-* A patient whose gradient is not finite counts as zero, by the same operations as anyone else.
-* Patients pass in micro-batches of fixed shapes (``flo.privacy.gradients.batches``). How their
-  gradients are got is chosen from the module's structure, then tried out on made-up patients
-  (``flo.privacy. mixing``): book-keeping, else vmap, else one at a time. A way on which a patient's
-  numbers move, by a single bit, with their place or their neighbours is not taken.
+* A patient's records have one gradient, that of their summed loss, and are clipped together.
+* A patient whose gradient is not finite counts as zero, by the same operations as any other
+  patient.
+* Patients are computed in micro-batches of fixed shapes (``flo.privacy.gradients.batches``). The
+  gradient method is chosen from the module's structure and then tested on made-up patients
+  (``flo.privacy.gradients.independence``): book-keeping, else vmap, else one patient at a time. A
+  method is rejected if a patient's values change, by a single bit, with position or neighbours.
 * Norms, factors and sums are float64; TF32, autocast and algorithm search are off. There is no
   sampling here, no early exit and no state between calls.
 """
@@ -48,19 +49,19 @@ class PrivateStep:
         many_records: bool = False,
         device: str = "cpu",
     ) -> None:
-        """Choose how, and try it out.
+        """Choose a gradient method and test it.
 
         Args:
             module: maps inputs (n, …) to outputs (n, …); float32 or float64; no dropout.
-            loss: outputs and labels (n,) to one loss a record, (n,).
+            loss: maps outputs and labels (n,) to one loss per record, (n,).
             clip: L2 bound on a patient's gradient; positive and finite.
-            examples: inputs of some records (m, …), made up and public, to try the module on.
+            examples: inputs of some records (m, …), made up and public, to test the module on.
             batch: records in a micro-batch, a power of two; public.
             many_records: whether a patient may have more than one record.
 
         Raises:
             ValueError: clip or batch out of range.
-            StudyError: no way was found that keeps patients apart.
+            StudyError: no method keeps patients independent.
         """
         if not (np.isfinite(clip) and clip > 0):
             raise ValueError(f"clip must be positive and finite, got {clip}")
@@ -71,13 +72,13 @@ class PrivateStep:
         self.way, self.reasons = self._choose(loss, examples)
 
     def batches(self, patients: Patients) -> Batches:
-        """The patients' records, ready for this step."""
+        """Return the patients' records in this step's frames."""
         return Batches(patients, self._batch, self._device, self._flat.dtype)
 
     def clipped_sum(self, weights: Vector, batches: Batches, chosen: Mask | None = None) -> Floats:
-        """Σ over (chosen) patients of clip(∇ Σ_records loss, ``clip``) at ``weights``, (p,).
+        """Return Σ over (chosen) patients of clip(∇ Σ_records loss, ``clip``) at ``weights``, (p,).
 
-        Float64; zeros if nobody is there. ``chosen``: (patients,) booleans.
+        Float64; zeros if there are no patients. ``chosen``: (patients,) booleans.
 
         Raises:
             ValueError: ``weights`` is not (p,).
@@ -130,7 +131,7 @@ class PrivateStep:
         )
 
     def _try_out(self, way: GradientMethod, examples: Floats) -> str | None:
-        """What mixes made-up patients, in every shape they can have; None if nothing does."""
+        """Test every shape that patients can have; return the first dependence found, or None."""
         inputs = np.resize(examples, (self._batch, *examples.shape[1:])).astype(np.float64)
         labels = np.arange(self._batch) % 2
         records = 1
@@ -163,7 +164,7 @@ def _views_of_one_vector(parameters: list[nn.Parameter]) -> torch.Tensor:
 
 @contextmanager
 def _reproducible(device: str) -> Iterator[None]:
-    """No TF32, no autocast, no search for algorithms: the same numbers for the same patient."""
+    """Disable TF32, autocast and algorithm search, so that a patient's values are reproducible."""
     kind = torch.device(device).type
     if kind == "cpu" and not torch.is_autocast_enabled(kind):
         yield

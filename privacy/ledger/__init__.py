@@ -1,1 +1,1 @@
-"""The append-only, signed record of releases, and the rules for what may be reserved in it."""
+"""The append-only, signed record of releases, and the rules for reservations in it."""

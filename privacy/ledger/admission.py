@@ -1,8 +1,8 @@
-"""The gate of a life budget: what may be reserved, and what a reservation can have led to.
+"""Admission rules of a life budget: which reservations fit, and how many rows one can have caused.
 
-Rules only: ``flo.privacy.ledger`` asks them inside its transaction, on all of its rows added up. A
-cost is a sum of Rényi divergences at the ledger's own order and is compared with what is left of R
-(``flo.privacy.accounting.life_budget``); no ε is ever added or calibrated here.
+Rules only: ``flo.privacy.ledger.ledger`` applies them inside its transaction to the sum of all its
+rows. A cost is a sum of Rényi divergences at the ledger's own order and is compared with the rest
+of R (``flo.privacy.accounting.life_budget``); no ε is added or calibrated here.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from flo.study.document import Study
 
 
 def exhausted_sub_ledger(balance: Balance, plan: Plan, population: str) -> str | None:
-    """The first sub-ledger of a registered population that the plan does not fit into, if any."""
+    """Return the first sub-ledger of a registered population that the plan exceeds, or None."""
     order = balance.lives[population].order
     for sub_ledger in SUB_LEDGERS:
-        # so written, NaN does not fit either
+        # in this form NaN does not fit either
         if not plan.cost(sub_ledger, order) <= balance.remaining(population, sub_ledger):
             return sub_ledger
     return None
 
 
 def require_fits(balance: Balance, plan: Plan, study: Study, population: str) -> None:
-    """Before a study is reserved for a registered population.
+    """Check that a study may be reserved for a registered population.
 
-    A recovery asks ``exhausted_sub_ledger`` alone: what it reserves anew passed the rule about δ
-    when it was approved.
+    A recovery calls only ``exhausted_sub_ledger``: the studies that it reserves again passed the
+    rule about δ when they were approved.
 
     Raises:
-        BudgetError: its δ is larger than the ledger's, or it costs more than is left; says what
-        remains and the largest ε that would fit.
+        BudgetError: its δ is larger than the ledger's, or its cost exceeds the remaining budget;
+            the message states the remaining share and the largest ε that would fit.
     """
     life = balance.lives[population]
     if study.mechanism.delta > life.delta:
@@ -61,7 +61,7 @@ def require_fits(balance: Balance, plan: Plan, study: Study, population: str) ->
 
 
 def require_same_reservation(held: Reservation, plan: Plan, population: str) -> None:
-    """An open reservation is kept for what it was made for, and for nothing else.
+    """Check that an open reservation matches the approval that wants to use it.
 
     Raises:
         BudgetError: it is of another population, or of other mechanisms or numbers of releases.
@@ -81,7 +81,7 @@ def require_same_reservation(held: Reservation, plan: Plan, population: str) -> 
 
 
 def reservation_row(population: str, plan: Plan) -> dict[str, Any]:
-    """What a reservation's row shows to everyone."""
+    """Return the public part of a reservation's row."""
     return {
         "kind": "reserve",
         "population": population,
@@ -96,17 +96,18 @@ def reservation_row(population: str, plan: Plan) -> dict[str, Any]:
 
 
 def restored_row(head: LedgerHead | None, exhausted: Collection[str] = ()) -> dict[str, Any]:
-    """What the row of a recovery shows: the head of the lost rows, populations that are used up."""
+    """Return the public part of a recovery's row: head of the lost rows, exhausted populations."""
     named = head.model_dump(mode="json") if head else None
     return {"kind": "restored", "head": named, "exhausted": sorted(exhausted)}
 
 
 def rows_explained(held: Reservation, study: Study | None) -> int:
-    """The most rows of which a reservation is the reason: its own, its end's, its releases'.
+    """Return the largest number of rows that a reservation can cause.
 
-    Distributed noise is drawn anew each time, so a release of it is one row; with local noise it
-    may have gone out again and again. ``study`` None: not shown, and of its rows no more is
-    believed than of one with distributed noise.
+    Counts its own row, its end's, and its releases'. Distributed noise is drawn again for each
+    attempt, so each row is a release of its own. With local noise one release can be repeated in
+    several rows. ``study`` None: the study was not shown, and the smaller number, as for
+    distributed noise, is assumed.
     """
     once = study is None or study.mechanism.noise == "distributed"
     return 2 + (1 if once else MOST_ROWS) * held.size

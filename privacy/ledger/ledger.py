@@ -1,12 +1,12 @@
-"""A site's ledger: append-only, hash-chained, signed rows, flushed before a byte leaves.
+"""A site's ledger: append-only, hash-chained, signed rows, flushed before a byte is sent.
 
-Write-ahead order (the caller keeps it): write and flush the encrypted reply; ``charge`` commits
-the row that names its digest; only then may a byte leave. A row without a reply is burnt. Every
-decision is taken inside one write transaction, so two studies in two processes cannot both take the
-last of a budget. Refusals raise before anything is written.
+Write-ahead order (the caller's duty): write and flush the encrypted reply; ``charge`` commits the
+row that names its digest; only then may a byte be sent. A row whose reply was not sent stays
+charged. Every decision is made inside one write transaction, so two studies in two processes cannot
+both take the last of a budget. Refusals raise before any row is written.
 
-The file is ``flo.privacy.ledger.store``'s; what rows add up to is ``flo.privacy.ledger.rows``';
-what may be reserved is ``flo.privacy.ledger.admission``'s.
+``flo.privacy.ledger.store`` has the file, ``flo.privacy.ledger.rows`` the sum of rows, and
+``flo.privacy.ledger.admission`` the rules for reservations.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from flo.study.document import Study, largest_delta
 
 @dataclass(frozen=True)
 class Released:
-    """A release row found again: the request it answered and the reply it named.
+    """A stored release row: the request that it answered and the reply that it names.
 
-    ``reply``: digest of the noisy bits that were charged. ``sent``: of what left, which differs
-    where local noise was masked afterwards.
+    ``reply``: digest of the noisy bits that were charged. ``sent``: digest of the bytes that were
+    sent, which differs where local noise was masked afterwards.
     """
 
     sequence: int
@@ -54,8 +54,11 @@ class Released:
 
 @dataclass(frozen=True)
 class Approved:
-    """A study that this site approved: whose patients (None: of FLO 0.2, which did not say), and at
-    what charge."""
+    """A study that this site approved.
+
+    ``population``: None in approvals of FLO 0.2, which did not name it. ``worst_case``: charged as
+    if the secure sum were broken.
+    """
 
     study: Study
     population: str | None
@@ -64,8 +67,11 @@ class Approved:
 
 @dataclass(frozen=True)
 class Restored:
-    """What a restored ledger was charged for: how many rows it lost, the digests of studies that it
-    did not know, and the populations of which nothing is left."""
+    """Result of restoring a ledger.
+
+    ``lost``: number of rows that it lost. ``studies``: digests of studies that were charged because
+    the ledger did not contain them. ``exhausted``: populations without any budget left.
+    """
 
     lost: int
     studies: tuple[str, ...]
@@ -91,23 +97,23 @@ class Ledger:
         try:
             self._catch_up()
             self._check_last_signature()
-        except BaseException:  # when interrupted, too: the file must not stay open
+        except BaseException:  # also on interrupt: the file must not stay open
             self._file.close()
             raise
 
     def close(self) -> None:
-        """Close the file; a row that was written is on the disk already."""
+        """Close the file; committed rows are on disk already."""
         self._file.close()
 
     # -- reading ---------------------------------------------------------------------------------
 
     def balance(self) -> Balance:
-        """All rows added up, as of now."""
+        """Return the sum of all current rows."""
         self._catch_up()
         return self._balance
 
     def head(self) -> LedgerHead:
-        """The signed last row. Raises UsageError for an empty ledger."""
+        """Return the signed last row. Raises UsageError for an empty ledger."""
         self._catch_up()
         if self._last is None:
             raise UsageError("the ledger is empty", hint="register a population first")
@@ -119,11 +125,11 @@ class Ledger:
         )
 
     def rows(self) -> Iterator[LedgerRow]:
-        """All rows from birth on, checked anew."""
+        """Yield all rows from the first one, each checked against the chain."""
         return self._file.rows(0, ZERO_HASH)
 
     def find_release(self, request: str) -> Released | None:
-        """The release or repeat that answered this request key, or None."""
+        """Return the release or repeat that answered this request key, or None."""
         found = self._file.answered(request)
         if found is None:
             return None
@@ -133,7 +139,7 @@ class Ledger:
         return Released(sequence, private["model"], private["cohort"], reply, sent)
 
     def last_release(self, study: str) -> tuple[int, str | None]:
-        """Number of the last row with which this study was answered, and its run; 0 and None."""
+        """Return number and run of the last row that answered this study; else 0 and None."""
         found = self._file.last_answer(study)
         return (found[0], found[1].split("/")[1]) if found else (0, None)
 
@@ -148,13 +154,13 @@ class Ledger:
         hold_out: float,
         private: dict[str, Any],
     ) -> LifetimeBudget:
-        """Birth of a population's budget: (ε, δ) by the rule for its public size, for good.
+        """Create a population's permanent budget: (ε, δ), with δ from the rule for its public size.
 
-        ``private`` is what else is fixed at birth and never shown: id column, key commitments,
-        the steward's statement.
+        ``private``: other permanent facts, which are never shown: id column, key commitments, the
+        steward's statement.
 
         Raises:
-            UsageError: the population exists already (its budget cannot be born twice).
+            UsageError: the population is registered already, or rows were lost that may contain it.
         """
         life = LifetimeBudget.create(epsilon, largest_delta(declared_size))
         with self._transaction():
@@ -191,18 +197,18 @@ class Ledger:
         if_broken: bool = False,
         allowed: Callable[[], None] = lambda: None,
     ) -> int:
-        """Set aside the whole study (steps and allowances). Returns the reservation's row number.
+        """Reserve the whole study (steps and allowances). Returns the reservation's row number.
 
-        ``if_broken``: at what it costs should the secure sum be broken (``Plan.if_broken``).
-        ``allowed``: raises if the site's own limits forbid it; asked in the same transaction.
+        ``if_broken``: reserve its cost in case the secure sum is broken (``Plan.charged``).
+        ``allowed``: raises if the site's own limits forbid it; called in the same transaction.
 
-        A study whose reservation is still open keeps it: reserving twice is reserving once.
-        ``patients`` are keyed hashes of the snapshot's patients, remembered for good. All or
-        nothing: a refusal keeps neither.
+        A study whose reservation is still open keeps that reservation: reserving twice costs once.
+        ``patients``: keyed hashes of the snapshot's patients, stored permanently. A refusal stores
+        neither patients nor reservation.
 
         Raises:
-            BudgetError: it does not fit; says what remains and the largest ε that would. Or the
-            study was settled here, or is reserved for another population or charge.
+            BudgetError: it does not fit; the message states the rest and the largest ε that would
+                fit. Or the study was settled here, or is reserved for another population or charge.
             DataError: a patient is also in another population of this site.
             UsageError: the population is not registered.
         """
@@ -228,7 +234,7 @@ class Ledger:
             return self._append(admission.reservation_row(population, plan), _of(study))
 
     def open_reservation(self, study: str) -> int | None:
-        """Row number of what is set aside for the study of this digest; None if nothing is."""
+        """Return the row number of this study's open reservation, or None."""
         kept = self._reservation(study)
         return None if kept is None or self.balance().reservations[kept].settled else kept
 
@@ -267,7 +273,7 @@ class Ledger:
     def repeat(
         self, reservation: int, of: Released, purpose: str, request: str, facts: dict[str, Any]
     ) -> None:
-        """Record that kept bits go out again under another attempt, at charge 0.
+        """Commit that stored bits are sent again under another attempt, at charge 0.
 
         Raises:
             BudgetError: the reservation is settled, or of another study.
@@ -289,7 +295,7 @@ class Ledger:
             )
 
     def settle(self, reservation: int, reason: str) -> None:
-        """End a reservation; what was not released is free again. Settling twice does nothing."""
+        """End a reservation and free its unused releases. Has no effect on a settled one."""
         with self._transaction():
             held = self._balance.reservations.get(reservation)
             if held is not None and not held.settled:
@@ -301,18 +307,18 @@ class Ledger:
     # -- witnesses ------------------------------------------------------------------------------
 
     def witness(self, head: LedgerHead) -> None:
-        """Keep the highest head seen of a partner; the caller has checked its signature."""
+        """Store the highest head seen of a partner; the caller has checked its signature."""
         self._file.witness(head)
 
     def witnessed(self) -> dict[str, LedgerHead]:
-        """Fingerprint -> the highest head seen of it."""
+        """Return fingerprint -> the highest head seen of it."""
         return self._file.witnessed()
 
     def see_run_key(self, study: str, run: str, hospital: str, key: RunKey) -> None:
-        """Keep a partner's run key if it is later than the one we know; the caller checked it.
+        """Store a partner's run key if it is later than the stored one; the caller has checked it.
 
         Raises:
-            TrustError: an equal or lower epoch with another key: a key from before a restart.
+            TrustError: another key with an equal or lower epoch: a key from before a restart.
         """
         kept = self._file.latest_run_key(study, run, hospital)
         if kept == (key.epoch, key.key):
@@ -325,19 +331,19 @@ class Ledger:
         self._file.keep_run_key(study, run, hospital, key)
 
     def holds(self, head: LedgerHead) -> bool:
-        """Whether a row of this ledger has this number and hash; says nothing of signatures."""
+        """Return whether a row of this ledger has this number and hash. Checks no signature."""
         return self._file.hash_at(head.sequence) == head.hash
 
     def confirm(self, seen: LedgerHead) -> None:
-        """Compare with a head of ours that someone else kept.
+        """Check a head of this ledger that another party stored.
 
         Raises:
-            TrustError: they saw rows that this ledger does not have: it was rolled back.
+            TrustError: that party saw rows that this ledger does not have: it was rolled back.
         """
         if self.holds(seen) or self._balance.is_lost(seen):
             return
         seen.check(self._identity.fingerprint)
-        self._file.witness(seen)  # for ``restore``
+        self._file.witness(seen)  # ``restore`` needs it
         raise TrustError(
             f"this ledger was rolled back or forked: others saw its row {seen.sequence} "
             f"ending in {seen.hash[:12]}, which is not in it",
@@ -346,18 +352,20 @@ class Ledger:
         )
 
     def restore(self, approved: Collection[Approved], seen: LedgerHead | None) -> Restored:
-        """Charge in full whatever may have happened after this copy of the ledger was made.
+        """Charge in full all releases that may have followed this copy of the ledger.
 
-        ``approved``: every study that others say this site approved; those without a reservation
-        here were approved since. ``seen``: the highest head of ours that others show.
+        ``approved``: every study that other parties say this site approved; those without a
+        reservation here were approved later. ``seen``: the highest head of this ledger that others
+        show.
 
-        What is open counts as released in full, and so does every approved study that is not here.
-        If those cannot account for all rows that others saw, or do not fit, nothing is left. With
-        local noise a release can have been repeated, so rows of a study that is hidden may pass for
-        those of one that is shown.
+        Open reservations count as released in full, and so does every approved study that is not in
+        this copy. A population is exhausted if such a study does not fit into it; all are if a
+        study's population is unknown, or if the studies cannot account for all rows that others
+        saw. With local noise a release can have been repeated, so rows of a hidden study may be
+        attributed to a study that is shown.
 
         Raises:
-            TrustError: ``seen`` is not ours, or is a fork of what is here.
+            TrustError: ``seen`` is not of this ledger, or is of a fork.
         """
         with self._transaction():
             head = self.lost_head(seen)
@@ -388,9 +396,10 @@ class Ledger:
         return Restored(lost, tuple(added), tuple(sorted(exhausted)))
 
     def lost_head(self, seen: LedgerHead | None) -> LedgerHead | None:
-        """The highest head of ours that anyone saw beyond the rows that are here; None if none is.
+        """Return the highest head of this ledger beyond its rows that another party saw, or None.
 
-        ``seen``: one that is shown now. Raises TrustError: it is not ours, or of another copy.
+        ``seen``: a head that is shown now. Raises TrustError if one is not of this ledger, or is of
+        another copy.
         """
         own = self._identity.fingerprint
         known = [head for head in (seen, self.witnessed().get(own)) if head is not None]
@@ -412,7 +421,7 @@ class Ledger:
         return next(iter(self._balance.lives)) if len(self._balance.lives) == 1 else None
 
     def _reserve_if_it_fits(self, found: Approved, population: str) -> int | None:
-        """A reservation for what was approved since the backup; None if there is no room."""
+        """Reserve a study that was approved after the backup; None if it does not fit."""
         plan = Plan.charged(found.study, if_broken=found.worst_case)
         if population not in self._balance.lives or admission.exhausted_sub_ledger(
             self._balance, plan, population
@@ -450,7 +459,7 @@ class Ledger:
             with self._file.writing():
                 self._catch_up()
                 yield
-        except BaseException:  # when interrupted, too: rows that were rolled back were added up
+        except BaseException:  # also on interrupt: the balance may hold undone rows
             self._balance, self._last = Balance(), None
             self._reserved.clear()
             self._catch_up()
@@ -479,10 +488,10 @@ class Ledger:
         return (self._last.hash, self._last.sequence + 1) if self._last else (ZERO_HASH, 1)
 
     def _catch_up(self) -> None:
-        """Check and add the rows that another process appended since we looked.
+        """Check and add the rows that another process has appended.
 
         Raises:
-            TrustError: the file was exchanged for an older one under this process, or edited.
+            TrustError: the file was replaced by an older one while in use, or edited.
         """
         if self._last is not None and self._file.hash_at(self._last.sequence) != self._last.hash:
             raise TrustError("the ledger's file was exchanged while it was in use")

@@ -1,9 +1,9 @@
-"""Ledger rows as values: what one says, how it is chained, and what all of them add up to.
+"""Ledger rows as values: their content, how they are chained, and their sum.
 
-Rules only; ``flo.privacy.ledger`` keeps the rows. A row has a *public* part (kind, mechanism,
-counts: enough to recompute every cost) and a *private* part (which study, run and round), committed
-to with a salt. The chain hash covers the public part and the commitment, so an extract can hide
-other studies' names and still be recomputed from the first row to the last.
+Rules only; ``flo.privacy.ledger.store`` stores the rows. A row has a *public* part (kind,
+mechanism, counts: enough to recompute every cost) and a *private* part (study, run and round),
+bound by a salted commitment. The chain hash covers the public part and the commitment, so an
+extract can hide other studies' names and still be recomputed from the first row to the last.
 
     hash = SHA-256(previous hash, sequence, SHA-256(public), SHA-256(salt, private))
 
@@ -12,9 +12,9 @@ and a report that shows one does not verify.
 
 Kinds: ``birth`` (a population and its life budget), ``reserve`` (an approval), ``release`` (one
 attempt, charged), ``repeat`` (the same noisy bits sent again, charge 0), ``settle`` (a study ended;
-what it did not use is released), ``restored`` (the rows before are a backup's: whatever was open
-counts as released in full, ``head`` is the last row that others saw and this ledger lost, and of
-``exhausted`` populations nothing is left; toward more privacy spent than was).
+its unused releases are freed), ``restored`` (the rows before come from a backup: every open
+reservation counts as released in full, ``head`` is the last row that others saw and this ledger
+lost, and ``exhausted`` populations have no budget left; rounded towards more privacy spent).
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from flo.protocol.messages import MAX_ATTEMPTS
 from flo.study.document import largest_delta
 
 ZERO_HASH = "0" * 64
-MOST_ROWS = MAX_ATTEMPTS  # that one release can make: itself, and its bits again in later attempts
+MOST_ROWS = MAX_ATTEMPTS  # per release: itself, and its repeats in later attempts
 
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """One entry. ``private`` and ``salt`` are None where an extract hides them."""
+    """One row. ``private`` and ``salt`` are None where an extract hides them."""
 
     sequence: int
     public: dict[str, Any]
@@ -61,7 +61,7 @@ class LedgerRow:
         private: dict[str, Any],
         salt: str,
     ) -> LedgerRow:
-        """A row that follows ``previous``; the caller signs it."""
+        """Create a row that follows ``previous``; the caller signs it."""
         commitment = _commit(canonical.encode(private), salt)
         return cls(
             sequence,
@@ -74,11 +74,11 @@ class LedgerRow:
         )
 
     def hidden(self) -> LedgerRow:
-        """The same row without its private part."""
+        """Return the same row without its private part."""
         return replace(self, private=None, salt=None)
 
     def check(self, previous: str, sequence: int) -> None:
-        """Raises TrustError unless this row follows ``previous`` at ``sequence``."""
+        """Raise TrustError unless this row follows ``previous`` at ``sequence``."""
         try:
             public = canonical.encode(self.public)
             private = None if self.private is None else canonical.encode(self.private)
@@ -89,7 +89,7 @@ class LedgerRow:
     def check_bytes(
         self, previous: str, sequence: int, public: bytes, private: bytes | None
     ) -> None:
-        """``check`` for whoever holds the canonical bytes of both parts already."""
+        """Run ``check`` on the canonical bytes of both parts, for callers that have them."""
         if self.sequence != sequence:
             raise TrustError(f"ledger row {sequence} is missing or out of order")
         try:
@@ -103,7 +103,7 @@ class LedgerRow:
             raise TrustError(f"ledger row {sequence} was edited, or a row before it is missing")
 
     def as_document(self) -> dict[str, Any]:
-        """The row as an extract carries it; ``private`` and ``salt`` are null where hidden."""
+        """Return the row's form in an extract; ``private`` and ``salt`` are null where hidden."""
         return {
             "sequence": self.sequence,
             "public": self.public,
@@ -117,7 +117,7 @@ class LedgerRow:
 
 @dataclass(frozen=True)
 class Reserved:
-    """One purpose of a reservation: its mechanism, as a value and as rows name it, and how many."""
+    """One purpose of a reservation. ``document``: the mechanism, in the form that rows name it."""
 
     mechanism: Mechanism
     document: dict[str, Any]
@@ -126,7 +126,7 @@ class Reserved:
 
 @dataclass(frozen=True)
 class LostRows:
-    """Rows ``first`` to ``head.sequence`` were there and are in no backup."""
+    """Rows ``first`` to ``head.sequence``, which existed and are not in the restored ledger."""
 
     first: int
     head: LedgerHead
@@ -134,9 +134,10 @@ class LostRows:
 
 @dataclass
 class Reservation:
-    """What one approval set aside and what was released under it.
+    """The reserved and released amounts of one approval.
 
-    ``unseen``: of what counts as released, how much has no row, as it may be among the lost ones.
+    ``unseen``: releases that are counted without a row, because their rows may be among the lost
+    ones.
     """
 
     population: str
@@ -148,22 +149,22 @@ class Reservation:
 
     @property
     def size(self) -> int:
-        """Releases that were reserved, for all purposes."""
+        """Reserved releases of all purposes."""
         return sum(part.releases for part in self.parts.values())
 
     def remaining(self, purpose: str) -> int:
-        """Releases that may still be made for ``purpose``; none for one that was not reserved."""
+        """Return the releases that may still be made for ``purpose``; 0 if it was not reserved."""
         if self.settled or purpose not in self.parts:
             return 0
         return self.parts[purpose].releases - self.released[purpose]
 
     def counted(self, purpose: str) -> int:
-        """Releases that count against the life budget: all reserved until settled."""
+        """Return the releases that count against the life budget: all reserved until settled."""
         reserved, released = self.parts[purpose].releases, self.released[purpose]
         return released if self.settled else max(reserved, released)
 
     def cost(self, sub_ledger: str, order: int) -> float:
-        """Rényi cost at ``order`` that counts against a sub-ledger."""
+        """Return the Rényi cost at ``order`` that counts against a sub-ledger."""
         return math.fsum(
             self.counted(purpose) * part.mechanism.rdp(order)
             for purpose, part in self.parts.items()
@@ -173,12 +174,13 @@ class Reservation:
 
 @dataclass
 class Balance:
-    """All rows added up: populations with their life budgets, reservations by row number.
+    """Sum of all rows: populations with their life budgets, reservations by row number.
 
-    ``lost``: rows that a restored ledger does not have. ``exhausted``: populations of which nothing
-    is left, whatever their reservations add up to. ``last``: number of the last row.
-    ``unaccounted_rows``: lost rows beyond those that the studies charged for them can have made; as
-    long as it is above 0 only a recovery goes on, and it ends with every population used up.
+    ``lost``: rows that a restored ledger does not have. ``exhausted``: populations without any
+    budget left, whatever the sum of their reservations. ``last``: number of the last row.
+    ``unaccounted_rows``: lost rows beyond those that the charged studies can have caused. While it
+    is above 0 and a population is not exhausted, only a recovery's rows are accepted; the last of
+    them must end this state.
     """
 
     lives: dict[str, LifetimeBudget] = field(default_factory=dict)
@@ -189,19 +191,19 @@ class Balance:
     unaccounted_rows: int = 0
 
     def add(self, row: LedgerRow) -> None:
-        """Take one more row into account.
+        """Add one more row.
 
         Raises:
             TrustError: it breaks a rule: a birth with more than its size allows, a reservation
-            beyond the life budget, a release beyond or after its reservation, a repeat of other
-            bits.
+                beyond the life budget, a release beyond or after its reservation, a repeat of other
+                bits.
         """
         try:
             kind = row.public["kind"]
             if self.is_recovering and kind not in ("reserve", "restored"):
                 raise ValueError("rows were lost that no study explains")
             _APPLY[kind](self, row.sequence, row.public)
-        except (  # whatever shape somebody else's row has
+        except (  # another site's row may have any shape
             KeyError,
             TypeError,
             ValueError,
@@ -273,7 +275,8 @@ class Balance:
             if not self.last < head.sequence == sequence - 1:
                 raise ValueError("rows were lost that are there")
             self.lost.append(LostRows(self.last + 1, head))
-            # One row alone is no release. What explained an earlier loss explains none later.
+            # Minus 1: an unknown release takes two rows, its own and its reservation's.
+            # max: a surplus from an earlier loss explains no later one.
             self.unaccounted_rows = max(0, self.unaccounted_rows) + head.sequence - self.last - 1
         for reservation in self.reservations.values():
             if not reservation.settled:
@@ -289,7 +292,7 @@ class Balance:
 
     @property
     def is_recovering(self) -> bool:
-        """Whether lost rows are not accounted for yet."""
+        """Whether lost rows are still unaccounted for."""
         return self.unaccounted_rows > 0 and not set(self.lives) <= self.exhausted
 
     def _open(self, public: dict[str, Any]) -> Reservation:
@@ -301,7 +304,7 @@ class Balance:
         return reservation
 
     def is_lost(self, seen: LedgerHead) -> bool:
-        """Whether it is the head of rows that this restored ledger lost, and charged in full."""
+        """Return whether ``seen`` is a head among the lost rows, which were charged in full."""
         return any(
             lost.first <= seen.sequence < lost.head.sequence
             or (seen.sequence, seen.hash) == (lost.head.sequence, lost.head.hash)
@@ -309,21 +312,21 @@ class Balance:
         )
 
     def committed(self, population: str, sub_ledger: str) -> float:
-        """Rényi cost, reserved + charged, of a population's sub-ledger at its order."""
+        """Return the Rényi cost, reserved + released, of a population's sub-ledger at its order."""
         return self._cost(population, sub_ledger, Reservation.counted)
 
     def charged(self, population: str, sub_ledger: str) -> float:
-        """Rényi cost of what was really released, at the population's order."""
+        """Return the Rényi cost of all that counts as released, at the population's order."""
         return self._cost(population, sub_ledger, lambda held, purpose: held.released[purpose])
 
     def remaining(self, population: str, sub_ledger: str) -> float:
-        """Rényi cost that still fits into a population's sub-ledger; about 0 when used up."""
+        """Return the Rényi cost that still fits into a population's sub-ledger; about 0 if none."""
         return self.lives[population].renyi - self.committed(population, sub_ledger)
 
     def _cost(
         self, population: str, sub_ledger: str, how_many: Callable[[Reservation, str], int]
     ) -> float:
-        """Equal mechanisms are merged before they are added, and the sum is exact (fsum)."""
+        """Sum the cost exactly (fsum), with equal mechanisms merged before."""
         order = self.lives[population].order
         counts: Counter[Mechanism] = Counter()
         for reservation in self.reservations.values():
@@ -346,10 +349,10 @@ _APPLY = {
 
 
 def lost_head(public: dict[str, Any]) -> LedgerHead | None:
-    """The lost head that a ``restored`` row names; None if it names none, and for other rows.
+    """Return the lost head that a ``restored`` row names, or None.
 
     Raises:
-        TrustError: what it names is no head.
+        TrustError: the named head is malformed.
     """
     named = public.get("head") if public.get("kind") == "restored" else None
     if named is None:
@@ -361,7 +364,7 @@ def lost_head(public: dict[str, Any]) -> LedgerHead | None:
 
 
 def number_after(last: int, public: dict[str, Any]) -> int:
-    """Number of the row that follows row ``last``: the next one, or the next behind lost ones."""
+    """Return the number of the row after row ``last``; it skips the numbers of lost rows."""
     head = lost_head(public)
     return max(last, head.sequence if head else 0) + 1
 

@@ -1,8 +1,8 @@
-"""The ledger on disk: SQLite tables, flushed on every commit. Keeps and finds; decides nothing.
+"""The ledger on disk: SQLite tables, flushed on every commit. Stores and finds; makes no decision.
 
-``synchronous=FULL`` on a write-ahead log: what was committed survives a crash of the machine. Rows
-are only ever inserted. Rules are in ``flo.privacy.ledger.rows``, decisions in
-``flo.privacy.ledger``.
+``synchronous=FULL`` on a write-ahead log: committed data survive a crash of the machine. Rows are
+only inserted, never changed. Rules are in ``flo.privacy.ledger.rows``, decisions in
+``flo.privacy.ledger.ledger``.
 """
 
 from __future__ import annotations
@@ -49,11 +49,13 @@ class LedgerFile:
         self._db.close()
 
     def writing(self) -> AbstractContextManager[None]:
-        """All or nothing, and nobody else writes meanwhile."""
+        """Open an exclusive write transaction, which is committed whole or rolled back."""
         return writing(self._db)
 
     def rows(self, after: int, previous: str) -> Iterator[LedgerRow]:
-        """Rows behind ``after``, each checked to follow the one before, ``previous`` at first.
+        """Yield the rows after ``after``, each checked to follow the one before.
+
+        ``previous``: hash of row ``after``.
 
         Raises:
             TrustError: a row was edited, removed or reordered.
@@ -73,7 +75,7 @@ class LedgerFile:
             yield row
 
     def insert(self, row: LedgerRow, request: str | None) -> None:
-        """Raises TrustError if ``request`` was answered before."""
+        """Insert a row. Raises TrustError if ``request`` was answered before."""
         try:
             self._db.execute(
                 "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -92,19 +94,19 @@ class LedgerFile:
             raise TrustError("this request was answered before and is never recomputed") from error
 
     def hash_at(self, sequence: int) -> str | None:
-        """Hash of the row of that number; None if it is not written yet, or was lost."""
+        """Return the hash of the row of that number; None if it is not written yet, or was lost."""
         found = self._db.execute("SELECT hash FROM rows WHERE sequence = ?", (sequence,)).fetchone()
         return found[0] if found else None
 
     def answered(self, request: str) -> tuple[int, dict[str, Any]] | None:
-        """Row number and private part of the row that answered this request, or None."""
+        """Return number and private part of the row that answered this request, or None."""
         found = self._db.execute(
             "SELECT sequence, private FROM rows WHERE request = ?", (request,)
         ).fetchone()
         return (found[0], json.loads(found[1])) if found else None
 
     def add_patients(self, population: str, hashes: Collection[str]) -> int:
-        """Keep keyed hashes of patients. Returns how many of them another population has."""
+        """Store keyed hashes of patients. Returns how many of them are in another population."""
         self._db.execute("CREATE TEMP TABLE IF NOT EXISTS incoming (hash TEXT PRIMARY KEY)")
         self._db.execute("DELETE FROM incoming")
         self._db.executemany("INSERT INTO incoming VALUES (?)", [(h,) for h in hashes])
@@ -118,7 +120,7 @@ class LedgerFile:
         return int(overlap)
 
     def last_answer(self, prefix: str) -> tuple[int, str] | None:
-        """The last row that answered a request beginning with ``prefix``/: number and request."""
+        """Return number and request of the last row whose request starts with ``prefix``/."""
         found: tuple[int, str] | None = self._db.execute(
             "SELECT sequence, request FROM rows WHERE request > ? AND request < ?"
             " ORDER BY sequence DESC LIMIT 1",
@@ -127,10 +129,10 @@ class LedgerFile:
         return found
 
     def witness(self, head: LedgerHead) -> None:
-        """Keep the highest head seen of whoever signed it.
+        """Store the highest head seen of its signer.
 
-        By the signer's fingerprint, as two studies may name different keys for one hospital id; FLO
-        0.1 wrote the id in that column.
+        The key is the signer's fingerprint, as two studies may name different keys for one hospital
+        id; FLO 0.1 wrote the id in that column.
         """
         self._db.execute(
             "INSERT INTO witnessed VALUES (?, ?, ?, ?, ?) ON CONFLICT (hospital) DO UPDATE SET"
@@ -140,7 +142,7 @@ class LedgerFile:
         )
 
     def witnessed(self) -> dict[str, LedgerHead]:
-        """Fingerprint -> the highest head seen of it."""
+        """Return fingerprint -> the highest head seen of it."""
         heads = [
             LedgerHead(sequence=sequence, hash=hash_, signature=signature, public=public)
             for sequence, hash_, signature, public in self._db.execute(
@@ -150,7 +152,7 @@ class LedgerFile:
         return {head.fingerprint: head for head in heads}
 
     def latest_run_key(self, study: str, run: str, hospital: str) -> tuple[int, str] | None:
-        """Epoch and key, or None if this partner showed none for this run."""
+        """Return epoch and key, or None if this partner has shown none for this run."""
         found: tuple[int, str] | None = self._db.execute(
             "SELECT epoch, key FROM run_keys WHERE study = ? AND run = ? AND hospital = ?",
             (study, run, hospital),
@@ -158,7 +160,7 @@ class LedgerFile:
         return found
 
     def keep_run_key(self, study: str, run: str, hospital: str, key: RunKey) -> None:
-        """Keep a partner's run key in place of the one before; the caller compares epochs."""
+        """Replace a partner's stored run key; the caller compares epochs."""
         self._db.execute(
             "INSERT OR REPLACE INTO run_keys VALUES (?, ?, ?, ?, ?)",
             (study, run, hospital, key.epoch, key.key),
@@ -166,7 +168,7 @@ class LedgerFile:
 
 
 def request_fields(request: str | None) -> dict[str, str]:
-    """What a row's private part says about the request it answers."""
+    """Return the fields of a row's private part that identify the request."""
     digest = _request_digest(request)
     return {} if digest is None else {"request": digest}
 

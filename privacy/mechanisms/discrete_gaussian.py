@@ -1,26 +1,26 @@
 """Exact samples of the discrete Gaussian, many at a time.
 
 Target: P[X = x] proportional to f(x) = exp(-x²/(2·variance)) over all integers (Canonne, Kamath,
-Steinke, "The Discrete Gaussian for Differential Privacy", 2020). The distance to it is zero: every
-decision is taken on integers, and where a float only *probably* decides right, exact arithmetic
-decides.
+Steinke, "The Discrete Gaussian for Differential Privacy", 2020). The distance to the target is
+zero: every decision is made on integers, and where float arithmetic could decide wrongly, exact
+arithmetic decides.
 
 Rejection from a staircase over |x|. Blocks i = 0 .. 1023 hold the integers [i·w, (i+1)·w), w a
-power of two of at most 1/64 standard deviation (or 1). Whole weights W_i ≥ K·f(i·w), and weight 1
-for the tail, add up to 2^16; K is the largest whole number for which they can.
+power of two of at most 1/64 standard deviation (or 1). Integer weights W_i ≥ K·f(i·w), and weight 1
+for the tail, add up to 2^16; K is the largest integer for which they can.
 
     1. 16 bits choose a block (or the tail) with probability W_i/2^16, log2 w bits an x in it, one
-       bit a sign. Negative zero is thrown away, or zero would come twice.
-    2. 64 bits U decide: accept with probability A = K·f(x)/W_i ≤ 1. Below the block's floor, a
-       lower bound of A·2^64 over the block, that is certain at once (98 of 100).
-    3. Otherwise A·2^64 is computed in float64, good to a relative 2^-30 with much to spare; where U
-       lies outside that margin, it decides. Inside (one in 10^9) U is continued bit by bit and
-       compared with A in decimal arithmetic, which is correctly rounded, until they differ.
-    4. The tail (|x| ≥ 8 standard deviations): section j = 0, 1, .. holds [T·2^j, T·2^(j+1)) with
-       T = 1024·w and is chosen with probability 2^-(j+1), x evenly in it; accept with
-       probability K·1024·2^(2j+1)·f(x), by the exact comparison of 3.
+       bit a sign. Negative zero is rejected, since zero would otherwise be proposed twice.
+    2. 64 bits U decide: accept with probability A = K·f(x)/W_i ≤ 1. If U is below the block's
+       floor, a lower bound of A·2^64 over the block, x is accepted at once (98 % of proposals).
+    3. Otherwise A·2^64 is computed in float64, with a relative error far below 2^-30; if U lies
+       outside that margin, the comparison decides. Inside it (one in 10^9), U is extended and
+       compared with A in correctly rounded decimal arithmetic, until they differ.
+    4. The tail (|x| ≥ 8 standard deviations): section j = 0, 1, .. holds [T·2^j, T·2^(j+1)) with T
+       = 1024·w and is chosen with probability 2^-(j+1), x uniformly in it; accept with probability
+       K·1024·2^(2j+1)·f(x), by the exact comparison of 3.
 
-Every x is so proposed and accepted with probability K·f(x)/(w·2^17): proportional to f(x).
+So every x is proposed and accepted with probability K·f(x)/(w·2^17): proportional to f(x).
 """
 
 from __future__ import annotations
@@ -41,35 +41,38 @@ from flo.privacy.mechanisms.entropy import SystemStream, Words
 _BLOCKS = 1024
 _TOTAL = 1 << 16
 _MARGIN = 2.0**-30
-_AT_ONCE = 1 << 14  # samples: all that is made on the way to them stays in the cache
+_AT_ONCE = 1 << 14  # samples per step, so that all intermediate arrays fit the cache
 
 
 class WordSource(Protocol):
-    """The random bits that samples are made of: independent, uniform, and none handed out twice."""
+    """Source of random bits: independent, uniform, and none returned twice."""
 
     def words(self, count: int) -> Words:
-        """Uniform 64-bit words."""
+        """Return ``count`` uniform 64-bit words."""
 
 
 class Noise(Protocol):
-    """Where noise comes from. The wheel has one: ``SystemNoise``; tests bring their own."""
+    """Source of noise. The wheel contains only ``SystemNoise``; tests supply their own."""
 
     def sample(self, variance: int, size: int) -> Integers:
-        """``size`` independent discrete Gaussian integers of that variance parameter."""
+        """Return ``size`` independent discrete Gaussian integers of that variance parameter."""
 
     def choose(self, probability: float, count: int) -> npt.NDArray[np.bool_]:
-        """``count`` independent coins, True with ``probability``."""
+        """Return ``count`` independent Booleans, each True with ``probability``."""
 
 
 class SystemNoise:
-    """Randomness from a stream that the operating system keys anew for every call."""
+    """Noise from a stream with a new key from the operating system for every call."""
 
     def sample(self, variance: int, size: int) -> Integers:
-        """Shape (size,). Raises ValueError unless 1 <= variance < 2**100 (64 bits hold it)."""
+        """Return shape (size,). Raises ValueError unless 1 <= variance < 2**100 (fits 64 bits)."""
         return sample(variance, size, SystemStream())
 
     def choose(self, probability: float, count: int) -> npt.NDArray[np.bool_]:
-        """Shape (count,). Exact for a ``probability`` in (0, 1) that is a multiple of 2^-64."""
+        """Return shape (count,).
+
+        Exact for a ``probability`` in (0, 1) that is a multiple of 2^-64; ValueError for others.
+        """
         threshold = int(probability * 2**64)
         if not (0 < probability < 1 and threshold == probability * 2**64):
             raise ValueError(f"no exact coin of probability {probability}")
@@ -77,7 +80,7 @@ class SystemNoise:
 
 
 def sample(variance: int, size: int, source: WordSource) -> Integers:
-    """``size`` exact samples from ``source``; see the module for the steps."""
+    """Return ``size`` exact samples from ``source``; the module docstring has the steps."""
     if not 1 <= variance < 1 << 100:
         raise ValueError(f"variance {variance} is outside [1, 2**100)")
     stairs = _staircase(variance)
@@ -97,7 +100,7 @@ class _Staircase:
     scale: int  # K
     weights: Integers  # W_i, then the tail's
     block_of: npt.NDArray[np.uint16]  # 16 bits -> block; _BLOCKS means the tail
-    floors: Words  # U below: accepted whatever x in the block
+    floors: Words  # U below this: every x in the block is accepted
 
 
 @lru_cache(maxsize=16)
@@ -131,7 +134,7 @@ def _staircase(variance: int) -> _Staircase:
 
 
 def _candidates(stairs: _Staircase, count: int, source: WordSource) -> Integers:
-    """Steps 1-4 for ``count`` proposals: the accepted ones, in order."""
+    """Run steps 1-4 for ``count`` proposals; return the accepted ones, in order."""
     place, uniform = source.words(2 * count).reshape(2, count)
     block = stairs.block_of.take((place >> np.uint64(48)).view(np.int64)).astype(np.int64)
     offset = place & np.uint64((1 << stairs.width_bits) - 1)
@@ -155,13 +158,13 @@ def _decide(
     uniform: Words,
     source: WordSource,
 ) -> tuple[npt.NDArray[np.bool_], Integers]:
-    """Step 3 in floats where they are sure, and the exact comparison for the rest and the tail."""
+    """Decide in floats outside the margin of step 3, exactly inside it and in the tail."""
     weight = stairs.weights[block]
     exponent = value.astype(np.float64) ** 2 / float(2 * stairs.variance)
     threshold = np.exp(-exponent) * (stairs.scale / weight) * 2.0**64
     drawn = uniform.astype(np.float64)
     margin = threshold * _MARGIN + 4
-    accepted = drawn < threshold  # right outside the margin; inside, decided below
+    accepted = drawn < threshold  # correct outside the margin; inside, decided below
     for i in np.flatnonzero((np.abs(drawn - threshold) <= margin) | (block == _BLOCKS)):
         ratio, x = Fraction(stairs.scale, int(weight[i])), int(value[i])
         if block[i] == _BLOCKS:
@@ -177,7 +180,7 @@ def _decide(
 
 
 def bernoulli(ratio: Fraction, exponent: Fraction, uniform: int, source: WordSource) -> bool:
-    """True with probability ratio·exp(-exponent), exactly; ``uniform`` are the first 64 bits."""
+    """Return True with probability ratio·exp(-exponent), exactly; ``uniform``: first 64 bits."""
     bits = 64
     while True:
         low, high = _exp_between(exponent, bits)
@@ -191,7 +194,10 @@ def bernoulli(ratio: Fraction, exponent: Fraction, uniform: int, source: WordSou
 
 
 def _exp_between(exponent: Fraction, bits: int) -> tuple[Fraction, Fraction]:
-    """Bounds of exp(-exponent), good to about ``bits`` bits; ``Decimal.exp`` rounds correctly."""
+    """Return bounds of exp(-exponent), accurate to about ``bits`` bits.
+
+    ``Decimal.exp`` rounds correctly.
+    """
     if exponent > 2 * bits:
         return Fraction(0), Fraction(1, 1 << (2 * bits))
     digits = bits // 3 + 20
@@ -203,13 +209,13 @@ def _exp_between(exponent: Fraction, bits: int) -> tuple[Fraction, Fraction]:
 
 
 def _heads(source: WordSource) -> int:
-    """How often a fair coin shows heads before tails."""
+    """Count how often a fair coin shows heads before tails."""
     word = int(source.words(1)[0])
     return 64 + _heads(source) if word == 0 else (word & -word).bit_length() - 1
 
 
 def _below_power(bits: int, source: WordSource) -> int:
-    """A uniform integer below 2**bits."""
+    """Return a uniform integer below 2**bits."""
     count = -(-bits // 64)
     drawn = int.from_bytes(source.words(count).tobytes(), "little")
     return drawn >> (64 * count - bits)

@@ -1,7 +1,7 @@
-"""One random stream, keyed by the operating system anew for every release.
+"""A random stream that is keyed by the operating system for every release.
 
-ChaCha20 (RFC 8439) from ``cryptography``, a fresh 256-bit key from ``os.urandom`` each time a
-stream is made. A stream is made where it is used and thrown away after one release, so a fork or a
+ChaCha20 (RFC 8439) from ``cryptography``, with a fresh 256-bit key from ``os.urandom`` for each
+stream. A stream is created where it is used and discarded after one release, so a fork or a
 restored snapshot cannot repeat it. There is no seed and no way to set one.
 """
 
@@ -27,10 +27,10 @@ class SystemStream:
         self._pid = os.getpid()
 
     def words(self, count: int) -> Words:
-        """The next ``count`` words. Raises RuntimeError in a process that forked since."""
+        """Return the next ``count`` words. Raises RuntimeError in a forked process."""
         if os.getpid() != self._pid:
             raise RuntimeError("a random stream must not be used across a fork")
-        words = np.empty(count + 8, dtype="<u8")  # update_into wants room for a block more
+        words = np.empty(count + 8, dtype="<u8")  # update_into needs room for one more block
         room = words.data.cast("B")
         for start in range(0, 8 * count, len(_ZEROS)):
             size = min(8 * count - start, len(_ZEROS))

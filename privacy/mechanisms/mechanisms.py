@@ -1,6 +1,6 @@
-"""Mechanisms: frozen descriptions of how patients become a release, and what each one costs.
+"""Mechanisms: frozen descriptions of how patients become a release, and of its privacy cost.
 
-Everything that leaves a site is a *clipped sum on a public grid with discrete Gaussian noise*:
+Every release of a site is a *clipped sum on a public grid with discrete Gaussian noise*:
 
     1. every patient's contribution is clipped to L2 norm ``clip`` (non-finite counts as zero);
     2. contributions are summed in float64;
@@ -8,12 +8,12 @@ Everything that leaves a site is a *clipped sum on a public grid with discrete G
     4. exact discrete Gaussian integers are added.
 
 Guarantee. For adjacent data (add or remove one patient of one hospital) the rounded sums differ by
-at most Δ = (1 + 2^-10)·GRID + √length grid steps in L2: one patient moves the sum by at most
-GRID steps, 2^-10 of that covers float64 error, and rounding moves each coordinate of either sum by
-at most 1/2. With per-coordinate variance (σ·Δ)² the release is (α, α/(2σ²))-RDP for every α > 1:
-Canonne, Kamath, Steinke (2020), Theorem 14 and its proof, ½ε²-concentrated DP with
-ε² = Δ²/variance, for integer-valued queries of L2 sensitivity Δ. Sensitivity is derived here from
-clip and adjacency and is never an argument.
+at most Δ = (1 + 2^-10)·GRID + √length grid steps in L2: one patient moves the sum by at most GRID
+steps, 2^-10 of that covers float64 error, and rounding moves each coordinate of either sum by at
+most 1/2. With per-coordinate variance (σ·Δ)² the release is (α, α/(2σ²))-RDP for every α > 1:
+Canonne, Kamath, Steinke (2020), Theorem 14 and its proof, ½ε²-concentrated DP with ε² =
+Δ²/variance, for integer-valued queries of L2 sensitivity Δ. Sensitivity is derived here from clip
+and adjacency and is never an argument.
 
 | mechanism | one patient's contribution | norm ``clip`` | RDP at order α |
 |---|---|---|---|
@@ -23,18 +23,19 @@ clip and adjacency and is never an argument.
 | ``ScoreWaves`` | a vector of norm 1 in each of ``groups`` groupings | √groups | α/(2σ²) |
 
 Noise shares. Under distributed noise n = |cohort| - b honest hospitals each add a share of variance
-v = (σ·Δ)²/n. The sum of discrete Gaussians is almost one of variance n·v: by Kairouz, Liu, Steinke
-(2021, "The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure Aggregation",
-arXiv 2102.06387, Proposition 14) the sum of the cohort is ½ε²-concentrated DP with
+v = (σ·Δ)²/n. The sum of discrete Gaussians is almost a discrete Gaussian of variance n·v: by
+Kairouz, Liu, Steinke (2021, "The Distributed Discrete Gaussian Mechanism for Federated Learning
+with Secure Aggregation", arXiv 2102.06387, Proposition 14) the sum of the cohort is
+½ε²-concentrated DP with
 
     ε² <= Δ²/(n·v) + τ·length/2,   τ = 10·Σ_{k=1..n-1} e^(-2π²·v·k/(k+1)) <= 10·n·e^(-π²·v).
 
-A share's variance below 100 is refused, so τ < 10^-420 for up to 1000 hospitals, and the 10^-12 by
+A share of variance below 100 is refused, so τ < 10^-420 for up to 1000 hospitals, and the 10^-12 by
 which variances are rounded up covers τ·length/2 for every length and any σ below 10^100. Shares of
 more than n honest hospitals only add independent noise. So the sum is (α, α/(2σ²))-RDP as well.
 
-Edges: clip 0, negative, infinite or NaN, σ < 0.001 or NaN, length or groups < 1, q outside
-[0.001, 1): refused with ValueError. An unknown mechanism is refused; there is none without noise.
+Edges: clip 0, negative, infinite or NaN, σ < 0.001 or NaN, length or groups < 1, q outside [0.001,
+1): refused with ValueError. An unknown mechanism is refused; no mechanism is without noise.
 """
 
 from __future__ import annotations
@@ -60,12 +61,12 @@ _FLOAT_SLACK = 2.0**-10
 _SMALLEST_SAMPLING, _SMALLEST_NOISE = 0.001, 0.001
 _LARGEST_LENGTH = 1 << 40
 _SMALLEST_SHARE = 100  # grid steps²
-_AT_ONCE = 1 << 15  # coordinates: what is made of them stays in the cache
+_AT_ONCE = 1 << 15  # coordinates per step, so that all arrays fit the cache
 
 
 @dataclass(frozen=True)
 class Mechanism:
-    """What all mechanisms share.
+    """Base class of all mechanisms.
 
     Attributes:
         length: number of coordinates, in 1..2^40.
@@ -88,7 +89,7 @@ class Mechanism:
 
     @property
     def norm(self) -> float:
-        """L2 bound on one patient's contribution, in the unit of what is summed."""
+        """L2 bound on one patient's contribution, in the unit of the summands."""
         raise NotImplementedError
 
     @property
@@ -97,7 +98,7 @@ class Mechanism:
         return (1 + _FLOAT_SLACK) * GRID + math.sqrt(self.length)
 
     def variance_steps(self, shares: int = 1) -> int:
-        """Noise variance in grid steps², rounded up: (σ·Δ)² / ``shares``.
+        """Return the noise variance in grid steps², rounded up: (σ·Δ)² / ``shares``.
 
         ``shares`` = 1 for local noise; |cohort| - b for one hospital's share of distributed noise.
 
@@ -113,7 +114,7 @@ class Mechanism:
         return variance
 
     def choose(self, count: int, noise: Noise) -> Mask | None:
-        """Which of ``count`` patients take part in the release at hand; None for all."""
+        """Sample which of ``count`` patients take part in this release; None for all."""
         return None
 
     def release(
@@ -121,9 +122,9 @@ class Mechanism:
     ) -> Integers:
         """Round ``total`` (length,), an exact clipped sum, to the grid and add noise.
 
-        ``total`` is float64 and finite, in the unit of ``norm``; what comes back is in grid steps.
-        Coordinates are clamped to ±``limit`` grid steps first, if there is one, which moves no two
-        values further apart; masked sums need it (``flo.privacy.secure_sum.ring``).
+        ``total`` is float64 and finite, in the unit of ``norm``; the result is in grid steps. If
+        ``limit`` is given, coordinates are first clamped to ±``limit`` grid steps, which increases
+        no distance between two values; masked sums need it (``flo.privacy.secure_sum.ring``).
 
         Raises:
             ValueError: ``total`` has another shape, or ``shares`` is refused (``variance_steps``).
@@ -141,7 +142,7 @@ class Mechanism:
         return noisy
 
     def to_real(self, steps: Integers | Floats) -> Floats:
-        """Grid steps back to the unit of what was summed."""
+        """Convert grid steps to the unit of the summands."""
         return np.asarray(steps, dtype=np.float64) * (self.norm / GRID)
 
     @property
@@ -152,27 +153,27 @@ class Mechanism:
         return dp_accounting.GaussianDpEvent(self.noise_multiplier)
 
     def rdp(self, order: int) -> float:
-        """Rényi divergence bound at ``order`` >= 2."""
+        """Return the Rényi divergence bound at ``order`` >= 2."""
         return float(self.rdp_curve(np.array([order]))[0])
 
     def rdp_curve(self, orders: Integers) -> Floats:
-        """The same at many orders, shape (orders,)."""
+        """Return the same bound at many orders, shape (orders,)."""
         return np.asarray(orders / (2 * self.noise_multiplier**2), dtype=np.float64)
 
     def with_noise(self, noise_multiplier: float) -> Mechanism:
-        """The same mechanism with another σ."""
+        """Return the same mechanism with another σ."""
         return replace(self, noise_multiplier=noise_multiplier)
 
     def as_document(self) -> dict[str, Any]:
-        """The mechanism as it stands in ledger, approval and report."""
+        """Return the form used in ledger, approval and report."""
         return {"kind": self.kind, **asdict(self)}
 
 
 @dataclass(frozen=True)
 class FullBatchSum(Mechanism):
-    """Clipped contributions of all patients of a site, summed.
+    """Sum of the clipped contributions of all patients of a site.
 
-    What a patient contributes: a gradient (``flo.privacy.gradients.step``), or products of their
+    A contribution is a gradient (``flo.privacy.gradients.step``), or products of the patient's
     inputs (``flo.privacy.releases.least_squares``).
 
     Attributes:
@@ -196,32 +197,32 @@ class FullBatchSum(Mechanism):
 
 @dataclass(frozen=True)
 class PoissonSum(FullBatchSum):
-    """Clipped gradients of the patients whom a coin of probability q chose, anew each time.
+    """Sum of the clipped gradients of patients sampled with probability q, independently per call.
 
-    RDP at whole orders α, the same as for continuous noise (Mironov, Talwar, Zhang, "Rényi
+    RDP at integer orders α, the same as for continuous noise (Mironov, Talwar, Zhang, "Rényi
     Differential Privacy of the Sampled Gaussian Mechanism", 2019, eq. 5):
 
         ε(α) = 1/(α-1)·log Σ_{k=0..α} C(α,k)·(1-q)^(α-k)·q^k·e^(k(k-1)/(2σ²))
 
-    Proof for discrete noise. Fix who else was sampled; mixing over that with equal weights cannot
-    raise the divergence (quasi-convexity). Then the release is P = N_Z(s, v·I) without the patient
-    and M = (1-q)·P + q·Q with them, where Q is P moved by a whole vector μ, ‖μ‖² <= Δ² = v/σ².
-    Let L = Q/P.
+    Proof for discrete noise. Fix which other patients were sampled; mixing over these with equal
+    weights cannot increase the divergence (quasi-convexity). Then the release is P = N_Z(s, v·I)
+    without the patient and M = (1-q)·P + q·Q with the patient, where Q is P shifted by an integer
+    vector μ, ‖μ‖² <= Δ² = v/σ². Let L = Q/P.
 
-    1. E_P[L^k] = e^(k(k-1)‖μ‖²/(2v)): completing the square moves the lattice by the whole vector
-       k·μ, which leaves its sum unchanged. With (M/P)^α = Σ C(α,k)(1-q)^(α-k)q^k·L^k, D_α(M‖P) is
-       at most the formula.
-    2. D_α(P‖M) is no larger. x -> 2s + μ - x swaps P and Q, so E_P[g(L)] = E_P[L·g(1/L)] for any
-       g, and it is enough that h(u) + t·h(w) >= 0 for all t >= 1, with h(y) = y^α - y^(1-α),
-       u = 1-q+qt >= 1 and w = 1-q+q/t <= 1. With a = ln u, b = -ln w, β = α - ½ that reads
-       √u·sinh(βa) >= t·√w·sinh(βb). At β = ½ both sides are equal (u-1 = t(1-w)); uw >= 1, so
-       a >= b, and sinh(βa)/sinh(βb) grows with β.
+    1. E_P[L^k] = e^(k(k-1)‖μ‖²/(2v)): completing the square shifts the lattice by the integer
+       vector k·μ, which leaves its sum unchanged. With (M/P)^α = Σ C(α,k)(1-q)^(α-k)q^k·L^k,
+       D_α(M‖P) is at most the formula.
+    2. D_α(P‖M) is no larger. x -> 2s + μ - x swaps P and Q, so E_P[g(L)] = E_P[L·g(1/L)] for any g,
+       and it is enough that h(u) + t·h(w) >= 0 for all t >= 1, with h(y) = y^α - y^(1-α), u =
+       1-q+qt >= 1 and w = 1-q+q/t <= 1. With a = ln u, b = -ln w, β = α - ½ that reads √u·sinh(βa)
+       >= t·√w·sinh(βb). At β = ½ both sides are equal (u-1 = t(1-w)); uw >= 1, so a >= b, and
+       sinh(βa)/sinh(βb) grows with β.
 
     A sum of several hospitals' discrete noise shares is not N_Z, so secure sums are not covered.
 
     Attributes:
-        sampling: q, in [0.001, 1); a float64 of that size is a whole multiple of 2^-64, so the coin
-            is exact.
+        sampling: q, in [0.001, 1); a float64 of that size is an integer multiple of 2^-64, so the
+            Bernoulli sampling is exact.
     """
 
     kind = "poisson-sum"
@@ -234,11 +235,11 @@ class PoissonSum(FullBatchSum):
             raise ValueError(f"sampling must lie in [0.001, 1), got {self.sampling}")
 
     def choose(self, count: int, noise: Noise) -> Mask:
-        """A coin of probability q for each patient, (count,), thrown anew by every call."""
+        """Sample each patient with probability q, (count,), independently in every call."""
         return noise.choose(self.sampling, count)
 
     def variance_steps(self, shares: int = 1) -> int:
-        """Of the whole noise. Raises ValueError for shares: there is no proof for them."""
+        """Return the variance of the whole noise. Raises ValueError for shares: no proof exists."""
         if shares != 1:
             raise ValueError("sampled sums have no noise shares: there is no proof for them")
         return super().variance_steps()
@@ -251,7 +252,7 @@ class PoissonSum(FullBatchSum):
         return dp_accounting.PoissonSampledDpEvent(self.sampling, super().event)
 
     def rdp_curve(self, orders: Integers) -> Floats:
-        """The formula above, rounded up by more than its evaluation can err."""
+        """Return the formula above, rounded up by more than the error of its evaluation."""
         weights = _log_binomial(self.sampling, tuple(int(order) for order in orders))
         k = np.arange(weights.shape[1])
         logs = logsumexp(weights + k * (k - 1) / (2 * self.noise_multiplier**2), axis=1)
@@ -262,8 +263,8 @@ class PoissonSum(FullBatchSum):
 class Histogram(Mechanism):
     """Counts of patients in cells, once: by column for a survey; score bins of earlier studies.
 
-    A patient has weight 1 in each of ``groups`` groupings of the cells, their records sharing it,
-    so the contribution's norm is at most √groups.
+    A patient has weight 1 in each of ``groups`` groupings of the cells, divided among the patient's
+    records, so the contribution's norm is at most √groups.
     """
 
     kind = "histogram"
@@ -277,7 +278,7 @@ class Histogram(Mechanism):
 
     @property
     def norm(self) -> float:
-        """√groups: a patient may spend the whole weight 1 of each grouping on one cell."""
+        """√groups: a patient's whole weight 1 in each grouping may be in one cell."""
         return math.sqrt(self.groups)
 
 
@@ -286,8 +287,8 @@ class ScoreWaves(Histogram):
     """Sums of held-out patients' wave vectors, once (``flo.privacy.releases.score_waves``).
 
     A vector has norm 1. A patient's records share a weight of 1, and a weighted mean of vectors of
-    norm 1 is no longer than 1, so in ``groups`` groupings the contribution's norm is at most
-    √groups, as that of counts.
+    norm 1 has norm at most 1. So in ``groups`` groupings the contribution's norm is at most
+    √groups, as for counts.
     """
 
     kind = "score-waves"
@@ -295,7 +296,7 @@ class ScoreWaves(Histogram):
 
 @lru_cache(maxsize=16)
 def _log_binomial(probability: float, trials: tuple[int, ...]) -> Floats:
-    """ln P[Binomial(n, probability) = k], shape (trials, max + 1), -inf for k > n."""
+    """Return ln P[Binomial(n, probability) = k], shape (trials, max + 1), -inf for k > n."""
     n, k = np.array(trials)[:, None], np.arange(max(trials) + 1)
     rest = np.maximum(n - k, 0)
     logs = gammaln(n + 1) - gammaln(k + 1) - gammaln(rest + 1)
@@ -309,7 +310,7 @@ _KINDS: dict[str, type[Mechanism]] = {
 
 
 def from_document(document: Any) -> Mechanism:
-    """Rebuild a mechanism. Raises MessageError for an unknown or malformed one: never free."""
+    """Rebuild a mechanism. Raises MessageError for an unknown or malformed one."""
     try:
         if type(document) is not dict:
             raise ValueError("not a document")

@@ -1,4 +1,4 @@
-"""Records grouped by patient: the unit of every guarantee here. Arrays only, no torch."""
+"""Records grouped by patient, the unit of every guarantee. Arrays only, no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flo.arrays import Floats
 
 @dataclass(frozen=True)
 class Patients:
-    """Records of some patients. ``patient`` numbers them 0 .. count-1; a patient may have many.
+    """Records of some patients, numbered 0 .. count-1 in ``patient``; one patient may have many.
 
     Shapes: inputs (records, d), labels (records,) in {0, 1}, patient (records,).
     """

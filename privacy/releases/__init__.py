@@ -1,1 +1,1 @@
-"""Counts and sums that are released besides gradients: evaluation, survey, least squares."""
+"""Releases other than gradients: counts and sums for evaluation, survey, least squares."""

@@ -1,14 +1,14 @@
-"""Evaluation: one noisy release from held-out patients, and an AUC with an interval that holds.
+"""Evaluation: one noisy release from held-out patients, and an AUC with a confidence interval.
 
-A record's log odds s are put on a public position in [0, 1] that no patient shapes: half of it is
-Φ((s - m)/(2d)), with mean m and deviation d of the scores of made-up patients, and half is the
-predicted risk 1/(1 + e^-s). The first follows a model whose log odds are very small or large, the
-second one whose patients are unlike the made-up ones; made-up images are like no real ones, so with
-images the risk is all. Each class is then told by sums of waves
+A record's log odds s are mapped to a public position in [0, 1] that does not depend on patients.
+Half of it is Φ((s - m)/(2d)), with mean m and deviation d of the scores of made-up patients, and
+half is the predicted risk 1/(1 + e^-s). The first half adapts to a model whose log odds are very
+small or large, the second to patients unlike the made-up ones. Made-up images do not resemble real
+ones, so with images the position is the risk alone. Each class is then described by sums of waves
 (``flo.privacy.releases.score_waves``). A patient's records share a total weight of 1, and every
 wave vector has norm 1, so one patient moves the release by at most 1 in L2.
 
-Subgroups. If the study names k category columns, everyone is told of once for each of them, by
+Subgroups. If the study names k category columns, all patients are counted once for each column, by
 code. A patient weighs 1 in each of the k groupings, so the norm is √k. The overall AUC comes from
 the mean of the groupings' totals.
 
@@ -39,18 +39,18 @@ _AT_ONCE = 1 << 14  # records
 
 
 def groupings(study: Study) -> dict[str, list[str]]:
-    """Subgroup column -> its codes; one grouping of everyone where the study names none."""
+    """Return subgroup column -> its codes; a single group of all patients without subgroups."""
     named = study.evaluation.subgroups
     return {n: cells(study.data.category(n), 0) for n in named} or {"": ["everyone"]}
 
 
 def length(study: Study) -> int:
-    """Numbers in a release: those of each class, for every code of every grouping."""
+    """Return the length of a release: all classes, for every code of every grouping."""
     return sum(len(codes) for codes in groupings(study).values()) * 2 * _of_a_class(study)
 
 
 def sums(study: Study, weights: Vector, held_out: Patients) -> Floats:
-    """What a site's held-out patients add up to, exactly, shape (length,)."""
+    """Return the exact sums over a site's held-out patients, shape (length,)."""
     vectors, grouped = _vectors(study, weights), groupings(study)
     weight = record_weights(held_out.patient, held_out.count)
     totals = {
@@ -72,16 +72,16 @@ def sums(study: Study, weights: Vector, held_out: Patients) -> Floats:
 
 
 def read(study: Study, noisy: Floats, variance: float) -> tuple[Estimate, dict[str, Estimate]]:
-    """The overall estimate, and one for each ``column=code`` of the subgroups.
+    """Return the overall estimate, and one for each ``column=code`` of the subgroups.
 
-    ``noisy`` (length,) is a release or a sum of some, with ``variance`` in every number.
+    ``noisy`` (length,) is a release or a sum of releases, with ``variance`` in every number.
     """
     classes = noisy.reshape(-1, 2, _of_a_class(study))
     grouped = groupings(study)
     names = [f"{column}={code}" for column, codes in grouped.items() if column for code in codes]
     subgroups = {
         name: _estimate(study, both, variance)
-        for name, both in zip(names, classes, strict=False)  # none has a name without subgroups
+        for name, both in zip(names, classes, strict=False)  # there are no names without subgroups
     }
     mean = classes.sum(0) / len(grouped)
     return _estimate(study, mean, variance * len(classes) / len(grouped) ** 2), subgroups
@@ -94,17 +94,17 @@ def _estimate(study: Study, classes: Floats, variance: float) -> Estimate:
 
 
 def _of_a_class(study: Study) -> int:
-    """Numbers that tell of one class."""
+    """Return how many numbers describe one class."""
     return study.evaluation.bins or score_waves.LENGTH
 
 
 def positions(study: Study, weights: Vector, scores: Floats) -> Floats:
-    """Where finite log odds (n,) of the study's model lie, in [0, 1]."""
+    """Map finite log odds (n,) of the study's model to positions in [0, 1]."""
     return _position(study, weights)(scores)
 
 
 def _vectors(study: Study, weights: Vector) -> Callable[[Floats], Floats]:
-    """From finite log odds (n,) to what each record adds to its class's sums, of norm 1."""
+    """Return the map from finite log odds (n,) to each record's vector of norm 1."""
     if bins := study.evaluation.bins:
         edges = score_bins.public_edges(study, weights, bins)
         return lambda scores: score_bins.vectors(scores, edges)
@@ -116,7 +116,7 @@ def _position(study: Study, weights: Vector) -> Callable[[Floats], Floats]:
     if any(isinstance(column, ImageColumn) for column in study.data.columns):
         return lambda scores: np.asarray(expit(scores))
     made_up = np.nan_to_num(models.log_odds(study, weights, made_up_inputs(study.data)))
-    made_up = np.clip(made_up, -_LARGEST, _LARGEST)  # whatever the weights, the mean is finite
+    made_up = np.clip(made_up, -_LARGEST, _LARGEST)  # keeps the mean finite for any weights
     middle, deviation = made_up.mean(), max(made_up.std(), 1 / _LARGEST)
 
     def position(scores: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Counting patients in cells, so that each weighs 1 however many records they have."""
+"""Counts of patients in cells, where each patient weighs 1 however many records they have."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flo.arrays import Floats, Integers
 
 
 def record_weights(patient: Integers, count: int) -> Floats:
-    """What each record counts for, (records,): those of a patient share 1.
+    """Return the weight of each record, (records,): a patient's records share 1.
 
     ``patient`` (records,) is each record's patient 0 .. count-1.
     """
@@ -16,11 +16,11 @@ def record_weights(patient: Integers, count: int) -> Floats:
 
 
 def weighted_counts(cell: Integers, patient: Integers, count: int, length: int) -> Floats:
-    """Patients in each of ``length`` cells, shape (length,).
+    """Count the patients in each of ``length`` cells, shape (length,).
 
-    ``cell`` (records,) is each record's cell or -1 for none, ``patient`` (records,) its patient
-    0 .. count-1. A patient's records share a weight of 1, so one patient moves the counts by at
-    most 1 in L1, and so in L2.
+    ``cell`` (records,) is each record's cell or -1 for none, ``patient`` (records,) its patient 0
+    .. count-1. A patient's records share a weight of 1, so one patient moves the counts by at most
+    1 in L1, and so in L2.
     """
     weight = record_weights(patient, count)
     counted = (cell >= 0) & (cell < length)

@@ -6,27 +6,27 @@ order at zero weights, log 2 - y·xᵀw/2 + (xᵀw)²/8. Its minimum over all pa
     w = 2·(Σ x xᵀ)⁻¹ Σ y·x,
 
 least squares, and one Newton step from zero (Huggins, Adams, Broderick 2017, "PASS-GLM", with the
-Taylor polynomial). The two sums are all that it needs of the data, so one release is enough
+Taylor polynomial). It depends on the data only through the two sums, so one release is enough
 (sufficient statistics perturbation: Vu, Slavković 2009; Foulds et al. 2016).
 
-What a patient with records X (records, d) and labels y adds, with r² = 1 + the study's number of
-columns, so that one record within its bounds has a norm of about 1 or less:
+The contribution of a patient with records X (records, d) and labels y, with r² = 1 + the study's
+number of columns, so that one record within its bounds has a norm of about 1 or less, is
 
     u = (G_ii, then √2·G_ij for i < j, each / r²; then Xᵀy / r) / √2,   G = XᵀX,
     ‖u‖² = (‖G‖²/r⁴ + ‖Xᵀy‖²/r²)/2,   ‖G‖ = ‖X Xᵀ‖ (Frobenius),
 
 clipped to L2 norm ``clip`` as a whole; a patient whose ‖u‖ is not finite counts as zero. This is
 the contribution of ``flo.privacy.mechanisms.mechanisms.FullBatchSum``: adding or removing one
-patient moves the sum by at most ``clip``. Everything after the noise is post-processing.
+patient moves the sum by at most ``clip``. All computation after the noise is post-processing.
 
-Patients are taken in blocks of one shape, padded with zeros, which depends on the study only. The
-sum of n records, B at a time in float64, errs by less than (n/B + B)·n·2^-53·clip, 10^-5·clip for
-ten million; the mechanism's slack is 2^-10·clip.
+Patients are processed in zero-padded blocks of one shape, which depends on the study only. The
+float64 error of the sum of n records, B at a time, is less than (n/B + B)·n·2^-53·clip, 10^-5·clip
+for ten million; the mechanism's slack is 2^-10·clip.
 
 ``solve`` adds a ridge. Off the diagonal the noise in Σ x xᵀ has deviation s = r²·τ (τ: of a
 coordinate of u's sum), on it √2·s: a Gaussian orthogonal ensemble, whose eigenvalues lie within
-2·s·√d of 0 (Wigner 1955). Eigenvalues below zero are set to zero and that much is added to all, so
-that no direction that could be noise alone is blown up (compare AdaSSP, Wang 2018).
+2·s·√d of 0 (Wigner 1955). Eigenvalues below zero are set to zero and 2·s·√d is added to all, so
+that no direction that could be noise alone is amplified (compare AdaSSP, Wang 2018).
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ _TINY = 1e-300
 
 
 def length(study: Study) -> int:
-    """Numbers in the sum: d(d + 1)/2 products of inputs, and d with the label."""
+    """Return the length of the sum: d(d + 1)/2 products of inputs, and d with the label."""
     d = len(input_names(study.data)) + 1
     return d * (d + 1) // 2 + d
 
 
 def clipped_sum(study: Study, patients: Patients) -> Floats:
-    """The sum of everyone's u, each clipped, shape (length,).
+    """Return the sum of all patients' u, each clipped, shape (length,).
 
     Raises:
         ValueError: a patient has more records than the study allows, which no snapshot has.
@@ -73,10 +73,10 @@ def clipped_sum(study: Study, patients: Patients) -> Floats:
 
 
 def solve(study: Study, total: Floats, variance: float) -> Floats:
-    """The weights, intercept last, shape (d,), from a noisy sum (length,).
+    """Return the weights, intercept last, shape (d,), from a noisy sum (length,).
 
-    ``variance``: of the noise in each of its coordinates; positive. The sum may be scaled as a
-    whole, its variance with it.
+    ``variance``: of the noise in each coordinate; positive. The sum may be scaled by a factor if
+    its variance is scaled accordingly.
     """
     scales, rows, columns = _layout(study)
     d = len(input_names(study.data)) + 1
@@ -91,7 +91,7 @@ def solve(study: Study, total: Floats, variance: float) -> Floats:
 
 
 def _factors(study: Study, records: Floats, signs: Floats) -> Floats:
-    """min(1, clip/‖u‖) of each patient, shape (patients,); NaN where ‖u‖ is not finite."""
+    """Return min(1, clip/‖u‖) of each patient, shape (patients,); NaN where ‖u‖ is not finite."""
     r2 = _squared_scale(study)
     with np.errstate(over="ignore", invalid="ignore"):
         products = records @ records.transpose(0, 2, 1)
@@ -102,7 +102,7 @@ def _factors(study: Study, records: Floats, signs: Floats) -> Floats:
 
 
 def _blocks(study: Study, patients: Patients) -> Iterator[tuple[Floats, Floats]]:
-    """Records with intercept (P, R, d) and their signs (P, R), padded with zeros."""
+    """Yield records with intercept (P, R, d) and their signs (P, R), padded with zeros."""
     many = study.data.records_per_patient == "many"
     most = 1 << (study.data.most_records - 1).bit_length() if many else 1
     at_once, d = max(1, _BLOCK // most), len(input_names(study.data)) + 1
@@ -124,7 +124,7 @@ def _blocks(study: Study, patients: Patients) -> Iterator[tuple[Floats, Floats]]
 
 
 def _layout(study: Study) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """What each number of the sum is multiplied by, and where in G the products stand."""
+    """Return the scale of each number of the sum, and rows and columns of the products in G."""
     d = len(input_names(study.data)) + 1
     r2, (rows, columns) = _squared_scale(study), np.triu_indices(d)
     of_products = np.where(rows == columns, 1 / math.sqrt(2), 1.0) / r2
@@ -132,5 +132,5 @@ def _layout(study: Study) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np
 
 
 def _squared_scale(study: Study) -> float:
-    """r²."""
+    """Return r²."""
     return 1.0 + len(study.data.columns)

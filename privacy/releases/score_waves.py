@@ -1,6 +1,6 @@
-"""Where the scores of two classes lie, told by sums of waves: the AUC of the scores themselves.
+"""Score distributions of two classes as sums of waves, which give the AUC of the scores themselves.
 
-A score is first put on a public position u in [0, 1] (``flo.privacy.releases.evaluation``). A
+A score is first mapped to a public position u in [0, 1] (``flo.privacy.releases.evaluation``). A
 patient of a class then adds the vector
 
     (√a, √b_k·cos(kπu), √b_k·sin(kπu)  for k = 1, 3, ..., 2·WAVES - 1),   a + Σ b_k = 1,
@@ -15,18 +15,18 @@ so with totals P, N and wave sums p_k = Σ e^(ikπu) of the positives, n_k of th
     AUC = 1/2 + D/(P·N),   D = (2/π)·Σ_k Im(p_k·n_k*)/k,
 
 without any bins. b_k is proportional to 1/k: the optimal weights for counts below every threshold
-(Mathias 1993, "The Hadamard operator norm of a circulant and applications"), with which the noise
-of an AUC grows with the logarithm of the number of waves where that of bins grows with the number.
-What waves beyond the last would add is called ``bias`` here: it is bounded by what the second half
-of the waves still added beyond its noise, and is inside the interval.
+(Mathias 1993, "The Hadamard operator norm of a circulant and applications"). With them the noise of
+an AUC grows with the logarithm of the number of waves, whereas that of bins grows with the number
+of bins. The contribution of waves beyond the last is called ``bias`` here: it is bounded by the
+contribution of the second half of the waves beyond its noise, and the interval includes it.
 
 Interval. Noise is independent of zero mean in every number, so U(θ) = D - (θ - 1/2)·P·N is unbiased
-whatever the noise, and Fieller's (1954) set {θ: U(θ)² <= z²·V(θ)} covers without dividing by noisy
+for any noise, and Fieller's (1954) set {θ: U(θ)² <= z²·V(θ)} covers without dividing by noisy
 totals. V adds
 
 * noise: of two noisy factors x and y, each of variance s per number, plugging noisy values into the
-  variance adds the product of the variances twice where it is due once, so it is taken off once
-  (and V is never less than that product, which noise alone amounts to);
+  variance adds the product of the variances twice instead of once, so it is subtracted once (and V
+  is never less than that product, the variance of noise alone);
 * sampling: DeLong, DeLong, Clarke-Pearson (1988), with each class's distribution function from its
   waves, de-biased likewise.
 """
@@ -44,17 +44,17 @@ from flo.arrays import Floats
 Waves = npt.NDArray[np.complex128]
 
 WAVES = 32
-LENGTH = 2 * WAVES + 1  # numbers that tell of one class
-_TOTAL = 0.3  # a: share of the squared norm that tells how many there are
+LENGTH = 2 * WAVES + 1  # numbers that describe one class
+_TOTAL = 0.3  # a: share of the squared norm for the number of patients
 _CANDIDATES, _CLOSE = np.linspace(0.0, 1.0, 1001), np.linspace(-0.05, 0.05, 2001)
 _NOBODY = 1e-6  # patients
-_PLACES = 512  # at which a distribution is looked at
+_PLACES = 512  # positions at which a distribution is evaluated
 
 _k = 2 * np.arange(WAVES) + 1.0
 _share = (1 - _TOTAL) / _k / (1 / _k).sum()  # b_k
 _scale = np.concatenate([[_TOTAL], _share, _share]) ** 0.5
-# What a unit of noise variance in a release is in a total, in the real part of a wave sum, and in D
-# for a wave sum of the other class of length 1.
+# Noise variance, per unit in a release, of a total, of the real part of a wave sum, and of D for a
+# wave sum of the other class of length 1.
 _of_total, _of_wave = 1 / _TOTAL, 1 / _share
 _of_area = (2 / np.pi / _k) ** 2 * _of_wave
 
@@ -66,11 +66,11 @@ class Estimate:
     Attributes:
         auc: in [0, 1].
         low, high: 0 <= low <= auc <= high <= 1; noise, sampling and bias.
-        level: how often such intervals hold the AUC of the model on the population that the
+        level: how often such intervals contain the AUC of the model on the population that the
             patients were drawn from; in (0, 1).
         noise_share: noise's part of the variance, the rest being sampling's; in [0, 1].
-        bias: how far what is told of the scores may lie off the AUC of the scores themselves; in
-            [0, 1], and inside the interval.
+        bias: bound on how far this AUC is from that of the scores themselves; in [0, 1], and
+            included in the interval.
     """
 
     auc: float
@@ -82,17 +82,16 @@ class Estimate:
 
 
 def vectors(position: Floats) -> Floats:
-    """What records at these positions (n,) in [0, 1] add, (n, LENGTH), each of L2 norm 1."""
+    """Return the L2-normalised vectors (n, LENGTH) of records at positions (n,) in [0, 1]."""
     angle = np.pi * position[:, None] * _k
     return np.hstack([np.ones((len(position), 1)), np.cos(angle), np.sin(angle)]) * _scale
 
 
 def auc(sums: Floats, variance: float, level: float = 0.9) -> Estimate:
-    """AUC from the (noisy) sums (2, LENGTH) of negatives and positives, with that noise variance in
-    each number.
+    """Return the AUC from the (noisy) sums (2, LENGTH) of negatives and positives.
 
-    Nothing is clamped before the very end. With too little signal the interval is [0, 1].
-    ``level`` in (0, 1), ``variance`` >= 0.
+    ``variance`` >= 0: of the noise in each number. ``level`` in (0, 1). Only the final result is
+    clamped. With too little signal the interval is [0, 1].
     """
     well, ill = _Class.of(sums[0]), _Class.of(sums[1])
     pairs, each = well.total * ill.total, (ill.waves * well.waves.conj()).imag * (2 / np.pi / _k)
@@ -107,11 +106,11 @@ def auc(sums: Floats, variance: float, level: float = 0.9) -> Estimate:
     z = NormalDist().inv_cdf((1 + level) / 2)
     apart = np.where(statistic == 0, 0.0, np.inf)  # in variances; exact sums may have none
     np.divide(statistic**2, noise + sampling, out=apart, where=noise + sampling > _NOBODY)
-    # Where noise carries the estimate beyond [0, 1] so far that no AUC agrees with it, those are
-    # taken that disagree by little more than the one that does least.
+    # If noise moves the estimate so far beyond [0, 1] that no AUC agrees with it, accept those that
+    # disagree little more than the closest one.
     least = apart.min()
     (inside,) = np.nonzero(apart <= z**2 + (least if least > z**2 else 0.0))
-    # The next candidate on either side is outside: the ends are rounded away from the middle.
+    # Include the next candidate on either side: the ends are rounded outwards.
     low, high = theta[max(inside[0] - 1, 0)], theta[min(inside[-1] + 1, len(theta) - 1)]
     bias = _beyond(each, well, ill, variance, z) if someone else 0.0
     here = np.searchsorted(theta, centre)
@@ -129,11 +128,11 @@ def auc(sums: Floats, variance: float, level: float = 0.9) -> Estimate:
 def expected_half_width(
     patients: float, prevalence: float, variance: float, level: float = 0.9
 ) -> float:
-    """Half width of the interval to expect before anything runs, for a model of AUC about .85.
+    """Return the expected half width of the interval before a run, for a model of AUC about .85.
 
-    Positions of the two classes are taken as normal around 0.39 and 0.61 with a deviation of 0.15,
+    Positions of the two classes are assumed normal around 0.39 and 0.61 with a deviation of 0.15,
     which spreads them over [0, 1]. ``patients`` > 0, ``prevalence`` and ``level`` in (0, 1): with
-    one class alone there is no AUC. The answer lies in [0, 0.5].
+    one class alone there is no AUC. The result lies in [0, 0.5].
     """
     places = (np.arange(_PLACES) + 0.5) / _PLACES
     some = [np.exp(-0.5 * ((places - 0.5 - side) / 0.15) ** 2) for side in (-0.11, 0.11)]
@@ -142,7 +141,7 @@ def expected_half_width(
     sums = many[:, None] * one_each
     well, ill = _Class.of(sums[0]), _Class.of(sums[1])
     theta, pairs, zero = np.array([auc(sums, 0.0).auc]), well.total * ill.total, np.zeros(1)
-    # These sums are exact: they lack what noise itself adds to the variance that is seen in them.
+    # These sums are exact: they lack the variance that noise adds to noisy sums.
     noise = _noise(theta, well, ill, variance) + 2 * _floor(theta, variance)
     sampling = _placements(theta, ill, well, zero, 0.0)
     sampling += _placements(1 - theta, well, ill, zero, 0.0)
@@ -152,7 +151,7 @@ def expected_half_width(
 
 @dataclass(frozen=True)
 class _Class:
-    """How many patients a class has, and Σ e^(ikπu) over them, (WAVES,); both may be noisy."""
+    """A class's number of patients, and Σ e^(ikπu) over them, (WAVES,); both may be noisy."""
 
     total: float
     waves: Waves
@@ -168,24 +167,24 @@ class _Class:
         return np.asarray(np.abs(self.waves) ** 2)
 
     def below(self, place: Floats) -> Floats:
-        """How many lie below each place (n,), half of those at it: total/2 + sines."""
+        """Return the number below each place (n,), plus half of those at it: total/2 + sines."""
         turned = np.exp(1j * np.pi * place[:, None] * _k) * self.waves.conj()
         return np.asarray(self.total / 2 + turned.imag @ (2 / np.pi / _k))
 
     def density(self, place: Floats) -> Floats:
-        """How many lie at each place (n,), per unit of position; may be below 0."""
+        """Return the number at each place (n,), per unit of position; may be below 0."""
         turned = np.exp(-1j * np.pi * place[:, None] * _k) * self.waves
         return np.asarray(2 * turned.real.sum(1))
 
 
 def _floor(theta: Floats, s: float) -> Floats:
-    """Variance of U(θ) from noise alone, as if there were no patients, (t,)."""
+    """Return the variance of U(θ) from noise alone, as if there were no patients, (t,)."""
     waves = 2 * (_of_area * _of_wave).sum()
     return np.asarray(s**2 * (waves + ((theta - 0.5) * _of_total) ** 2))
 
 
 def _noise(theta: Floats, well: _Class, ill: _Class, s: float) -> Floats:
-    """Variance of U(θ) from noise of variance ``s`` in each number, (t,)."""
+    """Return the variance of U(θ) from noise of variance ``s`` in each number, (t,)."""
     waves = (_of_area * (well.lengths + ill.lengths)).sum()
     totals = (theta - 0.5) ** 2 * _of_total * (well.total**2 + ill.total**2)
     floor = _floor(theta, s)
@@ -193,9 +192,9 @@ def _noise(theta: Floats, well: _Class, ill: _Class, s: float) -> Floats:
 
 
 def _placements(theta: Floats, one: _Class, other: _Class, statistic: Floats, s: float) -> Floats:
-    """Variance of U(θ) from who the patients of ``one`` class are, (t,).
+    """Return the variance of U(θ) from sampling the patients of class ``one``, (t,).
 
-    Each adds how many of the other class lie below, less θ of all, to U.
+    Each patient adds to U the number of the other class below, less θ times their total.
     """
     place = (np.arange(_PLACES) + 0.5) / _PLACES
     many, below = one.density(place) / _PLACES, other.below(place)
@@ -207,7 +206,7 @@ def _placements(theta: Floats, one: _Class, other: _Class, statistic: Floats, s:
 
 
 def _beyond(each: Floats, well: _Class, ill: _Class, s: float, z: float) -> float:
-    """What the second half of the waves still added to the AUC, beyond z times its noise."""
+    """Return the second half of the waves' contribution to the AUC, beyond z times its noise."""
     half, pairs = slice(WAVES // 2, None), well.total * ill.total
     noise = (_of_area * (s * (well.lengths + ill.lengths) - 2 * s**2 * _of_wave))[half].sum()
     least = 2 * s**2 * (_of_area * _of_wave)[half].sum()

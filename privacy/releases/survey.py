@@ -1,8 +1,8 @@
 """A survey: noisy counts of a hospital's patients by label and by column, before a study.
 
-One release: a histogram for the label and one for each column the survey names, side by side. A
-patient weighs 1 in each, so k histograms have norm √k and noise grows with it. Everyone is counted,
-whichever side of the split they are on, so both sub-ledgers are charged.
+One release: a histogram for the label and one for each column the survey names, concatenated. A
+patient weighs 1 in each, so k histograms have norm √k and noise grows with it. All patients are
+counted, on both sides of the split, so both sub-ledgers are charged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Counted:
 
 
 def layout(study: Study) -> dict[str, list[str]]:
-    """Column -> its cells, the label first, in the order of the release."""
+    """Return column -> its cells, the label first, in the order of the release."""
     survey = _survey(study)
     columns = {column.name: column for column in study.data.columns}
     named = {name: cells(columns[name], survey.bins) for name in survey.columns}
@@ -40,12 +40,12 @@ def layout(study: Study) -> dict[str, list[str]]:
 
 
 def length(study: Study) -> int:
-    """Number of cells of the release, the label's among them. Raises StudyError: no survey."""
+    """Return the number of cells of the release, with the label's. Raises StudyError: no survey."""
     return sum(len(names) for names in layout(study).values())
 
 
 def counts(study: Study, patients: Patients) -> Floats:
-    """Exact counts, shape (length,); each column's add up to the number of patients."""
+    """Return exact counts, shape (length,); each column's add up to the number of patients."""
     survey = _survey(study)
     parts = []
     for name, names in layout(study).items():
@@ -58,12 +58,12 @@ def counts(study: Study, patients: Patients) -> Floats:
 
 
 def half_width(variance: float, level: float = 0.9) -> float:
-    """Half width of the interval of a count whose noise has that variance."""
+    """Return the half width of the interval of a count whose noise has that variance."""
     return NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(variance)
 
 
 def read(study: Study, noisy: Floats, variance: float) -> list[Counted]:
-    """A noisy release (or a sum of some) in words; nothing is clamped, so sums stay unbiased."""
+    """Split a noisy release (or a sum of some) by column; unclamped, so sums stay unbiased."""
     half, found, start = half_width(variance), [], 0
     for name, names in layout(study).items():
         values = tuple(float(v) for v in noisy[start : start + len(names)])

@@ -1,6 +1,6 @@
-"""A life budget as its steward wants to see it: by study, over time, and what is left to spend.
+"""A life budget as its steward sees it: by study, over time, and what remains.
 
-Everything is a share of the life budget of one population's sub-ledger, from the ledger's rows.
+All numbers are shares of the life budget of one population's sub-ledger, from the ledger's rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NOTHING = 1e-3  # a share of the life budget that no useful study fits into
 
 @dataclass(frozen=True)
 class StudyUse:
-    """What one approval takes, as shares of the life budget by sub-ledger."""
+    """One approval's use of the life budget, as shares by sub-ledger."""
 
     study: str
     approved: str
@@ -31,7 +31,7 @@ class StudyUse:
 
 @dataclass(frozen=True)
 class Moment:
-    """Shares at one time: really spent, and spent or reserved."""
+    """Shares at one time: released, and released or reserved."""
 
     time: str
     spent: dict[str, float]
@@ -40,14 +40,14 @@ class Moment:
 
 @dataclass(frozen=True)
 class Affordable:
-    """What still fits into a sub-ledger: the largest ε, and how many studies of typical ε."""
+    """Remaining budget of a sub-ledger: the largest ε, and how many studies of typical ε fit."""
 
     largest_epsilon: float
     studies: dict[float, int]
 
 
 def by_study(rows: Iterable[LedgerRow], balance: Balance, population: str) -> list[StudyUse]:
-    """Approvals in order; ``rows`` are the site's own, with their private parts."""
+    """Return approvals in order; ``rows`` are the site's own, with their private parts."""
     life, uses = balance.lives[population], []
     for row in rows:
         held = balance.reservations.get(row.sequence)
@@ -74,7 +74,7 @@ def by_study(rows: Iterable[LedgerRow], balance: Balance, population: str) -> li
 
 
 def over_time(rows: list[LedgerRow], population: str, points: int) -> list[Moment]:
-    """Up to ``points`` moments, evenly over the ledger's rows, the last always among them."""
+    """Return up to ``points`` moments, evenly over the ledger's rows, always with the last."""
     step = max(1, -(-len(rows) // points))
     balance, moments = Balance(), []
     for number, row in enumerate(rows, start=1):
@@ -99,7 +99,10 @@ def committed_since(
     order: int,
     sub_ledger: str,
 ) -> float:
-    """Rényi cost at ``order`` of what was approved since then: reserved, or released if settled."""
+    """Return the Rényi cost at ``order`` of approvals since a time.
+
+    It is the cost of all reserved releases, or of the released ones if settled.
+    """
     return math.fsum(
         balance.reservations[row.sequence].cost(sub_ledger, order)
         for row in rows
@@ -110,7 +113,7 @@ def committed_since(
 
 
 def affordable(life: LifetimeBudget, remaining: float) -> Affordable:
-    """What fits into ``remaining`` Rényi budget; one study after another adds up plainly."""
+    """Return what fits into ``remaining`` Rényi budget; costs of several studies add up."""
     usable = life.share(remaining) >= _NOTHING
     return Affordable(
         life.largest_epsilon(remaining) if usable else 0.0,

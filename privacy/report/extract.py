@@ -1,8 +1,8 @@
-"""Reading the signed extract of a hospital's ledger (``flo.clients.records.extract`` makes them).
+"""Parser of the signed extract of a hospital's ledger (``flo.clients.records.extract`` writes it).
 
-All that is in it is checked here: its signature, the steward's decision, every row from birth on,
-the study's reservation and its releases, and the heads of it that other hospitals kept. What is to
-be said of it is ``flo.privacy.report``'s.
+All of its content is checked here: its signature, the steward's decision, every row from the first
+one on, the study's reservation and its releases, and the heads of this ledger that other hospitals
+stored. ``flo.privacy.report.report`` derives the reported facts.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ _ROW_FIELDS = {"sequence", "public", "private", "salt", "commitment", "hash", "s
 
 @dataclass(frozen=True)
 class Extract:
-    """A hospital's extract for one study, after all of it was checked.
+    """A hospital's extract for one study, completely checked.
 
-    ``charged``: the plan that its ledger pays for. ``born``: when the budget of the population was.
-    ``releases``: rows of this study. ``witnesses``: hospitals that saw a row which is here, and up
-    to which row. ``kept``: the row whose head the coordinator kept; None if it shows none.
+    ``charged``: the plan that its ledger was charged for. ``born``: time of the population's
+    registration. ``releases``: rows of this study. ``witnesses``: hospitals that saw a row of this
+    ledger, and the last row that each saw. ``kept``: the row whose head the coordinator stored;
+    None if it shows none.
     """
 
     body: dict[str, Any]
@@ -61,14 +62,16 @@ class Extract:
         *,
         own_rules: bool,
     ) -> Extract:
-        """From its ``signed_body``, those of all extracts, and the head that the coordinator kept.
+        """Check one extract and return its content.
 
-        ``own_rules``: repeat what the hospital's own FLO refuses, as reports do since version 6.
+        ``body``: its ``signed_body``. ``bodies``: those of all extracts. ``kept``: the head that
+        the coordinator stored. ``own_rules``: check again the rules that the hospital's own FLO
+        enforces, as reports do since version 6.
 
         Raises:
-            TrustError: a key, signature, chain or number does not hold, or something is hidden.
+            TrustError: a key, signature, chain or number is invalid, or a row is hidden.
             MessageError, KeyError, TypeError, ValueError, AttributeError, IndexError: it has
-            another shape.
+                another shape.
         """
         hospital, public = body["hospital"], bytes.fromhex(body["public"])
         signer = study.hospital(hospital).fingerprint
@@ -108,12 +111,12 @@ class Extract:
 
     @property
     def life(self) -> LifetimeBudget:
-        """Of the population whose patients took part."""
+        """Life budget of the population whose patients took part."""
         return self.balance.lives[self.body["population"]]
 
     @property
     def repeats(self) -> int:
-        """How often bits of this study that were charged before went out again."""
+        """Number of times that charged bits of this study were sent again."""
         number = self.body["reservation"]
         return sum(
             row.public["kind"] == "repeat" and row.public["reservation"] == number
@@ -121,7 +124,7 @@ class Extract:
         )
 
     def restored(self) -> Iterator[tuple[LedgerRow, int]]:
-        """Each row that says that the ledger was restored, and how many rows it had lost."""
+        """Yield each row that records a restored ledger, with its number of lost rows."""
         before = 0
         for row in self.rows:
             if row.public["kind"] == "restored":
@@ -130,7 +133,7 @@ class Extract:
 
 
 def hospital_of(document: Any) -> str:
-    """Whose extract it says it is. Raises MessageError."""
+    """Return the hospital that an extract names. Raises MessageError."""
     try:
         return str(document["body"]["hospital"])
     except (KeyError, TypeError) as error:
@@ -138,7 +141,7 @@ def hospital_of(document: Any) -> str:
 
 
 def is_restored(document: Any) -> bool:
-    """Whether it is of a ledger that was restored from a backup. Raises MessageError."""
+    """Return whether its ledger was restored from a backup. Raises MessageError."""
     try:
         return any(row["public"]["kind"] == "restored" for row in document["body"]["rows"])
     except (KeyError, TypeError) as error:
@@ -146,7 +149,10 @@ def is_restored(document: Any) -> bool:
 
 
 def signed_body(document: Any) -> dict[str, Any]:
-    """What the key that it names has signed. Raises TrustError, and else as ``Extract.read``."""
+    """Check the signature by the key that the body names; return the body.
+
+    Raises TrustError if it is invalid, otherwise as ``Extract.read``.
+    """
     if set(document) != {"body", "signature"}:
         raise MessageError("an extract is a body and its signature, and nothing else")
     body: dict[str, Any] = document["body"]
@@ -158,7 +164,7 @@ def signed_body(document: Any) -> dict[str, Any]:
 
 
 def decided(body: dict[str, Any]) -> dict[str, Any]:
-    """The steward's decision as it stands there, unchecked. Raises MessageError."""
+    """Return the steward's decision of an extract, unchecked. Raises MessageError."""
     document: dict[str, Any] = canonical.decode(
         str(body["decision"]).encode(), limit=MAX_DECISION_BYTES, what="approval"
     )
@@ -166,7 +172,7 @@ def decided(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _decision(study: Study, public: bytes, body: dict[str, Any]) -> dict[str, Any]:
-    """The steward's signed decision. Raises TrustError if it is not about this study."""
+    """Return the steward's signed decision. Raises TrustError if it is not about this study."""
     verify(public, "approval", str(body["decision"]).encode(), body["decision_signature"])
     hospital, decision = body["hospital"], decided(body)
     about = (decision["study"], decision["hospital"], decision["decision"])
@@ -182,7 +188,7 @@ def _row(document: dict[str, Any]) -> LedgerRow:
 
 
 def _replay(rows: list[LedgerRow], public: bytes, population: str) -> tuple[Balance, str]:
-    """Check chain and signatures from the first row on; returns balance and time of birth."""
+    """Check chain and signatures from the first row on; return balance and time of birth."""
     balance, previous, born = Balance(), ZERO_HASH, ""
     for row in rows:
         row.check(previous, number_after(balance.last, row.public))
@@ -210,8 +216,10 @@ def _check_witnesses(
     balance: Balance,
     bodies: list[dict[str, Any]],
 ) -> dict[str, int]:
-    """Every head of this hospital that a partner kept must be in this ledger, or be lost and
-    charged in full. Returns partners, and the row that each saw."""
+    """Check that each head of this hospital that a partner stored is in this ledger or lost.
+
+    Lost rows were charged in full. Returns the partners whose head is in this ledger, and its row.
+    """
     witnesses, hashes = dict[str, int](), {row.sequence for row in rows}
     for other in bodies:
         if other["hospital"] == hospital:
@@ -229,7 +237,7 @@ def _check_witnesses(
 def _check_head(
     hospital: str, who: str, head: LedgerHead, signer: str, rows: list[LedgerRow], balance: Balance
 ) -> None:
-    """A head of this hospital that someone kept is in its ledger, or is lost and charged for."""
+    """Check that a stored head of this hospital is in its ledger, or is lost and charged for."""
     head.check(signer)
     here = {row.sequence: row.hash for row in rows}.get(head.sequence)
     if here != head.hash and not balance.is_lost(head):
@@ -247,10 +255,11 @@ def _repeat_own_rules(
     balance: Balance,
     body: dict[str, Any],
 ) -> None:
-    """What the hospital's own FLO would have refused. Raises TrustError.
+    """Check again the rules that the hospital's own FLO enforces. Raises TrustError.
 
-    More than b partners that nobody compared, without being charged as if the sum were broken; an
-    extract by other code than was approved; an approval that names a ledger which is not this one.
+    It refuses more than b partners that were not compared, unless the study is charged as for a
+    broken secure sum; an extract signed by other code than was approved; and an approval that names
+    a ledger which is not this one.
     """
     hospital, shared = approved.hospital, study.mechanism.noise == "distributed"
     if shared and not approved.worst_case and len(approved.unconfirmed) > study.colluders:

@@ -14,7 +14,7 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 720, 300, 56, 44, 16, 130
 
 
 def render(report: bytes) -> str:
-    """HTML of a report made by ``flo.privacy.report.report.build``."""
+    """Render a report made by ``flo.privacy.report.report.build`` as HTML."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
@@ -25,7 +25,7 @@ def render(report: bytes) -> str:
 
 
 def plot(facts: dict[str, Any]) -> dict[str, Any]:
-    """Coordinates of the plot of ε over releases: axes, one line per hospital, the study's ε."""
+    """Return coordinates of the plot of ε over releases: axes, line per hospital, study's ε."""
     budget = facts["guarantee"]["epsilon"]
     purpose = "survey" if "survey" in facts["hospitals"][0]["sigma"] else "training"
     most = max([1, *(site[f"releases_{purpose}"] for site in facts["hospitals"])])

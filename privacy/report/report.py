@@ -1,13 +1,13 @@
-"""The budget report: signed ledger extracts in, facts that anyone can recompute out.
+"""The budget report: facts recomputed from the signed ledger extracts of one study.
 
-``build`` joins the extracts of one study into one canonical document: the *evidence* (the signed
-extracts, as they came) and the *facts* (all that a reader sees). ``verify`` derives the facts from
-the evidence anew, checking signatures, chains and every ε, and demands the very same bytes; so any
-changed byte is found. (The signature of a ledger's last row covers all before it, by the chain.)
-Offline: it needs neither a network nor the coordinator.
+``build`` joins the extracts into one canonical document: the *evidence* (the signed extracts, as
+received) and the *facts* (all that a reader sees). ``verify`` derives the facts from the evidence
+again, checks signatures, chains and every ε, and requires identical bytes; so it detects any
+changed byte. (The signature of a ledger's last row covers all rows before it, by the chain.) It
+works offline: it needs neither a network nor the coordinator.
 
-What a report proves: what these keys signed, that each ledger is an unbroken chain from its birth,
-and that every ε follows from it. What it cannot show stands in ``NOT_SHOWN``.
+A report proves what these keys signed, that each ledger is an unbroken chain from its first row,
+and that every ε follows from it. ``NOT_SHOWN`` lists what it cannot show.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from flo.privacy.report.extract import Extract, decided, hospital_of, is_restore
 from flo.privacy.report.sheet import ACCOUNTANT, ADJACENCY, NOT_COVERED, UNIT, trust
 from flo.study.document import Study, from_canonical
 
-SCHEMA_VERSION = 6  # repeats the hospitals' own rules, and says which row was seen by others
-# Before it a report had the least version that its facts needed: 5 with a hospital that mapped its
+SCHEMA_VERSION = 6  # checks the hospitals' own rules, and states the last row that others saw
+# Earlier reports have the lowest version that has their facts: 5 with a hospital that mapped its
 # fields to the study's columns, 4 with a ledger that was restored from a backup.
 _WITH_MAPPING, _WITH_RESTORED = 5, 4
-_OF_STUDIES_3 = 6  # the least for a study of schema 3: none was reported on before the rules were
+_OF_STUDIES_3 = 6  # lowest version for a study of schema 3; no earlier report has one
 MAX_REPORT_BYTES = 1 << 30
 MOST_VALUES = MAX_REPORT_BYTES // 32  # many of them hashes and signatures
 _OF_HEADS = 1
@@ -72,13 +72,13 @@ NOT_SHOWN = (*NOT_COVERED, _SEEN, *_OF_KEYS, *_STATED_SINCE_2, *_OF_RESTORED)
 
 
 def build(extracts: list[bytes], heads: Mapping[str, LedgerHead] | None = None) -> bytes:
-    """Canonical bytes of the report.
+    """Return the report's canonical bytes.
 
-    ``heads``: hospital -> the head of its ledger that the coordinator kept in this study's run.
+    ``heads``: hospital -> the head of its ledger that the coordinator stored in this study's run.
 
     Raises:
-        TrustError: a signature, chain or number does not hold, or the extracts are not of one
-        study. MessageError: not an extract.
+        TrustError: a signature, chain or number is invalid, or the extracts are not of one study.
+        MessageError: not an extract.
     """
     evidence = [
         canonical.decode_canonical(
@@ -95,13 +95,13 @@ def build(extracts: list[bytes], heads: Mapping[str, LedgerHead] | None = None) 
 
 
 def heads_document(heads: Mapping[str, LedgerHead]) -> bytes:
-    """The heads that a coordinator kept in a study's run, as a file for whoever makes a report."""
+    """Serialise the heads that a coordinator stored in a study's run, for making a report."""
     kept = {hospital: head.model_dump(mode="json") for hospital, head in heads.items()}
     return canonical.encode({"schema_version": _OF_HEADS, "heads": kept})
 
 
 def read_heads(data: bytes) -> dict[str, LedgerHead] | None:
-    """Those heads again, their signatures unchecked; None for what is no such file.
+    """Parse ``heads_document``, without checking signatures; None if ``data`` is no such file.
 
     Raises:
         MessageError: it is one, of another version or form.
@@ -120,7 +120,7 @@ def read_heads(data: bytes) -> dict[str, LedgerHead] | None:
 
 
 def verify(report: bytes) -> dict[str, Any]:
-    """The report's facts, after everything in it was recomputed. Raises as ``build``."""
+    """Recompute the whole report and return its facts. Raises as ``build``."""
     document = canonical.decode_canonical(
         report, limit=MAX_REPORT_BYTES, what="report", values=MOST_VALUES
     )
@@ -137,21 +137,21 @@ def verify(report: bytes) -> dict[str, Any]:
 
 
 def _with_low_s(document: Any) -> Any:
-    """The extract with the one form of its signature that reports hold since version 6.
+    """Return the extract with its signature in the form that reports require since version 6.
 
-    The signature covers all others in it, so then no byte of a report can be changed unnoticed.
+    The signature covers all others in it, so no byte of a report can be changed undetected.
     """
     if not isinstance(document, dict) or not isinstance(document.get("signature"), str):
-        return document  # whose shape is refused where it is read
+        return document  # the reader refuses its shape
     return document | {"signature": low_s(document["signature"])}
 
 
 def _document(evidence: list[Any], heads: dict[str, Any], version: int | None = None) -> bytes:
-    """``version``: of a report that was made before; else the newest."""
+    """Return the report's bytes. ``version``: of an existing report; else the newest."""
     try:
         facts = _facts(evidence, heads, own_rules=version is None or version >= SCHEMA_VERSION)
         latest = max(_version(one) for one in evidence)
-    # whatever shape somebody else's document has
+    # another site's document may have any shape
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
         raise MessageError(f"the evidence has the wrong shape ({type(error).__name__})") from error
     version = SCHEMA_VERSION if version is None else version
@@ -176,7 +176,7 @@ def _document(evidence: list[Any], heads: dict[str, Any], version: int | None = 
 
 
 def _as_version_5(facts: dict[str, Any]) -> dict[str, Any]:
-    """Without which row others saw last, and which code was approved."""
+    """Remove the last row that others saw, and the approved code."""
     facts["not_covered_or_shown"] = list(_NOT_SHOWN_BEFORE_6)
     for site in facts["hospitals"]:
         del site["witnessed_up_to"], site["rows_after_that"], site["approved_code"]
@@ -185,14 +185,14 @@ def _as_version_5(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_version_4(facts: dict[str, Any]) -> dict[str, Any]:
-    """Of hospitals whose fields have the study's names."""
+    """Remove mappings: these hospitals' fields have the study's names."""
     for site in facts["hospitals"]:
         del site["mapping"]
     return facts
 
 
 def _as_version_3(facts: dict[str, Any]) -> dict[str, Any]:
-    """Of ledgers that never were restored."""
+    """Remove facts about restored ledgers: none of these was."""
     facts["not_covered_or_shown"] = [*_STATED_SINCE_1, *_STATED_SINCE_2]
     for site in facts["hospitals"]:
         del site["restored"], site["releases_unseen"]
@@ -200,14 +200,14 @@ def _as_version_3(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_version_2(facts: dict[str, Any]) -> dict[str, Any]:
-    """Without what approvals and extracts did not state before."""
+    """Remove facts that approvals and extracts did not state then."""
     for site in facts["hospitals"]:
         del site["approved_by"], site["confinement"]
     return facts
 
 
 def _as_version_1(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts that FLO 0.1 stated, so that its reports still verify."""
+    """Return the facts that FLO 0.1 stated, so that its reports still verify."""
     del facts["guarantee"]["epsilon_if_secure_sum_is_broken"], facts["same_code"]
     facts["not_covered_or_shown"] = list(_STATED_SINCE_1)
     for site in facts["hospitals"]:
@@ -217,7 +217,7 @@ def _as_version_1(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _version(document: Any) -> int:
-    """Schema version of an extract, or of what is in it if that is later."""
+    """Return the schema version of an extract, or of its content if that is later."""
     body = document["body"]
     decision = decided(body)
     study = from_canonical(str(body["study"]).encode()).schema_version
@@ -329,7 +329,7 @@ def _hospital_facts(study: Study, plan: Plan, extract: Extract) -> dict[str, Any
 
 
 def _spent(study: Study, plan: Plan, extract: Extract) -> dict[str, Any]:
-    """What the study cost, by its own accounting."""
+    """Return the study's cost, by its own accounting."""
     delta, parts = study.mechanism.delta, extract.reservation.parts
     counts, first = extract.reservation.released, next(iter(plan.purposes))
     return {
@@ -351,7 +351,7 @@ def _spent(study: Study, plan: Plan, extract: Extract) -> dict[str, Any]:
 
 
 def _released(extract: Extract) -> dict[str, Any]:
-    """What left the hospital for this study, and whether more may."""
+    """Return the study's releases by this hospital, and whether more may follow."""
     counts = extract.reservation.released
     return {
         "releases_training": counts["training"],
@@ -374,7 +374,7 @@ def _released(extract: Extract) -> dict[str, Any]:
 
 
 def _life(extract: Extract) -> dict[str, Any]:
-    """What the study took of the life budget, and what is left of it."""
+    """Return the study's share of the life budget, and what is left of it."""
     life, balance, population = extract.life, extract.balance, extract.body["population"]
     return {
         "life": {"epsilon": life.epsilon, "delta": life.delta, "born": extract.born},
@@ -392,6 +392,6 @@ def _life(extract: Extract) -> dict[str, Any]:
 
 
 def _curve_points(count: int) -> list[int]:
-    """Up to 200 release numbers from 1 to ``count``, the last always among them."""
+    """Return up to 200 release numbers from 1 to ``count``, always with the last."""
     step = max(1, -(-count // 200))
     return sorted({*range(1, count + 1, step), count} - {0})

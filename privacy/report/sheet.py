@@ -1,6 +1,6 @@
-"""A study in plain language: what a steward reads before saying yes, and ``flo study check`` shows.
+"""A study in plain language, for a steward's review and for ``flo study check``.
 
-Words and numbers only; whoever shows them decides how they look.
+Words and numbers only; callers decide the layout.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MANY_CODES, WIDE_BOUNDS = 100, 1e6
 
 UNIT = "one patient within one hospital"
 ADJACENCY = "add or remove one patient"
-# As every report names it: verifying one compares the text. A test compares ours with that version.
+# Reports contain this text, and verification compares it. A test compares ε with that version's.
 ACCOUNTANT = "Rényi DP, minimum over integer orders (dp-accounting 0.6.0)"
 TRUST = {
     "local": (
@@ -53,7 +53,7 @@ MASKING = {
     ("local", "off"): "off: the coordinator sees each hospital's noisy sums one by one",
     ("distributed", "off"): "off: this study cannot be approved",  # FLO 0.1 could write it
 }
-NOT_COVERED = (  # stands in every report since 1, and is recomputed by whoever verifies one
+NOT_COVERED = (  # in every report since version 1; verification compares it
     "A patient known to two hospitals has the larger ε stated; duplicates are not detected.",
     "That a hospital takes part, and when it answers, is visible to the coordinator.",
     "A steward's yes or no is not protected.",
@@ -62,7 +62,7 @@ NOT_COVERED = (  # stands in every report since 1, and is recomputed by whoever 
 
 
 def trust(study: Study) -> str:
-    """The study's trust model, with its number of colluders."""
+    """Return the study's trust model, with its number of colluders."""
     return TRUST[study.mechanism.noise].replace("up to b ", f"up to b = {study.colluders} ")
 
 
@@ -77,10 +77,10 @@ class Section:
 def sections(
     study: Study, life: LifetimeBudget | None = None, unconfirmed: Collection[str] | None = None
 ) -> list[Section]:
-    """The sheet of a study.
+    """Return the review sheet of a study.
 
-    ``life`` is the reader's own budget, if there is one; ``unconfirmed`` the partners whose
-    fingerprints the reader has not compared.
+    ``life``: the reader's own budget, if there is one. ``unconfirmed``: partners whose fingerprints
+    the reader has not compared.
     """
     return [
         _agreement(study),
@@ -106,7 +106,7 @@ def _agreement(study: Study) -> Section:
 
 
 def _digest(study: Study) -> str:
-    """Of what hospitals are asked to approve, which names their keys."""
+    """Return the digest to approve, which covers the hospitals' keys and needs all of them."""
     if all(hospital.fingerprint for hospital in study.hospitals):
         return study.digest
     return "given at launch, which writes the hospitals' keys into the study"
@@ -155,7 +155,7 @@ def _columns(study: Study) -> Section:
 
 
 def _could_tell(column: Column) -> list[str]:
-    """Where a column holds, or has room for, what tells who a patient is."""
+    """Return warnings about a column that contains, or could contain, identifying data."""
     if rule := tells_who(column):
         return [f"this column {rule}"]
     if isinstance(column, CategoryColumn):
@@ -186,7 +186,7 @@ def _leaves(study: Study) -> Section:
 
 
 def _together(study: Study) -> list[tuple[str, str]]:
-    """What distributed noise rests on."""
+    """Return the assumptions that distributed noise needs."""
     if study.mechanism.noise == "local":
         return []
     count, floor = len(study.hospitals), study.cohort_floor
@@ -245,7 +245,7 @@ def _training_leaves(study: Study) -> list[tuple[str, str]]:
 
 
 def _clipping(study: Study) -> str:
-    """What a patient's part is made of, and how it is kept apart from others'."""
+    """Describe a patient's contribution, and how it is kept apart from other patients'."""
     if study.mechanism.algorithm == "least-squares":
         return (
             "least squares in one round; a patient's part: their inputs multiplied two by two and "
@@ -259,7 +259,7 @@ def _clipping(study: Study) -> str:
 
 
 def _pack(study: Study) -> list[tuple[str, str]]:
-    """What a model pack is, where the study trains one."""
+    """Describe the model pack, if the study trains one."""
     if not isinstance(study.model, Pack):
         return []
     network = ", ".join(

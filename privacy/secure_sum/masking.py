@@ -1,41 +1,42 @@
 """Secure sums: pairwise masks that cancel only in the sum of a whole cohort. The protocol.
 
-The numbers stand at the code that does each step, here and in the rooms named.
+Docstrings here and in the modules named below cite these step numbers.
 
-    1. At the start of a run, and after every start of its agent, a hospital makes a fresh X25519
-       key and signs it with its identity key, bound to study, run and an epoch above that of every
-       earlier key of its (``flo.clients.agent.run_keys``). It lives in memory only.
-    2. A run key counts only under the fingerprint that the approved study names for its hospital,
-       whoever issued a certificate; of two keys of a hospital the later epoch's. A hospital that
-       started releases nothing before a partner has vouched for the head of its ledger
-       (``flo.clients.agent.partners``).
+    1. At the start of a run, and after every start of its agent, a hospital generates a fresh
+       X25519 key and signs it with its identity key, bound to study, run and an epoch larger than
+       that of all its earlier keys (``flo.clients.agent.run_keys``). The key is held in memory
+       only.
+    2. A run key is accepted only under the fingerprint that the approved study names for its
+       hospital, whatever certificate it came with; of two keys of a hospital, the one with the
+       later epoch counts. After a start, a hospital releases no result before a partner has
+       vouched for the head of its ledger (``flo.clients.agent.partners``).
     3. Two hospitals share a secret: X25519 of their run keys (RFC 7748).
-    4. For one attempt the pair's pad is a ChaCha20 stream (RFC 8439) whose key is HKDF-SHA256 (RFC
-       5869) of the secret, the pair's fingerprints, and everything that makes this attempt this
-       one: study, run, purpose, round, attempt, cohort digest, model digest, ring, length. The
-       cohort digest covers who takes part, with which keys and with which ledger heads. No pad
-       serves twice.
-    5. Of a pair, the hospital with the smaller fingerprint adds the pad, the other subtracts it, in
-       the ring of ``flo.privacy.secure_sum.ring``. What it masks is noisy already
+    4. For one attempt the pair's pad is a ChaCha20 stream (RFC 8439). Its key is HKDF-SHA256 (RFC
+       5869) of the secret, the pair's fingerprints, and all that identifies the attempt: study,
+       run, purpose, round, attempt, cohort digest, model digest, ring, length. The cohort digest
+       covers the members, their keys and their ledger heads. No pad is used twice.
+    5. Of a pair, the hospital with the smaller fingerprint adds the pad and the other subtracts it,
+       in the ring of ``flo.privacy.secure_sum.ring``. The masked values already contain noise
        (``Mechanism.release``).
     6. The hospital writes and flushes the encrypted reply, commits the ledger row that names its
-       digest, and only then sends. The same request gets the same bits; a differing one for an
-       attempt that was answered is refused (``flo.clients.agent.handler``).
-    7. All replies to an attempt are there: the pads cancel and the noisy sum appears. A sum beyond
-       what honest hospitals could reach is thrown away (``flo.server.rounds.aggregation``,
+       digest, and only then sends. A repeated request gets the same bits; a differing request for
+       an attempt that was answered is refused (``flo.clients.agent.handler``).
+    7. If all replies to an attempt arrive, the pads cancel and leave the noisy sum. A sum larger
+       than honest hospitals could reach is discarded (``flo.server.rounds.aggregation``,
        ``rounds``).
-    8. One is missing: what is there is uniformly random and is thrown away; a new attempt names the
-       survivors, never fewer than the study's floor (``flo.server.rounds.loop``). With distributed
-       noise every attempt draws its noise anew and is charged; with local noise the same noisy
-       vector goes out under the new attempt's pads, at charge 0.
+    8. If a reply is missing, the others are uniformly random and are discarded. A new attempt names
+       the remaining hospitals, never fewer than the study's floor (``flo.server.rounds.loop``).
+       With distributed noise every attempt draws fresh noise and is charged; with local noise the
+       same noisy vector is sent under the new attempt's pads, at charge 0.
 
 Guarantee: computational (X25519, HKDF, ChaCha20), against the coordinator and any hospitals that
-collude with it, for the sum of the others. A false dropout, or two cohorts shown to two hospitals,
-cannot be seen by a hospital: pads of different attempts or cohorts never cancel, so the joint view
-is uniform but for sums over whole cohorts. With distributed noise each of them has fresh noise and
-is charged by every member. With local noise the same noisy vectors are in them, so a coordinator
-that claims a false dropout sees the difference, one hospital's noisy vector: that is private by
-its own noise and was charged once. Nothing here adds noise. Knows no network and keeps nothing.
+collude with it, for the sum of the others. A hospital cannot detect a false dropout, or two cohorts
+shown to two hospitals. But pads of different attempts or cohorts never cancel, so the joint view is
+uniform except for sums over whole cohorts. With distributed noise each of these sums has fresh
+noise and is charged by every member. With local noise they contain the same noisy vectors, so a
+coordinator that claims a false dropout learns the difference, one hospital's noisy vector: that is
+private by its own noise and was charged once. This module adds no noise, uses no network and stores
+no data.
 """
 
 from __future__ import annotations
@@ -58,20 +59,20 @@ from flo.keys.claims import LedgerHead, RunKey
 from flo.keys.identity import Identity
 from flo.privacy.secure_sum.ring import Int32Array, Masked, to_ring
 
-_BLOCK_BYTES = 1 << 18  # of a pad at a time: what is added to it stays in the cache
+_BLOCK_BYTES = 1 << 18  # of a pad per step, so that all arrays fit the cache
 
 
 def new_run_key(
     identity: Identity, study: str, run: str, epoch: int
 ) -> tuple[X25519PrivateKey, RunKey]:
-    """A fresh key for one run, and what to send of it. [1]"""
+    """Generate a key for one run; return it with the signed public half to send. [1]"""
     private = X25519PrivateKey.generate()
     key = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
     return private, RunKey.signed(identity, study, run, epoch, key)
 
 
 def pair_secret(own: X25519PrivateKey, other: RunKey) -> bytes:
-    """The secret of a pair. [3] Raises TrustError for a key of low order."""
+    """Return the secret of a pair. [3] Raises TrustError for a key of low order."""
     try:
         return own.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(other.key)))
     except ValueError as error:
@@ -79,10 +80,10 @@ def pair_secret(own: X25519PrivateKey, other: RunKey) -> bytes:
 
 
 def cohort_digest(members: Iterable[tuple[RunKey, LedgerHead]]) -> str:
-    """SHA-256 over the sorted (fingerprint, run key, epoch, ledger head) of an attempt's members.
+    """Hash an attempt's sorted members (fingerprint, run key, epoch, ledger head) with SHA-256.
 
-    Heads are in it so that nobody can be shown an old one: pads cancel only if every hospital was
-    shown the same heads, and each sees to it that its own is new.
+    Heads are included to prevent showing a hospital an old one: pads cancel only if every hospital
+    was shown the same heads, and each hospital checks that its own is current.
     """
     named = sorted(
         [key.fingerprint, key.key, key.epoch, head.sequence, head.hash] for key, head in members
@@ -92,7 +93,7 @@ def cohort_digest(members: Iterable[tuple[RunKey, LedgerHead]]) -> str:
 
 @dataclass(frozen=True)
 class Attempt:
-    """Everything that makes one attempt this one, and so its pads. [4]"""
+    """Fields that identify one attempt, and therefore its pads. [4]"""
 
     study: str
     run: str
@@ -108,12 +109,12 @@ class Attempt:
 def masked(
     values: Integers | Int32Array, own: str, secrets: dict[str, bytes], attempt: Attempt
 ) -> Masked:
-    """``values`` (length,) under the pads with every partner. [4, 5]
+    """Return ``values`` (length,) under the pads with every partner. [4, 5]
 
     ``own`` and the keys of ``secrets`` are identity fingerprints.
 
     Raises:
-        ValueError: the values have another length, a partner is oneself, or there is none.
+        ValueError: ``values`` has another length, or ``secrets`` is empty or contains ``own``.
     """
     if values.shape != (attempt.length,):
         raise ValueError(f"{values.shape} values for an attempt of {attempt.length}")
@@ -136,7 +137,10 @@ def masked(
 
 
 def _pad(secret: bytes, attempt: Attempt, own: str, other: str) -> CipherContext:
-    """The pair is named: a liar that shows another's key as its own shares no pad with anyone."""
+    """Return the pad's key stream, derived from the attempt and both fingerprints.
+
+    A hospital that presents another's run key as its own therefore shares no pad with any partner.
+    """
     context = asdict(attempt) | {"pair": sorted([own, other])}
     derived = HKDF(
         hashes.SHA256(), 32, salt=None, info=b"flo pad " + canonical.encode(context)

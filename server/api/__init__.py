@@ -1,1 +1,1 @@
-"""Calls for hospitals, operators and jobs."""
+"""HTTP calls for hospitals, operators and jobs."""

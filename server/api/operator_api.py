@@ -1,8 +1,8 @@
-"""FLO's own calls for people's programs, behind the private listener.
+"""FLO's HTTP API for operators' programs, behind the private listener.
 
-Whoever gets here has shown a token whose role allows the call
-(``flo.server.listeners.private_listener``), and the token is in the request's scope. A refusal is
-told as its message, hint and exit code.
+``flo.server.listeners.private_listener`` has checked that the role of the request's token allows
+the call, and has put the token into the request's scope. A refusal returns its message, hint and
+exit code.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def operator_app(
     is_online: Callable[[int], bool],
     audit: RateLimitedAudit,
 ) -> FastAPI:
-    """FLO's own calls for people's programs.
+    """Return the application that answers operators' programs and jobs.
 
-    ``is_online`` tells whether the agent behind a node is there; ``models``: their folder;
-    ``metrics``: as things stand; ``opened``: what a job works with, once.
+    ``models``: the folder of models. ``metrics``: returns current values. ``opened``: returns a
+    job's keys, once per job. ``is_online``: whether the agent of a Flower node is connected.
     """
     app = FastAPI(title="FLO coordinator", docs_url=None, redoc_url=None, openapi_url=None)
 

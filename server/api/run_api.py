@@ -1,4 +1,4 @@
-"""The coordinator's side of an aggregator elsewhere: one run, for who shows its token."""
+"""HTTP calls of a remote aggregator: each token gives access to one job or one run."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ DocumentT = TypeVar("DocumentT", bound=Document)
 def run_router(
     store: Store, models: Path, opened: Callable[[str], JobKeys], person: str
 ) -> APIRouter:
-    """``models``: the folder that they are kept in. ``opened``: gives a job what it works with.
+    """Return the routes of jobs and their runs.
 
-    ``person``: where a request's token is.
+    ``models``: the folder of models. ``opened``: returns a job's keys, once. ``person``: key of the
+    token in a request's scope.
     """
     router, allowance = APIRouter(), ByteQuota(2 * MAX_RUN_REPORT_BYTES)
 
@@ -93,7 +94,7 @@ def run_router(
 
 
 def _keep(store: Store, offer: Offer, models: Path, run: str, told: RunReport) -> None:
-    """All of it by the latest launch only. Raises RefusedError if that is another one."""
+    """Store a report of a run. Raises RefusedError unless it is by the run's latest launch."""
     study = offer.study
     store.refuse_earlier(run, told.launch)
     for hospital, head in told.heads.items():
@@ -109,7 +110,7 @@ def _keep(store: Store, offer: Offer, models: Path, run: str, told: RunReport) -
 
 
 def _end(store: Store, study: Study, models: Path, run: str, launch: int, end: RunEnd) -> None:
-    """Where it says the name of the model's file, the coordinator keeps where it will lie here."""
+    """Store how a run ended; a model's file name is replaced by its path in ``models``."""
     if end.status == "paused":
         store.pause_run(run, launch)
         return

@@ -1,17 +1,17 @@
-"""What a hospital may ask of the coordinator besides messages: ``POST /v1/site/*``.
+"""A hospital's calls to the coordinator, except Flower's messages: ``POST /v1/site/*``.
 
-    enrol      a certificate for a key made at the hospital      (bootstrap certificate only)
-    studies    the signed studies that name this hospital, with their status
-    approvals  the steward's signed decision on one study
-    given      every approval that this hospital ever gave, for one that restores a backup
-    heads      the highest ledger head that was ever seen of this hospital
-    reports    the signed extract of a finished study
-    models     the published model of a study that names this hospital, with its signed card
-    renew      a new certificate for the enrolled key, before the old one ends
-    leave      the hospital revokes its own certificate
-    audit      heads of both audit logs, each countersigned by the other side
-    keys       the coordinator's identity keys, each signed over to the next
-    software   what the coordinator runs, and what time it has: for ``flo doctor``
+    enrol      issue a certificate for a key made at the hospital  (bootstrap certificate only)
+    studies    list the signed studies that name this hospital, with their status
+    approvals  store the steward's signed decision on one study
+    given      list all approvals under the hospital's current key, to restore a backup
+    heads      return the highest ledger head ever seen of this hospital
+    reports    store the signed extract of a finished study
+    models     return the published model of the hospital's study, with its signed card
+    renew      issue a new certificate for the enrolled key, before the current one ends
+    leave      revoke the hospital's own certificate
+    audit      exchange heads of both audit logs, each countersigned by the other side
+    keys       return the coordinator's identity keys, each signed over to the next
+    software   return the coordinator's software versions and time, for ``flo doctor``
 
 Every body has a schema; a name inside a body never overrides the certificate's.
 """
@@ -43,62 +43,62 @@ from flo.server.store.store import Store
 from flo.server.studies.publish import published, refuse_unsound
 from flo.study.document import UNDER_WAY, Study, from_canonical
 
-# Of an extract: room for 2,500 rows of other studies, and for what this one may add to a ledger.
+# Size limit of an extract: about 2,500 ledger rows of other studies, and the study's own releases.
 _BYTES_OF_OTHERS, _BYTES_A_RELEASE, _VALUES_A_RELEASE = 2 << 20, 1300, 40
-_LONGEST_REQUEST = 1 << 30  # bodies are limited where they are read
-_GIVEN_AT_ONCE = 50  # of a study's largest size each
-MAX_MODEL_REPLY = 45 << 20  # base64 of it fits what a site reads of one reply
+_LONGEST_REQUEST = 1 << 30  # the listener has applied each call's own limit
+_GIVEN_AT_ONCE = 50  # approvals per reply; each may contain a study of the largest size
+MAX_MODEL_REPLY = 45 << 20  # bytes; in base64 it fits a site's limit on replies
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
 
 class NoBody(Document):
-    """``{}``: the certificate says all."""
+    """``{}``: the certificate is the only input."""
 
 
 class EnrolBody(Document):
-    """``coordinator``: the key that the invitation names."""
+    """``coordinator``: public key in the invitation. ``request``: signing request, PEM."""
 
     coordinator: PublicKey | None = None
     request: Annotated[str, StringConstraints(max_length=8192)]
 
 
 class HeadsBody(Document):
-    """``head``: of the hospital's ledger; None while it has none."""
+    """``head``: of the hospital's ledger; None to query only."""
 
     head: LedgerHead | None = None
 
 
 class ReportBody(Document):
-    """``extract``: of the hospital's ledger for this study, signed, as canonical text."""
+    """``extract``: signed extract of the hospital's ledger for this study, as canonical text."""
 
     study: Digest
     extract: str
 
 
 class ModelBody(Document):
-    """``study``: digest of the one whose model is asked for."""
+    """``study``: digest of the model's study."""
 
     study: Digest
 
 
 class GivenBody(Document):
-    """``after``: digest of the last study that was shown; empty at first."""
+    """``after``: digest of the last study in the previous reply; empty at first."""
 
     after: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
 
 
 class AuditBody(Document):
-    """``growth``: of the hospital's log. ``receipt``: for the head that we showed before."""
+    """``growth``: of the hospital's log. ``receipt``: for the head in our previous reply."""
 
     growth: LogExtension | None = None
     receipt: Receipt | None = None
 
 
 class SiteApi:
-    """Answers hospitals. ``peer`` is whom TLS and the gateway let in; bodies are not trusted.
+    """Answers hospitals' calls. TLS and the gateway verified ``peer``; bodies are not trusted.
 
-    Each call raises a FloError whose text is safe to show: MessageError where the body breaks its
-    form.
+    Each call raises a FloError whose text is safe to show to the hospital: MessageError if the body
+    violates its schema.
     """
 
     def __init__(
@@ -121,19 +121,19 @@ class SiteApi:
         return SITE_CALLS[path](self, peer, body)
 
     def note_connection(self, peer: Peer) -> None:
-        """A run may be waiting for this hospital's agent to come back."""
+        """Count a connection of the hospital's agent: a run may be waiting for it."""
         self._store.add_connection(peer.hospital)
 
     def note_renewed(self, peer: Peer) -> None:
-        """The renewed certificate is in use, so the one before it opens nothing from now on."""
+        """Refuse the earlier certificate from now on: the renewed one is in use."""
         self._store.drop_earlier(peer.hospital)
 
     def enrol(self, peer: Peer, body: bytes) -> Any:
-        """Use up an invitation: a certificate for the key of the request, in the invited name only.
+        """Use up an invitation: issue a certificate for the request's key, in the invited name.
 
         Raises:
-            TrustError: the invitation was used, is of an earlier key, or the request is not in
-            order.
+            TrustError: the invitation was used or names an earlier key of the coordinator, or the
+            signing request is not valid.
         """
         wish = _parse(EnrolBody, body)
         if wish.coordinator not in (None, self._identity.public.hex()):
@@ -156,7 +156,7 @@ class SiteApi:
         return {"certificate": pem.decode(), "coordinator": self._identity.public.hex()}
 
     def renew(self, peer: Peer, body: bytes) -> Any:
-        """A new certificate for the same key; the old one is good until the new one is shown."""
+        """Issue a new certificate for the same key; the old one is valid until the new is used."""
         key = read_request(_parse(EnrolBody, body).request.encode(), peer.hospital)
         if public_bytes(key) != peer.public:
             raise TrustError(
@@ -169,14 +169,14 @@ class SiteApi:
         return {"certificate": pem.decode(), "coordinator": self._identity.public.hex()}
 
     def leave(self, peer: Peer, body: bytes) -> Any:
-        """The hospital goes: its certificate is revoked, from this request on."""
+        """Revoke the hospital's certificate at its own request, effective immediately."""
         _parse(NoBody, body)
         self._audit.record("left", hospital=peer.hospital)
         self._store.revoke(peer.hospital)
         return {}
 
     def audit(self, peer: Peer, body: bytes) -> Any:
-        """Countersign what the hospital's log grew by, keep its receipt, show what ours grew by."""
+        """Countersign the growth of the hospital's log, store its receipt, return our growth."""
         shown, signer = _parse(AuditBody, body), fingerprint(peer.public)
         if shown.receipt is not None:
             self._audit_log.keep_receipt(shown.receipt, signer)
@@ -184,7 +184,7 @@ class SiteApi:
         if shown.growth is not None:
             shown.growth.head.check(signer)
             seen = self._audit_log.last_seen({signer})
-            if shown.growth.after <= seen:  # else a backup of ours was restored: not their doing
+            if shown.growth.after <= seen:  # otherwise our backup was restored: no fork
                 try:
                     receipt = self._audit_log.cosign(shown.growth)
                 except TrustError:
@@ -198,17 +198,17 @@ class SiteApi:
         }
 
     def keys(self, peer: Peer, body: bytes) -> Any:
-        """The steps from the coordinator's first key to the present one."""
+        """Return the rotation steps from the coordinator's first key to the current one."""
         _parse(NoBody, body)
         return self._succession.model_dump(mode="json")
 
     def software(self, peer: Peer, body: bytes) -> Any:
-        """What runs here, and the time here, to compare."""
+        """Return the coordinator's software versions and time, for comparison."""
         _parse(NoBody, body)
         return {"software": _running(), "time": datetime.now(UTC).isoformat()}
 
     def studies(self, peer: Peer, body: bytes) -> Any:
-        """Every study that names this hospital, over or not, with signature and status."""
+        """Return all studies that name this hospital, also ended ones, with signature, status."""
         _parse(NoBody, body)
         return [
             {
@@ -221,11 +221,11 @@ class SiteApi:
         ]
 
     def approvals(self, peer: Peer, body: bytes) -> Any:
-        """Keep a yes, no, or no longer, signed by the key that the study names for this hospital.
+        """Store an approval, refusal or withdrawal, signed by the hospital's key in the study.
 
         Raises:
-            StudyError: the study is not under way. TrustError: signed or meant otherwise, or too
-            old.
+            StudyError: the study is not under way. TrustError: another key signed it, it is in
+            another hospital's name, or it is older than a refusal or withdrawal.
         """
         given = _parse(Signed, body)
         document = given.document.encode()
@@ -263,7 +263,7 @@ class SiteApi:
         return {}
 
     def given(self, peer: Peer, body: bytes) -> Any:
-        """Approvals that this hospital ever gave, for one that restores a backup."""
+        """Return approvals of studies that name the hospital's current key, to restore a backup."""
         after = _parse(GivenBody, body).after
         while found := self._store.given(peer.hospital, after, _GIVEN_AT_ONCE):
             listed = [
@@ -277,10 +277,10 @@ class SiteApi:
         return {"given": []}
 
     def heads(self, peer: Peer, body: bytes) -> Any:
-        """Take note of a head, if one is shown, and return the highest seen of this hospital.
+        """Store the head in the body, if any, and return the highest one seen of this hospital.
 
-        A site asks first and shows its own afterwards, so that a rolled-back one learns it before
-        its fork is on record.
+        A site queries first and sends its own head afterwards, so that a site with a rolled-back
+        ledger detects this before its fork is recorded.
         """
         shown = _parse(HeadsBody, body).head
         if shown is not None:
@@ -289,12 +289,12 @@ class SiteApi:
         return {"head": kept.model_dump(mode="json") if kept else None}
 
     def reports(self, peer: Peer, body: bytes) -> Any:
-        """Keep the hospital's signed extract of a study, in place of an earlier one.
+        """Store the hospital's signed extract of a study; it replaces an earlier one.
 
         Raises:
-            StudyError: the study is not known, or does not name it. TrustError: it is not signed by
-            it.
-            MessageError: it is no extract, of another hospital or study, or does not hold.
+            StudyError: the study is not known, or does not name the hospital. TrustError: the
+            hospital did not sign the extract.
+            MessageError: it is no extract, is of another hospital or study, or is not valid.
         """
         given = _parse(ReportBody, body)
         offer = self._store.offer(given.study)
@@ -304,7 +304,7 @@ class SiteApi:
         study, document = given.study, given.extract.encode()
         del given, body  # each as large as the document
         if self._store.extracts(study).get(peer.hospital) == document:
-            return {}  # the same bytes were checked before
+            return {}  # these bytes have passed the checks
         releases = _most_releases(offer.study)
         extract = canonical.decode_canonical(
             document,
@@ -328,20 +328,21 @@ class SiteApi:
         return {}
 
     def largest_report(self, hospital: str) -> int:
-        """Bytes that a call to ``reports`` may have, by the studies that name this hospital."""
+        """Return the size limit of a ``reports`` body, from this hospital's studies; bytes."""
         named = [
             _most_releases(offer.study)
             for offer in self._store.offers()
             if any(one.id == hospital for one in offer.study.hospitals)
         ]
         largest = _BYTES_OF_OTHERS + _BYTES_A_RELEASE * max(named, default=0)
-        return 2 * largest  # a quotation mark takes two bytes in it
+        return 2 * largest  # a quotation mark in a JSON string takes two bytes
 
     def models(self, peer: Peer, body: bytes) -> Any:
-        """Card and tensors (base64) of a study's published model, for hospitals of the study.
+        """Return card and tensors (base64) of a study's published model to a hospital in it.
 
         Raises:
-            StudyError: there is none yet, or it is larger than what fits one reply.
+            StudyError: the study is not known, has no model yet, or its model is too large for one
+            reply.
             TrustError: the study names another key for this hospital.
         """
         wish = _parse(ModelBody, body)
@@ -363,7 +364,7 @@ class SiteApi:
         }
 
     def _see_head(self, peer: Peer, head: LedgerHead) -> None:
-        """Keep the highest. A fork at the same height is never kept, and is on record."""
+        """Store a head if it is the highest; record a fork at the same row, and refuse it."""
         head.check(fingerprint(peer.public))
         kept = self._store.heads().get(peer.hospital)
         if kept is not None and kept.sequence == head.sequence and kept.hash != head.hash:
@@ -372,7 +373,7 @@ class SiteApi:
         self._store.keep_head(peer.hospital, head)
 
 
-_running = functools.cache(software)  # what is on the disk may be newer than this process
+_running = functools.cache(software)  # an upgrade may replace files of this process
 
 
 SITE_CALLS: dict[str, Callable[[SiteApi, Peer, bytes], Any]] = {
@@ -392,14 +393,14 @@ SITE_CALLS: dict[str, Callable[[SiteApi, Peer, bytes], Any]] = {
 
 
 def _most_releases(study: Study) -> int:
-    """How many rows a study may add to a hospital's ledger, and a few more."""
+    """Return how many rows a study may add to a hospital's ledger, plus a margin of 10."""
     parts = [study.mechanism.steps + study.mechanism.retry_allowance]
     parts += [1 + part.retry_allowance for part in (study.evaluation, study.survey) if part]
     return sum(parts) + 10
 
 
 def _names(study: str, peer: Peer) -> bool:
-    """Whether a study names this key for the hospital, and not one that it had before."""
+    """Return whether a study names the peer's current key for the hospital."""
     named = from_canonical(study.encode()).hospital(peer.hospital)
     return named.fingerprint == fingerprint(peer.public)
 

@@ -1,6 +1,6 @@
-"""Copies of the audit log in a store where nobody can remove them, such as S3 under Object Lock.
+"""Copies of the audit log in a store that does not allow deletion, such as S3 with Object Lock.
 
-One is made at a start and then every hour, if the log has grown; each is the whole signed export,
+A copy is made at the start and then every hour if the log has grown. Each is a full signed export,
 which ``flo audit verify`` reads.
 """
 
@@ -21,17 +21,17 @@ _EVERY_SECONDS, _AGAIN_SECONDS = 3600.0, 60.0
 
 
 class AuditCopies:
-    """``export`` makes the signed export; ``grown`` says how long the log is."""
+    """``export``: makes the signed export. ``grown``: returns a number that grows with the log."""
 
     def __init__(
         self, store: ArtifactStore, export: Callable[[], bytes], grown: Callable[[], int]
     ) -> None:
         self._store, self._export, self._grown = store, export, grown
         self._due, self._copied = 0.0, -1
-        self.failed = 0  # tries, since this process began
+        self.failed = 0  # failed copies since this process started
 
     def copy_if_due(self) -> None:
-        """A store that does not answer is tried again a minute later."""
+        """Copy the log if an hour has passed and it has grown; retry a failure after a minute."""
         if time.monotonic() < self._due:
             return
         length = self._grown()

@@ -1,9 +1,9 @@
-"""What others make the coordinator enter in its audit log, without letting them fill the disk.
+"""Rate limit on audit entries that remote parties cause, so that they cannot fill the disk.
 
-The first of a kind in a minute are entered one by one; of what follows in that minute only the
-number, in one entry, by whoever calls ``flush``. Each kind, and in it each hospital, has its own
-share, so that nobody hides one by a flood of another; whoever shows no certificate gets the
-smallest.
+The first entries of a kind in each minute are written one by one. Further ones are counted, and
+``record`` or ``flush`` writes the count as one entry after that minute. Each kind and hospital has
+its own limit, so that a flood of one cannot hide another. Connections without a certificate have
+the lowest limit.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _LONGEST_VALUE = 120
 
 
 class RateLimitedAudit:
-    """Thread-safe; ``store`` is where entries wait to be signed."""
+    """Thread-safe. ``store`` holds the entries until they are signed."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
         self._store, self._lock, self._shares = store, threading.Lock(), PerMinuteLimiter(clock)
 
     def record(self, kind: str, study: str | None = None, **facts: Any) -> None:
-        """Enter one, or count it. Long texts are cut."""
+        """Write one entry, or count it above the limit. Long texts are truncated."""
         anonymous = kind == "refused-connection" and "hospital" not in facts
         most = MOST_CONNECTIONS_A_MINUTE if anonymous else MOST_A_MINUTE
         with self._lock:
@@ -39,7 +39,7 @@ class RateLimitedAudit:
         self._store.add_event(study, kind, **{name: _short(v) for name, v in facts.items()})
 
     def flush(self, *, now: bool = False) -> None:
-        """Enter what was only counted, once its minute is over or at once."""
+        """Write the counts of entries above the limit: after their minute, or ``now``."""
         with self._lock:
             self._enter(self._shares.drain_suppressed(now=now))
 

@@ -1,7 +1,7 @@
-"""The coordinator's console: pages on the private listener, for whoever has a token.
+"""The coordinator's console: pages on the private listener, for people with a token.
 
-``door`` lets people in, ``routes`` and the ``_pages`` answer them, ``studies`` says what is shown;
-the look is ``flo.pages``. What a person may do is ``flo.server.http.roles``; how it is done
-``flo.server.studies.actions``. Nothing here is known of patients, and no page decides anything by
-itself.
+``sign_in`` authenticates people, ``routes`` and the ``*_pages`` modules answer requests, and
+``view`` computes the displayed facts; layout and style are in ``flo.pages``.
+``flo.server.http.roles`` says which role may do what, ``flo.server.studies.actions`` does it. The
+console has no patient data, and no page decides anything.
 """

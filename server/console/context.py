@@ -1,4 +1,4 @@
-"""What every page of the console is made from, its frame, and how it is kept as things stand."""
+"""Data that every page of the console needs, the page frame, and live updates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flo.server.studies.actions import OperatorActions
 
 @dataclass(frozen=True)
 class ConsoleContext:
-    """``log``: the audit log, up to date after ``sign``. ``fingerprint``: the coordinator's own."""
+    """``sign``: signs pending events into ``log``. ``fingerprint``: of the coordinator's key."""
 
     actions: OperatorActions
     views: StudyViews
@@ -40,14 +40,14 @@ class ConsoleContext:
     def page(
         self, request: Request, template: str, status: int = 200, /, **values: Any
     ) -> Response:
-        """A whole page, as its reader may see it."""
+        """Render a whole page for the role of the signed-in person."""
         frame = _frame(person_of(request.scope), request.url.path)
         return self._pages.page(template, status, **frame, **values)
 
     def stream(
         self, request: Request, template: str, values: Callable[[], dict[str, Any]]
     ) -> Response:
-        """What changes of the page at this address but for ``/live``."""
+        """Stream changes of the page at the request's path without its ``/live`` suffix."""
         person, path = person_of(request.scope), request.url.path.removesuffix("/live")
         return self.live.stream(
             self.views.version,

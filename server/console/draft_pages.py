@@ -1,4 +1,4 @@
-"""The console's pages about studies that are being written: save, change, sign, discard."""
+"""The console's pages about draft studies: save, change, sign, discard."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from flo.server.store.drafts import SavedDraft
 from flo.server.studies.validation import with_fingerprints
 from flo.study.document import MAX_STUDY_BYTES, Study, from_toml
 
-_MOST_FORM = 3 * MAX_STUDY_BYTES + 4096  # a browser sends a study's special letters as three
+_MOST_FORM = 3 * MAX_STUDY_BYTES + 4096  # bytes; percent-encoding triples special characters
 _FIRST_DRAFT = "# A study in TOML: `flo study new` writes one to begin with.\n"
 
 
 def draft_router(context: ConsoleContext) -> APIRouter:
-    """Routes to write, change, sign and discard drafts."""
+    """Return routes to write, change, sign and discard drafts."""
     router, actions, store = APIRouter(), context.actions, context.actions.store
 
     @router.get(f"{CONSOLE}/drafts/new")
@@ -104,7 +104,7 @@ def draft_router(context: ConsoleContext) -> APIRouter:
 
 @functools.lru_cache(maxsize=128)
 def _read_draft(document: str) -> Study | None:
-    """None for one that an earlier version of FLO could read."""
+    """Parse a draft; return None if only an earlier version of FLO could read it."""
     try:
         return from_toml(document, what="draft")
     except FloError:
@@ -112,12 +112,12 @@ def _read_draft(document: str) -> Study | None:
 
 
 def read_drafts(drafts: list[SavedDraft]) -> list[tuple[SavedDraft, Study | None]]:
-    """With what each says."""
+    """Return each draft with its parsed study, None if this version of FLO cannot read it."""
     return [(draft, _read_draft(draft.document)) for draft in drafts]
 
 
 def _as_signed(planned: Study, keys: dict[str, str]) -> Study:
-    """As it would be signed, or as it was typed while it could not be."""
+    """Return the study with its hospitals' enrolled keys; unchanged if it cannot be signed yet."""
     try:
         return with_fingerprints(planned, keys)
     except StudyError:

@@ -20,7 +20,7 @@ from flo.server.studies.publish import published
 
 
 def model_router(context: ConsoleContext) -> APIRouter:
-    """Routes to read a published model's card and report, and to fetch its files."""
+    """Return routes to read a published model's card and report, and to download its files."""
     router, actions, views = APIRouter(), context.actions, context.views
 
     @router.get(f"{CONSOLE}/studies/{{digest}}/model")
@@ -43,7 +43,7 @@ def model_router(context: ConsoleContext) -> APIRouter:
 
 
 def _model_shown(views: StudyViews, offer: Offer, card: ModelCard) -> dict[str, Any]:
-    """Card, and lineage: the versions of this study that were signed here, and their models."""
+    """Return the page's values: the card, and all signed versions of the study (lineage)."""
     versions = [other for other in views.store.offers() if other.study.name == offer.study.name]
     return {
         "study": offer.study,
@@ -59,7 +59,7 @@ def _model_shown(views: StudyViews, offer: Offer, card: ModelCard) -> dict[str, 
 
 
 def _model_files(views: StudyViews, offer: Offer) -> tuple[Path, Path]:
-    """Card and tensors. Raises StudyError if they are not there (yet)."""
+    """Return the paths of card and tensors. Raises StudyError if no model is published."""
     found = published(views.store, offer.study.digest)
     if found is None:
         raise StudyError(
@@ -70,7 +70,7 @@ def _model_files(views: StudyViews, offer: Offer) -> tuple[Path, Path]:
 
 
 def _file_of(views: StudyViews, offer: Offer, name: str) -> Path:
-    """Raises StudyError if there is no such file (yet)."""
+    """Return the path of a published file. Raises StudyError if it does not exist (yet)."""
     card, tensors = _model_files(views, offer)
     path = {"card": card, "tensors": tensors, "report": _report_of(card)}.get(name)
     if path is None or not path.is_file():

@@ -1,7 +1,7 @@
-"""The console's application: its parts, hospitals and the audit log, and what fails.
+"""The console's application: all routers, the hospital and audit log pages, error pages.
 
-GET shows, POST does; whatever costs or cannot be taken back is asked for once more on a page that
-says what it means.
+GET displays, POST acts. An action that has a cost or cannot be undone needs a confirmation on a
+page that explains its consequences.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ENTRIES = 100
 
 
 def console_app(context: ConsoleContext) -> FastAPI:
-    """For whoever ``flo.server.console.sign_in`` let in."""
+    """Return the application; ``flo.server.console.sign_in`` has authorised its requests."""
     app = FastAPI(title="FLO console", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.exception_handler(FloError)
@@ -46,7 +46,7 @@ def console_app(context: ConsoleContext) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> Response:
-        """Of whatever kind; it is in the coordinator's log, with its place."""
+        """Show any other error; the coordinator's log has its traceback."""
         if known := of_the_machine(error):
             shown = {"title": "The machine cannot", "why": str(known), "hint": known.hint}
             return context.page(request, "problem.html.j2", 503, **shown)
@@ -60,7 +60,7 @@ def console_app(context: ConsoleContext) -> FastAPI:
 
 
 def _record_router(context: ConsoleContext) -> APIRouter:
-    """Hospitals, and the audit log."""
+    """Return routes of the hospital and audit log pages."""
     router, actions, views, store = (
         APIRouter(),
         context.actions,

@@ -1,11 +1,12 @@
-"""Who gets into the console: a person's token, shown once and kept by the browser in a cookie.
+"""Authentication for the console: a person's token, sent once and then stored in a cookie.
 
-    /console/style.css ...   the look of the pages, for everyone
-    /console/sign-in         shows a form; takes a token, or the access file that holds it
-    anything else            the cookie's token, whose role ``flo.server.http.roles`` allows it
-The cookie is the token and nothing else, so it ends with it. Scripts cannot read it, and it is sent
-over TLS to this very host only. A form counts only if the browser says that it stood on a page of
-ours.
+    /console/style.css ...   static files, without authentication
+    /console/sign-in         shows a form; accepts a token, or the access file that contains it
+    /console/sign-out        deletes the cookie
+    anything else            needs a token in the cookie whose role ``flo.server.http.roles`` allows
+The cookie contains only the token and expires with it. Scripts cannot read it, and the browser
+sends it over TLS and to this host only. A form is accepted only if its Origin header names this
+host.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ CONSOLE = "/console"
 SIGN_IN, SIGN_OUT = f"{CONSOLE}/sign-in", f"{CONSOLE}/sign-out"
 COOKIE = "__Host-flo"
 TEMPLATES = Path(__file__).parent
-_SAFE = ("GET", "HEAD")  # what changes nothing
-_MOST_SHOWN = 32_768  # an access file with its certificate, as a form
+_SAFE = ("GET", "HEAD")  # methods that change no state
+_MOST_SHOWN = 32_768  # bytes: an access file with its certificate, in a form
 
 
 class ConsoleAuth:
-    """ASGI application: ``inside`` sees requests of people who may make them."""
+    """ASGI application that passes only authorised requests on to ``inside``."""
 
     def __init__(self, inside: ASGIApp, public: bytes, audit: RateLimitedAudit) -> None:
         """``public``: the coordinator's key, which signs tokens."""
@@ -51,7 +52,7 @@ class ConsoleAuth:
         self._pages = Pages(TEMPLATES, base=CONSOLE, person=None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what a signed-in person's role allows; all else is answered here."""
+        """Pass on a request that the person's role allows; answer any other one here."""
         response = await self._at_the_door(scope, receive)
         if response is not None:
             await response(scope, receive, send)
@@ -59,7 +60,7 @@ class ConsoleAuth:
         await self._inside(scope, receive, send)
 
     async def _at_the_door(self, scope: Scope, receive: Receive) -> Response | None:
-        """The answer, or None for who may go in; the token is then in the scope."""
+        """Return a response, or None for an authorised request; its token is then in ``scope``."""
         path, method, headers = scope["path"], scope["method"], headers_of(scope)
         name = path.removeprefix(f"{CONSOLE}/")
         if method == "GET" and name in STATIC:
@@ -123,7 +124,7 @@ class ConsoleAuth:
 
 
 def person_of(scope: Scope) -> Token:
-    """Whose token the request came with; behind a ``ConsoleAuth`` there always is one."""
+    """Return the token of a request that ``ConsoleAuth`` has authorised."""
     token: Token = scope[PERSON]
     return token
 
@@ -141,7 +142,7 @@ def _cookie(headers: dict[bytes, bytes]) -> str:
 
 
 def _with_cookie(response: Response, value: str, seconds: int) -> Response:
-    """``value``: a token, none of whose letters needs quotes, or nothing."""
+    """Set the cookie. ``value``: a token (no character needs quoting), or "" to delete it."""
     response.headers["set-cookie"] = (
         f"{COOKIE}={value}; Max-Age={seconds}; Path=/; Secure; HttpOnly; SameSite=Lax"
     )
@@ -149,7 +150,7 @@ def _with_cookie(response: Response, value: str, seconds: int) -> Response:
 
 
 def _token_in(text: str) -> str:
-    """A token as it is, or as it stands in an access file. Raises MessageError."""
+    """Return the token in ``text``: bare or in an access file. Raises MessageError."""
     text = text.strip()
     if not text.startswith("{"):
         return text
@@ -161,7 +162,7 @@ def _token_in(text: str) -> str:
 
 
 def _next(query: str) -> str:
-    """Where whoever signs in wanted to go: a page of the console, or its first."""
+    """Return the console page to redirect to after signing in; by default the first page."""
     try:
         wanted = form_of(query.encode()).get("next", "")
     except MessageError:

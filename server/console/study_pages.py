@@ -1,4 +1,4 @@
-"""The console's pages about studies that were signed: how far each is; stop it, erase it."""
+"""The console's pages about signed studies: progress, stop, erase."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LATEST = 15
 
 
 def study_router(context: ConsoleContext) -> APIRouter:
-    """Routes of signed studies: the list, one as it goes on, its review sheet, stop, erase."""
+    """Return routes of signed studies: list, progress, review sheet, stop, erase."""
     router, actions, views = APIRouter(), context.actions, context.views
 
     def studies_shown() -> dict[str, Any]:

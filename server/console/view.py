@@ -1,4 +1,4 @@
-"""What the console says of studies and hospitals: facts for its templates, no decisions."""
+"""Facts about studies and hospitals for the console's templates; no decisions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flo.study.document import Study
 
 STEPS = ("draft", "signed", "approvals", "running", "done")
 _STEP_OF = {"offered": "approvals", "running": "running", "paused": "running", "done": "done"}
-_EVENT_OF = {"running": "started"}  # where a status is not called as its event
+_EVENT_OF = {"running": "started"}  # status -> event kind, where the names differ
 _CHIP = {"running": "good working", "done": "good", "paused": "warn", "ended": "bad"}
 _LATE_SECONDS, _LATE_FACTOR, _RECENT = 2.0, 3.0, 10
 _MOST_POINTS = 60
@@ -28,14 +28,14 @@ _RENEW_SOON_DAYS = 30
 
 
 class ProgressCache:
-    """Each study's story so far. Every event is read once."""
+    """Progress of each study, from its events. Each event is read once."""
 
     def __init__(self, store: Store) -> None:
         self._store, self._lock = store, threading.Lock()
         self._known: dict[str, StudyProgress] = {}
 
     def of(self, study: Study) -> StudyProgress:
-        """The study's story up to now, the same object each time. Thread-safe."""
+        """Return a study's progress up to now, the same object at each call. Thread-safe."""
         with self._lock:
             following = self._known.setdefault(study.digest, StudyProgress(study))
             while events := self._store.events(study.digest, following.last):
@@ -46,7 +46,7 @@ class ProgressCache:
 
 @dataclass(frozen=True)
 class StudyLine:
-    """A study in the list. ``word``: how far it is; ``chip``: how that looks."""
+    """A study in the list. ``word``: its state; ``chip``: the CSS classes of that state."""
 
     name: str
     version: int
@@ -61,7 +61,11 @@ class StudyLine:
 
 @dataclass(frozen=True)
 class ParticipantView:
-    """One hospital in a study, at this moment. ``agent``: word and look of its agent."""
+    """Current state of a hospital in a study.
+
+    ``agent``, ``chip``: state of its agent, and CSS classes. ``word``: its part in the study.
+    ``spent``: ε at most. ``share``: ``spent`` as a fraction of the budget.
+    """
 
     hospital: str
     agent: str
@@ -73,10 +77,11 @@ class ParticipantView:
 
 @dataclass(frozen=True)
 class HospitalView:
-    """One hospital of the consortium, at this moment, in the words of the page.
+    """Current state of a hospital of the consortium, as text for the page.
 
-    ``chip`` and ``chip_of_certificate``: how agent and certificate look. ``code``: what its latest
-    approval is for, "" if it has given none; ``same_code`` is None then. ``studies``: that name it.
+    ``chip``, ``chip_of_certificate``: CSS classes. ``code``: code digest in its approval of the
+    newest study, "" if it approved none. ``same_code``: whether the coordinator runs that code;
+    None without an approval. ``studies``: number of studies that name it.
     """
 
     id: str
@@ -92,21 +97,18 @@ class HospitalView:
 
 
 class Agents(Protocol):
-    """What is known of the agents behind Flower's nodes."""
+    """State of the agents behind Flower's nodes."""
 
     def is_online(self, node: int) -> bool:
-        """Whether it is there."""
+        """Return whether the node's agent is connected."""
 
     def oldest_pending_request(self, node: int) -> float | None:
-        """Since when (seconds since 1970) it owes an answer; None if it owes none."""
+        """Return when the oldest unanswered request was made (seconds since 1970), or None."""
 
 
 @dataclass
 class StudyViews:
-    """Reads what is shown from the coordinator's own state.
-
-    ``code``: digest of the code here.
-    """
+    """Reads displayed facts from the coordinator's state. ``code``: digest of its own code."""
 
     store: Store
     progress_cache: ProgressCache
@@ -117,13 +119,13 @@ class StudyViews:
     # -- lists -----------------------------------------------------------------------------------
 
     def lines(self) -> list[StudyLine]:
-        """A line for every study, the newest first."""
+        """Return a line for each study, the newest first."""
         return [self._line(offer) for offer in reversed(self.store.offers())]
 
     def _line(self, offer: Offer) -> StudyLine:
         study, story = offer.study, self.progress_cache.of(offer.study)
         word, chip = state_of(offer, story)
-        offered = story.times.get("offered", "")  # not yet, for a moment
+        offered = story.times.get("offered", "")  # a new study is stored just before its event
         return StudyLine(
             study.name,
             study.version,
@@ -137,7 +139,7 @@ class StudyViews:
         )
 
     def hospitals(self) -> list[HospitalView]:
-        """Every hospital that is enrolled, the revoked ones too, by id."""
+        """Return all enrolled hospitals, including revoked ones, by id."""
         nodes, offers = self.store.nodes(), self.store.offers()
         codes = self._codes(offers)
         return [self._hospital(member, nodes, offers, codes) for member in self.store.members()]
@@ -161,7 +163,7 @@ class StudyViews:
         )
 
     def _codes(self, offers: list[Offer]) -> dict[str, str]:
-        """Of each hospital, the code that its latest approval is for."""
+        """Return, for each hospital, the code digest in its approval of the newest study."""
         found: dict[str, str] = {}
         for offer in offers:
             last = self.store.last_facts(offer.study.digest, "approved", by="hospital")
@@ -180,7 +182,7 @@ class StudyViews:
     # -- one study -------------------------------------------------------------------------------
 
     def seats(self, study: Study) -> list[ParticipantView]:
-        """The hospitals of a study, each with what it has spent of the first part's budget."""
+        """Return a study's hospitals, each with the ε it has spent on the first part, at most."""
         story, nodes = self.progress_cache.of(study), self.store.nodes()
         usual = _usual_seconds(story)
         seats = []
@@ -203,12 +205,12 @@ class StudyViews:
         return seats
 
     def version(self) -> object:
-        """Another whenever something was entered."""
+        """Return a value that changes with each stored event."""
         return self.store.last_event_number()
 
 
 def state_of(offer: Offer, story: StudyProgress) -> tuple[str, str]:
-    """A study's state in words, and how it looks."""
+    """Return a study's state in words, and its CSS classes."""
     if offer.status == "offered":
         missing = len(offer.study.hospitals) - len(story.approved) - story.refused
         said = [f"{story.refused} refused"] if story.refused else []
@@ -218,12 +220,12 @@ def state_of(offer: Offer, story: StudyProgress) -> tuple[str, str]:
 
 
 def step_of(offer: Offer, *, has_run: bool) -> int:
-    """Where in ``STEPS`` a study is, or how far one got that was stopped."""
+    """Return a study's index in ``STEPS``; for a stopped or ended one, the last step it reached."""
     return STEPS.index(_STEP_OF.get(offer.status, "running" if has_run else "approvals"))
 
 
 def seconds_plot(story: StudyProgress) -> plots.Plane | None:
-    """Seconds of each round; crosses where attempts were thrown away before it."""
+    """Plot seconds of each training round; crosses mark rounds that needed a retry."""
     rounds = [one for one in story.rounds if one.phase == "training"]
     if not rounds:
         return None
@@ -236,7 +238,7 @@ def seconds_plot(story: StudyProgress) -> plots.Plane | None:
 
 
 def epsilon_plot(story: StudyProgress) -> plots.Plane | None:
-    """ε after each release of whoever made most, against the study's."""
+    """Plot ε against releases, up to the largest count of any hospital; limit: the study's ε."""
     done = max((seat.releases for seat in story.hospitals.values()), default=0)
     if not done:
         return None
@@ -251,7 +253,7 @@ def epsilon_plot(story: StudyProgress) -> plots.Plane | None:
 
 
 def quality_plot(result: dict[str, Any]) -> plots.Intervals | None:
-    """The noisy AUC and its subgroups', each with its interval: of a run's result, or a card."""
+    """Plot noisy AUCs, overall and by subgroup, with intervals; from a run's result or a card."""
     everyone = result.get("estimate") or result.get("evaluation")
     found = {"all held-out patients": everyone} | (result.get("subgroups") or {})
     rows = [(name, one["low"], one["auc"], one["high"]) for name, one in found.items() if one]
@@ -259,7 +261,7 @@ def quality_plot(result: dict[str, Any]) -> plots.Intervals | None:
 
 
 def _certificate(member: Member) -> tuple[str, str]:
-    """When a hospital's certificate ends, and how that looks."""
+    """Return when a hospital's certificate ends, as text, and its CSS classes."""
     if member.revoked:
         return "revoked", "bad"
     if not member.certified:  # issued by FLO 0.4 or earlier, and not renewed since

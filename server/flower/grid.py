@@ -1,6 +1,7 @@
-"""The ServerApp's side of Flower: a round's messages through its grid, a record of bytes each.
+"""The ServerApp's side of Flower: sends a round's messages through Flower's grid.
 
-A body that is too large for Flower travels beside its message (``flo.server.flower.large_bodies``).
+Each message is one record of bytes. A body that is too large for Flower is transferred separately
+(``flo.server.flower.large_bodies``).
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ log = logging.getLogger("flo.server.flower.grid")
 _RECORD, _BODY, _PARCEL, _SIZE, _MESSAGE_TYPE = "flo", "message", "parcel", "size", "query"
 _POLL_SECONDS = 0.02
 _LOOK_SECONDS = 0.5
-_TAKE_SECONDS = 60.0  # between two pieces of what is streamed
+_TAKE_SECONDS = 60.0  # between two pieces of a streamed body
 _LEAST_SECONDS, _PAUSES = 5.0, (0.2, 1.0, 3.0)
-_OFFLINE_SECONDS = 2.0  # an agent that only lost its connection is back by then
+_OFFLINE_SECONDS = 2.0  # an agent that only lost its connection is back sooner
 
 
 class GridExchange:
-    """Carries a round's messages through Flower's grid, a record of bytes each.
+    """Exchange of a round's messages through Flower's grid, one record of bytes each.
 
     ``nodes``: hospital -> Flower's node id. ``connections``: hospital -> how often its agent has
-    connected, so that one that crashed and came back is noticed. ``large_bodies``: who carries
-    large bodies.
+    connected, to notice an agent that crashed and came back. ``large_bodies``: transport of large
+    bodies.
     """
 
     def __init__(
@@ -52,10 +53,10 @@ class GridExchange:
         self._large_bodies = large_bodies
         self._grid, self._nodes, self._connections = grid, nodes, connections
         self._is_stopped = is_stopped
-        self._answered: dict[str, int] = {}  # hospital -> its connections when it last answered
+        self._answered: dict[str, int] = {}  # hospital -> connection count at its last answer
 
     def wait_for(self, hospitals: Sequence[str], seconds: float) -> list[str]:
-        """Wait until all are online, or ``seconds`` have passed. Returns who is."""
+        """Wait until all are online, or ``seconds`` have passed. Returns those that are online."""
         end = time.monotonic() + seconds
         while True:
             present = [hospital for hospital in hospitals if hospital in self.connected()]
@@ -66,11 +67,12 @@ class GridExchange:
     def ask(
         self, hospitals: Collection[str], request: tuple[bytes, memoryview], deadline_seconds: float
     ) -> Iterator[tuple[str, Bytes]]:
-        """Replies as they come. A hospital that is offline, late or in error is simply absent.
+        """Send a request and yield replies as they arrive.
 
-        A message that an agent pulled and lost is never delivered again by Flower, so the same
-        bytes go out once more when the agent has connected anew, and half way to the deadline; a
-        site answers repeats with the same bits. Nobody waits for a hospital that went offline.
+        No reply is yielded for a hospital that is offline, late or in error. Flower never delivers
+        a message again that an agent pulled and lost. So the same bytes are sent again when the
+        agent has reconnected, and half way to the deadline; a site answers repeats with the same
+        bits. Waiting for a hospital ends soon after it goes offline.
         """
         asking = _PendingRequest(hospitals, request, self._connections(), deadline_seconds)
         self._push(asking, asking.hospitals)
@@ -94,12 +96,12 @@ class GridExchange:
                     time.sleep(_POLL_SECONDS)
 
     def connected(self) -> set[str]:
-        """Hospitals whose agents are connected now."""
+        """Return the hospitals whose agents are connected now."""
         online = set(self._grid.get_node_ids())
         return {hospital for hospital, node in self._nodes().items() if node in online}
 
     def reconnected(self) -> set[str]:
-        """Hospitals whose agent connected anew since it last answered."""
+        """Return the hospitals whose agents have reconnected since their last answer."""
         counts = self._connections()
         return {h for h, before in self._answered.items() if counts.get(h, 0) > before}
 
@@ -114,7 +116,7 @@ class GridExchange:
         asking.sent |= {i: hospital for i, hospital in zip(pushed, asked, strict=True) if i}
 
     def _record(self, asking: _PendingRequest, nodes: dict[str, int]) -> ConfigRecord:
-        """What Flower carries of a request; a large body is put beside it once for all."""
+        """Build the record that Flower carries; a large body is stored separately, once for all."""
         head, body = asking.request
         if len(body) <= MAX_INLINE_BYTES:
             return ConfigRecord({_BODY: b"".join((head, body))})
@@ -125,7 +127,7 @@ class GridExchange:
         return ConfigRecord({_BODY: head, _PARCEL: asking.parcel, _SIZE: len(body)})
 
     def _whole(self, node: int, record: ConfigRecord | None, seconds: float) -> Bytes | None:
-        """What a hospital sent; None if it went away meanwhile."""
+        """Return a hospital's reply: empty if it is invalid, None if its body did not arrive."""
         name = record.get(_PARCEL) if record is not None else None
         if record is None or name is None:
             inside = body_of(record)
@@ -141,19 +143,23 @@ class GridExchange:
 
 
 class LargeBodyTransport(Protocol):
-    """Carries large bodies past Flower."""
+    """Transport of large bodies outside Flower's messages."""
 
     def put(self, name: str, nodes: Collection[int], body: memoryview) -> None:
-        """For these nodes to fetch."""
+        """Store a body for these nodes to fetch."""
 
     def take(self, name: str, node: int, size: int, seconds: float) -> memoryview:
-        """What this node offers. Raises MessageError unless it is there, in time, of this size."""
+        """Return the body that this node offers.
+
+        Raises:
+            MessageError: it does not arrive in time and with this size.
+        """
 
 
 class GridLargeBodies:
-    """On the connection of Flower's grid, with its credential.
+    """Transport of large bodies over the connection of Flower's grid, with its credential.
 
-    ``here``: the coordinator is on this machine, so bodies change hands in memory.
+    ``here``: the coordinator is on this machine, so bodies are passed in shared memory.
     """
 
     def __init__(self, grid: Any, *, here: bool) -> None:
@@ -161,14 +167,14 @@ class GridLargeBodies:
         self._shared = SharedBytes() if here else None
 
     def put(self, name: str, nodes: Collection[int], body: memoryview) -> None:
-        """In memory or streamed, tried again for a while.
+        """Store a body through shared memory or by streaming it, with retries.
 
         Raises:
-            NetworkError: the coordinator did not take it.
+            NetworkError: the coordinator did not accept it.
         """
         headers = self._headers(name, nodes)
         if self._shared is not None:
-            self._shared.write(body)  # who still fetches the last one sees that it is none
+            self._shared.write(body)  # hospitals that still fetch the last body reject it
             headers |= {PLACE_HEADER: self._shared.place, SIZE_HEADER: str(len(body))}
         else:
             headers |= {"content-length": str(len(body))}
@@ -187,7 +193,11 @@ class GridLargeBodies:
                 return
 
     def take(self, name: str, node: int, size: int, seconds: float) -> memoryview:
-        """From memory or streamed, tried once. Raises MessageError if it does not come whole."""
+        """Fetch a body from shared memory or as a stream, without retries.
+
+        Raises:
+            MessageError: it does not arrive whole.
+        """
         headers = self._headers(name, [node]) | {SIZE_HEADER: str(size)}
         try:
             if self._shared is None:
@@ -199,7 +209,7 @@ class GridLargeBodies:
             )
             answer.raise_for_status()
             return opened(str(answer.json()["place"]), size)
-        except (httpx.HTTPError, ValueError) as error:  # ValueError: more than fits
+        except (httpx.HTTPError, ValueError) as error:  # ValueError: more bytes than announced
             raise MessageError(f"a reply did not come whole ({type(error).__name__})") from error
 
     def _streamed(self, headers: dict[str, str], size: int, end: float) -> memoryview:
@@ -235,7 +245,7 @@ class GridLargeBodies:
 
 
 class _PendingRequest:
-    """One question to several hospitals: who has answered, whom to ask again, when to give up."""
+    """A request to several hospitals: which have answered, which to ask again, when to give up."""
 
     def __init__(
         self,
@@ -250,25 +260,25 @@ class _PendingRequest:
         self.answered: set[str] = set()
         self.parcel = ""  # the name of a large body
         self._began = self._looked = time.monotonic()
-        self._offline: dict[str, float] = {}  # hospital -> since when it was seen to be
+        self._offline: dict[str, float] = {}  # hospital -> since when it is seen offline
         self._halfway = False
 
     @property
     def waiting(self) -> list[str]:
-        """Hospitals still worth waiting for."""
+        """Hospitals whose reply is outstanding and that have not been offline for too long."""
         gone = {h for h, since in self._offline.items() if _past(since + _OFFLINE_SECONDS)}
         asked = set(self.sent.values()) - self.answered - gone
         return [hospital for hospital in self.hospitals if hospital in asked]
 
     @property
     def outstanding(self) -> list[str]:
-        """Messages to them."""
+        """Ids of the messages to the waiting hospitals."""
         waiting = set(self.waiting)
         return [message for message, hospital in self.sent.items() if hospital in waiting]
 
     @property
     def left(self) -> float:
-        """Seconds that one reply may take: a fair share, so that a slow one keeps nobody out."""
+        """Seconds that one reply may take: an equal share, so a slow one does not block others."""
         left = self._began + self.seconds - time.monotonic()
         return max(_LEAST_SECONDS, left / max(1, len(self.waiting)))
 
@@ -276,7 +286,7 @@ class _PendingRequest:
         return _past(self._began + self.seconds)
 
     def poll_due(self) -> bool:
-        """Whether to look who is online, which is asked of Flower and not for free."""
+        """Return whether to query Flower for online hospitals; each query has a cost."""
         if not _past(self._looked + _LOOK_SECONDS):
             return False
         self._looked = time.monotonic()
@@ -287,7 +297,7 @@ class _PendingRequest:
         self._offline = {h: self._offline.get(h, now) for h in self.hospitals if h not in online}
 
     def to_resend(self, connections: dict[str, int]) -> list[str]:
-        """Who connected anew since it was asked; half way to the deadline, all who are missing."""
+        """Return hospitals to ask again: those that reconnected; all missing ones at half time."""
         waiting = self.waiting
         halfway = not self._halfway and _past(self._began + self.seconds / 2)
         self._halfway |= halfway
@@ -303,7 +313,7 @@ def _past(instant: float) -> bool:
 
 
 def server_app(main: Callable[[Grid, str], None]) -> ServerApp:
-    """A Flower ServerApp that runs ``main(grid, run)`` with FLO's own run id."""
+    """Return a Flower ServerApp that calls ``main(grid, run)`` with FLO's own run id."""
     app = ServerApp()
 
     @app.main()
@@ -319,6 +329,6 @@ def _message(record: ConfigRecord, node: int, deadline_seconds: float) -> Messag
 
 
 def body_of(record: ConfigRecord | None) -> bytes:
-    """The message in a record; empty if there is none."""
+    """Return the message in a record; empty if there is none."""
     body = record.get(_BODY) if record is not None else None
     return body if isinstance(body, bytes) else b""

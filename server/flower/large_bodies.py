@@ -1,17 +1,18 @@
-"""Large bodies on their way between a ServerApp and hospitals, past Flower's messages.
+"""Transfer of large bodies between a ServerApp and hospitals, outside Flower's messages.
 
-Flower keeps every object of a message whole, in memory and several times over. So a message carries
-its header, and a body of more than ``flo.protocol.messages.MAX_INLINE_BYTES`` bytes goes beside it:
+Flower stores every object of a message whole, in memory and several times. So a message carries its
+header only, and a body of more than ``flo.protocol.messages.MAX_INLINE_BYTES`` bytes is transferred
+separately:
 
-    down    the ServerApp puts a request's body here once; each hospital that it is for fetches it;
-    up      a hospital offers its reply and is kept waiting; when the ServerApp takes it, it runs
-            through this process piece by piece. Nobody holds more than one at a time.
+    down    the ServerApp stores a request's body here once; each addressed hospital fetches it;
+    up      a hospital offers its reply and waits; when the ServerApp takes it, it passes through
+            this process piece by piece. No party holds more than one reply of a run at a time.
 
-A ServerApp on this machine hands its bodies over in memory and takes replies from there
-(``flo.host.shared_memory``); to one elsewhere they are streamed.
+A ServerApp on this machine passes bodies and receives replies in shared memory
+(``flo.host.shared_memory``); for a ServerApp elsewhere they are streamed.
 
 An offer ends when it was taken, when its run is over or asks the hospital something else, or when
-the hospital offers another. Lives on the event loop; keeps nothing beyond the run.
+the hospital makes another offer. Runs on the event loop; stores data no longer than the run.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from flo.server.http.notifier import Notifier
 
 _NAME, _NUMBER = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9]{1,20}")
 _LOOK_SECONDS = 1.0
-_TAKE_SECONDS = 10.0  # a hospital offers as soon as it has announced it
+_TAKE_SECONDS = 10.0  # a hospital offers a body right after announcing it
 _STALLED_SECONDS, _GRACE_SECONDS = 60.0, 15.0
-_PIECE = 1 << 17  # several of them wait for each hospital that fetches
+_PIECE = 1 << 17  # several are buffered for each hospital that fetches
 
 
 @dataclass(frozen=True)
@@ -49,28 +50,28 @@ class _PendingReply:
     name: str
     size: int
     receive: Receive
-    over: asyncio.Event = field(default_factory=asyncio.Event)  # taken to its end, or replaced
+    over: asyncio.Event = field(default_factory=asyncio.Event)  # transfer ended, or offer replaced
     taken: bool = False
     whole: bool = False
 
 
 class LargeBodyRelay:
-    """``nodes`` are Flower's ids of hospitals' agents, ``run`` is Flower's id of a run."""
+    """Relay of large bodies. ``node`` is Flower's id of an agent, ``run`` is Flower's run id."""
 
     def __init__(self) -> None:
-        self._down: dict[int, _StoredRequest] = {}  # of a run the last request
+        self._down: dict[int, _StoredRequest] = {}  # run -> its last request
         self._up: dict[int, _PendingReply] = {}
         self._offered = Notifier()
-        self._shared: dict[int, SharedBytes] = {}  # of a run: what its ServerApp is reading
+        self._shared: dict[int, SharedBytes] = {}  # run -> reply its ServerApp reads
         self._filling: dict[int, asyncio.Task[None]] = {}
-        self._asked: dict[int, int] = {}  # of a run: how often it asked
+        self._asked: dict[int, int] = {}  # run -> number of share_reply calls
 
     def store_request(self, run: int, name: str, nodes: Collection[int], body: Bytes) -> None:
-        """Keep a request's body for these nodes, instead of the run's last one."""
+        """Store a request's body for these nodes; it replaces the run's last one."""
         self._down[run] = _StoredRequest(name, nodes, body)
 
     def forget(self, is_over: Callable[[int], bool]) -> None:
-        """What was kept for runs that are over."""
+        """Delete the data of runs that are over."""
         for run in filter(is_over, {*self._down, *self._shared} - set(self._filling)):
             self._down.pop(run, None)
             self._asked.pop(run, None)
@@ -78,7 +79,7 @@ class LargeBodyRelay:
                 shared.close()
 
     async def serve_request(self, node: int, name: str, send: Send) -> None:
-        """Answer with a request's body. Raises Refused (404): there is none for this node."""
+        """Send a request's body. Raises Refused (404): there is none for this node."""
         for run, parcel in list(self._down.items()):
             if parcel.name == name and node in parcel.nodes:
                 await _start(send, len(parcel.body))
@@ -86,7 +87,7 @@ class LargeBodyRelay:
                 for start in range(0, len(view), _PIECE):
                     piece, more = view[start : start + _PIECE], start + _PIECE < len(view)
                     if self._down.get(run) is not parcel:
-                        return  # cut short: it is another one's place by now
+                        return  # cut short: another request has replaced this one
                     body = {"type": "http.response.body", "body": bytes(piece), "more_body": more}
                     try:
                         async with asyncio.timeout(_STALLED_SECONDS):
@@ -99,7 +100,7 @@ class LargeBodyRelay:
     async def hold_reply(
         self, node: int, name: str, size: int, receive: Receive, is_called: Callable[[], bool]
     ) -> bool:
-        """Keep a hospital waiting until its reply's body was taken. False if it is not wanted.
+        """Wait until the body of a hospital's reply was taken. Return False if it is not wanted.
 
         ``is_called``: whether its run is over or asks the hospital something else.
         """
@@ -121,9 +122,11 @@ class LargeBodyRelay:
         return up.whole
 
     async def stream_reply(self, node: int, name: str, size: int, send: Send) -> None:
-        """Answer with what this node offers. Raises Refused (404): none of this size, for a while.
+        """Send the body that this node offers.
 
-        If it goes away half way the answer is cut short, which whoever takes it sees.
+        If the hospital disconnects midway, the response ends short of its Content-Length, which
+        the ServerApp detects. Raises Refused (404): no such offer arrives within
+        ``_TAKE_SECONDS``.
         """
         up = await self._wait_for(node, name, size)
         up.taken = True
@@ -139,16 +142,16 @@ class LargeBodyRelay:
             up.over.set()
 
     async def share_reply(self, run: int, node: int, name: str, size: int) -> str:
-        """Where in memory a ServerApp of this machine finds what this node offers.
+        """Return the place in shared memory where a local ServerApp reads this node's offer.
 
-        It stays there until the run takes the next, which ends one that is still under way. Raises
-        Refused (404): it is not offered, or did not come whole.
+        The content is valid until the run's next call, which also cancels a transfer under way.
+        Raises Refused (404): it is not offered, or did not arrive whole.
         """
         number = self._asked[run] = self._asked.get(run, 0) + 1
-        if before := self._filling.get(run):  # which the ServerApp has given up
+        if before := self._filling.get(run):  # the ServerApp has given it up
             before.cancel()
         up = await self._wait_for(node, name, size)
-        if self._asked[run] != number:  # and this one, too: what it reads now is another's
+        if self._asked[run] != number:  # a later call has begun: this one was given up, too
             raise Refused(404, "the ServerApp went on")
         up.taken = True
         shared = self._shared[run] = self._shared.get(run) or SharedBytes()
@@ -182,7 +185,7 @@ async def _fill(shared: SharedBytes, up: _PendingReply) -> None:
 
 
 async def _pieces(up: _PendingReply) -> AsyncIterator[bytes]:
-    """What comes of it, never more than was announced, until nothing comes for a while."""
+    """Yield the body as it arrives: at most the announced size, until it stalls or is cut off."""
     left = up.size
     while left > 0:
         try:
@@ -205,7 +208,7 @@ async def _start(send: Send, size: int) -> None:
 
 
 def name_in(headers: Mapping[bytes, bytes]) -> str:
-    """Which parcel a request is about. Raises Refused (400)."""
+    """Return the name of the parcel that a request is about. Raises Refused (400)."""
     name = headers.get(NAME_HEADER.encode(), b"").decode("latin-1")
     if not _NAME.fullmatch(name):
         raise Refused(400, "no parcel is named")
@@ -213,7 +216,7 @@ def name_in(headers: Mapping[bytes, bytes]) -> str:
 
 
 def number_in(headers: Mapping[bytes, bytes], header: str, most: int) -> int:
-    """A decimal number up to ``most`` that a header gives. Raises Refused (400, 413)."""
+    """Return a header's decimal number, at most ``most``. Raises Refused (400, 413)."""
     text = headers.get(header.encode(), b"").decode("latin-1")
     if not _NUMBER.fullmatch(text):
         raise Refused(400, f"{header} is no number")
@@ -223,7 +226,7 @@ def number_in(headers: Mapping[bytes, bytes], header: str, most: int) -> int:
 
 
 def numbers_in(headers: Mapping[bytes, bytes], header: str) -> set[int]:
-    """Decimal numbers with commas between them, at least one. Raises Refused (400)."""
+    """Return a header's comma-separated decimal numbers, at least one. Raises Refused (400)."""
     texts = headers.get(header.encode(), b"").decode("latin-1").split(",")
     if not all(map(_NUMBER.fullmatch, texts)):
         raise Refused(400, f"{header} is no list of numbers")

@@ -1,9 +1,9 @@
-"""What a job elsewhere may ask of Flower's runtime: its own run, its own study's hospitals.
+"""Flower's runtime, restricted for a remote job to its own run and its own study's hospitals.
 
 Part of the adapter to Flower, with ``superlink`` and ``grid``. Flower binds a task's token to its
-run, but lets it see every node and send any of them anything; a hospital acts on what its header
-says. So for a lent run each object that is uploaded must be a request of that study and run, and
-each message must go to a hospital of that study.
+run, but lets the task see every node and send any message to any of them; a hospital acts on a
+message's header. So for a lent run each uploaded object must be part of a request of that study and
+run, and each message must go to a hospital of that study.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flo.errors import FloError, MessageError
 from flo.protocol.messages import request_header_of
 from flo.server.flower.grid import body_of
 
-_STRUCTURE = ("Message", "RecordDict")  # which hold names of objects, and nothing else
+_STRUCTURE = ("Message", "RecordDict")  # these contain only names of objects
 
 RUNTIME_CALLS = frozenset(
     f"/v1/runtime/{call}"
@@ -45,14 +45,14 @@ RUNTIME_CALLS = frozenset(
 
 @dataclass(frozen=True)
 class RuntimeScope:
-    """A run by FLO's id and its study's digest; ``nodes``: of the study's hospitals, as it is."""
+    """Scope of a lent run: FLO's run id, the study's digest, current nodes of its hospitals."""
 
     run: str
     study: str
     nodes: Callable[[], Collection[int]]
 
     def refuse_object(self, content: bytes) -> None:
-        """Raises MessageError unless it is part of a request of this study and run."""
+        """Raise MessageError unless the object is part of a request of this study and run."""
         kind = get_object_type_from_object_content(content)
         if kind in _STRUCTURE:
             return
@@ -64,7 +64,7 @@ class RuntimeScope:
 
 
 class Handlers:
-    """Flower's handlers of its Runtime API, giving out tasks of some runs only."""
+    """Flower's handlers of its Runtime API, issuing only tasks of runs that ``may`` allows."""
 
     def __init__(self, handlers: Any, may: Callable[[int], bool], giving: threading.Lock) -> None:
         self._handlers, self._may, self._giving = handlers, may, giving
@@ -73,7 +73,7 @@ class Handlers:
         return getattr(self._handlers, name)
 
     def acquire_task(self, request: AcquireTaskRequest, state: Any) -> AcquireTaskResponse:
-        """The oldest pending task of a run that may be given out here; empty if there is none."""
+        """Issue the oldest pending task of an allowed run; empty if there is none."""
         with self._giving:
             for task in state.get_tasks(statuses=[Status.PENDING], order_by="pending_at"):
                 if task.type in request.supported_task_types and self._may(task.run_id):
@@ -84,7 +84,7 @@ class Handlers:
 
 
 class ScopedHandlers(Handlers):
-    """The same for one loan."""
+    """Handlers for one lent run, restricted to its scope."""
 
     def __init__(
         self, handlers: Any, may: Callable[[int], bool], giving: threading.Lock, loan: RuntimeScope
@@ -93,25 +93,25 @@ class ScopedHandlers(Handlers):
         self._loan = loan
 
     def get_nodes(self, request: Any, state: Any, task: Any) -> GetNodesResponse:
-        """Only the nodes of the lent study's hospitals."""
+        """Return only the nodes of the lent study's hospitals."""
         ours = set(self._loan.nodes())
         found = self._handlers.get_nodes(request, state, task)
         return GetNodesResponse(nodes=[node for node in found.nodes if node.node_id in ours])
 
     def push_messages(self, request: Any, state: Any, task: Any) -> Any:
-        """Refused as a whole if one message goes to another study's hospital."""
+        """Push messages; refuse all of them if one goes to another study's hospital."""
         ours = set(self._loan.nodes())
         if not {m.metadata.dst_node_id for m in request.messages_list} <= ours:
             raise _refused("a message to a hospital of another study")
         return self._handlers.push_messages(request, state, task)
 
     def push_object(self, request: Any, state: Any, task: Any) -> Any:
-        """Refused unless it is part of a request of the lent study and run."""
+        """Push an object; refuse it unless it is part of a request of the lent study and run."""
         try:
             self._loan.refuse_object(request.object_content)
         except FloError as error:
             raise _refused(str(error)) from error
-        except (ValueError, KeyError, TypeError) as error:  # Flower's, of what is no object
+        except (ValueError, KeyError, TypeError) as error:  # Flower's errors for invalid objects
             raise _refused("this is no object of Flower's") from error
         return self._handlers.push_object(request, state, task)
 

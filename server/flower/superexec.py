@@ -1,7 +1,7 @@
-"""Flower's SuperExec, the process that launches ServerApps: here, and in a job elsewhere.
+"""Flower's SuperExec, the process that launches ServerApps: here, and in a remote job.
 
-It and the ServerApps it launches form one process group; who started it ends that. Here it is
-started again whenever it ends, whatever ended it: without it no study has a round.
+It and its ServerApps form one process group, which the process that started it must end. At the
+coordinator it is restarted whenever it ends, for any reason: no round can run without it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 
 from flo.host.memory import KEEPING
 
-PROGRAM = "flower-superexec"  # beside the interpreter
-_LONG_SECONDS, _LONGEST_WAIT = 600.0, 60.0  # after so long it is started at once again
+PROGRAM = "flower-superexec"  # in the interpreter's directory
+_LONG_SECONDS, _LONGEST_WAIT = 600.0, 60.0  # one that ran this long is restarted at once
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -60,10 +60,11 @@ def start_superexec(
 
 
 class Supervised:
-    """A process that is started again when it ends, at once and then at growing intervals.
+    """Process that is restarted when it ends, at once and then after growing delays.
 
-    ``look`` again and again, from one thread; ``end`` once. ``on_restart`` is told the return code
-    of what ended, negative for a signal. ``hangs``: whether it does nothing though it lives.
+    Call ``look`` periodically, from one thread, and ``end`` once. ``on_restart`` is called with the
+    return code of the ended process, negative for a signal. ``hangs`` returns whether the process
+    is alive but does no work.
     """
 
     def __init__(
@@ -75,10 +76,10 @@ class Supervised:
         self._start, self._on_restart, self._hangs = start, on_restart, hangs
         self._process, self._ended = start(), False
         self._began, self._wait = time.monotonic(), 0.0
-        self._one_at_a_time = threading.Lock()  # nothing is started once the end has come
+        self._one_at_a_time = threading.Lock()  # no restart after ``end``
 
     def look(self) -> None:
-        """Start it again if it ended or hangs. Raises OSError if it cannot be started now."""
+        """Restart the process if it ended or hangs. Raises OSError if it cannot be started now."""
         with self._one_at_a_time:
             if not self._ended:
                 self._look()
@@ -94,14 +95,14 @@ class Supervised:
         self._on_restart(code)
 
     def end(self) -> None:
-        """End it and all that it started, for good."""
+        """End the process group permanently."""
         with self._one_at_a_time:
             self._ended = True
             end_group(self._process)
 
 
 def end_group(process: subprocess.Popen[bytes], grace: float = 3.0) -> None:
-    """SIGTERM to all that a process started, and after ``grace`` seconds SIGKILL."""
+    """Send SIGTERM to a process's group, and SIGKILL after ``grace`` seconds if it is alive."""
     for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)

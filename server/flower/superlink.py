@@ -1,9 +1,9 @@
-"""Flower's SuperLink inside the coordinator: its app, what waits for whom, nodes and runs.
+"""Flower's SuperLink inside the coordinator: its applications, pending messages, nodes and runs.
 
 State in memory, ``isolation="process"``, no telemetry. The adapter to Flower is this module,
-``flo.server.flower.scoped_runtime`` and ``flo.server.flower.grid``; Flower's types do not travel
-further. Its internals that are touched are held by contract tests
-(``tests/server/flower/test_flower_contract.py``) and by ``flwr>=1.42,<1.43``.
+``flo.server.flower.scoped_runtime`` and ``flo.server.flower.grid``; the rest of ``flo.server`` does
+not use Flower's types. Contract tests (``tests/server/flower/test_flower_contract.py``) and the pin
+``flwr>=1.42,<1.43`` guard the internals of Flower that are used here.
 """
 
 from __future__ import annotations
@@ -82,14 +82,14 @@ APP_HERE = "flo.server.runs.app:app"
 class SuperLink:
     """Flower's SuperLink inside this process, as three ASGI applications over one state.
 
-    ``fleet`` for hospitals and ``runtime`` for ServerApps hold those routes only, and only the
-    middleware that does something for them: each layer costs half a millisecond a request, and a
-    round has some sixty requests. ``control`` is the whole of it, for this process.
+    ``fleet`` (for hospitals) and ``runtime`` (for ServerApps) contain only their own routes and the
+    middleware that these need: each layer costs half a millisecond per request, and a round has
+    some sixty requests. ``control`` is the full application, for this process.
     """
 
     def __init__(self, *, superexec_secret: bytes) -> None:
         os.environ.update(QUIET)
-        self._token = secrets.token_urlsafe(32)  # of this process, for its own calls
+        self._token = secrets.token_urlsafe(32)  # for this process's own calls
         self._registering = threading.Lock()
         config = SuperLinkLifespanConfig(
             control_address="",
@@ -117,20 +117,20 @@ class SuperLink:
         )
         self.control: Any = create_app(config, SuperLinkLifespan)
         self.fleet = _part(self.control, fleet_router, Middleware(NodeAuthMiddleware))
-        self._giving = threading.Lock()  # while it is decided who carries out a run
-        self._lent: set[int] = set()  # runs that a SuperExec of their own carries out
+        self._giving = threading.Lock()  # held while runs are assigned to a SuperExec
+        self._lent: set[int] = set()  # runs carried out by a SuperExec of a remote job
         self.runtime = self._runtime(superexec_secret, lambda run: run not in self._lent)
         self._state: Any = self.control.state.linkstate_factory.state()
 
     def node_id(self, public_key_header: bytes) -> int | None:
-        """The node of this key; None if Flower knows no such key."""
+        """Return the node with this key; None if Flower does not know the key."""
         node: int | None = self._state.get_node_id_by_public_key(b64decode(public_key_header))
         return node
 
     def has_message_for(self, public_key_header: bytes, run: int | None = None) -> bool:
-        """Whether an undelivered, completely uploaded message waits for the node of this key.
+        """Return whether an undelivered, completely uploaded message waits for this key's node.
 
-        ``run``: of this run of Flower's only.
+        ``run``: consider only messages of this Flower run.
         """
         node = self.node_id(public_key_header)
         return any(
@@ -142,27 +142,27 @@ class SuperLink:
         )
 
     def force_offline(self, public_key_header: bytes) -> None:
-        """Let the agent of this key activate at once after a crash.
+        """Let the agent with this key activate immediately after a crash.
 
-        Flower takes a node for online until its heartbeats have been missing for a minute, and
-        refuses to activate it meanwhile. A site has one agent, and it has just shown this key.
+        Flower considers a node online until its heartbeats have been missing for a minute, and
+        refuses to activate it meanwhile. A site has one agent, which has just presented this key.
         """
         node = self._state.get_node_id_by_public_key(b64decode(public_key_header))
         if node is not None:
             self._state.deactivate_node(node)
 
     def mark_offline(self, node: int) -> None:
-        """Take a node for offline now; its next heartbeat brings it back."""
+        """Mark a node as offline now; its next heartbeat marks it as online again."""
         self._state.deactivate_node(node)
 
     def is_online(self, node: int) -> bool:
-        """Whether Flower takes this node's agent for connected."""
+        """Return whether Flower considers this node's agent online."""
         return bool(self._state.get_node_info(node_ids=[node], statuses=[NodeStatus.ONLINE]))
 
     def oldest_pending_request(self, node: int) -> float | None:
-        """Since when (seconds since 1970) a node owes an answer in a run that is under way.
+        """Return the creation time of the oldest request that a node has not answered.
 
-        None if it owes none.
+        In seconds since 1970; None if there is no such request in an unfinished run.
         """
         answers = self._state.message_ins_id_to_message_res_id
         return min(
@@ -177,11 +177,11 @@ class SuperLink:
         )
 
     def only_complete_replies(self, body: bytes) -> tuple[bytes, bool]:
-        """A ServerApp's question cut down to replies that are there, and whether any is.
+        """Reduce a ServerApp's pull request to replies that are complete; also return if any is.
 
-        Flower hands out a reply as soon as it is announced, and its client then waits up to two
-        hours for the rest. An agent that was killed while it sent must not stop a round, so only
-        completely uploaded replies are asked for.
+        Flower delivers a reply as soon as it is announced, and its client then waits up to two
+        hours for the rest. An agent that was killed while sending must not block a round, so only
+        completely uploaded replies are requested.
         """
         answers = self._state.message_ins_id_to_message_res_id
         question = PullAppMessagesRequest.FromString(body)
@@ -197,11 +197,11 @@ class SuperLink:
     def credential(
         self, path: str, headers: dict[bytes, bytes], flower_run: int | None = None
     ) -> bool:
-        """Whether a Runtime or Control call carries its credential.
+        """Return whether a Runtime or Control call carries the credential it needs.
 
-        ``flower_run``: the only one that it may be for, where the call came by a job's path; by any
-        other, it may not be for a lent one.
-        Control is for this process alone. Flower verifies Runtime's credentials in full.
+        ``flower_run``: the only run that a call by a job's path may be for; a call by any other
+        path must not be for a lent run. Only this process may make Control calls. Flower verifies
+        the credentials of Runtime calls in full.
         """
         if path.startswith(CONTROL_PREFIX):
             given = headers.get(b"authorization", b"")
@@ -214,16 +214,16 @@ class SuperLink:
         return run == flower_run if flower_run else run not in self._lent
 
     def run_of(self, headers: dict[bytes, bytes]) -> int | None:
-        """Flower's id of the run whose ServerApp asks; None if it shows no token of one."""
+        """Return Flower's id of the calling ServerApp's run; None without a valid task token."""
         token = headers.get(TASK_TOKEN_HEADER.encode(), b"").decode("latin-1")
         task = self._state.get_task_by_token(token) if token else None
         return int(task.run_id) if task is not None else None
 
     def register_node(self, url: str, ca: bytes, public: bytes) -> int:
-        """Make a hospital's key known to Flower; returns Flower's node id of this start.
+        """Register a hospital's key with Flower; return Flower's node id, valid until a restart.
 
-        One at a time: a start makes all enrolled keys known while a hospital enrols anew, and
-        Flower refuses a key that it knows.
+        Calls are serialized: a starting coordinator registers all enrolled keys while a hospital
+        may enrol again, and Flower refuses a key that it knows.
         """
         key = public_key_to_bytes(load_public(public))
         with self._registering:
@@ -234,9 +234,9 @@ class SuperLink:
                 return int(control.RegisterNode(RegisterNodeRequest(public_key=key)).node_id)
 
     def start_run(self, url: str, ca: bytes, run: str, app: str = APP_HERE) -> int:
-        """Start Flower's run for FLO's ``run``; returns Flower's run id of this start.
+        """Start Flower's run for FLO's ``run``; return Flower's run id, valid until a restart.
 
-        ``app``: the ServerApp, by name. One for elsewhere waits until it is lent.
+        ``app``: name of the ServerApp. A run for a remote job waits until it is lent to the job.
         """
         request = StartRunRequest(
             fab=Fab(hash_str="", content=_descriptor(app)),
@@ -249,27 +249,27 @@ class SuperLink:
         return flower_run
 
     def scoped_runtime(self, flower_run: int, secret: bytes, loan: RuntimeScope) -> Any:
-        """An application for a SuperExec elsewhere, which knows ``secret``: it gets this run only.
+        """Return an application for a remote SuperExec that knows ``secret``, for this run only.
 
-        Its own SuperExec is given no such run, and this one no other;
-        ``flo.server.flower.scoped_runtime`` says what else it may ask.
+        The coordinator's own SuperExec never receives a lent run, and the remote one receives no
+        other run. ``flo.server.flower.scoped_runtime`` defines which other calls it may make.
         """
         return self._runtime(secret, lambda run: run == flower_run, loan)
 
     def has_finished(self, flower_run: int) -> bool:
-        """Whether Flower considers this run over, however it ended."""
+        """Return whether Flower considers this run over, whether it succeeded or failed."""
         status = self._state.get_run_status({flower_run}).get(flower_run)
         return status is None or status.status == "finished"
 
     def is_waiting(self, flower_run: int) -> bool:
-        """Whether nobody has begun to carry out this run."""
+        """Return whether no SuperExec has begun to carry out this run."""
         status = self._state.get_run_status({flower_run}).get(flower_run)
         return status is not None and status.status == "pending"
 
     def _runtime(
         self, secret: bytes, may: Callable[[int], bool], loan: RuntimeScope | None = None
     ) -> FastAPI:
-        """Flower's Runtime API for a SuperExec with this secret, which gets these runs."""
+        """Return Flower's Runtime API for a SuperExec with this secret and the allowed runs."""
         part = _part(self.control, create_runtime_router("SuperLink"))
         own = self.control.state.runtime_handlers
         handlers: Handlers = Handlers(own, may, self._giving)
@@ -299,7 +299,7 @@ class SuperLink:
 
 
 def _part(whole: Any, router: APIRouter, *inner: Middleware) -> FastAPI:
-    """An application with the routes of ``router`` alone, sharing the state of ``whole``."""
+    """Return an application with only the routes of ``router``, sharing the state of ``whole``."""
     part = FastAPI(
         docs_url=None,
         redoc_url=None,
@@ -316,7 +316,7 @@ def _part(whole: Any, router: APIRouter, *inner: Middleware) -> FastAPI:
 
 
 class _OtherState:
-    """An application's state that differs in some names."""
+    """An application's state with some attributes replaced."""
 
     def __init__(self, state: Any, **differs: Any) -> None:
         self._state, self._differs = state, differs
@@ -326,7 +326,7 @@ class _OtherState:
 
 
 class _OneToken(ControlAuthnPlugin):
-    """Flower's Control API accepts this process's own token and nothing else."""
+    """Authentication of Flower's Control API: only this process's own token is accepted."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -353,7 +353,7 @@ class _OneToken(ControlAuthnPlugin):
 
 
 class _Bearer:
-    """Adds this process's token to its Control calls."""
+    """Interceptor that adds this process's token to its Control calls."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -364,7 +364,7 @@ class _Bearer:
 
 
 def _descriptor(app: str) -> bytes:
-    """The app bundle that Flower requires: names, no code. Sites never fetch it."""
+    """Build the app bundle that Flower requires: it has names but no code. Sites never fetch it."""
     project = f"""
 [build-system]
 requires = ["hatchling"]

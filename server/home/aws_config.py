@@ -1,6 +1,6 @@
-"""``[aws]`` of ``coordinator.toml``: what a coordinator must know of its AWS account.
+"""``[aws]`` of ``coordinator.toml``: the coordinator's AWS resources, as ``flo aws deploy`` prints.
 
-Nothing here is secret; credentials come from the machine's own role. ``flo aws deploy`` prints it.
+It contains no secret; credentials come from the machine's IAM role.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _Id = Annotated[str, StringConstraints(pattern=r"^[a-z]+-[0-9a-z]{1,32}$")]
 
 
 class AwsConfig(Document):
-    """``role``: what a job may do. ``image``: the aggregator's, best named by its digest.
+    """``role``: of a job. ``image``: the aggregator's container image, preferably by digest.
 
-    ``audit_bucket``: where copies of the audit log go, encrypted under ``audit_key``, for
-    ``audit_years`` under Object Lock.
+    ``audit_bucket``: receives copies of the audit log, encrypted under ``audit_key`` and under
+    Object Lock for ``audit_years``.
     """
 
     region: Region

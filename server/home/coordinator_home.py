@@ -1,24 +1,24 @@
-"""The coordinator's folder: keys, certificates, tokens, its database; made once by ``init``.
+"""The coordinator's folder: keys, certificates, configuration, database; made once by ``init``.
 
 identity.key        signs studies, tokens, heads; its fingerprint is compared by telephone
-                    (where a key in KMS does, this one is for TLS only)
+                    (with a signing key in KMS, it is for TLS only)
 ca.key  ca.pem      the certificate authority, for transport
-chain.pem           the same, with those above it
+chain.pem           its certificate, followed by those of its issuers up to the root
 server.pem          the listeners' certificate (for identity.key)
-keystore.key        seals both keys and invitations' (or keystore.json, opened by a passphrase)
-checkpoint.key      seals the saved states of runs
+keystore.key        seals the other ``*.key`` files (or keystore.json, by passphrase; or KMS)
+checkpoint.key      master key from which each study's own key is derived
 superexec.secret    shared with Flower's SuperExec, new at every start
-coordinator.toml    host and ports
-coordinator.sqlite  hospitals, studies, approvals, runs, events waiting to be signed
+coordinator.toml    the configuration
+coordinator.sqlite  hospitals, studies, approvals, runs, drafts, events to be signed
 audit.sqlite        the signed audit log
-identity.next.key   while a key is replaced: the one that follows
+identity.next.key   the next identity key, while a replacement is in progress
 succession.json     earlier identity keys, each signed over to the next
 serve.lock          (empty: see ``CoordinatorHome.serving``)
 models/             published models
-states/             large vectors of saved states, while their runs go on
-flower/             what Flower writes for itself
-superexec.log       what the process that starts ServerApps said
-log/                what the coordinator said, and its metrics
+states/             large vectors of saved states, while their runs are under way
+flower/             Flower's own files
+superexec.log       output of SuperExec and its ServerApps
+log/                the coordinator's log and metrics
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ from flo.storage.files import (
     write_public,
 )
 
-_SIGNED_AT_ONCE = 50  # so that a signer which fails loses little
-REWRAPPED = ".rewrapped"  # of a secret while it moves to another key store
+_SIGNED_AT_ONCE = 50  # batch size: a failed signature discards at most one batch
+REWRAPPED = ".rewrapped"  # suffix of a secret that is being moved to another key store
 HOME_VARIABLE = "FLO_COORDINATOR_HOME"
-SECRETS = {  # what lies sealed in the folder, and for which purpose
+SECRETS = {  # sealed files in the folder -> key store purpose
     "identity.key": IDENTITY_PURPOSE,
     "ca.key": CA_PURPOSE,
     "checkpoint.key": "checkpoints",
 }
-_MADE = (  # by `init`, beside the key store
+_MADE = (  # made by `init`, in addition to the key store
     *("coordinator.toml", "identity.key", "ca.key", "ca.pem", "chain.pem", "server.pem"),
     *("audit.sqlite", "coordinator.sqlite", "models"),
 )
@@ -80,7 +80,7 @@ NOT_BACKED_UP = (
     "superexec.log",
     "superexec.log.1",
 )
-CHECKPOINT_KEY_VARIABLE = "FLO_CHECKPOINT_KEY"  # of a ServerApp: where its one key can be read
+CHECKPOINT_KEY_VARIABLE = "FLO_CHECKPOINT_KEY"  # for ServerApps: the key's path
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
@@ -94,13 +94,13 @@ class CoordinatorConfig(Document):
     private_host: str = "127.0.0.1"
     private_port: Port = 9444
     keystore: KeyStoreConfig = KeyStoreConfig()
-    signing_key: KmsKey | None = None  # in KMS: it signs, and identity.key is for TLS only
+    signing_key: KmsKey | None = None  # if set, identity.key is for TLS only
     aws: AwsConfig | None = None
 
 
 @dataclass(frozen=True)
 class CoordinatorHome:
-    """One coordinator's folder. Nothing of it stays in memory: all is read from the disk anew."""
+    """One coordinator's folder. Each call reads the disk again; no content is cached here."""
 
     directory: Path
 
@@ -108,9 +108,12 @@ class CoordinatorHome:
     def create(
         cls, directory: Path, config: CoordinatorConfig, ca: tuple[bytes, bytes] | None = None
     ) -> CoordinatorHome:
-        """Make keys, certificate authority and configuration. Refuses an existing folder.
+        """Create keys, certificate authority and configuration.
 
-        ``ca``: certificate and key (PEM) of an authority that the consortium brings.
+        ``ca``: certificate and key (PEM) of the consortium's own authority.
+
+        Raises:
+            UsageError: the folder is a coordinator's already, or holds some of its files.
         """
         home = cls(directory)
         if home.config_path.exists() and not is_unfinished(directory):
@@ -143,7 +146,12 @@ class CoordinatorHome:
 
     @classmethod
     def open(cls, directory: Path) -> CoordinatorHome:
-        """Raises UsageError if ``init`` was not run there, or this is root on another's folder."""
+        """Open an existing folder.
+
+        Raises:
+            UsageError: ``init`` was not run or not finished, or this is root and the folder belongs
+            to another user.
+        """
         home = cls(directory)
         if not home.config_path.exists():
             raise UsageError(
@@ -156,41 +164,41 @@ class CoordinatorHome:
 
     @property
     def config_path(self) -> Path:
-        """Where the configuration is, which people edit."""
+        """Path of the configuration, which operators edit."""
         return self.directory / "coordinator.toml"
 
     @property
     def certificate_path(self) -> Path:
-        """Where the listeners' certificate is (PEM)."""
+        """Path of the listeners' certificate (PEM)."""
         return self.directory / "server.pem"
 
     @property
     def key_path(self) -> Path:
-        """Where the listeners' key is, sealed."""
+        """Path of the listeners' sealed key."""
         return self.directory / "identity.key"
 
     @property
     def ca_path(self) -> Path:
-        """Where the authority's certificate is (PEM), which hospitals and jobs trust."""
+        """Path of the authority's certificate (PEM), which hospitals and jobs trust."""
         return self.directory / "ca.pem"
 
     @property
     def chain_path(self) -> Path:
-        """The authority with those above it, for Flower's own clients on this machine."""
+        """Path of the authority's certificate chain, for Flower's clients on this machine."""
         return self.directory / "chain.pem"
 
     @property
     def checkpoint_key_path(self) -> Path:
-        """The sealed key that opens saved states of runs."""
+        """Path of the sealed master key of the studies' keys."""
         return self.directory / "checkpoint.key"
 
     @property
     def next_key_path(self) -> Path:
-        """Where the key that is to follow lies, sealed, while a key is being replaced."""
+        """Path of the next identity key, sealed, while a replacement is in progress."""
         return self.directory / "identity.next.key"
 
     def require_no_pending_rotation(self) -> None:
-        """Raises RefusedError while a change of keys was cut off."""
+        """Raise RefusedError if a rewrap or key replacement was interrupted and not finished."""
         if any(self.directory.glob(f"*{REWRAPPED}")):
             raise RefusedError(
                 "a move to another key store was cut off",
@@ -204,62 +212,66 @@ class CoordinatorHome:
 
     @property
     def superexec_log_path(self) -> Path:
-        """What SuperExec and its ServerApps said; the coordinator rotates it."""
+        """Path of the output of SuperExec and its ServerApps; the coordinator rotates the file."""
         return self.directory / "superexec.log"
 
     @property
     def superexec_secret_path(self) -> Path:
-        """Where Flower's SuperExec finds its secret; of one start only, and in no backup."""
+        """Path of SuperExec's secret; replaced at every start, and not backed up."""
         return self.directory / "superexec.secret"
 
     def read_config(self) -> CoordinatorConfig:
-        """The configuration. Raises UsageError naming the fields that are wrong."""
+        """Read the configuration. Raises UsageError naming the invalid fields."""
         return read_settings(CoordinatorConfig, self.config_path)
 
     def read_private_url(self) -> str:
-        """Where operators, jobs and runs reach this coordinator."""
+        """Return the private listener's URL, for operators, jobs and runs."""
         config = self.read_config()
         return f"https://{config.private_host}:{config.private_port}"
 
     def open_keystore(self) -> KeyStore:
-        """What seals this folder's keys. Raises UsageError or TrustError."""
+        """Open the key store that seals this folder's keys. Raises UsageError or TrustError."""
         return self.read_config().keystore.open(self.directory)
 
     def open_identity(self) -> Signer:
-        """Who this coordinator is to others."""
+        """Open the coordinator's signing key: in KMS if configured, otherwise the TLS key."""
         key = self.read_config().signing_key
         return kms_signer(key) if key else self.open_tls_identity()
 
     def open_tls_identity(self) -> Identity:
-        """The listeners' key; the coordinator's identity, too, unless that is in KMS."""
+        """Open the listeners' key; also the coordinator's identity unless that is in KMS."""
         return Identity.load(self.key_path, self.open_keystore())
 
     def open_authority(self) -> Authority:
-        """The certificate authority, its key opened. Raises UsageError or TrustError."""
+        """Open the certificate authority and its key. Raises UsageError or TrustError."""
         return Authority(self.directory, self.open_keystore())
 
     def open_checkpoint_key(self) -> bytes:
-        """The key for saved states, made at the first call."""
+        """Return the master key of the studies' keys; created at the first call."""
         path, keystore = self.checkpoint_key_path, self.open_keystore()
         if not path.exists():
             write_secret(path, keystore, SECRETS[path.name], secrets.token_bytes(32))
         return read_secret(path, keystore, SECRETS[path.name])
 
     def states(self) -> LocalArtifacts:
-        """Where large vectors of saved states lie."""
+        """Return the store of large vectors of saved states."""
         return LocalArtifacts(self.directory / "states")
 
     def open_store(self) -> Store:
-        """The database, to be closed; several processes may have it open."""
+        """Open the database; the caller closes it. Several processes may have it open."""
         return Store(self.directory / "coordinator.sqlite")
 
     def open_audit_log(self) -> AuditLog:
-        """The audit log, to be closed. Raises TrustError if it is gone or was edited."""
+        """Open the audit log; the caller closes it.
+
+        Raises:
+            TrustError: it is missing, or its last entry is not signed by the coordinator's key.
+        """
         return existing(self.directory / "audit.sqlite", self.open_identity())
 
     @contextmanager
     def recording(self) -> Iterator[Store]:
-        """The store, for a command; what it enters as events is signed before the command ends."""
+        """Open the store for a command; sign the command's events at the end."""
         self.require_no_pending_rotation()
         with closing(self.open_store()) as store, closing(self.open_audit_log()) as log:
             try:
@@ -269,15 +281,18 @@ class CoordinatorHome:
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """Held by the one process that serves. Raises RefusedError if another one does."""
+        """Hold the lock of the only serving process. Raises RefusedError if another holds it."""
         with locked(
             self.directory / "serve.lock", f"a coordinator already runs on {self.directory}"
         ):
             yield
 
     def renew_certificate(self, *, days: float) -> bool:
-        """Issue the listeners' certificate anew if it has fewer ``days`` left, coordinator.toml has
-        other names now, it is gone or damaged, or it is of a clock that was ahead."""
+        """Issue a new listeners' certificate if needed; return whether one was issued.
+
+        It is needed if the current one ends within ``days``, lacks a host of coordinator.toml, is
+        missing or damaged, or is not valid yet because the clock was ahead.
+        """
         if self._certificate_holds(days):
             return False
         self.issue_certificate(self.open_tls_identity())
@@ -293,13 +308,13 @@ class CoordinatorHome:
         return begun and days_left(found) > days and names <= names_in(found)
 
     def issue_certificate(self, identity: Identity) -> None:
-        """The listeners' certificate for this identity key."""
+        """Issue the listeners' certificate for this key."""
         hosts = [self.read_config().host, self.read_config().private_host]
         write_public(self.certificate_path, self.open_authority().issue_server(identity, hosts))
 
 
 def sign_events(store: Store, log: AuditLog) -> None:
-    """Take events that wait in the store over into the signed audit log, in order."""
+    """Copy pending events from the store into the signed audit log, in order."""
     while waiting := store.events_after(log.last_source()):
         for start in range(0, len(waiting), _SIGNED_AT_ONCE):
             log.append_from(waiting[start : start + _SIGNED_AT_ONCE])

@@ -1,4 +1,4 @@
-"""What both listeners do with a request before anyone decides about it: read, replay, answer."""
+"""Helpers of both listeners for ASGI requests: read and replay bodies, send responses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BODY_SECONDS = 600.0
 
 
 class Refused(Exception):
-    """A request that goes no further."""
+    """The request is refused with this HTTP status."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -25,12 +25,12 @@ class Refused(Exception):
 
 
 def headers_of(scope: Scope) -> dict[bytes, bytes]:
-    """Header name in lower case -> value; of a header sent twice the last one."""
+    """Return lower-case header name -> value; the last value if a header was sent twice."""
     return dict(scope["headers"])
 
 
 class ByteQuota:
-    """Bytes that the bodies of one party may take up here, all of its requests together."""
+    """Limit on the bytes that the bodies of one party's concurrent requests occupy in total."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -38,9 +38,10 @@ class ByteQuota:
 
     @contextmanager
     def reserve(self, who: str, limit: int | None = None) -> Iterator[Callable[[int], None]]:
-        """While a request is handled; each call takes so many bytes or raises Refused (429).
+        """Count the bytes of one request of the party ``who`` until the request is handled.
 
-        ``limit``: of this party, where it has one of its own.
+        Yields a function that counts ``size`` more bytes and raises Refused (429) beyond the
+        limit. ``limit``: the party's own limit, if it has one.
         """
         own, most = 0, self._limit if limit is None else limit
 
@@ -58,13 +59,13 @@ class ByteQuota:
 
 
 def unlimited(size: int) -> None:
-    """A body whose sender is a process of ours."""
+    """Accept any number of bytes: for bodies that our own processes send."""
 
 
 async def read_body(receive: Receive, limit: int, take: Callable[[int], None] = unlimited) -> bytes:
-    """The whole body. Raises Refused (413, 408) as soon as it exceeds ``limit``, or takes too long.
+    """Return the whole body. Raises Refused if it exceeds ``limit`` (413) or takes too long (408).
 
-    ``take``: told of every part, see ``ByteQuota``.
+    ``take``: called with the size of every part, see ``ByteQuota``.
     """
     try:
         async with asyncio.timeout(_BODY_SECONDS):
@@ -90,7 +91,7 @@ async def _read(receive: Receive, limit: int, take: Callable[[int], None]) -> by
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """A receive that yields ``body`` once and then whatever the connection says."""
+    """Return a receive that yields ``body`` once and then the connection's own messages."""
     sent = False
 
     async def again() -> MutableMapping[str, Any]:
@@ -104,13 +105,13 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 def with_length(scope: Scope, length: int) -> Scope:
-    """The same request with another body length."""
+    """Return the request's scope with another ``Content-Length``."""
     headers = [item for item in scope["headers"] if item[0] != b"content-length"]
     return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
 
 
 def dated(send: Send) -> Send:
-    """The same, with a ``Date`` on each response. Agents sign Flower's timestamps by it.
+    """Return a send that adds a ``Date`` to each response. Agents sign Flower's timestamps by it.
 
     uvicorn's own ``Date`` is the time of the request; a long poll answers up to 20 s later.
     """
@@ -125,7 +126,7 @@ def dated(send: Send) -> Send:
 
 
 async def send_json(send: Send, status: int, document: Any | None) -> None:
-    """Send a whole response, JSON or (None) empty, that nobody may cache."""
+    """Send a complete response, JSON or empty (None), with caching forbidden."""
     body = b"" if document is None else json.dumps(document).encode()
     headers = [(b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store")]
     if body:

@@ -1,7 +1,7 @@
-"""How fast one address may begin connections: a TLS handshake costs more than most calls.
+"""Rate limit on new connections per address: a TLS handshake costs more than most calls.
 
-The caller is known only after the handshake; before it, only the address is. Hospitals behind one
-address share its pace. Open connections do not wait.
+Before the handshake only the client's address is known. Hospitals behind one address share its
+rate. Open connections are not delayed.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ _MOST_ADDRESSES = 10_000
 
 
 class ConnectionRate:
-    """``_AT_ONCE`` connections of an address begin at once, then ``_A_SECOND`` (the generic cell
-    rate algorithm, ITU-T I.371). Used by one thread."""
+    """Limiter: each address may open ``_AT_ONCE`` connections at once, then ``_A_SECOND`` a second.
+
+    Uses the generic cell rate algorithm (ITU-T I.371). Used by one thread.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._next: dict[str, float] = {}  # when the address has its whole share again
+        self._next: dict[str, float] = {}  # network -> when its full burst is available again
 
     def wait(self, address: str) -> float | None:
-        """Seconds until this connection may begin, or None: too many wait already."""
+        """Return the seconds until this connection may begin; None if too many wait already."""
         now, whose = self._clock(), _network(address)
         again = max(self._next.get(whose, 0.0), now) + 1 / _A_SECOND
         delay = max(0.0, again - now - _AT_ONCE / _A_SECOND)
@@ -36,9 +38,9 @@ class ConnectionRate:
 
 
 def _network(address: str) -> str:
-    """An IPv4 address as it is; of an IPv6 address its /64, which one machine may have whole."""
+    """Return an IPv4 address, or the /64 of an IPv6 address: one machine may own all of it."""
     read = ipaddress.ip_address(address.partition("%")[0])
-    read = getattr(read, "ipv4_mapped", None) or read  # IPv4 at a listener bound to ::
+    read = getattr(read, "ipv4_mapped", None) or read  # an IPv4 client of a listener bound to ::
     if isinstance(read, ipaddress.IPv4Address):
         return str(read)
     return str(ipaddress.ip_network((read, 64), strict=False))

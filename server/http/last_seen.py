@@ -1,4 +1,4 @@
-"""When each hospital was heard of last: in memory only, since this process began."""
+"""Time of each hospital's last request, in memory only, since this process began."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import time
 
 
 class LastSeen:
-    """Told by the gateway on its event loop; read from any thread."""
+    """Times of last requests. Written by the gateway on its event loop; read from any thread."""
 
     def __init__(self) -> None:
         self._last = dict[str, float]()
 
     def touch(self, hospital: str) -> None:
-        """This hospital was heard of just now."""
+        """Record a request of this hospital."""
         self._last[hospital] = time.monotonic()
 
     def seconds_since(self, hospital: str) -> float | None:
-        """Seconds; None if not since this process began."""
+        """Return the seconds since its last request; None if there was none in this process."""
         last = self._last.get(hospital)
         return None if last is None else time.monotonic() - last

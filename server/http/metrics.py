@@ -1,8 +1,8 @@
-"""What can be watched from outside: one set of numbers, as Prometheus text or as log lines.
+"""Metrics for external monitoring, as Prometheus text or as log lines.
 
-Nothing here is derived from patients but what every ledger holds: rounds, cohorts, and the ε that a
-study's schedule has spent so far. CloudWatch reads the log lines as metrics ("embedded metric
-format", CloudWatch user guide), so that AWS needs no other way in.
+The only values derived from patients are those that every ledger holds: rounds, cohorts, and the ε
+that a study's schedule has spent so far. CloudWatch reads the log lines as metrics ("embedded
+metric format", CloudWatch user guide), so AWS needs no other access.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ REFUSALS = ("denied", "refused-call", "refused-connection", "refused-request")
 
 @dataclass(frozen=True)
 class Metric:
-    """``kind``: counter or gauge. ``unit``: CloudWatch's. ``study``: its name, if it is of one."""
+    """A measured value.
+
+    ``kind``: counter or gauge. ``unit``: CloudWatch's. ``study``: its name and version, if the
+    metric is about one study.
+    """
 
     name: str
     kind: str
@@ -39,13 +43,13 @@ class Metric:
 
 
 class Traffic:
-    """Bytes of bodies that hospitals sent and were sent since this process began."""
+    """Body bytes received from and sent to hospitals since this process began."""
 
     def __init__(self) -> None:
         self.received = self.sent = 0
 
     def counting(self, send: Send) -> Send:
-        """The same, counted."""
+        """Return a send that counts the body bytes."""
 
         async def counted(message: MutableMapping[str, Any]) -> None:
             self.sent += len(message.get("body", b""))
@@ -55,9 +59,9 @@ class Traffic:
 
 
 def measured(store: Store, traffic: Traffic, uncopied: int = 0) -> list[Metric]:
-    """As things stand: of the whole coordinator, and of each study that has had a round.
+    """Return current metrics of the coordinator and of each study that has completed a round.
 
-    ``uncopied``: tries to copy the audit log that failed.
+    ``uncopied``: number of failed attempts to copy the audit log.
     """
     counted = store.count_events()
     online = Counter(member.revoked for member in store.members())
@@ -115,7 +119,7 @@ def _of_study(store: Store, offer: Offer) -> list[Metric]:
 
 
 def as_prometheus(metrics: Sequence[Metric]) -> str:
-    """Prometheus's text format, version 0.0.4."""
+    """Format metrics in Prometheus's text format, version 0.0.4."""
     lines: list[str] = []
     for name in dict.fromkeys(metric.name for metric in metrics):
         several = [metric for metric in metrics if metric.name == name]
@@ -127,7 +131,7 @@ def as_prometheus(metrics: Sequence[Metric]) -> str:
 
 
 def as_embedded(metrics: Sequence[Metric], now: float) -> list[dict[str, Any]]:
-    """CloudWatch's embedded metric format: one entry for the coordinator, one for each study."""
+    """Format metrics for CloudWatch (EMF): one entry for the coordinator, one for each study."""
     return [
         {
             "_aws": {
@@ -150,14 +154,17 @@ def as_embedded(metrics: Sequence[Metric], now: float) -> list[dict[str, Any]]:
 
 
 class Meter:
-    """Writes a line a minute and a study; counters as what came since the line before."""
+    """Writer of one log line per minute for the coordinator and for each study.
+
+    Counters are written as the increase since the previous line.
+    """
 
     def __init__(self, measure: Callable[[], Sequence[Metric]], path: Path) -> None:
         self._measure, self._path = measure, path
         self._due, self._before = 0.0, dict[tuple[str, str], float]()
 
     def write_if_due(self) -> None:
-        """Raises OSError if the disk is full."""
+        """Append the lines if a minute has passed. Raises OSError if the disk is full."""
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + _EVERY_SECONDS

@@ -1,4 +1,4 @@
-"""Wakes whoever waits for something to arrive."""
+"""Notification of requests that wait for something to arrive."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import contextlib
 
 
 class Notifier:
-    """Wakes every waiting request at once; rung whenever something may have arrived."""
+    """Event that wakes all waiting requests whenever something may have arrived."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
     def notify_all(self) -> None:
-        """Wake all who wait now, and nobody who waits later. On the event loop only."""
+        """Wake all current waiters, but no later ones. Call on the event loop only."""
         self._event.set()
         self._event = asyncio.Event()
 
     async def wait(self, seconds: float) -> None:
-        """Until the next ring, or for so many seconds; the caller looks which it was."""
+        """Wait until the next notification, at most ``seconds``. Callers check their condition."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._event.wait(), seconds)

@@ -1,7 +1,7 @@
-"""Which hospitals have a connection open, so that a crashed agent is noticed within seconds.
+"""Tracking of open connections per hospital, so that a crashed agent is noticed within seconds.
 
-An agent beats on a connection of its own, so as long as it lives one is open. When a process dies
-its kernel closes them all; Flower alone would wait for two missed heartbeats.
+An agent sends heartbeats on a dedicated connection, so a live agent has at least one open. When the
+process dies, its kernel closes all of them; Flower alone would wait for two missed heartbeats.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 
-_GRACE_SECONDS = 1.0  # an agent that only reconnects is back by then
+_GRACE_SECONDS = 1.0  # an agent that only reconnects does so sooner
 
 
 class ConnectionTracker:
-    """Counts open connections by client certificate (DER). Lives on the event loop.
+    """Counter of open connections per client certificate (DER). Use on the event loop only.
 
     ``on_gone`` is called with the certificate of a client whose last connection closed.
     """
@@ -25,17 +25,17 @@ class ConnectionTracker:
         self._looking: dict[bytes, asyncio.TimerHandle] = {}
 
     def count(self, certificate: bytes) -> int:
-        """How many connections it has open."""
+        """Return the number of open connections with this certificate."""
         return self._open[certificate]
 
     def opened(self, certificate: bytes) -> None:
-        """One connection more; a client that is back in time is not reported as gone."""
+        """Count an opened connection; a client that is back in time is not reported as gone."""
         self._open[certificate] += 1
         if timer := self._looking.pop(certificate, None):
             timer.cancel()
 
     def closed(self, certificate: bytes) -> None:
-        """One connection less; after the last one ``on_gone`` waits a second for another."""
+        """Count a closed connection; after the last one, wait a second before ``on_gone``."""
         self._open[certificate] -= 1
         if self._open[certificate] <= 0:
             del self._open[certificate]

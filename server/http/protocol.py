@@ -1,9 +1,9 @@
-"""One HTTP connection of a listener: who is at its other end, and no more memory than that needs.
+"""HTTP connection of a listener: adds the client's certificate and limits memory.
 
-uvicorn does not put the client's certificate into the ASGI scope; here it is added as
-``scope["extensions"]["flo.peer"]`` (DER bytes, or None without a certificate). Bodies are limited
-by whoever reads them (``flo.server.http.asgi.read_body``); all else that a request consists of is
-limited here, before anybody knows who asks.
+uvicorn does not put the client's certificate into the ASGI scope; this module adds it as
+``scope["extensions"]["flo.peer"]`` (DER bytes, or None without a certificate). The code that reads
+a body limits it (``flo.server.http.asgi.read_body``); all other parts of a request are limited
+here, before the client is authorized.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from flo.server.http.presence import ConnectionTracker
 
-# The client's address, why, and the certificate that it showed, if any; called in a thread.
+# Called in a thread with the client's address, the reason, and the client's certificate, if any.
 Refuse = Callable[[str, str, bytes | None], None]
 
 PEER = "flo.peer"
-PERSON = "flo.person"  # the token that a request came with
+PERSON = "flo.person"  # scope key of the request's token
 MAX_HEAD_BYTES = 64 * 1024
-MOST_OF_ONE = 64  # connections with one certificate: an agent has four, and new ones after a fault
+MOST_OF_ONE = 64  # connections per certificate: an agent has four, and new ones after a fault
 _HEAD_SECONDS = 10.0
-_MOST_QUEUED = 4  # a client that has a whole answer may ask on before we know that it is sent
-_FRAMING = 16  # a body may come in chunks whose framing is this fraction of it
+_MOST_QUEUED = 4  # a client may send its next request before we notice that a response was sent
+_FRAMING = 16  # the framing of chunked bodies may add 1/_FRAMING of their size
 
 
 class PeerProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, with the peer's certificate in every request's scope.
 
-    A request line with its headers takes at most ``MAX_HEAD_BYTES`` (and one read more) and ten
-    seconds, and few requests wait behind one that is not answered, or the connection is cut. So is
-    one more than a certificate may have open.
+    The connection is aborted if a request line with its headers exceeds ``MAX_HEAD_BYTES`` (plus
+    one read) or ten seconds, if more than ``_MOST_QUEUED`` requests wait behind an unanswered one,
+    or if the certificate already has ``MOST_OF_ONE`` connections open.
     """
 
     presence: ConnectionTracker | None = None
     on_refused: Refuse | None = None
     _shown: bytes | None = None
-    _certificate: bytes | None = None  # while it is counted
+    _certificate: bytes | None = None  # set while the connection is counted
     _late: asyncio.TimerHandle | None = None
     _body_bytes = _other_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Put the client's certificate into every request's scope, and wait for a head."""
+        """Add the client's certificate to every request's scope and start the head's timeout."""
         super().connection_made(transport)
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         certificate = tls.getpeercert(binary_form=True) if tls is not None else None
@@ -66,9 +66,9 @@ class PeerProtocol(HttpToolsProtocol):
         self._expect_a_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Whoever is gone is counted out, once."""
+        """Report the closed connection, once."""
         super().connection_lost(exc)
-        # After a reset uvicorn leaves this timer running, which holds the connection's buffers.
+        # uvicorn leaves this timer running after a reset; it would retain the connection's buffers.
         self._unset_keepalive_if_required()
         self._have_a_head()
         certificate, self._certificate = self._certificate, None
@@ -76,19 +76,19 @@ class PeerProtocol(HttpToolsProtocol):
             self.presence.closed(certificate)
 
     def data_received(self, data: bytes) -> None:
-        """Cut the connection once what is no body is more than a head may be."""
+        """Abort the connection once the bytes outside of bodies exceed the limit of a head."""
         self._other_bytes += len(data)
         super().data_received(data)
         if self._other_bytes > MAX_HEAD_BYTES + self._body_bytes // _FRAMING:
             self._cut(f"more than {MAX_HEAD_BYTES} bytes that are no body")
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, and tell who sent it."""
+        """Answer invalid HTTP and report the client."""
         self._tell("not HTTP as it should be")
         super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
-        """A request begins: cut the connection if too many wait, else count anew."""
+        """Begin a request: abort the connection if too many wait, and reset the byte counts."""
         if len(self.pipeline) >= _MOST_QUEUED:
             self._cut("requests in a queue before the last one was answered")
         super().on_message_begin()
@@ -96,12 +96,12 @@ class PeerProtocol(HttpToolsProtocol):
         self._expect_a_head()
 
     def on_headers_complete(self) -> None:
-        """The head came in time."""
+        """Cancel the head's timeout."""
         self._have_a_head()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Bytes of a body are limited by whoever reads it, so they leave the count here."""
+        """Subtract body bytes from the count: the code that reads the body limits them."""
         self._body_bytes += len(body)
         self._other_bytes -= len(body)
         super().on_body(body)

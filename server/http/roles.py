@@ -1,8 +1,8 @@
-"""Who may do what on the private listener: one table, and a no for whatever is not in it.
+"""Permissions on the private listener: one table; any route or action not in it is refused.
 
-``ROUTES`` names the action behind each route of FLO's own; ``ALLOWED`` says which role may do it. A
-test walks every registered route. Flower's control calls are for the coordinator's own process
-alone, so no role reaches them. Issuing tokens, inviting and revoking need the coordinator's folder.
+``ROUTES`` names the action behind each of FLO's own routes; ``ALLOWED`` lists which role may do it.
+A test checks every registered route. Only the coordinator's own process may make Flower's control
+calls, so no role reaches them. Issuing tokens, inviting and revoking need the coordinator's folder.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ _PATTERNS = [
 
 
 def refuse_forbidden(role: Role, method: str, path: str) -> None:
-    """Raises PolicyError unless the table allows this role what this route does."""
+    """Raise PolicyError unless the table allows this role the action of this route."""
     for known, pattern, action in _PATTERNS:
         if known == method and pattern.fullmatch(path):
             if not ALLOWED.get((role, action), False):

@@ -1,7 +1,7 @@
-"""Two TLS listeners in one event loop: hospitals outside, operators inside.
+"""Two TLS listeners in one event loop: a public one for hospitals, a private one for operators.
 
-Who gets a connection, and how many; what one connection may do stands in
-``flo.server.http.protocol``.
+This module accepts connections and limits their number; ``flo.server.http.protocol`` limits what
+one connection may do.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ _HANDSHAKE_SECONDS, _ACCEPT_AGAIN_SECONDS = 10.0, 0.5
 
 
 class Listener(uvicorn.Server):
-    """One uvicorn server that accepts connections itself, to see whom TLS refuses.
+    """uvicorn server that accepts connections itself, to report failed TLS handshakes.
 
-    uvicorn leaves that to asyncio, which forgets a handshake that failed. ``on_refused`` is called
-    in a thread with the client's address and what OpenSSL found wrong, or that there is no room.
+    uvicorn leaves accepting to asyncio, which discards a failed handshake. ``on_refused`` is called
+    in a thread with the client's address and the reason: OpenSSL's error, or a limit that is
+    reached.
     """
 
     def __init__(self, config: uvicorn.Config, on_refused: Refuse) -> None:
@@ -46,7 +47,7 @@ class Listener(uvicorn.Server):
         self._pace, self._tell_again = ConnectionRate(), 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen on these sockets, whose handshakes are ours and not asyncio's."""
+        """Listen on these sockets; this class does their handshakes instead of asyncio."""
         await super().startup(sockets=[])
         for bound in sockets or []:
             bound.listen(self.config.backlog)
@@ -54,7 +55,7 @@ class Listener(uvicorn.Server):
             self._spawn(self._accept(bound))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept no more and end unfinished handshakes, then as uvicorn does."""
+        """Stop accepting, cancel unfinished handshakes, then shut down as uvicorn does."""
         for task in self._tasks:
             task.cancel()
         await super().shutdown(sockets=sockets)
@@ -68,7 +69,7 @@ class Listener(uvicorn.Server):
         while True:
             try:
                 connection, address = await asyncio.get_running_loop().sock_accept(bound)
-            except OSError as error:  # no file descriptor is left: others will close theirs
+            except OSError as error:  # out of file descriptors: retry when others are closed
                 log.error(f"a connection could not be accepted: {error}")
                 await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
                 continue
@@ -80,7 +81,7 @@ class Listener(uvicorn.Server):
             delay = self._pace.wait(str(address[0]))
             if delay is None:
                 connection.close()
-                if time.monotonic() > self._tell_again:  # once is enough of a flood
+                if time.monotonic() > self._tell_again:  # limit the reports of a flood
                     self._tell_again = time.monotonic() + _ACCEPT_AGAIN_SECONDS
                     why = "too many new connections"
                     await asyncio.to_thread(self._on_refused, str(address[0]), why, None)
@@ -100,7 +101,7 @@ class Listener(uvicorn.Server):
         except ssl.SSLError as error:
             why = getattr(error, "verify_message", "") or (error.reason or "unknown")
             await asyncio.to_thread(self._on_refused, address, why.replace("_", " ").lower(), None)
-        except OSError as error:  # went away, or took too long
+        except OSError as error:  # the client disconnected or was too slow
             log.debug(f"no handshake: {error}")
 
     def _protocol(self) -> asyncio.Protocol:
@@ -121,9 +122,9 @@ def listener(
     on_refused: Refuse,
     presence: ConnectionTracker | None = None,
 ) -> Listener:
-    """A TLS 1.3 listener that shows ``certificate`` (PEM) with ``key`` (PEM).
+    """Return a TLS 1.3 listener with this ``certificate`` (PEM) and ``key`` (PEM).
 
-    With ``ca`` every client must show a certificate that this very authority issued.
+    With ``ca``, every client must present a certificate that exactly this authority issued.
     """
     config = uvicorn.Config(
         app,
@@ -148,20 +149,20 @@ def listener(
 
 
 def _most_connections() -> int:
-    """For each of the two listeners, so that files are left for all else."""
+    """Return the limit for each of the two listeners; it leaves file descriptors for other uses."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(16, min(MOST_CONNECTIONS, (files - _OTHER_FILES) // 2))
 
 
 def reload_certificate(open_listener: Listener, certificate: bytes, key: bytes) -> None:
-    """Let a running listener show another certificate to whoever connects from now on."""
+    """Replace a running listener's certificate for all later connections."""
     if open_listener.config.ssl is None:
         raise NetworkError("this listener has no TLS")
     load_certificate(open_listener.config.ssl, certificate, key)
 
 
 def _context(certificate: bytes, key: bytes, ca: Path | None) -> ssl.SSLContext:
-    """Only TLS 1.3 is spoken; there is no older partner to speak to."""
+    """Return a context for TLS 1.3 only: no client needs an older version."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     load_certificate(context, certificate, key)
@@ -173,10 +174,10 @@ def _context(certificate: bytes, key: bytes, ca: Path | None) -> ssl.SSLContext:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket, before anything else starts.
+    """Return a socket bound to this address.
 
     Raises:
-        NetworkError: the port is in use or not allowed, and how to choose another.
+        NetworkError: the port is in use or not allowed; the hint says how to choose another.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)

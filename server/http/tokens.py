@@ -1,7 +1,7 @@
-"""Tokens for people on the private listener: signed by the coordinator's key, short-lived.
+"""Tokens for the private listener: signed by the coordinator's key, short-lived.
 
-A token names a person and a role (``flo.server.http.roles``) and ends by itself; a new coordinator
-key ends them all. Nothing is kept of one but the audit entry of its issue. Text form: the canonical
+A token names its holder and a role (``flo.server.http.roles``) and expires; a new coordinator key
+invalidates all tokens. Only the audit entry of its issue is stored. Text form: the canonical
 document in base64url, a dot, and the signature in hexadecimal.
 """
 
@@ -24,12 +24,12 @@ LONGEST_SECONDS = 24 * 3600
 _LONGEST_TEXT, _CLOCK_LEEWAY = 2048, 60
 
 PersonRole = Literal["operator", "viewer", "auditor"]
-# The last two are a job's: to be opened once, and for its own run.
+# The last two are for jobs: one to open the job once, one for the job's own run.
 Role = Literal["operator", "viewer", "auditor", "launch", "aggregator"]
 
 
 class Token(Document):
-    """``issued`` and ``expires`` in seconds since 1970 (UTC)."""
+    """Content of a token. ``issued`` and ``expires``: seconds since 1970 (UTC)."""
 
     schema_version: Literal[1] = 1
     id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
@@ -42,7 +42,11 @@ class Token(Document):
 def issue(
     identity: Signer, name: str, role: Role, seconds: int, now: float | None = None
 ) -> tuple[str, Token]:
-    """A new token's text, and what it says. Raises UsageError for a life out of its limits."""
+    """Issue a token; return its text and content.
+
+    Raises:
+        UsageError: the lifetime ``seconds`` is out of range, or ``name`` is not allowed.
+    """
     if not 1 <= seconds <= LONGEST_SECONDS:
         raise UsageError(f"a token lives 1 to {LONGEST_SECONDS} seconds, not {seconds}")
     began = int(time.time() if now is None else now)
@@ -61,7 +65,7 @@ def issue(
 
 
 def read(text: str, public: bytes, now: float | None = None) -> Token:
-    """Raises TrustError unless ``public``'s key signed this token and it is valid now."""
+    """Return a token. Raises TrustError unless ``public``'s key signed it and it is valid now."""
     encoded, dot, signature = text.partition(".")
     if not dot or len(text) > _LONGEST_TEXT:
         raise TrustError("this is not a token")

@@ -1,1 +1,1 @@
-"""The certificate authority, and each study's own key."""
+"""The certificate authority, and the studies' keys."""

@@ -1,10 +1,10 @@
 """The coordinator's certificate authority, for transport only.
 
-Its own, or one that the consortium brings (``adopt``). It says who may open a connection. It does
-not say who a partner is: that is the fingerprint in the study, compared by people. Three kinds of
-certificate: the coordinator's own (server), a hospital's (``OU=site``), and a one-time *bootstrap*
-certificate inside an invitation (``OU=bootstrap``, short-lived, good for enrolling and nothing
-else).
+It is created here, or is the consortium's own (``adopt``). A certificate allows its holder to
+connect. It does not identify a partner: the key fingerprint in the study does, which people
+compare. There are three kinds of certificate: the coordinator's own (server), a hospital's
+(``OU=site``), and a one-time *bootstrap* certificate in an invitation (``OU=bootstrap``,
+short-lived, for enrolment only).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from flo.keys.tls import read_certificate
 from flo.storage.files import write_public
 
 _CA_DAYS, _SERVER_DAYS, SITE_DAYS, BOOTSTRAP_DAYS = 3650, 398, 365, 7
-_LEEWAY = timedelta(days=2)  # for machines whose clocks are behind
-CA_PURPOSE = "ca-key"  # for which the key store seals its key
+_LEEWAY = timedelta(days=2)  # for peers whose clocks are behind
+CA_PURPOSE = "ca-key"  # key store purpose of ca.key
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Who stands behind a client certificate."""
+    """Subject of a client certificate. ``serial``: hexadecimal. ``public``: its public key."""
 
     hospital: str
     kind: Literal["site", "bootstrap"]
@@ -44,7 +44,7 @@ class Peer:
 
 
 class Authority:
-    """Issues certificates. Keys: ``ca.key`` (sealed, 0600), ``ca.pem`` beside it."""
+    """Issues certificates with ``ca.key`` (sealed, mode 0600) and ``ca.pem`` of the folder."""
 
     def __init__(self, directory: Path, keystore: KeyStore) -> None:
         pem = read_secret(directory / "ca.key", keystore, CA_PURPOSE)
@@ -53,7 +53,7 @@ class Authority:
 
     @classmethod
     def create(cls, directory: Path, keystore: KeyStore) -> Authority:
-        """Make a root of our own: EC P-384, for ten years, which signs end certificates only."""
+        """Create our own root: EC P-384, valid for ten years; signs end certificates only."""
         identity = Identity.new()
         name = _name("FLO coordinator CA", "ca")
         certificate = (
@@ -75,13 +75,15 @@ class Authority:
     def adopt(
         cls, directory: Path, keystore: KeyStore, certificate: bytes, key: bytes
     ) -> Authority:
-        """Take over a CA (or an intermediate one) that the consortium brings, both as PEM.
+        """Use the consortium's own CA, root or intermediate; certificate and key as PEM.
 
-        An intermediate one is followed, in the same file, by those above it up to the root. Only
-        what the first certificate issued is trusted afterwards, not all below its root.
+        An intermediate certificate must be followed, in the same file, by its issuers up to the
+        root. Afterwards only certificates that the first one issued are trusted, not all below the
+        root.
 
         Raises:
-            UsageError: it is no CA, is not valid now, lacks its root, or the key is another one's.
+            UsageError: it is no CA, is not valid now, ends too soon, lacks its root, or the key is
+            not that of the certificate.
         """
         try:
             found, *above = x509.load_pem_x509_certificates(certificate)
@@ -115,11 +117,11 @@ class Authority:
 
     @property
     def pem(self) -> bytes:
-        """The certificate by which others check what this authority issued."""
+        """CA certificate (PEM), which verifies certificates that this authority issued."""
         return _pem(self.certificate)
 
     def issue_server(self, identity: Identity, hosts: list[str]) -> bytes:
-        """A PEM certificate for the coordinator's listeners under these names or addresses."""
+        """Issue a PEM certificate for the listeners, with these host names or addresses."""
         names = [_general_name(host) for host in dict.fromkeys([*hosts, "localhost", "127.0.0.1"])]
         builder = self._leaf(
             _name(hosts[0], "coordinator"), identity.key.public_key(), _SERVER_DAYS
@@ -133,7 +135,7 @@ class Authority:
     def issue_client(
         self, hospital: str, kind: Literal["site", "bootstrap"], public: ec.EllipticCurvePublicKey
     ) -> tuple[bytes, str]:
-        """A PEM certificate for a hospital and its serial number in hexadecimal."""
+        """Issue a hospital's certificate; return it (PEM) and its serial number (hexadecimal)."""
         days = SITE_DAYS if kind == "site" else BOOTSTRAP_DAYS
         certificate = (
             self._leaf(_name(hospital, kind), public, days)
@@ -161,7 +163,7 @@ class Authority:
 
 
 def _refuse_without_root(chain: list[x509.Certificate]) -> None:
-    """Raises UsageError unless each certificate was issued by the next, and the last by itself."""
+    """Raise UsageError unless each certificate was issued by the next, and the last by itself."""
     try:
         for issued, by in zip(chain, [*chain[1:], chain[-1]], strict=True):
             issued.verify_directly_issued_by(by)
@@ -186,18 +188,18 @@ def _signing_key(pem: bytes) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
 
 
 def days_left(certificate: x509.Certificate) -> float:
-    """Days until a certificate ends."""
+    """Return the days until a certificate ends; negative afterwards."""
     return (certificate.not_valid_after_utc - datetime.now(UTC)) / timedelta(days=1)
 
 
 def names_in(certificate: x509.Certificate) -> set[str]:
-    """Names and addresses that a listener's certificate holds for."""
+    """Return the host names and addresses in a listener's certificate."""
     stated = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return {str(name.value) for name in stated}
 
 
 def read_request(pem: bytes, hospital: str) -> ec.EllipticCurvePublicKey:
-    """The key of a certificate signing request.
+    """Return the public key of a hospital's certificate signing request (PEM).
 
     Raises:
         TrustError: it is malformed, not self-signed, not EC P-384, or for another name.
@@ -219,7 +221,7 @@ def read_request(pem: bytes, hospital: str) -> ec.EllipticCurvePublicKey:
 
 @functools.lru_cache(maxsize=4096)
 def read_peer(der: bytes) -> Peer:
-    """Who a verified client certificate names. Raises TrustError if it is not one of ours."""
+    """Parse a verified client certificate (DER). Raises TrustError if it is not a hospital's."""
     certificate = x509.load_der_x509_certificate(der)
     subject = certificate.subject
     common = subject.get_attributes_for_oid(NameOID.COMMON_NAME)

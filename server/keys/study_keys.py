@@ -1,8 +1,8 @@
-"""A study's own key: saved states and models are sealed by it, and open no more once it is gone.
+"""A study's own key, which seals its saved states and remote models.
 
-The key follows from the coordinator's checkpoint key and a salt of the study's own (HKDF-SHA256,
-RFC 5869). The salt is 256 random bits that only the coordinator's database holds: whoever removes
-it there has erased every sealed copy, wherever copies are.
+The key is derived from the coordinator's checkpoint key and the study's salt (HKDF-SHA256, RFC
+5869). The salt is 256 random bits, stored only in the coordinator's database and its backups. Once
+it is deleted there, no sealed copy can be opened, wherever it is.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 
 def study_key(master: bytes, salt: bytes, study: str) -> bytes:
-    """32 bytes for the study of this digest."""
+    """Return the key (32 bytes) of the study with this digest."""
     return _derived(master, salt, b"flo/1/study-key\x00" + study.encode())
 
 
 def job_secret(master: bytes, salt: bytes, job: str) -> bytes:
-    """What a job of the study shows to be given its run; the same after a restart."""
+    """Return the secret (32 bytes) with which a job gets its run; unchanged by a restart."""
     return _derived(master, salt, b"flo/1/job-secret\x00" + job.encode())
 
 

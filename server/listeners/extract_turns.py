@@ -1,6 +1,6 @@
-"""One extract of a hospital is read at a time; after a bad one, the hospital waits.
+"""Limit on ledger extracts: one at a time per hospital, and a wait after an invalid one.
 
-Reading an extract takes ten times its size in memory, and a core.
+Reading an extract takes ten times its size in memory, and a CPU core.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ WAIT_SECONDS = 10.0
 
 
 class ExtractTurns:
-    """Used by one thread."""
+    """Extracts that are being read, and hospitals that must wait. Used by one thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._reading, self._until = set[str](), dict[str, float]()
 
     def refuse_early(self, hospital: str) -> None:
-        """Raises Refused (429) if this hospital's next extract has to wait."""
+        """Raise Refused (429) if this hospital's next extract has to wait."""
         if hospital in self._reading:
             raise Refused(429, f"{hospital}: another extract is being read")
         if self._clock() < self._until.get(hospital, 0.0):
@@ -30,7 +30,7 @@ class ExtractTurns:
 
     @contextmanager
     def of(self, hospital: str) -> Iterator[None]:
-        """Held while an extract of this hospital is read. Raises Refused as ``refuse_early``."""
+        """Hold the hospital's turn to have an extract read. Raises as ``refuse_early``."""
         self.refuse_early(hospital)
         self._reading.add(hospital)
         try:
@@ -39,5 +39,5 @@ class ExtractTurns:
             self._reading.discard(hospital)
 
     def wasted(self, hospital: str) -> None:
-        """The extract did not hold: this hospital's next one waits ``WAIT_SECONDS``."""
+        """Record an invalid extract: the hospital's next one must wait ``WAIT_SECONDS``."""
         self._until[hospital] = self._clock() + WAIT_SECONDS

@@ -1,14 +1,14 @@
-"""The hospital listener: an exact list of paths, for enrolled hospitals, and nothing else.
+"""The hospital listener: an exact list of paths, for enrolled hospitals only.
 
 For every request, in this order:
     1. the path and method are on the list, or 404;
-    2. the client certificate is a hospital's, is the one that is enrolled, and is not revoked;
-       a bootstrap certificate opens ``enrol`` and nothing else;
+    2. the client certificate is a hospital's, is the enrolled one, and is not revoked; a bootstrap
+       certificate gives access to ``enrol`` only;
     3. a Fleet call names the certificate's own key (Flower's signature covers only a timestamp);
     4. the body is within its limit.
-``pull-messages`` becomes a long poll, held in async code and only while the client is there; large
-bodies go past Flower (``flo.server.flower.large_bodies``); other Fleet calls go on to Flower, and
-what else ``/v1/site/*`` has to ``flo.server.api.site_api``.
+``pull-messages`` becomes a long poll, held in async code while the client is connected. Large
+bodies bypass Flower (``flo.server.flower.large_bodies``). Other Fleet calls are passed to Flower,
+and other ``/v1/site/*`` calls to ``flo.server.api.site_api``.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ _STATUS = {2: 400, 3: 409, 4: 403, 5: 503, 70: 500}
 class Gateway:
     """ASGI application of the hospital listener.
 
-    ``store`` is read on the event loop for every request, so it must be a connection that no
-    writer holds; a revocation is seen at the next request.
+    ``store`` is read on the event loop for every request, so it must be a connection that no writer
+    uses. A revocation takes effect at the next request.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Gateway:
         self._reports, self._turns = ByteQuota(0), ExtractTurns()  # each hospital has its own limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request of a hospital; whatever is not on the list is refused and noted."""
+        """Answer one request of a hospital; a forbidden one is refused and audited."""
         if scope["type"] != "http":
             return
         path, send = scope["path"], self._traffic.counting(dated(send))
@@ -125,7 +125,7 @@ class Gateway:
             await send_json(send, refusal.status, {"error": "refused"})
 
     async def _report(self, peer: Peer, receive: Receive, send: Send) -> None:
-        """Read an extract, within what this hospital's studies can need, when it has its turn."""
+        """Read an extract in the hospital's turn, limited to the size its studies can need."""
         limit = await asyncio.to_thread(self._site_api.largest_report, peer.hospital)
         with self._reports.reserve(peer.hospital, limit) as take:
             body = await read_body(receive, limit, take)
@@ -143,12 +143,12 @@ class Gateway:
         if path == PULL_PATH:
             if not await self._hold(key, receive):
                 return
-            self._admit(scope, path)  # who was revoked meanwhile gets no message
+            self._admit(scope, path)  # the certificate may have been revoked meanwhile
         await self._superlink.fleet(scope, replay(body, receive), send)
         self._notifier.notify_all()
 
     async def _offer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Its body is read when it is taken, and not before."""
+        """Hold an offered reply. Its body is read only when the ServerApp takes it."""
         headers = headers_of(scope)
         key, size = headers[_KEY], number_in(headers, "content-length", MAX_MESSAGE_BYTES)
         run = number_in(headers, RUN_HEADER, 1 << 64)
@@ -207,7 +207,7 @@ class Gateway:
         return _same_key(raw, peer.public)
 
     async def _hold(self, key: bytes, receive: Receive) -> bool:
-        """Wait until a message is there or the hold is over. False if the client went away."""
+        """Wait for a message or the end of the hold. Return False if the client disconnected."""
         gone = asyncio.ensure_future(_disconnected(receive))
         end = asyncio.get_running_loop().time() + HOLD_SECONDS
         try:

@@ -1,16 +1,17 @@
-"""The private listener: every route needs its credential, whatever the path.
+"""The private listener: each route requires its own credential.
 
-    /health            204 for everyone, and no more
+    /health            204 for everyone, no other information
     /v1/runtime/*      Flower's SuperExec signature or task token (Flower verifies it in full)
     /v1/control/*      a credential that only the coordinator's own process has
-    /job/NAME/...      the runtime once more, for a run that a job elsewhere carries out
+    /job/NAME/...      the runtime again, for a run that a remote job carries out
     /v1/run/*          a job's token, for its own run
-    /console           pages, for a person who signed in (``flo.server.console``)
-    anything else      a person's token, whose role ``flo.server.http.roles`` allows it
+    /console           pages, for a person who signed in; the sign-in page and static files are
+                       open to everyone (``flo.server.console.sign_in``)
+    anything else      a person's token with a role that ``flo.server.http.roles`` allows
                        (``flo.server.api.operator_api``)
-Without a credential: 401, before any routing; with one that does not allow it: 403. The runtime's
-``pull-messages`` waits, in async code, until a reply is there or a short hold is over, so that a
-ServerApp need not poll.
+Without a credential: 401, before any routing (the console redirects to its sign-in page); with one
+that does not allow the call: 403. The runtime's ``pull-messages`` waits, in async code, until a
+reply is there or a short hold is over, so that a ServerApp need not poll.
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ from flo.server.runs.jobs import Jobs
 
 log = logging.getLogger("flo.server.private")
 
-# Flower checks the signature of the first only behind the body; the second is read again and again.
+# Flower checks the first one's signature after reading the body; the second is parsed repeatedly.
 _MAX_QUESTION = {ACQUIRE_PATH: 1 << 16, RUNTIME_PULL_PATH: 1 << 20}
 _PARCELS = frozenset({PUT_PATH, TAKE_PATH})
-_HOLD_SECONDS = 1.0  # then the ServerApp looks who is still connected
+_HOLD_SECONDS = 1.0  # then the ServerApp checks which hospitals are connected
 _RECHECK_SECONDS = 0.25
 
 
@@ -87,7 +88,7 @@ class PrivateListener:
         self._allowance = ByteQuota(MAX_MESSAGE_BYTES + max(_MAX_QUESTION.values()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; whoever shows no credential for its path is refused and noted."""
+        """Answer one request; one without a credential for its path is refused and audited."""
         if scope["type"] == "lifespan":
             await self._superlink.control(scope, receive, send)
             return
@@ -122,13 +123,13 @@ class PrivateListener:
         await self._api({**scope, PERSON: person}, receive, send)
 
     def _flower(self, path: str) -> ASGIApp | None:
-        """Flower's application behind a path, if it is Flower's."""
+        """Return Flower's application for a path; None if the path is not Flower's."""
         if path.startswith(RUNTIME_PREFIX):
             return self._superlink.runtime
         return self._superlink.control if path.startswith(CONTROL_PREFIX) else None
 
     async def _to_a_job(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises Refused: no such job has a run, or it may not ask this."""
+        """Serve a job's call. Raises Refused: it has no run, or the call is not allowed."""
         found = self._jobs.leased_to(path)
         if found is None:
             if not self._jobs.ready:
@@ -154,7 +155,7 @@ class PrivateListener:
         take: Callable[[int], None] = unlimited,
         ours: Collection[int] | None = None,
     ) -> None:
-        """For a ServerApp; ``ours``: the only nodes that it may have to do with, if it is lent."""
+        """Store or send a large body; ``ours``: the only nodes that a lent run may address."""
         headers = headers_of(scope)
         run, name = self._superlink.run_of(headers), name_in(headers)
         nodes = numbers_in(headers, NODES_HEADER)
@@ -178,7 +179,7 @@ class PrivateListener:
     async def _body(
         place: str, headers: dict[bytes, bytes], receive: Receive, take: Callable[[int], None]
     ) -> Bytes:
-        """As it is sent, or from where in memory a process of this machine has it."""
+        """Return the body as it is sent, or from the shared memory of a local process."""
         if not place:
             return await read_body(receive, MAX_MESSAGE_BYTES, take)
         try:
@@ -224,7 +225,7 @@ class PrivateListener:
         self._notifier.notify_all()
 
     async def _hold(self, body: bytes) -> bytes:
-        """The question cut down to replies that are there, once there is one, or a short hold."""
+        """Wait for a complete reply, for a short hold; return the request for complete ones."""
         end = asyncio.get_running_loop().time() + _HOLD_SECONDS
         while True:
             answerable, something = self._superlink.only_complete_replies(body)

@@ -1,4 +1,4 @@
-"""What ``flo doctor`` finds at a coordinator: its records, ports, certificate and limits."""
+"""Checks of ``flo doctor`` for a coordinator: records, ports, certificate and limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from flo.server.keys.authority import days_left, names_in
 from flo.storage.database import refuse_damaged
 from flo.storage.files import is_locked
 
-_WARN_DAYS = 14.0  # a running coordinator renews it at 30
+_WARN_DAYS = 14.0  # a running coordinator renews at 30 days
 _FEW_FILES = 1024
 _SECONDS = 5.0
 _ISSUED_AT_A_START = "start the coordinator anew: it issues one"
@@ -35,7 +35,7 @@ _WITHIN_A_MINUTE = (
 
 
 def coordinator(home: CoordinatorHome) -> Iterator[Finding]:
-    """Everything a round needs here."""
+    """Check everything that a round needs at the coordinator."""
     try:
         config = home.read_config()
     except FloError as error:
@@ -67,7 +67,7 @@ def _records(home: CoordinatorHome) -> str:
 
 
 def address(host: str, listens: str) -> Finding:
-    """Whether hospitals elsewhere could dial this name. ``listens``: the address it is bound to."""
+    """Check that remote hospitals can connect to ``host``. ``listens``: the listener's address."""
     try:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
     except OSError as error:
@@ -135,9 +135,9 @@ def _bound(host: str, port: int) -> str:
 
 
 def certificate(path: Path, names: list[str]) -> Finding:
-    """The listeners' certificate, which must hold for these names and addresses.
+    """Check that the listeners' certificate is valid and has these host names and addresses.
 
-    A start issues it anew where it does not.
+    If not, the coordinator issues a new one at its next start.
     """
     try:
         found = read_certificate(path)
@@ -172,7 +172,7 @@ def certificate(path: Path, names: list[str]) -> Finding:
 
 
 def program(path: Path) -> Finding:
-    """Flower's program that carries out rounds, beside this interpreter."""
+    """Check that Flower's SuperExec, which carries out rounds, is installed."""
     if path.is_file():
         return Finding("rounds", "ok", f"{path.name} is there")
     return Finding(
@@ -184,7 +184,7 @@ def program(path: Path) -> Finding:
 
 
 def launcher(secret: str, processes: Path = Path("/proc")) -> Finding:
-    """Whether the process runs that begins rounds; of its arguments ``secret`` is one."""
+    """Check that the SuperExec process with the argument ``secret`` (a path) runs."""
     found = [
         process
         for process in processes.glob("[0-9]*")
@@ -201,7 +201,7 @@ def launcher(secret: str, processes: Path = Path("/proc")) -> Finding:
 
 
 def _read(file: Path) -> bytes:
-    """Nothing of a process that ended meanwhile, or that is somebody else's."""
+    """Return the content; empty if the process has ended or belongs to another user."""
     try:
         return file.read_bytes()
     except OSError:
@@ -209,7 +209,7 @@ def _read(file: Path) -> bytes:
 
 
 def open_files(limit: int) -> Finding:
-    """How many files a process may have open here; each hospital's agent needs some."""
+    """Check the limit on open files; each hospital's agent needs four."""
     if 0 < limit < _FEW_FILES:
         return Finding(
             "open files",

@@ -1,4 +1,4 @@
-"""Invitations: where to go, whom to trust, and a one-time certificate to enrol with."""
+"""Invitations: the coordinator's address and key, and a one-time certificate for enrolment."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from flo.server.keys.authority import BOOTSTRAP_DAYS
 
 
 def invite(home: CoordinatorHome, hospital: str) -> bytes:
-    """An invitation file.
+    """Create an invitation file for a hospital.
 
-    It holds a private key that opens enrolment once, for a week: pass it on like a password. It
-    also holds the coordinator's public key, so whoever could change the file on its way could pose
-    as the coordinator: both sides compare fingerprints by telephone.
+    It contains a private key that allows one enrolment within a week: treat it like a password. It
+    also contains the coordinator's public key, so an attacker who changes the file in transit could
+    impersonate the coordinator: both sides compare fingerprints by telephone.
     """
     bootstrap = Identity.new()
     certificate, serial = home.open_authority().issue_client(

@@ -1,9 +1,9 @@
-"""A new identity key for the coordinator, signed over by the old one.
+"""Replacement of the coordinator's identity key: the old key signs over to a new one.
 
-Each step says "the key with this number is followed by this one" and is signed by both, so that a
-site that trusts any key of the chain can follow it; its steward still compares the newest
-fingerprint by telephone before anything signed by it counts. Where the old key may be in other
-hands the chain proves nothing: make a new coordinator and invite everyone anew.
+Each step names an old and a new public key and is signed by both, so that a site that trusts any
+key of the chain can follow it. The steward still compares the newest fingerprint by telephone
+before the site accepts its signatures. If the old key may be compromised, the chain is no proof:
+create a new coordinator and invite all hospitals again.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from flo.study.document import UNDER_WAY
 
 
 def steps(home: CoordinatorHome) -> KeyRotation:
-    """All steps so far; empty for the first key."""
+    """Read all steps so far; there is none for the first key."""
     path = home.directory / "succession.json"
     return KeyRotation.read(path.read_bytes()) if path.exists() else KeyRotation(steps=())
 
 
 def replace_key(home: CoordinatorHome) -> RotationStep:
-    """Make a new identity key, let the old one sign it over, and issue the listeners' certificate.
+    """Create a new identity key, sign over to it, and issue a new listeners' certificate.
 
-    What the old key signed still verifies by it. Tokens end. The new key is kept beside the old one
-    until all the rest is done, so a replacement that was cut off is finished by asking again.
+    Earlier signatures still verify with the old key. Tokens and open invitations become invalid.
+    The new key is stored next to the old one until all other steps are done: running the command
+    again finishes an interrupted replacement.
 
     Raises:
-        RefusedError: the coordinator is running, or a study is under way: all of its hospitals
-        must have approved it under one key.
+        RefusedError: the key is in KMS, the coordinator is running, or a study is under way: all of
+        its hospitals must have approved it under one key.
     """
     if home.read_config().signing_key is not None:
         raise RefusedError(
@@ -54,7 +55,7 @@ def replace_key(home: CoordinatorHome) -> RotationStep:
             step = RotationStep.signed(old, new, datetime.now(UTC).isoformat(timespec="seconds"))
             with closing(home.open_audit_log()) as log:
                 if log.owner == step.old:
-                    sign_events(store, log)  # a replacement that was cut off may wait there
+                    sign_events(store, log)  # may change the owner
                 if log.owner == step.old:
                     store.add_event(None, "key-replaced", old=step.old, new=step.new)
                     sign_events(store, log)
@@ -64,7 +65,7 @@ def replace_key(home: CoordinatorHome) -> RotationStep:
         home.issue_certificate(new)
         kept.replace(home.key_path)
         with home.recording() as store:
-            store.end_all_invitations()  # they name the old key
+            store.end_all_invitations()  # they contain the old key
             store.add_event(None, "key-in-use", fingerprint=new.fingerprint)
     return step
 
@@ -79,7 +80,7 @@ def _refuse_under_way(store: Store) -> None:
 
 
 def _sign_what_waits(home: CoordinatorHome, store: Store) -> None:
-    """Events, and cards of models that ended just now: the old key's last signatures."""
+    """Sign pending events and model cards, the old key's last signatures."""
     for offer in store.offers():
         record = store.last_run(offer.study.digest)
         result = (record.result or {}) if record else {}

@@ -1,11 +1,12 @@
 """Move the coordinator's secrets to another key store: a new KMS key, a passphrase, a key file.
 
-    1. each secret is sealed by the new key store, beside the old one;
-    2. the configuration names the new key store, in one write;
-    3. the new ones take the places of the old ones.
+    1. seal each secret with the new key store, in a file next to the old one;
+    2. write the new key store into the configuration, atomically;
+    3. replace the old files by the new ones.
 
-Cut off before 2, the old ones count and asking again begins anew; cut off after it, nothing else is
-done in the folder until asking again has finished it.
+After an interruption, the coordinator and other commands refuse the folder until this command is
+run again. If step 2 was not done, the old files are valid, and it starts again at step 1; otherwise
+it finishes step 3.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from flo.storage.files import write_public
 
 
 def rewrap(home: CoordinatorHome, config: KeyStoreConfig) -> int:
-    """How many secrets were moved.
+    """Move all secrets to the key store of ``config``; return how many were moved.
 
     Raises:
-        RefusedError: the coordinator is running, its key is being replaced, or another move was cut
-        off. TrustError, NetworkError: a key store does not open; nothing was changed.
+        RefusedError: the coordinator is running, its key is being replaced, or this key store is in
+        use already. TrustError, NetworkError: a key store does not open, or an interrupted move was
+        to another one; no secret was replaced.
     """
     if home.next_key_path.exists():
         home.require_no_pending_rotation()
@@ -46,9 +48,9 @@ def rewrap(home: CoordinatorHome, config: KeyStoreConfig) -> int:
 
 
 def _begun(home: CoordinatorHome) -> list[Path]:
-    """Secrets of a move that was cut off after the switch; those of one before it are removed.
+    """Return the new files of a move interrupted after step 2; before it, remove them.
 
-    Before it, what lies in its place opens with the key store that the configuration names.
+    Until step 2, the old files open with the configured key store.
     """
     found = []
     for name, purpose in SECRETS.items():

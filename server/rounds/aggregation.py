@@ -1,7 +1,7 @@
-"""The replies to one attempt, summed as they come: step 7 of ``flo.privacy.secure_sum.masking``.
+"""Sum of the replies to one attempt, as they arrive: step 7 of ``flo.privacy.secure_sum.masking``.
 
-However many hospitals answer, one vector is kept; each hospital's own only where masking is off and
-the study compares them (``flo.server.rounds.robust``) or counts them (surveys).
+Only the running sum is stored. Each hospital's own vector is stored only where masking is off and
+the study compares vectors (``flo.server.rounds.robust``) or counts per hospital (surveys).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from flo.protocol.messages import Values
 from flo.study.document import Study
 from flo.study.parameters import Vector
 
-_BLOCK = 1 << 16  # numbers at a time: what is made of them stays in the cache
+_BLOCK = 1 << 16  # numbers per block, so that intermediate results fit in the cache
 
 
 class StreamingSum:
-    """For one part of a study, among a cohort of ``hospitals``."""
+    """Running sum for one part of a study and a cohort of ``hospitals`` hospitals."""
 
     def __init__(self, study: Study, part: PlannedPurpose, hospitals: int) -> None:
         self._part, self._ring = part, ring_of(study, part, hospitals)
@@ -36,9 +36,9 @@ class StreamingSum:
         return bool(self.hospitals)
 
     def add(self, hospital: str, values: Values) -> None:
-        """A hospital's release, once: on the grid, or in the ring, where masks cancel in the sum.
+        """Add a hospital's release, at most once: on the grid, or masked in the ring.
 
-        The first one is taken over if it can be written to, and changed.
+        Masks cancel in the sum of the whole cohort. The first vector is mutated if it is writeable.
         """
         if hospital in self.hospitals:
             raise ValueError(f"{hospital} answers an attempt once")
@@ -51,9 +51,9 @@ class StreamingSum:
             np.add(self._total, values, out=self._total)
 
     def scratch_buffer(self, like: Vector) -> Vector:
-        """Room for a vector like this one: the sum's own, if it fits, which is given up by parts.
+        """Return a buffer for a vector like this one: the sum's own memory, if the sizes match.
 
-        A part may be written once it was read.
+        Writing to a block overwrites the sum there, so read each block first.
         """
         if self._ring == 8 * like.itemsize and self._total is not None:
             return self._total.view(like.dtype)
@@ -61,31 +61,31 @@ class StreamingSum:
 
     @property
     def blocks(self) -> Iterator[slice]:
-        """The sum in parts."""
+        """Slices that cover the sum."""
         length = self._part.mechanism.length
         return (slice(start, start + _BLOCK) for start in range(0, length, _BLOCK))
 
     def grid_values(self, block: slice) -> Integers:
-        """A part of the sum in grid steps."""
+        """Return a block of the sum, in grid steps."""
         if self._total is None:
             raise ValueError("nobody answered")
         total = self._total[block]
         return from_ring(total, self._ring) if self._ring else total
 
     def to_real(self, block: slice) -> Floats:
-        """A part of the sum in the unit of what is summed."""
+        """Return a block of the sum, in the unit of the summed values."""
         return self._part.mechanism.to_real(self.grid_values(block))
 
     def all_values(self) -> Floats:
-        """All of it; for sums that are small."""
+        """Return the whole sum, in the unit of the summed values. Only for small sums."""
         return np.concatenate([self.to_real(block) for block in self.blocks])
 
     @property
     def norm(self) -> float:
-        """L2 norm of the sum, in its unit."""
+        """L2 norm of the sum, in the unit of the summed values."""
         return float(np.sqrt(sum(np.dot(real, real) for real in map(self.to_real, self.blocks))))
 
     def exceeds(self, reach: int) -> bool:
-        """Whether a coordinate of the sum exceeds ±``reach`` grid steps."""
+        """Return whether a coordinate of the sum exceeds ±``reach`` grid steps."""
         parts = map(self.grid_values, self.blocks)
         return any(int(part.max()) > reach or int(part.min()) < -reach for part in parts)

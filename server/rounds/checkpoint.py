@@ -1,8 +1,8 @@
-"""A run's state as bytes: what a restart continues from.
+"""Serialization of a run's state, from which a restart continues.
 
-Vectors of a small model stand in the document, as base64 of raw little-endian floats. Larger ones
-are kept by whoever keeps the document (``flo.server.rounds.checkpoint_vectors``), which names them:
-most saves change none of them.
+Vectors of a small model are in the document, as base64 of raw little-endian floats. Larger vectors
+are stored separately (``flo.server.rounds.checkpoint_vectors``) and the document contains their
+keys, because most saves change none of them.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Load = Callable[[str, str, "np.dtype[Any]", int], Vector]
 
 
 def to_bytes(state: RunState, keep: Keep | None = None) -> bytes:
-    """``keep`` is given the name and value of a large vector and says under which key it is kept.
+    """Serialize a state. ``keep`` stores a large vector by name and returns its key.
 
-    Without it all of them stand in the document.
+    Without ``keep`` all vectors are in the document.
     """
     return canonical.encode(
         {
@@ -62,7 +62,7 @@ def to_bytes(state: RunState, keep: Keep | None = None) -> bytes:
 
 
 def from_bytes(data: bytes, load: Load | None = None) -> RunState:
-    """``load`` is given name, key, type and length of a vector that ``keep`` was given.
+    """Parse a state. ``load`` returns a vector that ``keep`` stored: name, key, type, length.
 
     Raises:
         TrustError: this is not a checkpoint of schema 4, or ``load`` does not find a vector.
@@ -105,7 +105,7 @@ def _document(name: str, vector: Vector, keep: Keep | None) -> dict[str, Any]:
     if keep is None or vector.nbytes <= _LARGEST_INSIDE:
         raw = np.ascontiguousarray(vector, dtype=kind).tobytes()
         return document | {"data": base64.b64encode(raw).decode()}
-    if vector.max() == vector.min() == 0:  # not begun yet, as the tail before half way
+    if vector.max() == vector.min() == 0:  # still all zeros, as the tail sum before half way
         return document
     return document | {"key": keep(name, vector)}
 

@@ -1,8 +1,8 @@
-"""The large vectors of a run's saved states: each sealed, in an object of its own, written once.
+"""Large vectors of a run's saved states: each one is sealed in a separate object, written once.
 
-A state is saved twice a round and changes its vectors once, so a vector that was kept already is
-only named again, for up to ``REUSED`` states. The order of a save is: vectors, then the state that
-names them, then what no state needs any more is removed.
+A state is saved twice per round but changes its vectors once. So a vector that is already stored is
+referenced again instead of being written, for at most ``REUSED`` states. The order of a save: write
+vectors, write the state that references them, remove objects that no state needs any more.
 """
 
 from __future__ import annotations
@@ -24,19 +24,22 @@ _SEALED_MORE = 65_536  # header, nonce, tag
 
 
 class KeptVectors:
-    """Of one run, in one process. ``context``: purpose, study and run."""
+    """Stored vectors of one run, as one process sees them. ``context``: purpose, study and run."""
 
     def __init__(self, artifacts: ArtifactStore, keystore: KeyStore, context: Context) -> None:
         self._artifacts, self._keystore, self._context = artifacts, keystore, context
-        self._kept: dict[str, tuple[Vector, int, str]] = {}  # name -> it, its state, its key
+        self._kept: dict[str, tuple[Vector, int, str]] = {}  # name -> vector, state, key
 
     def keep(self, name: str, vector: Vector, number: int, key: str) -> str:
-        """Keep it for the state of this number under ``key``, or say where it is kept already."""
+        """Store a vector under ``key`` for the state with this number, unless it is stored already.
+
+        Returns the key under which it is stored.
+        """
         kept, before, known = self._kept.get(name, (None, 0, ""))
         if kept is vector and number - before < REUSED:
             return known
         del kept
-        self._kept.pop(name, None)  # the one before may be large, too
+        self._kept.pop(name, None)  # free the previous vector, which may be large, first
         little = np.ascontiguousarray(vector, dtype=vector.dtype.newbyteorder("<"))
         context = self._context | {"vector": key}
         self._put(key, context, little.data.cast("B"))
@@ -46,16 +49,16 @@ class KeptVectors:
     def _put(self, key: str, context: Context, data: memoryview) -> None:
         keystore, artifacts = self._keystore, self._artifacts
         if isinstance(keystore, AesKeyStore) and isinstance(artifacts, LocalArtifacts):
-            artifacts.put_pieces(key, sealed.pieces(keystore, context, data))  # no second whole
+            artifacts.put_pieces(key, sealed.pieces(keystore, context, data))  # no full copy
         else:
             artifacts.put(key, sealed.seal(keystore, context, data))
 
     def forget_all_but(self, keys: Collection[str]) -> None:
-        """What the last state did not name: after training it has no velocity."""
+        """Drop vectors that the last state does not use, as the velocity after training."""
         self._kept = {name: kept for name, kept in self._kept.items() if kept[2] in keys}
 
     def load(self, name: str, key: str, kind: np.dtype[Any], length: int) -> Vector:
-        """Raises TrustError if it is missing, another one, or was changed."""
+        """Load a vector. Raises TrustError if it is missing, is another vector, or was changed."""
         what = f"the saved {name} ({key})"
         try:
             kept = self._artifacts.get(key, MAX_MESSAGE_BYTES + _SEALED_MORE)

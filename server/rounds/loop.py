@@ -1,16 +1,18 @@
-"""One run of a study, from its saved state to its published model: join, ask, check, save.
+"""One run of a study, from its saved state to its last round: join, request, check, save.
 
 The coordinator's side of the protocol in ``flo.privacy.secure_sum.masking``:
 
-    1. ``join``: who is there shows a run key; then everyone vouches for the ledgers of newcomers;
-    2. the cohort of the attempt is chosen and saved, then asked;
-    3. all answered: the noisy sum appears, the model takes a step, both are saved;
-    4. one is missing: the attempt is thrown away and a new one names the survivors. Who missed it
-       is welcome in the next round if connected. When too few are there the run is paused, as it
-       was saved; when its retries are used up it ends with the model so far.
+    1. ``join``: connected hospitals send a run key; then partners vouch for newcomers' ledgers;
+    2. the cohort of the attempt is chosen and saved, then asked for its releases;
+    3. all replies are in: the noisy sum appears, the model takes a step, the state is saved;
+    4. a reply is missing: the attempt is discarded and a new one names the remaining hospitals. The
+       missing hospital may take part in the next round if it is connected. If too few hospitals are
+       there, the run is paused as it was saved; if its retries are used up, it ends with the
+       current model.
 
-Who carries the messages (``Exchange``) and who keeps the state (``RunStore``) come in as arguments;
-``flo simulate`` brings its own of both.
+Without masking the replies of ``cohort_floor`` hospitals suffice in steps 3 and 4. The message
+transport (``Exchange``) and the state's storage (``RunStore``) are arguments; ``flo simulate``
+passes its own implementations.
 """
 
 from __future__ import annotations
@@ -47,53 +49,53 @@ RunEnding = Literal["done", "stopped", "paused", "ended"]
 
 
 class Exchange(Protocol):
-    """How a run's requests reach hospitals and replies come back; it checks nothing in them."""
+    """Transport of a run's requests and replies; it does not check their content."""
 
     def ask(
         self, hospitals: Collection[str], request: tuple[bytes, memoryview], deadline_seconds: float
     ) -> Iterator[tuple[str, Bytes]]:
-        """Send the hospitals a request, head and body; give each reply that comes in time, once."""
+        """Send hospitals a request, head and body; yield each reply that arrives in time, once."""
 
     def connected(self) -> Collection[str]:
-        """Hospitals whose agents are connected now."""
+        """Return the hospitals whose agents are connected now."""
 
     def reconnected(self) -> Collection[str]:
-        """Hospitals whose agent connected anew since it last answered."""
+        """Return the hospitals whose agents have reconnected since their last answer."""
 
 
 class RunStore(Protocol):
-    """Keeps what a run must not forget, and hears what happens in it."""
+    """Durable storage of a run's state, heads and events."""
 
     def save(self, state: RunState) -> None:
-        """Keep the state, atomically, before anything is asked with it."""
+        """Store the state atomically, before any request is made from it."""
 
     def heads(self) -> dict[str, LedgerHead]:
-        """The highest ledger head seen of each hospital of the study."""
+        """Return the highest ledger head seen of each hospital of the study."""
 
     def keep_head(self, hospital: str, head: LedgerHead) -> None:
-        """Keep a hospital's head if it is the highest. Raises TrustError if it is not signed."""
+        """Store a hospital's head if it is its highest. Raises TrustError if it is not signed."""
 
     def event(self, kind: str, **facts: object) -> None:
-        """Tell whoever watches: public facts only."""
+        """Record an event of the run; ``facts`` must be public."""
 
     def stop_requested(self) -> bool:
-        """Whether the run is to end after this round."""
+        """Return whether the run is to end after this round."""
 
 
 def run_study(
     study: Study, run: str, state: RunState, exchange: Exchange, store: RunStore
 ) -> tuple[RunState, RunEnding]:
-    """Run as far as it goes. Returns the last saved state, and why it goes no further now.
+    """Run until the study is done or cannot continue. Return the last saved state and the reason.
 
-    Done, stopped when asked to, ended because the retries are used up; or paused, because fewer
-    hospitals than the cohort floor are there: then nobody is told that it is over, and the same
-    state can be run on.
+    ``done``; ``stopped``: on request; ``ended``: the retries are used up; ``paused``: fewer
+    hospitals than the cohort floor are connected. A paused run sends no ``finish`` and can be
+    continued from the same state.
     """
     return StudyRun(study, run, state, exchange, store).as_far_as_it_goes()
 
 
 class StudyRun:
-    """See ``run_study``. Whoever makes one with a large state had better keep none of it."""
+    """See ``run_study``. The caller should not keep a reference to a large ``state``."""
 
     def __init__(
         self, study: Study, run: str, state: RunState, exchange: Exchange, store: RunStore
@@ -106,7 +108,7 @@ class StudyRun:
         )
 
     def as_far_as_it_goes(self) -> tuple[RunState, RunEnding]:
-        """As ``run_study``."""
+        """Run as ``run_study`` does."""
         end = self._rounds()
         if end == "paused":
             self.store.save(self.state)
@@ -132,7 +134,7 @@ class StudyRun:
                 time.sleep(min(_FIRST_PAUSE * 2**again.attempt, _LONGEST_PAUSE))
                 continue
             self.state, cohort = advanced, sorted(gathered.hospitals)
-            del gathered, advanced  # they may be large, and a save needs room
+            del gathered, advanced  # they may be large, and a save needs memory
             self.attendance.next_round()
             self.store.save(self.state)
             seconds = time.monotonic() - began
@@ -149,7 +151,7 @@ class StudyRun:
     # 1, 2 ---------------------------------------------------------------------------------------
 
     def _choose_cohort(self) -> bool:
-        """Choose who is asked and save it. False if too few are there before the deadline."""
+        """Choose and save the cohort. Return False if too few join before the deadline."""
         end, pause = time.monotonic() + self.study.limits.deadline_seconds, _FIRST_PAUSE
         while True:
             self._let_join()
@@ -168,7 +170,7 @@ class StudyRun:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _let_join(self) -> None:
-        """Whoever is there and new, or back: its run key, and partners' vouchers for its ledger."""
+        """Get new and returning hospitals' run keys, and partners' vouchers for their ledgers."""
         for hospital in self.exchange.reconnected():
             self._void_voucher(hospital)
         newcomers = [hospital for hospital in self._present() if not self._has_joined(hospital)]
@@ -180,7 +182,7 @@ class StudyRun:
         present = self._present()
         newcomers = [hospital for hospital in joined if hospital in present]
         if newcomers:
-            self.store.save(self.state)  # before anyone else is shown their keys
+            self.store.save(self.state)  # before their keys are sent to partners
         if newcomers and len(self.study.hospitals) > 1:
             partners = list(filter(self._has_joined, present))
             if len(newcomers) > 1 or not partners:
@@ -200,13 +202,14 @@ class StudyRun:
         return hospital in self.state.vouchers
 
     def _keep_key(self, hospital: str, reply: ReplyHeader) -> None:
-        """The latest run key of a hospital; a voucher for an older one is void."""
+        """Store a hospital's run key if it is newer, and void the voucher for the older key."""
         key, known = reply.key, self.state.keys.get(hospital)
         if key is None or (known is not None and key.epoch <= known.epoch):
             return
         try:
             key.check(self.study.digest, self.run, self.study.hospital(hospital).fingerprint)
-            pair_secret(X25519PrivateKey.generate(), key)  # one of low order would stop the others
+            # Partners would fail on a key of low order.
+            pair_secret(X25519PrivateKey.generate(), key)
         except TrustError as error:
             self.store.event("bad-reply", hospital=hospital, why=str(error))
             return
@@ -214,12 +217,15 @@ class StudyRun:
         self._void_voucher(hospital)
 
     def _void_voucher(self, hospital: str) -> None:
-        """It may have another run key now; it joins again before it is asked."""
+        """Remove a hospital's voucher, so that it joins again: its run key may have changed."""
         kept = {name: v for name, v in self.state.vouchers.items() if name != hospital}
         self.state = replace(self.state, vouchers=kept)
 
     def _keep_voucher(self, partner: str, hospital: str, voucher: HeadAttestation) -> None:
-        """Of several partners' the one who saw most: it lets the least be forgotten."""
+        """Store a partner's voucher if it covers the most ledger rows of the hospital.
+
+        The more rows a voucher covers, the fewer the hospital could omit unnoticed.
+        """
         kept, key = self.state.vouchers.get(hospital), self.state.keys.get(hospital)
         if key is None or (voucher.hospital, voucher.key) != (key.fingerprint, key.key):
             return
@@ -235,7 +241,10 @@ class StudyRun:
     # 3, 4 ---------------------------------------------------------------------------------------
 
     def _ask_cohort(self) -> StreamingSum:
-        """What the cohort releases; whoever does not has to join again."""
+        """Gather the cohort's releases.
+
+        A hospital must join again if it gave no valid reply or refused with a ``JOIN_AGAIN`` code.
+        """
         part = Plan.of(self.study).purpose(self.state.purpose)
         gathered = StreamingSum(self.study, part, len(self.state.cohort))
         replies = self._ask("release", self.state.cohort, gathered.add)
@@ -267,11 +276,11 @@ class StudyRun:
         return None
 
     def _finish(self) -> None:
-        """Tell whoever is there that the run is over, so that it settles and frees what is unused.
+        """Notify connected hospitals of the run's end; they settle and free unused reservations.
 
-        The latest heads go along: so each has seen its partners' last release, and no hospital can
-        leave that out of its extract. Who is away learns it from the study's status when it comes
-        back.
+        The request relays the latest heads: so each hospital has seen its partners' last release,
+        and no hospital can omit that from its extract. Other hospitals learn of the end from the
+        study's status when they reconnect.
         """
         self.state = replace(self.state, heads=self.store.heads())
         connected = self.exchange.connected()
@@ -284,10 +293,9 @@ class StudyRun:
         hospitals: Collection[str],
         take: Callable[[str, Values], None] = lambda hospital, values: None,
     ) -> dict[str, ReplyHeader]:
-        """One request to each of these hospitals; what they say, as far as they answer it.
+        """Send one request to these hospitals; return the headers of their valid replies.
 
-        ``take`` is given each release as it comes. Who does not answer, or refuses, is taken note
-        of.
+        ``take`` is called with each release as it arrives. Absence and refusal are recorded.
         """
         if not hospitals:
             return {}
@@ -295,7 +303,7 @@ class StudyRun:
         header = request_header(self.study, self.run, self.state, kind, named)
         weights = self.state.asked if kind == "release" else NO_WEIGHTS
         request = request_parts(Request(header, weights))
-        deadline = self.study.limits.deadline_seconds  # to join is to load the data
+        deadline = self.study.limits.deadline_seconds  # a join includes loading the data
         if kind == "release":
             deadline = self.patience.timeout(self.state.phase)
         replies: dict[str, ReplyHeader] = {}
@@ -315,7 +323,7 @@ class StudyRun:
         return replies
 
     def _take_note(self, hospital: str, reply: ReplyHeader | None) -> None:
-        """Of absence and refusal."""
+        """Record a hospital's absence or refusal."""
         before = self.attendance.is_gone(hospital)
         if reply is None:
             self.attendance.missed(hospital)

@@ -1,17 +1,18 @@
-"""What one lying hospital can do to the model, and how far: rules without IO.
+"""Limits on how far one lying hospital can move the model: rules without IO.
 
-| what is seen | what is done |
+| the coordinator sees | rule |
 |---|---|
 | sums only (``masking = "on"``) | the sum is clipped to ``largest_norm`` of the whole cohort |
-| each hospital's sum (``"off"``) | one beyond its own ``largest_norm`` is refused, and named |
-| the same, ``aggregation = "median"`` or ``"trimmed-mean"`` | by coordinate, over hospitals |
+| each hospital's sum (``"off"``) | a hospital beyond its ``largest_norm`` is refused and named |
+| the same, ``aggregation = "median"`` or ``"trimmed-mean"`` | robust mean per coordinate |
 
-All of it is post-processing of noisy releases: it costs no privacy. Masks hide who lied, and FLO
-has no proof of range for masked numbers: a liar can put into the sum what the whole cohort could.
-So a round changes the velocity by at most ``largest_norm`` / patients, whatever is sent, and the
-weights by learning_rate times that, 1/(1 - momentum) times in the long run; once the liar is gone
-honest rounds lead back. Least squares has one round, so nothing leads back. Robust aggregation
-needs each hospital's numbers: ``masking = "off"``.
+All of it is post-processing of noisy releases: it costs no privacy. Masks hide which hospital lied,
+and FLO has no range proof for masked numbers: a liar can change the sum by as much as the whole
+cohort could. So whatever is sent, a round of sums changes the velocity by at most ``largest_norm``
+/ (declared patients · sampling), and the weights by learning_rate times that, 1/(1 - momentum)
+times in the long run; once the liar is gone, honest rounds correct the model. Least squares has
+only one round, so later rounds cannot correct it. Robust aggregation needs each hospital's numbers:
+``masking = "off"``.
 
 Coordinate median and trimmed mean: Yin, Chen, Kannan, Bartlett (2018), "Byzantine-Robust
 Distributed Learning", Definitions 1 and 2. Hospitals count equally; the median of noisy means has
@@ -31,15 +32,15 @@ from flo.study.document import Study
 
 _MOST_TIMES = 2.0  # a hospital may have grown since it declared its size
 _RARELY = 1e-9
-_TRIMMED = 4  # one hospital in so many, at least one, from either end
+_TRIMMED = 4  # trim 1/_TRIMMED of the hospitals, at least one, from either end
 
 
 def largest_norm(study: Study, part: PlannedPurpose, hospitals: Collection[str]) -> float:
-    """L2 norm that these hospitals' honest noisy sum exceeds with probability below 10^-9.
+    """Return the L2 norm that these hospitals' honest noisy sum exceeds with probability < 10^-9.
 
-    In the unit of what is summed: clip norm times twice the declared patients, and the noise, whose
-    norm exceeds s·(√length + √(2 ln 10^9)) as rarely (s: standard deviation of a coordinate;
-    Gaussian concentration of a 1-Lipschitz function).
+    In the unit of the summed values: clip norm times twice the declared patients, plus the bound of
+    the noise, whose norm exceeds s·(√length + √(2 ln 10^9)) with probability below 10^-9 (s:
+    standard deviation of a coordinate; Gaussian concentration of a 1-Lipschitz function).
     """
     patients = _MOST_TIMES * sum(study.hospital(name).declared_size for name in hospitals)
     deviation = math.sqrt(combined_variance(study, part, len(hospitals)))
@@ -48,7 +49,7 @@ def largest_norm(study: Study, part: PlannedPurpose, hospitals: Collection[str])
 
 
 def robust_mean(study: Study, sums: dict[str, Floats]) -> Floats:
-    """The mean contribution of a patient, from each hospital's sum, by the study's aggregation."""
+    """Return a patient's mean contribution from each hospital's sum, by the study's aggregation."""
     share = study.mechanism.sampling
     means = np.stack(
         [total / (study.hospital(name).declared_size * share) for name, total in sums.items()]

@@ -1,9 +1,9 @@
-"""What the coordinator does with replies: rules without IO.
+"""State of a run, and how replies advance it: rules without IO.
 
-A run is one frozen ``RunState`` that goes in and comes out, so saving it is the checkpoint. Each
-training round divides the cohort's noisy sum by its public declared size and takes a momentum
-step; the published model averages the last half of the rounds. Or the only round's sum is solved
-for least squares. All of it is post-processing.
+A run is one frozen ``RunState``; functions take one and return the next, so saving it is the
+checkpoint. Each training round divides the cohort's noisy sum by its public declared size and takes
+a momentum step; the published model averages the last half of the rounds. For least squares, the
+sum of the only round is solved. All of it is post-processing.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from flo.study.parameters import Vector
 
 NO_WEIGHTS: Vector = np.zeros(0)
 _ANSWERS = {"join": "joined", "release": "release", "finish": "settled"}
-EVERYONE = ""  # among hospital ids: the sum of all
+EVERYONE = ""  # key for the sum of all, among hospital ids
 Phase = Literal["survey", "training", "evaluation", "done"]
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Everything a restart needs. ``round``, ``attempt`` and ``cohort`` are what is asked for.
+    """State that a restart needs. ``round``, ``attempt``, ``cohort``: those of the next request.
 
-    ``cohort`` is empty until it is chosen for this attempt, with the ledger ``heads`` that it is
-    shown. ``keys``: the latest run key of each hospital; ``vouchers``: what a partner said of the
-    ledger of the hospital with that key.
+    ``cohort`` is empty until it is chosen for this attempt, with the ledger ``heads`` that are sent
+    to it. ``keys``: the latest run key of each hospital. ``vouchers``: a partner's attestation of
+    the ledger head of the hospital with that key.
     """
 
     phase: Phase
@@ -68,7 +68,7 @@ class RunState:
 
     @classmethod
     def start(cls, study: Study) -> RunState:
-        """Before the first round: the model's public initial weights, or none for a survey."""
+        """Return the initial state: the model's public initial weights, or none for a survey."""
         weights = np.zeros(0) if study.survey else initial_weights(study)
         velocity = np.zeros_like(weights) if study.mechanism.momentum else NO_WEIGHTS
         tail_sum = np.zeros_like(weights)
@@ -77,20 +77,20 @@ class RunState:
 
     @property
     def model(self) -> Vector:
-        """The model to publish as things stand: the tail average, or the last weights.
+        """Model to publish from this state: the tail average, or the last weights.
 
-        After the last round ``weights`` is that average already.
+        After the last round ``weights`` is already that average.
         """
         return self.tail_sum / self.tail_count if self.tail_count else self.weights
 
     @property
     def asked(self) -> Vector:
-        """The model that the next request carries."""
+        """Model that the next request carries."""
         return self.model if self.phase == "evaluation" else self.weights
 
     @property
     def purpose(self) -> Purpose:
-        """What the next request is for; a run that is over goes by its last."""
+        """Purpose of the next request; after the end of the run, of the last request."""
         if self.phase == "done":
             return "survey" if self.counted else "evaluation"
         return self.phase
@@ -99,7 +99,7 @@ class RunState:
 def request_header(
     study: Study, run: str, state: RunState, kind: str, hospitals: tuple[str, ...]
 ) -> RequestHeader:
-    """A request to these hospitals; all but one to join relay the state's heads."""
+    """Return the header of a request; every kind but ``join`` relays the state's heads."""
     among = hospitals if kind == "release" else tuple(state.keys)
     model = state.asked if kind == "release" else NO_WEIGHTS
     return RequestHeader.model_validate(
@@ -123,10 +123,11 @@ def request_header(
 
 
 def retried(study: Study, state: RunState, *, drawn: bool) -> RunState | None:
-    """The state that asks for the same round once more, or None if that is not allowed. [8]
+    """Return the state for another attempt at the round; None if that is not allowed. [8]
 
-    Local noise: sites send the same noisy bits again at no charge, so only patience ends it.
-    Distributed noise: an attempt in which noise was ``drawn`` comes out of the study's allowance.
+    Local noise: sites send the same noisy bits again at no charge, so the only limit is
+    ``MAX_ATTEMPTS``. Distributed noise: an attempt in which noise was ``drawn`` also counts
+    against the study's retry allowance for this purpose.
     """
     allowance = Plan.of(study).purpose(state.purpose).allowance
     retries = state.retries + (drawn and study.mechanism.noise == "distributed")
@@ -138,8 +139,10 @@ def retried(study: Study, state: RunState, *, drawn: bool) -> RunState | None:
 def check_reply(study: Study, header: RequestHeader, hospital: str, reply: Reply) -> None:
     """Refuse a reply that does not answer this request in this hospital's name.
 
+    Without masking, also refuse a sum beyond the hospital's ``largest_norm``.
+
     Raises:
-        MessageError: naming what differs.
+        MessageError: the reply is refused; the message names the difference.
     """
     got = reply.header
     for name in ("study", "run", "purpose", "round", "attempt", "model"):
@@ -170,17 +173,17 @@ def check_reply(study: Study, header: RequestHeader, hospital: str, reply: Reply
 
 
 def is_complete(study: Study, state: RunState, gathered: StreamingSum) -> bool:
-    """Whether the attempt gave a sum: masks cancel only if the whole cohort answered."""
+    """Return whether enough replies are in: masks cancel only if the whole cohort answered."""
     if study.masked:
         return gathered.hospitals == set(state.cohort)
     return len(gathered.hospitals) >= study.cohort_floor
 
 
 def advance(study: Study, state: RunState, gathered: StreamingSum) -> RunState:
-    """Take a complete attempt into account. Both are used up: what was theirs is changed.
+    """Return the state after a complete attempt. Mutates the arrays of ``state`` and ``gathered``.
 
     Raises:
-        MessageError: the sum is larger than these hospitals could make it: one of them lied.
+        MessageError: the sum is larger than honest hospitals could make it: one of them lied.
     """
     part, count = Plan.of(study).purpose(state.purpose), len(gathered.hospitals)
     reach = reach_of(study, part, count)
@@ -209,7 +212,7 @@ def advance(study: Study, state: RunState, gathered: StreamingSum) -> RunState:
 def _solved(
     study: Study, state: RunState, part: PlannedPurpose, gathered: StreamingSum
 ) -> RunState:
-    """The state after the only round of least squares."""
+    """Return the state after the only round of least squares."""
     factor = _clipping(study, part, gathered)
     variance = factor**2 * combined_variance(study, part, len(gathered.hospitals))
     weights = least_squares.solve(study, factor * gathered.all_values(), variance)
@@ -219,11 +222,11 @@ def _solved(
 def _stepped(
     study: Study, state: RunState, part: PlannedPurpose, gathered: StreamingSum
 ) -> RunState:
-    """The state after a training round: FedAvgM (Hsu, Qi, Brown 2019) on the noisy mean."""
+    """Return the state after a training round: FedAvgM (Hsu, Qi, Brown 2019) on the noisy mean."""
     training, mean = study.mechanism, _mean(study, part, gathered)
     in_tail, finished = state.round > training.steps // 2, state.round == training.steps
     weights = gathered.scratch_buffer(state.weights)
-    velocity, tail_sum = state.velocity[:], state.tail_sum[:]  # new views: saved when changed
+    velocity, tail_sum = state.velocity[:], state.tail_sum[:]  # new views, so that saves store them
     for block in gathered.blocks:
         step = mean(block)
         if training.momentum:
@@ -250,7 +253,10 @@ def _stepped(
 
 
 def _mean(study: Study, part: PlannedPurpose, gathered: StreamingSum) -> Callable[[slice], Floats]:
-    """A patient's mean contribution, in parts; divided by public numbers, patients as declared."""
+    """Return a function from block to a patient's mean contribution.
+
+    The sum is divided by public numbers: the declared patients times the sampling rate.
+    """
     if study.mechanism.aggregation != "sum":
         sums = {name: part.mechanism.to_real(steps) for name, steps in gathered.each.items()}
         mean = robust_mean(study, sums)
@@ -261,5 +267,5 @@ def _mean(study: Study, part: PlannedPurpose, gathered: StreamingSum) -> Callabl
 
 
 def _clipping(study: Study, part: PlannedPurpose, gathered: StreamingSum) -> float:
-    """What a sum is multiplied by that is larger than its hospitals make it: ``robust``."""
+    """Return the factor that clips the sum to ``largest_norm`` (``flo.server.rounds.robust``)."""
     return min(1.0, largest_norm(study, part, gathered.hospitals) / max(gathered.norm, 1e-300))

@@ -1,7 +1,7 @@
 """The ServerApp that Flower's SuperExec starts here: one run, from its checkpoint to its model.
 
 Loaded by name from the app descriptor (``flo.server.runs.app:app``). It reads its run from the
-coordinator's folder; what it does with it stands in ``flo.server.runs.execute``.
+coordinator's folder; ``flo.server.runs.execute`` carries it out.
 """
 
 from __future__ import annotations

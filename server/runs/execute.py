@@ -1,7 +1,7 @@
-"""A run carried out by whatever process has it: from its saved state to its end.
+"""Execution of a run, from its saved state to its end, at the coordinator or elsewhere.
 
-What differs from place to place comes in: who keeps the state (``RunBackend``) and where a model
-goes.
+The differences between places are arguments: the state's storage (``RunBackend``) and the
+publication of the model.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from flo.server.rounds.loop import RunStore, StudyRun
 from flo.server.rounds.state import RunState
 from flo.study.document import Study
 
-_BACK_SECONDS = 3.0  # for agents to come back after a restart
+_BACK_SECONDS = 3.0  # for agents to reconnect after a restart
 
 
 class RunBackend(RunStore, Protocol):
-    """Where a run's state is kept and its end told: ``StoredRun`` here, ``RemoteRun`` elsewhere.
+    """Storage of a run's state and its end: ``LocalRunStore`` here, ``RemoteRunStore`` elsewhere.
 
-    Each call may raise FloError, as when another process has the run.
+    Each call may raise FloError, for instance when another process has taken over the run.
     """
 
     def load(self) -> RunState | None:
-        """The saved state; None if there is none yet. Raises TrustError if it was changed."""
+        """Return the saved state; None if there is none. Raises TrustError if it was changed."""
 
     def nodes(self) -> dict[str, int]:
-        """Hospital id -> Flower's node id."""
+        """Return hospital id -> Flower's node id."""
 
     def connections(self) -> dict[str, int]:
-        """Hospital id -> how often its agent has connected."""
+        """Return hospital id -> how often its agent has connected."""
 
     def pause(self, **facts: object) -> None:
-        """It can go on later, from its saved state; ``facts``: what whoever watches is told."""
+        """Pause the run; it can continue later from its saved state. ``facts``: the event's."""
 
     def end(self, status: str, result: dict[str, Any]) -> None:
-        """It is over; whoever watches is told."""
+        """End the run with this status and result, and record the event."""
 
     def failed(self, why: str) -> None:
-        """This process goes no further with it; whoever watches is told."""
+        """Record that this process cannot continue the run."""
 
 
 def execute_run(
@@ -57,11 +57,14 @@ def execute_run(
     *,
     here: bool,
 ) -> None:
-    """``publish`` keeps the model of a state and says where. ``here``: as the coordinator is.
+    """Carry out a run until it is paused or over.
+
+    ``publish`` stores the model of a state and returns its location. ``here``: on the coordinator's
+    machine.
 
     Raises:
-        FloError: the saved state does not open, the coordinator is gone, or another process has
-            the run.
+        FloError: the saved state cannot be opened, the coordinator does not answer, or another
+            process has taken over the run.
     """
     try:
         _carry_out(study, run, GridLargeBodies(grid, here=here), grid, kept, publish)
@@ -86,8 +89,8 @@ def _carry_out(
     )
     kept.event("online", hospitals=sorted(present))
     running = StudyRun(study, run, saved or RunState.start(study), exchange, kept)
-    del saved  # it may be large, and is used up
-    give_back_freed_memory()  # what a large model was made or read with; rounds need another layout
+    del saved  # it may be large, and the run mutates it
+    give_back_freed_memory()  # freed after making or reading a model; rounds need another layout
     state, end = running.as_far_as_it_goes()
     if end == "paused":
         kept.pause(round=state.round, phase=state.phase)

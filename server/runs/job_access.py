@@ -1,7 +1,7 @@
-"""What a job elsewhere is given: where the coordinator is, and then, once, what it works with.
+"""Documents for a remote job: the coordinator's address, and then, once, the job's keys.
 
-``JobAccess`` lies sealed in a bucket until the job opens it. Its token is good for one call, whose
-answer is ``JobKeys``: so a copy of the document opens nothing afterwards, whoever may unseal it.
+``JobAccess`` is stored sealed in a bucket until the job opens it. Its token is valid for one call,
+which returns ``JobKeys``: so a copy of the document gives no access afterwards, even unsealed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from flo.documents import canonical
 from flo.documents.document import Document, parse
 from flo.keys.claims import Digest
 
-PREFIX = "/job/"  # of the paths at which a job's SuperExec and ServerApp reach Flower
-PATIENCE_SECONDS = 300.0  # for a coordinator that restarts
+PREFIX = "/job/"  # of a job's paths to Flower's runtime
+PATIENCE_SECONDS = 300.0  # a coordinator may take this long to restart
 _LIMIT = 1 << 18
 _Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._=-]{1,2048}$")]
 _Secret = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -24,17 +24,17 @@ HandedT = TypeVar("HandedT", bound="_Handed")
 
 
 class _Handed(Document):
-    """What is handed on as bytes."""
+    """Document that is passed on as bytes."""
 
     @classmethod
     def from_bytes(cls: type[HandedT], data: bytes) -> HandedT:
-        """Raises MessageError, UsageError if it is none."""
+        """Parse the document. Raises MessageError or UsageError if it is invalid."""
         document = canonical.decode(data, limit=_LIMIT, what="what a job is given")
         return parse(cls, document, "what a job is given")
 
 
 class JobKeys(_Handed):
-    """``superexec_secret``, ``study_key``: 32 bytes each, hexadecimal."""
+    """Keys of a job. ``superexec_secret``, ``study_key``: 32 bytes each, hexadecimal."""
 
     token: _Token
     superexec_secret: _Secret
@@ -42,7 +42,7 @@ class JobKeys(_Handed):
 
 
 class JobAccess(_Handed):
-    """Sealed for its job."""
+    """Launch document, sealed for its job."""
 
     schema_version: Literal[1] = 1
     url: Annotated[str, StringConstraints(pattern=r"^https://[^/\s]{1,253}$")]

@@ -1,8 +1,9 @@
 """Runs that are carried out elsewhere: each has a job, which is begun, lent its run, and replaced.
 
-A job shows a secret of its own to be given its run's ServerApp, and a token to speak for its run;
-both follow from this coordinator's keys, so a job outlives a restart. Who begins jobs and knows how
-they are (``Aggregators``) comes in; SageMaker is in ``flo.infra``.
+A job authenticates with its own secret to get its run's ServerApp, and with a token to report on
+its run. The secret is derived from this coordinator's keys and the token is signed by them, so a
+job survives a restart of the coordinator. The service that begins and observes jobs
+(``Aggregators``) is an argument; the one for SageMaker is in ``flo.infra``.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _LOOK_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class JobState:
-    """``why``: of one that is over, in a line."""
+    """State of a job. ``why``: reason for its end, one line."""
 
     over: bool
     why: str = ""
@@ -45,7 +46,7 @@ class JobState:
 
 @dataclass(frozen=True)
 class LeasedRun:
-    """A run of Flower's in a job's hands, and the application that the job talks to."""
+    """A Flower run that is lent to a job, and the application that serves the job's calls."""
 
     job: str
     flower_run: int
@@ -54,28 +55,28 @@ class LeasedRun:
 
 
 class Aggregators(Protocol):
-    """Where jobs run, as SageMaker: begins them by name and knows how they are."""
+    """Service that runs jobs, such as SageMaker."""
 
     app: str
-    """The ServerApp of a job, by name."""
+    """Name of a job's ServerApp."""
     token_seconds: int
-    """How long a job may live."""
+    """Longest lifetime of a job; seconds."""
 
     def begin(self, access: JobAccess) -> None:
-        """Begin the job of this name. Raises FloError."""
+        """Begin the job that ``access`` names. Raises FloError."""
 
     def state(self, job: str) -> JobState:
-        """How it is. Raises NetworkError if nobody says, FloError."""
+        """Return a job's state. Raises FloError; NetworkError if the service does not answer."""
 
     def artifacts(self, study: str) -> ArtifactStore:
-        """Where the study's states and models are kept."""
+        """Return the store of the study's states and models."""
 
 
 class Jobs:
-    """The jobs of this coordinator: which runs are lent to which, and whether they may still go on.
+    """The coordinator's jobs: which run is lent to which job, and whether it may still continue.
 
-    Loans are in memory; ``carry_out`` makes them anew after a start. ``aggregators``: None without
-    an AWS account, and then whatever needs one raises UsageError.
+    Loans are in memory; ``carry_out`` makes them again after a start. ``aggregators``: None without
+    an AWS account; then methods that need one raise UsageError.
     """
 
     def __init__(
@@ -88,21 +89,21 @@ class Jobs:
         self._home, self._store, self._superlink = home, store, superlink
         self._aggregators = aggregators
         self._lent: dict[str, LeasedRun] = {}
-        self.ready = False  # once runs under way have been taken up again after a start
+        self.ready = False  # whether the runs under way have been resumed after a start
         self._states: dict[str, tuple[float, JobState]] = {}
 
     @property
     def app(self) -> str:
-        """The ServerApp that Flower starts for a job."""
+        """Name of the ServerApp that Flower starts for a job."""
         return self._elsewhere.app
 
     @property
     def places(self) -> tuple[RunPlace, ...]:
-        """Where runs can be carried out."""
+        """Places where runs can be carried out."""
         return ("here",) if self._aggregators is None else ("here", "sagemaker")
 
     def refuse_if_nowhere(self) -> None:
-        """Raises UsageError if nothing is configured that could carry out a run elsewhere."""
+        """Raise UsageError if no service is configured that can carry out a run elsewhere."""
         if self._aggregators is None:
             raise UsageError(
                 "this coordinator has no AWS account",
@@ -110,16 +111,16 @@ class Jobs:
             )
 
     def leased_to(self, path: str) -> tuple[LeasedRun, str] | None:
-        """What is behind a job's path, and the path within it."""
+        """Return the run lent to a path's job, and the rest of the path; None if there is none."""
         job, slash, rest = path.removeprefix(PREFIX).partition("/")
         lent = self._lent.get(job)
         return (lent, slash + rest) if lent is not None else None
 
     def carry_out(self, run: str, study: str, flower_run: int) -> None:
-        """Lend Flower's run to the run's job, and begin another one if there is none.
+        """Lend Flower's run to the run's last job; begin a new job if there is none or it is over.
 
         Raises:
-            FloError: it could not be begun.
+            FloError: the job could not be begun.
         """
         job = self._store.last_job(run)
         begun = job is not None and self._may_go_on(job)
@@ -146,10 +147,10 @@ class Jobs:
         self._store.add_event(study, "job-begun", job=job)
 
     def open(self, job: str) -> JobKeys:
-        """What a job works with, once: whoever finds its launch document later finds nothing.
+        """Return a job's keys, once: a launch document that is found later gives no access.
 
         Raises:
-            RefusedError: it was opened already, or is no job.
+            RefusedError: the job was opened already, or does not exist.
         """
         run, study = self._store.open_job(job)
         master, salt = self._home.open_checkpoint_key(), self._store.salt(study)
@@ -164,7 +165,7 @@ class Jobs:
         )
 
     def _may_go_on(self, job: str) -> bool:
-        """One that nobody says is over; its own patience ends it if it is cut off."""
+        """Return whether a job is not known to be over; a job that is cut off ends by a timeout."""
         try:
             return not self._state(job).over
         except NetworkError:
@@ -176,7 +177,7 @@ class Jobs:
         return {node for hospital, node in nodes.items() if hospital in hospitals}
 
     def why_over(self, run: str) -> str | None:
-        """Why the run's job will do no more; None while it may."""
+        """Return why the run's job is over; None if it is not, or if its state is not known."""
         job = self._store.last_job(run)
         if job is None:
             return None
@@ -191,18 +192,18 @@ class Jobs:
         return state.why
 
     def forget(self, run: str) -> None:
-        """The run is in no job's hands any more."""
+        """End the loan of a run to its last job."""
         job = self._store.last_job(run)
         if job is not None:
             self._lent.pop(job, None)
             self._states.pop(job, None)
 
     def artifacts(self, offer: Offer) -> ArtifactStore | None:
-        """Where things of a study are kept elsewhere, if anywhere."""
+        """Return the remote store of a study's artifacts; None for a study that runs here."""
         return None if offer.place == "here" else self._elsewhere.artifacts(offer.study.digest)
 
     def fetch_model(self, offer: Offer, run: str) -> None:
-        """The tensors of a run that was carried out elsewhere, into the folder's models.
+        """Copy the tensors of a run that was carried out elsewhere into the folder's models.
 
         Raises:
             TrustError: they are not what was sealed. NetworkError, UsageError: they are not there.

@@ -1,6 +1,6 @@
-"""A run that is carried out here: its state in the coordinator's database, sealed.
+"""Storage of a run that is carried out here: its sealed state is in the coordinator's database.
 
-Large vectors lie beside it, in ``states/`` of the coordinator's folder.
+Large vectors are in ``states/`` of the coordinator's folder.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from flo.server.store.store import Store
 from flo.storage.artifacts import LocalArtifacts
 from flo.study.document import Study
 
-_KEEP = 3  # saves back, for a backup that is being made
+_KEEP = 3  # saves whose vectors are kept, for a backup that is being made
 
 
 class LocalRunStore:
-    """Written by the latest launch only."""
+    """Storage of one run; only the run's latest launch may write."""
 
     def __init__(
         self, store: Store, run: str, study: Study, keystore: AesKeyStore, artifacts: LocalArtifacts
@@ -35,7 +35,7 @@ class LocalRunStore:
         self.nodes, self.connections = store.nodes, store.connections
 
     def load(self) -> RunState | None:
-        """The saved state; None if there is none yet. Raises TrustError if it was changed."""
+        """Return the saved state; None if there is none. Raises TrustError if it was changed."""
         record = self._store.run(self._run)
         if record is None or record.state is None:
             return None
@@ -43,10 +43,10 @@ class LocalRunStore:
         return checkpoint.from_bytes(state, self._vectors.load)
 
     def save(self, state: RunState) -> None:
-        """Seal it into the database, its large vectors beside it; old ones are removed.
+        """Seal the state into the database and its large vectors into files; remove old vectors.
 
         Raises:
-            RefusedError: the run is over, or a later launch has it.
+            RefusedError: the run is over, or a later launch has taken it over.
         """
         self._number += 1
         named: set[str] = set()
@@ -61,44 +61,44 @@ class LocalRunStore:
         self._vectors.forget_all_but(named)
         if named:
             self._remove_all_but(named)
-            give_back_freed_memory()  # the vectors before these: other things would settle there
+            give_back_freed_memory()  # the old vectors', before other objects fill it
 
     def pause(self, **facts: object) -> None:
-        """Raises RefusedError, as ``save`` does."""
+        """Pause the run. Raises RefusedError, as ``save`` does."""
         self._store.pause_run(self._run, self._launch)
         self.event("paused", **facts)
 
     def end(self, status: str, result: dict[str, Any]) -> None:
-        """Keep the result and remove all vectors. Raises RefusedError, as ``save`` does."""
+        """Store the result and remove all vectors. Raises RefusedError, as ``save`` does."""
         self._store.end_run(self._run, self._launch, status, result)
         self._named = []
         self._remove_all_but(set())
         self.event(status, **result)
 
     def failed(self, why: str) -> None:
-        """Only told: the run stays as it was saved."""
+        """Record the failure as an event; the run stays as it was saved."""
         self.event("failed", why=why)
 
     def heads(self) -> dict[str, LedgerHead]:
-        """Hospital -> the highest head seen, in any study; of this study's hospitals."""
+        """Return the highest head seen, in any study, of each of this study's hospitals."""
         partners = {hospital.id for hospital in self._study.hospitals}
         return {name: head for name, head in self._store.heads().items() if name in partners}
 
     def keep_head(self, hospital: str, head: LedgerHead) -> None:
-        """Raises TrustError if it is not signed by the key that the study names."""
+        """Store a head. Raises TrustError if it is not signed by the key that the study names."""
         head.check(self._study.hospital(hospital).fingerprint)
         self._store.keep_head(hospital, head, self._study.digest)
 
     def event(self, kind: str, **facts: object) -> None:
-        """Entered in the study's story."""
+        """Record an event of the study."""
         self._store.add_event(self._study.digest, kind, **facts)
 
     def stop_requested(self) -> bool:
-        """As the database has it now."""
+        """Return whether the run is to end, as the database has it now."""
         return self._store.stop_requested(self._run)
 
     def _remove_all_but(self, named: set[str]) -> None:
-        """What the last saves do not name. Nothing of a later launch, which has the run by now."""
+        """Remove vectors that the last saves do not use, but none of a later launch."""
         self._named = [*self._named, named][-_KEEP:]
         needed = set().union(*self._named)
         for key in self._artifacts.keys(f"runs/{self._run}/"):

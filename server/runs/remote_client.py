@@ -1,4 +1,4 @@
-"""An aggregator's line to the coordinator: TLS to its own authority, a token for one run."""
+"""An aggregator's client of the coordinator: TLS with its authority, and a token for one run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SECONDS, _PAUSE = 30.0, 0.5
 
 
 class RemoteRunClient:
-    """``patience``: seconds that a coordinator may be away, as when it restarts."""
+    """Client for one run. ``patience``: seconds to retry, as while the coordinator restarts."""
 
     def __init__(
         self,
@@ -36,20 +36,21 @@ class RemoteRunClient:
         self._path, self._patience, self._sleep = f"/v1/run/{run}", patience, sleep
 
     def status(self) -> str:
-        """How the run is: running, paused, done, stopped or ended. Raises as ``post`` does."""
+        """Return running, paused, done, stopped or ended. Raises as ``post`` does."""
         return str(self._call("GET", self._path, None)["status"])
 
     def post(self, call: str, body: bytes) -> Any:
-        """The parsed reply.
+        """Make a call; return the parsed reply.
 
         Raises:
             NetworkError: no answer for longer than the patience. TrustError: the token is refused,
-            expired for instance. RefusedError: the run goes on elsewhere, or is over.
+            for instance because it has expired. RefusedError: another process has taken over the
+            run, or it is over.
         """
         return self._call("POST", f"{self._path}/{call}", body)
 
     def open(self, job: str) -> Any:
-        """What a job works with, by its launch token. Raises as ``post`` does."""
+        """Return a job's keys, for its launch token. Raises as ``post`` does."""
         return self._call("POST", f"/v1/job/{job}/open", b"")
 
     def close(self) -> None:

@@ -1,9 +1,10 @@
-"""What an aggregator elsewhere and the coordinator say to each other about one run.
+"""Documents that a remote aggregator and the coordinator exchange about one run.
 
-take    the aggregator begins: it gets the study, the last saved state's place, and a number;
-        whoever took the run before is refused from now on
-tell    what happened: events, heads, the place of a new saved state, the end
-look    the reply to both: who is connected, the highest heads, whether to stop
+take    the aggregator takes over the run: it gets the study, the last saved state's place, and a
+        launch number; the coordinator refuses later calls of earlier launches
+tell    the aggregator reports events, heads, the place of a new saved state, the end
+look    part of the reply to ``take``, and the reply to ``tell``: nodes, how often each agent has
+        connected, the highest heads, whether to stop
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from flo.study.document import MAX_STUDY_BYTES, Identifier
 
 MAX_RUN_REPORT_BYTES = 8 << 20
 _Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
-_Node = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,20}$")]  # 64 bits: no JSON number
+_Node = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,20}$")]  # too large for a JSON number
 _Text = Annotated[str, StringConstraints(max_length=500)]
 _Hospitals = Annotated[tuple[Identifier, ...], Field(max_length=1000)]
 _Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 
 
 class Saved(Document):
-    """Where a sealed state is kept: ``number`` grows, ``digest`` is of what is kept there."""
+    """Place of a sealed state. ``number`` increases; ``digest``: of the sealed bytes."""
 
     number: _Count
     digest: Digest
@@ -90,7 +91,7 @@ class _Column(Document):
 
 
 class RunResult(Document):
-    """What a run came to; of a survey the counts, else a model by its name."""
+    """Result of a run: a survey's counts, or else a model's name, digest and estimates."""
 
     rounds: _Count
     epsilon: Annotated[float, Field(gt=0)]
@@ -125,9 +126,9 @@ _FACTS: dict[str, type[Document]] = {
 
 
 class RunEvent(Document):
-    """Of a kind that a run has, with that kind's facts.
+    """Event of a run, with the facts of its kind.
 
-    All else in the audit log is the coordinator's own.
+    Only the coordinator itself can add entries of other kinds to the audit log.
     """
 
     kind: Literal[
@@ -149,7 +150,7 @@ class RunEvent(Document):
     @field_validator("facts")
     @classmethod
     def _of_its_kind(cls, facts: dict[str, Any], given: ValidationInfo) -> dict[str, Any]:
-        """As they were understood, not as they came: a number that came as text is a number."""
+        """Return the facts as parsed: a number that was sent as text becomes a number."""
         kind = given.data.get("kind")
         if kind is None:
             raise ValueError("of no known kind")
@@ -158,14 +159,14 @@ class RunEvent(Document):
 
 
 class RunEnd(Document):
-    """How the run went out of the aggregator's hands; paused: it can go on later."""
+    """How the aggregator ended its work on the run; ``paused``: the run can continue later."""
 
     status: Literal["done", "stopped", "ended", "paused"]
     result: RunResult | None = None
 
 
 class RunReport(Document):
-    """``launch``: the number that ``take`` gave."""
+    """Report of an aggregator. ``launch``: the number that ``take`` returned."""
 
     launch: _Count
     events: Annotated[tuple[RunEvent, ...], Field(max_length=1000)] = ()
@@ -175,10 +176,11 @@ class RunReport(Document):
 
 
 class RunStatus(Document):
-    """What the coordinator sees of the run at this moment.
+    """The coordinator's current view of the run.
 
-    ``nodes``: hospital -> Flower's node id, in decimals. ``connections``: how often each agent has
-    connected. ``heads``: the highest seen of each. ``stop``: whether it is to end after this round.
+    ``nodes``: hospital -> Flower's node id, decimal. ``connections``: how often each agent has
+    connected. ``heads``: the highest head seen of each hospital. ``stop``: whether the run is to
+    end after this round.
     """
 
     nodes: dict[Identifier, _Node]
@@ -188,7 +190,7 @@ class RunStatus(Document):
 
 
 class ClaimedRun(Document):
-    """The answer to ``take``: the study as canonical text, this launch's number, where to go on."""
+    """Reply to ``take``: the study as canonical text, the launch's number, the last saved state."""
 
     study: Annotated[str, StringConstraints(max_length=MAX_STUDY_BYTES)]
     launch: _Count

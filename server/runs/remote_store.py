@@ -1,8 +1,9 @@
-"""A run that is carried out elsewhere: its states in a store, all else at the coordinator.
+"""Storage of a run that is carried out elsewhere: states in a store, the rest at the coordinator.
 
-A state is kept in this order: sealed and put in the store, which never overwrites; then its place
-told to the coordinator, which takes it from the latest launch only. So the coordinator always knows
-the one state that counts, by its digest, and an older one put back in its place is noticed.
+A state is saved in this order: it is sealed and put into the store, which never overwrites; then
+its place is reported to the coordinator, which accepts reports of the latest launch only. So the
+coordinator always knows the digest of the one valid state, and an older state that is put in its
+place is noticed.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ from flo.study.document import Study, from_canonical
 from flo.study.parameters import Vector
 
 MAX_STATE_BYTES = 64 << 20
-_FRESH_SECONDS = 0.3  # for as long a look at the coordinator's is good
+_FRESH_SECONDS = 0.3  # a status of the coordinator is used for this long
 _LONGEST = 500  # characters of a reason
-# A coordinator that was restored from a backup goes on from one of these.
+# Older states are kept because a coordinator restored from a backup continues from one of them.
 _KEEP, _CLEAR_EVERY = 256, 64
 
 
 class RemoteRunStore:
-    """Takes the run over at once: whoever had it before is refused from now on."""
+    """Storage of one run. Creating it takes over the run: earlier launches are refused."""
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class RemoteRunStore:
         """``study``: the digest of the study that this aggregator was launched for.
 
         Raises:
-            TrustError: the coordinator hands out another one. And as ``RemoteRunClient.post`` does.
+            TrustError: the coordinator sends another one. Also raises as ``RemoteRunClient.post``.
         """
         self._link, self._run = link, run
         self._artifacts, self._keystore = artifacts, keystore
@@ -73,10 +74,10 @@ class RemoteRunStore:
     # -- the state -------------------------------------------------------------------------------
 
     def load(self) -> RunState | None:
-        """The saved state; None if there is none yet.
+        """Return the saved state; None if there is none yet.
 
         Raises:
-            TrustError: it is missing, another one than was saved last, or was changed.
+            TrustError: it is missing, is not the last one saved, or was changed.
         """
         saved = self._saved
         if saved is None:
@@ -92,10 +93,10 @@ class RemoteRunStore:
         return checkpoint.from_bytes(state, self._vectors.load)
 
     def save(self, state: RunState) -> None:
-        """Seal the state, put it in the store, tell its place.
+        """Seal the state, put it into the store, and report its place.
 
         Raises:
-            RefusedError: the run goes on elsewhere, or is over.
+            RefusedError: a later launch has taken over the run, or it is over.
         """
         context = self._context(state.phase, state.round)
         named: set[str] = set()
@@ -119,24 +120,24 @@ class RemoteRunStore:
             self._remove_before(self._number - _KEEP)
 
     def _keep(self, name: str, vector: Vector) -> str:
-        """A vector of the next state. Its key is of this launch, so nobody else takes it."""
+        """Store a vector of the next state under a key that only this launch uses."""
         number = self._number + 1
         key = f"runs/{self._run}/state-{number:08}-{self._launch:06}-{name}.sealed"
         return self._vectors.keep(name, vector, number, key)
 
     def _put(self, kept: bytes) -> None:
-        """Under the next number. One that a process of an earlier launch took is left to it."""
+        """Store a state under the next free number; another launch's process may have used some."""
         while True:
             self._number += 1
             try:
                 self._artifacts.put(self._key(self._number), kept)
             except RefusedError:
-                self._tell()  # refused, if that process is of a later launch
+                self._tell()  # raises RefusedError if that launch is a later one
             else:
                 return
 
     def _remove_before(self, number: int) -> None:
-        """States of a smaller number, and vectors that no later one can name."""
+        """Remove states with a smaller number, and vectors that no later state can reference."""
         for key in self._artifacts.keys(f"runs/{self._run}/"):
             oldest = number - (0 if key == self._key(_number_of(key)) else REUSED)
             if _number_of(key) < oldest:
@@ -156,52 +157,52 @@ class RemoteRunStore:
     # -- what the coordinator keeps ----------------------------------------------------------------
 
     def keep_head(self, hospital: str, head: LedgerHead) -> None:
-        """Kept until the next call tells it. Raises TrustError if the hospital did not sign it."""
+        """Buffer a head for the next report. Raises TrustError if the hospital did not sign it."""
         head.check(self.study.hospital(hospital).fingerprint)
         if hospital not in self._heads or head.sequence > self._heads[hospital].sequence:
             self._heads[hospital] = head
 
     def heads(self) -> dict[str, LedgerHead]:
-        """Tell what was seen here, and give what the coordinator knows then."""
+        """Report the heads seen here; return the coordinator's highest heads."""
         self._tell()
         return dict(self._look.heads)
 
     def event(self, kind: str, **facts: object) -> None:
-        """Kept here until the next call tells it; text is cut to 500 characters.
+        """Buffer an event for the next report; texts are truncated to 500 characters.
 
         Raises:
-            UsageError: a run has no such event, or it has other facts.
+            UsageError: a run has no such event, or the event has other facts.
         """
         cut = {n: v[:_LONGEST] if isinstance(v, str) else v for n, v in facts.items()}
         self._events.append(parse(RunEvent, {"kind": kind, "facts": cut}, "an event"))
 
     def stop_requested(self) -> bool:
-        """As the coordinator said within the last 0.3 seconds."""
+        """Return whether the run is to end, as reported within the last 0.3 seconds."""
         return self._fresh().stop
 
     def nodes(self) -> dict[str, int]:
-        """As the coordinator said within the last 0.3 seconds."""
+        """Return hospital id -> Flower's node id, as reported within the last 0.3 seconds."""
         return {hospital: int(node) for hospital, node in self._fresh().nodes.items()}
 
     def connections(self) -> dict[str, int]:
-        """As the coordinator said within the last 0.3 seconds."""
+        """Return hospital id -> number of connections, as reported within the last 0.3 seconds."""
         return dict(self._fresh().connections)
 
     def pause(self, **facts: object) -> None:
-        """Tell it; the saved states stay."""
+        """Report the pause; the saved states are kept."""
         self.event("paused", **facts)
         self._tell(end=RunEnd(status="paused"))
 
     def end(self, status: str, result: dict[str, Any]) -> None:
-        """Tell it, then remove every saved state of the run."""
+        """Report the end, then remove every saved state of the run."""
         self.event(status, **result)
         self._tell(end=parse(RunEnd, {"status": status, "result": result}, "the end"))
         self._remove_before(self._number + 1 + REUSED)
 
     def failed(self, why: str) -> None:
-        """Told if that is possible; raises nothing, as something has failed already."""
+        """Report the failure if possible; a report that fails raises no error."""
         self.event("failed", why=why)
-        with contextlib.suppress(FloError):  # the run is another process's, or nobody answers
+        with contextlib.suppress(FloError):  # another process has the run, or no answer
             self._tell()
 
     def _fresh(self) -> RunStatus:
@@ -210,7 +211,7 @@ class RemoteRunStore:
         return self._look
 
     def _tell(self, *, saved: Saved | None = None, end: RunEnd | None = None) -> None:
-        """What has happened since. Raises RefusedError if the run goes on elsewhere."""
+        """Report all that is buffered. Raises RefusedError if another launch has the run."""
         told = RunReport(
             launch=self._launch,
             events=tuple(self._events),

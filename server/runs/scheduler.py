@@ -1,14 +1,14 @@
-"""What becomes of runs: started when all have approved, relaunched, resumed, ended, published.
+"""Scheduling of runs: start when all hospitals have approved, relaunch, resume, end, publish.
 
 | a run is | because | until |
 |---|---|---|
-| running | every hospital approved, or it was resumed | its ServerApp says how it ended |
+| running | every hospital approved, or it was resumed | its ServerApp reports how it ended |
 | paused | too few hospitals were there, or its ServerApp kept failing | enough are connected |
-| done, stopped, ended | it is over | for good; its hospitals settle |
+| done, stopped, ended | it is over | permanent; its hospitals settle |
 
-A ServerApp that died is launched again, from the saved state. A paused run costs nothing and keeps
-its hospitals' reservations: it is resumed by itself, at once and then at growing intervals, and
-ended when an operator stops it, the study expires, or too few hospitals still approve.
+A ServerApp that died is launched again, from the saved state. A paused run has no cost and keeps
+its hospitals' reservations. It is resumed automatically, at once and then after growing delays. It
+is ended when an operator stops it, the study expires, or too few hospitals still approve.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ log = logging.getLogger("flo.server")
 
 _MAX_RELAUNCHES = 5
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 300.0
-_LAUNCH_SECONDS = 20.0  # SuperExec asks ten times a second
-_WENT_ON_SECONDS = 60.0  # a run that was under way as long is resumed at once again
+_LAUNCH_SECONDS = 20.0  # SuperExec polls ten times a second
+_WENT_ON_SECONDS = 60.0  # a run that ran this long after a resume is resumed at once again
 
 
 @dataclass
@@ -47,7 +47,7 @@ class _Running:
 
 @dataclass
 class _Waiting:
-    """When a paused run is looked at next; ``resumed``: when it last went on."""
+    """Backoff of a paused run. ``due``: time of the next check; ``resumed``: of its last resume."""
 
     wait: float = _FIRST_WAIT
     due: float = 0.0
@@ -55,7 +55,7 @@ class _Waiting:
 
 
 class Runs:
-    """The coordinator's runs. ``recover`` once, then ``watch`` again and again, in a thread."""
+    """The coordinator's runs. Call ``recover`` once, then ``watch`` periodically, in a thread."""
 
     def __init__(
         self, home: CoordinatorHome, store: Store, superlink: SuperLink, jobs: Jobs
@@ -67,7 +67,7 @@ class Runs:
         self.uncarded: set[str] = set()  # studies that ended with a model and have no card yet
 
     def recover(self) -> None:
-        """After a start: what was running goes on."""
+        """Continue, after a start of the coordinator, the runs that were running."""
         for record in self._store.runs():
             if record.status == "running":
                 self._store.add_event(record.study, "resumed", run=record.id)
@@ -78,7 +78,7 @@ class Runs:
         self._launch_running()
 
     def watch(self) -> None:
-        """Start what may start, relaunch what died, resume what waits, notice what ended."""
+        """Start, relaunch and resume runs, note runs that have ended, and sign model cards."""
         self._start_approved()
         self._launch_running()
         self._look_after_running()
@@ -86,13 +86,16 @@ class Runs:
         self.sign_cards()
 
     def lose_serverapps(self) -> None:
-        """All ServerApps here ended with the process that had launched them: ``watch`` launches
-        them again. Flower would find out by itself after a minute of missing heartbeats."""
+        """Mark all ServerApps here as ended, with the SuperExec that had launched them.
+
+        ``watch`` launches them again. Flower would notice only after a minute of missing
+        heartbeats.
+        """
         for study, running in self._running.items():
             running.gone = self._is_here(study)
 
     def wait_in_vain(self) -> bool:
-        """Whether a run here was launched 20 s ago and nothing has begun to carry it out."""
+        """Return whether a run here was launched over 20 s ago and its execution has not begun."""
         before = time.monotonic() - _LAUNCH_SECONDS
         return any(
             running.began < before
@@ -160,14 +163,14 @@ class Runs:
                 self._launch(running.run, study)
 
     def _give_up(self, run: str, study: str, why: str) -> None:
-        """Try again later; or end it here and now, if it is to end."""
+        """Pause the run, to be retried later; end it if its stop was requested."""
         launch, over = self._store.take_run(run), self._store.stop_requested(run)
         try:
             if over:
                 self._store.end_run(run, launch, "ended", {"why": why})
             else:
                 self._store.pause_run(run, launch)
-        except RefusedError:  # a process of it has just taken it: it goes on after all
+        except RefusedError:  # a process has just taken over the run, so it continues
             return
         self._store.add_event(study, "ended" if over else "paused", why=why)
 
@@ -189,7 +192,7 @@ class Runs:
                 waiting.due = now + _FIRST_WAIT
 
     def _over(self, study: Study) -> str | None:
-        """Why a paused run will never go on; None if it may."""
+        """Return why a paused run can never continue; None if it can."""
         if study.has_expired(datetime.now(UTC).date()):
             return f"the study expired on {study.expires}"
         approving = len(self._store.approvals(study.digest))
@@ -212,7 +215,7 @@ class Runs:
         self._store.add_event(record.study, "resumed", run=record.id)
 
     def sign_cards(self) -> None:
-        """The cards of models whose hospitals have sent their extracts, or were waited for."""
+        """Sign the cards of models whose extracts have arrived or whose wait for them is over."""
         for study in list(self.uncarded):
             record, offer = self._store.last_run(study), self._store.offer(study)
             result = (record.result or {}) if record else {}
@@ -237,7 +240,7 @@ class Runs:
         except NetworkError:
             log.exception("the model could not be fetched; it is tried again")
             return
-        except Exception as error:  # of whatever kind: one study must not end the others
+        except Exception as error:  # any: one study's failure must not stop the others
             log.exception("the model card could not be signed")
             why = str(error) if isinstance(error, FloError) else type(error).__name__
             self._store.add_event(study, "no-card", why=why)

@@ -1,4 +1,4 @@
-"""Studies that are written and not signed yet, as they were typed."""
+"""Draft studies: their text, not signed yet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST = 100
 
 @dataclass(frozen=True)
 class SavedDraft:
-    """``document``: TOML. ``person``: who saved it last."""
+    """``document``: TOML. ``person``, ``time``: of the last save."""
 
     id: str
     document: str
@@ -23,10 +23,10 @@ class SavedDraft:
 
 
 class DraftTables(Tables):
-    """The table of drafts; at most so many are kept, and nothing about them is checked."""
+    """The table of drafts, limited to ``_MOST``. Contents are not validated here."""
 
     def save_draft(self, document: str, person: str, draft: str | None = None) -> str:
-        """Keep a draft, or what became of it. Returns its id. Raises StudyError: too many."""
+        """Store a draft, new or changed; return its id. Raises StudyError if there are too many."""
         name = draft or secrets.token_hex(8)
         with self._transaction():
             (others,) = self._db.execute(
@@ -41,18 +41,18 @@ class DraftTables(Tables):
         return name
 
     def drafts(self) -> list[SavedDraft]:
-        """All drafts, the one that was saved last at the end."""
+        """Return all drafts, the last saved one at the end."""
         return [_draft(row) for row in self._all("SELECT * FROM drafts ORDER BY time")]
 
     def draft(self, draft: str) -> SavedDraft:
-        """Raises StudyError if it is no longer there."""
+        """Return a draft. Raises StudyError if it does not exist."""
         row = self._one("SELECT * FROM drafts WHERE id = ?", draft)
         if row is None:
             raise StudyError("this draft is no longer there: it was signed or discarded")
         return _draft(row)
 
     def discard_draft(self, draft: str) -> None:
-        """Remove a draft; nothing happens if it is not there."""
+        """Delete a draft, if it exists."""
         self._write("DELETE FROM drafts WHERE id = ?", draft)
 
 

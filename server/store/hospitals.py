@@ -1,4 +1,4 @@
-"""What is kept of hospitals: invitations, enrolment, certificates, connections."""
+"""Hospitals' tables: invitations, enrolment, certificates, connections."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ _SELECT_MEMBER = (
 
 @dataclass(frozen=True)
 class Member:
-    """An enrolled hospital. ``earlier``: serial of the certificate before a renewal, until the new
-    one is shown. ``certified``: when the present one was issued; "" before it is kept."""
+    """An enrolled hospital.
+
+    ``earlier``: serial number of the certificate before a renewal, until the new one is used.
+    ``certified``: when the current one was issued; "" if FLO 0.4 or earlier issued it.
+    """
 
     id: str
     public: bytes
@@ -33,20 +36,20 @@ class MemberTables(Tables):
     """The tables of invitations and hospitals."""
 
     def add_invitation(self, serial: str, hospital: str) -> None:
-        """Keep an invitation, by its certificate's serial number; it is good once."""
+        """Store a one-time invitation by its certificate's serial number."""
         self._write("INSERT INTO invitations (serial, hospital) VALUES (?, ?)", serial, hospital)
 
     def invited(self, serial: str, hospital: str) -> bool:
-        """Whether this invitation is still good for this hospital."""
+        """Return whether this invitation is for this hospital and unused."""
         found = self._one(
             "SELECT used FROM invitations WHERE serial = ? AND hospital = ?", serial, hospital
         )
         return found is not None and not found[0]
 
     def enrol(self, invitation: str, member: Member) -> bool:
-        """Use up the invitation and keep the hospital, in one step. False if it was used.
+        """Use up the invitation and store the hospital, atomically. Return False if it was used.
 
-        All other invitations of the hospital end with it.
+        All other invitations of the hospital become invalid, as do ledger heads by another key.
 
         Raises:
             TrustError: the key is enrolled for another hospital.
@@ -72,14 +75,14 @@ class MemberTables(Tables):
                 " certified = excluded.certified, earlier = NULL",
                 (member.id, member.public, member.fingerprint, member.serial, now()),
             )
-            self._db.execute(  # of an earlier key
+            self._db.execute(  # a new key starts a new ledger
                 "DELETE FROM heads WHERE hospital = ? AND public != ?",
                 (member.id, member.public.hex()),
             )
         return True
 
     def renew(self, hospital: str, serial: str) -> None:
-        """A new certificate for the enrolled key; the earlier one is good until it is shown."""
+        """Store a renewed certificate; the earlier one stays valid until the new one is used."""
         self._write(
             "UPDATE hospitals SET earlier = coalesce(earlier, serial), serial = ?, certified = ?"
             " WHERE id = ?",
@@ -89,27 +92,27 @@ class MemberTables(Tables):
         )
 
     def drop_earlier(self, hospital: str) -> None:
-        """The renewed certificate was shown: the one before it opens nothing any more."""
+        """Invalidate the certificate before a renewal: the renewed one is in use."""
         self._write("UPDATE hospitals SET earlier = NULL WHERE id = ?", hospital)
 
     def members(self) -> list[Member]:
-        """All hospitals by id, the revoked ones too."""
+        """Return all hospitals, including revoked ones, by id."""
         rows = self._all(_SELECT_MEMBER + " ORDER BY id")
         return [_member(row) for row in rows]
 
     def keys(self) -> dict[str, str]:
-        """Fingerprint of each hospital that is enrolled and was not revoked."""
+        """Return hospital id -> key fingerprint, for hospitals that are not revoked."""
         return {one.id: one.fingerprint for one in self.members() if not one.revoked}
 
     def member(self, hospital: str) -> Member | None:
-        """The hospital of this id, revoked or not; None if it is not enrolled."""
+        """Return a hospital, revoked or not; None if it is not enrolled."""
         row = self._one(_SELECT_MEMBER + " WHERE id = ?", hospital)
         return _member(row) if row else None
 
     def revoke(self, hospital: str) -> bool:
-        """Refuse this hospital from its next request on. False if it is not enrolled.
+        """Refuse this hospital from its next request on. Return False if it is not enrolled.
 
-        What it was invited with before opens nothing either; only a new invitation does.
+        Earlier invitations become invalid, too: only a new one allows it to enrol again.
         """
         with self._transaction():
             self._end_invitations(hospital)
@@ -117,19 +120,19 @@ class MemberTables(Tables):
             return changed.rowcount == 1
 
     def end_all_invitations(self) -> None:
-        """No invitation that is out opens anything any more."""
+        """Invalidate all open invitations."""
         self._write("UPDATE invitations SET used = 1")
 
     def _end_invitations(self, hospital: str) -> None:
         self._db.execute("UPDATE invitations SET used = 1 WHERE hospital = ?", (hospital,))
 
     def set_node(self, public: bytes, node: int) -> None:
-        """Keep Flower's node id of this key, if a hospital is enrolled with it (still)."""
+        """Store Flower's node id of this key, if a hospital is (still) enrolled with it."""
         # Flower's node ids are unsigned 64-bit numbers; SQLite's integers are signed.
         self._write("UPDATE hospitals SET node = ? WHERE public = ?", node - (1 << 63), public)
 
     def nodes(self) -> dict[str, int]:
-        """Hospital id -> Flower's node id of this start, for hospitals that are not revoked."""
+        """Return hospital id -> Flower's node id of this start, without revoked hospitals."""
         return {
             member.id: member.node + (1 << 63)
             for member in self.members()
@@ -137,11 +140,11 @@ class MemberTables(Tables):
         }
 
     def add_connection(self, hospital: str) -> None:
-        """Take note that this hospital's agent connected."""
+        """Count a connection of this hospital's agent."""
         self._write("UPDATE hospitals SET connections = connections + 1 WHERE id = ?", hospital)
 
     def connections(self) -> dict[str, int]:
-        """Hospital id -> how often its agent has connected."""
+        """Return hospital id -> how often its agent has connected."""
         return dict(self._all("SELECT id, connections FROM hospitals"))
 
 

@@ -1,4 +1,4 @@
-"""What is kept of runs: how far they are, their saved states, who may write them."""
+"""Runs' tables: status, saved states, launches that may write, jobs, salts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from flo.server.store.tables import Tables, now
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as it is kept: running, paused, done, stopped or ended.
+    """A stored run. ``status``: running, paused, done, stopped or ended.
 
-    ``study``: its digest. ``state``: sealed; None if none was saved yet, or asked for.
+    ``study``: digest of its study. ``state``: sealed; None if not saved yet or not loaded.
     """
 
     id: str
@@ -28,10 +28,10 @@ class RunRecord:
 
 
 class RunTables(Tables):
-    """The tables of runs and their jobs; whatever an earlier launch writes is refused."""
+    """The tables of runs and their jobs. Writes by an earlier launch of a run are refused."""
 
     def start_run(self, run: str, study: str) -> bool:
-        """Turn an offered study into a running one with this run, or neither. False if it ran."""
+        """Start an offered study with this run, atomically. Return False if it is not on offer."""
         with self._transaction():
             changed = self._db.execute(
                 "UPDATE studies SET status = 'running' WHERE digest = ? AND status = 'offered'",
@@ -46,21 +46,21 @@ class RunTables(Tables):
         return True
 
     def runs(self) -> list[RunRecord]:
-        """All runs, the oldest first, without their states, which may be large."""
+        """Return all runs, the oldest first, without their states, which may be large."""
         rows = self._all("SELECT id, study, status, NULL, result FROM runs ORDER BY started")
         return [_run(row) for row in rows]
 
     def run(self, run: str) -> RunRecord | None:
-        """The run with its sealed state; None if there is none of this id."""
+        """Return a run with its sealed state; None if it does not exist."""
         row = self._one("SELECT id, study, status, state, result FROM runs WHERE id = ?", run)
         return _run(row) if row else None
 
     def last_run(self, study: str) -> RunRecord | None:
-        """The latest run of a study, without its state, which may be large."""
+        """Return the latest run of a study, without its state, which may be large."""
         return next((record for record in reversed(self.runs()) if record.study == study), None)
 
     def take_run(self, run: str) -> int:
-        """The number of this launch of a run; whoever holds an earlier one writes no more.
+        """Begin a new launch of a run; return its number. Refuse earlier launches from now on.
 
         A process of an earlier launch may outlive the coordinator that started it.
         """
@@ -70,19 +70,19 @@ class RunTables(Tables):
         return int(launch)
 
     def refuse_earlier(self, run: str, launch: int) -> None:
-        """Raises RefusedError unless this launch is the latest of a run that is under way."""
+        """Raise RefusedError unless the run is running and this launch is its latest."""
         self._write_as(run, launch, "launch = launch")
 
     def save_state(self, run: str, launch: int, state: bytes) -> None:
-        """Raises RefusedError if the run goes on elsewhere."""
+        """Store the sealed state. Raises RefusedError as ``refuse_earlier`` does."""
         self._write_as(run, launch, "state = ?", state)
 
     def pause_run(self, run: str, launch: int) -> None:
-        """It can go on later, from its saved state. Raises RefusedError like ``save_state``."""
+        """Pause the run; it can resume later. Raises RefusedError as ``refuse_earlier`` does."""
         self._write_as(run, launch, "status = 'paused'")
 
     def end_run(self, run: str, launch: int, status: str, result: dict[str, Any]) -> None:
-        """It is over. Raises RefusedError like ``save_state``."""
+        """End the run, store its result. Raises RefusedError as ``refuse_earlier`` does."""
         text = canonical.encode(result).decode()
         self._write_as(run, launch, "status = ?, result = ?", status, text)
 
@@ -96,7 +96,7 @@ class RunTables(Tables):
                 raise RefusedError(f"run {run} is over here, or goes on elsewhere")
 
     def resume_run(self, run: str) -> None:
-        """A paused run and its study go on."""
+        """Set a paused run and its study to running."""
         with self._transaction():
             self._db.execute("UPDATE runs SET status = 'running' WHERE id = ?", (run,))
             self._db.execute(
@@ -106,7 +106,7 @@ class RunTables(Tables):
             )
 
     def add_job(self, run: str) -> str:
-        """The name of a new job that carries out this run elsewhere."""
+        """Store a new job that executes this run elsewhere; return its name."""
         with self._transaction():
             (before,) = self._db.execute(
                 "SELECT count(*) FROM jobs WHERE run = ?", (run,)
@@ -119,7 +119,7 @@ class RunTables(Tables):
         return name
 
     def open_job(self, job: str) -> tuple[str, str]:
-        """Its run and study. Raises RefusedError at the second call, or for what is no job."""
+        """Return the job's run and study, once. Raises RefusedError if opened or not known."""
         with self._transaction():
             changed = self._db.execute(
                 "UPDATE jobs SET opened = 1 WHERE name = ? AND opened = 0", (job,)
@@ -134,15 +134,15 @@ class RunTables(Tables):
         return str(run), str(study)
 
     def last_job(self, run: str) -> str | None:
-        """The name of the run's latest job; None if it never had one."""
+        """Return the name of the run's latest job; None if it never had one."""
         row = self._one("SELECT name FROM jobs WHERE run = ? ORDER BY number DESC LIMIT 1", run)
         return str(row[0]) if row else None
 
     def salt(self, study: str) -> bytes:
-        """What this study's key is made with, chosen at the first call.
+        """Return the random salt (32 bytes) of this study's key, created at the first call.
 
         Raises:
-            RefusedError: it was shredded.
+            RefusedError: the study was shredded.
         """
         with self._transaction():
             self._db.execute(
@@ -156,7 +156,10 @@ class RunTables(Tables):
         return bytes(salt)
 
     def erase_salt(self, study: str) -> None:
-        """For good: overwritten in the file, and in its write-ahead log."""
+        """Erase a study's salt and saved states permanently.
+
+        SQLite overwrites them in the file (``secure_delete``) and truncates the write-ahead log.
+        """
         with self._transaction():
             self._db.execute(
                 "INSERT INTO salts VALUES (?, NULL) ON CONFLICT (study) DO UPDATE SET salt = NULL",
@@ -166,7 +169,7 @@ class RunTables(Tables):
         self._one("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def request_stop(self, study: str) -> bool:
-        """False if no run of the study is under way."""
+        """Request a stop of the study's run. Return False if none is running or paused."""
         with self._transaction():
             changed = self._db.execute(
                 "UPDATE runs SET stop = 1 WHERE study = ? AND status IN ('running', 'paused')",
@@ -175,7 +178,7 @@ class RunTables(Tables):
             return changed.rowcount > 0
 
     def stop_requested(self, run: str) -> bool:
-        """Whether somebody asked for its end; False for a run that is not known."""
+        """Return whether a stop was requested; False for an unknown run."""
         found = self._one("SELECT stop FROM runs WHERE id = ?", run)
         return bool(found and found[0])
 
@@ -185,5 +188,5 @@ def _run(row: tuple[Any, ...]) -> RunRecord:
 
 
 def new_run_id() -> str:
-    """FLO's own run id, durable over Flower relaunches: time in milliseconds and a random part."""
+    """Return a new run id, independent of Flower's: time in milliseconds and a random part."""
     return f"run-{time.time_ns() // 1_000_000:x}-{secrets.token_hex(3)}"

@@ -1,9 +1,7 @@
 """The coordinator's durable state: studies, approvals, events, heads, extracts.
 
-Its members and runs, which belong to it, have files of their own.
-
-Flower's own state lives in memory and is rebuilt from here after a restart. This module stores and
-finds; it decides nothing.
+Modules of their own define the tables of hospitals, runs and drafts. Flower's own state is in
+memory and is rebuilt from here after a restart. This module stores and reads; it does not decide.
 """
 
 from __future__ import annotations
@@ -29,9 +27,9 @@ _SELECT_OFFER = "SELECT document, signature, status, place FROM studies"
 
 @dataclass(frozen=True)
 class Offer:
-    """A signed study and how far it is: offered, running, paused, done, stopped or ended.
+    """A signed study. ``status``: offered, running, paused, done, stopped or ended.
 
-    ``place``: where its runs are carried out.
+    ``place``: where its runs are executed.
     """
 
     study: Study
@@ -41,10 +39,13 @@ class Offer:
 
 
 class Store(MemberTables, RunTables, DraftTables):
-    """All tables together. Each call is one transaction; several processes may share the file."""
+    """All tables. Several processes may share the file.
+
+    Each call is one transaction; ``keep_head`` with a study is two.
+    """
 
     def add_study(self, study: Study, signature: str, place: RunPlace = "here") -> None:
-        """Keep a signed study as offered; offered again, only its place may change."""
+        """Store a signed study as offered; if it is on offer already, change only its place."""
         self._write(
             "INSERT INTO studies (digest, document, signature, status, created, place)"
             " VALUES (?, ?, ?, 'offered', ?, ?) ON CONFLICT (digest) DO UPDATE SET"
@@ -57,22 +58,25 @@ class Store(MemberTables, RunTables, DraftTables):
         )
 
     def offers(self) -> list[Offer]:
-        """All studies, the oldest first."""
+        """Return all studies, the oldest first."""
         return [_offer(row) for row in self._all(_SELECT_OFFER + " ORDER BY created")]
 
     def offer(self, digest: str) -> Offer | None:
-        """The study with this digest; None if there is none."""
+        """Return the study with this digest; None if it does not exist."""
         row = self._one(_SELECT_OFFER + " WHERE digest = ?", digest)
         return _offer(row) if row else None
 
     def set_status(self, digest: str, status: str) -> None:
-        """How far the study is; the caller knows which step may follow which."""
+        """Set a study's status; the caller checks that the transition is allowed."""
         self._write("UPDATE studies SET status = ? WHERE digest = ?", status, digest)
 
     def add_approval(
         self, study: str, hospital: str, document: bytes, signature: str, sequence: int
     ) -> bool:
-        """``sequence``: of the ledger head in it. False if it is no newer than a no of theirs."""
+        """Store an approval. Return False unless it is newer than the hospital's last decline.
+
+        ``sequence``: of the ledger head in the approval.
+        """
         with self._transaction():
             said_no = self._db.execute(
                 "SELECT 1 FROM declined WHERE study = ? AND hospital = ? AND sequence >= ?",
@@ -86,7 +90,7 @@ class Store(MemberTables, RunTables, DraftTables):
         return True
 
     def drop_approval(self, study: str, hospital: str, sequence: int) -> None:
-        """The hospital said no, or no longer, when its ledger's head was this one."""
+        """Store a refusal or withdrawal. ``sequence``: of the ledger head in it."""
         with self._transaction():
             self._db.execute(
                 "DELETE FROM approvals WHERE study = ? AND hospital = ?", (study, hospital)
@@ -98,10 +102,10 @@ class Store(MemberTables, RunTables, DraftTables):
             )
 
     def given(self, hospital: str, after: str, most: int) -> list[tuple[str, str, str]]:
-        """Approvals that a hospital ever gave: study, decision and signature, by study digest.
+        """Return a hospital's approvals: study, decision and signature, by study digest.
 
-        By whatever key it had then, and also those that it withdrew: a hospital that restores a
-        backup has to know them.
+        Includes approvals by its earlier keys, and withdrawn ones: a hospital that restores a
+        backup needs them.
         """
         return [
             (bytes(row[0]).decode(), row[1], row[2])
@@ -116,14 +120,14 @@ class Store(MemberTables, RunTables, DraftTables):
         ]
 
     def approvals(self, study: str) -> list[str]:
-        """Hospitals that approve, as things stand."""
+        """Return the hospitals whose approval is in force."""
         rows = self._all("SELECT hospital FROM approvals WHERE study = ? ORDER BY hospital", study)
         return [row[0] for row in rows]
 
     # -- events, heads, extracts -----------------------------------------------------------------
 
     def add_event(self, study: str | None, kind: str, **facts: object) -> None:
-        """Append an event: of a study, or (None) of the coordinator. Public facts only."""
+        """Append an event of a study, or of the coordinator (None). Public facts only."""
         self._write(
             "INSERT INTO events (study, time, kind, facts) VALUES (?, ?, ?, ?)",
             study,
@@ -133,7 +137,7 @@ class Store(MemberTables, RunTables, DraftTables):
         )
 
     def events(self, study: str, after: int = 0) -> list[dict[str, Any]]:
-        """The next 1000 events of a study at most, behind number ``after``, in their order."""
+        """Return up to 1000 events of a study after number ``after``, in order."""
         rows = self._all(
             "SELECT number, time, kind, facts FROM events WHERE study = ? AND number > ?"
             " ORDER BY number LIMIT 1000",
@@ -143,7 +147,7 @@ class Store(MemberTables, RunTables, DraftTables):
         return [_event(row) for row in rows]
 
     def events_after(self, number: int) -> list[tuple[int, str, str, str | None, dict[str, Any]]]:
-        """Up to 1000 events behind ``number``: (number, time, kind, study, facts)."""
+        """Return up to 1000 events after ``number``: (number, time, kind, study, facts)."""
         rows = self._all(
             "SELECT number, time, kind, study, facts FROM events WHERE number > ?"
             " ORDER BY number LIMIT 1000",
@@ -152,14 +156,14 @@ class Store(MemberTables, RunTables, DraftTables):
         return [(row[0], row[1], row[2], row[3], json.loads(row[4])) for row in rows]
 
     def count_events(self, study: str | None = None) -> Counter[str]:
-        """How many there are of each kind: of a study, or of all there is."""
+        """Return the number of events of each kind: of a study, or (None) of all."""
         rows = self._all(
             "SELECT kind, count(*) FROM events WHERE ?1 IS NULL OR study = ?1 GROUP BY kind", study
         )
         return Counter(dict(rows))
 
     def last_event(self, study: str, kind: str) -> dict[str, Any] | None:
-        """The facts of the latest of a kind."""
+        """Return the facts of the latest event of a kind, if any."""
         row = self._one(
             "SELECT facts FROM events WHERE study = ? AND kind = ? ORDER BY number DESC LIMIT 1",
             study,
@@ -168,7 +172,7 @@ class Store(MemberTables, RunTables, DraftTables):
         return json.loads(row[0]) if row else None
 
     def latest_events(self, study: str, most: int) -> list[dict[str, Any]]:
-        """The latest of a study's events, the latest first."""
+        """Return up to ``most`` events of a study, the latest first."""
         rows = self._all(
             "SELECT number, time, kind, facts FROM events WHERE study = ?"
             " ORDER BY number DESC LIMIT ?",
@@ -178,21 +182,21 @@ class Store(MemberTables, RunTables, DraftTables):
         return [_event(row) for row in rows]
 
     def last_facts(self, study: str, kind: str, *, by: str) -> dict[str, dict[str, Any]]:
-        """The facts of the latest events of a kind, by what they say under ``by``."""
+        """Return the facts of the latest event of a kind for each value of the fact ``by``."""
         rows = self._all(
             "SELECT facts FROM events WHERE study = ? AND kind = ? ORDER BY number", study, kind
         )
         return {str(facts[by]): facts for facts in (json.loads(row[0]) for row in rows)}
 
     def last_event_number(self) -> int:
-        """Number of the last event of all; 0 if there is none."""
+        """Return the number of the last event; 0 if there is none."""
         row = self._one("SELECT coalesce(max(number), 0) FROM events")
         return int(row[0]) if row else 0
 
     def keep_head(self, hospital: str, head: LedgerHead, study: str | None = None) -> None:
-        """Keep the head if it is higher than the kept one; the caller has checked its signature.
+        """Store a head if it is higher than the stored one; the caller has checked its signature.
 
-        ``study``: in whose run it was shown, for that study's report.
+        ``study``: the study whose run received it, for that study's report.
         """
         shown = (hospital, head.sequence, head.hash, head.signature, head.public)
         self._write(
@@ -212,11 +216,11 @@ class Store(MemberTables, RunTables, DraftTables):
             )
 
     def heads(self) -> dict[str, LedgerHead]:
-        """Hospital -> the highest head seen of its ledger."""
+        """Return hospital -> the highest head seen of its ledger."""
         return _heads(self._all("SELECT hospital, sequence, hash, signature, public FROM heads"))
 
     def study_heads(self, study: str) -> dict[str, LedgerHead]:
-        """Hospital -> the highest head that its agent showed in the run of this study."""
+        """Return hospital -> the highest head that its agent sent in the run of this study."""
         rows = self._all(
             "SELECT hospital, sequence, hash, signature, public FROM study_heads WHERE study = ?",
             study,
@@ -224,11 +228,11 @@ class Store(MemberTables, RunTables, DraftTables):
         return _heads(rows)
 
     def add_extract(self, study: str, hospital: str, document: bytes) -> None:
-        """Keep an extract in place of the hospital's earlier one; the caller has checked it."""
+        """Store a hospital's extract, replacing an earlier one; the caller has checked it."""
         self._write("INSERT OR REPLACE INTO extracts VALUES (?, ?, ?)", study, hospital, document)
 
     def extracts(self, study: str) -> dict[str, bytes]:
-        """Hospital -> its latest extract for this study, as it came."""
+        """Return hospital -> its latest extract for this study, as received."""
         rows = self._all("SELECT hospital, document FROM extracts WHERE study = ?", study)
         return {row[0]: bytes(row[1]) for row in rows}
 
@@ -250,5 +254,5 @@ def _offer(row: tuple[Any, ...]) -> Offer:
 
 @functools.lru_cache(maxsize=512)
 def _study(document: bytes) -> Study:
-    """Each is read once: pages ask for all of them again and again."""
+    """Parse a study, cached: the console's pages read all studies at each update."""
     return from_canonical(document)

@@ -1,6 +1,6 @@
 """The coordinator's SQLite file: its tables, and how they are read and written.
 
-Two processes use it: the coordinator, and the ServerApp of a run that is carried out here.
+Several processes use it: the coordinator, the ServerApps of local runs, and commands.
 """
 
 from __future__ import annotations
@@ -59,20 +59,20 @@ CREATE TABLE IF NOT EXISTS extracts (
 
 
 class Tables:
-    """One SQLite file; thread-safe by one lock, process-safe by SQLite."""
+    """One SQLite file. A lock makes it thread-safe, SQLite makes it process-safe."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         self._db = open_database(path, _TABLES, schema=1, what="coordinator")
-        self._db.execute("PRAGMA secure_delete = ON")  # what is erased is overwritten
+        self._db.execute("PRAGMA secure_delete = ON")  # deleted content is overwritten
         self._add_column("hospitals", "earlier TEXT")  # since FLO 0.2
         self._add_column("hospitals", "certified TEXT")  # since FLO 0.5
         self._add_column("runs", "launch INTEGER NOT NULL DEFAULT 0")  # since FLO 0.3
         self._add_column("studies", "place TEXT NOT NULL DEFAULT 'here'")  # since FLO 0.4
-        self._db.execute("INSERT OR IGNORE INTO given SELECT * FROM approvals")  # of FLO 0.2
+        self._db.execute("INSERT OR IGNORE INTO given SELECT * FROM approvals")  # from FLO 0.2
 
     def close(self) -> None:
-        """Close this connection; what was written is on the disk already."""
+        """Close this connection; all writes are on disk already."""
         self._db.close()
 
     @contextmanager
@@ -81,7 +81,7 @@ class Tables:
             yield
 
     def _add_column(self, table: str, column: str) -> None:
-        """One that an earlier version did not have."""
+        """Add a column that files of earlier versions lack."""
         there = {row[1] for row in self._db.execute(f"PRAGMA table_info({table})")}
         if column.split()[0] not in there:
             self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
@@ -101,5 +101,5 @@ class Tables:
 
 
 def now() -> str:
-    """The time in UTC to the millisecond, ISO 8601, so that later is greater as text."""
+    """Return the time in UTC to the millisecond, ISO 8601; its text sorts by time."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,1 +1,1 @@
-"""A study's life: validated, offered, followed, published, erased."""
+"""Steps of a study: validate, offer, follow its progress, publish, erase."""

@@ -1,7 +1,7 @@
-"""What people may make the coordinator do, for the calls of programs and for the console alike.
+"""Operators' actions at the coordinator, shared by the HTTP API and the console.
 
-Each is entered in the audit log in the name of the person. Who may do what is
-``flo.server.http.roles``.
+The audit log records each with the name of the person; ``flo.server.http.roles`` says which role
+may do it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from flo.study.document import Study
 
 @dataclass(frozen=True)
 class OperatorActions:
-    """``offer`` signs a study and puts it on offer in the name of a person, to be carried out at a
-    place; ``shred`` erases what is kept of one; ``export`` makes a copy of the audit log.
+    """``offer``: signs and offers a study for a person, with the place of its runs.
 
-    ``places``: where runs can be carried out.
+    ``shred``: erases a study's key and files for a person. ``export``: returns a signed copy of
+    the audit log. ``places``: where runs can be executed.
     """
 
     store: Store
@@ -29,17 +29,17 @@ class OperatorActions:
     places: tuple[RunPlace, ...] = ("here",)
 
     def find(self, digest: str) -> Offer:
-        """Raises StudyError if there is no such study."""
+        """Return the study with this digest. Raises StudyError if it does not exist."""
         found = self.store.offer(digest)
         if found is None:
             raise StudyError(f"no study {digest[:12]} here", hint="`flo study list` shows them")
         return found
 
     def stop(self, digest: str, person: str) -> None:
-        """After the round that is under way, or at once if no run was begun.
+        """Stop a study after its current round, or immediately if no run has started.
 
         Raises:
-            StudyError: it is over.
+            StudyError: the study is over, or does not exist.
         """
         found = self.find(digest)
         if not self.store.request_stop(digest):
@@ -49,6 +49,6 @@ class OperatorActions:
         self.store.add_event(digest, "stop-requested", by=person)
 
     def export_log(self, person: str) -> bytes:
-        """A copy of the audit log, which says at its end that this person took it."""
+        """Return a signed copy of the audit log; its last entries include this export."""
         self.store.add_event(None, "audit-log-exported", by=person)
         return self.export()

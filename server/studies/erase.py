@@ -1,9 +1,10 @@
-"""Erase what is kept of a study: its salt first, so that every sealed copy opens no more.
+"""Erase a study's states and models: first its salt, so that no sealed copy can be opened again.
 
-Saved states and models are sealed by the study's key, which follows from the salt
-(``flo.server.keys.study_keys``): copies that nobody can reach, in old versions or on a lost disk,
-are erased with it. Launch documents hold no key. What stays: the signed study, approvals, extracts,
-the model card and report, the audit log; and what hospitals have fetched, which is theirs.
+The study's key, derived from the salt (``flo.server.keys.study_keys``), seals saved states, and
+models in remote storage: this also erases copies out of reach, in old versions or on a lost disk.
+Model files in the coordinator's folder are not sealed; they are deleted. Launch documents contain
+no key. Not erased: the signed study, approvals, extracts, the model card and report, the audit log,
+models that hospitals have downloaded, and the salt in earlier backups of the coordinator.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ def shred(
     person: str,
     artifacts: ArtifactStore | None,
 ) -> int:
-    """How many files and objects were removed. May be called again after it was cut off.
+    """Erase a study; return how many files and objects were removed. Repeat after an interruption.
 
-    ``artifacts``: where else things of the study are kept.
+    ``artifacts``: remote store of the study's states and models, if any.
 
     Raises:
-        StudyError: it is under way. NetworkError: the store does not answer; the salt is gone.
+        StudyError: the study is under way. NetworkError: the store does not answer; the salt is
+        erased already.
     """
     study = offer.study
     if offer.status in UNDER_WAY:

@@ -1,7 +1,7 @@
-"""What became of a study so far, from its events in their order: rules, without IO.
+"""Progress of a study, computed from its events in order; no IO.
 
-The console and ``flo study watch`` show the same story. Nothing in it is known of patients: who
-approved, who took part, which round, how long it took, and what ε the schedule has spent by then.
+The console and ``flo study watch`` both show it. It contains no patient data, only: approvals,
+cohorts, rounds, their duration, and the ε that the study's schedule has spent.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from flo.privacy.accounting.plan import Plan
 from flo.study.document import Study
 
 _DECLINED = {"refuse": "refused by its steward", "withdraw": "withdrawn by its steward"}
-_PAID = ("training", "survey")  # the first part of a study, whose ε is shown round by round
+_PAID = ("training", "survey")  # phases of the first part, whose ε is shown for each round
 
 
 @dataclass
 class HospitalProgress:
-    """One hospital's part. ``releases``: its releases in the first part of the study."""
+    """Progress of a hospital. ``releases``: at most, in the first part of the study."""
 
     status: str = "asked to approve"
     releases: int = 0
@@ -28,7 +28,7 @@ class HospitalProgress:
 
 @dataclass(frozen=True)
 class Round:
-    """``retries``: attempts that were thrown away before it."""
+    """A completed round. ``retries``: failed attempts before it."""
 
     phase: str
     number: int
@@ -40,7 +40,7 @@ class Round:
 
 @dataclass
 class StudyProgress:
-    """Fed with ``apply``; ``last``: number of the latest event."""
+    """Progress of a study; ``apply`` adds an event. ``last``: number of the latest event."""
 
     study: Study
     hospitals: dict[str, HospitalProgress] = field(default_factory=dict)
@@ -48,10 +48,10 @@ class StudyProgress:
     now: str = "approvals"
     retries: int = 0
     approved: set[str] = field(default_factory=set)
-    times: dict[str, str] = field(default_factory=dict)  # of the latest of each kind
+    times: dict[str, str] = field(default_factory=dict)  # event kind -> time of its latest
     last: int = 0
     card_published: bool = False
-    last_failure: str = ""  # what the last attempt lacked, if nothing came after it
+    last_failure: str = ""  # why the last attempt failed; "" after a completed round
     _failed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,17 +60,17 @@ class StudyProgress:
 
     @property
     def refused(self) -> int:
-        """Hospitals whose steward said no, or no longer."""
+        """Number of hospitals whose steward refused or withdrew."""
         return sum(seat.status in _DECLINED.values() for seat in self.hospitals.values())
 
     @property
     def planned(self) -> int:
-        """Rounds of the first part."""
+        """Planned rounds of the first part."""
         return self._part.planned
 
     @property
     def done(self) -> int:
-        """Rounds of the first part that are over."""
+        """Completed rounds of the first part."""
         return sum(1 for one in self.rounds if one.phase in _PAID)
 
     @property
@@ -80,16 +80,16 @@ class StudyProgress:
         return chosen.epsilon if chosen else 0.0
 
     def spent(self, hospital: str) -> float:
-        """ε that this hospital has spent on the first part at most, by the study's schedule."""
+        """Return the ε that a hospital has spent on the first part, at most, by the schedule."""
         return self.spent_after(self.hospitals[hospital].releases)
 
     def spent_after(self, releases: int) -> float:
-        """ε at the study's δ of so many releases of its first part, by RDP."""
+        """Return the ε of ``releases`` of the first part, at the study's δ, by RDP."""
         return epsilon_of(self._part.mechanism, releases, self._part.delta)
 
     @property
     def doing(self) -> str:
-        """What is under way, in words."""
+        """Current activity, in words."""
         if self.now != "rounds":
             return self.now
         if self.done < self.planned:
@@ -97,7 +97,7 @@ class StudyProgress:
         return "evaluation" if self.rounds[-1].phase in _PAID else "being published"
 
     def apply(self, event: Mapping[str, Any]) -> None:
-        """An event as ``flo.server.store`` lists it: number, time, kind, facts."""
+        """Add an event as ``flo.server.store`` returns it: number, time, kind, facts."""
         kind, facts = event["kind"], event["facts"]
         self.last = event["number"]
         self.times[kind] = event["time"]
@@ -134,7 +134,7 @@ class StudyProgress:
 
     def _say(self, word: str, *hospitals: str) -> None:
         for hospital in hospitals:
-            if hospital in self.hospitals:  # a job elsewhere may name others
+            if hospital in self.hospitals:  # a remote job may name unknown ones
                 self.hospitals[hospital].status = word
 
     def _count(self, cohort: Sequence[str]) -> None:
@@ -156,7 +156,10 @@ class StudyProgress:
             self._count(cohort)
 
     def _attempt_failed(self, facts: Mapping[str, Any]) -> None:
-        """Thrown away; with distributed noise whoever answered, in time or not, paid for it."""
+        """Add a failed attempt; with distributed noise, count a release of the whole cohort.
+
+        This is an upper bound: a hospital pays only if it answered, in time or late.
+        """
         self.retries += 1
         self._failed += 1
         missing = ", ".join(facts["missing"]) or "nobody"

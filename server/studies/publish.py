@@ -1,8 +1,8 @@
-"""Publishing a model: tensors when the run ends, the signed card once the hospitals have reported.
+"""Publishing a model: tensors when the run ends, the signed card after the hospitals' extracts.
 
-The card names the digest of a privacy report that is made here from the hospitals' own signed
-extracts. A hospital that does not send its extract in time is named in the card; the auditor can
-make the report anew when it comes.
+The card contains the digest of a privacy report, made here from the hospitals' signed extracts. It
+names the hospitals whose extract did not arrive in time; an auditor can make the report again when
+it arrives.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from flo.study.models import named
 
 log = logging.getLogger("flo.server.studies.publish")
 
-WAIT_SECONDS = 5.0  # for extracts of hospitals that are away
+WAIT_SECONDS = 5.0  # for missing extracts
 _QUALITY = ("auc", "low", "high", "level")
 
 
 def tensors_path(home: CoordinatorHome, study: Study, run: str) -> Path:
-    """Where the model of a run lies in the coordinator's folder."""
+    """Return the path of a run's model in the coordinator's folder."""
     return home.directory / "models" / tensors_name(study, run)
 
 
 def tensors_name(study: Study, run: str) -> str:
-    """The file's name: the study's and the run's, so no two runs share one."""
+    """Return the name of a run's model file, unique to the run."""
     return f"{study.name}-{run}.safetensors"
 
 
 def write_tensors(home: CoordinatorHome, study: Study, run: str, state: RunState) -> Path:
-    """Write the model of a state, whole or not at all; the card follows later."""
+    """Write the model of a state atomically; ``write_card`` follows later."""
     path = tensors_path(home, study, run)
     write_public(path, tensors_of(study, run, state))
     return path
 
 
 def tensors_of(study: Study, run: str, state: RunState) -> bytes:
-    """The model as safetensors, with the study's digest and the input names in its header."""
+    """Return the model as safetensors, with study digest and input names in the header."""
     facts = {
         "schema_version": "2",
         "study": study.digest,
@@ -65,8 +65,8 @@ def tensors_of(study: Study, run: str, state: RunState) -> bytes:
 
 
 def is_due(study: Study, extracts: dict[str, bytes], tensors: Path) -> bool:
-    """Whether the card can be signed: all extracts are there, or were waited for."""
-    waited = abs(time.time() - tensors.stat().st_mtime)  # the clock may have been put back
+    """Return whether to sign the card: all extracts arrived, or ``WAIT_SECONDS`` are over."""
+    waited = abs(time.time() - tensors.stat().st_mtime)  # the clock may have been set back
     return len(extracts) == len(study.hospitals) or waited > WAIT_SECONDS
 
 
@@ -78,7 +78,7 @@ def write_card(
     extracts: dict[str, bytes],
     heads: dict[str, LedgerHead],
 ) -> Path:
-    """Make the report, sign the card that names it, and keep both beside the tensors."""
+    """Make the report, sign the card with its digest, store both next to the tensors."""
     study, path = offer.study, Path(result["model"])
     tensors, (card_path, _) = path.read_bytes(), paths_of(path)
     report, extracts = _report(study, extracts, heads)
@@ -96,7 +96,7 @@ def write_card(
         delta=result["delta"],
         trust_model=trust(study),
         evaluation=_quality(result["estimate"]),
-        subgroups={  # FLO 0.1 knew none
+        subgroups={  # absent in results of FLO 0.1
             name: _quality(found) for name, found in result.get("subgroups", {}).items()
         },
         report=canonical.digest(report) if report is not None else None,
@@ -111,9 +111,11 @@ def write_card(
 def _report(
     study: Study, extracts: dict[str, bytes], heads: dict[str, LedgerHead]
 ) -> tuple[bytes | None, dict[str, bytes]]:
-    """The report of as many extracts as hold together and with the ``heads`` kept, and those.
+    """Build the report from valid extracts that agree with each other and the stored ``heads``.
 
-    A bad one is left out, and so is one that alone contradicts the others, if it is clear which.
+    Returns the report and its extracts. An invalid extract is left out. If the others disagree, one
+    is left out if it is the only one whose removal resolves this; otherwise there is no report, and
+    the result is (None, {}).
     """
     sound = {h: document for h, document in extracts.items() if _built(study, [document], heads)}
     report = _built(study, list(sound.values()), heads)
@@ -127,7 +129,7 @@ def _report(
 
 
 def _built(study: Study, documents: list[bytes], heads: dict[str, LedgerHead]) -> bytes | None:
-    """Their report, or None where they do not hold or are of another study."""
+    """Return the extracts' report; None if they are invalid or of another study."""
     if not documents:
         return None
     try:
@@ -138,25 +140,25 @@ def _built(study: Study, documents: list[bytes], heads: dict[str, LedgerHead]) -
     except FloError as error:
         log.warning("an extract does not hold", extra={"fields": {"why": str(error)}})
         return None
-    except Exception:  # a hospital's document may be wrong in ways nobody thought of
+    except Exception:  # untrusted document: any error means that it is invalid
         log.exception("an extract does not hold")
         return None
     return report if facts["study"]["digest"] == study.digest else None
 
 
 def refuse_unsound(extract: bytes) -> None:
-    """Raises MessageError: an extract by which no report could be made, and why."""
+    """Raise MessageError, with the reason, if no report can be made from this extract."""
     try:
         build([extract])
     except FloError as error:
         raise MessageError(f"this extract does not hold: {error}") from error
-    except Exception as error:  # a hospital's document may be wrong in ways nobody thought of
+    except Exception as error:  # untrusted document: any error means that it is invalid
         log.exception("an extract does not hold")
         raise MessageError("this extract does not hold") from error
 
 
 def published(store: Store, study: str) -> tuple[Path, Path] | None:
-    """Card and tensors of a study's model, once both are there."""
+    """Return the paths of a published model's card and tensors; None until both exist."""
     record = store.last_run(study)
     model = (record.result or {}).get("model") if record else None
     if not model:

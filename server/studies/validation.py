@@ -1,6 +1,6 @@
-"""What has to hold of a study before it is signed and offered. Rules only.
+"""Checks of a study before it is signed and offered; no IO.
 
-The signer, the console's page of a draft and ``flo study launch --dry-run`` all ask here.
+The signer, the console's draft page and ``flo study launch --dry-run`` use them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from flo.study.document import UNDER_WAY, Study
 
 
 def with_fingerprints(study: Study, keys: Mapping[str, str]) -> Study:
-    """The study with the keys of its hospitals. ``keys``: id -> fingerprint of who is enrolled.
+    """Return the study with its hospitals' key fingerprints.
+
+    ``keys``: hospital id -> fingerprint of the enrolled key.
 
     Raises:
-        StudyError: a hospital is not enrolled or was revoked, or has another key.
+        StudyError: a hospital is not enrolled or was revoked, or the study names another key.
     """
     complete = study.with_fingerprints(dict(keys))
     for hospital in complete.hospitals:
@@ -36,10 +38,12 @@ def with_fingerprints(study: Study, keys: Mapping[str, str]) -> Study:
 def complete_for_signing(
     study: Study, keys: Mapping[str, str], earlier: Collection[tuple[Study, str]], today: date
 ) -> Study:
-    """The study as it is to be signed. ``earlier``: what was signed before, each with its status.
+    """Return the study to be signed. ``earlier``: all signed studies, each with its status.
 
     Raises:
-        StudyError: also if something is yet to be written, it has expired, or its time is over.
+        StudyError: as ``with_fingerprints``; or a text of the scaffold is unchanged, a column
+        identifies patients, the study has expired or is over, or its version was signed with
+        another text.
     """
     study.refuse_unfinished()
     study.refuse_identifying()

@@ -15,7 +15,7 @@ app = typer.Typer()
 def coordinator_backup(
     out: BackupOut, home: CoordinatorFolder = COORDINATOR_FOLDER
 ) -> results.BackupWrittenResult:
-    """Write the coordinator's folder, keys and runs into one file that a passphrase opens."""
+    """Back up the coordinator's folder, keys and runs into one file, sealed by a passphrase."""
     from flo.cli.terminal.output import say, working
     from flo.keys import backup
     from flo.keys.keystore import passphrase
@@ -40,7 +40,7 @@ def coordinator_backup(
 def coordinator_restore(
     file: BackupFile, home: CoordinatorFolder = COORDINATOR_FOLDER
 ) -> results.CoordinatorRestoredResult:
-    """Unpack a backup into a new folder; `flo coordinator serve` goes on from there."""
+    """Unpack a backup into a new folder; `flo coordinator serve` continues from it."""
     from flo.cli.terminal.output import say, working
     from flo.keys import backup
     from flo.keys.keystore import passphrase

@@ -14,7 +14,7 @@ _HOURS = 8
 
 @command(app)
 def console(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.ConsoleLinkResult:
-    """Show the link that opens the console; --home may be an access file of yours."""
+    """Show the link that opens the console; --home may be your access file."""
     from flo.cli.coordinator.operator import read_access
     from flo.cli.terminal.output import say
     from flo.server.console.sign_in import SIGN_IN
@@ -52,7 +52,7 @@ def console(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.ConsoleLink
 
 
 def _certificate_fingerprint(pem: bytes) -> str:
-    """As browsers show it: SHA-256 of the certificate, in pairs."""
+    """Return the certificate's SHA-256 as browsers show it, in pairs of digits."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
 

@@ -1,4 +1,4 @@
-"""A person's side of the private listener: a token, TLS to the coordinator's own authority."""
+"""Client of the private listener: a token, and TLS verified by the coordinator's own CA."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ASK_AGAIN = "ask whoever owns the coordinator's folder: flo coordinator token N
 
 
 class Access(Document):
-    """An access file, as ``flo coordinator token`` writes it."""
+    """Access file, as ``flo coordinator token`` writes it."""
 
     schema_version: Literal[1] = 1
     url: Annotated[str, Field(pattern=r"^https://[^/\s]{1,253}$")]
@@ -31,7 +31,7 @@ class Access(Document):
 
 
 def read_access(place: Path) -> Access:
-    """An access file. Raises UsageError if it is none."""
+    """Read an access file. Raises UsageError if it is not one."""
     try:
         return read_json(Access, place, limit=_LIMIT)
     except (MessageError, UsageError) as error:
@@ -39,13 +39,13 @@ def read_access(place: Path) -> Access:
 
 
 def call_once(place: Path, method: str, path: str, *, body: bytes | None = None) -> Any:
-    """One call of an ``Operator``, whose connection is closed afterwards."""
+    """Make one call with an ``Operator``, then close its connection."""
     with Operator(place) as operator:
         return operator.call(method, path, body=body)
 
 
 class Operator:
-    """Calls ``/v1/flo/*``: with an access file, or as the owner of the coordinator's folder."""
+    """Client of ``/v1/flo/*``, with an access file or as the owner of the coordinator's folder."""
 
     def __init__(self, place: Path) -> None:
         self._home = None if place.is_file() else CoordinatorHome.open(place)
@@ -53,7 +53,7 @@ class Operator:
             self._access = read_access(place)
         else:
             url, ca = self._home.read_private_url(), self._home.ca_path.read_text()
-            unsigned = "-"  # a token is signed when it is needed
+            unsigned = "-"  # ``_bearer`` signs a token when it is needed
             self._access = Access(url=url, ca=ca, token=unsigned)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -85,11 +85,14 @@ class Operator:
         self._http.close()
 
     def call(self, method: str, path: str, *, body: bytes | None = None) -> Any:
-        """Parsed reply. Raises NetworkError, TrustError, or the coordinator's own refusal."""
+        """Return the parsed reply.
+
+        Raises NetworkError, TrustError, or the coordinator's own refusal, as a FloError.
+        """
         return self.fetch(method, path, body=body).json()
 
     def fetch(self, method: str, path: str, *, body: bytes | None = None) -> httpx.Response:
-        """The reply as it came. Raises as ``call`` does."""
+        """Return the raw reply. Raises as ``call`` does."""
         headers = {"authorization": f"Bearer {self._bearer()}"}
         try:
             response = self._http.request(method, f"/v1/flo/{path}", content=body, headers=headers)
@@ -116,7 +119,7 @@ class Operator:
         return response
 
     def _bearer(self) -> str:
-        """The token; the folder's owner signs a new one whenever the last is about to end."""
+        """Return the token; as owner of the folder, sign a new one before the last expires."""
         if self._home is not None and time.monotonic() > self._good_until - 60:
             self._token, _ = issue(
                 self._home.open_identity(), "owner of the folder", "operator", _OWN_SECONDS

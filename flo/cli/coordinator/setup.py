@@ -1,4 +1,4 @@
-"""``flo coordinator ...``: set a coordinator up, run it, and let hospitals and people in."""
+"""``flo coordinator ...``: set up and run a coordinator; admit hospitals and people."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def init(
         str | None, typer.Option(help="ARN of the KMS key that is this coordinator's identity.")
     ] = None,
 ) -> results.CoordinatorMadeResult:
-    """Make the coordinator's keys, certificate authority and configuration."""
+    """Create the coordinator's keys, certificate authority and configuration."""
     from flo.cli.terminal.output import keystore_document, say
     from flo.documents.document import parse
     from flo.errors import UsageError
@@ -81,7 +81,7 @@ def serve(
     verbose: Annotated[int, typer.Option("-v", count=True, help="More on the screen.")] = 0,
     quiet: Annotated[bool, typer.Option("-q", help="Errors only on the screen.")] = False,
 ) -> None:
-    """Serve hospitals and operators until stopped; continues runs that were under way."""
+    """Serve hospitals and operators until stopped; continue runs that were under way."""
     from flo.host.logs import start_logging
     from flo.server.coordinator import serve as serve_until_stopped
     from flo.server.home.coordinator_home import CoordinatorHome
@@ -103,7 +103,7 @@ def invite(
     out: Annotated[Path | None, typer.Option(help="Where to write the invitation.")] = None,
     home: CoordinatorFolder = COORDINATOR_FOLDER,
 ) -> results.InvitedResult:
-    """Write a one-time invitation for a hospital; pass it on like a password."""
+    """Write a one-time invitation for a hospital; protect it like a password."""
     from contextlib import closing
 
     from pydantic import TypeAdapter, ValidationError
@@ -142,7 +142,7 @@ def revoke(
     hospital: Annotated[str, typer.Argument(help="Id of the hospital.")],
     home: CoordinatorFolder = COORDINATOR_FOLDER,
 ) -> results.RevokedResult:
-    """Refuse a hospital from its next request on; its data and ledger are its own."""
+    """Refuse a hospital from its next request on; its data and ledger stay with it."""
     from flo.cli.terminal.output import say
     from flo.errors import UsageError
     from flo.server.home.coordinator_home import CoordinatorHome
@@ -251,7 +251,7 @@ def replace_key(
     home: CoordinatorFolder = COORDINATOR_FOLDER,
     yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
 ) -> results.KeyReplacedResult:
-    """Make a new identity key, signed over by the old one; every steward compares it anew."""
+    """Create a new identity key, signed by the old one; every steward must compare it again."""
     from flo.cli.terminal.output import confirmed, say
     from flo.errors import RefusedError
     from flo.keys.identity import fingerprint, format_fingerprint
@@ -273,7 +273,7 @@ def replace_key(
 def coordinator_unit(
     home: CoordinatorFolder = COORDINATOR_FOLDER, user: ServiceUser = "flo"
 ) -> results.UnitResult:
-    """Print a systemd unit for this coordinator, locked in as far as it can be."""
+    """Print a systemd unit for this coordinator, sandboxed as far as possible."""
     from flo.cli.terminal.output import verbatim
     from flo.infra.systemd.units import unit
     from flo.server.home.coordinator_home import CoordinatorHome

@@ -18,7 +18,7 @@ app = typer.Typer()
 
 @command(app, "backup")
 def site_backup(out: BackupOut, home: SiteFolder = SITE_FOLDER) -> results.BackupWrittenResult:
-    """Write this site's folder, ledger and keys into one file that a passphrase opens."""
+    """Back up this site's folder, ledger and keys into one file, sealed by a passphrase."""
     from flo.cli.terminal.output import say, working
     from flo.clients.home.site_home import SiteHome
     from flo.clients.maintenance.recover import back_up
@@ -38,7 +38,7 @@ def site_backup(out: BackupOut, home: SiteFolder = SITE_FOLDER) -> results.Backu
 
 @command(app, "restore")
 def site_restore(file: BackupFile, home: SiteFolder = SITE_FOLDER) -> results.SiteRecoveredResult:
-    """Unpack a backup into a new folder, then charge what may have happened since it was made."""
+    """Unpack a backup into a new folder, then charge what may have been released since."""
     from flo.cli.terminal.output import say, working
     from flo.clients.connection.enrolment import connect
     from flo.clients.home.site_home import SiteHome
@@ -64,7 +64,7 @@ def site_restore(file: BackupFile, home: SiteFolder = SITE_FOLDER) -> results.Si
 
 @command(app, "recover")
 def site_recover(home: SiteFolder = SITE_FOLDER) -> results.SiteRecoveredResult:
-    """Charge in full whatever this ledger may have lost, and open it again."""
+    """Charge in full the rows that this ledger may have lost, and open it again."""
     from flo.cli.terminal.output import working
     from flo.clients.connection.enrolment import connect
     from flo.clients.home.site_home import SiteHome

@@ -1,4 +1,4 @@
-"""``flo site budget`` on the screen: bars, a curve over time, studies, and what still fits."""
+"""Screen of ``flo site budget``: bars, a curve over time, studies, and what still fits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BAR, _CURVE, _LEVELS = 40, 60, " ▁▂▃▄▅▆▇█"
 
 
 def show(ledger: Ledger) -> list[dict[str, Any]]:
-    """Draw every population's life budget. Returns the same numbers, as ``--json`` has them."""
+    """Draw every population's life budget; return the same numbers for ``--json``."""
     from flo.cli.terminal.output import console, say
     from flo.privacy.accounting.life_budget import SUB_LEDGERS
     from flo.privacy.report import budget_view
@@ -59,7 +59,7 @@ def _bar(sub_ledger: str, now: Moment) -> str:
 
 
 def _curve(moments: list[Moment]) -> str:
-    """Share committed in training over the ledger's life, one column for each moment."""
+    """Draw the share committed in training over the ledger's life, one column per moment."""
     top = len(_LEVELS) - 1
     drawn = "".join(
         _LEVELS[min(top, round(top * min(1.0, moment.committed["training"])))] for moment in moments

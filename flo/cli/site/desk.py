@@ -1,4 +1,4 @@
-"""``flo site desk``, and the red button: ``flo site stop`` and ``resume``."""
+"""``flo site desk``, and the emergency stop: ``flo site stop`` and ``resume``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def desk(
     home: SiteFolder = SITE_FOLDER,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 0,
 ) -> None:
-    """Open the steward's desk: inbox, decisions, budget, log, stop button. On this machine only."""
+    """Open the steward's desk on this machine: inbox, decisions, budget, log, stop button."""
     from flo.cli.terminal.output import say
     from flo.clients.desk.serve import serve_desk
     from flo.clients.home.site_home import SiteHome
@@ -36,7 +36,7 @@ def desk(
 
 @command(app)
 def stop(home: SiteFolder = SITE_FOLDER) -> results.HaltedResult:
-    """Stop everything: nothing more leaves this hospital until `flo site resume`."""
+    """Stop everything: no more data leave this hospital until `flo site resume`."""
     from flo.cli.terminal.output import say
     from flo.clients.home.emergency_stop import halt
     from flo.clients.home.site_home import SiteHome
@@ -51,7 +51,7 @@ def stop(home: SiteFolder = SITE_FOLDER) -> results.HaltedResult:
 
 @command(app)
 def resume(home: SiteFolder = SITE_FOLDER) -> results.HaltedResult:
-    """Let a site go on that was stopped."""
+    """Resume a site that was stopped."""
     from flo.cli.terminal.output import say
     from flo.clients.home.emergency_stop import resume
     from flo.clients.home.site_home import SiteHome

@@ -1,4 +1,4 @@
-"""``flo site map`` and ``flo site inspect``: a hospital's own fields and data, before a study."""
+"""``flo site map`` and ``flo site inspect``: map and check a hospital's data before a study."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def map_fields(
         bool, typer.Option("--fields", help="List what the source has; write nothing.")
     ] = False,
 ) -> results.MappedResult:
-    """Draft which of our fields is which column of a study, into mapping.toml, for review."""
+    """Draft mapping.toml, which maps our fields to the columns of a study, for review."""
     from rich.table import Column, Table
 
     from flo.cli.terminal.output import console, plain, say, working
@@ -80,9 +80,9 @@ def inspect_data(
     population: OfPopulation = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots, for us only.")] = None,
 ) -> results.InspectedResult:
-    """Look at our data as an approval would: fits, findings, plots. Nothing is kept or sent.
+    """Check our data as an approval would: fit, findings, plots. Does not store or send data.
 
-    Ends in 0 if the data fit the study, else in 3.
+    Exits with 0 if the data fit the study, else with 3.
     """
     from rich.table import Table
 
@@ -138,7 +138,7 @@ def inspect_data(
 
 
 def _study(home: SiteHome, wanted: str) -> Study:
-    """From a file, or as it waits at the coordinator, who learns that the list was asked for."""
+    """Load a study from a file or from the coordinator, which learns of the request."""
     from flo.cli.terminal.output import working
     from flo.clients.connection.enrolment import connect
     from flo.clients.connection.offers import choose, offered_studies

@@ -1,4 +1,4 @@
-"""``flo site ...``: what a hospital lays down for itself: policy, people, patients' wishes."""
+"""``flo site ...``: a hospital's policy, its approvers, and its patients' opt-outs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def policy(
     sign: Annotated[bool, typer.Option("--sign", help="Put policy.toml in force.")] = False,
     person: PersonKeyFile = None,
 ) -> results.PolicyShownResult:
-    """Show what this site allows; sign policy.toml after you have edited it."""
+    """Show this site's policy; sign policy.toml after you have edited it."""
     from flo.cli.terminal.output import plain, say
     from flo.clients.home.policy_file import read_edited
     from flo.clients.home.policy_file import sign as put_in_force
@@ -47,7 +47,7 @@ def policy(
             say(f"{name} = {plain(shown)}")
     for someone in found.people:
         say(f"may approve: {someone.name}, {someone.role}")
-    if refused is not None:  # it is shown all the same: somebody has to look at it before signing
+    if refused is not None:  # shown first: it must be read before it is signed
         raise refused
     say(f"in force, digest {found.digest[:12]}; {home / 'policy.toml'} is signed")
     return results.PolicyShownResult(found.digest, True, found.model_dump(mode="json"))
@@ -62,7 +62,7 @@ def person(
         typer.Option(help="steward, data protection officer, ethics committee or physician."),
     ] = "steward",
 ) -> results.PersonKeyResult:
-    """Make a key of a person's own, opened by a passphrase, to approve with."""
+    """Create a person's own key for approvals, protected by a passphrase."""
     from flo.cli.terminal.output import plain, say
     from flo.clients.approvals.approvers import new_key
     from flo.keys.keystore import passphrase
@@ -86,7 +86,7 @@ def opt_out(
         ),
     ] = False,
 ) -> results.OptedOutResult:
-    """Ask for a patient who does not take part: from the next round on, and in nothing later."""
+    """Ask for a patient's id; exclude the patient from the next round on and from later studies."""
     from flo.cli.terminal.output import say
     from flo.clients.home.site_home import SiteHome
     from flo.clients.patients.opt_outs import begin_a_new_list as begin
@@ -105,7 +105,7 @@ def opt_out(
 
 @command(app)
 def erase(home: SiteFolder = SITE_FOLDER) -> results.ErasedResult:
-    """Opt a patient out and record which models they contributed to, how much. Asks for the id."""
+    """Ask for a patient's id; opt them out, and record what they contributed to which models."""
     from rich.table import Table
 
     from flo.cli.terminal.output import console, plain, say
@@ -139,7 +139,7 @@ def erase(home: SiteFolder = SITE_FOLDER) -> results.ErasedResult:
 
 
 def _is_known(home: SiteHome, patient: str) -> bool | None:
-    """Whether a data file holds the id, and said if not. What was asked for is done in any case."""
+    """Check whether a data file contains the id; warn if not. The request is already applied."""
     from flo.cli.terminal.output import plain, say
     from flo.clients.patients.opt_outs import id_in_data
     from flo.errors import FloError
@@ -156,5 +156,5 @@ def _is_known(home: SiteHome, patient: str) -> bool | None:
 
 
 def _patient_id() -> str:
-    """Asked for and not an argument: it would stand in the shell's history and the process list."""
+    """Prompt for the id: an argument would appear in the shell's history and the process list."""
     return str(typer.prompt("the patient's id, as in the data file"))

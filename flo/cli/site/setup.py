@@ -1,4 +1,4 @@
-"""``flo site ...``: set a site up, run it, and show its budget."""
+"""``flo site ...``: set up and run a site; show its budget."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def init(
         Path | None, typer.Option(help="The key file, if not in the folder.")
     ] = None,
 ) -> results.SiteMadeResult:
-    """Make this hospital's keys, its ledger, its policy, and the life budget of its patients."""
+    """Create this hospital's keys, ledger and policy, and the life budget of its patients."""
     from flo.cli.terminal.output import keystore_document, say
     from flo.clients.home.policy import Policy
     from flo.clients.home.site_config import make_config
@@ -107,7 +107,7 @@ def coordinator(
     ] = None,
     home: SiteFolder = SITE_FOLDER,
 ) -> results.CoordinatorKeyResult:
-    """Show the coordinator's fingerprint; follow it to a new key once you have compared it."""
+    """Show the coordinator's fingerprint; accept its new key after you have compared it."""
     from flo.cli.terminal.output import say
     from flo.clients.connection.enrolment import accept_coordinator, connect
     from flo.clients.home.site_home import SiteHome
@@ -155,7 +155,7 @@ def run(
     verbose: Annotated[int, typer.Option("-v", count=True, help="More on the screen.")] = 0,
     quiet: Annotated[bool, typer.Option("-q", help="Errors only on the screen.")] = False,
 ) -> None:
-    """Run the agent: dial out, train what is approved, keep the ledger; until stopped."""
+    """Run the agent until stopped: dial out, train approved studies, charge the ledger."""
     from flo.clients.agent.agent import Agent
     from flo.clients.home.site_home import SiteHome
     from flo.errors import UsageError
@@ -183,7 +183,7 @@ def budget(
 
 @command(app, "unit")
 def site_unit(home: SiteFolder = SITE_FOLDER, user: ServiceUser = "flo") -> results.UnitResult:
-    """Print a systemd unit for the agent of this site, locked in as far as an agent can be."""
+    """Print a systemd unit for the agent of this site, sandboxed as far as possible."""
     from flo.cli.terminal.output import verbatim
     from flo.clients.home.site_home import SiteHome
     from flo.infra.systemd.units import unit

@@ -1,4 +1,4 @@
-"""``flo site ...``: what a steward decides about studies and partners."""
+"""``flo site ...``: a steward's decisions about studies and partners."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def confirm(
     ] = None,
     home: SiteFolder = SITE_FOLDER,
 ) -> results.PartnersResult:
-    """Keep partners' fingerprints that you compared by telephone; alone, list them."""
+    """Store partners' fingerprints that you compared by telephone; without any, list them."""
     from flo.cli.terminal.output import say
     from flo.clients.approvals.fingerprints import AddressBook, parse_entries
     from flo.clients.home.site_home import SiteHome
@@ -54,7 +54,7 @@ def confirm(
 
 @command(app)
 def inbox(home: SiteFolder = SITE_FOLDER) -> results.InboxResult:
-    """List the studies that name this hospital, and what was decided about each here."""
+    """List the studies that name this hospital, and this site's decision on each."""
     from dataclasses import asdict
 
     from rich.table import Table
@@ -88,7 +88,7 @@ def review(
     population: Annotated[str | None, typer.Option(help="Which population takes part.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page to read or print.")] = None,
 ) -> results.SheetResult:
-    """Read a study in plain language: what leaves, what it costs, what changed, our rules."""
+    """Show a study in plain language: data that leave, cost, changes, our rules."""
     from flo.cli.terminal.output import console, say, show_sheet, working
     from flo.clients.connection.enrolment import connect
     from flo.clients.connection.offers import choose
@@ -136,7 +136,7 @@ def approve(
     person: PersonKeyFile = None,
     dry_run: DryRun = False,
 ) -> results.ApprovalResult:
-    """Read a study, check the data on this screen, and approve: one approval, one reservation."""
+    """Show a study, check the data, and approve it: one approval, one budget reservation."""
     from flo.cli.terminal.output import confirmed, console, say, show_sheet, working
     from flo.clients.approvals.approve import approve as sign
     from flo.clients.approvals.approve import dry_run_approval, shares, terms_of
@@ -187,8 +187,8 @@ def approve(
 
 
 def _refuse_unread(home: SiteHome, study: Study, named: str | None) -> None:
-    """A yes that nobody is asked for is to a text that somebody read: it was reviewed here, or its
-    digest is named. Another study may have come under the same name meanwhile."""
+    """Refuse ``--yes`` for a study that was neither reviewed here nor named by its digest: another
+    study may have been offered under the same name meanwhile."""
     from flo.errors import RefusedError
     from flo.study.reference import is_digest
 
@@ -208,7 +208,7 @@ def refuse(
     reason: Annotated[str, typer.Option(help="For the coordinator to read; no patient data.")],
     home: SiteFolder = SITE_FOLDER,
 ) -> results.DecidedResult:
-    """Say no to a study; nothing is spent, and you may still approve it later."""
+    """Refuse a study; this spends no budget, and you may still approve it later."""
     from flo.cli.terminal.output import say
     from flo.clients.approvals.decline import refuse as sign
     from flo.clients.connection.enrolment import connect
@@ -229,7 +229,7 @@ def withdraw(
     reason: Annotated[str, typer.Option(help="For the coordinator to read; no patient data.")],
     home: SiteFolder = SITE_FOLDER,
 ) -> results.DecidedResult:
-    """End an approval: the agent refuses the study's next message; the ledger keeps the past."""
+    """End an approval: the agent refuses the study's next message; past charges remain."""
     from flo.cli.terminal.output import say
     from flo.clients.approvals.decline import withdraw as sign
     from flo.clients.connection.enrolment import connect
@@ -278,7 +278,7 @@ def approved_digest(home: SiteHome, wanted: str) -> str:
 
 
 def person_key(path: Path | None) -> Identity | None:
-    """The key in this file, its passphrase asked for on the terminal; None for no file."""
+    """Load a person's key and read its passphrase (``passphrase``); None for no file."""
     from flo.clients.approvals.approvers import load_key
     from flo.keys.keystore import passphrase
 

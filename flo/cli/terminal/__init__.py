@@ -1,1 +1,1 @@
-"""How commands read options, print, follow progress and return results."""
+"""Shared parts of commands: options, output, progress, results."""

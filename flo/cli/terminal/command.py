@@ -1,8 +1,8 @@
-"""How a command is registered: what it returns can be had as JSON, by ``--json`` on every one.
+"""Registration of commands: gives each the option ``--json``, to write its result as JSON.
 
-A command says its result in words, with ``flo.cli.terminal.output``, and returns it as one of
-``flo.cli.terminal.results``. With ``--json FILE`` the result is written there, with ``--json -`` to
-standard output, and the words go to standard error. A command that was refused writes a
+A command prints its result as text, with ``flo.cli.terminal.output``, and returns it as an object
+of ``flo.cli.terminal.results``. ``--json FILE`` writes the object to a file. ``--json -`` writes it
+to standard output, and the text goes to standard error. A command that was refused writes a
 ``RefusalResult`` instead.
 """
 
@@ -26,7 +26,7 @@ STANDARD_OUTPUT = Path("-")
 
 
 def _chosen(path: Path | None) -> Path | None:
-    """Looked at before anything is done."""
+    """Check the path of ``--json`` before the command runs."""
     if path not in (None, STANDARD_OUTPUT) and (path.is_dir() or not path.parent.is_dir()):
         raise typer.BadParameter(f"{path} is no file that can be written; nothing was done")
     if path == STANDARD_OUTPUT:
@@ -49,7 +49,7 @@ JsonFile = Annotated[
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[CommandT], CommandT]:
-    """Register a function that returns a ``CommandResult``, and give it the option ``--json``."""
+    """Register a function that returns a ``CommandResult``, and add the option ``--json``."""
 
     def register(function: CommandT) -> CommandT:
         signature = inspect.signature(function, eval_str=True)
@@ -64,7 +64,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[CommandT], C
 
             try:
                 result: CommandResult = function(*arguments, **options)
-            except Exception as error:  # what the machine refuses may come from any line
+            except Exception as error:  # machine errors (disk full) can come from anywhere
                 known = error if isinstance(error, FloError) else of_the_machine(error)
                 if known is None:
                     raise
@@ -84,7 +84,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[CommandT], C
 
 
 def write_json(path: Path | None, result: Any) -> None:
-    """Write a result where it was asked for, if anywhere."""
+    """Write a result as JSON to ``path``, if given."""
     if path is None:
         return
     document = asdict(result) if is_dataclass(result) else result  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What commands show: errors with a way out, sheets, spinners; only results on standard output."""
+"""Terminal output: results and sheets on standard output; errors and spinners on standard error."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
     from flo.privacy.report.sheet import Section
 
 
-_OF_LINUX = ("fcntl", "grp", "pwd", "resource")  # modules of Python's own
+_OF_LINUX = ("fcntl", "grp", "pwd", "resource")  # standard-library modules that Windows lacks
 _words_to_error = False
 
 
 def words_to_standard_error() -> None:
-    """From now on standard output has JSON and nothing else."""
+    """Print text to standard error from now on: standard output is only for JSON."""
     global _words_to_error
     _words_to_error = True
 
 
 def console(*, error: bool = False) -> Console:
-    """A rich console; results go to standard output, everything else to standard error."""
+    """Return a console on standard output; with ``error`` or ``--json -``, on standard error."""
     from rich.console import Console
 
     return Console(stderr=error or _words_to_error, highlight=False, soft_wrap=error)
 
 
 def say(text: str) -> None:
-    """One line of a result, never wrapped, so that paths and commands can be copied."""
+    """Print one line of a result, unwrapped, so that paths and commands can be copied."""
     from flo.documents.text import escape_for_terminal
 
     console().print(escape_for_terminal(text), soft_wrap=True)
 
 
 def explain(error: Exception) -> int:
-    """Print an error as a person needs it and return the exit code."""
+    """Print an error and its fix; return the exit code."""
     from flo.host.machine_errors import of_the_machine
 
     out = console(error=True)
@@ -67,7 +67,7 @@ def explain(error: Exception) -> int:
 
 
 def show_sheet(parts: list[Section], out: Console) -> None:
-    """A study's sheet: a table for each section."""
+    """Print a study's sheet, one table per section."""
     from rich.table import Table
 
     for section in parts:
@@ -82,13 +82,13 @@ def show_sheet(parts: list[Section], out: Console) -> None:
 
 @contextmanager
 def working(text: str) -> Iterator[Any]:
-    """A spinner for anything over a second; ``status.update`` changes its text."""
+    """Show a spinner during a slow operation; ``status.update`` changes its text."""
     with console(error=True).status(text) as status:
         yield status
 
 
 def confirmed(question: str, yes: bool) -> bool:
-    """Ask on the terminal; without one, only ``--yes`` is a yes."""
+    """Ask for confirmation on the terminal; without a terminal, only ``--yes`` confirms."""
     if yes:
         return True
     if not sys.stdin.isatty():
@@ -99,14 +99,14 @@ def confirmed(question: str, yes: bool) -> bool:
 
 
 def keystore_document(kind: str, path: Path | None) -> dict[str, str]:
-    """``[keystore]`` of a configuration, from a command's options."""
+    """Return the ``[keystore]`` table of a configuration, from a command's options."""
     if kind.startswith("arn:"):
         return {"kind": "kms", "key": kind}
     return {"kind": kind} | ({"path": str(path.resolve())} if path else {})
 
 
 def plain(text: str) -> str:
-    """Text from elsewhere, so that nothing in it is taken for markup or obeyed by a terminal."""
+    """Escape rich markup and terminal control characters in untrusted text."""
     from rich.markup import escape
 
     from flo.documents.text import escape_for_terminal
@@ -124,6 +124,6 @@ def _place(error: Exception) -> str:
 
 
 def verbatim(text: str) -> str:
-    """Print a text as it is, to be kept in a file, and return it."""
+    """Print a text unchanged, for redirection to a file, and return it."""
     console().out(text, end="", highlight=False)
     return text

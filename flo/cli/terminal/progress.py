@@ -1,4 +1,4 @@
-"""A study's progress on the screen: approvals, rounds, ε spent against the budget per hospital."""
+"""Progress of a study on the screen: approvals, rounds, each hospital's spent ε and budget."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _POLL_SECONDS = 0.2
 _BAR = 16
 _LONGEST = 120  # characters of a reason
 OVER = ("done", "stopped", "ended")
-"""A study's status when nothing of it can go on."""
+"""Final statuses of a study."""
 
 
 class ProgressScreen:
-    """A live view fed with the coordinator's events."""
+    """Live view of a study, updated from the coordinator's events."""
 
     def __init__(self, study: Study) -> None:
         self._study, self._following = study, StudyProgress(study)
@@ -52,11 +52,11 @@ class ProgressScreen:
 
     @property
     def seconds(self) -> list[float]:
-        """Seconds of each training round so far."""
+        """Seconds of each finished training round."""
         return [done.seconds for done in self._following.rounds if done.phase == "training"]
 
     def follow(self, ask: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
-        """Poll ``ask(after)`` until the study has ended and its model, if any, has its card."""
+        """Poll ``ask(after)`` until the study has ended and its model, if any, has a card."""
         following = self._following
         while True:
             summary = ask(following.last)

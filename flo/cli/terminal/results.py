@@ -1,7 +1,8 @@
-"""What commands return, as ``--json`` writes it; docs/json.md is made from this module.
+"""Results of commands, as ``--json`` writes them; docs/json.md is generated from this module.
 
-Names, digests and numbers only: no secret, and nothing of a patient. Paths are as they were given.
-Times are ISO 8601 in UTC. A field that changes its meaning raises ``schema_version``.
+Results hold names, digests and numbers only: no secret (except the link of
+``flo coordinator console``) and no patient data. Paths are as the user gave them. Times are
+ISO 8601 in UTC. A change in a field's meaning raises ``schema_version``.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from flo.errors import EXIT_OK, EXIT_REFUSED
 
 @dataclass(frozen=True)
 class CommandResult:
-    """Of every command."""
+    """Fields that every command's result has."""
 
     schema_version: int = field(default=1, kw_only=True)
 
     def ends_in(self) -> int:
-        """The command's exit code."""
+        """Return the command's exit code."""
         return 0
 
 
 @dataclass(frozen=True)
 class RefusalResult(CommandResult):
-    """Of a command that did not do what it was asked; ``exit_code`` as in README."""
+    """Result of a command that was refused or failed; ``exit_code`` as in README."""
 
     error: str
     what_to_do: str
@@ -34,14 +35,14 @@ class RefusalResult(CommandResult):
 
 @dataclass(frozen=True)
 class FileWrittenResult(CommandResult):
-    """``file``: the one that was written."""
+    """``file``: the written file."""
 
     file: str
 
 
 @dataclass(frozen=True)
 class BackupWrittenResult(CommandResult):
-    """``files``: how many it holds. ``keep_too``: the key file that is not among them, if any."""
+    """``files``: number of files in it. ``keep_too``: key file that is not in it, if any."""
 
     file: str
     files: int
@@ -57,10 +58,10 @@ class UnitResult(CommandResult):
 
 @dataclass(frozen=True)
 class CheckedResult(CommandResult):
-    """Of ``flo doctor``, which ends in 3 where no round could run.
+    """Result of ``flo doctor``, which exits with 3 if no round could run.
 
-    ``findings``: what was looked at, its ``state`` (ok, warning, broken), what was found, and how
-    to mend it. ``could_run``: nothing is broken.
+    ``findings``: each inspected item, its ``state`` (ok, warning, broken), the finding and the
+    fix. ``could_run``: true if no finding is broken.
     """
 
     folder: str
@@ -68,13 +69,13 @@ class CheckedResult(CommandResult):
     findings: list[DoctorFindingLine]
 
     def ends_in(self) -> int:
-        """0, or 3 where no round could run."""
+        """Return 0, or 3 if no round could run."""
         return EXIT_OK if self.could_run else EXIT_REFUSED
 
 
 @dataclass(frozen=True)
 class DoctorFindingLine:
-    """``what`` was looked at; ``mend`` is empty where it is ok."""
+    """``what``: the inspected item. ``says``: the finding. ``mend``: the fix; empty if ok."""
 
     what: str
     state: str
@@ -87,7 +88,7 @@ class DoctorFindingLine:
 
 @dataclass(frozen=True)
 class CoordinatorMadeResult(CommandResult):
-    """``fingerprint``: of its identity key."""
+    """``fingerprint``: of the coordinator's identity key."""
 
     home: str
     fingerprint: str
@@ -95,7 +96,7 @@ class CoordinatorMadeResult(CommandResult):
 
 @dataclass(frozen=True)
 class InvitedResult(CommandResult):
-    """``replaces``: whoever uses it takes the place of a hospital that is enrolled."""
+    """``replaces``: true if using the invitation replaces a hospital that is enrolled."""
 
     hospital: str
     file: str
@@ -105,14 +106,14 @@ class InvitedResult(CommandResult):
 
 @dataclass(frozen=True)
 class RevokedResult(CommandResult):
-    """A hospital that is refused from its next request on."""
+    """Hospital that is refused from its next request on."""
 
     hospital: str
 
 
 @dataclass(frozen=True)
 class HospitalLine:
-    """One line of ``HospitalsResult``."""
+    """Line of ``HospitalsResult``."""
 
     hospital: str
     fingerprint: str
@@ -121,7 +122,7 @@ class HospitalLine:
 
 @dataclass(frozen=True)
 class HospitalsResult(CommandResult):
-    """``coordinator``: the coordinator's own fingerprint."""
+    """``coordinator``: the coordinator's fingerprint."""
 
     coordinator: str
     hospitals: list[HospitalLine]
@@ -129,7 +130,7 @@ class HospitalsResult(CommandResult):
 
 @dataclass(frozen=True)
 class TokenWrittenResult(CommandResult):
-    """``may``: what its role allows. The token is in the file only."""
+    """``may``: actions that the role allows. The token is in the file only."""
 
     file: str
     name: str
@@ -140,7 +141,7 @@ class TokenWrittenResult(CommandResult):
 
 @dataclass(frozen=True)
 class ConsoleLinkResult(CommandResult):
-    """``link`` signs in whoever opens it: it is like a password. ``certificate``: SHA-256."""
+    """``link`` signs in anyone who opens it, like a password. ``certificate``: its SHA-256."""
 
     link: str
     hours: float | None
@@ -149,7 +150,7 @@ class ConsoleLinkResult(CommandResult):
 
 @dataclass(frozen=True)
 class RewrappedResult(CommandResult):
-    """``secrets``: how many are sealed anew."""
+    """``secrets``: number of secrets that were sealed again."""
 
     secrets: int
 
@@ -163,7 +164,7 @@ class KeyReplacedResult(CommandResult):
 
 @dataclass(frozen=True)
 class CoordinatorRestoredResult(CommandResult):
-    """``made``: when the backup was. ``let_in``: hospitals that are let in again."""
+    """``made``: time of the backup. ``let_in``: hospitals that are admitted again."""
 
     home: str
     made: str
@@ -175,11 +176,12 @@ class CoordinatorRestoredResult(CommandResult):
 
 @dataclass(frozen=True)
 class StudyCheckedResult(CommandResult):
-    """``digest``: as it is written; a signed study names keys, so it has another one.
+    """``digest``: of the unsigned study; a signed study contains keys and has another digest.
 
-    ``ways``: mechanisms that were tried on made-up patients; ``recommended``: what to change;
-    ``advised_against``: at this size noise leaves little of any model; null where nothing was
-    tried, or only a logistic model in a network's place, which has less noise.
+    ``ways``: mechanisms that were tried on made-up patients; ``recommended``: changes to the
+    mechanism; ``advised_against``: true if at this size no mechanism surely keeps enough AUC;
+    null if no mechanism was tried, or if only a logistic model, which has less noise, was tried in
+    place of a network and was not advised against.
     """
 
     study: str
@@ -196,9 +198,9 @@ class StudyCheckedResult(CommandResult):
 
 @dataclass(frozen=True)
 class StudyStateResult(CommandResult):
-    """``status``: planned (nothing was sent), offered, running, paused, done, stopped or ended.
+    """``status``: planned (not sent), offered, running, paused, done, stopped or ended.
 
-    ``result``: what its run came to: rounds, epsilon, delta, estimate, subgroups, survey, model.
+    ``result``: outcome of the run: rounds, epsilon, delta, estimate, subgroups, survey, model.
     """
 
     study: str
@@ -214,21 +216,21 @@ class StudyStateResult(CommandResult):
 
 @dataclass(frozen=True)
 class StudiesResult(CommandResult):
-    """All that were signed here, the oldest first."""
+    """All studies that this coordinator signed, the oldest first."""
 
     studies: list[StudyStateResult]
 
 
 @dataclass(frozen=True)
 class StoppingResult(CommandResult):
-    """A study that ends after the round at hand."""
+    """Study that ends after the current round."""
 
     digest: str
 
 
 @dataclass(frozen=True)
 class ShreddedResult(CommandResult):
-    """``removed``: files and objects."""
+    """``removed``: number of erased files and objects."""
 
     digest: str
     removed: int
@@ -236,7 +238,7 @@ class ShreddedResult(CommandResult):
 
 @dataclass(frozen=True)
 class ExtractsSavedResult(CommandResult):
-    """``hospitals``: those whose signed extract is in the folder."""
+    """``hospitals``: hospitals whose signed extract is in the folder."""
 
     folder: str
     hospitals: list[str]
@@ -259,14 +261,14 @@ class SiteMadeResult(CommandResult):
 
 @dataclass(frozen=True)
 class RegisteredResult(CommandResult):
-    """``populations``: those that were new in site.toml."""
+    """``populations``: the populations that were new in site.toml."""
 
     populations: list[str]
 
 
 @dataclass(frozen=True)
 class SiteEnrolledResult(CommandResult):
-    """Both fingerprints, to be compared by telephone."""
+    """Fingerprints of site and coordinator, to be compared by telephone."""
 
     hospital: str
     fingerprint: str
@@ -275,7 +277,7 @@ class SiteEnrolledResult(CommandResult):
 
 @dataclass(frozen=True)
 class CoordinatorKeyResult(CommandResult):
-    """``earlier``: fingerprints of keys that the present one follows."""
+    """``earlier``: fingerprints of the coordinator's earlier keys."""
 
     url: str
     fingerprint: str
@@ -284,21 +286,21 @@ class CoordinatorKeyResult(CommandResult):
 
 @dataclass(frozen=True)
 class LeftResult(CommandResult):
-    """The hospital has left, and its certificate is revoked."""
+    """Hospital that has left; its certificate is revoked."""
 
     hospital: str
 
 
 @dataclass(frozen=True)
 class PartnersResult(CommandResult):
-    """``confirmed``: hospital to fingerprint, as compared by telephone."""
+    """``confirmed``: fingerprint of each hospital, as compared by telephone."""
 
     confirmed: dict[str, str]
 
 
 @dataclass(frozen=True)
 class InboxLine:
-    """One line of ``InboxResult``. ``status``: at the coordinator; ``here``: what was decided."""
+    """Line of ``InboxResult``. ``status``: at the coordinator; ``here``: this site's decision."""
 
     name: str
     version: int
@@ -318,7 +320,7 @@ class InboxResult(CommandResult):
 
 @dataclass(frozen=True)
 class SheetResult(CommandResult):
-    """``sections``: headings, each with its (label, text) lines. ``page``: the HTML, if asked."""
+    """``sections``: headings with (label, text) lines. ``page``: the HTML file, if requested."""
 
     study: str
     digest: str
@@ -328,9 +330,9 @@ class SheetResult(CommandResult):
 
 @dataclass(frozen=True)
 class MappedResult(CommandResult):
-    """``columns``: the study's columns, or with ``--fields`` our fields, and what each is here.
+    """``columns``: our fields for each column of the study; with ``--fields``, our fields only.
 
-    ``open``: columns for which nothing was found. ``file``: what was written, if anything.
+    ``open``: columns without a matching field. ``file``: the written mapping, if any.
     """
 
     file: str | None
@@ -340,7 +342,7 @@ class MappedResult(CommandResult):
 
 @dataclass(frozen=True)
 class DataFindingLine:
-    """What was found in the data: no value, but how many records; stays at the hospital."""
+    """Finding in the data: a number of records, but no value; it stays at the hospital."""
 
     column: str
     rule: str
@@ -350,9 +352,9 @@ class DataFindingLine:
 
 @dataclass(frozen=True)
 class InspectedResult(CommandResult):
-    """Of ``flo site inspect``, which ends in 3 where an approval would be refused.
+    """Result of ``flo site inspect``, which exits with 3 if an approval would be refused.
 
-    ``in_the_way``: of an approval; ``known``: notes, and what the mapping accepts.
+    ``in_the_way``: findings that prevent an approval; ``known``: notes and accepted findings.
     """
 
     study: str
@@ -363,15 +365,15 @@ class InspectedResult(CommandResult):
     page: str | None
 
     def ends_in(self) -> int:
-        """0, or 3 where the gate would refuse the data."""
+        """Return 0, or 3 if the data quality gate would refuse the data."""
         return EXIT_REFUSED if self.in_the_way else EXIT_OK
 
 
 @dataclass(frozen=True)
 class ApprovalResult(CommandResult):
-    """``approved``: false while other people have to say yes, and for a ``dry_run``.
+    """``approved``: false while more people must approve, and for a ``dry_run``.
 
-    ``takes``: shares of the life budget, by sub-ledger. ``people``: who has said yes.
+    ``takes``: shares of the life budget, by sub-ledger. ``people``: names of those who approved.
     """
 
     study: str
@@ -385,7 +387,7 @@ class ApprovalResult(CommandResult):
 
 @dataclass(frozen=True)
 class DecidedResult(CommandResult):
-    """``decision``: refused or withdrawn. ``told``: whether the coordinator could be."""
+    """``decision``: refused or withdrawn. ``told``: whether the coordinator was notified."""
 
     digest: str
     decision: str
@@ -394,14 +396,14 @@ class DecidedResult(CommandResult):
 
 @dataclass(frozen=True)
 class HaltedResult(CommandResult):
-    """``since``: from when on nothing leaves this hospital; null if it goes on."""
+    """``since``: time from which no data leave this hospital; null if it is not stopped."""
 
     since: str | None
 
 
 @dataclass(frozen=True)
 class PolicyShownResult(CommandResult):
-    """``rules``: as in policy.toml; ``in_force``: false while more people have to sign them."""
+    """``rules``: as in policy.toml; ``in_force``: false while more people must sign them."""
 
     digest: str
     in_force: bool
@@ -410,7 +412,7 @@ class PolicyShownResult(CommandResult):
 
 @dataclass(frozen=True)
 class PersonKeyResult(CommandResult):
-    """``public``: for [[people]] in policy.toml. The private key is in the file only."""
+    """``public``: key for [[people]] in policy.toml. The private key is in the file only."""
 
     file: str
     name: str
@@ -420,8 +422,8 @@ class PersonKeyResult(CommandResult):
 
 @dataclass(frozen=True)
 class OptedOutResult(CommandResult):
-    """``studies``: how many the patient was taken out of. ``known``: a data file has the id; null
-    where one could not be read."""
+    """``studies``: number of studies that the patient was removed from. ``known``: whether a data
+    file contains the id; null if a file could not be read."""
 
     studies: int
     known: bool | None
@@ -429,9 +431,9 @@ class OptedOutResult(CommandResult):
 
 @dataclass(frozen=True)
 class ErasedResult(CommandResult):
-    """``contributions``: study, releases, ε and the factor by which odds change at most.
+    """``contributions``: study, releases, ε, and the largest factor by which odds can change.
 
-    ``known``: as of ``flo site opt-out``.
+    ``known``: as in ``OptedOutResult``. ``unknown``: studies whose members cannot be looked up.
     """
 
     record: str
@@ -442,7 +444,7 @@ class ErasedResult(CommandResult):
 
 @dataclass(frozen=True)
 class BudgetResult(CommandResult):
-    """``populations``: life (ε, δ), what is spent, reserved and free by sub-ledger, by study."""
+    """``populations``: life budget (ε, δ); spent, reserved, free shares by sub-ledger; studies."""
 
     populations: list[dict[str, Any]]
     schema_version: int = field(default=2, kw_only=True)
@@ -450,7 +452,7 @@ class BudgetResult(CommandResult):
 
 @dataclass(frozen=True)
 class SiteRecoveredResult(CommandResult):
-    """``studies``: approved since the backup; ``exhausted``: populations with nothing left."""
+    """``studies``: approved since the backup; ``exhausted``: populations without budget left."""
 
     lost_rows: int
     studies: list[str]
@@ -462,7 +464,7 @@ class SiteRecoveredResult(CommandResult):
 
 @dataclass(frozen=True)
 class PagesWrittenResult(CommandResult):
-    """The document, and the page made from it."""
+    """The report document and the HTML page made from it."""
 
     document: str
     page: str
@@ -470,7 +472,7 @@ class PagesWrittenResult(CommandResult):
 
 @dataclass(frozen=True)
 class VerifiedResult(CommandResult):
-    """What holds of each file: reports by hospital, logs by owner, evidence by row."""
+    """Verified facts of each file: reports by hospital, logs by owner, evidence by row counts."""
 
     reports: list[dict[str, Any]]
     logs: list[dict[str, Any]]
@@ -479,7 +481,7 @@ class VerifiedResult(CommandResult):
 
 @dataclass(frozen=True)
 class LogShownResult(CommandResult):
-    """``entries``: the latest, as many as ``--last`` says. ``count``: of the whole log."""
+    """``entries``: the latest ``--last`` entries. ``count``: number of entries in the whole log."""
 
     owner: str
     count: int
@@ -488,7 +490,7 @@ class LogShownResult(CommandResult):
 
 @dataclass(frozen=True)
 class EvidenceWrittenResult(CommandResult):
-    """``missing``: references of rows that nothing in this installation shows."""
+    """``missing``: references of rows for which this installation has no evidence."""
 
     document: str
     page: str
@@ -498,8 +500,8 @@ class EvidenceWrittenResult(CommandResult):
 
 @dataclass(frozen=True)
 class ReleaseCheckLine(CommandResult):
-    """``p``: how likely a right trainer looks like that, or worse. ``seen``: whether the check
-    could look at all; ``failed``: whether it refutes the trainer.
+    """``p``: probability that a correct trainer gives this result or a worse one. ``seen``: whether
+    the check could test the trainer; ``failed``: whether it refutes the trainer.
     """
 
     of: str
@@ -512,8 +514,8 @@ class ReleaseCheckLine(CommandResult):
 
 @dataclass(frozen=True)
 class AttackedResult(CommandResult):
-    """A lower bound on ε from guesses about made-up patients, beside what is claimed; and what the
-    checks of noise, clip and coins found.
+    """Lower bound on ε from guesses about made-up patients, the claimed ε, and the results of the
+    checks of noise, clip and coins.
     """
 
     checks: list[ReleaseCheckLine]
@@ -531,7 +533,7 @@ class AttackedResult(CommandResult):
 
 @dataclass(frozen=True)
 class ModelLine:
-    """One line of ``ModelsResult``. ``refused``: why it does not count, if it does not."""
+    """Line of ``ModelsResult``. ``refused``: reason why the model is not trusted, if so."""
 
     model: str
     version: int | None
@@ -550,21 +552,21 @@ class ModelsResult(CommandResult):
 
 @dataclass(frozen=True)
 class ModelShownResult(CommandResult):
-    """``card``: the signed card, checked."""
+    """``card``: the signed card, after its checks."""
 
     card: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class ModelFetchedResult(CommandResult):
-    """``card``: where it lies, its tensors beside it."""
+    """``card``: path of the card; the tensors are in the same folder."""
 
     card: str
 
 
 @dataclass(frozen=True)
 class PredictedResult(CommandResult):
-    """``records``: how many were scored."""
+    """``records``: number of scored records."""
 
     file: str
     records: int
@@ -580,7 +582,7 @@ class PackageStateResult(CommandResult):
 
 @dataclass(frozen=True)
 class PackageLine:
-    """One line of ``PackagesResult``."""
+    """Line of ``PackagesResult``."""
 
     package: str
     approval: str
@@ -601,7 +603,7 @@ class PackagesResult(CommandResult):
 
 @dataclass(frozen=True)
 class StackPlannedResult(CommandResult):
-    """``changes``: action, name, type, replaced. ``dollars``: a month, about, by service."""
+    """``changes``: action, name, type, replaced. ``dollars``: estimate per month, by service."""
 
     changes: list[dict[str, Any]]
     dollars: dict[str, float]
@@ -609,7 +611,7 @@ class StackPlannedResult(CommandResult):
 
 @dataclass(frozen=True)
 class StackStateResult(CommandResult):
-    """``status``: CloudFormation's, or gone. ``outputs``: what coordinator.toml needs."""
+    """``status``: CloudFormation's, or gone. ``outputs``: values for coordinator.toml."""
 
     name: str
     status: str
@@ -623,15 +625,15 @@ class StackStateResult(CommandResult):
 class SimulatedResult(CommandResult):
     """Exact numbers, so never private. ``pooled`` and ``alone``: with ``--compare`` only.
 
-    ``auc_interval``: 95 %, over who the test patients are. ``auc_noise``: standard deviation of one
-    model's AUC when its noise is drawn anew, with ``--redraws``. ``auc_pooled`` and ``auc_alone``:
+    ``auc_interval``: 95 %, over the choice of test patients. ``auc_noise``: standard deviation of
+    one model's AUC over repeated noise draws, with ``--redraws``. ``auc_pooled`` and ``auc_alone``:
     regressions without privacy, of all hospitals and of one, tested on the patients of all.
-    ``auc_within``...: the mean over hospitals, each tested on its own patients. ``sites``: by
-    hospital, ``patients`` and ``positive`` ones, and AUCs among them. ``calibration``: the
+    ``auc_within``...: mean over hospitals, each tested on its own patients. ``sites``: for each
+    hospital, ``patients``, ``positive`` patients, and AUCs among them. ``calibration``: the
     ``predicted`` and ``observed`` share of label 1, and the ``brier`` score. ``evaluation``: each
-    run's own noisy estimate beside the exact AUC of the same patients: the ``level`` of its
-    intervals, in how many of ``runs`` one ``covered`` the exact AUC, the mean error (``bias``) and
-    the mean ``width``; null where no run came to one.
+    run's own noisy estimate compared with the exact AUC of the same patients: ``level`` of its
+    intervals, number of ``runs``, number whose interval ``covered`` the exact AUC, mean error
+    (``bias``) and mean ``width``; null if no run published an estimate.
     """
 
     study: str
@@ -662,7 +664,7 @@ class SimulatedResult(CommandResult):
 
 @dataclass(frozen=True)
 class DemonstratedResult(CommandResult):
-    """``seconds_from_launch``: from offering the study to the verified report."""
+    """``seconds_from_launch``: from the offer of the study to the verified report."""
 
     status: str
     auc: float | None
@@ -681,7 +683,7 @@ class DemonstratedResult(CommandResult):
 
 @dataclass(frozen=True)
 class DataWrittenResult(CommandResult):
-    """``credit``: whose data they are."""
+    """``credit``: source of the data, to be credited."""
 
     files: list[str]
     credit: str

@@ -1,4 +1,4 @@
-"""The ServerApp of a job: the same rounds as at the coordinator, its states and model in S3.
+"""The ServerApp of a job: the same rounds as at the coordinator, with states and model in S3.
 
 Loaded by name from the app descriptor (``flo.infra.aws.job.app:app``).
 """
@@ -53,7 +53,7 @@ def _publish(
     keystore: AesKeyStore,
     place: ContainerPaths,
 ) -> str:
-    """Keep the sealed tensors in S3 and in the job's model folder; returns their name."""
+    """Store the sealed tensors in S3 and in the job's model folder; return their name."""
     name, tensors = tensors_name(study, run), tensors_of(study, run, state)
     key, context = (
         f"models/{name}.sealed",
@@ -66,7 +66,7 @@ def _publish(
     kept = sealed.seal(keystore, context, tensors)
     try:
         artifacts.put(key, kept)
-    except RefusedError:  # by this run's job before this one, which died before it could say so
+    except RefusedError:  # stored by an earlier job of this run, which ended before it reported
         kept = artifacts.get(key, MAX_MODEL_BYTES)
         if sealed.unseal(keystore, context, kept, key) != tensors:
             raise

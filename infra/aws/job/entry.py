@@ -1,13 +1,14 @@
-"""The job's own process: ``python -m flo.infra.aws.job.entry``, here or in SageMaker.
+"""The job's own process: ``python -m flo.infra.aws.job.entry``, on this machine or in SageMaker.
 
-    1. read what the job was told, open its access, which only its role may (KMS), and ask the
-       coordinator, once, for what it works with;
-    2. start Flower's SuperExec, which is given this run's ServerApp and nothing else;
-    3. wait until the coordinator says that the run is over, or until SIGTERM;
-    4. end SuperExec and all that it started; say why in ``output/failure`` unless all is well.
+    1. read the job's parameters, unseal its access, which only its role may do (KMS), and request
+       its keys from the coordinator, once;
+    2. start Flower's SuperExec, which receives only this run's ServerApp;
+    3. wait until the coordinator reports that the run is over, or until SIGTERM;
+    4. end SuperExec and all processes that it started; write the reason of a failure to
+       ``output/failure``.
 
-SuperExec ends with code 0 when its secret is refused: any end of it before the run's is a failure.
-The state of a run is saved before and after every round, so a job may die at any instant.
+SuperExec ends with code 0 when its secret is refused, so any end of it before the run's is a
+failure. The state of a run is saved before and after every round, so a job may end at any instant.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ from flo.storage.files import in_memory, write_private
 
 log = logging.getLogger("flo.job")
 
-STOPPED = 143  # as a shell says of a process that SIGTERM ended
+STOPPED = 143  # a shell's code for a process that SIGTERM ended
 _STOPPED = "stopped by SIGTERM; the run's state is saved, another job goes on from there"
 _LOOK_SECONDS = 1.0
 _END_SECONDS = GRACE_SECONDS / 4
 
 
 def main() -> int:
-    """The exit code: 0 when the run is over or paused, else something else and the reason."""
+    """Return 0 if the run is over or paused, else write the reason and return another code."""
     place, stop = ContainerPaths.of_this_process(), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     start_logging(place.root / "output" / "job.log")
@@ -57,7 +58,7 @@ def main() -> int:
         why = carry_out(place, stop)
     except FloError as error:
         why = str(error)
-    except Exception as error:  # SageMaker shows its kind; the traceback goes where the log does
+    except Exception as error:  # SageMaker shows its type; the traceback goes to the log
         place.write_failure(f"a bug in FLO: {type(error).__name__}")
         raise
     if why is None:
@@ -69,7 +70,7 @@ def main() -> int:
 
 
 def carry_out(place: ContainerPaths, stop: threading.Event) -> str | None:
-    """Until the run is over or paused (None), or why it is not.
+    """Wait until the run is over or paused and return None, or return why it is not.
 
     Raises:
         FloError: the job's access does not open, or the coordinator refuses it.
@@ -94,7 +95,11 @@ def carry_out(place: ContainerPaths, stop: threading.Event) -> str | None:
 
 
 def open_access(place: ContainerPaths, asked: HyperParameters) -> JobAccess:
-    """Raises TrustError: not sealed for this study and run, changed, or KMS refuses."""
+    """Unseal the job's access.
+
+    Raises TrustError: not sealed for this study and run, changed, or KMS refuses. UsageError:
+    absent.
+    """
     try:
         kept = place.launch.read_bytes()
     except OSError as error:
@@ -106,7 +111,7 @@ def open_access(place: ContainerPaths, asked: HyperParameters) -> JobAccess:
 
 
 def opened(access: JobAccess, stop: threading.Event) -> JobKeys:
-    """Raises as ``RemoteRunClient.open`` does."""
+    """Request the job's keys from the coordinator. Raises as ``RemoteRunClient.open`` does."""
     link = _link(access, access.token, stop)
     try:
         return parse(JobKeys, link.open(access.job), "the coordinator's answer")
@@ -115,7 +120,7 @@ def opened(access: JobAccess, stop: threading.Event) -> JobKeys:
 
 
 def _link(access: JobAccess, token: str, stop: threading.Event) -> RemoteRunClient:
-    """It waits for a coordinator that is away, but for no longer than until SIGTERM."""
+    """Connect to the coordinator; wait for it if it is away, but not after SIGTERM."""
 
     def pause(seconds: float) -> None:
         if stop.wait(seconds):
@@ -127,7 +132,7 @@ def _link(access: JobAccess, token: str, stop: threading.Event) -> RemoteRunClie
 
 @contextlib.contextmanager
 def _superexec(access: JobAccess, keys: JobKeys) -> Iterator[subprocess.Popen[bytes]]:
-    """What launches the ServerApp, in a process group of its own that is ended here."""
+    """Run SuperExec in its own process group and end the group on exit."""
     with (
         tempfile.TemporaryDirectory(prefix="flo-job-") as folder,
         in_memory(access.to_bytes()) as where,
@@ -151,7 +156,7 @@ def _superexec(access: JobAccess, keys: JobKeys) -> Iterator[subprocess.Popen[by
 
 
 def _tell_what_it_said(path: Path) -> None:
-    """Flower's own output goes where the job's does: SageMaker keeps that in CloudWatch."""
+    """Copy Flower's output to the job's own, which SageMaker stores in CloudWatch."""
     with contextlib.suppress(OSError):
         sys.stdout.write(path.read_text(errors="replace")[-65_536:])
         sys.stdout.flush()

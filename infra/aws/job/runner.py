@@ -1,9 +1,10 @@
 """A training job without SageMaker: ``python -m flo.infra.aws.job.runner JOB FOLDER``.
 
-It reads the recorded request back (``DescribeTrainingJob``) and executes it unchanged, keeping the
+It reads the recorded request (``DescribeTrainingJob``) and executes it unchanged, with the
 container contract: input channels and checkpoints from S3, the entry point of the request, SIGTERM
 and 120 seconds later SIGKILL, the model to S3 when the exit code is 0, else the failure's reason.
-With an emulator this is the whole way of a launch; with a real account it tries a job by hand.
+With an emulator it completes a launch from start to end; with a real account it tries a job by
+hand.
 """
 
 from __future__ import annotations
@@ -35,22 +36,22 @@ _LOOK_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Outcome:
-    """As SageMaker would show it."""
+    """Status and reason, as SageMaker would show them."""
 
     status: Literal["Completed", "Failed", "Stopped"]
     reason: str = ""
 
 
 class LocalJob:
-    """One job in a folder. ``start`` once, then ``wait``; ``stop`` from anywhere."""
+    """One job in a folder. Call ``start`` once, then ``wait``; ``stop`` from any thread."""
 
     def __init__(self, request: dict[str, Any], folder: Path, s3: Any) -> None:
         self._request, self._place, self._s3 = request, ContainerPaths(folder), s3
-        self._killed_at: float | None = None  # of a stopped one, at the latest
+        self._killed_at: float | None = None  # deadline of a stopped job
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Lay the files and start the entry point, the leader of a process group of its own."""
+        """Write the input files and start the entry point as the leader of a new process group."""
         place, request = self._place, self._request
         place.hyperparameters.parent.mkdir(parents=True, exist_ok=True)
         place.hyperparameters.write_text(json.dumps(request["HyperParameters"]), encoding="utf-8")
@@ -74,12 +75,12 @@ class LocalJob:
             )
 
     def stop(self) -> None:
-        """What ``StopTrainingJob`` does: SIGTERM to the entry point."""
+        """Send SIGTERM to the entry point, as ``StopTrainingJob`` does."""
         self._killed_at = time.monotonic() + GRACE_SECONDS
         self._started().terminate()
 
     def wait(self) -> Outcome:
-        """Until it ends; a stopped one is killed after the grace."""
+        """Wait until it ends; kill a stopped one after the grace period."""
         process = self._started()
         while process.poll() is None:
             if self._killed_at is not None and time.monotonic() > self._killed_at:
@@ -134,7 +135,7 @@ class LocalJob:
 
 
 def recorded(job: str) -> dict[str, Any]:
-    """The request of a job, as it was recorded."""
+    """Return the request of a job, as it was recorded."""
     with translate_errors(f"reading job {job}"):
         found: dict[str, Any] = client("sagemaker").describe_training_job(TrainingJobName=job)
     return found
