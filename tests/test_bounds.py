@@ -20,7 +20,7 @@ JSON = "canonical.decode(data, limit=64 << 20, what='a letter')"
 EXTRACT = "canonical.decode_canonical(data, limit=4 << 20, what='x')"
 TOML = "parse_toml(data.decode(), 'a study')"
 FHIR = "_parsed(data, 'line 1')"
-PARQUET = "list(ParquetFile(place, 'id').offers())"
+PARQUET = "list(ParquetFile(place, 'id').fields())"
 DICOM = "none_is_refused(_header(place))"
 CASES: dict[str, tuple[str, int, str, str]] = {
     "JSON, many values": ('b"[" + b"[]," * n + b"0]"', 99_000, JSON, "more than 200000 values"),
@@ -73,7 +73,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pydicom
-from flo import canonical
+from flo.documents import canonical
 from flo.errors import FloError
 from flo.clients.sources.dicom_files import _header
 from flo.clients.sources.fhir_files import _parsed

@@ -146,7 +146,7 @@ def _allow(ruleset: int, path: Path, access: int) -> None:
 
 def _python_paths() -> list[Path]:
     """Return the interpreter, its libraries, and this package with the folders it links to."""
-    package = Path(__file__).parent.parent
+    package = Path(__file__).parents[2]
     rooms = [path.resolve() for path in package.iterdir() if path.is_dir()]
     prefixes = {Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}
     libraries = [

@@ -28,7 +28,7 @@ from flo.study.parameters import Vector
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_INLINE_BYTES = (
     1 << 16
-)  # largest body that Flower carries; larger ones bypass its messages
+)  # of a body inside Flower's message; larger bodies go separately  # largest body that Flower carries; larger ones bypass its messages
 MAX_ATTEMPTS = 16
 LARGEST_WEIGHT = 1e6
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024

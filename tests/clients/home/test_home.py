@@ -172,7 +172,7 @@ def test_an_unknown_key_in_site_toml_is_refused(tmp_path: Path) -> None:
 def test_a_second_agent_in_another_process_is_refused(tmp_path: Path) -> None:
     home = make_site(tmp_path)
     script = (
-        "import sys; from pathlib import Path; from flo.clients.home import SiteHome\n"
+        "import sys; from pathlib import Path; from flo.clients.home.site_home import SiteHome\n"
         "from flo.errors import RefusedError\n"
         "try:\n"
         "    with SiteHome(Path(sys.argv[1])).agent_lock(): print('running')\n"

@@ -95,7 +95,9 @@ def test_named_tensors_are_the_flat_vector_and_load_into_the_module(study: Study
 @pytest.mark.processes
 def test_counting_and_starting_a_model_needs_no_torch() -> None:
     code = (
-        "import json, sys; from flo import models; from flo.study import from_document\n"
+        "import json, sys\n"
+        "from flo.study import models\n"
+        "from flo.study.document import from_document\n"
         "study = from_document(json.loads(sys.argv[1]))\n"
         "models.named(study, models.initial_weights(study))\n"
         "assert models.parameter_count(study) and models.largest_batch(study)\n"

@@ -138,7 +138,7 @@ def test_a_wrong_secret_fails_by_name_and_the_next_job_carries_the_run_out(
     """The first job is told another secret than the one that its run is lent for."""
     another = """
 import os
-from flo.server import jobs
+from flo.server.runs import jobs
 right = jobs.job_secret
 jobs.job_secret = lambda m, s, job: os.urandom(32) if job.endswith("-1") else right(m, s, job)
 """

@@ -93,7 +93,7 @@ def loaded_by(code: str) -> set[str]:
     [
         "import flo",
         "import flo.cli",
-        "import flo.clients.agent, flo.clients.data_process.worker",
+        "import flo.clients.agent.agent, flo.clients.data_process.worker",
         "import flo.server.coordinator, flo.server.runs.app",
         "import flo.cli.demo",
         "import flo.infra.aws.sagemaker, flo.infra.aws.kms, flo.infra.aws.s3",

@@ -71,8 +71,8 @@ from pathlib import Path
 from flo.errors import BudgetError
 from flo.storage.files import write_private
 from flo.keys.identity import Identity
-from flo.privacy.ledger import Ledger
-from flo.study import from_canonical
+from flo.privacy.ledger.ledger import Ledger
+from flo.study.document import from_canonical
 folder = Path(sys.argv[1])
 study = from_canonical(Path(sys.argv[2]).read_bytes())
 from flo.privacy.accounting.plan import Plan
@@ -124,7 +124,7 @@ from pathlib import Path
 from flo.errors import BudgetError
 from flo.storage.files import write_private
 from flo.keys.identity import Identity
-from flo.privacy.ledger import Ledger
+from flo.privacy.ledger.ledger import Ledger
 folder, reservation, name = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 identity = Identity.read((folder / "identity.key").read_bytes(), "key")
 ledger = Ledger(folder / "ledger.sqlite", identity)
@@ -183,7 +183,7 @@ import os, sys
 from pathlib import Path
 from flo.storage.files import write_private
 from flo.keys.identity import Identity
-from flo.privacy.ledger import Ledger
+from flo.privacy.ledger.ledger import Ledger
 folder = Path(sys.argv[1])
 identity = Identity.read((folder / "identity.key").read_bytes(), "key")
 facts = dict.fromkeys(("study", "run", "round", "attempt", "model", "cohort", "reply"), "x")

@@ -452,7 +452,7 @@ def test_an_auditor_needs_neither_torch_nor_flower(tmp_path: Path, report: bytes
     file = tmp_path / "report.json"
     file.write_bytes(report)
     program = (
-        "import sys; from pathlib import Path; from flo.privacy.report import verify;"
+        "import sys; from pathlib import Path; from flo.privacy.report.report import verify;"
         "before = [m for m in ('torch', 'flwr', 'opacus') if m in sys.modules];"
         f"verify(Path({str(file)!r}).read_bytes());"
         "print(before, [m for m in ('torch', 'flwr', 'opacus') if m in sys.modules])"

@@ -289,8 +289,8 @@ def test_nothing_that_was_sent_is_in_an_entry(
 SHORT_MINUTES = """
 import sys, time
 from flo.cli import main
-from flo.server.audit.rate_limited import Refusals
-Refusals.__init__.__defaults__ = (lambda: 30 * time.monotonic(),)
+from flo.server.audit.rate_limited import RateLimitedAudit
+RateLimitedAudit.__init__.__defaults__ = (lambda: 30 * time.monotonic(),)
 sys.argv[1:1] = ["coordinator", "serve", "--home"]
 main()
 """

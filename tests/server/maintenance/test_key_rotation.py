@@ -243,9 +243,10 @@ def test_a_site_that_another_coordinator_invites_believes_nothing_of_the_one_bef
 CUT_OFF = """
 import os, sys
 from pathlib import Path
-from flo.server import home, succession
+from flo.server.home import coordinator_home as home
+from flo.server.maintenance import key_rotation
 module, name, left = sys.argv[2].split()
-holder, left = {"os": os, "succession": succession, "home": home}[module], int(left)
+holder, left = {"os": os, "key_rotation": key_rotation, "home": home}[module], int(left)
 do = getattr(holder, name)
 def die_at(*arguments, **more):
     global left
@@ -254,7 +255,7 @@ def die_at(*arguments, **more):
         os._exit(9)
     return do(*arguments, **more)
 setattr(holder, name, die_at)
-succession.replace_key(home.CoordinatorHome.open(Path(sys.argv[1])))
+key_rotation.replace_key(home.CoordinatorHome.open(Path(sys.argv[1])))
 """
 
 
@@ -283,7 +284,7 @@ def check_replaced(home: CoordinatorHome, first: Signer) -> None:
     "at",
     [
         "os replace 1",  # the next key's own file
-        "succession sign_events 3",  # the old key's last entry waits to be signed
+        "key_rotation sign_events 3",  # the old key's last entry waits to be signed
         "os replace 2",  # succession.json
         "os replace 3",  # the listeners' certificate
         "os replace 4",  # the next key takes the old one's place

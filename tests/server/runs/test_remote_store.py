@@ -43,7 +43,7 @@ def _event(kind: str, **facts: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCoordinator]:
     """It leaves runs alone: a test is who carries them out."""
-    alone = "from flo.server.runs import Runs\nRuns.watch = lambda self: None"
+    alone = "from flo.server.runs.scheduler import Runs\nRuns.watch = lambda self: None"
     home = new_home(tmp_path_factory.mktemp("remote") / "home")
     with served(RealCoordinator(home, before=alone)) as real:
         yield real
@@ -412,7 +412,7 @@ def test_a_coordinator_that_is_away_is_waited_for_and_then_named(stage: Elsewher
 
 def test_a_coordinator_that_stumbles_is_waited_for_and_then_named(tmp_path: Path) -> None:
     before = """
-from flo.server.store import Store
+from flo.server.store.store import Store
 def fails(self, run):
     raise RuntimeError("of whatever kind")
 Store.run = fails
