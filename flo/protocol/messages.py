@@ -26,9 +26,7 @@ from flo.study.document import Identifier
 from flo.study.parameters import Vector
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
-MAX_INLINE_BYTES = (
-    1 << 16
-)  # of a body inside Flower's message; larger bodies go separately  # largest body that Flower carries; larger ones bypass its messages
+MAX_INLINE_BYTES = 1 << 16  # a larger body is sent outside of Flower's message
 MAX_ATTEMPTS = 16
 LARGEST_WEIGHT = 1e6
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
