@@ -49,11 +49,11 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from google.protobuf.message import DecodeError
 
-from flo.clients.connection.coordinator_api import CappedTransport
 from flo.clients.connection.coordinator_clock import CoordinatorClock
 from flo.clients.connection.large_bodies import LargeBodyClient
 from flo.errors import MessageError, NetworkError, TrustError
 from flo.keys.identity import Identity
+from flo.protocol.https import CappedTransport
 from flo.protocol.messages import MAX_INLINE_BYTES, MAX_MESSAGE_BYTES
 
 _HEARTBEAT_SECONDS = 3.0

@@ -9,31 +9,21 @@ from collections.abc import Callable, Iterator
 import httpx
 import numpy as np
 
-from flo.clients.connection.coordinator_api import CappedTransport
 from flo.errors import MessageError, NetworkError, TrustError
+from flo.protocol.https import Connection
 from flo.protocol.large_bodies import FETCH_PATH, NAME_HEADER, OFFER_PATH, RUN_HEADER, chunks
 from flo.protocol.messages import MAX_MESSAGE_BYTES
 
 _TIMEOUT = httpx.Timeout(30.0, read=900.0, write=900.0, connect=5.0)
 
 
-class LargeBodyClient:
+class LargeBodyClient(Connection):
     """``public_key``: header name and value of the agent's public key, as Flower knows it."""
 
     def __init__(self, url: str, context: ssl.SSLContext, public_key: tuple[str, bytes]) -> None:
         header, key = public_key
-        self._url = url
-        self._http = httpx.Client(
-            base_url=url,
-            transport=CappedTransport(url, context, MAX_MESSAGE_BYTES),
-            timeout=_TIMEOUT,
-            follow_redirects=False,
-            headers={header: base64.b64encode(key).decode()},
-        )
-
-    def close(self) -> None:
-        """Close the connections; a transfer in progress is lost."""
-        self._http.close()
+        headers = {header: base64.b64encode(key).decode()}
+        super().__init__(url, context, limit=MAX_MESSAGE_BYTES, timeout=_TIMEOUT, headers=headers)
 
     def fetch(self, name: str, head: bytes, size: int) -> memoryview:
         """Return ``head`` followed by the ``size`` bytes of the parcel ``name``.
@@ -45,7 +35,7 @@ class LargeBodyClient:
         data[: len(head)] = head
         there = len(head)
         try:
-            with self._http.stream("POST", FETCH_PATH, headers={NAME_HEADER: name}) as response:
+            with self.http.stream("POST", FETCH_PATH, headers={NAME_HEADER: name}) as response:
                 self._refuse(response)
                 for piece in response.iter_raw():
                     if there + len(piece) > len(data):
@@ -72,7 +62,7 @@ class LargeBodyClient:
 
         headers = {NAME_HEADER: name, RUN_HEADER: str(run), "content-length": str(len(body))}
         try:
-            response = self._http.post(OFFER_PATH, content=held(), headers=headers)
+            response = self.http.post(OFFER_PATH, content=held(), headers=headers)
         except httpx.HTTPError as error:
             raise self._lost(error) from error
         if response.status_code != 409:  # 409: no longer wanted, a newer request is waiting
@@ -92,4 +82,4 @@ class LargeBodyClient:
             raise NetworkError(f"the coordinator answered {status}")
 
     def _lost(self, error: httpx.HTTPError) -> NetworkError:
-        return NetworkError(f"the connection to {self._url} was lost ({type(error).__name__})")
+        return NetworkError(f"the connection to {self.url} was lost ({type(error).__name__})")

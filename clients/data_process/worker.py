@@ -24,6 +24,7 @@ import numpy as np
 
 from flo.arrays import Integers
 from flo.documents import canonical
+from flo.documents.framing import framed, length_in
 from flo.documents.text import escape_for_terminal
 from flo.errors import MessageError, RefusedError
 from flo.privacy.secure_sum.ring import Int32Array
@@ -46,7 +47,7 @@ def write_frame(pipe: IO[bytes], header: dict[str, Any], body: bytes | memoryvie
     The lengths have 4 and 8 bytes, big-endian. Counterpart of ``read_frame``.
     """
     head = canonical.encode(header)
-    pipe.write(len(head).to_bytes(4, "big") + head + len(body).to_bytes(8, "big"))
+    pipe.write(framed(head) + len(body).to_bytes(8, "big"))
     pipe.write(body)
     pipe.flush()
 
@@ -60,11 +61,11 @@ def read_frame(pipe: IO[bytes]) -> tuple[dict[str, Any], memoryview] | None:
     prefix = pipe.read(4)
     if len(prefix) < 4:
         return None
-    size = _within(_HEADER_LIMIT, "header", prefix)
+    size = length_in(prefix, _HEADER_LIMIT, "a frame's header")
     header = canonical.decode(pipe.read(size), limit=_HEADER_LIMIT, what="frame")
     if not isinstance(header, dict):
         raise MessageError("a frame's header is a JSON object")
-    length = _within(_BODY_LIMIT, "body", pipe.read(8))
+    length = length_in(pipe.read(8), _BODY_LIMIT, "a frame's body")
     body = np.empty(length, dtype=np.uint8).data
     there = 0
     while there < length:
@@ -73,13 +74,6 @@ def read_frame(pipe: IO[bytes]) -> tuple[dict[str, Any], memoryview] | None:
             return None
         there += size
     return header, body
-
-
-def _within(limit: int, part: str, announced: bytes) -> int:
-    size = int.from_bytes(announced, "big")
-    if size > limit:
-        raise MessageError(f"a frame whose {part} has {size} bytes, of at most {limit}")
-    return size
 
 
 class DataProcess:

@@ -25,7 +25,8 @@ from pydantic import Field
 
 from flo.documents import canonical
 from flo.documents.document import Document, parse
-from flo.errors import TrustError, UsageError
+from flo.documents.framing import framed, split
+from flo.errors import MessageError, TrustError, UsageError
 from flo.keys.keystore import by_passphrase
 from flo.storage.files import make_private_directory, write_private
 
@@ -100,7 +101,7 @@ def write(
             tar.addfile(member, io.BytesIO(data))
             count += 1
     sealed = cipher.seal({"header": text.decode()}, archive.getvalue())
-    write_private(out, _MAGIC + len(text).to_bytes(4, "big") + text + sealed)
+    write_private(out, framed(text, _MAGIC) + sealed)
     return count
 
 
@@ -118,12 +119,10 @@ def read(path: Path, kind: BackupKind, secret: bytes) -> Backup:
             f"{path} has {path.stat().st_size} bytes, and a backup may have {_LARGEST}",
             hint=_SMALLER,
         )
-    data = path.read_bytes()
-    start = len(_MAGIC) + 4
-    size = int.from_bytes(data[len(_MAGIC) : start], "big")
-    if not data.startswith(_MAGIC) or not 0 < size <= _HEADER_LIMIT:
-        raise UsageError(f"{path} is not a backup of FLO's")
-    text = data[start : start + size]
+    try:
+        text, sealed = split(path.read_bytes(), limit=_HEADER_LIMIT, what=str(path), magic=_MAGIC)
+    except MessageError as error:
+        raise UsageError(f"{path} is not a backup of FLO's") from error
     header = parse(Header, canonical.decode(text, limit=_HEADER_LIMIT, what=str(path)), str(path))
     if header.kind != kind:
         raise UsageError(
@@ -131,7 +130,7 @@ def read(path: Path, kind: BackupKind, secret: bytes) -> Backup:
         )
     cipher = by_passphrase(secret, bytes.fromhex(header.salt), header.cost, short=True)
     try:
-        archive = cipher.open({"header": text.decode()}, data[start + size :])
+        archive = cipher.open({"header": text.decode()}, bytes(sealed))
     except TrustError as error:
         raise TrustError(
             f"this passphrase does not open {path}, or the file was changed",

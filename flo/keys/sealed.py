@@ -15,7 +15,8 @@ from pydantic import Field
 
 from flo.documents import canonical
 from flo.documents.document import Document, parse
-from flo.errors import FloError, TrustError
+from flo.documents.framing import framed, split
+from flo.errors import FloError, MessageError, TrustError
 from flo.keys.keystore import SEALED_MORE, AesKeyStore, Context, KeyStore
 
 _MAGIC, _HEADER_LIMIT = b"flo-object-1\n", 8192
@@ -48,8 +49,7 @@ def pieces(keystore: AesKeyStore, context: Context, data: canonical.Bytes) -> It
 
 def _head(keystore: KeyStore, context: Context, size: int) -> bytes:
     header = _Header(context=context, key=keystore.key_id, size=size)
-    text = header.to_bytes()
-    return b"".join((_MAGIC, len(text).to_bytes(4, "big"), text))
+    return framed(header.to_bytes(), _MAGIC)
 
 
 def unseal(keystore: KeyStore, context: Context, sealed: bytes, what: str) -> bytes:
@@ -59,16 +59,14 @@ def unseal(keystore: KeyStore, context: Context, sealed: bytes, what: str) -> by
         TrustError: it is not a sealed object, is truncated, was sealed for another context or by
             another key, or was changed. The message names ``what`` and the cause.
     """
-    start = len(_MAGIC) + 4
-    size = int.from_bytes(sealed[len(_MAGIC) : start], "big")
-    if not sealed.startswith(_MAGIC) or not 0 < size <= _HEADER_LIMIT:
-        raise TrustError(f"{what} is not a sealed object of FLO's, or was cut short")
     try:
-        text = canonical.decode(sealed[start : start + size], limit=_HEADER_LIMIT, what=what)
-        header = parse(_Header, text, what)
+        text, body = split(sealed, limit=_HEADER_LIMIT, what=what, magic=_MAGIC)
+    except MessageError as error:
+        raise TrustError(f"{what} is not a sealed object of FLO's, or was cut short") from error
+    try:
+        header = parse(_Header, canonical.decode(text, limit=_HEADER_LIMIT, what=what), what)
     except FloError as error:
         raise TrustError(f"{what} was changed: its header cannot be read") from error
-    body = memoryview(sealed)[start + size :]
     if len(body) != header.size:
         raise TrustError(f"{what} has {len(body)} bytes, {header.size} were sealed: it was cut")
     _refuse_another_context(header.context, context, what)

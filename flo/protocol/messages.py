@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 
 from flo.documents import canonical
 from flo.documents.document import Document, problems
+from flo.documents.framing import framed, split
 from flo.errors import MessageError
 from flo.keys.claims import Digest, HeadAttestation, LedgerHead, RunKey
 from flo.study.document import Identifier
@@ -197,10 +198,8 @@ def values_from(body: canonical.Bytes, ring: int) -> Values:
 
 def divided(data: canonical.Bytes) -> tuple[bytes, memoryview]:
     """Split a message into length and header, and body. Raises MessageError if it has no header."""
-    end = 4 + int.from_bytes(data[:4], "big")
-    if not 4 < end <= min(len(data), 4 + MAX_HEADER_BYTES):
-        raise MessageError(f"a message of {len(data)} bytes has no header")
-    return bytes(data[:end]), memoryview(data)[end:]
+    header, body = split(data, limit=MAX_HEADER_BYTES, what="a message")
+    return framed(header), body
 
 
 def _little(vector: npt.NDArray[Any]) -> memoryview:
@@ -209,21 +208,16 @@ def _little(vector: npt.NDArray[Any]) -> memoryview:
 
 
 def _head(header: Document) -> bytes:
-    head = header.to_bytes()
-    return len(head).to_bytes(4, "big") + head
+    return framed(header.to_bytes())
 
 
 def _decode(data: canonical.Bytes, model: type[HeaderT], what: str) -> tuple[HeaderT, memoryview]:
     if not 4 < len(data) <= MAX_MESSAGE_BYTES:
         raise MessageError(f"{what}: {len(data)} bytes, limit {MAX_MESSAGE_BYTES}")
-    size = int.from_bytes(data[:4], "big")
-    if size > min(MAX_HEADER_BYTES, len(data) - 4):
-        raise MessageError(f"{what}: a header of {size} bytes does not fit")
-    parsed = canonical.decode_canonical(
-        bytes(data[4 : 4 + size]), limit=MAX_HEADER_BYTES, what=what
-    )
+    text, body = split(data, limit=MAX_HEADER_BYTES, what=what)
+    parsed = canonical.decode_canonical(text, limit=MAX_HEADER_BYTES, what=what)
     try:
         header = model.model_validate(parsed)
     except ValidationError as error:
         raise MessageError(f"{what}:\n{problems(error)}") from error
-    return header, memoryview(data)[4 + size :]
+    return header, body

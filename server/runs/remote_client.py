@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 
-from flo.errors import NetworkError, RefusedError, TrustError
+from flo.documents import canonical
+from flo.errors import NetworkError, TrustError
+from flo.protocol.https import Connection, ErrorReply, trusting
+from flo.server.runs.remote_documents import MAX_RUN_REPORT_BYTES
 
-_SECONDS, _PAUSE = 30.0, 0.5
+_PAUSE = 0.5
 
 
-class RemoteRunClient:
+class RemoteRunClient(Connection):
     """Client for one run. ``patience``: seconds to retry, as while the coordinator restarts."""
 
     def __init__(
@@ -27,12 +29,8 @@ class RemoteRunClient:
         patience: float,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        context.load_verify_locations(cadata=ca)
-        self._http = httpx.Client(base_url=url, verify=context, timeout=_SECONDS)
-        self._headers = {"authorization": f"Bearer {token}"}
+        headers = {"authorization": f"Bearer {token}"}
+        super().__init__(url, trusting(ca), limit=MAX_RUN_REPORT_BYTES, headers=headers)
         self._path, self._patience, self._sleep = f"/v1/run/{run}", patience, sleep
 
     def status(self) -> str:
@@ -53,10 +51,6 @@ class RemoteRunClient:
         """Return a job's keys, for its launch token. Raises as ``post`` does."""
         return self._call("POST", f"/v1/job/{job}/open", b"")
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
-
     def _call(self, method: str, path: str, body: bytes | None) -> Any:
         response = self._answer(method, path, body)
         if response.status_code == 401:
@@ -65,20 +59,18 @@ class RemoteRunClient:
                 "coordinator has another key",
                 hint="the coordinator begins another job by itself",
             )
-        document = response.json()
-        if response.status_code == 403:
-            said = document.get("error")
-            raise TrustError(f"the coordinator refuses this job's token: {said}")
         if response.status_code != 200:
-            raise RefusedError(f"the coordinator: {document.get('error')}")
-        return document
+            reply = ErrorReply.of(response)
+            whom = "refuses this job's token" if reply.status == 403 else "refuses"
+            raise reply.error(f"the coordinator {whom}: {reply.why}")
+        return canonical.decode(response.content, limit=MAX_RUN_REPORT_BYTES, what="reply")
 
     def _answer(self, method: str, path: str, body: bytes | None) -> httpx.Response:
         end = time.monotonic() + self._patience
         cause: httpx.TransportError | None
         while True:
             try:
-                response = self._http.request(method, path, content=body, headers=self._headers)
+                response = self.http.request(method, path, content=body)
             except httpx.TransportError as error:
                 why, cause = "has not answered", error
             else:
@@ -87,6 +79,6 @@ class RemoteRunClient:
                 why, cause = f"has answered {response.status_code}", None
             if time.monotonic() > end:
                 raise NetworkError(
-                    f"the coordinator at {self._http.base_url} {why} for {self._patience:g} seconds"
+                    f"the coordinator at {self.url} {why} for {self._patience:g} seconds"
                 ) from cause
             self._sleep(_PAUSE)

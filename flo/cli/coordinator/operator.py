@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, Literal
 
 import httpx
 from pydantic import Field, StringConstraints
 
+from flo.audit.chain import MAX_EXPORT_BYTES
 from flo.documents.document import Document, read_json
-from flo.errors import EXIT_USAGE, FloError, MessageError, NetworkError, TrustError, UsageError
-from flo.host.proxy import proxy_for
+from flo.errors import FloError, MessageError, NetworkError, TrustError, UsageError
+from flo.protocol.https import Connection, ErrorReply, trusting
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.http.tokens import issue
 
@@ -44,7 +43,7 @@ def call_once(place: Path, method: str, path: str, *, body: bytes | None = None)
         return operator.call(method, path, body=body)
 
 
-class Operator:
+class Operator(Connection):
     """Client of ``/v1/flo/*``, with an access file or as the owner of the coordinator's folder."""
 
     def __init__(self, place: Path) -> None:
@@ -55,34 +54,14 @@ class Operator:
             url, ca = self._home.read_private_url(), self._home.ca_path.read_text()
             unsigned = "-"  # ``_bearer`` signs a token when it is needed
             self._access = Access(url=url, ca=ca, token=unsigned)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         try:
-            context.load_verify_locations(cadata=self._access.ca)
-            self._http = httpx.Client(
-                base_url=self._access.url,
-                verify=context,
-                timeout=30,
-                trust_env=False,
-                proxy=proxy_for(self._access.url),
-            )
-        except (ssl.SSLError, ValueError, TypeError, httpx.InvalidURL) as error:
+            context = trusting(self._access.ca)
+            super().__init__(self._access.url, context, limit=MAX_EXPORT_BYTES)
+        except (TrustError, UsageError) as error:
             raise UsageError(f"{place} is not an access file", hint=_ASK_AGAIN) from error
         self._token, self._good_until = self._access.token, float("inf")
         if self._home is not None:
             self._good_until = 0.0
-
-    def __enter__(self) -> Operator:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._http.close()
 
     def call(self, method: str, path: str, *, body: bytes | None = None) -> Any:
         """Return the parsed reply.
@@ -95,28 +74,29 @@ class Operator:
         """Return the raw reply. Raises as ``call`` does."""
         headers = {"authorization": f"Bearer {self._bearer()}"}
         try:
-            response = self._http.request(method, f"/v1/flo/{path}", content=body, headers=headers)
+            response = self.http.request(method, f"/v1/flo/{path}", content=body, headers=headers)
         except httpx.TransportError as error:
             raise NetworkError(
-                f"no coordinator answers at {self._http.base_url}",
+                f"no coordinator answers at {self.url}",
                 hint="start it: flo coordinator serve",
             ) from error
-        if response.status_code == 401:
-            raise TrustError(
-                "the coordinator does not accept this token",
-                hint="it has expired, or the coordinator's key is new: flo coordinator token",
-            )
-        if response.status_code == 403:
-            raise TrustError(
-                f"the coordinator refuses: {response.json().get('error')}",
-                hint="ask its operator for a token with another role",
-            )
         if response.status_code != 200:
-            document = response.json()
-            refusal = FloError(str(document.get("error")), hint=str(document.get("hint", "")))
-            refusal.exit_code = int(document.get("exit_code", EXIT_USAGE))
-            raise refusal
+            raise self._refused(ErrorReply.of(response))
         return response
+
+    @staticmethod
+    def _refused(reply: ErrorReply) -> FloError:
+        if reply.status == 401:
+            return reply.error(
+                "the coordinator does not accept this token",
+                "it has expired, or the coordinator's key is new: flo coordinator token",
+            )
+        if reply.status == 403:
+            return reply.error(
+                f"the coordinator refuses: {reply.why}",
+                "ask its operator for a token with another role",
+            )
+        return reply.error(reply.why)
 
     def _bearer(self) -> str:
         """Return the token; as owner of the folder, sign a new one before the last expires."""

@@ -16,11 +16,12 @@ import httpx
 import pytest
 
 from flo.clients.connection import coordinator_api
-from flo.clients.connection.coordinator_api import CappedTransport, CoordinatorApi, client_context
+from flo.clients.connection.coordinator_api import CoordinatorApi, client_context
 from flo.errors import FloError, MessageError, NetworkError, RefusedError, TrustError
 from flo.keys.identity import Identity
 from flo.keys.keystore import LocalKeyStore
 from flo.keys.tls import load_certificate
+from flo.protocol.https import CappedTransport
 from flo.server.keys.authority import Authority
 
 LIMIT = 1000
