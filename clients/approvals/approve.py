@@ -174,6 +174,13 @@ def _allowed_terms(
     return terms
 
 
+def is_approved(home: SiteHome, digest: str) -> bool:
+    """Return whether a stored approval is for the installed code and by enough people."""
+    kept = _kept(home, digest)
+    hospital = home.read_config().hospital
+    return kept is not None and _still_good(kept, home.read_policy(), hospital)
+
+
 def _kept(home: SiteHome, digest: str) -> Approval | None:
     return approval.load(home, digest) if approval_path(home, digest).exists() else None
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from flo.clients.approvals.approve import approve, dry_run_approval, terms_of
-from flo.clients.approvals.approvers import add_approver
+from flo.clients.approvals.approve import dry_run_approval
+from flo.clients.approvals.decide import decide
 from flo.clients.approvals.decline import refuse, withdraw
 from flo.clients.approvals.fingerprints import AddressBook, refuse_strangers
 from flo.clients.connection.enrolment import connect
@@ -23,7 +23,7 @@ from flo.clients.mapping.inspect import inspect
 from flo.clients.records import approval
 from flo.clients.records.approval import approval_path
 from flo.documents import canonical
-from flo.errors import FloError, NetworkError, PolicyError, TrustError, UsageError
+from flo.errors import FloError, PolicyError, TrustError, UsageError
 from flo.pages.responses import redirect
 from flo.study.document import UNDER_WAY, Study, from_canonical
 
@@ -117,18 +117,11 @@ def study_router(context: DeskContext) -> APIRouter:
             with connect(home) as api:
                 dry_run_approval(home, api, kept, chosen, if_broken=if_broken)
             return asked(request, offered.study, chosen, if_broken=if_broken, looked=True)
-        terms = terms_of(home, offered.study, chosen, if_broken=if_broken)
-        people = add_approver(home, offered.study, terms, person_in(fields))
-        if people and len(people) < home.read_policy().approvers:
+        person = person_in(fields)
+        done = decide(home, lambda: connect(home), kept, chosen, if_broken=if_broken, person=person)
+        if not done.approved:
             return redirect(f"{context.base}/studies/{digest}")
-        told = True
-        try:
-            with connect(home) as api:
-                approve(home, api, kept, chosen, if_broken=if_broken, people=people)
-        except NetworkError:
-            if decided(home, digest) != "approved":
-                raise
-            told = False
+        told = done.unnotified is None
         return context.page(request, "approved.html.j2", study=offered.study, told=told)
 
     @router.post(f"{context.base}{_STUDY}/refuse")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -138,15 +138,14 @@ def approve(
 ) -> results.ApprovalResult:
     """Show a study, check the data, and approve it: one approval, one budget reservation."""
     from flo.cli.terminal.output import confirmed, console, say, show_sheet, working
-    from flo.clients.approvals.approve import approve as sign
-    from flo.clients.approvals.approve import dry_run_approval, shares, terms_of
-    from flo.clients.approvals.approvers import add_approver
+    from flo.clients.approvals.approve import dry_run_approval, shares
+    from flo.clients.approvals.decide import decide
     from flo.clients.approvals.fingerprints import AddressBook, refuse_strangers
     from flo.clients.connection.enrolment import connect
     from flo.clients.connection.offers import choose
     from flo.clients.home.site_home import SiteHome
     from flo.clients.inbox.review import review as sheet
-    from flo.errors import RefusedError
+    from flo.errors import NetworkError, RefusedError
 
     opened = SiteHome.open(home)
     chosen = opened.read_config().population(population)
@@ -170,20 +169,28 @@ def approve(
             return results.ApprovalResult(*named, False, True, takes, [], needed)
         if not confirmed("\nApprove this study and reserve its whole cost?", yes):
             raise RefusedError("not approved; nothing was spent", hint="--yes approves at once")
-        terms = terms_of(opened, offered.study, chosen, if_broken=if_broken)
-        people = add_approver(opened, offered.study, terms, person_key(person))
-        digest, needed = offered.study.digest[:12], opened.read_policy().approvers
-        if people and len(people) < needed:
-            said = ", ".join(given.name for given in people)
-            say(f"\n{said} said yes to {digest}; the policy asks for {needed} people")
-            say(f"nothing is reserved yet; next: flo site approve {digest} --person KEY")
-            yet = [given.name for given in people]
-            return results.ApprovalResult(*named, False, False, takes, yet, needed)
+        own_key, digest = person_key(person), offered.study.digest[:12]
         with working("checking the data and reserving the budget"):
-            sign(opened, api, offered, chosen, if_broken=if_broken, people=people)
-    say(f"\napproved {offered.study.name} ({digest}); budget reserved")
-    said_yes = [given.name for given in people]
-    return results.ApprovalResult(*named, True, False, takes, said_yes, needed)
+            done = decide(
+                opened,
+                lambda: nullcontext(api),
+                offered,
+                chosen,
+                if_broken=if_broken,
+                person=own_key,
+            )
+    if done.unnotified is not None:
+        said = "approved, and the budget is reserved, but the coordinator was not notified"
+        hint = "approve once more when it answers: nothing is reserved twice"
+        raise NetworkError(f"{said}: {done.unnotified}", hint=hint) from done.unnotified
+    if done.approved:
+        say(f"\napproved {offered.study.name} ({digest}); budget reserved")
+    else:
+        said = ", ".join(done.people)
+        say(f"\n{said} said yes to {digest}; the policy asks for {done.needed} people")
+        say(f"nothing is reserved yet; next: flo site approve {digest} --person KEY")
+    yes_of = list(done.people)
+    return results.ApprovalResult(*named, done.approved, False, takes, yes_of, done.needed)
 
 
 def _refuse_unread(home: SiteHome, study: Study, named: str | None) -> None:
