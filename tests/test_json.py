@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from flo.cli import app
 from flo.cli.terminal import results
 from flo.clients.home.site_home import SiteHome
-from flo.study.document import round_size
+from flo.study.terms import round_size
 from tests.builders import HOSPITALS, csv_text, study_document
 from tests.commands import flo
 from tests.end_to_end.agents import agent

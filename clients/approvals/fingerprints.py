@@ -19,7 +19,8 @@ from flo.errors import PolicyError, TrustError, UsageError
 from flo.keys.claims import Digest
 from flo.keys.identity import format_fingerprint, parse_fingerprint
 from flo.storage.files import write_private
-from flo.study.document import Identifier, Study
+from flo.study.document import Study
+from flo.study.terms import Identifier
 
 _LIMIT = 1 << 20
 

@@ -28,7 +28,7 @@ from flo.keys.identity import Identity, fingerprint, format_fingerprint, parse_f
 from flo.keys.rotation import KeyRotation
 from flo.keys.tls import read_certificate
 from flo.storage.files import write_public
-from flo.study.document import Identifier
+from flo.study.terms import Identifier
 
 RENEW_DAYS = 90.0
 

@@ -21,9 +21,10 @@ from flo.errors import PolicyError
 from flo.keys.claims import Digest, PublicKey
 from flo.keys.identity import Identity, fingerprint, load_public
 from flo.protocol.decisions import ApproverRole, PersonName
-from flo.study.document import Identifier, Study
+from flo.study.document import Study
 from flo.study.packs import Pack
 from flo.study.schema import ImageColumn, Text
+from flo.study.terms import Identifier
 
 _LIMIT = 1 << 20
 Clock = Annotated[str, spelt("([01][0-9]|2[0-3]):[0-5][0-9]", "a time of day, such as 08:30")]

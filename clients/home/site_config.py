@@ -13,8 +13,8 @@ from flo.documents.document import Document, parse, read_toml
 from flo.errors import PolicyError, UsageError
 from flo.keys.keystore import KeyStoreConfig
 from flo.privacy.accounting.life_budget import LifetimeBudget
-from flo.study.document import Identifier, largest_delta, round_size
 from flo.study.schema import Text
+from flo.study.terms import Identifier, largest_delta, round_size
 
 if TYPE_CHECKING:
     from flo.clients.sources.source import DataSource

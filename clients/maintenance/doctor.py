@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from flo.clients.approvals.approve import refuse_changed_birth
+from flo.clients.approvals.reserve import refuse_changed_birth
 from flo.clients.connection.enrolment import context_of
 from flo.clients.data_process.worker import DataProcess
 from flo.clients.home.emergency_stop import halted

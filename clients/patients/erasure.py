@@ -24,8 +24,8 @@ from flo.documents.document import Document
 from flo.keys.claims import Digest
 from flo.privacy.accounting.accounting import epsilon_of, rounded_up
 from flo.privacy.accounting.life_budget import CHARGES
+from flo.privacy.ledger.balance import Reservation
 from flo.privacy.ledger.ledger import Ledger
-from flo.privacy.ledger.rows import Reservation
 from flo.storage.files import write_private
 
 _SUB_LEDGER: dict[Side, str] = {"training": "training", "held_out": "evaluation"}

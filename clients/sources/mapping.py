@@ -19,7 +19,6 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from flo.documents.document import Document
 from flo.errors import UsageError
-from flo.study.document import Identifier
 from flo.study.schema import (
     CategoryColumn,
     Code,
@@ -29,6 +28,7 @@ from flo.study.schema import (
     Schema,
     Text,
 )
+from flo.study.terms import Identifier
 
 FindingName = Annotated[str, StringConstraints(pattern=r"^[a-z ]{3,40}(: .{1,100})?$")]
 Cell = Annotated[str, StringConstraints(max_length=200)]

@@ -37,7 +37,8 @@ from flo.clients.home.site_home import SiteHome
 from flo.documents.text import of_auc
 from flo.errors import FloError, NetworkError, UsageError
 from flo.privacy.report.sheet import TRUST
-from flo.study.document import Hospital, Study, from_canonical, load
+from flo.study.document import Study, from_canonical, load
+from flo.study.terms import Hospital
 
 STUDY = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
 _MARK = ".flo-demo"

@@ -33,11 +33,12 @@ from flo.privacy.accounting.life_budget import LifetimeBudget
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.patients.patients import Patients
 from flo.privacy.report.sheet import ASSUMED_HOLD_OUT, MAX_BUDGET_RATIO
-from flo.study.document import MOST_SQUARED_INPUTS, Study, from_document, round_size
+from flo.study.document import MOST_SQUARED_INPUTS, Study, from_document
 from flo.study.features import input_names
 from flo.study.models import log_odds
 from flo.study.schema import ImageColumn
 from flo.study.synthetic import made_up_inputs
+from flo.study.terms import round_size
 
 Progress = Callable[[str], None]
 

@@ -23,8 +23,8 @@ from flo.documents.document import Document, problems
 from flo.documents.framing import framed, split
 from flo.errors import MessageError
 from flo.keys.claims import Digest, HeadAttestation, LedgerHead, RunKey
-from flo.study.document import Identifier
 from flo.study.parameters import Vector
+from flo.study.terms import Identifier
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_INLINE_BYTES = 1 << 16  # a larger body is sent outside of Flower's message

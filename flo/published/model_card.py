@@ -24,9 +24,10 @@ from flo.keys.identity import Signer, fingerprint, low_s, verify
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.report.sheet import trust
 from flo.protocol.messages import LARGEST_WEIGHT
-from flo.study.document import MAX_STUDY_BYTES, Identifier, Study, from_canonical
+from flo.study.document import MAX_STUDY_BYTES, Study, from_canonical
 from flo.study.models import flat
 from flo.study.parameters import Vector
+from flo.study.terms import Identifier
 
 MAX_CARD_BYTES = 4 * MAX_STUDY_BYTES
 MAX_MODEL_BYTES, MAX_TENSORS_HEADER_BYTES = 1 << 30, 1 << 20

@@ -18,129 +18,30 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from flo.documents import canonical
-from flo.documents.document import Document, parse_toml, problems, read_toml, spelt
+from flo.documents.document import Document, parse_toml, problems, read_toml
 from flo.errors import StudyError
 from flo.study import identifier_patterns, networks
 from flo.study.features import input_names
 from flo.study.packs import Model, Pack
-from flo.study.schema import ColumnName, ImageColumn, Schema, Text, tells_who
+from flo.study.schema import ImageColumn, Schema, Text, tells_who
+from flo.study.terms import (
+    Evaluation,
+    Hospital,
+    Identifier,
+    Limits,
+    MechanismSettings,
+    Survey,
+    largest_delta,
+)
 
 SCHEMA_VERSION = 3
 MAX_STUDY_BYTES = 256 * 1024
-LARGEST_DELTA = 1e-6
 MOST_SQUARED_INPUTS = 1000
 PLACEHOLDER = "Write here"  # prefix of texts still to be written; never signed
 UNDER_WAY = ("offered", "running", "paused")  # statuses that may still spend budget
-
-Identifier = Annotated[
-    str,
-    spelt(
-        r"[a-z0-9][a-z0-9-]{0,62}",
-        "1 to 63 lower-case letters without accents (koeln, not Köln), digits and hyphens",
-    ),
-]
-Fingerprint = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
-
-
-class Hospital(Document):
-    """One partner. ``declared_size`` is its public, rounded number of patients."""
-
-    id: Identifier
-    declared_size: Annotated[int, Field(ge=10, le=10_000_000)]
-    fingerprint: Fingerprint = ""
-
-    @field_validator("declared_size")
-    @classmethod
-    def _rounded(cls, size: int) -> int:
-        if size != round_size(size):
-            raise ValueError(
-                f"declared size {size} is not rounded to two digits; write {round_size(size)}"
-            )
-        return size
-
-
-class MechanismSettings(Document):
-    """How patients become releases during training.
-
-    ``epsilon`` and ``delta`` are the study's own guarantee for one patient of one hospital; the
-    noise is calibrated to ``steps + retry_allowance`` releases. ``sampling``: the probability with
-    which a patient takes part in a step, drawn independently at the site in each step. ``masking``:
-    whether the coordinator sees only the cohort's sum, for every purpose of the study.
-    ``algorithm``: a momentum step of ``learning_rate`` along each round's noisy mean gradient
-    (FedAvgM), or ``flo.privacy.releases.least_squares`` from one round. ``augmentation``: whether a
-    patient's gradient is averaged over flips and turns of images
-    (``flo.privacy.gradients.augmentation``). ``aggregation``: how the hospitals' sums are combined
-    into a step, if the coordinator sees each of them.
-    """
-
-    algorithm: Literal["fedavgm", "least-squares"] = "fedavgm"
-    noise: Literal["local", "distributed"]
-    masking: Literal["on", "off"] = "on"
-    epsilon: Annotated[float, Field(ge=0.01, le=10)]
-    delta: Annotated[float, Field(ge=1e-12, lt=1)]
-    clip: Annotated[float, Field(ge=1e-6, le=1e6)]
-    sampling: Annotated[float, Field(ge=0.001, le=1)] = 1.0
-    steps: Annotated[int, Field(ge=1, le=10_000)]
-    learning_rate: Annotated[float, Field(ge=0, le=1e3)] = 0.0
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    retry_allowance: Annotated[int, Field(ge=0, le=1000)] = 2
-    augmentation: Literal["none", "flips"] = "none"
-    aggregation: Literal["sum", "median", "trimmed-mean"] = "sum"
-    colluders: Annotated[int, Field(ge=1)] | None = None
-    dropouts: Annotated[int, Field(ge=0)] | None = None
-
-    @model_validator(mode="after")
-    def _what_the_algorithm_needs(self) -> MechanismSettings:
-        if self.algorithm == "fedavgm":
-            if not self.learning_rate:
-                raise ValueError("fedavgm needs a learning_rate above 0")
-        elif (self.steps, self.sampling, self.aggregation) != (1, 1, "sum"):
-            raise ValueError(
-                "least-squares is one sum over all patients: steps = 1, and neither sampling nor "
-                "aggregation"
-            )
-        elif self.learning_rate or self.momentum:
-            raise ValueError("least-squares takes no steps: no learning_rate, no momentum")
-        elif self.augmentation != "none":
-            raise ValueError("least-squares knows no augmentation")
-        return self
-
-
-class Evaluation(Document):
-    """Settings of the one noisy release at the end, which measures the model on held-out patients.
-
-    ``subgroups``: category columns whose codes get results of their own; k columns increase the
-    noise by √k. ``bins``: score bins of studies of schema 1 and 2; None in later ones, which have
-    none.
-    """
-
-    epsilon: Annotated[float, Field(ge=0.01, le=10)]
-    bins: Annotated[int, Field(ge=2, le=8)] | None = None
-    subgroups: Annotated[tuple[ColumnName, ...], Field(max_length=10)] = ()
-    retry_allowance: Annotated[int, Field(ge=0, le=100)] = 1
-
-
-class Survey(Document):
-    """Settings of a release before a study: noisy counts of all patients by label and ``columns``.
-
-    The counts touch every patient, so both sub-ledgers are charged. Numbers are counted in ``bins``
-    equal ranges of their bounds.
-    """
-
-    epsilon: Annotated[float, Field(ge=0.01, le=10)]
-    columns: Annotated[tuple[ColumnName, ...], Field(min_length=1, max_length=100)]
-    bins: Annotated[int, Field(ge=2, le=50)] = 5
-    retry_allowance: Annotated[int, Field(ge=0, le=100)] = 0
-
-
-class Limits(Document):
-    """Time that an attempt waits for its cohort, and the fewest hospitals that may form one."""
-
-    deadline_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
-    minimum_cohort: Annotated[int, Field(ge=1)]
 
 
 class Study(Document):
@@ -421,17 +322,6 @@ def _as_version_1(document: dict[str, Any]) -> dict[str, Any]:
     del document["survey"], document["mechanism"]["sampling"], document["mechanism"]["masking"]
     del document["evaluation"]["subgroups"], document["data"]["most_records"]
     return document
-
-
-def largest_delta(public_size: int) -> float:
-    """Return δ = min(1e-6, 1/(100 n)) for a public number of patients ``n`` (DESIGN 5)."""
-    return min(LARGEST_DELTA, 1 / (100 * public_size))
-
-
-def round_size(size: int) -> int:
-    """Round down to two significant digits, so that no patient's presence is revealed."""
-    unit: int = 10 ** max(0, len(str(size)) - 2)
-    return size // unit * unit
 
 
 def from_document(document: Any, *, what: str = "study") -> Study:

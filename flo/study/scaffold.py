@@ -16,7 +16,8 @@ from typing import Any
 import tomli_w
 
 from flo.errors import UsageError
-from flo.study.document import PLACEHOLDER, from_document, largest_delta, round_size
+from flo.study.document import PLACEHOLDER, from_document
+from flo.study.terms import largest_delta, round_size
 
 _LONGEST_HEADER = 1 << 20
 _SHARED_FROM = 3  # hospitals

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,16 +25,11 @@ from flo.keys.identity import Identity, verify
 from flo.privacy.accounting.life_budget import LifetimeBudget
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.ledger import admission
-from flo.privacy.ledger.rows import (
-    ZERO_HASH,
-    Balance,
-    LedgerRow,
-    Reservation,
-    lost_head,
-    number_after,
-)
+from flo.privacy.ledger.balance import Balance, Reservation, lost_head, number_after
+from flo.privacy.ledger.rows import ZERO_HASH, LedgerRow
 from flo.privacy.ledger.store import LedgerFile, request_fields
-from flo.study.document import Study, largest_delta
+from flo.study.document import Study
+from flo.study.terms import largest_delta
 
 
 @dataclass(frozen=True)
@@ -76,6 +71,10 @@ class Restored:
     lost: int
     studies: tuple[str, ...]
     exhausted: tuple[str, ...]
+
+
+class _RolledBack(Exception):
+    """Raised inside a transaction to undo it."""
 
 
 class Ledger:
@@ -214,24 +213,52 @@ class Ledger:
         """
         plan = Plan.charged(study, if_broken=if_broken)
         with self._transaction():
-            if population not in self._balance.lives:
-                raise UsageError(f"population {population!r} is not registered in this ledger")
-            self._remember_patients(population, patients)
-            kept = self._reservation(study.digest)
-            if kept is not None and self._balance.reservations[kept].settled:
-                raise BudgetError(
-                    f"study {study.digest[:12]} was run and settled here: an approval is one "
-                    "reservation",
-                    hint="ask the coordinator for a new version of the study",
-                )
+            kept = self._admit(study, plan, population, patients, allowed)
             if kept is not None:
-                admission.require_same_reservation(
-                    self._balance.reservations[kept], plan, population
-                )
                 return kept
+            return self._append(admission.reservation_row(population, plan), _of(study))
+
+    def check_reservation(
+        self,
+        study: Study,
+        population: str,
+        patients: Collection[str] = (),
+        *,
+        if_broken: bool = False,
+        allowed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make the checks of ``reserve`` and store nothing. Raises what ``reserve`` raises."""
+        plan = Plan.charged(study, if_broken=if_broken)
+        with suppress(_RolledBack), self._transaction():
+            self._admit(study, plan, population, patients, allowed)
+            raise _RolledBack
+
+    def _admit(
+        self,
+        study: Study,
+        plan: Plan,
+        population: str,
+        patients: Collection[str],
+        allowed: Callable[[], None],
+    ) -> int | None:
+        """Check that a reservation may be made; return the open one if there is one already."""
+        if population not in self._balance.lives:
+            raise UsageError(f"population {population!r} is not registered in this ledger")
+        self._remember_patients(population, patients)
+        kept = self._reservation(study.digest)
+        if kept is None:
             admission.require_fits(self._balance, plan, study, population)
             allowed()
-            return self._append(admission.reservation_row(population, plan), _of(study))
+            return None
+        held = self._balance.reservations[kept]
+        if held.settled:
+            raise BudgetError(
+                f"study {study.digest[:12]} was run and settled here: an approval is one "
+                "reservation",
+                hint="ask the coordinator for a new version of the study",
+            )
+        admission.require_same_reservation(held, plan, population)
+        return kept
 
     def open_reservation(self, study: str) -> int | None:
         """Return the row number of this study's open reservation, or None."""

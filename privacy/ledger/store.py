@@ -17,7 +17,8 @@ from typing import Any
 from flo.documents import canonical
 from flo.errors import TrustError
 from flo.keys.claims import LedgerHead, RunKey
-from flo.privacy.ledger.rows import LedgerRow, number_after
+from flo.privacy.ledger.balance import number_after
+from flo.privacy.ledger.rows import LedgerRow
 from flo.storage.database import open_database, writing
 
 SCHEMA_VERSION = 1

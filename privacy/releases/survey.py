@@ -17,8 +17,9 @@ from flo.arrays import Floats
 from flo.errors import StudyError
 from flo.privacy.patients.patients import Patients
 from flo.privacy.releases.histograms import weighted_counts
-from flo.study.document import Study, Survey
+from flo.study.document import Study
 from flo.study.features import cell_of, cells
+from flo.study.terms import Survey
 
 
 @dataclass(frozen=True)

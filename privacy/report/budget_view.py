@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from flo.privacy.accounting.life_budget import CHARGES, SUB_LEDGERS, LifetimeBudget
-from flo.privacy.ledger.rows import Balance, LedgerRow
+from flo.privacy.ledger.balance import Balance
+from flo.privacy.ledger.rows import LedgerRow
 
 _TYPICAL = (0.1, 0.3, 0.5)
 _NOTHING = 1e-3  # a share of the life budget that no useful study fits into

@@ -16,10 +16,11 @@ from flo.privacy.gradients.augmentation import copies
 from flo.privacy.releases import survey
 from flo.privacy.releases.score_waves import LENGTH, expected_half_width
 from flo.study import identifier_patterns
-from flo.study.document import Hospital, Study
+from flo.study.document import Study
 from flo.study.models import layers
 from flo.study.packs import Pack
 from flo.study.schema import CategoryColumn, Column, ImageColumn, NumberColumn, tells_who
+from flo.study.terms import Hospital
 
 ASSUMED_HOLD_OUT, ASSUMED_PREVALENCE = 0.3, 0.5
 MAX_BUDGET_RATIO = 1.2

@@ -22,20 +22,26 @@ import base64
 import functools
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, StringConstraints, ValidationError
-
-from flo.audit.chain import LogExtension, Receipt
 from flo.audit.log import AuditLog
 from flo.documents import canonical
-from flo.documents.document import Document, problems
 from flo.errors import MessageError, StudyError, TrustError
 from flo.host.environment import software
-from flo.keys.claims import Digest, LedgerHead, PublicKey
+from flo.keys.claims import LedgerHead
 from flo.keys.identity import Signer, fingerprint, public_bytes, verify
 from flo.keys.rotation import KeyRotation
 from flo.protocol.decisions import Decision, Decline, Signed
+from flo.server.api.site_bodies import (
+    AuditBody,
+    EnrolBody,
+    GivenBody,
+    HeadsBody,
+    ModelBody,
+    NoBody,
+    ReportBody,
+    parse_body,
+)
 from flo.server.audit.rate_limited import RateLimitedAudit
 from flo.server.keys.authority import Authority, Peer, read_request
 from flo.server.store.hospitals import Member
@@ -45,53 +51,8 @@ from flo.study.document import UNDER_WAY, Study, from_canonical
 
 # Size limit of an extract: about 2,500 ledger rows of other studies, and the study's own releases.
 _BYTES_OF_OTHERS, _BYTES_A_RELEASE, _VALUES_A_RELEASE = 2 << 20, 1300, 40
-_LONGEST_REQUEST = 1 << 30  # the listener has applied each call's own limit
 _GIVEN_AT_ONCE = 50  # approvals per reply; each may contain a study of the largest size
 MAX_MODEL_REPLY = 45 << 20  # bytes; in base64 it fits a site's limit on replies
-BodyT = TypeVar("BodyT", bound=BaseModel)
-
-
-class NoBody(Document):
-    """``{}``: the certificate is the only input."""
-
-
-class EnrolBody(Document):
-    """``coordinator``: public key in the invitation. ``request``: signing request, PEM."""
-
-    coordinator: PublicKey | None = None
-    request: Annotated[str, StringConstraints(max_length=8192)]
-
-
-class HeadsBody(Document):
-    """``head``: of the hospital's ledger; None to query only."""
-
-    head: LedgerHead | None = None
-
-
-class ReportBody(Document):
-    """``extract``: signed extract of the hospital's ledger for this study, as canonical text."""
-
-    study: Digest
-    extract: str
-
-
-class ModelBody(Document):
-    """``study``: digest of the model's study."""
-
-    study: Digest
-
-
-class GivenBody(Document):
-    """``after``: digest of the last study in the previous reply; empty at first."""
-
-    after: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
-
-
-class AuditBody(Document):
-    """``growth``: of the hospital's log. ``receipt``: for the head in our previous reply."""
-
-    growth: LogExtension | None = None
-    receipt: Receipt | None = None
 
 
 class SiteApi:
@@ -135,7 +96,7 @@ class SiteApi:
             TrustError: the invitation was used or names an earlier key of the coordinator, or the
             signing request is not valid.
         """
-        wish = _parse(EnrolBody, body)
+        wish = parse_body(EnrolBody, body)
         if wish.coordinator not in (None, self._identity.public.hex()):
             raise TrustError("this invitation names an earlier key of the coordinator")
         key = read_request(wish.request.encode(), peer.hospital)
@@ -157,7 +118,7 @@ class SiteApi:
 
     def renew(self, peer: Peer, body: bytes) -> Any:
         """Issue a new certificate for the same key; the old one is valid until the new is used."""
-        key = read_request(_parse(EnrolBody, body).request.encode(), peer.hospital)
+        key = read_request(parse_body(EnrolBody, body).request.encode(), peer.hospital)
         if public_bytes(key) != peer.public:
             raise TrustError(
                 "a renewal is for the enrolled key; another key is another enrolment, and a new "
@@ -170,14 +131,14 @@ class SiteApi:
 
     def leave(self, peer: Peer, body: bytes) -> Any:
         """Revoke the hospital's certificate at its own request, effective immediately."""
-        _parse(NoBody, body)
+        parse_body(NoBody, body)
         self._audit.record("left", hospital=peer.hospital)
         self._store.revoke(peer.hospital)
         return {}
 
     def audit(self, peer: Peer, body: bytes) -> Any:
         """Countersign the growth of the hospital's log, store its receipt, return our growth."""
-        shown, signer = _parse(AuditBody, body), fingerprint(peer.public)
+        shown, signer = parse_body(AuditBody, body), fingerprint(peer.public)
         if shown.receipt is not None:
             self._audit_log.keep_receipt(shown.receipt, signer)
         receipt = None
@@ -199,17 +160,17 @@ class SiteApi:
 
     def keys(self, peer: Peer, body: bytes) -> Any:
         """Return the rotation steps from the coordinator's first key to the current one."""
-        _parse(NoBody, body)
+        parse_body(NoBody, body)
         return self._succession.model_dump(mode="json")
 
     def software(self, peer: Peer, body: bytes) -> Any:
         """Return the coordinator's software versions and time, for comparison."""
-        _parse(NoBody, body)
+        parse_body(NoBody, body)
         return {"software": _running(), "time": datetime.now(UTC).isoformat()}
 
     def studies(self, peer: Peer, body: bytes) -> Any:
         """Return all studies that name this hospital, also ended ones, with signature, status."""
-        _parse(NoBody, body)
+        parse_body(NoBody, body)
         return [
             {
                 "study": offer.study.canonical_bytes.decode(),
@@ -227,9 +188,9 @@ class SiteApi:
             StudyError: the study is not under way. TrustError: another key signed it, it is in
             another hospital's name, or it is older than a refusal or withdrawal.
         """
-        given = _parse(Signed, body)
+        given = parse_body(Signed, body)
         document = given.document.encode()
-        decision = _parse(Decision, document).root
+        decision = parse_body(Decision, document).root
         verify(peer.public, "approval", document, given.signature)
         if decision.hospital != peer.hospital:
             raise TrustError(f"this approval is in the name of {decision.hospital}")
@@ -264,7 +225,7 @@ class SiteApi:
 
     def given(self, peer: Peer, body: bytes) -> Any:
         """Return approvals of studies that name the hospital's current key, to restore a backup."""
-        after = _parse(GivenBody, body).after
+        after = parse_body(GivenBody, body).after
         while found := self._store.given(peer.hospital, after, _GIVEN_AT_ONCE):
             listed = [
                 {"study": study, "document": document, "signature": signature}
@@ -282,7 +243,7 @@ class SiteApi:
         A site queries first and sends its own head afterwards, so that a site with a rolled-back
         ledger detects this before its fork is recorded.
         """
-        shown = _parse(HeadsBody, body).head
+        shown = parse_body(HeadsBody, body).head
         if shown is not None:
             self._see_head(peer, shown)
         kept = self._store.heads().get(peer.hospital)
@@ -296,7 +257,7 @@ class SiteApi:
             hospital did not sign the extract.
             MessageError: it is no extract, is of another hospital or study, or is not valid.
         """
-        given = _parse(ReportBody, body)
+        given = parse_body(ReportBody, body)
         offer = self._store.offer(given.study)
         if offer is None:
             raise StudyError(f"study {given.study[:12]} is not known")
@@ -345,7 +306,7 @@ class SiteApi:
             reply.
             TrustError: the study names another key for this hospital.
         """
-        wish = _parse(ModelBody, body)
+        wish = parse_body(ModelBody, body)
         offer = self._store.offer(wish.study)
         if offer is None:
             raise StudyError(f"study {wish.study[:12]} is not known")
@@ -403,11 +364,3 @@ def _names(study: str, peer: Peer) -> bool:
     """Return whether a study names the peer's current key for the hospital."""
     named = from_canonical(study.encode()).hospital(peer.hospital)
     return named.fingerprint == fingerprint(peer.public)
-
-
-def _parse(model: type[BodyT], body: bytes) -> BodyT:
-    value = canonical.decode(body, limit=_LONGEST_REQUEST, what="request")
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise MessageError(f"request:\n{problems(error, foreign=True)}") from error

@@ -13,19 +13,14 @@ import os
 import secrets
 import threading
 from base64 import b64decode
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, cast
 
-import httpx
-from fastapi import APIRouter, FastAPI
-from flwr.cli.build import build_fab_from_files
-from flwr.common.constant import ACCESS_TOKEN_KEY, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+from fastapi import FastAPI
 from flwr.common.serde import user_config_to_proto
 from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
 from flwr.proto.fab_pb2 import Fab
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
-from flwr.supercore.auth.typing import AccountAuthCredentials, AccountAuthLoginDetails, AccountInfo
 from flwr.supercore.constant import (
     FLEET_HTTP_PUBLIC_KEY_HEADER,
     FLWR_IN_MEMORY_DB_NAME,
@@ -34,12 +29,8 @@ from flwr.supercore.constant import (
     NodeStatus,
 )
 from flwr.supercore.control.control_http_client import ControlHttpClient
-from flwr.supercore.error import http_error_translator
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
-from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
 from flwr.supercore.routers.runtime import create_runtime_router
-from flwr.superlink.auth_plugin import ControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
@@ -47,11 +38,16 @@ from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
 from flwr.superlink.routers.fleet.router import router as fleet_router
 from starlette.datastructures import State
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
 
-from flo import __version__
-from flo.errors import NetworkError
 from flo.keys.identity import load_public
+from flo.server.flower.control import (
+    CONTROL_PREFIX,
+    Bearer,
+    OneToken,
+    OtherState,
+    app_bundle,
+    part_of,
+)
 from flo.server.flower.scoped_runtime import Handlers, RuntimeScope, ScopedHandlers
 from flo.server.flower.superexec import QUIET
 
@@ -71,7 +67,6 @@ FLEET_PATHS = frozenset(
 PULL_PATH = "/v1/fleet/pull-messages"
 ACTIVATE_PATH = "/v1/fleet/activate-node"
 PUBLIC_KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER
-CONTROL_PREFIX = "/v1/control/"
 RUNTIME_PREFIX = "/v1/runtime/"
 RUNTIME_PULL_PATH = "/v1/runtime/pull-messages"
 PUT_PATH, TAKE_PATH = "/v1/runtime/flo-put-parcel", "/v1/runtime/flo-take-parcel"
@@ -99,7 +94,7 @@ class SuperLink:
             insecure=False,
             certificates=None,
             superexec_auth_secret=superexec_secret,
-            authn_plugin=_OneToken(self._token),
+            authn_plugin=OneToken(self._token),
             event_log_plugin=None,
             fleet_event_log_plugin=None,
             enable_event_log=False,
@@ -116,7 +111,7 @@ class SuperLink:
             runtime_dependency_install=False,
         )
         self.control: Any = create_app(config, SuperLinkLifespan)
-        self.fleet = _part(self.control, fleet_router, Middleware(NodeAuthMiddleware))
+        self.fleet = part_of(self.control, fleet_router, Middleware(NodeAuthMiddleware))
         self._giving = threading.Lock()  # held while runs are assigned to a SuperExec
         self._lent: set[int] = set()  # runs carried out by a SuperExec of a remote job
         self.runtime = self._runtime(superexec_secret, lambda run: run not in self._lent)
@@ -239,7 +234,7 @@ class SuperLink:
         ``app``: name of the ServerApp. A run for a remote job waits until it is lent to the job.
         """
         request = StartRunRequest(
-            fab=Fab(hash_str="", content=_descriptor(app)),
+            fab=Fab(hash_str="", content=app_bundle(app)),
             override_config=user_config_to_proto({"run": run}),
         )
         with self._giving, self._control(url, ca) as control:
@@ -270,16 +265,14 @@ class SuperLink:
         self, secret: bytes, may: Callable[[int], bool], loan: RuntimeScope | None = None
     ) -> FastAPI:
         """Return Flower's Runtime API for a SuperExec with this secret and the allowed runs."""
-        part = _part(self.control, create_runtime_router("SuperLink"))
+        part = part_of(self.control, create_runtime_router("SuperLink"))
         own = self.control.state.runtime_handlers
         handlers: Handlers = Handlers(own, may, self._giving)
         if loan is not None:
             handlers = ScopedHandlers(own, may, self._giving, loan)
         part.state = cast(
             State,
-            _OtherState(
-                self.control.state, superexec_auth_secret=secret, runtime_handlers=handlers
-            ),
+            OtherState(self.control.state, superexec_auth_secret=secret, runtime_handlers=handlers),
         )
         return part
 
@@ -294,103 +287,5 @@ class SuperLink:
 
     def _control(self, url: str, ca: bytes) -> ControlHttpClient:
         return ControlHttpClient.from_server_address(
-            url.removeprefix("https://"), False, ca, interceptors=[_Bearer(self._token)]
+            url.removeprefix("https://"), False, ca, interceptors=[Bearer(self._token)]
         )
-
-
-def _part(whole: Any, router: APIRouter, *inner: Middleware) -> FastAPI:
-    """Return an application with only the routes of ``router``, sharing the state of ``whole``."""
-    part = FastAPI(
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        middleware=[
-            Middleware(BaseHTTPMiddleware, dispatch=http_error_translator),
-            Middleware(ProtobufTranslationMiddleware),
-            *inner,
-        ],
-    )
-    part.include_router(router)
-    part.state = whole.state
-    return part
-
-
-class _OtherState:
-    """An application's state with some attributes replaced."""
-
-    def __init__(self, state: Any, **differs: Any) -> None:
-        self._state, self._differs = state, differs
-
-    def __getattr__(self, name: str) -> Any:
-        return self._differs[name] if name in self._differs else getattr(self._state, name)
-
-
-class _OneToken(ControlAuthnPlugin):
-    """Authentication of Flower's Control API: only this process's own token is accepted."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def get_login_details(self) -> AccountAuthLoginDetails | None:
-        return None
-
-    def validate_tokens_in_metadata(
-        self, metadata: Sequence[tuple[str, str | bytes]]
-    ) -> tuple[bool, AccountInfo | None]:
-        given = dict(metadata).get(ACCESS_TOKEN_KEY, "")
-        text = given.decode("latin-1") if isinstance(given, bytes) else given
-        if not hmac.compare_digest(text.encode(), self._token.encode()):
-            return False, None
-        return True, AccountInfo(flwr_aid=NOOP_FLWR_AID, account_name=NOOP_ACCOUNT_NAME)
-
-    def get_auth_tokens(self, device_code: str) -> AccountAuthCredentials | None:
-        return None
-
-    def refresh_tokens(
-        self, metadata: Sequence[tuple[str, str | bytes]]
-    ) -> tuple[Sequence[tuple[str, str | bytes]] | None, AccountInfo | None]:
-        return None, None
-
-
-class _Bearer:
-    """Interceptor that adds this process's token to its Control calls."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
-        context.request.headers["authorization"] = f"Bearer {self._token}"
-        return call_next(context)
-
-
-def _descriptor(app: str) -> bytes:
-    """Build the app bundle that Flower requires: it has names but no code. Sites never fetch it."""
-    project = f"""
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "flo"
-version = "{__version__}"
-license = {{ file = "LICENSE" }}
-dependencies = ["flwr>=1.42,<1.43"]
-[tool.hatch.build.targets.wheel]
-packages = ["."]
-[tool.flwr.app]
-publisher = "flo"
-fab-format-version = 1
-flwr-version-target = "1.42.0"
-[tool.flwr.app.components]
-serverapp = "{app}"
-clientapp = "flo.server.runs.app:refused"
-[tool.flwr.app.config]
-run = ""
-"""
-    files: dict[str, bytes | Path] = {
-        "pyproject.toml": project.encode(),
-        "LICENSE": b"Apache-2.0",
-    }
-    bundle, _ = build_fab_from_files(files)
-    if len(bundle) > 16_384:
-        raise NetworkError(f"the app descriptor has {len(bundle)} bytes; it must hold no code")
-    return bundle

@@ -29,11 +29,11 @@ from flo.protocol.large_bodies import NODES_HEADER, PLACE_HEADER, SIZE_HEADER
 from flo.protocol.messages import MAX_MESSAGE_BYTES
 from flo.server.audit.rate_limited import RateLimitedAudit
 from flo.server.console.sign_in import CONSOLE
+from flo.server.flower.control import CONTROL_PREFIX
 from flo.server.flower.large_bodies import LargeBodyRelay, name_in, number_in, numbers_in
 from flo.server.flower.scoped_runtime import RUNTIME_CALLS
 from flo.server.flower.superlink import (
     ACQUIRE_PATH,
-    CONTROL_PREFIX,
     PUT_PATH,
     RUNTIME_PREFIX,
     RUNTIME_PULL_PATH,

@@ -15,7 +15,8 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from flo.documents.document import Document
 from flo.keys.claims import LARGEST_COUNT, Digest, LedgerHead
-from flo.study.document import MAX_STUDY_BYTES, Identifier
+from flo.study.document import MAX_STUDY_BYTES
+from flo.study.terms import Identifier
 
 MAX_RUN_REPORT_BYTES = 8 << 20
 _Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from flo.documents import canonical
 from flo.keys.identity import Identity
-from flo.server.flower.superlink import CONTROL_PREFIX
+from flo.server.flower.control import CONTROL_PREFIX
 from flo.server.http.tokens import Role, issue
 from flo.study.document import MAX_STUDY_BYTES
 from tests.attacks.attack import Attack, call, denied, shown

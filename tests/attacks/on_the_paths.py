@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from fastapi.routing import iter_route_contexts
 
-from flo.server.flower.superlink import CONTROL_PREFIX, SuperLink
+from flo.server.flower.control import CONTROL_PREFIX
+from flo.server.flower.superlink import SuperLink
 from flo.server.http.roles import ROUTES
 from tests.attacks.attack import Attack, connection, request
 from tests.attacks.on_the_handshake import CUT_OFF, said

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser
 
 from flo.clients.home.site_home import SiteHome
 from flo.keys.identity import format_fingerprint
-from flo.study.document import round_size
+from flo.study.terms import round_size
 from tests.builders import HOSPITALS, csv_text, study_document
 from tests.commands import flo
 from tests.end_to_end.agents import agent

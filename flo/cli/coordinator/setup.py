@@ -114,7 +114,7 @@ def invite(
     from flo.server.keys.authority import BOOTSTRAP_DAYS
     from flo.server.maintenance.invitations import invite as make_invitation
     from flo.storage.files import write_private
-    from flo.study.document import Identifier
+    from flo.study.terms import Identifier
 
     try:
         TypeAdapter(Identifier).validate_python(hospital)

@@ -41,7 +41,7 @@ def init(
     from flo.clients.home.site_home import SiteHome
     from flo.errors import UsageError
     from flo.keys.identity import format_fingerprint
-    from flo.study.document import largest_delta
+    from flo.study.terms import largest_delta
 
     if not data.is_file():
         raise UsageError(

@@ -13,15 +13,9 @@ import tomli_w
 from flo.documents import canonical
 from flo.documents.document import read_toml
 from flo.errors import MessageError, StudyError, UsageError
-from flo.study.document import (
-    MAX_STUDY_BYTES,
-    from_canonical,
-    from_document,
-    largest_delta,
-    load,
-    round_size,
-)
+from flo.study.document import MAX_STUDY_BYTES, from_canonical, from_document, load
 from flo.study.schema import ImageColumn
+from flo.study.terms import largest_delta, round_size
 from tests.builders import small_study, study_document
 from tests.flo.studies import AGE, HEART, SURVEY, WARD, changed, hospitals, imaging
 

@@ -21,7 +21,8 @@ from flo.documents import canonical
 from flo.errors import FloError, MessageError, TrustError
 from flo.keys.claims import LedgerHead, row_statement
 from flo.keys.identity import fingerprint
-from flo.privacy.ledger.rows import Balance, LedgerRow
+from flo.privacy.ledger.balance import Balance
+from flo.privacy.ledger.rows import LedgerRow
 from flo.privacy.report import extract
 from flo.privacy.report.page import render
 from flo.privacy.report.report import build, heads_document, read_heads, verify

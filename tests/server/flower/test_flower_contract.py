@@ -22,13 +22,13 @@ from flo.clients.connection.coordinator_clock import CoordinatorClock
 from flo.clients.connection.flower import FleetLink
 from flo.keys.identity import Identity
 from flo.keys.keystore import LocalKeyStore
+from flo.server.flower.control import app_bundle
 from flo.server.flower.superlink import (
     APP_HERE,
     FLEET_PATHS,
     PULL_PATH,
     RUNTIME_PULL_PATH,
     SuperLink,
-    _descriptor,
 )
 from flo.server.keys.authority import Authority
 
@@ -126,7 +126,7 @@ def test_protobuf_fields_are_where_we_fill_them() -> None:
 @pytest.fixture(scope="module")
 def descriptor() -> Iterator[bytes]:
     with pytest.warns(DeprecationWarning, match="gitwildmatch"):  # flwr 1.42 on pathspec 1
-        yield _descriptor(APP_HERE)
+        yield app_bundle(APP_HERE)
 
 
 def test_the_app_descriptor_holds_names_and_no_code(descriptor: bytes) -> None:

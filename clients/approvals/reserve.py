@@ -1,0 +1,220 @@
+"""The checks of an approval, and the reservation of its budget on frozen data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from flo.clients.approvals.yearly_budget import refuse_over_a_year
+from flo.clients.connection.coordinator_api import CoordinatorApi
+from flo.clients.connection.cosigning import confirm_head
+from flo.clients.connection.offers import Offered
+from flo.clients.home.policy import Policy, refuse_violations
+from flo.clients.home.site_config import Population
+from flo.clients.home.site_home import SiteHome
+from flo.clients.patients.opt_outs import opted_out
+from flo.clients.records.approval import (
+    Approval,
+    snapshot_path,
+)
+from flo.clients.records.members import Members
+from flo.clients.records.snapshot import Snapshot
+from flo.clients.sources.mapping import StudyMapping
+from flo.errors import FloError, PolicyError, RefusedError, TrustError
+from flo.privacy.ledger.ledger import Ledger
+from flo.privacy.patients.split import is_held_out, keyed_hash
+from flo.study.document import Study
+
+
+def check_study(
+    study: Study,
+    hospital: str,
+    own: str,
+    policy: Policy,
+    epsilon: float,
+    unconfirmed: Collection[str],
+) -> None:
+    """Check the site's own rules on a study that is charged at ``epsilon``.
+
+    Raises:
+        TrustError: the study names another key for us, or no fingerprint for a partner.
+        PolicyError: it breaks the policy, or has distributed noise without masks.
+        RefusedError: it has expired.
+    """
+    if study.hospital(hospital).fingerprint != own:
+        raise TrustError(
+            f"the study names another identity key for {hospital} than this site's {own[:12]}",
+            hint="compare fingerprints with the coordinator; a new key needs a new enrolment and a "
+            "new version of the study",
+        )
+    nameless = [partner.id for partner in study.hospitals if not partner.fingerprint]
+    if nameless:
+        raise TrustError(
+            f"the study does not name every partner's fingerprint: {', '.join(nameless)}",
+            hint="ask the coordinator for a new version, once all hospitals are enrolled",
+        )
+    if study.has_expired(datetime.now(UTC).date()):
+        raise RefusedError(
+            f"the study expired on {study.expires}",
+            hint="ask the coordinator for a new version with a later `expires`",
+        )
+    if study.mechanism.noise == "distributed" and not study.masked:
+        raise PolicyError(
+            "distributed noise without masks is never approved",
+            hint="ask the coordinator for the study in schema_version 2",
+        )
+    refuse_violations(policy, study, hospital, epsilon, unconfirmed)
+
+
+@dataclass(frozen=True)
+class FrozenData:
+    """Data of an approval. ``hashes``: patient id -> keyed hash; ``held_out``: ids."""
+
+    snapshot: Snapshot
+    hashes: dict[str, str]
+    held_out: set[str]
+
+    def members(self) -> Members:
+        """Return the hashes on either side of the split."""
+        return Members(
+            training=tuple(h for name, h in self.hashes.items() if name not in self.held_out),
+            held_out=tuple(h for name, h in self.hashes.items() if name in self.held_out),
+        )
+
+
+def freeze(
+    home: SiteHome,
+    api: CoordinatorApi,
+    study: Study,
+    population: Population,
+    mapping: StudyMapping | None,
+) -> FrozenData:
+    """Check the data against the study and encode them, without patients who opted out.
+
+    Raises what the quality gate raises, and what confirming the ledger's head raises.
+    """
+    # These import pandas, which is slow; the agent also imports this module, but never reads a
+    # hospital's file.
+    from flo.clients.patients.id_continuity import check_id_continuity
+    from flo.clients.quality.check import require_clean
+
+    with closing(home.open_ledger()) as ledger:
+        confirm_head(api, ledger)  # before the data are read: the call depends on none of them
+        refuse_changed_birth(home, ledger, population)
+    checked = require_clean(
+        population.open(),
+        study.data,
+        population.id_column,
+        mapping,
+        population.ignore,
+        also=check_id_continuity(home, population),
+        declared=study.hospital(home.read_config().hospital).declared_size,
+    )
+    checked = checked.without(opted_out(home, set(checked.patient_ids)))
+    patients_key, split_key = home.open_patients_key(), home.open_split_key()
+    hashes = {name: keyed_hash(patients_key, name) for name in checked.patient_ids}
+    return FrozenData(
+        Snapshot.of(checked, split_key, population.hold_out),
+        hashes,
+        {name for name in hashes if is_held_out(split_key, name, population.hold_out)},
+    )
+
+
+def check_fits(
+    home: SiteHome,
+    study: Study,
+    population: Population,
+    policy: Policy,
+    frozen: FrozenData,
+    *,
+    if_broken: bool,
+) -> None:
+    """Check that the budget has room, without reserving it. Raises what ``reserve`` raises."""
+    with closing(home.open_ledger()) as ledger:
+        ledger.check_reservation(
+            study,
+            population.name,
+            set(frozen.hashes.values()),
+            if_broken=if_broken,
+            allowed=_yearly_limit(ledger, study, population, policy, if_broken=if_broken),
+        )
+
+
+def reserve(
+    home: SiteHome,
+    offered: Offered,
+    population: Population,
+    policy: Policy,
+    frozen: FrozenData,
+    *,
+    if_broken: bool,
+) -> Approval:
+    """Store the snapshot and reserve the study's cost; return an approval without decision."""
+    study, digest = offered.study, frozen.snapshot.digest
+    path = snapshot_path(home, study.digest, digest)
+    with closing(home.open_ledger()) as ledger:
+        frozen.snapshot.write(path)
+        try:
+            reservation = ledger.reserve(
+                study,
+                population.name,
+                set(frozen.hashes.values()),
+                if_broken=if_broken,
+                allowed=_yearly_limit(ledger, study, population, policy, if_broken=if_broken),
+            )
+        except FloError:
+            path.unlink(missing_ok=True)
+            raise
+    frozen.members().save(home, study.digest, digest)
+    home.record(
+        "budget-reserved", study.digest, reservation=reservation, population=population.name
+    )
+    return Approval(
+        study=study.canonical_bytes.decode(),
+        study_signature=offered.signature,
+        population=population.name,
+        snapshot=digest,
+        reservation=reservation,
+        decision="",
+        decision_signature="",
+    )
+
+
+def _yearly_limit(
+    ledger: Ledger, study: Study, population: Population, policy: Policy, *, if_broken: bool
+) -> Callable[[], None]:
+    """Return the policy's yearly limit as a check that runs inside the ledger's transaction."""
+
+    def check() -> None:
+        now = datetime.now(UTC)
+        refuse_over_a_year(policy, ledger, study, population.name, if_broken=if_broken, now=now)
+
+    return check
+
+
+def refuse_changed_birth(home: SiteHome, ledger: Ledger, population: Population) -> None:
+    """Refuse if what was fixed at registration changed: site.toml, split key, patients key."""
+    commitments = home.read_key_commitments()
+    for row in ledger.rows():
+        public, private = row.public, row.private or {}
+        if public["kind"] == "birth" and public["population"] == population.name:
+            for name, born, now in (
+                ("epsilon", public["epsilon"], population.epsilon),
+                ("hold_out", public["hold_out"], population.hold_out),
+                ("declared_size", public["declared_size"], population.declared_size),
+                ("id_column", private.get("id_column"), population.id_column),
+            ):
+                if born != now:
+                    raise PolicyError(
+                        f"population {population.name!r}: {name} is {now!r} in site.toml but was "
+                        f"fixed as {born!r} when its ledger was born"
+                    )
+            for name, commitment in commitments.items():
+                if private.get(name) != commitment:
+                    raise TrustError(
+                        f"{name} is not the key that population {population.name!r} was born with: "
+                        "patients would change sides between training and evaluation",
+                        hint="restore the key from the site's backup",
+                    )

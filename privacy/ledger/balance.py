@@ -1,0 +1,272 @@
+"""Sum of a ledger's rows: what was reserved, released, settled and lost, and what remains."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from flo.errors import MessageError, TrustError
+from flo.keys.claims import LedgerHead
+from flo.privacy.accounting.life_budget import CHARGES, SUB_LEDGERS, LifetimeBudget
+from flo.privacy.ledger.rows import MOST_ROWS, LedgerRow, count_in
+from flo.privacy.mechanisms.mechanisms import Mechanism, from_document
+from flo.study.terms import largest_delta
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """One purpose of a reservation. ``document``: the mechanism, in the form that rows name it."""
+
+    mechanism: Mechanism
+    document: dict[str, Any]
+    releases: int
+
+
+@dataclass(frozen=True)
+class LostRows:
+    """Rows ``first`` to ``head.sequence``, which existed and are not in the restored ledger."""
+
+    first: int
+    head: LedgerHead
+
+
+@dataclass
+class Reservation:
+    """The reserved and released amounts of one approval.
+
+    ``unseen``: releases that are counted without a row, because their rows may be among the lost
+    ones.
+    """
+
+    population: str
+    parts: dict[str, Reserved]
+    released: Counter[str] = field(default_factory=Counter)
+    unseen: Counter[str] = field(default_factory=Counter)
+    replies: dict[int, tuple[str, str]] = field(default_factory=dict)
+    settled: bool = False
+
+    @property
+    def size(self) -> int:
+        """Reserved releases of all purposes."""
+        return sum(part.releases for part in self.parts.values())
+
+    def remaining(self, purpose: str) -> int:
+        """Return the releases that may still be made for ``purpose``; 0 if it was not reserved."""
+        if self.settled or purpose not in self.parts:
+            return 0
+        return self.parts[purpose].releases - self.released[purpose]
+
+    def counted(self, purpose: str) -> int:
+        """Return the releases that count against the life budget: all reserved until settled."""
+        reserved, released = self.parts[purpose].releases, self.released[purpose]
+        return released if self.settled else max(reserved, released)
+
+    def cost(self, sub_ledger: str, order: int) -> float:
+        """Return the Rényi cost at ``order`` that counts against a sub-ledger."""
+        return math.fsum(
+            self.counted(purpose) * part.mechanism.rdp(order)
+            for purpose, part in self.parts.items()
+            if sub_ledger in CHARGES[purpose]
+        )
+
+
+@dataclass
+class Balance:
+    """Sum of all rows: populations with their life budgets, reservations by row number.
+
+    ``lost``: rows that a restored ledger does not have. ``exhausted``: populations without any
+    budget left, whatever the sum of their reservations. ``last``: number of the last row.
+    ``unaccounted_rows``: lost rows beyond those that the charged studies can have caused. While it
+    is above 0 and a population is not exhausted, only a recovery's rows are accepted; the last of
+    them must end this state.
+    """
+
+    lives: dict[str, LifetimeBudget] = field(default_factory=dict)
+    reservations: dict[int, Reservation] = field(default_factory=dict)
+    lost: list[LostRows] = field(default_factory=list)
+    exhausted: set[str] = field(default_factory=set)
+    last: int = 0
+    unaccounted_rows: int = 0
+
+    def add(self, row: LedgerRow) -> None:
+        """Add one more row.
+
+        Raises:
+            TrustError: it breaks a rule: a birth with more than its size allows, a reservation
+                beyond the life budget, a release beyond or after its reservation, a repeat of other
+                bits.
+        """
+        try:
+            kind = row.public["kind"]
+            if self.is_recovering and kind not in ("reserve", "restored"):
+                raise ValueError("rows were lost that no study explains")
+            _APPLY[kind](self, row.sequence, row.public)
+        except (  # another site's row may have any shape
+            KeyError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            AttributeError,
+            MessageError,
+        ) as error:
+            raise TrustError(f"ledger row {row.sequence} breaks a rule: {error}") from error
+        self.last = row.sequence
+
+    def _apply_birth(self, sequence: int, public: dict[str, Any]) -> None:
+        life = LifetimeBudget.create(public["epsilon"], public["delta"])
+        if public["population"] in self.lives:
+            raise ValueError("a population is born once")
+        if self.lost:
+            raise ValueError("behind lost rows no population is born: one may have been, there")
+        if public["delta"] > largest_delta(public["declared_size"]):
+            raise ValueError("delta is larger than the rule for this size")
+        if life.order != public["order"] or not math.isclose(
+            life.renyi, public["renyi"], rel_tol=1e-9
+        ):
+            raise ValueError("the Rényi budget does not follow from epsilon and delta")
+        self.lives[public["population"]] = life
+
+    def _apply_reserve(self, sequence: int, public: dict[str, Any]) -> None:
+        population = public["population"]
+        parts = {
+            purpose: Reserved(
+                from_document(part["mechanism"]), part["mechanism"], count_in(part["releases"])
+            )
+            for purpose, part in public["parts"].items()
+        }
+        if not parts or not set(parts) <= set(CHARGES):
+            raise ValueError("a reservation for an unknown purpose")
+        order = self.lives[population].order
+        for sub_ledger in SUB_LEDGERS:
+            cost = sum(
+                part.releases * part.mechanism.rdp(order)
+                for purpose, part in parts.items()
+                if sub_ledger in CHARGES[purpose]
+            )
+            if not cost <= self.remaining(population, sub_ledger):  # NaN does not fit either
+                raise ValueError("a reservation beyond the life budget")
+        self.reservations[sequence] = Reservation(population, parts)
+
+    def _apply_release(self, sequence: int, public: dict[str, Any]) -> None:
+        reservation = self._open(public)
+        purpose = public["purpose"]
+        if public["mechanism"] != reservation.parts[purpose].document:
+            raise ValueError("another mechanism than was reserved")
+        if reservation.remaining(purpose) < 1:
+            raise ValueError("a release beyond its reservation")
+        reservation.released[purpose] += 1
+        reservation.replies[sequence] = (purpose, public["reply"])
+
+    def _apply_repeat(self, sequence: int, public: dict[str, Any]) -> None:
+        reservation = self._open(public)
+        if reservation.replies.get(public["of"]) != (public["purpose"], public["reply"]):
+            raise ValueError("a repeat of something else than an earlier release")
+
+    def _apply_settle(self, sequence: int, public: dict[str, Any]) -> None:
+        self._open(public).settled = True
+
+    def _apply_restored(self, sequence: int, public: dict[str, Any]) -> None:
+        head, exhausted = lost_head(public), public["exhausted"]
+        if not isinstance(exhausted, list) or not all(isinstance(name, str) for name in exhausted):
+            raise ValueError("populations that are used up are a list of names")
+        if head is not None:
+            if not self.last < head.sequence == sequence - 1:
+                raise ValueError("rows were lost that are there")
+            self.lost.append(LostRows(self.last + 1, head))
+            # Minus 1: an unknown release takes two rows, its own and its reservation's.
+            # max: a surplus from an earlier loss explains no later one.
+            self.unaccounted_rows = max(0, self.unaccounted_rows) + head.sequence - self.last - 1
+        for reservation in self.reservations.values():
+            if not reservation.settled:
+                self.unaccounted_rows -= 2 + MOST_ROWS * reservation.size
+            for purpose in reservation.parts:
+                left = reservation.remaining(purpose)
+                reservation.unseen[purpose] += left
+                reservation.released[purpose] += left
+            reservation.settled = True
+        self.exhausted.update(exhausted)
+        if head is None and self.is_recovering:
+            raise ValueError("rows were lost that no study explains, and something is left")
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether lost rows are still unaccounted for."""
+        return self.unaccounted_rows > 0 and not set(self.lives) <= self.exhausted
+
+    def _open(self, public: dict[str, Any]) -> Reservation:
+        reservation = self.reservations[public["reservation"]]
+        if reservation.settled:
+            raise ValueError("the reservation was settled before")
+        if reservation.population != public["population"]:
+            raise ValueError("another population than was reserved")
+        return reservation
+
+    def is_lost(self, seen: LedgerHead) -> bool:
+        """Return whether ``seen`` is a head among the lost rows, which were charged in full."""
+        return any(
+            lost.first <= seen.sequence < lost.head.sequence
+            or (seen.sequence, seen.hash) == (lost.head.sequence, lost.head.hash)
+            for lost in self.lost
+        )
+
+    def committed(self, population: str, sub_ledger: str) -> float:
+        """Return the Rényi cost, reserved + released, of a population's sub-ledger at its order."""
+        return self._cost(population, sub_ledger, Reservation.counted)
+
+    def charged(self, population: str, sub_ledger: str) -> float:
+        """Return the Rényi cost of all that counts as released, at the population's order."""
+        return self._cost(population, sub_ledger, lambda held, purpose: held.released[purpose])
+
+    def remaining(self, population: str, sub_ledger: str) -> float:
+        """Return the Rényi cost that still fits into a population's sub-ledger; about 0 if none."""
+        return self.lives[population].renyi - self.committed(population, sub_ledger)
+
+    def _cost(
+        self, population: str, sub_ledger: str, how_many: Callable[[Reservation, str], int]
+    ) -> float:
+        """Sum the cost exactly (fsum), with equal mechanisms merged before."""
+        order = self.lives[population].order
+        counts: Counter[Mechanism] = Counter()
+        for reservation in self.reservations.values():
+            if reservation.population == population:
+                for purpose, part in reservation.parts.items():
+                    if sub_ledger in CHARGES[purpose]:
+                        counts[part.mechanism] += how_many(reservation, purpose)
+        cost = math.fsum(mechanism.rdp(order) * n for mechanism, n in counts.items())
+        return max(cost, self.lives[population].renyi) if population in self.exhausted else cost
+
+
+_APPLY = {
+    "birth": Balance._apply_birth,
+    "reserve": Balance._apply_reserve,
+    "release": Balance._apply_release,
+    "repeat": Balance._apply_repeat,
+    "settle": Balance._apply_settle,
+    "restored": Balance._apply_restored,
+}
+
+
+def lost_head(public: dict[str, Any]) -> LedgerHead | None:
+    """Return the lost head that a ``restored`` row names, or None.
+
+    Raises:
+        TrustError: the named head is malformed.
+    """
+    named = public.get("head") if public.get("kind") == "restored" else None
+    if named is None:
+        return None
+    try:
+        return LedgerHead.model_validate(named)
+    except ValidationError as error:
+        raise TrustError("a restored ledger names a lost head that is none") from error
+
+
+def number_after(last: int, public: dict[str, Any]) -> int:
+    """Return the number of the row after row ``last``; it skips the numbers of lost rows."""
+    head = lost_head(public)
+    return max(last, head.sequence if head else 0) + 1

@@ -1,0 +1,68 @@
+"""Bodies of hospitals' calls, and their limits."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, StringConstraints, ValidationError
+
+from flo.audit.chain import LogExtension, Receipt
+from flo.documents import canonical
+from flo.documents.document import Document, problems
+from flo.errors import MessageError
+from flo.keys.claims import Digest, LedgerHead, PublicKey
+
+MAX_REQUEST_CHARACTERS = 1 << 30  # the listener has applied each call's own limit
+BodyT = TypeVar("BodyT", bound=BaseModel)
+
+
+class NoBody(Document):
+    """``{}``: the certificate is the only input."""
+
+
+class EnrolBody(Document):
+    """``coordinator``: public key in the invitation. ``request``: signing request, PEM."""
+
+    coordinator: PublicKey | None = None
+    request: Annotated[str, StringConstraints(max_length=8192)]
+
+
+class HeadsBody(Document):
+    """``head``: of the hospital's ledger; None to query only."""
+
+    head: LedgerHead | None = None
+
+
+class ReportBody(Document):
+    """``extract``: signed extract of the hospital's ledger for this study, as canonical text."""
+
+    study: Digest
+    extract: str
+
+
+class ModelBody(Document):
+    """``study``: digest of the model's study."""
+
+    study: Digest
+
+
+class GivenBody(Document):
+    """``after``: digest of the last study in the previous reply; empty at first."""
+
+    after: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+
+
+class AuditBody(Document):
+    """``growth``: of the hospital's log. ``receipt``: for the head in our previous reply."""
+
+    growth: LogExtension | None = None
+    receipt: Receipt | None = None
+
+
+def parse_body(model: type[BodyT], body: bytes) -> BodyT:
+    """Parse a call's body. Raises MessageError naming the fields that are wrong."""
+    value = canonical.decode(body, limit=MAX_REQUEST_CHARACTERS, what="request")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise MessageError(f"request:\n{problems(error, foreign=True)}") from error
