@@ -25,7 +25,7 @@ from flo.cli import app, demo, main
 from flo.cli.bench import GROUPS, _every_command
 from flo.errors import FloError
 from flo.lab.simulation import folds, load_hospitals, run_once
-from flo.study.document import load
+from flo.study.loading import load
 from flo.study.models import parameter_count
 
 DOCUMENTED = re.findall(r"``((?:\w+ ){3,}\w+)``", bench.__doc__ or "")[0].split()

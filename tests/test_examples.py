@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flo.study.document import Study, load
+from flo.study.document import Study
+from flo.study.loading import load
 from tests.commands import flo_process
 from tests.paths import EXAMPLES, ROOT
 

@@ -37,8 +37,9 @@ from flo.privacy.report.report import build, verify
 from flo.published.model_card import PublishedModel
 from flo.storage.files import write_private
 from flo.study import models
-from flo.study.document import Study, from_canonical, from_document
+from flo.study.document import Study, from_document
 from flo.study.features import input_names
+from flo.study.loading import from_canonical
 from tests.commands import flo
 
 KEPT = Path(__file__).parent / "kept"

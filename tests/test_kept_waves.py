@@ -18,7 +18,7 @@ from flo.privacy.accounting.plan import Plan
 from flo.privacy.mechanisms.mechanisms import ScoreWaves
 from flo.privacy.report.report import read_heads, verify
 from flo.published.model_card import PublishedModel
-from flo.study.document import from_canonical
+from flo.study.loading import from_canonical
 from tests.test_kept_files import changed_json
 
 KEPT = Path(__file__).parent / "kept" / "v7"

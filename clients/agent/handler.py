@@ -33,6 +33,7 @@ from flo.arrays import Integers
 from flo.clients.agent.masking import mask
 from flo.clients.agent.message_log import MessageLog
 from flo.clients.agent.partners import PartnerChecks, PartnerRefused
+from flo.clients.agent.request_facts import cohort_of, request_key, row_facts
 from flo.clients.agent.run_keys import RunKeys
 from flo.clients.approvals.approvers import refuse_missing_people
 from flo.clients.home.emergency_stop import refuse_halted
@@ -47,7 +48,6 @@ from flo.errors import BudgetError, FloError, MessageError, PolicyError, Refused
 from flo.host.environment import code_digest
 from flo.privacy.accounting.plan import Plan, ring_of
 from flo.privacy.ledger.ledger import Ledger, Released
-from flo.privacy.secure_sum.masking import cohort_digest
 from flo.privacy.secure_sum.ring import Int32Array
 from flo.protocol.messages import (
     Purpose,
@@ -150,7 +150,7 @@ class Handler:
             case "release":
                 values = self._release(request, approved, study)
                 self._refuse_halted()  # a reply charged meanwhile is not sent
-                return self._reply(header, "release", values, cohort=_cohort_of(header))
+                return self._reply(header, "release", values, cohort=cohort_of(header))
             case "finish":
                 settle(self._ledger, self._replies, self._home, approved, study)
                 self._on_settled(study)
@@ -222,7 +222,7 @@ class Handler:
         ring = ring_of(study, Plan.of(study).purpose(header.purpose), len(header.cohort))
         answered = self._ledger.find_release(key)
         if answered is not None:
-            if answered.cohort != _cohort_of(header):
+            if answered.cohort != cohort_of(header):
                 raise PartnerRefused("conflict", "this attempt was answered for another cohort")
             return self._kept(header, answered, answered.sent, ring)
         own = self._partners.admit(header, study)
@@ -247,7 +247,7 @@ class Handler:
                         reply = self._replies.store(
                             study.digest, noisy.astype(np.int64, copy=False)
                         )
-                    self._charge(approved, header, key, _facts(header, reply, sent))
+                    self._charge(approved, header, key, row_facts(header, reply, sent))
                     return values
             approved = newest  # a patient opted out meanwhile: discard the result
 
@@ -290,7 +290,7 @@ class Handler:
         """Record that an earlier attempt's noisy bits go out under new pads, at charge 0."""
         with self._home.snapshot_lock():
             self._refuse_halted()
-            facts = _facts(header, earlier.reply, self._replies.store(study.digest, values))
+            facts = row_facts(header, earlier.reply, self._replies.store(study.digest, values))
             try:
                 self._ledger.repeat(
                     approved.reservation, earlier, header.purpose, request_key(header), facts
@@ -348,27 +348,3 @@ class Handler:
             }
         )
         return encode_reply(Reply(reply, values))
-
-
-def request_key(header: RequestHeader | ReplyHeader) -> str:
-    """Return the identity of a request: study, run, purpose, round and attempt."""
-    return "/".join(
-        (header.study, header.run, header.purpose, str(header.round), str(header.attempt))
-    )
-
-
-def _facts(header: RequestHeader, reply: str, sent: str) -> dict[str, Any]:
-    return {
-        "study": header.study,
-        "run": header.run,
-        "round": header.round,
-        "attempt": header.attempt,
-        "model": header.model,
-        "cohort": _cohort_of(header),
-        "reply": reply,
-        "sent": sent,
-    }
-
-
-def _cohort_of(header: RequestHeader) -> str:
-    return cohort_digest(header.members())

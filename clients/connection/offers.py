@@ -13,7 +13,8 @@ from flo.clients.home.coordinator_info import CoordinatorInfo
 from flo.documents.document import Document, parse
 from flo.errors import StudyError
 from flo.keys.identity import verify
-from flo.study.document import UNDER_WAY, Study, from_canonical
+from flo.study.document import UNDER_WAY, Study
+from flo.study.loading import from_canonical
 from flo.study.reference import Known, which
 
 log = logging.getLogger("flo.clients.connection.offers")

@@ -38,7 +38,7 @@ def serve(wanted: str, layers: dict[str, bool]) -> None:
     from flo.host.logs import JsonFormatter
     from flo.host.memory import give_back_freed_memory, keep_freed_memory
     from flo.privacy.secure_sum.ring import as_int32_if_fits
-    from flo.study.document import from_canonical
+    from flo.study.loading import from_canonical
 
     keep_freed_memory()
     wishes, answers = sys.stdin.buffer, sys.stdout.buffer

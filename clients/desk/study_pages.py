@@ -25,7 +25,8 @@ from flo.clients.records.approval import approval_path
 from flo.documents import canonical
 from flo.errors import FloError, PolicyError, TrustError, UsageError
 from flo.pages.responses import redirect
-from flo.study.document import UNDER_WAY, Study, from_canonical
+from flo.study.document import UNDER_WAY, Study
+from flo.study.loading import from_canonical
 
 _STUDY = "/studies/{digest}"
 _AWAY = "not known now"  # status of a study known only from this site's approval

@@ -33,7 +33,8 @@ from flo.errors import FloError, MessageError, TrustError, UsageError
 from flo.keys.claims import Digest
 from flo.keys.identity import fingerprint
 from flo.storage.files import write_private
-from flo.study.document import UNDER_WAY, Study, from_canonical
+from flo.study.document import UNDER_WAY, Study
+from flo.study.loading import from_canonical
 
 log = logging.getLogger("flo.clients.inbox")
 _FILE, _LIMIT, _SECONDS = "told.json", 1 << 20, 30

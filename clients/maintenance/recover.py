@@ -33,7 +33,8 @@ from flo.keys import backup
 from flo.keys.identity import verify
 from flo.privacy.ledger.ledger import Approved, Restored
 from flo.protocol.decisions import Signed, read_approval
-from flo.study.document import MAX_STUDY_BYTES, from_canonical
+from flo.study.document import MAX_STUDY_BYTES
+from flo.study.loading import from_canonical
 
 _LEFT_OUT = ("snapshots", "replies", "log", RESTORED)
 _EMPTY = ("snapshots", "replies", "approved", "extracts", "erasures")

@@ -17,7 +17,7 @@ from flo.errors import TrustError
 from flo.keys.claims import Digest
 from flo.published.model_card import MAX_CARD_BYTES, ModelCard, PublishedModel, paths_of
 from flo.storage.files import write_public
-from flo.study.document import from_canonical
+from flo.study.loading import from_canonical
 from flo.study.reference import Known, which
 
 

@@ -22,7 +22,8 @@ from flo.privacy.accounting.plan import Plan
 from flo.privacy.ledger.ledger import Ledger
 from flo.protocol.decisions import Approve, read_approval
 from flo.storage.files import write_private
-from flo.study.document import MAX_STUDY_BYTES, Study, from_canonical
+from flo.study.document import MAX_STUDY_BYTES, Study
+from flo.study.loading import from_canonical
 from flo.study.terms import Identifier
 
 log = logging.getLogger("flo.clients.records.approval")

@@ -19,8 +19,8 @@ from flo.bench import BenchRow
 from flo.bench.references import flower_with_opacus, nvflare_with_opacus
 from flo.bench.rounds import demo
 from flo.lab.simulation import load_hospitals
-from flo.study import document as studies
 from flo.study.features import input_names
+from flo.study.loading import load
 
 _REFERENCES: dict[str, Callable[[Path, int, int, int], float]] = {
     "Flower 1.42 + Opacus": flower_with_opacus,
@@ -31,7 +31,7 @@ _HEART = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
 
 def rows(*, quick: bool) -> Iterator[BenchRow]:
     """Yield a row for each reference. ``quick``: few rounds, about a minute for the reference."""
-    study = studies.load(_HEART)
+    study = load(_HEART)
     steps = 5 if quick else study.mechanism.steps
     hospitals = load_hospitals(study, None, "patient_id")
     with tempfile.TemporaryDirectory() as scratch:

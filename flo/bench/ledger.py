@@ -23,7 +23,8 @@ from flo.datasets import write
 from flo.keys.identity import Identity
 from flo.privacy.ledger.ledger import Ledger
 from flo.storage.files import write_public
-from flo.study.document import Study, load
+from flo.study.document import Study
+from flo.study.loading import load
 
 STUDY = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
 ENTRIES = (10, 100, 1000, 10_000)

@@ -20,7 +20,7 @@ from flo.bench import BenchRow, compared
 from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
 from flo.privacy.secure_sum.masking import Attempt, masked
 from flo.privacy.secure_sum.ring import from_ring
-from flo.study.document import load
+from flo.study.loading import load
 
 _SIZES = tuple((sites, length) for length in (10**4, 10**6, 10**7) for sites in (4, 16, 50))
 _QUICK = ((4, 10**4), (50, 10**6))

@@ -13,15 +13,15 @@ from pathlib import Path
 from flo.bench import BenchRow
 from flo.bench.made_up import study_of, write
 from flo.lab.simulation import Fold, folds, load_hospitals, pooled, run_once
-from flo.study import document as studies
 from flo.study.document import Study
+from flo.study.loading import load
 
 _FARS = Path(__file__).parent.parent / "examples" / "fars" / "study.toml"
 
 
 def rows(*, quick: bool) -> Iterator[BenchRow]:
     """Measure one of five folds of each study."""
-    study = studies.load(_FARS)
+    study = load(_FARS)
     hospitals = load_hospitals(study, None, "patient_id")
     yield _row("FARS, 51 sites", study, next(folds(hospitals, 5, 0)))
     count = 100 if quick else 1000

@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from flo import __version__
-from flo.cli import audit, aws, bench, coordinator, doctor, lab, model, model_registry, site, study
+from flo.cli import (
+    audit,
+    aws,
+    bench,
+    coordinator,
+    doctor,
+    lab,
+    model,
+    model_registry,
+    site,
+    study,
+    study_draft,
+)
 from flo.cli.terminal.command import command
 
 app = typer.Typer(
@@ -44,7 +56,7 @@ def _add_group(name: str, summary: str, *parts: typer.Typer) -> None:
     app.add_typer(group, name=name, help=summary)
 
 
-_add_group("study", "Write, explain, launch and watch studies.", study.app)
+_add_group("study", "Write, explain, launch and watch studies.", study_draft.app, study.app)
 _add_group("coordinator", "Run the coordinator.", *coordinator.PARTS)
 _add_group("site", "A hospital's site: enrol, approve, run, budget.", *site.PARTS)
 _add_group("audit", "Reports, audit logs, evidence: make and verify.", audit.app)

@@ -282,7 +282,7 @@ def attack(
     from flo.errors import TrustError
     from flo.lab.attack import attack as run
     from flo.lab.release_checks import checks
-    from flo.study.document import load
+    from flo.study.loading import load
 
     loaded = load(study)
     with working("making up patients") as status:

@@ -26,18 +26,17 @@ from pathlib import Path
 from typing import Any
 
 from rich.panel import Panel
-from rich.table import Table
 
 from flo import datasets
 from flo.cli import main
 from flo.cli.coordinator.operator import Operator, call_once
-from flo.cli.terminal.output import console, say
+from flo.cli.demo_screen import show_last_screen
+from flo.cli.terminal.output import console
 from flo.cli.terminal.progress import ProgressScreen
 from flo.clients.home.site_home import SiteHome
-from flo.documents.text import of_auc
 from flo.errors import FloError, NetworkError, UsageError
-from flo.privacy.report.sheet import TRUST
-from flo.study.document import Study, from_canonical, load
+from flo.study.document import Study
+from flo.study.loading import from_canonical, load
 from flo.study.terms import Hospital
 
 STUDY = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
@@ -166,7 +165,7 @@ def run_demo(directory: Path, study_file: Path, data: Path | None) -> dict[str, 
         "seconds_from_launch": ended - launched,
         "seconds_total": ended - began,
     }
-    _last_screen(result, summary, report, data, [hospital.id for hospital in signed.hospitals])
+    show_last_screen(result, summary, report, data, [hospital.id for hospital in signed.hospitals])
     return result
 
 
@@ -300,57 +299,6 @@ def _result(signed: Study, summary: dict[str, Any], report: Path) -> dict[str, A
             if hospital.id in facts
         },
     }
-
-
-def _last_screen(
-    result: dict[str, Any],
-    summary: dict[str, Any],
-    report: Path,
-    data: Path,
-    hospitals: list[str],
-) -> None:
-    out = console()
-    table = Table("hospital", "declared size", "ε released", "δ", "releases")
-    for name, site in result["sites"].items():
-        table.add_row(
-            name,
-            str(site["declared_size"]),
-            f"{site['epsilon']:.4f}",
-            f"{site['delta']:g}",
-            str(site["rounds"]),
-        )
-    out.print(table)
-    if away := sorted(set(hospitals) - set(result["sites"])):
-        say(f"[yellow]no extract from {', '.join(away)}[/]: it settles when its agent is back")
-    if result["auc"] is None:
-        out.print(f"[bold red]the study {result['status']} before its evaluation[/]")
-    else:
-        said = of_auc(result["auc"], *result["auc_interval"])
-        out.print(f"[bold]noisy AUC {said}[/] (90 % interval: noise and sampling)")
-    say(f"trust model: {TRUST[result['trust_model'].split()[0]]}")
-    out.print(
-        f"{result['rounds']} rounds, {result['seconds_per_round']:.2f} s each (median), "
-        f"{result['seconds_from_launch']:.0f} s from launch to verified report, "
-        f"{result['seconds_total']:.0f} s in all"
-    )
-    model = (summary["result"] or {}).get("model")
-    say(f"model:  {model}")
-    directory, first = report.parent, next(iter(result["sites"]), "")
-    say(
-        f"[bold]use it:[/] {_command()} model predict {model} "
-        f"--data {data / first}.csv --out {directory / 'scores.csv'} "
-        f"--home {directory / 'sites' / first}"
-    )
-    say(f"report: {result['report']}")
-    say(f"[bold]verify it yourself:[/] {_command()} audit verify {report}")
-
-
-def _command() -> str:
-    """Return how to call this ``flo`` from the current folder."""
-    script = Path(sys.executable).parent / "flo"
-    with contextlib.suppress(ValueError):
-        return str(script.relative_to(Path.cwd()))
-    return "flo" if shutil.which("flo") else str(script)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -10,168 +10,15 @@ import typer
 
 from flo.cli.terminal import results
 from flo.cli.terminal.command import command
-from flo.cli.terminal.options import COORDINATOR_FOLDER, CoordinatorFolder, DryRun
+from flo.cli.terminal.options import COORDINATOR_FOLDER, CoordinatorFolder, DryRun, StudyFile
 
 if TYPE_CHECKING:
     from flo.cli.coordinator.operator import Operator
-    from flo.lab.advice import Candidate
     from flo.study.document import Study
 
 app = typer.Typer()
-StudyFile = Annotated[Path, typer.Argument(help="A study in TOML.")]
 HEADS = "coordinator_heads.json"  # no hospital has this id: ids have no underscore
 StudyName = Annotated[str, typer.Argument(help="NAME, NAME:VERSION, or the start of its digest.")]
-
-
-@command(app)
-def new(
-    csv: Annotated[Path, typer.Argument(help="A CSV file whose header names the columns.")],
-    name: Annotated[str, typer.Option(help="Name of the study.")],
-    label: Annotated[str, typer.Option(help="Column with the label, 0 or 1.")],
-    hospital: Annotated[
-        list[str], typer.Option(help="HOSPITAL:SIZE, once for each, size rounded.")
-    ],
-    number: Annotated[
-        list[str] | None, typer.Option(help="COLUMN:MINIMUM:MAXIMUM:UNIT, once for each.")
-    ] = None,
-    category: Annotated[
-        list[str] | None, typer.Option(help="COLUMN:CODE,CODE,... once for each.")
-    ] = None,
-    may_be_missing: Annotated[
-        list[str] | None,
-        typer.Option(help="COLUMN whose cells may be missing, once for each; others' may not."),
-    ] = None,
-    id_column: Annotated[str, typer.Option(help="The patient id; never part of a study.")] = (
-        "patient_id"
-    ),
-    out: Annotated[Path, typer.Option(help="Where to write the study.")] = Path("study.toml"),
-) -> results.FileWrittenResult:
-    """Draft a study of the columns that you declare; read only the header of the file."""
-    from flo.cli.terminal.output import say
-    from flo.errors import UsageError
-    from flo.study.scaffold import scaffold, some
-
-    if out.exists():
-        raise UsageError(f"{out} exists already", hint="choose another --out, or move it away")
-
-    declared = (number or [], category or [], may_be_missing or [])
-    draft = scaffold(csv, name, label, hospital, *declared, id_column)
-    out.write_text(draft.text, encoding="utf-8")
-    if draft.left_out:
-        say(f"not declared, so not in the study: {some(draft.left_out)}")
-        say("  hospitals take these out of their files, or map or ignore them (flo site map)")
-    say(f"{out} written; complete purpose and legal basis, then: flo study check {out}")
-    return results.FileWrittenResult(str(out))
-
-
-@command(app)
-def check(
-    study: StudyFile,
-) -> results.StudyCheckedResult:
-    """Explain a study in plain language: data that leave, σ, ε, budget shares, expected quality."""
-    from flo.cli.terminal.output import console, say, show_sheet, working
-    from flo.lab import advice
-    from flo.privacy.accounting.plan import Plan
-    from flo.privacy.report.sheet import sections
-    from flo.study.document import load
-
-    with working("calibrating noise"):
-        loaded = load(study)
-        loaded.refuse_identifying()
-        unwritten = loaded.unwritten
-        parts = sections(loaded)
-        plan = Plan.of(loaded)
-    if unwritten:
-        say(f"[bold yellow]not finished:[/] {' and '.join(unwritten)} are still the draft's")
-    show_sheet(parts, console())
-    if plan.epsilon >= 1:
-        say("\n[bold yellow]ε is 1 or more:[/] every site's own policy must consent.")
-    with working("trying algorithms on made-up patients") as status:
-        found = advice.candidates(loaded, status.update)
-        twin = (
-            []
-            if loaded.model.kind == "logistic"
-            else advice.candidates(advice.logistic_surrogate(loaded))
-        )
-    against = advice.advised_against(found or twin) if found or twin else None
-    if found:
-        _show_ways(loaded, found)
-    else:
-        say(f"not tried on made-up patients: {advice.unsupported_reason(loaded)}")
-        if not loaded.survey:
-            say("  flo simulate tries it on data you may see")
-    if twin:
-        best = advice.recommended(twin)
-        kept = f"AUC {best.auc:.2f} of {best.auc + best.lost:.2f}"
-        what = "advised against" if against else "in its place"
-        say(f"[bold]{what}:[/] a logistic model keeps {kept}, and a network has more noise")
-        against = against or None
-    loaded.refuse_unfinished()
-    return results.StudyCheckedResult(
-        study=loaded.name,
-        digest=loaded.digest,
-        epsilon=plan.epsilon,
-        epsilon_pld=plan.epsilon_pld,
-        delta=loaded.mechanism.delta,
-        sigma=next(iter(plan.purposes.values())).mechanism.noise_multiplier,
-        steps=loaded.mechanism.steps,
-        ways=[
-            {
-                "mechanism": way.study.mechanism.model_dump(mode="json"),
-                **{"share_of_life": way.share, "auc": way.auc, "fits": way.fits},
-                **{"lost": way.lost, "lost_error": way.error},
-            }
-            for way in found
-        ],
-        recommended=advice.recommended(found).changes(loaded) if found else None,
-        advised_against=against,
-    )
-
-
-def _show_ways(study: Study, found: list[Candidate]) -> None:
-    """Show the tried algorithms, and recommend the cheapest that fits, or the closest."""
-    import json
-
-    from rich.table import Table
-
-    from flo.cli.terminal.output import console, plain, say
-    from flo.lab import advice
-
-    table = Table(
-        *("algorithm", "ε", "rounds", "of its life", "AUC", "below no privacy"),
-        title="On made-up patients: what noise does at this size, nothing of your columns",
-    )
-    best = advice.recommended(found)
-    for way in found:
-        asked = way.study.mechanism
-        table.add_row(
-            asked.algorithm,
-            f"{asked.epsilon:g}",
-            str(asked.steps),
-            f"{way.share:.0%}",
-            f"{way.auc:.3f}",
-            f"{way.lost:.3f} ± {way.error:.3f}",
-            style="bold" if way is best else None,
-        )
-    console().print(table)
-    limit, changes = f"{advice.MAX_AUC_LOSS:g}", best.changes(study)
-    why = f"the cheapest whose AUC is surely within {limit} of a regression without privacy"
-    if not best.fits:
-        why = (
-            f"none is surely within {limit} of a regression without privacy, and this comes "
-            "closest. More patients, more ε or another schedule may help"
-        )
-    if advice.advised_against(found):
-        say(
-            f"[bold red]advised against:[/] at this size noise leaves AUC {best.auc:.2f} of "
-            f"{best.auc + best.lost:.2f}; more patients would help, more records of them would not"
-        )
-    standing = "" if changes else " as the study stands"
-    say(f"[bold]recommended:[/] {best.study.mechanism.algorithm}{standing}; {why}")
-    if changes:
-        say(f"  under {plain('[mechanism]')} of the study, in place of what is there:")
-        for name, value in changes.items():
-            say(f"    {plain(name)} = {plain(json.dumps(value))}")
 
 
 @command(app)
@@ -191,7 +38,7 @@ def launch(
     from flo.cli.terminal.output import say
     from flo.errors import UsageError
     from flo.server.store.store import RunPlace
-    from flo.study.document import load
+    from flo.study.loading import load
 
     if on not in get_args(RunPlace):
         raise UsageError(f"--on {on} is not one of {', '.join(get_args(RunPlace))}")
@@ -220,7 +67,7 @@ def survey(
     from flo.cli.coordinator.operator import call_once
     from flo.cli.terminal.output import console, say, show_sheet, working
     from flo.privacy.report.sheet import sections
-    from flo.study.document import load
+    from flo.study.loading import load
 
     planned = load(study)
     wanted = column or [c.name for c in planned.data.columns if c.kind == "category"]
@@ -255,7 +102,7 @@ def stop(
     from flo.cli.terminal.output import confirmed, say
     from flo.cli.terminal.progress import OVER
     from flo.errors import RefusedError
-    from flo.study.document import from_canonical
+    from flo.study.loading import from_canonical
 
     found = _find(home, study)
     asked = from_canonical(found["study"].encode())
@@ -337,7 +184,7 @@ def extracts(
 
 def state_of(summary: dict[str, Any]) -> results.StudyStateResult:
     """Return a study's state from the coordinator's summary."""
-    from flo.study.document import from_canonical
+    from flo.study.loading import from_canonical
 
     study = from_canonical(summary["study"].encode())
     told = {name: summary[name] for name in ("place", "approved", "run", "result")}
@@ -364,7 +211,7 @@ def _planned(operator: Operator, study: Study) -> results.StudyStateResult:
     from flo.cli.terminal.output import say
     from flo.keys.identity import format_fingerprint
     from flo.server.studies.validation import complete_for_signing
-    from flo.study.document import from_canonical
+    from flo.study.loading import from_canonical
 
     keys = {
         one["id"]: one["fingerprint"]
@@ -388,7 +235,7 @@ def follow(home: Path, digest: str) -> dict[str, Any]:
     """Show a study's progress until it ends; return its last summary."""
     from flo.cli.coordinator.operator import Operator
     from flo.cli.terminal.progress import ProgressScreen
-    from flo.study.document import from_canonical
+    from flo.study.loading import from_canonical
 
     with Operator(home) as operator:
         summary = operator.call("GET", f"studies/{digest}")
@@ -402,7 +249,7 @@ def follow(home: Path, digest: str) -> dict[str, Any]:
 
 def _show_result(summary: dict[str, Any]) -> None:
     from flo.cli.terminal.output import say
-    from flo.study.document import from_canonical
+    from flo.study.loading import from_canonical
 
     result = summary["result"] or {}
     say(f"{summary['status']} after {result.get('rounds', 0)} rounds")
@@ -445,7 +292,7 @@ def _show_counts(hospital: str, columns: list[dict[str, Any]]) -> None:
 
 def _find(home: Path, wanted: str) -> dict[str, Any]:
     from flo.cli.coordinator.operator import call_once
-    from flo.study.document import from_canonical
+    from flo.study.loading import from_canonical
     from flo.study.reference import Known, which
 
     summaries: list[dict[str, Any]] = call_once(home, "GET", "studies")

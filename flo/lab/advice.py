@@ -32,7 +32,8 @@ from flo.lab.simulation import Fold, pooled, run_once
 from flo.privacy.accounting.life_budget import LifetimeBudget
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.patients.patients import Patients
-from flo.privacy.report.sheet import ASSUMED_HOLD_OUT, MAX_BUDGET_RATIO
+from flo.privacy.report.sheet import ASSUMED_HOLD_OUT
+from flo.privacy.report.wording import MAX_BUDGET_RATIO
 from flo.study.document import MOST_SQUARED_INPUTS, Study, from_document
 from flo.study.features import input_names
 from flo.study.models import log_odds

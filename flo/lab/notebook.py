@@ -24,10 +24,10 @@ from flo.lab.simulation import Engine, Progress, load_hospitals
 from flo.lab.simulation import simulate as _simulate
 from flo.pages.plots import intervals, plane
 from flo.pages.templates import Pages
-from flo.privacy.report.sheet import trust
+from flo.privacy.report.wording import trust
 from flo.study.document import Study
-from flo.study.document import load as _load
 from flo.study.features import input_names
+from flo.study.loading import load as _load
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -40,7 +40,8 @@ from flo.privacy.mechanisms.discrete_gaussian import Noise, SystemNoise
 from flo.server.rounds.loop import run_study
 from flo.server.rounds.state import RunState
 from flo.storage.files import write_private
-from flo.study.document import Study, from_canonical
+from flo.study.document import Study
+from flo.study.loading import from_canonical
 
 _RECORD, _BODY, _TYPE = "flo", "message", "query"
 _POLL_SECONDS = 0.02

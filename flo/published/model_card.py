@@ -22,9 +22,10 @@ from flo.errors import TrustError, UsageError
 from flo.keys.claims import Digest, PublicKey, Signature
 from flo.keys.identity import Signer, fingerprint, low_s, verify
 from flo.privacy.accounting.plan import Plan
-from flo.privacy.report.sheet import trust
+from flo.privacy.report.wording import trust
 from flo.protocol.messages import LARGEST_WEIGHT
-from flo.study.document import MAX_STUDY_BYTES, Study, from_canonical
+from flo.study.document import MAX_STUDY_BYTES, Study
+from flo.study.loading import from_canonical
 from flo.study.models import flat
 from flo.study.parameters import Vector
 from flo.study.terms import Identifier

@@ -15,13 +15,12 @@ survey is run.
 from __future__ import annotations
 
 from datetime import date
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from flo.documents import canonical
-from flo.documents.document import Document, parse_toml, problems, read_toml
+from flo.documents.document import Document, problems
 from flo.errors import StudyError
 from flo.study import identifier_patterns, networks
 from flo.study.features import input_names
@@ -342,26 +341,3 @@ def from_document(document: Any, *, what: str = "study") -> Study:
         return Study.model_validate(document)
     except ValidationError as error:
         raise StudyError(f"{what} is not valid:\n{problems(error, document)}") from error
-
-
-def load(path: Path) -> Study:
-    """Read a study from TOML. Raises UsageError or StudyError."""
-    if path.is_file() and path.stat().st_size > MAX_STUDY_BYTES:
-        raise StudyError(f"{path} has {path.stat().st_size} bytes, limit {MAX_STUDY_BYTES}")
-    return from_document(read_toml(path), what=str(path))
-
-
-def from_toml(text: str, *, what: str = "study") -> Study:
-    """Read a study from the text of a TOML file. Raises UsageError or StudyError."""
-    size = len(text.encode())
-    if size > MAX_STUDY_BYTES:
-        raise StudyError(f"{what} has {size} bytes, limit {MAX_STUDY_BYTES}")
-    return from_document(parse_toml(text, what), what=what)
-
-
-def from_canonical(data: bytes) -> Study:
-    """Read a study from its canonical bytes. Raises MessageError or StudyError."""
-    study = from_document(canonical.decode(data, limit=MAX_STUDY_BYTES, what="study"))
-    if study.canonical_bytes != data:
-        raise StudyError("the study's bytes are not in canonical form")
-    return study

@@ -19,7 +19,7 @@ from flo.keys.identity import fingerprint
 from flo.keys.identity import verify as verify_signature
 from flo.privacy.accounting.accounting import true_positive_rate
 from flo.privacy.accounting.plan import Plan
-from flo.privacy.report.sheet import ADJACENCY, NOT_COVERED, UNIT, trust
+from flo.privacy.report.wording import ADJACENCY, NOT_COVERED, UNIT, trust
 from flo.study.document import Study
 
 MAX_BYTES = 16 << 20

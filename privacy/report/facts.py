@@ -18,9 +18,10 @@ from flo.privacy.accounting.accounting import (
 from flo.privacy.accounting.life_budget import SUB_LEDGERS
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.report.extract import Extract, signed_body
-from flo.privacy.report.sheet import ACCOUNTANT, ADJACENCY, UNIT, trust
 from flo.privacy.report.versions import NOT_SHOWN
-from flo.study.document import Study, from_canonical
+from flo.privacy.report.wording import ACCOUNTANT, ADJACENCY, UNIT, trust
+from flo.study.document import Study
+from flo.study.loading import from_canonical
 
 
 def facts_of(evidence: list[Any], heads: dict[str, Any], *, own_rules: bool) -> dict[str, Any]:

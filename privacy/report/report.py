@@ -30,7 +30,7 @@ from flo.privacy.report.versions import (
     as_version_4,
     as_version_5,
 )
-from flo.study.document import from_canonical
+from flo.study.loading import from_canonical
 
 SCHEMA_VERSION = 6  # checks the hospitals' own rules, and states the last row that others saw
 # Earlier reports have the lowest version that has their facts: 5 with a hospital that mapped its

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flo.privacy.report.sheet import NOT_COVERED
+from flo.privacy.report.wording import NOT_COVERED
 
 _OF_STUDIES_3 = 6  # lowest version for a study of schema 3; no earlier report has one
 OF_HEADS = 1

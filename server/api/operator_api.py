@@ -26,7 +26,8 @@ from flo.server.http.protocol import PERSON
 from flo.server.runs.job_access import JobKeys
 from flo.server.store.store import Offer, RunPlace, Store
 from flo.server.studies.actions import OperatorActions
-from flo.study.document import MAX_STUDY_BYTES, from_canonical
+from flo.study.document import MAX_STUDY_BYTES
+from flo.study.loading import from_canonical
 
 
 def operator_app(

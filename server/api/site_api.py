@@ -47,7 +47,8 @@ from flo.server.keys.authority import Authority, Peer, read_request
 from flo.server.store.hospitals import Member
 from flo.server.store.store import Store
 from flo.server.studies.publish import published, refuse_unsound
-from flo.study.document import UNDER_WAY, Study, from_canonical
+from flo.study.document import UNDER_WAY, Study
+from flo.study.loading import from_canonical
 
 # Size limit of an extract: about 2,500 ledger rows of other studies, and the study's own releases.
 _BYTES_OF_OTHERS, _BYTES_A_RELEASE, _VALUES_A_RELEASE = 2 << 20, 1300, 40

@@ -16,7 +16,8 @@ from flo.server.console.context import ConsoleContext
 from flo.server.console.sign_in import CONSOLE, person_of
 from flo.server.store.drafts import SavedDraft
 from flo.server.studies.validation import with_fingerprints
-from flo.study.document import MAX_STUDY_BYTES, Study, from_toml
+from flo.study.document import MAX_STUDY_BYTES, Study
+from flo.study.loading import from_toml
 
 _MOST_FORM = 3 * MAX_STUDY_BYTES + 4096  # bytes; percent-encoding triples special characters
 _FIRST_DRAFT = "# A study in TOML: `flo study new` writes one to begin with.\n"

@@ -31,7 +31,8 @@ from flo.server.runs.remote_documents import (
     Saved,
 )
 from flo.storage.artifacts import ArtifactStore
-from flo.study.document import Study, from_canonical
+from flo.study.document import Study
+from flo.study.loading import from_canonical
 from flo.study.parameters import Vector
 
 MAX_STATE_BYTES = 64 << 20

@@ -19,7 +19,8 @@ from flo.server.store.drafts import DraftTables
 from flo.server.store.hospitals import MemberTables
 from flo.server.store.run_tables import RunTables
 from flo.server.store.tables import now
-from flo.study.document import Study, from_canonical
+from flo.study.document import Study
+from flo.study.loading import from_canonical
 
 RunPlace = Literal["here", "sagemaker"]
 _SELECT_OFFER = "SELECT document, signature, status, place FROM studies"

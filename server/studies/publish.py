@@ -19,7 +19,7 @@ from flo.documents import canonical
 from flo.errors import FloError, MessageError
 from flo.keys.claims import LedgerHead
 from flo.privacy.report.report import MAX_REPORT_BYTES, MOST_VALUES, build
-from flo.privacy.report.sheet import trust
+from flo.privacy.report.wording import trust
 from flo.published.model_card import ModelCard, PublishedModel, paths_of
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.rounds.state import RunState

@@ -32,7 +32,7 @@ from flo.published.model_card import ModelCard, PublishedModel
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.http.tokens import issue, read
 from flo.server.maintenance.invitations import invite
-from flo.study.document import from_canonical
+from flo.study.loading import from_canonical
 from tests.attacks.fuzz import Accepted, Target
 from tests.builders import small_study
 from tests.flo.published_models import COORDINATOR, MALLORY, made

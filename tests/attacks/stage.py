@@ -20,7 +20,8 @@ from flo.clients.home.site_home import SiteHome
 from flo.documents import canonical
 from flo.server.http.tokens import Role, issue
 from flo.server.maintenance.invitations import invite
-from flo.study.document import Study, from_canonical
+from flo.study.document import Study
+from flo.study.loading import from_canonical
 from tests.attacks.attacked_site import Besieged
 from tests.attacks.log_readers import Book, Screen, audit_book, log_book
 from tests.attacks.lying_coordinator import LyingCoordinator

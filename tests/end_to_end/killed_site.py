@@ -22,7 +22,7 @@ import numpy.typing as npt
 from flo.clients.home.site_home import SiteHome
 from flo.keys.identity import Identity
 from flo.protocol.messages import Request, RequestHeader, model_digest
-from flo.study.document import from_canonical
+from flo.study.loading import from_canonical
 from tests.partners import claims, encode_request, handler_of
 
 LENGTH = 6  # parameters of the small study

@@ -16,7 +16,8 @@ from flo.clients.sources.mapping import StudyMapping
 from flo.datasets import heart
 from flo.datasets import sample_sources as samples
 from flo.privacy.report.report import verify
-from flo.study.document import from_document, load
+from flo.study.document import from_document
+from flo.study.loading import load
 from tests.clients.sources.hospital import mapping
 from tests.commands import flo
 from tests.end_to_end.agents import agent

@@ -17,7 +17,7 @@ import pytest
 
 from flo.documents import canonical
 from flo.privacy.report.report import verify
-from flo.study.document import load
+from flo.study.loading import load
 from tests.commands import flo, flo_process
 from tests.paths import EXAMPLES
 

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from flo.clients.agent.handler import Handler, request_key
+from flo.clients.agent.handler import Handler
+from flo.clients.agent.request_facts import request_key
 from flo.clients.approvals.approve import approve
 from flo.clients.approvals.fingerprints import AddressBook
 from flo.clients.connection.coordinator_api import CoordinatorApi

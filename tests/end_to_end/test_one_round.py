@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flo.study.document import from_canonical
+from flo.study.loading import from_canonical
 from tests.end_to_end.agents import agent
 from tests.end_to_end.running import SITES, all_events, launch, releases, rounds, wait_for
 from tests.server.real_coordinator import RealCoordinator, new_home, served

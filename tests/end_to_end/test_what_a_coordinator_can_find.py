@@ -19,7 +19,8 @@ import pytest
 
 from flo.cli.coordinator.operator import Operator
 from flo.privacy.accounting.plan import Plan
-from flo.study.document import Study, from_canonical
+from flo.study.document import Study
+from flo.study.loading import from_canonical
 from tests.builders import small_study, study_document
 from tests.commands import flo
 from tests.end_to_end.agents import agent

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from flo.audit.chain import verify
-from flo.clients.agent.handler import request_key
+from flo.clients.agent.request_facts import request_key
 from flo.documents import canonical
 from flo.errors import FloError
 from flo.protocol.messages import Reply, decode_reply, values_bytes

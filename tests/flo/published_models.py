@@ -17,7 +17,7 @@ from flo.arrays import Floats
 from flo.documents import canonical
 from flo.keys.identity import Identity
 from flo.privacy.accounting.plan import Plan
-from flo.privacy.report.sheet import trust
+from flo.privacy.report.wording import trust
 from flo.published.model_card import ModelCard, PublishedModel, paths_of
 from flo.study.document import Study, from_document
 from flo.study.models import named, parameter_count

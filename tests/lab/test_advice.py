@@ -11,7 +11,8 @@ import tomli_w
 
 from flo.lab import advice
 from flo.lab.advice import MAX_AUC_LOSS, Candidate, advised_against, candidates, recommended
-from flo.study.document import Study, from_document, load
+from flo.study.document import Study, from_document
+from flo.study.loading import load
 from tests.builders import small_study, study_document
 from tests.commands import flo
 from tests.paths import EXAMPLES

@@ -27,7 +27,8 @@ from flo.lab.canaries import made_up_patients
 from flo.privacy.accounting.audit_bound import lower_bound
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.releases import least_squares
-from flo.study.document import Study, from_document, load
+from flo.study.document import Study, from_document
+from flo.study.loading import load
 from tests.builders import NoNoise, small_study
 from tests.paths import EXAMPLES
 

@@ -15,7 +15,7 @@ from flo.errors import FloError, UsageError
 from flo.lab import ray_engine
 from flo.lab.ray_engine import run_on_ray
 from flo.lab.simulation import folds, load_hospitals, run_once
-from flo.study.document import load
+from flo.study.loading import load
 from tests.builders import NoNoise
 from tests.commands import flo_process
 from tests.paths import EXAMPLES

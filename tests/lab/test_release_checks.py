@@ -17,7 +17,8 @@ from flo.clients.data_process.trainer import Trainer
 from flo.lab import release_checks
 from flo.lab.release_checks import Check, NoNoise, checks
 from flo.privacy.mechanisms.discrete_gaussian import Noise, SystemNoise
-from flo.study.document import Study, load
+from flo.study.document import Study
+from flo.study.loading import load
 from tests.builders import small_study
 from tests.lab.broken_trainers import BROKEN
 from tests.paths import EXAMPLES

@@ -15,7 +15,8 @@ from flo.clients.quality.check import EncodedTable
 from flo.datasets import DATASETS
 from flo.datasets.package_file import package_file
 from flo.lab.simulation import load_hospitals
-from flo.study.document import Study, from_document, load
+from flo.study.document import Study, from_document
+from flo.study.loading import load
 from flo.study.terms import round_size
 from tests.paths import EXAMPLES
 

@@ -143,7 +143,7 @@ def _study(home: SiteHome, wanted: str) -> Study:
     from flo.clients.connection.enrolment import connect
     from flo.clients.connection.offers import choose, offered_studies
     from flo.errors import UsageError
-    from flo.study.document import load
+    from flo.study.loading import load
 
     if Path(wanted).is_file():
         return load(Path(wanted))

@@ -19,3 +19,4 @@ DryRun = Annotated[
 ServiceUser = Annotated[str, typer.Option(help="The user that owns the folder and runs FLO.")]
 BackupOut = Annotated[Path, typer.Argument(help="The file to write.")]
 BackupFile = Annotated[Path, typer.Argument(help="What `backup` wrote.")]
+StudyFile = Annotated[Path, typer.Argument(help="A study in TOML.")]

@@ -18,7 +18,8 @@ from flo.documents import canonical
 from flo.errors import FloError, UsageError
 from flo.host.environment import code_digest
 from flo.keys.identity import format_fingerprint
-from flo.study.document import Study, from_canonical
+from flo.study.document import Study
+from flo.study.loading import from_canonical
 from tests.builders import small_study
 from tests.clients.approving_site import Site, enrolled_site
 from tests.partners import partner

@@ -18,7 +18,7 @@ from flo.clients.sources.mapping import MappedColumn, StudyMapping, problems, sa
 from flo.clients.sources.source import SourceField
 from flo.errors import DataError, FloError, UsageError
 from flo.protocol.decisions import read_approval
-from flo.study.document import load
+from flo.study.loading import load
 from flo.study.schema import Schema
 from tests.builders import data_file, small_study
 from tests.clients.approvals.test_approvers import ADA, BEN, Hospital

@@ -11,7 +11,7 @@ from flo.clients.quality.duplicates import find_duplicates
 from flo.clients.quality.findings import DataFinding
 from flo.clients.quality.table import Table
 from flo.datasets import fars, heart
-from flo.study.document import load
+from flo.study.loading import load
 from flo.study.schema import Schema
 from tests.paths import EXAMPLES
 

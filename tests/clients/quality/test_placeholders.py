@@ -13,7 +13,7 @@ from flo.clients.quality.findings import DataFinding
 from flo.clients.quality.placeholders import constant_codes, placeholders
 from flo.datasets import DATASETS
 from flo.datasets.package_file import package_file
-from flo.study.document import load
+from flo.study.loading import load
 from flo.study.schema import CategoryColumn, NumberColumn
 from tests.paths import EXAMPLES
 

@@ -15,7 +15,7 @@ from flo.clients.sources.files import open_file
 from flo.clients.sources.mapping import StudyMapping
 from flo.datasets import DATASETS, heart
 from flo.errors import DataError
-from flo.study.document import load
+from flo.study.loading import load
 from flo.study.schema import Schema
 from tests.paths import EXAMPLES
 

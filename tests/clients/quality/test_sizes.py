@@ -10,7 +10,7 @@ from flo.clients.quality.check import inspect_table
 from flo.clients.quality.sizes import unexpected_size
 from flo.clients.sources.files import open_file
 from flo.datasets import DATASETS
-from flo.study.document import load
+from flo.study.loading import load
 from flo.study.schema import Schema
 from tests.builders import small_study
 from tests.paths import EXAMPLES

@@ -17,7 +17,7 @@ from flo.clients.sources.omop import OmopDatabase
 from flo.clients.sources.source import DataSource
 from flo.clients.sources.sql import SqlTable
 from flo.datasets import sample_sources as samples
-from flo.study.document import load
+from flo.study.loading import load
 from flo.study.schema import Schema
 from tests.paths import EXAMPLES
 

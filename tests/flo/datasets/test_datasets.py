@@ -15,7 +15,8 @@ from flo.errors import UsageError
 from flo.lab.scores import exact_auc
 from flo.lab.simulation import load_hospitals, simulate
 from flo.privacy.accounting.plan import Plan
-from flo.study.document import Study, load
+from flo.study.document import Study
+from flo.study.loading import load
 from flo.study.schema import NumberColumn
 from tests.paths import EXAMPLES
 

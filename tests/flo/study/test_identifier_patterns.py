@@ -9,7 +9,7 @@ import pytest
 from flo.datasets import DATASETS
 from flo.errors import StudyError
 from flo.study import identifier_patterns
-from flo.study.document import load
+from flo.study.loading import load
 from flo.study.schema import CategoryColumn, tells_who
 from tests.builders import small_study, study_document
 from tests.paths import EXAMPLES

@@ -13,7 +13,8 @@ import tomli_w
 from flo.documents import canonical
 from flo.documents.document import read_toml
 from flo.errors import MessageError, StudyError, UsageError
-from flo.study.document import MAX_STUDY_BYTES, from_canonical, from_document, load
+from flo.study.document import MAX_STUDY_BYTES, from_document
+from flo.study.loading import from_canonical, load
 from flo.study.schema import ImageColumn
 from flo.study.terms import largest_delta, round_size
 from tests.builders import small_study, study_document

@@ -10,7 +10,8 @@ import pytest
 from flo.documents import canonical
 from flo.documents.document import read_toml
 from flo.errors import StudyError
-from flo.study.document import Study, from_canonical, from_document
+from flo.study.document import Study, from_document
+from flo.study.loading import from_canonical
 from tests.builders import small_study, study_document
 from tests.flo.studies import DISTRIBUTED, HEART, SURVEY, changed, imaging
 

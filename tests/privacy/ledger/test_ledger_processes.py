@@ -72,7 +72,7 @@ from flo.errors import BudgetError
 from flo.storage.files import write_private
 from flo.keys.identity import Identity
 from flo.privacy.ledger.ledger import Ledger
-from flo.study.document import from_canonical
+from flo.study.loading import from_canonical
 folder = Path(sys.argv[1])
 study = from_canonical(Path(sys.argv[2]).read_bytes())
 from flo.privacy.accounting.plan import Plan

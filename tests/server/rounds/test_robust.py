@@ -16,7 +16,8 @@ from flo.privacy.mechanisms.mechanisms import GRID
 from flo.protocol.messages import Reply
 from flo.server.rounds.robust import largest_norm, robust_mean
 from flo.server.rounds.state import RunState
-from flo.study.document import Study, from_canonical
+from flo.study.document import Study
+from flo.study.loading import from_canonical
 from tests.builders import HOSPITALS, small_study, study_document
 from tests.secure_sums import advance
 from tests.server.in_memory_run import (

@@ -27,7 +27,7 @@ from flo.errors import EXIT_OK, MessageError, TrustError
 from flo.keys.claims import LedgerHead
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.report.report import build, verify
-from flo.privacy.report.sheet import trust
+from flo.privacy.report.wording import trust
 from flo.published.model_card import ModelCard, PublishedModel
 from flo.server.api.site_api import MAX_MODEL_REPLY
 from flo.server.coordinator import Coordinator

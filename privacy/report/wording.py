@@ -1,0 +1,45 @@
+"""Words that the review sheet, the report and the model card share."""
+
+from __future__ import annotations
+
+from flo.study.document import Study
+
+MAX_BUDGET_RATIO = 1.2
+UNIT = "one patient within one hospital"
+ADJACENCY = "add or remove one patient"
+# Reports contain this text, and verification compares it. A test compares ε with that version's.
+ACCOUNTANT = "Rényi DP, minimum over integer orders (dp-accounting 0.6.0)"
+TRUST = {
+    "local": (
+        "local noise: every hospital adds enough noise for its own guarantee; it holds against "
+        "everyone who sees the uploads, the coordinator included"
+    ),
+    "distributed": (
+        "distributed noise: only the secure sum is ever seen; it holds against the coordinator and "
+        "up to b colluding hospitals"
+    ),
+}
+MASKS = (
+    "on: the coordinator can read only the sum over all hospitals of a round, not what one of them "
+    "sent (computational security)"
+)
+MASKING = {
+    ("local", "on"): (
+        f"{MASKS}; one that lies about who dropped out could still see a hospital's noisy sum, "
+        "which is protected by its own noise"
+    ),
+    ("distributed", "on"): MASKS,
+    ("local", "off"): "off: the coordinator sees each hospital's noisy sums one by one",
+    ("distributed", "off"): "off: this study cannot be approved",  # FLO 0.1 could write it
+}
+NOT_COVERED = (  # in every report since version 1; verification compares it
+    "A patient known to two hospitals has the larger ε stated; duplicates are not detected.",
+    "That a hospital takes part, and when it answers, is visible to the coordinator.",
+    "A steward's yes or no is not protected.",
+    "Releases outside FLO, a second ledger, and the honesty of the installed software.",
+)
+
+
+def trust(study: Study) -> str:
+    """Return the study's trust model, with its number of colluders."""
+    return TRUST[study.mechanism.noise].replace("up to b ", f"up to b = {study.colluders} ")
