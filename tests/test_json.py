@@ -18,7 +18,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from flo.cli import app
-from flo.cli.terminal import results
+from flo.cli.terminal.results import CommandResult, RefusalResult
 from flo.clients.home.site_home import SiteHome
 from flo.study.terms import round_size
 from tests.builders import HOSPITALS, csv_text, study_document
@@ -36,7 +36,7 @@ RETURNED = json_schemas.returned()
 def test_every_command_can_be_asked_for_json(words: str) -> None:
     shown = CliRunner().invoke(app, [*words.split(), "--help"], env={"COLUMNS": "200"})
     assert "--json" in shown.output
-    assert issubclass(RETURNED[words], results.CommandResult)
+    assert issubclass(RETURNED[words], CommandResult)
 
 
 def test_only_what_runs_until_it_is_ended_returns_nothing() -> None:
@@ -69,7 +69,7 @@ def asked(words: str, *arguments: str | Path) -> Any:
 def refused(code: int, words: str, *arguments: str | Path) -> Any:
     done = flo(*words.split(), *arguments, "--json", "-")
     assert done.returncode == code, done.stderr
-    refusal = TypeAdapter(results.RefusalResult).validate_json(done.stdout, strict=True)
+    refusal = TypeAdapter(RefusalResult).validate_json(done.stdout, strict=True)
     assert refusal.exit_code == code
     return refusal
 

@@ -11,8 +11,8 @@ from typing import Any, get_type_hints
 
 import typer
 
-from flo.cli import app
-from flo.cli.terminal import results
+from flo.cli import app, results
+from flo.cli.terminal.results import CommandResult, RefusalResult
 
 ENDLESS = ("coordinator serve", "site run", "site desk")  # they have no result
 
@@ -43,7 +43,7 @@ def page() -> str:
     """Return the page's text."""
     found = returned()
     rows = "".join(f"| `flo {words}` | `{kind.__name__}` |\n" for words, kind in found.items())
-    used = [results.RefusalResult, *dict.fromkeys(found.values())]
+    used = [RefusalResult, *dict.fromkeys(found.values())]
     inner = [kind for kind in _all_results() if kind not in used]
     return f"{_HEAD}{rows}\n" + "\n".join(map(_section, [*used, *inner]))
 
@@ -67,12 +67,10 @@ def _result_of(command: Any) -> type:
 
 
 def _all_results() -> list[type]:
-    kinds = [kind for _, kind in inspect.getmembers(results, inspect.isclass)]
-    return [
-        kind
-        for kind in kinds
-        if dataclasses.is_dataclass(kind) and kind is not results.CommandResult
-    ]  # fmt: skip
+    modules = (shared, of_coordinator, results, of_site)
+    kinds = {kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)}
+    found = [kind for kind in kinds if dataclasses.is_dataclass(kind) and kind is not CommandResult]
+    return sorted(found, key=lambda kind: kind.__name__)
 
 
 def _section(kind: type) -> str:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from flo.cli.terminal import results
+from flo.cli import results
 from flo.cli.terminal.command import command
+from flo.cli.terminal.results import FileWrittenResult
 
 app = typer.Typer()
 _LEFT_TO_THE_EXPORT = ("reply", "run")  # facts of every message
@@ -200,14 +201,14 @@ def log(
 def export(
     home: Place,
     out: Annotated[Path, typer.Option(help="Where to write the log.")],
-) -> results.FileWrittenResult:
+) -> FileWrittenResult:
     """Write a whole audit log to a file that anyone can verify offline."""
     from flo.cli.terminal.output import say
     from flo.storage.files import write_private
 
     write_private(out, _export(home))
     say(f"audit log in {out}; check it, beside the other side's: flo audit verify {out} OTHER")
-    return results.FileWrittenResult(str(out))
+    return FileWrittenResult(str(out))
 
 
 @command(app)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flo.cli.terminal import results
+from flo.cli import results
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import DryRun
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flo.cli.terminal import results
+from flo.cli import results
 from flo.cli.terminal.command import STANDARD_OUTPUT, JsonFile, write_json
 
 GROUPS = (

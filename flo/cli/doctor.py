@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flo.cli.terminal import results
 from flo.cli.terminal.options import COORDINATOR_FOLDER, SITE_FOLDER
+from flo.cli.terminal.results import CheckedResult, DoctorFindingLine
 
 if TYPE_CHECKING:
     from flo.host.diagnostics import Finding
@@ -30,7 +30,7 @@ def doctor(
         Path | None,
         typer.Argument(help="A site's or coordinator's folder; if left out, the one here."),
     ] = None,
-) -> results.CheckedResult:
+) -> CheckedResult:
     """Inspect this machine and a site or coordinator on it, and say how to fix what is broken.
 
     Changes no state, spends no budget, releases no data. Exits with 0 if a round can run, else 3.
@@ -52,8 +52,8 @@ def doctor(
         say("[bold]a round could run[/]")
     else:
         say("[bold]nothing on this machine stands in the way[/]")
-    listed = [results.DoctorFindingLine(one.what, one.state, one.says, one.mend) for one in found]
-    return results.CheckedResult(str(place), could_run(found), listed)
+    listed = [DoctorFindingLine(one.what, one.state, one.says, one.mend) for one in found]
+    return CheckedResult(str(place), could_run(found), listed)
 
 
 def _here() -> Path:

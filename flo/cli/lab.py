@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flo.cli.terminal import results
+from flo.cli import results
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flo.cli.terminal import results
+from flo.cli import results
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
+from flo.cli.terminal.results import FileWrittenResult
 
 if TYPE_CHECKING:
     from flo.privacy.report.sheet import Section
@@ -132,7 +133,7 @@ def export(
     out: Annotated[Path, typer.Option(help="Where to write the ONNX file.")],
     home: SiteFolder = SITE_FOLDER,
     coordinator: CoordinatorFingerprint = None,
-) -> results.FileWrittenResult:
+) -> FileWrittenResult:
     """Export a checked model as ONNX, from encoded inputs to scores, for other software."""
     from flo.cli.terminal.output import say, working
     from flo.published.onnx import to_onnx
@@ -142,7 +143,7 @@ def export(
     with working("exporting"):
         write_public(out, to_onnx(opened))
     say(f"{out}: inputs by name and order are in its metadata; FLO's signature does not cover it")
-    return results.FileWrittenResult(str(out))
+    return FileWrittenResult(str(out))
 
 
 def _open(path: Path, home: Path, coordinator: str | None) -> PublishedModel:

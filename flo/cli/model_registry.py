@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from flo.cli import results
 from flo.cli.model import ModelFile, trusted_coordinators
-from flo.cli.terminal import results
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import COORDINATOR_FOLDER, CoordinatorFolder, DryRun
 

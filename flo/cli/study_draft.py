@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flo.cli.terminal import results
+from flo.cli import results
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import StudyFile
+from flo.cli.terminal.results import FileWrittenResult
 
 if TYPE_CHECKING:
     from flo.lab.advice import Candidate
@@ -41,7 +42,7 @@ def new(
         "patient_id"
     ),
     out: Annotated[Path, typer.Option(help="Where to write the study.")] = Path("study.toml"),
-) -> results.FileWrittenResult:
+) -> FileWrittenResult:
     """Draft a study of the columns that you declare; read only the header of the file."""
     from flo.cli.terminal.output import say
     from flo.errors import UsageError
@@ -57,7 +58,7 @@ def new(
         say(f"not declared, so not in the study: {some(draft.left_out)}")
         say("  hospitals take these out of their files, or map or ignore them (flo site map)")
     say(f"{out} written; complete purpose and legal basis, then: flo study check {out}")
-    return results.FileWrittenResult(str(out))
+    return FileWrittenResult(str(out))
 
 
 @command(app)

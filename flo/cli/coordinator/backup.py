@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from flo.cli.terminal import results
+from flo.cli.coordinator import results
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import COORDINATOR_FOLDER, BackupFile, BackupOut, CoordinatorFolder
+from flo.cli.terminal.results import BackupWrittenResult
 
 app = typer.Typer()
 
@@ -14,7 +15,7 @@ app = typer.Typer()
 @command(app, "backup")
 def coordinator_backup(
     out: BackupOut, home: CoordinatorFolder = COORDINATOR_FOLDER
-) -> results.BackupWrittenResult:
+) -> BackupWrittenResult:
     """Back up the coordinator's folder, keys and runs into one file, sealed by a passphrase."""
     from flo.cli.terminal.output import say, working
     from flo.keys import backup
@@ -33,7 +34,7 @@ def coordinator_backup(
     kept = opened.read_config().keystore.path
     if kept is not None:
         say(f"keep a copy of {kept} too: it is not in this file")
-    return results.BackupWrittenResult(str(out), count, str(kept) if kept else None)
+    return BackupWrittenResult(str(out), count, str(kept) if kept else None)
 
 
 @command(app, "restore")

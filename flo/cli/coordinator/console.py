@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from flo.cli.terminal import results
+from flo.cli.coordinator import results
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import COORDINATOR_FOLDER, CoordinatorFolder
 

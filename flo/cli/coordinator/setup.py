@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from flo.cli.terminal import results
+from flo.cli.coordinator import results
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import COORDINATOR_FOLDER, CoordinatorFolder, ServiceUser
+from flo.cli.terminal.results import UnitResult
 
 app = typer.Typer()
 
@@ -272,11 +273,11 @@ def replace_key(
 @command(app, "unit")
 def coordinator_unit(
     home: CoordinatorFolder = COORDINATOR_FOLDER, user: ServiceUser = "flo"
-) -> results.UnitResult:
+) -> UnitResult:
     """Print a systemd unit for this coordinator, sandboxed as far as possible."""
     from flo.cli.terminal.output import verbatim
     from flo.infra.systemd.units import unit
     from flo.server.home.coordinator_home import CoordinatorHome
 
     CoordinatorHome.open(home)
-    return results.UnitResult(verbatim(unit("coordinator", home, user)))
+    return UnitResult(verbatim(unit("coordinator", home, user)))

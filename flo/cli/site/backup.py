@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from flo.cli.terminal import results
+from flo.cli.site import results
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import SITE_FOLDER, BackupFile, BackupOut, SiteFolder
+from flo.cli.terminal.results import BackupWrittenResult
 
 if TYPE_CHECKING:
     from flo.privacy.ledger.ledger import Restored
@@ -17,7 +18,7 @@ app = typer.Typer()
 
 
 @command(app, "backup")
-def site_backup(out: BackupOut, home: SiteFolder = SITE_FOLDER) -> results.BackupWrittenResult:
+def site_backup(out: BackupOut, home: SiteFolder = SITE_FOLDER) -> BackupWrittenResult:
     """Back up this site's folder, ledger and keys into one file, sealed by a passphrase."""
     from flo.cli.terminal.output import say, working
     from flo.clients.home.site_home import SiteHome
@@ -33,7 +34,7 @@ def site_backup(out: BackupOut, home: SiteFolder = SITE_FOLDER) -> results.Backu
     if kept is not None:
         say(f"keep a copy of {kept} too: it is not in this file")
     say("make one after every study: what a restored ledger lost is charged in full")
-    return results.BackupWrittenResult(str(out), count, str(kept) if kept else None)
+    return BackupWrittenResult(str(out), count, str(kept) if kept else None)
 
 
 @command(app, "restore")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flo.cli.terminal import results
+from flo.cli.site import results
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flo.cli.site import results
 from flo.cli.site.steward import PersonKeyFile, person_key
-from flo.cli.terminal import results
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
 

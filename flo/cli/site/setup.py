@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from flo.cli.terminal import results
+from flo.cli.site import results
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import SITE_FOLDER, ServiceUser, SiteFolder
+from flo.cli.terminal.results import UnitResult
 
 app = typer.Typer()
 
@@ -182,11 +183,11 @@ def budget(
 
 
 @command(app, "unit")
-def site_unit(home: SiteFolder = SITE_FOLDER, user: ServiceUser = "flo") -> results.UnitResult:
+def site_unit(home: SiteFolder = SITE_FOLDER, user: ServiceUser = "flo") -> UnitResult:
     """Print a systemd unit for the agent of this site, sandboxed as far as possible."""
     from flo.cli.terminal.output import verbatim
     from flo.clients.home.site_home import SiteHome
     from flo.infra.systemd.units import unit
 
     device = SiteHome.open(home).read_config().device
-    return results.UnitResult(verbatim(unit("site", home, user, device)))
+    return UnitResult(verbatim(unit("site", home, user, device)))

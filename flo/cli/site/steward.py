@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flo.cli.terminal import results
+from flo.cli.site import results
 from flo.cli.terminal.command import command
 from flo.cli.terminal.options import SITE_FOLDER, DryRun, SiteFolder
+from flo.cli.terminal.results import FileWrittenResult
 
 if TYPE_CHECKING:
     from flo.clients.connection.coordinator_api import CoordinatorApi
@@ -257,7 +258,7 @@ def extract(
     study: Annotated[str, typer.Argument(help="Digest of an approved study, or its start.")],
     out: Annotated[Path, typer.Option(help="Where to write the signed extract.")],
     home: SiteFolder = SITE_FOLDER,
-) -> results.FileWrittenResult:
+) -> FileWrittenResult:
     """Sign an extract of the ledger for one study, for the auditor."""
     from flo.cli.terminal.output import say
     from flo.clients.home.site_home import SiteHome
@@ -269,7 +270,7 @@ def extract(
     with closing(opened.open_ledger()) as ledger:
         write_public(out, make_extract(opened, ledger, digest))
     say(f"signed extract in {out}")
-    return results.FileWrittenResult(str(out))
+    return FileWrittenResult(str(out))
 
 
 def approved_digest(home: SiteHome, wanted: str) -> str:

@@ -1,0 +1,317 @@
+"""Results of all other commands (studies, audit, models, AWS), as ``--json`` writes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flo.cli.terminal.results import CommandResult
+
+# -- studies ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StudyCheckedResult(CommandResult):
+    """``digest``: of the unsigned study; a signed study contains keys and has another digest.
+
+    ``ways``: mechanisms that were tried on made-up patients; ``recommended``: changes to the
+    mechanism; ``advised_against``: true if at this size no mechanism surely keeps enough AUC;
+    null if no mechanism was tried, or if only a logistic model, which has less noise, was tried in
+    place of a network and was not advised against.
+    """
+
+    study: str
+    digest: str
+    epsilon: float
+    epsilon_pld: float
+    delta: float
+    sigma: float
+    steps: int
+    ways: list[dict[str, Any]]
+    recommended: dict[str, Any] | None
+    advised_against: bool | None
+
+
+@dataclass(frozen=True)
+class StudyStateResult(CommandResult):
+    """``status``: planned (not sent), offered, running, paused, done, stopped or ended.
+
+    ``result``: outcome of the run: rounds, epsilon, delta, estimate, subgroups, survey, model.
+    """
+
+    study: str
+    version: int
+    digest: str
+    status: str
+    place: str
+    hospitals: list[str]
+    approved: list[str]
+    run: str | None
+    result: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class StudiesResult(CommandResult):
+    """All studies that this coordinator signed, the oldest first."""
+
+    studies: list[StudyStateResult]
+
+
+@dataclass(frozen=True)
+class StoppingResult(CommandResult):
+    """Study that ends after the current round."""
+
+    digest: str
+
+
+@dataclass(frozen=True)
+class ShreddedResult(CommandResult):
+    """``removed``: number of erased files and objects."""
+
+    digest: str
+    removed: int
+
+
+@dataclass(frozen=True)
+class ExtractsSavedResult(CommandResult):
+    """``hospitals``: hospitals whose signed extract is in the folder."""
+
+    folder: str
+    hospitals: list[str]
+
+
+# -- audit -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PagesWrittenResult(CommandResult):
+    """The report document and the HTML page made from it."""
+
+    document: str
+    page: str
+
+
+@dataclass(frozen=True)
+class VerifiedResult(CommandResult):
+    """Verified facts of each file: reports by hospital, logs by owner, evidence by row counts."""
+
+    reports: list[dict[str, Any]]
+    logs: list[dict[str, Any]]
+    evidence: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class LogShownResult(CommandResult):
+    """``entries``: the latest ``--last`` entries. ``count``: number of entries in the whole log."""
+
+    owner: str
+    count: int
+    entries: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class EvidenceWrittenResult(CommandResult):
+    """``missing``: references of rows for which this installation has no evidence."""
+
+    document: str
+    page: str
+    shown: int
+    missing: list[str]
+
+
+@dataclass(frozen=True)
+class ReleaseCheckLine(CommandResult):
+    """``p``: probability that a correct trainer gives this result or a worse one. ``seen``: whether
+    the check could test the trainer; ``failed``: whether it refutes the trainer.
+    """
+
+    of: str
+    name: str
+    p: float
+    failed: bool
+    said: str
+    seen: bool
+
+
+@dataclass(frozen=True)
+class AttackedResult(CommandResult):
+    """Lower bound on ε from guesses about made-up patients, the claimed ε, and the results of the
+    checks of noise, clip and coins.
+    """
+
+    checks: list[ReleaseCheckLine]
+    claimed: float
+    lower_bound: float
+    confidence: float
+    canaries: int
+    guesses: int
+    right: int
+    private: bool = False
+
+
+# -- models ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelLine:
+    """Line of ``ModelsResult``. ``refused``: reason why the model is not trusted, if so."""
+
+    model: str
+    version: int | None
+    epsilon: float | None
+    auc: float | None
+    made: str | None
+    refused: str | None
+
+
+@dataclass(frozen=True)
+class ModelsResult(CommandResult):
+    """Published models in a folder."""
+
+    models: list[ModelLine]
+
+
+@dataclass(frozen=True)
+class ModelShownResult(CommandResult):
+    """``card``: the signed card, after its checks."""
+
+    card: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelFetchedResult(CommandResult):
+    """``card``: path of the card; the tensors are in the same folder."""
+
+    card: str
+
+
+@dataclass(frozen=True)
+class PredictedResult(CommandResult):
+    """``records``: number of scored records."""
+
+    file: str
+    records: int
+
+
+@dataclass(frozen=True)
+class PackageStateResult(CommandResult):
+    """``approval``: PendingManualApproval, Approved or Rejected; planned for a dry run."""
+
+    package: str
+    approval: str
+
+
+@dataclass(frozen=True)
+class PackageLine:
+    """Line of ``PackagesResult``."""
+
+    package: str
+    approval: str
+    epsilon: str
+    run: str
+    made: str
+
+
+@dataclass(frozen=True)
+class PackagesResult(CommandResult):
+    """A study's packages in the registry, the newest first."""
+
+    packages: list[PackageLine]
+
+
+# -- AWS -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StackPlannedResult(CommandResult):
+    """``changes``: action, name, type, replaced. ``dollars``: estimate per month, by service."""
+
+    changes: list[dict[str, Any]]
+    dollars: dict[str, float]
+
+
+@dataclass(frozen=True)
+class StackStateResult(CommandResult):
+    """``status``: CloudFormation's, or gone. ``outputs``: values for coordinator.toml."""
+
+    name: str
+    status: str
+    outputs: dict[str, str]
+
+
+# -- on one machine --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SimulatedResult(CommandResult):
+    """Exact numbers, so never private. ``pooled`` and ``alone``: with ``--compare`` only.
+
+    ``auc_interval``: 95 %, over the choice of test patients. ``auc_noise``: standard deviation of
+    one model's AUC over repeated noise draws, with ``--redraws``. ``auc_pooled`` and ``auc_alone``:
+    regressions without privacy, of all hospitals and of one, tested on the patients of all.
+    ``auc_within``...: mean over hospitals, each tested on its own patients. ``sites``: for each
+    hospital, ``patients``, ``positive`` patients, and AUCs among them. ``calibration``: the
+    ``predicted`` and ``observed`` share of label 1, and the ``brier`` score. ``evaluation``: each
+    run's own noisy estimate compared with the exact AUC of the same patients: ``level`` of its
+    intervals, number of ``runs``, number whose interval ``covered`` the exact AUC, mean error
+    (``bias``) and mean ``width``; null if no run published an estimate.
+    """
+
+    study: str
+    digest: str
+    auc: float
+    auc_std: float
+    auc_interval: list[float]
+    auc_noise: float | None
+    auc_within: float | None
+    calibration: dict[str, float]
+    evaluation: dict[str, float] | None
+    epsilon: float
+    delta: float
+    trust_model: str
+    masks: str
+    rounds: int
+    seconds_per_round: float
+    seconds_total: float
+    report: str | None
+    sites: dict[str, Any]
+    private: bool = False
+    auc_pooled: float | None = None
+    auc_alone: float | None = None
+    auc_within_pooled: float | None = None
+    auc_within_alone: float | None = None
+    calibration_pooled: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class DemonstratedResult(CommandResult):
+    """``seconds_from_launch``: from the offer of the study to the verified report."""
+
+    status: str
+    auc: float | None
+    auc_interval: list[float] | None
+    epsilon: float | None
+    delta: float | None
+    trust_model: str
+    rounds: int | None
+    report: str
+    sites: dict[str, Any]
+    seconds_per_round: float
+    seconds_from_launch: float
+    seconds_total: float
+    private: bool = True
+
+
+@dataclass(frozen=True)
+class DataWrittenResult(CommandResult):
+    """``credit``: source of the data, to be credited."""
+
+    files: list[str]
+    credit: str
+
+
+@dataclass(frozen=True)
+class MeasuredResult(CommandResult):
+    """``rows``: group, name, flo, reference, ratio, unit, runs, how."""
+
+    rows: list[dict[str, Any]]
