@@ -12,6 +12,9 @@ from typing import Any, get_type_hints
 import typer
 
 from flo.cli import app, results
+from flo.cli.coordinator import results as of_coordinator
+from flo.cli.site import results as of_site
+from flo.cli.terminal import results as shared
 from flo.cli.terminal.results import CommandResult, RefusalResult
 
 ENDLESS = ("coordinator serve", "site run", "site desk")  # they have no result
@@ -20,9 +23,9 @@ _HEAD = """\
 # What commands return as JSON
 
 Every command takes `--json FILE`; `--json -` writes to standard output, and what is said to people
-goes to standard error instead. A command that was refused writes a `Refusal` and ends with its exit
-code; one whose words cannot be understood ends with 2 and writes nothing. `flo coordinator serve`,
-`flo site run` and `flo site desk` run until they are ended and return nothing.
+goes to standard error instead. A command that was refused writes a `RefusalResult` and ends with
+its exit code; one whose words cannot be understood ends with 2 and writes nothing. `flo coordinator
+serve`, `flo site run` and `flo site desk` run until they are ended and return nothing.
 
 Names, digests and numbers only: no secret (but the link of `flo coordinator console`, which is
 one), and nothing of a patient. Times are ISO 8601 in UTC, fingerprints and digests SHA-256 in
