@@ -170,7 +170,7 @@ def decided(home: SiteHome, digest: str) -> None:
     assert [*(home.directory / "snapshots").iterdir()] == []
     assert asked("site inbox", *place)["studies"] == [waiting]
     approved = asked("site approve", digest, "--yes", *place)
-    assert (approved["approved"], approved["takes"]) == (True, looked["takes"])
+    assert (approved["approved"], approved["budget_shares"]) == (True, looked["budget_shares"])
 
 
 def afterwards(coordinator: RealCoordinator, site: SiteHome, digest: str, folder: Path) -> None:

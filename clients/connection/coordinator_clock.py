@@ -61,6 +61,6 @@ class CoordinatorClock:
             log.info("this machine's clock is as the coordinator's again")
             return
         if clock_alone(kernel_clock_state()).state == "ok":
-            log.warning(f"{found.says}; ours follows a time server, so tell the coordinator")
+            log.warning(f"{found.message}; ours follows a time server, so tell the coordinator")
         else:
-            log.warning(f"{found.says}, and ours follows no time server; {found.mend}")
+            log.warning(f"{found.message}, and ours follows no time server; {found.fix}")

@@ -120,7 +120,7 @@ def _data(home: SiteHome) -> Iterator[Finding]:
         found = tried(name, partial(_opened, population), "let this user read it (chown, chmod)")
         if found.state == "broken":
             later = "; studies that were approved go on with what was frozen, others cannot be"
-            found = replace(found, state="warning", says=found.says + later)
+            found = replace(found, state="warning", message=found.message + later)
         yield found
 
 

@@ -42,17 +42,17 @@ def doctor(
     with working("looking"):
         for finding in _look_at(place, given=folder is not None):
             found.append(finding)
-            say(f"{_MARKS[finding.state]} {finding.what}: {plain(finding.says)}")
-            if finding.mend:
-                say(f"        [bold]mend:[/] {plain(finding.mend)}")
-    broken = dict.fromkeys(finding.what for finding in found if finding.state == "broken")
+            say(f"{_MARKS[finding.state]} {finding.subject}: {plain(finding.message)}")
+            if finding.fix:
+                say(f"        [bold]mend:[/] {plain(finding.fix)}")
+    broken = dict.fromkeys(finding.subject for finding in found if finding.state == "broken")
     if broken:
         say(f"[bold red]no round could run:[/] mend {', '.join(broken)} first")
     elif (place / "site.toml").exists() or (place / "coordinator.toml").exists():
         say("[bold]a round could run[/]")
     else:
         say("[bold]nothing on this machine stands in the way[/]")
-    listed = [DoctorFindingLine(one.what, one.state, one.says, one.mend) for one in found]
+    listed = [DoctorFindingLine(one.subject, one.state, one.message, one.fix) for one in found]
     return CheckedResult(str(place), could_run(found), listed)
 
 

@@ -37,15 +37,15 @@ _UNSYNCHRONISED = 5  # TIME_ERROR of adjtimex(2)
 
 @dataclass(frozen=True)
 class Finding:
-    """Result of a check: its subject, state and text, and how to ``mend`` it unless ``ok``.
+    """Result of a check: its subject, state and text, and how to ``fix`` it unless ``ok``.
 
     ``broken``: no round could run. ``warning``: a round could run, but a person should inspect it.
     """
 
-    what: str
+    subject: str
     state: State
-    says: str
-    mend: str = ""
+    message: str
+    fix: str = ""
 
 
 def could_run(findings: Iterable[Finding]) -> bool:

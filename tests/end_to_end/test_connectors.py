@@ -104,7 +104,7 @@ def test_each_reads_its_own_system_and_the_report_says_who_mapped(
             if kind in ("fhir", "omop"):
                 mapped(home, study)
             seen = told("site", "inspect", study, "--home", home.directory)
-            assert (seen["records"], seen["in_the_way"]) == (len(TABLES[hospital]), [])
+            assert (seen["records"], seen["blocking"]) == (len(TABLES[hospital]), [])
             coordinator.admit(home)
             homes.append(home)
         told("study", "launch", study, "--home", coordinator.home.directory, "--detach")

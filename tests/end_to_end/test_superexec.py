@@ -86,7 +86,7 @@ def test_doctor_looks_at_the_process_and_a_frozen_one_is_replaced(
     before = superexec_of(coordinator)
     assert launcher(coordinator).state == "ok"
     os.kill(before, signal.SIGSTOP)
-    assert "was stopped" in launcher(coordinator).says
+    assert "was stopped" in launcher(coordinator).message
     digest = launch(coordinator, sites, "no masks", steps=3)
     wait_for(lambda study: study["status"] == "done", coordinator.home.directory, digest)
     assert superexec_of(coordinator) != before
@@ -94,5 +94,5 @@ def test_doctor_looks_at_the_process_and_a_frozen_one_is_replaced(
 
 
 def launcher(coordinator: RealCoordinator) -> Finding:
-    (found,) = [one for one in doctor.coordinator(coordinator.home) if one.what == "launcher"]
+    (found,) = [one for one in doctor.coordinator(coordinator.home) if one.subject == "launcher"]
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flo.cli.terminal.results import CommandResult
 
@@ -85,8 +85,9 @@ class KeyReplacedResult(CommandResult):
 
 @dataclass(frozen=True)
 class CoordinatorRestoredResult(CommandResult):
-    """``made``: time of the backup. ``let_in``: hospitals that are admitted again."""
+    """``made``: time of the backup. ``readmitted``: hospitals that are admitted again."""
 
     home: str
     made: str
-    let_in: list[str]
+    readmitted: list[str]
+    schema_version: int = field(default=2, kw_only=True)

@@ -116,44 +116,48 @@ class DataFindingLine:
 class InspectedResult(CommandResult):
     """Result of ``flo site inspect``, which exits with 3 if an approval would be refused.
 
-    ``in_the_way``: findings that prevent an approval; ``known``: notes and accepted findings.
+    ``blocking``: findings that prevent an approval; ``known``: notes and accepted findings.
     """
 
     study: str
     records: int
     patients: int
-    in_the_way: list[DataFindingLine]
+    blocking: list[DataFindingLine]
     known: list[DataFindingLine]
     page: str | None
+    schema_version: int = field(default=2, kw_only=True)
 
     def ends_in(self) -> int:
         """Return 0, or 3 if the data quality gate would refuse the data."""
-        return EXIT_REFUSED if self.in_the_way else EXIT_OK
+        return EXIT_REFUSED if self.blocking else EXIT_OK
 
 
 @dataclass(frozen=True)
 class ApprovalResult(CommandResult):
     """``approved``: false while more people must approve, and for a ``dry_run``.
 
-    ``takes``: shares of the life budget, by sub-ledger. ``people``: names of those who approved.
+    ``budget_shares``: shares of the life budget, by sub-ledger. ``people``: names of those who
+    approved.
     """
 
     study: str
     digest: str
     approved: bool
     dry_run: bool
-    takes: dict[str, float]
+    budget_shares: dict[str, float]
     people: list[str]
     needed: int
+    schema_version: int = field(default=2, kw_only=True)
 
 
 @dataclass(frozen=True)
 class DecidedResult(CommandResult):
-    """``decision``: refused or withdrawn. ``told``: whether the coordinator was notified."""
+    """``decision``: refused or withdrawn. ``notified``: whether the coordinator was notified."""
 
     digest: str
     decision: str
-    told: bool
+    notified: bool
+    schema_version: int = field(default=2, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ def refuse(
         chosen = choose(_wait_for_offers(opened, api, 0), study).study
         sign(opened, api, chosen.digest, reason)
     say(f"refused {chosen.name} ({chosen.digest[:12]}); the coordinator was told")
-    return results.DecidedResult(chosen.digest, "refused", told=True)
+    return results.DecidedResult(chosen.digest, "refused", notified=True)
 
 
 @command(app)

@@ -41,11 +41,12 @@ class FileWrittenResult(CommandResult):
 
 @dataclass(frozen=True)
 class BackupWrittenResult(CommandResult):
-    """``files``: number of files in it. ``keep_too``: key file that is not in it, if any."""
+    """``files``: number of files in it. ``also_back_up``: key file that is not in it, if any."""
 
     file: str
     files: int
-    keep_too: str | None
+    also_back_up: str | None
+    schema_version: int = field(default=2, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class CheckedResult(CommandResult):
     folder: str
     could_run: bool
     findings: list[DoctorFindingLine]
+    schema_version: int = field(default=2, kw_only=True)
 
     def ends_in(self) -> int:
         """Return 0, or 3 if no round could run."""
@@ -74,9 +76,9 @@ class CheckedResult(CommandResult):
 
 @dataclass(frozen=True)
 class DoctorFindingLine:
-    """``what``: the inspected item. ``says``: the finding. ``mend``: the fix; empty if ok."""
+    """``subject``: the inspected item. ``message``: the finding. ``fix``: empty if ok."""
 
-    what: str
+    subject: str
     state: str
-    says: str
-    mend: str
+    message: str
+    fix: str

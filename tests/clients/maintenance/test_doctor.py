@@ -52,8 +52,8 @@ def doctor(folder: Path, out: Path | None = None) -> tuple[int, dict[str, Findin
     document = json.loads(written.read_text())
     found: dict[str, Finding] = {}
     for one in document["findings"]:
-        if found.get(one["what"]) is None or one["state"] == "broken":
-            found[one["what"]] = Finding(**one)
+        if found.get(one["subject"]) is None or one["state"] == "broken":
+            found[one["subject"]] = Finding(**one)
     assert document["could_run"] == (done.returncode == EXIT_OK)
     return done.returncode, found, done.stdout + done.stderr
 
@@ -64,7 +64,7 @@ def until(folder: Path, found: Callable[[Finding], bool]) -> Finding:
 
 
 def finding_of(site: SiteHome, what: str) -> Finding:
-    return until(site.directory, lambda finding: finding.what == what)
+    return until(site.directory, lambda finding: finding.subject == what)
 
 
 def edit(site: SiteHome, old: str, new: str) -> None:
@@ -122,7 +122,7 @@ def test_all_that_is_broken_is_listed_with_its_mend_and_ends_in_a_refusal(clinic
     assert broken == {"policy", "red button", "coordinator"}
     assert "no round could run: mend policy, red button, coordinator first" in shown
     for what in broken:
-        assert found[what].mend in shown
+        assert found[what].fix in shown
 
 
 @pytest.mark.processes
@@ -134,9 +134,9 @@ def test_a_revoked_hospital_is_told_what_it_needs(clinic: Clinic) -> None:
         for finding in doctor_network.check_network_path(clinic.site)
         if finding.state == "broken"
     )
-    assert found.what == "coordinator"
-    assert "refused software" in found.says
-    assert "a revoked hospital needs a new one" in found.mend
+    assert found.subject == "coordinator"
+    assert "refused software" in found.message
+    assert "a revoked hospital needs a new one" in found.fix
 
 
 # -- broken set-ups, each made for real ------------------------------------------------------------
@@ -219,9 +219,9 @@ def test_what_is_broken_is_named_first_with_its_mend(
 ) -> None:
     breaks(site)
     broken = until(site.directory, lambda finding: finding.state == "broken")
-    assert broken.what == what, broken
-    assert says in broken.says, broken
-    assert mend in broken.mend, broken
+    assert broken.subject == what, broken
+    assert says in broken.message, broken
+    assert mend in broken.fix, broken
     assert (site.directory / "ledger.sqlite").exists() == (breaks is not missing_ledger)
 
 
@@ -233,23 +233,23 @@ def test_a_layer_that_the_policy_asks_for_and_the_kernel_does_not_give(
     sign(readable_home.directory, readable_home.open_identity())
     found = at_a_site._sandbox(readable_home, "auto")
     assert found.state == "broken"
-    assert "does not give landlock" in found.says
-    assert "kernel.unprivileged_userns_clone" in found.mend
+    assert "does not give landlock" in found.message
+    assert "kernel.unprivileged_userns_clone" in found.fix
 
 
 def test_data_that_cannot_be_read_keep_no_approved_study_from_going_on(site: SiteHome) -> None:
     data_file(site).unlink()
     found = finding_of(site, "data of main")
     assert found.state == "warning"
-    assert "patients.csv does not exist" in found.says
-    assert "site.toml" in found.mend
+    assert "patients.csv does not exist" in found.message
+    assert "site.toml" in found.fix
 
 
 def test_data_that_lack_the_id_are_named(site: SiteHome) -> None:
     data_file(site).write_text("name,age\nx,3\n")
     found = finding_of(site, "data of main")
     assert found.state == "warning"
-    assert "patient_id" in found.says
+    assert "patient_id" in found.message
 
 
 @pytest.mark.processes
@@ -260,8 +260,8 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
         site = make_site(disk)
         code, found, _ = doctor(site.directory)
         assert (code, found["disk"].state) == (EXIT_REFUSED, "broken")
-        assert "tmpfs" in found["disk"].says
-        assert "free at least 200 MiB" in found["disk"].mend
+        assert "tmpfs" in found["disk"].message
+        assert "free at least 200 MiB" in found["disk"].fix
         (disk / "rest").write_bytes(b"0" * (shutil.disk_usage(disk).free - 4096))
         with contextlib.suppress(OSError):
             (disk / "last").write_bytes(b"0" * 8192)
@@ -279,8 +279,8 @@ def test_a_disk_that_is_mounted_read_only_is_no_damage(tmp_path: Path) -> None:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         found = finding_of(site, "ledger")
         assert found.state == "broken"
-        assert "damaged" not in found.says
-        assert "mount it writable" in found.mend
+        assert "damaged" not in found.message
+        assert "mount it writable" in found.fix
 
 
 @contextmanager
@@ -316,8 +316,8 @@ def issue(site: SiteHome, coordinator: CoordinatorHome) -> None:
 
 def test_without_a_certificate_a_site_is_not_enrolled(site: SiteHome) -> None:
     found = at_a_site.certificate(site, datetime.now(UTC))
-    assert (found.state, "not enrolled" in found.says) == ("broken", True)
-    assert "flo site enrol INVITATION" in found.mend
+    assert (found.state, "not enrolled" in found.message) == ("broken", True)
+    assert "flo site enrol INVITATION" in found.fix
 
 
 def test_a_certificate_that_has_ended_is_named(
@@ -327,8 +327,8 @@ def test_a_certificate_that_has_ended_is_named(
     monkeypatch.setattr("flo.server.keys.authority.SITE_DAYS", -0.001)
     issue(site, coordinator)
     found = at_a_site.certificate(site, datetime.now(UTC))
-    assert (found.state, "ended on" in found.says) == ("broken", True)
-    assert "a new invitation" in found.mend
+    assert (found.state, "ended on" in found.message) == ("broken", True)
+    assert "a new invitation" in found.fix
 
 
 def test_a_certificate_that_is_about_to_end_or_begins_later(
@@ -340,7 +340,7 @@ def test_a_certificate_that_is_about_to_end_or_begins_later(
     assert at_a_site.certificate(site, now).state == "ok"
     assert at_a_site.certificate(site, now + timedelta(days=350)).state == "warning"
     early = at_a_site.certificate(site, now - timedelta(days=3))
-    assert (early.state, "clock is behind" in early.mend) == ("broken", True)
+    assert (early.state, "clock is behind" in early.fix) == ("broken", True)
 
 
 # -- the way out ----------------------------------------------------------------------------------
@@ -360,9 +360,9 @@ def test_a_coordinator_that_cannot_be_reached_is_named(
     pretend_enrolled(site, Identity.new())
     dials(site, url)
     (found,) = doctor_network.check_network_path(site)
-    assert (found.what, found.state) == ("coordinator", "broken")
-    assert says in found.says
-    assert mend in found.mend
+    assert (found.subject, found.state) == ("coordinator", "broken")
+    assert says in found.message
+    assert mend in found.fix
 
 
 @pytest.fixture(scope="module")
@@ -385,9 +385,9 @@ def test_a_proxy_that_lets_us_through_is_named(
 ) -> None:
     with proxy(NAMES, password=True) as through:
         monkeypatch.setenv("HTTPS_PROXY", through.url.replace("//", "//anna:secret@"))
-        found = {finding.what: finding for finding in doctor_network.check_network_path(behind)}
+        found = {finding.subject: finding for finding in doctor_network.check_network_path(behind)}
     assert {finding.state for finding in found.values()} == {"ok"}, found
-    assert found["proxy"].says.endswith("as HTTPS_PROXY says")
+    assert found["proxy"].message.endswith("as HTTPS_PROXY says")
     assert "secret" not in str(found)
 
 
@@ -407,10 +407,10 @@ def test_a_proxy_in_the_way_is_named(
     with proxy(**{"names": NAMES} | how) as through:
         monkeypatch.setenv("HTTPS_PROXY", through.url)
         found = list(doctor_network.check_network_path(behind))[-1]
-    assert (found.what, found.state) == ("proxy", "broken")
+    assert (found.subject, found.state) == ("proxy", "broken")
     for part in says.split(": "):
-        assert part in found.says
-    assert mend in found.mend
+        assert part in found.message
+    assert mend in found.fix
 
 
 @pytest.mark.parametrize(
@@ -428,9 +428,9 @@ def test_a_proxy_that_is_not_there_is_named(
     dials(site, FAR)
     monkeypatch.setenv("HTTPS_PROXY", address)
     (found,) = doctor_network.check_network_path(site)
-    assert (found.what, found.state) == ("proxy", "broken")
-    assert says in found.says
-    assert "HTTPS_PROXY" in found.says + found.mend
+    assert (found.subject, found.state) == ("proxy", "broken")
+    assert says in found.message
+    assert "HTTPS_PROXY" in found.message + found.fix
 
 
 @pytest.mark.processes
@@ -446,12 +446,12 @@ def test_a_coordinator_of_another_release_and_with_another_time(tmp_path: Path) 
     )
     with serving(tmp_path / "coordinator", before) as real:
         site = real.enrol(tmp_path / "north", "north")
-        found = {finding.what: finding for finding in doctor_network.check_network_path(site)}
+        found = {finding.subject: finding for finding in doctor_network.check_network_path(site)}
     assert (found["versions"].state, found["clock"].state) == ("broken", "warning")
-    assert "9.0.0 there" in found["versions"].says
-    assert "install the same release" in found["versions"].mend
-    assert "1200 s behind the coordinator's" in found["clock"].says
-    assert "timedatectl set-ntp true" in found["clock"].mend
+    assert "9.0.0 there" in found["versions"].message
+    assert "install the same release" in found["versions"].fix
+    assert "1200 s behind the coordinator's" in found["clock"].message
+    assert "timedatectl set-ntp true" in found["clock"].fix
 
 
 # -- what cannot be broken here, by the rules -----------------------------------------------------
@@ -484,7 +484,7 @@ def test_a_coordinator_of_another_release_and_with_another_time(tmp_path: Path) 
 )
 def test_the_rules(finding: Finding, state: str, mend: str) -> None:
     assert finding.state == state
-    assert mend in finding.mend
+    assert mend in finding.fix
 
 
 @pytest.mark.parametrize(
@@ -505,17 +505,17 @@ def test_a_release_works_with_its_neighbours_only(theirs: dict[str, str], state:
     ours = {"flo": "0.2.0", "flwr": "1.42.0", "code_digest": "a"}
     found = doctor_network.check_versions(ours, ours | theirs)
     assert found.state == state
-    assert all(f"{value} there" in found.says for value in theirs.values() if value != "b")
+    assert all(f"{value} there" in found.message for value in theirs.values() if value != "b")
 
 
 def test_a_folder_of_another_user_or_with_another_users_files(tmp_path: Path) -> None:
     """As when root ran a command on the agent's folder."""
     lock = tmp_path / "decision.lock"
     found = diagnostics.private(tmp_path, 0o700, {tmp_path: 7, lock: 7}, 8)
-    assert (found.state, "sudo -u '#7'" in found.mend) == ("broken", True)
+    assert (found.state, "sudo -u '#7'" in found.fix) == ("broken", True)
     found = diagnostics.private(tmp_path, 0o700, {tmp_path: 7, lock: 0}, 7)
-    assert (found.state, "chown -R '#7'" in found.mend) == ("broken", True)
-    assert "decision.lock (0)" in found.says
+    assert (found.state, "chown -R '#7'" in found.fix) == ("broken", True)
+    assert "decision.lock (0)" in found.message
 
 
 def test_two_copies_of_a_ledger_are_told_apart() -> None:
@@ -524,13 +524,13 @@ def test_two_copies_of_a_ledger_are_told_apart() -> None:
     assert doctor_network.check_ledger_head(ours, ours).state == "ok"
     for newer in ({"sequence": 12}, {"hash": "d" * 64}):
         found = doctor_network.check_ledger_head(ours.model_copy(update=newer), ours)
-        assert (found.state, "flo site restore" in found.mend) == ("broken", True)
+        assert (found.state, "flo site restore" in found.fix) == ("broken", True)
 
 
 def test_a_new_key_of_the_coordinator_is_named_until_it_was_compared() -> None:
     assert doctor_network.coordinator_key("ab", "ab").state == "ok"
     found = doctor_network.coordinator_key("ab", "cd")
-    assert (found.state, "flo site coordinator --accept" in found.mend) == ("warning", True)
+    assert (found.state, "flo site coordinator --accept" in found.fix) == ("warning", True)
 
 
 def test_the_file_system_of_a_folder_is_that_of_its_closest_mount() -> None:

@@ -38,7 +38,7 @@ def spoil(home: SiteHome) -> None:
 
 def test_data_that_fit_end_in_0(home: SiteHome) -> None:
     code, told = inspected(home)
-    assert (code, told["in_the_way"], told["records"]) == (0, [], 40)
+    assert (code, told["blocking"], told["records"]) == (0, [], 40)
 
 
 def test_what_an_approval_would_refuse_ends_in_3_and_names_no_value(home: SiteHome) -> None:
@@ -46,7 +46,7 @@ def test_what_an_approval_would_refuse_ends_in_3_and_names_no_value(home: SiteHo
     page = home.directory.parent / "look.html"
     code, told = inspected(home, "--html", str(page))
     assert code == 3
-    assert {found["column"] for found in told["in_the_way"]} == {"ward"}
+    assert {found["column"] for found in told["blocking"]} == {"ward"}
     for text in (json.dumps(told), page.read_text()):
         assert "Mustermann" not in text
     for path in home.directory.rglob("*"):

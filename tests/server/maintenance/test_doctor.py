@@ -28,9 +28,9 @@ def test_a_coordinator_that_serves_is_said_to_be_ready(on_disk: Path) -> None:
     with serving(on_disk / "coordinator") as real:
         code, found, shown = doctor(real.home.directory)
     assert code == EXIT_OK, shown
-    assert found["ports"].says.endswith("being served")
+    assert found["ports"].message.endswith("being served")
     assert found["address"].state == "ok", "a consortium on one machine is no mistake"
-    assert "those of this machine only" in found["address"].says
+    assert "those of this machine only" in found["address"].message
     assert {"rounds", "records", "certificate", "open files", "clock"} <= found.keys()
 
 
@@ -39,8 +39,10 @@ def test_a_port_that_another_program_holds_is_named(on_disk: Path) -> None:
     with socket.create_server(("127.0.0.1", home.read_config().private_port)):
         code, found, shown = doctor(home.directory)
     assert (code, found["ports"].state) == (EXIT_REFUSED, "broken"), shown
-    assert f"port {home.read_config().private_port} on 127.0.0.1 is in use" in found["ports"].says
-    assert "coordinator.toml" in found["ports"].mend
+    assert (
+        f"port {home.read_config().private_port} on 127.0.0.1 is in use" in found["ports"].message
+    )
+    assert "coordinator.toml" in found["ports"].fix
 
 
 def test_a_changed_name_is_named_until_the_coordinator_has_a_certificate_for_it(
@@ -50,7 +52,7 @@ def test_a_changed_name_is_named_until_the_coordinator_has_a_certificate_for_it(
     edit(home, 'host = "127.0.0.1"\nbind', 'host = "localhost.localdomain"\nbind')
     _, found, shown = doctor(home.directory)
     assert found["certificate"].state == "broken", shown
-    assert "does not hold for localhost.localdomain" in found["certificate"].says
+    assert "does not hold for localhost.localdomain" in found["certificate"].message
     assert home.renew_certificate(days=30.0), "as a start does"
     assert "localhost.localdomain" in names_in(read_certificate(home.certificate_path))
     assert not home.renew_certificate(days=30.0)
@@ -63,7 +65,7 @@ def test_a_certificate_that_is_missing_is_named(on_disk: Path) -> None:
     home.certificate_path.unlink()
     code, found, shown = doctor(home.directory)
     assert (code, found["certificate"].state) == (EXIT_REFUSED, "broken"), shown
-    assert "server.pem is missing" in found["certificate"].says
+    assert "server.pem is missing" in found["certificate"].message
 
 
 def test_a_change_of_keys_that_was_cut_off_is_named(on_disk: Path) -> None:
@@ -71,7 +73,7 @@ def test_a_change_of_keys_that_was_cut_off_is_named(on_disk: Path) -> None:
     shutil.copy(home.key_path, home.next_key_path)
     code, found, _ = doctor(home.directory)
     assert (code, found["records"].state) == (EXIT_REFUSED, "broken")
-    assert found["records"].mend == "finish it: flo coordinator replace-key"
+    assert found["records"].fix == "finish it: flo coordinator replace-key"
 
 
 @pytest.mark.parametrize(
@@ -86,12 +88,12 @@ def test_a_change_of_keys_that_was_cut_off_is_named(on_disk: Path) -> None:
 def test_whether_hospitals_could_dial_it(host: str, listens: str, state: str, mend: str) -> None:
     found = address(host, listens)
     assert found.state == state
-    assert mend in found.mend
+    assert mend in found.fix
 
 
 def test_what_carries_out_rounds_has_to_be_there(tmp_path: Path) -> None:
     found = program(tmp_path / "flower-superexec")
-    assert (found.state, "pip install" in found.mend) == ("broken", True)
+    assert (found.state, "pip install" in found.fix) == ("broken", True)
 
 
 def test_few_open_files_are_few_hospitals() -> None:
