@@ -28,7 +28,7 @@ from flo.clients.records.approval import (
 )
 from flo.clients.records.members import Members
 from flo.clients.sources.mapping import StudyMapping
-from flo.errors import PolicyError, RefusedError, TrustError
+from flo.errors import FloError, NetworkError, PolicyError, RefusedError, TrustError
 from flo.host.environment import code_digest
 from flo.privacy.accounting.plan import Plan
 from flo.protocol.decisions import Approve, PersonApproval, Signed, Terms
@@ -153,13 +153,6 @@ def _allowed_terms(
     return terms
 
 
-def is_approved(home: SiteHome, digest: str) -> bool:
-    """Return whether a stored approval is for the installed code and by enough people."""
-    kept = _kept(home, digest)
-    hospital = home.read_config().hospital
-    return kept is not None and _still_good(kept, home.read_policy(), hospital)
-
-
 def _kept(home: SiteHome, digest: str) -> Approval | None:
     return approval.load(home, digest) if approval_path(home, digest).exists() else None
 
@@ -216,11 +209,19 @@ def _sign(
     return approved
 
 
+class NotAnnounced(NetworkError):
+    """The approval is in force here, and the coordinator was not notified of it."""
+
+
 def _announce(api: CoordinatorApi, approved: Approval) -> Approval:
-    api.call(
-        "approvals",
-        {"document": approved.decision, "signature": approved.decision_signature},
-    )
+    body = {"document": approved.decision, "signature": approved.decision_signature}
+    try:
+        api.call("approvals", body)
+    except FloError as error:
+        raise NotAnnounced(
+            f"approved, and the budget is reserved, but the coordinator was not notified: {error}",
+            hint="approve once more when it answers: nothing is reserved twice",
+        ) from error
     return approved
 
 

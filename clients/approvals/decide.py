@@ -6,13 +6,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from flo.clients.approvals.approve import approve, is_approved, terms_of
+from flo.clients.approvals.approve import NotAnnounced, approve, terms_of
 from flo.clients.approvals.approvers import add_approver
 from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.connection.offers import Offered
 from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
-from flo.errors import NetworkError
 from flo.keys.identity import Identity
 
 
@@ -26,7 +25,7 @@ class ApprovalOutcome:
     people: tuple[str, ...]
     needed: int
     approved: bool
-    unnotified: NetworkError | None = None
+    unnotified: NotAnnounced | None = None
 
 
 def decide(
@@ -43,7 +42,8 @@ def decide(
     ``connect``: opens a connection, or returns one that is open; called once there are enough.
     An approval that was made and could not be announced is repeated at no charge by another call.
 
-    Raises what ``add_approver`` and ``approve`` raise; nothing is reserved then.
+    Raises what ``add_approver`` and ``approve`` raise, but for NotAnnounced. If one of the site's
+    own checks fails, nothing is reserved.
     """
     terms = terms_of(home, offered.study, population, if_broken=if_broken)
     people = add_approver(home, offered.study, terms, person)
@@ -53,8 +53,6 @@ def decide(
     try:
         with connect() as api:
             approve(home, api, offered, population, if_broken=if_broken, people=people)
-    except NetworkError as error:
-        if not is_approved(home, offered.study.digest):
-            raise
+    except NotAnnounced as error:
         return ApprovalOutcome(names, needed, approved=True, unnotified=error)
     return ApprovalOutcome(names, needed, approved=True)

@@ -65,7 +65,10 @@ def read_frame(pipe: IO[bytes]) -> tuple[dict[str, Any], memoryview] | None:
     header = canonical.decode(pipe.read(size), limit=_HEADER_LIMIT, what="frame")
     if not isinstance(header, dict):
         raise MessageError("a frame's header is a JSON object")
-    length = length_in(pipe.read(8), _BODY_LIMIT, "a frame's body")
+    announced = pipe.read(8)
+    if len(announced) < 8:
+        return None
+    length = length_in(announced, _BODY_LIMIT, "a frame's body")
     body = np.empty(length, dtype=np.uint8).data
     there = 0
     while there < length:

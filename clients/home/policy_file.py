@@ -16,7 +16,7 @@ import tomli_w
 from pydantic import Field
 
 from flo.audit.chain import Entry
-from flo.audit.log import AuditLog, existing, require_file
+from flo.audit.log import AuditLog, existing
 from flo.clients.home.policy import Policy
 from flo.documents import canonical
 from flo.documents.document import Document, read_json, read_settings
@@ -179,7 +179,7 @@ def in_force(directory: Path, signed: Policy, log: AuditLog) -> Policy:
     Raises:
         TrustError: it is an older policy, the ledger was recovered since, or the log is missing.
     """
-    require_file(directory / "audit.sqlite")
+    log.require_same_file()
     last, restored = log.last(_SIGNED), log.last("ledger-recovered")
     if last is not None and restored is not None and restored.number > last.number:
         raise TrustError(

@@ -69,6 +69,11 @@ def require_file(path: Path) -> None:
         )
 
 
+def _file_at(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
 class AuditLog:
     """One party's log in SQLite, flushed on every commit. Several processes may share it."""
 
@@ -81,6 +86,7 @@ class AuditLog:
         """Open or create. Raises TrustError if the last entry is not signed by ``identity``."""
         self._identity, self._clock, self._lock = identity, clock, threading.RLock()
         self._db = open_database(path, _TABLES, schema=1, what="audit log")
+        self._path, self._file = path, _file_at(path)
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('owner', ?)", (identity.public.hex(),))
         last = self._one("SELECT kind, number, hash, signature FROM entries ORDER BY number DESC")
         follows = last and last[0] == "key-replaced" and self.owner == identity.public.hex()
@@ -89,6 +95,15 @@ class AuditLog:
                 number=last[1], hash=last[2], signature=last[3], public=identity.public.hex()
             )
             head.check(identity.fingerprint)
+
+    def require_same_file(self) -> None:
+        """Check that the open file is still the one at its path. Raises TrustError if not."""
+        require_file(self._path)
+        if _file_at(self._path) != self._file:
+            raise TrustError(
+                f"the audit log {self._path} was exchanged while it was open",
+                hint="stop what runs on this folder, look at who did it, and start again",
+            )
 
     def close(self) -> None:
         """Close this connection; appended entries are on disk already."""

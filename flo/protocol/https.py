@@ -17,6 +17,11 @@ import httpx
 
 from flo.documents import canonical
 from flo.errors import (
+    EXIT_BUG,
+    EXIT_NETWORK,
+    EXIT_REFUSED,
+    EXIT_TRUST,
+    EXIT_USAGE,
     FloError,
     MessageError,
     NetworkError,
@@ -28,6 +33,7 @@ from flo.host.proxy import proxy_for
 
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 _MAX_ERROR_BYTES, _MAX_REASON = 65_536, 500
+_EXIT_CODES = (EXIT_USAGE, EXIT_REFUSED, EXIT_TRUST, EXIT_NETWORK, EXIT_BUG)
 _FAMILIES: dict[int, type[FloError]] = {
     400: MessageError,
     401: TrustError,
@@ -149,12 +155,16 @@ class Connection:
 
 @dataclass(frozen=True)
 class ErrorReply:
-    """Error that a coordinator answered with; ``exit_code`` is None where it names none."""
+    """Error that a coordinator answered with.
+
+    ``hint`` and ``exit_code`` (0: none named) are for an operator's own command only: another
+    party must not choose how a site's command ends, or what it tells a steward to do.
+    """
 
     status: int
     why: str
     hint: str
-    exit_code: int | None
+    exit_code: int
 
     @classmethod
     def of(cls, response: httpx.Response) -> ErrorReply:
@@ -168,7 +178,7 @@ class ErrorReply:
             status=response.status_code,
             why=str(found.get("error") or f"status {response.status_code}")[:_MAX_REASON],
             hint=str(found.get("hint", ""))[:_MAX_REASON],
-            exit_code=code if isinstance(code, int) else None,
+            exit_code=code if type(code) is int and code in _EXIT_CODES else 0,
         )
 
     def error(self, said: str, hint: str = "") -> FloError:
@@ -178,7 +188,4 @@ class ErrorReply:
         status is a rule of the coordinator.
         """
         family = NetworkError if self.status >= 500 else _FAMILIES.get(self.status, RefusedError)
-        made = family(said, hint=hint or self.hint)
-        if self.exit_code is not None:
-            made.exit_code = self.exit_code
-        return made
+        return family(said, hint=hint)

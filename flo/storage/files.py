@@ -115,22 +115,25 @@ class UnchangedFiles:
     """
 
     def __init__(self) -> None:
-        self._read: dict[tuple[Path, ...], tuple[list[tuple[int, int, int, int]], float, Any]] = {}
+        self._read: dict[
+            tuple[Path, ...], tuple[list[tuple[int, int, int, int, int]], float, Any]
+        ] = {}
 
     def get(self, read: Callable[[], ReadT], *paths: Path) -> ReadT:
         """Return what ``read`` returned for these files before, or call it now."""
+        begun = time.time()
         try:
             found = [path.stat() for path in paths]
         except OSError:
             self._read.pop(paths, None)
             return read()
-        stamps = [(f.st_ino, f.st_size, f.st_mtime_ns, f.st_ctime_ns) for f in found]
+        stamps = [(f.st_dev, f.st_ino, f.st_size, f.st_mtime_ns, f.st_ctime_ns) for f in found]
         now, cached = time.monotonic(), self._read.get(paths)
         if cached is not None and cached[0] == stamps and now - cached[1] < _CACHED_SECONDS:
             known: ReadT = cached[2]
             return known
         result = read()
-        if time.time() - max(f.st_ctime for f in found) > _RACY_SECONDS:
+        if begun - max(f.st_ctime for f in found) > _RACY_SECONDS:
             self._read[paths] = (stamps, now, result)
         return result
 

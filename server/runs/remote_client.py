@@ -67,11 +67,11 @@ class RemoteRunClient(Connection):
 
     def _answer(self, method: str, path: str, body: bytes | None) -> httpx.Response:
         end = time.monotonic() + self._patience
-        cause: httpx.TransportError | None
+        cause: httpx.RequestError | None
         while True:
             try:
                 response = self.http.request(method, path, content=body)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 why, cause = "has not answered", error
             else:
                 if response.status_code < 500:

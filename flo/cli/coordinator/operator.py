@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints
 
 from flo.audit.chain import MAX_EXPORT_BYTES
 from flo.documents.document import Document, read_json
-from flo.errors import FloError, MessageError, NetworkError, TrustError, UsageError
+from flo.errors import EXIT_USAGE, FloError, MessageError, NetworkError, TrustError, UsageError
 from flo.protocol.https import Connection, ErrorReply, trusting
 from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.http.tokens import issue
@@ -75,7 +75,7 @@ class Operator(Connection):
         headers = {"authorization": f"Bearer {self._bearer()}"}
         try:
             response = self.http.request(method, f"/v1/flo/{path}", content=body, headers=headers)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise NetworkError(
                 f"no coordinator answers at {self.url}",
                 hint="start it: flo coordinator serve",
@@ -96,7 +96,9 @@ class Operator(Connection):
                 f"the coordinator refuses: {reply.why}",
                 "ask its operator for a token with another role",
             )
-        return reply.error(reply.why)
+        refusal = reply.error(reply.why, reply.hint)
+        refusal.exit_code = reply.exit_code or EXIT_USAGE
+        return refusal
 
     def _bearer(self) -> str:
         """Return the token; as owner of the folder, sign a new one before the last expires."""

@@ -146,7 +146,7 @@ def approve(
     from flo.clients.connection.offers import choose
     from flo.clients.home.site_home import SiteHome
     from flo.clients.inbox.review import review as sheet
-    from flo.errors import NetworkError, RefusedError
+    from flo.errors import RefusedError
 
     opened = SiteHome.open(home)
     chosen = opened.read_config().population(population)
@@ -181,9 +181,7 @@ def approve(
                 person=own_key,
             )
     if done.unnotified is not None:
-        said = "approved, and the budget is reserved, but the coordinator was not notified"
-        hint = "approve once more when it answers: nothing is reserved twice"
-        raise NetworkError(f"{said}: {done.unnotified}", hint=hint) from done.unnotified
+        raise done.unnotified
     if done.approved:
         say(f"\napproved {offered.study.name} ({digest}); budget reserved")
     else:

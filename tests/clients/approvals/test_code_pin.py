@@ -222,5 +222,5 @@ def test_an_expired_study_is_not_renewed(updated: Site, monkeypatch: pytest.Monk
         def now(cls, tz: Any = None) -> Later:
             return cls(2100, 1, 1, tzinfo=tz)
 
-    monkeypatch.setattr("flo.clients.approvals.approve.datetime", Later)
+    monkeypatch.setattr("flo.clients.approvals.reserve.datetime", Later)
     stays_unapproved(updated, RefusedError, "expired")

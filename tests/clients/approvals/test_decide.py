@@ -11,7 +11,7 @@ import pytest
 from flo.clients.approvals.decide import ApprovalOutcome, decide
 from flo.clients.connection.coordinator_api import CoordinatorApi
 from flo.clients.records.approval import approved_digests
-from flo.errors import NetworkError
+from flo.errors import FloError, MessageError, NetworkError, RefusedError, TrustError
 from flo.keys.identity import Identity
 from tests.builders import SilentApi
 from tests.clients.approving_site import Site, enrolled_site
@@ -20,15 +20,15 @@ AWAY = NetworkError("the coordinator does not answer")
 
 
 class Deaf(SilentApi):
-    """Answers all calls but ``lost``."""
+    """Answers all calls but ``lost``, which ends in ``why``."""
 
-    def __init__(self, lost: str) -> None:
+    def __init__(self, lost: str, why: FloError = AWAY) -> None:
         super().__init__()
-        self._lost = lost
+        self._lost, self._why = lost, why
 
     def call(self, name: str, body: Any) -> Any:
         if name == self._lost:
-            raise AWAY
+            raise self._why
         return super().call(name, body)
 
 
@@ -53,8 +53,13 @@ def test_a_yes_is_approved_and_announced(site: Site) -> None:
 def test_an_approval_that_cannot_be_announced_is_said_and_repeated_at_no_charge(
     site: Site,
 ) -> None:
-    done = decided(site, Deaf("approvals"))
-    assert (done.approved, done.unnotified) == (True, AWAY)
+    for why in (AWAY, RefusedError("another rule"), TrustError("revoked"), MessageError("what?")):
+        done = decided(site, Deaf("approvals", why))
+        assert done.approved
+        assert "the budget is reserved, but the coordinator was not notified" in str(
+            done.unnotified
+        )
+        assert str(why) in str(done.unnotified)
     before = site.kinds()
     assert decided(site, site.api) == ApprovalOutcome((), 1, approved=True)
     assert site.kinds() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +295,14 @@ def test_a_policy_that_makes_no_sense_cannot_be_signed(
     path.write_text(tomli_w.dumps(rules))
     with pytest.raises(UsageError, match=says):
         sign(site.home.directory, site.home.open_identity())
+
+
+def test_a_log_that_is_exchanged_while_it_is_open_puts_no_policy_in_force(site: Site) -> None:
+    home = site.home.directory
+    with closing(site.home.open_audit_log()) as log:
+        assert site.home.read_policy(log) == Policy()
+        copy = home / "copy.sqlite"
+        copy.write_bytes((home / "audit.sqlite").read_bytes())
+        copy.replace(home / "audit.sqlite")
+        with pytest.raises(TrustError, match="exchanged while it was open"):
+            site.home.read_policy(log)
