@@ -249,8 +249,8 @@ def test_the_child_ends_by_itself_when_the_parent_closes_the_pipe(worker: DataPr
 def test_the_child_ends_when_the_parent_is_killed() -> None:
     script = (
         "import sys, time; from pathlib import Path\n"
-        "from flo.clients.data_process.worker import Worker\n"
-        "worker = Worker('cpu', Path('/var/empty'), Path('/root'), tuple); worker.start()\n"
+        "from flo.clients.data_process.worker import DataProcess\n"
+        "worker = DataProcess('cpu', Path('/var/empty'), Path('/root'), tuple); worker.start()\n"
         "print(worker._child.pid, flush=True)\n"
         "sys.stdin.read()"
     )

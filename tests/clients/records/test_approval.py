@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from flo.clients.approvals.approve import NotAnnounced
 from flo.clients.connection.offers import choose
 from flo.clients.records import approval
 from flo.clients.records.approval import load
@@ -80,7 +81,7 @@ def test_an_announcement_that_was_lost_is_made_by_approving_again(
 
     with monkeypatch.context() as broken:
         broken.setattr(site.api, "call", busy)
-        with pytest.raises(RefusedError, match="busy"):
+        with pytest.raises(NotAnnounced, match="not notified: busy"):
             site.approve(offer)
     assert site.kinds() == ["birth", "reserve"]
     site.approve(offer)
