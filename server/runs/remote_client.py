@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from flo.documents import canonical
-from flo.errors import NetworkError, TrustError
+from flo.errors import NetworkError, RefusedError, TrustError
 from flo.protocol.https import Connection, ErrorReply, trusting
 from flo.server.runs.remote_documents import MAX_RUN_REPORT_BYTES
 
@@ -61,8 +61,10 @@ class RemoteRunClient(Connection):
             )
         if response.status_code != 200:
             reply = ErrorReply.of(response)
-            whom = "refuses this job's token" if reply.status == 403 else "refuses"
-            raise reply.error(f"the coordinator {whom}: {reply.why}")
+            if reply.status == 403:
+                raise TrustError(f"the coordinator refuses this job's token: {reply.why}")
+            # The run's API answers 400 for all that is no longer this process's to say.
+            raise RefusedError(f"the coordinator refuses: {reply.why}")
         return canonical.decode(response.content, limit=MAX_RUN_REPORT_BYTES, what="reply")
 
     def _answer(self, method: str, path: str, body: bytes | None) -> httpx.Response:
