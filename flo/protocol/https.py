@@ -32,7 +32,7 @@ from flo.errors import (
 from flo.host.proxy import proxy_for
 
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
-_MAX_ERROR_BYTES, _MAX_REASON = 65_536, 500
+_MAX_ERROR_BYTES, _MAX_REASON = 1 << 20, 500
 _EXIT_CODES = (EXIT_USAGE, EXIT_REFUSED, EXIT_TRUST, EXIT_NETWORK, EXIT_BUG)
 _FAMILIES: dict[int, type[FloError]] = {
     400: MessageError,
