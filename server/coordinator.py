@@ -164,10 +164,8 @@ class Coordinator:
             self._register,
             self._audit,
         )
-        certificate, key = (
-            self._home.certificate_path.read_bytes(),
-            self._home.open_tls_identity().pem(),
-        )
+        certificate = self._home.certificate_path.read_bytes()
+        key = self._home.open_tls_identity().pem()
         outside = listener(
             Gateway(
                 self._superlink,

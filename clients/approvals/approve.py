@@ -54,11 +54,8 @@ def approve(
     study, hospital = offered.study, home.read_config().hospital
     refuse_forged(offered, home.read_coordinator())
     with home.decision_lock():
-        kept, policy, mapping = (
-            _kept(home, study.digest),
-            home.read_policy(),
-            mapping_of(home, study),
-        )
+        kept = _kept(home, study.digest)
+        policy, mapping = home.read_policy(), mapping_of(home, study)
         terms = _allowed_terms(home, study, population, policy, mapping, if_broken=if_broken)
         if kept is not None and _still_good(kept, policy, hospital):
             return _announce(api, kept)
@@ -177,7 +174,7 @@ def _sign(
     if Members.load(home, study.digest, kept.snapshot) is None:
         raise RefusedError(
             f"study {study.digest[:12]} was approved by FLO 0.1, which kept no list of its "
-            "patients, so nobody could be taken out of it",
+            "patients, so no patient could be taken out of it",
             hint="flo site withdraw it, and ask the coordinator for a new version of the study",
         )
     with closing(home.open_ledger()) as ledger:

@@ -106,10 +106,8 @@ def study_router(context: DeskContext) -> APIRouter:
         return await asyncio.to_thread(approved, digest, request, await context.form(request))
 
     def approved(digest: str, request: Request, fields: dict[str, str]) -> Response:
-        chosen, if_broken = (
-            home.read_config().population(fields.get("population")),
-            "broken" in fields,
-        )
+        chosen = home.read_config().population(fields.get("population"))
+        if_broken = "broken" in fields
         offered = _known(home, digest)
         if offered.status not in UNDER_WAY:
             raise UsageError(f"study {offered.study.name} is {offered.status}, not on offer")

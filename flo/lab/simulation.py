@@ -211,10 +211,8 @@ def _run_fast(study: Study, fold: Fold) -> tuple[RunState, list[float]]:
     while state.phase != "done":
         began = time.monotonic()
         part = Plan.of(study).purpose(state.purpose)
-        gathered, ring = (
-            StreamingSum(study, part, len(everyone)),
-            ring_of(study, part, len(everyone)),
-        )
+        gathered = StreamingSum(study, part, len(everyone))
+        ring = ring_of(study, part, len(everyone))
         for hospital in everyone:
             noisy = trainers[hospital].release(state.purpose, state.asked, len(everyone))
             gathered.add(hospital, to_ring(noisy, ring) if ring else noisy)

@@ -24,9 +24,9 @@ CHARGES = {"training": ("training",), "evaluation": ("evaluation",), "survey": S
 class LifetimeBudget:
     """(ε, δ) for one population over its whole life, and its Rényi form (order α, R).
 
-    R is the largest Rényi divergence at α that still implies (ε, δ): R = ε + ln(α/(α-1)) + (ln δ +
-    ln α)/(α-1) (Canonne, Kamath, Steinke 2020, Prop. 12), at the α that leaves room for the most
-    Gaussian noise-steps, i.e. that maximises R/α.
+    R is the largest Rényi divergence at α that still implies (ε, δ):
+    R = ε + ln(α/(α-1)) + (ln δ + ln α)/(α-1) (Canonne, Kamath, Steinke 2020, Prop. 12), at the α
+    that leaves room for the most Gaussian noise-steps, i.e. that maximises R/α.
     """
 
     epsilon: float

@@ -11,9 +11,9 @@ Guarantee. For adjacent data (add or remove one patient of one hospital) the rou
 at most Δ = (1 + 2^-10)·GRID + √length grid steps in L2: one patient moves the sum by at most GRID
 steps, 2^-10 of that covers float64 error, and rounding moves each coordinate of either sum by at
 most 1/2. With per-coordinate variance (σ·Δ)² the release is (α, α/(2σ²))-RDP for every α > 1:
-Canonne, Kamath, Steinke (2020), Theorem 14 and its proof, ½ε²-concentrated DP with ε² =
-Δ²/variance, for integer-valued queries of L2 sensitivity Δ. Sensitivity is derived here from clip
-and adjacency and is never an argument.
+Canonne, Kamath, Steinke (2020), Theorem 14 and its proof, ½ε²-concentrated DP with
+ε² = Δ²/variance, for integer-valued queries of L2 sensitivity Δ. Sensitivity is derived here from
+clip and adjacency and is never an argument.
 
 | mechanism | one patient's contribution | norm ``clip`` | RDP at order α |
 |---|---|---|---|
@@ -213,10 +213,10 @@ class PoissonSum(FullBatchSum):
        vector k·μ, which leaves its sum unchanged. With (M/P)^α = Σ C(α,k)(1-q)^(α-k)q^k·L^k,
        D_α(M‖P) is at most the formula.
     2. D_α(P‖M) is no larger. x -> 2s + μ - x swaps P and Q, so E_P[g(L)] = E_P[L·g(1/L)] for any g,
-       and it is enough that h(u) + t·h(w) >= 0 for all t >= 1, with h(y) = y^α - y^(1-α), u =
-       1-q+qt >= 1 and w = 1-q+q/t <= 1. With a = ln u, b = -ln w, β = α - ½ that reads √u·sinh(βa)
-       >= t·√w·sinh(βb). At β = ½ both sides are equal (u-1 = t(1-w)); uw >= 1, so a >= b, and
-       sinh(βa)/sinh(βb) grows with β.
+       and it is enough that h(u) + t·h(w) >= 0 for all t >= 1, with h(y) = y^α - y^(1-α),
+       u = 1-q+qt >= 1 and w = 1-q+q/t <= 1. With a = ln u, b = -ln w, β = α - ½ that reads
+       √u·sinh(βa) >= t·√w·sinh(βb). At β = ½ both sides are equal (u-1 = t(1-w)); uw >= 1, so
+       a >= b, and sinh(βa)/sinh(βb) grows with β.
 
     A sum of several hospitals' discrete noise shares is not N_Z, so secure sums are not covered.
 

@@ -61,12 +61,8 @@ def console_app(context: ConsoleContext) -> FastAPI:
 
 def _record_router(context: ConsoleContext) -> APIRouter:
     """Return routes of the hospital and audit log pages."""
-    router, actions, views, store = (
-        APIRouter(),
-        context.actions,
-        context.views,
-        context.actions.store,
-    )
+    router, actions, views = APIRouter(), context.actions, context.views
+    store = actions.store
     check = IncrementalVerifier(context.log)
 
     def hospitals_shown() -> dict[str, Any]:
