@@ -328,3 +328,13 @@ def test_a_header_that_is_too_large_is_refused_before_it_is_read() -> None:
     with pytest.raises(MessageError, match="a frame's header of 1048577 bytes, of at most 1048576"):
         read_frame(pipe)
     assert pipe.tell() == 4
+
+
+def test_a_frame_that_is_cut_off_anywhere_is_none() -> None:
+    whole = io.BytesIO()
+    write_frame(whole, {"status": "ok"}, b"values")
+    data = whole.getvalue()
+    head = 4 + int.from_bytes(data[:4], "big")
+    for end in (0, 3, *range(head, len(data))):
+        assert read_frame(io.BytesIO(data[:end])) is None, end
+    assert read_frame(io.BytesIO(data)) is not None

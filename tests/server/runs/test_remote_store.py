@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from flo.errors import FloError, NetworkError, RefusedError, TrustError
 from flo.keys.claims import LedgerHead
 from flo.keys.identity import Identity
 from flo.keys.keystore import AesKeyStore
+from flo.server.home.coordinator_home import CoordinatorConfig, CoordinatorHome
 from flo.server.http.tokens import issue
 from flo.server.rounds.state import RunState
 from flo.server.runs import remote_store
@@ -430,4 +432,16 @@ def test_another_authoritys_coordinator_is_not_talked_to(stage: Elsewhere, tmp_p
         ca = stage.coordinator.home.ca_path.read_text()
         link = RemoteRunClient(other.home.read_private_url(), ca, "-", stage.run, patience=0.1)
         with closing(link), pytest.raises(NetworkError):
+            link.status()
+
+
+def test_a_compressed_reply_is_an_error_of_the_network(tmp_path: Path) -> None:
+    ca = CoordinatorHome.create(tmp_path / "home", CoordinatorConfig()).ca_path.read_text()
+
+    def compressed(request: httpx.Request) -> httpx.Response:
+        raise httpx.DecodingError("a compressed reply is refused", request=request)
+
+    with RemoteRunClient("https://127.0.0.1:1", ca, "-", "run-1", patience=0.0) as link:
+        link.http = httpx.Client(base_url=link.url, transport=httpx.MockTransport(compressed))
+        with pytest.raises(NetworkError, match="has not answered"):
             link.status()
