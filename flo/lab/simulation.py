@@ -265,6 +265,10 @@ class Memory:
     def save(self, state: RunState) -> None:
         """Do not save: a simulation is never resumed."""
 
+    def save_round(self, state: RunState, **facts: object) -> None:
+        """Store the round's seconds."""
+        self.seconds.append(float(str(facts["seconds"])))
+
     def heads(self) -> dict[str, LedgerHead]:
         """Return each hospital's last head."""
         return self.seen
@@ -274,9 +278,7 @@ class Memory:
         self.seen[hospital] = head
 
     def event(self, kind: str, **facts: object) -> None:
-        """Store a round's seconds; ignore other events."""
-        if kind == "round":
-            self.seconds.append(float(str(facts["seconds"])))
+        """Ignore the event."""
 
     def stop_requested(self) -> bool:
         """Return False: a simulation ends by itself."""

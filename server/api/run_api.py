@@ -66,14 +66,10 @@ def run_router(
         record, offer = own(request, run)
         if record.status != "running":
             raise PolicyError(f"run {run} is {record.status}")
-        saved = None
-        if record.state is not None:
-            document = canonical.decode(record.state, limit=MAX_RUN_REPORT_BYTES, what="saved")
-            saved = parse(Saved, document, "saved")
         return ClaimedRun(
             study=offer.study.canonical_bytes.decode(),
             launch=store.take_run(run),
-            saved=saved,
+            saved=_saved(record),
             look=_look(store, offer, run),
         ).model_dump(mode="json")
 
@@ -94,19 +90,34 @@ def run_router(
 
 
 def _keep(store: Store, offer: Offer, models: Path, run: str, told: RunReport) -> None:
-    """Store a report of a run. Raises RefusedError unless it is by the run's latest launch."""
+    """Store a report of a run. Raises RefusedError unless it is by the run's latest launch.
+
+    A saved state and the events reported with it are stored together, so that a job that is killed
+    between two reports leaves neither a round without its event nor an event without its round.
+    """
     study = offer.study
     store.refuse_earlier(run, told.launch)
+    if told.saved is not None and _saved(store.run(run)) == told.saved:
+        return  # the answer to this report was lost, so the job sent it again
+    events = [(event.kind, event.facts) for event in told.events]
     for hospital, head in told.heads.items():
         head.check(study.hospital(hospital).fingerprint)
         store.keep_head(hospital, head, study.digest)
     if told.saved is not None:
-        kept = told.saved.to_bytes()
-        store.save_state(run, told.launch, kept)
+        store.save_state(run, told.launch, told.saved.to_bytes(), events)
+        events = []
     if told.end is not None:
         _end(store, study, models, run, told.launch, told.end)
-    for event in told.events:
-        store.add_event(study.digest, event.kind, **event.facts)
+    for kind, facts in events:
+        store.add_event(study.digest, kind, **facts)
+
+
+def _saved(record: RunRecord | None) -> Saved | None:
+    """Return the place of the run's last saved state; None if no state was saved."""
+    if record is None or record.state is None:
+        return None
+    document = canonical.decode(record.state, limit=MAX_RUN_REPORT_BYTES, what="saved")
+    return parse(Saved, document, "saved")
 
 
 def _end(store: Store, study: Study, models: Path, run: str, launch: int, end: RunEnd) -> None:

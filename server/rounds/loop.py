@@ -69,6 +69,9 @@ class RunStore(Protocol):
     def save(self, state: RunState) -> None:
         """Store the state atomically, before any request is made from it."""
 
+    def save_round(self, state: RunState, **facts: object) -> None:
+        """Store the state after a round and the event ``round`` with these facts: both or none."""
+
     def heads(self) -> dict[str, LedgerHead]:
         """Return the highest ledger head seen of each hospital of the study."""
 
@@ -136,16 +139,11 @@ class StudyRun:
             self.state, cohort = advanced, sorted(gathered.hospitals)
             del gathered, advanced  # they may be large, and a save needs memory
             self.attendance.next_round()
-            self.store.save(self.state)
             seconds = time.monotonic() - began
-            self.patience.observe(phase, seconds)
-            self.store.event(
-                "round",
-                phase=phase,
-                round=number,
-                cohort=cohort,
-                seconds=seconds,
+            self.store.save_round(
+                self.state, phase=phase, round=number, cohort=cohort, seconds=seconds
             )
+            self.patience.observe(phase, seconds)
         return "done"
 
     # 1, 2 ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from flo.keys.keystore import AesKeyStore
 from flo.server.rounds import checkpoint
 from flo.server.rounds.checkpoint_vectors import KeptVectors
 from flo.server.rounds.state import RunState
+from flo.server.store.run_tables import Event
 from flo.server.store.store import Store
 from flo.storage.artifacts import LocalArtifacts
 from flo.study.document import Study
@@ -48,6 +49,13 @@ class LocalRunStore:
         Raises:
             RefusedError: the run is over, or a later launch has taken it over.
         """
+        self._save(state)
+
+    def save_round(self, state: RunState, **facts: object) -> None:
+        """Save the state and the event ``round`` in one transaction. Raises as ``save`` does."""
+        self._save(state, ("round", facts))
+
+    def _save(self, state: RunState, *events: Event) -> None:
         self._number += 1
         named: set[str] = set()
 
@@ -57,7 +65,7 @@ class LocalRunStore:
             return kept
 
         sealed = self._keystore.seal(self._context, checkpoint.to_bytes(state, keep))
-        self._store.save_state(self._run, self._launch, sealed)
+        self._store.save_state(self._run, self._launch, sealed, events)
         self._vectors.forget_all_but(named)
         if named:
             self._remove_all_but(named)

@@ -120,6 +120,11 @@ class RemoteRunStore:
         if self._number % _CLEAR_EVERY == 0:
             self._remove_before(self._number - _KEEP)
 
+    def save_round(self, state: RunState, **facts: object) -> None:
+        """Save the state; its report includes the event ``round``. Raises as ``save`` does."""
+        self.event("round", **facts)
+        self.save(state)
+
     def _keep(self, name: str, vector: Vector) -> str:
         """Store a vector of the next state under a key that only this launch uses."""
         number = self._number + 1

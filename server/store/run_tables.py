@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flo.documents import canonical
 from flo.errors import RefusedError
 from flo.server.store.tables import Tables, now
+
+Event = tuple[str, dict[str, Any]]  # kind, facts
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,19 @@ class RunTables(Tables):
         """Raise RefusedError unless the run is running and this launch is its latest."""
         self._write_as(run, launch, "launch = launch")
 
-    def save_state(self, run: str, launch: int, state: bytes) -> None:
-        """Store the sealed state. Raises RefusedError as ``refuse_earlier`` does."""
-        self._write_as(run, launch, "state = ?", state)
+    def save_state(self, run: str, launch: int, state: bytes, events: Sequence[Event] = ()) -> None:
+        """Store the sealed state and the events (kind, facts) that led to it: all or none.
+
+        Raises:
+            RefusedError: as ``refuse_earlier``.
+        """
+        with self._transaction():
+            self._change(run, launch, "state = ?", state)
+            self._db.executemany(
+                "INSERT INTO events (study, time, kind, facts)"
+                " SELECT study, ?, ?, ? FROM runs WHERE id = ?",
+                [(now(), kind, canonical.encode(facts).decode(), run) for kind, facts in events],
+            )
 
     def pause_run(self, run: str, launch: int) -> None:
         """Pause the run; it can resume later. Raises RefusedError as ``refuse_earlier`` does."""
@@ -88,12 +101,15 @@ class RunTables(Tables):
 
     def _write_as(self, run: str, launch: int, what: str, *values: Any) -> None:
         with self._transaction():
-            changed = self._db.execute(
-                f"UPDATE runs SET {what} WHERE id = ? AND launch = ? AND status = 'running'",  # noqa: S608
-                (*values, run, launch),
-            )
-            if changed.rowcount != 1:
-                raise RefusedError(f"run {run} is over here, or goes on elsewhere")
+            self._change(run, launch, what, *values)
+
+    def _change(self, run: str, launch: int, what: str, *values: Any) -> None:
+        changed = self._db.execute(
+            f"UPDATE runs SET {what} WHERE id = ? AND launch = ? AND status = 'running'",  # noqa: S608
+            (*values, run, launch),
+        )
+        if changed.rowcount != 1:
+            raise RefusedError(f"run {run} is over here, or goes on elsewhere")
 
     def resume_run(self, run: str) -> None:
         """Set a paused run and its study to running."""

@@ -339,6 +339,11 @@ class Stage:
         self.history.append(checkpoint.to_bytes(state))
         self._perhaps_die("save")
 
+    def save_round(self, state: RunState, **facts: object) -> None:
+        self.history.append(checkpoint.to_bytes(state))
+        self.event("round", **facts)
+        self._perhaps_die("save")
+
     def heads(self) -> dict[str, LedgerHead]:
         return dict(self._heads)
 

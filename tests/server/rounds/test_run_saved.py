@@ -102,6 +102,11 @@ def instants(run: Stage) -> list[tuple[str, int]]:
     return [(kind, number) for kind, count in counts.items() for number in range(1, count + 1)]
 
 
+def rounds(run: Stage) -> list[tuple[str, int]]:
+    """Rounds that were told of, in order."""
+    return [(facts["phase"], facts["round"]) for facts in run.of_kind("round")]
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("disturbed", DISTURBED)
 def test_a_run_killed_at_any_instant_asks_the_same_again_and_ends_as_if_undisturbed(
@@ -124,6 +129,7 @@ def test_a_run_killed_at_any_instant_asks_the_same_again_and_ends_as_if_undistur
         assert state.model.tobytes() == end.model.tobytes(), killed_after
         assert state.retries == end.retries, killed_after
         assert set(run.attempts) == set(whole.attempts), killed_after
+        assert rounds(run) == rounds(whole), killed_after
         if isinstance(last, bytes) and (saved := checkpoint.from_bytes(last)).cohort:
             assert (again.kind, again.cohort) == ("release", saved.cohort), killed_after
             assert again.keys == {name: saved.keys[name] for name in saved.cohort}, killed_after

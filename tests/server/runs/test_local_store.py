@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +93,24 @@ def test_a_process_of_an_earlier_launch_saves_nothing_any_more(
     with pytest.raises(RefusedError, match="goes on elsewhere"):
         first.save(RunState.start(STUDY))
     with pytest.raises(RefusedError, match="goes on elsewhere"):
+        first.save_round(RunState.start(STUDY), round=1)
+    assert store.events(STUDY.digest) == [], "an event of a round whose state was refused"
+    with pytest.raises(RefusedError, match="goes on elsewhere"):
         first.end("done", {})
+
+
+def test_a_state_whose_event_cannot_be_stored_is_not_stored_either(
+    store: Store, keystore: LocalKeyStore, artifacts: LocalArtifacts, tmp_path: Path
+) -> None:
+    run = LocalRunStore(store, "run-1", STUDY, keystore, artifacts)
+    run.save(before := RunState.start(STUDY))
+    with sqlite3.connect(tmp_path / "coordinator.sqlite") as db:
+        db.execute("CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT RAISE(FAIL, ''); END")
+    with pytest.raises(sqlite3.Error):
+        run.save_round(replace(before, round=2), round=1)
+    found = run.load()
+    assert found is not None
+    assert found.round == before.round
 
 
 def test_the_key_for_saved_states_is_made_once_and_kept_sealed(tmp_path: Path) -> None:

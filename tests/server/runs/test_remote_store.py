@@ -145,6 +145,50 @@ def test_who_takes_the_run_over_goes_on_from_the_state_that_was_saved_last(
     np.testing.assert_array_equal(found.weights, state.weights)
 
 
+ROUND: dict[str, Any] = {"phase": "training", "cohort": ["north"], "seconds": 0.5}
+
+
+def test_a_round_and_its_state_are_kept_together_or_not_at_all(
+    stage: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that is killed after it stored a state, and before its report, told of no round."""
+    remote, state = stage.taken(), RunState.start(stage.study)
+    remote.save_round(replace(state, round=2), round=1, **ROUND)
+    monkeypatch.setattr(RemoteRunClient, "post", _killed)
+    with pytest.raises(Killed):
+        remote.save_round(replace(state, round=3), round=2, **ROUND)
+    monkeypatch.undo()
+    found = stage.taken().load()
+    assert found is not None
+    assert found.round == 2
+    assert [event["facts"]["round"] for event in stage.store.events(stage.study.digest)] == [1]
+
+
+class Killed(Exception):
+    """The job is killed at this instant."""
+
+
+def _killed(*_: Any) -> None:
+    raise Killed
+
+
+def test_a_report_that_is_sent_again_tells_of_its_round_once(
+    stage: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator stored it, and its answer was lost on the way."""
+    remote, state = stage.taken(), RunState.start(stage.study)
+    once = RemoteRunClient.post
+
+    def twice(link: RemoteRunClient, call: str, body: bytes) -> Any:
+        once(link, call, body)
+        return once(link, call, body)
+
+    monkeypatch.setattr(RemoteRunClient, "post", twice)
+    for number in (1, 2):
+        remote.save_round(replace(state, round=number + 1), round=number, **ROUND)
+    assert [event["facts"]["round"] for event in stage.store.events(stage.study.digest)] == [1, 2]
+
+
 def test_a_state_shows_nothing_to_who_has_no_key(stage: Elsewhere) -> None:
     stage.saved()
     assert b"weights" not in stage.artifacts.get(stage.newest(), LIMIT)
