@@ -15,6 +15,7 @@ from starlette.responses import Response
 from flo.clients.connection.enrolment import connect
 from flo.clients.desk import facts
 from flo.clients.desk.context import DeskContext
+from flo.clients.desk.model_pages import model_router
 from flo.clients.desk.policy_pages import policy_router
 from flo.clients.desk.record_pages import record_router
 from flo.clients.desk.study_pages import study_router
@@ -79,8 +80,8 @@ def desk_app(context: DeskContext) -> FastAPI:
         resume(home)
         return redirect(base)
 
-    for router in (study_router(context), record_router(context), policy_router(context)):
-        app.include_router(router)
+    for router in (study_router, record_router, model_router, policy_router):
+        app.include_router(router(context))
     return app
 
 

@@ -22,6 +22,7 @@ snapshots/          frozen patients of each approved study
 replies/            charged replies that may have to be sent again    (sealed)
 extracts/           ledger extracts for auditors
 erasures/           signed records of patients' erasure requests
+finished/           published models, finished on own patients        (sealed, not private)
 log/                logs of the agent and the desk
 agent.lock  decision.lock  snapshots.lock   (empty: see ``SiteHome``)
 """
@@ -65,7 +66,7 @@ _DEFAULT = Policy()
 _PATIENCE_SECONDS = 30.0
 _LOOK_SECONDS = 0.5  # ``is_locked`` holds the lock for a moment
 _NEVER_CHANGED = ("split.key", "patients.key")
-_FOLDERS = ("approved", "snapshots", "replies", "extracts", "erasures")
+_FOLDERS = ("approved", "snapshots", "replies", "extracts", "erasures", "finished")
 _MADE = (  # by `init`, with _FOLDERS and the key store
     *("site.toml", "identity.key", *_NEVER_CHANGED, "audit.sqlite", "ledger.sqlite"),
     *("policy.toml", "policy.signed.json"),

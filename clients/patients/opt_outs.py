@@ -1,7 +1,8 @@
 """Patients who do not take part: the list of opt-outs.
 
 An opt-out removes the patient's records from every frozen snapshot at once, so it takes effect from
-the next round on, and keeps them out of every later approval. The list holds keyed hashes, sealed;
+the next round on, and keeps them out of every later approval. It also deletes the finished models
+that these records went into. The list holds keyed hashes, sealed;
 no log names a patient. ``erasure`` records earlier contributions.
 """
 
@@ -16,6 +17,7 @@ from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
 from flo.clients.records import approval
 from flo.clients.records.approval import Approval, delete_snapshots, readable, snapshot_path, sweep
+from flo.clients.records.finished_model import withdraw_finished
 from flo.clients.records.members import Members, delete_members
 from flo.clients.records.snapshot import Snapshot
 from flo.documents import canonical
@@ -114,6 +116,8 @@ def opt_out(home: SiteHome, patient_id: str) -> list[str]:
                 if approved is not None and _take_out(home, ledger, approved, study, hashed)
             ]
             sweep(home, ledger)
+        for name in withdraw_finished(home, hashed):
+            home.record("finish-withdrawn", name=name)
         listed.enter(home, studies=len(changed))
     return changed
 

@@ -1,1 +1,1 @@
-"""Use of a published model, offline."""
+"""Use of a published model at this hospital: fetched, finished on its own patients, applied."""

@@ -10,8 +10,9 @@ import csv
 import io
 from pathlib import Path
 
-import numpy as np
+from scipy.special import expit
 
+from flo.clients.prediction.finish import FinishedAtHome
 from flo.clients.quality.check import check_inputs
 from flo.clients.sources.cells import as_ids
 from flo.clients.sources.error_wrapper import ErrorBoundary
@@ -20,15 +21,15 @@ from flo.documents.text import in_a_sheet
 from flo.errors import UsageError
 from flo.published.model_card import PublishedModel
 from flo.storage.files import write_private
-from flo.study.models import log_odds
 
 
-def predict(model: PublishedModel, data: Path, out: Path, id_column: str) -> int:
+def predict(model: PublishedModel | FinishedAtHome, data: Path, out: Path, id_column: str) -> int:
     """Write ``row``, the id column if the file has one, and ``score`` for each record of a file.
 
-    ``row``: 1 for the first record. ``score``: 0 to 1, higher where label 1 is likelier; it
-    ranks patients and is not calibrated. Ids are escaped for spreadsheets; ``row`` identifies the
-    record. Return the number of records.
+    ``row``: 1 for the first record. ``score``: 0 to 1, higher where label 1 is likelier. A
+    published model's ranks patients and is not calibrated; a finished one's is a risk, calibrated
+    on this hospital's patients. Ids are escaped for spreadsheets; ``row`` identifies the record.
+    Return the number of records.
 
     Raises:
         DataError: the file does not fit the study's columns. UsageError: ``out`` is ``data``, or
@@ -40,7 +41,7 @@ def predict(model: PublishedModel, data: Path, out: Path, id_column: str) -> int
         raise UsageError(f"--out {out} is no file in a folder that exists")
     source = ErrorBoundary(open_file(data, id_column))
     inputs = check_inputs(source, model.study.data)
-    scores = 0.5 * (1 + np.tanh(log_odds(model.study, model.weights, inputs) / 2))
+    scores = expit(model.log_odds(inputs))
     ids = [cell for batch in source.ids() for cell in as_ids(batch).to_pylist()]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -17,6 +17,7 @@ from flo.cli import (
     doctor,
     lab,
     model,
+    model_finish,
     model_registry,
     site,
     study,
@@ -60,7 +61,13 @@ _add_group("study", "Write, explain, launch and watch studies.", study_draft.app
 _add_group("coordinator", "Run the coordinator.", *coordinator.PARTS)
 _add_group("site", "A hospital's site: enrol, approve, run, budget.", *site.PARTS)
 _add_group("audit", "Reports, audit logs, evidence: make and verify.", audit.app)
-_add_group("model", "Published models: look, fetch, predict.", model.app, model_registry.app)
+_add_group(
+    "model",
+    "Published models: look, fetch, finish, predict.",
+    model.app,
+    model_finish.app,
+    model_registry.app,
+)
 _add_group("aws", "A consortium's AWS account, by one template.", aws.app)
 for alone in (lab.simulate, lab.demo, lab.data, doctor.doctor):
     command(app)(alone)

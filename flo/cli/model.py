@@ -13,6 +13,7 @@ from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
 from flo.cli.terminal.results import FileWrittenResult
 
 if TYPE_CHECKING:
+    from flo.clients.prediction.finish import FinishedAtHome
     from flo.privacy.report.sheet import Section
     from flo.published.model_card import PublishedModel, Quality
 
@@ -106,7 +107,12 @@ def fetch(
 
 @command(app)
 def predict(
-    model: ModelFile,
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="NAME.safetensors or its card; or the name of a model that is finished here."
+        ),
+    ],
     data: Annotated[Path, typer.Option(help="CSV or Parquet with the study's columns.")],
     out: Annotated[Path, typer.Option(help="CSV for row, id and score; readable by you only.")],
     home: SiteFolder = SITE_FOLDER,
@@ -115,15 +121,19 @@ def predict(
         "patient_id"
     ),
 ) -> results.PredictedResult:
-    """Score the patients of a file with a published model, offline; no data are sent."""
+    """Score the patients of a file with a published or finished model; no data are sent."""
     from flo.cli.terminal.output import say, working
     from flo.clients.prediction.predict import predict as score
 
-    opened = _open(model, home, coordinator)
+    finished = not Path(model).exists() and not Path(model).suffix
+    opened = _open_finished(home, model) if finished else _open(Path(model), home, coordinator)
     with working("predicting"):
         count = score(opened, data, out, id_column)
     say(f"{count} records scored in {out}: higher is likelier to be {opened.study.data.label}")
-    say("scores rank patients; they are not calibrated to how common it is here")
+    if finished:
+        say("scores are risks, calibrated on this hospital's patients; the model is not private")
+    else:
+        say("scores rank patients; they are not calibrated to how common it is here")
     return results.PredictedResult(str(out), count)
 
 
@@ -144,6 +154,13 @@ def export(
         write_public(out, to_onnx(opened))
     say(f"{out}: inputs by name and order are in its metadata; FLO's signature does not cover it")
     return FileWrittenResult(str(out))
+
+
+def _open_finished(home: Path, name: str) -> FinishedAtHome:
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.prediction.finish import open_finished
+
+    return open_finished(SiteHome.open(home), name)
 
 
 def _open(path: Path, home: Path, coordinator: str | None) -> PublishedModel:

@@ -194,6 +194,18 @@ class PredictedResult(CommandResult):
 
 
 @dataclass(frozen=True)
+class FinishedResult(CommandResult):
+    """``model``: name of the finished model. ``trained`` and ``tested``: numbers of patients.
+
+    Metrics are only on the screen and the desk: they are not private.
+    """
+
+    model: str
+    trained: int
+    tested: int
+
+
+@dataclass(frozen=True)
 class PackageStateResult(CommandResult):
     """``approval``: PendingManualApproval, Approved or Rejected; planned for a dry run."""
 

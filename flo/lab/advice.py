@@ -27,13 +27,13 @@ from scipy.special import ndtri
 from flo.arrays import Floats
 from flo.clients.records.snapshot import Snapshot
 from flo.errors import StudyError
-from flo.lab.scores import exact_auc
 from flo.lab.simulation import Fold, pooled, run_once
 from flo.privacy.accounting.life_budget import LifetimeBudget
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.patients.patients import Patients
 from flo.privacy.report.sheet import ASSUMED_HOLD_OUT
 from flo.privacy.report.wording import MAX_BUDGET_RATIO
+from flo.scores.metrics import exact_auc
 from flo.study.document import MOST_SQUARED_INPUTS, Study, from_document
 from flo.study.features import input_names
 from flo.study.models import log_odds

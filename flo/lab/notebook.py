@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 from flo.documents.document import read_toml
 from flo.errors import RefusedError, UsageError
 from flo.lab.result import Simulation
-from flo.lab.scores import Scores, calibration, difference, interval, roc
 from flo.lab.simulation import Engine, Progress, load_hospitals
 from flo.lab.simulation import simulate as _simulate
 from flo.pages.plots import intervals, plane
 from flo.pages.templates import Pages
 from flo.privacy.report.wording import trust
+from flo.scores.metrics import Scores, calibration, difference, interval, roc
 from flo.study.document import Study
 from flo.study.features import input_names
 from flo.study.loading import load as _load

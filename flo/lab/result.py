@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flo.lab.scores import Scores, calibration, interval, within
+from flo.lab.verdict import verdict
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.releases.score_waves import Estimate
+from flo.scores.metrics import Scores, brier_within, calibration, difference, interval, within
 from flo.study.document import Study
 
 
@@ -21,9 +22,10 @@ from flo.study.document import Study
 class Simulation:
     """A study tried by cross-validation: one ``private`` test for each seed, fold and redraw.
 
-    If requested, it includes ordinary logistic regressions without privacy: ``pooled`` over all
-    hospitals' patients; ``alone``, one for each hospital, tested on its own patients; and
-    ``elsewhere``, the same models tested on the patients of all hospitals.
+    If requested, it includes ``finished``, where each hospital's patients are scored by the model
+    that this hospital finished at home, and ordinary logistic regressions without privacy:
+    ``pooled`` over all hospitals' patients; ``alone``, one for each hospital, tested on its own
+    patients; and ``elsewhere``, the same models tested on the patients of all hospitals.
 
     ``redrawn``: the AUCs of each fold, one for each draw of the noise. ``models``: the weights of
     each private model. ``published``: the model's own noisy evaluation, if the run had one.
@@ -33,6 +35,7 @@ class Simulation:
     study: Study
     masks: str
     private: list[Scores] = field(default_factory=list)
+    finished: list[Scores] = field(default_factory=list)
     pooled: list[Scores] = field(default_factory=list)
     alone: list[Scores] = field(default_factory=list)
     elsewhere: list[Scores] = field(default_factory=list)
@@ -48,7 +51,7 @@ class Simulation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval over the choice of test patients (``flo.lab.scores``)."""
+        """95 % interval over the choice of test patients (``flo.scores.metrics``)."""
         return interval(self.private)
 
     @property
@@ -84,21 +87,32 @@ class Simulation:
 
     @property
     def hospitals(self) -> dict[str, dict[str, Any]]:
-        """By hospital: numbers of tested ``patients`` and ``positive`` ones, and AUCs among them.
+        """By hospital: numbers of tested ``patients`` and ``positive`` ones, AUCs and Brier scores.
 
         An AUC is None if no test had patients of both classes.
         """
-        ways = {"auc": self.private} | (
-            {"auc_pooled": self.pooled, "auc_alone": self.alone} if self.pooled else {}
-        )
+        ways, risks = {"auc": self.private}, {"brier": self.private}
+        if self.pooled:
+            ways |= {"auc_finished": self.finished}
+            ways |= {"auc_pooled": self.pooled, "auc_alone": self.alone}
+            risks |= {"brier_finished": self.finished, "brier_alone": self.alone}
         return {
             hospital.id: {
                 "declared_size": hospital.declared_size,
                 **_tested(self.private, number),
                 **{name: within(tests, number) for name, tests in ways.items()},
+                **{name: brier_within(tests, number) for name, tests in risks.items()},
             }
             for number, hospital in enumerate(self.study.hospitals)
         }
+
+    def _gains(self) -> dict[str, tuple[float, float, float] | None]:
+        """Return each hospital's AUC finished minus alone, with its 95 % interval."""
+        gains = dict[str, tuple[float, float, float] | None]()
+        for number, hospital in enumerate(self.study.hospitals):
+            finished, alone = _own(self.finished, number), _own(self.alone, number)
+            gains[hospital.id] = difference(finished, alone) if finished else None
+        return gains
 
     @property
     def document(self) -> dict[str, Any]:
@@ -139,11 +153,20 @@ class Simulation:
             result |= {
                 "auc_pooled": _mean(self.pooled),
                 "auc_alone": _mean(self.elsewhere),
+                "auc_within_finished": _over(hospitals, "auc_finished"),
                 "auc_within_pooled": _over(hospitals, "auc_pooled"),
                 "auc_within_alone": _over(hospitals, "auc_alone"),
+                "calibration_finished": calibration(self.finished),
                 "calibration_pooled": calibration(self.pooled),
             }
+            result["verdict"] = verdict(result, self._gains())
         return result
+
+
+def _own(tests: Sequence[Scores], hospital: int) -> list[Scores]:
+    """Return the tests of one hospital's patients that have records of both classes."""
+    own = [test.of(hospital) for test in tests]
+    return [test for test in own if 0 < test.labels.sum() < len(test.labels)]
 
 
 def _mean(tests: Sequence[Scores]) -> float:

@@ -21,6 +21,8 @@ import pyarrow as pa
 
 from flo.arrays import Floats
 from flo.clients.data_process.trainer import Trainer, private_step
+from flo.clients.prediction.finish import finished_log_odds, fit_at_home
+from flo.clients.prediction.regression import unprotected
 from flo.clients.quality.check import EncodedTable, encode_checked
 from flo.clients.records.snapshot import Snapshot
 from flo.clients.sources.files import DataFrameSource, TableSource, open_file
@@ -28,17 +30,17 @@ from flo.datasets import DATASETS
 from flo.errors import DataError, UsageError
 from flo.keys.claims import LedgerHead
 from flo.lab.hospitals import RUN, SimulatedSites, enrol, run_keys
-from flo.lab.regression import unprotected
 from flo.lab.result import Simulation
-from flo.lab.scores import Scores
 from flo.privacy.accounting.plan import Plan, ring_of
 from flo.privacy.patients.split import position
 from flo.privacy.secure_sum.ring import to_ring
+from flo.scores.metrics import Scores
 from flo.server.rounds.aggregation import StreamingSum
 from flo.server.rounds.loop import run_study
 from flo.server.rounds.state import RunState, advance
 from flo.study.document import Study
 from flo.study.models import log_odds
+from flo.study.parameters import Vector
 
 Progress = Callable[[str], None]
 
@@ -190,15 +192,16 @@ def simulate(
             found.private.extend(tests)
             found.redrawn.append([test.auc for test in tests])
             if compare:
-                _compare(found, fold)
+                _compare(found, fold, state.model)
     return found
 
 
-def _compare(found: Simulation, fold: Fold) -> None:
-    """Add scores of the same patients by regressions without privacy."""
+def _compare(found: Simulation, fold: Fold, weights: Vector) -> None:
+    """Add scores of the same patients by the finished models and by regressions without privacy."""
+    found.finished.append(_finished(found.study, fold, weights))
     found.pooled.append(pooled(fold))
     for number, snapshot in enumerate(fold.snapshots.values()):
-        everywhere = _tested(fold, unprotected([snapshot]))
+        everywhere = _tested(fold, unprotected([snapshot.training]))
         found.elsewhere.append(everywhere)
         found.alone.append(everywhere.of(number))
 
@@ -232,7 +235,24 @@ def trainers_of(study: Study, fold: Fold) -> dict[str, Trainer]:
 
 def pooled(fold: Fold) -> Scores:
     """Score an ordinary logistic regression on all hospitals' patients, without privacy."""
-    return _tested(fold, unprotected(list(fold.snapshots.values())))
+    return _tested(fold, unprotected([snapshot.training for snapshot in fold.snapshots.values()]))
+
+
+def _finished(study: Study, fold: Fold, weights: Vector) -> Scores:
+    """Score each hospital's held-out patients with the model that it finished at home.
+
+    A hospital with too few patients to finish a model uses the published one.
+    """
+    scores = []
+    for snapshot in fold.snapshots.values():
+        inputs = snapshot.held_out.inputs
+        try:
+            last = fit_at_home(study, weights, snapshot.training).finished
+        except DataError:
+            scores.append(log_odds(study, weights, inputs))
+        else:
+            scores.append(finished_log_odds(study, weights, last, inputs))
+    return _scores(fold, np.concatenate(scores))
 
 
 class _InProcess:
@@ -293,13 +313,19 @@ def within(checked: EncodedTable, key: bytes, low: float, high: float) -> set[st
 def _tested(fold: Fold, score: Callable[[Floats], Floats]) -> Scores:
     """Score the held-out patients of all hospitals; one known to two hospitals counts twice."""
     held = [snapshot.held_out for snapshot in fold.snapshots.values()]
+    return _scores(fold, score(np.concatenate([patients.inputs for patients in held])))
+
+
+def _scores(fold: Fold, scores: Floats) -> Scores:
+    """Return the scores (records,) of the held-out records in the order of the snapshots."""
+    held = [snapshot.held_out for snapshot in fold.snapshots.values()]
     tested = fold.tested
     if tested is None:
         before = np.cumsum([0, *(patients.count for patients in held)])
         tested = np.concatenate([p.patient + n for p, n in zip(held, before, strict=False)])
     sizes = [len(patients.labels) for patients in held]
     return Scores(
-        score(np.concatenate([patients.inputs for patients in held])),
+        scores,
         np.concatenate([patients.labels for patients in held]),
         tested,
         np.repeat(np.arange(len(held)), sizes),

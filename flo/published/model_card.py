@@ -16,9 +16,10 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, StringConstraints, model_validator
 
+from flo.arrays import Floats
 from flo.documents import canonical
 from flo.documents.document import Document, parse
-from flo.errors import TrustError, UsageError
+from flo.errors import PolicyError, TrustError, UsageError
 from flo.keys.claims import Digest, PublicKey, Signature
 from flo.keys.identity import Signer, fingerprint, low_s, verify
 from flo.privacy.accounting.plan import Plan
@@ -26,10 +27,11 @@ from flo.privacy.report.wording import trust
 from flo.protocol.messages import LARGEST_WEIGHT
 from flo.study.document import MAX_STUDY_BYTES, Study
 from flo.study.loading import from_canonical
-from flo.study.models import flat
+from flo.study.models import flat, log_odds
 from flo.study.parameters import Vector
 from flo.study.terms import Identifier
 
+FINISHED = ".finished"  # ending of finished models (``flo.clients.records.finished_model``)
 MAX_CARD_BYTES = 4 * MAX_STUDY_BYTES
 MAX_MODEL_BYTES, MAX_TENSORS_HEADER_BYTES = 1 << 30, 1 << 20
 _ONE_FORM = 3  # from this study schema on, a card's signature has only one valid form
@@ -135,14 +137,24 @@ class PublishedModel:
     study: Study
     weights: Vector
 
+    def log_odds(self, inputs: Floats) -> Floats:
+        """Return log odds of label 1, shape (n,), for inputs (n, d)."""
+        return log_odds(self.study, self.weights, inputs)
+
     @classmethod
     def open(cls, path: Path, *coordinators: str) -> PublishedModel:
         """Read ``path`` (the tensors, or the card beside them) and check everything.
 
         Raises:
-            UsageError: a file is missing or malformed. TrustError: not signed by a key of
+            PolicyError: ``path`` is a finished model, which is not private. UsageError: a file is
+            missing or malformed. TrustError: not signed by a key of
             fingerprint in ``coordinators``, or the tensors are not the card's.
         """
+        if path.suffix == FINISHED:
+            raise PolicyError(
+                f"{path} is a finished model: it is not private, so it stays in this hospital",
+                hint=f"use it by name: flo model predict {path.stem}",
+            )
         card_path, tensors_path = paths_of(path)
         card = read_card(card_path)
         if not tensors_path.is_file() or tensors_path.stat().st_size > MAX_MODEL_BYTES:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 _BLOCK = 1 << 16  # numbers at a time
+_AT_ONCE = 1024  # records
 _WORTH_SHARING = 1 << 22  # multiplications of a step
 
 
@@ -136,6 +137,48 @@ def as_many_threads_as_help(study: Study) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def last_layer(study: Study, weights: Vector) -> Floats:
+    """Return weights and intercept (k + 1,) with which ``last_features`` become the log odds.
+
+    (1, 0) if the model does not end in one linear layer: its log odds are then the one feature.
+    """
+    if not _ends_linear(study):
+        return np.array([1.0, 0.0])
+    return np.asarray(weights[-_width(study) - 1 :], dtype=np.float64)
+
+
+def last_features(study: Study, weights: Vector, inputs: Floats) -> Floats:
+    """Return the inputs of the model's last layer, (n, k), for inputs (n, d).
+
+    Only for results that stay at the hospital: records are computed together, so that one record
+    may change another's features in the last bit.
+    """
+    if study.model.kind == "logistic":
+        return inputs
+    if not _ends_linear(study):
+        return log_odds(study, weights, inputs)[:, None]
+    import torch
+
+    module = build(study)
+    single = torch.from_numpy(weights.astype(np.float32))
+    torch.nn.utils.vector_to_parameters(single, module.parameters())
+    with torch.inference_mode():
+        parts = [
+            module[:-1](torch.from_numpy(inputs[start : start + _AT_ONCE].astype(np.float32)))
+            for start in range(0, len(inputs), _AT_ONCE)
+        ]
+    return np.concatenate([part.numpy() for part in parts]).astype(np.float64)
+
+
+def _ends_linear(study: Study) -> bool:
+    last = layers(study)[-1]
+    return last.kind == "Linear" and last.sizes[1] == 1
+
+
+def _width(study: Study) -> int:
+    return layers(study)[-1].sizes[0]
 
 
 def log_odds(study: Study, weights: Vector, inputs: Floats) -> Floats:

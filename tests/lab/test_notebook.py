@@ -18,7 +18,7 @@ import tomli_w
 
 import flo
 from flo.errors import DataError, RefusedError, UsageError
-from flo.lab.scores import Scores, calibration, exact_auc, interval, roc, within
+from flo.scores.metrics import Scores, calibration, exact_auc, interval, roc, within
 from flo.study.features import input_names
 from tests.builders import HOSPITALS, csv_text, make_site, small_study
 from tests.commands import flo as command

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from flo.errors import DataError, UsageError
-from flo.lab.scores import exact_auc
 from flo.lab.simulation import folds, load_hospitals, run_once, simulate
 from flo.privacy.accounting.plan import Plan
+from flo.scores.metrics import exact_auc
 from flo.study.document import Study, from_document
 from flo.study.models import initial_weights, parameter_count
 from tests.builders import HOSPITALS, NoNoise, small_study, study_document

@@ -18,13 +18,13 @@ import numpy as np
 from flo.arrays import Floats
 from flo.clients.records.snapshot import Snapshot
 from flo.lab.release_checks import checks
-from flo.lab.scores import exact_auc
 from flo.lab.simulation import Fold, run_once, within
 from flo.privacy.accounting.plan import Plan, combined_variance, noise_shares
 from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
 from flo.privacy.patients.patients import Patients
 from flo.privacy.releases import evaluation, score_waves
 from flo.privacy.releases.score_waves import Estimate
+from flo.scores.metrics import exact_auc
 from flo.study import models
 from flo.study.document import Study
 from flo.study.features import cell_of

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from flo import datasets
 from flo.cli import app
 from flo.errors import UsageError
-from flo.lab.scores import exact_auc
 from flo.lab.simulation import load_hospitals, simulate
 from flo.privacy.accounting.plan import Plan
+from flo.scores.metrics import exact_auc
 from flo.study.document import Study
 from flo.study.loading import load
 from flo.study.schema import NumberColumn

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from flo.arrays import Floats
-from flo.lab.scores import exact_auc
 from flo.privacy.releases.score_waves import LENGTH, WAVES, auc, expected_half_width, vectors
+from flo.scores.metrics import exact_auc
 
 _Z = 1.6448536269514722
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 
 from flo.arrays import Floats, Integers
 from flo.errors import UsageError
@@ -62,19 +63,48 @@ def within(tests: Sequence[Scores], hospital: int) -> float | None:
     return right / pairs if pairs else None
 
 
+def brier_within(tests: Sequence[Scores], hospital: int) -> float | None:
+    """Return the Brier score of one hospital's records over all tests; None if it has none."""
+    own = [test.of(hospital) for test in tests]
+    scores = np.concatenate([test.scores for test in own])
+    labels = np.concatenate([test.labels for test in own])
+    return brier(scores, labels) if len(labels) else None
+
+
 def calibration(tests: Sequence[Scores]) -> dict[str, float]:
     """Return ``predicted`` and ``observed`` share of label 1, and the ``brier`` score.
 
     The Brier score is the mean squared difference of a record's predicted risk and its label, 0 to
     1; lower is better.
     """
-    risk = np.concatenate([0.5 * (1 + np.tanh(test.scores / 2)) for test in tests])
+    scores = np.concatenate([test.scores for test in tests])
     label = np.concatenate([test.labels for test in tests])
     return {
-        "predicted": float(risk.mean()),
+        "predicted": float(expit(scores).mean()),
         "observed": float(label.mean()),
-        "brier": float(np.mean((risk - label) ** 2)),
+        "brier": brier(scores, label),
     }
+
+
+def brier(scores: Floats, labels: Floats) -> float:
+    """Return the mean squared difference of the risks of log odds (n,) and labels (n,), 0 to 1."""
+    return float(np.mean((expit(scores) - labels) ** 2))
+
+
+def calibration_curve(
+    scores: Floats, labels: Floats, groups: int = 10
+) -> list[tuple[float, float, int]]:
+    """Return (mean predicted risk, share of label 1, records) of groups of rising risk.
+
+    The groups hold equally many records, give or take one; there are fewer than ``groups`` if there
+    are fewer records. Equal scores may be in two groups.
+    """
+    order = np.argsort(scores, kind="stable")
+    risk = expit(scores)
+    return [
+        (float(risk[part].mean()), float(labels[part].mean()), len(part))
+        for part in np.array_split(order, min(groups, len(order)))
+    ]
 
 
 def exact_auc(score: Floats, label: Floats, weight: Floats | None = None) -> float:

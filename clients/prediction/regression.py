@@ -8,15 +8,15 @@ import numpy as np
 from scipy.optimize import minimize
 
 from flo.arrays import Floats
-from flo.clients.records.snapshot import Snapshot
+from flo.privacy.patients.patients import Patients
 
 _PENALTY = 3.0  # L2; of 1, 3, 10 and 30 the best for both baselines on the heart data
 
 
-def unprotected(snapshots: Sequence[Snapshot]) -> Callable[[Floats], Floats]:
-    """Train on the hospitals' training patients; return log-odds (n,) of inputs (n, d)."""
-    inputs = np.concatenate([snapshot.training.inputs for snapshot in snapshots])
-    labels = np.concatenate([snapshot.training.labels for snapshot in snapshots])
+def unprotected(training: Sequence[Patients]) -> Callable[[Floats], Floats]:
+    """Train on patients of one or several hospitals; return log odds (n,) of inputs (n, d)."""
+    inputs = np.concatenate([patients.inputs for patients in training])
+    labels = np.concatenate([patients.labels for patients in training])
     inputs = np.hstack([inputs, np.ones((len(inputs), 1))])
 
     def loss(weights: Floats) -> tuple[float, Floats]:

@@ -1,0 +1,225 @@
+"""``flo model finish``: a published model refitted on this hospital's own patients.
+
+    1. read this hospital's patients as an approval does: the study's columns, the same quality
+       gate, without those who opted out, split by the site's key;
+    2. refit the last layer on the training side (``flo.clients.prediction.refit``);
+    3. compare published, finished and alone on the held-out side, which neither saw;
+    4. seal the result into the site's folder.
+
+Nothing is sent, and the ledger is not charged, because nothing leaves. The result is **not
+private**. No release is ever computed from it: its scores depend on all of the hospital's patients,
+so the sensitivity of such a release would be unbounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from scipy.special import expit
+
+from flo.arrays import Floats
+from flo.clients.home.site_config import Population
+from flo.clients.home.site_home import SiteHome
+from flo.clients.mapping.mapping_file import mapping_of
+from flo.clients.patients.opt_outs import OptOuts, opted_out
+from flo.clients.prediction.refit import Refit, TooFewPatients, refit
+from flo.clients.prediction.regression import unprotected
+from flo.clients.quality.check import EncodedTable, encode, inspect_table
+from flo.clients.quality.findings import Unfit, refuse
+from flo.clients.records import approval
+from flo.clients.records.finished_model import (
+    FinishedModel,
+    LocalFit,
+    finished_called,
+    published_path,
+)
+from flo.clients.records.snapshot import Snapshot
+from flo.errors import DataError, RefusedError, TrustError, UsageError
+from flo.privacy.patients.patients import Patients
+from flo.privacy.patients.split import keyed_hash
+from flo.published.model_card import PublishedModel, paths_of
+from flo.scores.metrics import Scores, brier, calibration_curve, interval
+from flo.storage.files import write_public
+from flo.study.document import Study
+from flo.study.models import last_features, last_layer, log_odds
+from flo.study.parameters import Vector
+
+Progress = Callable[[str], None]
+
+
+def finish(
+    home: SiteHome, path: Path, model: PublishedModel, progress: Progress = lambda text: None
+) -> FinishedModel:
+    """Finish the model whose files are at ``path``; return what was stored.
+
+    Raises:
+        UsageError: this hospital has several populations, and none took part in the study.
+        DataError: its data do not fit the study, or have too few patients of a class.
+        RefusedError: one of the patients opted out meanwhile.
+    """
+    progress("reading this hospital's patients")
+    population = population_of(home, model.study)
+    checked = _checked(home, population, model.study)
+    snapshot = Snapshot.of(checked, home.open_split_key(), population.hold_out)
+    progress("refitting, with cross-validation")
+    fitted = fit_at_home(model.study, model.weights, snapshot.training)
+    published, finished, alone = _compared(model, fitted.finished, snapshot)
+    key = home.open_patients_key()
+    made = FinishedModel(
+        name=f"{model.study.name}-{model.card.run}",
+        study=model.study.digest,
+        model=model.card.file,
+        population=population.name,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        weights=tuple(fitted.finished.tolist()),
+        patients=tuple(sorted({keyed_hash(key, name) for name in checked.patient_ids})),
+        trained=snapshot.training.count,
+        tested=snapshot.held_out.count,
+        slope=fitted.slope,
+        kept=fitted.kept,
+        penalty=None if np.isinf(fitted.penalty) else fitted.penalty,
+        published=published,
+        finished=finished,
+        alone=alone,
+    )
+    with home.decision_lock():
+        if _any_opted_out(home, made.patients):
+            raise RefusedError("a patient opted out while the model was finished; finish it again")
+        made.save(home)
+        for kept, copied in zip(
+            paths_of(published_path(home, made.name)), paths_of(path), strict=True
+        ):
+            write_public(kept, copied.read_bytes())
+    home.record("model-finished", model.study.digest, model=model.card.file)
+    return made
+
+
+def fit_at_home(study: Study, weights: Vector, training: Patients) -> Refit:
+    """Refit the last layer of a published model on a hospital's training patients.
+
+    Raises:
+        DataError: too few patients of a class.
+    """
+    try:
+        features = last_features(study, weights, training.inputs)
+        return refit(features, training, last_layer(study, weights))
+    except TooFewPatients as error:
+        raise DataError(
+            f"{error} of this hospital's training patients",
+            hint="use the published model; it needs no patients of this hospital",
+        ) from error
+
+
+def finished_log_odds(study: Study, weights: Vector, last: Floats, inputs: Floats) -> Floats:
+    """Return log odds (n,) by a model of ``weights`` whose last layer is ``last`` (k + 1,)."""
+    return np.asarray(last_features(study, weights, inputs) @ last[:-1] + last[-1])
+
+
+def population_of(home: SiteHome, study: Study) -> Population:
+    """Return the population that takes part in the study; the only one if the study is unknown
+    here.
+
+    Raises:
+        UsageError: there are several, and none took part.
+    """
+    if study.digest in approval.approved_digests(home):
+        return home.read_config().population(approval.read(home, study.digest).population)
+    populations = home.read_config().populations
+    if len(populations) > 1:
+        raise UsageError(
+            f"study {study.name} was not approved here, and this site has {len(populations)} "
+            "populations",
+            hint="finish a model of a study that this hospital approved",
+        )
+    return populations[0]
+
+
+@dataclass(frozen=True)
+class FinishedAtHome:
+    """A finished model with the published model that it refits, checked and ready to use."""
+
+    model: PublishedModel
+    finished: FinishedModel
+
+    @property
+    def study(self) -> Study:
+        """The study of the published model."""
+        return self.model.study
+
+    def log_odds(self, inputs: Floats) -> Floats:
+        """Return the finished model's log odds (n,) of inputs (n, d)."""
+        last = np.array(self.finished.weights)
+        return finished_log_odds(self.model.study, self.model.weights, last, inputs)
+
+
+def open_finished(home: SiteHome, wanted: str) -> FinishedAtHome:
+    """Open a finished model by name, or by its study's name if that is unique.
+
+    Raises:
+        UsageError: there is none. TrustError: its published model was changed. RefusedError: a
+        patient of it has opted out, for instance after a backup was restored.
+    """
+    name = finished_called(home, wanted)
+    finished = FinishedModel.load(home, name)
+    if _any_opted_out(home, finished.patients):
+        raise RefusedError(
+            f"{name} was finished with records of a patient who has opted out",
+            hint=f"flo model finish {published_path(home, name)}",
+        )
+    trusted = home.read_coordinator().fingerprints
+    model = PublishedModel.open(published_path(home, name), *trusted)
+    if model.card.file != finished.model:
+        raise TrustError(f"{name} refits another published model than the one beside it")
+    return FinishedAtHome(model, finished)
+
+
+def _checked(home: SiteHome, population: Population, study: Study) -> EncodedTable:
+    """Return this hospital's patients, encoded, without those who opted out."""
+    mapping = mapping_of(home, study)
+    source, ignore = population.open(), population.ignore
+    try:
+        looked = inspect_table(source, study.data, population.id_column, mapping, ignore)
+        refuse(looked.found, mapping.accepted if mapping else {})
+    except Unfit as error:
+        raise DataError(
+            f"{error}\nno model was finished", hint=f"{error.hint}; then finish again"
+        ) from None
+    checked = encode(looked.table, study.data)
+    return checked.without(opted_out(home, set(checked.patient_ids)))
+
+
+def _any_opted_out(home: SiteHome, patients: Collection[str]) -> bool:
+    return not set(OptOuts.load(home).patients).isdisjoint(patients)
+
+
+def _compared(model: PublishedModel, last: Floats, snapshot: Snapshot) -> list[LocalFit]:
+    """Return the fit of published, finished and alone on the held-out patients."""
+    study, weights, held = model.study, model.weights, snapshot.held_out
+    return [
+        _local_fit(scores, held)
+        for scores in (
+            log_odds(study, weights, held.inputs),
+            finished_log_odds(study, weights, last, held.inputs),
+            unprotected([snapshot.training])(held.inputs),
+        )
+    ]
+
+
+def _local_fit(scores: Floats, held: Patients) -> LocalFit:
+    """Return how well log odds (records,) fit held-out patients."""
+    test = Scores(scores, held.labels, held.patient, np.zeros_like(held.patient))
+    both = 0 < held.labels.sum() < len(held.labels)
+    low, high = interval([test]) if both else (None, None)
+    return LocalFit(
+        auc=test.auc if both else None,
+        low=low,
+        high=high,
+        brier=brier(scores, held.labels),
+        predicted=float(expit(scores).mean()),
+        observed=float(held.labels.mean()),
+        curve=tuple(calibration_curve(scores, held.labels)),
+    )

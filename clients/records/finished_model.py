@@ -1,0 +1,147 @@
+"""Finished models of this hospital: sealed in the site's folder, and never sent.
+
+A finished model depends on this hospital's patients without any noise, so it is **not private**.
+Nothing here has the form of a published model (``flo.published``): whatever exports, registers,
+sends or reports a model opens a signed card and its tensors, and a finished model has neither.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from flo.clients.home.site_home import SiteHome
+from flo.documents import canonical
+from flo.documents.document import Document, parse
+from flo.errors import MessageError, TrustError, UsageError
+from flo.keys.claims import Digest
+from flo.keys.keystore import read_secret, write_secret
+from flo.published.model_card import FINISHED
+from flo.storage.files import make_private_directory
+from flo.study.terms import Identifier
+
+NOT_PRIVATE = "not private: it and its figures stay in this hospital"
+FOLDER = "finished"
+_LIMIT = 1 << 30
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,199}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class LocalFit(Document):
+    """How well one model fits this hospital's held-out patients: exact, so not private.
+
+    ``auc`` with its 95 % interval (``low``, ``high``): None if all held-out records are of one
+    class. ``predicted`` and ``observed``: mean risk, and share of label 1. ``curve``: see
+    ``flo.scores.metrics.calibration_curve``.
+    """
+
+    auc: Share | None
+    low: Share | None
+    high: Share | None
+    brier: Share
+    predicted: Share
+    observed: Share
+    curve: tuple[tuple[Share, Share, int], ...]
+
+
+class FinishedModel(Document):
+    """One published model's last layer, refitted on this hospital's patients.
+
+    ``name``: of the published model's files. ``model``: digest of its tensors. ``weights``: of the
+    last layer, the intercept last. ``patients``: keyed hashes of everyone whose records were used,
+    for training or testing. ``slope``, ``kept`` and ``penalty``: see
+    ``flo.clients.prediction.refit.Refit``; a ``penalty`` of None is infinite.
+    """
+
+    schema_version: Literal[1] = 1
+    name: Name
+    study: Digest
+    model: Digest
+    population: Identifier
+    made: str
+    weights: Annotated[tuple[float, ...], Field(min_length=2, max_length=1_000_000)]
+    patients: tuple[Digest, ...]
+    trained: Annotated[int, Field(ge=0)]
+    tested: Annotated[int, Field(ge=0)]
+    slope: float
+    kept: Share
+    penalty: float | None
+    published: LocalFit
+    finished: LocalFit
+    alone: LocalFit
+
+    def save(self, home: SiteHome) -> Path:
+        """Seal it into the site's folder, replacing an earlier one of the same published model."""
+        make_private_directory(home.directory / FOLDER)
+        path = _path(home, self.name)
+        write_secret(path, home.open_keystore(), _purpose(self.name), self.to_bytes())
+        return path
+
+    @classmethod
+    def load(cls, home: SiteHome, name: str) -> FinishedModel:
+        """Read the finished model of a published one. Raises UsageError if there is none."""
+        path = _path(home, name)
+        if not path.exists():
+            raise UsageError(
+                f"{name} is not finished at this hospital", hint="flo model finish MODEL"
+            )
+        data = read_secret(path, home.open_keystore(), _purpose(name))
+        document = canonical.decode(data, limit=_LIMIT, what=str(path), values=_LIMIT)
+        return parse(cls, document, str(path))
+
+
+def finished_names(home: SiteHome) -> list[str]:
+    """Return the names of the models that are finished here."""
+    found = (home.directory / FOLDER).glob(f"*{FINISHED}")
+    return sorted(path.name.removesuffix(FINISHED) for path in found if path.name[0] != ".")
+
+
+def finished_called(home: SiteHome, wanted: str) -> str:
+    """Return the name of the finished model that ``wanted`` names: in full, or its study alone.
+
+    Raises:
+        UsageError: no finished model has this name, or several have.
+    """
+    there = finished_names(home)
+    found = [name for name in there if name == wanted or name.rpartition("-run-")[0] == wanted]
+    if len(found) == 1:
+        return found[0]
+    raise UsageError(
+        f"{wanted!r} names {len(found) or 'no'} models that are finished at this hospital",
+        hint=f"there are: {', '.join(there)}" if there else "flo model finish MODEL",
+    )
+
+
+def withdraw_finished(home: SiteHome, patient: str) -> list[str]:
+    """Delete the finished models for which this patient's records were used; return their names.
+
+    ``patient``: the keyed hash of the id. A model that is damaged is deleted as well, since its
+    patients cannot be read; it can be finished again.
+    """
+    return [name for name in finished_names(home) if _withdrawn(home, name, patient)]
+
+
+def _withdrawn(home: SiteHome, name: str, patient: str) -> bool:
+    """Delete one finished model if it concerns the patient; return whether it did."""
+    try:
+        concerned = patient in FinishedModel.load(home, name).patients
+    except (TrustError, MessageError, UsageError):
+        concerned = True
+    if concerned:
+        _path(home, name).unlink(missing_ok=True)
+    return concerned
+
+
+def published_path(home: SiteHome, name: str) -> Path:
+    """Return the path of the copy of the published tensors that a finished model refits."""
+    return home.directory / FOLDER / f"{name}.safetensors"
+
+
+def _path(home: SiteHome, name: str) -> Path:
+    return home.directory / FOLDER / f"{name}{FINISHED}"
+
+
+def _purpose(name: str) -> str:
+    return f"finished model {name}"

@@ -1,0 +1,80 @@
+"""``flo model finish``: a published model, refitted on this hospital's own patients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from flo.cli import results
+from flo.cli.model import ModelFile
+from flo.cli.terminal.command import command
+from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from flo.clients.records.finished_model import FinishedModel, LocalFit
+
+app = typer.Typer()
+
+
+@command(app)
+def finish(model: ModelFile, home: SiteFolder = SITE_FOLDER) -> results.FinishedResult:
+    """Calibrate and refit a published model on this hospital's patients. Nothing is sent."""
+    from flo.cli.terminal.output import console, say, working
+    from flo.clients.home.site_home import SiteHome
+    from flo.clients.prediction.finish import finish as run
+    from flo.clients.records.finished_model import NOT_PRIVATE
+    from flo.published.model_card import PublishedModel
+
+    opened = SiteHome.open(home)
+    published = PublishedModel.open(model, *opened.read_coordinator().fingerprints)
+    with working("finishing") as status:
+        made = run(opened, model, published, status.update)
+    say(f"[bold yellow]NOT PRIVATE[/]: {made.name} is {NOT_PRIVATE}")
+    console().print(_fits(made))
+    console().print(_calibration(made))
+    say(
+        f"refitted on {made.trained} patients, compared on {made.tested} others; the published "
+        f"weights were scaled by {made.slope:.2f}"
+    )
+    say(f"next: flo model predict {made.name} --data FILE --out FILE --home {home}")
+    return results.FinishedResult(made.name, made.trained, made.tested)
+
+
+def _fits(made: FinishedModel) -> Table:
+    """Return a table of how well the three models fit this hospital's held-out patients."""
+    from rich.table import Table
+
+    table = Table("on patients held out here", "AUC (95 %)", "Brier", "mean risk", "observed")
+    for name, fit in _models(made):
+        table.add_row(
+            name,
+            _auc(fit),
+            f"{fit.brier:.3f}",
+            f"{fit.predicted:.1%}",
+            f"{fit.observed:.1%}",
+        )
+    return table
+
+
+def _calibration(made: FinishedModel) -> Table:
+    """Return a table of predicted and observed risk, by tenths of rising risk."""
+    from rich.table import Table
+
+    table = Table("tenth of patients", *(f"{name}: risk, observed" for name, _ in _models(made)))
+    curves = [fit.curve for _, fit in _models(made)]
+    for number, points in enumerate(zip(*curves, strict=True), start=1):
+        table.add_row(str(number), *(f"{risk:.0%}, {share:.0%}" for risk, share, _ in points))
+    return table
+
+
+def _models(made: FinishedModel) -> list[tuple[str, LocalFit]]:
+    return [("published", made.published), ("finished", made.finished), ("alone", made.alone)]
+
+
+def _auc(fit: LocalFit) -> str:
+    if fit.auc is None or fit.low is None or fit.high is None:
+        return "one class only"
+    return f"{fit.auc:.3f} ({fit.low:.3f} to {fit.high:.3f})"

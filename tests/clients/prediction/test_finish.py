@@ -1,0 +1,262 @@
+"""A model that is finished at home: better here, and in this hospital only."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import socket
+import stat
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+
+from flo.clients.patients.erasure import erase
+from flo.clients.patients.opt_outs import opt_out
+from flo.clients.prediction.finish import open_finished
+from flo.clients.records.finished_model import FinishedModel, finished_names
+from flo.errors import DataError, RefusedError, TrustError, UsageError
+from flo.privacy.patients.split import keyed_hash
+from flo.study.models import last_features, last_layer, log_odds
+from tests.builders import csv_text, data_file
+from tests.clients.prediction.finished_site import COUNT, FinishingSite, finishing_site
+from tests.commands import flo
+from tests.flo.published_models import COORDINATOR
+
+NAME = "tiny-run-1"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> FinishingSite:
+    return finishing_site(tmp_path)
+
+
+def entries(site: FinishingSite) -> list[str]:
+    with closing(site.home.open_audit_log()) as log:
+        return [entry.kind for entry in log.entries()]
+
+
+# -- what it is made of ----------------------------------------------------------------------------
+
+
+def test_it_fits_this_hospitals_patients_better_than_the_published_model(
+    site: FinishingSite,
+) -> None:
+    made = site.finish()
+    assert made.finished.auc is not None
+    assert made.published.auc is not None
+    assert made.finished.auc > made.published.auc
+    assert made.finished.brier < made.published.brier
+    assert made.trained + made.tested == COUNT
+    assert sum(records for *_, records in made.finished.curve) == made.tested
+
+
+def test_only_the_training_side_shapes_it_and_only_the_other_side_tests_it(
+    site: FinishingSite,
+) -> None:
+    first = site.finish()
+    site.change(held_out=True)
+    second = site.finish()
+    assert second.weights == first.weights
+    assert second.finished.auc == pytest.approx(1 - (first.finished.auc or 0))
+    site.change(held_out=False)
+    assert site.finish().weights != first.weights
+
+
+@pytest.mark.parametrize("kind", ["logistic", "mlp"])
+def test_the_last_layer_is_what_changes(tmp_path: Path, kind: str) -> None:
+    site = finishing_site(tmp_path, kind)
+    made, model = site.finish(), site.model
+    inputs = np.random.default_rng(2).uniform(-1, 1, (9, 5))
+    features = last_features(model.study, model.weights, inputs)
+    last = np.array(made.weights)
+    found = open_finished(site.home, NAME).log_odds(inputs)
+    assert found == pytest.approx(features @ last[:-1] + last[-1])
+    published = last_layer(model.study, model.weights)
+    assert features @ published[:-1] + published[-1] == pytest.approx(
+        log_odds(model.study, model.weights, inputs), abs=1e-5
+    )
+
+
+def test_too_few_patients_are_named_and_nothing_is_kept(site: FinishingSite) -> None:
+    lines = data_file(site.home).read_text().splitlines()
+    data_file(site.home).write_text("\n".join(lines[:9]) + "\n")
+    with pytest.raises(DataError, match="fewer than 5 have the label"):
+        site.finish()
+    assert finished_names(site.home) == []
+
+
+def test_data_that_do_not_fit_the_study_are_refused_by_column_and_row(site: FinishingSite) -> None:
+    data_file(site.home).write_text(csv_text().replace(",20,", ",777,"))
+    with pytest.raises(DataError, match=r"age(.|\n)*no model was finished") as refused:
+        site.finish()
+    assert "777" not in str(refused.value)
+
+
+# -- it stays here ---------------------------------------------------------------------------------
+
+
+def test_it_is_sealed_and_readable_by_its_owner_only(site: FinishingSite) -> None:
+    made = site.finish()
+    path = site.home.directory / "finished" / f"{NAME}.finished"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert b"weights" not in path.read_bytes()
+    assert made == FinishedModel.load(site.home, NAME)
+
+
+def test_nothing_is_sent_or_charged_and_the_log_names_no_figure(
+    site: FinishingSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> NoReturn:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with closing(site.home.open_ledger()) as ledger:
+        before = ledger.head()
+    made = site.finish()
+    with closing(site.home.open_ledger()) as ledger:
+        assert ledger.head() == before
+    with closing(site.home.open_audit_log()) as log:
+        (entry,) = [entry for entry in log.entries() if entry.kind == "model-finished"]
+    assert entry.facts == {"model": made.model}
+
+
+@pytest.mark.parametrize(
+    "door",
+    [
+        ("model", "show", "{path}"),
+        ("model", "export", "{path}", "--out", "{out}"),
+        ("model", "finish", "{path}"),
+        ("model", "predict", "{path}", "--data", "{data}", "--out", "{out}"),
+        ("model", "export", "{name}", "--out", "{out}"),
+        ("model", "register", "{path}"),
+        ("model", "register", "{name}"),
+    ],
+    ids=lambda door: " ".join(door[:3]),
+)
+def test_no_command_takes_it_for_a_published_model(
+    site: FinishingSite, tmp_path: Path, door: tuple[str, ...]
+) -> None:
+    site.finish()
+    names = {
+        "path": site.home.directory / "finished" / f"{NAME}.finished",
+        "name": NAME,
+        "out": tmp_path / "out",
+        "data": data_file(site.home),
+    }
+    ended = flo(*(word.format(**names) for word in door), "--home", site.home.directory)
+    assert ended.returncode != 0
+    assert "{path}" not in door or "not private" in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_beside_it_is_the_published_model_to_the_byte(
+    site: FinishingSite, tmp_path: Path
+) -> None:
+    """So that whoever copies the folder's public files copies only what was public before."""
+    site.finish()
+    folder = site.home.directory / "finished"
+    copied = {path.name: path.read_bytes() for path in folder.iterdir()}
+    del copied[f"{NAME}.finished"]
+    assert copied == {path.name: path.read_bytes() for path in site.card.parent.iterdir()}
+
+
+# -- patients who opt out --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+@pytest.mark.parametrize("leave", [opt_out, erase])
+def test_an_opt_out_or_erasure_of_a_member_withdraws_it(
+    site: FinishingSite, held_out: bool, leave: Any
+) -> None:
+    site.finish()
+    names = [f"north{number:04d}" for number in range(COUNT)]
+    patient = next(name for name in names if site.held_out(name) == held_out)
+    leave(site.home, patient)
+    assert finished_names(site.home) == []
+    assert "finish-withdrawn" in entries(site)
+    again = site.finish()
+    assert keyed_hash(site.home.open_patients_key(), patient) not in again.patients
+    assert again.trained + again.tested == COUNT - 1
+
+
+def test_an_opt_out_of_someone_else_leaves_it(site: FinishingSite) -> None:
+    site.finish()
+    opt_out(site.home, "north9999")
+    assert finished_names(site.home) == [NAME]
+
+
+def test_one_that_came_back_from_a_backup_is_refused(site: FinishingSite, tmp_path: Path) -> None:
+    site.finish()
+    folder = site.home.directory / "finished"
+    shutil.copytree(folder, tmp_path / "backup")
+    opt_out(site.home, "north0007")
+    shutil.copytree(tmp_path / "backup", folder, dirs_exist_ok=True)
+    with pytest.raises(RefusedError, match="has opted out"):
+        open_finished(site.home, NAME)
+
+
+def test_a_damaged_one_is_deleted_by_an_opt_out_since_its_patients_cannot_be_read(
+    site: FinishingSite,
+) -> None:
+    site.finish()
+    path = site.home.directory / "finished" / f"{NAME}.finished"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(TrustError):
+        open_finished(site.home, NAME)
+    opt_out(site.home, "north9999")
+    assert finished_names(site.home) == []
+
+
+# -- use -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", [NAME, "tiny"])
+def test_predict_takes_it_by_name(site: FinishingSite, tmp_path: Path, named: str) -> None:
+    shown = flo("model", "finish", site.card, "--home", site.home.directory, "--json", "-")
+    assert json.loads(shown.stdout)["model"] == NAME
+    assert "NOT PRIVATE" in shown.stderr
+    out = tmp_path / "scores.csv"
+    asked = ("--data", data_file(site.home), "--out", out, "--home", site.home.directory)
+    ended = flo("model", "predict", named, *asked)
+    assert ended.returncode == 0, ended.stderr
+    assert "not private" in ended.stdout
+    with out.open(newline="") as file:
+        risks = [float(row["score"]) for row in csv.DictReader(file)]
+    ill = np.loadtxt(data_file(site.home), delimiter=",", skiprows=1, usecols=3)
+    assert np.mean(risks) == pytest.approx(ill.mean(), abs=0.05), "risks, not only ranks"
+
+
+def test_a_name_that_no_finished_model_has_lists_those_that_there_are(site: FinishingSite) -> None:
+    with pytest.raises(UsageError, match="no models that are finished") as refused:
+        open_finished(site.home, "heart")
+    assert "flo model finish" in refused.value.hint
+    site.finish()
+    with pytest.raises(UsageError) as refused:
+        open_finished(site.home, "heart")
+    assert NAME in refused.value.hint
+
+
+def test_a_published_model_that_was_exchanged_under_it_is_refused(
+    site: FinishingSite, tmp_path: Path
+) -> None:
+    site.finish()
+    tensors = site.home.directory / "finished" / f"{NAME}.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-1] + b"\0")
+    with pytest.raises(TrustError):
+        open_finished(site.home, NAME)
+
+
+def test_a_model_of_another_coordinator_is_not_finished(site: FinishingSite) -> None:
+    ended = flo(
+        *("model", "finish", site.card, "--home", site.home.directory),
+    )
+    assert ended.returncode == 0
+    assert COORDINATOR.fingerprint in site.home.read_coordinator().fingerprints
+    (site.home.directory / "coordinator.json").unlink()
+    ended = flo("model", "finish", site.card, "--home", site.home.directory)
+    assert ended.returncode != 0
+    assert "not enrolled" in ended.stderr
