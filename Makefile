@@ -6,8 +6,9 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 AWS    := $(VENV)/.ready-aws
 PROOFS := $(VENV)/.ready-proofs
-# Two files of tests at a time, each on a core of its own; a file's servers are started once.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Some files of tests at a time; a file's servers are started once. Slow tests also wait for each
+# other's processes, so three of their files share two cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile -n
 # Containers often forbid Python to keep what it compiled: every process that a test starts would
 # compile FLO again.
 export PYTHONDONTWRITEBYTECODE :=
@@ -32,16 +33,16 @@ demo: $(READY)
 	@$(BIN)/flo demo --dir .demo
 
 test: $(READY)
-	$(PYTEST)
+	$(PYTEST) 2
 
 test-processes: $(READY)
-	$(PYTEST) -m "processes and not slow and not gpu"
+	$(PYTEST) 2 -m "processes and not slow and not gpu"
 
 test-full: $(AWS)
-	$(PYTEST) -m "(slow or gpu) and not examples"
+	$(PYTEST) 3 --no-loadscope-reorder -m "(slow or gpu) and not examples"
 
 examples: $(READY)
-	$(PYTEST) -m examples
+	$(PYTEST) 2 -m examples
 
 proofs: $(PROOFS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.proofs

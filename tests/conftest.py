@@ -34,6 +34,10 @@ settings.load_profile("untimed")
 
 _MEMORY = Path("/dev/shm")
 _ENOUGH_BYTES = 4 << 30
+_LONGEST = (  # the longest first
+    *("packaging/test_upgrade", "infra/aws/test_aggregation", "infra/aws/test_job_failures"),
+    *("end_to_end/test_restart", "packaging/test_bundle", "test_docs", "end_to_end", "faults"),
+)
 
 if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ENOUGH_BYTES:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
@@ -74,6 +78,17 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     marks = re.search(r"^pytestmark = (.*)", collection_path.read_text(), flags=re.MULTILINE)
     return bool(marks and left_out & set(re.findall(r"mark\.(\w+)", marks[1]))) or None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the files that take minutes first, so that no worker is idle at the end."""
+    last = len(_LONGEST)
+
+    def place(item: pytest.Item) -> int:
+        file = item.nodeid.removeprefix("tests/")
+        return next((n for n, start in enumerate(_LONGEST) if file.startswith(start)), last)
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(wrapper=True)

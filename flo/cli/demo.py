@@ -34,6 +34,7 @@ from flo.cli.demo_screen import show_last_screen
 from flo.cli.terminal.output import console
 from flo.cli.terminal.progress import ProgressScreen
 from flo.clients.home.site_home import SiteHome
+from flo.clients.records.finished_model import FinishedModel, finished_called
 from flo.errors import FloError, NetworkError, UsageError
 from flo.study.document import Study
 from flo.study.loading import from_canonical, load
@@ -51,6 +52,7 @@ _IMPORTED = (
         "dp_accounting.pld",
     ),
     "flo.clients.quality.check",
+    "flo.clients.prediction.finish",
 )
 
 
@@ -160,12 +162,14 @@ def run_demo(directory: Path, study_file: Path, data: Path | None) -> dict[str, 
             seconds = statistics.median(progress.seconds) if progress.seconds else float("nan")
         report = _report(cast, home, digest)
         ended = time.monotonic()
+        finished = _finished(cast, signed) if summary["status"] == "done" else {}
     result = _result(signed, summary, report) | {
         "seconds_per_round": seconds,
         "seconds_from_launch": ended - launched,
         "seconds_total": ended - began,
     }
-    show_last_screen(result, summary, report, data, [hospital.id for hospital in signed.hospitals])
+    hospitals = [hospital.id for hospital in signed.hospitals]
+    show_last_screen(result, summary, report, data, hospitals, finished)
     return result
 
 
@@ -269,6 +273,23 @@ def _report(cast: _Cast, home: Path, digest: str) -> Path:
     cast.do("audit", "report", *paths, "--out", str(cast.directory))
     cast.do("audit", "verify", str(cast.directory / "report.json"))
     return cast.directory / "report.json"
+
+
+def _finished(cast: _Cast, signed: Study) -> dict[str, FinishedModel]:
+    """Let each hospital fetch the model and finish it; return the results that each one sees."""
+    console().print("[bold]finishing[/]: each hospital refits the model on its own patients")
+
+    def finish(hospital: str) -> tuple[str, FinishedModel]:
+        site = _site(cast, hospital)
+        fetched = cast.directory / "models" / hospital
+        cast.do("model", "fetch", signed.digest, "--out", str(fetched), "--home", str(site))
+        (card,) = fetched.glob("*.card.json")
+        cast.do("model", "finish", str(card), "--home", str(site))
+        home = SiteHome.open(site)
+        return hospital, FinishedModel.load(home, finished_called(home, signed.name))
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(pool.map(finish, [hospital.id for hospital in signed.hospitals]))
 
 
 def _result(signed: Study, summary: dict[str, Any], report: Path) -> dict[str, Any]:

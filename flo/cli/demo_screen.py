@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from flo.cli.terminal.output import console, say
+from flo.clients.records.finished_model import FinishedModel
 from flo.documents.text import of_auc
 from flo.privacy.report.wording import TRUST
 
@@ -21,6 +22,7 @@ def show_last_screen(
     report: Path,
     data: Path,
     hospitals: list[str],
+    finished: dict[str, FinishedModel],
 ) -> None:
     """Show what the demo trained, what it cost, and which commands come next."""
     out = console()
@@ -47,6 +49,9 @@ def show_last_screen(
         f"{result['seconds_from_launch']:.0f} s from launch to verified report, "
         f"{result['seconds_total']:.0f} s in all"
     )
+    if finished:
+        out.print(_gains(finished))
+        say("[bold yellow]NOT PRIVATE[/]: a finished model and its AUC stay in the hospital")
     model = (summary["result"] or {}).get("model")
     say(f"model:  {model}")
     directory, first = report.parent, next(iter(result["sites"]), "")
@@ -57,6 +62,20 @@ def show_last_screen(
     )
     say(f"report: {result['report']}")
     say(f"[bold]verify it yourself:[/] {command_name()} audit verify {report}")
+
+
+def _gains(finished: dict[str, FinishedModel]) -> Table:
+    """Return a table of what each hospital has of taking part, on its own held-out patients."""
+    table = Table("at home, on own held-out patients", "AUC finished", "AUC alone", "gain", "tested")
+    for name, made in finished.items():
+        one, other = made.finished.auc, made.alone.auc
+        if one is None or other is None:
+            table.add_row(name, "-", "-", "one class only", str(made.tested))
+        else:
+            table.add_row(
+                name, f"{one:.3f}", f"{other:.3f}", f"{one - other:+.3f}", str(made.tested)
+            )
+    return table
 
 
 def command_name() -> str:

@@ -59,7 +59,7 @@ def launch(
 
 
 def wait_for(
-    what: Callable[[dict[str, Any]], bool], coordinator: Path, digest: str, *, seconds: float = 120
+    what: Callable[[dict[str, Any]], bool], coordinator: Path, digest: str, *, seconds: float = 300
 ) -> Any:
     """Poll the study's summary over one connection, surviving a coordinator that is down."""
     end = time.monotonic() + seconds

@@ -76,7 +76,7 @@ class Person:
 
     def reads(self, text: str | re.Pattern[str]) -> None:
         """Waits until it can be read."""
-        self.page.get_by_text(text).first.wait_for(timeout=30_000)
+        self.page.get_by_text(text).first.wait_for(timeout=120_000)
 
     def shows(self, name: str) -> None:
         """Keeps a picture of the page, and complains of what a person with a handicap would."""

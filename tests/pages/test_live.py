@@ -67,7 +67,7 @@ def test_a_late_hospital_is_named_before_the_deadline(
             # Frozen for seconds it is late; once its idle connection was closed it is gone.
             holds_up = re.compile(r"late, \d+ s|not connected")
             row = someone.page.locator("#seats tr", has_text="south")
-            row.get_by_text(holds_up).wait_for(timeout=20_000)
+            row.get_by_text(holds_up).wait_for(timeout=120_000)
             assert someone.page.locator("#seats tr", has_text=holds_up).count() == 1
         finally:
             for number in numbers:
