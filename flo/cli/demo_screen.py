@@ -66,7 +66,9 @@ def show_last_screen(
 
 def _gains(finished: dict[str, FinishedModel]) -> Table:
     """Return a table of what each hospital has of taking part, on its own held-out patients."""
-    table = Table("at home, on own held-out patients", "AUC finished", "AUC alone", "gain", "tested")
+    table = Table(
+        "at home, on own held-out patients", "AUC finished", "AUC alone", "gain", "tested"
+    )
     for name, made in finished.items():
         one, other = made.finished.auc, made.alone.auc
         if one is None or other is None:

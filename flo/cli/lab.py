@@ -25,7 +25,9 @@ def simulate(
     redraws: Annotated[
         int, typer.Option(min=1, max=1000, help="Draw each fold's noise anew so often.")
     ] = 1,
-    compare: Annotated[bool, typer.Option(help="Add pooled and alone, without privacy.")] = False,
+    compare: Annotated[
+        bool, typer.Option(help="Add finished at home, pooled and alone, and a verdict.")
+    ] = False,
     id_column: Annotated[str, typer.Option(help="Column with the patient id.")] = "patient_id",
     fast: Annotated[
         bool, typer.Option("--fast", help="Sum in the clear: no masks; same noise, same ε.")
@@ -82,26 +84,31 @@ def simulate(
         say(f"pooled without privacy {result['auc_pooled']:.4f}")
         say(f"each alone without privacy, tested on all {result['auc_alone']:.4f}")
     console().print(_by_hospital(result, compare=compare))
+    if compare:
+        say("[bold]verdict[/]")
+        for sentence in result["verdict"]:
+            say(f"- {sentence}")
     return results.SimulatedResult(**result)
 
 
 def _by_hospital(result: dict[str, Any], *, compare: bool) -> Table:
-    """Return a table of AUCs among each hospital's own patients, and their mean."""
+    """Return a table of AUCs among each hospital's own patients, and their mean; Brier scores."""
     from rich.table import Table
 
     from flo.cli.terminal.output import plain
 
-    ways = {"auc": "this study"} | (
-        {"auc_pooled": "pooled", "auc_alone": "alone"} if compare else {}
-    )
-    table = Table("among its own patients", "patients", "positive", *ways.values())
+    ways, risks = {"auc": "this study"}, {"brier": "Brier"}
+    if compare:
+        ways |= {"auc_finished": "finished at home", "auc_pooled": "pooled", "auc_alone": "alone"}
+        risks |= {"brier_finished": "finished", "brier_alone": "alone"}
+    table = Table("among its own patients", "patients", "positive", *ways.values(), *risks.values())
 
     def shown(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
 
     for hospital, one in result["sites"].items():
         counts = [f"{one['patients']:,}", f"{one['positive']:,}"]
-        table.add_row(plain(hospital), *counts, *(shown(one[way]) for way in ways))
+        table.add_row(plain(hospital), *counts, *(shown(one[way]) for way in ways | risks))
     means = [shown(result[way.replace("auc", "auc_within")]) for way in ways]
     table.add_row("mean over hospitals", "", "", *means, style="bold")
     return table

@@ -261,8 +261,10 @@ class SimulatedResult(CommandResult):
     ``auc_interval``: 95 %, over the choice of test patients. ``auc_noise``: standard deviation of
     one model's AUC over repeated noise draws, with ``--redraws``. ``auc_pooled`` and ``auc_alone``:
     regressions without privacy, of all hospitals and of one, tested on the patients of all.
-    ``auc_within``...: mean over hospitals, each tested on its own patients. ``sites``: for each
-    hospital, ``patients``, ``positive`` patients, and AUCs among them. ``calibration``: the
+    ``auc_within``...: mean over hospitals, each tested on its own patients; ``finished``: by the
+    model that each hospital finished at home. ``sites``: for each hospital, ``patients``,
+    ``positive`` patients, AUCs and Brier scores among them. ``verdict``: sentences on who gains,
+    who may lose, and whether risks can be believed. ``calibration``: the
     ``predicted`` and ``observed`` share of label 1, and the ``brier`` score. ``evaluation``: each
     run's own noisy estimate compared with the exact AUC of the same patients: ``level`` of its
     intervals, number of ``runs``, number whose interval ``covered`` the exact AUC, mean error
@@ -291,8 +293,11 @@ class SimulatedResult(CommandResult):
     auc_pooled: float | None = None
     auc_alone: float | None = None
     auc_within_pooled: float | None = None
+    auc_within_finished: float | None = None
     auc_within_alone: float | None = None
+    calibration_finished: dict[str, float] | None = None
     calibration_pooled: dict[str, float] | None = None
+    verdict: list[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -64,10 +64,11 @@ class SimulationResult(Simulation):
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row per hospital: ``patients``, ``positive`` patients, and AUCs among its own."""
+        """One row per hospital: ``patients``, ``positive`` patients, AUCs and Brier scores."""
         import pandas as pd
 
-        columns = ["patients", "positive", "auc", "auc_pooled", "auc_alone"]
+        columns = ["patients", "positive", "auc", "auc_finished", "auc_pooled", "auc_alone"]
+        columns += ["brier", "brier_finished", "brier_alone"]
         found = pd.DataFrame.from_dict(self.hospitals, orient="index")
         return found[[name for name in columns if name in found]]
 
@@ -102,6 +103,7 @@ class SimulationResult(Simulation):
             compared=bool(self.pooled),
             noise=self.noise,
             calibration=calibration(self.private),
+            verdict=self.verdict,
         )
 
 
@@ -166,7 +168,8 @@ def simulate(
         epsilon, noise: replace the study's values.
         folds, seeds: folds of the cross-validation, and repetitions of it with other folds.
         redraws: how often each fold is trained with new noise, to measure the noise alone.
-        compare: add logistic regressions without privacy, pooled and alone.
+        compare: add the models that hospitals finish at home, logistic regressions without
+            privacy, pooled and alone, and a verdict.
         fast: sum in the clear instead of through masks; same noise, same ε.
         engine: ``loop`` in this process, or ``ray``, Flower's simulation runtime.
         unsafe_not_private: allow data that a site's ledger protects.
@@ -232,7 +235,10 @@ def _row(name: str, tests: list[Scores]) -> TableRow:
 
 
 def _shown(rows: list[TableRow], title: str, **values: object) -> str:
-    optional = ("trust", "curves", "hospitals", "compared", "noise", "calibration", "differences")
+    optional = [
+        *("trust", "curves", "hospitals", "compared", "noise", "calibration", "verdict"),
+        "differences",
+    ]
     least = min([_LEAST_SHOWN, *(low for _, low, _, _ in rows)])
     return Pages(Path(__file__).parent, base="").text(
         "notebook.html.j2",

@@ -162,6 +162,12 @@ class Simulation:
             result["verdict"] = verdict(result, self._gains())
         return result
 
+    @property
+    def verdict(self) -> list[str] | None:
+        """Sentences on who gains and whether risks can be believed; None without comparisons."""
+        found: list[str] | None = self.document.get("verdict")
+        return found
+
 
 def _own(tests: Sequence[Scores], hospital: int) -> list[Scores]:
     """Return the tests of one hospital's patients that have records of both classes."""

@@ -99,17 +99,18 @@ def _keep(store: Store, offer: Offer, models: Path, run: str, told: RunReport) -
     store.refuse_earlier(run, told.launch)
     if told.saved is not None and _saved(store.run(run)) == told.saved:
         return  # the answer to this report was lost, so the job sent it again
-    events = [(event.kind, event.facts) for event in told.events]
+    events = told.events
     for hospital, head in told.heads.items():
         head.check(study.hospital(hospital).fingerprint)
         store.keep_head(hospital, head, study.digest)
     if told.saved is not None:
-        store.save_state(run, told.launch, told.saved.to_bytes(), events)
-        events = []
+        told_of = [(event.kind, event.facts) for event in events]
+        store.save_state(run, told.launch, told.saved.to_bytes(), told_of)
+        events = ()
     if told.end is not None:
         _end(store, study, models, run, told.launch, told.end)
-    for kind, facts in events:
-        store.add_event(study.digest, kind, **facts)
+    for event in events:
+        store.add_event(study.digest, event.kind, **event.facts)
 
 
 def _saved(record: RunRecord | None) -> Saved | None:

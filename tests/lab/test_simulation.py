@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flo.clients.prediction.finish import finished_log_odds, fit_at_home
 from flo.errors import DataError, UsageError
 from flo.lab.simulation import folds, load_hospitals, run_once, simulate
 from flo.privacy.accounting.plan import Plan
 from flo.scores.metrics import exact_auc
 from flo.study.document import Study, from_document
-from flo.study.models import initial_weights, parameter_count
-from tests.builders import HOSPITALS, NoNoise, small_study, study_document
+from flo.study.models import initial_weights, log_odds, parameter_count
+from tests.builders import HOSPITALS, NoNoise, csv_text, small_study, study_document
 from tests.commands import flo
 from tests.flo.studies import PACK
 from tests.paths import EXAMPLES
@@ -27,13 +28,11 @@ KEYS = {
     *("study", "digest", "masks", "auc_interval", "auc_noise", "auc_within", "calibration"),
     "evaluation",
     *("auc_within_pooled", "auc_within_alone", "calibration_pooled"),
+    *("auc_within_finished", "calibration_finished", "verdict"),
 }
 COMPARED = {
-    "auc_pooled",
-    "auc_alone",
-    "auc_within_pooled",
-    "auc_within_alone",
-    "calibration_pooled",
+    *("auc_pooled", "auc_alone", "auc_within_pooled", "auc_within_alone", "calibration_pooled"),
+    *("auc_within_finished", "calibration_finished", "verdict"),
 }
 
 
@@ -47,6 +46,32 @@ def test_the_result_has_the_documented_keys_and_says_not_private(data: Path) -> 
     assert set(result) == KEYS
     assert result["private"] is False
     assert set(result["sites"]) == set(HOSPITALS)
+
+
+def test_a_hospital_is_scored_by_the_model_that_it_would_finish_itself(data: Path) -> None:
+    study = small_study()
+    hospitals = load_hospitals(study, data, "patient_id")
+    found = simulate(study, hospitals, fold_count=2, compare=True)
+    for fold, weights, tested in zip(
+        folds(hospitals, 2, seed=0), found.models, found.finished, strict=True
+    ):
+        for number, snapshot in enumerate(fold.snapshots.values()):
+            last = fit_at_home(study, weights, snapshot.training).finished
+            inputs = snapshot.held_out.inputs
+            expected = finished_log_odds(study, weights, last, inputs)
+            np.testing.assert_array_equal(tested.of(number).scores, expected)
+            assert not np.allclose(expected, log_odds(study, weights, inputs))
+
+
+def test_a_hospital_with_too_few_patients_is_scored_by_the_published_model(tmp_path: Path) -> None:
+    study = small_study()
+    for name in HOSPITALS:
+        (tmp_path / f"{name}.csv").write_text(csv_text(60 if name != "west" else 34, prefix=name))
+    found = simulate(
+        study, load_hospitals(study, tmp_path, "patient_id"), fold_count=2, compare=True
+    )
+    for one, other in zip(found.finished, found.private, strict=True):
+        np.testing.assert_array_equal(one.of(2).scores, other.of(2).scores)
 
 
 def test_a_fold_never_trains_on_whom_it_tests(data: Path) -> None:

@@ -1,7 +1,8 @@
 """What a hospital has of taking part: its finished model against the one that it trains alone.
 
 Real patients, models trained by FLO under the study's ε, 5 folds and 4 seeds; every hospital's
-finished model and its model alone see its training patients only, and both are scored on the others.
+finished model and its model alone see its training patients only, and both are scored on the
+others.
 """
 
 from __future__ import annotations
