@@ -42,12 +42,13 @@ from flo.errors import DataError, RefusedError, TrustError, UsageError
 from flo.privacy.patients.patients import Patients
 from flo.privacy.patients.split import keyed_hash
 from flo.published.model_card import PublishedModel, paths_of
-from flo.scores.metrics import Scores, brier, calibration_curve, interval
+from flo.scores.metrics import Scores, brier, calibration_curve, difference, interval
 from flo.storage.files import write_public
 from flo.study.document import Study
 from flo.study.models import last_features, last_layer, log_odds
 from flo.study.parameters import Vector
 
+_GROUP, _MOST_GROUPS = 15, 10  # records of a point of the calibration curve; points
 Progress = Callable[[str], None]
 
 
@@ -67,7 +68,8 @@ def finish(
     snapshot = Snapshot.of(checked, home.open_split_key(), population.hold_out)
     progress("refitting, with cross-validation")
     fitted = fit_at_home(model.study, model.weights, snapshot.training)
-    published, finished, alone = _compared(model, fitted.finished, snapshot)
+    published, finished, alone = _tests(model, fitted.finished, snapshot)
+    both = finished.has_both_classes
     key = home.open_patients_key()
     made = FinishedModel(
         name=f"{model.study.name}-{model.card.run}",
@@ -82,9 +84,10 @@ def finish(
         slope=fitted.slope,
         kept=fitted.kept,
         penalty=None if np.isinf(fitted.penalty) else fitted.penalty,
-        published=published,
-        finished=finished,
-        alone=alone,
+        published=_fit(published),
+        finished=_fit(finished),
+        alone=_fit(alone),
+        gain=difference([finished], [alone]) if both else None,
     )
     with home.decision_lock():
         if _any_opted_out(home, made.patients):
@@ -196,11 +199,11 @@ def _any_opted_out(home: SiteHome, patients: Collection[str]) -> bool:
     return not set(OptOuts.load(home).patients).isdisjoint(patients)
 
 
-def _compared(model: PublishedModel, last: Floats, snapshot: Snapshot) -> list[LocalFit]:
-    """Return the fit of published, finished and alone on the held-out patients."""
+def _tests(model: PublishedModel, last: Floats, snapshot: Snapshot) -> list[Scores]:
+    """Return the held-out patients' scores by published, finished and alone."""
     study, weights, held = model.study, model.weights, snapshot.held_out
     return [
-        _local_fit(scores, held)
+        Scores(scores, held.labels, held.patient, np.zeros_like(held.patient))
         for scores in (
             log_odds(study, weights, held.inputs),
             finished_log_odds(study, weights, last, held.inputs),
@@ -209,17 +212,15 @@ def _compared(model: PublishedModel, last: Floats, snapshot: Snapshot) -> list[L
     ]
 
 
-def _local_fit(scores: Floats, held: Patients) -> LocalFit:
-    """Return how well log odds (records,) fit held-out patients."""
-    test = Scores(scores, held.labels, held.patient, np.zeros_like(held.patient))
-    both = 0 < held.labels.sum() < len(held.labels)
-    low, high = interval([test]) if both else (None, None)
+def _fit(test: Scores) -> LocalFit:
+    low, high = interval([test]) if test.has_both_classes else (None, None)
+    groups = min(_MOST_GROUPS, max(1, len(test.labels) // _GROUP))
     return LocalFit(
-        auc=test.auc if both else None,
+        auc=test.auc if test.has_both_classes else None,
         low=low,
         high=high,
-        brier=brier(scores, held.labels),
-        predicted=float(expit(scores).mean()),
-        observed=float(held.labels.mean()),
-        curve=tuple(calibration_curve(scores, held.labels)),
+        brier=brier(test.scores, test.labels),
+        predicted=float(expit(test.scores).mean()),
+        observed=float(test.labels.mean()),
+        curve=tuple(calibration_curve(test.scores, test.labels, groups)),
     )

@@ -27,6 +27,7 @@ FOLDER = "finished"
 _LIMIT = 1 << 30
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,199}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
+Difference = Annotated[float, Field(ge=-2, le=2)]
 
 
 class LocalFit(Document):
@@ -52,7 +53,8 @@ class FinishedModel(Document):
     ``name``: of the published model's files. ``model``: digest of its tensors. ``weights``: of the
     last layer, the intercept last. ``patients``: keyed hashes of everyone whose records were used,
     for training or testing. ``slope``, ``kept`` and ``penalty``: see
-    ``flo.clients.prediction.refit.Refit``; a ``penalty`` of None is infinite.
+    ``flo.clients.prediction.refit.Refit``; a ``penalty`` of None is infinite. ``gain``: AUC of
+    finished less alone, as (low, middle, high) of a 95 % interval over held-out patients.
     """
 
     schema_version: Literal[1] = 1
@@ -71,6 +73,7 @@ class FinishedModel(Document):
     published: LocalFit
     finished: LocalFit
     alone: LocalFit
+    gain: tuple[Difference, Difference, Difference] | None
 
     def save(self, home: SiteHome) -> Path:
         """Seal it into the site's folder, replacing an earlier one of the same published model."""

@@ -52,6 +52,7 @@ def show_last_screen(
     if finished:
         out.print(_gains(finished))
         say("[bold yellow]NOT PRIVATE[/]: a finished model and its AUC stay in the hospital")
+        say("so few patients show no small gain; cross-validated: flo simulate STUDY --compare")
     model = (summary["result"] or {}).get("model")
     say(f"model:  {model}")
     directory, first = report.parent, next(iter(result["sites"]), "")
@@ -66,17 +67,15 @@ def show_last_screen(
 
 def _gains(finished: dict[str, FinishedModel]) -> Table:
     """Return a table of what each hospital has of taking part, on its own held-out patients."""
-    table = Table(
-        "at home, on own held-out patients", "AUC finished", "AUC alone", "gain", "tested"
-    )
+    table = Table("held out at", "patients", "AUC finished", "alone", "gain (95 % interval)")
     for name, made in finished.items():
         one, other = made.finished.auc, made.alone.auc
-        if one is None or other is None:
-            table.add_row(name, "-", "-", "one class only", str(made.tested))
+        if one is None or other is None or made.gain is None:
+            table.add_row(name, str(made.tested), "-", "-", "one class only")
         else:
-            table.add_row(
-                name, f"{one:.3f}", f"{other:.3f}", f"{one - other:+.3f}", str(made.tested)
-            )
+            low, gain, high = made.gain
+            said = f"{gain:+.3f} ({low:+.3f} to {high:+.3f})"
+            table.add_row(name, str(made.tested), f"{one:.3f}", f"{other:.3f}", said)
     return table
 
 

@@ -35,6 +35,7 @@ def finish(model: ModelFile, home: SiteFolder = SITE_FOLDER) -> results.Finished
     say(f"[bold yellow]NOT PRIVATE[/]: {made.name} is {NOT_PRIVATE}")
     console().print(_fits(made))
     console().print(_calibration(made))
+    say(gain_in_words(made))
     say(
         f"refitted on {made.trained} patients, compared on {made.tested} others; the published "
         f"weights were scaled by {made.slope:.2f}"
@@ -43,11 +44,20 @@ def finish(model: ModelFile, home: SiteFolder = SITE_FOLDER) -> results.Finished
     return results.FinishedResult(made.name, made.trained, made.tested)
 
 
+def gain_in_words(made: FinishedModel) -> str:
+    """Return what this hospital has of taking part, and whether it may be chance."""
+    if made.gain is None:
+        return "gain over alone: not known, as all held-out records are of one class"
+    low, middle, high = made.gain
+    chance = "" if low > 0 or high < 0 else ": no more than chance, with so few patients"
+    return f"gain over alone {middle:+.3f} AUC (95 % interval {low:+.3f} to {high:+.3f}){chance}"
+
+
 def _fits(made: FinishedModel) -> Table:
     """Return a table of how well the three models fit this hospital's held-out patients."""
     from rich.table import Table
 
-    table = Table("on patients held out here", "AUC (95 %)", "Brier", "mean risk", "observed")
+    table = Table("model", "AUC (95 % interval)", "Brier", "mean risk", "observed")
     for name, fit in _models(made):
         table.add_row(
             name,
@@ -60,13 +70,14 @@ def _fits(made: FinishedModel) -> Table:
 
 
 def _calibration(made: FinishedModel) -> Table:
-    """Return a table of predicted and observed risk, by tenths of rising risk."""
+    """Return a table of predicted and observed risk, in groups of rising risk."""
     from rich.table import Table
 
-    table = Table("tenth of patients", *(f"{name}: risk, observed" for name, _ in _models(made)))
+    names = (f"{name}: risk, observed" for name, _ in _models(made))
+    table = Table("patients by rising risk", *names)
     curves = [fit.curve for _, fit in _models(made)]
-    for number, points in enumerate(zip(*curves, strict=True), start=1):
-        table.add_row(str(number), *(f"{risk:.0%}, {share:.0%}" for risk, share, _ in points))
+    for points in zip(*curves, strict=True):
+        table.add_row(str(points[0][2]), *(f"{risk:.0%}, {share:.0%}" for risk, share, _ in points))
     return table
 
 

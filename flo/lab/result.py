@@ -172,7 +172,7 @@ class Simulation:
 def _own(tests: Sequence[Scores], hospital: int) -> list[Scores]:
     """Return the tests of one hospital's patients that have records of both classes."""
     own = [test.of(hospital) for test in tests]
-    return [test for test in own if 0 < test.labels.sum() < len(test.labels)]
+    return [test for test in own if test.has_both_classes]
 
 
 def _mean(tests: Sequence[Scores]) -> float:

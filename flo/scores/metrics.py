@@ -32,6 +32,11 @@ class Scores:
     hospitals: Integers
 
     @property
+    def has_both_classes(self) -> bool:
+        """Whether there are records of both classes, without which there is no AUC."""
+        return bool(0 < self.labels.sum() < len(self.labels))
+
+    @property
     def auc(self) -> float:
         """Exact AUC, so not private. Raises UsageError if all records are of one class."""
         return exact_auc(self.scores, self.labels)
@@ -92,7 +97,7 @@ def brier(scores: Floats, labels: Floats) -> float:
 
 
 def calibration_curve(
-    scores: Floats, labels: Floats, groups: int = 10
+    scores: Floats, labels: Floats, groups: int
 ) -> list[tuple[float, float, int]]:
     """Return (mean predicted risk, share of label 1, records) of groups of rising risk.
 
