@@ -304,7 +304,7 @@ def test_a_report_cannot_be_passed_off_as_one_of_another_version(kept: Path, ver
     document = json.loads((kept / "report.json").read_bytes())
     assert document["schema_version"] == version
     for claimed in {1, 2, 3} - {version}:
-        with pytest.raises(TrustError, match=r"something else|it hides facts"):
+        with pytest.raises(TrustError, match=r"do not follow|cannot state all facts"):
             verify(canonical.encode(document | {"schema_version": claimed}))
 
 

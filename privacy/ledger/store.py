@@ -71,7 +71,7 @@ class LedgerFile:
             row = LedgerRow(sequence, said, _parsed(private, after), *rest)
             row.check_bytes(previous, after, public.encode(), private.encode())
             if row.private is None or row.private.get("request") != _request_digest(request):
-                raise TrustError(f"ledger row {after} was edited (which request it answers)")
+                raise TrustError(f"ledger row {after} was edited (the request that it answers)")
             previous = row.hash
             yield row
 
@@ -92,7 +92,9 @@ class LedgerFile:
                 ),
             )
         except sqlite3.IntegrityError as error:
-            raise TrustError("this request was answered before and is never recomputed") from error
+            raise TrustError(
+                "this request was answered before, and no request is answered twice"
+            ) from error
 
     def hash_at(self, sequence: int) -> str | None:
         """Return the hash of the row of that number; None if it is not written yet, or was lost."""

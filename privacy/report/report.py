@@ -70,10 +70,10 @@ def heads_document(heads: Mapping[str, LedgerHead]) -> bytes:
 
 
 def read_heads(data: bytes) -> dict[str, LedgerHead] | None:
-    """Parse ``heads_document``, without checking signatures; None if ``data`` is no such file.
+    """Parse ``heads_document``, without checking signatures; None for another kind of document.
 
     Raises:
-        MessageError: it is one, of another version or form.
+        MessageError: it is a document of heads, of another version or form.
     """
     document = canonical.decode(
         data, limit=MAX_REPORT_BYTES, what="heads or extract", values=MOST_VALUES
@@ -81,7 +81,10 @@ def read_heads(data: bytes) -> dict[str, LedgerHead] | None:
     if not isinstance(document, dict) or set(document) != {"schema_version", "heads"}:
         return None
     if document["schema_version"] != OF_HEADS:
-        raise MessageError(f"heads of schema {document['schema_version']!r} are not known here")
+        raise MessageError(
+            f"schema version {document['schema_version']!r} of ledger heads is unknown; this FLO "
+            f"reads {OF_HEADS}"
+        )
     try:
         return {str(h): LedgerHead.model_validate(head) for h, head in document["heads"].items()}
     except (ValueError, AttributeError) as error:
@@ -98,9 +101,9 @@ def verify(report: bytes) -> dict[str, Any]:
         raise MessageError(f"this is not a report of schema version 1 to {SCHEMA_VERSION}")
     evidence, heads = document.get("evidence"), document.get("heads", {})
     if not isinstance(evidence, list) or not isinstance(heads, dict):
-        raise MessageError("a report has a list of extracts, and heads by hospital")
+        raise MessageError("a report must have a list of extracts, and heads by hospital")
     if _document(evidence, heads, version) != report:
-        raise TrustError("the report says something else than its evidence")
+        raise TrustError("the report was changed: its facts do not follow from its evidence")
     facts: dict[str, Any] = document["facts"]
     return facts
 
@@ -127,9 +130,12 @@ def _document(evidence: list[Any], heads: dict[str, Any], version: int | None = 
     if version >= SCHEMA_VERSION:
         outermost = [*evidence, *heads.values()]
         if outermost != [_with_low_s(one) for one in outermost]:
-            raise TrustError("a signature is not in the form with the smaller s")
+            raise TrustError("a signature is not in low-s form (the smaller of its two forms)")
     if latest > version:
-        raise TrustError(f"a report of version {version} holds later evidence: it hides facts")
+        raise TrustError(
+            f"a report of version {version} cannot state all facts of its evidence, which needs "
+            f"version {latest}"
+        )
     if version < SCHEMA_VERSION:
         facts = as_version_5(facts)
     if version < _WITH_MAPPING:
