@@ -72,10 +72,9 @@ class Stack:
         Raises:
             UsageError: the template or a parameter is refused.
         """
-        named = f"flo-{int(time.time())}"
-        with self._prepared(named, parameters) as changes:
-            found = list(changes)
-        return found
+        named, request = f"flo-{int(time.time())}", self._request(parameters)
+        with _ChangeSet(self._formation, named, request, self.status()) as changes:
+            return list(changes)
 
     def deploy(self, parameters: dict[str, str], told: Callable[[StackEvent], None]) -> None:
         """Create or update the stack; call ``told`` with each step.
@@ -126,13 +125,10 @@ class Stack:
             "Tags": [{"Key": "flo", "Value": self.name}],
         }
 
-    def _prepared(self, named: str, parameters: dict[str, str]) -> Any:
-        return _ChangeSet(self._formation, named, self._request(parameters), self.status())
-
     def _described(self) -> dict[str, Any] | None:
         from botocore.exceptions import ClientError
 
-        with translate_errors(f"looking at {self.name}"):
+        with translate_errors(f"reading the status of {self.name}"):
             try:
                 found = self._formation.describe_stacks(StackName=self.name)["Stacks"]
             except ClientError as error:
@@ -158,7 +154,10 @@ class Stack:
                     raise FloError(f"{self.name} is {status}: {failed or 'see its events'}")
                 return
             time.sleep(_LOOK_SECONDS)
-        raise FloError(f"{self.name} was not ready within {_MOST_SECONDS:g} seconds")
+        raise FloError(
+            f"{self.name} was not ready within {_MOST_SECONDS:g} seconds",
+            hint="see its events in CloudFormation, then: flo aws status",
+        )
 
     def _events(self, began: float) -> Iterator[tuple[str, StackEvent]]:
         from botocore.exceptions import ClientError
@@ -182,14 +181,15 @@ class Stack:
 
     def _refuse_protected(self) -> None:
         machine = self.outputs().get("Machine", "")
-        with translate_errors("looking at the machine"):
+        with translate_errors("reading the machine's termination protection"):
             protected = client("ec2", self.region).describe_instance_attribute(
                 InstanceId=machine, Attribute="disableApiTermination"
             )["DisableApiTermination"]["Value"]
         if protected:
             raise RefusedError(
                 f"the coordinator's machine {machine} is protected against termination",
-                hint="back it up, then lift the protection of the machine and the load balancer",
+                hint="make a backup, then turn off the protection of the machine and of the load "
+                "balancer",
             )
 
 
@@ -202,7 +202,7 @@ class _ChangeSet:
 
     def __enter__(self) -> Iterator[Change]:
         kind = "CREATE" if self._before in (None, "REVIEW_IN_PROGRESS") else "UPDATE"
-        with translate_errors("planning"):
+        with translate_errors(f"planning {self._request['StackName']}"):
             self._formation.create_change_set(
                 **self._request, ChangeSetName=self._named, ChangeSetType=kind
             )
@@ -210,14 +210,14 @@ class _ChangeSet:
 
     def __exit__(self, *_: object) -> None:
         stack = self._request["StackName"]
-        with translate_errors("planning"):
+        with translate_errors(f"planning {stack}"):
             self._formation.delete_change_set(StackName=stack, ChangeSetName=self._named)
             if self._before is None:
                 self._formation.delete_stack(StackName=stack)
 
     def _changes(self) -> Iterator[Change]:
         stack = self._request["StackName"]
-        with translate_errors("planning"):
+        with translate_errors(f"planning {stack}"):
             waiter = self._formation.get_waiter("change_set_create_complete")
             found = self._formation.describe_change_set(StackName=stack, ChangeSetName=self._named)
             if found["Status"] not in ("CREATE_COMPLETE", "FAILED"):

@@ -198,7 +198,9 @@ class Balance:
         return self.unaccounted_rows > 0 and not set(self.lives) <= self.exhausted
 
     def _open(self, public: dict[str, Any]) -> Reservation:
-        reservation = self.reservations[public["reservation"]]
+        reservation = self.reservations.get(public["reservation"])
+        if reservation is None:
+            raise ValueError("it names no reservation of this ledger")
         if reservation.settled:
             raise ValueError("its reservation is already settled")
         if reservation.population != public["population"]:
