@@ -99,8 +99,7 @@ class KmsKeyStore:
 @functools.lru_cache(maxsize=64)
 def keystore(key: str) -> KmsKeyStore:
     """Return the key store of this key, with a client in the key's region. Raises UsageError."""
-    region = key.split(":")[3]
-    return KmsKeyStore(key, client("kms", region))
+    return KmsKeyStore(key, client("kms", key.split(":")[3]))
 
 
 class KmsSigner:

@@ -498,9 +498,8 @@ class Ledger:
     ) -> int:
         public = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **public}
         private = private | request_fields(request)
-        previous, _ = self._tip()
         sequence = number_after(self._balance.last, public)
-        row = LedgerRow.chained(previous, sequence, public, private, os.urandom(16).hex())
+        row = LedgerRow.chained(self._tip(), sequence, public, private, os.urandom(16).hex())
         statement = row_statement(sequence, row.hash)
         row = replace(row, signature=self._identity.sign("ledger-row", statement))
         self._file.insert(row, request)
@@ -512,8 +511,9 @@ class Ledger:
             statement = row_statement(self._last.sequence, self._last.hash)
             verify(self._identity.public, "ledger-row", statement, self._last.signature)
 
-    def _tip(self) -> tuple[str, int]:
-        return (self._last.hash, self._last.sequence + 1) if self._last else (ZERO_HASH, 1)
+    def _tip(self) -> str:
+        """Return the hash to which the next row is chained."""
+        return self._last.hash if self._last else ZERO_HASH
 
     def _catch_up(self) -> None:
         """Check and add the rows that another process has appended.
@@ -523,8 +523,7 @@ class Ledger:
         """
         if self._last is not None and self._file.hash_at(self._last.sequence) != self._last.hash:
             raise TrustError("the ledger file was replaced or rolled back while it was in use")
-        previous, sequence = self._tip()
-        for row in self._file.rows(sequence - 1, previous):
+        for row in self._file.rows(self._balance.last, self._tip()):
             self._take(row)
 
     def _take(self, row: LedgerRow) -> None:

@@ -47,7 +47,7 @@ WAVES = 32
 LENGTH = 2 * WAVES + 1  # numbers that describe one class
 _TOTAL = 0.3  # a: share of the squared norm for the number of patients
 _CANDIDATES, _CLOSE = np.linspace(0.0, 1.0, 1001), np.linspace(-0.05, 0.05, 2001)
-_NOBODY = 1e-6  # patients
+_NOBODY = 1e-6  # totals of patients, and variances, up to this count as 0
 _PLACES = 512  # positions at which a distribution is evaluated
 
 _k = 2 * np.arange(WAVES) + 1.0

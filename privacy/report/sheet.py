@@ -183,13 +183,8 @@ def _turned(study: Study) -> list[tuple[str, str]]:
     count = copies(study)
     if count == 1:
         return []
-    return [
-        (
-            "augmentation",
-            f"a patient's contribution is the mean over {count} flips and turns of each image, "
-            "then clipped",
-        )
-    ]
+    text = f"contributions are the mean over {count} flips and turns of each image, then clipped"
+    return [("augmentation", text)]
 
 
 def _training_leaves(study: Study) -> list[tuple[str, str]]:
