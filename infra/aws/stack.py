@@ -72,9 +72,32 @@ class Stack:
         Raises:
             UsageError: the template or a parameter is refused.
         """
-        named, request = f"flo-{int(time.time())}", self._request(parameters)
-        with _ChangeSet(self._formation, named, request, self.status()) as changes:
-            return list(changes)
+        before, named = self.status(), f"flo-{int(time.time())}"
+        kind = "CREATE" if before in (None, "REVIEW_IN_PROGRESS") else "UPDATE"
+        place = {"StackName": self.name, "ChangeSetName": named}
+        with translate_errors(f"planning {self.name}"):
+            self._formation.create_change_set(
+                **self._request(parameters), ChangeSetName=named, ChangeSetType=kind
+            )
+            try:
+                found = self._formation.describe_change_set(**place)
+                if found["Status"] not in ("CREATE_COMPLETE", "FAILED"):
+                    self._formation.get_waiter("change_set_create_complete").wait(**place)
+                    found = self._formation.describe_change_set(**place)
+            finally:
+                self._formation.delete_change_set(**place)
+                if before is None:  # planning created an empty stack
+                    self._formation.delete_stack(StackName=self.name)
+        changes = [item["ResourceChange"] for item in found.get("Changes", [])]
+        return [
+            Change(
+                change["Action"],
+                change["LogicalResourceId"],
+                change["ResourceType"],
+                change.get("Replacement") == "True",
+            )
+            for change in changes
+        ]
 
     def deploy(self, parameters: dict[str, str], told: Callable[[StackEvent], None]) -> None:
         """Create or update the stack; call ``told`` with each step.
@@ -190,48 +213,6 @@ class Stack:
                 f"the coordinator's machine {machine} is protected against termination",
                 hint="make a backup, then turn off the protection of the machine and of the load "
                 "balancer",
-            )
-
-
-class _ChangeSet:
-    """A change set; on exit it is deleted, with the empty stack that it may have created."""
-
-    def __init__(self, formation: Any, named: str, request: dict[str, Any], before: str | None):
-        self._formation, self._named, self._before = formation, named, before
-        self._request = request
-
-    def __enter__(self) -> Iterator[Change]:
-        kind = "CREATE" if self._before in (None, "REVIEW_IN_PROGRESS") else "UPDATE"
-        with translate_errors(f"planning {self._request['StackName']}"):
-            self._formation.create_change_set(
-                **self._request, ChangeSetName=self._named, ChangeSetType=kind
-            )
-            return self._changes()
-
-    def __exit__(self, *_: object) -> None:
-        stack = self._request["StackName"]
-        with translate_errors(f"planning {stack}"):
-            self._formation.delete_change_set(StackName=stack, ChangeSetName=self._named)
-            if self._before is None:
-                self._formation.delete_stack(StackName=stack)
-
-    def _changes(self) -> Iterator[Change]:
-        stack = self._request["StackName"]
-        with translate_errors(f"planning {stack}"):
-            waiter = self._formation.get_waiter("change_set_create_complete")
-            found = self._formation.describe_change_set(StackName=stack, ChangeSetName=self._named)
-            if found["Status"] not in ("CREATE_COMPLETE", "FAILED"):
-                waiter.wait(StackName=stack, ChangeSetName=self._named)
-                found = self._formation.describe_change_set(
-                    StackName=stack, ChangeSetName=self._named
-                )
-        for item in found.get("Changes", []):
-            change = item["ResourceChange"]
-            yield Change(
-                change["Action"],
-                change["LogicalResourceId"],
-                change["ResourceType"],
-                change.get("Replacement") == "True",
             )
 
 

@@ -104,7 +104,8 @@ def _site(home: SiteHome) -> Facts:
                 still_open.add(digest)
     policy: dict[str, Any] = {}
     try:
-        policy = home.read_policy().model_dump(mode="json") | {"digest": home.read_policy().digest}
+        signed = home.read_policy()
+        policy = signed.model_dump(mode="json") | {"digest": signed.digest}
     except FloError as error:
         problems.append(f"policy: {error}")
     left = [

@@ -31,12 +31,13 @@ def unit(what: What, home: Path, user: str, device: str = "cpu") -> str:
     except KeyError as error:
         raise UsageError(
             f"there is no user {user!r} on this machine",
-            hint=f"useradd --system --shell /usr/sbin/nologin {user}, or name another: --user",
+            hint=f"create it with useradd --system --shell /usr/sbin/nologin {user}, or name "
+            "another user with --user",
         ) from error
     if place.stat().st_uid != number:
         raise UsageError(
             f"{place} does not belong to {user}",
-            hint=f"chown -R {user} {place}, or name its owner: --user",
+            hint=f"change that with chown -R {user} {place}, or name its owner with --user",
         )
     python, elsewhere = Path(sys.executable), "install FLO elsewhere, such as in /opt/flo"
     for path, way_out in (

@@ -54,15 +54,8 @@ class LedgerRow:
     ) -> LedgerRow:
         """Create a row that follows ``previous``; the caller signs it."""
         commitment = _commit(canonical.encode(private), salt)
-        return cls(
-            sequence,
-            public,
-            private,
-            salt,
-            commitment,
-            _chain(previous, sequence, canonical.encode(public), commitment),
-            "",
-        )
+        chain = _chain(previous, sequence, canonical.encode(public), commitment)
+        return cls(sequence, public, private, salt, commitment, chain, "")
 
     def hidden(self) -> LedgerRow:
         """Return the same row without its private part."""

@@ -77,19 +77,12 @@ class LedgerFile:
 
     def insert(self, row: LedgerRow, request: str | None) -> None:
         """Insert a row. Raises TrustError if ``request`` was answered before."""
+        parts = (canonical.encode(part).decode() for part in (row.public, row.private))
+        chained = (row.salt, row.commitment, row.hash, row.signature)
         try:
             self._db.execute(
                 "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    row.sequence,
-                    canonical.encode(row.public).decode(),
-                    canonical.encode(row.private).decode(),
-                    row.salt,
-                    row.commitment,
-                    row.hash,
-                    row.signature,
-                    request,
-                ),
+                (row.sequence, *parts, *chained, request),
             )
         except sqlite3.IntegrityError as error:
             raise TrustError(

@@ -21,15 +21,7 @@ from flo.keys.claims import LedgerHead
 from flo.keys.identity import low_s
 from flo.privacy.report.extract import decided, hospital_of, is_restored
 from flo.privacy.report.facts import facts_of
-from flo.privacy.report.versions import (
-    _OF_STUDIES_3,
-    OF_HEADS,
-    as_version_1,
-    as_version_2,
-    as_version_3,
-    as_version_4,
-    as_version_5,
-)
+from flo.privacy.report.versions import OF_HEADS, OF_STUDIES_3, as_version
 from flo.study.loading import from_canonical
 
 SCHEMA_VERSION = 6  # checks the hospitals' own rules, and states the last row that others saw
@@ -136,16 +128,7 @@ def _document(evidence: list[Any], heads: dict[str, Any], version: int | None = 
             f"a report of version {version} cannot state all facts of its evidence, which needs "
             f"version {latest}"
         )
-    if version < SCHEMA_VERSION:
-        facts = as_version_5(facts)
-    if version < _WITH_MAPPING:
-        facts = as_version_4(facts)
-    if version < _WITH_RESTORED:
-        facts = as_version_3(facts)
-    if version < 3:
-        facts = as_version_2(facts)
-    if version == 1:
-        facts = as_version_1(facts)
+    facts = as_version(facts, version)
     document = {"schema_version": version, "facts": facts, "evidence": evidence}
     return canonical.encode(document | ({"heads": heads} if version >= SCHEMA_VERSION else {}))
 
@@ -160,5 +143,5 @@ def _version(document: Any) -> int:
         int(decision["schema_version"]),
         _WITH_MAPPING if decision.get("mapping") else 1,
         _WITH_RESTORED if is_restored(document) else 1,
-        study if study < 3 else _OF_STUDIES_3,
+        study if study < 3 else OF_STUDIES_3,
     )

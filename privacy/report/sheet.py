@@ -143,51 +143,34 @@ def _could_tell(column: Column) -> list[str]:
 
 
 def _leaves(study: Study) -> Section:
-    released = _survey_leaves(study) if study.survey else _training_leaves(study)
-    return Section(
-        "What leaves the hospital",
-        (
-            *released,
-            ("never", "records, exact counts, losses, batch sizes, error details"),
-            ("trust model", trust(study)),
-            ("masking", MASKING[study.mechanism.noise, study.mechanism.masking]),
-            *_together(study),
-        ),
-    )
+    lines = {
+        **(_survey_leaves(study) if study.survey else _training_leaves(study)),
+        "never": "records, exact counts, losses, batch sizes, error details",
+        "trust model": trust(study),
+        "masking": MASKING[study.mechanism.noise, study.mechanism.masking],
+        **_together(study),
+    }
+    return Section("What leaves the hospital", tuple(lines.items()))
 
 
-def _together(study: Study) -> list[tuple[str, str]]:
+def _together(study: Study) -> dict[str, str]:
     """Return the assumptions that distributed noise needs."""
     if study.mechanism.noise == "local":
-        return []
+        return {}
     count, floor = len(study.hospitals), study.cohort_floor
     needed = f"a round has at least {floor} of them, and each adds more noise if one is missing"
     if floor == count:
         needed = "a round needs all of them"
-    return [
-        (
-            "if some collude",
-            f"up to b = {study.colluders} of the {count} hospitals may tell the coordinator which "
-            f"noise they added: the noise of the others is enough for the ε below; {needed}. A "
-            "partner whose fingerprint you have not compared could be one of them",
-        ),
-        (
-            "if masks broke",
-            "if someone could read each hospital's upload separately, ε = "
-            f"{Plan.of(study).worst_case(study).epsilon:.4f}",
-        ),
-    ]
+    return {
+        "if some collude": f"up to b = {study.colluders} of the {count} hospitals may tell the "
+        "coordinator which noise they added: the noise of the others is enough for the ε below; "
+        f"{needed}. A partner whose fingerprint you have not compared could be one of them",
+        "if masks broke": "if someone could read each hospital's upload separately, ε = "
+        f"{Plan.of(study).worst_case(study).epsilon:.4f}",
+    }
 
 
-def _turned(study: Study) -> list[tuple[str, str]]:
-    count = copies(study)
-    if count == 1:
-        return []
-    text = f"contributions are the mean over {count} flips and turns of each image, then clipped"
-    return [("augmentation", text)]
-
-
-def _training_leaves(study: Study) -> list[tuple[str, str]]:
+def _training_leaves(study: Study) -> dict[str, str]:
     sigma = Plan.of(study).purpose("training").mechanism.noise_multiplier
     chance = study.mechanism.sampling
     shared = study.mechanism.noise == "distributed" and study.masked
@@ -199,20 +182,20 @@ def _training_leaves(study: Study) -> list[tuple[str, str]]:
         released = f"one noisy histogram of {bins} score bins"
     by = f", by {', '.join(groups)} (noise × √{len(groups)})" if groups else ""
     sums = "1 noisy sum" if study.mechanism.steps == 1 else f"{study.mechanism.steps} noisy sums"
-    return [
-        *_pack(study),
-        (
-            "training",
-            f"{sums} of {training_length(study)} numbers; {who} contributes a vector clipped to "
-            f"{study.mechanism.clip:g}; noise of σ = {sigma:.4f} times that clip {where}",
-        ),
-        ("clipping", _clipping(study)),
-        *_turned(study),
-        (
-            "evaluation",
-            f"{released} for each class{by}, on held-out patients who are not used for training",
-        ),
-    ]
+    lines = {
+        **_pack(study),
+        "training": f"{sums} of {training_length(study)} numbers; {who} contributes a vector "
+        f"clipped to {study.mechanism.clip:g}; noise of σ = {sigma:.4f} times that clip {where}",
+        "clipping": _clipping(study),
+    }
+    if (count := copies(study)) > 1:
+        lines["augmentation"] = (
+            f"a contribution is the mean over {count} flips and turns of each image, then clipped"
+        )
+    lines["evaluation"] = (
+        f"{released} for each class{by}, on held-out patients who are not used for training"
+    )
+    return lines
 
 
 def _clipping(study: Study) -> str:
@@ -231,35 +214,30 @@ def _clipping(study: Study) -> str:
     )
 
 
-def _pack(study: Study) -> list[tuple[str, str]]:
+def _pack(study: Study) -> dict[str, str]:
     """Describe the model pack, if the study trains one."""
     if not isinstance(study.model, Pack):
-        return []
+        return {}
     network = ", ".join(
         f"{layer.kind} {' × '.join(map(str, layer.sizes))}".rstrip() for layer in study.model.layers
     )
-    return [
-        (
-            "model pack",
-            f"{study.model.name}: {network}; a list of layers that FLO builds, without any code; "
-            f"digest {study.model.digest}",
-        )
-    ]
+    return {
+        "model pack": f"{study.model.name}: {network}; a list of layers that FLO builds, without "
+        f"any code; digest {study.model.digest}"
+    }
 
 
-def _survey_leaves(study: Study) -> list[tuple[str, str]]:
+def _survey_leaves(study: Study) -> dict[str, str]:
     part = Plan.of(study).purpose("survey")
     columns = list(survey.layout(study))
     count = len(study.hospitals) if study.masked else 1
     half = survey.half_width(combined_variance(study, part, count))
     whose = "of the sum over all hospitals" if study.masked else "of a hospital"
-    return [
-        (
-            "survey",
-            f"noisy counts of all patients by each of {', '.join(columns)}; no model is trained",
-        ),
-        ("noise", f"± {half:.0f} patients in every cell {whose} (90 % interval)"),
-    ]
+    return {
+        "survey": f"noisy counts of all patients by each of {', '.join(columns)}; no model is "
+        "trained",
+        "noise": f"± {half:.0f} patients in every cell {whose} (90 % interval)",
+    }
 
 
 def _cost(study: Study, life: LifetimeBudget | None) -> Section:
@@ -274,50 +252,34 @@ def _cost(study: Study, life: LifetimeBudget | None) -> Section:
         if study.survey
         else "training and evaluation use different patients"
     )
-    lines = [
-        (
-            "the study's own ε",
-            f"{plan.epsilon:.4f} at δ = {delta:g}: the smaller ε is, the less the published results "
-            "can reveal about any one patient",
-        ),
-        ("whom it protects", f"{UNIT}; {ADJACENCY}"),
-        (
-            "how it is counted",
-            f"{ACCOUNTANT}; a second method (PLD, Gaussian equivalent) gives "
-            f"ε = {plan.epsilon_pld:.4f}",
-        ),
-        ("releases", f"{releases}; {touched}"),
-        (
-            "at two hospitals",
-            f"a patient known to two of them has ε = "
-            f"{plan.epsilon_at_two_hospitals(study.mechanism.noise):.2f} at the same δ",
-        ),
-        (
-            "an attacker's gain",
-            "an attacker who accepts 1 % false alarms identifies at most "
-            f"{true_positive_rate(plan.epsilon, delta):.1%} of the patients who took part",
-        ),
-    ]
-    own = plan.shares(LifetimeBudget.create(study.largest_epsilon, delta))
-    if max(own.values()) > MAX_BUDGET_RATIO:
-        lines.append(
-            (
-                "an expensive schedule",
-                f"the study takes {max(own.values()):.1f} times as much of a life budget as a "
-                "full-batch study of the same ε; more steps or a larger sample cost less",
-            )
+    at_two = plan.epsilon_at_two_hospitals(study.mechanism.noise)
+    lines = {
+        "the study's own ε": f"{plan.epsilon:.4f} at δ = {delta:g}: the smaller ε is, the less the "
+        "published results can reveal about any one patient",
+        "whom it protects": f"{UNIT}; {ADJACENCY}",
+        "how it is counted": f"{ACCOUNTANT}; a second method (PLD, Gaussian equivalent) gives "
+        f"ε = {plan.epsilon_pld:.4f}",
+        "releases": f"{releases}; {touched}",
+        "at two hospitals": f"a patient known to two of them has ε = {at_two:.2f} at the same δ",
+        "an attacker's gain": "an attacker who accepts 1 % false alarms identifies at most "
+        f"{true_positive_rate(plan.epsilon, delta):.1%} of the patients who took part",
+    }
+    own = max(plan.shares(LifetimeBudget.create(study.largest_epsilon, delta)).values())
+    if own > MAX_BUDGET_RATIO:
+        lines["an expensive schedule"] = (
+            f"the study takes {own:.1f} times as much of a life budget as a full-batch study of "
+            "the same ε; more steps or a larger sample cost less"
         )
-    lives = [life] if life else [LifetimeBudget.create(e, delta) for e in (0.9, 0.5)]
-    for budget in lives:
+    for budget in [life] if life else [LifetimeBudget.create(e, delta) for e in (0.9, 0.5)]:
         shares = plan.shares(budget)
         text = f"training {shares['training']:.1%}, evaluation {shares['evaluation']:.1%}"
         if max(shares.values()) > 1:
             text = f"does not fit: the study needs {max(shares.values()):.1f} times that budget"
-        lines.append((f"share of life ε = {budget.epsilon:g}", text))
+        lines[f"share of life ε = {budget.epsilon:g}"] = text
     if not study.survey:
-        lines.append(("expected result", _expected(study, plan)))
-    lines += [("not covered", text) for text in NOT_COVERED]
-    return Section("What it costs in privacy", tuple(lines))
+        lines["expected result"] = _expected(study, plan)
+    not_covered = (("not covered", text) for text in NOT_COVERED)
+    return Section("What it costs in privacy", (*lines.items(), *not_covered))
 
 
 def _expected(study: Study, plan: Plan) -> str:
