@@ -61,7 +61,7 @@ def translate_errors(what: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        raise _said(what, error.response.get("Error", {})) from error
+        raise _translated(what, error.response.get("Error", {})) from error
     except NoCredentialsError as error:
         raise UsageError(
             f"{what}: no AWS credentials were found", hint="give this machine an IAM role"
@@ -83,7 +83,7 @@ def code_of(error: Exception) -> str:
     return str(response.get("Error", {}).get("Code", ""))
 
 
-def _said(what: str, said: dict[str, Any]) -> FloError:
+def _translated(what: str, said: dict[str, Any]) -> FloError:
     code = str(said.get("Code", "unknown"))
     if code in _DENIED:
         return TrustError(

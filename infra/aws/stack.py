@@ -99,8 +99,8 @@ class Stack:
             for change in changes
         ]
 
-    def deploy(self, parameters: dict[str, str], told: Callable[[StackEvent], None]) -> None:
-        """Create or update the stack; call ``told`` with each step.
+    def deploy(self, parameters: dict[str, str], show: Callable[[StackEvent], None]) -> None:
+        """Create or update the stack; call ``show`` with each step.
 
         Raises:
             FloError: it was rolled back; the first failed step is named.
@@ -119,9 +119,9 @@ class Stack:
                     if "No updates are to be performed" in str(error):
                         return
                     raise
-        self._follow(began, told)
+        self._follow(began, show)
 
-    def destroy(self, told: Callable[[StackEvent], None]) -> None:
+    def destroy(self, show: Callable[[StackEvent], None]) -> None:
         """Delete the stack; buckets, keys, logs, images and the disk remain.
 
         Raises:
@@ -132,7 +132,7 @@ class Stack:
         began = time.time()
         with translate_errors(f"destroying {self.name}"):
             self._formation.delete_stack(StackName=self.name)
-        self._follow(began, told)
+        self._follow(began, show)
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -160,13 +160,13 @@ class Stack:
                 raise
         return found[0] if found else None
 
-    def _follow(self, began: float, told: Callable[[StackEvent], None]) -> None:
+    def _follow(self, began: float, show: Callable[[StackEvent], None]) -> None:
         end, seen, failed = time.monotonic() + _MOST_SECONDS, set[str](), ""
         while time.monotonic() < end:
             for identifier, event in self._events(began):
                 if identifier not in seen:
                     seen.add(identifier)
-                    told(event)
+                    show(event)
                     if event.status.endswith("FAILED") and not failed:
                         failed = f"{event.name} ({event.type}): {event.why}"
             status = self.status()

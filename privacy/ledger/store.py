@@ -86,7 +86,7 @@ class LedgerFile:
             )
         except sqlite3.IntegrityError as error:
             raise TrustError(
-                "this request was answered before, and no request is answered twice"
+                "this request was answered before, and no request is computed twice"
             ) from error
 
     def hash_at(self, sequence: int) -> str | None:

@@ -141,14 +141,6 @@ def hospital_of(document: Any) -> str:
         raise MessageError("this is not a ledger extract: it names no hospital") from error
 
 
-def is_restored(document: Any) -> bool:
-    """Return whether its ledger was restored from a backup. Raises MessageError."""
-    try:
-        return any(row["public"]["kind"] == "restored" for row in document["body"]["rows"])
-    except (KeyError, TypeError) as error:
-        raise MessageError("this is not a ledger extract: it has no ledger rows") from error
-
-
 def signed_body(document: Any) -> dict[str, Any]:
     """Check the signature by the key that the body names; return the body.
 

@@ -19,7 +19,7 @@ from flo.documents import canonical
 from flo.errors import MessageError, TrustError
 from flo.keys.claims import LedgerHead
 from flo.keys.identity import low_s
-from flo.privacy.report.extract import decided, hospital_of, is_restored
+from flo.privacy.report.extract import decided, hospital_of
 from flo.privacy.report.facts import facts_of
 from flo.privacy.report.versions import OF_HEADS, OF_STUDIES_3, as_version
 from flo.study.loading import from_canonical
@@ -138,10 +138,11 @@ def _version(document: Any) -> int:
     body = document["body"]
     decision = decided(body)
     study = from_canonical(str(body["study"]).encode()).schema_version
+    restored = any(row["public"]["kind"] == "restored" for row in body["rows"])
     return max(
         int(body["schema_version"]),
         int(decision["schema_version"]),
         _WITH_MAPPING if decision.get("mapping") else 1,
-        _WITH_RESTORED if is_restored(document) else 1,
+        _WITH_RESTORED if restored else 1,
         study if study < 3 else OF_STUDIES_3,
     )
