@@ -107,7 +107,8 @@ def committed_since(
     return math.fsum(
         held.cost(sub_ledger, order)
         for row in rows
-        if (held := balance.reservations.get(row.sequence)) and held.population == population
+        if (held := balance.reservations.get(row.sequence))
+        and held.population == population
         and datetime.fromisoformat(row.public["time"]) >= since
     )
 

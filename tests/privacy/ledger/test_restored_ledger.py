@@ -159,7 +159,9 @@ def test_what_an_earlier_recovery_closed_explains_no_later_loss(ledger: Ledger) 
     assert ledger.balance().unaccounted_rows < 0
     far = signed(KEY, ledger.head().sequence + 20).model_dump(mode="json")
     with ExitStack() as stack:
-        stack.enter_context(pytest.raises(TrustError, match="the charged studies do not account for"))
+        stack.enter_context(
+            pytest.raises(TrustError, match="the charged studies do not account for")
+        )
         stack.enter_context(ledger._transaction())
         ledger._append({"kind": "restored", "head": far, "exhausted": []}, {})
         ledger._append({"kind": "restored", "head": None, "exhausted": []}, {})
@@ -172,7 +174,9 @@ def test_a_ledger_that_lost_more_than_its_studies_explain_takes_nothing_else(
     far = signed(KEY, 1_000_000).model_dump(mode="json")
     row: dict[str, Any] = {"kind": after, "head": None, "exhausted": []}
     with ExitStack() as stack:
-        stack.enter_context(pytest.raises(TrustError, match="the charged studies do not account for"))
+        stack.enter_context(
+            pytest.raises(TrustError, match="the charged studies do not account for")
+        )
         stack.enter_context(ledger._transaction())
         ledger._append({"kind": "restored", "head": far, "exhausted": []}, {})
         ledger._append(row, {})

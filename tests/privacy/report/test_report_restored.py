@@ -114,7 +114,9 @@ def test_a_hospital_cannot_lose_rows_that_no_study_of_it_explains(
     home = world.homes[0].directory
     kept = copied(home / "ledger.sqlite")
     try:
-        with pytest.raises(TrustError, match="lost rows that the charged studies do not account for"):
+        with pytest.raises(
+            TrustError, match="lost rows that the charged studies do not account for"
+        ):
             build([with_a_head_far_away(world), world.extract(1)])
     finally:
         for beside in home.glob("ledger.sqlite*"):
