@@ -66,7 +66,7 @@ def test_its_page_says_so(world: World) -> None:
     text = render(build([world.extract(0), world.extract(1)]))
     assert "The ledger of north was restored from a backup" in text
     assert "The ledger of south" not in text
-    assert "3 releases count that no row shows" in " ".join(text.split())
+    assert "3 releases are counted without a row" in " ".join(text.split())
 
 
 def test_of_a_ledger_that_never_was_restored_nothing_is_said(world: World) -> None:
