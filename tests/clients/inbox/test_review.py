@@ -201,7 +201,7 @@ def test_a_survey_says_that_it_counts_everyone_and_trains_nothing(site: Site, re
 def test_distributed_noise_says_what_it_rests_on(site: Site, read: Any) -> None:
     text = read(site, study_of(0.5, noise="distributed", masking="on"))
     assert "up to b = 1 colluding hospitals" in text
-    assert re.search(r"if someone could read each hospital.s upload separately, ε = \d\.\d{4}", text)
+    assert re.search(r"each hospital.s upload separately, ε = \d\.\d{4}", text)
 
 
 # -- what changed ---------------------------------------------------------------------------------
