@@ -304,7 +304,7 @@ def test_a_report_cannot_be_passed_off_as_one_of_another_version(kept: Path, ver
     document = json.loads((kept / "report.json").read_bytes())
     assert document["schema_version"] == version
     for claimed in {1, 2, 3} - {version}:
-        with pytest.raises(TrustError, match=r"something else|it hides facts"):
+        with pytest.raises(TrustError, match=r"do not follow|cannot state all facts"):
             verify(canonical.encode(document | {"schema_version": claimed}))
 
 
@@ -406,5 +406,5 @@ def test_a_model_card_of_a_later_schema_is_refused(home: SiteHome) -> None:
 def test_an_extract_of_a_later_schema_is_refused(kept: Path) -> None:
     extract = json.loads((kept / "report.json").read_bytes())["evidence"][0]
     extract["body"]["schema_version"] = 4
-    with pytest.raises(MessageError, match="extract schema 4 is not known"):
+    with pytest.raises(MessageError, match="extract schema version 4 is unknown"):
         build([canonical.encode(extract)])

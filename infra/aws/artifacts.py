@@ -76,5 +76,5 @@ class JobArtifacts:
             return None
         name = key.removeprefix(self._prefix)
         if "/" in name:
-            raise UsageError(f"{key} is no state of a run")
+            raise UsageError(f"{key} is not the key of a run's state")
         return self._folder / name

@@ -27,7 +27,7 @@ def client(service: str, region: str | None = None) -> Any:
         from botocore.exceptions import NoRegionError
     except ImportError as error:
         raise UsageError(
-            "AWS is configured, and its libraries are not installed",
+            "the configuration uses AWS, but the AWS libraries are not installed",
             hint="pip install 'flo-federated[aws]'",
         ) from error
     config = Config(
@@ -38,7 +38,7 @@ def client(service: str, region: str | None = None) -> Any:
     try:
         return boto3.client(service, region_name=region, config=config)
     except NoRegionError as error:
-        raise UsageError("no AWS region is known", hint="set AWS_REGION, or `region`") from error
+        raise UsageError("no AWS region is set", hint="set AWS_REGION, or `region`") from error
 
 
 @contextmanager
@@ -61,11 +61,16 @@ def translate_errors(what: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        raise _said(what, error.response.get("Error", {})) from error
+        raise _translated(what, error.response.get("Error", {})) from error
     except NoCredentialsError as error:
-        raise UsageError(f"{what}: no AWS credentials", hint="give this machine a role") from error
+        raise UsageError(
+            f"{what}: no AWS credentials were found", hint="give this machine an IAM role"
+        ) from error
     except ResponseParserError as error:
-        raise NetworkError(f"{what}: the answer is not AWS's", hint="try again later") from error
+        raise NetworkError(
+            f"{what}: the answer does not come from AWS",
+            hint="check for a proxy in between, or try again later",
+        ) from error
     except (ConnectionError, HTTPClientError, OSError) as error:
         raise NetworkError(f"{what}: AWS does not answer", hint="try again later") from error
     except BotoCoreError as error:
@@ -78,10 +83,12 @@ def code_of(error: Exception) -> str:
     return str(response.get("Error", {}).get("Code", ""))
 
 
-def _said(what: str, said: dict[str, Any]) -> FloError:
+def _translated(what: str, said: dict[str, Any]) -> FloError:
     code = str(said.get("Code", "unknown"))
     if code in _DENIED:
-        return TrustError(f"{what}: AWS refuses ({code})", hint="does the role allow it?")
+        return TrustError(
+            f"{what}: AWS denied access ({code})", hint="check what this machine's role allows"
+        )
     if code in _BUSY:
         return NetworkError(f"{what}: AWS is busy ({code})", hint="try again later")
     return UsageError(f"{what}: {code}: {str(said.get('Message', ''))[:300]}")

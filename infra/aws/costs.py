@@ -48,18 +48,12 @@ def monthly(use: Use) -> dict[str, float]:
     job_hours = use.studies * (use.rounds * use.seconds / 3600 + 0.15)  # start-up of each job
     out_gb = rounds * use.hospitals * use.model_mb / 1000
     writes = rounds * 3
+    balancer = p["load balancer, an hour"] + p["load balancer capacity unit, an hour"]
+    endpoint = p["interface endpoint in one zone, an hour"]
     return {
         "machine": HOURS * p["EC2 t3.medium, an hour"] + DISK_GB * p["EBS gp3, a GB a month"],
-        "load balancer": HOURS
-        * (
-            p["load balancer, an hour"]
-            + p["load balancer capacity unit, an hour"]
-            + ZONES * p["public IPv4 address, an hour"]
-        ),
-        "private endpoints": HOURS
-        * ENDPOINTS
-        * ZONES
-        * p["interface endpoint in one zone, an hour"],
+        "load balancer": HOURS * (balancer + ZONES * p["public IPv4 address, an hour"]),
+        "private endpoints": HOURS * ENDPOINTS * ZONES * endpoint,
         "keys": KEYS * p["KMS key, a month"] + writes / 10_000 * p["KMS, 10,000 requests"],
         "storage": (rounds * 3 * use.model_mb / 1000) * p["S3, a GB a month"]
         + writes / 1000 * p["S3, 1,000 writes"],

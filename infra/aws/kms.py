@@ -37,7 +37,7 @@ class KmsKeyStore:
             from aws_encryption_sdk import CommitmentPolicy, EncryptionSDKClient
         except ImportError as error:
             raise UsageError(
-                "the key store is in KMS, and AWS's libraries are not installed",
+                "the key store is in KMS, but the AWS libraries are not installed",
                 hint="pip install 'flo-federated[aws]'",
             ) from error
         # It logs whole tracebacks of errors that a TrustError describes in one line.
@@ -58,7 +58,7 @@ class KmsKeyStore:
         from aws_encryption_sdk.identifiers import AlgorithmSuite
 
         if not context:
-            raise UsageError("nothing is sealed without a context that says what it is for")
+            raise UsageError("cannot seal without a context, which states the purpose")
         try:
             sealed, _ = self._sdk.encrypt(
                 source=bytes(data),
@@ -75,7 +75,7 @@ class KmsKeyStore:
     def open(self, context: Context, sealed: bytes) -> bytes:
         """Unseal. Raises TrustError, also for an empty context, or NetworkError if KMS is away."""
         if not context:
-            raise TrustError("nothing is opened without the context that it was sealed for")
+            raise TrustError("cannot unseal without the context that the data were sealed for")
         try:
             data, header = self._sdk.decrypt(
                 source=sealed, keyring=self._keyring, encryption_context=context
@@ -87,18 +87,19 @@ class KmsKeyStore:
                 raise
             except (TrustError, UsageError) as said:
                 raise TrustError(f"KMS does not open it: {said}", hint=said.hint) from error
-            raise TrustError("what was sealed was changed, or is for another purpose") from error
+            raise TrustError(
+                "the sealed data were changed, or were sealed for another purpose"
+            ) from error
         given = header.encryption_context.items()
         if {name: v for name, v in given if not name.startswith(_OF_THE_SDK)} != context:
-            raise TrustError("what was sealed is for another purpose")
+            raise TrustError("the data were sealed for another purpose")
         return bytes(data)
 
 
 @functools.lru_cache(maxsize=64)
 def keystore(key: str) -> KmsKeyStore:
     """Return the key store of this key, with a client in the key's region. Raises UsageError."""
-    region = key.split(":")[3]
-    return KmsKeyStore(key, client("kms", region))
+    return KmsKeyStore(key, client("kms", key.split(":")[3]))
 
 
 class KmsSigner:
@@ -114,7 +115,7 @@ class KmsSigner:
         except ValueError as error:
             raise TrustError(
                 f"{key} cannot sign for a coordinator: {error}",
-                hint="make one of KeySpec ECC_NIST_P384, KeyUsage SIGN_VERIFY",
+                hint="create a key with KeySpec ECC_NIST_P384 and KeyUsage SIGN_VERIFY",
             ) from error
 
     @property
@@ -125,7 +126,7 @@ class KmsSigner:
     def sign(self, purpose: str, message: bytes) -> str:
         """Sign a message. Raises NetworkError if KMS does not answer, TrustError if it refuses."""
         digest = hashlib.sha384(framed(purpose, message)).digest()
-        with translate_errors(f"signing by {self._key}"):
+        with translate_errors(f"signing with {self._key}"):
             signed = self._kms.sign(
                 KeyId=self._key,
                 Message=digest,

@@ -62,7 +62,7 @@ class Registry:
     def of(cls, arn: str) -> Registry:
         """Return the registry that holds a package. Raises UsageError for another kind of ARN."""
         if not _ARN.fullmatch(arn):
-            raise UsageError(f"{arn[:80]!r} is no ARN of a model package")
+            raise UsageError(f"{arn[:80]!r} is not the ARN of a model package")
         return cls(arn.split(":")[3])
 
     def register(self, config: AwsConfig, path: Path, *coordinators: str) -> str:
@@ -116,7 +116,7 @@ class Registry:
     def decide(self, arn: str, approval: PackageApproval, why: str) -> None:
         """Approve or reject a package and store ``why``. Raises UsageError if it is not FLO's."""
         facts = self._facts(arn)["CustomerMetadataProperties"]
-        with translate_errors(f"deciding about {arn}"):
+        with translate_errors(f"setting the approval of {arn}"):
             self._sagemaker.update_model_package(
                 ModelPackageArn=arn,
                 ModelApprovalStatus=approval,
@@ -138,25 +138,28 @@ class Registry:
         package = self._described(arn)
         if package.approval != "Approved":
             raise RefusedError(
-                f"{arn} is {package.approval}", hint="whoever may: flo model approve ARN"
+                f"{arn} is {package.approval}, and only an approved package can be fetched",
+                hint="someone with the right to approve it runs: flo model approve ARN",
             )
         bucket, _, key = package.place.removeprefix("s3://").partition("/")
         s3 = client("s3", self._region)
-        files = _unpacked(S3Artifacts(s3, bucket, "").get(key, _MAX_PACKED))
-        model = PublishedModel.of(files.card, files.tensors, *coordinators)
-        if (model.study.digest, model.card.run) != (package.study, package.run):
-            raise TrustError("the registry says another study or run than the signed card")
-        card_path, tensors_path = paths_of(folder / f"{model.study.name}-{model.card.run}")
+        card, tensors = _unpacked(S3Artifacts(s3, bucket, "").get(key, _MAX_PACKED))
+        model = PublishedModel.of(card, tensors, *coordinators)
+        if (model.study.digest, card.run) != (package.study, package.run):
+            raise TrustError(
+                f"the registry lists {arn} under another study or run than its signed card names"
+            )
+        card_path, tensors_path = paths_of(folder / f"{model.study.name}-{card.run}")
         folder.mkdir(parents=True, exist_ok=True)
-        write_public(tensors_path, files.tensors)
-        write_public(card_path, files.card.to_bytes())
+        write_public(tensors_path, tensors)
+        write_public(card_path, card.to_bytes())
         return card_path
 
     def _facts(self, arn: str) -> dict[str, Any]:
-        with translate_errors(f"looking at {arn}"):
+        with translate_errors(f"reading {arn}"):
             found: dict[str, Any] = self._sagemaker.describe_model_package(ModelPackageName=arn)
         if not {"flo-study", "flo-run"} <= set(found.get("CustomerMetadataProperties", {})):
-            raise UsageError(f"{arn} is no package of FLO's")
+            raise UsageError(f"{arn} is not a package that FLO registered")
         return found
 
     def _described(self, arn: str) -> RegisteredModel:
@@ -176,19 +179,13 @@ class Registry:
     def _make_group(self, group: str) -> None:
         from botocore.exceptions import ClientError
 
-        with translate_errors(f"making group {group}"):
+        with translate_errors(f"creating model package group {group}"):
             try:
                 self._sagemaker.describe_model_package_group(ModelPackageGroupName=group)
             except ClientError as error:
                 if code_of(error) not in ("ValidationException", "ResourceNotFound"):
                     raise
                 self._sagemaker.create_model_package_group(ModelPackageGroupName=group)
-
-
-@dataclass(frozen=True)
-class _Files:
-    card: ModelCard
-    tensors: bytes
 
 
 def _packed(files: dict[str, bytes]) -> bytes:
@@ -202,7 +199,7 @@ def _packed(files: dict[str, bytes]) -> bytes:
     return gzip.compress(archive.getvalue(), mtime=0)
 
 
-def _unpacked(packed: bytes) -> _Files:
+def _unpacked(packed: bytes) -> tuple[ModelCard, bytes]:
     """Return card and tensors, each within its limit. Raises TrustError for other entries."""
     limits = {".card.json": MAX_CARD_BYTES, ".safetensors": MAX_MODEL_BYTES}
     found: dict[str, bytes] = {}
@@ -212,15 +209,18 @@ def _unpacked(packed: bytes) -> _Files:
                 kind = next((end for end in limits if member.name.endswith(end)), None)
                 file = tar.extractfile(member) if kind and member.isreg() else None
                 if kind is None or file is None or kind in found or member.size > limits[kind]:
-                    raise TrustError(f"a package with a strange entry, {member.name[:80]!r}")
+                    raise TrustError(
+                        f"entry {member.name[:80]!r} of the package is unknown, repeated or too "
+                        "large"
+                    )
                 found[kind] = file.read(limits[kind])
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise TrustError("this package is no archive, or was cut short") from error
+        raise TrustError("the package is not a complete tar.gz archive") from error
     if set(found) != set(limits):
-        raise TrustError("a package without card or tensors")
+        raise TrustError("the package lacks a card or tensors")
     document = canonical.decode(found[".card.json"], limit=MAX_CARD_BYTES, what="the card")
     try:
         card = parse(ModelCard, document, "the card")
     except UsageError as error:
         raise TrustError(str(error)) from error
-    return _Files(card, found[".safetensors"])
+    return card, found[".safetensors"]

@@ -113,7 +113,7 @@ class SageMakerJobs:
         from botocore.exceptions import ClientError
 
         sagemaker = client("sagemaker", self._config.region)
-        with translate_errors(f"asking how job {job} is"):
+        with translate_errors(f"reading the state of job {job}"):
             try:
                 found = sagemaker.describe_training_job(TrainingJobName=job)
             except ClientError as error:
@@ -153,8 +153,10 @@ def submit(request: dict[str, Any], region: str) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise NetworkError("SageMaker has not answered", hint="try again later") from error
+        raise NetworkError(
+            f"SageMaker did not answer within {_SUBMIT_SECONDS} seconds", hint="try again later"
+        ) from error
     if done.returncode == NetworkError.exit_code:
         raise NetworkError(done.stderr.strip())
     if done.returncode:
-        raise UsageError(f"SageMaker takes no job: {done.stderr.strip()[-500:]}")
+        raise UsageError(f"SageMaker did not accept the job: {done.stderr.strip()[-500:]}")

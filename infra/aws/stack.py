@@ -72,13 +72,35 @@ class Stack:
         Raises:
             UsageError: the template or a parameter is refused.
         """
-        named = f"flo-{int(time.time())}"
-        with self._prepared(named, parameters) as changes:
-            found = list(changes)
-        return found
+        before, named = self.status(), f"flo-{int(time.time())}"
+        kind = "CREATE" if before in (None, "REVIEW_IN_PROGRESS") else "UPDATE"
+        place = {"StackName": self.name, "ChangeSetName": named}
+        with translate_errors(f"planning {self.name}"):
+            self._formation.create_change_set(
+                **self._request(parameters), ChangeSetName=named, ChangeSetType=kind
+            )
+            try:
+                found = self._formation.describe_change_set(**place)
+                if found["Status"] not in ("CREATE_COMPLETE", "FAILED"):
+                    self._formation.get_waiter("change_set_create_complete").wait(**place)
+                    found = self._formation.describe_change_set(**place)
+            finally:
+                self._formation.delete_change_set(**place)
+                if before is None:  # planning created an empty stack
+                    self._formation.delete_stack(StackName=self.name)
+        changes = [item["ResourceChange"] for item in found.get("Changes", [])]
+        return [
+            Change(
+                change["Action"],
+                change["LogicalResourceId"],
+                change["ResourceType"],
+                change.get("Replacement") == "True",
+            )
+            for change in changes
+        ]
 
-    def deploy(self, parameters: dict[str, str], told: Callable[[StackEvent], None]) -> None:
-        """Create or update the stack; call ``told`` with each step.
+    def deploy(self, parameters: dict[str, str], show: Callable[[StackEvent], None]) -> None:
+        """Create or update the stack; call ``show`` with each step.
 
         Raises:
             FloError: it was rolled back; the first failed step is named.
@@ -97,9 +119,9 @@ class Stack:
                     if "No updates are to be performed" in str(error):
                         return
                     raise
-        self._follow(began, told)
+        self._follow(began, show)
 
-    def destroy(self, told: Callable[[StackEvent], None]) -> None:
+    def destroy(self, show: Callable[[StackEvent], None]) -> None:
         """Delete the stack; buckets, keys, logs, images and the disk remain.
 
         Raises:
@@ -110,7 +132,7 @@ class Stack:
         began = time.time()
         with translate_errors(f"destroying {self.name}"):
             self._formation.delete_stack(StackName=self.name)
-        self._follow(began, told)
+        self._follow(began, show)
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -126,13 +148,10 @@ class Stack:
             "Tags": [{"Key": "flo", "Value": self.name}],
         }
 
-    def _prepared(self, named: str, parameters: dict[str, str]) -> Any:
-        return _ChangeSet(self._formation, named, self._request(parameters), self.status())
-
     def _described(self) -> dict[str, Any] | None:
         from botocore.exceptions import ClientError
 
-        with translate_errors(f"looking at {self.name}"):
+        with translate_errors(f"reading the status of {self.name}"):
             try:
                 found = self._formation.describe_stacks(StackName=self.name)["Stacks"]
             except ClientError as error:
@@ -141,13 +160,13 @@ class Stack:
                 raise
         return found[0] if found else None
 
-    def _follow(self, began: float, told: Callable[[StackEvent], None]) -> None:
+    def _follow(self, began: float, show: Callable[[StackEvent], None]) -> None:
         end, seen, failed = time.monotonic() + _MOST_SECONDS, set[str](), ""
         while time.monotonic() < end:
             for identifier, event in self._events(began):
                 if identifier not in seen:
                     seen.add(identifier)
-                    told(event)
+                    show(event)
                     if event.status.endswith("FAILED") and not failed:
                         failed = f"{event.name} ({event.type}): {event.why}"
             status = self.status()
@@ -158,7 +177,10 @@ class Stack:
                     raise FloError(f"{self.name} is {status}: {failed or 'see its events'}")
                 return
             time.sleep(_LOOK_SECONDS)
-        raise FloError(f"{self.name} was not ready within {_MOST_SECONDS:g} seconds")
+        raise FloError(
+            f"{self.name} was not ready within {_MOST_SECONDS:g} seconds",
+            hint="see its events in CloudFormation, then: flo aws status",
+        )
 
     def _events(self, began: float) -> Iterator[tuple[str, StackEvent]]:
         from botocore.exceptions import ClientError
@@ -182,56 +204,15 @@ class Stack:
 
     def _refuse_protected(self) -> None:
         machine = self.outputs().get("Machine", "")
-        with translate_errors("looking at the machine"):
+        with translate_errors("reading the machine's termination protection"):
             protected = client("ec2", self.region).describe_instance_attribute(
                 InstanceId=machine, Attribute="disableApiTermination"
             )["DisableApiTermination"]["Value"]
         if protected:
             raise RefusedError(
                 f"the coordinator's machine {machine} is protected against termination",
-                hint="back it up, then lift the protection of the machine and the load balancer",
-            )
-
-
-class _ChangeSet:
-    """A change set; on exit it is deleted, with the empty stack that it may have created."""
-
-    def __init__(self, formation: Any, named: str, request: dict[str, Any], before: str | None):
-        self._formation, self._named, self._before = formation, named, before
-        self._request = request
-
-    def __enter__(self) -> Iterator[Change]:
-        kind = "CREATE" if self._before in (None, "REVIEW_IN_PROGRESS") else "UPDATE"
-        with translate_errors("planning"):
-            self._formation.create_change_set(
-                **self._request, ChangeSetName=self._named, ChangeSetType=kind
-            )
-            return self._changes()
-
-    def __exit__(self, *_: object) -> None:
-        stack = self._request["StackName"]
-        with translate_errors("planning"):
-            self._formation.delete_change_set(StackName=stack, ChangeSetName=self._named)
-            if self._before is None:
-                self._formation.delete_stack(StackName=stack)
-
-    def _changes(self) -> Iterator[Change]:
-        stack = self._request["StackName"]
-        with translate_errors("planning"):
-            waiter = self._formation.get_waiter("change_set_create_complete")
-            found = self._formation.describe_change_set(StackName=stack, ChangeSetName=self._named)
-            if found["Status"] not in ("CREATE_COMPLETE", "FAILED"):
-                waiter.wait(StackName=stack, ChangeSetName=self._named)
-                found = self._formation.describe_change_set(
-                    StackName=stack, ChangeSetName=self._named
-                )
-        for item in found.get("Changes", []):
-            change = item["ResourceChange"]
-            yield Change(
-                change["Action"],
-                change["LogicalResourceId"],
-                change["ResourceType"],
-                change.get("Replacement") == "True",
+                hint="make a backup, then turn off the protection of the machine and of the load "
+                "balancer",
             )
 
 

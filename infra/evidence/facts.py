@@ -80,9 +80,9 @@ def collect(place: Path) -> Facts:
 
 
 def _site(home: SiteHome) -> Facts:
-    problems: list[str] = []
+    problems, hospital = list[str](), home.read_config().hospital
     with closing(home.open_audit_log()) as log:
-        document = log.export(home.read_config().hospital)
+        document = log.export(hospital)
     studies, still_open, lives, partners = [], set(), {}, set()
     with suppress(UsageError):  # not enrolled yet
         partners = set(home.read_coordinator().fingerprints)
@@ -104,7 +104,8 @@ def _site(home: SiteHome) -> Facts:
                 still_open.add(digest)
     policy: dict[str, Any] = {}
     try:
-        policy = home.read_policy().model_dump(mode="json") | {"digest": home.read_policy().digest}
+        signed = home.read_policy()
+        policy = signed.model_dump(mode="json") | {"digest": signed.digest}
     except FloError as error:
         problems.append(f"policy: {error}")
     left = [
@@ -114,16 +115,10 @@ def _site(home: SiteHome) -> Facts:
     ]
     ended = {study.digest for study in studies} - still_open
     return _facts(
-        "site",
-        home.read_config().hospital,
-        home.open_identity(),
-        document,
-        problems,
-        folder=home.directory,
+        *(home, "site", hospital, document, problems),
         secrets=SITE_SECRETS,
         partners=partners,
         certificate=home.directory / "certificate.pem",
-        keystore=home.read_config().keystore,
         studies=studies,
         open_studies=still_open,
         policy=policy,
@@ -147,16 +142,10 @@ def _coordinator(home: CoordinatorHome) -> Facts:
         if not any(_signed(key, offer) for key in public):
             problems.append(f"study {offer.study.digest[:12]}: its signature does not match")
     return _facts(
-        "coordinator",
-        "coordinator",
-        home.open_identity(),
-        document,
-        problems,
-        folder=home.directory,
+        *(home, "coordinator", "coordinator", document, problems),
         secrets=secrets,
         partners=partners,
         certificate=home.certificate_path,
-        keystore=home.read_config().keystore,
         studies=[offer.study for offer in offers],
         open_studies={offer.study.digest for offer in offers if offer.status in UNDER_WAY},
         policy={},
@@ -166,17 +155,15 @@ def _coordinator(home: CoordinatorHome) -> Facts:
 
 
 def _facts(
+    home: SiteHome | CoordinatorHome,
     side: EvidenceSide,
     owner: str,
-    identity: Signer,
     log: bytes,
     problems: list[str],
     *,
-    folder: Path,
     secrets: dict[str, str],
     partners: set[str],
     certificate: Path,
-    keystore: KeyStoreConfig,
     studies: list[Study],
     open_studies: set[str],
     policy: dict[str, Any],
@@ -190,13 +177,14 @@ def _facts(
         countersigned = max(theirs, default=0)
     except FloError as error:
         problems.append(str(error))
+    folder, keystore = home.directory, home.read_config().keystore
     export, kinds = read_export(log), defaultdict(list)
     for entry in export.entries:
         kinds[entry.kind].append(entry.number)
     return Facts(
         side=side,
         owner=owner,
-        identity=identity,
+        identity=home.open_identity(),
         entries=export.entries,
         kinds=dict(kinds),
         countersigned=countersigned,

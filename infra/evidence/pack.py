@@ -103,11 +103,11 @@ def verify(document: bytes) -> dict[str, Any]:
     """Verify the signature and return the body.
 
     Raises:
-        MessageError: it is no evidence pack. TrustError: a byte was changed.
+        MessageError: it is not an evidence pack. TrustError: a byte was changed.
     """
     parsed = canonical.decode_canonical(document, limit=MAX_BYTES, what="evidence")
     if not is_evidence(parsed):
-        raise MessageError("this is no evidence pack")
+        raise MessageError("this is not an evidence pack")
     try:
         _Pack.model_validate(parsed)
     except ValidationError as error:
@@ -116,7 +116,7 @@ def verify(document: bytes) -> dict[str, Any]:
     public = bytes.fromhex(body["public"])
     verify_signature(public, "evidence", canonical.encode(body), parsed["signature"])
     if fingerprint(public) != body["fingerprint"]:
-        raise TrustError("the pack names another key than the one that signed it")
+        raise TrustError("the pack's fingerprint is not that of the key that signed it")
     return body
 
 

@@ -18,13 +18,13 @@ Proof = Callable[[Facts], list[str]]
 
 @dataclass(frozen=True)
 class Requirement:
-    """``tests``: path::name of FLO's tests of the mechanism."""
+    """``tests``: path::name of FLO's tests of the mechanism. By default it cannot be shown."""
 
     reference: str
     asks: str
     mechanism: str
-    tests: tuple[str, ...]
-    proof: Proof
+    tests: tuple[str, ...] = ()
+    proof: Proof = lambda facts: []
 
 
 def _entries(facts: Facts, what: str, *kinds: str) -> list[str]:
@@ -37,8 +37,9 @@ def _entries(facts: Facts, what: str, *kinds: str) -> list[str]:
     return [f"{what}: audit entries {shown}{more}"]
 
 
-def _nothing(facts: Facts) -> list[str]:
-    return []
+def _logged(what: str, *kinds: str) -> Proof:
+    """Return a proof by audit entries of these kinds alone."""
+    return lambda facts: _entries(facts, what, *kinds)
 
 
 def _access(facts: Facts) -> list[str]:
@@ -53,10 +54,6 @@ def _people(facts: Facts) -> list[str]:
         names = ", ".join(person["name"] for person in facts.policy["people"])
         found.append(f"policy names who approves, each with a key of their own: {names}")
     return found
-
-
-def _tokens(facts: Facts) -> list[str]:
-    return _entries(facts, "tokens that end by themselves, 24 hours at most", "token-issued")
 
 
 def _sealed(facts: Facts) -> list[str]:
@@ -120,10 +117,6 @@ def _minimal(facts: Facts) -> list[str]:
     ]
 
 
-def _accurate(facts: Facts) -> list[str]:
-    return _entries(facts, "data checked against the study before approval", "budget-reserved")
-
-
 def _storage(facts: Facts) -> list[str]:
     if facts.side != "site":
         return []
@@ -174,22 +167,6 @@ def _assessed(facts: Facts) -> list[str]:
     return [f"annex for {len(facts.studies)} studies, in this pack, to be completed by people"]
 
 
-def _resumed(facts: Facts) -> list[str]:
-    return _entries(facts, "starts, and runs taken up again", "agent-started", "resumed")
-
-
-def _tested(facts: Facts) -> list[str]:
-    return _entries(facts, "locks tried at every start of the agent", "agent-started")
-
-
-def _detected(facts: Facts) -> list[str]:
-    return _entries(
-        facts,
-        "incidents that software can see",
-        *("forked-ledger", "forked-audit-log", "audit-disagreement"),
-    )
-
-
 _ATTACKS = "tests/attacks/test_attacks.py::test_an_attack_is_refused_logged_and_survived"
 _LISTENER = "tests/server/listeners/test_hospital_listener.py"
 
@@ -217,15 +194,13 @@ ROWS: tuple[Requirement, ...] = (
         "HIPAA 164.312(a)(2)(ii)",
         "emergency access procedure",
         "none: FLO is not a source of care records",
-        (),
-        _nothing,
     ),
     Requirement(
         "HIPAA 164.312(a)(2)(iii)",
         "automatic logoff",
         "tokens end by themselves",
         ("tests/server/http/test_tokens.py::test_a_token_ends_by_itself",),
-        _tokens,
+        _logged("tokens that end by themselves, 24 hours at most", "token-issued"),
     ),
     Requirement(
         "HIPAA 164.312(a)(2)(iv)",
@@ -305,7 +280,7 @@ ROWS: tuple[Requirement, ...] = (
             "tests/clients/sources/test_identifiers.py::test_in_a_column_of_the_study",
             "tests/clients/sources/test_neighbours.py::test_a_hostile_patient_changes_nobody_else",
         ),
-        _accurate,
+        _logged("data checked against the study before approval", "budget-reserved"),
     ),
     Requirement(
         "GDPR Art. 5(1)(e)",
@@ -366,14 +341,12 @@ ROWS: tuple[Requirement, ...] = (
         (
             "tests/end_to_end/test_kill.py::test_a_site_killed_at_random_instants_never_under_counts",
         ),
-        _resumed,
+        _logged("starts, and runs taken up again", "agent-started", "resumed"),
     ),
     Requirement(
         "GDPR Art. 32(1)(c)",
         "restoring availability in time",
         "backup and restore are not part of FLO yet",
-        (),
-        _nothing,
     ),
     Requirement(
         "GDPR Art. 32(1)(d)",
@@ -384,7 +357,7 @@ ROWS: tuple[Requirement, ...] = (
             "tests/lab/test_attack.py::test_a_broken_trainer_of_the_heart_study_is_found",
             "tests/lab/test_release_checks.py::test_a_broken_trainer_is_caught",
         ),
-        _tested,
+        _logged("locks tried at every start of the agent", "agent-started"),
     ),
     Requirement(
         "GDPR Art. 33",
@@ -392,7 +365,10 @@ ROWS: tuple[Requirement, ...] = (
         "forks and disagreements of logs and ledgers are entered when seen; whether something is "
         "a breach, and notifying it, is for people",
         ("tests/flo/audit/test_chain.py::test_what_was_done_to_a_log_is_named",),
-        _detected,
+        _logged(
+            "incidents that software can see",
+            *("forked-ledger", "forked-audit-log", "audit-disagreement"),
+        ),
     ),
     Requirement(
         "GDPR Art. 35",

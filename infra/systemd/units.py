@@ -31,12 +31,13 @@ def unit(what: What, home: Path, user: str, device: str = "cpu") -> str:
     except KeyError as error:
         raise UsageError(
             f"there is no user {user!r} on this machine",
-            hint=f"useradd --system --shell /usr/sbin/nologin {user}, or name another: --user",
+            hint=f"create it with useradd --system --shell /usr/sbin/nologin {user}, or name "
+            "another user with --user",
         ) from error
     if place.stat().st_uid != number:
         raise UsageError(
             f"{place} does not belong to {user}",
-            hint=f"chown -R {user} {place}, or name its owner: --user",
+            hint=f"change that with chown -R {user} {place}, or name its owner with --user",
         )
     python, elsewhere = Path(sys.executable), "install FLO elsewhere, such as in /opt/flo"
     for path, way_out in (
@@ -46,14 +47,15 @@ def unit(what: What, home: Path, user: str, device: str = "cpu") -> str:
     ):
         if is_temporary(path):
             raise UsageError(
-                f"{path} is in a place for temporary files, where a unit sees its own only",
+                f"{path} is in a folder for temporary files, which a systemd unit cannot see: it "
+                "has a /tmp of its own",
                 hint=way_out,
             )
     for name in (str(place), sys.executable):
         if not name.isascii() or any(sign in name for sign in " \t%\\\"'$;"):
             raise UsageError(
-                f"{name!r} has a sign that means something to systemd",
-                hint="use a folder of letters, digits, hyphens, dots and slashes",
+                f"{name!r} contains a character that systemd interprets, or one outside ASCII",
+                hint="use a path of letters, digits, hyphens, dots and slashes",
             )
     pages = Environment(
         loader=PackageLoader("flo.infra.systemd", ""),

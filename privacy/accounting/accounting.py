@@ -61,8 +61,9 @@ def calibrate(
         high *= 2
         if high > _LARGEST_SIGMA:
             raise StudyError(
-                f"ε = {epsilon:g} at δ = {delta:g} is less than any useful noise can show",
-                hint="ask for a larger ε",
+                f"ε = {epsilon:g} at δ = {delta:g} needs noise of more than {_LARGEST_SIGMA:g} "
+                "times the sensitivity, which leaves no usable result",
+                hint="choose a larger ε, or fewer steps",
             )
     while high - low > 1e-7 * high:
         middle = (low + high) / 2

@@ -51,5 +51,5 @@ def augmented(study: Study, patients: Patients) -> Patients:
 def _image(study: Study) -> ImageColumn:
     (image,) = study.data.columns
     if not isinstance(image, ImageColumn):
-        raise TypeError("augmentation is of an image column")  # the study's validation excludes it
+        raise TypeError("augmentation needs an image column")  # the study's validation excludes it
     return image

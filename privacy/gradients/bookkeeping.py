@@ -137,16 +137,16 @@ def _layers(module: nn.Module) -> list[nn.Module]:
         raise ValueError("two layers share a parameter")
     for changed in (module, *leaves):
         if any(getattr(changed, hooks) for hooks in _HOOKS) or "forward" in vars(changed):
-            raise ValueError(f"{type(changed).__name__} was changed from outside")
+            raise ValueError(f"{type(changed).__name__} has a hook or a replaced forward method")
     for leaf in leaves:
         if getattr(leaf, "inplace", False):
-            raise ValueError(f"{type(leaf).__name__} overwrites what book-keeping keeps")
+            raise ValueError(f"{type(leaf).__name__} overwrites tensors that book-keeping needs")
         if type(leaf) not in _PLAIN and type(leaf) not in _RULES:
             raise ValueError(f"{type(leaf).__name__} has no rule")
         if not _SETTINGS.get(type(leaf), lambda _: True)(leaf):
             raise ValueError(f"{type(leaf).__name__} has settings without a rule")
         if next(leaf.buffers(), None) is not None:
-            raise ValueError(f"{type(leaf).__name__} keeps state")
+            raise ValueError(f"{type(leaf).__name__} has buffers")
     return leaves
 
 

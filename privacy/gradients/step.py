@@ -127,7 +127,7 @@ class PrivateStep:
                 reasons.append(f"not {name}: {mixes}")
         raise StudyError(
             f"the model cannot be trained one patient at a time: {'; '.join(reasons)}",
-            hint="use layers that treat each record alone, such as GroupNorm for BatchNorm",
+            hint="use layers that treat each record alone, such as GroupNorm instead of BatchNorm",
         )
 
     def _try_out(self, way: GradientMethod, examples: Floats) -> str | None:

@@ -42,15 +42,14 @@ def require_fits(balance: Balance, plan: Plan, study: Study, population: str) ->
     life = balance.lives[population]
     if study.mechanism.delta > life.delta:
         raise BudgetError(
-            f"the study's delta {study.mechanism.delta:g} is larger than this ledger's "
-            f"{life.delta:g}"
+            f"the study's delta {study.mechanism.delta:g} is larger than the {life.delta:g} of "
+            f"population {population!r}",
+            hint="ask the coordinator for a study with that delta or less",
         )
     sub_ledger = exhausted_sub_ledger(balance, plan, population)
     if sub_ledger is not None:
-        cost, remaining = (
-            plan.cost(sub_ledger, life.order),
-            balance.remaining(population, sub_ledger),
-        )
+        cost = plan.cost(sub_ledger, life.order)
+        remaining = balance.remaining(population, sub_ledger)
         fits = life.largest_epsilon(remaining, study.mechanism.delta)
         raise BudgetError(
             f"the study's {sub_ledger} takes {life.share(cost):.1%} of the life budget of "
@@ -69,14 +68,13 @@ def require_same_reservation(held: Reservation, plan: Plan, population: str) -> 
     """
     reserved = {name: (part.document, part.releases) for name, part in held.parts.items()}
     wanted = {
-        name: (plan.purpose(name).mechanism.as_document(), plan.purpose(name).releases)
-        for name in plan.purposes
+        name: (part.mechanism.as_document(), part.releases) for name, part in plan.purposes.items()
     }
     if held.population != population or reserved != wanted:
         raise BudgetError(
-            f"this study has a reservation of population {held.population!r} already, made "
-            "when an approval was cut off, and this one would be for something else",
-            hint="approve it as it was begun (population, --as-if-broken), or refuse it: "
+            f"this study already has a reservation for population {held.population!r}, from an "
+            "approval that was interrupted, and this approval would reserve something else",
+            hint="approve it with the same population and --as-if-broken as before, or refuse it: "
             "flo site refuse STUDY --reason ...",
         )
 
@@ -87,11 +85,8 @@ def reservation_row(population: str, plan: Plan) -> dict[str, Any]:
         "kind": "reserve",
         "population": population,
         "parts": {
-            purpose: {
-                "mechanism": plan.purpose(purpose).mechanism.as_document(),
-                "releases": plan.purpose(purpose).releases,
-            }
-            for purpose in plan.purposes
+            name: {"mechanism": part.mechanism.as_document(), "releases": part.releases}
+            for name, part in plan.purposes.items()
         },
     }
 

@@ -104,7 +104,7 @@ class Balance:
         try:
             kind = row.public["kind"]
             if self.is_recovering and kind not in ("reserve", "restored"):
-                raise ValueError("rows were lost that no study explains")
+                raise ValueError("lost rows that the charged studies do not account for")
             _APPLY[kind](self, row.sequence, row.public)
         except (  # another site's row may have any shape
             KeyError,
@@ -120,11 +120,11 @@ class Balance:
     def _apply_birth(self, sequence: int, public: dict[str, Any]) -> None:
         life = LifetimeBudget.create(public["epsilon"], public["delta"])
         if public["population"] in self.lives:
-            raise ValueError("a population is born once")
+            raise ValueError("the population is already registered")
         if self.lost:
-            raise ValueError("behind lost rows no population is born: one may have been, there")
+            raise ValueError("rows were lost, and they may already register this population")
         if public["delta"] > largest_delta(public["declared_size"]):
-            raise ValueError("delta is larger than the rule for this size")
+            raise ValueError("delta is larger than the rule for the declared size allows")
         if life.order != public["order"] or not math.isclose(
             life.renyi, public["renyi"], rel_tol=1e-9
         ):
@@ -140,32 +140,28 @@ class Balance:
             for purpose, part in public["parts"].items()
         }
         if not parts or not set(parts) <= set(CHARGES):
-            raise ValueError("a reservation for an unknown purpose")
-        order = self.lives[population].order
+            raise ValueError(f"a reservation must be for one or more of {', '.join(CHARGES)}")
+        reservation = Reservation(population, parts)
         for sub_ledger in SUB_LEDGERS:
-            cost = sum(
-                part.releases * part.mechanism.rdp(order)
-                for purpose, part in parts.items()
-                if sub_ledger in CHARGES[purpose]
-            )
+            cost = reservation.cost(sub_ledger, self.lives[population].order)
             if not cost <= self.remaining(population, sub_ledger):  # NaN does not fit either
-                raise ValueError("a reservation beyond the life budget")
-        self.reservations[sequence] = Reservation(population, parts)
+                raise ValueError("the reservation exceeds what remains of the life budget")
+        self.reservations[sequence] = reservation
 
     def _apply_release(self, sequence: int, public: dict[str, Any]) -> None:
         reservation = self._open(public)
         purpose = public["purpose"]
         if public["mechanism"] != reservation.parts[purpose].document:
-            raise ValueError("another mechanism than was reserved")
+            raise ValueError("the mechanism differs from the reserved one")
         if reservation.remaining(purpose) < 1:
-            raise ValueError("a release beyond its reservation")
+            raise ValueError("its reservation has no release left")
         reservation.released[purpose] += 1
         reservation.replies[sequence] = (purpose, public["reply"])
 
     def _apply_repeat(self, sequence: int, public: dict[str, Any]) -> None:
         reservation = self._open(public)
         if reservation.replies.get(public["of"]) != (public["purpose"], public["reply"]):
-            raise ValueError("a repeat of something else than an earlier release")
+            raise ValueError("a repeat must name the purpose and reply of an earlier release")
 
     def _apply_settle(self, sequence: int, public: dict[str, Any]) -> None:
         self._open(public).settled = True
@@ -173,10 +169,10 @@ class Balance:
     def _apply_restored(self, sequence: int, public: dict[str, Any]) -> None:
         head, exhausted = lost_head(public), public["exhausted"]
         if not isinstance(exhausted, list) or not all(isinstance(name, str) for name in exhausted):
-            raise ValueError("populations that are used up are a list of names")
+            raise ValueError("the exhausted populations must be a list of names")
         if head is not None:
             if not self.last < head.sequence == sequence - 1:
-                raise ValueError("rows were lost that are there")
+                raise ValueError("the lost rows that it names are not missing from this ledger")
             self.lost.append(LostRows(self.last + 1, head))
             # Minus 1: an unknown release takes two rows, its own and its reservation's.
             # max: a surplus from an earlier loss explains no later one.
@@ -191,7 +187,10 @@ class Balance:
             reservation.settled = True
         self.exhausted.update(exhausted)
         if head is None and self.is_recovering:
-            raise ValueError("rows were lost that no study explains, and something is left")
+            raise ValueError(
+                "lost rows that the charged studies do not account for, and a population that is "
+                "not exhausted"
+            )
 
     @property
     def is_recovering(self) -> bool:
@@ -199,11 +198,13 @@ class Balance:
         return self.unaccounted_rows > 0 and not set(self.lives) <= self.exhausted
 
     def _open(self, public: dict[str, Any]) -> Reservation:
-        reservation = self.reservations[public["reservation"]]
+        reservation = self.reservations.get(public["reservation"])
+        if reservation is None:
+            raise ValueError("it names no reservation of this ledger")
         if reservation.settled:
-            raise ValueError("the reservation was settled before")
+            raise ValueError("its reservation is already settled")
         if reservation.population != public["population"]:
-            raise ValueError("another population than was reserved")
+            raise ValueError("its population differs from the reservation's")
         return reservation
 
     def is_lost(self, seen: LedgerHead) -> bool:
@@ -263,7 +264,7 @@ def lost_head(public: dict[str, Any]) -> LedgerHead | None:
     try:
         return LedgerHead.model_validate(named)
     except ValidationError as error:
-        raise TrustError("a restored ledger names a lost head that is none") from error
+        raise TrustError("a restored ledger names a malformed head of its lost rows") from error
 
 
 def number_after(last: int, public: dict[str, Any]) -> int:

@@ -168,9 +168,9 @@ class Ledger:
             if self._balance.lost:
                 raise UsageError(
                     f"population {name!r} cannot be registered: this ledger was restored and lost "
-                    "rows, and its patients may have had a budget there",
-                    hint="only a ledger of a new enrolment, for patients of whom the steward knows "
-                    "that they never took part, begins anew",
+                    "rows, and the lost rows may hold a budget of the same patients",
+                    hint="enrol again with a new ledger, and only for patients of whom the steward "
+                    "knows that they never took part in a study",
                 )
             self._append(
                 {
@@ -253,8 +253,8 @@ class Ledger:
         held = self._balance.reservations[kept]
         if held.settled:
             raise BudgetError(
-                f"study {study.digest[:12]} was run and settled here: an approval is one "
-                "reservation",
+                f"study {study.digest[:12]} was run and settled here, and an approval holds for "
+                "one run only",
                 hint="ask the coordinator for a new version of the study",
             )
         admission.require_same_reservation(held, plan, population)
@@ -352,8 +352,8 @@ class Ledger:
             return
         if kept is not None and key.epoch <= kept[0]:
             raise TrustError(
-                f"{hospital} shows another key of epoch {key.epoch} for {run}, and one of epoch "
-                f"{kept[0]} was seen before"
+                f"{hospital} sent a new key for {run} with epoch {key.epoch}, but its key of epoch "
+                f"{kept[0]} was seen before: a new key must have a later epoch"
             )
         self._file.keep_run_key(study, run, hospital, key)
 
@@ -372,10 +372,10 @@ class Ledger:
         seen.check(self._identity.fingerprint)
         self._file.witness(seen)  # ``restore`` needs it
         raise TrustError(
-            f"this ledger was rolled back or forked: others saw its row {seen.sequence} "
-            f"ending in {seen.hash[:12]}, which is not in it",
-            hint="put the newest copy of the ledger back; if there is none: flo site recover "
-            "charges all that may be missing. Nothing is released until then",
+            f"this ledger was rolled back or forked: others saw its row {seen.sequence} with hash "
+            f"{seen.hash[:12]}, which is not in it",
+            hint="restore the newest copy of the ledger; if there is none, flo site recover "
+            "charges everything that may be missing. Until then this site releases no results",
         )
 
     def restore(self, approved: Collection[Approved], seen: LedgerHead | None) -> Restored:
@@ -435,9 +435,9 @@ class Ledger:
             is_here = self._file.hash_at(head.sequence) == head.hash or self._balance.is_lost(head)
             if head.sequence <= self._balance.last and not is_here:
                 raise TrustError(
-                    f"others saw another row {head.sequence} of this ledger than is here: two "
-                    "copies of it were in use",
-                    hint="go on with the other copy, if it can be had; this one cannot be mended",
+                    f"row {head.sequence} of this ledger differs from the row {head.sequence} that "
+                    "others saw: two copies of it were in use",
+                    hint="use the other copy if it still exists; this copy cannot be repaired",
                 )
         beyond = [head for head in known if head.sequence > self._balance.last]
         return max(beyond, key=lambda head: head.sequence, default=None)
@@ -470,7 +470,8 @@ class Ledger:
         if held is None or held.settled or self._reserved.get(reservation) != study:
             raise BudgetError(
                 f"study {study[:12]} has no open reservation in this ledger",
-                hint="it has ended, was withdrawn, or was never approved here: flo site inbox",
+                hint="the study has ended, was withdrawn or was never approved here; see flo site "
+                "inbox",
             )
         return held
 
@@ -497,9 +498,8 @@ class Ledger:
     ) -> int:
         public = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **public}
         private = private | request_fields(request)
-        previous, _ = self._tip()
         sequence = number_after(self._balance.last, public)
-        row = LedgerRow.chained(previous, sequence, public, private, os.urandom(16).hex())
+        row = LedgerRow.chained(self._tip(), sequence, public, private, os.urandom(16).hex())
         statement = row_statement(sequence, row.hash)
         row = replace(row, signature=self._identity.sign("ledger-row", statement))
         self._file.insert(row, request)
@@ -511,8 +511,9 @@ class Ledger:
             statement = row_statement(self._last.sequence, self._last.hash)
             verify(self._identity.public, "ledger-row", statement, self._last.signature)
 
-    def _tip(self) -> tuple[str, int]:
-        return (self._last.hash, self._last.sequence + 1) if self._last else (ZERO_HASH, 1)
+    def _tip(self) -> str:
+        """Return the hash to which the next row is chained."""
+        return self._last.hash if self._last else ZERO_HASH
 
     def _catch_up(self) -> None:
         """Check and add the rows that another process has appended.
@@ -521,9 +522,8 @@ class Ledger:
             TrustError: the file was replaced by an older one while in use, or edited.
         """
         if self._last is not None and self._file.hash_at(self._last.sequence) != self._last.hash:
-            raise TrustError("the ledger's file was exchanged while it was in use")
-        previous, sequence = self._tip()
-        for row in self._file.rows(sequence - 1, previous):
+            raise TrustError("the ledger file was replaced or rolled back while it was in use")
+        for row in self._file.rows(self._balance.last, self._tip()):
             self._take(row)
 
     def _take(self, row: LedgerRow) -> None:

@@ -54,15 +54,8 @@ class LedgerRow:
     ) -> LedgerRow:
         """Create a row that follows ``previous``; the caller signs it."""
         commitment = _commit(canonical.encode(private), salt)
-        return cls(
-            sequence,
-            public,
-            private,
-            salt,
-            commitment,
-            _chain(previous, sequence, canonical.encode(public), commitment),
-            "",
-        )
+        chain = _chain(previous, sequence, canonical.encode(public), commitment)
+        return cls(sequence, public, private, salt, commitment, chain, "")
 
     def hidden(self) -> LedgerRow:
         """Return the same row without its private part."""
@@ -95,21 +88,13 @@ class LedgerRow:
 
     def as_document(self) -> dict[str, Any]:
         """Return the row's form in an extract; ``private`` and ``salt`` are null where hidden."""
-        return {
-            "sequence": self.sequence,
-            "public": self.public,
-            "private": self.private,
-            "salt": self.salt,
-            "commitment": self.commitment,
-            "hash": self.hash,
-            "signature": self.signature,
-        }
+        return dict(vars(self))
 
 
 def count_in(value: Any) -> int:
     """Return a row's number of releases. Raises ValueError unless it is an integer >= 0."""
     if type(value) is not int or value < 0:
-        raise ValueError("a number of releases must be a whole number")
+        raise ValueError("a number of releases must be a whole number of 0 or more")
     return value
 
 

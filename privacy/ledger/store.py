@@ -71,28 +71,23 @@ class LedgerFile:
             row = LedgerRow(sequence, said, _parsed(private, after), *rest)
             row.check_bytes(previous, after, public.encode(), private.encode())
             if row.private is None or row.private.get("request") != _request_digest(request):
-                raise TrustError(f"ledger row {after} was edited (which request it answers)")
+                raise TrustError(f"ledger row {after} was edited (the request that it answers)")
             previous = row.hash
             yield row
 
     def insert(self, row: LedgerRow, request: str | None) -> None:
         """Insert a row. Raises TrustError if ``request`` was answered before."""
+        parts = (canonical.encode(part).decode() for part in (row.public, row.private))
+        chained = (row.salt, row.commitment, row.hash, row.signature)
         try:
             self._db.execute(
                 "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    row.sequence,
-                    canonical.encode(row.public).decode(),
-                    canonical.encode(row.private).decode(),
-                    row.salt,
-                    row.commitment,
-                    row.hash,
-                    row.signature,
-                    request,
-                ),
+                (row.sequence, *parts, *chained, request),
             )
         except sqlite3.IntegrityError as error:
-            raise TrustError("this request was answered before and is never recomputed") from error
+            raise TrustError(
+                "this request was answered before, and no request is computed twice"
+            ) from error
 
     def hash_at(self, sequence: int) -> str | None:
         """Return the hash of the row of that number; None if it is not written yet, or was lost."""

@@ -75,7 +75,7 @@ class SystemNoise:
         """
         threshold = int(probability * 2**64)
         if not (0 < probability < 1 and threshold == probability * 2**64):
-            raise ValueError(f"no exact coin of probability {probability}")
+            raise ValueError(f"probability {probability} is not a multiple of 2^-64 in (0, 1)")
         return SystemStream().words(count) < np.uint64(threshold)
 
 

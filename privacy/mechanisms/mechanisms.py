@@ -83,8 +83,7 @@ class Mechanism:
             raise ValueError(f"length must lie in 1..{_LARGEST_LENGTH}, got {self.length}")
         if not _SMALLEST_NOISE <= self.noise_multiplier < math.inf:
             raise ValueError(
-                f"noise multiplier must be positive, at least {_SMALLEST_NOISE}, "
-                f"got {self.noise_multiplier}"
+                f"noise multiplier must lie in [{_SMALLEST_NOISE}, ∞), got {self.noise_multiplier}"
             )
 
     @property
@@ -110,7 +109,10 @@ class Mechanism:
         deviation = self.noise_multiplier * self.sensitivity_steps
         variance = math.ceil(deviation * deviation * (1 + 1e-12) / shares)
         if shares > 1 and variance < _SMALLEST_SHARE:
-            raise ValueError(f"a noise share of variance {variance} grid steps² is too small")
+            raise ValueError(
+                f"a noise share needs a variance of at least {_SMALLEST_SHARE} grid steps², got "
+                f"{variance}"
+            )
         return variance
 
     def choose(self, count: int, noise: Noise) -> Mask | None:
@@ -130,7 +132,7 @@ class Mechanism:
             ValueError: ``total`` has another shape, or ``shares`` is refused (``variance_steps``).
         """
         if total.shape != (self.length,):
-            raise ValueError(f"a sum of shape {total.shape} is not ({self.length},)")
+            raise ValueError(f"the sum must have shape ({self.length},), got {total.shape}")
         drawn = noise.sample(self.variance_steps(shares), self.length)
         noisy = np.empty_like(drawn)
         for start in range(0, self.length, _AT_ONCE):
@@ -329,4 +331,4 @@ def from_document(document: Any) -> Mechanism:
             fields[name] = value if whole else float(value)
         return kind(**fields)
     except (TypeError, ValueError, KeyError, OverflowError) as error:
-        raise MessageError(f"this is not a mechanism that FLO knows: {error}") from error
+        raise MessageError(f"this is not a mechanism of this version of FLO: {error}") from error

@@ -19,12 +19,10 @@ lie in one bin, so schema 3 counts without bins (``flo.privacy.releases.score_wa
 
 from __future__ import annotations
 
-from statistics import NormalDist
-
 import numpy as np
 
 from flo.arrays import Floats
-from flo.privacy.releases.score_waves import Estimate
+from flo.privacy.releases.score_waves import LEVEL, Estimate, Z
 from flo.study import models
 from flo.study.document import Study
 from flo.study.parameters import Vector
@@ -51,11 +49,11 @@ def vectors(scores: Floats, edges: Floats) -> Floats:
     return np.asarray(np.eye(len(edges) + 1)[cell])
 
 
-def auc(counts: Floats, noise_variance: float, level: float = 0.9) -> Estimate:
+def auc(counts: Floats, noise_variance: float) -> Estimate:
     """Return the AUC from a (noisy) histogram (2·bins,) with that noise variance per cell.
 
     Negatives by bin, then positives. Only the final result is clamped. With too little signal the
-    interval is [0, 1]. ``level`` in (0, 1).
+    interval is [0, 1].
     """
     negative, positive = np.split(counts, 2)
     total = float(positive.sum() * negative.sum())
@@ -63,7 +61,7 @@ def auc(counts: Floats, noise_variance: float, level: float = 0.9) -> Estimate:
     centre = min(1.0, max(0.0, raw))
     theta = np.append(_CANDIDATES, centre)
     statistic, noise, sampling = _moments(theta, positive, negative, noise_variance)
-    inside = theta[statistic**2 <= _quantile(level) ** 2 * (noise + sampling)]
+    inside = theta[statistic**2 <= Z**2 * (noise + sampling)]
     low, high = (inside.min(), inside.max()) if len(inside) else (0.0, 1.0)
     spread = noise[-1] + sampling[-1]
     together = min(1.0, max(0.0, float(positive @ negative) / total)) if total > 0 else 1.0
@@ -71,7 +69,7 @@ def auc(counts: Floats, noise_variance: float, level: float = 0.9) -> Estimate:
         centre,
         float(max(0.0, min(low, centre) - together / 2)),
         float(min(1.0, max(high, centre) + together / 2)),
-        level,
+        LEVEL,
         float(noise[-1] / spread) if spread > 0 else 0.0,
         together / 2,
     )
@@ -99,7 +97,3 @@ def _moments(
 
 def _kernel(bins: int) -> Floats:
     return np.tril(np.ones((bins, bins)), -1) + 0.5 * np.eye(bins)
-
-
-def _quantile(level: float) -> float:
-    return NormalDist().inv_cdf((1 + level) / 2)

@@ -45,9 +45,11 @@ Waves = npt.NDArray[np.complex128]
 
 WAVES = 32
 LENGTH = 2 * WAVES + 1  # numbers that describe one class
+LEVEL = 0.9  # how often an interval contains the AUC
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 _TOTAL = 0.3  # a: share of the squared norm for the number of patients
 _CANDIDATES, _CLOSE = np.linspace(0.0, 1.0, 1001), np.linspace(-0.05, 0.05, 2001)
-_NOBODY = 1e-6  # patients
+_NOBODY = 1e-6  # totals of patients, and variances, up to this count as 0
 _PLACES = 512  # positions at which a distribution is evaluated
 
 _k = 2 * np.arange(WAVES) + 1.0
@@ -87,11 +89,11 @@ def vectors(position: Floats) -> Floats:
     return np.hstack([np.ones((len(position), 1)), np.cos(angle), np.sin(angle)]) * _scale
 
 
-def auc(sums: Floats, variance: float, level: float = 0.9) -> Estimate:
+def auc(sums: Floats, variance: float) -> Estimate:
     """Return the AUC from the (noisy) sums (2, LENGTH) of negatives and positives.
 
-    ``variance`` >= 0: of the noise in each number. ``level`` in (0, 1). Only the final result is
-    clamped. With too little signal the interval is [0, 1].
+    ``variance`` >= 0: of the noise in each number. Only the final result is clamped. With too
+    little signal the interval is [0, 1].
     """
     well, ill = _Class.of(sums[0]), _Class.of(sums[1])
     pairs, each = well.total * ill.total, (ill.waves * well.waves.conj()).imag * (2 / np.pi / _k)
@@ -103,36 +105,33 @@ def auc(sums: Floats, variance: float, level: float = 0.9) -> Estimate:
     noise = _noise(theta, well, ill, variance)
     sampling = _placements(theta, ill, well, statistic, variance)
     sampling += _placements(1 - theta, well, ill, statistic, variance)
-    z = NormalDist().inv_cdf((1 + level) / 2)
     apart = np.where(statistic == 0, 0.0, np.inf)  # in variances; exact sums may have none
     np.divide(statistic**2, noise + sampling, out=apart, where=noise + sampling > _NOBODY)
     # If noise moves the estimate so far beyond [0, 1] that no AUC agrees with it, accept those that
     # disagree little more than the closest one.
     least = apart.min()
-    (inside,) = np.nonzero(apart <= z**2 + (least if least > z**2 else 0.0))
+    (inside,) = np.nonzero(apart <= Z**2 + (least if least > Z**2 else 0.0))
     # Include the next candidate on either side: the ends are rounded outwards.
     low, high = theta[max(inside[0] - 1, 0)], theta[min(inside[-1] + 1, len(theta) - 1)]
-    bias = _beyond(each, well, ill, variance, z) if someone else 0.0
+    bias = _beyond(each, well, ill, variance) if someone else 0.0
     here = np.searchsorted(theta, centre)
     spread = noise[here] + sampling[here]
     return Estimate(
         centre,
         float(max(0.0, min(low, centre) - bias)),
         float(min(1.0, max(high, centre) + bias)),
-        level,
+        LEVEL,
         float(noise[here] / spread) if spread > 0 else 0.0,
         bias,
     )
 
 
-def expected_half_width(
-    patients: float, prevalence: float, variance: float, level: float = 0.9
-) -> float:
+def expected_half_width(patients: float, prevalence: float, variance: float) -> float:
     """Return the expected half width of the interval before a run, for a model of AUC about .85.
 
     Positions of the two classes are assumed normal around 0.39 and 0.61 with a deviation of 0.15,
-    which spreads them over [0, 1]. ``patients`` > 0, ``prevalence`` and ``level`` in (0, 1): with
-    one class alone there is no AUC. The result lies in [0, 0.5].
+    which spreads them over [0, 1]. ``patients`` > 0; ``prevalence`` in (0, 1), as one class alone
+    has no AUC. The result lies in [0, 0.5].
     """
     places = (np.arange(_PLACES) + 0.5) / _PLACES
     some = [np.exp(-0.5 * ((places - 0.5 - side) / 0.15) ** 2) for side in (-0.11, 0.11)]
@@ -145,8 +144,7 @@ def expected_half_width(
     noise = _noise(theta, well, ill, variance) + 2 * _floor(theta, variance)
     sampling = _placements(theta, ill, well, zero, 0.0)
     sampling += _placements(1 - theta, well, ill, zero, 0.0)
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    return float(min(0.5, z * np.sqrt(noise + sampling)[0] / pairs))
+    return float(min(0.5, Z * np.sqrt(noise + sampling)[0] / pairs))
 
 
 @dataclass(frozen=True)
@@ -205,10 +203,10 @@ def _placements(theta: Floats, one: _Class, other: _Class, statistic: Floats, s:
     return np.asarray(np.maximum(squares, 0.0))
 
 
-def _beyond(each: Floats, well: _Class, ill: _Class, s: float, z: float) -> float:
+def _beyond(each: Floats, well: _Class, ill: _Class, s: float) -> float:
     """Return the second half of the waves' contribution to the AUC, beyond z times its noise."""
     half, pairs = slice(WAVES // 2, None), well.total * ill.total
     noise = (_of_area * (s * (well.lengths + ill.lengths) - 2 * s**2 * _of_wave))[half].sum()
     least = 2 * s**2 * (_of_area * _of_wave)[half].sum()
-    added = abs(each[half].sum()) - z * np.sqrt(max(noise, least))
+    added = abs(each[half].sum()) - Z * np.sqrt(max(noise, least))
     return float(min(1.0, max(0.0, added / pairs)))

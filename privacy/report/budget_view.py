@@ -105,10 +105,10 @@ def committed_since(
     It is the cost of all reserved releases, or of the released ones if settled.
     """
     return math.fsum(
-        balance.reservations[row.sequence].cost(sub_ledger, order)
+        held.cost(sub_ledger, order)
         for row in rows
-        if row.sequence in balance.reservations
-        and balance.reservations[row.sequence].population == population
+        if (held := balance.reservations.get(row.sequence))
+        and held.population == population
         and datetime.fromisoformat(row.public["time"]) >= since
     )
 

@@ -71,7 +71,7 @@ class Extract:
         signer = study.hospital(hospital).fingerprint
         if signer != fingerprint(public):
             raise TrustError(
-                f"{hospital}: the extract is signed by another key than the study names"
+                f"{hospital}: the extract is signed with another key than the study names for it"
             )
         decision = _decision(study, public, body)
         charged = Plan.charged(study, if_broken=decision.get("charged") == "if-broken")
@@ -90,9 +90,16 @@ class Extract:
         ]
         unseen = sum(reservation.unseen.values())
         if len(releases) + unseen != sum(reservation.released.values()):
-            raise TrustError(f"{hospital}: a release of this study is hidden")
-        if study.mechanism.delta > balance.lives[body["population"]].delta:
-            raise TrustError(f"{hospital}: the study's delta is larger than its ledger's")
+            raise TrustError(
+                f"{hospital}: the extract shows {len(releases)} of this study's "
+                f"{sum(reservation.released.values()) - unseen} releases and hides the others"
+            )
+        allowed = balance.lives[body["population"]].delta
+        if study.mechanism.delta > allowed:
+            raise TrustError(
+                f"{hospital}: the study's delta {study.mechanism.delta:g} is larger than its life "
+                f"budget's {allowed:g}"
+            )
         approved = Approve.model_validate(decision)
         if own_rules:
             _repeat_own_rules(study, approved, signer, rows, balance, body)
@@ -131,15 +138,7 @@ def hospital_of(document: Any) -> str:
     try:
         return str(document["body"]["hospital"])
     except (KeyError, TypeError) as error:
-        raise MessageError("this is not an extract") from error
-
-
-def is_restored(document: Any) -> bool:
-    """Return whether its ledger was restored from a backup. Raises MessageError."""
-    try:
-        return any(row["public"]["kind"] == "restored" for row in document["body"]["rows"])
-    except (KeyError, TypeError) as error:
-        raise MessageError("this is not an extract") from error
+        raise MessageError("this is not a ledger extract: it names no hospital") from error
 
 
 def signed_body(document: Any) -> dict[str, Any]:
@@ -148,10 +147,12 @@ def signed_body(document: Any) -> dict[str, Any]:
     Raises TrustError if it is invalid, otherwise as ``Extract.read``.
     """
     if set(document) != {"body", "signature"}:
-        raise MessageError("an extract is a body and its signature, and nothing else")
+        raise MessageError("an extract must have exactly two fields: body and signature")
     body: dict[str, Any] = document["body"]
     if body["schema_version"] not in (1, 2, 3):
-        raise MessageError(f"extract schema {body['schema_version']!r} is not known here")
+        raise MessageError(
+            f"extract schema version {body['schema_version']!r} is unknown; this FLO reads 1 to 3"
+        )
     public = bytes.fromhex(body["public"])
     verify(public, "extract", canonical.encode(body), document["signature"])
     return body
@@ -177,7 +178,7 @@ def _decision(study: Study, public: bytes, body: dict[str, Any]) -> dict[str, An
 
 def _row(document: dict[str, Any]) -> LedgerRow:
     if set(document) != _ROW_FIELDS:
-        raise MessageError("a ledger row has the wrong fields")
+        raise MessageError(f"a ledger row must have exactly the fields {sorted(_ROW_FIELDS)}")
     return LedgerRow(**document)
 
 
@@ -197,9 +198,9 @@ def _replay(rows: list[LedgerRow], public: bytes, population: str) -> tuple[Bala
         statement = row_statement(balance.last, previous)
         verify(public, "ledger-row", statement, rows[-1].signature)
     if balance.is_recovering:
-        raise TrustError("the ledger lost rows that no study explains")
+        raise TrustError("the ledger lost rows that the charged studies do not account for")
     if population not in balance.lives:
-        raise TrustError(f"the ledger has no birth of population {population!r}")
+        raise TrustError(f"population {population!r} is not registered in this ledger")
     return balance, born
 
 
@@ -236,8 +237,9 @@ def _check_head(
     here = {row.sequence: row.hash for row in rows}.get(head.sequence)
     if here != head.hash and not balance.is_lost(head):
         raise TrustError(
-            f"{hospital}: {who} saw a ledger row {head.sequence} that is not here",
-            hint="ask the hospital for an extract of its whole ledger: flo site extract",
+            f"{hospital}: {who} recorded ledger row {head.sequence}, which this extract does not "
+            "contain",
+            hint="ask the hospital for an extract of its whole ledger (flo site extract)",
         )
 
 
@@ -258,16 +260,17 @@ def _repeat_own_rules(
     hospital, shared = approved.hospital, study.mechanism.noise == "distributed"
     if shared and not approved.worst_case and len(approved.unconfirmed) > study.colluders:
         raise TrustError(
-            f"{hospital}: {len(approved.unconfirmed)} partners were not compared, more than the "
-            f"{study.colluders} that may collude, and the study was charged as designed",
-            hint="its steward compares them (flo site confirm) and approves again",
+            f"{hospital}: the fingerprints of {len(approved.unconfirmed)} partners were not "
+            f"compared, more than the {study.colluders} that may collude, and the study is not "
+            "charged as for a broken secure sum",
+            hint="its steward must compare them (flo site confirm) and approve again",
         )
     reported = body["software"].get("code_digest")
     if approved.code is not None and reported != approved.code:
         raise TrustError(
             f"{hospital}: the approval is for code {approved.code[:12]}, and the extract was "
             f"signed by code {str(reported)[:12]}",
-            hint="take the extract that the site signed when the study ended: the coordinator "
+            hint="use the extract that the site signed when the study ended; the coordinator "
             "has it",
         )
     _check_head(hospital, "its own approval", approved.head, signer, rows, balance)
@@ -288,5 +291,8 @@ def _reservation(
         raise TrustError(f"{body['hospital']}: the reservation is for another population")
     reserved = {name: (part.mechanism, part.releases) for name, part in reservation.parts.items()}
     if reserved != {name: (part.mechanism, part.releases) for name, part in plan.purposes.items()}:
-        raise TrustError(f"{body['hospital']}: what was reserved is not what the study needs")
+        raise TrustError(
+            f"{body['hospital']}: the reserved mechanisms or numbers of releases differ from the "
+            "study's plan"
+        )
     return reservation

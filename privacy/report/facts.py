@@ -25,9 +25,10 @@ from flo.study.loading import from_canonical
 
 
 def facts_of(evidence: list[Any], heads: dict[str, Any], *, own_rules: bool) -> dict[str, Any]:
-    """Return the facts that follow from extracts and heads; they raise what is wrong with them.
+    """Check extracts and heads, and return the facts that follow from them.
 
-    ``own_rules``: also check that each hospital kept the rules of its own FLO.
+    ``own_rules``: also check that each hospital kept the rules of its own FLO. Raises as
+    ``Extract.read``.
     """
     if not evidence:
         raise MessageError("a report needs at least one extract")
@@ -46,7 +47,10 @@ def facts_of(evidence: list[Any], heads: dict[str, Any], *, own_rules: bool) -> 
         verify_signature(coordinator, "study", study_bytes, body["study_signature"])
     plan, delta = Plan.of(study), study.mechanism.delta
     if not set(heads) <= set(names):
-        raise TrustError("a head is kept of a hospital whose extract is not here")
+        raise TrustError(
+            f"ledger heads are given for {', '.join(sorted(set(heads) - set(names)))}, and no "
+            "extract of that hospital"
+        )
     kept = {name: LedgerHead.model_validate(head) for name, head in heads.items()}
     extracts = [
         Extract.read(study, body, bodies, kept.get(body["hospital"]), own_rules=own_rules)

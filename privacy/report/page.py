@@ -43,13 +43,12 @@ def plot(facts: dict[str, Any]) -> dict[str, Any]:
         seen.setdefault(tuple(map(tuple, site["epsilon_by_release"])), []).append(site["hospital"])
     for curve, hospitals in seen.items():
         points = [(0, 0.0), *curve]
+        many = f"{len(hospitals)} hospitals"
         lines.append(
             {
                 "points": " ".join(f"{x(n):.1f},{y(e):.1f}" for n, e in points),
                 "end": (x(points[-1][0]), y(points[-1][1])),
-                "label": ", ".join(hospitals)
-                if len(hospitals) < 3
-                else f"{len(hospitals)} hospitals",
+                "label": ", ".join(hospitals) if len(hospitals) < 3 else many,
             }
         )
     step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000) if most / s <= 8)

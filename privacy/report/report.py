@@ -19,17 +19,9 @@ from flo.documents import canonical
 from flo.errors import MessageError, TrustError
 from flo.keys.claims import LedgerHead
 from flo.keys.identity import low_s
-from flo.privacy.report.extract import decided, hospital_of, is_restored
+from flo.privacy.report.extract import decided, hospital_of
 from flo.privacy.report.facts import facts_of
-from flo.privacy.report.versions import (
-    _OF_STUDIES_3,
-    OF_HEADS,
-    as_version_1,
-    as_version_2,
-    as_version_3,
-    as_version_4,
-    as_version_5,
-)
+from flo.privacy.report.versions import OF_HEADS, OF_STUDIES_3, as_version
 from flo.study.loading import from_canonical
 
 SCHEMA_VERSION = 6  # checks the hospitals' own rules, and states the last row that others saw
@@ -70,10 +62,10 @@ def heads_document(heads: Mapping[str, LedgerHead]) -> bytes:
 
 
 def read_heads(data: bytes) -> dict[str, LedgerHead] | None:
-    """Parse ``heads_document``, without checking signatures; None if ``data`` is no such file.
+    """Parse ``heads_document``, without checking signatures; None for another kind of document.
 
     Raises:
-        MessageError: it is one, of another version or form.
+        MessageError: it is a document of heads, of another version or form.
     """
     document = canonical.decode(
         data, limit=MAX_REPORT_BYTES, what="heads or extract", values=MOST_VALUES
@@ -81,7 +73,10 @@ def read_heads(data: bytes) -> dict[str, LedgerHead] | None:
     if not isinstance(document, dict) or set(document) != {"schema_version", "heads"}:
         return None
     if document["schema_version"] != OF_HEADS:
-        raise MessageError(f"heads of schema {document['schema_version']!r} are not known here")
+        raise MessageError(
+            f"schema version {document['schema_version']!r} of ledger heads is unknown; this FLO "
+            f"reads {OF_HEADS}"
+        )
     try:
         return {str(h): LedgerHead.model_validate(head) for h, head in document["heads"].items()}
     except (ValueError, AttributeError) as error:
@@ -98,9 +93,9 @@ def verify(report: bytes) -> dict[str, Any]:
         raise MessageError(f"this is not a report of schema version 1 to {SCHEMA_VERSION}")
     evidence, heads = document.get("evidence"), document.get("heads", {})
     if not isinstance(evidence, list) or not isinstance(heads, dict):
-        raise MessageError("a report has a list of extracts, and heads by hospital")
+        raise MessageError("a report must have a list of extracts, and heads by hospital")
     if _document(evidence, heads, version) != report:
-        raise TrustError("the report says something else than its evidence")
+        raise TrustError("the report was changed: its facts do not follow from its evidence")
     facts: dict[str, Any] = document["facts"]
     return facts
 
@@ -127,19 +122,13 @@ def _document(evidence: list[Any], heads: dict[str, Any], version: int | None = 
     if version >= SCHEMA_VERSION:
         outermost = [*evidence, *heads.values()]
         if outermost != [_with_low_s(one) for one in outermost]:
-            raise TrustError("a signature is not in the form with the smaller s")
+            raise TrustError("a signature is not in low-s form (the smaller of its two forms)")
     if latest > version:
-        raise TrustError(f"a report of version {version} holds later evidence: it hides facts")
-    if version < SCHEMA_VERSION:
-        facts = as_version_5(facts)
-    if version < _WITH_MAPPING:
-        facts = as_version_4(facts)
-    if version < _WITH_RESTORED:
-        facts = as_version_3(facts)
-    if version < 3:
-        facts = as_version_2(facts)
-    if version == 1:
-        facts = as_version_1(facts)
+        raise TrustError(
+            f"a report of version {version} cannot state all facts of its evidence, which needs "
+            f"version {latest}"
+        )
+    facts = as_version(facts, version)
     document = {"schema_version": version, "facts": facts, "evidence": evidence}
     return canonical.encode(document | ({"heads": heads} if version >= SCHEMA_VERSION else {}))
 
@@ -149,10 +138,11 @@ def _version(document: Any) -> int:
     body = document["body"]
     decision = decided(body)
     study = from_canonical(str(body["study"]).encode()).schema_version
+    restored = any(row["public"]["kind"] == "restored" for row in body["rows"])
     return max(
         int(body["schema_version"]),
         int(decision["schema_version"]),
         _WITH_MAPPING if decision.get("mapping") else 1,
-        _WITH_RESTORED if is_restored(document) else 1,
-        study if study < 3 else _OF_STUDIES_3,
+        _WITH_RESTORED if restored else 1,
+        study if study < 3 else OF_STUDIES_3,
     )

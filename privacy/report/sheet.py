@@ -62,7 +62,7 @@ def sections(
 
 def _agreement(study: Study) -> Section:
     return Section(
-        "What is asked",
+        "The study",
         (
             ("study", f"{study.name}, version {study.version}"),
             ("digest", _digest(study)),
@@ -78,7 +78,7 @@ def _digest(study: Study) -> str:
     """Return the digest to approve, which covers the hospitals' keys and needs all of them."""
     if all(hospital.fingerprint for hospital in study.hospitals):
         return study.digest
-    return "given at launch, which writes the hospitals' keys into the study"
+    return "known after launch, which adds the hospitals' keys to the study"
 
 
 def _how_many(study: Study) -> str:
@@ -92,10 +92,10 @@ def _partners(study: Study, unconfirmed: Collection[str] | None) -> Section:
         key = (
             format_fingerprint(hospital.fingerprint)
             if hospital.fingerprint
-            else "key named at launch"
+            else "key is added at launch"
         )
-        asked = "" if hospital.id not in (unconfirmed or ()) else "; NOT compared yet"
-        return f"about {hospital.declared_size} patients, {key}{asked}"
+        warning = "; NOT compared yet" if hospital.id in (unconfirmed or ()) else ""
+        return f"about {hospital.declared_size} patients, {key}{warning}"
 
     return Section(
         "Who takes part (compare fingerprints by telephone)",
@@ -115,7 +115,7 @@ def _columns(study: Study) -> Section:
                 f"{column.minimum:g} to {column.maximum:g}; missing {rule}"
             )
             if column.scattering is not None:
-                text += f"; seen through fixed wavelets of {column.scattering} scales"
+                text += f"; transformed by fixed wavelets of {column.scattering} scales"
         else:
             text = f"{', '.join(column.codes)}; missing {rule}"
         lines.append((f"column {column.name!r}", text))
@@ -133,7 +133,9 @@ def _could_tell(column: Column) -> list[str]:
             for kind in identifier_patterns.identifying_codes(column.codes)
         ]
         if len(column.codes) > MANY_CODES:
-            found.append(f"{len(column.codes)} codes: does none of them name a patient, or a few?")
+            found.append(
+                f"{len(column.codes)} codes: check that none of them identifies a patient or a few"
+            )
         return found
     if isinstance(column, NumberColumn) and column.maximum - column.minimum >= WIDE_BOUNDS:
         return ["bounds wide enough for a record number or a date of birth"]
@@ -141,121 +143,101 @@ def _could_tell(column: Column) -> list[str]:
 
 
 def _leaves(study: Study) -> Section:
-    released = _survey_leaves(study) if study.survey else _training_leaves(study)
-    return Section(
-        "What leaves the hospital",
-        (
-            *released,
-            ("never", "records, exact counts, losses, batch sizes, error details"),
-            ("trust model", trust(study)),
-            ("masking", MASKING[study.mechanism.noise, study.mechanism.masking]),
-            *_together(study),
-        ),
-    )
+    lines = {
+        **(_survey_leaves(study) if study.survey else _training_leaves(study)),
+        "never": "records, exact counts, losses, batch sizes, error details",
+        "trust model": trust(study),
+        "masking": MASKING[study.mechanism.noise, study.mechanism.masking],
+        **_together(study),
+    }
+    return Section("What leaves the hospital", tuple(lines.items()))
 
 
-def _together(study: Study) -> list[tuple[str, str]]:
+def _together(study: Study) -> dict[str, str]:
     """Return the assumptions that distributed noise needs."""
     if study.mechanism.noise == "local":
-        return []
+        return {}
     count, floor = len(study.hospitals), study.cohort_floor
-    needed = f"a round has at least {floor} of them, and each adds more when one is missing"
+    needed = f"a round has at least {floor} of them, and each adds more noise if one is missing"
     if floor == count:
         needed = "a round needs all of them"
-    return [
-        (
-            "if some collude",
-            f"up to b = {study.colluders} of the {count} hospitals may tell the coordinator which "
-            f"noise they added: the noise of the others is enough for the ε below; {needed}. A "
-            "partner whose fingerprint you have not compared could be one of them",
-        ),
-        (
-            "if masks broke",
-            "should every single upload be seen, ε = "
-            f"{Plan.of(study).worst_case(study).epsilon:.4f}",
-        ),
-    ]
+    return {
+        "if some collude": f"up to b = {study.colluders} of the {count} hospitals may tell the "
+        "coordinator which noise they added: the noise of the others is enough for the ε below; "
+        f"{needed}. A partner whose fingerprint you have not compared could be one of them",
+        "if masks broke": "if someone could read each hospital's upload separately, ε = "
+        f"{Plan.of(study).worst_case(study).epsilon:.4f}",
+    }
 
 
-def _turned(study: Study) -> list[tuple[str, str]]:
-    count = copies(study)
-    if count == 1:
-        return []
-    text = f"a patient's part is the mean over {count} flips and turns of each image, then clipped"
-    return [("augmentation", text)]
-
-
-def _training_leaves(study: Study) -> list[tuple[str, str]]:
+def _training_leaves(study: Study) -> dict[str, str]:
     sigma = Plan.of(study).purpose("training").mechanism.noise_multiplier
     chance = study.mechanism.sampling
     shared = study.mechanism.noise == "distributed" and study.masked
-    where = "is in the sum over all hospitals, each adding a share" if shared else "is added"
+    where = "is added to the sum over all hospitals, a share by each" if shared else "is added"
     who = "each patient" if chance == 1 else f"each patient, chosen with probability {chance:g},"
     groups, bins = study.evaluation.subgroups, study.evaluation.bins
-    told = f"one noisy release of {LENGTH} sums over where scores lie"
+    released = f"one noisy release of {LENGTH} sums that describe how scores are distributed"
     if bins:
-        told = f"one noisy histogram of {bins} score bins"
+        released = f"one noisy histogram of {bins} score bins"
     by = f", by {', '.join(groups)} (noise × √{len(groups)})" if groups else ""
     sums = "1 noisy sum" if study.mechanism.steps == 1 else f"{study.mechanism.steps} noisy sums"
-    return [
-        *_pack(study),
-        (
-            "training",
-            f"{sums} of {training_length(study)} numbers; {who} adds a part clipped to "
-            f"{study.mechanism.clip:g}, then noise of σ = {sigma:.4f} times that {where}",
-        ),
-        ("clipping", _clipping(study)),
-        *_turned(study),
-        (
-            "evaluation",
-            f"{told} for each class{by}, on held-out patients who are never trained on",
-        ),
-    ]
+    lines = {
+        **_pack(study),
+        "training": f"{sums} of {training_length(study)} numbers; {who} contributes a vector "
+        f"clipped to {study.mechanism.clip:g}; noise of σ = {sigma:.4f} times that clip {where}",
+        "clipping": _clipping(study),
+    }
+    if (count := copies(study)) > 1:
+        lines["augmentation"] = (
+            f"a contribution is the mean over {count} flips and turns of each image, then clipped"
+        )
+    lines["evaluation"] = (
+        f"{released} for each class{by}, on held-out patients who are not used for training"
+    )
+    return lines
 
 
 def _clipping(study: Study) -> str:
     """Describe a patient's contribution, and how it is kept apart from other patients'."""
     if study.mechanism.algorithm == "least-squares":
         return (
-            "least squares in one round; a patient's part: their inputs multiplied two by two and "
-            "with the label, summed over their records, each patient's by itself"
+            "least squares in one round; a patient's contribution is the products of their inputs "
+            "with each other and with the label, summed over their records, computed for each "
+            "patient separately"
         )
     kinds = ", ".join(dict.fromkeys(layer.kind for layer in layers(study) if layer.parameters))
     return (
-        f"{study.model.kind} model; {kinds}: one pass, each patient's part rebuilt "
-        "(book-keeping), tried out for mixing where it runs, else one patient at a time"
+        f"{study.model.kind} model of {kinds}: each patient's gradient is computed from one pass "
+        "(book-keeping), if a test at the site shows that no patient affects another's; otherwise "
+        "one patient at a time"
     )
 
 
-def _pack(study: Study) -> list[tuple[str, str]]:
+def _pack(study: Study) -> dict[str, str]:
     """Describe the model pack, if the study trains one."""
     if not isinstance(study.model, Pack):
-        return []
+        return {}
     network = ", ".join(
         f"{layer.kind} {' × '.join(map(str, layer.sizes))}".rstrip() for layer in study.model.layers
     )
-    return [
-        (
-            "model pack",
-            f"{study.model.name}: {network}; a list of layers that FLO builds, no code; digest "
-            f"{study.model.digest}",
-        )
-    ]
+    return {
+        "model pack": f"{study.model.name}: {network}; a list of layers that FLO builds, without "
+        f"any code; digest {study.model.digest}"
+    }
 
 
-def _survey_leaves(study: Study) -> list[tuple[str, str]]:
+def _survey_leaves(study: Study) -> dict[str, str]:
     part = Plan.of(study).purpose("survey")
     columns = list(survey.layout(study))
     count = len(study.hospitals) if study.masked else 1
     half = survey.half_width(combined_variance(study, part, count))
     whose = "of the sum over all hospitals" if study.masked else "of a hospital"
-    return [
-        (
-            "survey",
-            f"one noisy count of all patients by each of {', '.join(columns)}; nothing is trained",
-        ),
-        ("noise", f"± {half:.0f} patients in every cell {whose} (90 % interval)"),
-    ]
+    return {
+        "survey": f"noisy counts of all patients by each of {', '.join(columns)}; no model is "
+        "trained",
+        "noise": f"± {half:.0f} patients in every cell {whose} (90 % interval)",
+    }
 
 
 def _cost(study: Study, life: LifetimeBudget | None) -> Section:
@@ -266,62 +248,46 @@ def _cost(study: Study, life: LifetimeBudget | None) -> Section:
         for purpose, part in plan.purposes.items()
     )
     touched = (
-        "it touches every patient, so both halves of the budget are charged"
+        "a survey counts every patient, so both halves of the budget are charged"
         if study.survey
-        else "training and evaluation touch different patients"
+        else "training and evaluation use different patients"
     )
-    lines = [
-        (
-            "the study's own ε",
-            f"{plan.epsilon:.4f} at δ = {delta:g}: the smaller, the less all that is published can "
-            "tell of one patient",
-        ),
-        ("whom it protects", f"{UNIT}; {ADJACENCY}"),
-        (
-            "how it is counted",
-            f"{ACCOUNTANT}; a second way to count (PLD, Gaussian equivalent) gives "
-            f"ε = {plan.epsilon_pld:.4f}",
-        ),
-        ("releases", f"{releases}; {touched}"),
-        (
-            "at two hospitals",
-            f"a patient known to two of them has ε = "
-            f"{plan.epsilon_at_two_hospitals(study.mechanism.noise):.2f} at the same δ",
-        ),
-        (
-            "an attacker's gain",
-            f"at 1 % false alarms, finds at most "
-            f"{true_positive_rate(plan.epsilon, delta):.1%} of those who took part",
-        ),
-    ]
-    own = plan.shares(LifetimeBudget.create(study.largest_epsilon, delta))
-    if max(own.values()) > MAX_BUDGET_RATIO:
-        lines.append(
-            (
-                "a dear schedule",
-                f"it takes {max(own.values()):.1f} times what a full-batch study of the same ε "
-                "takes of a life budget; more steps or a larger sample cost less",
-            )
+    at_two = plan.epsilon_at_two_hospitals(study.mechanism.noise)
+    lines = {
+        "the study's own ε": f"{plan.epsilon:.4f} at δ = {delta:g}: the smaller ε is, the less the "
+        "published results can reveal about any one patient",
+        "whom it protects": f"{UNIT}; {ADJACENCY}",
+        "how it is counted": f"{ACCOUNTANT}; a second method (PLD, Gaussian equivalent) gives "
+        f"ε = {plan.epsilon_pld:.4f}",
+        "releases": f"{releases}; {touched}",
+        "at two hospitals": f"a patient known to two of them has ε = {at_two:.2f} at the same δ",
+        "an attacker's gain": "an attacker who accepts 1 % false alarms identifies at most "
+        f"{true_positive_rate(plan.epsilon, delta):.1%} of the patients who took part",
+    }
+    own = max(plan.shares(LifetimeBudget.create(study.largest_epsilon, delta)).values())
+    if own > MAX_BUDGET_RATIO:
+        lines["an expensive schedule"] = (
+            f"the study takes {own:.1f} times as much of a life budget as a full-batch study of "
+            "the same ε; more steps or a larger sample cost less"
         )
-    lives = [life] if life else [LifetimeBudget.create(e, delta) for e in (0.9, 0.5)]
-    for budget in lives:
+    for budget in [life] if life else [LifetimeBudget.create(e, delta) for e in (0.9, 0.5)]:
         shares = plan.shares(budget)
-        told = f"training {shares['training']:.1%}, evaluation {shares['evaluation']:.1%}"
+        text = f"training {shares['training']:.1%}, evaluation {shares['evaluation']:.1%}"
         if max(shares.values()) > 1:
-            told = f"it does not fit: it would take {max(shares.values()):.1f} times as much"
-        lines.append((f"share of life ε = {budget.epsilon:g}", told))
+            text = f"does not fit: the study needs {max(shares.values()):.1f} times that budget"
+        lines[f"share of life ε = {budget.epsilon:g}"] = text
     if not study.survey:
-        lines.append(("expected result", _expected(study, plan)))
-    lines += [("not covered", text) for text in NOT_COVERED]
-    return Section("What it costs in privacy", tuple(lines))
+        lines["expected result"] = _expected(study, plan)
+    not_covered = (("not covered", text) for text in NOT_COVERED)
+    return Section("What it costs in privacy", (*lines.items(), *not_covered))
 
 
 def _expected(study: Study, plan: Plan) -> str:
     patients = ASSUMED_HOLD_OUT * sum(hospital.declared_size for hospital in study.hospitals)
     if study.evaluation.bins:
         return (
-            "an AUC with a wide interval: score bins hide the order of the patients in one bin. "
-            "schema_version = 3, without bins, tells the AUC of the scores themselves"
+            "an AUC with a wide interval, because score bins hide the order of the patients in one "
+            "bin. A study of schema_version = 3 has no bins and estimates the AUC of the scores"
         )
     variance = combined_variance(study, plan.purpose("evaluation"), len(study.hospitals))
     width = expected_half_width(patients, ASSUMED_PREVALENCE, variance)

@@ -6,7 +6,7 @@ from typing import Any
 
 from flo.privacy.report.wording import NOT_COVERED
 
-_OF_STUDIES_3 = 6  # lowest version for a study of schema 3; no earlier report has one
+OF_STUDIES_3 = 6  # lowest version for a study of schema 3; no earlier report has one
 OF_HEADS = 1
 _SEEN_BEFORE_6 = (
     "What no partner witnessed: the rows after the last round that partners saw relayed. If the "
@@ -38,42 +38,48 @@ _NOT_SHOWN_BEFORE_6 = (*_STATED_SINCE_1, *_STATED_SINCE_2, *_OF_RESTORED)
 NOT_SHOWN = (*NOT_COVERED, _SEEN, *_OF_KEYS, *_STATED_SINCE_2, *_OF_RESTORED)
 
 
-def as_version_5(facts: dict[str, Any]) -> dict[str, Any]:
+def as_version(facts: dict[str, Any], version: int) -> dict[str, Any]:
+    """Return the facts that a report of an earlier version states, so that it still verifies.
+
+    ``facts``: of the newest version; changed in place.
+    """
+    for last, remove in ((5, _to_5), (4, _to_4), (3, _to_3), (2, _to_2), (1, _to_1)):
+        if version <= last:
+            remove(facts)
+    return facts
+
+
+def _to_5(facts: dict[str, Any]) -> None:
     """Remove the last row that others saw, and the approved code."""
     facts["not_covered_or_shown"] = list(_NOT_SHOWN_BEFORE_6)
     for site in facts["hospitals"]:
         del site["witnessed_up_to"], site["rows_after_that"], site["approved_code"]
         del site["kept_by_coordinator"]
-    return facts
 
 
-def as_version_4(facts: dict[str, Any]) -> dict[str, Any]:
+def _to_4(facts: dict[str, Any]) -> None:
     """Remove mappings: these hospitals' fields have the study's names."""
     for site in facts["hospitals"]:
         del site["mapping"]
-    return facts
 
 
-def as_version_3(facts: dict[str, Any]) -> dict[str, Any]:
+def _to_3(facts: dict[str, Any]) -> None:
     """Remove facts about restored ledgers: none of these was."""
     facts["not_covered_or_shown"] = [*_STATED_SINCE_1, *_STATED_SINCE_2]
     for site in facts["hospitals"]:
         del site["restored"], site["releases_unseen"]
-    return facts
 
 
-def as_version_2(facts: dict[str, Any]) -> dict[str, Any]:
+def _to_2(facts: dict[str, Any]) -> None:
     """Remove facts that approvals and extracts did not state then."""
     for site in facts["hospitals"]:
         del site["approved_by"], site["confinement"]
-    return facts
 
 
-def as_version_1(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts that FLO 0.1 stated, so that its reports still verify."""
+def _to_1(facts: dict[str, Any]) -> None:
+    """Remove the facts that FLO 0.1 did not state."""
     del facts["guarantee"]["epsilon_if_secure_sum_is_broken"], facts["same_code"]
     facts["not_covered_or_shown"] = list(_STATED_SINCE_1)
     for site in facts["hospitals"]:
         del site["releases_survey"], site["software"], site["charged"], site["unconfirmed"]
         del site["epsilon_charged"]
-    return facts

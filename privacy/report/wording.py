@@ -25,11 +25,11 @@ MASKS = (
 )
 MASKING = {
     ("local", "on"): (
-        f"{MASKS}; one that lies about who dropped out could still see a hospital's noisy sum, "
-        "which is protected by its own noise"
+        f"{MASKS}; a coordinator that lies about which hospital dropped out could still see a "
+        "hospital's noisy sum, which is protected by its own noise"
     ),
     ("distributed", "on"): MASKS,
-    ("local", "off"): "off: the coordinator sees each hospital's noisy sums one by one",
+    ("local", "off"): "off: the coordinator sees the noisy sums of each hospital",
     ("distributed", "off"): "off: this study cannot be approved",  # FLO 0.1 could write it
 }
 NOT_COVERED = (  # in every report since version 1; verification compares it

@@ -117,9 +117,9 @@ def masked(
         ValueError: ``values`` has another length, or ``secrets`` is empty or contains ``own``.
     """
     if values.shape != (attempt.length,):
-        raise ValueError(f"{values.shape} values for an attempt of {attempt.length}")
+        raise ValueError(f"values of shape {values.shape} for an attempt of {attempt.length}")
     if not secrets or own in secrets:
-        raise ValueError("a mask needs partners, and oneself is none")
+        raise ValueError("a mask needs the secrets of one or more partners, and not our own")
     total = to_ring(values, attempt.ring)
     pads = {other: _pad(secret, attempt, own, other) for other, secret in secrets.items()}
     step = _BLOCK_BYTES // total.itemsize

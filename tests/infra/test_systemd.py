@@ -85,13 +85,13 @@ def test_what_a_unit_could_not_work_with_is_refused(
         unit("site", place, "nobody")
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr("sys.executable", "/tmp/venv/bin/python")
-        with pytest.raises(UsageError, match="/tmp/venv/bin/python is in a place for temporary"):
+        with pytest.raises(UsageError, match="/tmp/venv/bin/python is in a folder for temporary"):
             unit("site", place, owner(place))
     odd = place / "two words"
     odd.mkdir()
-    with pytest.raises(UsageError, match="means something to systemd"):
+    with pytest.raises(UsageError, match="contains a character that systemd interprets"):
         unit("site", odd, owner(odd))
-    with pytest.raises(UsageError, match="in a place for temporary files"):
+    with pytest.raises(UsageError, match="in a folder for temporary files"):
         unit("site", on_disk, owner(on_disk))
 
 

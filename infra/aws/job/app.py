@@ -31,7 +31,7 @@ def _main(grid: Any, run: str) -> None:
     access = JobAccess.from_bytes(Path(os.environ[ACCESS_VARIABLE]).read_bytes())
     keys = JobKeys.from_bytes(Path(os.environ[KEYS_VARIABLE]).read_bytes())
     if run != access.run:
-        raise TrustError("the coordinator hands out another run than this job is for")
+        raise TrustError(f"this job is for run {access.run}, and the coordinator sent run {run}")
     keystore = AesKeyStore(bytes.fromhex(keys.study_key))
     durable = study_artifacts(asked.region, asked.bucket, asked.artifacts_key, access.study)
     artifacts = JobArtifacts(durable, place.checkpoints, run)
@@ -55,14 +55,7 @@ def _publish(
 ) -> str:
     """Store the sealed tensors in S3 and in the job's model folder; return their name."""
     name, tensors = tensors_name(study, run), tensors_of(study, run, state)
-    key, context = (
-        f"models/{name}.sealed",
-        {
-            "purpose": "model",
-            "study": study.digest,
-            "run": run,
-        },
-    )
+    key, context = f"models/{name}.sealed", {"purpose": "model", "study": study.digest, "run": run}
     kept = sealed.seal(keystore, context, tensors)
     try:
         artifacts.put(key, kept)

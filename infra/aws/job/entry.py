@@ -44,7 +44,7 @@ from flo.storage.files import in_memory, write_private
 log = logging.getLogger("flo.job")
 
 STOPPED = 143  # a shell's code for a process that SIGTERM ended
-_STOPPED = "stopped by SIGTERM; the run's state is saved, another job goes on from there"
+_STOPPED = "stopped by SIGTERM; the run's state is saved, and another job continues from it"
 _LOOK_SECONDS = 1.0
 _END_SECONDS = GRACE_SECONDS / 4
 
@@ -62,9 +62,9 @@ def main() -> int:
         place.write_failure(f"a bug in FLO: {type(error).__name__}")
         raise
     if why is None:
-        log.info("done")
+        log.info("job done")
         return 0
-    log.error("failed", extra={"fields": {"why": why}})
+    log.error("job failed", extra={"fields": {"why": why}})
     place.write_failure(why)
     return STOPPED if stop.is_set() else 1
 
@@ -83,13 +83,13 @@ def carry_out(place: ContainerPaths, stop: threading.Event) -> str | None:
         while not stop.wait(_LOOK_SECONDS):
             status = link.status()
             if status != "running":
-                log.info("over", extra={"fields": {"status": status}})
+                log.info("run over", extra={"fields": {"status": status}})
                 return None
             code = superexec.poll()
             if code is not None:
                 return (
-                    f"flower-superexec ended (code {code}) before the run: the coordinator refused "
-                    "its secret, or it could not start; see the job's log"
+                    f"flower-superexec ended (code {code}) before the run did: the coordinator "
+                    "refused its secret, or it could not start; see the job's log"
                 )
     return _STOPPED
 
@@ -97,8 +97,9 @@ def carry_out(place: ContainerPaths, stop: threading.Event) -> str | None:
 def open_access(place: ContainerPaths, asked: HyperParameters) -> JobAccess:
     """Unseal the job's access.
 
-    Raises TrustError: not sealed for this study and run, changed, or KMS refuses. UsageError:
-    absent.
+    Raises:
+        TrustError: it was changed, it is not sealed for this study and run, or KMS denies access.
+        UsageError: there is none.
     """
     try:
         kept = place.launch.read_bytes()
@@ -126,8 +127,9 @@ def _link(access: JobAccess, token: str, stop: threading.Event) -> RemoteRunClie
         if stop.wait(seconds):
             raise RefusedError(_STOPPED)
 
-    patience = PATIENCE_SECONDS
-    return RemoteRunClient(access.url, access.ca, token, access.run, patience=patience, sleep=pause)
+    return RemoteRunClient(
+        access.url, access.ca, token, access.run, patience=PATIENCE_SECONDS, sleep=pause
+    )
 
 
 @contextlib.contextmanager
@@ -152,10 +154,10 @@ def _superexec(access: JobAccess, keys: JobKeys) -> Iterator[subprocess.Popen[by
             yield process
         finally:
             end_group(process, _END_SECONDS)
-            _tell_what_it_said(Path(folder) / "superexec.log")
+            _copy_output(Path(folder) / "superexec.log")
 
 
-def _tell_what_it_said(path: Path) -> None:
+def _copy_output(path: Path) -> None:
     """Copy Flower's output to the job's own, which SageMaker stores in CloudWatch."""
     with contextlib.suppress(OSError):
         sys.stdout.write(path.read_text(errors="replace")[-65_536:])

@@ -63,7 +63,7 @@ class LocalJob:
             needed.mkdir(parents=True, exist_ok=True)
         python, *rest = request["AlgorithmSpecification"]["ContainerEntrypoint"]
         if python != "python":
-            raise UsageError(f"an entry point of {python!r} is not run here")
+            raise UsageError(f"the entry point must start with 'python', not with {python!r}")
         with (place.root / "output" / "console.log").open("ab") as said:
             self.process = subprocess.Popen(
                 [sys.executable, *rest],

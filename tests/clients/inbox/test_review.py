@@ -97,13 +97,13 @@ SAYS: dict[str, list[str]] = {
     "label": ["ill", "(0 or 1)"],
     "what leaves": [
         "3 noisy sums of 6 numbers",
-        "one noisy release of 65 sums over where scores lie for each class",
+        "one noisy release of 65 sums that describe how scores are distributed for each class",
         "never records, exact counts, losses, batch sizes, error details",
     ],
     "its protection": [
-        "clipped to 0.5, then noise of σ = 17.35",
+        "clipped to 0.5; noise of σ = 17.35",
         "local noise: every hospital adds enough noise for its own guarantee",
-        "off: the coordinator sees each hospital's noisy sums one by one",
+        "off: the coordinator sees the noisy sums of each hospital",
     ],
     "what it costs": [
         "0.5000 at δ = 1e-06",
@@ -193,15 +193,15 @@ def test_the_people_who_must_say_yes_are_on_it(site: Site, read: Any) -> None:
 @READ
 def test_a_survey_says_that_it_counts_everyone_and_trains_nothing(site: Site, read: Any) -> None:
     text = read(site, STUDY.with_survey(epsilon=0.3, columns=["ward"]))
-    assert "one noisy count of all patients by each of ill, ward; nothing is trained" in text
-    assert "it touches every patient, so both halves of the budget are charged" in text
+    assert "noisy counts of all patients by each of ill, ward; no model is trained" in text
+    assert "a survey counts every patient, so both halves of the budget are charged" in text
 
 
 @READ
 def test_distributed_noise_says_what_it_rests_on(site: Site, read: Any) -> None:
     text = read(site, study_of(0.5, noise="distributed", masking="on"))
     assert "up to b = 1 colluding hospitals" in text
-    assert re.search(r"should every single upload be seen, ε = \d\.\d{4}", text)
+    assert re.search(r"each hospital.s upload separately, ε = \d\.\d{4}", text)
 
 
 # -- what changed ---------------------------------------------------------------------------------

@@ -102,5 +102,5 @@ def test_the_runner_runs_no_other_entry_point(tmp_path: Path) -> None:
             return []
 
     pytest.importorskip("botocore")
-    with pytest.raises(UsageError, match="an entry point of 'bash' is not run here"):
+    with pytest.raises(UsageError, match="must start with 'python', not with 'bash'"):
         LocalJob(request, tmp_path, Empty()).start()

@@ -146,7 +146,7 @@ def test_what_was_swapped_in_the_bucket_is_refused_and_nothing_is_written(
 
 def test_an_arn_of_something_else_is_named() -> None:
     for arn in ("arn:aws:s3:::bucket", "heart", "arn:aws:sagemaker:eu-central-1:1:model/x"):
-        with pytest.raises(UsageError, match="no ARN of a model package"):
+        with pytest.raises(UsageError, match="not the ARN of a model package"):
             Registry.of(arn)
 
 

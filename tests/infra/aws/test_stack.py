@@ -125,7 +125,7 @@ def test_an_answer_that_is_not_awss_is_no_bug_of_ours(
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("Resources: {X: {Type: AWS::S3::Bucket, Properties: {BucketName: NO}}}")
     monkeypatch.setattr(stack, "TEMPLATE", wrong)
-    with pytest.raises(NetworkError, match="the answer is not AWS's"):
+    with pytest.raises(NetworkError, match="the answer does not come from AWS"):
         Stack("nonsense", REGION).deploy({}, lambda event: None)
 
 

@@ -70,14 +70,14 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "a layer used twice": (used_twice, "a layer is used twice"),
     "a shared parameter": (shared_parameter, "two layers share a parameter"),
-    "a forward hook": (lambda: hooked("register_forward_hook"), "Linear was changed from outside"),
+    "a forward hook": (lambda: hooked("register_forward_hook"), "Linear has a hook"),
     "a forward pre-hook": (
         lambda: hooked("register_forward_pre_hook"),
-        "Linear was changed from outside",
+        "Linear has a hook",
     ),
     "a backward hook": (
         lambda: hooked("register_full_backward_hook"),
-        "Linear was changed from outside",
+        "Linear has a hook",
     ),
     "a grouped convolution": (lambda: convolution(groups=2, padding=1), "Conv1d has settings"),
     "a circular convolution": (

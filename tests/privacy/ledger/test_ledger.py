@@ -182,7 +182,7 @@ def test_an_open_reservation_is_kept_for_nothing_else(ledger: Ledger) -> None:
     study = study_of(0.3, noise="distributed", masking="on")
     kept = ledger.reserve(study, "main")
     for population, if_broken in (("second", False), ("main", True)):
-        with pytest.raises(BudgetError, match="has a reservation of population 'main' already"):
+        with pytest.raises(BudgetError, match="already has a reservation for population 'main'"):
             ledger.reserve(study, population, if_broken=if_broken)
     assert ledger.reserve(study, "main") == kept
 

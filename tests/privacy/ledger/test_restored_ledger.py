@@ -116,7 +116,7 @@ def test_a_population_that_was_lost_is_not_born_again(ledger: Ledger, backup: Le
     found = [*approved(FIRST), Approved(SECOND, "research", worst_case=False)]
     assert backup.restore(found, ledger.head()).exhausted == ("research",)
     for name in ("research", "another"):  # perhaps of the same patients: who they are is lost, too
-        with pytest.raises(UsageError, match="lost rows, and its patients may have had a budget"):
+        with pytest.raises(UsageError, match="lost rows, and the lost rows may hold a budget"):
             register(backup, name)
 
 
@@ -159,7 +159,9 @@ def test_what_an_earlier_recovery_closed_explains_no_later_loss(ledger: Ledger) 
     assert ledger.balance().unaccounted_rows < 0
     far = signed(KEY, ledger.head().sequence + 20).model_dump(mode="json")
     with ExitStack() as stack:
-        stack.enter_context(pytest.raises(TrustError, match="no study explains"))
+        stack.enter_context(
+            pytest.raises(TrustError, match="the charged studies do not account for")
+        )
         stack.enter_context(ledger._transaction())
         ledger._append({"kind": "restored", "head": far, "exhausted": []}, {})
         ledger._append({"kind": "restored", "head": None, "exhausted": []}, {})
@@ -172,7 +174,9 @@ def test_a_ledger_that_lost_more_than_its_studies_explain_takes_nothing_else(
     far = signed(KEY, 1_000_000).model_dump(mode="json")
     row: dict[str, Any] = {"kind": after, "head": None, "exhausted": []}
     with ExitStack() as stack:
-        stack.enter_context(pytest.raises(TrustError, match="no study explains"))
+        stack.enter_context(
+            pytest.raises(TrustError, match="the charged studies do not account for")
+        )
         stack.enter_context(ledger._transaction())
         ledger._append({"kind": "restored", "head": far, "exhausted": []}, {})
         ledger._append(row, {})

@@ -30,7 +30,7 @@ def close_looks(**columns: dict[str, Any]) -> dict[str, str]:
         ([f"MRN 700001{n}" for n in range(3)], "record or insurance numbers"),
         ([f"756.1234.567{n}.97" for n in range(3)], "record or insurance numbers"),
         ([f"p{n}@north.example" for n in range(2)], None),
-        ([f"c{n}" for n in range(101)], "101 codes: does none of them name a patient"),
+        ([f"c{n}" for n in range(101)], "101 codes: check that none of them identifies a patient"),
         ([f"c{n}" for n in range(100)], None),
         (["53741008", "8532", "45878583", "4061268"], None),
         (["I21.4", "E11.9", "C50.911", "S72.001A", "M80"], None),

@@ -250,7 +250,7 @@ def test_a_draft_of_hospitals_that_are_not_enrolled_cannot_be_signed(operator: B
     path, page = draft(operator, name="too-early")
     assert "It cannot be signed yet" in page
     assert "flo coordinator invite north" in page
-    assert "<dt>digest</dt><dd>given at launch" in page
+    assert "<dt>digest</dt><dd>known after launch" in page
     status, _, text = operator.post(
         f"{path}/sign", place="here", digest=small_study(name="too-early").digest
     )

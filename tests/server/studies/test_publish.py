@@ -228,7 +228,7 @@ def test_without_any_good_extract_there_is_no_report(scene: Scene, bad: dict[str
 def test_extracts_that_contradict_each_other_make_no_report(scene: Scene) -> None:
     """The south saw rows of the north that the north does not show; each extract alone holds."""
     build([scene.early])
-    with pytest.raises(TrustError, match="saw a ledger row"):
+    with pytest.raises(TrustError, match="recorded ledger row"):
         build([scene.early, scene.world.extract(1)])
     made = carded(scene, scene.extracts(north=scene.early))
     assert (made.report, made.model.card.report) == (None, None)
