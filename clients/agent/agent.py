@@ -124,12 +124,13 @@ class Agent:
         held = [name for name, holds in self._worker.layers.items() if holds]
         missing = self._worker.missing
         self._home.record("agent-started", confinement=sorted(held))
-        log.info("data process locked in", extra={"fields": {"layers": sorted(held)}})
+        log.info("the data process is confined", extra={"fields": {"layers": sorted(held)}})
         if missing:
             raise PolicyError(
-                f"the process that holds patients is not confined by {', '.join(missing)}",
-                hint="a newer kernel (Linux 5.13) has all layers; or change `confinement` in "
-                "policy.toml and sign it",
+                f"the data process is not confined by {', '.join(missing)}, which the site's "
+                "policy requires",
+                hint="use Linux 5.13 or newer, which has all layers; or change `confinement` in "
+                "policy.toml, then: flo site policy --sign",
             )
 
     def _reload_exchanged(self) -> None:
@@ -141,7 +142,7 @@ class Agent:
                     path = snapshot_path(self._home, study, approved.snapshot)
                     self._worker.reload(approved.read_study(), path, approved.snapshot)
                 except (FloError, OSError) as error:  # the next release reports it
-                    log.info(f"frozen patients were not loaded again: {error}")
+                    log.info(f"the new frozen patients could not be loaded yet: {error}")
 
     def _serve(self, ledger: Ledger) -> None:
         backoff = Backoff()
@@ -211,7 +212,7 @@ class Agent:
         """Return whether releases are not allowed now; log each change of the reason once."""
         why = self._why_closed()
         if why != self._closed:
-            log.warning(f"off line: {why}" if why else "open again")
+            log.warning(f"disconnected: {why}" if why else "connecting again")
             self._closed = why
         return bool(why)
 
@@ -241,7 +242,7 @@ class Agent:
         try:
             send_kept(self._home, api)
         except RefusedError as error:
-            log.info(f"an extract is sent later: {error}")
+            log.info(f"an extract could not be sent, and will be sent later: {error}")
 
     def _countersign(self, api: CoordinatorApi) -> None:
         """Countersign. A disagreement is for people to resolve: the ledger protects patients."""
@@ -288,7 +289,7 @@ class Agent:
                 send_kept(self._home, api)
                 self._countersign(api)
         except FloError as error:
-            log.warning(f"the extract is kept here, and sent later: {error}")
+            log.warning(f"the extract is stored here, and will be sent later: {error}")
 
 
 class Backoff:

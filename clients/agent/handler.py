@@ -223,17 +223,21 @@ class Handler:
         answered = self._ledger.find_release(key)
         if answered is not None:
             if answered.cohort != cohort_of(header):
-                raise PartnerRefused("conflict", "this attempt was answered for another cohort")
+                raise PartnerRefused(
+                    "conflict", "this attempt was already answered for another cohort"
+                )
             return self._kept(header, answered, answered.sent, ring)
         own = self._partners.admit(header, study)
         earlier = self._earlier_attempt(header, study)
         if earlier is not None:
             noisy = self._kept(header, earlier, earlier.reply, 0)
             return self._repeat(header, approved, study, earlier, mask(study, header, own, noisy))
-        if request.weights.shape != ((0,) if study.survey else (parameter_count(study),)):
-            raise PartnerRefused("malformed", "the model has another shape than the study's")
+        shape = (0 if study.survey else parameter_count(study),)
+        if request.weights.shape != shape:
+            why = f"the model has shape {request.weights.shape}, and the study's has {shape}"
+            raise PartnerRefused("malformed", why)
         if request.weights.dtype != precision(study) and not study.survey:
-            raise PartnerRefused("malformed", "the model has another precision than the study's")
+            raise PartnerRefused("malformed", "the model does not have the study's precision")
         self._refuse_spent(approved, header.purpose)
         while True:
             noisy = self._compute(request, approved, study)
@@ -310,13 +314,13 @@ class Handler:
     def _kept(self, header: RequestHeader, answered: Released, digest: str, ring: int) -> Values:
         """Return the stored bits of a request on the same model."""
         if answered.model != header.model:
-            raise PartnerRefused("conflict", "this round was answered for another model")
+            raise PartnerRefused("conflict", "this round was already answered for another model")
         try:
             values = self._replies.load(header.study, digest, ring)
         except TrustError as error:
             raise PartnerRefused("settled", str(error)) from error
         if values is None:
-            raise PartnerRefused("settled", "the reply of this round is no longer kept")
+            raise PartnerRefused("settled", "the reply of this round was deleted")
         return values
 
     def _earlier_attempt(self, header: RequestHeader, study: Study) -> Released | None:

@@ -24,7 +24,7 @@ _MAX_CHECKED_KEYS = 10_000
 
 
 class PartnerRefused(Exception):
-    """Refusal with a public code. ``key``: our present run key, if they must join again."""
+    """Refusal with a public code. ``key``: our current run key, if they must join again."""
 
     def __init__(self, code: RefusalCode, why: str, key: RunKey | None = None) -> None:
         super().__init__(why)
@@ -83,15 +83,16 @@ class PartnerChecks:
         members, floor = set(header.cohort), study.cohort_floor
         if len(members) < floor:
             raise PartnerRefused(
-                "malformed", f"a cohort of {len(members)}; the study's floor is {floor}"
+                "malformed",
+                f"the cohort has {len(members)} hospitals, and the study needs at least {floor}",
             )
         if set(header.keys) != members:
             raise PartnerRefused(
-                "malformed", "an attempt names one run key for each of its members"
+                "malformed", "the attempt does not name exactly one run key for each member"
             )
         if not members <= set(header.heads):
             raise PartnerRefused(
-                "malformed", "an attempt relays the ledger head of each of its members"
+                "malformed", "the attempt does not relay the ledger head of each member"
             )
 
     def admit(self, header: RequestHeader, study: Study) -> OwnKey:
@@ -101,14 +102,14 @@ class PartnerChecks:
         """
         _, run = self._ledger.last_release(study.digest)
         if run not in (None, header.run):
-            raise PartnerRefused("conflict", f"this study is in {run} here, and has no second run")
+            raise PartnerRefused("conflict", f"this study already has the run {run} here")
         self._check_keys(header, study)
         own = self._run_keys.join(
             study.digest, header.run, header.keys[self._hospital], self._ledger.witnessed()
         )
         if header.keys[self._hospital].key != own.public.key:
             raise PartnerRefused(
-                "stale-key", "the attempt names another run key of ours", own.public
+                "stale-key", "the attempt does not name our current run key", own.public
             )
         self._check_heads(header, own)
         if not own.confirmed:
@@ -135,7 +136,11 @@ class PartnerChecks:
             seen = own.seen.get(head.fingerprint)
             least = released if name == self._hospital else seen.sequence if seen else 0
             if head.sequence < least:
-                raise PartnerRefused("stale-key", f"an older ledger head of {name}", own.public)
+                raise PartnerRefused(
+                    "stale-key",
+                    f"the ledger head of {name} is row {head.sequence}, before row {least}",
+                    own.public,
+                )
             if seen is not None and head.sequence == seen.sequence and head.hash != seen.hash:
                 raise PartnerRefused(
                     "malformed", f"the ledger of {name} forked at row {head.sequence}"
@@ -168,7 +173,7 @@ class PartnerChecks:
         signers = {h.fingerprint for h in study.hospitals if h.id != self._hospital}
         try:
             if voucher.fingerprint not in signers:
-                raise TrustError("a voucher of someone who is no partner")
+                raise TrustError("the voucher is not signed by a partner of the study")
             voucher.check(study.digest, header.run, voucher.fingerprint)
         except TrustError as error:
             raise PartnerRefused("malformed", str(error)) from error
@@ -185,4 +190,4 @@ def _fingerprint(study: Study, hospital: str) -> str:
     for partner in study.hospitals:
         if partner.id == hospital:
             return partner.fingerprint
-    raise PartnerRefused("malformed", "a claim of a hospital that the study does not name")
+    raise PartnerRefused("malformed", "a claim is for a hospital that the study does not name")

@@ -217,7 +217,7 @@ def _announce(api: CoordinatorApi, approved: Approval) -> Approval:
     except FloError as error:
         raise NotAnnounced(
             f"approved, and the budget is reserved, but the coordinator was not notified: {error}",
-            hint="approve once more when it answers: nothing is reserved twice",
+            hint="approve once more when the coordinator answers; no budget is reserved twice",
         ) from error
     return approved
 

@@ -62,7 +62,7 @@ def check_study(
         )
     if study.mechanism.noise == "distributed" and not study.masked:
         raise PolicyError(
-            "distributed noise without masks is never approved",
+            "the study has distributed noise without masks, which no site may approve",
             hint="ask the coordinator for the study in schema_version 2",
         )
     refuse_violations(policy, study, hospital, epsilon, unconfirmed)
@@ -209,12 +209,13 @@ def refuse_changed_birth(home: SiteHome, ledger: Ledger, population: Population)
                 if born != now:
                     raise PolicyError(
                         f"population {population.name!r}: {name} is {now!r} in site.toml but was "
-                        f"fixed as {born!r} when its ledger was born"
+                        f"fixed as {born!r} when the population was registered",
+                        hint=f"set {name} in site.toml to {born!r} again",
                     )
             for name, commitment in commitments.items():
                 if private.get(name) != commitment:
                     raise TrustError(
-                        f"{name} is not the key that population {population.name!r} was born with: "
-                        "patients would change sides between training and evaluation",
+                        f"{name} is not the key with which population {population.name!r} was "
+                        "registered: patients would move between training and evaluation",
                         hint="restore the key from the site's backup",
                     )

@@ -50,7 +50,8 @@ def refuse_over_a_year(
                 f"{year.share(used):.1%} of it was taken in {sub_ledger} in the last 365 days, and "
                 f"this study takes {year.share(cost):.1%}; the largest ε that would fit is "
                 f"{fits:.4f}",
-                hint="wait, or ask the coordinator for a study with less",
+                hint="wait until earlier approvals are a year old, or ask the coordinator for a "
+                "study with a smaller ε",
             )
 
 

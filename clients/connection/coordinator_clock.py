@@ -58,9 +58,9 @@ class CoordinatorClock:
     def _tell(self) -> None:
         found = clock_beside(self._ahead.total_seconds())
         if found.state == "ok":
-            log.info("this machine's clock is as the coordinator's again")
+            log.info("this machine's clock agrees with the coordinator's again")
             return
         if clock_alone(kernel_clock_state()).state == "ok":
-            log.warning(f"{found.message}; ours follows a time server, so tell the coordinator")
+            log.warning(f"{found.message}; ours follows a time server: notify the coordinator")
         else:
-            log.warning(f"{found.message}, and ours follows no time server; {found.fix}")
+            log.warning(f"{found.message}, and ours follows no time server: {found.fix}")

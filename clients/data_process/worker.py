@@ -145,7 +145,7 @@ class DataProcess:
             if hello is None or not isinstance(hello[0].get("layers"), dict):
                 raise RefusedError(
                     "the process that holds the data did not start",
-                    hint="see the lines above; `flo site run -v` says more",
+                    hint="read the lines above; `flo site run -v` shows more",
                 )
             self._layers = {str(name): held is True for name, held in hello[0]["layers"].items()}
         return self._layers
