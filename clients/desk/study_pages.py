@@ -87,8 +87,8 @@ def study_router(context: DeskContext) -> APIRouter:
         try:
             refuse_strangers(study, strangers, if_broken=if_broken)
         except PolicyError as error:
-            hint = "compare their keys on the page of the study; or tick there that you approve"
-            raise PolicyError(str(error), hint=f"{hint} without, at the larger ε") from error
+            hint = "compare their keys on the study's page; or tick there to approve without that, "
+            raise PolicyError(str(error), hint=f"{hint}at the larger ε") from error
         return context.page(
             request,
             "approve.html.j2",
@@ -175,7 +175,9 @@ def _known(home: SiteHome, digest: str) -> _Known:
         if kept is None:
             raise
     if kept is None:
-        raise UsageError(f"no study {digest[:12]} names this hospital", hint="look into the inbox")
+        raise UsageError(
+            f"no study {digest[:12]} names this hospital", hint="the inbox lists those that do"
+        )
     return _Known(kept.read_study(), kept.study_signature, _AWAY)
 
 
@@ -186,14 +188,13 @@ def _confirm(home: SiteHome, study: Study, fields: dict[str, str]) -> None:
         name for name, typed in heard.items() if not facts.is_what_was_heard(study, name, typed)
     ]
     if not heard:
-        raise UsageError("nothing was typed", hint="type what the partner reads out to you")
+        raise UsageError("no field was filled in", hint="type what the partner reads out to you")
     if wrong:
         named = ", ".join(wrong)
         raise TrustError(
-            f"nothing was kept: what was typed for {named} is not how the key ends that this study "
-            "names",
-            hint="look for a slip: four groups of four letters or digits. If it is read out so "
-            "again, do not approve: somebody shows you another key than theirs",
+            f"not saved: what was typed for {named} differs from the end of the key in this study",
+            hint="check for a typing error: four groups of four letters or digits. If the partner "
+            "reads out the same again, do not approve: the study names a key that is not theirs",
         )
     keys = {name: study.hospital(name).fingerprint for name in heard}
     AddressBook.load(home).confirm(home, keys)

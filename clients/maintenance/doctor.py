@@ -31,7 +31,6 @@ from flo.storage.database import refuse_damaged, unusable
 
 _RESTORE = "move the folder away, then: flo site restore"
 _WARN_DAYS = 30.0
-_CONNECT_SECONDS = 10.0
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -50,11 +49,11 @@ def site(home: SiteHome) -> Iterator[Finding]:
     ledger = tried("ledger", lambda: _ledger(home), _RESTORE)
     yield ledger
     if ledger.state == "ok":
-        yield tried("settings", lambda: _as_born(home), "put site.toml back as it was")
+        yield tried("settings", lambda: _as_born(home), "undo the change in site.toml")
     yield tried(
         "policy",
         lambda: f"in force, digest {home.read_policy().digest[:12]}",
-        "mend policy.toml, then: flo site policy --sign",
+        "correct policy.toml, then: flo site policy --sign",
     )
     yield agent(is_running=home.is_agent_running())
     yield _red_button(home)
@@ -71,9 +70,9 @@ def _ledger(home: SiteHome) -> str:
     path = home.directory / "ledger.sqlite"
     if not path.exists():
         raise TrustError(
-            f"{path} is missing, and with it what this hospital has spent",
-            hint="move the folder away and restore its newest backup, which charges what may have "
-            "happened since: flo site restore, flo site recover",
+            f"{path} is missing, and with it the record of what this hospital has spent",
+            hint="move the folder away, restore its newest backup (flo site restore), and charge "
+            "what may have been released since (flo site recover)",
         )
     for name in ("ledger.sqlite", "audit.sqlite"):
         refuse_damaged(home.directory / name)
@@ -90,7 +89,7 @@ def _as_born(home: SiteHome) -> str:
         for population in home.read_config().populations:
             if population.name in ledger.balance().lives:
                 refuse_changed_birth(home, ledger, population)
-    return "as the ledger was born with"
+    return "unchanged since the populations were registered"
 
 
 def agent(*, is_running: bool) -> Finding:
@@ -119,7 +118,7 @@ def _data(home: SiteHome) -> Iterator[Finding]:
         name = f"data of {population.name}"
         found = tried(name, partial(_opened, population), "let this user read it (chown, chmod)")
         if found.state == "broken":
-            later = "; studies that were approved go on with what was frozen, others cannot be"
+            later = "; approved studies continue on frozen patients, others cannot be approved"
             found = replace(found, state="warning", message=found.message + later)
         yield found
 
@@ -129,8 +128,8 @@ def _opened(population: Population) -> str:
     source.fields()
     if next(iter(source.ids()), None) is None:
         raise DataError(
-            f"{population.place} has no patient in it, or no {population.id_column!r}",
-            hint="id_column in site.toml is fixed for life; give the data that column",
+            f"{population.place} has no patients, or no column {population.id_column!r}",
+            hint="id_column in site.toml cannot be changed; the data must have that column",
         )
     return f"{population.place} can be read"
 
@@ -188,7 +187,7 @@ def _sandbox(home: SiteHome, device: str) -> Finding:
         return Finding(
             "sandbox",
             "broken",
-            f"the kernel does not give {', '.join(missing)}, which this site's policy asks for",
+            f"the kernel does not provide {', '.join(missing)}, which this site's policy requires",
             "use Linux 5.13 or newer with Landlock and user namespaces "
             "(sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces; "
             "kernel.apparmor_restrict_unprivileged_userns = 0) and keep this folder out of "
@@ -200,10 +199,10 @@ def _sandbox(home: SiteHome, device: str) -> Finding:
         return Finding(
             "sandbox",
             "warning",
-            f"the process with patients is locked in, without {less}, which the policy allows",
-            "a newer kernel has all layers; the report names those that held",
+            f"the data process is confined, but not by {less}; the policy allows that",
+            "a newer kernel has all layers; the budget report names those that hold",
         )
-    return Finding("sandbox", "ok", f"locked in by {', '.join(held)}")
+    return Finding("sandbox", "ok", f"confined by {', '.join(held)}")
 
 
 def certificate(home: SiteHome, now: datetime) -> Finding:
@@ -226,7 +225,7 @@ def certificate(home: SiteHome, now: datetime) -> Finding:
         return Finding("certificate", "broken", str(error), error.hint + clock)
     if read is None:
         return Finding(
-            "certificate", "broken", f"{path} is no certificate", "restore it, or enrol again"
+            "certificate", "broken", f"{path} is not a certificate", "restore it, or enrol again"
         )
     left = (read.not_valid_after_utc - now) / timedelta(days=1)
     until = f"until {read.not_valid_after_utc:%Y-%m-%d}"
@@ -234,7 +233,7 @@ def certificate(home: SiteHome, now: datetime) -> Finding:
         return Finding(
             "certificate",
             "broken",
-            f"is valid from {read.not_valid_before_utc:%Y-%m-%d %H:%M} on only",
+            f"is not valid before {read.not_valid_before_utc:%Y-%m-%d %H:%M}",
             "this machine's clock is behind: timedatectl set-ntp true, or chrony",
         )
     if left < _WARN_DAYS:

@@ -110,7 +110,7 @@ def hospital(tmp_path: Path) -> Hospital:
 
 def test_two_people_must_say_yes(hospital: Hospital) -> None:
     first = hospital.hears(ADA)
-    hospital.refuses(first, PolicyError, "1 of the 2 people that the policy requires")
+    hospital.refuses(first, PolicyError, "1 of the 2 people whom the policy requires")
     both = hospital.hears(BEN)
     decision = hospital.approves(both).read_decision()
     assert [(p.name, p.role) for p in decision.people] == [
@@ -177,9 +177,9 @@ def test_the_same_person_does_not_count_twice(hospital: Hospital) -> None:
     (ada,) = hospital.hears(ADA)
     with pytest.raises(PolicyError, match="Ada has already approved"):
         hospital.hears(ADA)
-    hospital.refuses((ada, ada), PolicyError, "people that the policy requires have approved")
+    hospital.refuses((ada, ada), PolicyError, "people whom the policy requires approved")
     later = hospital.given(ADA, time="2026-11-26T12:00:00+00:00")
-    hospital.refuses((ada, later), PolicyError, "people that the policy requires have approved")
+    hospital.refuses((ada, later), PolicyError, "people whom the policy requires approved")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_yes_that_is_not_what_it_should_be_counts_for_nothing(
 def test_a_key_of_a_stranger_or_none_or_one_that_is_not_needed_is_refused(
     hospital: Hospital,
 ) -> None:
-    with pytest.raises(PolicyError, match="belongs to nobody"):
+    with pytest.raises(PolicyError, match="key is not one of those"):
         hospital.hears(EVE)
     with pytest.raises(PolicyError, match="names the people who must approve"):
         hospital.hears(None)

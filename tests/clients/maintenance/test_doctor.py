@@ -233,7 +233,7 @@ def test_a_layer_that_the_policy_asks_for_and_the_kernel_does_not_give(
     sign(readable_home.directory, readable_home.open_identity())
     found = at_a_site._sandbox(readable_home, "auto")
     assert found.state == "broken"
-    assert "does not give landlock" in found.message
+    assert "does not provide landlock" in found.message
     assert "kernel.unprivileged_userns_clone" in found.fix
 
 
@@ -395,9 +395,9 @@ def test_a_proxy_that_lets_us_through_is_named(
 @pytest.mark.parametrize(
     ("how", "says", "mend"),
     [
-        ({"inspects": True}, f"looks into TLS: {INSPECTOR}", "exempted from TLS inspection"),
-        ({"password": True}, "does not let us through (Tunnel connection failed: 407", "PASSWORD"),
-        ({"names": {}}, "does not let us through (Tunnel connection failed: 502", "allow CONNECT"),
+        ({"inspects": True}, f"inspects TLS: {INSPECTOR}", "exempted from TLS inspection"),
+        ({"password": True}, "refuses the connection (Tunnel connection failed: 407", "PASSWORD"),
+        ({"names": {}}, "refuses the connection (Tunnel connection failed: 502", "allow CONNECT"),
     ],
     ids=["inspects", "password", "closed"],
 )
