@@ -115,7 +115,7 @@ def refuse_missing_people(
         given.check(study, hospital, terms.digest, person.fingerprint)
     if len({given.name for given in people}) < policy.approvers:
         raise PolicyError(
-            f"{len(people)} of the {policy.approvers} people whom the policy requires approved",
+            f"{len(people)} of {policy.approvers} required people have approved",
             hint="flo site approve STUDY --person KEY, with another person's key",
         )
 

@@ -61,7 +61,7 @@ def reading(database: sa.Engine, name: str) -> Iterator[sa.Connection]:
     except (SQLAlchemyError, UnicodeDecodeError) as error:
         raise DataError(
             f"{name} cannot be read ({type(error).__name__})",
-            hint="try the address with the database's own client; the user needs to read only",
+            hint="try the address with the database's own client; the user needs read access only",
         ) from None
 
 

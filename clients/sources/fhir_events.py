@@ -32,7 +32,7 @@ def asked(mapped: MappedColumn) -> tuple[str, dict[str, set[FhirCode]]]:
         found = {(system, name) for name in names.split(",")}
         if prefix not in _KINDS or not bar:
             raise UsageError(
-                f"{field!r} is no field of a FHIR export",
+                f"{field!r} is not a field of a FHIR export",
                 hint="patient:age, patient:gender, patient:deceased, condition:SYSTEM|CODE or "
                 "observation:SYSTEM|CODE; a list has conditions only, or observations only",
             )

@@ -233,7 +233,7 @@ def open_file(path: Path, id_column: str) -> TableSource:
 def _there(path: Path) -> Path:
     if path.is_dir():
         raise DataError(
-            f"data file {path} is a folder", hint="write the table as one file, and name that"
+            f"data file {path} is a folder", hint="write the table as one file, and name that file"
         )
     if not path.is_file():
         raise DataError(f"data file {path} does not exist", hint="set `file` in site.toml")
@@ -242,7 +242,7 @@ def _there(path: Path) -> Path:
 
 def _distinct(name: str, columns: list[str]) -> list[str]:
     if len(set(columns)) != len(columns):
-        raise DataError(f"{name}: the same column name stands twice")
+        raise DataError(f"{name}: the same column name occurs twice")
     return columns
 
 
