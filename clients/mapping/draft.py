@@ -65,7 +65,7 @@ def fields_of(population: Population) -> list[SourceField]:
         raise DataError(
             f"{source.name} has no column {population.id_column!r}, which site.toml names as the "
             "patients' id",
-            hint="check that its first line is a header; its columns are shown once it has this one",
+            hint="check that its first line is a header, and that it has this column",
         )
     return offers
 
