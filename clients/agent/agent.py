@@ -194,8 +194,11 @@ class Agent:
                 reply = handler.answer(incoming.data)
                 if reply is not None:
                     kind = decode_reply(reply).header.kind
-                    look, leaves = kind == "refused", kind in ("release", "joined")
-                    link.reply(incoming, reply, self._refuse_halted if leaves else _always)
+                    look = kind == "refused"
+                    if kind in ("release", "joined"):
+                        link.reply(incoming, reply, lambda: refuse_halted(self._home))
+                    else:
+                        link.reply(incoming, reply)
             if look and self._is_closed():
                 return
             if time.monotonic() > look_around:
@@ -203,10 +206,6 @@ class Agent:
                 if self._is_closed():
                     return
                 look_around = time.monotonic() + _LOOK_SECONDS
-
-    def _refuse_halted(self) -> None:
-        """Check the emergency stop. Raises RefusedError while it is on."""
-        refuse_halted(self._home)
 
     def _is_closed(self) -> bool:
         """Return whether releases are not allowed now; log each change of the reason once."""
@@ -309,10 +308,6 @@ class Backoff:
         chosen = min(self._wait * random.uniform(0.5, 1.5), _SHORT_WAIT if soon else _LONGEST_WAIT)  # noqa: S311
         self._wait = min(2 * self._wait, _LONGEST_WAIT)
         return chosen
-
-
-def _always() -> None:
-    """Allow sending: refusals and settlements are always sent."""
 
 
 class _Stop(BaseException):

@@ -12,6 +12,9 @@ its latest run key with the epoch. Another key with an equal or lower epoch is r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from flo.clients.agent.run_keys import OwnKey, RunKeys
 from flo.errors import TrustError
 from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
@@ -31,6 +34,15 @@ class PartnerRefused(Exception):
         self.code, self.key = code, key
 
 
+@contextmanager
+def refused_as(code: RefusalCode, *errors: type[Exception], about: str = "") -> Iterator[None]:
+    """Turn one of ``errors`` into a PartnerRefused with ``code``; ``about`` precedes its text."""
+    try:
+        yield
+    except errors as error:
+        raise PartnerRefused(code, f"{about}{error}") from error
+
+
 class PartnerChecks:
     """One site's checks on the other hospitals."""
 
@@ -46,17 +58,13 @@ class PartnerChecks:
         for hospital, head in header.heads.items():
             if hospital == self._hospital and self._is_ours(head):
                 continue
-            try:
+            with refused_as("malformed", TrustError, about=f"{hospital}: "):
                 head.check(_fingerprint(study, hospital))
-            except TrustError as error:
-                raise PartnerRefused("malformed", f"{hospital}: {error}") from error
             if hospital != self._hospital:
                 self._ledger.witness(head)
                 continue
-            try:
+            with refused_as("rolled-back", TrustError):
                 self._ledger.confirm(head)
-            except TrustError as error:
-                raise PartnerRefused("rolled-back", str(error)) from error
 
     def _is_ours(self, head: LedgerHead) -> bool:
         """Check if the head is a row of our ledger under our key; its signature adds no proof."""
@@ -114,10 +122,8 @@ class PartnerChecks:
         self._check_heads(header, own)
         if not own.confirmed:
             self._confirm(header, study, own)
-        try:
+        with refused_as("malformed", TrustError):
             own.secrets([key for key in header.keys.values() if key != own.public])
-        except TrustError as error:
-            raise PartnerRefused("malformed", str(error)) from error
         own.seen.update(
             {header.heads[name].fingerprint: header.heads[name] for name in header.cohort}
         )
@@ -149,7 +155,7 @@ class PartnerChecks:
     def _check_keys(self, header: RequestHeader, study: Study) -> None:
         for hospital, key in header.keys.items():
             claim = (study.digest, header.run, _fingerprint(study, hospital), key)
-            try:
+            with refused_as("malformed", TrustError, about=f"{hospital}: "):
                 if claim not in self._checked_keys:
                     key.check(*claim[:3])
                     if len(self._checked_keys) >= _MAX_CHECKED_KEYS:
@@ -157,8 +163,6 @@ class PartnerChecks:
                     self._checked_keys.add(claim)
                 if hospital != self._hospital:
                     self._ledger.see_run_key(study.digest, header.run, hospital, key)
-            except TrustError as error:
-                raise PartnerRefused("malformed", f"{hospital}: {error}") from error
 
     def _confirm(self, header: RequestHeader, study: Study, own: OwnKey) -> None:
         """Refuse to release after a start until a partner has confirmed our ledger's head."""
@@ -171,17 +175,13 @@ class PartnerChecks:
                 "unconfirmed", "no partner has confirmed our ledger's head", own.public
             )
         signers = {h.fingerprint for h in study.hospitals if h.id != self._hospital}
-        try:
-            if voucher.fingerprint not in signers:
-                raise TrustError("the voucher is not signed by a partner of the study")
+        if voucher.fingerprint not in signers:
+            raise PartnerRefused("malformed", "the voucher is not signed by a partner of the study")
+        with refused_as("malformed", TrustError):
             voucher.check(study.digest, header.run, voucher.fingerprint)
-        except TrustError as error:
-            raise PartnerRefused("malformed", str(error)) from error
-        try:
-            if voucher.head is not None:
+        if voucher.head is not None:
+            with refused_as("rolled-back", TrustError):
                 self._ledger.confirm(voucher.head)
-        except TrustError as error:
-            raise PartnerRefused("rolled-back", str(error)) from error
         own.confirmed = True
 
 

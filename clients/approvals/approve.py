@@ -20,12 +20,7 @@ from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
 from flo.clients.mapping.mapping_file import mapping_of
 from flo.clients.records import approval
-from flo.clients.records.approval import (
-    Approval,
-    approval_path,
-    charged_epsilon,
-    pending_path,
-)
+from flo.clients.records.approval import Approval, approval_path, charged_epsilon, pending_path
 from flo.clients.records.members import Members
 from flo.clients.sources.mapping import StudyMapping
 from flo.errors import FloError, NetworkError, PolicyError, RefusedError, TrustError

@@ -94,11 +94,7 @@ def _is_named(policy: Policy, given: PersonApproval) -> bool:
 
 
 def refuse_missing_people(
-    policy: Policy,
-    study: str,
-    hospital: str,
-    terms: Terms,
-    people: tuple[PersonApproval, ...],
+    policy: Policy, study: str, hospital: str, terms: Terms, people: tuple[PersonApproval, ...]
 ) -> None:
     """Check that as many people have approved as the policy asks for.
 
@@ -150,8 +146,6 @@ def load_key(path: Path, passphrase: bytes) -> Identity:
             "`flo site person`"
         ) from error
     pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return Identity.read(pem, str(path))

@@ -15,10 +15,7 @@ from flo.clients.home.policy import Policy, refuse_violations
 from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
 from flo.clients.patients.opt_outs import opted_out
-from flo.clients.records.approval import (
-    Approval,
-    snapshot_path,
-)
+from flo.clients.records.approval import Approval, snapshot_path
 from flo.clients.records.members import Members
 from flo.clients.records.snapshot import Snapshot
 from flo.clients.sources.mapping import StudyMapping
@@ -115,11 +112,8 @@ def freeze(
     checked = checked.without(opted_out(home, set(checked.patient_ids)))
     patients_key, split_key = home.open_patients_key(), home.open_split_key()
     hashes = {name: keyed_hash(patients_key, name) for name in checked.patient_ids}
-    return FrozenData(
-        Snapshot.of(checked, split_key, population.hold_out),
-        hashes,
-        {name for name in hashes if is_held_out(split_key, name, population.hold_out)},
-    )
+    held_out = {name for name in hashes if is_held_out(split_key, name, population.hold_out)}
+    return FrozenData(Snapshot.of(checked, split_key, population.hold_out), hashes, held_out)
 
 
 def check_fits(

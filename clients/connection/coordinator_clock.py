@@ -22,10 +22,6 @@ _WORTH_TELLING = timedelta(seconds=CLOCK_WORTH_TELLING_SECONDS)
 _IMPOSSIBLE = timedelta(days=3650)
 
 
-def _own_clock() -> datetime:
-    return datetime.now(UTC)
-
-
 class CoordinatorClock:
     """This machine's clock, corrected by the ``Date`` header of the coordinator's last reply.
 
@@ -33,7 +29,7 @@ class CoordinatorClock:
     of it. Until the first reply it shows this machine's time.
     """
 
-    def __init__(self, own: Callable[[], datetime] = _own_clock) -> None:
+    def __init__(self, own: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._own = own
         self._ahead = self._told = timedelta(0)  # of this machine's clock, over the coordinator's
 

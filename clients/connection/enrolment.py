@@ -106,8 +106,7 @@ def enrol(home: SiteHome, invitation_path: Path) -> Enrolled:
     write_public(home.directory / "certificate.pem", issued.certificate.encode())
     earlier = _earlier_keys(home, invitation)
     keep_coordinator(
-        home,
-        CoordinatorInfo(url=invitation.url, public=invitation.coordinator, earlier=earlier),
+        home, CoordinatorInfo(url=invitation.url, public=invitation.coordinator, earlier=earlier)
     )
     done = Enrolled(
         config.hospital, identity.fingerprint, fingerprint(bytes.fromhex(invitation.coordinator))

@@ -137,12 +137,10 @@ def _opened(population: Population) -> str:
 def _gpu(device: str) -> Finding:
     import torch
 
-    there = torch.cuda.is_available()
-    if there:
+    if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
         return Finding("gpu", "ok", f"{name}, torch {torch.__version__}; device = {device}")
-    driver = _DRIVER.exists()
-    return gpu(device, has_driver=driver, torch_version=str(torch.__version__))
+    return gpu(device, has_driver=_DRIVER.exists(), torch_version=str(torch.__version__))
 
 
 def gpu(device: str, *, has_driver: bool, torch_version: str) -> Finding:
@@ -219,14 +217,12 @@ def certificate(home: SiteHome, now: datetime) -> Finding:
         read = x509.load_pem_x509_certificate(path.read_bytes())
         context_of(home)
     except ValueError:
-        read = None
-    except FloError as error:
-        clock = f"; if it is not {now:%Y-%m-%d} today, set this machine's clock"
-        return Finding("certificate", "broken", str(error), error.hint + clock)
-    if read is None:
         return Finding(
             "certificate", "broken", f"{path} is not a certificate", "restore it, or enrol again"
         )
+    except FloError as error:
+        clock = f"; if it is not {now:%Y-%m-%d} today, set this machine's clock"
+        return Finding("certificate", "broken", str(error), error.hint + clock)
     left = (read.not_valid_after_utc - now) / timedelta(days=1)
     until = f"until {read.not_valid_after_utc:%Y-%m-%d}"
     if read.not_valid_before_utc > now:

@@ -75,9 +75,7 @@ def _resolves(what: str, address: str) -> Finding:
             "broken",
             f"no address is known for {host} ({error.strerror})",
             "check the name and this machine's DNS (getent hosts), or add it to /etc/hosts; "
-            + (
-                "HTTPS_PROXY sets it" if what == "proxy" else "or set HTTPS_PROXY, if there is one"
-            ),
+            + ("HTTPS_PROXY sets it" if what == "proxy" else "or set HTTPS_PROXY, if there is one"),
         )
     return Finding(what, "ok", "")
 

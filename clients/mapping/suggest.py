@@ -137,13 +137,11 @@ def _candidates(
         return ""
     some = []
     for offer in offers[:_CANDIDATES]:
-        own = {
-            cell: code for cell, code in (pairs or {}).get(offer.field, {}).items() if cell != code
-        }
-        codes = (
-            f" codes {', '.join(f'{cell} = {code}' for cell, code in own.items())}" if own else ""
-        )
-        some.append((f"{offer.field} ({offer.text})" if offer.text else offer.field) + codes)
+        named = f"{offer.field} ({offer.text})" if offer.text else offer.field
+        own = (pairs or {}).get(offer.field, {}).items()
+        if codes := ", ".join(f"{cell} = {code}" for cell, code in own if cell != code):
+            named += f" codes {codes}"
+        some.append(named)
     return f"; {why}: {', '.join(some)}" + (", ..." if len(offers) > _CANDIDATES else "")
 
 

@@ -85,10 +85,7 @@ def inspect_table(
 
 
 def encode_checked(
-    source: DataSource,
-    schema: Schema,
-    id_column: str,
-    ignore: Collection[str] = (),
+    source: DataSource, schema: Schema, id_column: str, ignore: Collection[str] = ()
 ) -> EncodedTable:
     """Encode data whose fields have the study's names, after checking the schema's rules only.
 

@@ -119,11 +119,8 @@ def _kind(cells: list[str]) -> str | None:
     for name, _ in identifier_patterns.KINDS:
         if np.mean(identifier_patterns.matches(name, cells)) >= _SHARE:
             return name
-    return (
-        "free text"
-        if np.mean([identifier_patterns.is_text(cell) for cell in cells]) >= _SHARE
-        else None
-    )
+    texts = [identifier_patterns.is_text(cell) for cell in cells]
+    return "free text" if np.mean(texts) >= _SHARE else None
 
 
 def _kind_of_numbers(column: NumberColumn, values: Floats, ids: list[str]) -> str | None:

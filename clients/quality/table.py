@@ -69,14 +69,8 @@ class Table:
             DataFinding(column, f"{rule}: {count}", level="to accept", kind=kind)
             for (kind, column, rule), count in self.to_accept.items()
         ]
-        return (
-            wrong
-            + doubts
-            + [
-                DataFinding("", f"{rule}: {count}", level="note")
-                for rule, count in self.notes.items()
-            ]
-        )
+        notes = [DataFinding("", f"{rule}: {n}", level="note") for rule, n in self.notes.items()]
+        return wrong + doubts + notes
 
     def unread_in(self, column: str) -> Mask:
         """Return the mask, (n,), of a column's cells in ``invalid``."""

@@ -68,12 +68,9 @@ def codings(concept: Any) -> list[tuple[str, str, str]]:
     """Return each (system, code, display) of a CodeableConcept."""
     if not isinstance(concept, dict):
         return []
+    text = concept.get("text") or ""
     return [
-        (
-            str(c.get("system") or ""),
-            str(c["code"]),
-            str(c.get("display") or concept.get("text") or ""),
-        )
+        (str(c.get("system") or ""), c["code"], str(c.get("display") or text))
         for c in listed(concept, "coding")
         if isinstance(c.get("code"), str) and c["code"]
     ]

@@ -272,7 +272,4 @@ def _unreadable(name: str, kind: str, error: Exception, hint: str = "") -> DataE
     # Arrow's messages quote rows, so report only the row's number and the type of the error.
     row = re.search(r"Row #(\d+)", str(error))
     place = f", row {int(row[1]) - 1}" if row else ""
-    return DataError(
-        f"{name} cannot be read as {kind}{place} ({type(error).__name__})",
-        hint=hint,
-    )
+    return DataError(f"{name} cannot be read as {kind}{place} ({type(error).__name__})", hint=hint)
