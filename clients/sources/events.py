@@ -131,7 +131,7 @@ class EventColumn:
             else:
                 notes[f"{name}: {rule}"] = count
         for one in self.nowhere:
-            rule = f"events of {_short(one)}"
+            rule = f"events found for {_short(one)}"
             if self.happened:
                 doubts["nothing found", name, rule] = 0
             else:

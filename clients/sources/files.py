@@ -121,7 +121,7 @@ class CsvFile(TableSource):
                 thousands[name] += _count(cells[name], _THOUSANDS)
                 points[name] += _count(cells[name], _POINT_NUMBER)
                 commas[name] += _count(cells[name], _COMMA_NUMBER)
-                cells[name] = _with_points(cells[name])
+                cells[name] = pc.replace_substring_regex(cells[name], _COMMA_NUMBER, r"\1.\2")
             if held is not None:
                 yield held
             held = replace(batch, columns=cells)
@@ -250,10 +250,6 @@ def _numbers(schema: Schema) -> set[str]:
     """Return the study's columns that hold numbers, including the pixels of images."""
     found = {column.name for column in schema.columns if isinstance(column, NumberColumn)}
     return found.union(*(c.pixels for c in schema.columns if isinstance(c, ImageColumn)))
-
-
-def _with_points(cells: pa.StringArray) -> pa.StringArray:
-    return pc.replace_substring_regex(cells, pattern=_COMMA_NUMBER, replacement=r"\1.\2")
 
 
 def _count(cells: pa.StringArray, pattern: str) -> int:

@@ -19,15 +19,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from flo.documents.document import Document
 from flo.errors import UsageError
-from flo.study.schema import (
-    CategoryColumn,
-    Code,
-    ColumnName,
-    ImageColumn,
-    NumberColumn,
-    Schema,
-    Text,
-)
+from flo.study.schema import Code, Column, ColumnName, ImageColumn, NumberColumn, Schema, Text
 from flo.study.terms import Identifier
 
 FindingName = Annotated[str, StringConstraints(pattern=r"^[a-z ]{3,40}(: .{1,100})?$")]
@@ -182,9 +174,7 @@ def _plain(unit: str) -> str:
     return _ALIASES.get(plain, plain)
 
 
-def _unit(
-    name: str, mapped: MappedColumn, column: NumberColumn | CategoryColumn | ImageColumn | None
-) -> list[str]:
+def _unit(name: str, mapped: MappedColumn, column: Column | None) -> list[str]:
     if not isinstance(column, NumberColumn):
         return [f"{name}: only a number has a unit"]
     if same_unit(mapped.unit or "", column.unit) and (mapped.multiply, mapped.add) != (1, 0):
@@ -192,9 +182,7 @@ def _unit(
     return []
 
 
-def _codes(
-    name: str, mapped: MappedColumn, column: NumberColumn | CategoryColumn | ImageColumn | None
-) -> list[str]:
+def _codes(name: str, mapped: MappedColumn, column: Column | None) -> list[str]:
     if not mapped.codes:
         return []
     if isinstance(column, NumberColumn | ImageColumn):
