@@ -145,26 +145,26 @@ def _gpu(device: str) -> Finding:
 
 def gpu(device: str, *, has_driver: bool, torch_version: str) -> Finding:
     """Report that torch sees no CUDA device. ``has_driver``: NVIDIA's driver is loaded."""
+    finding = partial(Finding, "gpu")
     built = f"torch {torch_version} sees no CUDA device"
     if has_driver:
-        return Finding(
-            "gpu",
+        return finding(
             "broken" if device == "cuda" else "warning",
             f"NVIDIA's driver is loaded, but {built}",
             "install a torch that is built for CUDA: pip install --force-reinstall torch",
         )
     if device == "cuda":
-        return Finding(
-            "gpu",
+        return finding(
             "broken",
             f"device = cuda, but {built} and NVIDIA's driver is not loaded",
             'install the driver (nvidia-smi shows it), or set device = "auto" in site.toml',
         )
-    return Finding("gpu", "ok", f"none; device = {device} trains on the CPU")
+    return finding("ok", f"none; device = {device} trains on the CPU")
 
 
 def _sandbox(home: SiteHome, device: str) -> Finding:
     """Start the process that would hold patients and report which layers confine it."""
+    finding = partial(Finding, "sandbox")
     logging.getLogger("flo.clients.data_process.worker").setLevel(logging.CRITICAL)
     try:
         required = home.read_policy().confinement
@@ -177,13 +177,12 @@ def _sandbox(home: SiteHome, device: str) -> Finding:
     try:
         missing, layers = worker.missing, worker.layers
     except FloError as error:
-        return Finding("sandbox", "broken", str(error), error.hint)
+        return finding("broken", str(error), error.hint)
     finally:
         worker.stop()
     held = [name for name, holds in layers.items() if holds]
     if missing:
-        return Finding(
-            "sandbox",
+        return finding(
             "broken",
             f"the kernel does not provide {', '.join(missing)}, which this site's policy requires",
             "use Linux 5.13 or newer with Landlock and user namespaces "
@@ -194,21 +193,20 @@ def _sandbox(home: SiteHome, device: str) -> Finding:
         )
     if len(held) < len(layers):
         less = ", ".join(sorted(set(layers) - set(held)))
-        return Finding(
-            "sandbox",
+        return finding(
             "warning",
             f"the data process is confined, but not by {less}; the policy allows that",
             "a newer kernel has all layers; the budget report names those that hold",
         )
-    return Finding("sandbox", "ok", f"confined by {', '.join(held)}")
+    return finding("ok", f"confined by {', '.join(held)}")
 
 
 def certificate(home: SiteHome, now: datetime) -> Finding:
     """Check the hospital's own certificate at the time ``now``."""
+    finding = partial(Finding, "certificate")
     path = home.directory / "certificate.pem"
     if not path.exists():
-        return Finding(
-            "certificate",
+        return finding(
             "broken",
             "this site is not enrolled (or has left)",
             "ask the coordinator for an invitation, then: flo site enrol INVITATION",
@@ -217,26 +215,22 @@ def certificate(home: SiteHome, now: datetime) -> Finding:
         read = x509.load_pem_x509_certificate(path.read_bytes())
         context_of(home)
     except ValueError:
-        return Finding(
-            "certificate", "broken", f"{path} is not a certificate", "restore it, or enrol again"
-        )
+        return finding("broken", f"{path} is not a certificate", "restore it, or enrol again")
     except FloError as error:
         clock = f"; if it is not {now:%Y-%m-%d} today, set this machine's clock"
-        return Finding("certificate", "broken", str(error), error.hint + clock)
+        return finding("broken", str(error), error.hint + clock)
     left = (read.not_valid_after_utc - now) / timedelta(days=1)
     until = f"until {read.not_valid_after_utc:%Y-%m-%d}"
     if read.not_valid_before_utc > now:
-        return Finding(
-            "certificate",
+        return finding(
             "broken",
             f"is not valid before {read.not_valid_before_utc:%Y-%m-%d %H:%M}",
             "this machine's clock is behind: timedatectl set-ntp true, or chrony",
         )
     if left < _WARN_DAYS:
-        return Finding(
-            "certificate",
+        return finding(
             "warning",
             f"{until}, {left:.0f} days",
             "a running agent renews it; start it: flo site run",
         )
-    return Finding("certificate", "ok", f"{until}; a running agent renews it")
+    return finding("ok", f"{until}; a running agent renews it")
