@@ -257,7 +257,7 @@ def _mapping(
         for name in lacking:
             rule = "is missing from the file"
             if name == id_column:
-                rule += "; id_column in site.toml names it as the patient id"
+                rule += "; id_column names it as the patient id"
             elif of[name] != name:
                 rule += f"; the mapping names it for {of[name]!r}"
             found.append(DataFinding(name, rule))

@@ -124,7 +124,7 @@ def test_two_people_must_say_yes(hospital: Hospital) -> None:
 
 
 def test_they_may_say_yes_in_any_order(hospital: Hospital) -> None:
-    hospital.refuses((), PolicyError, "0 of 2 people")
+    hospital.refuses((), PolicyError, "0 of 2 required people")
     hospital.hears(BEN)
     decision = hospital.approves(hospital.hears(ADA)).read_decision()
     assert [person.name for person in decision.people] == ["Ben", "Ada"]
@@ -353,7 +353,7 @@ def test_a_file_that_is_no_persons_key_is_refused(tmp_path: Path, content: bytes
     path.write_bytes(content)
     with pytest.raises(TrustError):
         load_key(path, PASSPHRASE)
-    with pytest.raises(UsageError, match="no key at"):
+    with pytest.raises(UsageError, match="no key file at"):
         load_key(tmp_path / "other.key", PASSPHRASE)
 
 

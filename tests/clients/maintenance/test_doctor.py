@@ -205,7 +205,7 @@ def misspelt(site: SiteHome) -> None:
         (missing_ledger, "ledger", "is missing", "flo site recover"),
         (restored, "ledger", "", "flo site recover"),
         (lost_key, "key store", "no key store at", "restore it"),
-        (another_life, "settings", "hold_out is 0.2 in site.toml but was fixed", "put site.toml"),
+        (another_life, "settings", "hold_out is 0.2 in site.toml but was fixed", "set hold_out"),
         pytest.param(
             *(roots_file, "folder", "another user's, such as ledger.sqlite (65534)", "chown -R"),
             marks=pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser gives away"),
@@ -327,7 +327,7 @@ def test_a_certificate_that_has_ended_is_named(
     monkeypatch.setattr("flo.server.keys.authority.SITE_DAYS", -0.001)
     issue(site, coordinator)
     found = at_a_site.certificate(site, datetime.now(UTC))
-    assert (found.state, "ended on" in found.message) == ("broken", True)
+    assert (found.state, "expired on" in found.message) == ("broken", True)
     assert "a new invitation" in found.fix
 
 

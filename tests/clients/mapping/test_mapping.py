@@ -329,7 +329,7 @@ def test_a_draft_is_refused_until_it_is_filled_in(site: Site) -> None:
 def test_a_draft_never_writes_over_what_was_reviewed(site: Site) -> None:
     write(site, COLUMNS)
     before = (site.home.directory / FILE).read_bytes()
-    with pytest.raises(UsageError, match="has a section for tiny already"):
+    with pytest.raises(UsageError, match="already has a section for tiny"):
         draft(site.home, STUDY, site.home.read_config().population(None))
     other = small_study(name="other")
     remark = "a display\n[studies.tiny.accepted]\n\u202e"  # as a system might have it
@@ -378,7 +378,7 @@ def test_two_people_say_yes_to_the_same_mapping(tmp_path: Path) -> None:
     write(hospital.site, COLUMNS, accepted={"label leak: age": "It is so."})
     people = hospital.hears(BEN)
     assert [person.name for person in people] == ["Ben"]  # Ada's was to other terms
-    hospital.refuses(people, FloError, "2 people")
+    hospital.refuses(people, FloError, "2 required people")
     assert len(hospital.hears(ADA)) == 2
 
 

@@ -106,7 +106,7 @@ PLANTED = [
     pytest.param(swapped_columns_of_codes, "swapped columns", "slope and thal", "look swapped"),
     pytest.param(leaked, "label leak", "ca", "predicts the label almost alone"),
     pytest.param(leaked_by_absence, "label leak", "ca", "predicts the label almost alone"),
-    pytest.param(doubled, "duplicated patients", "", "equal in every cell, 20 records"),
+    pytest.param(doubled, "duplicated patients", "", "another patient id in every cell, 20 records"),
     pytest.param(same_patients, "one patient two ids", "patient_id", "same patients?, 12 records"),
     pytest.param(accents_apart, "one patient two ids", "patient_id", "same patients?, 2 records"),
     pytest.param(
@@ -190,7 +190,7 @@ def test_a_codebook_in_other_letters_or_another_language_has_a_way_out(
     TABLE.assign(sex=TABLE["sex"].map(spelt)).to_csv(tmp_path / "x.csv", index=False)
     with pytest.raises(DataError, match="'sex': must be a code of the study's codebook") as refused:
         require_clean(open_file(tmp_path / "x.csv", "patient_id"), HEART, "patient_id", None)
-    assert "translated by `codes` in mapping.toml, which flo site map drafts" in refused.value.hint
+    assert "use `codes` in mapping.toml, which flo site map drafts" in refused.value.hint
 
 
 def test_a_field_whose_name_tells_is_refused_whatever_it_is_mapped_to(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def test_patients_are_known_by_the_identifier_that_site_toml_names(export: Expor
     ["patient:name", "patient:birthDate", "patient:telecom", "observation:2093-3", "note", "x|y"],
 )
 def test_what_tells_who_a_patient_is_is_no_field(export: Export, field: str) -> None:
-    with pytest.raises(UsageError, match="no field of a FHIR export"):
+    with pytest.raises(UsageError, match="not a field of a FHIR export"):
         cells(export(patient()), field)
 
 

@@ -200,7 +200,7 @@ def test_a_list_of_fields_is_one_column_of_all_their_events(tmp_path: Path) -> N
         (f"{ILL},http://hl7.org/fhir/sid/icd-10|I25.1", "more than one system"),
         ("condition:urn:x|", "an empty code"),
         ([ILL, CHOL], "both conditions and observations"),
-        ([ILL, "patient:deceased"], "no field of a FHIR export"),
+        ([ILL, "patient:deceased"], "not a field of a FHIR export"),
     ],
 )
 def test_a_field_that_makes_no_sense_is_refused(tmp_path: Path, field: Any, why: str) -> None:
