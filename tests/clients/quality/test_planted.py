@@ -123,7 +123,7 @@ def test_a_planted_fault_is_found_and_named_and_is_in_the_way(
     (one,) = named(found, kind)
     assert one.column == column
     assert all(word in str(one) for word in words.split(", "))
-    with pytest.raises(DataError, match=f"{column or 'alike'}"):
+    with pytest.raises(DataError, match=f"{column or 'equal'}"):
         require_clean(open_file(tmp_path / "x.csv", "patient_id"), HEART, "patient_id", None)
 
 
