@@ -106,7 +106,7 @@ PLANTED = [
     pytest.param(swapped_columns_of_codes, "swapped columns", "slope and thal", "look swapped"),
     pytest.param(leaked, "label leak", "ca", "predicts the label almost alone"),
     pytest.param(leaked_by_absence, "label leak", "ca", "predicts the label almost alone"),
-    pytest.param(doubled, "duplicated patients", "", "another patient id in every cell, 20 records"),
+    pytest.param(doubled, "duplicated patients", "", "patient id in every cell, 20 records"),
     pytest.param(same_patients, "one patient two ids", "patient_id", "same patients?, 12 records"),
     pytest.param(accents_apart, "one patient two ids", "patient_id", "same patients?, 2 records"),
     pytest.param(

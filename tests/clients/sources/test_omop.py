@@ -304,7 +304,10 @@ def test_an_entry_of_nobody_and_a_value_that_is_none_are_noted(database: Databas
     assert told(database, CHOL) == (
         [5],
         {},
-        {"entries of the cohort whose subject is not in the table person": 1, "x: events without a value": 1},
+        {
+            "entries of the cohort whose subject is not in the table person": 1,
+            "x: events without a value": 1,
+        },
     )
 
 
