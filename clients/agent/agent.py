@@ -124,12 +124,13 @@ class Agent:
         held = [name for name, holds in self._worker.layers.items() if holds]
         missing = self._worker.missing
         self._home.record("agent-started", confinement=sorted(held))
-        log.info("data process locked in", extra={"fields": {"layers": sorted(held)}})
+        log.info("the data process is confined", extra={"fields": {"layers": sorted(held)}})
         if missing:
             raise PolicyError(
-                f"the process that holds patients is not confined by {', '.join(missing)}",
-                hint="a newer kernel (Linux 5.13) has all layers; or change `confinement` in "
-                "policy.toml and sign it",
+                f"the data process is not confined by {', '.join(missing)}, which the site's "
+                "policy requires",
+                hint="use Linux 5.13 or newer, which has all layers; or change `confinement` in "
+                "policy.toml, then: flo site policy --sign",
             )
 
     def _reload_exchanged(self) -> None:
@@ -141,7 +142,7 @@ class Agent:
                     path = snapshot_path(self._home, study, approved.snapshot)
                     self._worker.reload(approved.read_study(), path, approved.snapshot)
                 except (FloError, OSError) as error:  # the next release reports it
-                    log.info(f"frozen patients were not loaded again: {error}")
+                    log.info(f"the new frozen patients could not be loaded yet: {error}")
 
     def _serve(self, ledger: Ledger) -> None:
         backoff = Backoff()
@@ -193,8 +194,11 @@ class Agent:
                 reply = handler.answer(incoming.data)
                 if reply is not None:
                     kind = decode_reply(reply).header.kind
-                    look, leaves = kind == "refused", kind in ("release", "joined")
-                    link.reply(incoming, reply, self._refuse_halted if leaves else _always)
+                    look = kind == "refused"
+                    if kind in ("release", "joined"):
+                        link.reply(incoming, reply, lambda: refuse_halted(self._home))
+                    else:
+                        link.reply(incoming, reply)
             if look and self._is_closed():
                 return
             if time.monotonic() > look_around:
@@ -203,15 +207,11 @@ class Agent:
                     return
                 look_around = time.monotonic() + _LOOK_SECONDS
 
-    def _refuse_halted(self) -> None:
-        """Check the emergency stop. Raises RefusedError while it is on."""
-        refuse_halted(self._home)
-
     def _is_closed(self) -> bool:
         """Return whether releases are not allowed now; log each change of the reason once."""
         why = self._why_closed()
         if why != self._closed:
-            log.warning(f"off line: {why}" if why else "open again")
+            log.warning(f"disconnected: {why}" if why else "connecting again")
             self._closed = why
         return bool(why)
 
@@ -241,7 +241,7 @@ class Agent:
         try:
             send_kept(self._home, api)
         except RefusedError as error:
-            log.info(f"an extract is sent later: {error}")
+            log.info(f"an extract could not be sent, and will be sent later: {error}")
 
     def _countersign(self, api: CoordinatorApi) -> None:
         """Countersign. A disagreement is for people to resolve: the ledger protects patients."""
@@ -288,7 +288,7 @@ class Agent:
                 send_kept(self._home, api)
                 self._countersign(api)
         except FloError as error:
-            log.warning(f"the extract is kept here, and sent later: {error}")
+            log.warning(f"the extract is stored here, and will be sent later: {error}")
 
 
 class Backoff:
@@ -308,10 +308,6 @@ class Backoff:
         chosen = min(self._wait * random.uniform(0.5, 1.5), _SHORT_WAIT if soon else _LONGEST_WAIT)  # noqa: S311
         self._wait = min(2 * self._wait, _LONGEST_WAIT)
         return chosen
-
-
-def _always() -> None:
-    """Allow sending: refusals and settlements are always sent."""
 
 
 class _Stop(BaseException):

@@ -32,7 +32,7 @@ import numpy as np
 from flo.arrays import Integers
 from flo.clients.agent.masking import mask
 from flo.clients.agent.message_log import MessageLog
-from flo.clients.agent.partners import PartnerChecks, PartnerRefused
+from flo.clients.agent.partners import PartnerChecks, PartnerRefused, refused_as
 from flo.clients.agent.request_facts import cohort_of, request_key, row_facts
 from flo.clients.agent.run_keys import RunKeys
 from flo.clients.approvals.approvers import refuse_missing_people
@@ -161,18 +161,16 @@ class Handler:
     def _approved(self, header: RequestHeader) -> tuple[Approval, Study]:
         if self._hospital not in header.cohort:
             raise PartnerRefused("malformed", "the cohort does not name this hospital")
-        try:
+        with refused_as("not-approved", FloError):
             approved = approval.load(self._home, header.study)
             if header.kind != "finish":
                 self._refuse_withdrawn(header.study)
                 approval.refuse_expired(approved)
                 approval.refuse_other_code(approved, self._code)
-        except FloError as error:
-            raise PartnerRefused("not-approved", str(error)) from error
         study = approved.read_study()
         if header.kind != "finish":
             self._refuse_halted()
-            self._refuse_by_policy(approved)
+            self._refuse_by_policy(approved, study)
         unknown = set(header.cohort) - {hospital.id for hospital in study.hospitals}
         if unknown:
             raise PartnerRefused("malformed", "the cohort names hospitals that the study does not")
@@ -185,10 +183,8 @@ class Handler:
         return approved, study
 
     def _refuse_halted(self) -> None:
-        try:
+        with refused_as("not-ready", RefusedError):
             refuse_halted(self._home)
-        except RefusedError as error:
-            raise PartnerRefused("not-ready", str(error)) from error
 
     def _refuse_withdrawn(self, study: str) -> None:
         try:
@@ -197,20 +193,16 @@ class Handler:
             self._releaser.unload(study)
             raise
 
-    def _refuse_by_policy(self, approved: Approval) -> None:
+    def _refuse_by_policy(self, approved: Approval, study: Study) -> None:
         """Check the policy at every message: it may be stricter than at the approval."""
-        try:
+        with refused_as("not-ready", FloError):  # edited or forged, until signed again
             policy = self._home.read_policy(self._message_log.log)
-        except FloError as error:  # edited or forged, until signed again
-            raise PartnerRefused("not-ready", str(error)) from error
-        study, decision = approved.read_study(), approved.read_decision()
-        try:
+        decision = approved.read_decision()
+        with refused_as("not-approved", PolicyError, TrustError):
             refuse_violations(policy, study, self._hospital, approved.epsilon, decision.unconfirmed)
             refuse_missing_people(
                 policy, decision.study, self._hospital, decision.terms, decision.people
             )
-        except (PolicyError, TrustError) as error:
-            raise PartnerRefused("not-approved", str(error)) from error
         if not policy.is_open(datetime.now().astimezone()):
             raise PartnerRefused("not-ready", "outside the hours of this site's policy")
 
@@ -223,17 +215,21 @@ class Handler:
         answered = self._ledger.find_release(key)
         if answered is not None:
             if answered.cohort != cohort_of(header):
-                raise PartnerRefused("conflict", "this attempt was answered for another cohort")
+                raise PartnerRefused(
+                    "conflict", "this attempt was already answered for another cohort"
+                )
             return self._kept(header, answered, answered.sent, ring)
         own = self._partners.admit(header, study)
         earlier = self._earlier_attempt(header, study)
         if earlier is not None:
             noisy = self._kept(header, earlier, earlier.reply, 0)
             return self._repeat(header, approved, study, earlier, mask(study, header, own, noisy))
-        if request.weights.shape != ((0,) if study.survey else (parameter_count(study),)):
-            raise PartnerRefused("malformed", "the model has another shape than the study's")
+        shape = (0 if study.survey else parameter_count(study),)
+        if request.weights.shape != shape:
+            why = f"the model has shape {request.weights.shape}, and the study's has {shape}"
+            raise PartnerRefused("malformed", why)
         if request.weights.dtype != precision(study) and not study.survey:
-            raise PartnerRefused("malformed", "the model has another precision than the study's")
+            raise PartnerRefused("malformed", "the model does not have the study's precision")
         self._refuse_spent(approved, header.purpose)
         while True:
             noisy = self._compute(request, approved, study)
@@ -247,37 +243,28 @@ class Handler:
                         reply = self._replies.store(
                             study.digest, noisy.astype(np.int64, copy=False)
                         )
-                    self._charge(approved, header, key, row_facts(header, reply, sent))
+                    facts = row_facts(header, reply, sent)
+                    with refused_as("over-budget", BudgetError):
+                        self._ledger.charge(approved.reservation, header.purpose, key, facts)
                     return values
             approved = newest  # a patient opted out meanwhile: discard the result
 
     def _prepare(self, approved: Approval, study: Study) -> None:
         snapshot = snapshot_path(self._home, study.digest, approved.snapshot)
-        try:
+        with refused_as("not-ready", RefusedError):
             self._releaser.warm_up(study, snapshot, approved.snapshot)
-        except RefusedError as error:
-            raise PartnerRefused("not-ready", str(error)) from error
 
     def _compute(self, request: Request, approved: Approval, study: Study) -> Integers | Int32Array:
-        try:
+        snapshot = snapshot_path(self._home, study.digest, approved.snapshot)
+        with refused_as("not-ready", RefusedError):
             return self._releaser.release(
                 study,
-                snapshot_path(self._home, study.digest, approved.snapshot),
+                snapshot,
                 approved.snapshot,
                 request.header.purpose,
                 request.weights,
                 len(request.header.cohort),
             )
-        except RefusedError as error:
-            raise PartnerRefused("not-ready", str(error)) from error
-
-    def _charge(
-        self, approved: Approval, header: RequestHeader, key: str, facts: dict[str, Any]
-    ) -> None:
-        try:
-            self._ledger.charge(approved.reservation, header.purpose, key, facts)
-        except BudgetError as error:
-            raise PartnerRefused("over-budget", str(error)) from error
 
     def _repeat(
         self,
@@ -291,12 +278,10 @@ class Handler:
         with self._home.snapshot_lock():
             self._refuse_halted()
             facts = row_facts(header, earlier.reply, self._replies.store(study.digest, values))
-            try:
+            with refused_as("settled", BudgetError):
                 self._ledger.repeat(
                     approved.reservation, earlier, header.purpose, request_key(header), facts
                 )
-            except BudgetError as error:
-                raise PartnerRefused("settled", str(error)) from error
         return values
 
     def _refuse_spent(self, approved: Approval, purpose: Purpose) -> None:
@@ -310,13 +295,11 @@ class Handler:
     def _kept(self, header: RequestHeader, answered: Released, digest: str, ring: int) -> Values:
         """Return the stored bits of a request on the same model."""
         if answered.model != header.model:
-            raise PartnerRefused("conflict", "this round was answered for another model")
-        try:
+            raise PartnerRefused("conflict", "this round was already answered for another model")
+        with refused_as("settled", TrustError):
             values = self._replies.load(header.study, digest, ring)
-        except TrustError as error:
-            raise PartnerRefused("settled", str(error)) from error
         if values is None:
-            raise PartnerRefused("settled", "the reply of this round is no longer kept")
+            raise PartnerRefused("settled", "the reply of this round was deleted")
         return values
 
     def _earlier_attempt(self, header: RequestHeader, study: Study) -> Released | None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from flo.arrays import Integers
+from flo.clients.agent.request_facts import cohort_of
 from flo.clients.agent.run_keys import OwnKey
 from flo.privacy.accounting.plan import Plan, ring_of
-from flo.privacy.secure_sum.masking import Attempt, cohort_digest, masked
+from flo.privacy.secure_sum.masking import Attempt, masked
 from flo.privacy.secure_sum.ring import Int32Array
 from flo.protocol.messages import RequestHeader, Values
 from flo.study.document import Study
@@ -30,7 +31,7 @@ def mask(study: Study, header: RequestHeader, own: OwnKey, noisy: Integers | Int
         purpose=header.purpose,
         round=header.round,
         attempt=header.attempt,
-        cohort=cohort_digest(header.members()),
+        cohort=cohort_of(header),
         model=header.model,
         ring=ring,
         length=len(noisy),

@@ -12,6 +12,9 @@ its latest run key with the epoch. Another key with an equal or lower epoch is r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from flo.clients.agent.run_keys import OwnKey, RunKeys
 from flo.errors import TrustError
 from flo.keys.claims import HeadAttestation, LedgerHead, RunKey
@@ -24,11 +27,20 @@ _MAX_CHECKED_KEYS = 10_000
 
 
 class PartnerRefused(Exception):
-    """Refusal with a public code. ``key``: our present run key, if they must join again."""
+    """Refusal with a public code. ``key``: our current run key, if they must join again."""
 
     def __init__(self, code: RefusalCode, why: str, key: RunKey | None = None) -> None:
         super().__init__(why)
         self.code, self.key = code, key
+
+
+@contextmanager
+def refused_as(code: RefusalCode, *errors: type[Exception], about: str = "") -> Iterator[None]:
+    """Turn one of ``errors`` into a PartnerRefused with ``code``; ``about`` precedes its text."""
+    try:
+        yield
+    except errors as error:
+        raise PartnerRefused(code, f"{about}{error}") from error
 
 
 class PartnerChecks:
@@ -46,17 +58,13 @@ class PartnerChecks:
         for hospital, head in header.heads.items():
             if hospital == self._hospital and self._is_ours(head):
                 continue
-            try:
+            with refused_as("malformed", TrustError, about=f"{hospital}: "):
                 head.check(_fingerprint(study, hospital))
-            except TrustError as error:
-                raise PartnerRefused("malformed", f"{hospital}: {error}") from error
             if hospital != self._hospital:
                 self._ledger.witness(head)
                 continue
-            try:
+            with refused_as("rolled-back", TrustError):
                 self._ledger.confirm(head)
-            except TrustError as error:
-                raise PartnerRefused("rolled-back", str(error)) from error
 
     def _is_ours(self, head: LedgerHead) -> bool:
         """Check if the head is a row of our ledger under our key; its signature adds no proof."""
@@ -83,15 +91,16 @@ class PartnerChecks:
         members, floor = set(header.cohort), study.cohort_floor
         if len(members) < floor:
             raise PartnerRefused(
-                "malformed", f"a cohort of {len(members)}; the study's floor is {floor}"
+                "malformed",
+                f"the cohort has {len(members)} hospitals, and the study needs at least {floor}",
             )
         if set(header.keys) != members:
             raise PartnerRefused(
-                "malformed", "an attempt names one run key for each of its members"
+                "malformed", "the attempt does not name exactly one run key for each member"
             )
         if not members <= set(header.heads):
             raise PartnerRefused(
-                "malformed", "an attempt relays the ledger head of each of its members"
+                "malformed", "the attempt does not relay the ledger head of each member"
             )
 
     def admit(self, header: RequestHeader, study: Study) -> OwnKey:
@@ -101,22 +110,20 @@ class PartnerChecks:
         """
         _, run = self._ledger.last_release(study.digest)
         if run not in (None, header.run):
-            raise PartnerRefused("conflict", f"this study is in {run} here, and has no second run")
+            raise PartnerRefused("conflict", f"this study already has the run {run} here")
         self._check_keys(header, study)
         own = self._run_keys.join(
             study.digest, header.run, header.keys[self._hospital], self._ledger.witnessed()
         )
         if header.keys[self._hospital].key != own.public.key:
             raise PartnerRefused(
-                "stale-key", "the attempt names another run key of ours", own.public
+                "stale-key", "the attempt does not name our current run key", own.public
             )
         self._check_heads(header, own)
         if not own.confirmed:
             self._confirm(header, study, own)
-        try:
+        with refused_as("malformed", TrustError):
             own.secrets([key for key in header.keys.values() if key != own.public])
-        except TrustError as error:
-            raise PartnerRefused("malformed", str(error)) from error
         own.seen.update(
             {header.heads[name].fingerprint: header.heads[name] for name in header.cohort}
         )
@@ -135,7 +142,11 @@ class PartnerChecks:
             seen = own.seen.get(head.fingerprint)
             least = released if name == self._hospital else seen.sequence if seen else 0
             if head.sequence < least:
-                raise PartnerRefused("stale-key", f"an older ledger head of {name}", own.public)
+                raise PartnerRefused(
+                    "stale-key",
+                    f"the ledger head of {name} is row {head.sequence}, before row {least}",
+                    own.public,
+                )
             if seen is not None and head.sequence == seen.sequence and head.hash != seen.hash:
                 raise PartnerRefused(
                     "malformed", f"the ledger of {name} forked at row {head.sequence}"
@@ -144,7 +155,7 @@ class PartnerChecks:
     def _check_keys(self, header: RequestHeader, study: Study) -> None:
         for hospital, key in header.keys.items():
             claim = (study.digest, header.run, _fingerprint(study, hospital), key)
-            try:
+            with refused_as("malformed", TrustError, about=f"{hospital}: "):
                 if claim not in self._checked_keys:
                     key.check(*claim[:3])
                     if len(self._checked_keys) >= _MAX_CHECKED_KEYS:
@@ -152,8 +163,6 @@ class PartnerChecks:
                     self._checked_keys.add(claim)
                 if hospital != self._hospital:
                     self._ledger.see_run_key(study.digest, header.run, hospital, key)
-            except TrustError as error:
-                raise PartnerRefused("malformed", f"{hospital}: {error}") from error
 
     def _confirm(self, header: RequestHeader, study: Study, own: OwnKey) -> None:
         """Refuse to release after a start until a partner has confirmed our ledger's head."""
@@ -166,17 +175,13 @@ class PartnerChecks:
                 "unconfirmed", "no partner has confirmed our ledger's head", own.public
             )
         signers = {h.fingerprint for h in study.hospitals if h.id != self._hospital}
-        try:
-            if voucher.fingerprint not in signers:
-                raise TrustError("a voucher of someone who is no partner")
+        if voucher.fingerprint not in signers:
+            raise PartnerRefused("malformed", "the voucher is not signed by a partner of the study")
+        with refused_as("malformed", TrustError):
             voucher.check(study.digest, header.run, voucher.fingerprint)
-        except TrustError as error:
-            raise PartnerRefused("malformed", str(error)) from error
-        try:
-            if voucher.head is not None:
+        if voucher.head is not None:
+            with refused_as("rolled-back", TrustError):
                 self._ledger.confirm(voucher.head)
-        except TrustError as error:
-            raise PartnerRefused("rolled-back", str(error)) from error
         own.confirmed = True
 
 
@@ -185,4 +190,4 @@ def _fingerprint(study: Study, hospital: str) -> str:
     for partner in study.hospitals:
         if partner.id == hospital:
             return partner.fingerprint
-    raise PartnerRefused("malformed", "a claim of a hospital that the study does not name")
+    raise PartnerRefused("malformed", "a claim is for a hospital that the study does not name")

@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flo.privacy.secure_sum.masking import cohort_digest
-from flo.protocol.messages import (
-    ReplyHeader,
-    RequestHeader,
-)
+from flo.protocol.messages import ReplyHeader, RequestHeader
 
 
 def request_key(header: RequestHeader | ReplyHeader) -> str:

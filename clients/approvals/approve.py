@@ -20,12 +20,7 @@ from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
 from flo.clients.mapping.mapping_file import mapping_of
 from flo.clients.records import approval
-from flo.clients.records.approval import (
-    Approval,
-    approval_path,
-    charged_epsilon,
-    pending_path,
-)
+from flo.clients.records.approval import Approval, approval_path, charged_epsilon, pending_path
 from flo.clients.records.members import Members
 from flo.clients.sources.mapping import StudyMapping
 from flo.errors import FloError, NetworkError, PolicyError, RefusedError, TrustError
@@ -217,7 +212,7 @@ def _announce(api: CoordinatorApi, approved: Approval) -> Approval:
     except FloError as error:
         raise NotAnnounced(
             f"approved, and the budget is reserved, but the coordinator was not notified: {error}",
-            hint="approve once more when it answers: nothing is reserved twice",
+            hint="approve once more when the coordinator answers; no budget is reserved twice",
         ) from error
     return approved
 

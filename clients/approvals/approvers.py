@@ -51,13 +51,14 @@ def add_approver(
     if not policy.people:
         if key is not None:
             raise PolicyError(
-                "the site's policy names no people, so no key of a person is needed",
-                hint="add them under [[people]] in policy.toml, then: flo site policy --sign",
+                "a person's key was given, but the site's policy names no people",
+                hint="approve without a key; or name people under [[people]] in policy.toml, then: "
+                "flo site policy --sign",
             )
         return ()
     if key is None:
         raise PolicyError(
-            "the site's policy names the people who may approve, each with a key of their own",
+            "no key was given, and the site's policy names the people who must approve with theirs",
             hint="flo site approve STUDY --person KEY",
         )
     person, path = policy.person(key), pending_path(home, study.digest)
@@ -71,8 +72,8 @@ def add_approver(
         if len(earlier) >= policy.approvers:
             return earlier
         raise PolicyError(
-            f"{person.name} has said yes already; this policy asks for {policy.approvers} people",
-            hint="another person approves with a key of their own",
+            f"{person.name} has already approved; the policy requires {policy.approvers} people",
+            hint="another person must approve, with a key of their own",
         )
     now = datetime.now(UTC).isoformat(timespec="seconds")
     own = PersonApproval.given(
@@ -93,11 +94,7 @@ def _is_named(policy: Policy, given: PersonApproval) -> bool:
 
 
 def refuse_missing_people(
-    policy: Policy,
-    study: str,
-    hospital: str,
-    terms: Terms,
-    people: tuple[PersonApproval, ...],
+    policy: Policy, study: str, hospital: str, terms: Terms, people: tuple[PersonApproval, ...]
 ) -> None:
     """Check that as many people have approved as the policy asks for.
 
@@ -114,7 +111,7 @@ def refuse_missing_people(
         given.check(study, hospital, terms.digest, person.fingerprint)
     if len({given.name for given in people}) < policy.approvers:
         raise PolicyError(
-            f"{len(people)} of {policy.approvers} people have said yes",
+            f"{len(people)} of {policy.approvers} required people have approved",
             hint="flo site approve STUDY --person KEY, with another person's key",
         )
 
@@ -124,7 +121,7 @@ def new_key(path: Path, passphrase: bytes) -> Identity:
     if path.exists():
         raise UsageError(f"{path} exists already", hint="choose another --out")
     if len(passphrase) < _SHORTEST:
-        raise UsageError(f"a passphrase has at least {_SHORTEST} characters")
+        raise UsageError(f"the passphrase is too short: it needs at least {_SHORTEST} characters")
     identity = Identity.new()
     pem = identity.key.private_bytes(
         serialization.Encoding.PEM,
@@ -140,14 +137,15 @@ def load_key(path: Path, passphrase: bytes) -> Identity:
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=passphrase)
     except FileNotFoundError as error:
-        raise UsageError(f"no key at {path}") from error
+        raise UsageError(
+            f"there is no key file at {path}", hint="make one: flo site person NAME --out KEY"
+        ) from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise TrustError(
-            f"{path} is not opened by this passphrase, or is no key made by `flo site person`"
+            f"{path} cannot be opened: the passphrase is wrong, or the file is not a key made by "
+            "`flo site person`"
         ) from error
     pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return Identity.read(pem, str(path))

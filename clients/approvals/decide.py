@@ -1,4 +1,4 @@
-"""A steward's yes, for the command line and the desk alike: persons first, then the approval."""
+"""Approve a study, from the command line or the desk: people's approvals first, then the site's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flo.keys.identity import Identity
 
 @dataclass(frozen=True)
 class ApprovalOutcome:
-    """``people``: names of persons who said yes with keys of their own. ``needed``: by the policy.
+    """``people``: names of people who approved with their own keys. ``needed``: by the policy.
 
     ``unnotified``: the error with which the coordinator could not be notified of an approval.
     """
@@ -37,7 +37,7 @@ def decide(
     if_broken: bool = False,
     person: Identity | None = None,
 ) -> ApprovalOutcome:
-    """Add a person's yes; once there are enough, check, reserve, sign and notify the coordinator.
+    """Add a person's approval; once there are enough, check, reserve, sign and notify.
 
     ``connect``: opens a connection, or returns one that is open; called once there are enough.
     An approval that was made and could not be announced is repeated at no charge by another call.

@@ -48,8 +48,8 @@ def refuse(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> None
     with home.decision_lock():
         if approval_path(home, study).exists():
             raise RefusedError(
-                f"study {study[:12]} was approved here",
-                hint=f"flo site withdraw {study[:12]} --reason",
+                f"study {study[:12]} is approved here, so it can only be withdrawn",
+                hint=f"flo site withdraw {study[:12]} --reason WHY",
             )
         with closing(home.open_ledger()) as ledger:
             cut_off = ledger.open_reservation(study)
@@ -76,7 +76,7 @@ def withdraw(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> bo
         if not path.exists():
             held = ledger.balance().reservations.get(approved.reservation)
             if held is None or held.settled:
-                raise RefusedError(f"study {study[:12]} has ended here; nothing more is released")
+                raise RefusedError(f"study {study[:12]} has already ended here")
             signed = _sign(home, "withdraw", study, reason)
             home.record("withdrawn", study)
             write_private(path, signed.to_bytes())
@@ -88,7 +88,7 @@ def withdraw(home: SiteHome, api: CoordinatorApi, study: str, reason: str) -> bo
             _tell(api, read_json(Signed, path, limit=_LIMIT))
             send_kept(home, api)
         except FloError as error:
-            log.warning(f"withdrawn here; the coordinator could not be told: {error}")
+            log.warning(f"withdrawn here; the coordinator could not be notified: {error}")
             return False
     return True
 

@@ -74,7 +74,8 @@ class AddressBook(Document):
                 raise TrustError(
                     f"the study names another key for {partner.id} than the one you compared: "
                     f"{format_fingerprint(partner.fingerprint)}",
-                    hint=f"ask {partner.id}; if its key really changed, `flo site confirm` it anew",
+                    hint=f"ask {partner.id} by telephone; if its key really changed: "
+                    f"flo site confirm {partner.id}=FINGERPRINT",
                 )
         return missing
 
@@ -85,9 +86,9 @@ def refuse_strangers(study: Study, unconfirmed: Sequence[str], *, if_broken: boo
         return
     raise PolicyError(
         f"{len(unconfirmed)} partners are unconfirmed ({', '.join(unconfirmed)}), and this study's "
-        f"distributed noise holds against at most {study.colluders} that collude",
-        hint="compare fingerprints by telephone, then `flo site confirm HOSPITAL=FINGERPRINT ...`; "
-        "or approve with --as-if-broken, which charges ε as if every upload were seen",
+        f"distributed noise protects against at most {study.colluders} colluding partners",
+        hint="compare fingerprints by telephone, then: flo site confirm HOSPITAL=FINGERPRINT ...; "
+        "or approve with --as-if-broken, which charges ε as if the coordinator saw every upload",
     )
 
 

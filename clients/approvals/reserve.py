@@ -15,10 +15,7 @@ from flo.clients.home.policy import Policy, refuse_violations
 from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
 from flo.clients.patients.opt_outs import opted_out
-from flo.clients.records.approval import (
-    Approval,
-    snapshot_path,
-)
+from flo.clients.records.approval import Approval, snapshot_path
 from flo.clients.records.members import Members
 from flo.clients.records.snapshot import Snapshot
 from flo.clients.sources.mapping import StudyMapping
@@ -62,7 +59,7 @@ def check_study(
         )
     if study.mechanism.noise == "distributed" and not study.masked:
         raise PolicyError(
-            "distributed noise without masks is never approved",
+            "the study has distributed noise without masks, which no site may approve",
             hint="ask the coordinator for the study in schema_version 2",
         )
     refuse_violations(policy, study, hospital, epsilon, unconfirmed)
@@ -115,11 +112,8 @@ def freeze(
     checked = checked.without(opted_out(home, set(checked.patient_ids)))
     patients_key, split_key = home.open_patients_key(), home.open_split_key()
     hashes = {name: keyed_hash(patients_key, name) for name in checked.patient_ids}
-    return FrozenData(
-        Snapshot.of(checked, split_key, population.hold_out),
-        hashes,
-        {name for name in hashes if is_held_out(split_key, name, population.hold_out)},
-    )
+    held_out = {name for name in hashes if is_held_out(split_key, name, population.hold_out)}
+    return FrozenData(Snapshot.of(checked, split_key, population.hold_out), hashes, held_out)
 
 
 def check_fits(
@@ -209,12 +203,13 @@ def refuse_changed_birth(home: SiteHome, ledger: Ledger, population: Population)
                 if born != now:
                     raise PolicyError(
                         f"population {population.name!r}: {name} is {now!r} in site.toml but was "
-                        f"fixed as {born!r} when its ledger was born"
+                        f"fixed as {born!r} when the population was registered",
+                        hint=f"set {name} in site.toml to {born!r} again",
                     )
             for name, commitment in commitments.items():
                 if private.get(name) != commitment:
                     raise TrustError(
-                        f"{name} is not the key that population {population.name!r} was born with: "
-                        "patients would change sides between training and evaluation",
+                        f"{name} is not the key with which population {population.name!r} was "
+                        "registered: patients would move between training and evaluation",
                         hint="restore the key from the site's backup",
                     )

@@ -14,13 +14,7 @@ from flo.study.document import Study
 
 
 def refuse_over_a_year(
-    policy: Policy,
-    ledger: Ledger,
-    study: Study,
-    population: str,
-    *,
-    if_broken: bool,
-    now: datetime,
+    policy: Policy, ledger: Ledger, study: Study, population: str, *, if_broken: bool, now: datetime
 ) -> None:
     """Check the last year's approvals plus this one against the policy's ε per year.
 
@@ -38,10 +32,9 @@ def refuse_over_a_year(
             f"no room for any study: {error}"
         ) from error
     plan = Plan.charged(study, if_broken=if_broken)
+    since = a_year_before(now)
     for sub_ledger in SUB_LEDGERS:
-        used = committed_since(
-            rows, balance, population, a_year_before(now), year.order, sub_ledger
-        )
+        used = committed_since(rows, balance, population, since, year.order, sub_ledger)
         cost = plan.cost(sub_ledger, year.order)
         if not used + cost <= year.renyi:
             fits = year.largest_epsilon(year.renyi - used, study.mechanism.delta)
@@ -50,7 +43,8 @@ def refuse_over_a_year(
                 f"{year.share(used):.1%} of it was taken in {sub_ledger} in the last 365 days, and "
                 f"this study takes {year.share(cost):.1%}; the largest ε that would fit is "
                 f"{fits:.4f}",
-                hint="wait, or ask the coordinator for a study with less",
+                hint="wait until earlier approvals are a year old, or ask the coordinator for a "
+                "study with a smaller ε",
             )
 
 

@@ -64,14 +64,15 @@ class CoordinatorApi(Connection):
             )
         if any(word in text for word in ("CERTIFICATE", "UNKNOWN_CA", "UNKNOWN CA", "ALERT")):
             return TrustError(
-                f"{self.url} shows a certificate of another authority, or refused ours",
+                f"{self.url} shows a certificate from another authority, or refused ours",
                 hint="compare the coordinator's fingerprint; enrol again if its keys changed",
             )
         proxy = proxy_for(self.url)
         if proxy is None:
             return NetworkError(
                 f"the coordinator at {self.url} cannot be reached ({type(error).__name__})",
-                hint="is `flo coordinator serve` running, and does the firewall allow it?",
+                hint="check that `flo coordinator serve` runs there, and that firewalls allow the "
+                "connection",
             )
         said = (
             f": {escape_for_terminal(str(error))[:200]}"
@@ -81,7 +82,7 @@ class CoordinatorApi(Connection):
         return NetworkError(
             f"the coordinator at {self.url} cannot be reached through the proxy {shown(proxy)} "
             f"({type(error).__name__}{said})",
-            hint="HTTPS_PROXY names it; `flo doctor` tells which part does not answer",
+            hint="HTTPS_PROXY sets the proxy; `flo doctor` shows which part does not answer",
         )
 
     @staticmethod
@@ -90,5 +91,5 @@ class CoordinatorApi(Connection):
             return reply.error(f"the coordinator answered {name} with {reply.status}")
         hint = ""
         if reply.status in (401, 403):
-            hint = "an invitation works once; a revoked hospital needs a new one"
+            hint = "an invitation can be used once; a revoked hospital needs a new one"
         return reply.error(f"the coordinator refused {name}: {reply.why}", hint)

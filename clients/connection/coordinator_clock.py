@@ -22,10 +22,6 @@ _WORTH_TELLING = timedelta(seconds=CLOCK_WORTH_TELLING_SECONDS)
 _IMPOSSIBLE = timedelta(days=3650)
 
 
-def _own_clock() -> datetime:
-    return datetime.now(UTC)
-
-
 class CoordinatorClock:
     """This machine's clock, corrected by the ``Date`` header of the coordinator's last reply.
 
@@ -33,7 +29,7 @@ class CoordinatorClock:
     of it. Until the first reply it shows this machine's time.
     """
 
-    def __init__(self, own: Callable[[], datetime] = _own_clock) -> None:
+    def __init__(self, own: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._own = own
         self._ahead = self._told = timedelta(0)  # of this machine's clock, over the coordinator's
 
@@ -58,9 +54,9 @@ class CoordinatorClock:
     def _tell(self) -> None:
         found = clock_beside(self._ahead.total_seconds())
         if found.state == "ok":
-            log.info("this machine's clock is as the coordinator's again")
+            log.info("this machine's clock agrees with the coordinator's again")
             return
         if clock_alone(kernel_clock_state()).state == "ok":
-            log.warning(f"{found.message}; ours follows a time server, so tell the coordinator")
+            log.warning(f"{found.message}; ours follows a time server: notify the coordinator")
         else:
-            log.warning(f"{found.message}, and ours follows no time server; {found.fix}")
+            log.warning(f"{found.message}, and ours follows no time server: {found.fix}")

@@ -75,8 +75,8 @@ def _show(
         # Send again what the coordinator lost, so that the next call succeeds; still report it.
         _told(api, log.growth(coordinator.fingerprints, most=answer.seen))
         raise TrustError(
-            f"the coordinator signed entry {signed} of our audit log and now knows it up to "
-            f"{answer.seen} only: a backup of its folder was restored"
+            f"the coordinator signed entry {signed} of our audit log, and now has only the entries "
+            f"up to {answer.seen}: a backup of its folder was restored"
         )
     if growth is None:
         return answer

@@ -76,12 +76,13 @@ def enrol(home: SiteHome, invitation_path: Path) -> Enrolled:
         already used.
     """
     if not invitation_path.is_file():
-        raise UsageError(f"no invitation at {invitation_path}")
+        raise UsageError(f"there is no invitation file at {invitation_path}")
     invitation = read_json(Invitation, invitation_path, limit=_LIMIT)
     config, identity = home.read_config(), home.open_identity()
     if invitation.hospital != config.hospital:
         raise UsageError(
-            f"this invitation is for {invitation.hospital!r}, and this site is {config.hospital!r}"
+            f"this invitation is for {invitation.hospital!r}, and this site is {config.hospital!r}",
+            hint="ask the coordinator for an invitation in this site's name",
         )
     if invitation.expires < datetime.now(UTC):
         raise UsageError(
@@ -105,8 +106,7 @@ def enrol(home: SiteHome, invitation_path: Path) -> Enrolled:
     write_public(home.directory / "certificate.pem", issued.certificate.encode())
     earlier = _earlier_keys(home, invitation)
     keep_coordinator(
-        home,
-        CoordinatorInfo(url=invitation.url, public=invitation.coordinator, earlier=earlier),
+        home, CoordinatorInfo(url=invitation.url, public=invitation.coordinator, earlier=earlier)
     )
     done = Enrolled(
         config.hospital, identity.fingerprint, fingerprint(bytes.fromhex(invitation.coordinator))
@@ -126,10 +126,8 @@ def _earlier_keys(home: SiteHome, invitation: Invitation) -> tuple[str, ...]:
     info = home.read_coordinator()
     if info.public == invitation.coordinator:
         return info.earlier
-    context = context_of(home)
-    with CoordinatorApi(invitation.url, context) as api:
-        chain = KeyRotation.read(canonical.encode(api.call("keys", {})))
-    follows = chain.newest_after(info.public) == invitation.coordinator
+    with CoordinatorApi(invitation.url, context_of(home)) as api:
+        follows = newest_key(home, api) == invitation.coordinator
     return (*info.earlier, info.public) if follows else ()
 
 
@@ -193,8 +191,8 @@ def accept_coordinator(home: SiteHome, api: CoordinatorApi, spoken_fingerprint: 
         raise TrustError(
             "the coordinator's newest key is not the one you compared, "
             f"{format_fingerprint(compared)[:80]!r}",
-            hint="let them read out all of it (flo coordinator hospitals shows it); if it still "
-            "differs, ask for a new invitation",
+            hint="ask the coordinator to read out the whole fingerprint, which `flo coordinator "
+            "hospitals` shows; if it still differs, ask for a new invitation",
         )
     if newest != info.public:
         keep_coordinator(
@@ -216,8 +214,7 @@ def request(hospital: str, identity: Identity) -> str:
 
 def keep_coordinator(home: SiteHome, info: CoordinatorInfo) -> None:
     """Write ``coordinator.json``; from now on this site accepts what this coordinator signs."""
-    document = info.to_bytes()
-    write_public(home.coordinator_path, document)
+    write_public(home.coordinator_path, info.to_bytes())
 
 
 def _refuse_another_key(home: SiteHome, pem: str) -> None:
@@ -228,9 +225,9 @@ def _refuse_another_key(home: SiteHome, pem: str) -> None:
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise TrustError("the coordinator sent no certificate") from error
+        raise TrustError("the coordinator's answer has no valid certificate") from error
     if public != home.open_identity().public:
-        raise TrustError("the coordinator sent a certificate for another key")
+        raise TrustError("the coordinator sent a certificate for a key that is not this site's")
 
 
 def connect(home: SiteHome) -> CoordinatorApi:
@@ -253,7 +250,7 @@ def context_of(home: SiteHome) -> ssl.SSLContext:
     pem, ca = path.read_bytes(), (home.directory / "ca.pem").read_text()
     if end < datetime.now(UTC):
         raise TrustError(
-            f"this site's certificate ended on {end:%Y-%m-%d}",
+            f"this site's certificate expired on {end:%Y-%m-%d}",
             hint="ask the coordinator for a new invitation and enrol again; the key stays the same",
         )
     return client_context(ca, pem, home.open_identity().pem())

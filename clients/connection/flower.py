@@ -133,7 +133,7 @@ class FleetLink:
         trees = list(response.message_object_trees)[:1]
         objects = [tree.object_id for tree in iterate_object_tree(trees[0])] if trees else []
         if not 1 <= len(objects) <= _MAX_OBJECTS:
-            raise MessageError(f"a message of {len(objects)} objects, limit {_MAX_OBJECTS}")
+            raise MessageError(f"the message has {len(objects)} objects, not 1 to {_MAX_OBJECTS}")
         contents = {name: self._pull_object(metadata.run_id, name) for name in objects}
         self._call_in_run(
             self._client.ConfirmMessageReceived,
@@ -144,18 +144,18 @@ class FleetLink:
         try:
             message = inflate_object_from_contents(metadata.message_id, contents)
         except Exception as error:  # Flower's parsers may raise anything on foreign input
-            raise MessageError("a message that cannot be read") from error
+            raise MessageError("the message cannot be read") from error
         if not isinstance(message, Message) or not message.has_content():
-            raise MessageError("a message without content")
+            raise MessageError("the message has no content")
         message.metadata.__dict__["_message_id"] = metadata.message_id
         record = message.content.config_records.get(_RECORD, ConfigRecord())
         head, name, size = record.get(_BODY), record.get(_PARCEL), record.get(_SIZE)
         if not isinstance(head, bytes):
-            raise MessageError("a message that is not a record of bytes")
+            raise MessageError("the message is not a record of bytes")
         if name is None:
             return Incoming(head, message)
         if not isinstance(name, str) or type(size) is not int or not 0 < size < MAX_MESSAGE_BYTES:
-            raise MessageError("a message whose parcel has no name or size")
+            raise MessageError("the message names a parcel without a valid name and size")
         data = self._parcels.fetch(name, head, size)
         return Incoming(data, message)
 
@@ -191,7 +191,7 @@ class FleetLink:
                 ),
             )
             if not set(response.objects_to_push) <= set(objects):
-                raise MessageError("the coordinator asks for a part that this reply does not have")
+                raise MessageError("the coordinator requests a part that this reply does not have")
             for identifier in response.objects_to_push:
                 may_leave()
                 self._call_in_run(
@@ -213,7 +213,7 @@ class FleetLink:
             PullObjectRequest(node=self._node, run_id=run, object_id=identifier),
         )
         if not response.object_found or not response.object_available:
-            raise NetworkError("a part of a message is no longer there")
+            raise NetworkError("the coordinator no longer has a part of the message")
         return bytes(response.object_content)
 
     def _beat(self) -> None:
@@ -262,7 +262,7 @@ class FleetLink:
         try:
             return self._call(method, request)
         except TrustError as error:
-            raise MessageError("a message of a run that is over") from error
+            raise MessageError("the message belongs to a run that is over") from error
 
     def _call(self, method: Any, request: Any) -> Any:
         """Make a call.

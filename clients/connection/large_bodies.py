@@ -39,13 +39,13 @@ class LargeBodyClient(Connection):
                 self._refuse(response)
                 for piece in response.iter_raw():
                     if there + len(piece) > len(data):
-                        raise MessageError(f"a parcel of more than {size} bytes")
+                        raise MessageError(f"the parcel has more than the announced {size} bytes")
                     data[there : there + len(piece)] = piece
                     there += len(piece)
         except httpx.HTTPError as error:
             raise self._lost(error) from error
         if there != len(data):
-            raise MessageError(f"a parcel of {there - len(head)} bytes, {size} were announced")
+            raise MessageError(f"the parcel has {there - len(head)} of {size} announced bytes")
         return data
 
     def offer(self, run: int, name: str, body: memoryview, may_leave: Callable[[], None]) -> None:
@@ -77,7 +77,7 @@ class LargeBodyClient(Connection):
                 hint="the certificate may be revoked; ask the coordinator",
             )
         if status == 404:
-            raise MessageError("a parcel that is not there any more")
+            raise MessageError("the coordinator no longer has the parcel")
         if status != 200:
             raise NetworkError(f"the coordinator answered {status}")
 

@@ -68,7 +68,7 @@ def offered_studies(api: CoordinatorApi, coordinator: CoordinatorInfo) -> list[O
         try:
             offers.append(Offered(from_canonical(item.study.encode()), item.signature))
         except StudyError as error:
-            log.warning(f"a study on offer cannot be read here; others can: {error}")
+            log.warning(f"a study on offer was left out, because it cannot be read: {error}")
     return offers
 
 

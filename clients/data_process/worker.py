@@ -140,12 +140,14 @@ class DataProcess:
             RefusedError: no child has reported its layers.
         """
         if self._layers is None:
-            child = self._child
-            hello = None if child is None or child.stdout is None else _read(child.stdout)
+            child, hello = self._child, None
+            if child is not None and child.stdout is not None:
+                with contextlib.suppress(MessageError):
+                    hello = read_frame(child.stdout)
             if hello is None or not isinstance(hello[0].get("layers"), dict):
                 raise RefusedError(
                     "the process that holds the data did not start",
-                    hint="see the lines above; `flo site run -v` says more",
+                    hint="read the lines above; `flo site run -v` shows more",
                 )
             self._layers = {str(name): held is True for name, held in hello[0]["layers"].items()}
         return self._layers
@@ -283,13 +285,6 @@ def _patience(study: Study) -> float:
 def _end(child: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-
-
-def _read(pipe: IO[bytes]) -> tuple[dict[str, Any], memoryview] | None:
-    try:
-        return read_frame(pipe)
-    except MessageError:
-        return None
 
 
 def _repeat(lines: IO[bytes] | None) -> None:

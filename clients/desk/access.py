@@ -24,6 +24,7 @@ from flo.pages.forms import is_foreign
 from flo.pages.responses import HEADERS, STATIC, redirect, static
 
 _COOKIE, _OPEN = "flo-desk", "/open/"
+_USE_THE_LINK = "open the desk with the link on the terminal where it was started"
 
 
 class DeskAuth:
@@ -63,19 +64,19 @@ class DeskAuth:
         if path.startswith(_OPEN):
             return self._open(path.removeprefix(_OPEN))
         if not path.startswith((f"{self.base}/", f"{self.base}?")) and path != self.base:
-            return _no("open the desk with the link on the terminal where it was started")
+            return _no(_USE_THE_LINK)
         name = path.removeprefix(f"{self.base}/")
         if name in STATIC:
             return static(name)
         if not hmac.compare_digest(_shown(headers), self._cookie):
-            return _no("open the desk with the link on the terminal where it was started")
+            return _no(_USE_THE_LINK)
         if scope["method"] != "GET" and is_foreign(headers, f"http://{host}"):
             return _no("this form did not come from a page of the desk")
         return None
 
     def _open(self, code: str) -> Response:
         if not self._code or not hmac.compare_digest(code.encode(), self._code.encode()):
-            return _no("this link was used already; a new one stands on the terminal")
+            return _no("this link was already used; the terminal shows a new one")
         self.offer_link()
         response = redirect(self.base)
         response.set_cookie(_COOKIE, self._cookie, path=self.base, httponly=True, samesite="strict")

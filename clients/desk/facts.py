@@ -78,7 +78,6 @@ class ReleaseLine:
 class Answer:
     """Result for a study of some ε. ``then``: largest ε after it, or now if it does not fit."""
 
-    epsilon: float
     takes: float
     free: float
     fits: bool
@@ -165,7 +164,7 @@ def would_fit(ledger: Ledger, population: str, epsilon: float) -> list[tuple[str
         fits = cost <= left
         then = life.largest_epsilon(left - cost) if fits else life.largest_epsilon(left)
         free = life.share(max(0.0, left))
-        found.append((side, Answer(epsilon, life.share(cost), free, fits, then)))
+        found.append((side, Answer(life.share(cost), free, fits, then)))
     return found
 
 

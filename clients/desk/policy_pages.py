@@ -65,7 +65,7 @@ def _sign_policy(home: SiteHome, fields: dict[str, str]) -> Policy | None:
     shown = read_edited(home.directory / "policy.toml")
     if fields.get("digest") != shown.digest:
         raise PolicyError(
-            "nothing was signed: policy.toml is another than was shown", hint="read it again"
+            "not signed: policy.toml changed after this page was opened", hint="read it again"
         )
     return sign(home.directory, home.open_identity(), person_in(fields))
 

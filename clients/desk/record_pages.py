@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -28,12 +27,7 @@ def record_router(context: DeskContext) -> APIRouter:
             chosen = home.read_config().population(population).name if asked else ""
             answers = facts.would_fit(ledger, chosen, asked) if asked else []
             found = facts.lives(ledger)
-        values: dict[str, Any] = {
-            "lives": found,
-            "answers": answers,
-            "asked": population,
-            "epsilon": epsilon,
-        }
+        values = {"lives": found, "answers": answers, "asked": population, "epsilon": epsilon}
         return context.page(request, "budget.html.j2", **values)
 
     @router.get(f"{context.base}/releases")

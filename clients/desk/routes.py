@@ -44,16 +44,18 @@ def desk_app(context: DeskContext) -> FastAPI:
     app = FastAPI(title="FLO desk", docs_url=None, redoc_url=None, openapi_url=None)
     home, base = context.home, context.base
 
+    def problem(request: Request, status: int, error: FloError) -> Response:
+        shown = {"why": str(error), "hint": error.hint, "back": came_from(request)}
+        return context.page(request, "problem.html.j2", status, **shown)
+
     @app.exception_handler(FloError)
     async def _problem(request: Request, error: FloError) -> Response:
-        shown = {"why": str(error), "hint": error.hint, "back": came_from(request)}
-        return context.page(request, "problem.html.j2", 400, **shown)
+        return problem(request, 400, error)
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> Response:
         if known := of_the_machine(error):
-            shown = {"why": str(known), "hint": known.hint, "back": came_from(request)}
-            return context.page(request, "problem.html.j2", 503, **shown)
+            return problem(request, 503, known)
         why = f"this is a bug in FLO ({type(error).__name__})"
         return context.page(
             request, "problem.html.j2", 500, why=why, hint="please report it", back=""

@@ -75,8 +75,8 @@ def serve_desk(home: SiteHome, port: int, show_link: Callable[[str], None]) -> N
         bound = socket.create_server(("127.0.0.1", port))
     except OSError as error:
         raise NetworkError(
-            f"port {port} on 127.0.0.1 cannot be had ({error.strerror})",
-            hint="choose another --port, or leave it out",
+            f"port {port} on 127.0.0.1 cannot be opened ({error.strerror})",
+            hint="choose another --port, or leave the option out",
         ) from error
     guard = DeskAuth(bound.getsockname()[1], show_link)
     context = DeskContext(home, guard.base)

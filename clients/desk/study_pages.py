@@ -36,10 +36,13 @@ def study_router(context: DeskContext) -> APIRouter:
     """Return the routes of one study; reading its page is entered in the audit log."""
     router, home = APIRouter(), context.home
 
+    def choose(population: str | None) -> Population:
+        config = home.read_config()
+        return config.population(population or config.populations[0].name)
+
     @router.get(f"{context.base}{_STUDY}")
     def study(digest: str, request: Request, population: str | None = None) -> Response:
-        chosen = home.read_config().population(population or home.read_config().populations[0].name)
-        known = _known(home, digest)
+        chosen, known = choose(population), _known(home, digest)
         home.record("reviewed", digest)
         return context.page(
             request,
@@ -56,8 +59,7 @@ def study_router(context: DeskContext) -> APIRouter:
 
     @router.get(f"{context.base}{_STUDY}/data")
     def data(digest: str, request: Request, population: str | None = None) -> Response:
-        chosen = home.read_config().population(population or home.read_config().populations[0].name)
-        study = _known(home, digest).study
+        chosen, study = choose(population), _known(home, digest).study
         return context.page(
             request,
             "data.html.j2",
@@ -77,8 +79,8 @@ def study_router(context: DeskContext) -> APIRouter:
     def ask(
         digest: str, request: Request, population: str | None = None, broken: str = ""
     ) -> Response:
-        chosen = home.read_config().population(population or home.read_config().populations[0].name)
-        return asked(request, _known(home, digest).study, chosen, if_broken=bool(broken))
+        study = _known(home, digest).study
+        return asked(request, study, choose(population), if_broken=bool(broken))
 
     def asked(
         request: Request, study: Study, chosen: Population, *, if_broken: bool, looked: bool = False
@@ -87,8 +89,8 @@ def study_router(context: DeskContext) -> APIRouter:
         try:
             refuse_strangers(study, strangers, if_broken=if_broken)
         except PolicyError as error:
-            hint = "compare their keys on the page of the study; or tick there that you approve"
-            raise PolicyError(str(error), hint=f"{hint} without, at the larger ε") from error
+            hint = "compare their keys on the study's page; or tick there to approve without that, "
+            raise PolicyError(str(error), hint=f"{hint}at the larger ε") from error
         return context.page(
             request,
             "approve.html.j2",
@@ -108,20 +110,21 @@ def study_router(context: DeskContext) -> APIRouter:
     def approved(digest: str, request: Request, fields: dict[str, str]) -> Response:
         chosen = home.read_config().population(fields.get("population"))
         if_broken = "broken" in fields
-        offered = _known(home, digest)
-        if offered.status not in UNDER_WAY:
-            raise UsageError(f"study {offered.study.name} is {offered.status}, not on offer")
-        kept = Offered(offered.study, offered.signature)
+        known = _known(home, digest)
+        if known.status not in UNDER_WAY:
+            raise UsageError(f"study {known.study.name} is {known.status}, not on offer")
         if "only" in fields:
             with connect(home) as api:
-                dry_run_approval(home, api, kept, chosen, if_broken=if_broken)
-            return asked(request, offered.study, chosen, if_broken=if_broken, looked=True)
+                dry_run_approval(home, api, known, chosen, if_broken=if_broken)
+            return asked(request, known.study, chosen, if_broken=if_broken, looked=True)
         person = person_in(fields)
-        done = decide(home, lambda: connect(home), kept, chosen, if_broken=if_broken, person=person)
+        done = decide(
+            home, lambda: connect(home), known, chosen, if_broken=if_broken, person=person
+        )
         if not done.approved:
             return redirect(f"{context.base}/studies/{digest}")
         told = done.unnotified is None
-        return context.page(request, "approved.html.j2", study=offered.study, told=told)
+        return context.page(request, "approved.html.j2", study=known.study, told=told)
 
     @router.post(f"{context.base}{_STUDY}/refuse")
     async def say_no(digest: str, request: Request) -> Response:
@@ -149,9 +152,7 @@ def study_router(context: DeskContext) -> APIRouter:
 
 
 @dataclass(frozen=True)
-class _Known:
-    study: Study
-    signature: str
+class _Known(Offered):
     status: str
 
 
@@ -175,7 +176,9 @@ def _known(home: SiteHome, digest: str) -> _Known:
         if kept is None:
             raise
     if kept is None:
-        raise UsageError(f"no study {digest[:12]} names this hospital", hint="look into the inbox")
+        raise UsageError(
+            f"no study {digest[:12]} names this hospital", hint="the inbox lists those that do"
+        )
     return _Known(kept.read_study(), kept.study_signature, _AWAY)
 
 
@@ -186,14 +189,13 @@ def _confirm(home: SiteHome, study: Study, fields: dict[str, str]) -> None:
         name for name, typed in heard.items() if not facts.is_what_was_heard(study, name, typed)
     ]
     if not heard:
-        raise UsageError("nothing was typed", hint="type what the partner reads out to you")
+        raise UsageError("no field was filled in", hint="type what the partner reads out to you")
     if wrong:
         named = ", ".join(wrong)
         raise TrustError(
-            f"nothing was kept: what was typed for {named} is not how the key ends that this study "
-            "names",
-            hint="look for a slip: four groups of four letters or digits. If it is read out so "
-            "again, do not approve: somebody shows you another key than theirs",
+            f"not saved: what was typed for {named} differs from the end of the key in this study",
+            hint="check for a typing error: four groups of four letters or digits. If the partner "
+            "reads out the same again, do not approve: the study names a key that is not theirs",
         )
     keys = {name: study.hospital(name).fingerprint for name in heard}
     AddressBook.load(home).confirm(home, keys)

@@ -66,8 +66,8 @@ def halt(home: SiteHome) -> tuple[EmergencyStop, str]:
         try:
             home.record("all-stopped")
         except Exception as error:  # of any kind: the stop is in force
-            log.exception("stopped, and it could not be entered in the audit log")
-            said = f"it could not be entered in the audit log ({type(error).__name__}). "
+            log.exception("stopped, but the stop could not be entered in the audit log")
+            said = f"the stop could not be entered in the audit log ({type(error).__name__}). "
     try:
         with home.snapshot_lock():  # a charge under way has ended by now
             return found, said
@@ -92,7 +92,7 @@ def _press(home: SiteHome, found: EmergencyStop) -> None:
             raise RefusedError(
                 f"NOT STOPPED: {home.directory} CANNOT BE CHANGED ({error.strerror})",
                 hint="END THE AGENT: systemctl stop flo-site, or kill its process; what it has "
-                "released is out. Then free or mount the disk, and stop again",
+                "sent cannot be recalled. Then make room on the disk or mount it, and stop again",
             ) from error
         return
     with suppress(OSError):  # stopped; only the time is unknown
@@ -103,7 +103,7 @@ def resume(home: SiteHome) -> None:
     """End the stop. Raises RefusedError if there is none."""
     with home.snapshot_lock():
         if halted(home) is None:
-            raise RefusedError("nothing is stopped here")
+            raise RefusedError("there is nothing to resume: the emergency stop is not on")
         home.record("all-resumed")
         (home.directory / _FILE).rename(home.directory / _READY)
 

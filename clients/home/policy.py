@@ -103,11 +103,11 @@ class Policy(Document):
             ("people: the same key", [person.public for person in self.people]),
         ):
             if len(set(values)) != len(values):
-                raise ValueError(f"{what} stands twice")
+                raise ValueError(f"{what} occurs twice")
         if self.approvers > 1 and len(self.people) < self.approvers:
             raise ValueError(
-                f"approvers = {self.approvers} needs as many people with keys of their own, and "
-                f"[[people]] names {len(self.people)}"
+                f"approvers = {self.approvers} needs at least {self.approvers} people with keys of "
+                f"their own, and [[people]] names {len(self.people)}"
             )
         return self
 
@@ -122,7 +122,7 @@ class Policy(Document):
             if person.fingerprint == key.fingerprint:
                 return person
         raise PolicyError(
-            "this key belongs to nobody that the site's policy names under [[people]]",
+            "this key is not one of those that the site's policy names under [[people]]",
             hint="add the person to policy.toml, then: flo site policy --sign",
         )
 
@@ -171,7 +171,11 @@ def findings(
             f"models = {', '.join(policy.models)}",
             f"the study trains {study.model.kind}",
         )
-    refuse(study.survey is not None and not policy.surveys_allowed, "surveys_allowed = false", "")
+    refuse(
+        study.survey is not None and not policy.surveys_allowed,
+        "surveys_allowed = false",
+        "the study asks for noisy counts",
+    )
     refuse(
         study.mechanism.noise not in policy.trust_models,
         f"trust_models = {', '.join(policy.trust_models)}",
@@ -180,7 +184,7 @@ def findings(
     refuse(
         policy.masking_required and not study.masked,
         "masking_required = true",
-        "the coordinator would see single hospitals' sums",
+        "the coordinator would see the sum of each hospital",
     )
     refuse(
         study.mechanism.sampling != 1 and not policy.sampling_allowed,
@@ -191,19 +195,19 @@ def findings(
     refuse(
         count < policy.minimum_hospitals,
         f"minimum_hospitals = {policy.minimum_hospitals}",
-        f"the study names {count}",
+        f"the study names {count} hospitals",
     )
     refuse(
         study.cohort_floor < policy.minimum_cohort,
         f"minimum_cohort = {policy.minimum_cohort}",
-        f"a round of the study may have {study.cohort_floor}",
+        f"a round of the study may have {study.cohort_floor} hospitals",
     )
     for partner in study.hospitals:
         refuse(
             policy.minimum_declared_size is not None
             and partner.declared_size < policy.minimum_declared_size,
             f"minimum_declared_size = {policy.minimum_declared_size}",
-            f"{partner.id} declares {partner.declared_size}",
+            f"{partner.id} declares {partner.declared_size} patients",
         )
     purposes = policy.purposes
     refuse(
@@ -220,11 +224,8 @@ def _partners(policy: Policy, study: Study, unconfirmed: Collection[str]) -> lis
         return []
     strangers = sorted({hospital.id for hospital in study.hospitals} - set(policy.partners))
     return [
-        *(f"partners: the study names {name}, which is not among them" for name in strangers),
-        *(
-            f"partners: the fingerprint of {name} was not compared, so it may be anybody's"
-            for name in unconfirmed
-        ),
+        *(f"partners: the study names {name}, which is not in the list" for name in strangers),
+        *(f"partners: the fingerprint of {name} was not compared" for name in unconfirmed),
     ]
 
 
@@ -247,7 +248,7 @@ def refuse_violations(
     found = findings(policy, study, hospital, epsilon, unconfirmed)
     if found:
         raise PolicyError(
-            "this site's policy forbids it:\n" + "\n".join(f"  {text}" for text in found),
-            hint="ask the coordinator for another study, or let the steward change policy.toml and "
-            "sign it: flo site policy --sign",
+            "this site's policy forbids the study:\n" + "\n".join(f"  {text}" for text in found),
+            hint="ask the coordinator for another study; or, if the steward agrees, change "
+            "policy.toml, then: flo site policy --sign",
         )

@@ -58,31 +58,34 @@ class _Waiting(Document):
 EXPLAINED: dict[str, tuple[str, str]] = {
     "consent_to_epsilon_of_one_or_more": ("true", "Allow studies and life budgets of ε >= 1."),
     "largest_study_epsilon": ("0.5", "The largest ε that one study may take."),
-    "largest_epsilon_a_year": ("0.7", "What all approvals of 365 days may take together."),
+    "largest_epsilon_a_year": ("0.7", "The largest ε that all approvals of 365 days may take."),
     "models": ('["logistic"]', "Models that may be trained."),
     "packs": (f'["{"0" * 64}"]', "Model packs that are installed here, by their digests."),
-    "trust_models": ('["distributed"]', "local: every upload is private by itself; distributed."),
+    "trust_models": (
+        '["distributed"]',
+        "local: every upload is private by itself; distributed: only the sum over hospitals is.",
+    ),
     "masking_required": ("true", "The coordinator must never see one hospital's sums."),
     "sampling_allowed": ("false", "Whether a step may use a random sample of the patients."),
-    "surveys_allowed": ("false", "Whether noisy counts may be asked for."),
+    "surveys_allowed": ("false", "Whether a study may ask for noisy counts of patients."),
     "minimum_hospitals": ("3", "The fewest hospitals that a study names."),
     "minimum_cohort": ("3", "The fewest hospitals that a round may have."),
     "minimum_declared_size": ("100", "The fewest patients that each hospital declares."),
-    "purposes": ('["heart disease"]', "Phrases of which a study's purpose contains one."),
+    "purposes": ('["heart disease"]', "Phrases; a study's purpose must contain one of them."),
     "partners": ('["cleveland", "hungary"]', "Hospitals that a study may name; no others."),
     "forbidden_columns": ('["hiv_status"]', "Columns that are never used."),
-    "hours": ('{ begin = "20:00", end = "06:00" }', "When releases are made, local time."),
+    "hours": ('{ begin = "20:00", end = "06:00" }', "Local time in which releases may be made."),
     "approvers": ("2", "How many of the people below must approve, each with their own key."),
     "confinement": (
         '["no_new_privs", "seccomp", "landlock", "namespace", "limits"]',
-        "What must lock in the process that holds patients, or the agent does not start.",
+        "Layers that must confine the data process; without one of them the agent does not start.",
     ),
     "people": ("", "Who may approve: [[people]] tables at the end, from `flo site person`."),
 }
 _HEADING = """\
-# What this hospital allows; it wins over any study, also over an approved one.
-# A rule with # before it is not in force; the value there is an example.
-# After a change: flo site policy --sign. Until then nothing is released.
+# What this hospital allows. This policy overrides every study, also an approved one.
+# A rule with # before it is not in force; its value is an example.
+# After a change: flo site policy --sign. Until then no release is made.
 """
 
 
@@ -167,8 +170,8 @@ def read_signed(directory: Path, identity: Identity) -> Policy:
     verify(identity.public, "policy", signed.statement(), signed.signature)
     if edited != signed.policy:
         raise TrustError(
-            f"{edited_path} was edited since it was signed; nothing is released meanwhile",
-            hint="put it in force: flo site policy --sign",
+            f"{edited_path} was edited since it was signed; no release is made meanwhile",
+            hint="sign it: flo site policy --sign",
         )
     return edited
 
@@ -183,15 +186,15 @@ def in_force(directory: Path, signed: Policy, log: AuditLog) -> Policy:
     last, restored = log.last(_SIGNED), log.last("ledger-recovered")
     if last is not None and restored is not None and restored.number > last.number:
         raise TrustError(
-            "the policy and the opt-outs are those of a backup; nothing is released meanwhile",
-            hint="look at it (flo site policy), enter opt-outs that came later (flo site opt-out), "
-            "then: flo site policy --sign",
+            "the policy and the opt-outs are those of a backup; no release is made meanwhile",
+            hint="read the policy (flo site policy), enter opt-outs made after the backup (flo "
+            "site opt-out), then: flo site policy --sign",
         )
     if last is None or last.facts.get("policy") != signed.digest:
         raise TrustError(
             f"{directory / 'policy.signed.json'} is not the policy that was signed here last; "
-            "nothing is released meanwhile",
-            hint="put policy.toml right, then: flo site policy --sign",
+            "no release is made meanwhile",
+            hint="correct policy.toml, then: flo site policy --sign",
         )
     return signed
 
@@ -207,11 +210,12 @@ def _signatures(
     named = last.facts["people"]
     if person is None:
         raise PolicyError(
-            f"the policy in force names people; {last.facts['approvers']} of them sign a new one",
+            f"the policy in force names people, and {last.facts['approvers']} of them must sign a "
+            "new one",
             hint="flo site policy --sign --person KEY",
         )
     if person.fingerprint not in named:
-        raise PolicyError("this key belongs to nobody that the policy in force names")
+        raise PolicyError("this key is not one of those that the policy in force names")
     statement = canonical.encode({"policy": policy.digest, "follows": last.hash})
     path = directory / "policy.waiting.json"
     kept: dict[str, _Signature] = {}

@@ -87,7 +87,7 @@ class SiteConfig(Document):
     def _consistent(self) -> SiteConfig:
         names = [population.name for population in self.populations]
         if len(set(names)) != len(names):
-            raise ValueError("the same population name stands twice")
+            raise ValueError("the same population name occurs twice")
         return self
 
     def population(self, name: str | None) -> Population:
@@ -98,15 +98,14 @@ class SiteConfig(Document):
             if population.name == name:
                 return population
         known = ", ".join(population.name for population in self.populations)
-        raise UsageError(f"which population? this site has {known}", hint="give --population NAME")
+        raise UsageError(f"choose a population of this site: {known}", hint="--population NAME")
 
 
 def refuse_population(population: Population, policy: Policy) -> None:
     """Check ε against consent and size, before writing. Raises PolicyError or UsageError."""
     if population.epsilon >= 1 and not policy.consent_to_epsilon_of_one_or_more:
         raise PolicyError(
-            f"ε = {population.epsilon:g} is 1 or more and this site's policy does not consent to "
-            "that",
+            f"ε = {population.epsilon:g} is 1 or more, and this site's policy does not allow that",
             hint="if the steward agrees: consent_to_epsilon_of_one_or_more = true in policy.toml, "
             "signed with `flo site policy --sign`; or --consent-to-epsilon-of-one-or-more at init",
         )

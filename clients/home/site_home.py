@@ -96,7 +96,7 @@ class SiteHome:
         """
         home = cls(directory)
         if home.config_path.exists() and not is_unfinished(directory):
-            raise UsageError(f"{directory} is a site already", hint="choose another --home")
+            raise UsageError(f"{directory} is already a site folder", hint="choose another --home")
         for population in config.populations:
             refuse_population(population, policy)
         with made_whole(directory, [*_FOLDERS, *_MADE]):
@@ -211,7 +211,7 @@ class SiteHome:
         """Open the ledger. Raises RefusedError if it was restored and is not recovered yet."""
         if not recovering and (self.directory / RESTORED).exists():
             raise RefusedError(
-                "this site was restored from a backup, and what happened since is not charged yet",
+                "this site was restored from a backup, and later releases are not charged yet",
                 hint=f"flo site recover --home {self.directory}",
             )
         return Ledger(self.directory / "ledger.sqlite", self.open_identity())
@@ -268,7 +268,7 @@ class SiteHome:
     def snapshot_lock(self) -> Iterator[None]:
         """Hold, for moments only, the lock for replacing or deleting snapshots and for charging a
         release that was computed on one."""
-        why = "frozen patients are being exchanged here"
+        why = "frozen patients are being replaced here"
         with locked(self.directory / "snapshots.lock", why, patience=_PATIENCE_SECONDS):
             yield
 

@@ -142,8 +142,8 @@ def _notify_of_key(home: SiteHome, api: CoordinatorApi) -> None:
     _keep(home, told.model_copy(update={"key": mark}))
     facts = {
         "hospital": home.read_config().hospital,
-        "new_key": "the coordinator replaced its key: nothing that it signs counts here until you "
-        "have compared the new one by telephone",
+        "new_key": "the coordinator replaced its key: this site accepts nothing that the new key "
+        "signs until you have compared it by telephone",
         "compare_it": "flo site coordinator --accept FINGERPRINT",
     }
     home.record("steward-told", worked=_run(home.read_config().notify, canonical.encode(facts)))
@@ -197,5 +197,5 @@ def _run(command: tuple[str, ...], facts: bytes) -> bool:
         log.error(f"the notify command of site.toml failed ({type(error).__name__})")
         return False
     if done.returncode:
-        log.error(f"the notify command of site.toml ended in {done.returncode}")
+        log.error(f"the notify command of site.toml ended with exit code {done.returncode}")
     return done.returncode == 0

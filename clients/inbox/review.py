@@ -105,9 +105,9 @@ def _here(home: SiteHome, study: Study, population: Population) -> Section:
             *([("OUR POLICY FORBIDS", text) for text in broken] or [("our policy", "allows it")]),
             (
                 "who approves",
-                f"{policy.approvers} of {people}" if people else "whoever uses this site's folder",
+                f"{policy.approvers} of {people}" if people else "any user of this site's folder",
             ),
-            ("code to be run", f"{code_digest()} (installed here; another is refused)"),
+            ("code to be run", f"{code_digest()} (installed here; other code is refused)"),
         ),
     )
 

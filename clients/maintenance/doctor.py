@@ -31,7 +31,6 @@ from flo.storage.database import refuse_damaged, unusable
 
 _RESTORE = "move the folder away, then: flo site restore"
 _WARN_DAYS = 30.0
-_CONNECT_SECONDS = 10.0
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -50,11 +49,11 @@ def site(home: SiteHome) -> Iterator[Finding]:
     ledger = tried("ledger", lambda: _ledger(home), _RESTORE)
     yield ledger
     if ledger.state == "ok":
-        yield tried("settings", lambda: _as_born(home), "put site.toml back as it was")
+        yield tried("settings", lambda: _as_born(home), "undo the change in site.toml")
     yield tried(
         "policy",
         lambda: f"in force, digest {home.read_policy().digest[:12]}",
-        "mend policy.toml, then: flo site policy --sign",
+        "correct policy.toml, then: flo site policy --sign",
     )
     yield agent(is_running=home.is_agent_running())
     yield _red_button(home)
@@ -71,9 +70,9 @@ def _ledger(home: SiteHome) -> str:
     path = home.directory / "ledger.sqlite"
     if not path.exists():
         raise TrustError(
-            f"{path} is missing, and with it what this hospital has spent",
-            hint="move the folder away and restore its newest backup, which charges what may have "
-            "happened since: flo site restore, flo site recover",
+            f"{path} is missing, and with it the record of what this hospital has spent",
+            hint="move the folder away, restore its newest backup (flo site restore), and charge "
+            "what may have been released since (flo site recover)",
         )
     for name in ("ledger.sqlite", "audit.sqlite"):
         refuse_damaged(home.directory / name)
@@ -90,7 +89,7 @@ def _as_born(home: SiteHome) -> str:
         for population in home.read_config().populations:
             if population.name in ledger.balance().lives:
                 refuse_changed_birth(home, ledger, population)
-    return "as the ledger was born with"
+    return "unchanged since the populations were registered"
 
 
 def agent(*, is_running: bool) -> Finding:
@@ -119,7 +118,7 @@ def _data(home: SiteHome) -> Iterator[Finding]:
         name = f"data of {population.name}"
         found = tried(name, partial(_opened, population), "let this user read it (chown, chmod)")
         if found.state == "broken":
-            later = "; studies that were approved go on with what was frozen, others cannot be"
+            later = "; approved studies continue on frozen patients, others cannot be approved"
             found = replace(found, state="warning", message=found.message + later)
         yield found
 
@@ -129,8 +128,8 @@ def _opened(population: Population) -> str:
     source.fields()
     if next(iter(source.ids()), None) is None:
         raise DataError(
-            f"{population.place} has no patient in it, or no {population.id_column!r}",
-            hint="id_column in site.toml is fixed for life; give the data that column",
+            f"{population.place} has no patients, or no column {population.id_column!r}",
+            hint="id_column in site.toml cannot be changed; the data must have that column",
         )
     return f"{population.place} can be read"
 
@@ -138,36 +137,34 @@ def _opened(population: Population) -> str:
 def _gpu(device: str) -> Finding:
     import torch
 
-    there = torch.cuda.is_available()
-    if there:
+    if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
         return Finding("gpu", "ok", f"{name}, torch {torch.__version__}; device = {device}")
-    driver = _DRIVER.exists()
-    return gpu(device, has_driver=driver, torch_version=str(torch.__version__))
+    return gpu(device, has_driver=_DRIVER.exists(), torch_version=str(torch.__version__))
 
 
 def gpu(device: str, *, has_driver: bool, torch_version: str) -> Finding:
     """Report that torch sees no CUDA device. ``has_driver``: NVIDIA's driver is loaded."""
+    finding = partial(Finding, "gpu")
     built = f"torch {torch_version} sees no CUDA device"
     if has_driver:
-        return Finding(
-            "gpu",
+        return finding(
             "broken" if device == "cuda" else "warning",
             f"NVIDIA's driver is loaded, but {built}",
             "install a torch that is built for CUDA: pip install --force-reinstall torch",
         )
     if device == "cuda":
-        return Finding(
-            "gpu",
+        return finding(
             "broken",
             f"device = cuda, but {built} and NVIDIA's driver is not loaded",
             'install the driver (nvidia-smi shows it), or set device = "auto" in site.toml',
         )
-    return Finding("gpu", "ok", f"none; device = {device} trains on the CPU")
+    return finding("ok", f"none; device = {device} trains on the CPU")
 
 
 def _sandbox(home: SiteHome, device: str) -> Finding:
     """Start the process that would hold patients and report which layers confine it."""
+    finding = partial(Finding, "sandbox")
     logging.getLogger("flo.clients.data_process.worker").setLevel(logging.CRITICAL)
     try:
         required = home.read_policy().confinement
@@ -180,15 +177,14 @@ def _sandbox(home: SiteHome, device: str) -> Finding:
     try:
         missing, layers = worker.missing, worker.layers
     except FloError as error:
-        return Finding("sandbox", "broken", str(error), error.hint)
+        return finding("broken", str(error), error.hint)
     finally:
         worker.stop()
     held = [name for name, holds in layers.items() if holds]
     if missing:
-        return Finding(
-            "sandbox",
+        return finding(
             "broken",
-            f"the kernel does not give {', '.join(missing)}, which this site's policy asks for",
+            f"the kernel does not provide {', '.join(missing)}, which this site's policy requires",
             "use Linux 5.13 or newer with Landlock and user namespaces "
             "(sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces; "
             "kernel.apparmor_restrict_unprivileged_userns = 0) and keep this folder out of "
@@ -197,21 +193,20 @@ def _sandbox(home: SiteHome, device: str) -> Finding:
         )
     if len(held) < len(layers):
         less = ", ".join(sorted(set(layers) - set(held)))
-        return Finding(
-            "sandbox",
+        return finding(
             "warning",
-            f"the process with patients is locked in, without {less}, which the policy allows",
-            "a newer kernel has all layers; the report names those that held",
+            f"the data process is confined, but not by {less}; the policy allows that",
+            "a newer kernel has all layers; the budget report names those that hold",
         )
-    return Finding("sandbox", "ok", f"locked in by {', '.join(held)}")
+    return finding("ok", f"confined by {', '.join(held)}")
 
 
 def certificate(home: SiteHome, now: datetime) -> Finding:
     """Check the hospital's own certificate at the time ``now``."""
+    finding = partial(Finding, "certificate")
     path = home.directory / "certificate.pem"
     if not path.exists():
-        return Finding(
-            "certificate",
+        return finding(
             "broken",
             "this site is not enrolled (or has left)",
             "ask the coordinator for an invitation, then: flo site enrol INVITATION",
@@ -220,28 +215,22 @@ def certificate(home: SiteHome, now: datetime) -> Finding:
         read = x509.load_pem_x509_certificate(path.read_bytes())
         context_of(home)
     except ValueError:
-        read = None
+        return finding("broken", f"{path} is not a certificate", "restore it, or enrol again")
     except FloError as error:
         clock = f"; if it is not {now:%Y-%m-%d} today, set this machine's clock"
-        return Finding("certificate", "broken", str(error), error.hint + clock)
-    if read is None:
-        return Finding(
-            "certificate", "broken", f"{path} is no certificate", "restore it, or enrol again"
-        )
+        return finding("broken", str(error), error.hint + clock)
     left = (read.not_valid_after_utc - now) / timedelta(days=1)
     until = f"until {read.not_valid_after_utc:%Y-%m-%d}"
     if read.not_valid_before_utc > now:
-        return Finding(
-            "certificate",
+        return finding(
             "broken",
-            f"is valid from {read.not_valid_before_utc:%Y-%m-%d %H:%M} on only",
+            f"is not valid before {read.not_valid_before_utc:%Y-%m-%d %H:%M}",
             "this machine's clock is behind: timedatectl set-ntp true, or chrony",
         )
     if left < _WARN_DAYS:
-        return Finding(
-            "certificate",
+        return finding(
             "warning",
             f"{until}, {left:.0f} days",
             "a running agent renews it; start it: flo site run",
         )
-    return Finding("certificate", "ok", f"{until}; a running agent renews it")
+    return finding("ok", f"{until}; a running agent renews it")

@@ -75,9 +75,7 @@ def _resolves(what: str, address: str) -> Finding:
             "broken",
             f"no address is known for {host} ({error.strerror})",
             "check the name and this machine's DNS (getent hosts), or add it to /etc/hosts; "
-            + (
-                "HTTPS_PROXY names it" if what == "proxy" else "or set HTTPS_PROXY, if there is one"
-            ),
+            + ("HTTPS_PROXY sets it" if what == "proxy" else "or set HTTPS_PROXY, if there is one"),
         )
     return Finding(what, "ok", "")
 
@@ -91,8 +89,8 @@ def _answers(what: str, address: str) -> Finding:
         mend = (
             "check HTTPS_PROXY"
             if what == "proxy"
-            else "is `flo coordinator serve` running? Let the firewall allow this machine to dial "
-            f"{place[0]}:{place[1]} (TCP, outwards), or set HTTPS_PROXY"
+            else "check that `flo coordinator serve` runs there and that the firewall lets this "
+            f"machine connect to {place[0]}:{place[1]} (TCP, outwards), or set HTTPS_PROXY"
         )
         return Finding(what, "broken", f"{place[0]}:{place[1]} does not answer ({why})", mend)
     return Finding(what, "ok", "")
@@ -129,7 +127,7 @@ def _proxy_refused(url: str, proxy: str, said: str) -> Finding:
     return Finding(
         "proxy",
         "broken",
-        f"the proxy {shown(proxy)} does not let us through ({said})",
+        f"the proxy {shown(proxy)} refuses the connection ({said})",
         "give user and password in HTTPS_PROXY (http://USER:PASSWORD@HOST:PORT)"
         if "407" in said
         else f"have it allow CONNECT to {urlsplit(url).netloc}",
@@ -168,11 +166,11 @@ def check_coordinator(home: SiteHome, issuer: str) -> Iterator[Finding]:
 def coordinator_key(known: str, newest: str) -> Finding:
     """Compare the key that this site trusts with the coordinator's newest key (hexadecimal)."""
     if known == newest:
-        return Finding("coordinator's key", "ok", "is the one that was compared here")
+        return Finding("coordinator's key", "ok", "is the one that this site accepted")
     return Finding(
         "coordinator's key",
         "warning",
-        "it has a new key, and nothing that it signs from now on is believed here",
+        "the coordinator has a new key; this site accepts nothing that this key signs",
         "compare it by telephone, then: flo site coordinator --accept FINGERPRINT",
     )
 
@@ -185,13 +183,13 @@ def check_ledger_head(seen: LedgerHead | None, ours: LedgerHead) -> Finding:
         return Finding(
             "newest ledger",
             "broken",
-            f"the coordinator saw row {seen.sequence} of this ledger, which "
-            + (f"ends at {ours.sequence} here" if ahead else "is another one here")
+            f"the coordinator saw row {seen.sequence} of this ledger, and here "
+            + (f"the ledger ends at row {ours.sequence}" if ahead else "that row is another one")
             + ": this is an older copy of the folder, or one of two that were used",
             "put back the copy that has that row; if there is none: flo site restore, or "
             "flo site recover",
         )
-    return Finding("newest ledger", "ok", "nobody saw a newer one")
+    return Finding("newest ledger", "ok", "the coordinator saw no newer row")
 
 
 def _refused(home: SiteHome, issuer: str, error: FloError) -> Finding:
@@ -200,10 +198,10 @@ def _refused(home: SiteHome, issuer: str, error: FloError) -> Finding:
         return Finding(
             "proxy",
             "broken",
-            f"something on the way looks into TLS: instead of the coordinator's certificate it "
-            f"shows one issued by {escape_for_terminal(issuer)[:120]!r}",
+            "a device on the way inspects TLS: instead of the coordinator's certificate it shows "
+            f"one issued by {escape_for_terminal(issuer)[:120]!r}",
             f"have {urlsplit(home.read_coordinator().url).hostname} exempted from TLS inspection; "
-            "FLO trusts the consortium's authority only, and will not be made to trust another",
+            "FLO trusts the consortium's authority only, which no setting changes",
         )
     return Finding("coordinator", "broken", str(error), error.hint)
 

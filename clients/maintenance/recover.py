@@ -107,9 +107,9 @@ def _ever_approved(home: SiteHome, api: CoordinatorApi) -> Iterator[Approved]:
             verify(public, "approval", found.document.encode(), found.signature)
             decision, study = read_approval(found.document), from_canonical(found.study.encode())
             if decision.study != study.digest:
-                raise TrustError("the coordinator shows an approval of ours that is none")
+                raise TrustError("the coordinator shows one of our approvals with another study")
             if study.digest <= after:
                 raise TrustError("the coordinator shows our approvals out of order")
             after = study.digest
             yield Approved(study, decision.population, decision.worst_case)
-    raise TrustError("the coordinator shows approvals of ours without end")
+    raise TrustError(f"the coordinator answered {_MOST_ASKS} times with more approvals of ours")

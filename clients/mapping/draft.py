@@ -65,7 +65,7 @@ def fields_of(population: Population) -> list[SourceField]:
         raise DataError(
             f"{source.name} has no column {population.id_column!r}, which site.toml names as the "
             "patients' id",
-            hint="is its first line a header? Its columns are shown once this one is there",
+            hint="check that its first line is a header, and that it has this column",
         )
     return offers
 

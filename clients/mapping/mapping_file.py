@@ -19,14 +19,14 @@ from flo.study.document import Study
 
 FILE = "mapping.toml"
 _HEADING = """\
-# Which of this hospital's fields is which column of a study. Its steward reads it before approving;
-# an approval is bound to it. What a line may say: docs/connectors.md.
+# Maps this hospital's fields to the columns of a study. The steward reads it before approving; an
+# approval is bound to it. What a line may contain: docs/connectors.md.
 schema_version = 1
 """
 _OPEN = {
-    "as_of": '# as_of = "YYYY-MM-DD"  # the day of every record: choose it by the calendar, as the '
-    "study's question asks.\n# A day drafted from the data would be one patient's last visit, and "
-    "move everybody's age and history with it.\n"
+    "as_of": '# as_of = "YYYY-MM-DD"  # the day of every record: choose a calendar day that suits '
+    "the study's question.\n# Do not take it from the data: the last day there is one patient's "
+    "last visit, and would decide the age and history of all patients.\n"
 }
 
 
@@ -57,7 +57,7 @@ def add(
         UsageError: the study already has a section, or the file is not a valid mapping.
     """
     if mapping_of(home, study) is not None:
-        raise UsageError(f"{FILE} has a section for {study.name} already", hint="edit it there")
+        raise UsageError(f"{FILE} already has a section for {study.name}", hint="edit it there")
     path = home.directory / FILE
     text = path.read_text(encoding="utf-8") if path.exists() else _HEADING
     chosen = {name: value for name, value in settings.items() if value is not None}

@@ -63,14 +63,14 @@ def _label(name: str, offers: Sequence[SourceField], spellings: Spellings) -> Su
         return _column(name, _LABEL, same, spellings)
     like = sorted((o for o in offers if score[o] >= _ALIKE), key=lambda o: -score[o])
     left = _column(name, _LABEL, [], spellings, [o for o in offers if o not in like])
-    return Suggestion(None, left.remark + _candidates(like, "has a name like it"))
+    return Suggestion(None, left.remark + _candidates(like, "fields with a similar name"))
 
 
 def _number(column: NumberColumn, offers: Sequence[SourceField]) -> Suggestion:
     best = _most_alike(column.name, offers)
     if best is None:
         same = [offer for offer in offers if offer.unit and same_unit(offer.unit, column.unit)]
-        return Suggestion(None, _what(column) + _candidates(same, "has this unit"))
+        return Suggestion(None, _what(column) + _candidates(same, "fields with this unit"))
     if not best.unit or same_unit(best.unit, column.unit):
         return Suggestion(MappedColumn(field=best.field), _seen(best, _what(column)))
     ways = [
@@ -101,22 +101,22 @@ def _column(
         fitting = [o for o in (*offers, *others) if _fits(spellings.get(o.field, {}), codes)]
         if len(fitting) != 1 or {_plain(code) for code in codes} <= _ANYTHING:
             of_each = {o.field: _pairs(spellings[o.field], codes) for o in fitting}
-            return Suggestion(None, what + _candidates(fitting, "has these codes", of_each))
+            return Suggestion(None, what + _candidates(fitting, "fields with these codes", of_each))
         best = fitting[0]
     cells, remark = spellings.get(best.field, {}), _seen(best, what)
     if not cells:
-        remark += "; its cells are none, too many, or look like people's names or numbers"
-        return Suggestion(None, f"{best.field}? {remark}: name those that are codes")
+        remark += "; it has no cells, too many different ones, or cells that may identify people"
+        return Suggestion(None, f"{best.field}? {remark}: name the cells that are codes")
     if set(cells) <= set(codes):
         return Suggestion(MappedColumn(field=best.field), remark)
     pairs = _pairs(cells, codes)
     if not pairs:
-        how = f'give each its code, as in codes = {{ "a cell" = "{codes[0]}" }}'
-        none = f"none of its {len(cells)} cells is one: {how}"
+        how = f'give each cell its code, as in codes = {{ "a cell" = "{codes[0]}" }}'
+        none = f"none of its {len(cells)} different cells is one of these codes: {how}"
         return Suggestion(None, f"{best.field}? {remark}; {none}")
     # Report only the number of other cells: a rare cell may reveal who has it.
     if left := len(cells) - len(pairs):
-        remark += f"; {left} other cells without a code yet"
+        remark += f"; {left} other cells have no code yet"
     return Suggestion(MappedColumn(field=best.field, codes=pairs), remark)
 
 
@@ -137,13 +137,11 @@ def _candidates(
         return ""
     some = []
     for offer in offers[:_CANDIDATES]:
-        own = {
-            cell: code for cell, code in (pairs or {}).get(offer.field, {}).items() if cell != code
-        }
-        codes = (
-            f" codes {', '.join(f'{cell} = {code}' for cell, code in own.items())}" if own else ""
-        )
-        some.append((f"{offer.field} ({offer.text})" if offer.text else offer.field) + codes)
+        named = f"{offer.field} ({offer.text})" if offer.text else offer.field
+        own = (pairs or {}).get(offer.field, {}).items()
+        if codes := ", ".join(f"{cell} = {code}" for cell, code in own if cell != code):
+            named += f" codes {codes}"
+        some.append(named)
     return f"; {why}: {', '.join(some)}" + (", ..." if len(offers) > _CANDIDATES else "")
 
 

@@ -44,17 +44,18 @@ def check_id_continuity(home: SiteHome, population: Population) -> list[DataFind
         gone = len(once & here) < _SHARE * len(once) or (
             all_here and len(out & here) < _SHARE * len(out)
         )
-        rule = f"patients who opted out: {len(out & here)} of {len(out)} are there, and left out"
+        rule = f"{len(out & here)} of {len(out)} patients who opted out are there, and are left out"
         if gone:
-            rule += "; were the others taken out of the data, or are ids written in another way?"
+            rule += "; check whether the others were removed from the data, or ids are now spelt "
+            rule += "differently"
             found.append(DataFinding(population.id_column, rule, level="to accept", kind=OPT_OUTS))
         else:
             found.append(DataFinding(population.id_column, rule, level="note"))
     stayed = earlier - out
     if len(stayed) >= _FEWEST and len(stayed & here) < _SHARE * len(stayed):
         rule = (
-            f"patients of earlier studies: {len(stayed & here)} of {len(stayed)} are there; are "
-            "ids written as they were? Otherwise opt-outs and budgets hold for nobody"
+            f"{len(stayed & here)} of {len(stayed)} patients of earlier studies are there; check "
+            "that ids are spelt as before, because opt-outs and budgets depend on it"
         )
         found.append(DataFinding(population.id_column, rule, level="to accept", kind=OTHER_IDS))
     return found

@@ -63,8 +63,8 @@ class OptOuts(Document):
             raise TrustError(
                 f"{path} is missing, or older than the audit log: patients who opted out would "
                 "take part again",
-                hint="restore it from the newest backup; if it is lost for good: flo site opt-out "
-                "--begin-a-new-list, and opt them all out again",
+                hint="restore it from the newest backup; if it is lost permanently: flo site "
+                "opt-out --begin-a-new-list, and opt them all out again",
             )
         return found
 
@@ -134,12 +134,12 @@ def begin_a_new_list(home: SiteHome) -> None:
         try:
             listed = len(OptOuts.load(home).patients)
         except TrustError:
-            log.warning("the list of opt-outs is begun anew; everyone on the old one takes part")
+            log.warning("started a new list of opt-outs; patients on the old list take part again")
         else:
             raise RefusedError(
-                f"the list of opt-outs is not lost: it has {listed} patients, whom a new one would "
-                "bring back",
-                hint="opt out one more patient: flo site opt-out",
+                f"the list of opt-outs is not lost: it has {listed} patients, who would take part "
+                "again with a new list",
+                hint="to add a patient to the list: flo site opt-out",
             )
         OptOuts().save(home)
         OptOuts().enter(home, studies=0)

@@ -52,7 +52,7 @@ def fetch(home: SiteHome, api: CoordinatorApi, wanted: str, out: Path) -> Path:
     try:
         tensors = base64.b64decode(answer.tensors, validate=True)
     except ValueError as error:
-        raise TrustError("the coordinator's answer holds no model") from error
+        raise TrustError("the coordinator's answer has no valid model") from error
     model = PublishedModel.of(card, tensors, *home.read_coordinator().fingerprints)
     if model.study.digest != digest:
         raise TrustError("the coordinator sent the model of another study")

@@ -38,7 +38,7 @@ def predict(model: PublishedModel | FinishedAtHome, data: Path, out: Path, id_co
     if out.resolve() == data.resolve():
         raise UsageError(f"--out {out} would overwrite the data", hint="choose another file")
     if out.is_dir() or not out.parent.is_dir():
-        raise UsageError(f"--out {out} is no file in a folder that exists")
+        raise UsageError(f"--out {out} must be a file in an existing folder")
     source = ErrorBoundary(open_file(data, id_column))
     inputs = check_inputs(source, model.study.data)
     scores = expit(model.log_odds(inputs))

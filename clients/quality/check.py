@@ -85,10 +85,7 @@ def inspect_table(
 
 
 def encode_checked(
-    source: DataSource,
-    schema: Schema,
-    id_column: str,
-    ignore: Collection[str] = (),
+    source: DataSource, schema: Schema, id_column: str, ignore: Collection[str] = ()
 ) -> EncodedTable:
     """Encode data whose fields have the study's names, after checking the schema's rules only.
 
@@ -125,7 +122,7 @@ def require_clean(
         refuse([*looked.found, *also], mapping.accepted if mapping else {})
     except Unfit as error:
         raise DataError(
-            f"{error}\nnothing was approved, spent or sent",
+            f"{error}\nthe study was not approved; no budget was spent and no data were sent",
             hint=f"{error.hint}; then approve again",
         ) from None
     return encode(looked.table, schema)
@@ -150,8 +147,8 @@ def check_inputs(source: DataSource, schema: Schema) -> npt.NDArray[np.float64]:
             found = rules.broken(table, schema, "", labelled=False)
     if found:
         raise DataError(
-            "the data do not fit the model; nothing was predicted:\n" + listed(found),
-            hint="mend the file: columns, units and codes are the study's, as in training",
+            "the data do not fit the model; no predictions were made:\n" + listed(found),
+            hint="correct the file: columns, units and codes must be the study's, as in training",
         )
     return _inputs(table, schema)
 
@@ -235,16 +232,16 @@ def _mapping(
         if wrong := problems(mapping, schema):
             lines = "\n".join(f"  {line}" for line in wrong)
             raise UsageError(
-                f"mapping.toml is not one for this study:\n{lines}",
-                hint="mend it; `flo site map` shows the study's columns beside the source's fields",
+                f"mapping.toml does not fit this study:\n{lines}",
+                hint="correct it; `flo site map` shows the study's columns and the source's fields",
             )
         used = _pixel_by_pixel(mapping, schema) if source.is_table else mapping
     elif source.is_table:
         used = by_name(sorted(wanted))
     else:
         raise UsageError(
-            f"{source.name} has no columns of the study's names, so it needs a mapping",
-            hint="flo site map STUDY writes one to review",
+            f"{source.name} does not have columns with the study's names, so it needs a mapping",
+            hint="flo site map STUDY drafts one for review",
         )
     refuse(
         [f for name, column in used.columns.items() for f in _telling(name, column, id_column)], {}
@@ -260,9 +257,9 @@ def _mapping(
         for name in lacking:
             rule = "is missing from the file"
             if name == id_column:
-                rule += ", and is where patient ids are looked for (id_column)"
+                rule += "; id_column names it as the patient id"
             elif of[name] != name:
-                rule += f", and is what the mapping has for {of[name]!r}"
+                rule += f"; the mapping names it for {of[name]!r}"
             found.append(DataFinding(name, rule))
         if mapping is None or not mapping.columns:
             extra = _strange(source, sorted(present - fields - set(ignore)), schema)

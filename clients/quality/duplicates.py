@@ -82,7 +82,7 @@ def _rarity(cells: pd.Series, among: Mask, places: npt.NDArray[np.int64]) -> Flo
 def _identical(records: npt.NDArray[np.integer], ids: list[str]) -> list[DataFinding]:
     again, _ = _repeat_counts(records, ids)
     level: Level = "to accept" if again.mean() >= _SHARE else "note"
-    rule = "records are alike in every cell under another patient id"
+    rule = "records equal a record of another patient id in every cell"
     return rows("", rule, again, level=level, kind=DOUBLES)
 
 
@@ -90,7 +90,7 @@ def _too_often(records: npt.NDArray[np.integer], ids: list[str]) -> list[DataFin
     again, times = _repeat_counts(records, ids)
     count = np.bincount(times[~again & (times > 0)], minlength=_MOST_TIMES + 2).astype(float)
     if again.any() and len(ids) >= _FEWEST and count[1 : _MOST_TIMES + 1].sum() < _FEWEST:
-        rule = "duplicates were not looked for: a record tells too little, and many are alike"
+        rule = "duplicates could not be detected: records hold too little to tell patients apart"
         return [DataFinding("", rule, level="note", kind=DOUBLES)]
     often = np.arange(2, _MOST_TIMES + 1)
     less, here, more = count[often - 1], count[often], count[often + 1]
@@ -102,7 +102,7 @@ def _too_often(records: npt.NDArray[np.integer], ids: list[str]) -> list[DataFin
     if not too_many[worst] or deviations[worst] < _DEVIATIONS:
         return []
     rule = (
-        f"more records than chance explains are alike in every cell under {often[worst]} patient "
+        f"more records than chance explains are equal in every cell under {often[worst]} patient "
         "ids"
     )
     copies = again & (times == often[worst])

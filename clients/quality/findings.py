@@ -87,24 +87,24 @@ def _ways_out(found: Sequence[DataFinding], *, at_a_site: bool) -> Iterator[str]
     kinds = {finding.kind for finding in found}
     if any(finding.rows for finding in found):
         yield "rows are counted from the first one below the header"
-    yield "mend the data, or the study"
+    yield "correct the data or the study"
     if MISSING in kinds:
-        yield 'where cells may be missing, the study\'s column says so: missing = "indicator"'
+        yield 'to allow missing cells, the study\'s column needs missing = "indicator"'
     if not at_a_site:
         if EXTRA in kinds:
-            yield "take columns that the study does not use out of each hospital's file"
+            yield "remove columns that the study does not use from each hospital's file"
         return
     if CODEBOOK in kinds:
         yield (
-            "codes of your own are translated by `codes` in mapping.toml, which flo site map drafts"
+            "to translate codes of your own, use `codes` in mapping.toml, which flo site map drafts"
         )
     if EXTRA in kinds:
         yield (
-            "columns that no study should read are taken out of the file or listed under `ignore` "
-            "in site.toml; a mapping (flo site map) reads what it names and nothing else"
+            "remove columns that no study should read from the file, or list them under `ignore` "
+            "in site.toml; with a mapping (flo site map) FLO reads only the fields that it names"
         )
     if names := ", ".join(f'"{f.name}"' for f in found if f.level == "to accept"):
-        yield f"what is as it should be is accepted in mapping.toml, with why: {names}"
+        yield f"if the data are right, accept the finding with a reason in mapping.toml: {names}"
 
 
 def listed(found: Sequence[DataFinding]) -> str:

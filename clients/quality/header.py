@@ -29,13 +29,13 @@ def refuse_cells(names: Sequence[str], id_column: str, wanted: Collection[str] =
         return
     cells = sum(_is_like_a_cell(name) for name in names)
     if cells >= _SHARE * len(names):
-        rule = f"the first line looks like a patient's and not like a header; {_MEND}"
+        rule = f"the first line looks like a patient's data and not like a header; {_MEND}"
         refuse([DataFinding("", rule)], {})
     if wanted and not set(wanted) & set(names):
         rule = (
             f"neither the id_column {id_column!r} nor a column of the study is in the file; if its "
-            f"first line is a patient's, {_MEND}; if its columns have other names, flo site map "
-            "drafts a mapping"
+            f"first line has a patient's data, {_MEND}; if its columns have other names, flo site "
+            "map drafts a mapping"
         )
         refuse([DataFinding("", rule)], {})
 

@@ -49,9 +49,9 @@ def other_characters(table: Table, id_column: str) -> list[DataFinding]:
     """
     odd = np.array([_may_be_written_otherwise(name) for name in table.ids], dtype=bool)
     rule = (
-        "ids hold an accent apart from its letter, an unusual space or an invisible character, "
-        "which others may write in another way: there they are other patients. After a first study "
-        "accept them: a mended id is a new patient, no longer opted out"
+        "ids hold an accent that is separate from its letter, an unusual space or an invisible "
+        "character; a system that writes them differently makes other patients of them. After a "
+        "first study accept them: a corrected id is a new patient, who is no longer opted out"
     )
     return rows(id_column, rule, odd, level="to accept", kind=OTHER_CHARACTERS)
 

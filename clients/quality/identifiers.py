@@ -88,7 +88,7 @@ def _in_codes(column: CategoryColumn, cells: pd.Series, ids: list[str]) -> list[
     if kinds := identifier_patterns.identifying_codes(column.codes):
         rule = f"the study's codebook has what looks like {' and '.join(kinds)}"
     elif _one_by_one(cells, ids):
-        rule = "most of its codes are one patient's each: do they name patients?"
+        rule = "most of its codes occur in one patient only: do they name patients?"
     return [DataFinding(column.name, rule, level="to accept", kind=IDENTIFIER)] if rule else []
 
 
@@ -107,7 +107,8 @@ def weak_ids(ids: list[str], id_column: str) -> list[DataFinding]:
     if kind not in ("names", "e-mail addresses"):
         return []
     rule = (
-        f"holds what looks like {kind}: who has two counts as two patients, and two of one as one"
+        f"holds what looks like {kind}: a patient with two of them counts as two patients, and "
+        "patients who share one count as one"
     )
     return [DataFinding(id_column, rule, level="note", kind=IDENTIFIER)]
 
@@ -118,11 +119,8 @@ def _kind(cells: list[str]) -> str | None:
     for name, _ in identifier_patterns.KINDS:
         if np.mean(identifier_patterns.matches(name, cells)) >= _SHARE:
             return name
-    return (
-        "free text"
-        if np.mean([identifier_patterns.is_text(cell) for cell in cells]) >= _SHARE
-        else None
-    )
+    texts = [identifier_patterns.is_text(cell) for cell in cells]
+    return "free text" if np.mean(texts) >= _SHARE else None
 
 
 def _kind_of_numbers(column: NumberColumn, values: Floats, ids: list[str]) -> str | None:

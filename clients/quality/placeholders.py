@@ -35,7 +35,7 @@ def placeholders(column: NumberColumn, values: Floats) -> list[DataFinding]:
         return []
     different, counts = np.unique(known, return_counts=True)
     if len(different) == 1:
-        rule = "is the same in every record that has it: is it measured, or filled in?"
+        rule = "has the same value in every record: is it measured, or a default?"
         return [DataFinding(column.name, rule, level="to accept", kind=CONSTANT)]
     # Only these can be codes; checking a million different values one by one would be slow.
     low, high = np.quantile(known, _CENTRE)
@@ -48,15 +48,15 @@ def placeholders(column: NumberColumn, values: Floats) -> list[DataFinding]:
     ]
     if codes:
         rule = (
-            "holds a number that often means 'not known' (such as 999, 9.99, -1, 0), apart from "
-            "the other values: if it does, name it under `missing` in mapping.toml"
+            "holds a number that often means 'not known' (such as 999, 9.99, -1, 0), far from the "
+            "other values: if it means that, name it under `missing` in mapping.toml"
         )
         return rows(column.name, rule, np.isin(values, codes), level="to accept", kind=MISSING_CODE)
     place = int(counts.argmax())
     if counts[place] > _MOST * len(known) and _is_default(place, different, known):
         rule = (
-            f"has one value in {counts[place] / len(known):.0%} of the records, though it is "
-            "finely measured in the others: is that one filled in?"
+            f"has one value in {counts[place] / len(known):.0%} of the records, although the "
+            "others are finely measured: is that value a default?"
         )
         return [DataFinding(column.name, rule, level="to accept", kind=DEFAULT)]
     return []

@@ -109,7 +109,7 @@ def _shifted(table: Table, column: CategoryColumn) -> list[DataFinding]:
     for step in (1, -1):
         if {str(int(cell) + step) for cell in whole} <= set(column.codes):
             more = "more" if step > 0 else "less"
-            rule = f"codes look shifted: all would be in the codebook were they one {more}"
+            rule = f"codes look shifted: if each were one {more}, all would be in the codebook"
             return [DataFinding(column.name, rule, kind=SHIFTED)]
     return []
 
@@ -136,7 +136,7 @@ def _leaks(table: Table, schema: Schema) -> list[DataFinding]:
         area = max(_missing_area(cells, ill), own)
         if area >= least:
             rule = (
-                f"tells the label almost alone (AUC {area:.2f}): was it written down after the "
+                f"predicts the label almost alone (AUC {area:.2f}): was it recorded after the "
                 "outcome, or because of it?"
             )
             found.append(DataFinding(column.name, rule, level="to accept", kind=LEAK))

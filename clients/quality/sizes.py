@@ -27,9 +27,9 @@ def unexpected_size(
     patients = len(set(ids))
     if declared is None:
         return []
-    rule = f"{patients} patients ({len(ids)} records), and the study counts on {declared} here"
+    rule = f"{patients} patients ({len(ids)} records), and the study expects {declared} here"
     if patients < declared / _TIMES:
-        rule += ": is the file whole?"
+        rule += ": is the file complete?"
     elif patients > declared * _TIMES or _may_be_stays(ids, patients, schema, declared):
         rule += ": are these ids of patients, or of their stays?"
     else:

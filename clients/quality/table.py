@@ -27,8 +27,8 @@ from flo.study.schema import MISSING, CategoryColumn, ImageColumn, NumberColumn,
 
 NOT_A_NUMBER, NOT_FINITE = "must be a number", "must be finite"
 _ONLY_A_BOUND = (
-    f"{NOT_A_NUMBER}, and is only known to lie below or above one (a comparator: <, <=, >, >=); "
-    'what of this means "not known" can be named under `missing` in mapping.toml, as it is spelt'
+    f"{NOT_A_NUMBER}, but is a bound with a comparator (<, <=, >, >=); if such a cell means "
+    '"not known", name it under `missing` in mapping.toml, spelt as in the data'
 )
 _BOUND = r"^(<|>|≤|≥|\? )"
 _UNKNOWN = "\0"  # prefix of a cell that the mapping's codes do not name; in no codebook
@@ -69,14 +69,8 @@ class Table:
             DataFinding(column, f"{rule}: {count}", level="to accept", kind=kind)
             for (kind, column, rule), count in self.to_accept.items()
         ]
-        return (
-            wrong
-            + doubts
-            + [
-                DataFinding("", f"{rule}: {count}", level="note")
-                for rule, count in self.notes.items()
-            ]
-        )
+        notes = [DataFinding("", f"{rule}: {n}", level="note") for rule, n in self.notes.items()]
+        return wrong + doubts + notes
 
     def unread_in(self, column: str) -> Mask:
         """Return the mask, (n,), of a column's cells in ``invalid``."""

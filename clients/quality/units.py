@@ -53,8 +53,8 @@ def _would(best: Conversion) -> str:
     of = f" of {best.what}" if best.what else ""
     shift = f" {best.offset:+.4g}" if best.offset else ""
     return (
-        f"times {best.factor:.4g}{shift} they would not: are they in {best.given} where the study "
-        f"has {best.wanted}{of}?"
+        f"times {best.factor:.4g}{shift} they would not: are they in {best.given}, while the study "
+        f"uses {best.wanted}{of}?"
     )
 
 

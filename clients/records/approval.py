@@ -116,7 +116,7 @@ def read(home: SiteHome, digest: str) -> Approval:
     verify(public, "kept-approval", approval.statement(), approval.signature)
     verify(public, "approval", approval.decision.encode(), approval.decision_signature)
     if approval.read_decision().study != digest:
-        raise TrustError(f"the decision kept for study {digest[:12]} is about another one")
+        raise TrustError(f"the decision stored for study {digest[:12]} is about another study")
     return approval
 
 

@@ -50,9 +50,9 @@ def send_kept(home: SiteHome, api: CoordinatorApi) -> None:
             document = extract_path(home, study).read_text(encoding="utf-8")
             api.call("reports", {"study": study, "extract": document})
         except (MessageError, TrustError) as error:  # another attempt would be refused, too
-            log.warning(f"the extract is kept here, and the coordinator does not take it: {error}")
+            log.warning(f"the extract is stored here, but the coordinator refused it: {error}")
         except FileNotFoundError:  # the agent was killed before it wrote the extract
-            log.warning(f"the extract of study {study[:12]} is missing: flo site extract makes it")
+            log.warning(f"the extract of study {study[:12]} is missing; write it: flo site extract")
         mark.unlink(missing_ok=True)
 
 

@@ -63,7 +63,7 @@ def as_ids(cells: pa.Array) -> pa.StringArray:
         DataError: cells of another kind, or floats that are not exact whole numbers.
     """
     cells = _plain(cells)
-    rule, hint = "patient ids must be text or whole numbers", "make them text where they come from"
+    rule, hint = "patient ids must be text or whole numbers", "export them as text"
     if pa.types.is_floating(cells.type):
         known = _floats(cells.cast(pa.float64()))
         known = known[~np.isnan(known)]

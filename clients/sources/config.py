@@ -24,8 +24,8 @@ Variable = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,99}$")]
 def _sql_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", name):
         raise ValueError(
-            "a name has the letters A to Z and a to z, digits and _ only, begins with no digit and "
-            "has at most 63 of them; for another one make a view with such a name"
+            "a name has at most 63 letters (A to Z, a to z), digits and _, and does not begin with "
+            "a digit; for a table of another name, create a view with such a name"
         )
     return name
 

@@ -28,8 +28,9 @@ def engine(address: str) -> sa.Engine:
     try:
         made = sa.create_engine(address, hide_parameters=True)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:
+        driver = f": {error.name}" if isinstance(error, ModuleNotFoundError) else ""
         raise UsageError(
-            f"the database's address cannot be used ({type(error).__name__}{_lacking(error)})",
+            f"the database's address cannot be used ({type(error).__name__}{driver})",
             hint="DIALECT+DRIVER://USER@HOST/DATABASE, such as postgresql+psycopg://reader@db/cdm, "
             "and the driver installed beside FLO (pip install psycopg); percent-encode @ : / in it",
         ) from None
@@ -37,10 +38,6 @@ def engine(address: str) -> sa.Engine:
     if made.dialect.name == "sqlite" and not (file and Path(file).is_file()):
         raise DataError("the database's file does not exist")  # SQLite would create an empty one
     return made
-
-
-def _lacking(error: Exception) -> str:
-    return f": {error.name}" if isinstance(error, ModuleNotFoundError) else ""
 
 
 @contextmanager
@@ -61,7 +58,7 @@ def reading(database: sa.Engine, name: str) -> Iterator[sa.Connection]:
     except (SQLAlchemyError, UnicodeDecodeError) as error:
         raise DataError(
             f"{name} cannot be read ({type(error).__name__})",
-            hint="try the address with the database's own client; the user needs to read only",
+            hint="try the address with the database's own client; the user needs read access only",
         ) from None
 
 

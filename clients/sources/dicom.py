@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _HARMLESS = ("DS", "IS", "FL", "FD", "US", "SS", "UL", "SL", "CS", "AS")  # value representations
 _BATCH = 256  # images
 _BURNED_IN = "says that text, such as a name, is burned into the image (0028,0301)"
-_NO_UNITS = "is a CT without RescaleSlope and RescaleIntercept: its numbers are no Hounsfield units"
+_NO_UNITS = "is a CT without RescaleSlope and RescaleIntercept: its values are not Hounsfield units"
 
 
 @dataclass(frozen=True)

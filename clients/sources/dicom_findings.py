@@ -16,15 +16,15 @@ from flo.study.schema import ImageColumn
 
 _BOUND_SHARE = 0.05  # share of the images; fewer are empty slices
 _SHOWN = 5  # numbers of files
-_SCREEN = "captures of a screen, in which a name may be burned in though no tag says so"
-_AT_A_BOUND = "images lie wholly at one of the study's bounds: are they in its unit?"
+_SCREEN = "captures of a screen, which may show a name although no tag says so"
+_AT_A_BOUND = "images have all pixels at one of the study's bounds: are they in its unit?"
 _UNREAD = "files look like DICOM images and were not read"
 _OTHERS = (
     "DICOM files without an image of a patient (localizers, segmentations, presentation states, "
-    "reports) are no records"
+    "reports) are not records"
 )
-_LINKS = "links to folders, or to nothing, were not followed"
-_TWICE = "files hold an image that another one holds too, which counts once"
+_LINKS = "links to folders, or to missing files, were not followed"
+_TWICE = "files hold an image that another file also holds; it counts once"
 
 
 @dataclass
@@ -93,14 +93,14 @@ class Tally:
         raise DataError(
             f"{folder.name}: images cannot be read (files are counted in the order of paths):\n"
             + "\n".join(lines),
-            hint="; ".join([f"mend or move them (`{name_it}` names file {first})", *ways]),
+            hint="; ".join([f"repair or move them (`{name_it}` names file {first})", *ways]),
         )
 
     def refuse_missing(self, folder: Path, count: int, key: str) -> None:
         """Raise DataError if ``count`` lines of the labels, by their ``key``, have no image."""
         if not count:
             return
-        hint = f"is each {key} spelt as in the images, with the zeros before it?"
+        hint = f"check that each {key} is spelt as in the images, with its leading zeros"
         for rule, files in {_UNREAD: len(self.beside.unread), **self.notes()}.items():
             hint += f"; {rule}: {files}" if files else ""
         raise DataError(

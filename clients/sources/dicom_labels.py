@@ -25,12 +25,12 @@ class Labels:
     def __init__(self, path: Path, id_column: str) -> None:
         """Raises DataError if the file cannot be read, or a line's key is missing or repeated."""
         if not path.is_file():
-            raise DataError(f"labels {path} do not exist", hint="set `labels` in site.toml")
+            raise DataError(f"labels file {path} does not exist", hint="set `labels` in site.toml")
         names = [offer.field for offer in CsvFile(path, id_column).fields()]
         key = next((name for name in _KEYS if name in names), None)
         if key is None:
             raise DataError(
-                f"{path.name} does not say of which images its lines speak",
+                f"{path.name} has no column that says which images a line describes",
                 hint=f"it needs a column {', '.join(_KEYS[:-1])} or {_KEYS[-1]}",
             )
         self.key, self.fields = key, [name for name in names if name != key]
@@ -42,7 +42,7 @@ class Labels:
         seen = set[str]()
         for number, cell in enumerate(keys, start=1):
             if not cell or cell in seen:
-                wrong = "stands twice" if cell else "is missing"
+                wrong = "occurs twice" if cell else "is missing"
                 raise DataError(f"{path.name}, row {number}: its {key} {wrong}")
             seen.add(cell)
 
@@ -56,7 +56,7 @@ class Labels:
         for column in mapping.columns.values():
             if column.field not in self.fields:
                 raise UsageError(
-                    f"{column.field!r} is no field of a DICOM folder",
+                    f"{column.field!r} is not a field of a DICOM folder",
                     hint="pixels, dicom:KEYWORD, or a column of the labels: "
                     + ", ".join(self.fields),
                 )

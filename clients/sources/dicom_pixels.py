@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _PLUGINS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
-_CUT = "the file was cut off on its way: export it anew"
+_CUT = "the file is incomplete: export it again"
 
 
 @quiet()
@@ -50,7 +50,7 @@ def read_pixels(path: Path, column: ImageColumn) -> npt.NDArray[np.float64]:
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise whatever they like
         raise DataError(
-            f"its pixels cannot be decoded ({type(error).__name__})", hint="export it anew"
+            f"its pixels cannot be decoded ({type(error).__name__})", hint="export it again"
         ) from None  # its message may quote a patient's data
     size = (column.height, column.width)
     smaller = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(values), size)
@@ -73,16 +73,16 @@ def _refuse_other_kinds(image: Dataset, column: ImageColumn) -> None:
     from pydicom.pixels.utils import get_expected_length
 
     if int(image.get("NumberOfFrames") or 1) > 1:
-        raise DataError("it has several frames; one is read")
+        raise DataError("it has several frames; FLO reads images with one frame")
     if image.get("PhotometricInterpretation") == "PALETTE COLOR":
         raise DataError(
-            "it is PALETTE COLOR: its numbers are places in a table of colours, no intensities",
+            "it is PALETTE COLOR: its numbers are places in a table of colours, not intensities",
             hint="export it as RGB or as MONOCHROME2",
         )
     channels = int(image.get("SamplesPerPixel") or 1)
     if channels != column.channels:
         raise DataError(
-            f"it has {channels} channels, and the study wants {column.channels} channels"
+            f"it has {channels} channels, and the study needs {column.channels} channels"
         )
     if not image.get("PixelData"):
         raise DataError("it has no pixels", hint=_CUT)
@@ -91,7 +91,7 @@ def _refuse_other_kinds(image: Dataset, column: ImageColumn) -> None:
         if len(image.PixelData) < get_expected_length(image):
             raise DataError("it has fewer pixels than its header says", hint=_CUT)
     elif not get_decoder(syntax).is_available:
-        raise DataError("it is compressed, and what decodes it is not installed", hint=_PLUGINS)
+        raise DataError("it is compressed, and no decoder for it is installed", hint=_PLUGINS)
 
 
 def _held(image: Dataset, column: ImageColumn) -> npt.NDArray[np.float64]:

@@ -60,5 +60,5 @@ class ErrorBoundary:
         except Exception as error:  # noqa: BLE001 - libraries raise whatever they like
             raise DataError(
                 f"{self.name} cannot be read ({type(error).__name__})",
-                hint="something in it is not what its format says; export it anew, text as UTF-8",
+                hint="its content does not fit its format; export it again, with text as UTF-8",
             ) from None  # its message may quote a patient's data

@@ -27,12 +27,12 @@ NO_UNIT = "none"  # in a mapping, the unit of values that should have one and do
 _NAMED = {NO_UNIT, *(unit for one in CONVERSIONS for unit in (one.given, one.wanted))}
 _NO_UNIT_HINT = f" (if they are in it: unit = {NO_UNIT!r}, multiply = 1 in mapping.toml)"
 
-LOST = "events of nobody who is in the export"
+LOST = "events of a patient who is not in the export"
 UNDATED = "events without a day, which do not count"
 UNCLEAR = "events that may lie on either side of the record's day, and do not count"
 UNFIT = "events that are preliminary, refuted or entered in error, and do not count"
 EMPTY = "events without a value"
-SHARED = "events of an identifier that several patients have, which count for each of them"
+SHARED = "events under an identifier that several patients have, which count for each of them"
 _KINDS = {LOST: "lost events", UNDATED: "no day", UNCLEAR: "unclear day"}
 _SHARE = 0.01  # share of a column's events; fewer are a note
 _LONGEST = 80  # characters of a field in a report
@@ -113,7 +113,7 @@ class EventColumn:
         if missed == of:
             self.nowhere.append(name)
         elif missed:
-            self.counts[f"codes found nowhere, of {of} in {_short(name)}"] += missed
+            self.counts[f"codes without any event, of {of} in {_short(name)}"] += missed
 
     def told(self, name: str) -> tuple[dict[tuple[str, str, str], int], dict[str, int]]:
         """Return doubts and notes of this column, which is called ``name``.
@@ -131,7 +131,7 @@ class EventColumn:
             else:
                 notes[f"{name}: {rule}"] = count
         for one in self.nowhere:
-            rule = f"events of {_short(one)}, which is found nowhere"
+            rule = f"events found for {_short(one)}"
             if self.happened:
                 doubts["nothing found", name, rule] = 0
             else:

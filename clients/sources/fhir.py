@@ -47,7 +47,7 @@ from flo.errors import UsageError
 from flo.study.schema import Schema
 
 _RESOURCES_SAMPLED = 200_000  # of each type, to list its codes
-STAY = "patients whom another one's link names; they take part unless this very id opted out"
+STAY = "patients whom another patient's link names; they take part unless this id opted out"
 
 
 class FhirExport:
@@ -61,8 +61,8 @@ class FhirExport:
         self._files = BulkFiles(folder)
         if id_column != "id" and ":" not in id_column:
             raise UsageError(
-                f"id_column {id_column!r} is nothing that FHIR patients are known by",
-                hint="id, or the system of their identifier, such as urn:oid:2.16.756.5.30",
+                f"id_column {id_column!r} is neither id nor the system of a FHIR identifier",
+                hint="set it to id, or to a system such as urn:oid:2.16.756.5.30",
             )
 
     def fields(self) -> list[SourceField]:

@@ -32,7 +32,7 @@ def asked(mapped: MappedColumn) -> tuple[str, dict[str, set[FhirCode]]]:
         found = {(system, name) for name in names.split(",")}
         if prefix not in _KINDS or not bar:
             raise UsageError(
-                f"{field!r} is no field of a FHIR export",
+                f"{field!r} is not a field of a FHIR export",
                 hint="patient:age, patient:gender, patient:deceased, condition:SYSTEM|CODE or "
                 "observation:SYSTEM|CODE; a list has conditions only, or observations only",
             )
@@ -68,12 +68,9 @@ def codings(concept: Any) -> list[tuple[str, str, str]]:
     """Return each (system, code, display) of a CodeableConcept."""
     if not isinstance(concept, dict):
         return []
+    text = concept.get("text") or ""
     return [
-        (
-            str(c.get("system") or ""),
-            str(c["code"]),
-            str(c.get("display") or concept.get("text") or ""),
-        )
+        (str(c.get("system") or ""), c["code"], str(c.get("display") or text))
         for c in listed(concept, "coding")
         if isinstance(c.get("code"), str) and c["code"]
     ]

@@ -108,7 +108,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
                 held = number, line
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise DataError(
-            f"{path.name} is no whole gzip file", hint="copy or export it again"
+            f"{path.name} is not a complete gzip file", hint="copy or export it again"
         ) from None
     if held is not None:
         yield *held, True
@@ -136,12 +136,12 @@ def _parsed(line: bytes, place: str) -> Resource:
         try:
             canonical.refuse_crowded(line, place, canonical.FEW)
         except MessageError as error:
-            raise DataError(str(error), hint="is this line one FHIR resource?") from None
+            raise DataError(str(error), hint="each line of the file must be one resource") from None
     try:
         resource = _JSON.decode(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         raise DataError(
-            f"{place}: is not JSON", hint="was the file cut off? copy or export it again"
+            f"{place}: is not JSON", hint="the file may be cut off: copy or export it again"
         ) from None
     if not isinstance(resource, dict):
         _is_no_resource(place)
@@ -164,13 +164,13 @@ def _must_be_harmless(resource: Resource, place: str) -> None:
     kind = resource.get("resourceType")
     if kind == "Bundle":
         raise DataError(
-            f"{place}: is a Bundle, in which nothing is looked for",
-            hint="export anew, all of it ($export without _since), a resource in a line",
+            f"{place}: is a Bundle, which FLO does not read",
+            hint="export everything again ($export without _since), with one resource in each line",
         )
     if kind == "OperationOutcome" and any(
         issue.get("severity") in ("error", "fatal") for issue in listed(resource, "issue")
     ):
         raise DataError(
-            f"{place}: the export reports an error, so something may be lacking",
-            hint="see what the FHIR server says there (OperationOutcome), and export again",
+            f"{place}: the export reports an error, so resources may be missing",
+            hint="read the FHIR server's message there (OperationOutcome), and export again",
         )

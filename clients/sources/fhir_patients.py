@@ -141,8 +141,8 @@ def state_of(resource: Resource) -> int:
 def in_two_states(kind: str) -> DataError:
     """Return the error for two resources of one id that differ: it is unknown which one is true."""
     return DataError(
-        f"the export holds a resource of type {kind} twice, and not alike",
-        hint="export anew, all of it, into an empty folder",
+        f"the export holds two different versions of a resource of type {kind}",
+        hint="export everything again, into an empty folder",
     )
 
 

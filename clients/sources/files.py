@@ -121,7 +121,7 @@ class CsvFile(TableSource):
                 thousands[name] += _count(cells[name], _THOUSANDS)
                 points[name] += _count(cells[name], _POINT_NUMBER)
                 commas[name] += _count(cells[name], _COMMA_NUMBER)
-                cells[name] = _with_points(cells[name])
+                cells[name] = pc.replace_substring_regex(cells[name], _COMMA_NUMBER, r"\1.\2")
             if held is not None:
                 yield held
             held = replace(batch, columns=cells)
@@ -233,7 +233,7 @@ def open_file(path: Path, id_column: str) -> TableSource:
 def _there(path: Path) -> Path:
     if path.is_dir():
         raise DataError(
-            f"data file {path} is a folder", hint="write the table as one file, and name that"
+            f"data file {path} is a folder", hint="write the table as one file, and name that file"
         )
     if not path.is_file():
         raise DataError(f"data file {path} does not exist", hint="set `file` in site.toml")
@@ -242,7 +242,7 @@ def _there(path: Path) -> Path:
 
 def _distinct(name: str, columns: list[str]) -> list[str]:
     if len(set(columns)) != len(columns):
-        raise DataError(f"{name}: the same column name stands twice")
+        raise DataError(f"{name}: the same column name occurs twice")
     return columns
 
 
@@ -250,10 +250,6 @@ def _numbers(schema: Schema) -> set[str]:
     """Return the study's columns that hold numbers, including the pixels of images."""
     found = {column.name for column in schema.columns if isinstance(column, NumberColumn)}
     return found.union(*(c.pixels for c in schema.columns if isinstance(c, ImageColumn)))
-
-
-def _with_points(cells: pa.StringArray) -> pa.StringArray:
-    return pc.replace_substring_regex(cells, pattern=_COMMA_NUMBER, replacement=r"\1.\2")
 
 
 def _count(cells: pa.StringArray, pattern: str) -> int:
@@ -272,7 +268,4 @@ def _unreadable(name: str, kind: str, error: Exception, hint: str = "") -> DataE
     # Arrow's messages quote rows, so report only the row's number and the type of the error.
     row = re.search(r"Row #(\d+)", str(error))
     place = f", row {int(row[1]) - 1}" if row else ""
-    return DataError(
-        f"{name} cannot be read as {kind}{place} ({type(error).__name__})",
-        hint=hint,
-    )
+    return DataError(f"{name} cannot be read as {kind}{place} ({type(error).__name__})", hint=hint)

@@ -19,15 +19,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from flo.documents.document import Document
 from flo.errors import UsageError
-from flo.study.schema import (
-    CategoryColumn,
-    Code,
-    ColumnName,
-    ImageColumn,
-    NumberColumn,
-    Schema,
-    Text,
-)
+from flo.study.schema import Code, Column, ColumnName, ImageColumn, NumberColumn, Schema, Text
 from flo.study.terms import Identifier
 
 FindingName = Annotated[str, StringConstraints(pattern=r"^[a-z ]{3,40}(: .{1,100})?$")]
@@ -42,7 +34,7 @@ def _fields(field: str | tuple[str, ...]) -> str | tuple[str, ...]:
     if not 0 < len(names) <= _MOST_FIELDS or not all(0 < len(n) <= _LONGEST_FIELD for n in names):
         raise ValueError(
             f"a field has 1 to {_LONGEST_FIELD} characters, and a list 1 to {_MOST_FIELDS} fields; "
-            "of FHIR and OMOP what is too long for one can be a list of several"
+            "for FHIR and OMOP, split a longer field into a list of several"
         )
     return field
 
@@ -75,8 +67,8 @@ class MappedColumn(Document):
         if isinstance(self.field, str):
             return self.field
         raise UsageError(
-            f"{name}: `field` is a list, which only FHIR and OMOP have",
-            hint="name one field in mapping.toml; a view of the tables can join several",
+            f"{name}: `field` is a list, which only FHIR and OMOP sources allow",
+            hint="name one field in mapping.toml; a database view can combine several",
         )
 
     def means_missing(self, value: object) -> bool:
@@ -92,7 +84,7 @@ class MappedColumn(Document):
         if self.multiply == 0:
             raise ValueError("multiply = 0 would make every value the same")
         if (self.unit is None) != (self.multiply is None) or (self.add and self.unit is None):
-            raise ValueError("a unit of its own needs multiply, and multiply or add need the unit")
+            raise ValueError("`unit` needs `multiply`, and `multiply` or `add` need `unit`")
         return self
 
 
@@ -150,7 +142,7 @@ def problems(mapping: StudyMapping, schema: Schema) -> list[str]:
     for name, mapped in mapping.columns.items():
         column = columns.get(name)
         if column is None and name != schema.label:
-            found.append(f"{name}: is no column of the study")
+            found.append(f"{name}: is not a column of the study")
         if mapped.unit is not None:
             found += _unit(name, mapped, column)
         found += _codes(name, mapped, column)
@@ -182,19 +174,15 @@ def _plain(unit: str) -> str:
     return _ALIASES.get(plain, plain)
 
 
-def _unit(
-    name: str, mapped: MappedColumn, column: NumberColumn | CategoryColumn | ImageColumn | None
-) -> list[str]:
+def _unit(name: str, mapped: MappedColumn, column: Column | None) -> list[str]:
     if not isinstance(column, NumberColumn):
         return [f"{name}: only a number has a unit"]
     if same_unit(mapped.unit or "", column.unit) and (mapped.multiply, mapped.add) != (1, 0):
-        return [f"{name}: {mapped.unit} is the study's own unit, and would be converted"]
+        return [f"{name}: {mapped.unit} is already the study's unit; leave out the conversion"]
     return []
 
 
-def _codes(
-    name: str, mapped: MappedColumn, column: NumberColumn | CategoryColumn | ImageColumn | None
-) -> list[str]:
+def _codes(name: str, mapped: MappedColumn, column: Column | None) -> list[str]:
     if not mapped.codes:
         return []
     if isinstance(column, NumberColumn | ImageColumn):
@@ -203,4 +191,4 @@ def _codes(
     wrong = sorted({code for code in mapped.codes.values() if code not in known})
     if not wrong:
         return []
-    return [f"{name}: {', '.join(wrong)} is none of the study's codes ({', '.join(known[:8])})"]
+    return [f"{name}: the study has no code {', '.join(wrong)}, only {', '.join(known[:8])}"]

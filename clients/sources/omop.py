@@ -69,7 +69,7 @@ class OmopDatabase:
         """
         if id_column not in _IDS:
             raise UsageError(
-                f"id_column {id_column!r} is no id of OMOP's table person",
+                f"id_column {id_column!r} is not an id of OMOP's table person",
                 hint=f"set it to {' or '.join(_IDS)}",
             )
         self._database, self._id = Database(address, schema, vocabulary, cohorts), id_column
@@ -151,7 +151,8 @@ class OmopDatabase:
                     else:
                         column.values = [getattr(record, field.kind) for record in records]
                 columns[name] = column
-        notes = {"entries of the cohort whose subject is no person": strangers} if strangers else {}
+        rule = "entries of the cohort whose subject is not in the table person"
+        notes = {rule: strangers} if strangers else {}
         yield from in_batches([record.name for record in records], columns, schema, notes)
 
     def _records(self, connection: sa.Connection, number: int) -> tuple[list[_Record], int]:
@@ -180,7 +181,7 @@ class OmopDatabase:
         if undated:
             raise DataError(
                 f"{self.name}: {undated} entries of the cohort have no day",
-                hint="every entry needs its cohort_start_date: make the cohort anew",
+                hint="every entry needs its cohort_start_date: generate the cohort again",
             )
         return found, strangers
 

@@ -103,7 +103,7 @@ def asked(mapped: MappedColumn) -> list[Asked]:
         raise UsageError(
             f"the fields of one column are of different kinds: {list(mapped.fields)}",
             hint="a column is 1 or 0 (death, condition, drug, procedure), or a value (measurement, "
-            "observation); age and gender stand alone",
+            "observation); age and gender cannot be in a list",
         )
     return found
 
@@ -183,9 +183,9 @@ def _parsed(field: str) -> Asked:
     named = [_CONCEPT.fullmatch(one) for one in concepts.split(",")]
     if kind not in TABLES or not all(named):
         raise UsageError(
-            f"{field!r} is no field of an OMOP database",
+            f"{field!r} is not a field of an OMOP database",
             hint="person:age, person:gender, death, or condition, drug, procedure, measurement or "
-            "observation with concepts, such as measurement:3027114 or condition:201826+; of "
-            "several kinds a list of fields",
+            "observation with concepts, such as measurement:3027114 or condition:201826+; for "
+            "several kinds, use a list of fields",
         )
     return Asked(field, kind, tuple(Concept(int(one[1]), bool(one[2])) for one in named if one))

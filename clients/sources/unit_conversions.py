@@ -46,13 +46,7 @@ class Conversion:
 
 
 _ONE_WAY = (
-    Conversion(
-        "mmol/L",
-        "mg/dL",
-        38.67,
-        what="cholesterol",
-        names=("chol", "ldl", "hdl", "tchol"),
-    ),
+    Conversion("mmol/L", "mg/dL", 38.67, what="cholesterol", names=("chol", "ldl", "hdl", "tchol")),
     Conversion("mmol/L", "mg/dL", 18.016, what="glucose", names=("gluc", "gluk", "bg", "sugar")),
     Conversion("mmol/L", "mg/dL", 88.57, what="triglycerides", names=("trig", "tg")),
     Conversion("mmol/L", "mg/dL", 2.801, what="urea nitrogen", names=("urea", "bun", "harnst")),

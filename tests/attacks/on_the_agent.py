@@ -194,19 +194,19 @@ ATTACKS = (
         "pickles as the parts of a message",
         told(spoil=lambda part: pickle.dumps([part])),
         "no answer",
-        Logged(AGENT, "ignored: a message that cannot be read"),
+        Logged(AGENT, "ignored: the message cannot be read"),
     ),
     Attack(
         "a message of many parts",
         told(records=3),
         "no answer",
-        Logged(AGENT, "ignored: a message of 4 objects, limit 3"),
+        Logged(AGENT, "ignored: the message has 4 objects, not 1 to 3"),
     ),
     Attack(
         "a part of the answer that the answer does not have",
         told(wanted=("f" * 64,)),
         "no answer",
-        Logged(AGENT, "the coordinator asks for a part that this reply does not have"),
+        Logged(AGENT, "the coordinator requests a part that this reply does not have"),
     ),
     reply(
         "a reply that is a pickle", "heads", Said(pickle.dumps(1)), "reply to heads: not valid JSON"

@@ -172,7 +172,7 @@ ATTACKS = (
         "a coordinator of another authority",
         of_another_authority,
         "TrustError",
-        shown(4, "shows a certificate of another authority"),
+        shown(4, "shows a certificate from another authority"),
     ),
     *(
         Attack(
@@ -217,7 +217,7 @@ ATTACKS = (
         "an enrolment answered with a certificate for another key",
         enrolled_with_a_certificate_for_another_key,
         "TrustError",
-        shown(4, "a certificate for another key"),
+        shown(4, "a certificate for a key that is not this site's"),
     ),
     Attack(
         "a study edited under its old signature",

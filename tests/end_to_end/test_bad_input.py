@@ -123,7 +123,7 @@ CASES: dict[str, tuple[Callable[[Path], Arguments], int, str]] = {
     "unknown key in a study": (_unknown_key, 2, "sampling_seed"),
     "study is no TOML": (_not_toml, 2, "not valid TOML"),
     "infinite epsilon": (_infinite_epsilon, 2, "epsilon"),
-    "epsilon of one or more without consent": (_large_epsilon, 3, "does not consent"),
+    "epsilon of one or more without consent": (_large_epsilon, 3, "does not allow that"),
     "negative epsilon": (_negative_epsilon, 2, "epsilon"),
     "hospital id that is a path": (_bad_hospital_id, 2, "is not a hospital id"),
     "unknown command": (_unknown_command, 2, "fly"),

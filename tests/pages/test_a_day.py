@@ -155,7 +155,7 @@ def decides(steward: Person, sites: dict[str, SiteHome], name: str) -> None:
         steward.page.get_by_label(partner).fill(" ".join(key.split()[-4:]))
     if first:
         steward.shows("desk-review")
-    steward.click("Keep what I compared")
+    steward.click("Save what I compared")
     steward.page.wait_for_url("**#partners")
     if first:  # who wants to look first; a yes looks at the same things
         study = steward.page.url.split("#")[0]
@@ -168,7 +168,7 @@ def decides(steward: Person, sites: dict[str, SiteHome], name: str) -> None:
     if first:
         steward.shows("desk-approve")
         steward.page.get_by_role("button", name="Only check the data").click()
-        steward.reads("Nothing was reserved.")
+        steward.reads("No budget was reserved.")
     steward.click("Check the data, approve, and reserve")
     steward.reads("the budget is reserved")
 
@@ -191,7 +191,7 @@ def after_the_run(steward: Person, site: SiteHome) -> None:
     steward.page.get_by_label("The patient's id").fill("north0007")
     steward.page.get_by_label("Also make a signed record").check()
     steward.click("Take this patient out")
-    steward.reads("hold them no more: 1.")
+    steward.reads("this patient was removed: 1.")
     steward.reads("odds change by at most")
     steward.shows("desk-opt-out")
     steward.click("Log")

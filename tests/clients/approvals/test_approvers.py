@@ -110,7 +110,7 @@ def hospital(tmp_path: Path) -> Hospital:
 
 def test_two_people_must_say_yes(hospital: Hospital) -> None:
     first = hospital.hears(ADA)
-    hospital.refuses(first, PolicyError, "1 of 2 people have said yes")
+    hospital.refuses(first, PolicyError, "1 of 2 required people have approved")
     both = hospital.hears(BEN)
     decision = hospital.approves(both).read_decision()
     assert [(p.name, p.role) for p in decision.people] == [
@@ -124,7 +124,7 @@ def test_two_people_must_say_yes(hospital: Hospital) -> None:
 
 
 def test_they_may_say_yes_in_any_order(hospital: Hospital) -> None:
-    hospital.refuses((), PolicyError, "0 of 2 people")
+    hospital.refuses((), PolicyError, "0 of 2 required people")
     hospital.hears(BEN)
     decision = hospital.approves(hospital.hears(ADA)).read_decision()
     assert [person.name for person in decision.people] == ["Ben", "Ada"]
@@ -175,11 +175,11 @@ def test_a_refusal_forgets_who_said_yes(hospital: Hospital) -> None:
 
 def test_the_same_person_does_not_count_twice(hospital: Hospital) -> None:
     (ada,) = hospital.hears(ADA)
-    with pytest.raises(PolicyError, match="Ada has said yes already"):
+    with pytest.raises(PolicyError, match="Ada has already approved"):
         hospital.hears(ADA)
-    hospital.refuses((ada, ada), PolicyError, "people have said yes")
+    hospital.refuses((ada, ada), PolicyError, "required people have approved")
     later = hospital.given(ADA, time="2026-11-26T12:00:00+00:00")
-    hospital.refuses((ada, later), PolicyError, "people have said yes")
+    hospital.refuses((ada, later), PolicyError, "required people have approved")
 
 
 @pytest.mark.parametrize(
@@ -215,9 +215,9 @@ def test_a_yes_that_is_not_what_it_should_be_counts_for_nothing(
 def test_a_key_of_a_stranger_or_none_or_one_that_is_not_needed_is_refused(
     hospital: Hospital,
 ) -> None:
-    with pytest.raises(PolicyError, match="belongs to nobody"):
+    with pytest.raises(PolicyError, match="key is not one of those"):
         hospital.hears(EVE)
-    with pytest.raises(PolicyError, match="names the people who may approve"):
+    with pytest.raises(PolicyError, match="names the people who must approve"):
         hospital.hears(None)
     assert not hospital.waiting.exists()
     hospital.changes_its_policy(Policy(), by=(ADA, BEN))
@@ -319,7 +319,7 @@ def test_a_key_is_opened_by_its_passphrase_only(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     assert b"ENCRYPTED" in path.read_bytes()
     for wrong in (b"", b"correct horse batterz", PASSPHRASE + b"\n"):
-        with pytest.raises(TrustError, match="not opened by this passphrase"):
+        with pytest.raises(TrustError, match="the passphrase is wrong"):
             load_key(path, wrong)
 
 
@@ -353,7 +353,7 @@ def test_a_file_that_is_no_persons_key_is_refused(tmp_path: Path, content: bytes
     path.write_bytes(content)
     with pytest.raises(TrustError):
         load_key(path, PASSPHRASE)
-    with pytest.raises(UsageError, match="no key at"):
+    with pytest.raises(UsageError, match="no key file at"):
         load_key(tmp_path / "other.key", PASSPHRASE)
 
 

@@ -213,7 +213,7 @@ def test_a_policy_that_forbids_the_study_forbids_a_renewal(updated: Site) -> Non
 def test_people_say_yes_to_the_new_code_too(updated: Site) -> None:
     ada = {"name": "Ada", "role": "steward", "public": partner("Ada").public.hex()}
     ApprovingSite(updated.home, SilentApi()).allow(people=[ada])
-    stays_unapproved(updated, PolicyError, "0 of 1 people have said yes")
+    stays_unapproved(updated, PolicyError, "0 of 1 required people have approved")
 
 
 def test_an_expired_study_is_not_renewed(updated: Site, monkeypatch: pytest.MonkeyPatch) -> None:

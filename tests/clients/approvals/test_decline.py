@@ -121,7 +121,7 @@ def test_a_withdrawal_that_was_cut_off_is_carried_through_by_asking_again(
 
 def test_a_study_that_has_ended_cannot_be_withdrawn(site: Site) -> None:
     site.ask(kind="finish", round=0)
-    with pytest.raises(RefusedError, match="has ended here"):
+    with pytest.raises(RefusedError, match="has already ended here"):
         withdraw(site.home, api(), site.study.digest, REASON)
     assert not withdrawal_path(site.home, site.study.digest).exists()
 

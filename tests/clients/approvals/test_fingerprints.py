@@ -119,7 +119,7 @@ def test_more_unconfirmed_partners_than_may_collude_refuse_distributed_noise(
     site: Site, known: tuple[str, ...]
 ) -> None:
     confirm(site, *known)
-    site.refuses(shared(site), PolicyError, "unconfirmed .*at most 1 that collude")
+    site.refuses(shared(site), PolicyError, "unconfirmed .*at most 1 colluding partners")
 
 
 def test_as_many_unconfirmed_partners_as_may_collude_are_borne(site: Site) -> None:

@@ -85,7 +85,7 @@ def test_it_says_once_by_how_much_and_who_is_probably_off(
         clock.hear(reply(TRUE))
     (said,) = caplog.messages
     assert "73 s ahead of the coordinator's" in said
-    assert "ours follows a time server, so tell the coordinator" in said
+    assert "ours follows a time server: notify the coordinator" in said
     caplog.clear()
     kernel[0] = 5
     own.time = TRUE - timedelta(seconds=90)
@@ -95,7 +95,7 @@ def test_it_says_once_by_how_much_and_who_is_probably_off(
     caplog.clear()
     own.time = TRUE + timedelta(seconds=1)
     clock.hear(reply(TRUE))
-    assert caplog.messages == ["this machine's clock is as the coordinator's again"]
+    assert caplog.messages == ["this machine's clock agrees with the coordinator's again"]
 
 
 def test_a_second_of_difference_is_not_worth_telling(

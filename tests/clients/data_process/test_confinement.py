@@ -256,7 +256,7 @@ def test_an_agent_whose_policy_asks_for_a_layer_that_does_not_hold_does_not_star
     sign(readable_home.directory, readable_home.open_identity())
     done = flo_process("site", "run", "--home", readable_home.directory, seconds=40)
     assert done.returncode == EXIT_REFUSED
-    assert "the process that holds patients is not confined by landlock\n" in done.stderr
+    assert "the data process is not confined by landlock, which" in done.stderr
     with closing(readable_home.open_audit_log()) as log:
         (entry,) = [entry for entry in log.entries() if entry.kind == "agent-started"]
     assert set(entry.facts["confinement"]) == set(LAYERS) - {"landlock"}

@@ -135,7 +135,7 @@ def test_going_on_is_entered_and_costs_nothing(site: Site) -> None:
 
 
 def test_there_is_nothing_to_let_go_on_where_nothing_is_stopped(site: Site) -> None:
-    with pytest.raises(RefusedError, match="nothing is stopped"):
+    with pytest.raises(RefusedError, match="emergency stop is not on"):
         resume(site.home)
     assert entered(site) == []
 

@@ -44,7 +44,7 @@ def test_a_new_site_has_its_keys_and_one_population(tmp_path: Path) -> None:
 def test_a_second_init_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     home = make_site(tmp_path)
     before = {path: path.read_bytes() for path in home.directory.rglob("*") if path.is_file()}
-    with pytest.raises(UsageError, match="is a site already"):
+    with pytest.raises(UsageError, match="is already a site folder"):
         SiteHome.create(home.directory, config(tmp_path, epsilon=0.5))
     assert before == {p: p.read_bytes() for p in home.directory.rglob("*") if p.is_file()}
 
@@ -131,7 +131,7 @@ def test_a_site_that_is_not_enrolled_has_no_coordinator(tmp_path: Path) -> None:
 def test_a_population_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
     settings = make_site(tmp_path).read_config()
     assert settings.population(None).name == settings.population("main").name == "main"
-    with pytest.raises(UsageError, match="this site has main"):
+    with pytest.raises(UsageError, match="population of this site: main"):
         settings.population("other")
 
 
@@ -140,7 +140,7 @@ def test_with_two_populations_one_must_be_named(tmp_path: Path) -> None:
     add_population(home, "clinic")
     assert home.register_populations() == ["clinic"]
     assert home.register_populations() == []
-    with pytest.raises(UsageError, match="this site has main, clinic"):
+    with pytest.raises(UsageError, match="population of this site: main, clinic"):
         home.read_config().population(None)
 
 
@@ -157,7 +157,7 @@ def test_a_second_population_without_the_stewards_statement_is_not_born(tmp_path
 def test_the_same_population_twice_is_refused(tmp_path: Path) -> None:
     home = make_site(tmp_path)
     add_population(home, "main")
-    with pytest.raises(UsageError, match="same population name stands twice"):
+    with pytest.raises(UsageError, match="same population name occurs twice"):
         _ = home.read_config()
 
 

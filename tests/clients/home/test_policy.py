@@ -60,7 +60,7 @@ BROKEN: list[tuple[str, Any, Any, Study, str]] = [
     ("models", ["mlp", "cnn"], ["logistic"], STUDY, "= mlp, cnn: the study trains logistic"),
     ("packs", ["0" * 64], [PACKED.model.digest], PACKED, "which is not installed here"),
     ("trust_models", ["distributed"], ["local"], STUDY, "= distributed: the study uses local"),
-    ("masking_required", True, False, STUDY, "= true: the coordinator would see single"),
+    ("masking_required", True, False, STUDY, "= true: the coordinator would see the sum"),
     ("sampling_allowed", False, True, SAMPLED, "= false: the study samples patients with pro"),
     ("surveys_allowed", False, True, SURVEY, "= false"),
     ("minimum_hospitals", 4, 3, STUDY, "= 4: the study names 3"),

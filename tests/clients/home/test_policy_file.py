@@ -203,10 +203,10 @@ def test_where_people_are_named_as_many_of_them_as_they_are_asked_sign_a_new_pol
     home, key = site.home.directory, site.home.open_identity()
     site.allow(people=named(Ada=ADA, Ben=BEN, Eve=EVE), approvers=2)
     wants(home, people=named(Dan=DAN))
-    with pytest.raises(PolicyError, match="2 of them sign a new one"):
+    with pytest.raises(PolicyError, match="2 of them must sign a new one"):
         sign(home, key)
     for stranger in (DAN, Identity.new()):  # Dan is named by the new policy only
-        with pytest.raises(PolicyError, match="belongs to nobody"):
+        with pytest.raises(PolicyError, match="key is not one of those"):
             sign(home, key, stranger)
     for _ in range(2):  # signing twice is signing once
         assert sign(home, key, ADA) is None
@@ -218,7 +218,7 @@ def test_where_people_are_named_as_many_of_them_as_they_are_asked_sign_a_new_pol
     assert signed is not None
     assert SiteHome(home).read_policy() == signed
     wants(home)
-    with pytest.raises(PolicyError, match="belongs to nobody"):
+    with pytest.raises(PolicyError, match="key is not one of those"):
         sign(home, key, ADA)
     assert sign(home, key, DAN) == Policy()
 
@@ -242,7 +242,7 @@ def test_losing_files_does_not_make_one_person_enough(site: Site, lost: str) -> 
     for name in ("policy.signed.json", "policy.waiting.json"):
         if lost in (name, "both"):
             (home / name).unlink()
-    with pytest.raises(PolicyError, match="2 of them sign"):
+    with pytest.raises(PolicyError, match="2 of them must sign"):
         sign(home, key)
     assert sign(home, key, ADA) is None
     with pytest.raises(TrustError):
@@ -271,11 +271,11 @@ def test_a_signature_for_one_change_does_not_count_for_the_same_change_later(sit
 @pytest.mark.parametrize(
     ("rules", "says"),
     [
-        ({"approvers": 2}, "needs as many people with keys"),
+        ({"approvers": 2}, "needs at least 2 people with keys"),
         ({"approvers": 2, "people": named(Ada=ADA)}, "names 1"),
-        ({"people": [*named(Ada=ADA), *named(Ada=BEN)]}, "the same name stands twice"),
-        ({"people": [*named(Ada=ADA), *named(Ben=ADA)]}, "the same key stands twice"),
-        ({"people": named(Ada=ADA, ada=BEN)}, "the same name stands twice"),
+        ({"people": [*named(Ada=ADA), *named(Ada=BEN)]}, "the same name occurs twice"),
+        ({"people": [*named(Ada=ADA), *named(Ben=ADA)]}, "the same key occurs twice"),
+        ({"people": named(Ada=ADA, ada=BEN)}, "the same name occurs twice"),
         ({"people": [{**named(Ada=ADA)[0], "public": COMPRESSED}]}, "not an EC P-384"),
         ({"people": [{"name": "Ada", "role": "steward", "public": "ab"}]}, "not an EC P-384"),
         ({"people": [{**named(Ada=ADA)[0], "role": "boss"}]}, "role"),

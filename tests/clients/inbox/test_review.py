@@ -112,7 +112,7 @@ SAYS: dict[str, list[str]] = {
         "a patient known to two of them has ε = 0.7",
         "share of life ε = 0.9 training 33.2%, evaluation 12.7%",
     ],
-    "code": [f"code to be run {code_digest()} (installed here; another is refused)"],
+    "code": [f"code to be run {code_digest()} (installed here; other code is refused)"],
     "expiry": ["valid until 2031-05-06 (UTC)"],
     "what changed": [
         "What changed since version 1, approved here",

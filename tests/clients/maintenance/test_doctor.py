@@ -205,7 +205,7 @@ def misspelt(site: SiteHome) -> None:
         (missing_ledger, "ledger", "is missing", "flo site recover"),
         (restored, "ledger", "", "flo site recover"),
         (lost_key, "key store", "no key store at", "restore it"),
-        (another_life, "settings", "hold_out is 0.2 in site.toml but was fixed", "put site.toml"),
+        (another_life, "settings", "hold_out is 0.2 in site.toml but was fixed", "set hold_out"),
         pytest.param(
             *(roots_file, "folder", "another user's, such as ledger.sqlite (65534)", "chown -R"),
             marks=pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser gives away"),
@@ -233,7 +233,7 @@ def test_a_layer_that_the_policy_asks_for_and_the_kernel_does_not_give(
     sign(readable_home.directory, readable_home.open_identity())
     found = at_a_site._sandbox(readable_home, "auto")
     assert found.state == "broken"
-    assert "does not give landlock" in found.message
+    assert "does not provide landlock" in found.message
     assert "kernel.unprivileged_userns_clone" in found.fix
 
 
@@ -327,7 +327,7 @@ def test_a_certificate_that_has_ended_is_named(
     monkeypatch.setattr("flo.server.keys.authority.SITE_DAYS", -0.001)
     issue(site, coordinator)
     found = at_a_site.certificate(site, datetime.now(UTC))
-    assert (found.state, "ended on" in found.message) == ("broken", True)
+    assert (found.state, "expired on" in found.message) == ("broken", True)
     assert "a new invitation" in found.fix
 
 
@@ -395,9 +395,9 @@ def test_a_proxy_that_lets_us_through_is_named(
 @pytest.mark.parametrize(
     ("how", "says", "mend"),
     [
-        ({"inspects": True}, f"looks into TLS: {INSPECTOR}", "exempted from TLS inspection"),
-        ({"password": True}, "does not let us through (Tunnel connection failed: 407", "PASSWORD"),
-        ({"names": {}}, "does not let us through (Tunnel connection failed: 502", "allow CONNECT"),
+        ({"inspects": True}, f"inspects TLS: {INSPECTOR}", "exempted from TLS inspection"),
+        ({"password": True}, "refuses the connection (Tunnel connection failed: 407", "PASSWORD"),
+        ({"names": {}}, "refuses the connection (Tunnel connection failed: 502", "allow CONNECT"),
     ],
     ids=["inspects", "password", "closed"],
 )

@@ -47,10 +47,10 @@ def write(site: Site, columns: dict[str, Any], **more: Any) -> None:
     ("columns", "why"),
     [
         ({"age": {"field": "age"}}, ["ill: is not mapped", "ward: is not mapped"]),
-        (COLUMNS | {"bmi": {"field": "x"}}, ["bmi: is no column of the study"]),
+        (COLUMNS | {"bmi": {"field": "x"}}, ["bmi: is not a column of the study"]),
         (
             COLUMNS | {"age": {"field": "a", "unit": "years", "multiply": 12}},
-            ["age: years is the study's own unit, and would be converted"],
+            ["age: years is already the study's unit; leave out the conversion"],
         ),
         (
             COLUMNS | {"ward": {"field": "a", "unit": "m", "multiply": 1}},
@@ -62,11 +62,11 @@ def write(site: Site, columns: dict[str, Any], **more: Any) -> None:
         ),
         (
             COLUMNS | {"ward": {"field": "a", "codes": {"A": "z", "B": "a"}}},
-            ["ward: z is none of the study's codes (a, b, c)"],
+            ["ward: the study has no code z, only a, b, c"],
         ),
         (
             COLUMNS | {"ill": {"field": "a", "codes": {"A": "yes"}}},
-            ["ill: yes is none of the study's codes (0, 1)"],
+            ["ill: the study has no code yes, only 0, 1"],
         ),
     ],
 )
@@ -119,7 +119,7 @@ def test_a_list_of_fields_is_refused_where_a_column_is_one_field(site: Site) -> 
     site.refuses(
         site.offer(),
         UsageError,
-        "age: `field` is a list, which only FHIR and OMOP have",
+        "age: `field` is a list, which only FHIR and OMOP sources allow",
         heads=True,
     )
 
@@ -184,7 +184,7 @@ def test_a_yes_or_no_is_never_guessed_by_its_codes() -> None:
     found = suggest(SCHEMA, [SourceField("late", "")], {"late": {"0": "0", "1": "1"}})
     for name in ("died", "smoker"):
         assert found[name].mapped is None
-        assert "has these codes: late" in found[name].remark
+        assert "fields with these codes: late" in found[name].remark
 
 
 def test_a_label_is_not_what_looks_a_little_like_it() -> None:
@@ -199,19 +199,19 @@ def test_a_label_is_drafted_only_where_one_field_has_its_name() -> None:
     like = SourceField("condition:s|2556008", "Periodontal disease")
     one = suggest(schema, [like], {like.field: codes})["disease"]
     assert one.mapped is None
-    assert "has a name like it: condition:s|2556008 (Periodontal disease)" in one.remark
+    assert "fields with a similar name: condition:s|2556008 (Periodontal disease)" in one.remark
     same = SourceField("Disease_", "")
     one = suggest(schema, [like, same], {like.field: codes, "Disease_": codes})["disease"]
     assert one.mapped == MappedColumn(field="Disease_")
     both = suggest(schema, [same, SourceField("x", "disease")], {"Disease_": codes, "x": codes})
     assert both["disease"].mapped is None
-    assert "has a name like it: Disease_, x (disease)" in both["disease"].remark
+    assert "fields with a similar name: Disease_, x (disease)" in both["disease"].remark
 
 
 def test_a_coded_field_whose_cells_are_not_known_stays_open() -> None:
     found = suggest(SCHEMA, [SourceField("pain")], {})["pain"]
     assert found.mapped is None
-    assert found.remark.startswith("pain? codes: mild, some, severe; its cells are none, too many,")
+    assert found.remark.startswith("pain? codes: mild, some, severe; it has no cells, too many")
 
 
 def test_a_draft_holds_the_cells_that_are_codes_and_says_how_many_others_there_are(
@@ -224,7 +224,7 @@ def test_a_draft_holds_the_cells_that_are_codes_and_says_how_many_others_there_a
     data_file(site.home).write_text("patient_id,age,wards,ill\n" + "\n".join(rows) + "\n")
     found = draft(site.home, STUDY, site.home.read_config().population(None))["ward"]
     assert found.mapped == MappedColumn(field="wards", codes={"A": "a", "b": "b", "c": "c"})
-    assert "5 other cells without a code yet" in found.remark
+    assert "5 other cells have no code yet" in found.remark
     text = (site.home.directory / FILE).read_text()
     assert not [name for name in people if name in text]
 
@@ -329,7 +329,7 @@ def test_a_draft_is_refused_until_it_is_filled_in(site: Site) -> None:
 def test_a_draft_never_writes_over_what_was_reviewed(site: Site) -> None:
     write(site, COLUMNS)
     before = (site.home.directory / FILE).read_bytes()
-    with pytest.raises(UsageError, match="has a section for tiny already"):
+    with pytest.raises(UsageError, match="already has a section for tiny"):
         draft(site.home, STUDY, site.home.read_config().population(None))
     other = small_study(name="other")
     remark = "a display\n[studies.tiny.accepted]\n\u202e"  # as a system might have it
@@ -378,14 +378,14 @@ def test_two_people_say_yes_to_the_same_mapping(tmp_path: Path) -> None:
     write(hospital.site, COLUMNS, accepted={"label leak: age": "It is so."})
     people = hospital.hears(BEN)
     assert [person.name for person in people] == ["Ben"]  # Ada's was to other terms
-    hospital.refuses(people, FloError, "2 people")
+    hospital.refuses(people, FloError, "2 required people")
     assert len(hospital.hears(ADA)) == 2
 
 
 def test_what_looks_wrong_is_approved_once_the_mapping_says_why(site: Site) -> None:
     leak = "\n".join(f"l{7 * n + 3},{n},a,{int(n >= 40)}" for n in range(80))
     data_file(site.home).write_text(f"patient_id,age,ward,ill\n{leak}\n")
-    site.refuses(site.offer(), DataError, "'age': tells the label almost alone", heads=True)
+    site.refuses(site.offer(), DataError, "'age': predicts the label almost alone", heads=True)
     write(site, COLUMNS, accepted={"label leak: age": "The study is about age."})
     site.approve(site.offer())
 

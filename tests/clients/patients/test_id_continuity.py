@@ -56,17 +56,17 @@ def test_ids_that_nobody_had_before_are_asked_about(
     respell(site, spelt)
     out, asked = found(site)
     assert (out.level, out.kind) == ("to accept", "opt outs")
-    assert out.rule.startswith("patients who opted out: 0 of 1 are there, and left out;")
+    assert out.rule.startswith("0 of 1 patients who opted out are there, and are left out;")
     assert (asked.column, asked.level, asked.kind) == ("patient_id", "to accept", "other ids")
-    assert "patients of earlier studies: 0 of 39 are there" in asked.rule
+    assert "0 of 39 patients of earlier studies are there" in asked.rule
     second = site.offer(small_study(name="second"))
-    site.refuses(second, DataError, "are ids written as they were", heads=True)
+    site.refuses(second, DataError, "check that ids are spelt as before", heads=True)
 
 
 def test_the_same_ids_are_left_out_and_noted(site: Site) -> None:
     opt_out(site.home, "NORTH0003 ")
     (note,) = found(site)
-    assert note.rule == "patients who opted out: 1 of 1 are there, and left out"
+    assert note.rule == "1 of 1 patients who opted out are there, and are left out"
     kept = site.approve(site.offer())
     members = Members.load(site.home, site.offer().study.digest, kept.snapshot)
     assert members is not None

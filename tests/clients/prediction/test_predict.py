@@ -291,7 +291,7 @@ def test_a_bad_value_is_refused_by_column_rule_and_row_and_nothing_is_written(
     with pytest.raises(DataError, match=finding) as refusal:
         predict(LOGISTIC, data, out, "patient_id")
     assert SECRET not in f"{refusal.value!r} {refusal.value.hint}"
-    assert "nothing was predicted" in str(refusal.value)
+    assert "no predictions were made" in str(refusal.value)
     assert list(out.parent.iterdir()) == []
 
 

@@ -64,7 +64,7 @@ def test_copies_of_everybody_are_found_where_some_are_alike_by_chance(
         again = pd.concat([table] * times, ignore_index=True)
         (one,) = found(again.assign(patient_id=[f"p{n}" for n in range(len(again))]), FARS)
         assert one.level == "to accept", state
-        assert f"alike in every cell under {times} patient ids" in one.rule, state
+        assert f"equal in every cell under {times} patient ids" in one.rule, state
 
 
 def test_copies_of_half_of_them_are_found(states: dict[str, pd.DataFrame]) -> None:
@@ -77,7 +77,7 @@ def test_where_everybody_is_like_many_others_it_is_said_that_nothing_can_be_told
     table = PATIENTS[["patient_id", "sex", "disease"]]
     (one,) = found(table, only("sex"))
     assert (one.level, one.count) == ("note", 0)
-    assert "duplicates were not looked for" in one.rule
+    assert "duplicates could not be detected" in one.rule
 
 
 def test_another_outcome_is_another_patient() -> None:

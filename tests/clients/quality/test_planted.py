@@ -97,20 +97,20 @@ def accents_apart(table: pd.DataFrame) -> pd.DataFrame:
 
 
 PLANTED = [
-    pytest.param(in_mmol, "unit", "chol", "mmol/L where the study has mg/dL of cholesterol"),
-    pytest.param(half_in_mmol, "unit", "chol", "mmol/L where the study has mg/dL of cholesterol"),
-    pytest.param(in_kilopascal, "unit", "trestbps", "kPa where the study has mm Hg"),
-    pytest.param(in_months, "unit", "age", "months where the study has years"),
+    pytest.param(in_mmol, "unit", "chol", "mmol/L, while the study uses mg/dL of cholesterol"),
+    pytest.param(half_in_mmol, "unit", "chol", "mmol/L, while the study uses mg/dL of cholesterol"),
+    pytest.param(in_kilopascal, "unit", "trestbps", "kPa, while the study uses mm Hg"),
+    pytest.param(in_months, "unit", "age", "months, while the study uses years"),
     pytest.param(swapped_numbers, "swapped columns", "chol and thalch", "look swapped"),
     pytest.param(swapped_codes, "swapped columns", "sex and exang", "look swapped"),
     pytest.param(swapped_columns_of_codes, "swapped columns", "slope and thal", "look swapped"),
-    pytest.param(leaked, "label leak", "ca", "tells the label almost alone"),
-    pytest.param(leaked_by_absence, "label leak", "ca", "tells the label almost alone"),
-    pytest.param(doubled, "duplicated patients", "", "alike in every cell, 20 records"),
+    pytest.param(leaked, "label leak", "ca", "predicts the label almost alone"),
+    pytest.param(leaked_by_absence, "label leak", "ca", "predicts the label almost alone"),
+    pytest.param(doubled, "duplicated patients", "", "patient id in every cell, 20 records"),
     pytest.param(same_patients, "one patient two ids", "patient_id", "same patients?, 12 records"),
     pytest.param(accents_apart, "one patient two ids", "patient_id", "same patients?, 2 records"),
     pytest.param(
-        accents_apart, "ids in other characters", "patient_id", "apart from its letter, (row 2)"
+        accents_apart, "ids in other characters", "patient_id", "separate from its letter, (row 2)"
     ),
 ]
 
@@ -123,7 +123,7 @@ def test_a_planted_fault_is_found_and_named_and_is_in_the_way(
     (one,) = named(found, kind)
     assert one.column == column
     assert all(word in str(one) for word in words.split(", "))
-    with pytest.raises(DataError, match=f"{column or 'alike'}"):
+    with pytest.raises(DataError, match=f"{column or 'equal'}"):
         require_clean(open_file(tmp_path / "x.csv", "patient_id"), HEART, "patient_id", None)
 
 
@@ -164,7 +164,7 @@ def test_within_bounds_a_wrong_unit_is_asked_about(tmp_path: Path) -> None:
     table = TABLE[["patient_id", "disease"]].assign(glucose=(values / 18.016).round(1))
     (one,) = named(looked(table, tmp_path, wide).found, "unit")
     assert one.level == "to accept"
-    assert "mmol/L where the study has mg/dL of glucose" in one.rule
+    assert "mmol/L, while the study uses mg/dL of glucose" in one.rule
     right = TABLE[["patient_id", "disease"]].assign(glucose=values.round(1))
     assert not named(looked(right, tmp_path, wide).found, "unit")
 
@@ -190,7 +190,7 @@ def test_a_codebook_in_other_letters_or_another_language_has_a_way_out(
     TABLE.assign(sex=TABLE["sex"].map(spelt)).to_csv(tmp_path / "x.csv", index=False)
     with pytest.raises(DataError, match="'sex': must be a code of the study's codebook") as refused:
         require_clean(open_file(tmp_path / "x.csv", "patient_id"), HEART, "patient_id", None)
-    assert "translated by `codes` in mapping.toml, which flo site map drafts" in refused.value.hint
+    assert "use `codes` in mapping.toml, which flo site map drafts" in refused.value.hint
 
 
 def test_a_field_whose_name_tells_is_refused_whatever_it_is_mapped_to(tmp_path: Path) -> None:

@@ -32,9 +32,9 @@ def asked(patients: int, declared: int | None, schema: Schema = ONE, each: int =
         (
             12,
             1400,
-            "12 patients (12 records), and the study counts on 1400 here: is the file whole",
+            "12 patients (12 records), and the study expects 1400 here: is the file complete",
         ),
-        (699, 1400, "is the file whole"),
+        (699, 1400, "is the file complete"),
         (700, 1400, ""),
         (2800, 1400, ""),
         (2801, 1400, "or of their stays"),

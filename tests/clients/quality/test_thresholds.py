@@ -81,10 +81,10 @@ def test_another_unit_within_the_bounds(most: float, high: int, told: bool) -> N
 
 
 ANALYTES = {
-    "creatinine": (0.2, 20.0, "mg/dL", 88.42, "µmol/L where the study has mg/dL of creatinine"),
-    "Bili_total": (0.1, 30.0, "mg/dL", 17.1, "µmol/L where the study has mg/dL of bilirubin"),
-    "ldl": (40.0, 600.0, "mg/dL", 1 / 38.67, "mmol/L where the study has mg/dL of cholesterol"),
-    "BUN": (5.0, 300.0, "mg/dL", 1 / 2.801, "mmol/L where the study has mg/dL of urea nitrogen"),
+    "creatinine": (0.2, 20.0, "mg/dL", 88.42, "µmol/L, while the study uses mg/dL of creatinine"),
+    "Bili_total": (0.1, 30.0, "mg/dL", 17.1, "µmol/L, while the study uses mg/dL of bilirubin"),
+    "ldl": (40.0, 600.0, "mg/dL", 1 / 38.67, "mmol/L, while the study uses mg/dL of cholesterol"),
+    "BUN": (5.0, 300.0, "mg/dL", 1 / 2.801, "mmol/L, while the study uses mg/dL of urea nitrogen"),
 }
 
 
@@ -102,4 +102,4 @@ def test_a_unit_is_named_for_the_analyte_of_the_column_and_for_no_other(name: st
 def test_a_pressure_in_another_unit_is_told_whatever_the_column_is_called() -> None:
     column = NumberColumn(kind="number", name="x", unit="mm Hg", minimum=60, maximum=260)
     (one,) = wrong_unit(column, np.linspace(10, 25, 100))
-    assert "kPa where the study has mm Hg" in one.rule
+    assert "kPa, while the study uses mm Hg" in one.rule

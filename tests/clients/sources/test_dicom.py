@@ -158,8 +158,8 @@ def test_one_image_is_held_in_memory_at_a_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("name,malignant\nLovelace,1\n", "does not say of which images"),
-        ("PatientID,malignant\nP0,1\nP0,0\n", "row 2: its PatientID stands twice"),
+        ("name,malignant\nLovelace,1\n", "no column that says which images"),
+        ("PatientID,malignant\nP0,1\nP0,0\n", "row 2: its PatientID occurs twice"),
         ("PatientID,malignant\nP0,1\n,0\n", "row 2: its PatientID is missing"),
         ('PatientID,malignant\n"P0,1\n', "cannot be read as csv, row 1"),
         ("PatientID,malignant\nP0,1,Lovelace\n", "cannot be read as csv, row 1"),
@@ -180,7 +180,7 @@ def test_an_image_of_another_shape_is_refused(tmp_path: Path) -> None:
     colour = SCHEMA.model_copy(
         update={"columns": (SCHEMA.columns[0].model_copy(update={"channels": 3}),)}
     )
-    with pytest.raises(DataError, match="the study wants 3 channels"):
+    with pytest.raises(DataError, match="the study needs 3 channels"):
         inspect_table(DicomFolder(*folder, "PatientID"), colour, "PatientID", MAPPING)
 
 
@@ -196,7 +196,7 @@ def test_the_same_image_under_two_ids_is_told(tmp_path: Path) -> None:
     def same(number: int, image: Any) -> None:
         image.PixelData = pydicom.dcmread(CT).PixelData
 
-    with pytest.raises(DataError, match="alike in every cell under another patient id"):
+    with pytest.raises(DataError, match="equal a record of another patient id"):
         through_the_gate(write(tmp_path, edit=same))
 
 

@@ -87,7 +87,7 @@ def test_links_to_folders_are_noted_and_not_followed(tmp_path: Path) -> None:
     found = looked((images, labels))
     assert len(found.table) == 4
     assert [str(one) for one in found.found] == [
-        "links to folders, or to nothing, were not followed: 3"
+        "links to folders, or to missing files, were not followed: 3"
     ]
 
 

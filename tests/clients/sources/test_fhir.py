@@ -131,7 +131,7 @@ def test_of_merged_patients_the_one_who_says_so_is_left_out(export: Export, on_w
     table = inspect_table(source, SCHEMA, "id", MAPPING).table
     assert [str(note) for note in table.source_findings] == [
         "patients who state a link with another, and are left out: 1",
-        "patients whom another one's link names; they take part unless this very id opted out: 1",
+        "patients whom another patient's link names; they take part unless this id opted out: 1",
     ]
 
 
@@ -193,7 +193,7 @@ def test_a_unit_that_is_not_known_is_not_quoted(export: Export) -> None:
 
 @pytest.mark.parametrize("id_column", ["patient_id", "person_source_value"])
 def test_an_id_column_that_fhir_does_not_have_is_refused(export: Export, id_column: str) -> None:
-    with pytest.raises(UsageError, match="is nothing that FHIR patients are known by"):
+    with pytest.raises(UsageError, match="is neither id nor the system of"):
         export(patient(), id_column=id_column)
 
 
@@ -237,7 +237,7 @@ def test_patients_are_known_by_the_identifier_that_site_toml_names(export: Expor
     ["patient:name", "patient:birthDate", "patient:telecom", "observation:2093-3", "note", "x|y"],
 )
 def test_what_tells_who_a_patient_is_is_no_field(export: Export, field: str) -> None:
-    with pytest.raises(UsageError, match="no field of a FHIR export"):
+    with pytest.raises(UsageError, match="not a field of a FHIR export"):
         cells(export(patient()), field)
 
 

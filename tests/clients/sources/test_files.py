@@ -141,7 +141,7 @@ def test_a_stray_quote_swallows_no_patient(tmp_path: Path, closing: str) -> None
     ("text", "why"),
     [
         ("patient_id,age,ward,ill\np1,20,a,0,secretcode\n", "cannot be read as csv, row 1"),
-        ("patient_id,age,age,ward,ill\np1,20,20,a,0\n", "same column name stands twice"),
+        ("patient_id,age,age,ward,ill\np1,20,20,a,0\n", "same column name occurs twice"),
         (b"patient_id,age,ward,ill\np1,20,\xff\xfesecretcode,0\n", "cannot be read as csv"),
         ("", "cannot be read as csv"),
         ("patient_id,age,ward,ill\n", "holds no records"),

@@ -163,7 +163,7 @@ def test_without_the_table_of_descendants_they_are_not_taken_for_none(database: 
 )
 def test_what_is_no_field_is_refused(database: Database, field: str) -> None:
     database.enters(1, "2021-01-01")
-    with pytest.raises(UsageError, match="no field of an OMOP database"):
+    with pytest.raises(UsageError, match="not a field of an OMOP database"):
         database.cells(field)
 
 
@@ -198,7 +198,7 @@ def test_a_day_that_is_none_is_never_before_or_after(database: Database) -> None
 
 
 def test_an_id_column_that_omop_does_not_have_is_refused(database: Database) -> None:
-    with pytest.raises(UsageError, match="no id of OMOP's table person"):
+    with pytest.raises(UsageError, match="not an id of OMOP's table person"):
         OmopDatabase(f"sqlite:///{database.path}", None, "patient_id")
 
 
@@ -304,7 +304,10 @@ def test_an_entry_of_nobody_and_a_value_that_is_none_are_noted(database: Databas
     assert told(database, CHOL) == (
         [5],
         {},
-        {"entries of the cohort whose subject is no person": 1, "x: events without a value": 1},
+        {
+            "entries of the cohort whose subject is not in the table person": 1,
+            "x: events without a value": 1,
+        },
     )
 
 

@@ -110,5 +110,5 @@ def test_a_materialised_view_is_found(file: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_name_with_other_letters_is_refused_with_a_way_out() -> None:
     document = {"kind": "sql", "address": "DB", "table": "Patienten-Liste"}
-    with pytest.raises(UsageError, match=r"table: a name has the letters A to Z .* make a view"):
+    with pytest.raises(UsageError, match=r"table: a name has at most 63 letters .* create a view"):
         parse(SqlPlace, document, "site.toml")
