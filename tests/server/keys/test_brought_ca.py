@@ -146,12 +146,12 @@ GOOD = certified()
 BELOW = certified("Below", "rsa3072", issuer=GOOD)
 REFUSED: list[tuple[str, Any, Any, str]] = [
     ("no basic constraints", certified(is_ca=None), None, "lacks basic constraints"),
-    ("not a CA", certified(is_ca=False), None, "may not sign others"),
+    ("not a CA", certified(is_ca=False), None, "may not sign other certificates"),
     ("no key usage", certified(signs=None), None, "lacks basic constraints, key usage"),
-    ("may not sign", certified(signs=False), None, "may not sign others"),
+    ("may not sign", certified(signs=False), None, "may not sign other certificates"),
     ("no key identifier", certified(names_its_key=False), None, "subject key identifier"),
     ("expired", certified(days=-1), None, "ends on"),
-    ("ends before a hospital's would", certified(days=364), None, "before the 365 days"),
+    ("ends before a hospital's would", certified(days=364), None, "for 365 more days"),
     ("not valid yet", certified(begins=30), None, "not valid before"),
     ("without its root", BELOW, None, "are not all in the file"),
     ("another root", BELOW.pem + certified("B", "p384").pem, BELOW.key_pem(), "are not all in"),
