@@ -99,13 +99,13 @@ class SiteApi:
         """
         wish = parse_body(EnrolBody, body)
         if wish.coordinator not in (None, self._identity.public.hex()):
-            raise TrustError("this invitation names an earlier key of the coordinator")
+            raise TrustError("this invitation names an earlier coordinator key: ask for a new one")
         key = read_request(wish.request.encode(), peer.hospital)
         pem, serial = self._authority.issue_client(peer.hospital, "site", key)
         public = public_bytes(key)
         member = Member(peer.hospital, public, fingerprint(public), serial, False, None)
         if not self._store.enrol(peer.serial, member):
-            raise TrustError("this invitation was used before")
+            raise TrustError("this invitation was used before: ask the coordinator for a new one")
         self._store.add_event(
             None,
             "enrolled",

@@ -1,4 +1,4 @@
-"""Runs that are carried out elsewhere: each has a job, which is begun, lent its run, and replaced.
+"""Runs in remote jobs: a job is started, gets its run on loan, and is replaced if it ends early.
 
 A job authenticates with its own secret to get its run's ServerApp, and with a token to report on
 its run. The secret is derived from this coordinator's keys and the token is signed by them, so a
