@@ -332,7 +332,7 @@ def test_a_study_is_carried_out_only_where_this_coordinator_can(
 ) -> None:
     path, _ = draft(operator, name=f"elsewhere-{secrets.token_hex(3)}")
     status, _, text = operator.post(f"{path}/sign", place="sagemaker")
-    assert (status, "cannot be carried out" in text) == (400, True)
+    assert (status, "cannot carry out runs" in text) == (400, True)
     assert "they can at: here" in text
 
 

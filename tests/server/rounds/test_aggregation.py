@@ -64,7 +64,7 @@ def test_a_hospital_is_counted_once() -> None:
     assert not made
     made.add("north", values)
     assert made
-    with pytest.raises(ValueError, match="once"):
+    with pytest.raises(ValueError, match="answered this attempt already"):
         made.add("north", values)
 
 

@@ -200,4 +200,4 @@ Meter.write_if_due = fails
         done = flo("coordinator", "hospitals", "--home", real.home.directory)
         assert "north" in done.stdout
         log = (real.home.directory / "log" / "coordinator.jsonl").read_text()
-        assert "a step of the coordinator failed" in log
+        assert "a periodic step of the coordinator failed" in log

@@ -256,7 +256,7 @@ def test_whoever_took_the_run_before_saves_nothing_any_more(stage: Elsewhere) ->
         lambda: first.pause(round=1, phase="training"),
         lambda: first.heads(),
     ):
-        with pytest.raises(RefusedError, match="goes on elsewhere"):
+        with pytest.raises(RefusedError, match="another process carries it out"):
             late()
     found = stage.taken().load()
     assert found is not None
