@@ -25,7 +25,7 @@ def with_fingerprints(study: Study, keys: Mapping[str, str]) -> Study:
         if hospital.id not in keys:
             raise StudyError(
                 f"hospital {hospital.id!r} is not enrolled",
-                hint=f"invite it: flo coordinator invite {hospital.id}",
+                hint=f"flo coordinator invite {hospital.id}",
             )
         if keys[hospital.id] != hospital.fingerprint:
             raise StudyError(
