@@ -333,7 +333,7 @@ def test_a_study_is_carried_out_only_where_this_coordinator_can(
     path, _ = draft(operator, name=f"elsewhere-{secrets.token_hex(3)}")
     status, _, text = operator.post(f"{path}/sign", place="sagemaker")
     assert (status, "cannot carry out runs" in text) == (400, True)
-    assert "they can at: here" in text
+    assert "choose one of: here" in text
 
 
 def test_stopping_is_asked_for_twice_and_stands_in_the_log(

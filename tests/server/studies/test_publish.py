@@ -533,9 +533,8 @@ def test_a_model_too_large_for_a_sites_reply_is_refused(clinics: Clinics) -> Non
     os.truncate(tensors, MAX_MODEL_REPLY + 1)
     answer = clinics.ask(0)
     assert answer.status == 400
-    assert answer.document["error"] == (
-        f"the model has {MAX_MODEL_REPLY + 1} bytes; at most {MAX_MODEL_REPLY} can be fetched"
-    )
+    limits = f"the model has {MAX_MODEL_REPLY + 1} bytes; at most {MAX_MODEL_REPLY} can be fetched"
+    assert limits in answer.document["error"]
 
 
 @pytest.mark.processes
