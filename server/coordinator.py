@@ -77,19 +77,12 @@ def complete_and_sign(
     Raises:
         StudyError: as ``flo.server.studies.validation.complete_for_signing``.
     """
-
     earlier = [(offer.study, offer.status) for offer in store.offers()]
     complete = complete_for_signing(study, store.keys(), earlier, datetime.now(UTC).date())
     signature = home.open_identity().sign("study", complete.canonical_bytes)
     store.add_study(complete, signature, place)
-    store.add_event(
-        complete.digest,
-        "offered",
-        name=complete.name,
-        version=complete.version,
-        by=person,
-        place=place,
-    )
+    facts = {"name": complete.name, "version": complete.version, "by": person, "place": place}
+    store.add_event(complete.digest, "offered", **facts)
     return store.offer(complete.digest) or Offer(complete, signature, "offered")
 
 
@@ -122,11 +115,8 @@ class Coordinator:
         audit_store: ArtifactStore | None = None,
     ) -> None:
         self._home, self._store, self._admission = home, home.open_store(), home.open_store()
-        self._notifier, self._large_bodies, self._last_seen = (
-            Notifier(),
-            LargeBodyRelay(),
-            LastSeen(),
-        )
+        self._notifier, self._last_seen = Notifier(), LastSeen()
+        self._large_bodies = LargeBodyRelay()
         self._identity, self._audit_log = home.open_identity(), home.open_audit_log()
         self._audit = RateLimitedAudit(self._store)
         self._chain = home.chain_path.read_bytes()
@@ -246,26 +236,17 @@ class Coordinator:
             try:
                 self._sign()
             except FloError as error:  # pending events are signed at the next start
-                log.error(f"the last entries wait to be signed: {error}")
+                log.error(f"the last audit entries will be signed at the next start: {error}")
             self._store.close()
             self._admission.close()
             self._audit_log.close()
 
     def _console(self, actions: OperatorActions) -> ConsoleContext:
         views = StudyViews(
-            self._store,
-            ProgressCache(self._store),
-            self._last_seen,
-            self._superlink,
-            code_digest(),
+            self._store, ProgressCache(self._store), self._last_seen, self._superlink, code_digest()
         )
         return ConsoleContext(
-            actions,
-            views,
-            self._audit_log,
-            self._sign,
-            self._identity.fingerprint,
-            self._audit,
+            actions, views, self._audit_log, self._sign, self._identity.fingerprint, self._audit
         )
 
     @contextlib.contextmanager
@@ -321,7 +302,7 @@ class Coordinator:
         return shred(self._home, self._store, offer, person, self._jobs.artifacts(offer))
 
     def _export_audit_log(self) -> bytes:
-        sign_events(self._store, self._audit_log)
+        self._sign()
         return self._audit_log.export("coordinator")
 
     async def _watch(self) -> None:
@@ -335,7 +316,7 @@ class Coordinator:
                     raise
                 except Exception:  # the other steps must go on
                     # For example a full disk, KMS out of reach, or a bug: retried until it works.
-                    log.exception("a step of the coordinator failed; it is tried again")
+                    log.exception("a periodic step of the coordinator failed; it will be repeated")
                     await asyncio.sleep(_FULL_SECONDS)
             self._renew_certificate()
             self._large_bodies.forget(self._superlink.has_finished)
@@ -352,7 +333,7 @@ class Coordinator:
         try:
             renewed = self._home.renew_certificate(days=_RENEW_DAYS)
         except OSError:  # out of file descriptors, or disk full: retried in an hour
-            log.exception("the certificate was not looked at")
+            log.exception("the certificate could not be renewed; the next attempt is in an hour")
             return
         if renewed:
             for open_ in self._listeners:

@@ -58,7 +58,7 @@ def operator_app(
     @app.exception_handler(RequestValidationError)
     async def _malformed(request: Request, error: RequestValidationError) -> JSONResponse:
         places = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
-        return await _refusal(request, MessageError(f"out of its limits: {places}"))
+        return await _refusal(request, MessageError(f"missing or invalid: {places}"))
 
     @app.get("/v1/flo/hospitals")
     def hospitals() -> Any:
@@ -127,7 +127,7 @@ async def _body(request: Request, limit: int) -> bytes:
 
 
 def _summary(store: Store, offer: Offer) -> dict[str, Any]:
-    run = next((r for r in reversed(store.runs()) if r.study == offer.study.digest), None)
+    run = store.last_run(offer.study.digest)
     return {
         "digest": offer.study.digest,
         "study": offer.study.canonical_bytes.decode(),

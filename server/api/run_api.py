@@ -65,7 +65,7 @@ def run_router(
     def take(run: str, request: Request) -> Any:
         record, offer = own(request, run)
         if record.status != "running":
-            raise PolicyError(f"run {run} is {record.status}")
+            raise PolicyError(f"run {run} is {record.status}, not running")
         return ClaimedRun(
             study=offer.study.canonical_bytes.decode(),
             launch=store.take_run(run),
@@ -127,14 +127,14 @@ def _end(store: Store, study: Study, models: Path, run: str, launch: int, end: R
         store.pause_run(run, launch)
         return
     if end.result is None:
-        raise MessageError("a run that ended has a result")
+        raise MessageError(f"the report says that run {run} is {end.status}, but has no result")
     given = end.result.model_dump(mode="json", exclude_unset=True)
     result = {
         name: value for name, value in given.items() if value is not None or name == "estimate"
     }
     if "model" in result:
         if result["model"] != tensors_name(study, run):
-            raise MessageError("the result names another model than this run's")
+            raise MessageError(f"the result must name the model {tensors_name(study, run)}")
         result["model"] = str(models / tensors_name(study, run))
     store.end_run(run, launch, end.status, result)
 

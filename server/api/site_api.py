@@ -99,13 +99,13 @@ class SiteApi:
         """
         wish = parse_body(EnrolBody, body)
         if wish.coordinator not in (None, self._identity.public.hex()):
-            raise TrustError("this invitation names an earlier key of the coordinator")
+            raise TrustError("this invitation names an earlier coordinator key: ask for a new one")
         key = read_request(wish.request.encode(), peer.hospital)
         pem, serial = self._authority.issue_client(peer.hospital, "site", key)
         public = public_bytes(key)
         member = Member(peer.hospital, public, fingerprint(public), serial, False, None)
         if not self._store.enrol(peer.serial, member):
-            raise TrustError("this invitation was used before")
+            raise TrustError("this invitation was used before: ask the coordinator for a new one")
         self._store.add_event(
             None,
             "enrolled",
@@ -122,8 +122,8 @@ class SiteApi:
         key = read_request(parse_body(EnrolBody, body).request.encode(), peer.hospital)
         if public_bytes(key) != peer.public:
             raise TrustError(
-                "a renewal is for the enrolled key; another key is another enrolment, and a new "
-                "version of every study"
+                "a renewal must contain the enrolled key; a new key needs a new invitation and a "
+                "new version of every study"
             )
         pem, serial = self._authority.issue_client(peer.hospital, "site", key)
         self._audit.record("renewed", hospital=peer.hospital, certificate=serial)
@@ -194,10 +194,10 @@ class SiteApi:
         decision = parse_body(Decision, document).root
         verify(peer.public, "approval", document, given.signature)
         if decision.hospital != peer.hospital:
-            raise TrustError(f"this approval is in the name of {decision.hospital}")
+            raise TrustError(f"this decision is in the name of {decision.hospital}")
         offer = self._store.offer(decision.study)
         if offer is None or offer.status not in UNDER_WAY:
-            raise StudyError(f"study {decision.study[:12]} is not on offer")
+            raise StudyError(f"study {decision.study[:12]} is unknown, or is over")
         if offer.study.hospital(peer.hospital).fingerprint != fingerprint(peer.public):
             raise TrustError("the study names another key for this hospital")
         self._see_head(peer, decision.head)
@@ -279,7 +279,7 @@ class SiteApi:
             named = str(extract["body"]["hospital"])
             about = canonical.digest(str(extract["body"]["study"]).encode())
         except (KeyError, TypeError) as error:
-            raise MessageError("this is not an extract") from error
+            raise MessageError("this is not a ledger extract: a field is missing") from error
         verify(peer.public, "extract", body_bytes, signature)
         if (named, about) != (peer.hospital, study):
             raise MessageError("this extract is of another hospital or study")
@@ -319,7 +319,10 @@ class SiteApi:
         card, tensors = found
         size = tensors.stat().st_size
         if size > MAX_MODEL_REPLY:
-            raise StudyError(f"a model of {size} bytes, limit {MAX_MODEL_REPLY} here")
+            raise StudyError(
+                f"the model has {size} bytes; at most {MAX_MODEL_REPLY} can be fetched: ask the "
+                "coordinator's operator for its files"
+            )
         return {
             "card": card.read_text(encoding="utf-8"),
             "tensors": base64.b64encode(tensors.read_bytes()).decode(),

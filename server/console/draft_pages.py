@@ -20,7 +20,7 @@ from flo.study.document import MAX_STUDY_BYTES, Study
 from flo.study.loading import from_toml
 
 _MOST_FORM = 3 * MAX_STUDY_BYTES + 4096  # bytes; percent-encoding triples special characters
-_FIRST_DRAFT = "# A study in TOML: `flo study new` writes one to begin with.\n"
+_FIRST_DRAFT = "# A study in TOML; `flo study new` writes a first version.\n"
 
 
 def draft_router(context: ConsoleContext) -> APIRouter:
@@ -79,16 +79,16 @@ def draft_router(context: ConsoleContext) -> APIRouter:
         chosen = next((known for known in actions.places if known == place), None)
         if chosen is None:
             raise StudyError(
-                f"runs cannot be carried out at {place!r} here",
-                hint=f"they can at: {', '.join(actions.places)}",
+                f"this coordinator cannot carry out runs at {place!r}",
+                hint=f"choose one of: {', '.join(actions.places)}",
             )
         found = await asyncio.to_thread(store.draft, draft)
         keys = await asyncio.to_thread(store.keys)
         planned = _as_signed(from_toml(found.document, what="this draft"), keys)
         if fields.get("digest") != planned.digest:
             raise StudyError(
-                "nothing was signed: the draft, or a hospital's key, is another than was shown",
-                hint="read the draft again",
+                "nothing was signed: the draft or a hospital's key has changed since it was shown",
+                hint="read the draft again, then sign it",
             )
         person = person_of(request.scope).name
         offer = await asyncio.to_thread(actions.offer, planned, person, chosen)

@@ -64,7 +64,7 @@ def _model_files(views: StudyViews, offer: Offer) -> tuple[Path, Path]:
     if found is None:
         raise StudyError(
             f"study {offer.study.name} has no published model",
-            hint="a model is published when its run is done and its hospitals have reported",
+            hint="a model is published some seconds after its run has ended",
         )
     return found
 
@@ -75,8 +75,8 @@ def _file_of(views: StudyViews, offer: Offer, name: str) -> Path:
     path = {"card": card, "tensors": tensors, "report": _report_of(card)}.get(name)
     if path is None or not path.is_file():
         raise StudyError(
-            f"the model of study {offer.study.name} has no file {name[:20]!r} here",
-            hint="its page lists what there is",
+            f"the model of study {offer.study.name} has no file {name[:20]!r}",
+            hint="the model's page lists its files",
         )
     return path
 

@@ -36,22 +36,17 @@ def console_app(context: ConsoleContext) -> FastAPI:
         await asyncio.to_thread(
             context.audit.record, "refused-call", path=path, person=person.name, why=why
         )
-        shown = {
-            "title": "That did not work",
-            "why": why,
-            "hint": error.hint,
-            "back": came_from(request),
-        }
-        return context.page(request, "problem.html.j2", 400, **shown)
+        shown = {"title": "That did not work", "why": why, "hint": error.hint}
+        return context.page(request, "problem.html.j2", 400, **shown, back=came_from(request))
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> Response:
         """Show any other error; the coordinator's log has its traceback."""
         if known := of_the_machine(error):
-            shown = {"title": "The machine cannot", "why": str(known), "hint": known.hint}
+            shown = {"title": "This machine has a problem", "why": str(known), "hint": known.hint}
             return context.page(request, "problem.html.j2", 503, **shown)
         why = f"This is a bug in FLO ({type(error).__name__})."
-        hint = "the coordinator's log names the place; please report it"
+        hint = "please report it, with the traceback in the coordinator's log"
         return context.page(request, "problem.html.j2", 500, title="A bug", why=why, hint=hint)
 
     for router in (study_router, draft_router, model_router, _record_router):

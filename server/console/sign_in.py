@@ -66,7 +66,7 @@ class ConsoleAuth:
         if method == "GET" and name in STATIC:
             return static(name)
         if method not in _SAFE and is_foreign(headers, _origin(headers)):
-            return await self._refuse(path, 403, "this form did not come from a page of ours")
+            return await self._refuse(path, 403, "this form is not from a page of this coordinator")
         if path == SIGN_IN:
             return await self._sign_in(method, receive, scope)
         if path == SIGN_OUT and method == "POST":
@@ -77,7 +77,7 @@ class ConsoleAuth:
             if path.endswith("/live"):
                 return over()
             if method not in _SAFE:
-                return await self._refuse(path, 401, f"signed out: {error}")
+                return await self._refuse(path, 401, f"you are signed out: {error}")
             return redirect(f"{SIGN_IN}?next={quote(path)}")
         try:
             refuse_forbidden(token.role, method, path)
@@ -114,7 +114,7 @@ class ConsoleAuth:
             status,
             title="Not allowed",
             why=why,
-            hint="ask whoever runs the coordinator for a token with another role, or sign in again",
+            hint="sign in again, or ask the coordinator's operator for a token with another role",
         )
 
     async def _note(self, path: str, why: str) -> None:

@@ -78,10 +78,8 @@ def study_router(context: ConsoleContext) -> APIRouter:
 
     @router.post(f"{CONSOLE}/studies/{{digest}}/shred")
     async def shred(digest: str, request: Request) -> Response:
-        fields, offer = (
-            await read_form(request.receive, 4096),
-            await asyncio.to_thread(actions.find, digest),
-        )
+        fields = await read_form(request.receive, 4096)
+        offer = await asyncio.to_thread(actions.find, digest)
         if fields.get("name") != offer.study.name:
             raise StudyError(
                 f"nothing was erased: the name typed is not {offer.study.name!r}",
@@ -99,7 +97,6 @@ def _study_shown(offer: Offer, views: StudyViews) -> dict[str, Any]:
     result = (record.result or {}) if record else {}
     word, chip = state_of(offer, story)
     seats = views.seats(offer.study)
-    recent = views.store.latest_events(offer.study.digest, _LATEST)
     return {
         "offer": offer,
         "study": offer.study,
@@ -114,6 +111,6 @@ def _study_shown(offer: Offer, views: StudyViews) -> dict[str, Any]:
         "result": result,
         "stopping": record is not None and views.store.stop_requested(record.id),
         "has_card": published(views.store, offer.study.digest) is not None,
-        "events": recent,
+        "events": views.store.latest_events(offer.study.digest, _LATEST),
         "absent": [seat.hospital for seat in seats if seat.agent == ABSENT],
     }

@@ -155,7 +155,7 @@ class StudyViews:
             member.fingerprint,
             agent,
             chip,
-            "not since this start" if last_seen is None else f"{last_seen:.0f} s ago",
+            "not since the last start" if last_seen is None else f"{last_seen:.0f} s ago",
             *_certificate(member),
             code,
             code == self.code if code else None,
@@ -174,7 +174,7 @@ class StudyViews:
         self, hospital: str, nodes: dict[str, int], revoked: bool = False
     ) -> tuple[str, str]:
         if revoked:
-            return "refused", "bad"
+            return "revoked", "bad"
         if hospital in nodes and self.agents.is_online(nodes[hospital]):
             return "online", "good"
         return ABSENT, "warn"
@@ -265,7 +265,7 @@ def _certificate(member: Member) -> tuple[str, str]:
     if member.revoked:
         return "revoked", "bad"
     if not member.certified:  # issued by FLO 0.4 or earlier, and not renewed since
-        return "end not known here", ""
+        return "end unknown", ""
     ends = datetime.fromisoformat(member.certified) + timedelta(days=SITE_DAYS)
     left = (ends - datetime.now(UTC)).days
     look = "bad" if left < 0 else "warn" if left < _RENEW_SOON_DAYS else "good"

@@ -118,11 +118,8 @@ clientapp = "flo.server.runs.app:refused"
 [tool.flwr.app.config]
 run = ""
 """
-    files: dict[str, bytes | Path] = {
-        "pyproject.toml": project.encode(),
-        "LICENSE": b"Apache-2.0",
-    }
+    files: dict[str, bytes | Path] = {"pyproject.toml": project.encode(), "LICENSE": b"Apache-2.0"}
     bundle, _ = build_fab_from_files(files)
     if len(bundle) > 16_384:
-        raise NetworkError(f"the app descriptor has {len(bundle)} bytes; it must hold no code")
+        raise NetworkError(f"the app descriptor has {len(bundle)} bytes; it must not contain code")
     return bundle

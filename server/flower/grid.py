@@ -187,7 +187,7 @@ class GridLargeBodies:
                 answer.raise_for_status()
             except httpx.HTTPError as error:
                 if pause is None:
-                    raise NetworkError("the coordinator does not take a request") from error
+                    raise NetworkError("the coordinator did not accept a request's body") from error
                 time.sleep(pause)
             else:
                 return
@@ -210,7 +210,7 @@ class GridLargeBodies:
             answer.raise_for_status()
             return opened(str(answer.json()["place"]), size)
         except (httpx.HTTPError, ValueError) as error:  # ValueError: more bytes than announced
-            raise MessageError(f"a reply did not come whole ({type(error).__name__})") from error
+            raise MessageError(f"a reply did not arrive ({type(error).__name__})") from error
 
     def _streamed(self, headers: dict[str, str], size: int, end: float) -> memoryview:
         data, there = np.empty(size, dtype=np.uint8).data, 0
@@ -224,7 +224,7 @@ class GridLargeBodies:
                 if _past(end):
                     break
         if there != size:
-            raise MessageError(f"a reply of {there} bytes, {size} were announced")
+            raise MessageError(f"a reply has {there} bytes instead of the announced {size}")
         return data
 
     @property

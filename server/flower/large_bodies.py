@@ -95,7 +95,7 @@ class LargeBodyRelay:
                     except TimeoutError:
                         return
                 return
-        raise Refused(404, "no such parcel for this hospital")
+        raise Refused(404, "no such body is stored for this hospital")
 
     async def hold_reply(
         self, node: int, name: str, size: int, receive: Receive, is_called: Callable[[], bool]
@@ -152,7 +152,7 @@ class LargeBodyRelay:
             before.cancel()
         up = await self._wait_for(node, name, size)
         if self._asked[run] != number:  # a later call has begun: this one was given up, too
-            raise Refused(404, "the ServerApp went on")
+            raise Refused(404, "the ServerApp no longer waits for this body")
         up.taken = True
         shared = self._shared[run] = self._shared.get(run) or SharedBytes()
         filling = self._filling[run] = asyncio.create_task(_fill(shared, up))
@@ -160,7 +160,7 @@ class LargeBodyRelay:
         if self._filling.get(run) is filling:
             del self._filling[run]
         if not up.whole:
-            raise Refused(404, "the hospital went away")
+            raise Refused(404, "the hospital disconnected during the transfer")
         return shared.place
 
     async def _wait_for(self, node: int, name: str, size: int) -> _PendingReply:
@@ -170,7 +170,7 @@ class LargeBodyRelay:
             if up is not None and (up.name, up.size) == (name, size) and not up.taken:
                 return up
             await self._offered.wait(left)
-        raise Refused(404, "the hospital does not offer this")
+        raise Refused(404, f"the hospital did not offer this body in {_TAKE_SECONDS:g} seconds")
 
 
 async def _fill(shared: SharedBytes, up: _PendingReply) -> None:
@@ -211,7 +211,7 @@ def name_in(headers: Mapping[bytes, bytes]) -> str:
     """Return the name of the parcel that a request is about. Raises Refused (400)."""
     name = headers.get(NAME_HEADER.encode(), b"").decode("latin-1")
     if not _NAME.fullmatch(name):
-        raise Refused(400, "no parcel is named")
+        raise Refused(400, f"{NAME_HEADER} is missing or invalid")
     return name
 
 
@@ -219,9 +219,9 @@ def number_in(headers: Mapping[bytes, bytes], header: str, most: int) -> int:
     """Return a header's decimal number, at most ``most``. Raises Refused (400, 413)."""
     text = headers.get(header.encode(), b"").decode("latin-1")
     if not _NUMBER.fullmatch(text):
-        raise Refused(400, f"{header} is no number")
+        raise Refused(400, f"{header} is not a number")
     if int(text) > most:
-        raise Refused(413, f"{header} is more than {most}")
+        raise Refused(413, f"{header} exceeds {most}")
     return int(text)
 
 
@@ -229,5 +229,5 @@ def numbers_in(headers: Mapping[bytes, bytes], header: str) -> set[int]:
     """Return a header's comma-separated decimal numbers, at least one. Raises Refused (400)."""
     texts = headers.get(header.encode(), b"").decode("latin-1").split(",")
     if not all(map(_NUMBER.fullmatch, texts)):
-        raise Refused(400, f"{header} is no list of numbers")
+        raise Refused(400, f"{header} is not a list of numbers")
     return set(map(int, texts))

@@ -57,10 +57,10 @@ class RuntimeScope:
         if kind in _STRUCTURE:
             return
         if kind != "ConfigRecord":
-            raise MessageError(f"a job uploads requests, not a {kind}")
+            raise MessageError(f"a job may upload requests only, not a {kind}")
         header = request_header_of(body_of(ConfigRecord.inflate(content)))
         if (header.study, header.run) != (self.study, self.run):
-            raise MessageError("a request of another study or run than this job's")
+            raise MessageError("this request is for another study or run than this job's")
 
 
 class Handlers:
@@ -102,7 +102,7 @@ class ScopedHandlers(Handlers):
         """Push messages; refuse all of them if one goes to another study's hospital."""
         ours = set(self._loan.nodes())
         if not {m.metadata.dst_node_id for m in request.messages_list} <= ours:
-            raise _refused("a message to a hospital of another study")
+            raise _refused("this message is to a hospital of another study")
         return self._handlers.push_messages(request, state, task)
 
     def push_object(self, request: Any, state: Any, task: Any) -> Any:
@@ -112,7 +112,7 @@ class ScopedHandlers(Handlers):
         except FloError as error:
             raise _refused(str(error)) from error
         except (ValueError, KeyError, TypeError) as error:  # Flower's errors for invalid objects
-            raise _refused("this is no object of Flower's") from error
+            raise _refused("this is not a valid object of Flower") from error
         return self._handlers.push_object(request, state, task)
 
 

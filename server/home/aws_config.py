@@ -57,5 +57,5 @@ class AwsConfig(Document):
     @model_validator(mode="after")
     def _audit_copies_have_a_key(self) -> AwsConfig:
         if (self.audit_bucket is None) != (self.audit_key is None):
-            raise ValueError("audit_bucket and audit_key come together")
+            raise ValueError("set both audit_bucket and audit_key, or neither")
         return self

@@ -118,7 +118,7 @@ class CoordinatorHome:
         home = cls(directory)
         if home.config_path.exists() and not is_unfinished(directory):
             raise UsageError(
-                f"{directory} is a coordinator already", hint="choose another --home, or use it"
+                f"{directory} is already a coordinator's folder", hint="choose another --home"
             )
         with made_whole(directory, _MADE):
             home._fill(config, ca)
@@ -201,12 +201,12 @@ class CoordinatorHome:
         """Raise RefusedError if a rewrap or key replacement was interrupted and not finished."""
         if any(self.directory.glob(f"*{REWRAPPED}")):
             raise RefusedError(
-                "a move to another key store was cut off",
-                hint="finish it: flo coordinator rewrap --keystore, as it was begun",
+                "a move to another key store was interrupted",
+                hint="finish it: `flo coordinator rewrap` with the same --keystore as before",
             )
         if self.next_key_path.exists():
             raise RefusedError(
-                "a replacement of the coordinator's key was cut off",
+                "a replacement of the coordinator's key was interrupted",
                 hint="finish it: flo coordinator replace-key",
             )
 

@@ -50,7 +50,7 @@ class ByteQuota:
             own += size
             self._held[who] += size
             if self._held[who] > most:
-                raise Refused(429, f"{who}: more than {most} bytes at once")
+                raise Refused(429, f"{who}: concurrent requests exceed {most} bytes")
 
         try:
             yield take
@@ -71,7 +71,7 @@ async def read_body(receive: Receive, limit: int, take: Callable[[int], None] = 
         async with asyncio.timeout(_BODY_SECONDS):
             return await _read(receive, limit, take)
     except TimeoutError as error:
-        raise Refused(408, f"no whole body in {_BODY_SECONDS:g} seconds") from error
+        raise Refused(408, f"the body did not arrive in {_BODY_SECONDS:g} seconds") from error
 
 
 async def _read(receive: Receive, limit: int, take: Callable[[int], None]) -> bytes:
@@ -80,12 +80,12 @@ async def _read(receive: Receive, limit: int, take: Callable[[int], None]) -> by
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Refused(400, "the client went away")
+            raise Refused(400, "the client disconnected")
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         take(len(parts[-1]))
         if size > limit:
-            raise Refused(413, f"a body of more than {limit} bytes")
+            raise Refused(413, f"the body exceeds {limit} bytes")
         if not message.get("more_body", False):
             return b"".join(parts)
 

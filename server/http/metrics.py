@@ -66,28 +66,26 @@ def measured(store: Store, traffic: Traffic, uncopied: int = 0) -> list[Metric]:
     counted = store.count_events()
     online = Counter(member.revoked for member in store.members())
     found = [
-        Metric("hospitals", "gauge", "Count", "Enrolled and not revoked.", online[False]),
+        Metric("hospitals", "gauge", "Count", "Hospitals enrolled and not revoked.", online[False]),
         Metric(
             "refusals",
             "counter",
             "Count",
-            "Requests and connections that were refused, as entered in the audit log.",
+            "Refused requests and connections in the audit log.",
             sum(counted[kind] for kind in REFUSALS),
         ),
-        Metric("jobs_over", "counter", "Count", "Jobs that ended.", counted["job-over"]),
-        Metric(
-            "audit_uncopied", "counter", "Count", "Copies of the audit log that failed.", uncopied
-        ),
-        Metric("received_bytes", "counter", "Bytes", "From hospitals.", traffic.received),
-        Metric("sent_bytes", "counter", "Bytes", "To hospitals.", traffic.sent),
+        Metric("jobs_over", "counter", "Count", "Ended jobs of remote runs.", counted["job-over"]),
+        Metric("audit_uncopied", "counter", "Count", "Failed copies of the audit log.", uncopied),
+        Metric("received_bytes", "counter", "Bytes", "Received from hospitals.", traffic.received),
+        Metric("sent_bytes", "counter", "Bytes", "Sent to hospitals.", traffic.sent),
         Metric(
             "process_restarts",
             "counter",
             "Count",
-            "Processes of the coordinator that ended and were started again.",
+            "Restarts of the process that launches rounds.",
             counted["process-restarted"],
         ),
-        Metric("retries", "counter", "Count", "Attempts thrown away.", counted["attempt-failed"]),
+        Metric("retries", "counter", "Count", "Discarded attempts.", counted["attempt-failed"]),
     ]
     for offer in store.offers():
         found += _of_study(store, offer)
@@ -99,19 +97,21 @@ def _of_study(store: Store, offer: Offer) -> list[Metric]:
     if last is None:
         return []
     plan = Plan.of(study)
-    purpose, part = next(iter(plan.purposes.items()))
+    part = next(iter(plan.purposes.values()))
     done = store.count_events(study.digest)["round"]
     spent = epsilon_of(part.mechanism, min(done, part.planned), part.delta)
     of = f"{study.name} v{study.version}"
     return [
-        Metric("rounds", "counter", "Count", "Rounds done.", done, of),
+        Metric("rounds", "counter", "Count", "Completed rounds.", done, of),
         Metric("cohort", "gauge", "Count", "Hospitals in its last round.", len(last["cohort"]), of),
-        Metric("round_seconds", "gauge", "Seconds", "Of its last round.", last["seconds"], of),
+        Metric(
+            "round_seconds", "gauge", "Seconds", "Length of the last round.", last["seconds"], of
+        ),
         Metric(
             "epsilon_spent",
             "gauge",
             "None",
-            f"Of {purpose}, by its schedule, for a patient of a hospital in every round.",
+            "Spent by the schedule of the first part, by a patient of a hospital in every round.",
             spent,
             of,
         ),

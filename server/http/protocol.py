@@ -80,17 +80,17 @@ class PeerProtocol(HttpToolsProtocol):
         self._other_bytes += len(data)
         super().data_received(data)
         if self._other_bytes > MAX_HEAD_BYTES + self._body_bytes // _FRAMING:
-            self._cut(f"more than {MAX_HEAD_BYTES} bytes that are no body")
+            self._cut(f"more than {MAX_HEAD_BYTES} bytes of headers and framing")
 
     def send_400_response(self, msg: str) -> None:
         """Answer invalid HTTP and report the client."""
-        self._tell("not HTTP as it should be")
+        self._tell("invalid HTTP")
         super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
         """Begin a request: abort the connection if too many wait, and reset the byte counts."""
         if len(self.pipeline) >= _MOST_QUEUED:
-            self._cut("requests in a queue before the last one was answered")
+            self._cut(f"more than {_MOST_QUEUED} requests wait on one connection")
         super().on_message_begin()
         self._body_bytes = self._other_bytes = 0
         self._expect_a_head()
@@ -109,7 +109,8 @@ class PeerProtocol(HttpToolsProtocol):
     def _expect_a_head(self) -> None:
         self._have_a_head()
         loop = asyncio.get_running_loop()
-        self._late = loop.call_later(_HEAD_SECONDS, self._cut, "no whole request in time")
+        why = f"no complete headers in {_HEAD_SECONDS:g} seconds"
+        self._late = loop.call_later(_HEAD_SECONDS, self._cut, why)
 
     def _cut(self, why: str) -> None:
         if not self.transport.is_closing():

@@ -1,6 +1,6 @@
 """Permissions on the private listener: one table; any route or action not in it is refused.
 
-``ROUTES`` names the action behind each of FLO's own routes; ``ALLOWED`` lists which role may do it.
+``ROUTES`` names the action behind each of FLO's own routes; ``ALLOWED`` says which role may do it.
 A test checks every registered route. Only the coordinator's own process may make Flower's control
 calls, so no role reaches them. Issuing tokens, inviting and revoking need the coordinator's folder.
 """
@@ -8,9 +8,12 @@ calls, so no role reaches them. Issuing tokens, inviting and revoking need the c
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 from flo.errors import PolicyError
 from flo.server.http.tokens import Role
+
+ROLES: tuple[Role, ...] = get_args(Role)
 
 ROUTES: dict[tuple[str, str], str] = {
     ("GET", "/v1/flo/hospitals"): "see hospitals",
@@ -52,57 +55,22 @@ ROUTES: dict[tuple[str, str], str] = {
     ("POST", "/v1/run/{run}/tell"): "carry out a run",
 }
 
+_ROLES_OF: dict[str, tuple[Role, ...]] = {
+    "see hospitals": ("operator", "viewer", "auditor"),
+    "see studies": ("operator", "viewer", "auditor"),
+    "see metrics": ("operator", "viewer", "auditor"),
+    "launch a study": ("operator",),
+    "stop a study": ("operator",),
+    "shred a study": ("operator",),
+    "download a model": ("operator", "auditor"),
+    "fetch extracts": ("operator", "auditor"),
+    "see the audit log": ("operator", "auditor"),
+    "export the audit log": ("operator", "auditor"),
+    "carry out a run": ("aggregator",),
+    "open a job": ("launch",),
+}
 ALLOWED: dict[tuple[Role, str], bool] = {
-    ("operator", "see hospitals"): True,
-    ("operator", "see studies"): True,
-    ("operator", "launch a study"): True,
-    ("operator", "stop a study"): True,
-    ("operator", "fetch extracts"): True,
-    ("operator", "export the audit log"): True,
-    ("viewer", "see hospitals"): True,
-    ("viewer", "see studies"): True,
-    ("viewer", "launch a study"): False,
-    ("viewer", "stop a study"): False,
-    ("viewer", "fetch extracts"): False,
-    ("viewer", "export the audit log"): False,
-    ("auditor", "see hospitals"): True,
-    ("auditor", "see studies"): True,
-    ("auditor", "launch a study"): False,
-    ("auditor", "stop a study"): False,
-    ("auditor", "fetch extracts"): True,
-    ("auditor", "export the audit log"): True,
-    ("operator", "shred a study"): True,
-    ("viewer", "shred a study"): False,
-    ("auditor", "shred a study"): False,
-    ("aggregator", "shred a study"): False,
-    ("operator", "see metrics"): True,
-    ("viewer", "see metrics"): True,
-    ("auditor", "see metrics"): True,
-    ("aggregator", "see metrics"): False,
-    ("operator", "download a model"): True,
-    ("viewer", "download a model"): False,
-    ("auditor", "download a model"): True,
-    ("aggregator", "download a model"): False,
-    ("operator", "see the audit log"): True,
-    ("viewer", "see the audit log"): False,
-    ("auditor", "see the audit log"): True,
-    ("aggregator", "see the audit log"): False,
-    ("operator", "carry out a run"): False,
-    ("viewer", "carry out a run"): False,
-    ("auditor", "carry out a run"): False,
-    ("aggregator", "see hospitals"): False,
-    ("aggregator", "see studies"): False,
-    ("aggregator", "launch a study"): False,
-    ("aggregator", "stop a study"): False,
-    ("aggregator", "fetch extracts"): False,
-    ("aggregator", "export the audit log"): False,
-    ("aggregator", "carry out a run"): True,
-    ("operator", "open a job"): False,
-    ("viewer", "open a job"): False,
-    ("auditor", "open a job"): False,
-    ("aggregator", "open a job"): False,
-    ("launch", "open a job"): True,
-    **{("launch", action): False for action in (*ROUTES.values(),) if action != "open a job"},
+    (role, action): role in allowed for action, allowed in _ROLES_OF.items() for role in ROLES
 }
 
 _PATTERNS = [

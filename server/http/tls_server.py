@@ -73,9 +73,10 @@ class Listener(uvicorn.Server):
                 log.error(f"a connection could not be accepted: {error}")
                 await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
                 continue
-            if len(self._tasks) + len(self.server_state.connections) >= _most_connections():
+            most = _most_connections()
+            if len(self._tasks) + len(self.server_state.connections) >= most:
                 connection.close()
-                why = "all connections are taken"
+                why = f"the limit of {most} connections is reached"
                 await asyncio.to_thread(self._on_refused, str(address[0]), why, None)
                 continue
             delay = self._pace.wait(str(address[0]))
@@ -83,7 +84,7 @@ class Listener(uvicorn.Server):
                 connection.close()
                 if time.monotonic() > self._tell_again:  # limit the reports of a flood
                     self._tell_again = time.monotonic() + _ACCEPT_AGAIN_SECONDS
-                    why = "too many new connections"
+                    why = "too many new connections from this address"
                     await asyncio.to_thread(self._on_refused, str(address[0]), why, None)
                 continue
             self._spawn(self._shake_hands(connection, delay))
@@ -186,9 +187,9 @@ def bind(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error})"
+        reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error})"
         raise NetworkError(
             f"port {port} on {host} {reason}",
-            hint="stop what holds it, or set another port in coordinator.toml",
+            hint="stop the process that uses it, or set another port in coordinator.toml",
         ) from error
     return bound

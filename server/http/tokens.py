@@ -48,7 +48,7 @@ def issue(
         UsageError: the lifetime ``seconds`` is out of range, or ``name`` is not allowed.
     """
     if not 1 <= seconds <= LONGEST_SECONDS:
-        raise UsageError(f"a token lives 1 to {LONGEST_SECONDS} seconds, not {seconds}")
+        raise UsageError(f"a token's lifetime is 1 to {LONGEST_SECONDS} seconds, not {seconds}")
     began = int(time.time() if now is None else now)
     try:
         token = Token(
@@ -56,8 +56,8 @@ def issue(
         )
     except ValidationError as error:
         raise UsageError(
-            f"{name!r} is not a name for a token",
-            hint="up to 60 letters, digits, . _ @ - and spaces",
+            f"{name!r} cannot be the name of a token's holder",
+            hint="use up to 60 letters, digits, spaces and . _ @ -",
         ) from error
     document = token.to_bytes()
     signature = identity.sign("token", document)
@@ -84,5 +84,5 @@ def read(text: str, public: bytes, now: float | None = None) -> Token:
     if moment >= token.expires or token.expires - token.issued > LONGEST_SECONDS:
         raise TrustError("this token has expired")
     if moment < token.issued - _CLOCK_LEEWAY:
-        raise TrustError("this token is from the future; compare the clocks")
+        raise TrustError("this token is not valid yet: compare the clocks of both machines")
     return token

@@ -96,7 +96,7 @@ class Authority:
                 "subject key identifier"
             ) from error
         if not (constraints.ca and usage.key_cert_sign):
-            raise UsageError("this certificate may not sign others: it is not a CA's")
+            raise UsageError("this is not a CA certificate: it may not sign other certificates")
         if found.not_valid_before_utc > datetime.now(UTC):
             raise UsageError(
                 f"the CA certificate is not valid before {found.not_valid_before_utc:%Y-%m-%d}"
@@ -104,9 +104,9 @@ class Authority:
         _refuse_without_root([found, *above])
         if found.not_valid_after_utc < datetime.now(UTC) + timedelta(days=SITE_DAYS):
             raise UsageError(
-                f"the CA certificate ends on {found.not_valid_after_utc:%Y-%m-%d}, before the "
-                f"{SITE_DAYS} days of a hospital's certificate",
-                hint="bring one with a longer life",
+                f"the CA certificate ends on {found.not_valid_after_utc:%Y-%m-%d}; it must be "
+                f"valid for {SITE_DAYS} more days, like a hospital's certificate",
+                hint="use a CA certificate with a longer validity",
             )
         if _signing_key(key).public_key() != found.public_key():
             raise UsageError("the CA's key is not the key of its certificate")
@@ -169,9 +169,9 @@ def _refuse_without_root(chain: list[x509.Certificate]) -> None:
             issued.verify_directly_issued_by(by)
     except (ValueError, TypeError, InvalidSignature) as error:
         raise UsageError(
-            "the CA certificate is an intermediate one, and those above it up to its root are not "
-            "all in the file, one after the other",
-            hint="cat ca.pem intermediate-above.pem root.pem > chain.pem; --ca chain.pem",
+            "the CA certificate is an intermediate one, and its issuers up to the root do not "
+            "follow it in the file",
+            hint="cat ca.pem issuer.pem root.pem > chain.pem; then use --ca-certificate chain.pem",
         ) from error
 
 

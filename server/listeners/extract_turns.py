@@ -26,7 +26,7 @@ class ExtractTurns:
         if hospital in self._reading:
             raise Refused(429, f"{hospital}: another extract is being read")
         if self._clock() < self._until.get(hospital, 0.0):
-            raise Refused(429, f"{hospital}: too soon after an extract that did not hold")
+            raise Refused(429, f"{hospital}: wait {WAIT_SECONDS:g} s after an invalid extract")
 
     @contextmanager
     def of(self, hospital: str) -> Iterator[None]:

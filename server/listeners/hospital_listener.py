@@ -92,7 +92,7 @@ class Gateway:
         path, send = scope["path"], self._traffic.counting(dated(send))
         try:
             if scope["method"] != "POST" or path not in _OF_A_NODE | set(SITE_CALLS):
-                raise Refused(404, "not on the list")
+                raise Refused(404, "this path is not open to hospitals")
             peer = self._admit(scope, path)
             self._last_seen.touch(peer.hospital)
             if path == OFFER_PATH:
@@ -178,7 +178,7 @@ class Gateway:
             raise Refused(403, str(error)) from error
         if peer.kind == "bootstrap":
             if path != "/v1/site/enrol" or not self._store.invited(peer.serial, peer.hospital):
-                raise Refused(403, "this invitation opens enrolment only, once")
+                raise Refused(403, "an invitation is valid for one enrolment only")
             return peer
         member = self._store.member(peer.hospital)
         if (
@@ -186,7 +186,7 @@ class Gateway:
             or peer.serial not in (member.serial, member.earlier)
             or member.public != peer.public
         ):
-            raise Refused(403, f"{peer.hospital}: not the enrolled certificate")
+            raise Refused(403, f"{peer.hospital}: this is not the enrolled certificate")
         if member.revoked:
             raise Refused(403, f"{peer.hospital}: the certificate is revoked")
         if path in _OF_A_NODE and not self._own_key(scope, peer):
@@ -228,17 +228,9 @@ class Gateway:
         except FloError as error:
             if path == REPORTS_PATH:
                 self._turns.wasted(peer.hospital)
-            log.warning(
-                "site call refused",
-                extra={"fields": {"path": path, "hospital": peer.hospital, "why": str(error)}},
-            )
-            await asyncio.to_thread(
-                self._audit.record,
-                "refused-call",
-                path=path,
-                hospital=peer.hospital,
-                why=str(error),
-            )
+            facts = {"path": path, "hospital": peer.hospital, "why": str(error)}
+            log.warning("site call refused", extra={"fields": facts})
+            await asyncio.to_thread(self._audit.record, "refused-call", **facts)
             status = 400 if isinstance(error, MessageError) else _STATUS[error.exit_code]
             await send_json(send, status, {"error": str(error)})
             return

@@ -117,7 +117,7 @@ class PrivateListener:
             facts = {"path": path[:80], "why": str(refusal)}
             log.warning("refused", extra={"fields": facts})
             await asyncio.to_thread(self._audit.record, "denied", **facts)
-            said = "a credential is needed" if refusal.status == 401 else str(refusal)
+            said = "a credential is required" if refusal.status == 401 else str(refusal)
             await send_json(send, refusal.status, {"error": said})
             return
         await self._api({**scope, PERSON: person}, receive, send)
@@ -133,11 +133,11 @@ class PrivateListener:
         found = self._jobs.leased_to(path)
         if found is None:
             if not self._jobs.ready:
-                raise Refused(503, "runs under way are being taken up again")  # Flower retries
+                raise Refused(503, "the coordinator has not resumed its runs yet")  # Flower retries
             raise Refused(401, "no such job")
         lent, inner = found
         if inner not in RUNTIME_CALLS | _PARCELS:
-            raise Refused(401, "no call for a job")
+            raise Refused(401, "a job may not make this call")
         if not self._superlink.credential(inner, headers_of(scope), lent.flower_run):
             raise Refused(401, "not a process of this job")
         with self._allowance.reserve(lent.job) as take:
@@ -160,7 +160,7 @@ class PrivateListener:
         run, name = self._superlink.run_of(headers), name_in(headers)
         nodes = numbers_in(headers, NODES_HEADER)
         if run is None or (ours is not None and not nodes <= set(ours)):
-            raise Refused(401, "a parcel for a hospital of another study")
+            raise Refused(401, "this body is for a hospital of another study")
         place = headers.get(PLACE_HEADER.encode(), b"").decode("latin-1") if ours is None else ""
         if path == TAKE_PATH:
             size = number_in(headers, SIZE_HEADER, MAX_MESSAGE_BYTES)

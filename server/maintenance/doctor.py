@@ -9,7 +9,7 @@ import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from flo.storage.files import is_locked
 _WARN_DAYS = 14.0  # a running coordinator renews at 30 days
 _FEW_FILES = 1024
 _SECONDS = 5.0
-_ISSUED_AT_A_START = "start the coordinator anew: it issues one"
+_ISSUED_AT_A_START = "start or restart the coordinator: it issues a new certificate"
 _WITHIN_A_MINUTE = (
     "the coordinator starts it again within a minute; if not, see superexec.log and restart it"
 )
@@ -47,7 +47,7 @@ def coordinator(home: CoordinatorHome) -> Iterator[Finding]:
     yield keys
     if keys.state == "broken":
         return
-    yield tried("records", lambda: _records(home), "restore: flo coordinator restore")
+    yield tried("records", lambda: _records(home), "restore a backup: flo coordinator restore")
     yield address(config.host, config.bind)
     yield from _ports(home)
     yield certificate(home.certificate_path, [config.host, config.private_host])
@@ -68,29 +68,26 @@ def _records(home: CoordinatorHome) -> str:
 
 def address(host: str, listens: str) -> Finding:
     """Check that remote hospitals can connect to ``host``. ``listens``: the listener's address."""
+    broken = partial(Finding, "address", "broken")
     try:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
     except OSError as error:
-        return Finding(
-            "address",
-            "broken",
-            f"hospitals dial {host}, and no address is known for it ({error.strerror})",
-            "register the name, or set another `host` in coordinator.toml",
+        return broken(
+            f"hospitals dial {host}, which has no known address ({error.strerror})",
+            "register the name in DNS, or set another `host` in coordinator.toml",
         )
     outside = {one for one in found if not ipaddress.ip_address(one).is_loopback}
     if not outside:
         return Finding(
             "address",
             "ok",
-            f"hospitals dial {host}: those of this machine only; for others set host and bind in "
-            "coordinator.toml, start it anew, and invite them anew",
+            f"only hospitals on this machine can dial {host}; for others set host and bind in "
+            "coordinator.toml, restart the coordinator, and send new invitations",
         )
     if ipaddress.ip_address(listens).is_loopback:
-        return Finding(
-            "address",
-            "broken",
-            f"hospitals dial {host}, and this coordinator listens on {listens} only",
-            'set bind = "0.0.0.0" in coordinator.toml',
+        return broken(
+            f"hospitals dial {host}, but this coordinator listens on {listens} only",
+            'set bind = "0.0.0.0" in coordinator.toml, and restart the coordinator',
         )
     return Finding("address", "ok", f"{host} is {', '.join(sorted(outside))}")
 
@@ -98,15 +95,13 @@ def address(host: str, listens: str) -> Finding:
 def _ports(home: CoordinatorHome) -> Iterator[Finding]:
     config = home.read_config()
     if not is_locked(home.directory / "serve.lock"):
-        for host, port in (
-            (config.bind, config.port),
-            (config.private_host, config.private_port),
-        ):
+        listeners = (config.bind, config.port), (config.private_host, config.private_port)
+        for host, port in listeners:
             yield tried("ports", partial(_bound, host, port), "set another port")
         yield Finding(
             "serving",
             "warning",
-            "no coordinator runs on this folder; one that was started just now needs some seconds",
+            "no coordinator runs on this folder; after a start it needs some seconds",
             "systemctl start flo-coordinator; or flo coordinator serve",
         )
         return
@@ -118,12 +113,12 @@ def _ports(home: CoordinatorHome) -> Iterator[Finding]:
     except httpx.HTTPError as error:
         status = type(error).__name__
     if status == "204":
-        yield Finding("ports", "ok", f"{config.port} and {config.private_port}, being served")
+        yield Finding("ports", "ok", f"served: {config.port} and {config.private_port}")
         return
     yield Finding(
         "ports",
         "broken",
-        f"a coordinator runs on this folder and does not answer at {home.read_private_url()} "
+        f"a coordinator runs on this folder but does not answer at {home.read_private_url()} "
         f"({status})",
         "see log/coordinator.jsonl; if coordinator.toml was edited, restart it",
     )
@@ -139,46 +134,35 @@ def certificate(path: Path, names: list[str]) -> Finding:
 
     If not, the coordinator issues a new one at its next start.
     """
+    broken = partial(Finding, "certificate", "broken")
     try:
         found = read_certificate(path)
     except TrustError as error:
-        return Finding("certificate", "broken", str(error), _ISSUED_AT_A_START)
+        return broken(str(error), _ISSUED_AT_A_START)
     if found.not_valid_before_utc > datetime.now(UTC):
-        begins = f"is valid from {found.not_valid_before_utc:%Y-%m-%d %H:%M} on only"
-        mend = f"{_ISSUED_AT_A_START}; is the clock right, or was it ahead?"
-        return Finding("certificate", "broken", begins, mend)
+        begins = f"not valid before {found.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+        return broken(begins, f"check the clock; then {_ISSUED_AT_A_START}")
     missing = [name for name in names if name not in names_in(found)]
     if missing:
-        return Finding(
-            "certificate",
-            "broken",
-            f"the listeners' certificate does not hold for {', '.join(missing)}",
-            "start the coordinator anew: it issues one for the names in coordinator.toml",
-        )
+        lacks = f"the listeners' certificate does not contain {', '.join(missing)}"
+        return broken(lacks, f"{_ISSUED_AT_A_START} for the names in coordinator.toml")
     left = days_left(found)
-    until = f"{datetime.now(UTC) + timedelta(days=left):%Y-%m-%d}"
+    until = f"{found.not_valid_after_utc:%Y-%m-%d}"
     if left < 0:
-        return Finding(
-            "certificate",
-            "broken",
-            f"ended on {until}",
-            "start the coordinator, which renews it; is the clock right?",
-        )
+        return broken(f"expired on {until}", f"check the clock; then {_ISSUED_AT_A_START}")
     if left < _WARN_DAYS:
-        return Finding(
-            "certificate", "warning", f"{left:.0f} days left", "start it: a coordinator renews it"
-        )
-    return Finding("certificate", "ok", f"until {until}")
+        return Finding("certificate", "warning", f"{left:.0f} days left", _ISSUED_AT_A_START)
+    return Finding("certificate", "ok", f"valid until {until}")
 
 
 def program(path: Path) -> Finding:
     """Check that Flower's SuperExec, which carries out rounds, is installed."""
     if path.is_file():
-        return Finding("rounds", "ok", f"{path.name} is there")
+        return Finding("rounds", "ok", f"{path.name} is installed")
     return Finding(
         "rounds",
         "broken",
-        f"{path} is missing, and with it whatever carries out rounds",
+        f"{path} is missing: no round can run without it",
         f"{sys.executable} -m pip install --force-reinstall --no-deps 'flwr>=1.42,<1.43'",
     )
 
@@ -191,7 +175,7 @@ def launcher(secret: str, processes: Path = Path("/proc")) -> Finding:
         if secret.encode() in _read(process / "cmdline").split(b"\0")
     ]
     if not found:
-        said = f"{PROGRAM} does not run, so no study has a round"
+        said = f"{PROGRAM} does not run, so no round can begin"
         return Finding("launcher", "broken", said, _WITHIN_A_MINUTE)
     state = _read(found[0] / "stat").rpartition(b") ")[2][:1].decode()
     if state in "TtZX":
@@ -214,7 +198,7 @@ def open_files(limit: int) -> Finding:
         return Finding(
             "open files",
             "warning",
-            f"{limit} at most, and every hospital takes four",
+            f"the limit is {limit}, and every hospital uses four",
             "raise it: LimitNOFILE=65536 in the unit, or ulimit -n 65536",
         )
-    return Finding("open files", "ok", f"{limit} at most")
+    return Finding("open files", "ok", f"the limit is {limit}")

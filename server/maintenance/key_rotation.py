@@ -41,8 +41,8 @@ def replace_key(home: CoordinatorHome) -> RotationStep:
     """
     if home.read_config().signing_key is not None:
         raise RefusedError(
-            "the coordinator's key is in KMS and is not replaced from here",
-            hint="KMS keeps it; if it must go, make a new coordinator and enrol with that",
+            "the coordinator's key is in KMS: FLO cannot replace it",
+            hint="if it must be replaced, create a new coordinator and invite all hospitals again",
         )
     with home.serving():
         old, kept = home.open_tls_identity(), home.next_key_path
@@ -74,8 +74,8 @@ def _refuse_under_way(store: Store) -> None:
     under_way = [o.study.name for o in store.offers() if o.status in UNDER_WAY]
     if under_way:
         raise RefusedError(
-            f"studies are under way under the present key: {', '.join(under_way)}",
-            hint="let them end, or stop them: flo study stop STUDY",
+            f"studies are under way under the current key: {', '.join(under_way)}",
+            hint="wait for their end, or stop them: flo study stop STUDY",
         )
 
 

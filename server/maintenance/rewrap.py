@@ -34,12 +34,12 @@ def rewrap(home: CoordinatorHome, config: KeyStoreConfig) -> int:
     with home.serving():
         moved = _begun(home)
         if home.read_config().keystore != config:
-            moved = _seal_anew(home, config)
+            moved = _seal_for(home, config)
             document = home.read_config().model_copy(update={"keystore": config})
             text = tomli_w.dumps(document.model_dump(mode="json", exclude_none=True))
             write_public(home.config_path, text.encode())
         elif not moved:
-            raise RefusedError("this key store is in use already", hint="name another one")
+            raise RefusedError("the secrets are in this key store already", hint="name another")
         for path in moved:
             path.replace(path.with_name(path.name.removesuffix(REWRAPPED)))
     with home.recording() as store:
@@ -65,7 +65,7 @@ def _begun(home: CoordinatorHome) -> list[Path]:
     return found
 
 
-def _seal_anew(home: CoordinatorHome, config: KeyStoreConfig) -> list[Path]:
+def _seal_for(home: CoordinatorHome, config: KeyStoreConfig) -> list[Path]:
     old, new = home.open_keystore(), config.open_new(home.directory)
     made = []
     for name, purpose in SECRETS.items():
@@ -75,5 +75,5 @@ def _seal_anew(home: CoordinatorHome, config: KeyStoreConfig) -> list[Path]:
             made.append(path.with_name(name + REWRAPPED))
             write_secret(made[-1], new, purpose, secret)
             if read_secret(made[-1], new, purpose) != secret:
-                raise TrustError(f"the new key store does not open what it sealed, {made[-1]}")
+                raise TrustError(f"the new key store cannot open {made[-1]}, which it sealed")
     return made

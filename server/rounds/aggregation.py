@@ -41,7 +41,7 @@ class StreamingSum:
         Masks cancel in the sum of the whole cohort. The first vector is mutated if it is writeable.
         """
         if hospital in self.hospitals:
-            raise ValueError(f"{hospital} answers an attempt once")
+            raise ValueError(f"{hospital} has answered this attempt already")
         self.hospitals.add(hospital)
         if self._compared:
             self.each[hospital] = values.copy()
@@ -68,7 +68,7 @@ class StreamingSum:
     def grid_values(self, block: slice) -> Integers:
         """Return a block of the sum, in grid steps."""
         if self._total is None:
-            raise ValueError("nobody answered")
+            raise ValueError("no hospital has answered")
         total = self._total[block]
         return from_ring(total, self._ring) if self._ring else total
 

@@ -69,7 +69,10 @@ def from_bytes(data: bytes, load: Load | None = None) -> RunState:
     """
     document: dict[str, Any] = canonical.decode(data, limit=_LIMIT, what="checkpoint")
     if document.get("schema_version") != SCHEMA_VERSION:
-        raise TrustError(f"checkpoint schema {document.get('schema_version')!r} is not known here")
+        raise TrustError(
+            f"checkpoint schema {document.get('schema_version')!r} cannot be read; this version of "
+            f"FLO reads {SCHEMA_VERSION}"
+        )
     estimate = document["estimate"]
     return RunState(
         phase=document["phase"],
@@ -118,8 +121,8 @@ def _vector(name: str, document: dict[str, Any], load: Load | None) -> Vector:
     if "key" not in document:
         return np.zeros(length, dtype=kind)
     if load is None:
-        raise TrustError(f"this checkpoint's {name} are kept elsewhere")
+        raise TrustError(f"this checkpoint does not contain its {name}")
     vector = load(name, document["key"], kind, length)
     if vector.shape != (length,) or not math.isfinite(float(vector.sum())):
-        raise TrustError(f"the kept {name} are not {length} finite numbers")
+        raise TrustError(f"the stored {name} are not {length} finite numbers")
     return vector

@@ -105,10 +105,8 @@ class StudyRun:
     ) -> None:
         self.study, self.run, self.state = study, run, state
         self.exchange, self.store = exchange, store
-        self.attendance, self.patience = (
-            ParticipationPolicy(study),
-            AdaptiveDeadline(study.limits.deadline_seconds),
-        )
+        self.attendance = ParticipationPolicy(study)
+        self.patience = AdaptiveDeadline(study.limits.deadline_seconds)
 
     def as_far_as_it_goes(self) -> tuple[RunState, RunEnding]:
         """Run as ``run_study`` does."""
@@ -259,18 +257,13 @@ class StudyRun:
         try:
             if is_complete(self.study, self.state, gathered):
                 return advance(self.study, self.state, gathered)
-            why = "not everyone answered"
+            why = "not all hospitals of the cohort replied"
         except MessageError as error:
             why = str(error)
-        self.store.event(
-            "attempt-failed",
-            phase=self.state.phase,
-            round=self.state.round,
-            attempt=self.state.attempt,
-            cohort=list(self.state.cohort),
-            missing=missing,
-            why=why,
-        )
+        now = self.state
+        where = {"phase": now.phase, "round": now.round, "attempt": now.attempt}
+        cohort = list(now.cohort)
+        self.store.event("attempt-failed", **where, cohort=cohort, missing=missing, why=why)
         return None
 
     def _finish(self) -> None:

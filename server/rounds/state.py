@@ -151,7 +151,7 @@ def check_reply(study: Study, header: RequestHeader, hospital: str, reply: Reply
     if got.hospital != hospital:
         raise MessageError(f"{hospital}: the reply is in the name of {got.hospital}")
     if got.kind not in (_ANSWERS[header.kind], "refused"):
-        raise MessageError(f"{hospital}: {got.kind} is no answer to {header.kind}")
+        raise MessageError(f"{hospital}: a reply {got.kind!r} to a request {header.kind!r}")
     if got.kind == "release":
         part = Plan.of(study).purpose(header.purpose)
         if got.cohort != cohort_digest(header.members()):
@@ -167,8 +167,8 @@ def check_reply(study: Study, header: RequestHeader, hospital: str, reply: Reply
             largest = largest_norm(study, part, [hospital])
             if norm > largest:
                 raise MessageError(
-                    f"{hospital}: a sum of norm {norm:.3g}; its patients and noise make "
-                    f"{largest:.3g} at most"
+                    f"{hospital}: the norm of its sum is {norm:.3g}; the limit for its declared "
+                    f"patients and noise is {largest:.3g}"
                 )
 
 
@@ -188,7 +188,7 @@ def advance(study: Study, state: RunState, gathered: StreamingSum) -> RunState:
     part, count = Plan.of(study).purpose(state.purpose), len(gathered.hospitals)
     reach = reach_of(study, part, count)
     if study.masked and gathered.exceeds(reach):
-        raise MessageError(f"a sum beyond ±{reach} grid steps: no honest cohort makes that")
+        raise MessageError(f"the sum exceeds ±{reach} grid steps, the limit for honest hospitals")
     state = replace(state, cohort=())
     if state.phase == "survey":
         counted = {

@@ -26,7 +26,7 @@ def _main(grid: Any, run: str) -> None:
     record = store.run(run)
     offer = store.offer(record.study) if record else None
     if record is None or offer is None:
-        raise UsageError(f"run {run} is not known here")
+        raise UsageError(f"run {run} is not in the coordinator's database")
     study = offer.study
     master = Path(os.environ[CHECKPOINT_KEY_VARIABLE]).read_bytes()
     keystore = AesKeyStore(study_key(master, store.salt(study.digest), study.digest))

@@ -15,7 +15,7 @@ from flo.errors import FloError
 from flo.host.memory import give_back_freed_memory
 from flo.privacy.accounting.plan import Plan
 from flo.protocol.messages import model_digest
-from flo.server.flower.grid import GridExchange, GridLargeBodies, LargeBodyTransport
+from flo.server.flower.grid import GridExchange, GridLargeBodies
 from flo.server.rounds.loop import RunStore, StudyRun
 from flo.server.rounds.state import RunState
 from flo.study.document import Study
@@ -66,8 +66,10 @@ def execute_run(
         FloError: the saved state cannot be opened, the coordinator does not answer, or another
             process has taken over the run.
     """
+    bodies = GridLargeBodies(grid, here=here)
+    exchange = GridExchange(grid, kept.nodes, kept.connections, kept.stop_requested, bodies)
     try:
-        _carry_out(study, run, GridLargeBodies(grid, here=here), grid, kept, publish)
+        _carry_out(study, run, exchange, kept, publish)
     except FloError as error:
         kept.failed(str(error))
         raise
@@ -76,12 +78,10 @@ def execute_run(
 def _carry_out(
     study: Study,
     run: str,
-    large_bodies: LargeBodyTransport,
-    grid: Any,
+    exchange: GridExchange,
     kept: RunBackend,
     publish: Callable[[RunState], str],
 ) -> None:
-    exchange = GridExchange(grid, kept.nodes, kept.connections, kept.stop_requested, large_bodies)
     saved = kept.load()
     present = exchange.wait_for(
         [hospital.id for hospital in study.hospitals],

@@ -29,8 +29,8 @@ class _Handed(Document):
     @classmethod
     def from_bytes(cls: type[HandedT], data: bytes) -> HandedT:
         """Parse the document. Raises MessageError or UsageError if it is invalid."""
-        document = canonical.decode(data, limit=_LIMIT, what="what a job is given")
-        return parse(cls, document, "what a job is given")
+        document = canonical.decode(data, limit=_LIMIT, what="the job's document")
+        return parse(cls, document, "the job's document")
 
 
 class JobKeys(_Handed):

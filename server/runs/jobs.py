@@ -1,4 +1,4 @@
-"""Runs that are carried out elsewhere: each has a job, which is begun, lent its run, and replaced.
+"""Runs in remote jobs: a job is started, gets its run on loan, and is replaced if it ends early.
 
 A job authenticates with its own secret to get its run's ServerApp, and with a token to report on
 its run. The secret is derived from this coordinator's keys and the token is signed by them, so a
@@ -107,7 +107,7 @@ class Jobs:
         if self._aggregators is None:
             raise UsageError(
                 "this coordinator has no AWS account",
-                hint="add what `flo aws deploy` printed to coordinator.toml, and start it again",
+                hint="add the lines that `flo aws deploy` prints to coordinator.toml, and restart",
             )
 
     def leased_to(self, path: str) -> tuple[LeasedRun, str] | None:
@@ -184,7 +184,7 @@ class Jobs:
         try:
             state = self._state(job)
         except FloError as error:
-            log.warning("a job's state is not known", extra={"fields": {"why": str(error)}})
+            log.warning("a job's state could not be read", extra={"fields": {"why": str(error)}})
             return None
         if not state.over:
             return None
@@ -221,7 +221,7 @@ class Jobs:
     @property
     def _elsewhere(self) -> Aggregators:
         if self._aggregators is None:
-            raise UsageError("this coordinator has no AWS account any more")
+            raise UsageError("coordinator.toml names no AWS account any more")
         return self._aggregators
 
     def _state(self, job: str) -> JobState:

@@ -56,15 +56,15 @@ class RemoteRunClient(Connection):
         if response.status_code == 401:
             raise TrustError(
                 "the coordinator does not accept this job's token: it has expired, or the "
-                "coordinator has another key",
-                hint="the coordinator begins another job by itself",
+                "coordinator has a new key",
+                hint="no action is needed: the coordinator starts another job",
             )
         if response.status_code != 200:
             reply = ErrorReply.of(response)
             if reply.status == 403:
-                raise TrustError(f"the coordinator refuses this job's token: {reply.why}")
-            # The run's API answers 400 for all that is no longer this process's to say.
-            raise RefusedError(f"the coordinator refuses: {reply.why}")
+                raise TrustError(f"the coordinator refused this job's token: {reply.why}")
+            # The run's API answers 400 if another process has taken over the run, or it is over.
+            raise RefusedError(f"the coordinator refused the call: {reply.why}")
         return canonical.decode(response.content, limit=MAX_RUN_REPORT_BYTES, what="reply")
 
     def _answer(self, method: str, path: str, body: bytes | None) -> httpx.Response:

@@ -63,7 +63,7 @@ class RemoteRunStore:
         taken = parse(ClaimedRun, link.post("take", b""), "the coordinator's answer")
         self.study: Study = from_canonical(taken.study.encode())
         if self.study.digest != study:
-            raise TrustError("the coordinator hands out another study than this job is for")
+            raise TrustError("the coordinator sent another study than this job is for")
         self._launch, self._saved = taken.launch, taken.saved
         context = {"purpose": "checkpoint", "study": study, "run": run}
         self._vectors = KeptVectors(artifacts, keystore, context)
@@ -89,7 +89,7 @@ class RemoteRunStore:
         except UsageError as error:
             raise TrustError(f"{what} is missing") from error
         if canonical.digest(kept) != saved.digest:
-            raise TrustError(f"{what} is not what was saved: an older one, or changed")
+            raise TrustError(f"{what} is not the last one saved, or was changed")
         state = sealed.unseal(self._keystore, self._context(saved.phase, saved.round), kept, what)
         return checkpoint.from_bytes(state, self._vectors.load)
 
@@ -219,11 +219,7 @@ class RemoteRunStore:
     def _tell(self, *, saved: Saved | None = None, end: RunEnd | None = None) -> None:
         """Report all that is buffered. Raises RefusedError if another launch has the run."""
         told = RunReport(
-            launch=self._launch,
-            events=tuple(self._events),
-            heads=self._heads,
-            saved=saved,
-            end=end,
+            launch=self._launch, events=tuple(self._events), heads=self._heads, saved=saved, end=end
         )
         answer = self._link.post("tell", told.to_bytes())
         try:

@@ -110,13 +110,12 @@ class Runs:
 
     def _start_approved(self) -> None:
         for offer in self._store.offers():
+            study = offer.study.digest
             wanted = {hospital.id for hospital in offer.study.hospitals}
-            if offer.status == "offered" and wanted <= set(
-                self._store.approvals(offer.study.digest)
-            ):
+            if offer.status == "offered" and wanted <= set(self._store.approvals(study)):
                 run = new_run_id()
-                if self._store.start_run(run, offer.study.digest):
-                    self._store.add_event(offer.study.digest, "started", run=run)
+                if self._store.start_run(run, study):
+                    self._store.add_event(study, "started", run=run)
 
     def _launch_running(self) -> None:
         for record in self._store.runs():
@@ -138,7 +137,7 @@ class Runs:
         except FloError as error:
             log.exception("run could not be started")
             if elsewhere:
-                self._give_up(run, study, f"no job could be begun: {error}")
+                self._give_up(run, study, f"a job could not be started: {error}")
 
     def _look_after_running(self) -> None:
         for study, running in list(self._running.items()):
@@ -157,7 +156,8 @@ class Runs:
             gone = running.gone or self._superlink.has_finished(running.flower_run)
             if over is not None or gone:
                 if running.launches >= _MAX_RELAUNCHES:
-                    self._give_up(running.run, study, over or "the ServerApp kept failing")
+                    failed = f"the ServerApp ended {_MAX_RELAUNCHES} times before the run was over"
+                    self._give_up(running.run, study, over or failed)
                     continue
                 self._store.add_event(study, "relaunched", run=running.run)
                 self._launch(running.run, study)
@@ -197,7 +197,7 @@ class Runs:
             return f"the study expired on {study.expires}"
         approving = len(self._store.approvals(study.digest))
         if approving < study.cohort_floor:
-            return f"{approving} hospitals approve it, {study.cohort_floor} are needed"
+            return f"{approving} hospitals approve it, and it needs {study.cohort_floor}"
         return None
 
     def _enough_are_online(self, study: Study) -> bool:
@@ -219,13 +219,10 @@ class Runs:
         for study in list(self.uncarded):
             record, offer = self._store.last_run(study), self._store.offer(study)
             result = (record.result or {}) if record else {}
-            if record is None or offer is None or "model" not in result:
+            if record and offer and "model" in result and not published(self._store, study):
+                self._sign_card(record, offer, result)
+            else:
                 self.uncarded.discard(study)
-                continue
-            if published(self._store, study):
-                self.uncarded.discard(study)
-                continue
-            self._sign_card(record, offer, result)
 
     def _sign_card(self, record: RunRecord, offer: Offer, result: dict[str, object]) -> None:
         study = offer.study.digest
@@ -238,7 +235,7 @@ class Runs:
             heads = self._store.study_heads(study)
             card = write_card(self._home, offer, record.id, result, extracts, heads)
         except NetworkError:
-            log.exception("the model could not be fetched; it is tried again")
+            log.exception("the model could not be fetched; the next attempt follows")
             return
         except Exception as error:  # any: one study's failure must not stop the others
             log.exception("the model card could not be signed")

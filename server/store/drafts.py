@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import Any
 
 from flo.errors import StudyError
 from flo.server.store.tables import Tables, now
@@ -34,7 +33,8 @@ class DraftTables(Tables):
             ).fetchone()
             if others >= _MOST:
                 raise StudyError(
-                    f"{_MOST} drafts are kept already", hint="discard some that nobody needs"
+                    f"there are {_MOST} drafts, the most that can be stored",
+                    hint="discard drafts that are no longer needed",
                 )
             row = (name, document, person, now())
             self._db.execute("INSERT OR REPLACE INTO drafts VALUES (?, ?, ?, ?)", row)
@@ -42,19 +42,15 @@ class DraftTables(Tables):
 
     def drafts(self) -> list[SavedDraft]:
         """Return all drafts, the last saved one at the end."""
-        return [_draft(row) for row in self._all("SELECT * FROM drafts ORDER BY time")]
+        return [SavedDraft(*row) for row in self._all("SELECT * FROM drafts ORDER BY time")]
 
     def draft(self, draft: str) -> SavedDraft:
         """Return a draft. Raises StudyError if it does not exist."""
         row = self._one("SELECT * FROM drafts WHERE id = ?", draft)
         if row is None:
-            raise StudyError("this draft is no longer there: it was signed or discarded")
-        return _draft(row)
+            raise StudyError("this draft no longer exists: it was signed or discarded")
+        return SavedDraft(*row)
 
     def discard_draft(self, draft: str) -> None:
         """Delete a draft, if it exists."""
         self._write("DELETE FROM drafts WHERE id = ?", draft)
-
-
-def _draft(row: tuple[Any, ...]) -> SavedDraft:
-    return SavedDraft(row[0], row[1], row[2], row[3])

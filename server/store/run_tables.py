@@ -109,7 +109,7 @@ class RunTables(Tables):
             (*values, run, launch),
         )
         if changed.rowcount != 1:
-            raise RefusedError(f"run {run} is over here, or goes on elsewhere")
+            raise RefusedError(f"run {run} is over, or another process carries it out")
 
     def resume_run(self, run: str) -> None:
         """Set a paused run and its study to running."""
@@ -141,7 +141,7 @@ class RunTables(Tables):
                 "UPDATE jobs SET opened = 1 WHERE name = ? AND opened = 0", (job,)
             )
             if changed.rowcount != 1:
-                raise RefusedError("this job was opened already, or there is none")
+                raise RefusedError(f"job {job} was opened already, or does not exist")
             run, study = self._db.execute(
                 "SELECT runs.id, runs.study FROM jobs JOIN runs ON runs.id = jobs.run"
                 " WHERE jobs.name = ?",
@@ -168,7 +168,7 @@ class RunTables(Tables):
                 "SELECT salt FROM salts WHERE study = ?", (study,)
             ).fetchone()
         if salt is None:
-            raise RefusedError(f"study {study[:12]} was shredded: what was kept opens no more")
+            raise RefusedError(f"study {study[:12]} was shredded: its states cannot be opened")
         return bytes(salt)
 
     def erase_salt(self, study: str) -> None:

@@ -32,7 +32,7 @@ class OperatorActions:
         """Return the study with this digest. Raises StudyError if it does not exist."""
         found = self.store.offer(digest)
         if found is None:
-            raise StudyError(f"no study {digest[:12]} here", hint="`flo study list` shows them")
+            raise StudyError(f"study {digest[:12]} does not exist", hint="see `flo study list`")
         return found
 
     def stop(self, digest: str, person: str) -> None:

@@ -18,11 +18,7 @@ from flo.study.document import UNDER_WAY
 
 
 def shred(
-    home: CoordinatorHome,
-    store: Store,
-    offer: Offer,
-    person: str,
-    artifacts: ArtifactStore | None,
+    home: CoordinatorHome, store: Store, offer: Offer, person: str, artifacts: ArtifactStore | None
 ) -> int:
     """Erase a study; return how many files and objects were removed. Repeat after an interruption.
 
@@ -35,7 +31,8 @@ def shred(
     study = offer.study
     if offer.status in UNDER_WAY:
         raise StudyError(
-            f"study {study.name} is {offer.status}", hint=f"first: flo study stop {study.name}"
+            f"study {study.name} is {offer.status}: only a study that is over can be erased",
+            hint=f"stop it first: flo study stop {study.name}",
         )
     store.erase_salt(study.digest)
     store.add_event(study.digest, "shredded", by=person)

@@ -109,13 +109,13 @@ class StudyProgress:
                 self._say(_DECLINED[facts["decision"]], facts["hospital"])
                 self.approved.discard(facts["hospital"])
             case "started" | "resumed":
-                self.now = "waiting for sites"
+                self.now = "waiting for hospitals"
             case "paused":
-                self.now = f"paused: {facts.get('why', 'too few sites are there')}"
+                self.now = f"paused: {facts.get('why', 'too few hospitals are connected')}"
             case "job-begun":
                 self.now = f"job {facts['job']} is starting"
             case "job-over" | "failed":
-                self.now = f"another job follows: {facts['why']}"
+                self.now = f"to be launched again: {facts['why']}"
             case "online":
                 self.now = "rounds"
                 self._say("online", *facts["hospitals"])
@@ -162,7 +162,7 @@ class StudyProgress:
         """
         self.retries += 1
         self._failed += 1
-        missing = ", ".join(facts["missing"]) or "nobody"
+        missing = ", ".join(facts["missing"]) or "none"
         self.last_failure = f"round {facts['round']}: {facts['why']} (missing: {missing})"
         self._say(f"missing in round {facts['round']}", *facts["missing"])
         if self.study.mechanism.noise == "distributed" and facts["phase"] in _PAID:

@@ -134,14 +134,13 @@ def _built(study: Study, documents: list[bytes], heads: dict[str, LedgerHead]) -
         return None
     try:
         report = build(documents, heads)
-        facts = canonical.decode(report, limit=MAX_REPORT_BYTES, what="report", values=MOST_VALUES)[
-            "facts"
-        ]
+        whole = canonical.decode(report, limit=MAX_REPORT_BYTES, what="report", values=MOST_VALUES)
+        facts = whole["facts"]
     except FloError as error:
-        log.warning("an extract does not hold", extra={"fields": {"why": str(error)}})
+        log.warning("an extract is invalid", extra={"fields": {"why": str(error)}})
         return None
     except Exception:  # untrusted document: any error means that it is invalid
-        log.exception("an extract does not hold")
+        log.exception("an extract is invalid")
         return None
     return report if facts["study"]["digest"] == study.digest else None
 
@@ -151,10 +150,10 @@ def refuse_unsound(extract: bytes) -> None:
     try:
         build([extract])
     except FloError as error:
-        raise MessageError(f"this extract does not hold: {error}") from error
+        raise MessageError(f"this extract is invalid: {error}") from error
     except Exception as error:  # untrusted document: any error means that it is invalid
-        log.exception("an extract does not hold")
-        raise MessageError("this extract does not hold") from error
+        log.exception("an extract is invalid")
+        raise MessageError("this extract is invalid") from error
 
 
 def published(store: Store, study: str) -> tuple[Path, Path] | None:

@@ -55,12 +55,12 @@ def complete_for_signing(
     same = [status for one, status in earlier if one.digest == complete.digest]
     if same and same[0] not in UNDER_WAY:
         raise StudyError(
-            f"this very study is {same[0]} already",
-            hint=f"another run is another agreement: {hint}",
+            f"this version of {complete.name} was signed before and is {same[0]}",
+            hint=f"to run it again, {hint}: hospitals approve each version once",
         )
     if not same and complete.version in versions:
         raise StudyError(
             f"version {complete.version} of {complete.name} was signed with another text",
-            hint=f"people speak of a study by name and version: {hint}",
+            hint=f"a signed version cannot change: {hint}",
         )
     return complete

@@ -46,7 +46,7 @@ ATTACKS = (
         "a body of more than its limit",
         sends(body=bytes(MAX_SITE_BODY + 1)),
         "413",
-        request(f"a body of more than {MAX_SITE_BODY} bytes"),
+        request(f"the body exceeds {MAX_SITE_BODY} bytes"),
     ),
     Attack(
         "a body in pieces that says no length",
@@ -56,7 +56,7 @@ ATTACKS = (
             encode_chunked=True,
         ),
         "413",
-        request(f"a body of more than {MAX_SITE_BODY} bytes"),
+        request(f"the body exceeds {MAX_SITE_BODY} bytes"),
     ),
     Attack("a decompression bomb", bomb, "400", call("request: not valid JSON")),
     Attack(

@@ -55,7 +55,7 @@ ATTACKS = (
         "a certificate from a leaked authority's key, never enrolled",
         lambda s: [s.call("studies", {}, shows(s.coordinator, "north"))],
         "403",
-        request("north: not the enrolled certificate"),
+        request("north: this is not the enrolled certificate"),
     ),
     Attack(
         "the certificate of a revoked hospital",
@@ -73,7 +73,7 @@ ATTACKS = (
         "a certificate from before its renewal",
         lambda s: [s.call("studies", {}, s.before_renewal)],
         "403",
-        request("renewed: not the enrolled certificate"),
+        request("renewed: this is not the enrolled certificate"),
     ),
     Attack(
         "another hospital's node key in a Fleet call",
@@ -91,13 +91,13 @@ ATTACKS = (
         "an invitation that was used",
         lambda s: with_invitation(s, s.used_invitation, "site/enrol"),
         "403",
-        request("this invitation opens enrolment only, once"),
+        request("an invitation is valid for one enrolment only"),
     ),
     Attack(
         "an invitation at every other call",
         lambda s: with_invitation(s, s.invitation, *OTHER_CALLS),
         "403",
-        request("this invitation opens enrolment only, once"),
+        request("an invitation is valid for one enrolment only"),
     ),
     Attack(
         "enrolment in another hospital's name",
@@ -123,7 +123,7 @@ ATTACKS = (
         "a renewal with another key",
         lambda s: renews(s, signing_request("north", Identity.new())),
         "403",
-        call("a renewal is for the enrolled key"),
+        call("a renewal must contain the enrolled key"),
     ),
     Attack(
         "a renewal with another hospital's recorded request",

@@ -136,7 +136,7 @@ ATTACKS = (
         "an approval in another hospital's name",
         posts("approvals", lambda s: approval(s, hospital="south")),
         "403",
-        call("this approval is in the name of south"),
+        call("this decision is in the name of south"),
     ),
     Attack(
         "another hospital's own approval",
@@ -148,7 +148,7 @@ ATTACKS = (
         "an approval of an edited study",
         posts("approvals", lambda s: approval(s, study="0" * 64)),
         "400",
-        call("study 000000000000 is not on offer"),
+        call("study 000000000000 is unknown, or is over"),
     ),
     Attack(
         "a ledger head signed by another key",

@@ -50,7 +50,7 @@ ATTACKS = (
         "a form on another page, with an operator's cookie",
         from_other_pages,
         "403",
-        denied("did not come from a page of ours"),
+        denied("is not from a page of this coordinator"),
     ),
     Attack(
         "a viewer who stops a study on the console",

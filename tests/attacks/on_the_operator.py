@@ -95,7 +95,7 @@ ATTACKS = (
         "a token from the future",
         lambda s: asks(s, of(s.coordinator.home.open_tls_identity(), seconds_ago=-900)),
         "401",
-        denied("this token is from the future"),
+        denied("this token is not valid yet"),
     ),
     Attack(
         "a viewer's token edited to be an operator's",
@@ -138,7 +138,7 @@ ATTACKS = (
         "a study larger than any, by an operator",
         lambda s: launches(s, "operator", b" " * (MAX_STUDY_BYTES + 1)),
         "400",
-        call("a body of more than"),
+        call("the body exceeds"),
     ),
     Attack(
         "a number without end in an address, by an operator",

@@ -71,13 +71,13 @@ ATTACKS = (
         "paths that climb out of theirs",
         lambda s: asks(s, *(("POST", path) for path in TRAVERSALS)),
         "404",
-        request("not on the list"),
+        request("this path is not open to hospitals"),
     ),
     Attack(
         "every operator's call at the hospitals' port",
         lambda s: asks(s, *operator_routes()),
         "404",
-        request("not on the list"),
+        request("this path is not open to hospitals"),
     ),
     Attack(
         "every control call of Flower's at the hospitals' port",
@@ -101,12 +101,12 @@ ATTACKS = (
         "requests in a queue, before the first one is answered",
         lambda s: [said(s.coordinator.port, s.client("north"), QUEUED)],
         CUT_OFF,
-        connection("requests in a queue before"),
+        connection("requests wait on one connection"),
     ),
     Attack(
         "a request with two lengths, to smuggle another in",
         lambda s: [said(s.coordinator.port, s.client("north"), SMUGGLED)],
         "400",
-        connection("not HTTP as it should be"),
+        connection("invalid HTTP"),
     ),
 )

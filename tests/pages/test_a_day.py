@@ -80,7 +80,7 @@ def test_from_an_invitation_to_a_report(
             operator.click("Download the model")
         downloaded.value.save_as(tmp_path / downloaded.value.suggested_filename)
         with operator.page.expect_download() as downloaded:
-            operator.click("The report, to verify")
+            operator.click("Download the report")
         report = tmp_path / "report.json"
         downloaded.value.save_as(report)
         assert flo("audit", "verify", report).returncode == 0
@@ -123,7 +123,7 @@ def write_and_sign(operator: Person, study_toml: str) -> None:
     assert "400" in operator.complaints.pop()  # the browser's word for what the page explains
     operator.page.get_by_label("or its text").fill(study_toml)
     operator.click("Check and save the draft")
-    operator.reads("Is everyone there?")
+    operator.reads("Are all hospitals enrolled?")
     operator.shows("console-draft")
     operator.click("Sign, and offer it")
     operator.reads("waiting for 3 approvals")

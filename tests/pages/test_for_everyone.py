@@ -119,7 +119,7 @@ def test_who_may_not_act_sees_no_button_for_it(
         assert ("Audit log" in content) == (role == "auditor")
         someone.click("tiny, version 1")
         someone.reads("Model, report and card")
-        assert "Erase what is kept" not in someone.page.content()
+        assert "Erase its states" not in someone.page.content()
         someone.page.goto(f"{someone.page.url}/shred")
         someone.reads("may not shred a study")
 

@@ -97,7 +97,9 @@ def test_two_keys_of_one_epoch_for_two_hospitals_spoil_the_sum_and_show_nothing(
     ]
     state = RunState.start(two.study)
     for liar in seen[2:]:
-        with pytest.raises(MessageError, match="no honest cohort makes that"):  # by chance: 1e-11
+        with pytest.raises(
+            MessageError, match="the limit for honest hospitals"
+        ):  # by chance: 1e-11
             advance(two.study, state, {"north": north, "south": south.values, "liar-0": liar})
     for coefficients in itertools.product((-1, 0, 1), repeat=4):
         total = np.zeros_like(north)

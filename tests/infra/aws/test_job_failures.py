@@ -100,10 +100,10 @@ def _for_another_study(stage: Stage, launch: Launch) -> None:
 
 
 SPOILED: dict[str, tuple[Spoil, str]] = {
-    "opened before": (_opened_before, "this job was opened already"),
+    "opened before": (_opened_before, "was opened already"),
     "expired token": (_expired, "does not accept this job's token: it has expired"),
     "a token for another job": (_another_jobs, "this token is for another job"),
-    "a person's token": (_a_persons, "refuses this job's token"),
+    "a person's token": (_a_persons, "refused this job's token"),
     "flipped byte": (_flipped, "the job's access was changed"),
     "truncated": (_truncated, "it was cut"),
     "another study's": (_for_another_study, f"the job's access was sealed for study {'ab' * 32}"),
@@ -198,7 +198,7 @@ def test_a_job_that_was_never_begun_is_followed_by_one_that_is(stage: Stage) -> 
         for event in all_events(stage.home, digest)
         if event["kind"] == "paused"
     }
-    assert "no job could be begun" in why
+    assert "a job could not be started" in why
     assert "does not exist" in why
     stage.coordinator.stop()
     toml.write_text(good)

@@ -97,7 +97,7 @@ def test_nothing_is_renewed_before_it_is_due(coordinator: RealCoordinator, site:
 
 def test_another_key_is_no_renewal(coordinator: RealCoordinator, site: SiteHome) -> None:
     other = request(site.read_config().hospital, Identity.new())
-    with connect(site) as api, pytest.raises(TrustError, match="another key is another enrolment"):
+    with connect(site) as api, pytest.raises(TrustError, match="needs a new invitation"):
         api.call("renew", {"request": other})
     assert is_served(coordinator, coordinator.site(site))
 

@@ -186,8 +186,8 @@ def test_a_denied_person_is_on_record(
 @pytest.mark.parametrize(
     ("method", "path", "status", "why"),
     [
-        ("POST", "/v1/control/start-run", 404, "not on the list"),
-        ("GET", "/v1/site/studies", 404, "not on the list"),
+        ("POST", "/v1/control/start-run", 404, "this path is not open to hospitals"),
+        ("GET", "/v1/site/studies", 404, "this path is not open to hospitals"),
         ("POST", "/v1/fleet/pull-messages", 403, "north: the node key is not the certificate's"),
     ],
 )

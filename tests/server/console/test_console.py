@@ -275,7 +275,7 @@ def test_a_draft_is_changed_and_discarded(operator: Browser) -> None:
     assert "second, version 1" in operator.get(path)[2]
     assert operator.post(f"{path}/discard")[0] == 303
     status, _, text = operator.get(path)
-    assert (status, "no longer there" in text) == (400, True)
+    assert (status, "no longer exists" in text) == (400, True)
 
 
 def test_a_form_that_is_too_large_is_refused(operator: Browser) -> None:
@@ -320,7 +320,7 @@ def test_what_is_signed_is_what_was_shown(
     coordinator.enrol(tmp_path / "again", "north")
     for fields in ({"digest": seen}, {"digest": ""}, {}):
         status, _, text = operator.post(f"{path}/sign", place="here", **fields)
-        assert (status, "another than was shown" in text) == (400, True)
+        assert (status, "has changed since it was shown" in text) == (400, True)
     now = to_be_signed(operator.get(path)[2])
     assert now != seen
     assert operator.post(f"{path}/sign", digest=now)[0] == 400  # and where, is not guessed
@@ -332,14 +332,14 @@ def test_a_study_is_carried_out_only_where_this_coordinator_can(
 ) -> None:
     path, _ = draft(operator, name=f"elsewhere-{secrets.token_hex(3)}")
     status, _, text = operator.post(f"{path}/sign", place="sagemaker")
-    assert (status, "cannot be carried out" in text) == (400, True)
-    assert "they can at: here" in text
+    assert (status, "cannot carry out runs" in text) == (400, True)
+    assert "choose one of: here" in text
 
 
 def test_stopping_is_asked_for_twice_and_stands_in_the_log(
     coordinator: RealCoordinator, operator: Browser, signed: str
 ) -> None:
-    assert "Nothing has run." in operator.get(f"{signed}/stop")[2]
+    assert "No round has run." in operator.get(f"{signed}/stop")[2]
     assert "waiting for 3 approvals" in operator.get(signed)[2]
     assert operator.post(f"{signed}/stop")[0] == 303
     assert ">stopped<" in operator.get(signed)[2]

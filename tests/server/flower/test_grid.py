@@ -472,7 +472,7 @@ def test_a_request_is_put_again_until_the_coordinator_takes_it(world: World, *, 
     GridLargeBodies(line, here=here).put("a" * 32, [11], memoryview(LARGE))
     assert line.asked == 3
     line = Line(*[503] * 9)
-    with pytest.raises(NetworkError, match="does not take a request"):
+    with pytest.raises(NetworkError, match="did not accept a request"):
         GridLargeBodies(line, here=here).put("a" * 32, [11], memoryview(LARGE))
     assert line.asked == 4
 

@@ -240,7 +240,7 @@ def test_a_token_is_not_shown_to_an_impostor(coordinator: RealCoordinator, tmp_p
         (("--hours", "inf"), "--hours inf is not within"),
         (("--hours", "nan"), "--hours nan is not within"),
         (("--hours", "0"), "--hours 0 is not within"),
-        (("--hours", "0.0001"), "lives 1 to 86400 seconds, not 0"),
+        (("--hours", "0.0001"), "lifetime is 1 to 86400 seconds, not 0"),
         (("--hours", "-8"), "--hours -8 is not within"),
         (("--role", "admin"), "role 'admin' is not one of operator, viewer, auditor"),
         (("--role", "Operator"), "role 'Operator' is not one of"),

@@ -91,7 +91,7 @@ def test_after_one_that_was_none_the_next_waits_and_no_other_hospital() -> None:
     turns = ExtractTurns(clock)
     with turns.of("north"):
         turns.wasted("north")
-    with pytest.raises(Refused, match="too soon"):
+    with pytest.raises(Refused, match="after an invalid extract"):
         turns.of("north").__enter__()
     with turns.of("south"):
         pass

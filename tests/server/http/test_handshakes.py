@@ -119,4 +119,4 @@ def test_who_never_ends_a_request_is_cut_off_in_time(coordinator: RealCoordinato
     while len(entered(coordinator)) == before and time.monotonic() < end:
         time.sleep(0.05)
     (facts,) = entered(coordinator)[before:]
-    assert facts["why"] == "no whole request in time"
+    assert facts["why"] == "no complete headers in 10 seconds"

@@ -32,7 +32,7 @@ def test_a_folder_is_made_a_coordinator_once(tmp_path: Path) -> None:
     before = (tmp_path / "home" / "identity.key").read_bytes()
     again = flo_process(*wish)
     assert again.returncode == 2
-    assert "is a coordinator already" in again.stderr
+    assert "is already a coordinator's folder" in again.stderr
     assert (tmp_path / "home" / "identity.key").read_bytes() == before
 
 

@@ -90,7 +90,7 @@ def test_all_messages_of_a_hospital_at_once_are_bounded_and_anothers_go_on(
     end = time.monotonic() + 10
     while push(small, north, part) == 429:  # until the coordinator has seen that they are gone
         assert time.monotonic() < end
-    assert f"more than {most} bytes at once" in (
+    assert f"concurrent requests exceed {most} bytes" in (
         small.home.directory / "log" / "coordinator.jsonl"
     ).read_text(encoding="utf-8")
 

@@ -299,7 +299,7 @@ def test_a_refusal_is_in_the_log(coordinator: RealCoordinator, north: ssl.SSLCon
     coordinator.outside("POST", "/v1/fleet/seen-by-the-auditor", north)
     log = (coordinator.home.directory / "log" / "coordinator.jsonl").read_text().splitlines()
     (line,) = [line for line in log if "seen-by-the-auditor" in line]
-    assert "not on the list" in line
+    assert "not open to hospitals" in line
 
 
 def test_after_all_that_a_good_site_is_served(

@@ -67,7 +67,7 @@ def test_a_key_is_not_replaced_while_a_study_is_under_way(tmp_path: Path, status
         if status == "running":
             store.start_run("run-1", digest)
         before = files(home)
-        with pytest.raises(RefusedError, match="under way under the present key: tiny") as raised:
+        with pytest.raises(RefusedError, match="under way under the current key: tiny") as raised:
             key_rotation.replace_key(home)
         assert "flo study stop" in raised.value.hint
         assert files(home) == before

@@ -44,7 +44,7 @@ def test_every_secret_moves_and_the_old_key_opens_none(
 
 
 def test_the_key_store_in_use_is_no_other(home: CoordinatorHome) -> None:
-    with pytest.raises(RefusedError, match="in use already"):
+    with pytest.raises(RefusedError, match="in this key store already"):
         rewrap(home, KeyStoreConfig())
 
 
@@ -90,7 +90,7 @@ def test_a_move_that_was_killed_anywhere_is_finished_by_asking_again(
                 pass
         if not finished:
             if home.read_config().keystore == config:  # it was switched: nothing else is done now
-                with pytest.raises(RefusedError, match="was cut off") as refusal:
+                with pytest.raises(RefusedError, match="was interrupted") as refusal:
                     home.require_no_pending_rotation()
                 assert "flo coordinator rewrap" in refusal.value.hint
             else:
@@ -110,7 +110,7 @@ def test_a_move_that_never_switched_is_given_up_by_asking_for_what_is(
         killed_at(3, patched)
         with pytest.raises(Killed):
             rewrap(home, KeyStoreConfig(path=tmp_path / "another"))
-    with pytest.raises(RefusedError, match="in use already"):
+    with pytest.raises(RefusedError, match="in this key store already"):
         rewrap(home, KeyStoreConfig())
     assert opened(home, home.open_keystore()) == before
     home.require_no_pending_rotation()

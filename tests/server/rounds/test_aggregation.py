@@ -64,7 +64,7 @@ def test_a_hospital_is_counted_once() -> None:
     assert not made
     made.add("north", values)
     assert made
-    with pytest.raises(ValueError, match="once"):
+    with pytest.raises(ValueError, match="answered this attempt already"):
         made.add("north", values)
 
 
@@ -92,5 +92,5 @@ def test_what_a_hospital_sent_is_not_changed_where_it_is_kept() -> None:
 
 
 def test_nothing_is_made_of_an_attempt_that_nobody_answered() -> None:
-    with pytest.raises(ValueError, match="nobody answered"):
+    with pytest.raises(ValueError, match="no hospital has answered"):
         gathered(company_study("masking off")).grid_values(slice(0, 1))

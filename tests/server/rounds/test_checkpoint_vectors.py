@@ -111,7 +111,7 @@ def test_a_process_of_an_earlier_launch_removes_nothing_of_a_later_one(
     first.save(after(START, 2))
     second, state = stored(store, artifacts), after(START, 3)
     second.save(state)
-    with pytest.raises(RefusedError, match="goes on elsewhere"):
+    with pytest.raises(RefusedError, match="another process carries it out"):
         first.save(after(START, 4))
     first._remove_all_but(set())
     found = stored(store, artifacts).load()

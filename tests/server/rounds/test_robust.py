@@ -133,7 +133,7 @@ def test_without_masks_a_sum_beyond_its_hospitals_reach_is_refused_and_named() -
     assert state.phase == "done"
     (bad,) = run.of_kind("bad-reply")
     assert bad["hospital"] == LIAR
-    assert "its patients and noise make" in bad["why"]
+    assert "the limit for its declared patients" in bad["why"]
     attempts = [(*asked[:3], PAIR if asked[1:2] == (2,) else asked[3]) for asked in run.counted]
     assert same_model(state, model_after(run.study, attempts))
 

@@ -322,7 +322,7 @@ def test_a_random_masked_vector_spoils_one_attempt_and_never_the_model(mode: str
     state = run.run()
     (failed,) = run.of_kind("attempt-failed")
     assert failed["missing"] == []
-    assert "no honest cohort makes that" in failed["why"]
+    assert "the limit for honest hospitals" in failed["why"]
     assert run.attempts[1:3] == [("training", 2, 1, HOSPITALS), ("training", 2, 2, HOSPITALS)]
     assert same_model(state, model_after(run.study, run.counted))
 

@@ -176,7 +176,7 @@ def test_each_question_has_one_kind_of_answer_or_a_refusal(
     if kind in (ANSWERS[asked], "refused"):
         check_reply(study, header, "north", answer)
         return
-    with pytest.raises(MessageError, match=f"{kind} is no answer to {asked}"):
+    with pytest.raises(MessageError, match=f"a reply '{kind}' to a request '{asked}'"):
         check_reply(study, header, "north", answer)
 
 
@@ -308,7 +308,7 @@ def test_a_sum_beyond_what_honest_hospitals_could_reach_is_refused(
         return advance(study, start, {h: to_ring(v, ring) for h, v in vectors.items()})
 
     assert added(3).round == 2
-    with pytest.raises(MessageError, match="no honest cohort"):
+    with pytest.raises(MessageError, match="the limit for honest hospitals"):
         added(4)
 
 

@@ -96,7 +96,7 @@ def test_a_job_is_begun_with_a_token_that_opens_it_once(scene: Scene) -> None:
     assert read_token(keys.token, scene.home.open_identity().public).role == "aggregator"
     with pytest.raises(RefusedError, match="opened already"):
         scene.jobs.open(job)
-    with pytest.raises(RefusedError, match="there is none"):
+    with pytest.raises(RefusedError, match="does not exist"):
         scene.jobs.open("flo-run-9-000009-1")
 
 
@@ -200,4 +200,4 @@ Meter.write_if_due = fails
         done = flo("coordinator", "hospitals", "--home", real.home.directory)
         assert "north" in done.stdout
         log = (real.home.directory / "log" / "coordinator.jsonl").read_text()
-        assert "a step of the coordinator failed" in log
+        assert "a periodic step of the coordinator failed" in log

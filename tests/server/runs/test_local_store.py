@@ -90,12 +90,12 @@ def test_a_process_of_an_earlier_launch_saves_nothing_any_more(
     first = LocalRunStore(store, "run-1", STUDY, keystore, artifacts)
     second = LocalRunStore(store, "run-1", STUDY, keystore, artifacts)
     second.save(RunState.start(STUDY))
-    with pytest.raises(RefusedError, match="goes on elsewhere"):
+    with pytest.raises(RefusedError, match="another process carries it out"):
         first.save(RunState.start(STUDY))
-    with pytest.raises(RefusedError, match="goes on elsewhere"):
+    with pytest.raises(RefusedError, match="another process carries it out"):
         first.save_round(RunState.start(STUDY), round=1)
     assert store.events(STUDY.digest) == [], "an event of a round whose state was refused"
-    with pytest.raises(RefusedError, match="goes on elsewhere"):
+    with pytest.raises(RefusedError, match="another process carries it out"):
         first.end("done", {})
 
 

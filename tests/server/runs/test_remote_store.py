@@ -226,7 +226,7 @@ def test_a_state_that_is_not_the_saved_one_is_refused_and_named(
 ) -> None:
     stage.saved()
     stage.replace_newest(spoil(stage, stage.artifacts.get(stage.newest(), LIMIT)))
-    with pytest.raises(TrustError, match=r"saved state of training 3 .* is not what was saved"):
+    with pytest.raises(TrustError, match=r"saved state of training 3 .* is not the last one saved"):
         stage.taken().load()
 
 
@@ -256,7 +256,7 @@ def test_whoever_took_the_run_before_saves_nothing_any_more(stage: Elsewhere) ->
         lambda: first.pause(round=1, phase="training"),
         lambda: first.heads(),
     ):
-        with pytest.raises(RefusedError, match="goes on elsewhere"):
+        with pytest.raises(RefusedError, match="another process carries it out"):
             late()
     found = stage.taken().load()
     assert found is not None

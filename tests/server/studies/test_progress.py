@@ -26,7 +26,12 @@ def done(number: int, phase: str = "training", cohort: list[str] = EVERYONE) -> 
 
 
 def failed(number: int, missing: list[str]) -> Any:
-    facts = {"phase": "training", "round": number, "attempt": 1, "why": "not everyone answered"}
+    facts = {
+        "phase": "training",
+        "round": number,
+        "attempt": 1,
+        "why": "not all hospitals of the cohort replied",
+    }
     return "attempt-failed", facts | {"cohort": EVERYONE, "missing": missing}
 
 
@@ -66,7 +71,7 @@ def test_with_local_noise_a_retry_costs_nothing() -> None:
 
 def test_it_says_what_is_under_way() -> None:
     assert told().doing == "approvals"
-    assert told(("started", {"run": "r"})).doing == "waiting for sites"
+    assert told(("started", {"run": "r"})).doing == "waiting for hospitals"
     assert told(done(1)).doing == "training, round 2 of 3"
     assert told(done(1), done(2), done(3)).doing == "evaluation"
     assert told(done(1), done(2), done(3), done(1, "evaluation")).doing == "being published"

@@ -421,7 +421,7 @@ def test_an_extract_that_is_signed_and_makes_no_sense_does_not_stop_the_coordina
             }
             signature = site.open_identity().sign("extract", canonical.encode(body))
             extract = canonical.encode({"body": body, "signature": signature})
-            with connect(site) as api, pytest.raises(MessageError, match="does not hold"):
+            with connect(site) as api, pytest.raises(MessageError, match="extract is invalid"):
                 api.call("reports", {"study": offer.study.digest, "extract": extract.decode()})
             with closing(home.open_store()) as store:
                 assert store.extracts(offer.study.digest) == {}
@@ -533,9 +533,8 @@ def test_a_model_too_large_for_a_sites_reply_is_refused(clinics: Clinics) -> Non
     os.truncate(tensors, MAX_MODEL_REPLY + 1)
     answer = clinics.ask(0)
     assert answer.status == 400
-    assert answer.document["error"] == (
-        f"a model of {MAX_MODEL_REPLY + 1} bytes, limit {MAX_MODEL_REPLY} here"
-    )
+    limits = f"the model has {MAX_MODEL_REPLY + 1} bytes; at most {MAX_MODEL_REPLY} can be fetched"
+    assert limits in answer.document["error"]
 
 
 @pytest.mark.processes

@@ -60,7 +60,7 @@ def test_a_study_can_be_signed_until_the_day_on_which_it_expires() -> None:
 @pytest.mark.parametrize("status", ["done", "stopped", "ended"])
 def test_a_study_that_is_over_is_not_signed_again(status: str) -> None:
     known = complete_for_signing(study(), KEYS, [], TODAY)
-    with pytest.raises(StudyError, match=f"very study is {status} already") as refused:
+    with pytest.raises(StudyError, match=f"was signed before and is {status}") as refused:
         complete_for_signing(study(), KEYS, [(known, status)], TODAY)
     assert "version = 2" in refused.value.hint
 
