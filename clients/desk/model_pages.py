@@ -46,9 +46,8 @@ def _shown(home: SiteHome, name: str) -> ShownModel:
         made = open_finished(home, name).finished
     except FloError as error:
         return ShownModel(name, str(error), error.hint)
-    fits = (("published", made.published), ("finished", made.finished), ("alone", made.alone))
-    lines = [("ideal", [(0.0, 0.0), (1.0, 1.0)])] + [
-        (label, [(risk, share) for risk, share, _ in fit.curve]) for label, fit in fits
-    ]
+    fits = (("finished", made.finished), ("published", made.published), ("alone", made.alone))
+    lines = [(label, [(risk, share) for risk, share, _ in fit.curve]) for label, fit in fits]
+    lines.append(("ideal", [(0.0, 0.0), (1.0, 1.0)]))
     plot = plane(lines, most_across=1.0, least_top=1.0, across=_PERCENT)
     return ShownModel(name, made=made, fits=fits, plot=plot)

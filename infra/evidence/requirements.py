@@ -306,9 +306,14 @@ ROWS: tuple[Requirement, ...] = (
     Requirement(
         "GDPR Art. 17",
         "right to erasure",
-        "records leave every frozen copy and take part in nothing later; the bound of what they "
-        "changed before is recorded; models are not retrained",
-        ("tests/clients/patients/test_opt_outs.py::test_an_opt_out_holds_from_the_next_round",),
+        "records leave every frozen copy and take part in nothing later; models that this hospital "
+        "finished with them are deleted; the bound of what they changed in published ones is "
+        "recorded; those are not retrained",
+        (
+            "tests/clients/patients/test_opt_outs.py::test_an_opt_out_holds_from_the_next_round",
+            "tests/clients/prediction/test_finish.py::"
+            "test_an_opt_out_or_erasure_of_a_member_withdraws_it",
+        ),
         _erasure,
     ),
     Requirement(
@@ -346,7 +351,15 @@ ROWS: tuple[Requirement, ...] = (
     Requirement(
         "GDPR Art. 32(1)(c)",
         "restoring availability in time",
-        "backup and restore are not part of FLO yet",
+        "site and coordinator are backed up encrypted under a passphrase; a restored site charges "
+        "all that it may have released since, and a restored coordinator continues its runs",
+        (
+            "tests/end_to_end/test_backup.py::test_a_site_that_lost_its_machine_goes_on_and_counts_"
+            "all_that_it_may_have_released",
+            "tests/end_to_end/test_backup.py::test_a_coordinator_that_lost_its_machine_goes_on_from"
+            "_its_backup",
+        ),
+        _logged("backups and restores", "backed-up", "restored", "ledger-recovered"),
     ),
     Requirement(
         "GDPR Art. 32(1)(d)",

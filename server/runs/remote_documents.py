@@ -110,7 +110,7 @@ class RunResult(Document):
     model_digest: Digest | None = None
 
 
-_FACTS: dict[str, type[Document]] = {
+RUN_EVENT_FACTS: dict[str, type[Document]] = {
     "online": _Online,
     "round": _Round,
     "attempt-failed": _AttemptFailed,
@@ -138,8 +138,8 @@ class RunEvent(Document):
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        if kind not in _FACTS:
-            raise ValueError(f"must be one of {', '.join(_FACTS)}")
+        if kind not in RUN_EVENT_FACTS:
+            raise ValueError(f"must be one of {', '.join(RUN_EVENT_FACTS)}")
         return kind
 
     @field_validator("facts")
@@ -149,7 +149,7 @@ class RunEvent(Document):
         kind = given.data.get("kind")
         if kind is None:
             raise ValueError("its kind is unknown")
-        checked = _FACTS[kind].model_validate(facts)
+        checked = RUN_EVENT_FACTS[kind].model_validate(facts)
         return checked.model_dump(mode="json", exclude_unset=True)
 
 
