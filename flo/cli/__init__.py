@@ -60,8 +60,8 @@ _add_group("study", "Write, explain, launch and watch studies.", study_draft.app
 _add_group("coordinator", "Run the coordinator.", *coordinator.PARTS)
 _add_group("site", "A hospital's site: enrol, approve, run, budget.", *site.PARTS)
 _add_group("audit", "Reports, audit logs, evidence: make and verify.", audit.app)
-_add_group("model", "Published models: look, fetch, predict.", model.app, model_registry.app)
-_add_group("aws", "A consortium's AWS account, by one template.", aws.app)
+_add_group("model", "Published models: list, fetch, predict.", model.app, model_registry.app)
+_add_group("aws", "Deploy a coordinator into an AWS account, and watch it.", aws.app)
 for alone in (lab.simulate, lab.demo, lab.data, doctor.doctor):
     command(app)(alone)
 app.command()(bench.bench)

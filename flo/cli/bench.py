@@ -21,10 +21,10 @@ def bench(
     groups: Annotated[
         list[str] | None, typer.Argument(metavar="[GROUP]...", help=f"{', '.join(GROUPS)}.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where steps run: cpu or cuda.")] = "cpu",
-    quick: Annotated[bool, typer.Option(help="The few rows that tell most.")] = False,
+    device: Annotated[str, typer.Option(help="Device for training steps: cpu or cuda.")] = "cpu",
+    quick: Annotated[bool, typer.Option(help="Measure fewer and smaller cases.")] = False,
     json_file: JsonFile = None,
-    plot: Annotated[Path | None, typer.Option(help="Rows as a picture, in SVG.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also write a chart to this SVG file.")] = None,
 ) -> None:
     """Measure FLO's costs on this machine, as ratios to references in the same run."""
     from rich.table import Table

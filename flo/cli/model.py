@@ -20,7 +20,7 @@ app = typer.Typer()
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="NAME.safetensors or its card.")]
 CoordinatorFingerprint = Annotated[
     str | None,
-    typer.Option(help="Fingerprint of the coordinator, where no site's folder knows it."),
+    typer.Option(help="The coordinator's fingerprint, if no folder at --home has it."),
 ]
 
 
@@ -99,7 +99,7 @@ def fetch(
     opened = SiteHome.open(home)
     with working("fetching the model"), connect(opened) as api:
         card = get(opened, api, study, out)
-    say(f"checked and kept: {card}")
+    say(f"checked and stored: {card}")
     say(f"next: flo model predict {card} --data FILE --out FILE --home {home}")
     return results.ModelFetchedResult(str(card))
 
@@ -111,7 +111,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="CSV for row, id and score; readable by you only.")],
     home: SiteFolder = SITE_FOLDER,
     coordinator: CoordinatorFingerprint = None,
-    id_column: Annotated[str, typer.Option(help="Column to repeat, if it is there.")] = (
+    id_column: Annotated[str, typer.Option(help="Column to copy to the scores, if present.")] = (
         "patient_id"
     ),
 ) -> results.PredictedResult:
@@ -123,7 +123,7 @@ def predict(
     with working("predicting"):
         count = score(opened, data, out, id_column)
     say(f"{count} records scored in {out}: higher is likelier to be {opened.study.data.label}")
-    say("scores rank patients; they are not calibrated to how common it is here")
+    say("scores rank patients; they are not probabilities calibrated for this hospital")
     return results.PredictedResult(str(out), count)
 
 
@@ -142,7 +142,7 @@ def export(
     opened = _open(model, home, coordinator)
     with working("exporting"):
         write_public(out, to_onnx(opened))
-    say(f"{out}: inputs by name and order are in its metadata; FLO's signature does not cover it")
+    say(f"{out}: its metadata list the inputs in order; FLO's signature does not cover it")
     return FileWrittenResult(str(out))
 
 
@@ -172,7 +172,7 @@ def trusted_coordinators(home: Path, fingerprint: str | None) -> list[str]:
     if SiteHome(home).config_path.exists():
         return SiteHome.open(home).read_coordinator().fingerprints
     raise UsageError(
-        "whose models count? no folder here knows the coordinator's key",
+        f"cannot check signatures: {home} is not a site's or coordinator's folder",
         hint="--home SITE, or --coordinator FINGERPRINT as the coordinator reads it out",
     )
 
@@ -208,7 +208,7 @@ def _sections(model: PublishedModel) -> list[Section]:
                 ("ε, δ", f"{card.epsilon:.4f}, {card.delta:g} for one patient of one hospital"),
                 ("trust model", card.trust_model),
                 ("report", card.report or "none: extracts were missing or contradicted each other"),
-                ("without extract", missing or "nobody: every hospital's ledger is in the report"),
+                ("without extract", missing or "none: every hospital's ledger is in the report"),
             ),
         ),
         Section(
@@ -245,5 +245,5 @@ def _fetch_package(arn: str, out: Path, trusted: list[str]) -> results.ModelFetc
 
     with working("fetching"):
         card = Registry.of(arn).fetch(arn, out, *trusted)
-    say(f"{card}: signed, and the tensors are the card's")
+    say(f"checked and stored: {card}")
     return results.ModelFetchedResult(str(card))

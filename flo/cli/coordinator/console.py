@@ -41,13 +41,11 @@ def console(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.ConsoleLink
     say(f"open this link, which is like a password for {_HOURS} hours, in your browser:")
     link = f"{opened.read_private_url()}{SIGN_IN}#{text}"
     say(link)
-    say(
-        f"A browser that does not know {opened.ca_path} asks whether to trust it: import that file,"
-    )
+    say(f"If your browser does not trust the certificate, import {opened.ca_path},")
     say("or compare the certificate's SHA-256 fingerprint with this one:")
     certificate = _certificate_fingerprint(opened.certificate_path.read_bytes())
     say(certificate)
-    say(f"It is there while this runs: flo coordinator serve --home {home}")
+    say(f"The console is available while this runs: flo coordinator serve --home {home}")
     return results.ConsoleLinkResult(link, _HOURS, certificate)
 
 

@@ -17,7 +17,7 @@ from flo.server.home.coordinator_home import CoordinatorHome
 from flo.server.http.tokens import issue
 
 _LIMIT, _OWN_SECONDS = 1 << 20, 900
-_ASK_AGAIN = "ask whoever owns the coordinator's folder: flo coordinator token NAME --role ROLE"
+_ASK_AGAIN = "ask the owner of the coordinator's folder for a new one: flo coordinator token NAME"
 
 
 class Access(Document):
@@ -89,7 +89,7 @@ class Operator(Connection):
         if reply.status == 401:
             return reply.error(
                 "the coordinator does not accept this token",
-                "it has expired, or the coordinator's key is new: flo coordinator token",
+                "it has expired, or the coordinator's key was replaced: flo coordinator token",
             )
         if reply.status == 403:
             return reply.error(

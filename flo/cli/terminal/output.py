@@ -53,11 +53,11 @@ def explain(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, OSError) and isinstance(error.filename, str | Path):
         out.print(f"[bold red]error:[/] {plain(f'{error.filename}: {error.strerror}')}")
-        out.print("[bold]what to do:[/] see that this path is there and that you may use it")
+        out.print("[bold]what to do:[/] check that this path exists and that you may use it")
         return EXIT_USAGE
     if isinstance(error, ModuleNotFoundError) and error.name in _OF_LINUX:
         out.print("[bold red]error:[/] agents and coordinators run on Linux only")
-        out.print("[bold]what to do:[/] here: flo audit verify, flo study check")
+        out.print("[bold]what to do:[/] available here: flo audit verify, flo study check")
         return EXIT_USAGE
     out.print(
         f"[bold red]this is a bug in FLO:[/] {type(error).__name__} "

@@ -269,7 +269,7 @@ def test_without_a_coordinator_to_trust_nothing_is_opened(
         "predict": [models / "tiny-run-1.card.json", "--data", data, "--out", tmp_path / "scores"],
     }
     done = flo("model", command, *more[command], "--home", tmp_path / "nowhere")
-    wrong(done, EXIT_USAGE, "whose models count?", "--home SITE, or --coordinator FINGERPRINT")
+    wrong(done, EXIT_USAGE, "cannot check signatures", "--home SITE, or --coordinator FINGERPRINT")
     assert done.stdout == ""
     assert not (tmp_path / "scores").exists()
 
