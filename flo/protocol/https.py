@@ -135,7 +135,7 @@ class Connection:
                 headers=headers,
             )
         except httpx.InvalidURL as error:
-            raise UsageError(f"{url[:80]!r} is not an address of a coordinator") from error
+            raise UsageError(f"{url[:80]!r} is not a valid address of a coordinator") from error
 
     def __enter__(self) -> Self:
         return self

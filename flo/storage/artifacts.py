@@ -111,18 +111,18 @@ class LocalArtifacts:
 def checked(key: str) -> str:
     """Return the key if it is valid: plain words with slashes between. Raises UsageError."""
     if not _KEY.fullmatch(key):
-        raise UsageError(f"{key[:80]!r} is not a key of a store")
+        raise UsageError(f"{key[:80]!r} is not a valid key of a store")
     return key
 
 
 def already_kept(key: str) -> RefusedError:
     """Return every store's error for a key that already exists."""
-    return RefusedError(f"{key} is kept already, by another process; nothing was overwritten")
+    return RefusedError(f"{key} already exists, written by another process; it was not overwritten")
 
 
 def not_kept(key: str) -> UsageError:
     """Return every store's error for a key that does not exist."""
-    return UsageError(f"nothing is kept under {key}")
+    return UsageError(f"{key} does not exist in the store")
 
 
 def too_large(key: str, limit: int) -> TrustError:

@@ -53,8 +53,8 @@ def made_whole(directory: Path, names: Collection[str]) -> Iterator[None]:
         _remove(directory, names)
     elif there := [name for name in names if (directory / name).exists()]:
         raise UsageError(
-            f"{directory} holds {', '.join(there)} already",
-            hint="choose another --home; if this one lost a file, restore that or a backup",
+            f"{directory} already contains {', '.join(there)}",
+            hint="choose another --home; if a file is missing in this one, restore a backup",
         )
     write_private(marker, b"")
     try:
@@ -75,7 +75,7 @@ def refuse_unfinished(directory: Path) -> None:
     """Raises UsageError for a folder that ``made_whole`` did not finish."""
     if is_unfinished(directory):
         raise UsageError(
-            f"{directory} was not made whole: `init` was cut off", hint="run the same `init` again"
+            f"{directory} is incomplete: `init` was interrupted", hint="run the same `init` again"
         )
 
 
@@ -101,9 +101,9 @@ def refuse_anothers(folder: Path) -> None:
     owner = folder.stat().st_uid
     if os.geteuid() == 0 and owner != 0:
         raise UsageError(
-            f"{folder} belongs to user {owner}, and this is root: what it writes there, its owner "
-            "could not use",
-            hint=f"sudo -u '#{owner}' flo ...",
+            f"{folder} belongs to user {owner}, and this is root, whose files that user could not "
+            "use",
+            hint=f"run it as the owner: sudo -u '#{owner}' flo ...",
         )
 
 

@@ -207,7 +207,7 @@ def misspelt(site: SiteHome) -> None:
         (lost_key, "key store", "no key store at", "restore it"),
         (another_life, "settings", "hold_out is 0.2 in site.toml but was fixed", "put site.toml"),
         pytest.param(
-            *(roots_file, "folder", "another user's, such as ledger.sqlite (65534)", "chown -R"),
+            *(roots_file, "folder", "to others, such as ledger.sqlite (user 65534)", "chown -R"),
             marks=pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser gives away"),
         ),
         (misspelt, "configuration", "devise", "site.toml"),
