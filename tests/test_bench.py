@@ -82,11 +82,11 @@ def test_rows_that_were_measured_are_kept_when_a_later_one_fails(
 ) -> None:
     def failing(group: str, device: str, *, quick: bool) -> Any:
         yield from tiny_rows(group, device, quick=quick)
-        raise FloError("the reference did not come to its end")
+        raise FloError("the reference did not finish")
 
     monkeypatch.setattr("flo.cli.bench._rows", failing)
     file = tmp_path / "rows.json"
-    with pytest.raises(FloError, match="did not come"):
+    with pytest.raises(FloError, match="did not finish"):
         CliRunner().invoke(app, ["bench", "noise", "--json", str(file)], catch_exceptions=False)
     assert [row["group"] for row in json.loads(file.read_text())["rows"]] == ["noise"]
 
@@ -210,7 +210,7 @@ def test_a_reference_that_never_ends_is_given_up(
 ) -> None:
     monkeypatch.setattr(references, "_RUN_SECONDS", 0.3)
     times = tmp_path / "times.json"
-    with pytest.raises(FloError, match="did not come to its end"):
+    with pytest.raises(FloError, match="did not finish"):
         references._instants(times, 2)
     times.write_text("[1, 3, 4.5]")
     assert references._instants(times, 2) == [1, 3]

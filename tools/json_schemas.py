@@ -22,15 +22,15 @@ ENDLESS = ("coordinator serve", "site run", "site desk")  # they have no result
 _HEAD = """\
 # What commands return as JSON
 
-Every command takes `--json FILE`; `--json -` writes to standard output, and what is said to people
-goes to standard error instead. A command that was refused writes a `RefusalResult` and ends with
-its exit code; one whose words cannot be understood ends with 2 and writes nothing. `flo coordinator
-serve`, `flo site run` and `flo site desk` run until they are ended and return nothing.
+Every command takes `--json FILE`; with `--json -` the JSON goes to standard output, and the text
+for people to standard error. A command that is refused writes a `RefusalResult` and exits with its
+exit code; a command with invalid arguments exits with 2 and writes no JSON. `flo coordinator
+serve`, `flo site run` and `flo site desk` run until they are stopped and return no result.
 
-Names, digests and numbers only: no secret (but the link of `flo coordinator console`, which is
-one), and nothing of a patient. Times are ISO 8601 in UTC, fingerprints and digests SHA-256 in
-hexadecimal, ε, δ and shares plain numbers. A field that changes its meaning raises
-`schema_version`. This page is made from the code: `python -m tools.json_schemas`.
+Results contain names, digests and numbers only: no secret (except the link of `flo coordinator
+console`, which is one) and no patient data. Times are ISO 8601 in UTC, fingerprints and digests
+SHA-256 in hexadecimal, ε, δ and shares plain numbers. A change in a field's meaning raises
+`schema_version`. This page is generated from the code: `python -m tools.json_schemas`.
 
 | command | returns |
 |---|---|

@@ -71,6 +71,6 @@ def demo(folder: Path) -> dict[str, Any]:
         [*command, "--json", str(folder / "json")], capture_output=True, text=True
     )
     if done.returncode:
-        raise FloError(f"the demo ended in {done.returncode}: {done.stderr}")
+        raise FloError(f"the demo failed with exit code {done.returncode}: {done.stderr}")
     result: dict[str, Any] = json.loads((folder / "json").read_bytes())
     return result

@@ -99,13 +99,13 @@ class Candidate:
 def unsupported_reason(study: Study) -> str | None:
     """Return why a study is not tried on made-up patients; None if it is."""
     if study.survey:
-        return "a survey trains nothing"
+        return "a survey trains no model"
     if study.schema_version == 1:
-        return "a study of schema_version 1 is only read"
+        return "schema_version 1 is supported for reading only"
     if any(isinstance(column, ImageColumn) for column in study.data.columns):
-        return "made-up images have nothing of what real ones have in common"
+        return "made-up images do not resemble real ones"
     if study.model.kind != "logistic":
-        return f"a model of kind {study.model.kind} takes long to try"
+        return f"a model of kind {study.model.kind} takes too long to try"
     if len(study.hospitals) * study.mechanism.steps > _MOST_EXCHANGES:
         return f"hospitals × rounds are more than {_MOST_EXCHANGES}"
     return None

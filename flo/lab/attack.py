@@ -64,7 +64,7 @@ def attack(
 ) -> Attacked:
     """Attack the training of ``study`` with its real trainer. Raises UsageError for a survey."""
     if study.survey:
-        raise UsageError("a survey trains nothing", hint="attack the planned study instead")
+        raise UsageError("a survey trains no model", hint="attack the planned study instead")
     if study.mechanism.noise != "local":
         study = study.with_mechanism(noise="local")
     part = Plan.of(study).purpose("training")

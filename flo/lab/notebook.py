@@ -220,7 +220,7 @@ def compare(results: Mapping[str, SimulationResult]) -> Comparison:
         named = {}
     if not named or not all(isinstance(result, SimulationResult) for result in named.values()):
         raise UsageError(
-            "what is compared are results of flo.simulate, by name",
+            "flo.compare needs results of flo.simulate, by name",
             hint='flo.compare({"one": result, "other": another})',
         )
     return Comparison(named)
@@ -258,6 +258,6 @@ def _refuse_registered(directory: Path) -> None:
             if files & given:
                 raise RefusedError(
                     f"{directory} holds data that the ledger of {config.parent} protects",
-                    hint="simulation prints exact numbers; --unsafe-not-private (in Python "
-                    "unsafe_not_private=True) if you must",
+                    hint="a simulation prints exact numbers; --unsafe-not-private (in Python "
+                    "unsafe_not_private=True) allows it",
                 )

@@ -59,7 +59,7 @@ def load_hospitals(
         name = next((n for n in DATASETS if f"{study.name}-".startswith(f"{n}-")), None)
         if name is None:
             raise UsageError(
-                f"study {study.name!r} has no data set of its own", hint="give --data DIR"
+                f"FLO ships no data set for study {study.name!r}", hint="give --data DIR"
             )
         data = DATASETS[name]()
     sources: dict[str, TableSource] = {}
@@ -70,7 +70,7 @@ def load_hospitals(
                 raise UsageError(f"no file {data}/{hospital.id}.csv or .parquet")
             sources[hospital.id] = open_file(files[0], id_column)
         elif hospital.id not in data:
-            raise UsageError(f"there is no table for hospital {hospital.id!r}")
+            raise UsageError(f"the data have no table for hospital {hospital.id!r}")
         else:
             table = pa.Table.from_pandas(data[hospital.id], preserve_index=False)
             sources[hospital.id] = DataFrameSource(hospital.id, id_column, table)
@@ -168,9 +168,9 @@ def simulate(
         ("redraws", redraws, 1),
     ):
         if count < least:
-            raise UsageError(f"{name} = {count} is too few", hint=f"{least} or more")
+            raise UsageError(f"{name} = {count} is too few, at least {least}")
     if study.survey:
-        raise UsageError("a survey trains nothing", hint="simulate the planned study instead")
+        raise UsageError("a survey trains no model", hint="simulate the planned study instead")
     run = engine or partial(run_once, fast=fast)
     hospitals = {hospital.id: hospitals[hospital.id] for hospital in study.hospitals}
     found = Simulation(

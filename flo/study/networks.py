@@ -146,9 +146,9 @@ def output(layers: list[Layer], inputs: int) -> Shape:
             )
         record = after
     if layers[-1].kind == "Tanh":
-        raise ValueError("the last layer is a Tanh: log odds would never leave -1 to 1")
+        raise ValueError("the last layer is a Tanh, which would limit the log odds to -1 to 1")
     if size(layers) == 0:
-        raise ValueError("no layer has anything to train")
+        raise ValueError("no layer has parameters to train")
     if size(layers) > MOST_PARAMETERS:
         raise ValueError(f"{size(layers)} parameters, limit {MOST_PARAMETERS}")
     return record

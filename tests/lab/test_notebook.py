@@ -151,7 +151,7 @@ def test_noise_is_drawn_anew_and_told_apart_from_whom_was_tested() -> None:
     spread = [statistics.variance(aucs) for aucs in often.redrawn]
     assert often.noise == pytest.approx(np.sqrt(np.mean(spread)))
     assert f"± {often.noise:.3f} by noise" in repr(often)
-    assert "is drawn anew" in often._repr_html_()
+    assert "with new noise" in often._repr_html_()
 
 
 def test_a_logistic_models_coefficients_have_names() -> None:
