@@ -22,7 +22,7 @@ from flo.bench import compared, ledger, others, references
 from flo.bench.made_up import HIDDEN, study_of, write
 from flo.bench.plot import svg
 from flo.cli import app, demo, main
-from flo.cli.bench import GROUPS, _every_command
+from flo.cli.bench import GROUPS, every_command
 from flo.errors import FloError
 from flo.lab.simulation import folds, load_hospitals, run_once
 from flo.study.loading import load
@@ -158,7 +158,7 @@ def test_a_device_that_is_not_there_is_refused_in_words(
 
 @pytest.mark.processes
 def test_the_start_of_every_command_is_measured() -> None:
-    commands = _every_command()
+    commands = every_command()
     assert len(commands) > 50
     assert {"demo", "site run", "study check", "audit verify", "coordinator serve"} <= set(commands)
     (row,) = others.start(["audit verify"])

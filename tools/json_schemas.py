@@ -6,12 +6,10 @@ import dataclasses
 import inspect
 import re
 import sys
-from collections.abc import Iterator
 from typing import Any, get_type_hints
 
-import typer
-
-from flo.cli import app, results
+from flo.cli import results
+from flo.cli.bench import every_command
 from flo.cli.coordinator import results as of_coordinator
 from flo.cli.site import results as of_site
 from flo.cli.terminal import results as shared
@@ -39,7 +37,8 @@ SHA-256 in hexadecimal, ε, δ and shares plain numbers. A change in a field's m
 
 def returned() -> dict[str, type]:
     """Return command -> result type; ``MeasuredResult`` for ``bench``, which writes row by row."""
-    return {words: _result_of(command) for words, command in _commands() if words not in ENDLESS}
+    commands = every_command().items()
+    return {words: _result_of(command) for words, command in commands if words not in ENDLESS}
 
 
 def page() -> str:
@@ -49,18 +48,6 @@ def page() -> str:
     used = [RefusalResult, *dict.fromkeys(found.values())]
     inner = [kind for kind in _all_results() if kind not in used]
     return f"{_HEAD}{rows}\n" + "\n".join(map(_section, [*used, *inner]))
-
-
-def _commands() -> Iterator[tuple[str, Any]]:
-    waiting = [("", typer.main.get_command(app))]
-    while waiting:
-        words, command = waiting.pop()
-        inner = getattr(command, "commands", None)
-        if inner is None:
-            yield words, command
-            continue
-        names = sorted(inner, reverse=True)
-        waiting += [(f"{words} {name}".strip(), inner[name]) for name in names]
 
 
 def _result_of(command: Any) -> type:

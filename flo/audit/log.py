@@ -47,7 +47,8 @@ CREATE TABLE IF NOT EXISTS receipts (
   signer TEXT PRIMARY KEY, number INTEGER NOT NULL, receipt TEXT NOT NULL) STRICT;
 CREATE INDEX IF NOT EXISTS by_kind ON entries (kind, number);
 """
-_ENTRY = "SELECT number, time, kind, study, facts, salt, hash, signature FROM entries"
+_COLUMNS = ("number", "time", "kind", "study", "facts", "salt", "hash", "signature")
+_ENTRY = f"SELECT {', '.join(_COLUMNS)} FROM entries"  # noqa: S608 - our own names
 
 
 def existing(path: Path, identity: Signer) -> AuditLog:
@@ -384,20 +385,11 @@ class AuditLog:
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
-    number, time, kind, study, facts, salt, hash_, signature = row
+    stored = dict(zip(_COLUMNS, row, strict=True))
     try:
-        return Entry(
-            number=number,
-            time=time,
-            kind=kind,
-            study=study,
-            facts=_document(facts),
-            salt=salt,
-            hash=hash_,
-            signature=signature,
-        )
+        return Entry.model_validate(stored | {"facts": _document(stored["facts"])})
     except (ValidationError, MessageError) as error:
-        raise TrustError(f"this log: entry {number} was edited") from error
+        raise TrustError(f"this log: entry {stored['number']} was edited") from error
 
 
 def _document(text: str) -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flo.bench import BenchRow
+from flo.bench import BenchRow, row
 
 _FLOATS = 25_000_000
 
@@ -26,16 +26,9 @@ def rows(*, quick: bool) -> Iterator[BenchRow]:
     for updates in (4,) if quick else (4, 16, 64):
         ours, theirs = _measured("flo", updates), _measured("flower", updates)
         for unit in ("s", "MB"):
-            yield {
-                "group": "aggregate",
-                "name": f"{updates} updates of 100 MB, {'time' if unit == 's' else 'peak memory'}",
-                "flo": ours[unit],
-                "reference": theirs[unit],
-                "ratio": ours[unit] / theirs[unit],
-                "unit": unit,
-                "runs": 1,
-                "how": "Flower's FedAvg",
-            }
+            name = f"{updates} updates of 100 MB, {'time' if unit == 's' else 'peak memory'}"
+            both = (ours[unit], theirs[unit])
+            yield row("aggregate", name, *both, how="Flower's FedAvg", unit=unit)
 
 
 def _measured(who: str, updates: int) -> dict[str, float]:

@@ -17,6 +17,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -151,28 +152,20 @@ def private(folder: Path, mode: int, owners: Mapping[Path, int], user: int) -> F
     ``mode``: of the folder. ``owners``: owner of the folder and of each entry in it.
     """
     others = {path: owner for path, owner in owners.items() if owner != user}
+    broken = partial(Finding, "folder", "broken")
     if folder in others:
-        return Finding(
-            "folder",
-            "broken",
+        return broken(
             f"{folder} belongs to user {others[folder]}, and this is user {user}",
             f"run FLO as its owner: sudo -u '#{others[folder]}' flo doctor {folder}",
         )
     if others:
         path, owner = next(iter(others.items()))
-        return Finding(
-            "folder",
-            "broken",
+        return broken(
             f"{len(others)} files in {folder} belong to others, such as {path.name} (user {owner})",
             f"chown -R '#{user}' {folder} (as root); run FLO as the folder's owner only",
         )
     if mode & 0o077:
-        return Finding(
-            "folder",
-            "broken",
-            f"{folder} is open to other users ({mode:o})",
-            f"chmod 700 {folder}",
-        )
+        return broken(f"{folder} is open to other users ({mode:o})", f"chmod 700 {folder}")
     return Finding("folder", "ok", f"{folder} is private to this user")
 
 

@@ -40,6 +40,7 @@ _SMALLER = (
     "need no secrecy"
 )
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}){0,5}")
+_OF_PROCESSES = (".lock", ".sqlite-wal", ".sqlite-shm")  # useless without the running process
 _COST = 1 << 16
 
 
@@ -164,9 +165,7 @@ def _files(directory: Path, leave_out: Collection[str]) -> Iterator[tuple[str, b
         name = path.relative_to(directory).as_posix()
         if name.partition("/")[0] in leave_out or not _NAME.fullmatch(name):
             continue  # half-written files, and files that are not FLO's
-        if path.is_symlink() or not path.is_file() or path.suffix in (".lock", ".sqlite-wal"):
-            continue
-        if path.suffix == ".sqlite-shm":
+        if path.is_symlink() or not path.is_file() or path.suffix in _OF_PROCESSES:
             continue
         data = _database(path) if path.suffix == ".sqlite" else path.read_bytes()
         if not data.startswith(_MAGIC):  # each backup would contain all earlier ones

@@ -204,10 +204,8 @@ class KeyStoreConfig(Document):
             TrustError: the passphrase is wrong, or other users may read the key.
         """
         if self.key is not None:
-            in_kms: KeyStore = _kms().keystore(self.key)
-            return in_kms
-        path = self._place(directory)
-        identity = directory / "identity.key"
+            return self.open_new(directory)
+        path, identity = self._place(directory), directory / "identity.key"
         needed = identity.exists() and is_sealed(identity.read_bytes())
         if not path.exists() and (needed or not path.parent.is_dir()):
             raise UsageError(
@@ -215,12 +213,13 @@ class KeyStoreConfig(Document):
                 hint="mount the disk or token that holds it, or restore it from the newest "
                 "backup; if there is none, create the folder again",
             )
-        return _local(path) if self.kind == "file" else _by_passphrase(path)
+        return self.open_new(directory)
 
     def open_new(self, directory: Path) -> KeyStore:
         """Return the key store that replaces another one; create it if it is missing."""
         if self.key is not None:
-            return self.open(directory)
+            in_kms: KeyStore = _kms().keystore(self.key)
+            return in_kms
         path = self._place(directory)
         return _local(path) if self.kind == "file" else _by_passphrase(path)
 

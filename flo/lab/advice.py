@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import math
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,7 @@ from flo.arrays import Floats
 from flo.clients.records.snapshot import Snapshot
 from flo.errors import StudyError
 from flo.lab.scores import exact_auc
-from flo.lab.simulation import Fold, pooled, run_once
+from flo.lab.simulation import Fold, Progress, pooled, run_once
 from flo.privacy.accounting.life_budget import LifetimeBudget
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.patients.patients import Patients
@@ -40,8 +39,6 @@ from flo.study.models import log_odds
 from flo.study.schema import ImageColumn
 from flo.study.synthetic import made_up_inputs
 from flo.study.terms import round_size
-
-Progress = Callable[[str], None]
 
 MAX_AUC_LOSS = 0.02
 TOLERABLE_AUC_LOSS = 0.1  # AUC; a study that may lose more is advised against

@@ -119,7 +119,7 @@ def _noise(study: Study, purpose: Purpose, cohort: int, make_trainer: MakeTraine
     length = Plan.of(study).purpose(purpose).mechanism.length
     wanted = _RELEASES if purpose == "training" else _FEWEST  # its many numbers compensate
     count = max(_FEWEST, min(wanted, _MOST_NUMBERS // (2 * length)))
-    weights, rows = _weights(study), []
+    weights, rows = models.initial_weights(study), []
     # Coins choose the patients of a sampled step: only without patients is the rest pure noise.
     patients = 0 if study.mechanism.sampling != 1 and purpose == "training" else _CANARIES
     for _ in range(2):
@@ -207,7 +207,7 @@ def _sampling(study: Study, mechanism: PoissonSum, make_trainer: MakeTrainer) ->
     """Test how often one made-up patient is in a step, noise off and coins on."""
     canary = made_up_patients(study.data, 1)
     trainer = make_trainer(study, Snapshot(canary, _nobody(study)), noise=_CoinsOnly())
-    weights = _weights(study)
+    weights = models.initial_weights(study)
     inside = sum(
         bool(trainer.release("training", weights, len(study.hospitals)).any())
         for _ in range(_COINS)
@@ -234,10 +234,6 @@ def _snapshot(study: Study, patients: int) -> Snapshot:
 
 def _nobody(study: Study) -> Patients:
     return Patients(np.zeros((0, len(input_names(study.data)))), np.zeros(0), np.arange(0), 0)
-
-
-def _weights(study: Study) -> Vector:
-    return models.initial_weights(study)
 
 
 def _weights_tried(study: Study) -> Iterator[Vector]:

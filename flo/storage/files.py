@@ -216,8 +216,13 @@ def _write(path: Path, data: bytes, mode: int) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
+    flush_directory(path.parent)
+
+
+def flush_directory(directory: Path) -> None:
+    """Flush the names in a directory to the disk, such as of a file that was just written."""
+    handle = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(handle)
     finally:
-        os.close(directory)
+        os.close(handle)

@@ -64,7 +64,7 @@ def _flower(
     """Run an app. Return the time of its launch, and the first ``count`` times that it wrote."""
     with tempfile.TemporaryDirectory() as scratch, _Processes() as started:
         folder = Path(scratch)
-        times, port = folder / "times.json", _free_port()
+        times, port = folder / "times.json", free_port()
         shutil.copytree(_HERE / app, folder / "app")
         (folder / "home").mkdir()
         config = f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{port}"\n'
@@ -78,9 +78,9 @@ def _flower(
         }
         superlink = ["--insecure", "--port", str(port), "--disable-runtime-dependency-installation"]
         started.begin([str(commands / "flower-superlink"), *superlink], variables)
-        _wait_for_port(port)
+        wait_for_port(port)
         for site in range(1, sites + 1):
-            node = ["--insecure", "--superlink", f"127.0.0.1:{port}", "--port", str(_free_port())]
+            node = ["--insecure", "--superlink", f"127.0.0.1:{port}", "--port", str(free_port())]
             node += ["--node-config", f"site={site}"]
             started.begin([str(commands / "flower-supernode"), *node], variables)
         settings = " ".join(
@@ -180,15 +180,17 @@ def _run(command: list[str], variables: dict[str, str] | None = None) -> None:
         )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that no program listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
         return int(bound.getsockname()[1])
 
 
-def _wait_for_port(port: int) -> None:
+def wait_for_port(port: int) -> None:
+    """Wait until a program listens on the port. Raises FloError after a minute."""
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.1)
-    raise FloError("the reference's server did not start")
+    raise FloError(f"no server listens on port {port} after {_START_SECONDS:g} seconds")

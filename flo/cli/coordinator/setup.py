@@ -196,12 +196,12 @@ def token(
     """Write an access file with a signed, short-lived token; use it as --home of other commands."""
     from typing import get_args
 
-    from flo.cli.coordinator.operator import Access
+    from flo.cli.coordinator.operator import Access, issue_recorded
     from flo.cli.terminal.output import say
     from flo.errors import UsageError
     from flo.server.home.coordinator_home import CoordinatorHome
     from flo.server.http.roles import ALLOWED
-    from flo.server.http.tokens import PersonRole, issue
+    from flo.server.http.tokens import PersonRole
     from flo.storage.files import write_private
 
     opened = CoordinatorHome.open(home)
@@ -212,11 +212,7 @@ def token(
     path = out or Path(f"{role}.access.json")
     if not path.parent.is_dir():
         raise UsageError(f"--out: the folder {path.parent} does not exist")
-    text, made = issue(opened.open_identity(), name, role, round(hours * 3600))  # type: ignore[arg-type]
-    with opened.recording() as store:
-        store.add_event(
-            None, "token-issued", id=made.id, name=name, role=role, expires=made.expires
-        )
+    text, _ = issue_recorded(opened, name, role, round(hours * 3600))  # type: ignore[arg-type]
     access = Access(url=opened.read_private_url(), ca=opened.ca_path.read_text(), token=text)
     write_private(path, access.to_bytes())
     may = [action for (who, action), yes in ALLOWED.items() if who == role and yes]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from flo.privacy.report.budget_view import Moment
 
 _BAR, _CURVE, _LEVELS = 40, 60, " ▁▂▃▄▅▆▇█"
+_OF_A_STUDY = ("study", "approved", "settled", "spent", "reserved")  # fields in the JSON
 
 
 def show(ledger: Ledger) -> list[dict[str, Any]]:
@@ -107,14 +108,5 @@ def _document(
             }
             for sub_ledger, fit in fits.items()
         },
-        "studies": [
-            {
-                "study": use.study,
-                "approved": use.approved,
-                "settled": use.settled,
-                "spent": use.spent,
-                "reserved": use.reserved,
-            }
-            for use in uses
-        ],
+        "studies": [{field: getattr(use, field) for field in _OF_A_STUDY} for use in uses],
     }
