@@ -10,14 +10,8 @@ from html import escape
 from pathlib import Path
 
 HERE = Path(__file__).parents[1] / "docs" / "drawings"
-INK, SOFT, BLUE, RED, GREEN, PAPER = (
-    "#1d2733",
-    "#6b7785",
-    "#2563a8",
-    "#b3443c",
-    "#2f7d4f",
-    "#ffffff",
-)
+INK, SOFT, BLUE = "#1d2733", "#6b7785", "#2563a8"
+RED, GREEN, PAPER = "#b3443c", "#2f7d4f", "#ffffff"
 
 
 class Drawing:

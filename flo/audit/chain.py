@@ -194,14 +194,9 @@ def is_export(document: Any) -> bool:
 
 def read_export(document: bytes) -> Export:
     """Parse an export without checking it. Raises MessageError or UsageError for another shape."""
-    what = "audit log"
-    return parse(
-        Export,
-        canonical.decode_canonical(
-            document, limit=MAX_EXPORT_BYTES, what=what, values=MAX_EXPORT_BYTES // 32
-        ),
-        what,
-    )
+    what, values = "audit log", MAX_EXPORT_BYTES // 32
+    found = canonical.decode_canonical(document, limit=MAX_EXPORT_BYTES, what=what, values=values)
+    return parse(Export, found, what)
 
 
 def _check_signature(export: Export) -> None:

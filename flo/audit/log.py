@@ -159,8 +159,7 @@ class AuditLog:
         )
         with self._lock:
             rows = self._db.execute(
-                f"{_ENTRY} {chosen} ORDER BY number DESC LIMIT ?3",
-                (study, kind, most),
+                f"{_ENTRY} {chosen} ORDER BY number DESC LIMIT ?3", (study, kind, most)
             ).fetchall()
             (count,) = self._db.execute("SELECT count(*) FROM entries").fetchone()
         return list(map(_entry, rows)), int(count)
@@ -312,6 +311,7 @@ class AuditLog:
         text = canonical.encode(facts).decode()
         if len(text) > _LONGEST_FACTS:  # such as a report of many hospitals: log its digest
             facts = {"digest": canonical.digest(text.encode()), "bytes": len(text)}
+            text = canonical.encode(facts).decode()
         row = self._one("SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1")
         number, previous = (row[0] + 1, row[1]) if row else (1, ZERO_HASH)
         entry = Entry(
@@ -325,19 +325,10 @@ class AuditLog:
             signature="0",
         )
         hash_ = chained(previous, entry.digest)
+        signature = self._identity.sign("audit-entry", row_statement(number, hash_))
         self._db.execute(
             "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                number,
-                time,
-                kind,
-                study,
-                canonical.encode(facts).decode(),
-                entry.salt,
-                source,
-                hash_,
-                self._identity.sign("audit-entry", row_statement(number, hash_)),
-            ),
+            (number, time, kind, study, text, entry.salt, source, hash_, signature),
         )
         if kind == "key-replaced":
             self._db.execute("UPDATE meta SET value = ? WHERE name = 'owner'", (facts["new"],))

@@ -69,11 +69,9 @@ def _flower(updates: int) -> float:
     from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
     numbers = np.zeros(_FLOATS, dtype=np.float32)
+    metrics = MetricRecord({"num-examples": 20})
     records = [
-        RecordDict(
-            {"arrays": ArrayRecord([numbers]), "metrics": MetricRecord({"num-examples": 20})}
-        )
-        for _ in range(updates)
+        RecordDict({"arrays": ArrayRecord([numbers]), "metrics": metrics}) for _ in range(updates)
     ]
     began = time.perf_counter()
     aggregate_arrayrecords(records, "num-examples")
@@ -89,12 +87,8 @@ def _main(who: str, updates: str) -> None:
 
 def _peak() -> float:
     """Return this program's own peak resident memory, in KiB; ``ru_maxrss`` counts the parent's."""
-    (line,) = (
-        line
-        for line in Path("/proc/self/status").read_text("ascii").splitlines()
-        if line.startswith("VmHWM:")
-    )
-    return float(line.split()[1])
+    lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    return float(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ from flo.cli.terminal.results import FileWrittenResult
 app = typer.Typer()
 _NOT_SHOWN = ("reply", "run")  # facts of every message; the export has them
 Place = Annotated[
-    Path,
-    typer.Option("--home", help="A site's folder, a coordinator's, or an access file."),
+    Path, typer.Option("--home", help="A site's folder, a coordinator's, or an access file.")
 ]
 
 
@@ -197,8 +196,7 @@ def log(
 
 @command(app)
 def export(
-    home: Place,
-    out: Annotated[Path, typer.Option(help="Where to write the log.")],
+    home: Place, out: Annotated[Path, typer.Option(help="Where to write the log.")]
 ) -> FileWrittenResult:
     """Write a whole audit log to a file that anyone can verify offline."""
     from flo.cli.terminal.output import say

@@ -108,10 +108,7 @@ def status(region: RegionName, name: Name = "flo") -> results.StackStateResult:
 
 @command(app)
 def destroy(
-    region: RegionName,
-    name: Name = "flo",
-    yes: Yes = False,
-    dry_run: DryRun = False,
+    region: RegionName, name: Name = "flo", yes: Yes = False, dry_run: DryRun = False
 ) -> results.StackStateResult:
     """Delete the stack; keep buckets, keys, logs, images and the machine's disk."""
     from flo.cli.terminal.output import confirmed, say

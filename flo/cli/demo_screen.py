@@ -16,11 +16,7 @@ from flo.privacy.report.wording import TRUST
 
 
 def show_last_screen(
-    result: dict[str, Any],
-    summary: dict[str, Any],
-    report: Path,
-    data: Path,
-    hospitals: list[str],
+    result: dict[str, Any], summary: dict[str, Any], report: Path, data: Path, hospitals: list[str]
 ) -> None:
     """Show what the demo trained, what it cost, and which commands come next."""
     out = console()

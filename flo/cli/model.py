@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="NAME.safetensors or its card.")]
 CoordinatorFingerprint = Annotated[
-    str | None,
-    typer.Option(help="The coordinator's fingerprint, if no folder at --home has it."),
+    str | None, typer.Option(help="The coordinator's fingerprint, if no folder at --home has it.")
 ]
 
 
@@ -81,8 +80,7 @@ def show(
 @command(app)
 def fetch(
     study: Annotated[
-        str,
-        typer.Argument(help="Name of a study, the start of its digest, or a package's ARN."),
+        str, typer.Argument(help="Name of a study, the start of its digest, or a package's ARN.")
     ],
     home: SiteFolder = SITE_FOLDER,
     out: Annotated[Path, typer.Option(help="Folder for the model and its card.")] = Path("models"),

@@ -10,13 +10,7 @@ import typer
 
 from flo.cli import results
 from flo.cli.terminal.command import command
-from flo.cli.terminal.options import (
-    COORDINATOR_FOLDER,
-    CoordinatorFolder,
-    DryRun,
-    StudyFile,
-    Yes,
-)
+from flo.cli.terminal.options import COORDINATOR_FOLDER, CoordinatorFolder, DryRun, StudyFile, Yes
 
 if TYPE_CHECKING:
     from flo.cli.coordinator.operator import Operator
@@ -99,9 +93,7 @@ def watch(
 
 @command(app)
 def stop(
-    study: StudyName,
-    home: CoordinatorFolder = COORDINATOR_FOLDER,
-    yes: Yes = False,
+    study: StudyName, home: CoordinatorFolder = COORDINATOR_FOLDER, yes: Yes = False
 ) -> results.StoppingResult:
     """End a study permanently after the current round; hospitals get unused budget back."""
     from flo.cli.coordinator.operator import call_once
@@ -123,9 +115,7 @@ def stop(
 
 @command(app)
 def shred(
-    study: StudyName,
-    home: CoordinatorFolder = COORDINATOR_FOLDER,
-    yes: Yes = False,
+    study: StudyName, home: CoordinatorFolder = COORDINATOR_FOLDER, yes: Yes = False
 ) -> results.ShreddedResult:
     """Erase a study's saved states and models permanently; keep card, report and audit log."""
     from flo.cli.coordinator.operator import call_once

@@ -35,8 +35,7 @@ def new(
         list[str] | None, typer.Option(help="COLUMN:CODE,CODE,... once for each.")
     ] = None,
     may_be_missing: Annotated[
-        list[str] | None,
-        typer.Option(help="COLUMN that may have missing cells, once for each."),
+        list[str] | None, typer.Option(help="COLUMN that may have missing cells, once for each.")
     ] = None,
     id_column: Annotated[str, typer.Option(help="The patient id; never part of a study.")] = (
         "patient_id"

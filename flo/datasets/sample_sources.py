@@ -205,7 +205,7 @@ FORMS = {"parquet": write_parquet, "sql": write_sql, "fhir": write_fhir, "omop":
 def write_as(form: str, tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
     """Write each hospital's patients in that form. Raises UsageError for an unknown form."""
     if form not in FORMS:
-        raise UsageError(f"no form {form!r}", hint=f"known: csv, {', '.join(FORMS)}")
+        raise UsageError(f"no format {form!r}", hint=f"known: csv, {', '.join(FORMS)}")
     folder.mkdir(parents=True, exist_ok=True)
     return [FORMS[form](table, folder, hospital) for hospital, table in tables.items()]
 

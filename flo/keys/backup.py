@@ -116,10 +116,7 @@ def read(path: Path, kind: BackupKind, secret: bytes) -> Backup:
     if not path.is_file():
         raise UsageError(f"no backup at {path}")
     if path.stat().st_size > _LARGEST:
-        raise UsageError(
-            f"{path} has {path.stat().st_size} bytes, limit {_LARGEST}",
-            hint=_SMALLER,
-        )
+        raise UsageError(f"{path} has {path.stat().st_size} bytes, limit {_LARGEST}", hint=_SMALLER)
     try:
         text, sealed = split(path.read_bytes(), limit=_HEADER_LIMIT, what=str(path), magic=_MAGIC)
     except MessageError as error:

@@ -93,10 +93,7 @@ def _scores(
     """Return the best linear guess of each canary's coin, minus a half, (4, canaries)."""
     mechanism = Plan.of(study).purpose("training").mechanism
     taking_part = Patients(
-        canaries.inputs[inside],
-        canaries.labels[inside],
-        np.arange(inside.sum()),
-        int(inside.sum()),
+        canaries.inputs[inside], canaries.labels[inside], np.arange(inside.sum()), int(inside.sum())
     )
     nobody = Patients(canaries.inputs[:0], canaries.labels[:0], np.arange(0), 0)
     trainer = make_trainer(study, Snapshot(taking_part, nobody))

@@ -44,11 +44,10 @@ class SimulationResult(Simulation):
 
     def __repr__(self) -> str:
         low, high = self.interval
-        told, noise = self.study.mechanism, ""
-        if self.noise is not None:
-            noise = f", ± {self.noise:.3f} by noise"
+        cost = self.study.mechanism
+        noise = "" if self.noise is None else f", ± {self.noise:.3f} by noise"
         return (
-            f"{self.study.name}, ε = {told.epsilon:g}, δ = {told.delta:g}: AUC {self.auc:.3f} "
+            f"{self.study.name}, ε = {cost.epsilon:g}, δ = {cost.delta:g}: AUC {self.auc:.3f} "
             f"({low:.3f} to {high:.3f} over patients{noise}), not private"
         )
 

@@ -89,9 +89,7 @@ class NoNoise:
 
 
 def checks(
-    study: Study,
-    make_trainer: MakeTrainer = Trainer,
-    progress: Progress = lambda text: None,
+    study: Study, make_trainer: MakeTrainer = Trainer, progress: Progress = lambda text: None
 ) -> Iterator[Check]:
     """Run all checks of a planned study. ``make_trainer`` takes ``Trainer``'s arguments."""
     purposes: tuple[Purpose, ...] = ("training", "evaluation")

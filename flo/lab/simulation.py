@@ -83,8 +83,7 @@ def load_hospitals(
     if unfit:
         hints = dict.fromkeys(error.hint for error in unfit.values() if error.hint)
         raise DataError(
-            "\n".join(f"{name}: {error}" for name, error in unfit.items()),
-            hint="; ".join(hints),
+            "\n".join(f"{name}: {error}" for name, error in unfit.items()), hint="; ".join(hints)
         )
     return checked
 

@@ -195,13 +195,5 @@ class Signed(Document):
 def _person_statement(
     name: str, role: str, study: str, hospital: str, terms: str, time: str
 ) -> bytes:
-    return canonical.encode(
-        {
-            "name": name,
-            "role": role,
-            "study": study,
-            "hospital": hospital,
-            "terms": terms,
-            "time": time,
-        }
-    )
+    person = {"name": name, "role": role, "time": time}
+    return canonical.encode(person | {"study": study, "hospital": hospital, "terms": terms})

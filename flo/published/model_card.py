@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field, StringConstraints, model_validator
 
 from flo.documents import canonical
-from flo.documents.document import Document, parse
+from flo.documents.document import Document, read_json
 from flo.errors import TrustError, UsageError
 from flo.keys.claims import Digest, PublicKey, Signature
 from flo.keys.identity import Signer, fingerprint, low_s, verify
@@ -179,11 +179,7 @@ def read_card(path: Path) -> ModelCard:
             f"no model card at {path}",
             hint="a model is two files, NAME.safetensors and NAME.card.json, in one folder",
         )
-    with path.open("rb") as file:
-        document = canonical.decode(
-            file.read(MAX_CARD_BYTES + 1), limit=MAX_CARD_BYTES, what=str(path)
-        )
-    return parse(ModelCard, document, str(path))
+    return read_json(ModelCard, path, limit=MAX_CARD_BYTES)
 
 
 def paths_of(path: Path) -> tuple[Path, Path]:

@@ -115,9 +115,7 @@ class UnchangedFiles:
     """
 
     def __init__(self) -> None:
-        self._read: dict[
-            tuple[Path, ...], tuple[list[tuple[int, int, int, int, int]], float, Any]
-        ] = {}
+        self._read: dict[tuple[Path, ...], tuple[list[tuple[int, ...]], float, Any]] = {}
 
     def get(self, read: Callable[[], ReadT], *paths: Path) -> ReadT:
         """Return what ``read`` returned for these files before, or call it now."""

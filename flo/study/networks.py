@@ -81,7 +81,7 @@ class Layer:
 
 
 _WANTED: dict[LayerKind, str] = {
-    "Linear": "sizes: inputs, outputs; it takes a flat record of so many inputs",
+    "Linear": "sizes: inputs, outputs; it takes a flat record of that many inputs",
     "Conv2d": "sizes: channels in, channels out, kernel; it takes (channels in, height, width), "
     "and its kernel is odd and less than twice the image",
     "GroupNorm": "sizes: groups, channels; it takes (channels, height, width), groups divide the "

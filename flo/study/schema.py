@@ -89,10 +89,7 @@ class CategoryColumn(Document):
 
     kind: Literal["category"]
     name: ColumnName
-    codes: Annotated[
-        tuple[Code, ...],
-        Field(min_length=2, max_length=500),
-    ]
+    codes: Annotated[tuple[Code, ...], Field(min_length=2, max_length=500)]
     missing: Literal["refuse", "indicator"] = "refuse"
 
     @field_validator("codes")

@@ -87,8 +87,7 @@ class Operator(Connection):
             response = self.http.request(method, f"/v1/flo/{path}", content=body, headers=headers)
         except httpx.RequestError as error:
             raise NetworkError(
-                f"no coordinator answers at {self.url}",
-                hint="start it: flo coordinator serve",
+                f"no coordinator answers at {self.url}", hint="start it: flo coordinator serve"
             ) from error
         if response.status_code != 200:
             raise self._refused(ErrorReply.of(response))

@@ -83,9 +83,7 @@ def init(
 
 @app.command()
 def serve(
-    home: CoordinatorFolder = COORDINATOR_FOLDER,
-    verbose: Verbose = 0,
-    quiet: Quiet = False,
+    home: CoordinatorFolder = COORDINATOR_FOLDER, verbose: Verbose = 0, quiet: Quiet = False
 ) -> None:
     """Serve hospitals and operators until stopped; continue runs that were under way."""
     from flo.host.logs import start_logging
@@ -244,8 +242,7 @@ def rewrap(
 
 @command(app, "replace-key")
 def replace_key(
-    home: CoordinatorFolder = COORDINATOR_FOLDER,
-    yes: Yes = False,
+    home: CoordinatorFolder = COORDINATOR_FOLDER, yes: Yes = False
 ) -> results.KeyReplacedResult:
     """Create a new identity key, signed by the old one; every steward must compare it again."""
     from flo.cli.terminal.output import confirmed, say

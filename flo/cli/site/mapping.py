@@ -9,7 +9,7 @@ import typer
 
 from flo.cli.site import results
 from flo.cli.terminal.command import command
-from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
+from flo.cli.terminal.options import SITE_FOLDER, OfPopulation, SiteFolder
 
 if TYPE_CHECKING:
     from flo.clients.home.site_home import SiteHome
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 StudyOrFile = Annotated[
     str, typer.Argument(help="A study on offer here (name or digest), or its TOML file.")
-]
-OfPopulation = Annotated[
-    str | None, typer.Option("--population", help="Population whose data are used.")
 ]
 
 

@@ -58,8 +58,7 @@ def person(
     name: Annotated[str, typer.Argument(help="The person's name, as approvals show it.")],
     out: Annotated[Path, typer.Option(help="Where to write the person's key.")],
     role: Annotated[
-        str,
-        typer.Option(help="steward, data protection officer, ethics committee or physician."),
+        str, typer.Option(help="steward, data protection officer, ethics committee or physician.")
     ] = "steward",
 ) -> results.PersonKeyResult:
     """Create a person's own key for approvals, protected by a passphrase."""

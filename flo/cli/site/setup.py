@@ -132,10 +132,7 @@ def coordinator(
 
 
 @command(app)
-def leave(
-    home: SiteFolder = SITE_FOLDER,
-    yes: Yes = False,
-) -> results.LeftResult:
+def leave(home: SiteFolder = SITE_FOLDER, yes: Yes = False) -> results.LeftResult:
     """Leave the consortium: our certificate is revoked; data, ledger, keys and logs stay here."""
     from flo.cli.terminal.output import confirmed, say
     from flo.clients.connection.enrolment import connect

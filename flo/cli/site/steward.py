@@ -10,7 +10,7 @@ import typer
 
 from flo.cli.site import results
 from flo.cli.terminal.command import command
-from flo.cli.terminal.options import SITE_FOLDER, DryRun, SiteFolder
+from flo.cli.terminal.options import SITE_FOLDER, DryRun, OfPopulation, SiteFolder
 from flo.cli.terminal.results import FileWrittenResult
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def inbox(home: SiteFolder = SITE_FOLDER) -> results.InboxResult:
 def review(
     study: AnyStudyName = None,
     home: SiteFolder = SITE_FOLDER,
-    population: Annotated[str | None, typer.Option(help="Which population takes part.")] = None,
+    population: OfPopulation = None,
     html: Annotated[Path | None, typer.Option(help="Write a page to read or print.")] = None,
 ) -> results.SheetResult:
     """Show a study in plain language: data that leave, cost, changes, our rules."""
@@ -120,7 +120,7 @@ def review(
 def approve(
     study: AnyStudyName = None,
     home: SiteFolder = SITE_FOLDER,
-    population: Annotated[str | None, typer.Option(help="Which population takes part.")] = None,
+    population: OfPopulation = None,
     yes: Annotated[
         bool,
         typer.Option(

@@ -9,13 +9,15 @@ import typer
 
 SiteFolder = Annotated[Path, typer.Option(envvar="FLO_SITE_HOME", help="The site's folder.")]
 SITE_FOLDER = Path("site")
+OfPopulation = Annotated[
+    str | None, typer.Option("--population", help="Population whose patients take part.")
+]
 CoordinatorFolder = Annotated[
     Path, typer.Option(envvar="FLO_COORDINATOR_HOME", help="The coordinator's folder.")
 ]
 COORDINATOR_FOLDER = Path("coordinator")
 DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Run all checks and show the effect; change nothing."),
+    bool, typer.Option("--dry-run", help="Run all checks and show the effect; change nothing.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 Verbose = Annotated[int, typer.Option("-v", count=True, help="Show more log lines on the screen.")]
