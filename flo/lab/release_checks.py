@@ -144,26 +144,17 @@ def _of_noise(of: str, noise: Integers, variance: int) -> Iterator[Check]:
     total = np.array([squares.sum()])
     share = float(total[0] / squares.size)
     yield found("too little noise", low(total, squares.size), f"{share:.3f} of the variance stated")
-    yield found(
-        *("a release", low(squares.sum(1), numbers)),
-        f"at least {squares.mean(1).min():.3f} of it in each of {releases} releases",
-    )
-    yield found(
-        *("a number", low(by_number, releases)),
-        f"at least {by_number.min() / releases:.3f} of it in each of {numbers} numbers",
-    )
+    said = f"at least {squares.mean(1).min():.3f} of it in each of {releases} releases"
+    yield found("a release", low(squares.sum(1), numbers), said)
+    said = f"at least {by_number.min() / releases:.3f} of it in each of {numbers} numbers"
+    yield found("a number", low(by_number, releases), said)
     together = np.array([(scaled.sum(0) ** 2).sum() / releases])
-    ratio = float(together[0] / numbers)
-    yield found("cancelling", low(together, numbers), f"the sum has {ratio:.3f} of its variance")
-    yield found(
-        *("repeated", float(stats.chi2.sf(together[0], numbers))),
-        f"the sum has {ratio:.3f} of its variance",
-    )
+    said = f"the sum has {together[0] / numbers:.3f} of its variance"
+    yield found("cancelling", low(together, numbers), said)
+    yield found("repeated", float(stats.chi2.sf(together[0], numbers)), said)
     equal, expected = _equal(noise), _expected_equal(noise, variance)
-    yield found(
-        *("equal numbers", float(stats.poisson.sf(equal - 1, expected)) if equal else 1.0),
-        f"{equal} where {expected:.2g} are expected",
-    )
+    p = float(stats.poisson.sf(equal - 1, expected)) if equal else 1.0
+    yield found("equal numbers", p, f"{equal} where {expected:.2g} are expected")
 
 
 def _equal(noise: Integers) -> int:

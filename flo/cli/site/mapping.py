@@ -102,7 +102,7 @@ def inspect_data(
         say(f"the records are {seen.day}")
     for one in seen.columns:
         if one.when:
-            say(f"{plain(one.name)} uses {one.when}")
+            say(f"event used for {plain(one.name)}: {one.when}")
     table = Table("column", "the study says", "missing", "least", "middle", "most")
     for one in seen.columns:
         numbers = [f"{one.numbers[n]:g}" for n in (0, 2, 4)] if one.numbers else ["", "", ""]
