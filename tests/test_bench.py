@@ -235,7 +235,7 @@ def test_a_command_of_the_demo_that_dies_without_a_word_is_no_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "_carry_out", _dies)
-    with pytest.raises(FloError, match=r"`flo site init` ended in -9"):
+    with pytest.raises(FloError, match=r"`flo site init` failed with exit code -9"):
         demo._Cast(tmp_path).do("site", "init")
 
 

@@ -250,7 +250,7 @@ def by_passphrase(passphrase: bytes, salt: bytes, cost: int, *, short: bool = Fa
         UsageError: the passphrase is too short to seal with.
     """
     if not short and len(passphrase) < _SHORTEST_PASSPHRASE:
-        raise UsageError(f"the passphrase has fewer than {_SHORTEST_PASSPHRASE} characters")
+        raise UsageError(f"the passphrase needs at least {_SHORTEST_PASSPHRASE} characters")
     if cost & (cost - 1):
         raise TrustError(f"a cost of {cost} is not a power of two")
     return AesKeyStore(_stretched(passphrase, salt, cost))

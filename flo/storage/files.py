@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from flo.errors import RefusedError, UsageError
 
 ReadT = TypeVar("ReadT")
+_Stamp = tuple[int, int, int, int, int]  # device, inode, size, both times
 _LOOK_SECONDS = 0.01
 _CACHED_SECONDS = 60.0
 _RACY_SECONDS = 0.02  # a tick of the kernel is 10 ms at most
@@ -115,7 +116,7 @@ class UnchangedFiles:
     """
 
     def __init__(self) -> None:
-        self._read: dict[tuple[Path, ...], tuple[list[tuple[int, ...]], float, Any]] = {}
+        self._read: dict[tuple[Path, ...], tuple[list[_Stamp], float, Any]] = {}
 
     def get(self, read: Callable[[], ReadT], *paths: Path) -> ReadT:
         """Return what ``read`` returned for these files before, or call it now."""

@@ -515,7 +515,7 @@ def test_a_folder_of_another_user_or_with_another_users_files(tmp_path: Path) ->
     assert (found.state, "sudo -u '#7'" in found.fix) == ("broken", True)
     found = diagnostics.private(tmp_path, 0o700, {tmp_path: 7, lock: 0}, 7)
     assert (found.state, "chown -R '#7'" in found.fix) == ("broken", True)
-    assert "decision.lock (0)" in found.message
+    assert "decision.lock (user 0)" in found.message
 
 
 def test_two_copies_of_a_ledger_are_told_apart() -> None:

@@ -312,7 +312,7 @@ def test_a_log_whose_owner_replaced_its_key_goes_on_and_verifies(tmp_path: Path)
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (COORDINATOR, STRANGER, "entry 2 names another key than the one after it"),
+        (COORDINATOR, STRANGER, "entry 2 names a key that is not the next one"),
         (STRANGER, NEXT, "entry 1 is not signed by its owner"),
         (NEXT, COORDINATOR, "entry 1 is not signed by its owner"),
     ],

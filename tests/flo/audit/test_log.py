@@ -82,7 +82,7 @@ def test_what_did_not_grow_out_of_the_head_that_was_seen_is_not_countersigned(
             receipt = log.cosign(good)
             receipt.check(COORDINATOR.fingerprint)
             assert (receipt.owner, receipt.number) == (NORTH.fingerprint, good.head.number)
-        with pytest.raises(TrustError, match="truncated or forked: entry 7 was seen before"):
+        with pytest.raises(TrustError, match="truncated or forked: entry 7 was seen with hash"):
             log.cosign(growth)
         assert log.witnessed() == [SEEN.head]
         log.cosign(growth_of(STRANGER, 1))  # another party's log has a height of its own
@@ -212,7 +212,7 @@ def test_a_log_that_was_cut_and_went_on_shows_itself_to_whoever_saw_more(tmp_pat
         growth = log.growth({COORDINATOR.fingerprint})
         assert growth is not None
         assert growth.after == 0
-        with pytest.raises(TrustError, match="truncated or forked: entry 3 was seen before"):
+        with pytest.raises(TrustError, match="truncated or forked: entry 3 was seen with hash"):
             coordinator.cosign(growth)
 
 

@@ -204,4 +204,4 @@ def test_a_study_that_is_there_already_is_not_written_over(tmp_path: Path) -> No
     columns = ("--number", "age:0:110:years", "--category", "ward:a,b,c")
     done = flo("study", "new", csv, *declared, *columns, "--out", out)
     assert (done.returncode, out.read_text()) == (2, "mine")
-    assert "exists already" in done.stderr
+    assert "already exists" in done.stderr

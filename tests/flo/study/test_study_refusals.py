@@ -145,7 +145,9 @@ def two_columns(name: str) -> list[dict[str, Any]]:
         pytest.param(
             "model", {**PACK, "layers": [{"kind": "os.system"}]}, "kind", id="an import for a layer"
         ),
-        pytest.param("model", {**PACK, "layers": LINEAR}, "gives (8,)", id="pack of eight outputs"),
+        pytest.param(
+            "model", {**PACK, "layers": LINEAR}, "has shape (8,)", id="pack of eight outputs"
+        ),
         *(
             pytest.param(
                 "model",

@@ -110,7 +110,7 @@ def test_nobody_is_made_to_read_more_than_they_would(store: ArtifactStore) -> No
 )
 def test_a_key_is_plain_words(store: ArtifactStore, key: str) -> None:
     for call in (lambda: store.put(key, b""), lambda: store.get(key, 1)):
-        with pytest.raises(UsageError, match="not a key"):
+        with pytest.raises(UsageError, match="not a valid key"):
             call()
 
 
