@@ -68,7 +68,7 @@ def unseal(keystore: KeyStore, context: Context, sealed: bytes, what: str) -> by
     except FloError as error:
         raise TrustError(f"{what} was changed: its header cannot be read") from error
     if len(body) != header.size:
-        raise TrustError(f"{what} was truncated: {len(body)} of {header.size} sealed bytes")
+        raise TrustError(f"{what} was cut or extended: {len(body)} bytes, {header.size} were sealed")
     _refuse_another_context(header.context, context, what)
     if header.key != keystore.key_id:
         raise TrustError(f"{what} was sealed by another key, {header.key}")
@@ -82,6 +82,6 @@ def _refuse_another_context(said: Context, expected: Context, what: str) -> None
     for name in sorted({*said, *expected}):
         if said.get(name) != expected.get(name):
             raise TrustError(
-                f"{what} was sealed for {name} {said.get(name, '(none)')}, "
-                f"not {expected.get(name, '(none)')}"
+                f"{what} was sealed for {name} {said.get(name, 'nothing')}, "
+                f"not {expected.get(name, 'nothing')}"
             )

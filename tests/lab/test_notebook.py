@@ -171,7 +171,7 @@ def test_results_are_compared_on_the_same_patients() -> None:
     assert low <= middle <= high
     assert middle == pytest.approx(other.auc - one.auc)
     fewer = {name: table.head(50) for name, table in tables().items()}
-    with pytest.raises(UsageError, match="on other patients"):
+    with pytest.raises(UsageError, match="different patients"):
         flo.compare({"one": one, "few": flo.simulate(small_study(), fewer, folds=2)})._repr_html_()
 
 
