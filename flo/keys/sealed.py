@@ -68,7 +68,7 @@ def unseal(keystore: KeyStore, context: Context, sealed: bytes, what: str) -> by
     except FloError as error:
         raise TrustError(f"{what} was changed: its header cannot be read") from error
     if len(body) != header.size:
-        raise TrustError(f"{what} was cut or extended: {len(body)} bytes, {header.size} were sealed")
+        raise TrustError(f"{what} was cut or extended: {len(body)} bytes, not {header.size}")
     _refuse_another_context(header.context, context, what)
     if header.key != keystore.key_id:
         raise TrustError(f"{what} was sealed by another key, {header.key}")
