@@ -22,7 +22,7 @@ from flo.bench import compared, ledger, others, references
 from flo.bench.made_up import HIDDEN, study_of, write
 from flo.bench.plot import svg
 from flo.cli import app, demo, main
-from flo.cli.bench import GROUPS, _every_command
+from flo.cli.bench import GROUPS, every_command
 from flo.errors import FloError
 from flo.lab.simulation import folds, load_hospitals, run_once
 from flo.study.loading import load
@@ -82,11 +82,11 @@ def test_rows_that_were_measured_are_kept_when_a_later_one_fails(
 ) -> None:
     def failing(group: str, device: str, *, quick: bool) -> Any:
         yield from tiny_rows(group, device, quick=quick)
-        raise FloError("the reference did not come to its end")
+        raise FloError("the reference did not finish")
 
     monkeypatch.setattr("flo.cli.bench._rows", failing)
     file = tmp_path / "rows.json"
-    with pytest.raises(FloError, match="did not come"):
+    with pytest.raises(FloError, match="did not finish"):
         CliRunner().invoke(app, ["bench", "noise", "--json", str(file)], catch_exceptions=False)
     assert [row["group"] for row in json.loads(file.read_text())["rows"]] == ["noise"]
 
@@ -158,7 +158,7 @@ def test_a_device_that_is_not_there_is_refused_in_words(
 
 @pytest.mark.processes
 def test_the_start_of_every_command_is_measured() -> None:
-    commands = _every_command()
+    commands = every_command()
     assert len(commands) > 50
     assert {"demo", "site run", "study check", "audit verify", "coordinator serve"} <= set(commands)
     (row,) = others.start(["audit verify"])
@@ -210,7 +210,7 @@ def test_a_reference_that_never_ends_is_given_up(
 ) -> None:
     monkeypatch.setattr(references, "_RUN_SECONDS", 0.3)
     times = tmp_path / "times.json"
-    with pytest.raises(FloError, match="did not come to its end"):
+    with pytest.raises(FloError, match="did not finish"):
         references._instants(times, 2)
     times.write_text("[1, 3, 4.5]")
     assert references._instants(times, 2) == [1, 3]
@@ -235,7 +235,7 @@ def test_a_command_of_the_demo_that_dies_without_a_word_is_no_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "_carry_out", _dies)
-    with pytest.raises(FloError, match=r"`flo site init` ended in -9"):
+    with pytest.raises(FloError, match=r"`flo site init` failed with exit code -9"):
         demo._Cast(tmp_path).do("site", "init")
 
 

@@ -30,7 +30,7 @@ CASES: dict[str, tuple[str, int, str, str]] = {
         JSON,
         "more than 200000 values",
     ),
-    "JSON, deep": ('b"[" * n + b"]" * n', 64, JSON, "more than 64 values within each other"),
+    "JSON, deep": ('b"[" * n + b"]" * n', 64, JSON, "values nested more than 64 deep"),
     "JSON, one long text": ("b'\"' + b\"a\" * n + b'\"'", LIMIT - 2, JSON, "bytes, limit"),
     "JSON, quotation marks": (
         "b'[\"' + b'\\\\\"' * n + b'\"]'",

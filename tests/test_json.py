@@ -83,7 +83,7 @@ def test_a_refusal_is_json_too_and_says_what_to_do(tmp_path: Path) -> None:
 def test_json_goes_to_a_file_and_the_words_to_the_screen(tmp_path: Path) -> None:
     path = tmp_path / "made.json"
     done = flo("coordinator", "init", "--home", tmp_path / "home", "--json", path)
-    assert "coordinator made in" in done.stdout
+    assert "created a coordinator in" in done.stdout
     assert json.loads(path.read_text())["home"] == str(tmp_path / "home")
 
 

@@ -10,14 +10,8 @@ from html import escape
 from pathlib import Path
 
 HERE = Path(__file__).parents[1] / "docs" / "drawings"
-INK, SOFT, BLUE, RED, GREEN, PAPER = (
-    "#1d2733",
-    "#6b7785",
-    "#2563a8",
-    "#b3443c",
-    "#2f7d4f",
-    "#ffffff",
-)
+INK, SOFT, BLUE = "#1d2733", "#6b7785", "#2563a8"
+RED, GREEN, PAPER = "#b3443c", "#2f7d4f", "#ffffff"
 
 
 class Drawing:
@@ -185,7 +179,7 @@ def secure_sum() -> Drawing:
         ("hospital C", "11", "− pad(A,C) − pad(B,C)"),
     ]
     drawn.text(75, 28, "each has", bold=True)
-    drawn.text(300, 28, "adds what only two of them know", bold=True)
+    drawn.text(300, 28, "adds pads that two of them share", bold=True)
     drawn.text(560, 28, "the coordinator sees", bold=True)
     for number, (who, value, pads) in enumerate(rows):
         y = 50 + 58 * number
@@ -200,7 +194,7 @@ def secure_sum() -> Drawing:
     drawn.text(
         360,
         286,
-        "One missing: no pad cancels, nothing can be read; the attempt is thrown away.",
+        "If one is missing, its pads do not cancel: the sum is unreadable and is discarded.",
         size=13,
         color=SOFT,
     )
@@ -239,8 +233,8 @@ def round_() -> Drawing:
     drawn.arrow(a, 382, c, 382, "10 looks uniformly random")
     drawn.arrow(b, 382, c, 382, "10 looks uniformly random")
     drawn.blank(190, 404, 380, 84)
-    drawn.text(c, 420, "11 all there: pads cancel, the noisy sum appears", size=13, color=GREEN)
-    drawn.text(c, 444, "one missing: thrown away, the survivors are asked anew", size=13, color=RED)
+    drawn.text(c, 420, "11 all replied: pads cancel and leave the noisy sum", size=13, color=GREEN)
+    drawn.text(c, 444, "one missing: discarded, and the others are asked again", size=13, color=RED)
     drawn.text(c, 480, "12 the step is taken, saved, and the next round begins", size=13)
     return drawn
 
@@ -250,7 +244,7 @@ def aws() -> Drawing:
     drawn = Drawing(760, 380, "FLO in AWS")
     drawn.box(20, 150, 130, 50, "hospital agents", color=BLUE)
     drawn.box(215, 150, 130, 50, "load balancer", "TCP, :9443")
-    drawn.text(390, 60, "private network: no way out but to AWS's endpoints", size=12, color=SOFT)
+    drawn.text(390, 60, "private network: reaches only AWS's endpoints", size=12, color=SOFT)
     drawn.box(410, 150, 150, 50, "coordinator", "one EC2 machine", color=GREEN)
     drawn.box(410, 270, 150, 50, "training job", "rounds and sums", color=GREEN)
     drawn.box(620, 80, 120, 50, "SageMaker", "begins jobs")

@@ -6,12 +6,10 @@ import dataclasses
 import inspect
 import re
 import sys
-from collections.abc import Iterator
 from typing import Any, get_type_hints
 
-import typer
-
-from flo.cli import app, results
+from flo.cli import results
+from flo.cli.bench import every_command
 from flo.cli.coordinator import results as of_coordinator
 from flo.cli.site import results as of_site
 from flo.cli.terminal import results as shared
@@ -22,15 +20,15 @@ ENDLESS = ("coordinator serve", "site run", "site desk")  # they have no result
 _HEAD = """\
 # What commands return as JSON
 
-Every command takes `--json FILE`; `--json -` writes to standard output, and what is said to people
-goes to standard error instead. A command that was refused writes a `RefusalResult` and ends with
-its exit code; one whose words cannot be understood ends with 2 and writes nothing. `flo coordinator
-serve`, `flo site run` and `flo site desk` run until they are ended and return nothing.
+Every command takes `--json FILE`; with `--json -` the JSON goes to standard output, and the text
+for people to standard error. A command that is refused writes a `RefusalResult` and exits with its
+exit code; a command with invalid arguments exits with 2 and writes no JSON. `flo coordinator
+serve`, `flo site run` and `flo site desk` run until they are stopped and return no result.
 
-Names, digests and numbers only: no secret (but the link of `flo coordinator console`, which is
-one), and nothing of a patient. Times are ISO 8601 in UTC, fingerprints and digests SHA-256 in
-hexadecimal, ε, δ and shares plain numbers. A field that changes its meaning raises
-`schema_version`. This page is made from the code: `python -m tools.json_schemas`.
+Results contain names, digests and numbers only: no secret (except the link of `flo coordinator
+console`, which is one) and no patient data. Times are ISO 8601 in UTC, fingerprints and digests
+SHA-256 in hexadecimal, ε, δ and shares plain numbers. A change in a field's meaning raises
+`schema_version`. This page is generated from the code: `python -m tools.json_schemas`.
 
 | command | returns |
 |---|---|
@@ -39,7 +37,8 @@ hexadecimal, ε, δ and shares plain numbers. A field that changes its meaning r
 
 def returned() -> dict[str, type]:
     """Return command -> result type; ``MeasuredResult`` for ``bench``, which writes row by row."""
-    return {words: _result_of(command) for words, command in _commands() if words not in ENDLESS}
+    commands = every_command().items()
+    return {words: _result_of(command) for words, command in commands if words not in ENDLESS}
 
 
 def page() -> str:
@@ -49,18 +48,6 @@ def page() -> str:
     used = [RefusalResult, *dict.fromkeys(found.values())]
     inner = [kind for kind in _all_results() if kind not in used]
     return f"{_HEAD}{rows}\n" + "\n".join(map(_section, [*used, *inner]))
-
-
-def _commands() -> Iterator[tuple[str, Any]]:
-    waiting = [("", typer.main.get_command(app))]
-    while waiting:
-        words, command = waiting.pop()
-        inner = getattr(command, "commands", None)
-        if inner is None:
-            yield words, command
-            continue
-        names = sorted(inner, reverse=True)
-        waiting += [(f"{words} {name}".strip(), inner[name]) for name in names]
 
 
 def _result_of(command: Any) -> type:

@@ -141,7 +141,7 @@ class Export(Document):
         try:
             return frozenset(fingerprint(bytes.fromhex(public)) for public in self.keys())
         except ValueError as error:
-            raise TrustError(f"audit log of {self.owner}: a replaced key is no key") from error
+            raise TrustError(f"audit log of {self.owner}: an earlier key is malformed") from error
 
 
 @dataclass(frozen=True)
@@ -194,14 +194,9 @@ def is_export(document: Any) -> bool:
 
 def read_export(document: bytes) -> Export:
     """Parse an export without checking it. Raises MessageError or UsageError for another shape."""
-    what = "audit log"
-    return parse(
-        Export,
-        canonical.decode_canonical(
-            document, limit=MAX_EXPORT_BYTES, what=what, values=MAX_EXPORT_BYTES // 32
-        ),
-        what,
-    )
+    what, values = "audit log", MAX_EXPORT_BYTES // 32
+    found = canonical.decode_canonical(document, limit=MAX_EXPORT_BYTES, what=what, values=values)
+    return parse(Export, found, what)
 
 
 def _check_signature(export: Export) -> None:
@@ -211,7 +206,7 @@ def _check_signature(export: Export) -> None:
         verify_signature(public, "audit-export", export.statement(), export.signature)
     except TrustError as error:
         raise TrustError(
-            f"audit log of {export.owner}: cut at its end, or edited outside its entries"
+            f"audit log of {export.owner}: truncated at its end, or edited outside its entries"
         ) from error
 
 
@@ -224,20 +219,20 @@ def _check_chain(export: Export) -> None:
         if entry.kind == "key-replaced":
             public = next(keys)
             if entry.facts.get("new") != public:
-                raise TrustError(f"{whose}: entry {number} names another key than the one after it")
+                raise TrustError(f"{whose}: entry {number} names a key that is not the next one")
         previous = entry.hash
     if export.entries and export.entries[-1].kind == "key-replaced":
         raise TrustError(
-            f"{whose}: ends with a new key that has signed nothing, so it may be a stranger's"
+            f"{whose}: ends with a new key that has not signed an entry, so its owner is unknown"
         )
 
 
 def check_entry(entry: Entry, whose: str, number: int, previous: str, public: str) -> None:
     """Raise TrustError unless ``public`` signed it as entry ``number`` after hash ``previous``."""
     if entry.number != number:
-        raise TrustError(f"{whose}: entry {number} was cut out, or moved")
+        raise TrustError(f"{whose}: entry {number} is missing, or not in its place")
     if entry.hash != chained(previous, entry.digest):
-        raise TrustError(f"{whose}: entry {number} was edited, or one before it cut out")
+        raise TrustError(f"{whose}: entry {number} was edited, or one before it removed")
     try:
         statement = row_statement(number, entry.hash)
         verify_signature(bytes.fromhex(public), "audit-entry", statement, entry.signature)
@@ -250,7 +245,7 @@ def _check_receipts(export: Export) -> None:
         receipt.check(receipt.fingerprint)
         if receipt.owner not in export.fingerprints or receipt.fingerprint in export.fingerprints:
             raise TrustError(
-                f"audit log of {export.owner}: a receipt that is its own, or for another log"
+                f"audit log of {export.owner}: a receipt is by its own key, or for another log"
             )
         _compare(export, receipt.number, receipt.hash, f"key {receipt.fingerprint[:12]}")
 
@@ -273,15 +268,14 @@ def _check_witnesses(export: Export, exports: list[Export]) -> None:
 def _compare(export: Export, number: int, hash_: str, seen_by: str) -> None:
     if number > len(export.entries):
         raise TrustError(
-            f"audit log of {export.owner}: cut behind entry {len(export.entries)}; {seen_by} "
+            f"audit log of {export.owner}: truncated after entry {len(export.entries)}; {seen_by} "
             f"countersigned entry {number}",
-            hint="unless it was exported before that: export it once more, after the other, and "
-            "verify again",
+            hint="if it was exported before that, export it again, after the other, and repeat",
         )
     if export.entries[number - 1].hash != hash_:
         raise TrustError(
             f"audit log of {export.owner}: forked at or before entry {number}; {seen_by} "
-            "countersigned another one"
+            "countersigned a different one"
         )
 
 

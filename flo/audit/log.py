@@ -47,7 +47,8 @@ CREATE TABLE IF NOT EXISTS receipts (
   signer TEXT PRIMARY KEY, number INTEGER NOT NULL, receipt TEXT NOT NULL) STRICT;
 CREATE INDEX IF NOT EXISTS by_kind ON entries (kind, number);
 """
-_ENTRY = "SELECT number, time, kind, study, facts, salt, hash, signature FROM entries"
+_COLUMNS = ("number", "time", "kind", "study", "facts", "salt", "hash", "signature")
+_ENTRY = f"SELECT {', '.join(_COLUMNS)} FROM entries"  # noqa: S608 - our own names
 
 
 def existing(path: Path, identity: Signer) -> AuditLog:
@@ -64,7 +65,7 @@ def require_file(path: Path) -> None:
     """
     if not path.exists():
         raise TrustError(
-            f"the audit log {path} is missing; without it nobody knows which policy is in force",
+            f"the audit log {path} is missing; only it shows the current policy and opt-outs",
             hint="restore it from the newest backup",
         )
 
@@ -101,8 +102,8 @@ class AuditLog:
         require_file(self._path)
         if _file_at(self._path) != self._file:
             raise TrustError(
-                f"the audit log {self._path} was exchanged while it was open",
-                hint="stop what runs on this folder, look at who did it, and start again",
+                f"the audit log {self._path} was replaced by another file while it was open",
+                hint="stop FLO on this folder, find out who replaced the file, and start again",
             )
 
     def close(self) -> None:
@@ -158,8 +159,7 @@ class AuditLog:
         )
         with self._lock:
             rows = self._db.execute(
-                f"{_ENTRY} {chosen} ORDER BY number DESC LIMIT ?3",
-                (study, kind, most),
+                f"{_ENTRY} {chosen} ORDER BY number DESC LIMIT ?3", (study, kind, most)
             ).fetchall()
             (count,) = self._db.execute("SELECT count(*) FROM entries").fetchone()
         return list(map(_entry, rows)), int(count)
@@ -173,7 +173,7 @@ class AuditLog:
             if number and self._one("SELECT hash FROM entries WHERE number = ?", number) != (
                 hash_,
             ):
-                raise TrustError(f"this log: entry {number} was edited or cut out since")
+                raise TrustError(f"this log: entry {number}, checked before, was edited or removed")
             rows = self._db.execute(
                 _ENTRY + " WHERE number > ? ORDER BY number LIMIT ?", (number, most)
             ).fetchall()
@@ -181,7 +181,7 @@ class AuditLog:
             seen = max((receipt.number for receipt in self.receipts()), default=0)
         if seen > last:
             raise TrustError(
-                f"this log: it ends at entry {last}, and entry {seen} was countersigned"
+                f"this log: truncated, it ends at entry {last} but entry {seen} was countersigned"
             )
         for entry in map(_entry, rows):
             check_entry(entry, "this log", number + 1, hash_, self._signer_of(number + 1))
@@ -248,9 +248,8 @@ class AuditLog:
             number, hash_ = (last.number, last.hash) if last else (0, ZERO_HASH)
             if not growth.grew_from(number, hash_):
                 raise TrustError(
-                    f"this audit log was cut or forked: entry {number} was seen before, ending in "
-                    f"{hash_[:12]}, and what it shows now, up to entry {head.number}, does not "
-                    "follow"
+                    f"this audit log was truncated or forked: entry {number} was seen with hash "
+                    f"{hash_[:12]}, and the log up to entry {head.number} does not extend it"
                 )
             self._db.execute(
                 "INSERT OR REPLACE INTO witnessed VALUES (?, ?, ?)",
@@ -267,7 +266,7 @@ class AuditLog:
         receipt.check(signer)
         row = self._one("SELECT hash FROM entries WHERE number = ?", receipt.number)
         if receipt.owner not in self._own() or row is None or row[0] != receipt.hash:
-            raise TrustError("a receipt for an audit entry that is not in this log")
+            raise TrustError("the receipt is for an audit entry that is not in this log")
         with self._writing():
             self._db.execute(
                 "INSERT INTO receipts VALUES (?, ?, ?) ON CONFLICT (signer) DO UPDATE SET"
@@ -306,13 +305,13 @@ class AuditLog:
     ) -> None:
         if self.owner != self._identity.public.hex():
             raise TrustError(
-                "this audit log goes on under another key",
-                hint="if a replacement of the coordinator's key was cut off, finish it: "
-                "flo coordinator replace-key",
+                "this audit log has a newer key, and this key can no longer add entries",
+                hint="if flo coordinator replace-key was interrupted, run it again",
             )
         text = canonical.encode(facts).decode()
         if len(text) > _LONGEST_FACTS:  # such as a report of many hospitals: log its digest
             facts = {"digest": canonical.digest(text.encode()), "bytes": len(text)}
+            text = canonical.encode(facts).decode()
         row = self._one("SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1")
         number, previous = (row[0] + 1, row[1]) if row else (1, ZERO_HASH)
         entry = Entry(
@@ -326,19 +325,10 @@ class AuditLog:
             signature="0",
         )
         hash_ = chained(previous, entry.digest)
+        signature = self._identity.sign("audit-entry", row_statement(number, hash_))
         self._db.execute(
             "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                number,
-                time,
-                kind,
-                study,
-                canonical.encode(facts).decode(),
-                entry.salt,
-                source,
-                hash_,
-                self._identity.sign("audit-entry", row_statement(number, hash_)),
-            ),
+            (number, time, kind, study, text, entry.salt, source, hash_, signature),
         )
         if kind == "key-replaced":
             self._db.execute("UPDATE meta SET value = ? WHERE name = 'owner'", (facts["new"],))
@@ -386,20 +376,11 @@ class AuditLog:
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
-    number, time, kind, study, facts, salt, hash_, signature = row
+    stored = dict(zip(_COLUMNS, row, strict=True))
     try:
-        return Entry(
-            number=number,
-            time=time,
-            kind=kind,
-            study=study,
-            facts=_document(facts),
-            salt=salt,
-            hash=hash_,
-            signature=signature,
-        )
+        return Entry.model_validate(stored | {"facts": _document(stored["facts"])})
     except (ValidationError, MessageError) as error:
-        raise TrustError(f"this log: entry {number} was edited") from error
+        raise TrustError(f"this log: entry {stored['number']} was edited") from error
 
 
 def _document(text: str) -> Any:

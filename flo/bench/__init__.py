@@ -14,6 +14,14 @@ from typing import Any
 BenchRow = dict[str, Any]
 
 
+def row(
+    group: str, name: str, flo: float, reference: float, *, how: str, unit: str = "s", runs: int = 1
+) -> BenchRow:
+    """Return the row of two measurements in ``unit``."""
+    ratio = {"flo": flo, "reference": reference, "ratio": flo / reference}
+    return {"group": group, "name": name, **ratio, "unit": unit, "runs": runs, "how": how}
+
+
 def compared(
     group: str,
     name: str,
@@ -34,14 +42,5 @@ def compared(
                 began = time.perf_counter()
                 call()
                 times.append(time.perf_counter() - began)
-    fast, slow = statistics.median(ours), statistics.median(theirs)
-    return {
-        "group": group,
-        "name": name,
-        "flo": fast,
-        "reference": slow,
-        "ratio": fast / slow,
-        "unit": "s",
-        "runs": len(ours),
-        "how": how,
-    }
+    medians = (statistics.median(ours), statistics.median(theirs))
+    return row(group, name, *medians, how=how, runs=len(ours))

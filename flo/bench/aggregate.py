@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flo.bench import BenchRow
+from flo.bench import BenchRow, row
 
 _FLOATS = 25_000_000
 
@@ -26,16 +26,9 @@ def rows(*, quick: bool) -> Iterator[BenchRow]:
     for updates in (4,) if quick else (4, 16, 64):
         ours, theirs = _measured("flo", updates), _measured("flower", updates)
         for unit in ("s", "MB"):
-            yield {
-                "group": "aggregate",
-                "name": f"{updates} updates of 100 MB, {'time' if unit == 's' else 'peak memory'}",
-                "flo": ours[unit],
-                "reference": theirs[unit],
-                "ratio": ours[unit] / theirs[unit],
-                "unit": unit,
-                "runs": 1,
-                "how": "Flower's FedAvg",
-            }
+            name = f"{updates} updates of 100 MB, {'time' if unit == 's' else 'peak memory'}"
+            both = (ours[unit], theirs[unit])
+            yield row("aggregate", name, *both, how="Flower's FedAvg", unit=unit)
 
 
 def _measured(who: str, updates: int) -> dict[str, float]:
@@ -76,11 +69,9 @@ def _flower(updates: int) -> float:
     from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
     numbers = np.zeros(_FLOATS, dtype=np.float32)
+    metrics = MetricRecord({"num-examples": 20})
     records = [
-        RecordDict(
-            {"arrays": ArrayRecord([numbers]), "metrics": MetricRecord({"num-examples": 20})}
-        )
-        for _ in range(updates)
+        RecordDict({"arrays": ArrayRecord([numbers]), "metrics": metrics}) for _ in range(updates)
     ]
     began = time.perf_counter()
     aggregate_arrayrecords(records, "num-examples")
@@ -96,12 +87,8 @@ def _main(who: str, updates: str) -> None:
 
 def _peak() -> float:
     """Return this program's own peak resident memory, in KiB; ``ru_maxrss`` counts the parent's."""
-    (line,) = (
-        line
-        for line in Path("/proc/self/status").read_text("ascii").splitlines()
-        if line.startswith("VmHWM:")
-    )
-    return float(line.split()[1])
+    lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    return float(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flo.bench import BenchRow
+from flo.bench import BenchRow, row
 from flo.bench.references import flower_with_opacus, nvflare_with_opacus
 from flo.bench.rounds import demo
 from flo.lab.simulation import load_hospitals
@@ -47,13 +47,5 @@ def rows(*, quick: bool) -> Iterator[BenchRow]:
         inputs = len(input_names(study.data))
         for how, run in _REFERENCES.items():
             reference = run(folder, len(hospitals), inputs, steps)
-            yield {
-                "group": "end-to-end",
-                "name": f"heart, launch to verified report, {steps} rounds",
-                "flo": flo,
-                "reference": reference,
-                "ratio": flo / reference,
-                "unit": "s",
-                "runs": 1,
-                "how": how,
-            }
+            name = f"heart, launch to verified report, {steps} rounds"
+            yield row("end-to-end", name, flo, reference, how=how)

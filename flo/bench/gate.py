@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from flo.bench import BenchRow
+from flo.bench import BenchRow, row
 from flo.study.schema import Schema
 
 _RECORDS, _NUMBERS, _CODED = 1_000_000, 20, 10
@@ -36,17 +36,9 @@ def rows(*, quick: bool) -> Iterator[BenchRow]:
         for path in _write(Path(folder), records):
             found = {who: [_measured(who, path) for _ in range(_RUNS)] for who in ("flo", "pandas")}
             for what, unit in (("seconds", "s"), ("megabytes", "MB")):
-                ours, theirs = (statistics.median(one[what] for one in found[w]) for w in found)
-                yield {
-                    "group": "gate",
-                    "name": f"load + gate, {records:,} × 30, {path.suffix[1:]}",
-                    "flo": ours,
-                    "reference": theirs,
-                    "ratio": ours / theirs,
-                    "unit": unit,
-                    "runs": _RUNS,
-                    "how": "pandas reads the file",
-                }
+                both = (statistics.median(one[what] for one in found[who]) for who in found)
+                name = f"load + gate, {records:,} × 30, {path.suffix[1:]}"
+                yield row("gate", name, *both, how="pandas reads the file", unit=unit, runs=_RUNS)
 
 
 def schema() -> Schema:

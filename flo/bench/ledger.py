@@ -47,13 +47,8 @@ def rows(*, quick: bool) -> Iterator[BenchRow]:
                 charge()
             yield from _of(home, book, study, entries)
             if entries == ENTRIES[2]:
-                yield compared(
-                    "ledger",
-                    "charge one release",
-                    charge,
-                    lambda: _flush(Path(folder)),
-                    how="1 KiB, fsync",
-                )
+                name, flush = "charge one release", lambda: _flush(Path(folder))
+                yield compared("ledger", name, charge, flush, how="1 KiB, fsync")
         book.close()
 
 

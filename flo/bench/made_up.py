@@ -29,6 +29,7 @@ def study_of(
     each hospital's noisy sums.
     """
     model: dict[str, Any] = {"kind": "logistic"}
+    number = {"kind": "number", "unit": "points", "minimum": 0, "maximum": 100}
     if megabytes is not None:
         model = {"kind": "mlp", "hidden": HIDDEN[megabytes]}
     return from_document(
@@ -46,16 +47,7 @@ def study_of(
                 "record": "patient",
                 "records_per_patient": "one",
                 "label": "ill",
-                "columns": [
-                    {
-                        "kind": "number",
-                        "name": name,
-                        "unit": "points",
-                        "minimum": 0,
-                        "maximum": 100,
-                    }
-                    for name in _COLUMNS
-                ],
+                "columns": [number | {"name": name} for name in _COLUMNS],
             },
             "model": model,
             "mechanism": {

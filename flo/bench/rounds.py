@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flo.bench import BenchRow
+from flo.bench import BenchRow, row
 from flo.bench.made_up import study_of, write
 from flo.bench.references import flower_rounds, nvflare_rounds
 from flo.errors import FloError
@@ -41,16 +41,8 @@ def rows(*, quick: bool) -> Iterator[BenchRow]:
             seconds = run(agents, megabytes, 4)
             theirs = statistics.median(seconds)
             for how, (flo, runs) in ours.items():
-                yield {
-                    "group": "rounds",
-                    "name": f"{agents} agents, {megabytes:g} MB, {how}",
-                    "flo": flo,
-                    "reference": theirs,
-                    "ratio": flo / theirs,
-                    "unit": "s",
-                    "runs": min(runs, len(seconds)),
-                    "how": reference,
-                }
+                name, fewest = f"{agents} agents, {megabytes:g} MB, {how}", min(runs, len(seconds))
+                yield row("rounds", name, flo, theirs, how=reference, runs=fewest)
 
 
 def _flo(agents: int, megabytes: float, *, secure_sum: bool) -> tuple[float, int]:
@@ -63,14 +55,16 @@ def _flo(agents: int, megabytes: float, *, secure_sum: bool) -> tuple[float, int
         return float(demo(folder)["seconds_per_round"]), steps
 
 
-def demo(folder: Path) -> dict[str, Any]:
-    """Run ``flo demo`` on the study and files in ``folder``. Raises FloError with its output."""
+def demo(folder: Path, *, own_data: bool = True) -> dict[str, Any]:
+    """Run ``flo demo`` on the study in ``folder``. Raises FloError with its output.
+
+    ``own_data``: on the files in ``folder`` too; otherwise on the study's data set.
+    """
     command = [sys.executable, "-m", "flo.cli", "demo", "--dir", str(folder / "demo")]
-    command += ["--study", str(folder / "study.toml"), "--data", str(folder)]
-    done = subprocess.run(
-        [*command, "--json", str(folder / "json")], capture_output=True, text=True
-    )
+    command += ["--study", str(folder / "study.toml"), "--json", str(folder / "json")]
+    command += ["--data", str(folder)] if own_data else []
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise FloError(f"the demo ended in {done.returncode}: {done.stderr}")
+        raise FloError(f"the demo failed with exit code {done.returncode}: {done.stderr}")
     result: dict[str, Any] = json.loads((folder / "json").read_bytes())
     return result

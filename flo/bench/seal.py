@@ -9,23 +9,21 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from flo.bench import BenchRow, compared
+from flo.bench.references import free_port, wait_for_port
 from flo.keys.keystore import KeyStore, LocalKeyStore
 
 _BYTES = 256 << 20
 _CONTEXT = {"purpose": "bench"}
 _REGION = "eu-central-1"
-_START_SECONDS = 30.0
 
 
 def rows() -> Iterator[BenchRow]:
@@ -65,8 +63,7 @@ def _emulated_kms() -> Iterator[KeyStore]:
 
     from flo.infra.aws.kms import KmsKeyStore
 
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        port = bound.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen(
         [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)],
         stdin=subprocess.DEVNULL,
@@ -74,11 +71,7 @@ def _emulated_kms() -> Iterator[KeyStore]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        end = time.monotonic() + _START_SECONDS
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.1)
+        wait_for_port(port)
         kms = boto3.client(
             "kms",
             region_name=_REGION,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +13,8 @@ import tomli_w
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
-from flo.bench import BenchRow, compared
+from flo.bench import BenchRow, compared, row
+from flo.bench.rounds import demo
 from flo.privacy.mechanisms.discrete_gaussian import SystemNoise
 from flo.privacy.secure_sum.masking import Attempt, masked
 from flo.privacy.secure_sum.ring import from_ring
@@ -47,24 +45,10 @@ def _masked_round() -> BenchRow:
             variant = heart.with_mechanism(masking=masking)
             text = tomli_w.dumps(variant.model_dump(mode="json", exclude_none=True))
             (folder / "study.toml").write_text(text, encoding="utf-8")
-            command = [sys.executable, "-m", "flo.cli", "demo", "--dir", str(folder / "demo")]
-            subprocess.run(
-                [*command, "--study", str(folder / "study.toml"), "--json", str(folder / "json")],
-                capture_output=True,
-                check=True,
-            )
-            seconds[masking].append(json.loads((folder / "json").read_bytes())["seconds_per_round"])
-    masked_, plain = (statistics.median(seconds[masking]) for masking in ("on", "off"))
-    return {
-        "group": "secure-sum",
-        "name": "round of the demo, 4 agents",
-        "flo": masked_,
-        "reference": plain,
-        "ratio": masked_ / plain,
-        "unit": "s",
-        "runs": 2 * heart.mechanism.steps,
-        "how": "the same round unmasked",
-    }
+            seconds[masking].append(demo(folder, own_data=False)["seconds_per_round"])
+    both, runs = map(statistics.median, seconds.values()), 2 * heart.mechanism.steps
+    name = "round of the demo, 4 agents"
+    return row("secure-sum", name, *both, how="the same round unmasked", runs=runs)
 
 
 def _rows(hospitals: int, length: int, *, runs: int) -> Iterator[BenchRow]:
@@ -102,11 +86,5 @@ def _rows(hospitals: int, length: int, *, runs: int) -> Iterator[BenchRow]:
             total += plain
         return total
 
-    yield compared(
-        "secure-sum",
-        f"sum, {name}",
-        summed,
-        added,
-        how="numpy sum of int64",
-        runs=runs,
-    )
+    how = "numpy sum of int64"
+    yield compared("secure-sum", f"sum, {name}", summed, added, how=how, runs=runs)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from flo.bench import BenchRow
+from flo.bench import BenchRow, row
 from flo.bench.made_up import study_of, write
 from flo.lab.simulation import Fold, folds, load_hospitals, pooled, run_once
 from flo.study.document import Study
@@ -39,14 +39,5 @@ def _row(name: str, study: Study, fold: Fold) -> BenchRow:
     flo = time.perf_counter() - began
     began = time.perf_counter()
     pooled(fold)
-    reference = time.perf_counter() - began
-    return {
-        "group": "simulate",
-        "name": f"{name}, logistic, --fast",
-        "flo": flo,
-        "reference": reference,
-        "ratio": flo / reference,
-        "unit": "s",
-        "runs": 1,
-        "how": "pooled, not private",
-    }
+    reference, name = time.perf_counter() - began, f"{name}, logistic, --fast"
+    return row("simulate", name, flo, reference, how="pooled, not private")

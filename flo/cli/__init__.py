@@ -63,12 +63,12 @@ _add_group("site", "A hospital's site: enrol, approve, run, budget.", *site.PART
 _add_group("audit", "Reports, audit logs, evidence: make and verify.", audit.app)
 _add_group(
     "model",
-    "Published models: look, fetch, finish, predict.",
+    "Published models: list, fetch, finish, predict.",
     model.app,
     model_finish.app,
     model_registry.app,
 )
-_add_group("aws", "A consortium's AWS account, by one template.", aws.app)
+_add_group("aws", "Deploy a coordinator into an AWS account, and watch it.", aws.app)
 for alone in (lab.simulate, lab.demo, lab.data, doctor.doctor):
     command(app)(alone)
 app.command()(bench.bench)

@@ -9,13 +9,13 @@ import typer
 
 from flo.cli import results
 from flo.cli.terminal.command import command
+from flo.cli.terminal.options import StudyFile
 from flo.cli.terminal.results import FileWrittenResult
 
 app = typer.Typer()
-_LEFT_TO_THE_EXPORT = ("reply", "run")  # facts of every message
+_NOT_SHOWN = ("reply", "run")  # facts of every message; the export has them
 Place = Annotated[
-    Path,
-    typer.Option("--home", help="A site's folder, a coordinator's, or an access file."),
+    Path, typer.Option("--home", help="A site's folder, a coordinator's, or an access file.")
 ]
 
 
@@ -128,16 +128,13 @@ def _verified_logs(documents: list[bytes]) -> list[dict[str, Any]]:
         )
         say(f"  key {format_fingerprint(log.fingerprint)}")
         for seen in log.countersigned:
-            who = (
-                f"the log of {plain(seen.by)}"
-                if seen.by
-                else f"key {format_fingerprint(seen.fingerprint)}"
-            )
-            say(f"  countersigned up to entry {seen.number} by {who}")
+            key = f"key {format_fingerprint(seen.fingerprint)}"
+            signer = f"the log of {plain(seen.by)}" if seen.by else key
+            say(f"  countersigned up to entry {seen.number} by {signer}")
         if not log.countersigned:
-            say("  countersigned by nobody yet")
+            say("  not countersigned by another party yet")
     if len(found) == 1:
-        say("A log cut at its end shows only beside the other side's: verify both together.")
+        say("A truncated log is detected only with the other party's log: verify both together.")
     return [asdict(log) for log in found]
 
 
@@ -149,7 +146,7 @@ def _verified_evidence(data: bytes) -> dict[str, Any]:
     body = pack.verify(data)
     shown = sum(1 for row in body["rows"] if row["shown"])
     say(
-        f"[bold green]signature holds[/]: evidence of {plain(body['owner'])}, "
+        f"[bold green]signature valid[/]: evidence of {plain(body['owner'])}, "
         f"{plain(body['made'][:19])}, {shown} of {len(body['rows'])} rows shown"
     )
     say(f"  key {format_fingerprint(body['fingerprint'])}")
@@ -181,7 +178,7 @@ def log(
         facts = " ".join(
             f"{name}={_short(value)}"
             for name, value in entry.facts.items()
-            if name not in _LEFT_TO_THE_EXPORT
+            if name not in _NOT_SHOWN
         )
         shown = facts if len(facts) < 200 else facts[:199] + "…"
         study_shown = (entry.study or "")[:12]
@@ -199,15 +196,14 @@ def log(
 
 @command(app)
 def export(
-    home: Place,
-    out: Annotated[Path, typer.Option(help="Where to write the log.")],
+    home: Place, out: Annotated[Path, typer.Option(help="Where to write the log.")]
 ) -> FileWrittenResult:
     """Write a whole audit log to a file that anyone can verify offline."""
     from flo.cli.terminal.output import say
     from flo.storage.files import write_private
 
     write_private(out, _export(home))
-    say(f"audit log in {out}; check it, beside the other side's: flo audit verify {out} OTHER")
+    say(f"audit log in {out}; check it with the other party's: flo audit verify {out} OTHER")
     return FileWrittenResult(str(out))
 
 
@@ -229,12 +225,12 @@ def evidence(
     write_private(out / "evidence.html", page.encode())
     body = pack.verify(document)
     missing = [row["reference"] for row in body["rows"] if not row["shown"]]
-    say(f"{out / 'evidence.json'} and {out / 'evidence.html'} written and signed")
-    say(f"{len(body['rows']) - len(missing)} of {len(body['rows'])} rows are shown")
-    for reference in missing:
-        console().print(f"  not shown: {plain(reference)}")
-    say("This is evidence for your own assessment, not a certificate.")
     shown = len(body["rows"]) - len(missing)
+    say(f"{out / 'evidence.json'} and {out / 'evidence.html'} written and signed")
+    say(f"{shown} of {len(body['rows'])} rows have evidence from this installation")
+    for reference in missing:
+        console().print(f"  no evidence for: {plain(reference)}")
+    say("This is evidence for your own assessment, not a certificate.")
     pages = (str(out / "evidence.json"), str(out / "evidence.html"))
     return results.EvidenceWrittenResult(*pages, shown, missing)
 
@@ -263,7 +259,7 @@ def _export(place: Path) -> bytes:
         with closing(site.open_audit_log()) as log:
             return log.export(site.read_config().hospital)
     if not CoordinatorHome(place).config_path.exists():
-        raise UsageError(f"{place} is neither a site's folder, a coordinator's, nor an access file")
+        raise UsageError(f"{place} is not a site's folder, a coordinator's, or an access file")
     coordinator = CoordinatorHome.open(place)
     with closing(coordinator.open_store()) as store, closing(coordinator.open_audit_log()) as log:
         sign_events(store, log)
@@ -271,9 +267,7 @@ def _export(place: Path) -> bytes:
 
 
 @command(app)
-def attack(
-    study: Annotated[Path, typer.Argument(help="A study in TOML.")],
-) -> results.AttackedResult:
+def attack(study: StudyFile) -> results.AttackedResult:
     """Attack the trainer on made-up patients: a lower bound on ε to find bugs, not a proof."""
     from dataclasses import asdict
 
@@ -306,7 +300,7 @@ def attack(
     if found.broken or failed:
         what = f"failed: {'; '.join(failed)}" if failed else "the attack refutes the claimed ε"
         raise TrustError(
-            f"{what}: this trainer leaks more than it says",
+            f"{what}: this trainer leaks more than it claims",
             hint="do not run studies with it; reinstall FLO and report this",
         )
     say("no bug found. This cannot certify an ε below 1: only the proof and the ledger can.")

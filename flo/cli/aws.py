@@ -8,7 +8,7 @@ import typer
 
 from flo.cli import results
 from flo.cli.terminal.command import command
-from flo.cli.terminal.options import DryRun
+from flo.cli.terminal.options import DryRun, Yes
 
 if TYPE_CHECKING:
     from flo.infra.aws.stack import StackEvent
@@ -22,7 +22,7 @@ Networks = Annotated[
 Image = Annotated[
     str, typer.Option(help="Machine image (ami-...) of the coordinator, with FLO in it.")
 ]
-Address = Annotated[str, typer.Option(help="E-mail address that is told of alarms.")]
+Address = Annotated[str, typer.Option(help="E-mail address that receives alarms.")]
 
 
 @command(app)
@@ -32,7 +32,7 @@ def plan(
     image: Image,
     region: RegionName,
     name: Name = "flo",
-    hospitals: Annotated[int, typer.Option(min=2, max=50, help="For the cost note.")] = 4,
+    hospitals: Annotated[int, typer.Option(min=2, max=50, help="To estimate the cost.")] = 4,
 ) -> results.StackPlannedResult:
     """Show the changes that a deployment would make, and their cost, without making them."""
     from dataclasses import asdict
@@ -47,7 +47,7 @@ def plan(
         changes = stack.plan(_parameters(region, networks, alarms, image))
     table = Table("action", "what", "kind", "")
     for change in changes:
-        replaced = "[bold red]replaces what is there[/]" if change.replaced else ""
+        replaced = "[bold red]replaces the existing one[/]" if change.replaced else ""
         table.add_row(change.action, change.name, change.type, replaced)
     console().print(table)
     say(f"{len(changes)} changes; nothing was changed")
@@ -63,7 +63,7 @@ def deploy(
     image: Image,
     region: RegionName,
     name: Name = "flo",
-    yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
+    yes: Yes = False,
     dry_run: DryRun = False,
 ) -> results.StackStateResult:
     """Create or update the stack, then print its settings for coordinator.toml."""
@@ -78,8 +78,8 @@ def deploy(
             say(f"{change.action} {change.name} ({change.type})")
         say(f"{len(changes)} changes; nothing was changed. `flo aws plan` has the costs")
         return results.StackStateResult(name, stack.status() or "gone", {})
-    if not confirmed(f"Make or change stack {name} in {region}? It costs money.", yes):
-        raise RefusedError("nothing was changed", hint="`flo aws plan` shows what would be")
+    if not confirmed(f"Create or update stack {name} in {region}? It costs money.", yes):
+        raise RefusedError("nothing was changed", hint="`flo aws plan` shows the changes and costs")
     stack = Stack(name, region)
     stack.deploy(_parameters(region, networks, alarms, image), _show_step)
     state, outputs = stack.status() or "gone", stack.outputs()
@@ -98,7 +98,7 @@ def status(region: RegionName, name: Name = "flo") -> results.StackStateResult:
     stack = Stack(name, region)
     found = stack.status()
     if found is None:
-        raise UsageError(f"no stack {name} in {region}", hint="flo aws deploy")
+        raise UsageError(f"no stack {name} in {region}", hint="create it: flo aws deploy")
     say(f"{name} is {found}")
     outputs = stack.outputs()
     if outputs:
@@ -108,10 +108,7 @@ def status(region: RegionName, name: Name = "flo") -> results.StackStateResult:
 
 @command(app)
 def destroy(
-    region: RegionName,
-    name: Name = "flo",
-    yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
-    dry_run: DryRun = False,
+    region: RegionName, name: Name = "flo", yes: Yes = False, dry_run: DryRun = False
 ) -> results.StackStateResult:
     """Delete the stack; keep buckets, keys, logs, images and the machine's disk."""
     from flo.cli.terminal.output import confirmed, say
@@ -120,12 +117,12 @@ def destroy(
 
     if dry_run:
         found = Stack(name, region).status() or "gone"
-        say(f"{name} is {found}; it would be taken down, and nothing was changed")
+        say(f"{name} is {found}; it would be deleted; nothing was changed")
         return results.StackStateResult(name, found, {})
-    if not confirmed(f"Take down stack {name} in {region}? Hospitals lose their coordinator.", yes):
-        raise RefusedError("nothing was changed", hint="--yes takes it down at once")
+    if not confirmed(f"Delete stack {name} in {region}? Hospitals lose their coordinator.", yes):
+        raise RefusedError("nothing was changed", hint="--yes deletes it without asking")
     Stack(name, region).destroy(_show_step)
-    say(f"{name} is gone; buckets, keys, logs, images and the disk are still there and cost money")
+    say(f"{name} is deleted; buckets, keys, logs, images and the disk remain and cost money")
     return results.StackStateResult(name, "gone", {})
 
 
@@ -140,7 +137,7 @@ def _parameters(region: str, networks: str, alarms: str, image: str) -> dict[str
         )["PrefixLists"]
     own = [item for item in found if item["PrefixListName"] == f"com.amazonaws.{region}.s3"]
     if not own:
-        raise UsageError(f"no prefix list of S3 in {region}", hint="is the region right?")
+        raise UsageError(f"AWS has no prefix list of S3 in {region}", hint="check --region")
     return {
         "HospitalNetworks": networks,
         "S3PrefixList": own[0]["PrefixListId"],
@@ -167,7 +164,7 @@ def _show_settings(outputs: dict[str, str]) -> None:
     console().print(f"\nhospitals dial {outputs['Address']}; add to coordinator.toml:\n")
     console().print(plain(text), soft_wrap=True)
     console().print(
-        f"its folder's keys: flo coordinator init --keystore {outputs['FolderKeyArn']} "
+        f"create its folder: flo coordinator init --keystore {outputs['FolderKeyArn']} "
         f"--signing-key {outputs['SigningKeyArn']}",
         soft_wrap=True,
     )
@@ -180,11 +177,11 @@ def _show_costs(hospitals: int) -> dict[str, float]:
     from flo.infra.aws.costs import Use, monthly
 
     use = Use(hospitals)
-    table = Table("a month, about", "US dollars", title=f"{hospitals} hospitals")
+    table = Table("per month, about", "US dollars", title=f"{hospitals} hospitals")
     found = monthly(use)
     for what, dollars in found.items():
         table.add_row(what, f"{dollars:.2f}")
-    table.add_row("[bold]all[/]", f"[bold]{sum(found.values()):.2f}[/]")
+    table.add_row("[bold]total[/]", f"[bold]{sum(found.values()):.2f}[/]")
     console().print(table)
     say(
         f"{use.studies} studies of {use.rounds} rounds, models of {use.model_mb:g} MB; list prices "

@@ -21,10 +21,10 @@ def bench(
     groups: Annotated[
         list[str] | None, typer.Argument(metavar="[GROUP]...", help=f"{', '.join(GROUPS)}.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where steps run: cpu or cuda.")] = "cpu",
-    quick: Annotated[bool, typer.Option(help="The few rows that tell most.")] = False,
+    device: Annotated[str, typer.Option(help="Device for training steps: cpu or cuda.")] = "cpu",
+    quick: Annotated[bool, typer.Option(help="Measure fewer and smaller cases.")] = False,
     json_file: JsonFile = None,
-    plot: Annotated[Path | None, typer.Option(help="Rows as a picture, in SVG.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also write a chart to this SVG file.")] = None,
 ) -> None:
     """Measure FLO's costs on this machine, as ratios to references in the same run."""
     from rich.table import Table
@@ -85,21 +85,21 @@ def _rows(group: str, device: str, *, quick: bool) -> Iterator[dict[str, Any]]:
         "simulate": lambda: simulate.rows(quick=quick),
         "gate": lambda: gate.rows(quick=quick),
         "seal": seal.rows,
-        "start": lambda: others.start([""] if quick else ["", *_every_command()]),
+        "start": lambda: others.start([""] if quick else ["", *every_command()]),
     }
     return known[group]()
 
 
-def _every_command() -> list[str]:
-    """Return the words of every command, such as ``site run``."""
+def every_command() -> dict[str, Any]:
+    """Return Click's command for the words of each command, such as ``site run``; sorted."""
     from flo.cli import app
 
-    found, waiting = list[str](), [("", typer.main.get_command(app))]
+    found, waiting = dict[str, Any](), [("", typer.main.get_command(app))]
     while waiting:
         words, command = waiting.pop()
         inner = getattr(command, "commands", None)
         if inner is None:
-            found.append(words)
+            found[words] = command
         else:
             waiting += [(f"{words} {name}".strip(), child) for name, child in inner.items()]
-    return sorted(found)
+    return dict(sorted(found.items()))

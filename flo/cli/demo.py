@@ -44,16 +44,14 @@ STUDY = Path(__file__).parent.parent / "examples" / "heart" / "study.toml"
 _MARK = ".flo-demo"
 # Commands are forked from a server process that has already imported their modules.
 _COMMANDS = multiprocessing.get_context("forkserver")
-_IMPORTED = (
-    *(
-        "flo.cli.site.steward",
-        "flo.clients.approvals.approve",
-        "flo.clients.inbox.review",
-        "dp_accounting.pld",
-    ),
+_IMPORTED = [
+    "flo.cli.site.steward",
+    "flo.clients.approvals.approve",
+    "flo.clients.inbox.review",
     "flo.clients.quality.check",
     "flo.clients.prediction.finish",
-)
+    "dp_accounting.pld",
+]
 
 
 @dataclass
@@ -91,7 +89,7 @@ class _Cast:
             process.join()
         code = process.exitcode if code is None else code
         if code:
-            raise FloError(f"`flo {' '.join(arguments)}` ended in {code}: {text}")
+            raise FloError(f"`flo {' '.join(arguments)}` failed with exit code {code}: {text}")
 
     def stop(self) -> None:
         for process in reversed(self.processes):
@@ -129,7 +127,7 @@ def run_demo(directory: Path, study_file: Path, data: Path | None) -> dict[str, 
     """
     out = console()
     began = time.monotonic()
-    _COMMANDS.set_forkserver_preload(list(_IMPORTED))
+    _COMMANDS.set_forkserver_preload(_IMPORTED)
     _make_room(directory)
     chosen = load(study_file)
     credit = ""
@@ -149,9 +147,9 @@ def run_demo(directory: Path, study_file: Path, data: Path | None) -> dict[str, 
         signed = from_canonical(str(offered["study"]).encode())
         out.print("[bold]approving[/]: each steward checks its own data and reserves the budget")
         out.print(
-            "  fingerprints are taken from the sites' own folders on this machine; in life the"
+            "  the demo reads fingerprints from the sites' folders; in a real study the stewards"
         )
-        out.print("  stewards read them out to each other by telephone")
+        out.print("  read them out to each other by telephone")
         with ThreadPoolExecutor() as pool, ProgressScreen(signed) as progress:
             approvals = [pool.submit(_approve, cast, signed, h.id) for h in signed.hospitals]
             for approval in approvals:
@@ -245,7 +243,7 @@ def _sites(cast: _Cast, home: Path, chosen: Study, data: Path) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         for name in pool.map(enrol, chosen.hospitals):
-            console().print(f"[bold]enrolled[/] {name}, its agent is starting")
+            console().print(f"[bold]enrolled[/] {name}; its agent is starting")
 
 
 def _approve(cast: _Cast, signed: Study, hospital: str) -> None:

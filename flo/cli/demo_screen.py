@@ -28,18 +28,13 @@ def show_last_screen(
     out = console()
     table = Table("hospital", "declared size", "ε released", "δ", "releases")
     for name, site in result["sites"].items():
-        table.add_row(
-            name,
-            str(site["declared_size"]),
-            f"{site['epsilon']:.4f}",
-            f"{site['delta']:g}",
-            str(site["rounds"]),
-        )
+        spent = (f"{site['epsilon']:.4f}", f"{site['delta']:g}")
+        table.add_row(name, str(site["declared_size"]), *spent, str(site["rounds"]))
     out.print(table)
     if away := sorted(set(hospitals) - set(result["sites"])):
-        say(f"[yellow]no extract from {', '.join(away)}[/]: it settles when its agent is back")
+        say(f"[yellow]no extract from {', '.join(away)}[/]: its agent sends it when it runs again")
     if result["auc"] is None:
-        out.print(f"[bold red]the study {result['status']} before its evaluation[/]")
+        out.print(f"[bold red]no evaluation: the study is {result['status']}[/]")
     else:
         said = of_auc(result["auc"], *result["auc_interval"])
         out.print(f"[bold]noisy AUC {said}[/] (90 % interval: noise and sampling)")

@@ -16,13 +16,10 @@ if TYPE_CHECKING:
 
 _MARKS = {
     "ok": "[green]ok     [/]",
-    "warning": "[yellow]look at[/]",
+    "warning": "[yellow]warning[/]",
     "broken": "[bold red]broken [/]",
 }
-_HOMES = (
-    (SITE_FOLDER, "site.toml"),
-    (COORDINATOR_FOLDER, "coordinator.toml"),
-)
+_HOMES = ((SITE_FOLDER, "site.toml"), (COORDINATOR_FOLDER, "coordinator.toml"))
 
 
 def doctor(
@@ -39,19 +36,19 @@ def doctor(
     from flo.host.diagnostics import could_run
 
     place, found = folder or _here(), []
-    with working("looking"):
+    with working("checking"):
         for finding in _look_at(place, given=folder is not None):
             found.append(finding)
             say(f"{_MARKS[finding.state]} {finding.subject}: {plain(finding.message)}")
             if finding.fix:
-                say(f"        [bold]mend:[/] {plain(finding.fix)}")
+                say(f"        [bold]fix:[/] {plain(finding.fix)}")
     broken = dict.fromkeys(finding.subject for finding in found if finding.state == "broken")
     if broken:
-        say(f"[bold red]no round could run:[/] mend {', '.join(broken)} first")
+        say(f"[bold red]no round can run:[/] fix {', '.join(broken)} first")
     elif (place / "site.toml").exists() or (place / "coordinator.toml").exists():
-        say("[bold]a round could run[/]")
+        say("[bold]a round can run[/]")
     else:
-        say("[bold]nothing on this machine stands in the way[/]")
+        say("[bold]this machine meets all requirements[/]")
     listed = [DoctorFindingLine(one.subject, one.state, one.message, one.fix) for one in found]
     return CheckedResult(str(place), could_run(found), listed)
 
@@ -72,7 +69,7 @@ def _look_at(place: Path, *, given: bool) -> Iterator[Finding]:
     if given and not (is_site or is_coordinator):
         raise UsageError(
             f"{place} is neither a site's folder nor a coordinator's",
-            hint="without a folder, flo doctor looks at this machine alone",
+            hint="without a folder, flo doctor checks only this machine",
         )
     yield from machine(place)
     if is_site or is_coordinator:
@@ -94,6 +91,6 @@ def _look_at(place: Path, *, given: bool) -> Iterator[Finding]:
         yield Finding(
             "folder",
             "warning",
-            "neither a site nor a coordinator is here, so this machine alone was looked at",
-            "flo site init, or flo coordinator init; or name its folder",
+            "no site and no coordinator here: only this machine was checked",
+            "name its folder, or create one: flo site init, flo coordinator init",
         )

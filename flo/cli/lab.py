@@ -8,25 +8,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flo.cli import results
+from flo.cli.terminal.options import StudyFile
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
 def simulate(
-    study: Annotated[Path, typer.Argument(help="A study in TOML.")],
+    study: StudyFile,
     data: Annotated[
         Path | None, typer.Option(help="Folder with HOSPITAL.csv or HOSPITAL.parquet files.")
     ] = None,
-    epsilon: Annotated[float | None, typer.Option(help="Use this ε instead.")] = None,
-    noise: Annotated[str | None, typer.Option(help="local or distributed, instead.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Replaces the study's ε.")] = None,
+    noise: Annotated[str | None, typer.Option(help="Replaces it: local or distributed.")] = None,
     folds: Annotated[int, typer.Option(min=2, max=50, help="Cross-validation folds.")] = 5,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Repetitions.")] = 1,
     redraws: Annotated[
-        int, typer.Option(min=1, max=1000, help="Draw each fold's noise anew so often.")
+        int, typer.Option(min=1, max=1000, help="Trainings of each fold, each with new noise.")
     ] = 1,
     compare: Annotated[
-        bool, typer.Option(help="Add finished at home, pooled and alone, and a verdict.")
+        bool,
+        typer.Option(
+            help="Add finished at home, regressions without privacy (pooled, alone), a verdict."
+        ),
     ] = False,
     id_column: Annotated[str, typer.Option(help="Column with the patient id.")] = "patient_id",
     fast: Annotated[
@@ -35,7 +39,7 @@ def simulate(
     engine: Annotated[
         str,
         typer.Option(
-            help="loop: this process. ray: many, by Flower's simulation runtime; opens ports."
+            help="loop: one process. ray: many, in Flower's simulation runtime, which opens ports."
         ),
     ] = "loop",
     unsafe_not_private: Annotated[
@@ -66,7 +70,7 @@ def simulate(
     low, high = result["auc_interval"]
     say(f"AUC {result['auc']:.4f}, 95 % interval over test patients {low:.4f} to {high:.4f}")
     if result["auc_noise"] is not None:
-        say(f"noise drawn anew moves one model's AUC by {result['auc_noise']:.4f} (st. deviation)")
+        say(f"standard deviation of one model's AUC over new noise: {result['auc_noise']:.4f}")
     say(f"ε = {result['epsilon']:.4f}, δ = {result['delta']:g}, {result['trust_model']}")
     say(f"masks: {result['masks']}")
     risk = result["calibration"]
@@ -74,11 +78,11 @@ def simulate(
         f"predicted risk {risk['predicted']:.3f}, observed {risk['observed']:.3f}, Brier score "
         f"{risk['brier']:.3f}"
     )
-    if (told := result["evaluation"]) is not None:
+    if (noisy := result["evaluation"]) is not None:
         say(
-            f"its own noisy evaluation: {told['level']:.0%} interval held the exact AUC in "
-            f"{told['covered']} of {told['runs']} runs, width {told['width']:.3f}, mean error "
-            f"{told['bias']:+.3f}"
+            f"the study's noisy evaluation: its {noisy['level']:.0%} interval contained the exact "
+            f"AUC in {noisy['covered']} of {noisy['runs']} runs; mean width {noisy['width']:.3f}, "
+            f"mean error {noisy['bias']:+.3f}"
         )
     if compare:
         say(f"pooled without privacy {result['auc_pooled']:.4f}")
@@ -116,10 +120,10 @@ def _by_hospital(result: dict[str, Any], *, compare: bool) -> Table:
 
 def demo(
     directory: Annotated[
-        Path, typer.Option("--dir", help="Everything is made anew in this folder.")
+        Path, typer.Option("--dir", help="Folder of the demo; it replaces an earlier demo.")
     ] = Path(".demo"),
     study: Annotated[
-        Path | None, typer.Option(help="Your variant of examples/heart/study.toml.")
+        Path | None, typer.Option(help="A study in TOML, such as a variant of the heart study.")
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder with HOSPITAL.csv for each hospital of the study.")
@@ -153,7 +157,8 @@ def data(
     elif name == "heart-disease":
         paths = write_as(form, heart.load(), directory)
     else:
-        raise UsageError(f"{name} is written as csv only", hint="heart: parquet, sql, fhir, omop")
+        hint = "--as csv; only heart has parquet, sql, fhir and omop"
+        raise UsageError(f"the data set {name} can be written as csv only", hint=hint)
     copied = [shutil.copy(study, directory / study.name) for study in studies]
     files = [*map(str, paths), *map(str, copied)]
     for file in files:

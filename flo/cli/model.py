@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="NAME.safetensors or its card.")]
 CoordinatorFingerprint = Annotated[
-    str | None,
-    typer.Option(help="Fingerprint of the coordinator, where no site's folder knows it."),
+    str | None, typer.Option(help="The coordinator's fingerprint, if no folder at --home has it.")
 ]
 
 
@@ -82,8 +81,7 @@ def show(
 @command(app)
 def fetch(
     study: Annotated[
-        str,
-        typer.Argument(help="Name of a study, the start of its digest, or a package's ARN."),
+        str, typer.Argument(help="Name of a study, the start of its digest, or a package's ARN.")
     ],
     home: SiteFolder = SITE_FOLDER,
     out: Annotated[Path, typer.Option(help="Folder for the model and its card.")] = Path("models"),
@@ -100,7 +98,7 @@ def fetch(
     opened = SiteHome.open(home)
     with working("fetching the model"), connect(opened) as api:
         card = get(opened, api, study, out)
-    say(f"checked and kept: {card}")
+    say(f"checked and stored: {card}")
     say(f"next: flo model predict {card} --data FILE --out FILE --home {home}")
     return results.ModelFetchedResult(str(card))
 
@@ -117,7 +115,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="CSV for row, id and score; readable by you only.")],
     home: SiteFolder = SITE_FOLDER,
     coordinator: CoordinatorFingerprint = None,
-    id_column: Annotated[str, typer.Option(help="Column to repeat, if it is there.")] = (
+    id_column: Annotated[str, typer.Option(help="Column to copy to the scores, if present.")] = (
         "patient_id"
     ),
 ) -> results.PredictedResult:
@@ -133,7 +131,7 @@ def predict(
     if finished:
         say("scores are risks, calibrated on this hospital's patients; the model is not private")
     else:
-        say("scores rank patients; they are not calibrated to how common it is here")
+        say("scores rank patients; they are not probabilities calibrated for this hospital")
     return results.PredictedResult(str(out), count)
 
 
@@ -152,7 +150,7 @@ def export(
     opened = _open(model, home, coordinator)
     with working("exporting"):
         write_public(out, to_onnx(opened))
-    say(f"{out}: inputs by name and order are in its metadata; FLO's signature does not cover it")
+    say(f"{out}: its metadata list the inputs in order; FLO's signature does not cover it")
     return FileWrittenResult(str(out))
 
 
@@ -189,7 +187,7 @@ def trusted_coordinators(home: Path, fingerprint: str | None) -> list[str]:
     if SiteHome(home).config_path.exists():
         return SiteHome.open(home).read_coordinator().fingerprints
     raise UsageError(
-        "whose models count? no folder here knows the coordinator's key",
+        f"cannot check signatures: {home} is not a site's or coordinator's folder",
         hint="--home SITE, or --coordinator FINGERPRINT as the coordinator reads it out",
     )
 
@@ -225,7 +223,7 @@ def _sections(model: PublishedModel) -> list[Section]:
                 ("ε, δ", f"{card.epsilon:.4f}, {card.delta:g} for one patient of one hospital"),
                 ("trust model", card.trust_model),
                 ("report", card.report or "none: extracts were missing or contradicted each other"),
-                ("without extract", missing or "nobody: every hospital's ledger is in the report"),
+                ("without extract", missing or "none: every hospital's ledger is in the report"),
             ),
         ),
         Section(
@@ -262,5 +260,5 @@ def _fetch_package(arn: str, out: Path, trusted: list[str]) -> results.ModelFetc
 
     with working("fetching"):
         card = Registry.of(arn).fetch(arn, out, *trusted)
-    say(f"{card}: signed, and the tensors are the card's")
+    say(f"checked and stored: {card}")
     return results.ModelFetchedResult(str(card))

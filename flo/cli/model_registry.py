@@ -33,8 +33,8 @@ def register(
     trusted = trusted_coordinators(home, None)
     if dry_run:
         card = PublishedModel.open(path, *trusted).card
-        say(f"run {card.run} would be put into the registry of {config.region}, to be approved")
-        say("nothing was put there; the same without --dry-run does it")
+        say(f"run {card.run} would be registered in {config.region}, pending approval")
+        say("nothing was registered; to do so, repeat the command without --dry-run")
         return results.PackageStateResult(str(path), "planned")
     with working("registering"):
         arn = Registry(config.region).register(config, path, *trusted)
@@ -57,14 +57,9 @@ def packages(
     table = Table(Column("package", overflow="fold"), "approval", "ε", "run", "made")
     lines = []
     for found in Registry(region).packages(study):
-        lines.append(
-            results.PackageLine(
-                found.arn, found.approval, found.epsilon, found.run, str(found.created)
-            )
-        )
-        table.add_row(
-            plain(found.arn), found.approval, plain(found.epsilon), plain(found.run), found.created
-        )
+        facts = (found.arn, found.approval, found.epsilon, found.run, str(found.created))
+        lines.append(results.PackageLine(*facts))
+        table.add_row(*map(plain, facts))
     console().print(table)
     return results.PackagesResult(lines)
 
@@ -72,8 +67,8 @@ def packages(
 @command(app)
 def approve(
     package: Package,
-    why: Annotated[str, typer.Option(help="Kept with the package.")],
-    reject: Annotated[bool, typer.Option("--reject", help="Say no instead.")] = False,
+    why: Annotated[str, typer.Option(help="Reason, stored with the package.")],
+    reject: Annotated[bool, typer.Option("--reject", help="Reject it instead.")] = False,
     dry_run: DryRun = False,
 ) -> results.PackageStateResult:
     """Approve or reject a package of the registry; only an approved one can be fetched."""
@@ -84,7 +79,7 @@ def approve(
     registry = Registry.of(package)
     if dry_run:
         now = registry.approval_of(package)
-        say(f"{package} is {now}; it would be {decision}, and nothing was changed")
+        say(f"{package} is {now}; it would be {decision}; nothing was changed")
         return results.PackageStateResult(package, now)
     registry.decide(package, decision, why)
     say(f"{package} is {decision.lower()}")

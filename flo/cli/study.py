@@ -10,7 +10,7 @@ import typer
 
 from flo.cli import results
 from flo.cli.terminal.command import command
-from flo.cli.terminal.options import COORDINATOR_FOLDER, CoordinatorFolder, DryRun, StudyFile
+from flo.cli.terminal.options import COORDINATOR_FOLDER, CoordinatorFolder, DryRun, StudyFile, Yes
 
 if TYPE_CHECKING:
     from flo.cli.coordinator.operator import Operator
@@ -25,9 +25,9 @@ StudyName = Annotated[str, typer.Argument(help="NAME, NAME:VERSION, or the start
 def launch(
     study: StudyFile,
     home: CoordinatorFolder = COORDINATOR_FOLDER,
-    detach: Annotated[bool, typer.Option(help="Do not wait; `flo study watch` shows it.")] = False,
+    detach: Annotated[bool, typer.Option(help="Do not wait: `flo study watch` does.")] = False,
     on: Annotated[
-        str, typer.Option(help="Where its runs are aggregated: here or sagemaker.")
+        str, typer.Option(help="Where to aggregate its runs: here or sagemaker.")
     ] = "here",
     dry_run: DryRun = False,
 ) -> results.StudyStateResult:
@@ -57,11 +57,11 @@ def survey(
     study: StudyFile,
     epsilon: Annotated[float, typer.Option(help="The survey's own ε.")] = 0.3,
     column: Annotated[
-        list[str] | None, typer.Option(help="Count by this column; once for each.")
+        list[str] | None, typer.Option(help="Column to count by; may be repeated.")
     ] = None,
-    bins: Annotated[int, typer.Option(min=2, max=50, help="Ranges a number is counted in.")] = 5,
+    bins: Annotated[int, typer.Option(min=2, max=50, help="Ranges for each number.")] = 5,
     home: CoordinatorFolder = COORDINATOR_FOLDER,
-    launch: Annotated[bool, typer.Option(help="Without it, only explained.")] = False,
+    launch: Annotated[bool, typer.Option(help="Offer it; otherwise it is only explained.")] = False,
 ) -> results.StudyStateResult:
     """Count patients by label and columns, with noise, before a study; sites must approve it."""
     from flo.cli.coordinator.operator import call_once
@@ -76,7 +76,7 @@ def survey(
         parts = sections(asked)
     if not launch:
         show_sheet(parts, console())
-        say(f"\nnext: the same with --launch offers {asked.name} to its hospitals")
+        say(f"\nnext: repeat with --launch to offer {asked.name} to its hospitals")
         return _state(asked, "planned")
     summary = call_once(home, "POST", "studies", body=asked.canonical_bytes)
     say(f"offered: {asked.name} (digest {summary['digest'][:12]})")
@@ -93,9 +93,7 @@ def watch(
 
 @command(app)
 def stop(
-    study: StudyName,
-    home: CoordinatorFolder = COORDINATOR_FOLDER,
-    yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
+    study: StudyName, home: CoordinatorFolder = COORDINATOR_FOLDER, yes: Yes = False
 ) -> results.StoppingResult:
     """End a study permanently after the current round; hospitals get unused budget back."""
     from flo.cli.coordinator.operator import call_once
@@ -108,18 +106,16 @@ def stop(
     asked = from_canonical(found["study"].encode())
     digest, called = asked.digest, f"{asked.name}:{asked.version} ({found['status']})"
     over = found["status"] in OVER  # the coordinator refuses then, so do not ask
-    if not over and not confirmed(f"End {called} for good? It cannot go on later.", yes):
+    if not over and not confirmed(f"End {called} permanently? It cannot be resumed.", yes):
         raise RefusedError(f"{called} was not ended", hint="--yes ends it without asking")
     call_once(home, "POST", f"studies/{digest}/stop")
-    say("stopping after the round at hand")
+    say("stopping after the current round")
     return results.StoppingResult(digest)
 
 
 @command(app)
 def shred(
-    study: StudyName,
-    home: CoordinatorFolder = COORDINATOR_FOLDER,
-    yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
+    study: StudyName, home: CoordinatorFolder = COORDINATOR_FOLDER, yes: Yes = False
 ) -> results.ShreddedResult:
     """Erase a study's saved states and models permanently; keep card, report and audit log."""
     from flo.cli.coordinator.operator import call_once
@@ -127,12 +123,12 @@ def shred(
     from flo.errors import RefusedError
 
     found = _find(home, study)
-    if not confirmed("Erase this study's states and models? Nothing brings them back.", yes):
-        raise RefusedError("nothing was changed", hint="--yes erases at once")
+    if not confirmed("Erase this study's states and models? They cannot be restored.", yes):
+        raise RefusedError("nothing was changed", hint="--yes erases without asking")
     done = call_once(home, "POST", f"studies/{found['digest']}/shred")
-    say(f"its key is gone, and {done['removed']} files and objects with it")
-    say("backups of the coordinator made before now still hold the key: make a new one, and")
-    say("destroy those; models that hospitals have fetched are theirs")
+    say(f"erased: its key, and {done['removed']} files and objects")
+    say("earlier backups of the coordinator still contain the key: make a new one, then")
+    say("destroy them; hospitals keep the models that they have fetched")
     return results.ShreddedResult(str(found["digest"]), int(done["removed"]))
 
 
@@ -178,7 +174,7 @@ def extracts(
         (out / f"{hospital}.json").write_text(document, encoding="utf-8")
     kept = heads_document({h: LedgerHead.model_validate(head) for h, head in heads.items()})
     (out / HEADS).write_bytes(kept)
-    say(f"{len(found)} extracts in {out}, and in {HEADS} the ledger heads that were kept here")
+    say(f"{len(found)} extracts in {out}; {HEADS} has the heads that the coordinator saw")
     return results.ExtractsSavedResult(str(out), sorted(found))
 
 
@@ -187,8 +183,8 @@ def state_of(summary: dict[str, Any]) -> results.StudyStateResult:
     from flo.study.loading import from_canonical
 
     study = from_canonical(summary["study"].encode())
-    told = {name: summary[name] for name in ("place", "approved", "run", "result")}
-    return _state(study, summary["status"], **told)
+    facts = {name: summary[name] for name in ("place", "approved", "run", "result")}
+    return _state(study, summary["status"], **facts)
 
 
 def _state(
@@ -227,7 +223,7 @@ def _planned(operator: Operator, study: Study) -> results.StudyStateResult:
     say(f"  {complete.digest}")
     for hospital in complete.hospitals:
         say(f"  offered to {hospital.id}: {format_fingerprint(hospital.fingerprint)}")
-    say("nothing was signed or sent; the same without --dry-run does it")
+    say("nothing was signed or sent; to do so, repeat the command without --dry-run")
     return _state(complete, "planned")
 
 

@@ -35,8 +35,7 @@ def new(
         list[str] | None, typer.Option(help="COLUMN:CODE,CODE,... once for each.")
     ] = None,
     may_be_missing: Annotated[
-        list[str] | None,
-        typer.Option(help="COLUMN whose cells may be missing, once for each; others' may not."),
+        list[str] | None, typer.Option(help="COLUMN that may have missing cells, once for each.")
     ] = None,
     id_column: Annotated[str, typer.Option(help="The patient id; never part of a study.")] = (
         "patient_id"
@@ -49,22 +48,20 @@ def new(
     from flo.study.scaffold import scaffold, some
 
     if out.exists():
-        raise UsageError(f"{out} exists already", hint="choose another --out, or move it away")
+        raise UsageError(f"{out} already exists", hint="choose another --out, or move the file")
 
     declared = (number or [], category or [], may_be_missing or [])
     draft = scaffold(csv, name, label, hospital, *declared, id_column)
     out.write_text(draft.text, encoding="utf-8")
     if draft.left_out:
         say(f"not declared, so not in the study: {some(draft.left_out)}")
-        say("  hospitals take these out of their files, or map or ignore them (flo site map)")
+        say("  hospitals remove them from their files, or map or ignore them (flo site map)")
     say(f"{out} written; complete purpose and legal basis, then: flo study check {out}")
     return FileWrittenResult(str(out))
 
 
 @command(app)
-def check(
-    study: StudyFile,
-) -> results.StudyCheckedResult:
+def check(study: StudyFile) -> results.StudyCheckedResult:
     """Explain a study in plain language: data that leave, σ, ε, budget shares, expected quality."""
     from flo.cli.terminal.output import console, say, show_sheet, working
     from flo.lab import advice
@@ -79,10 +76,10 @@ def check(
         parts = sections(loaded)
         plan = Plan.of(loaded)
     if unwritten:
-        say(f"[bold yellow]not finished:[/] {' and '.join(unwritten)} are still the draft's")
+        say(f"[bold yellow]not finished:[/] still the draft's text: {' and '.join(unwritten)}")
     show_sheet(parts, console())
     if plan.epsilon >= 1:
-        say("\n[bold yellow]ε is 1 or more:[/] every site's own policy must consent.")
+        say("\n[bold yellow]ε is 1 or more:[/] every site's policy must allow it.")
     with working("trying algorithms on made-up patients") as status:
         found = advice.candidates(loaded, status.update)
         twin = (
@@ -99,9 +96,9 @@ def check(
             say("  flo simulate tries it on data you may see")
     if twin:
         best = advice.recommended(twin)
-        kept = f"AUC {best.auc:.2f} of {best.auc + best.lost:.2f}"
-        what = "advised against" if against else "in its place"
-        say(f"[bold]{what}:[/] a logistic model keeps {kept}, and a network has more noise")
+        kept = f"keeps AUC {best.auc:.2f} of {best.auc + best.lost:.2f}"
+        what = "advised against" if against else "alternative"
+        say(f"[bold]{what}:[/] a logistic model {kept}; a network has more noise")
         against = against or None
     loaded.refuse_unfinished()
     return results.StudyCheckedResult(
@@ -135,8 +132,8 @@ def _show_ways(study: Study, found: list[Candidate]) -> None:
     from flo.lab import advice
 
     table = Table(
-        *("algorithm", "ε", "rounds", "of its life", "AUC", "below no privacy"),
-        title="On made-up patients: what noise does at this size, nothing of your columns",
+        *("algorithm", "ε", "rounds", "life budget", "AUC", "AUC lost to privacy"),
+        title="On made-up patients: the effect of noise at this size, not of your columns",
     )
     best = advice.recommended(found)
     for way in found:
@@ -163,9 +160,9 @@ def _show_ways(study: Study, found: list[Candidate]) -> None:
             f"[bold red]advised against:[/] at this size noise leaves AUC {best.auc:.2f} of "
             f"{best.auc + best.lost:.2f}; more patients would help, more records of them would not"
         )
-    standing = "" if changes else " as the study stands"
-    say(f"[bold]recommended:[/] {best.study.mechanism.algorithm}{standing}; {why}")
+    unchanged = "" if changes else ", as the study has it"
+    say(f"[bold]recommended:[/] {best.study.mechanism.algorithm}{unchanged}; {why}")
     if changes:
-        say(f"  under {plain('[mechanism]')} of the study, in place of what is there:")
+        say(f"  change under {plain('[mechanism]')} of the study:")
         for name, value in changes.items():
             say(f"    {plain(name)} = {plain(json.dumps(value))}")

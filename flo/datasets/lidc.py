@@ -78,12 +78,8 @@ def _annotations() -> Iterator[tuple[str, float, int, Grid]]:
             rows = list(group)
             patient, thickness, spacing, _, malignancy = rows[0][:5]
             contours = [(bool(r[5]), float(r[6]), _points(str(r[7])) * spacing) for r in rows]
-            yield (
-                str(patient),
-                float(thickness),
-                int(malignancy > 3),
-                _map(contours, float(thickness)),
-            )
+            image = _map(contours, float(thickness))
+            yield str(patient), float(thickness), int(malignancy > 3), image
 
 
 def _points(text: str) -> Grid:

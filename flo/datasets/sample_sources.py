@@ -188,8 +188,8 @@ def write_omop(table: pd.DataFrame, folder: Path, hospital: str) -> Path:
             )
     with closing(_engine(path)) as connection:
         for name, columns in _OMOP.items():
-            connection.exec_driver_sql(f"CREATE TABLE {name} ({', '.join(columns)})")
-            names = [column.split()[0] for column in columns]
+            connection.exec_driver_sql(f"CREATE TABLE {name} ({columns})")
+            names = [column.split()[0] for column in columns.split(",")]
             marks = ", ".join(f":{column}" for column in names)
             filled = [{n: row.get(n) for n in names} for row in rows[name]]
             if filled:  # table and column names are our constants
@@ -199,74 +199,60 @@ def write_omop(table: pd.DataFrame, folder: Path, hospital: str) -> Path:
     return path
 
 
-FORMS = {
-    "parquet": write_parquet,
-    "sql": write_sql,
-    "fhir": write_fhir,
-    "omop": write_omop,
-}
+FORMS = {"parquet": write_parquet, "sql": write_sql, "fhir": write_fhir, "omop": write_omop}
 
 
 def write_as(form: str, tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
     """Write each hospital's patients in that form. Raises UsageError for an unknown form."""
     if form not in FORMS:
-        raise UsageError(f"no form {form!r}", hint=f"known: csv, {', '.join(FORMS)}")
+        raise UsageError(f"no format {form!r}", hint=f"known: csv, {', '.join(FORMS)}")
     folder.mkdir(parents=True, exist_ok=True)
     return [FORMS[form](table, folder, hospital) for hospital, table in tables.items()]
 
 
 # The columns of OMOP CDM 5.4 that the standard requires or that FLO reads.
 _OMOP = {
-    "person": (
-        *("person_id INTEGER", "gender_concept_id INTEGER", "year_of_birth INTEGER"),
-        *("month_of_birth INTEGER", "day_of_birth INTEGER", "race_concept_id INTEGER"),
-        *("ethnicity_concept_id INTEGER", "person_source_value VARCHAR(50)"),
-    ),
-    "cohort": (
-        *("cohort_definition_id INTEGER", "subject_id INTEGER", "cohort_start_date DATE"),
-        "cohort_end_date DATE",
-    ),
-    "condition_occurrence": (
-        *("condition_occurrence_id INTEGER", "person_id INTEGER", "condition_concept_id INTEGER"),
-        *("condition_start_date DATE", "condition_start_datetime TIMESTAMP"),
-        *("condition_type_concept_id INTEGER", "condition_status_concept_id INTEGER"),
-    ),
-    "measurement": (
-        *("measurement_id INTEGER", "person_id INTEGER", "measurement_concept_id INTEGER"),
-        *(
-            "measurement_date DATE",
-            "measurement_datetime TIMESTAMP",
-            "measurement_type_concept_id INTEGER",
-            *("operator_concept_id INTEGER", "value_source_value VARCHAR(50)"),
-            "value_as_number NUMERIC",
-        ),
-        *("value_as_concept_id INTEGER", "unit_concept_id INTEGER"),
-    ),
-    "observation": (
-        *("observation_id INTEGER", "person_id INTEGER", "observation_concept_id INTEGER"),
-        *(
-            "observation_date DATE",
-            "observation_datetime TIMESTAMP",
-            "observation_type_concept_id INTEGER",
-            "value_as_number NUMERIC",
-        ),
-        *("value_as_string VARCHAR(60)", "value_as_concept_id INTEGER", "unit_concept_id INTEGER"),
-    ),
-    "drug_exposure": (
-        *("drug_exposure_id INTEGER", "person_id INTEGER", "drug_concept_id INTEGER"),
-        *("drug_exposure_start_date DATE", "drug_exposure_start_datetime TIMESTAMP"),
-        "drug_type_concept_id INTEGER",
-    ),
-    "procedure_occurrence": (
-        *("procedure_occurrence_id INTEGER", "person_id INTEGER", "procedure_concept_id INTEGER"),
-        *("procedure_date DATE", "procedure_datetime TIMESTAMP"),
-        "procedure_type_concept_id INTEGER",
-    ),
-    "death": ("person_id INTEGER", "death_date DATE"),
-    "concept": (
-        *("concept_id INTEGER", "concept_name VARCHAR(255)", "vocabulary_id VARCHAR(20)"),
-        "concept_code VARCHAR(50)",
-    ),
+    "person": """
+        person_id INTEGER, gender_concept_id INTEGER, year_of_birth INTEGER,
+        month_of_birth INTEGER, day_of_birth INTEGER, race_concept_id INTEGER,
+        ethnicity_concept_id INTEGER, person_source_value VARCHAR(50)
+    """,
+    "cohort": """
+        cohort_definition_id INTEGER, subject_id INTEGER, cohort_start_date DATE,
+        cohort_end_date DATE
+    """,
+    "condition_occurrence": """
+        condition_occurrence_id INTEGER, person_id INTEGER, condition_concept_id INTEGER,
+        condition_start_date DATE, condition_start_datetime TIMESTAMP,
+        condition_type_concept_id INTEGER, condition_status_concept_id INTEGER
+    """,
+    "measurement": """
+        measurement_id INTEGER, person_id INTEGER, measurement_concept_id INTEGER,
+        measurement_date DATE, measurement_datetime TIMESTAMP,
+        measurement_type_concept_id INTEGER, operator_concept_id INTEGER,
+        value_source_value VARCHAR(50), value_as_number NUMERIC, value_as_concept_id INTEGER,
+        unit_concept_id INTEGER
+    """,
+    "observation": """
+        observation_id INTEGER, person_id INTEGER, observation_concept_id INTEGER,
+        observation_date DATE, observation_datetime TIMESTAMP,
+        observation_type_concept_id INTEGER, value_as_number NUMERIC,
+        value_as_string VARCHAR(60), value_as_concept_id INTEGER, unit_concept_id INTEGER
+    """,
+    "drug_exposure": """
+        drug_exposure_id INTEGER, person_id INTEGER, drug_concept_id INTEGER,
+        drug_exposure_start_date DATE, drug_exposure_start_datetime TIMESTAMP,
+        drug_type_concept_id INTEGER
+    """,
+    "procedure_occurrence": """
+        procedure_occurrence_id INTEGER, person_id INTEGER, procedure_concept_id INTEGER,
+        procedure_date DATE, procedure_datetime TIMESTAMP, procedure_type_concept_id INTEGER
+    """,
+    "death": "person_id INTEGER, death_date DATE",
+    "concept": """
+        concept_id INTEGER, concept_name VARCHAR(255), vocabulary_id VARCHAR(20),
+        concept_code VARCHAR(50)
+    """,
 }
 
 

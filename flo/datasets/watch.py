@@ -37,7 +37,7 @@ def load() -> dict[str, pd.DataFrame]:
     data = package_file("seglearn", _FILE).read_bytes()
     if hashlib.sha256(data).hexdigest() != _DIGEST:
         # A pickle can run any code: open only the file that we inspected.
-        raise TrustError(f"{_FILE} is not the file of seglearn 1.2.5")
+        raise TrustError(f"{_FILE} was changed", hint="install seglearn 1.2.5 again")
     known = np.load(io.BytesIO(data), allow_pickle=True).item()
     rows: list[list[object]] = []
     for signal, exercise, person in zip(known["X"], known["y"], known["subject"], strict=True):

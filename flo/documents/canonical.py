@@ -98,7 +98,7 @@ def refuse_crowded(data: bytes, what: str, values: int) -> None:
             raise MessageError(f"{what}: more than {values} values")
         steps = itertools.accumulate(map(_STEP.__getitem__, brackets), initial=depth)
         if max(steps) > _DEEPEST:
-            raise MessageError(f"{what}: more than {_DEEPEST} values within each other")
+            raise MessageError(f"{what}: values nested more than {_DEEPEST} deep")
         depth += sum(map(_STEP.__getitem__, brackets))
 
 
@@ -129,7 +129,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError("a number too large")
+        raise ValueError("a number is too large")
     return number
 
 

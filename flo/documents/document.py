@@ -60,7 +60,7 @@ def parse_toml(text: str, what: str) -> dict[str, Any]:
         raise UsageError(f"{what} is larger than {MAX_TOML_BYTES >> 20} MiB")
     if dotted := _DOTTED.search(text):
         line = text.count("\n", 0, dotted.start()) + 1
-        raise UsageError(f"{what}, line {line}: a key of more than {_MOST_PARTS} parts")
+        raise UsageError(f"{what}, line {line}: a dotted key of more than {_MOST_PARTS} parts")
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -68,7 +68,7 @@ def parse_toml(text: str, what: str) -> dict[str, Any]:
 
 
 def _mend(what: object) -> str:
-    return f"mend that line of {what}; if nobody wrote it, restore the file"
+    return f"correct {what}; if nobody edited it, restore it from a backup"
 
 
 def parse(model: type[ModelT], value: Any, what: str) -> ModelT:

@@ -26,11 +26,11 @@ def split(data: Bytes, *, limit: int, what: str, magic: bytes = b"") -> tuple[by
     """
     view = memoryview(data)
     if view[: len(magic)] != magic:
-        raise MessageError(f"{what} does not begin like one")
+        raise MessageError(f"{what} does not begin with the right magic number")
     start = len(magic) + _LENGTH_BYTES
     size = length_in(view[len(magic) : start], limit, f"{what}: a header")
     if not 0 < size <= len(view) - start:
-        raise MessageError(f"{what}: a header of {size} bytes does not fit")
+        raise MessageError(f"{what}: a header of {size} bytes is empty or incomplete")
     return bytes(view[start : start + size]), view[start + size :]
 
 
@@ -38,5 +38,5 @@ def length_in(prefix: Bytes, limit: int, part: str) -> int:
     """Return the length that a prefix announces. Raises MessageError above ``limit``."""
     size = int.from_bytes(prefix, "big")
     if size > limit:
-        raise MessageError(f"{part} of {size} bytes, of at most {limit}")
+        raise MessageError(f"{part} of {size} bytes, limit {limit}")
     return size

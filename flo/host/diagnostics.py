@@ -17,6 +17,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -70,7 +71,7 @@ def key_store(fingerprint: Callable[[], str]) -> Finding:
     return tried(
         "key store",
         lambda: f"opens; fingerprint {fingerprint()[:16]}",
-        "put the key store back that sealed this folder's keys",
+        "restore the key store that sealed this folder's keys",
     )
 
 
@@ -115,13 +116,13 @@ def libraries(required: Iterable[str], installed: Mapping[str, str]) -> Finding:
         if version is None or not wanted.specifier.contains(version, prereleases=True):
             wrong.append((wanted, version or "missing"))
     if not wrong:
-        return Finding("libraries", "ok", f"FLO {installed.get(DISTRIBUTION, 'unknown')} and all")
+        return Finding("libraries", "ok", f"FLO {installed.get(DISTRIBUTION, 'unknown')}")
     named = ", ".join(f"{wanted.name} {version}" for wanted, version in wrong)
     wishes = " ".join(f"'{wanted.name}{wanted.specifier}'" for wanted, _ in wrong)
     return Finding(
         "libraries",
         "broken",
-        f"not what FLO needs: {named}",
+        f"missing or of a wrong version: {named}",
         f"{sys.executable} -m pip install {wishes}",
     )
 
@@ -141,7 +142,7 @@ def disk(folder: Path, free: int, filesystem: str) -> Finding:
             "disk", "broken", said, f"free at least {_LEAST_FREE // _MIB} MiB, or move the folder"
         )
     if free < _LITTLE_FREE:
-        return Finding("disk", "warning", said, "models, frozen patients and logs will need more")
+        return Finding("disk", "warning", said, "models, snapshots and logs will need more space")
     return Finding("disk", "ok", said)
 
 
@@ -151,29 +152,21 @@ def private(folder: Path, mode: int, owners: Mapping[Path, int], user: int) -> F
     ``mode``: of the folder. ``owners``: owner of the folder and of each entry in it.
     """
     others = {path: owner for path, owner in owners.items() if owner != user}
+    broken = partial(Finding, "folder", "broken")
     if folder in others:
-        return Finding(
-            "folder",
-            "broken",
+        return broken(
             f"{folder} belongs to user {others[folder]}, and this is user {user}",
             f"run FLO as its owner: sudo -u '#{others[folder]}' flo doctor {folder}",
         )
     if others:
         path, owner = next(iter(others.items()))
-        return Finding(
-            "folder",
-            "broken",
-            f"{len(others)} files in {folder} are another user's, such as {path.name} ({owner})",
+        return broken(
+            f"{len(others)} files in {folder} belong to others, such as {path.name} (user {owner})",
             f"chown -R '#{user}' {folder} (as root); run FLO as the folder's owner only",
         )
     if mode & 0o077:
-        return Finding(
-            "folder",
-            "broken",
-            f"{folder} is open to other users ({mode:o})",
-            f"chmod 700 {folder}",
-        )
-    return Finding("folder", "ok", f"{folder} is this user's only")
+        return broken(f"{folder} is open to other users ({mode:o})", f"chmod 700 {folder}")
+    return Finding("folder", "ok", f"{folder} is private to this user")
 
 
 def looked_at(folder: Path) -> Finding:
@@ -189,13 +182,13 @@ def clock_beside(offset: float) -> Finding:
     Rounds run in any case: agents sign with the coordinator's time.
     """
     if abs(offset) <= CLOCK_WORTH_TELLING_SECONDS:
-        return Finding("clock", "ok", "as the coordinator's")
+        return Finding("clock", "ok", "same as the coordinator's")
     return Finding(
         "clock",
         "warning",
         f"this machine's clock is {abs(offset):.0f} s "
         f"{'ahead of' if offset > 0 else 'behind'} the coordinator's",
-        "let both follow the same time: timedatectl set-ntp true, or chrony",
+        "synchronise both with a time server: timedatectl set-ntp true, or chrony",
     )
 
 
@@ -205,11 +198,11 @@ def clock_alone(state: int) -> Finding:
         return Finding(
             "clock",
             "warning",
-            "the kernel does not know that its clock follows a time server; rounds go on, and "
-            "times in logs may be wrong",
+            "the kernel reports that the clock is not synchronised; rounds continue, but times in "
+            "logs may be wrong",
             "timedatectl set-ntp true, or chrony",
         )
-    return Finding("clock", "ok", "follows a time server")
+    return Finding("clock", "ok", "synchronised with a time server")
 
 
 def kernel_clock_state() -> int:

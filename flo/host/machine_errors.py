@@ -16,26 +16,26 @@ _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _DAMAGE = re.compile("no such (table|column|index)|malformed|file format|decode to UTF-8")
 RESTORE = (
     "move the folder away and restore its newest backup: flo site restore, flo coordinator "
-    "restore; if there was none, make the folder anew"
+    "restore; if there is none, create the folder again"
 )
 _WAYS_OUT = {
-    errno.ENOSPC: "make room on that disk (df -h, df -i), and do it again",
-    errno.EDQUOT: "make room within this user's quota, and do it again",
-    errno.EFBIG: "raise the largest file this process may write (ulimit -f), and do it again",
-    errno.EROFS: "mount that disk writable, and do it again; the kernel's log says why it is not",
-    errno.EMFILE: "raise the limit of open files (ulimit -n, LimitNOFILE= in the unit)",
-    errno.ENFILE: "the whole machine has no open files left: fs.file-max, or what holds so many",
-    errno.EIO: "the disk does not answer: see the kernel's log before anything else is written",
-    errno.ENOMEM: "the machine has no memory left: end what takes it, and do it again",
+    errno.ENOSPC: "free space on that disk (df -h, df -i), and try again",
+    errno.EDQUOT: "free space within this user's quota, and try again",
+    errno.EFBIG: "raise the limit on file size (ulimit -f), and try again",
+    errno.EROFS: "mount that disk writable, and try again; the kernel's log has the reason",
+    errno.EMFILE: "raise the limit on open files (ulimit -n, LimitNOFILE= in the unit)",
+    errno.ENFILE: "raise the machine's limit on open files (fs.file-max), or end what holds them",
+    errno.EIO: "the disk fails: read the kernel's log before you write anything else to it",
+    errno.ENOMEM: "free memory on this machine, and try again",
 }
 _SQLITE_WAYS_OUT = {
     sqlite3.SQLITE_FULL: _WAYS_OUT[errno.ENOSPC],
     sqlite3.SQLITE_READONLY: "give the folder back to its owner (chown), or mount it writable",
-    sqlite3.SQLITE_CANTOPEN: "see that the file is there, yours, and that files can be opened",
+    sqlite3.SQLITE_CANTOPEN: "check that the file exists, belongs to this user and can be opened",
     sqlite3.SQLITE_IOERR: _WAYS_OUT[errno.EIO],
     sqlite3.SQLITE_NOMEM: _WAYS_OUT[errno.ENOMEM],
-    sqlite3.SQLITE_BUSY: "another process holds the file: see which one, and do it again",
-    sqlite3.SQLITE_LOCKED: "another process holds the file: see which one, and do it again",
+    sqlite3.SQLITE_BUSY: "another process has locked the file: end it or wait, and try again",
+    sqlite3.SQLITE_LOCKED: "another process has locked the file: end it or wait, and try again",
 }
 
 

@@ -29,15 +29,15 @@ def proxy_for(url: str) -> str | None:
     scheme = urlsplit(proxy).scheme.lower()
     if scheme not in ("http", "https"):
         raise UsageError(
-            f"HTTPS_PROXY names a {scheme} proxy, and FLO speaks to http and https ones",
-            hint="name one of those, or leave this host out with NO_PROXY",
+            f"HTTPS_PROXY names a {scheme} proxy; FLO supports http and https proxies",
+            hint="name one of these, or exclude this host with NO_PROXY",
         )
     try:
         place_of(proxy)
     except ValueError as error:
         raise UsageError(
-            f"HTTPS_PROXY names no host and port: {error}",
-            hint="write it as http://HOST:PORT, with signs in a password as %XX",
+            f"HTTPS_PROXY has no valid host and port: {error}",
+            hint="write it as http://HOST:PORT, with special characters of a password as %XX",
         ) from None  # the original error may quote a password
     return proxy
 
@@ -48,7 +48,7 @@ def place_of(address: str) -> tuple[str, int]:
     try:
         port = parts.port or (80 if parts.scheme.lower() == "http" else 443)
     except ValueError:
-        raise ValueError("its port is no number up to 65535") from None
+        raise ValueError("its port is not a number up to 65535") from None
     if not parts.hostname:
         raise ValueError("it has no host")
     return parts.hostname, port

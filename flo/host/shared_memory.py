@@ -43,16 +43,16 @@ def opened(place: str, size: int) -> memoryview:
         MessageError: it is not a path of this kind, not ours, missing, or has fewer bytes.
     """
     if not _PLACE.fullmatch(place):
-        raise MessageError("not a place in memory")
+        raise MessageError("not a path of shared memory")
     try:
         handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise MessageError("nothing lies at this place in memory any more") from error
+        raise MessageError("this shared memory no longer exists") from error
     try:
         found = os.fstat(handle)
         ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
         if not ours or found.st_size < size or size == 0:
-            raise MessageError(f"not {size} bytes of ours at this place in memory")
+            raise MessageError(f"this shared memory is not ours, or has not {size} bytes")
         flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
         return memoryview(mmap.mmap(handle, size, flags, mmap.PROT_READ))
     finally:

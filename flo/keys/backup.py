@@ -40,6 +40,7 @@ _SMALLER = (
     "need no secrecy"
 )
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}){0,5}")
+_OF_PROCESSES = (".lock", ".sqlite-wal", ".sqlite-shm")  # useless without the running process
 _COST = 1 << 16
 
 
@@ -78,7 +79,7 @@ def write(
         UsageError: ``out`` exists, the passphrase is too short, or the folder is too large.
     """
     if out.exists():
-        raise UsageError(f"{out} exists already", hint="choose another name")
+        raise UsageError(f"{out} already exists", hint="choose another name")
     header = Header(
         kind=kind,
         name=name,
@@ -95,7 +96,7 @@ def write(
             room -= len(data) + _OF_A_MEMBER
             if room < 0:
                 raise UsageError(
-                    f"{directory} holds more than the {_LARGEST >> 20:,} MiB of a backup",
+                    f"{directory} is too large for a backup, limit {_LARGEST >> 20:,} MiB",
                     hint=_SMALLER,
                 )
             tar.addfile(member, io.BytesIO(data))
@@ -115,14 +116,11 @@ def read(path: Path, kind: BackupKind, secret: bytes) -> Backup:
     if not path.is_file():
         raise UsageError(f"no backup at {path}")
     if path.stat().st_size > _LARGEST:
-        raise UsageError(
-            f"{path} has {path.stat().st_size} bytes, and a backup may have {_LARGEST}",
-            hint=_SMALLER,
-        )
+        raise UsageError(f"{path} has {path.stat().st_size} bytes, limit {_LARGEST}", hint=_SMALLER)
     try:
         text, sealed = split(path.read_bytes(), limit=_HEADER_LIMIT, what=str(path), magic=_MAGIC)
     except MessageError as error:
-        raise UsageError(f"{path} is not a backup of FLO's") from error
+        raise UsageError(f"{path} is not a backup made by FLO") from error
     header = parse(Header, canonical.decode(text, limit=_HEADER_LIMIT, what=str(path)), str(path))
     if header.kind != kind:
         raise UsageError(
@@ -164,9 +162,7 @@ def _files(directory: Path, leave_out: Collection[str]) -> Iterator[tuple[str, b
         name = path.relative_to(directory).as_posix()
         if name.partition("/")[0] in leave_out or not _NAME.fullmatch(name):
             continue  # half-written files, and files that are not FLO's
-        if path.is_symlink() or not path.is_file() or path.suffix in (".lock", ".sqlite-wal"):
-            continue
-        if path.suffix == ".sqlite-shm":
+        if path.is_symlink() or not path.is_file() or path.suffix in _OF_PROCESSES:
             continue
         data = _database(path) if path.suffix == ".sqlite" else path.read_bytes()
         if not data.startswith(_MAGIC):  # each backup would contain all earlier ones
@@ -187,5 +183,5 @@ def _members(archive: bytes) -> Iterator[tuple[str, bytes]]:
         for member in tar:
             file = tar.extractfile(member) if member.isreg() else None
             if file is None or not _NAME.fullmatch(member.name):
-                raise TrustError(f"a backup with a strange entry, {member.name[:80]!r}")
+                raise TrustError(f"the backup has an invalid entry, {member.name[:80]!r}")
             yield member.name, file.read()

@@ -25,7 +25,7 @@ from flo.errors import TrustError
 from flo.keys.keystore import KeyStore, read_secret, write_secret
 
 _HASH = ec.ECDSA(hashes.SHA384())
-_RESTORE = "restore it from the folder's newest backup; if there was none, make the folder anew"
+_RESTORE = "restore it from the newest backup; if there is none, create the folder again"
 _ORDER = ec.SECP384R1().group_order
 IDENTITY_PURPOSE = "identity-key"  # context in which a key store seals the key
 
@@ -121,7 +121,7 @@ def low_s(signature: str) -> str:
         if not (0 < r < _ORDER and 0 < s < _ORDER):
             raise ValueError("r or s is outside 1 .. n - 1")
     except ValueError as error:
-        raise TrustError("this is no signature") from error
+        raise TrustError("this is not a signature") from error
     return encode_dss_signature(r, min(s, _ORDER - s)).hex()
 
 

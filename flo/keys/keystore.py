@@ -116,13 +116,11 @@ class LocalKeyStore(AesKeyStore):
         if not path.exists():
             write_private(path, os.urandom(32))
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise TrustError(
-                f"{path} may be read by others than its owner", hint=f"chmod 600 {path}"
-            )
+            raise TrustError(f"{path} can be read by other users", hint=f"chmod 600 {path}")
         key = path.read_bytes()
         if len(key) != 32:
             raise TrustError(
-                f"{path} is not a key file of 32 bytes", hint="restore it from its owner's copy"
+                f"{path} is not a key file of 32 bytes", hint="restore it from your copy"
             )
         super().__init__(key)
 
@@ -189,9 +187,9 @@ class KeyStoreConfig(Document):
     @model_validator(mode="after")
     def _says_where(self) -> KeyStoreConfig:
         if (self.kind == "kms") != (self.key is not None):
-            raise ValueError("`key` names the KMS key of a key store of kind kms, and of no other")
+            raise ValueError("`key` is needed for a key store of kind kms, and only there")
         if self.kind == "kms" and self.path is not None:
-            raise ValueError("a key in KMS lies at no `path`")
+            raise ValueError("a key store of kind kms has no `path`")
         return self
 
     def open(self, directory: Path) -> KeyStore:
@@ -206,23 +204,22 @@ class KeyStoreConfig(Document):
             TrustError: the passphrase is wrong, or other users may read the key.
         """
         if self.key is not None:
-            in_kms: KeyStore = _kms().keystore(self.key)
-            return in_kms
-        path = self._place(directory)
-        identity = directory / "identity.key"
+            return self.open_new(directory)
+        path, identity = self._place(directory), directory / "identity.key"
         needed = identity.exists() and is_sealed(identity.read_bytes())
         if not path.exists() and (needed or not path.parent.is_dir()):
             raise UsageError(
-                f"no key store at {path}, and what it sealed is opened by nothing else",
+                f"no key store at {path}, and only it opens this folder's keys",
                 hint="mount the disk or token that holds it, or restore it from the newest "
-                "backup; if there was none, make the folder anew",
+                "backup; if there is none, create the folder again",
             )
-        return _local(path) if self.kind == "file" else _by_passphrase(path)
+        return self.open_new(directory)
 
     def open_new(self, directory: Path) -> KeyStore:
         """Return the key store that replaces another one; create it if it is missing."""
         if self.key is not None:
-            return self.open(directory)
+            in_kms: KeyStore = _kms().keystore(self.key)
+            return in_kms
         path = self._place(directory)
         return _local(path) if self.kind == "file" else _by_passphrase(path)
 
@@ -253,9 +250,9 @@ def by_passphrase(passphrase: bytes, salt: bytes, cost: int, *, short: bool = Fa
         UsageError: the passphrase is too short to seal with.
     """
     if not short and len(passphrase) < _SHORTEST_PASSPHRASE:
-        raise UsageError(f"a passphrase has at least {_SHORTEST_PASSPHRASE} characters")
+        raise UsageError(f"the passphrase needs at least {_SHORTEST_PASSPHRASE} characters")
     if cost & (cost - 1):
-        raise TrustError(f"a cost of {cost} is no power of two")
+        raise TrustError(f"a cost of {cost} is not a power of two")
     return AesKeyStore(_stretched(passphrase, salt, cost))
 
 
@@ -295,7 +292,7 @@ def passphrase(prompt: str, *, new: bool, ask: Callable[[str], str] = getpass.ge
             hint=f"set {PASSPHRASE_VARIABLE} to a file that only this user can read",
         )
     given = ask(f"{prompt}: ")
-    if new and ask("the same again: ") != given:
+    if new and ask("repeat it: ") != given:
         raise UsageError("the two passphrases differ")
     return given.encode()
 
@@ -331,5 +328,5 @@ def read_secret(path: Path, keystore: KeyStore, purpose: str, *, plain: bool = F
         raise TrustError(
             f"{path}: {error}",
             hint=error.hint
-            or "restore it from the folder's newest backup; if there was none, make it anew",
+            or "restore it from the newest backup; if there is none, create it again",
         ) from error

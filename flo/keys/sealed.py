@@ -62,13 +62,13 @@ def unseal(keystore: KeyStore, context: Context, sealed: bytes, what: str) -> by
     try:
         text, body = split(sealed, limit=_HEADER_LIMIT, what=what, magic=_MAGIC)
     except MessageError as error:
-        raise TrustError(f"{what} is not a sealed object of FLO's, or was cut short") from error
+        raise TrustError(f"{what} is not an object sealed by FLO, or was truncated") from error
     try:
         header = parse(_Header, canonical.decode(text, limit=_HEADER_LIMIT, what=what), what)
     except FloError as error:
         raise TrustError(f"{what} was changed: its header cannot be read") from error
     if len(body) != header.size:
-        raise TrustError(f"{what} has {len(body)} bytes, {header.size} were sealed: it was cut")
+        raise TrustError(f"{what} was cut or extended: {len(body)} bytes, not {header.size}")
     _refuse_another_context(header.context, context, what)
     if header.key != keystore.key_id:
         raise TrustError(f"{what} was sealed by another key, {header.key}")

@@ -16,8 +16,8 @@ def read_certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (ValueError, FileNotFoundError) as error:
-        why = "is missing" if isinstance(error, FileNotFoundError) else "is no certificate"
-        hint = "restore it from the folder's newest backup, or its owner's copy"
+        why = "is missing" if isinstance(error, FileNotFoundError) else "is not a certificate"
+        hint = "restore it from the folder's newest backup, or from your copy"
         raise TrustError(f"{path} {why}", hint=hint) from error
 
 

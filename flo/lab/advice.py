@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import math
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,7 @@ from scipy.special import ndtri
 from flo.arrays import Floats
 from flo.clients.records.snapshot import Snapshot
 from flo.errors import StudyError
-from flo.lab.simulation import Fold, pooled, run_once
+from flo.lab.simulation import Fold, Progress, pooled, run_once
 from flo.privacy.accounting.life_budget import LifetimeBudget
 from flo.privacy.accounting.plan import Plan
 from flo.privacy.patients.patients import Patients
@@ -40,8 +39,6 @@ from flo.study.models import log_odds
 from flo.study.schema import ImageColumn
 from flo.study.synthetic import made_up_inputs
 from flo.study.terms import round_size
-
-Progress = Callable[[str], None]
 
 MAX_AUC_LOSS = 0.02
 TOLERABLE_AUC_LOSS = 0.1  # AUC; a study that may lose more is advised against
@@ -99,13 +96,13 @@ class Candidate:
 def unsupported_reason(study: Study) -> str | None:
     """Return why a study is not tried on made-up patients; None if it is."""
     if study.survey:
-        return "a survey trains nothing"
+        return "a survey trains no model"
     if study.schema_version == 1:
-        return "a study of schema_version 1 is only read"
+        return "schema_version 1 is supported for reading only"
     if any(isinstance(column, ImageColumn) for column in study.data.columns):
-        return "made-up images have nothing of what real ones have in common"
+        return "made-up images do not resemble real ones"
     if study.model.kind != "logistic":
-        return f"a model of kind {study.model.kind} takes long to try"
+        return f"a model of kind {study.model.kind} takes too long to try"
     if len(study.hospitals) * study.mechanism.steps > _MOST_EXCHANGES:
         return f"hospitals × rounds are more than {_MOST_EXCHANGES}"
     return None

@@ -64,7 +64,7 @@ def attack(
 ) -> Attacked:
     """Attack the training of ``study`` with its real trainer. Raises UsageError for a survey."""
     if study.survey:
-        raise UsageError("a survey trains nothing", hint="attack the planned study instead")
+        raise UsageError("a survey trains no model", hint="attack the planned study instead")
     if study.mechanism.noise != "local":
         study = study.with_mechanism(noise="local")
     part = Plan.of(study).purpose("training")
@@ -93,10 +93,7 @@ def _scores(
     """Return the best linear guess of each canary's coin, minus a half, (4, canaries)."""
     mechanism = Plan.of(study).purpose("training").mechanism
     taking_part = Patients(
-        canaries.inputs[inside],
-        canaries.labels[inside],
-        np.arange(inside.sum()),
-        int(inside.sum()),
+        canaries.inputs[inside], canaries.labels[inside], np.arange(inside.sum()), int(inside.sum())
     )
     nobody = Patients(canaries.inputs[:0], canaries.labels[:0], np.arange(0), 0)
     trainer = make_trainer(study, Snapshot(taking_part, nobody))

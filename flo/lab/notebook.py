@@ -44,11 +44,10 @@ class SimulationResult(Simulation):
 
     def __repr__(self) -> str:
         low, high = self.interval
-        told, noise = self.study.mechanism, ""
-        if self.noise is not None:
-            noise = f", ± {self.noise:.3f} by noise"
+        cost = self.study.mechanism
+        noise = "" if self.noise is None else f", ± {self.noise:.3f} by noise"
         return (
-            f"{self.study.name}, ε = {told.epsilon:g}, δ = {told.delta:g}: AUC {self.auc:.3f} "
+            f"{self.study.name}, ε = {cost.epsilon:g}, δ = {cost.delta:g}: AUC {self.auc:.3f} "
             f"({low:.3f} to {high:.3f} over patients{noise}), not private"
         )
 
@@ -223,7 +222,7 @@ def compare(results: Mapping[str, SimulationResult]) -> Comparison:
         named = {}
     if not named or not all(isinstance(result, SimulationResult) for result in named.values()):
         raise UsageError(
-            "what is compared are results of flo.simulate, by name",
+            "flo.compare needs results of flo.simulate, by name",
             hint='flo.compare({"one": result, "other": another})',
         )
     return Comparison(named)
@@ -264,6 +263,6 @@ def _refuse_registered(directory: Path) -> None:
             if files & given:
                 raise RefusedError(
                     f"{directory} holds data that the ledger of {config.parent} protects",
-                    hint="simulation prints exact numbers; --unsafe-not-private (in Python "
-                    "unsafe_not_private=True) if you must",
+                    hint="a simulation prints exact numbers; --unsafe-not-private (in Python "
+                    "unsafe_not_private=True) allows it",
                 )

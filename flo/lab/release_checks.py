@@ -89,9 +89,7 @@ class NoNoise:
 
 
 def checks(
-    study: Study,
-    make_trainer: MakeTrainer = Trainer,
-    progress: Progress = lambda text: None,
+    study: Study, make_trainer: MakeTrainer = Trainer, progress: Progress = lambda text: None
 ) -> Iterator[Check]:
     """Run all checks of a planned study. ``make_trainer`` takes ``Trainer``'s arguments."""
     purposes: tuple[Purpose, ...] = ("training", "evaluation")
@@ -119,7 +117,7 @@ def _noise(study: Study, purpose: Purpose, cohort: int, make_trainer: MakeTraine
     length = Plan.of(study).purpose(purpose).mechanism.length
     wanted = _RELEASES if purpose == "training" else _FEWEST  # its many numbers compensate
     count = max(_FEWEST, min(wanted, _MOST_NUMBERS // (2 * length)))
-    weights, rows = _weights(study), []
+    weights, rows = models.initial_weights(study), []
     # Coins choose the patients of a sampled step: only without patients is the rest pure noise.
     patients = 0 if study.mechanism.sampling != 1 and purpose == "training" else _CANARIES
     for _ in range(2):
@@ -146,26 +144,17 @@ def _of_noise(of: str, noise: Integers, variance: int) -> Iterator[Check]:
     total = np.array([squares.sum()])
     share = float(total[0] / squares.size)
     yield found("too little noise", low(total, squares.size), f"{share:.3f} of the variance stated")
-    yield found(
-        *("a release", low(squares.sum(1), numbers)),
-        f"at least {squares.mean(1).min():.3f} of it in each of {releases} releases",
-    )
-    yield found(
-        *("a number", low(by_number, releases)),
-        f"at least {by_number.min() / releases:.3f} of it in each of {numbers} numbers",
-    )
+    said = f"at least {squares.mean(1).min():.3f} of it in each of {releases} releases"
+    yield found("a release", low(squares.sum(1), numbers), said)
+    said = f"at least {by_number.min() / releases:.3f} of it in each of {numbers} numbers"
+    yield found("a number", low(by_number, releases), said)
     together = np.array([(scaled.sum(0) ** 2).sum() / releases])
-    ratio = float(together[0] / numbers)
-    yield found("cancelling", low(together, numbers), f"the sum has {ratio:.3f} of its variance")
-    yield found(
-        *("repeated", float(stats.chi2.sf(together[0], numbers))),
-        f"the sum has {ratio:.3f} of its variance",
-    )
+    said = f"the sum has {together[0] / numbers:.3f} of its variance"
+    yield found("cancelling", low(together, numbers), said)
+    yield found("repeated", float(stats.chi2.sf(together[0], numbers)), said)
     equal, expected = _equal(noise), _expected_equal(noise, variance)
-    yield found(
-        *("equal numbers", float(stats.poisson.sf(equal - 1, expected)) if equal else 1.0),
-        f"{equal} where {expected:.2g} are expected",
-    )
+    p = float(stats.poisson.sf(equal - 1, expected)) if equal else 1.0
+    yield found("equal numbers", p, f"{equal} where {expected:.2g} are expected")
 
 
 def _equal(noise: Integers) -> int:
@@ -207,7 +196,7 @@ def _sampling(study: Study, mechanism: PoissonSum, make_trainer: MakeTrainer) ->
     """Test how often one made-up patient is in a step, noise off and coins on."""
     canary = made_up_patients(study.data, 1)
     trainer = make_trainer(study, Snapshot(canary, _nobody(study)), noise=_CoinsOnly())
-    weights = _weights(study)
+    weights = models.initial_weights(study)
     inside = sum(
         bool(trainer.release("training", weights, len(study.hospitals)).any())
         for _ in range(_COINS)
@@ -234,10 +223,6 @@ def _snapshot(study: Study, patients: int) -> Snapshot:
 
 def _nobody(study: Study) -> Patients:
     return Patients(np.zeros((0, len(input_names(study.data)))), np.zeros(0), np.arange(0), 0)
-
-
-def _weights(study: Study) -> Vector:
-    return models.initial_weights(study)
 
 
 def _weights_tried(study: Study) -> Iterator[Vector]:

@@ -61,7 +61,7 @@ def load_hospitals(
         name = next((n for n in DATASETS if f"{study.name}-".startswith(f"{n}-")), None)
         if name is None:
             raise UsageError(
-                f"study {study.name!r} has no data set of its own", hint="give --data DIR"
+                f"FLO ships no data set for study {study.name!r}", hint="give --data DIR"
             )
         data = DATASETS[name]()
     sources: dict[str, TableSource] = {}
@@ -72,7 +72,7 @@ def load_hospitals(
                 raise UsageError(f"no file {data}/{hospital.id}.csv or .parquet")
             sources[hospital.id] = open_file(files[0], id_column)
         elif hospital.id not in data:
-            raise UsageError(f"there is no table for hospital {hospital.id!r}")
+            raise UsageError(f"the data have no table for hospital {hospital.id!r}")
         else:
             table = pa.Table.from_pandas(data[hospital.id], preserve_index=False)
             sources[hospital.id] = DataFrameSource(hospital.id, id_column, table)
@@ -85,8 +85,7 @@ def load_hospitals(
     if unfit:
         hints = dict.fromkeys(error.hint for error in unfit.values() if error.hint)
         raise DataError(
-            "\n".join(f"{name}: {error}" for name, error in unfit.items()),
-            hint="; ".join(hints),
+            "\n".join(f"{name}: {error}" for name, error in unfit.items()), hint="; ".join(hints)
         )
     return checked
 
@@ -170,9 +169,9 @@ def simulate(
         ("redraws", redraws, 1),
     ):
         if count < least:
-            raise UsageError(f"{name} = {count} is too few", hint=f"{least} or more")
+            raise UsageError(f"{name} = {count} is too few, at least {least}")
     if study.survey:
-        raise UsageError("a survey trains nothing", hint="simulate the planned study instead")
+        raise UsageError("a survey trains no model", hint="simulate the planned study instead")
     run = engine or partial(run_once, fast=fast)
     hospitals = {hospital.id: hospitals[hospital.id] for hospital in study.hospitals}
     found = Simulation(

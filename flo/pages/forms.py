@@ -22,14 +22,14 @@ async def read_form(receive: Callable[[], Awaitable[Any]], limit: int) -> dict[s
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise MessageError("the form was cut off")
+                    raise MessageError("the form was interrupted")
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
                 if size > limit:
                     raise MessageError(f"this form has more than {limit} bytes")
                 more = message.get("more_body", False)
     except TimeoutError as error:
-        raise MessageError(f"no whole form in {_FORM_SECONDS:g} seconds") from error
+        raise MessageError(f"the form was not complete after {_FORM_SECONDS:g} seconds") from error
     return form_of(b"".join(parts))
 
 
@@ -44,9 +44,9 @@ def form_of(body: bytes) -> dict[str, str]:
             max_num_fields=_MOST_FIELDS,
         )
     except (UnicodeDecodeError, ValueError) as error:
-        raise MessageError("this is not a form of ours") from error
+        raise MessageError("this is not a valid form") from error
     if len({name for name, _ in pairs}) != len(pairs):
-        raise MessageError("a field stands twice in this form")
+        raise MessageError("a field appears twice in this form")
     return {name: value.replace("\r\n", "\n") for name, value in pairs}
 
 

@@ -1,9 +1,9 @@
-// Keeps a page as things stand: parts of it are replaced when the server says so. Where the server
-// does not answer, the page says so, since when, and goes on by itself once it is back.
+// Keeps a page up to date: replaces the parts that the server sends. If the server does not answer,
+// the page says so and since when, and reconnects.
 "use strict";
 
 (() => {
-  const SILENCE = 12000; // the server says something every 5 s
+  const SILENCE = 12000; // milliseconds; the server sends an event every 5 s
   const FIRST = 500, LONGEST = 30000;
   const body = document.body;
   const address = body.dataset.live;
@@ -38,7 +38,7 @@
     source.close();
   }
 
-  // Whoever answers at this address after a desk has ended may be anybody: nothing is sent there.
+  // After a desk has ended, another program may answer at its address: send nothing there.
   function end(text) {
     close();
     setTimeout(say, 1000, text, "bad"); // a page that is being left may end here as well
@@ -48,12 +48,12 @@
 
   function again() {
     if ("once" in body.dataset) {
-      end("This desk has ended. Close this page. To stop what leaves here: flo site stop. For a new desk: flo site desk.");
+      end("This desk has ended. Close this page. To stop all releases: flo site stop. To open a new desk: flo site desk.");
       return;
     }
     close();
     if (!lost) lost = Date.now();
-    say(`No answer since ${time(heard)}: what you see is from then. Trying again by itself…`, "bad");
+    say(`No answer since ${time(heard)}: this page shows the state of that time. Trying again…`, "bad");
     setTimeout(connect, wait);
     wait = Math.min(2 * wait, LONGEST);
   }
@@ -67,8 +67,8 @@
       wait = FIRST;
       if (lost) {
         const away = Math.max(1, Math.round((Date.now() - lost) / 1000));
-        say(`Back at ${time(Date.now())}, after ${away} s${restarted
-          ? ": it was restarted. Runs go on from their saved state." : "."}`, "good");
+        say(`Connected again at ${time(Date.now())}, after ${away} s${restarted
+          ? ": the server was restarted. Runs continue from their saved state." : "."}`, "good");
         lost = 0;
       }
     });
@@ -81,18 +81,18 @@
     source.addEventListener("failed", () => {
       alive();
       if (!lost) lost = Date.now();
-      say(`What you see is from ${time(heard)}: what holds now cannot be read. Trying again by itself…`, "bad");
+      say(`This page shows the state at ${time(heard)}: the current state cannot be read. Trying again…`, "bad");
     });
-    source.addEventListener("over", () => { close(); location.reload(); }); // signed out by now
+    source.addEventListener("over", () => { close(); location.reload(); }); // the access has ended
     source.addEventListener("full", () => {
       close();
-      say("Too many pages are open to keep this one up to date. Close some, then load it anew.", "bad");
+      say("Too many pages are open to keep this one up to date. Close some, then reload this page.", "bad");
     });
     source.onerror = again;
     alive();
   }
 
-  // Whoever stands on something in it with the keyboard stays there, as long as it is there.
+  // Keep the keyboard focus on the same element, if the new content has it.
   function replace(element, html) {
     const fresh = document.createElement("template");
     fresh.innerHTML = html;
@@ -109,7 +109,7 @@
 
   if (address) connect();
 
-  // A file is read here, into the text field beside it; it is sent with the form like typed text.
+  // A chosen file is read into the text field next to it, and sent with the form like typed text.
   for (const chooser of document.querySelectorAll("input[type=file][data-into]")) {
     chooser.addEventListener("change", async () => {
       const [file] = chooser.files;
@@ -117,8 +117,8 @@
     });
   }
 
-  // What stands behind # in a link is sent to no server: a sign-in link is filled in here. It is
-  // not sent by itself: any page can open a link, and it says whom it would sign in.
+  // Browsers send the part of a link after # to no server, so this script fills in a sign-in link.
+  // It does not submit it: any page can open a link. It shows whom the link would sign in.
   const token = document.getElementById("token");
   if (token && location.hash.length > 1) {
     token.value = location.hash.slice(1);
@@ -129,10 +129,10 @@
         (letter) => letter.charCodeAt(0));
       const { name, role } = JSON.parse(new TextDecoder().decode(bytes));
       document.getElementById("whom").textContent = `This link signs you in as ${name}, ${role}.`;
-    } catch { /* then it says nothing, and the server refuses it */ }
+    } catch { /* no name is shown, and the server refuses the token */ }
   }
 
-  // A form is sent once, and says that it works while the answer is awaited.
+  // A form is sent only once; its button shows that the request is in progress.
   for (const form of document.querySelectorAll("form[method=post]")) {
     form.addEventListener("submit", (event) => {
       if (form.dataset.sent) { event.preventDefault(); return; }

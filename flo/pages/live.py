@@ -109,7 +109,7 @@ class LiveUpdates:
             return await self._fresh(shown, seen, parts), "hello"
         except Exception:  # any error: the page then reports that it is not up to date
             if shown not in self._failing:
-                log.exception("a page cannot be kept up to date; it is tried again")
+                log.exception("a page cannot be updated; FLO keeps trying")
             self._failing.add(shown)
             return Parts(), "failed"
 

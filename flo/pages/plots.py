@@ -101,9 +101,7 @@ def plane(
     The top is at or above ``least_top``, ``limit`` and every point. ``steps``: draw a step
     function, where each value holds until the next. ``across``: ticks, if not plain numbers.
     """
-    highest = max(
-        [least_top, limit or 0.0, *(y for _, points in lines for _, y in points)],
-    )
+    highest = max([least_top, limit or 0.0, *(y for _, points in lines for _, y in points)])
     top_tick, ticks = _ticks(highest)
     right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
     wide = max(most_across, 1e-9)
@@ -169,17 +167,13 @@ def bars(counts: Sequence[int], dark: Sequence[int], names: Sequence[str]) -> Ba
     width, bottom, longest = 260.0, 56.0, max([1, *counts])
     each = width / max(1, len(counts))
 
-    def high(count: int) -> float:
-        return round((bottom - 4) * count / longest, 1)
+    def extent(count: int) -> tuple[float, float]:
+        """Return top and height of a bar."""
+        height = round((bottom - 4) * count / longest, 1)
+        return round(bottom - height, 1), height
 
     drawn = [
-        (
-            round(n * each, 1),
-            round(bottom - high(all_), 1),
-            high(all_),
-            round(bottom - high(d), 1),
-            high(d),
-        )
+        (round(n * each, 1), *extent(all_), *extent(d))
         for n, (all_, d) in enumerate(zip(counts, dark, strict=True))
     ]
     if len(names) == len(counts):

@@ -111,8 +111,8 @@ class PersonApproval(Claim):
         """Raises TrustError unless the key of fingerprint ``signer`` signed this approval."""
         if self.terms != terms:
             raise TrustError(
-                f"{self.name} said yes on other terms: other code, policy, population, partners "
-                "compared or charge"
+                f"{self.name} approved on other terms: code, policy, population, mapping, compared "
+                "partners or charge differ"
             )
         statement = _person_statement(self.name, self.role, study, hospital, terms, self.time)
         self._check(signer, "person-approval", statement)
@@ -169,7 +169,7 @@ def read_approval(document: str) -> Approve:
     try:
         decision = Decision.model_validate(text).root
     except ValidationError as error:
-        raise TrustError(f"the decision is not one:\n{problems(error)}") from error
+        raise TrustError(f"the decision is not valid:\n{problems(error)}") from error
     if not isinstance(decision, Approve):
         raise TrustError("the decision is not an approval")
     return decision
@@ -195,13 +195,5 @@ class Signed(Document):
 def _person_statement(
     name: str, role: str, study: str, hospital: str, terms: str, time: str
 ) -> bytes:
-    return canonical.encode(
-        {
-            "name": name,
-            "role": role,
-            "study": study,
-            "hospital": hospital,
-            "terms": terms,
-            "time": time,
-        }
-    )
+    person = {"name": name, "role": role, "time": time}
+    return canonical.encode(person | {"study": study, "hospital": hospital, "terms": terms})

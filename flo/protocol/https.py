@@ -10,7 +10,6 @@ import contextlib
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
@@ -135,17 +134,12 @@ class Connection:
                 headers=headers,
             )
         except httpx.InvalidURL as error:
-            raise UsageError(f"{url[:80]!r} is not an address of a coordinator") from error
+            raise UsageError(f"{url[:80]!r} is not a valid address of a coordinator") from error
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from flo.arrays import Floats
 from flo.documents import canonical
-from flo.documents.document import Document, parse
+from flo.documents.document import Document, read_json
 from flo.errors import PolicyError, TrustError, UsageError
 from flo.keys.claims import Digest, PublicKey, Signature
 from flo.keys.identity import Signer, fingerprint, low_s, verify
@@ -39,8 +39,8 @@ _Text = Annotated[str, StringConstraints(max_length=500)]
 
 
 BINS_HIDE = (
-    "the scores were counted in bins, whose AUC can lie .12 below that of the scores. The interval "
-    "contains it only if the study ended after schema 3 came"
+    "the scores were counted in bins, whose AUC can be 0.12 below the AUC of the scores. The "
+    "interval covers this only if the study ended with a version of FLO that supports schema 3"
 )
 
 
@@ -55,7 +55,7 @@ class Quality(Document):
     @model_validator(mode="after")
     def _ordered(self) -> Quality:
         if not 0 <= self.low <= self.auc <= self.high <= 1:
-            raise ValueError("an AUC lies within its interval, and that within 0 and 1")
+            raise ValueError("0 <= low <= auc <= high <= 1 does not hold")
         return self
 
 
@@ -107,7 +107,7 @@ class ModelCard(Document):
         study = from_canonical(self.study.encode())
         if study.schema_version >= _ONE_FORM and self.signature != low_s(self.signature):
             raise TrustError(
-                "the card's signature is not in the form with the smaller s, so it was changed"
+                "the card was changed: its signature is not in the form with the smaller s"
             )
         self._check_against(study)
         return study
@@ -123,7 +123,7 @@ class ModelCard(Document):
             and self.rounds <= study.mechanism.steps
         )
         if not follows:
-            raise TrustError("the model card says something else than its study implies")
+            raise TrustError("the model card contradicts its study")
 
     def _statement(self) -> bytes:
         return canonical.encode(self.model_dump(mode="json", exclude={"signature"}))
@@ -158,7 +158,7 @@ class PublishedModel:
         card_path, tensors_path = paths_of(path)
         card = read_card(card_path)
         if not tensors_path.is_file() or tensors_path.stat().st_size > MAX_MODEL_BYTES:
-            raise UsageError(f"{tensors_path} is not there, or larger than {MAX_MODEL_BYTES} bytes")
+            raise UsageError(f"{tensors_path} is missing, or larger than {MAX_MODEL_BYTES} bytes")
         return cls.of(card, tensors_path.read_bytes(), *coordinators)
 
     @classmethod
@@ -191,11 +191,7 @@ def read_card(path: Path) -> ModelCard:
             f"no model card at {path}",
             hint="a model is two files, NAME.safetensors and NAME.card.json, in one folder",
         )
-    with path.open("rb") as file:
-        document = canonical.decode(
-            file.read(MAX_CARD_BYTES + 1), limit=MAX_CARD_BYTES, what=str(path)
-        )
-    return parse(ModelCard, document, str(path))
+    return read_json(ModelCard, path, limit=MAX_CARD_BYTES)
 
 
 def paths_of(path: Path) -> tuple[Path, Path]:

@@ -156,7 +156,7 @@ def difference(tests: Sequence[Scores], others: Sequence[Scores]) -> tuple[float
     """
     ours, theirs = _by_patient(tests), _by_patient(others)
     if len(ours) != len(theirs) or {*ours} != {*theirs}:
-        raise UsageError("what is compared was tested on other patients", hint="use one data set")
+        raise UsageError("the results are of different patients", hint="use one data set")
     mean = float(np.mean([t.auc for t in tests]) - np.mean([t.auc for t in others]))
     half = _TWO_SIDED * _error({patient: ours[patient] - theirs[patient] for patient in ours})
     return mean - half, mean, mean + half

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from flo.documents.canonical import Bytes
 from flo.errors import RefusedError, TrustError, UsageError
-from flo.storage.files import make_private_directory, write_new
+from flo.storage.files import flush_directory, make_private_directory, write_new
 
 _KEY = re.compile(r"[a-z0-9][A-Za-z0-9._-]{0,199}(/[a-z0-9][A-Za-z0-9._-]{0,199}){0,5}")
 
@@ -63,7 +63,7 @@ class LocalArtifacts:
             path = self._path(key)
             if path.read_bytes() != data:
                 raise
-            _flush(path.parent)  # our earlier attempt may have been interrupted before its flush
+            flush_directory(path.parent)  # an earlier attempt may have been interrupted before it
 
     def put_pieces(self, key: str, pieces: Iterable[Bytes]) -> None:
         """Store large data in pieces; refused if the key exists, even with the same bytes."""
@@ -77,7 +77,7 @@ class LocalArtifacts:
             raise already_kept(key) from error
         finally:
             temporary.unlink(missing_ok=True)
-        _flush(path.parent)
+        flush_directory(path.parent)
 
     def get(self, key: str, limit: int) -> bytes:
         """Return the stored bytes, reading at most ``limit`` + 1 of them."""
@@ -111,28 +111,20 @@ class LocalArtifacts:
 def checked(key: str) -> str:
     """Return the key if it is valid: plain words with slashes between. Raises UsageError."""
     if not _KEY.fullmatch(key):
-        raise UsageError(f"{key[:80]!r} is not a key of a store")
+        raise UsageError(f"{key[:80]!r} is not a valid key of a store")
     return key
 
 
 def already_kept(key: str) -> RefusedError:
     """Return every store's error for a key that already exists."""
-    return RefusedError(f"{key} is kept already, by another process; nothing was overwritten")
+    return RefusedError(f"{key} already exists, written by another process; it was not overwritten")
 
 
 def not_kept(key: str) -> UsageError:
     """Return every store's error for a key that does not exist."""
-    return UsageError(f"nothing is kept under {key}")
+    return UsageError(f"{key} does not exist in the store")
 
 
 def too_large(key: str, limit: int) -> TrustError:
     """Return every store's error for more bytes than the caller's limit."""
     return TrustError(f"{key} has more than {limit} bytes")
-
-
-def _flush(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

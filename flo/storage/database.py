@@ -50,14 +50,11 @@ def open_database(path: Path, tables: str, *, schema: int, what: str) -> sqlite3
 def unusable(path: Path, error: OSError | sqlite3.Error) -> UsageError | TrustError:
     """Return the error for a file that SQLite cannot use: damaged, or intact but inaccessible."""
     if isinstance(error, sqlite3.Error) and is_damage(error):
-        return TrustError(
-            f"{path} is damaged: {error}",
-            hint=RESTORE,
-        )
+        return TrustError(f"{path} is damaged: {error}", hint=RESTORE)
     why = error.strerror if isinstance(error, OSError) else str(error)
     return UsageError(
         f"{path} cannot be used: {why}",
-        hint="it is whole: give it back to its owner (chown), free the disk, or mount it writable",
+        hint="it is not damaged: chown it to this user, free disk space, or mount it writable",
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from flo.errors import RefusedError, UsageError
 
 ReadT = TypeVar("ReadT")
+_Stamp = tuple[int, int, int, int, int]  # device, inode, size, both times
 _LOOK_SECONDS = 0.01
 _CACHED_SECONDS = 60.0
 _RACY_SECONDS = 0.02  # a tick of the kernel is 10 ms at most
@@ -53,8 +54,8 @@ def made_whole(directory: Path, names: Collection[str]) -> Iterator[None]:
         _remove(directory, names)
     elif there := [name for name in names if (directory / name).exists()]:
         raise UsageError(
-            f"{directory} holds {', '.join(there)} already",
-            hint="choose another --home; if this one lost a file, restore that or a backup",
+            f"{directory} already contains {', '.join(there)}",
+            hint="choose another --home; if a file is missing in this one, restore a backup",
         )
     write_private(marker, b"")
     try:
@@ -75,7 +76,7 @@ def refuse_unfinished(directory: Path) -> None:
     """Raises UsageError for a folder that ``made_whole`` did not finish."""
     if is_unfinished(directory):
         raise UsageError(
-            f"{directory} was not made whole: `init` was cut off", hint="run the same `init` again"
+            f"{directory} is incomplete: `init` was interrupted", hint="run the same `init` again"
         )
 
 
@@ -101,9 +102,9 @@ def refuse_anothers(folder: Path) -> None:
     owner = folder.stat().st_uid
     if os.geteuid() == 0 and owner != 0:
         raise UsageError(
-            f"{folder} belongs to user {owner}, and this is root: what it writes there, its owner "
-            "could not use",
-            hint=f"sudo -u '#{owner}' flo ...",
+            f"{folder} belongs to user {owner}, and this is root, whose files that user could not "
+            "use",
+            hint=f"run it as the owner: sudo -u '#{owner}' flo ...",
         )
 
 
@@ -115,9 +116,7 @@ class UnchangedFiles:
     """
 
     def __init__(self) -> None:
-        self._read: dict[
-            tuple[Path, ...], tuple[list[tuple[int, int, int, int, int]], float, Any]
-        ] = {}
+        self._read: dict[tuple[Path, ...], tuple[list[_Stamp], float, Any]] = {}
 
     def get(self, read: Callable[[], ReadT], *paths: Path) -> ReadT:
         """Return what ``read`` returned for these files before, or call it now."""
@@ -216,8 +215,13 @@ def _write(path: Path, data: bytes, mode: int) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
+    flush_directory(path.parent)
+
+
+def flush_directory(directory: Path) -> None:
+    """Flush the names in a directory to the disk, such as of a file that was just written."""
+    handle = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(handle)
     finally:
-        os.close(directory)
+        os.close(handle)

@@ -78,7 +78,7 @@ class Study(Document):
     def _consistent(self) -> Study:
         ids = [hospital.id for hospital in self.hospitals]
         if len(set(ids)) != len(ids):
-            raise ValueError("the same hospital id stands twice")
+            raise ValueError("a hospital id appears twice")
         prints = [hospital.fingerprint for hospital in self.hospitals if hospital.fingerprint]
         if len(set(prints)) != len(prints):
             raise ValueError("two hospitals have the same fingerprint")
@@ -96,11 +96,11 @@ class Study(Document):
         if self.mechanism.algorithm == "least-squares":
             inputs = len(input_names(self.data))
             if self.model.kind != "logistic":
-                raise ValueError(f"least-squares makes a logistic model, not a {self.model.kind}")
+                raise ValueError(f"least-squares trains a logistic model, not a {self.model.kind}")
             if inputs > MOST_SQUARED_INPUTS:
                 raise ValueError(
-                    f"least-squares with {inputs} inputs, limit {MOST_SQUARED_INPUTS}: its sum has "
-                    "their products two by two"
+                    f"least-squares with {inputs} inputs, limit {MOST_SQUARED_INPUTS}: its sum "
+                    "contains a product for each pair of inputs"
                 )
         if self.schema_version >= 3 and self.evaluation.bins:
             raise ValueError(
@@ -108,8 +108,8 @@ class Study(Document):
             )
         if self.mechanism.sampling != 1 and self.data.records_per_patient == "many":
             raise ValueError(
-                "sampling below 1 needs one record a patient: how long a step takes would tell who "
-                "of those with many was chosen"
+                'sampling below 1 needs records_per_patient = "one": with many records, step time '
+                "would reveal which patient was sampled"
             )
         if self.schema_version == 1 and (
             self.model.kind != "logistic"
@@ -121,7 +121,8 @@ class Study(Document):
             or self.mechanism.algorithm != "fedavgm"
         ):
             raise ValueError(
-                "schema_version 1 knows logistic models and full batches only, and no masking"
+                "schema_version 1 supports only fedavgm of logistic models in full batches, and no "
+                "masking, survey, subgroups or most_records"
             )
         self._refuse_sums_that_are_not_secure()
         return self
@@ -130,8 +131,8 @@ class Study(Document):
         ids = self.hospitals
         if self.masked and (len(ids) < 2 or self.limits.minimum_cohort < 2):
             raise ValueError(
-                "masks need a partner: at least two hospitals and minimum_cohort = 2; or set "
-                'masking = "off" in [mechanism], and the coordinator sees each hospital\'s sums'
+                "masking needs at least two hospitals and minimum_cohort = 2 or more; or set "
+                'masking = "off" in [mechanism]: the coordinator then sees each hospital\'s sums'
             )
         if self.mechanism.aggregation != "sum" and (self.masked or self.limits.minimum_cohort < 3):
             raise ValueError(
@@ -140,7 +141,7 @@ class Study(Document):
             )
         if self.mechanism.noise == "distributed":
             if not self.masked and self.schema_version != 1:
-                raise ValueError('distributed noise holds for sums only; it needs masking = "on"')
+                raise ValueError('distributed noise protects only sums, so it needs masking = "on"')
             if self.mechanism.sampling != 1:
                 raise ValueError("distributed noise is proven for sampling = 1 only")
             if len(ids) < 2:
@@ -156,18 +157,18 @@ class Study(Document):
         if isinstance(self.model, Pack):
             found = networks.output(self.model.network, len(input_names(self.data)))
             if found != (1,):
-                raise ValueError(f"the pack's last layer gives {found}; one log odds, (1,), is due")
+                raise ValueError(f"the pack's output has shape {found}, not (1,), the log odds")
         raw = [column for column in images if column.scattering is None]
         if self.mechanism.augmentation != "none" and not raw:
-            raise ValueError("augmentation turns an image column without scattering; there is none")
+            raise ValueError("augmentation needs an image column without scattering")
         if self.model.kind == "cnn" and not raw:
             raise ValueError("a cnn needs an image column, without scattering")
         if raw and len(self.data.columns) != 1:
-            raise ValueError("an image column stands alone in a study, unless it has scattering")
+            raise ValueError("an image column without scattering must be the only column")
         for name in self.evaluation.subgroups:
             self.data.category(name)
         if len(set(self.evaluation.subgroups)) != len(self.evaluation.subgroups):
-            raise ValueError("evaluation: the same subgroup stands twice")
+            raise ValueError("evaluation: a subgroup appears twice")
         wanted = self.survey.columns if self.survey else ()
         known = {column.name for column in self.data.columns if column not in images}
         if len(set(wanted)) != len(wanted) or not set(wanted) <= known:
@@ -262,7 +263,7 @@ class Study(Document):
             texts = [f"{name} ({getattr(self, name)!r})" for name in self.unwritten]
             raise StudyError(
                 f"not written yet: {' and '.join(texts)}",
-                hint="stewards decide by it: write what it is, in plain language",
+                hint="write it in plain language: stewards read it to decide",
             )
 
     def refuse_identifying(self) -> None:
@@ -270,11 +271,11 @@ class Study(Document):
         found = [(column.name, tells_who(column)) for column in self.data.columns]
         lines = [f"column {name!r} {rule}" for name, rule in found if rule]
         if identifier_patterns.of_header(self.data.label):
-            lines.append(f"the label {self.data.label!r} would tell who a patient is, by its name")
+            lines.append(f"the label {self.data.label!r} has a name that suggests an identifier")
         if lines:
             raise StudyError(
-                "no study may have what tells who a patient is: " + "; ".join(lines),
-                hint="the hospitals' gate refuses such a column, too",
+                "a study must not identify patients: " + "; ".join(lines),
+                hint="the hospitals' quality gate refuses such a column, too",
             )
 
     def hospital(self, hospital_id: str) -> Hospital:
@@ -333,7 +334,7 @@ def from_document(document: Any, *, what: str = "study") -> Study:
     version = document.get("schema_version", usual) if isinstance(document, dict) else usual
     if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
         raise StudyError(
-            f"{what}: schema_version {version!r} is not known here; this version reads 1 to "
+            f"{what}: schema_version {version!r} is not supported; this version reads 1 to "
             f"{SCHEMA_VERSION}",
             hint="install a newer version of FLO",
         )

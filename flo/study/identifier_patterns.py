@@ -69,11 +69,13 @@ def of_column(name: str, codes: Collection[str]) -> str | None:
     Both are public: no patient data is inspected. ``codes``: empty if the column is no category.
     """
     if what := of_header(name):
-        return f"would be {what} of a patient, by its header; leave it out, or rename what is none"
+        return (
+            f"suggests {what} of a patient by its header; leave it out, or rename it if it is not"
+        )
     if names_people(codes):
-        return "has a codebook that names people; leave it out, or write codes in place of words"
+        return "has a codebook that names people; leave it out, or use codes instead of words"
     if free_text(codes):
-        return "has free text as its codebook; leave it out, or write codes in place of sentences"
+        return "has free text as its codebook; leave it out, or use codes instead of sentences"
     return None
 
 

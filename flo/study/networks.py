@@ -81,7 +81,7 @@ class Layer:
 
 
 _WANTED: dict[LayerKind, str] = {
-    "Linear": "sizes: inputs, outputs; it takes a flat record of so many inputs",
+    "Linear": "sizes: inputs, outputs; it takes a flat record of that many inputs",
     "Conv2d": "sizes: channels in, channels out, kernel; it takes (channels in, height, width), "
     "and its kernel is odd and less than twice the image",
     "GroupNorm": "sizes: groups, channels; it takes (channels, height, width), groups divide the "
@@ -146,9 +146,9 @@ def output(layers: list[Layer], inputs: int) -> Shape:
             )
         record = after
     if layers[-1].kind == "Tanh":
-        raise ValueError("the last layer is a Tanh: log odds would never leave -1 to 1")
+        raise ValueError("the last layer is a Tanh, which would limit the log odds to -1 to 1")
     if size(layers) == 0:
-        raise ValueError("no layer has anything to train")
+        raise ValueError("no layer has parameters to train")
     if size(layers) > MOST_PARAMETERS:
         raise ValueError(f"{size(layers)} parameters, limit {MOST_PARAMETERS}")
     return record

@@ -42,8 +42,8 @@ class Cnn(Document):
 
 
 _INSTEAD = {
-    "BatchNorm": "it mixes patients, so that none of them can be clipped alone: use GroupNorm",
-    "Dropout": "the noise of privacy does what it is for: leave it out",
+    "BatchNorm": "it mixes patients, so no gradient can be clipped alone: use GroupNorm",
+    "Dropout": "the noise for privacy regularises already: leave it out",
     "ReLU": "use Tanh, whose bounded slope suits clipped gradients",
 }
 
@@ -52,7 +52,7 @@ def _private(kind: Any) -> Any:
     """Return ``kind``. Raises ValueError for a common layer that private training must replace."""
     for name, why in _INSTEAD.items():
         if isinstance(kind, str) and kind.startswith(name):
-            raise ValueError(f"{name} is no layer here; {why}")
+            raise ValueError(f"{name} layers are not supported; {why}")
     return kind
 
 

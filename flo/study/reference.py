@@ -54,10 +54,9 @@ def which(known: Iterable[Known], wanted: str | None, here: str) -> str:
         return found[0].digest
     if not found:
         named = f" called {wanted!r}" if wanted else ""
-        raise UsageError(f"no {here}{named}", hint=f"there are: {_listed(different)}")
-    raise UsageError(
-        f"which study? {_listed(found)}", hint="name it as NAME:VERSION, or by its digest's start"
-    )
+        raise UsageError(f"no {here}{named}", hint=f"known: {_listed(different)}")
+    hint = "name one as NAME:VERSION, or by the start of its digest"
+    raise UsageError(f"several studies match: {_listed(found)}", hint=hint)
 
 
 def _listed(several: Iterable[Known]) -> str:

@@ -57,7 +57,7 @@ def scaffold(
             seen = f"; it has {some(header)}" if set(wanted) & set(header) else ""
             raise UsageError(
                 f"{csv.name} has no column {column_name!r} in its first line{seen}",
-                hint="a header names the columns; --id-column, --label and the others name those",
+                hint="the first line must be a header with the columns that the options name",
             )
     if strange := sorted(set(may_be_missing) - declared):
         raise UsageError(

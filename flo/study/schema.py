@@ -39,7 +39,7 @@ def only_printable(text: str) -> str:
 
 def _matchable(code: str) -> str:
     if code != code.strip() or code.casefold() in MISSING:
-        raise ValueError(f"the code {code!r} can never match: it reads as missing, or has spaces")
+        raise ValueError(f"the code {code!r} cannot match: it means missing, or has outer spaces")
     return code
 
 
@@ -75,7 +75,7 @@ class NumberColumn(Document):
             raise ValueError(f"column {self.name}: minimum must be below maximum")
         if (self.missing == "indicator") != (self.missing_value is not None):
             raise ValueError(
-                f"column {self.name}: give missing_value exactly when missing = 'indicator'"
+                f"column {self.name}: missing_value is for missing = 'indicator', and needed there"
             )
         if self.missing_value is not None and not (
             self.minimum <= self.missing_value <= self.maximum
@@ -89,17 +89,14 @@ class CategoryColumn(Document):
 
     kind: Literal["category"]
     name: ColumnName
-    codes: Annotated[
-        tuple[Code, ...],
-        Field(min_length=2, max_length=500),
-    ]
+    codes: Annotated[tuple[Code, ...], Field(min_length=2, max_length=500)]
     missing: Literal["refuse", "indicator"] = "refuse"
 
     @field_validator("codes")
     @classmethod
     def _distinct(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(codes)) != len(codes):
-            raise ValueError("the same code stands twice in the codebook")
+            raise ValueError("a code appears twice in the codebook")
         return codes
 
 
@@ -170,7 +167,7 @@ class Schema(Document):
     def _distinct(self) -> Schema:
         names = [column.name for column in self.columns]
         if len(set(names)) != len(names):
-            raise ValueError("the same column stands twice")
+            raise ValueError("a column name appears twice")
         pixels = {n for c in self.columns if isinstance(c, ImageColumn) for n in c.pixels}
         if self.label in names or self.label in pixels:
             raise ValueError(f"the label {self.label!r} is also an input column")

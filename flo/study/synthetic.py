@@ -36,10 +36,8 @@ def made_up_inputs(schema: Schema) -> Floats:
         missing &= column.missing == "indicator"
         if isinstance(column, NumberColumn):
             bell = _bell(number, _prime(2 * i))[:, 0]
-            middle, half = (
-                (column.maximum + column.minimum) / 2,
-                (column.maximum - column.minimum) / 2,
-            )
+            middle = (column.maximum + column.minimum) / 2
+            half = (column.maximum - column.minimum) / 2
             parts.append(encode_number(column, np.where(missing, np.nan, middle + half * bell)))
         else:
             codes = np.minimum(u * len(column.codes), len(column.codes) - 1).astype(np.int64)

@@ -74,13 +74,13 @@ class MechanismSettings(Document):
                 raise ValueError("fedavgm needs a learning_rate above 0")
         elif (self.steps, self.sampling, self.aggregation) != (1, 1, "sum"):
             raise ValueError(
-                "least-squares is one sum over all patients: steps = 1, and neither sampling nor "
-                "aggregation"
+                "least-squares is one sum over all patients: it needs steps = 1, sampling = 1 and "
+                'aggregation = "sum"'
             )
         elif self.learning_rate or self.momentum:
-            raise ValueError("least-squares takes no steps: no learning_rate, no momentum")
+            raise ValueError("least-squares has no learning_rate and no momentum")
         elif self.augmentation != "none":
-            raise ValueError("least-squares knows no augmentation")
+            raise ValueError("least-squares does not support augmentation")
         return self
 
 

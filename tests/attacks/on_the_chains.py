@@ -75,6 +75,6 @@ ATTACKS = (
         "two ends of the coordinator's audit log",
         forked_audit_log,
         "refused",
-        Logged(SITE, "audit-disagreement", "was cut or forked"),
+        Logged(SITE, "audit-disagreement", "was truncated or forked"),
     ),
 )

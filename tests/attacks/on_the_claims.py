@@ -202,13 +202,13 @@ ATTACKS = (
         "an audit log that forked",
         posts("audit", lambda s: audit_log(north(s), countersigned(s) + 1)),
         "403",
-        call("this audit log was cut or forked"),
+        call("this audit log was truncated or forked"),
     ),
     Attack(
         "an audit log that was cut",
         posts("audit", lambda s: audit_log(north(s), countersigned(s) - 1)),
         "403",
-        call("this audit log was cut or forked"),
+        call("this audit log was truncated or forked"),
     ),
     Attack(
         "a receipt signed by another key",
@@ -220,6 +220,6 @@ ATTACKS = (
         "a receipt for an entry that is not in the log",
         posts("audit", receipt_for_nothing),
         "403",
-        call("a receipt for an audit entry that is not in this log"),
+        call("the receipt is for an audit entry that is not in this log"),
     ),
 )

@@ -110,7 +110,7 @@ def test_a_coordinator_that_lost_its_machine_goes_on_from_its_backup(tmp_path: P
         shutil.rmtree(home.directory)
 
         said = done("coordinator", "restore", file, "--home", home.directory)
-        assert "let in again: north, south, west" in said
+        assert "admitted again: north, south, west" in said
         again = stack.enter_context(served(RealCoordinator(CoordinatorHome.open(home.directory))))
         assert again.port == coordinator.port
         summary = wait_for(lambda found: found["status"] == "done", home.directory, digest)

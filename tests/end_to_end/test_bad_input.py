@@ -134,7 +134,7 @@ CASES: dict[str, tuple[Callable[[Path], Arguments], int, str]] = {
     "garbage extract": (_garbage_extract, 4, "extract"),
     "simulation of a study without data": (_no_data, 2, "data"),
     "data file that is not there": (_no_patients, 2, "no data file"),
-    "output in a folder that is not there": (_no_folder_to_write_in, 2, "see that this path is"),
+    "output in a folder that is not there": (_no_folder_to_write_in, 2, "check that this path"),
     "folder that is no site": (_not_a_site, 2, "is not a site's folder"),
     "coordinator that is not running": (_no_coordinator, 5, "no coordinator answers"),
 }

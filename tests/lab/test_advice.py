@@ -138,7 +138,7 @@ def test_study_check_shows_it_and_says_what_to_change(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     shown = " ".join(done.stdout.split())
     assert "recommended: least-squares; the cheapest whose AUC is surely within 0.02" in shown
-    assert 'in place of what is there: algorithm = "least-squares" epsilon = 0.45' in shown
+    assert '[mechanism] of the study: algorithm = "least-squares" epsilon = 0.45' in shown
     result = json.loads((tmp_path / "check.json").read_text())
     assert from_document(document | {"mechanism": document["mechanism"] | result["recommended"]}), (
         "the lines make a valid study"

@@ -171,7 +171,7 @@ def test_a_trainer_with_a_thirtieth_of_the_noise_is_found(heart: Study, few: Non
 
 
 def test_a_survey_is_refused(heart: Study) -> None:
-    with pytest.raises(UsageError, match="trains nothing"):
+    with pytest.raises(UsageError, match="trains no model"):
         attack(heart.with_survey(epsilon=0.3, columns=["sex"]))
 
 

@@ -86,7 +86,7 @@ def test_a_page_says_that_the_coordinator_is_away_and_goes_on_when_it_is_back(
             someone.reads("No study yet.")
         someone.reads(re.compile("No answer since"))
         with served(RealCoordinator(home)) as again:
-            someone.reads(re.compile("it was restarted"))
+            someone.reads(re.compile("the server was restarted"))
             again.enrol(tmp_path / "north", "north")
             someone.click("Hospitals")  # the session outlived the restart
             someone.reads("north")

@@ -1,7 +1,7 @@
-"""What FLO is measured against, each in an environment of its own: programs that FLO never imports.
+"""The systems that FLO is compared with. FLO imports none of them; each has its own environment.
 
-The environments are made at the first use, with pip, under ``$XDG_CACHE_HOME/flo-bench`` (or
-``~/.cache``). Their clients do nothing but answer, without privacy and without masks.
+An environment is created by pip at its first use, under ``$XDG_CACHE_HOME/flo-bench`` (or
+``~/.cache``). The systems run without masks, and without privacy unless their name has Opacus.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _START_SECONDS, _RUN_SECONDS = 60.0, 900.0
 
 
 def environment(*requirements: str) -> Path:
-    """The folder of the commands of an environment with these packages and numpy."""
+    """Return the folder of commands of an environment with these packages and numpy."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "flo-bench"
     folder = cache / "-".join(requirements).replace("==", "-")
     if not (folder / "ready").exists():
@@ -40,14 +40,14 @@ def environment(*requirements: str) -> Path:
 
 
 def flower_rounds(sites: int, megabytes: float, rounds: int) -> list[float]:
-    """Seconds of each round of stock Flower: a SuperLink and SuperNodes, FedAvg, no TLS."""
+    """Return seconds of each round of stock Flower: SuperLink, SuperNodes, FedAvg, no TLS."""
     wanted = {"floats": _floats(megabytes), "rounds": rounds, "sites": sites}
     _, instants = _flower("flower_app", environment(FLOWER), sites, wanted, rounds + 1)
     return [after - before for before, after in pairwise(instants)]
 
 
 def flower_with_opacus(data: Path, sites: int, inputs: int, rounds: int) -> float:
-    """Seconds from launch to end of so many rounds of one private step a site.
+    """Return seconds from launch to end of ``rounds`` rounds, each one private step per site.
 
     ``data``: a folder with 1.npz, 2.npz, ... for each site: inputs (n, ``inputs``), labels (n,).
     """
@@ -61,10 +61,10 @@ def flower_with_opacus(data: Path, sites: int, inputs: int, rounds: int) -> floa
 def _flower(
     app: str, commands: Path, sites: int, wanted: Mapping[str, int | str], count: int
 ) -> tuple[float, list[float]]:
-    """When an app was launched, and the so many instants that it wrote down."""
+    """Run an app. Return the time of its launch, and the first ``count`` times that it wrote."""
     with tempfile.TemporaryDirectory() as scratch, _Processes() as started:
         folder = Path(scratch)
-        times, port = folder / "times.json", _free_port()
+        times, port = folder / "times.json", free_port()
         shutil.copytree(_HERE / app, folder / "app")
         (folder / "home").mkdir()
         config = f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{port}"\n'
@@ -78,9 +78,9 @@ def _flower(
         }
         superlink = ["--insecure", "--port", str(port), "--disable-runtime-dependency-installation"]
         started.begin([str(commands / "flower-superlink"), *superlink], variables)
-        _wait_for_port(port)
+        wait_for_port(port)
         for site in range(1, sites + 1):
-            node = ["--insecure", "--superlink", f"127.0.0.1:{port}", "--port", str(_free_port())]
+            node = ["--insecure", "--superlink", f"127.0.0.1:{port}", "--port", str(free_port())]
             node += ["--node-config", f"site={site}"]
             started.begin([str(commands / "flower-supernode"), *node], variables)
         settings = " ".join(
@@ -93,12 +93,12 @@ def _flower(
 
 
 def nvflare_rounds(sites: int, megabytes: float, rounds: int) -> list[float]:
-    """Seconds of each round of NVFLARE in its proof-of-concept mode: FedAvg over numpy arrays."""
+    """Return seconds of each round of NVFLARE in its proof-of-concept mode, FedAvg over numpy."""
     return _nvflare("nvflare_job", environment(NVFLARE), sites, _floats(megabytes), rounds)
 
 
 def nvflare_with_opacus(data: Path, sites: int, inputs: int, rounds: int) -> float:
-    """Seconds of so many rounds of one private step a site, without NVFLARE's start.
+    """Return seconds of ``rounds`` rounds, each one private step per site, without the start.
 
     ``data``: as for ``flower_with_opacus``.
     """
@@ -109,7 +109,7 @@ def nvflare_with_opacus(data: Path, sites: int, inputs: int, rounds: int) -> flo
 def _nvflare(
     job: str, commands: Path, sites: int, numbers: int, rounds: int, *more: Path
 ) -> list[float]:
-    """Seconds of each round of a job."""
+    """Run a job. Return seconds of each round."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         shutil.copytree(_HERE / job, folder / "job")
@@ -129,7 +129,7 @@ def _nvflare(
 
 
 class _Processes:
-    """Of a reference, so that none outlives it."""
+    """Processes of a reference system; all are killed at the end of the block."""
 
     def __init__(self) -> None:
         self._all: list[subprocess.Popen[bytes]] = []
@@ -157,7 +157,7 @@ class _Processes:
 
 
 def _instants(times: Path, count: int) -> list[float]:
-    """The first so many instants that a reference writes down, once they are there."""
+    """Wait until a reference has written ``count`` times, and return the first ``count``."""
     end = time.monotonic() + _RUN_SECONDS
     while time.monotonic() < end:
         with contextlib.suppress(OSError, ValueError):
@@ -165,7 +165,7 @@ def _instants(times: Path, count: int) -> list[float]:
             if len(instants) >= count:
                 return instants[:count]
         time.sleep(0.2)
-    raise FloError(f"the reference did not come to its end in {_RUN_SECONDS:g} seconds")
+    raise FloError(f"the reference did not finish within {_RUN_SECONDS:g} seconds")
 
 
 def _floats(megabytes: float) -> int:
@@ -175,18 +175,22 @@ def _floats(megabytes: float) -> int:
 def _run(command: list[str], variables: dict[str, str] | None = None) -> None:
     done = subprocess.run(command, env=variables, capture_output=True, text=True)
     if done.returncode:
-        raise FloError(f"`{' '.join(command)[:200]}` ended in {done.returncode}: {done.stderr}")
+        raise FloError(
+            f"`{' '.join(command)[:200]}` failed with exit code {done.returncode}: {done.stderr}"
+        )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that no program listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
         return int(bound.getsockname()[1])
 
 
-def _wait_for_port(port: int) -> None:
+def wait_for_port(port: int) -> None:
+    """Wait until a program listens on the port. Raises FloError after a minute."""
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.1)
-    raise FloError("the reference's server did not start")
+    raise FloError(f"no server listens on port {port} after {_START_SECONDS:g} seconds")

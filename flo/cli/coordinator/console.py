@@ -15,11 +15,10 @@ _HOURS = 8
 @command(app)
 def console(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.ConsoleLinkResult:
     """Show the link that opens the console; --home may be your access file."""
-    from flo.cli.coordinator.operator import read_access
+    from flo.cli.coordinator.operator import issue_recorded, read_access
     from flo.cli.terminal.output import say
     from flo.server.console.sign_in import SIGN_IN
     from flo.server.home.coordinator_home import CoordinatorHome
-    from flo.server.http.tokens import issue
 
     if home.is_file():
         access = read_access(home)
@@ -28,26 +27,15 @@ def console(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.ConsoleLink
         say(link)
         return results.ConsoleLinkResult(link, None, None)
     opened = CoordinatorHome.open(home)
-    text, made = issue(opened.open_identity(), "owner of the folder", "operator", _HOURS * 3600)
-    with opened.recording() as store:
-        store.add_event(
-            None,
-            "token-issued",
-            id=made.id,
-            name=made.name,
-            role=made.role,
-            expires=made.expires,
-        )
+    text, _ = issue_recorded(opened, "owner of the folder", "operator", _HOURS * 3600)
     say(f"open this link, which is like a password for {_HOURS} hours, in your browser:")
     link = f"{opened.read_private_url()}{SIGN_IN}#{text}"
     say(link)
-    say(
-        f"A browser that does not know {opened.ca_path} asks whether to trust it: import that file,"
-    )
+    say(f"If your browser does not trust the certificate, import {opened.ca_path},")
     say("or compare the certificate's SHA-256 fingerprint with this one:")
     certificate = _certificate_fingerprint(opened.certificate_path.read_bytes())
     say(certificate)
-    say(f"It is there while this runs: flo coordinator serve --home {home}")
+    say(f"The console is available while this runs: flo coordinator serve --home {home}")
     return results.ConsoleLinkResult(link, _HOURS, certificate)
 
 

@@ -14,10 +14,10 @@ from flo.documents.document import Document, read_json
 from flo.errors import EXIT_USAGE, FloError, MessageError, NetworkError, TrustError, UsageError
 from flo.protocol.https import Connection, ErrorReply, trusting
 from flo.server.home.coordinator_home import CoordinatorHome
-from flo.server.http.tokens import issue
+from flo.server.http.tokens import PersonRole, Token, issue
 
 _LIMIT, _OWN_SECONDS = 1 << 20, 900
-_ASK_AGAIN = "ask whoever owns the coordinator's folder: flo coordinator token NAME --role ROLE"
+_ASK_AGAIN = "ask the owner of the coordinator's folder for a new one: flo coordinator token NAME"
 
 
 class Access(Document):
@@ -35,6 +35,17 @@ def read_access(place: Path) -> Access:
         return read_json(Access, place, limit=_LIMIT)
     except (MessageError, UsageError) as error:
         raise UsageError(f"{place} is not an access file: {error}", hint=_ASK_AGAIN) from error
+
+
+def issue_recorded(
+    home: CoordinatorHome, name: str, role: PersonRole, seconds: int
+) -> tuple[str, Token]:
+    """Issue a token to a person and enter it in the audit log. Raises UsageError as ``issue``."""
+    text, made = issue(home.open_identity(), name, role, seconds)
+    facts = made.model_dump(include={"id", "name", "role", "expires"})
+    with home.recording() as store:
+        store.add_event(None, "token-issued", **facts)
+    return text, made
 
 
 def call_once(place: Path, method: str, path: str, *, body: bytes | None = None) -> Any:
@@ -59,9 +70,8 @@ class Operator(Connection):
             super().__init__(self._access.url, context, limit=MAX_EXPORT_BYTES)
         except (TrustError, UsageError) as error:
             raise UsageError(f"{place} is not an access file", hint=_ASK_AGAIN) from error
-        self._token, self._good_until = self._access.token, float("inf")
-        if self._home is not None:
-            self._good_until = 0.0
+        self._token = self._access.token
+        self._good_until = float("inf") if self._home is None else 0.0
 
     def call(self, method: str, path: str, *, body: bytes | None = None) -> Any:
         """Return the parsed reply.
@@ -77,8 +87,7 @@ class Operator(Connection):
             response = self.http.request(method, f"/v1/flo/{path}", content=body, headers=headers)
         except httpx.RequestError as error:
             raise NetworkError(
-                f"no coordinator answers at {self.url}",
-                hint="start it: flo coordinator serve",
+                f"no coordinator answers at {self.url}", hint="start it: flo coordinator serve"
             ) from error
         if response.status_code != 200:
             raise self._refused(ErrorReply.of(response))
@@ -89,7 +98,7 @@ class Operator(Connection):
         if reply.status == 401:
             return reply.error(
                 "the coordinator does not accept this token",
-                "it has expired, or the coordinator's key is new: flo coordinator token",
+                "it has expired, or the coordinator's key was replaced: flo coordinator token",
             )
         if reply.status == 403:
             return reply.error(

@@ -9,7 +9,16 @@ import typer
 
 from flo.cli.coordinator import results
 from flo.cli.terminal.command import command
-from flo.cli.terminal.options import COORDINATOR_FOLDER, CoordinatorFolder, ServiceUser
+from flo.cli.terminal.options import (
+    COORDINATOR_FOLDER,
+    CoordinatorFolder,
+    KeyStoreKind,
+    KeyStorePath,
+    Quiet,
+    ServiceUser,
+    Verbose,
+    Yes,
+)
 from flo.cli.terminal.results import UnitResult
 
 app = typer.Typer()
@@ -30,15 +39,11 @@ def init(
         str, typer.Option(help="Address that operators and jobs reach; never a public one.")
     ] = "127.0.0.1",
     ca_certificate: Annotated[
-        Path | None, typer.Option(help="Bring a CA: its certificate (PEM); may be intermediate.")
+        Path | None, typer.Option(help="Certificate (PEM) of your own CA, root or intermediate.")
     ] = None,
-    ca_key: Annotated[Path | None, typer.Option(help="The brought CA's key (PEM).")] = None,
-    keystore: Annotated[
-        str, typer.Option(help="What seals the keys: file, passphrase, or the ARN of a KMS key.")
-    ] = "file",
-    keystore_path: Annotated[
-        Path | None, typer.Option(help="The key file, if not in the folder.")
-    ] = None,
+    ca_key: Annotated[Path | None, typer.Option(help="Private key (PEM) of your own CA.")] = None,
+    keystore: KeyStoreKind = "file",
+    keystore_path: KeyStorePath = None,
     signing_key: Annotated[
         str | None, typer.Option(help="ARN of the KMS key that is this coordinator's identity.")
     ] = None,
@@ -64,12 +69,12 @@ def init(
         "coordinator configuration",
     )
     if (ca_certificate is None) != (ca_key is None):
-        raise UsageError("--ca-certificate and --ca-key come together")
+        raise UsageError("--ca-certificate and --ca-key are needed together: give both or neither")
     brought = (
         (ca_certificate.read_bytes(), ca_key.read_bytes()) if ca_certificate and ca_key else None
     )
     made = CoordinatorHome.create(home, config, brought)
-    say(f"coordinator made in {home}")
+    say(f"created a coordinator in {home}")
     own = made.open_identity().fingerprint
     say(f"fingerprint, to read out to hospitals: {format_fingerprint(own)}")
     say(f"next: flo coordinator serve --home {home}")
@@ -78,9 +83,7 @@ def init(
 
 @app.command()
 def serve(
-    home: CoordinatorFolder = COORDINATOR_FOLDER,
-    verbose: Annotated[int, typer.Option("-v", count=True, help="More on the screen.")] = 0,
-    quiet: Annotated[bool, typer.Option("-q", help="Errors only on the screen.")] = False,
+    home: CoordinatorFolder = COORDINATOR_FOLDER, verbose: Verbose = 0, quiet: Quiet = False
 ) -> None:
     """Serve hospitals and operators until stopped; continue runs that were under way."""
     from flo.host.logs import start_logging
@@ -128,12 +131,12 @@ def invite(
     with closing(opened.open_store()) as store:
         member = store.member(hospital)
     write_private(path, make_invitation(opened, hospital))
-    say(f"{path} opens enrolment once, within {BOOTSTRAP_DAYS} days")
+    say(f"{path} is valid for one enrolment, within {BOOTSTRAP_DAYS} days")
     replaces = member is not None and not member.revoked
     if replaces:
         say(
-            f"[yellow]{hospital} is enrolled already:[/] whoever uses this takes its place; "
-            f"flo coordinator revoke {hospital} ends both"
+            f"[yellow]{hospital} is already enrolled:[/] the site that uses this invitation "
+            f"replaces it; flo coordinator revoke {hospital} revokes both"
         )
     return results.InvitedResult(hospital, str(path), BOOTSTRAP_DAYS, replaces)
 
@@ -162,7 +165,7 @@ def hospitals(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.Hospitals
     """List enrolled hospitals with their fingerprints, and the coordinator's own."""
     from rich.table import Table
 
-    from flo.cli.terminal.output import console
+    from flo.cli.terminal.output import console, say
     from flo.keys.identity import format_fingerprint
     from flo.server.home.coordinator_home import CoordinatorHome
 
@@ -176,60 +179,50 @@ def hospitals(home: CoordinatorFolder = COORDINATOR_FOLDER) -> results.Hospitals
         found.append(results.HospitalLine(member.id, member.fingerprint, member.revoked))
     store.close()
     console().print(table)
-    console().print(
-        f"the coordinator's own, to read out: {format_fingerprint(own)}", soft_wrap=True
-    )
+    say(f"the coordinator's own fingerprint, to read out: {format_fingerprint(own)}")
     return results.HospitalsResult(own, found)
 
 
 @command(app)
 def token(
-    name: Annotated[str, typer.Argument(help="Who it is for, as the audit log will name them.")],
+    name: Annotated[str, typer.Argument(help="The person's name, as the audit log shows it.")],
     role: Annotated[str, typer.Option(help="operator, viewer or auditor.")] = "viewer",
-    hours: Annotated[float, typer.Option(help="How long it lives, 24 at most.")] = 8,
+    hours: Annotated[float, typer.Option(help="How long it is valid, at most 24.")] = 8,
     out: Annotated[Path | None, typer.Option(help="Where to write the access file.")] = None,
     home: CoordinatorFolder = COORDINATOR_FOLDER,
 ) -> results.TokenWrittenResult:
     """Write an access file with a signed, short-lived token; use it as --home of other commands."""
     from typing import get_args
 
-    from flo.cli.coordinator.operator import Access
+    from flo.cli.coordinator.operator import Access, issue_recorded
     from flo.cli.terminal.output import say
     from flo.errors import UsageError
     from flo.server.home.coordinator_home import CoordinatorHome
     from flo.server.http.roles import ALLOWED
-    from flo.server.http.tokens import PersonRole, issue
+    from flo.server.http.tokens import PersonRole
     from flo.storage.files import write_private
 
     opened = CoordinatorHome.open(home)
     if role not in get_args(PersonRole):
         raise UsageError(f"role {role!r} is not one of {', '.join(get_args(PersonRole))}")
     if not 0 < hours <= 24:
-        raise UsageError(f"--hours {hours:g} is not within 0 and 24")
+        raise UsageError(f"--hours {hours:g} is not above 0 and at most 24")
     path = out or Path(f"{role}.access.json")
     if not path.parent.is_dir():
-        raise UsageError(f"no folder {path.parent} for --out")
-    text, made = issue(opened.open_identity(), name, role, round(hours * 3600))  # type: ignore[arg-type]
-    with opened.recording() as store:
-        store.add_event(
-            None, "token-issued", id=made.id, name=name, role=role, expires=made.expires
-        )
+        raise UsageError(f"--out: the folder {path.parent} does not exist")
+    text, _ = issue_recorded(opened, name, role, round(hours * 3600))  # type: ignore[arg-type]
     access = Access(url=opened.read_private_url(), ca=opened.ca_path.read_text(), token=text)
     write_private(path, access.to_bytes())
     may = [action for (who, action), yes in ALLOWED.items() if who == role and yes]
     say(f"{path}: {name} may {', '.join(may)}")
-    say(f"for {hours:g} hours; pass it on like a password. Use: flo study list --home {path}")
+    say(f"valid for {hours:g} hours; protect it like a password: flo study list --home {path}")
     return results.TokenWrittenResult(str(path), name, role, hours, may)
 
 
 @command(app)
 def rewrap(
-    keystore: Annotated[
-        str, typer.Option(help="What seals the keys from now on: file, passphrase, or a KMS ARN.")
-    ],
-    keystore_path: Annotated[
-        Path | None, typer.Option(help="The key file, if not in the folder.")
-    ] = None,
+    keystore: KeyStoreKind,
+    keystore_path: KeyStorePath = None,
     home: CoordinatorFolder = COORDINATOR_FOLDER,
 ) -> results.RewrappedResult:
     """Move this coordinator's secrets to another key store, or another key in KMS."""
@@ -240,17 +233,16 @@ def rewrap(
     from flo.server.maintenance.rewrap import rewrap as move
 
     config = parse(KeyStoreConfig, keystore_document(keystore, keystore_path), "--keystore")
-    with working("sealing anew"):
+    with working("sealing again"):
         count = move(CoordinatorHome.open(home), config)
-    say(f"{count} secrets are sealed anew; the key store before opens nothing here any more")
-    say("keep it as long as you keep backups that were made under it")
+    say(f"{count} secrets were sealed again; the previous key store no longer opens them")
+    say("keep the previous key store as long as you keep backups that were made with it")
     return results.RewrappedResult(count)
 
 
 @command(app, "replace-key")
 def replace_key(
-    home: CoordinatorFolder = COORDINATOR_FOLDER,
-    yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
+    home: CoordinatorFolder = COORDINATOR_FOLDER, yes: Yes = False
 ) -> results.KeyReplacedResult:
     """Create a new identity key, signed by the old one; every steward must compare it again."""
     from flo.cli.terminal.output import confirmed, say
@@ -260,13 +252,13 @@ def replace_key(
     from flo.server.maintenance.key_rotation import replace_key as replace
 
     opened = CoordinatorHome.open(home)
-    if not confirmed("Replace the coordinator's identity key? Tokens end at once.", yes):
-        raise RefusedError("nothing was changed", hint="--yes replaces at once")
+    if not confirmed("Replace the coordinator's identity key? All tokens become invalid.", yes):
+        raise RefusedError("nothing was changed", hint="--yes replaces it without asking")
     step = replace(opened)
     made = fingerprint(bytes.fromhex(step.new))
     say(f"new fingerprint, to read out: {format_fingerprint(made)}")
     say("hospitals accept it with: flo site coordinator --accept FINGERPRINT")
-    say("invitations and tokens that were out have ended; make new ones")
+    say("earlier invitations and tokens are no longer valid; issue new ones")
     return results.KeyReplacedResult(made)
 
 

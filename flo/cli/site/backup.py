@@ -29,11 +29,11 @@ def site_backup(out: BackupOut, home: SiteFolder = SITE_FOLDER) -> BackupWritten
     secret = passphrase(f"passphrase for {out}", new=True)
     with working("copying"):
         count = back_up(opened, out, secret)
-    say(f"{out} holds {count} files; frozen patients and kept replies are not among them")
+    say(f"{out} contains {count} files, without the patients' snapshots and stored replies")
     kept = opened.read_config().keystore.path
     if kept is not None:
         say(f"keep a copy of {kept} too: it is not in this file")
-    say("make one after every study: what a restored ledger lost is charged in full")
+    say("make a backup after every study: rows missing after a restore are charged in full")
     return BackupWrittenResult(str(out), count, str(kept) if kept else None)
 
 
@@ -50,17 +50,17 @@ def site_restore(file: BackupFile, home: SiteFolder = SITE_FOLDER) -> results.Si
     secret = passphrase(f"passphrase for {file}", new=False)
     with working("opening"):
         header = restore(file, home, secret)
-    say(f"{home} is as it was at {header.made}; nothing opens its ledger yet")
+    say(f"{home} is restored to {header.made}; its ledger stays closed until it is recovered")
     opened = SiteHome.open(home)
     try:
-        with working("asking the coordinator what it saw since"), connect(opened) as api:
+        with working("asking the coordinator which ledger rows it saw"), connect(opened) as api:
             restored = recover(opened, api)
     except (NetworkError, TrustError) as error:
         say(f"not recovered yet: {error}")
-        say("if the certificate was renewed since: flo site enrol INVITATION, a new one")
+        say("if the certificate was renewed after the backup: flo site enrol NEW_INVITATION")
         say(f"then: flo site recover --home {home}")
         raise typer.Exit(type(error).exit_code) from error
-    return _told(restored)
+    return _show(restored)
 
 
 @command(app, "recover")
@@ -72,23 +72,23 @@ def site_recover(home: SiteFolder = SITE_FOLDER) -> results.SiteRecoveredResult:
     from flo.clients.maintenance.recover import recover
 
     opened = SiteHome.open(home)
-    with working("asking the coordinator what it saw since"), connect(opened) as api:
+    with working("asking the coordinator which ledger rows it saw"), connect(opened) as api:
         restored = recover(opened, api)
-    return _told(restored)
+    return _show(restored)
 
 
-def _told(restored: Restored) -> results.SiteRecoveredResult:
+def _show(restored: Restored) -> results.SiteRecoveredResult:
     from flo.cli.terminal.output import plain, say
 
-    say(f"{restored.lost} rows of the ledger were lost, as far as others saw")
-    say("every study that was under way is charged in full and goes on without this site")
+    say(f"{restored.lost} rows of the ledger were lost, as far as the other parties know")
+    say("every study that was running is charged in full and continues without this site")
     for digest in restored.studies:
         say(f"approved since the backup, charged in full: {digest[:12]}")
     for population in restored.exhausted:
-        say(f"[bold red]nothing is left[/] of the budget of population {plain(population)}")
+        say(f"[bold red]no budget is left[/] for population {plain(population)}")
     say("[bold]policy and opt-outs are those of the backup[/]: read the policy (flo site policy),")
-    say("enter whoever opted out since (flo site opt-out), then: flo site policy --sign")
-    say("flo site budget shows what remains; flo site run goes on")
+    say("enter later opt-outs again (flo site opt-out), then: flo site policy --sign")
+    say("flo site budget shows the remaining budget; flo site run starts the agent")
     return results.SiteRecoveredResult(
         restored.lost, list(restored.studies), list(restored.exhausted)
     )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from flo.privacy.report.budget_view import Moment
 
 _BAR, _CURVE, _LEVELS = 40, 60, " ▁▂▃▄▅▆▇█"
+_OF_A_STUDY = ("study", "approved", "settled", "spent", "reserved")  # fields in the JSON
 
 
 def show(ledger: Ledger) -> list[dict[str, Any]]:
@@ -34,14 +35,14 @@ def show(ledger: Ledger) -> list[dict[str, Any]]:
         uses = budget_view.by_study(rows, balance, name)
         out.print(_studies(uses))
         if any(fit.largest_epsilon for fit in fits.values()):
-            say("a study of half the ε takes about a quarter of the budget, so of what is free:")
+            say("a study with half the ε uses about a quarter of the budget; what is free allows:")
         for sub_ledger, fit in fits.items():
             several = ", ".join(f"{n} of ε = {e:g}" for e, n in fit.studies.items() if n)
             say(
                 f"still affordable in {sub_ledger}: one study of ε up to {fit.largest_epsilon:.3f}"
                 + (f", or {several}" if several else "")
                 if fit.largest_epsilon
-                else f"still affordable in {sub_ledger}: nothing, this budget is spent for good"
+                else f"still affordable in {sub_ledger}: no study, this budget is spent permanently"
             )
         documents.append(_document(name, moments[-1], fits, life.epsilon, life.delta, uses))
     return documents
@@ -107,14 +108,5 @@ def _document(
             }
             for sub_ledger, fit in fits.items()
         },
-        "studies": [
-            {
-                "study": use.study,
-                "approved": use.approved,
-                "settled": use.settled,
-                "spent": use.spent,
-                "reserved": use.reserved,
-            }
-            for use in uses
-        ],
+        "studies": [{field: getattr(use, field) for field in _OF_A_STUDY} for use in uses],
     }

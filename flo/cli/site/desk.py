@@ -16,7 +16,7 @@ app = typer.Typer()
 @app.command()
 def desk(
     home: SiteFolder = SITE_FOLDER,
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any free port.")] = 0,
 ) -> None:
     """Open the steward's desk on this machine: inbox, decisions, budget, log, stop button."""
     from flo.cli.terminal.output import say
@@ -26,10 +26,10 @@ def desk(
 
     opened = SiteHome.open(home)
     start_logging(home / "log" / "desk.jsonl", verbosity=-1)
-    say(f"the desk of {opened.read_config().hospital}; Ctrl-C ends it, and nothing else")
+    say(f"desk of {opened.read_config().hospital}; Ctrl-C ends only the desk, not the agent")
 
     def show_link(link: str) -> None:
-        say(f"open it in your browser, once, with: {link}")
+        say(f"open this link in your browser; it works once: {link}")
 
     serve_desk(opened, port, show_link)
 
@@ -42,10 +42,10 @@ def stop(home: SiteFolder = SITE_FOLDER) -> results.HaltedResult:
     from flo.clients.home.site_home import SiteHome
 
     made, but = halt(SiteHome.open(home))
-    say(f"[bold red]everything is stopped[/] since {made.time}; nothing more leaves this hospital")
+    say(f"[bold red]everything is stopped[/] since {made.time}; no more data leave this hospital")
     if but:
         say(f"[yellow]but:[/] {but}")
-    say("approvals and reservations stay; to let it go on: flo site resume")
+    say("approvals and reservations are kept; to resume: flo site resume")
     return results.HaltedResult(made.time)
 
 
@@ -57,5 +57,5 @@ def resume(home: SiteFolder = SITE_FOLDER) -> results.HaltedResult:
     from flo.clients.home.site_home import SiteHome
 
     resume(SiteHome.open(home))
-    say("it goes on: what is approved is answered again")
+    say("resumed: the agent answers approved studies again")
     return results.HaltedResult(None)

@@ -9,7 +9,7 @@ import typer
 
 from flo.cli.site import results
 from flo.cli.terminal.command import command
-from flo.cli.terminal.options import SITE_FOLDER, SiteFolder
+from flo.cli.terminal.options import SITE_FOLDER, OfPopulation, SiteFolder
 
 if TYPE_CHECKING:
     from flo.clients.home.site_home import SiteHome
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 StudyOrFile = Annotated[
-    str, typer.Argument(help="A study that waits here (name or digest), or its TOML file.")
+    str, typer.Argument(help="A study on offer here (name or digest), or its TOML file.")
 ]
-OfPopulation = Annotated[str | None, typer.Option("--population", help="Whose data.")]
 
 
 @command(app, "map")
@@ -28,7 +27,7 @@ def map_fields(
     home: SiteFolder = SITE_FOLDER,
     population: OfPopulation = None,
     fields: Annotated[
-        bool, typer.Option("--fields", help="List what the source has; write nothing.")
+        bool, typer.Option("--fields", help="List the source's fields; write no mapping.")
     ] = False,
 ) -> results.MappedResult:
     """Draft mapping.toml, which maps our fields to the columns of a study, for review."""
@@ -62,11 +61,11 @@ def map_fields(
         table.add_row(plain(name), field, plain(one.remark))
     console().print(table)
     path, open_ = opened.directory / FILE, [n for n, one in found.items() if one.mapped is None]
-    say(f"written to {path}: read every line, then see what it gives:")
+    say(f"mapping written to {path}: review every line, then check the result:")
     say(f"next: flo site inspect {document} --home {home}")
     if open_:
-        say(f"[yellow]without a field yet:[/] {', '.join(open_)}")
-        say(f"all fields there are: flo site map {document} --fields --home {home}")
+        say(f"[yellow]columns without a field:[/] {', '.join(open_)}")
+        say(f"to list all fields: flo site map {document} --fields --home {home}")
     mapped = {
         name: ", ".join(one.mapped.fields) if one.mapped else None for name, one in found.items()
     }
@@ -78,7 +77,7 @@ def inspect_data(
     document: StudyOrFile,
     home: SiteFolder = SITE_FOLDER,
     population: OfPopulation = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page with plots, for us only.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page with plots.")] = None,
 ) -> results.InspectedResult:
     """Check our data as an approval would: fit, findings, plots. Does not store or send data.
 
@@ -103,7 +102,7 @@ def inspect_data(
         say(f"the records are {seen.day}")
     for one in seen.columns:
         if one.when:
-            say(f"of {plain(one.name)} counts {one.when}")
+            say(f"event used for {plain(one.name)}: {one.when}")
     table = Table("column", "the study says", "missing", "least", "middle", "most")
     for one in seen.columns:
         numbers = [f"{one.numbers[n]:g}" for n in (0, 2, 4)] if one.numbers else ["", "", ""]
@@ -113,20 +112,20 @@ def inspect_data(
         why = seen.accepted.get(finding.name)
         say(f"worth knowing: {plain(str(finding))}" + (f" (accepted: {plain(why)})" if why else ""))
     for name in seen.unused:
-        say(f"[yellow]accepted in mapping.toml, and not found:[/] {plain(name)}")
+        say(f"[yellow]accepted in mapping.toml, but not found in the data:[/] {plain(name)}")
     for finding in seen.in_the_way:
         say(f"[bold red]in the way:[/] {plain(str(finding))}")
         if finding.level == "to accept":
             say(
-                f"  or, if it is as it should be, in mapping.toml under "
+                f"  if this is correct, accept it in mapping.toml under "
                 f'\\[studies.{wanted.name}.accepted]: "{plain(finding.name)}" = "why"'
             )
     if not seen.in_the_way:
-        say("[bold green]the data fit the study[/]; nothing was kept or sent")
+        say("[bold green]the data fit the study[/]; no data were stored or sent")
     if html is not None:
         text = page(seen, wanted.name, chosen.place, now())
         write_private(html, text.encode())
-        say(f"with plots, for this hospital only: {html}")
+        say(f"page with plots, for this hospital only: {html}")
     return results.InspectedResult(
         wanted.name,
         seen.records,
@@ -148,6 +147,6 @@ def _study(home: SiteHome, wanted: str) -> Study:
     if Path(wanted).is_file():
         return load(Path(wanted))
     if Path(wanted).suffix:
-        raise UsageError(f"there is no study file {wanted}")
+        raise UsageError(f"the study file {wanted} does not exist")
     with connect(home) as api, working("asking the coordinator for studies"):
         return choose(offered_studies(api, home.read_coordinator()), wanted).study

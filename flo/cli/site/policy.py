@@ -21,7 +21,7 @@ app = typer.Typer()
 @command(app)
 def policy(
     home: SiteFolder = SITE_FOLDER,
-    sign: Annotated[bool, typer.Option("--sign", help="Put policy.toml in force.")] = False,
+    sign: Annotated[bool, typer.Option("--sign", help="Make policy.toml current.")] = False,
     person: PersonKeyFile = None,
 ) -> results.PolicyShownResult:
     """Show this site's policy; sign policy.toml after you have edited it."""
@@ -33,7 +33,7 @@ def policy(
 
     opened = SiteHome.open(home)
     if sign and put_in_force(opened.directory, opened.open_identity(), person_key(person)) is None:
-        say("signed; the policy in force asks for more people: flo site policy --sign --person KEY")
+        say("signed; the current policy needs more people: flo site policy --sign --person KEY")
         waiting = read_edited(opened.directory / "policy.toml")
         return results.PolicyShownResult(waiting.digest, False, waiting.model_dump(mode="json"))
     found, refused = read_edited(opened.directory / "policy.toml"), None
@@ -55,11 +55,10 @@ def policy(
 
 @command(app)
 def person(
-    name: Annotated[str, typer.Argument(help="The person's name, as approvals will carry it.")],
+    name: Annotated[str, typer.Argument(help="The person's name, as approvals show it.")],
     out: Annotated[Path, typer.Option(help="Where to write the person's key.")],
     role: Annotated[
-        str,
-        typer.Option(help="steward, data protection officer, ethics committee or physician."),
+        str, typer.Option(help="steward, data protection officer, ethics committee or physician.")
     ] = "steward",
 ) -> results.PersonKeyResult:
     """Create a person's own key for approvals, protected by a passphrase."""
@@ -68,7 +67,7 @@ def person(
     from flo.keys.keystore import passphrase
 
     made = new_key(out, passphrase(f"passphrase for {out}", new=True))
-    say(f"{out} is the key of {name}; keep it, and the passphrase, to yourself")
+    say(f"{out} is the key of {name}; keep it and its passphrase secret")
     say("add this to policy.toml, then: flo site policy --sign")
     public = made.public.hex()
     say(plain(f'\n[[people]]\nname = "{name}"\nrole = "{role}"\npublic = "{public}"'))
@@ -82,7 +81,7 @@ def opt_out(
         bool,
         typer.Option(
             "--begin-a-new-list",
-            help="Only if the list is lost for good: all on it take part again until asked anew.",
+            help="Only if the list is lost: its patients take part until you enter them again.",
         ),
     ] = False,
 ) -> results.OptedOutResult:
@@ -95,11 +94,11 @@ def opt_out(
     opened = SiteHome.open(home)
     if begin_a_new_list:
         begin(opened)
-        say("a new, empty list; opt out again everyone who was on the old one")
+        say("created an empty list; enter every patient of the old list again")
         return results.OptedOutResult(0, known=True)
     patient = _patient_id()
     changed = take_out(opened, patient)
-    say(f"noted; the patient was taken out of {len(changed)} studies and takes part in none later")
+    say(f"the patient was removed from {len(changed)} studies and is excluded from later ones")
     return results.OptedOutResult(len(changed), _is_known(opened, patient))
 
 
@@ -128,10 +127,10 @@ def erase(home: SiteFolder = SITE_FOLDER) -> results.ErasedResult:
     if made.contributions:
         console().print(table)
     else:
-        say("this id is in no study that was approved here")
+        say("no study that was approved here contains this id")
     known = _is_known(opened, patient)
     if made.unknown:
-        say(f"not known for {len(made.unknown)} studies approved before members were kept")
+        say(f"unknown for {len(made.unknown)} studies that were approved before FLO stored ids")
     say(made.said)
     say(f"signed record, without the patient's id: {path}")
     contributions = [part.model_dump(mode="json") for part in made.contributions]
@@ -147,11 +146,11 @@ def _is_known(home: SiteHome, patient: str) -> bool | None:
     try:
         known = id_in_data(home, patient)
     except FloError as error:
-        say(f"[yellow]nobody looked if a data file holds this id:[/] {plain(str(error))}")
-        say("once the data are there, flo site opt-out with the same id looks again")
+        say(f"[yellow]could not look for this id in the data files:[/] {plain(str(error))}")
+        say("to check again once the data can be read: flo site opt-out with the same id")
         return None
     if not known:
-        say("[yellow]no data file here holds this id:[/] is it spelt as there?")
+        say("[yellow]no data file here contains this id:[/] check its spelling")
     return known
 
 

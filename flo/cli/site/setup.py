@@ -10,7 +10,16 @@ import typer
 
 from flo.cli.site import results
 from flo.cli.terminal.command import command
-from flo.cli.terminal.options import SITE_FOLDER, ServiceUser, SiteFolder
+from flo.cli.terminal.options import (
+    SITE_FOLDER,
+    KeyStoreKind,
+    KeyStorePath,
+    Quiet,
+    ServiceUser,
+    SiteFolder,
+    Verbose,
+    Yes,
+)
 from flo.cli.terminal.results import UnitResult
 
 app = typer.Typer()
@@ -24,16 +33,12 @@ def init(
     home: SiteFolder = SITE_FOLDER,
     id_column: Annotated[str, typer.Option(help="Column with the patient id.")] = "patient_id",
     epsilon: Annotated[float, typer.Option(help="Life budget of these patients.")] = 0.9,
-    hold_out: Annotated[float, typer.Option(help="Share never trained on, for life.")] = 0.3,
+    hold_out: Annotated[float, typer.Option(help="Share of patients never trained on.")] = 0.3,
     consent: Annotated[
         bool, typer.Option("--consent-to-epsilon-of-one-or-more", help="Policy: allow ε ≥ 1.")
     ] = False,
-    keystore: Annotated[
-        str, typer.Option(help="What seals the keys: file, passphrase, or the ARN of a KMS key.")
-    ] = "file",
-    keystore_path: Annotated[
-        Path | None, typer.Option(help="The key file, if not in the folder.")
-    ] = None,
+    keystore: KeyStoreKind = "file",
+    keystore_path: KeyStorePath = None,
 ) -> results.SiteMadeResult:
     """Create this hospital's keys, ledger and policy, and the life budget of its patients."""
     from flo.cli.terminal.output import keystore_document, say
@@ -61,11 +66,11 @@ def init(
     policy = Policy(consent_to_epsilon_of_one_or_more=consent)
     made = SiteHome.create(home, config, policy)
     size = config.populations[0].declared_size
-    say(f"site of {hospital} made in {home}; declared size {size}")
+    say(f"created the site of {hospital} in {home}; declared size {size}")
     own, delta = made.open_identity().fingerprint, largest_delta(size)
-    say(f"life budget: ε = {epsilon:g} at δ = {delta:g}, for good")
+    say(f"life budget: ε = {epsilon:g} at δ = {delta:g}, fixed permanently")
     say(f"fingerprint, to read out: {format_fingerprint(own)}")
-    say(f"what this site allows: {home / 'policy.toml'} (flo site policy)")
+    say(f"policy of this site: {home / 'policy.toml'} (flo site policy)")
     say(f"next: flo site enrol INVITATION --home {home}")
     return results.SiteMadeResult(hospital, str(home), size, epsilon, delta, own)
 
@@ -77,7 +82,7 @@ def population(home: SiteFolder = SITE_FOLDER) -> results.RegisteredResult:
     from flo.clients.home.site_home import SiteHome
 
     added = SiteHome.open(home).register_populations()
-    say(f"registered: {', '.join(added)}" if added else "nothing new in site.toml")
+    say(f"registered: {', '.join(added)}" if added else "no new population in site.toml")
     return results.RegisteredResult(added)
 
 
@@ -97,7 +102,7 @@ def enrol(
     say(f"{done.hospital} is enrolled. Compare by telephone before you approve anything:")
     say(f"  ours:        {format_fingerprint(done.own)}")
     say(f"  coordinator: {format_fingerprint(done.coordinator)}")
-    say(f"next: flo site run --home {home}, and beside it, to decide: flo site desk --home {home}")
+    say(f"next: flo site run --home {home}; to decide on studies: flo site desk --home {home}")
     return results.SiteEnrolledResult(done.hospital, done.own, done.coordinator)
 
 
@@ -127,10 +132,7 @@ def coordinator(
 
 
 @command(app)
-def leave(
-    home: SiteFolder = SITE_FOLDER,
-    yes: Annotated[bool, typer.Option("--yes", help="Without asking again.")] = False,
-) -> results.LeftResult:
+def leave(home: SiteFolder = SITE_FOLDER, yes: Yes = False) -> results.LeftResult:
     """Leave the consortium: our certificate is revoked; data, ledger, keys and logs stay here."""
     from flo.cli.terminal.output import confirmed, say
     from flo.clients.connection.enrolment import connect
@@ -139,11 +141,11 @@ def leave(
     from flo.errors import RefusedError
 
     opened = SiteHome.open(home)
-    if not confirmed("Leave, and have this hospital's certificate revoked?", yes):
-        raise RefusedError("nothing was changed", hint="--yes leaves at once")
+    if not confirmed("Leave the consortium and revoke this hospital's certificate?", yes):
+        raise RefusedError("nothing was changed", hint="--yes leaves without asking")
     with connect(opened) as api:
         go(opened, api)
-    say("left: the certificate is revoked; the ledger and its budget are kept for good")
+    say("left: the certificate is revoked; this folder keeps the ledger and its budget")
     return results.LeftResult(opened.read_config().hospital)
 
 
@@ -153,8 +155,8 @@ def run(
     device: Annotated[
         str | None, typer.Option(envvar="FLO_DEVICE", help="auto, cpu or cuda.")
     ] = None,
-    verbose: Annotated[int, typer.Option("-v", count=True, help="More on the screen.")] = 0,
-    quiet: Annotated[bool, typer.Option("-q", help="Errors only on the screen.")] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
 ) -> None:
     """Run the agent until stopped: dial out, train approved studies, charge the ledger."""
     from flo.clients.agent.agent import Agent
@@ -171,9 +173,7 @@ def run(
 
 
 @command(app)
-def budget(
-    home: SiteFolder = SITE_FOLDER,
-) -> results.BudgetResult:
+def budget(home: SiteFolder = SITE_FOLDER) -> results.BudgetResult:
     """Draw each population's life budget: spent, reserved, free, over time, and what still fits."""
     from flo.cli.site.budget_view import show
     from flo.clients.home.site_home import SiteHome

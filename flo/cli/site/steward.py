@@ -10,7 +10,7 @@ import typer
 
 from flo.cli.site import results
 from flo.cli.terminal.command import command
-from flo.cli.terminal.options import SITE_FOLDER, DryRun, SiteFolder
+from flo.cli.terminal.options import SITE_FOLDER, DryRun, OfPopulation, SiteFolder
 from flo.cli.terminal.results import FileWrittenResult
 
 if TYPE_CHECKING:
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 AnyStudyName = Annotated[
-    str | None, typer.Argument(help="NAME:VERSION or digest of a study; may be left out.")
+    str | None,
+    typer.Argument(help="NAME:VERSION or digest of a study; optional if there is only one."),
 ]
 PersonKeyFile = Annotated[
-    Path | None, typer.Option("--person", help="Your own key, where the policy names people.")
+    Path | None, typer.Option("--person", help="Your own key file, if the policy names people.")
 ]
 
 
@@ -86,7 +87,7 @@ def inbox(home: SiteFolder = SITE_FOLDER) -> results.InboxResult:
 def review(
     study: AnyStudyName = None,
     home: SiteFolder = SITE_FOLDER,
-    population: Annotated[str | None, typer.Option(help="Which population takes part.")] = None,
+    population: OfPopulation = None,
     html: Annotated[Path | None, typer.Option(help="Write a page to read or print.")] = None,
 ) -> results.SheetResult:
     """Show a study in plain language: data that leave, cost, changes, our rules."""
@@ -106,7 +107,7 @@ def review(
     show_sheet(parts, console())
     if html is not None:
         write_private(html, page(opened, offered.study, chosen).encode())
-        say(f"\nthe same to print: {html}")
+        say(f"\nthe same as a page: {html}")
     opened.record("reviewed", offered.study.digest)
     listed = [
         {"heading": part.heading, "lines": [list(line) for line in part.lines]} for part in parts
@@ -119,11 +120,11 @@ def review(
 def approve(
     study: AnyStudyName = None,
     home: SiteFolder = SITE_FOLDER,
-    population: Annotated[str | None, typer.Option(help="Which population takes part.")] = None,
+    population: OfPopulation = None,
     yes: Annotated[
         bool,
         typer.Option(
-            "--yes", help="Approve without asking: what was reviewed here, or by its digest."
+            "--yes", help="Do not ask; only for a study reviewed here or named by its digest."
         ),
     ] = False,
     wait: Annotated[float, typer.Option(help="Seconds to wait for a study to be offered.")] = 0,
@@ -131,7 +132,7 @@ def approve(
         bool,
         typer.Option(
             "--as-if-broken",
-            help="Without comparing fingerprints: charge ε as if the secure sum were broken.",
+            help="Skip comparing fingerprints; charge ε as if the secure sum were broken.",
         ),
     ] = False,
     person: PersonKeyFile = None,
@@ -169,7 +170,9 @@ def approve(
             needed = opened.read_policy().approvers
             return results.ApprovalResult(*named, False, True, takes, [], needed)
         if not confirmed("\nApprove this study and reserve its whole cost?", yes):
-            raise RefusedError("not approved; nothing was spent", hint="--yes approves at once")
+            raise RefusedError(
+                "not approved; nothing was spent", hint="--yes approves without asking"
+            )
         own_key, digest = person_key(person), offered.study.digest[:12]
         with working("checking the data and reserving the budget"):
             done = decide(
@@ -185,8 +188,8 @@ def approve(
     if done.approved:
         say(f"\napproved {offered.study.name} ({digest}); budget reserved")
     else:
-        said = ", ".join(done.people)
-        say(f"\n{said} said yes to {digest}; the policy asks for {done.needed} people")
+        names = ", ".join(done.people)
+        say(f"\n{names} approved {digest}; the policy requires {done.needed} people")
         say(f"nothing is reserved yet; next: flo site approve {digest} --person KEY")
     yes_of = list(done.people)
     return results.ApprovalResult(*named, done.approved, False, takes, yes_of, done.needed)
@@ -204,7 +207,7 @@ def _refuse_unread(home: SiteHome, study: Study, named: str | None) -> None:
         called = f"{study.name}:{study.version}"
         raise RefusedError(
             f"{called} ({study.digest[:12]}) was not reviewed here; nothing was approved or spent",
-            hint=f"flo site review {called}; or name the digest that was read elsewhere",
+            hint=f"flo site review {called}; or name it by the digest of the study that you read",
         )
 
 
@@ -225,7 +228,7 @@ def refuse(
     with connect(opened) as api:
         chosen = choose(_wait_for_offers(opened, api, 0), study).study
         sign(opened, api, chosen.digest, reason)
-    say(f"refused {chosen.name} ({chosen.digest[:12]}); the coordinator was told")
+    say(f"refused {chosen.name} ({chosen.digest[:12]}); the coordinator was notified")
     return results.DecidedResult(chosen.digest, "refused", notified=True)
 
 
@@ -244,11 +247,11 @@ def withdraw(
     opened = SiteHome.open(home)
     digest = approved_digest(opened, study)
     with connect(opened) as api:
-        told = sign(opened, api, digest, reason)
-    say(f"withdrawn: {digest[:12]}; nothing more is released, and what was not used is free again")
-    if not told:
-        say("[yellow]the coordinator could not be told;[/] it learns it from the agent's refusal")
-    return results.DecidedResult(digest, "withdrawn", told)
+        notified = sign(opened, api, digest, reason)
+    say(f"withdrawn: {digest[:12]}; no more releases; the unused budget is free again")
+    if not notified:
+        say("[yellow]could not notify the coordinator;[/] the agent's next refusal informs it")
+    return results.DecidedResult(digest, "withdrawn", notified)
 
 
 @command(app)

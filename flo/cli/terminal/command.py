@@ -28,7 +28,7 @@ STANDARD_OUTPUT = Path("-")
 def _chosen(path: Path | None) -> Path | None:
     """Check the path of ``--json`` before the command runs."""
     if path not in (None, STANDARD_OUTPUT) and (path.is_dir() or not path.parent.is_dir()):
-        raise typer.BadParameter(f"{path} is no file that can be written; nothing was done")
+        raise typer.BadParameter(f"{path} is a folder, or its folder is missing; nothing was done")
     if path == STANDARD_OUTPUT:
         from flo.cli.terminal import output
 
@@ -43,7 +43,7 @@ JsonFile = Annotated[
         metavar="FILE",
         callback=_chosen,
         is_eager=True,
-        help="The result as JSON in this file, or - for standard output (docs/json.md).",
+        help="Write the result as JSON to this file, or - for standard output (docs/json.md).",
     ),
 ]
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flo.errors import EXIT_BUG, EXIT_USAGE, FloError
+from flo.errors import EXIT_BUG, FloError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,19 +46,17 @@ def explain(error: Exception) -> int:
 
     out = console(error=True)
     error = of_the_machine(error) or error
+    if isinstance(error, OSError) and isinstance(error.filename, str | Path):
+        hint = "check that this path exists and that you may use it"
+        error = UsageError(f"{error.filename}: {error.strerror}", hint=hint)
+    if isinstance(error, ModuleNotFoundError) and error.name in _OF_LINUX:
+        hint = "available here: flo audit verify, flo study check"
+        error = UsageError("agents and coordinators run on Linux only", hint=hint)
     if isinstance(error, FloError):
         out.print(f"[bold red]error:[/] {plain(str(error))}")
         if error.hint:
             out.print(f"[bold]what to do:[/] {plain(error.hint)}")
         return error.exit_code
-    if isinstance(error, OSError) and isinstance(error.filename, str | Path):
-        out.print(f"[bold red]error:[/] {plain(f'{error.filename}: {error.strerror}')}")
-        out.print("[bold]what to do:[/] see that this path is there and that you may use it")
-        return EXIT_USAGE
-    if isinstance(error, ModuleNotFoundError) and error.name in _OF_LINUX:
-        out.print("[bold red]error:[/] agents and coordinators run on Linux only")
-        out.print("[bold]what to do:[/] here: flo audit verify, flo study check")
-        return EXIT_USAGE
     out.print(
         f"[bold red]this is a bug in FLO:[/] {type(error).__name__} "
         f"({_place(error)}). Please report it with this line."

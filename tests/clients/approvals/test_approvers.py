@@ -191,7 +191,7 @@ def test_the_same_person_does_not_count_twice(hospital: Hospital) -> None:
         ({"role": "physician"}, ADA, PolicyError, r"Ada \(physician\) is not among"),
         ({"study": "a" * 64}, ADA, TrustError, "does not match"),
         ({"hospital": "south"}, ADA, TrustError, "does not match"),
-        ({"terms": "a" * 64}, ADA, TrustError, "Ada said yes on other terms"),
+        ({"terms": "a" * 64}, ADA, TrustError, "Ada approved on other terms"),
     ],
     ids=[
         "stranger",

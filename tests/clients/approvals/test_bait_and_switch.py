@@ -51,9 +51,8 @@ def test_a_study_that_was_exchanged_after_it_was_read_is_not_approved(tmp_path: 
             for command, more in (("stop", ("--yes",)), ("watch", ()), ("extracts", out)):
                 silent = flo("study", command, "tiny", *more, *at)
                 assert silent.returncode == 2, silent.stdout
-                assert f"which study? tiny:1 ({read[:12]}, stopped), tiny:2 ({bait[:12]}" in (
-                    silent.stderr
-                )
+                found = f"several studies match: tiny:1 ({read[:12]}, stopped), tiny:2 ({bait[:12]}"
+                assert found in silent.stderr
             unasked = flo("study", "stop", "tiny:2", *at)
             assert unasked.returncode == 3
             assert "tiny:2 (offered) was not ended" in unasked.stderr

@@ -66,7 +66,7 @@ def test_an_address_of_no_proxy_is_refused_without_its_password(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", address)
-    with pytest.raises(UsageError, match="names no host and port") as refused:
+    with pytest.raises(UsageError, match="has no valid host and port") as refused:
         proxy_for(FAR)
     assert "cret" not in str(refused.value)
 

@@ -317,15 +317,13 @@ def test_a_frame_that_ends_early_is_the_end(left: int) -> None:
 def test_a_frame_that_is_no_json_or_too_large_is_refused() -> None:
     with pytest.raises(MessageError):
         read_frame(io.BytesIO(b"\0\0\0\x02{}"[:4] + b"{x" + b"\0" * 8))
-    with pytest.raises(
-        MessageError, match="a frame's body of 18446744073709551615 bytes, of at most"
-    ):
+    with pytest.raises(MessageError, match="a frame's body of 18446744073709551615 bytes, limit"):
         read_frame(io.BytesIO(b"\0\0\0\x02{}" + b"\xff" * 8))
 
 
 def test_a_header_that_is_too_large_is_refused_before_it_is_read() -> None:
     pipe = io.BytesIO((2**20 + 1).to_bytes(4, "big") + bytes(100))
-    with pytest.raises(MessageError, match="a frame's header of 1048577 bytes, of at most 1048576"):
+    with pytest.raises(MessageError, match="a frame's header of 1048577 bytes, limit 1048576"):
         read_frame(pipe)
     assert pipe.tell() == 4
 

@@ -145,5 +145,5 @@ def test_it_can_be_pressed_from_a_terminal(site: Site) -> None:
     assert "everything is stopped" in stopped.stdout
     site.refuses("not-ready")
     again = flo("site", "resume", "--home", site.home.directory)
-    assert "it goes on" in again.stdout
+    assert "resumed: the agent answers" in again.stdout
     assert site.ask().header.kind == "release"

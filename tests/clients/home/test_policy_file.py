@@ -304,5 +304,5 @@ def test_a_log_that_is_exchanged_while_it_is_open_puts_no_policy_in_force(site: 
         copy = home / "copy.sqlite"
         copy.write_bytes((home / "audit.sqlite").read_bytes())
         copy.replace(home / "audit.sqlite")
-        with pytest.raises(TrustError, match="exchanged while it was open"):
+        with pytest.raises(TrustError, match="replaced by another file while it was open"):
             site.home.read_policy(log)

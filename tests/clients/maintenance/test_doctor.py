@@ -103,7 +103,7 @@ def test_a_site_in_order_is_said_to_be_ready_and_nothing_changes(clinic: Clinic)
         *("settings", "policy", "agent", "red button", "data of main", "gpu", "sandbox"),
         *("certificate", "coordinator", "clock", "versions", "coordinator's key", "newest ledger"),
     }
-    assert "a round could run" in shown
+    assert "a round can run" in shown
     assert {path: path.read_bytes() for path in files(clinic.site.directory)} == before
 
 
@@ -120,7 +120,7 @@ def test_all_that_is_broken_is_listed_with_its_mend_and_ends_in_a_refusal(clinic
     assert code == EXIT_REFUSED
     broken = {what for what, finding in found.items() if finding.state == "broken"}
     assert broken == {"policy", "red button", "coordinator"}
-    assert "no round could run: mend policy, red button, coordinator first" in shown
+    assert "no round can run: fix policy, red button, coordinator first" in shown
     for what in broken:
         assert found[what].fix in shown
 
@@ -207,7 +207,7 @@ def misspelt(site: SiteHome) -> None:
         (lost_key, "key store", "no key store at", "restore it"),
         (another_life, "settings", "hold_out is 0.2 in site.toml but was fixed", "set hold_out"),
         pytest.param(
-            *(roots_file, "folder", "another user's, such as ledger.sqlite (65534)", "chown -R"),
+            *(roots_file, "folder", "to others, such as ledger.sqlite (user 65534)", "chown -R"),
             marks=pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser gives away"),
         ),
         (misspelt, "configuration", "devise", "site.toml"),
@@ -515,7 +515,7 @@ def test_a_folder_of_another_user_or_with_another_users_files(tmp_path: Path) ->
     assert (found.state, "sudo -u '#7'" in found.fix) == ("broken", True)
     found = diagnostics.private(tmp_path, 0o700, {tmp_path: 7, lock: 0}, 7)
     assert (found.state, "chown -R '#7'" in found.fix) == ("broken", True)
-    assert "decision.lock (0)" in found.message
+    assert "decision.lock (user 0)" in found.message
 
 
 def test_two_copies_of_a_ledger_are_told_apart() -> None:
@@ -549,7 +549,7 @@ def test_without_a_folder_the_machine_alone_is_looked_at(
     monkeypatch.chdir(on_disk)
     done = flo("doctor")
     assert done.returncode == EXIT_OK
-    assert "this machine alone" in done.stdout
+    assert "only this machine was checked" in done.stdout
     done = flo("doctor", on_disk)
     assert "neither a site's folder nor a coordinator's" in done.stderr
 

@@ -403,7 +403,7 @@ def test_an_opt_out_is_done_while_the_data_are_away_and_that_is_said(tmp_path: P
         *("site", "opt-out", "--home", home.directory, "--json", written), typed=f"{PATIENTS[1]}\n"
     )
     assert done.returncode == EXIT_OK
-    assert "nobody looked if a data file holds this id" in done.stdout
+    assert "could not look for this id in the data files" in done.stdout
     assert json.loads(written.read_text())["known"] is None
     assert opted_out(home, PATIENTS) == {PATIENTS[1]}
 

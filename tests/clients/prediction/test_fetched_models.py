@@ -123,7 +123,7 @@ def test_of_several_studies_of_a_name_one_must_be_named_by_digest(
     site: SiteHome, tmp_path: Path, status: str
 ) -> None:
     told = ToldApi(ANSWER, {STUDY: status, NEWER: status})
-    with pytest.raises(UsageError, match=r"which study\? .*:1 .*:2 ") as refusal:
+    with pytest.raises(UsageError, match=r"several studies match: .*:1 .*:2 ") as refusal:
         fetched(site, told, tmp_path)
     assert "digest" in refusal.value.hint
     assert told.wishes == []
@@ -269,7 +269,7 @@ def test_without_a_coordinator_to_trust_nothing_is_opened(
         "predict": [models / "tiny-run-1.card.json", "--data", data, "--out", tmp_path / "scores"],
     }
     done = flo("model", command, *more[command], "--home", tmp_path / "nowhere")
-    wrong(done, EXIT_USAGE, "whose models count?", "--home SITE, or --coordinator FINGERPRINT")
+    wrong(done, EXIT_USAGE, "cannot check signatures", "--home SITE, or --coordinator FINGERPRINT")
     assert done.stdout == ""
     assert not (tmp_path / "scores").exists()
 

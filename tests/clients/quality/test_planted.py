@@ -212,9 +212,7 @@ def test_a_column_that_names_people_is_refused_and_cannot_be_accepted(tmp_path: 
     )
     accepted = {"identifier: first_name": "We want it."}
     mapping = StudyMapping.model_validate({"accepted": accepted})
-    with pytest.raises(
-        DataError, match="'first_name': would be a name of a patient, by its header"
-    ):
+    with pytest.raises(DataError, match="'first_name': suggests a name of a patient by its header"):
         require_clean(open_file(tmp_path / "x.csv", "patient_id"), schema, "patient_id", mapping)
 
 

@@ -187,7 +187,7 @@ def test_a_study_is_chosen_by_name_by_digest_or_because_it_is_the_only_one(site:
     assert choose([one], None) == one
     assert choose([one, two], "other") == two
     assert choose([one, two], one.study.digest[:12]) == one
-    with pytest.raises(UsageError, match="which study"):
+    with pytest.raises(UsageError, match="several studies match"):
         choose([one, two], None)
     with pytest.raises(UsageError, match="no study on offer called 'third'"):
         choose([one, two], "third")

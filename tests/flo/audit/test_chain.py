@@ -166,7 +166,7 @@ def make_up_a_head(logs: Logs) -> None:
     sealed(logs.coordinator, COORDINATOR)
 
 
-OUTSIDE = "cut at its end, or edited outside its entries"
+OUTSIDE = "truncated at its end, or edited outside its entries"
 KEY = COORDINATOR.fingerprint[:12]
 
 
@@ -176,10 +176,10 @@ TAMPERED: list[tuple[str, Callable[[Logs], object], str]] = [
     ("edited kind", edit(3, kind="refused"), "entry 3 was edited"),
     ("edited study", edit(3, study="b" * 64), "entry 3 was edited"),
     ("edited hash", edit(1, hash="c" * 64), "entry 1 was edited"),
-    ("cut at the start", drop(1), "entry 1 was cut out, or moved"),
-    ("cut in the middle", drop(3), "entry 3 was cut out, or moved"),
-    ("cut and renumbered", drop_and_renumber, "entry 2 was edited, or one before it cut out"),
-    ("swapped", swap, "entry 2 was cut out, or moved"),
+    ("cut at the start", drop(1), "entry 1 is missing, or not in its place"),
+    ("cut in the middle", drop(3), "entry 3 is missing, or not in its place"),
+    ("cut and renumbered", drop_and_renumber, "entry 2 was edited, or one before it removed"),
+    ("swapped", swap, "entry 2 is missing, or not in its place"),
     ("signature of another entry", borrow_signature, "entry 3 is not signed by its owner"),
     ("no key", lambda logs: logs.site.update(public="ab"), "entry 1 is not signed by"),
     (
@@ -197,30 +197,30 @@ TAMPERED: list[tuple[str, Callable[[Logs], object], str]] = [
         lambda logs: logs.coordinator.update(witnessed=[]),
         f"coordinator: {OUTSIDE}",
     ),
-    ("cut by its owner", by_owner(drop(3, 4)), f"cut behind entry 2; key {KEY} countersigned"),
+    ("cut by its owner", by_owner(drop(3, 4)), f"truncated after entry 2; key {KEY} countersigned"),
     (
         "cut by its owner with the receipt",
         by_owner(drop(3, 4), receipts=[]),
-        "north: cut behind entry 2; coordinator countersigned entry 3",
+        "north: truncated after entry 2; coordinator countersigned entry 3",
     ),
-    ("all cut", by_owner(drop(1, 2, 3, 4), receipts=[]), "cut behind entry 0; coordinator"),
+    ("all cut", by_owner(drop(1, 2, 3, 4), receipts=[]), "truncated after entry 0; coordinator"),
     (
         "rewritten",
         by_owner(rewrite_history),
-        f"north: forked at or before entry 3; key {KEY} countersigned another",
+        f"north: forked at or before entry 3; key {KEY} countersigned a different",
     ),
     (
         "rewritten without the receipt",
         by_owner(rewrite_history, receipts=[]),
-        "north: forked at or before entry 3; coordinator countersigned another",
+        "north: forked at or before entry 3; coordinator countersigned a different",
     ),
     ("two logs of one key", second_log, "two logs of one key differ from entry 3 on"),
-    ("own receipt", by_owner(hold_receipt(NORTH, NORTH, 3)), "a receipt that is its own"),
-    ("receipt ahead", by_owner(hold_receipt(COORDINATOR, NORTH, 99)), "cut behind entry 4"),
+    ("own receipt", by_owner(hold_receipt(NORTH, NORTH, 3)), "a receipt is by its own key"),
+    ("receipt ahead", by_owner(hold_receipt(COORDINATOR, NORTH, 99)), "truncated after entry 4"),
     (
         "receipt for another",
         by_owner(hold_receipt(COORDINATOR, STRANGER, 3)),
-        "its own, or for another log",
+        "its own key, or for another log",
     ),
     ("changed receipt", by_owner(change_receipt), "this audit-receipt does not match"),
     ("head made up by the other side", make_up_a_head, "this audit-entry does not match"),
@@ -244,7 +244,7 @@ def test_only_the_other_side_shows_a_cut_at_the_end(logs: Logs) -> None:
     assert check(logs.site, logs.coordinator)[0].entries == 3  # what it saw is all there
     by_owner(drop(3), receipts=[])(logs)
     assert check(logs.site)[0].entries == 2
-    with pytest.raises(TrustError, match="cut behind entry 2"):
+    with pytest.raises(TrustError, match="truncated after entry 2"):
         check(logs.coordinator, logs.site)
 
 
@@ -312,7 +312,7 @@ def test_a_log_whose_owner_replaced_its_key_goes_on_and_verifies(tmp_path: Path)
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (COORDINATOR, STRANGER, "entry 2 names another key than the one after it"),
+        (COORDINATOR, STRANGER, "entry 2 names a key that is not the next one"),
         (STRANGER, NEXT, "entry 1 is not signed by its owner"),
         (NEXT, COORDINATOR, "entry 1 is not signed by its owner"),
     ],

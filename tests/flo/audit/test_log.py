@@ -82,7 +82,7 @@ def test_what_did_not_grow_out_of_the_head_that_was_seen_is_not_countersigned(
             receipt = log.cosign(good)
             receipt.check(COORDINATOR.fingerprint)
             assert (receipt.owner, receipt.number) == (NORTH.fingerprint, good.head.number)
-        with pytest.raises(TrustError, match="cut or forked: entry 7 was seen before"):
+        with pytest.raises(TrustError, match="truncated or forked: entry 7 was seen with hash"):
             log.cosign(growth)
         assert log.witnessed() == [SEEN.head]
         log.cosign(growth_of(STRANGER, 1))  # another party's log has a height of its own
@@ -91,7 +91,7 @@ def test_what_did_not_grow_out_of_the_head_that_was_seen_is_not_countersigned(
 
 def test_a_log_is_seen_from_its_birth_on(tmp_path: Path) -> None:
     with opened(tmp_path / "c", COORDINATOR) as log:
-        with pytest.raises(TrustError, match="cut or forked"):
+        with pytest.raises(TrustError, match="truncated or forked"):
             log.cosign(growth_of(NORTH, 7, after=3))
         assert log.witnessed() == []
 
@@ -101,9 +101,9 @@ def test_a_log_under_a_new_key_grows_out_of_what_the_earlier_one_signed(tmp_path
     with opened(tmp_path / "c", COORDINATOR) as log:
         log.cosign(growth_of(NORTH, 7))
         for earlier in ((), {STRANGER.fingerprint}):
-            with pytest.raises(TrustError, match="cut or forked"):
+            with pytest.raises(TrustError, match="truncated or forked"):
                 log.cosign(later, earlier)
-        with pytest.raises(TrustError, match="cut or forked: entry 7"):
+        with pytest.raises(TrustError, match="truncated or forked: entry 7"):
             log.cosign(growth_of(NEXT, 9, after=7, story="b"), {NORTH.fingerprint})
         log.cosign(later, {NORTH.fingerprint})
 
@@ -212,7 +212,7 @@ def test_a_log_that_was_cut_and_went_on_shows_itself_to_whoever_saw_more(tmp_pat
         growth = log.growth({COORDINATOR.fingerprint})
         assert growth is not None
         assert growth.after == 0
-        with pytest.raises(TrustError, match="cut or forked: entry 3 was seen before"):
+        with pytest.raises(TrustError, match="truncated or forked: entry 3 was seen with hash"):
             coordinator.cosign(growth)
 
 

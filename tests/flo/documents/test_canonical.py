@@ -61,10 +61,10 @@ def test_a_number_that_is_not_finite_is_never_encoded(value: float) -> None:
         pytest.param(b"[-Infinity]", "-Infinity is not allowed", id="infinity"),
         pytest.param(b"1" * 6000, "not valid JSON", id="number of too many digits"),
         pytest.param(b'"' + b"x" * LIMIT + b'"', "limit 10000", id="too large"),
-        pytest.param(b"[" * 9_000, "more than 64 values within each other", id="deep nesting"),
+        pytest.param(b"[" * 9_000, "values nested more than 64 deep", id="deep nesting"),
         pytest.param(
             b"[" * 4_000 + b"]" * 4_000,
-            "more than 64 values within each other",
+            "values nested more than 64 deep",
             id="deep nesting, closed",
         ),
         pytest.param(b"", "not valid JSON", id="empty"),

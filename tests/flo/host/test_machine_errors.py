@@ -59,7 +59,7 @@ def test_a_full_disk_is_named_with_the_way_out(command: str, place: Path) -> Non
     assert "bug" not in said
     if done.returncode:
         assert done.returncode == EXIT_USAGE, said
-        assert "make room on that disk" in said or "free the disk" in said
+        assert "free space on that disk" in said or "free disk space" in said
     home = CoordinatorHome.open(place / "coordinator")
     assert home.open_identity().fingerprint
 

@@ -225,7 +225,7 @@ def test_without_a_terminal_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(
     ("new", "typed", "prompts"),
-    [(False, ["one"], ["for x: "]), (True, ["one", "one"], ["for x: ", "the same again: "])],
+    [(False, ["one"], ["for x: "]), (True, ["one", "one"], ["for x: ", "repeat it: "])],
 )
 def test_on_a_terminal_a_new_passphrase_is_typed_twice(
     monkeypatch: pytest.MonkeyPatch, new: bool, typed: list[str], prompts: list[str]
@@ -301,7 +301,7 @@ def test_a_lost_key_store_is_never_made_anew_for_keys_that_it_sealed(
 def test_a_key_file_that_others_may_read_or_write_is_refused(tmp_path: Path, mode: int) -> None:
     LocalKeyStore(tmp_path / "k")
     (tmp_path / "k").chmod(mode)
-    with pytest.raises(TrustError, match="may be read by others"):
+    with pytest.raises(TrustError, match="can be read by other users"):
         LocalKeyStore(tmp_path / "k")
 
 

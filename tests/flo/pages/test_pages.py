@@ -94,7 +94,7 @@ def test_a_form_that_is_cut_off_is_not_taken_for_a_whole_one() -> None:
     async def receive() -> dict[str, Any]:
         return next(parts)
 
-    with pytest.raises(MessageError, match="cut off"):
+    with pytest.raises(MessageError, match="interrupted"):
         asyncio.run(read_form(receive, 100))
 
 
@@ -172,7 +172,7 @@ def test_a_page_that_cannot_be_kept_up_to_date_says_so_and_goes_on_when_it_can(
     kinds = [text.split("\n")[0] for text in asyncio.run(scene())]
     assert kinds == ["event: hello", "event: part", "event: failed", "event: hello"]
     assert [one.getMessage() for one in caplog.records if one.name == "flo.pages"] == [
-        "a page cannot be kept up to date; it is tried again"
+        "a page cannot be updated; FLO keeps trying"
     ]
 
 

@@ -393,7 +393,7 @@ def test_tensors_above_their_limit_are_refused_unread(tmp_path: Path) -> None:
 def test_half_a_model_is_none(tmp_path: Path, lost: int) -> None:
     path = GOOD.write(tmp_path)
     paths_of(path)[lost].unlink()
-    with pytest.raises(UsageError, match=r"no model card|is not there"):
+    with pytest.raises(UsageError, match=r"no model card|is missing"):
         PublishedModel.open(path, COORDINATOR.fingerprint)
 
 

@@ -145,7 +145,7 @@ def test_a_draft_is_checked_and_not_passed_while_nobody_wrote_why(tmp_path: Path
         pytest.param({"numbers": ["age:low:110:years"]}, "not COLUMN:MINIMUM", id="no number"),
         pytest.param({"numbers": ["age:110:0:years"]}, "minimum must be below", id="reversed"),
         pytest.param({"numbers": ["age:nan:110:years"]}, "minimum", id="NaN bound"),
-        pytest.param({"numbers": ["age:0:110:years"] * 2}, "stands twice", id="declared twice"),
+        pytest.param({"numbers": ["age:0:110:years"] * 2}, "appears twice", id="declared twice"),
         pytest.param({"categories": ["ward"]}, "not COLUMN:CODE", id="no codes"),
         pytest.param({"categories": ["ward:a"]}, "codes", id="one code"),
         pytest.param({"hospitals": ["north"]}, "not HOSPITAL:SIZE", id="no size"),
@@ -157,7 +157,7 @@ def test_a_draft_is_checked_and_not_passed_while_nobody_wrote_why(tmp_path: Path
             "hospitals '../north'.id: 1 to 63 lower",
             id="path traversal",
         ),
-        pytest.param({"hospitals": ["a:40", "a:50"]}, "stands twice", id="same hospital"),
+        pytest.param({"hospitals": ["a:40", "a:50"]}, "appears twice", id="same hospital"),
         pytest.param({"name": "A study"}, "name", id="bad name"),
         pytest.param({"data": b""}, "no header line", id="empty file"),
         pytest.param({"data": b"\xff\xfe"}, "cannot be read", id="header not UTF-8"),
@@ -204,4 +204,4 @@ def test_a_study_that_is_there_already_is_not_written_over(tmp_path: Path) -> No
     columns = ("--number", "age:0:110:years", "--category", "ward:a,b,c")
     done = flo("study", "new", csv, *declared, *columns, "--out", out)
     assert (done.returncode, out.read_text()) == (2, "mine")
-    assert "exists already" in done.stderr
+    assert "already exists" in done.stderr

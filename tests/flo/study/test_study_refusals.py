@@ -60,7 +60,7 @@ def two_columns(name: str) -> list[dict[str, Any]]:
         pytest.param(
             "hospitals.0.declared_size", 9, "hospitals 'north'.declared_size", id="tiny size"
         ),
-        pytest.param("hospitals.0.id", "south", "hospital id stands twice", id="same hospital"),
+        pytest.param("hospitals.0.id", "south", "hospital id appears twice", id="same hospital"),
         pytest.param(
             "hospitals.0.id", "../north", "hospitals '../north'.id", id="path traversal in id"
         ),
@@ -85,15 +85,15 @@ def two_columns(name: str) -> list[dict[str, Any]]:
         pytest.param("schema_version", "2", "schema_version '2'", id="schema version as text"),
         pytest.param("schema_version", [2], "schema_version [2]", id="schema version in a list"),
         pytest.param("schema_version", None, "schema_version None", id="no schema version"),
-        pytest.param("data.columns", two_columns("age"), "column stands twice", id="same column"),
+        pytest.param("data.columns", two_columns("age"), "name appears twice", id="same column"),
         pytest.param("data.label", "age", "label 'age'", id="label among the columns"),
         pytest.param("data.columns", [], "data.columns", id="no columns"),
         pytest.param(f"{AGE}.maximum", 0, "age: minimum", id="bounds equal"),
         pytest.param(f"{AGE}.maximum", -1, "age: minimum", id="bounds reversed"),
         pytest.param(f"{AGE}.maximum", NAN, "maximum", id="bound NaN"),
         pytest.param(f"{AGE}.minimum", -INF, "minimum", id="bound infinite"),
-        pytest.param(f"{AGE}.missing", "indicator", "age: give missing_value", id="no constant"),
-        pytest.param(f"{AGE}.missing_value", 50, "age: give missing_value", id="needless constant"),
+        pytest.param(f"{AGE}.missing", "indicator", "age: missing_value is", id="no constant"),
+        pytest.param(f"{AGE}.missing_value", 50, "age: missing_value is", id="needless constant"),
         pytest.param(
             AGE,
             {**NUMBER, "missing": "indicator", "missing_value": 2},
@@ -105,7 +105,7 @@ def two_columns(name: str) -> list[dict[str, Any]]:
         ),
         pytest.param(f"{AGE}.kind", "text", "data.columns 'age'", id="unknown kind of column"),
         pytest.param(f"{WARD}.codes", ["a"], "codes", id="one code"),
-        pytest.param(f"{WARD}.codes", ["a", "a"], "same code stands twice", id="same code"),
+        pytest.param(f"{WARD}.codes", ["a", "a"], "code appears twice", id="same code"),
         pytest.param("limits.minimum_cohort", 4, "minimum_cohort 4", id="cohort above hospitals"),
         pytest.param("limits.minimum_cohort", 0, "minimum_cohort", id="empty cohort"),
         pytest.param("limits.deadline_seconds", INF, "deadline_seconds", id="endless deadline"),
@@ -123,7 +123,7 @@ def two_columns(name: str) -> list[dict[str, Any]]:
         pytest.param("evaluation.subgroups", ["ill"], "'ill' is not a category", id="by the label"),
         pytest.param("evaluation.subgroups", ["sex"], "'sex' is not a category", id="by nothing"),
         pytest.param("evaluation.subgroups", ["ward=a"], "subgroups", id="by a code"),
-        pytest.param("evaluation.subgroups", ["ward"] * 2, "subgroup stands twice", id="by twice"),
+        pytest.param("evaluation.subgroups", ["ward"] * 2, "subgroup appears twice", id="by twice"),
         pytest.param("evaluation.subgroups", ["ward"] * 11, "subgroups", id="eleven subgroups"),
         pytest.param("evaluation.subgroups", "ward", "subgroups", id="subgroups as text"),
         pytest.param("model", {"kind": "mlp"}, "hidden", id="mlp without layers"),
@@ -136,7 +136,7 @@ def two_columns(name: str) -> list[dict[str, Any]]:
         pytest.param("model", {"kind": "cnn"}, "a cnn needs an image", id="cnn without image"),
         pytest.param("model", {"kind": "resnet"}, "model", id="unknown model"),
         pytest.param("model", {"kind": "cnn", "pretrained": True}, "pretrained", id="unknown key"),
-        pytest.param(AGE, IMAGE, "stands alone in a study", id="an image beside a number"),
+        pytest.param(AGE, IMAGE, "must be the only column", id="an image beside a number"),
         pytest.param("model", {**PACK, "layers": []}, "layers", id="pack of no layers"),
         pytest.param("model", {**PACK, "layers": LINEAR * 65}, "layers", id="pack of 65 layers"),
         pytest.param("model", {**PACK, "name": "../x"}, "name", id="pack with a path for a name"),
@@ -145,12 +145,14 @@ def two_columns(name: str) -> list[dict[str, Any]]:
         pytest.param(
             "model", {**PACK, "layers": [{"kind": "os.system"}]}, "kind", id="an import for a layer"
         ),
-        pytest.param("model", {**PACK, "layers": LINEAR}, "gives (8,)", id="pack of eight outputs"),
+        pytest.param(
+            "model", {**PACK, "layers": LINEAR}, "has shape (8,)", id="pack of eight outputs"
+        ),
         *(
             pytest.param(
                 "model",
                 {**PACK, "layers": [{"kind": kind}, *LINEAR]},
-                f"{kind.rstrip('12d')} is no layer here",
+                f"{kind.rstrip('12d')} layers are not supported",
                 id=kind,
             )
             for kind in ("BatchNorm2d", "Dropout", "ReLU")
@@ -234,7 +236,7 @@ def test_a_cnn_with_a_second_column_is_refused(other: dict[str, Any]) -> None:
     document = imaging()
     for columns in ([*document["data"]["columns"], other], [other, *document["data"]["columns"]]):
         document["data"]["columns"] = columns
-        with pytest.raises(StudyError, match="stands alone in a study"):
+        with pytest.raises(StudyError, match="must be the only column"):
             from_document(document)
 
 

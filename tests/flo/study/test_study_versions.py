@@ -120,7 +120,7 @@ def test_the_same_study_in_the_new_schema_is_another_agreement(document: dict[st
 def test_an_old_study_with_what_is_new_is_refused(path: str, value: Any) -> None:
     document = changed(path, value)
     from_document(document)
-    with pytest.raises(StudyError, match="schema_version 1 knows logistic models and full batches"):
+    with pytest.raises(StudyError, match="schema_version 1 supports only fedavgm"):
         from_document({**document, "schema_version": 1})
 
 

@@ -105,7 +105,7 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "a token for another job": (_another_jobs, "this token is for another job"),
     "a person's token": (_a_persons, "refused this job's token"),
     "flipped byte": (_flipped, "the job's access was changed"),
-    "truncated": (_truncated, "it was cut"),
+    "truncated": (_truncated, "was cut or extended"),
     "another study's": (_for_another_study, f"the job's access was sealed for study {'ab' * 32}"),
 }
 

@@ -64,8 +64,8 @@ def test_a_site_keeps_its_keys_and_replies_in_kms(aws: Aws, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("document", "named"),
     [
-        ({"kind": "kms"}, "names the KMS key"),
-        ({"kind": "file", "key": "arn:aws:kms:eu-central-1:123456789012:key/a"}, "names the KMS"),
+        ({"kind": "kms"}, "is needed for a key store of kind kms"),
+        ({"kind": "file", "key": "arn:aws:kms:eu-central-1:123456789012:key/a"}, "and only there"),
         ({"kind": "kms", "key": "alias/flo"}, "key"),
         (
             {"kind": "kms", "key": "arn:aws:kms:eu-central-1:123456789012:key/a", "path": "/x"},

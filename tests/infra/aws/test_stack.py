@@ -53,7 +53,7 @@ def test_an_account_is_made_and_looked_at(aws: Aws, options: list[str]) -> None:
     assert "create complete" in done.stdout
     shown = flo_process("aws", "status", "--region", REGION, "--name", "whole")
     assert shown.returncode == 0, shown.stderr
-    toml = shown.stdout.partition("[aws]")[2].partition("its folder's keys")[0]
+    toml = shown.stdout.partition("[aws]")[2].partition("create its folder")[0]
     found = tomllib.loads("[aws]" + toml)["aws"]
     found["image"] = found["image"].replace("...", "0" * 64)
     for name in ("artifacts_key", "launch_key", "audit_key", "role", "bucket"):
@@ -85,7 +85,7 @@ def test_a_protected_machine_keeps_its_stack_until_the_protection_is_lifted(
     ec2.modify_instance_attribute(InstanceId=machine, DisableApiTermination={"Value": False})
     gone = flo_process(*destroy)
     assert gone.returncode == 0, gone.stderr
-    assert "still there and cost money" in gone.stdout
+    assert "remain and cost money" in gone.stdout
 
 
 SMALL = """

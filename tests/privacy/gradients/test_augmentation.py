@@ -142,9 +142,9 @@ def test_the_sheet_says_so() -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"columns": "numbers"}, "there is none"),
-        ({"scattering": 1}, "there is none"),
-        ({"least": True}, "least-squares knows no augmentation"),
+        ({"columns": "numbers"}, "without scattering"),
+        ({"scattering": 1}, "without scattering"),
+        ({"least": True}, "least-squares does not support augmentation"),
     ],
 )
 def test_what_cannot_be_turned_is_refused(changes: dict[str, Any], why: str) -> None:

@@ -233,8 +233,8 @@ def test_one_round_makes_the_model_that_is_evaluated() -> None:
         ({"steps": 2}, "one sum over all patients"),
         ({"sampling": 0.5}, "one sum over all patients"),
         ({"aggregation": "median"}, "one sum over all patients"),
-        ({"learning_rate": 0.5}, "takes no steps"),
-        ({"momentum": 0.5}, "takes no steps"),
+        ({"learning_rate": 0.5}, "has no learning_rate"),
+        ({"momentum": 0.5}, "has no learning_rate"),
         ({"algorithm": "fedavgm"}, "needs a learning_rate above 0"),
         ({"algorithm": "newton"}, "algorithm"),
     ],
@@ -247,7 +247,7 @@ def test_settings_that_do_not_belong_to_the_algorithm_are_refused(changes: Any, 
 def test_other_models_and_very_many_inputs_are_refused() -> None:
     document = study_document(model={"kind": "mlp", "hidden": [4]})
     document["mechanism"] |= ONE_ROUND
-    with pytest.raises(StudyError, match="makes a logistic model, not a mlp"):
+    with pytest.raises(StudyError, match="trains a logistic model, not a mlp"):
         small_study(**document)
     codes = [f"c{i}" for i in range(MOST_SQUARED_INPUTS // 2)]
     document = study_document()

@@ -221,7 +221,9 @@ def test_a_spent_budget_says_that_nothing_fits(home: SiteHome) -> None:
     spend(home, study_of(0.9, "greedy"))
     text = shown(home)
     for sub_ledger in SUB_LEDGERS:
-        assert f"still affordable in {sub_ledger}: nothing, this budget is spent for good" in text
+        assert (
+            f"still affordable in {sub_ledger}: no study, this budget is spent permanently" in text
+        )
     assert "one study" not in text
 
 

@@ -169,7 +169,7 @@ def test_a_log_that_was_cut_is_refused_by_the_coordinator_and_on_record(
     with (
         closing(site.open_audit_log()) as log,
         connect(site) as api,
-        pytest.raises(TrustError, match="cut or forked"),
+        pytest.raises(TrustError, match="truncated or forked"),
     ):
         cosign(api, log, site.read_coordinator())
     home = coordinator.home
@@ -180,6 +180,6 @@ def test_a_log_that_was_cut_is_refused_by_the_coordinator_and_on_record(
     assert "forked-audit-log" in kinds
     with (
         closing(site.open_audit_log()) as log,
-        pytest.raises(TrustError, match="cut behind entry 2"),
+        pytest.raises(TrustError, match="truncated after entry 2"),
     ):
         verify_logs([log.export("north"), exported])

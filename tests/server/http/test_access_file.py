@@ -236,12 +236,12 @@ def test_a_token_is_not_shown_to_an_impostor(coordinator: RealCoordinator, tmp_p
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--hours", "24.001"), "--hours 24.001 is not within 0 and 24"),
-        (("--hours", "inf"), "--hours inf is not within"),
-        (("--hours", "nan"), "--hours nan is not within"),
-        (("--hours", "0"), "--hours 0 is not within"),
+        (("--hours", "24.001"), "--hours 24.001 is not above 0 and at most 24"),
+        (("--hours", "inf"), "--hours inf is not above"),
+        (("--hours", "nan"), "--hours nan is not above"),
+        (("--hours", "0"), "--hours 0 is not above"),
         (("--hours", "0.0001"), "lifetime is 1 to 86400 seconds, not 0"),
-        (("--hours", "-8"), "--hours -8 is not within"),
+        (("--hours", "-8"), "--hours -8 is not above"),
         (("--role", "admin"), "role 'admin' is not one of operator, viewer, auditor"),
         (("--role", "Operator"), "role 'Operator' is not one of"),
     ],

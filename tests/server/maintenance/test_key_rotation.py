@@ -187,7 +187,7 @@ def test_whoever_invites_a_hospital_that_is_enrolled_is_told_what_that_opens(
 ) -> None:
     with serving(tmp_path / "home") as coordinator:
         at = ("--home", coordinator.home.directory, "--out", tmp_path / "i.json")
-        told = "north is enrolled already"
+        told = "north is already enrolled"
         assert told not in flo("coordinator", "invite", "north", *at).stdout
         coordinator.enrol(tmp_path / "north", "north")
         assert told in flo("coordinator", "invite", "north", *at).stdout

@@ -91,7 +91,7 @@ def test_a_coordinator_that_forgot_its_own_entries_is_never_countersigned_again(
     with served(RealCoordinator(home)):
         invited(home, "other")
         for _ in range(2):
-            with pytest.raises(TrustError, match="cut or forked"):
+            with pytest.raises(TrustError, match="truncated or forked"):
                 see_each_other(north)
     with pytest.raises(TrustError, match="north"):
         verify([ours, exported(home)])

@@ -123,5 +123,5 @@ def test_by_command(home: CoordinatorHome, tmp_path: Path) -> None:
         *("--home", home.directory),
     )
     assert done.returncode == 0, done.stderr
-    assert "3 secrets are sealed anew" in done.stdout
+    assert "3 secrets were sealed again" in done.stdout
     assert CoordinatorHome.open(home.directory).read_config().keystore.path == tmp_path / "key"

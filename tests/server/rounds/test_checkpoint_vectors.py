@@ -145,7 +145,7 @@ def test_missing_cut_changed_and_exchanged_vectors_are_refused_by_name(
     tail, weights = (tmp_path / "states" / key for key in artifacts.keys(""))
     good = weights.read_bytes()
     for bad, why in (
-        (good[:-1], "it was cut"),
+        (good[:-1], "was cut or extended"),
         (good[:-1] + bytes([good[-1] ^ 1]), "was changed"),
         (tail.read_bytes(), "was sealed for vector"),
     ):

@@ -17,7 +17,7 @@ server = ServerApp()
 
 @client.train()
 def train(message: Message, context: Context) -> Message:
-    """What a client does in a round: next to nothing, so that the exchange is what is timed."""
+    """Do almost no work, so that the exchange is what is timed."""
     (model,) = message.content.array_records["arrays"].to_numpy_ndarrays()
     update = ArrayRecord([model + np.float32(context.node_id % 1000)])
     metrics = MetricRecord({"num-examples": 20})
@@ -25,17 +25,17 @@ def train(message: Message, context: Context) -> Message:
 
 
 class Timed(FedAvg):
-    """FedAvg that writes down when each round begins and when the last one ends."""
+    """FedAvg that records when each round begins and when the last one ends."""
 
     instants: list[float]
 
     def configure_train(self, *given: Any, **named: Any) -> Any:
-        """A round begins."""
+        """Record the beginning of a round."""
         self.instants.append(time.time())
         return super().configure_train(*given, **named)
 
     def aggregate_train(self, *given: Any, **named: Any) -> Any:
-        """A round is over; the last one's time stays."""
+        """Record the end of a round; only the last one is used."""
         found = super().aggregate_train(*given, **named)
         self.ended = time.time()
         return found
@@ -43,7 +43,7 @@ class Timed(FedAvg):
 
 @server.main()
 def main(grid: Grid, context: Context) -> None:
-    """Rounds over ``sites`` clients and ``floats`` numbers; writes the instants to ``times``."""
+    """Run rounds over ``sites`` clients and ``floats`` numbers; write the times to ``times``."""
     wanted = context.run_config
     sites = int(wanted["sites"])
     strategy = Timed(

@@ -19,7 +19,7 @@ server = ServerApp()
 
 @client.train()
 def train(message: Message, context: Context) -> Message:
-    """A client's round: one DP-SGD step by Opacus over its whole table (``data``)."""
+    """Take one DP-SGD step by Opacus over the client's whole table (``data``)."""
     site = Path(str(context.run_config["data"])) / f"{context.node_config['site']}.npz"
     with np.load(site) as table:
         inputs = torch.from_numpy(table["inputs"]).float()
@@ -46,7 +46,7 @@ def train(message: Message, context: Context) -> Message:
 
 @server.main()
 def main(grid: Grid, context: Context) -> None:
-    """Rounds of a logistic regression over ``sites`` clients; writes the end to ``times``."""
+    """Train a logistic regression over ``sites`` clients; write the end time to ``times``."""
     wanted = context.run_config
     sites = int(wanted["sites"])
     strategy = FedAvg(

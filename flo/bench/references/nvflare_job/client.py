@@ -1,4 +1,4 @@
-"""A client that adds its own number; the first one writes down when it got each model."""
+"""A client that adds its own number; the first one records when it received each model."""
 
 import json
 import sys

@@ -10,10 +10,7 @@ if __name__ == "__main__":
     sites, inputs, rounds = map(int, sys.argv[1:4])
     recipe = FedAvgRecipe(
         name="reference",
-        model={
-            "class_path": "torch.nn.Linear",
-            "args": {"in_features": inputs, "out_features": 1},
-        },
+        model={"class_path": "torch.nn.Linear", "args": {"in_features": inputs, "out_features": 1}},
         min_clients=sites,
         num_rounds=rounds + 1,  # a round is timed from one to the next
         train_script=str(Path(__file__).parent / "client.py"),
