@@ -47,7 +47,8 @@ from flo.documents.canonical import Bytes
 from flo.errors import BudgetError, FloError, MessageError, PolicyError, RefusedError, TrustError
 from flo.host.environment import code_digest
 from flo.privacy.accounting.plan import Plan, ring_of
-from flo.privacy.ledger.ledger import Ledger, Released
+from flo.privacy.ledger.ledger import Ledger
+from flo.privacy.ledger.rows import Released
 from flo.privacy.secure_sum.ring import Int32Array
 from flo.protocol.messages import (
     Purpose,

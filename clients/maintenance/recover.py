@@ -31,7 +31,7 @@ from flo.documents.document import Document, parse
 from flo.errors import RefusedError, TrustError
 from flo.keys import backup
 from flo.keys.identity import verify
-from flo.privacy.ledger.ledger import Approved, Restored
+from flo.privacy.ledger.admission import Approved, Restored
 from flo.protocol.decisions import Signed, read_approval
 from flo.study.document import MAX_STUDY_BYTES
 from flo.study.loading import from_canonical

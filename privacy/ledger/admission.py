@@ -8,6 +8,7 @@ of R (``flo.privacy.accounting.life_budget``); no ε is added or calibrated here
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 from flo.errors import BudgetError
@@ -17,6 +18,32 @@ from flo.privacy.accounting.plan import Plan
 from flo.privacy.ledger.balance import Balance, Reservation
 from flo.privacy.ledger.rows import MOST_ROWS
 from flo.study.document import Study
+
+
+@dataclass(frozen=True)
+class Approved:
+    """A study that this site approved.
+
+    ``population``: None in approvals of FLO 0.2, which did not name it. ``worst_case``: charged as
+    if the secure sum were broken.
+    """
+
+    study: Study
+    population: str | None
+    worst_case: bool
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Result of restoring a ledger.
+
+    ``lost``: number of rows that it lost. ``studies``: digests of studies that were charged because
+    the ledger did not contain them. ``exhausted``: populations without any budget left.
+    """
+
+    lost: int
+    studies: tuple[str, ...]
+    exhausted: tuple[str, ...]
 
 
 def exhausted_sub_ledger(balance: Balance, plan: Plan, population: str) -> str | None:

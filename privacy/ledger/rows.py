@@ -108,3 +108,18 @@ def _chain(previous: str, sequence: int, public: bytes, commitment: str) -> str:
     return hashlib.sha256(
         bytes.fromhex(previous) + place + inner + bytes.fromhex(commitment)
     ).hexdigest()
+
+
+@dataclass(frozen=True)
+class Released:
+    """A stored release row: the request that it answered and the reply that it names.
+
+    ``reply``: digest of the noisy bits that were charged. ``sent``: digest of the bytes that were
+    sent, which differs where local noise was masked afterwards.
+    """
+
+    sequence: int
+    model: str
+    cohort: str
+    reply: str
+    sent: str

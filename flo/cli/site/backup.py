@@ -12,7 +12,7 @@ from flo.cli.terminal.options import SITE_FOLDER, BackupFile, BackupOut, SiteFol
 from flo.cli.terminal.results import BackupWrittenResult
 
 if TYPE_CHECKING:
-    from flo.privacy.ledger.ledger import Restored
+    from flo.privacy.ledger.admission import Restored
 
 app = typer.Typer()
 

@@ -17,7 +17,8 @@ from flo.errors import BudgetError, TrustError, UsageError
 from flo.keys.claims import LedgerHead
 from flo.keys.identity import Identity
 from flo.privacy.accounting.life_budget import SUB_LEDGERS
-from flo.privacy.ledger.ledger import Approved, Ledger
+from flo.privacy.ledger.admission import Approved
+from flo.privacy.ledger.ledger import Ledger
 from flo.study.document import Study
 from tests.partners import signed
 from tests.privacy.ledgers import facts, new_ledger, register, study_of

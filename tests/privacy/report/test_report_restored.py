@@ -12,7 +12,7 @@ import pytest
 
 from flo.documents import canonical
 from flo.errors import MessageError, TrustError
-from flo.privacy.ledger.ledger import Approved
+from flo.privacy.ledger.admission import Approved
 from flo.privacy.report.page import render
 from flo.privacy.report.report import build, verify
 from tests.partners import signed
