@@ -46,8 +46,10 @@ class FinishingSite:
         table.to_csv(data_file(self.home), index=False)
 
 
-def finishing_site(folder: Path, kind: str = "logistic") -> FinishingSite:
-    home = make_site(folder / "north")
+def finishing_site(
+    folder: Path, kind: str = "logistic", *, keystore: dict[str, str] | None = None
+) -> FinishingSite:
+    home = make_site(folder / "north", keystore=keystore)
     pretend_enrolled(home, COORDINATOR)
     generator = np.random.default_rng(5)
     age, ward = generator.uniform(20, 90, COUNT), generator.choice(["a", "b", "c"], COUNT)

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from flo.clients.home.site_home import SiteHome
+from flo.clients.records.finished_model import FinishedModel
 from flo.documents.document import parse
-from flo.errors import UsageError
+from flo.errors import FloError, UsageError
 from flo.keys.keystore import KeyStoreConfig
 from flo.server.home.coordinator_home import CoordinatorHome
 from tests.builders import make_site
+from tests.clients.prediction.finished_site import finishing_site
 from tests.commands import flo_process
 from tests.infra.aws.emulated import Aws
 from tests.infra.aws.test_sealed_objects import backend_forgets
@@ -59,6 +61,17 @@ def test_a_site_keeps_its_keys_and_replies_in_kms(aws: Aws, tmp_path: Path) -> N
     store = SiteHome.open(site.directory).open_keystore()
     kept = store.seal({"purpose": "kept-reply"}, b"masked")
     assert store.open({"purpose": "kept-reply"}, kept) == b"masked"
+
+
+@pytest.mark.slow
+def test_a_finished_model_is_sealed_by_kms_and_lost_with_its_key(aws: Aws, tmp_path: Path) -> None:
+    arn = aws.new_key()
+    site = finishing_site(tmp_path, keystore={"kind": "kms", "key": arn})
+    made = site.finish()
+    assert FinishedModel.load(SiteHome.open(site.home.directory), made.name) == made
+    backend_forgets(aws, arn)
+    with pytest.raises(FloError, match="KMS does not open it"):
+        FinishedModel.load(SiteHome.open(site.home.directory), made.name)
 
 
 @pytest.mark.parametrize(
