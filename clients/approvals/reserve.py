@@ -14,6 +14,7 @@ from flo.clients.connection.offers import Offered
 from flo.clients.home.policy import Policy, refuse_violations
 from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
+from flo.clients.patients.birth import refuse_changed_birth
 from flo.clients.patients.opt_outs import opted_out
 from flo.clients.records.approval import Approval, snapshot_path
 from flo.clients.records.members import Members
@@ -186,30 +187,3 @@ def _yearly_limit(
         refuse_over_a_year(policy, ledger, study, population.name, if_broken=if_broken, now=now)
 
     return check
-
-
-def refuse_changed_birth(home: SiteHome, ledger: Ledger, population: Population) -> None:
-    """Refuse if what was fixed at registration changed: site.toml, split key, patients key."""
-    commitments = home.read_key_commitments()
-    for row in ledger.rows():
-        public, private = row.public, row.private or {}
-        if public["kind"] == "birth" and public["population"] == population.name:
-            for name, born, now in (
-                ("epsilon", public["epsilon"], population.epsilon),
-                ("hold_out", public["hold_out"], population.hold_out),
-                ("declared_size", public["declared_size"], population.declared_size),
-                ("id_column", private.get("id_column"), population.id_column),
-            ):
-                if born != now:
-                    raise PolicyError(
-                        f"population {population.name!r}: {name} is {now!r} in site.toml but was "
-                        f"fixed as {born!r} when the population was registered",
-                        hint=f"set {name} in site.toml to {born!r} again",
-                    )
-            for name, commitment in commitments.items():
-                if private.get(name) != commitment:
-                    raise TrustError(
-                        f"{name} is not the key with which population {population.name!r} was "
-                        "registered: patients would move between training and evaluation",
-                        hint="restore the key from the site's backup",
-                    )

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from cryptography import x509
 
-from flo.clients.approvals.reserve import refuse_changed_birth
 from flo.clients.connection.enrolment import context_of
 from flo.clients.data_process.worker import DataProcess
 from flo.clients.home.emergency_stop import halted
 from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
 from flo.clients.maintenance.doctor_network import check_network_path
+from flo.clients.patients.birth import refuse_changed_birth
 from flo.errors import DataError, FloError, TrustError
 from flo.host.diagnostics import Finding, key_store, tried
 from flo.storage.database import refuse_damaged, unusable

@@ -14,6 +14,7 @@ so the sensitivity of such a release would be unbounded.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,8 @@ from flo.arrays import Floats
 from flo.clients.home.site_config import Population
 from flo.clients.home.site_home import SiteHome
 from flo.clients.mapping.mapping_file import mapping_of
+from flo.clients.patients.birth import refuse_changed_birth
+from flo.clients.patients.id_continuity import check_id_continuity
 from flo.clients.patients.opt_outs import OptOuts, opted_out
 from flo.clients.prediction.refit import Refit, TooFewPatients, refit
 from flo.clients.prediction.regression import unprotected
@@ -181,12 +184,18 @@ def open_finished(home: SiteHome, wanted: str) -> FinishedAtHome:
 
 
 def _checked(home: SiteHome, population: Population, study: Study) -> EncodedTable:
-    """Return this hospital's patients, encoded, without those who opted out."""
+    """Return this hospital's patients, encoded, without those who opted out.
+
+    Those who opted out are found by their ids, so ids that changed are asked about.
+    """
     mapping = mapping_of(home, study)
     source, ignore = population.open(), population.ignore
+    with closing(home.open_ledger()) as ledger:
+        refuse_changed_birth(home, ledger, population)
     try:
         looked = inspect_table(source, study.data, population.id_column, mapping, ignore)
-        refuse(looked.found, mapping.accepted if mapping else {})
+        changed_ids = check_id_continuity(home, population)
+        refuse([*looked.found, *changed_ids], mapping.accepted if mapping else {})
     except Unfit as error:
         raise DataError(
             f"{error}\nno model was finished", hint=f"{error.hint}; then finish again"

@@ -14,11 +14,13 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
+from flo.clients.home.site_home import SiteHome
 from flo.clients.patients.erasure import erase
 from flo.clients.patients.opt_outs import opt_out
 from flo.clients.prediction.finish import open_finished
 from flo.clients.records.finished_model import FinishedModel, finished_names
 from flo.errors import DataError, RefusedError, TrustError, UsageError
+from flo.keys.keystore import write_secret
 from flo.privacy.patients.split import keyed_hash
 from flo.study.models import last_features, last_layer, log_odds
 from tests.builders import csv_text, data_file
@@ -94,6 +96,28 @@ def test_data_that_do_not_fit_the_study_are_refused_by_column_and_row(site: Fini
     with pytest.raises(DataError, match=r"age(.|\n)*no model was finished") as refused:
         site.finish()
     assert "777" not in str(refused.value)
+
+
+def test_another_split_key_is_refused_since_the_published_model_saw_the_other_side(
+    site: FinishingSite,
+) -> None:
+    write_secret(
+        site.home.directory / "split.key", site.home.open_keystore(), "split.key", bytes(32)
+    )
+    with pytest.raises(TrustError, match=r"split\.key is not the key"):
+        FinishingSite(SiteHome.open(site.home.directory), site.card).finish()
+
+
+def test_ids_in_another_spelling_are_asked_about_since_opt_outs_would_not_be_found(
+    site: FinishingSite,
+) -> None:
+    for number in range(4):
+        opt_out(site.home, f"north{number:04d}")
+    data = data_file(site.home)
+    data.write_text(data.read_text().replace("north", "n-"))
+    with pytest.raises(DataError, match="opted out"):
+        site.finish()
+    assert finished_names(site.home) == []
 
 
 # -- it stays here ---------------------------------------------------------------------------------
