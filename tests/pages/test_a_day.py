@@ -13,7 +13,7 @@ from playwright.sync_api import Browser
 from flo.clients.home.site_home import SiteHome
 from flo.keys.identity import format_fingerprint
 from flo.study.terms import round_size
-from tests.builders import HOSPITALS, csv_text, study_document
+from tests.builders import HOSPITALS, csv_text, data_file, study_document
 from tests.commands import flo
 from tests.end_to_end.agents import agent
 from tests.pages.browser import Person, desk, person, sign_in
@@ -92,7 +92,22 @@ def test_from_an_invitation_to_a_report(
         operator.shows("console-audit")
 
         after_the_run(stewards["north"], sites["north"])
+        finished_at_home(stewards["north"], sites["north"], tmp_path)
         assert [someone.complaints for someone in (operator, *stewards.values())] == [[]] * 4
+
+
+def finished_at_home(steward: Person, site: SiteHome, folder: Path) -> None:
+    """The hospital, which has more patients by now, finishes the model and looks at it."""
+    data_file(site).write_text(csv_text(200, prefix="north"))
+    models = folder / "fetched"
+    fetched = flo("model", "fetch", "chest-pain", "--out", models, "--home", site.directory)
+    assert fetched.returncode == 0, fetched.stderr
+    (card,) = models.glob("*.card.json")
+    done = flo("model", "finish", card, "--home", site.directory)
+    assert done.returncode == 0, done.stderr
+    steward.click("Models")
+    steward.reads("Can its risks be believed?")
+    steward.shows("desk-models")
 
 
 def enrolled(coordinator: RealCoordinator, name: str, folder: Path) -> int:
