@@ -20,6 +20,7 @@ The result depends on every patient of this hospital without any noise: it is **
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ from flo.privacy.patients.patients import Patients
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 FEWEST_OF_A_CLASS = 5  # training patients with, and without, the label
 _FOLDS = 5
+_IRRATIONALS = (math.sqrt(2), math.sqrt(3))
 _REPEATED, _FEW = 2, 500  # small hospitals are cross-validated twice, since folds differ more
 _SLOPE_DEVIATION = 0.5  # of log b
 _FREE = 1e-4  # penalty of an intercept, which keeps the optimum finite
@@ -170,10 +172,14 @@ def _loss(scores: Floats, labels: Floats) -> float:
 
 
 def _splits(patients: Patients) -> Iterator[tuple[Mask, Mask]]:
-    """Yield (training, test) masks of records, patients kept together; the same at every call."""
-    for repeat in range(_repeats(patients)):
-        order = np.random.default_rng(repeat).permutation(patients.count)
-        fold = (order % _FOLDS)[patients.patient]
+    """Yield (training, test) masks of records, patients kept together; the same at every call.
+
+    Folds follow multiples of an irrational number (Weyl 1916), which spread evenly over patients in
+    any order of the file.
+    """
+    for irrational in _IRRATIONALS[: _repeats(patients)]:
+        position = np.arange(1, patients.count + 1) * irrational % 1
+        fold = (_FOLDS * position).astype(np.int64)[patients.patient]
         for number in range(_FOLDS):
             yield fold != number, fold == number
 

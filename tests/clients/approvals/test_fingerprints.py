@@ -215,5 +215,5 @@ def test_a_decision_that_says_the_other_charge_than_the_ledger_is_no_evidence(
     body["decision"] = canonical.encode(decision).decode()
     body["decision_signature"] = identity.sign("approval", body["decision"].encode())
     signature = identity.sign("extract", canonical.encode(body))
-    with pytest.raises(TrustError, match="not what the study needs"):
+    with pytest.raises(TrustError, match="differ from the study's plan"):
         build([canonical.encode({"body": body, "signature": signature})])

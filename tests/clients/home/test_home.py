@@ -113,7 +113,7 @@ def test_everything_in_the_folder_is_for_its_owner_only(tmp_path: Path) -> None:
             path.relative_to(home.directory).as_posix(): stat.S_IMODE(path.stat().st_mode)
             for path in [home.directory, *home.directory.rglob("*")]
         }
-    folders = {".", "approved", "snapshots", "replies", "extracts", "erasures"}
+    folders = {".", "approved", "snapshots", "replies", "extracts", "erasures", "finished"}
     assert folders < set(modes)
     assert modes == {name: 0o700 if name in folders else 0o600 for name in modes}
 

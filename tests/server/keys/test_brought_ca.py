@@ -185,7 +185,7 @@ def test_what_is_not_good_enough_is_refused_and_nothing_is_made(
 def test_certificate_and_key_come_together(tmp_path: Path, given: str) -> None:
     (tmp_path / "ca.pem").write_bytes(GOOD.pem)
     done = flo("coordinator", "init", "--home", tmp_path / "home", given, tmp_path / "ca.pem")
-    assert (done.returncode, "come together" in done.stderr) == (2, True)
+    assert (done.returncode, "needed together" in done.stderr) == (2, True)
     assert not (tmp_path / "home").exists()
 
 
